@@ -1,0 +1,30 @@
+"""The exception tree of the placement core.
+
+::
+
+    PlacementError
+    ├── ConfigError     a strategy, setting or parameter that cannot be used
+    ├── ModelError      a model file that does not belong to this build
+    └── StateError      a change that contradicts the ledger
+
+"Does not fit" and "the solver ran out of time" are values, not exceptions. Each message says what
+happened, to which input, and what to do. ``TraceError`` lives in ``simulator``, ``WireError`` and
+``ApiError`` in ``scheduler``; they derive from :class:`PlacementError` too, so that a command line
+can turn every expected failure into one message and an exit code.
+"""
+
+
+class PlacementError(Exception):
+    """Base of every error that Ullage raises on purpose."""
+
+
+class ConfigError(PlacementError):
+    """A strategy, setting or parameter that cannot be used; the command line exits 2."""
+
+
+class ModelError(PlacementError):
+    """A model file that is damaged or was fitted for another schema."""
+
+
+class StateError(PlacementError):
+    """A change that contradicts the ledger: an unknown node, a pod bound twice."""

@@ -1,0 +1,74 @@
+"""The ordered event log: the one record of everything that changed and everything that was decided.
+
+Live, the ledger writes it; a simulation writes the same one. Feeding a log to :func:`rebuild` gives the
+ledger back; feeding it to :func:`verify` also repeats every decision and compares node and devices. The
+table is the trace format's event table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+NODE_ADDED = "node_added"
+NODE_UPDATED = "node_updated"
+NODE_REMOVED = "node_removed"
+NAMESPACE = "namespace"
+POD_ASSUMED = "pod_assumed"
+POD_BOUND = "pod_bound"
+POD_FORGOTTEN = "pod_forgotten"
+POD_RELEASED = "pod_released"
+KNOWLEDGE = "knowledge"
+DECISION = "decision"
+
+
+class Event(NamedTuple):
+    """One entry; its position in the log is its sequence number."""
+
+    time_s: int
+    kind: str
+    subject: str
+    """Pod UID, node name, namespace, or knowledge digest."""
+    node: str = ""
+    """Node name for pods; empty for a decision that found none."""
+    devices: int = 0
+    """Bit mask of the device indices taken."""
+    detail: Any = None
+    """NodeSpec, NamespaceSpec, PodSpec, Knowledge, or :class:`Asked` for a decision."""
+
+
+class Asked(NamedTuple):
+    """The question behind a decision: enough to ask it again."""
+
+    strategy: str
+    """Digest of the strategy."""
+    spec: Any
+    """The pod's :class:`~placement.pods.PodSpec`."""
+    draw: int
+    """The random number that settled ties."""
+    candidates: tuple[str, ...] | None
+    """Names that were offered; None = every node."""
+
+
+class EventLog:
+    """Append-only list of :class:`Event`. Appending never fails and never reorders."""
+
+    __slots__ = ("append", "events")
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.append = self.events.append
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self.events)
+
+    def digest(self) -> str:
+        """SHA-256 over who was placed where, in order: equal logs chose alike."""
+        digest = hashlib.sha256()
+        for event in self.events:
+            digest.update(f"{event.time_s}|{event.kind}|{event.subject}|{event.node}|{event.devices}\n".encode())
+        return digest.hexdigest()[:16]

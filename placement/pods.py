@@ -1,0 +1,226 @@
+"""What a decision may read of a pod.
+
+A pod is an identity (a UID and a name) and a :class:`PodSpec`. The spec holds everything that filters
+and scorers read and nothing that tells two replicas apart, so that equal specs are one *class*: masks
+and scores are computed once per class, never once per pod.
+
+All values are immutable and hashable. Selectors keep Kubernetes' own meaning; they are compiled to masks
+over label columns elsewhere and never interpreted node by node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from placement.errors import ConfigError
+from placement.resources import CPU, DEVICE_MILLI, GPU_SHARE, MAX_AMOUNT, MEMORY
+
+Labels = tuple[tuple[str, str], ...]
+"""Sorted (key, value) pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One expression of a selector: ``In NotIn Exists DoesNotExist Gt Lt``."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTerm:
+    """Node selector term: all expressions over labels and all over fields (``metadata.name``) hold.
+
+    A term with neither matches nothing, as in Kubernetes.
+    """
+
+    expressions: tuple[Requirement, ...] = ()
+    fields: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PodTerm:
+    """Inter-pod (anti-)affinity term. ``selector`` None matches nothing, empty matches every pod.
+
+    ``matchLabelKeys`` and ``mismatchLabelKeys`` are folded into ``selector`` when the pod is read.
+    ``namespaces`` and ``namespace_selector`` both empty (None) means the pod's own namespace.
+    """
+
+    topology_key: str
+    selector: tuple[Requirement, ...] | None
+    namespaces: tuple[str, ...] = ()
+    namespace_selector: tuple[Requirement, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Topology spread constraint; ``hard`` is ``DoNotSchedule``. ``matchLabelKeys`` is folded into ``selector``."""
+
+    topology_key: str
+    max_skew: int
+    hard: bool
+    selector: tuple[Requirement, ...] | None
+    min_domains: int = 1
+    honor_affinity: bool = True
+    honor_taints: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """Taint toleration; an empty key with ``Exists`` tolerates everything, an empty effect every effect."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port of the node that the pod occupies; ``0.0.0.0`` clashes with every address."""
+
+    port: int
+    protocol: str = "TCP"
+    address: str = "0.0.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedNodeTerm:
+    """Preferred node affinity, weight 1–100."""
+
+    weight: int
+    term: NodeTerm
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedPodTerm:
+    """Preferred inter-pod affinity, weight 1–100, negative for anti-affinity."""
+
+    weight: int
+    term: PodTerm
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRules:
+    """Rules that depend on the node alone: one mask over label columns."""
+
+    node_selector: Labels = ()
+    affinity: tuple[NodeTerm, ...] | None = None
+    """Required terms, any of which must hold; None = no required affinity, () matches nothing."""
+    preferred: tuple[WeightedNodeTerm, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    node_name: str = ""
+    volume_affinity: tuple[tuple[NodeTerm, ...], ...] = ()
+    """Required terms of bound volumes (zone, local), one tuple per volume; all volumes must agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodRules:
+    """Rules that depend on other pods."""
+
+    affinity: tuple[PodTerm, ...] = ()
+    anti_affinity: tuple[PodTerm, ...] = ()
+    preferred: tuple[WeightedPodTerm, ...] = ()
+    spread: tuple[Spread, ...] = ()
+    host_ports: tuple[HostPort, ...] = ()
+    max_per_node: int = 0
+    """Ours: at most so many pods of the same namespace and owner on one node; 0 = no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """``count`` devices with ``milli`` thousandths free on each; below 1000 only with count 1.
+
+    ``models`` empty accepts any model.
+    """
+
+    count: int
+    milli: int = DEVICE_MILLI
+    models: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 < self.milli <= DEVICE_MILLI or (self.count > 1 and self.milli != DEVICE_MILLI):
+            raise ConfigError(
+                f"GPU request of {self.count} × {self.milli}/1000 is not possible; "
+                "ask for whole devices, or for a share (1–1000) of one"
+            )
+
+    @property
+    def total_milli(self) -> int:
+        """Thousandths of a GPU over all devices."""
+        return self.count * self.milli
+
+
+@dataclass(frozen=True)
+class PodSpec:
+    """One class of pods: all that a decision reads, in integer units."""
+
+    request: tuple[tuple[str, int], ...]
+    """Effective requests, sorted by resource name, without ``pods`` (always 1) and without GPU shares."""
+    gpu: GpuRequest | None = None
+    namespace: str = "default"
+    owner: str = ""
+    """Controlling owner as ``Kind/name``; empty for a bare pod."""
+    labels: Labels = ()
+    priority: int = 0
+    preempts: bool = True
+    """False for ``preemptionPolicy: Never``."""
+    nonzero_cpu: int = -1
+    """Millicores that kube-scheduler's scores assume; -1 = derive from the request."""
+    nonzero_memory: int = -1
+    node_rules: NodeRules = NodeRules()
+    pod_rules: PodRules = PodRules()
+    images: tuple[str, ...] = ()
+    """Images of all containers, normalised, with repetition."""
+    num_containers: int = 1
+    """Containers and init containers: the divisor of kube-scheduler's image locality thresholds."""
+    unmodelled: tuple[str, ...] = ()
+    """Why this pod must never be moved or nominated (volumes and claims that we do not model)."""
+    guaranteed: bool = False
+    """Quality of service class Guaranteed: requests are never lowered."""
+
+    def __post_init__(self) -> None:
+        for name, amount in self.request:
+            if not 0 <= amount < MAX_AMOUNT:
+                raise ConfigError(f"request of {amount} {name} is out of range; requests are >= 0 and below 2^62")
+
+    @cached_property
+    def _hash(self) -> int:
+        fields = (self.request, self.gpu, self.namespace, self.owner, self.labels, self.priority, self.node_rules)
+        return hash((*fields, self.pod_rules, self.images))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def amounts(self) -> dict[str, int]:
+        """Requests by resource name, GPU shares in total included, ``pods`` not."""
+        amounts = dict(self.request)
+        if self.gpu is not None:
+            amounts[GPU_SHARE] = amounts.get(GPU_SHARE, 0) + self.gpu.total_milli
+        return amounts
+
+    def amount(self, resource: str) -> int:
+        """Request of one resource, 0 when it does not ask."""
+        return self.amounts.get(resource, 0)
+
+    @property
+    def scored_cpu(self) -> int:
+        """Millicores that kube-scheduler's LeastAllocated counts."""
+        return self.amount(CPU) if self.nonzero_cpu < 0 else self.nonzero_cpu
+
+    @property
+    def scored_memory(self) -> int:
+        """Bytes that kube-scheduler's LeastAllocated counts."""
+        return self.amount(MEMORY) if self.nonzero_memory < 0 else self.nonzero_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod at the edge: who it is, and its class."""
+
+    uid: str
+    name: str
+    spec: PodSpec = field(repr=False)

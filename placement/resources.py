@@ -1,0 +1,111 @@
+"""Resource names, units and quantities.
+
+Every amount in Ullage is an integer in kube-scheduler's own unit: millicores for ``cpu``, bytes for
+``memory`` and ``ephemeral-storage``, a count for everything else. Rounding happens once, here, and
+always against us: demand is rounded up and what a node offers is rounded down, exactly as
+``resource.Quantity.MilliValue`` and ``.Value`` round.
+
+GPU shares are counted twice on purpose: per device in the ledger's device table, and in total under
+:data:`GPU_SHARE`, the extended resource that kube-scheduler itself knows.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placement.errors import ConfigError
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+AnyArray = NDArray[Any]
+
+CPU = "cpu"
+MEMORY = "memory"
+PODS = "pods"
+STORAGE = "ephemeral-storage"
+
+DOMAIN = "ullage.dev"
+"""Prefix of every label, annotation and resource name that is ours."""
+
+GPU_SHARE = f"{DOMAIN}/gpu-milli"
+"""Extended resource: thousandths of a GPU, summed over a node's devices (1000 per device)."""
+
+DEVICES_ANNOTATION = f"{DOMAIN}/devices"
+"""Annotation on a bound pod: comma-separated device indices that Ullage chose, e.g. ``"0,3"``."""
+
+GPU_COUNT_ANNOTATION = f"{DOMAIN}/gpu-count"
+"""Annotation on a pod: over how many devices its :data:`GPU_SHARE` is spread evenly; absent = 1."""
+
+GPU_MODEL_ANNOTATION = f"{DOMAIN}/gpu-models"
+"""Annotation on a pod: ``|``-separated device models that it accepts; absent = any."""
+
+GPU_MODEL_LABEL = f"{DOMAIN}/gpu-model"
+"""Label on a node: the model of its devices."""
+
+BASE_RESOURCES = (CPU, MEMORY, PODS, GPU_SHARE)
+"""The first entries of every resource axis, in this order."""
+
+DEVICE_MILLI = 1000
+"""Shares of one whole device."""
+
+MAX_AMOUNT = 2**62
+"""Quantities at or above this are refused: sums of them would leave int64."""
+
+DEFAULT_CPU_MILLICORES = 100
+DEFAULT_MEMORY_BYTES = 200 * 1024 * 1024
+"""What kube-scheduler's scores assume for a container without a request
+(``pkg/scheduler/util/pod_resources.go``); its filters assume zero."""
+
+_SUFFIX: dict[str, Decimal] = {
+    "": Decimal(1),
+    **{s: Decimal(10) ** e for s, e in (("n", -9), ("u", -6), ("m", -3), ("k", 3), ("M", 6), ("G", 9))},
+    **{s: Decimal(10) ** e for s, e in (("T", 12), ("P", 15), ("E", 18))},
+    **{s: Decimal(2) ** e for s, e in (("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60))},
+}
+_QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i))?$")
+
+
+def parse_quantity(text: str | int | float, resource: str, *, offered: bool = False) -> int:
+    """Amount of ``resource`` in its integer unit, from a Kubernetes quantity.
+
+    Parameters
+    ----------
+    text : a quantity such as ``"500m"``, ``"1Gi"``, ``2``.
+    resource : the resource's name; decides the unit (millicores for ``cpu``).
+    offered : round down (what a node offers) instead of up (what a pod asks for).
+
+    Raises
+    ------
+    ConfigError : the text is not a quantity, is negative, or is too large to add up.
+    """
+    match = _QUANTITY.match(str(text).strip())
+    if match is None:
+        raise ConfigError(f"quantity {text!r} of {resource} does not parse; write a number with m, k, M, G, Ki, Mi, Gi …")
+    try:
+        value = Decimal(match[1] + (match[2] or "")) * _SUFFIX[match[3] or ""]
+    except (InvalidOperation, OverflowError) as error:
+        raise ConfigError(f"quantity {text!r} of {resource} is too large; it must stay below 2^62") from error
+    if resource == CPU:
+        value *= 1000
+    if value < 0:
+        raise ConfigError(f"quantity {text!r} of {resource} is negative; requests and capacities are >= 0")
+    if value >= MAX_AMOUNT:
+        raise ConfigError(f"quantity {text!r} of {resource} is too large; it must stay below 2^62")
+    return int(value.to_integral_value(ROUND_FLOOR if offered else ROUND_CEILING))
+
+
+def format_amount(amount: float, resource: str) -> str:
+    """``amount`` of ``resource`` for people: cores, GiB, or a plain count."""
+    if resource == CPU:
+        return f"{amount / 1000:g} cores"
+    if resource in (MEMORY, STORAGE):
+        return f"{amount / 2**30:.4g} GiB"
+    if resource == GPU_SHARE:
+        return f"{amount / DEVICE_MILLI:g} GPU"
+    return f"{amount:g}"

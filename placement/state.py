@@ -1,0 +1,413 @@
+"""The ledger: what every node offers, what its residents take, device by device.
+
+:class:`ClusterState` is the only code that writes to columns, and each change is one event in the log.
+Everything handed out is a read-only view (:class:`Snapshot`), valid until the next change.
+
+Layout, chosen so that a bind is one vector addition and a release its exact inverse: ``taken`` and
+``offered`` are ``(L, N)`` int64 with one row per quantity; the first rows are derived counts that no filter
+bounds (:data:`SCORED_CPU` …), the rest is the resource axis, which grows when a new resource appears.
+``gpu_free`` is ``(N, G)`` int64, free thousandths per device. Node rows are stable; a removed node leaves a
+free row that the next node takes, lowest first, so equal event sequences give equal rows.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from placement import log
+from placement.errors import StateError
+from placement.knowledge import Knowledge
+from placement.log import Event, EventLog
+from placement.nodes import NamespaceSpec, NodeSpec
+from placement.pods import PodSpec
+from placement.resources import BASE_RESOURCES, DEVICE_MILLI, GPU_SHARE, PODS, AnyArray, BoolArray, IntArray
+from placement.rules import RuleIndex
+
+SCORED_CPU = 0
+SCORED_MEMORY = 1
+GPU_CLASSES = 2
+"""First of five rows that count residents by GPU class: shared, 1, 2, 4, 8 (more counts as 8)."""
+NUM_GPU_CLASSES = 5
+NUM_DERIVED = GPU_CLASSES + NUM_GPU_CLASSES
+CPU_ROW, MEMORY_ROW, PODS_ROW, GPU_ROW = range(NUM_DERIVED, NUM_DERIVED + len(BASE_RESOURCES))
+
+TOUCH_RING = 1 << 16
+"""Length of the ring of touched rows; a reader that is further behind refreshes everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A pod on a node, as the ledger counts it."""
+
+    uid: str
+    spec: PodSpec
+    row: int
+    devices: int
+    """Bit mask of device indices."""
+    since_s: int
+    is_bound: bool
+    """False while only assumed: decided, not yet confirmed."""
+
+
+def device_indices(mask: int) -> tuple[int, ...]:
+    """Indices of the set bits, ascending."""
+    return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+
+
+def gpu_class(spec: PodSpec) -> int:
+    """0 shared, 1…4 for 1, 2, 4, 8 or more devices, -1 for no GPU."""
+    if spec.gpu is None:
+        return -1
+    if spec.gpu.milli < DEVICE_MILLI:
+        return 0
+    return min(spec.gpu.count.bit_length(), NUM_GPU_CLASSES - 1)
+
+
+class ClusterState:
+    """The ledger of one cluster, live or simulated.
+
+    All times are integer seconds of the caller's epoch. Methods raise :class:`StateError` on a change that
+    contradicts the ledger and leave it untouched.
+    """
+
+    def __init__(self, *, events: EventLog | None = None, knowledge: Knowledge | None = None) -> None:
+        self.log = EventLog() if events is None else events
+        self.knowledge = Knowledge() if knowledge is None else knowledge
+        self.rules = RuleIndex()
+        self.resources: list[str] = list(BASE_RESOURCES)
+        self.row_of_resource = {name: NUM_DERIVED + i for i, name in enumerate(BASE_RESOURCES)}
+        self.models: dict[str, int] = {"": 0}
+        self.nodes: list[NodeSpec | None] = []
+        self.row_of: dict[str, int] = {}
+        self.residents: dict[str, Resident] = {}
+        self.residents_on: list[dict[str, Resident]] = []
+        self.namespaces: dict[str, NamespaceSpec] = {}
+        self.version = 0
+        self.epoch = 0
+        """Grows when nodes themselves change or arrays move; then every cached row is stale."""
+        self.num_rows = 0
+        self.clock = 0
+        """Number of touches so far."""
+        self.programs: dict[str, Any] = {}
+        """Compiled strategies by digest: a cache, invisible in every answer."""
+        self._free_rows: list[int] = []
+        self._deltas: dict[PodSpec, IntArray] = {}
+        self._allocate(num_lanes=NUM_DERIVED + len(BASE_RESOURCES), num_rows=64, num_gpus=1)
+        self.touched = np.zeros(TOUCH_RING, np.int64)
+
+    # ── arrays ────────────────────────────────────────────────────────────────────────────────
+
+    def _allocate(self, *, num_lanes: int, num_rows: int, num_gpus: int) -> None:
+        """(Re)create every column at the given size, keeping what is there."""
+
+        def grown(old: AnyArray | None, shape: tuple[int, ...], dtype: type) -> AnyArray:
+            new = np.zeros(shape, dtype)
+            if old is not None:
+                new[tuple(slice(0, n) for n in old.shape)] = old
+            return new
+
+        get = self.__dict__.get
+        self.offered: IntArray = grown(get("offered"), (num_lanes, num_rows), np.int64)
+        self.taken: IntArray = grown(get("taken"), (num_lanes, num_rows), np.int64)
+        self.gpu_free: IntArray = grown(get("gpu_free"), (num_rows, num_gpus), np.int64)
+        self.gpu_count: IntArray = grown(get("gpu_count"), (num_rows,), np.int64)
+        self.gpu_model: IntArray = grown(get("gpu_model"), (num_rows,), np.int64)
+        self.is_alive: BoolArray = grown(get("is_alive"), (num_rows,), np.bool_)
+        self.last_touch: IntArray = grown(get("last_touch"), (num_rows,), np.int64)
+        self.epoch += 1
+
+    def _ensure_lanes(self, names: Iterable[str]) -> None:
+        new = [name for name in names if name not in self.row_of_resource]
+        if not new:
+            return
+        for name in sorted(new):
+            self.row_of_resource[name] = NUM_DERIVED + len(self.resources)
+            self.resources.append(name)
+        self._deltas.clear()
+        self._allocate(
+            num_lanes=NUM_DERIVED + len(self.resources),
+            num_rows=self.offered.shape[1],
+            num_gpus=self.gpu_free.shape[1],
+        )
+
+    def delta(self, spec: PodSpec) -> IntArray:
+        """``(L,)`` int64: what one pod of this class adds to its node's column."""
+        delta = self._deltas.get(spec)
+        if delta is None:
+            self._ensure_lanes(spec.amounts)
+            delta = np.zeros(self.taken.shape[0], np.int64)
+            for name, amount in spec.amounts.items():
+                delta[self.row_of_resource[name]] = amount
+            delta[PODS_ROW] = 1
+            delta[SCORED_CPU] = spec.scored_cpu
+            delta[SCORED_MEMORY] = spec.scored_memory
+            if (kind := gpu_class(spec)) >= 0:
+                delta[GPU_CLASSES + kind] = 1
+            delta.flags.writeable = False
+            self._deltas[spec] = delta
+        return delta
+
+    def _touch(self, row: int) -> None:
+        clock = self.clock
+        self.touched[clock & (TOUCH_RING - 1)] = row
+        self.last_touch[row] = clock
+        self.clock = clock + 1
+        self.version += 1
+
+    # ── nodes ─────────────────────────────────────────────────────────────────────────────────
+
+    def add_node(self, node: NodeSpec, *, time_s: int = 0) -> int:
+        """Row of the new node."""
+        if node.name in self.row_of:
+            raise StateError(f"node {node.name} is already in the ledger; update it or remove it first")
+        row = heapq.heappop(self._free_rows) if self._free_rows else self.num_rows
+        self._make_room(row, node)
+        self.num_rows = max(self.num_rows, row + 1)
+        if row == len(self.nodes):
+            self.nodes.append(node)
+            self.residents_on.append({})
+        self.nodes[row] = node
+        self.row_of[node.name] = row
+        self.gpu_free[row, : node.num_gpus] = DEVICE_MILLI
+        self._offer(row, node)
+        self.log.append(Event(time_s, log.NODE_ADDED, node.name, detail=node))
+        return row
+
+    def _make_room(self, row: int, node: NodeSpec) -> None:
+        self._ensure_lanes(node.amounts)
+        num_rows, num_gpus = self.gpu_free.shape
+        if row >= num_rows or node.num_gpus > num_gpus:
+            rows = max(num_rows, 2 * (row + 1)) if row >= num_rows else num_rows
+            self._allocate(num_lanes=self.offered.shape[0], num_rows=rows, num_gpus=max(num_gpus, node.num_gpus))
+
+    def _offer(self, row: int, node: NodeSpec) -> None:
+        """Write what a node offers; residents' columns stay."""
+        for name, amount in node.amounts.items():
+            self.offered[self.row_of_resource[name], row] = amount
+        self.gpu_count[row] = node.num_gpus
+        self.gpu_model[row] = self.models.setdefault(node.gpu_model, len(self.models))
+        self.is_alive[row] = True
+        self.rules.add_node(row, node)
+        self._touch(row)
+        self.epoch += 1
+
+    def _withdraw(self, row: int) -> None:
+        self.offered[:, row] = 0
+        self.is_alive[row] = False
+        self.rules.remove_node(row)
+
+    def update_node(self, node: NodeSpec, *, time_s: int = 0) -> None:
+        """Labels, taints, allocatable or devices changed; residents stay, even if they no longer fit."""
+        row = self._row(node.name)
+        old = self.nodes[row]
+        assert old is not None, "a named row holds a node"
+        self._make_room(row, node)
+        self._withdraw(row)
+        self.nodes[row] = node
+        if node.num_gpus != old.num_gpus:
+            self.gpu_free[row, old.num_gpus : node.num_gpus] += DEVICE_MILLI
+            self.gpu_free[row, node.num_gpus : old.num_gpus] -= DEVICE_MILLI
+        self._offer(row, node)
+        self.log.append(Event(time_s, log.NODE_UPDATED, node.name, detail=node))
+
+    def remove_node(self, name: str, *, time_s: int = 0) -> list[Resident]:
+        """Take the node and its residents out; returns those residents, oldest first."""
+        row = self._row(name)
+        evicted = list(self.residents_on[row].values())
+        for resident in evicted:
+            self.release(resident.uid, time_s=time_s)
+        self._withdraw(row)
+        self.gpu_free[row] = 0
+        self.gpu_count[row] = 0
+        self.nodes[row] = None
+        del self.row_of[name]
+        heapq.heappush(self._free_rows, row)
+        self._touch(row)
+        self.epoch += 1
+        self.log.append(Event(time_s, log.NODE_REMOVED, name))
+        return evicted
+
+    def set_namespace(self, namespace: NamespaceSpec, *, time_s: int = 0) -> None:
+        """Labels of a namespace, which inter-pod terms may select by."""
+        self.namespaces[namespace.name] = namespace
+        self.rules.set_namespace(namespace)
+        self.version += 1
+        self.log.append(Event(time_s, log.NAMESPACE, namespace.name, detail=namespace))
+
+    def _row(self, name: str) -> int:
+        try:
+            return self.row_of[name]
+        except KeyError:
+            raise StateError(f"node {name} is not in the ledger; add it before anything lands on it") from None
+
+    # ── pods ──────────────────────────────────────────────────────────────────────────────────
+
+    def assume(self, uid: str, spec: PodSpec, node_name: str, devices: int = 0, *, time_s: int = 0) -> None:
+        """Count a decided pod at once, before the API confirms it."""
+        self._admit(Resident(uid, spec, self._row(node_name), devices, time_s, False))
+        self.log.append(Event(time_s, log.POD_ASSUMED, uid, node_name, devices, spec))
+
+    def confirm(self, uid: str, *, time_s: int = 0) -> None:
+        """The API shows the pod on the node that was assumed."""
+        old = self._resident(uid)
+        if not old.is_bound:
+            new = Resident(uid, old.spec, old.row, old.devices, old.since_s, True)
+            self.residents[uid] = new
+            self.residents_on[old.row][uid] = new
+            self.log.append(Event(time_s, log.POD_BOUND, uid, self.name(old.row), old.devices))
+
+    def bind(self, uid: str, spec: PodSpec, node_name: str, devices: int = 0, *, time_s: int = 0) -> None:
+        """A pod is on a node for certain (assume and confirm in one)."""
+        self._admit(Resident(uid, spec, self._row(node_name), devices, time_s, True))
+        self.log.append(Event(time_s, log.POD_BOUND, uid, node_name, devices, spec))
+
+    def forget(self, uid: str, *, time_s: int = 0) -> None:
+        """An assumed pod did not arrive (deadline, deletion, bound elsewhere)."""
+        if self._resident(uid).is_bound:
+            raise StateError(f"pod {uid} is bound, not assumed; release it when the API says that it ended")
+        self._dismiss(uid)
+        self.log.append(Event(time_s, log.POD_FORGOTTEN, uid))
+
+    def release(self, uid: str, *, time_s: int = 0) -> Resident:
+        """The pod ended or was deleted; returns what it was."""
+        resident = self._dismiss(uid)
+        self.log.append(Event(time_s, log.POD_RELEASED, uid))
+        return resident
+
+    def _resident(self, uid: str) -> Resident:
+        try:
+            return self.residents[uid]
+        except KeyError:
+            raise StateError(f"pod {uid} is not in the ledger; it was never placed, or has already ended") from None
+
+    def _admit(self, resident: Resident) -> None:
+        uid, spec, row = resident.uid, resident.spec, resident.row
+        if uid in self.residents:
+            raise StateError(f"pod {uid} is already in the ledger on {self.name(self.residents[uid].row)}")
+        delta = self.delta(spec)
+        if resident.devices:
+            assert spec.gpu is not None, "devices are taken by pods that ask for a GPU"
+            for index in device_indices(resident.devices):
+                self.gpu_free[row, index] -= spec.gpu.milli
+        self.taken[:, row] += delta
+        self.residents[uid] = resident
+        self.residents_on[row][uid] = resident
+        self.rules.bind(spec, row)
+        self._touch(row)
+
+    def _dismiss(self, uid: str) -> Resident:
+        resident = self._resident(uid)
+        row, spec = resident.row, resident.spec
+        self.taken[:, row] -= self.delta(spec)
+        if resident.devices:
+            assert spec.gpu is not None, "devices are taken by pods that ask for a GPU"
+            for index in device_indices(resident.devices):
+                self.gpu_free[row, index] += spec.gpu.milli
+        del self.residents[uid]
+        del self.residents_on[row][uid]
+        self.rules.release(spec, row)
+        self._touch(row)
+        return resident
+
+    # ── knowledge and views ───────────────────────────────────────────────────────────────────
+
+    def learn(self, knowledge: Knowledge, *, time_s: int = 0) -> None:
+        """Swap in a new version of everything learned; the only way it ever changes."""
+        self.knowledge = knowledge
+        self.version += 1
+        self.epoch += 1
+        self.log.append(Event(time_s, log.KNOWLEDGE, knowledge.digest, detail=knowledge))
+
+    def name(self, row: int) -> str:
+        """Name of the node in a row."""
+        node = self.nodes[row]
+        return "" if node is None else node.name
+
+    def lane(self, resource: str) -> int:
+        """Row of a resource in ``offered`` and ``taken``; -1 if no node or pod ever named it."""
+        return self.row_of_resource.get(resource, -1)
+
+    def snapshot(self) -> Snapshot:
+        """What a decision may see, now."""
+        return Snapshot(self)
+
+
+class Snapshot:
+    """Read-only view of the ledger, valid until its next change (``version`` tells).
+
+    Views alias the ledger's memory, so making one copies nothing.
+    """
+
+    __slots__ = ("state", "version")
+
+    def __init__(self, state: ClusterState) -> None:
+        self.state = state
+        self.version = state.version
+
+    def _view(self, array: AnyArray) -> AnyArray:
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def num_nodes(self) -> int:
+        """Rows in use, tombstones included."""
+        return self.state.num_rows
+
+    @property
+    def offered(self) -> IntArray:
+        """``(L, N)`` int64: allocatable per quantity and node."""
+        return self._view(self.state.offered[:, : self.state.num_rows])
+
+    @property
+    def taken(self) -> IntArray:
+        """``(L, N)`` int64: what residents take."""
+        return self._view(self.state.taken[:, : self.state.num_rows])
+
+    @property
+    def gpu_free(self) -> IntArray:
+        """``(N, G)`` int64: free thousandths per device."""
+        return self._view(self.state.gpu_free[: self.state.num_rows])
+
+    @property
+    def is_alive(self) -> BoolArray:
+        """``(N,)`` bool: rows that hold a node."""
+        return self._view(self.state.is_alive[: self.state.num_rows])
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What has been learned, as of this version."""
+        return self.state.knowledge
+
+
+def free_amount(state: ClusterState, resource: str) -> IntArray:
+    """``(N,)`` int64: allocatable minus requested of one resource, 0 for rows without a node."""
+    lane = state.lane(resource)
+    if lane < 0:
+        return np.zeros(state.num_rows, np.int64)
+    return (state.offered[lane] - state.taken[lane])[: state.num_rows]
+
+
+__all__ = [
+    "CPU_ROW",
+    "GPU_CLASSES",
+    "GPU_ROW",
+    "GPU_SHARE",
+    "MEMORY_ROW",
+    "NUM_DERIVED",
+    "PODS",
+    "PODS_ROW",
+    "SCORED_CPU",
+    "SCORED_MEMORY",
+    "ClusterState",
+    "Resident",
+    "Snapshot",
+    "device_indices",
+    "free_amount",
+    "gpu_class",
+]
