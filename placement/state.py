@@ -75,7 +75,11 @@ class ClusterState:
     contradicts the ledger and leave it untouched.
     """
 
-    def __init__(self, *, events: EventLog | None = None, knowledge: Knowledge | None = None) -> None:
+    def __init__(
+        self, *, events: EventLog | None = None, knowledge: Knowledge | None = None, backend: str = "auto"
+    ) -> None:
+        self.backend = backend
+        """``auto`` (compiled where numba is installed) or ``numpy``; the answers are the same."""
         self.log = EventLog() if events is None else events
         self.knowledge = Knowledge() if knowledge is None else knowledge
         self.rules = RuleIndex()
@@ -89,7 +93,9 @@ class ClusterState:
         self.namespaces: dict[str, NamespaceSpec] = {}
         self.version = 0
         self.epoch = 0
-        """Grows when nodes themselves change or arrays move; then every cached row is stale."""
+        """Grows when arrays move or knowledge changes; then everything cached is stale."""
+        self.changed_rows: list[int] = []
+        """Rows whose node was added, changed or removed, in order."""
         self.num_rows = 0
         self.clock = 0
         """Number of touches so far."""
@@ -193,8 +199,8 @@ class ClusterState:
         self.gpu_model[row] = self.models.setdefault(node.gpu_model, len(self.models))
         self.is_alive[row] = True
         self.rules.add_node(row, node)
+        self.changed_rows.append(row)
         self._touch(row)
-        self.epoch += 1
 
     def _withdraw(self, row: int) -> None:
         self.offered[:, row] = 0
@@ -227,8 +233,8 @@ class ClusterState:
         self.nodes[row] = None
         del self.row_of[name]
         heapq.heappush(self._free_rows, row)
+        self.changed_rows.append(row)
         self._touch(row)
-        self.epoch += 1
         self.log.append(Event(time_s, log.NODE_REMOVED, name))
         return evicted
 

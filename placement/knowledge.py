@@ -1,0 +1,151 @@
+"""Everything that is learned over time, as one immutable value.
+
+A strategy is frozen; what changes while a cluster lives (which pods arrive, what a device's free share is
+worth, how wrong predictions were) is a :class:`Knowledge`. A new version enters the ledger as an event of
+the same log as every other change, so background learning never makes a decision unrepeatable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.pods import PodSpec
+from placement.resources import CPU, DEVICE_MILLI, MEMORY, IntArray
+
+TYPICAL_SHARE = 0.95
+"""FGD's target workload: the most common kinds that cover this share of the pods (ATC'23, §4)."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Kind:
+    """What packing cares about in a pod: millicores, bytes, share per device, devices, accepted models."""
+
+    cpu: int
+    memory: int
+    milli: int
+    count: int
+    models: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, spec: PodSpec) -> Kind:
+        """The kind of a pod class."""
+        if spec.gpu is None:
+            return cls(spec.amount(CPU), spec.amount(MEMORY), 0, 0)
+        return cls(spec.amount(CPU), spec.amount(MEMORY), spec.gpu.milli, spec.gpu.count, spec.gpu.models)
+
+
+@dataclass(frozen=True, slots=True)
+class TypicalKind:
+    """One kind of FGD's target workload with its probability."""
+
+    cpu: int
+    milli: int
+    count: int
+    models: tuple[str, ...]
+    probability: float
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How often each kind of pod arrives."""
+
+    kinds: tuple[Kind, ...]
+    counts: tuple[int, ...]
+    source: str = ""
+    """Where it was learned, for reports: "whole trace", "pods seen so far"."""
+
+    @classmethod
+    def of(cls, specs: Iterable[PodSpec], counts: Iterable[int], source: str = "") -> Workload:
+        """Merge classes of equal kind; zero counts are dropped."""
+        merged: dict[Kind, int] = {}
+        for spec, count in zip(specs, counts, strict=True):
+            if count:
+                kind = Kind.of(spec)
+                merged[kind] = merged.get(kind, 0) + int(count)
+        kinds = tuple(sorted(merged))
+        return cls(kinds, tuple(merged[kind] for kind in kinds), source)
+
+    def typical(self, share: float = TYPICAL_SHARE) -> tuple[TypicalKind, ...]:
+        """FGD's typical pods: the shortest list of the most common kinds that covers ``share`` of all pods.
+
+        Memory does not tell kinds apart. Ties go to the larger cpu, share, device count, model list. The
+        probabilities are computed as ``(n / all) / (covered / all)``, which decides last bits.
+        """
+        merged: dict[tuple[int, int, int, str], int] = {}
+        for kind, count in zip(self.kinds, self.counts, strict=True):
+            key = (kind.cpu, kind.milli, kind.count, "|".join(kind.models))
+            merged[key] = merged.get(key, 0) + count
+        ranked = sorted(merged.items(), key=lambda item: (item[1], *item[0]), reverse=True)
+        total = sum(merged.values())
+        chosen, covered = [], 0
+        for key, count in ranked:
+            if covered / total >= share:
+                break
+            chosen.append((key, count))
+            covered += count
+        return tuple(
+            TypicalKind(cpu, milli, num, tuple(m for m in models.split("|") if m), (count / total) / (covered / total))
+            for (cpu, milli, num, models), count in chosen
+        )
+
+
+@dataclass(frozen=True)
+class DevicePrices:
+    """What a device's free share is worth, per group of nodes, from the duals of a packing LP.
+
+    ``worth`` is ``(groups, 1001)`` int64 in :data:`placement.scorers.COST_UNIT` per milli-GPU; ``groups`` names
+    them as (model, devices, millicores). A node of another shape gets the group of its model with the
+    nearest cores per device, else the mean of all.
+    """
+
+    groups: tuple[tuple[str, int, int], ...]
+    worth: IntArray
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.worth.shape != (len(self.groups), DEVICE_MILLI + 1):
+            raise ConfigError(f"device prices of shape {self.worth.shape} do not match {len(self.groups)} groups of 1001")
+        self.worth.flags.writeable = False
+
+    def group_of(self, model: str, num_gpus: int, cpu: int) -> int:
+        """Index of the group that prices a node; ``len(groups)`` stands for the mean of all."""
+        try:
+            return self.groups.index((model, num_gpus, cpu))
+        except ValueError:
+            pass
+        ratio = cpu / max(num_gpus, 1)
+        near = [(abs(g[2] / max(g[1], 1) - ratio), i) for i, g in enumerate(self.groups) if g[0] == model]
+        return min(near)[1] if near else len(self.groups)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """One version of everything learned."""
+
+    version: int = 0
+    workload: Workload | None = None
+    prices: DevicePrices | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Names this version in every decision and log."""
+        digest = hashlib.sha256(f"{self.version}|{self.workload!r}".encode())
+        if self.prices is not None:
+            digest.update(repr(self.prices.groups).encode())
+            digest.update(np.ascontiguousarray(self.prices.worth).tobytes())
+        return digest.hexdigest()[:12]
+
+    def but(self, *, workload: Workload | None = None, prices: DevicePrices | None = None) -> Knowledge:
+        """The next version, with the given parts replaced."""
+        return replace(
+            self,
+            version=self.version + 1,
+            workload=self.workload if workload is None else workload,
+            prices=self.prices if prices is None else prices,
+        )

@@ -1,0 +1,276 @@
+"""A strategy compiled against one ledger: cached rows of scores, of which only touched nodes are recomputed.
+
+One row per pod class holds every node's score, or :data:`NOT_FEASIBLE`. The ledger notes which rows changed
+(a ring of touches); before a class is asked again, only nodes touched since are evaluated, each once. The
+arithmetic runs either in compiled kernels (numba) or in NumPy; both agree to the last bit, and this cache is
+invisible in every answer. Rows beyond :data:`MAX_CACHED_SCORES` are dropped, oldest first.
+
+Rules that depend on other pods (ports, affinity, spread) and kube-scheduler's relative scores change with every
+bind everywhere, so they are not cached: they are columns computed at the decision.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from placement.pods import PodSpec
+from placement.resources import DEVICE_MILLI, BoolArray, IntArray
+from placement.scorers import NUM_PARAMS, AtcFgd, Columns, Demand, DeviceWorth, sigmoid_thresholds
+from placement.state import NUM_DERIVED, TOUCH_RING, ClusterState
+
+try:
+    from placement import kernels
+except ImportError:  # numba is an extra; everything works without it, slower
+    kernels = None  # type: ignore[assignment]  # a module or nothing
+
+if TYPE_CHECKING:
+    from placement.strategy import Strategy
+
+NOT_FEASIBLE = -(2**62)
+"""Score of a node that a hard rule or its free resources exclude."""
+MAX_CACHED_SCORES = 16_000_000
+"""Scores kept per program (128 MB): 3,000 classes on 5,000 nodes."""
+
+TIES = {"first": 0, "random": 1}
+DEVICE_RULES = {"tightest": 0, "random": 1, "scored": 2}
+
+
+def has_compiled() -> bool:
+    """Whether numba is installed, so that the compiled back end exists."""
+    return kernels is not None
+
+
+class Program:
+    """One strategy on one ledger. Made and kept by :class:`~placement.strategy.Strategy`."""
+
+    def __init__(self, strategy: Strategy, state: ClusterState) -> None:
+        self.strategy = strategy
+        self.state = state
+        self.ties = TIES[strategy.ties]
+        self.device_rule = DEVICE_RULES[strategy.devices]
+        self.uses_rank = any(w.scorer.opcode == 22 for w in strategy.scorers)
+        self.is_compiled = kernels is not None and state.backend != "numpy"
+        self.terms = np.zeros((len(strategy.scorers), NUM_PARAMS), np.int64)
+        for term, weighted in zip(self.terms, strategy.scorers, strict=True):
+            numbers = (weighted.scorer.opcode, weighted.weight, *weighted.scorer.params())
+            term[: len(numbers)] = numbers
+        self._reset()
+
+    # ── keeping the cache in step with the ledger ─────────────────────────────────────────────
+
+    def _reset(self) -> None:
+        """Start over: arrays moved, or knowledge changed."""
+        state = self.state
+        self.epoch = state.epoch
+        self.num_changes = len(state.changed_rows)
+        self.num_rows = state.num_rows
+        self.columns = Columns(state)
+        num_cols = state.is_alive.shape[0]
+        self.max_classes = max(64, MAX_CACHED_SCORES // num_cols)
+        self.class_of: dict[PodSpec, int] = {}
+        self.demands: list[Demand] = []
+        self.started: list[int] = []
+        self._grow(16)
+
+    def _grow(self, num_classes: int) -> None:
+        state, used = self.state, len(self.demands)
+        num_lanes, num_cols = state.taken.shape
+        old = (self.scores, self.permitted, self.deltas, self.gpus) if used else None
+        self.scores = np.full((num_classes, num_cols), NOT_FEASIBLE, np.int64)
+        self.permitted = np.zeros((num_classes, num_cols), np.bool_)
+        self.deltas = np.zeros((num_classes, num_lanes), np.int64)
+        self.gpus = np.zeros((num_classes, 3), np.int64)
+        if old is not None:
+            for new, kept in zip((self.scores, self.permitted, self.deltas, self.gpus), old, strict=True):
+                new[:used] = kept[:used]
+        columns = self.columns
+        self.tables: tuple[Any, ...] = (
+            self.terms,
+            state.offered,
+            state.taken,
+            state.gpu_free,
+            state.gpu_count,
+            state.gpu_model,
+            columns.group,
+            columns.worth,
+            columns.kinds,
+            columns.probability,
+            columns.kind_allowed,
+            sigmoid_thresholds(),
+        )
+        self.arrays = (self.scores, self.permitted, self.deltas, self.gpus, state.touched, state.last_touch)
+
+    def _add_class(self, spec: PodSpec) -> int:
+        state = self.state
+        delta = state.delta(spec)
+        if self.epoch != state.epoch:  # the class named a new resource
+            self._reset()
+        c = len(self.demands)
+        if c >= self.max_classes:
+            self._reset()
+            c = 0
+        if c >= len(self.scores):
+            self._grow(2 * len(self.scores))
+        demand = Demand(spec, delta)
+        self.class_of[spec] = c
+        self.demands.append(demand)
+        self.started.append(-1)
+        self.deltas[c] = delta
+        self.gpus[c] = demand.milli, demand.count, demand.gpu_class
+        self.permitted[c, : state.num_rows] = state.rules.static_mask(spec)[: state.num_rows]
+        self.permitted[c, : state.num_rows] &= state.is_alive[: state.num_rows]
+        return c
+
+    def _follow_nodes(self) -> None:
+        """Nodes were added, changed or removed since the last question."""
+        state = self.state
+        for row in sorted(set(state.changed_rows[self.num_changes :])):
+            node = state.nodes[row]
+            if node is not None:
+                self.columns.node_changed(row, node)
+            for spec, c in self.class_of.items():
+                self.permitted[c, row] = node is not None and state.rules.static_mask_row(spec, row)
+        self.num_changes = len(state.changed_rows)
+        if self.uses_rank and self.num_rows != state.num_rows:
+            self.started = [-1] * len(self.started)
+        self.num_rows = state.num_rows
+
+    def _class(self, spec: PodSpec) -> int:
+        state = self.state
+        if self.epoch != state.epoch:
+            self._reset()
+        elif self.num_changes != len(state.changed_rows):
+            self._follow_nodes()
+        c = self.class_of.get(spec)
+        return self._add_class(spec) if c is None else c
+
+    def row(self, spec: PodSpec) -> IntArray:
+        """``(N,)`` int64 scores of a class, brought up to date; a view of the cache, not to be kept."""
+        c = self._class(spec)
+        state, start = self.state, self.started[c]
+        if self.is_compiled:
+            kernels.refresh(c, start, state.clock, state.num_rows, *self.arrays, *self.tables)
+        else:
+            self._refresh(c, start)
+        self.started[c] = state.clock
+        scores: IntArray = self.scores[c, : state.num_rows]
+        return scores
+
+    def _refresh(self, c: int, start: int) -> None:
+        state = self.state
+        clock = state.clock
+        if start < 0 or clock - start >= min(TOUCH_RING, state.num_rows):
+            rows = np.arange(state.num_rows)
+        elif start == clock:
+            return
+        else:
+            ring = TOUCH_RING - 1
+            first, last = start & ring, clock & ring
+            if first < last:
+                rows = np.unique(state.touched[first:last])
+            else:
+                rows = np.unique(np.concatenate([state.touched[first:], state.touched[:last]]))
+        self.scores[c, rows] = self.evaluate(self.demands[c], rows, self.permitted[c, rows])
+
+    def evaluate(self, demand: Demand, rows: IntArray, permitted: BoolArray) -> IntArray:
+        """``(n,)`` int64: the NumPy back end's scores of some rows, :data:`NOT_FEASIBLE` where it does not fit."""
+        fits = permitted & self.fits(demand, rows)
+        result = np.full(len(rows), NOT_FEASIBLE, np.int64)
+        if fits.any():
+            chosen = rows[fits]
+            total = np.zeros(len(chosen), np.int64)
+            for weighted in self.strategy.scorers:
+                total += weighted.weight * weighted.scorer.score(self.columns, demand, chosen)
+            result[fits] = total
+        return result
+
+    def fits(self, demand: Demand, rows: IntArray) -> BoolArray:
+        """``(n,)`` bool: enough of every resource, and enough devices with enough free share."""
+        state, delta = self.state, demand.delta
+        lanes = np.flatnonzero(delta[NUM_DERIVED:] > 0) + NUM_DERIVED
+        at = np.ix_(lanes, rows)
+        fits: BoolArray = (state.taken[at] + delta[lanes, None] <= state.offered[at]).all(axis=0)
+        if demand.count:
+            fits &= (state.gpu_free[rows] >= demand.milli).sum(axis=1) >= demand.count
+        return fits
+
+    # ── answers ───────────────────────────────────────────────────────────────────────────────
+
+    def decide(self, spec: PodSpec, candidates: BoolArray | None, draw: int) -> tuple[int, int, int]:
+        """(row, score, device mask) of the best node; row −1 if none fits."""
+        state = self.state
+        if candidates is None and self.is_compiled and not self.strategy.soft and not state.rules.is_relational(spec):
+            c = self._class(spec)
+            answer: tuple[int, int, int] = kernels.decide(
+                c,
+                draw,
+                self.started[c],
+                state.clock,
+                state.num_rows,
+                self.ties,
+                self.device_rule,
+                *self.arrays,
+                *self.tables,
+            )
+            self.started[c] = state.clock
+            return answer
+        scores = self.scores_among(spec, candidates)
+        if not len(scores):
+            return -1, NOT_FEASIBLE, 0
+        row = int(scores.argmax())
+        best = int(scores[row])
+        if best == NOT_FEASIBLE:
+            return -1, best, 0
+        if self.ties:
+            equal = np.flatnonzero(scores == best)
+            row = int(equal[draw % len(equal)])
+            draw //= len(equal)
+        return row, best, self.devices(spec, row, draw)
+
+    def scores_among(self, spec: PodSpec, candidates: BoolArray | None) -> IntArray:
+        """``(N,)`` int64 with every rule and every score applied, relative ones among ``candidates``."""
+        state = self.state
+        scores = self.row(spec)
+        mask = candidates
+        if state.rules.is_relational(spec):
+            relational = state.rules.relational_mask(spec)[: state.num_rows]
+            mask = relational if mask is None else mask & relational
+        if mask is not None:
+            scores = np.where(mask, scores, NOT_FEASIBLE)
+        if self.strategy.soft:
+            feasible = scores > NOT_FEASIBLE
+            extra = self.strategy.soft_scores(state, spec, feasible)
+            if extra is not None:
+                scores = np.where(feasible, scores + extra, NOT_FEASIBLE)
+        return scores
+
+    def devices(self, spec: PodSpec, row: int, draw: int) -> int:
+        """Bit mask of the devices that a pod of this class takes on a node where it fits."""
+        demand = self.demands[self._class(spec)]
+        if not demand.count:
+            return 0
+        if self.is_compiled:
+            c = self.class_of[spec]
+            return int(
+                kernels.pick_devices(row, self.deltas[c], self.gpus[c], self.device_rule, draw, *self.tables)
+            )
+        free = self.state.gpu_free[row, : self.state.gpu_count[row]]
+        if demand.milli == DEVICE_MILLI:
+            return sum(1 << int(g) for g in np.flatnonzero(free == DEVICE_MILLI)[: demand.count])
+        enough = np.flatnonzero(free >= demand.milli)
+        if self.device_rule == DEVICE_RULES["random"]:
+            return 1 << int(enough[draw % len(enough)])
+        if self.device_rule == DEVICE_RULES["scored"]:
+            for weighted in self.strategy.scorers:
+                if isinstance(weighted.scorer, AtcFgd | DeviceWorth):
+                    return 1 << int(weighted.scorer.device_scores(self.columns, demand, np.array([row]))[0].argmax())
+        return 1 << int(enough[free[enough].argmin()])
+
+    def parts(self, spec: PodSpec, rows: IntArray) -> IntArray:
+        """``(scorers, n)`` int64: weighted score parts, for explanations."""
+        demand = self.demands[self._class(spec)]
+        return np.array(
+            [w.weight * w.scorer.score(self.columns, demand, rows) for w in self.strategy.scorers], np.int64
+        ).reshape(len(self.strategy.scorers), len(rows))

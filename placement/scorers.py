@@ -1,0 +1,600 @@
+"""Scorers: how good a node is for a pod, as integers, higher is better.
+
+A scorer is a frozen dataclass with one method, ``score(columns, demand, rows)``, which returns int64 for the
+given node rows *as if the pod were not yet there*. It also names the opcode of its compiled twin in
+:mod:`placement.kernels` and the integers that parametrise it; both back ends agree to the last bit, so floating
+point appears only where a published definition demands it, in one fixed order of operations.
+
+``kind`` is ``"absolute"`` when a node's score does not depend on who else is a candidate, else ``"relative"``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from placement.knowledge import Knowledge, TypicalKind
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray
+from placement.state import (
+    CPU_ROW,
+    GPU_CLASSES,
+    MEMORY_ROW,
+    NUM_GPU_CLASSES,
+    SCORED_CPU,
+    SCORED_MEMORY,
+    ClusterState,
+    gpu_class,
+)
+
+SHARE = 1 << 20
+"""Fixed-point one for shares of a resource."""
+COST_UNIT = 1 << 20
+"""Fixed-point one for costs in milli-GPU."""
+MIB = 20
+"""Memory enters fixed-point products in MiB, so that they stay inside int64."""
+NUM_PARAMS = 8
+
+
+class Demand:
+    """One pod class as scorers see it: its delta and its GPU request."""
+
+    __slots__ = ("count", "delta", "gpu_class", "milli", "spec")
+
+    def __init__(self, spec: PodSpec, delta: IntArray) -> None:
+        self.spec = spec
+        self.delta = delta
+        self.milli = 0 if spec.gpu is None else spec.gpu.milli
+        self.count = 0 if spec.gpu is None else spec.gpu.count
+        self.gpu_class = gpu_class(spec)
+
+    @property
+    def is_shared(self) -> bool:
+        """Asks for part of one device."""
+        return 0 < self.milli < DEVICE_MILLI
+
+
+class Columns:
+    """The ledger's columns plus the tables that a program derives from knowledge.
+
+    ``group (N,)`` is each node's price group; ``kind_allowed (M, models)`` says which typical kind may use
+    which device model.
+    """
+
+    def __init__(self, state: ClusterState) -> None:
+        self.state = state
+        knowledge: Knowledge = state.knowledge
+        self.typical: tuple[TypicalKind, ...] = () if knowledge.workload is None else knowledge.workload.typical()
+        prices = knowledge.prices
+        if prices is None:
+            self.worth: IntArray = np.zeros((1, DEVICE_MILLI + 1), np.int64)
+        else:
+            mean = np.rint(prices.worth.mean(axis=0, keepdims=True)).astype(np.int64)
+            self.worth = np.concatenate([prices.worth, mean])
+        self.group: IntArray = np.zeros(state.is_alive.shape[0], np.int64)
+        self.kinds: IntArray = np.array([[k.cpu, k.milli, k.count] for k in self.typical], np.int64).reshape(-1, 3)
+        self.probability: FloatArray = np.array([k.probability for k in self.typical], np.float64)
+        self.kind_allowed: BoolArray = np.zeros((max(len(self.typical), 1), 64), np.bool_)
+        for row, node in enumerate(state.nodes):
+            if node is not None:
+                self.node_changed(row, node)
+
+    def node_changed(self, row: int, node: NodeSpec) -> None:
+        """Look a new or changed node up in the tables."""
+        prices = self.state.knowledge.prices
+        cpu = int(self.state.offered[CPU_ROW, row])
+        self.group[row] = 0 if prices is None else prices.group_of(node.gpu_model, node.num_gpus, cpu)
+        model = self.state.models[node.gpu_model]
+        assert model < self.kind_allowed.shape[1], "more than 64 device models in one cluster"
+        for m, kind in enumerate(self.typical):
+            self.kind_allowed[m, model] = not kind.models or node.gpu_model in kind.models
+
+
+class Scorer(Protocol):
+    """What a strategy adds up."""
+
+    kind: ClassVar[str]
+    opcode: ClassVar[int]
+
+    def params(self) -> tuple[int, ...]:
+        """At most :data:`NUM_PARAMS` − 2 integers for the compiled twin."""
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        """``(n,)`` int64 for node rows ``(n,)``."""
+
+
+def _after(columns: Columns, demand: Demand, rows: IntArray, lane: int) -> tuple[IntArray, IntArray]:
+    """What the pod would bring the lane to on each node, and what the node offers."""
+    state = columns.state
+    return state.taken[lane, rows] + demand.delta[lane], state.offered[lane, rows]
+
+
+def _total_free(columns: Columns, rows: IntArray) -> IntArray:
+    return columns.state.gpu_free[rows].sum(axis=1)
+
+
+# ── classics ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFit:
+    """Every node alike: the first that fits wins."""
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 0
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        return np.zeros(len(rows), np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What stays free after placement, in shares of a reference machine, summed over CPU, memory and GPUs.
+
+    With weight −1 this is best fit (least left over), with weight 1 worst fit.
+    """
+
+    reference_cpu: int = 128_000
+    """Millicores of the reference machine."""
+    reference_memory_mib: int = 1 << 20
+    reference_gpu_milli: int = 8_000
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 1
+
+    def params(self) -> tuple[int, ...]:
+        return (self.reference_cpu, self.reference_memory_mib, self.reference_gpu_milli)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        cpu, cpu_offered = _after(columns, demand, rows, CPU_ROW)
+        memory, memory_offered = _after(columns, demand, rows, MEMORY_ROW)
+        gpu = _total_free(columns, rows) - demand.milli * demand.count
+        return (
+            (cpu_offered - cpu) * SHARE // self.reference_cpu
+            + ((memory_offered - memory) >> MIB) * SHARE // self.reference_memory_mib
+            + gpu * SHARE // self.reference_gpu_milli
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Dot product of what is free and what is asked (Tetris; Grandl et al., SIGCOMM'14), in reference shares."""
+
+    reference_cpu: int = 128_000
+    reference_memory_mib: int = 1 << 20
+    reference_gpu_milli: int = 8_000
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 2
+
+    def params(self) -> tuple[int, ...]:
+        return (self.reference_cpu, self.reference_memory_mib, self.reference_gpu_milli)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        state, delta = columns.state, demand.delta
+        cpu = (state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]) * SHARE // self.reference_cpu
+        memory = ((state.offered[MEMORY_ROW, rows] - state.taken[MEMORY_ROW, rows]) >> MIB) * SHARE
+        gpu = _total_free(columns, rows) * SHARE // self.reference_gpu_milli
+        asked_cpu = delta[CPU_ROW] * SHARE // self.reference_cpu
+        asked_memory = (delta[MEMORY_ROW] >> MIB) * SHARE // self.reference_memory_mib
+        asked_gpu = demand.milli * demand.count * SHARE // self.reference_gpu_milli
+        total = cpu * asked_cpu + memory // self.reference_memory_mib * asked_memory + gpu * asked_gpu
+        return total >> 20
+
+
+# ── kube-scheduler ────────────────────────────────────────────────────────────────────────────
+
+MAX_NODE_SCORE = 100
+
+
+def _kube_mean(columns: Columns, demand: Demand, rows: IntArray, *, most: bool) -> IntArray:
+    total = np.zeros(len(rows), np.int64)
+    weight = np.zeros(len(rows), np.int64)
+    for scored, lane in ((SCORED_CPU, CPU_ROW), (SCORED_MEMORY, MEMORY_ROW)):
+        used = columns.state.taken[scored, rows] + demand.delta[scored]
+        offered = columns.state.offered[lane, rows]
+        capacity = np.maximum(offered, 1)
+        clipped = np.minimum(used, capacity)
+        share = clipped if most else capacity - clipped
+        total += np.where(offered > 0, share * MAX_NODE_SCORE // capacity, 0)
+        weight += offered > 0
+    return total // np.maximum(weight, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class LeastAllocated:
+    """NodeResourcesFit's default (``noderesources/least_allocated.go``), CPU and memory weighted alike."""
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 3
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        return _kube_mean(columns, demand, rows, most=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MostAllocated:
+    """NodeResourcesFit's bin packing (``noderesources/most_allocated.go``)."""
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 4
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        return _kube_mean(columns, demand, rows, most=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedToCapacity:
+    """NodeResourcesFit's RequestedToCapacityRatio with a two-point shape (``requested_to_capacity_ratio.go``).
+
+    Scores are 0–10 at the two utilisations, as in the configuration API.
+    """
+
+    low_percent: int = 0
+    low_score: int = 0
+    high_percent: int = 100
+    high_score: int = 10
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 5
+
+    def params(self) -> tuple[int, ...]:
+        return (self.low_percent, self.low_score * 10, self.high_percent, self.high_score * 10)
+
+    def _shape(self, percent: IntArray) -> IntArray:
+        x0, y0, x1, y1 = self.params()
+        product = (y1 - y0) * (percent - x0)
+        middle = y0 + np.sign(product) * (np.abs(product) // (x1 - x0))  # Go truncates towards zero
+        return np.where(percent < x0, y0, np.where(percent >= x1, y1, middle))
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        total = np.zeros(len(rows), np.int64)
+        weight = np.zeros(len(rows), np.int64)
+        for scored, lane in ((SCORED_CPU, CPU_ROW), (SCORED_MEMORY, MEMORY_ROW)):
+            used = columns.state.taken[scored, rows] + demand.delta[scored]
+            offered = columns.state.offered[lane, rows]
+            percent = np.where(used > offered, MAX_NODE_SCORE, used * MAX_NODE_SCORE // np.maximum(offered, 1))
+            score = np.where(offered > 0, self._shape(percent), 0)
+            total += np.maximum(score, 0)
+            weight += score > 0
+        doubled = np.maximum(weight, 1)
+        return np.where(weight > 0, (2 * total + doubled) // (2 * doubled), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedAllocation:
+    """NodeResourcesBalancedAllocation as of 1.36 (``balanced_allocation.go``): 75 = the pod changes nothing.
+
+    Zero everywhere for a pod that asks for neither CPU nor memory, as the plug-in skips those.
+    """
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 6
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def _balance(self, cpu: IntArray, cpu_offered: IntArray, memory: IntArray, memory_offered: IntArray) -> IntArray:
+        share_cpu = np.minimum(cpu / np.maximum(cpu_offered, 1), 1.0)
+        share_memory = np.minimum(memory / np.maximum(memory_offered, 1), 1.0)
+        spread = np.abs((share_cpu - share_memory) / 2)
+        spread = np.where((cpu_offered > 0) & (memory_offered > 0), spread, 0.0)
+        return ((1 - spread) * float(MAX_NODE_SCORE)).astype(np.int64)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        if not demand.delta[CPU_ROW] and not demand.delta[MEMORY_ROW]:
+            return np.zeros(len(rows), np.int64)
+        cpu, cpu_offered = _after(columns, demand, rows, CPU_ROW)
+        memory, memory_offered = _after(columns, demand, rows, MEMORY_ROW)
+        after = self._balance(cpu, cpu_offered, memory, memory_offered)
+        before = self._balance(
+            cpu - demand.delta[CPU_ROW], cpu_offered, memory - demand.delta[MEMORY_ROW], memory_offered
+        )
+        half = MAX_NODE_SCORE // 2
+        return half + (half + after - before) // 2
+
+
+# ── the FGD paper's policies (Weng et al., USENIX ATC'23), as its artifact computes them ──────
+
+
+@dataclass(frozen=True, slots=True)
+class AtcDotProduct:
+    """Small dot product of free and asked preferred, GPUs merged, "max" norm."""
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 10
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        state = columns.state
+        cpu = (state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]) / 128000.0
+        gpu = _total_free(columns, rows) / 8000.0
+        asked_cpu, asked_gpu = int(demand.delta[CPU_ROW]) / 128000.0, demand.milli * demand.count / 8000.0
+        return (100.0 * (1.0 - (cpu * asked_cpu + gpu * asked_gpu) / 2.0)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class AtcBestFit:
+    """Least left over, CPU and GPU weighted alike; the artifact then normalises over the candidates."""
+
+    kind: ClassVar[str] = "relative"
+    opcode: ClassVar[int] = 11
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        cpu, offered = _after(columns, demand, rows, CPU_ROW)
+        gpu = _total_free(columns, rows) - demand.milli * demand.count
+        return (100.0 * (1.0 - 0.5 * ((offered - cpu) / 128000.0) - 0.5 * (gpu / 8000.0))).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class AtcPacking:
+    """GPU packing: partly used devices first, then partly used nodes, then empty nodes with few devices."""
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 12
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        if not demand.count:
+            return np.zeros(len(rows), np.int64)
+        state = columns.state
+        free, num = state.gpu_free[rows], state.gpu_count[rows]
+        whole = (free == DEVICE_MILLI).sum(axis=1)
+        if demand.is_shared:
+            tightest = np.where(free >= demand.milli, free, DEVICE_MILLI + 1).min(axis=1)
+            opened = (tightest == DEVICE_MILLI).astype(np.int64)
+            partly = np.maximum(100 - tightest // 10 // 10, 50)
+        else:
+            opened = np.full(len(rows), demand.count, np.int64)
+            partly = np.zeros(len(rows), np.int64)
+        score = np.where(opened > 0, np.maximum(50 - opened, 33), partly)
+        return np.where(whole == num, np.maximum(33 - num, num), score)
+
+
+@dataclass(frozen=True, slots=True)
+class AtcClustering:
+    """Pods of one GPU class together, on the fullest node."""
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 13
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        if not demand.count:
+            return np.zeros(len(rows), np.int64)
+        hosted = columns.state.taken[GPU_CLASSES : GPU_CLASSES + NUM_GPU_CLASSES][:, rows] > 0
+        num_classes = hosted.sum(axis=0)
+        own = hosted[demand.gpu_class]
+        bonus = np.where(own & (num_classes == 1), 75, np.where(own, 50, np.where(num_classes == 0, 25, 0)))
+        return 25 * (8000 - _total_free(columns, rows)) // 8000 + bonus
+
+
+@cache
+def sigmoid_thresholds() -> FloatArray:
+    """``(100,)`` float64: smallest D for which ``trunc(100 / (1 + exp(-D / 1000)))`` is at least 1…100.
+
+    Found by bisection between neighbouring floats, so that counting thresholds gives exactly what the
+    formula gives, without ``exp`` in a kernel.
+    """
+
+    def score(gain: float) -> int:
+        return int(100 / (1 + math.exp(-gain / 1000)))
+
+    thresholds = []
+    for target in range(1, 101):
+        low, high = -60_000.0, 60_000.0
+        if score(high) < target:
+            thresholds.append(math.inf)
+            continue
+        while math.nextafter(low, math.inf) < high:
+            middle = (low + high) / 2
+            if middle in (low, high):
+                break
+            low, high = (low, middle) if score(middle) >= target else (middle, high)
+        thresholds.append(high)
+    return np.array(thresholds)
+
+
+def fragmentation(columns: Columns, cpu: IntArray, free: IntArray, models: IntArray) -> FloatArray:
+    """FGD's expected fragment F_n(M) of nodes, in milli-GPU: ``(n,)`` float64.
+
+    Parameters
+    ----------
+    cpu : ``(n,)`` free millicores. free : ``(n, G)`` free shares. models : ``(n,)`` device model ids.
+
+    Notes
+    -----
+    ATC'23, section 4. Summed per label in the artifact's order q1, q2, q4, xl, xr, na, which decides last bits.
+    """
+    labels = np.zeros((6, len(cpu)))
+    total = free.sum(axis=1)
+    for m in range(len(columns.kinds)):
+        need_cpu, milli, count = columns.kinds[m]
+        p = columns.probability[m]
+        has_cpu = cpu >= need_cpu
+        if count == 0:
+            labels[3] += np.where(has_cpu, p * total, 0.0)
+            labels[4] += np.where(has_cpu, 0.0, p * total)
+            continue
+        allowed = columns.kind_allowed[m, models]
+        has_gpu = (free >= milli).sum(axis=1) >= count
+        below = np.where(free < milli, free, 0).sum(axis=1)
+        labels[5] += np.where(allowed, 0.0, p * total)
+        labels[0] += np.where(allowed & ~has_cpu & ~has_gpu, p * total, 0.0)
+        labels[2] += np.where(allowed & ~has_cpu & has_gpu, p * total, 0.0)
+        labels[1] += np.where(allowed & has_cpu, np.where(has_gpu, p * below, p * total), 0.0)
+    result: FloatArray = labels[0] + labels[1] + labels[2] + labels[3] + labels[4] + labels[5]
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class AtcFgd:
+    """Fragmentation gradient descent: how much expected fragment the placement removes, squashed to 0–100.
+
+    For a shared pod, the best device counts.
+    """
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 14
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def device_scores(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        """``(n, G)`` int64: score of each device for a shared pod, −1 where it does not fit."""
+        state = columns.state
+        cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
+        free, models = state.gpu_free[rows], state.gpu_model[rows]
+        before = fragmentation(columns, cpu, free, models)
+        scores = np.full(free.shape, -1, np.int64)
+        for device in range(free.shape[1]):
+            fits = free[:, device] >= demand.milli
+            if not fits.any():
+                continue
+            after = free.copy()
+            after[:, device] -= demand.milli
+            gain = before - fragmentation(columns, cpu - demand.delta[CPU_ROW], after, models)
+            scores[fits, device] = np.searchsorted(sigmoid_thresholds(), gain[fits], side="right")
+        return scores
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        if demand.is_shared:
+            return self.device_scores(columns, demand, rows).max(axis=1)
+        state = columns.state
+        cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
+        free, models = state.gpu_free[rows], state.gpu_model[rows]
+        before = fragmentation(columns, cpu, free, models)
+        whole = free == DEVICE_MILLI
+        taken = whole & (np.cumsum(whole, axis=1) <= demand.count)
+        after = np.where(taken, 0, free)
+        gain = before - fragmentation(columns, cpu - demand.delta[CPU_ROW], after, models)
+        return np.searchsorted(sigmoid_thresholds(), gain, side="right").astype(np.int64)
+
+
+# ── ours ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """Free GPU that no CPU is left for: the growth of Σ w·max(0, R − C/k), in milli-GPU, as a cost.
+
+    One term assumes that every GPU needs k cores; a few of them span the cores per GPU that pods ask for
+    (P10, P20, P50 and P85 of one-GPU pods in the openb trace). Weights are thousandths.
+    """
+
+    millicores_per_gpu: tuple[int, ...] = (3200, 8000, 11400, 14000)
+    weights_milli: tuple[int, ...] = (80, 30, 50, 10)
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 20
+
+    def __post_init__(self) -> None:
+        if len(self.millicores_per_gpu) != 4 or len(self.weights_milli) != 4:
+            raise ValueError("four cores-per-GPU terms and four weights; use weight 0 to drop one")
+
+    def params(self) -> tuple[int, ...]:
+        """Per term, COST_UNIT·1000/k and the weight, packed as ``inverse << 12 | weight``."""
+        return tuple(
+            (COST_UNIT * 1000 // k) << 12 | w for k, w in zip(self.millicores_per_gpu, self.weights_milli, strict=True)
+        )
+
+    def _stranded(self, cpu: IntArray, gpu: IntArray) -> IntArray:
+        total = np.zeros(len(cpu), np.int64)
+        for packed in self.params():
+            total += (packed & 0xFFF) * np.maximum(gpu * COST_UNIT - cpu * (packed >> 12), 0)
+        return total
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        state = columns.state
+        cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
+        gpu = _total_free(columns, rows)
+        before = self._stranded(cpu, gpu)
+        after = self._stranded(cpu - demand.delta[CPU_ROW], gpu - demand.milli * demand.count)
+        return (before - after) // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWorth:
+    """What the shares taken were worth, at LP prices, as a cost; the cheapest sufficient device counts.
+
+    ``open_milli`` is added when a shared pod breaks a whole device.
+    """
+
+    open_milli: int = 5
+    factor: int = 2
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 21
+
+    def params(self) -> tuple[int, ...]:
+        return (self.open_milli, self.factor)
+
+    def device_scores(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        """``(n, G)`` int64: minus the cost of each device for a shared pod, very low where it does not fit."""
+        free = columns.state.gpu_free[rows]
+        fits = free >= demand.milli
+        worth = columns.worth[columns.group[rows]]
+        at = np.take_along_axis
+        cost = at(worth, free, axis=1) - at(worth, np.where(fits, free - demand.milli, 0), axis=1)
+        cost = self.factor * cost + np.where(free == DEVICE_MILLI, self.open_milli * COST_UNIT, 0)
+        return np.where(fits, -cost, np.int64(-(2**61)))
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        if not demand.count:
+            return np.zeros(len(rows), np.int64)
+        if demand.is_shared:
+            return self.device_scores(columns, demand, rows).max(axis=1)
+        return -self.factor * demand.count * columns.worth[columns.group[rows], DEVICE_MILLI]
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Explicit first fit: a cost that grows along the node order, ``span_milli`` from first to last."""
+
+    span_milli: int = 800
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 22
+
+    def params(self) -> tuple[int, ...]:
+        return (self.span_milli,)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        return -(self.span_milli * COST_UNIT * rows // max(columns.state.num_rows, 1))
+
+
+SCORERS: dict[str, type[Scorer]] = {
+    "first-fit": FirstFit,
+    "leftover": Leftover,
+    "alignment": Alignment,
+    "least-allocated": LeastAllocated,
+    "most-allocated": MostAllocated,
+    "requested-to-capacity": RequestedToCapacity,
+    "balanced-allocation": BalancedAllocation,
+    "atc23-dotprod": AtcDotProduct,
+    "atc23-bestfit": AtcBestFit,
+    "atc23-packing": AtcPacking,
+    "atc23-clustering": AtcClustering,
+    "atc23-fgd": AtcFgd,
+    "stranded": Stranded,
+    "device-worth": DeviceWorth,
+    "rank": Rank,
+}
+"""Every scorer by the name that a TOML uses."""

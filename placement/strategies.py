@@ -1,0 +1,190 @@
+"""The strategies that ship, and how a TOML makes another.
+
+To add one in code: write its scorer in :mod:`placement.scorers` (or reuse one) and add a row here. To add one
+without code: ``ullage strategies show NAME > mine.toml``, recombine, and pass ``--strategy mine.toml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from placement.errors import ConfigError
+from placement.scorers import (
+    SCORERS,
+    Alignment,
+    AtcBestFit,
+    AtcClustering,
+    AtcDotProduct,
+    AtcFgd,
+    AtcPacking,
+    BalancedAllocation,
+    DeviceWorth,
+    FirstFit,
+    LeastAllocated,
+    Leftover,
+    MostAllocated,
+    Rank,
+    RequestedToCapacity,
+    Scorer,
+    Stranded,
+)
+from placement.strategy import Strategy, Weighted, asdict_of, scorer_name
+
+
+def _one(name: str, scorer: Scorer, description: str, weight: int = 1, **options: Any) -> Strategy:
+    return Strategy(name, (Weighted(scorer, weight),), description=description, **options)
+
+
+_ALL = (
+    Strategy(
+        "kube-default",
+        (Weighted(LeastAllocated()), Weighted(BalancedAllocation())),
+        ties="random",
+        soft=True,
+        description="kube-scheduler's default profile: least allocated, balanced allocation, soft rules, random ties",
+    ),
+    Strategy(
+        "most-allocated",
+        (Weighted(MostAllocated()), Weighted(BalancedAllocation())),
+        ties="random",
+        soft=True,
+        description="the default profile with NodeResourcesFit set to MostAllocated",
+    ),
+    Strategy(
+        "requested-to-capacity",
+        (Weighted(RequestedToCapacity()), Weighted(BalancedAllocation())),
+        ties="random",
+        soft=True,
+        description="the default profile with RequestedToCapacityRatio, 0 at empty to 10 at full",
+    ),
+    _one("random", FirstFit(), "any node that fits, at random", ties="random", devices="random"),
+    _one("first-fit", FirstFit(), "the first node, in ledger order, that fits"),
+    _one("best-fit", Leftover(), "the node with the least left over (CPU, memory, GPU)", -1),
+    _one("worst-fit", Leftover(), "the node with the most left over"),
+    _one("dot-product", Alignment(), "the node whose free resources point where the pod's request points"),
+    _one("atc23-random", FirstFit(), "ATC'23: uniform over nodes and devices", ties="random", devices="random"),
+    _one("atc23-dotprod", AtcDotProduct(), "ATC'23: smallest dot product of free and asked"),
+    _one("atc23-clustering", AtcClustering(), "ATC'23: pods of one GPU class together"),
+    _one("atc23-packing", AtcPacking(), "ATC'23: partly used devices, then partly used nodes"),
+    _one("atc23-bestfit", AtcBestFit(), "ATC'23: least CPU and GPU left over"),
+    _one(
+        "atc23-fgd",
+        AtcFgd(),
+        "ATC'23: steepest descent of expected fragmentation",
+        devices="scored",
+        needs=("workload",),
+    ),
+    Strategy(
+        "priced",
+        (Weighted(Stranded()), Weighted(DeviceWorth()), Weighted(Rank())),
+        devices="scored",
+        needs=("prices",),
+        description="ours: LP prices of device shares, GPUs stranded without CPU, explicit rank",
+    ),
+)
+
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``; did you mean …?`` for the closest known word, or the list of all."""
+    close = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def strategy_named(name: str) -> Strategy:
+    """A shipped strategy, or one from a TOML file if ``name`` ends in ``.toml``."""
+    if name.endswith(".toml"):
+        return strategy_from_toml(Path(name))
+    try:
+        return STRATEGIES[name]
+    except KeyError:
+        raise ConfigError(f"unknown strategy {name!r}; {nearest(name, list(STRATEGIES))}") from None
+
+
+def strategy_to_toml(strategy: Strategy) -> str:
+    """A TOML that :func:`strategy_from_toml` reads back to an equal strategy."""
+    lines = [f'name = "{strategy.name}"', f'description = "{strategy.description}"']
+    lines += [f'devices = "{strategy.devices}"', f'ties = "{strategy.ties}"', f"soft = {str(strategy.soft).lower()}"]
+    if strategy.needs:
+        lines.append(f"needs = {list(strategy.needs)}".replace("'", '"'))
+    for weighted in strategy.scorers:
+        lines += ["", f"[scorers.{scorer_name(weighted.scorer)}]", f"weight = {weighted.weight}"]
+        for key, value in asdict_of(weighted.scorer).items():
+            lines.append(f"{key} = {list(value) if isinstance(value, tuple) else value}")
+    return "\n".join(lines) + "\n"
+
+
+def strategy_from_toml(path: Path) -> Strategy:
+    """Read a strategy.
+
+    Raises
+    ------
+    ConfigError : the file cannot be read, a key is unknown (the nearest valid one is named), or a value is bad.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"strategy {path}: cannot be read ({error}); check the path") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"strategy {path}: is not TOML: {error}") from error
+    known = ["name", "description", "devices", "ties", "soft", "needs", "scorers"]
+    _check_keys(str(path), "", table, known)
+    scorers = table.get("scorers")
+    if not isinstance(scorers, dict) or not scorers:
+        raise ConfigError(f"strategy {path}: has no [scorers.NAME] table; {nearest('', list(SCORERS))}")
+    weighted = tuple(_scorer(path, name, parameters) for name, parameters in scorers.items())
+    for key, kind in (("name", str), ("description", str), ("devices", str), ("ties", str), ("soft", bool)):
+        if key in table and not isinstance(table[key], kind):
+            raise ConfigError(f"strategy {path}: {key} is {table[key]!r}, must be a {kind.__name__}")
+    return Strategy(
+        name=table.get("name", path.stem),
+        scorers=weighted,
+        devices=table.get("devices", "tightest"),
+        ties=table.get("ties", "first"),
+        soft=table.get("soft", False),
+        needs=tuple(table.get("needs", _needs(weighted))),
+        description=table.get("description", ""),
+    )
+
+
+def _needs(weighted: tuple[Weighted, ...]) -> tuple[str, ...]:
+    needs = []
+    if any(isinstance(w.scorer, AtcFgd) for w in weighted):
+        needs.append("workload")
+    if any(isinstance(w.scorer, DeviceWorth) for w in weighted):
+        needs.append("prices")
+    return tuple(needs)
+
+
+def _check_keys(path: str, where: str, table: dict[str, Any], known: list[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"strategy {path}: unknown key {where}{key}; {nearest(key, known)}")
+
+
+def _scorer(path: Path, name: str, parameters: Any) -> Weighted:
+    if name not in SCORERS:
+        raise ConfigError(f"strategy {path}: unknown scorer {name!r}; {nearest(name, list(SCORERS))}")
+    kind = SCORERS[name]
+    if not isinstance(parameters, dict):
+        raise ConfigError(f"strategy {path}: scorers.{name} must be a table, as in [scorers.{name}]")
+    defaults = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]  # every scorer is a dataclass
+    _check_keys(str(path), f"scorers.{name}.", parameters, ["weight", *defaults])
+    values: dict[str, Any] = {}
+    for key, value in parameters.items():
+        value = tuple(value) if isinstance(value, list) else value
+        default = 1 if key == "weight" else defaults[key]
+        numbers = value if isinstance(value, tuple) else (value,)
+        if type(value) is not type(default) or not all(type(n) is int for n in numbers):
+            raise ConfigError(f"strategy {path}: scorers.{name}.{key} is {value!r}, must be like {default!r}")
+        values[key] = value
+    weight = values.pop("weight", 1)
+    try:
+        return Weighted(kind(**values), weight)
+    except ValueError as error:
+        raise ConfigError(f"strategy {path}: scorers.{name}: {error}") from error

@@ -1,0 +1,221 @@
+"""The one object that decides, live and simulated alike.
+
+A :class:`Strategy` is frozen: scorers with weights, a device rule, a tie-break. It reads a
+:class:`~placement.state.Snapshot` (ledger and knowledge) and gives a :class:`Decision`; somebody else makes the
+decision true. Randomness is an argument (``draw``), so equal questions get equal answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.pods import PodSpec
+from placement.program import DEVICE_RULES, NOT_FEASIBLE, TIES, Program
+from placement.resources import BoolArray, IntArray
+from placement.scorers import SCORERS, Scorer
+from placement.soft import soft_score
+from placement.state import NUM_DERIVED, ClusterState, Snapshot
+
+MAX_PRIORITY = 10
+"""An extender's marks are 0–10 (``extender/v1.MaxExtenderPriority``)."""
+
+
+class Decision(NamedTuple):
+    """The answer to "where should a pod of this class go?"."""
+
+    row: int
+    """Node row, −1 if it fits nowhere."""
+    node: str
+    devices: int
+    """Bit mask of device indices."""
+    score: int
+    version: int
+    """Ledger version that was seen."""
+    strategy: str
+    knowledge: str
+    """Digests of what decided."""
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether a node was found."""
+        return self.row >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A scorer and how loud it is; negative turns it round."""
+
+    scorer: Scorer
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a decision is what it is."""
+
+    decision: Decision
+    runner_up: str
+    reasons: dict[str, tuple[str, ...]]
+    """Rejected nodes by reason."""
+    parts: dict[str, dict[str, int]]
+    """Node → scorer → weighted part, for the best candidates."""
+    totals: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How to choose. See :data:`placement.strategies.STRATEGIES` for those that ship."""
+
+    name: str
+    scorers: tuple[Weighted, ...]
+    devices: str = "tightest"
+    """Which device a shared pod takes: tightest, random, or scored (by the scorer that prices devices)."""
+    ties: str = "first"
+    """Equal scores: the first node in ledger order, or a random one."""
+    soft: bool = False
+    """Add kube-scheduler's soft rules, which are relative to the candidates."""
+    needs: tuple[str, ...] = ()
+    """Parts of Knowledge without which it cannot decide: ``workload``, ``prices``."""
+    description: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.devices not in DEVICE_RULES:
+            raise ConfigError(f"strategy {self.name}: devices is {self.devices!r}, must be one of {', '.join(DEVICE_RULES)}")
+        if self.ties not in TIES:
+            raise ConfigError(f"strategy {self.name}: ties is {self.ties!r}, must be one of {', '.join(TIES)}")
+
+    @property
+    def kind(self) -> str:
+        """``absolute`` if a node's score never depends on who else is a candidate, else ``relative``."""
+        relative = self.soft or any(w.scorer.kind == "relative" for w in self.scorers)
+        return "relative" if relative else "absolute"
+
+    @cached_property
+    def digest(self) -> str:
+        """Names this strategy, parameters included, in every decision; equal across processes."""
+        parts = [self.name, self.devices, self.ties, str(self.soft)]
+        parts += [f"{scorer_name(w.scorer)}*{w.weight}{sorted(asdict_of(w.scorer).items())}" for w in self.scorers]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
+    def program(self, state: ClusterState) -> Program:
+        """This strategy compiled against a ledger; kept by the ledger, invisible in answers."""
+        program: Program | None = state.programs.get(self.digest)
+        if program is None:
+            for need in self.needs:
+                if getattr(state.knowledge, need) is None:
+                    raise ConfigError(
+                        f"strategy {self.name} needs {need}, which nothing has been learned of yet; "
+                        "give a workload to learn from, or choose a strategy without"
+                    )
+            program = state.programs[self.digest] = Program(self, state)
+        return program
+
+    def decide(
+        self, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None, draw: int = 0
+    ) -> Decision:
+        """Choose a node and devices for one pod.
+
+        Parameters
+        ----------
+        candidates : ``(N,)`` bool, the nodes that may be chosen; None = all.
+        draw : non-negative random integer that settles random ties and devices.
+        """
+        state = snapshot.state
+        program = state.programs.get(self.digest) or self.program(state)
+        row, score, devices = program.decide(spec, candidates, draw)
+        name = state.nodes[row].name if row >= 0 else ""
+        return Decision(row, name, devices, score, state.version, self.digest, state.knowledge.digest)
+
+    def scores(self, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None) -> IntArray:
+        """``(N,)`` int64, higher is better, :data:`NOT_FEASIBLE` where the pod may not go. A copy."""
+        return self.program(snapshot.state).scores_among(spec, candidates).copy()
+
+    def priorities(self, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None) -> IntArray:
+        """``(N,)`` int64 marks 0–10: the best node alone has 10, the rest share 0–9 by score, losers get 0.
+
+        Marks are spread over the range between the worst and the best feasible score, so that kube-scheduler's
+        weight has something to multiply; only the absolute order decides who has the 10.
+        """
+        scores = self.scores(snapshot, spec, candidates)
+        feasible = scores > NOT_FEASIBLE
+        marks = np.zeros(len(scores), np.int64)
+        if feasible.any():
+            low, high = int(scores[feasible].min()), int(scores[feasible].max())
+            span = max(high - low, 1)
+            shifted = np.where(feasible, scores - low, 0)
+            marks = np.minimum((shifted / span * MAX_PRIORITY).astype(np.int64), MAX_PRIORITY - 1)
+            marks[~feasible] = 0
+            marks[int(np.where(feasible, scores, NOT_FEASIBLE).argmax())] = MAX_PRIORITY
+        return marks
+
+    def soft_scores(self, state: ClusterState, spec: PodSpec, feasible: BoolArray) -> IntArray | None:
+        """kube-scheduler's soft rules among feasible nodes, ``(N,)`` int64, or None if no wish applies."""
+        return soft_score(state.rules, spec, feasible)
+
+    def explain(
+        self, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None, *, draw: int = 0, top: int = 5
+    ) -> Explanation:
+        """Everything behind :meth:`decide` on the same question: reasons, parts, runner-up."""
+        state = snapshot.state
+        program = self.program(state)
+        decision = self.decide(snapshot, spec, candidates, draw)
+        scores = program.scores_among(spec, candidates)
+        order = np.argsort(-scores, kind="stable")
+        best = [int(r) for r in order[: max(top, 2)] if scores[r] > NOT_FEASIBLE]
+        if decision.row >= 0:
+            best = [decision.row, *(r for r in best if r != decision.row)][: max(top, 2)]
+        parts = program.parts(spec, np.array(best, np.int64)) if best else np.zeros((0, 0), np.int64)
+        names = [scorer_name(w.scorer) for w in self.scorers]
+        named = {
+            state.name(row): {name: int(parts[i, j]) for i, name in enumerate(names)} for j, row in enumerate(best)
+        }
+        return Explanation(
+            decision=decision,
+            runner_up=state.name(best[1]) if len(best) > 1 else "",
+            reasons=reasons(state, program, spec, candidates),
+            parts=named,
+            totals={state.name(row): int(scores[row]) for row in best},
+        )
+
+
+def reasons(
+    state: ClusterState, program: Program, spec: PodSpec, candidates: BoolArray | None
+) -> dict[str, tuple[str, ...]]:
+    """Rejected nodes by the first rule that rejects them, in kube-scheduler's order and words."""
+    grouped: dict[str, list[str]] = {}
+    text = state.rules.reasons(spec)
+    demand = program.demands[program._class(spec)]
+    lanes = [lane for lane in range(NUM_DERIVED, len(demand.delta)) if demand.delta[lane] > 0]
+    for row, node in enumerate(state.nodes):
+        if node is None:
+            continue
+        reason = "not offered by the caller" if candidates is not None and not candidates[row] else text[row]
+        if not reason:
+            short = [
+                state.resources[lane - NUM_DERIVED]
+                for lane in lanes
+                if state.taken[lane, row] + demand.delta[lane] > state.offered[lane, row]
+            ]
+            if short:
+                reason = "Too many pods" if short == ["pods"] else f"Insufficient {', '.join(short)}"
+            elif not program.fits(demand, np.array([row]))[0]:
+                reason = "no device with enough free share"
+        if reason:
+            grouped.setdefault(reason, []).append(node.name)
+    return {reason: tuple(names) for reason, names in sorted(grouped.items())}
+
+
+def scorer_name(scorer: Scorer) -> str:
+    """The name by which a TOML calls a scorer."""
+    return next((name for name, kind in SCORERS.items() if kind is type(scorer)), type(scorer).__name__)
+
+
+def asdict_of(scorer: Scorer) -> dict[str, Any]:
+    """A scorer's parameters by name."""
+    return asdict(scorer)  # type: ignore[call-overload,no-any-return]  # every scorer is a dataclass
