@@ -1,170 +1,185 @@
-"""The compiled twin of :mod:`placement.scorers`: one pod class, one node, machine code.
+"""The compiled twin of :mod:`placement.scorers`.
 
 Importing this module needs numba; :mod:`placement.program` does so only if it is there, and answers with NumPy
 otherwise. Every function mirrors a scorer operation for operation; a property test holds the two equal to the
 last bit. No ``fastmath``: it would reorder floating-point sums that the ATC'23 definitions fix.
+
+Shape of the work, found by profiling: first a tight loop that keeps the touched nodes that fit, then one tight
+loop per score term. One function that evaluates a whole node costs five times as much. Arguments travel in
+named tuples; those that a strategy does not need are None and compile to nothing.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from typing import NamedTuple
 
+import numpy as np
+from numba import njit, types
+from numba.experimental import structref
+
+from placement.resources import BoolArray, FloatArray, IntArray
 from placement.scorers import COST_UNIT, MIB, SHARE
-from placement.state import CPU_ROW, GPU_CLASSES, MEMORY_ROW, NUM_DERIVED, NUM_GPU_CLASSES, SCORED_CPU, SCORED_MEMORY
+from placement.state import (
+    CPU_ROW,
+    GPU_CLASSES,
+    GPU_ROW,
+    MEMORY_ROW,
+    NUM_DERIVED,
+    NUM_GPU_CLASSES,
+    SCORED_CPU,
+    SCORED_MEMORY,
+)
 
 NOT_FEASIBLE = -(2**62)
-TIES_FIRST = 0
-TIES_RANDOM = 1
-DEVICES_TIGHTEST = 0
 DEVICES_RANDOM = 1
 DEVICES_SCORED = 2
 FULL = 1000
 NO_DEVICE = -(2**61)
 
-_jit = njit(cache=True, nogil=True)
-_inline = njit(cache=True, nogil=True, inline="always")
+_jit = njit(cache=True, nogil=True, error_model="numpy")
+_inline = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+
+
+class Ledger(NamedTuple):
+    """The ledger's arrays, as laid out in :class:`placement.state.ClusterState`."""
+
+    offered: IntArray
+    taken: IntArray
+    gpu_free: IntArray
+    gpu_count: IntArray
+    touched: IntArray
+    last_touch: IntArray
+
+
+class Cache(NamedTuple):
+    """A program's arrays: per class ``(C, …)``, the terms, and room for a list of rows."""
+
+    scores: IntArray
+    permitted: BoolArray
+    deltas: IntArray
+    gpus: IntArray
+    terms: IntArray
+    rows: IntArray
+
+
+class Prices(NamedTuple):
+    """``worth (groups, 1001)`` and each node's ``group (N,)``."""
+
+    worth: IntArray
+    group: IntArray
+
+
+class Fragments(NamedTuple):
+    """FGD's target workload, and what is known of each node until it is touched again.
+
+    ``kinds (M, 4)``: millicores, share, devices, index into ``millis (D,)`` (the distinct shares).
+    ``enough (N, D)`` devices with at least that share free; ``below (N, D)`` the sum of lesser shares.
+    """
+
+    kinds: IntArray
+    probability: FloatArray
+    allowed: BoolArray
+    model: IntArray
+    thresholds: FloatArray
+    millis: IntArray
+    enough: IntArray
+    below: IntArray
+    fragment: FloatArray
+    stamp: IntArray
+    scratch: IntArray
+
+
+@structref.register
+class HandleType(types.StructRef):
+    """Everything that a kernel reads, as one argument: unpacking 20 arrays on each call costs 4 µs, this 0.4."""
+
+    def preprocess_fields(self, fields):
+        return tuple((name, types.unliteral(kind)) for name, kind in fields)
+
+
+class Handle(structref.StructRefProxy):
+    """``cache``, ``ledger``, ``prices`` or None, ``fgd`` or None."""
+
+    def __new__(cls, cache, ledger, prices, fgd):
+        return make_handle(cache, ledger, prices, fgd)
+
+
+structref.define_boxing(HandleType, Handle)
+structref.define_constructor(Handle, HandleType, ["cache", "ledger", "prices", "fgd"])
 
 
 @_jit
-def fragment(cpu, free, model, kinds, probability, allowed):
-    """F_n(M) of one node state; see ``scorers.fragmentation``."""
-    total = 0
-    for g in range(free.shape[0]):
-        total += free[g]
-    q1 = q2 = q4 = xl = xr = na = 0.0
-    last_milli = -1
-    enough = 0
-    below = 0
-    for m in range(kinds.shape[0]):
-        p = probability[m]
-        count = kinds[m, 2]
-        has_cpu = cpu >= kinds[m, 0]
-        if count == 0:
-            if has_cpu:
-                xl += p * total
-            else:
-                xr += p * total
-            continue
-        if not allowed[m, model]:
-            na += p * total
-            continue
-        milli = kinds[m, 1]
-        if milli != last_milli:
-            last_milli = milli
-            enough = 0
-            below = 0
-            for g in range(free.shape[0]):
-                share = free[g]
-                if share >= milli:
-                    enough += 1
-                else:
-                    below += share
-        if enough >= count:
-            if has_cpu:
-                q2 += p * below
-            else:
-                q4 += p * total
-        elif has_cpu:
-            q2 += p * total
-        else:
-            q1 += p * total
-    return q1 + q2 + q4 + xl + xr + na
+def make_handle(cache, ledger, prices, fgd):
+    return Handle(cache, ledger, prices, fgd)
+
+
+# ── which nodes fit ───────────────────────────────────────────────────────────────────────────
 
 
 @_jit
-def total_fragment(rows, offered, taken, gpu_free, gpu_count, gpu_model, kinds, probability, allowed):
-    """F_n(M) for each of ``rows``; float64."""
-    result = np.empty(rows.shape[0])
-    for i in range(rows.shape[0]):
+def keep_feasible(num, row, delta, gpu, permitted, rows, ledger):
+    """Move the rows that fit to the front, mark the rest; returns how many fit."""
+    milli, count = gpu[0], gpu[1]
+    offered, taken, gpu_free = ledger.offered, ledger.taken, ledger.gpu_free
+    kept = 0
+    for i in range(num):
         n = rows[i]
-        free = gpu_free[n, : gpu_count[n]]
-        result[i] = fragment(
-            offered[CPU_ROW, n] - taken[CPU_ROW, n], free, gpu_model[n], kinds, probability, allowed
-        )
-    return result
-
-
-@_inline
-def _squash(gain, thresholds):
-    low, high = 0, thresholds.shape[0]
-    while low < high:
-        middle = (low + high) >> 1
-        if thresholds[middle] <= gain:
-            low = middle + 1
+        fits = permitted[n]
+        for lane in range(NUM_DERIVED, delta.shape[0]):
+            if delta[lane] > 0 and taken[lane, n] + delta[lane] > offered[lane, n]:
+                fits = False
+        if fits and count > 0:
+            # Leaving early keeps the loop scalar: nodes have a handful of devices, vector code costs more.
+            missing = count
+            for g in range(ledger.gpu_count[n]):
+                if gpu_free[n, g] >= milli:
+                    missing -= 1
+                    if missing == 0:
+                        break
+            fits = missing <= 0
+        if fits:
+            rows[kept] = n
+            kept += 1
+            row[n] = 0
         else:
-            high = middle
-    return low
+            row[n] = NOT_FEASIBLE
+    return kept
+
+
+# ── classics and kube-scheduler ───────────────────────────────────────────────────────────────
 
 
 @_jit
-def fgd_best(n, milli, count, cpu_ask, offered, taken, gpu_free, gpu_count, gpu_model, kinds, probability, allowed, thresholds):
-    """(score, device) of FGD; device is −1 for whole devices."""
-    cpu = offered[CPU_ROW, n] - taken[CPU_ROW, n]
-    num = gpu_count[n]
-    model = gpu_model[n]
-    free = gpu_free[n, :num].copy()
-    before = fragment(cpu, free, model, kinds, probability, allowed)
-    if milli == FULL or count == 0:
-        left = count
-        for g in range(num):
-            if left > 0 and free[g] == FULL:
-                free[g] = 0
-                left -= 1
-        gain = before - fragment(cpu - cpu_ask, free, model, kinds, probability, allowed)
-        return _squash(gain, thresholds), -1
-    best, device = -1, -1
-    for g in range(num):
-        share = free[g]
-        if share < milli:
-            continue
-        repeated = False  # the sums run over devices as a set: equal shares score alike
-        for h in range(g):
-            if free[h] == share:
-                repeated = True
-                break
-        if repeated:
-            continue
-        free[g] = share - milli
-        gain = before - fragment(cpu - cpu_ask, free, model, kinds, probability, allowed)
-        free[g] = share
-        score = _squash(gain, thresholds)
-        if score > best:
-            best, device = score, g
-    return best, device
+def add_leftover(rows, num, row, terms, t, delta, ask, ledger):
+    offered, taken = ledger.offered, ledger.taken
+    for i in range(num):
+        n = rows[i]
+        cpu = offered[CPU_ROW, n] - taken[CPU_ROW, n] - delta[CPU_ROW]
+        memory = offered[MEMORY_ROW, n] - taken[MEMORY_ROW, n] - delta[MEMORY_ROW]
+        gpu = offered[GPU_ROW, n] - taken[GPU_ROW, n] - ask
+        row[n] += terms[t, 1] * (
+            cpu * SHARE // terms[t, 2] + (memory >> MIB) * SHARE // terms[t, 3] + gpu * SHARE // terms[t, 4]
+        )
 
 
-@_inline
-def _worth_best(n, milli, open_milli, factor, gpu_free, gpu_count, worth, group):
-    best, device = NO_DEVICE, -1
-    table = worth[group[n]]
-    for g in range(gpu_count[n]):
-        share = gpu_free[n, g]
-        if share < milli:
-            continue
-        cost = factor * (table[share] - table[share - milli])
-        if share == FULL:
-            cost += open_milli * COST_UNIT
-        if -cost > best:
-            best, device = -cost, g
-    return best, device
-
-
-@_inline
-def _stranded(cpu, gpu, term):
-    total = 0
-    for i in range(2, 6):
-        idle = gpu * COST_UNIT - cpu * (term[i] >> 12)
-        if idle > 0:
-            total += (term[i] & 0xFFF) * idle
-    return total
+@_jit
+def add_alignment(rows, num, row, terms, t, delta, ask, ledger):
+    offered, taken = ledger.offered, ledger.taken
+    asked_cpu = delta[CPU_ROW] * SHARE // terms[t, 2]
+    asked_memory = (delta[MEMORY_ROW] >> MIB) * SHARE // terms[t, 3]
+    asked_gpu = ask * SHARE // terms[t, 4]
+    for i in range(num):
+        n = rows[i]
+        cpu = (offered[CPU_ROW, n] - taken[CPU_ROW, n]) * SHARE // terms[t, 2]
+        memory = ((offered[MEMORY_ROW, n] - taken[MEMORY_ROW, n]) >> MIB) * SHARE // terms[t, 3]
+        gpu = (offered[GPU_ROW, n] - taken[GPU_ROW, n]) * SHARE // terms[t, 4]
+        row[n] += terms[t, 1] * ((cpu * asked_cpu + memory * asked_memory + gpu * asked_gpu) >> 20)
 
 
 @_inline
 def _kube_share(used, offered, most):
-    if used > offered:
-        used = offered
-    return (used if most else offered - used) * 100 // offered
+    clipped = min(used, offered)
+    return (clipped if most else offered - clipped) * 100 // offered
 
 
 @_inline
@@ -181,18 +196,18 @@ def _kube_mean(n, delta, offered, taken, most):
 
 
 @_inline
-def _shape(percent, term):
-    if percent < term[2]:
-        return term[3]
-    if percent >= term[4]:
-        return term[5]
-    product = (term[5] - term[3]) * (percent - term[2])
-    width = term[4] - term[2]
-    return term[3] + (product // width if product >= 0 else -((-product) // width))
+def _shape(percent, terms, t):
+    x0, y0, x1, y1 = terms[t, 2], terms[t, 3], terms[t, 4], terms[t, 5]
+    if percent < x0:
+        return y0
+    if percent >= x1:
+        return y1
+    product = (y1 - y0) * (percent - x0)
+    return y0 + (product // (x1 - x0) if product >= 0 else -((-product) // (x1 - x0)))
 
 
 @_inline
-def _requested_to_capacity(n, delta, offered, taken, term):
+def _requested_to_capacity(n, delta, offered, taken, terms, t):
     total, weight = 0, 0
     for i in range(2):
         scored = SCORED_CPU if i == 0 else SCORED_MEMORY
@@ -200,7 +215,7 @@ def _requested_to_capacity(n, delta, offered, taken, term):
         if capacity == 0:
             continue
         used = taken[scored, n] + delta[scored]
-        score = _shape(100 if used > capacity else used * 100 // capacity, term)
+        score = _shape(100 if used > capacity else used * 100 // capacity, terms, t)
         if score > 0:
             total += score
             weight += 1
@@ -219,11 +234,28 @@ def _balance(cpu, cpu_offered, memory, memory_offered):
 @_inline
 def _balanced(n, delta, offered, taken):
     if delta[CPU_ROW] == 0 and delta[MEMORY_ROW] == 0:
-        return np.int64(0)
+        return 0
     cpu, memory = taken[CPU_ROW, n], taken[MEMORY_ROW, n]
     before = _balance(cpu, offered[CPU_ROW, n], memory, offered[MEMORY_ROW, n])
     after = _balance(cpu + delta[CPU_ROW], offered[CPU_ROW, n], memory + delta[MEMORY_ROW], offered[MEMORY_ROW, n])
     return 50 + (50 + after - before) // 2
+
+
+@_jit
+def add_kube(rows, num, row, terms, t, delta, ledger):
+    op, weight = terms[t, 0], terms[t, 1]
+    offered, taken = ledger.offered, ledger.taken
+    for i in range(num):
+        n = rows[i]
+        if op == 6:
+            row[n] += weight * _balanced(n, delta, offered, taken)
+        elif op == 5:
+            row[n] += weight * _requested_to_capacity(n, delta, offered, taken, terms, t)
+        else:
+            row[n] += weight * _kube_mean(n, delta, offered, taken, op == 4)
+
+
+# ── the FGD paper's policies ──────────────────────────────────────────────────────────────────
 
 
 @_inline
@@ -262,95 +294,265 @@ def _clustering(n, kind, gpu, taken):
 
 
 @_jit
-def evaluate(
-    n, delta, gpu, is_allowed, terms, offered, taken, gpu_free, gpu_count, gpu_model, group, worth, kinds, probability,
-    allowed, thresholds, num_rows,
-):
-    """Score of one node for one class, :data:`NOT_FEASIBLE` where it does not fit."""
-    if not is_allowed:
-        return NOT_FEASIBLE
-    for lane in range(NUM_DERIVED, delta.shape[0]):
-        if delta[lane] > 0 and taken[lane, n] + delta[lane] > offered[lane, n]:
-            return NOT_FEASIBLE
-    milli, count, kind = gpu[0], gpu[1], gpu[2]
-    num = gpu_count[n]
-    free_gpu, enough = 0, 0
-    for g in range(num):
-        share = gpu_free[n, g]
-        free_gpu += share
-        if share >= milli:
-            enough += 1
-    if count > 0 and enough < count:
-        return NOT_FEASIBLE
-    cpu = offered[CPU_ROW, n] - taken[CPU_ROW, n]
-    memory = offered[MEMORY_ROW, n] - taken[MEMORY_ROW, n]
-    ask = milli * count
-    total = np.int64(0)
-    for t in range(terms.shape[0]):
-        term = terms[t]
-        op, weight = term[0], term[1]
+def add_atc(rows, num, row, terms, t, delta, gpu, ledger):
+    op, weight = terms[t, 0], terms[t, 1]
+    offered, taken = ledger.offered, ledger.taken
+    ask = gpu[0] * gpu[1]
+    asked_cpu, asked_gpu = delta[CPU_ROW] / 128000.0, ask / 8000.0
+    for i in range(num):
+        n = rows[i]
+        cpu = offered[CPU_ROW, n] - taken[CPU_ROW, n]
+        free = offered[GPU_ROW, n] - taken[GPU_ROW, n]
         score = np.int64(0)
-        if op == 1:
-            score = (
-                (cpu - delta[CPU_ROW]) * SHARE // term[2]
-                + ((memory - delta[MEMORY_ROW]) >> MIB) * SHARE // term[3]
-                + (free_gpu - ask) * SHARE // term[4]
-            )
-        elif op == 2:
-            score = (
-                (cpu * SHARE // term[2]) * (delta[CPU_ROW] * SHARE // term[2])
-                + ((memory >> MIB) * SHARE // term[3]) * ((delta[MEMORY_ROW] >> MIB) * SHARE // term[3])
-                + (free_gpu * SHARE // term[4]) * (ask * SHARE // term[4])
-            ) >> 20
-        elif op == 3:
-            score = _kube_mean(n, delta, offered, taken, False)
-        elif op == 4:
-            score = _kube_mean(n, delta, offered, taken, True)
-        elif op == 5:
-            score = _requested_to_capacity(n, delta, offered, taken, term)
-        elif op == 6:
-            score = _balanced(n, delta, offered, taken)
-        elif op == 10:
-            dot = cpu / 128000.0 * (delta[CPU_ROW] / 128000.0) + free_gpu / 8000.0 * (ask / 8000.0)
-            score = np.int64(100.0 * (1.0 - dot / 2.0))
+        if op == 10:
+            score = np.int64(100.0 * (1.0 - (cpu / 128000.0 * asked_cpu + free / 8000.0 * asked_gpu) / 2.0))
         elif op == 11:
             left = (cpu - delta[CPU_ROW]) / 128000.0
-            score = np.int64(100.0 * (1.0 - 0.5 * left - 0.5 * ((free_gpu - ask) / 8000.0)))
+            score = np.int64(100.0 * (1.0 - 0.5 * left - 0.5 * ((free - ask) / 8000.0)))
         elif op == 12:
-            score = np.int64(_packing(n, milli, count, gpu_free, num))
+            score = np.int64(_packing(n, gpu[0], gpu[1], ledger.gpu_free, ledger.gpu_count[n]))
         elif op == 13:
-            score = np.int64(_clustering(n, kind, free_gpu, taken))
-        elif op == 14:
-            score, _device = fgd_best(
-                n, milli, count, delta[CPU_ROW], offered, taken, gpu_free, gpu_count, gpu_model, kinds, probability,
-                allowed, thresholds,
-            )
-        elif op == 20:
-            score = (_stranded(cpu, free_gpu, term) - _stranded(cpu - delta[CPU_ROW], free_gpu - ask, term)) // 1000
-        elif op == 21:
-            if count > 0 and milli < FULL:
-                score, _device = _worth_best(n, milli, term[2], term[3], gpu_free, gpu_count, worth, group)
-            elif count > 0:
-                score = -term[3] * count * worth[group[n], FULL]
-        elif op == 22:
-            score = -(term[2] * COST_UNIT * n // max(num_rows, 1))
-        total += weight * score
+            score = np.int64(_clustering(n, gpu[2], free, taken))
+        row[n] += weight * score
+
+
+@_inline
+def _sum_labels(cpu, total, model, fgd, enough, below):
+    """F_n(M); summed per label in the artifact's order, see ``scorers.fragmentation``."""
+    kinds, probability = fgd.kinds, fgd.probability
+    q1 = q2 = q4 = xl = xr = na = 0.0
+    for m in range(kinds.shape[0]):
+        p = probability[m]
+        count = kinds[m, 2]
+        has_cpu = cpu >= kinds[m, 0]
+        if count == 0:
+            if has_cpu:
+                xl += p * total
+            else:
+                xr += p * total
+        elif not fgd.allowed[m, model]:
+            na += p * total
+        elif enough[kinds[m, 3]] >= count:
+            if has_cpu:
+                q2 += p * below[kinds[m, 3]]
+            else:
+                q4 += p * total
+        elif has_cpu:
+            q2 += p * total
+        else:
+            q1 += p * total
+    return q1 + q2 + q4 + xl + xr + na
+
+
+@_jit
+def survey(n, ledger, fgd):
+    """F_n(M) of a node as it is, computed once per touch."""
+    if fgd.stamp[n] == ledger.last_touch[n]:
+        return fgd.fragment[n]
+    enough, below = fgd.enough[n], fgd.below[n]
+    for k in range(fgd.millis.shape[0]):
+        enough[k] = 0
+        below[k] = 0
+        for g in range(ledger.gpu_count[n]):
+            share = ledger.gpu_free[n, g]
+            if share >= fgd.millis[k]:
+                enough[k] += 1
+            else:
+                below[k] += share
+    cpu = ledger.offered[CPU_ROW, n] - ledger.taken[CPU_ROW, n]
+    total = ledger.offered[GPU_ROW, n] - ledger.taken[GPU_ROW, n]
+    fgd.fragment[n] = _sum_labels(cpu, total, fgd.model[n], fgd, enough, below)
+    fgd.stamp[n] = ledger.last_touch[n]
+    return fgd.fragment[n]
+
+
+@_jit
+def _survey_all(rows, ledger, fgd):
+    result = np.empty(rows.shape[0])
+    for i in range(rows.shape[0]):
+        result[i] = survey(rows[i], ledger, fgd)
+    return result
+
+
+@_inline
+def _squash(gain, thresholds):
+    low, high = 0, thresholds.shape[0]
+    while low < high:
+        middle = (low + high) >> 1
+        if thresholds[middle] <= gain:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@_inline
+def _fragment_without(n, share, milli, num, cpu, total, fgd):
+    """F_n(M) after ``num`` devices with ``share`` free give ``milli`` each: the survey, adjusted."""
+    enough, below, left = fgd.scratch[0], fgd.scratch[1], share - milli
+    for k in range(fgd.millis.shape[0]):
+        size = fgd.millis[k]
+        more, lower = fgd.enough[n, k], fgd.below[n, k]
+        if share >= size:
+            if left < size:
+                more -= num
+                lower += num * left
+        else:
+            lower -= num * milli
+        enough[k] = more
+        below[k] = lower
+    return _sum_labels(cpu, total - num * milli, fgd.model[n], fgd, enough, below)
+
+
+@_jit
+def fgd_best(n, milli, count, cpu_ask, ledger, fgd):
+    """(score, device) of FGD; device is −1 for whole devices."""
+    before = survey(n, ledger, fgd)
+    cpu = ledger.offered[CPU_ROW, n] - ledger.taken[CPU_ROW, n] - cpu_ask
+    total = ledger.offered[GPU_ROW, n] - ledger.taken[GPU_ROW, n]
+    if milli == FULL or count == 0:
+        after = _fragment_without(n, FULL, FULL if count else 0, count, cpu, total, fgd)
+        return _squash(before - after, fgd.thresholds), -1
+    best, device = -1, -1
+    for g in range(ledger.gpu_count[n]):
+        share = ledger.gpu_free[n, g]
+        if share < milli:
+            continue
+        repeated = False  # the sums see devices as a set: equal shares score alike, the first wins
+        for h in range(g):
+            if ledger.gpu_free[n, h] == share:
+                repeated = True
+                break
+        if repeated:
+            continue
+        after = _fragment_without(n, share, milli, 1, cpu, total, fgd)
+        score = _squash(before - after, fgd.thresholds)
+        if score > best:
+            best, device = score, g
+    return best, device
+
+
+@_jit
+def add_fgd(rows, num, row, weight, delta, gpu, ledger, fgd):
+    for i in range(num):
+        n = rows[i]
+        score, _device = fgd_best(n, gpu[0], gpu[1], delta[CPU_ROW], ledger, fgd)
+        row[n] += weight * score
+
+
+# ── ours ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@_inline
+def _stranded(cpu, gpu, terms, t):
+    total = 0
+    for i in range(2, 6):
+        idle = gpu * COST_UNIT - cpu * (terms[t, i] >> 12)
+        if idle > 0:
+            total += (terms[t, i] & 0xFFF) * idle
     return total
 
 
 @_jit
-def pick_devices(
-    n, delta, gpu, rule, draw, terms, offered, taken, gpu_free, gpu_count, gpu_model, group, worth, kinds, probability,
-    allowed, thresholds,
-):
-    """Bit mask of the devices for a pod that fits node ``n``."""
+def add_stranded(rows, num, row, terms, t, delta, ask, ledger):
+    offered, taken = ledger.offered, ledger.taken
+    for i in range(num):
+        n = rows[i]
+        cpu = offered[CPU_ROW, n] - taken[CPU_ROW, n]
+        gpu = offered[GPU_ROW, n] - taken[GPU_ROW, n]
+        before = _stranded(cpu, gpu, terms, t)
+        row[n] += terms[t, 1] * ((before - _stranded(cpu - delta[CPU_ROW], gpu - ask, terms, t)) // 1000)
+
+
+@_inline
+def _worth_best(n, milli, open_milli, factor, ledger, prices):
+    best, device = NO_DEVICE, -1
+    group = prices.group[n]
+    for g in range(ledger.gpu_count[n]):
+        share = ledger.gpu_free[n, g]
+        if share < milli:
+            continue
+        cost = factor * (prices.worth[group, share] - prices.worth[group, share - milli])
+        if share == FULL:
+            cost += open_milli * COST_UNIT
+        if -cost > best:
+            best, device = -cost, g
+    return best, device
+
+
+@_jit
+def add_worth(rows, num, row, terms, t, gpu, ledger, prices):
     milli, count = gpu[0], gpu[1]
     if count == 0:
-        return np.int64(0)
-    num = gpu_count[n]
+        return
+    for i in range(num):
+        n = rows[i]
+        if milli < FULL:
+            score, _device = _worth_best(n, milli, terms[t, 2], terms[t, 3], ledger, prices)
+        else:
+            score = -terms[t, 3] * count * prices.worth[prices.group[n], FULL]
+        row[n] += terms[t, 1] * score
+
+
+@_jit
+def add_rank(rows, num, row, terms, t, num_rows):
+    for i in range(num):
+        row[rows[i]] -= terms[t, 1] * (terms[t, 2] * COST_UNIT * rows[i] // max(num_rows, 1))
+
+
+# ── the whole of a decision ─────────────────────────────────────────────────────────────────────────
+
+
+@_jit
+def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd):
+    """Recompute the nodes of class ``c`` touched since ``start``; all of them if that is too long ago."""
+    touched, last_touch, rows, terms = ledger.touched, ledger.last_touch, cache.rows, cache.terms
+    ring = touched.shape[0]
+    row, delta, gpu = cache.scores[c], cache.deltas[c], cache.gpus[c]
+    num = 0
+    if start < 0 or clock - start >= min(ring, num_rows):
+        num = num_rows
+        for n in range(num_rows):
+            rows[n] = n
+    else:
+        for i in range(start, clock):
+            n = touched[i & (ring - 1)]
+            if last_touch[n] == i:
+                rows[num] = n
+                num += 1
+    num = keep_feasible(num, row, delta, gpu, cache.permitted[c], rows, ledger)
+    ask = gpu[0] * gpu[1]
+    for t in range(terms.shape[0]):
+        op = terms[t, 0]
+        if op == 1:
+            add_leftover(rows, num, row, terms, t, delta, ask, ledger)
+        elif op == 2:
+            add_alignment(rows, num, row, terms, t, delta, ask, ledger)
+        elif 3 <= op <= 6:
+            add_kube(rows, num, row, terms, t, delta, ledger)
+        elif 10 <= op <= 13:
+            add_atc(rows, num, row, terms, t, delta, gpu, ledger)
+        elif op == 20:
+            add_stranded(rows, num, row, terms, t, delta, ask, ledger)
+        elif op == 22:
+            add_rank(rows, num, row, terms, t, num_rows)
+        if fgd is not None and op == 14:
+            add_fgd(rows, num, row, terms[t, 1], delta, gpu, ledger, fgd)
+        if prices is not None and op == 21:
+            add_worth(rows, num, row, terms, t, gpu, ledger, prices)
+
+
+@_jit
+def _pick_devices(n, c, rule, draw, cache, ledger, prices, fgd):
+    """Bit mask of the devices for a pod that fits node ``n``."""
+    milli, count = cache.gpus[c, 0], cache.gpus[c, 1]
+    num, gpu_free, terms = ledger.gpu_count[n], ledger.gpu_free, cache.terms
     one = np.int64(1)
+    mask = np.int64(0)
+    if count == 0:
+        return mask
     if milli == FULL:
-        mask, left = np.int64(0), count
+        left = count
         for g in range(num):
             if left > 0 and gpu_free[n, g] == FULL:
                 mask |= one << g
@@ -367,22 +569,17 @@ def pick_devices(
             if gpu_free[n, g] >= milli:
                 if skip == 0:
                     device = g
-                    break
                 skip -= 1
         return one << device
     if rule == DEVICES_SCORED:
-        for t in range(terms.shape[0]):
-            if terms[t, 0] == 14:
-                _score, device = fgd_best(
-                    n, milli, count, delta[CPU_ROW], offered, taken, gpu_free, gpu_count, gpu_model, kinds,
-                    probability, allowed, thresholds,
-                )
-                return one << device
-            if terms[t, 0] == 21:
-                _score, device = _worth_best(
-                    n, milli, terms[t, 2], terms[t, 3], gpu_free, gpu_count, worth, group
-                )
-                return one << device
+        if fgd is not None:
+            _score, device = fgd_best(n, milli, count, cache.deltas[c, CPU_ROW], ledger, fgd)
+            return one << device
+        if prices is not None:
+            for t in range(terms.shape[0]):
+                if terms[t, 0] == 21:
+                    _score, device = _worth_best(n, milli, terms[t, 2], terms[t, 3], ledger, prices)
+                    return one << device
     tightest = FULL + 1
     for g in range(num):
         if milli <= gpu_free[n, g] < tightest:
@@ -391,16 +588,10 @@ def pick_devices(
 
 
 @_jit
-def decide(
-    c, draw, start, clock, num_rows, ties, rule, scores, permitted, deltas, gpus, touched, last_touch, terms, offered,
-    taken, gpu_free, gpu_count, gpu_model, group, worth, kinds, probability, allowed, thresholds,
-):
+def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, fgd):
     """Bring row ``c`` of the score cache up to date, then (row, score, devices) of the best node."""
-    refresh(
-        c, start, clock, num_rows, scores, permitted, deltas, gpus, touched, last_touch, terms, offered, taken,
-        gpu_free, gpu_count, gpu_model, group, worth, kinds, probability, allowed, thresholds,
-    )
-    row = scores[c]
+    _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd)
+    row = cache.scores[c]
     best = np.int64(NOT_FEASIBLE)
     node = -1
     for n in range(num_rows):
@@ -408,45 +599,46 @@ def decide(
             best, node = row[n], n
     if node < 0:
         return -1, best, np.int64(0)
-    if ties == TIES_RANDOM:
+    if ties:
         equal = 0
         for n in range(node, num_rows):
             if row[n] == best:
                 equal += 1
         skip = draw % equal
-        for n in range(node, num_rows):
+        first = node
+        for n in range(first, num_rows):
             if row[n] == best:
                 if skip == 0:
                     node = n
-                    break
                 skip -= 1
         draw //= equal
-    devices = pick_devices(
-        node, deltas[c], gpus[c], rule, draw, terms, offered, taken, gpu_free, gpu_count, gpu_model, group, worth,
-        kinds, probability, allowed, thresholds,
-    )
-    return node, best, devices
+    return node, best, _pick_devices(node, c, rule, draw, cache, ledger, prices, fgd)
+
+
+# ── entries: each unpacks the handle; None is pruned where it arrives as an argument ─────────
 
 
 @_jit
-def refresh(
-    c, start, clock, num_rows, scores, permitted, deltas, gpus, touched, last_touch, terms, offered, taken, gpu_free,
-    gpu_count, gpu_model, group, worth, kinds, probability, allowed, thresholds,
-):
-    """Recompute the nodes of class ``c`` touched since ``start``; all of them if that is too long ago."""
-    ring = touched.shape[0]
-    row, delta, gpu, ok = scores[c], deltas[c], gpus[c], permitted[c]
-    if start < 0 or clock - start >= min(ring, num_rows):
-        for n in range(num_rows):
-            row[n] = evaluate(
-                n, delta, gpu, ok[n], terms, offered, taken, gpu_free, gpu_count, gpu_model, group, worth, kinds,
-                probability, allowed, thresholds, num_rows,
-            )
-        return
-    for i in range(start, clock):
-        n = touched[i & (ring - 1)]
-        if last_touch[n] == i:
-            row[n] = evaluate(
-                n, delta, gpu, ok[n], terms, offered, taken, gpu_free, gpu_count, gpu_model, group, worth, kinds,
-                probability, allowed, thresholds, num_rows,
-            )
+def decide(c, draw, start, clock, num_rows, ties, rule, handle):
+    """See :func:`_decide`."""
+    return _decide(
+        c, draw, start, clock, num_rows, ties, rule, handle.cache, handle.ledger, handle.prices, handle.fgd
+    )
+
+
+@_jit
+def refresh(c, start, clock, num_rows, handle):
+    """See :func:`_refresh`."""
+    _refresh(c, start, clock, num_rows, handle.cache, handle.ledger, handle.prices, handle.fgd)
+
+
+@_jit
+def pick_devices(n, c, rule, draw, handle):
+    """See :func:`_pick_devices`."""
+    return _pick_devices(n, c, rule, draw, handle.cache, handle.ledger, handle.prices, handle.fgd)
+
+
+@_jit
+def survey_all(rows, handle):
+    """F_n(M) for each of ``rows``; float64."""
+    return _survey_all(rows, handle.ledger, handle.fgd)

@@ -42,6 +42,26 @@ def has_compiled() -> bool:
     return kernels is not None
 
 
+def compiled_fragments(columns: Columns) -> Any:
+    """The compiled back end's view of FGD's target workload (:class:`placement.kernels.Fragments`)."""
+    num_cols = columns.group.shape[0]
+    millis = np.unique(columns.kinds[:, 1])
+    kinds = np.column_stack([columns.kinds, np.searchsorted(millis, columns.kinds[:, 1])])
+    return kernels.Fragments(
+        kinds=kinds,
+        probability=columns.probability,
+        allowed=columns.kind_allowed,
+        model=columns.state.gpu_model,
+        thresholds=sigmoid_thresholds(),
+        millis=millis,
+        enough=np.zeros((num_cols, len(millis)), np.int64),
+        below=np.zeros((num_cols, len(millis)), np.int64),
+        fragment=np.zeros(num_cols),
+        stamp=np.full(num_cols, -1, np.int64),
+        scratch=np.zeros((2, len(millis)), np.int64),
+    )
+
+
 class Program:
     """One strategy on one ledger. Made and kept by :class:`~placement.strategy.Strategy`."""
 
@@ -85,22 +105,22 @@ class Program:
         if old is not None:
             for new, kept in zip((self.scores, self.permitted, self.deltas, self.gpus), old, strict=True):
                 new[:used] = kept[:used]
-        columns = self.columns
-        self.tables: tuple[Any, ...] = (
-            self.terms,
-            state.offered,
-            state.taken,
-            state.gpu_free,
-            state.gpu_count,
-            state.gpu_model,
-            columns.group,
-            columns.worth,
-            columns.kinds,
-            columns.probability,
-            columns.kind_allowed,
-            sigmoid_thresholds(),
+        if kernels is not None:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Bundle the arrays for the kernels; what the strategy does not need is None."""
+        state, columns = self.state, self.columns
+        num_cols = state.is_alive.shape[0]
+        opcodes = set(self.terms[:, 0].tolist())
+        ledger = kernels.Ledger(
+            state.offered, state.taken, state.gpu_free, state.gpu_count, state.touched, state.last_touch
         )
-        self.arrays = (self.scores, self.permitted, self.deltas, self.gpus, state.touched, state.last_touch)
+        rows = np.zeros(num_cols, np.int64)
+        cache = kernels.Cache(self.scores, self.permitted, self.deltas, self.gpus, self.terms, rows)
+        prices = kernels.Prices(columns.worth, columns.group) if DeviceWorth.opcode in opcodes else None
+        fgd = compiled_fragments(columns) if AtcFgd.opcode in opcodes else None
+        self.handle: Any = kernels.make_handle(cache, ledger, prices, fgd)
 
     def _add_class(self, spec: PodSpec) -> int:
         state = self.state
@@ -151,7 +171,7 @@ class Program:
         c = self._class(spec)
         state, start = self.state, self.started[c]
         if self.is_compiled:
-            kernels.refresh(c, start, state.clock, state.num_rows, *self.arrays, *self.tables)
+            kernels.refresh(c, start, state.clock, state.num_rows, self.handle)
         else:
             self._refresh(c, start)
         self.started[c] = state.clock
@@ -211,8 +231,7 @@ class Program:
                 state.num_rows,
                 self.ties,
                 self.device_rule,
-                *self.arrays,
-                *self.tables,
+                self.handle,
             )
             self.started[c] = state.clock
             return answer
@@ -253,9 +272,7 @@ class Program:
             return 0
         if self.is_compiled:
             c = self.class_of[spec]
-            return int(
-                kernels.pick_devices(row, self.deltas[c], self.gpus[c], self.device_rule, draw, *self.tables)
-            )
+            return int(kernels.pick_devices(row, c, self.device_rule, draw, self.handle))
         free = self.state.gpu_free[row, : self.state.gpu_count[row]]
         if demand.milli == DEVICE_MILLI:
             return sum(1 << int(g) for g in np.flatnonzero(free == DEVICE_MILLI)[: demand.count])

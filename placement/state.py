@@ -118,8 +118,11 @@ class ClusterState:
             return new
 
         get = self.__dict__.get
-        self.offered: IntArray = grown(get("offered"), (num_lanes, num_rows), np.int64)
-        self.taken: IntArray = grown(get("taken"), (num_lanes, num_rows), np.int64)
+        # (L, N) with a node's lanes side by side in memory: a bind writes, and a kernel reads, one node's lanes.
+        self._offered_rows = grown(get("_offered_rows"), (num_rows, num_lanes), np.int64)
+        self._taken_rows = grown(get("_taken_rows"), (num_rows, num_lanes), np.int64)
+        self.offered: IntArray = self._offered_rows.T
+        self.taken: IntArray = self._taken_rows.T
         self.gpu_free: IntArray = grown(get("gpu_free"), (num_rows, num_gpus), np.int64)
         self.gpu_count: IntArray = grown(get("gpu_count"), (num_rows,), np.int64)
         self.gpu_model: IntArray = grown(get("gpu_model"), (num_rows,), np.int64)
@@ -300,7 +303,7 @@ class ClusterState:
             assert spec.gpu is not None, "devices are taken by pods that ask for a GPU"
             for index in device_indices(resident.devices):
                 self.gpu_free[row, index] -= spec.gpu.milli
-        self.taken[:, row] += delta
+        self._taken_rows[row] += delta
         self.residents[uid] = resident
         self.residents_on[row][uid] = resident
         self.rules.bind(spec, row)
@@ -309,7 +312,7 @@ class ClusterState:
     def _dismiss(self, uid: str) -> Resident:
         resident = self._resident(uid)
         row, spec = resident.row, resident.spec
-        self.taken[:, row] -= self.delta(spec)
+        self._taken_rows[row] -= self.delta(spec)
         if resident.devices:
             assert spec.gpu is not None, "devices are taken by pods that ask for a GPU"
             for index in device_indices(resident.devices):
