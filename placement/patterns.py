@@ -1,0 +1,176 @@
+"""The best filling of one node: an exact multi-dimensional bounded knapsack, the pricing step of column generation.
+
+Every bound of this package that beats counting comes from patterns, that is ways to fill one node: it is used to
+prove a rescue optimal (:mod:`placement.rescue`) and to choose what to buy (:mod:`placement.purchase`). The search is
+a depth-first branch and bound; its bound is the fractional knapsack over one surrogate resource, a convex
+combination of all resources whose multipliers are fitted first (Glover 1968), so it is a true upper bound even when
+the search is cut short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from placement.repair import compiled
+from placement.resources import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """``counts`` ``(C,)`` int64 fills one node with the given ``value``; no filling is worth more than ``upper``."""
+
+    counts: IntArray
+    value: float
+    upper: float
+
+
+@compiled
+def _fractional(value: FloatArray, weight: FloatArray, count: IntArray, order: IntArray, start: int, room: float) -> float:
+    """Upper bound on the value of classes ``order[start:]`` (by falling value per weight) in ``room``."""
+    total = 0.0
+    for i in range(start, order.shape[0]):
+        c = order[i]
+        need = weight[c] * count[c]
+        if need <= room:
+            total += value[c] * count[c]
+            room -= need
+        else:
+            return total + value[c] * room / weight[c]
+    return total
+
+
+@compiled
+def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: int) -> FloatArray:
+    """``(R,)`` multipliers, summing to one, with a small fractional bound at the root: projected subgradient."""
+    num_resources, num_classes = share.shape
+    u = np.full(num_resources, 1.0 / num_resources)
+    best = u.copy()
+    best_bound = 1e300
+    weight = np.empty(num_classes, np.float64)
+    use = np.empty(num_resources, np.float64)
+    for step in range(steps):
+        for c in range(num_classes):
+            weight[c] = 1e-12
+            for r in range(num_resources):
+                weight[c] += u[r] * share[r, c]
+        order = np.argsort(-value / weight)
+        room = 1.0
+        bound = 0.0
+        use[:] = 0.0
+        ratio = 0.0
+        for i in range(num_classes):
+            c = order[i]
+            taken = min(float(count[c]), room / weight[c])
+            bound += taken * value[c]
+            room -= taken * weight[c]
+            for r in range(num_resources):
+                use[r] += taken * share[r, c]
+            ratio = value[c] / weight[c]
+            if room <= 1e-15:
+                break
+        if bound < best_bound:
+            best_bound = bound
+            best[:] = u
+        if num_resources == 1 or ratio == 0.0:
+            break
+        size = 0.5 / (step + 1.0)
+        total = 0.0
+        for r in range(num_resources):
+            u[r] = max(0.0, u[r] + size * (use[r] - 1.0))
+            total += u[r]
+        if total <= 0.0:
+            break
+        for r in range(num_resources):
+            u[r] /= total
+    return best
+
+
+@compiled
+def _fill(
+    value: FloatArray,
+    request: IntArray,
+    count: IntArray,
+    capacity: IntArray,
+    weight: FloatArray,
+    order: IntArray,
+    lower: float,
+    limit: int,
+    best: IntArray,
+) -> tuple[float, float]:
+    """Best pattern worth more than ``lower`` into ``best``; its value (or ``lower``) and a valid upper bound."""
+    num_resources = request.shape[0]
+    depth = order.shape[0]
+    room = capacity.astype(np.float64)
+    surrogate = np.zeros(depth + 1, np.float64)
+    surrogate[0] = 1.0
+    taken = np.zeros(depth, np.int64)
+    worth = np.zeros(depth + 1, np.float64)
+    top = lower
+    upper = _fractional(value, weight, count, order, 0, 1.0)
+    k = 0
+    nodes = 0
+    down = True
+    while k >= 0:
+        if down:
+            nodes += 1
+            if nodes > limit:
+                return top, max(top, upper)
+            if worth[k] > top + 1e-9:
+                top = worth[k]
+                for i in range(depth):
+                    best[order[i]] = taken[i] if i < k else 0
+            if k == depth or worth[k] + _fractional(value, weight, count, order, k, surrogate[k]) <= top + 1e-9:
+                k -= 1
+                down = False
+                continue
+            c = order[k]
+            most = float(count[c])
+            for r in range(num_resources):
+                if request[r, c] > 0:
+                    most = min(most, np.floor(room[r] / request[r, c]))
+            taken[k] = int(most)
+        elif taken[k] > 0:
+            c = order[k]
+            for r in range(num_resources):
+                room[r] += taken[k] * request[r, c]
+            taken[k] -= 1
+        else:
+            k -= 1
+            continue
+        c = order[k]
+        for r in range(num_resources):
+            room[r] -= taken[k] * request[r, c]
+        worth[k + 1] = worth[k] + taken[k] * value[c]
+        surrogate[k + 1] = surrogate[k] - taken[k] * weight[c]
+        k += 1
+        down = True
+    return top, top
+
+
+def best_pattern(
+    value: FloatArray, request: IntArray, count: IntArray, capacity: IntArray, *, lower: float = 0.0, limit: int = 200_000
+) -> Pattern:
+    """Most valuable filling of one node.
+
+    Parameters
+    ----------
+    value : ``(C,)`` float64; classes worth nothing are left out.
+    request : ``(R, C)`` int64. count : ``(C,)`` int64 pods per class. capacity : ``(R,)`` int64.
+    lower : only a pattern worth more is wanted; when there is none, ``counts`` is zero and ``value`` is ``lower``.
+    limit : search nodes after which the best so far is returned with an honest ``upper``.
+    """
+    counts = np.zeros(len(value), np.int64)
+    useful = np.flatnonzero((value > 1e-12) & (count > 0) & (request <= capacity[:, None]).all(axis=0))
+    if len(useful) == 0:
+        return Pattern(counts, lower, lower)
+    v, q, n = value[useful], np.ascontiguousarray(request[:, useful]), count[useful]
+    share = np.ascontiguousarray(q / np.maximum(capacity, 1)[:, None])
+    u = _multipliers(v, share, n, 30)
+    weight = u @ share + 1e-12
+    order = np.argsort(-v / weight, kind="stable").astype(np.int64)
+    best = np.zeros(len(useful), np.int64)
+    top, upper = _fill(v, q, n, capacity, weight, order, lower, limit, best)
+    counts[useful] = best
+    return Pattern(counts, float(top), float(upper))

@@ -1,0 +1,145 @@
+"""What a plan is: moves in order, what they gain, how far from optimal they can be, and how planning ended.
+
+A plan is a plain value. Somebody else acts on it, step by step, and may stop at any step: every step is feasible by
+itself, given the steps before it. Money is optional: a plan without prices says so (``usd_per_hour`` None), never
+zero. Time never comes from here; :class:`Deadline` carries the caller's clock in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from placement.errors import ConfigError
+
+
+class Ending(StrEnum):
+    """Why planning stopped; every plan has exactly one."""
+
+    OPTIMAL = "optimal"
+    """Proved: nothing better exists."""
+    GAP_REACHED = "gap_reached"
+    """Proved to be within the gap that was asked for."""
+    DEADLINE = "deadline"
+    """The time limit; the bound says how much better a plan could be at most."""
+    CANCELLED = "cancelled"
+    """Somebody asked to stop; the plan is the best so far."""
+    INFEASIBLE = "infeasible"
+    """What was asked for cannot be; ``reasons`` says why."""
+
+
+class Action(StrEnum):
+    """What one step does."""
+
+    PLACE = "place"
+    """A pending pod gets a node."""
+    MOVE = "move"
+    """A running pod is evicted and its replacement is steered to another node."""
+    EVICT = "evict"
+    """A running pod loses its place to a more important one, or waits for a later step."""
+    CORDON = "cordon"
+    """A node takes no more pods."""
+    DELETE = "delete"
+    """An empty node goes."""
+    BUY = "buy"
+    """A node is added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. ``pod`` is a UID, empty for steps about nodes; ``source`` and ``target`` are node names or ''."""
+
+    action: Action
+    pod: str = ""
+    name: str = ""
+    source: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, what it gains, and how good it is.
+
+    ``value`` and ``bound`` are in ``unit``; the plan is a maximisation unless ``minimised``. ``gap_share`` is
+    ``|bound − value| / |bound|``, 0 when both are 0, None when no bound is known.
+    """
+
+    kind: str
+    ending: Ending
+    unit: str
+    value: float
+    bound: float | None
+    steps: tuple[Step, ...] = ()
+    reasons: tuple[str, ...] = ()
+    minimised: bool = False
+    usd_per_hour: float | None = None
+    """What the plan saves (consolidation) or costs (purchase); None without prices."""
+    payback_s: float | None = None
+    """Seconds until savings have paid for the moves; None without prices or moves."""
+    time_s: float = 0.0
+    details: dict[str, float] = field(default_factory=dict)
+    """Further figures by name, for reports: counts per priority, nodes emptied, …"""
+
+    def __post_init__(self) -> None:
+        if self.bound is None:
+            return
+        slack = 1e-6 * max(1.0, abs(self.bound))
+        above = self.value - self.bound if not self.minimised else self.bound - self.value
+        assert above <= slack, f"plan {self.kind}: value {self.value} is beyond its bound {self.bound}"
+
+    @property
+    def gap_share(self) -> float | None:
+        """Certified distance from the optimum, as a share of the bound."""
+        if self.bound is None:
+            return None
+        if self.bound == self.value:
+            return 0.0
+        return abs(self.bound - self.value) / max(abs(self.bound), 1e-12)
+
+    def count(self, action: Action) -> int:
+        """Steps of one kind."""
+        return sum(step.action == action for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A time limit on the caller's clock, with a way to cancel.
+
+    ``clock`` returns seconds that never fall; ``cancelled`` is asked between slices of work.
+    """
+
+    time_s: float
+    clock: Callable[[], float]
+    cancelled: Callable[[], bool] = lambda: False
+    start_s: float = field(default=-1.0)
+
+    def __post_init__(self) -> None:
+        if not self.time_s > 0:
+            raise ConfigError(f"time limit {self.time_s} s leaves nothing to plan in; give more than 0 seconds")
+        if self.start_s < 0:
+            object.__setattr__(self, "start_s", self.clock())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since planning began."""
+        return self.clock() - self.start_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the limit, never negative."""
+        return max(0.0, self.time_s - self.elapsed_s)
+
+    @property
+    def is_over(self) -> bool:
+        """Time to return the best so far."""
+        return self.left_s <= 0.0 or self.cancelled()
+
+    def part(self, share: float) -> Deadline:
+        """A deadline over ``share`` of what is left now."""
+        return Deadline(max(1e-6, share * self.left_s), self.clock, self.cancelled)
+
+    @property
+    def ending(self) -> Ending:
+        """How a plan that stops now ends, when nothing better can be said."""
+        return Ending.CANCELLED if self.cancelled() else Ending.DEADLINE

@@ -1,0 +1,170 @@
+"""Rescue: place more, and more important, pods by moving or evicting as few running ones as possible.
+
+The objective is lexicographic: pods placed per priority, from the highest down, then as few displaced pods as
+possible (arXiv 2511.08373, "Priority Matters", states the same). :func:`pack` works on columns
+(:class:`~placement.repair.Packing`) and always returns a valid placement, within milliseconds if it must: repair by
+ejection chains, ejection search, pattern bounds that prove optimality, then annealing that brings pods home.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from placement.bounds import PatternBound, counting_bound
+from placement.plans import Deadline
+from placement.repair import Packing, Search, Settling, keep_siblings, repair
+from placement.resources import IntArray
+from placement.solver import assign
+
+SEARCH_SHARE = 0.3
+BOUND_SHARE = 0.45
+SEARCH_ROUNDS = 200
+SETTLE_ROUNDS = 20_000
+HOT, COLD = 0.8, 0.12
+DENSE_CELLS = 4_000_000
+"""Above so many (class, node) cells no class-by-node matrix is made; moves are then not minimised further."""
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """At ``time_s`` after the start, ``counts`` pods were placed per tier."""
+
+    time_s: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A placement with what is known about it.
+
+    ``most`` holds, per tier, the most pods that can be placed given the counts of the tiers above, as far as proved;
+    the placement is proved optimal in its counts when it equals ``counts`` in every tier.
+    """
+
+    node_of: IntArray
+    counts: tuple[int, ...]
+    most: tuple[int, ...]
+    milestones: tuple[Milestone, ...]
+
+    @property
+    def is_proved(self) -> bool:
+        """No placement has lexicographically better counts."""
+        return self.most == self.counts
+
+
+def pack(packing: Packing, deadline: Deadline, *, seed: int = 0) -> Packed:
+    """Best placement within the deadline; at least as good as the present one, whatever the limit."""
+    milestones: list[Milestone] = []
+
+    def note(node_of: IntArray) -> None:
+        counts = packing.counts(node_of)
+        if not milestones or counts > milestones[-1].counts:
+            milestones.append(Milestone(deadline.elapsed_s, counts))
+
+    best = repair(packing)
+    note(best)
+    search = Search(packing, best, seed=seed)
+    most = _counting(packing, best)
+    if most != packing.counts(best):
+        _continue(search, most, deadline.part(SEARCH_SHARE), note)
+        best = search.best
+        most = _prove(packing, best, deadline.part(BOUND_SHARE))
+        if most != packing.counts(best):
+            _continue(search, most, deadline.part(SEARCH_SHARE), note)
+            if packing.counts(search.best) > packing.counts(best):
+                best = search.best
+                most = _prove(packing, best, deadline.part(BOUND_SHARE))
+    settled = _settle(packing, best, deadline, seed)
+    counts = packing.counts(settled)
+    if counts > packing.counts(best):
+        note(settled)
+        most = _counting(packing, settled) if most == packing.counts(best) else most
+        most = tuple(max(a, b) for a, b in zip(_prove_again(packing, settled, most), counts, strict=True))
+    return Packed(settled, counts, most, tuple(milestones))
+
+
+def _prove_again(packing: Packing, node_of: IntArray, most: tuple[int, ...]) -> tuple[int, ...]:
+    """Bounds that still hold after the counts rose: up to the first tier that changed, counting bounds below it."""
+    counts, fresh = packing.counts(node_of), _counting(packing, node_of)
+    held = True
+    result = []
+    for k, now in enumerate(counts):
+        result.append(min(most[k], fresh[k]) if held and most[k] >= now else fresh[k])
+        held = held and result[-1] == now
+    return tuple(result)
+
+
+def _counting(packing: Packing, node_of: IntArray) -> tuple[int, ...]:
+    counts = packing.counts(node_of)
+    return tuple(max(counting_bound(packing, counts, k), counts[k]) for k in range(len(counts)))
+
+
+def _floor(packing: Packing, most: tuple[int, ...]) -> IntArray:
+    """``(T,)`` fewest pods that stay without a place, per tier."""
+    tier = packing.tier[packing.class_of]
+    return np.array([int((tier == t).sum()) - m for t, m in zip(packing.tiers, most, strict=True)], np.int64)
+
+
+def _continue(search: Search, most: tuple[int, ...], deadline: Deadline, note: object) -> None:
+    """Search in slices until the bound or the deadline is reached."""
+    assert callable(note)
+    floor = _floor(search.packing, most)
+    while not deadline.is_over:
+        before = search.missing.copy()
+        done = search.run(floor, rounds=SEARCH_ROUNDS)
+        if (search.missing != before).any():
+            note(search.best)
+        if done:
+            return
+
+
+def _prove(packing: Packing, node_of: IntArray, deadline: Deadline) -> tuple[int, ...]:
+    """Most pods per tier given the tiers above, stopping at the first tier that is not proved tight."""
+    counts = packing.counts(node_of)
+    most = list(_counting(packing, node_of))
+    for k, count in enumerate(counts):
+        if most[k] == count:
+            continue
+        bound = PatternBound(packing, node_of, k)
+        if not bound.is_small_enough:
+            break
+        bound.improve(deadline)
+        most[k] = max(count, min(most[k], bound.most))
+        if most[k] != count:
+            break
+    return tuple(most)
+
+
+def _settle(packing: Packing, node_of: IntArray, deadline: Deadline, seed: int) -> IntArray:
+    """Fewer displaced pods at the same counts: relabel nodes that are alike, then anneal."""
+    if packing.request.shape[1] * packing.num_nodes > DENSE_CELLS:
+        return node_of
+    node_of = relabel(packing, keep_siblings(packing, node_of))
+    settling = Settling(packing, node_of, seed=seed)
+    part = deadline.part(1.0)
+    total = part.time_s
+    while not part.is_over and settling.displaced > 0:
+        share = min(1.0, part.elapsed_s / total)
+        settling.run(rounds=SETTLE_ROUNDS, temperature=HOT * (COLD / HOT) ** share)
+    return settling.best
+
+
+def relabel(packing: Packing, node_of: IntArray) -> IntArray:
+    """The same fillings on other nodes that are alike, so that as many pods as possible stay: an assignment problem."""
+    key = np.concatenate([packing.free, packing.allowed.astype(np.int64)])
+    _, inverse = np.unique(key, axis=1, return_inverse=True)
+    inverse = inverse.ravel()
+    result = node_of.copy()
+    home, now = packing.per_node(packing.node_of), packing.per_node(node_of)
+    for g in range(int(inverse.max(initial=-1)) + 1):
+        nodes = np.flatnonzero(inverse == g)
+        if len(nodes) < 2:
+            continue
+        stays = np.array([np.minimum(home[:, nodes], now[:, [n]]).sum(axis=0) for n in nodes], np.int64)
+        target = nodes[assign(-stays)]
+        for n, t in zip(nodes, target, strict=True):
+            result[node_of == n] = t
+    relabelled = keep_siblings(packing, result)
+    return relabelled if packing.num_displaced(relabelled) <= packing.num_displaced(node_of) else node_of
