@@ -17,7 +17,7 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.pods import PodSpec
 from placement.program import DEVICE_RULES, NOT_FEASIBLE, TIES, Program
-from placement.resources import BoolArray, IntArray
+from placement.resources import PODS, BoolArray, IntArray
 from placement.scorers import SCORERS, Scorer
 from placement.soft import soft_score
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
@@ -209,6 +209,29 @@ def reasons(
         if reason:
             grouped.setdefault(reason, []).append(node.name)
     return {reason: tuple(names) for reason, names in sorted(grouped.items())}
+
+
+def main_reason(snapshot: Snapshot, strategy: Strategy, spec: PodSpec) -> str:
+    """The one rule that keeps a pod off most nodes: vectorised, for counting rather than explaining."""
+    state = snapshot.state
+    program = strategy.program(state)
+    rows = np.flatnonzero(state.is_alive[: state.num_rows])
+    if not len(rows):
+        return "no node"
+    permitted = state.rules.static_mask(spec)[rows]
+    demand = program.demands[program._class(spec)]
+    tally = {"a node rule (selector, taint, device model)": int((~permitted).sum())}
+    for lane in np.flatnonzero(demand.delta[NUM_DERIVED:] > 0) + NUM_DERIVED:
+        short = state.taken[lane, rows] + demand.delta[lane] > state.offered[lane, rows]
+        name = state.resources[lane - NUM_DERIVED]
+        tally["Too many pods" if name == PODS else f"Insufficient {name}"] = int((short & permitted).sum())
+    if demand.count:
+        enough = (state.gpu_free[rows] >= demand.milli).sum(axis=1) >= demand.count
+        tally["no device with enough free share"] = int((permitted & ~enough).sum())
+    if state.rules.is_relational(spec):
+        allowed = state.rules.relational_mask(spec)[rows]
+        tally["a rule about other pods (ports, affinity, spread)"] = int((permitted & ~allowed).sum())
+    return max(tally.items(), key=lambda item: item[1])[0]
 
 
 def scorer_name(scorer: Scorer) -> str:

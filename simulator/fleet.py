@@ -1,0 +1,156 @@
+"""Fleets that grow and shrink: shapes with prices, boot delay, idle timeout and limits.
+
+The autoscaler is the same for every strategy, so that differences in USD come from placement alone. It answers
+pods that fit nowhere: what is already booting is filled first (first fit), the rest gets new nodes of the shape
+that is cheapest per offered core among those the pod fits on. A node that stays empty for the idle timeout
+goes. Every shape's ``allocatable`` has system reserve and DaemonSet requests taken off already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from placement.errors import ConfigError
+from placement.nodes import NodeSpec
+from placement.pods import Labels, PodSpec
+from placement.resources import CPU, GPU_SHARE, PODS
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A node type that can be bought by the second."""
+
+    name: str
+    allocatable: tuple[tuple[str, int], ...]
+    """After system reserve and DaemonSets; sorted by resource name."""
+    usd_per_hour: float
+    spot_usd_per_hour: float = 0.0
+    """0 = not sold as spot."""
+    num_gpus: int = 0
+    gpu_model: str = ""
+    boot_s: int = 60
+    limit: int = 0
+    """Most nodes of this shape at once; 0 = no limit."""
+    labels: Labels = ()
+
+    def __post_init__(self) -> None:
+        for what, price in (("usd_per_hour", self.usd_per_hour), ("spot_usd_per_hour", self.spot_usd_per_hour)):
+            if not 0 <= price < 1e6:  # also false for NaN
+                raise ConfigError(f"shape {self.name}: {what} is {price}; prices are finite and >= 0")
+
+    def node(self, name: str, *, spot: bool = False) -> NodeSpec:
+        """A node of this shape."""
+        return NodeSpec(
+            name,
+            self.allocatable,
+            labels=self.labels,
+            num_gpus=self.num_gpus,
+            gpu_model=self.gpu_model,
+            shape=self.name,
+            spot=spot,
+        )
+
+    def price(self, *, spot: bool) -> float:
+        """USD per hour."""
+        return self.spot_usd_per_hour if spot and self.spot_usd_per_hour else self.usd_per_hour
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """The autoscaler's settings."""
+
+    shapes: tuple[Shape, ...]
+    spot_share: float = 0.0
+    """Every so many new nodes are spot, evenly spread: 0.3 = three of ten."""
+    scan_s: int = 10
+    """How often pending pods are looked at (cluster-autoscaler's ``--scan-interval``)."""
+    idle_s: int = 600
+    """How long a node stays empty before it goes (``--scale-down-unneeded-time``)."""
+
+    def __post_init__(self) -> None:
+        if not self.shapes:
+            raise ConfigError("an elastic fleet needs at least one shape; give a catalogue")
+        if not 0 <= self.spot_share <= 1:
+            raise ConfigError(f"spot_share is {self.spot_share}, must be between 0 and 1")
+
+
+@dataclass
+class _Booting:
+    """Room on a node that was ordered and is not there yet."""
+
+    ready_s: int
+    free: dict[str, int]
+
+    def take(self, amounts: dict[str, int]) -> bool:
+        if any(self.free.get(name, 0) < amount for name, amount in amounts.items() if amount):
+            return False
+        for name, amount in amounts.items():
+            self.free[name] -= amount
+        return True
+
+
+@dataclass
+class Autoscaler:
+    """Orders nodes; the replay makes them appear."""
+
+    settings: Elastic
+    ordered: int = 0
+    alive: dict[str, int] = field(default_factory=dict)
+    _booting: list[_Booting] = field(default_factory=list)
+    _fits: dict[PodSpec, list[Shape]] = field(default_factory=dict)
+
+    def order(self, pending: Iterable[tuple[PodSpec, int]], time_s: int) -> list[tuple[NodeSpec, int]]:
+        """New nodes for (class, how many) pending, with the second each is ready."""
+        self._booting = [b for b in self._booting if b.ready_s > time_s]
+        orders: list[tuple[NodeSpec, int]] = []
+        for spec, num in pending:
+            amounts = {**spec.amounts, PODS: 1}
+            start = 0
+            for _ in range(num):
+                while start < len(self._booting) and not self._booting[start].take(amounts):
+                    start += 1
+                if start < len(self._booting):
+                    continue
+                shape = self._cheapest(spec)
+                if shape is None:
+                    break
+                orders.append(self._buy(shape, time_s))
+                self._booting[-1].take(amounts)
+        return orders
+
+    def _buy(self, shape: Shape, time_s: int) -> tuple[NodeSpec, int]:
+        before = int(self.ordered * self.settings.spot_share)
+        self.ordered += 1
+        spot = shape.spot_usd_per_hour > 0 and int(self.ordered * self.settings.spot_share) > before
+        node = shape.node(f"{shape.name}-{self.ordered:06d}", spot=spot)
+        self.alive[shape.name] = self.alive.get(shape.name, 0) + 1
+        self._booting.append(_Booting(time_s + shape.boot_s, dict(node.amounts)))
+        return node, time_s + shape.boot_s
+
+    def _cheapest(self, spec: PodSpec) -> Shape | None:
+        shapes = self._fits.get(spec)
+        if shapes is None:
+            shapes = sorted((s for s in self.settings.shapes if _holds(s, spec)), key=_price_per_core)
+            self._fits[spec] = shapes
+        return next((s for s in shapes if not s.limit or self.alive.get(s.name, 0) < s.limit), None)
+
+    def gone(self, shape: str) -> None:
+        """A node of this shape left."""
+        self.alive[shape] -= 1
+
+
+def _holds(shape: Shape, spec: PodSpec) -> bool:
+    offered = shape.node("").amounts
+    if any(offered.get(name, 0) < amount for name, amount in spec.amounts.items() if amount):
+        return False
+    gpu = spec.gpu
+    return gpu is None or (
+        gpu.count <= shape.num_gpus
+        and (not gpu.models or shape.gpu_model in gpu.models)
+        and offered.get(GPU_SHARE, 0) >= gpu.total_milli
+    )
+
+
+def _price_per_core(shape: Shape) -> tuple[float, str]:
+    return shape.usd_per_hour / max(dict(shape.allocatable).get(CPU, 0), 1), shape.name

@@ -1,0 +1,519 @@
+"""The loop: a trace's events, in virtual time, through the very object that decides live.
+
+Each pod goes through ``Strategy.decide`` on the ledger; nothing here chooses. What surrounds a decision live is
+simulated: the pending queue with kube-scheduler's order and back-off, preemption, nodes that come, go and fail, a
+fleet that grows, and the delivery that loses quality on the way.
+
+Not simulated: image pulls, kubelet start-up, and the scheduler's own latency; a decision takes no virtual time.
+Identical pods that wait share one attempt (the first that finds no room speaks for its class).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from placement.knowledge import Knowledge
+from placement.log import DECISION, Event, EventLog
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import GPU_SHARE
+from placement.state import NUM_DERIVED, ClusterState, Resident
+from placement.strategy import Strategy, main_reason
+from simulator.delivery import DELIVERIES, Courier, Delivery
+from simulator.fleet import Autoscaler, Elastic
+from simulator.timeline import Timeline
+
+if TYPE_CHECKING:
+    from simulator.trace import Trace
+
+BACKOFF_S = 1
+MAX_BACKOFF_S = 10
+"""kube-scheduler's ``podInitialBackoffSeconds`` and ``podMaxBackoffSeconds``."""
+NEVER = -1
+DRAWS = 4096
+
+Progress = Callable[[int, int], None]
+"""Called with (pods seen, pods in all)."""
+
+# Order of events within one second: what frees room comes before what takes it.
+_END, _NODE, _SPOT, _IDLE, _RETRY, _SCAN = range(6)
+
+
+@dataclass(frozen=True)
+class Interruptions:
+    """Spot nodes taken back at random: a Poisson process per node."""
+
+    per_node_hour: float = 0.0
+    return_s: int = 0
+    """On a fixed fleet, after how long an equal node is back; 0 = never."""
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Everything about a replay besides the trace and the strategy."""
+
+    seed: int = 0
+    delivery: Delivery = DELIVERIES["decide"]
+    retries: bool = True
+    """Pods that fit nowhere wait and are tried again; False drops them (the FGD paper's protocol)."""
+    departures: bool = True
+    elastic: Elastic | None = None
+    """None = the trace's own nodes."""
+    warmup_s: int = 0
+    """Metrics start this long after the first arrival."""
+    end_s: int = NEVER
+    """Stop here; NEVER = when the last event has happened or, with pods that never end, the last arrival."""
+    preemption: bool = True
+    spot: Interruptions = Interruptions()
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    backend: str = "auto"
+    log: bool = True
+    """Record every decision; placements are always recorded."""
+    samples: int = 400
+    """Points of the time series."""
+    checks: bool = True
+    """Compare the ledger with its residents at the end (nothing lost, nothing counted twice)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened in one replay. Times in seconds, arrays one entry per pod of the trace."""
+
+    strategy: str
+    strategy_digest: str
+    knowledge_digest: str
+    trace: str
+    seed: int
+    delivery: str
+    num_pods: int
+    num_placed: int
+    """Pods placed at least once."""
+    unplaced: dict[str, int]
+    """Pods never placed, by reason."""
+    pending_s: np.ndarray
+    """Time from arrival to first placement, −1 for never."""
+    node_of: np.ndarray
+    """Index of the first node's name in ``node_names``, −1 for never."""
+    node_names: tuple[str, ...]
+    num_preemptions: int
+    num_evictions: int
+    """Pods that lost their node: to preemption, failure, interruption, removal."""
+    lost_pod_s: int
+    """Pod-seconds that such pods had run and must repeat."""
+    timeline: Timeline
+    num_decisions: int
+    log: EventLog
+    wall_s: float
+    cpu_s: float
+
+    @property
+    def decisions_per_s(self) -> float:
+        """Per second of one core's time, the replay's own work included."""
+        return self.num_decisions / self.cpu_s if self.cpu_s else 0.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Pods of one class that found no room: oldest first."""
+
+    pods: deque[int] = field(default_factory=deque)
+    attempts: int = 0
+    ready_s: int = 0
+
+
+class Replay:
+    """One trace, one strategy, one set of options."""
+
+    def __init__(self, trace: Trace, strategy: Strategy, options: ReplayOptions | None = None) -> None:
+        self.trace = trace
+        self.strategy = strategy
+        self.options = options or ReplayOptions()
+        self.state = ClusterState(
+            events=EventLog(), knowledge=self.options.knowledge, backend=self.options.backend
+        )
+        self.courier = Courier(self.options.delivery, strategy)
+        self.rng = np.random.default_rng([self.options.seed, 0x5EED])
+        self.node_rng = np.random.default_rng([self.options.seed, 0x5207])
+        self.scaler = None if self.options.elastic is None else Autoscaler(self.options.elastic)
+        self._draws: list[int] = []
+        self._queue: list[tuple[int, int, int, object]] = []
+        self._order = count()
+        self._waiting: dict[PodSpec, _Waiting] = {}
+        self._retry_at = NEVER
+        self._scan_at = NEVER
+
+    # ── the loop ──────────────────────────────────────────────────────────────────────────────
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Replay to the end; see :class:`Outcome`."""
+        started, cpu_started = perf_counter(), process_time()
+        self._begin()
+        pods, queue = self.trace.pods, self._queue
+        arrivals: list[int] = pods.arrival_s.tolist()
+        end_s = self._end_s(arrivals)
+        num, i = len(arrivals), 0
+        arrive, handle = self._arrive, self._handle
+        while True:
+            arrival = arrivals[i] if i < num else None
+            if queue and (arrival is None or queue[0][0] <= arrival):
+                time_s, kind, _, subject = heapq.heappop(queue)
+                if end_s != NEVER and time_s > end_s:
+                    break
+                if arrival is None and end_s == NEVER and not self._has_work():
+                    break
+                self.time_s = time_s
+                self.timeline.advance(time_s)
+                handle(kind, subject)
+            elif arrival is not None and (end_s == NEVER or arrival <= end_s):
+                self.time_s = arrival
+                if arrival > self.timeline.time_s:
+                    self.timeline.advance(arrival)
+                arrive(i)
+                i += 1
+                if progress is not None and not i & 1023:
+                    progress(i, num)
+            else:
+                break
+        if progress is not None:
+            progress(i, num)
+        if end_s != NEVER:
+            self.time_s = max(self.time_s, end_s)
+        return self._finish(i, perf_counter() - started, process_time() - cpu_started)
+
+    def _begin(self) -> None:
+        trace, options = self.trace, self.options
+        num = len(trace.pods.arrival_s)
+        self.specs = [trace.specs[c] for c in trace.pods.spec.tolist()]
+        self.uids: list[str] = list(trace.pods.name)
+        arrival, departure = trace.pods.arrival_s, trace.pods.departure_s
+        lasts = (departure >= 0) & options.departures
+        self.lifetimes: list[int] = np.where(lasts, departure - arrival, NEVER).tolist()
+        self.first_placed_s: list[int] = [NEVER] * num
+        self.node_of: list[int] = [NEVER] * num
+        self.placed_s: list[int] = [NEVER] * num
+        self.pod_of = {uid: i for i, uid in enumerate(self.uids)}
+        self.generation = [0] * num
+        self.node_names: list[str] = []
+        self.node_index: dict[str, int] = {}
+        self.failed: dict[int, str] = {}
+        self._reasons: dict[PodSpec, str] = {}  # as of each class's first failure
+        self.num_decisions = self.num_preemptions = self.num_evictions = self.lost_pod_s = 0
+        self.time_s = int(arrival[0]) if num else 0
+        self.timeline = Timeline(
+            self.state,
+            start_s=self.time_s + options.warmup_s,
+            end_s=self._end_s(arrival.tolist()) if num else 0,
+            samples=options.samples,
+            last_arrival_s=int(arrival[-1]) if num else 0,
+        )
+        for node in trace.nodes:
+            self._node_up(node)
+        for event in trace.failures.rows() if trace.failures is not None else ():
+            self._push(event.time_s, _NODE, event)
+
+    def _end_s(self, arrivals: list[int]) -> int:
+        """When to stop: as told, or at the last arrival if something never ends."""
+        if self.options.end_s != NEVER:
+            return self.options.end_s
+        endless = not self.options.departures or bool((self.trace.pods.departure_s < 0).any())
+        return arrivals[-1] if endless and arrivals else NEVER
+
+    def _has_work(self) -> bool:
+        return bool(self.state.residents) or any(w.pods for w in self._waiting.values())
+
+    def _push(self, time_s: int, kind: int, subject: object) -> None:
+        heapq.heappush(self._queue, (time_s, kind, next(self._order), subject))
+
+    def _handle(self, kind: int, subject: object) -> None:
+        if kind == _END:
+            pod, generation = subject  # type: ignore[misc]  # what _place pushed
+            if self.generation[pod] == generation:
+                self._end(pod)
+        elif kind == _RETRY:
+            self._retry_at = NEVER
+            self._retry()
+        elif kind == _NODE:
+            self._node_event(subject)
+        elif kind == _SCAN:
+            self._scan_at = NEVER
+            self._scan()
+        elif kind == _IDLE:
+            self._idle(subject)
+        else:
+            self._interrupt(subject)
+
+    # ── pods ──────────────────────────────────────────────────────────────────────────────────
+
+    def _draw(self) -> int:
+        if not self._draws:
+            self._draws = self.rng.integers(0, 1 << 62, DRAWS).tolist()
+        return self._draws.pop()
+
+    def _arrive(self, pod: int) -> None:
+        spec = self.specs[pod]
+        self.timeline.arrived(spec)
+        waiting = self._waiting.get(spec)
+        if waiting is not None and waiting.pods:
+            waiting.pods.append(pod)  # its class has no room: it would find none either
+            return
+        if not self._try(pod, spec):
+            self._wait(pod, spec)
+
+    def _try(self, pod: int, spec: PodSpec) -> bool:
+        """Ask the strategy; place the pod if it finds a node."""
+        draw = self._draw()
+        self.num_decisions += 1
+        decision = self.courier.choose(self.state.snapshot(), spec, draw)
+        if self.options.log:
+            self.state.log.append(
+                Event(self.time_s, DECISION, self.uids[pod], decision.node, decision.devices, (spec, draw))
+            )
+        if decision.row < 0:
+            return self._preempt(pod, spec)
+        self._place(pod, spec, decision.node, decision.devices)
+        return True
+
+    def _place(self, pod: int, spec: PodSpec, node: str, devices: int) -> None:
+        time_s = self.time_s
+        self.state.bind(self.uids[pod], spec, node, devices, time_s=time_s)
+        self.timeline.placed(spec, self.state.row_of[node])
+        if self.first_placed_s[pod] < 0:
+            self.first_placed_s[pod] = time_s
+            self.node_of[pod] = self.node_index[node]
+        self.placed_s[pod] = time_s
+        lifetime = self.lifetimes[pod]
+        if lifetime >= 0:
+            heapq.heappush(
+                self._queue, (time_s + lifetime, _END, next(self._order), (pod, self.generation[pod]))
+            )
+
+    def _end(self, pod: int) -> None:
+        row = self._release(pod).row
+        self._room(row)
+
+    def _release(self, pod: int) -> Resident:
+        resident = self.state.release(self.uids[pod], time_s=self.time_s)
+        self.generation[pod] += 1
+        self.timeline.released(resident.spec, resident.row)
+        return resident
+
+    def _wait(self, pod: int, spec: PodSpec) -> None:
+        if not self.options.retries:
+            self.failed[pod] = self._reason(spec)
+            return
+        waiting = self._waiting.setdefault(spec, _Waiting())
+        waiting.pods.append(pod)
+        self._back_off(waiting)
+        if self.scaler is not None and self._scan_at == NEVER:
+            self._scan_at = self.time_s + self.scaler.settings.scan_s
+            self._push(self._scan_at, _SCAN, None)
+
+    def _back_off(self, waiting: _Waiting) -> None:
+        waiting.ready_s = self.time_s + min(BACKOFF_S << min(waiting.attempts, 8), MAX_BACKOFF_S)
+        waiting.attempts += 1
+
+    def _room(self, row: int) -> None:
+        """Room appeared: an emptied node may go, and waiting pods may be tried when their back-off allows."""
+        if self.scaler is not None and not self.state.residents_on[row]:
+            node = self.state.nodes[row]
+            assert node is not None, "a released pod had a node"
+            self._push(self.time_s + self.scaler.settings.idle_s, _IDLE, (node.name, self.state.last_touch[row]))
+        self._schedule_retry()
+
+    def _schedule_retry(self) -> None:
+        soonest = min((w.ready_s for w in self._waiting.values() if w.pods), default=NEVER)
+        if soonest == NEVER:
+            return
+        at = max(soonest, self.time_s)
+        if self._retry_at == NEVER or at < self._retry_at:
+            self._retry_at = at
+            self._push(at, _RETRY, None)
+
+    def _retry(self) -> None:
+        """Try every waiting class that may be tried: by priority, then by age, as kube-scheduler's queue."""
+        now = self.time_s
+        ready = [(spec, w) for spec, w in self._waiting.items() if w.pods and w.ready_s <= now]
+        ready.sort(key=lambda item: (-item[0].priority, item[1].pods[0]))
+        for spec, waiting in ready:
+            while waiting.pods and self._try(waiting.pods[0], spec):
+                waiting.pods.popleft()
+            if waiting.pods:
+                self._back_off(waiting)
+            else:
+                waiting.attempts = 0
+
+    def _preempt(self, pod: int, spec: PodSpec) -> bool:
+        """Make room as kube-scheduler does, if lower priorities stand in the way."""
+        if not self.options.preemption or not spec.preempts or not self.timeline.has_lower(spec.priority):
+            return False
+        from placement.preemption import choose_victims  # noqa: PLC0415 -- only where priorities differ
+
+        plan = choose_victims(self.state, spec, offset=self._draw())
+        if plan is None:
+            return False
+        self.num_preemptions += 1
+        for uid in plan.victims:
+            self._evict(self.pod_of[uid])
+        return self._try(pod, spec)
+
+    def _evict(self, pod: int) -> None:
+        """A pod loses its node; its owner starts it again from nothing."""
+        self._release(pod)
+        self._requeue(pod)
+
+    def _requeue(self, pod: int) -> None:
+        self.num_evictions += 1
+        if self.lifetimes[pod] >= 0:
+            self.lost_pod_s += self.time_s - self.placed_s[pod]
+        self._wait(pod, self.specs[pod])
+        self._schedule_retry()
+
+    def _reason(self, spec: PodSpec) -> str:
+        reason = self._reasons.get(spec)
+        if reason is None:
+            reason = self._reasons[spec] = main_reason(self.state.snapshot(), self.strategy, spec)
+        return reason
+
+    # ── nodes ─────────────────────────────────────────────────────────────────────────────────
+
+    def _node_up(self, node: NodeSpec) -> None:
+        row = self.state.add_node(node, time_s=self.time_s)
+        if node.name not in self.node_index:
+            self.node_index[node.name] = len(self.node_names)
+            self.node_names.append(node.name)
+        self.timeline.node_up(node)
+        if node.spot and self.options.spot.per_node_hour > 0:
+            wait_s = int(self.node_rng.exponential(3600 / self.options.spot.per_node_hour))
+            self._push(self.time_s + wait_s, _SPOT, node)
+        if self.scaler is not None:
+            idle_at = self.time_s + self.scaler.settings.idle_s
+            self._push(idle_at, _IDLE, (node.name, self.state.last_touch[row]))
+        self._schedule_retry()
+
+    def _node_down(self, name: str) -> None:
+        node = self.state.nodes[self.state.row_of[name]]
+        assert node is not None, "a named node exists"
+        evicted = self.state.remove_node(name, time_s=self.time_s)
+        self.timeline.node_down(node, [r.spec for r in evicted])
+        for resident in evicted:
+            pod = self.pod_of[resident.uid]
+            self.generation[pod] += 1
+            self._requeue(pod)
+        if self.scaler is not None and node.shape in self.scaler.alive:
+            self.scaler.gone(node.shape)
+
+    def _node_event(self, event: object) -> None:
+        """A recorded change of the fleet, or a node that has booted."""
+        if isinstance(event, NodeSpec):
+            self._node_up(event)
+            return
+        kind, name = event.kind, event.node  # type: ignore[attr-defined]  # rows of trace.failures
+        alive = name in self.state.row_of
+        if kind in ("fail", "remove", "drain", "spot") and alive:
+            self._node_down(name)
+        elif kind in ("repair", "add") and not alive:
+            node = next((n for n in self.trace.nodes if n.name == name), None)
+            if node is not None:
+                self._node_up(node)
+
+    def _interrupt(self, node: object) -> None:
+        assert isinstance(node, NodeSpec), "spot interruptions carry their node"
+        if self.state.row_of.get(node.name) is None:
+            return
+        self._node_down(node.name)
+        if self.options.spot.return_s:
+            self._push(self.time_s + self.options.spot.return_s, _NODE, node)
+
+    def _idle(self, subject: object) -> None:
+        name, touch = subject  # type: ignore[misc]  # what _room and _node_up pushed
+        row = self.state.row_of.get(name)
+        if row is not None and self.state.last_touch[row] == touch and not self.state.residents_on[row]:
+            self._node_down(name)
+
+    def _scan(self) -> None:
+        assert self.scaler is not None, "only an elastic fleet is scanned"
+        classes = [(spec, len(w.pods)) for spec, w in self._waiting.items() if w.pods]
+        classes.sort(key=lambda item: (-item[0].priority, -max(item[0].amounts.values(), default=0)))
+        orders = self.scaler.order(classes, self.time_s)
+        for node, ready_s in orders:
+            self._push(ready_s, _NODE, node)
+        if classes:
+            self._scan_at = self.time_s + self.scaler.settings.scan_s
+            if orders or self._queue:
+                self._push(self._scan_at, _SCAN, None)
+            else:
+                self._scan_at = NEVER
+
+    # ── the end ───────────────────────────────────────────────────────────────────────────────
+
+    def _finish(self, num_seen: int, wall_s: float, cpu_s: float) -> Outcome:
+        self.timeline.finish(self.time_s)
+        unplaced: Counter[str] = Counter(self.failed.values())
+        for spec, waiting in self._waiting.items():
+            never = sum(self.first_placed_s[pod] < 0 for pod in waiting.pods)
+            if never:
+                unplaced[self._reason(spec)] += never
+        placed = np.array(self.first_placed_s, np.int64)
+        if self.options.checks:
+            self._check(num_seen)
+        arrivals = self.trace.pods.arrival_s
+        return Outcome(
+            strategy=self.strategy.name,
+            strategy_digest=self.strategy.digest,
+            knowledge_digest=self.state.knowledge.digest,
+            trace=self.trace.manifest.name,
+            seed=self.options.seed,
+            delivery=self.options.delivery.name,
+            num_pods=num_seen,
+            num_placed=int((placed >= 0).sum()),
+            unplaced=dict(sorted(unplaced.items())),
+            pending_s=np.where(placed >= 0, placed - arrivals, NEVER),
+            node_of=np.array(self.node_of, np.int64),
+            node_names=tuple(self.node_names),
+            num_preemptions=self.num_preemptions,
+            num_evictions=self.num_evictions,
+            lost_pod_s=self.lost_pod_s,
+            timeline=self.timeline,
+            num_decisions=self.num_decisions,
+            log=self.state.log,
+            wall_s=wall_s,
+            cpu_s=cpu_s,
+        )
+
+    def _check(self, num_seen: int) -> None:
+        """Nothing lost, nothing counted twice: pods are in one place each, and columns are sums of residents."""
+        state = self.state
+        where = Counter[str]()
+        for pod in range(num_seen):
+            where["failed" if pod in self.failed else "placed" if self.first_placed_s[pod] >= 0 else "waiting"] += 1
+        waiting = [pod for w in self._waiting.values() for pod in w.pods]
+        assert len(waiting) == len(set(waiting)), "a pod waits twice"
+        assert where["waiting"] == sum(self.first_placed_s[pod] < 0 for pod in waiting), "a pod was lost"
+        assert not any(self.uids[pod] in state.residents for pod in waiting), "a pod both runs and waits"
+        taken = np.zeros_like(state.taken)
+        gpu_free = np.zeros_like(state.gpu_free)
+        for row, node in enumerate(state.nodes):
+            if node is not None:
+                gpu_free[row, : node.num_gpus] = 1000
+        for resident in state.residents.values():
+            taken[:, resident.row] += state.delta(resident.spec)
+            for g in range(resident.devices.bit_length()):
+                if resident.devices >> g & 1 and resident.spec.gpu is not None:
+                    gpu_free[resident.row, g] -= resident.spec.gpu.milli
+        assert (taken == state.taken).all(), "the ledger's columns are not the sum of its residents"
+        assert (gpu_free == state.gpu_free).all(), "device shares are not what residents left"
+        assert (gpu_free >= 0).all(), "a device is given twice"
+        lanes = slice(NUM_DERIVED, None)
+        over = (state.taken[lanes] > state.offered[lanes]) & state.is_alive
+        assert not over.any(), "a node is over its allocatable"
+
+
+__all__ = ["GPU_SHARE", "Interruptions", "Outcome", "Replay", "ReplayOptions"]

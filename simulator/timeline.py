@@ -1,0 +1,203 @@
+"""What was seen along a replay: exact integrals over time, and a series of samples to draw.
+
+Integrals (resource-seconds taken and offered, node-seconds per shape) are kept as integers and so do not depend
+on how often anybody looks. Samples are taken on a fixed grid of the measured window.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, DEVICE_MILLI, GPU_SHARE, MEMORY
+from placement.scorers import Columns, fragmentation
+from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, PODS_ROW, ClusterState
+
+MEASURED = (CPU, MEMORY, GPU_SHARE)
+"""Resources that reports show; (millicores, bytes, milli-GPU)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The cluster at one moment. Amounts in kube-scheduler's units."""
+
+    time_s: int
+    arrived_gpu_milli: int
+    taken: tuple[int, int, int]
+    """CPU, memory, GPU share of residents."""
+    offered: tuple[int, int, int]
+    num_nodes: int
+    num_empty_nodes: int
+    num_running: int
+    num_arrived: int
+    stranded_gpu_milli: int
+    """Free GPU share on nodes with less free CPU than the smallest one-GPU pod asks for."""
+    stranded_cpu: int
+    """Free millicores on nodes whose memory is full (under 1 %)."""
+    fragmented_gpu_milli: float
+    """FGD's expected fragment, NaN where no workload is known."""
+
+
+@dataclass
+class Timeline:
+    """Totals now, integrals since ``start_s``, samples so far."""
+
+    state: ClusterState
+    start_s: int
+    end_s: int
+    samples: int
+    last_arrival_s: int
+    time_s: int = 0
+    series: list[Sample] = field(default_factory=list)
+    node_s: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    """Node-seconds per (shape, spot)."""
+    taken_s: list[int] = field(default_factory=lambda: [0, 0, 0])
+    """Resource-seconds taken, in the order of :data:`MEASURED`."""
+    offered_s: list[int] = field(default_factory=lambda: [0, 0, 0])
+    empty_node_s: int = 0
+
+    def __post_init__(self) -> None:
+        self.time_s = self.start_s
+        self._taken = [0, 0, 0]
+        self._offered = [0, 0, 0]
+        self._alive: Counter[tuple[str, bool]] = Counter()
+        self._priorities: Counter[int] = Counter()
+        self._amounts: dict[PodSpec, tuple[int, int, int]] = {}
+        self._arrived_gpu = 0
+        self._num_arrived = 0
+        self._num_running = 0
+        self._num_empty = 0
+        last = self.end_s if self.end_s >= 0 else self.last_arrival_s
+        self._step = max((last - self.start_s) // max(self.samples, 1), 1)
+        self._next = self.start_s
+        self._columns: Columns | None = None
+        self._need_cpu = -1
+
+    # ── changes ───────────────────────────────────────────────────────────────────────────────
+
+    def _amount(self, spec: PodSpec) -> tuple[int, int, int]:
+        amounts = self._amounts.get(spec)
+        if amounts is None:
+            amounts = self._amounts[spec] = (spec.amount(CPU), spec.amount(MEMORY), spec.amount(GPU_SHARE))
+        return amounts
+
+    def arrived(self, spec: PodSpec) -> None:
+        """A pod entered the queue for the first time."""
+        self._arrived_gpu += self._amount(spec)[2]
+        self._num_arrived += 1
+
+    def placed(self, spec: PodSpec, row: int) -> None:
+        """A pod started on a node (already in the ledger)."""
+        cpu, memory, gpu = self._amount(spec)
+        taken = self._taken
+        taken[0] += cpu
+        taken[1] += memory
+        taken[2] += gpu
+        self._num_running += 1
+        self._num_empty -= len(self.state.residents_on[row]) == 1
+        if spec.priority:
+            self._priorities[spec.priority] += 1
+
+    def released(self, spec: PodSpec, row: int) -> None:
+        """A pod left a node (already out of the ledger)."""
+        cpu, memory, gpu = self._amount(spec)
+        taken = self._taken
+        taken[0] -= cpu
+        taken[1] -= memory
+        taken[2] -= gpu
+        self._num_running -= 1
+        self._num_empty += not self.state.residents_on[row]
+        if spec.priority:
+            self._priorities[spec.priority] -= 1
+
+    def node_up(self, node: NodeSpec) -> None:
+        """A node joined, empty."""
+        for i, name in enumerate(MEASURED):
+            self._offered[i] += node.amounts.get(name, 0)
+        self._alive[node.shape, node.spot] += 1
+        self._num_empty += 1
+
+    def node_down(self, node: NodeSpec, residents: list[PodSpec]) -> None:
+        """A node left, with what ran on it."""
+        for i, name in enumerate(MEASURED):
+            self._offered[i] -= node.amounts.get(name, 0)
+        self._alive[node.shape, node.spot] -= 1
+        self._num_empty -= not residents
+        for spec in residents:
+            for i, amount in enumerate(self._amount(spec)):
+                self._taken[i] -= amount
+            self._num_running -= 1
+            if spec.priority:
+                self._priorities[spec.priority] -= 1
+
+    def has_lower(self, priority: int) -> bool:
+        """Whether some resident has a lower priority, so that preemption is worth a look."""
+        if priority > 0 and self._num_running > sum(self._priorities.values()):
+            return True
+        return any(num and p < priority for p, num in self._priorities.items())
+
+    # ── time ──────────────────────────────────────────────────────────────────────────────────
+
+    def advance(self, time_s: int) -> None:
+        """Let time pass with the totals as they are."""
+        if time_s <= self.time_s:
+            return
+        while self._next <= time_s:
+            if self._next > self.start_s or not self.series:
+                self._sample(self._next)
+            self._next += self._step
+        passed = time_s - self.time_s
+        for i in range(3):
+            self.taken_s[i] += passed * self._taken[i]
+            self.offered_s[i] += passed * self._offered[i]
+        for key, num in self._alive.items():
+            self.node_s[key] += passed * num
+        self.empty_node_s += passed * self._num_empty
+        self.time_s = time_s
+
+    def finish(self, time_s: int) -> None:
+        """Close the window at ``time_s`` with a last sample."""
+        self.advance(time_s)
+        self._sample(max(time_s, self.start_s))
+
+    @property
+    def measured_s(self) -> int:
+        """Length of the measured window so far."""
+        return self.time_s - self.start_s
+
+    def _sample(self, time_s: int) -> None:
+        state = self.state
+        rows = np.flatnonzero(state.is_alive[: state.num_rows])
+        cpu = (state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]).astype(np.int64)
+        gpu = (state.offered[GPU_ROW, rows] - state.taken[GPU_ROW, rows]).astype(np.int64)
+        memory_offered = state.offered[MEMORY_ROW, rows]
+        is_full = (memory_offered - state.taken[MEMORY_ROW, rows]) * 100 < memory_offered
+        fragmented = float("nan")
+        if state.knowledge.workload is not None and len(rows):
+            if self._columns is None or self._columns.group.shape != state.is_alive.shape:
+                self._columns = Columns(state)
+            fragmented = float(fragmentation(self._columns, cpu, state.gpu_free[rows], state.gpu_model[rows]).sum())
+        self.series.append(
+            Sample(
+                time_s=time_s,
+                arrived_gpu_milli=self._arrived_gpu,
+                taken=(self._taken[0], self._taken[1], self._taken[2]),
+                offered=(self._offered[0], self._offered[1], self._offered[2]),
+                num_nodes=len(rows),
+                num_empty_nodes=int((state.taken[PODS_ROW, rows] == 0).sum()),
+                num_running=self._num_running,
+                num_arrived=self._num_arrived,
+                stranded_gpu_milli=int(gpu[cpu < self._smallest_need()].sum()),
+                stranded_cpu=int(cpu[is_full].sum()),
+                fragmented_gpu_milli=fragmented,
+            )
+        )
+
+    def _smallest_need(self) -> int:
+        """Millicores of the least demanding pod seen that takes a whole device; 0 if none was seen."""
+        needs = [spec.amount(CPU) for spec in self._amounts if spec.gpu is not None and spec.gpu.milli == DEVICE_MILLI]
+        return min(needs, default=0)
