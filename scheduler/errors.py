@@ -1,0 +1,29 @@
+"""Errors of the live side; drawn in :mod:`placement.errors`.
+
+::
+
+    PlacementError
+    ├── WireError     a request that is not what kube-scheduler sends; answered with a 4xx
+    └── ApiError      the Kubernetes API refused, is away, or cannot be reached as configured
+"""
+
+from __future__ import annotations
+
+from placement.errors import PlacementError
+
+
+class WireError(PlacementError):
+    """A request that cannot be understood. ``status`` is the HTTP status to answer with."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ApiError(PlacementError):
+    """A call of the Kubernetes API failed. ``status`` is its HTTP status, 0 when no answer came."""
+
+    def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason

@@ -1,0 +1,76 @@
+"""Every Prometheus metric of the live side, with its unit and a sentence of help. Labels are bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+BUCKETS_NODES = (1, 10, 50, 100, 500, 1000, 2000, 5000, 10000, 20000)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The metrics of one process (one registry, so that tests can have many)."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        r = self.registry = registry or CollectorRegistry()
+        self.request_duration = Histogram(
+            "ullage_extender_request_duration_seconds",
+            "Time from the last byte of a request to its answer.",
+            ["verb", "outcome"],
+            buckets=BUCKETS_S,
+            registry=r,
+        )
+        self.nodes_evaluated = Histogram(
+            "ullage_extender_nodes_evaluated", "Nodes named in a request.", ["verb"], buckets=BUCKETS_NODES, registry=r
+        )
+        self.fallback = Counter(
+            "ullage_fallback_total", "Answers given by a lower rung than asked for, by reason.", ["reason"], registry=r
+        )
+        self.decisions = Counter(
+            "ullage_decisions_total", "Decisions, by mode and outcome.", ["mode", "outcome"], registry=r
+        )
+        self.http_rejected = Counter(
+            "ullage_http_rejected_total", "Requests answered with a 4xx or 5xx, by status.", ["status"], registry=r
+        )
+        self.connections = Gauge("ullage_http_connections", "Open connections.", registry=r)
+        self.cache_synced = Gauge("ullage_cache_synced", "1 when every list has been read at least once.", registry=r)
+        self.cache_age = Gauge(
+            "ullage_cache_age_seconds", "Time since the last sign of life of a watch.", ["resource"], registry=r
+        )
+        self.cache_objects = Gauge("ullage_cache_objects", "Objects in the view.", ["resource"], registry=r)
+        self.relists = Counter(
+            "ullage_cache_relists_total", "Lists read again, by reason.", ["resource", "reason"], registry=r
+        )
+        self.reservations = Gauge("ullage_reservations", "Pods decided and not yet seen bound.", registry=r)
+        self.reservation_age = Gauge("ullage_reservation_oldest_seconds", "Age of the oldest reservation.", registry=r)
+        self.reservation_ends = Counter(
+            "ullage_reservation_ends_total", "Reservations ended, by how.", ["how"], registry=r
+        )
+        self.conflicts = Counter(
+            "ullage_ledger_conflicts_total", "Observations that differed from what was decided.", ["what"], registry=r
+        )
+        self.binds = Counter("ullage_binds_total", "Bindings asked of the API, by outcome.", ["outcome"], registry=r)
+        self.is_leader = Gauge("ullage_leader", "1 when this replica answers.", registry=r)
+        self.mode = Gauge("ullage_mode", "1 for the global mode in force.", ["mode"], registry=r)
+        self.log_events = Counter("ullage_log_events_total", "Events written to the log.", registry=r)
+        self.log_dropped = Counter(
+            "ullage_log_dropped_total", "Events that the log lost; it is incomplete since.", registry=r
+        )
+        self.records_dropped = Counter("ullage_records_dropped_total", "Decision records dropped.", registry=r)
+        self.loop_lag = Gauge("ullage_loop_lag_seconds", "How late the event loop ran its last tick.", registry=r)
+        self.build = Info("ullage_build", "Version and strategy.", registry=r)
+        self._before: list[Callable[[], None]] = []
+
+    def before_scrape(self, update: Callable[[], None]) -> None:
+        """Call ``update`` before every exposition, to set gauges that cost something."""
+        self._before.append(update)
+
+    def expose(self) -> bytes:
+        """The text exposition."""
+        for update in self._before:
+            update()
+        return generate_latest(self.registry)

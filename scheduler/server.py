@@ -1,0 +1,405 @@
+"""An HTTP/1.1 server made for one kind of caller: many small POSTs on few connections that stay open.
+
+It exists because the answer to kube-scheduler is due in well under a millisecond and general servers spend most
+of that on generality. It reads straight into one buffer per connection, calls a plain function, and writes one
+answer with ``Content-Length``. What it does not speak (chunked bodies, upgrades, HTTP/2) it refuses politely.
+Nothing that a client sends can raise here: the worst is a 4xx and a closed connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from placement.errors import ConfigError
+from scheduler.errors import WireError
+from scheduler.metrics import Metrics
+from scheduler.settings import HttpSettings
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json"
+FIRST_BUFFER = 1 << 16
+KEEP_BUFFER = 1 << 20
+"""A larger buffer is given away with its body instead of being kept."""
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    411: "Length Required",
+    413: "Content Too Large",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, complete. ``arrived`` is when its first byte was read (``time.perf_counter``)."""
+
+    method: str
+    path: str
+    body: bytes | bytearray
+    arrived: float
+
+
+@dataclass(slots=True)
+class Response:
+    """What goes back."""
+
+    body: bytes | memoryview = b""
+    status: int = 200
+    content_type: str = JSON
+
+
+Handler = Callable[[Request], Response | Awaitable[Response]]
+
+
+@dataclass
+class Limits:
+    """What is shared by all connections of one server."""
+
+    http: HttpSettings
+    metrics: Metrics
+    handler: Handler
+    connections: set[Connection] = field(default_factory=set)
+    pending_bytes: int = 0
+    is_stopping: bool = False
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One caller. Requests are answered strictly one after another."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.transport: asyncio.Transport | None = None
+        self.buffer = bytearray(FIRST_BUFFER)
+        self.have = 0
+        self.head: tuple[str, str, bool] | None = None
+        self.body_start = 0
+        self.need = 0
+        self.reserved = 0
+        self.arrived = 0.0
+        self.is_busy = False
+        self.is_clogged = False
+        self.is_closing = False
+        self.expires = 0.0
+
+    # ── transport ─────────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.limits.connections.add(self)
+        self.expires = time.monotonic() + self.limits.http.idle_timeout_s
+        if len(self.limits.connections) > self.limits.http.max_connections:
+            self.refuse(429, "too many connections; close some, or raise http.max_connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.limits.connections.discard(self)
+        self._unreserve()
+        self.is_closing = True
+
+    def pause_writing(self) -> None:
+        self.is_clogged = True
+
+    def resume_writing(self) -> None:
+        self.is_clogged = False
+        self._advance()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self.have == len(self.buffer):
+            wanted = self.body_start + self.need if self.head else self.limits.http.max_header_bytes * 2
+            grown = bytearray(max(min(2 * len(self.buffer), wanted), self.have + FIRST_BUFFER))
+            grown[: self.have] = memoryview(self.buffer)[: self.have]
+            self.buffer = grown
+        return memoryview(self.buffer)[self.have :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.have == 0 and self.head is None:
+            self.arrived = time.perf_counter()
+            self.expires = time.monotonic() + self.limits.http.request_timeout_s
+        self.have += nbytes
+        self._advance()
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────
+
+    def _advance(self) -> None:
+        """Answer every complete request in the buffer, one at a time."""
+        while not (self.is_busy or self.is_clogged or self.is_closing):
+            if self.head is None and not self._read_head():
+                return
+            if self.head is None or self.have - self.body_start < self.need:
+                return
+            self._answer()
+
+    def _read_head(self) -> bool:
+        """Parse request line and headers if they are all there; False to wait, or after refusing."""
+        limit = self.limits.http.max_header_bytes
+        end = self.buffer.find(b"\r\n\r\n", 0, self.have)
+        if end > limit or (end < 0 and self.have > limit):
+            self.refuse(431, f"the headers exceed {limit} bytes")
+            return False
+        if end < 0:
+            return False
+        try:
+            self._understand(bytes(memoryview(self.buffer)[:end]))
+        except WireError as error:
+            self.refuse(error.status, str(error))
+            return False
+        self.body_start = end + 4
+        self.reserved = self.need
+        self.limits.pending_bytes += self.need
+        return True
+
+    def _understand(self, head: bytes) -> None:
+        lines = head.split(b"\r\n")
+        parts = lines[0].split(b" ")
+        if len(parts) != 3 or not parts[1].startswith(b"/") or not lines[0].isascii():
+            raise WireError("the request line is not METHOD /PATH HTTP/1.1")
+        if parts[2] not in (b"HTTP/1.1", b"HTTP/1.0"):
+            raise WireError("only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
+        length, keep = -1, parts[2] == b"HTTP/1.1"
+        for line in lines[1:]:
+            name, colon, value = line.partition(b":")
+            if not colon or not name or name != name.strip():
+                raise WireError("a header line is not NAME: VALUE")
+            key = name.lower()
+            if key == b"content-length":
+                length = self._length(value.strip(), length)
+            elif key == b"transfer-encoding":
+                raise WireError("send a Content-Length; transfer encodings are not spoken here", 411)
+            elif key == b"connection":
+                options = value.lower()
+                keep = b"close" not in options and (keep or b"keep-alive" in options)
+            elif key == b"expect" and value.strip().lower() == b"100-continue" and self.transport is not None:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        method = parts[0].decode("ascii")
+        if length < 0 and method == "POST":
+            raise WireError("a POST needs a Content-Length", 411)
+        self.need = max(length, 0)
+        self.head = (method, parts[1].decode("ascii"), keep)
+
+    def _length(self, value: bytes, seen: int) -> int:
+        if not value.isdigit() or len(value) > 18 or (seen >= 0 and seen != int(value)):
+            raise WireError("Content-Length is not one number")
+        http, length = self.limits.http, int(value)
+        if length > http.max_body_bytes:
+            raise WireError(f"the body exceeds http.max_body_bytes ({http.max_body_bytes})", 413)
+        if self.limits.pending_bytes + length > http.max_pending_bytes:
+            raise WireError("too many bytes in flight; try again", 429)
+        return length
+
+    def _take_body(self) -> bytes | bytearray:
+        """The body, leaving what follows it in the buffer."""
+        end = self.body_start + self.need
+        if self.need <= KEEP_BUFFER:
+            body: bytes | bytearray = bytes(memoryview(self.buffer)[self.body_start : end])
+            rest = self.have - end
+            if rest:
+                self.buffer[:rest] = self.buffer[end : self.have]
+            if len(self.buffer) > 2 * KEEP_BUFFER:
+                self.buffer = bytearray(self.buffer[: max(rest, FIRST_BUFFER)])
+        else:
+            left = self.buffer[end : self.have]
+            rest = len(left)
+            body = self.buffer
+            self.buffer = bytearray(max(FIRST_BUFFER, rest))
+            self.buffer[:rest] = left
+            del body[end:]
+            del body[: self.body_start]
+        self.have = rest
+        return body
+
+    def _answer(self) -> None:
+        assert self.head is not None, "a request is answered after its head was read"
+        method, path, keep = self.head
+        request = Request(method, path, self._take_body(), self.arrived)
+        self.head, self.need, self.body_start = None, 0, 0
+        self.arrived = time.perf_counter()
+        try:
+            answer = self.limits.handler(request)
+        except Exception as error:
+            answer = self._failed(error)
+        if inspect.isawaitable(answer):
+            self.is_busy = True
+            task = asyncio.ensure_future(self._finish(answer, keep))
+            task.add_done_callback(_consume)
+        else:
+            self._write(cast(Response, answer), keep)
+
+    async def _finish(self, answer: Awaitable[Response], keep: bool) -> None:
+        try:
+            response = await answer
+        except Exception as error:
+            response = self._failed(error)
+        self.is_busy = False
+        self._write(response, keep)
+        self._advance()
+
+    def _failed(self, error: Exception) -> Response:
+        if isinstance(error, WireError):
+            return problem(error.status, str(error))
+        log.error("request failed", exc_info=error)
+        return problem(500, "internal error; the log of ullage serve has the details")
+
+    def _write(self, response: Response, keep: bool) -> None:
+        transport = self.transport
+        self._unreserve()
+        if transport is None or transport.is_closing():
+            return
+        keep = keep and not self.limits.is_stopping
+        if response.status >= 400:
+            self.limits.metrics.http_rejected.labels(str(response.status)).inc()
+        head = (
+            f"HTTP/1.1 {response.status} {_REASONS[response.status]}\r\nContent-Type: {response.content_type}\r\n"
+            f"Content-Length: {len(response.body)}\r\n{'' if keep else 'Connection: close' + chr(13) + chr(10)}\r\n"
+        ).encode("ascii")
+        transport.writelines((head, response.body))
+        if keep:
+            http = self.limits.http
+            wait = http.request_timeout_s if self.have else http.idle_timeout_s
+            self.expires = time.monotonic() + wait
+        else:
+            self.is_closing = True
+            transport.close()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer without reading further, and close."""
+        self._write(problem(status, message), keep=False)
+
+    def _unreserve(self) -> None:
+        self.limits.pending_bytes -= self.reserved
+        self.reserved = 0
+
+
+def _consume(task: asyncio.Future[None]) -> None:
+    """A cancelled answer is not an error: its connection is gone."""
+    if not task.cancelled():
+        task.exception()
+
+
+def problem(status: int, message: str) -> Response:
+    """An error answer: JSON with one ``Error``."""
+    quoted = message.replace("\\", "\\\\").replace('"', '\\"')
+    text = "".join(c if c >= " " else " " for c in quoted)
+    return Response(b'{"Error":"' + text.encode("utf-8", "replace") + b'"}', status)
+
+
+def tls_context(http: HttpSettings) -> ssl.SSLContext | None:
+    """TLS as the settings say; None for plain HTTP.
+
+    Raises
+    ------
+    ConfigError : a certificate or key cannot be used.
+    """
+    if not http.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_certificates(context, http)
+    return context
+
+
+def load_certificates(context: ssl.SSLContext, http: HttpSettings) -> None:
+    """(Re)read certificate, key and client authority; new connections use them."""
+    try:
+        context.load_cert_chain(http.tls_cert, http.tls_key)
+        if http.client_ca:
+            context.load_verify_locations(http.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"TLS files {http.tls_cert}, {http.tls_key}, {http.client_ca or '(no client authority)'}: {error}; "
+            "they must be PEM, readable, and key and certificate must belong together"
+        ) from error
+
+
+class HttpServer:
+    """Listens, and ends connections that idle or dawdle."""
+
+    def __init__(self, http: HttpSettings, handler: Handler, metrics: Metrics) -> None:
+        self.limits = Limits(http, metrics, handler)
+        self.context: ssl.SSLContext | None = None
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port in use."""
+        assert self._server is not None, "the server has been started"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def start(self) -> None:
+        """Begin to listen.
+
+        Raises
+        ------
+        ConfigError : the port is taken or may not be used, or TLS files are bad.
+        """
+        http = self.limits.http
+        self.context = tls_context(http)
+        extra: dict[str, Any] = {"ssl": self.context, "ssl_handshake_timeout": 10} if self.context else {}
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: Connection(self.limits), http.host, http.port, backlog=512, **extra
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {http.host}:{http.port} ({error.strerror or error}); "
+                "stop what holds the port or set http.port"
+            ) from error
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        pause = min(self.limits.http.request_timeout_s, self.limits.http.idle_timeout_s, 1.0) / 2
+        while True:
+            await asyncio.sleep(pause)
+            now = time.monotonic()
+            for connection in list(self.limits.connections):
+                if now > connection.expires and not connection.is_busy:
+                    self._expire(connection)
+            self.limits.metrics.connections.set(len(self.limits.connections))
+
+    @staticmethod
+    def _expire(connection: Connection) -> None:
+        transport = connection.transport
+        if transport is None:
+            return
+        if connection.is_closing or connection.is_clogged:
+            transport.abort()
+        elif connection.have or connection.head is not None:
+            connection.refuse(408, "the request did not arrive in http.request_timeout_s")
+        else:
+            connection.is_closing = True
+            transport.close()
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Stop listening, let answers in progress finish, close the rest."""
+        self.limits.is_stopping = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._server is not None:
+            self._server.close()
+        end = time.monotonic() + grace_s
+        while any(c.is_busy for c in self.limits.connections) and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        for connection in list(self.limits.connections):
+            if connection.transport is not None:
+                connection.transport.close()

@@ -1,0 +1,294 @@
+"""What ``ullage serve`` can be told, read once from a TOML or YAML file.
+
+Every field documents its unit and the reason for its default. All problems of a file are reported at once, each
+with its path, the value found, the rule and the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from placement.errors import ConfigError
+
+MODES = ("off", "shadow", "score", "decide")
+"""From silent to alone: no voice · answers neutrally and records · ranks · chooses the node."""
+
+SOFT_WISHES = ("preferred-node-affinity", "preferred-pod-affinity", "spread", "prefer-no-schedule", "image-locality")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A bound on a number, or a choice, said in words."""
+
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def broken(self, value: Any) -> str:
+        """Why ``value`` does not do; empty if it does."""
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(self.choices)}"
+        if self.low is not None and value < self.low:
+            return f"must be at least {self.low:g}"
+        if self.high is not None and value > self.high:
+            return f"must be at most {self.high:g}"
+        return ""
+
+
+def _number(default: float, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"rule": Rule(low, high)})
+
+
+def _choice(default: str, choices: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"rule": Rule(choices=choices)})
+
+
+@dataclass(frozen=True)
+class HttpSettings:
+    """The port that kube-scheduler calls."""
+
+    host: str = "0.0.0.0"
+    """Address to listen on."""
+    port: int = _number(8443, 0, 65535)
+    """0 picks a free one and says which."""
+    tls_cert: str = ""
+    """PEM file of our certificate chain; empty serves plain HTTP."""
+    tls_key: str = ""
+    """PEM file of its key."""
+    client_ca: str = ""
+    """PEM file of the authority that signs callers' certificates; set it to demand one (mTLS)."""
+    max_header_bytes: int = _number(16_384, 1024, 2**20)
+    """Go sends under 300; sixteen KiB leave room for proxies."""
+    max_body_bytes: int = _number(256 * 2**20, 1024, 2**31)
+    """Full Node objects (``nodeCacheCapable: false``) take 12 KB each; 15,000 of them fit."""
+    max_pending_bytes: int = _number(512 * 2**20, 1024, 2**33)
+    """Over all connections: bodies in flight beyond it are answered 429."""
+    max_connections: int = _number(512, 1, 65536)
+    """Beyond it a new connection is closed with 429; kube-scheduler needs a handful."""
+    idle_timeout_s: float = _number(180, 1, 86400)
+    """Keep-alive; Go's client closes after 90 s, and we must not be first."""
+    request_timeout_s: float = _number(10, 0.05, 600)
+    """From the first byte of a request to its last; a slower client gets 408."""
+    deadline_ms: float = _number(150, 1, 60_000)
+    """After this a neutral answer goes out; half of the ``httpTimeout`` that the stanza advises (300 ms)."""
+    admin_port: int = _number(0, 0, 65535)
+    """Loopback port for switching modes while running; 0 = none (SIGHUP still re-reads this file)."""
+    health_port: int = _number(0, 0, 65535)
+    """Plain HTTP port for probes and metrics alone, needed when callers must show certificates; 0 = none."""
+
+
+@dataclass(frozen=True)
+class KubeSettings:
+    """How to reach the Kubernetes API."""
+
+    kubeconfig: str = ""
+    """Path; empty = ``$KUBECONFIG``, then ``~/.kube/config``, then in-cluster."""
+    context: str = ""
+    """Context of the kubeconfig; empty = its current one."""
+    page_size: int = _number(500, 1, 10_000)
+    """Objects per page of a list: bounds the memory of one answer and the pause of one decode."""
+    watch_timeout_s: float = _number(290, 5, 3600)
+    """A watch is renewed after this; bookmarks make that free."""
+    silence_timeout_s: float = _number(120, 5, 3600)
+    """A watch without a byte for so long is taken for dead; bookmarks arrive about once a minute."""
+    bind_timeout_s: float = _number(5, 0.1, 120)
+    """One Binding POST."""
+
+
+@dataclass(frozen=True)
+class LeaseSettings:
+    """Who of several replicas answers."""
+
+    enabled: bool = False
+    """False = alone. With two replicas it must be true: devices have one owner."""
+    name: str = "ullage"
+    namespace: str = "ullage-system"
+    identity: str = ""
+    """Empty = host name and process id."""
+    duration_s: float = _number(15, 2, 600)
+    """A standby takes over this long after the last renewal; kube-scheduler's own default."""
+    renew_s: float = _number(2, 0.2, 60)
+    """Between renewals; the leader steps down when it could not renew for two thirds of ``duration_s``."""
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """The ordered event log on disk."""
+
+    folder: str = ""
+    """Empty keeps no log on disk."""
+    segment_bytes: int = _number(64 * 2**20, 4096, 2**34)
+    """A full segment is compressed and a new one begun."""
+    max_bytes: int = _number(4 * 2**30, 4096, 2**44)
+    """Oldest segments go beyond this."""
+    queue: int = _number(200_000, 100, 10**8)
+    """Events waiting for the disk; when full the log is marked incomplete and said to be so."""
+
+
+@dataclass(frozen=True)
+class GrpcSettings:
+    """Telemetry in, questions answered: see ``proto/``."""
+
+    port: int = _number(-1, -1, 65535)
+    """−1 = off, 0 picks a free one."""
+    host: str = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """Decision records, for ``ullage explain``."""
+
+    path: str = ""
+    """SQLite file; empty keeps none."""
+    max_age_days: float = _number(14, 0.01, 3650)
+    max_bytes: int = _number(2 * 2**30, 2**20, 2**44)
+    queue: int = _number(10_000, 10, 10**7)
+    """Records waiting for the disk; beyond it they are dropped and counted."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything."""
+
+    mode: str = _choice("shadow", MODES)
+    """Shadow changes nothing: the right way to begin."""
+    strategy: str = "priced"
+    """Name, or path of a TOML."""
+    fallback_strategy: str = "best-fit"
+    """Decides until ``strategy`` has the knowledge it needs."""
+    knowledge: str = ""
+    """Workload file to price devices by (``ullage trace info --workload``); empty = learn from the cluster's pods."""
+    learn_every_s: float = _number(600, 0, 10**7)
+    """How often prices are learned anew from the pods seen; 0 = never after the first time."""
+    seed: int = _number(0, 0, 2**62)
+    """Of the draws that settle random ties."""
+    ignored_wishes: tuple[str, ...] = ()
+    """Soft wishes that may be ignored in ``decide``; see docs/operate.md."""
+    assume_timeout_s: float = _number(60, 1, 3600)
+    """A reservation that neither bound nor failed by then is looked up, and forgotten if the API says unbound."""
+    exempt_namespaces: tuple[str, ...] = ()
+    """Pods of these namespaces get neutral answers: Ullage's own must be among them."""
+    name_losers: bool = False
+    """In ``decide``, list every other node as failed. Only needed if another extender follows ours."""
+    http: HttpSettings = HttpSettings()
+    kube: KubeSettings = KubeSettings()
+    lease: LeaseSettings = LeaseSettings()
+    log: LogSettings = LogSettings()
+    grpc: GrpcSettings = GrpcSettings()
+    records: RecordSettings = RecordSettings()
+
+
+def read_settings(path: str | None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Settings from a file and ``overrides`` with dotted keys (``http.port``), which win.
+
+    Raises
+    ------
+    ConfigError : the file cannot be read, or names all that is wrong in it.
+    """
+    table = {} if path is None else _read_table(Path(path))
+    for key, value in (overrides or {}).items():
+        _put(table, key, value)
+    problems: list[str] = []
+    settings: Settings = _section(Settings, table, "", problems)
+    if not problems:
+        problems = _contradictions(settings)
+    if problems:
+        where = path or "the command line"
+        raise ConfigError(f"settings of {where}: {len(problems)} to mend:\n" + "\n".join(f"  - {p}" for p in problems))
+    return settings
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"settings {path}: cannot be read ({error}); check the path and its rights") from error
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"settings {path}: does not parse: {error}") from error
+    if table is None:
+        return {}
+    if not isinstance(table, dict):
+        raise ConfigError(f"settings {path}: must be a table of keys, is a {type(table).__name__}")
+    return table
+
+
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+    table[last] = value
+
+
+def _section(kind: Any, table: Any, prefix: str, problems: list[str]) -> Any:
+    if not isinstance(table, dict):
+        problems.append(
+            f"{prefix.rstrip('.')} = {table!r}: must be a table; write [{prefix.rstrip('.')}] and keys below it"
+        )
+        return kind()
+    known = {f.name: f for f in fields(kind)}
+    values = {}
+    for key, value in table.items():
+        spec = known.get(str(key))
+        if spec is None:
+            close = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known here: {', '.join(known)}"
+            problems.append(f"{prefix}{key} = {value!r}: no such setting; {hint}")
+        elif hasattr(spec.default, "__dataclass_fields__"):
+            values[spec.name] = _section(type(spec.default), value, f"{prefix}{key}.", problems)
+        else:
+            values[spec.name] = _value(spec, value, f"{prefix}{key}", problems)
+    return kind(**values)
+
+
+def _value(spec: Any, value: Any, path: str, problems: list[str]) -> Any:
+    default = spec.default
+    if isinstance(default, tuple) and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, float) or (isinstance(default, int) and "float" in str(spec.type)):
+        fits = is_number
+    elif isinstance(default, bool) or not isinstance(default, int):
+        fits = isinstance(value, type(default))
+    else:
+        fits = is_number and isinstance(value, int)
+    if not fits:
+        wanted = "list of texts" if isinstance(default, tuple) else str(spec.type)
+        problems.append(f"{path} = {value!r}: must be a {wanted}; write it like {path} = {default!r}")
+        return default
+    rule = spec.metadata.get("rule")
+    broken = rule.broken(value) if rule else ""
+    if broken:
+        problems.append(f"{path} = {value!r}: {broken}; the default is {default!r}")
+        return default
+    return value
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    http, problems = settings.http, []
+    if bool(http.tls_cert) != bool(http.tls_key):
+        problems.append(
+            "http.tls_cert and http.tls_key: one is set without the other; give both, or neither for plain HTTP"
+        )
+    if http.client_ca and not http.tls_cert:
+        problems.append(
+            "http.client_ca is set without http.tls_cert: callers can only show certificates over TLS; set both"
+        )
+    for key in ("tls_cert", "tls_key", "client_ca"):
+        path = getattr(http, key)
+        if path and not Path(path).is_file():
+            problems.append(f"http.{key} = {path!r}: no such file; mount the certificate there")
+    unknown = [wish for wish in settings.ignored_wishes if wish not in SOFT_WISHES]
+    problems += [f"ignored_wishes has {wish!r}: must be among {', '.join(SOFT_WISHES)}" for wish in unknown]
+    if settings.lease.renew_s * 3 > settings.lease.duration_s:
+        problems.append(
+            f"lease.renew_s = {settings.lease.renew_s:g}: must be at most a third of lease.duration_s "
+            f"({settings.lease.duration_s:g}), or one lost call costs the lead"
+        )
+    return problems

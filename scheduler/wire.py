@@ -1,0 +1,466 @@
+"""The extender contract on the wire: bytes in, rows of the ledger out, and back.
+
+kube-scheduler sends Go structs without JSON tags, so names are capitalised, but other callers may use any case;
+what we send is always capitalised, with integer scores. Nothing here decides anything.
+
+The common request carries thousands of node names. For those no Python object per node is made (``rows_of``):
+names are compared as 8-byte windows against a table of the nodes that we know, byte for byte exact, and the
+answer to ``prioritize`` is one gather of prepared fragments. Whatever does not look exactly as Go writes it
+takes the plain path through msgspec, with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Raw, Struct
+from numpy.typing import NDArray
+
+from placement.resources import AnyArray, BoolArray, IntArray
+from scheduler.errors import WireError
+
+WORD = 8
+MAX_PROBES = 32
+UINT64 = np.uint64
+_MIX_INT = 0x9E3779B97F4A7C15
+_MIX = UINT64(_MIX_INT)
+_SHIFT = UINT64(29)
+_NAMES_KEY = b'"NodeNames":['
+_SCORE_DIGITS = 2
+
+Words = NDArray[np.uint64]
+
+
+# ── what a request says of its pod ────────────────────────────────────────────────────────────
+
+
+class Meta(Struct):
+    """The part of a pod's metadata that tells who it is."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resourceVersion: str = ""
+
+
+class Head(Struct):
+    """A pod of which everything but its identity is skipped."""
+
+    metadata: Meta = msgspec.field(default_factory=Meta)
+
+
+class _Named(Struct):
+    metadata: Meta = msgspec.field(default_factory=Meta)
+
+
+class _NodeList(Struct):
+    items: list[_Named] | None = None
+
+
+class _RawList(Struct):
+    items: list[Raw] | None = None
+
+
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_victims = msgspec.json.Decoder(dict[str, Raw] | None).decode
+_decode_head = msgspec.json.Decoder(Head).decode
+_decode_names = msgspec.json.Decoder(list[str] | None).decode
+_decode_nodes = msgspec.json.Decoder(_NodeList | None).decode
+_decode_raw_nodes = msgspec.json.Decoder(_RawList | None).decode
+_decode_raws = msgspec.json.Decoder(list[Raw] | None).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_int = msgspec.json.Decoder(int).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class Question:
+    """One ``filter`` or ``prioritize`` request."""
+
+    pod: Raw
+    """The pod as it was sent."""
+    head: Meta
+    rows: IntArray
+    """``(n,)`` int64: ledger rows in the order asked, −1 for a node that we do not know."""
+    names: list[str] | None = None
+    """The names as sent; None on the fast path, where every row is known."""
+    region: bytes = b""
+    """Fast path: the names between the brackets, as sent."""
+    nodes: Raw | None = None
+    """The Node objects as sent, when the caller keeps no node cache of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A ``bind`` request."""
+
+    name: str
+    namespace: str
+    uid: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Victims:
+    """Whom preemption would evict from one node."""
+
+    node: str
+    uids: tuple[str, ...]
+    num_pdb_violations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A ``preempt`` request, either form."""
+
+    pod: Raw
+    head: Meta
+    victims: tuple[Victims, ...]
+
+
+# ── names to rows ─────────────────────────────────────────────────────────────────────────────
+
+
+def _is_plain(name: bytes) -> bool:
+    """Whether the name's JSON is the name between quotes."""
+    return bool(_encode(name.decode()) == b'"' + name + b'"')
+
+
+def _words(names: Sequence[bytes], num_words: int) -> Words:
+    """``(W, N)`` windows of 8 bytes at offsets min(8k, length − 8)."""
+    words = np.zeros((num_words, len(names)), UINT64)
+    for i, name in enumerate(names):
+        last = len(name) - WORD
+        for k in range(num_words):
+            at = min(WORD * k, last)
+            words[k, i] = int.from_bytes(name[at : at + WORD], "little")
+    return words
+
+
+def _hash(words: Iterable[Words], lengths: Words | np.uint64, size: int) -> Words:
+    """``(n,)`` slots below the power of two ``size``."""
+    mixed: Any = lengths * _MIX
+    for k, word in enumerate(words):
+        mixed += word * UINT64((_MIX_INT * (2 * k + 3)) & (2**64 - 1))
+    mixed ^= mixed >> _SHIFT
+    mixed *= _MIX
+    slots: Words = mixed >> UINT64(64 - size.bit_length() + 1)
+    return slots
+
+
+@dataclass
+class NameTable:
+    """The nodes of one moment of the ledger, prepared for the wire. ``names[row]`` is empty for a free row."""
+
+    names: Sequence[str]
+    row_of: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.row_of = {name: row for row, name in enumerate(self.names) if name}
+        known = [(row, name.encode()) for name, row in self.row_of.items()]
+        plain = [
+            (row, name) for row, name in known if len(name) >= WORD and _encode(name.decode()) == b'"' + name + b'"'
+        ]
+        self._rows = np.array([row for row, _ in plain], np.int64)
+        self._is_fast = bool(plain)
+        if plain:
+            self._build([name for _, name in plain])
+
+    def _build(self, known: list[bytes]) -> None:
+        self._num_words = (max(map(len, known)) + WORD - 1) // WORD
+        self._words = _words(known, self._num_words)
+        self._lengths = np.array([len(n) for n in known], UINT64)
+        size = 1 << max(8, (16 * len(known)).bit_length())
+        self._slots = np.full(size + MAX_PROBES, -1, np.int32)
+        for i, slot in enumerate(_hash(self._words, self._lengths, size).tolist()):
+            while self._slots[slot] >= 0:
+                slot = (slot + 1) % len(self._slots)
+            self._slots[slot] = i
+        self._size = size
+
+    @cached_property
+    def quoted(self) -> list[bytes]:
+        """JSON strings of the names, by row."""
+        return [_encode(name) for name in self.names]
+
+    @cached_property
+    def fragments(self) -> AnyArray:
+        """``(N,)`` of fixed width: ``{"Host":"…","Score":  0},`` with room for two digits before ``},``."""
+        parts = [b'{"Host":' + name + b',"Score":' for name in self.quoted] or [b""]
+        width = max(map(len, parts)) + _SCORE_DIGITS + 2
+        rows = b"".join(part.ljust(width - 3) + b"0}," for part in parts)
+        return np.frombuffer(rows, np.dtype((np.void, width)))
+
+    def rows_of(self, region: bytes | memoryview) -> IntArray | None:
+        """Rows of ``"a","b",…`` as Go writes it, in order; None if any name needs the plain path."""
+        if not self._is_fast or len(region) < WORD + 2:
+            return None
+        buffer = np.frombuffer(region, np.uint8)
+        words, lengths = self._uniform(region, buffer) or self._mixed(buffer) or (None, None)
+        return None if words is None or lengths is None else self._find(words, lengths)
+
+    def _uniform(self, region: bytes | memoryview, buffer: AnyArray) -> tuple[list[Words], Words] | None:
+        """Windows when every name is as long as the first."""
+        length = bytes(region[1 : 2 + WORD * self._num_words]).find(b'"')
+        stride = length + 3
+        if length < WORD or (len(buffer) + 1) % stride or buffer[-1] != 0x22:
+            return None
+        count = (len(buffer) + 1) // stride
+        first = buffer[0::stride]
+        last = buffer[length + 1 :: stride]
+        commas = buffer[length + 2 :: stride]
+        if not ((first == 0x22).all() and (last == 0x22).all() and (commas == 0x2C).all()):
+            return None
+        words = [
+            np.ndarray((count,), UINT64, region, 1 + min(WORD * k, length - WORD), (stride,))
+            for k in range(self._num_words)
+        ]
+        return words, np.full(count, length, UINT64)
+
+    def _mixed(self, buffer: AnyArray) -> tuple[list[Words], Words] | None:
+        """Windows when lengths differ."""
+        quotes = np.flatnonzero(buffer == 0x22)
+        if len(quotes) % 2 or len(quotes) == 0 or quotes[0] != 0 or quotes[-1] != len(buffer) - 1:
+            return None
+        starts, ends = quotes[0::2] + 1, quotes[1::2]
+        lengths = ends - starts
+        if (starts[1:] - ends[:-1] != 3).any() or (buffer[ends[:-1] + 1] != 0x2C).any() or (lengths < WORD).any():
+            return None
+        at_byte = np.ndarray((len(buffer) - WORD + 1,), UINT64, buffer, 0, (1,))
+        last = lengths - WORD
+        words = [at_byte[starts + np.minimum(WORD * k, last)] for k in range(self._num_words)]
+        return words, lengths.astype(UINT64)
+
+    def _find(self, words: list[Words], lengths: Words) -> IntArray | None:
+        slots = _hash(words, lengths, self._size).astype(np.int64)
+        found = self._slots[slots]
+        missing = np.flatnonzero(~self._is_same(found, words, lengths))
+        for probe in range(1, MAX_PROBES):
+            if not len(missing):
+                return self._rows[found]
+            at = self._slots[slots[missing] + probe]
+            if (at < 0).any():
+                return None
+            found[missing] = at
+            missing = missing[~self._is_same(at, [w[missing] for w in words], lengths[missing])]
+        return None
+
+    def _is_same(self, found: IntArray, words: list[Words], lengths: Words) -> BoolArray:
+        """Whether entries are the names asked for: every byte is compared, the hash only finds them."""
+        same: BoolArray = self._lengths[found] == lengths
+        for known, word in zip(self._words, words, strict=True):
+            same &= known[found] == word
+        same &= found >= 0
+        return same
+
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────────
+
+
+def read_question(body: bytes, table: NameTable) -> Question:
+    """Decode ``ExtenderArgs``.
+
+    Raises
+    ------
+    WireError : the body is not JSON, or not of that shape.
+    """
+    fast = _read_fast(body, table)
+    return _read_plain(body, table) if fast is None else fast
+
+
+def _read_fast(body: bytes, table: NameTable) -> Question | None:
+    """The form that Go writes with ``nodeCacheCapable: true`` and only known names; None for anything else."""
+    start = body.find(_NAMES_KEY)
+    if start < 0 or not body.endswith(b'"]}'):
+        return None
+    region = body[start + len(_NAMES_KEY) : -2]
+    rows = table.rows_of(region)
+    if rows is None:
+        return None
+    try:
+        fields = _decode_object(body[:start].rstrip(b" ,") + b"}")
+        if "Pod" not in fields or not _is_null(fields.get("Nodes", _NULL)):
+            return None
+        pod = fields["Pod"]
+        return Question(pod, _decode_head(pod).metadata, rows, None, region)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _fields(body: bytes | Raw) -> dict[str, Raw]:
+    """Top-level members by lower-cased name, not decoded and not copied."""
+    try:
+        return {key.lower(): value for key, value in _decode_object(body).items()}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"the body is not a JSON object: {error}") from error
+
+
+_NULL = Raw(b"null")
+_EMPTY = Raw(b'""')
+_ZERO = Raw(b"0")
+
+
+def _is_null(raw: Raw) -> bool:
+    return len(raw_bytes := memoryview(raw)) == 4 and raw_bytes == b"null"
+
+
+def _decoded(decode: Any, raw: Raw, what: str) -> Any:
+    try:
+        return decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"{what} cannot be read: {error}") from error
+
+
+def _pod(fields: dict[str, Raw]) -> tuple[Raw, Meta]:
+    pod = fields.get("pod", _NULL)
+    if _is_null(pod):
+        raise WireError("the request names no Pod; kube-scheduler always sends one")
+    head: Head = _decoded(_decode_head, pod, "Pod.metadata")
+    return pod, head.metadata
+
+
+def _read_plain(body: bytes, table: NameTable) -> Question:
+    fields = _fields(body)
+    pod, head = _pod(fields)
+    names: list[str] | None = _decoded(_decode_names, fields.get("nodenames", _NULL), "NodeNames")
+    nodes = fields.get("nodes", _NULL)
+    is_full = names is None and not _is_null(nodes)
+    if is_full:
+        listed: _NodeList | None = _decoded(_decode_nodes, nodes, "Nodes")
+        items = [] if listed is None or listed.items is None else listed.items
+        names = [item.metadata.name for item in items]
+    names = names or []
+    rows = np.array([table.row_of.get(name, -1) for name in names], np.int64)
+    return Question(pod, head, rows, names, nodes=nodes if is_full else None)
+
+
+def read_binding(body: bytes) -> Binding:
+    """Decode ``ExtenderBindingArgs``; every field is needed."""
+    fields = _fields(body)
+    values = {}
+    for key in ("podname", "podnamespace", "poduid", "node"):
+        value = _decoded(_decode_text, fields.get(key, _EMPTY), key)
+        if not value:
+            raise WireError(f"the bind request has no {key}; all of PodName, PodNamespace, PodUID and Node are needed")
+        values[key] = value
+    return Binding(values["podname"], values["podnamespace"], values["poduid"], values["node"])
+
+
+def read_preemption(body: bytes) -> Preemption:
+    """Decode ``ExtenderPreemptionArgs``, full or meta form."""
+    fields = _fields(body)
+    pod, head = _pod(fields)
+    meta = fields.get("nodenametometavictims", _NULL)
+    full = fields.get("nodenametovictims", _NULL)
+    is_meta = not _is_null(meta)
+    by_node = _decoded(_decode_victims, meta if is_meta else full, "victims") or {}
+    victims = tuple(_victims(node, raw, is_meta=is_meta) for node, raw in by_node.items())
+    return Preemption(pod, head, victims)
+
+
+def _victims(node: str, raw: Raw, *, is_meta: bool) -> Victims:
+    fields = _fields(raw)
+    pods = _decoded(_decode_raws, fields.get("pods", _NULL), f"victims of {node}")
+    if is_meta:
+        uids = [_decoded(_decode_text, _fields(p).get("uid", _EMPTY), "UID") for p in pods or ()]
+    else:
+        uids = [_decoded(_decode_head, p, "victim").metadata.uid for p in pods or ()]
+    number = _decoded(_decode_int, fields.get("numpdbviolations", _ZERO), "NumPDBViolations")
+    return Victims(node, tuple(uids), number)
+
+
+# ── answers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _names(question: Question, table: NameTable, keep: BoolArray) -> list[bytes]:
+    """JSON strings of the asked names where ``keep``."""
+    if question.names is None:
+        quoted = table.quoted
+        return [quoted[row] for row in question.rows[keep].tolist()]
+    return [_encode(name) for name, kept in zip(question.names, keep.tolist(), strict=True) if kept]
+
+
+def filter_all(question: Question) -> bytes:
+    """Every node passes: the answer that changes nothing."""
+    if question.nodes is not None:
+        return (
+            b'{"Nodes":'
+            + bytes(question.nodes)
+            + b',"NodeNames":null,"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":""}'
+        )
+    names = question.region if question.names is None else _encode(question.names)[1:-1]
+    return b'{"Nodes":null,"NodeNames":[' + names + b'],"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":""}'
+
+
+def filter_some(
+    question: Question, table: NameTable, passes: BoolArray, reasons: Sequence[tuple[str, BoolArray]] = ()
+) -> bytes:
+    """The nodes in ``passes (n,)`` pass; each other node stands in FailedNodes with the first reason that holds."""
+    failed: list[bytes] = []
+    left = ~passes
+    for reason, holds in reasons:
+        tail = b":" + _encode(reason)
+        failed += [name + tail for name in _names(question, table, left & holds)]
+        left = left & ~holds
+    body = b'"FailedNodes":{' + b",".join(failed) + b'},"FailedAndUnresolvableNodes":{},"Error":""}'
+    if question.nodes is None:
+        return b'{"Nodes":null,"NodeNames":[' + b",".join(_names(question, table, passes)) + b"]," + body
+    listed: _RawList | None = _decode_raw_nodes(question.nodes)
+    items = [] if listed is None or listed.items is None else listed.items
+    kept = [bytes(item) for item, keep in zip(items, passes.tolist(), strict=True) if keep]
+    return b'{"Nodes":{"metadata":{},"items":[' + b",".join(kept) + b']},"NodeNames":null,' + body
+
+
+def filter_error(message: str) -> bytes:
+    """The pod's scheduling cycle fails with ``message`` (unless the stanza is ``ignorable``)."""
+    return (
+        b'{"Nodes":null,"NodeNames":null,"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":'
+        + _encode(message)
+        + b"}"
+    )
+
+
+def priorities(question: Question, table: NameTable, marks: IntArray) -> bytes:
+    """``marks (n,)`` int64 0–10 for every node asked for, in the order asked."""
+    if not len(marks):
+        return b"[]"
+    if question.names is not None:
+        pairs = zip(question.names, marks.tolist(), strict=True)
+        return b"[" + b",".join([b'{"Host":%b,"Score":%d}' % (_encode(name), mark) for name, mark in pairs]) + b"]"
+    fragments = table.fragments
+    width = fragments.dtype.itemsize
+    answer = np.empty(1 + len(marks) * width, np.uint8)
+    answer[0] = ord("[")
+    lines = answer[1:].view(fragments.dtype)
+    np.take(fragments, question.rows, out=lines, mode="clip")
+    cells = answer[1:].reshape(len(marks), width)
+    tens = marks >= 10
+    cells[:, width - 3] = np.where(tens, ord("0"), marks + ord("0"))
+    cells[tens, width - 4] = ord("1")
+    answer[-1] = ord("]")
+    return answer.data  # type: ignore[return-value]  # a memoryview is written as bytes are, without a copy
+
+
+def neutral_priorities(question: Question, table: NameTable) -> bytes:
+    """The same mark for every node: no voice."""
+    return priorities(question, table, np.zeros(len(question.rows), np.int64))
+
+
+def bind_answer(error: str = "") -> bytes:
+    """``ExtenderBindingResult``."""
+    return b'{"Error":' + _encode(error) + b"}"
+
+
+def preempt_answer(victims: Iterable[Victims]) -> bytes:
+    """``ExtenderPreemptionResult``, always the meta form. A node without victims is left out (it would be an error)."""
+    by_node = {
+        v.node: {"Pods": [{"UID": uid} for uid in v.uids], "NumPDBViolations": v.num_pdb_violations}
+        for v in victims
+        if v.uids
+    }
+    return _encode({"NodeNameToMetaVictims": by_node})

@@ -1,0 +1,217 @@
+"""The HTTP server: correct answers to correct requests, clean refusals to everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from placement.errors import ConfigError
+from scheduler.errors import WireError
+from scheduler.metrics import Metrics
+from scheduler.server import HttpServer, Request, Response
+from scheduler.settings import HttpSettings
+
+SMALL = HttpSettings(host="127.0.0.1", port=0, max_body_bytes=3 * 2**20, max_pending_bytes=2**30)
+
+
+def echo(request: Request) -> Response:
+    """Answers with what came; some paths misbehave on purpose."""
+    if request.path == "/wire":
+        raise WireError("no good", 400)
+    if request.path == "/defect":
+        raise RuntimeError("a defect")
+    return Response(bytes(request.body))
+
+
+async def slow(request: Request) -> Response:
+    await asyncio.sleep(0.01)
+    return Response(bytes(request.body))
+
+
+def route(request: Request) -> object:
+    return slow(request) if request.path == "/slow" else echo(request)
+
+
+@asynccontextmanager
+async def serving(http: HttpSettings = SMALL) -> AsyncIterator[HttpServer]:
+    server = HttpServer(http, route, Metrics())  # type: ignore[arg-type]  # both kinds of answers
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(0.1)
+
+
+def post(body: bytes, path: str = "/", extra: str = "") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode() + body
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    length = next(
+        int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+    )
+    return int(head.split(b" ", 2)[1]), await asyncio.wait_for(reader.readexactly(length), 10)
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def ask(port: int, data: bytes) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        return await answer(reader)
+    finally:
+        await hang_up(writer)
+
+
+async def test_requests_on_one_connection_are_answered_in_order_whatever_their_size() -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        bodies = [os.urandom(n) for n in (0, 1, 70_000, 2**20 + 1, 5, 2 * 2**20, 3)]
+        for body in bodies:
+            writer.write(post(body, "/slow" if len(body) % 2 else "/"))
+        for body in bodies:
+            assert await answer(reader) == (200, body)
+        await hang_up(writer)
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(1, 400), max_size=6), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_how_bytes_are_cut_into_packets_does_not_matter(body: bytes, cuts: list[int], twice: bool) -> None:
+    async def run() -> None:
+        async with serving() as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            data = post(body) * (2 if twice else 1)
+            at = 0
+            for cut in cuts:
+                writer.write(data[at : at + cut])
+                at += cut
+                await asyncio.sleep(0)
+            writer.write(data[at:])
+            for _ in range(2 if twice else 1):
+                assert await answer(reader) == (200, body)
+            await hang_up(writer)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\r\n\r\n", 400),
+        (b"GET\r\n\r\n", 400),
+        (b"GET x HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\n\r\n", 505),
+        (b"GET / HTTP/1.1\r\nbroken\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\n\r\n", 411),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431),
+        (b"z" * 40_000, 431),
+        (post(b"", "/wire"), 400),
+        (post(b"", "/defect"), 500),
+    ],
+)
+async def test_what_is_wrong_gets_its_status_and_a_reason(data: bytes, status: int) -> None:
+    async with serving() as server:
+        got, body = await ask(server.port, data)
+        assert got == status
+        assert b"Error" in body
+        assert b"Traceback" not in body
+        assert await ask(server.port, post(b"still alive")) == (200, b"still alive")
+
+
+async def test_a_client_that_dawdles_is_told_so_and_others_are_not_held_up() -> None:
+    async with serving(replace(SMALL, request_timeout_s=0.2)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nContent-Le")
+        assert await ask(server.port, post(b"quick")) == (200, b"quick")
+        status, _ = await answer(reader)
+        assert status == 408
+        assert await reader.read() == b""
+        await hang_up(writer)
+
+
+async def test_an_idle_connection_outlives_a_request_timeout() -> None:
+    async with serving(replace(SMALL, request_timeout_s=0.05)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for _ in range(2):
+            writer.write(post(b"x"))
+            assert await answer(reader) == (200, b"x")
+            await asyncio.sleep(0.3)
+        await hang_up(writer)
+
+
+async def test_connections_beyond_the_limit_are_turned_away() -> None:
+    async with serving(replace(SMALL, max_connections=1)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(post(b"x"))
+        assert (await answer(reader))[0] == 200
+        other, closing = await asyncio.open_connection("127.0.0.1", server.port)
+        assert (await answer(other))[0] == 429
+        await hang_up(closing)
+        writer.write(post(b"y"))
+        assert await answer(reader) == (200, b"y")
+        await hang_up(writer)
+
+
+async def test_announced_bodies_count_against_one_budget_and_are_given_back() -> None:
+    async with serving(replace(SMALL, max_pending_bytes=2_000_100)) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n")
+        await asyncio.sleep(0.05)
+        assert (await ask(server.port, post(b"z" * 200)))[0] == 429
+        await hang_up(writer)
+        await asyncio.sleep(0.05)
+        assert (await ask(server.port, post(b"z" * 200)))[0] == 200
+        assert server.limits.pending_bytes == 0
+
+
+async def test_noise_never_harms_a_good_client() -> None:
+    noise = random.Random(7)
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for _ in range(300):
+            _, bad = await asyncio.open_connection("127.0.0.1", server.port)
+            bad.write(noise.randbytes(noise.randrange(200)))
+            await hang_up(bad)
+            writer.write(post(b"good"))
+            assert await answer(reader) == (200, b"good")
+        await hang_up(writer)
+        await asyncio.sleep(0.05)
+        gc.collect()
+        assert len(server.limits.connections) <= 1
+        assert server.limits.pending_bytes == 0
+
+
+async def test_a_taken_port_is_one_sentence() -> None:
+    async with serving() as server:
+        with pytest.raises(ConfigError, match=r"cannot listen on .* stop what holds the port"):
+            await HttpServer(replace(SMALL, port=server.port), echo, Metrics()).start()
+
+
+async def test_certificates_that_are_none_are_one_sentence(tmp_path: object) -> None:
+    bad = f"{tmp_path}/cert.pem"
+    with open(bad, "w", encoding="ascii") as file:
+        file.write("not a certificate")
+    with pytest.raises(ConfigError, match="must be PEM"):
+        await HttpServer(replace(SMALL, tls_cert=bad, tls_key=bad), echo, Metrics()).start()

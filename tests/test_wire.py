@@ -1,0 +1,180 @@
+"""The extender codec: what Go writes is read, what Go reads is written."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler import wire
+from scheduler.errors import WireError
+from scheduler.wire import NameTable
+
+META = {"name": "web-0", "namespace": "shop", "uid": "u-1", "resourceVersion": "7"}
+POD = {"metadata": META, "spec": {"containers": None}}
+DEEP = b'{"Pod":' + b"[" * 100_000
+NAME = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=40)
+NAMES = st.lists(NAME, unique=True, max_size=40)
+
+
+def go(value: Any) -> bytes:
+    """JSON as Go's encoder writes it."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def args(names: list[str] | None, **extra: Any) -> bytes:
+    return go({"Pod": POD, "Nodes": None, "NodeNames": names, **extra})
+
+
+@given(NAMES, st.randoms())
+@settings(max_examples=200, deadline=None)
+def test_every_name_finds_its_row_in_the_order_asked(names: list[str], random: Any) -> None:
+    table = NameTable(names)
+    asked = names[:]
+    random.shuffle(asked)
+    question = wire.read_question(args(asked), table)
+    assert question.rows.tolist() == [names.index(name) for name in asked]
+    assert (question.head.name, question.head.namespace, question.head.uid) == ("web-0", "shop", "u-1")
+
+
+@given(NAMES, NAMES)
+@settings(max_examples=200, deadline=None)
+def test_a_name_we_do_not_know_is_never_taken_for_one_we_do(known: list[str], asked: list[str]) -> None:
+    question = wire.read_question(args(asked), NameTable(known))
+    assert question.rows.tolist() == [known.index(name) if name in known else -1 for name in asked]
+
+
+@pytest.mark.parametrize("shape", ["node-{i:06d}", "{x}worker-{i}"])
+def test_thousands_of_known_names_take_the_path_without_objects_per_node(shape: str) -> None:
+    names = [shape.format(i=i, x="x" * (i % 17)) for i in range(3000)]
+    question = wire.read_question(args(names[::-1]), NameTable(names))
+    assert question.names is None
+    assert question.rows.tolist() == list(range(len(names)))[::-1]
+
+
+def test_equal_length_names_that_differ_in_one_byte_are_told_apart() -> None:
+    names = [f"{'a' * i}b{'a' * (40 - i)}" for i in range(41)]
+    table = NameTable(names[:-1])
+    assert wire.read_question(args(names[:-1]), table).rows.tolist() == list(range(40))
+    assert wire.read_question(args(names), table).rows.tolist() == [*range(40), -1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        go({"pod": POD, "nodenames": ["a-node-1", "b"], "nodes": None}),
+        go({"POD": POD, "nodeNames": ["a-node-1", "b"]}),
+        go({"Pod": POD, "Nodes": {"items": [{"metadata": {"name": "a-node-1"}}, {"metadata": {"name": "b"}}]}}),
+        json.dumps({"NodeNames": ["a-node-1", "b"], "Pod": POD}, indent=2).encode(),
+    ],
+)
+def test_any_case_any_order_and_both_forms_are_understood(body: bytes) -> None:
+    question = wire.read_question(body, NameTable(["b", "a-node-1"]))
+    assert question.rows.tolist() == [1, 0]
+    assert question.head.uid == "u-1"
+
+
+@pytest.mark.parametrize("names", [None, []])
+def test_null_lists_and_empty_lists_are_no_nodes(names: list[str] | None) -> None:
+    question = wire.read_question(args(names), NameTable(["a"]))
+    assert len(question.rows) == 0
+    assert json.loads(wire.filter_all(question))["NodeNames"] == []
+    assert json.loads(wire.neutral_priorities(question, NameTable(["a"]))) == []
+
+
+def test_a_pod_whose_text_looks_like_a_name_list_changes_nothing() -> None:
+    names = ["node-0001", "node-0002"]
+    trap = POD | {"metadata": META | {"annotations": {"x": '","NodeNames":["node-0001"]}'}}}
+    question = wire.read_question(go({"Pod": trap, "Nodes": None, "NodeNames": names}), NameTable(names))
+    assert question.rows.tolist() == [0, 1]
+    assert json.loads(bytes(question.pod)) == trap
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"Pod":null}',
+        b'{"Pod":{},"NodeNames":7}',
+        b'{"Pod":{},"NodeNames":[1]}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_not_a_request_is_one_clean_error(body: bytes) -> None:
+    with pytest.raises(WireError):
+        wire.read_question(body, NameTable(["a"]))
+
+
+@given(NAMES.filter(bool), st.data())
+@settings(max_examples=100, deadline=None)
+def test_every_node_asked_gets_one_integer_score(names: list[str], data: Any) -> None:
+    table = NameTable(names)
+    marks = data.draw(st.lists(st.integers(0, 10), min_size=len(names), max_size=len(names)))
+    for asked in (names, [*names, "stranger"]):
+        question = wire.read_question(args(asked), table)
+        given_marks = np.array(marks + [0] * (len(asked) - len(names)))
+        answer = bytes(wire.priorities(question, table, given_marks))
+        decoded = json.loads(answer)
+        assert [entry["Host"] for entry in decoded] == asked
+        assert [entry["Score"] for entry in decoded] == given_marks.tolist()
+        assert all(type(entry["Score"]) is int for entry in decoded)
+
+
+@given(NAMES.filter(bool), st.data())
+@settings(max_examples=100, deadline=None)
+def test_passed_and_failed_together_are_exactly_the_question(names: list[str], data: Any) -> None:
+    table = NameTable(names)
+    passes = np.array(data.draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names))))
+    first = np.array(data.draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names))))
+    question = wire.read_question(args(names), table)
+    answer = json.loads(wire.filter_some(question, table, passes, (("one", first), ("two", ~first))))
+    assert answer["NodeNames"] == [n for n, keep in zip(names, passes, strict=True) if keep]
+    assert answer["FailedNodes"] == {
+        n: "one" if f else "two" for n, keep, f in zip(names, passes, first, strict=True) if not keep
+    }
+    assert (answer["Error"], answer["Nodes"]) == ("", None)
+
+
+def test_full_nodes_come_back_as_they_were_sent() -> None:
+    nodes = [{"metadata": {"name": f"n{i}"}, "status": {"x": [i, {"y": None}]}} for i in range(3)]
+    question = wire.read_question(
+        go({"Pod": POD, "Nodes": {"metadata": {}, "items": nodes}, "NodeNames": None}), NameTable(["n1"])
+    )
+    assert json.loads(wire.filter_all(question))["Nodes"]["items"] == nodes
+    one = json.loads(wire.filter_some(question, NameTable(["n1"]), np.array([False, True, False])))
+    assert one["Nodes"]["items"] == [nodes[1]]
+    assert one["NodeNames"] is None
+
+
+def test_bind_requests_need_every_field() -> None:
+    whole = {"PodName": "p", "PodNamespace": "n", "PodUID": "u", "Node": "x"}
+    assert wire.read_binding(go(whole)) == wire.Binding("p", "n", "u", "x")
+    assert wire.read_binding(go({k.lower(): v for k, v in whole.items()})) == wire.Binding("p", "n", "u", "x")
+    for key in whole:
+        with pytest.raises(WireError, match=key.lower()):
+            wire.read_binding(go(whole | {key: ""}))
+
+
+def test_preemption_answers_in_the_meta_form_whatever_came() -> None:
+    meta = {"Pod": POD, "NodeNameToMetaVictims": {"n1": {"Pods": [{"UID": "a"}], "NumPDBViolations": 1}}}
+    full = {"Pod": POD, "NodeNameToVictims": {"n1": {"Pods": [{"metadata": {"uid": "a"}}], "NumPDBViolations": 1}}}
+    for body in (meta, full):
+        asked = wire.read_preemption(go(body))
+        assert asked.victims == (wire.Victims("n1", ("a",), 1),)
+        assert json.loads(wire.preempt_answer(asked.victims)) == {
+            "NodeNameToMetaVictims": {"n1": {"Pods": [{"UID": "a"}], "NumPDBViolations": 1}}
+        }
+    assert wire.read_preemption(go({"Pod": POD, "NodeNameToVictims": None})).victims == ()
+
+
+def test_a_node_without_victims_is_left_out_of_the_answer() -> None:
+    assert json.loads(wire.preempt_answer([wire.Victims("n1", (), 0)])) == {"NodeNameToMetaVictims": {}}
