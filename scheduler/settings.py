@@ -19,7 +19,7 @@ from placement.errors import ConfigError
 MODES = ("off", "shadow", "score", "decide")
 """From silent to alone: no voice · answers neutrally and records · ranks · chooses the node."""
 
-SOFT_WISHES = ("preferred-node-affinity", "preferred-pod-affinity", "spread", "prefer-no-schedule", "image-locality")
+SOFT_WISHES = ("preferred-node-affinity", "preferred-pod-affinity", "spread", "prefer-no-schedule")
 
 
 @dataclass(frozen=True)

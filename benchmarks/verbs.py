@@ -1,0 +1,244 @@
+"""Latency of the verbs over a bare asyncio echo of the same bytes, one keep-alive connection, loopback.
+
+``python benchmarks/verbs.py [--nodes 500 5000 15000] [--rounds 5]`` prints one line per verb and size: p50 and p99
+of both, and their ratios (median over interleaved rounds). The echo reads the whole request and writes its bytes
+back; it is the floor of any server in this language on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import resource
+import socket
+import statistics
+import sys
+import time
+from typing import Any
+
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
+from placement.state import ClusterState
+from placement.strategies import strategy_named
+
+GIB = 2**30
+
+
+class Echo(asyncio.Protocol):
+    """Reads a request to its end, writes its body back."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.data = bytearray()
+        self.need = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        if not self.need:
+            end = self.data.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self.start = end + 4
+            at = self.data.find(b"Content-Length: ")
+            self.need = self.start + int(self.data[at + 16 : self.data.find(b"\r\n", at)])
+        if len(self.data) >= self.need:
+            body = bytes(self.data[self.start :])
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            self.data.clear()
+            self.need = 0
+
+
+def serve_echo(pipe: Any) -> None:
+    """Process: the floor."""
+
+    async def run() -> None:
+        server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str) -> None:
+    """Process: the real server, engine and ledger over a synthetic cluster."""
+    from scheduler.binder import Binder
+    from scheduler.engine import Engine
+    from scheduler.eventlog import NoLog
+    from scheduler.extender import Extender
+    from scheduler.ledger import Ledger
+    from scheduler.metrics import Metrics
+    from scheduler.server import HttpServer
+    from scheduler.settings import HttpSettings, Settings
+
+    async def run() -> None:
+        settings = Settings(mode=mode, http=HttpSettings(host="127.0.0.1", port=0))
+        metrics = Metrics()
+        ledger = Ledger(ClusterState(events=NoLog()), time.monotonic, metrics)
+        rng = random.Random(1)
+        for name in names(num_nodes):
+            ledger.see_node(NodeSpec(name, ((CPU, rng.choice((8000, 16000, 64000))), (MEMORY, 64 * GIB))))
+        for i in range(num_nodes * 2):
+            spec = PodSpec(request=((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)))
+            ledger.state.bind(f"r{i}", spec, ledger.state.name(i % num_nodes))
+        engine = Engine(ledger, strategy_named(strategy), settings, metrics)
+        server = HttpServer(settings.http, Extender(engine, Binder(engine, None), version="bench").handle, metrics)  # type: ignore[arg-type]  # no API here
+        await server.start()
+        pipe.send(server.port)
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+def names(num_nodes: int) -> list[str]:
+    """Node names as a cloud gives them, 42 characters."""
+    return [
+        f"ip-10-{i // 62500:03d}-{i // 250 % 250:03d}-{i % 250:03d}.eu-north-1.compute.internal"
+        for i in range(num_nodes)
+    ]
+
+
+def pod(uid: str) -> dict[str, Any]:
+    """A pod of about 5 KB."""
+    return {
+        "metadata": {
+            "name": "web-0",
+            "namespace": "default",
+            "uid": uid,
+            "resourceVersion": "1",
+            "annotations": {"note": "x" * 1500},
+            "managedFields": [{"manager": "kube-controller-manager", "fieldsV1": {f"f:k{i}": {} for i in range(150)}}],
+        },
+        "spec": {
+            "containers": [
+                {
+                    "name": "main",
+                    "image": "registry.local/app:1",
+                    "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}},
+                    "env": [{"name": f"E{i}", "value": "v" * 20} for i in range(20)],
+                }
+            ]
+        },
+        "status": {"phase": "Pending"},
+    }
+
+
+def node_object(name: str) -> dict[str, Any]:
+    """A Node of about 11 KB, most of it images."""
+    images = [{"names": [f"registry.local/team/image-{i}@sha256:{'0' * 64}"], "sizeBytes": 10**8} for i in range(80)]
+    return {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}, "status": {"images": images}}
+
+
+class Client:
+    """One connection, one request at a time."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.buffer = bytearray(1 << 27)
+
+    def post(self, path: str, body: bytes) -> tuple[float, bytes]:
+        """Seconds, and the answer's body."""
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (
+            path.encode(), len(body),
+        )  # fmt: skip
+        view = memoryview(self.buffer)
+        began = time.perf_counter()
+        self.socket.sendall(head + body)
+        have, need = 0, -1
+        while need < 0 or have < need:
+            got = self.socket.recv_into(view[have:])
+            if not got:
+                raise SystemExit("the server closed the connection")
+            have += got
+            if need < 0:
+                end = self.buffer.find(b"\r\n\r\n", 0, have)
+                if end >= 0:
+                    start = end + 4
+                    at = self.buffer.find(b"Content-Length: ", 0, start)
+                    need = start + int(self.buffer[at + 16 : self.buffer.find(b"\r\n", at)])
+        return time.perf_counter() - began, bytes(view[start:need])
+
+
+def quantile(times: list[float], share: float) -> float:
+    """The value below which ``share`` of the times lie."""
+    return sorted(times)[min(int(share * len(times)), len(times) - 1)]
+
+
+def bodies(num_nodes: int, count: int, *, full: bool) -> list[bytes]:
+    """Requests whose node order differs, as kube-scheduler's does."""
+    rng = random.Random(2)
+    listed = names(num_nodes)
+    made = []
+    for i in range(count):
+        rng.shuffle(listed)
+        nodes = {"metadata": {}, "items": [node_object(n) for n in listed]} if full else None
+        args = {"Pod": pod(f"u{i}"), "Nodes": nodes, "NodeNames": None if full else listed}
+        made.append(json.dumps(args, separators=(",", ":")).encode())
+    return made
+
+
+def measure(verb: str, num_nodes: int, rounds: int, per_round: int, *, full: bool, strategy: str) -> dict[str, Any]:
+    """Interleaved rounds against both servers."""
+    mode = "decide" if verb == "filter" else "score"
+    ports, processes = [], []
+    for target, extra in ((serve_echo, ()), (serve_ullage, (num_nodes, mode, strategy))):
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.Process(target=target, args=(theirs, *extra), daemon=True)
+        process.start()
+        processes.append(process)
+        ports.append(ours.recv())
+    echo, ullage = Client(ports[0]), Client(ports[1])
+    asked = bodies(num_nodes, 2 if full else 20, full=full)
+    for body in asked[:2] * 3:
+        echo.post("/", body)
+        ullage.post(f"/v1/{verb}", body)
+    results: list[tuple[float, ...]] = []
+    for _ in range(rounds):
+        times: dict[str, list[float]] = {"echo": [], "ullage": []}
+        for i in range(per_round):
+            body = asked[i % len(asked)]
+            times["echo"].append(echo.post("/", body)[0])
+            seconds, answer = ullage.post(f"/v1/{verb}", body)
+            times["ullage"].append(seconds)
+            if b'"Error":""' not in answer[-12:] and not answer.startswith(b'[{"Host"'):
+                raise SystemExit(f"unexpected answer: {answer[:200]!r}")
+        results.append(tuple(quantile(times[who], q) for who in ("echo", "ullage") for q in (0.5, 0.99)))
+    for process in processes:
+        process.terminate()
+        process.join()
+    e50, e99, u50, u99 = (statistics.median(r[k] for r in results) for k in range(4))
+    return {
+        "verb": verb, "form": "full" if full else "names", "nodes": num_nodes, "strategy": strategy,
+        "echo_p50_ms": round(e50 * 1e3, 3), "echo_p99_ms": round(e99 * 1e3, 3),
+        "ullage_p50_ms": round(u50 * 1e3, 3), "ullage_p99_ms": round(u99 * 1e3, 3),
+        "ratio_p50": round(statistics.median(r[2] / r[0] for r in results), 2),
+        "ratio_p99": round(statistics.median(r[3] / r[1] for r in results), 2),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Print one JSON line per measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, nargs="*", default=[500, 5000, 15000])
+    parser.add_argument("--verbs", nargs="*", default=["filter", "prioritize"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--strategy", default="best-fit")
+    parser.add_argument("--full", action="store_true", help="send full Node objects")
+    options = parser.parse_args()
+    for num_nodes in options.nodes:
+        for verb in options.verbs:
+            per_round = max(10, options.requests // (20 if options.full else 1))
+            line = measure(verb, num_nodes, options.rounds, per_round, full=options.full, strategy=options.strategy)
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    sys.stderr.write(f"largest server process: {children.ru_maxrss / 1024:.0f} MB\n")
+
+
+if __name__ == "__main__":
+    main()

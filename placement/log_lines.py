@@ -1,0 +1,200 @@
+"""The event log as lines of JSON, for disks and bug reports; any build can read it back.
+
+A pod class is written once and named by a number afterwards; candidates are a bitmap of rows. Rows need not be
+stored: the ledger gives the lowest free row to each new node, so a reader that follows node events knows them. A
+file may begin with a checkpoint, events that rebuild the ledger of that moment, so that older files can go.
+
+::
+
+    {"ullage_log": 1, …}                         header: versions, strategies as TOML by digest
+    {"spec": 7, "is": {…}}                       pod class 7
+    [time_s, kind, subject, node, devices, …]    one event, as in placement.log
+    {"checkpoint": "begin" | "end"}
+    {"lost": 12}                                 events that the disk could not take
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from placement import log
+from placement.errors import ConfigError
+from placement.knowledge import Knowledge
+from placement.log import Asked, Event
+from placement.nodes import NamespaceSpec, NodeSpec
+from placement.pods import PodSpec
+from placement.resources import IntArray
+from placement.state import ClusterState
+
+FORMAT = 1
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise NotImplementedError(f"{type(value).__name__} cannot stand in a log")
+
+
+def _rich(kind: type, value: Any) -> Any:
+    return np.array(value, np.int64) if "ndarray" in str(kind) else value
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_DETAILS: dict[str, type] = {
+    log.NODE_ADDED: NodeSpec,
+    log.NODE_UPDATED: NodeSpec,
+    log.NAMESPACE: NamespaceSpec,
+    log.KNOWLEDGE: Knowledge,
+}
+
+
+class LineWriter:
+    """Turns events into lines, in order. One per file."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[PodSpec, int] = {}
+
+    def header(self, **facts: Any) -> bytes:
+        """First line of a file."""
+        return _encoder.encode({"ullage_log": FORMAT, **facts}) + b"\n"
+
+    def _spec(self, spec: PodSpec, lines: list[bytes]) -> int:
+        number = self._numbers.get(spec)
+        if number is None:
+            number = self._numbers[spec] = len(self._numbers)
+            lines.append(_encoder.encode({"spec": number, "is": spec}))
+        return number
+
+    def event(self, event: Event) -> bytes:
+        """The line of one event, after the line of its pod class if that is new."""
+        lines: list[bytes] = []
+        detail: Any = event.detail
+        if isinstance(detail, PodSpec):
+            detail = self._spec(detail, lines)
+        elif isinstance(detail, Asked):
+            offered = _offered(detail.candidates)
+            detail = [detail.strategy, self._spec(detail.spec, lines), detail.draw, offered]
+        lines.append(_encoder.encode([*event[:5], detail]))
+        return b"\n".join(lines) + b"\n"
+
+    def mark(self, **what: Any) -> bytes:
+        """A line that is no event: ``checkpoint`` or ``lost``."""
+        return _encoder.encode(what) + b"\n"
+
+
+def _offered(candidates: Any) -> Any:
+    """None, names, or a bitmap of rows in hexadecimal where the candidates came with their rows."""
+    rows: IntArray | None = getattr(candidates, "rows", None)
+    if rows is None:
+        return candidates
+    bits = np.zeros(int(rows.max(initial=-1)) + 1, np.bool_)
+    bits[rows] = True
+    return np.packbits(bits, bitorder="little").tobytes().hex()
+
+
+def checkpoint_events(state: ClusterState, time_s: int) -> list[Event]:
+    """Events that rebuild ``state`` row by row: free rows are made and given back."""
+    events = [Event(time_s, log.NAMESPACE, name, detail=spec) for name, spec in state.namespaces.items()]
+    holes = []
+    for row in range(state.num_rows):
+        node = state.nodes[row]
+        if node is None:
+            node = NodeSpec(f"removed-{row}", ())
+            holes.append(node.name)
+        events.append(Event(time_s, log.NODE_ADDED, node.name, detail=node))
+    events += [Event(time_s, log.NODE_REMOVED, name) for name in holes]
+    for resident in state.residents.values():
+        kind = log.POD_BOUND if resident.is_bound else log.POD_ASSUMED
+        events.append(Event(time_s, kind, resident.uid, state.name(resident.row), resident.devices, resident.spec))
+    if state.knowledge.version:
+        events.append(Event(time_s, log.KNOWLEDGE, state.knowledge.digest, detail=state.knowledge))
+    return events
+
+
+class LineReader:
+    """Turns lines back into events. Feed the files of one run in order; ``header`` is the first one's."""
+
+    def __init__(self) -> None:
+        self.header: dict[str, Any] = {}
+        self.num_lost = 0
+        self._specs: dict[int, PodSpec] = {}
+        self._names: list[str] = []
+        self._free: list[int] = []
+        self._row_of: dict[str, int] = {}
+        self._skips = False
+        self._has_started = False
+
+    def events(self, lines: Iterable[bytes], source: str) -> Iterator[Event]:
+        """Events of one file.
+
+        Raises
+        ------
+        ConfigError : a line is damaged or of another format; ``source`` and line number are named. A last line
+            without its end (the process was killed) is left out.
+        """
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                value = msgspec.json.decode(line)
+                if isinstance(value, list):
+                    event = self._event(value)
+                    if not self._skips:
+                        self._has_started = True
+                        self._follow(event)
+                        yield event
+                else:
+                    self._mark(value, source)
+            except (msgspec.MsgspecError, KeyError, IndexError, ValueError, TypeError) as error:
+                raise ConfigError(
+                    f"log {source}, line {number}: damaged ({error}); use another copy of the file"
+                ) from error
+
+    def _mark(self, value: dict[str, Any], source: str) -> None:
+        if "spec" in value:
+            self._specs[value["spec"]] = msgspec.convert(value["is"], PodSpec)
+        elif "lost" in value:
+            self.num_lost += int(value["lost"])
+        elif "checkpoint" in value:
+            self._skips = value["checkpoint"] == "begin" and self._has_started
+        elif value.get("ullage_log") != FORMAT:
+            raise ConfigError(
+                f"log {source}: format {value.get('ullage_log')!r}, this build reads {FORMAT}; "
+                "use the ullage version that its header names"
+            )
+        else:
+            self._specs.clear()
+            self.header = self.header or value
+
+    def _event(self, value: list[Any]) -> Event:
+        time_s, kind, subject, node, devices, detail = value
+        if kind == log.DECISION:
+            strategy, spec, draw, offered = detail
+            detail = Asked(strategy, self._specs[spec], draw, self._candidates(offered))
+        elif detail is not None and kind in (log.POD_ASSUMED, log.POD_BOUND):
+            detail = self._specs[detail]
+        elif detail is not None:
+            detail = msgspec.convert(detail, _DETAILS[kind], dec_hook=_rich)
+        return Event(time_s, kind, subject, node, devices, detail)
+
+    def _candidates(self, offered: Any) -> tuple[str, ...] | None:
+        if isinstance(offered, str):
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(offered), np.uint8), bitorder="little")
+            return tuple(self._names[row] for row in np.flatnonzero(bits).tolist())
+        return None if offered is None else tuple(offered)
+
+    def _follow(self, event: Event) -> None:
+        """Give rows as the ledger does: the lowest free one."""
+        if event.kind == log.NODE_ADDED:
+            row = heapq.heappop(self._free) if self._free else len(self._names)
+            if row == len(self._names):
+                self._names.append("")
+            self._names[row] = event.subject
+            self._row_of[event.subject] = row
+        elif event.kind == log.NODE_REMOVED:
+            heapq.heappush(self._free, self._row_of.pop(event.subject))

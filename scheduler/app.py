@@ -1,0 +1,213 @@
+"""The running extender: builds every part from settings, starts them in order, and stops them in reverse.
+
+This is the one place where parts meet; each of them can be read and tested alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from placement.errors import PlacementError
+from placement.state import ClusterState
+from placement.strategies import strategy_named
+from scheduler.admin import Admin
+from scheduler.binder import Binder
+from scheduler.engine import Engine, Recorder
+from scheduler.eventlog import DiskLog, NoLog
+from scheduler.extender import Extender
+from scheduler.informer import Informer, Reflector
+from scheduler.kube import KubeClient
+from scheduler.learner import Learner, read_workload
+from scheduler.lease import Election
+from scheduler.ledger import Ledger
+from scheduler.metrics import Metrics
+from scheduler.server import HttpServer, load_certificates
+from scheduler.settings import MODES, Settings
+from scheduler.view import sinks
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+
+
+def package_version() -> str:
+    """Version of the installed package."""
+    try:
+        return version("ullage")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+class App:
+    """One replica. ``start`` returns when it listens; it becomes ready when the view is complete."""
+
+    def __init__(self, settings: Settings, client: KubeClient, *, recorder: Recorder | None = None) -> None:
+        self.settings = settings
+        self.client = client
+        self.metrics = Metrics()
+        began = time.monotonic()
+        self.strategy = strategy_named(settings.strategy)
+        events = DiskLog(settings.log, self.metrics, package_version()) if settings.log.folder else NoLog()
+        self.events = events
+        state = ClusterState(events=events)
+        self.ledger = Ledger(state, lambda: time.monotonic() - began, self.metrics)
+        self.engine = Engine(
+            self.ledger,
+            self.strategy,
+            settings,
+            self.metrics,
+            fallback=strategy_named(settings.fallback_strategy),
+            recorder=recorder,
+        )
+        if isinstance(events, DiskLog):
+            events.attach(state, [self.engine.strategy, self.engine.fallback])
+        self.informer = Informer(
+            [
+                Reflector(s.kind, s.path, s, client, self.metrics, is_optional=s.is_optional)
+                for s in sinks(self.ledger, self.engine.modes)
+            ]
+        )
+        self.election = Election(client, settings.lease, self.metrics) if settings.lease.enabled else None
+        self.binder = Binder(self.engine, client)
+        self.extender = Extender(self.engine, self.binder, version=package_version())
+        self.learner = Learner(
+            self.engine, settings.learn_every_s, read_workload(settings.knowledge) if settings.knowledge else None
+        )
+        self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
+        self.side_servers: list[HttpServer] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_caught_up = self.election is None
+        self._failure: asyncio.Future[None] | None = None
+        self.engine.is_synced = lambda: self.informer.is_synced
+        self.engine.is_leading = lambda: self._is_caught_up
+        self.metrics.before_scrape(self._gauges)
+        self.metrics.build.info({"version": package_version(), "strategy": self.strategy.name})
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Listen, and begin to follow the cluster.
+
+        Raises
+        ------
+        PlacementError : a port is taken, TLS files are bad, or the API cannot be reached at all.
+        """
+        self._failure = asyncio.get_running_loop().create_future()
+        await self.client.call("GET", "/version", timeout_s=10)
+        await self.http.start()
+        http = self.settings.http
+        side = replace(http, tls_cert="", tls_key="", client_ca="")
+        if http.health_port:
+            await self._listen_beside(replace(side, port=http.health_port), self.extender.handle_page)
+        if http.admin_port:
+            await self._listen_beside(replace(side, port=http.admin_port, host="127.0.0.1"), Admin(self.engine).handle)
+        self.informer.start()
+        self._keep(self._tick())
+        self._keep(self.binder.run())
+        self._keep(self.learner.run())
+        if self.election is not None:
+            self._keep(self.election.run())
+        log.info(
+            "listening", extra={"port": self.http.port, "mode": self.settings.mode, "strategy": self.strategy.name}
+        )
+
+    async def _listen_beside(self, http: Any, handler: Any) -> None:
+        server = HttpServer(http, handler, self.metrics)
+        await server.start()
+        self.side_servers.append(server)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A part that ended by a defect ends the process: restarting is safe, a frozen view is not."""
+        if task.cancelled() or self._failure is None or self._failure.done():
+            return
+        error = task.exception()
+        if error is not None:
+            self._failure.set_exception(error)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set or a part fails."""
+        assert self._failure is not None, "start() comes first"
+        waiting = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait([waiting, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+        finally:
+            waiting.cancel()
+
+    async def stop(self) -> None:
+        """Finish what is in progress, hand the lead over, close everything."""
+        await self.http.stop()
+        for server in self.side_servers:
+            await server.stop(0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.binder.drain()
+        if self.election is not None:
+            await self.election.release()
+        await self.informer.stop()
+        await self.client.close()
+        self.events.close()
+
+    def reload(self, settings: Settings) -> None:
+        """Take over what may change while running: mode, exempt namespaces, ignored wishes, certificates."""
+        self.engine.modes.switch(settings.mode)
+        self.engine.exempt = frozenset(settings.exempt_namespaces)
+        self.engine.settings = replace(
+            self.engine.settings,
+            exempt_namespaces=settings.exempt_namespaces,
+            ignored_wishes=settings.ignored_wishes,
+        )
+        if self.http.context is not None:
+            load_certificates(self.http.context, self.settings.http)
+        log.info("settings read again", extra={"mode": settings.mode})
+
+    # ── the slow clock ────────────────────────────────────────────────────────────────────────
+
+    async def _tick(self) -> None:
+        """Leadership, dead parts, lag."""
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(TICK_S)
+            self.metrics.loop_lag.set(max(0.0, time.monotonic() - before - TICK_S))
+            self.informer.raise_dead()
+            await self._follow_lead()
+
+    async def _follow_lead(self) -> None:
+        """A new leader reads all pods once more before it answers: the old one's last binds must be seen."""
+        if self.election is None:
+            return
+        if not self.election.is_leading:
+            self._is_caught_up = False
+        elif not self._is_caught_up and self.informer.is_synced:
+            try:
+                await self.informer.refresh("pods")
+                self._is_caught_up = self.election.is_leading
+            except PlacementError as error:
+                log.warning("cannot catch up before leading", extra={"error": str(error)})
+
+    def _gauges(self) -> None:
+        metrics, state, ledger = self.metrics, self.engine.state, self.ledger
+        metrics.cache_synced.set(int(self.informer.is_synced))
+        for reflector in self.informer.reflectors:
+            metrics.cache_age.labels(reflector.kind).set(reflector.age_s)
+        metrics.cache_objects.labels("nodes").set(len(state.row_of))
+        metrics.cache_objects.labels("pods").set(len(ledger.pods))
+        metrics.reservations.set(len(ledger.reservations))
+        oldest = min((r.since_s for r in ledger.reservations.values()), default=ledger.clock())
+        metrics.reservation_age.set(ledger.clock() - oldest)
+        in_force = "off" if self.engine.modes.is_killed else self.engine.modes.default
+        for mode in MODES:
+            metrics.mode.labels(mode).set(int(mode == in_force))

@@ -1,0 +1,204 @@
+"""Makes decisions about GPU shares true: one Binding per pod, with the devices in an annotation.
+
+kube-scheduler counts GPU shares in total only; which device a pod gets is ours to say, so pods that ask for shares
+are bound here. The API server copies a Binding's annotations to the pod, so node and devices appear in one write.
+
+A reservation of devices ends only when the API has shown what became of the pod. A POST whose answer was lost
+leaves it in place (``is_binding``) until a read says; a timer alone never frees a device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from placement.resources import DEVICES_ANNOTATION
+from scheduler.engine import Engine
+from scheduler.errors import ApiError
+from scheduler.ledger import Reservation, Seen
+from scheduler.view import pod_from_json
+from scheduler.wire import Binding
+
+log = logging.getLogger(__name__)
+
+LOOK_UPS_PER_TICK = 50
+TICK_S = 1.0
+
+
+class Api(Protocol):
+    """The two calls that binding needs."""
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        content_type: str = "application/json",
+        timeout_s: float = 30,
+    ) -> bytes:
+        """One request; see :meth:`scheduler.kube.KubeClient.call`."""
+        ...
+
+
+def pod_path(namespace: str, name: str) -> str:
+    """API path of a pod."""
+    return f"/api/v1/namespaces/{namespace}/pods/{name}"
+
+
+class Binder:
+    """Binds pods and looks up reservations that nobody settled."""
+
+    def __init__(self, engine: Engine, api: Api) -> None:
+        self.engine = engine
+        self.api = api
+        self._in_flight: dict[str, asyncio.Task[str]] = {}
+
+    async def bind(self, binding: Binding) -> str:
+        """Bind a pod; the error for kube-scheduler, empty for success. Calling again for one UID is safe."""
+        running = self._in_flight.get(binding.uid)
+        if running is not None:
+            await asyncio.wait([running])
+        task = asyncio.ensure_future(self._bind(binding))
+        self._in_flight[binding.uid] = task
+        try:
+            return await asyncio.shield(task)  # the POST goes on even if the caller hangs up
+        finally:
+            if self._in_flight.get(binding.uid) is task and task.done():
+                del self._in_flight[binding.uid]
+
+    async def _bind(self, binding: Binding) -> str:
+        try:
+            seen = await self._pod(binding)
+            if seen is None:
+                return self._count("gone", "ullage: the pod is gone")
+            if seen.node:
+                return self._already(binding, seen)
+            reservation = self._reserve(binding, seen)
+            if reservation is None:
+                return self._count("no device", "ullage: the devices on this node are no longer free")
+            return await self._post(binding, reservation)
+        except ApiError as error:
+            return self._count("api", f"ullage: {error}")
+        finally:
+            self._in_flight.pop(binding.uid, None)
+
+    def _count(self, outcome: str, error: str) -> str:
+        self.engine.metrics.binds.labels(outcome).inc()
+        return error
+
+    async def _pod(self, binding: Binding) -> Seen | None:
+        """The pod as last seen, or read now; None when that UID no longer exists."""
+        seen = self.engine.ledger.pods.get(binding.uid)
+        held = self.engine.ledger.reservations.get(binding.uid)
+        if seen is not None and not (held is not None and held.is_binding):
+            return seen
+        return await self.look_up(binding.uid, binding.name, binding.namespace)
+
+    def _already(self, binding: Binding, seen: Seen) -> str:
+        if seen.node == binding.node:
+            return self._count("repeated", "")
+        return self._count("conflict", f"ullage: the pod is already bound to {seen.node}")
+
+    def _reserve(self, binding: Binding, seen: Seen) -> Reservation | None:
+        """The reservation on exactly this node, made now if the choice was not ours."""
+        engine = self.engine
+        held = engine.ledger.reservations.get(binding.uid)
+        if held is not None and held.node == binding.node:
+            return held
+        engine.ledger.forget(binding.uid, "chosen elsewhere")
+        row = engine.state.row_of.get(binding.node)
+        if row is None:
+            return None
+        candidates = engine.mask(np.array([row]))
+        decision, _draw = engine.decide(binding.uid, seen.spec, candidates)
+        who = (binding.uid, binding.name, binding.namespace)
+        if not decision.is_placed or not engine.ledger.assume(who, seen.spec, decision.node, decision.devices):
+            return None
+        return engine.ledger.reservations[binding.uid]
+
+    async def _post(self, binding: Binding, held: Reservation) -> str:
+        ledger = self.engine.ledger
+        annotations = {DEVICES_ANNOTATION: ledger.devices_text(held.devices)} if held.devices else {}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {
+                "name": binding.name,
+                "namespace": binding.namespace,
+                "uid": binding.uid,
+                "annotations": annotations,
+            },
+            "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},
+        }
+        held.is_binding = True
+        path = pod_path(binding.namespace, binding.name) + "/binding"
+        try:
+            await self.api.call("POST", path, body, timeout_s=self.engine.settings.kube.bind_timeout_s)
+        except ApiError as error:
+            return await self._failed(binding, held, error)
+        return self._count("bound", "")
+
+    async def _failed(self, binding: Binding, held: Reservation, error: ApiError) -> str:
+        """Find out what the API did, then answer. While nobody knows, the reservation stays."""
+        if 400 <= error.status < 500 and error.status not in (404, 408, 409, 429):
+            self.engine.ledger.forget(binding.uid, "refused")
+            return self._count("refused", f"ullage: {error}")
+        seen = await self.look_up(binding.uid, binding.name, binding.namespace)
+        if seen is None:
+            return self._count("gone", "ullage: the pod is gone")
+        if seen.node:
+            return self._already(binding, seen)
+        held.is_binding = False
+        self.engine.ledger.forget(binding.uid, "bind failed")
+        return self._count("failed", f"ullage: {error}")
+
+    async def look_up(self, uid: str, name: str, namespace: str) -> Seen | None:
+        """Read one pod and tell the ledger; None (and buried) when that UID does not exist any more.
+
+        Raises
+        ------
+        ApiError : the API does not answer; nothing is known then.
+        """
+        try:
+            body = await self.api.call("GET", pod_path(namespace, name), timeout_s=5)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self.engine.ledger.lose(uid)
+            return None
+        seen = pod_from_json(msgspec.Raw(body))
+        if seen.uid != uid or seen.has_ended:
+            self.engine.ledger.lose(uid)
+            return None
+        self.engine.ledger.see(seen)
+        return seen
+
+    async def settle_overdue(self) -> None:
+        """Look up reservations past their time: bound ones are confirmed, gone ones buried, unbound ones forgotten."""
+        timeout_s = self.engine.settings.assume_timeout_s
+        for held in self.engine.ledger.overdue(timeout_s)[:LOOK_UPS_PER_TICK]:
+            if held.uid in self._in_flight:
+                continue
+            try:
+                seen = await self.look_up(held.uid, held.name, held.namespace)
+            except ApiError as error:
+                log.warning("reservation cannot be looked up", extra={"pod": held.name, "error": str(error)})
+                return
+            if seen is not None and not seen.node and self.engine.ledger.reservations.get(held.uid) is held:
+                self.engine.ledger.forget(held.uid, "deadline")
+
+    async def drain(self) -> None:
+        """Wait for Bindings that are on their way."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight.values(), timeout=self.engine.settings.kube.bind_timeout_s)
+
+    async def run(self) -> None:
+        """Settle overdue reservations for ever."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self.settle_overdue()

@@ -1,0 +1,259 @@
+"""Decides live: which strategy is in force, what a pod's mode is, and what a decision leaves behind.
+
+Everything that answers a caller (HTTP verbs, gRPC) asks here, so that all of them decide alike: same ledger, same
+strategy, same log. It runs on the event loop only; nothing in it waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from placement import log as placement_log
+from placement.log import Asked, Event
+from placement.pods import PodSpec
+from placement.resources import BoolArray, IntArray
+from placement.state import ClusterState
+from placement.strategy import MAX_PRIORITY, NOT_FEASIBLE, Decision, Strategy
+from scheduler.ledger import Ledger
+from scheduler.metrics import Metrics
+from scheduler.modes import Modes
+from scheduler.settings import Settings
+from scheduler.wire import NameTable
+
+PREFER = "PreferNoSchedule"
+NO_DEVICE = "ullage: no device with enough free GPU share"
+NO_ROOM = "ullage: not enough room beside pods already decided"
+UNKNOWN_NODE = "ullage: node not in the view yet"
+NOT_CHOSEN = "ullage: another node was chosen"
+"""Reasons are constant: kube-scheduler counts equal ones and cuts the message at a kilobyte."""
+
+
+class RowSet(NamedTuple):
+    """Candidates of one decision, kept cheaply: rows into the names of one moment."""
+
+    names: Sequence[str]
+    rows: IntArray
+
+    def to_names(self) -> tuple[str, ...]:
+        """The candidates' names."""
+        return tuple(self.names[row] for row in self.rows.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What is known about one decision when its answer goes out; recorders make more of it, elsewhere."""
+
+    decision_id: str
+    wall_s: float
+    """Unix time."""
+    verb: str
+    mode: str
+    """Mode in which the pod was answered."""
+    uid: str
+    name: str
+    namespace: str
+    spec: PodSpec
+    decision: Decision
+    draw: int
+    candidates: BoolArray
+    """``(N,)`` bool over the ledger's rows at that version; not to be changed."""
+    num_candidates: int
+    duration_s: float
+    outcome: str
+    """``placed``, ``rejected`` or ``ranked``."""
+
+
+class Recorder(Protocol):
+    """Takes decision records. Must return at once and never raise."""
+
+    def offer(self, record: Answered) -> None:
+        """Keep the record if there is room, else count it as dropped."""
+        ...
+
+
+class Engine:
+    """The live decider. ``ledger`` is the view; ``recorder`` may be None."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        strategy: Strategy,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        fallback: Strategy | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.ledger = ledger
+        self.strategy = strategy
+        self.fallback = fallback or strategy
+        self.settings = settings
+        self.metrics = metrics
+        self.recorder = recorder
+        self.modes = Modes(settings.mode)
+        self.exempt = frozenset(settings.exempt_namespaces)
+        self.is_leading: Callable[[], bool] = lambda: True
+        self.is_synced: Callable[[], bool] = lambda: True
+        self._draws = np.random.default_rng(settings.seed)
+        self._ids = itertools.count(1)
+        self._run = format(time.time_ns() // 1_000_000, "x")
+        self._table = NameTable(())
+        self._table_topology = -1
+        self._taints: frozenset[tuple[str, str]] = frozenset()
+        self._taints_at = -1
+
+    @property
+    def state(self) -> ClusterState:
+        """The ledger's columns."""
+        return self.ledger.state
+
+    @property
+    def table(self) -> NameTable:
+        """Names of the nodes now, prepared for the wire."""
+        if self._table_topology != self.ledger.topology:
+            self._table = NameTable(["" if n is None else n.name for n in self.state.nodes])
+            self._table_topology = self.ledger.topology
+        return self._table
+
+    def why_not_serving(self) -> str:
+        """Why answers would be neutral; empty when this replica serves."""
+        if not self.is_synced():
+            return "the view of the cluster is not complete yet"
+        if not self.is_leading():
+            return "another replica leads"
+        return ""
+
+    def in_force(self) -> Strategy:
+        """The strategy, or the fallback while knowledge that it needs is missing."""
+        knowledge = self.state.knowledge
+        if all(getattr(knowledge, need) is not None for need in self.strategy.needs):
+            return self.strategy
+        self.metrics.fallback.labels("no knowledge").inc()
+        return self.fallback
+
+    def mode_of(self, namespace: str, spec: PodSpec | None = None) -> str:
+        """How a pod is answered: ``decide`` falls to ``score`` for a pod with soft wishes nobody models."""
+        mode = "off" if namespace in self.exempt else self.modes.of(namespace)
+        if mode == "decide" and spec is not None and not self._has_only_modelled_wishes(spec):
+            self.metrics.fallback.labels("soft wishes").inc()
+            return "score"
+        return mode
+
+    def _has_only_modelled_wishes(self, spec: PodSpec) -> bool:
+        """Whether nothing that the pod would like is lost when kube-scheduler does not score."""
+        if self.in_force().soft:
+            return True
+        return not (soft_wishes(spec, self._soft_taints()) - set(self.settings.ignored_wishes))
+
+    def _soft_taints(self) -> frozenset[tuple[str, str]]:
+        """(key, value) of every PreferNoSchedule taint in the cluster."""
+        if self._taints_at != self.ledger.node_changes:
+            nodes = [node for node in self.state.nodes if node is not None and node.taints]
+            self._taints = frozenset((t.key, t.value) for n in nodes for t in n.taints if t.effect == PREFER)
+            self._taints_at = self.ledger.node_changes
+        return self._taints
+
+    # ── decisions ─────────────────────────────────────────────────────────────────────────────
+
+    def decide(self, uid: str, spec: PodSpec, candidates: BoolArray) -> tuple[Decision, int]:
+        """Choose among ``candidates (N,)`` and log it; the decision and the draw that settled ties."""
+        strategy = self.in_force()
+        draw = int(self._draws.integers(2**62))
+        decision = strategy.decide(self.state.snapshot(), spec, candidates, draw)
+        asked = Asked(strategy.digest, spec, draw, self._offered(strategy, spec, candidates))
+        self.state.log.append(
+            Event(self.ledger.time_s, placement_log.DECISION, uid, decision.node, decision.devices, asked)
+        )
+        return decision, draw
+
+    def _offered(self, strategy: Strategy, spec: PodSpec, candidates: BoolArray) -> Any:
+        """None if the candidates leave out no node where the pod fits (then the question is "anywhere?")."""
+        feasible = strategy.scores(self.state.snapshot(), spec) > NOT_FEASIBLE
+        if not (feasible & ~candidates).any():
+            return None
+        return RowSet(self.table.names, np.flatnonzero(candidates))
+
+    def marks(self, spec: PodSpec, candidates: BoolArray, decision: Decision) -> IntArray:
+        """``(N,)`` int64 0–10: the decided node alone has the 10."""
+        marks = np.minimum(self.in_force().priorities(self.state.snapshot(), spec, candidates), MAX_PRIORITY - 1)
+        if decision.is_placed:
+            marks[decision.row] = MAX_PRIORITY
+        return marks
+
+    def mask(self, rows: IntArray) -> BoolArray:
+        """``(N,)`` bool from rows; −1 is skipped."""
+        mask = np.zeros(self.state.num_rows, np.bool_)
+        mask[rows[rows >= 0]] = True
+        return mask
+
+    def has_devices(self, spec: PodSpec) -> BoolArray:
+        """``(N,)`` bool: nodes with enough devices of an accepted model with enough free share."""
+        state = self.state
+        rows = state.num_rows
+        if spec.gpu is None:
+            return np.ones(rows, np.bool_)
+        enough: BoolArray = (state.gpu_free[:rows] >= spec.gpu.milli).sum(axis=1) >= spec.gpu.count
+        if spec.gpu.models:
+            accepted = [i for model, i in state.models.items() if model in spec.gpu.models]
+            enough &= np.isin(state.gpu_model[:rows], accepted)
+        return enough
+
+    def fits_without(self, spec: PodSpec, node: str, victims: Sequence[str]) -> bool:
+        """Whether the pod's devices would be free on ``node`` once ``victims`` are gone."""
+        state = self.state
+        row = state.row_of.get(node)
+        if spec.gpu is None or row is None:
+            return row is not None
+        if spec.gpu.models and state.nodes[row].gpu_model not in spec.gpu.models:  # type: ignore[union-attr]  # named row
+            return False
+        free = state.gpu_free[row].copy()
+        for uid in victims:
+            resident = state.residents.get(uid)
+            if resident is not None and resident.row == row and resident.spec.gpu is not None:
+                for device in range(resident.devices.bit_length()):
+                    if resident.devices >> device & 1:
+                        free[device] += resident.spec.gpu.milli
+        return int((free[: state.gpu_count[row]] >= spec.gpu.milli).sum()) >= spec.gpu.count
+
+    # ── what is left behind ───────────────────────────────────────────────────────────────────
+
+    def next_id(self) -> str:
+        """An identifier of one decision, unique over restarts."""
+        return f"{self._run}-{next(self._ids)}"
+
+    def record(self, record: Answered) -> None:
+        """Count it, and hand it to the recorder."""
+        self.metrics.decisions.labels(record.mode, record.outcome).inc()
+        if self.recorder is not None:
+            self.recorder.offer(record)
+
+
+def soft_wishes(spec: PodSpec, taints: frozenset[tuple[str, str]] = frozenset()) -> set[str]:
+    """Names (``settings.SOFT_WISHES``) of what the pod would like but does not demand.
+
+    Only what an author wrote counts; the default profile's own habits (spreading owned pods, image locality) are
+    what ``decide`` is chosen to replace.
+    """
+    wishes = set()
+    if spec.node_rules.preferred:
+        wishes.add("preferred-node-affinity")
+    if spec.pod_rules.preferred:
+        wishes.add("preferred-pod-affinity")
+    if any(not constraint.hard for constraint in spec.pod_rules.spread):
+        wishes.add("spread")
+    if any(not _tolerates(spec, key, value) for key, value in taints):
+        wishes.add("prefer-no-schedule")
+    return wishes
+
+
+def _tolerates(spec: PodSpec, key: str, value: str) -> bool:
+    return any(
+        t.effect in ("", PREFER) and t.key in ("", key) and (t.operator == "Exists" or t.value == value)
+        for t in spec.node_rules.tolerations
+    )

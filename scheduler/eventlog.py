@@ -1,0 +1,241 @@
+"""The live event log on disk: lines of :mod:`placement.log_lines` in segments, written by a thread of its own.
+
+The hot path appends to a queue and goes on. A full or broken disk never stops serving: events are then counted as
+lost, the file says so, and a checkpoint makes what follows whole again. A finished segment is compressed; every
+segment begins with a checkpoint, so the oldest can go.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from placement.errors import ConfigError
+from placement.log import Event, EventLog
+from placement.log_lines import LineReader, LineWriter, checkpoint_events
+from placement.state import ClusterState
+from placement.strategies import strategy_to_toml
+from placement.strategy import Strategy
+from scheduler.metrics import Metrics
+from scheduler.settings import LogSettings
+
+log = logging.getLogger(__name__)
+
+PAUSE_S = 0.05
+RETRY_S = 5.0
+
+
+class NoLog(EventLog):
+    """Keeps nothing: a process that runs for months must not collect its past in memory."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.append = lambda event: None  # type: ignore[assignment]  # same signature as list.append
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class DiskLog(EventLog):
+    """Writes the log of one run below ``settings.folder``."""
+
+    __slots__ = (
+        "_file", "_is_broken", "_lost", "_metrics", "_queue", "_segment", "_settings", "_size", "_state", "_stop",
+        "_strategies", "_thread", "_version", "_wants", "_writer", "folder",
+    )  # fmt: skip
+
+    def __init__(self, settings: LogSettings, metrics: Metrics, version: str) -> None:
+        super().__init__()
+        self.append = self._put  # type: ignore[assignment]  # same signature as list.append
+        self._settings = settings
+        self._metrics = metrics
+        self._version = version
+        self._queue: deque[Event | list[Event]] = deque()
+        self._state: ClusterState | None = None
+        self._strategies: dict[str, str] = {}
+        self._writer = LineWriter()
+        self._file: BinaryIO | None = None
+        self._segment = 0
+        self._size = 0
+        self._lost = 0
+        self._wants = False
+        self._is_broken = False
+        self._stop = threading.Event()
+        name = time.strftime("run-%Y%m%dT%H%M%S", time.gmtime()) + f"-{os.getpid()}"
+        self.folder = Path(settings.folder) / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"log.folder {settings.folder}: cannot be written ({error}); choose another folder"
+            ) from error
+        self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
+
+    def attach(self, state: ClusterState, strategies: list[Strategy]) -> None:
+        """Begin to write; checkpoints are taken of ``state``."""
+        self._state = state
+        self._strategies = {s.digest: strategy_to_toml(s) for s in strategies}
+        self._thread.start()
+
+    # ── the event loop's side ─────────────────────────────────────────────────────────────────
+
+    def _put(self, event: Event) -> None:
+        if len(self._queue) >= self._settings.queue:
+            self._lost += 1
+            self._metrics.log_dropped.inc()
+            return
+        self._queue.append(event)
+        if self._wants and self._state is not None:
+            # The ledger appends after it changed, so the checkpoint holds this event's effect and follows it.
+            self._wants = False
+            self._queue.append(checkpoint_events(self._state, event.time_s))
+
+    def close(self) -> None:
+        """Write what is queued and end."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    # ── the thread's side ─────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        while not self._stop.is_set() or self._queue:
+            try:
+                self._drain()
+                self._stop.wait(PAUSE_S)
+            except OSError as error:
+                self._broken(error)
+                if self._stop.wait(RETRY_S):
+                    return
+        if self._file is not None:
+            self._file.close()
+
+    def _broken(self, error: OSError) -> None:
+        log.warning("event log cannot be written", extra={"folder": str(self.folder), "error": str(error)})
+        lost = len(self._queue) + 1
+        self._queue.clear()
+        self._lost += lost
+        self._metrics.log_dropped.inc(lost)
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as again:
+                log.info("segment left unfinished", extra={"error": str(again)})
+            self._file = None
+        self._wants = self._is_broken = True
+
+    def _drain(self) -> None:
+        written = 0
+        while self._queue:
+            item = self._queue.popleft()
+            if isinstance(item, list):
+                self._is_broken = False
+                self._rotate(item)
+                continue
+            if self._is_broken:
+                self._lost += 1
+                continue
+            if self._file is None:
+                self._open()
+            self._write(self._writer.event(item))
+            written += 1
+        if written and self._file is not None:
+            self._file.flush()
+            self._metrics.log_events.inc(written)
+        if self._lost and self._file is not None:
+            self._write(self._writer.mark(lost=self._lost))
+            self._lost = 0
+            self._wants = True
+        if self._size > self._settings.segment_bytes:
+            self._wants = True
+            self._size = 0
+
+    def _write(self, line: bytes) -> None:
+        assert self._file is not None, "a segment is open"
+        self._file.write(line)
+        self._size += len(line)
+
+    def _open(self) -> None:
+        self._segment += 1
+        self._size = 0
+        self._writer = LineWriter()
+        self._file = (self.folder / f"{self._segment:06d}.jsonl").open("wb")
+        self._write(
+            self._writer.header(version=self._version, started_unix_s=int(time.time()), strategies=self._strategies)
+        )
+
+    def _rotate(self, checkpoint: list[Event]) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            _compress(self.folder / f"{self._segment:06d}.jsonl")
+        _retain(Path(self._settings.folder), self._settings.max_bytes)
+        self._open()
+        self._write(self._writer.mark(checkpoint="begin"))
+        for event in checkpoint:
+            self._write(self._writer.event(event))
+        self._write(self._writer.mark(checkpoint="end"))
+
+
+def _compress(path: Path) -> None:
+    with path.open("rb") as source, gzip.open(f"{path}.gz", "wb", compresslevel=3) as target:
+        shutil.copyfileobj(source, target)
+    path.unlink()
+
+
+def _retain(folder: Path, max_bytes: int) -> None:
+    """Delete the oldest finished segments until the folder is small enough."""
+    finished = sorted(folder.glob("run-*/*.gz"), key=lambda p: p.stat().st_mtime)
+    total = sum(p.stat().st_size for p in finished)
+    for path in finished:
+        if total <= max_bytes:
+            return
+        total -= path.stat().st_size
+        path.unlink()
+
+
+def segments(folder: Path) -> list[Path]:
+    """Segments of the newest run in ``folder``, or of ``folder`` itself if it is a run.
+
+    Raises
+    ------
+    ConfigError : there is no log there.
+    """
+    runs = sorted(folder.glob("run-*")) or [folder]
+    files = sorted((*runs[-1].glob("*.jsonl"), *runs[-1].glob("*.jsonl.gz")))
+    if not files:
+        raise ConfigError(f"log {folder}: holds no segments (*.jsonl, *.jsonl.gz); give log.folder of `ullage serve`")
+    return files
+
+
+def read_log(folder: Path) -> tuple[dict[str, Any], EventLog, int]:
+    """Header, events and number of lost events of a run.
+
+    Raises
+    ------
+    ConfigError : no log, or a damaged one.
+    """
+    reader = LineReader()
+    events = EventLog()
+    for path in segments(folder):
+        for event in reader.events(_lines(path), str(path)):
+            events.append(event)
+    return reader.header, events, reader.num_lost
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            yield from file
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"log {path}: cannot be read ({error}); use another copy") from error

@@ -1,0 +1,308 @@
+"""The verbs that kube-scheduler calls, and the small pages around them.
+
+Two stanzas are served. ``/v1/…`` is for all pods and fails *open*: whenever we cannot answer well (view not
+complete, another replica leads, deadline passed), the answer changes nothing. ``/v1/gpu/…`` is for pods that ask
+for GPU shares and fails *closed*: only we know which devices are free, so a guess could place two pods on one.
+
+Modes, per pod: ``off`` and ``shadow`` answer neutrally; ``score`` passes what fits and ranks; ``decide`` answers
+``filter`` with the one chosen node, which counts in the ledger from that moment.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from placement.errors import PlacementError
+from placement.pods import PodSpec
+from placement.resources import BoolArray, IntArray
+from placement.strategy import Decision
+from scheduler import wire
+from scheduler.binder import Binder
+from scheduler.engine import NO_DEVICE, NO_ROOM, NOT_CHOSEN, UNKNOWN_NODE, Answered, Engine
+from scheduler.errors import WireError
+from scheduler.metrics import CONTENT_TYPE
+from scheduler.server import Request, Response, problem
+from scheduler.view import spec_from_json
+from scheduler.wire import Question
+
+log = logging.getLogger(__name__)
+
+PREFIX = "/v1"
+GPU_PREFIX = "/v1/gpu"
+
+Outcome = tuple[bytes, str]
+"""Body, and the word for the metric."""
+
+
+class _Asker(NamedTuple):
+    """One verb call on its way."""
+
+    verb: str
+    arrived: float
+    is_gpu: bool
+    """Came through the stanza that fails closed."""
+
+
+class Extender:
+    """Routes requests to verbs. ``handle`` is what :class:`~scheduler.server.HttpServer` calls."""
+
+    def __init__(self, engine: Engine, binder: Binder, *, version: str) -> None:
+        self.engine = engine
+        self.binder = binder
+        self.version = version
+        self.deadline_s = engine.settings.http.deadline_ms / 1000
+        self._verbs: dict[str, Callable[[Request], Response | Awaitable[Response]]] = {}
+        for prefix, is_gpu in ((PREFIX, False), (GPU_PREFIX, True)):
+            self._verbs[f"{prefix}/filter"] = lambda r, g=is_gpu: self._question(r, "filter", g, self._filter)
+            self._verbs[f"{prefix}/prioritize"] = lambda r, g=is_gpu: self._question(
+                r, "prioritize", g, self._prioritize
+            )
+            self._verbs[f"{prefix}/preempt"] = lambda r, g=is_gpu: self._preempt(r, g)
+            self._verbs[f"{prefix}/bind"] = self._bind
+        self._pages: dict[str, Callable[[], Response]] = {
+            "/healthz": lambda: Response(b"ok", content_type="text/plain"),
+            "/livez": lambda: Response(b"ok", content_type="text/plain"),
+            "/readyz": self._ready,
+            "/version": self._version,
+            "/metrics": lambda: Response(engine.metrics.expose(), content_type=CONTENT_TYPE),
+        }
+
+    def handle(self, request: Request) -> Response | Awaitable[Response]:
+        """Answer one request."""
+        verb = self._verbs.get(request.path)
+        if verb is not None:
+            if request.method != "POST":
+                return problem(405, f"{request.path} takes POST")
+            return verb(request)
+        return self.handle_page(request)
+
+    def handle_page(self, request: Request) -> Response:
+        """Probes and metrics alone, for the port without client certificates."""
+        page = self._pages.get(request.path.partition("?")[0])
+        if page is None:
+            return problem(404, f"nothing here; verbs are {', '.join(self._verbs)}")
+        if request.method not in ("GET", "HEAD"):
+            return problem(405, "this page takes GET")
+        return page()
+
+    # ── pages ─────────────────────────────────────────────────────────────────────────────────
+
+    def _ready(self) -> Response:
+        why = self.engine.why_not_serving()
+        return Response(why.encode() or b"ok", 503 if why else 200, "text/plain")
+
+    def _version(self) -> Response:
+        engine = self.engine
+        strategy = engine.in_force()
+        return Response(
+            json.dumps(
+                {
+                    "version": self.version,
+                    "python": platform.python_version(),
+                    "strategy": strategy.name,
+                    "strategyDigest": strategy.digest,
+                    "knowledgeDigest": engine.state.knowledge.digest,
+                    "mode": "off" if engine.modes.is_killed else engine.modes.default,
+                }
+            ).encode()
+        )
+
+    # ── filter and prioritize ─────────────────────────────────────────────────────────────────
+
+    def _question(
+        self,
+        request: Request,
+        verb: str,
+        is_gpu: bool,
+        answer: Callable[[_Asker, Question, PodSpec], Outcome],
+    ) -> Response:
+        started = time.perf_counter()
+        metrics = self.engine.metrics
+        question = wire.read_question(request.body, self.engine.table)
+        asker = _Asker(verb, request.arrived, is_gpu)
+        try:
+            body, outcome = self._guarded(asker, question, answer)
+        except PlacementError as error:
+            log.warning("answered neutrally", extra={"verb": verb, "pod": question.head.name, "error": str(error)})
+            body, outcome = self._neutral(asker, question, str(error)), "error"
+        except Exception as error:
+            log.error("defect in a verb", exc_info=error)
+            body, outcome = self._neutral(asker, question, "internal error"), "error"
+        if outcome in ("error", "deadline", "not serving"):
+            metrics.fallback.labels(outcome).inc()
+        metrics.nodes_evaluated.labels(verb).observe(len(question.rows))
+        metrics.request_duration.labels(verb, outcome).observe(time.perf_counter() - started)
+        return Response(body)
+
+    def _guarded(
+        self, asker: _Asker, question: Question, answer: Callable[[_Asker, Question, PodSpec], Outcome]
+    ) -> Outcome:
+        """Everything that makes an answer neutral before anything is decided."""
+        engine = self.engine
+        why = engine.why_not_serving()
+        if why:
+            return self._neutral(asker, question, why), "not serving"
+        mode = engine.mode_of(question.head.namespace)
+        if mode == "off" and not asker.is_gpu:
+            return self._neutral(asker, question, ""), "off"
+        spec = self._spec(question)
+        if time.perf_counter() - asker.arrived > self.deadline_s:
+            return self._neutral(asker, question, "the internal deadline has passed"), "deadline"
+        return answer(asker, question, spec)
+
+    def _neutral(self, asker: _Asker, question: Question, why: str) -> bytes:
+        if asker.verb == "prioritize":
+            return wire.neutral_priorities(question, self.engine.table)
+        if asker.is_gpu:
+            return wire.filter_error(f"ullage: {why}; GPU shares cannot be given out without it")
+        return wire.filter_all(question)
+
+    def _spec(self, question: Question) -> PodSpec:
+        seen = self.engine.ledger.pods.get(question.head.uid)
+        if seen is not None and seen.version and str(seen.version) == question.head.resourceVersion:
+            return seen.spec
+        return spec_from_json(question.pod)
+
+    def _filter(self, asker: _Asker, question: Question, spec: PodSpec) -> Outcome:
+        engine, head = self.engine, question.head
+        mode = engine.mode_of(head.namespace, spec)
+        candidates = engine.mask(question.rows)
+        held = self._held(question)
+        if held is not None:
+            return held, "confirmed"
+        if mode == "decide" and not engine.ledger.is_gone(head.uid):
+            return self._decide(asker, question, spec, candidates)
+        if mode == "shadow":
+            self._record(asker, question, spec, candidates, engine.decide(head.uid, spec, candidates), "shadow")
+        if spec.gpu is None:
+            return wire.filter_all(question), mode
+        passes = self._at(engine.has_devices(spec), question.rows)
+        reasons = ((UNKNOWN_NODE, question.rows < 0), (NO_DEVICE, np.ones(len(passes), np.bool_)))
+        return wire.filter_some(question, engine.table, passes, reasons), mode
+
+    def _held(self, question: Question) -> bytes | None:
+        """The answer for a pod that holds a reservation: confirm it if it is what is asked, else end it."""
+        engine, uid = self.engine, question.head.uid
+        held = engine.ledger.reservations.get(uid)
+        if held is None:
+            return None
+        asked = question.rows == engine.state.row_of.get(held.node, -2)
+        if held.is_binding or (len(asked) == 1 and asked[0]):
+            return wire.filter_some(question, engine.table, asked, ((NOT_CHOSEN, ~asked),))
+        engine.ledger.forget(uid, "asked again")
+        return None
+
+    def _decide(self, asker: _Asker, question: Question, spec: PodSpec, candidates: BoolArray) -> Outcome:
+        engine, head, rows = self.engine, question.head, question.rows
+        decision, draw = engine.decide(head.uid, spec, candidates)
+        self._record(asker, question, spec, candidates, (decision, draw), "decide")
+        if decision.is_placed:
+            engine.ledger.assume((head.uid, head.name, head.namespace), spec, decision.node, decision.devices)
+            passes = rows == decision.row
+            losers = ((NOT_CHOSEN, ~passes),) if engine.settings.name_losers else ()
+            return wire.filter_some(question, engine.table, passes, losers), "decided"
+        nothing = np.zeros(len(rows), np.bool_)
+        no_device = ~self._at(engine.has_devices(spec), rows)
+        reasons = ((UNKNOWN_NODE, rows < 0), (NO_DEVICE, no_device), (NO_ROOM, ~nothing))
+        return wire.filter_some(question, engine.table, nothing, reasons), "rejected"
+
+    @staticmethod
+    def _at(mask: BoolArray, rows: IntArray) -> BoolArray:
+        """``mask[rows]``, False for unknown nodes."""
+        if not len(mask):
+            return np.zeros(len(rows), np.bool_)
+        return mask[rows] & (rows >= 0)
+
+    def _prioritize(self, asker: _Asker, question: Question, spec: PodSpec) -> Outcome:
+        engine, head, rows = self.engine, question.head, question.rows
+        mode = engine.mode_of(head.namespace)
+        if mode in ("off", "shadow"):
+            return wire.neutral_priorities(question, engine.table), mode
+        held = engine.ledger.reservations.get(head.uid)
+        if held is not None and (mode == "decide" or held.is_binding):
+            chosen = (rows == engine.state.row_of.get(held.node, -2)).astype(np.int64) * 10
+            return wire.priorities(question, engine.table, chosen), "confirmed"
+        engine.ledger.forget(head.uid, "asked again")
+        candidates = engine.mask(rows)
+        decided = engine.decide(head.uid, spec, candidates)
+        self._record(asker, question, spec, candidates, decided, "score")
+        decision = decided[0]
+        marks = engine.marks(spec, candidates, decision)
+        if decision.is_placed:
+            # Charge the likely winner at once, or equal pods in a burst would all be sent to the same node.
+            engine.ledger.assume((head.uid, head.name, head.namespace), spec, decision.node, decision.devices)
+        asked = np.where(rows >= 0, marks[rows], 0) if len(marks) else np.zeros(len(rows), np.int64)
+        return wire.priorities(question, engine.table, asked), "ranked"
+
+    def _record(
+        self,
+        asker: _Asker,
+        question: Question,
+        spec: PodSpec,
+        candidates: BoolArray,
+        decided: tuple[Decision, int],
+        mode: str,
+    ) -> None:
+        decision, draw = decided
+        head = question.head
+        self.engine.record(
+            Answered(
+                decision_id=self.engine.next_id(),
+                wall_s=time.time(),
+                verb=asker.verb,
+                mode=mode,
+                uid=head.uid,
+                name=head.name,
+                namespace=head.namespace,
+                spec=spec,
+                decision=decision,
+                draw=draw,
+                candidates=candidates,
+                num_candidates=len(question.rows),
+                duration_s=time.perf_counter() - asker.arrived,
+                outcome="placed" if decision.is_placed else "rejected",
+            )
+        )
+
+    # ── preempt and bind ──────────────────────────────────────────────────────────────────────
+
+    def _preempt(self, request: Request, is_gpu: bool) -> Response:
+        started = time.perf_counter()
+        asked = wire.read_preemption(request.body)
+        victims, outcome = asked.victims, "off"
+        if is_gpu or self.engine.mode_of(asked.head.namespace) != "off":
+            try:
+                why = self.engine.why_not_serving()
+                if why:
+                    outcome = "not serving"
+                    victims = () if is_gpu else victims
+                else:
+                    spec = spec_from_json(asked.pod)
+                    victims = tuple(
+                        v for v in victims if spec.gpu is None or self.engine.fits_without(spec, v.node, v.uids)
+                    )
+                    outcome = "trimmed"
+            except PlacementError as error:
+                log.warning("preempt answered neutrally", extra={"pod": asked.head.name, "error": str(error)})
+                outcome = "error"
+        self.engine.metrics.request_duration.labels("preempt", outcome).observe(time.perf_counter() - started)
+        return Response(wire.preempt_answer(victims))
+
+    async def _bind(self, request: Request) -> Response:
+        started = time.perf_counter()
+        binding = wire.read_binding(request.body)
+        why = self.engine.why_not_serving()
+        error = f"ullage: {why}" if why else await self.binder.bind(binding)
+        outcome = "refused" if error else "bound"
+        self.engine.metrics.request_duration.labels("bind", outcome).observe(time.perf_counter() - started)
+        return Response(wire.bind_answer(error))
+
+
+__all__ = ["GPU_PREFIX", "PREFIX", "Extender", "WireError"]

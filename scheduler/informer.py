@@ -1,0 +1,210 @@
+"""Keeps the view warm: one list and then one endless watch for each kind of object.
+
+A :class:`Reflector` follows one kind. It resumes from the last version it saw (bookmarks keep that fresh), lists
+again without a gap when the server no longer has that version (410), and backs off when the server is away. It
+hands objects to a :class:`Sink`; long lists are handed over in slices, so that verbs are answered in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Raw, Struct
+
+from scheduler.errors import ApiError
+from scheduler.kube import KubeClient, Page, WatchEvent, read_status
+from scheduler.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+SLICE = 100
+"""Objects handed over before others may run: about five milliseconds."""
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 15.0
+GONE = 410
+
+
+class _Versioned(Struct):
+    resourceVersion: str = ""
+
+
+class _AnyObject(Struct):
+    metadata: _Versioned = msgspec.field(default_factory=_Versioned)
+
+
+_decode_any = msgspec.json.Decoder(_AnyObject).decode
+
+
+class Sink(Protocol):
+    """Takes the objects of one kind. All three are called on the event loop, in order."""
+
+    def put(self, raw: Raw) -> str:
+        """An object exists, as given; returns the key under which ``keep`` knows it."""
+        ...
+
+    def drop(self, raw: Raw) -> None:
+        """An object is gone; its last state is given."""
+        ...
+
+    def keep(self, keys: set[str]) -> None:
+        """A complete list was put: whatever has another key is gone."""
+        ...
+
+
+@dataclass
+class Reflector:
+    """Follows one kind of object for ever."""
+
+    kind: str
+    """For metrics and logs: ``pods``, ``nodes`` …"""
+    path: str
+    sink: Sink
+    client: KubeClient
+    metrics: Metrics
+    is_optional: bool = False
+    """A kind that the server may not serve or grant: 403 and 404 count as an empty list."""
+    version: str = ""
+    num_lists: int = 0
+    """Complete lists read so far."""
+    last_sign: float = field(default_factory=time.monotonic)
+    synced: asyncio.Event = field(default_factory=asyncio.Event)
+    problem: str = ""
+    """Why it is not synced, in words; empty when all is well."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the server last said anything of this kind."""
+        return time.monotonic() - self.last_sign
+
+    async def run(self) -> None:
+        """List, watch, resume, for ever."""
+        wait = FIRST_WAIT_S
+        while True:
+            try:
+                if not self.version:
+                    await self.read_list()
+                    self.problem = ""
+                await self._watch()
+                wait = FIRST_WAIT_S
+            except ApiError as error:
+                if error.status == GONE:
+                    self._relist("too old")
+                    continue
+                self._note(error)
+                if self.is_optional and error.status in (403, 404):
+                    self.synced.set()
+                    wait = LONGEST_WAIT_S
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+                wait = min(2 * wait, LONGEST_WAIT_S)
+
+    def _note(self, error: ApiError) -> None:
+        if str(error) != self.problem:
+            log.warning("watch interrupted", extra={"resource": self.kind, "error": str(error)})
+        self.problem = str(error)
+
+    def _relist(self, reason: str) -> None:
+        self.version = ""
+        self.metrics.relists.labels(self.kind, reason).inc()
+
+    async def read_list(self) -> None:
+        """Read everything once and forget what is not there."""
+        keys: set[str] = set()
+        version = ""
+        async for page in self.client.list_pages(self.path, page_size=self.client.settings.page_size):
+            await self._put_page(page, keys)
+            version = page.metadata.resourceVersion or version
+        self.sink.keep(keys)
+        self.version = version
+        self.num_lists += 1
+        self.synced.set()
+
+    async def _put_page(self, page: Page, keys: set[str]) -> None:
+        for i, raw in enumerate(page.items or ()):
+            keys.add(self.sink.put(raw))
+            if i % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+        self.last_sign = time.monotonic()
+
+    async def _watch(self) -> None:
+        settings = self.client.settings
+        events = self.client.watch(
+            self.path, self.version, timeout_s=settings.watch_timeout_s, silence_s=settings.silence_timeout_s
+        )
+        self.last_sign = time.monotonic()
+        count = 0
+        async for event in events:
+            self.last_sign = time.monotonic()
+            self.problem = ""
+            self.take(event)
+            count += 1
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+
+    def take(self, event: WatchEvent) -> None:
+        """One watch event."""
+        if event.type == "ERROR":
+            status = read_status(event.object)
+            raise ApiError(f"WATCH {self.path}: {status.code} {status.message}", status.code, status.reason)
+        if event.type == "DELETED":
+            self.sink.drop(event.object)
+        elif event.type != "BOOKMARK":
+            self.sink.put(event.object)
+        self.version = _decode_any(event.object).metadata.resourceVersion or self.version
+
+
+class Informer:
+    """All reflectors of one process."""
+
+    def __init__(self, reflectors: list[Reflector]) -> None:
+        self.reflectors = reflectors
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        self._tasks = [asyncio.create_task(r.run(), name=f"reflector-{r.kind}") for r in self.reflectors]
+
+    async def stop(self) -> None:
+        """Stop following."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether every list was read at least once."""
+        return all(r.synced.is_set() for r in self.reflectors)
+
+    async def refresh(self, kind: str) -> None:
+        """Read the list of one kind again, now, and follow from there.
+
+        Raises
+        ------
+        ApiError : the API does not answer; the old watch goes on.
+        """
+        for i, reflector in enumerate(self.reflectors):
+            if reflector.kind != kind:
+                continue
+            self._tasks[i].cancel()
+            await asyncio.gather(self._tasks[i], return_exceptions=True)
+            reflector.version = ""
+            try:
+                await reflector.read_list()
+            finally:
+                self._tasks[i] = asyncio.create_task(reflector.run(), name=f"reflector-{kind}")
+
+    def problems(self) -> list[str]:
+        """Why we are not synced, or what is interrupted now."""
+        waiting = [r for r in self.reflectors if r.problem or not r.synced.is_set()]
+        return [f"{r.kind}: {r.problem or 'first list not finished'}" for r in waiting]
+
+    def raise_dead(self) -> None:
+        """A reflector that ended did so by a defect: say so instead of serving a frozen view."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()

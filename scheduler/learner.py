@@ -1,0 +1,95 @@
+"""Keeps the live ledger's knowledge up to date: the workload seen so far, and prices of device shares from it.
+
+Prices are a linear program of some tenths of a second, so it runs in a thread; its result enters the ledger as one
+event, like every other change. Without the solver (the ``plan`` extra) or without GPUs there are no prices, and
+the fallback strategy decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from placement.errors import ConfigError
+from placement.knowledge import DevicePrices, Knowledge, Workload
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from scheduler.engine import Engine
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT_S = 1.0
+"""Pause before another attempt while nothing was learned yet."""
+
+
+def read_workload(path: str) -> Workload:
+    """A workload file: JSON with ``kinds`` and ``counts``, as ``Workload``'s own fields.
+
+    Raises
+    ------
+    ConfigError : it cannot be read.
+    """
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Workload)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(
+            f"workload {path}: cannot be used ({error}); write one with Workload's fields as JSON"
+        ) from error
+
+
+def price(workload: Workload, nodes: list[NodeSpec]) -> DevicePrices | None:
+    """Prices, or None where there are none (no GPUs, nobody asks for one, or no solver installed)."""
+    try:
+        from placement.prices import device_prices
+
+        return device_prices(workload, nodes, source=workload.source)
+    except ImportError:
+        log.warning('prices need the solver; install "ullage[plan]", or the fallback strategy decides')
+    except ConfigError as error:
+        log.info("no prices", extra={"why": str(error)})
+    return None
+
+
+class Learner:
+    """Learns from the pods that the ledger has seen; ``given`` replaces that by a fixed workload."""
+
+    def __init__(self, engine: Engine, every_s: float, given: Workload | None = None) -> None:
+        self.engine = engine
+        self.every_s = every_s
+        self.given = given
+        self._counts: Counter[PodSpec] = Counter()
+        self._known: set[str] = set()
+
+    def _observe(self) -> Workload:
+        """Every pod counts once, whenever it was seen; so the workload is what arrived, not what is left."""
+        pods = self.engine.ledger.pods
+        for uid in pods.keys() - self._known:
+            self._counts[pods[uid].spec] += 1
+        self._known = set(pods)
+        return Workload.of(self._counts.keys(), self._counts.values(), "pods seen so far")
+
+    async def learn(self) -> None:
+        """Learn once and tell the ledger, if anything changed."""
+        ledger = self.engine.ledger
+        workload = self.given or self._observe()
+        old: Knowledge = ledger.state.knowledge
+        if not workload.kinds or workload == old.workload:
+            return
+        nodes = [n for n in ledger.state.nodes if n is not None]
+        prices = await asyncio.to_thread(price, workload, nodes)
+        ledger.state.learn(old.but(workload=workload, prices=prices), time_s=ledger.time_s)
+        log.info("knowledge learned", extra={"digest": ledger.state.knowledge.digest, "kinds": len(workload.kinds)})
+
+    async def run(self) -> None:
+        """Learn soon, then every so often."""
+        while True:
+            if self.engine.is_synced():
+                await self.learn()
+            has_learned = self.engine.state.knowledge.workload is not None
+            if has_learned and self.every_s == 0:
+                return
+            await asyncio.sleep(self.every_s if has_learned else FIRST_WAIT_S)

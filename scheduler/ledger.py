@@ -1,0 +1,253 @@
+"""What the API shows and what we decided, brought together in one :class:`ClusterState`.
+
+The ledger of ``placement`` counts; this says what to count. A decided pod is *assumed* at once; the watch then
+*confirms* it, or shows that it went elsewhere or is gone, and then it is forgotten. Everything is keyed by UID,
+and every method may be called again with the same or an older observation without effect, so the order in which
+events arrive, arrive twice or get lost until the next list does not matter:
+
+* an observation older than the one we hold is ignored (resource versions);
+* a UID that ended never comes back (tombstones; UIDs are never used twice);
+* a bound pod whose node is not known yet waits for it, and is counted when the node appears.
+
+No I/O here and one clock, which is an argument: a property test drives this with random histories.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from placement.nodes import NamespaceSpec, NodeSpec
+from placement.pods import PodSpec
+from placement.state import ClusterState, device_indices
+from scheduler.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+MAX_TOMBSTONES = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A pod as the API showed it. ``version`` orders observations of one pod; 0 = unknown, always believed."""
+
+    uid: str
+    name: str
+    namespace: str
+    version: int
+    spec: PodSpec
+    node: str = ""
+    devices: int = 0
+    """Bit mask from the annotation; 0 without one."""
+    has_ended: bool = False
+    """Succeeded or Failed: it holds nothing any more."""
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A pod that was decided and is not yet seen bound."""
+
+    uid: str
+    name: str
+    namespace: str
+    node: str
+    devices: int
+    since_s: float
+    """Of the ledger's clock."""
+    is_binding: bool = False
+    """A Binding was sent and its outcome is not known: only the API may end this."""
+
+
+class Ledger:
+    """The one writer of the live :class:`ClusterState`.
+
+    ``clock`` gives seconds that never run backwards; they also stamp the log.
+    """
+
+    def __init__(self, state: ClusterState, clock: Callable[[], float], metrics: Metrics) -> None:
+        self.state = state
+        self.clock = clock
+        self.metrics = metrics
+        self.pods: dict[str, Seen] = {}
+        """Live pods by UID, pending ones included."""
+        self.reservations: dict[str, Reservation] = {}
+        self.topology = 0
+        """Grows when a node comes or goes; prepared tables of names are stale then."""
+        self.node_changes = 0
+        """Grows with every change of any node."""
+        self.on_bound: Callable[[Seen], None] = lambda seen: None
+        """Told when a pod is first seen on a node."""
+        self._waiting: dict[str, set[str]] = {}
+        self._tombstones: dict[str, None] = {}
+
+    @property
+    def time_s(self) -> int:
+        """Now, for the log."""
+        return int(self.clock())
+
+    # ── nodes and namespaces ──────────────────────────────────────────────────────────────────
+
+    def see_node(self, node: NodeSpec) -> None:
+        """A node exists, as given."""
+        row = self.state.row_of.get(node.name)
+        if row is None:
+            self.state.add_node(node, time_s=self.time_s)
+            self.topology += 1
+            self.node_changes += 1
+            for uid in sorted(self._waiting.pop(node.name, ())):
+                self._settle(self.pods[uid])
+        elif self.state.nodes[row] != node:
+            self.state.update_node(node, time_s=self.time_s)
+            self.node_changes += 1
+
+    def lose_node(self, name: str) -> None:
+        """A node is gone. Its pods wait: the API still lists them for a while, and it may come back."""
+        if name not in self.state.row_of:
+            return
+        for resident in self.state.remove_node(name, time_s=self.time_s):
+            if self.reservations.pop(resident.uid, None):
+                self.metrics.reservation_ends.labels("node gone").inc()
+            seen = self.pods.get(resident.uid)
+            if seen is not None and seen.node == name:
+                self._waiting.setdefault(name, set()).add(resident.uid)
+        self.topology += 1
+        self.node_changes += 1
+
+    def keep_nodes(self, names: Iterable[str]) -> None:
+        """A complete list: nodes that are not in it are gone."""
+        kept = set(names)
+        for name in [n for n in self.state.row_of if n not in kept]:
+            self.lose_node(name)
+
+    def see_namespace(self, namespace: NamespaceSpec) -> None:
+        """A namespace and its labels."""
+        if self.state.namespaces.get(namespace.name) != namespace:
+            self.state.set_namespace(namespace, time_s=self.time_s)
+
+    # ── pods, as the API shows them ───────────────────────────────────────────────────────────
+
+    def see(self, seen: Seen) -> None:
+        """An observation of a pod, in any order, any number of times."""
+        if seen.uid in self._tombstones:
+            return
+        old = self.pods.get(seen.uid)
+        if old is not None:
+            if seen == old or 0 < seen.version < old.version:
+                return
+            if old.spec == seen.spec:
+                seen = replace(seen, spec=old.spec)
+        if seen.has_ended:
+            self.lose(seen.uid)
+            return
+        self.pods[seen.uid] = seen
+        if old is not None and old.node and old.node != seen.node:
+            self._waiting.get(old.node, set()).discard(seen.uid)
+        if seen.node:
+            self._settle(seen)
+            if old is None or not old.node:
+                self.node_changes = 0
+        """Grows with every change of any node."""
+        self.on_bound(seen)
+
+    def lose(self, uid: str) -> None:
+        """The pod ended or was deleted; it will not come back under this UID."""
+        self._bury(uid)
+        seen = self.pods.pop(uid, None)
+        if seen is not None and seen.node in self._waiting:
+            self._waiting[seen.node].discard(uid)
+        self._drop(uid, "deleted")
+
+    def keep_pods(self, uids: Iterable[str]) -> None:
+        """A complete list: pods that are not in it are gone. Reservations of unseen pods stay until looked up."""
+        kept = set(uids)
+        for uid in [u for u in self.pods if u not in kept]:
+            self.lose(uid)
+
+    def _bury(self, uid: str) -> None:
+        self._tombstones[uid] = None
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            del self._tombstones[next(iter(self._tombstones))]
+
+    def _settle(self, seen: Seen) -> None:
+        """Make the columns say what the API says of a bound pod."""
+        uid, state = seen.uid, self.state
+        row = state.row_of.get(seen.node)
+        resident = state.residents.get(uid)
+        devices = 0 if row is None else self._devices(seen, row)
+        if resident is not None:
+            if not devices and resident.devices and resident.row == row and resident.spec == seen.spec:
+                self._conflict("devices unrecorded", seen)
+                devices = resident.devices
+            if resident.row == row and resident.devices == devices and resident.spec == seen.spec:
+                if not resident.is_bound:
+                    self._end_reservation(uid, "confirmed")
+                    state.confirm(uid, time_s=self.time_s)
+                return
+            if resident.row != row and not resident.is_bound:
+                self._conflict("bound elsewhere", seen)
+            self._drop(uid, "bound elsewhere")
+        if row is None:
+            self._waiting.setdefault(seen.node, set()).add(uid)
+            return
+        state.bind(uid, seen.spec, seen.node, devices, time_s=self.time_s)
+
+    def _devices(self, seen: Seen, row: int) -> int:
+        """The annotation's devices as far as this node has them."""
+        if seen.spec.gpu is None or not seen.devices:
+            return 0
+        possible = seen.devices & ((1 << int(self.state.gpu_count[row])) - 1)
+        if possible != seen.devices or possible.bit_count() != seen.spec.gpu.count:
+            self._conflict("devices impossible", seen)
+        return possible
+
+    def _conflict(self, what: str, seen: Seen) -> None:
+        self.metrics.conflicts.labels(what).inc()
+        log.warning(
+            "ledger differs from the API",
+            extra={"what": what, "pod": f"{seen.namespace}/{seen.name}", "node": seen.node},
+        )
+
+    # ── what we decided ───────────────────────────────────────────────────────────────────────
+
+    def is_gone(self, uid: str) -> bool:
+        """Whether the pod is known to have ended."""
+        return uid in self._tombstones
+
+    def assume(self, who: tuple[str, str, str], spec: PodSpec, node: str, devices: int) -> bool:
+        """Count a decided pod ``(uid, name, namespace)``; False if it is bound or gone and nothing is to be counted."""
+        uid, name, namespace = who
+        if uid in self._tombstones or uid in self.state.residents or node not in self.state.row_of:
+            return False
+        self.state.assume(uid, spec, node, devices, time_s=self.time_s)
+        self.reservations[uid] = Reservation(uid, name, namespace, node, devices, self.clock())
+        return True
+
+    def forget(self, uid: str, how: str) -> None:
+        """End a reservation; nothing happens if there is none, or if the pod is seen bound."""
+        if uid in self.reservations:
+            self._drop(uid, how)
+
+    def _drop(self, uid: str, how: str) -> None:
+        """Take the pod out of the columns, whatever it is."""
+        self._end_reservation(uid, how)
+        resident = self.state.residents.get(uid)
+        if resident is None:
+            return
+        if resident.is_bound:
+            self.state.release(uid, time_s=self.time_s)
+        else:
+            self.state.forget(uid, time_s=self.time_s)
+
+    def _end_reservation(self, uid: str, how: str) -> None:
+        if self.reservations.pop(uid, None) is not None:
+            self.metrics.reservation_ends.labels(how).inc()
+
+    def overdue(self, timeout_s: float) -> list[Reservation]:
+        """Reservations older than ``timeout_s``, oldest first: to be looked up in the API."""
+        limit = self.clock() - timeout_s
+        return [r for r in self.reservations.values() if r.since_s <= limit]
+
+    def devices_text(self, mask: int) -> str:
+        """A device mask as the annotation's text."""
+        return ",".join(str(i) for i in device_indices(mask))

@@ -1,0 +1,249 @@
+"""The live ledger under any history: nothing leaks, nothing is counted twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from placement.nodes import NodeSpec
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import CPU
+from placement.state import ClusterState
+from scheduler.ledger import Ledger, Seen
+from scheduler.metrics import Metrics
+
+NODES = ("a", "b", "c")
+SPECS = (
+    PodSpec(request=((CPU, 500),)),
+    PodSpec(request=((CPU, 100),), gpu=GpuRequest(1, 400)),
+    PodSpec(request=((CPU, 200),), gpu=GpuRequest(2)),
+)
+DEVICES = {0: 0, 1: 0b10, 2: 0b101}
+
+
+def node(name: str, size: int = 8) -> NodeSpec:
+    return NodeSpec(name, ((CPU, size * 1000),), num_gpus=4)
+
+
+def pod(uid: str, kind: int = 0, version: int = 1, **changes: Any) -> Seen:
+    return Seen(uid, f"pod-{uid}", "default", version, SPECS[kind], **changes)
+
+
+def fresh(*names: str) -> Ledger:
+    clock = iter(range(10**6))
+    ledger = Ledger(ClusterState(), lambda: float(next(clock)), Metrics())
+    for name in names:
+        ledger.see_node(node(name))
+    return ledger
+
+
+class Histories(RuleBasedStateMachine):
+    """An API server that changes, a watch that mangles what it says, and a scheduler that decides."""
+
+    events: Any = Bundle("events")
+
+    @initialize()
+    def begin(self) -> None:
+        self.ledger = fresh()
+        self.nodes: dict[str, NodeSpec] = {}
+        self.pods: dict[str, Seen] = {}
+        self.kind_of: dict[str, int] = {}
+        self.version = 0
+        self.count = 0
+
+    # what the cluster does; every change is an event that somebody may deliver
+
+    def change(self, uid: str, **changes: Any) -> Any:
+        self.version += 1
+        old = self.pods[uid]
+        new = Seen(uid, old.name, "default", self.version, old.spec, changes.get("node", old.node),
+                   changes.get("devices", old.devices), changes.get("has_ended", old.has_ended))  # fmt: skip
+        self.pods[uid] = new
+        return ("pod", new)
+
+    @rule(target=events, kind=st.integers(0, 2))
+    def create(self, kind: int) -> Any:
+        self.count += 1
+        uid = f"u{self.count}"
+        self.version += 1
+        self.pods[uid] = pod(uid, kind, self.version)
+        self.kind_of[uid] = kind
+        return ("pod", self.pods[uid])
+
+    @rule(target=events, data=st.data(), name=st.sampled_from(NODES), records=st.booleans())
+    def bind(self, data: Any, name: str, records: bool) -> Any:
+        free = [u for u, p in self.pods.items() if not p.node and not p.has_ended]
+        if not free or name not in self.nodes:
+            return multiple()
+        uid = data.draw(st.sampled_from(free))
+        return self.change(uid, node=name, devices=DEVICES[self.kind_of[uid]] if records else 0)
+
+    @rule(target=events, data=st.data())
+    def finish(self, data: Any) -> Any:
+        if not self.pods:
+            return multiple()
+        return self.change(data.draw(st.sampled_from(sorted(self.pods))), has_ended=True)
+
+    @rule(target=events, data=st.data())
+    def delete(self, data: Any) -> Any:
+        if not self.pods:
+            return multiple()
+        return ("gone", self.pods.pop(data.draw(st.sampled_from(sorted(self.pods)))))
+
+    @rule(target=events, name=st.sampled_from(NODES), size=st.integers(7, 8))
+    def node_appears(self, name: str, size: int) -> Any:
+        self.nodes[name] = node(name, size)
+        return ("node", self.nodes[name])
+
+    @rule(target=events, name=st.sampled_from(NODES))
+    def node_goes(self, name: str) -> Any:
+        if self.nodes.pop(name, None) is None:
+            return multiple()
+        return ("no node", name)
+
+    # what the watch makes of it: late, twice, in any order, or never
+
+    def apply(self, event: Any) -> None:
+        what, value = event
+        if what == "pod":
+            self.ledger.see(value)
+        elif what == "gone":
+            self.ledger.lose(value.uid)
+        elif what == "node":
+            self.ledger.see_node(value)
+        else:
+            self.ledger.lose_node(value)
+
+    @rule(event=consumes(events))
+    def deliver(self, event: Any) -> None:
+        self.apply(event)
+
+    @rule(event=events)
+    def deliver_and_keep(self, event: Any) -> None:
+        self.apply(event)
+
+    @rule(event=consumes(events))
+    def lose_event(self, event: Any) -> None:
+        assert event
+
+    # what we decide
+
+    @rule(data=st.data(), name=st.sampled_from(NODES))
+    def assume(self, data: Any, name: str) -> None:
+        uids = sorted(self.kind_of)
+        if uids:
+            uid = data.draw(st.sampled_from(uids))
+            kind = self.kind_of[uid]
+            self.ledger.assume((uid, f"pod-{uid}", "default"), SPECS[kind], name, DEVICES[kind])
+
+    @rule(data=st.data())
+    def forget(self, data: Any) -> None:
+        if self.ledger.reservations:
+            self.ledger.forget(data.draw(st.sampled_from(sorted(self.ledger.reservations))), "test")
+
+    # what must hold
+
+    @invariant()
+    def columns_are_the_sum_of_residents(self) -> None:
+        state = self.ledger.state
+        taken = np.zeros_like(state.taken)
+        free = np.zeros_like(state.gpu_free)
+        for row, spec in enumerate(state.nodes):
+            if spec is not None:
+                free[row, : spec.num_gpus] = 1000
+        for resident in state.residents.values():
+            taken[:, resident.row] += state.delta(resident.spec)
+            for device in range(4):
+                if resident.devices >> device & 1:
+                    assert resident.spec.gpu is not None
+                    free[resident.row, device] -= resident.spec.gpu.milli
+        assert (taken == state.taken).all()
+        assert (free == state.gpu_free).all()
+
+    @invariant()
+    def reservations_are_the_residents_not_seen_bound(self) -> None:
+        assumed = {uid for uid, r in self.ledger.state.residents.items() if not r.is_bound}
+        assert assumed == set(self.ledger.reservations)
+
+    @rule()
+    def one_complete_list_heals_everything(self) -> None:
+        for spec in self.nodes.values():
+            self.ledger.see_node(spec)
+        self.ledger.keep_nodes(self.nodes)
+        for seen in self.pods.values():
+            self.ledger.see(seen)
+        self.ledger.keep_pods(self.pods)
+        for held in self.ledger.overdue(-(10**9)):
+            if held.uid not in self.pods:
+                self.ledger.lose(held.uid)  # what a look-up of a missing pod does
+        state = self.ledger.state
+        counted = {u: state.name(r.row) for u, r in state.residents.items() if r.is_bound}
+        assert counted == {u: p.node for u, p in self.pods.items() if p.node in self.nodes and not p.has_ended}
+        assert set(self.ledger.reservations) <= {u for u, p in self.pods.items() if not p.node}
+        assert set(state.row_of) == set(self.nodes)
+
+
+Histories.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestHistories = Histories.TestCase
+
+
+def test_a_decision_is_confirmed_by_the_watch_and_keeps_its_devices() -> None:
+    ledger = fresh("a")
+    assert ledger.assume(("u", "p", "default"), SPECS[1], "a", 0b10)
+    ledger.see(pod("u", 1, 1))
+    ledger.see(pod("u", 1, 2, node="a", devices=0b10))
+    assert not ledger.reservations
+    assert ledger.state.residents["u"].is_bound
+    assert ledger.state.gpu_free[0, :4].tolist() == [1000, 600, 1000, 1000]
+
+
+def test_the_api_wins_where_it_differs_from_the_decision() -> None:
+    ledger = fresh("a", "b")
+    ledger.assume(("u", "p", "default"), SPECS[1], "a", 0b10)
+    ledger.see(pod("u", 1, 2, node="b", devices=0b1))
+    assert ledger.state.gpu_free[:2, :4].tolist() == [[1000] * 4, [600, 1000, 1000, 1000]]
+
+
+def test_a_late_event_of_a_deleted_pod_does_not_bring_it_back() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("u", 0, 5, node="a"))
+    ledger.lose("u")
+    ledger.see(pod("u", 0, 5, node="a"))
+    assert not ledger.assume(("u", "p", "default"), SPECS[0], "a", 0)
+    assert not ledger.state.residents
+
+
+def test_pods_of_a_node_not_yet_known_count_once_it_appears() -> None:
+    ledger = fresh()
+    ledger.see(pod("u", 2, 5, node="a", devices=0b101))
+    assert not ledger.state.residents
+    ledger.see_node(node("a"))
+    assert ledger.state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000]
+
+
+def test_devices_that_a_node_does_not_have_are_not_counted() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("u", 1, 5, node="a", devices=1 << 9))
+    assert ledger.state.residents["u"].devices == 0
+
+
+def test_a_finished_pod_gives_everything_back_while_it_is_still_listed() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("u", 2, 5, node="a", devices=0b101))
+    ledger.see(pod("u", 2, 6, node="a", devices=0b101, has_ended=True))
+    ledger.see(pod("u", 2, 6, node="a", devices=0b101, has_ended=True))
+    assert not ledger.state.residents
+    assert (ledger.state.gpu_free[0, :4] == 1000).all()
+
+
+def test_a_node_that_comes_back_finds_its_pods_again() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("u", 0, 5, node="a"))
+    ledger.lose_node("a")
+    assert not ledger.state.residents
+    ledger.see_node(node("a"))
+    assert set(ledger.state.residents) == {"u"}
