@@ -1,0 +1,340 @@
+"""The whole extender in one process: real HTTP on both sides, an API server whose faults are chosen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from placement import log as placement_log
+from scheduler.app import App
+from scheduler.eventlog import read_log
+from scheduler.settings import HttpSettings, KubeSettings, LeaseSettings, LogSettings, Settings
+from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
+
+
+class Scheduler:
+    """The calls that kube-scheduler would make."""
+
+    def __init__(self, app: App, session: aiohttp.ClientSession) -> None:
+        self.app = app
+        self.session = session
+
+    async def post(self, path: str, body: Any) -> Any:
+        async with self.session.post(f"http://127.0.0.1:{self.app.http.port}{path}", json=body) as response:
+            return json.loads(await response.read())
+
+    async def page(self, path: str) -> tuple[int, str]:
+        async with self.session.get(f"http://127.0.0.1:{self.app.http.port}{path}") as response:
+            return response.status, await response.text()
+
+    async def filter(self, pod: dict[str, Any], names: list[str], *, gpu: bool = False) -> Any:
+        return await self.post(f"/v1{'/gpu' if gpu else ''}/filter", {"Pod": pod, "Nodes": None, "NodeNames": names})
+
+    async def prioritize(self, pod: dict[str, Any], names: list[str]) -> dict[str, int]:
+        answer = await self.post("/v1/prioritize", {"Pod": pod, "Nodes": None, "NodeNames": names})
+        return {entry["Host"]: entry["Score"] for entry in answer}
+
+    async def bind(self, pod: dict[str, Any], node: str) -> str:
+        meta = pod["metadata"]
+        body = {"PodName": meta["name"], "PodNamespace": meta["namespace"], "PodUID": meta["uid"], "Node": node}
+        return str((await self.post("/v1/gpu/bind", body))["Error"])
+
+
+async def until(what: Callable[[], bool]) -> None:
+    """Wait for an effect of something that runs by itself."""
+    async with asyncio.timeout(10):
+        while not what():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(api: ApiServer, folder: Path, *, wait: bool = True, **changes: Any) -> AsyncIterator[Scheduler]:
+    kube = KubeSettings(page_size=2, silence_timeout_s=5)
+    defaults: dict[str, Any] = {"mode": "decide", "strategy": "best-fit", "kube": kube}
+    settings = Settings(http=HttpSettings(host="127.0.0.1", port=0, deadline_ms=5000), **(defaults | changes))
+    async with client_of(api, folder, page_size=2) as client, aiohttp.ClientSession() as session:
+        app = App(settings, client)
+        await app.start()
+        try:
+            if wait:
+                await until(lambda: not app.engine.why_not_serving())
+            yield Scheduler(app, session)
+        finally:
+            await app.stop()
+
+
+@asynccontextmanager
+async def cluster(gpus: int = 2, nodes: int = 3) -> AsyncIterator[ApiServer]:
+    async with api_server() as api:
+        api.put("namespaces", {"metadata": {"name": "default"}})
+        for i in range(nodes):
+            api.put("nodes", node_object(f"node-{i:04d}", gpus=gpus))
+        yield api
+
+
+NAMES = [f"node-{i:04d}" for i in range(3)]
+
+
+async def test_decide_answers_with_one_node_that_counts_at_once(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        chosen = []
+        for i in range(16):
+            pod = api.put("pods", pod_object(f"p{i}", cpu="4"))
+            answer = await scheduler.filter(pod, NAMES)
+            chosen.append(answer["NodeNames"])
+            if not answer["NodeNames"]:
+                assert set(answer["FailedNodes"]) == set(NAMES)
+        assert [len(c) for c in chosen] == [1] * 6 + [0] * 10
+        assert len(scheduler.app.ledger.reservations) == 6
+
+
+async def test_the_watch_confirms_a_decision_and_frees_a_deleted_pod(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        state = scheduler.app.engine.state
+        pod = api.put("pods", pod_object("p"))
+        node = (await scheduler.filter(pod, NAMES))["NodeNames"][0]
+        pod["spec"]["nodeName"] = node
+        api.put("pods", pod)
+        await until(lambda: state.residents["uid-p"].is_bound)
+        assert not scheduler.app.ledger.reservations
+        api.delete("pods", "p", "default")
+        await until(lambda: not state.residents)
+        assert not state.taken.any()
+
+
+async def test_devices_are_bound_once_and_come_back_after_a_restart(tmp_path: Path) -> None:
+    async with cluster() as api:
+        async with running(api, tmp_path) as scheduler:
+            for i in range(6):
+                pod = api.put("pods", pod_object(f"g{i}", milli=600))
+                answer = await scheduler.filter(pod, NAMES, gpu=True)
+                assert await scheduler.bind(pod, answer["NodeNames"][0]) == ""
+                assert await scheduler.bind(pod, answer["NodeNames"][0]) == ""
+            last = api.put("pods", pod_object("g6", milli=600))
+            answer = await scheduler.filter(last, NAMES, gpu=True)
+            assert answer["NodeNames"] == []
+            assert set(answer["FailedNodes"].values()) == {"ullage: no device with enough free GPU share"}
+        held = {
+            (api.pod(f"g{i}")["spec"]["nodeName"], api.pod(f"g{i}")["metadata"]["annotations"]["ullage.dev/devices"])
+            for i in range(6)
+        }
+        assert len(held) == 6
+        async with running(api, tmp_path) as again:
+            state = again.app.engine.state
+            assert sorted(state.gpu_free[:3, :2].ravel().tolist()) == [400] * 6
+
+
+@pytest.mark.parametrize(("status", "after_effect"), [(0, True), (500, True), (504, True), (0, False), (500, False)])
+async def test_a_lost_answer_to_a_binding_is_found_out_not_guessed(
+    tmp_path: Path, status: int, after_effect: bool
+) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        pod = api.put("pods", pod_object("g", milli=600))
+        node = (await scheduler.filter(pod, NAMES, gpu=True))["NodeNames"][0]
+        api.fail_next("POST", "/binding", status, after_effect=after_effect)
+        error = await scheduler.bind(pod, node)
+        assert (error == "") == after_effect
+        free = scheduler.app.engine.state.gpu_free
+        await until(lambda: (free[:3] < 1000).sum() == int(after_effect))
+        assert await scheduler.bind(pod, node) == ""
+        assert api.pod("g")["spec"]["nodeName"] == node
+
+
+async def test_devices_stay_reserved_while_nobody_can_say_what_became_of_a_binding(tmp_path: Path) -> None:
+    async with cluster(gpus=1, nodes=1) as api, running(api, tmp_path, assume_timeout_s=1) as scheduler:
+        pod = api.put("pods", pod_object("g", milli=600))
+        await scheduler.filter(pod, NAMES[:1], gpu=True)
+        api.fail_next("POST", "/binding", 0, after_effect=True)
+        api.is_silent = True
+        for _ in range(3):
+            api.fail_next("GET", "/pods/g", 500)
+        assert await scheduler.bind(pod, NAMES[0]) != ""
+        other = api.put("pods", pod_object("h", milli=600))
+        answer = await scheduler.filter(other, NAMES[:1], gpu=True)
+        assert answer["NodeNames"] == []
+        await until(lambda: scheduler.app.engine.state.residents["uid-g"].is_bound)
+
+
+async def test_a_pod_bound_elsewhere_moves_and_one_deleted_before_its_binding_frees_its_device(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        state = scheduler.app.engine.state
+        pod = api.put("pods", pod_object("g", milli=600))
+        chosen = (await scheduler.filter(pod, NAMES, gpu=True))["NodeNames"][0]
+        other = next(n for n in NAMES if n != chosen)
+        assert await scheduler.bind(pod, other) == ""
+        await until(lambda: state.residents["uid-g"].is_bound)
+        assert state.name(state.residents["uid-g"].row) == other
+        gone = api.put("pods", pod_object("x", milli=600))
+        node = (await scheduler.filter(gone, NAMES, gpu=True))["NodeNames"][0]
+        api.delete("pods", "x", "default")
+        assert await scheduler.bind(gone, node) != ""
+        await until(lambda: set(state.residents) == {"uid-g"})
+
+
+async def test_a_second_call_with_the_chosen_node_alone_is_confirmed(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        pod = api.put("pods", pod_object("g", milli=600))
+        chosen = (await scheduler.filter(pod, NAMES))["NodeNames"]
+        devices = scheduler.app.engine.state.residents["uid-g"].devices
+        assert (await scheduler.filter(pod, chosen, gpu=True))["NodeNames"] == chosen
+        assert scheduler.app.engine.state.residents["uid-g"].devices == devices
+
+
+async def test_modes_differ_as_promised(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, mode="shadow") as scheduler:
+        modes, state = scheduler.app.engine.modes, scheduler.app.engine.state
+        pod = api.put("pods", pod_object("p"))
+        for mode in ("off", "shadow"):
+            modes.switch(mode)
+            assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+            assert set((await scheduler.prioritize(pod, NAMES)).values()) == {0}
+            assert not state.residents
+        modes.switch("score")
+        assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+        marks = await scheduler.prioritize(pod, [*NAMES, "stranger"])
+        assert sorted(marks) == [*NAMES, "stranger"]
+        assert list(marks.values()).count(10) == 1
+        api.put("namespaces", {"metadata": {"name": "default", "labels": {"ullage.dev/mode": "decide"}}})
+        await until(lambda: modes.of("default") == "decide")
+        assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
+        modes.is_killed = True
+        assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+
+
+async def test_a_burst_of_equal_pods_is_not_ranked_onto_one_node(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, mode="score", strategy="worst-fit") as scheduler:
+        winners = []
+        for i in range(9):
+            marks = await scheduler.prioritize(api.put("pods", pod_object(f"p{i}")), NAMES)
+            winners.append(max(marks, key=lambda name: marks[name]))
+        assert [winners.count(name) for name in NAMES] == [3, 3, 3]
+
+
+async def test_a_pod_with_soft_wishes_that_nobody_models_is_not_decided(tmp_path: Path) -> None:
+    prefers = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 1, "preference": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}]}}  # fmt: skip
+    pod = pod_object("p")
+    pod["spec"]["affinity"] = prefers
+    async with cluster() as api:
+        api.put("pods", pod)
+        async with running(api, tmp_path) as scheduler:
+            assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+        async with running(api, tmp_path, ignored_wishes=("preferred-node-affinity",)) as scheduler:
+            assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
+
+
+async def test_until_the_view_is_complete_answers_are_neutral_but_devices_are_refused(tmp_path: Path) -> None:
+    async with cluster() as api:
+        api.faults += [("GET", "/pods", 500, False)] * 3
+        async with running(api, tmp_path, wait=False) as scheduler:
+            assert (await scheduler.page("/readyz"))[0] == 503
+            assert (await scheduler.page("/healthz"))[0] == 200
+            pod = pod_object("g", milli=600)
+            assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+            assert "cannot be given out" in (await scheduler.filter(pod, NAMES, gpu=True))["Error"]
+            await until(lambda: not scheduler.app.engine.why_not_serving())
+            assert (await scheduler.page("/readyz"))[0] == 200
+
+
+async def test_history_that_was_compacted_away_is_read_again_without_a_gap(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        state, metrics = scheduler.app.engine.state, scheduler.app.metrics
+        api.put("pods", pod_object("old"))
+        bound = pod_object("stays")
+        bound["spec"]["nodeName"] = NAMES[0]
+        api.put("pods", bound)
+        await until(lambda: "uid-stays" in state.residents)
+        api.is_silent = True
+        api.delete("pods", "stays", "default")
+        late = pod_object("late")
+        late["spec"]["nodeName"] = NAMES[1]
+        api.put("pods", late)
+        api.compact()
+        api.version += 1
+        api.is_silent = False
+        api.cut()
+        await until(lambda: set(state.residents) == {"uid-late"})
+        assert metrics.relists.labels("pods", "too old")._value.get() >= 1
+
+
+async def test_a_node_deleted_between_filter_and_bind_costs_the_bind_not_the_ledger(tmp_path: Path) -> None:
+    async with cluster(nodes=1) as api, running(api, tmp_path) as scheduler:
+        pod = api.put("pods", pod_object("g", milli=600))
+        assert (await scheduler.filter(pod, NAMES[:1], gpu=True))["NodeNames"] == NAMES[:1]
+        api.delete("nodes", NAMES[0])
+        await until(lambda: not scheduler.app.engine.state.residents)
+        assert await scheduler.bind(pod, NAMES[0]) != ""
+        assert not scheduler.app.ledger.reservations
+
+
+async def test_preemption_keeps_only_nodes_whose_devices_would_suffice(tmp_path: Path) -> None:
+    async with cluster(gpus=1, nodes=2) as api, running(api, tmp_path) as scheduler:
+        for i, milli in enumerate((1000, 300)):
+            pod = api.put("pods", pod_object(f"g{i}", milli=milli))
+            assert await scheduler.bind(pod, NAMES[i]) == ""
+        other = api.put("pods", pod_object("g2", milli=500))
+        assert await scheduler.bind(other, NAMES[1]) == ""
+        victims = {n: {"Pods": [{"UID": f"uid-g{i}"}], "NumPDBViolations": 0} for i, n in enumerate(NAMES[:2])}
+        body = {"Pod": pod_object("big", milli=900), "NodeNameToMetaVictims": victims}
+        answer = await scheduler.post("/v1/preempt", body)
+        assert answer == {"NodeNameToMetaVictims": {NAMES[0]: victims[NAMES[0]]}}
+
+
+async def test_the_log_on_disk_tells_every_decision_in_order(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    async with cluster() as api:
+        async with running(api, tmp_path, log=LogSettings(folder=str(folder), segment_bytes=4096)) as scheduler:
+            for i in range(40):
+                pod = api.put("pods", pod_object(f"p{i}", cpu="100m"))
+                node = (await scheduler.filter(pod, NAMES[: 1 + i % 3]))["NodeNames"][0]
+                pod["spec"]["nodeName"] = node
+                api.put("pods", pod)
+            residents = scheduler.app.engine.state.residents
+            await until(lambda: len(residents) == 40 and all(r.is_bound for r in residents.values()))
+            homes = {uid: scheduler.app.engine.state.name(r.row) for uid, r in residents.items()}
+        header, events, lost = read_log(folder)
+    assert lost == 0
+    assert header["strategies"]
+    decisions = [e for e in events if e.kind == placement_log.DECISION]
+    assert [e.subject for e in decisions] == [f"uid-p{i}" for i in range(40)]
+    assert {e.subject: e.node for e in decisions} == homes
+    assert {e.detail.candidates for e in decisions} == {tuple(NAMES[:1]), tuple(NAMES[:2]), None}
+
+
+async def test_of_two_replicas_one_leads_and_the_other_takes_over(tmp_path: Path) -> None:
+    lease = LeaseSettings(enabled=True, duration_s=2, renew_s=0.2, identity="one")
+    async with cluster(gpus=1, nodes=1) as api, running(api, tmp_path, lease=lease) as first:
+        second_lease = LeaseSettings(enabled=True, duration_s=2, renew_s=0.2, identity="two")
+        async with running(api, tmp_path, wait=False, lease=second_lease) as second:
+            await until(lambda: second.app.informer.is_synced)
+            assert second.app.engine.why_not_serving() == "another replica leads"
+            pod = api.put("pods", pod_object("g", milli=600))
+            assert await first.bind(pod, NAMES[0]) == ""
+            await first.app.stop()
+            await until(lambda: not second.app.engine.why_not_serving())
+            other = api.put("pods", pod_object("h", milli=600))
+            assert (await second.filter(other, NAMES[:1], gpu=True))["NodeNames"] == []
+
+
+async def test_metrics_have_the_promised_names_and_no_node_or_pod_in_them(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        await scheduler.filter(api.put("pods", pod_object("some-pod")), NAMES)
+        status, text = await scheduler.page("/metrics")
+    assert status == 200
+    for name in (
+        'ullage_extender_request_duration_seconds_bucket{le="0.0005",outcome="decided",verb="filter"}',
+        "ullage_extender_nodes_evaluated_count",
+        "ullage_cache_synced 1.0",
+        "ullage_reservations 1.0",
+        "ullage_fallback_total",
+    ):
+        assert name in text
+    assert "some-pod" not in text
+    assert NAMES[0] not in text
