@@ -29,7 +29,7 @@ class Admin:
             modes.is_killed = False
         elif route == ("POST", "/mode"):
             try:
-                modes.switch(str(json.loads(request.body)["mode"]))
+                modes.switch(str(json.loads(bytes(request.body))["mode"]))
             except PlacementError as error:
                 return problem(400, str(error))
             except (ValueError, KeyError, TypeError, RecursionError):

@@ -140,7 +140,8 @@ class App:
         assert self._failure is not None, "start() comes first"
         waiting = asyncio.ensure_future(stop.wait())
         try:
-            await asyncio.wait([waiting, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            parts: list[asyncio.Future[Any]] = [waiting, self._failure]
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             if self._failure.done():
                 self._failure.result()
         finally:

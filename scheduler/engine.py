@@ -17,9 +17,10 @@ import numpy as np
 from placement import log as placement_log
 from placement.log import Asked, Event
 from placement.pods import PodSpec
+from placement.program import NOT_FEASIBLE
 from placement.resources import BoolArray, IntArray
 from placement.state import ClusterState
-from placement.strategy import MAX_PRIORITY, NOT_FEASIBLE, Decision, Strategy
+from placement.strategy import MAX_PRIORITY, Decision, Strategy
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes

@@ -40,7 +40,7 @@ class NoLog(EventLog):
 
     def __init__(self) -> None:
         super().__init__()
-        self.append = lambda event: None  # type: ignore[assignment]  # same signature as list.append
+        self.append = lambda event: None
 
     def close(self) -> None:
         """Nothing to close."""
@@ -56,7 +56,7 @@ class DiskLog(EventLog):
 
     def __init__(self, settings: LogSettings, metrics: Metrics, version: str) -> None:
         super().__init__()
-        self.append = self._put  # type: ignore[assignment]  # same signature as list.append
+        self.append = self._put
         self._settings = settings
         self._metrics = metrics
         self._version = version

@@ -15,6 +15,7 @@ import logging
 import platform
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 PREFIX = "/v1"
 GPU_PREFIX = "/v1/gpu"
 
+Verb = Callable[[Request], Response | Awaitable[Response]]
 Outcome = tuple[bytes, str]
 """Body, and the word for the metric."""
 
@@ -58,13 +60,11 @@ class Extender:
         self.binder = binder
         self.version = version
         self.deadline_s = engine.settings.http.deadline_ms / 1000
-        self._verbs: dict[str, Callable[[Request], Response | Awaitable[Response]]] = {}
+        self._verbs: dict[str, Verb] = {}
         for prefix, is_gpu in ((PREFIX, False), (GPU_PREFIX, True)):
-            self._verbs[f"{prefix}/filter"] = lambda r, g=is_gpu: self._question(r, "filter", g, self._filter)
-            self._verbs[f"{prefix}/prioritize"] = lambda r, g=is_gpu: self._question(
-                r, "prioritize", g, self._prioritize
-            )
-            self._verbs[f"{prefix}/preempt"] = lambda r, g=is_gpu: self._preempt(r, g)
+            self._verbs[f"{prefix}/filter"] = partial(self._question, "filter", is_gpu, self._filter)
+            self._verbs[f"{prefix}/prioritize"] = partial(self._question, "prioritize", is_gpu, self._prioritize)
+            self._verbs[f"{prefix}/preempt"] = partial(self._preempt, is_gpu)
             self._verbs[f"{prefix}/bind"] = self._bind
         self._pages: dict[str, Callable[[], Response]] = {
             "/healthz": lambda: Response(b"ok", content_type="text/plain"),
@@ -118,10 +118,10 @@ class Extender:
 
     def _question(
         self,
-        request: Request,
         verb: str,
         is_gpu: bool,
         answer: Callable[[_Asker, Question, PodSpec], Outcome],
+        request: Request,
     ) -> Response:
         started = time.perf_counter()
         metrics = self.engine.metrics
@@ -273,7 +273,7 @@ class Extender:
 
     # ── preempt and bind ──────────────────────────────────────────────────────────────────────
 
-    def _preempt(self, request: Request, is_gpu: bool) -> Response:
+    def _preempt(self, is_gpu: bool, request: Request) -> Response:
         started = time.perf_counter()
         asked = wire.read_preemption(request.body)
         victims, outcome = asked.victims, "off"

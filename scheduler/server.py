@@ -52,7 +52,7 @@ class Request:
 
     method: str
     path: str
-    body: bytes | bytearray
+    body: bytes | memoryview
     arrived: float
 
 
@@ -205,11 +205,11 @@ class Connection(asyncio.BufferedProtocol):
             raise WireError("too many bytes in flight; try again", 429)
         return length
 
-    def _take_body(self) -> bytes | bytearray:
+    def _take_body(self) -> bytes | memoryview:
         """The body, leaving what follows it in the buffer."""
         end = self.body_start + self.need
         if self.need <= KEEP_BUFFER:
-            body: bytes | bytearray = bytes(memoryview(self.buffer)[self.body_start : end])
+            body: bytes | memoryview = bytes(memoryview(self.buffer)[self.body_start : end])
             rest = self.have - end
             if rest:
                 self.buffer[:rest] = self.buffer[end : self.have]
@@ -218,11 +218,9 @@ class Connection(asyncio.BufferedProtocol):
         else:
             left = self.buffer[end : self.have]
             rest = len(left)
-            body = self.buffer
+            body = memoryview(self.buffer)[self.body_start : end]
             self.buffer = bytearray(max(FIRST_BUFFER, rest))
             self.buffer[:rest] = left
-            del body[end:]
-            del body[: self.body_start]
         self.have = rest
         return body
 
@@ -241,7 +239,7 @@ class Connection(asyncio.BufferedProtocol):
             task = asyncio.ensure_future(self._finish(answer, keep))
             task.add_done_callback(_consume)
         else:
-            self._write(cast(Response, answer), keep)
+            self._write(answer, keep)
 
     async def _finish(self, answer: Awaitable[Response], keep: bool) -> None:
         try:

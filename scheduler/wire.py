@@ -34,6 +34,7 @@ _NAMES_KEY = b'"NodeNames":['
 _SCORE_DIGITS = 2
 
 Words = NDArray[np.uint64]
+Slots = NDArray[np.int32]
 
 
 # ── what a request says of its pod ────────────────────────────────────────────────────────────
@@ -250,7 +251,7 @@ class NameTable:
             missing = missing[~self._is_same(at, [w[missing] for w in words], lengths[missing])]
         return None
 
-    def _is_same(self, found: IntArray, words: list[Words], lengths: Words) -> BoolArray:
+    def _is_same(self, found: Slots, words: list[Words], lengths: Words) -> BoolArray:
         """Whether entries are the names asked for: every byte is compared, the hash only finds them."""
         same: BoolArray = self._lengths[found] == lengths
         for known, word in zip(self._words, words, strict=True):
@@ -262,14 +263,14 @@ class NameTable:
 # ── requests ──────────────────────────────────────────────────────────────────────────────────
 
 
-def read_question(body: bytes, table: NameTable) -> Question:
-    """Decode ``ExtenderArgs``.
+def read_question(body: bytes | memoryview, table: NameTable) -> Question:
+    """Decode ``ExtenderArgs``; very large bodies come as a memoryview, which is not copied.
 
     Raises
     ------
     WireError : the body is not JSON, or not of that shape.
     """
-    fast = _read_fast(body, table)
+    fast = _read_fast(body, table) if isinstance(body, bytes) else None
     return _read_plain(body, table) if fast is None else fast
 
 
@@ -292,7 +293,7 @@ def _read_fast(body: bytes, table: NameTable) -> Question | None:
         return None
 
 
-def _fields(body: bytes | Raw) -> dict[str, Raw]:
+def _fields(body: bytes | memoryview | Raw) -> dict[str, Raw]:
     """Top-level members by lower-cased name, not decoded and not copied."""
     try:
         return {key.lower(): value for key, value in _decode_object(body).items()}
@@ -306,7 +307,8 @@ _ZERO = Raw(b"0")
 
 
 def _is_null(raw: Raw) -> bool:
-    return len(raw_bytes := memoryview(raw)) == 4 and raw_bytes == b"null"
+    view = memoryview(raw)
+    return len(view) == 4 and bytes(view) == b"null"
 
 
 def _decoded(decode: Any, raw: Raw, what: str) -> Any:
@@ -324,7 +326,7 @@ def _pod(fields: dict[str, Raw]) -> tuple[Raw, Meta]:
     return pod, head.metadata
 
 
-def _read_plain(body: bytes, table: NameTable) -> Question:
+def _read_plain(body: bytes | memoryview, table: NameTable) -> Question:
     fields = _fields(body)
     pod, head = _pod(fields)
     names: list[str] | None = _decoded(_decode_names, fields.get("nodenames", _NULL), "NodeNames")
@@ -339,7 +341,7 @@ def _read_plain(body: bytes, table: NameTable) -> Question:
     return Question(pod, head, rows, names, nodes=nodes if is_full else None)
 
 
-def read_binding(body: bytes) -> Binding:
+def read_binding(body: bytes | memoryview) -> Binding:
     """Decode ``ExtenderBindingArgs``; every field is needed."""
     fields = _fields(body)
     values = {}
@@ -351,7 +353,7 @@ def read_binding(body: bytes) -> Binding:
     return Binding(values["podname"], values["podnamespace"], values["poduid"], values["node"])
 
 
-def read_preemption(body: bytes) -> Preemption:
+def read_preemption(body: bytes | memoryview) -> Preemption:
     """Decode ``ExtenderPreemptionArgs``, full or meta form."""
     fields = _fields(body)
     pod, head = _pod(fields)
