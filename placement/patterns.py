@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.repair import compiled
+from placement.chains import compiled
 from placement.resources import FloatArray, IntArray
 
 
@@ -27,7 +27,9 @@ class Pattern:
 
 
 @compiled
-def _fractional(value: FloatArray, weight: FloatArray, count: IntArray, order: IntArray, start: int, room: float) -> float:
+def _fractional(
+    value: FloatArray, weight: FloatArray, count: IntArray, order: IntArray, start: int, room: float
+) -> float:
     """Upper bound on the value of classes ``order[start:]`` (by falling value per weight) in ``room``."""
     total = 0.0
     for i in range(start, order.shape[0]):
@@ -37,7 +39,7 @@ def _fractional(value: FloatArray, weight: FloatArray, count: IntArray, order: I
             total += value[c] * count[c]
             room -= need
         else:
-            return total + value[c] * room / weight[c]
+            return float(total + value[c] * room / weight[c])
     return total
 
 
@@ -150,7 +152,13 @@ def _fill(
 
 
 def best_pattern(
-    value: FloatArray, request: IntArray, count: IntArray, capacity: IntArray, *, lower: float = 0.0, limit: int = 200_000
+    value: FloatArray,
+    request: IntArray,
+    count: IntArray,
+    capacity: IntArray,
+    *,
+    lower: float = 0.0,
+    limit: int = 200_000,
 ) -> Pattern:
     """Most valuable filling of one node.
 

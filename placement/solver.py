@@ -145,9 +145,9 @@ class Model:
 
 def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: FloatArray | None = None) -> Answer:
     """HiGHS through MathOpt: a mixed-integer program, or with ``relax`` its linear relaxation and duals (GLOP)."""
-    from datetime import timedelta  # noqa: PLC0415
+    from datetime import timedelta
 
-    from ortools.math_opt.python import mathopt  # noqa: PLC0415  -- an extra, and slow to import
+    from ortools.math_opt.python import mathopt
 
     arrays = model.arrays()
     proto = _math_opt_proto(arrays, relax)
@@ -170,7 +170,7 @@ def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: Flo
 
 
 def _math_opt_proto(arrays: dict[str, Any], relax: bool) -> Any:
-    from ortools.math_opt import model_pb2  # noqa: PLC0415
+    from ortools.math_opt import model_pb2
 
     proto = model_pb2.ModelProto()
     size, rows = len(arrays["lower"]), len(arrays["row_lower"])
@@ -192,7 +192,7 @@ def _math_opt_proto(arrays: dict[str, Any], relax: bool) -> Any:
 
 
 def _read_math_opt(result: Any, is_lp: bool, model: Model) -> Answer:
-    from ortools.math_opt.python import mathopt  # noqa: PLC0415
+    from ortools.math_opt.python import mathopt
 
     reason = result.termination.reason
     if reason in (mathopt.TerminationReason.INFEASIBLE, mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED):
@@ -213,14 +213,12 @@ def _read_math_opt(result: Any, is_lp: bool, model: Model) -> Answer:
 
 def solve_integer(model: Model, limits: Limits, *, hint: IntArray | None = None) -> Answer:
     """CP-SAT: all columns integer, all coefficients integer, finite bounds on every column."""
-    from ortools.sat.python import cp_model  # noqa: PLC0415  -- an extra, and slow to import
+    from ortools.sat.python import cp_model
 
     arrays = model.arrays()
     built = cp_model.CpModel()
     lower, upper = arrays["lower"].astype(np.int64), arrays["upper"].astype(np.int64)
-    variables = [
-        built.new_int_var(low, high, "") for low, high in zip(lower.tolist(), upper.tolist(), strict=True)
-    ]
+    variables = [built.new_int_var(low, high, "") for low, high in zip(lower.tolist(), upper.tolist(), strict=True)]
     starts = np.searchsorted(arrays["rows"], np.arange(model.num_rows + 1))
     columns, values = arrays["columns"].tolist(), arrays["values"].astype(np.int64).tolist()
     for row in range(model.num_rows):
@@ -243,7 +241,7 @@ def _floor(limit: float) -> int:
 
 
 def _run_cp_sat(built: Any, variables: list[Any], limits: Limits) -> Answer:
-    from ortools.sat.python import cp_model  # noqa: PLC0415
+    from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = limits.time_s
@@ -266,7 +264,7 @@ def _run_cp_sat(built: Any, variables: list[Any], limits: Limits) -> Answer:
 
 
 def _stopper(stop: Callable[[], bool]) -> Any:
-    from ortools.sat.python import cp_model  # noqa: PLC0415
+    from ortools.sat.python import cp_model
 
     class Stopper(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]  # untyped base
         def on_solution_callback(self) -> None:
@@ -280,7 +278,7 @@ class Master:
     """Restricted master problem of a column generation: a maximisation over a fixed set of rows, kept warm (GLOP)."""
 
     def __init__(self, row_lower: FloatArray, row_upper: FloatArray) -> None:
-        from ortools.linear_solver import pywraplp  # noqa: PLC0415  -- an extra
+        from ortools.linear_solver import pywraplp
 
         self._lp = pywraplp.Solver.CreateSolver("GLOP")
         self._rows = [
@@ -313,7 +311,7 @@ class Master:
 
 def assign(cost: IntArray) -> IntArray:
     """``(N,)`` column of each row of a square ``(N, N)`` cost matrix, at the least total cost."""
-    from ortools.graph.python import linear_sum_assignment  # noqa: PLC0415  -- an extra
+    from ortools.graph.python import linear_sum_assignment
 
     size = len(cost)
     problem = linear_sum_assignment.SimpleLinearSumAssignment()

@@ -34,7 +34,7 @@ def _least_allocated(after: IntArray, allocatable: IntArray) -> IntArray:
 def _balance(requested: IntArray, allocatable: IntArray) -> IntArray:
     """``(N,)``: 100 × (1 − half the distance between the CPU and memory shares), truncated."""
     share = np.minimum(requested / allocatable, 1.0)
-    return ((1.0 - np.abs((share[0] - share[1]) / 2)) * MAX_SCORE).astype(np.int64)
+    return np.asarray((1.0 - np.abs((share[0] - share[1]) / 2)) * MAX_SCORE, np.float64).astype(np.int64)
 
 
 def _go_quotient(numerator: IntArray, denominator: int) -> IntArray:
@@ -63,7 +63,7 @@ def node_scores(
     counts = np.floor(siblings * weight + (HOSTNAME_SKEW - 1) + 0.5).astype(np.int64)
     most, fewest = int(counts.max()), int(counts.min())
     spread = MAX_SCORE * (most + fewest - counts) // most
-    return least + balanced + SPREAD_WEIGHT * spread
+    return np.asarray(least + balanced + SPREAD_WEIGHT * spread, np.int64)
 
 
 @dataclass
@@ -114,7 +114,7 @@ class _Cluster:
 
     def candidates(self, request: IntArray) -> IntArray:
         """Feasible nodes, sampled as ``numFeasibleNodesToFind`` does in clusters of 100 nodes and more."""
-        fits: BoolArray = (self.free >= request).all(axis=0)
+        fits: BoolArray = np.all(self.free >= request, axis=0)
         num_nodes = len(fits)
         if num_nodes < MIN_FEASIBLE_NODES:
             return np.flatnonzero(fits)
