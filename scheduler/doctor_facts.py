@@ -8,6 +8,7 @@ here judges; :mod:`scheduler.doctor_rules` does.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,13 @@ from urllib.parse import SplitResult, urlsplit
 import yaml
 
 from placement.errors import ConfigError
-from scheduler.settings import Settings
+from scheduler.settings import Settings, parse_settings
 
 KIND = "KubeSchedulerConfiguration"
 OUR_PATHS = ("/v1", "/v1/gpu")
 """Paths below which Ullage answers verbs: the stanza for all pods, and the one for GPU shares."""
+SETTINGS_KEY = "ullage.yaml"
+"""Key of our settings in a ConfigMap."""
 DEFAULT_SCHEDULER = "default-scheduler"
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"^(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$")
@@ -139,6 +142,8 @@ class Facts:
 
     configs: tuple[SchedulerConfig, ...] = ()
     settings: Settings | None = None
+    setting_problems: tuple[str, ...] = ()
+    """What is wrong in the settings' own terms."""
     kube_version: tuple[int, int] | None = None
     """(major, minor) of kube-scheduler."""
     objects: tuple[Table, ...] = ()
@@ -205,8 +210,10 @@ def parse_version(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def read_facts(path: str | None, settings: Settings | None = None, kube_version: str = "") -> Facts:
-    """Facts from a file of YAML or JSON documents (``-`` is not special here; None reads none).
+def read_facts(path: str | None, settings_path: str | None = None, kube_version: str = "") -> Facts:
+    """Facts from a file of YAML or JSON documents and one of our settings; None reads none.
+
+    Settings inside the manifests (a ConfigMap with a key ``ullage.yaml``) are used when none are given apart.
 
     Raises
     ------
@@ -220,7 +227,31 @@ def read_facts(path: str | None, settings: Settings | None = None, kube_version:
             f"{path}: holds no {KIND} and no manifest; give kube-scheduler's --config file or rendered manifests"
         )
     version = parse_version(kube_version) if kube_version else _version_of(objects)
-    return Facts(configs, settings, version, objects)
+    table = _settings_in(objects) if settings_path is None else _settings_file(Path(settings_path))
+    settings, problems = (None, []) if table is None else parse_settings(table)
+    return Facts(configs, settings, tuple(problems), version, objects)
+
+
+def _settings_file(path: Path) -> Table:
+    if path.suffix != ".toml":
+        documents = _documents(path)
+        return documents[0] if documents else {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be used as settings ({error}); check path and syntax") from error
+
+
+def _settings_in(objects: tuple[Table, ...]) -> Table | None:
+    """Our settings inside a ConfigMap, None if there are none."""
+    for config_map in Facts(objects=objects).kind("ConfigMap"):
+        text = table_of(config_map.get("data")).get(SETTINGS_KEY)
+        if text is not None:
+            try:
+                return table_of(yaml.safe_load(str(text)))
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{path_of(config_map)}.{SETTINGS_KEY}: is not YAML: {error}") from error
+    return None
 
 
 def _documents(path: Path) -> list[Table]:

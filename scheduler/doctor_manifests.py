@@ -115,9 +115,7 @@ def _no_probe(facts: Facts) -> Iterator[Hit]:
     for workload in facts.our_deployments:
         for container in containers(workload):
             if is_ullage(container) and "readinessProbe" not in container:
-                yield Hit(
-                    f"{path_of(workload)}.readinessProbe", "no readiness probe: a standby or empty view is asked too"
-                )
+                yield Hit(f"{path_of(workload)}.readinessProbe", "no readiness probe: standbys are asked too")
 
 
 def _privileged(facts: Facts) -> Iterator[Hit]:
@@ -139,7 +137,7 @@ def _privileged(facts: Facts) -> Iterator[Hit]:
             if lacks:
                 yield Hit(
                     f"{path_of(workload)}.securityContext",
-                    f"container {container.get('name')} lacks {', '.join(lacks)}",
+                    f"{container.get('name')} lacks {', '.join(lacks)}",
                 )
 
 

@@ -235,9 +235,7 @@ def _binders(facts: Facts) -> Iterator[Hit]:
 def _binds_everything(facts: Facts) -> Iterator[Hit]:
     for stanza in facts.stanzas:
         if stanza.get("bindVerb") and stanza.is_for_all_pods:
-            yield Hit(
-                f"{stanza.path}.bindVerb", "bindVerb is set and managedResources is empty: we would bind every pod"
-            )
+            yield Hit(f"{stanza.path}.bindVerb", "bindVerb is set, managedResources is empty: we would bind every pod")
 
 
 def _not_extended(facts: Facts) -> Iterator[Hit]:
@@ -277,9 +275,7 @@ def _default_profile(facts: Facts) -> Iterator[Hit]:
         if config.serves_default and config.stanzas:
             major, minor = facts.kube_version
             where = config.path("extenders")
-            yield Hit(
-                where, f"kube-scheduler {major}.{minor} switches OpportunisticBatching off for every profile here"
-            )
+            yield Hit(where, f"kube-scheduler {major}.{minor} switches batching off for all its profiles")
 
 
 def _unsupported(facts: Facts) -> Iterator[Hit]:
@@ -370,9 +366,7 @@ def _anybody(facts: Facts) -> Iterator[Hit]:
 
 def _locked_probes(facts: Facts) -> Iterator[Hit]:
     if facts.settings is not None and facts.settings.http.client_ca and not facts.settings.http.health_port:
-        yield Hit(
-            "http.health_port", "callers must show certificates, and there is no health_port for probes and scrapes"
-        )
+        yield Hit("http.health_port", "callers must show certificates, and no health_port serves probes")
 
 
 def _idle(facts: Facts) -> Iterator[Hit]:
@@ -386,6 +380,12 @@ def _locked_out(facts: Facts) -> Iterator[Hit]:
     for stanza in facts.ours:
         if not (stanza.tls.get("certFile") or stanza.tls.get("certData")):
             yield Hit(f"{stanza.path}.tlsConfig", "we demand client certificates and this stanza has none")
+
+
+def _refused_settings(facts: Facts) -> Iterator[Hit]:
+    for problem in facts.setting_problems:
+        path, _, message = problem.partition(": ")
+        yield Hit(path, message)
 
 
 CONFIG_RULES: tuple[Rule, ...] = (
@@ -530,7 +530,7 @@ CONFIG_RULES: tuple[Rule, ...] = (
         "UD118",
         WARNING,
         "A weight that drowns every other wish",
-        "In-tree plug-ins add up to about 1,200 points; far above that, affinity and spread preferences are never heard.",
+        "In-tree plug-ins add up to about 1,200 points; far above that no other preference is heard.",
         "Use a weight of 1 to 100; to choose alone, use mode decide.",
         _weight_loud,
     ),
@@ -686,7 +686,7 @@ SETTINGS_RULES: tuple[Rule, ...] = (
         "UD206",
         WARNING,
         "Connections are closed before kube-scheduler would",
-        "Go keeps idle connections for 90 s; if we close first, a call can be lost in the race, and POSTs are not retried.",
+        "Go keeps idle connections for 90 s; if we close first, a POST can be lost, and none is retried.",
         "Set http.idle_timeout_s to more than 90.",
         _idle,
     ),
@@ -697,5 +697,13 @@ SETTINGS_RULES: tuple[Rule, ...] = (
         "Every call is refused in the handshake; with ignorable nobody notices.",
         "Set tlsConfig.certFile and keyFile in the stanza.",
         _locked_out,
+    ),
+    Rule(
+        "UD208",
+        ERROR,
+        "Settings that ullage serve refuses",
+        "It says so and exits; the Deployment never becomes ready.",
+        "Correct the setting as the message says.",
+        _refused_settings,
     ),
 )

@@ -1,0 +1,364 @@
+"""Each rule of the doctor, both ways: silent on the good facts, loud on the same facts with one thing wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from placement.errors import ConfigError
+from scheduler.cli_doctor import doctor
+from scheduler.doctor import RULES, examine, explain, rule_named, rules_markdown
+from scheduler.doctor_facts import duration_s, parse_version, read_facts
+from scheduler.rights import RIGHTS
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+class World:
+    """Good facts that a test may spoil: one configuration, our settings, manifests, a version."""
+
+    def __init__(self) -> None:
+        tls = {"caFile": "/tls/ca.crt", "certFile": "/tls/tls.crt", "keyFile": "/tls/tls.key"}
+        common = {"enableHTTPS": True, "tlsConfig": tls, "httpTimeout": "300ms", "nodeCacheCapable": True}
+        url = "https://ullage.ullage-system.svc:8443"
+        self.all: dict[str, Any] = {
+            "urlPrefix": f"{url}/v1",
+            "filterVerb": "filter",
+            "prioritizeVerb": "prioritize",
+            "preemptVerb": "preempt",
+            "weight": 5,
+            "ignorable": True,
+            **copy.deepcopy(common),
+        }
+        self.gpu: dict[str, Any] = {
+            "urlPrefix": f"{url}/v1/gpu",
+            "filterVerb": "filter",
+            "bindVerb": "bind",
+            "ignorable": False,
+            "managedResources": [{"name": "ullage.dev/gpu-milli"}],
+            **copy.deepcopy(common),
+        }
+        self.config: dict[str, Any] = {
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "percentageOfNodesToScore": 100,
+            "leaderElection": {"resourceName": "ullage-scheduler"},
+            "profiles": [{"schedulerName": "ullage-scheduler"}],
+            "extenders": [self.all, self.gpu],
+        }
+        self.settings: dict[str, Any] = {
+            "exempt_namespaces": ["ullage-system"],
+            "http": {"tls_cert": "/t/tls.crt", "tls_key": "/t/tls.key", "client_ca": "/t/ca.crt", "health_port": 8081},
+            "lease": {"enabled": True},
+        }
+        self.ours = _workload("ullage", "ullage:0.1.0", args=["serve"])
+        self.scheduler = _workload("scheduler", "registry.k8s.io/kube-scheduler:v1.36.3")
+        self.role: dict[str, Any] = {
+            "kind": "ClusterRole",
+            "metadata": {"name": "ullage"},
+            "rules": [{"apiGroups": [r.group], "resources": [r.resource], "verbs": list(r.verbs)} for r in RIGHTS],
+        }
+        self.binding = {
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "ullage"},
+            "roleRef": {"kind": "ClusterRole", "name": "ullage"},
+            "subjects": [{"kind": "ServiceAccount", "name": "ullage"}],
+        }
+        self.extra: list[dict[str, Any]] = []
+        self.version = "1.36"
+
+    def codes(self, folder: Path) -> set[str]:
+        """Codes that the doctor finds, through files as a user would give them."""
+        manifests = [self.config, self.ours, self.scheduler, self.role, self.binding, *self.extra]
+        (folder / "all.yaml").write_text(yaml.safe_dump_all(manifests))
+        (folder / "settings.yaml").write_text(yaml.safe_dump(self.settings))
+        facts = read_facts(str(folder / "all.yaml"), str(folder / "settings.yaml"), self.version)
+        return {finding.code for finding in examine(facts)}
+
+
+def _workload(name: str, image: str, args: list[str] | None = None) -> dict[str, Any]:
+    container = {
+        "name": name,
+        "image": image,
+        "args": args or [],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8081}},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "readOnlyRootFilesystem": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    pod = {"serviceAccountName": name, "priorityClassName": "system-cluster-critical", "containers": [container]}
+    metadata = {"name": name}
+    spec = {"replicas": 2, "template": {"spec": pod}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+
+def _pod(workload: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def _policy(patch_type: str) -> dict[str, Any]:
+    mutations = [{"patchType": patch_type}]
+    return {"kind": "MutatingAdmissionPolicy", "metadata": {"name": "gate"}, "spec": {"mutations": mutations}}
+
+
+def _set(table: Callable[[World], dict[str, Any]], **values: Any) -> Callable[[World], None]:
+    def spoil(world: World) -> None:
+        table(world).update(values)
+
+    return spoil
+
+
+def _drop(table: Callable[[World], dict[str, Any]], key: str) -> Callable[[World], None]:
+    def spoil(world: World) -> None:
+        del table(world)[key]
+
+    return spoil
+
+
+def _both(*spoils: Callable[[World], None]) -> Callable[[World], None]:
+    def spoil(world: World) -> None:
+        for one in spoils:
+            one(world)
+
+    return spoil
+
+
+def _default_profile(world: World) -> None:
+    world.config["profiles"] = []
+
+
+def _host_network(world: World) -> None:
+    _pod(world.scheduler)["hostNetwork"] = True
+
+
+def _proxied(world: World) -> None:
+    _pod(world.scheduler)["containers"][0]["env"] = [{"name": "https_proxy", "value": "http://proxy:3128"}]
+
+
+def _second_gpu_entry(world: World) -> None:
+    world.config["extenders"].append({**world.gpu, "bindVerb": "", "urlPrefix": "https://other.ns.svc/x"})
+
+
+def _later_filter(world: World) -> None:
+    other = {**world.all, "urlPrefix": "https://other.ns.svc/x"}
+    world.config["extenders"].append(other)
+
+
+def _widen(world: World) -> None:
+    world.role["rules"].append({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]})
+
+
+def _shorten(world: World) -> None:
+    del world.role["rules"][0]
+
+
+def _all(w: World) -> dict[str, Any]:
+    return w.all
+
+
+def _gpu(w: World) -> dict[str, Any]:
+    return w.gpu
+
+
+def _tls(w: World) -> dict[str, Any]:
+    table: dict[str, Any] = w.all["tlsConfig"]
+    return table
+
+
+def _http(w: World) -> dict[str, Any]:
+    table: dict[str, Any] = w.settings["http"]
+    return table
+
+
+SPOILS: list[tuple[str, Callable[[World], None]]] = [
+    ("UD101", _set(lambda w: w.config, apiVersion="kubescheduler.config.k8s.io/v1beta3")),
+    ("UD102", _set(_all, nodeCacheCapble=True)),
+    ("UD102", _set(_tls, caFiel="x")),
+    ("UD103", _set(_all, nodeCacheCapable=False)),
+    ("UD103", _drop(_all, "nodeCacheCapable")),
+    ("UD104", _drop(_tls, "caFile")),
+    ("UD104", _set(_tls, insecure=True)),
+    ("UD105", _set(_all, urlPrefix="http://ullage.ullage-system.svc:8443/v1")),
+    ("UD105", _both(_set(_all, enableHTTPS=False), _drop(_all, "tlsConfig"))),
+    ("UD106", _set(_all, urlPrefix="http://ullage.ullage-system.svc:8443/v1")),
+    ("UD107", _set(_all, urlPrefix="ullage.ullage-system.svc:8443/v1")),
+    ("UD107", _drop(_all, "urlPrefix")),
+    ("UD108", _set(_all, urlPrefix="https://ullage.ullage-system.svc:8443")),
+    ("UD109", _set(_all, filterVerb="filters")),
+    ("UD110", _set(_all, ignorable=False)),
+    ("UD110", _drop(_all, "ignorable")),
+    ("UD111", _set(_gpu, ignorable=True)),
+    ("UD112", _drop(_gpu, "bindVerb")),
+    ("UD113", _set(_gpu, managedResources=[{"name": "ullage.dev/gpu-milli", "ignoredByScheduler": True}])),
+    ("UD114", _drop(_all, "httpTimeout")),
+    ("UD114", _set(_all, httpTimeout="0s")),
+    ("UD115", _set(_all, httpTimeout="1m")),
+    ("UD115", _set(_all, httpTimeout="300")),
+    ("UD116", _set(_all, weight=0)),
+    ("UD116", _set(_all, weight="5")),
+    ("UD117", _drop(_all, "prioritizeVerb")),
+    ("UD118", _set(_all, weight=1000)),
+    ("UD119", _drop(lambda w: w.config, "percentageOfNodesToScore")),
+    ("UD119", _set(lambda w: w.config, percentageOfNodesToScore=101)),
+    ("UD120", _set(_all, bindVerb="bind")),
+    ("UD121", _set(_all, bindVerb="bind")),
+    ("UD122", _set(_gpu, managedResources=[{"name": "cpu"}])),
+    ("UD122", _set(_gpu, managedResources=[{"name": "kubernetes.io/thing"}])),
+    ("UD123", _second_gpu_entry),
+    ("UD124", _drop(lambda w: w.config, "leaderElection")),
+    ("UD125", _default_profile),
+    ("UD126", lambda w: setattr(w, "version", "1.28")),
+    ("UD127", _both(_set(_gpu, ignorable=True), lambda w: setattr(w, "version", "1.29"))),
+    ("UD128", _set(_all, urlPrefix="https://10.0.0.7:8443/v1")),
+    ("UD129", _drop(_tls, "keyFile")),
+    ("UD130", _both(_drop(_tls, "keyFile"), _drop(_tls, "certFile"))),
+    ("UD131", _later_filter),
+    ("UD201", _set(_http, deadline_ms=290)),
+    ("UD202", _both(_default_profile, _set(lambda w: w.settings, exempt_namespaces=[]))),
+    ("UD203", _both(_set(_http, tls_cert="", tls_key="", client_ca=""))),
+    ("UD204", _set(_http, client_ca="")),
+    ("UD205", _set(_http, health_port=0)),
+    ("UD206", _set(_http, idle_timeout_s=60)),
+    ("UD207", _both(_drop(_tls, "keyFile"), _drop(_tls, "certFile"))),
+    ("UD208", _set(lambda w: w.settings, mode="decice")),
+    ("UD301", _shorten),
+    ("UD302", _widen),
+    ("UD303", _host_network),
+    ("UD304", _proxied),
+    ("UD305", _set(lambda w: w.settings["lease"], enabled=False)),
+    ("UD306", lambda w: _pod(w.ours).pop("priorityClassName")),
+    ("UD307", lambda w: _pod(w.ours).update(schedulerName="ullage-scheduler")),
+    ("UD308", lambda w: _pod(w.ours)["containers"][0].pop("readinessProbe")),
+    ("UD309", lambda w: _pod(w.ours)["containers"][0]["securityContext"].pop("capabilities")),
+    ("UD310", lambda w: w.extra.append(_policy("JSONPatch"))),
+    ("UD311", _both(lambda w: w.extra.append(_policy("ApplyConfiguration")), lambda w: setattr(w, "version", "1.35"))),
+]
+
+
+def test_nothing_is_found_in_a_good_world(tmp_path: Path) -> None:
+    assert World().codes(tmp_path) == set()
+
+
+@pytest.mark.parametrize(("code", "spoil"), SPOILS, ids=[f"{c}-{i}" for i, (c, _) in enumerate(SPOILS)])
+def test_each_rule_sees_its_trap(code: str, spoil: Callable[[World], None], tmp_path: Path) -> None:
+    world = World()
+    spoil(world)
+    assert code in world.codes(tmp_path)
+
+
+def test_every_offline_rule_is_spoiled_here_and_codes_are_unique() -> None:
+    assert {rule.code for rule in RULES if rule.check} == {code for code, _ in SPOILS}
+    assert len({rule.code for rule in RULES}) == len(RULES) >= 20
+
+
+@pytest.mark.parametrize("mended", ["hostDNS", "noProxy", "names", "default"])
+def test_what_looks_like_a_trap_but_is_none_passes(mended: str, tmp_path: Path) -> None:
+    world = World()
+    if mended == "hostDNS":
+        _host_network(world)
+        _pod(world.scheduler)["dnsPolicy"] = "ClusterFirstWithHostNet"
+    elif mended == "noProxy":
+        _proxied(world)
+        _pod(world.scheduler)["containers"][0]["env"].append({"name": "NO_PROXY", "value": ".svc,10.0.0.0/8"})
+    elif mended == "names":
+        _later_filter(world)
+        world.settings["name_losers"] = True
+    else:
+        _default_profile(world)
+        world.version = "1.34"
+    assert world.codes(tmp_path) == set()
+
+
+@pytest.mark.parametrize("code", [rule.code for rule in RULES])
+def test_explain_says_why_and_what_to_do(code: str) -> None:
+    rule = rule_named(code.lower())
+    text = explain(rule)
+    assert rule.why in text
+    assert rule.fix in text
+
+
+def test_odd_shapes_are_findings_or_errors_never_tracebacks(tmp_path: Path) -> None:
+    world = World()
+    world.config["extenders"] = [None, 5, {"tlsConfig": [], "managedResources": "x", "urlPrefix": "https://[::1"}]
+    assert "UD107" in world.codes(tmp_path)
+    for text in ("\t{", "just a word", ""):
+        (tmp_path / "odd.yaml").write_text(text)
+        with pytest.raises(ConfigError):
+            read_facts(str(tmp_path / "odd.yaml"))
+
+
+def test_a_configuration_inside_a_config_map_is_found_with_its_path(tmp_path: Path) -> None:
+    world = World()
+    world.all["weight"] = -1
+    config_map = {
+        "kind": "ConfigMap",
+        "metadata": {"name": "scheduler"},
+        "data": {"config.yaml": yaml.safe_dump(world.config), "ullage.yaml": yaml.safe_dump(world.settings)},
+    }
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(config_map))
+    facts = read_facts(str(tmp_path / "map.yaml"))
+    assert facts.settings is not None
+    assert [f.path for f in examine(facts)] == ["ConfigMap/scheduler.config.yaml:extenders[0].weight"]
+
+
+def test_durations_are_go_durations() -> None:
+    assert [duration_s(t) for t in ("300ms", "1m30s", "1.5s", 0)] == [0.3, 90, 1.5, 0]
+    assert [duration_s(t) for t in ("300", "5 s", None, 5, "")] == [None] * 5
+
+
+def test_versions_are_read_from_many_spellings() -> None:
+    assert {parse_version(t) for t in ("1.36", "v1.36.3", "1.36+")} == {(1, 36)}
+    with pytest.raises(ConfigError, match=r"like 1\.36"):
+        parse_version("newest")
+
+
+def test_the_command_exits_1_on_findings_and_0_without(tmp_path: Path) -> None:
+    world = World()
+    path = tmp_path / "scheduler.yaml"
+    path.write_text(yaml.safe_dump(world.config))
+    assert CliRunner().invoke(doctor, ["--config", str(path)]).exit_code == 0
+    world.all["ignorable"] = False
+    path.write_text(yaml.safe_dump(world.config))
+    result = CliRunner().invoke(doctor, ["--config", str(path), "-o", "json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert [set(f) for f in report["findings"]] == [{"code", "severity", "path", "message", "fix"}]
+    assert report["findings"][0]["code"] == "UD110"
+    assert report["findings"][0]["path"] == "extenders[0].ignorable"
+
+
+def test_fail_on_sets_the_mildest_severity_that_counts(tmp_path: Path) -> None:
+    world = World()
+    del world.config["percentageOfNodesToScore"]
+    path = tmp_path / "scheduler.yaml"
+    path.write_text(yaml.safe_dump(world.config))
+    assert CliRunner().invoke(doctor, ["--config", str(path)]).exit_code == 1
+    assert CliRunner().invoke(doctor, ["--config", str(path), "--fail-on", "error"]).exit_code == 0
+
+
+@pytest.mark.parametrize("output", ["table", "yaml", "markdown"])
+def test_every_format_names_code_and_place(output: str, tmp_path: Path) -> None:
+    world = World()
+    world.all["ignorable"] = False
+    path = tmp_path / "scheduler.yaml"
+    path.write_text(yaml.safe_dump(world.config))
+    text = CliRunner().invoke(doctor, ["--config", str(path), "-o", output]).stdout
+    assert "UD110" in text
+    assert "extenders[0].ignorable" in text
+
+
+def test_the_table_in_the_documents_is_the_table_in_the_code() -> None:
+    text = (REPO / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert rules_markdown() in text, "run `ullage doctor explain -o markdown` and put its table into docs/doctor.md"
