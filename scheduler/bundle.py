@@ -1,0 +1,142 @@
+"""``ullage bundle``: everything needed to repeat a run, in one file; and a look at one.
+
+A bundle holds the newest run of the event log, the settings file, and the versions of everything involved. It
+replays on any build that reads its log format. Settings name files but never hold secrets; nothing else is read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import tarfile
+import tempfile
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import click
+
+from placement.errors import ConfigError
+from placement.log import DECISION, EventLog
+from placement.playback import verify
+from placement.strategies import strategy_from_toml
+from placement.strategy import Strategy
+from scheduler.eventlog import read_log, segments
+
+PARTS = ("numpy", "numba", "msgspec", "ortools", "lightgbm", "grpcio", "protobuf", "kubernetes", "aiohttp", "ullage")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the system, and the libraries that matter."""
+    known = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
+    return {"python": platform.python_version(), "system": platform.platform()} | {
+        name: known[name] for name in PARTS if name in known
+    }
+
+
+def write_bundle(log_folder: Path, config: Path | None, target: Path) -> int:
+    """Pack a run into ``target`` (``.tar.gz``); the number of segments.
+
+    Raises
+    ------
+    ConfigError : there is no log, or something cannot be read or written.
+    """
+    files = segments(log_folder)
+    facts = {"ullage_bundle": 1, "packed_unix_s": int(time.time()), "versions": versions()}
+    try:
+        with tarfile.open(target, "w:gz") as archive:
+            _add(archive, "bundle.json", json.dumps(facts, indent=2).encode())
+            if config is not None:
+                _add(archive, f"settings{config.suffix}", config.read_bytes())
+            for path in files:
+                archive.add(path, arcname=f"log/{path.name}")
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise ConfigError(
+            f"bundle {target}: cannot be written ({error}); check the folder and its free space"
+        ) from error
+    return len(files)
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.mtime = int(time.time())
+    archive.addfile(info, io.BytesIO(data))
+
+
+def read_bundle(path: Path) -> tuple[dict[str, Any], dict[str, Any], EventLog, int]:
+    """Facts of the bundle, header of its log, events, and how many the disk lost. A folder with a log will do too.
+
+    Raises
+    ------
+    ConfigError : it is not a bundle, or it is damaged.
+    """
+    if path.is_dir():
+        return ({}, *read_log(path))
+    try:
+        with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")
+            facts = json.loads((Path(folder) / "bundle.json").read_bytes())
+            return (facts, *read_log(Path(folder) / "log"))
+    except (OSError, tarfile.TarError, EOFError, ValueError, KeyError) as error:
+        raise ConfigError(f"bundle {path}: cannot be read ({error}); use a file that `ullage bundle` wrote") from error
+
+
+def strategies_of(header: dict[str, Any]) -> list[Strategy]:
+    """The strategies whose TOML the log carries."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for digest, text in header.get("strategies", {}).items():
+            path = Path(folder) / f"{digest}.toml"
+            path.write_text(text, encoding="utf-8")
+            found.append(strategy_from_toml(path))
+    return found
+
+
+@click.command()
+@click.option(
+    "--log",
+    "log_folder",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder given as log.folder.",
+)
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Settings file to include."
+)
+@click.option(
+    "-o", "--output", "target", default="ullage-bundle.tar.gz", show_default=True, type=click.Path(path_type=Path)
+)
+def bundle(log_folder: Path, config: Path | None, target: Path) -> None:
+    """Pack the event log, settings and versions into one file: a bug report that replays."""
+    count = write_bundle(log_folder, config, target)
+    click.echo(f"{target}: {count} log segments", err=True)
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+def verify_log(source: Path) -> None:
+    """Ask every recorded decision of a bundle or log folder again; exit 1 if any comes out otherwise."""
+    facts, header, events, lost = read_bundle(source)
+    if lost:
+        raise ConfigError(f"{source}: the disk lost {lost} events, so the log cannot be repeated; use a complete one")
+    differences = list(verify(events, strategies_of(header)))
+    decisions = sum(e.kind == DECISION for e in events)
+    click.echo(
+        json.dumps(
+            {
+                "log": str(source),
+                "written_by": header.get("version") or facts.get("versions", {}).get("ullage"),
+                "events": len(events),
+                "decisions": decisions,
+                "different": len(differences),
+                "first": [d._asdict() for d in differences[:10]],
+            },
+            indent=2,
+        )
+    )
+    if differences:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,189 @@
+"""The log on disk: what is read back is what was written, from the first file or from any checkpoint."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement import log
+from placement.errors import ConfigError
+from placement.knowledge import DevicePrices, Kind, Knowledge, Workload
+from placement.log import Asked, Event, EventLog
+from placement.log_lines import LineReader, LineWriter, checkpoint_events
+from placement.nodes import NamespaceSpec, NodeSpec, Taint
+from placement.playback import rebuild, verify
+from placement.pods import GpuRequest, NodeRules, NodeTerm, PodSpec, Requirement
+from placement.resources import CPU
+from placement.state import ClusterState
+from placement.strategies import STRATEGIES
+from scheduler.engine import RowSet
+from scheduler.eventlog import DiskLog, read_log, segments
+from scheduler.metrics import Metrics
+from scheduler.settings import LogSettings
+
+SPECS = (
+    PodSpec(request=((CPU, 500),), labels=(("app", "web"),)),
+    PodSpec(request=((CPU, 100),), gpu=GpuRequest(1, 400, ("T4", "A10"))),
+    PodSpec(
+        request=((CPU, 200), ("example.com/nic", 1)),
+        node_rules=NodeRules(affinity=(NodeTerm((Requirement("zone", "In", ("a", "b")),)),)),
+    ),
+)
+
+
+def history(steps: list[tuple[int, int, int]]) -> ClusterState:
+    """A ledger that lived: nodes and pods come and go, decisions are noted."""
+    state = ClusterState()
+    state.set_namespace(NamespaceSpec("default", (("team", "x"),)))
+    strategy = STRATEGIES["best-fit"]
+    for i, (what, which, kind) in enumerate(steps):
+        name = f"n{which}"
+        if what == 0 and name not in state.row_of:
+            offer = ((CPU, 4000), ("example.com/nic", 2))
+            state.add_node(NodeSpec(name, offer, (("zone", "a"),), (Taint("k"),), num_gpus=2, gpu_model="T4"), time_s=i)
+        elif what == 1 and name in state.row_of:
+            state.remove_node(name, time_s=i)
+        elif what == 2 and state.row_of:
+            mask = np.ones(state.num_rows, np.bool_)
+            names = tuple(state.name(r) for r in range(state.num_rows))
+            offered = RowSet(names, np.flatnonzero(mask)) if all(names) and kind else None
+            decision = strategy.decide(state.snapshot(), SPECS[kind], mask if offered else None, i)
+            asked = Asked(strategy.digest, SPECS[kind], i, offered)  # type: ignore[arg-type]  # kept cheaply
+            state.log.append(Event(i, log.DECISION, f"u{i}", decision.node, decision.devices, asked))
+            if decision.is_placed:
+                state.assume(f"u{i}", SPECS[kind], decision.node, decision.devices, time_s=i)
+                if which:
+                    state.confirm(f"u{i}", time_s=i)
+        elif what == 3 and state.residents:
+            state.release(sorted(state.residents)[which % len(state.residents)], time_s=i)
+    return state
+
+
+STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 2)), max_size=60)
+
+
+def plain(events: list[Event]) -> list[Event]:
+    """Events with candidates as names."""
+    made = []
+    for event in events:
+        if isinstance(event.detail, Asked) and event.detail.candidates is not None:
+            offered = event.detail.candidates
+            names = offered.to_names() if isinstance(offered, RowSet) else tuple(offered)
+            event = event._replace(detail=event.detail._replace(candidates=names))
+        made.append(event)
+    return made
+
+
+@given(STEPS)
+@settings(max_examples=60, deadline=None)
+def test_what_is_read_is_what_was_written(steps: list[tuple[int, int, int]]) -> None:
+    state = history(steps)
+    writer = LineWriter()
+    lines = writer.header(version="1") + b"".join(writer.event(e) for e in state.log)
+    read = list(LineReader().events(lines.splitlines(keepends=True), "memory"))
+    assert read == plain(state.log.events)
+    assert not list(verify(read, [STRATEGIES["best-fit"]]))
+
+
+@given(STEPS, STEPS)
+@settings(max_examples=60, deadline=None)
+def test_a_checkpoint_gives_the_same_rows_columns_and_residents(
+    before: list[tuple[int, int, int]], after: list[tuple[int, int, int]]
+) -> None:
+    state = history(before)
+    again = rebuild(checkpoint_events(state, 0))
+    assert again.nodes == state.nodes
+    assert again.row_of == state.row_of
+    assert {u: (r.row, r.devices, r.is_bound) for u, r in again.residents.items()} == {
+        u: (r.row, r.devices, r.is_bound) for u, r in state.residents.items()
+    }
+    assert (again.gpu_free[: state.num_rows] == state.gpu_free[: state.num_rows, : again.gpu_free.shape[1]]).all()
+    new = NodeSpec("fresh", ((CPU, 1),))
+    assert again.add_node(new) == state.add_node(new)
+
+
+def test_knowledge_survives_the_disk_with_its_digest() -> None:
+    workload = Workload((Kind(100, 5, 400, 1, ("T4",)),), (3,), "seen")
+    prices = DevicePrices((("T4", 2, 4000),), np.arange(1001, dtype=np.int64).reshape(1, -1), "lp")
+    knowledge = Knowledge().but(workload=workload, prices=prices)
+    writer = LineWriter()
+    lines = [writer.header(), writer.event(Event(0, log.KNOWLEDGE, knowledge.digest, detail=knowledge))]
+    (event,) = LineReader().events(lines, "memory")
+    assert event.detail.digest == knowledge.digest
+
+
+def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named() -> None:
+    writer = LineWriter()
+    lines = [writer.header(), writer.event(Event(0, log.NODE_REMOVED, "n"))]
+    with pytest.raises(ConfigError, match=r"log x, line 2: damaged"):
+        list(LineReader().events([lines[0], b'[0,"node_removed"]\n'], "x"))
+    torn = [lines[0], b'[0,"knowle']
+    assert list(LineReader().events(torn, "x")) == []
+    with pytest.raises(ConfigError, match="format 2, this build reads 1"):
+        list(LineReader().events([b'{"ullage_log":2}\n'], "x"))
+
+
+def write(folder: Path, state_steps: int, **changes: int) -> tuple[DiskLog, ClusterState]:
+    disk = DiskLog(LogSettings(folder=str(folder), **changes), Metrics(), "test")
+    state = ClusterState(events=disk)
+    disk.attach(state, [STRATEGIES["best-fit"]])
+    for i in range(20):
+        state.add_node(NodeSpec(f"n{i}", ((CPU, 10**6),)))
+    for i in range(state_steps):
+        state.bind(f"u{i}", SPECS[0], f"n{i % 20}", time_s=i)
+        if i % 200 == 0:
+            time.sleep(0.06)
+    disk.close()
+    return disk, state
+
+
+def test_segments_are_compressed_and_each_begins_with_all_that_is_needed(tmp_path: Path) -> None:
+    disk, state = write(tmp_path, 2000, segment_bytes=20_000)
+    files = segments(tmp_path)
+    assert len(files) > 2
+    assert [f.suffix for f in files[:-1]] == [".gz"] * (len(files) - 1)
+    _, whole, lost = read_log(tmp_path)
+    assert lost == 0
+    assert set(rebuild(whole).residents) == set(state.residents)
+    for path in files[:2]:
+        path.unlink()
+    _, rest, _ = read_log(tmp_path)
+    assert len(rest) < len(whole) + 2000
+    assert set(rebuild(rest).residents) == set(state.residents)
+    assert disk.folder.parent == tmp_path
+
+
+def test_a_damaged_archive_is_one_sentence(tmp_path: Path) -> None:
+    run = tmp_path / "run-1"
+    run.mkdir()
+    (run / "000001.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
+    with pytest.raises(ConfigError, match="use another copy"):
+        read_log(tmp_path)
+    with pytest.raises(ConfigError, match="holds no segments"):
+        read_log(run.parent / "elsewhere")
+
+
+def test_a_queue_that_overflows_loses_events_and_says_so(tmp_path: Path) -> None:
+    disk = DiskLog(LogSettings(folder=str(tmp_path), queue=100), Metrics(), "test")
+    state = ClusterState(events=disk)
+    for i in range(300):
+        state.add_node(NodeSpec(f"n{i}", ((CPU, 1),)))
+    disk.attach(state, [])
+    disk.close()
+    _, events, lost = read_log(tmp_path)
+    assert (len(events), lost) == (100, 200)
+
+
+def test_a_log_without_a_disk_keeps_nothing() -> None:
+    from scheduler.eventlog import NoLog
+
+    quiet: EventLog = NoLog()
+    state = ClusterState(events=quiet)
+    state.add_node(NodeSpec("n", ((CPU, 1),)))
+    assert len(state.log) == 0
