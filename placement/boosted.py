@@ -1,0 +1,312 @@
+"""Boosted quantile trees: fit, save, load, and predict one row fast. The only module that knows LightGBM.
+
+A model predicts the ratio of the target to a *base*, one of the workload's own features (its 24 h maximum, say).
+Shares among the features are divided by the base too, so that the model is free of scale: it learns "twice the
+daily maximum after a quiet week" once, for idle and busy workloads alike. Pinball loss is homogeneous, so fitting
+``truth / base`` with weights ``weight × base`` minimises the very loss that is reported.
+
+Files are LightGBM's own text with a JSON card that holds schema hash and checksums; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from placement.baselines import Target
+from placement.errors import ModelError
+from placement.features import FeatureSchema
+from placement.resources import FloatArray
+from placement.usage import SingleArray
+
+FORMAT = 1
+"""Version of the folder layout; another version is refused."""
+
+CARD = "card.json"
+FLOOR = 1e-3
+"""Least base, as a share: below it a workload is idle and ratios mean nothing."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How one model is grown; one thread, so that a seed repeats it exactly."""
+
+    level: float = 0.95
+    trees: int = 150
+    learning_rate: float = 0.1
+    leaves: int = 31
+    min_leaf: int = 150
+    feature_share: float = 0.4
+    patience: int = 20
+    seed: int = 0
+
+    def parameters(self) -> dict[str, object]:
+        """LightGBM's names for it."""
+        return {
+            "objective": "quantile",
+            "alpha": self.level,
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": self.min_leaf,
+            "feature_fraction": self.feature_share,
+            "bagging_fraction": 0.7,
+            "bagging_freq": 1,
+            "lambda_l2": 1.0,
+            "max_bin": 127,
+            "num_threads": 1,
+            "deterministic": True,
+            "force_row_wise": True,
+            "seed": self.seed,
+            "verbose": -1,
+        }
+
+
+def base_of(schema: FeatureSchema, rows: SingleArray, base: str) -> SingleArray:
+    """(S,) the base of each row, at least :data:`FLOOR`; 1 where the workload has no such history."""
+    column = rows[:, schema.names.index(base)]
+    return np.maximum(np.where(np.isfinite(column), column, np.float32(1)), np.float32(FLOOR))
+
+
+def scale_free(schema: FeatureSchema, rows: SingleArray, base: SingleArray, name: str) -> SingleArray:
+    """(S, F) features with every share divided by the base, the base itself kept."""
+    divisor = np.where(schema.is_share[None, :], base[:, None], np.float32(1))
+    out: SingleArray = np.asarray(rows / divisor, np.float32)
+    out[:, schema.names.index(name)] = base
+    return out
+
+
+@dataclass(frozen=True)
+class QuantileModel:
+    """One fitted model: quantile ``level`` of ``target`` in shares of the provisioned ``resource``."""
+
+    resource: str
+    target: Target
+    level: float
+    base: str
+    schema: FeatureSchema
+    booster: Any = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Unique within a model folder."""
+        return f"{self.resource}-{self.target.name}-q{self.level * 100:g}-{self.base}"
+
+    def predict(self, rows: SingleArray) -> SingleArray:
+        """(S,) shares in [0, 1] for (S, F) features of this model's schema.
+
+        Raises
+        ------
+        ModelError : the rows have another number of features.
+        """
+        if rows.shape[1] != len(self.schema):
+            raise ModelError(
+                f"model {self.name} expects {len(self.schema)} features, got {rows.shape[1]}; retrain the model"
+            )
+        base = base_of(self.schema, rows, self.base)
+        ratio = self.booster.predict(scale_free(self.schema, rows, base, self.base), num_threads=1)
+        return np.asarray(np.clip((1 + ratio) * base, 0, 1), np.float32)
+
+
+def fit(
+    rows: SingleArray,
+    truth: SingleArray,
+    weight: FloatArray,
+    *,
+    resource: str,
+    target: Target,
+    base: str,
+    schema: FeatureSchema,
+    options: FitOptions,
+    held_out: tuple[SingleArray, SingleArray, FloatArray] | None = None,
+    on_round: Callable[[int], None] | None = None,
+) -> QuantileModel:
+    """Grow one model on (S, F) rows; ``held_out`` (rows, truth, weight) stops it early.
+
+    Raises
+    ------
+    ModelError : there is nothing to learn from, or truth or weights are not finite.
+    """
+    import lightgbm
+
+    if len(rows) < 2 * options.min_leaf:
+        raise ModelError(
+            f"{len(rows)} samples are too few to fit {target.name} of {resource}; give at least {2 * options.min_leaf}"
+        )
+    if not (np.isfinite(truth).all() and np.isfinite(weight).all()):
+        raise ModelError(f"targets or weights of {target.name} of {resource} are not finite; drop gaps before fitting")
+
+    def dataset(part: tuple[SingleArray, SingleArray, FloatArray], reference: Any = None) -> Any:
+        anchor = base_of(schema, part[0], base)
+        return lightgbm.Dataset(
+            scale_free(schema, part[0], anchor, base),
+            part[1] / anchor,
+            weight=part[2] * anchor,
+            init_score=np.ones(len(anchor)),
+            reference=reference,
+            params={"max_bin": 127, "verbose": -1, "num_threads": 1},
+        )
+
+    data = dataset((rows, truth, weight))
+    callbacks: list[Any] = []
+    valid = []
+    if held_out is not None:
+        valid = [dataset(held_out, data)]
+        callbacks.append(lightgbm.early_stopping(options.patience, verbose=False))
+    if on_round is not None:
+        callbacks.append(lambda env: on_round(env.iteration))
+    booster = lightgbm.train(options.parameters(), data, options.trees, valid_sets=valid, callbacks=callbacks)
+    return QuantileModel(resource, target, options.level, base, schema, booster)
+
+
+class FastRow:
+    """Predicts one prepared row through LightGBM's single-row fast path, with no allocation.
+
+    :meth:`load` divides a row by its base once, when the workload's features change; :meth:`predict` is what a
+    request path may call. Not for concurrent use: one per thread.
+    """
+
+    def __init__(self, model: QuantileModel) -> None:
+        from lightgbm.basic import _LIB
+
+        self._model = model
+        self._row = np.zeros(len(model.schema), np.float32)
+        self._base = 1.0
+        self._out = ctypes.c_double()
+        self._length = ctypes.c_int64()
+        self._fast = ctypes.c_void_p()
+        handle = model.booster._handle if hasattr(model.booster, "_handle") else model.booster.handle
+        status = _LIB.LGBM_BoosterPredictForMatSingleRowFastInit(
+            handle,
+            ctypes.c_int(0),
+            ctypes.c_int(0),
+            ctypes.c_int(model.booster.best_iteration or -1),
+            ctypes.c_int(0),
+            ctypes.c_int32(len(model.schema)),
+            ctypes.c_char_p(b"num_threads=1"),
+            ctypes.byref(self._fast),
+        )
+        if status != 0:
+            raise ModelError(f"LightGBM refuses its fast path for {model.name}; use predict() of the model")
+        self._call = _LIB.LGBM_BoosterPredictForMatSingleRowFast
+        self._free = _LIB.LGBM_FastConfigFree
+        self._arguments = (
+            self._fast,
+            self._row.ctypes.data_as(ctypes.c_void_p),
+            ctypes.byref(self._length),
+            ctypes.byref(self._out),
+        )
+
+    def load(self, row: SingleArray) -> None:
+        """Prepare one (F,) row."""
+        table = row[None, :]
+        base = base_of(self._model.schema, table, self._model.base)
+        self._row[:] = scale_free(self._model.schema, table, base, self._model.base)[0]
+        self._base = float(base[0])
+
+    def predict(self) -> float:
+        """The share predicted for the loaded row."""
+        self._call(*self._arguments)
+        share = (1.0 + self._out.value) * self._base
+        return 0.0 if share < 0.0 else 1.0 if share > 1.0 else share
+
+    def __del__(self) -> None:
+        if getattr(self, "_fast", None):
+            self._free(self._fast)
+
+
+def save(models: Sequence[QuantileModel], folder: Path, card: Mapping[str, object]) -> None:
+    """Write models and their card. The folder is created; files of the same name are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for model in models:
+        text = model.booster.model_to_string(num_iteration=model.booster.best_iteration or -1)
+        (folder / f"{model.name}.txt").write_text(text, encoding="utf-8")
+        entries.append(
+            {
+                "file": f"{model.name}.txt",
+                "sha256": hashlib.sha256(text.encode()).hexdigest(),
+                "resource": model.resource,
+                "target": asdict(model.target),
+                "level": model.level,
+                "base": model.base,
+                "schema": model.schema.digest,
+            }
+        )
+    schemas = {model.schema.digest: list(model.schema.names) for model in models}
+    body = {"format": FORMAT, "models": entries, "schemas": schemas, **card}
+    (folder / CARD).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """The card of a model folder.
+
+    Raises
+    ------
+    ModelError : it is missing, not JSON, or of another format.
+    """
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read as a model card ({error}); train again or give another folder"
+        ) from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else None
+        raise ModelError(f"{path} has format {found!r}, this build reads {FORMAT}; train again with this build")
+    return card
+
+
+def load(folder: Path, expected: Callable[[str, Target], FeatureSchema] | None = None) -> list[QuantileModel]:
+    """Models of a folder, each checked against its checksum and against the schema this build computes.
+
+    Parameters
+    ----------
+    expected : schema that this build computes for a resource and target; a model of another one is refused.
+
+    Raises
+    ------
+    ModelError : a file is missing, damaged, or was fitted for other features.
+    """
+    card = load_card(folder)
+    try:
+        return [_load_one(folder, entry, card["schemas"], expected) for entry in card["models"]]
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / CARD} lacks {error}; train again or restore the file") from error
+
+
+def _load_one(
+    folder: Path,
+    entry: Mapping[str, Any],
+    schemas: Mapping[str, list[str]],
+    expected: Callable[[str, Target], FeatureSchema] | None,
+) -> QuantileModel:
+    import lightgbm
+
+    path = folder / str(entry["file"])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model file {path} cannot be read ({error}); restore it or train again") from error
+    if hashlib.sha256(text.encode()).hexdigest() != entry["sha256"]:
+        raise ModelError(f"model file {path} does not match its checksum; it is damaged, restore it or train again")
+    target = Target(int(entry["target"]["horizon_h"]), str(entry["target"]["statistic"]))
+    schema = FeatureSchema(tuple(schemas[entry["schema"]]))
+    wanted = expected(str(entry["resource"]), target) if expected is not None else schema
+    if not schema.digest == entry["schema"] == wanted.digest:
+        raise ModelError(
+            f"model file {path} was fitted for feature schema {entry['schema']}, "
+            f"this build computes {wanted.digest}; train again"
+        )
+    try:
+        booster = lightgbm.Booster(model_str=text)
+    except lightgbm.basic.LightGBMError as error:
+        raise ModelError(f"model file {path} is not a LightGBM model ({error}); restore it or train again") from error
+    return QuantileModel(str(entry["resource"]), target, float(entry["level"]), str(entry["base"]), schema, booster)

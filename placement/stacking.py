@@ -1,0 +1,95 @@
+"""Combining and calibrating forecasts: convex stacking, and conformal scaling by cluster and group.
+
+Both are fitted on a period before the one that is predicted, on workloads that the models have not seen. Stacking
+gives each model and baseline a weight >= 0 that sum to 1, so that the result is not worse than its best part by
+more than noise. Conformal scaling multiplies an upper quantile by the factor that would have covered the wanted
+share of the past (split conformal prediction with a ratio score; Romano, Patterson and Candès, 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from placement.resources import AnyArray, FloatArray
+from placement.usage import SingleArray
+
+MIN_GROUP = 2000
+"""A group with fewer calibration samples shares the cluster's factor."""
+
+
+def pinball(truth: FloatArray, forecast: FloatArray, weight: FloatArray, level: float) -> float:
+    """Weighted mean pinball loss over the weighted mean of the truth."""
+    error = truth - forecast
+    loss = np.where(error > 0, level * error, (level - 1) * error)
+    return float((weight * loss).sum() / max(float((weight * truth).sum()), 1e-12))
+
+
+def stack(
+    parts: FloatArray, truth: FloatArray, weight: FloatArray, level: float, *, rounds: int = 300, rate: float = 0.5
+) -> FloatArray:
+    """(K,) convex weights that minimise the pinball loss of ``weights @ parts``; exponentiated gradient.
+
+    ``parts`` is (K, S). The average of all iterates is returned, which is what converges and also what keeps
+    the weights from the corners of the simplex where one lucky part would rule.
+    """
+    num = len(parts)
+    scale = max(float((weight * truth).sum()), 1e-12)
+    share = weight / scale
+    logits = np.zeros(num)
+    total = np.zeros(num)
+    for step in range(rounds):
+        current = np.exp(logits - logits.max())
+        current /= current.sum()
+        total += current
+        over = (current @ parts) >= truth
+        gradient = parts @ (share * np.where(over, 1 - level, -level))
+        logits -= rate * 30 / np.sqrt(1 + step) * (gradient - current @ gradient)
+    return total / rounds
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Factors by which an upper quantile is multiplied: one for the cluster, one per group that is large enough."""
+
+    cluster: float
+    groups: Mapping[str, float]
+
+    def apply(self, forecast: SingleArray, groups: AnyArray) -> SingleArray:
+        """(S,) forecast times its group's factor, capped to the limit."""
+        if not self.groups:
+            return np.asarray(np.clip(forecast * self.cluster, 0, 1), np.float32)
+        names, inverse = np.unique(groups, return_inverse=True)
+        factor = np.array([self.groups.get(str(name), self.cluster) for name in names], np.float32)
+        return np.asarray(np.clip(forecast * factor[inverse], 0, 1), np.float32)
+
+
+def conformal(
+    forecast: FloatArray,
+    truth: FloatArray,
+    groups: AnyArray,
+    level: float,
+    *,
+    min_group: int = MIN_GROUP,
+    shrink: float = 0.5,
+) -> Calibration:
+    """Factors with which ``forecast`` would have covered ``level`` of ``truth``; all (S,), forecast > 0.
+
+    A group's factor is drawn towards the cluster's by ``shrink`` (on the log scale).
+    """
+    ratio = truth / np.maximum(forecast, 1e-6)
+    cluster = _conformal_quantile(ratio, level)
+    factors = {}
+    for name in np.unique(groups):
+        mine = ratio[groups == name]
+        if len(mine) >= min_group:
+            factors[str(name)] = float(_conformal_quantile(mine, level) ** (1 - shrink) * cluster**shrink)
+    return Calibration(cluster, factors)
+
+
+def _conformal_quantile(ratio: FloatArray, level: float) -> float:
+    """The ``ceil((n + 1) level)``-th smallest ratio: the finite-sample correction of split conformal prediction."""
+    rank = min(len(ratio), int(np.ceil((len(ratio) + 1) * level)))
+    return float(np.partition(ratio, rank - 1)[rank - 1])
