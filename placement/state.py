@@ -82,13 +82,13 @@ class ClusterState:
         """``auto`` (compiled where numba is installed) or ``numpy``; the answers are the same."""
         self.log = EventLog() if events is None else events
         self.knowledge = Knowledge() if knowledge is None else knowledge
-        self.rules = RuleIndex()
         self.resources: list[str] = list(BASE_RESOURCES)
         self.row_of_resource = {name: NUM_DERIVED + i for i, name in enumerate(BASE_RESOURCES)}
         self.models: dict[str, int] = {"": 0}
         self.nodes: list[NodeSpec | None] = []
         self.row_of: dict[str, int] = {}
         self.residents: dict[str, Resident] = {}
+        self.rules = RuleIndex(self.residents)
         self.residents_on: list[dict[str, Resident]] = []
         self.namespaces: dict[str, NamespaceSpec] = {}
         self.version = 0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from placement.knowledge import Knowledge
-from placement.log import DECISION, Event, EventLog
+from placement.log import DECISION, Asked, Event, EventLog
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import GPU_SHARE
@@ -274,7 +274,14 @@ class Replay:
         decision = self.courier.choose(self.state.snapshot(), spec, draw)
         if self.options.log:
             self.state.log.append(
-                Event(self.time_s, DECISION, self.uids[pod], decision.node, decision.devices, (spec, draw))
+                Event(
+                    self.time_s,
+                    DECISION,
+                    self.uids[pod],
+                    decision.node,
+                    decision.devices,
+                    Asked(decision.strategy, spec, draw, None),
+                )
             )
         if decision.row < 0:
             return self._preempt(pod, spec)

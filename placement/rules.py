@@ -1,0 +1,554 @@
+"""Hard rules as columns: which nodes a pod may go to, whatever is free there.
+
+Labels are interned: one integer column per key. Rules about the node alone (name, selector, affinity, taints, device
+model, volumes) become one *static* mask per class. Rules about other pods (ports, affinity, anti-affinity in both
+directions, topology spread, our per-node limit) are *relational*: counters per term and node, kept in step on each
+bind and release, summed over topology domains at the decision. No decision loops over nodes or pods.
+
+The meaning is kube-scheduler's (``pkg/scheduler/framework/plugins`` of 1.36), down to its special cases, each noted
+where it is handled. Free resources and devices are the ledger's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from placement.nodes import NamespaceSpec, NodeSpec, Taint
+from placement.pods import HostPort, NodeTerm, PodSpec, PodTerm, Requirement, Spread, Toleration
+from placement.resources import BoolArray, IntArray
+
+UNSCHEDULABLE_TAINT = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
+NAME_FIELD = "metadata.name"
+_NAME = "\0name"
+"""Column of node names; no label key holds a NUL."""
+ABSENT = -1
+ANY_ADDRESS = "0.0.0.0"
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+def tolerates(toleration: Toleration, taint: Taint) -> bool:
+    """``Toleration.ToleratesTaint`` of k8s.io/api/core/v1."""
+    if toleration.effect and toleration.effect != taint.effect:
+        return False
+    if toleration.key and toleration.key != taint.key:
+        return False
+    if toleration.operator == "Exists":
+        return True
+    return toleration.operator in ("", "Equal") and bool(toleration.key) and toleration.value == taint.value
+
+
+def is_tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
+    """Whether any toleration covers the taint."""
+    return any(tolerates(t, taint) for t in tolerations)
+
+
+def matches_labels(selector: tuple[Requirement, ...] | None, labels: Mapping[str, str]) -> bool:
+    """A label selector against one set of labels; None matches nothing, empty everything."""
+    if selector is None:
+        return False
+    return all(_matches(r, labels) for r in selector)
+
+
+def _matches(requirement: Requirement, labels: Mapping[str, str]) -> bool:
+    value = labels.get(requirement.key)
+    operator = requirement.operator
+    if operator == "In":
+        return value in requirement.values and value is not None
+    if operator == "NotIn":
+        return value is None or value not in requirement.values
+    if operator == "Exists":
+        return value is not None
+    if operator == "DoesNotExist":
+        return value is None
+    number, bound = _integer(value), _integer(requirement.values[0] if requirement.values else None)
+    if number is None or bound is None:
+        return False
+    return number > bound if operator == "Gt" else number < bound
+
+
+def _integer(text: str | None) -> int | None:
+    """As Go's ParseInt: optional sign, digits, within int64."""
+    body = (text or "").removeprefix("-") if (text or "").startswith("-") else (text or "").removeprefix("+")
+    if not body.isascii() or not body.isdigit():
+        return None
+    number = int(text or "")
+    return number if -(2**63) <= number < 2**63 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which pods a term speaks of: namespaces by name or label, and their labels."""
+
+    namespaces: tuple[str, ...]
+    namespace_selector: tuple[Requirement, ...] | None
+    selector: tuple[Requirement, ...] | None
+
+    @classmethod
+    def of(cls, term: PodTerm, namespace: str) -> Match:
+        """A term as a pod in ``namespace`` means it."""
+        if not term.namespaces and term.namespace_selector is None:
+            return cls((namespace,), None, term.selector)
+        return cls(tuple(sorted(set(term.namespaces))), term.namespace_selector, term.selector)
+
+    def covers(self, spec: PodSpec, namespaces: Mapping[str, NamespaceSpec]) -> bool:
+        """Whether a pod of this class is meant."""
+        if spec.namespace not in self.namespaces:
+            if self.namespace_selector is None:
+                return False
+            known = namespaces.get(spec.namespace)
+            labels = dict(known.labels) if known else {}
+            labels.setdefault(NAMESPACE_NAME_LABEL, spec.namespace)
+            if not matches_labels(self.namespace_selector, labels):
+                return False
+        return matches_labels(self.selector, dict(spec.labels))
+
+
+class Placed(Protocol):
+    """What the index reads of a resident."""
+
+    @property
+    def spec(self) -> PodSpec: ...
+    @property
+    def row(self) -> int: ...
+
+
+Counted = tuple[str, object]
+"""Key of a counter: its kind and what it counts."""
+
+
+class RuleIndex:
+    """Columns and counters of one ledger. Rows are the ledger's."""
+
+    def __init__(self, residents: Mapping[str, Placed]) -> None:
+        self.residents = residents
+        self.nodes: list[NodeSpec | None] = []
+        self.namespaces: dict[str, NamespaceSpec] = {}
+        self._ids: dict[str, int] = {}
+        self._texts: list[str] = []
+        self._columns: dict[str, IntArray] = {}
+        self._capacity = 64
+        self._alive = np.zeros(64, np.bool_)
+        self._unschedulable = np.zeros(64, np.bool_)
+        self._taints = np.zeros(64, np.int64)
+        self._taint_sets: dict[tuple[Taint, ...], int] = {(): 0}
+        self._models = np.full(64, ABSENT, np.int64)
+        self._counters: dict[Counted, IntArray] = {}
+        self._bumps: dict[PodSpec, tuple[IntArray, ...]] = {}
+        self._carried: dict[tuple[Match, str], IntArray] = {}
+        """Required anti-affinity of residents: how many on each node carry the term."""
+        self._ports: dict[HostPort, IntArray] = {}
+        self._wishes: dict[tuple[Match, str, int], IntArray] = {}
+        """Residents' preferred terms by weight, and required affinity as weight 0: how many carry each."""
+        self._soft_taints: dict[int, tuple[Taint, ...]] = {}
+        self._images: dict[str, dict[int, int]] = {}
+        """Image name → row → bytes."""
+        self._relational: dict[PodSpec, bool] = {}
+
+    # ── nodes ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def num_rows(self) -> int:
+        """Rows ever used."""
+        return len(self.nodes)
+
+    def _id(self, text: str) -> int:
+        number = self._ids.get(text)
+        if number is None:
+            number = self._ids[text] = len(self._texts)
+            self._texts.append(text)
+        return number
+
+    def _grow(self, num_rows: int) -> None:
+        if num_rows <= self._capacity:
+            return
+        self._capacity = capacity = 2 * num_rows
+
+        def grown(old: IntArray, fill: int) -> IntArray:
+            new = np.full(capacity, fill, old.dtype)
+            new[: len(old)] = old
+            return new
+
+        self._alive = grown(self._alive, 0)  # type: ignore[assignment,arg-type]  # dtype is kept
+        self._unschedulable = grown(self._unschedulable, 0)  # type: ignore[assignment,arg-type]  # as above
+        self._taints = grown(self._taints, 0)
+        self._models = grown(self._models, ABSENT)
+        self._columns = {key: grown(column, ABSENT) for key, column in self._columns.items()}
+        self._counters = {key: grown(counter, 0) for key, counter in self._counters.items()}
+        self._carried = {key: grown(counter, 0) for key, counter in self._carried.items()}
+        self._ports = {key: grown(counter, 0) for key, counter in self._ports.items()}
+        self._wishes = {key: grown(counter, 0) for key, counter in self._wishes.items()}
+        self._bumps.clear()
+
+    def _column(self, key: str) -> IntArray:
+        column = self._columns.get(key)
+        if column is None:
+            column = self._columns[key] = np.full(self._capacity, ABSENT, np.int64)
+        return column
+
+    def add_node(self, row: int, node: NodeSpec) -> None:
+        """A node took a row."""
+        self._grow(row + 1)
+        while len(self.nodes) <= row:
+            self.nodes.append(None)
+        self.nodes[row] = node
+        self._alive[row] = True
+        self._unschedulable[row] = node.unschedulable
+        hard = tuple(t for t in node.taints if t.effect in ("NoSchedule", "NoExecute"))
+        self._taints[row] = self._taint_sets.setdefault(hard, len(self._taint_sets))
+        self._models[row] = self._id(node.gpu_model) if node.gpu_model else ABSENT
+        self._column(_NAME)[row] = self._id(node.name)
+        for key, value in node.labels:
+            self._column(key)[row] = self._id(value)
+        soft = tuple(t for t in node.taints if t.effect == "PreferNoSchedule")
+        if soft:
+            self._soft_taints[row] = soft
+        for name, size in node.images:
+            self._images.setdefault(name, {})[row] = size
+
+    def remove_node(self, row: int) -> None:
+        """The node left its row; residents' counters are the ledger's to release."""
+        node = self.nodes[row]
+        assert node is not None, "a node is removed once"
+        self._alive[row] = False
+        self._models[row] = ABSENT
+        for key in (_NAME, *(key for key, _ in node.labels)):
+            self._columns[key][row] = ABSENT
+        self._soft_taints.pop(row, None)
+        for name, _ in node.images:
+            self._images[name].pop(row, None)
+        self.nodes[row] = None
+
+    def set_namespace(self, namespace: NamespaceSpec) -> None:
+        """Labels of a namespace changed: every term that selects by them is counted anew."""
+        self.namespaces[namespace.name] = namespace
+        self._bumps.clear()
+        self._relational.clear()
+        for key in list(self._counters):
+            self._recount(key)
+
+    # ── rules about the node alone ────────────────────────────────────────────────────────────
+
+    def static_mask(self, spec: PodSpec) -> BoolArray:
+        """``(N,)`` bool: nodes that the pod's own rules and the nodes' taints permit."""
+        return self._static(spec, slice(0, self.num_rows))
+
+    def static_mask_row(self, spec: PodSpec, row: int) -> bool:
+        """The same for one node."""
+        return bool(self._static(spec, slice(row, row + 1))[0])
+
+    def _static(self, spec: PodSpec, rows: slice) -> BoolArray:
+        mask = self._alive[rows].copy()
+        for _, rule in self._static_rules(spec):
+            mask &= rule(rows)
+        return mask
+
+    def _static_rules(self, spec: PodSpec) -> list[tuple[str, Callable[[slice], BoolArray]]]:
+        """The rules that concern this class, in kube-scheduler's order, with its words."""
+        rules: list[tuple[str, Callable[[slice], BoolArray]]] = []
+        node_rules, tolerations = spec.node_rules, spec.node_rules.tolerations
+        if not is_tolerated(UNSCHEDULABLE_TAINT, tolerations):
+            rules.append(("node(s) were unschedulable", lambda rows: ~self._unschedulable[rows]))
+        if node_rules.node_name:
+            name = self._id(node_rules.node_name)
+            rules.append(
+                ("node(s) didn't match the requested node name", lambda rows: self._column(_NAME)[rows] == name)
+            )
+        if len(self._taint_sets) > 1:
+            rules.append(("node(s) had untolerated taint(s)", lambda rows: self._tolerable(spec, rows)))
+        if node_rules.node_selector or node_rules.affinity is not None:
+            rules.append(("node(s) didn't match Pod's node affinity/selector", lambda rows: self._wanted(spec, rows)))
+        for volume in node_rules.volume_affinity:
+            rules.append(
+                ("node(s) had volume node affinity conflict", lambda rows, terms=volume: self._any_term(terms, rows))  # type: ignore[misc]  # default argument binds now
+            )
+        if spec.gpu is not None and spec.gpu.models:
+            models = np.array([self._id(model) for model in spec.gpu.models], np.int64)
+            rules.append(("no device of an accepted model", lambda rows: np.isin(self._models[rows], models)))
+        return rules
+
+    def _tolerable(self, spec: PodSpec, rows: slice) -> BoolArray:
+        accepted = np.array(
+            [all(is_tolerated(t, spec.node_rules.tolerations) for t in taints) for taints in self._taint_sets], np.bool_
+        )
+        return accepted[self._taints[rows]]
+
+    def _wanted(self, spec: PodSpec, rows: slice) -> BoolArray:
+        """Node selector and required node affinity."""
+        mask: BoolArray = np.ones(len(self._alive[rows]), np.bool_)
+        for key, value in spec.node_rules.node_selector:
+            mask &= self._column(key)[rows] == self._id(value)
+        if spec.node_rules.affinity is not None:
+            mask &= self._any_term(spec.node_rules.affinity, rows)
+        return mask
+
+    def _any_term(self, terms: tuple[NodeTerm, ...], rows: slice) -> BoolArray:
+        mask: BoolArray = np.zeros(len(self._alive[rows]), np.bool_)
+        for term in terms:
+            mask |= self.term_mask(term, rows)
+        return mask
+
+    def term_mask(self, term: NodeTerm, rows: slice | None = None) -> BoolArray:
+        """``(n,)`` bool for one node selector term; a term without expressions matches nothing."""
+        rows = slice(0, self.num_rows) if rows is None else rows
+        mask: BoolArray = np.full(len(self._alive[rows]), bool(term.expressions or term.fields))
+        for requirement in term.expressions:
+            mask &= self._requirement(requirement, self._column(requirement.key)[rows])
+        for requirement in term.fields:
+            if requirement.key != NAME_FIELD:
+                mask[:] = False
+                continue
+            mask &= self._requirement(requirement, self._column(_NAME)[rows])
+        return mask
+
+    def _requirement(self, requirement: Requirement, column: IntArray) -> BoolArray:
+        operator = requirement.operator
+        if operator in ("In", "NotIn"):
+            ids = np.array([self._id(value) for value in requirement.values], np.int64)
+            inside = np.isin(column, ids)
+            return inside if operator == "In" else ~inside
+        if operator in ("Exists", "DoesNotExist"):
+            return (column != ABSENT) if operator == "Exists" else (column == ABSENT)
+        present = np.unique(column)
+        met = [i for i in present.tolist() if i != ABSENT and _matches(requirement, {requirement.key: self._texts[i]})]
+        return np.isin(column, np.array(met, np.int64))
+
+    # ── residents ─────────────────────────────────────────────────────────────────────────────
+
+    def bind(self, spec: PodSpec, row: int) -> None:
+        """A resident of this class appeared (already in ``residents``)."""
+        bumps = self._bumps.get(spec)
+        for counter in self._bumps_of(spec) if bumps is None else bumps:
+            counter[row] += 1
+
+    def release(self, spec: PodSpec, row: int) -> None:
+        """A resident of this class left (already out of ``residents``)."""
+        bumps = self._bumps.get(spec)
+        for counter in self._bumps_of(spec) if bumps is None else bumps:
+            counter[row] -= 1
+
+    def _bumps_of(self, spec: PodSpec) -> tuple[IntArray, ...]:
+        """Every counter that a pod of this class changes."""
+        zeros = np.zeros
+        for term in spec.pod_rules.anti_affinity:
+            key = (Match.of(term, spec.namespace), term.topology_key)
+            if key not in self._carried:
+                self._carried[key] = zeros(self._capacity, np.int64)
+                self._relational.clear()
+        for port in spec.pod_rules.host_ports:
+            if port not in self._ports:
+                self._ports[port] = zeros(self._capacity, np.int64)
+        carried = [(Match.of(w.term, spec.namespace), w.term.topology_key, w.weight) for w in spec.pod_rules.preferred]
+        carried += [(Match.of(term, spec.namespace), term.topology_key, 0) for term in spec.pod_rules.affinity]
+        for wish in carried:
+            if wish not in self._wishes:
+                self._wishes[wish] = zeros(self._capacity, np.int64)
+        bumps = [counter for key, counter in self._counters.items() if self._counts(key, spec)]
+        bumps += [self._wishes[wish] for wish in carried]
+        bumps += [
+            self._carried[Match.of(term, spec.namespace), term.topology_key] for term in spec.pod_rules.anti_affinity
+        ]
+        bumps += [self._ports[port] for port in spec.pod_rules.host_ports]
+        self._bumps[spec] = tuple(bumps)
+        return self._bumps[spec]
+
+    def _counts(self, key: Counted, spec: PodSpec) -> bool:
+        kind, what = key
+        if kind == "all":
+            return all(match.covers(spec, self.namespaces) for match in what)  # type: ignore[attr-defined]  # tuple of Match
+        return (spec.namespace, spec.owner) == what
+
+    def counter(self, key: Counted) -> IntArray:
+        """``(N,)`` int64: residents per node that a key counts; made from the ledger when first asked for."""
+        if key not in self._counters:
+            self._counters[key] = np.zeros(self._capacity, np.int64)
+            self._bumps.clear()
+            self._recount(key)
+        return self._counters[key][: self.num_rows]
+
+    def _recount(self, key: Counted) -> None:
+        counter = self._counters[key]
+        counter[:] = 0
+        known: dict[PodSpec, bool] = {}
+        for resident in self.residents.values():
+            counted = known.get(resident.spec)
+            if counted is None:
+                counted = known[resident.spec] = self._counts(key, resident.spec)
+            if counted:
+                counter[resident.row] += 1
+
+    # ── rules about other pods ────────────────────────────────────────────────────────────────
+
+    def is_relational(self, spec: PodSpec) -> bool:
+        """Whether any rule about other pods concerns this class now."""
+        known = self._relational.get(spec)
+        if known is None:
+            rules = spec.pod_rules
+            known = bool(
+                rules.host_ports
+                or rules.affinity
+                or rules.anti_affinity
+                or rules.max_per_node
+                or any(spread.hard for spread in rules.spread)
+                or any(match.covers(spec, self.namespaces) for match, _ in self._carried)
+            )
+            self._relational[spec] = known
+        return known
+
+    def relational_mask(self, spec: PodSpec) -> BoolArray:
+        """``(N,)`` bool: nodes that every rule about other pods permits."""
+        mask: BoolArray = np.ones(self.num_rows, np.bool_)
+        for _, rule in self._relational_rules(spec):
+            mask &= rule(spec)
+        return mask
+
+    def _relational_rules(self, spec: PodSpec) -> list[tuple[str, Callable[[PodSpec], BoolArray]]]:
+        rules = spec.pod_rules
+        return [
+            (text, rule)
+            for text, rule, applies in (
+                ("node(s) didn't have free ports for the requested pod ports", self._free_ports, rules.host_ports),
+                ("node(s) didn't match pod topology spread constraints", self._spread, rules.spread),
+                ("node(s) didn't match pod affinity rules", self._affinity, rules.affinity),
+                ("node(s) didn't match pod anti-affinity rules", self._anti_affinity, rules.anti_affinity),
+                ("node(s) didn't satisfy existing pods anti-affinity rules", self._unresisted, self._carried),
+                ("too many pods of this owner on the node", self._within_limit, rules.max_per_node),
+            )
+            if applies
+        ]
+
+    def domain_sums(self, topology_key: str, counts: IntArray, where: BoolArray | None = None) -> IntArray:
+        """``(N,)`` int64: the sum of ``counts`` over each node's topology domain, 0 for nodes without the key.
+
+        ``where (N,)`` restricts which nodes are summed.
+        """
+        column = self._column(topology_key)[: self.num_rows]
+        valid = column != ABSENT
+        summed = valid if where is None else valid & where
+        sums = np.bincount(column[summed], weights=counts[summed], minlength=len(self._texts) + 1)
+        return np.where(valid, sums[np.where(valid, column, 0)], 0).astype(np.int64)
+
+    def has_key(self, topology_key: str) -> BoolArray:
+        """``(N,)`` bool: nodes with the label."""
+        return self._column(topology_key)[: self.num_rows] != ABSENT
+
+    def _free_ports(self, spec: PodSpec) -> BoolArray:
+        mask: BoolArray = np.ones(self.num_rows, np.bool_)
+        for wanted in spec.pod_rules.host_ports:
+            for taken, counter in self._ports.items():
+                clash = taken.port == wanted.port and taken.protocol == wanted.protocol
+                if clash and (ANY_ADDRESS in (taken.address, wanted.address) or taken.address == wanted.address):
+                    mask &= counter[: self.num_rows] == 0
+        return mask
+
+    def _affinity(self, spec: PodSpec) -> BoolArray:
+        """Required affinity. Only residents that match *all* terms count (``updateWithAffinityTerms``), and the first
+        pod of a group that matches its own terms may go anywhere with the keys."""
+        terms = spec.pod_rules.affinity
+        matches = tuple(Match.of(term, spec.namespace) for term in terms)
+        counter = self.counter(("all", matches))
+        mask: BoolArray = np.ones(self.num_rows, np.bool_)
+        has_keys = mask.copy()
+        anywhere = False
+        for term in terms:
+            sums = self.domain_sums(term.topology_key, counter)
+            anywhere |= bool(sums.any())
+            has_keys &= self.has_key(term.topology_key)
+            mask &= sums > 0
+        if not anywhere and all(match.covers(spec, self.namespaces) for match in matches):
+            return has_keys
+        return mask & has_keys
+
+    def _anti_affinity(self, spec: PodSpec) -> BoolArray:
+        mask: BoolArray = np.ones(self.num_rows, np.bool_)
+        for term in spec.pod_rules.anti_affinity:
+            counter = self.counter(("all", (Match.of(term, spec.namespace),)))
+            mask &= self.domain_sums(term.topology_key, counter) == 0
+        return mask
+
+    def _unresisted(self, spec: PodSpec) -> BoolArray:
+        """The symmetric rule: residents' anti-affinity against this pod."""
+        mask: BoolArray = np.ones(self.num_rows, np.bool_)
+        for (match, topology_key), counter in self._carried.items():
+            if match.covers(spec, self.namespaces):
+                mask &= self.domain_sums(topology_key, counter[: self.num_rows]) == 0
+        return mask
+
+    def spread_nodes(self, spec: PodSpec, constraint: Spread, keys: Iterable[str]) -> BoolArray:
+        """``(N,)`` bool: nodes that count for a constraint: every key present, inclusion policies met."""
+        rows = slice(0, self.num_rows)
+        mask = self._alive[rows].copy()
+        for key in keys:
+            mask &= self.has_key(key)
+        if constraint.honor_affinity:
+            mask &= self._wanted(spec, rows)
+        if constraint.honor_taints:
+            mask &= self._tolerable(spec, rows)
+        return mask
+
+    def _spread(self, spec: PodSpec) -> BoolArray:
+        """``DoNotSchedule`` constraints (``podtopologyspread/filtering.go``)."""
+        hard = [c for c in spec.pod_rules.spread if c.hard]
+        keys = [c.topology_key for c in hard]
+        mask: BoolArray = np.ones(self.num_rows, np.bool_)
+        for constraint in hard:
+            counted = self.spread_nodes(spec, constraint, keys)
+            match = Match((spec.namespace,), None, constraint.selector)
+            counter = self.counter(("all", (match,)))
+            sums = self.domain_sums(constraint.topology_key, counter, counted)
+            domains = np.unique(self._column(constraint.topology_key)[: self.num_rows][counted])
+            least = int(sums[counted].min()) if len(domains) >= max(constraint.min_domains, 1) else 0
+            own = int(match.covers(spec, self.namespaces))
+            mask &= self.has_key(constraint.topology_key) & (sums + own - least <= constraint.max_skew)
+        return mask
+
+    def _within_limit(self, spec: PodSpec) -> BoolArray:
+        return self.counter(("owner", (spec.namespace, spec.owner))) < spec.pod_rules.max_per_node
+
+    # ── what soft rules ask ───────────────────────────────────────────────────────────────────
+
+    def soft_tainted(self) -> list[tuple[int, tuple[Taint, ...]]]:
+        """Rows with PreferNoSchedule taints, and those taints."""
+        return [(row, self._soft_taints[row]) for row in self._soft_taints]
+
+    def num_domains(self, topology_key: str, where: BoolArray) -> int:
+        """Distinct values of a topology key among some nodes."""
+        column = self._column(topology_key)[: self.num_rows][where]
+        return len(np.unique(column[column != ABSENT]))
+
+    def wished_by_residents(self, spec: PodSpec, hard_weight: int) -> IntArray:
+        """``(N,)`` int64: what residents' own affinity terms give a node for a pod of this class."""
+        total = np.zeros(self.num_rows, np.int64)
+        for (match, topology_key, weight), counter in self._wishes.items():
+            if match.covers(spec, self.namespaces):
+                factor = hard_weight if weight == 0 else weight
+                total += factor * self.domain_sums(topology_key, counter[: self.num_rows])
+        return total
+
+    def images(self, wanted: Iterable[str]) -> IntArray:
+        """``(N,)`` int64: bytes of the wanted images on each node, each scaled by the share of nodes that have it."""
+        total = np.zeros(self.num_rows, np.int64)
+        num_nodes = int(self._alive[: self.num_rows].sum())
+        for name in wanted:
+            holders = self._images.get(name, {})
+            spread = len(holders) / max(num_nodes, 1)
+            for row, size in holders.items():
+                total[row] += int(size * spread)
+        return total
+
+    # ── why not ───────────────────────────────────────────────────────────────────────────────
+
+    def reasons(self, spec: PodSpec) -> list[str]:
+        """Per row, the first rule that rejects it, in kube-scheduler's words; empty where none does."""
+        rows = slice(0, self.num_rows)
+        texts = [""] * self.num_rows
+        rules = [(text, rule(rows)) for text, rule in self._static_rules(spec)]
+        if self.is_relational(spec):
+            rules += [(text, rule(spec)) for text, rule in self._relational_rules(spec)]
+        for text, mask in reversed(rules):
+            for row in np.flatnonzero(~mask).tolist():
+                texts[row] = text
+        return texts

@@ -1,0 +1,164 @@
+"""kube-scheduler's soft rules: scores that are relative to the candidates.
+
+Arithmetic of ``pkg/scheduler/framework/plugins`` of 1.36 with the default profile's weights: integers where Go has
+integers, float64 where Go has float64. Each plug-in's raw score is normalised over the candidates, so a node's score
+depends on who else is one; strategies that use these are marked ``relative``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.pods import PodSpec, Spread
+from placement.resources import BoolArray, FloatArray, IntArray
+from placement.rules import Match, RuleIndex, is_tolerated
+
+MAX_SCORE = 100
+TAINT_WEIGHT = 3
+NODE_AFFINITY_WEIGHT = 2
+SPREAD_WEIGHT = 2
+INTER_POD_WEIGHT = 2
+IMAGE_WEIGHT = 1
+HARD_AFFINITY_WEIGHT = 1
+"""``hardPodAffinityWeight``: what a resident's required affinity adds for a pod that it wants near."""
+HOSTNAME = "kubernetes.io/hostname"
+ZONE = "topology.kubernetes.io/zone"
+MIN_IMAGE_BYTES = 23 * 1024 * 1024
+MAX_IMAGE_BYTES_PER_CONTAINER = 1000 * 1024 * 1024
+
+
+def wishes(spec: PodSpec) -> tuple[str, ...]:
+    """Names of the soft wishes that a pod itself states."""
+    rules = spec.pod_rules
+    return tuple(
+        name
+        for name, stated in (
+            ("node-affinity", spec.node_rules.preferred),
+            ("inter-pod-affinity", rules.preferred),
+            ("topology-spread", any(not c.hard for c in rules.spread)),
+        )
+        if stated
+    )
+
+
+def has_soft_rules(spec: PodSpec) -> bool:
+    """Whether the pod states a soft wish."""
+    return bool(wishes(spec))
+
+
+MODELLED_WISHES = frozenset({"node-affinity", "inter-pod-affinity", "topology-spread"})
+"""Wishes whose scores :func:`soft_score` gives exactly."""
+
+
+def modelled_wishes(spec: PodSpec) -> bool:
+    """Whether every soft wish of the pod is one that we model."""
+    return set(wishes(spec)) <= MODELLED_WISHES
+
+
+def soft_score(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray | None:
+    """``(N,)`` int64, the weighted sum over soft plug-ins among ``feasible``; None if it is equal everywhere."""
+    parts = soft_parts(rules, spec, feasible)
+    if not parts:
+        return None
+    total: IntArray = np.sum(list(parts.values()), axis=0, dtype=np.int64)
+    return total
+
+
+def soft_parts(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> dict[str, IntArray]:
+    """Weighted score per plug-in, those that are not equal everywhere; ``(N,)`` int64 each."""
+    if not feasible.any():
+        return {}
+    parts = {
+        "TaintToleration": TAINT_WEIGHT * _taints(rules, spec, feasible),
+        "NodeAffinity": NODE_AFFINITY_WEIGHT * _node_affinity(rules, spec, feasible),
+        "PodTopologySpread": SPREAD_WEIGHT * _spread(rules, spec, feasible),
+        "InterPodAffinity": INTER_POD_WEIGHT * _inter_pod(rules, spec, feasible),
+        "ImageLocality": IMAGE_WEIGHT * _images(rules, spec),
+    }
+    return {name: part for name, part in parts.items() if part[feasible].min() != part[feasible].max()}
+
+
+def _normalised(raw: IntArray, feasible: BoolArray, *, reverse: bool = False) -> IntArray:
+    """``helper.DefaultNormalizeScore``: scale by the largest, integer division, optionally turned round."""
+    most = int(raw[feasible].max())
+    if most == 0:
+        return np.full(len(raw), MAX_SCORE if reverse else 0, np.int64)
+    scaled = raw * MAX_SCORE // most
+    return MAX_SCORE - scaled if reverse else scaled
+
+
+def _taints(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
+    """Untolerated PreferNoSchedule taints, fewest best."""
+    tolerations = [t for t in spec.node_rules.tolerations if t.effect in ("", "PreferNoSchedule")]
+    raw = np.zeros(len(feasible), np.int64)
+    for row, taints in rules.soft_tainted():
+        raw[row] = sum(not is_tolerated(t, tolerations) for t in taints)
+    return _normalised(raw, feasible, reverse=True)
+
+
+def _node_affinity(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
+    raw = np.zeros(len(feasible), np.int64)
+    for wish in spec.node_rules.preferred:
+        if wish.weight and (wish.term.expressions or wish.term.fields):
+            raw += wish.weight * rules.term_mask(wish.term)
+    return _normalised(raw, feasible)
+
+
+def _spread(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
+    """``ScheduleAnyway`` constraints (``podtopologyspread/scoring.go``); lower weighted counts are better."""
+    soft = [c for c in spec.pod_rules.spread if not c.hard]
+    if not soft:
+        return np.zeros(len(feasible), np.int64)
+    ignored = np.zeros(len(feasible), np.bool_)
+    for constraint in soft:
+        ignored |= ~rules.has_key(constraint.topology_key)
+    scored = feasible & ~ignored
+    if not scored.any():
+        return np.zeros(len(feasible), np.int64)
+    raw: FloatArray = np.zeros(len(feasible))
+    for constraint in soft:
+        raw += _spread_one(rules, spec, constraint, [c.topology_key for c in soft], scored)
+    rounded = np.floor(raw + 0.5).astype(np.int64)
+    low, high = int(rounded[scored].min()), int(rounded[scored].max())
+    if high == 0:
+        return np.where(scored, MAX_SCORE, 0).astype(np.int64)
+    return np.where(scored, MAX_SCORE * (high + low - rounded) // high, 0).astype(np.int64)
+
+
+def _spread_one(
+    rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[str], scored: BoolArray
+) -> FloatArray:
+    match = Match((spec.namespace,), None, constraint.selector)
+    counter = rules.counter(("all", (match,)))
+    if constraint.topology_key == HOSTNAME:
+        counts, num_domains = counter, int(scored.sum())
+    else:
+        counted = rules.spread_nodes(spec, constraint, keys)
+        counts = rules.domain_sums(constraint.topology_key, counter, counted)
+        num_domains = rules.num_domains(constraint.topology_key, scored)
+    weight = np.log(num_domains + 2)
+    result: FloatArray = counts * weight + (constraint.max_skew - 1)
+    return result
+
+
+def _inter_pod(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
+    """Preferred (anti-)affinity in both directions, and residents' required affinity at weight one."""
+    raw = np.zeros(len(feasible), np.int64)
+    for wish in spec.pod_rules.preferred:
+        counter = rules.counter(("all", (Match.of(wish.term, spec.namespace),)))
+        raw += wish.weight * rules.domain_sums(wish.term.topology_key, counter)
+    raw += rules.wished_by_residents(spec, HARD_AFFINITY_WEIGHT)
+    low, high = int(raw[feasible].min()), int(raw[feasible].max())
+    if high == low:
+        return np.zeros(len(feasible), np.int64)
+    return (float(MAX_SCORE) * ((raw - low) / float(high - low))).astype(np.int64)
+
+
+def _images(rules: RuleIndex, spec: PodSpec) -> IntArray:
+    """Bytes of the pod's images already there, scaled by how widely each is spread (``imagelocality``)."""
+    present = rules.images(spec.images)
+    low = MIN_IMAGE_BYTES
+    high = MAX_IMAGE_BYTES_PER_CONTAINER * max(spec.num_containers, 1)
+    clipped = np.clip(present, low, high)
+    result: IntArray = MAX_SCORE * (clipped - low) // (high - low)
+    return result
