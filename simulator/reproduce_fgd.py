@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -223,7 +224,8 @@ def _jobs(data: Path, order: str, jobs: int) -> Iterator[tuple[str, int, dict[st
     if jobs == 1:
         yield from (_job(*task) for task in tasks)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    # Fresh processes: polars' threads do not survive a fork.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(_job, *task) for task in tasks]):
             yield done.result()
 
