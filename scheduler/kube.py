@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
+import yaml
 from msgspec import Raw, Struct
 
 from scheduler.errors import ApiError
@@ -232,7 +233,7 @@ async def _configuration(settings: KubeSettings) -> Any:
             )
         else:
             load_incluster_config(client_configuration=configuration)
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         where = path or "the pod's service account (no kubeconfig was found)"
         raise ApiError(
             f"no Kubernetes configuration from {where}: {error}; "

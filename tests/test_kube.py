@@ -1,0 +1,175 @@
+"""The API client: configuration, errors in words, lists, watches, leases."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from msgspec import Raw
+
+from scheduler.errors import ApiError
+from scheduler.informer import Reflector
+from scheduler.kube import KubeClient
+from scheduler.lease import Election
+from scheduler.metrics import Metrics
+from scheduler.settings import KubeSettings, LeaseSettings
+from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object
+
+
+class Names:
+    """A sink that keeps names."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    @staticmethod
+    def _name(raw: Raw) -> str:
+        return bytes(raw).split(b'"name": "')[1].split(b'"')[0].decode()
+
+    def put(self, raw: Raw) -> str:
+        self.names.add(self._name(raw))
+        return self._name(raw)
+
+    def drop(self, raw: Raw) -> None:
+        self.names.discard(self._name(raw))
+
+    def keep(self, keys: set[str]) -> None:
+        self.names &= keys
+
+
+async def until(what: object) -> None:
+    async with asyncio.timeout(10):
+        while not what():  # type: ignore[operator]  # a callable
+            await asyncio.sleep(0.01)
+
+
+async def test_a_list_is_read_page_by_page(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for i in range(25):
+            api.put("nodes", node_object(f"n{i:02d}"))
+        pages = [page async for page in client.list_pages("/api/v1/nodes", page_size=10)]
+    assert [len(p.items or ()) for p in pages] == [10, 10, 5]
+    assert pages[-1].metadata.resourceVersion == str(api.version)
+
+
+@pytest.mark.parametrize(
+    ("status", "part"),
+    [(401, "credentials are not accepted"), (403, "lacks this right"), (500, "500 a fault"), (0, "check the address")],
+)
+async def test_a_refusal_says_what_to_do(tmp_path: Path, status: int, part: str) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for _ in range(2):
+            api.fail_next("GET", "/pods", status)
+        with pytest.raises(ApiError, match=part) as caught:
+            await client.call("GET", "/api/v1/pods")
+        assert caught.value.status == status
+        assert "a-token" not in str(caught.value)
+
+
+async def test_an_expired_token_is_renewed_once_and_the_call_repeated(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        api.fail_next("GET", "/version", 401)
+        assert b"36" in await client.call("GET", "/version")
+
+
+async def test_no_server_is_one_sentence(tmp_path: Path) -> None:
+    client = await KubeClient.connect(KubeSettings(kubeconfig=kubeconfig(1, tmp_path)))
+    try:
+        with pytest.raises(ApiError, match=r"127\.0\.0\.1:1.*check the address"):
+            await client.call("GET", "/version")
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize("text", ["", "not: [a kubeconfig", "{}", "current-context: nowhere"])
+async def test_a_bad_kubeconfig_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ApiError, match="no Kubernetes configuration from"):
+        await KubeClient.connect(KubeSettings(kubeconfig=str(path)))
+
+
+async def followed(api: ApiServer, client: KubeClient) -> tuple[Reflector, Names, asyncio.Task[None]]:
+    sink = Names()
+    reflector = Reflector("nodes", "/api/v1/nodes", sink, client, Metrics())
+    task = asyncio.create_task(reflector.run())
+    await until(reflector.synced.is_set)
+    return reflector, sink, task
+
+
+async def test_a_watch_that_is_cut_resumes_without_a_new_list(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        api.put("nodes", node_object("a"))
+        reflector, sink, task = await followed(api, client)
+        for name in ("b", "c"):
+            api.cut()
+            api.put("nodes", node_object(name))
+            await until(lambda name=name: name in sink.names)
+        assert reflector.num_lists == 1
+        task.cancel()
+
+
+async def test_a_watch_that_falls_silent_is_given_up_and_resumed(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        object.__setattr__(client.settings, "silence_timeout_s", 0.2)
+        reflector, sink, task = await followed(api, client)
+        api.is_silent = True
+        api.put("nodes", node_object("late"))
+        await asyncio.sleep(0.1)
+        api.is_silent = False
+        await until(lambda: "late" in sink.names)
+        assert reflector.num_lists == 1
+        task.cancel()
+
+
+async def test_what_vanished_while_history_was_compacted_vanishes_here(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for name in ("a", "b"):
+            api.put("nodes", node_object(name))
+        reflector, sink, task = await followed(api, client)
+        api.is_silent = True
+        api.delete("nodes", "a")
+        api.put("nodes", node_object("c"))
+        api.compact()
+        api.version += 1
+        api.is_silent = False
+        api.cut()
+        await until(lambda: sink.names == {"b", "c"})
+        assert reflector.num_lists == 2
+        task.cancel()
+
+
+async def test_an_optional_kind_that_is_not_granted_does_not_hold_up_readiness(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        api.fail_next("GET", "/nodes", 403)
+        sink = Names()
+        reflector = Reflector("nodes", "/api/v1/nodes", sink, client, Metrics(), is_optional=True)
+        task = asyncio.create_task(reflector.run())
+        await until(reflector.synced.is_set)
+        assert "lacks this right" in reflector.problem
+        task.cancel()
+
+
+async def test_one_holder_at_a_time_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        one, two = (
+            Election(client, LeaseSettings(enabled=True, duration_s=2, renew_s=0.2, identity=name), Metrics())
+            for name in ("one", "two")
+        )
+        first = asyncio.create_task(one.run())
+        await until(lambda: one.is_leading)
+        second = asyncio.create_task(two.run())
+        await asyncio.sleep(0.3)
+        assert (one.is_leading, two.is_leading) == (True, False)
+        first.cancel()
+        died = time.monotonic()
+        both = False
+        while not two.is_leading:
+            both = both or (one.is_leading and two.is_leading)
+            assert time.monotonic() - died < 10
+            await asyncio.sleep(0.01)
+        assert not one.is_leading
+        assert not both
+        second.cancel()

@@ -1,0 +1,91 @@
+"""Settings: good ones are read, bad ones are all named at once with their fix."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from placement.errors import ConfigError
+from scheduler.settings import Settings, read_settings
+
+
+def write(folder: Path, text: str, name: str = "ullage.toml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
+    toml = write(tmp_path, 'mode = "score"\n[http]\nport = 9000\nidle_timeout_s = 200\n')
+    yaml = write(tmp_path, "mode: score\nhttp: {port: 9000, idle_timeout_s: 200}\n", "ullage.yaml")
+    assert read_settings(toml) == read_settings(yaml)
+    assert read_settings(toml).http.idle_timeout_s == 200
+
+
+def test_an_option_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) -> None:
+    path = write(tmp_path, 'strategy = "first-fit"\n[http]\nport = 9000\n')
+    settings = read_settings(path, {"http.port": 0})
+    assert (settings.strategy, settings.http.port, settings.mode) == ("first-fit", 0, "shadow")
+
+
+def test_nothing_given_is_the_careful_default() -> None:
+    assert read_settings(None) == Settings()
+    assert Settings().mode == "shadow"
+    assert Settings().http.idle_timeout_s > 90
+
+
+def test_every_problem_is_named_with_path_value_rule_and_fix(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        'mode = "decid"\nstratgy = "x"\nignored_wishes = ["hope"]\n'
+        '[http]\nport = 99999\ndeadline_ms = "fast"\n[lease]\nrenew_s = true\n[kube]\npage_sze = 1\n',
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_settings(path)
+    text = str(caught.value)
+    for part in (
+        "mode = 'decid': must be one of off, shadow, score, decide",
+        "stratgy = 'x': no such setting; did you mean strategy?",
+        "http.port = 99999: must be at most 65535",
+        "http.deadline_ms = 'fast': must be a float",
+        "lease.renew_s = True",
+        "kube.page_sze = 1: no such setting; did you mean kube.page_size?",
+    ):
+        assert part in text
+    assert "6 to mend" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('[http]\ntls_cert = "c"\n', "one is set without the other"),
+        ('[http]\nclient_ca = "c"\n', "without http.tls_cert"),
+        ('[http]\ntls_cert = "/no/c"\ntls_key = "/no/k"\n', "no such file"),
+        ("[lease]\nrenew_s = 10\n", "at most a third"),
+        ('ignored_wishes = ["hope"]\n', "ignored_wishes has 'hope'"),
+        ("http = 3\n", r"must be a table; write \[http\]"),
+        ("mode = \n", "does not parse"),
+    ],
+)
+def test_contradictions_are_named(tmp_path: Path, text: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=part):
+        read_settings(write(tmp_path, text))
+
+
+def test_a_missing_file_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_settings("/nowhere/ullage.toml")
+
+
+def test_every_default_keeps_its_own_rule() -> None:
+    def check(section: object) -> None:
+        for field in fields(section):  # type: ignore[arg-type]  # a dataclass
+            value = getattr(section, field.name)
+            if hasattr(value, "__dataclass_fields__"):
+                check(value)
+            elif "rule" in field.metadata:
+                assert field.metadata["rule"].broken(value) == "", field.name
+
+    check(Settings())
