@@ -16,9 +16,12 @@ import numpy as np
 
 from placement import log as placement_log
 from placement.log import Asked, Event
+from placement.nodes import Taint
 from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
 from placement.resources import BoolArray, IntArray
+from placement.rules import is_tolerated
+from placement.soft import wishes
 from placement.state import ClusterState
 from placement.strategy import MAX_PRIORITY, Decision, Strategy
 from scheduler.ledger import Ledger
@@ -106,7 +109,7 @@ class Engine:
         self._run = format(time.time_ns() // 1_000_000, "x")
         self._table = NameTable(())
         self._table_topology = -1
-        self._taints: frozenset[tuple[str, str]] = frozenset()
+        self._taints: frozenset[Taint] = frozenset()
         self._taints_at = -1
 
     @property
@@ -152,11 +155,11 @@ class Engine:
             return True
         return not (soft_wishes(spec, self._soft_taints()) - set(self.settings.ignored_wishes))
 
-    def _soft_taints(self) -> frozenset[tuple[str, str]]:
-        """(key, value) of every PreferNoSchedule taint in the cluster."""
+    def _soft_taints(self) -> frozenset[Taint]:
+        """Every PreferNoSchedule taint in the cluster."""
         if self._taints_at != self.ledger.node_changes:
-            nodes = [node for node in self.state.nodes if node is not None and node.taints]
-            self._taints = frozenset((t.key, t.value) for n in nodes for t in n.taints if t.effect == PREFER)
+            taints = (taint for node in self.state.nodes if node is not None for taint in node.taints)
+            self._taints = frozenset(taint for taint in taints if taint.effect == PREFER)
             self._taints_at = self.ledger.node_changes
         return self._taints
 
@@ -235,26 +238,13 @@ class Engine:
             self.recorder.offer(record)
 
 
-def soft_wishes(spec: PodSpec, taints: frozenset[tuple[str, str]] = frozenset()) -> set[str]:
-    """Names (``settings.SOFT_WISHES``) of what the pod would like but does not demand.
+def soft_wishes(spec: PodSpec, taints: frozenset[Taint] = frozenset()) -> set[str]:
+    """Names (``settings.SOFT_WISHES``) of what the pod, or a node's owner, would like but does not demand.
 
-    Only what an author wrote counts; the default profile's own habits (spreading owned pods, image locality) are
-    what ``decide`` is chosen to replace.
+    Only what somebody wrote counts; the default profile's own habits (spreading owned pods, image locality) are what
+    ``decide`` is chosen to replace.
     """
-    wishes = set()
-    if spec.node_rules.preferred:
-        wishes.add("preferred-node-affinity")
-    if spec.pod_rules.preferred:
-        wishes.add("preferred-pod-affinity")
-    if any(not constraint.hard for constraint in spec.pod_rules.spread):
-        wishes.add("spread")
-    if any(not _tolerates(spec, key, value) for key, value in taints):
-        wishes.add("prefer-no-schedule")
-    return wishes
-
-
-def _tolerates(spec: PodSpec, key: str, value: str) -> bool:
-    return any(
-        t.effect in ("", PREFER) and t.key in ("", key) and (t.operator == "Exists" or t.value == value)
-        for t in spec.node_rules.tolerations
-    )
+    stated = set(wishes(spec))
+    if any(not is_tolerated(taint, spec.node_rules.tolerations) for taint in taints):
+        stated.add("prefer-no-schedule")
+    return stated

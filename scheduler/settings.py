@@ -19,7 +19,7 @@ from placement.errors import ConfigError
 MODES = ("off", "shadow", "score", "decide")
 """From silent to alone: no voice · answers neutrally and records · ranks · chooses the node."""
 
-SOFT_WISHES = ("preferred-node-affinity", "preferred-pod-affinity", "spread", "prefer-no-schedule")
+SOFT_WISHES = ("node-affinity", "inter-pod-affinity", "topology-spread", "prefer-no-schedule")
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,13 @@ def read_settings(path: str | None, overrides: dict[str, Any] | None = None) -> 
         where = path or "the command line"
         raise ConfigError(f"settings of {where}: {len(problems)} to mend:\n" + "\n".join(f"  - {p}" for p in problems))
     return settings
+
+
+def parse_settings(table: dict[str, Any]) -> tuple[Settings, list[str]]:
+    """Settings of a table that is meant for another machine, and what is wrong in it; no file is looked at."""
+    problems: list[str] = []
+    settings: Settings = _section(Settings, table, "", problems)
+    return settings, problems
 
 
 def _read_table(path: Path) -> dict[str, Any]:

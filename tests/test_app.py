@@ -226,7 +226,7 @@ async def test_a_pod_with_soft_wishes_that_nobody_models_is_not_decided(tmp_path
         api.put("pods", pod)
         async with running(api, tmp_path) as scheduler:
             assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
-        async with running(api, tmp_path, ignored_wishes=("preferred-node-affinity",)) as scheduler:
+        async with running(api, tmp_path, ignored_wishes=("node-affinity",)) as scheduler:
             assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
 
 
