@@ -144,7 +144,10 @@ class Model:
 
 
 def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: FloatArray | None = None) -> Answer:
-    """HiGHS through MathOpt: a mixed-integer program, or with ``relax`` its linear relaxation and duals (GLOP)."""
+    """HiGHS through MathOpt: a mixed-integer program, or with ``relax`` its linear relaxation and duals (GLOP).
+
+    Both run on one thread, whatever ``limits.threads`` says.
+    """
     from datetime import timedelta
 
     from ortools.math_opt.python import mathopt
@@ -153,9 +156,7 @@ def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: Flo
     proto = _math_opt_proto(arrays, relax)
     built = mathopt.Model.from_model_proto(proto)
     is_lp = relax or not arrays["integer"].any()
-    parameters = mathopt.SolveParameters(
-        time_limit=timedelta(seconds=limits.time_s), threads=limits.threads, random_seed=limits.seed % 2**31
-    )
+    parameters = mathopt.SolveParameters(time_limit=timedelta(seconds=limits.time_s), random_seed=limits.seed % 2**31)
     if not is_lp and limits.gap_share > 0:
         parameters.relative_gap_tolerance = limits.gap_share
     hints = []

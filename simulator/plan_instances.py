@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from placement.batches import Batch, ZoneSpread
 from placement.resources import IntArray
 
 CPU_MILLICORES = (100, 1000)
@@ -70,3 +71,48 @@ def priority_instance(
         for row, all_pods in zip(request, total, strict=True)
     ]
     return PriorityInstance(seed, num_nodes, count, request, priority, np.array(allocatable, np.int64))
+
+
+NODE_SHAPES = ((8_000, 32), (16_000, 64), (16_000, 128), (32_000, 64), (32_000, 128), (48_000, 192), (64_000, 256))
+"""(millicores, GiB) of the nodes in generated clusters."""
+POD_MILLICORES = (100, 250, 500, 1000, 2000, 4000, 8000)
+POD_GIB_PER_CORE = (1.0, 2.0, 4.0, 8.0)
+GIB = 2**30
+
+
+def batch_instance(seed: int, *, num_pods: int, num_nodes: int, with_rules: bool = False) -> Batch:
+    """Pending pods in ``num_pods / 5`` classes, nodes of seven shapes about 80 % full, three resources.
+
+    ``with_rules`` adds a node selector on a third of the classes, at most one pod per node on a fifth
+    (anti-affinity), zone spread with skew 1 on a fifth, and gangs of two classes on a fifth.
+    """
+    random_ = np.random.default_rng(seed)
+    num_classes = max(1, num_pods // 5)
+    request, count = _pod_classes(random_, num_classes, num_pods)
+    shape = np.array(NODE_SHAPES)[random_.integers(len(NODE_SHAPES), size=num_nodes)]
+    allocatable = np.stack([shape[:, 0], shape[:, 1] * GIB, np.full(num_nodes, 110)]).astype(np.int64)
+    taken = np.clip(random_.normal(0.8, 0.08, num_nodes), 0.4, 0.98) + random_.normal(0, 0.07, (3, num_nodes))
+    taken[2] *= 0.6
+    free = (allocatable * (1 - np.clip(taken, 0.2, 1.0))).astype(np.int64)
+    most = np.repeat(count[:, None], num_nodes, axis=1)
+    gang = np.full(num_classes, -1, np.int64)
+    zone_of = random_.integers(3, size=num_nodes)
+    spreads: tuple[ZoneSpread, ...] = ()
+    if with_rules:
+        for c in random_.permutation(num_classes)[: num_classes // 3]:
+            most[c] *= random_.random(num_nodes) < 0.3
+        most[random_.permutation(num_classes)[: num_classes // 5]] = np.minimum(1, most[: num_classes // 5])
+        spread = random_.permutation(num_classes)[: num_classes // 5]
+        spreads = tuple(ZoneSpread(int(c), 1, np.zeros(3, np.int64)) for c in spread)
+        gangs = random_.permutation(num_classes)[: num_classes // 5 // 2 * 2]
+        gang[gangs] = np.arange(len(gangs)) // 2
+    return Batch(request, count, free, allocatable, most, gang, zone_of, spreads)
+
+
+def _pod_classes(random_: np.random.Generator, num_classes: int, num_pods: int) -> tuple[IntArray, IntArray]:
+    """``(3, C)`` requests and ``(C,)`` counts that sum to ``num_pods``, each class at least one pod."""
+    cpu = np.array(POD_MILLICORES)[random_.integers(len(POD_MILLICORES), size=num_classes)]
+    ratio = np.array(POD_GIB_PER_CORE)[random_.integers(len(POD_GIB_PER_CORE), size=num_classes)]
+    memory = (cpu / 1000 * ratio * random_.uniform(0.7, 1.3, num_classes) * GIB).astype(np.int64)
+    count = 1 + random_.multinomial(num_pods - num_classes, np.full(num_classes, 1 / num_classes))
+    return np.stack([cpu, memory, np.ones(num_classes, np.int64)]).astype(np.int64), count.astype(np.int64)

@@ -1,0 +1,432 @@
+"""Batches and gangs: place a group of pending pods at once, as many as possible, then with least stranding.
+
+**Stranding** of a node is what is free there but cannot be used in the node's own proportions: with
+``u = min_r free_r / allocatable_r``, resource ``r`` strands ``free_r − u · allocatable_r``. A cluster's stranding is
+the mean over resources of what all nodes strand, as a share of what all nodes offer. It is convex in the load of a
+node, so its linear program is exact, and a subgradient at the present load proves that a node need not be looked at.
+
+The model has integers per class and node, never a boolean per pod. It starts from the best nodes of each class and
+generates further (class, node) pairs by reduced cost over *all* nodes, so the bound is one for the whole cluster
+although only a small part of it is ever in the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.plans import Deadline, Ending
+from placement.resources import BoolArray, FloatArray, IntArray
+from placement.solver import INFINITY, Answer, Limits, Model, Status, solve_linear
+
+TOP_NODES = 32
+MAX_NEW_PAIRS = 4000
+MAX_PRICING_ROUNDS = 12
+MAX_PAIRS = 3000
+TIGHT = 1e-9
+GOAL = 1e9
+"""Stranding in the program is in parts per thousand million, so that solver tolerances are far below a pod."""
+
+
+@dataclass(frozen=True)
+class ZoneSpread:
+    """Class ``pod_class`` spreads over ``zone_of`` with at most ``max_skew``; ``present`` ``(Z,)`` pods are there."""
+
+    pod_class: int
+    max_skew: int
+    present: IntArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pending pods as classes, against nodes as columns.
+
+    Parameters
+    ----------
+    request : ``(R, C)`` int64. count : ``(C,)`` int64 pods per class.
+    free, allocatable : ``(R, N)`` int64.
+    most : ``(C, N)`` int64, pods of a class that rules allow on a node (0 = excluded).
+    gang : ``(C,)`` int64; classes with equal numbers >= 0 are placed all or none; -1 = pod by pod.
+    zone_of : ``(N,)`` int64, for spreads.
+    """
+
+    request: IntArray
+    count: IntArray
+    free: IntArray
+    allocatable: IntArray
+    most: IntArray
+    gang: IntArray
+    zone_of: IntArray
+    spreads: tuple[ZoneSpread, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.free.shape[1] == 0:
+            raise ConfigError("the batch has no nodes to go to; give a snapshot or trace with at least one node")
+        if (self.free < 0).any():
+            node = int(np.flatnonzero((self.free < 0).any(axis=0))[0])
+            raise ConfigError(f"node number {node} is overfull before the batch; take a fresh snapshot")
+
+    def fitting(self, nodes: IntArray | None = None) -> IntArray:
+        """``(C, N)`` pods of each class that an otherwise unchanged node takes, rules included."""
+        free = self.free if nodes is None else self.free[:, nodes]
+        room = self.most if nodes is None else self.most[:, nodes]
+        room = np.minimum(room, self.count[:, None])
+        for row, request in zip(free, self.request, strict=True):
+            with np.errstate(divide="ignore"):
+                room = np.where(request[:, None] > 0, np.minimum(room, row // np.maximum(request, 1)[:, None]), room)
+        return np.asarray(room, np.int64)
+
+    def stranding(self, placed: IntArray) -> float:
+        """Stranding of the cluster, as a share, after ``placed`` ``(C, N)``."""
+        return float(self.stranding_per_node(self.free - self.request @ placed).sum())
+
+    def stranding_per_node(self, left: IntArray) -> FloatArray:
+        """``(N,)`` stranding when ``left`` ``(R, N)`` stays free."""
+        share = self.weights
+        offered = np.maximum(self.allocatable, 1)
+        usable = (left / offered).min(axis=0)
+        return np.asarray(
+            (left * share[:, None]).sum(axis=0) - usable * (self.allocatable * share[:, None]).sum(axis=0)
+        )
+
+    @property
+    def weights(self) -> FloatArray:
+        """``(R,)`` what one unit of a resource is worth: the mean share of the cluster."""
+        total = np.maximum(self.allocatable.sum(axis=1), 1)
+        return np.asarray(1.0 / (len(total) * total), np.float64)
+
+    def violations(self, placed: IntArray) -> list[str]:
+        """What an independent look finds wrong with a placement ``(C, N)``; empty when it is valid."""
+        wrong = [
+            f"node number {n} is overfull" for n in np.flatnonzero((self.request @ placed > self.free).any(axis=0))
+        ]
+        wrong += [f"class {c} exceeds what rules allow on node number {n}" for c, n in np.argwhere(placed > self.most)]
+        per_class = placed.sum(axis=1)
+        wrong += [f"class {c} has more places than pods" for c in np.flatnonzero(per_class > self.count)]
+        for gang in np.unique(self.gang[self.gang >= 0]):
+            members = self.gang == gang
+            if 0 < per_class[members].sum() < self.count[members].sum():
+                wrong.append(f"gang {gang} is placed in part")
+        for spread in self.spreads:
+            zones = _by_zone(placed[spread.pod_class], self.zone_of, len(spread.present)) + spread.present
+            if per_class[spread.pod_class] and zones.max() - zones.min() > spread.max_skew:
+                wrong.append(f"class {spread.pod_class} is spread with skew {zones.max() - zones.min()}")
+        return wrong
+
+
+@dataclass(frozen=True)
+class Batched:
+    """``placed`` ``(C, N)``; count and stranding with their bounds, and how planning ended.
+
+    ``stranding_bound`` holds at the given count; ``most`` bounds the count itself.
+    """
+
+    placed: IntArray
+    count: int
+    most: int
+    stranding: float
+    stranding_bound: float
+    ending: Ending
+
+    @property
+    def gap_share(self) -> float:
+        """Certified distance of the stranding from the least possible, as a share of it."""
+        return (self.stranding - self.stranding_bound) / max(self.stranding, 1e-12)
+
+
+def _by_zone(values: IntArray, zone_of: IntArray, num_zones: int) -> IntArray:
+    return np.asarray(np.bincount(zone_of, weights=values, minlength=num_zones), np.float64).astype(np.int64)
+
+
+def best_fit(batch: Batch) -> IntArray:
+    """``(C, N)`` greedy placement, largest class first, each pod where stranding grows least; gangs all or none.
+
+    Classes with a zone spread go to the emptiest zone that still has room.
+    """
+    placed = np.zeros(batch.most.shape, np.int64)
+    left = batch.free.copy()
+    size = batch.request.T @ batch.weights
+    groups: dict[tuple[int, int], list[int]] = {}
+    for c in np.argsort(-size, kind="stable"):
+        gang = int(batch.gang[c])
+        groups.setdefault((gang, -1) if gang >= 0 else (-1, int(c)), []).append(int(c))
+    for (gang, _), classes in groups.items():
+        trial, trial_left = placed.copy() if gang >= 0 else placed, left.copy() if gang >= 0 else left
+        complete = all(_fill_class(batch, c, trial, trial_left) for c in classes)
+        if gang >= 0 and complete:
+            placed, left = trial, trial_left
+    return placed
+
+
+def _fill_class(batch: Batch, c: int, placed: IntArray, left: IntArray) -> bool:
+    """Place the pods of one class in ``placed`` and ``left``; True when all found a node."""
+    request = batch.request[:, c]
+    spread = next((s for s in batch.spreads if s.pod_class == c), None)
+    cost = _growth(batch, left, np.arange(left.shape[1]), request)
+    cost[(left < request[:, None]).any(axis=0) | (placed[c] >= batch.most[c])] = INFINITY
+    for _ in range(int(batch.count[c])):
+        open_cost = cost
+        if spread is not None:
+            zones = _by_zone(placed[c], batch.zone_of, len(spread.present)) + spread.present
+            open_cost = np.where((zones - zones.min() < spread.max_skew)[batch.zone_of], cost, INFINITY)
+        best = int(np.argmin(open_cost))
+        if not np.isfinite(open_cost[best]):
+            return False
+        placed[c, best] += 1
+        left[:, best] -= request
+        fits = (left[:, best] >= request).all() and placed[c, best] < batch.most[c, best]
+        node = np.array([best])
+        cost[best] = _growth(batch, left[:, node], node, request)[0] if fits else INFINITY
+    return True
+
+
+def _growth(batch: Batch, left: IntArray, nodes: IntArray, request: IntArray) -> FloatArray:
+    """``(n,)`` change of the cluster's stranding when a pod goes to each of ``nodes``."""
+    offered = np.maximum(batch.allocatable[:, nodes], 1)
+    worth = (batch.allocatable[:, nodes] * batch.weights[:, None]).sum(axis=0)
+    usable = (left / offered).min(axis=0) - ((left - request[:, None]) / offered).min(axis=0)
+    return np.asarray(usable * worth - float(request @ batch.weights), np.float64)
+
+
+@dataclass
+class _Pairs:
+    """The (class, node) pairs that are in the model."""
+
+    classes: IntArray
+    nodes: IntArray
+    known: BoolArray = field(repr=False)
+
+    def add(self, classes: IntArray, nodes: IntArray) -> None:
+        fresh = ~self.known[classes, nodes]
+        self.known[classes[fresh], nodes[fresh]] = True
+        self.classes = np.append(self.classes, classes[fresh])
+        self.nodes = np.append(self.nodes, nodes[fresh])
+
+
+def _slopes(batch: Batch) -> FloatArray:
+    """``(C, N)`` a subgradient of stranding at the present load, along one pod of each class."""
+    offered = np.maximum(batch.allocatable, 1)
+    tightest = (batch.free / offered).argmin(axis=0)
+    worth = (batch.allocatable * batch.weights[:, None]).sum(axis=0)
+    rate = worth / np.take_along_axis(offered, tightest[None, :], axis=0)[0]
+    return np.asarray(batch.request[tightest].T * rate - (batch.weights @ batch.request)[:, None], np.float64)
+
+
+class _BatchModel:
+    """The mixed-integer program over some pairs: maximise minus stranding of the nodes that appear in it."""
+
+    def __init__(self, batch: Batch, pairs: _Pairs, fitting: IntArray, count: int | None) -> None:
+        self.model = Model()
+        self.batch = batch
+        self.pairs = pairs
+        self.nodes, self.position = np.unique(pairs.nodes, return_inverse=True)
+        worth = (batch.weights @ batch.request)[pairs.classes]
+        goal = np.ones(len(worth)) if count is None else GOAL * worth
+        upper = np.minimum(fitting[pairs.classes, pairs.nodes], batch.count[pairs.classes])
+        self.x = self.model.add_columns(upper, objective=goal)
+        self.usable = np.zeros(0, np.int64)
+        shape = (len(self.nodes), len(batch.request))
+        self.capacity_rows, self.usable_rows = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+        self.supply_rows = np.full(len(batch.count), -1, np.int64)
+        self.gang_rows = self.supply_rows.copy()
+        self.zone_rows = np.full((len(batch.count), int(batch.zone_of.max()) + 1), -1, np.int64)
+        self.count_row = -1
+        self._add_supply()
+        self._add_capacity()
+        self._add_gangs()
+        self._add_spreads()
+        if count is not None:
+            self.count_row = self.model.add_row(self.x, 1.0, lower=count, upper=count)
+            self._add_stranding()
+
+    def _columns_by(self, key: IntArray) -> list[tuple[int, IntArray]]:
+        order = np.argsort(key, kind="stable")
+        values, starts = np.unique(key[order], return_index=True)
+        parts = np.split(order, starts[1:])
+        return [(int(v), self.x[part]) for v, part in zip(values, parts, strict=True)]
+
+    def _add_supply(self) -> None:
+        for c, columns in self._columns_by(self.pairs.classes):
+            self.supply_rows[c] = self.model.add_row(columns, 1.0, upper=float(self.batch.count[c]))
+
+    def _add_capacity(self) -> None:
+        for i, columns in self._columns_by(self.position):
+            request = self.batch.request[:, self.pairs.classes[columns]]
+            for r, need in enumerate(request):
+                room = max(float(self.batch.free[r, self.nodes[i]]), 1.0)
+                self.capacity_rows[i, r] = self.model.add_row(columns[need > 0], need[need > 0] / room, upper=1.0)
+
+    def _add_gangs(self) -> None:
+        for gang in np.unique(self.batch.gang[self.batch.gang >= 0]):
+            whole = self.model.add_columns(np.ones(1))
+            for c in np.flatnonzero(self.batch.gang == gang):
+                columns = self.x[self.pairs.classes == c]
+                values = np.append(np.ones(len(columns)), -float(self.batch.count[c]))
+                self.gang_rows[c] = self.model.add_row(np.append(columns, whole), values, lower=0.0, upper=0.0)
+
+    def _add_spreads(self) -> None:
+        for spread in self.batch.spreads:
+            c = spread.pod_class
+            most = int(spread.present.max(initial=0) + self.batch.count[c])
+            least = self.model.add_columns(np.array([most]))
+            for z, present in enumerate(spread.present):
+                columns = self.x[(self.pairs.classes == c) & (self.batch.zone_of[self.pairs.nodes] == z)]
+                values = np.append(np.ones(len(columns)), -1.0)
+                self.zone_rows[c, z] = self.model.add_row(
+                    np.append(columns, least), values, lower=-float(present), upper=float(spread.max_skew - present)
+                )
+
+    def _add_stranding(self) -> None:
+        """Minus stranding: the usable share of each node, bounded by each of its resources."""
+        batch, nodes = self.batch, self.nodes
+        worth = (batch.allocatable[:, nodes] * batch.weights[:, None]).sum(axis=0)
+        self.usable = self.model.add_columns(np.ones(len(nodes)), objective=GOAL * worth, integer=False)
+        for i, columns in self._columns_by(self.position):
+            request = batch.request[:, self.pairs.classes[columns]]
+            for r in range(len(request)):
+                offered = max(int(batch.allocatable[r, nodes[i]]), 1)
+                need = request[r] > 0
+                values = np.append(request[r][need] / offered, 1.0)
+                columns_of_row = np.append(columns[need], self.usable[i])
+                upper = float(batch.free[r, nodes[i]] / offered)
+                self.usable_rows[i, r] = self.model.add_row(columns_of_row, values, upper=upper)
+
+    def stranding(self, value: float) -> float:
+        """Stranding of the cluster when the program's objective is ``value``."""
+        batch = self.batch
+        outside = np.ones(batch.free.shape[1], np.bool_)
+        outside[self.nodes] = False
+        free = float((batch.weights @ batch.free[:, self.nodes]).sum())
+        return float(batch.stranding_per_node(batch.free)[outside].sum()) + free - value / GOAL
+
+    def profits(self, answer: Answer, slopes: FloatArray) -> FloatArray:
+        """``(C, N)`` reduced profit of each pair, in the model or not; -inf where the pod does not fit."""
+        batch = self.batch
+        duals = np.append(answer.duals, 0.0) / GOAL  # row -1 = no such row
+        price = duals[self.supply_rows] + duals[self.gang_rows] + duals[self.count_row]
+        profit = -slopes - price[:, None] - duals[self.zone_rows][:, batch.zone_of]
+        offered = np.maximum(batch.allocatable[:, self.nodes], 1)
+        room = np.maximum(batch.free[:, self.nodes], 1)
+        rate = duals[self.capacity_rows].T / room + duals[self.usable_rows].T / offered - batch.weights[:, None]
+        inside = -(batch.request.T @ rate) - price[:, None] - duals[self.zone_rows][:, batch.zone_of[self.nodes]]
+        profit[:, self.nodes] = np.where(np.isfinite(slopes[:, self.nodes]), inside, -INFINITY)
+        return np.asarray(profit, np.float64)
+
+    def placed(self, x: FloatArray) -> IntArray:
+        placed = np.zeros(self.batch.most.shape, np.int64)
+        placed[self.pairs.classes, self.pairs.nodes] = np.round(x[self.x]).astype(np.int64)
+        return placed
+
+    def hint(self, placed: IntArray) -> FloatArray:
+        x = np.zeros(self.model.num_columns)
+        x[self.x] = placed[self.pairs.classes, self.pairs.nodes]
+        left = self.batch.free - self.batch.request @ placed
+        if len(self.usable):
+            x[self.usable] = (left[:, self.nodes] / np.maximum(self.batch.allocatable[:, self.nodes], 1)).min(axis=0)
+        return x
+
+
+def place_batch(batch: Batch, deadline: Deadline, *, seed: int = 0, threads: int = 1) -> Batched:
+    """Best placement of the batch within the deadline: most pods first, then least stranding."""
+    best = best_fit(batch)
+    fitting = batch.fitting()
+    total = int(batch.count.sum())
+    most = int(np.minimum(fitting.sum(axis=1), batch.count).sum())
+    if int(best.sum()) < most:
+        best, most = _place_more(batch, best, fitting, most, deadline.part(0.5), seed, threads)
+    count = int(best.sum())
+    assert count <= most <= total, "more pods placed than the bound allows"
+    if count == 0 or deadline.is_over:
+        stranding = batch.stranding(best)
+        return Batched(best, count, most, stranding, 0.0 if count else stranding, deadline.ending)
+    return _strand_less(batch, best, fitting, most, deadline, seed, threads)
+
+
+def _place_more(
+    batch: Batch, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, seed: int, threads: int
+) -> tuple[IntArray, int]:
+    """Maximise the count over all pairs that fit; HiGHS on the pure form, so bound and placement are exact."""
+    classes, nodes = np.nonzero(fitting)
+    pairs = _Pairs(classes, nodes, fitting > 0)
+    program = _BatchModel(batch, pairs, fitting, None)
+    limits = Limits(max(deadline.left_s, 1e-3), threads, seed)
+    answer = solve_linear(program.model, limits, hint=program.hint(best))
+    if answer.has_solution:
+        placed = program.placed(answer.x)
+        if placed.sum() > best.sum() and not batch.violations(placed):
+            best = placed
+    if np.isfinite(answer.bound):
+        most = max(int(best.sum()), min(most, int(np.floor(answer.bound + 1e-6))))
+    return best, most
+
+
+def _strand_less(
+    batch: Batch, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, seed: int, threads: int
+) -> Batched:
+    """Minimise stranding at the count of ``best``: price pairs over all nodes, then solve the integers."""
+    slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
+    pairs = _first_pairs(best, slopes)
+    count = int(best.sum())
+    bound, profit = -INFINITY, np.zeros(0)
+    for _ in range(MAX_PRICING_ROUNDS):
+        program = _BatchModel(batch, pairs, fitting, count)
+        answer = solve_linear(program.model, Limits(max(deadline.left_s, 1e-3), threads, seed), relax=True)
+        if answer.status != Status.OPTIMAL:
+            break
+        profit = program.profits(answer, slopes)
+        wanted = np.flatnonzero((profit > 1e-13) & ~pairs.known)
+        if len(wanted) == 0:
+            bound = program.stranding(answer.value)
+            break
+        if deadline.is_over:
+            break
+        chosen = wanted[np.argsort(-profit.ravel()[wanted], kind="stable")[:MAX_NEW_PAIRS]]
+        pairs.add(*np.divmod(chosen, fitting.shape[1]))
+    if np.isfinite(bound) and len(profit):
+        best, bound = _round(batch, best, profit, bound, deadline, seed, fitting)
+    value = batch.stranding(best)
+    bound = max(0.0, min(bound, value)) if np.isfinite(bound) else 0.0
+    done = value - bound <= TIGHT * value
+    return Batched(best, count, most, value, bound, Ending.OPTIMAL if done else deadline.ending)
+
+
+def _first_pairs(best: IntArray, slopes: FloatArray) -> _Pairs:
+    """What the greedy placement uses, and the nodes of each class where stranding grows least."""
+    pairs = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(best.shape, np.bool_))
+    pairs.add(*np.nonzero(best))
+    top = np.argsort(slopes, axis=1, kind="stable")[:, :TOP_NODES]
+    classes = np.repeat(np.arange(len(top)), top.shape[1])
+    useful = np.isfinite(slopes[classes, top.ravel()])
+    pairs.add(classes[useful], top.ravel()[useful])
+    return pairs
+
+
+def _round(
+    batch: Batch, best: IntArray, profit: FloatArray, bound: float, deadline: Deadline, seed: int, fitting: IntArray
+) -> tuple[IntArray, float]:
+    """Integers over the pairs that matter: a better placement, and a better bound.
+
+    A placement that uses a pair strands at least ``bound − profit``, so pairs that would exceed the placement at hand
+    are left out without loss (reduced-cost fixing); if there are too many, the bound is lowered by what is left out.
+    """
+    value = batch.stranding(best)
+    matter = np.flatnonzero((profit >= bound - value).ravel() & (fitting > 0).ravel())
+    matter = matter[np.argsort(-profit.ravel()[matter], kind="stable")]
+    left_out = bound - float(profit.ravel()[matter[MAX_PAIRS]]) if len(matter) > MAX_PAIRS else INFINITY
+    pairs = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(best.shape, np.bool_))
+    pairs.add(*np.nonzero(best))
+    pairs.add(*np.divmod(matter[:MAX_PAIRS], best.shape[1]))
+    if deadline.is_over or value - bound <= TIGHT * value:
+        return best, bound
+    program = _BatchModel(batch, pairs, fitting, int(best.sum()))
+    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=1e-9)
+    answer = solve_linear(program.model, limits, hint=program.hint(best))
+    if answer.has_solution:
+        placed = program.placed(answer.x)
+        if not batch.violations(placed) and batch.stranding(placed) < value:
+            best = placed
+    if np.isfinite(answer.bound):
+        bound = max(bound, min(program.stranding(answer.bound), left_out))
+    return best, bound
