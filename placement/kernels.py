@@ -374,6 +374,30 @@ def _survey_all(rows, ledger, fgd):
     return result
 
 
+@_jit
+def _fragments_along(rows, signs, cpus, millis, masks, series, ledger, fgd):
+    parts = np.empty(series.shape[0])
+    total = 0.0
+    num_nodes = ledger.gpu_count.shape[0]
+    parts = np.zeros(num_nodes)
+    for n in range(num_nodes):
+        parts[n] = survey(n, ledger, fgd)
+        total += parts[n]
+    series[0] = total
+    for i in range(rows.shape[0]):
+        n = rows[i]
+        ledger.taken[CPU_ROW, n] += signs[i] * cpus[i]
+        for g in range(ledger.gpu_count[n]):
+            if masks[i] >> g & 1:
+                ledger.gpu_free[n, g] -= signs[i] * millis[i]
+                ledger.taken[GPU_ROW, n] += signs[i] * millis[i]
+        fgd.stamp[n] = -2
+        part = survey(n, ledger, fgd)
+        total += part - parts[n]
+        parts[n] = part
+        series[i + 1] = total
+
+
 @_inline
 def _squash(gain, thresholds):
     low, high = 0, thresholds.shape[0]
@@ -594,22 +618,22 @@ def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, 
     row = cache.scores[c]
     best = np.int64(NOT_FEASIBLE)
     node = -1
+    equal = 0
     for n in range(num_rows):
         if row[n] > best:
-            best, node = row[n], n
+            best, node, equal = row[n], n, 1
+        elif row[n] == best:
+            equal += 1
     if node < 0:
         return -1, best, np.int64(0)
     if ties:
-        equal = 0
-        for n in range(node, num_rows):
-            if row[n] == best:
-                equal += 1
         skip = draw % equal
         first = node
         for n in range(first, num_rows):
             if row[n] == best:
                 if skip == 0:
                     node = n
+                    break
                 skip -= 1
         draw //= equal
     return node, best, _pick_devices(node, c, rule, draw, cache, ledger, prices, fgd)
@@ -636,6 +660,12 @@ def refresh(c, start, clock, num_rows, handle):
 def pick_devices(n, c, rule, draw, handle):
     """See :func:`_pick_devices`."""
     return _pick_devices(n, c, rule, draw, handle.cache, handle.ledger, handle.prices, handle.fgd)
+
+
+@_jit
+def fragments_along(rows, signs, cpus, millis, masks, series, handle):
+    """Apply binds (sign 1) and releases (−1) one by one to the ledger's columns; ``series`` gets ΣF_n(M) after each."""
+    _fragments_along(rows, signs, cpus, millis, masks, series, handle.ledger, handle.fgd)
 
 
 @_jit

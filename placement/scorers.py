@@ -80,6 +80,8 @@ class Columns:
         self.kinds: IntArray = np.array([[k.cpu, k.milli, k.count] for k in self.typical], np.int64).reshape(-1, 3)
         self.probability: FloatArray = np.array([k.probability for k in self.typical], np.float64)
         self.kind_allowed: BoolArray = np.zeros((max(len(self.typical), 1), 64), np.bool_)
+        self._known_models: set[int] = set()
+        self._known_groups: dict[tuple[str, int, int], int] = {}
         for row, node in enumerate(state.nodes):
             if node is not None:
                 self.node_changed(row, node)
@@ -88,8 +90,15 @@ class Columns:
         """Look a new or changed node up in the tables."""
         prices = self.state.knowledge.prices
         cpu = int(self.state.offered[CPU_ROW, row])
-        self.group[row] = 0 if prices is None else prices.group_of(node.gpu_model, node.num_gpus, cpu)
+        if prices is not None:
+            shape = (node.gpu_model, node.num_gpus, cpu)
+            if shape not in self._known_groups:
+                self._known_groups[shape] = prices.group_of(*shape)
+            self.group[row] = self._known_groups[shape]
         model = self.state.models[node.gpu_model]
+        if model in self._known_models:
+            return
+        self._known_models.add(model)
         assert model < self.kind_allowed.shape[1], "more than 64 device models in one cluster"
         for m, kind in enumerate(self.typical):
             self.kind_allowed[m, model] = not kind.models or node.gpu_model in kind.models

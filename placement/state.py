@@ -54,9 +54,16 @@ class Resident:
     """False while only assumed: decided, not yet confirmed."""
 
 
+def _bits(mask: int) -> tuple[int, ...]:
+    return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+
+
+_INDICES = tuple(_bits(mask) for mask in range(256))
+
+
 def device_indices(mask: int) -> tuple[int, ...]:
     """Indices of the set bits, ascending."""
-    return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+    return _INDICES[mask] if mask < 256 else _bits(mask)
 
 
 def gpu_class(spec: PodSpec) -> int:

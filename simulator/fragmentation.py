@@ -11,13 +11,10 @@ import numpy as np
 from placement.knowledge import Knowledge
 from placement.log import NODE_ADDED, POD_BOUND, POD_RELEASED, EventLog
 from placement.program import has_compiled
-from placement.resources import FloatArray
-from placement.scorers import AtcFgd, Columns, fragmentation
+from placement.resources import CPU, FloatArray, IntArray
+from placement.scorers import Columns, fragmentation
 from placement.state import CPU_ROW, ClusterState, device_indices
 from placement.strategies import STRATEGIES
-
-assert AtcFgd in {type(w.scorer) for w in STRATEGIES["atc23-fgd"].scorers}
-
 
 def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "auto") -> FloatArray:
     """``(changes + 1,)`` float64, milli-GPU: before the first placement, then after each bind or release.
@@ -25,53 +22,58 @@ def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "aut
     ``knowledge.workload`` is the target workload; events that are neither node nor pod changes are passed over.
     """
     state = ClusterState(knowledge=knowledge, backend=backend)
-    changes = [e for e in log if e.kind in (NODE_ADDED, POD_BOUND, POD_RELEASED)]
-    for event in changes:
-        if event.kind == NODE_ADDED and event.subject not in state.row_of:
-            state.add_node(event.detail)
-    measure = _meter(state)
-    parts = measure(np.arange(state.num_rows))
-    total = float(parts.sum())
-    series = [total]
+    rows, signs, cpus, millis, masks = changes = ([], [], [], [], [])  # type: tuple[list[int], ...]
     where: dict[str, tuple[int, int, int, int]] = {}
-    one = np.zeros(1, np.int64)
-    taken, gpu_free = state.taken, state.gpu_free
-    for event in changes:
-        if event.kind == NODE_ADDED:
+    for _, kind, subject, node, devices, detail in log:
+        if kind == NODE_ADDED:
+            if subject not in state.row_of:
+                state.add_node(detail)
             continue
-        if event.kind == POD_BOUND:
-            spec = event.detail
-            if spec is None:
-                continue
-            row = state.row_of[event.node]
-            where[event.subject] = row, event.devices, spec.amounts.get("cpu", 0), spec.gpu.milli if spec.gpu else 0
+        if kind == POD_BOUND and detail is not None:
+            where[subject] = (
+                state.row_of[node],
+                detail.amounts.get(CPU, 0),
+                0 if detail.gpu is None else detail.gpu.milli,
+                devices,
+            )
             sign = 1
-        else:
+        elif kind == POD_RELEASED:
             sign = -1
-        row, devices, cpu, milli = where[event.subject]
-        taken[CPU_ROW, row] += sign * cpu
-        for index in device_indices(devices):
-            gpu_free[row, index] -= sign * milli
-            taken[CPU_ROW + 3, row] += sign * milli
-        state.last_touch[row] += 1 << 32
-        one[0] = row
-        part = float(measure(one)[0])
-        total += part - float(parts[row])
-        parts[row] = part
-        series.append(total)
-    return np.array(series)
-
-
-def _meter(state: ClusterState):  # type: ignore[no-untyped-def]  # a function (n,) rows → (n,) milli-GPU
-    if has_compiled() and state.backend != "numpy":
+        else:
+            continue
+        for column, value in zip((rows, cpus, millis, masks), where[subject], strict=True):
+            column.append(value)
+        signs.append(sign)
+    columns = [np.array(column, np.int64) for column in changes]
+    series = np.zeros(len(rows) + 1)
+    if has_compiled() and backend != "numpy":
         from placement import kernels  # noqa: PLC0415 -- only where numba is installed
 
-        handle = STRATEGIES["atc23-fgd"].program(state).handle
-        return lambda rows: kernels.survey_all(rows, handle)
+        kernels.fragments_along(*columns, series, STRATEGIES["atc23-fgd"].program(state).handle)
+    else:
+        _along_in_numpy(state, *columns, series)
+    return series
+
+
+def _along_in_numpy(
+    state: ClusterState,
+    rows: IntArray,
+    signs: IntArray,
+    cpus: IntArray,
+    millis: IntArray,
+    masks: IntArray,
+    series: FloatArray,
+) -> None:
     columns = Columns(state)
-
-    def measure(rows):  # type: ignore[no-untyped-def]  # as above
-        cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
-        return fragmentation(columns, cpu, state.gpu_free[rows], state.gpu_model[rows])
-
-    return measure
+    free = (state.offered[CPU_ROW] - state.taken[CPU_ROW])[: state.num_rows]
+    gpu_free, models = state.gpu_free[: state.num_rows].copy(), state.gpu_model[: state.num_rows]
+    parts = fragmentation(columns, free, gpu_free, models)
+    series[0] = parts.sum()
+    for i, row in enumerate(rows.tolist()):
+        free[row] -= signs[i] * cpus[i]
+        for index in device_indices(int(masks[i])):
+            gpu_free[row, index] -= signs[i] * millis[i]
+        one = slice(row, row + 1)
+        part = fragmentation(columns, free[one], gpu_free[one], models[one])[0]
+        series[i + 1] = series[i] + part - parts[row]
+        parts[row] = part
