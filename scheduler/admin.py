@@ -14,7 +14,7 @@ from scheduler.server import Request, Response, problem
 
 
 class Admin:
-    """``GET /mode``, ``POST /mode {"mode": …}``, ``POST /kill``, ``POST /revive``, ``GET /ledger``."""
+    """``GET /mode``, ``POST /mode {"mode": …}``, ``POST /kill``, ``POST /revive``, ``GET /ledger`` and ``/pod/UID``."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -34,12 +34,21 @@ class Admin:
                 return problem(400, str(error))
             except (ValueError, KeyError, TypeError, RecursionError):
                 return problem(400, 'send {"mode": "off|shadow|score|decide"}')
+        elif request.method == "GET" and request.path.startswith("/pod/"):
+            return self._pod(request.path.removeprefix("/pod/"))
         elif route == ("GET", "/ledger"):
             return Response(json.dumps(self._ledger()).encode())
         elif route != ("GET", "/mode"):
-            return problem(404, "here are GET /mode, POST /mode, POST /kill, POST /revive, GET /ledger")
+            return problem(404, "here are GET /mode, POST /mode, POST /kill, POST /revive, GET /ledger, GET /pod/UID")
         answer = {"mode": modes.default, "killed": modes.is_killed, "namespaces": modes.by_namespace}
         return Response(json.dumps(answer).encode())
+
+    def _pod(self, uid: str) -> Response:
+        resident = self.engine.state.residents.get(uid)
+        if resident is None:
+            return problem(404, "the ledger counts no such pod")
+        where = {"node": self.engine.state.name(resident.row), "devices": resident.devices, "bound": resident.is_bound}
+        return Response(json.dumps(where).encode())
 
     def _ledger(self) -> dict[str, Any]:
         """Who is where, as the columns count it."""
