@@ -1,0 +1,149 @@
+"""``ullage``: the command line, and the only place that knows both the live and the simulated side.
+
+Sub-commands load when they are called, so that ``ullage --help`` answers at once and a base install runs what it
+can. Every expected failure is one message: 1 for failures, 2 for wrong usage, 130 for Ctrl-C; ``--debug`` shows the
+traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from importlib import metadata
+from typing import Any
+
+import click
+
+from placement.errors import ConfigError, PlacementError
+
+COMMANDS = {
+    "serve": ("scheduler.cli_serve", "serve", "Answer kube-scheduler as its extender."),
+    "simulate": ("simulator.cli", "simulate", "Replay a trace with one strategy."),
+    "compare": ("simulator.cli", "compare", "Replay traces with several strategies and report the difference."),
+    "strategies": ("simulator.cli", "strategies", "List, describe and show strategies."),
+    "trace": ("simulator.cli_trace", "trace", "Make, check, convert and look at traces."),
+    "train": ("simulator.cli_learn", "train", "Learn usage and lifetimes from a trace."),
+    "evaluate": ("simulator.cli_learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
+    "plan": ("simulator.cli_plan", "plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
+    "snapshot": ("simulator.cli_plan", "snapshot", "Save a cluster's state to a file."),
+    "reproduce": ("simulator.cli_reproduce", "reproduce", "Repeat published results and hold ours against them."),
+    "doctor": ("scheduler.cli_doctor", "doctor", "Find the traps in a scheduler configuration or a live set-up."),
+    "explain": ("scheduler.cli_explain", "explain", "Why a pod went where it went."),
+    "decisions": ("scheduler.cli_decisions", "decisions", "List and export recorded decisions."),
+    "shadow": ("scheduler.cli_shadow", "shadow", "What shadow mode would have changed, and its worth."),
+    "bundle": ("scheduler.cli_bundle", "bundle", "Pack log, configuration and versions into one file."),
+}
+"""Name → (module, attribute, one line of help). Commands whose module a build lacks are not listed."""
+
+
+class LazyGroup(click.Group):
+    """Loads a sub-command's module only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, (module, _, _) in COMMANDS.items() if _exists(module)] + ["completion", "version"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, attribute, _ = COMMANDS[cmd_name]
+        if not _exists(module):
+            return None
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"`ullage {cmd_name}` needs {error.name}, which this install lacks; pip install 'ullage[all]'"
+            ) from error
+        assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, COMMANDS[name][2]) for name in self.list_commands(ctx) if name in COMMANDS]
+        rows += [("completion", "Print shell completion."), ("version", "Print versions.")]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            if near:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+
+def _exists(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def root(debug: bool) -> None:
+    """Ullage leaves less of your cluster empty: a scheduler extender that is learned, planned and simulated."""
+
+
+@root.command()
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+def version(output: str) -> None:
+    """Print versions of ullage and of what decides."""
+    versions: dict[str, Any] = {"ullage": metadata.version("ullage"), "python": sys.version.split()[0]}
+    for name in ("numpy", "numba", "ortools", "lightgbm", "kubernetes", "grpcio"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    if output == "json":
+        click.echo(json.dumps({"apiVersion": "ullage.dev/v1", "kind": "Version", **versions}))
+    else:
+        click.echo("\n".join(f"{name:12}{number or 'not installed'}" for name, number in versions.items()))
+
+
+@root.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print shell completion: add `eval "$(ullage completion bash)"` to your profile."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "click knows bash, zsh and fish"
+    click.echo(kind(root, {}, "ullage", "_ULLAGE_COMPLETE").source())
+
+
+def main() -> None:
+    """Entry point of the ``ullage`` command."""
+    debug = "--debug" in sys.argv
+    try:
+        root.main(standalone_mode=False, prog_name="ullage")
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("ullage: interrupted; finished work is kept, the same command takes it up again", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except PlacementError as error:
+        if debug:
+            raise
+        click.echo(f"ullage: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        if debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        click.echo(f"ullage: {error.strerror or error}{where}; check the path, its rights and free space", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Printing results: rows as a table, JSON, YAML, CSV or Markdown. Standard output is data; progress is standard error."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+FORMATS = ("table", "json", "yaml", "csv", "markdown")
+API_VERSION = "ullage.dev/v1"
+
+output_option = click.option(
+    "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="Format on standard output."
+)
+
+
+def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], output: str) -> str:
+    """``document`` for JSON and YAML, ``rows`` (equal keys) for the tables."""
+    if output == "json":
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    if output == "yaml":
+        import yaml  # noqa: PLC0415 -- only here
+
+        return yaml.safe_dump(json.loads(json.dumps(document)), sort_keys=False, allow_unicode=True).rstrip()
+    if output == "csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return buffer.getvalue().rstrip()
+    return markdown(rows) if output == "markdown" else table(rows)
+
+
+def cell(value: Any) -> str:
+    """A value for people."""
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A GitHub table."""
+    if not rows:
+        return "(nothing)"
+    keys = list(rows[0])
+    numeric = [all(isinstance(row[k], int | float) or row[k] is None for row in rows) for k in keys]
+    lines = ["| " + " | ".join(keys) + " |", "|" + "|".join("---:" if n else "---" for n in numeric) + "|"]
+    lines += ["| " + " | ".join(cell(row[k]) for k in keys) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Aligned columns, plain text."""
+    if not rows:
+        return "(nothing)"
+    keys = list(rows[0])
+    cells = [[cell(row[k]) for k in keys] for row in rows]
+    widths = [max(len(k), *(len(line[i]) for line in cells)) for i, k in enumerate(keys)]
+    right = [all(isinstance(row[k], int | float) or row[k] is None for row in rows) for k in keys]
+
+    def line(parts: Sequence[str]) -> str:
+        padded = (p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line([k.upper() for k in keys]), *(line(c) for c in cells)])
+
+
+@contextmanager
+def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left on standard error; nothing when it is no terminal, or with NO_COLOR or ``quiet``."""
+    if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console  # noqa: PLC0415 -- only on a terminal
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance
