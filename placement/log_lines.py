@@ -15,8 +15,10 @@ file may begin with a checkpoint, events that rebuild the ledger of that moment,
 
 from __future__ import annotations
 
+import gzip
 import heapq
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,7 +27,7 @@ import numpy as np
 from placement import log
 from placement.errors import ConfigError
 from placement.knowledge import Knowledge
-from placement.log import Asked, Event
+from placement.log import Asked, Event, EventLog
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import PodSpec
 from placement.resources import IntArray
@@ -198,3 +200,40 @@ class LineReader:
             self._row_of[event.subject] = row
         elif event.kind == log.NODE_REMOVED:
             heapq.heappush(self._free, self._row_of.pop(event.subject))
+
+
+def segments(folder: Path) -> list[Path]:
+    """Segments of the newest run in ``folder``, or of ``folder`` itself if it is a run.
+
+    Raises
+    ------
+    ConfigError : there is no log there.
+    """
+    runs = sorted(folder.glob("run-*")) or [folder]
+    files = sorted((*runs[-1].glob("*.jsonl"), *runs[-1].glob("*.jsonl.gz")))
+    if not files:
+        raise ConfigError(f"log {folder}: holds no segments (*.jsonl, *.jsonl.gz); give log.folder of `ullage serve`")
+    return files
+
+
+def read_log(folder: Path) -> tuple[dict[str, Any], EventLog, int]:
+    """Header, events and number of lost events of a run.
+
+    Raises
+    ------
+    ConfigError : no log, or a damaged one.
+    """
+    reader = LineReader()
+    events = EventLog()
+    for path in segments(folder):
+        for event in reader.events(_lines(path), str(path)):
+            events.append(event)
+    return reader.header, events, reader.num_lost
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            yield from file
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"log {path}: cannot be read ({error}); use another copy") from error

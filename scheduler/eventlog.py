@@ -14,13 +14,12 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from placement.errors import ConfigError
 from placement.log import Event, EventLog
-from placement.log_lines import LineReader, LineWriter, checkpoint_events
+from placement.log_lines import LineWriter, checkpoint_events
 from placement.state import ClusterState
 from placement.strategies import strategy_to_toml
 from placement.strategy import Strategy
@@ -202,40 +201,3 @@ def _retain(folder: Path, max_bytes: int) -> None:
             return
         total -= path.stat().st_size
         path.unlink()
-
-
-def segments(folder: Path) -> list[Path]:
-    """Segments of the newest run in ``folder``, or of ``folder`` itself if it is a run.
-
-    Raises
-    ------
-    ConfigError : there is no log there.
-    """
-    runs = sorted(folder.glob("run-*")) or [folder]
-    files = sorted((*runs[-1].glob("*.jsonl"), *runs[-1].glob("*.jsonl.gz")))
-    if not files:
-        raise ConfigError(f"log {folder}: holds no segments (*.jsonl, *.jsonl.gz); give log.folder of `ullage serve`")
-    return files
-
-
-def read_log(folder: Path) -> tuple[dict[str, Any], EventLog, int]:
-    """Header, events and number of lost events of a run.
-
-    Raises
-    ------
-    ConfigError : no log, or a damaged one.
-    """
-    reader = LineReader()
-    events = EventLog()
-    for path in segments(folder):
-        for event in reader.events(_lines(path), str(path)):
-            events.append(event)
-    return reader.header, events, reader.num_lost
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            yield from file
-    except (OSError, EOFError) as error:
-        raise ConfigError(f"log {path}: cannot be read ({error}); use another copy") from error

@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from placement import log as placement_log
+from placement.log_lines import read_log
 from scheduler.app import App
-from scheduler.eventlog import read_log
 from scheduler.settings import HttpSettings, KubeSettings, LeaseSettings, LogSettings, Settings
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 

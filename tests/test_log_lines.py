@@ -15,7 +15,7 @@ from placement import log
 from placement.errors import ConfigError
 from placement.knowledge import DevicePrices, Kind, Knowledge, Workload
 from placement.log import Asked, Event, EventLog
-from placement.log_lines import LineReader, LineWriter, checkpoint_events
+from placement.log_lines import LineReader, LineWriter, checkpoint_events, read_log, segments
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.playback import rebuild, verify
 from placement.pods import GpuRequest, NodeRules, NodeTerm, PodSpec, Requirement
@@ -23,7 +23,7 @@ from placement.resources import CPU
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from scheduler.engine import RowSet
-from scheduler.eventlog import DiskLog, read_log, segments
+from scheduler.eventlog import DiskLog
 from scheduler.metrics import Metrics
 from scheduler.settings import LogSettings
 

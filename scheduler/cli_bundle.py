@@ -20,10 +20,10 @@ import click
 
 from placement.errors import ConfigError
 from placement.log import DECISION, EventLog
+from placement.log_lines import read_log, segments
 from placement.playback import verify
 from placement.strategies import strategy_from_toml
 from placement.strategy import Strategy
-from scheduler.eventlog import read_log, segments
 
 PARTS = ("numpy", "numba", "msgspec", "ortools", "lightgbm", "grpcio", "protobuf", "kubernetes", "aiohttp", "ullage")
 
@@ -97,29 +97,27 @@ def strategies_of(header: dict[str, Any]) -> list[Strategy]:
 
 
 @click.command()
-@click.option(
-    "--log",
-    "log_folder",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder given as log.folder.",
-)
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Settings file to include."
 )
-@click.option(
-    "-o", "--output", "target", default="ullage-bundle.tar.gz", show_default=True, type=click.Path(path_type=Path)
-)
-def bundle(log_folder: Path, config: Path | None, target: Path) -> None:
-    """Pack the event log, settings and versions into one file: a bug report that replays."""
-    count = write_bundle(log_folder, config, target)
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Default: ullage-bundle.tar.gz.")
+@click.option("--verify", "verifies", is_flag=True, help="Pack nothing: ask every recorded decision of SOURCE again.")
+def bundle(source: Path, config: Path | None, target: Path | None, verifies: bool) -> None:
+    """Pack event log, settings and versions into one file: a bug report that replays.
+
+    SOURCE is the folder given as log.folder. With --verify it may also be a bundle; then every recorded decision is
+    made again by this build, and the exit code is 1 if any comes out otherwise.
+    """
+    if verifies:
+        _verify(source)
+        return
+    target = target or Path("ullage-bundle.tar.gz")
+    count = write_bundle(source, config, target)
     click.echo(f"{target}: {count} log segments", err=True)
 
 
-@click.command()
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
-def verify_log(source: Path) -> None:
-    """Ask every recorded decision of a bundle or log folder again; exit 1 if any comes out otherwise."""
+def _verify(source: Path) -> None:
     facts, header, events, lost = read_bundle(source)
     if lost:
         raise ConfigError(f"{source}: the disk lost {lost} events, so the log cannot be repeated; use a complete one")
