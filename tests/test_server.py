@@ -6,9 +6,12 @@ import asyncio
 import gc
 import os
 import random
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -215,3 +218,73 @@ async def test_certificates_that_are_none_are_one_sentence(tmp_path: object) -> 
         file.write("not a certificate")
     with pytest.raises(ConfigError, match="must be PEM"):
         await HttpServer(replace(SMALL, tls_cert=bad, tls_key=bad), echo, Metrics()).start()
+
+
+# ── TLS ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def openssl(folder: Path, *args: str) -> None:
+    subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
+
+
+def issue(folder: Path, name: str, authority: str, days: str = "2") -> None:
+    """Key and certificate ``name`` signed by ``authority``."""
+    openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key",
+            "-out", f"{name}.csr", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1")  # fmt: skip
+    openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
+            "-CAcreateserial", "-days", days, "-copy_extensions", "copy", "-out", f"{name}.pem")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    for name in ("authority", "stranger"):
+        openssl(folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}")  # fmt: skip
+    issue(folder, "server", "authority")
+    issue(folder, "client", "authority")
+    issue(folder, "expired", "authority", "-1")
+    issue(folder, "foreign", "stranger")
+    return folder
+
+
+async def ask_over_tls(port: int, folder: Path, client: str | None) -> tuple[int, bytes]:
+    context = ssl.create_default_context(cafile=str(folder / "authority.pem"))
+    if client is not None:
+        context.load_cert_chain(folder / f"{client}.pem", folder / f"{client}.key")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        writer.write(post(b"secret"))
+        return await answer(reader)
+    finally:
+        with suppress(ssl.SSLError):
+            await hang_up(writer)
+
+
+async def test_only_callers_with_a_good_certificate_are_answered(certificates: Path) -> None:
+    http = replace(
+        SMALL,
+        tls_cert=str(certificates / "server.pem"),
+        tls_key=str(certificates / "server.key"),
+        client_ca=str(certificates / "authority.pem"),
+    )
+    async with serving(http) as server:
+        assert await ask_over_tls(server.port, certificates, "client") == (200, b"secret")
+        for bad in (None, "expired", "foreign"):
+            with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+                await ask_over_tls(server.port, certificates, bad)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError, asyncio.TimeoutError)):
+            await ask(server.port, post(b"plain text"))
+        assert await ask_over_tls(server.port, certificates, "client") == (200, b"secret")
+
+
+async def test_large_bodies_cross_tls_whole(certificates: Path) -> None:
+    http = replace(SMALL, tls_cert=str(certificates / "server.pem"), tls_key=str(certificates / "server.key"))
+    async with serving(http) as server:
+        context = ssl.create_default_context(cafile=str(certificates / "authority.pem"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
+        for size in (10, 2_000_000, 30):
+            body = os.urandom(size)
+            writer.write(post(body))
+            assert await answer(reader) == (200, body)
+        await hang_up(writer)
