@@ -1,0 +1,176 @@
+"""What the manifests promise, checked on what kustomize and helm really render.
+
+Both tools are built from Go modules by the end-to-end harness; where neither ``.cache/controlplane/bin`` nor PATH has
+them, the rendering tests are skipped, visibly. The rest reads the files as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scheduler.doctor import examine
+from scheduler.doctor_facts import Facts, containers, pod_spec, read_facts
+from scheduler.rights import RIGHTS
+from scheduler.settings import parse_settings
+
+REPO = Path(__file__).resolve().parent.parent
+KUSTOMIZE = REPO / "manifests" / "kustomize"
+CHART = REPO / "manifests" / "chart"
+OVERLAYS = ("self-signed", "cert-manager", "default-scheduler", "node-pool")
+CHART_VALUES = {
+    "second": (),
+    "default": ("scheduler.enabled=false",),
+    "cert-manager": (
+        "certificates.mode=cert-manager",
+        "scheduler.nodePool.enabled=true",
+        "serviceMonitor.enabled=true",
+    ),
+    "existing": ("certificates.mode=existing", "certificates.serverSecret=a", "certificates.clientSecret=b"),
+}
+
+
+def _tool(name: str) -> str:
+    """Path of a renderer; the test is skipped where it is absent."""
+    places = [os.environ.get("ULLAGE_TOOLS", ""), str(REPO / ".cache" / "controlplane" / "bin"), os.environ["PATH"]]
+    found = shutil.which(name, path=os.pathsep.join(p for p in places if p))
+    if found is None:
+        pytest.skip(f"{name} is not built; `make e2e` builds it, or set ULLAGE_TOOLS")
+    return found
+
+
+@pytest.fixture(scope="session")
+def kustomize_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the kustomize tree with certificates made by its own script."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed; make-certs.sh needs it")
+    tree = tmp_path_factory.mktemp("manifests") / "kustomize"
+    shutil.copytree(KUSTOMIZE, tree, ignore=shutil.ignore_patterns("tls"))
+    subprocess.run(["sh", str(tree / "overlays" / "self-signed" / "make-certs.sh")], check=True, capture_output=True)
+    return tree
+
+
+@cache
+def _output(*command: str) -> str:
+    """What a renderer prints; each is asked once."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _render(command: list[str], folder: Path) -> Facts:
+    path = folder / "rendered.yaml"
+    path.write_text(_output(*command))
+    return read_facts(str(path))
+
+
+@pytest.fixture(params=[f"kustomize:{o}" for o in OVERLAYS] + [f"chart:{c}" for c in CHART_VALUES])
+def rendered(request: pytest.FixtureRequest, tmp_path: Path) -> Facts:
+    """Facts of one way to install, as rendered by the real tool."""
+    tool, _, which = str(request.param).partition(":")
+    if tool == "kustomize":
+        command = [_tool("kustomize"), "build"]
+        tree: Path = request.getfixturevalue("kustomize_tree")
+        return _render([*command, str(tree / "overlays" / which)], tmp_path)
+    command = [_tool("helm"), "template", "ullage", str(CHART), "-n", "ullage-system", "--kube-version", "1.36.3"]
+    return _render([*command, *(w for v in CHART_VALUES[which] for w in ("--set", v))], tmp_path)
+
+
+def test_what_is_rendered_passes_our_own_doctor(rendered: Facts) -> None:
+    assert [f"{f.code} {f.path} {f.message}" for f in examine(rendered)] == []
+    assert rendered.settings is not None
+    assert any(True for _ in rendered.our_deployments)
+
+
+def test_every_object_carries_the_conventional_labels(rendered: Facts) -> None:
+    wanted = {f"app.kubernetes.io/{key}" for key in ("name", "instance", "version", "part-of", "managed-by")}
+    for manifest in rendered.objects:
+        missing = wanted - set(manifest["metadata"].get("labels", {}))
+        assert not missing, (manifest["kind"], manifest["metadata"]["name"], missing)
+
+
+def test_selectors_select_the_pods_they_are_meant_for(rendered: Facts) -> None:
+    pods = [w["spec"]["template"]["metadata"]["labels"] for w in rendered.kind("Deployment")]
+    for kind, selector in _selectors(rendered):
+        matching = [labels for labels in pods if selector.items() <= labels.items()]
+        assert len(matching) == 1, (kind, selector)
+
+
+def _selectors(facts: Facts) -> Iterator[tuple[str, dict[str, str]]]:
+    for manifest in facts.kind("Service"):
+        yield "Service", manifest["spec"]["selector"]
+    for manifest in facts.kind("Deployment", "PodDisruptionBudget"):
+        yield manifest["kind"], manifest["spec"]["selector"]["matchLabels"]
+    for manifest in facts.kind("NetworkPolicy"):
+        yield "NetworkPolicy", manifest["spec"]["podSelector"]["matchLabels"]
+
+
+def test_every_volume_names_something_that_is_rendered_or_promised(rendered: Facts) -> None:
+    known = {(o["kind"], o["metadata"]["name"]) for o in rendered.objects}
+    known |= {("Secret", o["spec"]["secretName"]) for o in rendered.kind("Certificate")}
+    known |= {("Secret", "a"), ("Secret", "b")}
+    for workload in rendered.kind("Deployment"):
+        volumes = pod_spec(workload)["volumes"]
+        for volume in volumes:
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in known
+            if "secret" in volume:
+                assert ("Secret", volume["secret"]["secretName"]) in known
+        mounted = {m["name"] for c in containers(workload) for m in c["volumeMounts"]}
+        assert mounted == {v["name"] for v in volumes}
+
+
+def test_certificates_that_the_chart_makes_share_one_authority(tmp_path: Path) -> None:
+    command = [_tool("helm"), "template", "ullage", str(CHART), "--kube-version", "1.36.3"]
+    secrets = [o for o in _render(command, tmp_path).objects if o["kind"] == "Secret"]
+    assert len({s["data"]["ca.crt"] for s in secrets}) == 1
+    assert len({s["data"]["tls.crt"] for s in secrets}) == 2
+
+
+@pytest.mark.parametrize(
+    "value", ["mode=banana", "replicas=0", "scheduler.name=default-scheduler", "image.digest=latest", "imgae.tag=1"]
+)
+def test_the_values_schema_refuses_what_makes_no_sense(value: str) -> None:
+    command = [_tool("helm"), "template", "ullage", str(CHART), "--kube-version", "1.36.3", "--set", value]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "schema" in done.stderr
+
+
+def test_helm_lint_is_clean() -> None:
+    done = subprocess.run([_tool("helm"), "lint", str(CHART), "--strict"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_base_grants_exactly_the_rights_in_the_table() -> None:
+    documents: list[dict[str, Any]] = list(yaml.safe_load_all((KUSTOMIZE / "base" / "rbac.yaml").read_text()))
+    roles = [d for d in documents if d["kind"] in ("Role", "ClusterRole")]
+    granted = {
+        (role["kind"] == "Role", group, resource, verb)
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == {(r.is_local, r.group, r.resource, verb) for r in RIGHTS for verb in r.verbs}
+
+
+def test_the_base_settings_are_settings() -> None:
+    _, problems = parse_settings(yaml.safe_load((KUSTOMIZE / "base" / "ullage.yaml").read_text()))
+    assert problems == []
+
+
+def test_the_stanza_for_the_default_scheduler_passes_the_doctor() -> None:
+    stanza = KUSTOMIZE / "overlays" / "default-scheduler" / "stanza.yaml"
+    facts = read_facts(str(stanza), str(KUSTOMIZE / "base" / "ullage.yaml"))
+    assert [f.code for f in examine(facts)] == []
+    assert len(list(facts.ours)) == 2
