@@ -81,6 +81,8 @@ class Workload:
         for kind, count in zip(self.kinds, self.counts, strict=True):
             key = (kind.cpu, kind.milli, kind.count, "|".join(kind.models))
             merged[key] = merged.get(key, 0) + count
+        if not merged:
+            return ()
         ranked = sorted(merged.items(), key=lambda item: (item[1], *item[0]), reverse=True)
         total = sum(merged.values())
         chosen, covered = [], 0
@@ -140,6 +142,12 @@ class Knowledge:
             digest.update(repr(self.prices.groups).encode())
             digest.update(np.ascontiguousarray(self.prices.worth).tobytes())
         return digest.hexdigest()[:12]
+
+    @classmethod
+    def neutral(cls) -> Knowledge:
+        """Knows nothing: no kind is typical, and every share is worth its size."""
+        worth = np.arange(DEVICE_MILLI + 1, dtype=np.int64)[None, :] << 20
+        return cls(0, Workload((), (), "nothing"), DevicePrices((("", 0, 0),), worth, "nothing"))
 
     def but(self, *, workload: Workload | None = None, prices: DevicePrices | None = None) -> Knowledge:
         """The next version, with the given parts replaced."""

@@ -205,3 +205,8 @@ def device_prices(workload: Workload, nodes: Iterable[NodeSpec], source: str = "
         merged[key] = (total + worth * group.count, num + group.count)
     table = np.array([np.rint(total / num * COST_UNIT) for total, num in merged.values()], np.int64)
     return DevicePrices(tuple(merged), table, source)
+
+
+def has_devices(workload: Workload, nodes: Iterable[NodeSpec]) -> bool:
+    """Whether there is anything to price: a GPU offered and a GPU asked for."""
+    return any(node.num_gpus for node in nodes) and any(k.count and c for k, c in zip(workload.kinds, workload.counts, strict=True))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from placement.knowledge import Knowledge
+from placement.knowledge import Knowledge, Workload
 from placement.log import DECISION, Asked, Event, EventLog
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
@@ -73,7 +73,10 @@ class ReplayOptions:
     """Stop here; NEVER = when the last event has happened or, with pods that never end, the last arrival."""
     preemption: bool = True
     spot: Interruptions = Interruptions()
-    knowledge: Knowledge = field(default_factory=Knowledge)
+    knowledge: Knowledge | None = None
+    """What is known from the start; None = nothing, and the replay learns from the pods it has seen."""
+    learn_from: int = 64
+    """Learn when so many pods have arrived, and at each doubling; only where ``knowledge`` is None."""
     backend: str = "auto"
     log: bool = True
     """Record every decision; placements are always recorded."""
@@ -136,9 +139,7 @@ class Replay:
         self.trace = trace
         self.strategy = strategy
         self.options = options or ReplayOptions()
-        self.state = ClusterState(
-            events=EventLog(), knowledge=self.options.knowledge, backend=self.options.backend
-        )
+        self.state = ClusterState(events=EventLog(), knowledge=self.options.knowledge, backend=self.options.backend)
         self.courier = Courier(self.options.delivery, strategy)
         self.rng = np.random.default_rng([self.options.seed, 0x5EED])
         self.node_rng = np.random.default_rng([self.options.seed, 0x5207])
@@ -178,6 +179,8 @@ class Replay:
                     self.timeline.advance(arrival)
                 arrive(i)
                 i += 1
+                if i == self._learn_at and self._learns:
+                    self._learn(i)
                 if progress is not None and not i & 1023:
                     progress(i, num)
             else:
@@ -298,9 +301,7 @@ class Replay:
         self.placed_s[pod] = time_s
         lifetime = self.lifetimes[pod]
         if lifetime >= 0:
-            heapq.heappush(
-                self._queue, (time_s + lifetime, _END, next(self._order), (pod, self.generation[pod]))
-            )
+            heapq.heappush(self._queue, (time_s + lifetime, _END, next(self._order), (pod, self.generation[pod])))
 
     def _end(self, pod: int) -> None:
         row = self._release(pod).row
@@ -388,6 +389,20 @@ class Replay:
         if reason is None:
             reason = self._reasons[spec] = main_reason(self.state.snapshot(), self.strategy, spec)
         return reason
+
+    def _learn(self, num_seen: int) -> None:
+        """New knowledge from the pods that have arrived so far, never from those to come."""
+        counts = np.bincount(self.trace.pods.spec[:num_seen], minlength=len(self.trace.specs))
+        workload = Workload.of(self.trace.specs, counts.tolist(), f"first {num_seen} pods")
+        nodes = [node for node in self.state.nodes if node is not None]
+        prices = None
+        if "prices" in self.strategy.needs:
+            from placement.prices import device_prices, has_devices  # noqa: PLC0415 -- OR-Tools is an extra
+
+            if has_devices(workload, nodes):
+                prices = device_prices(workload, nodes, workload.source)
+        self.state.learn(self.state.knowledge.but(workload=workload, prices=prices), time_s=self.time_s)
+        self._learn_at = 2 * num_seen
 
     # ── nodes ─────────────────────────────────────────────────────────────────────────────────
 
