@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.batches import Batch, ZoneSpread
+from placement.consolidation import Fleet
 from placement.resources import IntArray
 
 CPU_MILLICORES = (100, 1000)
@@ -116,3 +117,37 @@ def _pod_classes(random_: np.random.Generator, num_classes: int, num_pods: int) 
     memory = (cpu / 1000 * ratio * random_.uniform(0.7, 1.3, num_classes) * GIB).astype(np.int64)
     count = 1 + random_.multinomial(num_pods - num_classes, np.full(num_classes, 1 / num_classes))
     return np.stack([cpu, memory, np.ones(num_classes, np.int64)]).astype(np.int64), count.astype(np.int64)
+
+
+SPOT_SHARE = 0.3
+SPOT_DISCOUNT = 0.4
+USD_PER_CORE_HOUR = 0.031611
+USD_PER_GIB_HOUR = 0.004237
+"""OpenCost's default prices."""
+
+
+def fleet_instance(seed: int, *, num_nodes: int, pods_per_node: int = 10, num_classes: int = 100) -> Fleet:
+    """Half-empty nodes of seven shapes, 30 % of them spot at 0.4 × the price; half of the classes tolerate spot.
+
+    Every pod went to a random node that had room, as the spreading default scheduler and later departures leave it.
+    """
+    random_ = np.random.default_rng(seed)
+    num_pods = num_nodes * pods_per_node
+    request, count = _pod_classes(random_, num_classes, num_pods)
+    request[:2] = request[:2] // 2
+    shape = np.array(NODE_SHAPES)[random_.integers(2, len(NODE_SHAPES), size=num_nodes)]
+    allocatable = np.stack([shape[:, 0], shape[:, 1] * GIB, np.full(num_nodes, 110)]).astype(np.int64)
+    spot = random_.random(num_nodes) < SPOT_SHARE
+    price = shape[:, 0] / 1000 * USD_PER_CORE_HOUR + shape[:, 1] * USD_PER_GIB_HOUR
+    allowed = np.ones((num_classes, num_nodes), np.bool_)
+    allowed[random_.random(num_classes) < 0.5] = ~spot
+    on_node = np.zeros((num_classes, num_nodes), np.int64)
+    free = allocatable.copy()
+    for c in random_.permutation(np.repeat(np.arange(num_classes), count)):
+        for n in random_.integers(num_nodes, size=40):
+            if allowed[c, n] and (free[:, n] >= request[:, c]).all():
+                on_node[c, n] += 1
+                free[:, n] -= request[:, c]
+                break
+    deletable = random_.random(num_nodes) > 0.03
+    return Fleet(request, on_node, free, allowed, deletable, np.where(spot, SPOT_DISCOUNT, 1.0) * price)
