@@ -73,6 +73,7 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str) -> None:
     from scheduler.metrics import Metrics
     from scheduler.server import HttpServer
     from scheduler.settings import HttpSettings, Settings
+    from scheduler.view import Reader
 
     async def run() -> None:
         settings = Settings(mode=mode, http=HttpSettings(host="127.0.0.1", port=0))
@@ -84,7 +85,7 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str) -> None:
         for i in range(num_nodes * 2):
             spec = PodSpec(request=((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)))
             ledger.state.bind(f"r{i}", spec, ledger.state.name(i % num_nodes))
-        engine = Engine(ledger, strategy_named(strategy), settings, metrics)
+        engine = Engine(ledger, Reader(), strategy_named(strategy), settings, metrics)
         server = HttpServer(settings.http, Extender(engine, Binder(engine, None), version="bench").handle, metrics)  # type: ignore[arg-type]  # no API here
         await server.start()
         pipe.send(server.port)

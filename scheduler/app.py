@@ -29,7 +29,8 @@ from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.server import HttpServer, load_certificates
 from scheduler.settings import MODES, Settings
-from scheduler.view import sinks
+from scheduler.view import Reader, sinks
+from scheduler.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,10 @@ class App:
         self.events = events
         state = ClusterState(events=events)
         self.ledger = Ledger(state, lambda: time.monotonic() - began, self.metrics)
+        self.reader = Reader()
         self.engine = Engine(
             self.ledger,
+            self.reader,
             self.strategy,
             settings,
             self.metrics,
@@ -70,7 +73,7 @@ class App:
         self.informer = Informer(
             [
                 Reflector(s.kind, s.path, s, client, self.metrics, is_optional=s.is_optional)
-                for s in sinks(self.ledger, self.engine.modes)
+                for s in sinks(self.ledger, self.engine.modes, self.reader)
             ]
         )
         self.election = Election(client, settings.lease, self.metrics) if settings.lease.enabled else None
@@ -84,7 +87,8 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._is_caught_up = self.election is None
         self._failure: asyncio.Future[None] | None = None
-        self.engine.is_synced = lambda: self.informer.is_synced
+        self._is_warm = False
+        self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced
         self.engine.is_leading = lambda: self._is_caught_up
         self.metrics.before_scrape(self._gauges)
         self.metrics.build.info({"version": package_version(), "strategy": self.strategy.name})
@@ -108,6 +112,7 @@ class App:
         if http.admin_port:
             await self._listen_beside(replace(side, port=http.admin_port, host="127.0.0.1"), Admin(self.engine).handle)
         self.informer.start()
+        self._keep(self._warm_up())
         self._keep(self._tick())
         self._keep(self.binder.run())
         self._keep(self.learner.run())
@@ -116,6 +121,10 @@ class App:
         log.info(
             "listening", extra={"port": self.http.port, "mode": self.settings.mode, "strategy": self.strategy.name}
         )
+
+    async def _warm_up(self) -> None:
+        await asyncio.to_thread(warm_up, (self.engine.strategy, self.engine.fallback))
+        self._is_warm = True
 
     async def _listen_beside(self, http: Any, handler: Any) -> None:
         server = HttpServer(http, handler, self.metrics)
@@ -161,6 +170,8 @@ class App:
         await self.informer.stop()
         await self.client.close()
         self.events.close()
+        if self._failure is not None and self._failure.done():
+            self._failure.exception()
 
     def reload(self, settings: Settings) -> None:
         """Take over what may change while running: mode, exempt namespaces, ignored wishes, certificates."""

@@ -13,14 +13,12 @@ import asyncio
 import logging
 from typing import Protocol
 
-import msgspec
 import numpy as np
 
 from placement.resources import DEVICES_ANNOTATION
 from scheduler.engine import Engine
 from scheduler.errors import ApiError
 from scheduler.ledger import Reservation, Seen
-from scheduler.view import pod_from_json
 from scheduler.wire import Binding
 
 log = logging.getLogger(__name__)
@@ -171,7 +169,7 @@ class Binder:
                 raise
             self.engine.ledger.lose(uid)
             return None
-        seen = pod_from_json(msgspec.Raw(body))
+        seen = self.engine.reader.pod(body)
         if seen.uid != uid or seen.has_ended:
             self.engine.ledger.lose(uid)
             return None

@@ -28,6 +28,7 @@ from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes
 from scheduler.settings import Settings
+from scheduler.view import Reader
 from scheduler.wire import NameTable
 
 PREFER = "PreferNoSchedule"
@@ -87,6 +88,7 @@ class Engine:
     def __init__(
         self,
         ledger: Ledger,
+        reader: Reader,
         strategy: Strategy,
         settings: Settings,
         metrics: Metrics,
@@ -95,6 +97,7 @@ class Engine:
         recorder: Recorder | None = None,
     ) -> None:
         self.ledger = ledger
+        self.reader = reader
         self.strategy = strategy
         self.fallback = fallback or strategy
         self.settings = settings

@@ -30,7 +30,6 @@ from scheduler.engine import NO_DEVICE, NO_ROOM, NOT_CHOSEN, UNKNOWN_NODE, Answe
 from scheduler.errors import WireError
 from scheduler.metrics import CONTENT_TYPE
 from scheduler.server import Request, Response, problem
-from scheduler.view import spec_from_json
 from scheduler.wire import Question
 
 log = logging.getLogger(__name__)
@@ -165,10 +164,12 @@ class Extender:
         return wire.filter_all(question)
 
     def _spec(self, question: Question) -> PodSpec:
+        """The pod's class: as the watch decoded it, if that is the same version and depends on nothing else."""
         seen = self.engine.ledger.pods.get(question.head.uid)
-        if seen is not None and seen.version and str(seen.version) == question.head.resourceVersion:
+        is_same = seen is not None and seen.version and str(seen.version) == question.head.resourceVersion
+        if seen is not None and is_same and not seen.spec.unmodelled and not seen.spec.node_rules.volume_affinity:
             return seen.spec
-        return spec_from_json(question.pod)
+        return self.engine.reader.spec(question.pod)
 
     def _filter(self, asker: _Asker, question: Question, spec: PodSpec) -> Outcome:
         engine, head = self.engine, question.head
@@ -284,7 +285,7 @@ class Extender:
                     outcome = "not serving"
                     victims = () if is_gpu else victims
                 else:
-                    spec = spec_from_json(asked.pod)
+                    spec = self.engine.reader.spec(asked.pod)
                     victims = tuple(
                         v for v in victims if spec.gpu is None or self.engine.fits_without(spec, v.node, v.uids)
                     )

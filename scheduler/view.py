@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -17,7 +16,7 @@ from msgspec import Raw, Struct
 from placement import objects
 from placement.errors import ConfigError
 from placement.nodes import NamespaceSpec
-from placement.pods import PodSpec
+from placement.pods import NodeTerm, PodSpec
 from placement.resources import DEVICES_ANNOTATION
 from scheduler.errors import WireError
 from scheduler.ledger import Ledger, Seen
@@ -33,6 +32,7 @@ MAX_DEVICES = 64
 
 class _Meta(Struct):
     name: str = ""
+    namespace: str = ""
     uid: str = ""
     labels: dict[str, str] | None = None
 
@@ -59,46 +59,83 @@ def devices_mask(text: str) -> int:
     return mask
 
 
-def pod_from_json(raw: Raw | bytes) -> Seen:
-    """A pod as the ledger sees it.
-
-    Raises
-    ------
-    ConfigError : an annotation of ours or a quantity makes no sense.
-    WireError : it is not a pod.
-    """
-    pod = _pod(raw)
-    meta = pod.metadata
-    annotations = meta.annotations or {}
-    version = meta.resourceVersion
-    return Seen(
-        uid=meta.uid,
-        name=meta.name,
-        namespace=meta.namespace,
-        version=int(version) if version.isdigit() else 0,
-        spec=objects.pod_spec(pod),
-        node=pod.spec.nodeName or "",
-        devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
-        has_ended=pod.status.phase in ("Succeeded", "Failed"),
-    )
+class _Bound(Struct):
+    volumeName: str = ""
 
 
-def _pod(raw: Raw | bytes) -> Any:
-    try:
-        return _decode_pod(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise WireError(f"the pod cannot be read: {error}") from error
+class _ClaimObject(Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    spec: _Bound = msgspec.field(default_factory=_Bound)
 
 
-def spec_from_json(raw: Raw | bytes) -> PodSpec:
-    """The class of a pod in a request.
+class _Required(Struct):
+    required: objects.NodeSelector | None = None
 
-    Raises
-    ------
-    ConfigError : an annotation of ours or a quantity makes no sense.
-    WireError : it is not a pod.
-    """
-    return objects.pod_spec(_pod(raw))
+
+class _VolumeSpec(Struct):
+    nodeAffinity: _Required | None = None
+
+
+class _VolumeObject(Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    spec: _VolumeSpec = msgspec.field(default_factory=_VolumeSpec)
+
+
+_decode_claim = msgspec.json.Decoder(_ClaimObject).decode
+_decode_volume = msgspec.json.Decoder(_VolumeObject).decode
+
+
+class Reader:
+    """Decodes pods. Which nodes a pod's volumes allow depends on claims and volumes, so it follows those too."""
+
+    def __init__(self) -> None:
+        self.claims: dict[str, dict[str, str]] = {}
+        """Namespace → claim → name of its bound volume."""
+        self.volumes: dict[str, tuple[NodeTerm, ...]] = {}
+        """Volume → required node terms; () = any node."""
+
+    def _allowed(self, namespace: str) -> objects.Volumes:
+        bound = self.claims.get(namespace, {})
+        return {claim: self.volumes[volume] for claim, volume in bound.items() if volume in self.volumes}
+
+    def _decode(self, raw: Raw | bytes) -> objects.Pod:
+        try:
+            return _decode_pod(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise WireError(f"the pod cannot be read: {error}") from error
+
+    def _spec(self, pod: objects.Pod) -> PodSpec:
+        return objects.pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None)
+
+    def pod(self, raw: Raw | bytes) -> Seen:
+        """A pod as the ledger sees it.
+
+        Raises
+        ------
+        ConfigError : an annotation of ours or a quantity makes no sense.
+        WireError : it is not a pod.
+        """
+        pod = self._decode(raw)
+        meta = pod.metadata
+        version = meta.resourceVersion
+        return Seen(
+            uid=meta.uid,
+            name=meta.name,
+            namespace=meta.namespace,
+            version=int(version) if version.isdigit() else 0,
+            spec=self._spec(pod),
+            node=pod.spec.nodeName or "",
+            devices=devices_mask((meta.annotations or {}).get(DEVICES_ANNOTATION, "")),
+            has_ended=pod.status.phase in ("Succeeded", "Failed"),
+        )
+
+    def spec(self, raw: Raw | bytes) -> PodSpec:
+        """The class of a pod in a request; raises as :meth:`pod` does."""
+        return self._spec(self._decode(raw))
+
+
+def _full_name(meta: _Meta) -> str:
+    return f"{meta.namespace}/{meta.name}"
 
 
 @dataclass
@@ -133,7 +170,7 @@ class KindSink:
         self.on_keep(keys)
 
 
-def sinks(ledger: Ledger, modes: Modes) -> list[KindSink]:
+def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
     """Every kind that is followed."""
 
     def put_node(raw: Raw) -> str:
@@ -142,7 +179,7 @@ def sinks(ledger: Ledger, modes: Modes) -> list[KindSink]:
         return node.name
 
     def put_pod(raw: Raw) -> str:
-        seen = pod_from_json(raw)
+        seen = reader.pod(raw)
         ledger.see(seen)
         return seen.uid
 
@@ -157,10 +194,52 @@ def sinks(ledger: Ledger, modes: Modes) -> list[KindSink]:
         for name in set(modes.by_namespace) - names:
             modes.label(name, None)
 
+    def keep_claims(keys: set[str]) -> None:
+        known = [f"{namespace}/{name}" for namespace, claims in reader.claims.items() for name in claims]
+        for key in known:
+            if key not in keys:
+                drop_claim(key)
+
+    def put_claim(raw: Raw) -> str:
+        claim = _decode_claim(raw)
+        reader.claims.setdefault(claim.metadata.namespace, {})[claim.metadata.name] = claim.spec.volumeName
+        return _full_name(claim.metadata)
+
+    def drop_claim(key: str) -> None:
+        namespace, _, name = key.partition("/")
+        reader.claims.get(namespace, {}).pop(name, None)
+
+    def put_volume(raw: Raw) -> str:
+        volume = _decode_volume(raw)
+        affinity = volume.spec.nodeAffinity
+        required = affinity.required if affinity is not None else None
+        terms = () if required is None else tuple(objects.node_term(t) for t in required.nodeSelectorTerms or ())
+        reader.volumes[volume.metadata.name] = terms
+        return volume.metadata.name
+
+    def drop_volume(name: str) -> None:
+        reader.volumes.pop(name, None)
+
+    def keep_volumes(names: set[str]) -> None:
+        for name in reader.volumes.keys() - names:
+            drop_volume(name)
+
+    def forget_mode(name: str) -> None:
+        modes.label(name, None)
+
+    core = "/api/v1"
     return [
+        KindSink("namespaces", f"{core}/namespaces", put_namespace, forget_mode, keep_namespaces),
+        KindSink("nodes", f"{core}/nodes", put_node, ledger.lose_node, ledger.keep_nodes),
+        KindSink("volumes", f"{core}/persistentvolumes", put_volume, drop_volume, keep_volumes, is_optional=True),
         KindSink(
-            "namespaces", "/api/v1/namespaces", put_namespace, lambda name: modes.label(name, None), keep_namespaces
+            "claims",
+            f"{core}/persistentvolumeclaims",
+            put_claim,
+            drop_claim,
+            keep_claims,
+            key=_full_name,
+            is_optional=True,
         ),
-        KindSink("nodes", "/api/v1/nodes", put_node, ledger.lose_node, ledger.keep_nodes),
-        KindSink("pods", "/api/v1/pods", put_pod, ledger.lose, ledger.keep_pods, key=lambda meta: meta.uid),
+        KindSink("pods", f"{core}/pods", put_pod, ledger.lose, ledger.keep_pods, key=lambda meta: meta.uid),
     ]

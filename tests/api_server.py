@@ -18,7 +18,7 @@ from aiohttp import web
 from scheduler.kube import KubeClient
 from scheduler.settings import KubeSettings
 
-KINDS = ("pods", "nodes", "namespaces", "leases")
+KINDS = ("pods", "nodes", "namespaces", "leases", "persistentvolumes", "persistentvolumeclaims")
 Fault = Callable[[], Any]
 
 

@@ -338,3 +338,25 @@ async def test_metrics_have_the_promised_names_and_no_node_or_pod_in_them(tmp_pa
         assert name in text
     assert "some-pod" not in text
     assert NAMES[0] not in text
+
+
+async def test_a_volume_that_gets_bound_decides_where_its_pod_may_go(tmp_path: Path) -> None:
+    async with cluster() as api:
+        for i, name in enumerate(NAMES):
+            node = node_object(name)
+            node["metadata"]["labels"] = {"zone": f"z{i}"}
+            api.put("nodes", node)
+        pod = pod_object("p")
+        pod["spec"]["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": "disk"}}]
+        api.put("pods", pod)
+        async with running(api, tmp_path) as scheduler:
+            in_zone = {"key": "zone", "operator": "In", "values": ["z2"]}
+            required = {"nodeSelectorTerms": [{"matchExpressions": [in_zone]}]}
+            api.put("persistentvolumes", {"metadata": {"name": "pv"}, "spec": {"nodeAffinity": {"required": required}}})
+            claim = {"metadata": {"name": "disk", "namespace": "default"}, "spec": {"volumeName": "pv"}}
+            api.put("persistentvolumeclaims", claim)
+            reader = scheduler.app.reader
+            await until(lambda: bool(reader.volumes) and bool(reader.claims))
+            assert (await scheduler.filter(pod, NAMES))["NodeNames"] == [NAMES[2]]
+            api.delete("persistentvolumes", "pv")
+            await until(lambda: not reader.volumes)

@@ -1,0 +1,42 @@
+"""Compiles what decides before anybody waits for it.
+
+The first decision of a strategy may compile its kernels, which takes seconds; kube-scheduler gives us a fraction of
+one. So a replica is not ready until every kind of question was asked once of a scratch ledger, in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from placement.knowledge import DevicePrices, Knowledge, Workload
+from placement.log import EventLog
+from placement.nodes import NodeSpec
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import CPU, DEVICE_MILLI, MEMORY
+from placement.state import ClusterState
+from placement.strategy import Strategy
+
+_SPECS = tuple(
+    PodSpec(request=((CPU, 500), (MEMORY, 2**30)), gpu=gpu)
+    for gpu in (None, GpuRequest(1, 300), GpuRequest(1), GpuRequest(2))
+)
+
+
+def warm_up(strategies: Iterable[Strategy]) -> None:
+    """Ask every strategy every kind of question once."""
+    state = ClusterState(events=EventLog())
+    for i in range(3):
+        state.add_node(NodeSpec(f"node-{i}", ((CPU, 64_000), (MEMORY, 2**38)), num_gpus=4, gpu_model="model"))
+    workload = Workload.of(_SPECS, [1] * len(_SPECS), "warm-up")
+    worth = np.arange(DEVICE_MILLI + 1, dtype=np.int64).reshape(1, -1)
+    state.learn(Knowledge().but(workload=workload, prices=DevicePrices((("model", 4, 64_000),), worth)))
+    some = np.array([True, False, True])
+    for strategy in {s.digest: s for s in strategies}.values():
+        for i, spec in enumerate(_SPECS):
+            for candidates in (some, None):
+                decision = strategy.decide(state.snapshot(), spec, candidates, i)
+                strategy.priorities(state.snapshot(), spec, candidates)
+                if candidates is None:
+                    state.assume(f"{strategy.name}-{i}", spec, decision.node, decision.devices)
