@@ -139,7 +139,13 @@ class Replay:
         self.trace = trace
         self.strategy = strategy
         self.options = options or ReplayOptions()
-        self.state = ClusterState(events=EventLog(), knowledge=self.options.knowledge, backend=self.options.backend)
+        self.state = ClusterState(
+            events=EventLog(),
+            knowledge=self.options.knowledge or Knowledge.neutral(),
+            backend=self.options.backend,
+        )
+        self._learns = bool(self.options.knowledge is None and strategy.needs)
+        self._learn_at = self.options.learn_from
         self.courier = Courier(self.options.delivery, strategy)
         self.rng = np.random.default_rng([self.options.seed, 0x5EED])
         self.node_rng = np.random.default_rng([self.options.seed, 0x5207])
