@@ -67,7 +67,7 @@ def synthesise(recipe: Recipe) -> Trace:
     owner = rng.choice(recipe.owners, num, p=weight)
     gang = np.full(num, -1, np.int64)
     _make_gangs(rng, owner, arrival, gang)
-    lifetime = np.maximum(rng.lognormal(np.log(mean_s[owner]), 1.0), 20).astype(np.int64)
+    lifetime = np.clip(rng.lognormal(np.log(mean_s[owner]), 1.0), 20, DAY_S).astype(np.int64)
     pods = Pods.of(
         name=np.array([f"{classes[o].owner.split('/')[1]}-{i:05d}" for i, o in enumerate(owner)], object),
         spec=owner,

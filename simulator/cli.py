@@ -1,0 +1,212 @@
+"""``ullage simulate``, ``compare`` and ``strategies``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from placement.errors import ConfigError, PlacementError
+from placement.strategies import STRATEGIES, strategy_named, strategy_to_toml
+from placement.strategy import scorer_name
+from simulator.compare import Comparison, Question, compare as run_compare, document
+from simulator.output import API_VERSION, output_option, progress, render
+
+DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
+
+
+def _question_options(command: Any) -> Any:
+    options = (
+        click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds."),
+        click.option("--first-seed", type=int, default=0, show_default=True),
+        click.option("--delivery", "deliveries", multiple=True, default=("decide",), show_default=True),
+        click.option("--fleet", type=click.Choice(["trace", "elastic"]), default="trace", show_default=True),
+        click.option("--prices", type=click.Path(dir_okay=False), default="", help="Price book CSV."),
+        click.option("--spot-share", type=click.FloatRange(0, 1), default=0.0, show_default=True),
+        click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Spot interruptions a node-hour."),
+        click.option("--warmup", "warmup_s", type=click.IntRange(0), default=0, help="Seconds not measured."),
+        click.option("--until", type=click.Choice(["arrivals", "empty"]), default="arrivals", show_default=True),
+        click.option("--fill", is_flag=True, help="Ignore departures, drop what does not fit (the ATC'23 protocol)."),
+        click.option("--bad-rows", type=click.Choice(["stop", "skip"]), default="stop", show_default=True),
+        click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        output_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[str, Any]) -> Question:
+    return Question(
+        traces=traces,
+        strategies=strategies,
+        deliveries=given["deliveries"],
+        seeds=tuple(range(given["first_seed"], given["first_seed"] + given["seeds"])),
+        fleet=given["fleet"],
+        prices=given["prices"],
+        spot_share=given["spot_share"],
+        interruptions=given["interruptions"],
+        warmup_s=given["warmup_s"],
+        until=given["until"],
+        fill=given["fill"],
+        skip_bad_rows=given["bad_rows"] == "skip",
+    )
+
+
+@click.command()
+@click.argument("trace")
+@click.option("-s", "--strategy", required=True, help="Name or TOML file; see `ullage strategies`.")
+@_question_options
+def simulate(trace: str, strategy: str, output: str, report: str | None, quiet: bool, **given: Any) -> None:
+    """Replay TRACE with one strategy.
+
+    TRACE is a .ullage file, `demo`, or READER:PATH[:OPTION] such as openb:DIR:default.
+    """
+    _run(_question((trace,), (strategy,), given), output, report, quiet, jobs=1, cache="")
+
+
+@click.command("compare")
+@click.argument("traces", nargs=-1, required=True)
+@click.option("-s", "--strategy", "strategies", multiple=True, help="Name or TOML file; repeat. Default: four of them.")
+@click.option("-j", "--jobs", type=click.IntRange(0), default=0, help="Processes; 0 = one per core.")
+@click.option(
+    "--cache", default=".cache/ullage", show_default=True, help="Finished cells are kept here; empty = keep none."
+)
+@_question_options
+def compare(
+    traces: tuple[str, ...],
+    strategies: tuple[str, ...],
+    jobs: int,
+    cache: str,
+    output: str,
+    report: str | None,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Replay TRACES with several strategies and report the difference.
+
+    The same command, interrupted and run again, goes on where it stopped.
+    """
+    question = _question(traces, strategies or DEFAULT_STRATEGIES, given)
+    _run(question, output, report, quiet, jobs=jobs, cache=cache)
+
+
+def _run(question: Question, output: str, report: str | None, quiet: bool, *, jobs: int, cache: str) -> None:
+    if report:
+        check_writable(Path(report))
+    command = "ullage " + " ".join(sys.argv[1:])
+    with progress("replaying", quiet=quiet) as advance:
+        result = run_compare(
+            question, jobs=jobs, keep=Path(cache) if cache else None, command=command, progress=advance
+        )
+    if report:
+        write_report(result, Path(report))
+        click.echo(f"report: {report}", err=True)
+    if output == "table":
+        click.echo(result.headline + "\n")
+    click.echo(render(document(result), short_rows(result), output))
+
+
+def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """The table people read on a terminal."""
+    rows = []
+    for line in comparison.summary:
+        primary = comparison.metric
+        rows.append(
+            {
+                "trace": line["trace"],
+                "strategy": line["strategy"],
+                "GPU %": _percent(line["gpu_allocated_share"]),
+                "CPU %": _percent(line["cpu_allocated_share"]),
+                "placed": int(line["placed"] or 0),
+                "p95 wait s": round(line["pending_s_p95"] or 0),
+                "USD/month": round(line["usd_per_month"] or 0),
+                "sd" if primary == "usd_per_month" else "sd %": line["sd"]
+                if primary == "usd_per_month"
+                else _percent(line["sd"]),
+            }
+        )
+    return rows
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
+
+
+def check_writable(path: Path) -> None:
+    """Complain about an output place before the work, not after."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlacementError(f"report {path}: its folder cannot be made ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK):
+        raise PlacementError(f"report {path}: {folder} is read-only; choose another folder")
+
+
+def write_report(comparison: Comparison, path: Path) -> None:
+    """HTML at ``path``, JSON and Markdown beside it: whole, or not at all."""
+    from simulator.report import to_html, to_markdown  # noqa: PLC0415 -- jinja2 is an extra
+
+    texts = {
+        path: to_html(comparison),
+        path.with_suffix(".json"): render(document(comparison), [], "json") + "\n",
+        path.with_suffix(".md"): to_markdown(comparison),
+    }
+    for target, text in texts.items():
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise PlacementError(f"report {target}: cannot be written ({error.strerror}); nothing was kept") from error
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def strategies(context: click.Context) -> None:
+    """List, describe and show strategies."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_strategies, output="table")
+
+
+@strategies.command("list")
+@output_option
+def list_strategies(output: str) -> None:
+    """Every strategy that ships."""
+    rows = [
+        {"name": s.name, "kind": s.kind, "ties": s.ties, "digest": s.digest, "description": s.description}
+        for s in STRATEGIES.values()
+    ]
+    click.echo(render({"apiVersion": API_VERSION, "kind": "StrategyList", "items": rows}, rows, output))
+
+
+@strategies.command("describe")
+@click.argument("name")
+def describe(name: str) -> None:
+    """What a strategy adds up, in words."""
+    strategy = strategy_named(name)
+    click.echo(f"{strategy.name}: {strategy.description}\n")
+    for weighted in strategy.scorers:
+        text = (type(weighted.scorer).__doc__ or "").strip().splitlines()[0]
+        click.echo(f"  {weighted.weight:+d} × {scorer_name(weighted.scorer)}: {text}")
+    soft = "added" if strategy.soft else "not added"
+    click.echo(f"\n  devices: {strategy.devices}; ties: {strategy.ties}; kube-scheduler's soft rules: {soft}")
+    if strategy.needs:
+        click.echo(f"  learns: {', '.join(strategy.needs)}")
+    click.echo(f"  digest: {strategy.digest}")
+
+
+@strategies.command("show")
+@click.argument("name")
+def show(name: str) -> None:
+    """A strategy as TOML, to change and pass back with --strategy FILE.toml."""
+    click.echo(strategy_to_toml(strategy_named(name)), nl=False)
+
+
+__all__ = ["ConfigError", "compare", "simulate", "strategies"]

@@ -1,0 +1,335 @@
+"""Several strategies on several traces: cells in parallel processes, each kept as soon as it is finished.
+
+A cell is one (trace, strategy, delivery, seed). Its result is a small JSON, stored under a key that names everything it
+depends on (digests of trace and strategy, options, version), so the same command takes up where it was interrupted and
+never mixes results of different inputs. Numbers depend on none of that: not on ``jobs``, not on the order of finishing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from placement.errors import PlacementError
+from placement.strategies import strategy_named
+from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
+from simulator.delivery import delivery_named
+from simulator.fleet import Elastic
+from simulator.measures import measure
+from simulator.replay import Interruptions, Replay, ReplayOptions
+from simulator.sources import open_trace
+from simulator.trace import Trace
+
+Row = dict[str, Any]
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to compare; everything that numbers depend on."""
+
+    traces: tuple[str, ...]
+    strategies: tuple[str, ...]
+    deliveries: tuple[str, ...] = ("decide",)
+    seeds: tuple[int, ...] = (0,)
+    fleet: str = "trace"
+    """``trace`` = the trace's own nodes, ``elastic`` = buy from the price book."""
+    prices: str = ""
+    """Price book CSV; empty = the default catalogue."""
+    spot_share: float = 0.0
+    interruptions: float = 0.0
+    """Spot nodes taken back per node-hour."""
+    warmup_s: int = 0
+    until: str = "arrivals"
+    """``arrivals`` = measure to the last arrival, ``empty`` = until everything has ended."""
+    fill: bool = False
+    """Nobody leaves and nobody waits: admit until full."""
+    skip_bad_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One replay."""
+
+    question: Question
+    trace: str
+    strategy: str
+    delivery: str
+    seed: int
+
+
+@lru_cache(maxsize=2)
+def _trace(text: str, skip: bool) -> Trace:
+    return open_trace(text, skip_bad_rows=skip)
+
+
+def book_of(question: Question) -> PriceBook:
+    """The price book: a file, the default catalogue for elastic fleets, plain rates else."""
+    if question.prices:
+        return read_price_book(Path(question.prices))
+    return DEFAULT_BOOK if question.fleet == "elastic" else PriceBook({}, Rates())
+
+
+def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
+    """How a cell is replayed."""
+    book = book_of(question)
+    elastic = Elastic(tuple(book.shapes.values()), spot_share=question.spot_share) if question.fleet == "elastic" else None
+    last = int(trace.pods.arrival_s[-1]) if len(trace.pods) else 0
+    return ReplayOptions(
+        seed=cell.seed,
+        delivery=delivery_named(cell.delivery),
+        retries=not question.fill,
+        departures=not question.fill,
+        elastic=elastic,
+        warmup_s=question.warmup_s,
+        end_s=last if question.until == "arrivals" else -1,
+        spot=Interruptions(per_node_hour=question.interruptions, return_s=600),
+        log=False,
+    )
+
+
+def run_cell(cell: Cell) -> Row:
+    """Replay one cell and measure it."""
+    question = cell.question
+    trace = _trace(cell.trace, question.skip_bad_rows)
+    if question.fleet == "elastic":
+        trace = trace.but(nodes=())
+    outcome = Replay(trace, strategy_named(cell.strategy), options_of(question, cell, trace)).run()
+    result = measure(outcome, trace, book_of(question))
+    return {**result, "trace_digest": trace.digest, "trace_notes": list(trace.manifest.notes)}
+
+
+def cells_of(question: Question) -> list[Cell]:
+    """Every cell, in a fixed order. Traces are looked at and strategies resolved first, so mistakes show at once."""
+    for strategy in question.strategies:
+        strategy_named(strategy)
+    for delivery in question.deliveries:
+        delivery_named(delivery)
+    book_of(question)
+    return [
+        Cell(question, trace, strategy, delivery, seed)
+        for trace in question.traces
+        for strategy in question.strategies
+        for delivery in question.deliveries
+        for seed in question.seeds
+    ]
+
+
+def _key(cell: Cell) -> str:
+    question = replace(cell.question, traces=(), strategies=(), deliveries=(), seeds=())
+    trace = _trace(cell.trace, cell.question.skip_bad_rows)
+    prices = Path(cell.question.prices).read_bytes() if cell.question.prices else b""
+    parts = (FORMAT, metadata.version("ullage"), trace.digest, strategy_named(cell.strategy).digest, cell.delivery)
+    return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
+
+
+def _run_and_keep(cell: Cell, keep: str) -> Row:
+    path = Path(keep) / f"{_key(cell)}.json" if keep else None
+    if path is not None and path.is_file():
+        try:
+            return dict(json.loads(path.read_text()))
+        except ValueError:
+            path.unlink()  # cut short by a crash: compute it again
+    row = run_cell(cell)
+    if path is not None:
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(row))
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise PlacementError(f"cache {keep}: cannot be written ({error.strerror}); choose another --cache") from error
+    return row
+
+
+def run_cells(cells: Sequence[Cell], *, jobs: int, keep: Path | None) -> Iterator[tuple[int, Row]]:
+    """(index, result) as cells finish."""
+    folder = ""
+    if keep is not None:
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PlacementError(f"cache {keep}: cannot be made ({error.strerror}); choose another --cache") from error
+        folder = str(keep)
+    if jobs == 1 or len(cells) == 1:
+        for i, cell in enumerate(cells):
+            yield i, _run_and_keep(cell, folder)
+        return
+    # Fresh processes: threads of polars and OR-Tools do not survive a fork.
+    with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_run_and_keep, cell, folder): i for i, cell in enumerate(cells)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer: every cell, and what they say together."""
+
+    question: Question
+    rows: list[Row]
+    command: str = ""
+    metric: str = ""
+    headline: str = ""
+    summary: list[Row] = field(default_factory=list)
+
+
+def compare(
+    question: Question,
+    *,
+    jobs: int = 0,
+    keep: Path | None = None,
+    command: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Run every cell and sum up."""
+    cells = cells_of(question)
+    rows: list[Row | None] = [None] * len(cells)
+    for done, (i, row) in enumerate(run_cells(cells, jobs=jobs or os.cpu_count() or 1, keep=keep), start=1):
+        rows[i] = row
+        if progress is not None:
+            progress(done, len(cells))
+    complete = [row for row in rows if row is not None]
+    metric = primary_metric(question, complete)
+    return Comparison(
+        question, complete, command, metric, headline(question, complete, metric), summarise(question, complete)
+    )
+
+
+LOWER_IS_BETTER = {"usd_per_month", "pending_s_p95", "node_hours", "usd"}
+SHOWN = (
+    "gpu_allocated_share",
+    "cpu_allocated_share",
+    "memory_allocated_share",
+    "gpu_hours",
+    "fragmented_gpu_share_end",
+    "stranded_gpu_share_end",
+    "empty_nodes_mean",
+    "pending_s_p50",
+    "pending_s_p95",
+    "pending_s_p99",
+    "placed",
+    "preemptions",
+    "evictions",
+    "node_hours",
+    "usd_per_month",
+)
+
+
+def primary_metric(question: Question, rows: Sequence[Row]) -> str:
+    """What decides: USD on an elastic fleet, else the share of GPUs (or cores) allocated."""
+    if question.fleet == "elastic":
+        return "usd_per_month"
+    if any(row["metrics"]["gpu_allocated_share"] for row in rows):
+        return "gpu_allocated_share_end" if question.fill else "gpu_allocated_share"
+    return "cpu_allocated_share_end" if question.fill else "cpu_allocated_share"
+
+
+def label(question: Question, row: Row) -> str:
+    """A cell's strategy, with its delivery where several are compared."""
+    return f"{row['strategy']} ({row['delivery']})" if len(question.deliveries) > 1 else str(row["strategy"])
+
+
+def values_of(question: Question, rows: Sequence[Row], trace: str, name: str, metric: str) -> list[float]:
+    """A metric over seeds, in order of seeds; cells without the metric are left out."""
+    found = [r for r in rows if r["trace"] == trace and label(question, r) == name]
+    found.sort(key=lambda r: r["seed"])
+    return [float(r["metrics"][metric]) for r in found if r["metrics"][metric] is not None]
+
+
+def labels(question: Question, rows: Sequence[Row]) -> list[str]:
+    """Compared things, in the order asked."""
+    return list(dict.fromkeys(label(question, row) for row in rows))
+
+
+def summarise(question: Question, rows: Sequence[Row]) -> list[Row]:
+    """One row per trace and strategy: mean of each shown metric over seeds, and the spread of the primary one."""
+    metric = primary_metric(question, rows)
+    shown = dict.fromkeys((metric, *SHOWN))
+    table: list[Row] = []
+    for trace in dict.fromkeys(row["trace"] for row in rows):
+        for name in labels(question, rows):
+            line: Row = {"trace": trace, "strategy": name}
+            for key in shown:
+                values = values_of(question, rows, trace, name, key)
+                line[key] = round(float(np.mean(values)), 6) if values else None
+            main = values_of(question, rows, trace, name, metric)
+            line["sd"] = round(float(np.std(main, ddof=1)), 6) if len(main) > 1 else 0.0
+            line["min"], line["max"] = (round(min(main), 6), round(max(main), 6)) if main else (None, None)
+            table.append(line)
+    return table
+
+
+def headline(question: Question, rows: Sequence[Row], metric: str) -> str:
+    """The result in one sentence: who wins, by how much, worth what, how often."""
+    names = labels(question, rows)
+    traces = list(dict.fromkeys(row["trace"] for row in rows))
+    if len(names) < 2:
+        return f"{names[0]} on {', '.join(traces)}."
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    parts = []
+    for trace in traces:
+        means = {n: float(np.mean(values_of(question, rows, trace, n, metric))) for n in names}
+        best, second = sorted(names, key=lambda n: -sign * means[n])[:2]
+        pairs = list(
+            zip(
+                values_of(question, rows, trace, best, metric),
+                values_of(question, rows, trace, second, metric),
+                strict=True,
+            )
+        )
+        wins = sum(sign * a > sign * b for a, b in pairs)
+        gain = abs(means[best] - means[second])
+        often = f"on {wins} of {len(pairs)} seeds"
+        if metric == "usd_per_month":
+            parts.append(f"On {trace}, {best} costs {gain:,.0f} USD a month less than {second}, {often}.")
+            continue
+        what = "GPU" if metric.startswith("gpu") else "CPU"
+        worth = _worth(rows, trace, metric, gain)
+        parts.append(f"On {trace}, {best} keeps {100 * gain:.2f} points more {what} busy than {second}{worth}, {often}.")
+    return " ".join(parts)
+
+
+def _worth(rows: Sequence[Row], trace: str, metric: str, gain: float) -> str:
+    """What a share of the fleet costs a month."""
+    found = next(r["metrics"] for r in rows if r["trace"] == trace)
+    hours, share = found["hours"], found["gpu_allocated_share" if metric.startswith("gpu") else "cpu_allocated_share"]
+    if not hours or not share:
+        return ""
+    if metric.startswith("gpu"):
+        fleet = found["gpu_hours"] / share / hours * Rates().gpu
+    else:
+        fleet = found["core_hours"] / share / hours * Rates().cpu
+    return f", worth {gain * fleet * HOURS_A_MONTH:,.0f} USD a month"
+
+
+def document(comparison: Comparison) -> Row:
+    """The whole comparison as JSON; everything that may differ between equal runs is in ``timing`` and ``command``."""
+    cells = [{k: v for k, v in row.items() if k != "timing"} for row in comparison.rows]
+    return {
+        "apiVersion": "ullage.dev/v1",
+        "kind": "Comparison",
+        "headline": comparison.headline,
+        "metric": comparison.metric,
+        "summary": comparison.summary,
+        "question": {k: v for k, v in vars(comparison.question).items()},
+        "versions": {name: metadata.version(name) for name in ("ullage", "numpy")},
+        "cells": cells,
+        "command": comparison.command,
+        "timing": [row["timing"] for row in comparison.rows],
+    }
