@@ -543,12 +543,17 @@ class RuleIndex:
 
     def reasons(self, spec: PodSpec) -> list[str]:
         """Per row, the first rule that rejects it, in kube-scheduler's words; empty where none does."""
-        rows = slice(0, self.num_rows)
         texts = [""] * self.num_rows
-        rules = [(text, rule(rows)) for text, rule in self._static_rules(spec)]
-        if self.is_relational(spec):
-            rules += [(text, rule(spec)) for text, rule in self._relational_rules(spec)]
-        for text, mask in reversed(rules):
+        for text, mask in reversed(self.permissions(spec)):
             for row in np.flatnonzero(~mask).tolist():
                 texts[row] = text
         return texts
+
+    def permissions(self, spec: PodSpec) -> list[tuple[str, BoolArray]]:
+        """Each rule that concerns this class, in kube-scheduler's order: its words when broken, and ``(N,)`` bool
+        where it holds."""
+        rows = slice(0, self.num_rows)
+        rules = [(text, rule(rows)) for text, rule in self._static_rules(spec)]
+        if self.is_relational(spec):
+            rules += [(text, rule(spec)) for text, rule in self._relational_rules(spec)]
+        return rules

@@ -1,0 +1,352 @@
+"""Decision records: what was asked, what was chosen and why, and what became of it. Kept in SQLite, for `explain`.
+
+Kubernetes itself forgets all of this, and annotations are the wrong place for it (they travel with every watch
+event). This is the file and its reading; :mod:`scheduler.recorder` takes records. Retention is by age and by size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.resources import CPU, MEMORY, BoolArray
+from placement.state import ClusterState, device_indices
+from scheduler.settings import RecordSettings
+
+if TYPE_CHECKING:
+    from scheduler.ledger import Seen
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+IDLE = ""
+"""Key of the mask of nodes that held nothing but daemons."""
+PRUNE_SHARE = 0.1
+"""Of the records that go at once when the file is too large."""
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
+INSERT OR IGNORE INTO meta VALUES ('format', '{FORMAT}');
+CREATE TABLE IF NOT EXISTS fleets (digest TEXT PRIMARY KEY, nodes BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS records (
+  id TEXT PRIMARY KEY, asked_s REAL NOT NULL, uid TEXT NOT NULL, name TEXT NOT NULL, namespace TEXT NOT NULL,
+  verb TEXT, mode TEXT, outcome TEXT, node TEXT, devices INTEGER, score INTEGER, runner_up TEXT,
+  num_candidates INTEGER, duration_s REAL, draw INTEGER, version INTEGER,
+  strategy TEXT, strategy_digest TEXT, knowledge TEXT,
+  request TEXT, prediction TEXT, prediction_source TEXT, top TEXT, reasons TEXT,
+  fleet TEXT, masks BLOB, is_exact INTEGER,
+  final_node TEXT, final_devices INTEGER, final_s REAL
+);
+CREATE INDEX IF NOT EXISTS by_pod ON records (namespace, name, asked_s);
+CREATE INDEX IF NOT EXISTS by_uid ON records (uid);
+CREATE INDEX IF NOT EXISTS by_time ON records (asked_s);
+"""
+
+_FINAL = "UPDATE records SET final_node = ?, final_devices = ?, final_s = ? WHERE uid = ? AND final_node IS NULL"
+_OLDEST = "DELETE FROM records WHERE id IN (SELECT id FROM records ORDER BY asked_s LIMIT ?)"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The nodes of one moment by row; empty names are rows of removed nodes."""
+
+    names: tuple[str, ...]
+    cpu: tuple[int, ...]
+    """Millicores allocatable."""
+    memory: tuple[int, ...]
+    """Bytes allocatable."""
+    gpus: tuple[int, ...]
+
+    @classmethod
+    def of(cls, state: ClusterState) -> Fleet:
+        """Of a ledger, now."""
+        nodes = state.nodes
+        return cls(
+            tuple("" if n is None else n.name for n in nodes),
+            tuple(0 if n is None else n.amounts.get(CPU, 0) for n in nodes),
+            tuple(0 if n is None else n.amounts.get(MEMORY, 0) for n in nodes),
+            tuple(0 if n is None else n.num_gpus for n in nodes),
+        )
+
+    def packed(self) -> tuple[str, bytes]:
+        """Digest, and compressed bytes."""
+        text = json.dumps([self.names, self.cpu, self.memory, self.gpus], separators=(",", ":")).encode()
+        return hashlib.sha256(text).hexdigest()[:16], zlib.compress(text, 1)
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Fleet:
+        """From :meth:`packed`."""
+        return cls(*(tuple(column) for column in json.loads(zlib.decompress(data))))
+
+
+@dataclass
+class Record:
+    """One decision, complete; field names are the table's columns."""
+
+    id: str
+    asked_s: float
+    """Unix time."""
+    uid: str
+    name: str
+    namespace: str
+    verb: str
+    mode: str
+    outcome: str
+    """``placed`` or ``rejected``."""
+    node: str
+    devices: int
+    """Bit mask."""
+    score: int
+    runner_up: str
+    num_candidates: int
+    duration_s: float
+    draw: int
+    version: int
+    strategy: str
+    strategy_digest: str
+    knowledge: str
+    request: dict[str, Any]
+    prediction: dict[str, Any]
+    """Expected use by resource, in the resource's unit."""
+    prediction_source: str
+    """The rung that made it; ``request`` = nothing learned, what was asked for."""
+    top: list[dict[str, Any]]
+    """Best candidates, best first: node, score, parts by scorer."""
+    reasons: dict[str, int]
+    """Nodes turned away, by reason."""
+    fleet: str = ""
+    masks: dict[str, BoolArray] = field(default_factory=dict, repr=False)
+    """``(N,)`` bool over the fleet's rows: reason → nodes; :data:`IDLE` → idle nodes."""
+    is_exact: bool = True
+    """Whether reasons and other candidates were read before the ledger changed again."""
+    final_node: str | None = None
+    """Where the pod was bound at last; None = not seen yet."""
+    final_devices: int | None = None
+    final_s: float | None = None
+
+    def row(self) -> tuple[Any, ...]:
+        """Values in the order of the columns."""
+        values = {c: getattr(self, c) for c in _COLUMNS}
+        for key in ("request", "prediction", "top"):
+            values[key] = json.dumps(values[key], separators=(",", ":"))
+        values["reasons"] = json.dumps(self.reasons, separators=(",", ":"))
+        bits = {reason: np.packbits(mask).tobytes().hex() for reason, mask in self.masks.items()}
+        values["masks"] = zlib.compress(json.dumps(bits).encode(), 1)
+        values["is_exact"] = int(self.is_exact)
+        return tuple(values.values())
+
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> Record:
+        """From a row of the table."""
+        values = dict(zip(_COLUMNS, row, strict=True))
+        for key in ("request", "prediction", "top", "reasons"):
+            values[key] = json.loads(values[key])
+        bits = json.loads(zlib.decompress(values["masks"]))
+        values["masks"] = {
+            reason: np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)).astype(np.bool_)
+            for reason, text in bits.items()
+        }
+        values["is_exact"] = bool(values["is_exact"])
+        return cls(**values)
+
+    @property
+    def device_indices(self) -> list[int]:
+        """Devices by index."""
+        return list(device_indices(self.devices))
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the pod ended up where we said; None while nobody knows or we had no place."""
+        return None if self.final_node is None or not self.node else self.final_node == self.node
+
+    def why_not(self, fleet: Fleet, node: str) -> str:
+        """The reason a node was turned away, empty if it was not; as far as the record knows."""
+        row = fleet.names.index(node)
+        return next((r for r, mask in self.masks.items() if r != IDLE and row < len(mask) and mask[row]), "")
+
+    def was_idle(self, fleet: Fleet, node: str) -> bool | None:
+        """Whether a node held nothing but daemons then; None if the record does not know."""
+        mask = self.masks.get(IDLE)
+        if mask is None or node not in fleet.names:
+            return None
+        row = fleet.names.index(node)
+        return bool(mask[row]) if row < len(mask) else None
+
+
+_COLUMNS = tuple(f.name for f in fields(Record))
+_INSERT = f"INSERT OR REPLACE INTO records ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+
+
+class RecordStore:
+    """Writes the file. One thread uses it; every failure is a return value, because a full disk must stop nothing."""
+
+    def __init__(self, path: Path, settings: RecordSettings | None = None) -> None:
+        self.path = path
+        self.settings = settings or RecordSettings()
+        self._database: sqlite3.Connection | None = None
+        self._has_failed = False
+
+    def open(self) -> bool:
+        """Open or create; False (and one warning) if that is not possible now."""
+        if self._database is not None:
+            return True
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
+            database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            database.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            self._failed(error)
+            return False
+        self._database, self._has_failed = database, False
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        if not self._has_failed:
+            log.warning("records cannot be written", extra={"path": str(self.path), "error": str(error)})
+        self._has_failed = True
+
+    def write(self, batch: Sequence[Record | Fleet | Seen]) -> bool:
+        """Write one batch in one transaction; False if it is lost."""
+        if not self.open():
+            return False
+        assert self._database is not None
+        try:
+            with self._database as database:
+                for item in batch:
+                    if isinstance(item, Record):
+                        database.execute(_INSERT, item.row())
+                    elif isinstance(item, Fleet):
+                        database.execute("INSERT OR IGNORE INTO fleets VALUES (?, ?)", item.packed())
+                    else:
+                        database.execute(_FINAL, (item.node, item.devices, time.time(), item.uid))
+        except sqlite3.Error as error:
+            self._failed(error)
+            return False
+        return True
+
+    def prune(self, now_s: float) -> int:
+        """Delete what is too old, and the oldest while the file is too large; how many went."""
+        if self._database is None:
+            return 0
+        oldest_s = now_s - self.settings.max_age_days * 86_400
+        try:
+            with self._database as database:
+                gone = database.execute("DELETE FROM records WHERE asked_s < ?", (oldest_s,)).rowcount
+                while self._bytes() > self.settings.max_bytes:
+                    count = database.execute("SELECT count(*) FROM records").fetchone()[0]
+                    if not count:
+                        break
+                    number = max(1, int(count * PRUNE_SHARE))
+                    gone += database.execute(_OLDEST, (number,)).rowcount
+                database.execute("DELETE FROM fleets WHERE digest NOT IN (SELECT DISTINCT fleet FROM records)")
+            self._database.execute("PRAGMA incremental_vacuum").fetchall()
+        except sqlite3.Error as error:
+            self._failed(error)
+            return 0
+        return int(gone)
+
+    def _bytes(self) -> int:
+        """Bytes in use: pages that are not free."""
+        assert self._database is not None
+        pages, free, size = (
+            self._database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which records; empty fields do not matter."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    id: str = ""
+    node: str = ""
+    mode: str = ""
+    outcome: str = ""
+    agrees: bool | None = None
+    since_s: float = 0.0
+    until_s: float = float("inf")
+    limit: int = -1
+    newest_first: bool = True
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """WHERE, ORDER and LIMIT, with their values."""
+        wheres, values = ["asked_s >= ?", "asked_s <= ?"], [self.since_s, self.until_s]
+        terms: list[Any] = values
+        for column in ("name", "namespace", "uid", "id", "node", "mode", "outcome"):
+            if getattr(self, column):
+                wheres.append(f"{column} = ?")
+                terms.append(getattr(self, column))
+        if self.agrees is not None:
+            wheres.append(f"final_node IS NOT NULL AND node != '' AND final_node {'=' if self.agrees else '!='} node")
+        order = "DESC" if self.newest_first else "ASC"
+        terms.append(self.limit)
+        return f"WHERE {' AND '.join(wheres)} ORDER BY asked_s {order}, rowid {order} LIMIT ?", terms
+
+
+class RecordReader:
+    """Reads a file of records, also one that is being written."""
+
+    def __init__(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise ConfigError(f"records {path}: no such file; `ullage serve --records FILE` writes one")
+        try:
+            self._database = sqlite3.connect(f"file:{Path(path).absolute()}?mode=ro", uri=True, timeout=5)
+            row = self._database.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+        except sqlite3.Error as error:
+            raise ConfigError(f"records {path}: is no file of decision records ({error})") from error
+        if row is None or int(row[0]) != FORMAT:
+            found = row[0] if row else "unknown"
+            raise ConfigError(f"records {path}: format {found}, this release reads {FORMAT}; use the one that wrote it")
+        self.path = path
+        self._fleets: dict[str, Fleet] = {}
+
+    def __enter__(self) -> RecordReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def find(self, query: Query) -> Iterator[Record]:
+        """Matching records, one by one."""
+        where, values = query.sql()
+        try:
+            for row in self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM records {where}", values):
+                yield Record.of_row(row)
+        except (sqlite3.Error, zlib.error, ValueError, TypeError) as error:
+            raise ConfigError(f"records {self.path}: damaged ({error}); keep the file and begin a new one") from error
+
+    def fleet(self, digest: str) -> Fleet | None:
+        """The nodes that a record's masks are about, None if the record kept none."""
+        if digest and digest not in self._fleets:
+            row = self._database.execute("SELECT nodes FROM fleets WHERE digest = ?", (digest,)).fetchone()
+            if row is None:
+                return None
+            self._fleets[digest] = Fleet.unpacked(row[0])
+        return self._fleets.get(digest)
+
+    def count(self) -> int:
+        """How many records there are."""
+        return int(self._database.execute("SELECT count(*) FROM records").fetchone()[0])
