@@ -1,0 +1,209 @@
+"""Faults under a real kube-scheduler: every pod is bound in the end, nothing is ever promised twice.
+
+Overcommitment is judged from the API alone, at every single binding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import urllib.request
+from collections import Counter
+
+from placement.nodes import NodeSpec
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import CPU, MEMORY, PODS
+from tests.e2e.control_plane import ControlPlane, Ullage, free_port
+from tests.e2e.drive import Cluster, cluster_of
+
+GIB = 2**30
+SHARED = PodSpec(request=((CPU, 100), (MEMORY, GIB)), gpu=GpuRequest(1, 300))
+PLAIN = PodSpec(request=((CPU, 250), (MEMORY, GIB)))
+
+
+def fleet(count: int, *, gpus: int = 4, cpu: int = 16_000) -> list[NodeSpec]:
+    """Equal nodes."""
+    offer = ((CPU, cpu), (MEMORY, 64 * GIB), (PODS, 110))
+    return [NodeSpec(f"node-{i:04d}", offer, num_gpus=gpus) for i in range(count)]
+
+
+async def burst(cluster: Cluster, count: int, *, name: str = "p") -> None:
+    """Pending pods, every third of them a GPU share, as fast as the API takes them."""
+    for i in range(count):
+        await cluster.create(f"{name}{i:04d}", SHARED if i % 3 == 0 else PLAIN)
+
+
+async def settled(cluster: Cluster, ullage: Ullage, count: int) -> None:
+    """All bound, nothing ever overcommitted, ledger equal to the API."""
+    await cluster.until(lambda: len(cluster.pods) >= count and cluster.all_bound(), 120, "all pods bound")
+    assert cluster.wrongs == []
+    shared = [p for p in cluster.pods.values() if "ullage.dev/gpu-milli" in json.dumps(p["spec"])]
+    assert all("ullage.dev/devices" in (p["metadata"].get("annotations") or {}) for p in shared)
+    await cluster.ledger_agrees(ullage)
+
+
+async def test_the_extender_is_killed_and_restarted_in_a_burst(plane: ControlPlane) -> None:
+    ullage = Ullage(plane)
+    ullage.start()
+    plane.start_scheduler(ullage.stanzas())
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(60))
+        work = asyncio.create_task(burst(cluster, 600))
+        for at in (60, 250):
+            await cluster.until(lambda at=at: sum(1 for n in cluster.pods if cluster.node_of(n)) > at, 60, "progress")
+            await asyncio.to_thread(ullage.end, signal.SIGKILL)
+            await asyncio.sleep(1)
+            await asyncio.to_thread(ullage.start)
+        await work
+        await settled(cluster, ullage, 600)
+
+
+async def test_the_api_server_is_killed_and_restarted(plane: ControlPlane) -> None:
+    ullage = Ullage(plane)
+    ullage.start()
+    plane.start_scheduler(ullage.stanzas())
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(20))
+        await burst(cluster, 100, name="before")
+        await settled(cluster, ullage, 100)
+        for i in range(0, 100, 4):
+            await cluster.delete(f"before{i:04d}")
+        await asyncio.to_thread(plane.end, "kube-apiserver", signal.SIGKILL)
+        await asyncio.to_thread(plane.start_api)
+        await burst(cluster, 100, name="after")
+        await settled(cluster, ullage, 175)
+
+
+async def test_history_compacted_while_the_extender_was_frozen_is_read_again(plane: ControlPlane) -> None:
+    ullage = Ullage(plane)
+    ullage.start()
+    plane.start_scheduler(ullage.stanzas())
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(10))
+        await burst(cluster, 60)
+        await settled(cluster, ullage, 60)
+        plane.processes["ullage"].send_signal(signal.SIGSTOP)
+        for i in range(0, 60, 2):
+            await cluster.delete(f"p{i:04d}")
+        await cluster.call("DELETE", "/api/v1/nodes/node-0009")
+        await asyncio.to_thread(plane.end, "kube-apiserver", signal.SIGKILL)
+        compact(plane)
+        await asyncio.to_thread(plane.start_api)
+        plane.processes["ullage"].send_signal(signal.SIGCONT)
+        await asyncio.sleep(2)
+        await cluster.ledger_agrees(ullage)
+        metrics = await asyncio.to_thread(ullage.get, "/metrics")
+        assert 'ullage_cache_relists_total{reason="too old",resource="pods"}' in metrics
+
+
+def compact(plane: ControlPlane) -> None:
+    """Make etcd forget everything but the present."""
+    base = f"http://127.0.0.1:{plane.etcd_port}/v3/kv"
+
+    def post(path: str, body: dict[str, object]) -> dict[str, dict[str, str]]:
+        request = urllib.request.Request(f"{base}/{path}", method="POST", data=json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: dict[str, dict[str, str]] = json.loads(answer.read())
+            return found
+
+    revision = post("range", {"key": "AA=="})["header"]["revision"]
+    post("compaction", {"revision": revision, "physical": True})
+
+
+async def test_500_identical_pods_at_once_do_not_herd(plane: ControlPlane) -> None:
+    ullage = Ullage(plane, mode="score", strategy="worst-fit")
+    ullage.start()
+    plane.start_scheduler(ullage.stanzas())
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(50))
+        await cluster.many(("POST", "/api/v1/namespaces/default/pods", body) for body in identical(500))
+        await settled(cluster, ullage, 500)
+        load = Counter(cluster.node_of(name) for name in cluster.pods)
+        assert len(load) == 50
+        assert max(load.values()) <= 20
+
+
+def identical(count: int) -> list[dict[str, object]]:
+    """Equal pods."""
+    from tests.e2e.drive import pod_json
+
+    return [pod_json(f"p{i:04d}", PLAIN) for i in range(count)]
+
+
+async def test_nodes_and_pending_pods_vanish_in_a_burst(plane: ControlPlane) -> None:
+    ullage = Ullage(plane)
+    ullage.start()
+    plane.start_scheduler(ullage.stanzas())
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(30))
+        work = asyncio.create_task(burst(cluster, 300))
+        for i in range(10):
+            await asyncio.sleep(0.1)
+            await cluster.call("DELETE", f"/api/v1/nodes/node-{i:04d}")
+            await cluster.delete(f"p{i * 3:04d}")
+        await work
+        gone = {f"node-{i:04d}" for i in range(10)}
+        for name in [n for n in cluster.pods if cluster.node_of(n) in gone]:
+            await cluster.delete(name)
+        await cluster.until(cluster.all_bound, 120, "all that is left is bound")
+        for name in [n for n in cluster.pods if cluster.node_of(n) in gone]:
+            await cluster.delete(name)
+        await cluster.ledger_agrees(ullage)
+        assert [w for w in cluster.wrongs if w.split(":")[0] not in gone] == []
+
+
+class Switchboard:
+    """A Service of one port: sends each connection to a replica that says it is ready."""
+
+    def __init__(self, replicas: list[Ullage]) -> None:
+        self.replicas = replicas
+        self.port = free_port()
+
+    async def start(self) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for replica in self.replicas:
+            try:
+                ready = await asyncio.to_thread(replica.get, "/readyz")
+                to, back = await asyncio.open_connection("127.0.0.1", replica.port)
+            except OSError:
+                continue
+            if ready == "ok":
+                await asyncio.gather(_pipe(reader, back), _pipe(to, writer))
+                return
+            back.close()
+        writer.close()
+
+
+async def _pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()
+    except OSError:
+        pass  # either side hung up: the other is closed below
+    target.close()
+
+
+async def test_the_lead_changes_under_load_and_no_device_is_given_twice(plane: ControlPlane) -> None:
+    lease = {"enabled": True, "duration_s": 4, "renew_s": 0.5}
+    replicas = [Ullage(plane, f"replica-{i}", lease={**lease, "identity": f"replica-{i}"}) for i in range(2)]
+    replicas[0].start()
+    replicas[1].start(wait=False)
+    board = Switchboard(replicas)
+    server = await board.start()
+    stanzas = replicas[0].stanzas()
+    for stanza in stanzas:
+        stanza["urlPrefix"] = stanza["urlPrefix"].replace(str(replicas[0].port), str(board.port))
+    plane.start_scheduler(stanzas)
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(30))
+        work = asyncio.create_task(burst(cluster, 300))
+        await cluster.until(lambda: sum(1 for n in cluster.pods if cluster.node_of(n)) > 80, 60, "progress")
+        await asyncio.to_thread(replicas[0].end, signal.SIGKILL)
+        await work
+        await settled(cluster, replicas[1], 300)
+        assert await asyncio.to_thread(replicas[1].get, "/readyz") == "ok"
+    server.close()
