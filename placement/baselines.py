@@ -193,6 +193,8 @@ class Baseline:
     name: str
     predict: Predictor
     needs_days: float = 1.0
+    reads_target: bool = False
+    """False when the forecast is the same for every horizon and statistic."""
 
 
 def _entries() -> Iterable[Baseline]:
@@ -210,12 +212,12 @@ def _entries() -> Iterable[Baseline]:
     yield Baseline("vpa-p90", partial(vpa, percent=90.0))
     yield Baseline("vpa-p95", partial(vpa, percent=95.0))
     yield Baseline("koordinator", koordinator)
-    yield Baseline("seasonal-d1", partial(seasonal, days=1), 2)
-    yield Baseline("dsp-max", partial(seasonal, days=7), 7)
-    yield Baseline("max28w", partial(worst_window, days=28), 28)
+    yield Baseline("seasonal-d1", partial(seasonal, days=1), 2, True)
+    yield Baseline("dsp-max", partial(seasonal, days=7), 7, True)
+    yield Baseline("max28w", partial(worst_window, days=28), 28, True)
     yield Baseline("autopilot-mw", autopilot)
     yield Baseline("replay-p99-7d", partial(percentile, percent=99, hours=168), 7)
-    yield Baseline("coach-6x4h", coach, 7)
+    yield Baseline("coach-6x4h", coach, 7, True)
 
 
 BASELINES: dict[str, Baseline] = {entry.name: entry for entry in _entries()}

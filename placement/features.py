@@ -8,9 +8,10 @@ workload comparable; :class:`FeatureSchema` names and orders them, and its hash 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -59,7 +60,8 @@ class Context:
 
     ``other`` is the same workloads' past in the other resource (None when it is not measured); ``cores`` and
     ``memory_gib`` are (N,) requests; ``cluster`` is the cluster's mean share by hour, ``(B,)`` on the blocks of
-    the past, and ``bursting`` the share of workloads above half of their weekly maximum.
+    the past, and ``bursting`` the share of workloads above half of their weekly maximum. What is not known
+    becomes NaN, so the schema is the same everywhere.
     """
 
     cores: FloatArray
@@ -89,28 +91,41 @@ def cluster_context(past: Past) -> tuple[SingleArray, SingleArray]:
 
 def featurize(past: Past, target: Target, context: Context) -> FeatureTable:
     """(N, O, F) features of every workload at every origin, from samples before the origin only."""
-    names, tables = [], []
-    for name, table in _all_tables(past, target, context):
+    return side_by_side(common_features(past, context), target_features(past, target))
+
+
+def common_features(past: Past, context: Context) -> FeatureTable:
+    """Features that do not depend on the target: levels, spread, percentiles, bursts, clock, neighbours."""
+    return _table(
+        past, chain(*(part(past) for part in (_recent, _rolling, _distribution, _bursts, _days)), _near(past, context))
+    )
+
+
+def target_features(past: Past, target: Target) -> FeatureTable:
+    """Features of the target's own window: the same window on earlier days, its recent values and quantiles."""
+    return _table(past, _windows(past, target))
+
+
+def side_by_side(left: FeatureTable, right: FeatureTable) -> FeatureTable:
+    """One table of both tables' features."""
+    schema = FeatureSchema((*left.schema.names, *right.schema.names))
+    return FeatureTable(schema, np.concatenate([left.values, right.values], axis=2))
+
+
+def _table(past: Past, tables: Iterable[Table]) -> FeatureTable:
+    names, columns = [], []
+    for name, table in tables:
         names.append(name)
-        tables.append(np.broadcast_to(table, (len(past.share), len(past.origins))).astype(np.float32))
-    values = np.stack(tables, axis=2)
+        columns.append(np.broadcast_to(table, (len(past.share), len(past.origins))).astype(np.float32))
+    values = np.stack(columns, axis=2)
     values[~np.isfinite(values)] = np.nan
     return FeatureTable(FeatureSchema(tuple(names)), values)
 
 
-def _all_tables(past: Past, target: Target, context: Context) -> Iterator[Table]:
-    yield from common_tables(past)
-    yield from _context_tables(past, context)
-    yield from target_tables(past, target)
-
-
-def common_tables(past: Past) -> Iterator[Table]:
-    """Features that do not depend on the target: levels, spread, percentiles, bursts, clock."""
-    yield from _recent(past)
-    yield from _rolling(past)
-    yield from _distribution(past)
-    yield from _bursts(past)
-    yield from _days(past)
+def schema_of(target: Target) -> FeatureSchema:
+    """The schema that this build computes for a target."""
+    past = Past(np.zeros((1, HOUR), np.float32), np.array([HOUR]), np.ones(1))
+    return featurize(past, target, Context(np.ones(1), np.ones(1))).schema
 
 
 def _before(past: Past, table: SingleArray | FloatArray, lag_h: int = 1) -> SingleArray:
@@ -197,27 +212,25 @@ def _days(past: Past) -> Iterator[Table]:
     yield "weekday", weekday[None, :].astype(np.float32)
 
 
-def _context_tables(past: Past, context: Context) -> Iterator[Table]:
+def _near(past: Past, context: Context) -> Iterator[Table]:
     yield "cores", context.cores[:, None].astype(np.float32)
     yield "memory_gib", context.memory_gib[:, None].astype(np.float32)
-    if context.other is not None:
-        mean, deviation = mean_and_deviation(context.other, 24)
-        yield "other_max_1h", _before(past, context.other.hour_max)
-        yield "other_mean_24h", mean
-        yield "other_deviation_24h", deviation
-        yield "other_max_7d", _before(past, trailing_max(context.other.hour_max, 168))
-    if context.cluster is None or context.bursting is None:
-        return
+    nothing = np.full((1, 1), np.nan, np.float32)
+    other = context.other
+    mean, deviation = mean_and_deviation(other, 24) if other is not None else (nothing, nothing)
+    yield "other_max_1h", _before(past, other.hour_max) if other is not None else nothing
+    yield "other_mean_24h", mean
+    yield "other_deviation_24h", deviation
+    yield "other_max_7d", _before(past, trailing_max(other.hour_max, 168)) if other is not None else nothing
     for name, series in (("cluster_mean", context.cluster), ("cluster_burst", context.bursting)):
-        row = series[None, :]
-        yield f"{name}_1h", _before(past, row)
-        yield f"{name}_24h", _before(past, trailing_sum(row.astype(float), 24) / 24)
-        yield f"{name}_day_ago", _before(past, row, 24)
-        yield f"{name}_week_ago", _before(past, row, 168)
+        row = series[None, :] if series is not None else None
+        yield f"{name}_1h", _before(past, row) if row is not None else nothing
+        yield f"{name}_24h", _before(past, trailing_sum(row.astype(float), 24) / 24) if row is not None else nothing
+        yield f"{name}_day_ago", _before(past, row, 24) if row is not None else nothing
+        yield f"{name}_week_ago", _before(past, row, 168) if row is not None else nothing
 
 
-def target_tables(past: Past, target: Target) -> Iterator[Table]:
-    """Features of the target's own window: the same window on earlier days, its recent values and quantiles."""
+def _windows(past: Past, target: Target) -> Iterator[Table]:
     horizon = target.horizon_h
     table = past.statistic(horizon, target.statistic)
     same = {d: _shifted(past, table, 24 * d) for d in (*range(1, 8), 14, 21, 28)}

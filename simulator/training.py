@@ -1,0 +1,286 @@
+"""Fitting of models on samples, fold by fold, with early stopping on later days.
+
+Shared by ``ullage train`` and by the reproductions, so that what is measured is what is shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from placement.baselines import P95, PEAK, Target, baselines_within, tuned_scale
+from placement.boosted import FitOptions, QuantileModel, fit, save
+from placement.errors import ConfigError
+from placement.resources import BoolArray, FloatArray, IntArray
+from placement.stacking import conformal, pinball, stack
+from placement.usage import HISTORY_DAYS, HOUR, SingleArray, UsageSeries
+from simulator.samples import STRIDE_H, Recording, Samples, folds_of
+
+LEVEL = 0.95
+MIN_TUNE = 100
+"""Fewer calibration samples than this say nothing about a 95 % quantile."""
+
+BASES: Mapping[int, tuple[str, ...]] = {
+    1: ("max_24h", "max_6h"),
+    6: ("max_24h", "max_72h"),
+    24: ("max_24h", "max_168h"),
+}
+"""Which features models of a horizon take as their base; several are averaged."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work a fit may do."""
+
+    rows: int = 50_000
+    stop_rows: int = 12_000
+    options: FitOptions = field(default_factory=FitOptions)
+
+
+def bases_for(target: Target, limit: int = 2) -> tuple[str, ...]:
+    """Bases of a target's horizon (nearest configured one)."""
+    nearest = min(BASES, key=lambda h: abs(h - target.horizon_h))
+    return BASES[nearest][:limit]
+
+
+def thin(mask: BoolArray, most: int, rng: np.random.Generator) -> IntArray:
+    """At most ``most`` indices of a mask, ascending, drawn without replacement."""
+    index = np.flatnonzero(mask)
+    if len(index) > most:
+        index = np.sort(rng.choice(index, most, replace=False))
+    return index
+
+
+def fit_bases(
+    samples: Samples,
+    *,
+    resource: str,
+    target: Target,
+    train: BoolArray,
+    stop: BoolArray,
+    effort: Effort,
+    seed: int,
+    bases: tuple[str, ...],
+    on_model: Callable[[QuantileModel], None] | None = None,
+) -> list[QuantileModel]:
+    """One model per base on the samples ``train``; rounds are cut where the loss on ``stop`` stops falling."""
+    models = []
+    for number, base in enumerate(bases):
+        rng = np.random.default_rng([seed, number])
+        chosen = samples.pick(thin(train, effort.rows, rng))
+        held = samples.pick(thin(stop, effort.stop_rows, rng))
+        model = fit(
+            chosen.rows,
+            chosen.truth,
+            chosen.weight,
+            resource=resource,
+            target=target,
+            base=base,
+            schema=samples.schema,
+            options=replace(effort.options, seed=seed + number),
+            held_out=(held.rows, held.truth, held.weight) if len(held) else None,
+        )
+        models.append(model)
+        if on_model is not None:
+            on_model(model)
+    return models
+
+
+def predictions(models: list[QuantileModel], rows: SingleArray) -> FloatArray:
+    """(K, S) forecasts of several models, in shares."""
+    return np.stack([model.predict(rows).astype(float) for model in models])
+
+
+TARGETS = tuple(Target(h, s) for h in (1, 6, 24) for s in (PEAK, P95))
+"""Horizons and statistics that are predicted."""
+
+
+MIN_DAYS = 0.9
+"""Least length of a recording that can be split into fit, calibration and test."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Days (0-based): fit on samples that end by ``last_fit``, calibrate to ``last_calibration``, test after it."""
+
+    first_hour: int
+    last_fit: float
+    last_calibration: float
+
+    @classmethod
+    def of(cls, num_days: float) -> Split:
+        """The Bitbrains protocol (28 of history, fit to 52, calibrate to 61, test to 90) in proportion to the length.
+
+        Raises
+        ------
+        ConfigError : the recording is too short.
+        """
+        if num_days < MIN_DAYS:
+            raise ConfigError(f"a recording of {num_days:.2f} days cannot be split by time; give at least one day")
+        first = min(HISTORY_DAYS * 24, int(num_days * 24 / 4))
+        return cls(first, num_days * 0.58, num_days * 0.68)
+
+    def masks(self, samples: Samples, horizon_h: int) -> tuple[BoolArray, BoolArray, BoolArray]:
+        """(fit, calibration, test) masks over samples; a target never reaches into the next part."""
+        start = samples.hour / 24
+        end = start + horizon_h / 24
+        fit_part = end <= self.last_fit
+        calibration = (start >= self.last_fit) & (end <= self.last_calibration)
+        return fit_part, calibration, start >= self.last_calibration
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted task as it will be served, and how it did on held-out workloads and later days."""
+
+    resource: str
+    target: Target
+    models: tuple[QuantileModel, ...]
+    weights: tuple[float, ...]
+    calibration: float
+    baseline: str
+    scale: float
+    metrics: Mapping[str, float]
+
+
+def deployable_recording(series: UsageSeries, split: Split) -> Recording:
+    """A recording at every hour after the first history, without cluster context, which a live row does not have."""
+    origins = np.arange(split.first_hour * HOUR, series.num_steps, HOUR)
+    return Recording(series, origins, with_cluster=False)
+
+
+def train_task(
+    recording: Recording, resource: str, target: Target, split: Split, *, effort: Effort, seed: int, held_fold: IntArray
+) -> Trained:
+    """Fit, stack and calibrate one task; workloads with ``held_fold`` true are never fitted on."""
+    samples = recording.samples(resource, target)
+    fit_part, calibration, test = split.masks(samples, target.horizon_h)
+    held = held_fold[samples.workload].astype(bool)
+    judged = (samples.hour % STRIDE_H == 0) | (samples.hour < 24)
+    models = fit_bases(
+        samples,
+        resource=resource,
+        target=target,
+        train=fit_part & ~held,
+        stop=calibration & ~held,
+        effort=effort,
+        seed=seed,
+        bases=bases_for(target, 1),
+    )
+    tune = samples.pick(calibration & judged)
+    baseline, scale, values = _best_baseline(recording, resource, target, tune, split)
+    truth, weight = tune.truth.astype(float), tune.weight
+    parts = np.concatenate([predictions(models, tune.rows), np.minimum(values * scale, 1)[None, :]])
+    weights = stack(parts, truth, weight, LEVEL)
+    factor = conformal(weights @ parts, truth, tune.groups, LEVEL, min_group=len(tune) + 1).cluster
+    late = samples.pick(test & judged)
+    metrics: dict[str, float] = {}
+    if len(late):
+        rival = recording.baselines(resource, target, late, (baseline,))[baseline].astype(float)
+        forecasts = np.concatenate([predictions(models, late.rows), np.minimum(rival * scale, 1)[None, :]])
+        mixed = np.clip(weights @ forecasts * factor, 0, 1)
+        metrics = _metrics(late, mixed, np.minimum(rival * scale, 1), held_fold[late.workload].astype(bool))
+    return Trained(
+        resource, target, tuple(models), tuple(float(w) for w in weights[:-1]), factor, baseline, scale, metrics
+    )
+
+
+def _best_baseline(
+    recording: Recording, resource: str, target: Target, tune: Samples, split: Split
+) -> tuple[str, float, FloatArray]:
+    """The baseline that, tuned, does best in the calibration period: (name, scale, forecasts)."""
+    if len(tune) < MIN_TUNE:
+        raise ConfigError(
+            f"only {len(tune)} samples of {resource} {target.name} fall into the calibration days; "
+            "the recording is too short or too full of gaps for this horizon"
+        )
+    best: tuple[float, str, float, FloatArray] | None = None
+    truth, weight = tune.truth.astype(float), tune.weight
+    for name, values in recording.baselines(resource, target, tune, baselines_within(split.first_hour / 24)).items():
+        forecast = values.astype(float)
+        scale = tuned_scale(forecast, truth, weight, LEVEL)
+        loss = pinball(truth, np.minimum(forecast * scale, 1), weight, LEVEL)
+        if best is None or loss < best[0]:
+            best = (loss, name, scale, forecast)
+    assert best is not None
+    return best[1:]
+
+
+def _metrics(late: Samples, model: FloatArray, rival: FloatArray, held: BoolArray) -> dict[str, float]:
+    out = {}
+    for name, mask in (("unseen", held), ("seen", ~held)):
+        if mask.any():
+            truth, weight = late.truth[mask].astype(float), late.weight[mask]
+            out[f"pinball_{name}"] = pinball(truth, model[mask], weight, LEVEL)
+            out[f"baseline_pinball_{name}"] = pinball(truth, rival[mask], weight, LEVEL)
+            out[f"coverage_{name}"] = float((truth <= model[mask]).mean())
+    return out
+
+
+def train(
+    series: UsageSeries,
+    folder: Path,
+    *,
+    seed: int = 0,
+    effort: Effort | None = None,
+    targets: Sequence[Target] = (),
+    created_s: int = 0,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> list[Trained]:
+    """Fit every resource and target of a recording and write models with their card to ``folder``.
+
+    Raises
+    ------
+    ConfigError : the recording is too short. ModelError : too few samples to fit a task.
+    """
+    split = Split.of(series.num_days)
+    recording = deployable_recording(series, split)
+    held_fold = (folds_of(len(series.workloads), 4, seed) == 0).astype(np.int64)
+    longest = (series.num_days * 24 - split.last_calibration * 24) / 1.5
+    wanted = [t for t in (targets or TARGETS) if t.horizon_h <= max(1.0, longest)]
+    tasks = [(resource, target) for resource in series.usage for target in wanted]
+    trained = []
+    for number, (resource, target) in enumerate(tasks):
+        progress(f"{resource} {target.name}", number, len(tasks))
+        trained.append(
+            train_task(
+                recording, resource, target, split, effort=effort or Effort(30_000), seed=seed, held_fold=held_fold
+            )
+        )
+    progress("saving", len(tasks), len(tasks))
+    save([m for t in trained for m in t.models], folder, model_card(series, split, trained, seed, created_s))
+    return trained
+
+
+def model_card(
+    series: UsageSeries, split: Split, trained: Sequence[Trained], seed: int, created_s: int
+) -> dict[str, object]:
+    """What a person must know before trusting the models."""
+    return {
+        "data": {
+            "name": series.name,
+            "workloads": len(series.workloads),
+            "days": round(series.num_days, 2),
+            "resources": list(series.usage),
+            "repairs": [list(entry) for entry in series.repairs],
+            "split_days": [round(split.first_hour / 24, 2), round(split.last_fit, 2), round(split.last_calibration, 2)],
+        },
+        "created_s": created_s,
+        "seed": seed,
+        "level": LEVEL,
+        "drift": {"coverage_floor": 0.90, "window": 500, "falls_to": "history"},
+        "tasks": {
+            f"{t.resource}-{t.target.name}": {
+                "weights": list(t.weights),
+                "calibration": t.calibration,
+                "baseline": t.baseline,
+                "scale": t.scale,
+                "trees": [int(m.booster.num_trees()) for m in t.models],
+                **t.metrics,
+            }
+            for t in trained
+        },
+    }
