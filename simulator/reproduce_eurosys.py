@@ -24,7 +24,7 @@ from placement.features import FeatureSchema
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from placement.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.windows import trailing_max, window_percentiles
-from simulator.samples import Recording, Samples, concatenate, folds_of
+from simulator.forecast_samples import Recording, Samples, concatenate, folds_of
 from simulator.training import Effort, fit_bases, predictions
 from simulator.usage_readers import read_bitbrains_rnd
 

@@ -20,7 +20,7 @@ from placement.errors import ConfigError
 from placement.resources import CPU, MEMORY, AnyArray, BoolArray, FloatArray, IntArray
 from placement.stacking import Calibration, conformal, pinball, stack
 from placement.usage import DAY, HOUR, UsageSeries
-from simulator.samples import STRIDE_H, Recording, Samples, concatenate, folds_of
+from simulator.forecast_samples import STRIDE_H, Recording, Samples, concatenate, folds_of
 from simulator.training import Effort, bases_for, fit_bases, predictions
 from simulator.usage_readers import read_bitbrains_rnd, read_planetlab
 

@@ -17,7 +17,7 @@ from placement.errors import ConfigError
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.stacking import conformal, pinball, stack
 from placement.usage import HISTORY_DAYS, HOUR, SingleArray, UsageSeries
-from simulator.samples import STRIDE_H, Recording, Samples, folds_of
+from simulator.forecast_samples import STRIDE_H, Recording, Samples, folds_of
 
 LEVEL = 0.95
 MIN_TUNE = 100

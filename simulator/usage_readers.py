@@ -17,14 +17,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from placement.errors import PlacementError
 from placement.resources import CPU, MEMORY, AnyArray, FloatArray, IntArray
 from placement.usage import DAY, STEP_S, SingleArray, UsageSeries
-
-
-class TraceError(PlacementError):
-    """Recorded usage that cannot be read."""
-
+from simulator.trace import TraceError
 
 MIB = float(2**20)
 KIB = 1024.0

@@ -1,0 +1,146 @@
+"""Readers of recorded usage: made-up files in the published layouts, and the recorded ones where present."""
+
+import tarfile
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from placement.resources import CPU, MEMORY
+from placement.usage import DAY
+from simulator.usage_readers import (
+    TraceError,
+    read_bitbrains_rnd,
+    read_planetlab,
+    read_planetlab_day,
+    read_usage,
+    to_grid,
+)
+
+ONE = {CPU: np.array([4.0])}
+
+
+def grid(time_s: list[int], values: list[float], **more: object) -> object:
+    index = np.zeros(len(time_s), np.int64)
+    return to_grid("made-up", index, np.array(time_s), {CPU: np.array(values)}, workloads=("w",), provisioned=ONE)
+
+
+def bitbrains(folder: Path, *, mhz: float = 2000.0, rows: int = 3) -> Path:
+    time = [300 * (i + 1) for i in range(rows)]
+    use = {"vm": [1] * rows, "time_s": time, "cpu_usage_mhz": [mhz] * rows, "memory_usage_mib": [512] * rows}
+    pl.DataFrame(use).write_parquet(folder / "usage.parquet")
+    given = {"vm": [1], "time_s": [300], "cpu_cores": [4], "cpu_capacity_mhz": [8000], "memory_capacity_mib": [2048]}
+    pl.DataFrame(given).write_parquet(folder / "provisioned.parquet")
+    return folder
+
+
+def planetlab(folder: Path, lines: list[str]) -> Path:
+    path = folder / "20110303.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        body = "\n".join(lines).encode()
+        entry = tarfile.TarInfo("20110303/host_uni_slice")
+        entry.size = len(body)
+        archive.addfile(entry, BytesIO(body))
+    return path
+
+
+def test_mhz_and_mib_become_cores_and_bytes(tmp_path: Path) -> None:
+    series = read_bitbrains_rnd(bitbrains(tmp_path))
+    assert series.usage[CPU][0].tolist() == [1.0, 1.0, 1.0]
+    assert series.usage[MEMORY][0, 0] == 2**29
+    assert series.share(MEMORY)[0, 0] == 0.25
+    assert series.groups == ("4-core",)
+
+
+def test_a_gap_stays_a_gap() -> None:
+    series = grid([300, 1200], [1.0, 2.0])
+    assert np.isnan(series.usage[CPU][0, 1:3]).all()  # type: ignore[attr-defined]
+
+
+def test_disorder_and_duplicates_are_mended_and_counted() -> None:
+    series = grid([600, 300, 300], [1.0, 2.0, 3.0])
+    assert series.usage[CPU][0].tolist() == [3.0, 1.0]  # type: ignore[attr-defined]
+    assert dict(series.repairs) == {"samples out of order": 1, "duplicate samples": 1}  # type: ignore[attr-defined]
+
+
+def test_a_tiny_negative_value_is_zero_and_a_real_one_is_refused() -> None:
+    series = grid([300, 600], [-1e-4, 1.0])
+    assert series.usage[CPU][0, 0] == 0  # type: ignore[attr-defined]
+    with pytest.raises(TraceError, match="cpu of w is -2; usage cannot be negative"):
+        grid([300, 600], [1.0, -2.0])
+
+
+def test_an_infinite_value_an_empty_recording_and_a_clock_in_milliseconds_are_refused() -> None:
+    with pytest.raises(TraceError, match="infinite"):
+        grid([300], [np.inf])
+    with pytest.raises(TraceError, match="holds no samples"):
+        grid([], [])
+    with pytest.raises(TraceError, match="milliseconds or the clock jumped"):
+        grid([300, 300_000_000_000], [1.0, 1.0])
+
+
+def test_percentages_read_as_cores_are_recognised() -> None:
+    many = np.arange(10)
+    with pytest.raises(TraceError, match="different units"):
+        to_grid(
+            "made-up", many, np.full(10, 300), {CPU: np.full(10, 63.0)},
+            workloads=tuple(map(str, many)), provisioned={CPU: np.full(10, 2.0)},
+        )  # fmt: skip
+
+
+def test_a_workload_without_a_single_sample_is_dropped_and_counted() -> None:
+    series = to_grid(
+        "made-up", np.array([0]), np.array([300]), {CPU: np.array([1.0])},
+        workloads=("a", "b"), provisioned={CPU: np.array([2.0, 2.0])},
+    )  # fmt: skip
+    assert series.workloads == ("a",)
+    assert dict(series.repairs) == {"workloads without samples or capacity dropped": 1}
+
+
+def test_a_missing_file_and_a_missing_column_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"lacks usage\.parquet"):
+        read_bitbrains_rnd(tmp_path)
+    bitbrains(tmp_path)
+    pl.DataFrame({"vm": [1]}).write_parquet(tmp_path / "usage.parquet")
+    with pytest.raises(TraceError, match="no column time_s"):
+        read_bitbrains_rnd(tmp_path)
+    (tmp_path / "usage.parquet").unlink()
+    with pytest.raises(TraceError, match="no usage data set that Ullage reads"):
+        read_usage(tmp_path)
+
+
+def test_a_planetlab_day_becomes_shares_of_one_core(tmp_path: Path) -> None:
+    series = read_planetlab_day(planetlab(tmp_path, ["50"] * DAY))
+    assert series.share(CPU).shape == (1, DAY)
+    assert (series.share(CPU) == 0.5).all()
+    assert series.groups == ("uni_slice",)
+    assert series.start_s == int(datetime(2011, 3, 3, tzinfo=UTC).timestamp())
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [(["50"] * 10, "has 10 values"), (["x"] * DAY, "something else than numbers"), (["150"] * DAY, "0 to 100")],
+)
+def test_a_damaged_planetlab_series_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        read_planetlab(planetlab(tmp_path, lines).parent)
+
+
+@pytest.mark.traces
+@pytest.mark.parametrize(
+    ("name", "workloads", "mean"),
+    [("bitbrains-small", 30, 0.116), ("surf-lisa", 2037, 0.705), ("alibaba-genai-2026", 140, 0.474)],
+)
+def test_recorded_usage_has_the_published_size_and_mean(traces: Path, name: str, workloads: int, mean: float) -> None:
+    series = read_usage(traces / name)
+    resource = next(iter(series.usage))
+    assert len(series.workloads) == workloads
+    assert float(np.nanmean(series.share(resource))) == pytest.approx(mean, abs=0.02)
+
+
+@pytest.mark.traces
+def test_recorded_planetlab_days_have_the_published_counts(traces: Path) -> None:
+    assert [len(day.workloads) for day in read_planetlab(traces / "planetlab")] == [1052, 898, 1061, 1516, 1078]
