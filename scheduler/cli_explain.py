@@ -1,0 +1,62 @@
+"""``ullage explain pod/NAME``: why a pod went where it went, from the records of a live service or a replay."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from placement.errors import ConfigError
+from scheduler.explain import answer, fleet_of, in_words
+from scheduler.records import Query, RecordReader
+
+RECORDS = click.option(
+    "--records",
+    envvar="ULLAGE_RECORDS",
+    default="records.db",
+    show_default=True,
+    help="File written by `ullage serve --records` or `ullage decisions from-log`.",
+)
+
+
+@click.command()
+@click.argument("what", metavar="pod/NAME")
+@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of the pod.")
+@click.option("--node", default="", help="Also say why not this node.")
+@click.option("--all", "every", is_flag=True, help="Every decision about the pod, oldest first, not just the last.")
+@click.option("-o", "--output", type=click.Choice(("text", "json")), default="text", help="Format.")
+@RECORDS
+def explain(what: str, namespace: str, node: str, every: bool, output: str, records: str) -> None:
+    """Why a pod went where it went. WHAT is pod/NAME, uid/UID or decision/ID."""
+    query = _query(what, namespace)
+    with RecordReader(records) as reader:
+        found = list(reader.find(query))
+        if not found:
+            raise ConfigError(_nothing(what, namespace, reader))
+        chosen = found[::-1] if every else found[:1]
+        if output == "json":
+            told = [answer(r, fleet_of(reader, r), node, len(found)) for r in chosen]
+            click.echo(json.dumps(told if every else told[0], indent=2, ensure_ascii=False))
+            return
+        click.echo("\n".join(in_words(r, fleet_of(reader, r), node, len(found)) for r in chosen), nl=False)
+
+
+def _query(what: str, namespace: str) -> Query:
+    kind, slash, name = what.partition("/")
+    if not slash:
+        kind, name = "pod", what
+    if kind in ("pod", "pods", "po"):
+        return Query(name=name, namespace=namespace)
+    if kind == "uid":
+        return Query(uid=name)
+    if kind == "decision":
+        return Query(id=name)
+    raise ConfigError(f"{what!r}: explain pod/NAME, uid/UID or decision/ID")
+
+
+def _nothing(what: str, namespace: str, reader: RecordReader) -> str:
+    _, _, name = what.rpartition("/")
+    elsewhere = sorted({r.namespace for r in reader.find(Query(name=name, limit=100))})
+    if elsewhere:
+        return f"{what} has no record in namespace {namespace}; it has in {', '.join(elsewhere)}: use -n"
+    return f"{what} is in none of the {reader.count()} records of {reader.path}; it may be older than what is kept"

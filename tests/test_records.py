@@ -1,0 +1,320 @@
+"""Decision records: taken without changing anything, written off the hot path, read back whole, explained in words."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement.errors import ConfigError
+from placement.log import EventLog
+from placement.nodes import NodeSpec, Taint
+from placement.pods import GpuRequest, PodSpec
+from placement.rejections import rejections
+from placement.state import ClusterState
+from placement.strategies import strategy_named
+from placement.strategy import reasons
+from scheduler.cli_decisions import decisions, parse_time
+from scheduler.cli_explain import explain
+from scheduler.engine import Answered, Engine
+from scheduler.explain import in_words, why_not
+from scheduler.ledger import Ledger, Seen
+from scheduler.metrics import Metrics
+from scheduler.recorder import Recorder, record_log
+from scheduler.records import IDLE, Query, Record, RecordReader, RecordStore
+from scheduler.settings import RecordSettings, Settings
+from scheduler.view import Reader
+
+GIB = 2**30
+
+
+def cpu_pod(cores: float, **more: Any) -> PodSpec:
+    return PodSpec((("cpu", int(cores * 1000)), ("memory", GIB)), namespace="shop", **more)
+
+
+class Live:
+    """An engine over three nodes, with a recorder."""
+
+    def __init__(self, path: Path, **records: Any) -> None:
+        self.metrics = Metrics()
+        self.events = EventLog()
+        self.state = ClusterState(events=self.events)
+        self.ledger = Ledger(self.state, lambda: 0.0, self.metrics)
+        for i, cores in enumerate((4, 8, 16)):
+            node = NodeSpec(f"n{i}", (("cpu", cores * 1000), ("memory", 64 * GIB)), num_gpus=i)
+            self.ledger.see_node(node)
+        strategy = strategy_named("best-fit")
+        self.recorder = Recorder(RecordSettings(path=str(path), **records), self.metrics)
+        self.engine = Engine(self.ledger, Reader(), strategy, Settings(mode="decide"), self.metrics, recorder=self.recorder)
+        self.recorder.attach(self.engine)
+
+    def ask(self, name: str, spec: PodSpec, allowed: tuple[int, ...] = (0, 1, 2)) -> Answered:
+        """Decide as the extender does: decide, record, assume."""
+        candidates = self.engine.mask(np.array(allowed))
+        decision, draw = self.engine.decide(f"uid-{name}", spec, candidates)
+        answered = Answered(
+            decision_id=self.engine.next_id(),
+            wall_s=time.time(),
+            verb="filter",
+            mode="decide",
+            uid=f"uid-{name}",
+            name=name,
+            namespace="shop",
+            spec=spec,
+            decision=decision,
+            draw=draw,
+            candidates=candidates,
+            num_candidates=len(allowed),
+            duration_s=0.001,
+            outcome="placed" if decision.is_placed else "rejected",
+        )
+        self.engine.record(answered)
+        if decision.is_placed:
+            self.ledger.assume((answered.uid, name, "shop"), spec, decision.node, decision.devices)
+        return answered
+
+    def bound(self, answered: Answered, node: str) -> None:
+        """The watch shows the pod on a node."""
+        self.recorder.bound(Seen(answered.uid, answered.name, "shop", 1, answered.spec, node))
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Live:
+    return Live(tmp_path / "records.db")
+
+
+def read(path: Path, **query: Any) -> list[Record]:
+    with RecordReader(str(path)) as reader:
+        return list(reader.find(Query(newest_first=False, **query)))
+
+
+def test_a_record_comes_back_as_it_was_taken(live: Live, tmp_path: Path) -> None:
+    answered = live.ask("web-0", cpu_pod(6), allowed=(0, 1))
+    live.bound(answered, "n1")
+    live.recorder.close()
+    (record,) = read(tmp_path / "records.db")
+    assert (record.node, record.namespace, record.name) == ("n1", "shop", "web-0")
+    assert record.strategy == "best-fit"
+    assert record.strategy_digest == answered.decision.strategy
+    assert record.request["cpu"] == 6000
+    assert record.reasons == {"Insufficient cpu": 1, "not offered by the caller": 1}
+    assert record.top[0]["node"] == "n1"
+    assert record.agrees is True
+    assert record.is_exact
+
+
+def test_reasons_are_of_the_moment_of_the_decision(live: Live, tmp_path: Path) -> None:
+    live.ask("first", cpu_pod(3, owner="ReplicaSet/a"))
+    live.ask("second", cpu_pod(3))
+    live.recorder.close()
+    first, second = read(tmp_path / "records.db")
+    assert first.node == "n0"
+    assert first.reasons.get("Insufficient cpu", 0) == 0
+    assert second.node == "n1"
+    assert second.reasons["Insufficient cpu"] == 1
+    with RecordReader(str(tmp_path / "records.db")) as reader:
+        fleet = reader.fleet(second.fleet)
+        assert fleet is not None
+        assert second.why_not(fleet, "n0") == "Insufficient cpu"
+        assert first.was_idle(fleet, "n0") is True
+        assert second.was_idle(fleet, "n0") is False
+
+
+def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
+    live = Live(tmp_path / "records.db", queue=10)
+    live.recorder._queue.extend([live.recorder] * 10)  # type: ignore[list-item]  # only its length matters
+    live.ask("late", cpu_pod(1))
+    assert live.metrics.records_dropped._value.get() == 1
+    live.recorder._queue.clear()
+    live.recorder.close()
+
+
+def test_a_disk_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    live = Live(tmp_path / "file" / "records.db")
+    assert live.ask("web-0", cpu_pod(1)).decision.is_placed
+    live.recorder.close()
+    assert live.metrics.records_dropped._value.get() >= 1
+
+
+def _sample(number: int, asked_s: float) -> Record:
+    return Record(
+        id=f"r{number}", asked_s=asked_s, uid=f"u{number}", name=f"p{number}", namespace="shop", verb="filter",
+        mode="shadow", outcome="placed", node="n1", devices=0b101, score=5, runner_up="n2", num_candidates=3,
+        duration_s=0.001, draw=2**61, version=7, strategy="best-fit", strategy_digest="d", knowledge="k",
+        request={"cpu": 1000}, prediction={"cpu": 1000}, prediction_source="request",
+        top=[{"node": "n1", "score": 5, "parts": {"x": 5}}], reasons={},
+    )  # fmt: skip
+
+
+def test_old_records_and_too_many_are_pruned_oldest_first(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "r.db", RecordSettings(max_age_days=1, max_bytes=2**20))
+    now_s = 2_000_000_000.0
+    store.write([_sample(i, now_s - 200_000 + i) for i in range(50)])
+    store.write([_sample(i, now_s + i) for i in range(50, 8000)])
+    assert store.prune(now_s) >= 50
+    left = read(tmp_path / "r.db")
+    assert len(left) > 0
+    assert store._bytes() <= 2**20
+    assert [r.asked_s for r in left] == sorted(r.asked_s for r in left)
+    assert left[-1].id == "r7999"
+    store.close()
+
+
+def test_a_foreign_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database")
+    with pytest.raises(ConfigError, match="no file of decision records"):
+        RecordReader(str(tmp_path / "text.db"))
+    with pytest.raises(ConfigError, match="no such file"):
+        RecordReader(str(tmp_path / "none.db"))
+    database = sqlite3.connect(tmp_path / "future.db")
+    database.executescript("CREATE TABLE meta (key TEXT, value TEXT); INSERT INTO meta VALUES ('format', '99')")
+    database.close()
+    with pytest.raises(ConfigError, match="format 99"):
+        RecordReader(str(tmp_path / "future.db"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 16), st.integers(0, 3), st.booleans()), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(1, 8), st.integers(0, 11)), max_size=30),
+    st.integers(1, 12),
+    st.sampled_from([None, GpuRequest(1, 400), GpuRequest(2)]),
+)
+def test_masks_of_reasons_are_the_reasons_that_people_read(
+    nodes: list[tuple[int, int, bool]], pods: list[tuple[int, int]], cores: int, gpu: GpuRequest | None
+) -> None:
+    state = ClusterState()
+    for i, (size, gpus, tainted) in enumerate(nodes):
+        taints = (Taint("k"),) if tainted else ()
+        allocatable = (("cpu", size * 1000), ("memory", size * GIB))
+        state.add_node(NodeSpec(f"n{i}", allocatable, num_gpus=gpus, taints=taints))
+    for i, (size, where) in enumerate(pods):
+        row = where % len(nodes)
+        spec = PodSpec((("cpu", size * 500), ("memory", GIB // 2)))
+        if (state.taken[:, row] + state.delta(spec) <= state.offered[:, row])[-4:].all():
+            state.bind(f"u{i}", spec, f"n{row}", 0)
+    spec = PodSpec((("cpu", cores * 1000), ("memory", cores * GIB // 2)), gpu=gpu)
+    candidates = np.arange(len(nodes)) % 3 != 0
+    strategy = strategy_named("best-fit")
+    masks = rejections(strategy, state.snapshot(), spec, candidates)
+    named = {reason: {state.name(int(r)) for r in np.flatnonzero(mask)} for reason, mask in masks.items()}
+    expected = reasons(state, strategy.program(state), spec, candidates)
+    assert named == {reason: set(names) for reason, names in expected.items()}
+
+
+def test_records_made_from_the_log_say_what_live_records_say(live: Live, tmp_path: Path) -> None:
+    live.ask("a", cpu_pod(6))
+    live.ask("b", cpu_pod(0.5, gpu=GpuRequest(1, 500)))
+    live.ask("c", cpu_pod(60))
+    live.recorder.close()
+    store = RecordStore(tmp_path / "log.db")
+    assert record_log(live.events, [live.engine.strategy], store) == 3
+    store.close()
+    for ours, theirs in zip(read(tmp_path / "records.db"), read(tmp_path / "log.db"), strict=True):
+        for key in ("uid", "node", "devices", "score", "runner_up", "top", "reasons", "draw", "outcome", "knowledge"):
+            assert getattr(ours, key) == getattr(theirs, key), key
+
+
+def test_explain_answers_in_words_and_says_why_not_another_node(live: Live, tmp_path: Path) -> None:
+    answered = live.ask("web-0", cpu_pod(6))
+    live.bound(answered, "n2")
+    live.recorder.close()
+    path = str(tmp_path / "records.db")
+    run = CliRunner().invoke(explain, ["pod/web-0", "-n", "shop", "--node", "n0", "--records", path])
+    assert run.exit_code == 0, run.output
+    assert "went to n1" in run.stdout
+    assert "n0 was turned away: Insufficient cpu" in run.stdout
+    assert "bound to n2" in run.stdout
+    assert "not to n1" in run.stdout
+    told = json.loads(
+        CliRunner().invoke(explain, ["web-0", "-n", "shop", "--node", "n2", "--records", path, "-o", "json"]).stdout
+    )
+    assert told["chosen"]["node"] == "n1"
+    assert told["whyNot"]["why"] == "outscored"
+    assert told["finally"] == {"node": "n2", "unixSeconds": told["finally"]["unixSeconds"], "asChosen": False}
+
+
+def test_explain_says_what_to_do_when_there_is_nothing(live: Live, tmp_path: Path) -> None:
+    live.ask("web-0", cpu_pod(6))
+    live.recorder.close()
+    path = str(tmp_path / "records.db")
+    wrong = CliRunner().invoke(explain, ["pod/web-0", "--records", path])
+    assert isinstance(wrong.exception, ConfigError)
+    assert "it has in shop" in str(wrong.exception)
+    stranger = CliRunner().invoke(explain, ["pod/web-0", "-n", "shop", "--node", "n9", "--records", path])
+    assert isinstance(stranger.exception, ConfigError)
+    nobody = CliRunner().invoke(explain, ["pod/none", "-n", "shop", "--records", path])
+    assert "in none of the 1 records" in str(nobody.exception)
+
+
+def test_a_rejected_pod_is_explained_by_its_reasons(live: Live, tmp_path: Path) -> None:
+    live.ask("big", cpu_pod(99))
+    live.recorder.close()
+    with RecordReader(str(tmp_path / "records.db")) as reader:
+        (record,) = reader.find(Query())
+        fleet = reader.fleet(record.fleet)
+        text = in_words(record, fleet, "n2")
+        assert "no node fits" in text
+        assert "3 Insufficient cpu" in text
+        assert why_not(record, fleet, "n2")["why"] == "rejected"
+
+
+def test_decisions_are_listed_filtered_and_exported(live: Live, tmp_path: Path) -> None:
+    for name, cores in (("a", 1), ("b", 6), ("c", 99)):
+        answered = live.ask(name, cpu_pod(cores))
+        if answered.decision.is_placed:
+            live.bound(answered, "n1")
+    live.recorder.close()
+    path = str(tmp_path / "records.db")
+
+    def listed(*options: str) -> list[str]:
+        run = CliRunner().invoke(decisions, ["list", "--records", path, "-o", "json", *options])
+        assert run.exit_code == 0, run.output
+        return [item["name"] for item in json.loads(run.stdout)["items"]]
+
+    assert listed() == ["c", "b", "a"]
+    assert listed("--outcome", "rejected") == ["c"]
+    assert listed("--agrees") == ["b"]
+    assert listed("--differs") == ["a"]
+    assert listed("--since", "-1h", "--limit", "1") == ["c"]
+    assert listed("-n", "elsewhere") == []
+    table = CliRunner().invoke(decisions, ["list", "--records", path]).stdout.splitlines()
+    assert table[0].startswith("AT")
+    assert len(table) == 4
+    target = tmp_path / "out.parquet"
+    run = CliRunner().invoke(decisions, ["export", str(target), "--records", path])
+    assert run.exit_code == 0, run.output
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(target)
+    assert columns.column("name").to_pylist() == ["c", "b", "a"]
+    assert columns.column("request_cpu_millicores").to_pylist() == [99_000, 6000, 1000]
+
+
+def test_times_are_read_relative_and_absolute() -> None:
+    assert parse_time("-2h", 10_000) == 2800
+    assert parse_time("now", 7) == 7
+    assert parse_time("12.5", 0) == 12.5
+    with pytest.raises(ConfigError, match="-2h"):
+        parse_time("yesterday", 0)
+
+
+def test_a_record_of_every_shape_survives_the_round_trip(tmp_path: Path) -> None:
+    record = replace(_sample(1, 5.0), masks={"why": np.array([True, False] * 9), IDLE: np.zeros(18, np.bool_)})
+    store = RecordStore(tmp_path / "r.db")
+    store.write([record])
+    store.close()
+    (back,) = read(tmp_path / "r.db")
+    assert back.masks["why"][:18].tolist() == record.masks["why"].tolist()
+    assert back.device_indices == [0, 2]
+    assert replace(back, masks={}) == replace(record, masks={})
