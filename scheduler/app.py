@@ -18,7 +18,7 @@ from placement.state import ClusterState
 from placement.strategies import strategy_named
 from scheduler.admin import Admin
 from scheduler.binder import Binder
-from scheduler.engine import Engine, Recorder
+from scheduler.engine import Engine
 from scheduler.eventlog import DiskLog, NoLog
 from scheduler.extender import Extender
 from scheduler.informer import Informer, Reflector
@@ -27,6 +27,7 @@ from scheduler.learner import Learner, read_workload
 from scheduler.lease import Election
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
+from scheduler.recorder import Recorder
 from scheduler.server import HttpServer, load_certificates
 from scheduler.settings import MODES, Settings
 from scheduler.view import Reader, sinks
@@ -48,7 +49,7 @@ def package_version() -> str:
 class App:
     """One replica. ``start`` returns when it listens; it becomes ready when the view is complete."""
 
-    def __init__(self, settings: Settings, client: KubeClient, *, recorder: Recorder | None = None) -> None:
+    def __init__(self, settings: Settings, client: KubeClient) -> None:
         self.settings = settings
         self.client = client
         self.metrics = Metrics()
@@ -59,6 +60,7 @@ class App:
         state = ClusterState(events=events)
         self.ledger = Ledger(state, lambda: time.monotonic() - began, self.metrics)
         self.reader = Reader()
+        self.recorder = Recorder(settings.records, self.metrics) if settings.records.path else None
         self.engine = Engine(
             self.ledger,
             self.reader,
@@ -66,8 +68,10 @@ class App:
             settings,
             self.metrics,
             fallback=strategy_named(settings.fallback_strategy),
-            recorder=recorder,
+            recorder=self.recorder,
         )
+        if self.recorder is not None:
+            self.recorder.attach(self.engine)
         if isinstance(events, DiskLog):
             events.attach(state, [self.engine.strategy, self.engine.fallback])
         self.informer = Informer(
@@ -169,6 +173,8 @@ class App:
             await self.election.release()
         await self.informer.stop()
         await self.client.close()
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.close)
         self.events.close()
         if self._failure is not None and self._failure.done():
             self._failure.exception()
