@@ -176,7 +176,7 @@ def _points(arrived: FloatArray, values: FloatArray) -> FloatArray:
         if not inside.any():
             inside = np.abs(arrived - k) <= 1
         if inside.any():
-            points[k] = round(float(values[inside].mean()), 2)
+            points[k] = np.round(values[inside].mean(), 2)  # scales, then half to even, as pandas does
     return points
 
 

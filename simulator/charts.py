@@ -1,0 +1,169 @@
+"""Charts as inline SVG: a few shapes that reports need, legible in light and dark, on paper and on a phone.
+
+Colours are the Okabe–Ito palette, which stays apart for colour-blind readers; text and axes take the page's own colour.
+Lines are labelled at their end where they differ, so nobody has to look things up in a legend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#B8A100")
+WIDTH, HEIGHT = 720, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 132, 16, 40
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series; None breaks the line."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+
+
+def colour(i: int) -> str:
+    """The i-th colour."""
+    return PALETTE[i % len(PALETTE)]
+
+
+def ticks(low: float, high: float, num: int = 5) -> list[float]:
+    """Round numbers that span a range."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / num
+    power = 10.0 ** int(f"{rough:e}".split("e")[1])
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
+    first = -(-low // step) * step
+    return [first + i * step for i in range(int((high - first) / step + 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _frame(title: str, body: Sequence[str], height: int = HEIGHT) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" preserveAspectRatio="xMidYMid meet">'
+        f"<title>{escape(title)}</title>{''.join(body)}</svg>"
+    )
+
+
+def _axes(
+    xs: tuple[float, float], ys: tuple[float, float], x_label: str, y_label: str
+) -> tuple[list[str], float, float]:
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    kx, ky = width / ((xs[1] - xs[0]) or 1), height / ((ys[1] - ys[0]) or 1)
+    body = []
+    for tick in ticks(*ys):
+        y = TOP + height - (tick - ys[0]) * ky
+        body.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        body.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    for tick in ticks(*xs, num=6):
+        x = LEFT + (tick - xs[0]) * kx
+        body.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 18}" text-anchor="middle">{_number(tick)}</text>')
+    body.append(f'<text class="axis" x="{LEFT + width / 2}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>')
+    body.append(f'<text class="axis" x="{LEFT - 50}" y="{TOP - 4}">{escape(y_label)}</text>')
+    return body, kx, ky
+
+
+def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str, from_zero: bool = False) -> str:
+    """Lines over a common axis, each labelled at its end."""
+    points = [(x, y) for line in lines for x, y in zip(line.x, line.y, strict=True) if y is not None]
+    if not points:
+        return ""
+    xs = (min(p[0] for p in points), max(p[0] for p in points))
+    low, high = min(p[1] for p in points), max(p[1] for p in points)
+    low = 0.0 if from_zero else low
+    pad = (high - low) * 0.05 or 1.0
+    ys = (low if from_zero else low - pad, high + pad)
+    body, kx, ky = _axes(xs, ys, x_label, y_label)
+    floor = HEIGHT - BOTTOM
+    ends: list[tuple[float, int, str]] = []
+    for i, line in enumerate(lines):
+        path, pen = [], "M"
+        last = None
+        for x, y in zip(line.x, line.y, strict=True):
+            if y is None:
+                pen = "M"
+                continue
+            last = floor - (y - ys[0]) * ky
+            path.append(f"{pen}{LEFT + (x - xs[0]) * kx:.1f},{last:.1f}")
+            pen = "L"
+        body.append(f'<path d="{"".join(path)}" fill="none" stroke="{colour(i)}" stroke-width="2"/>')
+        if last is not None:
+            ends.append((last, i, line.name))
+    body += _end_labels(ends)
+    return _frame(title, body)
+
+
+def _end_labels(ends: list[tuple[float, int, str]]) -> list[str]:
+    """Names at the right, pushed apart so that none covers another."""
+    body, below = [], -1e9
+    shift = max(0.0, len(ends) * 15 - (HEIGHT - BOTTOM - TOP))
+    for y, i, name in sorted(ends):
+        at = max(y - shift, below + 15, TOP + 6)
+        below = at
+        body.append(
+            f'<text class="name" x="{WIDTH - RIGHT + 8}" y="{at + 4:.1f}" fill="{colour(i)}">{escape(name)}</text>'
+        )
+    return body
+
+
+def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_label: str) -> str:
+    """One row per group, a dot per value, a bar at the mean: the spread over seeds."""
+    values = [v for _, vs in groups for v in vs]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    pad = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
+    low, high = low - pad, high + pad
+    left, right, row = 170, 24, 34
+    height = TOP + row * len(groups) + 44
+    k = (WIDTH - left - right) / (high - low)
+    body = []
+    for tick in ticks(low, high, 6):
+        x = left + (tick - low) * k
+        body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - 40}"/>')
+        body.append(f'<text class="tick" x="{x:.1f}" y="{height - 22}" text-anchor="middle">{_number(tick)}</text>')
+    for i, (name, vs) in enumerate(groups):
+        y = TOP + row * i + row / 2
+        body.append(f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        for v in vs:
+            body.append(f'<circle cx="{left + (v - low) * k:.1f}" cy="{y}" r="5" fill="{colour(i)}" fill-opacity="0.45"/>')
+        mean = left + (sum(vs) / len(vs) - low) * k if vs else left
+        body.append(
+            f'<line x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 11}" y2="{y + 11}" stroke="{colour(i)}" stroke-width="3"/>'
+        )
+    body.append(f'<text class="axis" x="{left}" y="{height - 4}">{escape(x_label)}</text>')
+    return _frame(title, body, height)
+
+
+def bar_chart(
+    title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, unit: str
+) -> str:
+    """Stacked horizontal bars with their parts named below: cost split, reasons, causes."""
+    parts = list(dict.fromkeys(name for _, stack in groups for name, _ in stack))
+    most = max((sum(v for _, v in stack) for _, stack in groups), default=0.0)
+    if not most:
+        return ""
+    left, right, row = 170, 110, 34
+    height = TOP + row * len(groups) + 26 * ((len(parts) + 2) // 3) + 14
+    k = (WIDTH - left - right) / most
+    body = []
+    for i, (name, stack) in enumerate(groups):
+        y, x = TOP + row * i, float(left)
+        body.append(f'<text class="name" x="{left - 12}" y="{y + 20}" text-anchor="end">{escape(name)}</text>')
+        for part, value in stack:
+            fill = colour(parts.index(part))
+            body.append(f'<rect x="{x:.1f}" y="{y + 4}" width="{value * k:.1f}" height="24" rx="2" fill="{fill}"/>')
+            x += value * k
+        total = sum(v for _, v in stack)
+        body.append(f'<text class="tick" x="{x + 8:.1f}" y="{y + 21}">{_number(total)} {escape(unit)}</text>')
+    for i, part in enumerate(parts):
+        x, y = left + (i % 3) * 180, TOP + row * len(groups) + 20 + 24 * (i // 3)
+        body.append(f'<rect x="{x - 150}" y="{y - 10}" width="12" height="12" rx="2" fill="{colour(i)}"/>')
+        body.append(f'<text class="tick" x="{x - 132}" y="{y}">{escape(part)}</text>')
+    return _frame(title, body, height)

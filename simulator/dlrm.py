@@ -1,0 +1,118 @@
+"""Reader for ``alibaba-dlrm-2025``: inference instances with CPU, memory, GPU, disk and RDMA (Yang et al., NSDI'25).
+
+CN (CPU node) and HN (GPU node) instances of one application; ``max_instance_per_node`` is a hard rule of ours. Instances
+without a creation time exist from the start; those without a deletion time never end.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.pods import GpuRequest, PodRules, PodSpec
+from placement.resources import CPU, MEMORY, STORAGE
+from simulator.trace import NEVER, Manifest, Pods, Rows, Trace, TraceError
+
+RDMA = "ullage.dev/rdma-percent"
+FILE = "disaggregated_DLRM_trace.csv.gz"
+NEEDED = ("instance_sn", "role", "app_name", "cpu_request", "memory_request", "gpu_request", "max_instance_per_node")
+
+
+def read_dlrm(data: Path, *, skip_bad_rows: bool = False) -> Trace:
+    """Every instance, by creation.
+
+    Raises
+    ------
+    TraceError : the file is missing, cut short or damaged.
+    """
+    rows = Rows(data / FILE, skip_bad_rows)
+    found: list[tuple[int, int, str, PodSpec]] = []
+    for row in _read(rows):
+        spec = _spec(row, rows)
+        arrival = _time(row["creation_time"], 0, rows)
+        departure = _time(row["deletion_time"], NEVER, rows)
+        if spec is None or arrival is None or departure is None:
+            continue
+        if departure != NEVER and departure < arrival:
+            rows.bad(f"deletion_time={departure} precedes creation_time={arrival}", "fix the row")
+            continue
+        found.append((arrival, departure, row["instance_sn"], spec))
+    found.sort(key=lambda item: item[0])
+    classes = {spec: i for i, spec in enumerate(dict.fromkeys(item[3] for item in found))}
+    pods = Pods.of(
+        name=np.array([item[2] for item in found], object),
+        spec=np.array([classes[item[3]] for item in found], np.int64),
+        arrival_s=np.array([item[0] for item in found], np.int64),
+        departure_s=np.array([item[1] for item in found], np.int64),
+    )
+    notes = (f"{rows.skipped} bad rows skipped",) if rows.skipped else ()
+    trace = Trace(Manifest("dlrm", "alibaba-dlrm-2025", notes=notes), tuple(classes), (), pods)
+    trace.check()
+    return trace
+
+
+def _read(rows: Rows) -> list[dict[str, str]]:
+    try:
+        with gzip.open(rows.path, "rt", newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise TraceError(f"trace {rows.path.name}: has no column {missing[0]}; is it the DLRM trace?")
+            table = []
+            for rows.row, row in enumerate(reader, start=2):
+                table.append(row)
+            rows.row = 1
+            return _numbered(table, rows)
+    except FileNotFoundError as error:
+        raise TraceError(f"trace {rows.path}: no such file; give the folder of the DLRM trace") from error
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise TraceError(f"trace {rows.path}: cannot be read ({error}); copy it again") from error
+
+
+def _numbered(table: list[dict[str, str]], rows: Rows):  # type: ignore[no-untyped-def]  # rows, with rows.row in step
+    for row in table:
+        rows.row += 1
+        yield row
+
+
+def _time(text: str | None, default: int, rows: Rows) -> int | None:
+    return default if text in (None, "") else rows.integer(text, "time")
+
+
+def _spec(row: dict[str, str], rows: Rows) -> PodSpec | None:
+    amounts: dict[str, int] = {}
+    for column, name, unit in (
+        ("cpu_request", CPU, 1000),
+        ("memory_request", MEMORY, 2**30),
+        ("disk_request", STORAGE, 2**30),
+        ("rdma_request", RDMA, 1),
+    ):
+        text = row.get(column)
+        try:
+            amount = float(text) if text not in (None, "") else 0.0
+        except ValueError:
+            amount = -1.0
+        if not 0 <= amount < 1e7:  # also false for NaN
+            rows.bad(f"{column}={text!r} is not a number >= 0", "fix the row")
+            return None
+        amounts[name] = int(np.ceil(amount * unit))
+    gpus = rows.integer(row["gpu_request"] or "0", "gpu_request", most=64)
+    limit = rows.integer(row["max_instance_per_node"] or "-1", "max_instance_per_node", least=-1, most=10**6)
+    if gpus is None or limit is None:
+        return None
+    try:
+        gpu = GpuRequest(gpus) if gpus else None
+    except ConfigError as error:
+        rows.bad(str(error), "fix the row")
+        return None
+    return PodSpec(
+        tuple(sorted((n, a) for n, a in amounts.items() if a)),
+        gpu,
+        owner=f"Application/{row['app_name']}",
+        labels=(("app", row["app_name"]), ("role", row["role"])),
+        pod_rules=PodRules(max_per_node=max(limit, 0)),
+    )

@@ -1,0 +1,276 @@
+"""The report: one self-contained HTML file, no network, light and dark, readable on a phone and on paper.
+
+The same :class:`~simulator.compare.Comparison` is also given as Markdown; JSON is its document as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from simulator.charts import Line, bar_chart, dot_chart, line_chart
+from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
+from simulator.output import markdown
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table cell."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads and rows of cells."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, a sentence, and a table or a picture."""
+
+    title: str
+    lead: str = ""
+    table: Table | None = None
+    svg: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows."""
+
+    title: str
+    headline: str
+    sections: Sequence[Section]
+    command: str
+    facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
+
+
+COLUMNS: tuple[tuple[str, str, float, int, bool], ...] = (
+    ("gpu_allocated_share", "GPU busy %", 100, 2, True),
+    ("cpu_allocated_share", "CPU busy %", 100, 2, True),
+    ("memory_allocated_share", "Memory busy %", 100, 2, True),
+    ("gpu_hours", "GPU-hours", 1, 0, True),
+    ("empty_nodes_mean", "Empty nodes", 1, 1, True),
+    ("fragmented_gpu_share_end", "Fragmented GPU %", 100, 2, False),
+    ("pending_s_p50", "Wait p50 s", 1, 0, False),
+    ("pending_s_p95", "Wait p95 s", 1, 0, False),
+    ("pending_s_p99", "Wait p99 s", 1, 0, False),
+    ("placed", "Placed", 1, 0, True),
+    ("evictions", "Evicted", 1, 0, False),
+    ("node_hours", "Node-hours", 1, 0, False),
+    ("usd_per_month", "USD a month", 1, 0, False),
+)
+"""Metric, head, factor, decimals, whether more is better."""
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("simulator", "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html.j2")
+
+
+def render_page(page: Page) -> str:
+    """The HTML of a page."""
+    return _template().render(**vars(page))
+
+
+def to_html(comparison: Comparison) -> str:
+    """The whole report."""
+    sections: list[Section] = []
+    for trace in dict.fromkeys(row["trace"] for row in comparison.rows):
+        sections += _sections(comparison, trace)
+    return render_page(
+        Page(
+            title="Ullage · comparison",
+            headline=comparison.headline,
+            sections=[s for s in sections if s.table or s.svg],
+            command=comparison.command,
+            facts=_facts(comparison),
+        )
+    )
+
+
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
+    rows, versions = comparison.rows, document(comparison)["versions"]
+    strategies = dict.fromkeys(f"{r['strategy']} {r['strategy_digest']}" for r in rows)
+    traces = dict.fromkeys(f"{r['trace']} {r['trace_digest']}" for r in rows)
+    notes = dict.fromkeys(note for r in rows for note in r.get("trace_notes", ()))
+    return [
+        ("seeds", ", ".join(str(s) for s in comparison.question.seeds)),
+        ("deliveries", ", ".join(comparison.question.deliveries)),
+        ("strategies", "; ".join(strategies)),
+        ("traces", "; ".join(traces)),
+        *((("notes", "; ".join(notes)),) if notes else ()),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
+    ]
+
+
+def _sections(comparison: Comparison, trace: str) -> list[Section]:
+    question, rows = comparison.question, [r for r in comparison.rows if r["trace"] == trace]
+    names = labels(question, rows)
+    where = f" · {trace}" if len(question.traces) > 1 else ""
+    main = comparison.metric
+    factor, unit = (1.0, "USD a month") if main in LOWER_IS_BETTER else (100.0, main.replace("_", " ") + ", %")
+    spread = [(n, [factor * v for v in values_of(question, rows, trace, n, main)]) for n in names]
+    first = {n: next(r for r in rows if label(question, r) == n) for n in names}
+    hours = max((max(r["series"]["time_s"], default=0) for r in first.values()), default=0) / 3600
+    scale, axis = (24.0, "days") if hours > 72 else (1.0, "hours")
+
+    def over_time(key: str, factor: float) -> list[Line]:
+        return [
+            Line(
+                n,
+                [t / 3600 / scale for t in r["series"]["time_s"]],
+                [None if v is None else factor * v for v in r["series"][key]],
+            )
+            for n, r in first.items()
+        ]
+
+    gpu = any(r["metrics"]["gpu_allocated_share"] for r in rows)
+    busy = "gpu_share" if gpu else "cpu_share"
+    sections = [
+        Section(f"Side by side{where}", "Means over seeds; the best value of a column is marked.", _table(comparison, trace)),
+        Section(
+            f"Every seed{where}",
+            "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike.",
+            svg=dot_chart("Spread over seeds", spread, x_label=unit),
+        ),
+        Section(
+            f"Over time{where}",
+            f"Share of {'GPUs' if gpu else 'cores'} allocated, first seed.",
+            svg=line_chart("Allocation over time", over_time(busy, 100), x_label=axis, y_label="%"),
+        ),
+    ]
+    if gpu:
+        arrivals = [
+            Line(n, [100 * (x or 0) for x in r["series"]["arrived_gpu_share"]], _percent(r["series"]["gpu_share"]))
+            for n, r in first.items()
+        ]
+        sections.append(
+            Section(
+                f"Against what arrived{where}",
+                "GPU share allocated when so much has been asked for in all; above 100 % not everything can fit at once.",
+                svg=line_chart("Allocation over arrivals", arrivals, x_label="GPU asked for so far, %", y_label="%"),
+            )
+        )
+        sections.append(
+            Section(
+                f"Fragmentation{where}",
+                "Free GPU that an average pod could not use where it lies (FGD's measure), share of all GPUs.",
+                svg=line_chart(
+                    "Fragmentation", over_time("fragmented_gpu_share", 100), x_label=axis, y_label="%", from_zero=True
+                ),
+            )
+        )
+    sections.append(
+        Section(
+            f"Nodes{where}",
+            "Nodes in the fleet less the empty ones: what could not be switched off.",
+            svg=line_chart(
+                "Nodes in use",
+                [
+                    Line(n, [t / 3600 / scale for t in r["series"]["time_s"]],
+                         [a - b for a, b in zip(r["series"]["nodes"], r["series"]["empty_nodes"], strict=True)])
+                    for n, r in first.items()
+                ],
+                x_label=axis,
+                y_label="nodes",
+            ),
+        )
+    )
+    months = [
+        (n, [(k, first[n]["metrics"][f"usd_{k}"]) for k in ("on_demand", "spot") if first[n]["metrics"][f"usd_{k}"]])
+        for n in names
+    ]
+    sections.append(Section(f"What it cost{where}", "First seed, over the measured time.", svg=bar_chart("Cost", months, unit="USD")))
+    failed = [(n, sorted(first[n]["metrics"]["unplaced"].items(), key=lambda i: -i[1])[:4]) for n in names]
+    sections.append(
+        Section(
+            f"Who found no place, and why{where}",
+            "Pods never placed in the first seed, by the rule that kept them off most nodes.",
+            svg=bar_chart("Unplaced pods", [(n, [(k, float(v)) for k, v in f]) for n, f in failed], unit="pods"),
+        )
+    )
+    return sections
+
+
+def _percent(values: Sequence[float | None]) -> list[float | None]:
+    return [None if v is None else 100 * v for v in values]
+
+
+def _table(comparison: Comparison, trace: str) -> Table:
+    lines = [line for line in comparison.summary if line["trace"] == trace]
+    used = [c for c in COLUMNS if any(line[c[0]] for line in lines)]
+    rows = []
+    for line in lines:
+        cells = [Cell(line["strategy"])]
+        for key, _, factor, decimals, more in used:
+            values = [x[key] for x in lines if x[key] is not None]
+            best = max(values) if more else min(values)
+            alone = max(values) != min(values)
+            value = line[key]
+            text = "–" if value is None else f"{factor * value:,.{decimals}f}"
+            if key == comparison.metric and value is not None and line["sd"]:
+                text += f" ± {factor * line['sd']:,.{decimals}f}"
+            cells.append(Cell(text, alone and value == best))
+        rows.append(cells)
+    return Table(["strategy", *(c[1] for c in used)], rows)
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The same for a pull request."""
+    parts = [f"**{comparison.headline}**", ""]
+    for trace in dict.fromkeys(row["trace"] for row in comparison.rows):
+        table = _table(comparison, trace)
+        rows = [
+            dict(zip(table.heads, [f"**{c.text}**" if c.best else c.text for c in row], strict=True)) for row in table.rows
+        ]
+        parts += [f"### {trace}", "", markdown(rows), ""]
+    parts += ["```", comparison.command, "```", ""]
+    parts += [f"- {name}: {value}" for name, value in _facts(comparison)]
+    return "\n".join(parts) + "\n"
+
+
+def fgd_html(result: dict[str, Any]) -> str:
+    """The page of `ullage reproduce fgd-atc23`."""
+    results = result["results"]
+    policies = list(next(iter(results.values())))
+    rows = []
+    for trace, by_policy in results.items():
+        best = max(by_policy[p]["130"] for p in policies)
+        rows.append(
+            [Cell(trace)]
+            + [Cell(f"{by_policy[p]['100']:.2f} / {by_policy[p]['130']:.2f}", by_policy[p]["130"] == best) for p in policies]
+        )
+    sections = [Section("GPU allocation, %", "When 100 % / 130 % of the GPUs have been asked for; mean of ten seeds.", Table(["trace", *policies], rows))]
+    for trace in results:
+        lines = []
+        for policy in policies:
+            curve = result["curves"][f"{trace}/{policy}"]
+            points = [(k, None if not np.isfinite(v) else v) for k, v in enumerate(curve) if k >= 70]
+            lines.append(Line(policy, [p[0] for p in points], [p[1] for p in points]))
+        sections.append(
+            Section(trace, svg=line_chart(trace, lines, x_label="GPU asked for, %", y_label="GPU allocated, %"))
+        )
+    wins = result["priced"]
+    headline = (
+        f"{result['exact']} of {result['deterministic']} published experiments repeated to the last digit; `priced` beats "
+        f"FGD on {wins['wins']} of {wins['pairs']} trace–seed pairs, by {wins['min_gain']:.2f} points or more."
+    )
+    facts = [
+        ("experiments", str(result["experiments"])),
+        ("decisions", f"{result['decisions']:,}"),
+        ("Random, largest difference of means", f"{result['random_max_abs_diff']} points"),
+        ("time", f"{result['wall_s']} s, {result['cpu_s']} s of CPU"),
+        ("node order", result["node_order"]),
+    ]
+    return render_page(Page("Ullage · FGD, USENIX ATC'23", headline, sections, "ullage reproduce fgd-atc23 --data DIR --report FILE", facts))
