@@ -85,7 +85,10 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str) -> None:
         for i in range(num_nodes * 2):
             spec = PodSpec(request=((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)))
             ledger.state.bind(f"r{i}", spec, ledger.state.name(i % num_nodes))
-        engine = Engine(ledger, Reader(), strategy_named(strategy), settings, metrics)
+        reader = Reader()
+        for i in range(20):
+            ledger.see(reader.pod(json.dumps(pod(f"u{i}")).encode()))
+        engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics)
         server = HttpServer(settings.http, Extender(engine, Binder(engine, None), version="bench").handle, metrics)  # type: ignore[arg-type]  # no API here
         await server.start()
         pipe.send(server.port)

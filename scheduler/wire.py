@@ -34,7 +34,6 @@ _NAMES_KEY = b'"NodeNames":['
 _SCORE_DIGITS = 2
 
 Words = NDArray[np.uint64]
-Slots = NDArray[np.int32]
 
 
 # ── what a request says of its pod ────────────────────────────────────────────────────────────
@@ -164,25 +163,36 @@ class NameTable:
     def __post_init__(self) -> None:
         self.row_of = {name: row for row, name in enumerate(self.names) if name}
         known = [(row, name.encode()) for name, row in self.row_of.items()]
-        plain = [
-            (row, name) for row, name in known if len(name) >= WORD and _encode(name.decode()) == b'"' + name + b'"'
-        ]
+        plain = [(row, name) for row, name in known if len(name) >= WORD and _is_plain(name)]
         self._rows = np.array([row for row, _ in plain], np.int64)
-        self._is_fast = bool(plain)
+        self._plain = [name for _, name in plain]
+        self._fixed: dict[int, AnyArray] = {}
         if plain:
-            self._build([name for _, name in plain])
+            self._build()
 
-    def _build(self, known: list[bytes]) -> None:
-        self._num_words = (max(map(len, known)) + WORD - 1) // WORD
-        self._words = _words(known, self._num_words)
-        self._lengths = np.array([len(n) for n in known], UINT64)
-        size = 1 << max(8, (16 * len(known)).bit_length())
-        self._slots = np.full(size + MAX_PROBES, -1, np.int32)
-        for i, slot in enumerate(_hash(self._words, self._lengths, size).tolist()):
+    def _build(self) -> None:
+        self._num_words = (max(map(len, self._plain)) + WORD - 1) // WORD
+        self._words = _words(self._plain, self._num_words)
+        self._lengths = np.array([len(n) for n in self._plain], UINT64)
+        self._keys = self._telling_words()
+        size = 1 << max(8, (16 * len(self._plain)).bit_length())
+        self._slots = np.full(size + MAX_PROBES, -1, np.int64)
+        hashes = _hash([self._words[k] for k in self._keys], self._lengths, size)
+        for i, slot in enumerate(hashes.tolist()):
             while self._slots[slot] >= 0:
                 slot = (slot + 1) % len(self._slots)
             self._slots[slot] = i
         self._size = size
+
+    def _telling_words(self) -> tuple[int, ...]:
+        """The fewest windows that tell all names apart (with their lengths): usually one or two."""
+        columns = range(self._num_words)
+        choices = [(k,) for k in columns] + [(i, k) for k in columns for i in range(k)]
+        for keys in choices:
+            stacked = np.vstack([self._lengths, *(self._words[k] for k in keys)])
+            if len(np.unique(stacked, axis=1).T) == len(self._plain):
+                return keys
+        return tuple(columns)
 
     @cached_property
     def quoted(self) -> list[bytes]:
@@ -197,34 +207,38 @@ class NameTable:
         rows = b"".join(part.ljust(width - 3) + b"0}," for part in parts)
         return np.frombuffer(rows, np.dtype((np.void, width)))
 
-    def rows_of(self, region: bytes | memoryview) -> IntArray | None:
+    def rows_of(self, region: bytes) -> IntArray | None:
         """Rows of ``"a","b",…`` as Go writes it, in order; None if any name needs the plain path."""
-        if not self._is_fast or len(region) < WORD + 2:
+        if not self._plain or len(region) < WORD + 2:
             return None
-        buffer = np.frombuffer(region, np.uint8)
-        words, lengths = self._uniform(region, buffer) or self._mixed(buffer) or (None, None)
-        return None if words is None or lengths is None else self._find(words, lengths)
+        return self._uniform(region)
 
-    def _uniform(self, region: bytes | memoryview, buffer: AnyArray) -> tuple[list[Words], Words] | None:
-        """Windows when every name is as long as the first."""
-        length = bytes(region[1 : 2 + WORD * self._num_words]).find(b'"')
+    def _uniform(self, region: bytes) -> IntArray | None:
+        """Rows if every name is as long as the first; otherwise as :meth:`_mixed` finds them."""
+        length = region.find(b'"', 1) - 1
         stride = length + 3
-        if length < WORD or (len(buffer) + 1) % stride or buffer[-1] != 0x22:
-            return None
-        count = (len(buffer) + 1) // stride
-        first = buffer[0::stride]
-        last = buffer[length + 1 :: stride]
-        commas = buffer[length + 2 :: stride]
-        if not ((first == 0x22).all() and (last == 0x22).all() and (commas == 0x2C).all()):
-            return None
-        words = [
-            np.ndarray((count,), UINT64, region, 1 + min(WORD * k, length - WORD), (stride,))
-            for k in range(self._num_words)
+        count = (len(region) + 1) // stride if length >= WORD else 0
+        if count * stride != len(region) + 1:
+            return self._mixed(np.frombuffer(region, np.uint8))
+        keys = [
+            np.ndarray((count,), UINT64, region, 1 + min(WORD * k, length - WORD), (stride,)).copy() for k in self._keys
         ]
-        return words, np.full(count, length, UINT64)
+        found = self._find(keys, np.full(count, length, UINT64))
+        if found is None or not self._of_length(length)[found].tobytes().startswith(region):
+            return self._mixed(np.frombuffer(region, np.uint8))
+        return self._rows[found]
 
-    def _mixed(self, buffer: AnyArray) -> tuple[list[Words], Words] | None:
-        """Windows when lengths differ."""
+    def _of_length(self, length: int) -> AnyArray:
+        """``"name",`` of every name of that length, zeros for the others; fixed width."""
+        table = self._fixed.get(length)
+        if table is None:
+            width = length + 3
+            rows = [b'"' + name + b'",' if len(name) == length else bytes(width) for name in self._plain]
+            table = self._fixed[length] = np.frombuffer(b"".join(rows), np.dtype((np.void, width)))
+        return table
+
+    def _mixed(self, buffer: AnyArray) -> IntArray | None:
+        """Rows when lengths differ."""
         quotes = np.flatnonzero(buffer == 0x22)
         if len(quotes) % 2 or len(quotes) == 0 or quotes[0] != 0 or quotes[-1] != len(buffer) - 1:
             return None
@@ -235,27 +249,30 @@ class NameTable:
         at_byte = np.ndarray((len(buffer) - WORD + 1,), UINT64, buffer, 0, (1,))
         last = lengths - WORD
         words = [at_byte[starts + np.minimum(WORD * k, last)] for k in range(self._num_words)]
-        return words, lengths.astype(UINT64)
+        found = self._find([words[k] for k in self._keys], lengths.astype(UINT64))
+        if found is None or not all((self._words[k][found] == words[k]).all() for k in range(self._num_words)):
+            return None
+        return self._rows[found]
 
-    def _find(self, words: list[Words], lengths: Words) -> IntArray | None:
-        slots = _hash(words, lengths, self._size).astype(np.int64)
+    def _find(self, keys: list[Words], lengths: Words) -> IntArray | None:
+        """Entries whose length and telling windows are as asked; the caller compares the remaining bytes."""
+        slots = _hash(keys, lengths, self._size).astype(np.int64)
         found = self._slots[slots]
-        missing = np.flatnonzero(~self._is_same(found, words, lengths))
+        missing = np.flatnonzero(~self._is_same(found, keys, lengths))
         for probe in range(1, MAX_PROBES):
             if not len(missing):
-                return self._rows[found]
+                return found
             at = self._slots[slots[missing] + probe]
             if (at < 0).any():
                 return None
             found[missing] = at
-            missing = missing[~self._is_same(at, [w[missing] for w in words], lengths[missing])]
+            missing = missing[~self._is_same(at, [w[missing] for w in keys], lengths[missing])]
         return None
 
-    def _is_same(self, found: Slots, words: list[Words], lengths: Words) -> BoolArray:
-        """Whether entries are the names asked for: every byte is compared, the hash only finds them."""
+    def _is_same(self, found: IntArray, keys: list[Words], lengths: Words) -> BoolArray:
         same: BoolArray = self._lengths[found] == lengths
-        for known, word in zip(self._words, words, strict=True):
-            same &= known[found] == word
+        for k, key in zip(self._keys, keys, strict=True):
+            same &= self._words[k][found] == key
         same &= found >= 0
         return same
 
