@@ -1,0 +1,368 @@
+"""What shadow mode saw: how often kube-scheduler chose as we would, and what the difference would have been worth.
+
+The comparison is one step deep. Every choice of ours was made in the world that kube-scheduler's earlier choices had
+left, so it says what *that* choice would have changed, not where a cluster run by us would stand; for that, replay
+the log (`ullage bundle`, then `ullage simulate`). Uncertainty comes from a moving-block bootstrap over decisions in
+order (Künsch 1989), because neighbouring decisions are alike.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from placement.resources import BoolArray, FloatArray
+from scheduler.explain import when
+from scheduler.records import IDLE, Fleet, Record, RecordReader
+
+HOURS_A_MONTH = 730.0
+RESAMPLES = 1000
+FEW = 100
+"""Below so many settled pods a report says that it proves nothing."""
+
+
+@dataclass(frozen=True)
+class NodePrices:
+    """USD an hour by what a node offers; the defaults are OpenCost's (configs/default.json)."""
+
+    core_usd: float = 0.031611
+    gib_usd: float = 0.004237
+    gpu_usd: float = 0.95
+
+    def of(self, fleet: Fleet, node: str) -> float:
+        """USD an hour of one node."""
+        row = fleet.names.index(node)
+        cores, gib = fleet.cpu[row] / 1000, fleet.memory[row] / 2**30
+        return cores * self.core_usd + gib * self.gib_usd + fleet.gpus[row] * self.gpu_usd
+
+
+class Interval(NamedTuple):
+    """An estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    def text(self, form: str = "{:+,.1f}") -> str:
+        """For people."""
+        return f"{form.format(self.value)} (95 %: {form.format(self.low)} to {form.format(self.high)})"
+
+
+UNKNOWN = Interval(0, 0, 0)
+
+
+@dataclass
+class Pod:
+    """What is compared about one pod."""
+
+    record: Record
+    opened_ours: bool = False
+    """Our node held nothing but daemons before."""
+    opened_theirs: bool = False
+    usd_ours: float = 0.0
+    """USD an hour of an idle node that this choice put to use; 0 if the node was in use already."""
+    usd_theirs: float = 0.0
+
+
+@dataclass
+class Shadow:
+    """The report's content."""
+
+    records: int = 0
+    pods: int = 0
+    from_s: float = 0.0
+    to_s: float = 0.0
+    agreed: int = 0
+    differed: int = 0
+    ours_only: int = 0
+    """We had a node, the pod was not seen bound."""
+    theirs_only: int = 0
+    """We had none, the pod was bound."""
+    neither: int = 0
+    agreement: Interval = UNKNOWN
+    nodes_fewer: Interval = UNKNOWN
+    """Idle nodes that kube-scheduler put to use less those that we would have, over the whole time."""
+    busy_hours: float = 0.0
+    """Mean time until a node that was put to use was idle again."""
+    usd_a_month: Interval = UNKNOWN
+    allocation: dict[str, int] = field(default_factory=dict)
+    """Requests of pods that only we placed less those that only kube-scheduler placed."""
+    by_strategy: dict[str, int] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_little(self) -> bool:
+        """Whether there is too little to judge by."""
+        return self.agreed + self.differed < FEW
+
+    def headline(self) -> str:
+        """The result in one sentence."""
+        settled = self.agreed + self.differed
+        if not settled:
+            return "No pod with a choice of ours has been seen bound yet: nothing to compare."
+        start = f"Ullage agreed with kube-scheduler on {self.agreement.value:.0%} of {settled:,} pods"
+        if self.is_little:
+            return f"{start}; too few to judge (below {FEW})."
+        if not self.usd_a_month.is_clear:
+            return f"{start}; no clear difference in nodes put to use."
+        word = "less" if self.usd_a_month.value > 0 else "more"
+        return f"{start}; its choices would have cost about {abs(self.usd_a_month.value):,.0f} USD a month {word}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "apiVersion": "ullage.dev/v1",
+            "kind": "ShadowReport",
+            "headline": self.headline(),
+            "from": when(self.from_s),
+            "to": when(self.to_s),
+            "records": self.records,
+            "pods": self.pods,
+            "outcomes": {
+                "agreed": self.agreed,
+                "differed": self.differed,
+                "ours_only": self.ours_only,
+                "theirs_only": self.theirs_only,
+                "neither": self.neither,
+            },
+            "agreement_share": self.agreement._asdict(),
+            "nodes_fewer": self.nodes_fewer._asdict(),
+            "usd_a_month": self.usd_a_month._asdict(),
+            "busy_hours": self.busy_hours,
+            "allocation": self.allocation,
+            "strategies": self.by_strategy,
+            "examples": self.examples,
+            "limits": LIMITS,
+        }
+
+
+LIMITS = (
+    "One step deep: each choice is judged in the world that kube-scheduler's earlier choices left. "
+    "USD assumes that an idle node is switched off and that nodes stay in use as long as they were seen to."
+)
+
+
+def compare(reader: RecordReader, records: Iterable[Record], prices: NodePrices, seed: int = 0) -> Shadow:
+    """Compare the last decision about each pod with where it was bound. ``records`` come oldest first."""
+    shadow = Shadow()
+    last: dict[str, Pod] = {}
+    busy = BusyTimes()
+    for record in records:
+        shadow.records += 1
+        shadow.from_s = shadow.from_s or record.asked_s
+        shadow.to_s = record.asked_s
+        shadow.by_strategy[record.strategy] = shadow.by_strategy.get(record.strategy, 0) + 1
+        fleet = reader.fleet(record.fleet)
+        last[record.uid] = _pod(record, fleet, prices)
+        if fleet is not None:
+            busy.see(record, fleet)
+    pods = list(last.values())
+    shadow.pods = len(pods)
+    shadow.busy_hours = busy.mean_s(shadow.to_s) / 3600
+    _count(shadow, pods)
+    _estimate(shadow, [p for p in pods if p.record.agrees is not None], seed)
+    shadow.examples = list(_examples(pods))
+    return shadow
+
+
+def _pod(record: Record, fleet: Fleet | None, prices: NodePrices) -> Pod:
+    pod = Pod(record)
+    if fleet is None or record.agrees is None:
+        return pod
+    assert record.final_node is not None
+    pod.opened_ours = record.was_idle(fleet, record.node) is True
+    pod.opened_theirs = record.was_idle(fleet, record.final_node) is True
+    pod.usd_ours = prices.of(fleet, record.node) if pod.opened_ours else 0.0
+    pod.usd_theirs = prices.of(fleet, record.final_node) if pod.opened_theirs else 0.0
+    return pod
+
+
+class BusyTimes:
+    """How long nodes that were put to use stayed in use, by the idle masks of later records."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+        self._ended: list[float] = []
+
+    def see(self, record: Record, fleet: Fleet) -> None:
+        """Note which nodes are idle again, and the one that this pod put to use."""
+        idle = record.masks.get(IDLE)
+        if idle is None:
+            return
+        for node in [n for n in self._since if record.was_idle(fleet, n)]:
+            self._ended.append(record.asked_s - self._since.pop(node))
+        final = record.final_node
+        if final and final not in self._since and record.was_idle(fleet, final):
+            self._since[final] = record.asked_s
+
+    def mean_s(self, now_s: float) -> float:
+        """Mean seconds; times that have not ended count up to now, so this is rather too short."""
+        times = self._ended + [now_s - since for since in self._since.values()]
+        return sum(times) / len(times) if times else 0.0
+
+
+def _count(shadow: Shadow, pods: list[Pod]) -> None:
+    for pod in pods:
+        record = pod.record
+        sign = 0
+        if record.agrees is not None:
+            shadow.agreed += int(record.agrees)
+            shadow.differed += int(not record.agrees)
+        elif record.node:
+            shadow.ours_only, sign = shadow.ours_only + 1, 1
+        elif record.final_node:
+            shadow.theirs_only, sign = shadow.theirs_only + 1, -1
+        else:
+            shadow.neither += 1
+        for name, amount in record.request.items() if sign else ():
+            if isinstance(amount, int) and name != "priority":
+                shadow.allocation[name] = shadow.allocation.get(name, 0) + sign * amount
+
+
+def _estimate(shadow: Shadow, settled: list[Pod], seed: int) -> None:
+    if not settled:
+        return
+    agreed = np.array([p.record.agrees for p in settled], np.bool_)
+    nodes = np.array([int(p.opened_theirs) - int(p.opened_ours) for p in settled], np.float64)
+    usd = np.array([p.usd_theirs - p.usd_ours for p in settled], np.float64)
+    days_s = max(shadow.to_s - shadow.from_s, 1.0)
+    # One avoided opening saves its node's price for as long as nodes stay in use; scaled from the time seen to a month.
+    monthly = usd * len(settled) * shadow.busy_hours * (HOURS_A_MONTH * 3600 / days_s)
+    rng = np.random.default_rng(seed)
+    picks = _blocks(len(settled), rng)
+    shadow.agreement = wilson(agreed)
+    shadow.nodes_fewer = _interval(nodes * len(settled), picks)
+    shadow.usd_a_month = _interval(monthly, picks)
+
+
+def _blocks(number: int, rng: np.random.Generator) -> Any:
+    """``(RESAMPLES, number)`` indices of a circular moving-block bootstrap; blocks of about √number."""
+    length = max(1, math.isqrt(number))
+    starts = rng.integers(0, number, (RESAMPLES, -(-number // length)))
+    return ((starts[:, :, None] + np.arange(length)) % number).reshape(RESAMPLES, -1)[:, :number]
+
+
+def _interval(values: FloatArray, picks: Any) -> Interval:
+    means = values[picks].mean(axis=1)
+    return Interval(float(values.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975)))
+
+
+def wilson(agreed: BoolArray) -> Interval:
+    """Share of True with Wilson's score interval (1927)."""
+    n, z = len(agreed), 1.96
+    share = float(agreed.mean())
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _examples(pods: list[Pod], number: int = 10) -> Iterator[dict[str, Any]]:
+    """Differences that are worth most, either way."""
+    differing = [p for p in pods if p.record.agrees is False]
+    differing.sort(key=lambda p: (-abs(p.usd_theirs - p.usd_ours), p.record.asked_s))
+    for pod in differing[:number]:
+        record = pod.record
+        yield {
+            "pod": f"{record.namespace}/{record.name}",
+            "ours": record.node,
+            "theirs": record.final_node,
+            "usd_an_hour": round(pod.usd_theirs - pod.usd_ours, 4),
+            "decision": record.id,
+        }
+
+
+# ── for people ────────────────────────────────────────────────────────────────────────────────
+
+
+def _rows(shadow: Shadow) -> list[tuple[str, str]]:
+    share = shadow.agreement
+    lines = [
+        ("time", f"{when(shadow.from_s)} to {when(shadow.to_s)}"),
+        ("decisions", f"{shadow.records:,} about {shadow.pods:,} pods, by {', '.join(shadow.by_strategy) or 'nobody'}"),
+        ("agreed", f"{shadow.agreed:,} pods: {share.value:.1%} (95 %: {share.low:.1%} to {share.high:.1%})"),
+        ("differed", f"{shadow.differed:,} pods"),
+        ("only we had a node", f"{shadow.ours_only:,} pods, not seen bound"),
+        ("only kube-scheduler had", f"{shadow.theirs_only:,} pods"),
+        ("nobody had", f"{shadow.neither:,} pods"),
+        ("idle nodes put to use, fewer with us", shadow.nodes_fewer.text()),
+        ("a node in use stays so", f"{shadow.busy_hours:,.2f} hours"),
+        ("USD a month, less with us", shadow.usd_a_month.text("{:+,.0f}")),
+    ]
+    if shadow.allocation:
+        lines.append(("requests, more with us", ", ".join(f"{k} {v:+,d}" for k, v in shadow.allocation.items())))
+    return lines
+
+
+def to_text(shadow: Shadow) -> str:
+    """The report for a terminal."""
+    rows = _rows(shadow)
+    width = max(len(name) for name, _ in rows)
+    lines = [shadow.headline(), "", *(f"  {name.ljust(width)}  {text}" for name, text in rows)]
+    if shadow.examples:
+        lines += ["", "  differences worth most (ullage explain decision/ID):"]
+        lines += [
+            f"    {e['decision']:<18} {e['pod']}: {e['ours']} instead of {e['theirs']} ({e['usd_an_hour']:+.3f} USD/h)"
+            for e in shadow.examples
+        ]
+    return "\n".join([*lines, "", f"  {LIMITS}", ""])
+
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#59636e;--line:#d1d9e0;--ground:#fff;--good:#1a7f37;--bad:#cf222e}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--line:#3d444d;--ground:#0d1117;--good:#3fb950;
+--bad:#f85149}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:56rem;margin:2rem auto;
+padding:0 1rem}h1{font-size:1.4rem}table{border-collapse:collapse;width:100%;margin:1rem 0}
+td,th{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+td:first-child{color:var(--soft)}.bar{display:flex;height:1.5rem;border-radius:4px;overflow:hidden;margin:1rem 0}
+.bar span{display:block;min-width:2px}.wide{overflow-x:auto}footer{color:var(--soft);font-size:.85rem}
+@media print{body{margin:0}}
+"""
+
+
+def to_html(shadow: Shadow, command: str) -> str:
+    """The report as one self-contained file."""
+    cells = "".join(f"<tr><td>{html.escape(n)}</td><td>{html.escape(t)}</td></tr>" for n, t in _rows(shadow))
+    examples = "".join(
+        f"<tr><td>{html.escape(e['decision'])}</td><td>{html.escape(e['pod'])}</td><td>{html.escape(e['ours'])}</td>"
+        f"<td>{html.escape(e['theirs'])}</td><td>{e['usd_an_hour']:+.3f}</td></tr>"
+        for e in shadow.examples
+    )
+    table = (
+        "<h2>Differences worth most</h2><div class=wide><table><tr><th>decision<th>pod<th>ours<th>kube-scheduler's"
+        f"<th>USD/h less</tr>{examples}</table></div>"
+        if examples
+        else ""
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>Ullage shadow report</title><style>{_STYLE}</style><h1>{html.escape(shadow.headline())}</h1>"
+        f"{_bar(shadow)}<table>{cells}</table>{table}<footer><p>{html.escape(LIMITS)}<p>{html.escape(command)}</footer>"
+        "</html>\n"
+    )
+
+
+def _bar(shadow: Shadow) -> str:
+    parts = (
+        ("agreed", shadow.agreed, "var(--good)"),
+        ("differed", shadow.differed, "var(--bad)"),
+        ("only we had a node", shadow.ours_only, "#8250df"),
+        ("only kube-scheduler had", shadow.theirs_only, "#bf8700"),
+        ("nobody had", shadow.neither, "var(--line)"),
+    )
+    spans = "".join(
+        f"<span style='flex:{count};background:{colour}' title='{name}: {count}'></span>"
+        for name, count, colour in parts
+        if count
+    )
+    return f"<div class=bar role=img aria-label='outcomes'>{spans}</div>"
