@@ -66,11 +66,12 @@ class Columns:
     which device model.
     """
 
-    def __init__(self, state: ClusterState) -> None:
+    def __init__(self, state: ClusterState, knowledge: Knowledge | None = None) -> None:
         self.state = state
-        knowledge: Knowledge = state.knowledge
+        knowledge = state.knowledge if knowledge is None else knowledge
+        self.prices = knowledge.prices
         self.typical: tuple[TypicalKind, ...] = () if knowledge.workload is None else knowledge.workload.typical()
-        prices = knowledge.prices
+        prices = self.prices
         if prices is None:
             self.worth: IntArray = np.zeros((1, DEVICE_MILLI + 1), np.int64)
         else:
@@ -88,7 +89,7 @@ class Columns:
 
     def node_changed(self, row: int, node: NodeSpec) -> None:
         """Look a new or changed node up in the tables."""
-        prices = self.state.knowledge.prices
+        prices = self.prices
         cpu = int(self.state.offered[CPU_ROW, row])
         if prices is not None:
             shape = (node.gpu_model, node.num_gpus, cpu)

@@ -100,14 +100,16 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
 
 
 def _end_labels(ends: list[tuple[float, int, str]]) -> list[str]:
-    """Names at the right, pushed apart so that none covers another."""
+    """Names at the right, pushed apart so that none covers another; up, where there is no room below."""
     body, below = [], -1e9
-    shift = max(0.0, len(ends) * 15 - (HEIGHT - BOTTOM - TOP))
+    lowest = max((y for y, _, _ in ends), default=0.0)
+    crowd = sum(y > lowest - 15 for y, _, _ in ends)
+    shift = max(0.0, lowest + 15 * (crowd - 1) - (HEIGHT - BOTTOM))
     for y, i, name in sorted(ends):
-        at = max(y - shift, below + 15, TOP + 6)
+        at = max(min(y, HEIGHT - BOTTOM) - shift, below + 15, TOP + 6)
         below = at
         body.append(
-            f'<text class="name" x="{WIDTH - RIGHT + 8}" y="{at + 4:.1f}" fill="{colour(i)}">{escape(name)}</text>'
+            f'<text class="name" x="{WIDTH - RIGHT + 8}" y="{at + 4:.1f}" style="fill:{colour(i)}">{escape(name)}</text>'
         )
     return body
 
@@ -150,7 +152,7 @@ def bar_chart(
     if not most:
         return ""
     left, right, row = 170, 110, 34
-    height = TOP + row * len(groups) + 26 * ((len(parts) + 2) // 3) + 14
+    height = TOP + row * len(groups) + 24 * len(parts) + 16
     k = (WIDTH - left - right) / most
     body = []
     for i, (name, stack) in enumerate(groups):
@@ -163,7 +165,7 @@ def bar_chart(
         total = sum(v for _, v in stack)
         body.append(f'<text class="tick" x="{x + 8:.1f}" y="{y + 21}">{_number(total)} {escape(unit)}</text>')
     for i, part in enumerate(parts):
-        x, y = left + (i % 3) * 180, TOP + row * len(groups) + 20 + 24 * (i // 3)
-        body.append(f'<rect x="{x - 150}" y="{y - 10}" width="12" height="12" rx="2" fill="{colour(i)}"/>')
-        body.append(f'<text class="tick" x="{x - 132}" y="{y}">{escape(part)}</text>')
+        x, y = left, TOP + row * len(groups) + 22 + 24 * i
+        body.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" rx="2" fill="{colour(i)}"/>')
+        body.append(f'<text class="tick" x="{x + 20}" y="{y}">{escape(part)}</text>')
     return _frame(title, body, height)

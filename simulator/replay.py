@@ -222,6 +222,9 @@ class Replay:
             end_s=self._end_s(arrival.tolist()) if num else 0,
             samples=options.samples,
             last_arrival_s=int(arrival[-1]) if num else 0,
+            workload=Workload.of(
+                trace.specs, np.bincount(trace.pods.spec, minlength=len(trace.specs)).tolist(), "whole trace"
+            ),
         )
         for node in trace.nodes:
             self._node_up(node)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from placement.knowledge import Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, GPU_SHARE, MEMORY
@@ -51,6 +52,8 @@ class Timeline:
     end_s: int
     samples: int
     last_arrival_s: int
+    workload: Workload | None = None
+    """Target workload of the fragmentation measure (the whole trace's, known afterwards); no decision reads it."""
     time_s: int = 0
     series: list[Sample] = field(default_factory=list)
     node_s: Counter[tuple[str, bool]] = field(default_factory=Counter)
@@ -75,6 +78,7 @@ class Timeline:
         self._step = max((last - self.start_s) // max(self.samples, 1), 1)
         self._next = self.start_s
         self._columns: Columns | None = None
+        self._seen = 0
         self._need_cpu = -1
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────
@@ -177,9 +181,10 @@ class Timeline:
         memory_offered = state.offered[MEMORY_ROW, rows]
         is_full = (memory_offered - state.taken[MEMORY_ROW, rows]) * 100 < memory_offered
         fragmented = float("nan")
-        if state.knowledge.workload is not None and len(rows):
-            if self._columns is None or self._columns.group.shape != state.is_alive.shape:
-                self._columns = Columns(state)
+        if self.workload is not None and len(rows) and self._offered[2]:
+            if self._columns is None or self._columns.group.shape != state.is_alive.shape or len(rows) != self._seen:
+                self._columns = Columns(state, Knowledge(workload=self.workload))
+                self._seen = len(rows)
             fragmented = float(fragmentation(self._columns, cpu, state.gpu_free[rows], state.gpu_model[rows]).sum())
         self.series.append(
             Sample(

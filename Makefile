@@ -1,0 +1,59 @@
+# `make` lists its targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+TRACES ?= ../shared/traces
+
+help: ## List targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip check
+	@touch $@
+
+install: .venv/installed ## Make .venv with every extra and the `ullage` command in it
+
+.venv/demo: pyproject.toml
+	@test -x $(BIN)/ullage || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q -e '.[sim,plan,fast]'; }
+	@touch $@
+
+demo: .venv/demo ## Install and run the main job: compare strategies on the bundled trace, write out/demo.html
+	$(BIN)/ullage compare demo -s kube-default -s most-allocated -s best-fit -s atc23-fgd -s priced --seeds 3 --report out/demo.html
+
+demo-trace: install ## Make the bundled trace again from its seed
+	$(BIN)/ullage trace synth --seed 7 --days 1.5 --load 1.15 --gpu-nodes 24 --small-gpu-nodes 16 --cpu-nodes 16 --name demo simulator/samples/demo.ullage
+
+test: install ## Install and run the tests
+	$(BIN)/pytest -q -n 2 -m "not e2e"
+
+format: install ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: install ## Format, lint, types, generated code and tests, as CI runs them
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+bench: install ## Decisions per second, as ratios
+	$(BIN)/python -m benchmarks.decisions
+
+evidence: install ## The long proofs of docs/results.md (needs the recorded traces)
+	$(BIN)/ullage reproduce fgd-atc23 --data $(TRACES)/openb --report out/fgd.html -o json > out/fgd.json
+	$(BIN)/python -m benchmarks.decisions --traces $(TRACES)
+
+proto: install ## Generate the gRPC code
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=scheduler/_pb --grpc_python_out=scheduler/_pb $$(find proto -name '*.proto')
+
+e2e: install ## End to end on a real etcd, kube-apiserver and kube-scheduler (builds them with Go)
+	$(BIN)/pytest -q -m e2e tests/e2e
+
+clean: ## Remove what the targets made
+	rm -rf .venv out .cache build
+
+.PHONY: help install demo demo-trace test format check bench evidence proto e2e clean
