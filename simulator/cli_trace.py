@@ -1,0 +1,181 @@
+"""``ullage trace``: look at, check, convert, cut and make traces."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.resources import CPU, GPU_SHARE, MEMORY, format_amount
+from placement.strategies import nearest
+from simulator.output import API_VERSION, output_option, render
+from simulator.sources import open_trace
+from simulator.synth import Recipe, synthesise
+from simulator.trace import NEVER, Pods, Trace, Usage
+from simulator.validate import RULES, fixed, validate
+
+bad_rows = click.option("--bad-rows", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+
+
+@click.group()
+def trace() -> None:
+    """Make, check, convert and look at traces.
+
+    TRACE is a .ullage file, `demo`, or READER:PATH[:OPTION], such as openb:DIR:default.
+    """
+
+
+@trace.command()
+@click.argument("source", metavar="TRACE")
+@bad_rows
+@output_option
+def info(source: str, bad_rows: str, output: str) -> None:
+    """What is in a trace."""
+    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    facts = describe(found)
+    rows = [{"what": key, "value": value} for key, value in facts.items()]
+    click.echo(render({"apiVersion": API_VERSION, "kind": "TraceInfo", **facts}, rows, output))
+
+
+def describe(found: Trace) -> dict[str, Any]:
+    """Facts about a trace, for people and machines."""
+    pods = found.pods
+    ends = pods.departure_s != NEVER
+    lifetimes = (pods.departure_s - pods.arrival_s)[ends]
+    facts: dict[str, Any] = {
+        "name": found.manifest.name,
+        "source": found.manifest.source,
+        "digest": found.digest,
+        "pods": len(pods),
+        "classes": len(found.specs),
+        "nodes": len(found.nodes),
+        "first arrival s": int(pods.arrival_s[0]) if len(pods) else None,
+        "last arrival s": int(pods.arrival_s[-1]) if len(pods) else None,
+        "pods that never end": int((~ends).sum()),
+        "gangs": len(set(pods.gang[pods.gang >= 0].tolist())),
+        "node events": len(found.failures.events),
+        "usage samples": len(found.usage.pod),
+    }
+    for q in (10, 50, 90, 99):
+        facts[f"lifetime p{q} s"] = int(np.percentile(lifetimes, q)) if len(lifetimes) else None
+    for name in (CPU, MEMORY, GPU_SHARE):
+        offered = sum(n.amounts.get(name, 0) for n in found.nodes)
+        asked = sum(found.specs[c].amount(name) for c in pods.spec.tolist())
+        facts[f"{name} offered"] = format_amount(offered, name)
+        facts[f"{name} asked in all"] = format_amount(asked, name)
+    for i, note in enumerate(found.manifest.notes):
+        facts[f"note {i + 1}"] = note
+    return facts
+
+
+@trace.command("validate")
+@click.argument("source", metavar="TRACE|explain")
+@click.argument("code", required=False)
+@click.option("--fix", "fix_to", type=click.Path(dir_okay=False, path_type=Path), help="Write a mended copy here.")
+@bad_rows
+@output_option
+def validate_trace(source: str, code: str | None, fix_to: Path | None, bad_rows: str, output: str) -> None:
+    """Check a trace by coded rules (exit 1 if an error is found), or `validate explain CODE`."""
+    if source == "explain":
+        click.echo(explain_rule(code or ""))
+        return
+    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    if fix_to is not None:
+        found, codes = fixed(found)
+        found.save(fix_to)
+        click.echo(f"mended {', '.join(codes) or 'nothing'}; wrote {fix_to}", err=True)
+    findings = validate(found)
+    rows = [asdict(finding) for finding in findings]
+    click.echo(render({"apiVersion": API_VERSION, "kind": "Findings", "findings": rows}, rows, output))
+    if any(finding.severity == "error" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def explain_rule(code: str) -> str:
+    """What a code means and how to mend it."""
+    rule = next((r for r in RULES if r.code == code.upper()), None)
+    if rule is None:
+        raise ConfigError(f"unknown code {code!r}; {nearest(code.upper(), [r.code for r in RULES])}")
+    mechanical = "yes, with --fix" if rule.repair is not None else "no"
+    return f"{rule.code} ({rule.severity}): {rule.title}\nFix: {rule.fix}\nMechanical: {mechanical}"
+
+
+@trace.command()
+@click.argument("source", metavar="TRACE")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@bad_rows
+def convert(source: str, target: Path, bad_rows: str) -> None:
+    """Write any trace in the native format."""
+    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    found.save(target)
+    click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes, digest {found.digest}", err=True)
+
+
+@trace.command("slice")
+@click.argument("source", metavar="TRACE")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--from", "from_s", type=int, default=0, help="First second of arrival.")
+@click.option("--to", "to_s", type=int, help="Last second of arrival, exclusive.")
+@click.option("--pods", "num_pods", type=click.IntRange(1), help="At most so many pods, from the start.")
+@click.option("--nodes", "num_nodes", type=click.IntRange(1), help="At most so many nodes, from the start.")
+def slice_trace(
+    source: str, target: Path, from_s: int, to_s: int | None, num_pods: int | None, num_nodes: int | None
+) -> None:
+    """Cut a trace by time, pods and nodes."""
+    found = cut(open_trace(source), from_s, to_s, num_pods, num_nodes)
+    found.save(target)
+    click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes", err=True)
+
+
+def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_nodes: int | None) -> Trace:
+    """The part of a trace that arrives in ``[from_s, to_s)``, at most so many pods and nodes."""
+    pods = found.pods
+    keep = pods.arrival_s >= from_s
+    if to_s is not None:
+        keep &= pods.arrival_s < to_s
+    rows = np.flatnonzero(keep)[:num_pods]
+    new_index = np.full(len(pods), -1, np.int64)
+    new_index[rows] = np.arange(len(rows))
+    usage, used = found.usage, np.zeros(0, np.int64)
+    if len(usage.pod):
+        used = np.flatnonzero(new_index[usage.pod] >= 0)
+    nodes = found.nodes[:num_nodes]
+    names = {node.name for node in nodes}
+    events = tuple(e for e in found.failures.rows() if e.node in names)
+    return found.but(
+        manifest=replace(found.manifest, notes=(*found.manifest.notes, f"cut: {len(rows)} of {len(pods)} pods")),
+        pods=Pods(pods.name[rows], pods.spec[rows], pods.arrival_s[rows], pods.departure_s[rows], pods.gang[rows]),
+        nodes=nodes,
+        failures=replace(found.failures, events=events),
+        usage=Usage(
+            new_index[usage.pod[used]], usage.time_s[used], usage.cpu_millicores[used], usage.memory_bytes[used]
+        ),
+    )
+
+
+def _recipe_options(command: Any) -> Any:
+    for field in reversed(fields(Recipe)):
+        flag = "--" + field.name.replace("_", "-")
+        default: Any = field.default
+        if isinstance(default, bool):
+            command = click.option(f"{flag}/--no-{flag[2:]}", default=default, show_default=True)(command)
+        else:
+            command = click.option(flag, type=type(default), default=default, show_default=True)(command)
+    return command
+
+
+@trace.command()
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--name", default="", help="Name of the trace; default synth-SEED.")
+@_recipe_options
+def synth(target: Path, name: str, **recipe: Any) -> None:
+    """Make a trace up from a seed: owners, daily rhythm, heavy tails, gangs, rules, GPU shares."""
+    made = synthesise(Recipe(**recipe))
+    if name:
+        made = made.but(manifest=replace(made.manifest, name=name))
+    made.save(target)
+    click.echo(f"wrote {target}: {len(made.pods)} pods, {len(made.nodes)} nodes, digest {made.digest}", err=True)
