@@ -28,12 +28,10 @@ from placement.solver import Answer, Limits, Model, solve_integer, solve_linear
 
 CENT = 1_000_000
 """Prices enter the programs as integers: millionths of a USD per hour."""
-MARGINS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.035, 0.06, 0.1, 0.16, 0.25, 0.4, 0.6)
+MARGINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6)
 """Shares of room that are held back when a choice does not pack."""
 REFINEMENTS = 6
-SEARCHABLE_PODS = 40
-"""So few waiting pods are worth an ejection search; more mean that the choice was wrong."""
-SEARCH_SHARE = 0.04
+SEARCH_SHARE = 0.15
 EXACT_CELLS = 12_000
 """Classes × nodes up to which the exact model goes to CP-SAT."""
 PREFIX_CANDIDATES = 100
@@ -126,7 +124,7 @@ def consolidate(
     bound = float(fleet.usd_per_hour[fleet.deletable].sum())
     failed = 0.0
     for margin in MARGINS:
-        answer = relaxed.solve(margin, deadline.part(0.3), seed)
+        answer = relaxed.solve(margin, deadline.part(0.1 if margin else 0.25), seed)
         if margin == 0.0 and np.isfinite(answer.bound):
             bound = min(bound, answer.bound / CENT)
         plan, whole = _packed(fleet, answer, deadline, seed)
@@ -226,21 +224,21 @@ def _bring_back(fleet: Fleet, deleted: BoolArray, waiting: IntArray) -> BoolArra
 
 
 def _pack(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tuple[Packing, IntArray]:
-    """The pods of ``deleted`` nodes on those that stay, as many as possible."""
+    """The pods of ``deleted`` nodes on those that stay, as many as possible; the most confined classes choose first."""
     moved = fleet.count[:, deleted].sum(axis=1)
     class_of = np.repeat(np.arange(len(moved)), moved)
     num_pods = len(class_of)
     packing = Packing(
         fleet.request,
         class_of,
-        np.zeros(len(moved), np.int64),
+        -(fleet.allowed & ~deleted).sum(axis=1),
         np.where(deleted, 0, fleet.free),
         fleet.allowed & ~deleted,
         np.full(num_pods, -1, np.int64),
         np.ones(num_pods, np.bool_),
     )
-    node_of = repair(packing, depth=0)
-    if 0 < (node_of < 0).sum() <= SEARCHABLE_PODS:
+    node_of = repair(packing, depth=0, largest_first=True)
+    if (node_of < 0).any():
         search = Search(packing, node_of, seed=seed)
         none = np.zeros(len(packing.tiers), np.int64)
         part = deadline.part(SEARCH_SHARE)
@@ -259,7 +257,7 @@ def _refine(
         if deadline.is_over:
             break
         middle = (low + high) / 2
-        plan, whole = _packed(fleet, relaxed.solve(middle, deadline.part(0.2), seed), deadline, seed)
+        plan, whole = _packed(fleet, relaxed.solve(middle, deadline.part(0.1), seed), deadline, seed)
         low, high = (low, middle) if whole else (middle, high)
         best = plan if plan.usd_per_hour > best.usd_per_hour else best
     return best

@@ -44,49 +44,147 @@ def _fractional(
 
 
 @compiled
-def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: int) -> FloatArray:
-    """``(R,)`` multipliers, summing to one, with a small fractional bound at the root: projected subgradient."""
+def _slope(
+    value: FloatArray, share: FloatArray, count: IntArray, u: FloatArray, weight: FloatArray, slope: FloatArray
+) -> float:
+    """Fractional bound at multipliers ``u``; its subgradient by ``u`` into ``slope``, the surrogate into ``weight``."""
     num_resources, num_classes = share.shape
+    for c in range(num_classes):
+        weight[c] = 1e-12
+        for r in range(num_resources):
+            weight[c] += u[r] * share[r, c]
+    order = np.argsort(-value / weight)
+    room = 1.0
+    bound = 0.0
+    ratio = 0.0
+    slope[:] = 1.0
+    for i in range(num_classes):
+        c = order[i]
+        taken = float(min(float(count[c]), room / weight[c]))
+        bound += taken * value[c]
+        room -= taken * weight[c]
+        for r in range(num_resources):
+            slope[r] -= taken * share[r, c]
+        if room <= 1e-15:
+            ratio = value[c] / weight[c]
+            break
+    for r in range(num_resources):
+        slope[r] *= ratio
+    return bound
+
+
+@compiled
+def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: int) -> FloatArray:
+    """``(R,)`` multipliers, summing to one, with a small fractional bound at the root.
+
+    The bound is convex in the multipliers: bisection for two resources, the ellipsoid method (Shor 1977) for more,
+    over the first R − 1 multipliers; the last is what is left to one.
+    """
+    num_resources, num_classes = share.shape
+    size = num_resources - 1
     u = np.full(num_resources, 1.0 / num_resources)
     best = u.copy()
     best_bound = 1e300
     weight = np.empty(num_classes, np.float64)
-    use = np.empty(num_resources, np.float64)
-    for step in range(steps):
-        for c in range(num_classes):
-            weight[c] = 1e-12
-            for r in range(num_resources):
-                weight[c] += u[r] * share[r, c]
-        order = np.argsort(-value / weight)
-        room = 1.0
-        bound = 0.0
-        use[:] = 0.0
-        ratio = 0.0
-        for i in range(num_classes):
-            c = order[i]
-            taken = min(float(count[c]), room / weight[c])
-            bound += taken * value[c]
-            room -= taken * weight[c]
-            for r in range(num_resources):
-                use[r] += taken * share[r, c]
-            ratio = value[c] / weight[c]
-            if room <= 1e-15:
-                break
-        if bound < best_bound:
-            best_bound = bound
-            best[:] = u
-        if num_resources == 1 or ratio == 0.0:
-            break
-        size = 0.5 / (step + 1.0)
-        total = 0.0
+    slope = np.empty(num_resources, np.float64)
+    if size == 0:
+        return best
+    low, high = 0.0, 1.0
+    shape = np.eye(size)
+    cut = np.empty(size, np.float64)
+    for _ in range(steps):
+        outside = -1
         for r in range(num_resources):
-            u[r] = max(0.0, u[r] + size * (use[r] - 1.0))
-            total += u[r]
-        if total <= 0.0:
+            if u[r] < 0.0:
+                outside = r
+        if outside < 0:
+            bound = _slope(value, share, count, u, weight, slope)
+            if bound < best_bound:
+                best_bound = bound
+                best[:] = u
+            for r in range(size):
+                cut[r] = slope[r] - slope[size]
+        else:
+            for r in range(size):
+                cut[r] = 1.0 if outside == size else (-1.0 if r == outside else 0.0)
+        if size == 1:
+            if cut[0] > 0.0:
+                high = u[0]
+            else:
+                low = u[0]
+            u[0] = (low + high) / 2
+            u[1] = 1.0 - u[0]
+            continue
+        step = shape @ cut
+        norm = np.sqrt(max(cut @ step, 0.0))
+        if norm < 1e-12:
             break
-        for r in range(num_resources):
-            u[r] /= total
+        step = step / norm
+        for r in range(size):
+            u[r] -= step[r] / (size + 1)
+        shape = (size * size / (size * size - 1.0)) * (shape - (2.0 / (size + 1)) * np.outer(step, step))
+        u[size] = 1.0 - u[:size].sum()
     return best
+
+
+@compiled
+def _top_up(
+    value: FloatArray, share: FloatArray, left: FloatArray, room: IntArray, taken: IntArray, skip: int
+) -> float:
+    """Add pods to ``taken``, each time the one worth most for its share of what is left; returns the value added."""
+    num_resources, num_classes = share.shape
+    added = 0.0
+    while True:
+        best = -1
+        best_ratio = 0.0
+        for c in range(num_classes):
+            if c == skip or taken[c] >= room[c]:
+                continue
+            need = 1e-12
+            fits = True
+            for r in range(num_resources):
+                if share[r, c] > left[r]:
+                    fits = False
+                    break
+                if share[r, c] > 0.0:
+                    need += share[r, c] / left[r]
+            if fits and value[c] / need > best_ratio:
+                best_ratio = value[c] / need
+                best = c
+        if best < 0:
+            return added
+        taken[best] += 1
+        added += value[best]
+        for r in range(num_resources):
+            left[r] -= share[r, best]
+
+
+@compiled
+def _greedy(value: FloatArray, share: FloatArray, count: IntArray, best: IntArray) -> float:
+    """A good filling into ``best``: greedy, then taking out pods of one class and topping up while that helps."""
+    num_resources, num_classes = share.shape
+    left = np.full(num_resources, 1.0 + 1e-12)
+    best[:] = 0
+    top = _top_up(value, share, left, count, best, -1)
+    improved = True
+    while improved:
+        improved = False
+        for c in range(num_classes):
+            for out in range(1, min(best[c], 4) + 1):
+                trial = best.copy()
+                trial[c] -= out
+                room = left.copy()
+                for r in range(num_resources):
+                    room[r] += out * share[r, c]
+                total = top - out * value[c] + _top_up(value, share, room, count, trial, c)
+                if total > top + 1e-12:
+                    total += _top_up(value, share, room, count, trial, -1)
+                    top = total
+                    best[:] = trial
+                    left[:] = room
+                    improved = True
+                    break
+    return top
 
 
 @compiled
@@ -175,10 +273,14 @@ def best_pattern(
         return Pattern(counts, lower, lower)
     v, q, n = value[useful], np.ascontiguousarray(request[:, useful]), count[useful]
     share = np.ascontiguousarray(q / np.maximum(capacity, 1)[:, None])
-    u = _multipliers(v, share, n, 30)
+    u = _multipliers(v, share, n, 40 * (len(share) - 1))
     weight = u @ share + 1e-12
     order = np.argsort(-v / weight, kind="stable").astype(np.int64)
     best = np.zeros(len(useful), np.int64)
-    top, upper = _fill(v, q, n, capacity, weight, order, lower, limit, best)
+    _greedy(v, share, n, best)
+    start = float(v @ best)
+    if start <= lower or (q @ best > capacity).any():
+        best[:], start = 0, lower
+    top, upper = _fill(v, q, n, capacity, weight, order, start, limit, best)
     counts[useful] = best
     return Pattern(counts, float(top), float(upper))

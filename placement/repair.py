@@ -152,16 +152,16 @@ class _State:
         return self.node, self.left, self.links, self.head, self.request
 
 
-def repair(packing: Packing, *, depth: int = 3) -> IntArray:
+def repair(packing: Packing, *, depth: int = 3, largest_first: bool = False) -> IntArray:
     """``(P,)`` node of each pod after repair: never fewer pods placed in the tiers that count most.
 
     Both orders within a tier are tried, small first (places more when not all fit) and large first (places all more
     often when they do), and the better result is returned. ``depth`` limits the chains: 0 only direct fits,
-    1 moves one pod, 2 swaps, 3 moves two.
+    1 moves one pod, 2 swaps, 3 moves two. ``largest_first`` tries that order only, for callers that need all placed.
     """
     best = packing.node_of
     best_key = (packing.counts(best), 0)
-    for sign in (1.0, -1.0):
+    for sign in (-1.0,) if largest_first else (1.0, -1.0):
         state = _State.of(packing, packing.node_of)
         rank = sign * state.size
         extra = (packing.allowed, packing.class_of, state.tier, packing.evictable, state.scale, rank, depth)

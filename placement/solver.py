@@ -297,6 +297,10 @@ class Master:
             self._rows[row].SetCoefficient(column, float(value))
         self._columns.append(column)
 
+    def require(self, row: int, lower: float) -> None:
+        """Change the lower limit of a row."""
+        self._rows[row].SetLb(float(lower))
+
     def solve(self) -> Answer:
         """Optimum of the restricted program, with duals; ``UNKNOWN`` when GLOP gives up."""
         status = self._lp.Solve()

@@ -16,6 +16,7 @@ import numpy as np
 
 from placement.batches import Batch, ZoneSpread
 from placement.consolidation import Fleet
+from placement.purchase import Demand, Shape
 from placement.resources import IntArray
 
 CPU_MILLICORES = (100, 1000)
@@ -151,3 +152,32 @@ def fleet_instance(seed: int, *, num_nodes: int, pods_per_node: int = 10, num_cl
                 break
     deletable = random_.random(num_nodes) > 0.03
     return Fleet(request, on_node, free, allowed, deletable, np.where(spot, SPOT_DISCOUNT, 1.0) * price)
+
+
+SHAPES_FOR_SALE = (
+    *((f"c{n}", n, 2 * n, 0.0425 * n) for n in (4, 8, 16, 32)),
+    *((f"m{n}", n, 4 * n, 0.048 * n) for n in (4, 8, 16, 32)),
+    *((f"r{n}", n, 8 * n, 0.063 * n) for n in (4, 8, 16, 32)),
+)
+"""(name, cores, GiB, USD per hour): compute-, general- and memory-heavy, priced as public lists are."""
+RESERVED_MILLICORES = 300
+RESERVED_BYTES = 3 * GIB // 2
+"""System reserve and DaemonSets per node."""
+
+
+def purchase_instance(seed: int, *, num_pods: int) -> tuple[Demand, list[Shape]]:
+    """Pending pods in 18–60 classes, and twelve shapes with list-like prices."""
+    random_ = np.random.default_rng(seed)
+    num_classes = min(int(random_.integers(18, 61)), num_pods)
+    request, count = _pod_classes(random_, num_classes, num_pods)
+    request[0] = np.minimum(request[0], 4000)
+    request[1] = np.minimum(request[1], 24 * GIB)
+    shapes = [
+        Shape(
+            name,
+            np.array([1000 * cores - RESERVED_MILLICORES, gib * GIB - RESERVED_BYTES, 110], np.int64),
+            round(usd, 4),
+        )
+        for name, cores, gib, usd in SHAPES_FOR_SALE
+    ]
+    return Demand(request, count, np.ones((num_classes, len(shapes)), np.bool_)), shapes
