@@ -103,6 +103,8 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self.recorder = recorder
+        self.listeners: list[Callable[[Answered], None]] = []
+        """Told about every decision; must return at once and never raise."""
         self.modes = Modes(settings.mode)
         self.exempt = frozenset(settings.exempt_namespaces)
         self.is_leading: Callable[[], bool] = lambda: True
@@ -239,6 +241,8 @@ class Engine:
         self.metrics.decisions.labels(record.mode, record.outcome).inc()
         if self.recorder is not None:
             self.recorder.offer(record)
+        for listener in self.listeners:
+            listener(record)
 
 
 def soft_wishes(spec: PodSpec, taints: frozenset[Taint] = frozenset()) -> set[str]:

@@ -138,6 +138,18 @@ class GrpcSettings:
     port: int = _number(-1, -1, 65535)
     """−1 = off, 0 picks a free one."""
     host: str = "127.0.0.1"
+    tls_cert: str = ""
+    """PEM file of our certificate chain; empty serves in the clear, which only loopback should see."""
+    tls_key: str = ""
+    """PEM file of its key. Both are read again for every new connection, so renewed files need no restart."""
+    client_ca: str = ""
+    """PEM file of the authority that signs callers' certificates; set it to demand one (mTLS)."""
+    max_message_bytes: int = _number(4 * 2**20, 1024, 2**30)
+    """A pod as JSON is a few KB, at most 1.5 MiB in etcd; the rest is candidates."""
+    max_calls: int = _number(100, 1, 100_000)
+    """Calls and streams at once; beyond it RESOURCE_EXHAUSTED."""
+    max_samples: int = _number(200_000, 100, 10**8)
+    """Usage samples in memory (about 300 bytes each) until somebody takes them."""
 
 
 @dataclass(frozen=True)
