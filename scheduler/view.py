@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from msgspec import Raw, Struct
 
 from placement import objects
 from placement.errors import ConfigError
-from placement.nodes import NamespaceSpec
+from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import NodeTerm, PodSpec
 from placement.resources import DEVICES_ANNOTATION
 from scheduler.errors import WireError
@@ -28,6 +28,9 @@ _decode_pod = msgspec.json.Decoder(objects.Pod).decode
 _decode_node = msgspec.json.Decoder(objects.Node).decode
 
 MAX_DEVICES = 64
+MAX_CLASSES = 50_000
+MAX_IMAGES = 200_000
+"""Of values kept for sharing; beyond it sharing starts over, nothing else changes."""
 
 
 class _Meta(Struct):
@@ -93,6 +96,8 @@ class Reader:
         """Namespace → claim → name of its bound volume."""
         self.volumes: dict[str, tuple[NodeTerm, ...]] = {}
         """Volume → required node terms; () = any node."""
+        self._classes: dict[PodSpec, PodSpec] = {}
+        self._images: dict[tuple[str, int], tuple[str, int]] = {}
 
     def _allowed(self, namespace: str) -> objects.Volumes:
         bound = self.claims.get(namespace, {})
@@ -105,7 +110,23 @@ class Reader:
             raise WireError(f"the pod cannot be read: {error}") from error
 
     def _spec(self, pod: objects.Pod) -> PodSpec:
-        return objects.pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None)
+        """The pod's class; equal classes are one object, so that fifty thousand pods cost little."""
+        spec = objects.pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None)
+        if len(self._classes) >= MAX_CLASSES:
+            self._classes.clear()
+        return self._classes.setdefault(spec, spec)
+
+    def node(self, raw: Raw) -> NodeSpec:
+        """A node; equal images are one object.
+
+        Raises
+        ------
+        ConfigError : a quantity does not parse.
+        """
+        node = objects.node_spec(_decode_node(raw))
+        if len(self._images) >= MAX_IMAGES:
+            self._images.clear()
+        return replace(node, images=tuple(self._images.setdefault(image, image) for image in node.images))
 
     def pod(self, raw: Raw | bytes) -> Seen:
         """A pod as the ledger sees it.
@@ -174,7 +195,7 @@ def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
     """Every kind that is followed."""
 
     def put_node(raw: Raw) -> str:
-        node = objects.node_spec(_decode_node(raw))
+        node = reader.node(raw)
         ledger.see_node(node)
         return node.name
 
