@@ -165,6 +165,46 @@ def fit(
     return QuantileModel(resource, target, options.level, base, schema, booster)
 
 
+@dataclass(frozen=True)
+class ClassModel:
+    """Boosted probabilities of classes (lifetimes): softmax trees on features as they are."""
+
+    names: tuple[str, ...]
+    num_classes: int
+    booster: Any = field(repr=False, compare=False)
+
+    def predict(self, rows: SingleArray) -> FloatArray:
+        """(S, K) probabilities for (S, F) features."""
+        if rows.shape[1] != len(self.names):
+            raise ModelError(f"lifetime model expects {len(self.names)} features, got {rows.shape[1]}; retrain it")
+        return np.asarray(self.booster.predict(rows, num_threads=1), float).reshape(len(rows), self.num_classes)
+
+
+def fit_classes(
+    rows: SingleArray,
+    labels: FloatArray,
+    weight: FloatArray,
+    *,
+    names: Sequence[str],
+    num_classes: int,
+    options: FitOptions,
+) -> ClassModel:
+    """Grow one softmax model on (S, F) rows with integer ``labels``.
+
+    Raises
+    ------
+    ModelError : too few samples.
+    """
+    import lightgbm
+
+    if len(rows) < 2 * options.min_leaf:
+        raise ModelError(f"{len(rows)} pods are too few to learn lifetimes from; give at least {2 * options.min_leaf}")
+    settings = {k: v for k, v in options.parameters().items() if k != "alpha"}
+    settings |= {"objective": "multiclass", "num_class": num_classes}
+    data = lightgbm.Dataset(rows, labels, weight=weight, params={"max_bin": 127, "verbose": -1, "num_threads": 1})
+    return ClassModel(tuple(names), num_classes, lightgbm.train(settings, data, options.trees))
+
+
 class FastRow:
     """Predicts one prepared row through LightGBM's single-row fast path, with no allocation.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -297,7 +298,7 @@ def _reaction(
 
 def run(
     data: Path, *, seed: int = 11, effort: Effort | None = None, progress: Progress = lambda message: None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The whole reproduction on a folder of traces; the JSON report.
 
     Raises
@@ -350,7 +351,7 @@ def _table(judged: Samples, forecasts: Mapping[str, FloatArray]) -> dict[str, di
 
 def _report(
     tables: Mapping[str, Mapping[str, Mapping[str, float]]], reaction: Mapping[str, float], seed: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     main = tables["unseen workloads, later days"]
     history = {n: v["hindsight_savings"] for n, v in main.items() if n not in ("ullage", "oracle")}
     best = max(history, key=lambda n: history[n])

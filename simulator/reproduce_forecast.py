@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -387,7 +388,7 @@ def run(
     effort: Effort | None = None,
     only: Sequence[str] = (),
     progress: Progress = lambda message: None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """All tasks (or those whose name contains one of ``only``) on a folder of traces; the JSON report.
 
     Raises
@@ -432,7 +433,7 @@ def _results(data: Path, seed: int, effort: Effort, only: Sequence[str], progres
             yield planetlab_task(days, target, effort=effort, seed=seed, progress=progress)
 
 
-def report(results: Sequence[TaskResult], seed: int) -> dict[str, object]:
+def report(results: Sequence[TaskResult], seed: int) -> dict[str, Any]:
     """The JSON document: the issue's keys, and beside them every rival and what calibration changed."""
     intervals = coverage_intervals(results, seed=seed)
     tasks = {r.name: _entry(r, *interval) for r, interval in zip(results, intervals, strict=True)}
@@ -451,7 +452,7 @@ def report(results: Sequence[TaskResult], seed: int) -> dict[str, object]:
     }
 
 
-def _entry(result: TaskResult, low: float, high: float) -> dict[str, object]:
+def _entry(result: TaskResult, low: float, high: float) -> dict[str, Any]:
     best_name, best = result.best
     weight = result.weight
     error = result.truth - result.model

@@ -1,0 +1,211 @@
+"""``ullage evaluate``: how good a model is, beside every simple rival and the oracle, as JSON and one HTML page.
+
+A model folder is judged on the last third of a recording. Rivals are shown as shipped and tuned (one scalar from the
+days before). The reliability diagram asks of every level, not only of the one that was fitted: does the forecast,
+scaled to that level on the past, cover that share of the days that follow?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from placement import boosted
+from placement.baselines import Target, baselines_within, tuned_scale
+from placement.errors import ModelError
+from placement.features import schema_of
+from placement.resources import AnyArray, FloatArray
+from placement.stacking import pinball
+from placement.usage import UsageSeries
+from simulator.charts import Line, line_chart
+from simulator.forecast_samples import STRIDE_H, Recording, Samples
+from simulator.training import LEVEL, Split, deployable_recording, predictions
+
+LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+Report = dict[str, Any]
+
+
+def scores(samples: Samples, forecast: AnyArray, level: float = LEVEL) -> dict[str, float]:
+    """Pinball, coverage, slack and severity of a forecast in shares, weighted by cores except for the coverage."""
+    truth, weight, value = samples.truth.astype(float), samples.weight, np.asarray(forecast, float)
+    total = max(float((weight * truth).sum()), 1e-12)
+    return {
+        "pinball": pinball(truth, value, weight, level),
+        "coverage": float((truth <= value).mean()),
+        "slack": float((weight * np.maximum(value - truth, 0)).sum() / total),
+        "severity": float((weight * np.maximum(truth - value, 0)).sum() / total),
+    }
+
+
+def reliability(
+    past: Samples, past_forecast: FloatArray, late: Samples, late_forecast: FloatArray
+) -> list[list[float]]:
+    """[level, coverage] pairs: the forecast scaled to each level on the past, its coverage of what came later."""
+    ratio = past.truth / np.maximum(past_forecast, 1e-6)
+    later = late.truth / np.maximum(late_forecast, 1e-6)
+    return [[level, float((later <= np.quantile(ratio, level)).mean())] for level in LEVELS]
+
+
+def evaluate(
+    series: UsageSeries, folder: Path, *, progress: Callable[[str, int, int], None] = lambda name, done, total: None
+) -> Report:
+    """Judge the models of ``folder`` on the last third of a recording.
+
+    Raises
+    ------
+    ModelError : damaged files, another schema, or no model for any resource that was recorded.
+    ConfigError : the recording is too short.
+    """
+    card = boosted.load_card(folder)
+    models = [m for m in boosted.load(folder, lambda _, target: schema_of(target)) if m.resource in series.usage]
+    tasks = sorted({(m.resource, m.target.horizon_h, m.target.statistic) for m in models})
+    if not tasks:
+        raise ModelError(f"{folder} has no model for {', '.join(series.usage)}; train one on such data")
+    split = Split.of(series.num_days)
+    recording = deployable_recording(series, split)
+    report: Report = {"data": series.name, "model": card["data"], "level": LEVEL, "tasks": {}}
+    for number, (resource, horizon, statistic) in enumerate(tasks):
+        target = Target(horizon, statistic)
+        name = f"{resource}-{target.name}"
+        progress(name, number, len(tasks))
+        mine = [m for m in models if m.resource == resource and m.target == target]
+        entry = _task(recording, resource, target, split, mine, card["tasks"][name])
+        if entry is not None:
+            report["tasks"][name] = entry
+    progress("done", len(tasks), len(tasks))
+    return report
+
+
+def _task(
+    recording: Recording,
+    resource: str,
+    target: Target,
+    split: Split,
+    models: list[boosted.QuantileModel],
+    card: Mapping[str, Any],
+) -> Report | None:
+    """One task's table; None when the recording is too short for the horizon."""
+    samples = recording.samples(resource, target)
+    _, tune_part, test_part = split.masks(samples, target.horizon_h)
+    judged = (samples.hour % STRIDE_H == 0) | (samples.hour < 24)
+    past, late = samples.pick(tune_part & judged), samples.pick(test_part & judged)
+    if not len(past) or not len(late):
+        return None
+    names = tuple(dict.fromkeys((*baselines_within(split.first_hour / 24), str(card["baseline"]))))
+    before = recording.baselines(resource, target, past, names)
+    after = recording.baselines(resource, target, late, names)
+    rows = {}
+    for name in names:
+        scale = tuned_scale(before[name].astype(float), past.truth.astype(float), past.weight, LEVEL)
+        tuned = scores(late, np.minimum(after[name] * scale, 1))
+        rows[name] = {
+            **scores(late, after[name]),
+            "tuned_pinball": tuned["pinball"],
+            "tuned_coverage": tuned["coverage"],
+        }
+    mixed = [_mixed(models, part, base[str(card["baseline"])], card) for part, base in ((past, before), (late, after))]
+    rows["model"] = scores(late, mixed[1])
+    rows["oracle"] = scores(late, late.truth)
+    return {
+        "samples": len(late),
+        "predictors": rows,
+        "groups": {
+            str(g): scores(late.pick(late.groups == g), mixed[1][late.groups == g]) for g in np.unique(late.groups)
+        },
+        "reliability": reliability(past, mixed[0], late, mixed[1]),
+    }
+
+
+def _mixed(models: list[boosted.QuantileModel], part: Samples, base: AnyArray, card: Mapping[str, Any]) -> FloatArray:
+    """The forecast as it is served: models and baseline mixed, calibrated, capped."""
+    weights = np.array(card["weights"], float)
+    baseline = np.minimum(base.astype(float) * float(card["scale"]), 1)
+    mixed = weights @ predictions(models, part.rows) + max(0.0, 1 - float(weights.sum())) * baseline
+    return np.asarray(np.clip(mixed * float(card["calibration"]), 0, 1), float)
+
+
+def table_rows(report: Report) -> list[dict[str, Any]]:
+    """One row per task: the model, its best rival and the coverage, for a terminal."""
+    rows = []
+    for name, task in report["tasks"].items():
+        rivals = {n: v for n, v in task["predictors"].items() if n not in ("model", "oracle")}
+        best = min(rivals, key=lambda n: min(rivals[n]["pinball"], rivals[n]["tuned_pinball"]))
+        least = min(rivals[best]["pinball"], rivals[best]["tuned_pinball"])
+        mine = task["predictors"]["model"]
+        rows.append(
+            {
+                "task": name,
+                "pinball": f"{mine['pinball']:.4f}",
+                "best rival": best,
+                "rival pinball": f"{least:.4f}",
+                "ratio": f"{mine['pinball'] / least:.3f}",
+                "coverage": f"{mine['coverage']:.3f}",
+                "slack": f"{mine['slack']:.3f}",
+            }
+        )
+    return rows
+
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2430}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:right}
+td,th{border-bottom:1px solid #d8dee6}
+td:first-child,th:first-child{text-align:left}tr.model{font-weight:600;background:#eef5ff}
+svg{max-width:100%;height:auto}
+h2{margin-top:2.5rem}.note{color:#55606e}"""
+
+
+def html(report: Report) -> str:
+    """The report as one self-contained page."""
+    body = [f"<h1>Accuracy on {escape(str(report['data']))}</h1>", _intro(report)]
+    for name, task in report["tasks"].items():
+        body += [
+            f"<h2>{escape(name)}</h2>",
+            _diagram(task["reliability"]),
+            _predictors(task["predictors"]),
+            _groups(task["groups"]),
+        ]
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Ullage accuracy</title><style>{STYLE}</style>'
+    return head + "\n".join(body) + "</html>\n"
+
+
+def _intro(report: Report) -> str:
+    trained = report["model"]
+    return (
+        f'<p class="note">Models trained on {escape(str(trained["name"]))} ({trained["workloads"]} workloads, '
+        f"{trained['days']:g} days), judged on the last third of the recording at the {report['level']:.0%} quantile. "
+        "Pinball loss is divided by the mean of the truth; slack is what is reserved and not used, severity what is "
+        "used and not reserved, both as shares of use. Tuned: one scalar from the days before.</p>"
+    )
+
+
+def _diagram(points: Sequence[Sequence[float]]) -> str:
+    x = [p[0] for p in points]
+    lines = [Line("model", x, [p[1] for p in points]), Line("ideal", x, x)]
+    return line_chart("Reliability", lines, x_label="level asked for", y_label="share covered")
+
+
+def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:
+    order = sorted(table, key=lambda n: min(table[n]["pinball"], table[n].get("tuned_pinball", 9e9)))
+    columns = ("pinball", "tuned_pinball", "coverage", "tuned_coverage", "slack", "severity")
+    head = "".join(f"<th>{escape(c.replace('_', ' '))}</th>" for c in ("predictor", *columns))
+    lines = []
+    for name in order:
+        cells = "".join(f"<td>{table[name][c]:.4f}</td>" if c in table[name] else "<td></td>" for c in columns)
+        lines.append(f'<tr class="{"model" if name == "model" else ""}"><td>{escape(name)}</td>{cells}</tr>')
+    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+
+
+def _groups(groups: Mapping[str, Mapping[str, float]]) -> str:
+    if len(groups) < 2 or len(groups) > 40:
+        return ""
+    lines = [
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f"<td>{entry[c]:.4f}</td>" for c in ("pinball", "coverage", "slack"))
+        + "</tr>"
+        for name, entry in groups.items()
+    ]
+    return f"<table><tr><th>group</th><th>pinball</th><th>coverage</th><th>slack</th></tr>{''.join(lines)}</table>"

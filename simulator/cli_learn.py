@@ -1,0 +1,201 @@
+"""Commands about learning: ``ullage train``, ``evaluate``, ``reproduce forecast|eurosys21|packing|lifetimes``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from placement.baselines import Target
+from placement.errors import ConfigError
+from simulator.output import API_VERSION, output_option, progress, render
+
+DATA = click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of recorded traces.",
+)
+QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    start = time.monotonic()
+
+    def say(message: str) -> None:
+        if not quiet:
+            click.echo(f"{time.monotonic() - start:7.1f} s  {message}", err=True)
+
+    return say
+
+
+def _target(text: str) -> Target:
+    hours, _, statistic = text.partition("-")
+    if not hours.endswith("h") or not hours[:-1].isdigit() or statistic not in ("peak", "p95") or int(hours[:-1]) < 1:
+        raise ConfigError(f"horizon {text!r} is not understood; write 1h-peak, 6h-p95, 24h-peak …")
+    return Target(int(hours[:-1]), statistic)
+
+
+def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], output: str) -> None:
+    click.echo(render({"apiVersion": API_VERSION, "kind": kind, **document}, rows, output))
+
+
+@click.command()
+@click.argument("trace", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-m", "--model", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--horizon", "horizons", multiple=True, help="Such as 6h-peak; repeat. Default: 1, 6 and 24 h, peak and p95."
+)
+@click.option("--rows", type=click.IntRange(1000), default=30_000, show_default=True, help="Samples per model.")
+@QUIET
+@output_option
+def train(trace: Path, model: Path, seed: int, horizons: tuple[str, ...], rows: int, quiet: bool, output: str) -> None:
+    """Learn usage from the recording in folder TRACE and write models with their card."""
+    from simulator.training import Effort
+    from simulator.training import train as run_training
+    from simulator.usage_readers import read_usage
+
+    series = read_usage(trace)
+    for what, count in series.repairs:
+        click.echo(f"note: {what}: {count}", err=True)
+    targets = [_target(text) for text in horizons]
+    with progress(f"training on {series.name}", quiet=quiet) as advance:
+        trained = run_training(
+            series, model, seed=seed, effort=Effort(rows, max(2000, rows // 4)), targets=targets,
+            created_s=int(time.time()), progress=lambda _name, done, total: advance(done, total),
+        )  # fmt: skip
+    table = [
+        {
+            "task": f"{t.resource}-{t.target.name}",
+            "baseline": t.baseline,
+            "scale": f"{t.scale:.3f}",
+            "weight of model": f"{sum(t.weights):.2f}",
+            "calibration": f"{t.calibration:.3f}",
+            **{k: f"{v:.4f}" for k, v in t.metrics.items() if k.endswith("unseen")},
+        }
+        for t in trained
+    ]
+    document = json.loads((model / "card.json").read_text(encoding="utf-8"))
+    _emit("ModelCard", document, table, output)
+
+
+@click.command()
+@click.argument("trace", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-m", "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
+@QUIET
+@output_option
+def evaluate(trace: Path, model: Path, report: Path | None, quiet: bool, output: str) -> None:
+    """Judge a model on the last third of the recording in folder TRACE, beside every rival and the oracle."""
+    from simulator.accuracy import evaluate as judge
+    from simulator.accuracy import html, table_rows
+    from simulator.usage_readers import read_usage
+
+    series = read_usage(trace)
+    with progress(f"evaluating on {series.name}", quiet=quiet) as advance:
+        result = judge(series, model, progress=lambda _name, done, total: advance(done, total))
+    if report is not None:
+        try:
+            report.write_text(html(result), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"report {report} cannot be written ({error.strerror}); choose another path") from error
+        click.echo(f"report: {report}", err=True)
+    _emit("Accuracy", result, table_rows(result), output)
+
+
+@click.command("forecast")
+@DATA
+@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--only", multiple=True, help="Only tasks whose name contains this; repeat.")
+@QUIET
+@output_option
+def reproduce_forecast(data: Path, seed: int, only: tuple[str, ...], quiet: bool, output: str) -> None:
+    """Learned 95 % quantiles against every baseline, on unseen workloads and later days."""
+    from simulator.reproduce_forecast import run
+
+    result = run(data, seed=seed, only=only, progress=_say(quiet))
+    rows = [
+        {
+            "task": name,
+            "model": f"{t['model']:.4f}",
+            "best baseline": t["best_baseline_name"],
+            "its pinball": f"{t['best_baseline']:.4f}",
+            "ratio": f"{t['ratio']:.3f}",
+            "coverage": f"{t['coverage']:.3f}",
+            "interval": f"{t['coverage_low']:.3f}–{t['coverage_high']:.3f}",
+        }
+        for name, t in result["tasks"].items()
+    ]
+    _emit("Reproduction", result, rows, output)
+    if output == "table":
+        click.echo(f"\ngeomean {result['geomean']:.3f}  worst {result['worst']:.3f}  vs VPA {result['vs_vpa']:.3f}")
+
+
+@click.command("eurosys21")
+@DATA
+@click.option("--seed", type=int, default=11, show_default=True)
+@QUIET
+@output_option
+def reproduce_eurosys21(data: Path, seed: int, quiet: bool, output: str) -> None:
+    """Node peaks over 24 h: savings at 1 % violations (EuroSys'21), ours, and reclaimable capacity."""
+    from simulator.reproduce_eurosys import run
+
+    result = run(data, seed=seed, progress=_say(quiet))
+    violations = result["violations"]
+    rows = [
+        {
+            "predictor": name,
+            "savings at 1 %": f"{value:.3f}",
+            "violations, knob from the past": f"{violations[name]:.4f}",
+        }
+        for name, value in sorted(result["savings_at_1pct"].items(), key=lambda item: -item[1])
+    ]
+    _emit("Reproduction", result, rows, output)
+    if output == "table":
+        click.echo(f"\ngap closed from {result['best_history']} to the oracle: {result['gap_closed']:.1%}")
+
+
+@click.command("packing")
+@DATA
+@click.option("--seed", type=int, default=3, show_default=True)
+@QUIET
+@output_option
+def reproduce_packing(data: Path, seed: int, quiet: bool, output: str) -> None:
+    """Nodes needed at no more than 1 % overloaded node-time: requests, tuned baselines, ours, the oracle."""
+    from simulator.reproduce_packing import run
+
+    result = run(data, seed=seed, progress=_say(quiet))
+    rows = [
+        {"policy": n, "knob": f"{e['knob']:.2f}", "nodes": f"{e['nodes']:.2f}", "violations": f"{e['violations']:.4f}"}
+        for n, e in result["policies"].items()
+    ]
+    _emit("Reproduction", result, rows, output)
+
+
+@click.command("lifetimes")
+@DATA
+@click.option("--seed", type=int, default=5, show_default=True)
+@QUIET
+@output_option
+def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None:
+    """Class of lifetime at arrival by owner, against simple owner and sibling rules."""
+    from simulator.reproduce_lifetimes import run
+
+    result = run(data, seed=seed, progress=_say(quiet))
+    rows = []
+    for trace in ("dlrm", "azure"):
+        for name, entry in {"ullage": result[trace]["model"], **result[trace]["rules"]}.items():
+            rows.append(
+                {
+                    "trace": trace,
+                    "rule": name,
+                    "accuracy": f"{entry['accuracy']:.3f}",
+                    "C-index": f"{entry['c_index']:.3f}",
+                }
+            )
+    _emit("Reproduction", result, rows, output)

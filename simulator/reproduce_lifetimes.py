@@ -1,0 +1,246 @@
+"""``ullage reproduce lifetimes``: classes of lifetime at arrival, by owner, against simple owner and sibling rules.
+
+DLRM: applications are owners. Azure: deployment batches are owners, but a batch arrives at one moment, so its own
+siblings have all just started; kin are earlier batches of the same make-up. Everything is look-ahead-free: a pod is
+described, when it arrives, by what had ended or was running then. Models are fitted anew in steps on what is known
+at the step; a pod that still runs counts as both of the classes it may yet belong to (:func:`known_at`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from placement.boosted import FitOptions, fit_classes
+from placement.lifetimes import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Outlook, as_rows, class_of, concordance
+from placement.pods import PodSpec
+from placement.resources import CPU, GPU_SHARE, MEMORY, FloatArray, IntArray
+from placement.usage import SingleArray
+from simulator.azure import read_azure
+from simulator.dlrm import read_dlrm
+from simulator.trace import NEVER, Trace
+
+RULES = ("last", "majority", "mean", "survival")
+AGES_S = (0, *LIMITS_S[:2])
+MOST_FIT = 60_000
+HALF_LIFE_S = 7 * 86_400.0
+"""A pod a week ago counts half as much as one that arrived just now."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Pods of a trace as they arrived: features, rules' answers, and what came of them."""
+
+    names: tuple[str, ...]
+    rows: SingleArray = field(repr=False)
+    arrival_s: FloatArray = field(repr=False)
+    lifetime_s: FloatArray = field(repr=False)
+    """Until the end, or until the recording stopped."""
+    is_ended: IntArray = field(repr=False)
+    rules: dict[str, FloatArray] = field(repr=False)
+    """Rule → (P, classes) probabilities."""
+
+    @property
+    def label(self) -> IntArray:
+        """Class, −1 where the recording stopped too early to tell."""
+        known = np.array([class_of(x) for x in self.lifetime_s], np.int64)
+        unknown = (self.is_ended == 0) & (self.lifetime_s <= LIMITS_S[-1])
+        return np.where(unknown, -1, known)
+
+
+def stream(
+    trace: Trace, keys: Sequence[str], values: Sequence[Sequence[object]],
+    extra: SingleArray, extra_names: Sequence[str], horizon_s: float, from_s: float,
+) -> Arrivals:  # fmt: skip
+    """Replay arrivals and ends in order of time; pods that exist at ``from_s`` seed the history only."""
+    lineage = Lineage(keys)
+    pods = trace.pods
+    ends: list[tuple[float, int]] = []
+    rows: list[list[float]] = []
+    kept: list[int] = []
+    everyone = np.full(NUM_CLASSES, 1.0)
+    rules: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*RULES, "population")}
+    pending: list[int] = []
+    pending_s = -1.0
+    for i in range(len(pods)):
+        now = float(pods.arrival_s[i])
+        if now != pending_s:
+            for j in pending:
+                lineage.arrive(values[j], pending_s)
+            pending, pending_s = [], now
+        while ends and ends[0][0] <= now:
+            end, j = heapq.heappop(ends)
+            lineage.end(values[j], float(pods.arrival_s[j]), end)
+            everyone[class_of(end - float(pods.arrival_s[j]))] += 1
+        population = Outlook(tuple(float(x) for x in everyone / everyone.sum()))
+        if now > from_s:
+            kept.append(i)
+            rows.append([*lineage.describe(values[i], now), *extra[i].tolist(), (now % 86_400) / 3600])
+            for name in RULES:
+                rules[name].append((lineage.rule(name, values[i], now) or population).probabilities)
+            rules["population"].append(population.probabilities)
+        pending.append(i)
+        if pods.departure_s[i] != NEVER:
+            heapq.heappush(ends, (float(max(pods.departure_s[i], pods.arrival_s[i] + 1)), i))
+    index = np.array(kept)
+    arrival = pods.arrival_s[index].astype(float)
+    ended = pods.departure_s[index] != NEVER
+    lifetime = np.where(ended, pods.departure_s[index], horizon_s) - arrival
+    names = (*lineage.feature_names, *extra_names, "hour")
+    tables = {name: np.array(found) for name, found in rules.items()}
+    return Arrivals(names, as_rows(rows), arrival, np.maximum(lifetime, 1.0), ended.astype(np.int64), tables)
+
+
+def dlrm_arrivals(folder: Path) -> Arrivals:
+    """Instances of DLRM; kin are application, application and role with size, and role with size."""
+    trace = read_dlrm(folder)
+    specs = [trace.specs[s] for s in trace.pods.spec]
+    values = [(spec.owner, (spec.owner, _size(spec)), _size(spec), "all") for spec in specs]
+    ended = trace.pods.departure_s[trace.pods.departure_s != NEVER]
+    horizon = float(max(ended.max(), trace.pods.arrival_s.max()))
+    extra, names = _requests(specs)
+    return stream(trace, ("owner", "owner-size", "size", "all"), values, extra, names, horizon, 0.0)
+
+
+def azure_arrivals(folder: Path) -> Arrivals:
+    """VMs of Azure; kin are batches of the same make-up, of the same size of batch and VM, and of the same VM."""
+    trace = read_azure(folder)
+    pods = trace.pods
+    members: dict[int, Counter[int]] = {}
+    for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True):
+        members.setdefault(gang, Counter())[spec] += 1
+    make_up = {gang: tuple(sorted(counter.items())) for gang, counter in members.items()}
+    batch = np.array([sum(members[g].values()) for g in pods.gang.tolist()], np.float32)
+    kinds = np.array([len(members[g]) for g in pods.gang.tolist()], np.float32)
+    values: list[tuple[object, ...]] = [
+        (make_up[g], (s, min(int(b), 50)), s, "all")
+        for g, s, b in zip(pods.gang.tolist(), pods.spec.tolist(), batch.tolist(), strict=True)
+    ]
+    extra, names = _requests([trace.specs[s] for s in pods.spec])
+    extra = np.concatenate([extra, batch[:, None], kinds[:, None]], axis=1)
+    start = float(pods.arrival_s.min())
+    return stream(
+        trace, ("make-up", "size-batch", "size", "all"), values, extra, (*names, "batch", "kinds"), 2_100_000.0, start
+    )
+
+
+def _size(spec: PodSpec) -> tuple[int, int, int]:
+    return spec.amount(CPU), spec.amount(MEMORY), spec.amount(GPU_SHARE)
+
+
+def _requests(specs: Sequence[PodSpec]) -> tuple[SingleArray, tuple[str, ...]]:
+    table = [[s.amount(CPU) / 1000, s.amount(MEMORY) / 2**30, s.amount(GPU_SHARE) / 1000, s.priority] for s in specs]
+    return as_rows(table), ("cores", "memory_gib", "gpus", "priority")
+
+
+def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress) -> FloatArray:
+    """(P, classes) probabilities; NaN before the first step. Each step's model knows what was known at its start."""
+    out = np.full((len(arrivals.arrival_s), NUM_CLASSES), np.nan)
+    rng = np.random.default_rng(seed)
+    start = first_test_s
+    while start <= arrivals.arrival_s.max():
+        now = (arrivals.arrival_s > start) & (arrivals.arrival_s <= start + step_s)
+        index, label, weight = known_at(arrivals, start)
+        if len(index) > MOST_FIT:
+            chosen = np.sort(rng.choice(len(index), MOST_FIT, replace=False))
+            index, label, weight = index[chosen], label[chosen], weight[chosen]
+        if now.any():
+            recent = 0.5 ** ((start - arrivals.arrival_s[index]) / HALF_LIFE_S)
+            options = FitOptions(trees=100, learning_rate=0.05, leaves=9, min_leaf=60, seed=seed)
+            model = fit_classes(
+                arrivals.rows[index], label.astype(float), weight * recent,
+                names=arrivals.names, num_classes=NUM_CLASSES, options=options,
+            )  # fmt: skip
+            out[now] = model.predict(arrivals.rows[now])
+        progress(f"lifetimes: fitted on {len(index)} labels known at {start:.0f} s")
+        start += step_s
+    return out
+
+
+def known_at(arrivals: Arrivals, now_s: float) -> tuple[IntArray, IntArray, FloatArray]:
+    """(rows, classes, weights) that may be learned from at ``now_s``: pods that arrived an hour ago or earlier.
+
+    A pod that still runs and is younger than a day is entered twice, as "to a day" and as "longer", with the shares
+    in which pods that reached its age went on (Kaplan and Meier's estimate from pods that arrived a day ago).
+    """
+    old = arrivals.arrival_s <= now_s - LIMITS_S[1]
+    age = now_s - arrivals.arrival_s
+    ended = (arrivals.is_ended > 0) & (arrivals.lifetime_s <= age)
+    longest = old & ~ended & (age > LIMITS_S[-1])
+    sure = np.flatnonzero((old & ended) | longest)
+    label = np.where(longest[sure], NUM_CLASSES - 1, [class_of(x) for x in arrivals.lifetime_s[sure]])
+    open_ = np.flatnonzero(old & ~ended & ~longest)
+    day_old = age >= LIMITS_S[-1]
+    lives = np.sort(np.where(ended, arrivals.lifetime_s, np.inf)[day_old])
+    reached = len(lives) - np.searchsorted(lives, age[open_], side="right")
+    outlived = len(lives) - np.searchsorted(lives, LIMITS_S[-1], side="right")
+    stays = np.minimum((outlived + 1) / (reached + 2), 1.0)
+    index = np.concatenate([sure, open_, open_])
+    classes = np.concatenate([label, np.full(len(open_), NUM_CLASSES - 2), np.full(len(open_), NUM_CLASSES - 1)])
+    return index, classes.astype(np.int64), np.concatenate([np.ones(len(sure)), 1 - stays, stays])
+
+
+def judge(probabilities: FloatArray, arrivals: Arrivals, test: IntArray, seed: int) -> dict[str, float]:
+    """Accuracy at arrival and, of those still alive, at later ages; the C-index at arrival."""
+    label = arrivals.label
+    out: dict[str, float] = {}
+    for age in AGES_S:
+        alive = test[(label[test] >= 0) & (arrivals.lifetime_s[test] > age)]
+        kept = probabilities[alive].copy()
+        kept[:, [i for i in range(NUM_CLASSES - 1) if LIMITS_S[i] <= age]] = -1.0
+        out["accuracy" if age == 0 else f"accuracy_at_{age}s"] = float((kept.argmax(axis=1) == label[alive]).mean())
+    expected = probabilities[test] @ np.log(TYPICAL_S)
+    out["c_index"] = concordance(
+        expected, arrivals.lifetime_s[test], arrivals.is_ended[test], np.random.default_rng(seed)
+    )
+    return out
+
+
+def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress) -> dict[str, Any]:
+    """One data set: every rule, the model, and the points between them."""
+    ours = learned(arrivals, first_test_s, step_s, seed=seed, progress=progress)
+    test = np.flatnonzero((arrivals.arrival_s > first_test_s) & np.isfinite(ours[:, 0]))
+    table = {name: judge(found, arrivals, test, seed) for name, found in arrivals.rules.items()}
+    mine = judge(ours, arrivals, test, seed)
+    best = max(table, key=lambda n: table[n]["accuracy"])
+    return {
+        "accuracy": mine["accuracy"],
+        "best_rule": best,
+        "best_rule_accuracy": table[best]["accuracy"],
+        "points": 100 * (mine["accuracy"] - table[best]["accuracy"]),
+        "c_index": mine["c_index"],
+        "best_rule_c_index": max(entry["c_index"] for entry in table.values()),
+        "pods": len(test),
+        "pods_with_known_class": int((arrivals.label[test] >= 0).sum()),
+        "model": mine,
+        "rules": table,
+        "class_shares": [float((arrivals.label[test] == c).mean()) for c in range(NUM_CLASSES)],
+    }
+
+
+def run(data: Path, *, seed: int = 5, progress: Progress = lambda message: None) -> dict[str, Any]:
+    """DLRM and Azure; the JSON report.
+
+    Raises
+    ------
+    TraceError : a trace is missing or damaged.
+    """
+    dlrm = dlrm_arrivals(data / "alibaba-dlrm-2025")
+    azure = azure_arrivals(data / "azure-v1-vms")
+    span = dlrm.arrival_s.max() - dlrm.arrival_s.min()
+    first = float(dlrm.arrival_s.min() + 0.5 * span)
+    begin = float(azure.arrival_s.min())
+    return {
+        "dlrm": one(dlrm, first, 86_400.0, seed=seed, progress=progress),
+        "azure": one(azure, begin + 1.5 * 86_400, 21_600.0, seed=seed, progress=progress),
+        "classes_s": list(LIMITS_S),
+        "seed": seed,
+    }
