@@ -645,9 +645,7 @@ def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, 
 @_jit
 def decide(c, draw, start, clock, num_rows, ties, rule, handle):
     """See :func:`_decide`."""
-    return _decide(
-        c, draw, start, clock, num_rows, ties, rule, handle.cache, handle.ledger, handle.prices, handle.fgd
-    )
+    return _decide(c, draw, start, clock, num_rows, ties, rule, handle.cache, handle.ledger, handle.prices, handle.fgd)
 
 
 @_jit

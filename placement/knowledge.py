@@ -112,7 +112,9 @@ class DevicePrices:
 
     def __post_init__(self) -> None:
         if self.worth.shape != (len(self.groups), DEVICE_MILLI + 1):
-            raise ConfigError(f"device prices of shape {self.worth.shape} do not match {len(self.groups)} groups of 1001")
+            raise ConfigError(
+                f"device prices of shape {self.worth.shape} do not match {len(self.groups)} groups of 1001"
+            )
         self.worth.flags.writeable = False
 
     def group_of(self, model: str, num_gpus: int, cpu: int) -> int:

@@ -47,7 +47,9 @@ class NodeSpec:
     def __post_init__(self) -> None:
         for name, amount in self.allocatable:
             if not 0 <= amount < MAX_AMOUNT:
-                raise ConfigError(f"node {self.name}: allocatable {name}={amount} is out of range; it must be >= 0 and below 2^62")
+                raise ConfigError(
+                    f"node {self.name}: allocatable {name}={amount} is out of range; it must be >= 0 and below 2^62"
+                )
         if self.num_gpus < 0:
             raise ConfigError(f"node {self.name}: num_gpus={self.num_gpus} is negative")
 

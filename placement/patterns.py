@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import math
+
 import numpy as np
 
 from placement.chains import compiled
@@ -116,7 +118,7 @@ def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: i
             u[1] = 1.0 - u[0]
             continue
         step = shape @ cut
-        norm = np.sqrt(max(cut @ step, 0.0))
+        norm = math.sqrt(max(float(cut @ step), 0.0))
         if norm < 1e-12:
             break
         step = step / norm

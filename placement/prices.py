@@ -67,7 +67,7 @@ class _Packing:
 
     def solve(self, demand: FloatArray) -> _Duals:
         """Solve the restricted LP for ``demand`` pods of each kind, and read its duals."""
-        from ortools.linear_solver import pywraplp  # noqa: PLC0415 -- an extra; only learning needs it
+        from ortools.linear_solver import pywraplp
 
         lp = pywraplp.Solver.CreateSolver("GLOP")
         infinity = lp.infinity()
@@ -182,7 +182,9 @@ def device_prices(workload: Workload, nodes: Iterable[NodeSpec], source: str = "
     groups = _groups(nodes)
     pairs = [(k, c) for k, c in zip(workload.kinds, workload.counts, strict=True) if k.count]
     if not groups or not pairs:
-        raise ConfigError("device prices need nodes with GPUs and pods that ask for them; neither trace nor fleet has both")
+        raise ConfigError(
+            "device prices need nodes with GPUs and pods that ask for them; neither trace nor fleet has both"
+        )
     packing = _Packing(groups, [k for k, _ in pairs])
     counts = np.array([c for _, c in pairs], np.float64)
     asked = float(sum(k.milli * k.count * c for k, c in pairs))
@@ -209,4 +211,6 @@ def device_prices(workload: Workload, nodes: Iterable[NodeSpec], source: str = "
 
 def has_devices(workload: Workload, nodes: Iterable[NodeSpec]) -> bool:
     """Whether there is anything to price: a GPU offered and a GPU asked for."""
-    return any(node.num_gpus for node in nodes) and any(k.count and c for k, c in zip(workload.kinds, workload.counts, strict=True))
+    return any(node.num_gpus for node in nodes) and any(
+        k.count and c for k, c in zip(workload.kinds, workload.counts, strict=True)
+    )

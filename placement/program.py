@@ -95,16 +95,19 @@ class Program:
         self._grow(16)
 
     def _grow(self, num_classes: int) -> None:
-        state, used = self.state, len(self.demands)
-        num_lanes, num_cols = state.taken.shape
-        old = (self.scores, self.permitted, self.deltas, self.gpus) if used else None
-        self.scores = np.full((num_classes, num_cols), NOT_FEASIBLE, np.int64)
-        self.permitted = np.zeros((num_classes, num_cols), np.bool_)
-        self.deltas = np.zeros((num_classes, num_lanes), np.int64)
-        self.gpus = np.zeros((num_classes, 3), np.int64)
-        if old is not None:
-            for new, kept in zip((self.scores, self.permitted, self.deltas, self.gpus), old, strict=True):
-                new[:used] = kept[:used]
+        used = len(self.demands)
+        num_lanes, num_cols = self.state.taken.shape
+        scores: IntArray = np.full((num_classes, num_cols), NOT_FEASIBLE, np.int64)
+        permitted: BoolArray = np.zeros((num_classes, num_cols), np.bool_)
+        deltas: IntArray = np.zeros((num_classes, num_lanes), np.int64)
+        gpus: IntArray = np.zeros((num_classes, 3), np.int64)
+        if used:
+            scores[:used], permitted[:used] = self.scores[:used], self.permitted[:used]
+            deltas[:used], gpus[:used] = self.deltas[:used], self.gpus[:used]
+        self.scores: IntArray = scores
+        self.permitted: BoolArray = permitted
+        self.deltas: IntArray = deltas
+        self.gpus: IntArray = gpus
         if kernels is not None:
             self._hand_over()
 
@@ -211,7 +214,7 @@ class Program:
         state, delta = self.state, demand.delta
         lanes = np.flatnonzero(delta[NUM_DERIVED:] > 0) + NUM_DERIVED
         at = np.ix_(lanes, rows)
-        fits: BoolArray = (state.taken[at] + delta[lanes, None] <= state.offered[at]).all(axis=0)
+        fits: BoolArray = np.all(state.taken[at] + delta[lanes, None] <= state.offered[at], axis=0)
         if demand.count:
             fits &= (state.gpu_free[rows] >= demand.milli).sum(axis=1) >= demand.count
         return fits

@@ -86,7 +86,9 @@ def parse_quantity(text: str | int | float, resource: str, *, offered: bool = Fa
     """
     match = _QUANTITY.match(str(text).strip())
     if match is None:
-        raise ConfigError(f"quantity {text!r} of {resource} does not parse; write a number with m, k, M, G, Ki, Mi, Gi …")
+        raise ConfigError(
+            f"quantity {text!r} of {resource} does not parse; write a number with m, k, M, G, Ki, Mi, Gi …"
+        )
     try:
         value = Decimal(match[1] + (match[2] or "")) * _SUFFIX[match[3] or ""]
     except (InvalidOperation, OverflowError) as error:

@@ -125,9 +125,7 @@ def _spread(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
     return np.where(scored, MAX_SCORE * (high + low - rounded) // high, 0).astype(np.int64)
 
 
-def _spread_one(
-    rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[str], scored: BoolArray
-) -> FloatArray:
+def _spread_one(rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[str], scored: BoolArray) -> FloatArray:
     match = Match((spec.namespace,), None, constraint.selector)
     counter = rules.counter(("all", (match,)))
     if constraint.topology_key == HOSTNAME:

@@ -119,7 +119,7 @@ class ClusterState:
         """(Re)create every column at the given size, keeping what is there."""
 
         def grown(old: AnyArray | None, shape: tuple[int, ...], dtype: type) -> AnyArray:
-            new = np.zeros(shape, dtype)
+            new: AnyArray = np.zeros(shape, dtype)
             if old is not None:
                 new[tuple(slice(0, n) for n in old.shape)] = old
             return new

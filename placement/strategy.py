@@ -86,7 +86,9 @@ class Strategy:
 
     def __post_init__(self) -> None:
         if self.devices not in DEVICE_RULES:
-            raise ConfigError(f"strategy {self.name}: devices is {self.devices!r}, must be one of {', '.join(DEVICE_RULES)}")
+            raise ConfigError(
+                f"strategy {self.name}: devices is {self.devices!r}, must be one of {', '.join(DEVICE_RULES)}"
+            )
         if self.ties not in TIES:
             raise ConfigError(f"strategy {self.name}: ties is {self.ties!r}, must be one of {', '.join(TIES)}")
 
@@ -116,9 +118,7 @@ class Strategy:
             program = state.programs[self.digest] = Program(self, state)
         return program
 
-    def decide(
-        self, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None, draw: int = 0
-    ) -> Decision:
+    def decide(self, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None, draw: int = 0) -> Decision:
         """Choose a node and devices for one pod.
 
         Parameters
@@ -129,7 +129,7 @@ class Strategy:
         state = snapshot.state
         program = state.programs.get(self.digest) or self.program(state)
         row, score, devices = program.decide(spec, candidates, draw)
-        name = state.nodes[row].name if row >= 0 else ""
+        name = state.name(row) if row >= 0 else ""
         return Decision(row, name, devices, score, state.version, self.digest, state.knowledge.digest)
 
     def scores(self, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None) -> IntArray:
@@ -241,4 +241,4 @@ def scorer_name(scorer: Scorer) -> str:
 
 def asdict_of(scorer: Scorer) -> dict[str, Any]:
     """A scorer's parameters by name."""
-    return asdict(scorer)  # type: ignore[call-overload,no-any-return]  # every scorer is a dataclass
+    return asdict(scorer)  # type: ignore[call-overload]  # every scorer is a dataclass

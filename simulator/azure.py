@@ -75,7 +75,9 @@ def _sizes(path: Path) -> dict[str, PodSpec]:
             cores, gigabytes = (float(x) for x in size.split(","))
         except ValueError as error:
             raise TraceError(f"trace {path.name}, row {number}: {line!r} is not '<vCPU>,<GB> <letter>'") from error
-        found[letter] = PodSpec(((CPU, int(cores * 1000)), (MEMORY, int(gigabytes * 2**30))), labels=(("size", letter),))
+        found[letter] = PodSpec(
+            ((CPU, int(cores * 1000)), (MEMORY, int(gigabytes * 2**30))), labels=(("size", letter),)
+        )
     return found
 
 
@@ -119,6 +121,8 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     for number, line in enumerate(_lines(path), start=1):
         seconds, _, rest = line.partition(" ")
         if not seconds.isdigit():
-            raise TraceError(f"trace {path.name}, row {number}: {seconds!r} is not a time in seconds; is it this trace?")
+            raise TraceError(
+                f"trace {path.name}, row {number}: {seconds!r} is not a time in seconds; is it this trace?"
+            )
         rows.append((int(seconds), [t for t in rest.split(",") if t]))
     return rows

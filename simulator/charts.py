@@ -64,7 +64,9 @@ def _axes(
     for tick in ticks(*xs, num=6):
         x = LEFT + (tick - xs[0]) * kx
         body.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 18}" text-anchor="middle">{_number(tick)}</text>')
-    body.append(f'<text class="axis" x="{LEFT + width / 2}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>')
+    body.append(
+        f'<text class="axis" x="{LEFT + width / 2}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>'
+    )
     body.append(f'<text class="axis" x="{LEFT - 50}" y="{TOP - 4}">{escape(y_label)}</text>')
     return body, kx, ky
 
@@ -134,7 +136,9 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_la
         y = TOP + row * i + row / 2
         body.append(f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         for v in vs:
-            body.append(f'<circle cx="{left + (v - low) * k:.1f}" cy="{y}" r="5" fill="{colour(i)}" fill-opacity="0.45"/>')
+            body.append(
+                f'<circle cx="{left + (v - low) * k:.1f}" cy="{y}" r="5" fill="{colour(i)}" fill-opacity="0.45"/>'
+            )
         mean = left + (sum(vs) / len(vs) - low) * k if vs else left
         body.append(
             f'<line x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 11}" y2="{y + 11}" stroke="{colour(i)}" stroke-width="3"/>'
@@ -143,9 +147,7 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_la
     return _frame(title, body, height)
 
 
-def bar_chart(
-    title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, unit: str
-) -> str:
+def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, unit: str) -> str:
     """Stacked horizontal bars with their parts named below: cost split, reasons, causes."""
     parts = list(dict.fromkeys(name for _, stack in groups for name, _ in stack))
     most = max((sum(v for _, v in stack) for _, stack in groups), default=0.0)

@@ -12,7 +12,8 @@ import click
 from placement.errors import ConfigError, PlacementError
 from placement.strategies import STRATEGIES, strategy_named, strategy_to_toml
 from placement.strategy import scorer_name
-from simulator.compare import Comparison, Question, compare as run_compare, document
+from simulator.compare import Comparison, Question, document
+from simulator.compare import compare as run_compare
 from simulator.output import API_VERSION, output_option, progress, render
 
 DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
@@ -150,7 +151,7 @@ def check_writable(path: Path) -> None:
 
 def write_report(comparison: Comparison, path: Path) -> None:
     """HTML at ``path``, JSON and Markdown beside it: whole, or not at all."""
-    from simulator.report import to_html, to_markdown  # noqa: PLC0415 -- jinja2 is an extra
+    from simulator.report import to_html, to_markdown
 
     texts = {
         path: to_html(comparison),

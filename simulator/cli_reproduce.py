@@ -57,7 +57,7 @@ def reproduce() -> None:
 @output_option
 def fgd_atc23(data: Path, report: Path | None, jobs: int, node_order: str, quiet: bool, output: str) -> None:
     """The FGD paper (USENIX ATC'23): 490 experiments equal to the published tables, and `priced` beside them."""
-    from simulator.reproduce_fgd import POLICIES, run  # noqa: PLC0415 -- polars and OR-Tools are extras
+    from simulator.reproduce_fgd import POLICIES, run
 
     if report is not None:
         check_writable(report)
@@ -67,7 +67,7 @@ def fgd_atc23(data: Path, report: Path | None, jobs: int, node_order: str, quiet
         {"trace": trace, **{p: policies[p]["130"] for p in POLICIES}} for trace, policies in result["results"].items()
     ]
     if report is not None:
-        from simulator.report import fgd_html  # noqa: PLC0415 -- jinja2 is an extra
+        from simulator.report import fgd_html
 
         report.write_text(fgd_html(result), encoding="utf-8")
         click.echo(f"report: {report}", err=True)

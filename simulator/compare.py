@@ -84,7 +84,9 @@ def book_of(question: Question) -> PriceBook:
 def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
     """How a cell is replayed."""
     book = book_of(question)
-    elastic = Elastic(tuple(book.shapes.values()), spot_share=question.spot_share) if question.fleet == "elastic" else None
+    elastic = (
+        Elastic(tuple(book.shapes.values()), spot_share=question.spot_share) if question.fleet == "elastic" else None
+    )
     last = int(trace.pods.arrival_s[-1]) if len(trace.pods) else 0
     return ReplayOptions(
         seed=cell.seed,
@@ -149,7 +151,9 @@ def _run_and_keep(cell: Cell, keep: str) -> Row:
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise PlacementError(f"cache {keep}: cannot be written ({error.strerror}); choose another --cache") from error
+            raise PlacementError(
+                f"cache {keep}: cannot be written ({error.strerror}); choose another --cache"
+            ) from error
     return row
 
 
@@ -301,7 +305,9 @@ def headline(question: Question, rows: Sequence[Row], metric: str) -> str:
             continue
         what = "GPU" if metric.startswith("gpu") else "CPU"
         worth = _worth(rows, trace, metric, gain)
-        parts.append(f"On {trace}, {best} keeps {100 * gain:.2f} points more {what} busy than {second}{worth}, {often}.")
+        parts.append(
+            f"On {trace}, {best} keeps {100 * gain:.2f} points more {what} busy than {second}{worth}, {often}."
+        )
     return " ".join(parts)
 
 
@@ -327,7 +333,7 @@ def document(comparison: Comparison) -> Row:
         "headline": comparison.headline,
         "metric": comparison.metric,
         "summary": comparison.summary,
-        "question": {k: v for k, v in vars(comparison.question).items()},
+        "question": dict(vars(comparison.question)),
         "versions": {name: metadata.version(name) for name in ("ullage", "numpy")},
         "cells": cells,
         "command": comparison.command,

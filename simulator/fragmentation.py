@@ -16,13 +16,14 @@ from placement.scorers import Columns, fragmentation
 from placement.state import CPU_ROW, ClusterState, device_indices
 from placement.strategies import STRATEGIES
 
+
 def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "auto") -> FloatArray:
     """``(changes + 1,)`` float64, milli-GPU: before the first placement, then after each bind or release.
 
     ``knowledge.workload`` is the target workload; events that are neither node nor pod changes are passed over.
     """
     state = ClusterState(knowledge=knowledge, backend=backend)
-    rows, signs, cpus, millis, masks = changes = ([], [], [], [], [])  # type: tuple[list[int], ...]
+    changes: list[tuple[int, int, int, int, int]] = []
     where: dict[str, tuple[int, int, int, int]] = {}
     for _, kind, subject, node, devices, detail in log:
         if kind == NODE_ADDED:
@@ -41,17 +42,17 @@ def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "aut
             sign = -1
         else:
             continue
-        for column, value in zip((rows, cpus, millis, masks), where[subject], strict=True):
-            column.append(value)
-        signs.append(sign)
-    columns = [np.array(column, np.int64) for column in changes]
+        row, cpu, milli, mask = where[subject]
+        changes.append((row, sign, cpu, milli, mask))
+    table = np.array(changes, np.int64).reshape(-1, 5)
+    rows, signs, cpus, millis, masks = (np.ascontiguousarray(column) for column in table.T)
     series = np.zeros(len(rows) + 1)
     if has_compiled() and backend != "numpy":
-        from placement import kernels  # noqa: PLC0415 -- only where numba is installed
+        from placement import kernels
 
-        kernels.fragments_along(*columns, series, STRATEGIES["atc23-fgd"].program(state).handle)
+        kernels.fragments_along(rows, signs, cpus, millis, masks, series, STRATEGIES["atc23-fgd"].program(state).handle)
     else:
-        _along_in_numpy(state, *columns, series)
+        _along_in_numpy(state, rows, signs, cpus, millis, masks, series)
     return series
 
 

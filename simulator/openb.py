@@ -36,7 +36,10 @@ def read_openb(
     fleet = _read_nodes(data / NODE_LISTS[nodes])
     rows = Rows(data / f"openb_pod_list_{variant}.csv", skip_bad_rows)
     classes: dict[PodSpec, int] = {}
-    names, spec_of, arrival, departure = [], [], [], []
+    names: list[str] = []
+    spec_of: list[int] = []
+    arrival: list[int] = []
+    departure: list[int] = []
     for row in _read(rows, {"name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli"}):
         spec = _spec(row, rows)
         times = (len(names), NEVER) if not departures else _times(row, rows)

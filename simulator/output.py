@@ -26,7 +26,7 @@ def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], outpu
     if output == "json":
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     if output == "yaml":
-        import yaml  # noqa: PLC0415 -- only here
+        import yaml
 
         return yaml.safe_dump(json.loads(json.dumps(document)), sort_keys=False, allow_unicode=True).rstrip()
     if output == "csv":
@@ -80,8 +80,8 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int],
     if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
         yield lambda _done, _total: None
         return
-    from rich.console import Console  # noqa: PLC0415 -- only on a terminal
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

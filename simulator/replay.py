@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from time import perf_counter, process_time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -121,6 +121,20 @@ class Outcome:
     def decisions_per_s(self) -> float:
         """Per second of one core's time, the replay's own work included."""
         return self.num_decisions / self.cpu_s if self.cpu_s else 0.0
+
+
+class _Ending(NamedTuple):
+    """A pod's lifetime is over, unless it has moved since."""
+
+    pod: int
+    generation: int
+
+
+class _Idle(NamedTuple):
+    """A node may go, unless it has been touched since."""
+
+    node: str
+    touch: int
 
 
 @dataclass(slots=True)
@@ -246,9 +260,9 @@ class Replay:
 
     def _handle(self, kind: int, subject: object) -> None:
         if kind == _END:
-            pod, generation = subject  # type: ignore[misc]  # what _place pushed
-            if self.generation[pod] == generation:
-                self._end(pod)
+            assert isinstance(subject, _Ending), "only ends are of this kind"
+            if self.generation[subject.pod] == subject.generation:
+                self._end(subject.pod)
         elif kind == _RETRY:
             self._retry_at = NEVER
             self._retry()
@@ -310,7 +324,9 @@ class Replay:
         self.placed_s[pod] = time_s
         lifetime = self.lifetimes[pod]
         if lifetime >= 0:
-            heapq.heappush(self._queue, (time_s + lifetime, _END, next(self._order), (pod, self.generation[pod])))
+            heapq.heappush(
+                self._queue, (time_s + lifetime, _END, next(self._order), _Ending(pod, self.generation[pod]))
+            )
 
     def _end(self, pod: int) -> None:
         row = self._release(pod).row
@@ -342,7 +358,9 @@ class Replay:
         if self.scaler is not None and not self.state.residents_on[row]:
             node = self.state.nodes[row]
             assert node is not None, "a released pod had a node"
-            self._push(self.time_s + self.scaler.settings.idle_s, _IDLE, (node.name, self.state.last_touch[row]))
+            self._push(
+                self.time_s + self.scaler.settings.idle_s, _IDLE, _Idle(node.name, int(self.state.last_touch[row]))
+            )
         self._schedule_retry()
 
     def _schedule_retry(self) -> None:
@@ -371,7 +389,7 @@ class Replay:
         """Make room as kube-scheduler does, if lower priorities stand in the way."""
         if not self.options.preemption or not spec.preempts or not self.timeline.has_lower(spec.priority):
             return False
-        from placement.preemption import choose_victims  # noqa: PLC0415 -- only where priorities differ
+        from placement.preemption import choose_victims
 
         plan = choose_victims(self.state, spec, offset=self._draw())
         if plan is None:
@@ -406,7 +424,7 @@ class Replay:
         nodes = [node for node in self.state.nodes if node is not None]
         prices = None
         if "prices" in self.strategy.needs:
-            from placement.prices import device_prices, has_devices  # noqa: PLC0415 -- OR-Tools is an extra
+            from placement.prices import device_prices, has_devices
 
             if has_devices(workload, nodes):
                 prices = device_prices(workload, nodes, workload.source)
@@ -426,7 +444,7 @@ class Replay:
             self._push(self.time_s + wait_s, _SPOT, node)
         if self.scaler is not None:
             idle_at = self.time_s + self.scaler.settings.idle_s
-            self._push(idle_at, _IDLE, (node.name, self.state.last_touch[row]))
+            self._push(idle_at, _IDLE, _Idle(node.name, int(self.state.last_touch[row])))
         self._schedule_retry()
 
     def _node_down(self, name: str) -> None:
@@ -464,10 +482,10 @@ class Replay:
             self._push(self.time_s + self.options.spot.return_s, _NODE, node)
 
     def _idle(self, subject: object) -> None:
-        name, touch = subject  # type: ignore[misc]  # what _room and _node_up pushed
-        row = self.state.row_of.get(name)
-        if row is not None and self.state.last_touch[row] == touch and not self.state.residents_on[row]:
-            self._node_down(name)
+        assert isinstance(subject, _Idle), "only idle checks are of this kind"
+        row = self.state.row_of.get(subject.node)
+        if row is not None and self.state.last_touch[row] == subject.touch and not self.state.residents_on[row]:
+            self._node_down(subject.node)
 
     def _scan(self) -> None:
         assert self.scaler is not None, "only an elastic fleet is scanned"

@@ -138,7 +138,9 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
     gpu = any(r["metrics"]["gpu_allocated_share"] for r in rows)
     busy = "gpu_share" if gpu else "cpu_share"
     sections = [
-        Section(f"Side by side{where}", "Means over seeds; the best value of a column is marked.", _table(comparison, trace)),
+        Section(
+            f"Side by side{where}", "Means over seeds; the best value of a column is marked.", _table(comparison, trace)
+        ),
         Section(
             f"Every seed{where}",
             "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike.",
@@ -178,8 +180,11 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
             svg=line_chart(
                 "Nodes in use",
                 [
-                    Line(n, [t / 3600 / scale for t in r["series"]["time_s"]],
-                         [a - b for a, b in zip(r["series"]["nodes"], r["series"]["empty_nodes"], strict=True)])
+                    Line(
+                        n,
+                        [t / 3600 / scale for t in r["series"]["time_s"]],
+                        [a - b for a, b in zip(r["series"]["nodes"], r["series"]["empty_nodes"], strict=True)],
+                    )
                     for n, r in first.items()
                 ],
                 x_label=axis,
@@ -191,7 +196,11 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
         (n, [(k, first[n]["metrics"][f"usd_{k}"]) for k in ("on_demand", "spot") if first[n]["metrics"][f"usd_{k}"]])
         for n in names
     ]
-    sections.append(Section(f"What it cost{where}", "First seed, over the measured time.", svg=bar_chart("Cost", months, unit="USD")))
+    sections.append(
+        Section(
+            f"What it cost{where}", "First seed, over the measured time.", svg=bar_chart("Cost", months, unit="USD")
+        )
+    )
     failed = [(n, sorted(first[n]["metrics"]["unplaced"].items(), key=lambda i: -i[1])[:4]) for n in names]
     sections.append(
         Section(
@@ -232,7 +241,8 @@ def to_markdown(comparison: Comparison) -> str:
     for trace in dict.fromkeys(row["trace"] for row in comparison.rows):
         table = _table(comparison, trace)
         rows = [
-            dict(zip(table.heads, [f"**{c.text}**" if c.best else c.text for c in row], strict=True)) for row in table.rows
+            dict(zip(table.heads, [f"**{c.text}**" if c.best else c.text for c in row], strict=True))
+            for row in table.rows
         ]
         parts += [f"### {trace}", "", markdown(rows), ""]
     parts += ["```", comparison.command, "```", ""]
@@ -249,9 +259,18 @@ def fgd_html(result: dict[str, Any]) -> str:
         best = max(by_policy[p]["130"] for p in policies)
         rows.append(
             [Cell(trace)]
-            + [Cell(f"{by_policy[p]['100']:.2f} / {by_policy[p]['130']:.2f}", by_policy[p]["130"] == best) for p in policies]
+            + [
+                Cell(f"{by_policy[p]['100']:.2f} / {by_policy[p]['130']:.2f}", by_policy[p]["130"] == best)
+                for p in policies
+            ]
         )
-    sections = [Section("GPU allocation, %", "When 100 % / 130 % of the GPUs have been asked for; mean of ten seeds.", Table(["trace", *policies], rows))]
+    sections = [
+        Section(
+            "GPU allocation, %",
+            "When 100 % / 130 % of the GPUs have been asked for; mean of ten seeds.",
+            Table(["trace", *policies], rows),
+        )
+    ]
     for trace in results:
         lines = []
         for policy in policies:
@@ -273,4 +292,12 @@ def fgd_html(result: dict[str, Any]) -> str:
         ("time", f"{result['wall_s']} s, {result['cpu_s']} s of CPU"),
         ("node order", result["node_order"]),
     ]
-    return render_page(Page("Ullage · FGD, USENIX ATC'23", headline, sections, "ullage reproduce fgd-atc23 --data DIR --report FILE", facts))
+    return render_page(
+        Page(
+            "Ullage · FGD, USENIX ATC'23",
+            headline,
+            sections,
+            "ullage reproduce fgd-atc23 --data DIR --report FILE",
+            facts,
+        )
+    )

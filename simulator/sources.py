@@ -18,13 +18,13 @@ def _openb(path: Path, option: str, skip: bool) -> Trace:
 
 
 def _azure(path: Path, option: str, skip: bool) -> Trace:
-    from simulator.azure import read_azure  # noqa: PLC0415 -- readers load when asked for
+    from simulator.azure import read_azure
 
     return read_azure(path)
 
 
 def _dlrm(path: Path, option: str, skip: bool) -> Trace:
-    from simulator.dlrm import read_dlrm  # noqa: PLC0415 -- as above
+    from simulator.dlrm import read_dlrm
 
     return read_dlrm(path, skip_bad_rows=skip)
 

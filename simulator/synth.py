@@ -181,6 +181,8 @@ def _usage(rng: np.random.Generator, pods: Pods, specs: tuple[PodSpec, ...]) -> 
         pod.append(np.full(len(times), i))
         time.append(times)
         cpu.append(np.minimum(request[i, 0] * level[i] * wave * burst, request[i, 0] * 1.1))
-        memory.append(np.minimum(request[i, 1] * (0.2 + 0.6 * level[i]) * np.linspace(0.8, 1, len(times)), request[i, 1]))
+        memory.append(
+            np.minimum(request[i, 1] * (0.2 + 0.6 * level[i]) * np.linspace(0.8, 1, len(times)), request[i, 1])
+        )
     joined = [np.concatenate(c).astype(np.int64) for c in (pod, time, cpu, memory)]
     return Usage(*joined)
