@@ -11,7 +11,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from placement.errors import PlacementError
 from placement.state import ClusterState
@@ -32,6 +32,9 @@ from scheduler.server import HttpServer, load_certificates
 from scheduler.settings import MODES, Settings
 from scheduler.view import Reader, sinks
 from scheduler.warmup import warm_up
+
+if TYPE_CHECKING:
+    from scheduler.service import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,7 @@ class App:
         )
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
         self.side_servers: list[HttpServer] = []
+        self.grpc: GrpcServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._is_caught_up = self.election is None
         self._failure: asyncio.Future[None] | None = None
@@ -115,6 +119,11 @@ class App:
             await self._listen_beside(replace(side, port=http.health_port), self.extender.handle_page)
         if http.admin_port:
             await self._listen_beside(replace(side, port=http.admin_port, host="127.0.0.1"), Admin(self.engine).handle)
+        if self.settings.grpc.port >= 0:
+            from scheduler.service import GrpcServer  # a second of imports that few need
+
+            self.grpc = GrpcServer(self.settings.grpc, self.engine)
+            await self.grpc.start()
         self.informer.start()
         self._keep(self._warm_up())
         self._keep(self._tick())
@@ -165,6 +174,8 @@ class App:
         await self.http.stop()
         for server in self.side_servers:
             await server.stop(0)
+        if self.grpc is not None:
+            await self.grpc.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

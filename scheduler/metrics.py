@@ -61,6 +61,16 @@ class Metrics:
             "ullage_log_dropped_total", "Events that the log lost; it is incomplete since.", registry=r
         )
         self.records_dropped = Counter("ullage_records_dropped_total", "Decision records dropped.", registry=r)
+        self.telemetry_samples = Counter(
+            "ullage_telemetry_samples_total", "Usage samples, by what became of them.", ["outcome"], registry=r
+        )
+        self.telemetry_age = Gauge(
+            "ullage_telemetry_age_seconds", "Time since the last usage sample came; NaN before the first.", registry=r
+        )
+        self.telemetry_subjects = Gauge(
+            "ullage_telemetry_subjects", "Pods, nodes and devices with a usage sample.", registry=r
+        )
+        self.telemetry_queue = Gauge("ullage_telemetry_queue", "Usage samples that nobody has taken.", registry=r)
         self.loop_lag = Gauge("ullage_loop_lag_seconds", "How late the event loop ran its last tick.", registry=r)
         self.build = Info("ullage_build", "Version and strategy.", registry=r)
         self._before: list[Callable[[], None]] = []

@@ -14,9 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from prometheus_client import Counter as PrometheusCounter
-from prometheus_client import Gauge
-
 from placement.errors import PlacementError
 from scheduler.metrics import Metrics
 
@@ -88,19 +85,13 @@ class UsageStore:
         self._room = asyncio.Event()
         self._room.set()
         self._arrived_s = float("nan")
-        registry = metrics.registry
-        self._samples = PrometheusCounter(
-            "ullage_telemetry_samples_total", "Usage samples, by what became of them.", ["outcome"], registry=registry
-        )
-        self._age = Gauge("ullage_telemetry_age_seconds", "Time since the last usage sample came.", registry=registry)
-        self._subjects = Gauge("ullage_telemetry_subjects", "Pods, nodes and devices measured.", registry=registry)
-        self._waiting = Gauge("ullage_telemetry_queue", "Samples that nobody has taken yet.", registry=registry)
+        self.metrics = metrics
         metrics.before_scrape(self._scrape)
 
     def _scrape(self) -> None:
-        self._age.set(self.clock() - self._arrived_s)
-        self._subjects.set(len(self.latest))
-        self._waiting.set(len(self._queue))
+        self.metrics.telemetry_age.set(self.clock() - self._arrived_s)
+        self.metrics.telemetry_subjects.set(len(self.latest))
+        self.metrics.telemetry_queue.set(len(self._queue))
 
     async def put(self, sample: Sample) -> str:
         """Keep a checked sample; ``accepted`` or ``stale``. Waits while the queue is full and somebody takes."""
@@ -122,7 +113,7 @@ class UsageStore:
         return self._counted("accepted")
 
     def _counted(self, outcome: str) -> str:
-        self._samples.labels(outcome).inc()
+        self.metrics.telemetry_samples.labels(outcome).inc()
         if outcome != "accepted":
             self.refused[outcome] += 1
         return outcome

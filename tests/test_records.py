@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
-from placement.log import EventLog
 from placement.nodes import NodeSpec, Taint
 from placement.pods import GpuRequest, PodSpec
 from placement.rejections import rejections
@@ -25,66 +23,13 @@ from placement.strategies import strategy_named
 from placement.strategy import reasons
 from scheduler.cli_decisions import decisions, parse_time
 from scheduler.cli_explain import explain
-from scheduler.engine import Answered, Engine
 from scheduler.explain import in_words, why_not
-from scheduler.ledger import Ledger, Seen
-from scheduler.metrics import Metrics
-from scheduler.recorder import Recorder, record_log
+from scheduler.recorder import record_log
 from scheduler.records import IDLE, Query, Record, RecordReader, RecordStore
-from scheduler.settings import RecordSettings, Settings
-from scheduler.view import Reader
+from scheduler.settings import RecordSettings
+from tests.live_engine import Live, cpu_pod
 
 GIB = 2**30
-
-
-def cpu_pod(cores: float, **more: Any) -> PodSpec:
-    return PodSpec((("cpu", int(cores * 1000)), ("memory", GIB)), namespace="shop", **more)
-
-
-class Live:
-    """An engine over three nodes, with a recorder."""
-
-    def __init__(self, path: Path, **records: Any) -> None:
-        self.metrics = Metrics()
-        self.events = EventLog()
-        self.state = ClusterState(events=self.events)
-        self.ledger = Ledger(self.state, lambda: 0.0, self.metrics)
-        for i, cores in enumerate((4, 8, 16)):
-            node = NodeSpec(f"n{i}", (("cpu", cores * 1000), ("memory", 64 * GIB)), num_gpus=i)
-            self.ledger.see_node(node)
-        strategy = strategy_named("best-fit")
-        self.recorder = Recorder(RecordSettings(path=str(path), **records), self.metrics)
-        self.engine = Engine(self.ledger, Reader(), strategy, Settings(mode="decide"), self.metrics, recorder=self.recorder)
-        self.recorder.attach(self.engine)
-
-    def ask(self, name: str, spec: PodSpec, allowed: tuple[int, ...] = (0, 1, 2)) -> Answered:
-        """Decide as the extender does: decide, record, assume."""
-        candidates = self.engine.mask(np.array(allowed))
-        decision, draw = self.engine.decide(f"uid-{name}", spec, candidates)
-        answered = Answered(
-            decision_id=self.engine.next_id(),
-            wall_s=time.time(),
-            verb="filter",
-            mode="decide",
-            uid=f"uid-{name}",
-            name=name,
-            namespace="shop",
-            spec=spec,
-            decision=decision,
-            draw=draw,
-            candidates=candidates,
-            num_candidates=len(allowed),
-            duration_s=0.001,
-            outcome="placed" if decision.is_placed else "rejected",
-        )
-        self.engine.record(answered)
-        if decision.is_placed:
-            self.ledger.assume((answered.uid, name, "shop"), spec, decision.node, decision.devices)
-        return answered
-
-    def bound(self, answered: Answered, node: str) -> None:
-        """The watch shows the pod on a node."""
-        self.recorder.bound(Seen(answered.uid, answered.name, "shop", 1, answered.spec, node))
 
 
 @pytest.fixture
