@@ -132,8 +132,10 @@ def window_percentiles(
 ) -> SingleArray:
     """(P, N, O) exact percentiles (linear between order statistics) of ``share[:, end - width : end]``, gaps left out.
 
-    NaN where the window holds nothing. Windows are sorted in chunks of about ``chunk`` samples.
+    NaN where the window holds nothing, as it does where an end is not after the start of the series. Windows are
+    sorted in chunks of about ``chunk`` samples.
     """
+    ends = np.maximum(ends, 0)
     out = np.full((len(percents), len(share), len(ends)), np.nan, np.float32)
     per_batch = max(1, chunk // max(width, 1))
     for row, series in enumerate(share):

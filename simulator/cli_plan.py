@@ -110,6 +110,13 @@ class _Progress:
 @click.option("--util", default="0.90,0.95,1.00,1.05", show_default=True, callback=numbers(float))
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
 @click.option(
+    "--clock",
+    type=click.Choice(["wall", "cpu"]),
+    default="wall",
+    show_default=True,
+    help="What --time is measured by; cpu on a machine that has other work to do.",
+)
+@click.option(
     "--work-dir",
     type=click.Path(path_type=Path),
     default=Path("priority-matters"),
@@ -126,6 +133,7 @@ def reproduce_priority_matters(
     priorities: tuple[int, ...],
     util: tuple[float, ...],
     jobs: int,
+    clock: str,
     work_dir: Path,
     output: str,
 ) -> None:
@@ -140,6 +148,7 @@ def reproduce_priority_matters(
         time_s=time_s,
         jobs=jobs,
         work_dir=work_dir,
+        clock=clock,
         progress=_Progress("cells"),
     )
     document = reproduce_priority.summary(results)

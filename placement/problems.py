@@ -1,0 +1,476 @@
+"""From a ledger to the columns that planners work on, and from their answers back to plans with steps.
+
+What a planner may touch is decided here, once: pods that are marked, that nobody recreates, that have volumes or
+claims we do not model, or whose rules depend on other pods or devices are *fixed*: they keep their place, and what they
+take is not offered. Pending pods of those kinds are left to the scheduler, and the plan says so. Everything else
+becomes classes of identical pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from placement.batches import Batch, Batched
+from placement.consolidation import Consolidated, Fleet
+from placement.errors import ConfigError
+from placement.plans import Action, Ending, Plan, Step
+from placement.pods import Pod, PodSpec
+from placement.purchase import Bought, Demand, Shape
+from placement.repair import Packing
+from placement.rescue import Packed
+from placement.resources import BoolArray, IntArray
+from placement.state import NUM_DERIVED, ClusterState, Resident
+
+GANG_LABELS = ("pod-group.scheduling.sigs.k8s.io/name", "scheduling.x-k8s.io/pod-group", "volcano.sh/group-name")
+"""Labels by which pods say that they belong together, all or none."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A ledger with what planning needs beyond it.
+
+    ``never_move`` maps the UIDs of running pods to the reason why they stay; ``never_delete`` maps node names likewise;
+    ``usd_per_hour`` maps node names to prices, None when prices are not known.
+    """
+
+    state: ClusterState
+    pending: tuple[Pod, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    never_move: Mapping[str, str] = field(default_factory=dict)
+    never_delete: Mapping[str, str] = field(default_factory=dict)
+    usd_per_hour: Mapping[str, float] | None = None
+
+    @property
+    def rows(self) -> IntArray:
+        """Ledger rows that hold a node, ascending: the columns of every problem."""
+        return np.flatnonzero(self.state.snapshot().is_alive)
+
+    def node_names(self) -> list[str]:
+        """Names in the order of the columns."""
+        return [self.state.name(int(row)) for row in self.rows]
+
+    def why_fixed(self, resident: Resident) -> str:
+        """Why a running pod must keep its place; empty when it may move."""
+        spec = resident.spec
+        if resident.uid in self.never_move:
+            return self.never_move[resident.uid]
+        if not spec.owner:
+            return "nobody would recreate it (no controller)"
+        if spec.owner.startswith(("DaemonSet/", "Node/")):
+            return "it belongs to its node"
+        return self.why_left_out(spec)
+
+    def why_left_out(self, spec: PodSpec) -> str:
+        """Why the model does not cover a class; empty when it does."""
+        if spec.unmodelled:
+            return f"{spec.unmodelled[0]} is not modelled"
+        if spec.gpu is not None:
+            return "it asks for GPU devices"
+        if self.state.rules.is_relational(spec):
+            return "its rules depend on other pods"
+        return ""
+
+    def request(self, specs: list[PodSpec]) -> IntArray:
+        """``(R, C)`` requests over the ledger's resource axis."""
+        if not specs:
+            return np.zeros((self.state.snapshot().offered.shape[0] - NUM_DERIVED, 0), np.int64)
+        return np.stack([self.state.delta(spec)[NUM_DERIVED:] for spec in specs], axis=1)
+
+    def allowed(self, specs: list[PodSpec]) -> BoolArray:
+        """``(C, N)`` nodes that the rules of each class permit."""
+        rows = self.rows
+        if not specs:
+            return np.zeros((0, len(rows)), np.bool_)
+        return np.stack([self.state.rules.static_mask(spec)[rows] for spec in specs])
+
+    def free(self) -> IntArray:
+        """``(R, N)`` allocatable less everything that runs."""
+        view = self.state.snapshot()
+        return np.asarray((view.offered - view.taken)[NUM_DERIVED:, self.rows], np.int64)
+
+    def allocatable(self) -> IntArray:
+        """``(R, N)`` what nodes offer."""
+        return np.asarray(self.state.snapshot().offered[NUM_DERIVED:, self.rows], np.int64)
+
+    def movable(self) -> list[Resident]:
+        """Running pods that a plan may move, in ledger order."""
+        return [r for r in self.state.residents.values() if not self.why_fixed(r)]
+
+    def name(self, uid: str) -> str:
+        """A pod's name for people, its UID when there is none."""
+        return self.names.get(uid, uid)
+
+
+def _require_nodes(cluster: Cluster) -> None:
+    if len(cluster.rows) == 0:
+        raise ConfigError("the cluster has no nodes, so there is nothing to plan; take a snapshot of a running cluster")
+
+
+def _classes(specs: Iterable[tuple[PodSpec, int]]) -> tuple[list[PodSpec], IntArray, IntArray]:
+    """Distinct (spec, tier) pairs: specs ``C``, tiers ``(C,)``, and the class of each pod ``(P,)``."""
+    index: dict[tuple[PodSpec, int], int] = {}
+    class_of = [index.setdefault(key, len(index)) for key in specs]
+    return [s for s, _ in index], np.array([t for _, t in index], np.int64), np.array(class_of, np.int64)
+
+
+# ── rescue ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class RescueProblem:
+    """A packing with the names behind its columns; ``left_out`` says which pending pods the scheduler keeps."""
+
+    cluster: Cluster
+    packing: Packing
+    uids: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def rescue_problem(cluster: Cluster) -> RescueProblem:
+    """Movable and pending pods as columns.
+
+    Running pods count half a tier above pending ones of the same priority, so that nobody loses a place to an equal; a
+    pending pod that must not preempt ranks below everything that runs.
+    """
+    _require_nodes(cluster)
+    running = cluster.movable()
+    pending = [pod for pod in cluster.pending if not cluster.why_left_out(pod.spec)]
+    left_out = [
+        f"pod {pod.name} is left to the scheduler: {cluster.why_left_out(pod.spec)}"
+        for pod in cluster.pending
+        if cluster.why_left_out(pod.spec)
+    ]
+    lowest = min((2 * r.spec.priority for r in running), default=2**40)
+    tiers = [2 * r.spec.priority + 1 for r in running]
+    tiers += [2 * p.spec.priority if p.spec.preempts else min(2 * p.spec.priority, lowest) for p in pending]
+    specs, tier, class_of = _classes(zip([r.spec for r in running] + [p.spec for p in pending], tiers, strict=True))
+    column_of = np.full(cluster.state.num_rows, -1, np.int64)
+    column_of[cluster.rows] = np.arange(len(cluster.rows))
+    node_of = np.array([column_of[r.row] for r in running] + [-1] * len(pending), np.int64)
+    request, free = cluster.request(specs), cluster.free()
+    for r in range(len(free)):
+        np.add.at(free[r], node_of[: len(running)], request[r, class_of[: len(running)]])
+    allowed = cluster.allowed(specs)
+    for p in range(len(running)):  # whoever runs may stay, even where a new pod could not start
+        allowed[class_of[p], node_of[p]] = True
+    packing = Packing(request, class_of, tier, free, allowed, node_of, np.ones(len(node_of), np.bool_))
+    uids = (*(r.uid for r in running), *(p.uid for p in pending))
+    return RescueProblem(cluster, packing, uids, tuple(left_out))
+
+
+def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_s: float) -> Plan:
+    """Steps of a rescue, each feasible by itself; value and bound are pods placed of the first tier that is not proved."""
+    packing, cluster = problem.packing, problem.cluster
+    pending = packing.node_of < 0
+    placed = int((pending & (packed.node_of >= 0)).sum())
+    total = int((packed.node_of >= 0).sum())
+    bound = total + sum(max(0, most - count) for most, count in zip(packed.most, packed.counts, strict=True))
+    names = {pod.uid: pod.name for pod in cluster.pending}
+    nodes = cluster.node_names()
+    steps = []
+    for action, p, source, target in ordered_steps(packing, packed.node_of):
+        uid = problem.uids[p]
+        where = [nodes[n] if n >= 0 else "" for n in (source, target)]
+        steps.append(Step(action, uid, names.get(uid) or cluster.name(uid), *where))
+    details = {
+        "pending_before": float(pending.sum()),
+        "placed": float(placed),
+        "moves": float(packing.num_moves(packed.node_of)),
+        "evictions": float(packing.num_evictions(packed.node_of)),
+        "left_out": float(len(problem.left_out)),
+    }
+    done = Ending.OPTIMAL if packed.is_proved else ending
+    return Plan(
+        "rescue", done, "pods placed", total, bound, tuple(steps), problem.left_out, time_s=time_s, details=details
+    )
+
+
+def ordered_steps(packing: Packing, node_of: IntArray) -> list[tuple[Action, int, int, int]]:
+    """(action, pod, source, target) so that each step fits when the steps before it are done.
+
+    Evictions come first. A circle of moves is broken by letting its smallest pod wait: an eviction, and a placement
+    later.
+    """
+    left = packing.left(packing.node_of)
+    request = packing.request[:, packing.class_of]
+    steps: list[tuple[Action, int, int, int]] = []
+    for p in np.flatnonzero((packing.node_of >= 0) & (node_of < 0)).tolist():
+        left[:, packing.node_of[p]] += request[:, p]
+        steps.append((Action.EVICT, p, int(packing.node_of[p]), -1))
+    waiting: list[int] = np.flatnonzero((node_of >= 0) & (node_of != packing.node_of)).tolist()
+    source = {p: int(packing.node_of[p]) for p in waiting}
+    size = (request / np.maximum(packing.free.sum(axis=1), 1)[:, None]).sum(axis=0)
+    while waiting:
+        ready = [p for p in waiting if (left[:, node_of[p]] >= request[:, p]).all()]
+        if not ready:
+            p = min((q for q in waiting if source[q] >= 0), key=lambda q: (size[q], q))
+            left[:, source[p]] += request[:, p]
+            steps.append((Action.EVICT, p, source[p], -1))
+            source[p] = -1
+            continue
+        for p in ready:
+            target = int(node_of[p])
+            if (left[:, target] < request[:, p]).any():
+                continue
+            left[:, target] -= request[:, p]
+            if source[p] >= 0:
+                left[:, source[p]] += request[:, p]
+            steps.append((Action.MOVE if source[p] >= 0 else Action.PLACE, p, source[p], target))
+            waiting.remove(p)
+    return steps
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class BatchProblem:
+    """A batch with the names behind its columns."""
+
+    cluster: Cluster
+    batch: Batch
+    pods: tuple[tuple[Pod, ...], ...]
+    left_out: tuple[str, ...]
+
+
+def batch_problem(cluster: Cluster) -> BatchProblem:
+    """Pending pods as classes; pods that share a gang label are placed all or none."""
+    _require_nodes(cluster)
+    pods = [pod for pod in cluster.pending if not cluster.why_left_out(pod.spec)]
+    reasons = [(pod.name, cluster.why_left_out(pod.spec)) for pod in cluster.pending]
+    left_out = tuple(f"pod {name} is left to the scheduler: {why}" for name, why in reasons if why)
+    gangs: dict[tuple[str, str], int] = {}
+    numbers = []
+    for pod in pods:
+        labels = dict(pod.spec.labels)
+        gang = next((labels[key] for key in GANG_LABELS if key in labels), "")
+        numbers.append(gangs.setdefault((pod.spec.namespace, gang), len(gangs)) if gang else -1)
+    specs, gang_of, class_of = _classes(zip([pod.spec for pod in pods], numbers, strict=True))
+    members = tuple(tuple(pods[p] for p in np.flatnonzero(class_of == c)) for c in range(len(specs)))
+    count = np.array([len(m) for m in members], np.int64)
+    most = np.where(cluster.allowed(specs), count[:, None], 0)
+    zones = np.zeros(len(cluster.rows), np.int64)
+    free, request = np.maximum(cluster.free(), 0), cluster.request(specs)
+    batch = Batch(request, count, free, cluster.allocatable(), most, gang_of, zones)
+    return BatchProblem(cluster, batch, members, left_out)
+
+
+def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Plan:
+    """A place for each pod of the batch that got one."""
+    nodes = problem.cluster.node_names()
+    steps, missing = [], []
+    for c, pods in enumerate(problem.pods):
+        places = np.repeat(np.arange(len(nodes)), batched.placed[c])
+        steps += [Step(Action.PLACE, pod.uid, pod.name, "", nodes[n]) for pod, n in zip(pods, places, strict=False)]
+        missing += [f"pod {pod.name} fits on no node within this plan" for pod in pods[len(places) :]]
+    details = {
+        "stranded_share": batched.stranding,
+        "stranded_share_bound": batched.stranding_bound,
+        "stranding_gap_share": batched.gap_share,
+        "left_out": float(len(problem.left_out)),
+    }
+    reasons = (*problem.left_out, *missing)
+    ending = Ending.INFEASIBLE if batched.most == 0 and missing else batched.ending
+    return Plan(
+        "batch",
+        ending,
+        "pods placed",
+        batched.count,
+        batched.most,
+        tuple(steps),
+        reasons,
+        time_s=time_s,
+        details=details,
+    )
+
+
+# ── consolidation ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class FleetProblem:
+    """A fleet with the names behind its columns; ``pods[c][n]`` are the UIDs of a class on a node."""
+
+    cluster: Cluster
+    fleet: Fleet
+    pods: Mapping[tuple[int, int], tuple[str, ...]]
+    has_prices: bool
+
+
+def fleet_problem(cluster: Cluster) -> FleetProblem:
+    """Movable pods by class and node; a node is deletable when everything on it may move or goes with it."""
+    _require_nodes(cluster)
+    rows, names = cluster.rows, cluster.node_names()
+    column_of = {int(row): n for n, row in enumerate(rows)}
+    running = cluster.movable()
+    specs, _, class_of = _classes((r.spec, 0) for r in running)
+    count = np.zeros((len(specs), len(rows)), np.int64)
+    pods: dict[tuple[int, int], tuple[str, ...]] = {}
+    for resident, c in zip(running, class_of.tolist(), strict=True):
+        n = column_of[resident.row]
+        count[c, n] += 1
+        pods[c, n] = (*pods.get((c, n), ()), resident.uid)
+    deletable = np.array([name not in cluster.never_delete for name in names], np.bool_)
+    for resident in cluster.state.residents.values():
+        if cluster.why_fixed(resident) and not resident.spec.owner.startswith(("DaemonSet/", "Node/")):
+            deletable[column_of[resident.row]] = False
+    prices = cluster.usd_per_hour
+    usd = np.ones(len(rows)) if prices is None else np.array([_price(prices, name) for name in names], np.float64)
+    request, free = cluster.request(specs), np.maximum(cluster.free(), 0)
+    fleet = Fleet(request, count, free, cluster.allowed(specs), deletable, usd)
+    return FleetProblem(cluster, fleet, pods, prices is not None)
+
+
+def _price(prices: Mapping[str, float], name: str) -> float:
+    if name not in prices:
+        raise ConfigError(f"node {name} has no price; add it to the price book, or plan without prices")
+    return prices[name]
+
+
+def consolidation_plan(
+    problem: FleetProblem, result: Consolidated, *, usd_per_move: float = 0.0, time_s: float = 0.0
+) -> Plan:
+    """Node by node, dearest per move first: cordon, move its pods, delete. Without prices, nodes are counted instead."""
+    fleet, cluster = problem.fleet, problem.cluster
+    names = cluster.node_names()
+    room = result.arrivals.copy()
+    worth = fleet.usd_per_hour / np.maximum(fleet.pods, 1)
+    steps: list[Step] = []
+    for n in sorted(np.flatnonzero(result.deleted), key=lambda n: (-worth[n], n)):
+        steps.append(Step(Action.CORDON, source=names[n]))
+        for c in np.flatnonzero(fleet.count[:, n]):
+            for uid in problem.pods[int(c), int(n)]:
+                target = int(np.flatnonzero(room[c])[0])
+                room[c, target] -= 1
+                steps.append(Step(Action.MOVE, uid, cluster.name(uid), names[n], names[target]))
+        steps.append(Step(Action.DELETE, source=names[n]))
+    usd = result.usd_per_hour if problem.has_prices else None
+    payback = None
+    if usd is not None and usd > 0 and usd_per_move > 0:
+        payback = result.moves * usd_per_move / usd * 3600
+    details = {"nodes_deleted": float(result.deleted.sum()), "moves": float(result.moves)}
+    unit = "USD per hour saved" if problem.has_prices else "nodes saved"
+    reasons = () if problem.has_prices else ("no prices are known: the plan counts nodes, not USD",)
+    value, bound = result.usd_per_hour, result.bound
+    return Plan(
+        "consolidate", result.ending, unit, value, bound, tuple(steps), reasons, False, usd, payback, time_s, details
+    )
+
+
+# ── purchase ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class DemandProblem:
+    """Demand with the names behind its classes."""
+
+    demand: Demand
+    pods: tuple[tuple[Pod, ...], ...]
+    left_out: tuple[str, ...]
+
+
+def demand_problem(pods: Iterable[Pod], resources: list[str], shapes: list[Shape]) -> DemandProblem:
+    """Pending pods as demand over ``resources``, the axis that the shapes' capacities are given on.
+
+    Pods that ask for a resource no shape offers, or are not modelled, are left out and named.
+    """
+    kept, left_out = [], []
+    for pod in pods:
+        why = f"{pod.spec.unmodelled[0]} is not modelled" if pod.spec.unmodelled else ""
+        foreign = [name for name, amount in pod.spec.request if amount and name not in resources]
+        why = why or (f"no shape offers {foreign[0]}" if foreign else "")
+        why = why or ("it asks for GPU devices" if pod.spec.gpu is not None else "")
+        if why:
+            left_out.append(f"pod {pod.name} is left out: {why}")
+        else:
+            kept.append(pod)
+    specs, _, class_of = _classes((pod.spec, 0) for pod in kept)
+    members = tuple(tuple(kept[p] for p in np.flatnonzero(class_of == c)) for c in range(len(specs)))
+    request = np.array([[spec.amount(r) if r != "pods" else 1 for spec in specs] for r in resources], np.int64)
+    count = np.array([len(m) for m in members], np.int64)
+    allowed = np.ones((len(specs), len(shapes)), np.bool_)
+    return DemandProblem(Demand(request.reshape(len(resources), len(specs)), count, allowed), members, tuple(left_out))
+
+
+def purchase_plan(problem: DemandProblem, shapes: list[Shape], bought: Bought, *, time_s: float) -> Plan:
+    """Nodes to add, by shape; the plan minimises USD per hour."""
+    nodes = bought.nodes(len(shapes))
+    steps = [
+        Step(Action.BUY, name=shape.name, target=f"{shape.name}-{i + 1}")
+        for shape, n in zip(shapes, nodes, strict=True)
+        for i in range(int(n))
+    ]
+    bill = float(sum(n * shape.usd_per_hour for n, shape in zip(nodes, shapes, strict=True)))
+    details = {f"nodes {shape.name}": float(n) for shape, n in zip(shapes, nodes, strict=True) if n}
+    return Plan(
+        "purchase",
+        bought.ending,
+        "USD per hour",
+        bought.cost,
+        bought.bound,
+        tuple(steps),
+        problem.left_out,
+        True,
+        bill,
+        None,
+        time_s,
+        details,
+    )
+
+
+# ── the independent checker ───────────────────────────────────────────────────────────────────────────────────
+
+
+def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
+    """Replay a plan's steps on plain dictionaries; what is wrong with them, empty when nothing is.
+
+    Shares no code with the planners: requests are summed by resource name, every step must fit when it is taken, nothing
+    fixed moves, nothing lands on a cordoned or deleted node, and a deleted node is empty of what may move.
+    """
+    state = cluster.state
+    names = cluster.node_names()
+    offered = {n: dict(node.amounts) for n in names if (node := state.nodes[state.row_of[n]]) is not None}
+    where = {uid: state.name(r.row) for uid, r in state.residents.items()}
+    specs = {uid: r.spec for uid, r in state.residents.items()} | {p.uid: p.spec for p in cluster.pending}
+    fixed = {uid for uid, r in state.residents.items() if cluster.why_fixed(r)}
+    taken: dict[str, dict[str, int]] = {n: {} for n in names}
+
+    def put(uid: str, node: str, sign: int) -> None:
+        for resource, amount in {**specs[uid].amounts, "pods": 1}.items():
+            taken[node][resource] = taken[node].get(resource, 0) + sign * amount
+
+    for uid, home in where.items():
+        put(uid, home, 1)
+    closed: set[str] = set()
+    wrong: list[str] = []
+    for number, step in enumerate(plan.steps):
+        if step.action == Action.CORDON:
+            closed.add(step.source)
+        elif step.action == Action.DELETE:
+            wrong += [
+                f"step {number}: pod {u} is on {step.source}"
+                for u, n in where.items()
+                if n == step.source and u not in fixed
+            ]
+        elif step.action in (Action.MOVE, Action.EVICT, Action.PLACE):
+            if step.pod in fixed:
+                wrong.append(f"step {number}: pod {step.pod} must not be touched")
+            if where.get(step.pod, "") != step.source:
+                wrong.append(f"step {number}: pod {step.pod} is not on {step.source or 'no node'}")
+            elif step.source:
+                put(step.pod, where.pop(step.pod), -1)
+            if step.target:
+                put(step.pod, step.target, 1)
+                where[step.pod] = step.target
+                over = [
+                    r
+                    for r, a in taken[step.target].items()
+                    if a > offered[step.target].get(r, 0) and specs[step.pod].amounts.get(r, 1)
+                ]
+                wrong += [f"step {number}: {r} on {step.target} is exceeded" for r in over]
+                if step.target in closed:
+                    wrong.append(f"step {number}: {step.target} takes no pods any more")
+    return wrong
