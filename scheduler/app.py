@@ -19,6 +19,7 @@ from placement.strategies import strategy_named
 from scheduler.admin import Admin
 from scheduler.binder import Binder
 from scheduler.engine import Engine
+from scheduler.errors import ApiError
 from scheduler.eventlog import DiskLog, NoLog
 from scheduler.extender import Extender
 from scheduler.informer import Informer, Reflector
@@ -108,10 +109,11 @@ class App:
 
         Raises
         ------
-        PlacementError : a port is taken, TLS files are bad, or the API cannot be reached at all.
+        PlacementError : a port is taken, TLS files are bad, the API cannot be reached at all, or a right is missing.
         """
         self._failure = asyncio.get_running_loop().create_future()
         await self.client.call("GET", "/version", timeout_s=10)
+        await self._check_rights()
         await self.http.start()
         http = self.settings.http
         side = replace(http, tls_cert="", tls_key="", client_ca="")
@@ -134,6 +136,15 @@ class App:
         log.info(
             "listening", extra={"port": self.http.port, "mode": self.settings.mode, "strategy": self.strategy.name}
         )
+
+    async def _check_rights(self) -> None:
+        """Fail at once where waiting would not help; anything else is retried by whoever lists."""
+        for reflector in self.informer.reflectors:
+            try:
+                await self.client.call("GET", f"{reflector.path}?limit=1", timeout_s=30)
+            except ApiError as error:
+                if error.status in (401, 403) and not reflector.is_optional:
+                    raise
 
     async def _warm_up(self) -> None:
         await asyncio.to_thread(warm_up, (self.engine.strategy, self.engine.fallback))

@@ -4,7 +4,8 @@
 
     PlacementError
     ├── WireError     a request that is not what kube-scheduler sends; answered with a 4xx
-    └── ApiError      the Kubernetes API refused, is away, or cannot be reached as configured
+    ├── ApiError      the Kubernetes API refused, is away, or cannot be reached as configured
+    └── ListenError   a port cannot be listened on
 """
 
 from __future__ import annotations
@@ -27,3 +28,7 @@ class ApiError(PlacementError):
         super().__init__(message)
         self.status = status
         self.reason = reason
+
+
+class ListenError(PlacementError):
+    """A port is taken, or may not be used."""

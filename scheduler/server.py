@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from placement.errors import ConfigError
-from scheduler.errors import WireError
+from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
 from scheduler.settings import HttpSettings
 
@@ -348,7 +348,8 @@ class HttpServer:
 
         Raises
         ------
-        ConfigError : the port is taken or may not be used, or TLS files are bad.
+        ListenError : the port is taken or may not be used.
+        ConfigError : TLS files are bad.
         """
         http = self.limits.http
         self.context = tls_context(http)
@@ -359,7 +360,7 @@ class HttpServer:
                 lambda: Connection(self.limits), http.host, http.port, backlog=512, **extra
             )
         except OSError as error:
-            raise ConfigError(
+            raise ListenError(
                 f"cannot listen on {http.host}:{http.port} ({error.strerror or error}); "
                 "stop what holds the port or set http.port"
             ) from error

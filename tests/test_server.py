@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
-from scheduler.errors import WireError
+from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
 from scheduler.server import HttpServer, Request, Response
 from scheduler.settings import HttpSettings
@@ -208,7 +208,7 @@ async def test_noise_never_harms_a_good_client() -> None:
 
 async def test_a_taken_port_is_one_sentence() -> None:
     async with serving() as server:
-        with pytest.raises(ConfigError, match=r"cannot listen on .* stop what holds the port"):
+        with pytest.raises(ListenError, match=r"cannot listen on .* stop what holds the port"):
             await HttpServer(replace(SMALL, port=server.port), echo, Metrics()).start()
 
 
