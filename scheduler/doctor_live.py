@@ -237,13 +237,14 @@ def _connection(stanza: Stanza, address: str) -> _Connection:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise Unanswered("UD401", f"{host} does not resolve: {error}") from error
+    context = client_context(stanza.tls) if url.scheme == "https" else None
     timeout_s = max(stanza.timeout_s or 5.0, 2.0)
     raw = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         raw.sock = socket.create_connection((host, port), timeout_s)
-        if url.scheme == "https":
+        if context is not None:
             name = str(stanza.tls.get("serverName") or url.hostname or "")
-            raw.sock = client_context(stanza.tls).wrap_socket(raw.sock, server_hostname=name)
+            raw.sock = context.wrap_socket(raw.sock, server_hostname=name)
     except (OSError, ssl.SSLError, ValueError) as error:
         raw.close()
         raise Unanswered("UD402", f"{host}:{port}: {error}") from error
@@ -252,16 +253,21 @@ def _connection(stanza: Stanza, address: str) -> _Connection:
 
 def client_context(tls: Table) -> ssl.SSLContext:
     """TLS as kube-scheduler would set it up from ``tlsConfig`` (files or inline data)."""
-    data = _pem(tls, "ca")
-    context = ssl.create_default_context(cadata=data) if data else ssl.create_default_context()
+    data, certificate, key = (_pem(tls, what) for what in ("ca", "cert", "key"))
+    try:
+        context = ssl.create_default_context(cadata=data) if data else ssl.create_default_context()
+    except ssl.SSLError as error:
+        raise Unanswered("UD402", f"tlsConfig: the authority is no certificate: {error}") from error
     if tls.get("insecure") is True:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    certificate, key = _pem(tls, "cert"), _pem(tls, "key")
     if certificate and key:
         with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # the ssl module reads identities from files only
             file.write(certificate + "\n" + key)
             file.flush()
-            context.load_cert_chain(file.name)
+            try:
+                context.load_cert_chain(file.name)
+            except ssl.SSLError as error:
+                raise Unanswered("UD402", f"tlsConfig: certificate and key are no pair: {error}") from error
     return context
 
 
