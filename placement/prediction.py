@@ -88,12 +88,16 @@ class RequestPredictor:
 
 
 def past_of(history: HistorySnapshot, resource: str, requested: int) -> Past:
-    """The past of one live workload, its only origin the end of the history, gaps before its birth left out."""
+    """The past of one live workload, its only origin the end of the history; ``requested`` in the ledger's unit.
+
+    Provisioned amounts are in cores and bytes there, as in training: histograms have absolute buckets.
+    """
     share = np.minimum(history.share(resource, requested), np.float32(1))
     pad = -share.shape[1] % HOUR
     share = np.concatenate([np.full((1, pad), np.nan, np.float32), share], axis=1)
     start = history.end_s - (share.shape[1] - 1) * STEP_S
-    return Past(share, np.array([share.shape[1]]), np.array([float(max(requested, 1))]), resource, start)
+    unit = 1000 if resource == CPU else 1
+    return Past(share, np.array([share.shape[1]]), np.array([max(requested, 1) / unit]), resource, start)
 
 
 def _moments(past: Past) -> tuple[float, float]:

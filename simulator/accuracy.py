@@ -22,7 +22,7 @@ from placement.resources import AnyArray, FloatArray
 from placement.stacking import pinball
 from placement.usage import UsageSeries
 from simulator.charts import Line, line_chart
-from simulator.forecast_samples import STRIDE_H, Recording, Samples
+from simulator.forecast_samples import Recording, Samples
 from simulator.training import LEVEL, Split, deployable_recording, predictions
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -91,7 +91,7 @@ def _task(
     """One task's table; None when the recording is too short for the horizon."""
     samples = recording.samples(resource, target)
     _, tune_part, test_part = split.masks(samples, target.horizon_h)
-    judged = (samples.hour % STRIDE_H == 0) | (samples.hour < 24)
+    judged = split.judged(samples)
     past, late = samples.pick(tune_part & judged), samples.pick(test_part & judged)
     if not len(past) or not len(late):
         return None
@@ -142,7 +142,7 @@ def table_rows(report: Report) -> list[dict[str, Any]]:
                 "pinball": f"{mine['pinball']:.4f}",
                 "best rival": best,
                 "rival pinball": f"{least:.4f}",
-                "ratio": f"{mine['pinball'] / least:.3f}",
+                "ratio": f"{mine['pinball'] / least:.3f}" if least > 0 else "-",
                 "coverage": f"{mine['coverage']:.3f}",
                 "slack": f"{mine['slack']:.3f}",
             }

@@ -98,6 +98,9 @@ TARGETS = tuple(Target(h, s) for h in (1, 6, 24) for s in (PEAK, P95))
 """Horizons and statistics that are predicted."""
 
 
+LONG_DAYS = 20.0
+"""A recording with more days to fit on than this is judged every :data:`STRIDE_H` hours only."""
+
 MIN_DAYS = 0.9
 """Least length of a recording that can be split into fit, calibration and test."""
 
@@ -122,6 +125,11 @@ class Split:
             raise ConfigError(f"a recording of {num_days:.2f} days cannot be split by time; give at least one day")
         first = min(HISTORY_DAYS * 24, int(num_days * 24 / 4))
         return cls(first, num_days * 0.58, num_days * 0.68)
+
+    def judged(self, samples: Samples) -> BoolArray:
+        """(S,) which samples are used to calibrate and judge: every fifth hour of a long recording, all of a short one."""
+        mask: BoolArray = samples.hour % (STRIDE_H if self.last_fit > LONG_DAYS else 1) == 0
+        return mask
 
     def masks(self, samples: Samples, horizon_h: int) -> tuple[BoolArray, BoolArray, BoolArray]:
         """(fit, calibration, test) masks over samples; a target never reaches into the next part."""
@@ -159,7 +167,7 @@ def train_task(
     samples = recording.samples(resource, target)
     fit_part, calibration, test = split.masks(samples, target.horizon_h)
     held = held_fold[samples.workload].astype(bool)
-    judged = (samples.hour % STRIDE_H == 0) | (samples.hour < 24)
+    judged = split.judged(samples)
     models = fit_bases(
         samples,
         resource=resource,

@@ -1,0 +1,64 @@
+"""Features: one meaning when fitted and when served, and nothing from the future."""
+
+import numpy as np
+import pytest
+
+from placement.baselines import PEAK, Target
+from placement.features import Context, FeatureSchema, cluster_context, featurize
+from placement.usage import DAY, HOUR
+from placement.windows import P95, Past
+
+RNG = np.random.default_rng(8)
+SHARE = np.clip(RNG.gamma(0.4, 0.3, (3, 31 * DAY)), 0, 1).astype(np.float32)
+SHARE[1, RNG.random(31 * DAY) < 0.05] = np.nan
+
+
+def context(past: Past, num: int = 3) -> Context:
+    mean, bursting = cluster_context(past)
+    other = Past(past.share[::-1].copy(), past.origins, np.ones(num))
+    return Context(np.full(num, 2.0), np.full(num, 4.0), other, mean, bursting)
+
+
+@pytest.mark.parametrize("target", [Target(1, PEAK), Target(6, P95), Target(24, PEAK)])
+@pytest.mark.parametrize("origin", [2 * HOUR, 3 * DAY + 5 * HOUR, 29 * DAY])
+def test_no_feature_reads_a_sample_at_or_after_its_origin(target: Target, origin: int) -> None:
+    changed = SHARE.copy()
+    changed[:, origin:] = RNG.uniform(0, 1, changed[:, origin:].shape)
+    origins = np.array([origin])
+    tables = []
+    for share in (SHARE, changed):
+        past = Past(share, origins, np.ones(3))
+        tables.append(featurize(past, target, context(past)).values)
+    np.testing.assert_array_equal(tables[0], tables[1])
+
+
+def test_a_single_row_equals_its_row_of_a_large_table() -> None:
+    target = Target(6, PEAK)
+    many = Past(SHARE, np.arange(29 * DAY, 31 * DAY, 11 * HOUR), np.ones(3))
+    bare = Context(np.full(3, 2.0), np.full(3, 4.0))
+    table = featurize(many, target, bare).values
+    origin = int(many.origins[2])
+    one = Past(SHARE[1:2, :origin], np.array([origin]), np.ones(1))
+    row = featurize(one, target, Context(np.full(1, 2.0), np.full(1, 4.0))).values[0, 0]
+    np.testing.assert_allclose(row, table[1, 2], rtol=1e-4, atol=1e-5)
+
+
+def test_shares_scale_with_the_workload_and_the_rest_does_not() -> None:
+    target = Target(6, PEAK)
+    origins = np.array([29 * DAY])
+    bare = Context(np.full(3, 2.0), np.full(3, 4.0))
+    half, full = (featurize(Past(SHARE * np.float32(k), origins, np.ones(3)), target, bare) for k in (0.5, 1.0))
+    schema = full.schema
+    exact = [
+        i
+        for i, name in enumerate(schema.names)
+        if schema.is_share[i] and not name.startswith("decayed_") and np.isfinite(full.values[0, 0, i])
+    ]
+    np.testing.assert_allclose(half.values[:, :, exact] * 2, full.values[:, :, exact], rtol=1e-3, atol=1e-5)
+    fixed = [schema.names.index(n) for n in ("hour", "weekday", "cores", "memory_gib", "age_h")]
+    np.testing.assert_array_equal(half.values[:, :, fixed], full.values[:, :, fixed])
+
+
+def test_the_digest_tells_order_and_names_apart() -> None:
+    digests = {FeatureSchema(names).digest for names in (("a", "b"), ("b", "a"), ("ab",))}
+    assert len(digests) == 3

@@ -1,0 +1,108 @@
+"""Lifetimes: classes, outlooks conditioned on age, histories without look-ahead."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from placement.errors import ConfigError
+from placement.lifetimes import LIMITS_S, NUM_CLASSES, Lineage, Outlook, class_of, concordance
+from placement.pods import PodSpec
+from simulator.reproduce_lifetimes import known_at, stream
+from simulator.trace import NEVER, Manifest, Pods, Trace
+
+
+def test_classes_are_those_of_resource_central() -> None:
+    assert [class_of(x) for x in (1, 900, 901, 3600, 3601, 86_400, 86_401)] == [0, 0, 1, 1, 2, 2, 3]
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=NUM_CLASSES, max_size=NUM_CLASSES), st.floats(0, 2e5))
+def test_an_outlook_rules_out_what_was_outlived_and_never_expects_an_earlier_end(raw: list[float], age: float) -> None:
+    later = Outlook(tuple(x / sum(raw) for x in raw)).at_age(age)
+    assert sum(later.probabilities) == pytest.approx(1)
+    assert all(p == 0 for p, limit in zip(later.probabilities, LIMITS_S, strict=False) if limit <= age)
+    assert later.expected_s(age) >= age
+    assert later.remaining_s(age) > 0
+
+
+def test_something_that_is_no_distribution_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no distribution over 4 classes"):
+        Outlook((0.5, 0.5))
+
+
+def test_a_lineage_tells_of_ended_and_running_kin() -> None:
+    lineage = Lineage(("owner",))
+    names = [name.split(":")[1] for name in lineage.feature_names]
+
+    def told(now: float) -> dict[str, float]:
+        return dict(zip(names, lineage.describe(["a"], now), strict=True))
+
+    assert told(0)["ended"] == 0
+    lineage.arrive(["a"], 0)
+    lineage.arrive(["a"], 100)
+    lineage.end(["a"], 0, 600)
+    found = told(1100)
+    assert (found["ended"], found["running"], found["arrivals"]) == (1, 1, 2)
+    assert found["last_log"] == pytest.approx(math.log(600))
+    assert found["running_mean_age_log"] == pytest.approx(math.log1p(1000))
+    assert found["passes_900s"] == 0.5
+    assert math.isnan(dict(zip(names, lineage.describe(["b"], 0), strict=True))["last_log"])
+
+
+def test_rules_speak_of_the_most_particular_key_that_has_an_ended_pod() -> None:
+    lineage = Lineage(("owner", "all"))
+    lineage.arrive(("a", "x"), 0)
+    lineage.end(("a", "x"), 0, 500)
+    own, other = lineage.rule("last", ("a", "x"), 600), lineage.rule("majority", ("b", "x"), 600)
+    assert own is not None
+    assert other is not None
+    assert own.likeliest == other.likeliest == 0
+    assert lineage.rule("last", ("b", "y"), 600) is None
+
+
+def test_an_end_without_an_arrival_is_refused() -> None:
+    with pytest.raises(ConfigError, match="never arrived"):
+        Lineage(("owner",)).end(["a"], 0, 1)
+
+
+def made_up(departures: list[int]) -> Trace:
+    num = len(departures)
+    pods = Pods.of(
+        name=np.array([f"p{i}" for i in range(num)], object),
+        spec=np.zeros(num, np.int64),
+        arrival_s=np.arange(1, num + 1) * 1000,
+        departure_s=np.array(departures),
+    )
+    return Trace(Manifest("made-up", "made-up"), (PodSpec((("cpu", 1000),)),), (), pods)
+
+
+def test_what_happens_later_does_not_change_how_an_arrival_is_described() -> None:
+    values = [("a",)] * 4
+    extra = np.zeros((4, 1), np.float32)
+    one = stream(made_up([1500, 9000, 9000, 9000]), ("owner",), values, extra, ("x",), 9e4, 0.0)
+    two = stream(made_up([1500, 70_000, NEVER, 4500]), ("owner",), values, extra, ("x",), 9e4, 0.0)
+    np.testing.assert_array_equal(one.rows, two.rows)
+    assert two.is_ended.tolist() == [1, 1, 0, 1]
+
+
+def test_labels_at_a_moment_hold_nothing_that_was_not_known_then() -> None:
+    values = [("a",)] * 3
+    extra = np.zeros((3, 1), np.float32)
+    found = stream(made_up([1500, 300_000, 3200]), ("owner",), values, extra, ("x",), 4e5, 0.0)
+    index, classes, weight = known_at(found, 20_000)
+    known = sorted(zip(index.tolist(), classes.tolist(), strict=True))
+    assert known == [(0, 0), (1, 2), (1, 3), (2, 0)]
+    assert weight[np.asarray(index) == 1].sum() == pytest.approx(1)
+    later, classes, _ = known_at(found, 200_000)
+    assert sorted(zip(later.tolist(), classes.tolist(), strict=True)) == [(0, 0), (1, 3), (2, 0)]
+
+
+def test_concordance_is_one_for_the_true_order_and_half_for_none() -> None:
+    life = np.arange(1.0, 500.0)
+    ended = np.ones(499, np.int64)
+    rng = np.random.default_rng(0)
+    assert concordance(life, life, ended, rng) == 1
+    assert concordance(-life, life, ended, rng) == 0
+    assert concordance(np.zeros(499), life, ended, rng) == 0.5

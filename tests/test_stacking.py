@@ -1,0 +1,44 @@
+"""Stacking and conformal calibration."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement.stacking import conformal, pinball, stack
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_a_stack_is_convex_and_about_as_good_as_its_best_part(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.gamma(2, 0.1, 2000)
+    parts = np.stack([np.full(2000, np.quantile(truth, q)) for q in (0.5, 0.95, 1.0)])
+    weight = np.ones(2000)
+    weights = stack(parts, truth, weight, 0.95)
+    assert weights.min() >= 0
+    assert weights.sum() == pytest.approx(1)
+    best = min(pinball(truth, part, weight, 0.95) for part in parts)
+    assert pinball(truth, weights @ parts, weight, 0.95) <= 1.03 * best
+
+
+def test_a_calibrated_forecast_covers_its_level_on_fresh_data_of_the_same_kind() -> None:
+    rng = np.random.default_rng(0)
+    forecast = rng.uniform(0.1, 0.4, 20_000)
+    truth = forecast * rng.lognormal(0.2, 0.4, 20_000)
+    groups = np.full(20_000, "g")
+    found = conformal(forecast[:10_000], truth[:10_000], groups[:10_000], 0.95)
+    later = found.apply(forecast[10_000:].astype(np.float32), groups[10_000:])
+    covered = np.minimum(truth[10_000:], 1) <= later
+    assert covered.mean() == pytest.approx(0.95, abs=0.01)
+
+
+def test_a_large_group_gets_its_own_factor_half_way_to_the_clusters_and_a_small_one_does_not() -> None:
+    rng = np.random.default_rng(1)
+    groups = np.array(["big"] * 5000 + ["other"] * 5000 + ["small"] * 10)
+    forecast = np.full(len(groups), 0.1)
+    truth = forecast * np.where(groups == "big", 2.0, 1.0) * rng.uniform(0.9, 1.0, len(groups))
+    found = conformal(forecast, truth, groups, 0.95)
+    assert set(found.groups) == {"big", "other"}
+    assert found.groups["other"] < found.cluster
+    assert found.groups["other"] == pytest.approx((found.cluster * 0.995) ** 0.5, rel=0.02)

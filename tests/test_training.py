@@ -1,0 +1,188 @@
+"""Training, judging and the reproductions' arithmetic, on made-up series."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from placement.baselines import PEAK, Target
+from placement.errors import ConfigError
+from placement.resources import CPU
+from placement.usage import DAY, HOUR, UsageSeries
+from simulator.accuracy import evaluate, html, table_rows
+from simulator.forecast_samples import Recording, folds_of
+from simulator.reproduce_eurosys import BUDGET, filled, group_by_cores, knob_for, outcome
+from simulator.reproduce_forecast import TaskResult, bitbrains_versions, coverage_intervals
+from simulator.reproduce_packing import NODE_CORES, Demand, overloaded, pack
+from simulator.training import Effort, Split, train
+
+
+def made_up(num: int = 24, days: int = 10, seed: int = 0) -> UsageSeries:
+    rng = np.random.default_rng(seed)
+    hour = (np.arange(days * DAY) % DAY) // HOUR
+    phase = rng.integers(0, 24, num)
+    base = np.where(hour[None, :] == phase[:, None], 0.6, 0.1) * rng.uniform(0.5, 1.5, (num, 1))
+    share = np.clip(base * rng.gamma(20, 1 / 20, base.shape), 0, 1).astype(np.float32)
+    share[0, : days * DAY // 2] = np.nan
+    names = tuple(f"w{i}" for i in range(num))
+    return UsageSeries("made-up", names, 0, {CPU: share * 2}, {CPU: np.full(num, 2.0)}, ("a", "b") * (num // 2))
+
+
+def test_samples_never_reach_into_the_next_part_and_skip_gaps() -> None:
+    series = made_up()
+    split = Split.of(series.num_days)
+    recording = Recording(series, np.arange(3 * DAY, series.num_steps, HOUR))
+    samples = recording.samples(CPU, Target(6, PEAK))
+    fit, calibration, test = split.masks(samples, 6)
+    assert not (fit & calibration).any()
+    assert not (calibration & test).any()
+    assert ((samples.hour[fit] + 6) / 24 <= split.last_fit).all()
+    assert samples.hour[samples.workload == 0].min() >= 5 * 24
+    assert np.isfinite(samples.truth).all()
+
+
+def test_a_recording_of_an_hour_cannot_be_split() -> None:
+    with pytest.raises(ConfigError, match="cannot be split by time"):
+        Split.of(1 / 24)
+
+
+def test_folds_are_balanced_and_repeatable() -> None:
+    folds = folds_of(10, 4, 3)
+    assert sorted(np.bincount(folds).tolist()) == [2, 2, 3, 3]
+    assert (folds == folds_of(10, 4, 3)).all()
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside += [v for k, v in attrs if k in ("src", "href") and v and v.startswith("http")]
+
+
+def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: Path) -> None:
+    series = made_up()
+    train(series, tmp_path, seed=2, effort=Effort(3000, 800), targets=[Target(6, PEAK)])
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["data"]["workloads"] == 24
+    assert card["tasks"]["cpu-6h-peak"]["coverage_unseen"] > 0.8
+    report = evaluate(series, tmp_path)
+    table = report["tasks"]["cpu-6h-peak"]["predictors"]
+    assert table["oracle"]["pinball"] == 0
+    assert table["model"]["pinball"] < 0.7 * table["vpa-p90"]["pinball"]
+    assert {"request", "max24h", "nsigma-5-24h", "koordinator"} <= set(table)
+    levels = [point[1] for point in report["tasks"]["cpu-6h-peak"]["reliability"]]
+    assert levels == sorted(levels)
+    (row,) = table_rows(report)
+    assert row["task"] == "cpu-6h-peak"
+    page = html(report)
+    links = _Links()
+    links.feed(page)
+    assert not links.outside
+    assert "<svg" in page
+
+
+def test_versions_never_fit_on_what_they_are_used_for() -> None:
+    for version in bitbrains_versions(91):
+        assert version.last_fit < version.last_stop < version.last_use
+    assert [v.last_fit for v in bitbrains_versions(91)] == [52, 66]
+    assert len(bitbrains_versions(70)) == 1
+    with pytest.raises(ConfigError, match="needs more than 62"):
+        bitbrains_versions(62)
+
+
+def test_simultaneous_intervals_hold_the_truth_more_widely_than_single_ones() -> None:
+    rng = np.random.default_rng(0)
+    workload = np.repeat(np.arange(60), 50)
+
+    def result(name: str) -> TaskResult:
+        truth = rng.uniform(0, 1, len(workload))
+        return TaskResult(name, np.full(len(workload), 0.95), truth, np.ones(len(workload)), workload, {}, {}, {}, 0.0)
+
+    one = coverage_intervals([result("bitbrains-cpu-1h-peak")], seed=1)[0]
+    family = [result(f"bitbrains-cpu-{h}h-peak") for h in range(12)]
+    many = coverage_intervals(family, seed=1)
+    assert all(low < 0.95 < high for low, high in many)
+    assert np.mean([high - low for low, high in many]) > one[1] - one[0]
+
+
+def test_a_knob_fitted_on_the_past_leaves_the_budget_of_violations() -> None:
+    rng = np.random.default_rng(1)
+    truth, prediction = rng.uniform(0.2, 0.4, 5000), rng.uniform(0.2, 0.4, 5000)
+    scaled = prediction * knob_for(truth, prediction, BUDGET)
+    found = outcome(truth, scaled)
+    assert 0.8 * BUDGET <= found["violations"] <= BUDGET
+    assert outcome(truth, truth)["violations"] == 0
+    assert outcome(truth, truth / 2)["severity"] == pytest.approx(0.5)
+
+
+def test_random_groups_never_exceed_their_size_and_hold_a_workload_once() -> None:
+    cores = np.random.default_rng(0).choice([1.0, 2.0, 4.0, 8.0], 100)
+    groups = group_by_cores(cores, 64, np.random.default_rng(1))
+    members = np.concatenate(groups)
+    assert len(members) == len(set(members.tolist()))
+    assert all(cores[g].sum() <= 64 for g in groups)
+
+
+def test_short_gaps_are_carried_and_long_ones_are_zero() -> None:
+    row = np.array([[1.0, np.nan, np.nan, 2.0, *[np.nan] * 20]], np.float32)
+    found = filled(row, 2)[0]
+    assert found[:4].tolist() == [1, 1, 1, 2]
+    assert found[4:6].tolist() == [2, 2]
+    assert not found[6:].any()
+
+
+def test_packing_respects_the_knobs_and_counts_overload() -> None:
+    scalar = np.array([20.0, 16.0, 12.0, 10.0])
+    node_of = pack(Demand(scalar), 1.0, 1.0, scalar)
+    assert node_of.tolist() == [0, 1, 0, 1]
+    assert pack(Demand(scalar), 2.0, 1.0, scalar).max() == 3
+    usage = np.tile(scalar[:, None], (1, 4)).astype(np.float32)
+    usage[0, 0] = 25
+    assert overloaded(node_of, usage) == (2, 1, 8)
+
+
+def test_a_replayed_set_is_packed_by_its_sum_not_by_the_sum_of_its_peaks() -> None:
+    series = np.full((2, 100), 2.0, np.float32)
+    series[0, :50], series[1, 50:] = 28.0, 28.0
+    apart = pack(Demand(series=series), 1.0, 1.0, np.array([28.0, 28.0]))
+    assert apart.max() == 0
+    together = series.copy()
+    together[1] = together[0]
+    assert pack(Demand(series=together), 1.0, 1.0, np.array([28.0, 28.0])).max() == 1
+    assert NODE_CORES < 2 * 28
+
+
+def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(tmp_path: Path) -> None:
+    pytest.importorskip("polars")
+    import polars as pl
+
+    from simulator.cli_learn import evaluate as evaluate_command
+    from simulator.cli_learn import train as train_command
+
+    series = made_up(12, 7)
+    share = series.share(CPU)
+    rows = [
+        (vm, (t + 1) * 300, float(v)) for vm, line in enumerate(share) for t, v in enumerate(line) if np.isfinite(v)
+    ]
+    vm, time_s, value = zip(*rows, strict=True)
+    use = {"vm": vm, "time_s": time_s, "cpu_usage_mhz": [int(v * 5000) for v in value]}
+    pl.DataFrame({**use, "memory_usage_mib": [100] * len(vm)}).write_parquet(tmp_path / "usage.parquet")
+    ids = list(range(12))
+    given = {"vm": ids, "time_s": [300] * 12, "cpu_cores": [2] * 12, "cpu_capacity_mhz": [5000] * 12}
+    pl.DataFrame({**given, "memory_capacity_mib": [400] * 12}).write_parquet(tmp_path / "provisioned.parquet")
+    model, page = str(tmp_path / "model"), tmp_path / "report.html"
+    command = [str(tmp_path), "-m", model, "--horizon", "1h-peak", "--rows", "1000", "-q", "-o", "json"]
+    done = CliRunner().invoke(train_command, command)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["tasks"].keys() == {"cpu-1h-peak", "memory-1h-peak"}
+    judged = CliRunner().invoke(evaluate_command, [str(tmp_path), "-m", model, "--report", str(page), "-q"])
+    assert judged.exit_code == 0, judged.output
+    assert "cpu-1h-peak" in judged.stdout
+    assert page.read_text().startswith("<!doctype html>")
+    wrong = CliRunner().invoke(train_command, [str(tmp_path), "-m", model, "--horizon", "soon", "-q"])
+    assert isinstance(wrong.exception, ConfigError)
