@@ -153,11 +153,8 @@ class Replay:
         self.trace = trace
         self.strategy = strategy
         self.options = options or ReplayOptions()
-        self.state = ClusterState(
-            events=EventLog(),
-            knowledge=self.options.knowledge or Knowledge.neutral(),
-            backend=self.options.backend,
-        )
+        self.state = ClusterState(events=EventLog(), backend=self.options.backend)
+        self.state.learn(self.options.knowledge or Knowledge.neutral())  # the log's first event
         self._learns = bool(self.options.knowledge is None and strategy.needs)
         self._learn_at = self.options.learn_from
         self.courier = Courier(self.options.delivery, strategy)

@@ -250,9 +250,10 @@ def run(
     (mean over seeds, percent of GPUs), ``priced`` (``pairs``, ``wins``, ``min_gain``), ``wall_s``, ``cpu_s``.
     """
     started = perf_counter()
+    total = len(variants(data)) * len(SEEDS)
     allocation, fragments = published(data, "allocation"), published(data, "fragmentation")
     done: dict[tuple[str, str, int], Curves] = {}
-    cpu_s, total = 0.0, len(variants(data)) * len(SEEDS)
+    cpu_s = 0.0
     for i, (variant, seed, result, seconds) in enumerate(_jobs(data, order, jobs or os.cpu_count() or 1)):
         cpu_s += seconds
         done.update({(variant, policy, seed): curve for policy, curve in result.items()})

@@ -1,0 +1,75 @@
+"""The rules of the house that a machine can check: layers, purity, and where libraries may be imported."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+PACKAGES = ("placement", "scheduler", "simulator")
+FILES = [path for package in PACKAGES for path in sorted((REPO / package).rglob("*.py")) if "_pb" not in path.parts]
+CONFINED = {
+    "lightgbm": {"placement/boosted.py", "placement/lifetimes.py"},
+    "ortools": {"placement/prices.py", "placement/solver.py"},
+    "numba": {"placement/kernels.py", "placement/chains.py", "placement/histograms.py", "placement/patterns.py"},
+    "jinja2": {"simulator/report.py"},
+}
+"""Third-party library → the only files that may import it."""
+IMPURE = {"time", "datetime", "os", "random", "logging", "socket", "requests", "aiohttp", "subprocess", "threading"}
+"""Modules that placement/ may not import: clocks, environment, network, global randomness, logs."""
+PURE_EXCEPTIONS = {"placement/solver.py", "placement/boosted.py"}
+"""A solver's deadline and a model's file need the outside; both take it as an argument."""
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def name(path: Path) -> str:
+    return path.relative_to(REPO).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_respect_the_layers(path: Path) -> None:
+    package, found = path.relative_to(REPO).parts[0], imports(path)
+    if package == "placement":
+        assert not found & {"scheduler", "simulator"}
+        if name(path) not in PURE_EXCEPTIONS:
+            assert not found & IMPURE
+    other = {"scheduler": "simulator", "simulator": "scheduler"}.get(package)
+    if other and name(path) != "scheduler/__main__.py":
+        assert other not in found, f"{name(path)} imports {other}; only the command line may know both"
+    for library, allowed in CONFINED.items():
+        assert library not in found or name(path) in allowed, f"{library} belongs in {', '.join(sorted(allowed))}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[-2] == "placement"], ids=name)
+def test_placement_is_pure(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{name(path)}:{node.lineno} prints"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "random":
+            assert node.attr in ("Generator", "default_rng"), f"{name(path)}:{node.lineno} uses global randomness"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_module_says_why_it_exists(path: Path) -> None:
+    if path.name != "__init__.py":
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name(path)} has no docstring"
+
+
+def test_the_protobuf_pin_that_ortools_needs_holds() -> None:
+    from importlib.metadata import version
+
+    assert version("ortools") == "9.15.6755"
+    assert version("protobuf").startswith("6.33.")

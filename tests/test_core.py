@@ -1,0 +1,320 @@
+"""Properties of the placement core: ledger, rules, strategies, back ends, log."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from placement.errors import ConfigError, StateError
+from placement.knowledge import DevicePrices, Knowledge, Workload
+from placement.log import DECISION, Asked, Event
+from placement.nodes import NodeSpec
+from placement.playback import rebuild, verify
+from placement.pods import GpuRequest, PodSpec
+from placement.program import NOT_FEASIBLE, has_compiled
+from placement.resources import format_amount, parse_quantity
+from placement.scorers import COST_UNIT, sigmoid_thresholds
+from placement.state import ClusterState
+from placement.strategies import STRATEGIES, strategy_from_toml, strategy_named, strategy_to_toml
+from tests.generators import fleets, pod_specs
+from tests.slow_rules import On, may_go
+
+quick = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def knowledge_of(specs: list[PodSpec]) -> Knowledge:
+    worth = np.linspace(0, 1000 * COST_UNIT, 1001).astype(np.int64)[None] ** 1
+    worth[0, 500:] += 37 * COST_UNIT
+    return Knowledge(1, Workload.of(specs, [1 + i for i in range(len(specs))]), DevicePrices((("A", 2, 4000),), worth))
+
+
+def state_of(nodes: list[NodeSpec], specs: list[PodSpec], backend: str = "auto") -> ClusterState:
+    state = ClusterState(knowledge=knowledge_of(specs), backend=backend)
+    for node in nodes:
+        state.add_node(node)
+    return state
+
+
+def fill(state: ClusterState, specs: list[PodSpec], strategy: str, seed: int) -> list[On]:
+    """Place pods one by one; returns what lies where."""
+    rng = np.random.default_rng(seed)
+    chosen = STRATEGIES[strategy]
+    placed = []
+    for i, spec in enumerate(specs):
+        draw = int(rng.integers(0, 2**62))
+        decision = chosen.decide(state.snapshot(), spec, None, draw)
+        state.log.append(
+            Event(i, DECISION, str(i), decision.node, decision.devices, Asked(decision.strategy, spec, draw, None))
+        )
+        if decision.is_placed:
+            state.bind(str(i), spec, decision.node, decision.devices, time_s=i)
+            node = state.nodes[decision.row]
+            assert node is not None
+            placed.append(On(spec, node, decision.devices))
+    return placed
+
+
+@quick
+@given(
+    fleets(), st.lists(pod_specs(), min_size=1, max_size=12), st.sampled_from(sorted(STRATEGIES)), st.integers(0, 99)
+)
+def test_every_placement_keeps_every_hard_rule_and_every_refusal_is_right(
+    nodes: list[NodeSpec], specs: list[PodSpec], strategy: str, seed: int
+) -> None:
+    state = state_of(nodes, specs)
+    rng = np.random.default_rng(seed)
+    placed: list[On] = []
+    for i, spec in enumerate(specs):
+        allowed = {n.name for n in nodes if may_go(spec, n, nodes, placed)}
+        scores = STRATEGIES[strategy].scores(state.snapshot(), spec)
+        assert {state.name(r) for r in np.flatnonzero(scores > NOT_FEASIBLE)} == allowed
+        decision = STRATEGIES[strategy].decide(state.snapshot(), spec, None, int(rng.integers(0, 2**62)))
+        assert decision.is_placed == bool(allowed)
+        if decision.is_placed:
+            assert decision.node in allowed
+            state.bind(str(i), spec, decision.node, decision.devices)
+            placed.append(On(spec, nodes[state.row_of[decision.node]], decision.devices))
+
+
+@quick
+@given(fleets(), st.lists(pod_specs(), min_size=1, max_size=10), st.randoms(use_true_random=False))
+def test_bind_and_release_restore_every_column(nodes: list[NodeSpec], specs: list[PodSpec], random: object) -> None:
+    state = state_of(nodes, specs)
+    for spec in specs:
+        state.delta(spec)
+        state.rules.is_relational(spec) and state.rules.relational_mask(spec)
+    before = state.taken.copy(), state.gpu_free.copy()
+    fill(state, specs, "best-fit", 0)
+    uids = list(state.residents)
+    random.shuffle(uids)  # type: ignore[attr-defined]  # Hypothesis's random
+    for uid in uids:
+        state.release(uid)
+    assert (state.taken == before[0]).all()
+    assert (state.gpu_free == before[1]).all()
+    counters = [*state.rules._counters.values(), *state.rules._carried.values(), *state.rules._ports.values()]
+    assert not any(counter.any() for counter in counters)
+
+
+@pytest.mark.skipif(not has_compiled(), reason="numba is not installed")
+@quick
+@given(
+    fleets(),
+    st.lists(pod_specs(rules=False), min_size=1, max_size=14),
+    st.sampled_from(sorted(STRATEGIES)),
+    st.integers(0, 99),
+)
+def test_both_back_ends_score_and_decide_alike(
+    nodes: list[NodeSpec], specs: list[PodSpec], strategy: str, seed: int
+) -> None:
+    compiled, plain = state_of(nodes, specs), state_of(nodes, specs, "numpy")
+    rng = np.random.default_rng(seed)
+    for i, spec in enumerate(specs):
+        draw = int(rng.integers(0, 2**62))
+        one = STRATEGIES[strategy].decide(compiled.snapshot(), spec, None, draw)
+        two = STRATEGIES[strategy].decide(plain.snapshot(), spec, None, draw)
+        assert one == two
+        scores = [STRATEGIES[strategy].scores(s.snapshot(), spec) for s in (compiled, plain)]
+        assert (scores[0] == scores[1]).all()
+        if one.is_placed:
+            for state in (compiled, plain):
+                state.bind(str(i), spec, one.node, one.devices)
+
+
+@quick
+@given(
+    fleets(), st.lists(pod_specs(), min_size=1, max_size=10), st.sampled_from(sorted(STRATEGIES)), st.integers(0, 99)
+)
+def test_replaying_the_log_reproduces_state_and_decisions(
+    nodes: list[NodeSpec], specs: list[PodSpec], strategy: str, seed: int
+) -> None:
+    state = ClusterState()
+    for node in nodes:
+        state.add_node(node)
+    state.learn(knowledge_of(specs))
+    fill(state, specs, strategy, seed)
+    for uid in list(state.residents)[::2]:
+        state.release(uid)
+    fill(state, [], strategy, seed)
+    again = rebuild(state.log)
+    assert (again.taken[:, : again.num_rows] == state.taken[:, : state.num_rows]).all()
+    assert list(again.residents) == list(state.residents)
+    assert list(verify(state.log, STRATEGIES.values())) == []
+
+
+def test_verify_notices_a_changed_choice() -> None:
+    state = ClusterState()
+    spec = PodSpec((("cpu", 1000),))
+    for i in range(2):
+        state.add_node(NodeSpec(f"n{i}", (("cpu", 4000),)))
+    strategy = STRATEGIES["first-fit"]
+    state.log.append(Event(0, DECISION, "p", "n1", 0, Asked(strategy.digest, spec, 0, None)))
+    (difference,) = verify(state.log, [strategy])
+    assert difference.repeated == ("n0", 0)
+    with pytest.raises(StateError, match="not at hand"):
+        list(verify(state.log, []))
+
+
+@quick
+@given(
+    fleets(),
+    st.lists(pod_specs(rules=False), min_size=2, max_size=8),
+    st.sampled_from([n for n, s in STRATEGIES.items() if s.kind == "absolute" and s.ties == "first"]),
+    st.data(),
+)
+def test_dropping_losers_does_not_change_the_winner_of_an_absolute_strategy(
+    nodes: list[NodeSpec], specs: list[PodSpec], strategy: str, data: st.DataObject
+) -> None:
+    state = state_of(nodes, specs)
+    fill(state, specs[:-1], strategy, 0)
+    snapshot, spec = state.snapshot(), specs[-1]
+    winner = STRATEGIES[strategy].decide(snapshot, spec)
+    if winner.is_placed:
+        keep = np.array([data.draw(st.booleans()) or row == winner.row for row in range(state.num_rows)])
+        assert STRATEGIES[strategy].decide(snapshot, spec, keep).row == winner.row
+
+
+@quick
+@given(fleets(), st.lists(pod_specs(), min_size=1, max_size=6))
+def test_marks_have_exactly_one_ten_and_name_the_best(nodes: list[NodeSpec], specs: list[PodSpec]) -> None:
+    state = state_of(nodes, specs)
+    for spec in specs:
+        marks = STRATEGIES["best-fit"].priorities(state.snapshot(), spec)
+        decision = STRATEGIES["best-fit"].decide(state.snapshot(), spec)
+        assert marks.min() >= 0
+        assert marks.dtype == np.int64
+        if decision.is_placed:
+            assert (marks == 10).sum() == 1
+            assert marks[decision.row] == 10
+
+
+@quick
+@given(fleets(), st.lists(pod_specs(), min_size=1, max_size=8), st.integers(0, 6))
+def test_nodes_may_come_and_go_without_a_stale_score(nodes: list[NodeSpec], specs: list[PodSpec], gone: int) -> None:
+    state = state_of(nodes, specs)
+    fill(state, specs, "best-fit", 1)
+    name = nodes[gone % len(nodes)].name
+    evicted = state.remove_node(name)
+    for spec in specs:
+        assert STRATEGIES["best-fit"].decide(state.snapshot(), spec).node != name
+    state.add_node(nodes[gone % len(nodes)])
+    fresh = ClusterState(knowledge=state.knowledge)
+    for row in range(state.num_rows):
+        node = state.nodes[row]
+        assert node is not None
+        fresh.add_node(node)
+    for resident in state.residents.values():
+        fresh.bind(resident.uid, resident.spec, state.name(resident.row), resident.devices)
+    assert len(evicted) + len(state.residents) == len(fresh.residents) + len(evicted)
+    for spec in specs:
+        one, two = (STRATEGIES["best-fit"].scores(s.snapshot(), spec) for s in (state, fresh))
+        assert (one == two).all()
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_every_strategy_survives_its_own_toml(name: str, tmp_path: object) -> None:
+    path = tmp_path / "s.toml"  # type: ignore[operator]  # a Path
+    path.write_text(strategy_to_toml(STRATEGIES[name]))
+    assert strategy_from_toml(path).digest == STRATEGIES[name].digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nmae = 'x'", "did you mean 'name'"),
+        ("[scorers.strandd]", "did you mean 'stranded'"),
+        ("[scorers.rank]\nspan_mili = 3", "did you mean 'span_milli'"),
+        ("[scorers.rank]\nspan_milli = 'x'", "must be like 800"),
+        ("x = [", "is not TOML"),
+        ("ties = 'first'", "has no"),
+    ],
+)
+def test_a_typo_in_a_toml_names_the_nearest_valid_key(text: str, message: str, tmp_path: object) -> None:
+    path = tmp_path / "s.toml"  # type: ignore[operator]  # a Path
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        strategy_from_toml(path)
+
+
+def test_an_unknown_strategy_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'best-fit'"):
+        strategy_named("bestfit")
+
+
+def test_a_strategy_without_its_knowledge_says_what_it_needs() -> None:
+    state = ClusterState()
+    state.add_node(NodeSpec("n", (("cpu", 1000),)))
+    with pytest.raises(ConfigError, match="needs prices"):
+        STRATEGIES["priced"].decide(state.snapshot(), PodSpec((("cpu", 1),)))
+
+
+def test_a_pod_is_never_bound_twice() -> None:
+    state = ClusterState()
+    state.add_node(NodeSpec("n", (("cpu", 4000),)))
+    spec = PodSpec((("cpu", 1000),))
+    state.assume("u", spec, "n")
+    with pytest.raises(StateError, match="already in the ledger"):
+        state.bind("u", spec, "n")
+    state.confirm("u")
+    with pytest.raises(StateError, match="is bound, not assumed"):
+        state.forget("u")
+    state.release("u")
+    with pytest.raises(StateError, match="not in the ledger"):
+        state.release("u")
+    with pytest.raises(StateError, match="node x is not in the ledger"):
+        state.bind("u", spec, "x")
+
+
+def test_an_explanation_names_reasons_parts_and_the_runner_up() -> None:
+    state = ClusterState()
+    for i, cores in enumerate((1, 8, 16)):
+        state.add_node(NodeSpec(f"n{i}", (("cpu", cores * 1000), ("memory", 1 << 34))))
+    answer = STRATEGIES["best-fit"].explain(state.snapshot(), PodSpec((("cpu", 4000),)))
+    assert answer.decision.node == "n1"
+    assert answer.runner_up == "n2"
+    assert answer.reasons == {"Insufficient cpu": ("n0",)}
+    assert answer.totals["n1"] == sum(answer.parts["n1"].values())
+
+
+def test_counting_thresholds_equals_the_sigmoid_formula() -> None:
+    rng = np.random.default_rng(0)
+    gains = np.concatenate([rng.normal(0, 3000, 20_000), rng.normal(0, 1e-12, 2000), [0.0, 8000.0, -8000.0]])
+    formula = (100 / (1 + np.exp(-gains / 1000))).astype(np.int64)
+    counted = np.searchsorted(sigmoid_thresholds(), gains, side="right")
+    assert (counted == formula).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "resource", "offered", "amount"),
+    [
+        ("500m", "cpu", False, 500),
+        ("1.0001", "cpu", False, 1001),
+        ("1.0001", "cpu", True, 1000),
+        ("1Gi", "memory", False, 2**30),
+        ("1e3", "memory", False, 1000),
+        ("100m", "memory", False, 1),
+        ("5", "nvidia.com/gpu", False, 5),
+    ],
+)
+def test_quantities_round_against_us(text: str, resource: str, offered: bool, amount: int) -> None:
+    assert parse_quantity(text, resource, offered=offered) == amount
+
+
+@pytest.mark.parametrize("text", ["", "x", "1Q", "-1", "1e40", "--1", "1 Gi"])
+def test_an_impossible_quantity_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="quantity"):
+        parse_quantity(text, "memory")
+
+
+def test_amounts_read_as_people_write_them() -> None:
+    assert format_amount(1500, "cpu") == "1.5 cores"
+    assert format_amount(2**30, "memory") == "1 GiB"
+
+
+@pytest.mark.parametrize(("count", "milli"), [(0, 1000), (1, 0), (1, 1001), (2, 500)])
+def test_an_impossible_gpu_request_is_refused(count: int, milli: int) -> None:
+    with pytest.raises(ConfigError, match="GPU request"):
+        GpuRequest(count, milli)
