@@ -1,7 +1,7 @@
 """What the manifests promise, checked on what kustomize and helm really render.
 
-Both tools are built from Go modules by the end-to-end harness; where neither ``.cache/controlplane/bin`` nor PATH has
-them, the rendering tests are skipped, visibly. The rest reads the files as they are.
+Both tools are built from Go modules by the end-to-end tests; where neither their cache nor PATH has them, the
+rendering tests are skipped, visibly (``make e2e`` never skips them). The rest reads the files as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scheduler.doctor import examine
 from scheduler.doctor_facts import Facts, containers, pod_spec, read_facts
 from scheduler.rights import RIGHTS
 from scheduler.settings import parse_settings
+from tests.e2e.renderers import folder
 
 REPO = Path(__file__).resolve().parent.parent
 KUSTOMIZE = REPO / "manifests" / "kustomize"
@@ -40,7 +41,7 @@ CHART_VALUES = {
 
 def _tool(name: str) -> str:
     """Path of a renderer; the test is skipped where it is absent."""
-    places = [os.environ.get("ULLAGE_TOOLS", ""), str(REPO / ".cache" / "controlplane" / "bin"), os.environ["PATH"]]
+    places = [os.environ.get("ULLAGE_TOOLS", ""), str(folder()), os.environ["PATH"]]
     found = shutil.which(name, path=os.pathsep.join(p for p in places if p))
     if found is None:
         pytest.skip(f"{name} is not built; `make e2e` builds it, or set ULLAGE_TOOLS")
