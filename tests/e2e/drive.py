@@ -232,3 +232,4 @@ async def cluster_of(plane: ControlPlane) -> AsyncIterator[Cluster]:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+    await asyncio.sleep(0.1)  # TLS connections close on the loop's next rounds
