@@ -28,14 +28,8 @@ RIGHTS: tuple[Right, ...] = (
     Right("", "pods", READ, "the view of what is placed; get settles reservations that nobody confirmed"),
     Right("", "pods/binding", ("create",), "binds pods with GPU shares and writes their devices"),
     Right("", "namespaces", FOLLOW, "mode by label, and namespace selectors of affinity terms"),
-    Right("", "services", FOLLOW, "default spreading of pods behind a Service"),
-    Right("", "replicationcontrollers", FOLLOW, "default spreading of owned pods"),
     Right("", "persistentvolumes", FOLLOW, "zones and nodes that volumes tie a pod to"),
     Right("", "persistentvolumeclaims", FOLLOW, "which volume a pod uses"),
-    Right("apps", "replicasets", FOLLOW, "owners and default spreading"),
-    Right("apps", "statefulsets", FOLLOW, "owners and default spreading"),
-    Right("policy", "poddisruptionbudgets", FOLLOW, "preemption that breaks as few budgets as possible"),
-    Right("scheduling.k8s.io", "priorityclasses", FOLLOW, "priorities of pods that name a class"),
     Right("coordination.k8s.io", "leases", ("get", "create", "update"), "one replica answers", is_local=True),
 )
 

@@ -17,10 +17,15 @@ from typing import Any
 import pytest
 import yaml
 
+from placement.state import ClusterState
 from scheduler.doctor import examine
 from scheduler.doctor_facts import Facts, containers, pod_spec, read_facts
+from scheduler.ledger import Ledger
+from scheduler.metrics import Metrics
+from scheduler.modes import Modes
 from scheduler.rights import RIGHTS
 from scheduler.settings import parse_settings
+from scheduler.view import Reader, sinks
 from tests.e2e.renderers import folder
 
 REPO = Path(__file__).resolve().parent.parent
@@ -163,6 +168,13 @@ def test_the_base_grants_exactly_the_rights_in_the_table() -> None:
         for verb in rule["verbs"]
     }
     assert granted == {(r.is_local, r.group, r.resource, verb) for r in RIGHTS for verb in r.verbs}
+
+
+def test_every_kind_that_we_follow_has_its_right_and_no_other_is_asked_for() -> None:
+    metrics = Metrics()
+    ledger = Ledger(ClusterState(), lambda: 0.0, metrics)
+    followed = {sink.path.rpartition("/")[2] for sink in sinks(ledger, Modes("off"), Reader())}
+    assert followed == {right.resource for right in RIGHTS if "watch" in right.verbs}, "mend scheduler/rights.py, rbac"
 
 
 def test_the_base_settings_are_settings() -> None:
