@@ -146,9 +146,7 @@ class Ledger:
         if seen.node:
             self._settle(seen)
             if old is None or not old.node:
-                self.node_changes = 0
-        """Grows with every change of any node."""
-        self.on_bound(seen)
+                self.on_bound(seen)
 
     def lose(self, uid: str) -> None:
         """The pod ended or was deleted; it will not come back under this UID."""
