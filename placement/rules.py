@@ -499,6 +499,8 @@ class RuleIndex:
             match = Match((spec.namespace,), None, constraint.selector)
             counter = self.counter(("all", (match,)))
             sums = self.domain_sums(constraint.topology_key, counter, counted)
+            if not constraint.selector:
+                sums = np.zeros_like(sums)  # an empty selector counts nobody (countPodsMatchSelector)
             domains = np.unique(self._column(constraint.topology_key)[: self.num_rows][counted])
             least = int(sums[counted].min()) if len(domains) >= max(constraint.min_domains, 1) else 0
             own = int(match.covers(spec, self.namespaces))

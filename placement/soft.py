@@ -128,6 +128,8 @@ def _spread(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
 def _spread_one(rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[str], scored: BoolArray) -> FloatArray:
     match = Match((spec.namespace,), None, constraint.selector)
     counter = rules.counter(("all", (match,)))
+    if not constraint.selector:
+        counter = np.zeros_like(counter)  # an empty selector counts nobody (countPodsMatchSelector)
     if constraint.topology_key == HOSTNAME:
         counts, num_domains = counter, int(scored.sum())
     else:
