@@ -88,7 +88,10 @@ class App:
         self.binder = Binder(self.engine, client)
         self.extender = Extender(self.engine, self.binder, version=package_version())
         self.learner = Learner(
-            self.engine, settings.learn_every_s, read_workload(settings.knowledge) if settings.knowledge else None
+            self.engine,
+            settings.learn_every_s,
+            lambda: self.informer.is_synced,
+            read_workload(settings.knowledge) if settings.knowledge else None,
         )
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
         self.side_servers: list[HttpServer] = []
@@ -97,7 +100,7 @@ class App:
         self._is_caught_up = self.election is None
         self._failure: asyncio.Future[None] | None = None
         self._is_warm = False
-        self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced
+        self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced and self.learner.is_satisfied
         self.engine.is_leading = lambda: self._is_caught_up
         self.metrics.before_scrape(self._gauges)
         self.metrics.build.info({"version": package_version(), "strategy": self.strategy.name})

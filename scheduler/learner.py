@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from scheduler.engine import Engine
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT_S = 1.0
+FIRST_WAIT_S = 0.2
 """Pause before another attempt while nothing was learned yet."""
 
 
@@ -55,14 +56,22 @@ def price(workload: Workload, nodes: list[NodeSpec]) -> DevicePrices | None:
 
 
 class Learner:
-    """Learns from the pods that the ledger has seen; ``given`` replaces that by a fixed workload."""
+    """Learns from the pods that the ledger has seen, once ``is_ready``; ``given`` replaces that by a fixed workload."""
 
-    def __init__(self, engine: Engine, every_s: float, given: Workload | None = None) -> None:
+    def __init__(
+        self, engine: Engine, every_s: float, is_ready: Callable[[], bool], given: Workload | None = None
+    ) -> None:
         self.engine = engine
+        self.is_ready = is_ready
         self.every_s = every_s
         self.given = given
         self._counts: Counter[PodSpec] = Counter()
         self._known: set[str] = set()
+
+    @property
+    def is_satisfied(self) -> bool:
+        """Whether what was given has been learned; nothing given is nothing to wait for."""
+        return self.given is None or self.engine.state.knowledge.workload is not None
 
     def _observe(self) -> Workload:
         """Every pod counts once, whenever it was seen; so the workload is what arrived, not what is left."""
@@ -87,9 +96,9 @@ class Learner:
     async def run(self) -> None:
         """Learn soon, then every so often."""
         while True:
-            if self.engine.is_synced():
+            if self.is_ready():
                 await self.learn()
             has_learned = self.engine.state.knowledge.workload is not None
             if has_learned and self.every_s == 0:
                 return
-            await asyncio.sleep(self.every_s if has_learned else FIRST_WAIT_S)
+            await asyncio.sleep(max(self.every_s, FIRST_WAIT_S) if has_learned else FIRST_WAIT_S)

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from placement import log as placement_log
+from placement.knowledge import Workload
 from placement.log_lines import read_log
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import CPU
 from scheduler.app import App
 from scheduler.settings import HttpSettings, KubeSettings, LeaseSettings, LogSettings, Settings
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
@@ -360,3 +364,24 @@ async def test_a_volume_that_gets_bound_decides_where_its_pod_may_go(tmp_path: P
             assert (await scheduler.filter(pod, NAMES))["NodeNames"] == [NAMES[2]]
             api.delete("persistentvolumes", "pv")
             await until(lambda: not reader.volumes)
+
+
+async def test_a_workload_that_was_given_is_learned_before_anything_is_decided(tmp_path: Path) -> None:
+    share = GpuRequest(1, 300)
+    workload = Workload.of([PodSpec(request=((CPU, 1000),), gpu=share)], [10], "given")
+    path = tmp_path / "workload.json"
+    path.write_bytes(msgspec.json.encode(workload))
+    async with cluster() as api, running(api, tmp_path, strategy="priced", knowledge=str(path)) as scheduler:
+        engine = scheduler.app.engine
+        assert engine.in_force().name == "priced"
+        pod = api.put("pods", pod_object("g", milli=300))
+        assert len((await scheduler.filter(pod, NAMES, gpu=True))["NodeNames"]) == 1
+
+
+async def test_without_knowledge_the_fallback_decides_until_pods_were_seen(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, strategy="priced") as scheduler:
+        engine = scheduler.app.engine
+        assert engine.in_force().name == "best-fit"
+        api.put("pods", pod_object("g", milli=300))
+        await until(lambda: engine.in_force().name == "priced")
+        assert engine.state.knowledge.prices is not None
