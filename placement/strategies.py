@@ -14,6 +14,7 @@ from typing import Any
 
 from placement.errors import ConfigError
 from placement.scorers import (
+    COST_UNIT,
     SCORERS,
     Alignment,
     AtcBestFit,
@@ -84,6 +85,18 @@ _ALL = (
         devices="scored",
         needs=("prices",),
         description="ours: LP prices of device shares, GPUs stranded without CPU, explicit rank",
+    ),
+    Strategy(
+        "priced-steady",
+        (
+            Weighted(Stranded()),
+            Weighted(DeviceWorth(open_milli=400)),
+            Weighted(Rank()),
+            Weighted(AtcFgd(), 40 * COST_UNIT),
+        ),
+        devices="scored",
+        needs=("prices", "workload"),
+        description="ours for clusters where pods leave: priced, a dearer first cut of a device, expected fragmentation",
     ),
 )
 

@@ -12,6 +12,7 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.resources import CPU, GPU_SHARE, MEMORY, format_amount
 from placement.strategies import nearest
+from simulator.churn import Churn, resample
 from simulator.output import API_VERSION, output_option, render
 from simulator.sources import open_trace
 from simulator.synth import Recipe, synthesise
@@ -155,6 +156,27 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
             new_index[usage.pod[used]], usage.time_s[used], usage.cpu_millicores[used], usage.memory_bytes[used]
         ),
     )
+
+
+@trace.command()
+@click.argument("source", metavar="TRACE")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--load", type=click.FloatRange(0, 10, min_open=True), default=1.0, show_default=True, help="Offered GPU load."
+)
+@click.option(
+    "--lifetimes",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Length, in mean lifetimes.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -> None:
+    """Resample a trace's (request, lifetime) pairs to a steady state at a given load; it starts full."""
+    made = resample(open_trace(source), Churn(load=load, mean_lifetimes=lifetimes, seed=seed))
+    made.save(target)
+    click.echo(f"wrote {target}: {len(made.pods)} pods, {made.manifest.notes[1]}", err=True)
 
 
 def _recipe_options(command: Any) -> Any:
