@@ -273,6 +273,7 @@ def best_pattern(
     if len(useful) == 0:
         return Pattern(counts, lower, lower)
     v, q, n = value[useful], np.ascontiguousarray(request[:, useful]), count[useful]
+    capacity = np.array(capacity, np.int64)  # one memory layout, so that the kernels are compiled once
     share = np.ascontiguousarray(q / np.maximum(capacity, 1)[:, None])
     u = _multipliers(v, share, n, 40 * (len(share) - 1))
     weight = u @ share + 1e-12

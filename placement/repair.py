@@ -57,6 +57,10 @@ class Packing:
     evictable: BoolArray
 
     def __post_init__(self) -> None:
+        kinds = {"allowed": np.bool_, "evictable": np.bool_}
+        for name in ("request", "class_of", "tier", "free", "allowed", "node_of", "evictable"):
+            # one memory layout, so that the kernels are compiled once
+            object.__setattr__(self, name, np.array(getattr(self, name), kinds.get(name, np.int64), order="C"))
         left = self.left(self.node_of)
         if len(left.T) and int(left.min()) < 0:
             node = int(np.argmin(left.min(axis=0)))
@@ -133,13 +137,13 @@ class _State:
     @classmethod
     def of(cls, packing: Packing, node_of: IntArray) -> _State:
         num_pods = len(node_of)
-        request = np.ascontiguousarray(packing.request[:, packing.class_of].T)
+        request = np.array(packing.request[:, packing.class_of].T, order="C")
         total = packing.free.sum(axis=1, dtype=np.float64) if packing.num_nodes else np.ones(len(packing.free))
         scale: FloatArray = np.where(total > 0, 1.0 / np.maximum(total, 1.0), 0.0)
         tiers = packing.tiers
         tier = len(tiers) - 1 - np.searchsorted(tiers[::-1], packing.tier[packing.class_of])
         node = np.full(num_pods, UNPLACED, np.int64)
-        left = np.ascontiguousarray(packing.free.T)
+        left = np.array(packing.free.T, order="C")  # a copy, always: the kernels write to it
         links = np.full((2, num_pods), -1, np.int64)
         head = np.full(packing.num_nodes, -1, np.int64)
         state = cls(node, left, links, head, request, tier.astype(np.int64), scale, request @ scale + 1e-12)
@@ -242,20 +246,25 @@ class Settling:
 def keep_siblings(packing: Packing, node_of: IntArray) -> IntArray:
     """``(P,)`` the same pods per class and node, renamed so that running pods stay where they can.
 
-    Within a class, running pods keep a place before pending ones get one.
+    Within a class, places go to running pods that must not be evicted, then to other running pods, then to pending.
     """
     result = np.full(len(node_of), UNPLACED, np.int64)
+    running = packing.node_of >= 0
+    must = running & ~packing.evictable
+    rank = np.where(must, 0, np.where(running, 1, 2))
     room = packing.per_node(node_of)
-    for p in np.flatnonzero(packing.node_of >= 0):
+    spare = room.sum(axis=1) - np.bincount(packing.class_of[must], minlength=len(room))
+    for p in np.argsort(rank, kind="stable")[: int(running.sum())]:
         c, n = packing.class_of[p], packing.node_of[p]
-        if room[c, n]:
+        if room[c, n] and (must[p] or spare[c] > 0):
             room[c, n] -= 1
+            spare[c] -= not must[p]
             result[p] = n
     places: dict[int, list[int]] = {}
     for c, n in zip(*(axis.tolist() for axis in np.nonzero(room)), strict=True):
         places.setdefault(c, []).extend([n] * int(room[c, n]))
     without = np.flatnonzero(result < 0)
-    for p in without[np.argsort(packing.node_of[without] < 0, kind="stable")]:
+    for p in without[np.argsort(rank[without], kind="stable")]:
         if queue := places.get(int(packing.class_of[p])):
             result[p] = queue.pop(0)
     return result

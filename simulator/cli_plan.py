@@ -6,25 +6,18 @@ goes to standard error. Nothing here changes a cluster.
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from placement.errors import ConfigError
+from placement.plans import Plan
+from simulator.output import output_option, progress, render
 
-OUTPUT = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json", "yaml", "markdown"]),
-    default="table",
-    show_default=True,
-    help="How to print the result.",
-)
+if TYPE_CHECKING:
+    from simulator.plan_worker import Request
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str], tuple[Any, ...]]:
@@ -37,67 +30,6 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
             raise click.BadParameter(f"{text!r} is not a comma-separated list of numbers", param=parameter) from error
 
     return read
-
-
-def show(document: dict[str, Any], rows: Sequence[dict[str, Any]], output: str, *, title: str = "") -> None:
-    """Print ``document`` as JSON or YAML, or ``rows`` as a table or Markdown."""
-    if output == "json":
-        click.echo(json.dumps(document, indent=2))
-    elif output == "yaml":
-        import yaml
-
-        click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
-    elif output == "markdown":
-        click.echo(markdown(rows))
-    else:
-        _table(rows, title)
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """GitHub table of rows with equal keys."""
-    if not rows:
-        return ""
-    keys = list(rows[0])
-    lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
-    lines += ["| " + " | ".join(_cell(row.get(key)) for key in keys) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _table(rows: Sequence[dict[str, Any]], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title or None, title_justify="left")
-    for key in rows[0] if rows else ():
-        table.add_column(key, justify="left" if isinstance(rows[0][key], str) else "right")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
-
-
-class _Progress:
-    """Cells done, rate and time left, on standard error while that is a terminal."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._start = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._first is None:
-            self._first = done
-        if not sys.stderr.isatty():
-            return
-        new = done - self._first
-        spent = time.monotonic() - self._start
-        left = f", {spent / new * (total - done):.0f} s left" if new else ""
-        click.echo(f"\r{done}/{total} {self._what}{left}   ", err=True, nl=done == total)
 
 
 @click.command("priority-matters")
@@ -123,7 +55,7 @@ class _Progress:
     show_default=True,
     help="Finished cells are kept here; the same command takes up again after an interruption.",
 )
-@OUTPUT
+@output_option
 def reproduce_priority_matters(
     seeds_file: Path,
     num_seeds: int | None,
@@ -142,15 +74,17 @@ def reproduce_priority_matters(
 
     if min(*nodes, *pods_per_node, *priorities, 1) < 1 or min(util) <= 0:
         raise ConfigError("nodes, pods per node and priorities start at 1, and util is above 0")
-    results = reproduce_priority.reproduce(
-        reproduce_priority.grid(nodes, pods_per_node, priorities, util),
-        reproduce_priority.read_seeds(seeds_file)[:num_seeds],
-        time_s=time_s,
-        jobs=jobs,
-        work_dir=work_dir,
-        clock=clock,
-        progress=_Progress("cells"),
-    )
+    seeds = reproduce_priority.read_seeds(seeds_file)[:num_seeds]
+    with progress("cells") as advance:
+        results = reproduce_priority.reproduce(
+            reproduce_priority.grid(nodes, pods_per_node, priorities, util),
+            seeds,
+            time_s=time_s,
+            jobs=jobs,
+            work_dir=work_dir,
+            clock=clock,
+            progress=advance,
+        )
     document = reproduce_priority.summary(results)
     keys = ["instances", "no_call", "called", "improved", "default_optimal", "failed", "proved", "improved_within_50ms"]
     keys += ["usage_gain_pp", "moves_per_pod"]
@@ -158,4 +92,159 @@ def reproduce_priority_matters(
     where = ["nodes", "pods_per_node", "priorities", "util"]
     rows = [{key: cell[key] for key in where + keys} for cell in cells]
     total = {"nodes": "all", "pods_per_node": "", "priorities": "", "util": ""}
-    show(document, [*rows, {**total, **{key: document[key] for key in keys}}], output, title="Priority Matters")
+    click.echo(render(document, [*rows, {**total, **{key: document[key] for key in keys}}], output))
+
+
+# ── ullage plan ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _common(function: Callable[..., None]) -> Callable[..., None]:
+    """Options that every plan has."""
+    options = (
+        click.option("--snapshot", type=click.Path(path_type=Path), required=True, help="File from `ullage snapshot`."),
+        click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--report", type=click.Path(path_type=Path), help="Also write a picture of the plan (HTML)."),
+        output_option,
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.group()
+def plan() -> None:
+    """Plans with a stated bound, from a snapshot. Nothing is changed: every plan is a proposal."""
+
+
+@plan.command()
+@_common
+def rescue(snapshot: Path, time_s: float, seed: int, report: Path | None, output: str) -> None:
+    """Place more, and more important, pending pods by moving or evicting few running ones."""
+    _run(_request("rescue", snapshot, time_s, seed), report, output)
+
+
+@plan.command()
+@_common
+def batch(snapshot: Path, time_s: float, seed: int, report: Path | None, output: str) -> None:
+    """Place all pending pods at once; gangs all or none; then strand least."""
+    _run(_request("batch", snapshot, time_s, seed), report, output)
+
+
+@plan.command()
+@_common
+@click.option("--max-moves", type=click.IntRange(min=0), help="Most pods to move; no limit when absent.")
+@click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); OpenCost's rates when absent.")
+@click.option("--no-prices", is_flag=True, help="Count nodes, not USD.")
+@click.option("--usd-per-move", type=float, default=0.0, help="What one move costs, for the payback time.")
+def consolidate(
+    snapshot: Path,
+    time_s: float,
+    seed: int,
+    report: Path | None,
+    output: str,
+    max_moves: int | None,
+    prices: Path | None,
+    no_prices: bool,
+    usd_per_move: float,
+) -> None:
+    """Empty nodes within a budget of moves, so that the fleet costs least."""
+    from simulator.cost import DEFAULT_BOOK, read_price_book
+
+    book = DEFAULT_BOOK if prices is None else read_price_book(prices)
+    request = _request("consolidate", snapshot, time_s, seed)
+    usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in request.snapshot.nodes}
+    _run(_changed(request, usd_per_hour=usd, max_moves=max_moves, usd_per_move=usd_per_move), report, output)
+
+
+@plan.command()
+@_common
+@click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
+@click.option("--spot", is_flag=True, help="Buy spot where it is sold.")
+def purchase(
+    snapshot: Path, time_s: float, seed: int, report: Path | None, output: str, prices: Path | None, spot: bool
+) -> None:
+    """Cheapest node shapes to add for the pending pods."""
+    from simulator.cost import DEFAULT_BOOK, read_price_book
+    from simulator.plan_worker import SaleShape
+
+    book = DEFAULT_BOOK if prices is None else read_price_book(prices)
+    shapes = tuple(
+        SaleShape(
+            shape.name,
+            dict(shape.allocatable),
+            shape.spot_usd_per_hour if spot and shape.spot_usd_per_hour else shape.usd_per_hour,
+            shape.limit or None,
+            spot and bool(shape.spot_usd_per_hour),
+        )
+        for shape in book.shapes.values()
+        if not shape.num_gpus
+    )
+    _run(_changed(_request("purchase", snapshot, time_s, seed), shapes=shapes), report, output)
+
+
+def _request(kind: str, snapshot: Path, time_s: float, seed: int) -> Request:
+    from simulator.plan_worker import Request
+    from simulator.snapshots import read_snapshot
+
+    if not time_s > 0:
+        raise ConfigError(f"--time {time_s:g} leaves nothing to plan in; give more than 0 seconds")
+    return Request(kind, read_snapshot(snapshot), time_s, seed)
+
+
+def _changed(request: Request, **changes: object) -> Request:
+    import msgspec
+
+    return msgspec.structs.replace(request, **changes)
+
+
+def _run(request: Request, report: Path | None, output: str) -> None:
+    """Plan in a worker; Ctrl-C asks for the best plan so far."""
+    from simulator.cli import check_writable
+    from simulator.plan_page import page
+    from simulator.plan_worker import Planner
+    from simulator.snapshots import cluster_of
+
+    if report is not None:
+        check_writable(report)
+    planner = Planner(request)
+    try:
+        made = planner.result()
+    except KeyboardInterrupt:
+        planner.cancel()
+        made = planner.result()
+    finally:
+        planner.close()
+    if report is not None:
+        report.write_text(page(cluster_of(request.snapshot, request.usd_per_hour), made), encoding="utf-8")
+    _print(made, output)
+
+
+def _print(made: Plan, output: str) -> None:
+    from simulator.plan_page import headline
+    from simulator.snapshots import plan_document
+
+    rows = [
+        {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": s.target}
+        for i, s in enumerate(made.steps, 1)
+    ]
+    if output in ("table", "markdown"):
+        click.echo(headline(made))
+        for reason in made.reasons:
+            click.echo(f"- {reason}")
+        click.echo()
+    if rows or output in ("json", "yaml"):
+        click.echo(render(plan_document(made), rows, output))
+
+
+@click.command()
+@click.argument("objects", type=click.File("rb"))
+@click.option("-f", "--file", "path", type=click.Path(path_type=Path), required=True, help="Snapshot file to write.")
+def snapshot(objects: Any, path: Path) -> None:
+    """Save a cluster's state to a file: kubectl get nodes,pods,namespaces,pdb -A -o json | ullage snapshot - -f FILE."""
+    from simulator.snapshots import snapshot_of_objects, write_snapshot
+
+    taken = snapshot_of_objects(objects.read())
+    write_snapshot(taken, path)
+    pending = sum(not pod.node for pod in taken.pods)
+    click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)

@@ -1,0 +1,115 @@
+"""A plan as one HTML file: what it gains in a sentence, the nodes before and after as a picture, and its steps.
+
+Self-contained: inline style and SVG, no script, no network; light and dark by the reader's preference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from placement.plans import Action, Plan
+from placement.problems import Cluster
+from placement.resources import CPU, MEMORY
+
+MAX_NODES = 300
+"""Rows of the picture; larger clusters show the nodes that change most."""
+BAR, ROW, LEFT = 220, 16, 190
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#6a737d;--paper:#fff;--line:#d8dee4;--a:#8aa9c9;--b:#2f6f4f;--c:#b5533c}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--line:#30363d;--a:#4d6a8a;--b:#5fae85;--c:#d98470}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:60rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2rem .6rem;border-bottom:1px solid var(--line)}
+svg{width:100%;height:auto}svg text{fill:var(--ink);font-size:11px}.soft{color:var(--soft)}
+"""
+
+
+def headline(plan: Plan) -> str:
+    """What the plan does and how good it is, in words."""
+    bound = (
+        "no bound is known"
+        if plan.gap_share is None
+        else f"at most {100 * plan.gap_share:.3g} % from the best possible"
+    )
+    money = {
+        "consolidate": "saves {:.2f} USD per hour",
+        "purchase": "costs {:.2f} USD per hour",
+    }.get(plan.kind, "{:.2f} USD per hour")
+    value = f"{plan.value:g} {plan.unit}" if plan.usd_per_hour is None else money.format(plan.usd_per_hour)
+    payback = f", paid back in {plan.payback_s / 60:.0f} minutes" if plan.payback_s is not None else ""
+    counts = [f"{n} × {action}" for action in Action if (n := plan.count(action))]
+    return f"{plan.kind}: {value}{payback}; {bound} ({plan.ending}). {', '.join(counts) or 'Nothing to do'}."
+
+
+def _shares(cluster: Cluster, where: Mapping[str, str], resource: str) -> dict[str, float]:
+    """Allocated share of a resource per node, for pods on the nodes that ``where`` says."""
+    specs = {uid: r.spec for uid, r in cluster.state.residents.items()} | {p.uid: p.spec for p in cluster.pending}
+    taken = dict.fromkeys(cluster.node_names(), 0)
+    for uid, home in where.items():
+        taken[home] += specs[uid].amount(resource)
+    nodes = cluster.state.nodes
+    offered = {name: node.amounts.get(resource, 0) for name in taken if (node := nodes[cluster.state.row_of[name]])}
+    return {name: amount / offered[name] if offered[name] else 0.0 for name, amount in taken.items()}
+
+
+def _after(cluster: Cluster, plan: Plan) -> tuple[dict[str, str], dict[str, str], set[str]]:
+    """Who runs where before and after the plan, and the nodes that are gone."""
+    before = {uid: cluster.state.name(r.row) for uid, r in cluster.state.residents.items()}
+    after = dict(before)
+    gone = set()
+    for step in plan.steps:
+        if step.action == Action.DELETE:
+            gone.add(step.source)
+        elif step.action == Action.EVICT:
+            after.pop(step.pod, None)
+        elif step.action in (Action.MOVE, Action.PLACE):
+            after[step.pod] = step.target
+    return before, {uid: node for uid, node in after.items() if node not in gone}, gone
+
+
+def picture(cluster: Cluster, plan: Plan) -> str:
+    """SVG: one row per node, CPU and memory allocated before (thin) and after (thick)."""
+    before, after, gone = _after(cluster, plan)
+    old = {r: _shares(cluster, before, r) for r in (CPU, MEMORY)}
+    new = {r: _shares(cluster, after, r) for r in (CPU, MEMORY)}
+    change = {n: abs(new[CPU][n] - old[CPU][n]) + abs(new[MEMORY][n] - old[MEMORY][n]) for n in old[CPU]}
+    names = sorted(sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES])
+    height = 30 + ROW * len(names)
+    parts = [f'<svg viewBox="0 0 {LEFT + 2 * BAR + 60} {height}" role="img" aria-label="nodes before and after">']
+    for column, resource in enumerate((CPU, MEMORY)):
+        x = LEFT + column * (BAR + 30)
+        parts.append(f'<text x="{x}" y="14">{resource} allocated: before (line), after (bar)</text>')
+        for i, name in enumerate(names):
+            y = 24 + i * ROW
+            share, was = min(new[resource][name], 1.0), min(old[resource][name], 1.0)
+            parts.append(f'<rect x="{x}" y="{y}" width="{BAR}" height="11" fill="var(--line)" opacity=".45"/>')
+            parts.append(f'<rect x="{x}" y="{y}" width="{share * BAR:.1f}" height="11" fill="var(--b)"/>')
+            parts.append(f'<rect x="{x + was * BAR - 1:.1f}" y="{y - 1}" width="2" height="13" fill="var(--c)"/>')
+    for i, name in enumerate(names):
+        mark = " (goes)" if name in gone else ""
+        parts.append(f'<text x="0" y="{33 + i * ROW}">{escape(name[:26])}{mark}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def page(cluster: Cluster, plan: Plan) -> str:
+    """The whole file."""
+    rows = "\n".join(
+        f"<tr><td>{i}</td><td>{step.action}</td><td>{escape(step.name or step.pod)}</td>"
+        f"<td>{escape(step.source)}</td><td>{escape(step.target)}</td></tr>"
+        for i, step in enumerate(plan.steps, 1)
+    )
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in plan.reasons)
+    bound = "unknown" if plan.bound is None else f"{plan.bound:g}"
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>Ullage plan: {plan.kind}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(headline(plan))}</h1>",
+        f'<p class="soft">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
+        "Nothing has been changed: a plan is a proposal.</p>",
+        picture(cluster, plan),
+        f"<h2>Left out</h2><ul>{reasons}</ul>" if reasons else "",
+        "<h2>Steps</h2><table><thead><tr><th>#</th><th>action</th><th>pod or shape</th><th>from</th><th>to</th></tr></thead>",
+        f"<tbody>{rows}</tbody></table></body></html>",
+    ]
+    return "\n".join(parts)

@@ -1,0 +1,83 @@
+"""The reproduction of "Priority Matters": golden instances, the emulated default scheduler, outcome classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from placement.errors import ConfigError
+from simulator.default_scheduler import default_placement, node_scores
+from simulator.plan_instances import priority_instance
+from simulator.reproduce_priority import Cell, grid, packing_of, read_seeds, reproduce, run_instance, summary
+
+GOLDEN_SEED = 484806185843093489
+
+
+def test_the_generator_is_bit_exact() -> None:
+    instance = priority_instance(GOLDEN_SEED, num_nodes=4, pods_per_node=4, num_priorities=1, util=0.95)
+    assert instance.replicas.tolist() == [4, 2, 2, 4, 1, 3]
+    assert instance.request[0].tolist() == [427, 391, 828, 151, 553, 671]
+    assert instance.allocatable.tolist() == [1926, 2103397777]
+    ranked = priority_instance(GOLDEN_SEED, num_nodes=4, pods_per_node=4, num_priorities=4, util=0.95)
+    assert ranked.priority.tolist() == [3, 2, 2, 3, 3, 2]
+
+
+def test_default_scores_follow_the_published_arithmetic() -> None:
+    """By hand: node 0 empty, node 1 half full in CPU with one sibling; least 40 and 15, balanced and spread on top."""
+    free = np.array([[1000, 500], [1000, 1000]])
+    scores = node_scores(free, np.array([[1000], [1000]]), np.array([[600], [200]]), np.array([0, 1]), 2)
+    # least: ((400+800)/10)//2 = 60; CPU of node 1 would overflow, so a pod that fits is used below
+    fits = node_scores(free, np.array([[1000], [1000]]), np.array([[300], [200]]), np.array([0, 1]), 2)
+    least = [(70 + 80) // 2, (20 + 80) // 2]
+    balance_after = [int((1 - abs(0.3 - 0.2) / 2) * 100), int((1 - abs(0.8 - 0.2) / 2) * 100)]
+    balance_before = [100, int((1 - 0.5 / 2) * 100)]
+    balanced = [50 + int((50 + a - b) / 2) for a, b in zip(balance_after, balance_before, strict=True)]
+    counts = [2, round(1 * np.log(4) + 2)]
+    spread = [100 * (max(counts) + min(counts) - c) // max(counts) for c in counts]
+    assert fits.tolist() == [a + b + 2 * c for a, b, c in zip(least, balanced, spread, strict=True)]
+    assert scores[0] > scores[1]
+
+
+def test_the_default_scheduler_preempts_for_the_more_important() -> None:
+    for seed in range(6):
+        instance = priority_instance(seed, num_nodes=4, pods_per_node=8, num_priorities=4, util=1.05)
+        node_of = default_placement(instance)
+        packing = packing_of(instance, node_of)
+        assert packing.violations(node_of) == []
+        counts = packing.counts(node_of)
+        top = int(instance.replicas[instance.priority == instance.priority.max()].sum())
+        assert counts[0] == top, "whoever matters most finds room"
+
+
+def test_an_instance_is_improved_and_checked() -> None:
+    outcome = run_instance(Cell(4, 4, 1, 1.0), GOLDEN_SEED, 0.2)
+    assert outcome.outcome in ("better", "better_optimal")
+    assert outcome.extra_pods >= 1
+    assert outcome.final_s >= outcome.improved_s
+
+
+def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
+    cells = [Cell(4, 4, 1, 0.9), Cell(4, 4, 1, 1.05)]
+    first = reproduce(cells, [GOLDEN_SEED], time_s=0.05, jobs=1, work_dir=tmp_path)
+    seen: list[tuple[int, int]] = []
+    second = reproduce(
+        cells, [GOLDEN_SEED], time_s=0.05, jobs=1, work_dir=tmp_path, progress=lambda d, t: seen.append((d, t))
+    )
+    assert first == second
+    assert seen == [(2, 2)]
+    report = summary(first)
+    assert report["instances"] == 2
+    assert {"called", "improved", "failed", "proved", "no_call", "usage_gain_pp", "moves_per_pod"} <= report.keys()
+
+
+def test_the_published_grid_has_96_cells() -> None:
+    assert len(grid()) == 96
+
+
+def test_a_bad_seed_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.txt"
+    path.write_text("12\nabc\n")
+    with pytest.raises(ConfigError, match=r"line 2: 'abc' is not a seed"):
+        read_seeds(path)

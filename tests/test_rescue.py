@@ -1,0 +1,147 @@
+"""Rescue: always valid, never worse, optimal where it says so, and its bound never below what brute force finds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement.bounds import PatternBound, counting_bound
+from placement.errors import ConfigError
+from placement.plans import Deadline
+from placement.repair import Packing, Search, Settling, keep_siblings, repair
+from placement.rescue import pack, relabel
+
+
+def ticking(step_s: float = 0.01) -> Callable[[], float]:
+    """A clock that moves when it is looked at, so that limits are repeatable."""
+    now = itertools.count()
+    return lambda: next(now) * step_s
+
+
+@st.composite
+def packings(draw: st.DrawFn) -> Packing:
+    """At most six pods of at most three classes on at most three nodes, two resources."""
+    num_classes = draw(st.integers(1, 3))
+    num_nodes = draw(st.integers(1, 3))
+    small = st.integers(0, 5)
+    request = np.array([[draw(small) for _ in range(num_classes)] for _ in range(2)])
+    class_of = np.array([draw(st.integers(0, num_classes - 1)) for _ in range(draw(st.integers(1, 6)))])
+    tier = np.array([draw(st.integers(0, 2)) for _ in range(num_classes)])
+    free = np.array([[draw(st.integers(0, 9)) for _ in range(num_nodes)] for _ in range(2)])
+    allowed = np.array([[draw(st.integers(0, 3)) > 0 for _ in range(num_nodes)] for _ in range(num_classes)])
+    node_of = np.full(len(class_of), -1)
+    left = free.copy()
+    for p, c in enumerate(class_of):  # some pods run already, where they fit
+        n = draw(st.integers(-1, num_nodes - 1))
+        if n >= 0 and allowed[c, n] and (left[:, n] >= request[:, c]).all():
+            node_of[p] = n
+            left[:, n] -= request[:, c]
+    evictable = np.array([draw(st.booleans()) for _ in class_of])
+    return Packing(request, class_of, tier, free, allowed, node_of, evictable)
+
+
+def best_counts(packing: Packing) -> tuple[int, ...]:
+    """By trying everything."""
+    choices = itertools.product(range(-1, packing.num_nodes), repeat=len(packing.class_of))
+    valid = (np.array(node_of) for node_of in choices)
+    return max(packing.counts(node_of) for node_of in valid if not packing.violations(node_of))
+
+
+@settings(max_examples=200, deadline=None)
+@given(packings())
+def test_repair_is_valid_and_never_places_less(packing: Packing) -> None:
+    node_of = repair(packing)
+    assert packing.violations(node_of) == []
+    assert packing.counts(node_of) >= packing.counts(packing.node_of)
+
+
+@settings(max_examples=80, deadline=None)
+@given(packings())
+def test_a_plan_is_valid_and_what_it_calls_optimal_is(packing: Packing) -> None:
+    packed = pack(packing, Deadline(0.3, ticking()))
+    assert packing.violations(packed.node_of) == []
+    assert packed.counts == packing.counts(packed.node_of)
+    assert packed.counts >= packing.counts(packing.node_of)
+    best = best_counts(packing)
+    assert packed.counts <= best
+    if packed.is_proved:
+        assert packed.counts == best
+
+
+@settings(max_examples=80, deadline=None)
+@given(packings())
+def test_bounds_are_never_below_the_best_placement(packing: Packing) -> None:
+    best = best_counts(packing)
+    for stage in range(len(best)):
+        assert counting_bound(packing, best, stage) >= best[stage]
+    held = packing.node_of
+    bound = PatternBound(packing, held, 0)
+    bound.improve(Deadline(0.2, ticking()))
+    assert bound.most >= best[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(packings())
+def test_settling_and_relabelling_keep_the_counts_and_do_not_displace_more(packing: Packing) -> None:
+    placed = repair(packing)
+    moved = relabel(packing, keep_siblings(packing, placed))
+    assert packing.violations(moved) == []
+    assert packing.num_displaced(moved) <= packing.num_displaced(placed)
+    settling = Settling(packing, moved)
+    settling.run(rounds=300, temperature=0.5)
+    assert packing.violations(settling.best) == []
+    assert packing.counts(settling.best) >= packing.counts(placed)
+
+
+def identical_nodes(seed: int) -> Packing:
+    """Forty pods on eight equal nodes, a quarter of them pending."""
+    random = np.random.default_rng(seed)
+    request = random.integers(10, 60, (2, 15))
+    class_of = np.arange(40) % 15
+    node_of = np.full(40, -1)
+    free = np.full((2, 8), 190)
+    left = free.copy()
+    for p in range(30):
+        n = int(np.argmax(left.min(axis=0)))
+        if (left[:, n] >= request[:, class_of[p]]).all():
+            node_of[p] = n
+            left[:, n] -= request[:, class_of[p]]
+    return Packing(request, class_of, np.arange(15) % 3, free, np.ones((15, 8), bool), node_of, np.ones(40, bool))
+
+
+def test_the_same_seed_gives_the_same_plan() -> None:
+    one, two = (pack(identical_nodes(3), Deadline(0.5, ticking()), seed=7) for _ in range(2))
+    assert (one.node_of == two.node_of).all()
+    assert one.milestones == two.milestones
+
+
+def test_a_cancelled_plan_is_still_valid() -> None:
+    packing = identical_nodes(4)
+    packed = pack(packing, Deadline(10.0, ticking(), cancelled=lambda: True))
+    assert packing.violations(packed.node_of) == []
+
+
+def test_search_reaches_a_perfect_packing_that_greedy_misses() -> None:
+    """Three nodes of ten must take 6+4, 7+3 and 5+5; best fit in any order of size leaves somebody out."""
+    request = np.array([[6, 4, 7, 3, 5, 5]])
+    packing = Packing(
+        request, np.arange(6), np.zeros(6), np.full((1, 3), 10), np.ones((6, 3), bool), np.full(6, -1), np.ones(6, bool)
+    )
+    search = Search(packing, packing.node_of)
+    assert search.run(np.zeros(1, np.int64), rounds=5000)
+    assert (search.best >= 0).all()
+
+
+def test_an_overfull_node_is_refused_with_its_number() -> None:
+    with pytest.raises(ConfigError, match="node number 0 is overfull"):
+        Packing(np.array([[5]]), np.zeros(1), np.zeros(1), np.array([[3]]), np.ones((1, 1)), np.zeros(1), np.ones(1))
+
+
+def test_a_time_limit_of_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leaves nothing to plan in"):
+        Deadline(0.0, ticking())
