@@ -120,9 +120,8 @@ def main() -> None:
     """Entry point of the ``ullage`` command."""
     debug = "--debug" in sys.argv
     try:
-        root.main(standalone_mode=False, prog_name="ullage")
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = root.main(standalone_mode=False, prog_name="ullage")  # click hands back the code of ctx.exit(code)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)

@@ -7,6 +7,7 @@ import json
 import click
 
 from placement.errors import ConfigError
+from scheduler.errors import RecordError
 from scheduler.explain import answer, fleet_of, in_words
 from scheduler.records import Query, RecordReader
 
@@ -32,7 +33,7 @@ def explain(what: str, namespace: str, node: str, every: bool, output: str, reco
     with RecordReader(records) as reader:
         found = list(reader.find(query))
         if not found:
-            raise ConfigError(_nothing(what, namespace, reader))
+            raise RecordError(_nothing(what, namespace, reader))
         chosen = found[::-1] if every else found[:1]
         if output == "json":
             told = [answer(r, fleet_of(reader, r), node, len(found)) for r in chosen]

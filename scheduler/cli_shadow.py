@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from placement.errors import ConfigError
 from scheduler.cli_decisions import parse_time
 from scheduler.cli_explain import RECORDS
+from scheduler.errors import RecordError
 from scheduler.records import Query, RecordReader
 from scheduler.settings import MODES
 from scheduler.shadow import NodePrices, compare, to_html, to_text
@@ -69,4 +69,4 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error}); check the folder and its free space") from error
+        raise RecordError(f"{path}: cannot be written ({error}); check the folder and its free space") from error

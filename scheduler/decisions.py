@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from placement.errors import ConfigError
+from scheduler.errors import RecordError
 from scheduler.explain import when
 from scheduler.records import Record
 
@@ -76,5 +77,5 @@ def write_parquet(records: Iterable[Record], path: Path) -> int:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written ({error}); check the folder and its free space") from error
+        raise RecordError(f"{path}: cannot be written ({error}); check the folder and its free space") from error
     return len(rows)

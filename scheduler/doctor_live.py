@@ -17,11 +17,11 @@ import tempfile
 import time
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -29,10 +29,12 @@ from scheduler.doctor_facts import DEFAULT_SCHEDULER, Facts, Stanza, Table, list
 from scheduler.doctor_rules import ERROR, WARNING, Hit, Rule
 from scheduler.errors import ApiError
 from scheduler.rights import RIGHTS
+from scheduler.settings import Settings
 
 if TYPE_CHECKING:
     from scheduler.kube import KubeClient
 
+Answer = TypeVar("Answer")
 Found = tuple[str, Hit]
 """Code and place."""
 
@@ -173,10 +175,11 @@ async def probe(facts: Facts, client: KubeClient | None, options: Probe) -> tupl
         try:
             version = msgspec.json.decode(await client.call("GET", "/version", timeout_s=10))
             facts = replace(facts, kube_version=parse_version(f"{version['major']}.{version['minor']}"))
-            question = await real_question(client)
-            found += await rights(client, options.account)
+            lease = (facts.settings or Settings()).lease
+            found += await rights(client, options.account, (lease.namespace, lease.name))
             found += await skew(client)
-            found += await neighbours(client, facts)
+            question = await _unless_forbidden(real_question(client), None)
+            found += await _unless_forbidden(neighbours(client, facts), [])
         except ApiError as error:
             found.append(("UD413", Hit("(Kubernetes API)", str(error))))
     for stanza in facts.ours:
@@ -199,6 +202,16 @@ def hops(stanza: Stanza, question: Table | None, address: str = "") -> Iterator[
             yield from _own_metrics(connection, path)
     except Unanswered as error:
         yield error.code, Hit(path, str(error))
+
+
+async def _unless_forbidden(work: Awaitable[Answer], otherwise: Answer) -> Answer:
+    """A missing right is a finding of its own (UD408); what needs it is left out."""
+    try:
+        return await work
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        return otherwise
 
 
 def _walk(stanza: Stanza, question: Table | None, address: str) -> list[Found]:
@@ -363,29 +376,36 @@ async def real_question(client: KubeClient) -> Table | None:
     return {"Pod": pods[0], "Nodes": None, "NodeNames": [n["metadata"]["name"] for n in nodes]}
 
 
-async def rights(client: KubeClient, account: str, namespace: str = "ullage-system") -> list[Found]:
-    """Rights that are missing, and a few that should be."""
+async def rights(client: KubeClient, account: str, lease: tuple[str, str] = ("ullage-system", "ullage")) -> list[Found]:
+    """Rights that are missing, and a few that should be. ``lease`` is its namespace and name."""
     found: list[Found] = []
     for right in RIGHTS:
         for verb in right.verbs:
-            where = namespace if right.is_local else ""
+            where = (lease[0], "" if verb == "create" else lease[1]) if right.is_local else ("", "")
             if not await may(client, account, (right.group, right.resource, verb), where):
                 group = f"{right.group}/" if right.group else ""
                 found.append(("UD408", Hit(f"{group}{right.resource}", f"{verb} is not allowed: {right.reason}")))
     who = account or await _own_name(client)
     if who.startswith("system:serviceaccount:"):
         for wide in TOO_WIDE:
-            if await may(client, account, wide, ""):
+            if await may(client, account, wide):
                 hit = Hit(who, f"{wide[2]} {wide[0] or 'core'}/{wide[1]} is allowed")
                 found += [("UD409", hit)]
     return found
 
 
-async def may(client: KubeClient, account: str, what: tuple[str, str, str], namespace: str) -> bool:
-    """SelfSubjectAccessReview, or SubjectAccessReview for another account."""
+async def may(client: KubeClient, account: str, what: tuple[str, str, str], where: tuple[str, str] = ("", "")) -> bool:
+    """SelfSubjectAccessReview, or SubjectAccessReview for another account; ``where`` is namespace and name."""
     group, resource, verb = what
     name, _, sub = resource.partition("/")
-    attributes = {"group": group, "resource": name, "subresource": sub, "verb": verb, "namespace": namespace}
+    attributes = {
+        "group": group,
+        "resource": name,
+        "subresource": sub,
+        "verb": verb,
+        "namespace": where[0],
+        "name": where[1],
+    }
     kind = "SubjectAccessReview" if account else "SelfSubjectAccessReview"
     spec: Table = {"resourceAttributes": attributes} | ({"user": account} if account else {})
     if account.startswith("system:serviceaccount:"):

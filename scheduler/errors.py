@@ -32,3 +32,7 @@ class ApiError(PlacementError):
 
 class ListenError(PlacementError):
     """A port is taken, or may not be used."""
+
+
+class RecordError(PlacementError):
+    """What was asked for is not in the records, or they cannot be read or written."""

@@ -30,6 +30,7 @@ from placement.rejections import rejections
 from placement.resources import BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy, scorer_name
+from scheduler.errors import RecordError
 from scheduler.records import IDLE, Fleet, Record, RecordStore
 from scheduler.settings import RecordSettings
 
@@ -177,6 +178,9 @@ class Recorder:
     def _offer(self, answered: Answered) -> None:
         assert self._engine is not None, "attach() comes first"
         engine, decision = self._engine, answered.decision
+        seen = engine.ledger.pods.get(answered.uid)
+        if seen is not None and seen.node:
+            return  # somebody probes with a pod that is bound already: no decision
         strategy = engine.strategy if decision.strategy == engine.strategy.digest else engine.fallback
         record = record_of(answered, strategy)
         if decision.is_placed:
@@ -327,7 +331,7 @@ def record_log(
 
 def _flush(store: RecordStore, batch: list[Record | Fleet | Seen]) -> None:
     if batch and not store.write(batch):
-        raise ConfigError(f"records {store.path}: cannot be written; check the folder's rights and free space")
+        raise RecordError(f"records {store.path}: cannot be written; check the folder's rights and free space")
     batch.clear()
 
 

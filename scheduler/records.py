@@ -22,6 +22,7 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.resources import CPU, MEMORY, BoolArray
 from placement.state import ClusterState, device_indices
+from scheduler.errors import RecordError
 from scheduler.settings import RecordSettings
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ class RecordReader:
             for row in self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM records {where}", values):
                 yield Record.of_row(row)
         except (sqlite3.Error, zlib.error, ValueError, TypeError) as error:
-            raise ConfigError(f"records {self.path}: damaged ({error}); keep the file and begin a new one") from error
+            raise RecordError(f"records {self.path}: damaged ({error}); keep the file and begin a new one") from error
 
     def fleet(self, digest: str) -> Fleet | None:
         """The nodes that a record's masks are about, None if the record kept none."""

@@ -23,7 +23,9 @@ from placement.strategies import strategy_named
 from placement.strategy import reasons
 from scheduler.cli_decisions import decisions, parse_time
 from scheduler.cli_explain import explain
+from scheduler.errors import RecordError
 from scheduler.explain import in_words, why_not
+from scheduler.ledger import Seen
 from scheduler.recorder import record_log
 from scheduler.records import IDLE, Query, Record, RecordReader, RecordStore
 from scheduler.settings import RecordSettings
@@ -194,7 +196,7 @@ def test_explain_says_what_to_do_when_there_is_nothing(live: Live, tmp_path: Pat
     live.recorder.close()
     path = str(tmp_path / "records.db")
     wrong = CliRunner().invoke(explain, ["pod/web-0", "--records", path])
-    assert isinstance(wrong.exception, ConfigError)
+    assert isinstance(wrong.exception, RecordError)
     assert "it has in shop" in str(wrong.exception)
     stranger = CliRunner().invoke(explain, ["pod/web-0", "-n", "shop", "--node", "n9", "--records", path])
     assert isinstance(stranger.exception, ConfigError)
@@ -263,3 +265,20 @@ def test_a_record_of_every_shape_survives_the_round_trip(tmp_path: Path) -> None
     assert back.masks["why"][:18].tolist() == record.masks["why"].tolist()
     assert back.device_indices == [0, 2]
     assert replace(back, masks={}) == replace(record, masks={})
+
+
+def test_a_question_about_a_bound_pod_is_a_probe_and_leaves_no_record(live: Live, tmp_path: Path) -> None:
+    live.ledger.see(Seen("uid-web-0", "web-0", "shop", 1, cpu_pod(6), "n1"))
+    live.ask("web-0", cpu_pod(6))
+    live.ask("web-1", cpu_pod(6))
+    live.recorder.close()
+    assert [r.name for r in read(tmp_path / "records.db")] == ["web-1"]
+
+
+def test_what_the_watch_shows_becomes_the_records_end(live: Live, tmp_path: Path) -> None:
+    answered = live.ask("web-0", cpu_pod(6))
+    for version, node in ((1, ""), (2, "n2"), (3, "n2")):
+        live.ledger.see(Seen(answered.uid, "web-0", "shop", version, answered.spec, node))
+    live.recorder.close()
+    (record,) = read(tmp_path / "records.db")
+    assert (record.final_node, record.agrees) == ("n2", False)
