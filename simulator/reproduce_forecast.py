@@ -35,8 +35,10 @@ CALIBRATION_DAYS = 14
 """Conformal factors come from the last two weeks at most, so that they follow the cluster."""
 PLANETLAB_TRAIN = ("20110303", "20110306", "20110309")
 PLANETLAB_TEST = ("20110322", "20110325")
-STACKED_BASELINES = 3
+STACKED_BASELINES = 6
 """How many baselines, the best of the calibration period, join the models in the stack."""
+PRIOR = 10.0
+"""Successive windows that weigh as much as the prior of the stack."""
 
 Progress = Callable[[str], None]
 
@@ -104,7 +106,8 @@ class _Work:
     samples: Samples
     parts: FloatArray
     seen: FloatArray
-    names: tuple[str, ...]
+    models: int
+    horizon_h: int
     fold: IntArray
 
 
@@ -219,8 +222,8 @@ def _fit_version(
         other = fold == (k + 1) % FOLDS
         seen[:, other] = predictions(models, mine.rows[other])
     extra = np.stack([values[inside].astype(float) for values in leaders.values()])
-    names = (*bases, *leaders)
-    return _Work(mine, np.concatenate([parts, extra]), np.concatenate([seen, extra]), names, fold)
+    stacked, stacked_seen = np.concatenate([parts, extra]), np.concatenate([seen, extra])
+    return _Work(mine, stacked, stacked_seen, len(bases), target.horizon_h, fold)
 
 
 Renewed = tuple[BoolArray, AnyArray, AnyArray, AnyArray]
@@ -237,7 +240,7 @@ def _renewed(work: _Work, judged: Samples, version: Version) -> Iterator[Renewed
         for day in range(version.last_stop + 1, version.last_use + 1):
             known = others & (samples.end_day < day)
             if (day - version.last_stop - 1) % WEEK == 0:
-                weights = stack_on(samples, work.parts, known)
+                weights = stack_on(samples, work.parts, known, work.models, work.horizon_h)
             recent = known & (samples.start_day >= day - CALIBRATION_DAYS)
             calibration = calibrate(samples, weights @ work.parts, recent)
             now = (samples.start_day == day) & (work.fold == k)
@@ -249,9 +252,19 @@ def _renewed(work: _Work, judged: Samples, version: Version) -> Iterator[Renewed
             yield mask, calibration.apply(plain.astype(np.float32), groups), np.clip(plain, 0, 1), seen
 
 
-def stack_on(samples: Samples, parts: FloatArray, known: BoolArray) -> FloatArray:
-    """Convex weights of the parts from the samples ``known``."""
-    return stack(parts[:, known], samples.truth[known].astype(float), samples.weight[known], LEVEL)
+def stack_on(samples: Samples, parts: FloatArray, known: BoolArray, models: int, horizon_h: int) -> FloatArray:
+    """Convex weights of the parts from the samples ``known``, drawn towards a prior where little is known.
+
+    The prior gives the ``models`` first parts one half together and the simple rules the other. Its share is
+    ``1 / (1 + n / PRIOR)`` with ``n`` the number of successive windows that are known: a day ahead, nine days of
+    outcomes are nine draws that all workloads share, however many samples they make.
+    """
+    found = stack(parts[:, known], samples.truth[known].astype(float), samples.weight[known], LEVEL)
+    rules = len(parts) - models
+    prior = np.concatenate([np.full(models, 0.5 / models), np.full(rules, 0.5 / rules)])
+    days = float(np.ptp(samples.hour[known])) / 24 + 1 if known.any() else 0.0
+    share = 1 / (1 + days * 24 / horizon_h / PRIOR)
+    return np.asarray((1 - share) * found + share * prior, float)
 
 
 def calibrate(samples: Samples, forecast: FloatArray, known: BoolArray) -> Calibration:
@@ -314,7 +327,7 @@ def planetlab_task(
     for k in range(FOLDS):
         before, now = held & (fold != k), test & (fold == k)
         parts_then = np.concatenate([calibrating, extra])
-        weights = stack_on(samples, parts_then, before)
+        weights = stack_on(samples, parts_then, before, len(final), target.horizon_h)
         factors = calibrate(samples, weights @ parts_then, before)
         plain[now] = np.clip(weights @ np.concatenate([final, extra])[:, now], 0, 1)
         out[now] = np.clip(plain[now] * factors.cluster, 0, 1)

@@ -186,3 +186,24 @@ def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(
     assert page.read_text().startswith("<!doctype html>")
     wrong = CliRunner().invoke(train_command, [str(tmp_path), "-m", model, "--horizon", "soon", "-q"])
     assert isinstance(wrong.exception, ConfigError)
+
+
+def test_a_stack_follows_its_prior_a_day_ahead_and_its_data_an_hour_ahead() -> None:
+    from placement.features import FeatureSchema
+    from simulator.forecast_samples import Samples
+    from simulator.reproduce_forecast import stack_on
+
+    num = 900
+    hour = np.repeat(np.arange(9) * 24, 100)
+    truth = np.random.default_rng(0).uniform(0.1, 0.3, num).astype(np.float32)
+    day = hour // 24
+    samples = Samples(
+        FeatureSchema(("x",)), np.zeros((num, 1), np.float32), truth, np.ones(num), hour, hour, day, day,
+        np.full(num, "g"),
+    )  # fmt: skip
+    parts = np.stack([truth.astype(float), np.full(num, 0.9), np.full(num, 0.8)])
+    everything = np.ones(num, bool)
+    near, far = (stack_on(samples, parts, everything, 1, h) for h in (1, 24))
+    assert near.sum() == pytest.approx(1)
+    assert far.sum() == pytest.approx(1)
+    assert near[0] > 0.85 > far[0] > 0.5
