@@ -202,6 +202,11 @@ class PodSpec:
             amounts[GPU_SHARE] = amounts.get(GPU_SHARE, 0) + self.gpu.total_milli
         return amounts
 
+    @cached_property
+    def main_amounts(self) -> tuple[int, int, int]:
+        """Millicores, bytes, thousandths of a GPU: what measurements add up."""
+        return self.amount(CPU), self.amount(MEMORY), self.amount(GPU_SHARE)
+
     def amount(self, resource: str) -> int:
         """Request of one resource, 0 when it does not ask."""
         return self.amounts.get(resource, 0)

@@ -72,6 +72,8 @@ class Program:
         self.device_rule = DEVICE_RULES[strategy.devices]
         self.uses_rank = any(w.scorer.opcode == 22 for w in strategy.scorers)
         self.is_compiled = kernels is not None and state.backend != "numpy"
+        self.is_plain = self.is_compiled and not strategy.soft
+        """Nothing but cached rows goes into a decision, unless rules about other pods do."""
         self.terms = np.zeros((len(strategy.scorers), NUM_PARAMS), np.int64)
         for term, weighted in zip(self.terms, strategy.scorers, strict=True):
             numbers = (weighted.scorer.opcode, weighted.weight, *weighted.scorer.params())
@@ -224,8 +226,11 @@ class Program:
     def decide(self, spec: PodSpec, candidates: BoolArray | None, draw: int) -> tuple[int, int, int]:
         """(row, score, device mask) of the best node; row −1 if none fits."""
         state = self.state
-        if candidates is None and self.is_compiled and not self.strategy.soft and not state.rules.is_relational(spec):
-            c = self._class(spec)
+        if candidates is None and self.is_plain and not state.rules.is_relational(spec):
+            if self.epoch == state.epoch and self.num_changes == len(state.changed_rows) and spec in self.class_of:
+                c = self.class_of[spec]
+            else:
+                c = self._class(spec)
             answer: tuple[int, int, int] = kernels.decide(
                 c,
                 draw,

@@ -359,11 +359,15 @@ class Snapshot:
     Views alias the ledger's memory, so making one copies nothing.
     """
 
-    __slots__ = ("state", "version")
+    __slots__ = ("state",)
 
     def __init__(self, state: ClusterState) -> None:
         self.state = state
-        self.version = state.version
+
+    @property
+    def version(self) -> int:
+        """The ledger's version; a view taken at another one shows what has happened since."""
+        return self.state.version
 
     def _view(self, array: AnyArray) -> AnyArray:
         view = array.view()

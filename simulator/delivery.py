@@ -88,12 +88,13 @@ class Courier:
         self.delivery = delivery
         self.strategy = strategy
         self.profile = STRATEGIES["kube-default"]
+        self._is_exact = delivery.is_exact
         self._start = 0
 
     def choose(self, snapshot: Snapshot, spec: PodSpec, draw: int) -> Decision:
         """What the cluster ends up doing with this pod."""
         strategy, delivery = self.strategy, self.delivery
-        if delivery.is_exact:
+        if self._is_exact:
             return strategy.decide(snapshot, spec, None, draw)
         candidates = self._sample(snapshot, spec) if delivery.samples else None
         scores = strategy.scores(snapshot, spec, candidates)

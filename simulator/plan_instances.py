@@ -134,6 +134,7 @@ def fleet_instance(seed: int, *, num_nodes: int, pods_per_node: int = 10, num_cl
     """
     random_ = np.random.default_rng(seed)
     num_pods = num_nodes * pods_per_node
+    num_classes = min(num_classes, num_pods)
     request, count = _pod_classes(random_, num_classes, num_pods)
     request[:2] = request[:2] // 2
     shape = np.array(NODE_SHAPES)[random_.integers(2, len(NODE_SHAPES), size=num_nodes)]

@@ -157,7 +157,8 @@ class Replay:
         self.state.learn(self.options.knowledge or Knowledge.neutral())  # the log's first event
         self._learns = bool(self.options.knowledge is None and strategy.needs)
         self._learn_at = self.options.learn_from
-        self.courier = Courier(self.options.delivery, strategy)
+        self.snapshot = self.state.snapshot()
+        self._choose = Courier(self.options.delivery, strategy).choose
         self.rng = np.random.default_rng([self.options.seed, 0x5EED])
         self.node_rng = np.random.default_rng([self.options.seed, 0x5207])
         self.scaler = None if self.options.elastic is None else Autoscaler(self.options.elastic)
@@ -294,7 +295,7 @@ class Replay:
         """Ask the strategy; place the pod if it finds a node."""
         draw = self._draw()
         self.num_decisions += 1
-        decision = self.courier.choose(self.state.snapshot(), spec, draw)
+        decision = self._choose(self.snapshot, spec, draw)
         if self.options.log:
             self.state.log.append(
                 Event(

@@ -64,12 +64,11 @@ class Timeline:
     empty_node_s: int = 0
 
     def __post_init__(self) -> None:
-        self.time_s = self.start_s
+        self.time_s = self._fleet_since_s = self.start_s
         self._taken = [0, 0, 0]
         self._offered = [0, 0, 0]
         self._alive: Counter[tuple[str, bool]] = Counter()
         self._priorities: Counter[int] = Counter()
-        self._amounts: dict[PodSpec, tuple[int, int, int]] = {}
         self._arrived_gpu = 0
         self._num_arrived = 0
         self._num_running = 0
@@ -83,20 +82,17 @@ class Timeline:
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────
 
-    def _amount(self, spec: PodSpec) -> tuple[int, int, int]:
-        amounts = self._amounts.get(spec)
-        if amounts is None:
-            amounts = self._amounts[spec] = (spec.amount(CPU), spec.amount(MEMORY), spec.amount(GPU_SHARE))
-        return amounts
-
     def arrived(self, spec: PodSpec) -> None:
         """A pod entered the queue for the first time."""
-        self._arrived_gpu += self._amount(spec)[2]
+        self._arrived_gpu += spec.main_amounts[2]
+        if spec.gpu is not None and spec.gpu.milli == DEVICE_MILLI:
+            cpu = spec.main_amounts[0]
+            self._need_cpu = cpu if self._need_cpu < 0 else min(self._need_cpu, cpu)
         self._num_arrived += 1
 
     def placed(self, spec: PodSpec, row: int) -> None:
         """A pod started on a node (already in the ledger)."""
-        cpu, memory, gpu = self._amount(spec)
+        cpu, memory, gpu = spec.main_amounts
         taken = self._taken
         taken[0] += cpu
         taken[1] += memory
@@ -108,7 +104,7 @@ class Timeline:
 
     def released(self, spec: PodSpec, row: int) -> None:
         """A pod left a node (already out of the ledger)."""
-        cpu, memory, gpu = self._amount(spec)
+        cpu, memory, gpu = spec.main_amounts
         taken = self._taken
         taken[0] -= cpu
         taken[1] -= memory
@@ -120,6 +116,7 @@ class Timeline:
 
     def node_up(self, node: NodeSpec) -> None:
         """A node joined, empty."""
+        self._settle_fleet()
         for i, name in enumerate(MEASURED):
             self._offered[i] += node.amounts.get(name, 0)
         self._alive[node.shape, node.spot] += 1
@@ -127,12 +124,13 @@ class Timeline:
 
     def node_down(self, node: NodeSpec, residents: list[PodSpec]) -> None:
         """A node left, with what ran on it."""
+        self._settle_fleet()
         for i, name in enumerate(MEASURED):
             self._offered[i] -= node.amounts.get(name, 0)
         self._alive[node.shape, node.spot] -= 1
         self._num_empty -= not residents
         for spec in residents:
-            for i, amount in enumerate(self._amount(spec)):
+            for i, amount in enumerate(spec.main_amounts):
                 self._taken[i] -= amount
             self._num_running -= 1
             if spec.priority:
@@ -155,17 +153,26 @@ class Timeline:
                 self._sample(self._next)
             self._next += self._step
         passed = time_s - self.time_s
+        total, now = self.taken_s, self._taken
+        total[0] += passed * now[0]
+        total[1] += passed * now[1]
+        total[2] += passed * now[2]
+        self.empty_node_s += passed * self._num_empty
+        self.time_s = time_s
+
+    def _settle_fleet(self) -> None:
+        """Count what the fleet has offered since it last changed."""
+        passed = self.time_s - self._fleet_since_s
         for i in range(3):
-            self.taken_s[i] += passed * self._taken[i]
             self.offered_s[i] += passed * self._offered[i]
         for key, num in self._alive.items():
             self.node_s[key] += passed * num
-        self.empty_node_s += passed * self._num_empty
-        self.time_s = time_s
+        self._fleet_since_s = self.time_s
 
     def finish(self, time_s: int) -> None:
         """Close the window at ``time_s`` with a last sample."""
         self.advance(time_s)
+        self._settle_fleet()
         self._sample(max(time_s, self.start_s))
 
     @property
@@ -204,5 +211,4 @@ class Timeline:
 
     def _smallest_need(self) -> int:
         """Millicores of the least demanding pod seen that takes a whole device; 0 if none was seen."""
-        needs = [spec.amount(CPU) for spec in self._amounts if spec.gpu is not None and spec.gpu.milli == DEVICE_MILLI]
-        return min(needs, default=0)
+        return max(self._need_cpu, 0)
