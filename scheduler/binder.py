@@ -24,7 +24,7 @@ from scheduler.wire import Binding
 log = logging.getLogger(__name__)
 
 LOOK_UPS_PER_TICK = 50
-TICK_S = 1.0
+TICK_S = 0.25
 
 
 class Api(Protocol):

@@ -331,7 +331,7 @@ async def test_the_candidates_that_kube_scheduler_sends_are_the_cores_mask(plane
                 if sent != mask:
                     differences.append(
                         f"cluster seed {number}, pod {i}: kube-scheduler only {sorted(sent - mask)}, "
-                        f"core only {sorted(mask - sent)}: {json.dumps(made['spec'])} {made['metadata']['labels']}"
+                        f"core only {sorted(mask - sent)}: {json.dumps(made['spec'])} {made['metadata'].get('labels')}"
                     )
             await clear(cluster)
     print(f"{NUM_PODS} pods on random clusters, {num_empty} fit nowhere, {len(differences)} differences")

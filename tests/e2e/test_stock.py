@@ -1,0 +1,121 @@
+"""Simulated stock equals real stock: what kube-scheduler chooses alone is among the core's best nodes.
+
+No extender, every node scored. Pods state soft wishes (preferred node and pod affinity, ``ScheduleAnyway``), nodes
+carry PreferNoSchedule taints and images. kube-scheduler breaks ties at random, so its choice must lie in the set of
+best nodes that strategy ``kube-default`` finds on the same state. ``ULLAGE_E2E_STOCK`` sets the number of pods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import pytest
+
+from placement.program import NOT_FEASIBLE
+from placement.strategies import STRATEGIES
+from tests.e2e.control_plane import ControlPlane
+from tests.e2e.drive import Cluster, cluster_of
+from tests.e2e.test_hard_rules import HOSTNAME, NUM_NODES, ZONE, Core, Maker, clear
+
+NUM_PODS = int(os.environ.get("ULLAGE_E2E_STOCK", "400"))
+PODS_PER_CLUSTER = 40
+IMAGES = {"registry.local/a:1": 900 << 20, "registry.local/b:1": 300 << 20, "registry.local/c:2": 60 << 20}
+"""Name → bytes, the same on every node: kube-scheduler keeps one size per name."""
+
+
+class SoftMaker(Maker):
+    """Clusters with room, pods with wishes."""
+
+    def node(self, number: int) -> dict[str, Any]:
+        node = super().node(number)
+        node["spec"].pop("unschedulable", None)
+        node["spec"]["taints"] = [t for t in node["spec"]["taints"] if t["effect"] == "PreferNoSchedule"]
+        offer = {"cpu": str(self.rng.choice((8, 16))), "memory": self.rng.choice(("16Gi", "64Gi")), "pods": "110"}
+        images = [{"names": [name], "sizeBytes": size} for name, size in IMAGES.items() if self.chance(0.4)]
+        node["status"] = {"allocatable": offer, "capacity": offer, "images": images}
+        return node
+
+    def wishes(self) -> dict[str, Any]:
+        """An affinity with preferences only."""
+        rng = self.rng
+        affinity: dict[str, Any] = {}
+        preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+        if self.chance(0.5):
+            terms = [{"weight": rng.randrange(1, 101), "preference": {"matchExpressions": [self.expression()]}}]
+            affinity["nodeAffinity"] = {preferred: terms * (1 + self.chance(0.3))}
+        for side in ("podAffinity", "podAntiAffinity"):
+            if self.chance(0.3):
+                affinity[side] = {preferred: [{"weight": rng.randrange(1, 101), "podAffinityTerm": self.pod_term()}]}
+        return affinity
+
+    def soft_pod(self, name: str) -> dict[str, Any]:
+        """A pod whose hard demands are small."""
+        pod = self.pod(name, resident=True)
+        spec = pod["spec"]
+        spec["affinity"] = self.wishes()
+        spec["containers"][0].pop("ports", None)
+        spec["containers"][0]["image"] = self.rng.choice(sorted(IMAGES))
+        spec["containers"][0]["resources"]["requests"] = {"cpu": self.rng.choice(("100m", "700m")), "memory": "256Mi"}
+        if self.chance(0.3):
+            spec["containers"][0]["resources"] = {}
+        if self.chance(0.4):
+            keys = self.rng.sample((HOSTNAME, ZONE, "disk"), 1 + self.chance(0.4))
+            labels = {"labelSelector": {"matchLabels": {"app": self.rng.choice(("web", "db"))}}}
+            spec["topologySpreadConstraints"] = [
+                {"topologyKey": k, "maxSkew": self.rng.randrange(1, 4), "whenUnsatisfiable": "ScheduleAnyway", **labels}
+                for k in keys
+            ]
+        return pod
+
+
+def best(core: Core, pod: dict[str, Any]) -> set[str]:
+    """Names of the nodes that no other node beats."""
+    spec = core.reader.spec(json.dumps(pod).encode())
+    scores = STRATEGIES["kube-default"].scores(core.ledger.state.snapshot(), spec)
+    top = int(scores.max())
+    assert top > NOT_FEASIBLE, "the cluster has room"
+    return {core.ledger.state.name(row) for row, score in enumerate(scores.tolist()) if score == top}
+
+
+async def place(cluster: Cluster, pod: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The pod as first made, and its node once it is bound."""
+    path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods"
+    made = await cluster.call("POST", path, pod)
+    for _ in range(2000):
+        seen = await cluster.call("GET", f"{path}/{pod['metadata']['name']}")
+        if seen["spec"].get("nodeName"):
+            return made, seen["spec"]["nodeName"]
+        await asyncio.sleep(0.003)
+    raise AssertionError(f"kube-scheduler never placed {pod['metadata']['name']}: {seen['status']}")
+
+
+@pytest.mark.timeout(1800)
+async def test_kube_schedulers_own_choice_is_among_our_best_nodes(plane: ControlPlane) -> None:
+    differences: list[str] = []
+    sizes: list[int] = []
+    async with cluster_of(plane) as cluster:
+        for name in ("red", "blue"):
+            await cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": {"colour": name}}})
+        plane.start_scheduler([])
+        for number in range(-(-NUM_PODS // PODS_PER_CLUSTER)):
+            maker = SoftMaker(1000 + number)
+            await cluster.many((("POST", "/api/v1/nodes", maker.node(i)) for i in range(NUM_NODES)), width=4)
+            await asyncio.sleep(0.3)
+            for i in range(PODS_PER_CLUSTER):
+                core = Core()
+                await core.read(cluster)
+                made, node = await place(cluster, maker.soft_pod(f"p{i:02d}"))
+                expected = best(core, made)
+                sizes.append(len(expected))
+                if node not in expected:
+                    differences.append(
+                        f"cluster seed {1000 + number}, pod {i}: on {node}, best {sorted(expected)}: "
+                        f"{json.dumps(made['spec'])} {made['metadata'].get('labels')}"
+                    )
+            await clear(cluster)
+    print(f"{len(sizes)} pods, {sum(sizes) / len(sizes):.2f} best nodes each, {len(differences)} differences")
+    assert len(differences) <= len(sizes) / 1000, "\n".join(differences[:5])
+    assert sum(sizes) / len(sizes) < NUM_NODES / 2
