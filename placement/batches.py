@@ -23,8 +23,9 @@ from placement.solver import INFINITY, Answer, Limits, Model, Status, solve_line
 
 TOP_NODES = 32
 MAX_NEW_PAIRS = 4000
-MAX_PRICING_ROUNDS = 12
-MAX_PAIRS = 3000
+MAX_PRICING_ROUNDS = 40
+FIRST_PAIRS, MORE_PAIRS = 3000, 4
+"""Pairs in the first integer program, and how much larger each further one is."""
 TIGHT = 1e-9
 GOAL = 1e9
 """Stranding in the program is in parts per thousand million, so that solver tolerances are far below a pod."""
@@ -328,8 +329,10 @@ class _BatchModel:
         return x
 
 
-def place_batch(batch: Batch, deadline: Deadline, *, seed: int = 0, threads: int = 1) -> Batched:
-    """Best placement of the batch within the deadline: most pods first, then least stranding."""
+def place_batch(
+    batch: Batch, deadline: Deadline, *, seed: int = 0, threads: int = 1, gap_share: float = TIGHT
+) -> Batched:
+    """Best placement of the batch within the deadline: most pods first, then least stranding, to ``gap_share``."""
     best = best_fit(batch)
     fitting = batch.fitting()
     total = int(batch.count.sum())
@@ -341,7 +344,7 @@ def place_batch(batch: Batch, deadline: Deadline, *, seed: int = 0, threads: int
     if count == 0 or deadline.is_over:
         stranding = batch.stranding(best)
         return Batched(best, count, most, stranding, 0.0 if count else stranding, deadline.ending)
-    return _strand_less(batch, best, fitting, most, deadline, seed, threads)
+    return _strand_less(batch, best, fitting, most, deadline, (seed, threads, gap_share))
 
 
 def _place_more(
@@ -363,9 +366,10 @@ def _place_more(
 
 
 def _strand_less(
-    batch: Batch, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, seed: int, threads: int
+    batch: Batch, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, how: tuple[int, int, float]
 ) -> Batched:
     """Minimise stranding at the count of ``best``: price pairs over all nodes, then solve the integers."""
+    seed, threads, gap_share = how
     slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
     pairs = _first_pairs(best, slopes)
     count = int(best.sum())
@@ -376,20 +380,22 @@ def _strand_less(
         if answer.status != Status.OPTIMAL:
             break
         profit = program.profits(answer, slopes)
+        # raising the price of each class by its best profit makes the duals feasible: a bound in every round
+        missed = float(batch.count @ np.maximum(0.0, profit.max(axis=1)))
+        bound = max(bound, program.stranding(answer.value) - missed)
         wanted = np.flatnonzero((profit > 1e-13) & ~pairs.known)
-        if len(wanted) == 0:
-            bound = program.stranding(answer.value)
-            break
-        if deadline.is_over:
+        if len(wanted) == 0 or deadline.is_over:
             break
         chosen = wanted[np.argsort(-profit.ravel()[wanted], kind="stable")[:MAX_NEW_PAIRS]]
         pairs.add(*np.divmod(chosen, fitting.shape[1]))
     if np.isfinite(bound) and len(profit):
-        best, bound = _round(batch, best, profit, bound, deadline, seed, fitting)
+        best, bound = _round(batch, best, profit, bound, deadline, fitting, (seed, gap_share))
     value = batch.stranding(best)
     bound = max(0.0, min(bound, value)) if np.isfinite(bound) else 0.0
-    done = value - bound <= TIGHT * value
-    return Batched(best, count, most, value, bound, Ending.OPTIMAL if done else deadline.ending)
+    ending = deadline.ending
+    if value - bound <= gap_share * value:
+        ending = Ending.OPTIMAL if value - bound <= TIGHT * value else Ending.GAP_REACHED
+    return Batched(best, count, most, value, bound, ending)
 
 
 def _first_pairs(best: IntArray, slopes: FloatArray) -> _Pairs:
@@ -404,29 +410,40 @@ def _first_pairs(best: IntArray, slopes: FloatArray) -> _Pairs:
 
 
 def _round(
-    batch: Batch, best: IntArray, profit: FloatArray, bound: float, deadline: Deadline, seed: int, fitting: IntArray
+    batch: Batch,
+    best: IntArray,
+    profit: FloatArray,
+    bound: float,
+    deadline: Deadline,
+    fitting: IntArray,
+    how: tuple[int, float],
 ) -> tuple[IntArray, float]:
     """Integers over the pairs that matter: a better placement, and a better bound.
 
     A placement that uses a pair strands at least ``bound − profit``, so pairs that would exceed the placement at hand
-    are left out without loss (reduced-cost fixing); if there are too many, the bound is lowered by what is left out.
+    are left out without loss (reduced-cost fixing). The rest enter by profit, more in each program, and the bound is
+    never above what a pair that is still outside could reach.
     """
+    seed, gap_share = how
     value = batch.stranding(best)
     matter = np.flatnonzero((profit >= bound - value).ravel() & (fitting > 0).ravel())
     matter = matter[np.argsort(-profit.ravel()[matter], kind="stable")]
-    left_out = bound - float(profit.ravel()[matter[MAX_PAIRS]]) if len(matter) > MAX_PAIRS else INFINITY
-    pairs = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(best.shape, np.bool_))
-    pairs.add(*np.nonzero(best))
-    pairs.add(*np.divmod(matter[:MAX_PAIRS], best.shape[1]))
-    if deadline.is_over or value - bound <= TIGHT * value:
-        return best, bound
-    program = _BatchModel(batch, pairs, fitting, int(best.sum()))
-    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=1e-9)
-    answer = solve_linear(program.model, limits, hint=program.hint(best))
-    if answer.has_solution:
-        placed = program.placed(answer.x)
-        if not batch.violations(placed) and batch.stranding(placed) < value:
-            best = placed
-    if np.isfinite(answer.bound):
-        bound = max(bound, min(program.stranding(answer.bound), left_out))
+    start, limit = bound, FIRST_PAIRS
+    while not deadline.is_over and value - bound > gap_share * value:
+        left_out = start - float(profit.ravel()[matter[limit]]) if len(matter) > limit else INFINITY
+        pairs = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(best.shape, np.bool_))
+        pairs.add(*np.nonzero(best))
+        pairs.add(*np.divmod(matter[:limit], best.shape[1]))
+        program = _BatchModel(batch, pairs, fitting, int(best.sum()))
+        limits = Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=min(gap_share, 1e-4))
+        answer = solve_linear(program.model, limits, hint=program.hint(best))
+        if answer.has_solution:
+            placed = program.placed(answer.x)
+            if not batch.violations(placed) and batch.stranding(placed) < value:
+                best, value = placed, batch.stranding(placed)
+        if np.isfinite(answer.bound):
+            bound = max(bound, min(program.stranding(answer.bound), left_out))
+        if not np.isfinite(left_out):
+            break
+        limit *= MORE_PAIRS
     return best, bound

@@ -1,0 +1,271 @@
+"""Batches, consolidation and purchase: valid, within their bounds, optimal by brute force where they say so."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement import consolidation, purchase
+from placement.batches import Batch, ZoneSpread, best_fit, place_batch
+from placement.consolidation import Fleet, consolidate, prefix_search
+from placement.errors import ConfigError
+from placement.patterns import best_pattern
+from placement.plans import Deadline, Ending
+from placement.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
+from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
+
+
+def seconds(limit: float) -> Deadline:
+    """A real deadline: these planners call solvers that look at the wall clock."""
+    return Deadline(limit, time.perf_counter)
+
+
+# ── patterns ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_the_best_pattern_is_the_best_by_brute_force(data: st.DataObject) -> None:
+    num_classes, num_resources = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+    value = np.array([data.draw(st.integers(0, 20)) for _ in range(num_classes)]) / 7.0
+    request = np.array([[data.draw(st.integers(0, 9)) for _ in range(num_classes)] for _ in range(num_resources)])
+    count = np.array([data.draw(st.integers(0, 3)) for _ in range(num_classes)])
+    capacity = np.array([data.draw(st.integers(0, 25)) for _ in range(num_resources)])
+    best = max(
+        float(value @ np.array(a))
+        for a in itertools.product(*(range(n + 1) for n in count))
+        if (request @ np.array(a) <= capacity).all()
+    )
+    pattern = best_pattern(value, request, count, capacity)
+    assert (request @ pattern.counts <= capacity).all()
+    assert (pattern.counts <= count).all()
+    assert pattern.value == pytest.approx(best, abs=1e-6)
+    short = best_pattern(value, request, count, capacity, limit=1)
+    assert short.upper >= best - 1e-6
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """At most five pods of at most two classes on at most three nodes."""
+    num_classes, num_nodes = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    request = np.array([[draw(st.integers(1, 5)) for _ in range(num_classes)] for _ in range(2)])
+    count = np.array([draw(st.integers(1, 3)) for _ in range(num_classes)])
+    allocatable = np.array([[draw(st.integers(4, 12)) for _ in range(num_nodes)] for _ in range(2)])
+    free = np.minimum(allocatable, np.array([[draw(st.integers(0, 12)) for _ in range(num_nodes)] for _ in range(2)]))
+    most = np.array([[draw(st.integers(0, 3)) for _ in range(num_nodes)] for _ in range(num_classes)])
+    gang = np.full(num_classes, draw(st.integers(-1, 0)))
+    return Batch(request, count, free, allocatable, most, gang, np.zeros(num_nodes, np.int64))
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches())
+def test_a_batch_is_placed_as_brute_force_would(batch: Batch) -> None:
+    num_classes, num_nodes = batch.most.shape
+    spans = (range(int(min(m, n)) + 1) for row, n in zip(batch.most, batch.count, strict=True) for m in row)
+    placements = (np.array(x).reshape(num_classes, num_nodes) for x in itertools.product(*spans))
+    valid = [x for x in placements if not batch.violations(x)]
+    most = max(int(x.sum()) for x in valid)
+    least = min(batch.stranding(x) for x in valid if int(x.sum()) == most)
+    result = place_batch(batch, seconds(5))
+    assert batch.violations(result.placed) == []
+    assert result.count == most
+    assert result.stranding_bound <= least + 1e-9
+    assert result.stranding >= least - 1e-9
+    if result.ending == Ending.OPTIMAL:
+        assert result.stranding == pytest.approx(least, abs=1e-8)
+
+
+def test_a_hundred_pods_on_three_hundred_nodes_are_placed_with_a_small_certified_gap() -> None:
+    batch = batch_instance(1, num_pods=100, num_nodes=300)
+    result = place_batch(batch, seconds(60), gap_share=0.02)
+    assert batch.violations(result.placed) == []
+    assert result.count == result.most == 100
+    assert result.ending in (Ending.GAP_REACHED, Ending.OPTIMAL)
+    assert result.gap_share < 0.01
+    assert result.stranding <= batch.stranding(best_fit(batch)) + 1e-12
+
+
+def test_rules_gangs_and_spreads_hold() -> None:
+    batch = batch_instance(2, num_pods=60, num_nodes=80, with_rules=True)
+    result = place_batch(batch, seconds(1))
+    assert batch.violations(result.placed) == []
+    assert result.stranding_bound <= result.stranding
+
+
+def test_a_gang_that_does_not_fit_is_not_placed_at_all() -> None:
+    one = np.ones((1, 1), np.int64)
+    batch = Batch(one * 5, np.array([3]), one * 12, one * 12, one * 3, np.array([0]), np.zeros(1, np.int64))
+    assert place_batch(batch, seconds(1)).count == 0
+
+
+def test_the_checker_sees_a_skewed_spread() -> None:
+    nodes = np.full((1, 2), 10)
+    batch = Batch(
+        np.array([[1]]),
+        np.array([4]),
+        nodes,
+        nodes,
+        np.full((1, 2), 4),
+        np.array([-1]),
+        np.array([0, 1]),
+        (ZoneSpread(0, 1, np.zeros(2, np.int64)),),
+    )
+    assert batch.violations(np.array([[4, 0]])) == ["class 0 is spread with skew 4"]
+    assert place_batch(batch, seconds(1)).placed.tolist() == [[2, 2]]
+
+
+def test_a_batch_without_nodes_is_refused() -> None:
+    none = np.zeros((1, 0), np.int64)
+    with pytest.raises(ConfigError, match="no nodes"):
+        Batch(np.array([[1]]), np.array([1]), none, none, none, np.array([-1]), np.zeros(0, np.int64))
+
+
+# ── consolidation ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> Fleet:
+    """At most four nodes with at most two classes."""
+    num_classes, num_nodes = draw(st.integers(1, 2)), draw(st.integers(1, 4))
+    request = np.array([[draw(st.integers(1, 4)) for _ in range(num_classes)] for _ in range(2)])
+    count = np.array([[draw(st.integers(0, 2)) for _ in range(num_nodes)] for _ in range(num_classes)])
+    free = np.array([[draw(st.integers(0, 9)) for _ in range(num_nodes)] for _ in range(2)])
+    allowed = np.array([[draw(st.integers(0, 4)) > 0 for _ in range(num_nodes)] for _ in range(num_classes)])
+    deletable = np.array([draw(st.integers(0, 4)) > 0 for _ in range(num_nodes)])
+    usd = np.array([draw(st.integers(1, 9)) for _ in range(num_nodes)]) / 4
+    return Fleet(request, count, free, allowed, deletable, usd)
+
+
+def can_delete(fleet: Fleet, deleted: np.ndarray) -> bool:
+    """By trying every assignment of the displaced pods."""
+    pods = [c for c in range(len(fleet.count)) for _ in range(int(fleet.count[c, deleted].sum()))]
+    stays = np.flatnonzero(~deleted)
+    for places in itertools.product(stays, repeat=len(pods)):
+        left = fleet.free.copy()
+        for c, n in zip(pods, places, strict=True):
+            left[:, n] -= fleet.request[:, c]
+        if (left[:, stays] >= 0).all() and all(fleet.allowed[c, n] for c, n in zip(pods, places, strict=True)):
+            return True
+    return False
+
+
+@settings(max_examples=60, deadline=None)
+@given(fleets(), st.integers(0, 6))
+def test_consolidation_saves_what_brute_force_would(fleet: Fleet, budget: int) -> None:
+    num_nodes = len(fleet.usd_per_hour)
+    choices = (np.array(x, bool) for x in itertools.product([False, True], repeat=num_nodes))
+    best = max(
+        float(fleet.usd_per_hour[x].sum())
+        for x in choices
+        if not (x & ~fleet.deletable).any() and fleet.pods[x].sum() <= budget and can_delete(fleet, x)
+    )
+    result = consolidate(fleet, seconds(5), max_moves=budget)
+    assert consolidation.violations(fleet, result, budget) == []
+    assert result.usd_per_hour <= best + 1e-9 <= result.bound + 2e-9
+    if result.ending == Ending.OPTIMAL:
+        assert result.usd_per_hour == pytest.approx(best)
+    rival = prefix_search(fleet, max_moves=budget)
+    assert consolidation.violations(fleet, rival, budget) == []
+    assert result.usd_per_hour >= rival.usd_per_hour - 1e-9
+
+
+def test_a_hundred_nodes_are_consolidated_far_beyond_the_prefix_search() -> None:
+    fleet = fleet_instance(5, num_nodes=100)
+    budget = int(fleet.pods.sum()) // 10
+    result = consolidate(fleet, seconds(20), max_moves=budget)
+    assert consolidation.violations(fleet, result, budget) == []
+    assert result.usd_per_hour > 1.2 * prefix_search(fleet, max_moves=budget).usd_per_hour
+    assert result.gap_share < 0.02
+
+
+def test_a_node_without_a_price_is_named() -> None:
+    fleet = fleet_instance(0, num_nodes=5)
+    usd = fleet.usd_per_hour.copy()
+    usd[3] = np.nan
+    with pytest.raises(ConfigError, match="node number 3 has no price"):
+        Fleet(fleet.request, fleet.count, fleet.free, fleet.allowed, fleet.deletable, usd)
+
+
+# ── purchase ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_purchase_covers_the_demand_and_its_bound_holds(data: st.DataObject) -> None:
+    num_classes = data.draw(st.integers(1, 3))
+    request = np.array([[data.draw(st.integers(1, 5)) for _ in range(num_classes)] for _ in range(2)])
+    count = np.array([data.draw(st.integers(0, 3)) for _ in range(num_classes)])
+    demand = Demand(request, count, np.ones((num_classes, 2), bool))
+    shapes = [
+        Shape("small", np.array([6, 6]), 1.0),
+        Shape("large", np.array([11, 9]), data.draw(st.integers(1, 4)) / 2),
+    ]
+    result = buy(demand, shapes, seconds(2))
+    assert purchase.violations(demand, shapes, result) == []
+    rival = first_fit_decreasing(demand, shapes)
+    assert rival is not None
+    assert purchase.violations(demand, shapes, rival) == []
+    assert result.bound <= result.cost <= rival.cost + 1e-9
+    least = cheapest(demand, shapes)
+    assert result.bound <= least + 1e-6
+    assert result.cost >= least - 1e-6
+
+
+def cheapest(demand: Demand, shapes: list[Shape]) -> float:
+    """By depth-first search over all ways to put the pods on nodes."""
+    pods = [c for c in range(len(demand.count)) for _ in range(int(demand.count[c]))]
+    best = [float("inf")]
+
+    def put(i: int, nodes: list[tuple[int, np.ndarray]], cost: float) -> None:
+        if cost >= best[0]:
+            return
+        if i == len(pods):
+            best[0] = cost
+            return
+        need = demand.request[:, pods[i]]
+        for k, (s, load) in enumerate(nodes):
+            if (load + need <= shapes[s].capacity).all():
+                put(i + 1, [*nodes[:k], (s, load + need), *nodes[k + 1 :]], cost)
+        for s, shape in enumerate(shapes):
+            if (need <= shape.capacity).all():
+                put(i + 1, [*nodes, (s, need)], cost + shape.cost)
+
+    put(0, [], 0.0)
+    return best[0] if pods else 0.0
+
+
+def test_a_thousand_pods_cost_less_than_first_fit_decreasing() -> None:
+    demand, shapes = purchase_instance(1, num_pods=1000)
+    result = buy(demand, shapes, seconds(3))
+    rival = first_fit_decreasing(demand, shapes)
+    assert rival is not None
+    assert purchase.violations(demand, shapes, result) == []
+    assert result.cost < rival.cost
+    assert 0 < result.bound <= result.cost
+
+
+def test_limits_on_shapes_hold() -> None:
+    demand = Demand(np.array([[4]]), np.array([5]), np.ones((1, 2), bool))
+    shapes = [Shape("reserved", np.array([4]), 0.1, limit=2), Shape("on-demand", np.array([4]), 1.0)]
+    result = buy(demand, shapes, seconds(1))
+    assert purchase.violations(demand, shapes, result) == []
+    assert result.cost == pytest.approx(3.2)
+    assert result.bound <= 3.2 + 1e-6
+
+
+def test_a_pod_that_fits_no_shape_is_found() -> None:
+    demand = Demand(np.array([[9, 1]]), np.array([1, 1]), np.ones((2, 1), bool))
+    assert unplaceable(demand, [Shape("small", np.array([4]), 1.0)]) == [0]
+
+
+def test_a_price_that_is_not_a_number_is_refused() -> None:
+    with pytest.raises(ConfigError, match="shape x: price nan"):
+        Shape("x", np.array([1]), float("nan"))
