@@ -13,6 +13,7 @@ from placement.errors import ConfigError
 from placement.resources import CPU, GPU_SHARE, MEMORY, format_amount
 from placement.strategies import nearest
 from simulator.churn import Churn, resample
+from simulator.lanl import read_failures
 from simulator.output import API_VERSION, output_option, render
 from simulator.sources import open_trace
 from simulator.synth import Recipe, synthesise
@@ -177,6 +178,31 @@ def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -
     made = resample(open_trace(source), Churn(load=load, mean_lifetimes=lifetimes, seed=seed))
     made.save(target)
     click.echo(f"wrote {target}: {len(made.pods)} pods, {made.manifest.notes[1]}", err=True)
+
+
+@trace.command()
+@click.argument("source", metavar="TRACE")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--lanl", type=click.Path(path_type=Path), required=True, help="Folder of the lanl-failures data.")
+@click.option("--system", type=int, default=18, show_default=True, help="Which of the recorded systems.")
+@click.option("--from", "start_s", type=int, default=0, help="Recorded seconds after the system's first failure.")
+@click.option("--speed", type=float, default=1.0, show_default=True, help="Recorded seconds per second of the trace.")
+@bad_rows
+def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed: float, bad_rows: str) -> None:
+    """Lay recorded node failures over a trace's fleet."""
+    found = open_trace(source)
+    last = int(found.pods.arrival_s[-1]) if len(found.pods) else 0
+    events = read_failures(
+        lanl,
+        found.nodes,
+        system=system,
+        start_s=start_s,
+        length_s=last,
+        speed=speed,
+        skip_bad_rows=bad_rows == "skip",
+    )
+    found.but(failures=events).save(target)
+    click.echo(f"wrote {target}: {len(events.events)} failures and repairs", err=True)
 
 
 def _recipe_options(command: Any) -> Any:
