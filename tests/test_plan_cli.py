@@ -1,0 +1,196 @@
+"""`ullage snapshot` and `ullage plan`: from Kubernetes objects to a checked plan, and every refusal in one message."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from placement.errors import ConfigError
+from placement.plans import Action, Ending, Plan, Step
+from placement.problems import check_steps, rescue_problem
+from simulator.cli_plan import snapshot
+from simulator.plan_page import headline, page
+from simulator.plan_worker import Planner, Request, make_plan
+from simulator.snapshots import (
+    SnapshotError,
+    SnapshotFile,
+    cluster_of,
+    plan_document,
+    read_snapshot,
+    snapshot_of_objects,
+    write_snapshot,
+)
+
+
+def node(name: str, cpu: int = 4, **metadata: Any) -> dict[str, Any]:
+    """A node of ``cpu`` cores and 16 GiB."""
+    status = {"allocatable": {"cpu": str(cpu), "memory": "16Gi", "pods": "110"}}
+    return {"kind": "Node", "metadata": {"name": name, **metadata}, "status": status}
+
+
+def pod(name: str, cpu: str, on: str = "", *, priority: int = 0, **changes: Any) -> dict[str, Any]:
+    """A pod of a replica set; ``on`` empty = pending."""
+    owner = [{"kind": changes.pop("owner", "ReplicaSet"), "name": name.rsplit("-", 1)[0], "controller": True}]
+    metadata = {"name": name, "uid": f"uid-{name}", "ownerReferences": owner, **changes.pop("metadata", {})}
+    containers = [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}]
+    spec = {"nodeName": on or None, "priority": priority, "containers": containers, **changes}
+    return {"kind": "Pod", "metadata": metadata, "spec": spec, "status": {"phase": "Running" if on else "Pending"}}
+
+
+def taken(*objects: dict[str, Any]) -> SnapshotFile:
+    """Snapshot of these objects."""
+    return snapshot_of_objects(json.dumps({"kind": "List", "items": objects}).encode())
+
+
+FRAGMENTED = (node("a"), node("b"), pod("x-1", "2", "a"), pod("z-1", "1", "a"), pod("y-1", "3", "b"))
+"""One core is free on each node; two fit on a once z has moved to b."""
+
+
+def test_a_rescue_moves_one_pod_to_make_room() -> None:
+    plan = make_plan(Request("rescue", taken(*FRAGMENTED, pod("w-1", "2")), 1.0))
+    assert [(s.action, s.name, s.target) for s in plan.steps] == [
+        (Action.MOVE, "default/z-1", "b"),
+        (Action.PLACE, "default/w-1", "a"),
+    ]
+    assert plan.ending == Ending.OPTIMAL
+    assert plan.gap_share == 0
+
+
+def test_a_rescue_evicts_only_what_matters_less() -> None:
+    full = (node("a", 2), pod("low-1", "2", "a", priority=1))
+    equal = make_plan(Request("rescue", taken(*full, pod("w-1", "2", priority=1)), 0.5))
+    assert equal.steps == ()
+    higher = make_plan(Request("rescue", taken(*full, pod("w-1", "2", priority=2)), 0.5))
+    assert [(s.action, s.name) for s in higher.steps] == [
+        (Action.EVICT, "default/low-1"),
+        (Action.PLACE, "default/w-1"),
+    ]
+    polite = make_plan(Request("rescue", taken(*full, pod("w-1", "2", priority=2, preemptionPolicy="Never")), 0.5))
+    assert polite.steps == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}},
+        {"metadata": {"annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}}},
+        {"owner": "DaemonSet"},
+        {"metadata": {"ownerReferences": []}},
+        {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]},
+    ],
+)
+def test_what_is_marked_or_not_modelled_is_never_touched(changes: dict[str, Any]) -> None:
+    marked = pod("low-1", "2", "a", **changes)
+    plan = make_plan(Request("rescue", taken(node("a", 2), marked, pod("w-1", "2", priority=9)), 0.5))
+    assert plan.steps == ()
+
+
+def test_a_disruption_budget_that_allows_none_keeps_its_pods() -> None:
+    budget = {
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "pdb", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "db"}}},
+        "status": {"disruptionsAllowed": 0},
+    }
+    kept = pod("low-1", "2", "a", metadata={"labels": {"app": "db"}})
+    plan = make_plan(Request("rescue", taken(node("a", 2), kept, budget, pod("w-1", "2", priority=9)), 0.5))
+    assert plan.steps == ()
+
+
+def test_consolidation_empties_a_node_and_says_what_it_saves() -> None:
+    file = taken(node("a"), node("b"), pod("x-1", "1", "a"), pod("y-1", "1", "b"))
+    request = Request("consolidate", file, 5.0, usd_per_hour={"a": 0.2, "b": 0.5}, usd_per_move=0.01)
+    plan = make_plan(request)
+    assert [s.action for s in plan.steps] == [Action.CORDON, Action.MOVE, Action.DELETE]
+    assert plan.steps[-1].source == "b"
+    assert plan.usd_per_hour == pytest.approx(0.5)
+    assert plan.payback_s == pytest.approx(0.01 / 0.5 * 3600)
+    without = make_plan(Request("consolidate", file, 5.0))
+    assert without.usd_per_hour is None
+    assert "no prices are known" in without.reasons[0]
+
+
+def test_a_gang_is_placed_whole_or_not_at_all() -> None:
+    gang = {"labels": {"pod-group.scheduling.sigs.k8s.io/name": "train"}}
+    members = [pod(f"g{i}-0", "3", metadata=gang) for i in range(3)]
+    none = make_plan(Request("batch", taken(node("a"), node("b"), *members), 2.0))
+    assert none.count(Action.PLACE) == 0
+    whole = make_plan(Request("batch", taken(node("a"), node("b"), node("c"), *members), 2.0))
+    assert whole.count(Action.PLACE) == 3
+
+
+def test_the_checker_finds_what_is_wrong_with_a_plan() -> None:
+    cluster = cluster_of(taken(*FRAGMENTED, pod("w-1", "3")))
+    wrong = Plan("rescue", Ending.DEADLINE, "pods", 1, 2, (Step(Action.PLACE, "uid-w-1", "w-1", "", "a"),))
+    assert check_steps(cluster, wrong) == ["step 0: cpu on a is exceeded"]
+    lost = Plan("rescue", Ending.DEADLINE, "pods", 1, 2, (Step(Action.MOVE, "uid-x-1", "x-1", "b", "a"),))
+    assert "uid-x-1 is not on b" in check_steps(cluster, lost)[0]
+
+
+def test_a_cluster_without_nodes_is_refused() -> None:
+    with pytest.raises(SnapshotError, match="holds no Node"):
+        taken(pod("w-1", "1"))
+    empty = cluster_of(SnapshotFile("ClusterSnapshot", 1, [], [], []))
+    with pytest.raises(ConfigError, match="has no nodes"):
+        rescue_problem(empty)
+
+
+def test_a_snapshot_file_comes_back_as_it_was(tmp_path: Path) -> None:
+    file = taken(*FRAGMENTED)
+    write_snapshot(file, tmp_path / "s.json")
+    assert read_snapshot(tmp_path / "s.json") == file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"kind":"ClusterSnapshot","version":99}', "version 99 is not the version 1"),
+        ('{"kind":"List"}', "kind is List, not ClusterSnapshot"),
+        ('{"kind":"ClusterSnapshot","version":1,"nodes":', "damaged"),
+    ],
+)
+def test_a_foreign_snapshot_says_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "s.json"
+    path.write_text(text)
+    with pytest.raises(SnapshotError, match=message):
+        read_snapshot(path)
+
+
+def test_the_snapshot_command_reads_what_kubectl_prints(tmp_path: Path) -> None:
+    objects = tmp_path / "objects.json"
+    objects.write_text(json.dumps({"kind": "List", "items": [*FRAGMENTED, {"kind": "Secret"}]}))
+    result = CliRunner().invoke(snapshot, [str(objects), "-f", str(tmp_path / "s.json")], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert len(read_snapshot(tmp_path / "s.json").pods) == 3
+
+
+def test_a_worker_process_plans() -> None:
+    planner = Planner(Request("rescue", taken(*FRAGMENTED, pod("w-1", "2")), 1.0))
+    try:
+        plan = planner.result()
+    finally:
+        planner.close()
+    assert plan.count(Action.PLACE) == 1
+
+
+def test_an_unknown_plan_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown plan 'dance'"):
+        make_plan(Request("dance", taken(*FRAGMENTED), 1.0))
+
+
+def test_the_page_is_one_file_and_escapes_names() -> None:
+    file = taken(node("a"), node("b"), pod("x-1", "1", "a"), pod("y-1", "1", "b"))
+    for p in file.pods:
+        p.name = "<script>"
+    plan = make_plan(Request("consolidate", file, 5.0, usd_per_hour={"a": 0.2, "b": 0.5}))
+    html = page(cluster_of(file), plan)
+    assert "<script>" not in html
+    assert "<svg" in html
+    assert "http" not in html.replace("http-equiv", "")
+    assert "saves 0.50 USD per hour" in headline(plan)
+    assert msgspec.json.decode(msgspec.json.encode(plan_document(plan)))["kind"] == "Plan"
