@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from placement.errors import ConfigError
+from placement.strategies import nearest
 from simulator.cli import check_writable
 from simulator.output import API_VERSION, output_option, progress, render
 
@@ -53,18 +55,34 @@ def reproduce() -> None:
     show_default=True,
     help="Tie-break order of the nodes; ratio = cores per GPU.",
 )
+@click.option("--variant", "only", multiple=True, help="Only these pod lists; repeat. Default: all that are there.")
+@click.option("--policy", "policies", multiple=True, help="Only these policies; repeat. Default: all seven.")
 @click.option("-q", "--quiet", is_flag=True)
 @output_option
-def fgd_atc23(data: Path, report: Path | None, jobs: int, node_order: str, quiet: bool, output: str) -> None:
+def fgd_atc23(
+    data: Path,
+    report: Path | None,
+    jobs: int,
+    node_order: str,
+    only: tuple[str, ...],
+    policies: tuple[str, ...],
+    quiet: bool,
+    output: str,
+) -> None:
     """The FGD paper (USENIX ATC'23): 490 experiments equal to the published tables, and `priced` beside them."""
     from simulator.reproduce_fgd import POLICIES, run
+
+    for policy in policies:
+        if policy not in POLICIES:
+            raise ConfigError(f"unknown policy {policy!r}; {nearest(policy, list(POLICIES))}")
 
     if report is not None:
         check_writable(report)
     with progress("replaying", quiet=quiet) as advance:
-        result = run(data, jobs=jobs, order=node_order, progress=advance)
+        chosen = policies or tuple(POLICIES)
+        result = run(data, jobs=jobs, order=node_order, only=only, policies=chosen, progress=advance)
     rows: list[dict[str, Any]] = [
-        {"trace": trace, **{p: policies[p]["130"] for p in POLICIES}} for trace, policies in result["results"].items()
+        {"trace": trace, **{p: found[p]["130"] for p in chosen}} for trace, found in result["results"].items()
     ]
     if report is not None:
         from simulator.report import fgd_html

@@ -215,7 +215,9 @@ def variants(data: Path) -> list[str]:
 _loaded: dict[tuple[str, str], Protocol] = {}
 
 
-def _job(data: str, variant: str, seed: int, order: str) -> tuple[str, int, dict[str, Curves], float]:
+def _job(
+    data: str, variant: str, seed: int, order: str, policies: tuple[str, ...]
+) -> tuple[str, int, dict[str, Curves], float]:
     started = process_time()
     key = (data, variant)
     if key not in _loaded:
@@ -223,12 +225,13 @@ def _job(data: str, variant: str, seed: int, order: str) -> tuple[str, int, dict
         _loaded[key] = Protocol.load(Path(data), variant)
     protocol = _loaded[key]
     trace = protocol.for_seed(seed, order)
-    result = {policy: experiment(protocol, policy, seed, order, trace) for policy in POLICIES}
+    result = {policy: experiment(protocol, policy, seed, order, trace) for policy in policies}
     return variant, seed, result, process_time() - started
 
 
-def _jobs(data: Path, order: str, jobs: int) -> Iterator[tuple[str, int, dict[str, Curves], float]]:
-    tasks = [(str(data), variant, seed, order) for variant in variants(data) for seed in SEEDS]
+def _jobs(
+    tasks: list[tuple[str, str, int, str, tuple[str, ...]]], jobs: int
+) -> Iterator[tuple[str, int, dict[str, Curves], float]]:
     if jobs == 1:
         yield from (_job(*task) for task in tasks)
         return
@@ -239,7 +242,13 @@ def _jobs(data: Path, order: str, jobs: int) -> Iterator[tuple[str, int, dict[st
 
 
 def run(
-    data: Path, *, jobs: int = 0, order: str = "published", progress: Callable[[int, int], None] | None = None
+    data: Path,
+    *,
+    jobs: int = 0,
+    order: str = "published",
+    only: tuple[str, ...] = (),
+    policies: tuple[str, ...] = tuple(POLICIES),
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """All experiments, compared with the published tables.
 
@@ -250,15 +259,18 @@ def run(
     (mean over seeds, percent of GPUs), ``priced`` (``pairs``, ``wins``, ``min_gain``), ``wall_s``, ``cpu_s``.
     """
     started = perf_counter()
-    total = len(variants(data)) * len(SEEDS)
+    chosen = [variant for variant in variants(data) if not only or variant in only]
+    if not chosen:
+        raise TraceError(f"{data}: holds none of {', '.join(only)}; it has {', '.join(variants(data))}")
+    tasks = [(str(data), variant, seed, order, policies) for variant in chosen for seed in SEEDS]
     allocation, fragments = published(data, "allocation"), published(data, "fragmentation")
     done: dict[tuple[str, str, int], Curves] = {}
     cpu_s = 0.0
-    for i, (variant, seed, result, seconds) in enumerate(_jobs(data, order, jobs or os.cpu_count() or 1)):
+    for i, (variant, seed, result, seconds) in enumerate(_jobs(tasks, jobs or os.cpu_count() or 1)):
         cpu_s += seconds
         done.update({(variant, policy, seed): curve for policy, curve in result.items()})
         if progress is not None:
-            progress(i + 1, total)
+            progress(i + 1, len(tasks))
     mismatches = []
     deterministic = 0
     for key in sorted(done):
@@ -309,6 +321,8 @@ def summary(done: dict[tuple[str, str, int], Curves]) -> dict[str, Any]:
     for variant in sorted({key[0] for key in done}):
         results[variant] = {}
         for policy in POLICIES:
+            if (variant, policy, SEEDS[0]) not in done:
+                continue
             values = {p: [float(done[variant, policy, s].allocation[int(p)]) for s in SEEDS] for p in REPORTED}
             results[variant][policy] = {p: round(float(np.mean(v)), 3) for p, v in values.items()}
             results[variant][policy]["sd_130"] = round(float(np.std(values["130"], ddof=1)), 3)
@@ -319,16 +333,21 @@ def _wins(done: dict[tuple[str, str, int], Curves]) -> dict[str, Any]:
     gains = [
         float(done[v, "priced", s].allocation[130] - done[v, "fgd", s].allocation[130])
         for v, p, s in sorted(done)
-        if p == "priced"
+        if p == "priced" and (v, "fgd", s) in done
     ]
-    return {"pairs": len(gains), "wins": sum(g > 0 for g in gains), "min_gain": round(min(gains), 3)}
+    return {
+        "pairs": len(gains),
+        "wins": sum(g > 0 for g in gains),
+        "min_gain": round(min(gains), 3) if gains else None,
+        "mean_gain": round(float(np.mean(gains)), 3) if gains else None,
+    }
 
 
 def _random_difference(
     done: dict[tuple[str, str, int], Curves], allocation: dict[tuple[str, str, int], FloatArray]
 ) -> float:
     worst = 0.0
-    for variant in {key[0] for key in done}:
+    for variant in {key[0] for key in done if key[1] == "random"}:
         for point in REPORTED:
             theirs = [
                 allocation[variant, "random", s][int(point)] for s in SEEDS if (variant, "random", s) in allocation
