@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import gzip
 import heapq
+import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,16 +218,27 @@ def segments(folder: Path) -> list[Path]:
     return files
 
 
-def read_log(folder: Path) -> tuple[dict[str, Any], EventLog, int]:
-    """Header, events and number of lost events of a run.
+def read_log(source: Path) -> tuple[dict[str, Any], EventLog, int]:
+    """Header, events and number of lost events of a run: its folder, a folder of runs, or a bundle.
 
     Raises
     ------
     ConfigError : no log, or a damaged one.
     """
+    if source.is_dir():
+        return _read_segments(segments(source))
+    try:
+        with tempfile.TemporaryDirectory() as folder, tarfile.open(source) as archive:
+            archive.extractall(folder, filter="data")
+            return _read_segments(segments(Path(folder) / "log"))
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise ConfigError(f"bundle {source}: cannot be read ({error}); use a file of `ullage bundle`") from error
+
+
+def _read_segments(files: list[Path]) -> tuple[dict[str, Any], EventLog, int]:
     reader = LineReader()
     events = EventLog()
-    for path in segments(folder):
+    for path in files:
         for event in reader.events(_lines(path), str(path)):
             events.append(event)
     return reader.header, events, reader.num_lost

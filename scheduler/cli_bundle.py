@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError
-from placement.log import DECISION, EventLog
+from placement.log import DECISION
 from placement.log_lines import read_log, segments
 from placement.playback import verify
 from placement.strategies import strategy_from_toml
@@ -67,24 +67,6 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     archive.addfile(info, io.BytesIO(data))
 
 
-def read_bundle(path: Path) -> tuple[dict[str, Any], dict[str, Any], EventLog, int]:
-    """Facts of the bundle, header of its log, events, and how many the disk lost. A folder with a log will do too.
-
-    Raises
-    ------
-    ConfigError : it is not a bundle, or it is damaged.
-    """
-    if path.is_dir():
-        return ({}, *read_log(path))
-    try:
-        with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
-            facts = json.loads((Path(folder) / "bundle.json").read_bytes())
-            return (facts, *read_log(Path(folder) / "log"))
-    except (OSError, tarfile.TarError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError(f"bundle {path}: cannot be read ({error}); use a file that `ullage bundle` wrote") from error
-
-
 def strategies_of(header: dict[str, Any]) -> list[Strategy]:
     """The strategies whose TOML the log carries."""
     found = []
@@ -118,7 +100,7 @@ def bundle(source: Path, config: Path | None, target: Path | None, verifies: boo
 
 
 def _verify(source: Path) -> None:
-    facts, header, events, lost = read_bundle(source)
+    header, events, lost = read_log(source)
     if lost:
         raise ConfigError(f"{source}: the disk lost {lost} events, so the log cannot be repeated; use a complete one")
     differences = list(verify(events, strategies_of(header)))
@@ -127,7 +109,7 @@ def _verify(source: Path) -> None:
         json.dumps(
             {
                 "log": str(source),
-                "written_by": header.get("version") or facts.get("versions", {}).get("ullage"),
+                "written_by": header.get("version"),
                 "events": len(events),
                 "decisions": decisions,
                 "different": len(differences),

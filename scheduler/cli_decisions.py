@@ -131,11 +131,12 @@ def export(target: Path, **options: Any) -> None:
 @RECORDS
 def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, records: str) -> None:
     """Make records from an event log (folder or bundle), of a live run or a replay, so that `explain` works on it."""
+    from placement.log_lines import read_log
     from placement.strategies import STRATEGIES, strategy_from_toml
-    from scheduler.cli_bundle import read_bundle, strategies_of
+    from scheduler.cli_bundle import strategies_of
     from scheduler.recorder import record_log
 
-    _facts, header, events, _lost = read_bundle(log)
+    header, events, _lost = read_log(log)
     known = [*strategies_of(header), *STRATEGIES.values(), *(strategy_from_toml(path) for path in tomls)]
     store = RecordStore(Path(records))
     try:

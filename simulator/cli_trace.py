@@ -117,6 +117,20 @@ def convert(source: str, target: Path, bad_rows: str) -> None:
     click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes, digest {found.digest}", err=True)
 
 
+@trace.command("from-log")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+def from_log(source: Path, target: Path) -> None:
+    """Make a trace of what happened live. SOURCE is the service's log folder or a bundle."""
+    from placement.log_lines import read_log
+    from simulator.from_log import trace_of
+
+    _, events, lost = read_log(source)
+    found = trace_of(events, source.name.partition(".")[0])
+    found.save(target)
+    click.echo(f"{target}: {len(found.pods)} pods on {len(found.nodes)} nodes, {lost} events lost", err=True)
+
+
 @trace.command("slice")
 @click.argument("source", metavar="TRACE")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))

@@ -165,8 +165,11 @@ def test_a_damaged_archive_is_one_sentence(tmp_path: Path) -> None:
     (run / "000001.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
     with pytest.raises(ConfigError, match="use another copy"):
         read_log(tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no segments"):
-        read_log(run.parent / "elsewhere")
+        read_log(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="use a file of `ullage bundle`"):
+        read_log(tmp_path / "elsewhere")
 
 
 def test_a_queue_that_overflows_loses_events_and_says_so(tmp_path: Path) -> None:

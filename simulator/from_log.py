@@ -1,0 +1,58 @@
+"""A service's own event log as a trace: what arrived and left, on which nodes, to be replayed under other strategies.
+
+A pod arrives when it is first asked about or first counted, and leaves when it is released. Nodes that join or go
+later are recorded events. What was chosen is not taken over: that is for the replay to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from placement import log
+from placement.log import Event
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from simulator.trace import NEVER, NodeEvent, Trace, TraceError
+
+
+def trace_of(events: Iterable[Event], name: str) -> Trace:
+    """The trace behind a log.
+
+    Raises
+    ------
+    TraceError : the log holds no pod or no node.
+    """
+    nodes: dict[str, NodeSpec] = {}
+    changes: list[NodeEvent] = []
+    specs: dict[str, PodSpec] = {}
+    arrivals: dict[str, int] = {}
+    departures: dict[str, int] = {}
+    for event in events:
+        subject = event.subject
+        if event.kind == log.NODE_ADDED:
+            if subject in nodes or arrivals:
+                changes.append(NodeEvent(event.time_s, "add", subject))
+            nodes.setdefault(subject, event.detail)
+        elif event.kind == log.NODE_REMOVED:
+            changes.append(NodeEvent(event.time_s, "remove", subject))
+        elif event.kind in (log.POD_ASSUMED, log.POD_BOUND, log.DECISION):
+            spec = event.detail.spec if event.kind == log.DECISION else event.detail
+            if spec is not None:
+                specs.setdefault(subject, spec)
+                arrivals.setdefault(subject, event.time_s)
+                departures.pop(subject, None)
+        elif event.kind == log.POD_RELEASED:
+            departures[subject] = event.time_s
+    if not specs or not nodes:
+        raise TraceError(f"log {name}: holds {len(nodes)} nodes and {len(specs)} pods; a trace needs both")
+    pods = [(uid, specs[uid], at, departures.get(uid, NEVER)) for uid, at in arrivals.items()]
+    late = _joined_late(nodes, changes)
+    first = min(at for _, _, at, _ in pods)
+    failures = [NodeEvent(first, "remove", node) for node in late] + changes
+    return Trace.of(name, nodes.values(), pods, failures=failures)
+
+
+def _joined_late(nodes: dict[str, NodeSpec], changes: list[NodeEvent]) -> list[str]:
+    """Nodes whose first change is that they join: they are not there at the beginning."""
+    first = {change.node: change.kind for change in reversed(changes)}
+    return [node for node in nodes if first.get(node) == "add"]

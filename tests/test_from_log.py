@@ -1,0 +1,82 @@
+"""A service's log becomes a trace and a bundle, and both can be replayed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from placement.log import Event
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU
+from placement.state import ClusterState
+from placement.strategies import STRATEGIES
+from scheduler.__main__ import root
+from scheduler.eventlog import DiskLog
+from scheduler.metrics import Metrics
+from scheduler.settings import LogSettings
+from simulator.from_log import trace_of
+from simulator.replay import Replay
+from simulator.trace import TraceError
+
+SPEC = PodSpec(request=((CPU, 1000),))
+
+
+def lived(folder: Path) -> Path:
+    """A log of ten pods on two nodes, one of which joins late and one pod of which leaves."""
+    disk = DiskLog(LogSettings(folder=str(folder)), Metrics(), "test")
+    state = ClusterState(events=disk)
+    strategy = STRATEGIES["first-fit"]
+    disk.attach(state, [strategy])
+    state.add_node(NodeSpec("a", ((CPU, 6000),)))
+    for i in range(10):
+        if i == 5:
+            state.add_node(NodeSpec("b", ((CPU, 6000),)), time_s=i)
+        decision = strategy.decide(state.snapshot(), SPEC)
+        state.bind(f"u{i}", SPEC, decision.node, decision.devices, time_s=i)
+    state.release("u3", time_s=20)
+    disk.close()
+    return folder
+
+
+def test_a_trace_from_a_log_has_its_pods_nodes_and_times(tmp_path: Path) -> None:
+    target = tmp_path / "live.ullage"
+    result = CliRunner().invoke(root, ["trace", "from-log", str(lived(tmp_path / "log")), str(target)])
+    assert result.exit_code == 0, result.output
+    from simulator.sources import open_trace
+
+    found = open_trace(str(target))
+    assert len(found.pods) == 10
+    assert found.pods.arrival_s.tolist() == list(range(10))
+    assert sorted(d for d in found.pods.departure_s.tolist() if d >= 0) == [20]
+    assert {n.name for n in found.nodes} == {"a", "b"}
+    outcome = Replay(found, STRATEGIES["first-fit"]).run()
+    assert outcome.num_placed == 10
+
+
+def test_a_log_without_pods_is_one_sentence() -> None:
+    with pytest.raises(TraceError, match="0 nodes and 0 pods"):
+        trace_of([Event(0, "namespace", "x")], "empty")
+
+
+def test_a_bundle_verifies_and_becomes_a_trace(tmp_path: Path) -> None:
+    runner = CliRunner()
+    target = tmp_path / "bundle.tar.gz"
+    packed = runner.invoke(root, ["bundle", str(lived(tmp_path / "log")), "-o", str(target)])
+    assert packed.exit_code == 0, packed.output
+    verified = runner.invoke(root, ["bundle", "--verify", str(target)])
+    assert verified.exit_code == 0, verified.output
+    assert json.loads(verified.stdout)["different"] == 0
+    made = runner.invoke(root, ["trace", "from-log", str(target), str(tmp_path / "t.ullage")])
+    assert made.exit_code == 0, made.output
+
+
+def test_a_damaged_bundle_is_one_sentence(tmp_path: Path) -> None:
+    bad = tmp_path / "bundle.tar.gz"
+    bad.write_bytes(b"not a bundle")
+    result = CliRunner().invoke(root, ["bundle", "--verify", str(bad)])
+    assert result.exit_code != 0
+    assert "cannot be read" in str(result.exception)
