@@ -373,7 +373,9 @@ def _strand_less(
     slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
     pairs = _first_pairs(best, slopes)
     count = int(best.sum())
-    bound, profit = -INFINITY, np.zeros(0)
+    # convexity gives a first bound without any program: every pod where stranding grows least
+    bound = float(batch.stranding_per_node(batch.free).sum() + _cheapest(slopes, batch.count, count))
+    profit = np.zeros(0)
     for _ in range(MAX_PRICING_ROUNDS):
         program = _BatchModel(batch, pairs, fitting, count)
         answer = solve_linear(program.model, Limits(max(deadline.left_s, 1e-3), threads, seed), relax=True)
@@ -388,14 +390,21 @@ def _strand_less(
             break
         chosen = wanted[np.argsort(-profit.ravel()[wanted], kind="stable")[:MAX_NEW_PAIRS]]
         pairs.add(*np.divmod(chosen, fitting.shape[1]))
-    if np.isfinite(bound) and len(profit):
+    if len(profit):
         best, bound = _round(batch, best, profit, bound, deadline, fitting, (seed, gap_share))
     value = batch.stranding(best)
-    bound = max(0.0, min(bound, value)) if np.isfinite(bound) else 0.0
+    bound = max(0.0, min(bound, value))
     ending = deadline.ending
     if value - bound <= gap_share * value:
         ending = Ending.OPTIMAL if value - bound <= TIGHT * value else Ending.GAP_REACHED
     return Batched(best, count, most, value, bound, ending)
+
+
+def _cheapest(slopes: FloatArray, pods: IntArray, count: int) -> float:
+    """Least growth of stranding that ``count`` pods can cause, each looked at alone."""
+    least = slopes.min(axis=1)
+    placeable = np.isfinite(least)
+    return float(np.sort(np.repeat(least[placeable], pods[placeable]))[:count].sum())
 
 
 def _first_pairs(best: IntArray, slopes: FloatArray) -> _Pairs:

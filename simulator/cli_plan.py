@@ -248,3 +248,18 @@ def snapshot(objects: Any, path: Path) -> None:
     write_snapshot(taken, path)
     pending = sum(not pod.node for pod in taken.pods)
     click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)
+
+
+@plan.command("bench")
+@click.argument("what", type=click.Choice(["batch", "batch-rules", "consolidate", "consolidate-unlimited", "purchase"]))
+@click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds per plan.")
+@output_option
+def bench_command(what: str, instances: int, time_s: float, output: str) -> None:
+    """Plans on committed instances: value, certified gap, and the rival beside them."""
+    from simulator.plan_bench import bench
+
+    with progress("plans") as advance:
+        rows = bench(what, instances, time_s, advance)
+    document = {"apiVersion": "ullage.dev/v1", "kind": "PlanBench", "bench": what, "time_s": time_s, "rows": rows}
+    click.echo(render(document, rows, output))

@@ -1,0 +1,126 @@
+"""Plans on committed instances: value, certified gap and rival, one row per instance.
+
+The instances come from :mod:`simulator.plan_instances` and are a function of their seed, so every figure in the
+documentation can be made again with one command.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from placement import batches, consolidation, purchase
+from placement.errors import ConfigError
+from placement.plans import Deadline
+from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
+
+Row = dict[str, float | int | str | None]
+BATCH_SIZES = ((200, 5000), (500, 15000), (200, 1000))
+FLEET_SIZES = (100, 200, 400, 1000)
+PURCHASE_SIZES = (200, 1000, 5000)
+MOVES_SHARE = 0.1
+"""Move budget of consolidation, as a share of all pods."""
+
+
+def batch_row(seed: int, time_s: float, *, with_rules: bool = False) -> Row:
+    """Pending batches of two hundred and five hundred pods, against best fit."""
+    num_pods, num_nodes = BATCH_SIZES[seed % len(BATCH_SIZES)]
+    batch = batch_instance(seed, num_pods=num_pods, num_nodes=num_nodes, with_rules=with_rules)
+    greedy = batches.best_fit(batch)
+    start = time.perf_counter()
+    result = batches.place_batch(batch, Deadline(time_s, time.perf_counter))
+    spent = time.perf_counter() - start
+    _valid(batch.violations(result.placed))
+    return {
+        "seed": seed,
+        "pods": num_pods,
+        "nodes": num_nodes,
+        "placed": result.count,
+        "most": result.most,
+        "best_fit_placed": int(greedy.sum()),
+        "stranded_share": result.stranding,
+        "best_fit_stranded_share": batch.stranding(greedy),
+        "gap_percent": 100 * result.gap_share,
+        "ending": str(result.ending),
+        "time_s": round(spent, 2),
+    }
+
+
+def consolidation_row(seed: int, time_s: float, *, unlimited: bool = False) -> Row:
+    """Fleets of 100 to 1,000 nodes, 30 % spot, against Karpenter's prefix search with the same budget of moves."""
+    fleet = fleet_instance(seed, num_nodes=FLEET_SIZES[seed % len(FLEET_SIZES)])
+    budget = None if unlimited else int(MOVES_SHARE * fleet.pods.sum())
+    rival = consolidation.prefix_search(fleet, max_moves=budget)
+    start = time.perf_counter()
+    result = consolidation.consolidate(fleet, Deadline(time_s, time.perf_counter), max_moves=budget)
+    spent = time.perf_counter() - start
+    _valid(consolidation.violations(fleet, result, budget))
+    return {
+        "seed": seed,
+        "nodes": len(fleet.usd_per_hour),
+        "pods": int(fleet.pods.sum()),
+        "max_moves": budget,
+        "usd_per_hour": result.usd_per_hour,
+        "prefix_usd_per_hour": rival.usd_per_hour,
+        "ratio": result.usd_per_hour / rival.usd_per_hour if rival.usd_per_hour else None,
+        "gap_percent": 100 * result.gap_share,
+        "ending": str(result.ending),
+        "time_s": round(spent, 2),
+    }
+
+
+def purchase_row(seed: int, time_s: float) -> Row:
+    """Pending pods bought for from twelve shapes, against multi-type first-fit decreasing."""
+    num_pods = PURCHASE_SIZES[seed % len(PURCHASE_SIZES)]
+    demand, shapes = purchase_instance(seed, num_pods=num_pods)
+    rival = purchase.first_fit_decreasing(demand, shapes)
+    assert rival is not None, "every generated class fits on some shape"
+    start = time.perf_counter()
+    result = purchase.buy(demand, shapes, Deadline(time_s, time.perf_counter))
+    spent = time.perf_counter() - start
+    _valid(purchase.violations(demand, shapes, result))
+    return {
+        "seed": seed,
+        "pods": num_pods,
+        "usd_per_hour": result.cost,
+        "ffd_usd_per_hour": rival.cost,
+        "saving_percent": 100 * (1 - result.cost / rival.cost),
+        "gap_percent": 100 * result.gap_share,
+        "ending": str(result.ending),
+        "time_s": round(spent, 2),
+    }
+
+
+def _valid(wrong: list[str]) -> None:
+    assert not wrong, f"the plan failed its check: {wrong[0]}"
+
+
+BENCHES: dict[str, Callable[[int, float], Row]] = {
+    "batch": batch_row,
+    "batch-rules": lambda seed, time_s: batch_row(seed, time_s, with_rules=True),
+    "consolidate": consolidation_row,
+    "consolidate-unlimited": lambda seed, time_s: consolidation_row(seed, time_s, unlimited=True),
+    "purchase": purchase_row,
+}
+
+
+def bench(
+    what: str, instances: int, time_s: float, progress: Callable[[int, int], None] = lambda _d, _t: None
+) -> list[Row]:
+    """One row per instance."""
+    if what not in BENCHES:
+        raise ConfigError(f"unknown bench {what!r}; there are {', '.join(BENCHES)}")
+    row = BENCHES[what]
+    row(0, 0.5)  # compile and import before anything is timed
+    rows = []
+    for seed in range(instances):
+        rows.append(row(seed, time_s))
+        progress(seed + 1, instances)
+    return rows
+
+
+def mean(rows: list[Row], key: str) -> float:
+    """Mean of a numeric column."""
+    return float(np.mean([value for row in rows if isinstance(value := row[key], float | int)]))
