@@ -48,7 +48,8 @@ evidence: install ## The long proofs of docs/results.md (needs the recorded trac
 	$(BIN)/python -m benchmarks.decisions --traces $(TRACES)
 
 proto: install ## Generate the gRPC code
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=scheduler/_pb --grpc_python_out=scheduler/_pb $$(find proto -name '*.proto')
+	$(BIN)/python -m grpc_tools.protoc -Ischeduler/_pb=proto/ullage/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
+	  scheduler/_pb/placement.proto scheduler/_pb/telemetry.proto
 
 e2e: install ## End to end on a real etcd, kube-apiserver and kube-scheduler (builds them with Go)
 	$(BIN)/pytest -q -m e2e tests/e2e

@@ -78,11 +78,12 @@ def test_reasons_are_of_the_moment_of_the_decision(live: Live, tmp_path: Path) -
 
 def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
     live = Live(tmp_path / "records.db", queue=10)
-    live.recorder._queue.extend([live.recorder] * 10)  # type: ignore[list-item]  # only its length matters
-    live.ask("late", cpu_pod(1))
-    assert live.metrics.records_dropped._value.get() == 1
-    live.recorder._queue.clear()
-    live.recorder.close()
+    live.recorder.close()  # nobody writes any more
+    for i in range(30):
+        live.ask(f"p{i}", cpu_pod(0.1))
+    dropped = live.metrics.records_dropped._value.get()
+    assert dropped >= 20
+    assert b"ullage_records_dropped_total %.1f" % dropped in live.metrics.expose()
 
 
 def test_a_disk_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
