@@ -7,18 +7,21 @@ bin 0 is 150 s; VMs that still run at the end have no departure. A batch (VMs on
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
-from simulator.trace import NEVER, Manifest, Pods, Trace, TraceError
+from simulator.trace import NEVER, Manifest, Pods, Rows, Trace, TraceError
 
 FIRST_BIN_S = 150
 
 
-def read_azure(data: Path, *, window: str = "v1.dev", censored_at_s: int = 2_100_000) -> Trace:
+def read_azure(
+    data: Path, *, window: str = "v1.dev", censored_at_s: int = 2_100_000, skip_bad_rows: bool = False
+) -> Trace:
     """The 259,159 VMs of ``v1.dev``, which have durations.
 
     Raises
@@ -27,32 +30,64 @@ def read_azure(data: Path, *, window: str = "v1.dev", censored_at_s: int = 2_100
     """
     sizes = _sizes(data / "flav_map.txt")
     durations = _bins(data / "v1.interval_map.txt")
-    letters, arrivals, batches = _arrivals(data / f"{window}.txt.gz")
-    outcomes = _outcomes(data / f"{window}.c{censored_at_s}.txt.gz")
-    if len(outcomes) != len(letters):
+    rows = Rows(data / f"{window}.txt.gz", skip_bad_rows)
+    started = _rows(rows)
+    ended = _rows(Rows(data / f"{window}.c{censored_at_s}.txt.gz", skip_bad_rows))
+    if len(started) != len(ended):
         raise TraceError(
-            f"trace {window}: {len(letters)} VMs but {len(outcomes)} durations; files of two windows are mixed up"
+            f"trace {window}: {len(started)} rows of VMs but {len(ended)} of durations; files of two windows are mixed "
+            "up, or one is cut short: copy them again"
         )
-    unknown = sorted(set(letters) - set(sizes))
-    if unknown:
-        raise TraceError(f"trace {window}: size letter {unknown[0]!r} is not in flav_map.txt")
     order = sorted(sizes)
     index = {letter: i for i, letter in enumerate(order)}
-    spec = np.array([index[letter] for letter in letters], np.int64)
-    arrival = np.array(arrivals, np.int64)
-    departure = np.full(len(arrival), NEVER, np.int64)
-    for i, token in enumerate(outcomes):
-        number = token[1:]
-        if token[:1] not in ("U", "C") or number not in durations:
-            raise TraceError(f"trace {window}, VM {i}: duration {token!r} is not U<bin> or C<bin>; is the file whole?")
-        if token[0] == "U":
-            departure[i] = arrival[i] + durations[number]
+    columns = _vms(rows, started, ended, index, durations)
+    spec, arrival, departure, batch = (np.array(column, np.int64) for column in columns)
     names = np.array([f"vm-{i:06d}" for i in range(len(arrival))], object)
-    pods = Pods.of(name=names, spec=spec, arrival_s=arrival, departure_s=departure, gang=np.array(batches, np.int64))
-    notes = ("durations are bin middles", "VMs alive before the window are missing: discard a day of warm-up")
-    trace = Trace(Manifest(f"azure-{window}", "azure-v1-vms", notes=notes), tuple(sizes[x] for x in order), (), pods)
+    pods = Pods.of(name=names, spec=spec, arrival_s=arrival, departure_s=departure, gang=batch)
+    notes = ["durations are bin middles", "VMs alive before the window are missing: discard a day of warm-up"]
+    notes += [f"{rows.skipped} bad rows or VMs skipped"] if rows.skipped else []
+    manifest = Manifest(f"azure-{window}", "azure-v1-vms", notes=tuple(notes))
+    trace = Trace(manifest, tuple(sizes[x] for x in order), (), pods)
     trace.check()
     return trace
+
+
+Row = tuple[int, list[str]] | None
+"""Second and tokens of a line; None where the line is damaged and skipped."""
+
+
+def _vms(
+    rows: Rows, started: list[Row], ended: list[Row], index: dict[str, int], durations: dict[str, int]
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Size index, arrival, departure and batch of every VM: the two files hold the same VMs at the same places."""
+    spec: list[int] = []
+    arrival: list[int] = []
+    departure: list[int] = []
+    batches: list[int] = []
+    batch = 0
+    for rows.row, (line, outcome) in enumerate(zip(started, ended, strict=True), start=1):
+        if line is None or outcome is None:
+            if line is not None:
+                rows.skipped += 1
+            continue
+        (time_s, letters), (other_s, ends) = line, outcome
+        if time_s != other_s or len(letters) != len(ends):
+            rows.bad("holds other VMs than the same row of the durations", "take both files from one window,")
+            continue
+        for letter, end in zip(letters, ends, strict=True):
+            if letter == "|":
+                batch += 1
+            elif letter not in index:
+                rows.bad(f"size letter {letter!r} is not in flav_map.txt", "take the map of this window,")
+            elif end[:1] not in ("U", "C") or end[1:] not in durations:
+                rows.bad(f"duration {end!r} is not U<bin> or C<bin> with a bin of v1.interval_map.txt", "fix it")
+            else:
+                spec.append(index[letter])
+                arrival.append(time_s)
+                departure.append(time_s + durations[end[1:]] if end[0] == "U" else NEVER)
+                batches.append(batch)
+        batch += 1
+    return spec, arrival, departure, batches
 
 
 def _lines(path: Path) -> list[str]:
@@ -62,7 +97,7 @@ def _lines(path: Path) -> list[str]:
             return [line.strip() for line in file if line.strip()]
     except FileNotFoundError as error:
         raise TraceError(f"trace {path}: no such file; give the folder of the azure-v1-vms files") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise TraceError(f"trace {path}: is cut short or not text ({error}); copy it again") from error
 
 
@@ -74,10 +109,13 @@ def _sizes(path: Path) -> dict[str, PodSpec]:
             size, letter = line.split()
             cores, gigabytes = (float(x) for x in size.split(","))
         except ValueError as error:
-            raise TraceError(f"trace {path.name}, row {number}: {line!r} is not '<vCPU>,<GB> <letter>'") from error
-        found[letter] = PodSpec(
-            ((CPU, int(cores * 1000)), (MEMORY, int(gigabytes * 2**30))), labels=(("size", letter),)
-        )
+            raise TraceError(
+                f"trace {path.name}, row {number}: {line!r} is not '<vCPU>,<GB> <letter>'; fix it"
+            ) from error
+        if not (0 < cores < 1e4 and 0 < gigabytes < 1e6):  # also false for NaN
+            raise TraceError(f"trace {path.name}, row {number}: size {size!r} must be above 0; fix the row")
+        amounts = ((CPU, int(cores * 1000)), (MEMORY, int(gigabytes * 2**30)))
+        found[letter] = PodSpec(amounts, labels=(("size", letter),))
     return found
 
 
@@ -88,41 +126,21 @@ def _bins(path: Path) -> dict[str, int]:
         try:
             seconds, bin_number = (int(float(x)) for x in line.split())
         except ValueError as error:
-            raise TraceError(f"trace {path.name}, row {number}: {line!r} is not '<seconds> <bin>'") from error
+            raise TraceError(f"trace {path.name}, row {number}: {line!r} is not '<seconds> <bin>'; fix it") from error
         inside.setdefault(str(bin_number), []).append(seconds)
     middles = {name: (min(seconds) + max(seconds)) // 2 for name, seconds in inside.items()}
     return {**middles, "0": FIRST_BIN_S}
 
 
-def _arrivals(path: Path) -> tuple[list[str], list[int], list[int]]:
-    """Size letters, arrival seconds, batch numbers."""
-    letters: list[str] = []
-    arrivals: list[int] = []
-    batches: list[int] = []
-    batch = 0
-    for time_s, tokens in _rows(path):
-        for token in tokens:
-            if token == "|":
-                batch += 1
-            else:
-                letters.append(token)
-                arrivals.append(time_s)
-                batches.append(batch)
-        batch += 1
-    return letters, arrivals, batches
-
-
-def _outcomes(path: Path) -> list[str]:
-    return [token for _, tokens in _rows(path) for token in tokens if token != "|"]
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    rows = []
-    for number, line in enumerate(_lines(path), start=1):
+def _rows(rows: Rows) -> list[Row]:
+    """Lines ``<seconds> <token>,<token>,…``."""
+    found: list[Row] = []
+    lines = _lines(rows.path)
+    for rows.row, line in enumerate(lines, start=1):
         seconds, _, rest = line.partition(" ")
-        if not seconds.isdigit():
-            raise TraceError(
-                f"trace {path.name}, row {number}: {seconds!r} is not a time in seconds; is it this trace?"
-            )
-        rows.append((int(seconds), [t for t in rest.split(",") if t]))
-    return rows
+        if seconds.isdigit():
+            found.append((int(seconds), [t for t in rest.split(",") if t]))
+        else:
+            rows.bad(f"{seconds[:40]!r} is not a time in seconds", "check that it is this trace's file")
+            found.append(None)
+    return found

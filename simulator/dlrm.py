@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,10 @@ from simulator.trace import NEVER, Manifest, Pods, Rows, Trace, TraceError
 
 RDMA = "ullage.dev/rdma-percent"
 FILE = "disaggregated_DLRM_trace.csv.gz"
-NEEDED = ("instance_sn", "role", "app_name", "cpu_request", "memory_request", "gpu_request", "max_instance_per_node")
+NEEDED = (
+    *("instance_sn", "role", "app_name", "cpu_request", "memory_request", "gpu_request"),
+    *("max_instance_per_node", "creation_time", "deletion_time"),
+)
 
 
 def read_dlrm(data: Path, *, skip_bad_rows: bool = False) -> Trace:
@@ -55,28 +60,23 @@ def read_dlrm(data: Path, *, skip_bad_rows: bool = False) -> Trace:
     return trace
 
 
-def _read(rows: Rows) -> list[dict[str, str]]:
+def _read(rows: Rows) -> Iterator[dict[str, str]]:
+    """Rows as dicts, ``rows.row`` in step."""
     try:
         with gzip.open(rows.path, "rt", newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
             if missing:
                 raise TraceError(f"trace {rows.path.name}: has no column {missing[0]}; is it the DLRM trace?")
-            table = []
             for rows.row, row in enumerate(reader, start=2):
-                table.append(row)
-            rows.row = 1
-            return _numbered(table, rows)
+                if None in row or None in row.values():
+                    rows.bad("has another number of cells than the header", "the file may be cut short: copy it again,")
+                    continue
+                yield row
     except FileNotFoundError as error:
         raise TraceError(f"trace {rows.path}: no such file; give the folder of the DLRM trace") from error
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise TraceError(f"trace {rows.path}: cannot be read ({error}); copy it again") from error
-
-
-def _numbered(table: list[dict[str, str]], rows: Rows):  # type: ignore[no-untyped-def]  # rows, with rows.row in step
-    for row in table:
-        rows.row += 1
-        yield row
 
 
 def _time(text: str | None, default: int, rows: Rows) -> int | None:

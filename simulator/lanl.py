@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,7 +94,7 @@ def _records(rows: Rows, system: int) -> list[tuple[int, int, int]]:
                 found.append((node, started, fixed))
     except FileNotFoundError as error:
         raise TraceError(f"trace {rows.path}: no such file; give the folder of the LANL failures") from error
-    except (OSError, EOFError, csv.Error) as error:
+    except (OSError, EOFError, csv.Error, zlib.error) as error:
         raise TraceError(f"trace {rows.path}: cannot be read ({error}); copy it again") from error
     return found
 

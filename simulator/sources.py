@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from placement.errors import ConfigError
 from placement.strategies import nearest
 from simulator.openb import read_openb
 from simulator.trace import Trace, TraceError
@@ -14,31 +15,57 @@ DEMO = Path(__file__).parent / "samples" / "demo.ullage"
 
 
 def _openb(path: Path, option: str, skip: bool) -> Trace:
-    return read_openb(path, variant=option or "default", skip_bad_rows=skip)
+    variant, *extras = (option or "default").split(",")
+    unknown = sorted({*extras} - {"all-nodes", "no-departures"})
+    if unknown:
+        raise ConfigError(f"trace openb: {unknown[0]!r}; {nearest(unknown[0], ['all-nodes', 'no-departures'])}")
+    nodes = "all" if "all-nodes" in extras else "gpu"
+    departures = "no-departures" not in extras
+    return read_openb(path, variant=variant, nodes=nodes, departures=departures, skip_bad_rows=skip)
 
 
 def _azure(path: Path, option: str, skip: bool) -> Trace:
     from simulator.azure import read_azure
 
-    return read_azure(path)
+    return read_azure(path, window=option or "v1.dev", skip_bad_rows=skip)
 
 
 def _dlrm(path: Path, option: str, skip: bool) -> Trace:
     from simulator.dlrm import read_dlrm
 
+    _no_option("alibaba-dlrm-2025", option)
     return read_dlrm(path, skip_bad_rows=skip)
+
+
+def _recorded(path: Path, option: str, skip: bool) -> Trace:
+    from simulator.recorded import read_recorded
+
+    _no_option("ullage-log", option)
+    return read_recorded(path)
+
+
+def _no_option(reader: str, option: str) -> None:
+    if option:
+        raise ConfigError(f"trace {reader}: takes no option, {option!r} was given; leave it out")
 
 
 READERS: dict[str, Callable[[Path, str, bool], Trace]] = {
     "openb": _openb,
     "azure-v1-vms": _azure,
     "alibaba-dlrm-2025": _dlrm,
+    "ullage-log": _recorded,
 }
-"""Recorded sources by name; the option after the second colon is the reader's (openb: the pod list)."""
+"""Recorded sources by name; the option after the second colon is the reader's: openb's pod list, Azure's window."""
+MARKS = {
+    "openb_node_list_gpu_node.csv": "openb",
+    "flav_map.txt": "azure-v1-vms",
+    "disaggregated_DLRM_trace.csv.gz": "alibaba-dlrm-2025",
+}
+"""A file that tells what a folder holds."""
 
 
-def open_trace(text: str, *, skip_bad_rows: bool = False) -> Trace:
-    """The trace that ``text`` names.
+def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) -> Trace:
+    """The trace that ``text`` names. ``check`` False lets in a native trace that contradicts itself.
 
     Raises
     ------
@@ -52,9 +79,10 @@ def open_trace(text: str, *, skip_bad_rows: bool = False) -> Trace:
             raise TraceError(f"trace {text!r}: unknown reader {reader!r}; {nearest(reader, list(READERS))}")
         path, _, option = rest.partition(":")
         return READERS[reader](Path(path), option, skip_bad_rows)
-    path_given = Path(text)
-    if path_given.is_dir() and path_given.name in READERS:
-        return READERS[path_given.name](path_given, "", skip_bad_rows)
-    if path_given.is_dir():
-        raise TraceError(f"trace {text!r}: is a folder; say how to read it, as in openb:{text}:default")
-    return Trace.load(path_given)
+    given = Path(text)
+    if given.is_dir() and not (given / "manifest.json").exists():
+        kind = next((kind for file, kind in MARKS.items() if (given / file).exists()), None)
+        if kind is None:
+            raise TraceError(f"trace {text!r}: a folder with no trace in it; to name its reader: openb:{text}:default")
+        return READERS[kind](given, "", skip_bad_rows)
+    return Trace.load(given, check=check)

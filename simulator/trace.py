@@ -1,8 +1,8 @@
 """What arrives, on what: one recorded or made-up workload, and the native file format.
 
 A :class:`Trace` is immutable. Pods are columns, and each distinct class of pods is stored once. The native format is
-a folder (or a ``.ullage`` zip of one) with ``manifest.json`` and Parquet tables; it is versioned, and written whole or
-not at all.
+a ``.ullage`` file (a zip; the folder that unpacks from it reads as well) with ``manifest.json`` and Parquet tables; it
+is versioned, and written whole or not at all. ``docs/traces.md`` describes every table.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -23,9 +24,12 @@ import numpy as np
 import polars as pl
 
 from placement.errors import PlacementError
+from placement.log import Event
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import AnyArray, IntArray
+from simulator.event_table import from_columns, to_columns
+from simulator.fleet import Shape
 
 FORMAT_VERSION = 1
 NEVER = -1
@@ -127,6 +131,10 @@ class Trace:
     pods: Pods
     failures: NodeEvents = NodeEvents()
     usage: Usage = field(default_factory=Usage.empty)
+    prices: tuple[Shape, ...] = ()
+    """Shapes for sale that belong to this workload; empty = the default price book."""
+    events: tuple[Event, ...] = ()
+    """The ordered log of what happened where the trace was recorded: changes and decisions."""
 
     @classmethod
     def of(
@@ -170,17 +178,21 @@ class Trace:
             row = int(early[0])
             raise TraceError(
                 f"trace {name}, pod {pods.name[row]} (row {row}): departure_s={pods.departure_s[row]} precedes "
-                f"arrival_s={pods.arrival_s[row]}; fix the row or read with --bad-rows=skip"
+                f"arrival_s={pods.arrival_s[row]}; fix the row, or let `ullage trace validate --fix` leave it out"
             )
         if len(pods) and (pods.spec.min() < 0 or pods.spec.max() >= len(self.specs)):
             raise TraceError(f"trace {name}: a pod names a class that is not there; files of two traces are mixed up")
         if len(pods) > 1 and (np.diff(pods.arrival_s) < 0).any():
-            raise TraceError(f"trace {name}: pods are not in order of arrival; sort the table by arrival_s")
+            raise TraceError(
+                f"trace {name}: pods are not in order of arrival; `ullage trace validate --fix` sorts them"
+            )
         for what, names in (("pod", list(pods.name)), ("node", [n.name for n in self.nodes])):
             if len(set(names)) != len(names):
                 seen: set[str] = set()
                 twice = next(n for n in names if n in seen or seen.add(n))  # type: ignore[func-returns-value]  # set.add
-                raise TraceError(f"trace {name}: {what} {twice!r} appears twice; names are unique")
+                raise TraceError(
+                    f"trace {name}: {what} {twice!r} appears twice; `ullage trace validate --fix` renames it"
+                )
 
     @cached_property
     def digest(self) -> str:
@@ -192,6 +204,13 @@ class Trace:
         for column in (pods.spec, pods.arrival_s, pods.departure_s, pods.gang):
             digest.update(np.ascontiguousarray(column).tobytes())
         digest.update("\n".join(pods.name).encode())
+        if len(self.usage.pod):
+            for column in (self.usage.pod, self.usage.time_s, self.usage.cpu_millicores, self.usage.memory_bytes):
+                digest.update(np.ascontiguousarray(column).tobytes())
+        if self.prices:
+            digest.update(msgspec.json.encode(self.prices))
+        for event in self.events:
+            digest.update(repr(event[:5]).encode())
         return digest.hexdigest()[:16]
 
     # ── native format ─────────────────────────────────────────────────────────────────────────
@@ -212,6 +231,7 @@ class Trace:
             with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for part, data in self._parts():
                     archive.writestr(zipfile.ZipInfo(part, (1980, 1, 1, 0, 0, 0)), data)
+            os.chmod(name, _mode_of_new_files())
             os.replace(name, path)
         except OSError as error:
             raise TraceError(f"trace {path}: cannot be written ({error.strerror}); nothing was kept") from error
@@ -223,6 +243,8 @@ class Trace:
         yield "specs.json", msgspec.json.encode(self.specs)
         yield "nodes.json", msgspec.json.encode(self.nodes)
         yield "failures.json", msgspec.json.encode(self.failures.events)
+        if self.prices:
+            yield "prices.json", msgspec.json.encode(self.prices)
         pods, usage = self.pods, self.usage
         yield (
             "pods.parquet",
@@ -247,22 +269,20 @@ class Trace:
                 }
             ),
         )
+        if self.events:
+            yield "events.parquet", _parquet(to_columns(self.events))
 
     @classmethod
-    def load(cls, path: Path) -> Trace:
-        """Read a ``.ullage`` file.
+    def load(cls, path: Path, *, check: bool = True) -> Trace:
+        """Read a ``.ullage`` file, or the folder that unpacks from one.
+
+        ``check`` False lets a trace in that contradicts itself, for ``trace validate`` to tell all that is wrong with it.
 
         Raises
         ------
         TraceError : not there, truncated, not a trace, or of another format version.
         """
-        try:
-            with zipfile.ZipFile(path) as archive:
-                parts = {name: archive.read(name) for name in archive.namelist()}
-        except FileNotFoundError as error:
-            raise TraceError(f"trace {path}: no such file; give a path or `demo`") from error
-        except (OSError, zipfile.BadZipFile) as error:
-            raise TraceError(f"trace {path}: is not a .ullage file or is cut short ({error}); copy it again") from error
+        parts = _parts_of(path)
         try:
             version = msgspec.json.decode(parts["manifest.json"])["format_version"]
             if version != FORMAT_VERSION:
@@ -270,28 +290,76 @@ class Trace:
                     f"trace {path}: format version {version}, this release reads {FORMAT_VERSION}; "
                     "convert it with the release that wrote it, or upgrade ullage"
                 )
-            pods = pl.read_parquet(io.BytesIO(parts["pods.parquet"]))
-            usage = pl.read_parquet(io.BytesIO(parts["usage.parquet"]))
-            trace = cls(
-                manifest=msgspec.json.decode(parts["manifest.json"], type=Manifest),
-                specs=msgspec.json.decode(parts["specs.json"], type=tuple[PodSpec, ...]),
-                nodes=msgspec.json.decode(parts["nodes.json"], type=tuple[NodeSpec, ...]),
-                pods=Pods.of(**{name: pods[name].to_numpy() for name in pods.columns}),
-                failures=NodeEvents(msgspec.json.decode(parts["failures.json"], type=tuple[NodeEvent, ...])),
-                usage=Usage(**{name: usage[name].to_numpy() for name in usage.columns}),
-            )
+            trace = cls._of_parts(parts)
         except TraceError:
             raise
-        except (KeyError, TypeError, msgspec.DecodeError, pl.exceptions.PolarsError, PlacementError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            msgspec.MsgspecError,
+            pl.exceptions.PolarsError,
+            PlacementError,
+        ) as error:
             raise TraceError(f"trace {path}: is damaged ({type(error).__name__}: {error}); convert it again") from error
-        trace.check()
+        if check:
+            trace.check()
         return trace
+
+    @classmethod
+    def _of_parts(cls, parts: dict[str, bytes]) -> Trace:
+        pods = _table(parts["pods.parquet"])
+        events = parts.get("events.parquet")
+        return cls(
+            manifest=msgspec.json.decode(parts["manifest.json"], type=Manifest),
+            specs=msgspec.json.decode(parts["specs.json"], type=tuple[PodSpec, ...]),
+            nodes=msgspec.json.decode(parts["nodes.json"], type=tuple[NodeSpec, ...]),
+            pods=Pods.of(name=pods.pop("name"), **{k: _integers(k, v) for k, v in pods.items()}),
+            failures=NodeEvents(msgspec.json.decode(parts["failures.json"], type=tuple[NodeEvent, ...])),
+            usage=Usage(**{k: _integers(k, v) for k, v in _table(parts["usage.parquet"]).items()}),
+            prices=msgspec.json.decode(parts.get("prices.json", b"[]"), type=tuple[Shape, ...]),
+            events=() if events is None else from_columns({k: v.tolist() for k, v in _table(events).items()}),
+        )
+
+
+def _parts_of(path: Path) -> dict[str, bytes]:
+    """File name → content."""
+    try:
+        if path.is_dir():
+            return {file.name: file.read_bytes() for file in sorted(path.iterdir()) if file.is_file()}
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except FileNotFoundError as error:
+        raise TraceError(f"trace {path}: no such file; give a path or `demo`") from error
+    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted, unknown packing
+        raise TraceError(f"trace {path}: is not a .ullage file or is cut short ({error}); copy it again") from error
+
+
+def _table(data: bytes) -> dict[str, AnyArray]:
+    frame = pl.read_parquet(io.BytesIO(data))
+    empty = [name for name in frame.columns if frame[name].null_count()]
+    if empty:
+        raise ValueError(f"column {empty[0]} has {frame[empty[0]].null_count()} empty cells")
+    return {name: frame[name].to_numpy() for name in frame.columns}
+
+
+def _integers(name: str, column: AnyArray) -> AnyArray:
+    if column.dtype.kind not in "iu":
+        raise ValueError(f"column {name} holds {column.dtype}, not integers")
+    return column
 
 
 def _parquet(columns: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     pl.DataFrame(columns).write_parquet(buffer, compression="zstd", statistics=False)
     return buffer.getvalue()
+
+
+def _mode_of_new_files() -> int:
+    """Permissions that an ordinary new file gets; temporary files are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return (stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH) & ~mask
 
 
 @dataclass
