@@ -87,7 +87,7 @@ class Extender:
         page = self._pages.get(request.path.partition("?")[0])
         if page is None:
             return problem(404, f"nothing here; verbs are {', '.join(self._verbs)}")
-        if request.method not in ("GET", "HEAD"):
+        if request.method != "GET":
             return problem(405, "this page takes GET")
         return page()
 
@@ -238,7 +238,8 @@ class Extender:
         marks = engine.marks(spec, candidates, decision)
         if decision.is_placed:
             # Charge the likely winner at once, or equal pods in a burst would all be sent to the same node.
-            engine.ledger.assume((head.uid, head.name, head.namespace), spec, decision.node, decision.devices)
+            who = (head.uid, head.name, head.namespace)
+            engine.ledger.assume(who, spec, decision.node, decision.devices, is_guess=True)
         asked = np.where(rows >= 0, marks[rows], 0) if len(marks) else np.zeros(len(rows), np.int64)
         return wire.priorities(question, engine.table, asked), "ranked"
 

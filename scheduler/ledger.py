@@ -55,6 +55,8 @@ class Reservation:
     devices: int
     since_s: float
     """Of the ledger's clock."""
+    is_guess: bool = False
+    """Not decided, only likely (``score``): it may end elsewhere without anything being wrong."""
     is_binding: bool = False
     """A Binding was sent and its outcome is not known: only the API may end this."""
 
@@ -182,7 +184,8 @@ class Ledger:
                     self._end_reservation(uid, "confirmed")
                     state.confirm(uid, time_s=self.time_s)
                 return
-            if resident.row != row and not resident.is_bound:
+            held = self.reservations.get(uid)
+            if resident.row != row and held is not None and not held.is_guess:
                 self._conflict("bound elsewhere", seen)
             self._drop(uid, "bound elsewhere")
         if row is None:
@@ -212,13 +215,15 @@ class Ledger:
         """Whether the pod is known to have ended."""
         return uid in self._tombstones
 
-    def assume(self, who: tuple[str, str, str], spec: PodSpec, node: str, devices: int) -> bool:
+    def assume(
+        self, who: tuple[str, str, str], spec: PodSpec, node: str, devices: int, *, is_guess: bool = False
+    ) -> bool:
         """Count a decided pod ``(uid, name, namespace)``; False if it is bound or gone and nothing is to be counted."""
         uid, name, namespace = who
         if uid in self._tombstones or uid in self.state.residents or node not in self.state.row_of:
             return False
         self.state.assume(uid, spec, node, devices, time_s=self.time_s)
-        self.reservations[uid] = Reservation(uid, name, namespace, node, devices, self.clock())
+        self.reservations[uid] = Reservation(uid, name, namespace, node, devices, self.clock(), is_guess)
         return True
 
     def forget(self, uid: str, how: str) -> None:

@@ -17,7 +17,7 @@ from placement import objects
 from placement.errors import ConfigError
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import NodeTerm, PodSpec
-from placement.resources import DEVICES_ANNOTATION
+from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, parse_quantity
 from scheduler.errors import WireError
 from scheduler.ledger import Ledger, Seen
 from scheduler.modes import MODE_LABEL, Modes
@@ -116,6 +116,20 @@ class Reader:
             self._classes.clear()
         return self._classes.setdefault(spec, spec)
 
+    def _bound_spec(self, pod: objects.Pod) -> PodSpec:
+        """The class of a pod that runs already: if its GPU request makes no sense, its shares count in total only."""
+        try:
+            return self._spec(pod)
+        except ConfigError as error:
+            log.warning("GPU request not understood", extra={"pod": pod.metadata.name, "error": str(error)})
+        total = 0
+        for container in (*(pod.spec.containers or ()), *(pod.spec.initContainers or ())):
+            asks = container.resources.requests if container.resources else None
+            if asks and GPU_SHARE in asks:
+                total += parse_quantity(asks.pop(GPU_SHARE), GPU_SHARE)
+        spec = self._spec(pod)
+        return replace(spec, request=tuple(sorted((*spec.request, (GPU_SHARE, total)))))
+
     def node(self, raw: Raw) -> NodeSpec:
         """A node; equal images are one object.
 
@@ -144,7 +158,7 @@ class Reader:
             name=meta.name,
             namespace=meta.namespace,
             version=int(version) if version.isdigit() else 0,
-            spec=self._spec(pod),
+            spec=self._bound_spec(pod) if pod.spec.nodeName else self._spec(pod),
             node=pod.spec.nodeName or "",
             devices=devices_mask((meta.annotations or {}).get(DEVICES_ANNOTATION, "")),
             has_ended=pod.status.phase in ("Succeeded", "Failed"),

@@ -385,3 +385,35 @@ async def test_without_knowledge_the_fallback_decides_until_pods_were_seen(tmp_p
         api.put("pods", pod_object("g", milli=300))
         await until(lambda: engine.in_force().name == "priced")
         assert engine.state.knowledge.prices is not None
+
+
+async def test_a_running_pod_with_a_nonsensical_gpu_request_still_counts_what_it_takes(tmp_path: Path) -> None:
+    async with cluster(nodes=1) as api:
+        pod = pod_object("odd", milli=700, cpu="6")
+        pod["metadata"]["annotations"]["ullage.dev/gpu-count"] = "lots"
+        pod["spec"]["nodeName"] = NAMES[0]
+        api.put("pods", pod)
+        async with running(api, tmp_path) as scheduler:
+            state = scheduler.app.engine.state
+            assert state.taken[state.lane("cpu"), 0] == 6000
+            assert state.taken[state.lane("ullage.dev/gpu-milli"), 0] == 700
+            other = api.put("pods", pod_object("p", cpu="4"))
+            assert (await scheduler.filter(other, NAMES[:1]))["NodeNames"] == []
+            pending = api.put("pods", pod_object("q", milli=700))
+            pending["metadata"]["annotations"]["ullage.dev/gpu-count"] = "lots"
+            assert "does not divide" in (await scheduler.filter(pending, NAMES[:1], gpu=True))["Error"]
+
+
+async def test_a_guess_that_kube_scheduler_overrules_is_no_conflict(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, mode="score") as scheduler:
+        pod = api.put("pods", pod_object("p"))
+        marks = await scheduler.prioritize(pod, NAMES)
+        pod["spec"]["nodeName"] = min(marks, key=lambda name: marks[name])
+        api.put("pods", pod)
+        state = scheduler.app.engine.state
+        await until(lambda: state.residents["uid-p"].is_bound)
+        assert state.name(state.residents["uid-p"].row) == pod["spec"]["nodeName"]
+        assert (
+            "bound elsewhere"
+            not in (await scheduler.page("/metrics"))[1].split("ullage_ledger_conflicts_total{")[-1][:40]
+        )
