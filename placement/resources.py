@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ _SUFFIX: dict[str, Decimal] = {
 _QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i))?$")
 
 
+@lru_cache(maxsize=1 << 16)
 def parse_quantity(text: str | int | float, resource: str, *, offered: bool = False) -> int:
     """Amount of ``resource`` in its integer unit, from a Kubernetes quantity.
 
