@@ -20,6 +20,7 @@ OTHERS = {
     "eurosys21": ("simulator.cli_learn", "reproduce_eurosys21"),
     "packing": ("simulator.cli_learn", "reproduce_packing"),
     "lifetimes": ("simulator.cli_learn", "reproduce_lifetimes"),
+    "cold-start": ("simulator.cli_learn", "reproduce_cold_start"),
     "priority-matters": ("simulator.cli_plan", "reproduce_priority_matters"),
 }
 """Sub-commands that live with what they reproduce."""

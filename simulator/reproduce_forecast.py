@@ -4,7 +4,8 @@ Protocol. Bitbrains: workloads in four folds; a fold is predicted by models that
 days up to 52 and calibrated on days 53–61; days 62–90 are the test. Half-way through it models are fitted again on
 days up to 66 (retraining); stacking weights are renewed every week and conformal factors every day from forecasts
 whose outcome was known by then. PlanetLab: names in four folds, fitted on 0303, 0306 and 0309 (calibrated by leaving
-0309 out), tested on 0322 and 0325. Nothing is fitted on an outcome that the forecast precedes.
+0309 out), tested on 0322 and 0325; conformal factors are renewed every hour from the recorded day before and from what
+has come true on the day itself. Nothing is fitted on an outcome that the forecast precedes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ PLANETLAB_TRAIN = ("20110303", "20110306", "20110309")
 PLANETLAB_TEST = ("20110322", "20110325")
 STACKED_BASELINES = 6
 """How many baselines, the best of the calibration period, join the models in the stack."""
+PLANETLAB_ROWS = 30_000
 PRIOR = 10.0
 """Successive windows that weigh as much as the prior of the stack."""
 
@@ -291,6 +293,7 @@ def planetlab_task(
     days: Sequence[UsageSeries], target: Target, *, effort: Effort, seed: int, progress: Progress
 ) -> TaskResult:
     """One PlanetLab task: names unseen and days later; history is what the day has shown so far."""
+    effort = replace(effort, rows=min(effort.rows, PLANETLAB_ROWS))
     parts, recordings, names = planetlab_samples(days, target)
     stamps = [day.name.rsplit("-", 1)[-1] for day in days]
     train_days = [i for i, stamp in enumerate(stamps) if stamp in PLANETLAB_TRAIN]
@@ -323,14 +326,18 @@ def planetlab_task(
     calibrating = _oof(samples, fold, past & ~held, held, held, target, effort, seed)
     final = _oof(samples, fold, past, held, test, target, effort, seed + 100)
     progress(f"planetlab-{target.name}: fitted")
+    then, today = np.concatenate([calibrating, extra]), np.concatenate([final, extra])
     out, plain = np.full(len(samples), np.nan), np.full(len(samples), np.nan)
     for k in range(FOLDS):
-        before, now = held & (fold != k), test & (fold == k)
-        parts_then = np.concatenate([calibrating, extra])
-        weights = stack_on(samples, parts_then, before, len(final), target.horizon_h)
-        factors = calibrate(samples, weights @ parts_then, before)
-        plain[now] = np.clip(weights @ np.concatenate([final, extra])[:, now], 0, 1)
-        out[now] = np.clip(plain[now] * factors.cluster, 0, 1)
+        weights = stack_on(samples, then, held & (fold != k), len(final), target.horizon_h)
+        mixed = np.where(held, weights @ then, weights @ today)
+        for day, before in zip(test_days, (train_days[-1], *test_days), strict=False):
+            for hour in np.unique(samples.hour[samples.start_day == day]):
+                done = (samples.start_day == day) & (samples.hour + target.horizon_h <= hour)
+                known = (fold != k) & (done | (samples.start_day == before))
+                now = (samples.start_day == day) & (samples.hour == hour) & (fold == k)
+                plain[now] = np.clip(mixed[now], 0, 1)
+                out[now] = np.clip(mixed[now] * calibrate(samples, mixed, known).cluster, 0, 1)
     truth, weight = samples.truth[test].astype(float), samples.weight[test]
     return TaskResult(
         f"planetlab-{target.name}", out[test], truth, weight, samples.workload[test], raw, tuned, scales,

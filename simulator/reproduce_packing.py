@@ -116,12 +116,13 @@ class Days:
         progress("models fitted on days to 45")
 
     def _learn(self, series: UsageSeries, midnights: IntArray, seed: int, effort: Effort) -> FloatArray:
-        """(N, D) cores at each midnight by models that never saw the workload's fold, fitted on days before tuning."""
+        """(N, D) cores at each midnight by models that never saw the workload's fold, fitted on days before tuning; VPA where a
+        gap leaves no features."""
         origins = np.unique(np.concatenate([np.arange(14 * DAY, TUNE_DAYS.start * DAY, 3 * HOUR), midnights]))
         samples = Recording(series, origins).samples(CPU, TARGET)
         fold_of = folds_of(len(self.cores), FOLDS, seed)
         fold = fold_of[samples.workload]
-        out = np.repeat(self.cores[:, None], len(midnights), axis=1)
+        out = self.rules["vpa-p90"].astype(float)
         early = samples.end_day < TUNE_DAYS.start - 6
         stop = (samples.start_day >= TUNE_DAYS.start - 6) & (samples.end_day < TUNE_DAYS.start)
         column = np.searchsorted(midnights, samples.hour * HOUR)

@@ -221,8 +221,13 @@ def _percentages(path: Path, member: str, text: bytes) -> SingleArray:
 
 
 def _slice_of(name: str) -> str:
-    """The slice (owner) part of ``<host>_<institution>_<slice>``."""
-    return name.split("_", 1)[1] if "_" in name else name
+    """The owner: ``<site>_<slice>`` at the end of ``<host with underscores>_<site>_<slice>``."""
+    return "_".join(name.rsplit("_", 2)[-2:])
+
+
+def host_of(name: str) -> str:
+    """The host part of a PlanetLab series' name."""
+    return name.rsplit("_", 2)[0]
 
 
 def read_planetlab(folder: Path) -> list[UsageSeries]:
