@@ -40,6 +40,7 @@ FORMATS = ("table", "json", "yaml", "markdown")
 @click.option("--kubeconfig", default="", help="With --live: kubeconfig (default: $KUBECONFIG, then in-cluster).")
 @click.option("--context", default="", help="With --live: context of the kubeconfig.")
 @click.option("--address", default="", metavar="HOST:PORT", help="With --live: connect here instead (port-forward).")
+@click.option("--certificates", default="", metavar="DIR", help="With --live: ca.crt, client.crt, client.key here.")
 @click.option("--as", "account", default="", metavar="USER", help="With --live: check this account's rights.")
 @click.option("--fail-on", type=click.Choice(SEVERITIES), default="info", help="Mildest severity that exits 1.")
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="Format on standard output.")
@@ -53,6 +54,7 @@ def doctor(
     kubeconfig: str,
     context: str,
     address: str,
+    certificates: str,
     account: str,
     fail_on: str,
     output: str,
@@ -66,7 +68,7 @@ def doctor(
     findings = []
     if live:
         kube = KubeSettings(kubeconfig=kubeconfig, context=context)
-        found, facts = asyncio.run(_probe(facts, kube, address, account))
+        found, facts = asyncio.run(_probe(facts, kube, Probe(address, certificates, account)))
         findings = from_probes(found)
     findings = worst_first([*examine(facts), *findings])
     click.echo(_rendered(findings, facts, output), nl=False)
@@ -75,16 +77,16 @@ def doctor(
         context_.exit(1)
 
 
-async def _probe(facts: Facts, kube: KubeSettings, address: str, account: str) -> tuple[list[Found], Facts]:
+async def _probe(facts: Facts, kube: KubeSettings, options: Probe) -> tuple[list[Found], Facts]:
     from scheduler.kube import KubeClient  # aiohttp: half a second that offline runs need not wait for
 
     try:
         client = await KubeClient.connect(kube)
     except ApiError as error:
-        found, facts = await probe(facts, None, Probe(address, account))
+        found, facts = await probe(facts, None, options)
         return [("UD413", Hit("(Kubernetes API)", str(error))), *found], facts
     try:
-        return await probe(facts, client, Probe(address, account))
+        return await probe(facts, client, options)
     finally:
         await client.close()
 

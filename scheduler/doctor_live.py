@@ -155,6 +155,9 @@ class Probe:
 
     address: str = ""
     """``HOST:PORT`` to connect to instead of what the stanza names (a port-forward); names are still verified."""
+    certificates: str = ""
+    """Folder with ``ca.crt`` and the client's ``client.crt``, ``client.key`` (or ``tls.*``), instead of the stanza's
+    paths, which are the scheduler's."""
     account: str = ""
     """User to ask rights for, ``system:serviceaccount:NAMESPACE:NAME``; empty = ourselves."""
 
@@ -183,7 +186,9 @@ async def probe(facts: Facts, client: KubeClient | None, options: Probe) -> tupl
         except ApiError as error:
             found.append(("UD413", Hit("(Kubernetes API)", str(error))))
     for stanza in facts.ours:
-        found += await asyncio.to_thread(_walk, stanza, question, options.address)
+        found += await asyncio.to_thread(
+            _walk, with_certificates(stanza, options.certificates), question, options.address
+        )
     return found, facts
 
 
@@ -212,6 +217,17 @@ async def _unless_forbidden(work: Awaitable[Answer], otherwise: Answer) -> Answe
         if error.status != 403:
             raise
         return otherwise
+
+
+def with_certificates(stanza: Stanza, folder: str) -> Stanza:
+    """The stanza with its certificates read from ``folder``; as it is if that is empty."""
+    if not folder:
+        return stanza
+    own = "client" if (Path(folder) / "client.crt").exists() else "tls"
+    kept = {k: v for k, v in stanza.tls.items() if k in ("serverName", "insecure")}
+    paths = {"caFile": "ca.crt", "certFile": f"{own}.crt", "keyFile": f"{own}.key"}
+    tls = kept | {key: str(Path(folder) / name) for key, name in paths.items()}
+    return replace(stanza, table={**stanza.table, "tlsConfig": tls})
 
 
 def _walk(stanza: Stanza, question: Table | None, address: str) -> list[Found]:

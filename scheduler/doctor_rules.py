@@ -24,7 +24,7 @@ SEVERITIES = (INFO, WARNING, ERROR)
 """Mildest first."""
 
 OLDEST, NEWEST = (1, 34), (1, 36)
-"""Kubernetes minors that we test against."""
+"""Kubernetes minors that we support: those that Kubernetes itself does. The end-to-end tests run the newest."""
 
 
 class Hit(NamedTuple):
@@ -283,7 +283,7 @@ def _unsupported(facts: Facts) -> Iterator[Hit]:
     if version is not None and not OLDEST <= version <= NEWEST:
         supported = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
         known = " pods that an extender rejected could wait five minutes;" if version < (1, 29) else ""
-        yield Hit("(kube-scheduler version)", f"version {version[0]}.{version[1]}:{known} tested are {supported}")
+        yield Hit("(kube-scheduler version)", f"version {version[0]}.{version[1]}:{known} supported are {supported}")
 
 
 def _old_bind(facts: Facts) -> Iterator[Hit]:
@@ -380,6 +380,15 @@ def _locked_out(facts: Facts) -> Iterator[Hit]:
     for stanza in facts.ours:
         if not (stanza.tls.get("certFile") or stanza.tls.get("certData")):
             yield Hit(f"{stanza.path}.tlsConfig", "we demand client certificates and this stanza has none")
+
+
+def _clear_grpc(facts: Facts) -> Iterator[Hit]:
+    if facts.settings is None or facts.settings.grpc.port < 0:
+        return
+    grpc = facts.settings.grpc
+    if grpc.host not in ("127.0.0.1", "localhost", "::1") and not (grpc.tls_cert and grpc.client_ca):
+        lacks = "TLS" if not grpc.tls_cert else "client certificates"
+        yield Hit("grpc.tls_cert" if not grpc.tls_cert else "grpc.client_ca", f"gRPC on {grpc.host} without {lacks}")
 
 
 def _refused_settings(facts: Facts) -> Iterator[Hit]:
@@ -594,7 +603,7 @@ CONFIG_RULES: tuple[Rule, ...] = (
     Rule(
         "UD126",
         WARNING,
-        "A Kubernetes version that we do not test",
+        "A Kubernetes version that we do not support",
         "Defects of the extender path were mended in 1.29 (requeueing), 1.30 (ignorable bind), and may come back.",
         f"Use {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}, or run our end-to-end tests on your version.",
         _unsupported,
@@ -705,5 +714,13 @@ SETTINGS_RULES: tuple[Rule, ...] = (
         "It says so and exits; the Deployment never becomes ready.",
         "Correct the setting as the message says.",
         _refused_settings,
+    ),
+    Rule(
+        "UD209",
+        WARNING,
+        "gRPC is open to everybody",
+        "Whoever reaches the port may ask where pods would go, see every decision, and send false usage.",
+        "Set grpc.tls_cert, grpc.tls_key and grpc.client_ca, or grpc.host: 127.0.0.1.",
+        _clear_grpc,
     ),
 )

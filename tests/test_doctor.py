@@ -233,6 +233,8 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD206", _set(_http, idle_timeout_s=60)),
     ("UD207", _both(_drop(_tls, "keyFile"), _drop(_tls, "certFile"))),
     ("UD208", _set(lambda w: w.settings, mode="decice")),
+    ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0"})),
+    ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"})),
     ("UD301", _shorten),
     ("UD302", _widen),
     ("UD303", _host_network),
@@ -263,7 +265,7 @@ def test_every_offline_rule_is_spoiled_here_and_codes_are_unique() -> None:
     assert len({rule.code for rule in RULES}) == len(RULES) >= 20
 
 
-@pytest.mark.parametrize("mended", ["hostDNS", "noProxy", "names", "default"])
+@pytest.mark.parametrize("mended", ["hostDNS", "noProxy", "names", "default", "loopback"])
 def test_what_looks_like_a_trap_but_is_none_passes(mended: str, tmp_path: Path) -> None:
     world = World()
     if mended == "hostDNS":
@@ -275,6 +277,8 @@ def test_what_looks_like_a_trap_but_is_none_passes(mended: str, tmp_path: Path) 
     elif mended == "names":
         _later_filter(world)
         world.settings["name_losers"] = True
+    elif mended == "loopback":
+        world.settings["grpc"] = {"port": 9443, "host": "127.0.0.1"}
     else:
         _default_profile(world)
         world.version = "1.34"

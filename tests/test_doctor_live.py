@@ -280,7 +280,7 @@ async def test_another_accounts_rights_are_asked_by_name(certificates: Any, tmp_
     folder = certificates("good")
     async with extender(folder, tmp_path) as (_, address), api(tmp_path) as (served, client):
         account = "system:serviceaccount:ullage-system:ullage"
-        await probe(facts_of(folder, tmp_path), client, Probe(address, account))
+        await probe(facts_of(folder, tmp_path), client, Probe(address, account=account))
         assert {r["kind"] for r in served.reviews} == {"SubjectAccessReview"}
         assert {r["spec"]["user"] for r in served.reviews} == {account}
 
@@ -299,3 +299,15 @@ async def test_an_api_that_is_away_is_one_finding_and_the_wire_is_walked_all_the
 def test_every_live_rule_is_broken_in_this_file() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert [rule.code for rule in LIVE_RULES if text.count(f'"{rule.code}"') == 0] == []
+
+
+async def test_certificates_may_be_elsewhere_than_the_scheduler_has_them(certificates: Any, tmp_path: Path) -> None:
+    folder = certificates("good")
+    paths = {
+        k: f"/etc/ullage/client/{v}" for k, v in (("caFile", "ca.crt"), ("certFile", "tls.crt"), ("keyFile", "tls.key"))
+    }
+    facts = facts_of(folder, tmp_path, tlsConfig=paths)
+    async with extender(folder, tmp_path) as (_, address):
+        assert await codes(facts, address) == ["UD402"]
+        found, _ = await probe(facts, None, Probe(address, str(folder)))
+        assert found == []
