@@ -131,25 +131,27 @@ def _is_plain(name: bytes) -> bool:
     return bool(_encode(name.decode()) == b'"' + name + b'"')
 
 
-def _words(names: Sequence[bytes], num_words: int) -> Words:
+def _words(names: Sequence[bytes], lengths: IntArray, num_words: int) -> Words:
     """``(W, N)`` windows of 8 bytes at offsets min(8k, length − 8)."""
-    words = np.zeros((num_words, len(names)), UINT64)
-    for i, name in enumerate(names):
-        last = len(name) - WORD
-        for k in range(num_words):
-            at = min(WORD * k, last)
-            words[k, i] = int.from_bytes(name[at : at + WORD], "little")
-    return words
+    joined = np.frombuffer(b"".join(names), np.uint8)
+    at_byte = np.ndarray((len(joined) - WORD + 1,), UINT64, joined, 0, (1,))
+    starts = np.cumsum(lengths) - lengths
+    return np.array([at_byte[starts + np.minimum(WORD * k, lengths - WORD)] for k in range(num_words)])
 
 
-def _hash(words: Iterable[Words], lengths: Words | np.uint64, size: int) -> Words:
-    """``(n,)`` slots below the power of two ``size``."""
-    mixed: Any = lengths * _MIX
+def _mixed(words: Iterable[Words], lengths: Words) -> Words:
+    """``(n,)`` 64-bit hashes."""
+    mixed = lengths * _MIX
     for k, word in enumerate(words):
         mixed += word * UINT64((_MIX_INT * (2 * k + 3)) & (2**64 - 1))
     mixed ^= mixed >> _SHIFT
     mixed *= _MIX
-    slots: Words = mixed >> UINT64(64 - size.bit_length() + 1)
+    return mixed
+
+
+def _hash(words: Iterable[Words], lengths: Words, size: int) -> Words:
+    """``(n,)`` slots below the power of two ``size``."""
+    slots: Words = _mixed(words, lengths) >> UINT64(64 - size.bit_length() + 1)
     return slots
 
 
@@ -172,8 +174,9 @@ class NameTable:
 
     def _build(self) -> None:
         self._num_words = (max(map(len, self._plain)) + WORD - 1) // WORD
-        self._words = _words(self._plain, self._num_words)
-        self._lengths = np.array([len(n) for n in self._plain], UINT64)
+        lengths = np.array([len(n) for n in self._plain], np.int64)
+        self._words = _words(self._plain, lengths, self._num_words)
+        self._lengths = lengths.astype(UINT64)
         self._keys = self._telling_words()
         size = 1 << max(8, (16 * len(self._plain)).bit_length())
         self._slots = np.full(size + MAX_PROBES, -1, np.int64)
@@ -189,8 +192,7 @@ class NameTable:
         columns = range(self._num_words)
         choices = [(k,) for k in columns] + [(i, k) for k in columns for i in range(k)]
         for keys in choices:
-            stacked = np.vstack([self._lengths, *(self._words[k] for k in keys)])
-            if len(np.unique(stacked, axis=1).T) == len(self._plain):
+            if len(np.unique(_mixed([self._words[k] for k in keys], self._lengths))) == len(self._plain):
                 return keys
         return tuple(columns)
 
