@@ -53,7 +53,7 @@ class Scheduler:
 
 async def until(what: Callable[[], bool]) -> None:
     """Wait for an effect of something that runs by itself."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not what():
             await asyncio.sleep(0.01)
 

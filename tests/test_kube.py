@@ -40,7 +40,7 @@ class Names:
 
 
 async def until(what: object) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not what():  # type: ignore[operator]  # a callable
             await asyncio.sleep(0.01)
 
