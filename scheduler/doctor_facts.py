@@ -189,7 +189,7 @@ def containers(workload: Table) -> list[Table]:
 def is_ullage(container: Table) -> bool:
     """Whether a container runs our server."""
     words = [str(w) for w in list_of(container.get("command")) + list_of(container.get("args"))]
-    return "serve" in words and ("ullage" in str(container.get("image", "")) or "ullage" in words)
+    return "serve" in words and any("ullage" in text for text in (str(container.get("image", "")), *words))
 
 
 def path_of(manifest: Table) -> str:

@@ -10,15 +10,16 @@ import click
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.resources import CPU, GPU_SHARE, MEMORY, format_amount
 from placement.strategies import nearest
 from simulator.churn import Churn, resample
+from simulator.cost import read_price_book
 from simulator.lanl import read_failures
 from simulator.output import API_VERSION, output_option, render
 from simulator.sources import open_trace
 from simulator.synth import Recipe, synthesise
-from simulator.trace import NEVER, Pods, Trace, Usage
-from simulator.validate import RULES, fixed, validate
+from simulator.trace import NodeEvents, Trace
+from simulator.trace_facts import facts_of, rows_of
+from simulator.validate import RULES, fixed, take, validate
 
 bad_rows = click.option("--bad-rows", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
 
@@ -38,40 +39,8 @@ def trace() -> None:
 def info(source: str, bad_rows: str, output: str) -> None:
     """What is in a trace."""
     found = open_trace(source, skip_bad_rows=bad_rows == "skip")
-    facts = describe(found)
-    rows = [{"what": key, "value": value} for key, value in facts.items()]
-    click.echo(render({"apiVersion": API_VERSION, "kind": "TraceInfo", **facts}, rows, output))
-
-
-def describe(found: Trace) -> dict[str, Any]:
-    """Facts about a trace, for people and machines."""
-    pods = found.pods
-    ends = pods.departure_s != NEVER
-    lifetimes = (pods.departure_s - pods.arrival_s)[ends]
-    facts: dict[str, Any] = {
-        "name": found.manifest.name,
-        "source": found.manifest.source,
-        "digest": found.digest,
-        "pods": len(pods),
-        "classes": len(found.specs),
-        "nodes": len(found.nodes),
-        "first arrival s": int(pods.arrival_s[0]) if len(pods) else None,
-        "last arrival s": int(pods.arrival_s[-1]) if len(pods) else None,
-        "pods that never end": int((~ends).sum()),
-        "gangs": len(set(pods.gang[pods.gang >= 0].tolist())),
-        "node events": len(found.failures.events),
-        "usage samples": len(found.usage.pod),
-    }
-    for q in (10, 50, 90, 99):
-        facts[f"lifetime p{q} s"] = int(np.percentile(lifetimes, q)) if len(lifetimes) else None
-    for name in (CPU, MEMORY, GPU_SHARE):
-        offered = sum(n.amounts.get(name, 0) for n in found.nodes)
-        asked = sum(found.specs[c].amount(name) for c in pods.spec.tolist())
-        facts[f"{name} offered"] = format_amount(offered, name)
-        facts[f"{name} asked in all"] = format_amount(asked, name)
-    for i, note in enumerate(found.manifest.notes):
-        facts[f"note {i + 1}"] = note
-    return facts
+    facts = facts_of(found)
+    click.echo(render({"apiVersion": API_VERSION, "kind": "TraceInfo", **facts}, rows_of(facts), output))
 
 
 @trace.command("validate")
@@ -85,7 +54,9 @@ def validate_trace(source: str, code: str | None, fix_to: Path | None, bad_rows:
     if source == "explain":
         click.echo(explain_rule(code or ""))
         return
-    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    if code is not None:
+        raise click.UsageError(f"one trace at a time; what is {code!r}?")
+    found = open_trace(source, skip_bad_rows=bad_rows == "skip", check=False)
     if fix_to is not None:
         found, codes = fixed(found)
         found.save(fix_to)
@@ -109,10 +80,13 @@ def explain_rule(code: str) -> str:
 @trace.command()
 @click.argument("source", metavar="TRACE")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--prices", type=click.Path(path_type=Path), help="Price book CSV to keep in the trace.")
 @bad_rows
-def convert(source: str, target: Path, bad_rows: str) -> None:
+def convert(source: str, target: Path, prices: Path | None, bad_rows: str) -> None:
     """Write any trace in the native format."""
     found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    if prices is not None:
+        found = found.but(prices=tuple(read_price_book(prices).shapes.values()))
     found.save(target)
     click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes, digest {found.digest}", err=True)
 
@@ -138,11 +112,18 @@ def from_log(source: Path, target: Path) -> None:
 @click.option("--to", "to_s", type=int, help="Last second of arrival, exclusive.")
 @click.option("--pods", "num_pods", type=click.IntRange(1), help="At most so many pods, from the start.")
 @click.option("--nodes", "num_nodes", type=click.IntRange(1), help="At most so many nodes, from the start.")
+@bad_rows
 def slice_trace(
-    source: str, target: Path, from_s: int, to_s: int | None, num_pods: int | None, num_nodes: int | None
+    source: str,
+    target: Path,
+    from_s: int,
+    to_s: int | None,
+    num_pods: int | None,
+    num_nodes: int | None,
+    bad_rows: str,
 ) -> None:
     """Cut a trace by time, pods and nodes."""
-    found = cut(open_trace(source), from_s, to_s, num_pods, num_nodes)
+    found = cut(open_trace(source, skip_bad_rows=bad_rows == "skip"), from_s, to_s, num_pods, num_nodes)
     found.save(target)
     click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes", err=True)
 
@@ -154,22 +135,14 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
     if to_s is not None:
         keep &= pods.arrival_s < to_s
     rows = np.flatnonzero(keep)[:num_pods]
-    new_index = np.full(len(pods), -1, np.int64)
-    new_index[rows] = np.arange(len(rows))
-    usage, used = found.usage, np.zeros(0, np.int64)
-    if len(usage.pod):
-        used = np.flatnonzero(new_index[usage.pod] >= 0)
     nodes = found.nodes[:num_nodes]
     names = {node.name for node in nodes}
-    events = tuple(e for e in found.failures.rows() if e.node in names)
-    return found.but(
-        manifest=replace(found.manifest, notes=(*found.manifest.notes, f"cut: {len(rows)} of {len(pods)} pods")),
-        pods=Pods(pods.name[rows], pods.spec[rows], pods.arrival_s[rows], pods.departure_s[rows], pods.gang[rows]),
+    notes = (*found.manifest.notes, f"cut: {len(rows)} of {len(pods)} pods, {len(nodes)} of {len(found.nodes)} nodes")
+    return take(found, rows).but(
+        manifest=replace(found.manifest, notes=notes),
         nodes=nodes,
-        failures=replace(found.failures, events=events),
-        usage=Usage(
-            new_index[usage.pod[used]], usage.time_s[used], usage.cpu_millicores[used], usage.memory_bytes[used]
-        ),
+        failures=NodeEvents(tuple(e for e in found.failures.rows() if e.node in names)),
+        events=(),
     )
 
 

@@ -77,7 +77,9 @@ def _read(rows: Rows, needed: set[str]) -> Iterator[dict[str, str]]:
                     continue
                 yield row
     except FileNotFoundError as error:
-        raise TraceError(f"trace {rows.path}: no such file; give the folder of the openb files") from error
+        lists = [file.stem.removeprefix("openb_pod_list_") for file in rows.path.parent.glob("openb_pod_list_*.csv")]
+        there = f"pod lists there: {', '.join(sorted(lists))}" if lists else "give the folder of the openb files"
+        raise TraceError(f"trace {rows.path}: no such file; {there}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"trace {rows.path}: cannot be read ({error})") from error
 
@@ -103,7 +105,7 @@ def _spec(row: dict[str, str], rows: Rows) -> PodSpec | None:
 
 def _times(row: dict[str, str], rows: Rows) -> tuple[int, int] | None:
     if "creation_time" not in row:
-        raise TraceError(f"trace {rows.path.name}: has no times; read it with departures off")
+        raise TraceError(f"trace {rows.path.name}: has no times; read it as openb:DIR:VARIANT,no-departures")
     arrival = rows.integer(row["creation_time"], "creation_time")
     departure = rows.integer(row["deletion_time"], "deletion_time")
     if arrival is None or departure is None:

@@ -1,7 +1,7 @@
 """Checks over a trace, each with a code: what is wrong, where, and how to fix it.
 
-Loading refuses what no replay could make sense of; these rules find what would make a replay mislead. Mechanical ones can
-be fixed (``--fix``).
+A replay refuses what it could make no sense of (T014–T017 tell all of it, not just the first); the other rules find what
+would make it mislead. Mechanical ones can be fixed (``--fix``).
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from placement.pods import PodSpec
-from placement.resources import CPU, GPU_SHARE, MEMORY
-from simulator.trace import NEVER, NodeEvents, Pods, Trace
+from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, IntArray
+from simulator.trace import NEVER, NodeEvents, Pods, Trace, Usage
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Rule:
     repair: Callable[[Trace], Trace] | None = None
 
 
-def _few(rows: np.ndarray, trace: Trace) -> str:
+def _few(rows: IntArray, trace: Trace) -> str:
     names = ", ".join(str(trace.pods.name[i]) for i in rows[:3])
     return f"{names}{' …' if len(rows) > 3 else ''}"
 
@@ -154,7 +155,7 @@ def _disband(trace: Trace) -> Trace:
     pods = trace.pods
     counts = Counter(pods.gang.tolist())
     gang = np.array([g if counts[g] > 1 else -1 for g in pods.gang.tolist()], np.int64)
-    return trace.but(pods=Pods(pods.name, pods.spec, pods.arrival_s, pods.departure_s, gang))
+    return trace.but(pods=replace(pods, gang=gang))
 
 
 def _bad_usage(trace: Trace) -> list[tuple[str, str]]:
@@ -175,6 +176,109 @@ def _gpu_totals(trace: Trace) -> list[tuple[str, str]]:
     ]
 
 
+def take(trace: Trace, rows: IntArray) -> Trace:
+    """The trace with the pods of ``rows`` alone, in that order; their usage stays with them."""
+    pods, usage = trace.pods, trace.usage
+    new_row = np.full(len(pods), -1, np.int64)
+    new_row[rows] = np.arange(len(rows))
+    known = (usage.pod >= 0) & (usage.pod < len(pods))
+    kept = np.flatnonzero(known)
+    kept = kept[new_row[usage.pod[kept]] >= 0]
+    columns = (new_row[usage.pod[kept]], usage.time_s[kept], usage.cpu_millicores[kept], usage.memory_bytes[kept])
+    taken = Pods(pods.name[rows], pods.spec[rows], pods.arrival_s[rows], pods.departure_s[rows], pods.gang[rows])
+    return trace.but(pods=taken, usage=Usage(*columns))
+
+
+def _early(pods: Pods) -> BoolArray:
+    return (pods.departure_s != NEVER) & (pods.departure_s < pods.arrival_s)
+
+
+def _ends_early(trace: Trace) -> list[tuple[str, str]]:
+    rows = np.flatnonzero(_early(trace.pods))
+    return [("pods", f"{len(rows)} pods depart before they arrive: {_few(rows, trace)}")] if len(rows) else []
+
+
+def _drop_early(trace: Trace) -> Trace:
+    return take(trace, np.flatnonzero(~_early(trace.pods)))
+
+
+def _twice(trace: Trace) -> list[tuple[str, str]]:
+    found = []
+    for where, names in (("pods", trace.pods.name.tolist()), ("nodes", [n.name for n in trace.nodes])):
+        again = [name for name, count in Counter(names).items() if count > 1]
+        if again:
+            found.append((where, f"{len(again)} names appear more than once: {', '.join(again[:3])}"))
+    return found
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names with ``.2``, ``.3`` … behind those that came before."""
+    taken, made = set(names), []
+    count: Counter[str] = Counter()
+    for name in names:
+        count[name] += 1
+        new = name
+        while count[name] > 1 and new in taken:
+            new = f"{name}.{count[name]}"
+            count[name] += new in taken
+        taken.add(new)
+        made.append(new)
+    return made
+
+
+def _rename(trace: Trace) -> Trace:
+    names = np.array(_unique(trace.pods.name.tolist()), object)
+    nodes = zip(trace.nodes, _unique([n.name for n in trace.nodes]), strict=True)
+    fleet = tuple(replace(node, name=name) for node, name in nodes)
+    return trace.but(pods=replace(trace.pods, name=names), nodes=fleet)
+
+
+def _unsorted(trace: Trace) -> list[tuple[str, str]]:
+    late = int((np.diff(trace.pods.arrival_s) < 0).sum())
+    return [("pods", f"{late} pods arrive before the row above them")] if late else []
+
+
+def _sort_pods(trace: Trace) -> Trace:
+    return take(trace, np.argsort(trace.pods.arrival_s, kind="stable"))
+
+
+def _no_class(trace: Trace) -> list[tuple[str, str]]:
+    spec = trace.pods.spec
+    rows = np.flatnonzero((spec < 0) | (spec >= len(trace.specs)))
+    return [("pods", f"{len(rows)} pods name a class that is not there: {_few(rows, trace)}")] if len(rows) else []
+
+
+def _empty_nodes(trace: Trace) -> list[tuple[str, str]]:
+    found = []
+    for node in trace.nodes:
+        if not node.amounts.get(CPU) or not node.amounts.get(MEMORY):
+            found.append((f"node {node.name}", "offers no CPU or no memory"))
+        elif 0 < node.amounts[MEMORY] < 2**20:
+            found.append((f"node {node.name}", f"offers {node.amounts[MEMORY]} bytes of memory: MiB taken for bytes?"))
+        if node.gpu_model and not node.num_gpus:
+            found.append((f"node {node.name}", f"has device model {node.gpu_model!r} and no devices"))
+    return found
+
+
+def _no_price(trace: Trace) -> list[tuple[str, str]]:
+    known = {shape.name for shape in trace.prices}
+    strange = sorted({node.shape for node in trace.nodes if node.shape} - known)
+    return [("nodes", f"shapes with no price: {', '.join(strange[:3])}")] if known and strange else []
+
+
+def _log_disorder(trace: Trace) -> list[tuple[str, str]]:
+    times = [event.time_s for event in trace.events]
+    back = sum(b < a for a, b in pairwise(times))
+    return [("events", f"time runs backwards {back} times")] if back else []
+
+
+STRUCTURE = (
+    Rule("T014", "error", "A pod departs before it arrives", "--fix leaves it out", _ends_early, _drop_early),
+    Rule("T015", "error", "A name used twice", "--fix puts .2, .3 … behind the later ones", _twice, _rename),
+    Rule("T016", "error", "Pods not in order of arrival", "--fix sorts them", _unsorted, _sort_pods),
+    Rule("T017", "error", "A pod of no class", "files of two traces are mixed up: convert again", _no_class),
+)
+"""What loading refuses. While one of these stands and cannot be fixed, the other rules cannot look."""
 RULES = (
     Rule("T001", "error", "No pods", "check the reader and its options", _no_pods),
     Rule("T002", "warning", "A pod ends as it arrives", "--fix lets it run one second", _zero_life, _stretch),
@@ -210,18 +314,23 @@ RULES = (
         "use --fill, or take fewer nodes: nothing will differ otherwise",
         _empty_load,
     ),
-    Rule("T011", "warning", "A gang of one", "--fix disbands it", _small_gangs, _disband),
+    Rule("T011", "info", "A gang of one", "--fix disbands it", _small_gangs, _disband),
     Rule("T012", "error", "Usage that cannot be", "make the usage table again", _bad_usage),
     Rule("T013", "error", "GPU shares as a plain resource", "move them into the GPU request", _gpu_totals),
+    *STRUCTURE,
+    Rule("T018", "warning", "A node that offers nothing", "check the unit, or take the node out", _empty_nodes),
+    Rule("T019", "warning", "A shape with no price", "add it to the price book, or clear the node's shape", _no_price),
+    Rule("T020", "error", "An event log that runs backwards", "take the log from its source again", _log_disorder),
 )
 """Every check, in order of code."""
 
 
 def validate(trace: Trace) -> list[Finding]:
     """Everything found, by code."""
+    rules = STRUCTURE if _no_class(trace) else RULES
     return [
         Finding(rule.code, rule.severity, where, message, rule.fix)
-        for rule in RULES
+        for rule in rules
         for where, message in rule.check(trace)
     ]
 
@@ -229,11 +338,20 @@ def validate(trace: Trace) -> list[Finding]:
 def fixed(trace: Trace) -> tuple[Trace, list[str]]:
     """The trace with every mechanical repair made, and the codes that were."""
     codes = []
-    for rule in RULES:
+    for rule in STRUCTURE if _no_class(trace) else (*STRUCTURE, *RULES):
         if rule.repair is not None and rule.check(trace):
             trace = rule.repair(trace)
             codes.append(rule.code)
     return trace, codes
 
 
-__all__ = ["RULES", "Finding", "Rule", "fixed", "validate"]
+def rule_table() -> str:
+    """Every rule as a Markdown table, for ``docs/traces.md``."""
+    lines = ["| code | severity | what | what to do | `--fix` |", "|---|---|---|---|---|"]
+    for rule in RULES:
+        mends = "yes" if rule.repair is not None else ""
+        lines.append(f"| {rule.code} | {rule.severity} | {rule.title} | {rule.fix} | {mends} |")
+    return "\n".join(lines)
+
+
+__all__ = ["RULES", "STRUCTURE", "Finding", "Rule", "fixed", "rule_table", "take", "validate"]

@@ -7,6 +7,7 @@ rendering tests are skipped, visibly (``make e2e`` never skips them). The rest r
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ import pytest
 import yaml
 
 from placement.state import ClusterState
+from scheduler.cli_decisions import decisions
+from scheduler.cli_doctor import doctor
+from scheduler.cli_shadow import shadow
 from scheduler.doctor import examine
 from scheduler.doctor_facts import Facts, containers, pod_spec, read_facts
 from scheduler.ledger import Ledger
@@ -187,3 +191,24 @@ def test_the_stanza_for_the_default_scheduler_passes_the_doctor() -> None:
     facts = read_facts(str(stanza), str(KUSTOMIZE / "base" / "ullage.yaml"))
     assert [f.code for f in examine(facts)] == []
     assert len(list(facts.ours)) == 2
+
+
+def test_the_stanzas_in_the_documents_are_the_shipped_ones() -> None:
+    text = (REPO / "docs" / "operate.md").read_text(encoding="utf-8")
+    told = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["extenders"]
+    path = KUSTOMIZE / "overlays" / "default-scheduler" / "stanza.yaml"
+    shipped = yaml.safe_load(path.read_text())["extenders"]
+    for stanza in (*told, *shipped):
+        assert stanza.pop("tlsConfig")
+    assert told == shipped
+
+
+def test_every_command_in_the_documents_exists() -> None:
+    text = (REPO / "docs" / "operate.md").read_text(encoding="utf-8") + (REPO / "docs" / "doctor.md").read_text()
+    commands = set(re.findall(r"\bullage ((?:doctor|explain|shadow|decisions)(?: [a-z-]+)?)", text))
+    groups = {"doctor": doctor, "shadow": shadow, "decisions": decisions}
+    assert {c.split()[0] for c in commands} == {"doctor", "explain", "shadow", "decisions"}
+    for command in commands:
+        group, _, word = command.partition(" ")
+        if word and group in groups and not word.startswith("-"):
+            assert word in groups[group].commands, command
