@@ -35,6 +35,7 @@ DEVICES_RANDOM = 1
 DEVICES_SCORED = 2
 FULL = 1000
 NO_DEVICE = -(2**61)
+BLOCK = 64
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 _inline = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
@@ -612,30 +613,38 @@ def _pick_devices(n, c, rule, draw, cache, ledger, prices, fgd):
 
 
 @_jit
+def _first_best(row, num_rows):
+    """(score, index) of the first of the best: block by block, so that the compiler makes vector code of the maximum."""
+    best, block = np.int64(NOT_FEASIBLE), 0
+    for start in range(0, num_rows, BLOCK):
+        highest = np.int64(NOT_FEASIBLE)
+        for n in range(start, min(start + BLOCK, num_rows)):
+            highest = max(highest, row[n])
+        if highest > best:
+            best, block = highest, start
+    node = block
+    while row[node] != best:
+        node += 1
+    return best, node
+
+
+@_jit
 def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, fgd):
     """Bring row ``c`` of the score cache up to date, then (row, score, devices) of the best node."""
     _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd)
     row = cache.scores[c]
-    best = np.int64(NOT_FEASIBLE)
-    node = -1
-    equal = 0
-    for n in range(num_rows):
-        if row[n] > best:
-            best, node, equal = row[n], n, 1
-        elif row[n] == best:
-            equal += 1
-    if node < 0:
+    best, node = _first_best(row, num_rows)
+    if best == NOT_FEASIBLE:
         return -1, best, np.int64(0)
     if ties:
+        equal = 0
+        for n in range(node, num_rows):
+            equal += row[n] == best
         skip = draw % equal
-        first = node
-        for n in range(first, num_rows):
-            if row[n] == best:
-                if skip == 0:
-                    node = n
-                    break
-                skip -= 1
         draw //= equal
+        while row[node] != best or skip > 0:
+            skip -= row[node] == best
+            node += 1
     return node, best, _pick_devices(node, c, rule, draw, cache, ledger, prices, fgd)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 NODE_ADDED = "node_added"
 NODE_UPDATED = "node_updated"
@@ -23,7 +25,7 @@ KNOWLEDGE = "knowledge"
 DECISION = "decision"
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One entry; its position in the log is its sequence number."""
 
     time_s: int
@@ -38,7 +40,7 @@ class Event(NamedTuple):
     """NodeSpec, NamespaceSpec, PodSpec, Knowledge, or :class:`Asked` for a decision."""
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """The question behind a decision: enough to ask it again."""
 
     strategy: str

@@ -83,7 +83,7 @@ class LineWriter:
         elif isinstance(detail, Asked):
             offered = _offered(detail.candidates)
             detail = [detail.strategy, self._spec(detail.spec, lines), detail.draw, offered]
-        lines.append(_encoder.encode([*event[:5], detail]))
+        lines.append(_encoder.encode([event.time_s, event.kind, event.subject, event.node, event.devices, detail]))
         return b"\n".join(lines) + b"\n"
 
     def mark(self, **what: Any) -> bytes:

@@ -36,7 +36,8 @@ def apply(state: ClusterState, event: Event) -> None:
     ------
     StateError : the event contradicts the ledger, or its kind is unknown to this release.
     """
-    time_s, kind, subject, node, devices, detail = event
+    time_s, kind, subject, detail = event.time_s, event.kind, event.subject, event.detail
+    node, devices = event.node, event.devices
     if kind == log.NODE_ADDED:
         state.add_node(detail, time_s=time_s)
     elif kind == log.NODE_UPDATED:

@@ -18,7 +18,7 @@ import numpy as np
 from placement.pods import PodSpec
 from placement.resources import DEVICE_MILLI, BoolArray, IntArray
 from placement.scorers import NUM_PARAMS, AtcFgd, Columns, Demand, DeviceWorth, sigmoid_thresholds
-from placement.state import NUM_DERIVED, TOUCH_RING, ClusterState
+from placement.state import TOUCH_RING, ClusterState
 
 try:
     from placement import kernels
@@ -190,35 +190,34 @@ class Program:
             rows = np.arange(state.num_rows)
         elif start == clock:
             return
-        else:
+        else:  # a row that was touched twice is computed twice: cheaper than finding out
             ring = TOUCH_RING - 1
             first, last = start & ring, clock & ring
-            if first < last:
-                rows = np.unique(state.touched[first:last])
-            else:
-                rows = np.unique(np.concatenate([state.touched[first:], state.touched[:last]]))
-        self.scores[c, rows] = self.evaluate(self.demands[c], rows, self.permitted[c, rows])
+            touched = state.touched
+            rows = touched[first:last] if first < last else np.concatenate([touched[first:], touched[:last]])
+        self.scores[c][rows] = self.evaluate(self.demands[c], rows, self.permitted[c].take(rows))
 
     def evaluate(self, demand: Demand, rows: IntArray, permitted: BoolArray) -> IntArray:
         """``(n,)`` int64: the NumPy back end's scores of some rows, :data:`NOT_FEASIBLE` where it does not fit."""
-        fits = permitted & self.fits(demand, rows)
+        fits = self.fits(demand, rows)
+        fits &= permitted
+        chosen = rows.compress(fits)
         result = np.full(len(rows), NOT_FEASIBLE, np.int64)
-        if fits.any():
-            chosen = rows[fits]
-            total = np.zeros(len(chosen), np.int64)
+        if len(chosen):
+            total: IntArray | int = 0
             for weighted in self.strategy.scorers:
-                total += weighted.weight * weighted.scorer.score(self.columns, demand, chosen)
+                total = total + weighted.weight * weighted.scorer.score(self.columns, demand, chosen)
             result[fits] = total
         return result
 
     def fits(self, demand: Demand, rows: IntArray) -> BoolArray:
         """``(n,)`` bool: enough of every resource, and enough devices with enough free share."""
-        state, delta = self.state, demand.delta
-        lanes = np.flatnonzero(delta[NUM_DERIVED:] > 0) + NUM_DERIVED
-        at = np.ix_(lanes, rows)
-        fits: BoolArray = np.all(state.taken[at] + delta[lanes, None] <= state.offered[at], axis=0)
-        if demand.count:
-            fits &= (state.gpu_free[rows] >= demand.milli).sum(axis=1) >= demand.count
+        fits: BoolArray = np.logical_and.reduce(self.columns.free(rows) >= demand.need, axis=1)
+        if demand.count == 1:
+            fits &= np.maximum.reduce(self.state.gpu_free.take(rows, axis=0), axis=1) >= demand.milli
+        elif demand.count:
+            enough = self.state.gpu_free.take(rows, axis=0) >= demand.milli
+            fits &= np.add.reduce(enough, axis=1) >= demand.count
         return fits
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────
@@ -227,21 +226,14 @@ class Program:
         """(row, score, device mask) of the best node; row −1 if none fits."""
         state = self.state
         if candidates is None and self.is_plain and not state.rules.is_relational(spec):
-            if self.epoch == state.epoch and self.num_changes == len(state.changed_rows) and spec in self.class_of:
-                c = self.class_of[spec]
-            else:
+            c = self.class_of.get(spec, -1)
+            if c < 0 or self.epoch != state.epoch or self.num_changes != len(state.changed_rows):
                 c = self._class(spec)
+            start, clock = self.started[c], state.clock
+            self.started[c] = clock
             answer: tuple[int, int, int] = kernels.decide(
-                c,
-                draw,
-                self.started[c],
-                state.clock,
-                state.num_rows,
-                self.ties,
-                self.device_rule,
-                self.handle,
+                c, draw, start, clock, state.num_rows, self.ties, self.device_rule, self.handle
             )
-            self.started[c] = state.clock
             return answer
         scores = self.scores_among(spec, candidates)
         if not len(scores):
@@ -281,17 +273,17 @@ class Program:
         if self.is_compiled:
             c = self.class_of[spec]
             return int(kernels.pick_devices(row, c, self.device_rule, draw, self.handle))
-        free = self.state.gpu_free[row, : self.state.gpu_count[row]]
+        free = self.state.gpu_free[row, : self.state.gpu_count[row]].tolist()
+        enough = [g for g, share in enumerate(free) if share >= demand.milli]
         if demand.milli == DEVICE_MILLI:
-            return sum(1 << int(g) for g in np.flatnonzero(free == DEVICE_MILLI)[: demand.count])
-        enough = np.flatnonzero(free >= demand.milli)
+            return sum(1 << g for g in enough[: demand.count])
         if self.device_rule == DEVICE_RULES["random"]:
-            return 1 << int(enough[draw % len(enough)])
+            return 1 << enough[draw % len(enough)]
         if self.device_rule == DEVICE_RULES["scored"]:
             for weighted in self.strategy.scorers:
                 if isinstance(weighted.scorer, AtcFgd | DeviceWorth):
                     return 1 << int(weighted.scorer.device_scores(self.columns, demand, np.array([row]))[0].argmax())
-        return 1 << int(enough[free[enough].argmin()])
+        return 1 << min(enough, key=free.__getitem__)
 
     def parts(self, spec: PodSpec, rows: IntArray) -> IntArray:
         """``(scorers, n)`` int64: weighted score parts, for explanations."""

@@ -24,7 +24,9 @@ from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
+    GPU_ROW,
     MEMORY_ROW,
+    NUM_DERIVED,
     NUM_GPU_CLASSES,
     SCORED_CPU,
     SCORED_MEMORY,
@@ -44,7 +46,7 @@ NUM_PARAMS = 8
 class Demand:
     """One pod class as scorers see it: its delta and its GPU request."""
 
-    __slots__ = ("count", "delta", "gpu_class", "milli", "spec")
+    __slots__ = ("count", "delta", "gpu_class", "milli", "need", "spec")
 
     def __init__(self, spec: PodSpec, delta: IntArray) -> None:
         self.spec = spec
@@ -52,6 +54,9 @@ class Demand:
         self.milli = 0 if spec.gpu is None else spec.gpu.milli
         self.count = 0 if spec.gpu is None else spec.gpu.count
         self.gpu_class = gpu_class(spec)
+        self.need: IntArray = np.where(delta > 0, delta, np.iinfo(np.int64).min)
+        """``(L,)``: what must be free of each quantity; the least integer where nothing is asked."""
+        self.need[:NUM_DERIVED] = np.iinfo(np.int64).min
 
     @property
     def is_shared(self) -> bool:
@@ -86,6 +91,12 @@ class Columns:
         for row, node in enumerate(state.nodes):
             if node is not None:
                 self.node_changed(row, node)
+
+    def free(self, rows: IntArray) -> IntArray:
+        """``(n, L)`` int64: what is free of each quantity on some nodes; a copy."""
+        free: IntArray = self.state.offered.T.take(rows, axis=0)
+        free -= self.state.taken.T.take(rows, axis=0)
+        return free
 
     def node_changed(self, row: int, node: NodeSpec) -> None:
         """Look a new or changed node up in the tables."""
@@ -125,7 +136,9 @@ def _after(columns: Columns, demand: Demand, rows: IntArray, lane: int) -> tuple
 
 
 def _total_free(columns: Columns, rows: IntArray) -> IntArray:
-    return columns.state.gpu_free[rows].sum(axis=1)
+    state = columns.state
+    free: IntArray = state.offered[GPU_ROW].take(rows) - state.taken[GPU_ROW].take(rows)
+    return free
 
 
 # ── classics ──────────────────────────────────────────────────────────────────────────────────
@@ -163,13 +176,12 @@ class Leftover:
         return (self.reference_cpu, self.reference_memory_mib, self.reference_gpu_milli)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
-        cpu, cpu_offered = _after(columns, demand, rows, CPU_ROW)
-        memory, memory_offered = _after(columns, demand, rows, MEMORY_ROW)
-        gpu = _total_free(columns, rows) - demand.milli * demand.count
+        left = columns.free(rows)
+        left -= demand.delta
         return (
-            (cpu_offered - cpu) * SHARE // self.reference_cpu
-            + ((memory_offered - memory) >> MIB) * SHARE // self.reference_memory_mib
-            + gpu * SHARE // self.reference_gpu_milli
+            left[:, CPU_ROW] * SHARE // self.reference_cpu
+            + (left[:, MEMORY_ROW] >> MIB) * SHARE // self.reference_memory_mib
+            + left[:, GPU_ROW] * SHARE // self.reference_gpu_milli
         )
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from placement import log
@@ -40,8 +40,7 @@ TOUCH_RING = 1 << 16
 """Length of the ring of touched rows; a reader that is further behind refreshes everything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
+class Resident(msgspec.Struct, frozen=True, gc=False):
     """A pod on a node, as the ledger counts it."""
 
     uid: str
@@ -305,12 +304,13 @@ class ClusterState:
         uid, spec, row = resident.uid, resident.spec, resident.row
         if uid in self.residents:
             raise StateError(f"pod {uid} is already in the ledger on {self.name(self.residents[uid].row)}")
-        delta = self.delta(spec)
+        taken = self._taken_rows[row]
+        taken += self.delta(spec)
         if resident.devices:
             assert spec.gpu is not None, "devices are taken by pods that ask for a GPU"
+            free, milli = self.gpu_free[row], spec.gpu.milli
             for index in device_indices(resident.devices):
-                self.gpu_free[row, index] -= spec.gpu.milli
-        self._taken_rows[row] += delta
+                free[index] -= milli
         self.residents[uid] = resident
         self.residents_on[row][uid] = resident
         self.rules.bind(spec, row)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from placement.errors import ConfigError
@@ -26,7 +27,7 @@ MAX_PRIORITY = 10
 """An extender's marks are 0–10 (``extender/v1.MaxExtenderPriority``)."""
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """The answer to "where should a pod of this class go?"."""
 
     row: int

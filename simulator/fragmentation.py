@@ -25,17 +25,18 @@ def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "aut
     state = ClusterState(knowledge=knowledge, backend=backend)
     changes: list[tuple[int, int, int, int, int]] = []
     where: dict[str, tuple[int, int, int, int]] = {}
-    for _, kind, subject, node, devices, detail in log:
+    for event in log:
+        kind, subject, detail = event.kind, event.subject, event.detail
         if kind == NODE_ADDED:
             if subject not in state.row_of:
                 state.add_node(detail)
             continue
         if kind == POD_BOUND and detail is not None:
             where[subject] = (
-                state.row_of[node],
+                state.row_of[event.node],
                 detail.amounts.get(CPU, 0),
                 0 if detail.gpu is None else detail.gpu.milli,
-                devices,
+                event.devices,
             )
             sign = 1
         elif kind == POD_RELEASED:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, NamedTuple
@@ -116,11 +116,13 @@ class Outcome:
     log: EventLog
     wall_s: float
     cpu_s: float
+    loop_cpu_s: float
+    """Between the first event and the last."""
 
     @property
     def decisions_per_s(self) -> float:
-        """Per second of one core's time, the replay's own work included."""
-        return self.num_decisions / self.cpu_s if self.cpu_s else 0.0
+        """Per second of one core's time, all that the loop does included; without setting up and adding up."""
+        return self.num_decisions / self.loop_cpu_s if self.loop_cpu_s else 0.0
 
 
 class _Ending(NamedTuple):
@@ -163,6 +165,7 @@ class Replay:
         self.node_rng = np.random.default_rng([self.options.seed, 0x5207])
         self.scaler = None if self.options.elastic is None else Autoscaler(self.options.elastic)
         self._draws: list[int] = []
+        self._note = self.state.log.append if self.options.log else None
         self._queue: list[tuple[int, int, int, object]] = []
         self._order = count()
         self._waiting: dict[PodSpec, _Waiting] = {}
@@ -175,6 +178,7 @@ class Replay:
         """Replay to the end; see :class:`Outcome`."""
         started, cpu_started = perf_counter(), process_time()
         self._begin()
+        loop_started = process_time()
         pods, queue = self.trace.pods, self._queue
         arrivals: list[int] = pods.arrival_s.tolist()
         end_s = self._end_s(arrivals)
@@ -207,7 +211,11 @@ class Replay:
             progress(i, num)
         if end_s != NEVER:
             self.time_s = max(self.time_s, end_s)
-        return self._finish(i, perf_counter() - started, process_time() - cpu_started)
+        loop_cpu_s = process_time() - loop_started
+        outcome = self._finish(i)
+        return replace(
+            outcome, wall_s=perf_counter() - started, cpu_s=process_time() - cpu_started, loop_cpu_s=loop_cpu_s
+        )
 
     def _begin(self) -> None:
         trace, options = self.trace, self.options
@@ -234,6 +242,8 @@ class Replay:
             end_s=self._end_s(arrival.tolist()) if num else 0,
             samples=options.samples,
             last_arrival_s=int(arrival[-1]) if num else 0,
+            specs=trace.specs,
+            classes=trace.pods.spec,
             workload=Workload.of(
                 trace.specs, np.bincount(trace.pods.spec, minlength=len(trace.specs)).tolist(), "whole trace"
             ),
@@ -276,14 +286,13 @@ class Replay:
 
     # ── pods ──────────────────────────────────────────────────────────────────────────────────
 
-    def _draw(self) -> int:
-        if not self._draws:
-            self._draws = self.rng.integers(0, 1 << 62, DRAWS).tolist()
-        return self._draws.pop()
+    def _more_draws(self) -> list[int]:
+        self._draws = self.rng.integers(0, 1 << 62, DRAWS).tolist()
+        return self._draws
 
     def _arrive(self, pod: int) -> None:
         spec = self.specs[pod]
-        self.timeline.arrived(spec)
+        self.timeline.num_arrived = pod + 1
         waiting = self._waiting.get(spec)
         if waiting is not None and waiting.pods:
             waiting.pods.append(pod)  # its class has no room: it would find none either
@@ -293,29 +302,23 @@ class Replay:
 
     def _try(self, pod: int, spec: PodSpec) -> bool:
         """Ask the strategy; place the pod if it finds a node."""
-        draw = self._draw()
+        draws = self._draws or self._more_draws()
+        draw = draws.pop()
         self.num_decisions += 1
         decision = self._choose(self.snapshot, spec, draw)
-        if self.options.log:
-            self.state.log.append(
-                Event(
-                    self.time_s,
-                    DECISION,
-                    self.uids[pod],
-                    decision.node,
-                    decision.devices,
-                    Asked(decision.strategy, spec, draw, None),
-                )
-            )
+        node, devices = decision.node, decision.devices
+        if self._note is not None:
+            asked = Asked(decision.strategy, spec, draw, None)
+            self._note(Event(self.time_s, DECISION, self.uids[pod], node, devices, asked))
         if decision.row < 0:
             return self._preempt(pod, spec)
-        self._place(pod, spec, decision.node, decision.devices)
+        self._place(pod, spec, decision.row, node, devices)
         return True
 
-    def _place(self, pod: int, spec: PodSpec, node: str, devices: int) -> None:
+    def _place(self, pod: int, spec: PodSpec, row: int, node: str, devices: int) -> None:
         time_s = self.time_s
         self.state.bind(self.uids[pod], spec, node, devices, time_s=time_s)
-        self.timeline.placed(spec, self.state.row_of[node])
+        self.timeline.placed(spec, row)
         if self.first_placed_s[pod] < 0:
             self.first_placed_s[pod] = time_s
             self.node_of[pod] = self.node_index[node]
@@ -389,7 +392,7 @@ class Replay:
             return False
         from placement.preemption import choose_victims
 
-        plan = choose_victims(self.state, spec, offset=self._draw())
+        plan = choose_victims(self.state, spec, offset=(self._draws or self._more_draws()).pop())
         if plan is None:
             return False
         self.num_preemptions += 1
@@ -501,7 +504,7 @@ class Replay:
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 
-    def _finish(self, num_seen: int, wall_s: float, cpu_s: float) -> Outcome:
+    def _finish(self, num_seen: int) -> Outcome:
         self.timeline.finish(self.time_s)
         unplaced: Counter[str] = Counter(self.failed.values())
         for spec, waiting in self._waiting.items():
@@ -531,8 +534,9 @@ class Replay:
             timeline=self.timeline,
             num_decisions=self.num_decisions,
             log=self.state.log,
-            wall_s=wall_s,
-            cpu_s=cpu_s,
+            wall_s=0.0,
+            cpu_s=0.0,
+            loop_cpu_s=0.0,
         )
 
     def _check(self, num_seen: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from placement.knowledge import Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.resources import CPU, DEVICE_MILLI, GPU_SHARE, MEMORY
+from placement.resources import CPU, DEVICE_MILLI, GPU_SHARE, MAX_AMOUNT, MEMORY, IntArray
 from placement.scorers import Columns, fragmentation
 from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, PODS_ROW, ClusterState
 
@@ -52,6 +52,9 @@ class Timeline:
     end_s: int
     samples: int
     last_arrival_s: int
+    specs: tuple[PodSpec, ...]
+    classes: IntArray
+    """``(P,)`` index into ``specs`` of each pod, in order of arrival."""
     workload: Workload | None = None
     """Target workload of the fragmentation measure (the whole trace's, known afterwards); no decision reads it."""
     time_s: int = 0
@@ -69,8 +72,13 @@ class Timeline:
         self._offered = [0, 0, 0]
         self._alive: Counter[tuple[str, bool]] = Counter()
         self._priorities: Counter[int] = Counter()
-        self._arrived_gpu = 0
-        self._num_arrived = 0
+        self.num_arrived = 0
+        """Pods that have entered the queue so far."""
+        gpus = np.array([spec.main_amounts[2] for spec in self.specs], np.int64)
+        self._arrived_gpu = np.concatenate([[0], np.cumsum(gpus[self.classes])])
+        whole = [spec.gpu is not None and spec.gpu.milli == DEVICE_MILLI for spec in self.specs]
+        least = np.array([s.main_amounts[0] if w else MAX_AMOUNT for s, w in zip(self.specs, whole, strict=True)])
+        self._need_cpu = np.concatenate([[MAX_AMOUNT], np.minimum.accumulate(least[self.classes])])
         self._num_running = 0
         self._num_empty = 0
         last = self.end_s if self.end_s >= 0 else self.last_arrival_s
@@ -78,17 +86,8 @@ class Timeline:
         self._next = self.start_s
         self._columns: Columns | None = None
         self._seen = 0
-        self._need_cpu = -1
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────
-
-    def arrived(self, spec: PodSpec) -> None:
-        """A pod entered the queue for the first time."""
-        self._arrived_gpu += spec.main_amounts[2]
-        if spec.gpu is not None and spec.gpu.milli == DEVICE_MILLI:
-            cpu = spec.main_amounts[0]
-            self._need_cpu = cpu if self._need_cpu < 0 else min(self._need_cpu, cpu)
-        self._num_arrived += 1
 
     def placed(self, spec: PodSpec, row: int) -> None:
         """A pod started on a node (already in the ledger)."""
@@ -196,13 +195,13 @@ class Timeline:
         self.series.append(
             Sample(
                 time_s=time_s,
-                arrived_gpu_milli=self._arrived_gpu,
+                arrived_gpu_milli=int(self._arrived_gpu[self.num_arrived]),
                 taken=(self._taken[0], self._taken[1], self._taken[2]),
                 offered=(self._offered[0], self._offered[1], self._offered[2]),
                 num_nodes=len(rows),
                 num_empty_nodes=int((state.taken[PODS_ROW, rows] == 0).sum()),
                 num_running=self._num_running,
-                num_arrived=self._num_arrived,
+                num_arrived=self.num_arrived,
                 stranded_gpu_milli=int(gpu[cpu < self._smallest_need()].sum()),
                 stranded_cpu=int(cpu[is_full].sum()),
                 fragmented_gpu_milli=fragmented,
@@ -211,4 +210,5 @@ class Timeline:
 
     def _smallest_need(self) -> int:
         """Millicores of the least demanding pod seen that takes a whole device; 0 if none was seen."""
-        return max(self._need_cpu, 0)
+        least = int(self._need_cpu[self.num_arrived])
+        return 0 if least == MAX_AMOUNT else least

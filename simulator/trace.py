@@ -210,7 +210,7 @@ class Trace:
         if self.prices:
             digest.update(msgspec.json.encode(self.prices))
         for event in self.events:
-            digest.update(repr(event[:5]).encode())
+            digest.update(repr((event.time_s, event.kind, event.subject, event.node, event.devices)).encode())
         return digest.hexdigest()[:16]
 
     # ── native format ─────────────────────────────────────────────────────────────────────────

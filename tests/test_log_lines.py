@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from placement import log
 from placement.errors import ConfigError
@@ -75,7 +76,7 @@ def plain(events: list[Event]) -> list[Event]:
         if isinstance(event.detail, Asked) and event.detail.candidates is not None:
             offered = event.detail.candidates
             names = offered.to_names() if isinstance(offered, RowSet) else tuple(offered)
-            event = event._replace(detail=event.detail._replace(candidates=names))
+            event = replace(event, detail=replace(event.detail, candidates=names))
         made.append(event)
     return made
 
