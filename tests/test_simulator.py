@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from placement.nodes import NodeSpec
 from placement.playback import verify
@@ -78,7 +78,10 @@ def test_cutting_the_trace_changes_nothing_decided_before(small: Trace, strategy
     columns = {key: getattr(small.pods, key)[keep] for key in ("name", "spec", "arrival_s", "departure_s", "gang")}
     cut = small.but(pods=type(small.pods)(**columns))
     logs = [Replay(t, STRATEGIES[strategy], ReplayOptions(seed=2)).run().log for t in (small, cut)]
-    decided = [[replace(e, detail=None) for e in log if e.time_s < half and e.kind == "decision"] for log in logs]
+    decided = [
+        [msgspec.structs.replace(e, detail=None) for e in log if e.time_s < half and e.kind == "decision"]
+        for log in logs
+    ]
     assert decided[0] == decided[1]
 
 
