@@ -150,13 +150,15 @@ class Program:
 
     def _follow_nodes(self) -> None:
         """Nodes were added, changed or removed since the last question."""
-        state = self.state
+        state, allowed = self.state, self.columns.kind_allowed
         for row in sorted(set(state.changed_rows[self.num_changes :])):
             node = state.nodes[row]
             if node is not None:
                 self.columns.node_changed(row, node)
             for spec, c in self.class_of.items():
                 self.permitted[c, row] = node is not None and state.rules.static_mask_row(spec, row)
+        if kernels is not None and self.columns.kind_allowed is not allowed:  # the table of device models grew
+            self._hand_over()
         self.num_changes = len(state.changed_rows)
         if self.uses_rank and self.num_rows != state.num_rows:
             self.started = [-1] * len(self.started)

@@ -111,7 +111,8 @@ class Columns:
         if model in self._known_models:
             return
         self._known_models.add(model)
-        assert model < self.kind_allowed.shape[1], "more than 64 device models in one cluster"
+        if model >= self.kind_allowed.shape[1]:
+            self.kind_allowed = np.pad(self.kind_allowed, ((0, 0), (0, model)))
         for m, kind in enumerate(self.typical):
             self.kind_allowed[m, model] = not kind.models or node.gpu_model in kind.models
 

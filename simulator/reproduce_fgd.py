@@ -221,7 +221,6 @@ def _job(
     started = process_time()
     key = (data, variant)
     if key not in _loaded:
-        _loaded.clear()
         _loaded[key] = Protocol.load(Path(data), variant)
     protocol = _loaded[key]
     trace = protocol.for_seed(seed, order)
@@ -263,6 +262,8 @@ def run(
     if not chosen:
         raise TraceError(f"{data}: holds none of {', '.join(only)}; it has {', '.join(variants(data))}")
     tasks = [(str(data), variant, seed, order, policies) for variant in chosen for seed in SEEDS]
+    # From both ends, so that two workers seldom load the same variant.
+    tasks = [tasks[i // 2] if i % 2 == 0 else tasks[-1 - i // 2] for i in range(len(tasks))]
     allocation, fragments = published(data, "allocation"), published(data, "fragmentation")
     done: dict[tuple[str, str, int], Curves] = {}
     cpu_s = 0.0

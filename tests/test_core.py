@@ -14,7 +14,7 @@ from placement.nodes import NodeSpec
 from placement.playback import rebuild, verify
 from placement.pods import GpuRequest, PodSpec
 from placement.program import NOT_FEASIBLE, has_compiled
-from placement.resources import format_amount, parse_quantity
+from placement.resources import CPU, PODS, format_amount, parse_quantity
 from placement.scorers import COST_UNIT, sigmoid_thresholds
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_from_toml, strategy_named, strategy_to_toml
@@ -318,3 +318,17 @@ def test_amounts_read_as_people_write_them() -> None:
 def test_an_impossible_gpu_request_is_refused(count: int, milli: int) -> None:
     with pytest.raises(ConfigError, match="GPU request"):
         GpuRequest(count, milli)
+
+
+def test_any_number_of_device_models_is_told_apart() -> None:
+    gpus = GpuRequest(1, 1000, ("model-150",))
+    wants = PodSpec(((CPU, 1000),), gpu=gpus)
+    knowledge = Knowledge(0, Workload.of([wants], [1]))
+    for backend in ("auto", "numpy"):
+        state = ClusterState(backend=backend, knowledge=knowledge)
+        strategy = STRATEGIES["atc23-fgd"]
+        for i in range(200):
+            state.add_node(NodeSpec(f"n{i}", ((CPU, 4000), (PODS, 9)), num_gpus=1, gpu_model=f"model-{i}"))
+            if i == 0:
+                assert not strategy.decide(state.snapshot(), wants).is_placed
+        assert strategy.decide(state.snapshot(), wants).node == "n150"
