@@ -61,22 +61,24 @@ class _Packing:
         self.sizes = sizes
         if not self.patterns:
             self.patterns = [[{s: DEVICE_MILLI // s} for s in sizes] for _ in self.groups]
+        self._device: list[Any] = []
+        self._slot: list[dict[int, Any]] = []
+        self._build()
 
     def accepts(self, kind: Kind, group: _Group) -> bool:
         return group.num_gpus >= kind.count and (not kind.models or group.model in kind.models)
 
-    def solve(self, demand: FloatArray) -> _Duals:
-        """Solve the restricted LP for ``demand`` pods of each kind, and read its duals."""
+    def _build(self) -> None:
+        """The rows, and the columns that never change: so many pods of a kind in a group of nodes."""
         from ortools.linear_solver import pywraplp
 
-        lp = pywraplp.Solver.CreateSolver("GLOP")
+        self._optimal = pywraplp.Solver.OPTIMAL
+        lp = self._lp = pywraplp.Solver.CreateSolver("GLOP")
         infinity = lp.infinity()
-        goal = lp.Objective()
-        goal.SetMaximization()
-        want = [lp.Constraint(0, float(d)) for d in demand]
-        device: list[Any] = []
-        slot: list[dict[int, Any]] = []
-        for g, group in enumerate(self.groups):
+        self._goal = lp.Objective()
+        self._goal.SetMaximization()
+        self._want = [lp.Constraint(0, 0) for _ in self.kinds]
+        for group in self.groups:
             cpu = lp.Constraint(-infinity, float(group.cpu * group.count))
             memory = lp.Constraint(-infinity, float(group.memory * group.count) / 2**20)
             devices = lp.Constraint(-infinity, float(group.num_gpus * group.count))
@@ -86,8 +88,8 @@ class _Packing:
                 if not self.accepts(kind, group):
                     continue
                 x = lp.NumVar(0, infinity, "")
-                goal.SetCoefficient(x, float(kind.milli * kind.count))
-                want[m].SetCoefficient(x, 1)
+                self._goal.SetCoefficient(x, float(kind.milli * kind.count))
+                self._want[m].SetCoefficient(x, 1)
                 cpu.SetCoefficient(x, float(kind.cpu))
                 memory.SetCoefficient(x, kind.memory / 2**20)
                 if kind.milli < DEVICE_MILLI:
@@ -98,19 +100,31 @@ class _Packing:
                     if kind.count not in multi:
                         multi[kind.count] = lp.Constraint(-infinity, float(group.num_gpus // kind.count * group.count))
                     multi[kind.count].SetCoefficient(x, 1)
-            for pattern in self.patterns[g]:
-                y = lp.NumVar(0, infinity, "")
-                devices.SetCoefficient(y, 1)
+            self._device.append(devices)
+            self._slot.append(slots)
+        self._num_patterns = [0] * len(self.groups)
+
+    def _add_patterns(self) -> None:
+        """Columns for the patterns found since the last solve: so many devices of a group cut like this."""
+        for g, patterns in enumerate(self.patterns):
+            for pattern in patterns[self._num_patterns[g] :]:
+                y = self._lp.NumVar(0, self._lp.infinity(), "")
+                self._device[g].SetCoefficient(y, 1)
                 for size, num in pattern.items():
-                    slots[size].SetCoefficient(y, -num)
-            device.append(devices)
-            slot.append(slots)
-        if lp.Solve() != pywraplp.Solver.OPTIMAL:
+                    self._slot[g][size].SetCoefficient(y, -num)
+            self._num_patterns[g] = len(patterns)
+
+    def solve(self, demand: FloatArray) -> _Duals:
+        """Solve the restricted LP for ``demand`` pods of each kind, from the last basis, and read its duals."""
+        self._add_patterns()
+        for want, most in zip(self._want, demand, strict=True):
+            want.SetBounds(0, float(most))
+        if self._lp.Solve() != self._optimal:
             raise ConfigError("the packing LP has no optimum; check the workload for negative or huge requests")
         return _Duals(
-            goal.Value(),
-            np.array([max(d.dual_value(), 0.0) for d in device]),
-            [{s: max(c.dual_value(), 0.0) for s, c in slots.items()} for slots in slot],
+            self._goal.Value(),
+            np.array([max(d.dual_value(), 0.0) for d in self._device]),
+            [{s: max(c.dual_value(), 0.0) for s, c in slots.items()} for slots in self._slot],
         )
 
     def improve(self, duals: _Duals) -> bool:
