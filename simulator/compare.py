@@ -23,6 +23,7 @@ import numpy as np
 
 from placement.errors import PlacementError
 from placement.strategies import strategy_named
+from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
 from simulator.delivery import delivery_named
 from simulator.fleet import Elastic
@@ -43,8 +44,13 @@ class Question:
     strategies: tuple[str, ...]
     deliveries: tuple[str, ...] = ("decide",)
     seeds: tuple[int, ...] = (0,)
+    loads: tuple[float, ...] = ()
+    """Resample each trace to a steady state at these offered GPU loads, anew for every seed; empty = as it is."""
+    lifetimes: float = 20.0
+    """Length of resampled traces, in mean lifetimes."""
     fleet: str = "trace"
-    """``trace`` = the trace's own nodes, ``elastic`` = buy from the price book."""
+    """``trace`` = the trace's own nodes, ``elastic`` = buy from the price book, ``peak`` = the most nodes that
+    `best-fit` had at once on the elastic fleet, all the time."""
     prices: str = ""
     """Price book CSV; empty = the default catalogue."""
     spot_share: float = 0.0
@@ -67,6 +73,10 @@ class Cell:
     strategy: str
     delivery: str
     seed: int
+    load: float = 0.0
+    """Offered load of the resampled trace; 0 = the trace as it is."""
+    nodes: tuple[tuple[str, int], ...] = ()
+    """A fixed fleet: how many nodes of each shape; empty = the trace's own, or elastic."""
 
 
 @lru_cache(maxsize=2)
@@ -74,11 +84,29 @@ def _trace(text: str, skip: bool) -> Trace:
     return open_trace(text, skip_bad_rows=skip)
 
 
+@lru_cache(maxsize=2)
+def _steady(text: str, skip: bool, churn: Churn) -> Trace:
+    return resample(_trace(text, skip), churn)
+
+
+def trace_of(cell: Cell) -> Trace:
+    """What a cell replays."""
+    question = cell.question
+    if cell.load:
+        trace = _steady(cell.trace, question.skip_bad_rows, Churn(cell.load, question.lifetimes, cell.seed))
+    else:
+        trace = _trace(cell.trace, question.skip_bad_rows)
+    if question.fleet == "trace":
+        return trace
+    shapes = book_of(question).shapes
+    return trace.but(nodes=tuple(shapes[name].node(f"{name}-{i:05d}") for name, num in cell.nodes for i in range(num)))
+
+
 def book_of(question: Question) -> PriceBook:
     """The price book: a file, the default catalogue for elastic fleets, plain rates else."""
     if question.prices:
         return read_price_book(Path(question.prices))
-    return DEFAULT_BOOK if question.fleet == "elastic" else PriceBook({}, Rates())
+    return PriceBook({}, Rates()) if question.fleet == "trace" else DEFAULT_BOOK
 
 
 def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
@@ -104,9 +132,7 @@ def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
 def run_cell(cell: Cell) -> Row:
     """Replay one cell and measure it."""
     question = cell.question
-    trace = _trace(cell.trace, question.skip_bad_rows)
-    if question.fleet == "elastic":
-        trace = trace.but(nodes=())
+    trace = trace_of(cell)
     outcome = Replay(trace, strategy_named(cell.strategy), options_of(question, cell, trace)).run()
     result = measure(outcome, trace, book_of(question))
     return {**result, "trace_digest": trace.digest, "trace_notes": list(trace.manifest.notes)}
@@ -120,8 +146,9 @@ def cells_of(question: Question) -> list[Cell]:
         delivery_named(delivery)
     book_of(question)
     return [
-        Cell(question, trace, strategy, delivery, seed)
+        Cell(question, trace, strategy, delivery, seed, load)
         for trace in question.traces
+        for load in question.loads or (0.0,)
         for strategy in question.strategies
         for delivery in question.deliveries
         for seed in question.seeds
@@ -129,8 +156,8 @@ def cells_of(question: Question) -> list[Cell]:
 
 
 def _key(cell: Cell) -> str:
-    question = replace(cell.question, traces=(), strategies=(), deliveries=(), seeds=())
-    trace = _trace(cell.trace, cell.question.skip_bad_rows)
+    question = replace(cell.question, traces=(), strategies=(), deliveries=(), seeds=(), loads=())
+    trace = trace_of(cell)
     prices = Path(cell.question.prices).read_bytes() if cell.question.prices else b""
     parts = (FORMAT, metadata.version("ullage"), trace.digest, strategy_named(cell.strategy).digest, cell.delivery)
     return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
@@ -181,6 +208,17 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, keep: Path | None) -> Iterato
             raise
 
 
+def with_peak_fleets(cells: Sequence[Cell], *, jobs: int, keep: Path | None) -> list[Cell]:
+    """Give each cell the fleet that `best-fit` needed at its peak on the elastic one (first delivery and seed)."""
+    first: dict[tuple[str, float], Cell] = {}
+    for cell in cells:
+        elastic = replace(cell.question, fleet="elastic")
+        first.setdefault((cell.trace, cell.load), replace(cell, question=elastic, strategy="best-fit"))
+    rows = dict(run_cells(list(first.values()), jobs=jobs, keep=keep))
+    fleets = {key: tuple(sorted(rows[i]["peak_nodes"].items())) for i, key in enumerate(first)}
+    return [replace(cell, nodes=fleets[cell.trace, cell.load]) for cell in cells]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The answer: every cell, and what they say together."""
@@ -202,9 +240,12 @@ def compare(
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Run every cell and sum up."""
+    jobs = jobs or os.cpu_count() or 1
     cells = cells_of(question)
+    if question.fleet == "peak":
+        cells = with_peak_fleets(cells, jobs=jobs, keep=keep)
     rows: list[Row | None] = [None] * len(cells)
-    for done, (i, row) in enumerate(run_cells(cells, jobs=jobs or os.cpu_count() or 1, keep=keep), start=1):
+    for done, (i, row) in enumerate(run_cells(cells, jobs=jobs, keep=keep), start=1):
         rows[i] = row
         if progress is not None:
             progress(done, len(cells))

@@ -66,6 +66,7 @@ def measure(outcome: Outcome, trace: Trace, book: PriceBook) -> dict[str, Any]:
         "delivery": outcome.delivery,
         "metrics": {key: _clean(value) for key, value in row.items()},
         "series": _series(outcome),
+        "peak_nodes": dict(sorted(timeline.peak.items())) if len(book.shapes) else {},
         "log_digest": outcome.log.digest(),
         "timing": {"wall_s": outcome.wall_s, "cpu_s": outcome.cpu_s, "decisions": outcome.num_decisions},
     }

@@ -65,6 +65,8 @@ class Timeline:
     """Resource-seconds taken, in the order of :data:`MEASURED`."""
     offered_s: list[int] = field(default_factory=lambda: [0, 0, 0])
     empty_node_s: int = 0
+    peak: Counter[str] = field(default_factory=Counter)
+    """Nodes per shape when there were most of them."""
 
     def __post_init__(self) -> None:
         self.time_s = self._fleet_since_s = self.start_s
@@ -120,6 +122,10 @@ class Timeline:
             self._offered[i] += node.amounts.get(name, 0)
         self._alive[node.shape, node.spot] += 1
         self._num_empty += 1
+        if self._alive.total() > self.peak.total():
+            self.peak = Counter()
+            for (shape, _), num in self._alive.items():
+                self.peak[shape] += num
 
     def node_down(self, node: NodeSpec, residents: list[PodSpec]) -> None:
         """A node left, with what ran on it."""
