@@ -1,4 +1,4 @@
-"""Keeps the live ledger's knowledge up to date: the workload seen so far, and prices of device shares from it.
+"""Keeps the live ledger's knowledge up to date: the workload that is here, and prices of device shares from it.
 
 Prices are a linear program of some tenths of a second, so it runs in a thread; its result enters the ledger as one
 event, like every other change. Without the solver (the ``plan`` extra) or without GPUs there are no prices, and
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.2
 """Pause before another attempt while nothing was learned yet."""
+HALF_LIFE_S = 86_400
+"""A class that is gone counts half after a day: the night's pods are remembered in the morning."""
+PARTS = 100
+"""Remembered counts are kept in so many parts of a pod; less than one part is forgotten."""
 
 
 def read_workload(path: str) -> Workload:
@@ -65,8 +69,7 @@ class Learner:
         self.is_ready = is_ready
         self.every_s = every_s
         self.given = given
-        self._counts: Counter[PodSpec] = Counter()
-        self._known: set[str] = set()
+        self._here: dict[PodSpec, int] = {}
 
     @property
     def is_satisfied(self) -> bool:
@@ -74,12 +77,16 @@ class Learner:
         return self.given is None or self.engine.state.knowledge.workload is not None
 
     def _observe(self) -> Workload:
-        """Every pod counts once, whenever it was seen; so the workload is what arrived, not what is left."""
-        pods = self.engine.ledger.pods
-        for uid in pods.keys() - self._known:
-            self._counts[pods[uid].spec] += 1
-        self._known = set(pods)
-        return Workload.of(self._counts.keys(), self._counts.values(), "pods seen so far")
+        """Pods that are here, running or waiting: so each class weighs by how long its pods stay, as in a replay.
+
+        A class is remembered for as long as it was many; memory is bounded by what was here in the last days.
+        """
+        keeps = 0.5 ** (self.every_s / HALF_LIFE_S)
+        now = Counter(pod.spec for pod in self.engine.ledger.pods.values())
+        faded = {spec: int(count * keeps) for spec, count in self._here.items()}
+        seen = {spec: max(PARTS * now[spec], faded.get(spec, 0)) for spec in now.keys() | faded.keys()}
+        self._here = {spec: count for spec, count in seen.items() if count}
+        return Workload.of(self._here.keys(), self._here.values(), "pods here")
 
     async def learn(self) -> None:
         """Learn once and tell the ledger, if anything changed."""
