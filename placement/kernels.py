@@ -490,16 +490,27 @@ def add_stranded(rows, num, row, terms, t, delta, ask, ledger):
 
 
 @_inline
-def _worth_best(n, milli, open_milli, factor, ledger, prices):
+def _broken(n, count, whole_milli, ledger):
+    if whole_milli == 0:
+        return np.int64(0)
+    whole = np.int64(0)
+    for g in range(ledger.gpu_count[n]):
+        whole += ledger.gpu_free[n, g] == FULL
+    return whole_milli * COST_UNIT * (whole * whole - (whole - count) * (whole - count)) // 8
+
+
+@_inline
+def _worth_best(n, milli, open_milli, factor, whole_milli, ledger, prices):
     best, device = NO_DEVICE, -1
     group = prices.group[n]
+    opening = open_milli * COST_UNIT + _broken(n, 1, whole_milli, ledger)
     for g in range(ledger.gpu_count[n]):
         share = ledger.gpu_free[n, g]
         if share < milli:
             continue
         cost = factor * (prices.worth[group, share] - prices.worth[group, share - milli])
         if share == FULL:
-            cost += open_milli * COST_UNIT
+            cost += opening
         if -cost > best:
             best, device = -cost, g
     return best, device
@@ -513,9 +524,10 @@ def add_worth(rows, num, row, terms, t, gpu, ledger, prices):
     for i in range(num):
         n = rows[i]
         if milli < FULL:
-            score, _device = _worth_best(n, milli, terms[t, 2], terms[t, 3], ledger, prices)
+            score, _device = _worth_best(n, milli, terms[t, 2], terms[t, 3], terms[t, 4], ledger, prices)
         else:
             score = -terms[t, 3] * count * prices.worth[prices.group[n], FULL]
+            score -= _broken(n, count, terms[t, 4], ledger)
         row[n] += terms[t, 1] * score
 
 
@@ -603,7 +615,7 @@ def _pick_devices(n, c, rule, draw, cache, ledger, prices, fgd):
         if prices is not None:
             for t in range(terms.shape[0]):
                 if terms[t, 0] == 21:
-                    _score, device = _worth_best(n, milli, terms[t, 2], terms[t, 3], ledger, prices)
+                    _score, device = _worth_best(n, milli, terms[t, 2], terms[t, 3], terms[t, 4], ledger, prices)
                     return one << device
     tightest = FULL + 1
     for g in range(num):

@@ -61,8 +61,6 @@ class _Packing:
         self.sizes = sizes
         if not self.patterns:
             self.patterns = [[{s: DEVICE_MILLI // s} for s in sizes] for _ in self.groups]
-        self._device: list[Any] = []
-        self._slot: list[dict[int, Any]] = []
         self._build()
 
     def accepts(self, kind: Kind, group: _Group) -> bool:
@@ -78,6 +76,8 @@ class _Packing:
         self._goal = lp.Objective()
         self._goal.SetMaximization()
         self._want = [lp.Constraint(0, 0) for _ in self.kinds]
+        self._device: list[Any] = []
+        self._slot: list[dict[int, Any]] = []
         for group in self.groups:
             cpu = lp.Constraint(-infinity, float(group.cpu * group.count))
             memory = lp.Constraint(-infinity, float(group.memory * group.count) / 2**20)
@@ -114,13 +114,18 @@ class _Packing:
                     self._slot[g][size].SetCoefficient(y, -num)
             self._num_patterns[g] = len(patterns)
 
-    def solve(self, demand: FloatArray) -> _Duals:
-        """Solve the restricted LP for ``demand`` pods of each kind, from the last basis, and read its duals."""
+    def _is_solved(self, demand: FloatArray) -> bool:
         self._add_patterns()
         for want, most in zip(self._want, demand, strict=True):
             want.SetBounds(0, float(most))
-        if self._lp.Solve() != self._optimal:
-            raise ConfigError("the packing LP has no optimum; check the workload for negative or huge requests")
+        return bool(self._lp.Solve() == self._optimal)
+
+    def solve(self, demand: FloatArray) -> _Duals:
+        """Solve the restricted LP for ``demand`` pods of each kind, from the last basis, and read its duals."""
+        if not self._is_solved(demand):
+            self._build()  # the last basis can be a bad start: once more from nothing
+            if not self._is_solved(demand):
+                raise ConfigError("the packing LP has no optimum; check the workload for negative or huge requests")
         return _Duals(
             self._goal.Value(),
             np.array([max(d.dual_value(), 0.0) for d in self._device]),

@@ -559,16 +559,23 @@ class Stranded:
 class DeviceWorth:
     """What the shares taken were worth, at LP prices, as a cost; the cheapest sufficient device counts.
 
-    ``open_milli`` is added when a shared pod breaks a whole device.
+    ``open_milli`` is added when a shared pod breaks a whole device. ``whole_milli`` is what a node loses per device when
+    its last of eight whole devices goes, and ever more for those before: w² grows fastest on empty nodes, so pods gather
+    where little is whole, and nodes become whole again for pods of many devices when others leave.
     """
 
     open_milli: int = 5
     factor: int = 2
+    whole_milli: int = 0
     kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 21
 
     def params(self) -> tuple[int, ...]:
-        return (self.open_milli, self.factor)
+        return (self.open_milli, self.factor, self.whole_milli)
+
+    def _broken(self, whole: IntArray, count: int) -> IntArray:
+        """The cost of ``count`` fewer whole devices on nodes that have ``whole``."""
+        return self.whole_milli * COST_UNIT * (whole * whole - (whole - count) * (whole - count)) // 8
 
     def device_scores(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         """``(n, G)`` int64: minus the cost of each device for a shared pod, very low where it does not fit."""
@@ -577,7 +584,9 @@ class DeviceWorth:
         worth = columns.worth[columns.group[rows]]
         at = np.take_along_axis
         cost = at(worth, free, axis=1) - at(worth, np.where(fits, free - demand.milli, 0), axis=1)
-        cost = self.factor * cost + np.where(free == DEVICE_MILLI, self.open_milli * COST_UNIT, 0)
+        is_whole = free == DEVICE_MILLI
+        opening = self.open_milli * COST_UNIT + self._broken(is_whole.sum(axis=1, keepdims=True), 1)
+        cost = self.factor * cost + np.where(is_whole, opening, 0)
         return np.where(fits, -cost, np.int64(-(2**61)))
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
@@ -585,7 +594,9 @@ class DeviceWorth:
             return np.zeros(len(rows), np.int64)
         if demand.is_shared:
             return self.device_scores(columns, demand, rows).max(axis=1)
-        return -self.factor * demand.count * columns.worth[columns.group[rows], DEVICE_MILLI]
+        whole = (columns.state.gpu_free[rows] == DEVICE_MILLI).sum(axis=1)
+        worth = columns.worth[columns.group[rows], DEVICE_MILLI]
+        return -self.factor * demand.count * worth - self._broken(whole, demand.count)
 
 
 @dataclass(frozen=True, slots=True)

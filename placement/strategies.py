@@ -89,14 +89,14 @@ _ALL = (
     Strategy(
         "priced-steady",
         (
-            Weighted(Stranded()),
-            Weighted(DeviceWorth(open_milli=400)),
-            Weighted(Rank()),
-            Weighted(AtcFgd(), 40 * COST_UNIT),
+            Weighted(Stranded(), 2),
+            Weighted(DeviceWorth(open_milli=400, whole_milli=3200)),
+            Weighted(Rank(100)),
+            Weighted(AtcFgd(), 640 * COST_UNIT),
         ),
         devices="scored",
         needs=("prices", "workload"),
-        description="ours for clusters where pods leave: priced, a dearer first cut of a device, expected fragmentation",
+        description="ours for clusters where pods leave: priced, and nodes stay whole for pods of many devices",
     ),
 )
 

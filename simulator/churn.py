@@ -65,4 +65,6 @@ def resample(trace: Trace, churn: Churn) -> Trace:
         departure_s=start + lasting,
     )
     notes = (f"resampled from {trace.manifest.name}: {churn}", f"{present} residents at the start")
-    return trace.but(manifest=Manifest(f"{trace.manifest.name}-load-{100 * churn.load:g}", "churn", churn.seed, notes), pods=made)
+    return trace.but(
+        manifest=Manifest(f"{trace.manifest.name}-load-{100 * churn.load:g}", "churn", churn.seed, notes), pods=made
+    )

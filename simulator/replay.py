@@ -230,6 +230,7 @@ class Replay:
         self.placed_s: list[int] = [NEVER] * num
         self.pod_of = {uid: i for i, uid in enumerate(self.uids)}
         self.generation = [0] * num
+        self._has_ended = bytearray(num)
         self.node_names: list[str] = []
         self.node_index: dict[str, int] = {}
         self.failed: dict[int, str] = {}
@@ -331,6 +332,7 @@ class Replay:
 
     def _end(self, pod: int) -> None:
         row = self._release(pod).row
+        self._has_ended[pod] = 1
         self._room(row)
 
     def _release(self, pod: int) -> Resident:
@@ -419,9 +421,14 @@ class Replay:
         return reason
 
     def _learn(self, num_seen: int) -> None:
-        """New knowledge from the pods that have arrived so far, never from those to come."""
-        counts = np.bincount(self.trace.pods.spec[:num_seen], minlength=len(self.trace.specs))
-        workload = Workload.of(self.trace.specs, counts.tolist(), f"first {num_seen} pods")
+        """New knowledge from the pods that are here now, running or waiting; never from those to come.
+
+        What is here weighs each class by how long its pods stay: the demand that a fleet in steady state carries.
+        Counting arrivals instead costs 0.7–1.6 points of GPUs under churn (docs/results.md).
+        """
+        here = np.frombuffer(self._has_ended, np.bool_)[:num_seen] == 0
+        counts = np.bincount(self.trace.pods.spec[:num_seen][here], minlength=len(self.trace.specs))
+        workload = Workload.of(self.trace.specs, counts.tolist(), f"pods here after {num_seen} arrivals")
         nodes = [node for node in self.state.nodes if node is not None]
         prices = None
         if "prices" in self.strategy.needs:
