@@ -8,7 +8,8 @@ the same log as every other change, so background learning never makes a decisio
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -128,6 +129,59 @@ class DevicePrices:
         return min(near)[1] if near else len(self.groups)
 
 
+_HASHED = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5,10}$")
+_STAMPED = re.compile(r"-\d{8,}$")
+
+
+def workload_of(namespace: str, owner: str) -> str:
+    """Name of the workload that a pod belongs to; empty for a bare pod, whose past says nothing of the next one.
+
+    A Deployment's ReplicaSets and a CronJob's Jobs come and go; their names without the generated end stay.
+
+    >>> workload_of("shop", "ReplicaSet/web-7c9d8bf6c4")
+    'shop/Deployment/web'
+    """
+    kind, _, name = owner.partition("/")
+    if kind == "ReplicaSet" and _HASHED.search(name):
+        kind, name = "Deployment", _HASHED.sub("", name)
+    elif kind == "Job" and _STAMPED.search(name):
+        kind, name = "CronJob", _STAMPED.sub("", name)
+    return f"{namespace}/{kind}/{name}" if name else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What one pod of a workload will use in the coming window: upper quantile, mean and deviation, in ledger units.
+
+    The upper quantiles are what is placed by. ``rung`` says what they stand on (``model``, ``history`` or
+    ``request``), ``age_s`` how old the newest sample behind them is.
+    """
+
+    cpu: int
+    memory: int
+    mean_cpu: int
+    mean_memory: int
+    deviation_cpu: int = 0
+    deviation_memory: int = 0
+    rung: str = "request"
+    age_s: int = 0
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Predicted usage by workload (:func:`workload_of`); who is not named uses what he asked for."""
+
+    of: Mapping[str, Forecast]
+    target: str = ""
+    """Window and statistic: ``6h-peak``."""
+    source: str = ""
+    """Model and data behind them, for reports."""
+
+    def of_pod(self, spec: PodSpec) -> Forecast | None:
+        """The forecast of one pod of this class; None = count its request."""
+        return self.of.get(workload_of(spec.namespace, spec.owner))
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """One version of everything learned."""
@@ -135,6 +189,7 @@ class Knowledge:
     version: int = 0
     workload: Workload | None = None
     prices: DevicePrices | None = None
+    forecasts: Forecasts | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -143,6 +198,8 @@ class Knowledge:
         if self.prices is not None:
             digest.update(repr(self.prices.groups).encode())
             digest.update(np.ascontiguousarray(self.prices.worth).tobytes())
+        if self.forecasts is not None:
+            digest.update(repr((sorted(self.forecasts.of.items()), self.forecasts.target)).encode())
         return digest.hexdigest()[:12]
 
     @classmethod
@@ -151,11 +208,18 @@ class Knowledge:
         worth = np.arange(DEVICE_MILLI + 1, dtype=np.int64)[None, :] << 20
         return cls(0, Workload((), (), "nothing"), DevicePrices((("", 0, 0),), worth, "nothing"))
 
-    def but(self, *, workload: Workload | None = None, prices: DevicePrices | None = None) -> Knowledge:
+    def but(
+        self,
+        *,
+        workload: Workload | None = None,
+        prices: DevicePrices | None = None,
+        forecasts: Forecasts | None = None,
+    ) -> Knowledge:
         """The next version, with the given parts replaced."""
         return replace(
             self,
             version=self.version + 1,
             workload=self.workload if workload is None else workload,
             prices=self.prices if prices is None else prices,
+            forecasts=self.forecasts if forecasts is None else forecasts,
         )
