@@ -28,9 +28,11 @@ from scheduler.learner import Learner, read_workload
 from scheduler.lease import Election
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
+from scheduler.prometheus import Prometheus
 from scheduler.recorder import Recorder
 from scheduler.server import HttpServer, load_certificates
 from scheduler.settings import MODES, Settings
+from scheduler.usage_learner import UsageLearner
 from scheduler.view import Reader, sinks
 from scheduler.warmup import warm_up
 
@@ -93,6 +95,10 @@ class App:
             lambda: self.informer.is_synced,
             read_workload(settings.knowledge) if settings.knowledge else None,
         )
+        self.prometheus = Prometheus(settings.usage, self.metrics) if settings.usage.prometheus else None
+        self.usage = UsageLearner(
+            self.engine, settings.usage, lambda: self.informer.is_synced, prometheus=self.prometheus
+        )
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
         self.side_servers: list[HttpServer] = []
         self.grpc: GrpcServer | None = None
@@ -129,11 +135,15 @@ class App:
 
             self.grpc = GrpcServer(self.settings.grpc, self.engine)
             await self.grpc.start()
+            self.usage.store = self.grpc.store
+            self.grpc.store.has_taker = True
         self.informer.start()
         self._keep(self._warm_up())
         self._keep(self._tick())
         self._keep(self.binder.run())
         self._keep(self.learner.run())
+        if self.usage.has_source:
+            self._keep(self.usage.run())
         if self.election is not None:
             self._keep(self.election.run())
         log.info(
@@ -197,6 +207,8 @@ class App:
         if self.election is not None:
             await self.election.release()
         await self.informer.stop()
+        if self.prometheus is not None:
+            await self.prometheus.close()
         await self.client.close()
         if self.recorder is not None:
             await asyncio.to_thread(self.recorder.close)

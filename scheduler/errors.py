@@ -5,6 +5,7 @@
     PlacementError
     ├── WireError     a request that is not what kube-scheduler sends; answered with a 4xx
     ├── ApiError      the Kubernetes API refused, is away, or cannot be reached as configured
+    ├── SourceError   a source of usage (Prometheus) is away, slow, or makes no sense
     └── ListenError   a port cannot be listened on
 """
 
@@ -28,6 +29,14 @@ class ApiError(PlacementError):
         super().__init__(message)
         self.status = status
         self.reason = reason
+
+
+class SourceError(PlacementError):
+    """A source of usage failed. ``kind`` is ``timeout``, ``away``, ``refused``, ``too large`` or ``malformed``."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ListenError(PlacementError):

@@ -97,7 +97,8 @@ class Learner:
             return
         nodes = [n for n in ledger.state.nodes if n is not None]
         prices = await asyncio.to_thread(price, workload, nodes)
-        ledger.state.learn(old.but(workload=workload, prices=prices), time_s=ledger.time_s)
+        now = ledger.state.knowledge  # forecasts may have come while the thread ran
+        ledger.state.learn(now.but(workload=workload, prices=prices), time_s=ledger.time_s)
         log.info("knowledge learned", extra={"digest": ledger.state.knowledge.digest, "kinds": len(workload.kinds)})
 
     async def run(self) -> None:

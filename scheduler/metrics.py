@@ -71,6 +71,66 @@ class Metrics:
             "ullage_telemetry_subjects", "Pods, nodes and devices with a usage sample.", registry=r
         )
         self.telemetry_queue = Gauge("ullage_telemetry_queue", "Usage samples that nobody has taken.", registry=r)
+        self.usage_queries = Counter(
+            "ullage_usage_queries_total", "Queries to Prometheus, by what became of them.", ["outcome"], registry=r
+        )
+        self.usage_query_duration = Histogram(
+            "ullage_usage_query_duration_seconds", "Time of one query to Prometheus.", buckets=BUCKETS_S, registry=r
+        )
+        self.usage_refused = Counter(
+            "ullage_usage_refused_total", "Usage samples that make no sense, by reason.", ["reason"], registry=r
+        )
+        self.usage_age = Gauge(
+            "ullage_usage_source_age_seconds",
+            "Time since a source of usage last answered; NaN before the first.",
+            ["source"],
+            registry=r,
+        )
+        self.prediction_rung = Gauge(
+            "ullage_prediction_workloads",
+            "Workloads, by the rung that their prediction stands on.",
+            ["rung"],
+            registry=r,
+        )
+        self.prediction_coverage = Gauge(
+            "ullage_prediction_coverage_ratio",
+            "Share of the last outcomes that stayed under the predicted quantile.",
+            ["rung", "resource"],
+            registry=r,
+        )
+        self.prediction_error = Gauge(
+            "ullage_prediction_error_ratio",
+            "Pinball loss of the upper quantile over the mean usage, last outcomes.",
+            ["rung", "resource"],
+            registry=r,
+        )
+        self.prediction_trusted = Gauge(
+            "ullage_prediction_trusted",
+            "1 while a rung may answer, 0 while its coverage is out of its band.",
+            ["rung"],
+            registry=r,
+        )
+        self.prediction_falls = Counter(
+            "ullage_prediction_falls_total",
+            "Workloads' predictions that fell a rung, by the rung they fell to.",
+            ["rung"],
+            registry=r,
+        )
+        self.prediction_age = Gauge(
+            "ullage_prediction_oldest_seconds", "Age of the oldest usage behind a prediction in force.", registry=r
+        )
+        self.reclaimed = Gauge(
+            "ullage_reclaimed",
+            "Reclaimed capacity over all nodes, in cores and bytes.",
+            ["resource", "what"],
+            registry=r,
+        )
+        self.reclaim_actions = Counter(
+            "ullage_reclaim_actions_total",
+            "Changes by the reclaim controller, by what and outcome.",
+            ["what", "outcome"],
+            registry=r,
+        )
         self.loop_lag = Gauge("ullage_loop_lag_seconds", "How late the event loop ran its last tick.", registry=r)
         self.build = Info("ullage_build", "Version and strategy.", registry=r)
         self._before: list[Callable[[], None]] = []

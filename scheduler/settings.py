@@ -164,6 +164,43 @@ class RecordSettings:
     """Records waiting for the disk; beyond it they are dropped and counted."""
 
 
+HORIZONS = tuple(f"{hours}h-{statistic}" for hours in (1, 6, 24) for statistic in ("peak", "p95"))
+
+
+@dataclass(frozen=True)
+class UsageSettings:
+    """Where usage comes from, and how it is predicted. Nothing is predicted while both sources are off."""
+
+    prometheus: str = ""
+    """Address such as ``http://prometheus.monitoring:9090``; empty = none (the Telemetry stream still counts)."""
+    prometheus_ca: str = ""
+    """PEM file of the authority that signed Prometheus' certificate; empty = the system's."""
+    prometheus_token_file: str = ""
+    """File with a bearer token, read anew for each query; empty = none."""
+    model: str = ""
+    """Folder written by ``ullage train``; empty = the history rung alone. Looked at again when its card changes."""
+    horizon: str = _choice("6h-peak", HORIZONS)
+    """What is predicted: window and statistic."""
+    every_s: float = _number(30, 0.5, 86_400)
+    """Between looks at the sources."""
+    history_days: float = _number(28, 0.01, 28)
+    """How much of the past is read at the start; no feature looks further back than 28 days."""
+    fresh_s: float = _number(900, 1, 10**6)
+    """Older usage moves a prediction towards the request …"""
+    stale_s: float = _number(6 * 3600, 2, 10**6)
+    """… and from here on the request itself counts."""
+    timeout_s: float = _number(20, 0.1, 600)
+    """Of one query; Prometheus is told, too."""
+    busy_share: float = _number(0.1, 0.001, 1)
+    """At most this share of the time is spent in queries: after each one comes a rest."""
+    max_points: float = _number(500_000, 100, 10**8)
+    """Per answer; long ranges are cut accordingly."""
+    max_answer_bytes: int = _number(64 * 2**20, 1024, 2**31)
+    """An answer beyond it is refused."""
+    max_workloads: int = _number(2_000, 1, 10**6)
+    """Histories in memory, 129 kB each; further workloads count with their request."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything."""
@@ -194,6 +231,7 @@ class Settings:
     log: LogSettings = LogSettings()
     grpc: GrpcSettings = GrpcSettings()
     records: RecordSettings = RecordSettings()
+    usage: UsageSettings = UsageSettings()
 
 
 def read_settings(path: str | None, overrides: dict[str, Any] | None = None) -> Settings:
@@ -303,6 +341,13 @@ def _contradictions(settings: Settings) -> list[str]:
         path = getattr(http, key)
         if path and not Path(path).is_file():
             problems.append(f"http.{key} = {path!r}: no such file; mount the certificate there")
+    usage = settings.usage
+    if usage.stale_s <= usage.fresh_s:
+        problems.append(
+            f"usage.stale_s = {usage.stale_s:g}: must be above usage.fresh_s ({usage.fresh_s:g}); predictions age between"
+        )
+    if usage.prometheus and not usage.prometheus.startswith(("http://", "https://")):
+        problems.append(f"usage.prometheus = {usage.prometheus!r}: must be an address such as http://prometheus:9090")
     unknown = [wish for wish in settings.ignored_wishes if wish not in SOFT_WISHES]
     problems += [f"ignored_wishes has {wish!r}: must be among {', '.join(SOFT_WISHES)}" for wish in unknown]
     if settings.lease.renew_s * 3 > settings.lease.duration_s:
