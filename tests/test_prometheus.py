@@ -1,0 +1,321 @@
+"""Reading usage from Prometheus over real HTTP: budgets, bad answers, and what serving makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from placement.errors import ConfigError
+from placement.knowledge import Forecast
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
+from placement.usage import STEP_S
+from scheduler.errors import SourceError
+from scheduler.ledger import Seen
+from scheduler.metrics import Metrics
+from scheduler.prometheus import Prometheus
+from scheduler.settings import UsageSettings, read_settings
+from scheduler.telemetry import Sample, Subject, UsageStore
+from scheduler.usage_learner import UsageLearner
+from tests.live_engine import GIB, Live
+
+NOW = 1_700_000_100
+
+
+class FakeProm:
+    """Answers queries by functions of time; misbehaves on demand."""
+
+    def __init__(self) -> None:
+        self.pods: dict[str, Callable[[float], float]] = {}
+        """Pod → cores at a time."""
+        self.memory = float(GIB) / 2
+        self.forms: list[dict[str, str]] = []
+        self.delay_s = 0.0
+        self.raw: tuple[int, bytes] | None = None
+        self.port = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        form = {k: str(v) for k, v in (await request.post()).items()}
+        self.forms.append(form)
+        await asyncio.sleep(self.delay_s)
+        if self.raw is not None:
+            return web.Response(status=self.raw[0], body=self.raw[1])
+        return web.json_response({"status": "success", "data": {"resultType": "x", "result": self._result(form)}})
+
+    def _result(self, form: dict[str, str]) -> list[dict[str, Any]]:
+        expression = form["query"]
+        if expression.startswith("count"):
+            return [{"metric": {}, "value": [float(form["time"]), str(len(self.pods))]}]
+        if "kube_pod_owner" in expression:
+            names = {"namespace": "shop", "owner_kind": "ReplicaSet", "owner_name": "web-7c9d8bf6c4"}
+            return [{"metric": names | {"pod": pod}, "value": [0, "1"]} for pod in self.pods]
+        found = []
+        for pod, cores in self.pods.items():
+            series: dict[str, Any] = {"metric": {"namespace": "shop", "pod": pod}}
+
+            def at(t: float, cores: Callable[[float], float] = cores) -> list[Any]:
+                return [t, str(cores(t) if "cpu" in expression else self.memory)]
+
+            if "start" in form:
+                start, end, step = (int(form[k]) for k in ("start", "end", "step"))
+                series["values"] = [at(t) for t in range(start, end + 1, step)]
+            else:
+                series["value"] = at(float(form["time"]))
+            found.append(series)
+        return found
+
+
+@asynccontextmanager
+async def fake_prometheus() -> AsyncIterator[FakeProm]:
+    fake = FakeProm()
+    app = web.Application()
+    app.router.add_post("/api/v1/{name}", fake.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fake.port = runner.addresses[0][1]
+    try:
+        yield fake
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def reader(fake: FakeProm, metrics: Metrics | None = None, **settings: Any) -> AsyncIterator[Prometheus]:
+    address = f"http://127.0.0.1:{fake.port}"
+    client = Prometheus(UsageSettings(**({"prometheus": address, "busy_share": 1.0} | settings)), metrics or Metrics())
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def test_a_long_range_is_cut_so_that_no_answer_exceeds_the_points() -> None:
+    async with fake_prometheus() as fake, reader(fake, max_points=100) as client:
+        fake.pods = {f"web-{i}": lambda t: 0.5 for i in range(10)}
+        chunks = [c async for c in client.history(NOW - 86_400 + 1, NOW)]
+    ranges = [f for f in fake.forms if "start" in f]
+    assert max((int(f["end"]) - int(f["start"])) // STEP_S + 1 for f in ranges) == 10
+    times = np.unique(np.concatenate([s.time_s for c in chunks for s in c if s.resource == CPU]))
+    assert len(times) == 288
+    assert (np.diff(times) == STEP_S).all()
+    assert all(f["timeout"] == "20s" for f in ranges)
+
+
+async def test_a_slow_server_is_given_rest_in_proportion() -> None:
+    async with fake_prometheus() as fake, reader(fake, busy_share=0.25) as client:
+        fake.delay_s = 0.1
+        began = time.monotonic()
+        await client.now(NOW)
+        await client.now(NOW)
+        assert time.monotonic() - began >= 4 * 0.1 + 3 * 0.3 * 0.9
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        ((503, b"busy"), "refused"),
+        ((200, b"<html>a login page</html>"), "malformed"),
+        ((422, b'{"status":"error","errorType":"execution","error":"query timed out"}'), "refused"),
+        ((200, b'{"status":"success"}'), "refused"),
+        ((200, b" " * 5000), "too large"),
+    ],
+)
+async def test_bad_answers_are_named_and_counted(raw: tuple[int, bytes], kind: str) -> None:
+    metrics = Metrics()
+    async with fake_prometheus() as fake, reader(fake, metrics, max_answer_bytes=4096) as client:
+        fake.raw = raw
+        with pytest.raises(SourceError) as caught:
+            await client.now(NOW)
+    assert caught.value.kind == kind
+    assert f'ullage_usage_queries_total{{outcome="{kind}"}} 1.0' in metrics.expose().decode()
+
+
+async def test_a_server_that_is_away_or_too_slow_is_named() -> None:
+    async with fake_prometheus() as fake, reader(fake, timeout_s=0.1) as client:
+        fake.delay_s = 0.5
+        with pytest.raises(SourceError, match="no answer within"):
+            await client.now(NOW)
+    async with reader(fake) as client:
+        with pytest.raises(SourceError, match="cannot be reached"):
+            await client.now(NOW)
+
+
+async def test_values_that_make_no_sense_are_dropped_and_counted() -> None:
+    metrics = Metrics()
+    async with fake_prometheus() as fake, reader(fake, metrics) as client:
+        fake.pods = {"a": lambda t: math.nan, "b": lambda t: -1.0, "c": lambda t: 3e6, "d": lambda t: 0.25}
+        found = await client.now(NOW)
+    assert [s.pod for s in found if s.resource == CPU] == ["d"]
+    assert 'ullage_usage_refused_total{reason="impossible value"} 3.0' in metrics.expose().decode()
+
+
+async def test_owners_are_workloads_not_their_generations() -> None:
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.pods = {"web-7c9d8bf6c4-abcde": lambda t: 1.0}
+        assert await client.owners(NOW, 1) == {("shop", "web-7c9d8bf6c4-abcde"): "shop/Deployment/web"}
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stale_s(.|\n)*usage.prometheus = 'prom:9090'"):
+        read_settings(None, {"usage.stale_s": 10, "usage.prometheus": "prom:9090"})
+
+
+# ── serving ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Clock:
+    """Unix time as the test says."""
+
+    def __init__(self) -> None:
+        self.now = float(NOW)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def learner_of(live: Live, clock: Clock, client: Prometheus | None, **settings: Any) -> UsageLearner:
+    return UsageLearner(live.engine, UsageSettings(**settings), lambda: True, prometheus=client, clock=clock)
+
+
+def web_pod(live: Live, name: str, cores: float = 4.0) -> None:
+    spec = PodSpec(((CPU, round(cores * 1000)), (MEMORY, GIB)), namespace="shop", owner="ReplicaSet/web-7c9d8bf6c4")
+    live.ledger.see(Seen(f"uid-{name}", name, "shop", 1, spec, "n1"))
+
+
+def forecast(live: Live) -> Forecast:
+    forecasts = live.state.knowledge.forecasts
+    assert forecasts is not None
+    return forecasts.of["shop/Deployment/web"]
+
+
+async def test_history_is_read_back_and_the_forecast_enters_as_knowledge(tmp_path: Path) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.pods = {"web-1": lambda t: 1.0, "gone": lambda t: 2.0}
+        learner = learner_of(live, clock, client)
+        await learner.turn()
+        first = forecast(live)
+        version = live.state.knowledge.version
+        assert (first.rung, first.cpu, first.memory) == ("history", 2000, GIB // 2)  # the pod that is gone counts
+        await learner.turn()
+        assert live.state.knowledge.version == version, "nothing new is no new version"
+        assert learner.current["uid-web-1"].cpu_millicores == 1000
+    kinds = [e.kind for e in live.events]
+    assert kinds.count("knowledge") == 1
+
+
+async def test_without_its_source_the_forecast_ages_falls_and_rises(tmp_path: Path) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.pods = {"web-1": lambda t: 1.0}
+        learner = learner_of(live, clock, client)
+        await learner.turn()
+        assert forecast(live).cpu == 1000
+        fake.raw = (500, b"down")
+        clock.now += 3 * 3600
+        await learner.turn()
+        assert forecast(live).rung == "history"
+        assert 2000 < forecast(live).cpu < 4000
+        clock.now += 4 * 3600
+        await learner.turn()
+        assert (forecast(live).rung, forecast(live).cpu) == ("request", 4000)
+        text = live.metrics.expose().decode()
+        assert 'ullage_prediction_falls_total{rung="request"} 1.0' in text
+        assert 'ullage_fallback_total{reason="usage source"} 2.0' in text
+        fake.raw = None
+        await learner.turn()
+        assert (forecast(live).rung, forecast(live).cpu) == ("history", 1000)
+        assert 'ullage_prediction_workloads{rung="history"} 1.0' in live.metrics.expose().decode()
+
+
+async def test_an_empty_server_leaves_the_requests(tmp_path: Path) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus() as fake, reader(fake) as client:
+        await learner_of(live, clock, client).turn()
+    assert live.state.knowledge.forecasts is None
+
+
+async def test_the_stream_feeds_histories_by_uid_and_by_name(tmp_path: Path) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    learner = learner_of(live, clock, None)
+    learner.store = UsageStore(1000, live.metrics, clock)
+    for k in range(24):
+        subject = Subject("pod", "uid-web-1" if k % 2 else "shop/web-1")
+        await learner.store.put(Sample(subject, clock.now, cpu_millicores=700.4, memory_bytes=1e8))
+        clock.now += STEP_S
+    await learner.store.put(Sample(Subject("pod", "nobody"), clock.now, cpu_millicores=1))
+    await learner.turn()
+    assert (forecast(live).rung, forecast(live).cpu) == ("history", 700)
+    assert 'ullage_usage_refused_total{reason="pod unknown"} 1.0' in live.metrics.expose().decode()
+
+
+async def test_a_rung_whose_coverage_leaves_its_band_falls_and_rises_again(tmp_path: Path) -> None:
+    """The load doubles every six hours for a while, then stays: each promise is broken, then kept."""
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    growth = {"at": 0.0}
+    for i in range(30):
+        spec = PodSpec(((CPU, 4000), (MEMORY, GIB)), namespace="shop", owner=f"StatefulSet/db{i}")
+        live.ledger.see(Seen(f"uid-{i}", f"db{i}-0", "shop", 1, spec, "n1"))
+    learner = learner_of(live, clock, None, horizon="1h-peak", stale_s=86_400)
+    learner.store = UsageStore(10_000, live.metrics, clock)
+
+    async def hours(number: int, rising: bool) -> None:
+        for _ in range(number):
+            for _ in range(12):
+                clock.now += STEP_S
+                growth["at"] += 20 if rising else 0
+                for i in range(30):
+                    sample = Sample(Subject("pod", f"uid-{i}"), clock.now, cpu_millicores=100 + growth["at"] % 3800)
+                    await learner.store.put(sample)  # type: ignore[union-attr]  # set above
+            await learner.turn()
+
+    def rung() -> str:
+        forecasts = live.state.knowledge.forecasts
+        assert forecasts is not None
+        return forecasts.of["shop/StatefulSet/db3"].rung
+
+    await hours(3, rising=False)
+    assert rung() == "history"
+    await hours(7, rising=True)
+    assert rung() == "request"
+    assert 'ullage_prediction_trusted{rung="history"} 0.0' in live.metrics.expose().decode()
+    await hours(22, rising=False)
+    assert rung() == "history"
+
+
+@pytest.mark.parametrize("damage", ["missing", "card", "file", "schema"])
+async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if damage != "missing":
+        sha256 = hashlib.sha256(b"tree").hexdigest() if damage == "schema" else "0"
+        entry = {"file": "m.txt", "sha256": sha256, "resource": CPU, "level": 0.95, "base": "max_24h"}
+        entry |= {"target": {"horizon_h": 6, "statistic": "peak"}, "schema": "s"}  # type: ignore[dict-item]  # JSON
+        card: dict[str, Any] = {"format": 1, "models": [entry], "schemas": {"s": ["a"]}, "tasks": {}}
+        (folder / "m.txt").write_text("tree")
+        (folder / "card.json").write_text("{" if damage == "card" else json.dumps(card))
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.pods = {"web-1": lambda t: 1.0}
+        learner = learner_of(live, clock, client, model=str(folder))
+        await learner.turn()
+    assert forecast(live).rung == "history"
+    assert 'ullage_fallback_total{reason="model refused"} 1.0' in live.metrics.expose().decode()
