@@ -12,6 +12,7 @@ import importlib.util
 import json
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,6 +25,7 @@ COMMANDS = {
     "compare": ("simulator.cli", "compare", "Replay traces with several strategies and report the difference."),
     "strategies": ("simulator.cli", "strategies", "List, describe and show strategies."),
     "trace": ("simulator.cli_trace", "trace", "Make, check, convert and look at traces."),
+    "record": ("scheduler.cli_record", "command", "Record a trace of your cluster: pods, nodes and their usage."),
     "train": ("simulator.cli_learn", "train", "Learn usage and lifetimes from a trace."),
     "evaluate": ("simulator.cli_learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
     "plan": ("simulator.cli_plan", "plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
@@ -56,6 +58,8 @@ class LazyGroup(click.Group):
             raise click.ClickException(
                 f"`ullage {cmd_name}` needs {error.name}, which this install lacks; pip install 'ullage[all]'"
             ) from error
+        if cmd_name == "record":
+            command = command(_write_trace)
         assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
         return command
 
@@ -77,6 +81,15 @@ class LazyGroup(click.Group):
             if near:
                 raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from error
             raise
+
+
+def _write_trace(recording: Any, target: Path) -> str:
+    """Save a recording of the live side in the simulator's format; what it is, for the user."""
+    from simulator.recorded import trace_of_recording
+
+    trace = trace_of_recording(recording)
+    trace.save(target)
+    return f"{target}: {len(trace.nodes)} nodes, {len(trace.pods)} pods, {len(trace.usage.pod)} usage samples"
 
 
 def _exists(module: str) -> bool:

@@ -45,7 +45,7 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
 
 
 @click.command()
-@click.argument("trace", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("trace", type=click.Path(exists=True, path_type=Path))
 @click.option("-m", "--model", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -55,7 +55,7 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
 @QUIET
 @output_option
 def train(trace: Path, model: Path, seed: int, horizons: tuple[str, ...], rows: int, quiet: bool, output: str) -> None:
-    """Learn usage from the recording in folder TRACE and write models with their card."""
+    """Learn usage from TRACE, a folder of recorded usage or a file of `ullage record`, and write models with a card."""
     from simulator.training import Effort
     from simulator.training import train as run_training
     from simulator.usage_readers import read_usage
@@ -85,13 +85,13 @@ def train(trace: Path, model: Path, seed: int, horizons: tuple[str, ...], rows: 
 
 
 @click.command()
-@click.argument("trace", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("trace", type=click.Path(exists=True, path_type=Path))
 @click.option("-m", "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
 @QUIET
 @output_option
 def evaluate(trace: Path, model: Path, report: Path | None, quiet: bool, output: str) -> None:
-    """Judge a model on the last third of the recording in folder TRACE, beside every rival and the oracle."""
+    """Judge a model on the last third of TRACE (a usage folder, or of `ullage record`), beside every rival and the oracle."""
     from simulator.accuracy import evaluate as judge
     from simulator.accuracy import html, table_rows
     from simulator.usage_readers import read_usage

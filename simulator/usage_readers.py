@@ -19,7 +19,7 @@ import polars as pl
 
 from placement.resources import CPU, MEMORY, AnyArray, FloatArray, IntArray
 from placement.usage import DAY, STEP_S, SingleArray, UsageSeries
-from simulator.trace import TraceError
+from simulator.trace import Trace, TraceError
 
 MIB = float(2**20)
 KIB = 1024.0
@@ -354,12 +354,16 @@ USAGE_READERS: dict[str, Callable[[Path], UsageSeries]] = {
 
 
 def read_usage(folder: Path) -> UsageSeries:
-    """Read a usage folder; its kind is told by the files in it.
+    """Read a usage folder, whose kind is told by the files in it, or a trace with usage (``.ullage``).
 
     Raises
     ------
-    TraceError : the folder is of no known kind.
+    TraceError : the folder is of no known kind, or the trace has no usage.
     """
+    if folder.suffix == ".ullage":
+        from simulator.recorded import usage_of_trace  # that module reads tables with this one
+
+        return usage_of_trace(Trace.load(folder))
     signs = {
         "bitbrains-rnd": "usage.parquet",
         "bitbrains-small": "meta.parquet",

@@ -1,0 +1,39 @@
+"""A cluster as it was recorded: nodes, pods, and what they used. The live side fills it, the simulator reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import IntArray
+
+
+@dataclass(frozen=True)
+class RecordedPod:
+    """One pod and its samples.
+
+    ``time_s`` is ``(S,)`` unix seconds on the five-minute grid, ascending; ``cpu_millicores`` and ``memory_bytes``
+    are ``(S,)`` int64, −1 where nothing was measured.
+    """
+
+    name: str
+    """``namespace/name``."""
+    spec: PodSpec
+    arrival_s: int
+    """Unix time."""
+    departure_s: int
+    """Unix time of its last sample for a pod that is gone; −1 for one that runs."""
+    time_s: IntArray = field(repr=False)
+    cpu_millicores: IntArray = field(repr=False)
+    memory_bytes: IntArray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """See the module. ``notes`` say what was left out, with counts."""
+
+    name: str
+    nodes: tuple[NodeSpec, ...]
+    pods: tuple[RecordedPod, ...]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,161 @@
+"""Records a cluster for ``ullage record``: its nodes and pods from the API, what they used from Prometheus.
+
+Pods that are gone have samples and an owner in Prometheus but no object in the API. They are taken for pods of their
+workload as it runs today; where that is gone as well they are left out, and counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+import numpy as np
+from msgspec import Raw, Struct
+
+from placement.errors import ConfigError
+from placement.knowledge import workload_of
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.recording import RecordedPod, Recording
+from placement.resources import CPU, IntArray
+from placement.usage import STEP_S
+from scheduler.errors import WireError
+from scheduler.kube import KubeClient
+from scheduler.prometheus import PodSeries, Prometheus
+from scheduler.view import Reader
+
+
+class _Meta(Struct):
+    name: str = ""
+    creationTimestamp: str = ""
+
+
+class _Made(Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+
+
+_decode_made = msgspec.json.Decoder(_Made).decode
+
+
+@dataclass
+class _Pod:
+    """What is gathered of one pod."""
+
+    spec: PodSpec
+    arrival_s: int = -1
+    is_here: bool = False
+    samples: dict[int, list[int]] = field(default_factory=dict)
+    """Grid time → [millicores, bytes]."""
+
+
+async def record(
+    client: KubeClient,
+    prometheus: Prometheus,
+    *,
+    name: str,
+    days: float,
+    page_size: int = 500,
+    now_s: float | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Recording:
+    """The cluster and its usage over the last ``days``.
+
+    Raises
+    ------
+    ApiError : the API refuses or is away. SourceError : Prometheus does. ConfigError : nothing was measured.
+    """
+    end_s = int(now_s if now_s is not None else time.time())
+    nodes, pods, unreadable = await _cluster(client, page_size)
+    progress(f"{len(nodes)} nodes, {len(pods)} pods")
+    owners = await prometheus.owners(end_s, days)
+    by_workload = {workload_of(p.spec.namespace, p.spec.owner): p.spec for p in pods.values()}
+    by_workload.pop("", None)
+    unknown: set[tuple[str, str]] = set()
+    async for chunk in prometheus.history(int(end_s - days * 86_400), end_s):
+        for series in chunk:
+            pod = _pod_of(series, pods, owners, by_workload)
+            if pod is None:
+                unknown.add((series.namespace, series.pod))
+            else:
+                _add(pod, series)
+        progress(f"usage of {sum(1 for p in pods.values() if p.samples)} pods read")
+    recorded = [_recorded(key, pod) for key, pod in pods.items()]
+    if not any(len(p.time_s) for p in recorded):
+        raise ConfigError(
+            f"Prometheus {prometheus.base} has no usage of this cluster's pods in the last {days:g} days; "
+            "does it scrape cAdvisor (container_cpu_usage_seconds_total with namespace and pod)?"
+        )
+    found = {
+        "pods are gone with their whole workload and were left out": len(unknown),
+        "pods have no usage": sum(1 for p in recorded if not len(p.time_s)),
+        "objects could not be read": unreadable,
+    }
+    notes = tuple(f"{number} {what}" for what, number in found.items() if number)
+    return Recording(name, tuple(nodes), tuple(recorded), notes)
+
+
+async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], dict[tuple[str, str], _Pod], int]:
+    reader, nodes, pods, unreadable = Reader(), [], {}, 0
+    async for raw in _objects(client, "/api/v1/nodes", page_size):
+        try:
+            nodes.append(reader.node(raw))
+        except (ConfigError, msgspec.MsgspecError):
+            unreadable += 1
+    async for raw in _objects(client, "/api/v1/pods", page_size):
+        try:
+            seen = reader.pod(raw)
+        except (ConfigError, WireError):
+            unreadable += 1
+            continue
+        made = _unix(_decode_made(raw).metadata.creationTimestamp)
+        pods[seen.namespace, seen.name] = _Pod(seen.spec, made, not seen.has_ended)
+    return nodes, pods, unreadable
+
+
+async def _objects(client: KubeClient, path: str, page_size: int) -> AsyncIterator[Raw]:
+    async for page in client.list_pages(path, page_size=page_size):
+        for raw in page.items or ():
+            yield raw
+
+
+def _unix(stamp: str) -> int:
+    try:
+        return int(datetime.fromisoformat(stamp).timestamp())
+    except ValueError:
+        return -1
+
+
+def _pod_of(
+    series: PodSeries,
+    pods: dict[tuple[str, str], _Pod],
+    owners: dict[tuple[str, str], str],
+    by_workload: dict[str, PodSpec],
+) -> _Pod | None:
+    key = series.namespace, series.pod
+    if key not in pods:
+        spec = by_workload.get(owners.get(key, ""))
+        if spec is None:
+            return None
+        pods[key] = _Pod(spec)
+    return pods[key]
+
+
+def _add(pod: _Pod, series: PodSeries) -> None:
+    is_cpu = series.resource == CPU
+    unit = 1000 if is_cpu else 1
+    for at, value in zip(series.time_s.tolist(), series.values.tolist(), strict=True):
+        pod.samples.setdefault(round(at), [-1, -1])[0 if is_cpu else 1] = round(value * unit)
+
+
+def _recorded(key: tuple[str, str], pod: _Pod) -> RecordedPod:
+    times = sorted(pod.samples)
+    table: IntArray = np.array([pod.samples[t] for t in times], np.int64).reshape(-1, 2)
+    first = times[0] - STEP_S if times else pod.arrival_s
+    arrival = pod.arrival_s if 0 <= pod.arrival_s <= first or not times else first
+    departure = -1 if pod.is_here else (times[-1] if times else max(arrival, 0))
+    return RecordedPod(
+        "/".join(key), pod.spec, max(arrival, 0), departure, np.array(times, np.int64), table[:, 0], table[:, 1]
+    )

@@ -1,0 +1,84 @@
+"""`ullage record`: a cluster and its usage become a trace, and the trace a table to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from placement.errors import ConfigError
+from placement.pods import PodSpec
+from placement.recording import RecordedPod, Recording
+from placement.resources import CPU, MEMORY
+from placement.usage import STEP_S
+from scheduler.recording import record
+from simulator.recorded import WEEK_S, trace_of_recording, usage_of_trace
+from simulator.trace import Trace, TraceError
+from simulator.usage_readers import read_usage
+from tests.api_server import api_server, client_of, node_object, pod_object
+from tests.test_prometheus import NOW, fake_prometheus, reader
+
+OWNER: dict[str, Any] = {"kind": "ReplicaSet", "name": "web-7c9d8bf6c4", "controller": True}
+
+
+async def recorded(folder: Path, days: float = 0.5) -> Recording:
+    """Two pods of one workload that run, a third that is gone, and a stranger without a workload here."""
+    async with api_server() as api, client_of(api, folder) as client, fake_prometheus() as fake, reader(fake) as prom:
+        api.put("nodes", node_object("n0"))
+        for name in ("web-1", "web-2"):
+            pod = pod_object(name, cpu="2", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
+            pod["metadata"]["namespace"] = "shop"
+            api.put("pods", pod)
+        api.put("pods", pod_object("bare"))
+        fake.pods = {"web-1": lambda t: 0.5, "web-2": lambda t: 1.5 if t < NOW - 7200 else 0.1, "web-0": lambda t: 0.2}
+        return await record(client, prom, name="mine", days=days, now_s=NOW)
+
+
+async def test_a_recorded_trace_holds_pods_nodes_and_usage_and_survives_its_file(tmp_path: Path) -> None:
+    trace = trace_of_recording(await recorded(tmp_path))
+    trace.save(tmp_path / "mine.ullage")
+    again = Trace.load(tmp_path / "mine.ullage")
+    assert again.digest == trace.digest
+    assert sorted(trace.pods.name) == ["default/bare", "shop/web-0", "shop/web-1", "shop/web-2"]
+    gone = list(trace.pods.name).index("shop/web-0")
+    assert trace.pods.departure_s[gone] > 0
+    assert "1 pods have no usage" in trace.manifest.notes
+
+
+async def test_usage_of_a_workload_is_that_of_its_largest_pod_on_the_clock_of_the_week(tmp_path: Path) -> None:
+    trace = trace_of_recording(await recorded(tmp_path))
+    trace.save(tmp_path / "mine.ullage")
+    series = read_usage(tmp_path / "mine.ullage")
+    assert series.workloads == ("shop/Deployment/web",)
+    assert series.provisioned[CPU].tolist() == [2.0]
+    assert series.provisioned[MEMORY].tolist() == [2.0**30]
+    end_s = series.start_s + (series.num_steps - 1) * STEP_S
+    assert end_s % WEEK_S == NOW // STEP_S * STEP_S % WEEK_S
+    cpu = series.usage[CPU][0]
+    assert cpu[0] == pytest.approx(1.5)
+    assert cpu[-1] == pytest.approx(0.5)
+    assert np.isfinite(cpu).all()
+
+
+async def test_a_prometheus_without_our_pods_is_said_so(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
+        api.put("nodes", node_object("n0"))
+        api.put("pods", pod_object("web-1"))
+        with pytest.raises(ConfigError, match="has no usage of this cluster's pods"):
+            await record(client, prom, name="mine", days=1, now_s=NOW)
+
+
+def test_a_trace_without_usage_or_owners_cannot_be_learned_from() -> None:
+    spec = PodSpec(((CPU, 1000), (MEMORY, 2**30)))
+    times = np.arange(1, 9, dtype=np.int64) * STEP_S + WEEK_S
+    pod = RecordedPod("default/bare", spec, 0, -1, times, np.full(8, 100), np.full(8, 2**20))
+    from placement.nodes import NodeSpec
+
+    trace = trace_of_recording(Recording("bare", (NodeSpec("n", ((CPU, 4000),)),), (pod,)))
+    assert len(trace.usage.pod) == 8
+    with pytest.raises(TraceError, match="have an owner"):
+        usage_of_trace(trace)
+    with pytest.raises(TraceError, match="0 nodes and 0 pods"):
+        trace_of_recording(Recording("empty", (), ()))
