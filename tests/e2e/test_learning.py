@@ -1,0 +1,213 @@
+"""Learning on a real Prometheus and a real API server: record, train, serve, and what happens when Prometheus dies.
+
+A small exporter replays recorded usage (Bitbrains where the folder of traces is there, else a made-up daily rhythm);
+three days of its past are put into Prometheus as blocks. Then everything is done as a user does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY, PODS
+from tests.conftest import REPO
+from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port
+from tests.e2e.drive import Cluster, cluster_of, pod_json
+from tests.e2e.test_operate import ullage_command
+from tests.e2e.usage_exporter import STEP_S, openmetrics, read
+
+GIB = 2**30
+DAYS = 3
+NUM_WORKLOADS = 24
+PER_WORKLOAD = 2
+API = "/api/v1/namespaces/default/pods"
+
+
+def recorded_usage(rng: random.Random) -> list[tuple[float, float, list[float], list[float]]]:
+    """(cores, bytes asked for, cores used, bytes used) per pod, ``DAYS`` of five-minute steps."""
+    folder = Path(os.environ.get("ULLAGE_TRACES", REPO.parent / "shared" / "traces")) / "bitbrains-rnd"
+    steps = DAYS * 86_400 // STEP_S
+    number = NUM_WORKLOADS * PER_WORKLOAD
+    if not folder.is_dir():
+        found = []
+        for _ in range(number):
+            level, hour = rng.uniform(0.05, 0.3), rng.randrange(24)
+            busy = [level * (3 if abs(i * STEP_S / 3600 % 24 - hour) < 2 else 1) for i in range(steps)]
+            cores = [4 * x * rng.uniform(0.7, 1.1) for x in busy]
+            found.append((4.0, 8.0 * GIB, cores, [2 * GIB * rng.uniform(0.9, 1.1) for _ in range(steps)]))
+        return found
+    from simulator.usage_readers import read_bitbrains_rnd
+
+    series = read_bitbrains_rnd(folder)
+    first = rng.randrange(0, series.num_steps - steps)
+    rows = rng.sample(range(len(series.workloads)), len(series.workloads))
+    found = []
+    for row in rows:
+        cpu = series.usage[CPU][row, first : first + steps]
+        memory = series.usage[MEMORY][row, first : first + steps]
+        whole = min(np.isfinite(cpu).mean(), np.isfinite(memory).mean()) > 0.5
+        if whole and float(np.nanmax(cpu)) > 0.01 and len(found) < number:
+            asked = float(series.provisioned[CPU][row]), float(series.provisioned[MEMORY][row])
+            found.append((*asked, np.nan_to_num(cpu).tolist(), np.nan_to_num(memory).tolist()))
+    assert len(found) == number
+    return found
+
+
+class Monitored:
+    """A cluster whose pods' usage stands in a real Prometheus."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        for tool in ("prometheus", "promtool"):
+            if shutil.which(tool) is None:
+                raise ControlPlaneError(f"`{tool}` is not installed; apt-get install prometheus")
+        self.plane = plane
+        self.folder = plane.folder / "prometheus"
+        self.folder.mkdir()
+        self.port, self.exporter_port = free_port(), free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.config = plane.folder / "usage.json"
+        self.specs: dict[str, PodSpec] = {}
+        self.owners: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """Draw pods, write their past as blocks, start exporter and Prometheus."""
+        start_s = int(time.time()) // STEP_S * STEP_S - DAYS * 86_400
+        entries = []
+        for index, (cores, memory, cpu, working) in enumerate(recorded_usage(random.Random(1))):
+            owner = f"app{index // PER_WORKLOAD:02d}-7c9d8bf6c4"
+            name = f"{owner}-{index % PER_WORKLOAD}"
+            self.specs[name] = PodSpec(((CPU, round(cores * 1000)), (MEMORY, round(memory))))
+            self.owners[name] = owner
+            who = {"namespace": "default", "pod": name, "owner_kind": "ReplicaSet", "owner_name": owner}
+            entries.append(who | {"start_s": start_s, "cores": cpu, "memory": working})
+        self.config.write_text(json.dumps(entries))
+        text = self.folder / "past.txt"
+        openmetrics(read(self.config), start_s, int(time.time()) - 5, 60, text)
+        blocks = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(text), str(self.folder / "data")]
+        subprocess.run(blocks, check=True, capture_output=True)
+        (self.folder / "prometheus.yml").write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+                    "scrape_configs": [
+                        {
+                            "job_name": "usage",
+                            "static_configs": [
+                                {"targets": [f"127.0.0.1:{self.exporter_port}"], "labels": {"instance": "exporter"}}
+                            ],
+                        }
+                    ],
+                }
+            )
+        )
+        script = str(Path(__file__).parent / "usage_exporter.py")
+        self.plane.spawn("exporter", sys.executable, script, str(self.config), str(self.exporter_port))
+        self.start()
+
+    def start(self) -> None:
+        """Start Prometheus (again) on the same data."""
+        self.plane.spawn(
+            "prometheus", "prometheus", f"--config.file={self.folder}/prometheus.yml",
+            f"--storage.tsdb.path={self.folder}/data", f"--web.listen-address=127.0.0.1:{self.port}",
+            "--storage.tsdb.retention.time=30d",
+        )  # fmt: skip
+
+    async def fill(self, cluster: Cluster) -> None:
+        """Nodes, and the pods on them, as if they had run for days."""
+        nodes = [NodeSpec(f"node-{i}", ((CPU, 96_000), (MEMORY, 512 * GIB), (PODS, 110))) for i in range(4)]
+        await cluster.add_nodes(nodes)
+        jobs = []
+        for index, (name, spec) in enumerate(self.specs.items()):
+            body = pod_json(name, spec, f"node-{index % 4}")
+            owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": self.owners[name], "controller": True}
+            body["metadata"]["ownerReferences"] = [owner | {"uid": f"u-{self.owners[name]}"}]
+            jobs.append(("POST", API, body))
+        await cluster.many(jobs)
+
+    def service(self, model: Path | None = None, **usage: Any) -> Ullage:
+        """``ullage serve`` that learns from this Prometheus; stale limits are seconds, so that a test can wait."""
+        more = {"model": str(model)} if model is not None else {}
+        fast = {"every_s": 1, "busy_share": 1.0, "fresh_s": 20, "stale_s": 40, "timeout_s": 10, "horizon": "1h-peak"}
+        settings = {"prometheus": self.address, **fast, **more, **usage}
+        return Ullage(self.plane, usage=settings, log={"folder": str(self.plane.folder / "log")})
+
+
+def metric(ullage: Ullage, name: str) -> float:
+    """Value of a metric, labels included in its name; 0 if it is not there."""
+    for line in ullage.get("/metrics").splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.rsplit(" ", 1)[1])
+    return 0.0
+
+
+def on_rung(ullage: Ullage, rung: str) -> int:
+    """Workloads whose prediction stands on a rung."""
+    return int(metric(ullage, f'ullage_prediction_workloads{{rung="{rung}"}}'))
+
+
+async def eventually(what: Callable[[], bool], timeout_s: float, why: str) -> None:
+    """Wait for an effect of something that runs by itself."""
+    end = time.monotonic() + timeout_s
+    while not await asyncio.to_thread(what):
+        assert time.monotonic() < end, f"not in {timeout_s:g} s: {why}"
+        await asyncio.sleep(0.5)
+
+
+@pytest.fixture
+def monitored(plane: ControlPlane) -> Monitored:
+    """A cluster with three days of usage in its Prometheus."""
+    found = Monitored(plane)
+    found.prepare()
+    return found
+
+
+@pytest.mark.timeout(600)
+async def test_record_train_serve_and_the_rung_falls_and_rises_with_prometheus(
+    monitored: Monitored, tmp_path: Path
+) -> None:
+    plane = monitored.plane
+    trace, model = tmp_path / "mine.ullage", tmp_path / "model"
+    async with cluster_of(plane) as cluster:
+        await monitored.fill(cluster)
+        kubeconfig = str(plane.service_account())
+        words = ["record", str(trace), "-p", monitored.address, "--days", str(DAYS), "--kubeconfig", kubeconfig]
+        done = await asyncio.to_thread(ullage_command, *words)
+        assert done.returncode == 0, done.stderr
+        assert f"4 nodes, {len(monitored.specs)} pods" in done.stdout
+        done = await asyncio.to_thread(
+            ullage_command, "train", str(trace), "-m", str(model), "--horizon", "1h-peak", "-q"
+        )
+        assert done.returncode == 0, done.stderr
+
+        ullage = monitored.service(model)
+        await asyncio.to_thread(ullage.start)
+        await eventually(lambda: on_rung(ullage, "model") == NUM_WORKLOADS, 90, "every workload predicted by the model")
+        monitored.plane.end("prometheus", 9)
+        await eventually(
+            lambda: on_rung(ullage, "request") == NUM_WORKLOADS, 120, "predictions fall without Prometheus"
+        )
+        assert metric(ullage, 'ullage_prediction_falls_total{rung="request"}') >= NUM_WORKLOADS
+        assert metric(ullage, 'ullage_fallback_total{reason="usage source"}') > 0
+        assert ullage.get("/readyz") == "ok", "a source that is away does not make the extender unready"
+        monitored.start()
+        await eventually(lambda: on_rung(ullage, "model") == NUM_WORKLOADS, 120, "predictions rise again")
+        assert metric(ullage, "ullage_prediction_oldest_seconds") < 40
+
+        (model / "card.json").write_text("{}")
+        await eventually(lambda: on_rung(ullage, "history") == NUM_WORKLOADS, 60, "a damaged model leaves the history")
+        assert metric(ullage, 'ullage_fallback_total{reason="model refused"}') == 1
+        await asyncio.to_thread(ullage.end)
