@@ -60,8 +60,11 @@ class Load:
     """Sum of predicted upper quantiles, of requests where nothing is predicted."""
     expected_memory: int
     used_cpu: int = 0
-    """Measured now."""
+    """Measured now, of the pods that are measured."""
     used_memory: int = 0
+    unmeasured_cpu: int = 0
+    """Expected of the others."""
+    unmeasured_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,10 @@ def expected(spec: PodSpec, forecasts: Forecasts | None, *, keeps: bool = False)
 
 def offer(load: Load, before: Offer, policy: ReclaimPolicy) -> Offer:
     """What the node offers now, after having offered ``before``."""
-    cpu = _room(load.allocatable_cpu, load.expected_cpu, load.used_cpu, policy)
-    memory = _room(load.allocatable_memory, load.expected_memory, load.used_memory, policy)
+    cpu = _room(load.allocatable_cpu, load.expected_cpu, load.used_cpu * policy.guard + load.unmeasured_cpu, policy)
+    memory = _room(
+        load.allocatable_memory, load.expected_memory, load.used_memory * policy.guard + load.unmeasured_memory, policy
+    )
     most_cpu = before.cpu_milli + policy.growth_share * load.allocatable_cpu
     most_memory = before.memory_mib + policy.growth_share * load.allocatable_memory / MIB
     return Offer(
@@ -108,9 +113,8 @@ def offer(load: Load, before: Offer, policy: ReclaimPolicy) -> Offer:
     )
 
 
-def _room(allocatable: int, expected_use: int, used: int, policy: ReclaimPolicy) -> float:
-    taken = max(expected_use, used * policy.guard)
-    return max(0.0, allocatable * (1 - policy.keep_share) - taken) * policy.offer_share
+def _room(allocatable: int, expected_use: int, present: float, policy: ReclaimPolicy) -> float:
+    return max(0.0, allocatable * (1 - policy.keep_share) - max(expected_use, present)) * policy.offer_share
 
 
 def to_evict(pods: Iterable[ReclaimedPod], offered: Offer) -> list[str]:

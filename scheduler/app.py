@@ -29,6 +29,7 @@ from scheduler.lease import Election
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.prometheus import Prometheus
+from scheduler.reclaimer import Reclaimer
 from scheduler.recorder import Recorder
 from scheduler.server import HttpServer, load_certificates
 from scheduler.settings import MODES, Settings
@@ -99,6 +100,7 @@ class App:
         self.usage = UsageLearner(
             self.engine, settings.usage, lambda: self.informer.is_synced, prometheus=self.prometheus
         )
+        self.reclaimer = Reclaimer(self.engine, client, settings.reclaim, self.usage.current, time.time)
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
         self.side_servers: list[HttpServer] = []
         self.grpc: GrpcServer | None = None
@@ -144,6 +146,8 @@ class App:
         self._keep(self.learner.run())
         if self.usage.has_source:
             self._keep(self.usage.run())
+        if self.settings.reclaim.mode != "off":
+            self._keep(self.reclaimer.run())
         if self.election is not None:
             self._keep(self.election.run())
         log.info(

@@ -202,6 +202,29 @@ class UsageSettings:
 
 
 @dataclass(frozen=True)
+class ReclaimSettings:
+    """Selling what prediction says will not be used; see docs/operate.md before switching it on."""
+
+    mode: str = _choice("off", ("off", "dry", "on", "withdraw"))
+    """``dry`` says what it would do (metrics), ``on`` patches node status and evicts, ``withdraw`` takes all offers
+    back; the last two need the rights of the component ``reclaim``."""
+    every_s: float = _number(10, 0.2, 3600)
+    """Between looks: the time in which capacity is taken back."""
+    node_label: str = "ullage.dev/reclaim=enabled"
+    """Only nodes with this label (KEY or KEY=VALUE); empty = all."""
+    keep_share: float = _number(0.10, 0, 1)
+    """Of allocatable, never offered."""
+    offer_share: float = _number(0.90, 0, 1)
+    """Of what is then expected to be free."""
+    guard: float = _number(1.15, 1, 10)
+    """Present use counts times this."""
+    growth_share: float = _number(0.10, 0.001, 1)
+    """Of allocatable, the most by which an offer grows per look; it shrinks at once."""
+    evicts: bool = True
+    """Whether reclaimed pods that no longer fit are evicted."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything."""
 
@@ -232,6 +255,7 @@ class Settings:
     grpc: GrpcSettings = GrpcSettings()
     records: RecordSettings = RecordSettings()
     usage: UsageSettings = UsageSettings()
+    reclaim: ReclaimSettings = ReclaimSettings()
 
 
 def read_settings(path: str | None, overrides: dict[str, Any] | None = None) -> Settings:

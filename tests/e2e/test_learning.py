@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.resources import CPU, MEMORY, PODS
+from placement.reclaim import RECLAIMED_CPU
+from placement.resources import CPU, MEMORY, PODS, parse_quantity
 from tests.conftest import REPO
 from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port
 from tests.e2e.drive import Cluster, cluster_of, pod_json
@@ -211,3 +213,96 @@ async def test_record_train_serve_and_the_rung_falls_and_rises_with_prometheus(
         await eventually(lambda: on_rung(ullage, "history") == NUM_WORKLOADS, 60, "a damaged model leaves the history")
         assert metric(ullage, 'ullage_fallback_total{reason="model refused"}') == 1
         await asyncio.to_thread(ullage.end)
+
+
+# ── reclaimed capacity ────────────────────────────────────────────────────────────────────────
+
+
+def offered(plane: ControlPlane, node: str) -> int:
+    """Reclaimed millicores that a node offers, by the API."""
+    allocatable = plane.call("GET", f"/api/v1/nodes/{node}")["status"]["allocatable"]
+    return parse_quantity(allocatable.get(RECLAIMED_CPU, "0"), RECLAIMED_CPU)
+
+
+def grant_reclaim(plane: ControlPlane) -> None:
+    """The rights of the component, nothing more."""
+    path = REPO / "manifests" / "kustomize" / "components" / "reclaim" / "rbac.yaml"
+    for document in yaml.safe_load_all(path.read_text()):
+        plane.call("POST", f"/apis/rbac.authorization.k8s.io/v1/{document['kind'].lower()}s", document)
+
+
+def batch_pod(name: str, milli: int) -> dict[str, Any]:
+    """A pod that asks for reclaimed capacity only."""
+    amounts = {RECLAIMED_CPU: str(milli)}
+    container = {"name": "c", "image": "x", "resources": {"requests": amounts, "limits": amounts}}
+    spec = {"terminationGracePeriodSeconds": 0, "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec}
+
+
+@pytest.mark.timeout(600)
+async def test_batch_pods_land_on_reclaimed_capacity_and_leave_when_usage_rises(monitored: Monitored) -> None:
+    plane = monitored.plane
+    async with cluster_of(plane) as cluster:
+        await monitored.fill(cluster)
+        body = {"metadata": {"labels": {"ullage.dev/reclaim": "enabled"}}}
+        for node in ("node-0", "node-1"):
+            await asyncio.to_thread(plane.call, "PATCH", f"/api/v1/nodes/{node}", body, "application/merge-patch+json")
+        reclaim = {"mode": "dry", "every_s": 1, "growth_share": 0.5}
+        ullage = monitored.service(fresh_s=900, stale_s=3600)
+        ullage.settings["reclaim"] = reclaim
+        await asyncio.to_thread(ullage.start)
+        asked = 'ullage_reclaimed{resource="cpu",what="offered"}'
+        await eventually(lambda: metric(ullage, asked) > 0, 90, "a dry controller says what it would offer")
+        assert offered(plane, "node-0") == 0
+        await asyncio.to_thread(ullage.end)
+
+        reclaim["mode"] = "on"
+        await asyncio.to_thread(ullage.start)
+        refused = 'ullage_reclaim_actions_total{outcome="refused",what="patch"}'
+        await eventually(lambda: metric(ullage, refused) > 0, 90, "without the component's rights nothing is changed")
+        assert offered(plane, "node-0") == 0
+        await asyncio.to_thread(grant_reclaim, plane)
+        await eventually(lambda: offered(plane, "node-0") >= 20_000, 60, "the offer stands in the node's status")
+        assert offered(plane, "node-2") == 0, "an unmarked node is left alone"
+        await asyncio.to_thread(steady_offer, plane, "node-0")
+        requests = sum(s.amount(CPU) for i, s in enumerate(monitored.specs.values()) if i % 4 == 0)
+        before = offered(plane, "node-0")
+        assert before > 0.9 * (0.9 * 96_000 - requests), "more than requests leave free: what is not used is sold"
+
+        plane.start_scheduler(ullage.stanzas())
+        size = before // 4 // 100 * 100
+        await cluster.many(("POST", API, batch_pod(f"batch-{i}", size)) for i in range(6))
+        on_offer = lambda: {n for i in range(6) if (n := cluster.node_of(f"batch-{i}"))}  # noqa: E731
+        await cluster.until(
+            lambda: sum(bool(cluster.node_of(f"batch-{i}")) for i in range(6)) == 6, 60, "batch pods land"
+        )
+        assert on_offer() <= {"node-0", "node-1"}
+        sold = 'ullage_reclaimed{resource="cpu",what="sold"}'
+        await eventually(lambda: metric(ullage, sold) == 6 * size / 1000, 30, "the ledger counts what is sold")
+
+        Path(f"{monitored.config}.scale").write_text("40")
+        began = time.monotonic()
+        await eventually(lambda: offered(plane, "node-0") < before / 2, 240, "the guard takes capacity back")
+        shrunk_s = time.monotonic() - began
+        await cluster.until(lambda: sum(f"batch-{i}" in cluster.pods for i in range(6)) < 6, 120, "batch pods leave")
+        left_s = time.monotonic() - began
+        alive = set(cluster.pods)
+        assert set(monitored.specs) <= alive, "no guaranteed pod was touched"
+        print(
+            f"offer {before} -> {offered(plane, 'node-0')} milli after {shrunk_s:.0f} s, first eviction {left_s:.0f} s"
+        )
+        await asyncio.to_thread(ullage.end)
+        reclaim["mode"] = "withdraw"
+        await asyncio.to_thread(ullage.start)
+        await eventually(lambda: offered(plane, "node-0") == offered(plane, "node-1") == 0, 60, "offers are withdrawn")
+        await asyncio.to_thread(ullage.end)
+
+
+def steady_offer(plane: ControlPlane, node: str) -> None:
+    """Until the offer no longer grows."""
+    last, since = offered(plane, node), time.monotonic()
+    end = since + 60
+    while time.monotonic() - since < 4 and time.monotonic() < end:
+        time.sleep(0.5)
+        if (now := offered(plane, node)) != last:
+            last, since = now, time.monotonic()

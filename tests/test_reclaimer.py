@@ -1,0 +1,132 @@
+"""The reclaim controller against an API server: what it offers, when it evicts, and that dry changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from placement.knowledge import Forecast, Forecasts
+from placement.nodes import NamespaceSpec, NodeSpec
+from placement.pods import PodSpec
+from placement.reclaim import RECLAIMED_CPU, RECLAIMED_MEMORY
+from placement.resources import CPU, MEMORY
+from scheduler.errors import ApiError
+from scheduler.ledger import Seen
+from scheduler.reclaimer import KEEP_LABEL, Reclaimer
+from scheduler.settings import ReclaimSettings
+from scheduler.usage_learner import Current
+from tests.live_engine import GIB, Live
+
+MARKED = (("ullage.dev/reclaim", "enabled"),)
+WEB = PodSpec(((CPU, 8000), (MEMORY, 16 * GIB)), namespace="shop", owner="ReplicaSet/web-7c9d8bf6c4")
+SAYS = Forecasts({"shop/Deployment/web": Forecast(1000, 2 * GIB, 500, GIB, rung="model")}, "6h-peak")
+
+
+class Node:
+    """One marked node with two web pods, and what the controller asked of the API."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.live = Live(folder / "r.db")
+        self.calls: list[tuple[str, str]] = []
+        self.offers = (0, 0)
+        self.refuses = False
+        self.current: dict[str, Current] = {}
+        self.show(0, 0)
+        for i in range(2):
+            self.live.ledger.see(Seen(f"web-{i}", f"web-{i}", "shop", 1, WEB, "big"))
+        self.live.state.learn(self.live.state.knowledge.but(forecasts=SAYS))
+        chosen = {"mode": "on", "growth_share": 1.0} | settings
+        self.controller = Reclaimer(self.live.engine, self, ReclaimSettings(**chosen), self.current, lambda: 1000.0)  # type: ignore[arg-type]  # only call() is used
+
+    def show(self, cpu_milli: int, memory_mib: int) -> None:
+        """The watch shows the node with this offer."""
+        amounts = ((CPU, 20_000), (MEMORY, 64 * GIB), (RECLAIMED_CPU, cpu_milli), (RECLAIMED_MEMORY, memory_mib))
+        self.live.ledger.see_node(NodeSpec("big", tuple(sorted(amounts)), labels=MARKED))
+
+    async def call(self, method: str, path: str, body: Any = None, **_: Any) -> bytes:
+        """The API: takes the offer over, or refuses."""
+        self.calls.append((method, path))
+        if self.refuses:
+            raise ApiError("no right", 403)
+        if method == "PATCH":
+            amounts = body["status"]["allocatable"]
+            self.offers = int(amounts[RECLAIMED_CPU]), int(amounts[RECLAIMED_MEMORY])
+            self.show(*self.offers)
+        return b""
+
+    def batch(self, name: str, milli: int, since: int = 1) -> None:
+        """A pod on reclaimed capacity."""
+        spec = PodSpec(((RECLAIMED_CPU, milli),), namespace="batch")
+        self.live.ledger.see(Seen(name, name, "batch", since, spec, "big"))
+
+
+async def test_the_offer_is_what_prediction_leaves_and_unmarked_nodes_are_left_alone(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    await node.controller.turn()
+    assert node.offers[0] == int((20_000 * 0.9 - 2 * 1000) * 0.9) // 100 * 100
+    assert {path for _, path in node.calls} == {"/api/v1/nodes/big/status"}
+    node.calls.clear()
+    await node.controller.turn()
+    assert node.calls == [], "an offer that stands is not patched again"
+
+
+async def test_present_use_counts_before_prediction_does(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.current |= {f"web-{i}": Current(990.0, 7000, 2 * GIB) for i in range(2)}
+    await node.controller.turn()
+    assert node.offers[0] == int((18_000 - 14_000 * 1.15) * 0.9) // 100 * 100
+    node.current |= {f"web-{i}": Current(100.0, 7000, 2 * GIB) for i in range(2)}
+    await node.controller.turn()
+    assert node.offers[0] > 10_000, "an old measurement is not the present"
+
+
+async def test_reclaimed_pods_leave_when_usage_rises_and_only_as_many_as_needed(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    await node.controller.turn()
+    node.batch("first", 5000)
+    node.batch("second", 5000)
+    await node.controller.turn()
+    assert not any("eviction" in path for _, path in node.calls)
+    node.current |= {f"web-{i}": Current(1000.0, 4500, GIB) for i in range(2)}
+    await node.controller.turn()
+    assert len([path for _, path in node.calls if "eviction" in path]) == 1
+
+
+async def test_a_slow_growth_after_a_restart_evicts_nobody(tmp_path: Path) -> None:
+    node = Node(tmp_path, growth_share=0.01)
+    node.batch("runs", 9000)
+    await node.controller.turn()
+    assert node.offers[0] == 200
+    assert not any("eviction" in path for _, path in node.calls)
+
+
+async def test_marked_namespaces_keep_their_requests(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.live.ledger.see_namespace(NamespaceSpec("shop", ((KEEP_LABEL, ""),)))
+    await node.controller.turn()
+    assert node.offers[0] == int((18_000 - 16_000) * 0.9)
+
+
+async def test_dry_changes_nothing_and_says_what_it_would(tmp_path: Path) -> None:
+    node = Node(tmp_path, mode="dry")
+    await node.controller.turn()
+    assert node.calls == []
+    assert 'ullage_reclaimed{resource="cpu",what="offered"} 14.4' in node.live.metrics.expose().decode()
+
+
+async def test_a_refusal_is_counted_and_tried_again(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.refuses = True
+    await node.controller.turn()
+    await node.controller.turn()
+    text = node.live.metrics.expose().decode()
+    assert 'ullage_reclaim_actions_total{outcome="refused",what="patch"} 2.0' in text
+
+
+async def test_withdrawing_takes_everything_back(tmp_path: Path) -> None:
+    node = Node(tmp_path, mode="withdraw")
+    node.show(9000, 1024)
+    node.batch("runs", 9000)
+    await node.controller.turn()
+    assert node.offers == (0, 0)
+    assert any("eviction" in path for _, path in node.calls)
