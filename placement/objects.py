@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from placement.errors import ConfigError
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
+from placement.owners import Owners
 from placement.pods import (
     GpuRequest,
     HostPort,
@@ -150,6 +151,7 @@ class Volume(Struct):
 
 
 class OwnerReference(Struct):
+    apiVersion: str = ""
     kind: str = ""
     name: str = ""
     controller: bool | None = None
@@ -381,7 +383,7 @@ def _node_rules(pod: Pod, volume_affinity: tuple[tuple[NodeTerm, ...], ...]) -> 
     )
 
 
-def _pod_rules(pod: Pod) -> PodRules:
+def _pod_rules(pod: Pod, defaults: tuple[Spread, ...]) -> PodRules:
     spec, labels = pod.spec, pod.metadata.labels or {}
     near = (spec.affinity.podAffinity if spec.affinity else None) or PodAffinity()
     far = (spec.affinity.podAntiAffinity if spec.affinity else None) or PodAffinity()
@@ -396,7 +398,7 @@ def _pod_rules(pod: Pod) -> PodRules:
         affinity=tuple(_pod_term(t, labels) for t in near.requiredDuringSchedulingIgnoredDuringExecution or ()),
         anti_affinity=tuple(_pod_term(t, labels) for t in far.requiredDuringSchedulingIgnoredDuringExecution or ()),
         preferred=tuple(wishes),
-        spread=tuple(_spread(c, labels) for c in spec.topologySpreadConstraints or ()),
+        spread=tuple(_spread(c, labels) for c in spec.topologySpreadConstraints or ()) or defaults,
         host_ports=tuple(HostPort(p.hostPort, p.protocol or "TCP", p.hostIP or "0.0.0.0") for p in ports),
     )
 
@@ -436,8 +438,15 @@ def is_guaranteed(pod: Pod) -> bool:
     return bool(containers)
 
 
-def pod_spec(pod: Pod, volumes: Volumes | None = None) -> PodSpec:
-    """The class of a pod.
+def _default_spread(pod: Pod, owner: OwnerReference | None, owners: Owners | None) -> tuple[Spread, ...]:
+    if owners is None or pod.spec.topologySpreadConstraints:
+        return ()
+    reference = (owner.apiVersion, owner.kind, owner.name) if owner else None
+    return owners.spread(pod.metadata.namespace, pod.metadata.labels or {}, reference)
+
+
+def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = None) -> PodSpec:
+    """The class of a pod; ``owners`` give kube-scheduler's default spreading.
 
     Raises
     ------
@@ -460,7 +469,7 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None) -> PodSpec:
         nonzero_cpu=scored_cpu,
         nonzero_memory=scored_memory,
         node_rules=_node_rules(pod, terms),
-        pod_rules=_pod_rules(pod),
+        pod_rules=_pod_rules(pod, _default_spread(pod, owner, owners)),
         images=tuple(sorted(normalised_image(c.image) for c in containers if c.image)),
         num_containers=max(len(containers), 1),
         unmodelled=unmodelled,

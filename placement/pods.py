@@ -65,6 +65,8 @@ class Spread:
     min_domains: int = 1
     honor_affinity: bool = True
     honor_taints: bool = False
+    is_default: bool = False
+    """The scheduler's own default, not the pod's wish: nodes without the key are scored too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def wishes(spec: PodSpec) -> tuple[str, ...]:
         for name, stated in (
             ("node-affinity", spec.node_rules.preferred),
             ("inter-pod-affinity", rules.preferred),
-            ("topology-spread", any(not c.hard for c in rules.spread)),
+            ("topology-spread", any(not c.hard and not c.is_default for c in rules.spread)),
         )
         if stated
     )
@@ -110,14 +110,15 @@ def _spread(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
     if not soft:
         return np.zeros(len(feasible), np.int64)
     ignored = np.zeros(len(feasible), np.bool_)
-    for constraint in soft:
-        ignored |= ~rules.has_key(constraint.topology_key)
+    keys = [c.topology_key for c in soft if not c.is_default]
+    for key in keys:
+        ignored |= ~rules.has_key(key)
     scored = feasible & ~ignored
     if not scored.any():
         return np.zeros(len(feasible), np.int64)
     raw: FloatArray = np.zeros(len(feasible))
     for constraint in soft:
-        raw += _spread_one(rules, spec, constraint, [c.topology_key for c in soft], scored)
+        raw += _spread_one(rules, spec, constraint, keys, scored)
     rounded = np.floor(raw + 0.5).astype(np.int64)
     low, high = int(rounded[scored].min()), int(rounded[scored].max())
     if high == 0:
@@ -136,8 +137,11 @@ def _spread_one(rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[
         counted = rules.spread_nodes(spec, constraint, keys)
         counts = rules.domain_sums(constraint.topology_key, counter, counted)
         num_domains = rules.num_domains(constraint.topology_key, scored)
+    has_key = rules.has_key(constraint.topology_key)
+    if constraint.topology_key != HOSTNAME and (scored & ~has_key).any():
+        num_domains += 1  # nodes without the key, which only defaults score, count as one more domain
     weight = np.log(num_domains + 2)
-    result: FloatArray = counts * weight + (constraint.max_skew - 1)
+    result: FloatArray = np.where(has_key, counts * weight + (constraint.max_skew - 1), 0.0)
     return result
 
 

@@ -30,6 +30,10 @@ RIGHTS: tuple[Right, ...] = (
     Right("", "namespaces", FOLLOW, "mode by label, and namespace selectors of affinity terms"),
     Right("", "persistentvolumes", FOLLOW, "zones and nodes that volumes tie a pod to"),
     Right("", "persistentvolumeclaims", FOLLOW, "which volume a pod uses"),
+    Right("", "services", FOLLOW, "kube-scheduler's default spreading of a Service's pods, as kube-default scores it"),
+    Right("", "replicationcontrollers", FOLLOW, "the same, of its pods"),
+    Right("apps", "replicasets", FOLLOW, "the same, of its pods"),
+    Right("apps", "statefulsets", FOLLOW, "the same, of its pods"),
     Right("coordination.k8s.io", "leases", ("get", "create", "update"), "one replica answers", is_local=True),
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -16,7 +17,8 @@ from msgspec import Raw, Struct
 from placement import objects
 from placement.errors import ConfigError
 from placement.nodes import NamespaceSpec, NodeSpec
-from placement.pods import NodeTerm, PodSpec
+from placement.owners import CONTROLLERS, Owners
+from placement.pods import NodeTerm, PodSpec, Requirement
 from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, parse_quantity
 from scheduler.errors import WireError
 from scheduler.ledger import Ledger, Seen
@@ -84,6 +86,26 @@ class _VolumeObject(Struct):
     spec: _VolumeSpec = msgspec.field(default_factory=_VolumeSpec)
 
 
+class _ServiceSpec(Struct):
+    selector: dict[str, str] | None = None
+
+
+class _ServiceObject(Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    spec: _ServiceSpec = msgspec.field(default_factory=_ServiceSpec)
+
+
+class _ControllerSpec(Struct):
+    selector: objects.Selector | None = None
+
+
+class _ControllerObject(Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    spec: _ControllerSpec = msgspec.field(default_factory=_ControllerSpec)
+
+
+_decode_service = msgspec.json.Decoder(_ServiceObject).decode
+_decode_controller = msgspec.json.Decoder(_ControllerObject).decode
 _decode_claim = msgspec.json.Decoder(_ClaimObject).decode
 _decode_volume = msgspec.json.Decoder(_VolumeObject).decode
 
@@ -96,6 +118,7 @@ class Reader:
         """Namespace → claim → name of its bound volume."""
         self.volumes: dict[str, tuple[NodeTerm, ...]] = {}
         """Volume → required node terms; () = any node."""
+        self.owners = Owners()
         self._classes: dict[PodSpec, PodSpec] = {}
         self._images: dict[tuple[str, int], tuple[str, int]] = {}
 
@@ -111,7 +134,7 @@ class Reader:
 
     def _spec(self, pod: objects.Pod) -> PodSpec:
         """The pod's class; equal classes are one object, so that fifty thousand pods cost little."""
-        spec = objects.pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None)
+        spec = objects.pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None, self.owners)
         if len(self._classes) >= MAX_CLASSES:
             self._classes.clear()
         return self._classes.setdefault(spec, spec)
@@ -205,6 +228,46 @@ class KindSink:
         self.on_keep(keys)
 
 
+def _put(table: dict[Any, dict[str, Any]], outer: object, name: str, value: object) -> None:
+    """Set or, with None, remove; no empty inner tables stay."""
+    if value is not None:
+        table.setdefault(outer, {})[name] = value
+        return
+    table.get(outer, {}).pop(name, None)
+    if not table.get(outer, True):
+        del table[outer]
+
+
+def _controller_sink(kind: str, version: str, owners: Owners) -> KindSink:
+    """Follows the selectors of one kind of controller."""
+
+    def put(raw: Raw) -> str:
+        selector: tuple[Requirement, ...] | None
+        if version == "v1":
+            service = _decode_service(raw)
+            meta, chosen = service.metadata, service.spec.selector or {}
+            selector = tuple(Requirement(key, "In", (value,)) for key, value in sorted(chosen.items()))
+        else:
+            controller = _decode_controller(raw)
+            meta, selector = controller.metadata, objects.selector(controller.spec.selector)
+        _put(owners.controllers, (kind, meta.namespace), meta.name, selector)
+        return _full_name(meta)
+
+    def drop(key: str) -> None:
+        namespace, _, name = key.partition("/")
+        _put(owners.controllers, (kind, namespace), name, None)
+
+    def keep(keys: set[str]) -> None:
+        tables = [(space, name) for (of, space), some in owners.controllers.items() if of == kind for name in some]
+        for namespace, name in tables:
+            if f"{namespace}/{name}" not in keys:
+                drop(f"{namespace}/{name}")
+
+    plural = f"{kind.lower()}s"
+    base = "/api/v1" if version == "v1" else f"/apis/{version}"
+    return KindSink(plural, f"{base}/{plural}", put, drop, keep, key=_full_name, is_optional=True)
+
+
 def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
     """Every kind that is followed."""
 
@@ -259,6 +322,23 @@ def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
         for name in reader.volumes.keys() - names:
             drop_volume(name)
 
+    owners = reader.owners
+
+    def put_service(raw: Raw) -> str:
+        service = _decode_service(raw)
+        meta, chosen = service.metadata, service.spec.selector
+        _put(owners.services, meta.namespace, meta.name, None if chosen is None else tuple(sorted(chosen.items())))
+        return _full_name(meta)
+
+    def drop_service(key: str) -> None:
+        namespace, _, name = key.partition("/")
+        _put(owners.services, namespace, name, None)
+
+    def keep_services(keys: set[str]) -> None:
+        for key in [f"{namespace}/{name}" for namespace, some in owners.services.items() for name in some]:
+            if key not in keys:
+                drop_service(key)
+
     def forget_mode(name: str) -> None:
         modes.label(name, None)
 
@@ -276,5 +356,15 @@ def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
             key=_full_name,
             is_optional=True,
         ),
+        KindSink(
+            "services",
+            f"{core}/services",
+            put_service,
+            drop_service,
+            keep_services,
+            key=_full_name,
+            is_optional=True,
+        ),
+        *(_controller_sink(kind, version, reader.owners) for kind, version in CONTROLLERS.items()),
         KindSink("pods", f"{core}/pods", put_pod, ledger.lose, ledger.keep_pods, key=lambda meta: meta.uid),
     ]
