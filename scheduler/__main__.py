@@ -28,6 +28,7 @@ COMMANDS = {
     "record": ("scheduler.cli_record", "command", "Record a trace of your cluster: pods, nodes and their usage."),
     "train": ("simulator.cli_learn", "train", "Learn usage and lifetimes from a trace."),
     "evaluate": ("simulator.cli_learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
+    "rightsize": ("scheduler.cli_rightsize", "rightsize", "What each workload should ask for, by prediction."),
     "plan": ("simulator.cli_plan", "plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
     "snapshot": ("simulator.cli_plan", "snapshot", "Save a cluster's state to a file."),
     "reproduce": ("simulator.cli_reproduce", "reproduce", "Repeat published results and hold ours against them."),

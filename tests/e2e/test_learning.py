@@ -306,3 +306,65 @@ def steady_offer(plane: ControlPlane, node: str) -> None:
         time.sleep(0.5)
         if (now := offered(plane, node)) != last:
             last, since = now, time.monotonic()
+
+
+# ── right-sized requests ──────────────────────────────────────────────────────────────────────
+
+
+def admitted(plane: ControlPlane, namespace: str, owner: str, *, guaranteed: bool = False) -> dict[str, str]:
+    """Requests of a new pod of 4 cores and 8 GiB as the API server keeps it (a dry run that admission sees)."""
+    amounts = {CPU: "4", MEMORY: "8Gi"}
+    resources = {"requests": amounts} | ({"limits": amounts} if guaranteed else {})
+    reference = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": "u", "controller": True}
+    meta = {"name": "probe", "namespace": namespace, "ownerReferences": [reference]}
+    containers = [{"name": n, "image": "x", "resources": resources} for n in ("main", "side")]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers}}
+    made = plane.call("POST", f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod)
+    main, side = (c["resources"]["requests"] for c in made["spec"]["containers"])
+    assert main == side
+    requests: dict[str, str] = main
+    return requests
+
+
+@pytest.mark.timeout(600)
+async def test_new_pods_ask_for_what_was_recommended_where_that_is_switched_on(monitored: Monitored) -> None:
+    plane = monitored.plane
+    base = "/apis/admissionregistration.k8s.io/v1"
+    path = REPO / "manifests" / "kustomize" / "components" / "rightsize" / "policy.yaml"
+    kubeconfig = str(plane.kubeconfig("admin", "admin-token"))
+    words = ["rightsize", "-p", monitored.address, "--days", str(DAYS), "--kubeconfig", kubeconfig, "-o", "json"]
+    async with cluster_of(plane) as cluster:
+        await monitored.fill(cluster)
+        done = await asyncio.to_thread(ullage_command, *words)
+        assert done.returncode == 0, done.stderr
+        items = json.loads(done.stdout)["items"]
+        assert len(items) == NUM_WORKLOADS
+        lowered = [i for i in items if i["new_cpu_millicores"] < i["cpu_millicores"]]
+        assert len(lowered) > NUM_WORKLOADS / 2
+        print(f"{len(lowered)} of {len(items)} lowered, {json.loads(done.stdout)['usd_per_month']} USD a month")
+        for document in yaml.safe_load_all(path.read_text()):
+            plural = {"MutatingAdmissionPolicy": "mutatingadmissionpolicies"}.get(
+                document["kind"], f"{document['kind'].lower()}s"
+            )
+            plane.call("POST", f"{base}/{plural}", document)
+        chosen = lowered[0]
+        owner = chosen["workload"].rpartition("/")[2] + "-8f5f6d7b9c"
+        asks = {CPU: "4", MEMORY: "8Gi"}
+        assert admitted(plane, "default", owner) == asks, "nothing before the ConfigMap"
+        done = await asyncio.to_thread(ullage_command, *words, "--apply")
+        assert done.returncode == 0, done.stderr
+        assert admitted(plane, "default", owner) == asks, "nothing before the label"
+        label = {"metadata": {"labels": {"ullage.dev/rightsize": "enabled"}}}
+        plane.call("PATCH", "/api/v1/namespaces/default", label, "application/merge-patch+json")
+        share = chosen["new_cpu_millicores"] / chosen["cpu_millicores"]
+
+        def is_lowered() -> bool:
+            cpu = parse_quantity(admitted(plane, "default", owner)[CPU], CPU)
+            return abs(cpu - 4000 * share) <= 10
+
+        await eventually(is_lowered, 30, "new pods of the workload ask for less")
+        assert admitted(plane, "default", owner, guaranteed=True) == asks
+        assert admitted(plane, "default", "stranger-8f5f6d7b9c") == asks
+        keep = {"metadata": {"labels": {"ullage.dev/keep-requests": "yes"}}}
+        plane.call("PATCH", "/api/v1/namespaces/default", keep, "application/merge-patch+json")
+        await eventually(lambda: admitted(plane, "default", owner) == asks, 30, "a marked namespace keeps its requests")

@@ -1,0 +1,147 @@
+"""``ullage rightsize``: recommendations from a live cluster, and the ConfigMaps that the admission policy reads.
+
+Recommendations are printed. Written (``--apply``) they are one ConfigMap ``ullage-rightsize`` per namespace with, by
+workload, the thousandths of the request that remain; the MutatingAdmissionPolicy of
+``manifests/kustomize/components/rightsize`` lowers new pods by them where the namespace is labelled for it. Nothing
+else is changed: no running pod, no Deployment, no Guaranteed pod.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from placement.forecasting import Forecaster, Rungs, ask
+from placement.knowledge import workload_of
+from placement.nodes import NamespaceSpec
+from placement.objects import namespace_spec
+from placement.recording import Recording
+from placement.resources import CPU, MEMORY
+from placement.rightsize import Recommendation, RightsizePolicy, recommend
+from scheduler.errors import ApiError
+from scheduler.kube import KubeClient
+from scheduler.reclaimer import KEEP_LABEL
+
+CONFIG_MAP = "ullage-rightsize"
+MANAGER = "ullage-rightsize"
+USD_PER_CORE_HOUR = 0.031611
+USD_PER_GIB_HOUR = 0.004237
+"""OpenCost's default prices (configs/default.json)."""
+HOURS_PER_MONTH = 730
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Recommendations with what stands behind them."""
+
+    recommendations: tuple[Recommendation, ...]
+    target: str
+    source: str
+
+    @property
+    def usd_per_month(self) -> float:
+        """What the saved requests would cost at OpenCost's default prices; worth it only if nodes are given back."""
+        return sum(usd_per_month(r) for r in self.recommendations)
+
+
+def usd_per_month(found: Recommendation) -> float:
+    """Of one workload's saved requests."""
+    hourly = found.saved_cpu / 1000 * USD_PER_CORE_HOUR + found.saved_memory / 2**30 * USD_PER_GIB_HOUR
+    return hourly * HOURS_PER_MONTH
+
+
+def advise(recording: Recording, namespaces: Iterable[NamespaceSpec], rungs: Rungs, policy: RightsizePolicy) -> Advice:
+    """Predict every workload of a recording and recommend."""
+    forecaster = Forecaster(rungs.target, max_workloads=10**6)
+    forecaster.use(rungs)
+    most: dict[str, int] = {}
+    asks: dict[str, dict[str, int]] = {}
+    end_s = max((int(p.time_s[-1]) for p in recording.pods if len(p.time_s)), default=0)
+    for pod in recording.pods:
+        workload = workload_of(pod.spec.namespace, pod.spec.owner)
+        if not workload:
+            continue
+        rows = zip(pod.time_s.tolist(), pod.cpu_millicores.tolist(), pod.memory_bytes.tolist(), strict=True)
+        for at, cpu, memory in rows:
+            forecaster.add(workload, at, end_s, cpu_millicores=cpu, memory_bytes=memory)
+            most[workload] = max(most.get(workload, 0), memory)
+        wants = asks.setdefault(workload, {CPU: 0, MEMORY: 0})
+        for resource in wants:
+            wants[resource] = max(wants[resource], pod.spec.amount(resource))
+    forecaster.take(ask(rungs, question) for question in forecaster.questions(asks))
+    here = Counter(p.spec for p in recording.pods if p.departure_s < 0)
+    kept = frozenset(n.name for n in namespaces if any(key == KEEP_LABEL for key, _ in n.labels))
+    found = recommend(here.items(), forecaster.forecasts(end_s), most_memory=most, kept_namespaces=kept, policy=policy)
+    return Advice(tuple(found), rungs.target.name, rungs.source)
+
+
+class _Meta(msgspec.Struct):
+    name: str = ""
+    labels: dict[str, str] | None = None
+
+
+class _Namespace(msgspec.Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+
+
+async def namespaces_of(client: KubeClient) -> list[NamespaceSpec]:
+    """Every namespace with its labels."""
+    decode = msgspec.json.Decoder(_Namespace).decode
+    found = []
+    async for page in client.list_pages("/api/v1/namespaces", page_size=500):
+        for raw in page.items or ():
+            meta = decode(raw).metadata
+            found.append(namespace_spec(meta.name, meta.labels))
+    return found
+
+
+def config_maps(recommendations: Iterable[Recommendation]) -> dict[str, dict[str, str]]:
+    """Namespace → data of its ConfigMap: ``Deployment.web.cpu`` → thousandths of the request, at most 1000."""
+    found: dict[str, dict[str, str]] = {}
+    for one in recommendations:
+        if one.why_kept:
+            continue
+        namespace, kind, name = one.workload.split("/", 2)
+        data = found.setdefault(namespace, {})
+        for resource, now, new in (("cpu", one.cpu, one.new_cpu), ("memory", one.memory, one.new_memory)):
+            if new < now:
+                data[f"{kind}.{name}.{resource}"] = str(-(-new * 1000 // now))
+    return found
+
+
+async def apply(client: KubeClient, data: Mapping[str, Mapping[str, str]], known: Iterable[NamespaceSpec]) -> list[str]:
+    """Write one ConfigMap per namespace; one that has nothing to say any more is emptied. The namespaces written.
+
+    Raises
+    ------
+    ApiError : the API refuses.
+    """
+    written = []
+    for namespace in sorted({n.name for n in known}):
+        wanted = dict(data.get(namespace, {}))
+        path = f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}"
+        if not wanted and not await _exists(client, path):
+            continue
+        body = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": CONFIG_MAP, "labels": {"app.kubernetes.io/part-of": "ullage"}},
+            "data": wanted,
+        }
+        query = f"?fieldManager={MANAGER}&force=true"
+        await client.call("PATCH", path + query, body, content_type="application/apply-patch+yaml")
+        written.append(namespace)
+    return written
+
+
+async def _exists(client: KubeClient, path: str) -> bool:
+    try:
+        await client.call("GET", path)
+    except ApiError as error:
+        if error.status == 404:
+            return False
+        raise
+    return True

@@ -1,0 +1,66 @@
+"""`ullage rightsize`: from a recording to advice, and to the ConfigMaps that admission reads."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from placement.baselines import Target
+from placement.forecasting import Rungs
+from placement.nodes import NamespaceSpec, NodeSpec
+from placement.pods import PodSpec
+from placement.recording import RecordedPod, Recording
+from placement.resources import CPU, MEMORY
+from placement.rightsize import RightsizePolicy
+from placement.usage import DAY, STEP_S
+from scheduler.cli_rightsize import rightsize
+from scheduler.reclaimer import KEEP_LABEL
+from scheduler.rightsizing import Advice, advise, config_maps, usd_per_month
+
+GIB = 2**30
+NODE = NodeSpec("n", ((CPU, 64_000),))
+PLAIN = (NamespaceSpec("shop", ()),)
+
+
+def pod(name: str, owner: str, cpu: int = 500, burst: int = 0, **more: bool) -> RecordedPod:
+    """Two days of usage, with one burst of memory on the first."""
+    times = np.arange(1, 2 * DAY + 1, dtype=np.int64) * STEP_S
+    memory = np.full(len(times), GIB)
+    memory[10] = max(GIB, burst)
+    spec = PodSpec(((CPU, 4000), (MEMORY, 8 * GIB)), namespace="shop", owner=owner, **more)  # type: ignore[arg-type]  # guaranteed
+    return RecordedPod(f"shop/{name}", spec, 0, -1, times, np.full(len(times), cpu), memory)
+
+
+def advice(*pods: RecordedPod, namespaces: tuple[NamespaceSpec, ...] = PLAIN) -> Advice:
+    rungs = Rungs.of_history(Target(24))
+    return advise(Recording("r", (NODE,), pods), namespaces, rungs, RightsizePolicy())
+
+
+def test_advice_lowers_cpu_and_remembers_the_burst_of_memory() -> None:
+    found = advice(pod("web-1", "ReplicaSet/web-7c9d8bf6c4", burst=6 * GIB), pod("web-2", "ReplicaSet/web-7c9d8bf6c4"))
+    (one,) = found.recommendations
+    assert (one.workload, one.replicas, one.rung) == ("shop/Deployment/web", 2, "history")
+    assert 500 <= one.new_cpu <= 500 * 1.15 + 1
+    assert 6 * GIB * 1.15 <= one.new_memory < 6 * GIB * 1.15 + 2**20
+    assert usd_per_month(one) == pytest.approx(found.usd_per_month)
+    data = config_maps(found.recommendations)
+    assert data == {"shop": {"Deployment.web.cpu": "144", "Deployment.web.memory": "863"}}
+
+
+def test_what_keeps_its_requests_is_not_written() -> None:
+    sure = advice(pod("db-0", "StatefulSet/db", guaranteed=True))
+    marked = advice(pod("web-1", "StatefulSet/web"), namespaces=(NamespaceSpec("shop", ((KEEP_LABEL, ""),)),))
+    busy = advice(pod("web-1", "StatefulSet/web", cpu=3900, burst=8 * GIB))
+    for found in (sure, marked, busy):
+        assert found.recommendations[0].why_kept
+        assert config_maps(found.recommendations) == {}
+
+
+def test_wrong_usage_is_one_message() -> None:
+    done = CliRunner().invoke(rightsize, ["-p", "prometheus:9090"])
+    assert done.exit_code != 0
+    assert "must be an address" in str(done.exception)
+    assert json.dumps(CliRunner().invoke(rightsize, ["--help"]).output)
