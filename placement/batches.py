@@ -341,9 +341,9 @@ def place_batch(
         best, most = _place_more(batch, best, fitting, most, deadline.part(0.5), seed, threads)
     count = int(best.sum())
     assert count <= most <= total, "more pods placed than the bound allows"
-    if count == 0 or deadline.is_over:
+    if count == 0:
         stranding = batch.stranding(best)
-        return Batched(best, count, most, stranding, 0.0 if count else stranding, deadline.ending)
+        return Batched(best, count, most, stranding, stranding, deadline.ending)
     return _strand_less(batch, best, fitting, most, deadline, (seed, threads, gap_share))
 
 
@@ -376,7 +376,7 @@ def _strand_less(
     # convexity gives a first bound without any program: every pod where stranding grows least
     bound = float(batch.stranding_per_node(batch.free).sum() + _cheapest(slopes, batch.count, count))
     profit = np.zeros(0)
-    for _ in range(MAX_PRICING_ROUNDS):
+    for _ in range(MAX_PRICING_ROUNDS if not deadline.is_over else 0):
         program = _BatchModel(batch, pairs, fitting, count)
         answer = solve_linear(program.model, Limits(max(deadline.left_s, 1e-3), threads, seed), relax=True)
         if answer.status != Status.OPTIMAL:

@@ -14,7 +14,7 @@ import click
 
 from placement.errors import ConfigError
 from placement.plans import Plan
-from simulator.output import output_option, progress, render
+from simulator.output import data_only, output_option, progress, render
 
 if TYPE_CHECKING:
     from simulator.plan_worker import Request
@@ -259,7 +259,7 @@ def bench_command(what: str, instances: int, time_s: float, output: str) -> None
     """Plans on committed instances: value, certified gap, and the rival beside them."""
     from simulator.plan_bench import bench
 
-    with progress("plans") as advance:
+    with data_only(), progress("plans") as advance:
         rows = bench(what, instances, time_s, advance)
     document = {"apiVersion": "ullage.dev/v1", "kind": "PlanBench", "bench": what, "time_s": time_s, "rows": rows}
     click.echo(render(document, rows, output))

@@ -39,6 +39,8 @@ class Delivery:
     random_ties: bool = False
     weight: int = 5
     """The extender's weight in kube-scheduler's configuration."""
+    window_s: int = 0
+    """Pods gather behind a gate for so long, and are then planned together and nominated; 0 = one by one."""
 
     def __post_init__(self) -> None:
         if self.weight < 1:
@@ -56,6 +58,7 @@ DELIVERIES: dict[str, Delivery] = {
         Delivery("decide"),
         Delivery("stock", samples=True, random_ties=True),
         Delivery("score", samples=True, rounds=True, in_tree=True, random_ties=True),
+        Delivery("nominate", window_s=10),
         Delivery("decide+sampling", samples=True),
         Delivery("decide+rounding", rounds=True),
         Delivery("decide+ties", random_ties=True),

@@ -16,6 +16,20 @@ import click
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
 API_VERSION = "ullage.dev/v1"
 
+
+@contextmanager
+def data_only() -> Iterator[None]:
+    """Send what native libraries print (HiGHS does, at times) to standard error: standard output is data."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 output_option = click.option(
     "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="Format on standard output."
 )

@@ -8,6 +8,7 @@ its deadline, becomes an error here.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from multiprocessing.connection import Connection
@@ -142,6 +143,7 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
 
 def _serve(data: bytes, cancelled: Event, answer: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    os.dup2(2, 1)  # solvers print at times, and standard output is data
     warm_up()
     try:
         plan = make_plan(msgspec.json.decode(data, type=Request), cancelled)

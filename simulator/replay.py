@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter, process_time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,7 +44,18 @@ Progress = Callable[[int, int], None]
 """Called with (pods seen, pods in all)."""
 
 # Order of events within one second: what frees room comes before what takes it.
-_END, _NODE, _SPOT, _IDLE, _RETRY, _SCAN = range(6)
+_END, _NODE, _SPOT, _IDLE, _RETRY, _SCAN, _WINDOW, _POLICY = range(8)
+
+
+class Policy(Protocol):
+    """Acts on the running cluster at intervals of virtual time: consolidation, descheduling."""
+
+    @property
+    def every_s(self) -> int:
+        """Seconds between two acts."""
+
+    def act(self, replay: Replay) -> None:
+        """Look at the cluster, and change it through :meth:`Replay.migrate` and :meth:`Replay.retire`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,8 @@ class ReplayOptions:
     """Points of the time series."""
     checks: bool = True
     """Compare the ledger with its residents at the end (nothing lost, nothing counted twice)."""
+    policies: tuple[Policy, ...] = ()
+    """What acts on running pods and nodes at intervals; policies may keep records, so give each replay its own."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,7 @@ class Replay:
         self._waiting: dict[PodSpec, _Waiting] = {}
         self._retry_at = NEVER
         self._scan_at = NEVER
+        self._gathered: list[int] = []
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────
 
@@ -183,7 +197,7 @@ class Replay:
         arrivals: list[int] = pods.arrival_s.tolist()
         end_s = self._end_s(arrivals)
         num, i = len(arrivals), 0
-        arrive, handle = self._arrive, self._handle
+        arrive, handle = self._gather if self.options.delivery.window_s else self._arrive, self._handle
         while True:
             arrival = arrivals[i] if i < num else None
             if queue and (arrival is None or queue[0][0] <= arrival):
@@ -253,6 +267,8 @@ class Replay:
             self._node_up(node)
         for event in trace.failures.rows() if trace.failures is not None else ():
             self._push(event.time_s, _NODE, event)
+        for policy in options.policies:
+            self._push(self.time_s + policy.every_s, _POLICY, policy)
 
     def _end_s(self, arrivals: list[int]) -> int:
         """When to stop: as told, or at the last arrival if something never ends."""
@@ -262,7 +278,7 @@ class Replay:
         return arrivals[-1] if endless and arrivals else NEVER
 
     def _has_work(self) -> bool:
-        return bool(self.state.residents) or any(w.pods for w in self._waiting.values())
+        return bool(self.state.residents or self._gathered) or any(w.pods for w in self._waiting.values())
 
     def _push(self, time_s: int, kind: int, subject: object) -> None:
         heapq.heappush(self._queue, (time_s, kind, next(self._order), subject))
@@ -282,8 +298,19 @@ class Replay:
             self._scan()
         elif kind == _IDLE:
             self._idle(subject)
-        else:
+        elif kind == _SPOT:
             self._interrupt(subject)
+        else:
+            self._planned(kind, subject)
+
+    def _planned(self, kind: int, subject: object) -> None:
+        """A window closes, or a policy's time has come."""
+        if kind == _WINDOW:
+            self._close_window()
+            return
+        policy: Policy = subject  # type: ignore[assignment]  # only policies are pushed with this kind
+        policy.act(self)
+        self._push(self.time_s + policy.every_s, _POLICY, policy)
 
     # ── pods ──────────────────────────────────────────────────────────────────────────────────
 
@@ -300,6 +327,90 @@ class Replay:
             return
         if not self._try(pod, spec):
             self._wait(pod, spec)
+
+    def _gather(self, pod: int) -> None:
+        """A gated pod joins the open window."""
+        self.timeline.num_arrived = pod + 1
+        if not self._gathered:
+            self._push(self.time_s + self.options.delivery.window_s, _WINDOW, None)
+        self._gathered.append(pod)
+
+    def _close_window(self) -> None:
+        """Plan what has gathered; who gets no node of the plan goes the ordinary way."""
+        from simulator.policies import plan_window
+
+        pods, self._gathered = self._gathered, []
+        pods.sort(key=lambda pod: -self.specs[pod].priority)
+        planned = plan_window(self, pods)
+        for pod in pods:
+            spec = self.specs[pod]
+            if pod in planned and self._place_at(pod, spec, planned[pod]):
+                continue
+            waiting = self._waiting.get(spec)
+            if waiting is not None and waiting.pods:
+                waiting.pods.append(pod)
+            elif not self._try(pod, spec):
+                self._wait(pod, spec)
+
+    def _place_at(self, pod: int, spec: PodSpec, row: int) -> bool:
+        """Place a pod on one node if every rule allows it there, as kube-scheduler checks a nominated node."""
+        only = np.zeros(self.state.num_rows, np.bool_)
+        only[row] = True
+        decision = self.strategy.decide(self.snapshot, spec, only, 0)
+        self.num_decisions += 1
+        if decision.row < 0:
+            return False
+        if self._note is not None:
+            asked = Asked(decision.strategy, spec, 0, (decision.node,))
+            self._note(Event(self.time_s, DECISION, self.uids[pod], decision.node, decision.devices, asked))
+        self._place(pod, spec, decision.row, decision.node, decision.devices)
+        return True
+
+    def migrate(self, uid: str, row: int, *, restart_s: int, checkpoint_s: int) -> bool:
+        """Evict a running pod and start it again on the node of ``row``; False, and nothing lost, where it cannot go.
+
+        The pod repeats what it did since its last checkpoint, ``checkpoint_s`` ago at most, and takes ``restart_s`` to
+        start; both are counted as lost and lengthen its stay.
+        """
+        pod = self.pod_of[uid]
+        home = self.state.residents[uid]
+        spec, lifetime, started = home.spec, self.lifetimes[pod], self.placed_s[pod]
+        ran = self.time_s - started
+        lost = min(ran, checkpoint_s) + restart_s
+        self._release(pod)
+        self.lifetimes[pod] = max(lifetime - ran, 0) + lost if lifetime >= 0 else lifetime
+        if self._place_at(pod, spec, row):
+            self.num_evictions += 1
+            self.lost_pod_s += lost
+            self._room(home.row)
+            return True
+        self.lifetimes[pod] = max(lifetime - ran, 0) if lifetime >= 0 else lifetime
+        self._place(pod, spec, home.row, self.state.name(home.row), home.devices)
+        self.placed_s[pod] = started
+        self.lifetimes[pod] = lifetime
+        return False
+
+    def evict(self, uid: str, *, restart_s: int, checkpoint_s: int) -> bool:
+        """Evict a running pod and leave its replacement to the scheduler, at the cost that :meth:`migrate` states."""
+        pod = self.pod_of[uid]
+        spec, row, lifetime = self.specs[pod], self.state.residents[uid].row, self.lifetimes[pod]
+        ran = self.time_s - self.placed_s[pod]
+        lost = min(ran, checkpoint_s) + restart_s
+        self._release(pod)
+        self.lifetimes[pod] = max(lifetime - ran, 0) + lost if lifetime >= 0 else lifetime
+        self.num_evictions += 1
+        self.lost_pod_s += lost
+        self._room(row)
+        waiting = self._waiting.get(spec)
+        if waiting is not None and waiting.pods:
+            waiting.pods.append(pod)
+        elif not self._try(pod, spec):
+            self._wait(pod, spec)
+        return True
+
+    def retire(self, name: str) -> None:
+        """Delete a node; whatever still runs there is evicted and waits."""
+        self._node_down(name)
 
     def _try(self, pod: int, spec: PodSpec) -> bool:
         """Ask the strategy; place the pod if it finds a node."""
@@ -512,6 +623,8 @@ class Replay:
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 
     def _finish(self, num_seen: int) -> Outcome:
+        for pod in self._gathered:  # the replay ends inside a window
+            self._waiting.setdefault(self.specs[pod], _Waiting()).pods.append(pod)
         self.timeline.finish(self.time_s)
         unplaced: Counter[str] = Counter(self.failed.values())
         for spec, waiting in self._waiting.items():

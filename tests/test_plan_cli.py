@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from placement.errors import ConfigError
 from placement.plans import Action, Ending, Plan, Step
 from placement.problems import check_steps, rescue_problem
 from simulator.cli_plan import snapshot
+from simulator.output import data_only
 from simulator.plan_page import headline, page
 from simulator.plan_worker import Planner, Request, make_plan
 from simulator.snapshots import (
@@ -194,3 +196,11 @@ def test_the_page_is_one_file_and_escapes_names() -> None:
     assert "http" not in html.replace("http-equiv", "")
     assert "saves 0.50 USD per hour" in headline(plan)
     assert msgspec.json.decode(msgspec.json.encode(plan_document(plan)))["kind"] == "Plan"
+
+
+def test_what_solvers_print_does_not_reach_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with data_only():
+        os.write(1, b"a native library speaks\n")
+    os.write(1, b"data\n")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("data\n", "a native library speaks\n")
