@@ -22,10 +22,15 @@ import numpy as np
 import pytest
 import yaml
 
+from placement import log
+from placement.log_lines import read_log
 from placement.nodes import NodeSpec
+from placement.playback import verify
 from placement.pods import PodSpec
 from placement.reclaim import RECLAIMED_CPU
 from placement.resources import CPU, MEMORY, PODS, parse_quantity
+from placement.strategies import STRATEGIES
+from scheduler.cli_bundle import strategies_of
 from tests.conftest import REPO
 from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port
 from tests.e2e.drive import Cluster, cluster_of, pod_json
@@ -145,7 +150,10 @@ class Monitored:
         more = {"model": str(model)} if model is not None else {}
         fast = {"every_s": 1, "busy_share": 1.0, "fresh_s": 20, "stale_s": 40, "timeout_s": 10, "horizon": "1h-peak"}
         settings = {"prometheus": self.address, **fast, **more, **usage}
-        return Ullage(self.plane, usage=settings, log={"folder": str(self.plane.folder / "log")})
+        by_usage = [s.name for s in STRATEGIES.values() if "forecasts" in s.needs and "prices" not in s.needs]
+        strategy = by_usage[0] if by_usage else "best-fit"
+        folder = str(self.plane.folder / "log")
+        return Ullage(self.plane, usage=settings, strategy=strategy, log={"folder": folder})
 
 
 def metric(ullage: Ullage, name: str) -> float:
@@ -167,6 +175,33 @@ async def eventually(what: Callable[[], bool], timeout_s: float, why: str) -> No
     while not await asyncio.to_thread(what):
         assert time.monotonic() < end, f"not in {timeout_s:g} s: {why}"
         await asyncio.sleep(0.5)
+
+
+async def place_and_wait(cluster: Cluster, monitored: Monitored, number: int = 60) -> None:
+    """More pods of the same workloads, through kube-scheduler and us."""
+    rng = random.Random(2)
+    names = list(monitored.specs)
+    for i in range(number):
+        like = rng.choice(names)
+        spec = PodSpec(((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)), owner=monitored.owners[like])
+        body = pod_json(f"more-{i}", spec)
+        owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": monitored.owners[like], "controller": True}
+        body["metadata"]["ownerReferences"] = [owner | {"uid": f"u-{monitored.owners[like]}"}]
+        await cluster.call("POST", API, body)
+    await cluster.until(lambda: all(cluster.node_of(f"more-{i}") for i in range(number)), 60, "every pod is bound")
+    assert cluster.wrongs == []
+
+
+def assert_decided_as_replayed(folder: Path) -> None:
+    """Every decision of the service's log, made while forecasts came and went, is made again by a rebuilt ledger."""
+    header, events, lost = read_log(folder)
+    assert lost == 0
+    versions = [e.detail for e in events if e.kind == log.KNOWLEDGE and e.detail.forecasts is not None]
+    rungs = [{f.rung for f in knowledge.forecasts.of.values()} for knowledge in versions]
+    assert {"model"} in rungs
+    assert {"request"} in rungs
+    assert sum(e.kind == log.DECISION for e in events) >= 60
+    assert list(verify(events, strategies_of(header))) == []
 
 
 @pytest.fixture
@@ -209,10 +244,14 @@ async def test_record_train_serve_and_the_rung_falls_and_rises_with_prometheus(
         await eventually(lambda: on_rung(ullage, "model") == NUM_WORKLOADS, 120, "predictions rise again")
         assert metric(ullage, "ullage_prediction_oldest_seconds") < 40
 
+        plane.start_scheduler(ullage.stanzas())
+        await place_and_wait(cluster, monitored)
         (model / "card.json").write_text("{}")
         await eventually(lambda: on_rung(ullage, "history") == NUM_WORKLOADS, 60, "a damaged model leaves the history")
         assert metric(ullage, 'ullage_fallback_total{reason="model refused"}') == 1
+        await cluster.ledger_agrees(ullage)
         await asyncio.to_thread(ullage.end)
+    assert_decided_as_replayed(plane.folder / "log")
 
 
 # ── reclaimed capacity ────────────────────────────────────────────────────────────────────────
