@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
@@ -245,14 +246,17 @@ class Core:
 
     async def read(self, cluster: Cluster) -> None:
         """Everything there is now."""
-        for kind in ("namespaces", "nodes", "pods"):
-            listed = await cluster.call("GET", f"/api/v1/{kind}")
-            for value in listed["items"]:
-                self.sinks[kind].put(msgspec.Raw(json.dumps(value).encode()))
+        for sink in self.sinks.values():
+            for value in (await cluster.call("GET", sink.path))["items"]:
+                sink.put(msgspec.Raw(json.dumps(value).encode()))
+
+    def spec(self, pod: dict[str, Any]) -> PodSpec:
+        """The pod's class."""
+        return self.reader.spec(json.dumps(pod).encode())
 
     def feasible(self, pod: dict[str, Any]) -> set[str]:
         """Names of nodes that no hard rule excludes."""
-        spec = self.reader.spec(json.dumps(pod).encode())
+        spec = self.spec(pod)
         scores = STRATEGIES["first-fit"].scores(self.ledger.state.snapshot(), spec)
         return {self.ledger.state.name(row) for row, score in enumerate(scores.tolist()) if score > NOT_FEASIBLE}
 

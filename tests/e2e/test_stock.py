@@ -1,7 +1,8 @@
 """Simulated stock equals real stock: what kube-scheduler chooses alone is among the core's best nodes.
 
-No extender, every node scored. Pods state soft wishes (preferred node and pod affinity, ``ScheduleAnyway``), nodes
-carry PreferNoSchedule taints and images. kube-scheduler breaks ties at random, so its choice must lie in the set of
+No extender, every node scored. Pods state soft wishes (preferred node and pod affinity, ``ScheduleAnyway``) or belong
+to Services, ReplicationControllers, ReplicaSets and StatefulSets, which kube-scheduler spreads by default; nodes carry
+PreferNoSchedule taints and images, some have no zone. kube-scheduler breaks ties at random, so its choice must lie in the set of
 best nodes that strategy ``kube-default`` finds on the same state. ``ULLAGE_E2E_STOCK`` sets the number of pods.
 """
 
@@ -20,6 +21,8 @@ from tests.e2e.control_plane import ControlPlane
 from tests.e2e.drive import Cluster, cluster_of
 from tests.e2e.test_hard_rules import HOSTNAME, NUM_NODES, ZONE, Core, Maker, clear
 
+OWNERS = {"ReplicationController": "v1", "ReplicaSet": "apps/v1", "StatefulSet": "apps/v1", "Job": "batch/v1"}
+"""Kind of controller → its API version; Jobs are not spread."""
 NUM_PODS = int(os.environ.get("ULLAGE_E2E_STOCK", "400"))
 PODS_PER_CLUSTER = 40
 IMAGES = {"registry.local/a:1": 900 << 20, "registry.local/b:1": 300 << 20, "registry.local/c:2": 60 << 20}
@@ -68,7 +71,35 @@ class SoftMaker(Maker):
                 {"topologyKey": k, "maxSkew": self.rng.randrange(1, 4), "whenUnsatisfiable": "ScheduleAnyway", **labels}
                 for k in keys
             ]
+        if self.chance(0.5):
+            kind = self.rng.choice(sorted(OWNERS))
+            reference = {"apiVersion": OWNERS[kind], "kind": kind, "name": "owner", "uid": "u-1", "controller": True}
+            pod["metadata"]["ownerReferences"] = [reference]
         return pod
+
+
+async def add_owners(cluster: Cluster) -> None:
+    """In two of the namespaces Services and one controller of each kind; nobody acts on them."""
+    for space in ("default", "red"):
+        for app in ("web", "db"):
+            service = {"selector": {"app": app}, "ports": [{"port": 80}]}
+            await create(cluster, "/api/v1", space, "services", app, service)
+        template = {"metadata": {"labels": {"app": "web", "team": "x"}}}
+        template["spec"] = {"containers": [{"name": "c", "image": "x"}]}
+        exact = {"matchLabels": {"app": "web"}}
+        wide = {"matchExpressions": [{"key": "team", "operator": "Exists"}]}
+        for kind, selector in (("ReplicaSet", exact), ("StatefulSet", wide)):
+            spec = {"selector": selector, "template": template, "serviceName": "web", "replicas": 0}
+            if kind == "ReplicaSet":
+                spec.pop("serviceName")
+            await create(cluster, "/apis/apps/v1", space, f"{kind.lower()}s", "owner", spec)
+        spec = {"selector": {"team": "x"}, "template": template, "replicas": 0}
+        await create(cluster, "/api/v1", space, "replicationcontrollers", "owner", spec)
+
+
+async def create(cluster: Cluster, group: str, space: str, plural: str, name: str, spec: dict[str, Any]) -> None:
+    """One namespaced object."""
+    await cluster.call("POST", f"{group}/namespaces/{space}/{plural}", {"metadata": {"name": name}, "spec": spec})
 
 
 def best(core: Core, pod: dict[str, Any]) -> set[str]:
@@ -96,9 +127,11 @@ async def place(cluster: Cluster, pod: dict[str, Any]) -> tuple[dict[str, Any], 
 async def test_kube_schedulers_own_choice_is_among_our_best_nodes(plane: ControlPlane) -> None:
     differences: list[str] = []
     sizes: list[int] = []
+    num_default = 0
     async with cluster_of(plane) as cluster:
         for name in ("red", "blue"):
             await cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": {"colour": name}}})
+        await add_owners(cluster)
         plane.start_scheduler([])
         for number in range(-(-NUM_PODS // PODS_PER_CLUSTER)):
             maker = SoftMaker(1000 + number)
@@ -109,6 +142,7 @@ async def test_kube_schedulers_own_choice_is_among_our_best_nodes(plane: Control
                 await core.read(cluster)
                 made, node = await place(cluster, maker.soft_pod(f"p{i:02d}"))
                 expected = best(core, made)
+                num_default += any(c.is_default for c in core.spec(made).pod_rules.spread)
                 sizes.append(len(expected))
                 if node not in expected:
                     differences.append(
@@ -116,6 +150,10 @@ async def test_kube_schedulers_own_choice_is_among_our_best_nodes(plane: Control
                         f"{json.dumps(made['spec'])} {made['metadata'].get('labels')}"
                     )
             await clear(cluster)
-    print(f"{len(sizes)} pods, {sum(sizes) / len(sizes):.2f} best nodes each, {len(differences)} differences")
+    print(
+        f"{len(sizes)} pods of cluster seeds from 1000, {num_default} spread by default, "
+        f"{sum(sizes) / len(sizes):.2f} best nodes each, {len(differences)} differences"
+    )
     assert len(differences) <= len(sizes) / 1000, "\n".join(differences[:5])
     assert sum(sizes) / len(sizes) < NUM_NODES / 2
+    assert num_default > len(sizes) / 10
