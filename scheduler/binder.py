@@ -76,6 +76,8 @@ class Binder:
                 return self._count("gone", "ullage: the pod is gone")
             if seen.node:
                 return self._already(binding, seen)
+            if binding.node not in self.engine.state.row_of:
+                return self._node_gone(binding)
             reservation = self._reserve(binding, seen)
             if reservation is None:
                 return self._count("no device", "ullage: the devices on this node are no longer free")
@@ -102,6 +104,11 @@ class Binder:
             return self._count("repeated", "")
         return self._count("conflict", f"ullage: the pod is already bound to {seen.node}")
 
+    def _node_gone(self, binding: Binding) -> str:
+        """The API server would bind to a node that no longer exists, and nobody would ever start the pod."""
+        self.engine.ledger.forget(binding.uid, "node gone")
+        return self._count("no node", "ullage: the node is gone")
+
     def _reserve(self, binding: Binding, seen: Seen) -> Reservation | None:
         """The reservation on exactly this node, made now if the choice was not ours."""
         engine = self.engine
@@ -109,10 +116,7 @@ class Binder:
         if held is not None and held.node == binding.node:
             return held
         engine.ledger.forget(binding.uid, "chosen elsewhere")
-        row = engine.state.row_of.get(binding.node)
-        if row is None:
-            return None
-        candidates = engine.mask(np.array([row]))
+        candidates = engine.mask(np.array([engine.state.row_of[binding.node]]))
         decision, _draw = engine.decide(binding.uid, seen.spec, candidates)
         who = (binding.uid, binding.name, binding.namespace)
         if not decision.is_placed or not engine.ledger.assume(who, seen.spec, decision.node, decision.devices):

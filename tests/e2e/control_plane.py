@@ -25,7 +25,8 @@ from typing import Any
 import yaml
 
 REPO = Path(__file__).resolve().parents[2]
-MODULE = Path(__file__).resolve().parent / "go"
+MODULE = Path(__file__).resolve().parent / os.environ.get("ULLAGE_E2E_MODULE", "go")
+"""Pins of the newest supported minor version; ``go-oldest`` has those of the oldest."""
 TOOLS = {
     "etcd": "go.etcd.io/etcd/server/v3",
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
@@ -254,6 +255,7 @@ class Ullage:
         self.plane = plane
         self.name = name
         self.port, self.admin_port = free_port(), free_port()
+        self.program = ["-m", "scheduler"]
         http = {"host": "127.0.0.1", "port": self.port, "admin_port": self.admin_port, "deadline_ms": 2000}
         kube = {"kubeconfig": str(plane.service_account())}
         self.settings = {"mode": "decide", "strategy": "best-fit", "http": http, "kube": kube, **settings}
@@ -262,7 +264,7 @@ class Ullage:
         """Start (again), and wait until it is ready."""
         path = self.plane.folder / f"{self.name}.json"
         path.write_text(json.dumps(self.settings))
-        self.plane.spawn(self.name, sys.executable, "-m", "scheduler", "serve", "--config", str(path))
+        self.plane.spawn(self.name, sys.executable, *self.program, "serve", "--config", str(path))
         if wait:
             self.plane.wait(self.name, lambda: self.get("/readyz") == "ok")
 

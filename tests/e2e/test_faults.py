@@ -1,22 +1,31 @@
 """Faults under a real kube-scheduler: every pod is bound in the end, nothing is ever promised twice.
 
-Overcommitment is judged from the API alone, at every single binding.
+Overcommitment is judged from the API alone, at every single binding. ``ULLAGE_E2E_BURST`` sets the pods of the burst
+in which the extender is killed, and what others scale with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import urllib.request
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from aiohttp import web
 
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, MEMORY, PODS
-from tests.e2e.control_plane import ControlPlane, Ullage, free_port
-from tests.e2e.drive import Cluster, cluster_of
+from tests.e2e.control_plane import REPO, ControlPlane, Ullage, free_port
+from tests.e2e.drive import Cluster, cluster_of, pod_json
 
+BURST = int(os.environ.get("ULLAGE_E2E_BURST", "600"))
 GIB = 2**30
 SHARED = PodSpec(request=((CPU, 100), (MEMORY, GIB)), gpu=GpuRequest(1, 300))
 PLAIN = PodSpec(request=((CPU, 250), (MEMORY, GIB)))
@@ -36,7 +45,7 @@ async def burst(cluster: Cluster, count: int, *, name: str = "p") -> None:
 
 async def settled(cluster: Cluster, ullage: Ullage, count: int) -> None:
     """All bound, nothing ever overcommitted, ledger equal to the API."""
-    await cluster.until(lambda: len(cluster.pods) >= count and cluster.all_bound(), 120, "all pods bound")
+    await cluster.until(lambda: len(cluster.pods) >= count and cluster.all_bound(), 240, "all pods bound")
     assert cluster.wrongs == []
     shared = [p for p in cluster.pods.values() if "ullage.dev/gpu-milli" in json.dumps(p["spec"])]
     assert all("ullage.dev/devices" in (p["metadata"].get("annotations") or {}) for p in shared)
@@ -48,15 +57,15 @@ async def test_the_extender_is_killed_and_restarted_in_a_burst(plane: ControlPla
     ullage.start()
     plane.start_scheduler(ullage.stanzas())
     async with cluster_of(plane) as cluster:
-        await cluster.add_nodes(fleet(60))
-        work = asyncio.create_task(burst(cluster, 600))
-        for at in (60, 250):
+        await cluster.add_nodes(fleet(BURST // 10))
+        work = asyncio.create_task(burst(cluster, BURST))
+        for at in (BURST // 10, BURST // 2):
             await cluster.until(lambda at=at: sum(1 for n in cluster.pods if cluster.node_of(n)) > at, 60, "progress")
             await asyncio.to_thread(ullage.end, signal.SIGKILL)
             await asyncio.sleep(1)
             await asyncio.to_thread(ullage.start)
         await work
-        await settled(cluster, ullage, 600)
+        await settled(cluster, ullage, BURST)
 
 
 async def test_the_api_server_is_killed_and_restarted(plane: ControlPlane) -> None:
@@ -126,8 +135,6 @@ async def test_500_identical_pods_at_once_do_not_herd(plane: ControlPlane) -> No
 
 def identical(count: int) -> list[dict[str, object]]:
     """Equal pods."""
-    from tests.e2e.drive import pod_json
-
     return [pod_json(f"p{i:04d}", PLAIN) for i in range(count)]
 
 
@@ -199,11 +206,159 @@ async def test_the_lead_changes_under_load_and_no_device_is_given_twice(plane: C
         stanza["urlPrefix"] = stanza["urlPrefix"].replace(str(replicas[0].port), str(board.port))
     plane.start_scheduler(stanzas)
     async with cluster_of(plane) as cluster:
-        await cluster.add_nodes(fleet(30))
-        work = asyncio.create_task(burst(cluster, 300))
+        await cluster.add_nodes(fleet(BURST // 20))
+        work = asyncio.create_task(burst(cluster, BURST // 2))
         await cluster.until(lambda: sum(1 for n in cluster.pods if cluster.node_of(n)) > 80, 60, "progress")
         await asyncio.to_thread(replicas[0].end, signal.SIGKILL)
         await work
-        await settled(cluster, replicas[1], 300)
+        await settled(cluster, replicas[1], BURST // 2)
         assert await asyncio.to_thread(replicas[1].get, "/readyz") == "ok"
     server.close()
+
+
+class Line:
+    """The network to the API server. :meth:`mute` loses every byte of what is open, and nobody is told."""
+
+    def __init__(self, port: int) -> None:
+        self.to = port
+        self.port = free_port()
+        self.generation = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.writers: list[asyncio.StreamWriter] = []
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Line]:
+        """Carry connections until the block ends."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        try:
+            yield self
+        finally:
+            server.close()
+            for writer in self.writers:
+                writer.close()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+            await asyncio.gather(*(w.wait_closed() for w in self.writers), return_exceptions=True)
+
+    def mute(self) -> None:
+        """Connections that are open stay open and carry nothing any more; new ones work."""
+        self.generation += 1
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to, back = await asyncio.open_connection("127.0.0.1", self.to)
+        mine = self.generation
+        self.writers += [writer, back]
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        await asyncio.gather(self._pipe(reader, back, mine), self._pipe(to, writer, mine))
+
+    async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, mine: int) -> None:
+        with suppress(OSError):
+            while data := await source.read(1 << 16):
+                if mine == self.generation:
+                    target.write(data)
+                    await target.drain()
+        target.close()
+
+
+async def test_a_watch_that_falls_silent_is_noticed_and_taken_up_again(plane: ControlPlane) -> None:
+    ullage = Ullage(plane)
+    line = Line(plane.api_port)
+    kubeconfig = Path(ullage.settings["kube"]["kubeconfig"])
+    kubeconfig.write_text(kubeconfig.read_text().replace(f":{plane.api_port}", f":{line.port}"))
+    ullage.settings["kube"] |= {"silence_timeout_s": 5}
+    async with line.open(), cluster_of(plane) as cluster:
+        await asyncio.to_thread(ullage.start)
+        plane.start_scheduler(ullage.stanzas())
+        await cluster.add_nodes(fleet(10))
+        await burst(cluster, 60, name="before")
+        await settled(cluster, ullage, 60)
+        line.mute()
+        for i in range(0, 60, 2):
+            await cluster.delete(f"before{i:04d}")
+        await cluster.call("DELETE", "/api/v1/nodes/node-0009")
+        await asyncio.sleep(6)
+        await cluster.ledger_agrees(ullage)
+        gone = [name for name in cluster.pods if cluster.node_of(name) == "node-0009"]
+        for name in gone:
+            await cluster.delete(name)
+        await burst(cluster, 60, name="after")
+        await settled(cluster, ullage, 90 - len(gone))
+        await asyncio.to_thread(ullage.end)
+
+
+async def test_a_clock_that_jumps_changes_nothing(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong_by = plane.folder / "clock"
+    wrong_by.write_text("0")
+    monkeypatch.setenv("JUMPING_CLOCK", str(wrong_by))
+    lease = {"enabled": True, "duration_s": 4, "renew_s": 0.5, "identity": "only"}
+    ullage = Ullage(plane, lease=lease)
+    ullage.program = ["-m", "tests.e2e.jumping_clock"]
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    await asyncio.to_thread(ullage.start)
+    plane.start_scheduler(ullage.stanzas())
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(30))
+        work = asyncio.create_task(burst(cluster, 300))
+        for count, seconds in ((60, 7200), (120, -86_400), (180, 0)):
+            await cluster.until(lambda n=count: sum(map(bool, map(cluster.node_of, cluster.pods))) > n, 60, "progress")
+            wrong_by.write_text(str(seconds))
+        await work
+        await settled(cluster, ullage, 300)
+        assert await asyncio.to_thread(ullage.get, "/readyz") == "ok"
+
+
+class Intruder:
+    """Stands between kube-scheduler and Ullage, and deletes the node of a binding just before it arrives."""
+
+    def __init__(self, cluster: Cluster, ullage: Ullage) -> None:
+        self.cluster = cluster
+        self.ullage = ullage
+        self.is_armed = False
+        self.deleted: list[str] = []
+        self.port = free_port()
+
+    async def start(self) -> web.AppRunner:
+        """Serve until the runner is cleaned up."""
+        app = web.Application()
+        app.router.add_post("/{path:.*}", self._forward)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        return runner
+
+    async def _forward(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        if request.path.endswith("/bind") and self.is_armed:
+            self.is_armed = False
+            node = json.loads(body)["Node"]
+            await self.cluster.call("DELETE", f"/api/v1/nodes/{node}", ok=(200, 404))
+            self.deleted.append(node)
+            while node in (await asyncio.to_thread(self.ullage.ledger))["nodes"]:
+                await asyncio.sleep(0.01)
+        async with self.cluster.session.post(f"http://127.0.0.1:{self.ullage.port}{request.path}", data=body) as answer:
+            return web.Response(body=await answer.read(), status=answer.status, content_type="application/json")
+
+
+async def test_a_node_deleted_between_filter_and_bind_gets_no_pod(plane: ControlPlane) -> None:
+    ullage = Ullage(plane)
+    await asyncio.to_thread(ullage.start)
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(10))
+        intruder = Intruder(cluster, ullage)
+        runner = await intruder.start()
+        stanzas = ullage.stanzas()
+        for stanza in stanzas:
+            stanza["urlPrefix"] = stanza["urlPrefix"].replace(str(ullage.port), str(intruder.port))
+        plane.start_scheduler(stanzas)
+        for i in range(5):
+            intruder.is_armed = True
+            await cluster.create(f"p{i:04d}", SHARED)
+            await settled(cluster, ullage, 1)
+            assert cluster.node_of(f"p{i:04d}") != intruder.deleted[i]
+            await cluster.delete(f"p{i:04d}")
+            await cluster.until(lambda: not cluster.pods, 30, "the pod is gone")
+        assert len(set(intruder.deleted)) == 5
+        metrics = await asyncio.to_thread(ullage.get, "/metrics")
+        assert 'ullage_binds_total{outcome="no node"} 5.0' in metrics
+        await runner.cleanup()
