@@ -197,6 +197,13 @@ class Forecaster:
                 found.append(Question(workload, dict(asks), history))
         return found
 
+    def ask_again(self, workloads: Iterable[str]) -> None:
+        """Questions that got no answer are asked next time."""
+        for workload in workloads:
+            known = self._known.get(workload)
+            if known is not None:
+                known.is_changed = True
+
     def take(self, answers: Iterable[Answers]) -> None:
         """Keep answers; each is also a promise, at most one an hour and workload."""
         for answer in answers:

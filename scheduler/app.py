@@ -28,6 +28,7 @@ from scheduler.learner import Learner, read_workload
 from scheduler.lease import Election
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
+from scheduler.predict_worker import WorkerProcess
 from scheduler.prometheus import Prometheus
 from scheduler.reclaimer import Reclaimer
 from scheduler.recorder import Recorder
@@ -98,7 +99,11 @@ class App:
         )
         self.prometheus = Prometheus(settings.usage, self.metrics) if settings.usage.prometheus else None
         self.usage = UsageLearner(
-            self.engine, settings.usage, lambda: self.informer.is_synced, prometheus=self.prometheus
+            self.engine,
+            settings.usage,
+            lambda: self.informer.is_synced,
+            prometheus=self.prometheus,
+            asker=WorkerProcess(),
         )
         self.reclaimer = Reclaimer(self.engine, client, settings.reclaim, self.usage.current, time.time)
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
@@ -211,6 +216,7 @@ class App:
         if self.election is not None:
             await self.election.release()
         await self.informer.stop()
+        self.usage.asker.close()
         if self.prometheus is not None:
             await self.prometheus.close()
         await self.client.close()

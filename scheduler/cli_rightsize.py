@@ -10,15 +10,15 @@ from typing import Any
 
 import click
 
-from placement.forecasting import Rungs
 from placement.rightsize import Recommendation, RightsizePolicy
 from scheduler.kube import KubeClient
 from scheduler.metrics import Metrics
+from scheduler.predict_worker import load_rungs
 from scheduler.prometheus import Prometheus
 from scheduler.recording import record
 from scheduler.rightsizing import Advice, advise, apply, config_maps, namespaces_of, usd_per_month
 from scheduler.settings import HORIZONS, Settings, read_settings
-from scheduler.usage_learner import load_rungs, target_of
+from scheduler.usage_learner import target_of
 
 
 @click.command()
@@ -64,7 +64,7 @@ async def _run(
     settings: Settings, days: float, policy: RightsizePolicy, namespace: str, applies: bool
 ) -> tuple[Advice, list[str]]:
     target = target_of(settings.usage.horizon)
-    rungs = load_rungs(settings.usage.model, target) if settings.usage.model else Rungs.of_history(target)
+    rungs = load_rungs(settings.usage.model, target)
     client = await KubeClient.connect(settings.kube)
     prometheus = Prometheus(settings.usage, Metrics())
     try:

@@ -1,7 +1,7 @@
 """Learns usage while serving: sources in, histories kept, forecasts out as a new version of knowledge.
 
 Every so often it takes what the Telemetry stream brought, asks Prometheus what each pod uses now and for the
-five-minute samples since the last time, asks the model about workloads whose history changed (on a thread), and hands
+five-minute samples since the last time, asks the model about workloads whose history changed (in a process of its own), and hands
 the ledger a new :class:`~placement.knowledge.Knowledge` if a forecast changed. No verb ever waits for any of it: a
 decision reads the stored answer. A source that fails is tried again next time; meanwhile forecasts age, then fall to
 the request. A model that cannot be used is said to be so, counted, and the history answers.
@@ -20,13 +20,14 @@ from pathlib import Path
 from placement.baselines import Target
 from placement.boosted import CARD
 from placement.errors import ModelError
-from placement.forecasting import Answers, Forecaster, Question, Rungs, ask, rungs_below
+from placement.forecasting import Forecaster, Rungs, rungs_below
 from placement.knowledge import Forecasts, workload_of
-from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST, load_predictor
+from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST
 from placement.resources import CPU, MEMORY
 from placement.usage import STEP_S
 from scheduler.engine import Engine
 from scheduler.errors import SourceError
+from scheduler.predict_worker import Asker, OnThread, WorkerLostError, load_rungs
 from scheduler.prometheus import PodSeries, Prometheus
 from scheduler.settings import UsageSettings
 from scheduler.telemetry import Sample, UsageStore
@@ -35,8 +36,10 @@ log = logging.getLogger(__name__)
 
 TAKE = 5000
 """Samples of the stream per turn, before others may run."""
-PER_THREAD = 20
-"""Questions asked per visit to the thread: between visits the loop sees the stop signal."""
+AT_ONCE = 500
+"""Samples kept before others may run: about two milliseconds."""
+PER_VISIT = 20
+"""Questions per visit to the worker: about a second of its time and 2.6 MB of histories."""
 SETTLE_S = 30
 """A five-minute sample is read this long after its end: scrapes come late."""
 
@@ -45,22 +48,6 @@ def target_of(horizon: str) -> Target:
     """``6h-peak`` as a target; the settings have checked it."""
     hours, _, statistic = horizon.partition("h-")
     return Target(int(hours), statistic)
-
-
-def load_rungs(folder: str, target: Target) -> Rungs:
-    """The rungs of a model folder.
-
-    Raises
-    ------
-    ModelError : damaged, of another schema, without this target, or LightGBM is not installed.
-    """
-    try:
-        model, history = load_predictor(Path(folder), target)
-    except ImportError as error:
-        raise ModelError(
-            f"model {folder} needs {error.name}, which this install lacks; install 'ullage[learn]'"
-        ) from error
-    return Rungs(((MODEL, model), (HISTORY, history)), target, f"model {Path(folder).name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +69,14 @@ class UsageLearner:
         is_ready: Callable[[], bool],
         *,
         prometheus: Prometheus | None = None,
+        asker: Asker | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine
         self.settings = settings
         self.is_ready = is_ready
         self.prometheus = prometheus
+        self.asker = asker or OnThread()
         self.store: UsageStore | None = None
         self.clock = clock
         self.target = target_of(settings.horizon)
@@ -100,6 +89,8 @@ class UsageLearner:
         """When each source last answered, unix time."""
         self._read_to_s = 0
         self._card_stamp = -1.0
+        self._model = ""
+        """Folder in use; empty = the history alone."""
         self._rungs_before: dict[str, str] = {}
         self._counted: Counter[str] = Counter()
         engine.metrics.before_scrape(self._gauges)
@@ -143,7 +134,9 @@ class UsageLearner:
         self._card_stamp = stamp
         try:
             rungs = await asyncio.to_thread(load_rungs, self.settings.model, self.target)
+            self._model = self.settings.model
         except ModelError as error:
+            self._model = ""
             self.engine.metrics.fallback.labels("model refused").inc()
             log.error("model not used; the history rung answers", extra={"error": str(error)})
             rungs = Rungs.of_history(self.target)
@@ -231,19 +224,21 @@ class UsageLearner:
             for series in chunk:
                 uid = names.get((series.namespace, series.pod))
                 workload = self._workload(uid) if uid else owners.get((series.namespace, series.pod), "")
-                self._add_series(workload, series, int(now_s))
-                await asyncio.sleep(0)
+                await self._add_series(workload, series, int(now_s))
         self._read_to_s = last_s
 
-    def _add_series(self, workload: str, series: PodSeries, now_s: int) -> None:
+    async def _add_series(self, workload: str, series: PodSeries, now_s: int) -> None:
         if not workload:
             return
         add = self.forecaster.add
-        for at, value in zip(series.time_s.tolist(), series.values.tolist(), strict=True):
+        for number, (at, value) in enumerate(zip(series.time_s.tolist(), series.values.tolist(), strict=True), 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
             if series.resource == CPU:
                 add(workload, int(at), now_s, cpu_millicores=round(value * 1000))
             else:
                 add(workload, int(at), now_s, memory_bytes=round(value))
+        await asyncio.sleep(0)
 
     # ── pods and workloads ────────────────────────────────────────────────────────────────────
 
@@ -270,9 +265,15 @@ class UsageLearner:
 
     async def _predict(self, requested: Mapping[str, Mapping[str, int]]) -> None:
         questions = self.forecaster.questions(requested)
-        rungs = self.forecaster.rungs
-        for first in range(0, len(questions), PER_THREAD):
-            answers = await asyncio.to_thread(_ask_all, rungs, questions[first : first + PER_THREAD])
+        for first in range(0, len(questions), PER_VISIT):
+            part = questions[first : first + PER_VISIT]
+            try:
+                answers = await self.asker.answers(self._model, self._card_stamp, self.target, part)
+            except (WorkerLostError, ModelError) as error:
+                self.engine.metrics.fallback.labels("prediction worker").inc()
+                log.warning("nothing was predicted this time", extra={"error": str(error)})
+                self.forecaster.ask_again(q.workload for q in questions[first:])
+                return
             self.forecaster.take(answers)
 
     def _publish(self) -> None:
@@ -325,7 +326,3 @@ class UsageLearner:
         if new > 0:
             self.engine.metrics.usage_refused.labels(reason).inc(new)
             self._counted[reason] = total
-
-
-def _ask_all(rungs: Rungs, questions: list[Question]) -> list[Answers]:
-    return [ask(rungs, question) for question in questions]

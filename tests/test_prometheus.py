@@ -24,6 +24,7 @@ from placement.usage import STEP_S
 from scheduler.errors import SourceError
 from scheduler.ledger import Seen
 from scheduler.metrics import Metrics
+from scheduler.predict_worker import WorkerProcess
 from scheduler.prometheus import Prometheus
 from scheduler.settings import UsageSettings, read_settings
 from scheduler.telemetry import Sample, Subject, UsageStore
@@ -319,3 +320,23 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
         await learner.turn()
     assert forecast(live).rung == "history"
     assert 'ullage_fallback_total{reason="model refused"} 1.0' in live.metrics.expose().decode()
+
+
+async def test_a_worker_process_answers_and_one_that_dies_is_replaced(tmp_path: Path) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    worker = WorkerProcess()
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.pods = {"web-1": lambda t: 1.0}
+        learner = UsageLearner(live.engine, UsageSettings(), lambda: True, prometheus=client, asker=worker, clock=clock)
+        await learner.turn()
+        assert (forecast(live).rung, forecast(live).cpu) == ("history", 1000)
+        for process in worker._pool._processes.values():  # type: ignore[union-attr]  # a real pool
+            process.kill()
+        fake.pods = {"web-1": lambda t: 2.0}
+        clock.now += 600
+        await learner.turn()
+        await learner.turn()
+        assert forecast(live).cpu == 2000
+        assert 'ullage_fallback_total{reason="prediction worker"} 1.0' in live.metrics.expose().decode()
+    worker.close()

@@ -222,26 +222,37 @@ async def test_record_train_serve_and_the_rung_falls_and_rises_with_prometheus(
         await monitored.fill(cluster)
         kubeconfig = str(plane.service_account())
         words = ["record", str(trace), "-p", monitored.address, "--days", str(DAYS), "--kubeconfig", kubeconfig]
+        times: dict[str, float] = {}
+        at = time.monotonic()
         done = await asyncio.to_thread(ullage_command, *words)
         assert done.returncode == 0, done.stderr
+        times["record"], at = time.monotonic() - at, time.monotonic()
         assert f"4 nodes, {len(monitored.specs)} pods" in done.stdout
         done = await asyncio.to_thread(
             ullage_command, "train", str(trace), "-m", str(model), "--horizon", "1h-peak", "-q"
         )
         assert done.returncode == 0, done.stderr
-
+        times["train"], at = time.monotonic() - at, time.monotonic()
+        card = json.loads((model / "card.json").read_text())["tasks"]
         ullage = monitored.service(model)
         await asyncio.to_thread(ullage.start)
         await eventually(lambda: on_rung(ullage, "model") == NUM_WORKLOADS, 90, "every workload predicted by the model")
+        times["start to predictions"] = time.monotonic() - at
+        queries = metric(ullage, 'ullage_usage_queries_total{outcome="answered"}')
         monitored.plane.end("prometheus", 9)
+        at = time.monotonic()
         await eventually(
             lambda: on_rung(ullage, "request") == NUM_WORKLOADS, 120, "predictions fall without Prometheus"
         )
+        times["kill to all fallen"] = time.monotonic() - at
         assert metric(ullage, 'ullage_prediction_falls_total{rung="request"}') >= NUM_WORKLOADS
         assert metric(ullage, 'ullage_fallback_total{reason="usage source"}') > 0
         assert ullage.get("/readyz") == "ok", "a source that is away does not make the extender unready"
         monitored.start()
+        at = time.monotonic()
         await eventually(lambda: on_rung(ullage, "model") == NUM_WORKLOADS, 120, "predictions rise again")
+        times["start to all risen"] = time.monotonic() - at
+        print({name: round(seconds, 1) for name, seconds in times.items()}, f"{queries:.0f} queries", card)
         assert metric(ullage, "ullage_prediction_oldest_seconds") < 40
 
         plane.start_scheduler(ullage.stanzas())
