@@ -46,6 +46,10 @@ bench: install ## Decisions per second, as ratios
 evidence: install ## The long proofs of docs/results.md (needs the recorded traces)
 	$(BIN)/ullage reproduce fgd-atc23 --data $(TRACES)/openb --report out/fgd.html -o json > out/fgd.json
 	$(BIN)/python -m benchmarks.decisions --traces $(TRACES)
+	ULLAGE_E2E_PODS=2000 ULLAGE_E2E_RULES=5000 ULLAGE_E2E_STOCK=1000 ULLAGE_E2E_PREEMPTION=200 ULLAGE_E2E_BURST=2000 \
+	  $(BIN)/pytest -q -s -m e2e tests/e2e/test_lockstep.py tests/e2e/test_hard_rules.py tests/e2e/test_stock.py \
+	  tests/e2e/test_preemption.py tests/e2e/test_faults.py
+	ULLAGE_E2E_MODULE=go-oldest $(BIN)/pytest -q -s -m e2e tests/e2e
 
 proto: install ## Generate the gRPC code
 	$(BIN)/python -m grpc_tools.protoc -Ischeduler/_pb=proto/ullage/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
