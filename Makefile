@@ -55,7 +55,8 @@ proto: install ## Generate the gRPC code
 	$(BIN)/python -m grpc_tools.protoc -Ischeduler/_pb=proto/ullage/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
 	  scheduler/_pb/placement.proto scheduler/_pb/telemetry.proto
 
-e2e: install ## End to end on a real etcd, kube-apiserver and kube-scheduler (builds them with Go)
+e2e: install ## End to end on a real etcd, kube-apiserver, kube-scheduler (built with Go) and Prometheus (Debian package)
+	@command -v promtool > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; }
 	$(BIN)/pytest -q -m e2e tests/e2e
 
 clean: ## Remove what the targets made
