@@ -192,6 +192,41 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
     click.echo(f"wrote {target}: {len(events.events)} failures and repairs", err=True)
 
 
+@trace.command("join")
+@click.argument("source", metavar="ARRIVALS")
+@click.argument("usage", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True, help="Of the pods."
+)
+@click.option("--replicas", type=click.IntRange(1), default=8, show_default=True, help="Most pods of one workload.")
+@click.option("--from-day", type=click.FloatRange(0), default=1.0, show_default=True, help="Of the usage recording.")
+@click.option(
+    "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Usage times this."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@bad_rows
+def join_usage(
+    source: str,
+    usage: Path,
+    target: Path,
+    share: float,
+    replicas: int,
+    from_day: float,
+    scale: float,
+    seed: int,
+    bad_rows: str,
+) -> None:
+    """Give ARRIVALS the recorded USAGE of machines of the same size rank; docs/results-learning.md states the recipe."""
+    from simulator.joined import Join, join
+    from simulator.usage_readers import read_usage
+
+    recipe = Join(share=share, replicas=replicas, from_day=from_day, scale=scale, seed=seed)
+    made = join(open_trace(source, skip_bad_rows=bad_rows == "skip"), read_usage(usage), recipe)
+    made.save(target)
+    click.echo(f"wrote {target}: {len(made.pods)} pods, {len(made.usage.pod)} samples, digest {made.digest}", err=True)
+
+
 def _recipe_options(command: Any) -> Any:
     for field in reversed(fields(Recipe)):
         flag = "--" + field.name.replace("_", "-")

@@ -1,0 +1,66 @@
+"""The joined recipe: requests of one recording, usage of another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from placement.errors import ConfigError
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
+from placement.usage import STEP_S, UsageSeries
+from simulator.joined import Join, join
+from simulator.trace import Trace
+
+GIB = 2**30
+
+
+def _series(num_steps: int = 600) -> UsageSeries:
+    cores = np.array([1.0, 4.0, 16.0])
+    levels = np.array([[0.1], [0.2], [0.4]]) * np.ones((3, num_steps))
+    levels[0, 300] = np.nan
+    return UsageSeries(
+        "machines",
+        ("a", "b", "c"),
+        0,
+        {CPU: (levels * cores[:, None]).astype(np.float32), MEMORY: (levels * cores[:, None]).astype(np.float32)},
+        {CPU: cores, MEMORY: cores},
+    )
+
+
+def _arrivals() -> Trace:
+    spec = [PodSpec(((CPU, c), (MEMORY, GIB)), owner=f"Application/{c}") for c in (500, 2000, 8000)]
+    return Trace.of("three", (), [(f"p{i}", spec[i % 3], 60 * i, 60 * i + 9000) for i in range(60)])
+
+
+def test_usage_follows_the_size_of_the_request_and_never_exceeds_it():
+    made = join(_arrivals(), _series(), Join(share=1, from_day=0, spread=0))
+    asked = np.array([made.specs[c].amount(CPU) for c in made.pods.spec[made.usage.pod]])
+    share = made.usage.cpu_millicores / asked
+    assert np.allclose([share[asked == c].mean() for c in (500, 2000, 8000)], [0.1, 0.2, 0.4], atol=0.01)
+    crowded = join(_arrivals(), _series(), Join(share=1, from_day=0, scale=9))
+    asked = np.array([crowded.specs[c].amount(CPU) for c in crowded.pods.spec[crowded.usage.pod]])
+    assert (crowded.usage.cpu_millicores <= asked).all()
+
+
+def test_a_gap_of_the_machine_is_a_gap_of_the_pod():
+    late = Trace.of("late", (), [("p", PodSpec(((CPU, 500), (MEMORY, GIB))), 299 * STEP_S, 302 * STEP_S)])
+    one = join(late, _series().pick([0]), Join(share=1, from_day=0))
+    assert 300 * STEP_S not in one.usage.time_s.tolist()
+    assert 301 * STEP_S in one.usage.time_s.tolist()
+
+
+def test_workloads_have_at_most_so_many_replicas():
+    made = join(_arrivals(), _series(), Join(share=1, from_day=0, replicas=4))
+    owners = [made.specs[c].owner for c in made.pods.spec]
+    assert max(owners.count(o) for o in set(owners)) == 4
+
+
+def test_the_same_seed_makes_the_same_trace_and_another_seed_another():
+    one, two, other = (join(_arrivals(), _series(), Join(share=0.5, from_day=0, seed=s)).digest for s in (1, 1, 2))
+    assert one == two != other
+
+
+def test_a_first_day_outside_of_the_recording_is_refused():
+    with pytest.raises(ConfigError, match="outside"):
+        join(_arrivals(), _series(), Join(from_day=30))
