@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,8 +28,10 @@ from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes
 from scheduler.settings import Settings
-from scheduler.view import Reader
 from scheduler.wire import NameTable
+
+if TYPE_CHECKING:
+    from scheduler.view import Reader
 
 PREFER = "PreferNoSchedule"
 NO_DEVICE = "ullage: no device with enough free GPU share"
