@@ -160,96 +160,50 @@ async def test_nodes_and_pending_pods_vanish_in_a_burst(plane: ControlPlane) -> 
         assert [w for w in cluster.wrongs if w.split(":")[0] not in gone] == []
 
 
-class Switchboard:
-    """A Service of one port: sends each connection to a replica that says it is ready."""
+class Relay:
+    """Carries connections to somewhere else; leaves nothing open when it ends."""
 
-    def __init__(self, replicas: list[Ullage]) -> None:
-        self.replicas = replicas
-        self.port = free_port()
-
-    async def start(self) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for replica in self.replicas:
-            try:
-                ready = await asyncio.to_thread(replica.get, "/readyz")
-                to, back = await asyncio.open_connection("127.0.0.1", replica.port)
-            except OSError:
-                continue
-            if ready == "ok":
-                await asyncio.gather(_pipe(reader, back), _pipe(to, writer))
-                return
-            back.close()
-        writer.close()
-
-
-async def _pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    try:
-        while data := await source.read(1 << 16):
-            target.write(data)
-            await target.drain()
-    except OSError:
-        pass  # either side hung up: the other is closed below
-    target.close()
-
-
-async def test_the_lead_changes_under_load_and_no_device_is_given_twice(plane: ControlPlane) -> None:
-    lease = {"enabled": True, "duration_s": 4, "renew_s": 0.5}
-    replicas = [Ullage(plane, f"replica-{i}", lease={**lease, "identity": f"replica-{i}"}) for i in range(2)]
-    replicas[0].start()
-    replicas[1].start(wait=False)
-    board = Switchboard(replicas)
-    server = await board.start()
-    stanzas = replicas[0].stanzas()
-    for stanza in stanzas:
-        stanza["urlPrefix"] = stanza["urlPrefix"].replace(str(replicas[0].port), str(board.port))
-    plane.start_scheduler(stanzas)
-    async with cluster_of(plane) as cluster:
-        await cluster.add_nodes(fleet(BURST // 20))
-        work = asyncio.create_task(burst(cluster, BURST // 2))
-        await cluster.until(lambda: sum(1 for n in cluster.pods if cluster.node_of(n)) > 80, 60, "progress")
-        await asyncio.to_thread(replicas[0].end, signal.SIGKILL)
-        await work
-        await settled(cluster, replicas[1], BURST // 2)
-        assert await asyncio.to_thread(replicas[1].get, "/readyz") == "ok"
-    server.close()
-
-
-class Line:
-    """The network to the API server. :meth:`mute` loses every byte of what is open, and nobody is told."""
-
-    def __init__(self, port: int) -> None:
-        self.to = port
+    def __init__(self) -> None:
         self.port = free_port()
         self.generation = 0
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Line]:
-        """Carry connections until the block ends."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        try:
-            yield self
-        finally:
-            server.close()
-            for writer in self.writers:
-                writer.close()
-            await asyncio.gather(*self.tasks, return_exceptions=True)
-            await asyncio.gather(*(w.wait_closed() for w in self.writers), return_exceptions=True)
+    async def target(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Where a new connection goes; None = nowhere."""
+        raise NotImplementedError
 
     def mute(self) -> None:
         """Connections that are open stay open and carry nothing any more; new ones work."""
         self.generation += 1
 
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Carry connections until the block ends."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        try:
+            yield
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for writer in self._writers:
+                writer.close()
+            await asyncio.gather(*(w.wait_closed() for w in self._writers), return_exceptions=True)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to, back = await asyncio.open_connection("127.0.0.1", self.to)
-        mine = self.generation
-        self.writers += [writer, back]
         task = asyncio.current_task()
         assert task is not None
-        self.tasks.add(task)
+        self._tasks.add(task)
+        self._writers.append(writer)
+        found = await self.target()
+        if found is None:
+            writer.close()
+            return
+        to, back = found
+        self._writers.append(back)
+        mine = self.generation
         await asyncio.gather(self._pipe(reader, back, mine), self._pipe(to, writer, mine))
 
     async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, mine: int) -> None:
@@ -259,6 +213,52 @@ class Line:
                     target.write(data)
                     await target.drain()
         target.close()
+
+
+class Switchboard(Relay):
+    """A Service of one port: sends each connection to a replica that says it is ready."""
+
+    def __init__(self, replicas: list[Ullage]) -> None:
+        super().__init__()
+        self.replicas = replicas
+
+    async def target(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        for replica in self.replicas:
+            with suppress(OSError):
+                if await asyncio.to_thread(replica.get, "/readyz") == "ok":
+                    return await asyncio.open_connection("127.0.0.1", replica.port)
+        return None
+
+
+async def test_the_lead_changes_under_load_and_no_device_is_given_twice(plane: ControlPlane) -> None:
+    lease = {"enabled": True, "duration_s": 4, "renew_s": 0.5}
+    replicas = [Ullage(plane, f"replica-{i}", lease={**lease, "identity": f"replica-{i}"}) for i in range(2)]
+    replicas[0].start()
+    replicas[1].start(wait=False)
+    board = Switchboard(replicas)
+    stanzas = replicas[0].stanzas()
+    for stanza in stanzas:
+        stanza["urlPrefix"] = stanza["urlPrefix"].replace(str(replicas[0].port), str(board.port))
+    plane.start_scheduler(stanzas)
+    async with board.open(), cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(BURST // 20))
+        work = asyncio.create_task(burst(cluster, BURST // 2))
+        await cluster.until(lambda: sum(1 for n in cluster.pods if cluster.node_of(n)) > 80, 60, "progress")
+        await asyncio.to_thread(replicas[0].end, signal.SIGKILL)
+        await work
+        await settled(cluster, replicas[1], BURST // 2)
+        assert await asyncio.to_thread(replicas[1].get, "/readyz") == "ok"
+
+
+class Line(Relay):
+    """The network to the API server."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.to = port
+
+    async def target(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        return await asyncio.open_connection("127.0.0.1", self.to)
 
 
 async def test_a_watch_that_falls_silent_is_noticed_and_taken_up_again(plane: ControlPlane) -> None:
