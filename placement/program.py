@@ -17,7 +17,7 @@ import numpy as np
 
 from placement.pods import PodSpec
 from placement.resources import DEVICE_MILLI, BoolArray, IntArray
-from placement.scorers import NUM_PARAMS, AtcFgd, Columns, Demand, DeviceWorth, sigmoid_thresholds
+from placement.scorers import FIRST_INTERPRETED, NUM_PARAMS, AtcFgd, Columns, Demand, DeviceWorth, sigmoid_thresholds
 from placement.state import TOUCH_RING, ClusterState
 
 try:
@@ -71,7 +71,8 @@ class Program:
         self.ties = TIES[strategy.ties]
         self.device_rule = DEVICE_RULES[strategy.devices]
         self.uses_rank = any(w.scorer.opcode == 22 for w in strategy.scorers)
-        self.is_compiled = kernels is not None and state.backend != "numpy"
+        is_interpreted = any(w.scorer.opcode >= FIRST_INTERPRETED for w in strategy.scorers)
+        self.is_compiled = kernels is not None and state.backend != "numpy" and not is_interpreted
         self.is_plain = self.is_compiled and not strategy.soft
         """Nothing but cached rows goes into a decision, unless rules about other pods do."""
         self.terms = np.zeros((len(strategy.scorers), NUM_PARAMS), np.int64)

@@ -20,7 +20,7 @@ import numpy as np
 from placement.knowledge import Knowledge, TypicalKind
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray
+from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
@@ -75,6 +75,10 @@ class Columns:
         self.state = state
         knowledge = state.knowledge if knowledge is None else knowledge
         self.prices = knowledge.prices
+        self.forecasts = knowledge.forecasts
+        self._use: dict[PodSpec, IntArray] = {}
+        self._expected: IntArray = np.zeros((4, state.is_alive.shape[0]), np.int64)
+        self._expected_at: IntArray = np.full(state.is_alive.shape[0], -2, np.int64)
         self.typical: tuple[TypicalKind, ...] = () if knowledge.workload is None else knowledge.workload.typical()
         prices = self.prices
         if prices is None:
@@ -91,6 +95,33 @@ class Columns:
         for row, node in enumerate(state.nodes):
             if node is not None:
                 self.node_changed(row, node)
+
+    def expected(self, rows: IntArray) -> tuple[IntArray, IntArray]:
+        """Predicted use of some nodes: upper quantiles and means, each ``(2, n)`` int64, millicores and bytes.
+
+        A node is added up again only after it was touched; a pod without a forecast counts with its request.
+        """
+        stamps, touched = self._expected_at, self.state.last_touch
+        for row in rows[stamps[rows] != touched[rows]].tolist():
+            total = np.zeros(4, np.int64)
+            for resident in self.state.residents_on[row].values():
+                total += self.use_of(resident.spec)
+            self._expected[:, row] = total
+            stamps[row] = touched[row]
+        found = self._expected[:, rows]
+        return found[:2], found[2:]
+
+    def use_of(self, spec: PodSpec) -> IntArray:
+        """``(4,)`` int64: upper quantile of CPU and memory, then their means, of one pod of a class."""
+        known = self._use.get(spec)
+        if known is None:
+            forecast = None if self.forecasts is None else self.forecasts.of_pod(spec)
+            if forecast is None:
+                known = np.array([spec.amount(CPU), spec.amount(MEMORY)] * 2, np.int64)
+            else:
+                known = np.array([forecast.cpu, forecast.memory, forecast.mean_cpu, forecast.mean_memory], np.int64)
+            self._use[spec] = known
+        return known
 
     def free(self, rows: IntArray) -> IntArray:
         """``(n, L)`` int64: what is free of each quantity on some nodes; a copy."""
@@ -614,6 +645,65 @@ class Rank:
         return -(self.span_milli * COST_UNIT * rows // max(columns.state.num_rows, 1))
 
 
+# ── by predicted use ──────────────────────────────────────────────────────────────────────────
+
+FIRST_INTERPRETED = 30
+"""Scorers from this opcode on have no compiled twin: both back ends run their NumPy code."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAware:
+    """Koordinator's load-aware score: mean over CPU and memory of the share that use leaves free, 0–100.
+
+    A node's use is what its pods are known to use on average; the pod itself is estimated at a share of its request
+    (``loadaware/estimator/default_estimator.go``: 85 % of CPU, 70 % of memory).
+    """
+
+    cpu_percent: int = 85
+    memory_percent: int = 70
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 30
+
+    def params(self) -> tuple[int, ...]:
+        return (self.cpu_percent, self.memory_percent)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        _upper, used = columns.expected(rows)
+        total = np.zeros(len(rows), np.int64)
+        for i, (lane, percent) in enumerate(((CPU_ROW, self.cpu_percent), (MEMORY_ROW, self.memory_percent))):
+            offered = np.maximum(columns.state.offered[lane, rows], 1)
+            after = used[i] + demand.delta[lane] * percent // 100
+            total += np.maximum(offered - after, 0) * MAX_NODE_SCORE // offered
+        return total // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """How far predicted use would exceed a safe part of the node: 0 below, else minus thousandths of allocatable.
+
+    Use is the sum of upper quantiles of the pods on the node and of the pod itself; memory counts ``memory_factor``
+    times, because too little of it kills.
+    """
+
+    safe_percent: int = 80
+    memory_factor: int = 4
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 31
+
+    def params(self) -> tuple[int, ...]:
+        return (self.safe_percent, self.memory_factor)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        upper, _mean = columns.expected(rows)
+        own = columns.use_of(demand.spec)
+        total = np.zeros(len(rows), np.int64)
+        for i, (lane, factor) in enumerate(((CPU_ROW, 1), (MEMORY_ROW, self.memory_factor))):
+            offered = np.maximum(columns.state.offered[lane, rows], 1)
+            beyond = np.maximum(upper[i] + own[i] - offered // 100 * self.safe_percent, 0)
+            total += np.minimum(beyond, offered) * 1000 // offered * factor
+        return -total
+
+
 SCORERS: dict[str, type[Scorer]] = {
     "first-fit": FirstFit,
     "leftover": Leftover,
@@ -630,5 +720,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "stranded": Stranded,
     "device-worth": DeviceWorth,
     "rank": Rank,
+    "load-aware": LoadAware,
+    "hot": Hot,
 }
 """Every scorer by the name that a TOML uses."""

@@ -16,6 +16,7 @@ from placement.errors import ConfigError
 from placement.scorers import (
     COST_UNIT,
     SCORERS,
+    SHARE,
     Alignment,
     AtcBestFit,
     AtcClustering,
@@ -25,8 +26,10 @@ from placement.scorers import (
     BalancedAllocation,
     DeviceWorth,
     FirstFit,
+    Hot,
     LeastAllocated,
     Leftover,
+    LoadAware,
     MostAllocated,
     Rank,
     RequestedToCapacity,
@@ -97,6 +100,19 @@ _ALL = (
         devices="scored",
         needs=("prices", "workload"),
         description="ours for clusters where pods leave: priced, and nodes stay whole for pods of many devices",
+    ),
+    _one("koordinator", LoadAware(), "Koordinator's load-aware rule: the node whose pods use the least of it"),
+    Strategy(
+        "predicted",
+        (Weighted(Hot(), SHARE), Weighted(Leftover(), -1)),
+        description="ours: best fit by requests among nodes that predicted use leaves cool",
+    ),
+    Strategy(
+        "ullage",
+        (Weighted(Hot(), 1000 * COST_UNIT), Weighted(Stranded()), Weighted(DeviceWorth()), Weighted(Leftover(), -200)),
+        devices="scored",
+        needs=("prices",),
+        description="ours: priced devices, best fit, and no hot nodes by predicted use",
     ),
 )
 
