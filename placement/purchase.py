@@ -212,7 +212,8 @@ def _generate(columns: _Columns, deadline: Deadline, *, levels: int = len(PRICIN
     Pricing starts quick everywhere; a shape is priced more thoroughly only when it is what holds the bound down.
     """
     shapes = columns.shapes
-    bound, best_price = 0.0, None
+    best_price = _fluid_prices(columns.demand, shapes)
+    bound = 0.0 if best_price is None else float(best_price @ columns.demand.count)
     level = [0] * len(shapes)
     while True:
         solved = columns.solve()
@@ -244,6 +245,30 @@ def _generate(columns: _Columns, deadline: Deadline, *, levels: int = len(PRICIN
                 level[s] += 1
             if not loose:
                 return bound, used
+
+
+def _fluid_prices(demand: Demand, shapes: list[Shape]) -> FloatArray | None:
+    """``(C,)`` class prices when pods could be cut at will; no filling is worth more than its node at these prices.
+
+    They bound every fleet from the start, and are where the prices of the master are drawn to (stabilisation).
+    """
+    need = (demand.request @ demand.count).astype(np.float64)
+    lanes = need > 0
+    if not lanes.any():
+        return None
+    master = Master(np.ones(int(lanes.sum())), np.full(int(lanes.sum()), INFINITY))
+    share = np.stack([shape.capacity[lanes] / need[lanes] for shape in shapes])
+    for values, shape in zip(share, shapes, strict=True):
+        rows = np.flatnonzero(values)
+        master.add(rows, values[rows], objective=-shape.cost)
+    answer = master.solve()
+    if answer.status != Status.OPTIMAL:
+        return None
+    worth = np.maximum(0.0, -answer.duals)
+    costs = np.array([shape.cost for shape in shapes])
+    rents = share @ worth
+    over = float((rents / np.maximum(costs, 1e-12)).max(initial=1.0))  # rounding must not make the bound too good
+    return np.asarray((worth / need[lanes]) @ demand.request[lanes] / max(over, 1.0), np.float64)
 
 
 def _dive(columns: _Columns, used: FloatArray, deadline: Deadline) -> Bought | None:
