@@ -31,6 +31,7 @@ COMMANDS = {
     "rightsize": ("scheduler.cli_rightsize", "rightsize", "What each workload should ask for, by prediction."),
     "plan": ("simulator.cli_plan", "plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
     "snapshot": ("simulator.cli_plan", "snapshot", "Save a cluster's state to a file."),
+    "sweep": ("scheduler.cli_sweep", "sweep", "Lift stale scheduling gates and clear stale nominations of ours."),
     "reproduce": ("simulator.cli_reproduce", "reproduce", "Repeat published results and hold ours against them."),
     "doctor": ("scheduler.cli_doctor", "doctor", "Find the traps in a scheduler configuration or a live set-up."),
     "explain": ("scheduler.cli_explain", "explain", "Why a pod went where it went."),

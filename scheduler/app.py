@@ -153,6 +153,10 @@ class App:
             self._keep(self.usage.run())
         if self.settings.reclaim.mode != "off":
             self._keep(self.reclaimer.run())
+        if self.settings.plan.enabled:
+            from scheduler.nominator import Nominator  # brings the solvers, which a base install lacks
+
+            self._keep(Nominator(self.engine, self.client, self.settings.plan).run())
         if self.election is not None:
             self._keep(self.election.run())
         log.info(

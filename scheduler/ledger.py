@@ -42,6 +42,14 @@ class Seen:
     """Bit mask from the annotation; 0 without one."""
     has_ended: bool = False
     """Succeeded or Failed: it holds nothing any more."""
+    is_gated: bool = False
+    """It carries our scheduling gate."""
+    gang_size: int = 1
+    """How many pods its gang has, if it says so."""
+    planned: str = ""
+    """Node that a plan of ours nominated, by our annotation."""
+    nominated: str = ""
+    """``status.nominatedNodeName``, whoever wrote it."""
 
 
 @dataclass(slots=True)
@@ -73,6 +81,10 @@ class Ledger:
         self.metrics = metrics
         self.pods: dict[str, Seen] = {}
         """Live pods by UID, pending ones included."""
+        self.gated: dict[str, Seen] = {}
+        """Those that carry our scheduling gate."""
+        self.planned: dict[str, Seen] = {}
+        """Those that a plan of ours nominated and that are not bound yet."""
         self.reservations: dict[str, Reservation] = {}
         self.topology = 0
         """Grows when a node comes or goes; prepared tables of names are stale then."""
@@ -143,6 +155,7 @@ class Ledger:
             self.lose(seen.uid)
             return
         self.pods[seen.uid] = seen
+        self._index(seen)
         if old is not None and old.node and old.node != seen.node:
             self._waiting.get(old.node, set()).discard(seen.uid)
         if seen.node:
@@ -150,9 +163,19 @@ class Ledger:
             if old is None or not old.node:
                 self.on_bound(seen)
 
+    def _index(self, seen: Seen) -> None:
+        """Keep the planner's two lists."""
+        for index, belongs in ((self.gated, seen.is_gated), (self.planned, seen.planned)):
+            if belongs and not seen.node:
+                index[seen.uid] = seen
+            else:
+                index.pop(seen.uid, None)
+
     def lose(self, uid: str) -> None:
         """The pod ended or was deleted; it will not come back under this UID."""
         self._bury(uid)
+        self.gated.pop(uid, None)
+        self.planned.pop(uid, None)
         seen = self.pods.pop(uid, None)
         if seen is not None and seen.node in self._waiting:
             self._waiting[seen.node].discard(uid)

@@ -131,6 +131,23 @@ class Metrics:
             ["what", "outcome"],
             registry=r,
         )
+        self.plan_gated = Gauge("ullage_plan_gated_pods", "Pods that wait behind our scheduling gate.", registry=r)
+        self.plan_nominations = Gauge("ullage_plan_nominations", "Nominations of ours that have not ended.", registry=r)
+        self.plan_batches = Counter(
+            "ullage_plan_batches_total", "Batches, by how planning ended.", ["ending"], registry=r
+        )
+        self.plan_solve = Histogram(
+            "ullage_plan_solve_seconds", "Time from a batch to its plan.", buckets=BUCKETS_S, registry=r
+        )
+        self.plan_pods = Counter(
+            "ullage_plan_pods_total", "Planned pods, by what became of them.", ["outcome"], registry=r
+        )
+        self.plan_patches = Counter(
+            "ullage_plan_patches_total",
+            "Patches of planned pods, by what and outcome.",
+            ["what", "outcome"],
+            registry=r,
+        )
         self.loop_lag = Gauge("ullage_loop_lag_seconds", "How late the event loop ran its last tick.", registry=r)
         self.build = Info("ullage_build", "Version and strategy.", registry=r)
         self._before: list[Callable[[], None]] = []

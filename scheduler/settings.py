@@ -225,6 +225,28 @@ class ReclaimSettings:
 
 
 @dataclass(frozen=True)
+class PlanSettings:
+    """Live batches; needs the rights of the component ``plan``. See docs/plans.md."""
+
+    enabled: bool = False
+    """Whether gated pods are planned; without it nobody but the sweeper lifts gates."""
+    window_s: float = _number(0.5, 0.05, 600)
+    """How long the oldest pod waits for others before a batch is solved."""
+    time_s: float = _number(2, 0.05, 600)
+    """Of the solver, per batch; a valid placement is known from the start."""
+    max_pods: int = _number(500, 1, 100_000)
+    """Per batch; a gang is never cut."""
+    width: int = _number(64, 1, 1000)
+    """Patches in flight."""
+    gate_deadline_s: float = _number(60, 1, 86_400)
+    """A gate that was not lifted by then goes without a plan …"""
+    gang_deadline_s: float = _number(600, 1, 86_400)
+    """… and those of gangs by then: waiting whole is what a gang asks for."""
+    nomination_deadline_s: float = _number(60, 1, 86_400)
+    """A nomination that was neither bound nor replaced by then is cleared."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything."""
 
@@ -256,6 +278,7 @@ class Settings:
     records: RecordSettings = RecordSettings()
     usage: UsageSettings = UsageSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
+    plan: PlanSettings = PlanSettings()
 
 
 def read_settings(path: str | None, overrides: dict[str, Any] | None = None) -> Settings:

@@ -21,6 +21,7 @@ from placement.owners import CONTROLLERS, Owners
 from placement.pods import NodeTerm, PodSpec, Requirement
 from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, parse_quantity
 from scheduler.errors import WireError
+from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION
 from scheduler.ledger import Ledger, Seen
 from scheduler.modes import MODE_LABEL, Modes
 
@@ -176,6 +177,8 @@ class Reader:
         pod = self._decode(raw)
         meta = pod.metadata
         version = meta.resourceVersion
+        annotations = meta.annotations or {}
+        size = annotations.get(GANG_SIZE, "")
         return Seen(
             uid=meta.uid,
             name=meta.name,
@@ -183,8 +186,12 @@ class Reader:
             version=int(version) if version.isdigit() else 0,
             spec=self._bound_spec(pod) if pod.spec.nodeName else self._spec(pod),
             node=pod.spec.nodeName or "",
-            devices=devices_mask((meta.annotations or {}).get(DEVICES_ANNOTATION, "")),
+            devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
             has_ended=pod.status.phase in ("Succeeded", "Failed"),
+            is_gated=any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()),
+            gang_size=int(size) if size.isascii() and size.isdigit() and len(size) < 7 else 1,
+            planned=annotations.get(NODE_ANNOTATION, ""),
+            nominated=pod.status.nominatedNodeName or "",
         )
 
     def spec(self, raw: Raw | bytes) -> PodSpec:

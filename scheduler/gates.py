@@ -1,0 +1,98 @@
+"""The words of planned delivery on a pod, and the three patches that change them; shared by planner and sweeper.
+
+A pod that wants to be planned carries our scheduling gate. One patch of its status writes the nomination and, in the
+same write, annotations that say that it is ours: kube-scheduler never writes those, so a nomination is ours exactly
+while it equals ``ullage.dev/planned-node``. A second patch takes the gate away. Every patch names the UID, so that a
+pod of the same name that came later is never touched, and clearing tests the value that it removes, so that a
+nomination by kube-scheduler (preemption) survives.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from scheduler.errors import ApiError
+
+if TYPE_CHECKING:
+    from scheduler.binder import Api
+
+GATE = "ullage.dev/plan"
+NODE_ANNOTATION = "ullage.dev/planned-node"
+TIME_ANNOTATION = "ullage.dev/planned-at"
+GANG_SIZE = "ullage.dev/gang-size"
+"""Annotation: how many pods the gang has; planning waits for all of them."""
+MANAGER = "fieldManager=ullage-plan"
+MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+TIMEOUT_S = 10.0
+
+
+def _path(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods/{name}"
+
+
+def timestamp(unix_s: float) -> str:
+    """RFC 3339, as the API writes it.
+
+    >>> timestamp(0)
+    '1970-01-01T00:00:00Z'
+    """
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def unix_of(text: str) -> float | None:
+    """Seconds since 1970 of an RFC 3339 text; None if it is not one.
+
+    >>> unix_of("1970-01-01T00:01:00Z"), unix_of("soon")
+    (60.0, None)
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.timestamp() if moment.tzinfo else None
+
+
+async def nominate(api: Api, who: tuple[str, str, str], node: str, unix_s: float) -> None:
+    """Write the nomination of pod ``(uid, namespace, name)``, marked as ours.
+
+    Raises
+    ------
+    ApiError : 404 or 409 when the pod is gone or another one has its name; anything else may be tried again.
+    """
+    uid, namespace, name = who
+    marks = {NODE_ANNOTATION: node, TIME_ANNOTATION: timestamp(unix_s)}
+    body = {"metadata": {"uid": uid, "annotations": marks}, "status": {"nominatedNodeName": node}}
+    path = f"{_path(namespace, name)}/status?{MANAGER}"
+    await api.call("PATCH", path, body, content_type=MERGE, timeout_s=TIMEOUT_S)
+
+
+async def lift(api: Api, who: tuple[str, str, str]) -> None:
+    """Take our gate away; without effect if it is gone. Raises as :func:`nominate` does."""
+    uid, namespace, name = who
+    body: dict[str, Any] = {
+        "metadata": {"uid": uid},
+        "spec": {"schedulingGates": [{"name": GATE, "$patch": "delete"}]},
+    }
+    path = f"{_path(namespace, name)}?{MANAGER}"
+    await api.call("PATCH", path, body, content_type=STRATEGIC, timeout_s=TIMEOUT_S)
+
+
+async def clear(api: Api, who: tuple[str, str, str], node: str) -> bool:
+    """Take back our nomination of ``node``; False if it is no longer what the pod says, or the pod is gone."""
+    uid, namespace, name = who
+    body = [
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "test", "path": "/status/nominatedNodeName", "value": node},
+        {"op": "remove", "path": "/status/nominatedNodeName"},
+    ]
+    path = f"{_path(namespace, name)}/status?{MANAGER}"
+    try:
+        await api.call("PATCH", path, body, content_type=JSON_PATCH, timeout_s=TIMEOUT_S)
+    except ApiError as error:
+        if error.status in (404, 409, 422):
+            return False
+        raise
+    return True

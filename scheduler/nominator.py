@@ -1,0 +1,319 @@
+"""Live batches: collect gated pods, solve, nominate, lift the gates, and see every nomination to its end.
+
+A pod with our gate waits for a short window; a gang waits until it is complete. The batch is solved in another
+process (:mod:`scheduler.plan_solver`). Then each pod gets its nomination, and when all of a gang have theirs the gates
+go. kube-scheduler tries the nominated node first, with all its filters, and binds.
+
+Nothing waits for ever. A gate older than ``gate_deadline_s`` is lifted without a plan; pods the model does not cover
+are let go at once. A nomination ends when the pod is bound, when kube-scheduler wrote another one, or when
+``nomination_deadline_s`` passed: then it is cleared, for a stale one keeps room. Only the replica that leads plans.
+Nothing is kept here that the API does not say, so a new leader goes on where the old one died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict, dataclass
+
+from placement.errors import PlacementError
+from placement.plans import Plan
+from placement.pods import Pod
+from placement.problems import GANG_LABELS, Cluster, batch_plan, batch_problem
+from scheduler.binder import Api
+from scheduler.engine import Engine
+from scheduler.errors import ApiError
+from scheduler.gates import clear, lift, nominate
+from scheduler.ledger import Seen
+from scheduler.plan_solver import Solver
+from scheduler.settings import PlanSettings
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.05
+GONE = (404, 409)
+
+
+@dataclass(frozen=True)
+class Adherence:
+    """What became of one planned pod, and why it differs from the plan when it does."""
+
+    pod: str
+    planned: str
+    actual: str
+    """Node, or empty when it was not bound."""
+    reason: str
+    """``as planned``, or what came between."""
+
+
+def _who(seen: Seen) -> tuple[str, str, str]:
+    return seen.uid, seen.namespace, seen.name
+
+
+def gang_of(seen: Seen) -> tuple[str, str]:
+    """(namespace, gang); the UID stands for the gang of a pod that is alone."""
+    labels = dict(seen.spec.labels)
+    return seen.namespace, next((labels[key] for key in GANG_LABELS if key in labels), seen.uid)
+
+
+class Nominator:
+    """See the module. ``adherence`` holds the last planned pods that ended."""
+
+    def __init__(self, engine: Engine, api: Api, settings: PlanSettings) -> None:
+        self.engine = engine
+        self.api = api
+        self.settings = settings
+        self.solver = Solver()
+        self.adherence: deque[Adherence] = deque(maxlen=10_000)
+        self._active: dict[str, tuple[str, float]] = {}
+        """UID → planned node, and since when by the ledger's clock."""
+        self._since: dict[str, float] = {}
+        """UID → when its gate was first seen by the ledger's clock."""
+        self._batches = 0
+        self._retry_s = 0.0
+
+    async def run(self) -> None:
+        """Watch and plan, while this replica serves; batches overlap with the watching."""
+        batch: asyncio.Task[None] | None = None
+        try:
+            while True:
+                await asyncio.sleep(TICK_S)
+                if self.engine.why_not_serving():
+                    continue
+                await self.settle()
+                if batch is not None and batch.done():
+                    batch.result()
+                    batch = None
+                if batch is None and (ready := self.ready()):
+                    batch = asyncio.create_task(self.plan(ready))
+        finally:
+            if batch is not None:
+                batch.cancel()
+            self.solver.close()
+
+    # ── what waits ────────────────────────────────────────────────────────────────────────────
+
+    def ready(self) -> list[Seen]:
+        """Gated pods whose window is over, gangs whole or not at all, oldest first; at most one batch."""
+        ledger, now = self.engine.ledger, self.engine.ledger.clock()
+        for uid in [u for u in self._since if u not in ledger.gated]:
+            del self._since[uid]
+        for uid in ledger.gated:
+            self._since.setdefault(uid, now)
+        if now < self._retry_s:
+            return []
+        gangs: dict[tuple[str, str], list[Seen]] = defaultdict(list)
+        for uid in self._since:
+            gangs[gang_of(ledger.gated[uid])].append(ledger.gated[uid])
+        found: list[Seen] = []
+        window = now - self.settings.window_s
+        if not any(self._since[members[0].uid] <= window for members in gangs.values()):
+            return []
+        for members in gangs.values():
+            if self._is_complete(members) and (not found or len(found) + len(members) <= self.settings.max_pods):
+                found += members
+        return found
+
+    def _is_complete(self, members: list[Seen]) -> bool:
+        size = max(seen.gang_size for seen in members)
+        if size <= len(members):
+            return True
+        gang = gang_of(members[0])
+        others = [s for u, s in self.engine.ledger.pods.items() if u not in self.engine.ledger.gated]
+        return len(members) + sum(gang_of(seen) == gang for seen in others) >= size
+
+    # ── one batch ─────────────────────────────────────────────────────────────────────────────
+
+    async def plan(self, waiting: list[Seen]) -> None:
+        """Solve for these pods and deliver; what cannot be placed waits for the next window."""
+        metrics = self.engine.metrics
+        began = time.monotonic()
+        # A leader before us may have died between nominating and lifting: what all of a gang got still holds.
+        held = [s for s in waiting if s.planned and s.planned == s.nominated]
+        unheld = {gang_of(s) for s in waiting if not (s.planned and s.planned == s.nominated)}
+        finished = [s for s in held if gang_of(s) not in unheld]
+        await self._each(finished, self._lift)
+        rest = [s for s in waiting if s not in finished]
+        if not rest:
+            return
+        for seen in rest:
+            self._forget(seen.uid, "planned again")
+        pods = tuple(Pod(s.uid, f"{s.namespace}/{s.name}", s.spec) for s in rest)
+        try:
+            plan = await self._solve(pods)
+        except PlacementError as error:
+            log.warning("batch not planned", extra={"error": str(error)})
+            metrics.plan_batches.labels("failed").inc()
+            self._retry_s = self.engine.ledger.clock() + self.settings.window_s
+            return
+        metrics.plan_batches.labels(plan.ending.value).inc()
+        metrics.plan_solve.observe(time.monotonic() - began)
+        await self._deliver(plan, {s.uid: s for s in rest})
+        if not plan.steps:
+            self._retry_s = self.engine.ledger.clock() + self.settings.window_s
+
+    async def _solve(self, pods: tuple[Pod, ...]) -> Plan:
+        problem = batch_problem(Cluster(self.engine.state, pods))
+        uncovered = {p.uid for p in pods} - {p.uid for members in problem.pods for p in members}
+        gated = self.engine.ledger.gated
+        await self._each([gated[u] for u in uncovered if u in gated], self._let_go)
+        self._batches += 1
+        seed = self.engine.settings.seed + self._batches
+        batched = await self.solver.solve(problem.batch, self.settings.time_s, seed)
+        return batch_plan(problem, batched, time_s=0.0)
+
+    async def _deliver(self, plan: Plan, waiting: dict[str, Seen]) -> None:
+        gangs: dict[tuple[str, str], list[tuple[Seen, str]]] = defaultdict(list)
+        for step in plan.steps:
+            gangs[gang_of(waiting[step.pod])].append((waiting[step.pod], step.target))
+        queue = iter(gangs.values())
+
+        async def deliver() -> None:
+            for members in queue:
+                await self._deliver_gang(members)
+
+        await asyncio.gather(*[deliver() for _ in range(self.settings.width)])
+
+    async def _deliver_gang(self, members: list[tuple[Seen, str]]) -> None:
+        """Nominations first, all of them; only then the gates."""
+        if self.engine.why_not_serving():
+            return
+        targets = {seen.uid: node for seen, node in members}
+        outcomes: list[bool] = []
+
+        async def one(seen: Seen) -> None:
+            outcomes.append(await self._nominate(seen, targets[seen.uid]))
+
+        await self._each([seen for seen, _ in members], one)
+        if all(outcomes):
+            await self._each([seen for seen, _ in members], self._lift)
+
+    async def _each(self, pods: Iterable[Seen], act: Callable[[Seen], Awaitable[None]]) -> None:
+        queue = iter(pods)
+
+        async def worker() -> None:
+            for seen in queue:
+                await act(seen)
+
+        await asyncio.gather(*[worker() for _ in range(self.settings.width)])
+
+    async def _nominate(self, seen: Seen, node: str) -> bool:
+        ledger = self.engine.ledger
+        if not ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, node, 0):
+            return False
+        try:
+            await nominate(self.api, _who(seen), node, time.time())
+        except ApiError as error:
+            self._failed("nominate", error)
+            ledger.forget(seen.uid, "not nominated")
+            return False
+        self._active[seen.uid] = (node, ledger.clock())
+        self.engine.metrics.plan_patches.labels("nominate", "done").inc()
+        return True
+
+    async def _lift(self, seen: Seen) -> None:
+        try:
+            await lift(self.api, _who(seen))
+        except ApiError as error:
+            self._failed("lift", error)
+            return
+        self.engine.metrics.plan_patches.labels("lift", "done").inc()
+
+    async def _let_go(self, seen: Seen) -> None:
+        """Lift the gate of a pod without a plan, and take back what was nominated."""
+        if seen.planned and seen.planned == seen.nominated and not await self._clear(seen):
+            return
+        await self._lift(seen)
+        self.engine.metrics.plan_pods.labels("let go").inc()
+
+    async def _clear(self, seen: Seen) -> bool:
+        """Whether the nomination is gone for certain."""
+        try:
+            await clear(self.api, _who(seen), seen.planned)
+        except ApiError as error:
+            self._failed("clear", error)
+            return False
+        self.engine.metrics.plan_patches.labels("clear", "done").inc()
+        return True
+
+    def _failed(self, what: str, error: ApiError) -> None:
+        outcome = "gone" if error.status in GONE else "failed"
+        self.engine.metrics.plan_patches.labels(what, outcome).inc()
+        if outcome == "failed":
+            log.warning("planned pod not patched", extra={"what": what, "error": str(error)})
+
+    # ── how it ends ───────────────────────────────────────────────────────────────────────────
+
+    async def settle(self) -> None:
+        """Gates past the deadline go; nominations that ended are counted, and old ones cleared."""
+        ledger, now = self.engine.ledger, self.engine.ledger.clock()
+        metrics, settings = self.engine.metrics, self.settings
+        metrics.plan_gated.set(len(ledger.gated))
+        self._adopt(now)
+        gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in ledger.gated]
+        late = [seen for seen, since in gated if now - since > self._deadline(seen)]
+        await self._each(late, self._let_go)
+        old = []
+        for uid, (node, since) in list(self._active.items()):
+            seen = ledger.pods.get(uid)
+            if seen is None:
+                self._end(uid, Adherence(uid, node, "", "deleted"))
+            elif seen.node:
+                self._end(uid, self._compare(seen, node))
+            elif seen.planned == node and seen.nominated != node:
+                self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", self._why_replaced(seen)))
+            elif now - since > settings.nomination_deadline_s and seen.planned == node:
+                old.append(seen)
+        await self._each(old, self._expire)
+        metrics.plan_nominations.set(len(self._active))
+
+    def _deadline(self, seen: Seen) -> float:
+        is_alone = gang_of(seen)[1] == seen.uid
+        return self.settings.gate_deadline_s if is_alone else self.settings.gang_deadline_s
+
+    def _adopt(self, now: float) -> None:
+        """Nominations of a leader before us: they count, and have an end, from now on."""
+        for seen in list(self.engine.ledger.planned.values()):
+            if seen.uid not in self._active and seen.nominated == seen.planned:
+                self._active[seen.uid] = (seen.planned, now)
+                self.engine.ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, 0)
+
+    async def _expire(self, seen: Seen) -> None:
+        if await self._clear(seen):
+            self._end(
+                seen.uid, Adherence(f"{seen.namespace}/{seen.name}", seen.planned, "", "cleared: not bound in time")
+            )
+
+    @staticmethod
+    def _why_replaced(seen: Seen) -> str:
+        return f"kube-scheduler nominated {seen.nominated}" if seen.nominated else "the nomination was cleared"
+
+    def _compare(self, seen: Seen, planned: str) -> Adherence:
+        reason = "as planned" if seen.node == planned else self._why_elsewhere(planned)
+        return Adherence(f"{seen.namespace}/{seen.name}", planned, seen.node, reason)
+
+    def _why_elsewhere(self, planned: str) -> str:
+        row = self.engine.state.row_of.get(planned)
+        if row is None:
+            return "the planned node is gone"
+        node = self.engine.state.nodes[row]
+        if node is not None and node.unschedulable:
+            return "the planned node is cordoned"
+        return "the planned node did not take it: filled or changed since the plan"
+
+    def _end(self, uid: str, adherence: Adherence) -> None:
+        self._active.pop(uid, None)
+        self.adherence.append(adherence)
+        outcome = "as planned" if adherence.reason == "as planned" else "elsewhere" if adherence.actual else "not bound"
+        if outcome != "as planned":
+            log.info("pod left its plan", extra=asdict(adherence))
+        self.engine.metrics.plan_pods.labels(outcome).inc()
+        if not adherence.actual:
+            self.engine.ledger.forget(uid, "plan ended")
+
+    def _forget(self, uid: str, how: str) -> None:
+        self._active.pop(uid, None)
+        self.engine.ledger.forget(uid, how)

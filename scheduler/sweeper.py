@@ -1,0 +1,104 @@
+"""Lifts scheduling gates and clears nominations that nobody looked after, when no replica of ours lives.
+
+It runs outside our Deployment (a CronJob with rights of its own: list pods, patch pods and their status) and needs
+nothing of ours but the API: a gate's age is the pod's, for gates can only be set at creation, and a nomination's age
+stands beside it. Its deadlines are longer than the planner's own, so while a planner lives there is nothing to sweep.
+Running it twice, or beside a planner, does no harm: every patch tests what it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from placement import objects
+from placement.problems import GANG_LABELS
+from scheduler.errors import ApiError
+from scheduler.gates import GATE, NODE_ANNOTATION, TIME_ANNOTATION, clear, lift, unix_of
+from scheduler.kube import KubeClient
+
+PAGE = 500
+WIDTH = 32
+_decode = msgspec.json.Decoder(objects.Pod).decode
+
+
+@dataclass
+class Swept:
+    """What a sweep did; ``failed`` holds what could not be done, in words."""
+
+    seen: int = 0
+    lifted: int = 0
+    cleared: int = 0
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Stale:
+    who: tuple[str, str, str]
+    nominated: str
+    is_gated: bool
+
+
+def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: float) -> _Stale | None:
+    """What of a pod is to be swept, None if nothing is. A time that cannot be read counts as old."""
+    meta, status = pod.metadata, pod.status
+    if pod.spec.nodeName or status.phase in ("Succeeded", "Failed"):
+        return None
+    labels, annotations = meta.labels or {}, meta.annotations or {}
+    limit_s = gang_deadline_s if any(key in labels for key in GANG_LABELS) else deadline_s
+    has_gate = any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ())
+    is_gated = has_gate and _age_s(meta.creationTimestamp, now_s) > limit_s
+    planned = annotations.get(NODE_ANNOTATION, "")
+    is_ours = bool(planned) and planned == status.nominatedNodeName
+    is_old = is_ours and (is_gated or _age_s(annotations.get(TIME_ANNOTATION), now_s) > limit_s)
+    if not is_gated and not is_old:
+        return None
+    return _Stale((meta.uid, meta.namespace, meta.name), planned if is_old else "", is_gated)
+
+
+def _age_s(text: str | None, now_s: float) -> float:
+    moment = unix_of(text or "")
+    return float("inf") if moment is None else now_s - moment
+
+
+async def sweep(
+    client: KubeClient, now: Callable[[], float], *, deadline_s: float, gang_deadline_s: float, is_dry: bool = False
+) -> Swept:
+    """One pass over all pods; nominations go before gates, so that none outlives its gate.
+
+    Raises
+    ------
+    ApiError : pods cannot be listed. A pod that cannot be patched is reported in the result instead.
+    """
+    found: list[_Stale] = []
+    swept = Swept()
+    async for page in client.list_pages("/api/v1/pods", page_size=PAGE):
+        for raw in page.items or ():
+            swept.seen += 1
+            what = stale(_decode(raw), now(), deadline_s, gang_deadline_s)
+            if what is not None:
+                found.append(what)
+    queue = iter(found)
+
+    async def worker() -> None:
+        for what in queue:
+            try:
+                await _mend(client, what, swept, is_dry=is_dry)
+            except ApiError as error:
+                if error.status not in (404, 409):
+                    swept.failed += (str(error),)
+
+    await asyncio.gather(*[worker() for _ in range(WIDTH)])
+    return swept
+
+
+async def _mend(client: KubeClient, what: _Stale, swept: Swept, *, is_dry: bool) -> None:
+    if what.nominated and (is_dry or await clear(client, what.who, what.nominated)):
+        swept.cleared += 1
+    if what.is_gated:
+        if not is_dry:
+            await lift(client, what.who)
+        swept.lifted += 1

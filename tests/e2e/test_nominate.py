@@ -1,0 +1,251 @@
+"""Live batches on a real control plane: gate, solve, nominate, lift; and every way in which that can be cut short."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY, PODS
+from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION
+from tests.e2e.control_plane import REPO, ControlPlane, Ullage
+from tests.e2e.drive import PODS as PATH
+from tests.e2e.drive import Cluster, cluster_of, pod_json
+
+GIB = 2**30
+NUM_NODES = int(os.environ.get("ULLAGE_NOMINATE_NODES", "200"))
+NUM_PODS = int(os.environ.get("ULLAGE_NOMINATE_PODS", "300"))
+GANG_LABEL = "scheduling.x-k8s.io/pod-group"
+PLAN = {"enabled": True, "window_s": 0.5, "gate_deadline_s": 20, "gang_deadline_s": 30, "nomination_deadline_s": 10}
+
+
+def node(name: str, cores: int = 8) -> NodeSpec:
+    amounts = {CPU: cores * 1000, MEMORY: 4 * cores * GIB, PODS: 110}
+    return NodeSpec(name, tuple(sorted(amounts.items())))
+
+
+def pod(name: str, cores: float = 0.5, *, gated: bool = True, gang: str = "", size: int = 0) -> dict[str, Any]:
+    """A pod as its author writes it, behind our gate."""
+    body = pod_json(name, PodSpec(((CPU, int(cores * 1000)), (MEMORY, GIB))))
+    if gated:
+        body["spec"]["schedulingGates"] = [{"name": GATE}]
+    if gang:
+        body["metadata"]["labels"] = {GANG_LABEL: gang}
+        body["metadata"]["annotations"] = {GANG_SIZE: str(size)}
+    return body
+
+
+async def create(cluster: Cluster, pods: list[dict[str, Any]]) -> None:
+    await cluster.many(("POST", PATH, body) for body in pods)
+
+
+def grant(plane: ControlPlane, file: str) -> None:
+    """Apply a file of the component ``plan``, RBAC only."""
+    text = (REPO / "manifests" / "kustomize" / "components" / "plan" / file).read_text()
+    for document in yaml.safe_load_all(text):
+        kind = document["kind"]
+        if kind.startswith("ClusterRole"):
+            plane.call("POST", f"/apis/rbac.authorization.k8s.io/v1/{kind.lower()}s", document)
+        elif kind == "ServiceAccount":
+            plane.call("POST", "/api/v1/namespaces/ullage-system/serviceaccounts", document)
+
+
+def planner(plane: ControlPlane, name: str = "ullage", **plan: Any) -> Ullage:
+    return Ullage(plane, name, plan={**PLAN, **plan})
+
+
+def planned(body: dict[str, Any]) -> str:
+    return str((body["metadata"].get("annotations") or {}).get(NODE_ANNOTATION, ""))
+
+
+def left_behind(cluster: Cluster) -> list[str]:
+    """Pods that are gated or nominated and not bound."""
+    return [
+        name
+        for name, body in cluster.pods.items()
+        if not body["spec"].get("nodeName")
+        and (body["spec"].get("schedulingGates") or body["status"].get("nominatedNodeName"))
+    ]
+
+
+def sweeper(plane: ControlPlane, *options: str) -> str:
+    """``ullage sweep`` with the rights of its own service account."""
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    path = "/api/v1/namespaces/ullage-system/serviceaccounts/ullage-sweeper/token"
+    config = plane.kubeconfig("sweeper", plane.call("POST", path, request)["status"]["token"])
+    command = [sys.executable, "-m", "scheduler", "sweep", "--kubeconfig", str(config), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def timed(cluster: Cluster, pods: list[dict[str, Any]]) -> float:
+    """Pods per second from the first creation to the last binding."""
+    began = time.monotonic()
+    await create(cluster, pods)
+    names = {body["metadata"]["name"] for body in pods}
+    await cluster.until(lambda: all(cluster.node_of(n) for n in names), 240, "every pod is bound")
+    return len(pods) / (time.monotonic() - began)
+
+
+def test_every_pod_lands_on_its_nominated_node_about_as_fast_as_stock(plane: ControlPlane) -> None:
+    async def run() -> None:
+        async with cluster_of(plane) as cluster:
+            grant(plane, "rbac.yaml")
+            await cluster.add_nodes(node(f"n{i}") for i in range(NUM_NODES))
+            ullage = planner(plane)
+            ullage.start()
+            plane.start_scheduler([], percentage=0)
+            await timed(cluster, [pod("warm-gated")])
+            await timed(cluster, [pod("warm", gated=False)])
+            rates: dict[str, list[float]] = {"stock": [], "nominate": []}
+            for turn in range(4):
+                kind = ("stock", "nominate", "nominate", "stock")[turn]
+                bodies = [pod(f"{kind}-{turn}-{i}", 0.1, gated=kind == "nominate") for i in range(NUM_PODS)]
+                rates[kind].append(await timed(cluster, bodies))
+                if kind == "nominate":
+                    done = [cluster.pods[b["metadata"]["name"]] for b in bodies]
+                    astray = [b["metadata"]["name"] for b in done if b["spec"]["nodeName"] != planned(b)]
+                    assert not astray, f"{len(astray)} of {NUM_PODS} left the plan"
+            mean = {kind: sum(found) / len(found) for kind, found in rates.items()}
+            print(json.dumps({"nodes": NUM_NODES, "pods": NUM_PODS, "pods_per_s": rates,
+                              "ratio": mean["nominate"] / mean["stock"]}))  # fmt: skip
+            assert not cluster.wrongs
+            assert not left_behind(cluster)
+            await cluster.ledger_agrees(ullage)
+
+    asyncio.run(run())
+
+
+def test_a_gang_is_nominated_whole_or_not_at_all(plane: ControlPlane) -> None:
+    async def run() -> None:
+        async with cluster_of(plane) as cluster:
+            grant(plane, "rbac.yaml")
+            await cluster.add_nodes(node(f"n{i}") for i in range(16))
+            planner(plane).start()
+            plane.start_scheduler([])
+            gang = [pod(f"g{i}", 1, gang="g", size=64) for i in range(64)]
+            await create(cluster, gang[:63])
+            await create(cluster, [pod("alone")])
+            await cluster.until(lambda: bool(cluster.node_of("alone")), 60, "a pod without a gang does not wait")
+            assert not any(cluster.node_of(f"g{i}") for i in range(63)), "a gang that lacks a member waits"
+            await create(cluster, gang[63:])
+            await cluster.until(cluster.all_bound, 60, "the gang is whole")
+            assert all(b["spec"]["nodeName"] == planned(b) for b in cluster.pods.values())
+            await create(cluster, [pod(f"h{i}", 1, gang="h", size=64) for i in range(64)])
+            await asyncio.sleep(8)
+            assert not any(cluster.node_of(f"h{i}") for i in range(64)), "63 of 64 fit, so none may start"
+            assert all(not cluster.pods[f"h{i}"]["status"].get("nominatedNodeName") for i in range(64))
+
+    asyncio.run(run())
+
+
+def test_a_planner_killed_in_a_batch_leaves_nothing_to_the_next_but_work(plane: ControlPlane) -> None:
+    async def run() -> None:
+        async with cluster_of(plane) as cluster:
+            grant(plane, "rbac.yaml")
+            await cluster.add_nodes(node(f"n{i}") for i in range(40))
+            ullage = planner(plane, width=2)
+            ullage.start()
+            plane.start_scheduler([])
+            await create(cluster, [pod(f"p{i}") for i in range(200)])
+            await cluster.until(lambda: any(planned(b) for b in cluster.pods.values()), 60, "the batch is delivered")
+            ullage.end(signal.SIGKILL)
+            assert any(b["spec"].get("schedulingGates") for b in cluster.pods.values()), "killed in the middle"
+            planner(plane, "second").start()
+            await cluster.until(cluster.all_bound, 90, "the next planner finishes")
+            assert not cluster.wrongs
+            assert not left_behind(cluster)
+
+    asyncio.run(run())
+
+
+def test_the_sweeper_frees_pods_when_no_replica_lives(plane: ControlPlane) -> None:
+    async def run() -> None:
+        async with cluster_of(plane) as cluster:
+            for file in ("rbac.yaml", "sweeper.yaml"):
+                grant(plane, file)
+            await cluster.add_nodes(node(f"n{i}") for i in range(10))
+            ullage = planner(plane, width=1)
+            ullage.start()
+            await create(cluster, [pod(f"p{i}") for i in range(60)])
+            await cluster.until(lambda: any(planned(b) for b in cluster.pods.values()), 60, "the batch is delivered")
+            ullage.end(signal.SIGKILL)
+            assert "0 gates lifted, 0 nominations cleared" in await asyncio.to_thread(sweeper, plane)
+            print(await asyncio.to_thread(sweeper, plane, "--deadline", "1"))
+            await cluster.until(lambda: not left_behind(cluster), 30, "no gate and no nomination is left")
+            plane.start_scheduler([])
+            await cluster.until(cluster.all_bound, 60, "stock kube-scheduler places them")
+            assert not cluster.wrongs
+
+    asyncio.run(run())
+
+
+def test_a_node_filled_by_somebody_else_and_an_api_outage_strand_no_pod(plane: ControlPlane, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with cluster_of(plane) as cluster:
+            grant(plane, "rbac.yaml")
+            await cluster.add_nodes([node("full", 4)])
+            planner(plane).start()
+            await create(cluster, [pod("p", 3)])
+            await cluster.until(lambda: planned(cluster.pods["p"]) == "full", 60, "nominated")
+            await create(cluster, [pod("thief", 3, gated=False) | {}])
+            binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "thief"},
+                       "target": {"apiVersion": "v1", "kind": "Node", "name": "full"}}  # fmt: skip
+            await cluster.call("POST", f"{PATH}/thief/binding", binding)
+            plane.start_scheduler([])
+            await cluster.until(lambda: not left_behind(cluster), 60, "the nomination is cleared")
+            assert not cluster.node_of("p")
+            plane.end("kube-apiserver", signal.SIGKILL)
+            plane.start_api()
+            await cluster.add_nodes(node(f"n{i}") for i in range(10))
+            await create(cluster, [pod(f"q{i}") for i in range(40)])
+            await cluster.until(cluster.all_bound, 90, "planning goes on after the outage")
+            assert not cluster.wrongs
+            assert not left_behind(cluster)
+
+    asyncio.run(run())
+
+
+def test_the_admission_policy_sets_gate_and_scheduler_by_namespace_label(plane: ControlPlane) -> None:
+    group = "/apis/admissionregistration.k8s.io/v1"
+    text = (REPO / "manifests" / "kustomize" / "components" / "plan" / "policy.yaml").read_text()
+    for document in yaml.safe_load_all(text):
+        plural = (
+            "mutatingadmissionpolicies" if document["kind"].endswith("Policy") else "mutatingadmissionpolicybindings"
+        )
+        plane.call("POST", f"{group}/{plural}", document)
+    plane.call("POST", "/api/v1/namespaces", {"metadata": {"name": "batch", "labels": {"ullage.dev/plan": "enabled"}}})
+
+    def made(namespace: str, number: int) -> dict[str, Any]:
+        body = pod(f"p{number}", gated=False)
+        body["metadata"]["namespace"] = namespace
+        answer = plane.call("POST", f"/api/v1/namespaces/{namespace}/pods", body)
+        spec: dict[str, Any] = answer["spec"]
+        return spec
+
+    end = time.monotonic() + 60
+    number = 0
+    while not (spec := made("batch", number)).get("schedulingGates"):
+        assert time.monotonic() < end, "the policy takes effect"
+        number += 1
+        time.sleep(0.5)
+    assert spec["schedulingGates"] == [{"name": GATE}]
+    assert spec["schedulerName"] == "ullage-scheduler"
+    other = made("default", number)
+    assert not other.get("schedulingGates")
+    assert other["schedulerName"] == "default-scheduler"
+
+
+pytestmark = pytest.mark.timeout(600)
