@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 @click.option("--mode", type=click.Choice(MODES), help="off, shadow (default), score or decide.")
 @click.option("--strategy", help="Name or TOML of the strategy.")
 @click.option("--workload", "knowledge", help="Workload file to price devices by; default: learn from the cluster.")
+@click.option("--model", help="Folder of `ullage train`: predict usage with it.")
+@click.option("--prometheus", help="Where usage comes from, such as http://prometheus.monitoring:9090.")
 @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
 @click.option("--context", help="Context of the kubeconfig.")
 @click.option("--host", help="Address to listen on.")
@@ -57,6 +59,8 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
         "admin_port": "http.admin_port",
         "log_dir": "log.folder",
         "records": "records.path",
+        "model": "usage.model",
+        "prometheus": "usage.prometheus",
     }
     return {keys.get(name, name): value for name, value in options.items() if value is not None}
 
