@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class Monitored:
             entries.append(who | {"start_s": start_s, "cores": cpu, "memory": working})
         self.config.write_text(json.dumps(entries))
         text = self.folder / "past.txt"
-        openmetrics(read(self.config), start_s, int(time.time()) - 5, 60, text)
+        openmetrics(read(self.config), start_s, int(time.time()) - 5, 100, text)
         blocks = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(text), str(self.folder / "data")]
         subprocess.run(blocks, check=True, capture_output=True)
         (self.folder / "prometheus.yml").write_text(
@@ -192,6 +193,25 @@ async def place_and_wait(cluster: Cluster, monitored: Monitored, number: int = 6
     assert cluster.wrongs == []
 
 
+async def counters_begin_anew(monitored: Monitored, ullage: Ullage) -> None:
+    """Every counter falls to zero, as when a kubelet restarts; no usage is made up of it."""
+    Path(f"{monitored.config}.reset").touch()
+    counted = f"{monitored.address}/api/v1/query?query=min(resets(container_cpu_usage_seconds_total[2m]))"
+
+    def has_reset() -> bool:
+        with urllib.request.urlopen(counted, timeout=10) as answer:
+            found = json.load(answer)["data"]["result"]
+        return bool(found) and float(found[0]["value"][1]) >= 1
+
+    await eventually(has_reset, 60, "Prometheus saw the counters begin anew")
+    before = metric(ullage, 'ullage_usage_queries_total{outcome="answered"}')
+    await eventually(
+        lambda: metric(ullage, 'ullage_usage_queries_total{outcome="answered"}') >= before + 4, 60, "usage read since"
+    )
+    assert metric(ullage, 'ullage_usage_refused_total{reason="impossible value"}') == 0
+    assert on_rung(ullage, "model") == NUM_WORKLOADS
+
+
 def assert_decided_as_replayed(folder: Path) -> None:
     """Every decision of the service's log, made while forecasts came and went, is made again by a rebuilt ledger."""
     header, events, lost = read_log(folder)
@@ -257,6 +277,7 @@ async def test_record_train_serve_and_the_rung_falls_and_rises_with_prometheus(
 
         plane.start_scheduler(ullage.stanzas())
         await place_and_wait(cluster, monitored)
+        await counters_begin_anew(monitored, ullage)
         (model / "card.json").write_text("{}")
         await eventually(lambda: on_rung(ullage, "history") == NUM_WORKLOADS, 60, "a damaged model leaves the history")
         assert metric(ullage, 'ullage_fallback_total{reason="model refused"}') == 1
