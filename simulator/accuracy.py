@@ -30,12 +30,16 @@ Report = dict[str, Any]
 
 
 def scores(samples: Samples, forecast: AnyArray, level: float = LEVEL) -> dict[str, float]:
-    """Pinball, coverage, slack and severity of a forecast in shares, weighted by cores except for the coverage."""
+    """Pinball, coverage, slack and severity of a forecast in shares, weighted by cores except for the coverage.
+
+    Coverage compares in single precision, as usage is kept: a constant workload is forecast at its level up to the
+    rounding of a weighted sum, and that must not count as a miss.
+    """
     truth, weight, value = samples.truth.astype(float), samples.weight, np.asarray(forecast, float)
     total = max(float((weight * truth).sum()), 1e-12)
     return {
         "pinball": pinball(truth, value, weight, level),
-        "coverage": float((truth <= value).mean()),
+        "coverage": float((samples.truth <= value.astype(np.float32)).mean()),
         "slack": float((weight * np.maximum(value - truth, 0)).sum() / total),
         "severity": float((weight * np.maximum(truth - value, 0)).sum() / total),
     }

@@ -108,7 +108,8 @@ class _Work:
     samples: Samples
     parts: FloatArray
     seen: FloatArray
-    models: int
+    priors: FloatArray
+    """(FOLDS, R) weights of the rules, which are the last R parts, before any model was judged."""
     horizon_h: int
     fold: IntArray
 
@@ -133,13 +134,7 @@ def bitbrains_task(
     past = (judged.start_day > LAST_TRAIN_DAY) & (judged.end_day <= LAST_CALIBRATION_DAY)
     fold = fold_of[judged.workload]
     raw, tuned, scales = _rival_losses(judged, rivals, test, past, fold)
-    leaders = sorted(
-        rivals,
-        key=lambda n: pinball(
-            judged.truth[past].astype(float), rivals[n][past].astype(float), judged.weight[past], LEVEL
-        ),
-    )
-    leaders = leaders[:STACKED_BASELINES]
+    leaders, priors = _leading_rules(recording, resource, target, samples, fold_of)
     out = np.full(len(judged), np.nan)
     plain = np.full(len(judged), np.nan)
     seen = np.full(len(judged), np.nan)
@@ -154,6 +149,7 @@ def bitbrains_task(
             target,
             effort,
             seed + 100 * number,
+            priors,
         )
         progress(f"{name}: fitted on days to {version.last_fit}")
         for mask, forecast, uncalibrated, known in _renewed(work, judged, version):
@@ -164,6 +160,24 @@ def bitbrains_task(
         name, out[use], truth, weight, judged.workload[use], raw, tuned, scales,
         pinball(truth, plain[use], weight, LEVEL), pinball(truth, seen[use], weight, LEVEL),
     )  # fmt: skip
+
+
+def _leading_rules(
+    recording: Recording, resource: str, target: Target, samples: Samples, fold_of: IntArray
+) -> tuple[list[str], FloatArray]:
+    """The rules that did best on all days to the end of the calibration, and (FOLDS, R) convex weights of them.
+
+    Rules need no fitting, so the days on which models are fitted can judge them too: 34 days instead of nine, which
+    a day ahead is 34 draws instead of nine. Each fold's weights come from the other folds' workloads.
+    """
+    early = samples.pick((samples.hour % STRIDE_H == 0) & (samples.end_day <= LAST_CALIBRATION_DAY))
+    tables = recording.baselines(resource, target, early, baselines_within(FIRST_HISTORY_DAY))
+    truth, fold = early.truth.astype(float), fold_of[early.workload]
+    loss = {n: pinball(truth, values.astype(float), early.weight, LEVEL) for n, values in tables.items()}
+    leaders = sorted(loss, key=lambda n: loss[n])[:STACKED_BASELINES]
+    parts = np.stack([tables[n].astype(float) for n in leaders])
+    others = [fold != k for k in range(FOLDS)]
+    return leaders, np.stack([stack(parts[:, o], truth[o], early.weight[o], LEVEL) for o in others])
 
 
 def _judged(hour: IntArray, versions: Sequence[Version]) -> BoolArray:
@@ -201,6 +215,7 @@ def _fit_version(
     target: Target,
     effort: Effort,
     seed: int,
+    priors: FloatArray,
 ) -> _Work:
     inside = (judged.start_day > version.last_fit) & (judged.start_day <= version.last_use)
     mine = judged.pick(inside)
@@ -225,7 +240,7 @@ def _fit_version(
         seen[:, other] = predictions(models, mine.rows[other])
     extra = np.stack([values[inside].astype(float) for values in leaders.values()])
     stacked, stacked_seen = np.concatenate([parts, extra]), np.concatenate([seen, extra])
-    return _Work(mine, stacked, stacked_seen, len(bases), target.horizon_h, fold)
+    return _Work(mine, stacked, stacked_seen, priors, target.horizon_h, fold)
 
 
 Renewed = tuple[BoolArray, AnyArray, AnyArray, AnyArray]
@@ -242,7 +257,7 @@ def _renewed(work: _Work, judged: Samples, version: Version) -> Iterator[Renewed
         for day in range(version.last_stop + 1, version.last_use + 1):
             known = others & (samples.end_day < day)
             if (day - version.last_stop - 1) % WEEK == 0:
-                weights = stack_on(samples, work.parts, known, work.models, work.horizon_h)
+                weights = stack_on(samples, work.parts, known, work.priors[k], work.horizon_h)
             recent = known & (samples.start_day >= day - CALIBRATION_DAYS)
             calibration = calibrate(samples, weights @ work.parts, recent)
             now = (samples.start_day == day) & (work.fold == k)
@@ -254,16 +269,17 @@ def _renewed(work: _Work, judged: Samples, version: Version) -> Iterator[Renewed
             yield mask, calibration.apply(plain.astype(np.float32), groups), np.clip(plain, 0, 1), seen
 
 
-def stack_on(samples: Samples, parts: FloatArray, known: BoolArray, models: int, horizon_h: int) -> FloatArray:
+def stack_on(samples: Samples, parts: FloatArray, known: BoolArray, rules: FloatArray, horizon_h: int) -> FloatArray:
     """Convex weights of the parts from the samples ``known``, drawn towards a prior where little is known.
 
-    The prior gives the ``models`` first parts one half together and the simple rules the other. Its share is
+    The prior gives the models, which come first, one half together and the simple rules the other half in the
+    proportions ``rules`` (R,), which sum to one. Its share is
     ``1 / (1 + n / PRIOR)`` with ``n`` the number of successive windows that are known: a day ahead, nine days of
     outcomes are nine draws that all workloads share, however many samples they make.
     """
     found = stack(parts[:, known], samples.truth[known].astype(float), samples.weight[known], LEVEL)
-    rules = len(parts) - models
-    prior = np.concatenate([np.full(models, 0.5 / models), np.full(rules, 0.5 / rules)])
+    models = len(parts) - len(rules)
+    prior = np.concatenate([np.full(models, 0.5 / models), 0.5 * rules])
     days = float(np.ptp(samples.hour[known])) / 24 + 1 if known.any() else 0.0
     share = 1 / (1 + days * 24 / horizon_h / PRIOR)
     return np.asarray((1 - share) * found + share * prior, float)
@@ -326,10 +342,11 @@ def planetlab_task(
     calibrating = _oof(samples, fold, past & ~held, held, held, target, effort, seed)
     final = _oof(samples, fold, past, held, test, target, effort, seed + 100)
     progress(f"planetlab-{target.name}: fitted")
+    alike = np.full(len(extra), 1 / len(extra))
     then, today = np.concatenate([calibrating, extra]), np.concatenate([final, extra])
     out, plain = np.full(len(samples), np.nan), np.full(len(samples), np.nan)
     for k in range(FOLDS):
-        weights = stack_on(samples, then, held & (fold != k), len(final), target.horizon_h)
+        weights = stack_on(samples, then, held & (fold != k), alike, target.horizon_h)
         mixed = np.where(held, weights @ then, weights @ today)
         for day, before in zip(test_days, (train_days[-1], *test_days), strict=False):
             for hour in np.unique(samples.hour[samples.start_day == day]):

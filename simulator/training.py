@@ -224,7 +224,7 @@ def _metrics(late: Samples, model: FloatArray, rival: FloatArray, held: BoolArra
             truth, weight = late.truth[mask].astype(float), late.weight[mask]
             out[f"pinball_{name}"] = pinball(truth, model[mask], weight, LEVEL)
             out[f"baseline_pinball_{name}"] = pinball(truth, rival[mask], weight, LEVEL)
-            out[f"coverage_{name}"] = float((truth <= model[mask]).mean())
+            out[f"coverage_{name}"] = float((late.truth[mask] <= model[mask].astype(np.float32)).mean())
     return out
 
 

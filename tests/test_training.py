@@ -203,7 +203,24 @@ def test_a_stack_follows_its_prior_a_day_ahead_and_its_data_an_hour_ahead() -> N
     )  # fmt: skip
     parts = np.stack([truth.astype(float), np.full(num, 0.9), np.full(num, 0.8)])
     everything = np.ones(num, bool)
-    near, far = (stack_on(samples, parts, everything, 1, h) for h in (1, 24))
+    near, far = (stack_on(samples, parts, everything, np.array([0.5, 0.5]), h) for h in (1, 24))
     assert near.sum() == pytest.approx(1)
     assert far.sum() == pytest.approx(1)
     assert near[0] > 0.85 > far[0] > 0.5
+
+
+def test_a_constant_workload_forecast_at_its_level_is_covered_whatever_the_rounding() -> None:
+    from placement.features import FeatureSchema
+    from simulator.accuracy import scores
+    from simulator.forecast_samples import Samples
+
+    truth = np.random.default_rng(3).uniform(0.01, 0.9, 500).astype(np.float32)
+    index = np.arange(500)
+    samples = Samples(
+        FeatureSchema(("x",)), np.zeros((500, 1), np.float32), truth, np.ones(500), index, index, index, index,
+        np.full(500, "g"),
+    )  # fmt: skip
+    forecast = np.nextafter(truth.astype(float), 0)
+    assert (truth > forecast).any()
+    assert scores(samples, forecast)["coverage"] == 1
+    assert scores(samples, forecast * 0.999)["coverage"] == 0
