@@ -46,6 +46,11 @@ bench: install ## Decisions per second, as ratios
 evidence: install ## The long proofs of docs/results.md (needs the recorded traces)
 	$(BIN)/ullage reproduce fgd-atc23 --data $(TRACES)/openb --report out/fgd.html -o json > out/fgd.json
 	$(BIN)/python -m benchmarks.decisions --traces $(TRACES)
+	$(BIN)/ullage plan bench batch --time 1 -o json > out/plan-batch.json
+	$(BIN)/ullage plan bench batch-rules --time 1 -o json > out/plan-batch-rules.json
+	$(BIN)/ullage plan bench consolidate -o json > out/plan-consolidate.json
+	$(BIN)/ullage plan bench consolidate-unlimited -o json > out/plan-consolidate-unlimited.json
+	$(BIN)/ullage plan bench purchase -o json > out/plan-purchase.json
 	ULLAGE_E2E_PODS=2000 ULLAGE_E2E_RULES=5000 ULLAGE_E2E_STOCK=1000 ULLAGE_E2E_PREEMPTION=200 ULLAGE_E2E_BURST=2000 \
 	  $(BIN)/pytest -q -s -m e2e tests/e2e/test_lockstep.py tests/e2e/test_hard_rules.py tests/e2e/test_stock.py \
 	  tests/e2e/test_preemption.py tests/e2e/test_faults.py
