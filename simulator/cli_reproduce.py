@@ -21,6 +21,8 @@ OTHERS = {
     "packing": ("simulator.cli_learn", "reproduce_packing"),
     "lifetimes": ("simulator.cli_learn", "reproduce_lifetimes"),
     "cold-start": ("simulator.cli_learn", "reproduce_cold_start"),
+    "placement": ("simulator.reproduce_placement", "placement_command"),
+    "adversaries": ("simulator.reproduce_placement", "adversaries_command"),
     "priority-matters": ("simulator.cli_plan", "reproduce_priority_matters"),
 }
 """Sub-commands that live with what they reproduce."""

@@ -408,6 +408,10 @@ class Replay:
             self._wait(pod, spec)
         return True
 
+    def wake(self) -> None:
+        """Room appeared without a pod's leaving: try who waits as soon as his back-off allows."""
+        self._schedule_retry()
+
     def retire(self, name: str) -> None:
         """Delete a node; whatever still runs there is evicted and waits."""
         self._node_down(name)
