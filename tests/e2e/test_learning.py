@@ -30,7 +30,6 @@ from placement.playback import verify
 from placement.pods import PodSpec
 from placement.reclaim import RECLAIMED_CPU
 from placement.resources import CPU, MEMORY, PODS, parse_quantity
-from placement.strategies import STRATEGIES
 from scheduler.cli_bundle import strategies_of
 from tests.conftest import REPO
 from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port
@@ -151,10 +150,8 @@ class Monitored:
         more = {"model": str(model)} if model is not None else {}
         fast = {"every_s": 1, "busy_share": 1.0, "fresh_s": 20, "stale_s": 40, "timeout_s": 10, "horizon": "1h-peak"}
         settings = {"prometheus": self.address, **fast, **more, **usage}
-        by_usage = [s.name for s in STRATEGIES.values() if "forecasts" in s.needs and "prices" not in s.needs]
-        strategy = by_usage[0] if by_usage else "best-fit"
         folder = str(self.plane.folder / "log")
-        return Ullage(self.plane, usage=settings, strategy=strategy, log={"folder": folder})
+        return Ullage(self.plane, usage=settings, strategy="predicted", log={"folder": folder})
 
 
 def metric(ullage: Ullage, name: str) -> float:
