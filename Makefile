@@ -46,6 +46,10 @@ bench: install ## Decisions per second, as ratios
 evidence: install ## The long proofs of docs/results.md (needs the recorded traces)
 	$(BIN)/ullage reproduce fgd-atc23 --data $(TRACES)/openb --report out/fgd.html -o json > out/fgd.json
 	$(BIN)/python -m benchmarks.decisions --traces $(TRACES)
+	$(BIN)/ullage reproduce forecast --data $(TRACES) -o json > out/forecast.json
+	$(BIN)/ullage reproduce eurosys21 --data $(TRACES) -o json > out/eurosys21.json
+	$(BIN)/ullage reproduce cold-start --data $(TRACES) -o json > out/cold-start.json
+	$(BIN)/python -m benchmarks.forecasts --traces $(TRACES)
 	$(BIN)/ullage plan bench batch --time 1 -o json > out/plan-batch.json
 	$(BIN)/ullage plan bench batch-rules --time 1 -o json > out/plan-batch-rules.json
 	$(BIN)/ullage plan bench consolidate -o json > out/plan-consolidate.json
