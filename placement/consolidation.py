@@ -137,7 +137,7 @@ def consolidate(
     best = _add_nodes(fleet, best, max_moves, deadline, seed)
     if fleet.count.size <= EXACT_CELLS and best.usd_per_hour < bound * (1 - 1e-9) and not deadline.is_over:
         best, bound = _exact(fleet, best, bound, max_moves, deadline, seed)
-    bound = max(bound, best.usd_per_hour)
+    bound = max(bound, best.usd_per_hour) + 0.0  # no negative zero
     gap = (bound - best.usd_per_hour) / bound if bound > 0 else 0.0
     ending = deadline.ending if gap > max(gap_share, 1e-9) else (Ending.OPTIMAL if gap <= 1e-9 else Ending.GAP_REACHED)
     return Consolidated(best.deleted, best.arrivals, best.usd_per_hour, bound, best.moves, ending)

@@ -74,7 +74,7 @@ def _allowed(state: ClusterState, specs: list[PodSpec], rows: IntArray) -> BoolA
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def plan_window(replay: Replay, pods: list[int], *, time_s: float = 1.0) -> dict[int, int]:
+def plan_window(replay: Replay, pods: list[int], *, time_s: float = 0.2) -> dict[int, int]:
     """Ledger row per pod of a window: as many as possible, on the fullest nodes that hold them, stranding least.
 
     Pods that plans do not cover are absent, and so is everybody where there is nothing to plan.
