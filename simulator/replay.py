@@ -408,9 +408,9 @@ class Replay:
             self._wait(pod, spec)
         return True
 
-    def wake(self) -> None:
-        """Room appeared without a pod's leaving: try who waits as soon as his back-off allows."""
-        self._schedule_retry()
+    def wake(self, row: int) -> None:
+        """A node was changed: it may go if it is empty, and who waits is tried as soon as his back-off allows."""
+        self._room(row)
 
     def retire(self, name: str) -> None:
         """Delete a node; whatever still runs there is evicted and waits."""

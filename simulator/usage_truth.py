@@ -292,7 +292,6 @@ class Reclaiming:
         """Size every node's offer, then evict who no longer fits."""
         state = replay.state
         forecasts = state.knowledge.forecasts
-        replay.wake()
         use = dict(zip(self.truth.latest[0], self.truth.latest[2].T.tolist(), strict=True))
         for row, node in enumerate(list(state.nodes)):
             if node is None:
@@ -314,10 +313,11 @@ class Reclaiming:
                 for r in here
                 if is_reclaimed(r.spec)
             ]
-            if new != self.offers.get(node.name):
+            if new != self.offers.get(node.name, Offer()):
                 self.offers[node.name] = new
                 extended = {**node.amounts, RECLAIMED_CPU: new.cpu_milli, RECLAIMED_MEMORY: new.memory_mib}
                 state.update_node(replace(node, allocatable=tuple(sorted(extended.items()))), time_s=replay.time_s)
+                replay.wake(row)
             for uid in to_evict(sold, new):
                 replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
                 self.evictions += 1
