@@ -1,8 +1,9 @@
 """Latency of the verbs over a bare asyncio echo of the same bytes, one keep-alive connection, loopback.
 
-``python benchmarks/verbs.py [--nodes 500 5000 15000] [--rounds 5]`` prints one line per verb and size: p50 and p99
-of both, and their ratios (median over interleaved rounds). The echo reads the whole request and writes its bytes
-back; it is the floor of any server in this language on this machine.
+``python -m benchmarks.verbs [--nodes 500 5000 15000] [--rounds 5]`` prints one line per verb and size: p50 and p99
+of both, their ratios (median over interleaved rounds), and requests per second of one core (from CPU time). The echo
+reads the same request and writes an answer of the same length that was made before: the floor of any server in this
+language on this machine. Ours runs as deployed, with decision records and the event log on disk.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import random
 import resource
 import socket
 import statistics
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from placement.nodes import NodeSpec
@@ -26,30 +30,50 @@ from placement.state import ClusterState
 from placement.strategies import strategy_named
 
 GIB = 2**30
+NUM_SEEN = 20
+"""Pods that the watch has shown before they are asked about."""
 
 
-class Echo(asyncio.Protocol):
-    """Reads a request to its end, writes its body back."""
+class Echo(asyncio.BufferedProtocol):
+    """The floor: reads a request to its end into one buffer kept for all, and writes as many bytes as its path says.
+
+    Nothing is parsed but the head, nothing is copied, and the answer is made before: what remains is the event loop
+    and the kernel moving the same bytes that the real server moves.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(1 << 20)
+        self.answers: dict[bytes, bytes] = {}
+        self.have = self.need = 0
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.data = bytearray()
-        self.need = 0
 
-    def data_received(self, data: bytes) -> None:
-        self.data += data
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self.have == len(self.buffer):
+            grown = bytearray(max(2 * self.have, self.need))
+            grown[: self.have] = self.buffer
+            self.buffer = grown
+        return memoryview(self.buffer)[self.have :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.have += nbytes
         if not self.need:
-            end = self.data.find(b"\r\n\r\n")
+            end = self.buffer.find(b"\r\n\r\n", 0, self.have)
             if end < 0:
                 return
-            self.start = end + 4
-            at = self.data.find(b"Content-Length: ")
-            self.need = self.start + int(self.data[at + 16 : self.data.find(b"\r\n", at)])
-        if len(self.data) >= self.need:
-            body = bytes(self.data[self.start :])
-            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            self.data.clear()
-            self.need = 0
+            at = self.buffer.find(b"Content-Length: ", 0, end)
+            self.need = end + 4 + int(self.buffer[at + 16 : self.buffer.find(b"\r\n", at)])
+        if self.have >= self.need:
+            self.have = self.need = 0
+            self.transport.write(self.answer(bytes(self.buffer[6 : self.buffer.find(b" ", 6)])))
+
+    def answer(self, size: bytes) -> bytes:
+        """The head and ``size`` bytes, made once."""
+        if size not in self.answers:
+            length = int(size)
+            self.answers[size] = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length + b"x" * length
+        return self.answers[size]
 
 
 def serve_echo(pipe: Any) -> None:
@@ -63,22 +87,25 @@ def serve_echo(pipe: Any) -> None:
     asyncio.run(run())
 
 
-def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str) -> None:
+def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, is_seen: bool) -> None:
     """Process: the real server, engine and ledger over a synthetic cluster."""
     from scheduler.binder import Binder
     from scheduler.engine import Engine
-    from scheduler.eventlog import NoLog
+    from scheduler.eventlog import DiskLog
     from scheduler.extender import Extender
     from scheduler.ledger import Ledger
     from scheduler.metrics import Metrics
+    from scheduler.recorder import Recorder
     from scheduler.server import HttpServer
-    from scheduler.settings import HttpSettings, Settings
+    from scheduler.settings import HttpSettings, LogSettings, RecordSettings, Settings
     from scheduler.view import Reader
+    from scheduler.warmup import warm_up
 
-    async def run() -> None:
+    async def run(folder: str) -> None:
         settings = Settings(mode=mode, http=HttpSettings(host="127.0.0.1", port=0))
         metrics = Metrics()
-        ledger = Ledger(ClusterState(events=NoLog()), time.monotonic, metrics)
+        events = DiskLog(LogSettings(folder=folder), metrics, "bench")
+        ledger = Ledger(ClusterState(events=events), time.monotonic, metrics)
         rng = random.Random(1)
         for name in names(num_nodes):
             ledger.see_node(NodeSpec(name, ((CPU, rng.choice((8000, 16000, 64000))), (MEMORY, 64 * GIB))))
@@ -86,15 +113,20 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str) -> None:
             spec = PodSpec(request=((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)))
             ledger.state.bind(f"r{i}", spec, ledger.state.name(i % num_nodes))
         reader = Reader()
-        for i in range(20):
+        for i in range(NUM_SEEN if is_seen else 0):
             ledger.see(reader.pod(json.dumps(pod(f"u{i}")).encode()))
-        engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics)
+        records = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics)
+        engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics, recorder=records)
+        records.attach(engine)
+        events.attach(ledger.state, [engine.strategy])
+        await asyncio.to_thread(warm_up, (engine.strategy,))
         server = HttpServer(settings.http, Extender(engine, Binder(engine, None), version="bench").handle, metrics)  # type: ignore[arg-type]  # no API here
         await server.start()
         pipe.send(server.port)
         await asyncio.Event().wait()
 
-    asyncio.run(run())
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(folder))
 
 
 def names(num_nodes: int) -> list[str]:
@@ -185,42 +217,57 @@ def bodies(num_nodes: int, count: int, *, full: bool) -> list[bytes]:
     return made
 
 
-def measure(verb: str, num_nodes: int, rounds: int, per_round: int, *, full: bool, strategy: str) -> dict[str, Any]:
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def started(target: Any, *words: Any) -> tuple[multiprocessing.Process, Client]:
+    """A server process, and a connection to it."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=target, args=(theirs, *words), daemon=True)
+    process.start()
+    return process, Client(ours.recv())
+
+
+def one_round(echo: Client, ullage: Client, verb: str, asked: list[bytes], count: int) -> tuple[float, ...]:
+    """p50 and p99 of both, seconds."""
+    times: dict[str, list[float]] = {"echo": [], "ullage": []}
+    for i in range(count):
+        body = asked[i % len(asked)]
+        seconds, answer = ullage.post(f"/v1/{verb}", body)
+        times["ullage"].append(seconds)
+        times["echo"].append(echo.post(f"/{len(answer)}", body)[0])
+        if b'"Error":""' not in answer[-12:] and not answer.startswith(b'[{"Host"'):
+            raise SystemExit(f"unexpected answer: {answer[:200]!r}")
+    return tuple(quantile(times[who], q) for who in ("echo", "ullage") for q in (0.5, 0.99))
+
+
+def measure(verb: str, num_nodes: int, options: argparse.Namespace) -> dict[str, Any]:
     """Interleaved rounds against both servers."""
     mode = "decide" if verb == "filter" else "score"
-    ports, processes = [], []
-    for target, extra in ((serve_echo, ()), (serve_ullage, (num_nodes, mode, strategy))):
-        ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.Process(target=target, args=(theirs, *extra), daemon=True)
-        process.start()
-        processes.append(process)
-        ports.append(ours.recv())
-    echo, ullage = Client(ports[0]), Client(ports[1])
-    asked = bodies(num_nodes, 2 if full else 20, full=full)
-    for body in asked[:2] * 3:
-        echo.post("/", body)
-        ullage.post(f"/v1/{verb}", body)
-    results: list[tuple[float, ...]] = []
-    for _ in range(rounds):
-        times: dict[str, list[float]] = {"echo": [], "ullage": []}
-        for i in range(per_round):
-            body = asked[i % len(asked)]
-            times["echo"].append(echo.post("/", body)[0])
-            seconds, answer = ullage.post(f"/v1/{verb}", body)
-            times["ullage"].append(seconds)
-            if b'"Error":""' not in answer[-12:] and not answer.startswith(b'[{"Host"'):
-                raise SystemExit(f"unexpected answer: {answer[:200]!r}")
-        results.append(tuple(quantile(times[who], q) for who in ("echo", "ullage") for q in (0.5, 0.99)))
-    for process in processes:
+    floor, echo = started(serve_echo)
+    server, ullage = started(serve_ullage, num_nodes, mode, options.strategy, not options.unseen)
+    asked = bodies(num_nodes, 2 if options.full else NUM_SEEN, full=options.full)
+    count = max(10, options.requests // (20 if options.full else 1))
+    one_round(echo, ullage, verb, asked, len(asked) * 3)
+    before = cpu_s(server.pid or 0)
+    results = [one_round(echo, ullage, verb, asked, count) for _ in range(options.rounds)]
+    spent = cpu_s(server.pid or 0) - before
+    for process in (floor, server):
         process.terminate()
         process.join()
-    e50, e99, u50, u99 = (statistics.median(r[k] for r in results) for k in range(4))
+    e50, e99, u50, u99 = (statistics.median(r[k] for r in results) * 1e3 for k in range(4))
+    ratios = [(r[2] / r[0], r[3] / r[1]) for r in results]
     return {
-        "verb": verb, "form": "full" if full else "names", "nodes": num_nodes, "strategy": strategy,
-        "echo_p50_ms": round(e50 * 1e3, 3), "echo_p99_ms": round(e99 * 1e3, 3),
-        "ullage_p50_ms": round(u50 * 1e3, 3), "ullage_p99_ms": round(u99 * 1e3, 3),
-        "ratio_p50": round(statistics.median(r[2] / r[0] for r in results), 2),
-        "ratio_p99": round(statistics.median(r[3] / r[1] for r in results), 2),
+        "verb": verb, "form": "full" if options.full else "names", "nodes": num_nodes, "strategy": options.strategy,
+        "echo_p50_ms": round(e50, 3), "echo_p99_ms": round(e99, 3),
+        "ullage_p50_ms": round(u50, 3), "ullage_p99_ms": round(u99, 3),
+        "ratio_p50": round(statistics.median(r[0] for r in ratios), 2),
+        "ratio_p99": round(statistics.median(r[1] for r in ratios), 2),
+        "rounds_p50": [round(r[0], 2) for r in ratios], "rounds_p99": [round(r[1], 2) for r in ratios],
+        "requests_per_core_s": round(count * options.rounds / spent),
     }  # fmt: skip
 
 
@@ -233,12 +280,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--strategy", default="best-fit")
     parser.add_argument("--full", action="store_true", help="send full Node objects")
+    parser.add_argument("--unseen", action="store_true", help="ask about pods that the watch has not shown yet")
     options = parser.parse_args()
     for num_nodes in options.nodes:
         for verb in options.verbs:
-            per_round = max(10, options.requests // (20 if options.full else 1))
-            line = measure(verb, num_nodes, options.rounds, per_round, full=options.full, strategy=options.strategy)
-            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.write(json.dumps(measure(verb, num_nodes, options)) + "\n")
             sys.stdout.flush()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     sys.stderr.write(f"largest server process: {children.ru_maxrss / 1024:.0f} MB\n")

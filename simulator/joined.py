@@ -94,7 +94,7 @@ def _machines(classes: list[PodSpec], series: UsageSeries, recipe: Join, rng: np
     """``(classes,)``: the recorded machine of each workload, by size."""
     workloads = sorted({c.owner for c in classes})
     size = {c.owner: c.amount(CPU) for c in classes}
-    order = np.lexsort((np.arange(len(workloads)), [size[w] for w in workloads]))
+    order = np.argsort(np.array([size[w] for w in workloads], np.int64), kind="stable")
     provisioned = np.argsort(series.provisioned[CPU], kind="stable")
     quantile = np.empty(len(workloads))
     quantile[order] = (np.arange(len(workloads)) + 0.5) / max(len(workloads), 1)

@@ -13,7 +13,13 @@ FILES = [path for package in PACKAGES for path in sorted((REPO / package).rglob(
 CONFINED = {
     "lightgbm": {"placement/boosted.py", "placement/lifetimes.py"},
     "ortools": {"placement/prices.py", "placement/solver.py"},
-    "numba": {"placement/kernels.py", "placement/chains.py", "placement/histograms.py", "placement/patterns.py"},
+    "numba": {
+        "placement/kernels.py",
+        "placement/chains.py",
+        "placement/histograms.py",
+        "placement/patterns.py",
+        "scheduler/wire_kernels.py",
+    },
     "jinja2": {"simulator/report.py"},
 }
 """Third-party library → the only files that may import it."""

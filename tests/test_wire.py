@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler import wire
@@ -20,6 +20,8 @@ POD = {"metadata": META, "spec": {"containers": None}}
 DEEP = b'{"Pod":' + b"[" * 100_000
 NAME = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=40)
 NAMES = st.lists(NAME, unique=True, max_size=40)
+SETTINGS = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+"""The fixture that chooses the back end holds for all examples of a test, as it should."""
 
 
 def go(value: Any) -> bytes:
@@ -31,8 +33,17 @@ def args(names: list[str] | None, **extra: Any) -> bytes:
     return go({"Pod": POD, "Nodes": None, "NodeNames": names, **extra})
 
 
+@pytest.fixture(params=["compiled", "numpy"], autouse=True)
+def back_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test of the codec runs with the compiled look-up and with the plain one."""
+    if request.param == "numpy":
+        monkeypatch.setattr(wire, "wire_kernels", None)
+    else:
+        assert wire.wire_kernels is not None, "tests run with every extra installed"
+
+
 @given(NAMES, st.randoms())
-@settings(max_examples=200, deadline=None)
+@SETTINGS
 def test_every_name_finds_its_row_in_the_order_asked(names: list[str], random: Any) -> None:
     table = NameTable(names)
     asked = names[:]
@@ -43,7 +54,7 @@ def test_every_name_finds_its_row_in_the_order_asked(names: list[str], random: A
 
 
 @given(NAMES, NAMES)
-@settings(max_examples=200, deadline=None)
+@SETTINGS
 def test_a_name_we_do_not_know_is_never_taken_for_one_we_do(known: list[str], asked: list[str]) -> None:
     question = wire.read_question(args(asked), NameTable(known))
     assert question.rows.tolist() == [known.index(name) if name in known else -1 for name in asked]
