@@ -69,7 +69,12 @@ async def _serve(settings: Settings, config: str | None, overrides: dict[str, An
     from scheduler.app import App
     from scheduler.kube import KubeClient
 
-    app = App(settings, await KubeClient.connect(settings.kube))
+    client = await KubeClient.connect(settings.kube)
+    try:
+        app = App(settings, client)
+    except PlacementError:
+        await client.close()
+        raise
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -397,6 +397,13 @@ def _refused_settings(facts: Facts) -> Iterator[Hit]:
         yield Hit(path, message)
 
 
+def _no_nominations(facts: Facts) -> Iterator[Hit]:
+    if facts.settings is not None and facts.settings.plan.enabled and facts.kube_version is not None:
+        major, minor = facts.kube_version
+        if facts.kube_version < (1, 35):
+            yield Hit("plan.enabled", f"NominatedNodeNameForExpectation is not on by default in {major}.{minor}")
+
+
 CONFIG_RULES: tuple[Rule, ...] = (
     Rule(
         "UD101",
@@ -722,5 +729,15 @@ SETTINGS_RULES: tuple[Rule, ...] = (
         "Whoever reaches the port may ask where pods would go, see every decision, and send false usage.",
         "Set grpc.tls_cert, grpc.tls_key and grpc.client_ca, or grpc.host: 127.0.0.1.",
         _clear_grpc,
+    ),
+    Rule(
+        "UD210",
+        ERROR,
+        "Nominations that kube-scheduler does not follow",
+        "Nominations written by others are off by default before 1.35 (KEP-5278): kube-scheduler may pass over or "
+        "clear them, and pods go elsewhere than planned.",
+        "Switch the feature gate NominatedNodeNameForExpectation on in kube-scheduler and kube-apiserver, or set "
+        "plan.enabled: false.",
+        _no_nominations,
     ),
 )

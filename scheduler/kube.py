@@ -226,6 +226,9 @@ async def _configuration(settings: KubeSettings) -> Any:
     path = settings.kubeconfig or os.environ.get("KUBECONFIG", "")
     if not path and Path(KUBE_CONFIG_DEFAULT_LOCATION).expanduser().exists():
         path = KUBE_CONFIG_DEFAULT_LOCATION
+    if path and not any(Path(part).expanduser().is_file() for part in path.split(os.pathsep)):
+        given = "--kubeconfig" if settings.kubeconfig else "$KUBECONFIG"
+        raise ApiError(f"kubeconfig {path}: no such file; correct {given}, or leave it out inside a pod")
     try:
         if path:
             await load_kube_config(

@@ -33,6 +33,7 @@ from placement.strategy import Decision, Strategy
 from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from scheduler.engine import Answered, Engine
+from scheduler.errors import ListenError
 from scheduler.recorder import parts_of, take
 from scheduler.settings import GrpcSettings
 from scheduler.telemetry import Sample, SampleError, Subject, UsageStore
@@ -361,7 +362,8 @@ class GrpcServer:
 
         Raises
         ------
-        ConfigError : the port is taken, or certificates cannot be used.
+        ListenError : the port is taken or may not be used.
+        ConfigError : certificates cannot be used.
         """
         settings = self.settings
         server = grpc.aio.server(
@@ -385,7 +387,9 @@ class GrpcServer:
             else:
                 self.port = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ConfigError(f"gRPC port {address}: cannot be opened ({error}); is it taken? set grpc.port") from error
+            raise ListenError(
+                f"cannot listen on {address} for gRPC ({error}); stop what holds the port or set grpc.port"
+            ) from error
         self._server = server
         await server.start()
         await self._tell_health()

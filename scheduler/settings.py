@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from placement.errors import ConfigError
 MODES = ("off", "shadow", "score", "decide")
 """From silent to alone: no voice · answers neutrally and records · ranks · chooses the node."""
 
+TLS_FILES = ("tls_cert", "tls_key", "client_ca")
 SOFT_WISHES = ("node-affinity", "inter-pod-affinity", "topology-spread", "prefer-no-schedule")
 
 
@@ -293,8 +295,8 @@ def read_settings(path: str | None, overrides: dict[str, Any] | None = None) -> 
         _put(table, key, value)
     problems: list[str] = []
     settings: Settings = _section(Settings, table, "", problems)
-    if not problems:
-        problems = _contradictions(settings)
+    broken = {problem.partition(" = ")[0] for problem in problems}
+    problems += [text for keys, text in _contradictions(settings) if not broken.intersection(keys)]
     if problems:
         where = path or "the command line"
         raise ConfigError(f"settings of {where}: {len(problems)} to mend:\n" + "\n".join(f"  - {p}" for p in problems))
@@ -374,32 +376,45 @@ def _value(spec: Any, value: Any, path: str, problems: list[str]) -> Any:
     return value
 
 
-def _contradictions(settings: Settings) -> list[str]:
-    http, problems = settings.http, []
-    if bool(http.tls_cert) != bool(http.tls_key):
-        problems.append(
-            "http.tls_cert and http.tls_key: one is set without the other; give both, or neither for plain HTTP"
-        )
-    if http.client_ca and not http.tls_cert:
-        problems.append(
-            "http.client_ca is set without http.tls_cert: callers can only show certificates over TLS; set both"
-        )
-    for key in ("tls_cert", "tls_key", "client_ca"):
-        path = getattr(http, key)
-        if path and not Path(path).is_file():
-            problems.append(f"http.{key} = {path!r}: no such file; mount the certificate there")
-    usage = settings.usage
+def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Settings that do not go together or name what does not exist: their keys, and why."""
+    from placement.strategies import strategy_named  # half a second of imports that readers of one section spare
+
+    http, grpc, usage, lease = settings.http, settings.grpc, settings.usage, settings.lease
+    for name, tls in (("http", http), ("grpc", grpc)):
+        cert, key, authority = (f"{name}.{part}" for part in TLS_FILES)
+        if bool(tls.tls_cert) != bool(tls.tls_key):
+            wrong = "one is set without the other; give both, or neither to serve in the clear"
+            yield (cert, key), f"{cert} = {tls.tls_cert!r}, {key} = {tls.tls_key!r}: {wrong}"
+        if tls.client_ca and not tls.tls_cert:
+            wrong = f"set without {cert}, but callers can only show certificates over TLS; set both"
+            yield (cert, authority), f"{authority} = {tls.client_ca!r}: {wrong}"
+        for part in TLS_FILES:
+            yield from _no_file(f"{name}.{part}", getattr(tls, part), "mount the certificate there")
+    yield from _no_file("knowledge", settings.knowledge, "write one with `ullage trace info TRACE --workload FILE`")
+    yield from _no_file("usage.prometheus_ca", usage.prometheus_ca, "mount the certificate there")
+    yield from _no_file("usage.prometheus_token_file", usage.prometheus_token_file, "mount the token there")
+    for key in ("strategy", "fallback_strategy"):
+        name = getattr(settings, key)
+        try:
+            strategy_named(name)
+        except ConfigError as error:
+            yield (key,), f"{key} = {name!r}: {error}"
     if usage.stale_s <= usage.fresh_s:
-        problems.append(
-            f"usage.stale_s = {usage.stale_s:g}: must be above usage.fresh_s ({usage.fresh_s:g}); predictions age between"
-        )
+        wrong = f"must be above usage.fresh_s ({usage.fresh_s:g}); predictions age between"
+        yield ("usage.stale_s", "usage.fresh_s"), f"usage.stale_s = {usage.stale_s:g}: {wrong}"
     if usage.prometheus and not usage.prometheus.startswith(("http://", "https://")):
-        problems.append(f"usage.prometheus = {usage.prometheus!r}: must be an address such as http://prometheus:9090")
-    unknown = [wish for wish in settings.ignored_wishes if wish not in SOFT_WISHES]
-    problems += [f"ignored_wishes has {wish!r}: must be among {', '.join(SOFT_WISHES)}" for wish in unknown]
-    if settings.lease.renew_s * 3 > settings.lease.duration_s:
-        problems.append(
-            f"lease.renew_s = {settings.lease.renew_s:g}: must be at most a third of lease.duration_s "
-            f"({settings.lease.duration_s:g}), or one lost call costs the lead"
-        )
-    return problems
+        wrong = "must be an address such as http://prometheus:9090"
+        yield ("usage.prometheus",), f"usage.prometheus = {usage.prometheus!r}: {wrong}"
+    for wish in settings.ignored_wishes:
+        if wish not in SOFT_WISHES:
+            wrong = f"must be among {', '.join(SOFT_WISHES)}"
+            yield ("ignored_wishes",), f"ignored_wishes has {wish!r}: {wrong}"
+    if lease.renew_s * 3 > lease.duration_s:
+        wrong = f"must be at most a third of lease.duration_s ({lease.duration_s:g}), or one lost call costs the lead"
+        yield ("lease.renew_s", "lease.duration_s"), f"lease.renew_s = {lease.renew_s:g}: {wrong}"
+
+
+def _no_file(key: str, path: str, fix: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    if path and not Path(path).is_file():
+        yield (key,), f"{key} = {path!r}: no such file; {fix}"

@@ -37,8 +37,7 @@ async def test_no_api_no_rights_and_a_taken_port_end_with_1_and_what_to_do(tmp_p
     async with api_server() as api:
         taken = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
         port = str(taken.sockets[0].getsockname()[1])
-        for _ in range(1):
-            api.fail_next("GET", "/nodes", 403)
+        api.fail_next("GET", "/nodes", 403)
         cases = [
             (kubeconfig(1, tmp_path), "0", "check the address"),
             (kubeconfig(api.port, tmp_path), "0", "lacks this right"),

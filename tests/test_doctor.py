@@ -235,6 +235,7 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD208", _set(lambda w: w.settings, mode="decice")),
     ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0"})),
     ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"})),
+    ("UD210", _both(_set(lambda w: w.settings, plan={"enabled": True}), lambda w: setattr(w, "version", "1.34"))),
     ("UD301", _shorten),
     ("UD302", _widen),
     ("UD303", _host_network),

@@ -91,6 +91,18 @@ async def test_a_bad_kubeconfig_is_one_sentence(tmp_path: Path, text: str) -> No
         await KubeClient.connect(KubeSettings(kubeconfig=str(path)))
 
 
+async def test_a_kubeconfig_that_is_not_there_is_said_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(tmp_path / "nowhere")
+    with pytest.raises(ApiError, match=r"nowhere: no such file; correct --kubeconfig"):
+        await KubeClient.connect(KubeSettings(kubeconfig=path))
+    monkeypatch.setenv("KUBECONFIG", path)
+    with pytest.raises(ApiError, match=r"nowhere: no such file; correct \$KUBECONFIG"):
+        await KubeClient.connect(KubeSettings())
+    assert not caplog.records, "one message is enough"
+
+
 async def followed(api: ApiServer, client: KubeClient) -> tuple[Reflector, Names, asyncio.Task[None]]:
     sink = Names()
     reflector = Reflector("nodes", "/api/v1/nodes", sink, client, Metrics())

@@ -22,6 +22,7 @@ from placement.errors import ConfigError
 from placement.pods import GpuRequest
 from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from scheduler.errors import ListenError
 from scheduler.metrics import Metrics
 from scheduler.service import GrpcServer
 from scheduler.settings import GrpcSettings
@@ -393,7 +394,7 @@ async def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     async with serving(tmp_path) as (live, server):
         live.engine.metrics = Metrics()
         second = GrpcServer(GrpcSettings(port=server.port), live.engine)
-        with pytest.raises(ConfigError, match="is it taken"):
+        with pytest.raises(ListenError, match=r"stop what holds the port or set grpc\.port"):
             await second.start()
 
 

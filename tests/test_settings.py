@@ -40,7 +40,8 @@ def test_every_problem_is_named_with_path_value_rule_and_fix(tmp_path: Path) -> 
     path = write(
         tmp_path,
         'mode = "decid"\nstratgy = "x"\nignored_wishes = ["hope"]\n'
-        '[http]\nport = 99999\ndeadline_ms = "fast"\n[lease]\nrenew_s = true\n[kube]\npage_sze = 1\n',
+        '[http]\nport = 99999\ndeadline_ms = "fast"\ntls_key = "/no/k"\n[grpc]\nclient_ca = "c"\n'
+        "[lease]\nrenew_s = true\nduration_s = 2\n[kube]\npage_sze = 1\n",
     )
     with pytest.raises(ConfigError) as caught:
         read_settings(path)
@@ -52,19 +53,30 @@ def test_every_problem_is_named_with_path_value_rule_and_fix(tmp_path: Path) -> 
         "http.deadline_ms = 'fast': must be a float",
         "lease.renew_s = True",
         "kube.page_sze = 1: no such setting; did you mean kube.page_size?",
+        "http.tls_cert = '', http.tls_key = '/no/k': one is set without the other; give both",
+        "http.tls_key = '/no/k': no such file; mount",
+        "grpc.client_ca = 'c': set without grpc.tls_cert",
+        "grpc.client_ca = 'c': no such file",
+        "ignored_wishes has 'hope'",
     ):
         assert part in text
-    assert "6 to mend" in text
+    assert "11 to mend" in text
+    assert "at most a third" not in text, "what contradicts a value that is wrong itself would mislead"
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         ('[http]\ntls_cert = "c"\n', "one is set without the other"),
-        ('[http]\nclient_ca = "c"\n', "without http.tls_cert"),
+        ('[http]\nclient_ca = "c"\n', "set without http.tls_cert"),
         ('[http]\ntls_cert = "/no/c"\ntls_key = "/no/k"\n', "no such file"),
         ("[lease]\nrenew_s = 10\n", "at most a third"),
         ('ignored_wishes = ["hope"]\n', "ignored_wishes has 'hope'"),
+        ('strategy = "prised"\n', "strategy = 'prised': unknown strategy 'prised'; did you mean 'priced'"),
+        ('fallback_strategy = "/no/own.toml"\n', "cannot be read"),
+        ('knowledge = "/no/workload"\n', "knowledge = '/no/workload': no such file"),
+        ('[usage]\nprometheus_ca = "/no/ca"\n', "usage.prometheus_ca = '/no/ca': no such file"),
+        ("[usage]\nfresh_s = 10\nstale_s = 5\n", "must be above usage.fresh_s"),
         ("http = 3\n", r"must be a table; write \[http\]"),
         ("mode = \n", "does not parse"),
     ],
