@@ -385,6 +385,7 @@ def _strand_less(
         # raising the price of each class by its best profit makes the duals feasible: a bound in every round
         missed = float(batch.count @ np.maximum(0.0, profit.max(axis=1)))
         bound = max(bound, program.stranding(answer.value) - missed)
+        deadline.note(batch.stranding(best), bound)
         wanted = np.flatnonzero((profit > 1e-13) & ~pairs.known)
         if len(wanted) == 0 or deadline.is_over:
             break
@@ -450,6 +451,7 @@ def _round(
             placed = program.placed(answer.x)
             if not batch.violations(placed) and batch.stranding(placed) < value:
                 best, value = placed, batch.stranding(placed)
+                deadline.note(value, bound)
         if np.isfinite(answer.bound):
             bound = max(bound, min(program.stranding(answer.bound), left_out))
         if not np.isfinite(left_out):

@@ -129,12 +129,14 @@ def consolidate(
             bound = min(bound, answer.bound / CENT)
         plan, whole = _packed(fleet, answer, deadline, seed)
         best = plan if plan.usd_per_hour > best.usd_per_hour else best
+        deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
         if whole or deadline.is_over:
             break
         failed = margin
     if not whole or margin > 0.0:
         best = _refine(fleet, relaxed, (failed, margin), best, deadline, seed)
     best = _add_nodes(fleet, best, max_moves, deadline, seed)
+    deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
     if fleet.count.size <= EXACT_CELLS and best.usd_per_hour < bound * (1 - 1e-9) and not deadline.is_over:
         best, bound = _exact(fleet, best, bound, max_moves, deadline, seed)
     bound = max(bound, best.usd_per_hour) + 0.0  # no negative zero

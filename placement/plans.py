@@ -106,13 +106,15 @@ class Plan:
 class Deadline:
     """A time limit on the caller's clock, with a way to cancel.
 
-    ``clock`` returns seconds that never fall; ``cancelled`` is asked between slices of work.
+    ``clock`` returns seconds that never fall; ``cancelled`` is asked between slices of work; ``note`` is told the value
+    and the bound (None = not known yet) of the best plan so far, each time one of them gets better.
     """
 
     time_s: float
     clock: Callable[[], float]
     cancelled: Callable[[], bool] = lambda: False
     start_s: float = field(default=-1.0)
+    note: Callable[[float, float | None], None] = lambda _value, _bound: None
 
     def __post_init__(self) -> None:
         if not self.time_s > 0:
@@ -137,7 +139,7 @@ class Deadline:
 
     def part(self, share: float) -> Deadline:
         """A deadline over ``share`` of what is left now."""
-        return Deadline(max(1e-6, share * self.left_s), self.clock, self.cancelled)
+        return Deadline(max(1e-6, share * self.left_s), self.clock, self.cancelled, note=self.note)
 
     @property
     def ending(self) -> Ending:

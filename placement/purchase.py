@@ -197,8 +197,10 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
         columns.add(filling.shape, filling.counts)
     bound, used = _generate(columns, deadline.part(PRICING_SHARE))
     best = start
+    deadline.note(best.cost, min(bound, best.cost))
     dived = _dive(columns, used, deadline.part(DIVING_SHARE))
     best = dived if dived is not None and dived.cost < best.cost else best
+    deadline.note(best.cost, min(bound, best.cost))
     if not deadline.is_over and best.cost > bound * (1 + 1e-9):
         best = _integers(columns, best, deadline, seed)
     bound = min(bound, best.cost)

@@ -62,6 +62,7 @@ def pack(packing: Packing, deadline: Deadline, *, seed: int = 0) -> Packed:
         counts = packing.counts(node_of)
         if not milestones or counts > milestones[-1].counts:
             milestones.append(Milestone(deadline.elapsed_s, counts))
+            deadline.note(sum(counts), None)
 
     best = repair(packing)
     note(best)
@@ -76,6 +77,7 @@ def pack(packing: Packing, deadline: Deadline, *, seed: int = 0) -> Packed:
             if packing.counts(search.best) > packing.counts(best):
                 best = search.best
                 most = _prove(packing, best, deadline.part(BOUND_SHARE))
+    deadline.note(sum(packing.counts(best)), sum(most))
     settled = _settle(packing, best, deadline, seed)
     counts = packing.counts(settled)
     if counts > packing.counts(best):

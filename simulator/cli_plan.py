@@ -200,10 +200,10 @@ def _changed(request: Request, **changes: object) -> Request:
 
 def _run(request: Request, report: Path | None, output: str) -> None:
     """Plan in a worker; Ctrl-C asks for the best plan so far."""
+    from placement.snapshots import cluster_of
     from simulator.cli import check_writable
     from simulator.plan_page import page
     from simulator.plan_worker import Planner
-    from simulator.snapshots import cluster_of
 
     if report is not None:
         check_writable(report)
@@ -221,8 +221,8 @@ def _run(request: Request, report: Path | None, output: str) -> None:
 
 
 def _print(made: Plan, output: str) -> None:
+    from placement.planning import plan_document
     from simulator.plan_page import headline
-    from simulator.snapshots import plan_document
 
     rows = [
         {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": s.target}
@@ -242,7 +242,8 @@ def _print(made: Plan, output: str) -> None:
 @click.option("-f", "--file", "path", type=click.Path(path_type=Path), required=True, help="Snapshot file to write.")
 def snapshot(objects: Any, path: Path) -> None:
     """Save a cluster's state to a file: kubectl get nodes,pods,namespaces,pdb -A -o json | ullage snapshot - -f FILE."""
-    from simulator.snapshots import snapshot_of_objects, write_snapshot
+    from placement.snapshots import snapshot_of_objects
+    from simulator.snapshots import write_snapshot
 
     taken = snapshot_of_objects(objects.read())
     write_snapshot(taken, path)

@@ -12,21 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from placement.errors import ConfigError
+from placement.planning import plan_document
 from placement.plans import Action, Ending, Plan, Step
 from placement.problems import check_steps, rescue_problem
+from placement.snapshots import SnapshotError, SnapshotFile, cluster_of, snapshot_of_objects
 from simulator.cli_plan import snapshot
 from simulator.output import data_only
 from simulator.plan_page import headline, page
 from simulator.plan_worker import Planner, Request, make_plan
-from simulator.snapshots import (
-    SnapshotError,
-    SnapshotFile,
-    cluster_of,
-    plan_document,
-    read_snapshot,
-    snapshot_of_objects,
-    write_snapshot,
-)
+from simulator.snapshots import read_snapshot, write_snapshot
 
 
 def node(name: str, cpu: int = 4, **metadata: Any) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""From a snapshot and a question to a checked plan; and a plan as a document, to and fro.
+
+Pure: the caller's clock and its wish to stop come in with the :class:`~placement.plans.Deadline`. Every plan that leaves
+here has passed the independent checker. Both sides run this in a worker process of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from placement.batches import place_batch
+from placement.consolidation import consolidate
+from placement.errors import ConfigError, PlacementError
+from placement.plans import Deadline, Ending, Plan, Step
+from placement.problems import (
+    Cluster,
+    batch_plan,
+    batch_problem,
+    check_steps,
+    consolidation_plan,
+    demand_problem,
+    fleet_problem,
+    purchase_plan,
+    rescue_plan,
+    rescue_problem,
+)
+from placement.purchase import Shape, buy, unplaceable
+from placement.rescue import pack
+from placement.snapshots import SnapshotFile, cluster_of
+
+KINDS = ("rescue", "batch", "consolidate", "purchase")
+PROGRESS_UNITS = {
+    "rescue": "pods placed",
+    "batch": "stranded share",
+    "consolidate": "USD per hour saved",
+    "purchase": "USD per hour",
+}
+"""What the numbers are that a deadline's ``note`` is told while a plan gets better."""
+
+
+class SaleShape(msgspec.Struct, frozen=True):
+    """A shape for sale, over named resources."""
+
+    name: str
+    amounts: dict[str, int]
+    usd_per_hour: float
+    limit: int | None = None
+    spot: bool = False
+    interruption_usd_per_hour: float = 0.0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What to plan. ``usd_per_hour`` maps nodes to prices, None = not known."""
+
+    kind: str
+    snapshot: SnapshotFile
+    time_s: float = 10.0
+    seed: int = 0
+    max_moves: int | None = None
+    usd_per_move: float = 0.0
+    usd_per_hour: dict[str, float] | None = None
+    shapes: tuple[SaleShape, ...] = ()
+
+
+class PlanningError(PlacementError):
+    """A planner that failed, or broke its own rules."""
+
+
+def plan_for(request: Request, deadline: Deadline) -> Plan:
+    """The plan that answers ``request``.
+
+    Raises
+    ------
+    ConfigError : the question makes no sense.
+    PlanningError : a planner broke a rule; nothing is handed out then.
+    """
+    if request.kind not in KINDS:
+        raise ConfigError(f"unknown plan {request.kind!r}; plans are {', '.join(KINDS)}")
+    cluster = cluster_of(request.snapshot, request.usd_per_hour)
+    plan = {"rescue": _rescue, "batch": _batch, "consolidate": _consolidate, "purchase": _purchase}[request.kind](
+        request, cluster, deadline
+    )
+    wrong = check_steps(cluster, plan)
+    if wrong:
+        raise PlanningError(f"the {plan.kind} plan failed its check ({wrong[0]}); it is discarded, please report it")
+    return plan
+
+
+def _nothing(kind: str, unit: str, reasons: tuple[str, ...], deadline: Deadline) -> Plan:
+    ending = Ending.INFEASIBLE if reasons else Ending.OPTIMAL
+    reasons = reasons or ("nothing is pending",)
+    return Plan(kind, ending, unit, 0.0, 0.0, (), reasons, time_s=deadline.elapsed_s)
+
+
+def _rescue(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
+    problem = rescue_problem(cluster)
+    if not (problem.packing.node_of < 0).any():
+        return _nothing("rescue", "pods placed", problem.left_out, deadline)
+    packed = pack(problem.packing, deadline, seed=request.seed)
+    return rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
+
+
+def _batch(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
+    problem = batch_problem(cluster)
+    if not problem.pods:
+        return _nothing("batch", "pods placed", problem.left_out, deadline)
+    return batch_plan(problem, place_batch(problem.batch, deadline, seed=request.seed), time_s=deadline.elapsed_s)
+
+
+def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
+    problem = fleet_problem(cluster)
+    result = consolidate(problem.fleet, deadline, max_moves=request.max_moves, seed=request.seed)
+    return consolidation_plan(problem, result, usd_per_move=request.usd_per_move, time_s=deadline.elapsed_s)
+
+
+def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
+    resources = sorted({name for shape in request.shapes for name in shape.amounts})
+    shapes = [
+        Shape(
+            s.name,
+            np.array([s.amounts.get(r, 0) for r in resources], np.int64),
+            s.usd_per_hour,
+            s.limit,
+            s.spot,
+            s.interruption_usd_per_hour,
+        )
+        for s in request.shapes
+    ]
+    problem = demand_problem(cluster.pending, resources, shapes)
+    if not problem.pods:
+        return _nothing("purchase", "USD per hour", problem.left_out, deadline)
+    wrong = unplaceable(problem.demand, shapes)
+    if wrong:
+        names = tuple(f"pod {problem.pods[c][0].name} fits on no shape for sale" for c in wrong)
+        return _nothing("purchase", "USD per hour", names, deadline)
+    bought = buy(problem.demand, shapes, deadline, seed=request.seed)
+    return purchase_plan(problem, shapes, bought, time_s=deadline.elapsed_s)
+
+
+# ── a plan as a document ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON, without what is empty about its steps."""
+    return {
+        "apiVersion": "ullage.dev/v1",
+        "kind": "Plan",
+        "plan": plan.kind,
+        "ending": str(plan.ending),
+        "unit": plan.unit,
+        "value": plan.value,
+        "bound": plan.bound,
+        "gap_share": plan.gap_share,
+        "usd_per_hour": plan.usd_per_hour,
+        "payback_s": plan.payback_s,
+        "time_s": round(plan.time_s, 4),
+        "details": plan.details,
+        "reasons": list(plan.reasons),
+        "steps": [{k: v for k, v in msgspec.to_builtins(step).items() if v} for step in plan.steps],
+    }
+
+
+class _Document(msgspec.Struct):
+    kind: str = ""
+    plan: str = ""
+    ending: Ending = Ending.DEADLINE
+    unit: str = ""
+    value: float = 0.0
+    bound: float | None = None
+    usd_per_hour: float | None = None
+    payback_s: float | None = None
+    time_s: float = 0.0
+    details: dict[str, float] = {}
+    reasons: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+
+def plan_of_document(document: Mapping[str, Any]) -> Plan:
+    """The plan in a document that :func:`plan_document` made.
+
+    Raises
+    ------
+    ConfigError : it is not one.
+    """
+    try:
+        read = msgspec.convert(document, _Document)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the plan cannot be read ({error}); make one with `ullage plan … -o json`") from error
+    if read.kind != "Plan" or read.plan not in KINDS:
+        raise ConfigError(
+            f"kind is {read.kind or 'missing'}/{read.plan or 'missing'}, not a Plan of {', '.join(KINDS)}; "
+            "make one with `ullage plan … -o json`"
+        )
+    minimised = read.plan == "purchase"
+    return Plan(
+        read.plan,
+        read.ending,
+        read.unit,
+        read.value,
+        read.bound,
+        read.steps,
+        read.reasons,
+        minimised,
+        read.usd_per_hour,
+        read.payback_s,
+        read.time_s,
+        read.details,
+    )

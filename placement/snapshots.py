@@ -1,0 +1,166 @@
+"""Snapshots: one cluster at one moment, as a plain value that plans can be made from anywhere.
+
+A snapshot holds what the ledger holds (node and pod specs, who runs where), what waits, and what must not be touched;
+classes of pods are written once. It is made from Kubernetes objects, as ``kubectl get … -o json`` prints them or the
+API lists them. Files are read and written elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from placement import objects
+from placement.errors import PlacementError
+from placement.nodes import NamespaceSpec, NodeSpec
+from placement.pods import Pod, PodSpec
+from placement.problems import Cluster
+from placement.rules import matches_labels
+from placement.state import ClusterState
+
+KIND = "ClusterSnapshot"
+VERSION = 1
+NEVER = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+    "karpenter.sh/do-not-evict": "true",
+}
+"""Annotations on pods and nodes that forbid touching them, and the value that does."""
+
+
+class SnapshotError(PlacementError):
+    """A snapshot file that cannot be read or used."""
+
+
+class SnapshotPod(msgspec.Struct, omit_defaults=True):
+    """One pod; ``spec`` is an index into the file's specs; ``node`` empty = pending; ``stays`` = why it must not move."""
+
+    uid: str
+    name: str
+    spec: int
+    node: str = ""
+    devices: int = 0
+    stays: str = ""
+
+
+class SnapshotFile(msgspec.Struct):
+    """The file."""
+
+    kind: str
+    version: int
+    nodes: list[NodeSpec]
+    specs: list[PodSpec]
+    pods: list[SnapshotPod]
+    namespaces: list[NamespaceSpec] = []
+    never_delete: dict[str, str] = {}
+    """Node name → why it must stay."""
+
+
+def cluster_of(snapshot: SnapshotFile, usd_per_hour: Mapping[str, float] | None = None) -> Cluster:
+    """The ledger and marks of a snapshot."""
+    state = ClusterState()
+    for namespace in snapshot.namespaces:
+        state.set_namespace(namespace)
+    for node in snapshot.nodes:
+        state.add_node(node)
+    pending, names, never = [], {}, {}
+    for pod in snapshot.pods:
+        if not 0 <= pod.spec < len(snapshot.specs):
+            raise SnapshotError(f"pod {pod.name}: spec number {pod.spec} is not in the snapshot; take a new one")
+        spec = snapshot.specs[pod.spec]
+        names[pod.uid] = pod.name
+        if pod.stays:
+            never[pod.uid] = pod.stays
+        if pod.node:
+            state.bind(pod.uid, spec, pod.node, pod.devices)
+        else:
+            pending.append(Pod(pod.uid, pod.name, spec))
+    return Cluster(state, tuple(pending), names, never, snapshot.never_delete, usd_per_hour)
+
+
+# ── from Kubernetes objects ───────────────────────────────────────────────────────────────────────────────────
+
+
+class _Budget(msgspec.Struct):
+    """policy/v1 PodDisruptionBudget, as far as we read it."""
+
+    class Spec(msgspec.Struct):
+        selector: objects.Selector | None = None
+
+    class Status(msgspec.Struct):
+        disruptionsAllowed: int = 0
+
+    metadata: objects.Metadata = msgspec.field(default_factory=objects.Metadata)
+    spec: Spec = msgspec.field(default_factory=Spec)
+    status: Status = msgspec.field(default_factory=Status)
+
+
+class _List(msgspec.Struct):
+    items: list[msgspec.Raw] = []
+
+
+class _Kind(msgspec.Struct):
+    kind: str = ""
+
+
+def snapshot_of_objects(data: bytes) -> SnapshotFile:
+    """Snapshot of a ``kubectl get … -o json`` list. Finished pods are left out; unknown kinds are ignored."""
+    try:
+        by_kind: dict[str, list[msgspec.Raw]] = {}
+        for item in msgspec.json.decode(data, type=_List).items:
+            by_kind.setdefault(msgspec.json.decode(item, type=_Kind).kind, []).append(item)
+        nodes = [msgspec.json.decode(item, type=objects.Node) for item in by_kind.get("Node", ())]
+        pods = [msgspec.json.decode(item, type=objects.Pod) for item in by_kind.get("Pod", ())]
+        spaces = [msgspec.json.decode(item, type=objects.Node).metadata for item in by_kind.get("Namespace", ())]
+        budgets = [msgspec.json.decode(item, type=_Budget) for item in by_kind.get("PodDisruptionBudget", ())]
+    except msgspec.DecodeError as error:
+        raise SnapshotError(
+            f"the input is not a list of Kubernetes objects ({error}); "
+            "pipe in `kubectl get nodes,pods,namespaces,pdb -A -o json`"
+        ) from error
+    if not nodes:
+        raise SnapshotError("the input holds no Node; pipe in `kubectl get nodes,pods,namespaces,pdb -A -o json`")
+    specs: dict[PodSpec, int] = {}
+    rows = []
+    for pod in pods:
+        if pod.status.phase in ("Succeeded", "Failed"):
+            continue
+        spec = objects.pod_spec(pod)
+        name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+        number = specs.setdefault(spec, len(specs))
+        stays = _why_stays(pod, budgets)
+        rows.append(SnapshotPod(pod.metadata.uid or name, name, number, pod.spec.nodeName or "", stays=stays))
+    never = {n.metadata.name: why for n in nodes if (why := _forbidden(n.metadata))}
+    return SnapshotFile(
+        KIND,
+        VERSION,
+        [objects.node_spec(node) for node in nodes],
+        list(specs),
+        rows,
+        [objects.namespace_spec(m.name, m.labels) for m in spaces],
+        never,
+    )
+
+
+def _forbidden(metadata: objects.Metadata) -> str:
+    annotations = metadata.annotations or {}
+    return next((f"annotation {key}={value}" for key, value in NEVER.items() if annotations.get(key) == value), "")
+
+
+def _why_stays(pod: objects.Pod, budgets: list[_Budget]) -> str:
+    """Why a plan must not move this pod; empty when nothing says so."""
+    if why := _forbidden(pod.metadata):
+        return why
+    if pod.metadata.deletionTimestamp:
+        return "it is being deleted"
+    labels = pod.metadata.labels or {}
+    for budget in budgets:
+        same = budget.metadata.namespace == pod.metadata.namespace
+        if (
+            same
+            and budget.status.disruptionsAllowed < 1
+            and matches_labels(objects.selector(budget.spec.selector), labels)
+        ):
+            return f"disruption budget {budget.metadata.name} allows none"
+    return ""
