@@ -18,7 +18,20 @@ from numba import njit, types
 from numba.experimental import structref
 
 from placement.resources import BoolArray, FloatArray, IntArray
-from placement.scorers import COST_UNIT, MIB, SHARE
+from placement.scorers import (
+    COST_UNIT,
+    FIRST_WINDOW,
+    LIFE,
+    MEAN_CPU,
+    MEAN_MEMORY,
+    MIB,
+    NOT_FEASIBLE,
+    SHARE,
+    UNKNOWN_CPU,
+    UNKNOWN_MEMORY,
+    UPPER_CPU,
+    UPPER_MEMORY,
+)
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
@@ -26,11 +39,11 @@ from placement.state import (
     MEMORY_ROW,
     NUM_DERIVED,
     NUM_GPU_CLASSES,
+    PODS_ROW,
     SCORED_CPU,
     SCORED_MEMORY,
 )
 
-NOT_FEASIBLE = -(2**62)
 DEVICES_RANDOM = 1
 DEVICES_SCORED = 2
 FULL = 1000
@@ -90,6 +103,13 @@ class Fragments(NamedTuple):
     scratch: IntArray
 
 
+class Outlook(NamedTuple):
+    """What is expected of nodes ``(N, NUM_OUTLOOK)`` and of one pod of each class ``(C, NUM_OUTLOOK)``."""
+
+    nodes: IntArray
+    own: IntArray
+
+
 @structref.register
 class HandleType(types.StructRef):
     """Everything that a kernel reads, as one argument: unpacking 20 arrays on each call costs 4 µs, this 0.4."""
@@ -99,19 +119,19 @@ class HandleType(types.StructRef):
 
 
 class Handle(structref.StructRefProxy):
-    """``cache``, ``ledger``, ``prices`` or None, ``fgd`` or None."""
+    """``cache``, ``ledger``, ``prices`` or None, ``fgd`` or None, ``outlook`` or None."""
 
-    def __new__(cls, cache, ledger, prices, fgd):
-        return make_handle(cache, ledger, prices, fgd)
+    def __new__(cls, cache, ledger, prices, fgd, outlook):
+        return make_handle(cache, ledger, prices, fgd, outlook)
 
 
 structref.define_boxing(HandleType, Handle)
-structref.define_constructor(Handle, HandleType, ["cache", "ledger", "prices", "fgd"])
+structref.define_constructor(Handle, HandleType, ["cache", "ledger", "prices", "fgd", "outlook"])
 
 
 @_jit
-def make_handle(cache, ledger, prices, fgd):
-    return Handle(cache, ledger, prices, fgd)
+def make_handle(cache, ledger, prices, fgd, outlook):
+    return Handle(cache, ledger, prices, fgd, outlook)
 
 
 # ── which nodes fit ───────────────────────────────────────────────────────────────────────────
@@ -537,11 +557,106 @@ def add_rank(rows, num, row, terms, t, num_rows):
         row[rows[i]] -= terms[t, 1] * (terms[t, 2] * COST_UNIT * rows[i] // max(num_rows, 1))
 
 
+# ── by predicted use and lifetime ─────────────────────────────────────────────────────────────
+
+
+@_jit
+def add_load_aware(rows, num, row, terms, t, delta, ledger, nodes):
+    offered = ledger.offered
+    asked_cpu, asked_memory = delta[CPU_ROW] * terms[t, 2] // 100, delta[MEMORY_ROW] * terms[t, 3] // 100
+    for i in range(num):
+        n = rows[i]
+        cpu, memory = max(offered[CPU_ROW, n], 1), max(offered[MEMORY_ROW, n], 1)
+        total = max(cpu - nodes[n, MEAN_CPU] - asked_cpu, 0) * 100 // cpu
+        total += max(memory - nodes[n, MEAN_MEMORY] - asked_memory, 0) * 100 // memory
+        row[n] += terms[t, 1] * (total // 2)
+
+
+@_inline
+def _beyond(upper, unknown, offered, safe_percent):
+    room = max(offered - unknown, 0) // 100 * safe_percent
+    return min(max(upper - room, 0), offered) * 1000 // offered
+
+
+@_jit
+def add_hot(rows, num, row, terms, t, own, ledger, nodes):
+    offered = ledger.offered
+    for i in range(num):
+        n = rows[i]
+        total = _beyond(
+            nodes[n, UPPER_CPU] + own[UPPER_CPU],
+            nodes[n, UNKNOWN_CPU] + own[UNKNOWN_CPU],
+            max(offered[CPU_ROW, n], 1),
+            terms[t, 2],
+        )
+        total += terms[t, 3] * _beyond(
+            nodes[n, UPPER_MEMORY] + own[UPPER_MEMORY],
+            nodes[n, UNKNOWN_MEMORY] + own[UNKNOWN_MEMORY],
+            max(offered[MEMORY_ROW, n], 1),
+            terms[t, 2],
+        )
+        row[n] -= terms[t, 1] * total
+
+
+@_inline
+def _log_minutes(seconds):
+    value = (max(seconds, 0) + 60) * 16 // 60
+    exponent = 0
+    while value >> exponent >= 32:
+        exponent += 1
+    return 16 * exponent + (value >> exponent) - 16
+
+
+@_jit
+def add_exit_time(rows, num, row, terms, t, own, nodes):
+    for i in range(num):
+        n = rows[i]
+        longer = own[LIFE] - nodes[n, LIFE]
+        step = terms[t, 4]
+        cost = terms[t, 2] * (_log_minutes(longer) // step) + terms[t, 3] * (_log_minutes(-longer) // step)
+        row[n] -= terms[t, 1] * (cost // 1000)
+
+
+@_jit
+def admit_windows(rows, num, row, terms, t, own, ledger, nodes):
+    offered = ledger.offered
+    for i in range(num):
+        n = rows[i]
+        if ledger.taken[PODS_ROW, n] == 0:
+            continue
+        cpu, memory = np.int64(0), np.int64(0)
+        for w in range(FIRST_WINDOW, own.shape[0], 2):
+            cpu = max(cpu, nodes[n, w] + own[w])
+            memory = max(memory, nodes[n, w + 1] + own[w + 1])
+        cpu += nodes[n, UNKNOWN_CPU] + own[UNKNOWN_CPU]
+        memory += nodes[n, UNKNOWN_MEMORY] + own[UNKNOWN_MEMORY]
+        fits = cpu <= offered[CPU_ROW, n] // 100 * terms[t, 2]
+        if not (fits and memory <= offered[MEMORY_ROW, n] // 100 * terms[t, 2]):
+            row[n] = NOT_FEASIBLE
+
+
+@_jit
+def add_outlook(c, rows, num, row, terms, delta, ledger, outlook):
+    """The terms that read what is expected; who may exclude a node speaks last."""
+    own, nodes = outlook.own[c], outlook.nodes
+    for t in range(terms.shape[0]):
+        op = terms[t, 0]
+        if op == 30:
+            add_load_aware(rows, num, row, terms, t, delta, ledger, nodes)
+        elif op == 31:
+            add_hot(rows, num, row, terms, t, own, ledger, nodes)
+        elif op == 32:
+            add_exit_time(rows, num, row, terms, t, own, nodes)
+    for t in range(terms.shape[0]):
+        if terms[t, 0] == 33:
+            admit_windows(rows, num, row, terms, t, own, ledger, nodes)
+
+
 # ── the whole of a decision ─────────────────────────────────────────────────────────────────────────
 
 
 @_jit
-def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd):
+def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
     """Recompute the nodes of class ``c`` touched since ``start``; all of them if that is too long ago."""
     touched, last_touch, rows, terms = ledger.touched, ledger.last_touch, cache.rows, cache.terms
     ring = touched.shape[0]
@@ -577,6 +692,8 @@ def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd):
             add_fgd(rows, num, row, terms[t, 1], delta, gpu, ledger, fgd)
         if prices is not None and op == 21:
             add_worth(rows, num, row, terms, t, gpu, ledger, prices)
+    if outlook is not None:
+        add_outlook(c, rows, num, row, terms, delta, ledger, outlook)
 
 
 @_jit
@@ -641,9 +758,9 @@ def _first_best(row, num_rows):
 
 
 @_jit
-def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, fgd):
+def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, fgd, outlook):
     """Bring row ``c`` of the score cache up to date, then (row, score, devices) of the best node."""
-    _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd)
+    _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook)
     row = cache.scores[c]
     best, node = _first_best(row, num_rows)
     if best == NOT_FEASIBLE:
@@ -666,13 +783,14 @@ def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, 
 @_jit
 def decide(c, draw, start, clock, num_rows, ties, rule, handle):
     """See :func:`_decide`."""
-    return _decide(c, draw, start, clock, num_rows, ties, rule, handle.cache, handle.ledger, handle.prices, handle.fgd)
+    h = handle
+    return _decide(c, draw, start, clock, num_rows, ties, rule, h.cache, h.ledger, h.prices, h.fgd, h.outlook)
 
 
 @_jit
 def refresh(c, start, clock, num_rows, handle):
     """See :func:`_refresh`."""
-    _refresh(c, start, clock, num_rows, handle.cache, handle.ledger, handle.prices, handle.fgd)
+    _refresh(c, start, clock, num_rows, handle.cache, handle.ledger, handle.prices, handle.fgd, handle.outlook)
 
 
 @_jit

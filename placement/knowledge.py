@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -149,6 +150,10 @@ def workload_of(namespace: str, owner: str) -> str:
     return f"{namespace}/{kind}/{name}" if name else ""
 
 
+NUM_WINDOWS = 6
+"""Parts of the day that usage is forecast for: six of four hours (Coach, ASPLOS'25)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """What one pod of a workload will use in the coming window: upper quantile, mean and deviation, in ledger units.
@@ -165,6 +170,13 @@ class Forecast:
     deviation_memory: int = 0
     rung: str = "request"
     age_s: int = 0
+    windows: tuple[tuple[int, int], ...] = ()
+    """Upper quantiles (millicores, bytes) in each of :data:`NUM_WINDOWS` equal parts of the day; empty = the same in
+    all of them."""
+
+    def __post_init__(self) -> None:
+        if self.windows and len(self.windows) != NUM_WINDOWS:
+            raise ConfigError(f"a forecast has {len(self.windows)} windows; give {NUM_WINDOWS}, or none")
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,38 @@ class Forecasts:
         return self.of.get(workload_of(spec.namespace, spec.owner))
 
 
+AGES_S = (0, 300, 900, 3600, 14_400, 43_200, 86_400, 259_200)
+"""Ages at which a pod's lifetime is predicted anew."""
+MORE_S = 300
+"""A pod that outlived its prediction is expected to live on for half its age, and for so long at least."""
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """Expected lifetimes by workload (:func:`workload_of`), conditional on age; seconds throughout.
+
+    Each tuple has one entry per age in :data:`AGES_S`: the whole lifetime of a pod that has lived so long.
+    """
+
+    of: Mapping[str, tuple[int, ...]]
+    everyone: tuple[int, ...]
+    """Of the population, for pods whose workload is not named."""
+    as_of_s: int = 0
+    """Ledger time at which this was learned; nodes' exit times are as seen from here."""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for lives in (self.everyone, *self.of.values()):
+            if len(lives) != len(AGES_S) or min(lives) < 0:
+                raise ConfigError(f"lifetimes {lives} are not {len(AGES_S)} numbers of seconds >= 0, one per age")
+
+    def life_s(self, spec: PodSpec, age_s: int = 0) -> int:
+        """Expected whole lifetime of a pod of this class that has lived ``age_s`` so far; always above the age."""
+        lives = self.of.get(workload_of(spec.namespace, spec.owner), self.everyone)
+        life = lives[bisect_right(AGES_S, max(age_s, 0)) - 1]
+        return life if life > age_s else age_s + max(age_s // 2, MORE_S)
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """One version of everything learned."""
@@ -190,6 +234,7 @@ class Knowledge:
     workload: Workload | None = None
     prices: DevicePrices | None = None
     forecasts: Forecasts | None = None
+    lifetimes: Lifetimes | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -200,6 +245,9 @@ class Knowledge:
             digest.update(np.ascontiguousarray(self.prices.worth).tobytes())
         if self.forecasts is not None:
             digest.update(repr((sorted(self.forecasts.of.items()), self.forecasts.target)).encode())
+        if self.lifetimes is not None:
+            known = self.lifetimes
+            digest.update(repr((sorted(known.of.items()), known.everyone, known.as_of_s)).encode())
         return digest.hexdigest()[:12]
 
     @classmethod
@@ -214,6 +262,7 @@ class Knowledge:
         workload: Workload | None = None,
         prices: DevicePrices | None = None,
         forecasts: Forecasts | None = None,
+        lifetimes: Lifetimes | None = None,
     ) -> Knowledge:
         """The next version, with the given parts replaced."""
         return replace(
@@ -222,4 +271,5 @@ class Knowledge:
             workload=self.workload if workload is None else workload,
             prices=self.prices if prices is None else prices,
             forecasts=self.forecasts if forecasts is None else forecasts,
+            lifetimes=self.lifetimes if lifetimes is None else lifetimes,
         )

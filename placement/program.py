@@ -17,7 +17,18 @@ import numpy as np
 
 from placement.pods import PodSpec
 from placement.resources import DEVICE_MILLI, BoolArray, IntArray
-from placement.scorers import FIRST_INTERPRETED, NUM_PARAMS, AtcFgd, Columns, Demand, DeviceWorth, sigmoid_thresholds
+from placement.scorers import (
+    FIRST_OUTLOOK,
+    NOT_FEASIBLE,
+    NUM_OUTLOOK,
+    NUM_PARAMS,
+    AtcFgd,
+    Columns,
+    Demand,
+    DeviceWorth,
+    FitsWindows,
+    sigmoid_thresholds,
+)
 from placement.state import TOUCH_RING, ClusterState
 
 try:
@@ -28,10 +39,10 @@ except ImportError:  # numba is an extra; everything works without it, slower
 if TYPE_CHECKING:
     from placement.strategy import Strategy
 
-NOT_FEASIBLE = -(2**62)
-"""Score of a node that a hard rule or its free resources exclude."""
 MAX_CACHED_SCORES = 16_000_000
 """Scores kept per program (128 MB): 3,000 classes on 5,000 nodes."""
+
+__all__ = ["DEVICE_RULES", "MAX_CACHED_SCORES", "NOT_FEASIBLE", "TIES", "Program", "compiled_fragments", "has_compiled"]
 
 TIES = {"first": 0, "random": 1}
 DEVICE_RULES = {"tightest": 0, "random": 1, "scored": 2}
@@ -71,8 +82,10 @@ class Program:
         self.ties = TIES[strategy.ties]
         self.device_rule = DEVICE_RULES[strategy.devices]
         self.uses_rank = any(w.scorer.opcode == 22 for w in strategy.scorers)
-        is_interpreted = any(w.scorer.opcode >= FIRST_INTERPRETED for w in strategy.scorers)
-        self.is_compiled = kernels is not None and state.backend != "numpy" and not is_interpreted
+        self.reads_outlook = any(w.scorer.opcode >= FIRST_OUTLOOK for w in strategy.scorers)
+        self.admits = any(isinstance(w.scorer, FitsWindows) for w in strategy.scorers)
+        """Whether a score may exclude a node."""
+        self.is_compiled = kernels is not None and state.backend != "numpy"
         self.is_plain = self.is_compiled and not strategy.soft
         """Nothing but cached rows goes into a decision, unless rules about other pods do."""
         self.terms = np.zeros((len(strategy.scorers), NUM_PARAMS), np.int64)
@@ -104,13 +117,16 @@ class Program:
         permitted: BoolArray = np.zeros((num_classes, num_cols), np.bool_)
         deltas: IntArray = np.zeros((num_classes, num_lanes), np.int64)
         gpus: IntArray = np.zeros((num_classes, 3), np.int64)
+        own: IntArray = np.zeros((num_classes, NUM_OUTLOOK), np.int64)
         if used:
+            own[:used] = self.own[:used]
             scores[:used], permitted[:used] = self.scores[:used], self.permitted[:used]
             deltas[:used], gpus[:used] = self.deltas[:used], self.gpus[:used]
         self.scores: IntArray = scores
         self.permitted: BoolArray = permitted
         self.deltas: IntArray = deltas
         self.gpus: IntArray = gpus
+        self.own: IntArray = own
         if kernels is not None:
             self._hand_over()
 
@@ -126,7 +142,8 @@ class Program:
         cache = kernels.Cache(self.scores, self.permitted, self.deltas, self.gpus, self.terms, rows)
         prices = kernels.Prices(columns.worth, columns.group) if DeviceWorth.opcode in opcodes else None
         fgd = compiled_fragments(columns) if AtcFgd.opcode in opcodes else None
-        self.handle: Any = kernels.make_handle(cache, ledger, prices, fgd)
+        outlook = kernels.Outlook(columns.outlook, self.own) if self.reads_outlook else None
+        self.handle: Any = kernels.make_handle(cache, ledger, prices, fgd, outlook)
 
     def _add_class(self, spec: PodSpec) -> int:
         state = self.state
@@ -145,6 +162,8 @@ class Program:
         self.started.append(-1)
         self.deltas[c] = delta
         self.gpus[c] = demand.milli, demand.count, demand.gpu_class
+        if self.reads_outlook:
+            self.own[c] = self.columns.outlook_of(spec)
         self.permitted[c, : state.num_rows] = state.rules.static_mask(spec)[: state.num_rows]
         self.permitted[c, : state.num_rows] &= state.is_alive[: state.num_rows]
         return c
@@ -179,6 +198,8 @@ class Program:
         c = self._class(spec)
         state, start = self.state, self.started[c]
         if self.is_compiled:
+            if self.reads_outlook:
+                self.columns.follow()
             kernels.refresh(c, start, state.clock, state.num_rows, self.handle)
         else:
             self._refresh(c, start)
@@ -207,9 +228,12 @@ class Program:
         chosen = rows.compress(fits)
         result = np.full(len(rows), NOT_FEASIBLE, np.int64)
         if len(chosen):
-            total: IntArray | int = 0
+            total: IntArray = np.zeros(len(chosen), np.int64)
             for weighted in self.strategy.scorers:
-                total = total + weighted.weight * weighted.scorer.score(self.columns, demand, chosen)
+                if not isinstance(weighted.scorer, FitsWindows):
+                    total += weighted.weight * weighted.scorer.score(self.columns, demand, chosen)
+            if self.admits:
+                total[~self.admitted(demand, chosen)] = NOT_FEASIBLE
             result[fits] = total
         return result
 
@@ -223,6 +247,14 @@ class Program:
             fits &= np.add.reduce(enough, axis=1) >= demand.count
         return fits
 
+    def admitted(self, demand: Demand, rows: IntArray) -> BoolArray:
+        """``(n,)`` bool: no scorer excludes the node."""
+        admitted: BoolArray = np.ones(len(rows), np.bool_)
+        for weighted in self.strategy.scorers:
+            if isinstance(weighted.scorer, FitsWindows):
+                admitted &= weighted.scorer.score(self.columns, demand, rows) > NOT_FEASIBLE
+        return admitted
+
     # ── answers ───────────────────────────────────────────────────────────────────────────────
 
     def decide(self, spec: PodSpec, candidates: BoolArray | None, draw: int) -> tuple[int, int, int]:
@@ -234,6 +266,8 @@ class Program:
                 c = self._class(spec)
             start, clock = self.started[c], state.clock
             self.started[c] = clock
+            if self.reads_outlook:
+                self.columns.follow()
             answer: tuple[int, int, int] = kernels.decide(
                 c, draw, start, clock, state.num_rows, self.ties, self.device_rule, self.handle
             )

@@ -12,7 +12,7 @@ from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
 from placement.resources import BoolArray
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
-from placement.strategy import Strategy
+from placement.strategy import PREDICTED_FULL, Strategy
 
 NOT_OFFERED = "not offered by the caller"
 NO_DEVICE = "no device with enough free share"
@@ -34,7 +34,15 @@ def rejections(
         if hit.any():
             grouped[reason] = grouped[reason] | hit if reason in grouped else hit
             left = left & ~hit
-    left &= ~(strategy.program(state).row(spec) > NOT_FEASIBLE)
+    program = strategy.program(state)
+    left &= ~(program.row(spec) > NOT_FEASIBLE)
+    if program.admits and left.any():
+        demand, where = program.demands[program._class(spec)], np.flatnonzero(left)
+        full = np.zeros_like(left)
+        full[where] = program.fits(demand, where) & ~program.admitted(demand, where)
+        if full.any():
+            grouped[PREDICTED_FULL] = full
+            left &= ~full
     if left.any():
         grouped[NO_DEVICE] = left
     return grouped

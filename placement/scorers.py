@@ -11,13 +11,14 @@ point appears only where a published definition demands it, in one fixed order o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from placement.knowledge import Knowledge, TypicalKind
+from placement.knowledge import NUM_WINDOWS, Knowledge, TypicalKind
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
@@ -28,9 +29,12 @@ from placement.state import (
     MEMORY_ROW,
     NUM_DERIVED,
     NUM_GPU_CLASSES,
+    PODS_ROW,
     SCORED_CPU,
     SCORED_MEMORY,
+    TOUCH_RING,
     ClusterState,
+    Resident,
     gpu_class,
 )
 
@@ -41,6 +45,12 @@ COST_UNIT = 1 << 20
 MIB = 20
 """Memory enters fixed-point products in MiB, so that they stay inside int64."""
 NUM_PARAMS = 8
+NOT_FEASIBLE = -(2**62)
+"""Score of a node that a hard rule, its free resources, or a scorer that admits excludes."""
+
+MEAN_CPU, MEAN_MEMORY, UPPER_CPU, UPPER_MEMORY, UNKNOWN_CPU, UNKNOWN_MEMORY, LIFE, FIRST_WINDOW = range(8)
+"""Entries of an outlook; windows follow, CPU and memory of each."""
+NUM_OUTLOOK = FIRST_WINDOW + 2 * NUM_WINDOWS
 
 
 class Demand:
@@ -76,9 +86,13 @@ class Columns:
         knowledge = state.knowledge if knowledge is None else knowledge
         self.prices = knowledge.prices
         self.forecasts = knowledge.forecasts
-        self._use: dict[PodSpec, IntArray] = {}
-        self._expected: IntArray = np.zeros((4, state.is_alive.shape[0]), np.int64)
-        self._expected_at: IntArray = np.full(state.is_alive.shape[0], -2, np.int64)
+        self.lifetimes = knowledge.lifetimes
+        self.now_s = 0 if self.lifetimes is None else self.lifetimes.as_of_s
+        self._outlook_of: dict[PodSpec, IntArray] = {}
+        self._exit_of: dict[tuple[str, int], int] = {}
+        self.outlook: IntArray = np.zeros((state.is_alive.shape[0], NUM_OUTLOOK), np.int64)
+        """``(N, NUM_OUTLOOK)``: see :meth:`follow`."""
+        self._followed = -1
         self.typical: tuple[TypicalKind, ...] = () if knowledge.workload is None else knowledge.workload.typical()
         prices = self.prices
         if prices is None:
@@ -96,31 +110,60 @@ class Columns:
             if node is not None:
                 self.node_changed(row, node)
 
-    def expected(self, rows: IntArray) -> tuple[IntArray, IntArray]:
-        """Predicted use of some nodes: upper quantiles and means, each ``(2, n)`` int64, millicores and bytes.
+    def follow(self) -> None:
+        """Bring ``outlook`` up to date: only nodes touched since the last call are added up again.
 
-        A node is added up again only after it was touched; a pod without a forecast counts with its request.
+        A node's entry is the sum over its pods of :meth:`outlook_of`, but for ``LIFE``: how many seconds after
+        ``now_s`` the last of its pods is expected to be gone, 0 if it is empty.
         """
-        stamps, touched = self._expected_at, self.state.last_touch
-        for row in rows[stamps[rows] != touched[rows]].tolist():
-            total = np.zeros(4, np.int64)
-            for resident in self.state.residents_on[row].values():
-                total += self.use_of(resident.spec)
-            self._expected[:, row] = total
-            stamps[row] = touched[row]
-        found = self._expected[:, rows]
-        return found[:2], found[2:]
+        state = self.state
+        clock, start = state.clock, self._followed
+        if start == clock:
+            return
+        if start < 0 or clock - start >= min(TOUCH_RING, 4 * state.num_rows):
+            rows: Iterable[int] = range(state.num_rows)
+        else:
+            rows = {int(state.touched[i & (TOUCH_RING - 1)]) for i in range(start, clock)}
+        for row in rows:
+            self._add_up(row)
+        self._followed = clock
 
-    def use_of(self, spec: PodSpec) -> IntArray:
-        """``(4,)`` int64: upper quantile of CPU and memory, then their means, of one pod of a class."""
-        known = self._use.get(spec)
+    def _add_up(self, row: int) -> None:
+        residents = self.state.residents_on[row].values()
+        entry = self.outlook[row]
+        if not residents:
+            entry[:] = 0
+            return
+        entry[:] = np.add.reduce([self.outlook_of(r.spec) for r in residents])
+        entry[LIFE] = max(0, max(self._exit_s(r) for r in residents) - self.now_s) if self.lifetimes is not None else 0
+
+    def _exit_s(self, resident: Resident) -> int:
+        """When a pod is expected to be gone, from what its age was when lifetimes were learned."""
+        key = (resident.uid, resident.since_s)
+        known = self._exit_of.get(key)
+        if known is None:
+            assert self.lifetimes is not None, "asked for only where lifetimes are known"
+            age_s = max(0, self.now_s - resident.since_s)
+            known = self._exit_of[key] = resident.since_s + self.lifetimes.life_s(resident.spec, age_s)
+        return known
+
+    def outlook_of(self, spec: PodSpec) -> IntArray:
+        """``(NUM_OUTLOOK,)`` int64 of one pod of a class, in millicores, bytes and seconds.
+
+        Mean use, upper use, request of a pod without a forecast (its mean, too), lifetime, upper use by window.
+        """
+        known = self._outlook_of.get(spec)
         if known is None:
             forecast = None if self.forecasts is None else self.forecasts.of_pod(spec)
+            life = 0 if self.lifetimes is None else self.lifetimes.life_s(spec)
             if forecast is None:
-                known = np.array([spec.amount(CPU), spec.amount(MEMORY)] * 2, np.int64)
+                asked = (spec.amount(CPU), spec.amount(MEMORY))
+                known = np.array([*asked, 0, 0, *asked, life, *[0] * (2 * NUM_WINDOWS)], np.int64)
             else:
-                known = np.array([forecast.cpu, forecast.memory, forecast.mean_cpu, forecast.mean_memory], np.int64)
-            self._use[spec] = known
+                upper = (forecast.cpu, forecast.memory)
+                windows = [x for w in forecast.windows or (upper,) * NUM_WINDOWS for x in w]
+                known = np.array([forecast.mean_cpu, forecast.mean_memory, *upper, 0, 0, life, *windows], np.int64)
+            self._outlook_of[spec] = known
         return known
 
     def free(self, rows: IntArray) -> IntArray:
@@ -645,10 +688,10 @@ class Rank:
         return -(self.span_milli * COST_UNIT * rows // max(columns.state.num_rows, 1))
 
 
-# ── by predicted use ──────────────────────────────────────────────────────────────────────────
+# ── by predicted use and lifetime ─────────────────────────────────────────────────────────────
 
-FIRST_INTERPRETED = 30
-"""Scorers from this opcode on have no compiled twin: both back ends run their NumPy code."""
+FIRST_OUTLOOK = 30
+"""Scorers from this opcode on read :attr:`Columns.outlook`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -668,11 +711,14 @@ class LoadAware:
         return (self.cpu_percent, self.memory_percent)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
-        _upper, used = columns.expected(rows)
+        columns.follow()
         total = np.zeros(len(rows), np.int64)
-        for i, (lane, percent) in enumerate(((CPU_ROW, self.cpu_percent), (MEMORY_ROW, self.memory_percent))):
+        for lane, entry, percent in (
+            (CPU_ROW, MEAN_CPU, self.cpu_percent),
+            (MEMORY_ROW, MEAN_MEMORY, self.memory_percent),
+        ):
             offered = np.maximum(columns.state.offered[lane, rows], 1)
-            after = used[i] + demand.delta[lane] * percent // 100
+            after = columns.outlook[rows, entry] + demand.delta[lane] * percent // 100
             total += np.maximum(offered - after, 0) * MAX_NODE_SCORE // offered
         return total // 2
 
@@ -681,8 +727,9 @@ class LoadAware:
 class Hot:
     """How far predicted use would exceed a safe part of the node: 0 below, else minus thousandths of allocatable.
 
-    Use is the sum of upper quantiles of the pods on the node and of the pod itself; memory counts ``memory_factor``
-    times, because too little of it kills.
+    Use is the sum of upper quantiles of the pods on the node and of the pod itself, compared with ``safe_percent`` of
+    what pods without a forecast leave of the node: requests already keep those within it, and nothing more is known.
+    Memory counts ``memory_factor`` times, because too little of it kills.
     """
 
     safe_percent: int = 80
@@ -694,14 +741,82 @@ class Hot:
         return (self.safe_percent, self.memory_factor)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
-        upper, _mean = columns.expected(rows)
-        own = columns.use_of(demand.spec)
+        columns.follow()
+        after = columns.outlook[rows] + columns.outlook_of(demand.spec)
         total = np.zeros(len(rows), np.int64)
-        for i, (lane, factor) in enumerate(((CPU_ROW, 1), (MEMORY_ROW, self.memory_factor))):
+        for lane, upper, unknown, factor in (
+            (CPU_ROW, UPPER_CPU, UNKNOWN_CPU, 1),
+            (MEMORY_ROW, UPPER_MEMORY, UNKNOWN_MEMORY, self.memory_factor),
+        ):
             offered = np.maximum(columns.state.offered[lane, rows], 1)
-            beyond = np.maximum(upper[i] + own[i] - offered // 100 * self.safe_percent, 0)
+            room = np.maximum(offered - after[:, unknown], 0) // 100 * self.safe_percent
+            beyond = np.maximum(after[:, upper] - room, 0)
             total += np.minimum(beyond, offered) * 1000 // offered * factor
         return -total
+
+
+def log_minutes(seconds: IntArray) -> IntArray:
+    """Sixteenths of the binary logarithm of one plus the minutes, linear between powers of two; seconds < 2^44."""
+    value = (np.maximum(seconds, 0) + 60) * 16 // 60
+    exponent = np.frexp(value.astype(np.float64))[1].astype(np.int64) - 5
+    return 16 * exponent + (value >> exponent) - 16
+
+
+@dataclass(frozen=True, slots=True)
+class ExitTime:
+    """By how much the pod would prolong the node's occupation, and by how much it would leave before it is over.
+
+    A node is occupied until the last of its pods is expected to be gone (LAVA, MLSys'25, whose NILAS takes the first
+    part alone). Both parts count with the logarithm of their length, in ``step`` sixteenths of a doubling rounded down,
+    and ``growth`` or ``early`` thousandths: long occupations gather on few nodes, and a short pod goes where others
+    leave soon as well, so that the room which is free for long stays free for who needs it long.
+    """
+
+    growth: int = 1000
+    early: int = 0
+    step: int = 1
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 32
+
+    def __post_init__(self) -> None:
+        if self.step < 1:
+            raise ValueError(f"step is {self.step}, must be at least 1")
+
+    def params(self) -> tuple[int, ...]:
+        return (self.growth, self.early, self.step)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        columns.follow()
+        longer = columns.outlook_of(demand.spec)[LIFE] - columns.outlook[rows, LIFE]
+        growth, early = log_minutes(longer) // self.step, log_minutes(-longer) // self.step
+        return -((self.growth * growth + self.early * early) // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class FitsWindows:
+    """Admission by part of the day (Coach, ASPLOS'25): in each, predicted use of all pods must fit into the node.
+
+    0 where it does, else :data:`NOT_FEASIBLE`. Pods without a forecast count with their request, and an empty node
+    takes any pod that it offers enough for.
+    """
+
+    percent: int = 100
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 33
+
+    def params(self) -> tuple[int, ...]:
+        return (self.percent,)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        columns.follow()
+        before = columns.outlook[rows]
+        after = before + columns.outlook_of(demand.spec)
+        fits = np.ones(len(rows), np.bool_)
+        for i, (lane, unknown) in enumerate(((CPU_ROW, UNKNOWN_CPU), (MEMORY_ROW, UNKNOWN_MEMORY))):
+            worst = after[:, FIRST_WINDOW + i :: 2].max(axis=1) + after[:, unknown]
+            fits &= worst <= columns.state.offered[lane, rows] // 100 * self.percent
+        fits |= columns.state.taken[PODS_ROW, rows] == 0
+        return np.where(fits, 0, NOT_FEASIBLE)
 
 
 SCORERS: dict[str, type[Scorer]] = {
@@ -722,5 +837,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "rank": Rank,
     "load-aware": LoadAware,
     "hot": Hot,
+    "exit-time": ExitTime,
+    "fits-windows": FitsWindows,
 }
 """Every scorer by the name that a TOML uses."""

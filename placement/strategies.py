@@ -25,7 +25,9 @@ from placement.scorers import (
     AtcPacking,
     BalancedAllocation,
     DeviceWorth,
+    ExitTime,
     FirstFit,
+    FitsWindows,
     Hot,
     LeastAllocated,
     Leftover,
@@ -108,11 +110,27 @@ _ALL = (
         description="ours: best fit by requests among nodes that predicted use leaves cool",
     ),
     Strategy(
+        "coach-6x4h",
+        (Weighted(FitsWindows()), Weighted(Leftover(), -1)),
+        description="Coach (ASPLOS'25): best fit where predicted use fits into the node in each of six parts of the day",
+    ),
+    Strategy(
+        "nilas",
+        (Weighted(ExitTime(step=32), 8 * SHARE), Weighted(Leftover(), -1)),
+        description="NILAS (MLSys'25): the node whose occupation the pod prolongs least, in coarse steps, then best fit",
+    ),
+    Strategy(
         "ullage",
-        (Weighted(Hot(), 1000 * COST_UNIT), Weighted(Stranded()), Weighted(DeviceWorth()), Weighted(Leftover(), -200)),
+        (
+            Weighted(Hot(), 1000 * COST_UNIT),
+            Weighted(Stranded()),
+            Weighted(DeviceWorth()),
+            Weighted(ExitTime(early=200), 100 * COST_UNIT),
+            Weighted(Leftover(), -200),
+        ),
         devices="scored",
         needs=("prices",),
-        description="ours: priced devices, best fit, and no hot nodes by predicted use",
+        description="ours: priced devices, exit times, best fit, and no hot nodes by predicted use",
     ),
 )
 

@@ -23,6 +23,7 @@ from placement.scorers import SCORERS, Scorer
 from placement.soft import soft_score
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 
+PREDICTED_FULL = "predicted use of a part of the day exceeds the node"
 MAX_PRIORITY = 10
 """An extender's marks are 0–10 (``extender/v1.MaxExtenderPriority``)."""
 
@@ -207,6 +208,8 @@ def reasons(
                 reason = "Too many pods" if short == ["pods"] else f"Insufficient {', '.join(short)}"
             elif not program.fits(demand, np.array([row]))[0]:
                 reason = "no device with enough free share"
+            elif not program.admitted(demand, np.array([row]))[0]:
+                reason = PREDICTED_FULL
         if reason:
             grouped.setdefault(reason, []).append(node.name)
     return {reason: tuple(names) for reason, names in sorted(grouped.items())}
@@ -229,6 +232,7 @@ def main_reason(snapshot: Snapshot, strategy: Strategy, spec: PodSpec) -> str:
     if demand.count:
         enough = (state.gpu_free[rows] >= demand.milli).sum(axis=1) >= demand.count
         tally["no device with enough free share"] = int((permitted & ~enough).sum())
+    tally[PREDICTED_FULL] = int((permitted & ~program.admitted(demand, rows)).sum())
     if state.rules.is_relational(spec):
         allowed = state.rules.relational_mask(spec)[rows]
         tally["a rule about other pods (ports, affinity, spread)"] = int((permitted & ~allowed).sum())

@@ -8,12 +8,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError, StateError
-from placement.knowledge import DevicePrices, Knowledge, Workload
+from placement.knowledge import (
+    AGES_S,
+    DevicePrices,
+    Forecast,
+    Forecasts,
+    Knowledge,
+    Lifetimes,
+    Workload,
+    workload_of,
+)
 from placement.log import DECISION, Asked, Event
 from placement.nodes import NodeSpec
 from placement.playback import rebuild, verify
 from placement.pods import GpuRequest, PodSpec
 from placement.program import NOT_FEASIBLE, has_compiled
+from placement.rejections import rejections
 from placement.resources import CPU, PODS, format_amount, parse_quantity
 from placement.scorers import COST_UNIT, sigmoid_thresholds
 from placement.state import ClusterState
@@ -122,6 +132,58 @@ def test_both_back_ends_score_and_decide_alike(
         if one.is_placed:
             for state in (compiled, plain):
                 state.bind(str(i), spec, one.node, one.devices)
+
+
+def outlooks_of(specs: list[PodSpec], seed: int, as_of_s: int) -> tuple[Forecasts, Lifetimes]:
+    """Made-up forecasts of most workloads, with and without windows, and lifetimes of some."""
+    rng = np.random.default_rng(seed)
+    forecasts, lives = {}, {}
+    for name in sorted({workload_of(s.namespace, s.owner) for s in specs}):
+        upper = (int(rng.integers(0, 9000)), int(rng.integers(0, 40)) << 30)
+        windows = (
+            tuple((int(rng.integers(0, upper[0] + 1)), upper[1] // 2) for _ in range(6)) if rng.random() < 0.5 else ()
+        )
+        if rng.random() < 0.8:
+            forecasts[name] = Forecast(*upper, upper[0] // 3, upper[1] // 3, rung="history", windows=windows)
+        if rng.random() < 0.6:
+            lives[name] = tuple(int(x) for x in rng.integers(0, 400_000, len(AGES_S)))
+    return Forecasts(forecasts), Lifetimes(lives, (3600,) * len(AGES_S), as_of_s)
+
+
+@pytest.mark.skipif(not has_compiled(), reason="numba is not installed")
+@quick
+@given(
+    fleets(),
+    st.lists(pod_specs(rules=False), min_size=2, max_size=14),
+    st.sampled_from(["koordinator", "predicted", "coach-6x4h", "nilas", "ullage"]),
+    st.integers(0, 99),
+)
+def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_change(
+    nodes: list[NodeSpec], specs: list[PodSpec], strategy: str, seed: int
+) -> None:
+    states = [state_of(nodes, specs), state_of(nodes, specs, "numpy")]
+    rng = np.random.default_rng(seed)
+    chosen = STRATEGIES[strategy]
+    for i, spec in enumerate(specs):
+        time_s = 1000 * i
+        if i % 3 == 0:
+            forecasts, lifetimes = outlooks_of(specs, seed + i, time_s)
+            for state in states:
+                state.learn(state.knowledge.but(forecasts=forecasts, lifetimes=lifetimes), time_s=time_s)
+        scores = [chosen.scores(s.snapshot(), spec) for s in states]
+        assert (scores[0] == scores[1]).all()
+        one, two = (chosen.decide(s.snapshot(), spec, None, 5) for s in states)
+        assert one == two
+        rejected = rejections(chosen, states[0].snapshot(), spec)
+        assert {n for names in chosen.explain(states[0].snapshot(), spec).reasons.values() for n in names} == {
+            states[0].name(int(row)) for mask in rejected.values() for row in np.flatnonzero(mask)
+        }
+        gone = f"{int(rng.integers(0, i + 1))}"
+        for state in states:
+            if one.is_placed:
+                state.bind(str(i), spec, one.node, one.devices, time_s=time_s)
+            if gone in state.residents:
+                state.release(gone, time_s=time_s)
 
 
 @quick
