@@ -20,6 +20,7 @@ from numba.experimental import structref
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.scorers import (
     COST_UNIT,
+    FIRST_STAY,
     FIRST_WINDOW,
     LIFE,
     MEAN_CPU,
@@ -104,10 +105,14 @@ class Fragments(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """What is expected of nodes ``(N, NUM_OUTLOOK)`` and of one pod of each class ``(C, NUM_OUTLOOK)``."""
+    """What is expected of nodes ``(N, NUM_OUTLOOK)`` and of one pod of each class ``(C, NUM_OUTLOOK)``.
+
+    ``chances`` is the table of :func:`placement.scorers.chances`.
+    """
 
     nodes: IntArray
     own: IntArray
+    chances: IntArray
 
 
 @structref.register
@@ -618,6 +623,18 @@ def add_exit_time(rows, num, row, terms, t, own, nodes):
 
 
 @_jit
+def add_emptying(rows, num, row, weight, own, nodes, chances):
+    last = chances.shape[0] - 1
+    for i in range(num):
+        n = rows[i]
+        total = np.int64(0)
+        for h in range(FIRST_STAY, FIRST_WINDOW):
+            before = nodes[n, h]
+            total += chances[min(before + own[h], last)] - chances[min(before, last)]
+        row[n] += weight * total
+
+
+@_jit
 def admit_windows(rows, num, row, terms, t, own, ledger, nodes):
     offered = ledger.offered
     for i in range(num):
@@ -647,6 +664,8 @@ def add_outlook(c, rows, num, row, terms, delta, ledger, outlook):
             add_hot(rows, num, row, terms, t, own, ledger, nodes)
         elif op == 32:
             add_exit_time(rows, num, row, terms, t, own, nodes)
+        elif op == 34:
+            add_emptying(rows, num, row, terms[t, 1], own, nodes, outlook.chances)
     for t in range(terms.shape[0]):
         if terms[t, 0] == 33:
             admit_windows(rows, num, row, terms, t, own, ledger, nodes)

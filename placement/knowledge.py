@@ -196,34 +196,51 @@ class Forecasts:
 
 AGES_S = (0, 300, 900, 3600, 14_400, 43_200, 86_400, 259_200)
 """Ages at which a pod's lifetime is predicted anew."""
+HORIZONS_S = (1800, 7200, 28_800, 86_400)
+"""Spans within which a pod may be gone: half an hour, two, eight, a day."""
 MORE_S = 300
 """A pod that outlived its prediction is expected to live on for half its age, and for so long at least."""
 
 
-@dataclass(frozen=True)
-class Lifetimes:
-    """Expected lifetimes by workload (:func:`workload_of`), conditional on age; seconds throughout.
+@dataclass(frozen=True, slots=True)
+class Lifespan:
+    """How long pods of a workload live, told anew at each of :data:`AGES_S`."""
 
-    Each tuple has one entry per age in :data:`AGES_S`: the whole lifetime of a pod that has lived so long.
-    """
-
-    of: Mapping[str, tuple[int, ...]]
-    everyone: tuple[int, ...]
-    """Of the population, for pods whose workload is not named."""
-    as_of_s: int = 0
-    """Ledger time at which this was learned; nodes' exit times are as seen from here."""
-    source: str = ""
+    life_s: tuple[int, ...]
+    """Expected whole lifetime of a pod that has lived so long."""
+    gone_milli: tuple[tuple[int, ...], ...]
+    """Chance that such a pod is gone within each of :data:`HORIZONS_S` from then on, thousandths."""
 
     def __post_init__(self) -> None:
-        for lives in (self.everyone, *self.of.values()):
-            if len(lives) != len(AGES_S) or min(lives) < 0:
-                raise ConfigError(f"lifetimes {lives} are not {len(AGES_S)} numbers of seconds >= 0, one per age")
+        shapes = (len(self.life_s), len(self.gone_milli), {len(row) for row in self.gone_milli})
+        if shapes != (len(AGES_S), len(AGES_S), {len(HORIZONS_S)}):
+            raise ConfigError(
+                f"a lifespan has {shapes} entries; give {len(AGES_S)} ages and {len(HORIZONS_S)} horizons"
+            )
+        if min(self.life_s) < 0 or any(not 0 <= x <= 1000 for row in self.gone_milli for x in row):
+            raise ConfigError("a lifespan has a negative lifetime, or a chance outside of 0 to 1000 thousandths")
 
-    def life_s(self, spec: PodSpec, age_s: int = 0) -> int:
-        """Expected whole lifetime of a pod of this class that has lived ``age_s`` so far; always above the age."""
-        lives = self.of.get(workload_of(spec.namespace, spec.owner), self.everyone)
-        life = lives[bisect_right(AGES_S, max(age_s, 0)) - 1]
-        return life if life > age_s else age_s + max(age_s // 2, MORE_S)
+    def at(self, age_s: int) -> tuple[int, tuple[int, ...]]:
+        """Whole lifetime, always above the age, and chances to be gone, of a pod that has lived ``age_s`` so far."""
+        k = bisect_right(AGES_S, max(age_s, 0)) - 1
+        life = self.life_s[k]
+        return (life if life > age_s else age_s + max(age_s // 2, MORE_S)), self.gone_milli[k]
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """How long pods live, by workload (:func:`workload_of`), conditional on age."""
+
+    of: Mapping[str, Lifespan]
+    everyone: Lifespan
+    """Of the population, for pods whose workload is not named."""
+    as_of_s: int = 0
+    """Ledger time at which this was learned; ages and exit times are as seen from here."""
+    source: str = ""
+
+    def of_pod(self, spec: PodSpec) -> Lifespan:
+        """The lifespan of pods of this class."""
+        return self.of.get(workload_of(spec.namespace, spec.owner), self.everyone)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ TYPICAL_S = (300.0, 1800.0, 14_400.0, 259_200.0)
 
 KEPT = 16
 """Ended lifetimes remembered per key."""
+BURSTS = 4
+"""Moments of arrival remembered per key: a batch of fifty pods is one of them."""
 
 
 def class_of(lifetime_s: float) -> int:
@@ -80,6 +82,8 @@ class _Kin:
     classes: list[float] = field(default_factory=lambda: [0.0] * NUM_CLASSES)
     recent: deque[list[float]] = field(default_factory=lambda: deque(maxlen=KEPT))
     """[arrival, end or -1] of the latest arrivals: unlike ``ended``, not biased towards short lives."""
+    bursts: deque[list[float]] = field(default_factory=lambda: deque(maxlen=BURSTS))
+    """[arrival, pods, ended pods, sum of their logarithmic lifetimes] of the latest moments at which pods arrived."""
     running: int = 0
     started_sum: float = 0.0
     last_arrival_s: float = -1.0
@@ -94,6 +98,7 @@ KIN_FEATURES = (
     *(f"passes_{limit}s" for limit in LIMITS_S), *(f"at_risk_{limit}s" for limit in LIMITS_S),
     "previous_log", "previous_runs", "just_arrived", "just_ended",
     "running", "running_mean_age_log", "since_arrival_log", "since_end_log", "arrivals",
+    *(f"burst_{i}_{what}" for i in range(BURSTS) for what in ("age_log", "pods", "ended_share", "life_log")),
 )  # fmt: skip
 FORGET = 0.93
 """A class count is multiplied by this at each newly ended kin: about the last 14 count."""
@@ -130,6 +135,10 @@ class Lineage:
             kin.started_sum += now_s
             kin.last_arrival_s = now_s
             kin.recent.append([now_s, -1.0])
+            if kin.bursts and kin.bursts[-1][0] == now_s:
+                kin.bursts[-1][1] += 1
+            else:
+                kin.bursts.append([now_s, 1.0, 0.0, 0.0])
 
     def end(self, values: Sequence[object], started_s: float, now_s: float) -> None:
         """A pod that arrived at ``started_s`` ended."""
@@ -142,6 +151,10 @@ class Lineage:
             kin.started_sum -= started_s
             kin.last_end_s = now_s
             _close(kin.recent, started_s, now_s)
+            for burst in kin.bursts:
+                if burst[0] == started_s:
+                    burst[2] += 1
+                    burst[3] += math.log(lifetime)
             kin.ended.append(math.log(lifetime))
             kin.classes = [c * FORGET for c in kin.classes]
             kin.classes[class_of(lifetime)] += 1
@@ -203,6 +216,14 @@ def _latest(kin: _Kin, now_s: float) -> list[float]:
     return [math.log1p((end if end >= 0 else now_s) - start), float(end < 0), float(arrived), float(ended)]
 
 
+def _bursts(kin: _Kin, now_s: float) -> list[float]:
+    """Of the latest moments of arrival, newest first: their age, how many came, how many ended, how long those lived."""
+    out: list[float] = []
+    for start, pods, ended, life in reversed(kin.bursts):
+        out += [math.log1p(now_s - start), pods, ended / pods, life / ended if ended else MISSING]
+    return out + [MISSING] * (4 * (BURSTS - len(kin.bursts)))
+
+
 def _rule(name: str, kin: _Kin) -> tuple[float, ...]:
     if name == "majority":
         total = sum(kin.classes)
@@ -229,6 +250,7 @@ def _features(kin: _Kin | None, now_s: float) -> list[float]:
             MISSING,
             MISSING,
             0.0,
+            *[MISSING] * (4 * BURSTS),
         ]
     logs = list(kin.ended)
     shape = [MISSING] * 5
@@ -242,7 +264,8 @@ def _features(kin: _Kin | None, now_s: float) -> list[float]:
     arrival = math.log1p(now_s - kin.last_arrival_s) if kin.last_arrival_s >= 0 else MISSING
     ended = math.log1p(now_s - kin.last_end_s) if kin.last_end_s >= 0 else MISSING
     recent = [*(x for part in _passes(kin, now_s) for x in part), *_latest(kin, now_s)]
-    return [float(len(logs)), *shape, *shares, *recent, float(kin.running), age, arrival, ended, float(kin.arrivals)]
+    counts = [float(kin.running), age, arrival, ended, float(kin.arrivals)]
+    return [float(len(logs)), *shape, *shares, *recent, *counts, *_bursts(kin, now_s)]
 
 
 def concordance(predicted: FloatArray, lifetime_s: FloatArray, is_ended: IntArray, rng: np.random.Generator) -> float:

@@ -27,6 +27,7 @@ from placement.scorers import (
     Demand,
     DeviceWorth,
     FitsWindows,
+    chances,
     sigmoid_thresholds,
 )
 from placement.state import TOUCH_RING, ClusterState
@@ -142,7 +143,7 @@ class Program:
         cache = kernels.Cache(self.scores, self.permitted, self.deltas, self.gpus, self.terms, rows)
         prices = kernels.Prices(columns.worth, columns.group) if DeviceWorth.opcode in opcodes else None
         fgd = compiled_fragments(columns) if AtcFgd.opcode in opcodes else None
-        outlook = kernels.Outlook(columns.outlook, self.own) if self.reads_outlook else None
+        outlook = kernels.Outlook(columns.outlook, self.own, np.array(chances())) if self.reads_outlook else None
         self.handle: Any = kernels.make_handle(cache, ledger, prices, fgd, outlook)
 
     def _add_class(self, spec: PodSpec) -> int:

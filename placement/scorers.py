@@ -18,7 +18,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from placement.knowledge import NUM_WINDOWS, Knowledge, TypicalKind
+from placement.knowledge import HORIZONS_S, NUM_WINDOWS, Knowledge, Lifespan, TypicalKind
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
@@ -48,8 +48,9 @@ NUM_PARAMS = 8
 NOT_FEASIBLE = -(2**62)
 """Score of a node that a hard rule, its free resources, or a scorer that admits excludes."""
 
-MEAN_CPU, MEAN_MEMORY, UPPER_CPU, UPPER_MEMORY, UNKNOWN_CPU, UNKNOWN_MEMORY, LIFE, FIRST_WINDOW = range(8)
-"""Entries of an outlook; windows follow, CPU and memory of each."""
+MEAN_CPU, MEAN_MEMORY, UPPER_CPU, UPPER_MEMORY, UNKNOWN_CPU, UNKNOWN_MEMORY, LIFE, FIRST_STAY = range(8)
+FIRST_WINDOW = FIRST_STAY + len(HORIZONS_S)
+"""Entries of an outlook: one stay per horizon, then the windows, CPU and memory of each."""
 NUM_OUTLOOK = FIRST_WINDOW + 2 * NUM_WINDOWS
 
 
@@ -89,7 +90,7 @@ class Columns:
         self.lifetimes = knowledge.lifetimes
         self.now_s = 0 if self.lifetimes is None else self.lifetimes.as_of_s
         self._outlook_of: dict[PodSpec, IntArray] = {}
-        self._exit_of: dict[tuple[str, int], int] = {}
+        self._living: dict[tuple[str, int], tuple[int, ...]] = {}
         self.outlook: IntArray = np.zeros((state.is_alive.shape[0], NUM_OUTLOOK), np.int64)
         """``(N, NUM_OUTLOOK)``: see :meth:`follow`."""
         self._followed = -1
@@ -113,8 +114,8 @@ class Columns:
     def follow(self) -> None:
         """Bring ``outlook`` up to date: only nodes touched since the last call are added up again.
 
-        A node's entry is the sum over its pods of :meth:`outlook_of`, but for ``LIFE``: how many seconds after
-        ``now_s`` the last of its pods is expected to be gone, 0 if it is empty.
+        A node's entry is the sum over its pods of :meth:`outlook_of`, with lifetimes as of each pod's age, but for
+        ``LIFE``: how many seconds after ``now_s`` the last of its pods is expected to be gone, 0 if it is empty.
         """
         state = self.state
         clock, start = state.clock, self._followed
@@ -135,34 +136,38 @@ class Columns:
             entry[:] = 0
             return
         entry[:] = np.add.reduce([self.outlook_of(r.spec) for r in residents])
-        entry[LIFE] = max(0, max(self._exit_s(r) for r in residents) - self.now_s) if self.lifetimes is not None else 0
+        if self.lifetimes is not None:
+            living = [self._living_of(r) for r in residents]
+            entry[LIFE:FIRST_WINDOW] = np.add.reduce(living)
+            entry[LIFE] = max(0, max(one[0] for one in living))
 
-    def _exit_s(self, resident: Resident) -> int:
-        """When a pod is expected to be gone, from what its age was when lifetimes were learned."""
+    def _living_of(self, resident: Resident) -> tuple[int, ...]:
+        """Seconds from ``now_s`` to a pod's expected end, and its stays, by its age when lifetimes were learned."""
         key = (resident.uid, resident.since_s)
-        known = self._exit_of.get(key)
+        known = self._living.get(key)
         if known is None:
             assert self.lifetimes is not None, "asked for only where lifetimes are known"
             age_s = max(0, self.now_s - resident.since_s)
-            known = self._exit_of[key] = resident.since_s + self.lifetimes.life_s(resident.spec, age_s)
+            known = living(self.lifetimes.of_pod(resident.spec), age_s)
+            known = self._living[key] = (known[0] + resident.since_s - self.now_s, *known[1:])
         return known
 
     def outlook_of(self, spec: PodSpec) -> IntArray:
         """``(NUM_OUTLOOK,)`` int64 of one pod of a class, in millicores, bytes and seconds.
 
-        Mean use, upper use, request of a pod without a forecast (its mean, too), lifetime, upper use by window.
+        Mean use, upper use, request of a pod without a forecast (its mean, too), lifetime, stays, upper use by window.
         """
         known = self._outlook_of.get(spec)
         if known is None:
             forecast = None if self.forecasts is None else self.forecasts.of_pod(spec)
-            life = 0 if self.lifetimes is None else self.lifetimes.life_s(spec)
+            own = (0,) * (FIRST_WINDOW - LIFE) if self.lifetimes is None else living(self.lifetimes.of_pod(spec), 0)
             if forecast is None:
                 asked = (spec.amount(CPU), spec.amount(MEMORY))
-                known = np.array([*asked, 0, 0, *asked, life, *[0] * (2 * NUM_WINDOWS)], np.int64)
+                known = np.array([*asked, 0, 0, *asked, *own, *[0] * (2 * NUM_WINDOWS)], np.int64)
             else:
                 upper = (forecast.cpu, forecast.memory)
                 windows = [x for w in forecast.windows or (upper,) * NUM_WINDOWS for x in w]
-                known = np.array([forecast.mean_cpu, forecast.mean_memory, *upper, 0, 0, life, *windows], np.int64)
+                known = np.array([forecast.mean_cpu, forecast.mean_memory, *upper, 0, 0, *own, *windows], np.int64)
             self._outlook_of[spec] = known
         return known
 
@@ -189,6 +194,27 @@ class Columns:
             self.kind_allowed = np.pad(self.kind_allowed, ((0, 0), (0, model)))
         for m, kind in enumerate(self.typical):
             self.kind_allowed[m, model] = not kind.models or node.gpu_model in kind.models
+
+
+STAY_UNIT = 64
+"""A stay is minus the binary logarithm of the chance to be gone within a horizon, in these parts: stays add up where
+chances multiply."""
+LEAST_CHANCE = 1 / 4096
+
+
+def living(lifespan: Lifespan, age_s: int) -> tuple[int, ...]:
+    """Whole lifetime in seconds, then one stay per horizon, of a pod of this age."""
+    life_s, gone = lifespan.at(age_s)
+    return (life_s, *(round(-math.log2(max(milli / 1000, LEAST_CHANCE)) * STAY_UNIT) for milli in gone))
+
+
+@cache
+def chances() -> IntArray:
+    """``(S,)`` int64: fixed-point chance of each stay, 0 from 20 halvings on."""
+    table = np.rint(SHARE * 2.0 ** (-np.arange(20 * STAY_UNIT + 1) / STAY_UNIT)).astype(np.int64)
+    table[-1] = 0
+    table.flags.writeable = False
+    return table
 
 
 class Scorer(Protocol):
@@ -793,6 +819,31 @@ class ExitTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Emptying:
+    """The chance that the node would be empty soon, as far as the pod takes it away; a cost.
+
+    A node is empty within a horizon if all of its pods are gone by then, which is the product of their chances, each as
+    of its age. Summed over :data:`placement.knowledge.HORIZONS_S`, in :data:`SHARE`. Where lifetimes are certain this is
+    NILAS with four steps; where they are not it weighs every pod's doubt, which a largest expected exit time cannot.
+    """
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 34
+
+    def params(self) -> tuple[int, ...]:
+        return ()
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        columns.follow()
+        table = chances()
+        before = columns.outlook[rows, FIRST_STAY:FIRST_WINDOW]
+        after = before + columns.outlook_of(demand.spec)[FIRST_STAY:FIRST_WINDOW]
+        last = len(table) - 1
+        total: IntArray = (table[np.minimum(after, last)] - table[np.minimum(before, last)]).sum(axis=1)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
 class FitsWindows:
     """Admission by part of the day (Coach, ASPLOS'25): in each, predicted use of all pods must fit into the node.
 
@@ -838,6 +889,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "load-aware": LoadAware,
     "hot": Hot,
     "exit-time": ExitTime,
+    "emptying": Emptying,
     "fits-windows": FitsWindows,
 }
 """Every scorer by the name that a TOML uses."""

@@ -25,6 +25,7 @@ from placement.scorers import (
     AtcPacking,
     BalancedAllocation,
     DeviceWorth,
+    Emptying,
     ExitTime,
     FirstFit,
     FitsWindows,
@@ -120,17 +121,22 @@ _ALL = (
         description="NILAS (MLSys'25): the node whose occupation the pod prolongs least, in coarse steps, then best fit",
     ),
     Strategy(
+        "emptying",
+        (Weighted(Emptying(), 10), Weighted(Leftover(), -1)),
+        description="ours: leave alone what may be empty soon, by the lifetimes of all pods there, then best fit",
+    ),
+    Strategy(
         "ullage",
         (
             Weighted(Hot(), 1000 * COST_UNIT),
             Weighted(Stranded()),
             Weighted(DeviceWorth()),
-            Weighted(ExitTime(early=200), 100 * COST_UNIT),
+            Weighted(Emptying(), 2000),
             Weighted(Leftover(), -200),
         ),
         devices="scored",
         needs=("prices",),
-        description="ours: priced devices, exit times, best fit, and no hot nodes by predicted use",
+        description="ours: priced devices, nodes that may empty left alone, best fit, and no hot nodes by predicted use",
     ),
 )
 

@@ -101,6 +101,78 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
     return _frame(title, body)
 
 
+def heat_map(
+    title: str, names: Sequence[str], x: Sequence[float], rows: Sequence[Sequence[float | None]], *, x_label: str
+) -> str:
+    """One row per name, one cell per moment, the darker the higher the share (0–1); above 1 in the second colour."""
+    if not names or not x:
+        return ""
+    left, row = 170, 14
+    width, height = WIDTH - left - 24, TOP + row * len(names) + 58
+    step = width / len(x)
+    body = []
+    for i, (name, values) in enumerate(zip(names, rows, strict=True)):
+        y = TOP + row * i
+        body.append(f'<text class="tick" x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(name)}</text>')
+        for j, value in enumerate(values):
+            if value is None:
+                continue
+            fill, opacity = (PALETTE[1], 1.0) if value > 1 else (PALETTE[0], 0.06 + 0.94 * max(value, 0.0))
+            body.append(
+                f'<rect x="{left + j * step:.1f}" y="{y}" width="{step + 0.3:.1f}" height="{row - 2}" fill="{fill}" '
+                f'fill-opacity="{opacity:.2f}"/>'
+            )
+    base = TOP + row * len(names)
+    for tick in ticks(min(x), max(x), 6):
+        at = left + (tick - min(x)) / ((max(x) - min(x)) or 1) * (width - step)
+        body.append(f'<text class="tick" x="{at:.1f}" y="{base + 16}" text-anchor="middle">{_number(tick)}</text>')
+    body.append(
+        f'<text class="axis" x="{left + width / 2}" y="{base + 32}" text-anchor="middle">{escape(x_label)}</text>'
+    )
+    for k, (share, text) in enumerate(((0.1, "10 %"), (0.5, "50 %"), (1.0, "100 %"), (1.1, "above"))):
+        fill, opacity = (PALETTE[1], 1.0) if share > 1 else (PALETTE[0], 0.06 + 0.94 * share)
+        at = left + 90 * k
+        body.append(
+            f'<rect x="{at}" y="{base + 40}" width="12" height="12" fill="{fill}" fill-opacity="{opacity:.2f}"/>'
+        )
+        body.append(f'<text class="tick" x="{at + 18}" y="{base + 50}">{text}</text>')
+    return _frame(title, body, height)
+
+
+def frontier_chart(
+    title: str,
+    groups: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    *,
+    x_label: str,
+    y_label: str,
+    mark_x: float | None = None,
+) -> str:
+    """Risk against cost: one point per setting, the settings of one thing joined; a dashed line at the budget."""
+    points = [p for _, ps in groups for p in ps]
+    if not points:
+        return ""
+    most = max([p[0] for p in points] + ([mark_x] if mark_x is not None else []))
+    xs, ys = (0.0, most * 1.05 or 1.0), (0.0, max(p[1] for p in points) * 1.05 or 1.0)
+    body, kx, ky = _axes(xs, ys, x_label, y_label)
+    floor = HEIGHT - BOTTOM
+    if mark_x is not None:
+        x = LEFT + mark_x * kx
+        body.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{floor}" stroke-dasharray="4 4"/>')
+    legend = []
+    for i, (name, listed) in enumerate(groups):
+        places = [(LEFT + x * kx, floor - y * ky) for x, y in sorted(listed)]
+        path = "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        body.append(f'<path d="M{path}" fill="none" stroke="{colour(i)}" stroke-width="1.5"/>')
+        body += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour(i)}"><title>{escape(name)}</title></circle>'
+            for x, y in places
+        ]
+        y = HEIGHT + 16 + 18 * i
+        legend.append(f'<circle cx="{LEFT + 4}" cy="{y - 4}" r="4" fill="{colour(i)}"/>')
+        legend.append(f'<text class="tick" x="{LEFT + 16}" y="{y}">{escape(name)}</text>')
+    return _frame(title, body + legend, HEIGHT + 18 * len(groups) + 12)
+
+
 def _end_labels(ends: list[tuple[float, int, str]]) -> list[str]:
     """Names at the right, pushed apart so that none covers another; up, where there is no room below."""
     body, below = [], -1e9

@@ -45,6 +45,13 @@ def _question_options(command: Any) -> Any:
         click.option("--warmup", "warmup_s", type=click.IntRange(0), default=0, help="Seconds not measured."),
         click.option("--until", type=click.Choice(["arrivals", "empty"]), default="arrivals", show_default=True),
         click.option("--fill", is_flag=True, help="Ignore departures, drop what does not fit (the ATC'23 protocol)."),
+        click.option(
+            "--mechanism",
+            type=click.Choice(["none", "rightsized", "reclaimed"]),
+            default="none",
+            show_default=True,
+            help="How to overcommit, on traces with usage: lower requests, or sell unused capacity to batch.",
+        ),
         click.option("--bad-rows", type=click.Choice(["stop", "skip"]), default="stop", show_default=True),
         click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
@@ -71,6 +78,7 @@ def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[
         until=given["until"],
         fill=given["fill"],
         skip_bad_rows=given["bad_rows"] == "skip",
+        mechanism=given["mechanism"],
     )
 
 
@@ -147,6 +155,12 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 else _percent(line["sd"]),
             }
         )
+        if line["over_cpu_share"] is not None:
+            rows[-1] |= {
+                "over CPU %": _percent(line["over_cpu_share"]),
+                "OOM kills": line["oom_kills"],
+                "throttled core-h": line["throttled_core_hours"],
+            }
     return rows
 
 

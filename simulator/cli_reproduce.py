@@ -21,6 +21,7 @@ OTHERS = {
     "packing": ("simulator.cli_learn", "reproduce_packing"),
     "lifetimes": ("simulator.cli_learn", "reproduce_lifetimes"),
     "cold-start": ("simulator.cli_learn", "reproduce_cold_start"),
+    "empty-nodes": ("simulator.reproduce_emptying", "empty_nodes_command"),
     "placement": ("simulator.reproduce_placement", "placement_command"),
     "adversaries": ("simulator.reproduce_placement", "adversaries_command"),
     "priority-matters": ("simulator.cli_plan", "reproduce_priority_matters"),

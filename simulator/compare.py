@@ -31,9 +31,10 @@ from simulator.measures import measure
 from simulator.replay import Interruptions, Replay, ReplayOptions
 from simulator.sources import open_trace
 from simulator.trace import Trace
+from simulator.usage_truth import batch_on_reclaimed, use_policies
 
 Row = dict[str, Any]
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Question:
     fill: bool = False
     """Nobody leaves and nobody waits: admit until full."""
     skip_bad_rows: bool = False
+    mechanism: str = "none"
+    """How a replay with recorded usage overcommits; see :data:`simulator.usage_truth.MECHANISMS`."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,20 @@ def run_cell(cell: Cell) -> Row:
     """Replay one cell and measure it."""
     question = cell.question
     trace = trace_of(cell)
-    outcome = Replay(trace, strategy_named(cell.strategy), options_of(question, cell, trace)).run()
+    options = options_of(question, cell, trace)
+    truth = None
+    if question.mechanism != "none" or (len(trace.usage.pod) and not cell.load):
+        start_s = int(trace.pods.arrival_s[0]) if len(trace.pods) else 0
+        truth, policies = use_policies(trace, question.mechanism, start_s + question.warmup_s)
+        options = replace(options, policies=policies)
+        if question.mechanism == "reclaimed":
+            trace = batch_on_reclaimed(trace, cell.seed)
+    outcome = Replay(trace, strategy_named(cell.strategy), options).run()
     result = measure(outcome, trace, book_of(question))
+    if truth is not None:
+        use = truth.summary()
+        result["metrics"] |= {key: use[key] for key in USE}
+        result["use"] = {**use, **truth.charts()}
     return {**result, "trace_digest": trace.digest, "trace_notes": list(trace.manifest.notes)}
 
 
@@ -256,6 +271,8 @@ def compare(
     )
 
 
+USE = ("over_cpu_share", "over_memory_share", "oom_kills", "throttled_core_hours", "reclaimed_core_hours")
+"""Metrics of replays with real use; throttled work is apart from USD."""
 LOWER_IS_BETTER = {"usd_per_month", "pending_s_p95", "node_hours", "usd"}
 SHOWN = (
     "gpu_allocated_share",
@@ -273,6 +290,7 @@ SHOWN = (
     "evictions",
     "node_hours",
     "usd_per_month",
+    *USE,
 )
 
 
@@ -294,7 +312,7 @@ def values_of(question: Question, rows: Sequence[Row], trace: str, name: str, me
     """A metric over seeds, in order of seeds; cells without the metric are left out."""
     found = [r for r in rows if r["trace"] == trace and label(question, r) == name]
     found.sort(key=lambda r: r["seed"])
-    return [float(r["metrics"][metric]) for r in found if r["metrics"][metric] is not None]
+    return [float(r["metrics"][metric]) for r in found if r["metrics"].get(metric) is not None]
 
 
 def labels(question: Question, rows: Sequence[Row]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from simulator.charts import Line, bar_chart, dot_chart, line_chart
+from simulator.charts import Line, bar_chart, dot_chart, heat_map, line_chart
 from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
 from simulator.output import markdown
 
@@ -68,8 +68,17 @@ COLUMNS: tuple[tuple[str, str, float, int, bool], ...] = (
     ("evictions", "Evicted", 1, 0, False),
     ("node_hours", "Node-hours", 1, 0, False),
     ("usd_per_month", "USD a month", 1, 0, False),
+    ("over_cpu_share", "Node-time over CPU %", 100, 3, False),
+    ("over_memory_share", "Node-time over memory %", 100, 3, False),
+    ("oom_kills", "OOM kills", 1, 1, False),
+    ("throttled_core_hours", "Throttled core-hours", 1, 1, False),
+    ("reclaimed_core_hours", "Core-hours on reclaimed", 1, 0, True),
 )
 """Metric, head, factor, decimals, whether more is better."""
+
+
+ALWAYS = {"over_cpu_share", "oom_kills", "throttled_core_hours"}
+"""Shown though all are zero: that nothing was contended is a result."""
 
 
 def _template() -> jinja2.Template:
@@ -201,6 +210,7 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
             f"What it cost{where}", "First seed, over the measured time.", svg=bar_chart("Cost", months, unit="USD")
         )
     )
+    sections += _use_sections(first, where)
     failed = [(n, sorted(first[n]["metrics"]["unplaced"].items(), key=lambda i: -i[1])[:4]) for n in names]
     sections.append(
         Section(
@@ -212,13 +222,62 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
     return sections
 
 
+def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]:
+    """Contention over time, and who ran hot, of replays with real use."""
+    used = {n: r["use"] for n, r in first.items() if "use" in r}
+    if not used:
+        return []
+    hours = max(max(u["time_s"], default=0) for u in used.values()) / 3600
+    scale, axis = (24.0, "days") if hours > 72 else (1.0, "hours")
+
+    def lines(key: str, factor: float) -> list[Line]:
+        return [Line(n, [t / 3600 / scale for t in u["time_s"]], [factor * v for v in u[key]]) for n, u in used.items()]
+
+    sections = [
+        Section(
+            f"Contention{where}",
+            "Share of nodes whose pods want more CPU than the node has, first seed.",
+            svg=line_chart("Contention", lines("over_cpu_share", 100), x_label=axis, y_label="%", from_zero=True),
+        ),
+        Section(
+            f"Throttled{where}",
+            "Cores that pods wanted and did not get. Not part of any cost above.",
+            svg=line_chart("Throttled", lines("throttled_cores", 1), x_label=axis, y_label="cores", from_zero=True),
+        ),
+    ]
+    if any(sum(u["oom_kills"]) for u in used.values()):
+        sections.append(
+            Section(
+                f"Out of memory{where}",
+                "Pods killed by kubelet on nodes over their memory.",
+                svg=line_chart("OOM kills", lines("oom_kills", 1), x_label=axis, y_label="kills", from_zero=True),
+            )
+        )
+    for n, u in used.items():
+        heat = u["map"]
+        sections.append(
+            Section(
+                f"Hot nodes · {n}{where}",
+                "The nodes that ran hottest: share of their CPU that pods wanted, by time; above 100 % in the second colour.",
+                svg=heat_map(
+                    f"Hot nodes of {n}",
+                    heat["nodes"],
+                    [t / 3600 / scale for t in heat["time_s"]],
+                    heat["cpu_share"],
+                    x_label=axis,
+                ),
+            )
+        )
+    return sections
+
+
 def _percent(values: Sequence[float | None]) -> list[float | None]:
     return [None if v is None else 100 * v for v in values]
 
 
 def _table(comparison: Comparison, trace: str) -> Table:
     lines = [line for line in comparison.summary if line["trace"] == trace]
-    used = [c for c in COLUMNS if any(line[c[0]] for line in lines)]
+    used = [c for c in COLUMNS if any(line[c[0]] or (c[0] in ALWAYS and line[c[0]] is not None) for line in lines)]
     rows = []
     for line in lines:
         cells = [Cell(line["strategy"])]

@@ -20,7 +20,7 @@ import numpy as np
 from placement.boosted import FitOptions, fit_classes
 from placement.lifetimes import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Outlook, as_rows, class_of, concordance
 from placement.pods import PodSpec
-from placement.resources import CPU, GPU_SHARE, MEMORY, FloatArray, IntArray
+from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, FloatArray, IntArray
 from placement.usage import SingleArray
 from simulator.azure import read_azure
 from simulator.dlrm import read_dlrm
@@ -29,6 +29,9 @@ from simulator.trace import NEVER, Trace
 RULES = ("last", "majority", "mean", "survival")
 AGES_S = (0, *LIMITS_S[:2])
 MOST_FIT = 60_000
+YOUNGEST_S = 300.0
+LEAST_SHARE = 0.02
+"""Classes less likely than this are left out for a pod that still runs."""
 HALF_LIFE_S = 7 * 86_400.0
 """A pod a week ago counts half as much as one that arrived just now."""
 
@@ -47,6 +50,11 @@ class Arrivals:
     is_ended: IntArray = field(repr=False)
     rules: dict[str, FloatArray] = field(repr=False)
     """Rule → (P, classes) probabilities."""
+
+    @property
+    def start(self) -> FloatArray:
+        """(P, classes) probabilities that the model starts from: the owner's majority, and a little of everybody."""
+        return np.asarray(0.9 * self.rules["majority"] + 0.1 * self.rules["population"])
 
     @property
     def label(self) -> IntArray:
@@ -156,36 +164,49 @@ def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int
             recent = 0.5 ** ((start - arrivals.arrival_s[index]) / HALF_LIFE_S)
             options = FitOptions(trees=100, learning_rate=0.05, leaves=9, min_leaf=60, seed=seed)
             model = fit_classes(
-                arrivals.rows[index], label.astype(float), weight * recent,
-                names=arrivals.names, num_classes=NUM_CLASSES, options=options,
+                arrivals.rows[index], label.astype(float), weight * recent, arrivals.start[index],
+                names=arrivals.names, options=options,
             )  # fmt: skip
-            out[now] = model.predict(arrivals.rows[now])
+            out[now] = model.predict(arrivals.rows[now], arrivals.start[now])
         progress(f"lifetimes: fitted on {len(index)} labels known at {start:.0f} s")
         start += step_s
     return out
 
 
 def known_at(arrivals: Arrivals, now_s: float) -> tuple[IntArray, IntArray, FloatArray]:
-    """(rows, classes, weights) that may be learned from at ``now_s``: pods that arrived an hour ago or earlier.
+    """(rows, classes, weights) that may be learned from at ``now_s``: pods that arrived five minutes ago or earlier.
 
-    A pod that still runs and is younger than a day is entered twice, as "to a day" and as "longer", with the shares
-    in which pods that reached its age went on (Kaplan and Meier's estimate from pods that arrived a day ago).
+    A pod that still runs is entered with every class that is left to it, by the shares in which pods that reached its age
+    went on (Kaplan and Meier's estimate over all that is known at ``now_s``). Leaving the young out instead would teach
+    that whoever is young ends soon.
     """
-    old = arrivals.arrival_s <= now_s - LIMITS_S[1]
     age = now_s - arrivals.arrival_s
-    ended = (arrivals.is_ended > 0) & (arrivals.lifetime_s <= age)
-    longest = old & ~ended & (age > LIMITS_S[-1])
-    sure = np.flatnonzero((old & ended) | longest)
-    label = np.where(longest[sure], NUM_CLASSES - 1, [class_of(x) for x in arrivals.lifetime_s[sure]])
-    open_ = np.flatnonzero(old & ~ended & ~longest)
-    day_old = age >= LIMITS_S[-1]
-    lives = np.sort(np.where(ended, arrivals.lifetime_s, np.inf)[day_old])
-    reached = len(lives) - np.searchsorted(lives, age[open_], side="right")
-    outlived = len(lives) - np.searchsorted(lives, LIMITS_S[-1], side="right")
-    stays = np.minimum((outlived + 1) / (reached + 2), 1.0)
-    index = np.concatenate([sure, open_, open_])
-    classes = np.concatenate([label, np.full(len(open_), NUM_CLASSES - 2), np.full(len(open_), NUM_CLASSES - 1)])
-    return index, classes.astype(np.int64), np.concatenate([np.ones(len(sure)), 1 - stays, stays])
+    known = age >= YOUNGEST_S
+    ended = known & (arrivals.is_ended > 0) & (arrivals.lifetime_s <= age)
+    running = np.flatnonzero(known & ~ended)
+    survives = survival(np.where(ended, arrivals.lifetime_s, age)[known], ended[known])
+    bounds = np.array([0.0, *LIMITS_S])
+    at_bound = np.append(survives(bounds), 0.0)
+    lived = np.maximum(survives(age[running]), 1e-9)
+    own = np.searchsorted(bounds[1:], age[running], side="left")
+    index, classes, weights = [np.flatnonzero(ended)], [], [np.ones(int(ended.sum()))]
+    classes.append(np.searchsorted(bounds[1:], arrivals.lifetime_s[ended], side="left"))
+    for c in range(NUM_CLASSES):
+        left = np.where(c > own, at_bound[c], np.where(c == own, lived, at_bound[c + 1])) - at_bound[c + 1]
+        likely = left / lived > LEAST_SHARE
+        index.append(running[likely])
+        classes.append(np.full(int(likely.sum()), c))
+        weights.append((left / lived)[likely])
+    return np.concatenate(index), np.concatenate(classes).astype(np.int64), np.concatenate(weights)
+
+
+def survival(time_s: FloatArray, ended: BoolArray) -> Callable[[FloatArray], FloatArray]:
+    """Kaplan and Meier: the share that lives longer than a time, from times of those that ended and of those that run."""
+    order = np.argsort(time_s, kind="stable")
+    times, died = time_s[order], ended[order]
+    at_risk = np.arange(len(times), 0, -1)
+    log_alive = np.concatenate([[0.0], np.cumsum(np.log1p(-np.where(died, 1 / (at_risk + 1), 0.0)))])
+    return lambda at: np.exp(log_alive[np.searchsorted(times, at, side="right")])
 
 
 def judge(probabilities: FloatArray, arrivals: Arrivals, test: IntArray, seed: int) -> dict[str, float]:

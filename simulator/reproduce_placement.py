@@ -1,53 +1,95 @@
 """``ullage reproduce placement|adversaries``: strategies and overcommit on the joined recipe, with real use.
 
 Every cell replays the same joined trace (:mod:`simulator.joined`) on an elastic fleet of one shape, with throttling and
-kills (:mod:`simulator.usage_truth`). Nothing is fitted on the measured days: forecasts are calibrated while the replay
-runs, on outcomes that lie behind it. Batch (a seeded third of the workloads) asks for reclaimed capacity only where that
-mechanism is on; elsewhere it asks for its own.
+kills (:mod:`simulator.usage_truth`), and with every workload rolled out once a week, as deployments are; that is when an
+admission policy can lower what runs already. Nothing is fitted on the measured weeks: forecasts and knobs come from what
+lies behind the moment at which they are used. Batch (a seeded third of the workloads) asks for reclaimed capacity only
+where that mechanism is on; elsewhere it asks for its own.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from placement.resources import BoolArray, IntArray
+from placement.resources import CPU, BoolArray, IntArray
 from placement.strategies import STRATEGIES
+from simulator.charts import frontier_chart
 from simulator.cost import PriceBook, shape
 from simulator.fleet import Elastic
 from simulator.joined import Join, join
+from simulator.lifetime_learner import LifetimeLearner
 from simulator.measures import measure
 from simulator.output import API_VERSION, output_option, progress, render
 from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.sources import open_trace
 from simulator.trace import Trace, Usage
 from simulator.usage_readers import read_usage
-from simulator.usage_truth import Reclaiming, Rightsizing, UsageLearner, UsageTruth, on_reclaimed
+from simulator.usage_truth import Reclaiming, Rightsizing, Rollouts, UsageLearner, UsageTruth, batch_on_reclaimed
 
 DAY_S = 86_400
 BUDGET = 0.01
 """Of node-time, at most so much over CPU capacity."""
 SHAPE = shape("general-128", 128, 1024)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A strategy, the mechanism that lets it overcommit, and what that mechanism is sized by."""
+
+    strategy: str
+    mechanism: str = "none"
+    sized_by: str = ""
+    """`rightsized`: see :class:`Rightsizing`; `reclaimed`: ``forecast``, or ``request`` (only what nobody asked for)."""
+    scale: float = 1.0
+    """One more factor on right-sized CPU, for the frontier."""
+
+    @property
+    def name(self) -> str:
+        """For tables and charts."""
+        by = f" by {self.sized_by}" if self.sized_by else ""
+        return self.strategy if self.mechanism == "none" else f"{self.strategy}, {self.mechanism}{by}"
+
+
 CELLS = (
-    *((s, "none") for s in ("kube-default", "best-fit", "koordinator", "predicted", "ullage")),
-    *((s, "rightsized") for s in ("best-fit", "koordinator", "predicted", "ullage")),
-    *((s, "reclaimed") for s in ("best-fit", "predicted", "ullage")),
+    *(Cell(s) for s in ("kube-default", "best-fit", "koordinator", "predicted", "coach-6x4h", "ullage")),
+    Cell("best-fit", "rightsized", "vpa"),
+    Cell("best-fit", "rightsized", "vpa-tuned"),
+    Cell("best-fit", "rightsized", "packed"),
+    Cell("koordinator", "rightsized", "vpa-tuned"),
+    Cell("predicted", "rightsized", "packed"),
+    Cell("coach-6x4h", "rightsized", "forecast"),
+    Cell("ullage", "rightsized", "forecast"),
+    Cell("ullage", "rightsized", "packed"),
+    Cell("best-fit", "reclaimed", "request"),
+    Cell("best-fit", "reclaimed", "forecast"),
+    Cell("koordinator", "reclaimed", "forecast"),
+    Cell("predicted", "reclaimed", "forecast"),
+    Cell("coach-6x4h", "reclaimed", "forecast"),
+    Cell("ullage", "reclaimed", "forecast"),
 )
+FRONTIER = tuple(
+    Cell(strategy, "rightsized", sized_by, scale)
+    for strategy, sized_by in (("best-fit", "vpa-tuned"), ("best-fit", "packed"), ("ullage", "packed"))
+    for scale in (0.6, 0.8, 1.25, 1.6)
+)
+"""Beside those of :data:`CELLS`, on the first seed."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """What all cells share."""
 
-    warmup_days: int = 4
-    days: int = 12
+    warmup_days: int = 8
+    days: int = 22
     factor: float = 0.0
-    """Factor that the learner starts from, as if fitted elsewhere; 0 = its own."""
+    """Factor that the learner starts from, as if fitted elsewhere; 0 = none, it waits for its own outcomes."""
 
 
 def joined(data: Path, share: float, seed: int) -> Trace:
@@ -56,25 +98,33 @@ def joined(data: Path, share: float, seed: int) -> Trace:
     return join(arrivals, read_usage(data / "bitbrains-rnd"), Join(share=share, seed=seed))
 
 
-def batch_on_reclaimed(trace: Trace, seed: int) -> Trace:
-    """A third of the workloads, drawn with the seed, asks for reclaimed capacity."""
-    owners = sorted({s.owner for s in trace.specs})
-    batch = {o for o, x in zip(owners, np.random.default_rng([seed, 3]).random(len(owners)), strict=True) if x < 1 / 3}
-    return trace.but(specs=tuple(on_reclaimed(s) if s.owner in batch else s for s in trace.specs))
-
-
-def cell(trace: Trace, strategy: str, mechanism: str, setting: Setting, seed: int) -> dict[str, Any]:
+def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str, Any]:
     """One replay in numbers."""
     start = int(trace.pods.arrival_s[0])
-    truth = UsageTruth(trace.usage, measured_from_s=start + setting.warmup_days * DAY_S)
-    learner = UsageLearner(truth)
+    measured_s = start + setting.warmup_days * DAY_S
+    truth = UsageTruth(trace.usage, measured_from_s=measured_s)
+    learner = UsageLearner(truth, coach=cell.strategy == "coach-6x4h")
     if setting.factor:
-        learner.factor = np.array([setting.factor, setting.factor])
-    policies: list[Policy] = [truth, learner]
-    if mechanism == "rightsized":
-        policies.append(Rightsizing())
+        learner.factor, learner.is_calibrated = np.array([setting.factor, setting.factor]), True
+    policies: list[Policy] = [truth]
+    if cell.sized_by != "request":
+        policies.append(learner)
+    if cell.strategy == "ullage":
+        policies.append(LifetimeLearner(every_s=3600))
+    rightsizing = None
+    if cell.mechanism == "rightsized":
+        rightsizing = Rightsizing(
+            learner,
+            cell.sized_by,
+            cell.scale,
+            node_millicores=SHAPE.node("").amounts[CPU],
+            budget=BUDGET,
+            tuned_at_s=measured_s - DAY_S,
+        )
+        policies.append(rightsizing)
+    policies.append(Rollouts(seed))
     reclaiming = Reclaiming(truth)
-    if mechanism == "reclaimed":
+    if cell.mechanism == "reclaimed":
         trace = batch_on_reclaimed(trace, seed)
         policies.append(reclaiming)
     options = ReplayOptions(
@@ -85,12 +135,12 @@ def cell(trace: Trace, strategy: str, mechanism: str, setting: Setting, seed: in
         end_s=start + setting.days * DAY_S,
         log=False,
     )
-    outcome = Replay(trace, STRATEGIES[strategy], options).run()
+    outcome = Replay(trace, STRATEGIES[cell.strategy], options).run()
     metrics = measure(outcome, trace, PriceBook({SHAPE.name: SHAPE}))["metrics"]
     use = truth.summary()
     return {
-        "strategy": strategy,
-        "mechanism": mechanism,
+        **asdict(cell),
+        "seed": seed,
         "nodes_mean": metrics["node_hours"] / metrics["hours"],
         "usd": metrics["usd"],
         "pods": metrics["pods"],
@@ -100,6 +150,8 @@ def cell(trace: Trace, strategy: str, mechanism: str, setting: Setting, seed: in
         **use,
         "rungs": learner.rungs,
         "factor": learner.factor.tolist(),
+        "knobs": [] if rightsizing is None else rightsizing.knobs,
+        "cpu_s": outcome.cpu_s,
     }
 
 
@@ -174,17 +226,88 @@ def attack(trace: Trace, name: str, setting: Setting, at_day: int, seed: int) ->
     changed = ADVERSARIES[name](trace, liars, at_s)
     if name == "foreign-factor":
         setting = replace(setting, factor=FOREIGN_FACTOR)
-    row = cell(changed, "ullage", "rightsized", setting, seed)
+        at_s = int(trace.pods.arrival_s[0])
+    row = run_cell(changed, Cell("ullage", "rightsized", "packed"), setting, seed)
     falls = [t - at_s for t, rung, _ in row["rungs"] if rung == "request" and t >= at_s]
-    return {"adversary": name, **row, "fell_after_s": falls[0] if falls else None}
+    was_open = not any(rung == "request" and t < at_s for t, rung, _ in row["rungs"][-1:] if t < at_s)
+    return {"adversary": name, **row, "was_open": was_open, "fell_after_s": falls[0] if falls else None}
+
+
+KEYS = (
+    *("nodes_mean", "usd", "placed", "over_cpu_share", "over_cpu_guaranteed_share", "over_memory_share"),
+    *("oom_kills", "throttled_core_hours", "reclaimed_core_hours", "reclaimed_evictions", "within_budget"),
+)
 
 
 def _shown(row: dict[str, Any], *first: str) -> dict[str, Any]:
-    keys = (
-        *("nodes_mean", "usd", "placed", "over_cpu_share", "over_cpu_guaranteed_share", "over_memory_share"),
-        *("oom_kills", "throttled_core_hours", "reclaimed_core_hours", "within_budget"),
+    return {k: round(row[k], 5) if isinstance(row[k], float) else row[k] for k in (*first, *KEYS)}
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds of each cell, with the range of nodes and of node-time over CPU, and USD against plain best fit."""
+    base = {r["seed"]: r["usd"] for r in rows if (r["strategy"], r["mechanism"]) == ("best-fit", "none")}
+    table = []
+    for cell in dict.fromkeys(Cell(r["strategy"], r["mechanism"], r["sized_by"], r["scale"]) for r in rows):
+        mine = [r for r in rows if all(r[k] == v for k, v in asdict(cell).items())]
+        over = [r["over_cpu_guaranteed_share"] for r in mine]
+        line: dict[str, Any] = {"cell": cell.name, "scale": cell.scale, "seeds": len(mine)}
+        line |= {k: float(np.mean([r[k] for r in mine])) for k in KEYS[:-1]}
+        line |= {"nodes_low": min(r["nodes_mean"] for r in mine), "nodes_high": max(r["nodes_mean"] for r in mine)}
+        line |= {"over_low": min(over), "over_high": max(over), "within_budget": max(over) <= BUDGET}
+        line["usd_to_best_fit"] = float(
+            np.mean([r["usd"] / base[r["seed"]] for r in mine if r["seed"] in base] or [np.nan])
+        )
+        table.append(line)
+    return table
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """A page with the cost–risk frontier and the table."""
+    from simulator.report import Cell as Text
+    from simulator.report import Page, Section, Table, render_page
+
+    table = summary(rows)
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in table:
+        points.setdefault(line["cell"], []).append((100 * line["over_cpu_guaranteed_share"], line["usd"]))
+    heads = ("cell", "scale", "nodes_mean", "usd", "usd_to_best_fit", "over_cpu_guaranteed_share", "oom_kills")
+    cells = [
+        [Text(f"{v:,.4g}" if isinstance(v, float) else str(v)) for v in (line[h] for h in heads)] for line in table
+    ]
+    lead = "Each line is one mechanism as its CPU requests are scaled; the budget is 1 % of node-time over CPU."
+    return render_page(
+        Page(
+            "Ullage · placement with real use",
+            "Nodes, USD and risk by strategy and overcommit mechanism.",
+            [
+                Section(
+                    "Cost and risk",
+                    lead,
+                    svg=frontier_chart(
+                        "Cost and risk",
+                        list(points.items()),
+                        x_label="node-time over CPU (guaranteed pods), %",
+                        y_label="USD",
+                        mark_x=100 * BUDGET,
+                    ),
+                ),
+                Section("Means over seeds", table=Table(heads, cells)),
+            ],
+            "ullage reproduce placement --data DIR --report FILE",
+        )
     )
-    return {k: round(row[k], 5) if isinstance(row[k], float) else row[k] for k in (*first, *keys)}
+
+
+def kept(cache: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A result, from the cache if an interrupted run has left it there."""
+    path = None if cache is None else cache / f"{key}.json"
+    if path is not None and path.is_file():
+        return dict(json.loads(path.read_text()))
+    row = make()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row))
+    return dict(json.loads(json.dumps(row)))
 
 
 def _options(command: Any) -> Any:
@@ -192,10 +315,12 @@ def _options(command: Any) -> Any:
         click.option(
             "--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings."
         ),
-        click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True),
-        click.option("--days", type=click.IntRange(2), default=12, show_default=True),
-        click.option("--warmup-days", type=click.IntRange(0), default=4, show_default=True),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.03, show_default=True),
+        click.option("--days", type=click.IntRange(2), default=22, show_default=True),
+        click.option("--warmup-days", type=click.IntRange(0), default=8, show_default=True),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Keeps finished cells, to go on after an interruption."
+        ),
         click.option("-q", "--quiet", is_flag=True),
         output_option,
     ):
@@ -205,34 +330,64 @@ def _options(command: Any) -> Any:
 
 @click.command("placement")
 @_options
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
 def placement_command(
-    data: Path, share: float, days: int, warmup_days: int, seed: int, quiet: bool, output: str
+    data: Path,
+    share: float,
+    days: int,
+    warmup_days: int,
+    cache: Path | None,
+    quiet: bool,
+    output: str,
+    seeds: int,
+    page: Path | None,
 ) -> None:
     """Strategies with and without overcommit on the joined recipe: nodes, USD, violations, kills."""
-    trace, rows = joined(data, share, seed), []
+    rows: list[dict[str, Any]] = []
+    setting, total = Setting(warmup_days, days), seeds * len(CELLS) + len(FRONTIER)
+    digests = []
     with progress("replaying", quiet=quiet) as advance:
-        for i, (strategy, mechanism) in enumerate(CELLS):
-            rows.append(cell(trace, strategy, mechanism, Setting(warmup_days, days), seed))
-            advance(i + 1, len(CELLS))
-    result = {"trace": trace.digest, "budget": BUDGET, "seed": seed, "cells": rows}
-    shown = [_shown(row, "strategy", "mechanism") for row in rows]
+        for seed in range(seeds):
+            trace = joined(data, share, seed)
+            digests.append(trace.digest)
+            for cell in (*CELLS, *FRONTIER) if seed == 0 else CELLS:
+                key = f"{trace.digest}-{cell.name}-{cell.scale}-{warmup_days}-{days}-{seed}".replace(" ", "_")
+                rows.append(kept(cache, key, lambda t=trace, c=cell, s=seed: run_cell(t, c, setting, s)))  # type: ignore[misc]
+                advance(len(rows), total)
+    if page is not None:
+        page.write_text(report(rows), encoding="utf-8")
+    table = summary(rows)
+    result = {"traces": digests, "budget": BUDGET, "seeds": seeds, "summary": table, "cells": rows}
+    shown = [{k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()} for line in table]
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 
 
 @click.command("adversaries")
 @_options
-@click.option("--at-day", type=click.IntRange(0), default=6, show_default=True, help="When the change comes.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--at-day", type=click.IntRange(0), default=12, show_default=True, help="When the change comes.")
 def adversaries_command(
-    data: Path, share: float, days: int, warmup_days: int, seed: int, quiet: bool, output: str, at_day: int
+    data: Path,
+    share: float,
+    days: int,
+    warmup_days: int,
+    cache: Path | None,
+    quiet: bool,
+    output: str,
+    seed: int,
+    at_day: int,
 ) -> None:
     """What breaks predictions, and whether the budget holds or the rung falls."""
     trace, rows = joined(data, share, seed), []
+    setting = Setting(warmup_days, days)
     with progress("replaying", quiet=quiet) as advance:
         for i, name in enumerate(ADVERSARIES):
-            rows.append(attack(trace, name, Setting(warmup_days, days), at_day, seed))
+            key = f"{trace.digest}-adversary-{name}-{at_day}-{warmup_days}-{days}-{seed}"
+            rows.append(kept(cache, key, lambda n=name: attack(trace, n, setting, at_day, seed)))  # type: ignore[misc]
             advance(i + 1, len(ADVERSARIES))
     result = {"trace": trace.digest, "budget": BUDGET, "seed": seed, "at_day": at_day, "cells": rows}
-    shown = [{**_shown(row, "adversary"), "fell_after_s": row["fell_after_s"]} for row in rows]
+    shown = [_shown(row, "adversary", "was_open", "fell_after_s") for row in rows]
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from placement.knowledge import Forecast, Forecasts, workload_of
+from placement.errors import ConfigError
+from placement.knowledge import NUM_WINDOWS, Forecast, Forecasts, workload_of
 from placement.pods import PodSpec
 from placement.prediction import CoverageMonitor
 from placement.reclaim import (
@@ -33,17 +34,21 @@ from placement.reclaim import (
     offer,
     to_evict,
 )
-from placement.resources import CPU, MEMORY, FloatArray, IntArray
-from placement.rightsize import recommend
+from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
+from placement.rightsize import RightsizePolicy, recommend
 from placement.state import CPU_ROW, MEMORY_ROW
-from placement.usage import DAY, HOUR, STEP_S
+from placement.usage import DAY, HOUR, STEP_S, SingleArray
 from simulator.contention import LEAST_WEIGHT, share_cpu, to_kill
 
 if TYPE_CHECKING:
-    from simulator.replay import Replay
-    from simulator.trace import Usage
+    from simulator.replay import Policy, Replay
+    from simulator.trace import Trace, Usage
 
 RESTART_S = 30
+LOADS_EVERY_S = 3600
+CHART_POINTS, MAP_COLUMNS, MAP_ROWS = 160, 96, 30
+LEAST_OUTCOMES = 200
+"""Outcomes of earlier forecasts, without which no factor is fitted."""
 WHOLE = 2**40
 """Seconds since a checkpoint that a Job never made: all its work is done again."""
 
@@ -65,6 +70,39 @@ class RecordedUse:
         found = np.searchsorted(self.key, pods * self.span + min(time_s, self.span - 1), side="right") - 1
         known = (found >= 0) & (self.pod[found] == pods)
         return np.where(known, self.columns[:, found], 0.0)
+
+
+@dataclass(frozen=True)
+class Here:
+    """Who runs where, as columns; made anew only when somebody came or went."""
+
+    uids: list[str]
+    pod: IntArray
+    """Index into the trace."""
+    row: IntArray
+    request: FloatArray
+    """``(2, P)`` millicores and bytes."""
+    priority: IntArray
+    sold: BoolArray
+    """Whether it runs on reclaimed capacity."""
+    names: list[str]
+    """Node names by row."""
+
+    @classmethod
+    def of(cls, replay: Replay) -> Here:
+        """The present moment."""
+        state = replay.state
+        residents = list(state.residents.values())
+        sold = np.array([is_reclaimed(r.spec) for r in residents], np.bool_)
+        return cls(
+            uids=[r.uid for r in residents],
+            pod=np.array([replay.pod_of[r.uid] for r in residents], np.int64),
+            row=np.array([r.row for r in residents], np.int64),
+            request=np.array([r.spec.main_amounts[:2] for r in residents], np.float64).reshape(-1, 2).T,
+            priority=np.array([r.spec.priority for r in residents], np.int64) - sold,
+            sold=sold,
+            names=[state.name(row) for row in range(state.num_rows)],
+        )
 
 
 @dataclass
@@ -90,54 +128,47 @@ class UsageTruth:
     used_reclaimed_core_s: float = 0.0
     hot: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     """Node → steps over capacity, steps alive."""
-    series: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """(time, nodes, nodes over CPU, kills) of each step."""
-    latest: tuple[list[str], IntArray, FloatArray] = field(
-        default_factory=lambda: ([], np.zeros(0, np.int64), np.zeros((2, 0)))
-    )
-    """Of this step: pods, their rows, and what each got (millicores, bytes)."""
+    series: list[tuple[int, int, int, int, float]] = field(default_factory=list)
+    """(time, nodes, nodes over CPU, kills, cores throttled) of each step."""
+    loads: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    """Every :data:`LOADS_EVERY_S`: time, and by node the share of its CPU that its pods want; nodes without pods apart."""
+    latest: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
+    """``(2, P)``: what each pod of :attr:`here` got in this step, millicores and bytes."""
 
     def __post_init__(self) -> None:
         self.recorded = RecordedUse(self.usage)
+        self.here = Here(
+            [], *(np.zeros(0, np.int64),) * 2, np.zeros((2, 0)), np.zeros(0, np.int64), np.zeros(0, bool), []
+        )
+        self._clock = -1
 
     def act(self, replay: Replay) -> None:
         """One step."""
         state = replay.state
-        residents = list(state.residents.values())
-        uids = [r.uid for r in residents]
-        row = np.array([r.row for r in residents], np.int64)
-        want = self.recorded.at(np.array([replay.pod_of[u] for u in uids], np.int64), replay.time_s)
-        sold = np.array([is_reclaimed(r.spec) for r in residents], np.bool_)
-        asked = np.array([[r.spec.amount(CPU), r.spec.amount(MEMORY)] for r in residents], np.float64).reshape(-1, 2).T
-        capacity = np.stack([state.offered[lane, : state.num_rows] for lane in (CPU_ROW, MEMORY_ROW)]).astype(
-            np.float64
-        )
-        weight = np.maximum(asked[0], LEAST_WEIGHT)
-        got = share_cpu(row, weight, want[0], capacity[0])
-        priority = np.array([r.spec.priority for r in residents], np.int64) - sold
-        killed = to_kill(row, want[1], asked[1], priority, capacity[1])
-        self.latest = (uids, row, np.stack([got, want[1]]))
+        if self._clock != state.clock:
+            self.here, self._clock = Here.of(replay), state.clock
+        here = self.here
+        want = self.recorded.at(here.pod, replay.time_s)
+        lanes = [state.offered[lane, : state.num_rows].astype(np.float64) for lane in (CPU_ROW, MEMORY_ROW)]
+        capacity = np.stack(lanes)
+        got = share_cpu(here.row, np.maximum(here.request[0], LEAST_WEIGHT), want[0], capacity[0])
+        killed = to_kill(here.row, want[1], here.request[1], here.priority, capacity[1])
+        self.latest = np.stack([got, want[1]])
         if self.learner is not None:
-            self.learner.observe(replay)
+            self.learner.observe(replay, killed)
         if replay.time_s >= self.measured_from_s:
-            self._record(replay, row, want, got, sold, killed, capacity)
+            self._record(replay, want, got, killed, capacity)
         for i in np.flatnonzero(killed).tolist():
-            work = WHOLE if residents[i].spec.owner.startswith("Job/") else 0
-            replay.evict(uids[i], restart_s=RESTART_S, checkpoint_s=work)
+            uid = here.uids[i]
+            work = WHOLE if state.residents[uid].spec.owner.startswith("Job/") else 0
+            replay.evict(uid, restart_s=RESTART_S, checkpoint_s=work)
 
     def _record(
-        self,
-        replay: Replay,
-        row: IntArray,
-        want: FloatArray,
-        got: FloatArray,
-        sold: Any,
-        killed: Any,
-        capacity: FloatArray,
+        self, replay: Replay, want: FloatArray, got: FloatArray, killed: BoolArray, capacity: FloatArray
     ) -> None:
-        state = replay.state
-        alive = state.is_alive[: state.num_rows]
-        sums = [np.bincount(row, weights=w, minlength=len(alive)) for w in (want[0], want[0] * ~sold, want[1])]
+        here, sold = self.here, self.here.sold
+        alive = replay.state.is_alive[: capacity.shape[1]]
+        sums = [np.bincount(here.row, weights=w, minlength=len(alive)) for w in (want[0], want[0] * ~sold, want[1])]
         over = alive & (sums[0] > capacity[0])
         over_memory = alive & (sums[2] > capacity[1])
         self.node_steps += int(alive.sum())
@@ -152,11 +183,16 @@ class UsageTruth:
         self.throttled_reclaimed_core_s += float(lost[sold].sum())
         self.used_core_s += float(used.sum())
         self.used_reclaimed_core_s += float(used[sold].sum())
+        for r in np.flatnonzero(over | over_memory).tolist():
+            self.hot[here.names[r]][0] += 1
         for r in np.flatnonzero(alive).tolist():
-            tally = self.hot[state.name(r)]
-            tally[0] += int(over[r] or over_memory[r])
-            tally[1] += 1
-        self.series.append((replay.time_s, int(alive.sum()), int(over.sum()), int(killed.sum())))
+            self.hot[here.names[r]][1] += 1
+        cores = float(lost.sum()) / self.every_s
+        self.series.append((replay.time_s, int(alive.sum()), int(over.sum()), int(killed.sum()), cores))
+        if not self.loads or replay.time_s >= self.loads[-1][0] + LOADS_EVERY_S:
+            rows = np.flatnonzero(alive & (np.bincount(here.row, minlength=len(alive)) > 0)).tolist()
+            shares = {here.names[r]: float(sums[0][r] / max(capacity[0, r], 1.0)) for r in rows}
+            self.loads.append((replay.time_s, shares))
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready; shares are of node-time."""
@@ -176,105 +212,297 @@ class UsageTruth:
             )[:20],
         }
 
+    def charts(self) -> dict[str, Any]:
+        """JSON-ready series and hot-node map for the report; seconds since records began."""
+        size = max(1, -(-len(self.series) // CHART_POINTS))
+        groups = [self.series[i : i + size] for i in range(0, len(self.series), size)]
+        times = self.loads[:: max(1, -(-len(self.loads) // MAP_COLUMNS))]
+        most: dict[str, float] = {}
+        for _, shares in self.loads:
+            for name, share in shares.items():
+                most[name] = max(share, most.get(name, 0.0))
+        hottest = sorted(most, key=lambda n: (-most[n], n))[:MAP_ROWS]
+        return {
+            "time_s": [g[0][0] - self.measured_from_s for g in groups],
+            "over_cpu_share": [sum(s[2] for s in g) / max(sum(s[1] for s in g), 1) for g in groups],
+            "oom_kills": [sum(s[3] for s in g) for g in groups],
+            "throttled_cores": [round(sum(s[4] for s in g) / len(g), 3) for g in groups],
+            "map": {
+                "time_s": [t - self.measured_from_s for t, _ in times],
+                "nodes": hottest,
+                "cpu_share": [[None if n not in s else round(s[n], 3) for _, s in times] for n in hottest],
+            },
+        }
+
 
 @dataclass
 class UsageLearner:
-    """Forecasts of each workload: its largest sample of a day, times a factor fitted on past outcomes only."""
+    """Forecasts of each workload from its own past: largest samples, times factors fitted on past outcomes only.
+
+    The base is the largest sample of the last :attr:`base_days`; two factors, one per resource, are set so that the
+    promised share of what became of earlier forecasts would have been covered. Before :data:`LEAST_OUTCOMES` are known
+    nothing is promised and requests stand, as they do once coverage leaves its band (:class:`CoverageMonitor`).
+    """
 
     truth: UsageTruth
     every_s: int = 3600
     quantile: float = 0.95
     horizon: int = 6 * HOUR
+    base_days: int = 7
     least: int = 3 * HOUR
     """Samples without which a workload counts with its request."""
-    factor: FloatArray = field(default_factory=lambda: np.array([1.5, 1.2]))
+    factor: FloatArray = field(default_factory=lambda: np.array([1.0, 1.0]))
+    is_calibrated: bool = False
+    """Whether ``factor`` may be promised with; true from the start for a factor that was fitted elsewhere."""
     is_trusted: bool = True
+    coach: bool = False
+    """Forecast as Coach does: the 95th percentile to be guaranteed, the maximum of each part of the day beside it."""
     rungs: list[tuple[int, str, float]] = field(default_factory=list)
     """(time, rung, coverage) at each change of rung."""
 
     def __post_init__(self) -> None:
         self.truth.learner = self
         self.monitor = CoverageMonitor()
-        self._past: dict[str, dict[int, FloatArray]] = defaultdict(dict)
-        self._open: list[tuple[int, dict[str, tuple[FloatArray, FloatArray]]]] = []
+        self.workloads: list[str] = []
+        self._of_class: IntArray = np.zeros(0, np.int64)
+        self._class_of_pod: IntArray = np.zeros(0, np.int64)
+        self.past: SingleArray = np.zeros((0, 0, 2), np.float32)
+        """``(W, slots, 2)``: the largest pod of each workload by step, millicores and bytes, in a ring; NaN = none."""
+        self._open: list[tuple[int, IntArray, FloatArray, FloatArray]] = []
         self._ratios: list[FloatArray] = []
-        self._last_s = -1
 
-    def observe(self, replay: Replay) -> None:
-        """Keep the largest pod of each workload of this step, as shares of its request."""
-        uids, _row, got = self.truth.latest
-        slot = replay.time_s // STEP_S
-        for uid, cpu, memory in zip(uids, got[0].tolist(), got[1].tolist(), strict=True):
-            spec = replay.trace.specs[replay.trace.pods.spec[replay.pod_of[uid]]]
-            name = workload_of(spec.namespace, spec.owner)
-            past = self._past[name]
-            value = np.array([cpu, memory])
-            past[slot] = np.maximum(past[slot], value) if slot in past else value
+    @property
+    def promises(self) -> bool:
+        """Whether forecasts are in force."""
+        return self.is_calibrated and self.is_trusted
+
+    def _begin(self, replay: Replay) -> None:
+        specs = replay.trace.specs
+        names = [workload_of(s.namespace, s.owner) for s in specs]
+        self.workloads = sorted({name for name in names if name})
+        index = {name: i for i, name in enumerate(self.workloads)}
+        self._of_class = np.array([index.get(name, -1) for name in names], np.int64)
+        self._class_of_pod = replay.trace.pods.spec
+        self.past = np.full((len(self.workloads), self.base_days * DAY, 2), np.nan, np.float32)
+
+    def observe(self, replay: Replay, killed: BoolArray) -> None:
+        """Keep the largest pod of each workload of this step; a kill counts as VPA counts it: 1.2 times, +100 MiB."""
+        if self._class_of_pod is not replay.trace.pods.spec:
+            self._begin(replay)
+        got = self.truth.latest.copy()
+        got[1] = np.where(killed, np.maximum(1.2 * got[1], got[1] + 100 * MIB), got[1])
+        workload = self.workload_of_pods(self.truth.here.pod)
+        named = workload >= 0
+        most = np.full((len(self.workloads), 2), -1.0)
+        np.maximum.at(most, workload[named], got.T[named])
+        self.past[:, replay.time_s // STEP_S % self.past.shape[1]] = np.where(most < 0, np.nan, most)
+
+    def workload_of_pods(self, pods: IntArray) -> IntArray:
+        """Index into ``workloads`` of pods of the trace; −1 for bare ones."""
+        found: IntArray = self._of_class[self._class_of_pod[pods]]
+        return found
+
+    def ordered(self, now: int, slots: int) -> SingleArray:
+        """``(W, slots, 2)`` the latest samples, oldest first; ``now`` is the last one's step."""
+        size = self.past.shape[1]
+        return self.past[:, np.arange(now - min(slots, size) + 1, now + 1) % size]
 
     def act(self, replay: Replay) -> None:
         """Judge what was promised, calibrate, forecast, and swap knowledge."""
+        if self._class_of_pod is not replay.trace.pods.spec:
+            self._begin(replay)
         now = replay.time_s // STEP_S
         self._judge(now, replay.time_s)
-        of, promised = {}, {}
-        for name, past in self._past.items():
-            for slot in [s for s in past if s <= now - DAY]:
-                del past[slot]
-            if len(past) < self.least:
-                continue
-            window = np.array(list(past.values()))
-            peak = window.max(axis=0)
-            upper = peak * self.factor
-            promised[name] = (peak, upper)
-            mean, spread = window.mean(axis=0), window.std(axis=0)
-            cpu, memory = np.ceil(np.stack([upper, mean, spread])).astype(np.int64).T.tolist()
-            of[name] = Forecast(cpu[0], memory[0], cpu[1], memory[1], cpu[2], memory[2], "history")
+        seen = np.isfinite(self.past[..., 0]).sum(axis=1)
+        known = np.flatnonzero(seen >= self.least)
+        past = self.past[known]
+        peak = np.nanmax(past, axis=1).astype(np.float64) if len(known) else np.zeros((0, 2))
+        upper = peak * self.factor
         if now * STEP_S % (self.horizon * STEP_S) < self.every_s:
-            self._open.append((now, promised))
-        found = Forecasts(of if self.is_trusted else {}, "6h-peak", "max24h, calibrated on past outcomes")
+            self._open.append((now, known, peak, upper))
+        of = self._forecasts(now, known, past, upper) if self.promises else {}
+        found = Forecasts(of, "6h-peak", f"max{self.base_days}d, calibrated on past outcomes")
         replay.state.learn(replay.state.knowledge.but(forecasts=found), time_s=replay.time_s)
+
+    def _forecasts(self, now: int, known: IntArray, past: SingleArray, upper: FloatArray) -> dict[str, Forecast]:
+        if not len(known):
+            return {}
+        windows: list[tuple[tuple[int, int], ...]] = [()] * len(known)
+        if self.coach:
+            part = DAY // NUM_WINDOWS
+            day = (
+                np.arange(past.shape[1]) % DAY // part
+            )  # the ring's length is whole days, so its places are times of day
+            with np.errstate(all="ignore"):
+                most = np.stack(
+                    [np.nanmax(past[:, day == w], axis=1, initial=-1.0) for w in range(NUM_WINDOWS)], axis=1
+                )
+            most = np.where(most < 0, upper[:, None] / self.factor, most) * self.factor
+            windows = [tuple((int(c), int(m)) for c, m in np.ceil(row).tolist()) for row in most]
+            upper = np.nanpercentile(past, 95, axis=1).astype(np.float64) * self.factor
+        mean, spread = np.nanmean(past, axis=1), np.nanstd(past, axis=1)
+        table = np.ceil(np.concatenate([upper, mean, spread], axis=1)).astype(np.int64).tolist()
+        return {
+            self.workloads[w]: Forecast(n[0], n[1], n[2], n[3], n[4], n[5], rung="history", windows=parts)
+            for w, n, parts in zip(known.tolist(), table, windows, strict=True)
+        }
 
     def _judge(self, now: int, time_s: int) -> None:
         while self._open and self._open[0][0] + self.horizon <= now:
-            start, promised = self._open.pop(0)
-            for name, (peak, upper) in promised.items():
-                past = self._past.get(name, {})
-                after = [v for s, v in past.items() if start < s <= start + self.horizon]
-                if not after:
-                    continue
-                truth = np.max(after, axis=0)
-                self._ratios.append(truth / np.maximum(peak, 1.0))
-                self.monitor.observe("history", bool((truth <= upper).all()))
-        self._ratios = self._ratios[-4000:]
-        if len(self._ratios) >= 200:
-            self.factor = np.maximum(np.quantile(np.array(self._ratios), 1 - (1 - self.quantile) / 2, axis=0), 1.0)
+            start, workload, peak, upper = self._open.pop(0)
+            after = self.ordered(start + self.horizon, self.horizon)[workload]
+            lived = np.isfinite(after[..., 0]).any(axis=1)
+            truth = np.nanmax(after[lived], axis=1) if lived.any() else np.zeros((0, 2))
+            self._ratios.append(truth / np.maximum(peak[lived], 1.0))
+            if self.is_calibrated:
+                below: BoolArray = truth <= upper[lived] * (1 + 1e-6)
+                for covered in np.logical_and.reduce(below, axis=1).tolist():
+                    self.monitor.observe("history", covered)
+        self._ratios = self._ratios[-28:]
+        outcomes = np.concatenate(self._ratios) if self._ratios else np.zeros((0, 2))
+        if len(outcomes) >= LEAST_OUTCOMES:
+            self.factor = np.maximum(np.quantile(outcomes, 1 - (1 - self.quantile) / 2, axis=0), 1.0)
+            self.is_calibrated = True
         trusted = self.monitor.trusted("history")
         if trusted != self.is_trusted:
             self.is_trusted = trusted
             self.rungs.append((time_s, "history" if trusted else "request", self.monitor.coverage("history")))
 
 
+SIZERS = ("forecast", "vpa", "vpa-tuned", "packed")
+
+
 @dataclass
 class Rightsizing:
-    """Lower the requests of pods that have not arrived yet, as an admission policy would, after every new forecast."""
+    """Lower the requests of pods that arrive or restart, as an admission policy would, after every new forecast.
 
+    ``forecast`` sizes as `ullage rightsize` does: the upper quantile of the peak, with a margin. ``vpa`` is the simple
+    rival: the 90th percentile of CPU plus 15 %; ``vpa-tuned`` scales that by one number, found once. ``packed`` scales
+    the 95th percentile of CPU by one number per day, the least with which pods here, packed at random by such requests,
+    would have kept the budget over the past days: what counts is the node, not the pod (``vpa-tuned`` finds its number
+    in the same way). Memory is the largest sample plus 15 % in all three. ``scale`` is one more factor on CPU, to draw a
+    frontier with. ``packed`` follows the learner's rung and falls to the request with it.
+    """
+
+    learner: UsageLearner
+    sizer: str = "forecast"
+    scale: float = 1.0
+    node_millicores: int = 128_000
+    budget: float = 0.01
+    tuned_at_s: int = 0
+    """Until then ``vpa-tuned`` gathers the past from which its number is found."""
     every_s: int = 3600
     kept_namespaces: frozenset[str] = frozenset()
+    knobs: list[tuple[int, float]] = field(default_factory=list)
+    """(time, scale found) of ``packed``."""
+    lowered: dict[int, PodSpec] = field(default_factory=dict)
+    """Class → what its pods ask for at the moment."""
+
+    def __post_init__(self) -> None:
+        if self.sizer not in SIZERS:
+            raise ConfigError(f"sizer {self.sizer!r} is not one of {', '.join(SIZERS)}")
 
     def act(self, replay: Replay) -> None:
-        """Rewrite classes to come; who runs keeps what he asked for until he is placed anew."""
-        forecasts = replay.state.knowledge.forecasts
-        pods, specs = replay.trace.pods, replay.trace.specs
-        lowered: dict[int, PodSpec] = {}
+        """Rewrite classes; who runs keeps what he asked for until he is placed anew."""
+        forecasts, policy = self._sizes(replay)
+        specs = replay.trace.specs
+        changed: dict[int, PodSpec] = {}
         for c, spec in enumerate(specs):
             if is_reclaimed(spec):
                 continue
-            (found,) = recommend([(spec, 1)], forecasts, kept_namespaces=self.kept_namespaces) or (None,)
-            if found is not None:
-                amounts = {**dict(spec.request), CPU: found.new_cpu, MEMORY: found.new_memory}
-                lowered[c] = replace(spec, request=tuple(sorted((r, a) for r, a in amounts.items() if a)))
-        for pod in range(replay.timeline.num_arrived, len(pods)):
-            c = int(pods.spec[pod])
-            replay.specs[pod] = lowered.get(c, specs[c])
+            (found,) = recommend([(spec, 1)], forecasts, kept_namespaces=self.kept_namespaces, policy=policy) or (None,)
+            now = self.lowered.get(c, spec)
+            if found is None or (
+                _alike(found.new_cpu, now.amount(CPU)) and _alike(found.new_memory, now.amount(MEMORY))
+            ):
+                continue
+            amounts = {**dict(spec.request), CPU: found.new_cpu, MEMORY: found.new_memory}
+            self.lowered[c] = changed[c] = replace(spec, request=tuple(sorted((r, a) for r, a in amounts.items() if a)))
+        if changed:
+            pods = replay.trace.pods.spec
+            for pod in np.flatnonzero(np.isin(pods, list(changed))).tolist():
+                replay.specs[pod] = changed[int(pods[pod])]
+
+    def _sizes(self, replay: Replay) -> tuple[Forecasts | None, RightsizePolicy]:
+        learner = self.learner
+        if self.sizer == "forecast":
+            return replay.state.knowledge.forecasts, RightsizePolicy()
+        if not len(learner.past) or (self.sizer == "packed" and not learner.promises):
+            return None, RightsizePolicy()
+        known = np.flatnonzero(np.isfinite(learner.past[..., 0]).sum(axis=1) >= learner.least)
+        past = learner.past[known]
+        if not len(known):
+            return None, RightsizePolicy()
+        cpu = np.nanpercentile(past[..., 0], 95 if self.sizer == "packed" else 90, axis=1).astype(np.float64)
+        memory = 1.15 * np.nanmax(past[..., 1], axis=1).astype(np.float64)
+        scale = 1.15 * self.scale
+        if self.sizer == "vpa-tuned" and replay.time_s < self.tuned_at_s:
+            return None, RightsizePolicy()
+        if self.sizer in ("packed", "vpa-tuned"):
+            is_due = not self.knobs or (self.sizer == "packed" and replay.time_s >= self.knobs[-1][0] + 86_400)
+            if is_due:
+                self.knobs.append((replay.time_s, self._packed(known, cpu)))
+            scale = self.knobs[-1][1] * self.scale
+        sizes = np.ceil(np.stack([cpu * scale, memory], axis=1)).astype(np.int64).tolist()
+        found = {
+            learner.workloads[w]: Forecast(c, m, c, m, rung="history")
+            for w, (c, m) in zip(known.tolist(), sizes, strict=True)
+        }
+        return Forecasts(found, self.sizer), RightsizePolicy(margin=1.0)
+
+    def _packed(self, known: IntArray, cpu: FloatArray) -> float:
+        """Least scale of ``cpu`` with which the pods here would have kept :data:`AIM` of the budget, packed at random."""
+        learner, here = self.learner, self.learner.truth.here
+        place = np.full(len(learner.workloads) + 1, -1)
+        place[known] = np.arange(len(known))
+        of_pod = place[learner.workload_of_pods(here.pod)]
+        pods = np.flatnonzero(of_pod >= 0)
+        if not len(pods):
+            return SCALES[-1]
+        use = np.nan_to_num(learner.past[known][:, ::2, 0])[of_pod[pods]]
+        asked, size = here.request[0][pods], cpu[of_pod[pods]]
+        rng = np.random.default_rng([len(self.knobs), 0xAC])
+        orders = [rng.permutation(len(pods)) for _ in range(4)]
+        best = SCALES[-1]
+        for scale in reversed(SCALES):
+            if np.mean([_over(use[o], np.minimum(size * scale, asked)[o], self.node_millicores) for o in orders]) > (
+                AIM * self.budget
+            ):
+                break
+            best = scale
+        return best
+
+
+SCALES = tuple(float(x) for x in np.round(np.geomspace(0.5, 4.0, 19), 3))
+AIM = 0.4
+"""Of the budget that is aimed at on past days: those to come are worse."""
+
+
+def _over(use: SingleArray, size: FloatArray, capacity: int) -> float:
+    """Share of (node, step) over ``capacity`` when pods fill one node after the other by ``size``; ``use`` is (P, T)."""
+    node = np.floor(np.cumsum(size) / capacity).astype(np.int64)
+    first = np.flatnonzero(np.r_[True, node[1:] != node[:-1]])
+    return float((np.add.reduceat(use, first, axis=0) > capacity).mean())
+
+
+def _alike(new: int, old: int) -> bool:
+    return abs(new - old) <= 0.05 * old
+
+
+@dataclass
+class Rollouts:
+    """Each workload is rolled out once a week, at an hour drawn with the seed: its pods restart one after the other."""
+
+    seed: int = 0
+    every_s: int = 3600
+
+    def act(self, replay: Replay) -> None:
+        """Restart what is due in this hour."""
+        hour = replay.time_s // self.every_s % 168
+        owners = {name: i for i, name in enumerate(sorted({s.owner for s in replay.trace.specs}))}
+        due = np.random.default_rng([self.seed, 0x2011]).integers(0, 168, len(owners)) == hour
+        for uid in [r.uid for r in replay.state.residents.values() if due[owners[r.spec.owner]]]:
+            replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
 
 
 @dataclass
@@ -290,37 +518,89 @@ class Reclaiming:
 
     def act(self, replay: Replay) -> None:
         """Size every node's offer, then evict who no longer fits."""
-        state = replay.state
-        forecasts = state.knowledge.forecasts
-        use = dict(zip(self.truth.latest[0], self.truth.latest[2].T.tolist(), strict=True))
+        state, truth = replay.state, self.truth
+        use = dict(zip(truth.here.uids, truth.latest.T.tolist(), strict=True))
+        here = Here.of(replay)
+        own = ~here.sold
+        expects = self._expected(replay, here)
+        measured = np.array([use.get(uid, (-1.0, -1.0)) for uid in here.uids]).reshape(-1, 2).T
+        fresh = measured[0] < 0
+        num = state.num_rows
+
+        def by_node(values: FloatArray, who: BoolArray) -> IntArray:
+            """(2, N) sums over some pods."""
+            return np.stack([np.bincount(here.row[who], weights=v[who], minlength=num) for v in values]).astype(
+                np.int64
+            )
+
+        sums = np.concatenate([by_node(expects, own), by_node(measured, own & ~fresh), by_node(expects, own & fresh)])
+        occupied = np.bincount(here.row[own], minlength=num) > 0
+        sold: dict[int, list[ReclaimedPod]] = defaultdict(list)
+        for i in np.flatnonzero(here.sold).tolist():
+            r = state.residents[here.uids[i]]
+            sold[r.row].append(
+                ReclaimedPod(r.uid, r.spec.amount(RECLAIMED_CPU), r.spec.amount(RECLAIMED_MEMORY), r.since_s)
+            )
         for row, node in enumerate(list(state.nodes)):
             if node is None:
                 continue
-            here = list(state.residents_on[row].values())
-            own = [r for r in here if not is_reclaimed(r.spec)]
-            expects = np.array([expected(r.spec, forecasts) for r in own], np.int64).reshape(-1, 2)
-            used = np.array([use.get(r.uid, (0.0, 0.0)) for r in own]).reshape(-1, 2).sum(axis=0)
-            fresh = [e for r, e in zip(own, expects.tolist(), strict=True) if r.uid not in use]
-            unmeasured = np.array(fresh, np.int64).reshape(-1, 2).sum(axis=0)
-            cpu, memory = int(state.offered[CPU_ROW, row]), int(state.offered[MEMORY_ROW, row])
-            load = Load(
-                cpu, memory, *expects.sum(axis=0).tolist(), *used.astype(np.int64).tolist(), *unmeasured.tolist()
-            )
-            new = offer(load, self.offers.get(node.name, Offer()), self.policy) if own else Offer()
+            before = self.offers.get(node.name, Offer())
+            load = Load(int(state.offered[CPU_ROW, row]), int(state.offered[MEMORY_ROW, row]), *sums[:, row].tolist())
+            new = offer(load, before, self.policy) if occupied[row] else Offer()
             self.offered_core_s += new.cpu_milli * self.every_s / 1000
-            sold = [
-                ReclaimedPod(r.uid, r.spec.amount(RECLAIMED_CPU), r.spec.amount(RECLAIMED_MEMORY), r.since_s)
-                for r in here
-                if is_reclaimed(r.spec)
-            ]
-            if new != self.offers.get(node.name, Offer()):
+            if new != before:
                 self.offers[node.name] = new
                 extended = {**node.amounts, RECLAIMED_CPU: new.cpu_milli, RECLAIMED_MEMORY: new.memory_mib}
                 state.update_node(replace(node, allocatable=tuple(sorted(extended.items()))), time_s=replay.time_s)
                 replay.wake(row)
-            for uid in to_evict(sold, new):
+            for uid in to_evict(sold[row], new):
                 replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
                 self.evictions += 1
+
+    def _expected(self, replay: Replay, here: Here) -> FloatArray:
+        """``(2, P)``: what each pod is expected to use at most."""
+        forecasts = replay.state.knowledge.forecasts
+        known: dict[PodSpec, tuple[int, int]] = {}
+        found = []
+        for uid in here.uids:
+            spec = replay.state.residents[uid].spec
+            if spec not in known:
+                known[spec] = expected(spec, forecasts)
+            found.append(known[spec])
+        return np.array(found, np.float64).reshape(-1, 2).T
+
+
+MECHANISMS = ("none", "rightsized", "reclaimed")
+"""How a replay may overcommit: not at all, by lower requests, by capacity that is sold a second time."""
+
+
+def use_policies(trace: Trace, mechanism: str, measured_from_s: int) -> tuple[UsageTruth, tuple[Policy, ...]]:
+    """Real use, what is learned from it, and the mechanism that overcommits, for a trace with usage.
+
+    Raises
+    ------
+    ConfigError : no such mechanism, or the trace has no usage.
+    """
+    if mechanism not in MECHANISMS:
+        raise ConfigError(f"mechanism {mechanism!r} is not one of {', '.join(MECHANISMS)}")
+    if not len(trace.usage.pod):
+        raise ConfigError(
+            f"trace {trace.manifest.name} records no usage; join it with a recording first: ullage trace join"
+        )
+    truth = UsageTruth(trace.usage, measured_from_s=measured_from_s)
+    learner = UsageLearner(truth)
+    more: dict[str, tuple[Policy, ...]] = {
+        "rightsized": (Rightsizing(learner),),
+        "reclaimed": (Reclaiming(truth),),
+    }
+    return truth, (truth, learner, *more.get(mechanism, ()))
+
+
+def batch_on_reclaimed(trace: Trace, seed: int) -> Trace:
+    """A third of the workloads, drawn with the seed, asks for reclaimed capacity."""
+    owners = sorted({s.owner for s in trace.specs})
+    batch = {o for o, x in zip(owners, np.random.default_rng([seed, 3]).random(len(owners)), strict=True) if x < 1 / 3}
+    return trace.but(specs=tuple(on_reclaimed(s) if s.owner in batch else s for s in trace.specs))
 
 
 def on_reclaimed(spec: PodSpec) -> PodSpec:

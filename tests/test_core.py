@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from placement.errors import ConfigError, StateError
 from placement.knowledge import (
     AGES_S,
+    HORIZONS_S,
     DevicePrices,
     Forecast,
     Forecasts,
     Knowledge,
+    Lifespan,
     Lifetimes,
     Workload,
     workload_of,
@@ -146,8 +148,14 @@ def outlooks_of(specs: list[PodSpec], seed: int, as_of_s: int) -> tuple[Forecast
         if rng.random() < 0.8:
             forecasts[name] = Forecast(*upper, upper[0] // 3, upper[1] // 3, rung="history", windows=windows)
         if rng.random() < 0.6:
-            lives[name] = tuple(int(x) for x in rng.integers(0, 400_000, len(AGES_S)))
-    return Forecasts(forecasts), Lifetimes(lives, (3600,) * len(AGES_S), as_of_s)
+            lives[name] = lifespan(rng)
+    return Forecasts(forecasts), Lifetimes(lives, lifespan(rng), as_of_s)
+
+
+def lifespan(rng: np.random.Generator) -> Lifespan:
+    """Any lifespan."""
+    gone = rng.integers(0, 1001, (len(AGES_S), len(HORIZONS_S))).tolist()
+    return Lifespan(tuple(rng.integers(0, 400_000, len(AGES_S)).tolist()), tuple(tuple(row) for row in gone))
 
 
 @pytest.mark.skipif(not has_compiled(), reason="numba is not installed")
@@ -155,7 +163,7 @@ def outlooks_of(specs: list[PodSpec], seed: int, as_of_s: int) -> tuple[Forecast
 @given(
     fleets(),
     st.lists(pod_specs(rules=False), min_size=2, max_size=14),
-    st.sampled_from(["koordinator", "predicted", "coach-6x4h", "nilas", "ullage"]),
+    st.sampled_from(["koordinator", "predicted", "coach-6x4h", "nilas", "emptying", "ullage"]),
     st.integers(0, 99),
 )
 def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_change(

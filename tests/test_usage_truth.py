@@ -34,6 +34,11 @@ def _trace(specs: list[PodSpec], cpu: list[int], gib: list[float], *, hours: int
     return made.but(usage=Usage(pod, time_s, np.array(cpu, np.int64)[pod], memory[pod]))
 
 
+def _learner(truth: UsageTruth) -> UsageLearner:
+    """With a factor that was fitted elsewhere: a single workload has no outcomes to fit one from."""
+    return UsageLearner(truth, factor=np.array([1.5, 1.2]), is_calibrated=True)
+
+
 def _run(trace: Trace, *policies, strategy: str = "best-fit", end_s: int = -1):
     return Replay(trace, STRATEGIES[strategy], ReplayOptions(policies=policies, end_s=end_s)).run()
 
@@ -59,7 +64,7 @@ def test_a_node_over_its_memory_kills_who_exceeds_his_request_and_its_owner_rest
 def test_forecasts_come_from_the_past_alone_and_lower_what_is_expected():
     trace = _trace([_spec("idle", cpu=3000)], [300], [0.5], hours=12)
     truth = UsageTruth(trace.usage)
-    learner = UsageLearner(truth)
+    learner = _learner(truth)
     replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=2 * HOUR_S))
     replay.run()
     assert not replay.state.knowledge.forecasts.of, "two hours are too little to forecast from"
@@ -79,10 +84,11 @@ def test_rightsizing_lowers_requests_of_pods_to_come_but_never_of_guaranteed_one
         [("p0", old, 0, end), ("p1", kept, 0, end), ("q0", old, 8 * HOUR_S, end), ("q1", kept, 8 * HOUR_S, end)],
     ).but(usage=trace.usage)
     truth = UsageTruth(later.usage)
+    learner = _learner(truth)
     replay = Replay(
         later,
         STRATEGIES["best-fit"],
-        ReplayOptions(policies=(truth, UsageLearner(truth), Rightsizing()), end_s=9 * HOUR_S),
+        ReplayOptions(policies=(truth, learner, Rightsizing(learner)), end_s=9 * HOUR_S),
     )
     assert replay.run().num_placed == 4, "both more fit only because one asks for less"
     assert replay.state.residents["q0"].spec.amount(CPU) < 1500
@@ -103,7 +109,7 @@ def test_reclaimed_capacity_is_sold_and_taken_back_when_use_rises():
     replay = Replay(
         trace,
         STRATEGIES["best-fit"],
-        ReplayOptions(policies=(truth, UsageLearner(truth), reclaiming), end_s=9 * HOUR_S + 600),
+        ReplayOptions(policies=(truth, _learner(truth), reclaiming), end_s=9 * HOUR_S + 600),
     )
     outcome = replay.run()
     assert outcome.num_placed == 2

@@ -1,0 +1,109 @@
+"""Lifespans from what ends and what goes on living, as it happens: hazards per owner, leaning on what is more general.
+
+A pod's life is cut at :data:`~placement.knowledge.AGES_S`. Each time a pod ends within a part, or reaches the end of
+it, the part's hazard is updated for all of the pod's keys (its workload, its size, everyone), with old outcomes fading.
+Pods that still run have told of every part they lived through, so nothing is censored away. A key that has seen little
+leans on the next more general one as if it had seen :data:`PRIOR` pods of that (actuarial life table with shrinkage).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from placement.knowledge import AGES_S, HORIZONS_S, Lifespan
+from placement.resources import FloatArray
+
+NUM_PARTS = len(AGES_S)
+PRIOR = 4.0
+LONGEST_S = 10 * AGES_S[-1]
+"""Where the last, open part is taken to end."""
+UNKNOWN = 0.3
+"""Hazard of a part of which nothing was ever seen."""
+
+
+def part_of(age_s: float) -> int:
+    """Index of the part of life in which a pod of this age ends: part k is (AGES_S[k], AGES_S[k + 1]]."""
+    return next((k - 1 for k in range(1, NUM_PARTS) if age_s <= AGES_S[k]), NUM_PARTS - 1)
+
+
+@dataclass(slots=True)
+class _Key:
+    ended: list[float] = field(default_factory=lambda: [0.0] * NUM_PARTS)
+    seen: list[float] = field(default_factory=lambda: [0.0] * NUM_PARTS)
+
+
+class Survival:
+    """Hazards by key. ``keep`` is what an outcome still weighs after the next one, per level of keys."""
+
+    def __init__(self, keep: Sequence[float]) -> None:
+        self.keep = tuple(keep)
+        self._keys: list[dict[Hashable, _Key]] = [{} for _ in keep]
+
+    def outcome(self, keys: Sequence[Hashable], part: int, *, ended: bool) -> None:
+        """A pod ended in a part of life, or lived through it; ``keys`` from the most particular to the most general."""
+        for table, key, keep in zip(self._keys, keys, self.keep, strict=True):
+            found = table.get(key)
+            if found is None:
+                found = table[key] = _Key()
+            found.ended[part] = found.ended[part] * keep + ended
+            found.seen[part] = found.seen[part] * keep + 1.0
+
+    def hazards(self, keys: Sequence[Hashable]) -> list[float]:
+        """Chance to end in each part of life, of those who reach it; the last part's is 1."""
+        hazards = [UNKNOWN] * (NUM_PARTS - 1) + [1.0]
+        for table, key in zip(reversed(self._keys), reversed(keys), strict=True):
+            found = table.get(key)
+            if found is not None:
+                for k in range(NUM_PARTS - 1):
+                    hazards[k] = (found.ended[k] + PRIOR * hazards[k]) / (found.seen[k] + PRIOR)
+        return hazards
+
+
+def _position(age_s: float) -> tuple[int, float]:
+    """Part of life and how far into it, 0–1: linear in the first part, by the logarithm in the others."""
+    if age_s >= LONGEST_S:
+        return NUM_PARTS - 1, 1.0
+    k = max(i for i in range(NUM_PARTS) if AGES_S[i] <= age_s)
+    low, high = AGES_S[k], AGES_S[k + 1] if k + 1 < NUM_PARTS else LONGEST_S
+    return k, (age_s / high if not low else math.log(age_s / low) / math.log(high / low))
+
+
+def _middles() -> list[float]:
+    bounds = [*AGES_S, LONGEST_S]
+    return [math.log(high / 2 if not low else math.sqrt(low * high)) for low, high in pairwise(bounds)]
+
+
+_LOG_MIDDLES = np.array(_middles())
+_PLACES = [[_position(age + horizon) for horizon in HORIZONS_S] for age in AGES_S]
+
+
+def lifespans(hazards: FloatArray) -> list[Lifespan]:
+    """One lifespan per row of ``(B, NUM_PARTS)`` hazards.
+
+    The expected lifetime is the geometric mean over the parts that are left; chances are interpolated within a part.
+    """
+    alive = np.concatenate([np.ones((len(hazards), 1)), np.cumprod(1 - hazards, axis=1)], axis=1)
+    alive[:, -1] = 0.0
+    ends = alive[:, :-1] - alive[:, 1:]
+    life = np.empty((len(hazards), NUM_PARTS))
+    gone = np.empty((len(hazards), NUM_PARTS, len(HORIZONS_S)))
+    for k in range(NUM_PARTS):
+        left = np.maximum(ends[:, k:], 1e-12)
+        life[:, k] = np.exp((left * _LOG_MIDDLES[k:]).sum(axis=1) / left.sum(axis=1))
+        for h, (part, share) in enumerate(_PLACES[k]):
+            later = alive[:, part] + (alive[:, part + 1] - alive[:, part]) * share
+            gone[:, k, h] = 1 - later / np.maximum(alive[:, k], 1e-12)
+    lives = np.rint(life).astype(np.int64).tolist()
+    chances = np.clip(np.rint(1000 * gone), 0, 1000).astype(np.int64).tolist()
+    return [Lifespan(tuple(a), tuple(map(tuple, b))) for a, b in zip(lives, chances, strict=True)]
+
+
+def certain(life_s: int) -> Lifespan:
+    """Of a pod whose lifetime is known."""
+    gone = tuple(tuple(1000 * (life_s <= age + horizon) for horizon in HORIZONS_S) for age in AGES_S)
+    return Lifespan((life_s,) * NUM_PARTS, gone)

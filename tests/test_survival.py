@@ -1,0 +1,132 @@
+"""Lifespans from outcomes, and what strategies make of lifespans and of usage by part of the day."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from placement.errors import ConfigError
+from placement.knowledge import AGES_S, HORIZONS_S, Forecast, Forecasts, Knowledge, Lifespan, Lifetimes
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY, PODS
+from placement.state import ClusterState
+from placement.strategies import STRATEGIES
+from placement.strategy import PREDICTED_FULL, main_reason
+from placement.survival import NUM_PARTS, Survival, certain, lifespans, part_of
+from simulator.lifetime_learner import LifetimeLearner, TrueLifetimes
+from simulator.replay import Replay, ReplayOptions
+from simulator.trace import Trace
+
+GIB = 2**30
+HOUR_S = 3600
+
+
+def _spec(name: str, cpu: int = 1000) -> PodSpec:
+    return PodSpec(((CPU, cpu), (MEMORY, GIB)), owner=f"StatefulSet/{name}")
+
+
+def _nodes(num: int, cpu: int = 8000) -> list[NodeSpec]:
+    return [NodeSpec(f"n{i}", ((CPU, cpu), (MEMORY, 64 * GIB), (PODS, 110))) for i in range(num)]
+
+
+def test_parts_of_life_are_closed_above() -> None:
+    assert [part_of(x) for x in (1, 300, 301, 900, 86_400, 86_401, 259_200, 10**9)] == [0, 0, 1, 1, 5, 6, 6, 7]
+
+
+def test_a_key_with_many_outcomes_speaks_for_itself_and_one_without_leans_on_the_general() -> None:
+    survival = Survival((0.99, 0.999))
+    for _ in range(200):
+        survival.outcome(("short", "all"), 0, ended=True)
+        survival.outcome(("long", "all"), 0, ended=False)
+    short, long, new = (survival.hazards((name, "all"))[0] for name in ("short", "long", "new"))
+    assert short > 0.95
+    assert long < 0.05
+    assert new == pytest.approx(0.5, abs=0.05)
+
+
+@given(st.lists(st.floats(0, 1), min_size=NUM_PARTS - 1, max_size=NUM_PARTS - 1))
+def test_a_lifespan_grows_with_age_and_chances_with_the_horizon(hazards: list[float]) -> None:
+    (found,) = lifespans(np.array([[*hazards, 1.0]]))
+    assert all(a <= b + 1 for a, b in zip(found.life_s, found.life_s[1:], strict=False))
+    assert all(list(row) == sorted(row) for row in found.gone_milli)
+    assert all(found.at(age)[0] > age for age in (0, 10, 500, 10**6, 10**8))
+
+
+def test_what_is_no_lifespan_is_refused() -> None:
+    with pytest.raises(ConfigError, match="8 ages and 4 horizons"):
+        Lifespan((1, 2), ((1,),))
+    with pytest.raises(ConfigError, match="outside of 0 to 1000"):
+        Lifespan((1,) * len(AGES_S), ((1001,) * len(HORIZONS_S),) * len(AGES_S))
+    with pytest.raises(ConfigError, match="has 2 windows"):
+        Forecast(1, 1, 1, 1, windows=((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize("strategy", ["nilas", "emptying", "ullage"])
+def test_a_long_pod_goes_to_the_node_that_stays_occupied_anyhow(strategy: str) -> None:
+    lives = {
+        f"default/StatefulSet/{name}": certain(s) for name, s in (("soon", 600), ("days", 200_000), ("new", 90_000))
+    }
+    knowledge = Knowledge.neutral().but(lifetimes=Lifetimes(lives, certain(3600)))
+    state = ClusterState(knowledge=knowledge)
+    for node in _nodes(2):
+        state.add_node(node)
+    state.bind("a", _spec("soon", 4000), "n0")
+    state.bind("b", _spec("days", 1000), "n1")
+    decide = STRATEGIES[strategy].decide
+    assert STRATEGIES["best-fit"].decide(state.snapshot(), _spec("new")).node == "n0"
+    assert decide(state.snapshot(), _spec("new")).node == "n1"
+    state.learn(state.knowledge.but(lifetimes=Lifetimes(lives, certain(3600), as_of_s=199_990)), time_s=199_990)
+    assert decide(state.snapshot(), _spec("soon")).node == "n0", "what outlived its prediction is expected to go on"
+
+
+def test_coach_admits_by_part_of_the_day_and_says_so() -> None:
+    day, night = ((4000, GIB),) * 3 + ((500, GIB),) * 3, ((500, GIB),) * 3 + ((4000, GIB),) * 3
+    of = {
+        f"default/StatefulSet/{name}": Forecast(500, GIB, 400, GIB, rung="history", windows=w)
+        for name, w in (("day", day), ("night", night))
+    }
+    state = ClusterState(knowledge=Knowledge.neutral().but(forecasts=Forecasts(of)))
+    (node,) = _nodes(1, cpu=6000)
+    state.add_node(node)
+    coach = STRATEGIES["coach-6x4h"]
+    state.bind("a", _spec("day", 500), "n0")
+    assert coach.decide(state.snapshot(), _spec("night", 500)).node == "n0"
+    assert not coach.decide(state.snapshot(), _spec("day", 500)).is_placed, "8 cores by day do not fit into 6"
+    assert main_reason(state.snapshot(), coach, _spec("day", 500)) == PREDICTED_FULL
+    assert coach.explain(state.snapshot(), _spec("day", 500)).reasons == {PREDICTED_FULL: ("n0",)}
+
+
+def _trace(num: int, life_s: int, later_life_s: int) -> Trace:
+    """Pods of one workload, one every ten minutes; those of the second half live differently."""
+    pods = [(f"p{i}", _spec("w"), 600 * i, 600 * i + (life_s if i < num // 2 else later_life_s)) for i in range(num)]
+    return Trace.of("t", _nodes(3, cpu=64_000), pods)
+
+
+def _told(trace: Trace, end_s: int) -> Lifetimes:
+    replay = Replay(trace, STRATEGIES["nilas"], ReplayOptions(policies=(LifetimeLearner(),), end_s=end_s))
+    replay.run()
+    assert replay.state.knowledge.lifetimes is not None
+    return replay.state.knowledge.lifetimes
+
+
+def test_a_replay_learns_lifetimes_from_what_was_seen_and_from_nothing_later() -> None:
+    middle = 600 * 30
+    one, two = _told(_trace(60, 600, 600), middle), _told(_trace(60, 600, 80_000), middle)
+    assert one == two
+    assert 300 < one.of_pod(_spec("w")).life_s[0] < 1500
+    longer = _told(_trace(60, 600, 80_000), 600 * 59)
+    assert longer.of_pod(_spec("w")).life_s[0] > 2 * one.of_pod(_spec("w")).life_s[0]
+
+
+def test_true_lifetimes_are_those_of_the_trace() -> None:
+    trace = Trace.of("t", _nodes(2), [("a", _spec("x"), 0, 5000), ("b", _spec("y"), 300, 700)])
+    replay = Replay(
+        trace, STRATEGIES["nilas"], ReplayOptions(policies=(TrueLifetimes(np.array([5000, 400])),), end_s=600)
+    )
+    replay.run()
+    assert replay.state.knowledge.lifetimes is not None
+    assert replay.state.knowledge.lifetimes.of_pod(_spec("x")) == certain(5000)
+    assert replay.state.knowledge.lifetimes.of_pod(_spec("y")) == certain(400)
