@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ from scheduler.wire import Binding
 log = logging.getLogger(__name__)
 
 LOOK_UPS_PER_TICK = 50
+ABOUT_US = (401, 403, 408, 429)
+"""Refusals below 500 that the next call would meet as well; all others are about one pod."""
 TICK_S = 0.25
 
 
@@ -41,6 +44,15 @@ class Api(Protocol):
     ) -> bytes:
         """One request; see :meth:`scheduler.kube.KubeClient.call`."""
         ...
+
+
+_POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII).fullmatch
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII).fullmatch
+
+
+def can_exist(namespace: str, name: str) -> bool:
+    """Whether Kubernetes would have let a pod be named so; anything else must not become part of an API path."""
+    return bool(_NAMESPACE(namespace) and _POD_NAME(name) and ".." not in name)
 
 
 def pod_path(namespace: str, name: str) -> str:
@@ -71,6 +83,8 @@ class Binder:
 
     async def _bind(self, binding: Binding) -> str:
         try:
+            if not can_exist(binding.namespace, binding.name):
+                return self._count("gone", "ullage: no pod can have that name")
             seen = await self._pod(binding)
             if seen is None:
                 return self._count("gone", "ullage: the pod is gone")
@@ -166,6 +180,9 @@ class Binder:
         ------
         ApiError : the API does not answer; nothing is known then.
         """
+        if not can_exist(namespace, name):
+            self.engine.ledger.lose(uid)
+            return None
         try:
             body = await self.api.call("GET", pod_path(namespace, name), timeout_s=5)
         except ApiError as error:
@@ -190,6 +207,8 @@ class Binder:
                 seen = await self.look_up(held.uid, held.name, held.namespace)
             except ApiError as error:
                 log.warning("reservation cannot be looked up", extra={"pod": held.name, "error": str(error)})
+                if 400 <= error.status < 500 and error.status not in ABOUT_US:
+                    continue
                 return
             if seen is not None and not seen.node and self.engine.ledger.reservations.get(held.uid) is held:
                 self.engine.ledger.forget(held.uid, "deadline")

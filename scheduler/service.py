@@ -4,7 +4,7 @@
 it changes nothing. ``Telemetry`` fills a :class:`~scheduler.telemetry.UsageStore`. Health and reflection are the
 standard ones. Messages, calls at once, and memory are bounded by settings; errors have these codes:
 
-* ``INVALID_ARGUMENT`` the question makes no sense (says why), ``NOT_FOUND`` a candidate node that does not exist;
+* ``INVALID_ARGUMENT`` the bytes or the question make no sense (says why), ``NOT_FOUND`` a candidate node that does not exist;
 * ``UNAVAILABLE`` the view is not complete, or another replica leads: ask again;
 * ``RESOURCE_EXHAUSTED`` too many calls, or too large a message; ``DEADLINE_EXCEEDED`` the caller's own deadline.
 """
@@ -34,6 +34,7 @@ from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from scheduler.engine import Answered, Engine
 from scheduler.errors import ListenError
+from scheduler.grpc_garbage import RefuseGarbage
 from scheduler.recorder import parts_of, take
 from scheduler.settings import GrpcSettings
 from scheduler.telemetry import Sample, SampleError, Subject, UsageStore
@@ -367,6 +368,7 @@ class GrpcServer:
         """
         settings = self.settings
         server = grpc.aio.server(
+            interceptors=[RefuseGarbage()],
             maximum_concurrent_rpcs=settings.max_calls,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),

@@ -166,6 +166,34 @@ async def test_devices_stay_reserved_while_nobody_can_say_what_became_of_a_bindi
         await until(lambda: scheduler.app.engine.state.residents["uid-g"].is_bound)
 
 
+async def test_a_name_that_no_pod_can_have_never_becomes_part_of_an_api_path(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, assume_timeout_s=1) as scheduler:
+        ledger = scheduler.app.engine.ledger
+        for name in ("../../../nodes/n", "a/eviction?x=", "a b", "x" * 300, ""):
+            pod = pod_object("p")
+            pod["metadata"] |= {"name": name, "uid": f"uid-{name}"}
+            await scheduler.filter(pod, NAMES)
+        assert len(ledger.reservations) == 5
+        before = len(api.calls)
+        pod = pod_object("p")
+        pod["metadata"]["name"] = "a/eviction?x="
+        assert "no pod can have that name" in await scheduler.bind(pod, NAMES[0])
+        assert len(api.calls) == before
+        await until(lambda: not ledger.reservations)
+        assert not [call for call in api.calls[before:] if call[0] == "POST" or "pods/" in call[1]]
+
+
+async def test_one_reservation_that_cannot_be_looked_up_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, assume_timeout_s=1) as scheduler:
+        for name in ("first", "second"):
+            await scheduler.filter(api.put("pods", pod_object(name)), NAMES)
+        for _ in range(200):
+            api.fail_next("GET", "/pods/first", 400)
+        ledger = scheduler.app.engine.ledger
+        await until(lambda: "uid-second" not in ledger.reservations)
+        assert "uid-first" in ledger.reservations
+
+
 async def test_a_pod_bound_elsewhere_moves_and_one_deleted_before_its_binding_frees_its_device(tmp_path: Path) -> None:
     async with cluster() as api, running(api, tmp_path) as scheduler:
         state = scheduler.app.engine.state

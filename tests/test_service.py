@@ -298,14 +298,32 @@ async def test_too_many_calls_are_refused(tmp_path: Path) -> None:
             stream.cancel()
 
 
-@pytest.mark.parametrize("message", [b"", b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", bytes(range(256))])
-async def test_bytes_that_are_no_message_end_in_a_status(message: bytes, tmp_path: Path) -> None:
+GARBAGE = [b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", bytes(range(256)), b"\x0a\x05ab", b"\x0b" * 2000]
+
+
+@pytest.mark.parametrize("message", GARBAGE, ids=[f"{i}" for i in range(len(GARBAGE))])
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    message: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(tmp_path) as (_, server), grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        call = channel.unary_unary("/ullage.v1.Placement/Decide")
-        with pytest.raises(grpc.aio.AioRpcError):
-            await call(message)
+
+        async def sending() -> AsyncIterator[bytes]:
+            yield message
+
+        async def read(call: Any) -> None:
+            async for _ in call:
+                pass
+
+        reflect = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        code = grpc.StatusCode.INVALID_ARGUMENT
+        await fails(channel.unary_unary("/ullage.v1.Placement/Decide")(message), code)
+        await fails(read(channel.unary_stream("/ullage.v1.Placement/WatchDecisions")(message)), code)
+        await fails(read(channel.unary_stream("/grpc.health.v1.Health/Watch")(message)), code)
+        await fails(channel.stream_unary("/ullage.v1.Telemetry/Report")(sending()), code)
+        await fails(read(channel.stream_stream(reflect)(sending())), code)
         stub = placement_pb2_grpc.PlacementStub(channel)
         assert (await stub.Decide(pb.DecideRequest(question=plain(1)))).decision.node
+    assert not caplog.records
 
 
 def test_a_sample_from_the_future_names_the_clock() -> None:
