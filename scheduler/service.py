@@ -333,9 +333,10 @@ def sample_of(message: telemetry_pb2.UsageSample, now_s: float) -> Sample:
     def measured(name: str) -> float | None:
         return float(getattr(message, name)) if message.HasField(name) else None
 
+    unix_s = message.time.seconds + message.time.nanos / 1e9 if message.HasField("time") else now_s
     return Sample(
         subject,
-        message.time.ToNanoseconds() / 1e9 if message.HasField("time") else now_s,
+        unix_s,
         measured("cpu_millicores"),
         measured("memory_bytes"),
         measured("gpu_share"),

@@ -220,6 +220,8 @@ async def test_samples_that_make_no_sense_are_counted_and_the_stream_goes_on(tmp
         sample(gpu_share=1.5),
         sample("x" * 300),
         sample(time=Timestamp(seconds=2**33), cpu_millicores=1.0),
+        sample(time=Timestamp(seconds=-(2**62)), cpu_millicores=1.0),
+        sample(time=Timestamp(seconds=1, nanos=2**31 - 1), cpu_millicores=-1.0),
         sample(""),
     ]
     async with serving(tmp_path) as (_, server), asking(server) as (_, telemetry):
