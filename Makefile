@@ -55,18 +55,21 @@ evidence: install ## The long proofs of docs/results.md (needs the recorded trac
 	$(BIN)/ullage plan bench consolidate -o json > out/plan-consolidate.json
 	$(BIN)/ullage plan bench consolidate-unlimited -o json > out/plan-consolidate-unlimited.json
 	$(BIN)/ullage plan bench purchase -o json > out/plan-purchase.json
+	ULLAGE_FUZZ_HTTP=100000 ULLAGE_FUZZ_GRPC=20000 ULLAGE_FUZZ_LARGE=20 ULLAGE_FUZZ_MB=100 $(BIN)/pytest -q -s tests/test_fuzz.py
 	ULLAGE_E2E_PODS=2000 ULLAGE_E2E_RULES=5000 ULLAGE_E2E_STOCK=1000 ULLAGE_E2E_PREEMPTION=200 ULLAGE_E2E_BURST=2000 \
 	  $(BIN)/pytest -q -s -m e2e tests/e2e/test_lockstep.py tests/e2e/test_hard_rules.py tests/e2e/test_stock.py \
 	  tests/e2e/test_preemption.py tests/e2e/test_faults.py
-	ULLAGE_E2E_MODULE=go-oldest $(BIN)/pytest -q -s -m e2e tests/e2e
+	ULLAGE_E2E_MODULE=go-oldest $(MAKE) e2e
 
 proto: install ## Generate the gRPC code
 	$(BIN)/python -m grpc_tools.protoc -Ischeduler/_pb=proto/ullage/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
 	  scheduler/_pb/placement.proto scheduler/_pb/telemetry.proto
 
 e2e: install ## End to end on a real etcd, kube-apiserver, kube-scheduler (built with Go) and Prometheus (Debian package)
-	@command -v promtool > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; }
-	$(BIN)/pytest -q -m e2e tests/e2e
+	@command -v promtool > /dev/null || { echo "installing prometheus …"; apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus > /dev/null; }
+	$(BIN)/python -m tests.e2e.build
+	$(BIN)/pytest -s -v -m e2e --durations=0 --durations-min=1 tests/e2e
 
 clean: ## Remove what the targets made
 	rm -rf .venv out .cache build

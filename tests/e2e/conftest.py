@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in ours:
         item.add_marker(pytest.mark.e2e)
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(900))
     if ours and not config.getoption("markexpr"):
         items[:] = [item for item in items if item not in ours]
         config.hook.pytest_deselected(items=ours)

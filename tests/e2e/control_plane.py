@@ -35,7 +35,21 @@ TOOLS = {
 GO_NAMES = {"etcd": "server"}
 NAMESPACE = "ullage-system"
 GPU_SHARE = "ullage.dev/gpu-milli"
-READY_S = 120
+READY_S = 300
+"""Generous: a machine that is busy with other things is slow, and that is no failure."""
+GUARD = """
+import os, signal, sys
+running = set()
+for line in sys.stdin:
+    word, pid = line.split()
+    (running.add if word == "started" else running.discard)(int(pid))
+for pid in running:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
+"""Ends what is left when the tests themselves were killed: then its standard input closes."""
 
 
 class ControlPlaneError(Exception):
@@ -84,6 +98,7 @@ class ControlPlane:
         self.folder = folder
         self.bin = binaries()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._guard = subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, start_new_session=True)
         self.etcd_port, self.peer_port, self.api_port = free_port(), free_port(), free_port()
 
     # ── processes ─────────────────────────────────────────────────────────────────────────────
@@ -94,7 +109,13 @@ class ControlPlane:
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         self.processes[name] = process
+        self._tell_guard("started", process)
         return process
+
+    def _tell_guard(self, word: str, process: subprocess.Popen[bytes]) -> None:
+        assert self._guard.stdin is not None, "the guard was given a pipe"
+        self._guard.stdin.write(f"{word} {process.pid}\n".encode())
+        self._guard.stdin.flush()
 
     def end(self, name: str, number: int = signal.SIGTERM) -> None:
         """End a process of ours, if it runs."""
@@ -108,11 +129,13 @@ class ControlPlane:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._tell_guard("ended", process)
 
     def stop(self) -> None:
         """End everything, at once: an API server with open watches would take its time."""
         for name in list(self.processes)[::-1]:
             self.end(name, signal.SIGKILL)
+        self._guard.communicate()
 
     def log_of(self, name: str) -> str:
         """The end of a process's output, for messages."""
@@ -256,7 +279,7 @@ class Ullage:
         self.name = name
         self.port, self.admin_port = free_port(), free_port()
         self.program = ["-m", "scheduler"]
-        http = {"host": "127.0.0.1", "port": self.port, "admin_port": self.admin_port, "deadline_ms": 2000}
+        http = {"host": "127.0.0.1", "port": self.port, "admin_port": self.admin_port, "deadline_ms": 10_000}
         kube = {"kubeconfig": str(plane.service_account())}
         self.settings = {"mode": "decide", "strategy": "best-fit", "http": http, "kube": kube, **settings}
 
@@ -294,7 +317,7 @@ class Ullage:
     def stanzas(self, *, prioritizes: bool = True) -> list[dict[str, Any]]:
         """What kube-scheduler's configuration says of us: all pods, fail open; GPU shares, fail closed."""
         url = f"http://127.0.0.1:{self.port}/v1"
-        common = {"httpTimeout": "4s", "nodeCacheCapable": True, "weight": 5}
+        common = {"httpTimeout": "20s", "nodeCacheCapable": True, "weight": 5}
         everyone = {"urlPrefix": url, "filterVerb": "filter", "preemptVerb": "preempt", "ignorable": True, **common}
         if prioritizes:
             everyone["prioritizeVerb"] = "prioritize"

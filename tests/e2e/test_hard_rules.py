@@ -267,7 +267,7 @@ async def recording(plane: ControlPlane) -> AsyncIterator[Recorder]:
     recorder = Recorder()
     server = await asyncio.start_server(recorder.serve, "127.0.0.1", recorder.port)
     url = f"http://127.0.0.1:{recorder.port}"
-    plane.start_scheduler([{"urlPrefix": url, "filterVerb": "filter", "httpTimeout": "5s", "nodeCacheCapable": True}])
+    plane.start_scheduler([{"urlPrefix": url, "filterVerb": "filter", "httpTimeout": "30s", "nodeCacheCapable": True}])
     try:
         yield recorder
     finally:

@@ -19,8 +19,8 @@ from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION
 from tests.e2e.control_plane import REPO, ControlPlane, Ullage
+from tests.e2e.drive import PATIENCE, Cluster, cluster_of, pod_json
 from tests.e2e.drive import PODS as PATH
-from tests.e2e.drive import Cluster, cluster_of, pod_json
 
 GIB = 2**30
 NUM_NODES = int(os.environ.get("ULLAGE_NOMINATE_NODES", "200"))
@@ -242,7 +242,7 @@ def test_the_admission_policy_sets_gate_and_scheduler_by_namespace_label(plane: 
         spec: dict[str, Any] = answer["spec"]
         return spec
 
-    end = time.monotonic() + 60
+    end = time.monotonic() + 60 * PATIENCE
     number = 0
     while not (spec := made("batch", number)).get("schedulingGates"):
         assert time.monotonic() < end, "the policy takes effect"
@@ -255,4 +255,4 @@ def test_the_admission_policy_sets_gate_and_scheduler_by_namespace_label(plane: 
     assert other["schedulerName"] == "default-scheduler"
 
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)

@@ -47,7 +47,7 @@ class Installed:
         self.ullage = Ullage(plane, mode="shadow", exempt_namespaces=["kube-system", NAMESPACE])
         files = {"tls_cert": "server.crt", "tls_key": "server.key", "client_ca": "ca.crt"}
         paths = {key: str(self.tls / name) for key, name in files.items()}
-        self.ullage.settings["http"] |= {**paths, "health_port": self.health_port, "deadline_ms": 500}
+        self.ullage.settings["http"] |= {**paths, "health_port": self.health_port, "deadline_ms": 1000}
         self.ullage.settings["records"] = {"path": self.records}
         self.ullage.settings["grpc"] = {"port": self.grpc_port, **paths}
         self.config = plane.folder / "stanza.yaml"
@@ -60,7 +60,7 @@ class Installed:
         shipped = shipped.replace("https://ullage.ullage-system.svc:8443", f"https://127.0.0.1:{self.ullage.port}")
         for name, file in (("ca.crt", "ca.crt"), ("tls.crt", "client.crt"), ("tls.key", "client.key")):
             shipped = shipped.replace(f"/etc/kubernetes/ullage/{name}", str(self.tls / file))
-        self.config.write_text(shipped.replace("300ms", "1s"))
+        self.config.write_text(shipped.replace("300ms", "2s"))
         extenders: list[dict[str, Any]] = yaml.safe_load(self.config.read_text())["extenders"]
         self.plane.start_scheduler(extenders)
 
@@ -98,7 +98,7 @@ async def make_pods(cluster: Cluster, prefix: str, count: int) -> None:
 
 async def records_settled(installed: Installed, count: int) -> None:
     """Until the records of ``count`` pods say where they were bound."""
-    for _ in range(100):
+    for _ in range(300):
         run = await asyncio.to_thread(
             ullage_command, "decisions", "list", "--records", installed.records, "--limit", "500", "-o", "json"
         )

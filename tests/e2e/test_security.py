@@ -1,46 +1,95 @@
-"""Under the real authorizer and real TLS: our rights suffice, and callers without a certificate learn nothing."""
+"""Under the real authorizer and real TLS: our rights suffice, none is spare, and strangers and files learn nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port
-from tests.e2e.drive import cluster_of
-from tests.e2e.test_faults import burst, fleet, settled
+from scheduler.rights import RIGHTS
+from tests.e2e.control_plane import NAMESPACE, ControlPlane, Ullage, free_port
+from tests.e2e.drive import PATIENCE, PODS, cluster_of, node_json, pod_json
+from tests.e2e.test_faults import SHARED, burst, fleet, settled
 
-RIGHTS = "/apis/rbac.authorization.k8s.io/v1/clusterroles/ullage"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+PASSWORD = "correct-horse-battery-staple"
+"""In a pod's environment: we see whole pods, and must not write that down anywhere."""
+
+
+# ── certificates, and what is written down ────────────────────────────────────────────────────
 
 
 def certificates(folder: Path) -> None:
-    """An authority, a server and a client certificate, as manifests/…/make-certs.sh makes them."""
+    """Two authorities; a server's and clients' certificates, one of them expired and one of the other authority."""
 
     def run(*args: str) -> None:
         subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
 
-    run("req", "-x509", *CURVE, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=authority")
-    for name in ("server", "client"):
+    for name in ("ca", "other"):
+        run(
+            "req",
+            "-x509",
+            *CURVE,
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.crt",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={name}",
+        )
+    for name, authority, days in (
+        ("server", "ca", "2"),
+        ("client", "ca", "2"),
+        ("expired", "ca", "-1"),
+        ("foreign", "other", "2"),
+    ):
         run("req", *CURVE, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}", "-addext",
             "subjectAltName=IP:127.0.0.1")  # fmt: skip
-        run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-            "-copy_extensions", "copy", "-out", f"{name}.crt")  # fmt: skip
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key",
+            "-CAcreateserial", "-days", days, "-copy_extensions", "copy", "-out", f"{name}.crt")  # fmt: skip
 
 
-async def test_kube_scheduler_is_served_over_mutual_tls_and_a_stranger_is_not(plane: ControlPlane) -> None:
+def read(url: str) -> str:
+    """A page."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
+def ask_as(plane: ControlPlane, port: int, client: str | None) -> int:
+    """Status of a verb called with this certificate."""
+    context = ssl.create_default_context(cafile=str(plane.folder / "ca.crt"))
+    if client is not None:
+        context.load_cert_chain(plane.folder / f"{client}.crt", plane.folder / f"{client}.key")
+    body = json.dumps({"Pod": {"metadata": {"name": "p", "uid": "u"}}, "NodeNames": ["node-0000"]}).encode()
+    with urllib.request.urlopen(
+        f"https://127.0.0.1:{port}/v1/filter", data=body, context=context, timeout=30
+    ) as answer:
+        return int(answer.status)
+
+
+async def test_kube_scheduler_is_served_over_mutual_tls_strangers_are_not_and_nothing_secret_is_written(
+    plane: ControlPlane,
+) -> None:
     certificates(plane.folder)
     ullage = Ullage(plane)
     files = {"tls_cert": "server.crt", "tls_key": "server.key", "client_ca": "ca.crt"}
     health = free_port()
     ullage.settings["http"] |= {key: str(plane.folder / name) for key, name in files.items()} | {"health_port": health}
-    ullage.start(wait=False)
+    ullage.settings["records"] = {"path": str(plane.folder / "ullage-records.db")}
+    ullage.settings["log"] = {"folder": str(plane.folder / "ullage-log")}
+    await asyncio.to_thread(ullage.start, wait=False)
     plain = f"http://127.0.0.1:{health}"
     await asyncio.to_thread(plane.wait, ullage.name, lambda: read(f"{plain}/readyz") == "ok")
     stanzas: list[dict[str, Any]] = ullage.stanzas()
@@ -52,51 +101,171 @@ async def test_kube_scheduler_is_served_over_mutual_tls_and_a_stranger_is_not(pl
     plane.start_scheduler(stanzas)
     async with cluster_of(plane) as cluster:
         await cluster.add_nodes(fleet(5))
+        secretive = pod_json("secretive", SHARED)
+        secretive["spec"]["containers"][0] |= {"env": [{"name": "PASSWORD", "value": PASSWORD}], "args": [PASSWORD]}
+        secretive["metadata"]["annotations"]["example.com/token"] = PASSWORD
+        await cluster.call("POST", PODS, secretive)
         await burst(cluster, 30)
-        await settled(cluster, ullage, 30)
-    context = ssl.create_default_context(cafile=str(plane.folder / "ca.crt"))
-    with pytest.raises((urllib.error.URLError, OSError)):
-        urllib.request.urlopen(f"https://127.0.0.1:{ullage.port}/v1/filter", data=b"{}", context=context)
+        await settled(cluster, ullage, 31)
+    assert await asyncio.to_thread(ask_as, plane, ullage.port, "client") == 200
+    for stranger in (None, "expired", "foreign"):
+        with pytest.raises((urllib.error.URLError, OSError)):
+            await asyncio.to_thread(ask_as, plane, ullage.port, stranger)
+    assert await asyncio.to_thread(ask_as, plane, ullage.port, "client") == 200
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"{plain}/v1/filter", data=b"{}")
-    pages = read(f"{plain}/metrics") + plane.log_of("ullage")
-    token = (plane.folder / "ullage.kubeconfig").read_text().split('"token": "')[1].split('"')[0]
-    assert token not in pages
-    assert "PRIVATE KEY" not in pages
+        await asyncio.to_thread(read, f"{plain}/v1/gpu/bind")
+    metrics = await asyncio.to_thread(read, f"{plain}/metrics")
+    await asyncio.to_thread(ullage.end)
+    assert_nothing_secret(plane, ullage, metrics)
 
 
-def read(url: str) -> str:
-    """A page."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return str(answer.read().decode())
+def assert_nothing_secret(plane: ControlPlane, ullage: Ullage, metrics: str) -> None:
+    """Neither token nor key nor password in metrics, log, event log or records."""
+    kubeconfig = json.loads(Path(ullage.settings["kube"]["kubeconfig"]).read_text())
+    token = kubeconfig["users"][0]["user"]["token"].encode()
+    written = [plane.folder / f"{ullage.name}.log", *plane.folder.glob("ullage-records.db*")]
+    written += [path for path in (plane.folder / "ullage-log").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" and b"secretive" in path.read_bytes() for path in written), "the pod is on record"
+    for where, text in [("metrics", metrics.encode()), *((path.name, path.read_bytes()) for path in written)]:
+        for secret in (token, b"PRIVATE KEY", PASSWORD.encode()):
+            assert secret not in text, f"a secret is in {where}"
 
 
-def without(plane: ControlPlane, resource: str) -> dict[str, Any]:
-    """Take one resource out of our ClusterRole; the role as it was."""
-    role: dict[str, Any] = plane.call("GET", RIGHTS)
-    rules = [{**rule, "resources": [r for r in rule["resources"] if r != resource]} for rule in role["rules"]]
-    plane.call("PUT", RIGHTS, {**role, "rules": [rule for rule in rules if rule["resources"]]})
-    return role
+# ── rights ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_each_right_that_serving_needs_is_missed_when_it_is_taken_away(plane: ControlPlane) -> None:
-    for resource in ("nodes", "pods", "namespaces"):
-        role = without(plane, resource)
-        ullage = Ullage(plane, f"without-{resource}")
-        with pytest.raises(ControlPlaneError, match=f"(?s){resource}.*lacks this right"):
-            await asyncio.to_thread(ullage.start)
-        role["metadata"].pop("resourceVersion")
-        plane.call("PUT", RIGHTS, role)
-    ullage = Ullage(plane)
-    await asyncio.to_thread(ullage.start)
-    plane.start_scheduler(ullage.stanzas())
-    async with cluster_of(plane) as cluster:
-        await cluster.add_nodes(fleet(3))
-        role = without(plane, "pods/binding")
-        await asyncio.sleep(1)
-        await burst(cluster, 1)
-        await cluster.until(lambda: cluster.is_rejected("p0000"), 30, "the binding is refused")
-        assert not cluster.node_of("p0000")
-        role["metadata"].pop("resourceVersion")
-        plane.call("PUT", RIGHTS, role)
-        await settled(cluster, ullage, 1)
+class Single(NamedTuple):
+    """One verb on one resource."""
+
+    group: str
+    resource: str
+    verb: str
+    is_local: bool
+
+
+ALL = [Single(r.group, r.resource, verb, r.is_local) for r in RIGHTS for verb in r.verbs]
+
+
+def without(plane: ControlPlane, right: Single | None) -> None:
+    """Give our account the rights of the manifests but this one, and wait until the authorizer knows."""
+    for role in (f"{RBAC}/clusterroles/ullage", f"{RBAC}/namespaces/{NAMESPACE}/roles/ullage"):
+        body = plane.call("GET", role)
+        body["rules"] = [
+            {"apiGroups": [r.group], "resources": [r.resource], "verbs": [r.verb]}
+            | ({"resourceNames": ["ullage"]} if r.is_local and r.verb != "create" else {})
+            for r in ALL
+            if r != right and r.is_local == ("/namespaces/" in role)
+        ]
+        plane.call("PUT", role, body)
+    end = time.monotonic() + 30 * PATIENCE
+    while any(may(plane, r) != (r != right) for r in ALL):
+        assert time.monotonic() < end, f"the authorizer does not take {right} away"
+        time.sleep(0.1)
+
+
+def may(plane: ControlPlane, right: Single) -> bool:
+    """What the API server says about our account."""
+    resource, _, sub = right.resource.partition("/")
+    asked = {"group": right.group, "resource": resource, "subresource": sub, "verb": right.verb}
+    if right.is_local:
+        asked |= {"namespace": NAMESPACE} | ({"name": "ullage"} if right.verb != "create" else {})
+    spec = {"user": f"system:serviceaccount:{NAMESPACE}:ullage", "resourceAttributes": asked}
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+    answer = plane.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(answer["status"]["allowed"])
+
+
+class Used:
+    """A replica that is made to use every right it has: the lead, every watch, a binding, a reservation to look up."""
+
+    def __init__(self, plane: ControlPlane, name: str) -> None:
+        self.plane = plane
+        lease = {"enabled": True, "duration_s": 4, "renew_s": 0.5, "identity": name}
+        self.ullage = Ullage(plane, name, lease=lease, assume_timeout_s=1)
+        self.answers = ""
+        self.has_asked = False
+
+    def start(self) -> None:
+        """Begin without a Lease, which must be made."""
+        leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+        if self.plane.call("GET", leases)["items"]:
+            self.plane.call("DELETE", f"{leases}/ullage")
+        self.ullage.start(wait=False)
+
+    def is_ready(self) -> bool:
+        """Whether it would serve."""
+        try:
+            return self.ullage.get("/readyz") == "ok"
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def ask(self) -> None:
+        """Bind a pod, and choose a node for one that nobody has heard of."""
+        body = pod_json(self.ullage.name, SHARED)
+        uid = self.plane.call("POST", PODS, body)["metadata"]["uid"]
+        names = {"PodName": self.ullage.name, "PodNamespace": "default", "PodUID": uid, "Node": "node-0000"}
+        phantom = pod_json("phantom", SHARED)
+        phantom["metadata"]["uid"] = f"phantom-{self.ullage.name}"
+        self.post("/v1/filter", {"Pod": phantom, "Nodes": None, "NodeNames": ["node-0000", "node-0001"]})
+        self.post("/v1/gpu/bind", names)
+        self.has_asked = True
+
+    def post(self, path: str, body: dict[str, Any]) -> None:
+        """Call a verb and keep the answer."""
+        url = f"http://127.0.0.1:{self.ullage.port}{path}"
+        request = urllib.request.Request(url, method="POST", data=json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            self.answers += answer.read().decode()
+
+    def said(self) -> str:
+        """Everything it has said so far."""
+        return (self.plane.folder / f"{self.ullage.name}.log").read_text() + self.answers
+
+    def misses(self, right: Single) -> bool:
+        """Whether the API refused it for this right; asks for its services once it is ready."""
+        if not self.has_asked and self.is_ready():
+            self.ask()
+        refusal = f'cannot {right.verb} resource "{right.resource}" in API group "{right.group}"'
+        return refusal in self.said().replace('\\"', '"')
+
+    def is_settled(self) -> bool:
+        """Whether it has used every right."""
+        if not self.has_asked and self.is_ready():
+            self.ask()
+        return self.has_asked and not json.loads(self.ullage.get("/ledger", admin=True))["reservations"]
+
+
+def test_every_right_suffices_and_each_is_missed_when_it_is_taken_away(plane: ControlPlane) -> None:
+    plane.call("POST", "/api/v1/nodes", node("node-0000"))
+    plane.call("POST", "/api/v1/nodes", node("node-0001"))
+    without(plane, None)
+    whole = Used(plane, "with-all")
+    whole.start()
+    until(whole.is_settled, "everything is used")
+    whole.ullage.end()
+    assert "forbidden" not in whole.said()
+    assert '{"Error":""}' in whole.answers, "the pod is bound"
+    for number, right in enumerate(ALL):
+        without(plane, right)
+        lame = Used(plane, f"without-{number}")
+        lame.start()
+        until(lambda lame=lame, right=right: lame.misses(right), f"{right} is missed")
+        lame.ullage.end(signal.SIGKILL)
+        if right.verb == "list" and right.resource in ("nodes", "pods", "namespaces"):
+            assert "lacks this right: apply manifests/kustomize/base/rbac.yaml" in lame.said()
+        if right.is_local:
+            assert not lame.has_asked, "without the Lease nobody leads"
+    print(f"{len(ALL)} rights, each missed when it was taken away")
+
+
+def node(name: str) -> dict[str, Any]:
+    """A Node with GPUs."""
+    return node_json(next(n for n in fleet(2) if n.name == name))
+
+
+def until(what: Any, why: str) -> None:
+    """Wait for something that is not watched."""
+    end = time.monotonic() + 60 * PATIENCE
+    while not what():
+        assert time.monotonic() < end, why
+        time.sleep(0.1)
