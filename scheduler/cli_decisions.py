@@ -82,6 +82,8 @@ def list_decisions(limit: int, no_headers: bool, output: str, **options: Any) ->
     """The newest decisions that match."""
     with RecordReader(options["records"]) as reader:
         rows = [flat(record) for record in reader.find(_query(options, limit))]
+    if not rows:
+        click.echo("no decision matches; leave filters out one by one, or look further back with --since", err=True)
     if output == "json":
         body = {"apiVersion": "ullage.dev/v1", "kind": "DecisionList", "items": rows}
         click.echo(json.dumps(body, indent=2, ensure_ascii=False))

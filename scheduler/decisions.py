@@ -32,7 +32,7 @@ def flat(record: Record) -> dict[str, Any]:
         "outcome": record.outcome,
         "node": record.node,
         "devices": ",".join(map(str, record.device_indices)),
-        "score": record.score,
+        "score": record.score if record.node else None,
         "runner_up": record.runner_up,
         "final_node": record.final_node,
         "final_s": record.final_s,

@@ -85,13 +85,19 @@ def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[
 @click.command()
 @click.argument("trace")
 @click.option("-s", "--strategy", required=True, help="Name or TOML file; see `ullage strategies`.")
+@click.option(
+    "--log",
+    type=click.Path(file_okay=False),
+    default="",
+    help="Folder for the event log of the first seed: `ullage decisions from-log` makes records for `explain` of it.",
+)
 @_question_options
-def simulate(trace: str, strategy: str, output: str, report: str | None, quiet: bool, **given: Any) -> None:
+def simulate(trace: str, strategy: str, log: str, output: str, report: str | None, quiet: bool, **given: Any) -> None:
     """Replay TRACE with one strategy.
 
     TRACE is a .ullage file, `demo`, or READER:PATH[:OPTION] such as openb:DIR:default.
     """
-    _run(_question((trace,), (strategy,), given), output, report, quiet, jobs=1, cache="")
+    _run(_question((trace,), (strategy,), given), output, report, quiet, jobs=1, cache="", log=log)
 
 
 @click.command("compare")
@@ -120,13 +126,17 @@ def compare(
     _run(question, output, report, quiet, jobs=jobs, cache=cache)
 
 
-def _run(question: Question, output: str, report: str | None, quiet: bool, *, jobs: int, cache: str) -> None:
+def _run(
+    question: Question, output: str, report: str | None, quiet: bool, *, jobs: int, cache: str, log: str = ""
+) -> None:
     if report:
         check_writable(Path(report))
+    if log and any(Path(log).glob("*")):
+        raise PlacementError(f"log {log}: the folder is not empty; choose another")
     command = "ullage " + " ".join(sys.argv[1:])
     with progress("replaying", quiet=quiet) as advance:
         result = run_compare(
-            question, jobs=jobs, keep=Path(cache) if cache else None, command=command, progress=advance
+            question, jobs=jobs, keep=Path(cache) if cache else None, command=command, progress=advance, log=log
         )
     if report:
         write_report(result, Path(report))

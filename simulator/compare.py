@@ -26,6 +26,7 @@ from placement.strategies import strategy_named
 from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
 from simulator.delivery import delivery_named
+from simulator.event_log import write_log
 from simulator.fleet import Elastic
 from simulator.measures import measure
 from simulator.replay import Interruptions, Replay, ReplayOptions
@@ -80,6 +81,8 @@ class Cell:
     """Offered load of the resampled trace; 0 = the trace as it is."""
     nodes: tuple[tuple[str, int], ...] = ()
     """A fixed fleet: how many nodes of each shape; empty = the trace's own, or elastic."""
+    log: str = ""
+    """Folder for the event log; empty keeps none."""
 
 
 @lru_cache(maxsize=2)
@@ -128,7 +131,7 @@ def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
         warmup_s=question.warmup_s,
         end_s=last if question.until == "arrivals" else -1,
         spot=Interruptions(per_node_hour=question.interruptions, return_s=600),
-        log=False,
+        log=bool(cell.log),
     )
 
 
@@ -144,7 +147,10 @@ def run_cell(cell: Cell) -> Row:
         options = replace(options, policies=policies)
         if question.mechanism == "reclaimed":
             trace = batch_on_reclaimed(trace, cell.seed)
-    outcome = Replay(trace, strategy_named(cell.strategy), options).run()
+    strategy = strategy_named(cell.strategy)
+    outcome = Replay(trace, strategy, options).run()
+    if cell.log:
+        write_log(Path(cell.log), outcome.log, [strategy])
     result = measure(outcome, trace, book_of(question))
     if truth is not None:
         use = truth.summary()
@@ -253,12 +259,14 @@ def compare(
     keep: Path | None = None,
     command: str = "",
     progress: Callable[[int, int], None] | None = None,
+    log: str = "",
 ) -> Comparison:
-    """Run every cell and sum up."""
+    """Run every cell and sum up; the first one's event log goes to the folder ``log``, unless it is empty."""
     jobs = jobs or os.cpu_count() or 1
     cells = cells_of(question)
     if question.fleet == "peak":
         cells = with_peak_fleets(cells, jobs=jobs, keep=keep)
+    cells[0] = replace(cells[0], log=log)
     rows: list[Row | None] = [None] * len(cells)
     for done, (i, row) in enumerate(run_cells(cells, jobs=jobs, keep=keep), start=1):
         rows[i] = row

@@ -53,6 +53,24 @@ def test_a_simulation_prints_data_on_standard_output_only(tmp_path: Path) -> Non
     assert (tmp_path / "out" / "r.md").exists()
 
 
+def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> None:
+    for words in (
+        ("trace", "synth", "--days", "0.1", "--gpu-nodes", "2", "--small-gpu-nodes", "2", "t.ullage"),
+        ("simulate", "t.ullage", "-s", "best-fit", "--log", "log", "-q"),
+        ("decisions", "from-log", "log", "--records", "r.db"),
+    ):
+        run = ullage(*words, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+    run = ullage("decisions", "list", "--records", "r.db", "--outcome", "placed", "-o", "json", cwd=tmp_path)
+    last = json.loads(run.stdout)["items"][0]
+    told = ullage("explain", f"decision/{last['id']}", "--node", last["node"], "--records", "r.db", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert f"went to {last['node']}" in told.stdout
+    assert "by strategy best-fit" in told.stdout
+    again = ullage("simulate", "t.ullage", "-s", "best-fit", "--log", "log", "-q", cwd=tmp_path)
+    assert (again.returncode, "not empty" in again.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

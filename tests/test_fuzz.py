@@ -154,7 +154,7 @@ class Caller:
                     head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 body = await reader.readexactly(length)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError):
             self.close()
             return 0, b""
         if b"connection: close" in head.lower():
@@ -206,7 +206,7 @@ async def dawdle(service: Service) -> None:
                     line = await asyncio.wait_for(reader.readline(), 0.2)
                     service.seen[f"slow {line.split(b' ')[1].decode() if line else 0}"] += 1
                     break
-        except ConnectionError:
+        except OSError:
             service.seen["slow 0"] += 1
         finally:
             writer.transport.abort()
@@ -295,7 +295,7 @@ async def status_of(call: Awaitable[Any]) -> tuple[str, str]:
 async def noise(service: Service, rng: random.Random) -> None:
     """Bytes that are no HTTP/2, or only begin like it."""
     _, writer = await asyncio.open_connection("127.0.0.1", service.grpc)
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(OSError):
         preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" if rng.random() < 0.5 else b""
         writer.write(preface + rng.randbytes(rng.randrange(5000)))
         await writer.drain()

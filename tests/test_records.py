@@ -236,6 +236,10 @@ def test_decisions_are_listed_filtered_and_exported(live: Live, tmp_path: Path) 
     assert listed("--differs") == ["a"]
     assert listed("--since", "-1h", "--limit", "1") == ["c"]
     assert listed("-n", "elsewhere") == []
+    run = CliRunner().invoke(decisions, ["list", "--records", path, "-n", "elsewhere"])
+    assert "no decision matches" in run.stderr
+    run = CliRunner().invoke(decisions, ["list", "--records", path, "-o", "json"])
+    assert [item["score"] is None for item in json.loads(run.stdout)["items"]] == [True, False, False]
     table = CliRunner().invoke(decisions, ["list", "--records", path]).stdout.splitlines()
     assert table[0].startswith("AT")
     assert len(table) == 4

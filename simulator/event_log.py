@@ -1,0 +1,30 @@
+"""Writes a replay's event log in the format of the live service's, so that every tool for those reads it."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from placement.errors import PlacementError
+from placement.log import EventLog
+from placement.log_lines import LineWriter
+from placement.strategies import strategy_to_toml
+from placement.strategy import Strategy
+
+
+def write_log(folder: Path, events: EventLog, strategies: list[Strategy]) -> None:
+    """Write ``events`` as the only segment of ``folder``, which is made; second 0 of the replay is Unix second 0.
+
+    Raises
+    ------
+    PlacementError : the folder cannot be written.
+    """
+    writer = LineWriter()
+    tomls = {strategy.digest: strategy_to_toml(strategy) for strategy in strategies}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "000001.jsonl").open("wb") as file:
+            file.write(writer.header(version=metadata.version("ullage"), started_unix_s=0, strategies=tomls))
+            file.writelines(writer.event(event) for event in events)
+    except OSError as error:
+        raise PlacementError(f"log {folder}: cannot be written ({error.strerror}); choose another folder") from error
