@@ -3,7 +3,9 @@
 A model predicts the ratio of the target to a *base*, one of the workload's own features (its 24 h maximum, say).
 Shares among the features are divided by the base too, so that the model is free of scale: it learns "twice the
 daily maximum after a quiet week" once, for idle and busy workloads alike. Pinball loss is homogeneous, so fitting
-``truth / base`` with weights ``weight × base`` minimises the very loss that is reported.
+``truth / base`` with weights ``weight × base`` minimises the very loss that is reported. Boosting starts from the
+weighted quantile of the ratios, which is the tuned rule: from a start that nearly every truth is on the same side of,
+all gradients are alike and no tree is grown.
 
 Files are LightGBM's own text with a JSON card that holds schema hash and checksums; nothing is unpickled.
 """
@@ -26,7 +28,7 @@ from placement.features import FeatureSchema
 from placement.resources import FloatArray
 from placement.usage import SingleArray
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder layout; another version is refused."""
 
 CARD = "card.json"
@@ -98,6 +100,11 @@ class QuantileModel:
         """Unique within a model folder."""
         return f"{self.resource}-{self.target.name}-q{self.level * 100:g}-{self.base}"
 
+    @property
+    def rounds(self) -> int:
+        """Trees that a forecast adds up."""
+        return int(self.booster.best_iteration if self.booster.best_iteration > 0 else self.booster.num_trees())
+
     def predict(self, rows: SingleArray) -> SingleArray:
         """(S,) shares in [0, 1] for (S, F) features of this model's schema.
 
@@ -111,7 +118,7 @@ class QuantileModel:
             )
         base = base_of(self.schema, rows, self.base)
         ratio = self.booster.predict(scale_free(self.schema, rows, base, self.base), num_threads=1)
-        return np.asarray(np.clip((1 + ratio) * base, 0, 1), np.float32)
+        return np.asarray(np.clip(ratio * base, 0, 1), np.float32)
 
 
 def fit(
@@ -148,7 +155,6 @@ def fit(
             scale_free(schema, part[0], anchor, base),
             part[1] / anchor,
             weight=part[2] * anchor,
-            init_score=np.ones(len(anchor)),
             reference=reference,
             params={"max_bin": 127, "verbose": -1, "num_threads": 1},
         )
@@ -269,7 +275,7 @@ class FastRow:
     def predict(self) -> float:
         """The share predicted for the loaded row."""
         self._call(*self._arguments)
-        share = (1.0 + self._out.value) * self._base
+        share = self._out.value * self._base
         return 0.0 if share < 0.0 else 1.0 if share > 1.0 else share
 
     def __del__(self) -> None:

@@ -28,7 +28,18 @@ LAG_HOURS = 6
 TINY = 1e-4
 """Shares below this are measurement noise; ratios are taken against at least this much."""
 
-NOT_SHARES = ("hours_above", "since_", "recorded_", "age_h", "weekday", "cores", "memory_gib", "other_", "cluster_")
+NOT_SHARES = (
+    "hours_above",
+    "since_",
+    "recorded_",
+    "age_h",
+    "weekday",
+    "cores",
+    "memory_gib",
+    "other_",
+    "cluster_",
+    "siblings_",
+)
 """Prefixes of the features that are no share of the workload's own resource and must not be rescaled."""
 
 Table = tuple[str, SingleArray]

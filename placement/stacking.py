@@ -89,6 +89,24 @@ def conformal(
     return Calibration(cluster, factors)
 
 
+ADAPTATION = 0.1
+"""How far the level moves for a window that was missed entirely; see :func:`adapted_level`."""
+
+LEVEL_BAND = (0.5, 0.3)
+"""An adapted level stays between ``1 - (1 - level) / LEVEL_BAND[0]`` and ``1 - (1 - level) * LEVEL_BAND[1]``."""
+
+
+def adapted_level(level: float, covered: float, windows: float, *, rate: float = ADAPTATION) -> float:
+    """The level to calibrate for, so that coverage comes out at ``level`` in the long run.
+
+    Adaptive conformal inference (Gibbs and Candès, NeurIPS 2021): the level rises by ``rate`` times every window's
+    shortfall. ``covered`` is the share that was covered of the ``windows`` whose outcomes are known.
+    """
+    wanted = level + rate * windows * (level - covered)
+    miss = 1 - level
+    return float(np.clip(wanted, 1 - miss / LEVEL_BAND[0], 1 - miss * LEVEL_BAND[1]))
+
+
 def _conformal_quantile(ratio: FloatArray, level: float) -> float:
     """The ``ceil((n + 1) level)``-th smallest ratio: the finite-sample correction of split conformal prediction."""
     rank = min(len(ratio), int(np.ceil((len(ratio) + 1) * level)))

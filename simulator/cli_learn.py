@@ -112,13 +112,20 @@ def evaluate(trace: Path, model: Path, report: Path | None, quiet: bool, output:
 @DATA
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--only", multiple=True, help="Only tasks whose name contains this; repeat.")
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Leave each task's result here, and take those that are there (same data, code and seed).",
+)
 @QUIET
 @output_option
-def reproduce_forecast(data: Path, seed: int, only: tuple[str, ...], quiet: bool, output: str) -> None:
+def reproduce_forecast(
+    data: Path, seed: int, only: tuple[str, ...], keep: Path | None, quiet: bool, output: str
+) -> None:
     """Learned 95 % quantiles against every baseline, on unseen workloads and later days."""
     from simulator.reproduce_forecast import run
 
-    result = run(data, seed=seed, only=only, progress=_say(quiet))
+    result = run(data, seed=seed, only=only, keep=keep, progress=_say(quiet))
     rows = [
         {
             "task": name,

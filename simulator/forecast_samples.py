@@ -116,10 +116,14 @@ class Recording:
             self._common[resource] = common_features(self.pasts[resource], self.context(resource))
         return self._common[resource]
 
+    def features(self, resource: str, target: Target) -> FeatureTable:
+        """(N, O, F) all features of a task."""
+        return side_by_side(self.common(resource), target_features(self.pasts[resource], target))
+
     def samples(self, resource: str, target: Target, *, first_workload: int = 0, first_day: int = 0) -> Samples:
         """All usable samples of a task."""
         past = self.pasts[resource]
-        table = side_by_side(self.common(resource), target_features(past, target))
+        table = self.features(resource, target)
         truth = oracle(past, target)
         recorded = table.values[:, :, table.schema.names.index("recorded_24h")]
         possible = np.minimum(self.origins / DAY, 1)[None, :]

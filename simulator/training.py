@@ -23,12 +23,18 @@ LEVEL = 0.95
 MIN_TUNE = 100
 """Fewer calibration samples than this say nothing about a 95 % quantile."""
 
-BASES: Mapping[int, tuple[str, ...]] = {
-    1: ("max_24h", "max_6h"),
-    6: ("max_24h", "max_72h"),
-    24: ("max_24h", "max_168h"),
+BASES: Mapping[tuple[int, str], tuple[str, ...]] = {
+    (1, PEAK): ("max_24h", "max_6h", "max_lag1h"),
+    (1, P95): ("p99_24h", "max_6h", "window_p95_3d"),
+    (6, PEAK): ("max_72h", "window_p95_7d"),
+    (6, P95): ("window_p95_7d", "decayed_p99_7d"),
+    (24, PEAK): ("max_168h", "max_336h", "max28w"),
+    (24, P95): ("window_p95_7d", "max28w", "max_168h"),
 }
-"""Which features models of a horizon take as their base; several are averaged."""
+"""Which features models of a horizon and statistic take as their base; several are mixed. Chosen on days before 62."""
+
+SHORT_H = 1
+"""Beyond this horizon neighbouring samples share most of their window: smaller trees, larger leaves, smaller steps."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,28 @@ class Effort:
     options: FitOptions = field(default_factory=FitOptions)
 
 
-def bases_for(target: Target, limit: int = 2) -> tuple[str, ...]:
-    """Bases of a target's horizon (nearest configured one)."""
-    nearest = min(BASES, key=lambda h: abs(h - target.horizon_h))
-    return BASES[nearest][:limit]
+def bases_for(target: Target, limit: int = 3) -> tuple[str, ...]:
+    """Bases of a target's statistic and (nearest configured) horizon."""
+    nearest = min((h for h, s in BASES if s == target.statistic), key=lambda h: abs(h - target.horizon_h))
+    return BASES[nearest, target.statistic][:limit]
+
+
+def effort_for(target: Target, effort: Effort) -> Effort:
+    """The effort with trees that suit the horizon."""
+    return effort if target.horizon_h <= SHORT_H else with_small_trees(effort)
+
+
+def with_small_trees(effort: Effort) -> Effort:
+    """Smaller trees, larger leaves and smaller steps, for samples that are fewer than they look."""
+    options = effort.options
+    small = replace(
+        options,
+        leaves=min(options.leaves, 15),
+        min_leaf=max(options.min_leaf, 300),
+        feature_share=min(options.feature_share, 0.3),
+        learning_rate=min(options.learning_rate, 0.06),
+    )
+    return replace(effort, options=small)
 
 
 def thin(mask: BoolArray, most: int, rng: np.random.Generator) -> IntArray:
@@ -64,14 +88,20 @@ def fit_bases(
     effort: Effort,
     seed: int,
     bases: tuple[str, ...],
+    rounds: Sequence[int] = (),
     on_model: Callable[[QuantileModel], None] | None = None,
 ) -> list[QuantileModel]:
-    """One model per base on the samples ``train``; rounds are cut where the loss on ``stop`` stops falling."""
+    """One model per base on the samples ``train``; rounds are cut where the loss on ``stop`` stops falling.
+
+    ``rounds``, one number per base, takes the place of ``stop``: models of a later generation grow as many trees as
+    the generation before them.
+    """
     models = []
     for number, base in enumerate(bases):
         rng = np.random.default_rng([seed, number])
         chosen = samples.pick(thin(train, effort.rows, rng))
         held = samples.pick(thin(stop, effort.stop_rows, rng))
+        options = replace(effort.options, seed=seed + number)
         model = fit(
             chosen.rows,
             chosen.truth,
@@ -80,8 +110,8 @@ def fit_bases(
             target=target,
             base=base,
             schema=samples.schema,
-            options=replace(effort.options, seed=seed + number),
-            held_out=(held.rows, held.truth, held.weight) if len(held) else None,
+            options=replace(options, trees=rounds[number]) if rounds else options,
+            held_out=(held.rows, held.truth, held.weight) if len(held) and not rounds else None,
         )
         models.append(model)
         if on_model is not None:

@@ -1,45 +1,98 @@
-"""Cold start: what is known of a workload that has run for minutes."""
+"""Cold start: what is known of a workload that has run for minutes, and what must not be."""
 
 import numpy as np
 import pytest
 
 from placement.resources import CPU
 from placement.usage import DAY, HOUR, UsageSeries
-from simulator.reproduce_cold_start import MINUTES, cold_samples, group_mean
+from simulator.cold_samples import Population
+from simulator.neighbours import expected_of_others, mean_of_others, number_of_others
+from simulator.reproduce_cold_start import MINUTES
 
-NAMES = ("h1_net_site_a", "h2_net_site_a", "h1_net_site_b", "h3_net_site_c")
+NAMES = ("h1_net_site_a", "h2_net_site_a", "h1_net_site_b", "h3_com_site_c")
 OWNERS = ("site_a", "site_a", "site_b", "site_c")
 SHARE = np.random.default_rng(0).uniform(0, 0.5, (4, DAY)).astype(np.float32)
-NUMBER = {name: i for i, name in enumerate(NAMES)}
+YESTERDAY = np.random.default_rng(1).uniform(0, 0.5, (4, DAY)).astype(np.float32)
 
 
-def day(share: np.ndarray) -> UsageSeries:
-    return UsageSeries("planetlab-20110303", NAMES, 300, {CPU: share}, {CPU: np.ones(4)}, OWNERS)
+def day(share: np.ndarray, stamp: str = "20110306") -> UsageSeries:
+    return UsageSeries(f"planetlab-{stamp}", NAMES, 300, {CPU: share}, {CPU: np.ones(4)}, OWNERS)
 
 
-def test_a_group_mean_leaves_the_member_itself_out() -> None:
-    found = group_mean(np.array([1.0, 3.0, 7.0]), np.array([0, 0, 1]))
+def population(today: np.ndarray, yesterday: np.ndarray = YESTERDAY) -> Population:
+    return Population([day(yesterday, "20110303"), day(today)])
+
+
+def test_the_mean_of_others_leaves_the_member_itself_and_the_unknown_out() -> None:
+    values = np.array([1.0, 3.0, 7.0, np.nan])
+    keys = np.array([0, 0, 1, 0])
+    found = mean_of_others(values, keys)
     assert found[:2].tolist() == [3, 1]
     assert np.isnan(found[2])
+    assert found[3] == 2
+    assert number_of_others(values, keys).tolist() == [1, 1, 0, 2]
+    table = mean_of_others(np.stack([values, 10 * values], axis=1), keys)
+    np.testing.assert_allclose(table[:, 1], 10 * found)
+
+
+def test_owner_and_host_are_told_apart_by_the_crossed_model() -> None:
+    rng = np.random.default_rng(2)
+    owners, hosts = (codes.ravel() for codes in np.meshgrid(np.arange(12), np.arange(15)))
+    by_owner, by_host = rng.normal(0, 1, 12), rng.normal(0, 0.5, 15)
+    values = np.exp(-2 + by_owner[owners] + by_host[hosts] + rng.normal(0, 0.1, len(owners)))
+    found = expected_of_others(values, owners, hosts, prior=0.1)
+    alone = mean_of_others(np.log(values), owners)
+    assert np.corrcoef(np.log(found), np.log(values))[0, 1] > 0.98
+    assert np.abs(np.log(found) - np.log(values)).mean() < 0.5 * np.abs(alone - np.log(values)).mean()
+
+
+def test_the_crossed_model_does_not_look_at_the_workload_itself() -> None:
+    owners, hosts = np.array([0, 0, 0, 1]), np.array([0, 1, 2, 3])
+    values = np.array([0.2, 0.2, 0.2, 0.4])
+    lonely = expected_of_others(values, owners, hosts)[3]
+    values[3] = 0.4001
+    assert expected_of_others(values, owners, hosts)[3] == pytest.approx(lonely, rel=1e-3)
+    assert lonely < 0.3
 
 
 @pytest.mark.parametrize("minutes", MINUTES)
 def test_a_cold_sample_knows_nothing_of_its_future(minutes: int) -> None:
-    now = 6 * HOUR + minutes // 5
+    length = minutes // 5
     changed = SHARE.copy()
-    changed[:, now:] = 0.9
-    one, two = (cold_samples(day(s), {"site_a": 0.3}, minutes, 6, NUMBER, 0) for s in (SHARE, changed))
+    changed[:, 6 * HOUR + length :] = 0.9
+    one, two = (population(share).cold(1, 6 * HOUR, length) for share in (SHARE, changed))
     np.testing.assert_array_equal(one.samples.rows, two.samples.rows)
     assert all((one.rules[name] == two.rules[name]).all() for name in one.rules)
     assert (two.samples.truth == np.float32(0.9)).all()
 
 
+def test_a_cold_sample_knows_nothing_of_the_workloads_own_earlier_samples() -> None:
+    today, yesterday = SHARE.copy(), YESTERDAY.copy()
+    today[3, : 6 * HOUR] = 0.01
+    yesterday[3] = 0.01
+    changed = [population(SHARE), population(today, yesterday)]
+    one, two = (p.cold(1, 6 * HOUR, 3).samples for p in changed)
+    shared = {"population_p95", "population_mean", "anchor", "expected", "expected_now", "expected_earlier"}
+    for i, name in enumerate(one.schema.names):
+        if name not in shared:
+            np.testing.assert_array_equal(one.rows[3, i], two.rows[3, i], err_msg=name)
+
+
 def test_a_cold_sample_sees_its_few_samples_and_its_owners_others() -> None:
-    found = cold_samples(day(SHARE), {"site_a": 0.3}, 15, 6, NUMBER, 0).samples
+    found = population(SHARE).cold(1, 6 * HOUR, 3).samples
     column = found.schema.names.index
     mine = SHARE[0, 6 * HOUR : 6 * HOUR + 3]
-    assert found.rows[0, column("max_24h")] == mine.max()
+    assert found.rows[0, column("own_max")] == mine.max()
     others = np.percentile(SHARE[1, 3 : 6 * HOUR + 3], 95)
     assert found.rows[0, column("owner_p95")] == pytest.approx(others, rel=1e-5)
     assert np.isnan(found.rows[2, column("owner_p95")])
-    assert found.rows[0, column("owner_earlier_p95")] == pytest.approx(0.3)
+    assert found.rows[2, column("host_now")] == pytest.approx(mine.mean(), rel=1e-5)
+    earlier = np.percentile(YESTERDAY[1, 6 * HOUR + 3 : 12 * HOUR + 3], 95)
+    assert found.rows[0, column("owner_earlier")] == pytest.approx(earlier, rel=1e-5)
+
+
+def test_the_first_recorded_day_has_no_earlier_days() -> None:
+    found = population(SHARE).cold(0, 6 * HOUR, 3).samples
+    column = found.schema.names.index
+    assert np.isnan(found.rows[:, column("owner_earlier")]).all()
+    assert np.isnan(found.rows[:, column("expected_earlier")]).all()

@@ -10,12 +10,15 @@ from click.testing import CliRunner
 
 from placement.baselines import PEAK, Target
 from placement.errors import ConfigError
+from placement.features import FeatureSchema
 from placement.resources import CPU
 from placement.usage import DAY, HOUR, UsageSeries
 from simulator.accuracy import evaluate, html, table_rows
-from simulator.forecast_samples import Recording, folds_of
+from simulator.forecast_bitbrains import generations
+from simulator.forecast_judging import TaskResult, level_now, stack_on
+from simulator.forecast_samples import Recording, Samples, folds_of
 from simulator.reproduce_eurosys import BUDGET, filled, group_by_cores, knob_for, outcome
-from simulator.reproduce_forecast import TaskResult, bitbrains_versions, coverage_intervals
+from simulator.reproduce_forecast import coverage_intervals
 from simulator.reproduce_packing import NODE_CORES, Demand, overloaded, pack
 from simulator.training import Effort, Split, train
 
@@ -86,13 +89,14 @@ def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: P
     assert "<svg" in page
 
 
-def test_versions_never_fit_on_what_they_are_used_for() -> None:
-    for version in bitbrains_versions(91):
-        assert version.last_fit < version.last_stop < version.last_use
-    assert [v.last_fit for v in bitbrains_versions(91)] == [52, 66]
-    assert len(bitbrains_versions(70)) == 1
+def test_generations_never_fit_on_what_they_are_used_for_and_follow_each_other() -> None:
+    found = generations(91)
+    assert [g.last_fit for g in found] == [52, 71, 81]
+    assert all(g.last_fit < g.last_use for g in found)
+    assert [g.last_use for g in found] == [71, 81, 90]
+    assert [(g.last_fit, g.last_use) for g in generations(70)] == [(52, 69)]
     with pytest.raises(ConfigError, match="needs more than 62"):
-        bitbrains_versions(62)
+        generations(62)
 
 
 def test_simultaneous_intervals_hold_the_truth_more_widely_than_single_ones() -> None:
@@ -188,31 +192,42 @@ def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(
     assert isinstance(wrong.exception, ConfigError)
 
 
-def test_a_stack_follows_its_prior_a_day_ahead_and_its_data_an_hour_ahead() -> None:
-    from placement.features import FeatureSchema
-    from simulator.forecast_samples import Samples
-    from simulator.reproduce_forecast import stack_on
-
-    num = 900
-    hour = np.repeat(np.arange(9) * 24, 100)
-    truth = np.random.default_rng(0).uniform(0.1, 0.3, num).astype(np.float32)
+def judged(truth: np.ndarray, hour: np.ndarray) -> Samples:
     day = hour // 24
-    samples = Samples(
-        FeatureSchema(("x",)), np.zeros((num, 1), np.float32), truth, np.ones(num), hour, hour, day, day,
-        np.full(num, "g"),
+    return Samples(
+        FeatureSchema(("x",)), np.zeros((len(truth), 1), np.float32), truth.astype(np.float32), np.ones(len(truth)),
+        hour, hour, day, day, np.full(len(truth), "g"),
     )  # fmt: skip
-    parts = np.stack([truth.astype(float), np.full(num, 0.9), np.full(num, 0.8)])
-    everything = np.ones(num, bool)
-    near, far = (stack_on(samples, parts, everything, np.array([0.5, 0.5]), h) for h in (1, 24))
-    assert near.sum() == pytest.approx(1)
-    assert far.sum() == pytest.approx(1)
-    assert near[0] > 0.85 > far[0] > 0.5
+
+
+def test_a_stack_follows_its_prior_after_a_day_and_its_data_after_months() -> None:
+    rng = np.random.default_rng(0)
+    weights = {}
+    for days in (1, 90):
+        hour = np.repeat(np.arange(days) * 24, 100)
+        truth = rng.uniform(0.1, 0.3, len(hour))
+        parts = np.stack([np.full(len(hour), 0.9), truth, np.full(len(hour), 0.8)])
+        known = np.ones(len(hour), bool)
+        weights[days] = stack_on(judged(truth, hour), parts, known, np.array([0.75, 0.25]))
+        assert weights[days].sum() == pytest.approx(1)
+        assert weights[days].min() >= 0
+    np.testing.assert_allclose(weights[1], [0.8, 0.15, 0.05], atol=0.1)
+    assert weights[90][1] > 0.85
+
+
+def test_the_level_rises_while_forecasts_fall_short_and_counts_only_what_was_given() -> None:
+    truth = np.linspace(0.1, 0.5, 200)
+    samples = judged(truth, np.repeat(np.arange(10) * 24, 20))
+    known = np.ones(200, bool)
+    given = np.where(np.arange(200) < 100, 0.05, np.nan)
+    assert level_now(samples, given, known, 5) == pytest.approx(0.985)
+    assert level_now(samples, np.full(200, 1.0), known, 2) == pytest.approx(0.94)
+    assert level_now(samples, given, ~known, 5) == 0.95
+    assert level_now(samples, np.full(200, np.nan), known, 5) == 0.95
 
 
 def test_a_constant_workload_forecast_at_its_level_is_covered_whatever_the_rounding() -> None:
-    from placement.features import FeatureSchema
     from simulator.accuracy import scores
-    from simulator.forecast_samples import Samples
 
     truth = np.random.default_rng(3).uniform(0.01, 0.9, 500).astype(np.float32)
     index = np.arange(500)
