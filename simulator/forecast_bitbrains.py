@@ -149,13 +149,14 @@ def _generations(
         others = sample_fold != k
         rounds: Sequence[int] = ()
         for number, generation in enumerate(generations(int(judged.start_day.max()) + 1)):
+            train = (samples.end_day <= generation.last_fit) & others
             models = fit_bases(
                 samples,
                 resource=resource,
                 target=target,
-                train=(samples.end_day <= generation.last_fit) & others,
+                train=train,
                 stop=first & (samples.end_day <= LAST_CALIBRATION_DAY) & others,
-                effort=effort_for(target, effort),
+                effort=effort_for(target, effort, int(train.sum())),
                 seed=seed + 10 * k + 100 * number,
                 bases=bases,
                 rounds=rounds,

@@ -226,7 +226,7 @@ def _fitted(
             target=target,
             train=train & (fold != k),
             stop=stop & (fold != k),
-            effort=replace(with_small_trees(effort), rows=min(effort.rows, MOST_ROWS)),
+            effort=replace(with_small_trees(effort, int(train.sum())), rows=min(effort.rows, MOST_ROWS)),
             seed=seed + 10 * k,
             bases=BASES,
             rounds=rounds.get(k, ()),

@@ -52,18 +52,18 @@ def bases_for(target: Target, limit: int = 3) -> tuple[str, ...]:
     return BASES[nearest, target.statistic][:limit]
 
 
-def effort_for(target: Target, effort: Effort) -> Effort:
-    """The effort with trees that suit the horizon."""
-    return effort if target.horizon_h <= SHORT_H else with_small_trees(effort)
+def effort_for(target: Target, effort: Effort, num_samples: int) -> Effort:
+    """The effort with trees that suit the horizon and the number of samples to fit on."""
+    return effort if target.horizon_h <= SHORT_H else with_small_trees(effort, num_samples)
 
 
-def with_small_trees(effort: Effort) -> Effort:
+def with_small_trees(effort: Effort, num_samples: int) -> Effort:
     """Smaller trees, larger leaves and smaller steps, for samples that are fewer than they look."""
     options = effort.options
     small = replace(
         options,
         leaves=min(options.leaves, 15),
-        min_leaf=max(options.min_leaf, 300),
+        min_leaf=max(options.min_leaf, min(300, num_samples // 100)),
         feature_share=min(options.feature_share, 0.3),
         learning_rate=min(options.learning_rate, 0.06),
     )
@@ -204,7 +204,7 @@ def train_task(
         target=target,
         train=fit_part & ~held,
         stop=calibration & ~held,
-        effort=effort,
+        effort=effort_for(target, effort, int((fit_part & ~held).sum())),
         seed=seed,
         bases=bases_for(target, 1),
     )
