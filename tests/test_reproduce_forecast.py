@@ -1,0 +1,144 @@
+"""The forecasting proof: nothing is used before it was known, and results can be kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from placement.baselines import P95, PEAK, Target
+from placement.boosted import FitOptions
+from placement.errors import ConfigError
+from placement.resources import CPU
+from placement.usage import DAY, HOUR, UsageSeries
+from simulator.forecast_bitbrains import FIRST_FIT_DAY, LAST_CALIBRATION_DAY, bitbrains_task
+from simulator.forecast_judging import TaskResult
+from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days, planetlab_task
+from simulator.forecast_results import KeptResults, digest_of
+from simulator.forecast_samples import STRIDE_H, Recording
+from simulator.reproduce_forecast import report, run
+from simulator.training import Effort
+
+TINY = Effort(600, 300, FitOptions(trees=5, leaves=4, min_leaf=20))
+STAMPS = (*PLANETLAB_TRAIN, *PLANETLAB_TEST)
+
+
+def silent(message: str) -> None:
+    del message
+
+
+def planetlab_day(stamp: str, share: np.ndarray) -> UsageSeries:
+    names = tuple(f"h{i % 8}_net_site_o{i % 5}" for i in range(len(share)))
+    names = tuple(f"h{i}_{name}" for i, name in enumerate(names))
+    owners = tuple("_".join(name.rsplit("_", 2)[-2:]) for name in names)
+    return UsageSeries(f"planetlab-{stamp}", names, 300, {CPU: share}, {CPU: np.ones(len(share))}, owners)
+
+
+def planetlab_shares() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    level = rng.uniform(0.05, 0.4, (40, 1))
+    return [np.clip(level * rng.gamma(4, 0.25, (40, DAY)), 0.01, 1).astype(np.float32) for _ in STAMPS]
+
+
+def planetlab_result(shares: list[np.ndarray]) -> TaskResult:
+    days = Days([planetlab_day(stamp, share) for stamp, share in zip(STAMPS, shares, strict=True)])
+    return planetlab_task(days, Target(1, P95), effort=TINY, seed=1, progress=silent)
+
+
+def test_a_planetlab_forecast_uses_nothing_that_happens_after_it() -> None:
+    shares = planetlab_shares()
+    one = planetlab_result(shares)
+    changed = [share.copy() for share in shares]
+    noon = 12 * HOUR
+    changed[-1][:, noon:] = 0.97
+    two = planetlab_result(changed)
+    hours = np.arange(2, 24)
+    per_day = len(hours) * 40
+    last = np.tile(hours, 40)
+    assert len(one.model) == 2 * per_day
+    np.testing.assert_array_equal(one.model[:per_day], two.model[:per_day])
+    before = last * HOUR <= noon
+    np.testing.assert_array_equal(one.model[per_day:][before], two.model[per_day:][before])
+    assert not np.array_equal(one.model[per_day:][~before], two.model[per_day:][~before])
+
+
+def test_planetlab_features_of_others_leave_the_workload_and_its_future_out() -> None:
+    shares = planetlab_shares()
+    target = Target(1, P95)
+    one = Days([planetlab_day(s, x) for s, x in zip(STAMPS[:2], shares[:2], strict=True)]).samples(target)
+    changed = [share.copy() for share in shares[:2]]
+    changed[0][7] = 0.9
+    two = Days([planetlab_day(s, x) for s, x in zip(STAMPS[:2], changed, strict=True)]).samples(target)
+    mine = (one.workload == one.workload[7 * 22]) & (one.start_day == 1)
+    assert mine.sum() == 22
+    cluster = np.array([name.startswith("cluster_") for name in one.schema.names])
+    np.testing.assert_array_equal(one.rows[mine][:, ~cluster], two.rows[mine][:, ~cluster])
+    assert "owner_p95_24h" in one.schema.names
+    assert "host_same_window_earlier" in one.schema.names
+
+
+def bitbrains_result(share: np.ndarray, target: Target) -> tuple[Recording, TaskResult]:
+    count = len(share)
+    series = UsageSeries(
+        "bitbrains-rnd", tuple(f"vm-{i}" for i in range(count)), 300, {CPU: share}, {CPU: np.full(count, 2.0)},
+        tuple("2-core" for _ in range(count)),
+    )  # fmt: skip
+    recording = Recording(series, np.arange(FIRST_FIT_DAY * DAY, series.num_steps, HOUR))
+    return recording, bitbrains_task(recording, CPU, target, effort=TINY, seed=1, progress=silent)
+
+
+def test_a_bitbrains_forecast_uses_nothing_that_happens_after_it() -> None:
+    rng = np.random.default_rng(0)
+    days, change = 78, 74
+    share = np.clip(rng.gamma(3, 0.05, (8, days * DAY)), 0.01, 1).astype(np.float32) * 2
+    target = Target(6, PEAK)
+    recording, one = bitbrains_result(share, target)
+    later = share.copy()
+    later[:, change * DAY :] = 1.9
+    _, two = bitbrains_result(later, target)
+    samples = recording.samples(CPU, target)
+    hour = samples.hour[(samples.start_day > LAST_CALIBRATION_DAY) & (samples.hour % STRIDE_H == 0)]
+    before = hour <= change * 24
+    assert 0.5 < before.mean() < 1
+    np.testing.assert_array_equal(one.model[before], two.model[before])
+    assert not np.array_equal(one.model[~before], two.model[~before])
+    assert one.seen is not None
+    entry = report([one], 1)["tasks"]["bitbrains-cpu-6h-peak"]
+    assert entry["ratio"] == pytest.approx(entry["model"] / entry["best_baseline"])
+    assert entry["coverage_low"] <= entry["coverage"] <= entry["coverage_high"]
+    assert entry["best_baseline"] <= min(e["raw"] for e in entry["baselines"].values())
+
+
+def result() -> TaskResult:
+    values = np.linspace(0.1, 0.2, 5)
+    workload = np.arange(5)
+    return TaskResult("planetlab-1h-peak", values, values, values, workload, {"last": 0.2}, {"last": 0.1}, {}, 0.3, 0.4)
+
+
+def test_a_kept_result_is_taken_again_but_not_under_another_key_or_when_damaged(tmp_path: Path) -> None:
+    kept = KeptResults(tmp_path / "kept", "a")
+    assert kept.get("planetlab-1h-peak") is None
+    kept.put(result())
+    found = kept.get("planetlab-1h-peak")
+    assert found is not None
+    np.testing.assert_array_equal(found.model, result().model)
+    assert (found.best, found.seen, found.uncalibrated) == (("last (tuned)", 0.1), 0.4, 0.3)
+    assert KeptResults(tmp_path / "kept", "b").get("planetlab-1h-peak") is None
+    (tmp_path / "kept" / "planetlab-1h-peak-a.npz").write_bytes(b"PK broken")
+    assert kept.get("planetlab-1h-peak") is None
+
+
+def test_the_key_of_a_result_changes_with_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    first = digest_of([path], "7")
+    assert digest_of([path], "8") != first
+    path.write_bytes(b"two")
+    assert digest_of([path], "7") != first
+
+
+def test_an_unknown_task_and_a_folder_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no task matches soon"):
+        run(tmp_path, only=("soon",))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="choose another folder"):
+        KeptResults(tmp_path / "file", "a")
