@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,6 @@ class Installed:
 
     def is_ready(self) -> bool:
         """By the health port, as a kubelet would ask."""
-        import urllib.request
-
         with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=5) as answer:
             return bool(answer.status == 200)
 
@@ -135,13 +134,18 @@ async def test_from_nothing_to_shadow_to_decide_and_back(plane: ControlPlane) ->
         found = await asyncio.to_thread(installed.doctor)
         assert {f["code"] for f in found["findings"]} == {"UD125"}, "only that the default scheduler loses batching"
 
-        await asyncio.to_thread(installed.ullage.switch, "decide")
+        await label(installed, "score")
+        await make_pods(cluster, "score", 6)
+        await records_settled(installed, 18)
+        assert {item["mode"] for item in listed(installed, "score")} <= {"score", "decide"}
+        assert "score" in {item["mode"] for item in listed(installed, "score")}
+
+        await label(installed, "decide")
         await make_pods(cluster, "decide", 12)
-        await records_settled(installed, 24)
-        run = await asyncio.to_thread(
-            ullage_command, "decisions", "list", *records, "--mode", "decide", "--differs", "-o", "json"
-        )
-        assert json.loads(run.stdout)["items"] == []
+        await records_settled(installed, 30)
+        decided = listed(installed, "decide", "--mode", "decide")
+        assert len({item["uid"] for item in decided}) == 12
+        assert listed(installed, "decide", "--differs") == []
         run = await asyncio.to_thread(
             ullage_command, "explain", "pod/decide05", "-n", "default", "--node", "node-05", *records
         )
@@ -155,12 +159,46 @@ async def test_from_nothing_to_shadow_to_decide_and_back(plane: ControlPlane) ->
         full = await ask(installed, 17)
         assert [(r.reason, len(r.nodes)) for r in full.rejected] == [("Insufficient cpu", 6)]
 
-        await asyncio.to_thread(installed.ullage.switch, "off")
+        await label(installed, "off")
         await make_pods(cluster, "off", 4)
-        listed = await asyncio.to_thread(ullage_command, "decisions", "list", *records, "--limit", "500", "-o", "json")
-        plain = [i for i in json.loads(listed.stdout)["items"] if i["name"].startswith("off")]
-        assert all(i["request_gpu_milli"] for i in plain), "only shares, which need our devices, are still decided"
+        shares_only = "only shares, which need our devices, are still decided"
+        assert all(item["request_gpu_milli"] for item in listed(installed, "off")), shares_only
+
+        await label(installed, "decide")
+        assert (await asyncio.to_thread(admin, installed, "/kill"))["killed"] is True
+        await make_pods(cluster, "killed", 4)
+        assert all(item["request_gpu_milli"] for item in listed(installed, "killed")), shares_only
+        assert (await asyncio.to_thread(admin, installed, "/revive"))["killed"] is False
+        await make_pods(cluster, "revived", 4)
+        await records_settled(installed, 38)
+        assert len(listed(installed, "revived", "--mode", "decide")) == 4
         assert cluster.wrongs == []
+
+
+def listed(installed: Installed, prefix: str, *words: str) -> list[dict[str, Any]]:
+    """Records of pods whose name begins so."""
+    given = ["--records", installed.records, "--limit", "500", "-o", "json"]
+    run = ullage_command("decisions", "list", *given, *words)
+    assert run.returncode == 0, run.stderr
+    return [item for item in json.loads(run.stdout)["items"] if item["name"].startswith(prefix)]
+
+
+def admin(installed: Installed, path: str, *, posts: bool = True) -> dict[str, Any]:
+    """A call of the loopback port, as `curl` in the walk makes it."""
+    url = f"http://127.0.0.1:{installed.ullage.admin_port}{path}"
+    with urllib.request.urlopen(urllib.request.Request(url, method="POST" if posts else "GET"), timeout=30) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+        return found
+
+
+async def label(installed: Installed, mode: str) -> None:
+    """`kubectl label --overwrite namespace default ullage.dev/mode=MODE`, and until it is in force."""
+    body = {"metadata": {"labels": {"ullage.dev/mode": mode}}}
+    kind = "application/merge-patch+json"
+    await asyncio.to_thread(installed.plane.call, "PATCH", "/api/v1/namespaces/default", body, kind)
+    async with asyncio.timeout(60):
+        while (await asyncio.to_thread(admin, installed, "/mode", posts=False))["namespaces"] != {"default": mode}:
+            await asyncio.sleep(0.05)
 
 
 async def test_the_doctor_sees_what_is_broken_in_a_live_cluster(plane: ControlPlane, tmp_path: Path) -> None:
