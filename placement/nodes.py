@@ -11,7 +11,7 @@ from functools import cached_property
 
 from placement.errors import ConfigError
 from placement.pods import Labels
-from placement.resources import DEVICE_MILLI, GPU_SHARE, MAX_AMOUNT, PODS
+from placement.resources import DEVICE_MILLI, GPU_SHARE, MAX_AMOUNT, MAX_DEVICES, PODS
 
 DEFAULT_MAX_PODS = 110
 """The kubelet's default; used where a trace names no limit."""
@@ -50,8 +50,8 @@ class NodeSpec:
                 raise ConfigError(
                     f"node {self.name}: allocatable {name}={amount} is out of range; it must be >= 0 and below 2^62"
                 )
-        if self.num_gpus < 0:
-            raise ConfigError(f"node {self.name}: num_gpus={self.num_gpus} is negative")
+        if not 0 <= self.num_gpus <= MAX_DEVICES:
+            raise ConfigError(f"node {self.name}: has {self.num_gpus} GPUs, must be 0 to {MAX_DEVICES}")
 
     @cached_property
     def amounts(self) -> dict[str, int]:

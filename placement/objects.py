@@ -40,6 +40,7 @@ from placement.resources import (
     GPU_SHARE,
     MEMORY,
     parse_quantity,
+    whole_number,
 )
 
 Quantities = dict[str, str | int | float]
@@ -311,8 +312,9 @@ def _gpu(pod: Pod, total: int) -> GpuRequest | None:
         return None
     annotations = pod.metadata.annotations or {}
     text = annotations.get(GPU_COUNT_ANNOTATION, "")
-    count = int(text) if text.isdigit() and int(text) else max(-(-total // DEVICE_MILLI), 1)
-    if (text and not text.isdigit()) or total % count:
+    number = whole_number(text)
+    count = number or max(-(-total // DEVICE_MILLI), 1)
+    if (text and number is None) or total % count:
         raise ConfigError(
             f"pod {pod.metadata.namespace}/{pod.metadata.name}: {GPU_SHARE}={total} does not divide by "
             f"{GPU_COUNT_ANNOTATION}={text!r}; ask for count × share"

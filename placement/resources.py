@@ -12,7 +12,7 @@ GPU shares are counted twice on purpose: per device in the ledger's device table
 from __future__ import annotations
 
 import re
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -55,6 +55,9 @@ BASE_RESOURCES = (CPU, MEMORY, PODS, GPU_SHARE)
 DEVICE_MILLI = 1000
 """Shares of one whole device."""
 
+MAX_DEVICES = 63
+"""Of one node: devices are bits of an int64."""
+
 MAX_AMOUNT = 2**62
 """Quantities at or above this are refused: sums of them would leave int64."""
 
@@ -69,7 +72,7 @@ _SUFFIX: dict[str, Decimal] = {
     **{s: Decimal(10) ** e for s, e in (("T", 12), ("P", 15), ("E", 18))},
     **{s: Decimal(2) ** e for s, e in (("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60))},
 }
-_QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i))?$")
+_QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i))?$", re.ASCII)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -92,16 +95,23 @@ def parse_quantity(text: str | int | float, resource: str, *, offered: bool = Fa
             f"quantity {text!r} of {resource} does not parse; write a number with m, k, M, G, Ki, Mi, Gi …"
         )
     try:
-        value = Decimal(match[1] + (match[2] or "")) * _SUFFIX[match[3] or ""]
-    except (InvalidOperation, OverflowError) as error:
+        value = Decimal(match[1] + (match[2] or "")) * _SUFFIX[match[3] or ""] * (1000 if resource == CPU else 1)
+    except ArithmeticError as error:
         raise ConfigError(f"quantity {text!r} of {resource} is too large; it must stay below 2^62") from error
-    if resource == CPU:
-        value *= 1000
     if value < 0:
         raise ConfigError(f"quantity {text!r} of {resource} is negative; requests and capacities are >= 0")
     if value >= MAX_AMOUNT:
         raise ConfigError(f"quantity {text!r} of {resource} is too large; it must stay below 2^62")
     return int(value.to_integral_value(ROUND_FLOOR if offered else ROUND_CEILING))
+
+
+def whole_number(text: str) -> int | None:
+    """The number that an annotation writes in at most six ASCII digits; None for anything else.
+
+    >>> whole_number("12"), whole_number("²"), whole_number("-1")
+    (12, None, None)
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
 
 
 def format_amount(amount: float, resource: str) -> str:

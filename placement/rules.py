@@ -27,6 +27,8 @@ _NAME = "\0name"
 """Column of node names; no label key holds a NUL."""
 ABSENT = -1
 ANY_ADDRESS = "0.0.0.0"
+MAX_DIGITS = 100
+"""Leading zeros included; label values have at most 63 characters."""
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 
 
@@ -73,7 +75,7 @@ def _matches(requirement: Requirement, labels: Mapping[str, str]) -> bool:
 def _integer(text: str | None) -> int | None:
     """As Go's ParseInt: optional sign, digits, within int64."""
     body = (text or "").removeprefix("-") if (text or "").startswith("-") else (text or "").removeprefix("+")
-    if not body.isascii() or not body.isdigit():
+    if not body.isascii() or not body.isdigit() or len(body) > MAX_DIGITS:
         return None
     number = int(text or "")
     return number if -(2**63) <= number < 2**63 else None

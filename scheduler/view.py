@@ -19,7 +19,7 @@ from placement.errors import ConfigError
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
 from placement.pods import NodeTerm, PodSpec, Requirement
-from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, parse_quantity
+from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, MAX_DEVICES, parse_quantity, whole_number
 from scheduler.errors import WireError
 from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION
 from scheduler.ledger import Ledger, Seen
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 _decode_pod = msgspec.json.Decoder(objects.Pod).decode
 _decode_node = msgspec.json.Decoder(objects.Node).decode
 
-MAX_DEVICES = 64
 MAX_CLASSES = 50_000
 MAX_IMAGES = 200_000
 """Of values kept for sharing; beyond it sharing starts over, nothing else changes."""
@@ -56,12 +55,13 @@ def devices_mask(text: str) -> int:
     >>> devices_mask("0,3")
     9
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdigit() and int(part) < MAX_DEVICES for part in parts):
-        return 0
     mask = 0
-    for part in parts:
-        mask |= 1 << int(part)
+    for part in text.split(","):
+        if part.strip():
+            index = whole_number(part.strip())
+            if index is None or index >= MAX_DEVICES:
+                return 0
+            mask |= 1 << index
     return mask
 
 
@@ -183,13 +183,13 @@ class Reader:
             uid=meta.uid,
             name=meta.name,
             namespace=meta.namespace,
-            version=int(version) if version.isdigit() else 0,
+            version=int(version) if version.isascii() and version.isdigit() and len(version) < 20 else 0,
             spec=self._bound_spec(pod) if pod.spec.nodeName else self._spec(pod),
             node=pod.spec.nodeName or "",
             devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
             has_ended=pod.status.phase in ("Succeeded", "Failed"),
             is_gated=any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()),
-            gang_size=int(size) if size.isascii() and size.isdigit() and len(size) < 7 else 1,
+            gang_size=number if (number := whole_number(size)) is not None else 1,
             planned=annotations.get(NODE_ANNOTATION, ""),
             nominated=pod.status.nominatedNodeName or "",
         )

@@ -1,0 +1,175 @@
+"""Whatever a user can write into an object, the view survives it: one strange object must not end the service.
+
+The API server has checked types, so only texts are odd here; more of them than it would let through.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec import Raw
+
+from placement.errors import PlacementError
+from scheduler.modes import Modes
+from scheduler.view import Reader, devices_mask, sinks
+from tests.api_server import node_object, pod_object
+from tests.live_engine import Live
+
+TEXTS = (
+    "²", "٣", "9" * 5000, "-1", "1e999999", "1e-999999", "4611686018427387903", "9223372036854775807", "9E", "0", "1n",
+    "\u0000", "0,1,²", "63", "64", ",,", "A100|²|", "shadow", "nonsense", "True", "1_000", " 1 ", "1.5", "٣Gi",
+)  # fmt: skip
+
+
+def pod() -> dict[str, Any]:
+    """A pod that says something in every field that we read."""
+    body = pod_object("p", milli=300, count=1)
+    term = {
+        "topologyKey": "zone",
+        "labelSelector": {
+            "matchLabels": {"app": "a"},
+            "matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}],
+        },
+    }
+    body["metadata"] |= {
+        "resourceVersion": "7",
+        "labels": {"app": "a"},
+        "ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": True}
+        ],
+    }
+    body["metadata"]["annotations"] |= {
+        "ullage.dev/gpu-count": "1",
+        "ullage.dev/gpu-models": "A100",
+        "ullage.dev/devices": "0",
+        "ullage.dev/gang-size": "2",
+        "ullage.dev/gang": "g",
+        "ullage.dev/planned-node": "n1",
+    }
+    body["spec"] |= {
+        "nodeName": "n1",
+        "priority": 5,
+        "overhead": {"cpu": "10m"},
+        "nodeSelector": {"zone": "a"},
+        "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {
+            "nodeAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "weight": 1,
+                        "preference": {"matchExpressions": [{"key": "zone", "operator": "Gt", "values": ["1"]}]},
+                    }
+                ]
+            },
+            "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]},
+        },
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "zone",
+                "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {"matchLabels": {"app": "a"}},
+                "minDomains": 2,
+            }
+        ],
+        "initContainers": [
+            {"name": "i", "image": "y", "restartPolicy": "Always", "resources": {"requests": {"cpu": "1"}}}
+        ],
+        "schedulingGates": [{"name": "ullage.dev/plan"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}],
+    }
+    body["spec"]["containers"][0]["ports"] = [
+        {"hostPort": 80, "containerPort": 80, "protocol": "TCP", "hostIP": "1.2.3.4"}
+    ]
+    return body
+
+
+def node() -> dict[str, Any]:
+    """A node likewise."""
+    body = node_object("n1", gpus=4)
+    body["metadata"]["labels"] = {"zone": "a", "ullage.dev/gpu-model": "A100"}
+    body["spec"] = {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}], "unschedulable": False}
+    body["status"]["images"] = [{"names": ["x"], "sizeBytes": 1000}]
+    return body
+
+
+IN_ZONE = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+ONLY_A = {"matchLabels": {"app": "a"}}
+OBJECTS: dict[str, Callable[[], Any]] = {
+    "pods": pod,
+    "nodes": node,
+    "namespaces": lambda: {"metadata": {"name": "default", "labels": {"ullage.dev/mode": "score", "team": "a"}}},
+    "claims": lambda: {"metadata": {"name": "c", "namespace": "default"}, "spec": {"volumeName": "v"}},
+    "volumes": lambda: {
+        "metadata": {"name": "v"},
+        "spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [copy.deepcopy(IN_ZONE)]}}},
+    },
+    "services": lambda: {"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": "a"}}},
+    "replicasets": lambda: {
+        "metadata": {"name": "r", "namespace": "default"},
+        "spec": {"selector": copy.deepcopy(ONLY_A)},
+    },
+}
+
+
+def rewrite(rng: random.Random, value: Any) -> Any:
+    """The same with one text, somewhere, that its author chose badly."""
+    places: list[tuple[Any, Any]] = []
+
+    def walk(table: Any) -> None:
+        for key, inner in table.items() if isinstance(table, dict) else enumerate(table):
+            if isinstance(inner, str):
+                places.append((table, key))
+            elif isinstance(inner, dict | list):
+                walk(inner)
+
+    walk(value)
+    for table, key in rng.sample(places, min(len(places), rng.choice((1, 1, 3)))):
+        table[key] = rng.choice(TEXTS)
+    return value
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_object_ends_the_service(seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    rng = random.Random(seed)
+    live = Live(tmp_path / "records.db")
+    reader = Reader()
+    by_kind = {sink.kind: sink for sink in sinks(live.ledger, Modes("decide"), reader)}
+    for number in range(400):
+        kind = rng.choice(("pods", "pods", "nodes", *OBJECTS))
+        value = rewrite(rng, OBJECTS[kind]())
+        raw = Raw(json.dumps(value).encode())
+        try:
+            by_kind[kind].put(raw)
+            if kind == "pods":
+                spec = reader.spec(raw)
+                live.engine.decide(f"u{number}", spec, live.engine.mask(np.arange(live.state.num_rows)))
+        except PlacementError:
+            pass
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, {kind} {number}: {json.dumps(value)}") from error
+    live.recorder.close()
+
+
+@pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "0,x", "-1", "64"])
+def test_an_annotation_of_devices_that_is_none_means_none(text: str) -> None:
+    assert devices_mask(text) == 0
+
+
+def test_a_count_of_gpus_that_is_none_is_a_bad_request_not_a_defect(tmp_path: Path) -> None:
+    live = Live(tmp_path / "records.db")
+    by_kind = {sink.kind: sink for sink in sinks(live.ledger, Modes("decide"), Reader())}
+    for text in ("²", "9" * 5000):
+        body = pod()
+        body["metadata"]["annotations"]["ullage.dev/gpu-count"] = text
+        by_kind["pods"].put(Raw(json.dumps(body).encode()))
+    live.recorder.close()
