@@ -361,6 +361,19 @@ def channel_credentials(folder: Path, *, identity: Path | None) -> Any:
     return grpc.ssl_channel_credentials((folder / "ca.crt").read_bytes(), key, certificate)
 
 
+def expired(authority: Path, folder: Path) -> Path:
+    """A client certificate of ``authority`` that ended yesterday."""
+    folder.mkdir()
+    request = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=late"]
+    sign = ["x509", "-req", "-CA", str(authority / "ca.crt"), "-CAkey", str(authority / "ca.key"), "-CAcreateserial"]
+    for args in (
+        [*request, "-keyout", "client.key", "-out", "client.csr"],
+        [*sign, "-days", "-1", "-in", "client.csr", "-out", "client.crt"],
+    ):
+        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
 async def test_only_callers_of_our_authority_are_answered(certificates: Callable[[str], Path], tmp_path: Path) -> None:
     ours, strangers = certificates("ours"), certificates("strangers")
     files = {
@@ -379,6 +392,7 @@ async def test_only_callers_of_our_authority_are_answered(certificates: Callable
         for bad in (
             channel_credentials(ours, identity=None),
             channel_credentials(ours, identity=strangers),
+            channel_credentials(ours, identity=expired(ours, tmp_path / "expired")),
             channel_credentials(strangers, identity=ours),
         ):
             await fails(decide(bad), grpc.StatusCode.UNAVAILABLE)
