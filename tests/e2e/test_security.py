@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -129,6 +131,35 @@ def assert_nothing_secret(plane: ControlPlane, ullage: Ullage, metrics: str) -> 
     for where, text in [("metrics", metrics.encode()), *((path.name, path.read_bytes()) for path in written)]:
         for secret in (token, b"PRIVATE KEY", PASSWORD.encode()):
             assert secret not in text, f"a secret is in {where}"
+
+
+def test_what_keeps_it_from_starting_is_one_message_and_exit_1(plane: ControlPlane) -> None:
+    certificates(plane.folder)
+    good = plane.service_account().read_text()
+    wrong_ca = good.replace(str(plane.folder / "certs" / "apiserver.crt"), str(plane.folder / "other.crt"))
+    token = json.loads(good)["users"][0]["user"]["token"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        cases = [
+            (wrong_ca, free_port(), "its certificate is not signed by the configured authority; check certificate-au"),
+            (
+                good.replace(token, "nonsense"),
+                free_port(),
+                "401 Unauthorized; the credentials are not accepted: log in",
+            ),
+            (good.replace(f":{plane.api_port}", f":{free_port()}"), free_port(), "check the address and that the API"),
+            (good, int(taken.getsockname()[1]), "stop what holds the port or set http.port"),
+        ]
+        for number, (kubeconfig, port, advice) in enumerate(cases):
+            path = plane.folder / f"case-{number}.kubeconfig"
+            path.write_text(kubeconfig)
+            words = ["serve", "--kubeconfig", str(path), "--host", "127.0.0.1", "--port", str(port)]
+            command = [sys.executable, "-m", "scheduler", *words]
+            run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=plane.folder)
+            assert (run.returncode, run.stderr.count("\n")) == (1, 1), run.stderr
+            assert advice in run.stderr
+            assert run.stdout == ""
 
 
 # ── rights ────────────────────────────────────────────────────────────────────────────────────
