@@ -177,6 +177,15 @@ def _gpu_unchecked(facts: Facts) -> Iterator[Hit]:
                 yield Hit(path, f"kube-scheduler no longer checks {table_of(entry).get('name')} against allocatable")
 
 
+def _no_entry(facts: Facts) -> Iterator[Hit]:
+    for config in facts.configs:
+        if not config.stanzas:
+            found = config.table.get("extenders")
+            yield Hit(
+                config.path("extenders"), "extenders is empty" if not found else "extenders is no list of entries"
+            )
+
+
 def _timeout_unset(facts: Facts) -> Iterator[Hit]:
     for stanza in facts.stanzas:
         if duration_s(stanza.get("httpTimeout", 0)) == 0:
@@ -654,6 +663,14 @@ CONFIG_RULES: tuple[Rule, ...] = (
         "Nodes missing from an answer count as hopeless, so the later extender and preemption lose them.",
         "Put Ullage last in extenders, or set name_losers: true.",
         _short_answers,
+    ),
+    Rule(
+        "UD132",
+        ERROR,
+        "A configuration that calls no extender",
+        "kube-scheduler then never asks Ullage, and nothing says so.",
+        "Add the stanzas of manifests/kustomize/overlays/default-scheduler/stanza.yaml under extenders.",
+        _no_entry,
     ),
 )
 

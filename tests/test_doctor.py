@@ -225,6 +225,8 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD129", _drop(_tls, "keyFile")),
     ("UD130", _both(_drop(_tls, "keyFile"), _drop(_tls, "certFile"))),
     ("UD131", _later_filter),
+    ("UD132", _drop(lambda w: w.config, "extenders")),
+    ("UD132", _set(lambda w: w.config, extenders="https://ullage.ullage-system.svc:8443/v1")),
     ("UD201", _set(_http, deadline_ms=290)),
     ("UD202", _both(_default_profile, _set(lambda w: w.settings, exempt_namespaces=[]))),
     ("UD203", _both(_set(_http, tls_cert="", tls_key="", client_ca=""))),
