@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from placement import sliding
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.usage import SingleArray
 from placement.windows import Past, trailing_max
@@ -104,6 +105,8 @@ def _decayed(
     size = spec.num_buckets
     largest = int(spec.bucket(np.array([float(np.nanmax(amounts, initial=spec.first))]))[0]) + 1
     size = min(size, largest)
+    if sliding.HAS_NUMBA:
+        return _compiled(past, spec, amounts, present, percents, by_value, size)
     within = 2.0 ** (-(per_hour - 1 - np.arange(per_hour)) / per_hour / spec.half_life_h)
     decay = 2.0 ** (-1.0 / spec.half_life_h)
     mass = np.zeros((num, size))
@@ -121,6 +124,26 @@ def _decayed(
         index = spec.bucket(amounts[:, hour]) + offset
         mass = mass * decay + np.bincount(index.ravel(), weight.ravel(), num * size).reshape(num, size)
     return out
+
+
+def _compiled(
+    past: Past, spec: HistogramSpec, amounts: FloatArray, present: BoolArray, percents: tuple[float, ...],
+    by_value: bool, size: int,
+) -> SingleArray:  # fmt: skip
+    """The same in a compiled loop."""
+    per_hour = amounts.shape[2]
+    within = 2.0 ** (-(per_hour - 1 - np.arange(per_hour)) / per_hour / spec.half_life_h)
+    weight = np.where(present, within, 0.0)
+    if by_value:
+        weight = weight * np.nan_to_num(amounts)
+    wanted = np.full(amounts.shape[1] + 1, -1, np.int64)
+    inside = (past.hours >= 0) & (past.hours <= amounts.shape[1])
+    wanted[past.hours[inside]] = np.flatnonzero(inside)
+    found = np.full((len(percents), len(amounts), len(past.origins)), np.nan)
+    levels = np.array([percent / 100 for percent in percents])
+    decay = 2.0 ** (-1.0 / spec.half_life_h)
+    sliding.decayed_percentiles(spec.bucket(amounts), weight, wanted, decay, levels, spec.upper_edges[:size], found)
+    return np.asarray(found / past.provisioned[None, :, None], np.float32)
 
 
 def _percentiles_of_mass(mass: FloatArray, spec: HistogramSpec, percents: tuple[float, ...]) -> FloatArray:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from placement import sliding
 from placement.errors import ConfigError
 from placement.resources import CPU, FloatArray, IntArray
 from placement.usage import HOUR, STEP_S, SingleArray
@@ -18,6 +19,10 @@ from placement.usage import HOUR, STEP_S, SingleArray
 PEAK = "peak"
 P95 = "p95"
 """Statistics of a window that are predicted: its largest sample, its 95th percentile."""
+
+
+SLIDE_FROM = 45
+"""A window this many times longer than its step is cheaper to slide than to sort anew (measured)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,18 @@ class Past:
     def __post_init__(self) -> None:
         if len(self.origins) and len(np.unique(self.origins % HOUR)) > 1:
             raise ConfigError("forecast origins must be whole hours apart; thin them to one phase of the hour")
+
+    def at(self, origins: IntArray) -> Past:
+        """The same series at other origins; hourly tables already made are shared where the phase is the same."""
+        other = Past(self.share, origins, self.provisioned, self.resource, self.start_s)
+        if len(origins) and len(self.origins) and other.phase == self.phase:
+            shared = ("blocks", "hour_max", "hour_count", "hour_sum", "hour_squares", "_statistics")
+            other.__dict__.update({name: getattr(self, name) for name in shared})
+        return other
+
+    @cached_property
+    def _statistics(self) -> dict[tuple[int, str], SingleArray]:
+        return {}
 
     @cached_property
     def phase(self) -> int:
@@ -86,7 +103,10 @@ class Past:
 
         NaN where less than two thirds of the window was recorded, or where it leaves the series.
         """
-        return window_statistic(self.blocks, self.hour_max, self.hour_count, horizon_h, kind)
+        key = (horizon_h, kind)
+        if key not in self._statistics:
+            self._statistics[key] = window_statistic(self.blocks, self.hour_max, self.hour_count, horizon_h, kind)
+        return self._statistics[key]
 
 
 def window_statistic(
@@ -132,11 +152,25 @@ def window_percentiles(
 ) -> SingleArray:
     """(P, N, O) exact percentiles (linear between order statistics) of ``share[:, end - width : end]``, gaps left out.
 
-    NaN where the window holds nothing, as it does where an end is not after the start of the series. Windows are
-    sorted in chunks of about ``chunk`` samples.
+    NaN where the window holds nothing, as it does where an end is not after the start of the series. Windows that move
+    little stay sorted as they slide (with numba); others are sorted in chunks of about ``chunk`` samples.
     """
     ends = np.maximum(ends, 0)
+    if len(ends) and int(ends.max()) > share.shape[1]:
+        raise IndexError(f"a window ends at {int(ends.max())}, the series has {share.shape[1]} samples")
     out = np.full((len(percents), len(share), len(ends)), np.nan, np.float32)
+    step = int(np.median(np.diff(ends))) if len(ends) > 1 else width
+    if sliding.HAS_NUMBA and width > SLIDE_FROM * step:
+        fractions = np.array([percent / 100 for percent in percents])
+        sliding.window_percentiles(np.ascontiguousarray(share, np.float32), ends, width, fractions, out)
+        return out
+    return _sorted_windows(share, ends, width, percents, out, chunk)
+
+
+def _sorted_windows(
+    share: SingleArray, ends: IntArray, width: int, percents: tuple[float, ...], out: SingleArray, chunk: int
+) -> SingleArray:
+    """The same by sorting every window."""
     per_batch = max(1, chunk // max(width, 1))
     for row, series in enumerate(share):
         padded = np.concatenate([np.full(width, np.nan, np.float32), series])

@@ -149,7 +149,7 @@ class Recording:
         """Name → (S,) forecast of each baseline at the given samples; those that ignore the target are cached."""
         hours = np.unique(samples.hour)
         phase = self.origins[0] % HOUR if len(self.origins) else 0
-        past = self.past(resource, hours * HOUR + phase)
+        past = self.pasts[resource].at(hours * HOUR + phase)
         column = np.searchsorted(hours, samples.hour)
         out = {}
         for name in names:

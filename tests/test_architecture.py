@@ -18,6 +18,7 @@ CONFINED = {
         "placement/chains.py",
         "placement/histograms.py",
         "placement/patterns.py",
+        "placement/sliding.py",
         "scheduler/wire_kernels.py",
     },
     "jinja2": {"simulator/report.py"},
