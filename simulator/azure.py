@@ -1,7 +1,8 @@
 """Reader for ``azure-v1-vms``: VM arrivals, sizes, batches and durations (Azure V1, as prepared for SOSP'21).
 
 ``v1.dev`` names each VM's size, ``v1.dev.c2100000`` at the same places its duration bin. A duration is its bin's middle,
-bin 0 is 150 s; VMs that still run at the end have no departure. A batch (VMs one tenant started together) is the owner.
+bin 0 is 150 s; VMs that still run at the end have no departure. A batch (VMs one tenant started together) is kept as a
+gang if asked for: the recording does not say that a batch was all or nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +21,18 @@ FIRST_BIN_S = 150
 
 
 def read_azure(
-    data: Path, *, window: str = "v1.dev", censored_at_s: int = 2_100_000, skip_bad_rows: bool = False
+    data: Path,
+    *,
+    window: str = "v1.dev",
+    gangs: bool = True,
+    censored_at_s: int = 2_100_000,
+    skip_bad_rows: bool = False,
 ) -> Trace:
     """The 259,159 VMs of ``v1.dev``, which have durations.
+
+    Parameters
+    ----------
+    gangs : whether batches are gangs, which start together or not at all; else every VM is for itself.
 
     Raises
     ------
@@ -43,7 +53,7 @@ def read_azure(
     columns = _vms(rows, started, ended, index, durations)
     spec, arrival, departure, batch = (np.array(column, np.int64) for column in columns)
     names = np.array([f"vm-{i:06d}" for i in range(len(arrival))], object)
-    pods = Pods.of(name=names, spec=spec, arrival_s=arrival, departure_s=departure, gang=batch)
+    pods = Pods.of(name=names, spec=spec, arrival_s=arrival, departure_s=departure, gang=batch if gangs else None)
     notes = ["durations are bin middles", "VMs alive before the window are missing: discard a day of warm-up"]
     notes += [f"{rows.skipped} bad rows or VMs skipped"] if rows.skipped else []
     manifest = Manifest(f"azure-{window}", "azure-v1-vms", notes=tuple(notes))

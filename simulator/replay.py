@@ -4,6 +4,8 @@ Each pod goes through ``Strategy.decide`` on the ledger; nothing here chooses. W
 simulated: the pending queue with kube-scheduler's order and back-off, preemption, nodes that come, go and fail, a
 fleet that grows, and the delivery that loses quality on the way.
 
+Pods of one gang start together or not at all (:mod:`simulator.gangs`).
+
 Not simulated: image pulls, kubelet start-up, and the scheduler's own latency; a decision takes no virtual time.
 Identical pods that wait share one attempt (the first that finds no room speaks for its class).
 """
@@ -26,9 +28,10 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import GPU_SHARE
 from placement.state import NUM_DERIVED, ClusterState, Resident
-from placement.strategy import Strategy, main_reason
+from placement.strategy import Decision, Strategy, main_reason
 from simulator.delivery import DELIVERIES, Courier, Delivery
 from simulator.fleet import Autoscaler, Elastic
+from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of, priority_of
 from simulator.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -154,9 +157,10 @@ class _Idle(NamedTuple):
 
 @dataclass(slots=True)
 class _Waiting:
-    """Pods of one class that found no room: oldest first."""
+    """Pods of one class, or gangs of one make-up, that found no room: oldest first."""
 
     pods: deque[int] = field(default_factory=deque)
+    """For gangs, the first pod of each."""
     attempts: int = 0
     ready_s: int = 0
 
@@ -181,7 +185,7 @@ class Replay:
         self._note = self.state.log.append if self.options.log else None
         self._queue: list[tuple[int, int, int, object]] = []
         self._order = count()
-        self._waiting: dict[PodSpec, _Waiting] = {}
+        self._waiting: dict[Unit, _Waiting] = {}
         self._retry_at = NEVER
         self._scan_at = NEVER
         self._gathered: list[int] = []
@@ -197,7 +201,10 @@ class Replay:
         arrivals: list[int] = pods.arrival_s.tolist()
         end_s = self._end_s(arrivals)
         num, i = len(arrivals), 0
-        arrive, handle = self._gather if self.options.delivery.window_s else self._arrive, self._handle
+        arrive: Callable[[int], None] = self._gather if self.options.delivery.window_s else self._arrive
+        handle = self._handle
+        if self.gangs:
+            arrive = self._arrive_in_gangs(arrive)
         while True:
             arrival = arrivals[i] if i < num else None
             if queue and (arrival is None or queue[0][0] <= arrival):
@@ -243,6 +250,7 @@ class Replay:
         self.node_of: list[int] = [NEVER] * num
         self.placed_s: list[int] = [NEVER] * num
         self.pod_of = {uid: i for i, uid in enumerate(self.uids)}
+        self.gangs = Gangs(trace.pods.gang)
         self.generation = [0] * num
         self._has_ended = bytearray(num)
         self.node_names: list[str] = []
@@ -327,6 +335,27 @@ class Replay:
             return
         if not self._try(pod, spec):
             self._wait(pod, spec)
+
+    def _arrive_in_gangs(self, alone: Callable[[int], None]) -> Callable[[int], None]:
+        """Pods of gangs wait for each other; all others arrive as ever."""
+        gang_of = self.gangs.of
+
+        def arrive(pod: int) -> None:
+            if gang_of[pod] < 0:
+                alone(pod)
+                return
+            self.timeline.num_arrived = pod + 1
+            members = self.gangs.join(pod)
+            if not members:
+                return
+            unit = tuple(self.specs[member] for member in members)
+            waiting = self._waiting.get(unit)
+            if waiting is not None and waiting.pods:
+                waiting.pods.append(members[0])
+            elif not self._try_together(members):
+                self._wait(members[0], unit)
+
+        return arrive
 
     def _gather(self, pod: int) -> None:
         """A gated pod joins the open window."""
@@ -416,25 +445,56 @@ class Replay:
         """Delete a node; whatever still runs there is evicted and waits."""
         self._node_down(name)
 
-    def _try(self, pod: int, spec: PodSpec) -> bool:
-        """Ask the strategy; place the pod if it finds a node."""
+    def _attempt(self, pod: int, unit: Unit) -> bool:
+        """Try a pod, or the gang that it is the first of."""
+        return self._try(pod, unit) if isinstance(unit, PodSpec) else self._try_together(self.gangs.with_pod(pod))
+
+    def _ask(self, pod: int, spec: PodSpec) -> Decision:
+        """What the strategy, as delivered, says; noted in the log."""
         draws = self._draws or self._more_draws()
         draw = draws.pop()
         self.num_decisions += 1
         decision = self._choose(self.snapshot, spec, draw)
-        node, devices = decision.node, decision.devices
         if self._note is not None:
             asked = Asked(decision.strategy, spec, draw, None)
-            self._note(Event(self.time_s, DECISION, self.uids[pod], node, devices, asked))
+            self._note(Event(self.time_s, DECISION, self.uids[pod], decision.node, decision.devices, asked))
+        return decision
+
+    def _try(self, pod: int, spec: PodSpec) -> bool:
+        """Ask the strategy; place the pod if it finds a node."""
+        decision = self._ask(pod, spec)
         if decision.row < 0:
             return self._preempt(pod, spec)
-        self._place(pod, spec, decision.row, node, devices)
+        self._place(pod, spec, decision.row, decision.node, decision.devices)
+        return True
+
+    def _try_together(self, members: list[int]) -> bool:
+        """Ask for each pod of a gang in turn, earlier ones assumed; confirm all of them, or forget all."""
+        state, timeline, time_s = self.state, self.timeline, self.time_s
+        assumed: list[tuple[int, Decision]] = []
+        for pod in members:
+            spec = self.specs[pod]
+            decision = self._ask(pod, spec)
+            if decision.row < 0:
+                for earlier, found in reversed(assumed):
+                    state.forget(self.uids[earlier], time_s=time_s)
+                    timeline.released(self.specs[earlier], found.row)
+                return False
+            state.assume(self.uids[pod], spec, decision.node, decision.devices, time_s=time_s)
+            timeline.placed(spec, decision.row)
+            assumed.append((pod, decision))
+        for pod, decision in assumed:
+            state.confirm(self.uids[pod], time_s=time_s)
+            self._started(pod, decision.node)
         return True
 
     def _place(self, pod: int, spec: PodSpec, row: int, node: str, devices: int) -> None:
-        time_s = self.time_s
-        self.state.bind(self.uids[pod], spec, node, devices, time_s=time_s)
+        self.state.bind(self.uids[pod], spec, node, devices, time_s=self.time_s)
         self.timeline.placed(spec, row)
+        self._started(pod, node)
+
+    def _started(self, pod: int, node: str) -> None:
+        time_s = self.time_s
         if self.first_placed_s[pod] < 0:
             self.first_placed_s[pod] = time_s
             self.node_of[pod] = self.node_index[node]
@@ -456,11 +516,11 @@ class Replay:
         self.timeline.released(resident.spec, resident.row)
         return resident
 
-    def _wait(self, pod: int, spec: PodSpec) -> None:
+    def _wait(self, pod: int, unit: Unit) -> None:
         if not self.options.retries:
-            self.failed[pod] = self._reason(spec)
+            self.failed.update(dict.fromkeys(self._pods_of(unit, pod), self._reason(unit)))
             return
-        waiting = self._waiting.setdefault(spec, _Waiting())
+        waiting = self._waiting.setdefault(unit, _Waiting())
         waiting.pods.append(pod)
         self._back_off(waiting)
         if self.scaler is not None and self._scan_at == NEVER:
@@ -493,10 +553,10 @@ class Replay:
     def _retry(self) -> None:
         """Try every waiting class that may be tried: by priority, then by age, as kube-scheduler's queue."""
         now = self.time_s
-        ready = [(spec, w) for spec, w in self._waiting.items() if w.pods and w.ready_s <= now]
-        ready.sort(key=lambda item: (-item[0].priority, item[1].pods[0]))
-        for spec, waiting in ready:
-            while waiting.pods and self._try(waiting.pods[0], spec):
+        ready = [(unit, w) for unit, w in self._waiting.items() if w.pods and w.ready_s <= now]
+        ready.sort(key=lambda item: (-priority_of(item[0]), item[1].pods[0]))
+        for unit, waiting in ready:
+            while waiting.pods and self._attempt(waiting.pods[0], unit):
                 waiting.pods.popleft()
             if waiting.pods:
                 self._back_off(waiting)
@@ -529,7 +589,22 @@ class Replay:
         self._wait(pod, self.specs[pod])
         self._schedule_retry()
 
-    def _reason(self, spec: PodSpec) -> str:
+    def _pods_of(self, unit: Unit, pod: int) -> list[int]:
+        """The pods that an entry of the queue stands for."""
+        return [pod] if isinstance(unit, PodSpec) else self.gangs.with_pod(pod)
+
+    def _queued(self) -> list[tuple[int, str]]:
+        """Every pod that waits, and why."""
+        found = [(pod, INCOMPLETE) for pod in self.gangs.incomplete(self.timeline.num_arrived)]
+        for unit, waiting in self._waiting.items():
+            if waiting.pods:
+                reason = self._reason(unit)
+                found += [(pod, reason) for entry in waiting.pods for pod in self._pods_of(unit, entry)]
+        return found
+
+    def _reason(self, spec: Unit) -> str:
+        if not isinstance(spec, PodSpec):
+            return NO_ROOM
         reason = self._reasons.get(spec)
         if reason is None:
             reason = self._reasons[spec] = main_reason(self.state.snapshot(), self.strategy, spec)
@@ -612,7 +687,11 @@ class Replay:
 
     def _scan(self) -> None:
         assert self.scaler is not None, "only an elastic fleet is scanned"
-        classes = [(spec, len(w.pods)) for spec, w in self._waiting.items() if w.pods]
+        wanted = Counter[PodSpec]()
+        for unit, waiting in self._waiting.items():
+            for spec, num in classes_of(unit).items():
+                wanted[spec] += num * len(waiting.pods)
+        classes = [(spec, num) for spec, num in wanted.items() if num]
         classes.sort(key=lambda item: (-item[0].priority, -max(item[0].amounts.values(), default=0)))
         orders = self.scaler.order(classes, self.time_s)
         for node, ready_s in orders:
@@ -631,10 +710,7 @@ class Replay:
             self._waiting.setdefault(self.specs[pod], _Waiting()).pods.append(pod)
         self.timeline.finish(self.time_s)
         unplaced: Counter[str] = Counter(self.failed.values())
-        for spec, waiting in self._waiting.items():
-            never = sum(self.first_placed_s[pod] < 0 for pod in waiting.pods)
-            if never:
-                unplaced[self._reason(spec)] += never
+        unplaced.update(reason for pod, reason in self._queued() if self.first_placed_s[pod] < 0)
         placed = np.array(self.first_placed_s, np.int64)
         if self.options.checks:
             self._check(num_seen)
@@ -669,10 +745,13 @@ class Replay:
         where = Counter[str]()
         for pod in range(num_seen):
             where["failed" if pod in self.failed else "placed" if self.first_placed_s[pod] >= 0 else "waiting"] += 1
-        waiting = [pod for w in self._waiting.values() for pod in w.pods]
+        waiting = [pod for pod, _ in self._queued()]
         assert len(waiting) == len(set(waiting)), "a pod waits twice"
         assert where["waiting"] == sum(self.first_placed_s[pod] < 0 for pod in waiting), "a pod was lost"
         assert not any(self.uids[pod] in state.residents for pod in waiting), "a pod both runs and waits"
+        for members in self.gangs.all():
+            started = {self.first_placed_s[pod] for pod in members if pod < num_seen}
+            assert len(started) <= 1, "a gang did not start together"
         taken = np.zeros_like(state.taken)
         gpu_free = np.zeros_like(state.gpu_free)
         for row, node in enumerate(state.nodes):

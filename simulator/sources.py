@@ -27,7 +27,10 @@ def _openb(path: Path, option: str, skip: bool) -> Trace:
 def _azure(path: Path, option: str, skip: bool) -> Trace:
     from simulator.azure import read_azure
 
-    return read_azure(path, window=option or "v1.dev", skip_bad_rows=skip)
+    window, *extras = option.split(",")
+    if extras not in ([], ["gangs"]):
+        raise ConfigError(f"trace azure-v1-vms: unknown option {','.join(extras)!r}; there is 'gangs'")
+    return read_azure(path, window=window or "v1.dev", gangs=bool(extras), skip_bad_rows=skip)
 
 
 def _dlrm(path: Path, option: str, skip: bool) -> Trace:
@@ -59,7 +62,8 @@ READERS: dict[str, Callable[[Path, str, bool], Trace]] = {
     "alibaba-dlrm-2025": _dlrm,
     "ullage-log": _recorded,
 }
-"""Recorded sources by name; the option after the second colon is the reader's: openb's pod list, Azure's window."""
+"""Recorded sources by name; the option after the second colon is the reader's: openb's pod list, Azure's window
+(with ``,gangs`` its batches start together or not at all)."""
 MARKS = {
     "openb_node_list_gpu_node.csv": "openb",
     "flav_map.txt": "azure-v1-vms",
