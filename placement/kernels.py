@@ -67,7 +67,10 @@ class Ledger(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """A program's arrays: per class ``(C, …)``, the terms, and room for a list of rows."""
+    """A program's arrays: per class ``(C, …)``, the terms, and room for a list of rows.
+
+    ``best (C,)`` is each class's best row when it was last asked, −1 where that is not known.
+    """
 
     scores: IntArray
     permitted: BoolArray
@@ -75,6 +78,7 @@ class Cache(NamedTuple):
     gpus: IntArray
     terms: IntArray
     rows: IntArray
+    best: IntArray
 
 
 class Prices(NamedTuple):
@@ -676,12 +680,16 @@ def add_outlook(c, rows, num, row, terms, delta, ledger, outlook):
 
 @_jit
 def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
-    """Recompute the nodes of class ``c`` touched since ``start``; all of them if that is too long ago."""
+    """Recompute the nodes of class ``c`` touched since ``start``; all of them if that is too long ago.
+
+    Returns how many of them have room: they stand in front in ``cache.rows``; −1 if all nodes were recomputed.
+    """
     touched, last_touch, rows, terms = ledger.touched, ledger.last_touch, cache.rows, cache.terms
     ring = touched.shape[0]
     row, delta, gpu = cache.scores[c], cache.deltas[c], cache.gpus[c]
     num = 0
-    if start < 0 or clock - start >= min(ring, num_rows):
+    is_whole = start < 0 or clock - start >= min(ring, num_rows)
+    if is_whole:
         num = num_rows
         for n in range(num_rows):
             rows[n] = n
@@ -713,6 +721,7 @@ def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
             add_worth(rows, num, row, terms, t, gpu, ledger, prices)
     if outlook is not None:
         add_outlook(c, rows, num, row, terms, delta, ledger, outlook)
+    return -1 if is_whole else num
 
 
 @_jit
@@ -779,9 +788,18 @@ def _first_best(row, num_rows):
 @_jit
 def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, fgd, outlook):
     """Bring row ``c`` of the score cache up to date, then (row, score, devices) of the best node."""
-    _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook)
-    row = cache.scores[c]
-    best, node = _first_best(row, num_rows)
+    row, node = cache.scores[c], cache.best[c]
+    before = row[node] if node >= 0 else np.int64(NOT_FEASIBLE)
+    num = _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook)
+    if num < 0 or node < 0 or row[node] < before:
+        best, node = _first_best(row, num_rows)
+    else:  # the best node is no worse than it was: only those that changed can be better
+        best = before
+        for i in range(num):
+            n = cache.rows[i]
+            if row[n] > best or (row[n] == best and n < node):
+                best, node = row[n], n
+    cache.best[c] = node
     if best == NOT_FEASIBLE:
         return -1, best, np.int64(0)
     if ties:
@@ -809,6 +827,7 @@ def decide(c, draw, start, clock, num_rows, ties, rule, handle):
 @_jit
 def refresh(c, start, clock, num_rows, handle):
     """See :func:`_refresh`."""
+    handle.cache.best[c] = -1  # whoever asks for the row does not ask who is best
     _refresh(c, start, clock, num_rows, handle.cache, handle.ledger, handle.prices, handle.fgd, handle.outlook)
 
 

@@ -107,6 +107,9 @@ class Program:
         num_cols = state.is_alive.shape[0]
         self.max_classes = max(64, MAX_CACHED_SCORES // num_cols)
         self.class_of: dict[PodSpec, int] = {}
+        self.plain_of: dict[PodSpec, int] = {}
+        """Classes that no rule about other pods concerns, as of ``rules_epoch``: the fast way to a decision."""
+        self.rules_epoch = self.state.rules.epoch
         self.demands: list[Demand] = []
         self.started: list[int] = []
         self._grow(16)
@@ -119,15 +122,17 @@ class Program:
         deltas: IntArray = np.zeros((num_classes, num_lanes), np.int64)
         gpus: IntArray = np.zeros((num_classes, 3), np.int64)
         own: IntArray = np.zeros((num_classes, NUM_OUTLOOK), np.int64)
+        best: IntArray = np.full(num_classes, -1, np.int64)
         if used:
             own[:used] = self.own[:used]
             scores[:used], permitted[:used] = self.scores[:used], self.permitted[:used]
-            deltas[:used], gpus[:used] = self.deltas[:used], self.gpus[:used]
+            deltas[:used], gpus[:used], best[:used] = self.deltas[:used], self.gpus[:used], self.best[:used]
         self.scores: IntArray = scores
         self.permitted: BoolArray = permitted
         self.deltas: IntArray = deltas
         self.gpus: IntArray = gpus
         self.own: IntArray = own
+        self.best: IntArray = best
         if kernels is not None:
             self._hand_over()
 
@@ -140,7 +145,7 @@ class Program:
             state.offered, state.taken, state.gpu_free, state.gpu_count, state.touched, state.last_touch
         )
         rows = np.zeros(num_cols, np.int64)
-        cache = kernels.Cache(self.scores, self.permitted, self.deltas, self.gpus, self.terms, rows)
+        cache = kernels.Cache(self.scores, self.permitted, self.deltas, self.gpus, self.terms, rows, self.best)
         prices = kernels.Prices(columns.worth, columns.group) if DeviceWorth.opcode in opcodes else None
         fgd = compiled_fragments(columns) if AtcFgd.opcode in opcodes else None
         outlook = kernels.Outlook(columns.outlook, self.own, np.array(chances())) if self.reads_outlook else None
@@ -258,21 +263,38 @@ class Program:
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────
 
+    def _plain(self, spec: PodSpec) -> int:
+        """The class of ``spec`` where cached rows alone decide about it, else −1."""
+        state = self.state
+        if (
+            self.epoch != state.epoch
+            or self.num_changes != len(state.changed_rows)
+            or self.rules_epoch != state.rules.epoch
+        ):
+            self._class(spec)
+            self.plain_of.clear()
+            self.rules_epoch = state.rules.epoch
+        c = self.plain_of.get(spec)
+        if c is None:
+            is_plain = not state.rules.is_relational(spec)
+            number = self._class(spec)  # may start the cache over, so that nothing read before it holds
+            c = self.plain_of[spec] = number if is_plain else -1
+        return c
+
     def decide(self, spec: PodSpec, candidates: BoolArray | None, draw: int) -> tuple[int, int, int]:
         """(row, score, device mask) of the best node; row −1 if none fits."""
         state = self.state
-        if candidates is None and self.is_plain and not state.rules.is_relational(spec):
-            c = self.class_of.get(spec, -1)
-            if c < 0 or self.epoch != state.epoch or self.num_changes != len(state.changed_rows):
-                c = self._class(spec)
-            start, clock = self.started[c], state.clock
-            self.started[c] = clock
-            if self.reads_outlook:
-                self.columns.follow()
-            answer: tuple[int, int, int] = kernels.decide(
-                c, draw, start, clock, state.num_rows, self.ties, self.device_rule, self.handle
-            )
-            return answer
+        if candidates is None and self.is_plain:
+            c = self._plain(spec)
+            if c >= 0:
+                started, clock = self.started, state.clock
+                start, started[c] = started[c], clock
+                if self.reads_outlook:
+                    self.columns.follow()
+                answer: tuple[int, int, int] = kernels.decide(
+                    c, draw, start, clock, state.num_rows, self.ties, self.device_rule, self.handle
+                )
+                return answer
         scores = self.scores_among(spec, candidates)
         if not len(scores):
             return -1, NOT_FEASIBLE, 0

@@ -149,6 +149,8 @@ class RuleIndex:
         self._images: dict[str, dict[int, int]] = {}
         """Image name → row → bytes."""
         self._relational: dict[PodSpec, bool] = {}
+        self.epoch = 0
+        """Grows when classes may have become relational."""
 
     # ── nodes ─────────────────────────────────────────────────────────────────────────────────
 
@@ -229,6 +231,7 @@ class RuleIndex:
         self.namespaces[namespace.name] = namespace
         self._bumps.clear()
         self._relational.clear()
+        self.epoch += 1
         for key in list(self._counters):
             self._recount(key)
 
@@ -340,6 +343,7 @@ class RuleIndex:
             if key not in self._carried:
                 self._carried[key] = zeros(self._capacity, np.int64)
                 self._relational.clear()
+                self.epoch += 1
         for port in spec.pod_rules.host_ports:
             if port not in self._ports:
                 self._ports[port] = zeros(self._capacity, np.int64)

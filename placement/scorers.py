@@ -242,6 +242,17 @@ def _total_free(columns: Columns, rows: IntArray) -> IntArray:
     return free
 
 
+_BASE_SHIFT = np.array([0, MIB, 0, 0], np.int64)
+_BASE_SHARE = np.array([SHARE, SHARE, 0, SHARE], np.int64)
+"""Over the base resources (CPU, memory, pods, GPU): what brings amounts into fixed-point products; pods count nothing."""
+
+
+@cache
+def _base_references(cpu: int, memory_mib: int, gpu_milli: int) -> IntArray:
+    """``(4,)`` int64: the reference machine over the base resources."""
+    return np.array([cpu, memory_mib, 1, gpu_milli], np.int64)
+
+
 # ── classics ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -279,11 +290,12 @@ class Leftover:
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         left = columns.free(rows)
         left -= demand.delta
-        return (
-            left[:, CPU_ROW] * SHARE // self.reference_cpu
-            + (left[:, MEMORY_ROW] >> MIB) * SHARE // self.reference_memory_mib
-            + left[:, GPU_ROW] * SHARE // self.reference_gpu_milli
-        )
+        left = left[:, CPU_ROW : GPU_ROW + 1]
+        left >>= _BASE_SHIFT
+        left *= _BASE_SHARE
+        left //= _base_references(*self.params())
+        total: IntArray = np.add.reduce(left, axis=1)
+        return total
 
 
 @dataclass(frozen=True, slots=True)

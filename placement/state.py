@@ -304,8 +304,11 @@ class ClusterState:
         uid, spec, row = resident.uid, resident.spec, resident.row
         if uid in self.residents:
             raise StateError(f"pod {uid} is already in the ledger on {self.name(self.residents[uid].row)}")
+        delta = self._deltas.get(spec)
+        if delta is None:
+            delta = self.delta(spec)
         taken = self._taken_rows[row]
-        taken += self.delta(spec)
+        taken += delta
         if resident.devices:
             assert spec.gpu is not None, "devices are taken by pods that ask for a GPU"
             free, milli = self.gpu_free[row], spec.gpu.milli

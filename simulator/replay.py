@@ -176,6 +176,7 @@ class Replay:
         self.state.learn(self.options.knowledge or Knowledge.neutral())  # the log's first event
         self._learns = bool(self.options.knowledge is None and strategy.needs)
         self._learn_at = self.options.learn_from
+        self._retries = self.options.retries
         self.snapshot = self.state.snapshot()
         self._choose = Courier(self.options.delivery, strategy).choose
         self.rng = np.random.default_rng([self.options.seed, 0x5EED])
@@ -198,6 +199,7 @@ class Replay:
         self._begin()
         loop_started = process_time()
         pods, queue = self.trace.pods, self._queue
+        timeline: Timeline = self.timeline
         arrivals: list[int] = pods.arrival_s.tolist()
         end_s = self._end_s(arrivals)
         num, i = len(arrivals), 0
@@ -214,12 +216,13 @@ class Replay:
                 if arrival is None and end_s == NEVER and not self._has_work():
                     break
                 self.time_s = time_s
-                self.timeline.advance(time_s)
+                if time_s >= timeline.next_s:
+                    timeline.advance(time_s)
                 handle(kind, subject)
             elif arrival is not None and (end_s == NEVER or arrival <= end_s):
                 self.time_s = arrival
-                if arrival > self.timeline.time_s:
-                    self.timeline.advance(arrival)
+                if arrival >= timeline.next_s:
+                    timeline.advance(arrival)
                 arrive(i)
                 i += 1
                 if i == self._learn_at and self._learns:
@@ -259,7 +262,7 @@ class Replay:
         self._reasons: dict[PodSpec, str] = {}  # as of each class's first failure
         self.num_decisions = self.num_preemptions = self.num_evictions = self.lost_pod_s = 0
         self.time_s = int(arrival[0]) if num else 0
-        self.timeline = Timeline(
+        self.timeline: Timeline = Timeline(
             self.state,
             start_s=self.time_s + options.warmup_s,
             end_s=self._end_s(arrival.tolist()) if num else 0,
@@ -329,10 +332,11 @@ class Replay:
     def _arrive(self, pod: int) -> None:
         spec = self.specs[pod]
         self.timeline.num_arrived = pod + 1
-        waiting = self._waiting.get(spec)
-        if waiting is not None and waiting.pods:
-            waiting.pods.append(pod)  # its class has no room: it would find none either
-            return
+        if self._waiting:
+            waiting = self._waiting.get(spec)
+            if waiting is not None and waiting.pods:
+                waiting.pods.append(pod)  # its class has no room: it would find none either
+                return
         if not self._try(pod, spec):
             self._wait(pod, spec)
 
@@ -478,10 +482,10 @@ class Replay:
             if decision.row < 0:
                 for earlier, found in reversed(assumed):
                     state.forget(self.uids[earlier], time_s=time_s)
-                    timeline.released(self.specs[earlier], found.row)
+                    timeline.released(self.specs[earlier], found.row, time_s)
                 return False
             state.assume(self.uids[pod], spec, decision.node, decision.devices, time_s=time_s)
-            timeline.placed(spec, decision.row)
+            timeline.placed(spec, decision.row, time_s)
             assumed.append((pod, decision))
         for pod, decision in assumed:
             state.confirm(self.uids[pod], time_s=time_s)
@@ -489,8 +493,9 @@ class Replay:
         return True
 
     def _place(self, pod: int, spec: PodSpec, row: int, node: str, devices: int) -> None:
-        self.state.bind(self.uids[pod], spec, node, devices, time_s=self.time_s)
-        self.timeline.placed(spec, row)
+        time_s = self.time_s
+        self.state.bind(self.uids[pod], spec, node, devices, time_s=time_s)
+        self.timeline.placed(spec, row, time_s)
         self._started(pod, node)
 
     def _started(self, pod: int, node: str) -> None:
@@ -513,12 +518,14 @@ class Replay:
     def _release(self, pod: int) -> Resident:
         resident = self.state.release(self.uids[pod], time_s=self.time_s)
         self.generation[pod] += 1
-        self.timeline.released(resident.spec, resident.row)
+        self.timeline.released(resident.spec, resident.row, self.time_s)
         return resident
 
     def _wait(self, pod: int, unit: Unit) -> None:
-        if not self.options.retries:
-            self.failed.update(dict.fromkeys(self._pods_of(unit, pod), self._reason(unit)))
+        if not self._retries:
+            reason = self._reason(unit)
+            for member in self._pods_of(unit, pod):
+                self.failed[member] = reason
             return
         waiting = self._waiting.setdefault(unit, _Waiting())
         waiting.pods.append(pod)
@@ -636,7 +643,7 @@ class Replay:
         if node.name not in self.node_index:
             self.node_index[node.name] = len(self.node_names)
             self.node_names.append(node.name)
-        self.timeline.node_up(node)
+        self.timeline.node_up(node, self.time_s)
         if node.spot and self.options.spot.per_node_hour > 0:
             wait_s = int(self.node_rng.exponential(3600 / self.options.spot.per_node_hour))
             self._push(self.time_s + wait_s, _SPOT, node)
@@ -649,7 +656,7 @@ class Replay:
         node = self.state.nodes[self.state.row_of[name]]
         assert node is not None, "a named node exists"
         evicted = self.state.remove_node(name, time_s=self.time_s)
-        self.timeline.node_down(node, [r.spec for r in evicted])
+        self.timeline.node_down(node, [r.spec for r in evicted], self.time_s)
         for resident in evicted:
             pod = self.pod_of[resident.uid]
             self.generation[pod] += 1

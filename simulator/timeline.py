@@ -1,7 +1,8 @@
 """What was seen along a replay: exact integrals over time, and a series of samples to draw.
 
 Integrals (resource-seconds taken and offered, node-seconds per shape) are kept as integers and so do not depend
-on how often anybody looks. Samples are taken on a fixed grid of the measured window.
+on how often anybody looks: a change of ``x`` at time ``t`` adds ``x·t`` to a moment, and what is there at the end times
+the end less the moment is the integral. Samples are taken on a fixed grid of the measured window.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Timeline:
     node_s: Counter[tuple[str, bool]] = field(default_factory=Counter)
     """Node-seconds per (shape, spot)."""
     taken_s: list[int] = field(default_factory=lambda: [0, 0, 0])
-    """Resource-seconds taken, in the order of :data:`MEASURED`."""
+    """Resource-seconds taken, in the order of :data:`MEASURED`; known when the window is closed."""
     offered_s: list[int] = field(default_factory=lambda: [0, 0, 0])
     empty_node_s: int = 0
     peak: Counter[str] = field(default_factory=Counter)
@@ -71,6 +72,8 @@ class Timeline:
     def __post_init__(self) -> None:
         self.time_s = self._fleet_since_s = self.start_s
         self._taken = [0, 0, 0]
+        self._moment = [0, 0, 0]
+        self._empty_moment = 0
         self._offered = [0, 0, 0]
         self._alive: Counter[tuple[str, bool]] = Counter()
         self._priorities: Counter[int] = Counter()
@@ -85,58 +88,80 @@ class Timeline:
         self._num_empty = 0
         last = self.end_s if self.end_s >= 0 else self.last_arrival_s
         self._step = max((last - self.start_s) // max(self.samples, 1), 1)
-        self._next = self.start_s
+        self.next_s = self.start_s + 1
+        """When the next sample is due; the first shows what came in the first second."""
         self._columns: Columns | None = None
         self._seen = 0
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────
 
-    def placed(self, spec: PodSpec, row: int) -> None:
+    def placed(self, spec: PodSpec, row: int, time_s: int) -> None:
         """A pod started on a node (already in the ledger)."""
+        since = time_s - self.start_s
+        if since < 0:
+            since = 0
         cpu, memory, gpu = spec.main_amounts
-        taken = self._taken
+        taken, moment = self._taken, self._moment
         taken[0] += cpu
         taken[1] += memory
         taken[2] += gpu
+        moment[0] += cpu * since
+        moment[1] += memory * since
+        moment[2] += gpu * since
         self._num_running += 1
-        self._num_empty -= len(self.state.residents_on[row]) == 1
+        if len(self.state.residents_on[row]) == 1:
+            self._num_empty -= 1
+            self._empty_moment -= since
         if spec.priority:
             self._priorities[spec.priority] += 1
 
-    def released(self, spec: PodSpec, row: int) -> None:
+    def released(self, spec: PodSpec, row: int, time_s: int) -> None:
         """A pod left a node (already out of the ledger)."""
+        since = time_s - self.start_s
+        if since < 0:
+            since = 0
         cpu, memory, gpu = spec.main_amounts
-        taken = self._taken
+        taken, moment = self._taken, self._moment
         taken[0] -= cpu
         taken[1] -= memory
         taken[2] -= gpu
+        moment[0] -= cpu * since
+        moment[1] -= memory * since
+        moment[2] -= gpu * since
         self._num_running -= 1
-        self._num_empty += not self.state.residents_on[row]
+        if not self.state.residents_on[row]:
+            self._num_empty += 1
+            self._empty_moment += since
         if spec.priority:
             self._priorities[spec.priority] -= 1
 
-    def node_up(self, node: NodeSpec) -> None:
+    def node_up(self, node: NodeSpec, time_s: int) -> None:
         """A node joined, empty."""
-        self._settle_fleet()
+        self._settle_fleet(time_s)
         for i, name in enumerate(MEASURED):
             self._offered[i] += node.amounts.get(name, 0)
         self._alive[node.shape, node.spot] += 1
         self._num_empty += 1
+        self._empty_moment += self._since(time_s)
         if self._alive.total() > self.peak.total():
             self.peak = Counter()
             for (shape, _), num in self._alive.items():
                 self.peak[shape] += num
 
-    def node_down(self, node: NodeSpec, residents: list[PodSpec]) -> None:
+    def node_down(self, node: NodeSpec, residents: list[PodSpec], time_s: int) -> None:
         """A node left, with what ran on it."""
-        self._settle_fleet()
+        self._settle_fleet(time_s)
+        since = self._since(time_s)
         for i, name in enumerate(MEASURED):
             self._offered[i] -= node.amounts.get(name, 0)
         self._alive[node.shape, node.spot] -= 1
-        self._num_empty -= not residents
+        if not residents:
+            self._num_empty -= 1
+            self._empty_moment -= since
         for spec in residents:
             for i, amount in enumerate(spec.main_amounts):
                 self._taken[i] -= amount
+                self._moment[i] -= amount * since
             self._num_running -= 1
             if spec.priority:
                 self._priorities[spec.priority] -= 1
@@ -150,39 +175,41 @@ class Timeline:
     # ── time ──────────────────────────────────────────────────────────────────────────────────
 
     def advance(self, time_s: int) -> None:
-        """Let time pass with the totals as they are."""
-        if time_s <= self.time_s:
-            return
-        while self._next <= time_s:
-            if self._next > self.start_s or not self.series:
-                self._sample(self._next)
-            self._next += self._step
-        passed = time_s - self.time_s
-        total, now = self.taken_s, self._taken
-        total[0] += passed * now[0]
-        total[1] += passed * now[1]
-        total[2] += passed * now[2]
-        self.empty_node_s += passed * self._num_empty
-        self.time_s = time_s
+        """Let time pass with the totals as they are: take the samples that are due. Needed from :attr:`next_s` on."""
+        if not self.series:
+            self._sample(self.start_s)
+            self.next_s = self.start_s + self._step
+        while self.next_s <= time_s:
+            self._sample(self.next_s)
+            self.next_s += self._step
 
-    def _settle_fleet(self) -> None:
+    def _since(self, time_s: int) -> int:
+        return max(time_s - self.start_s, 0)
+
+    def _settle_fleet(self, time_s: int) -> None:
         """Count what the fleet has offered since it last changed."""
-        passed = self.time_s - self._fleet_since_s
+        time_s = max(time_s, self.start_s)
+        passed = time_s - self._fleet_since_s
         for i in range(3):
             self.offered_s[i] += passed * self._offered[i]
         for key, num in self._alive.items():
             self.node_s[key] += passed * num
-        self._fleet_since_s = self.time_s
+        self._fleet_since_s = time_s
 
     def finish(self, time_s: int) -> None:
         """Close the window at ``time_s`` with a last sample."""
-        self.advance(time_s)
-        self._settle_fleet()
+        if time_s >= self.next_s:
+            self.advance(time_s)
+        self._settle_fleet(time_s)
+        self.time_s = max(time_s, self.start_s)
+        since = self._since(time_s)
+        self.taken_s = [now * since - moment for now, moment in zip(self._taken, self._moment, strict=True)]
+        self.empty_node_s = self._num_empty * since - self._empty_moment
         self._sample(max(time_s, self.start_s))
 
     @property
     def measured_s(self) -> int:
-        """Length of the measured window so far."""
+        """Length of the measured window, once it is closed."""
         return self.time_s - self.start_s
 
     def _sample(self, time_s: int) -> None:
