@@ -11,6 +11,7 @@ of slots into it. This module is one of two that import OR-Tools.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -164,23 +165,28 @@ class _Packing:
 def knapsack(prices: dict[int, float]) -> tuple[FloatArray, IntArray]:
     """Best value of slots of the given sizes into 0…1000, and the size to take first (0 = leave one unit).
 
-    Works on the greatest common divisor of the sizes: 0.5 ms where all are multiples of ten.
+    Works on the greatest common divisor of the sizes, in plain numbers: few sizes fit a room, too few for arrays to pay.
     """
-    sizes = np.array([s for s, p in sorted(prices.items()) if p > 0], np.int64)
-    values = np.array([p for _, p in sorted(prices.items()) if p > 0])
+    slots = [(s, p) for s, p in sorted(prices.items()) if p > 0]
     worth, pick = np.zeros(DEVICE_MILLI + 1), np.zeros(DEVICE_MILLI + 1, np.int64)
-    if not len(sizes):
+    if not slots:
         return worth, pick
-    step = int(np.gcd.reduce(np.append(sizes, DEVICE_MILLI)))
-    for room in range(step, DEVICE_MILLI + 1, step):
-        num = int(np.searchsorted(sizes, room, side="right"))
-        worth[room] = worth[room - step]
-        if num:
-            options = worth[room - sizes[:num]] + values[:num]
-            best = int(options.argmax())
-            if options[best] > worth[room] + 1e-9:
-                worth[room], pick[room] = options[best], sizes[best]
-        worth[room + 1 : room + step] = worth[room]
+    step = math.gcd(DEVICE_MILLI, *(s for s, _ in slots))
+    units = [(s // step, p) for s, p in slots]
+    value, taken = [0.0], [0]
+    for room in range(1, DEVICE_MILLI // step + 1):
+        best, size = -1.0, 0
+        for unit, price in units:
+            if unit > room:
+                break
+            option = value[room - unit] + price
+            if option > best:
+                best, size = option, unit
+        is_better = best > value[room - 1] + 1e-9
+        value.append(best if is_better else value[room - 1])
+        taken.append(size * step if is_better else 0)
+    worth[:] = np.repeat(value, step)[: DEVICE_MILLI + 1]
+    pick[::step] = taken
     return worth, pick
 
 

@@ -28,7 +28,7 @@ from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_p
 from simulator.delivery import delivery_named
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
-from simulator.measures import measure
+from simulator.measures import SERIES_POINTS, measure
 from simulator.replay import Interruptions, Replay, ReplayOptions
 from simulator.sources import open_trace
 from simulator.trace import Trace
@@ -132,6 +132,7 @@ def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
         end_s=last if question.until == "arrivals" else -1,
         spot=Interruptions(per_node_hour=question.interruptions, return_s=600),
         log=bool(cell.log),
+        samples=SERIES_POINTS,
     )
 
 
