@@ -14,7 +14,7 @@ from placement.strategies import STRATEGIES, strategy_named, strategy_to_toml
 from placement.strategy import scorer_name
 from simulator.compare import Comparison, Question, document
 from simulator.compare import compare as run_compare
-from simulator.output import API_VERSION, output_option, progress, render
+from simulator.output import API_VERSION, output_option, progress, render, write_whole
 
 DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
 
@@ -180,6 +180,8 @@ def _percent(share: float | None) -> float | None:
 
 def check_writable(path: Path) -> None:
     """Complain about an output place before the work, not after."""
+    if path.suffix in (".json", ".md"):
+        raise ConfigError(f"report {path}: is the HTML file, JSON and Markdown come beside it; let it end in .html")
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,14 +200,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         path.with_suffix(".json"): render(document(comparison), [], "json") + "\n",
         path.with_suffix(".md"): to_markdown(comparison),
     }
-    for target, text in texts.items():
-        temporary = target.with_name(f".{target.name}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise PlacementError(f"report {target}: cannot be written ({error.strerror}); nothing was kept") from error
+    write_whole(texts)
 
 
 @click.group(invoke_without_command=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import click
 from placement.errors import ConfigError
 from placement.strategies import nearest
 from simulator.cli import check_writable
-from simulator.output import API_VERSION, output_option, progress, render
+from simulator.output import API_VERSION, output_option, progress, render, write_whole
 
 OTHERS = {
     "forecast": ("simulator.cli_learn", "reproduce_forecast"),
@@ -91,7 +93,7 @@ def fgd_atc23(
     if report is not None:
         from simulator.report import fgd_html
 
-        report.write_text(fgd_html(result), encoding="utf-8")
+        write_whole({report: fgd_html(result, "ullage " + shlex.join(sys.argv[1:]))})
         click.echo(f"report: {report}", err=True)
     if output == "table":
         click.echo(

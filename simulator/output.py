@@ -9,9 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
+
+from placement.errors import PlacementError
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
 API_VERSION = "ullage.dev/v1"
@@ -28,6 +31,28 @@ def data_only() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def write_whole(texts: Mapping[Path, str]) -> None:
+    """Write files whole, and all of them or none.
+
+    Raises
+    ------
+    PlacementError : a place cannot be written (read-only, full).
+    """
+    parts = {target: target.with_name(f".{target.name}.tmp") for target in texts}
+    target = next(iter(texts))
+    try:
+        for target, part in parts.items():
+            part.write_text(texts[target], encoding="utf-8")
+        for target, part in parts.items():
+            os.replace(part, target)
+    except OSError as error:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise PlacementError(
+            f"report {target}: cannot be written ({error.strerror}); nothing was kept, choose another place"
+        ) from error
 
 
 output_option = click.option(

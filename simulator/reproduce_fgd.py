@@ -84,6 +84,17 @@ class Protocol:
             knowledge,
         )
 
+    def _check_whole(self, names: list[str], class_of: dict[str, int]) -> None:
+        """The protocol leaves pods out only of a list that asks for more than it lets arrive."""
+        missing = len(class_of.keys() - set(names))
+        asked = sum(self.trace.specs[c].amount(GPU_SHARE) for c in class_of.values())
+        total = sum(node.amounts.get(GPU_SHARE, 0) for node in self.trace.nodes)
+        if missing and 100 * asked < (POINTS - 1) * total:
+            raise TraceError(
+                f"orders of {self.variant}: {missing} of {len(class_of)} pods of the list never arrive; "
+                "files of two variants are mixed up, or one is cut short"
+            )
+
     def for_seed(self, seed: int, order: str = "published") -> Trace:
         """The trace as that run saw it: pods in arrival order, nodes in tie-break order.
 
@@ -97,6 +108,7 @@ class Protocol:
         if unknown or not names:
             what = f"names {unknown[0]!r}, which the trace lacks" if unknown else f"has no rows for seed {seed}"
             raise TraceError(f"orders of {self.variant}: {what}; files of two variants are mixed up")
+        self._check_whole(names, class_of)
         nodes = reorder([node_of[name] for name in ranked], order, seed)
         num = len(names)
         pods = Pods.of(
@@ -291,7 +303,7 @@ def run(
         "decisions": sum(c.decisions for c in done.values()),
         "node_order": order,
         "curves": {
-            f"{v}/{p}": np.nanmean([done[v, p, s].allocation for s in SEEDS], axis=0).round(3).tolist()
+            f"{v}/{p}": [_finite(x) for x in np.mean([done[v, p, s].allocation for s in SEEDS], axis=0)]
             for v, p in sorted({(v, p) for v, p, _ in done})
         },
         "wall_s": round(perf_counter() - started, 2),
@@ -304,12 +316,21 @@ def differs(ours: Curves, allocation: FloatArray, fragments: FloatArray) -> dict
     wrong = np.flatnonzero(~np.isclose(ours.allocation, allocation, rtol=0, atol=1e-9, equal_nan=True))
     if len(wrong):
         k = int(wrong[0])
-        return {"what": "allocation", "point": k, "ours": ours.allocation[k], "published": allocation[k]}
+        return {"what": "allocation", "point": k, **_both(ours.allocation[k], allocation[k])}
     wrong = np.flatnonzero(~np.isclose(ours.fragmentation, fragments, rtol=0, atol=0.01 + 1e-9, equal_nan=True))
     if len(wrong):
         k = int(wrong[0])
-        return {"what": "fragmentation", "point": k, "ours": ours.fragmentation[k], "published": fragments[k]}
+        return {"what": "fragmentation", "point": k, **_both(ours.fragmentation[k], fragments[k])}
     return None
+
+
+def _both(ours: float, theirs: float) -> dict[str, float | None]:
+    return {"ours": _finite(ours), "published": _finite(theirs)}
+
+
+def _finite(value: float) -> float | None:
+    """Rounded; None where nothing arrived at that point."""
+    return round(float(value), 3) if np.isfinite(value) else None
 
 
 def _mean(done: dict[tuple[str, str, int], Curves], variant: str, policy: str, point: str) -> float:
@@ -325,8 +346,8 @@ def summary(done: dict[tuple[str, str, int], Curves]) -> dict[str, Any]:
             if (variant, policy, SEEDS[0]) not in done:
                 continue
             values = {p: [float(done[variant, policy, s].allocation[int(p)]) for s in SEEDS] for p in REPORTED}
-            results[variant][policy] = {p: round(float(np.mean(v)), 3) for p, v in values.items()}
-            results[variant][policy]["sd_130"] = round(float(np.std(values["130"], ddof=1)), 3)
+            results[variant][policy] = {p: _finite(float(np.mean(v))) for p, v in values.items()}
+            results[variant][policy]["sd_130"] = _finite(float(np.std(values["130"], ddof=1)))
     return results
 
 
