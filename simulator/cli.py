@@ -39,7 +39,9 @@ def _question_options(command: Any) -> Any:
             show_default=True,
             help="The trace's nodes; bought as needed; or fixed at the most that best-fit bought.",
         ),
-        click.option("--prices", type=click.Path(dir_okay=False), default="", help="Price book CSV."),
+        click.option(
+            "--prices", type=click.Path(dir_okay=False), default="", help="Price book: ours, or a file of OpenCost's."
+        ),
         click.option("--spot-share", type=click.FloatRange(0, 1), default=0.0, show_default=True),
         click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Spot interruptions a node-hour."),
         click.option("--warmup", "warmup_s", type=click.IntRange(0), default=0, help="Seconds not measured."),

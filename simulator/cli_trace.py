@@ -123,7 +123,11 @@ def slice_trace(
     bad_rows: str,
 ) -> None:
     """Cut a trace by time, pods and nodes."""
-    found = cut(open_trace(source, skip_bad_rows=bad_rows == "skip"), from_s, to_s, num_pods, num_nodes)
+    whole = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    found = cut(whole, from_s, to_s, num_pods, num_nodes)
+    if not len(found.pods):
+        last = int(whole.pods.arrival_s[-1]) if len(whole.pods) else 0
+        raise ConfigError(f"trace {source}: no pod arrives in that time; arrivals end at second {last}")
     found.save(target)
     click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes", err=True)
 

@@ -1,15 +1,17 @@
 """Prices: what a node costs an hour, and shapes that can be bought.
 
 Where a node names a shape of the price book, that price holds; any other node costs the sum of its parts at OpenCost's
-default rates (``configs/default.json``). A price book is a CSV in OpenCost's spirit: one row per shape.
+default rates (``configs/default.json``). A price book is a CSV with one row per shape, or one of OpenCost's own files:
+its JSON of rates, or its CSV of market prices by instance type.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from placement.nodes import NodeSpec
@@ -18,6 +20,7 @@ from simulator.fleet import Shape
 from simulator.trace import TraceError
 
 HOURS_A_MONTH = 730
+MAX_USD = 1e9
 SYSTEM_RESERVED = {CPU: 80, MEMORY: 1 << 30}
 """Taken off every shape: kubelet and system (the large providers' order of magnitude)."""
 DAEMON_SETS = {CPU: 300, MEMORY: 512 << 20}
@@ -50,11 +53,15 @@ class PriceBook:
 
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     rates: Rates = Rates()
+    by_type: Mapping[str, float] = field(default_factory=dict)
+    """USD an hour of instance types that are priced but not for sale here: their size is not known."""
 
     def usd_per_hour(self, node: NodeSpec) -> float:
         """What a node costs."""
         shape = self.shapes.get(node.shape)
-        return self.rates.node(node) if shape is None else shape.price(spot=node.spot)
+        if shape is not None:
+            return shape.price(spot=node.spot)
+        return self.by_type[node.shape] if node.shape in self.by_type else self.rates.node(node)
 
 
 def shape(name: str, cores: int, gib: int, *, gpus: int = 0, model: str = "", rates: Rates | None = None) -> Shape:
@@ -72,38 +79,63 @@ def shape(name: str, cores: int, gib: int, *, gpus: int = 0, model: str = "", ra
     )
 
 
-DEFAULT_SHAPES = (
-    shape("general-16", 16, 64),
-    shape("general-32", 32, 128),
-    shape("general-64", 64, 256),
-    shape("memory-32", 32, 256),
-    shape("gpu-4", 48, 192, gpus=4, model="T4"),
-    shape("gpu-8", 96, 768, gpus=8, model="A100"),
+_CATALOGUE = (
+    ("general-16", 16, 64, 0, ""),
+    ("general-32", 32, 128, 0, ""),
+    ("general-64", 64, 256, 0, ""),
+    ("memory-32", 32, 256, 0, ""),
+    ("gpu-4", 48, 192, 4, "T4"),
+    ("gpu-8", 96, 768, 8, "A100"),
 )
+
+
+def catalogue(rates: Rates) -> tuple[Shape, ...]:
+    """The shapes that ship, at given rates."""
+    return tuple(shape(n, cores, gib, gpus=g, model=m, rates=rates) for n, cores, gib, g, m in _CATALOGUE)
+
+
+DEFAULT_SHAPES = catalogue(Rates())
 """The catalogue that ships; committed so that USD can be repeated."""
 DEFAULT_BOOK = PriceBook({s.name: s for s in DEFAULT_SHAPES})
+OPENCOST_RATES = {"CPU": "cpu", "RAM": "memory_gib", "GPU": "gpu", "spotCPU": "spot_cpu", "spotRAM": "spot_memory_gib"}
+"""Keys of OpenCost's custom pricing (USD an hour per core, GiB, GPU), and ours."""
 
 
 def read_price_book(path: Path) -> PriceBook:
-    """Read ``name,cores,gib,gpus,gpu_model,usd_per_hour,spot_usd_per_hour,boot_s,limit``.
+    """Read a price book: ours, or one of OpenCost's files.
+
+    Ours is a CSV ``name,cores,gib,gpus,gpu_model,usd_per_hour,spot_usd_per_hour,boot_s,limit``. OpenCost's JSON
+    (``configs/default.json``) gives rates, at which the shapes that ship are sold; its CSV (``InstanceType``,
+    ``MarketPriceHourly``) prices nodes by shape name.
 
     Raises
     ------
-    TraceError : a column is missing, or a price is negative or not a number; the row is named.
+    TraceError : a column is missing, a name appears twice, or a price is negative or not a number; the row is named.
     """
-    shapes: dict[str, Shape] = {}
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"price book {path}: cannot be read ({error}); check the path") from error
+    if path.suffix == ".json":
+        return _opencost_rates(path, text)
+    reader = csv.DictReader(text.splitlines())
+    rows, columns = list(reader), set(reader.fieldnames or ())
+    if {"InstanceType", "MarketPriceHourly"} <= columns:
+        return _opencost_prices(path, rows)
+    missing = [name for name in ("name", "cores", "gib", "usd_per_hour") if name not in columns]
+    if missing:
+        raise TraceError(f"price book {path}: has no column {missing[0]}; docs/traces.md shows what a price book holds")
+    shapes: dict[str, Shape] = {}
     for number, row in enumerate(rows, start=2):
         base = shape(
-            row.get("name") or f"row-{number}",
+            row["name"] or f"row-{number}",
             int(_number(path, number, row, "cores")),
             int(_number(path, number, row, "gib")),
             gpus=int(_number(path, number, row, "gpus", 0)),
             model=row.get("gpu_model") or "",
         )
+        if base.name in shapes:
+            raise TraceError(f"price book {path}, row {number}: shape {base.name!r} appears twice; rename one")
         shapes[base.name] = Shape(
             base.name,
             base.allocatable,
@@ -115,8 +147,47 @@ def read_price_book(path: Path) -> PriceBook:
             limit=int(_number(path, number, row, "limit", 0)),
         )
     if not shapes:
-        raise TraceError(f"price book {path}: holds no shapes; one row per shape, as in docs/prices.md")
+        raise TraceError(f"price book {path}: holds no shapes; docs/traces.md shows what a price book holds")
     return PriceBook(shapes)
+
+
+def _opencost_rates(path: Path, text: str) -> PriceBook:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise TraceError(
+            f"price book {path}: is not JSON ({error}); give OpenCost's custom pricing, or a CSV"
+        ) from error
+    if not isinstance(found, dict) or not found.keys() & OPENCOST_RATES.keys():
+        raise TraceError(f"price book {path}: names none of {', '.join(OPENCOST_RATES)}; is it OpenCost's pricing?")
+    values: dict[str, float] = {}
+    for key, ours in OPENCOST_RATES.items():
+        if key in found:
+            try:
+                values[ours] = float(found[key])
+            except (TypeError, ValueError):
+                values[ours] = math.nan
+            if not 0 <= values[ours] < MAX_USD:
+                raise TraceError(f"price book {path}: {key} is {found[key]!r}, must be a number >= 0; fix it")
+    rates = Rates(**values)
+    return PriceBook({s.name: s for s in catalogue(rates)}, rates)
+
+
+def _opencost_prices(path: Path, rows: list[dict[str, str]]) -> PriceBook:
+    prices: dict[str, float] = {}
+    for number, row in enumerate(rows, start=2):
+        if (row.get("AssetClass") or "node").lower() != "node":
+            continue
+        name = row["InstanceType"]
+        price = _number(path, number, row, "MarketPriceHourly")
+        if prices.setdefault(name, price) != price:
+            raise TraceError(
+                f"price book {path}, row {number}: instance type {name!r} has two prices; keep one region and time"
+            )
+    if not prices:
+        raise TraceError(f"price book {path}: prices no node; rows of nodes have AssetClass node")
+    shapes = {s.name: replace(s, usd_per_hour=prices.get(s.name, s.usd_per_hour)) for s in DEFAULT_SHAPES}
+    return PriceBook(shapes, Rates(), {name: price for name, price in prices.items() if name not in shapes})
 
 
 def _number(path: Path, row: int, cells: Mapping[str, str | None], column: str, default: float | None = None) -> float:
@@ -127,6 +198,6 @@ def _number(path: Path, row: int, cells: Mapping[str, str | None], column: str, 
         number = float(text or "")
     except ValueError:
         number = math.nan
-    if not 0 <= number < 1e9:
+    if not 0 <= number < MAX_USD:
         raise TraceError(f"price book {path}, row {row}: {column}={text!r} must be a number >= 0; fix the row")
     return number

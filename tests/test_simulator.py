@@ -27,7 +27,7 @@ from simulator.reproduce_fgd import Protocol, differs, experiment, published
 from simulator.sources import open_trace
 from simulator.synth import Recipe, synthesise
 from simulator.trace import NodeEvent, Trace, TraceError
-from simulator.validate import RULES, fixed, validate
+from simulator.validate import RULES, fixed, rule_table, validate
 from tests.slow_rules import On, fits, taints_ok, wants
 
 SMALL = Recipe(seed=3, days=0.3, gpu_nodes=4, small_gpu_nodes=4, cpu_nodes=3, owners=20, load=1.2)
@@ -274,3 +274,46 @@ def test_every_rule_of_validate_has_its_own_code_and_fixes_what_it_says(small: T
 def test_shapes_carry_system_reserve() -> None:
     for known in DEFAULT_SHAPES:
         assert dict(known.allocatable)[CPU] % 1000 != 0
+
+
+def test_the_documented_rules_are_the_rules_there_are() -> None:
+    assert rule_table() in (Path(__file__).parent.parent / "docs" / "traces.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("b.csv", "foo,bar\n1,2\n", "has no column name"),
+        ("b.csv", "name,cores,gib,usd_per_hour\na,4,16,1\na,8,16,1\n", "row 3: shape 'a' appears twice"),
+        ("b.csv", "name,cores,gib,usd_per_hour\n", "holds no shapes"),
+        ("b.csv", "InstanceType,MarketPriceHourly\nx,1\nx,2\n", "row 3: instance type 'x' has two prices"),
+        ("b.json", '{"CPU": "NaN"}', "CPU is 'NaN', must be a number"),
+        ("b.json", '{"cpu": 1}', "names none of CPU"),
+        ("b.json", "{", "is not JSON"),
+    ],
+)
+def test_a_price_book_that_makes_no_sense_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(TraceError, match=message):
+        read_price_book(tmp_path / name)
+
+
+def test_prices_come_from_opencosts_own_files(tmp_path: Path) -> None:
+    rates = tmp_path / "default.json"
+    rates.write_text('{"provider": "custom", "CPU": "0.02", "RAM": "0.001", "GPU": "1.5"}')
+    sold = read_price_book(rates).shapes["gpu-4"]
+    assert sold.usd_per_hour == pytest.approx(48 * 0.02 + 192 * 0.001 + 4 * 1.5)
+    prices = tmp_path / "prices.csv"
+    prices.write_text(
+        "EndTimestamp,InstanceID,Region,AssetClass,InstanceIDField,InstanceType,MarketPriceHourly,Version\n"
+        "2030-01-01,,x,node,,m5.large,0.096,v1\n2030-01-01,,x,pv,,disk,0.1,v1\n2030-01-01,,x,node,,general-16,0.5,v1\n"
+    )
+    book = read_price_book(prices)
+    assert book.usd_per_hour(NodeSpec("n", ((CPU, 2000),), shape="m5.large")) == 0.096
+    assert book.usd_per_hour(book.shapes["general-16"].node("n")) == 0.5
+
+
+def test_orders_of_another_variant_are_refused(protocol: Protocol, traces: Path) -> None:
+    other = replace(protocol, arrivals=Protocol.load(traces / "openb", "cpu050").arrivals)
+    with pytest.raises(TraceError, match="mixed up"):
+        other.for_seed(42)
