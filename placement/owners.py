@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from placement.pods import Requirement, Spread
+from placement.pods import PodSpec, Requirement, Spread
 
 HOSTNAME = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
@@ -19,7 +19,16 @@ DEFAULT_SPREAD = ((HOSTNAME, 3), (ZONE, 5))
 CONTROLLERS = {"ReplicationController": "v1", "ReplicaSet": "apps/v1", "StatefulSet": "apps/v1"}
 """Kinds whose selector counts, with the API version that an owner reference to them must name."""
 
+TEMPLATE_LABELS = ("pod-template-hash", "controller-revision-hash")
+"""Labels by which controllers tell the pods of one template from those of another."""
+
 Requirements = tuple[Requirement, ...]
+
+
+def template_of(spec: PodSpec) -> tuple[str, str, str]:
+    """(namespace, owner, template hash): pods with the same are replacements of each other. No owner, no replacement."""
+    labels = dict(spec.labels)
+    return spec.namespace, spec.owner, next((labels[key] for key in TEMPLATE_LABELS if key in labels), "")
 
 
 @dataclass

@@ -7,7 +7,7 @@ API lists them. Files are read and written elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -82,7 +82,7 @@ def cluster_of(snapshot: SnapshotFile, usd_per_hour: Mapping[str, float] | None 
 # ── from Kubernetes objects ───────────────────────────────────────────────────────────────────────────────────
 
 
-class _Budget(msgspec.Struct):
+class Budget(msgspec.Struct):
     """policy/v1 PodDisruptionBudget, as far as we read it."""
 
     class Spec(msgspec.Struct):
@@ -113,7 +113,7 @@ def snapshot_of_objects(data: bytes) -> SnapshotFile:
         nodes = [msgspec.json.decode(item, type=objects.Node) for item in by_kind.get("Node", ())]
         pods = [msgspec.json.decode(item, type=objects.Pod) for item in by_kind.get("Pod", ())]
         spaces = [msgspec.json.decode(item, type=objects.Node).metadata for item in by_kind.get("Namespace", ())]
-        budgets = [msgspec.json.decode(item, type=_Budget) for item in by_kind.get("PodDisruptionBudget", ())]
+        budgets = [msgspec.json.decode(item, type=Budget) for item in by_kind.get("PodDisruptionBudget", ())]
     except msgspec.DecodeError as error:
         raise SnapshotError(
             f"the input is not a list of Kubernetes objects ({error}); "
@@ -121,6 +121,22 @@ def snapshot_of_objects(data: bytes) -> SnapshotFile:
         ) from error
     if not nodes:
         raise SnapshotError("the input holds no Node; pipe in `kubectl get nodes,pods,namespaces,pdb -A -o json`")
+    return snapshot_of(nodes, pods, spaces, budgets)
+
+
+def snapshot_of(
+    nodes: Iterable[objects.Node],
+    pods: Iterable[objects.Pod],
+    namespaces: Iterable[objects.Metadata] = (),
+    budgets: Iterable[Budget] = (),
+) -> SnapshotFile:
+    """Snapshot of decoded objects; finished pods are left out.
+
+    Raises
+    ------
+    ConfigError : a quantity does not parse.
+    """
+    nodes, budgets = list(nodes), list(budgets)
     specs: dict[PodSpec, int] = {}
     rows = []
     for pod in pods:
@@ -131,26 +147,27 @@ def snapshot_of_objects(data: bytes) -> SnapshotFile:
         number = specs.setdefault(spec, len(specs))
         stays = _why_stays(pod, budgets)
         rows.append(SnapshotPod(pod.metadata.uid or name, name, number, pod.spec.nodeName or "", stays=stays))
-    never = {n.metadata.name: why for n in nodes if (why := _forbidden(n.metadata))}
+    never = {n.metadata.name: why for n in nodes if (why := forbidden(n.metadata))}
     return SnapshotFile(
         KIND,
         VERSION,
         [objects.node_spec(node) for node in nodes],
         list(specs),
         rows,
-        [objects.namespace_spec(m.name, m.labels) for m in spaces],
+        [objects.namespace_spec(m.name, m.labels) for m in namespaces],
         never,
     )
 
 
-def _forbidden(metadata: objects.Metadata) -> str:
+def forbidden(metadata: objects.Metadata) -> str:
+    """The annotation that forbids touching a pod or node, in words; empty when there is none."""
     annotations = metadata.annotations or {}
     return next((f"annotation {key}={value}" for key, value in NEVER.items() if annotations.get(key) == value), "")
 
 
-def _why_stays(pod: objects.Pod, budgets: list[_Budget]) -> str:
+def _why_stays(pod: objects.Pod, budgets: list[Budget]) -> str:
     """Why a plan must not move this pod; empty when nothing says so."""
-    if why := _forbidden(pod.metadata):
+    if why := forbidden(pod.metadata):
         return why
     if pod.metadata.deletionTimestamp:
         return "it is being deleted"

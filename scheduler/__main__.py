@@ -62,6 +62,8 @@ class LazyGroup(click.Group):
             ) from error
         if cmd_name == "record":
             command = command(_write_trace)
+        if cmd_name in ("plan", "snapshot"):
+            _give_cluster(command)
         assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
         return command
 
@@ -92,6 +94,16 @@ def _write_trace(recording: Any, target: Path) -> str:
     trace = trace_of_recording(recording)
     trace.save(target)
     return f"{target}: {len(trace.nodes)} nodes, {len(trace.pods)} pods, {len(trace.usage.pod)} usage samples"
+
+
+def _give_cluster(command: click.Command) -> None:
+    """Planning is the simulator's, the cluster is the live side's: hand its reader over, and what acts on a plan."""
+    from scheduler import cli_plan
+
+    command.context_settings["obj"] = cli_plan.live_snapshot
+    if isinstance(command, click.Group):
+        for extra in cli_plan.COMMANDS:
+            command.add_command(extra)
 
 
 def _exists(module: str) -> bool:

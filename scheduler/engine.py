@@ -177,6 +177,12 @@ class Engine:
         strategy = self.in_force()
         draw = int(self._draws.integers(2**62))
         decision = strategy.decide(self.state.snapshot(), spec, candidates, draw)
+        row = self.state.row_of.get(self.ledger.target_for(uid, spec), -1) if self.ledger.targets else -1
+        if row >= 0 and candidates[row] and decision.row != row:
+            narrowed = self.mask(np.array([row]))
+            wanted = strategy.decide(self.state.snapshot(), spec, narrowed, draw)
+            if wanted.is_placed:  # the replacement of a pod that a plan moved goes where the plan wants it
+                decision, candidates = wanted, narrowed
         asked = Asked(strategy.digest, spec, draw, self._offered(strategy, spec, candidates))
         self.state.log.append(
             Event(self.ledger.time_s, placement_log.DECISION, uid, decision.node, decision.devices, asked)

@@ -159,7 +159,8 @@ class KubeClient:
         token = ""
         while True:
             query = {"limit": str(page_size)} | ({"continue": token} if token else {})
-            body = await self.call("GET", f"{path}?{urlencode(query)}", timeout_s=60)
+            mark = "&" if "?" in path else "?"
+            body = await self.call("GET", f"{path}{mark}{urlencode(query)}", timeout_s=60)
             try:
                 page = _decode_page(body)
             except msgspec.MsgspecError as error:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from placement.nodes import NamespaceSpec, NodeSpec
+from placement.owners import template_of
 from placement.pods import PodSpec
 from placement.state import ClusterState, device_indices
 from scheduler.metrics import Metrics
@@ -26,6 +27,8 @@ from scheduler.metrics import Metrics
 log = logging.getLogger(__name__)
 
 MAX_TOMBSTONES = 200_000
+TARGET_S = 300.0
+"""A replacement that has not come by then goes where any pod goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ class Seen:
     """Node that a plan of ours nominated, by our annotation."""
     nominated: str = ""
     """``status.nominatedNodeName``, whoever wrote it."""
+    target: str = ""
+    """Node where a plan wants its replacement, by our annotation."""
+    is_leaving: bool = False
+    """It is being deleted."""
 
 
 @dataclass(slots=True)
@@ -67,6 +74,17 @@ class Reservation:
     """Not decided, only likely (``score``): it may end elsewhere without anything being wrong."""
     is_binding: bool = False
     """A Binding was sent and its outcome is not known: only the API may end this."""
+
+
+@dataclass(slots=True)
+class Target:
+    """Where a plan wants the replacement of an evicted pod."""
+
+    node: str
+    since_s: float
+    """Of the ledger's clock."""
+    taken_by: str = ""
+    """UID of the pod that was told; empty = nobody yet."""
 
 
 class Ledger:
@@ -92,6 +110,8 @@ class Ledger:
         """Grows with every change of any node."""
         self.on_bound: Callable[[Seen], None] = lambda seen: None
         """Told when a pod is first seen on a node."""
+        self.targets: dict[tuple[str, str, str], dict[str, Target]] = {}
+        """Template (namespace, owner, hash) → UID of an evicted pod → where its replacement belongs."""
         self._waiting: dict[str, set[str]] = {}
         self._tombstones: dict[str, None] = {}
 
@@ -156,11 +176,14 @@ class Ledger:
             return
         self.pods[seen.uid] = seen
         self._index(seen)
+        if seen.target and seen.is_leaving:
+            self._expect(seen)
         if old is not None and old.node and old.node != seen.node:
             self._waiting.get(old.node, set()).discard(seen.uid)
         if seen.node:
             self._settle(seen)
             if old is None or not old.node:
+                self._met(seen)
                 self.on_bound(seen)
 
     def _index(self, seen: Seen) -> None:
@@ -177,8 +200,13 @@ class Ledger:
         self.gated.pop(uid, None)
         self.planned.pop(uid, None)
         seen = self.pods.pop(uid, None)
-        if seen is not None and seen.node in self._waiting:
-            self._waiting[seen.node].discard(uid)
+        if seen is not None:
+            self._waiting.get(seen.node, set()).discard(uid)
+            for target in self.targets.get(template_of(seen.spec), {}).values():
+                if target.taken_by == uid:
+                    target.taken_by = ""
+            if seen.target:
+                self._expect(seen)
         self._drop(uid, "deleted")
 
     def keep_pods(self, uids: Iterable[str]) -> None:
@@ -231,6 +259,40 @@ class Ledger:
             "ledger differs from the API",
             extra={"what": what, "pod": f"{seen.namespace}/{seen.name}", "node": seen.node},
         )
+
+    # ── replacements of pods that a plan evicted ──────────────────────────────────────────────
+
+    def _expect(self, seen: Seen) -> None:
+        if seen.spec.owner:
+            expected = self.targets.setdefault(template_of(seen.spec), {})
+            expected.setdefault(seen.uid, Target(seen.target, self.clock()))
+
+    def _met(self, seen: Seen) -> None:
+        """A pod was bound: it is nobody's replacement any more."""
+        template = template_of(seen.spec) if self.targets else None
+        if template is None or template not in self.targets:
+            return
+        expected = self.targets[template]
+        met = [uid for uid, t in expected.items() if t.taken_by == seen.uid]
+        for uid in met[:1]:
+            del expected[uid]
+        if not expected:
+            del self.targets[template]
+
+    def target_for(self, uid: str, spec: PodSpec) -> str:
+        """Node where a plan wants this pod, as the replacement of one that it evicted; empty if no plan cares."""
+        expected = self.targets.get(template_of(spec)) if self.targets else None
+        if not expected:
+            return ""
+        limit_s = self.clock() - TARGET_S
+        for evicted in [u for u, t in expected.items() if t.since_s < limit_s]:
+            del expected[evicted]
+        mine = next((t for t in expected.values() if t.taken_by == uid), None)
+        free = mine or next((t for t in expected.values() if not t.taken_by), None)
+        if free is None:
+            return ""
+        free.taken_by = uid
+        return free.node
 
     # ── what we decided ───────────────────────────────────────────────────────────────────────
 

@@ -17,12 +17,13 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from placement.errors import PlacementError
 from placement.plans import Plan
 from placement.pods import Pod
 from placement.problems import GANG_LABELS, Cluster, batch_plan, batch_problem
+from scheduler.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, why_elsewhere, why_not_bound
 from scheduler.binder import Api
 from scheduler.engine import Engine
 from scheduler.errors import ApiError
@@ -35,18 +36,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 GONE = (404, 409)
-
-
-@dataclass(frozen=True)
-class Adherence:
-    """What became of one planned pod, and why it differs from the plan when it does."""
-
-    pod: str
-    planned: str
-    actual: str
-    """Node, or empty when it was not bound."""
-    reason: str
-    """``as planned``, or what came between."""
 
 
 def _who(seen: Seen) -> tuple[str, str, str]:
@@ -141,7 +130,13 @@ class Nominator:
             return
         for seen in rest:
             self._forget(seen.uid, "planned again")
+        aimed = [s for s in rest if gang_of(s)[1] == s.uid and self.engine.ledger.target_for(s.uid, s.spec)]
+        if aimed:
+            await self._each(aimed, self._aim)
+            rest = [s for s in rest if s not in aimed]
         pods = tuple(Pod(s.uid, f"{s.namespace}/{s.name}", s.spec) for s in rest)
+        if not pods:
+            return
         try:
             plan = await self._solve(pods)
         except PlacementError as error:
@@ -190,6 +185,10 @@ class Nominator:
         await self._each([seen for seen, _ in members], one)
         if all(outcomes):
             await self._each([seen for seen, _ in members], self._lift)
+
+    async def _aim(self, seen: Seen) -> None:
+        """The replacement of a pod that an applied plan evicted goes where that plan wants it."""
+        await self._deliver_gang([(seen, self.engine.ledger.target_for(seen.uid, seen.spec))])
 
     async def _each(self, pods: Iterable[Seen], act: Callable[[Seen], Awaitable[None]]) -> None:
         queue = iter(pods)
@@ -260,11 +259,11 @@ class Nominator:
         for uid, (node, since) in list(self._active.items()):
             seen = ledger.pods.get(uid)
             if seen is None:
-                self._end(uid, Adherence(uid, node, "", "deleted"))
+                self._end(uid, Adherence(uid, node, "", ENDED))
             elif seen.node:
                 self._end(uid, self._compare(seen, node))
             elif seen.planned == node and seen.nominated != node:
-                self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", self._why_replaced(seen)))
+                self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why_not_bound(seen.nominated)))
             elif now - since > settings.nomination_deadline_s and seen.planned == node:
                 old.append(seen)
         await self._each(old, self._expire)
@@ -283,32 +282,22 @@ class Nominator:
 
     async def _expire(self, seen: Seen) -> None:
         if await self._clear(seen):
-            self._end(
-                seen.uid, Adherence(f"{seen.namespace}/{seen.name}", seen.planned, "", "cleared: not bound in time")
-            )
-
-    @staticmethod
-    def _why_replaced(seen: Seen) -> str:
-        return f"kube-scheduler nominated {seen.nominated}" if seen.nominated else "the nomination was cleared"
+            self._end(seen.uid, Adherence(f"{seen.namespace}/{seen.name}", seen.planned, "", EXPIRED))
 
     def _compare(self, seen: Seen, planned: str) -> Adherence:
-        reason = "as planned" if seen.node == planned else self._why_elsewhere(planned)
+        if seen.node == planned:
+            reason = AS_PLANNED
+        else:
+            row = self.engine.state.row_of.get(planned)
+            node = None if row is None else self.engine.state.nodes[row]
+            reason = why_elsewhere(is_known=node is not None, is_cordoned=node is not None and node.unschedulable)
         return Adherence(f"{seen.namespace}/{seen.name}", planned, seen.node, reason)
-
-    def _why_elsewhere(self, planned: str) -> str:
-        row = self.engine.state.row_of.get(planned)
-        if row is None:
-            return "the planned node is gone"
-        node = self.engine.state.nodes[row]
-        if node is not None and node.unschedulable:
-            return "the planned node is cordoned"
-        return "the planned node did not take it: filled or changed since the plan"
 
     def _end(self, uid: str, adherence: Adherence) -> None:
         self._active.pop(uid, None)
         self.adherence.append(adherence)
-        outcome = "as planned" if adherence.reason == "as planned" else "elsewhere" if adherence.actual else "not bound"
-        if outcome != "as planned":
+        outcome = adherence.outcome
+        if outcome != AS_PLANNED:
             log.info("pod left its plan", extra=asdict(adherence))
         self.engine.metrics.plan_pods.labels(outcome).inc()
         if not adherence.actual:

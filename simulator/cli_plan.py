@@ -6,7 +6,9 @@ goes to standard error. Nothing here changes a cluster.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from placement.plans import Plan
 from simulator.output import data_only, output_option, progress, render
 
 if TYPE_CHECKING:
+    from placement.snapshots import SnapshotFile
     from simulator.plan_worker import Request
 
 
@@ -98,37 +101,98 @@ def reproduce_priority_matters(
 # ── ullage plan ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
+LIVE_HELP = "Read the cluster through the API."
+KUBECONFIG_HELP = "With --live. Default: $KUBECONFIG, ~/.kube/config, then the pod's service account."
+
+
 def _common(function: Callable[..., None]) -> Callable[..., None]:
-    """Options that every plan has."""
+    """Where the cluster comes from, and options that every plan has; they arrive as one :class:`_Given`."""
     options = (
-        click.option("--snapshot", type=click.Path(path_type=Path), required=True, help="File from `ullage snapshot`."),
+        click.argument("trace", required=False),
+        click.option("--snapshot", type=click.Path(path_type=Path), help="File from `ullage snapshot`."),
+        click.option("--live", is_flag=True, help=LIVE_HELP),
+        click.option("--kubeconfig", help=KUBECONFIG_HELP),
+        click.option("--context", help="Of the kubeconfig; with --live."),
+        click.option("--at", "at_s", type=int, help="Second of TRACE's clock. Default: its last arrival."),
+        click.option("-s", "--strategy", default="best-fit", show_default=True, help="Replays TRACE up to then."),
         click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--report", type=click.Path(path_type=Path), help="Also write a picture of the plan (HTML)."),
         output_option,
     )
+
+    @functools.wraps(function)
+    def gathered(**options: Any) -> None:
+        names = [field.name for field in fields(_Given)]
+        function(_Given(**{name: options.pop(name) for name in names}), **options)
+
     for option in reversed(options):
-        function = option(function)
-    return function
+        gathered = option(gathered)
+    return gathered
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Options of every plan."""
+
+    trace: str | None
+    snapshot: Path | None
+    live: bool
+    kubeconfig: str | None
+    context: str | None
+    at_s: int | None
+    strategy: str
+    time_s: float
+    seed: int
+    report: Path | None
+    output: str
+
+    def cluster(self) -> SnapshotFile:
+        """The snapshot to plan on."""
+        if (self.trace is not None) + (self.snapshot is not None) + self.live != 1:
+            raise ConfigError("give one of TRACE, --snapshot FILE and --live: where the cluster comes from")
+        if self.live:
+            return read_live(self.kubeconfig, self.context)
+        if self.snapshot is not None:
+            from simulator.snapshots import read_snapshot
+
+            return read_snapshot(self.snapshot)
+        from simulator.sources import open_trace
+        from simulator.trace_snapshot import snapshot_of_trace
+
+        trace = open_trace(str(self.trace))
+        return snapshot_of_trace(trace, strategy=self.strategy, at_s=self.at_s, seed=self.seed)
+
+
+def read_live(kubeconfig: str | None, context: str | None) -> SnapshotFile:
+    """The cluster now. Only the live side knows the API; the command line hands its reader over as the context's object."""
+    reader = click.get_current_context().obj
+    if reader is None:
+        raise ConfigError("this command line cannot read a cluster; use `ullage`, or a file from `ullage snapshot`")
+    taken: SnapshotFile = reader(kubeconfig, context)
+    return taken
 
 
 @click.group()
 def plan() -> None:
-    """Plans with a stated bound, from a snapshot. Nothing is changed: every plan is a proposal."""
+    """Plans with a stated bound, of a trace, a snapshot or the live cluster.
+
+    Nothing is changed: every plan is a proposal, and `plan apply` says what it would do until told `--yes`.
+    """
 
 
 @plan.command()
 @_common
-def rescue(snapshot: Path, time_s: float, seed: int, report: Path | None, output: str) -> None:
+def rescue(given: _Given) -> None:
     """Place more, and more important, pending pods by moving or evicting few running ones."""
-    _run(_request("rescue", snapshot, time_s, seed), report, output)
+    _run(_request("rescue", given), given)
 
 
 @plan.command()
 @_common
-def batch(snapshot: Path, time_s: float, seed: int, report: Path | None, output: str) -> None:
+def batch(given: _Given) -> None:
     """Place all pending pods at once; gangs all or none; then strand least."""
-    _run(_request("batch", snapshot, time_s, seed), report, output)
+    _run(_request("batch", given), given)
 
 
 @plan.command()
@@ -138,32 +202,22 @@ def batch(snapshot: Path, time_s: float, seed: int, report: Path | None, output:
 @click.option("--no-prices", is_flag=True, help="Count nodes, not USD.")
 @click.option("--usd-per-move", type=float, default=0.0, help="What one move costs, for the payback time.")
 def consolidate(
-    snapshot: Path,
-    time_s: float,
-    seed: int,
-    report: Path | None,
-    output: str,
-    max_moves: int | None,
-    prices: Path | None,
-    no_prices: bool,
-    usd_per_move: float,
+    given: _Given, max_moves: int | None, prices: Path | None, no_prices: bool, usd_per_move: float
 ) -> None:
     """Empty nodes within a budget of moves, so that the fleet costs least."""
     from simulator.cost import DEFAULT_BOOK, read_price_book
 
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
-    request = _request("consolidate", snapshot, time_s, seed)
+    request = _request("consolidate", given)
     usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in request.snapshot.nodes}
-    _run(_changed(request, usd_per_hour=usd, max_moves=max_moves, usd_per_move=usd_per_move), report, output)
+    _run(_changed(request, usd_per_hour=usd, max_moves=max_moves, usd_per_move=usd_per_move), given)
 
 
 @plan.command()
 @_common
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
 @click.option("--spot", is_flag=True, help="Buy spot where it is sold.")
-def purchase(
-    snapshot: Path, time_s: float, seed: int, report: Path | None, output: str, prices: Path | None, spot: bool
-) -> None:
+def purchase(given: _Given, prices: Path | None, spot: bool) -> None:
     """Cheapest node shapes to add for the pending pods."""
     from simulator.cost import DEFAULT_BOOK, read_price_book
     from simulator.plan_worker import SaleShape
@@ -180,16 +234,15 @@ def purchase(
         for shape in book.shapes.values()
         if not shape.num_gpus
     )
-    _run(_changed(_request("purchase", snapshot, time_s, seed), shapes=shapes), report, output)
+    _run(_changed(_request("purchase", given), shapes=shapes), given)
 
 
-def _request(kind: str, snapshot: Path, time_s: float, seed: int) -> Request:
+def _request(kind: str, given: _Given) -> Request:
     from simulator.plan_worker import Request
-    from simulator.snapshots import read_snapshot
 
-    if not time_s > 0:
-        raise ConfigError(f"--time {time_s:g} leaves nothing to plan in; give more than 0 seconds")
-    return Request(kind, read_snapshot(snapshot), time_s, seed)
+    if not given.time_s > 0:
+        raise ConfigError(f"--time {given.time_s:g} leaves nothing to plan in; give more than 0 seconds")
+    return Request(kind, given.cluster(), given.time_s, given.seed)
 
 
 def _changed(request: Request, **changes: object) -> Request:
@@ -198,13 +251,14 @@ def _changed(request: Request, **changes: object) -> Request:
     return msgspec.structs.replace(request, **changes)
 
 
-def _run(request: Request, report: Path | None, output: str) -> None:
+def _run(request: Request, given: _Given) -> None:
     """Plan in a worker; Ctrl-C asks for the best plan so far."""
     from placement.snapshots import cluster_of
     from simulator.cli import check_writable
     from simulator.plan_page import page
     from simulator.plan_worker import Planner
 
+    report = given.report
     if report is not None:
         check_writable(report)
     planner = Planner(request)
@@ -217,7 +271,7 @@ def _run(request: Request, report: Path | None, output: str) -> None:
         planner.close()
     if report is not None:
         report.write_text(page(cluster_of(request.snapshot, request.usd_per_hour), made), encoding="utf-8")
-    _print(made, output)
+    _print(made, given.output)
 
 
 def _print(made: Plan, output: str) -> None:
@@ -238,14 +292,22 @@ def _print(made: Plan, output: str) -> None:
 
 
 @click.command()
-@click.argument("objects", type=click.File("rb"))
+@click.argument("objects", type=click.File("rb"), required=False)
 @click.option("-f", "--file", "path", type=click.Path(path_type=Path), required=True, help="Snapshot file to write.")
-def snapshot(objects: Any, path: Path) -> None:
-    """Save a cluster's state to a file: kubectl get nodes,pods,namespaces,pdb -A -o json | ullage snapshot - -f FILE."""
+@click.option("--live", is_flag=True, help=LIVE_HELP)
+@click.option("--kubeconfig", help=KUBECONFIG_HELP)
+@click.option("--context", help="Of the kubeconfig; with --live.")
+def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, context: str | None) -> None:
+    """Save a cluster's state to a file, with --live or from kubectl.
+
+    kubectl get nodes,pods,namespaces,pdb -A -o json | ullage snapshot - -f FILE
+    """
     from placement.snapshots import snapshot_of_objects
     from simulator.snapshots import write_snapshot
 
-    taken = snapshot_of_objects(objects.read())
+    if (objects is not None) == live:
+        raise ConfigError("give either --live or a file of objects (- = standard input)")
+    taken = read_live(kubeconfig, context) if live else snapshot_of_objects(objects.read())
     write_snapshot(taken, path)
     pending = sum(not pod.node for pod in taken.pods)
     click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)

@@ -710,6 +710,10 @@ class Replay:
             else:
                 self._scan_at = NEVER
 
+    def waiting(self) -> list[int]:
+        """Pods that have arrived and have no place, by class and then oldest first."""
+        return [pod for waiting in self._waiting.values() for pod in waiting.pods]
+
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 
     def _finish(self, num_seen: int) -> Outcome:

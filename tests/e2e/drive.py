@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
@@ -78,6 +79,9 @@ class Cluster:
         self.session = session
         self.base = f"https://127.0.0.1:{plane.api_port}"
         self.pods: dict[str, dict[str, Any]] = {}
+        self.bound: set[str] = set()
+        """Names of pods that have a node."""
+        self._on: dict[str, set[str]] = defaultdict(set)
         self.allocatable: dict[str, dict[str, int]] = {}
         self.wrongs: list[str] = []
         """Moments at which a node was over its allocatable, or a device over its thousand."""
@@ -129,6 +133,10 @@ class Cluster:
     async def _follow(self) -> None:
         listed = await self.call("GET", PODS)
         self.pods = {pod["metadata"]["name"]: pod for pod in listed["items"]}
+        self.bound.clear()
+        self._on.clear()
+        for name, pod in self.pods.items():
+            self._note(name, pod)
         self._changed.set()
         query = f"watch=1&resourceVersion={listed['metadata']['resourceVersion']}"
         headers = {"Authorization": "Bearer admin-token"}
@@ -137,24 +145,35 @@ class Cluster:
             async for chunk in response.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    self._take(json.loads(line))
+                    self._take(msgspec.json.decode(line))
                 self._changed.set()
 
     def _take(self, event: dict[str, Any]) -> None:
         pod = event["object"]
         name = pod["metadata"]["name"]
         old = self.pods.pop(name, None)
+        self.bound.discard(name)
+        if old is not None:
+            self._on[old["spec"].get("nodeName") or ""].discard(name)
         if event["type"] != "DELETED":
+            self._note(name, pod)
             self.pods[name] = pod
             if pod["spec"].get("nodeName") and not (old or {"spec": {}})["spec"].get("nodeName"):
                 self.wrongs += self.overcommitted(pod["spec"]["nodeName"])
+
+    def _note(self, name: str, pod: dict[str, Any]) -> None:
+        node = pod["spec"].get("nodeName") or ""
+        self._on[node].add(name)
+        if node:
+            self.bound.add(name)
 
     def overcommitted(self, node: str) -> list[str]:
         """What of ``node`` is promised more than once, by the API alone."""
         total: dict[str, int] = defaultdict(int)
         device: dict[int, int] = defaultdict(int)
-        for pod in self.pods.values():
-            if pod["spec"].get("nodeName") != node or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        for name in self._on[node]:
+            pod = self.pods[name]
+            if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
                 continue
             asks = pod["spec"]["containers"][0]["resources"].get("requests", {})
             for resource, text in asks.items():

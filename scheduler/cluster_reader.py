@@ -1,0 +1,52 @@
+"""A cluster's state in one go, for commands that run once: the objects that a plan needs, listed and made a snapshot.
+
+The lists are read one after another, so they are not of one instant: a pod that appears on a node that came later is
+left out, and whoever acts on a plan looks again before each step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from placement import objects
+from placement.snapshots import Budget, SnapshotError, SnapshotFile, snapshot_of
+from scheduler.errors import ApiError
+from scheduler.kube import KubeClient
+
+BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
+
+
+async def listed(client: KubeClient, path: str, kind: Any) -> list[Any]:
+    """Every object of a list, decoded as ``kind``.
+
+    Raises
+    ------
+    ApiError : it cannot be listed, or an object cannot be read.
+    """
+    decode = msgspec.json.Decoder(kind).decode
+    found = []
+    async for page in client.list_pages(path, page_size=client.settings.page_size):
+        try:
+            found += [decode(raw) for raw in page.items or ()]
+        except msgspec.MsgspecError as error:
+            raise ApiError(f"GET {path}: an object cannot be read: {error}") from error
+    return found
+
+
+async def take_snapshot(client: KubeClient) -> SnapshotFile:
+    """Nodes, pods, namespaces and disruption budgets, now.
+
+    Raises
+    ------
+    ApiError : a list is refused or cut. SnapshotError : the cluster has no node.
+    """
+    pods = await listed(client, "/api/v1/pods", objects.Pod)
+    nodes = await listed(client, "/api/v1/nodes", objects.Node)
+    spaces = [n.metadata for n in await listed(client, "/api/v1/namespaces", objects.Node)]
+    budgets = await listed(client, BUDGETS, Budget)
+    if not nodes:
+        raise SnapshotError(f"{client.base} has no nodes, so there is nothing to plan; check --context")
+    known = {"", *(node.metadata.name for node in nodes)}
+    return snapshot_of(nodes, [p for p in pods if (p.spec.nodeName or "") in known], spaces, budgets)

@@ -1,0 +1,412 @@
+"""``ullage plan apply`` on a real control plane: evictions through the API, replacements where planned, and every stop.
+
+There is no controller manager and no kubelet here; :class:`StandIn` plays the two parts of them that matter: it creates
+pods anew for an owner that has lost some, says that bound pods run, and counts disruption budgets. Everything that is
+tested is real: API server, Eviction API, scheduler, and the command as a user runs it, with the rights of its component.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
+from scheduler.evictions import CORDON_ANNOTATION
+from scheduler.gates import GATE
+from tests.e2e.control_plane import REPO, ControlPlane, Ullage
+from tests.e2e.drive import PODS as PATH
+from tests.e2e.drive import Cluster, cluster_of, pod_json
+from tests.e2e.test_nominate import GIB, node
+
+BUDGETS = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
+pytestmark = pytest.mark.timeout(300)
+
+
+class StandIn:
+    """Replica sets (name → desired pods), the kubelets' word that pods run, and disruption budgets."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.sets: dict[str, tuple[int, Callable[[str], dict[str, Any]]]] = {}
+        self.budgets: dict[str, int] = {}
+        """Replica set → how many pods may be down at once; budgets exist for these only."""
+        self.fewest: dict[str, int] = {}
+        """Replica set → the fewest live pods seen since it was complete."""
+        self._numbers = itertools.count()
+        self._running: set[str] = set()
+
+    def members(self, name: str) -> list[dict[str, Any]]:
+        """Its live pods."""
+        return [
+            pod
+            for pod in self.cluster.pods.values()
+            if (pod["metadata"].get("labels") or {}).get("app") == name and not pod["metadata"].get("deletionTimestamp")
+        ]
+
+    async def follow(self) -> None:
+        """Play the part for ever."""
+        while True:
+            await asyncio.sleep(0.05)
+            for name, (wanted, make) in self.sets.items():
+                for _ in range(wanted - len(self.members(name))):
+                    await self.cluster.call("POST", PATH, make(f"{name}-{next(self._numbers)}"))
+            await self._run_pods()
+            for name, most_down in self.budgets.items():
+                await self._count(name, most_down)
+
+    async def _run_pods(self) -> None:
+        for pod in list(self.cluster.pods.values()):
+            name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+            if pod["spec"].get("nodeName") and uid not in self._running:
+                ready = [{"type": "Ready", "status": "True"}]
+                body = {"metadata": {"uid": uid}, "status": {"phase": "Running", "conditions": ready}}
+                with contextlib.suppress(RuntimeError):  # deleted meanwhile
+                    await patch(self.cluster, f"{PATH}/{name}/status", body)
+                self._running.add(uid)
+
+    async def _count(self, name: str, most_down: int) -> None:
+        budget = await self.cluster.call("GET", f"{BUDGETS}/{name}")
+        wanted = self.sets[name][0]
+        healthy = sum(bool(pod["metadata"]["uid"] in self._running) for pod in self.members(name))
+        self.fewest[name] = min(self.fewest.get(name, wanted), healthy) if healthy or name in self.fewest else wanted
+        budget["status"] = {
+            "observedGeneration": budget["metadata"]["generation"],
+            "disruptionsAllowed": max(0, healthy - (wanted - most_down)),
+            "currentHealthy": healthy,
+            "desiredHealthy": wanted - most_down,
+            "expectedPods": wanted,
+        }
+        with contextlib.suppress(RuntimeError):  # an eviction came between: counted next time
+            await self.cluster.call("PUT", f"{BUDGETS}/{name}/status", budget)
+
+
+async def patch(cluster: Cluster, path: str, body: dict[str, Any]) -> None:
+    """A merge patch."""
+    headers = {"Content-Type": "application/merge-patch+json", "Authorization": "Bearer admin-token"}
+    async with cluster.session.request("PATCH", cluster.base + path, data=json.dumps(body), headers=headers) as answer:
+        if answer.status >= 300:
+            raise RuntimeError(f"PATCH {path}: {answer.status} {await answer.text()}")
+
+
+def template(app: str, cores: float, *, gated: bool = True, **meta: Any) -> Callable[[str], dict[str, Any]]:
+    """Pods of one replica set, behind our gate as the admission policy would put them."""
+
+    def make(name: str) -> dict[str, Any]:
+        body = pod_json(name, PodSpec(((CPU, int(cores * 1000)), (MEMORY, GIB))))
+        owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": app, "uid": f"uid-{app}", "controller": True}
+        labels = {"app": app, "pod-template-hash": "5f4d"}
+        body["metadata"] |= {"ownerReferences": [owner], "labels": labels} | meta
+        if gated:
+            body["spec"]["schedulingGates"] = [{"name": GATE}]
+        return body
+
+    return make
+
+
+class Here:
+    """A cluster with its stand-in, and the command line of whoever may apply plans."""
+
+    def __init__(self, plane: ControlPlane, cluster: Cluster, standin: StandIn, folder: Path) -> None:
+        self.plane, self.cluster, self.standin, self.folder = plane, cluster, standin, folder
+        text = (REPO / "manifests" / "kustomize" / "components" / "plan-apply" / "rbac.yaml").read_text()
+        for document in yaml.safe_load_all(text):
+            kind = document["kind"]
+            base = (
+                "/apis/rbac.authorization.k8s.io/v1"
+                if kind.startswith("Cluster")
+                else "/api/v1/namespaces/ullage-system"
+            )
+            plane.call("POST", f"{base}/{kind.lower()}s", document)
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 3600},
+        }
+        path = "/api/v1/namespaces/ullage-system/serviceaccounts/ullage-plan-apply/token"
+        self.config = str(plane.kubeconfig("apply", plane.call("POST", path, request)["status"]["token"]))
+        self.path = folder / "plan.json"
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "scheduler", *words, "--kubeconfig", self.config]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command to its end."""
+        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, timeout=200)
+
+    async def plan(self, kind: str, *words: str) -> dict[str, Any]:
+        """Plan the live cluster into ``plan.json``."""
+        done = await asyncio.to_thread(self.run, "plan", kind, "--live", "--time", "2", "-o", "json", *words)
+        assert done.returncode == 0, done.stderr
+        self.path.write_text(done.stdout)
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    async def apply(self, *words: str, code: int = 0) -> dict[str, Any]:
+        """Apply it; what is reported."""
+        done = await asyncio.to_thread(self.run, "plan", "apply", str(self.path), "-o", "json", *words)
+        assert done.returncode == code, done.stderr + done.stdout
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def record(self) -> dict[str, Any]:
+        """What is on disk."""
+        found: dict[str, Any] = json.loads((self.folder / "plan.json.record.json").read_text())
+        return found
+
+    async def nodes(self) -> dict[str, dict[str, Any]]:
+        return {n["metadata"]["name"]: n for n in (await self.cluster.call("GET", "/api/v1/nodes"))["items"]}
+
+    async def cordoned(self) -> set[str]:
+        return {name for name, n in (await self.nodes()).items() if n["spec"].get("unschedulable")}
+
+    async def place(self, app: str, make: Callable[[str], dict[str, Any]], homes: list[str]) -> None:
+        """Pods of a replica set, bound to these nodes; from now on it is kept complete."""
+        for i, home in enumerate(homes):
+            body = make(f"{app}-first-{i}")
+            body["spec"].pop("schedulingGates", None)
+            body["spec"]["nodeName"] = home
+            await self.cluster.call("POST", PATH, body)
+        await self.cluster.until(lambda: len(self.standin.members(app)) == len(homes), 20, "the pods are seen")
+        self.standin.sets[app] = (len(homes), make)
+        phase = lambda pod: pod.get("status", {}).get("phase")  # noqa: E731  # one expression
+        await self.cluster.until(
+            lambda: all(phase(p) == "Running" for p in self.standin.members(app)), 20, "the pods are said to run"
+        )
+
+    def nothing_is_lost(self) -> None:
+        """Every replica set is complete and bound, nothing is held, no node was ever overfull."""
+        for app, (wanted, _) in self.standin.sets.items():
+            assert len(self.standin.members(app)) == wanted, app
+        for name, pod in self.cluster.pods.items():
+            assert pod["spec"].get("nodeName"), f"{name} is not bound"
+            assert not pod["spec"].get("schedulingGates"), f"{name} is gated"
+            assert not pod["status"].get("nominatedNodeName"), f"{name} is still nominated"
+        assert not self.cluster.wrongs
+
+    def settled(self) -> bool:
+        sets = self.standin.sets.items()
+        return all(len(self.standin.members(app)) == wanted for app, (wanted, _) in sets) and self.cluster.all_bound()
+
+
+@asynccontextmanager
+async def here(plane: ControlPlane, folder: Path, nodes: int = 4, cores: int = 8) -> AsyncIterator[Here]:
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(node(f"n{i}", cores) for i in range(nodes))
+        standin = StandIn(cluster)
+        task = asyncio.create_task(standin.follow())
+        try:
+            yield Here(plane, cluster, standin, folder)
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task  # a defect of the stand-in is a failure of the test
+
+
+async def budget(here: Here, app: str, most_down: int) -> None:
+    spec = {"selector": {"matchLabels": {"app": app}}, "maxUnavailable": most_down}
+    await here.cluster.call("POST", BUDGETS, {"metadata": {"name": app}, "spec": spec})
+    here.standin.budgets[app] = most_down
+    for _ in range(100):
+        if (await here.cluster.call("GET", f"{BUDGETS}/{app}"))["status"].get("expectedPods"):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("the budget is never counted")
+
+
+def as_planned(report: dict[str, Any]) -> None:
+    assert report["outcome"] == "done", report["reason"]
+    assert all(step["actual"] == step["planned"] for step in report["steps"] if step["planned"])
+
+
+def test_a_consolidation_is_applied_interrupted_killed_and_resumed_and_nothing_is_lost(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        async with here(plane, tmp_path) as h:
+            await h.place("web", template("web", 1), [f"n{i % 4}" for i in range(12)])
+            await budget(h, "web", 1)
+            plane.start_scheduler([])
+            before = {name: pod["metadata"]["uid"] for name, pod in h.cluster.pods.items()}
+            plan = await h.plan("consolidate")
+            moves = sum(step["action"] == "move" for step in plan["steps"])
+            assert moves >= 3, plan
+            dry = await h.apply()
+            assert dry["evictions"] == 0, "dry is the default"
+            assert {name: pod["metadata"]["uid"] for name, pod in h.cluster.pods.items()} == before
+            assert not await h.cordoned()
+            # at first it is killed as soon as it has evicted once, then interrupted after one more
+            for number, evictions in ((signal.SIGKILL, 1), (signal.SIGINT, 2)):
+                process = subprocess.Popen(h.command("plan", "apply", str(h.path), "--yes"), stderr=subprocess.PIPE)
+                end = time.monotonic() + 60
+                while not (h.folder / "plan.json.record.json").exists() or h.record()["evictions"] < evictions:
+                    assert process.poll() is None, "it ends only when it is told to"
+                    assert time.monotonic() < end, "it evicts"
+                    await asyncio.sleep(0.02)
+                process.send_signal(number)
+                await asyncio.to_thread(process.communicate)
+                assert process.returncode == (-number if number == signal.SIGKILL else 130)
+                assert h.record()["outcome"] == "running"
+            report = await h.apply("--yes")
+            as_planned(report)
+            assert report["evictions"] == moves, "nothing was evicted twice"
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.nothing_is_lost()
+            emptied = {step["source"] for step in plan["steps"] if step["action"] == "delete"}
+            assert await h.cordoned() == emptied
+            assert all(h.cluster.node_of(name) not in emptied for name in h.cluster.pods)
+            assert h.standin.fewest["web"] >= 11, "the budget held at every moment"
+            assert (await h.apply("--yes"))["outcome"] == "done", "once more does nothing"
+            print(json.dumps({"moves": moves, "emptied": sorted(emptied), "evictions": report["evictions"]}))
+
+    asyncio.run(run())
+
+
+def test_a_budget_that_refuses_is_waited_for_and_at_last_stops_the_plan(plane: ControlPlane, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with here(plane, tmp_path) as h:
+            await h.place("db", template("db", 1), ["n0", "n1", "n2", "n3"])
+            await budget(h, "db", 1)
+            plane.start_scheduler([])
+            await h.plan("consolidate")
+            h.standin.budgets["db"] = 0
+            await asyncio.sleep(0.5)
+            before = {pod["metadata"]["uid"] for pod in h.cluster.pods.values()}
+            report = await h.apply("--yes", "--refusal-deadline", "2", code=1)
+            assert report["outcome"] == "stopped"
+            assert "the cluster is no longer the one" in report["reason"], "a budget of none is seen before the start"
+            (h.folder / "plan.json.record.json").unlink()
+            h.standin.budgets["db"] = 1
+            await asyncio.sleep(0.5)
+            applying = asyncio.create_task(h.apply("--yes", "--refusal-deadline", "3", code=1))
+            await h.cluster.until(
+                lambda: {p["metadata"]["uid"] for p in h.cluster.pods.values()} != before, 60, "one goes"
+            )
+            h.standin.budgets["db"] = 0
+            report = await applying
+            assert "a disruption budget refused" in report["reason"]
+            assert report["evictions"] == 2, "one was done, one was refused"
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.nothing_is_lost()
+            emptied = {
+                s["what"].split()[3] for s in report["steps"] if s["what"].startswith("see") and s["state"] == "done"
+            }
+            assert await h.cordoned() == emptied, "only what was emptied stays closed"
+            assert (await h.apply("--yes", code=1))["outcome"] == "stopped", "a plan that was stopped stays so"
+
+    asyncio.run(run())
+
+
+def test_it_stops_when_reality_leaves_the_plan_and_gives_back_what_it_held(plane: ControlPlane, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with here(plane, tmp_path) as h:
+            await h.place("web", template("web", 2), ["n0", "n0", "n1", "n1", "n2", "n3"])
+            plane.start_scheduler([])
+            plan = await h.plan("consolidate")
+            last = [step for step in plan["steps"] if step["action"] == "move"][-1]
+            applying = asyncio.create_task(h.apply("--yes", code=1))
+            await h.cluster.until(
+                lambda: any(not p["metadata"]["name"].startswith("web-first") for p in h.cluster.pods.values()),
+                60,
+                "begun",
+            )
+            left = 8000 - 2000 * len(_pods_on(h, last["target"])) - 100
+            await h.cluster.call("POST", PATH, pod_json("thief", PodSpec(((CPU, left), (MEMORY, GIB))), last["target"]))
+            report = await applying
+            assert report["outcome"] == "stopped"
+            assert "more load than planned" in report["reason"] or "went to" in report["reason"], report["reason"]
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.cluster.wrongs.clear()  # the thief was put there past the scheduler
+            h.nothing_is_lost()
+            emptied = {
+                s["what"].split()[3] for s in report["steps"] if s["what"].startswith("see") and s["state"] == "done"
+            }
+            assert await h.cordoned() == emptied
+
+    asyncio.run(run())
+
+
+def test_an_abandoned_plan_opens_what_it_closed(plane: ControlPlane, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with here(plane, tmp_path) as h:
+            await h.place("web", template("web", 1), [f"n{i % 4}" for i in range(8)])
+            plane.start_scheduler([])
+            await patch(h.cluster, "/api/v1/nodes/n3", {"spec": {"unschedulable": True}})
+            await h.plan("consolidate")
+            stopped = await h.apply("--yes", "--max-evictions", "1", code=1)
+            assert stopped["evictions"] == 1
+            assert "budget of 1 evictions" in stopped["reason"]
+            assert await h.cordoned() <= {"n3", *(n for n, v in (await h.nodes()).items() if not _pods_on(h, n))}
+            assert CORDON_ANNOTATION not in (await h.nodes())["n3"]["metadata"].get("annotations", {})
+            # a second plan, killed after its first cordon, then given up
+            (h.folder / "plan.json.record.json").unlink()
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            await h.plan("consolidate")
+            process = subprocess.Popen(h.command("plan", "apply", str(h.path), "--yes"), stderr=subprocess.PIPE)
+            end = time.monotonic() + 60
+            while not (h.folder / "plan.json.record.json").exists() or not h.record()["cordoned"]:
+                assert time.monotonic() < end, "it cordons"
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(process.communicate)
+            assert (await h.apply("--abandon"))["outcome"] == "abandoned"
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.nothing_is_lost()
+            for name, found in (await h.nodes()).items():
+                marked = CORDON_ANNOTATION in found["metadata"].get("annotations", {})
+                assert not marked or not _pods_on(h, name), f"{name} is closed though it is not empty"
+
+    asyncio.run(run())
+
+
+def _pods_on(h: Here, node_name: str) -> list[str]:
+    return [name for name in h.cluster.pods if h.cluster.node_of(name) == node_name]
+
+
+def test_a_rescue_moves_what_is_in_the_way_and_places_the_pending_pod(plane: ControlPlane, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with here(plane, tmp_path, nodes=2, cores=4) as h:
+            await h.place("x", template("x", 2), ["n0"])
+            await h.place("z", template("z", 1), ["n0"])
+            await h.place("y", template("y", 3), ["n1"])
+            plane.start_scheduler([])
+            kept = template("w", 2, gated=False)
+            h.standin.sets["w"] = (1, kept)
+            await h.cluster.until(lambda: any(h.cluster.is_rejected(n) for n in h.cluster.pods), 30, "w does not fit")
+            plan = await h.plan("rescue")
+            assert [step["action"] for step in plan["steps"]] == ["move", "place"]
+            as_planned(await h.apply("--yes"))
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.nothing_is_lost()
+
+    asyncio.run(run())
+
+
+def test_replacements_without_a_gate_are_steered_by_the_extender(plane: ControlPlane, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with here(plane, tmp_path, nodes=5) as h:
+            await h.place("web", template("web", 1, gated=False), [f"n{i % 5}" for i in range(10)])
+            ullage = Ullage(plane, strategy="worst-fit")
+            ullage.start()
+            plane.start_scheduler(ullage.stanzas())
+            plan = await h.plan("consolidate")
+            assert sum(step["action"] == "move" for step in plan["steps"]) >= 2
+            as_planned(await h.apply("--yes"))
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.nothing_is_lost()
+            await h.cluster.ledger_agrees(ullage)
+
+    asyncio.run(run())
