@@ -330,10 +330,19 @@ class _BatchModel:
 
 
 def place_batch(
-    batch: Batch, deadline: Deadline, *, seed: int = 0, threads: int = 1, gap_share: float = TIGHT
+    batch: Batch,
+    deadline: Deadline,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    gap_share: float = TIGHT,
+    start: IntArray | None = None,
 ) -> Batched:
-    """Best placement of the batch within the deadline: most pods first, then least stranding, to ``gap_share``."""
-    best = best_fit(batch)
+    """Best placement of the batch within the deadline: most pods first, then least stranding, to ``gap_share``.
+
+    ``start`` ``(C, N)`` is a valid placement to improve on; None = best fit.
+    """
+    best = best_fit(batch) if start is None else start
     fitting = batch.fitting()
     total = int(batch.count.sum())
     most = int(np.minimum(fitting.sum(axis=1), batch.count).sum())

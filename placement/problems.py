@@ -260,11 +260,12 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
 
 def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Plan:
     """A place for each pod of the batch that got one."""
-    nodes = problem.cluster.node_names()
+    rows, name = problem.cluster.rows, problem.cluster.state.name
     steps, missing = [], []
     for c, pods in enumerate(problem.pods):
-        places = np.repeat(np.arange(len(nodes)), batched.placed[c])
-        steps += [Step(Action.PLACE, pod.uid, pod.name, "", nodes[n]) for pod, n in zip(pods, places, strict=False)]
+        used = np.flatnonzero(batched.placed[c])
+        places = [name(row) for row in np.repeat(rows[used], batched.placed[c][used]).tolist()]
+        steps += [Step(Action.PLACE, pod.uid, pod.name, "", node) for pod, node in zip(pods, places, strict=False)]
         missing += [f"pod {pod.name} fits on no node within this plan" for pod in pods[len(places) :]]
     details = {
         "stranded_share": batched.stranding,

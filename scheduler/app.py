@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from placement.errors import PlacementError
 from placement.state import ClusterState
 from placement.strategies import strategy_named
+from scheduler.adherence import Adherence
 from scheduler.admin import Admin
 from scheduler.binder import Binder
 from scheduler.engine import Engine
@@ -28,6 +30,7 @@ from scheduler.learner import Learner, read_workload
 from scheduler.lease import Election
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
+from scheduler.patcher import Patcher
 from scheduler.predict_worker import WorkerProcess
 from scheduler.prometheus import Prometheus
 from scheduler.reclaimer import Reclaimer
@@ -39,6 +42,7 @@ from scheduler.view import Reader, sinks
 from scheduler.warmup import warm_up
 
 if TYPE_CHECKING:
+    from scheduler.plan_service import PlansService
     from scheduler.service import GrpcServer
 
 log = logging.getLogger(__name__)
@@ -109,6 +113,8 @@ class App:
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
         self.side_servers: list[HttpServer] = []
         self.grpc: GrpcServer | None = None
+        self.patcher: Patcher | None = None
+        self._adherence: Iterable[Adherence] = ()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_caught_up = self.election is None
         self._failure: asyncio.Future[None] | None = None
@@ -140,7 +146,7 @@ class App:
         if self.settings.grpc.port >= 0:
             from scheduler.service import GrpcServer  # a second of imports that few need
 
-            self.grpc = GrpcServer(self.settings.grpc, self.engine)
+            self.grpc = GrpcServer(self.settings.grpc, self.engine, self._plans())
             await self.grpc.start()
             self.usage.store = self.grpc.store
             self.grpc.store.has_taker = True
@@ -156,12 +162,23 @@ class App:
         if self.settings.plan.enabled:
             from scheduler.nominator import Nominator  # brings the solvers, which a base install lacks
 
-            self._keep(Nominator(self.engine, self.client, self.settings.plan).run())
+            self.patcher = Patcher(self.client, width=self.settings.plan.width)
+            nominator = Nominator(self.engine, self.client, self.settings.plan, self.patcher)
+            self._adherence = nominator.adherence
+            self._keep(nominator.run())
         if self.election is not None:
             self._keep(self.election.run())
         log.info(
             "listening", extra={"port": self.http.port, "mode": self.settings.mode, "strategy": self.strategy.name}
         )
+
+    def _plans(self) -> PlansService | None:
+        """The service, where the solvers are installed."""
+        if find_spec("ortools") is None:
+            return None
+        from scheduler.plan_service import PlansService
+
+        return PlansService(self.engine, self.client, lambda: tuple(self._adherence))
 
     async def _check_rights(self) -> None:
         """Fail at once where waiting would not help; anything else is retried by whoever lists."""
@@ -223,6 +240,8 @@ class App:
         self.usage.asker.close()
         if self.prometheus is not None:
             await self.prometheus.close()
+        if self.patcher is not None:
+            await self.patcher.close()
         await self.client.close()
         if self.recorder is not None:
             await asyncio.to_thread(self.recorder.close)

@@ -76,7 +76,7 @@ class KubeClient:
         self.configuration = configuration
         self.settings = settings
         self.base = str(configuration.host).rstrip("/")
-        self._ssl = _tls(configuration)
+        self.tls = _tls(configuration)
 
     @classmethod
     async def connect(cls, settings: KubeSettings) -> KubeClient:
@@ -99,7 +99,8 @@ class KubeClient:
         """Close every connection."""
         await self.session.close()
 
-    async def _headers(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+    async def headers(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+        """What every request carries, credentials included; ``extra`` wins."""
         headers = {"Accept": "application/json", "User-Agent": "ullage"}
         token = await self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         if token:
@@ -117,7 +118,7 @@ class KubeClient:
         ApiError : any status but 2xx (``status`` says which), or no answer (``status`` 0).
         """
         for attempt in (0, 1):
-            headers = await self._headers({"Content-Type": content_type} if body is not None else None)
+            headers = await self.headers({"Content-Type": content_type} if body is not None else None)
             data = None if body is None else msgspec.json.encode(body)
             try:
                 async with self.session.request(
@@ -132,14 +133,24 @@ class KubeClient:
                     if response.status == 401 and attempt == 0 and await self._renew():
                         continue
                     if response.status >= 300:
-                        raise _refused(method, path, response.status, answer)
+                        raise refused(method, path, response.status, answer)
                     return answer
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise _unreachable(self.base, method, path, error) from error
         raise ApiError(f"{method} {path}: 401 after renewing the credentials; log in again", 401)
 
+    @property
+    def server_name(self) -> str | None:
+        """Name in the server's certificate, when it is not the host's."""
+        return getattr(self.configuration, "tls_server_name", None)
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether the API server is reached through a proxy."""
+        return bool(getattr(self.configuration, "proxy", None))
+
     def _connection(self) -> dict[str, Any]:
-        extra: dict[str, Any] = {"ssl": self._ssl}
+        extra: dict[str, Any] = {"ssl": self.tls}
         if getattr(self.configuration, "proxy", None):
             extra["proxy"] = self.configuration.proxy
         if getattr(self.configuration, "tls_server_name", None):
@@ -190,14 +201,14 @@ class KubeClient:
         try:
             async with self.session.get(
                 f"{self.base}{path}?{urlencode(query)}",
-                headers=await self._headers(),
+                headers=await self.headers(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence_s),
                 **self._connection(),
             ) as response:
                 if response.status != 200:
                     if response.status == 401:
                         await self._renew()
-                    raise _refused("WATCH", path, response.status, await response.read())
+                    raise refused("WATCH", path, response.status, await response.read())
                 async for line in _lines(response.content):
                     yield _decode_event(line)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -258,7 +269,8 @@ def _tls(configuration: Any) -> ssl.SSLContext | bool:
     return context
 
 
-def _refused(method: str, path: str, code: int, body: bytes) -> ApiError:
+def refused(method: str, path: str, code: int, body: bytes) -> ApiError:
+    """The error that stands for an answer other than 2xx."""
     status = read_status(body)
     text = status.message or body[:200].decode("utf-8", "replace")
     hint = {

@@ -139,6 +139,22 @@ class Metrics:
         self.plan_solve = Histogram(
             "ullage_plan_solve_seconds", "Time from a batch to its plan.", buckets=BUCKETS_S, registry=r
         )
+        self.plan_value = Gauge("ullage_plan_value", "Value of the last plan, in its own unit.", ["kind"], registry=r)
+        self.plan_bound = Gauge("ullage_plan_bound", "Bound on the last plan's value.", ["kind"], registry=r)
+        self.plan_gap = Gauge(
+            "ullage_plan_gap_ratio",
+            "How far the last plan can be from the best, certified; of a batch, its stranding.",
+            ["kind"],
+            registry=r,
+        )
+        self.plan_moves = Gauge("ullage_plan_moves", "Pods that the last plan moves or evicts.", ["kind"], registry=r)
+        self.plan_time = Gauge("ullage_plan_seconds", "Time that the last plan took.", ["kind"], registry=r)
+        self.plans = Counter(
+            "ullage_plans_total", "Plans asked for, by kind and how planning ended.", ["kind", "ending"], registry=r
+        )
+        self.plan_applied = Counter(
+            "ullage_plans_applied_total", "Plans acted on, by kind and how that ended.", ["kind", "outcome"], registry=r
+        )
         self.plan_pods = Counter(
             "ullage_plan_pods_total", "Planned pods, by what became of them.", ["outcome"], registry=r
         )

@@ -17,7 +17,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from placement.errors import PlacementError
 from placement.plans import Plan
@@ -34,7 +34,9 @@ from scheduler.settings import PlanSettings
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.05
+TICK_S = 0.02
+MAX_DELIVERIES = 4
+"""Batches on their way at once; beyond it pods wait for one to arrive, and the next batch is larger."""
 GONE = (404, 409)
 
 
@@ -51,9 +53,11 @@ def gang_of(seen: Seen) -> tuple[str, str]:
 class Nominator:
     """See the module. ``adherence`` holds the last planned pods that ended."""
 
-    def __init__(self, engine: Engine, api: Api, settings: PlanSettings) -> None:
+    def __init__(self, engine: Engine, api: Api, settings: PlanSettings, writer: Api | None = None) -> None:
         self.engine = engine
         self.api = api
+        self.writer = writer or api
+        """For writes that may be repeated, many at once."""
         self.settings = settings
         self.solver = Solver()
         self.adherence: deque[Adherence] = deque(maxlen=10_000)
@@ -61,11 +65,14 @@ class Nominator:
         """UID → planned node, and since when by the ledger's clock."""
         self._since: dict[str, float] = {}
         """UID → when its gate was first seen by the ledger's clock."""
+        self._busy: set[str] = set()
+        """UIDs of pods that are planned and on their way, until the watch shows them without our gate."""
+        self._deliveries: set[asyncio.Task[None]] = set()
         self._batches = 0
         self._retry_s = 0.0
 
     async def run(self) -> None:
-        """Watch and plan, while this replica serves; batches overlap with the watching."""
+        """Watch and plan, while this replica serves; a batch is solved while the one before it is delivered."""
         batch: asyncio.Task[None] | None = None
         try:
             while True:
@@ -76,11 +83,14 @@ class Nominator:
                 if batch is not None and batch.done():
                     batch.result()
                     batch = None
-                if batch is None and (ready := self.ready()):
+                for delivery in [d for d in self._deliveries if d.done()]:
+                    self._deliveries.discard(delivery)
+                    delivery.result()
+                if batch is None and len(self._deliveries) < MAX_DELIVERIES and (ready := self.ready()):
                     batch = asyncio.create_task(self.plan(ready))
         finally:
-            if batch is not None:
-                batch.cancel()
+            for task in (*self._deliveries, *([batch] if batch is not None else ())):
+                task.cancel()
             self.solver.close()
 
     # ── what waits ────────────────────────────────────────────────────────────────────────────
@@ -92,11 +102,13 @@ class Nominator:
             del self._since[uid]
         for uid in ledger.gated:
             self._since.setdefault(uid, now)
+        self._busy &= ledger.gated.keys()
         if now < self._retry_s:
             return []
         gangs: dict[tuple[str, str], list[Seen]] = defaultdict(list)
         for uid in self._since:
-            gangs[gang_of(ledger.gated[uid])].append(ledger.gated[uid])
+            if uid not in self._busy:
+                gangs[gang_of(ledger.gated[uid])].append(ledger.gated[uid])
         found: list[Seen] = []
         window = now - self.settings.window_s
         if not any(self._since[members[0].uid] <= window for members in gangs.values()):
@@ -124,7 +136,7 @@ class Nominator:
         held = [s for s in waiting if s.planned and s.planned == s.nominated]
         unheld = {gang_of(s) for s in waiting if not (s.planned and s.planned == s.nominated)}
         finished = [s for s in held if gang_of(s) not in unheld]
-        await self._each(finished, self._lift)
+        await self._each(finished, self._relift)
         rest = [s for s in waiting if s not in finished]
         if not rest:
             return
@@ -146,9 +158,40 @@ class Nominator:
             return
         metrics.plan_batches.labels(plan.ending.value).inc()
         metrics.plan_solve.observe(time.monotonic() - began)
-        await self._deliver(plan, {s.uid: s for s in rest})
-        if not plan.steps:
+        self._measure(replace(plan, time_s=time.monotonic() - began))
+        gangs = self._hold(plan, {s.uid: s for s in rest})
+        self._busy |= {seen.uid for members in gangs for seen, _ in members}
+        self._deliveries.add(asyncio.create_task(self._deliver(gangs)))
+        if not gangs:
             self._retry_s = self.engine.ledger.clock() + self.settings.window_s
+
+    def _measure(self, plan: Plan) -> None:
+        metrics = self.engine.metrics
+        metrics.plan_value.labels(plan.kind).set(plan.value)
+        metrics.plan_bound.labels(plan.kind).set(plan.value if plan.bound is None else plan.bound)
+        metrics.plan_gap.labels(plan.kind).set(plan.details["stranding_gap_share"])
+        metrics.plan_time.labels(plan.kind).set(plan.time_s)
+        metrics.plans.labels(plan.kind, plan.ending.value).inc()
+
+    def _hold(self, plan: Plan, waiting: dict[str, Seen]) -> list[list[tuple[Seen, str]]]:
+        """Count the plan's pods on their nodes, so that the next batch sees them; gangs that changed meanwhile wait."""
+        ledger = self.engine.ledger
+        gangs: dict[tuple[str, str], list[tuple[Seen, str]]] = defaultdict(list)
+        for step in plan.steps:
+            gangs[gang_of(waiting[step.pod])].append((waiting[step.pod], step.target))
+        whole = []
+        for members in gangs.values():
+            counted = [
+                seen
+                for seen, node in members
+                if seen.uid in ledger.gated and ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, node, 0)
+            ]
+            if len(counted) == len(members):
+                whole.append(members)
+            else:
+                for seen in counted:
+                    ledger.forget(seen.uid, "not nominated")
+        return whole
 
     async def _solve(self, pods: tuple[Pod, ...]) -> Plan:
         problem = batch_problem(Cluster(self.engine.state, pods))
@@ -160,35 +203,43 @@ class Nominator:
         batched = await self.solver.solve(problem.batch, self.settings.time_s, seed)
         return batch_plan(problem, batched, time_s=0.0)
 
-    async def _deliver(self, plan: Plan, waiting: dict[str, Seen]) -> None:
-        gangs: dict[tuple[str, str], list[tuple[Seen, str]]] = defaultdict(list)
-        for step in plan.steps:
-            gangs[gang_of(waiting[step.pod])].append((waiting[step.pod], step.target))
-        queue = iter(gangs.values())
+    async def _deliver(self, gangs: list[list[tuple[Seen, str]]]) -> None:
+        queue = iter(gangs)
 
         async def deliver() -> None:
             for members in queue:
-                await self._deliver_gang(members)
+                if not await self._deliver_gang(members):
+                    self._busy -= {seen.uid for seen, _ in members}
 
-        await asyncio.gather(*[deliver() for _ in range(self.settings.width)])
+        await asyncio.gather(*[deliver() for _ in range(min(self.settings.width, len(gangs)))])
 
-    async def _deliver_gang(self, members: list[tuple[Seen, str]]) -> None:
-        """Nominations first, all of them; only then the gates."""
-        if self.engine.why_not_serving():
-            return
-        targets = {seen.uid: node for seen, node in members}
+    async def _deliver_gang(self, members: list[tuple[Seen, str]]) -> bool:
+        """Nominations first, all of them; only then the gates. False when something is left to do."""
         outcomes: list[bool] = []
+        if len(members) == 1:
+            seen, node = members[0]
+            return await self._nominate(seen, node) and await self._lift(seen)
+        targets = {seen.uid: node for seen, node in members}
 
-        async def one(seen: Seen) -> None:
+        async def nominated(seen: Seen) -> None:
             outcomes.append(await self._nominate(seen, targets[seen.uid]))
 
-        await self._each([seen for seen, _ in members], one)
+        async def lifted(seen: Seen) -> None:
+            outcomes.append(await self._lift(seen))
+
+        await self._each([seen for seen, _ in members], nominated)
         if all(outcomes):
-            await self._each([seen for seen, _ in members], self._lift)
+            await self._each([seen for seen, _ in members], lifted)
+        return all(outcomes)
 
     async def _aim(self, seen: Seen) -> None:
         """The replacement of a pod that an applied plan evicted goes where that plan wants it."""
-        await self._deliver_gang([(seen, self.engine.ledger.target_for(seen.uid, seen.spec))])
+        ledger = self.engine.ledger
+        node = ledger.target_for(seen.uid, seen.spec)
+        if ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, node, 0):
+            self._busy.add(seen.uid)
+            if not await self._deliver_gang([(seen, node)]):
+                self._busy.discard(seen.uid)
 
     async def _each(self, pods: Iterable[Seen], act: Callable[[Seen], Awaitable[None]]) -> None:
         queue = iter(pods)
@@ -201,10 +252,11 @@ class Nominator:
 
     async def _nominate(self, seen: Seen, node: str) -> bool:
         ledger = self.engine.ledger
-        if not ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, node, 0):
+        if self.engine.why_not_serving():
+            ledger.forget(seen.uid, "not nominated")
             return False
         try:
-            await nominate(self.api, _who(seen), node, time.time())
+            await nominate(self.writer, _who(seen), node, time.time())
         except ApiError as error:
             self._failed("nominate", error)
             ledger.forget(seen.uid, "not nominated")
@@ -213,13 +265,17 @@ class Nominator:
         self.engine.metrics.plan_patches.labels("nominate", "done").inc()
         return True
 
-    async def _lift(self, seen: Seen) -> None:
+    async def _lift(self, seen: Seen) -> bool:
         try:
-            await lift(self.api, _who(seen))
+            await lift(self.writer, _who(seen))
         except ApiError as error:
             self._failed("lift", error)
-            return
+            return False
         self.engine.metrics.plan_patches.labels("lift", "done").inc()
+        return True
+
+    async def _relift(self, seen: Seen) -> None:
+        await self._lift(seen)
 
     async def _let_go(self, seen: Seen) -> None:
         """Lift the gate of a pod without a plan, and take back what was nominated."""

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]  # the library has no types
 import numpy as np
@@ -31,13 +31,16 @@ from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray
 from placement.state import device_indices
 from placement.strategy import Decision, Strategy
 from scheduler._pb import placement_pb2 as pb
-from scheduler._pb import placement_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from scheduler._pb import placement_pb2_grpc, plans_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from scheduler.engine import Answered, Engine
 from scheduler.errors import ListenError
 from scheduler.grpc_garbage import RefuseGarbage
 from scheduler.recorder import parts_of, take
 from scheduler.settings import GrpcSettings
 from scheduler.telemetry import Sample, SampleError, Subject, UsageStore
+
+if TYPE_CHECKING:
+    from scheduler.plan_service import PlansService
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ TURN = 256
 """Samples of one stream before others may run."""
 MAX_CANDIDATES = 100_000
 SERVICES = ("ullage.v1.Placement", "ullage.v1.Telemetry")
+PLANS = "ullage.v1.Plans"
 
 Answer = TypeVar("Answer")
 Context = Any
@@ -348,11 +352,12 @@ def sample_of(message: telemetry_pb2.UsageSample, now_s: float) -> Sample:
 
 
 class GrpcServer:
-    """Both services, health and reflection on one port."""
+    """All services (``plans`` where the solvers are installed), health and reflection on one port."""
 
-    def __init__(self, settings: GrpcSettings, engine: Engine) -> None:
+    def __init__(self, settings: GrpcSettings, engine: Engine, plans: PlansService | None = None) -> None:
         self.settings = settings
         self.engine = engine
+        self.plans = plans
         self.store = UsageStore(settings.max_samples, engine.metrics, time.time)
         self.port = 0
         self._health = health.aio.HealthServicer()
@@ -382,7 +387,11 @@ class GrpcServer:
         placement_pb2_grpc.add_PlacementServicer_to_server(PlacementService(self.engine), server)
         telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(self.store), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        services: tuple[str, ...] = SERVICES
+        if self.plans is not None:
+            plans_pb2_grpc.add_PlansServicer_to_server(self.plans, server)
+            services = (*SERVICES, PLANS)
+        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         address = f"{settings.host}:{max(settings.port, 0)}"
         try:
             if settings.tls_cert:

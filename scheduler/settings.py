@@ -232,10 +232,10 @@ class PlanSettings:
 
     enabled: bool = False
     """Whether gated pods are planned; without it nobody but the sweeper lifts gates."""
-    window_s: float = _number(0.5, 0.05, 600)
+    window_s: float = _number(0.2, 0.02, 600)
     """How long the oldest pod waits for others before a batch is solved."""
-    time_s: float = _number(2, 0.05, 600)
-    """Of the solver, per batch; a valid placement is known from the start."""
+    time_s: float = _number(0.2, 0.01, 600)
+    """Of the solver, per batch, to improve on best fit; pods wait for it, so a longer one packs better and starts later."""
     max_pods: int = _number(500, 1, 100_000)
     """Per batch; a gang is never cut."""
     width: int = _number(64, 1, 1000)
@@ -246,6 +246,12 @@ class PlanSettings:
     """… and those of gangs by then: waiting whole is what a gang asks for."""
     nomination_deadline_s: float = _number(60, 1, 86_400)
     """A nomination that was neither bound nor replaced by then is cleared."""
+    max_time_s: float = _number(300, 0.1, 86_400)
+    """Most time that one plan asked for over gRPC may take."""
+    applies: bool = False
+    """Whether plans may be applied over gRPC; needs the rights of the component ``plan-apply``."""
+    records: str = "/var/lib/ullage/plans"
+    """Folder for the records of applied plans; must outlive a restart."""
 
 
 @dataclass(frozen=True)

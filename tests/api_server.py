@@ -1,7 +1,8 @@
 """A small Kubernetes API over real HTTP, for tests that need its faults on demand.
 
-It keeps objects with resource versions and a history, and speaks list (pages), watch (bookmarks, 410 after
-compaction), bindings (UID precondition, conflict, annotations copied) and leases (conflict on a stale version).
+It keeps objects with resource versions and a history, and speaks list (pages, field and label selectors), watch
+(bookmarks, 410 after compaction), bindings (UID precondition, conflict, annotations copied), leases (conflict on a stale
+version), patches (merge, JSON, and of strategic ones what takes a gate away) and evictions (UID, a budget's refusals).
 What a test wants to go wrong it says by ``fail_next``. The real API server is used in ``tests/e2e``.
 """
 
@@ -18,7 +19,15 @@ from aiohttp import web
 from scheduler.kube import KubeClient
 from scheduler.settings import KubeSettings
 
-KINDS = ("pods", "nodes", "namespaces", "leases", "persistentvolumes", "persistentvolumeclaims")
+KINDS = (
+    "pods",
+    "nodes",
+    "namespaces",
+    "leases",
+    "persistentvolumes",
+    "persistentvolumeclaims",
+    "poddisruptionbudgets",
+)
 Fault = Callable[[], Any]
 
 
@@ -33,6 +42,8 @@ class ApiServer:
         self.calls: list[tuple[str, str]] = []
         self.faults: list[tuple[str, str, int, bool]] = []
         self.changed = asyncio.Event()
+        self.refusals = 0
+        """So many evictions are refused, as by a disruption budget."""
         self.is_silent = False
         self.cuts = 0
         self.port = 0
@@ -113,6 +124,10 @@ class ApiServer:
             return await (self._watch(request, kind) if "watch" in request.query else self._list(request, kind))
         if parts[2:] == ["binding"]:
             return await self._bind(request, namespace, name)
+        if parts[2:] == ["eviction"]:
+            return await self._evict(request, namespace, name)
+        if request.method == "PATCH":
+            return await self._patch(request, kind, namespace, name)
         return await self._single(request, kind, namespace, name)
 
     @staticmethod
@@ -120,7 +135,7 @@ class ApiServer:
         return web.json_response({"kind": "Status", "code": code, "message": message, "reason": "Test"}, status=code)
 
     async def _list(self, request: web.Request, kind: str) -> web.Response:
-        items = [v for k, v in sorted(self.objects.items()) if k.startswith(kind + "/")]
+        items = [v for k, v in sorted(self.objects.items()) if k.startswith(kind + "/") and _selected(v, request)]
         start = int(request.query.get("continue") or 0)
         end = start + int(request.query.get("limit", 10**9))
         meta = {"resourceVersion": str(self.version), "continue": str(end) if end < len(items) else ""}
@@ -163,6 +178,45 @@ class ApiServer:
         self.put("pods", pod)
         return web.json_response({"kind": "Status", "status": "Success"}, status=201)
 
+    async def _evict(self, request: web.Request, namespace: str, name: str) -> web.Response:
+        body = await request.json()
+        pod = self.objects.get(self.key("pods", namespace, name))
+        if pod is None:
+            return self._status(404, f"pods {name} not found")
+        if body["deleteOptions"]["preconditions"]["uid"] != pod["metadata"]["uid"]:
+            return self._status(409, "the UID in the precondition does not match")
+        if self.refusals:
+            self.refusals -= 1
+            return self._status(429, "Cannot evict pod as it would violate the pod's disruption budget.")
+        self.delete("pods", name, namespace)
+        return web.json_response({"kind": "Status", "status": "Success"}, status=201)
+
+    async def _patch(self, request: web.Request, kind: str, namespace: str, name: str) -> web.Response:
+        old = self.objects.get(self.key(kind, namespace, name))
+        if old is None:
+            return self._status(404, f"{kind} {name} not found")
+        value = json.loads(json.dumps(old))
+        body = await request.json()
+        if request.content_type == "application/json-patch+json":
+            for step in body:
+                *path, last = step["path"].strip("/").split("/")
+                inner = value
+                for part in path:
+                    inner = inner.get(part, {})
+                if step["op"] == "test" and inner.get(last) != step["value"]:
+                    return self._status(422, "the test failed")
+                if step["op"] == "remove":
+                    inner.pop(last)
+            return web.json_response(self.put(kind, value))
+        if body["metadata"].pop("uid", old["metadata"].get("uid")) != old["metadata"].get("uid"):
+            return self._status(409, "the UID in the precondition does not match")
+        gates = body.get("spec", {}).pop("schedulingGates", None)
+        if gates is not None:
+            gone = {gate["name"] for gate in gates if gate.get("$patch") == "delete"}
+            kept = [gate for gate in value["spec"].get("schedulingGates", ()) if gate["name"] not in gone]
+            value["spec"]["schedulingGates"] = kept
+        return web.json_response(self.put(kind, _merged(value, body)))
+
     async def _single(self, request: web.Request, kind: str, namespace: str, name: str) -> web.Response:
         if request.method == "POST":
             value = await request.json()
@@ -181,6 +235,30 @@ class ApiServer:
                 return self._status(409, "the object has been modified")
             return web.json_response(self.put(kind, value))
         return web.json_response(old)
+
+
+def _selected(value: dict[str, Any], request: web.Request) -> bool:
+    """Whether an object matches the field and the label selector of a list, one term each."""
+    field, _, wanted = request.query.get("fieldSelector", "").partition("=")
+    label, _, text = request.query.get("labelSelector", "").partition("=")
+    found: Any = value
+    for part in field.split(".") if field else ():
+        found = (found or {}).get(part)
+    fits = not field or (found or "") == wanted
+    return fits and (not label or (value["metadata"].get("labels") or {}).get(label) == text)
+
+
+def _merged(value: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(value) if isinstance(value, dict) else {}
+    for key, part in patch.items():
+        if part is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merged(result.get(key), part)
+    return result
 
 
 @asynccontextmanager

@@ -1,0 +1,215 @@
+"""The gRPC service Plans through a real server, a real channel, a real worker process and an API over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from scheduler._pb import plans_pb2 as pb
+from scheduler._pb import plans_pb2_grpc
+from scheduler.adherence import Adherence
+from scheduler.plan_service import PlansService
+from scheduler.service import GrpcServer
+from scheduler.settings import GrpcSettings, KubeSettings, PlanSettings
+from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object, pod_object
+from tests.live_engine import Live
+from tests.test_service import fails
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def owned(name: str, on: str, cpu: str = "1") -> dict[str, Any]:
+    """A pod of a replica set that runs on a node."""
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": True}
+    body = pod_object(name, cpu=cpu, ownerReferences=[owner], labels={"pod-template-hash": "h"})
+    body["spec"]["nodeName"] = on
+    body["status"]["phase"] = "Running"
+    return body
+
+
+class Here:
+    """Server, stub and what they work on."""
+
+    def __init__(self, api: ApiServer, live: Live, stub: Any) -> None:
+        self.api, self.live, self.stub = api, live, stub
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.live.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    async def made(self, **question: Any) -> tuple[list[pb.MakePlanEvent], pb.Plan]:
+        """Every event of a plan, and the plan."""
+        asked = pb.MakePlanRequest(**{"time_seconds": 2.0, **question})
+        events = [event async for event in self.stub.Make(asked)]
+        return events, events[-1].plan
+
+
+@asynccontextmanager
+async def here(folder: Path, **plan: Any) -> AsyncIterator[Here]:
+    """Two nodes, a pod on each, both would fit on one."""
+    async with api_server() as api, client_of(api, folder) as client:
+        for name in ("a", "b"):
+            api.put("nodes", node_object(name))
+            api.put("pods", owned(f"web-{name}", name))
+        live = Live(folder / "records.db")
+        kube = KubeSettings(kubeconfig=kubeconfig(api.port, folder))
+        settings = PlanSettings(**{"records": str(folder), **plan})
+        live.engine.settings = replace(live.engine.settings, kube=kube, plan=settings)
+        ended = [Adherence("shop/p", "a", "a", "as planned"), Adherence("shop/q", "a", "b", "the planned node is gone")]
+        server = GrpcServer(GrpcSettings(port=0), live.engine, PlansService(live.engine, client, lambda: ended))
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+                yield Here(api, live, plans_pb2_grpc.PlansStub(channel))
+        finally:
+            await server.stop(0)
+            live.recorder.close()
+
+
+async def test_a_plan_is_made_told_measured_and_fetched_again(tmp_path: Path) -> None:
+    async with here(tmp_path) as h:
+        events, plan = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE, usd_per_hour={"a": 0.2, "b": 0.5})
+        assert [step.action for step in plan.steps] == ["cordon", "move", "delete"]
+        assert plan.ending == pb.PLAN_ENDING_OPTIMAL
+        assert plan.usd_per_hour == pytest.approx(0.5)
+        assert plan.gap_share == 0
+        assert {event.id for event in events} == {plan.id}
+        assert all(e.progress.unit == "USD per hour saved" for e in events[:-1])
+        assert await h.stub.Get(pb.GetPlanRequest(id=plan.id)) == plan
+        assert h.metric("ullage_plans_total", kind="consolidate", ending="optimal") == 1
+        assert h.metric("ullage_plan_moves", kind="consolidate") == 1
+        assert h.metric("ullage_plan_value", kind="consolidate") == pytest.approx(0.5)
+        _, without = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        assert not without.HasField("usd_per_hour"), "not known is not zero"
+        await fails(h.stub.Get(pb.GetPlanRequest(id="plan-99")), grpc.StatusCode.NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        ({}, "is no plan"),
+        ({"kind": 77}, "is no plan"),
+        ({"kind": pb.PLAN_KIND_RESCUE, "time_seconds": 0.0}, "above 0"),
+        ({"kind": pb.PLAN_KIND_RESCUE, "time_seconds": 1e9}, "at most 300"),
+        ({"kind": pb.PLAN_KIND_CONSOLIDATE, "max_moves": -1}, "negative"),
+        ({"kind": pb.PLAN_KIND_CONSOLIDATE, "usd_per_hour": {"a": 1.0}}, "node b has no price"),
+    ],
+)
+async def test_a_bad_question_is_refused_with_its_reason(question: dict[str, Any], says: str, tmp_path: Path) -> None:
+    async with here(tmp_path) as h:
+        asked = pb.MakePlanRequest(**{"time_seconds": 1.0, **question})
+        assert says in await fails(h.stub.Make(asked).read(), grpc.StatusCode.INVALID_ARGUMENT)
+
+
+async def test_one_plan_is_made_at_a_time_and_ends_when_asked_or_when_the_caller_goes(tmp_path: Path) -> None:
+    async with here(tmp_path) as h:
+        h.api.put("pods", pod_object("waits", cpu="2"))
+        slow = h.stub.Make(pb.MakePlanRequest(kind=pb.PLAN_KIND_RESCUE, time_seconds=200))
+        first = asyncio.ensure_future(slow.read())
+        await asyncio.sleep(0.1)
+        second = h.stub.Make(pb.MakePlanRequest(kind=pb.PLAN_KIND_BATCH, time_seconds=1))
+        assert "another plan" in await fails(second.read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        await h.stub.Finish(pb.FinishPlanRequest(id="plan-1"))
+        events = [await first]
+        while not events[-1].HasField("plan"):
+            events.append(await slow.read())
+        assert len(events[-1].plan.steps) == 1
+        await fails(h.stub.Finish(pb.FinishPlanRequest(id="plan-1")), grpc.StatusCode.NOT_FOUND)
+        gone = h.stub.Make(pb.MakePlanRequest(kind=pb.PLAN_KIND_RESCUE, time_seconds=200))
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        while not h.metric("ullage_plans_total", kind="rescue", ending="cancelled"):
+            await asyncio.sleep(0.05)
+        await h.made(kind=pb.PLAN_KIND_BATCH)
+
+
+async def test_a_cluster_that_cannot_be_read_is_unavailable_and_the_next_plan_is_not(tmp_path: Path) -> None:
+    async with here(tmp_path) as h:
+        h.api.fail_next("GET", "/api/v1/pods", 500)
+        asked = pb.MakePlanRequest(kind=pb.PLAN_KIND_BATCH, time_seconds=1)
+        assert "500" in await fails(h.stub.Make(asked).read(), grpc.StatusCode.UNAVAILABLE)
+        await h.made(kind=pb.PLAN_KIND_BATCH)
+        h.live.engine.is_leading = lambda: False
+        assert "leads" in await fails(h.stub.Make(asked).read(), grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_applying_is_dry_and_off_by_default(tmp_path: Path) -> None:
+    async with here(tmp_path) as h:
+        _, plan = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        before = h.api.version
+        dry = [event async for event in h.stub.Apply(pb.ApplyPlanRequest(id=plan.id))]
+        assert "nothing was changed" in dry[-1].message
+        call = h.stub.Apply(pb.ApplyPlanRequest(id=plan.id, confirmed=True))
+        assert "plan.applies is off" in await fails(call.read(), grpc.StatusCode.PERMISSION_DENIED)
+        assert h.api.version == before
+
+
+async def recreate(api: ApiServer, plan: pb.Plan) -> None:
+    """A controller that makes one pod anew, and a scheduler that does as it is told."""
+    move = next(step for step in plan.steps if step.action == "move")
+    name = move.name.partition("/")[2]
+    while api.key("pods", "default", name) in api.objects:
+        await asyncio.sleep(0.01)
+    body = owned("web-new", "")
+    body["metadata"]["uid"] = "uid-new"
+    api.put("pods", body)
+    while not (node := api.pod("web-new")["status"].get("nominatedNodeName")):
+        await asyncio.sleep(0.01)
+    body = api.pod("web-new")
+    api.put("pods", body | {"spec": body["spec"] | {"nodeName": node}})
+
+
+async def applied(h: Here, request: pb.ApplyPlanRequest) -> list[pb.ApplyPlanEvent]:
+    """The call's events; while the call before it is still ending, it is asked again."""
+    while True:
+        try:
+            return [event async for event in h.stub.Apply(request)]
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+        await asyncio.sleep(0.05)
+
+
+async def test_a_plan_is_applied_interrupted_by_the_caller_and_resumed(tmp_path: Path) -> None:
+    async with here(tmp_path, applies=True) as h:
+        _, plan = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        h.api.refusals = 10**6
+        call = h.stub.Apply(pb.ApplyPlanRequest(id=plan.id, confirmed=True))
+        assert "cordoned" in (await call.read()).message
+        busy = h.stub.Apply(pb.ApplyPlanRequest(id=plan.id, confirmed=True))
+        assert "another plan" in await fails(busy.read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        call.cancel()
+        h.api.refusals = 1
+        task = asyncio.create_task(recreate(h.api, plan))
+        events = await applied(h, pb.ApplyPlanRequest(id=plan.id, confirmed=True))
+        await task
+        assert (events[-1].outcome, events[-1].evictions) == ("done", 1)
+        assert h.metric("ullage_plans_applied_total", kind="consolidate", outcome="done") == 1
+
+
+async def test_an_interrupted_plan_can_be_given_up(tmp_path: Path) -> None:
+    async with here(tmp_path, applies=True) as h:
+        _, plan = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        h.api.refusals = 10**6
+        call = h.stub.Apply(pb.ApplyPlanRequest(id=plan.id, confirmed=True))
+        await call.read()
+        call.cancel()
+        node = plan.steps[0].source
+        assert h.api.objects[h.api.key("nodes", "", node)]["spec"]["unschedulable"]
+        events = await applied(h, pb.ApplyPlanRequest(id=plan.id, abandon=True))
+        assert events[-1].outcome == "abandoned"
+        assert "unschedulable" not in h.api.objects[h.api.key("nodes", "", node)]["spec"]
+        assert "ullage.dev/replacement-node" not in h.api.pod(f"web-{node}")["metadata"]["annotations"]
+
+
+async def test_adherence_is_listed_with_the_reason_of_each_difference(tmp_path: Path) -> None:
+    async with here(tmp_path) as h:
+        assert len((await h.stub.ListAdherence(pb.ListAdherenceRequest())).pods) == 2
+        found = (await h.stub.ListAdherence(pb.ListAdherenceRequest(differs=True))).pods
+        assert [(p.pod, p.actual, p.reason) for p in found] == [("shop/q", "b", "the planned node is gone")]
