@@ -12,15 +12,20 @@ import pytest
 from click.testing import CliRunner
 
 from placement.errors import ConfigError
+from placement.nodes import NodeSpec
 from placement.planning import plan_document
 from placement.plans import Action, Ending, Plan, Step
+from placement.pods import PodSpec
 from placement.problems import check_steps, rescue_problem
 from placement.snapshots import SnapshotError, SnapshotFile, cluster_of, snapshot_of_objects
+from simulator.cli_plan import plan as plan_group
 from simulator.cli_plan import snapshot
 from simulator.output import data_only
 from simulator.plan_page import headline, page
 from simulator.plan_worker import Planner, Request, make_plan
 from simulator.snapshots import read_snapshot, write_snapshot
+from simulator.trace import Trace, TraceError
+from simulator.trace_snapshot import snapshot_of_trace
 
 
 def node(name: str, cpu: int = 4, **metadata: Any) -> dict[str, Any]:
@@ -163,6 +168,46 @@ def test_the_snapshot_command_reads_what_kubectl_prints(tmp_path: Path) -> None:
     result = CliRunner().invoke(snapshot, [str(objects), "-f", str(tmp_path / "s.json")], catch_exceptions=False)
     assert result.exit_code == 0
     assert len(read_snapshot(tmp_path / "s.json").pods) == 3
+
+
+def test_a_plan_needs_one_source_of_its_cluster(tmp_path: Path) -> None:
+    write_snapshot(taken(*FRAGMENTED), tmp_path / "s.json")
+    for words in ([], ["demo", "--snapshot", str(tmp_path / "s.json")], ["demo", "--live"]):
+        with pytest.raises(ConfigError, match="give one of TRACE"):
+            CliRunner().invoke(plan_group, ["rescue", *words], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="cannot read a cluster"):
+        CliRunner().invoke(plan_group, ["rescue", "--live"], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="either --live or a file"):
+        CliRunner().invoke(snapshot, ["-f", str(tmp_path / "t.json")], catch_exceptions=False)
+
+
+def test_the_live_cluster_comes_from_whoever_can_read_it(tmp_path: Path) -> None:
+    asked = []
+
+    def reader(kubeconfig: str | None, context: str | None) -> SnapshotFile:
+        asked.append((kubeconfig, context))
+        return taken(*FRAGMENTED, pod("w-1", "2"))
+
+    words = ["rescue", "--live", "--kubeconfig", "k", "--context", "c", "--time", "1", "-o", "json"]
+    result = CliRunner().invoke(plan_group, words, obj=reader, catch_exceptions=False)
+    assert json.loads(result.stdout)["steps"][-1]["target"] == "a"
+    CliRunner().invoke(snapshot, ["--live", "-f", str(tmp_path / "s.json")], obj=reader, catch_exceptions=False)
+    assert asked == [("k", "c"), (None, None)]
+    assert read_snapshot(tmp_path / "s.json") == taken(*FRAGMENTED, pod("w-1", "2"))
+
+
+def test_a_trace_at_one_moment_is_a_cluster() -> None:
+    nodes = [NodeSpec("a", (("cpu", 4000), ("memory", 2**34), ("pods", 110)))]
+    specs = [PodSpec((("cpu", cpu), ("memory", 2**30))) for cpu in (3000, 2000)]
+    trace = Trace.of("t", nodes, [("u0", specs[0], 0, 100), ("u1", specs[1], 10, 50), ("u2", specs[0], 200, 300)])
+    then = snapshot_of_trace(trace, strategy="best-fit", at_s=20, seed=0)
+    assert [(p.uid, p.node) for p in then.pods] == [("u0", "a"), ("u1", "")]
+    assert all(spec.owner for spec in then.specs), "a trace's pods may be moved"
+    assert make_plan(Request("rescue", then, 1.0)).steps == ()
+    last = snapshot_of_trace(trace, strategy="best-fit", at_s=None, seed=0)
+    assert [(p.uid, p.node) for p in last.pods] == [("u2", "a")]
+    with pytest.raises(TraceError, match="has no pod"):
+        snapshot_of_trace(Trace.of("t", nodes, []), strategy="best-fit", at_s=None, seed=0)
 
 
 def test_a_worker_process_plans() -> None:

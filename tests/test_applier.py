@@ -1,0 +1,378 @@
+"""A plan that is being applied, killed at every single write of its record, and everything that can go wrong around it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from placement.errors import ConfigError
+from placement.planning import Request, plan_document, plan_for, plan_of_document
+from placement.plans import Action, Deadline, Ending, Plan, Step
+from scheduler.applier import Applier, ApplyLimits, why_not_valid
+from scheduler.cluster_reader import take_snapshot
+from scheduler.errors import ApiError, RecordError
+from scheduler.evictions import CORDON_ANNOTATION
+from scheduler.gates import GATE, TARGET_ANNOTATION
+from scheduler.kube import KubeClient
+from scheduler.plan_record import Outcome, alone, fresh_record, read_record, save_record
+from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
+
+pytestmark = pytest.mark.timeout(90)
+LIMITS = ApplyLimits(refusal_s=0.5, settle_s=2, outage_s=0.3)
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def pod(name: str, on: str, app: str = "web", cpu: str = "1", **meta: Any) -> dict[str, Any]:
+    """A pod of a replica set; ``on`` empty = pending behind our gate."""
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": app, "uid": app, "controller": True}
+    body = pod_object(name, cpu=cpu, ownerReferences=[owner], labels={"pod-template-hash": "h", "app": app}, **meta)
+    if on:
+        body["spec"]["nodeName"] = on
+        body["status"]["phase"] = "Running"
+    else:
+        body["spec"]["schedulingGates"] = [{"name": GATE}]
+    return body
+
+
+class Cluster:
+    """The fake API with a controller that makes pods anew and a scheduler that does as nominations say."""
+
+    def __init__(self, api: ApiServer, client: KubeClient, folder: Path) -> None:
+        self.api, self.client, self.folder = api, client, folder
+        self.wanted: dict[str, int] = {}
+        self.scheduled: Callable[[str], str] = lambda nominated: nominated
+        self.evicted: list[str] = []
+        self._numbers = itertools.count()
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        return {k.rpartition("/")[2]: v for k, v in self.api.objects.items() if k.startswith("pods/")}
+
+    def homes(self) -> list[str]:
+        return sorted(p["spec"].get("nodeName") or "" for p in self.pods().values())
+
+    async def play(self) -> None:
+        before: set[str] = set()
+        while True:
+            pods = self.pods()
+            self.evicted += sorted(before - pods.keys())
+            for app, wanted in self.wanted.items():
+                have = sum(p["metadata"]["labels"].get("app") == app for p in pods.values())
+                for _ in range(wanted - have):
+                    name = f"{app}-new-{next(self._numbers)}"
+                    self.api.put("pods", pod(name, "", app))
+            for body in self.pods().values():
+                nominated = body["status"].get("nominatedNodeName")
+                if nominated and not body["spec"].get("schedulingGates") and not body["spec"].get("nodeName"):
+                    home = self.scheduled(nominated)
+                    if home:
+                        body["spec"]["nodeName"], body["status"]["phase"] = home, "Running"
+                        body["status"].pop("nominatedNodeName")
+                        self.api.put("pods", body)
+            before = set(self.pods())
+            await asyncio.sleep(0.01)
+
+    def node(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api.objects[self.api.key("nodes", "", name)]
+        return found
+
+    def cordoned(self) -> list[str]:
+        nodes = {k.rpartition("/")[2]: v for k, v in self.api.objects.items() if k.startswith("nodes/")}
+        return sorted(name for name, node in nodes.items() if node["spec"].get("unschedulable"))
+
+    async def plan(self, kind: str = "consolidate") -> Plan:
+        return plan_for(Request(kind, await take_snapshot(self.client)), Deadline(1.0, time.perf_counter))
+
+    def applier(self, plan: Plan, *, crash_at: int = 0, limits: ApplyLimits = LIMITS) -> Applier:
+        """Goes on with the record on disk; the ``crash_at``-th write is the last thing that happens."""
+        path = self.folder / "record.json"
+        record = read_record(path, plan) or fresh_record(plan)
+        writes = itertools.count(1)
+
+        def save() -> None:
+            save_record(record, path)
+            if next(writes) == crash_at:
+                raise Crash
+
+        return Applier(self.client, record, save, limits, lambda _number, _message: None)
+
+    def nothing_is_held(self) -> None:
+        for body in self.pods().values():
+            assert body["spec"].get("nodeName"), "bound"
+            assert not body["spec"].get("schedulingGates")
+            assert not body["status"].get("nominatedNodeName")
+            assert TARGET_ANNOTATION not in body["metadata"].get("annotations", {})
+
+
+@asynccontextmanager
+async def cluster(folder: Path, *pods: dict[str, Any], nodes: str = "abc") -> AsyncIterator[Cluster]:
+    async with api_server() as api, client_of(api, folder) as client:
+        here = Cluster(api, client, folder)
+        for name in nodes:
+            api.put("nodes", node_object(name))
+        for body in pods:
+            api.put("pods", body)
+            app = body["metadata"]["labels"]["app"]
+            here.wanted[app] = here.wanted.get(app, 0) + 1
+        task = asyncio.create_task(here.play())
+        try:
+            yield here
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+SPREAD = (pod("web-0", "a"), pod("web-1", "b"), pod("web-2", "b"), pod("web-3", "c", cpu="2"))
+
+
+def copies() -> list[dict[str, Any]]:
+    return copy.deepcopy(list(SPREAD))
+
+
+async def test_nodes_are_cordoned_emptied_and_stay_closed_and_replacements_go_where_planned(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        assert await here.applier(plan).run() == Outcome.DONE
+        deleted = [s.source for s in plan.steps if s.action == Action.DELETE]
+        assert len(deleted) == 2
+        assert here.cordoned() == sorted(deleted)
+        assert len(set(here.homes())) == 1
+        assert all(here.node(n)["metadata"]["annotations"][CORDON_ANNOTATION] for n in deleted)
+        here.nothing_is_held()
+
+
+async def test_killed_at_any_write_the_same_command_goes_on_and_evicts_nobody_twice(tmp_path: Path) -> None:
+    number = 0
+    while True:
+        number += 1
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with cluster(folder, *copies()) as here:
+            plan = await here.plan()
+            moves = plan.count(Action.MOVE)
+            try:
+                await here.applier(plan, crash_at=number).run()
+                break  # it wrote less often than that: every write has been the last one once
+            except Crash:
+                pass
+            assert await here.applier(plan).run() == Outcome.DONE, number
+            assert len(here.evicted) == moves, number
+            assert len(set(here.homes())) == 1
+            here.nothing_is_held()
+    assert number > 10, "there were writes to be killed at"
+
+
+@pytest.mark.parametrize("status", [0, 500, 503])
+async def test_an_api_that_fails_now_and_then_is_asked_again(status: int, tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        for method, part in (("POST", "eviction"), ("PATCH", "/status"), ("PATCH", "nodes"), ("GET", "pods")):
+            here.api.fail_next(method, part, status, after_effect=True)
+        assert await here.applier(plan, limits=ApplyLimits(1, 5, outage_s=20)).run() == Outcome.DONE
+        assert len(here.evicted) == plan.count(Action.MOVE)
+        here.nothing_is_held()
+
+
+async def test_an_api_that_stays_away_interrupts_and_keeps_everything_for_the_next_run(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        applier = here.applier(plan)
+        for _ in range(40):
+            here.api.fail_next("POST", "eviction", 503)
+        with pytest.raises(ApiError):
+            await applier.run()
+        assert applier.record.outcome == Outcome.RUNNING
+        assert len(here.cordoned()) == 1, "it will be wanted"
+        here.api.faults.clear()
+        assert await here.applier(plan).run() == Outcome.DONE
+
+
+async def test_a_budget_is_waited_for_and_a_long_refusal_stops_the_plan_and_opens_the_node(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        here.api.refusals = 2
+        applier = here.applier(plan, limits=ApplyLimits(refusal_s=20, settle_s=5))
+        assert await applier.run() == Outcome.DONE
+    (tmp_path / "record.json").unlink()
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        here.api.refusals = 10**6
+        applier = here.applier(plan)
+        assert await applier.run() == Outcome.STOPPED
+        assert "disruption budget" in applier.record.reason
+        assert here.cordoned() == []
+        assert here.evicted == []
+        here.nothing_is_held()
+        assert await here.applier(plan).run() == Outcome.STOPPED, "it is not begun again"
+
+
+def _leave(here: Cluster, how: str, plan: Plan) -> None:
+    """Change reality after the first step."""
+    move = next(s for s in plan.steps if s.action == Action.MOVE)
+    name = move.name.partition("/")[2]
+    if how == "gone":
+        here.api.delete("pods", name, "default")
+    elif how == "another pod of that name":
+        here.api.delete("pods", name, "default")
+        here.api.put("pods", pod(name, move.source))
+        here.api.pod(name)["metadata"]["uid"] = "another"
+    elif how == "marked":
+        here.api.pod(name)["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] = "true"
+    elif how == "being deleted":
+        here.api.pod(name)["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    elif how == "target cordoned":
+        here.node(move.target)["spec"]["unschedulable"] = True
+    elif how == "target tainted":
+        here.node(move.target)["spec"]["taints"] = [{"key": "x", "effect": "NoSchedule"}]
+    elif how == "target gone":
+        here.api.delete("nodes", move.target)
+    elif how == "more load":
+        here.api.put("pods", pod("big", move.target, "other", "7500m"))
+    elif how == "goes elsewhere":
+        here.scheduled = lambda _nominated: "nowhere"
+    elif how == "not bound":
+        here.scheduled = lambda _nominated: ""
+    elif how == "new pod on the emptied node":
+        here.api.put("pods", pod("late", move.source, "other"))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("gone", "is gone"),
+        ("another pod of that name", "is gone"),
+        ("marked", "must not be moved: annotation"),
+        ("being deleted", "being deleted"),
+        ("target cordoned", "is cordoned"),
+        ("target tainted", "has changed"),
+        ("target gone", "is gone"),
+        ("more load", "more load than planned"),
+        ("goes elsewhere", "went to nowhere"),
+        ("not bound", "was not bound within"),
+        ("new pod on the emptied node", "is not empty"),
+    ],
+)
+async def test_it_stops_where_reality_leaves_the_plan(how: str, says: str, tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        with pytest.raises(Crash):
+            await here.applier(plan, crash_at=2).run()  # the first node is cordoned
+        _leave(here, how, plan)
+        applier = here.applier(plan)
+        assert await applier.run() == Outcome.STOPPED
+        assert says in applier.record.reason, applier.record.reason
+        target = next(s.target for s in plan.steps if s.action == Action.MOVE)
+        assert here.cordoned() == ([target] if how == "target cordoned" else [])
+        assert not applier.record.nominated
+        assert not applier.record.cordoned
+
+
+async def test_a_plan_that_no_longer_holds_is_not_begun(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        here.api.put("pods", pod("big", plan.steps[1].target, "other", "7500m"))
+        assert "exceeded" in (await why_not_valid(here.client, plan))[0]
+        applier = here.applier(plan)
+        assert await applier.run() == Outcome.STOPPED
+        assert here.evicted == []
+        assert here.cordoned() == []
+
+
+async def test_a_cordon_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        source = plan.steps[0].source
+        here.node(source)["spec"]["unschedulable"] = True
+        here.api.refusals = 10**6
+        assert await here.applier(plan).run() == Outcome.STOPPED
+        assert here.cordoned() == [source]
+
+
+async def test_the_budget_of_evictions_is_never_exceeded(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        applier = here.applier(plan, limits=ApplyLimits(max_evictions=1))
+        assert await applier.run() == Outcome.STOPPED
+        assert len(here.evicted) == 1
+        assert "budget of 1 evictions" in applier.record.reason
+
+
+async def test_a_rescue_holds_the_place_before_it_makes_room(tmp_path: Path) -> None:
+    waiting = pod("big-0", "", "big", "6")
+    waiting["spec"].pop("schedulingGates")
+    pods = (pod("x-0", "a", "x", "4"), pod("y-0", "b", "y", "3"), pod("z-0", "b", "z", "1"), waiting)
+    async with cluster(tmp_path, *pods, nodes="ab") as here:
+        plan = await here.plan("rescue")
+        assert plan.count(Action.MOVE) + plan.count(Action.EVICT) >= 1
+        assert await here.applier(plan).run() == Outcome.DONE
+        assert here.pods()["big-0"]["spec"]["nodeName"]
+        here.nothing_is_held()
+
+
+async def test_a_circle_is_broken_by_an_eviction_whose_replacement_is_placed_later(tmp_path: Path) -> None:
+    async with cluster(tmp_path, pod("x-0", "a", "x"), pod("y-0", "b", "y"), nodes="ab") as here:
+        steps = (
+            Step(Action.EVICT, "uid-x-0", "default/x-0", "a", ""),
+            Step(Action.MOVE, "uid-y-0", "default/y-0", "b", "a"),
+            Step(Action.PLACE, "uid-x-0", "default/x-0", "", "b"),
+        )
+        applier = here.applier(Plan("rescue", Ending.DEADLINE, "pods placed", 2, 2, steps))
+        assert await applier.run() == Outcome.DONE
+        where = {p["metadata"]["labels"]["app"]: p["spec"]["nodeName"] for p in here.pods().values()}
+        assert where == {"x": "b", "y": "a"}
+        here.nothing_is_held()
+
+
+async def test_a_plan_can_be_given_up_after_a_crash(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        with pytest.raises(Crash):
+            await here.applier(plan, crash_at=4).run()
+        await here.applier(plan).give_back(Outcome.ABANDONED)
+        assert here.cordoned() == []
+        assert await here.applier(plan).run() == Outcome.ABANDONED
+
+
+def test_a_record_belongs_to_one_plan_and_one_process(tmp_path: Path) -> None:
+    step = Step(Action.CORDON, source="a")
+    plan = Plan("consolidate", Ending.OPTIMAL, "nodes saved", 1, 1, (step,))
+    other = Plan("consolidate", Ending.OPTIMAL, "nodes saved", 1, 1, (Step(Action.CORDON, source="b"),))
+    path = tmp_path / "r.json"
+    assert read_record(path, plan) is None
+    save_record(fresh_record(plan), path)
+    assert read_record(path, plan) == fresh_record(plan)
+    with pytest.raises(RecordError, match="another plan"):
+        read_record(path, other)
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(RecordError, match="damaged"):
+        read_record(path, plan)
+    path.write_text('{"kind":"PlanRecord","version":9,"id":"","plan":{},"outcome":"running","steps":[]}')
+    with pytest.raises(RecordError, match="PlanRecord 9"):
+        read_record(path, plan)
+    with alone(path), pytest.raises(RecordError, match="another process"), alone(path):
+        pass
+    with pytest.raises(RecordError, match="cannot be written"):
+        save_record(fresh_record(plan), tmp_path / "none" / "r.json")
+    with pytest.raises(RecordError, match="cannot be written"), alone(tmp_path / "none" / "r.json"):
+        pass
+
+
+def test_a_plan_survives_its_document_and_a_foreign_document_is_refused() -> None:
+    steps = (Step(Action.MOVE, "u", "ns/p", "a", "b"), Step(Action.DELETE, source="a"))
+    plan = Plan("consolidate", Ending.GAP_REACHED, "USD", 1.5, 1.6, steps, ("x",), usd_per_hour=1.5, details={"m": 1.0})
+    assert plan_of_document(plan_document(plan)) == plan
+    for document in ({}, {"kind": "Pod"}, {"kind": "Plan", "plan": "dance"}, {"kind": "Plan", "steps": 3}):
+        with pytest.raises(ConfigError, match="make one with"):
+            plan_of_document(document)
+    with pytest.raises(ConfigError, match="purchase plan adds machines"):
+        fresh_record(Plan("purchase", Ending.OPTIMAL, "USD", 1, 1, (Step(Action.BUY, name="s"),), minimised=True))

@@ -1,0 +1,164 @@
+"""Live batches in the running app, against an API over real HTTP whose faults are chosen; no scheduler takes part."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
+from scheduler.settings import PlanSettings
+from tests.api_server import ApiServer, pod_object
+from tests.test_app import Scheduler, cluster, running, until
+
+pytestmark = pytest.mark.timeout(90)
+PLAN = PlanSettings(enabled=True, window_s=0.05, time_s=0.05, nomination_deadline_s=1, gate_deadline_s=20)
+
+
+def gated(name: str, cpu: str = "2", **meta: Any) -> dict[str, Any]:
+    """A pod behind our gate."""
+    body = pod_object(name, cpu=cpu, **meta)
+    body["spec"]["schedulingGates"] = [{"name": GATE}]
+    return body
+
+
+def member(gang: str, number: int, size: int, cpu: str = "2") -> dict[str, Any]:
+    """One pod of a gang."""
+    marks = {"labels": {"scheduling.x-k8s.io/pod-group": gang}, "annotations": {GANG_SIZE: str(size)}}
+    return gated(f"{gang}{number}", cpu, **marks)
+
+
+def is_free(api: ApiServer, name: str) -> bool:
+    return not api.pod(name)["spec"].get("schedulingGates")
+
+
+def nominated(api: ApiServer, name: str) -> str:
+    return str(api.pod(name)["status"].get("nominatedNodeName") or "")
+
+
+def outcome(scheduler: Scheduler, word: str) -> float:
+    registry = scheduler.app.metrics.registry
+    return registry.get_sample_value("ullage_plan_pods_total", {"outcome": word}) or 0.0
+
+
+def bind(api: ApiServer, name: str, node: str) -> None:
+    """What kube-scheduler would do."""
+    body = api.pod(name)
+    body["spec"]["nodeName"] = node
+    body["status"].pop("nominatedNodeName", None)
+    api.put("pods", body)
+
+
+async def test_gated_pods_are_nominated_freed_and_counted_when_bound(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        for i in range(6):
+            api.put("pods", gated(f"p{i}", "3"))
+        await until(lambda: all(is_free(api, f"p{i}") for i in range(6)))
+        homes = [nominated(api, f"p{i}") for i in range(6)]
+        assert all(homes.count(home) == 2 for home in homes), "two pods of three cores fit on a node of eight"
+        assert all(api.pod(f"p{i}")["metadata"]["annotations"][NODE_ANNOTATION] == homes[i] for i in range(6))
+        for i in range(5):
+            bind(api, f"p{i}", homes[i])
+        elsewhere = next(home for home in homes if home != homes[5])
+        bind(api, "p5", elsewhere)
+        await until(lambda: outcome(scheduler, "as planned") == 5 and outcome(scheduler, "elsewhere") == 1)
+        text = scheduler.app.metrics.expose().decode()
+        assert 'ullage_plan_gap_ratio{kind="batch"}' in text
+        assert 'ullage_plan_value{kind="batch"} 6.0' in text
+
+
+async def test_batches_that_overlap_never_promise_the_same_room_twice(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        for i in range(12):
+            api.put("pods", gated(f"p{i}"))
+            await asyncio.sleep(0.03)
+        await until(lambda: all(is_free(api, f"p{i}") for i in range(12)))
+        homes = [nominated(api, f"p{i}") for i in range(12)]
+        assert all(homes.count(home) <= 4 for home in homes)
+        batches = scheduler.app.metrics.registry.get_sample_value("ullage_plan_solve_seconds_count")
+        assert (batches or 0) > 1
+
+
+async def test_a_gang_waits_until_it_is_whole_and_fits_whole(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN):
+        for i in range(3):
+            api.put("pods", member("g", i, 4))
+        api.put("pods", gated("alone"))
+        await until(lambda: is_free(api, "alone"))
+        assert not any(is_free(api, f"g{i}") for i in range(3))
+        api.put("pods", member("g", 3, 4))
+        await until(lambda: all(is_free(api, f"g{i}") for i in range(4)))
+        for i in range(4):
+            api.put("pods", member("h", i, 4, "7"))
+        await asyncio.sleep(0.5)
+        assert not any(nominated(api, f"h{i}") for i in range(4)), "they do not fit, so none is begun"
+
+
+@pytest.mark.parametrize("status", [500, 0])
+async def test_a_patch_that_fails_is_done_again_and_nothing_stays_reserved(status: int, tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        api.fail_next("PATCH", "/status", status)
+        api.fail_next("PATCH", "/pods/p", status, after_effect=True)
+        for i in range(4):
+            api.put("pods", gated(f"p{i}"))
+        await until(lambda: all(is_free(api, f"p{i}") for i in range(4)))
+        for i in range(4):
+            bind(api, f"p{i}", nominated(api, f"p{i}"))
+        await until(lambda: outcome(scheduler, "as planned") == 4)
+        assert not scheduler.app.ledger.reservations
+
+
+async def test_a_nomination_that_nobody_takes_is_cleared_and_one_that_was_replaced_is_left(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        api.put("pods", gated("old"))
+        api.put("pods", gated("taken"))
+        await until(lambda: is_free(api, "old") and is_free(api, "taken"))
+        body = api.pod("taken")
+        body["status"]["nominatedNodeName"] = "by-kube-scheduler"
+        api.put("pods", body)
+        await until(lambda: not nominated(api, "old"))
+        assert nominated(api, "taken") == "by-kube-scheduler"
+        await until(lambda: outcome(scheduler, "not bound") == 2)
+        assert not scheduler.app.ledger.reservations
+
+
+async def test_a_new_leader_finishes_what_the_old_one_began(tmp_path: Path) -> None:
+    async with cluster() as api:
+        half = gated("half")
+        half["metadata"]["annotations"] = {NODE_ANNOTATION: "node-0001", TIME_ANNOTATION: timestamp(0)}
+        half["status"]["nominatedNodeName"] = "node-0001"
+        api.put("pods", half)
+        async with running(api, tmp_path, plan=PLAN):
+            await until(lambda: is_free(api, "half"))
+            assert nominated(api, "half") == "node-0001"
+
+
+async def test_pods_that_are_not_modelled_are_let_go_at_once(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        odd = gated("odd")
+        odd["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]
+        api.put("pods", odd)
+        await until(lambda: is_free(api, "odd"))
+        assert not nominated(api, "odd")
+        assert outcome(scheduler, "let go") == 1
+
+
+async def test_the_replacement_of_an_evicted_pod_goes_where_its_plan_wants_it(tmp_path: Path) -> None:
+    owner = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": True}]
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        for name, target in (("a", "node-0002"), ("b", "node-0001")):
+            old = pod_object(name, ownerReferences=owner, annotations={TARGET_ANNOTATION: target})
+            old["spec"]["nodeName"] = "node-0000"
+            api.put("pods", old)
+            await until(lambda name=name: f"uid-{name}" in scheduler.app.ledger.pods)  # type: ignore[misc]  # bound here
+            api.delete("pods", name, "default")
+        api.put("pods", gated("new", ownerReferences=owner))
+        plain = api.put("pods", pod_object("plain", ownerReferences=owner))
+        await until(lambda: is_free(api, "new"))
+        assert nominated(api, "new") in ("node-0001", "node-0002")
+        answer = await scheduler.filter(plain, [f"node-{i:04d}" for i in range(3)])
+        assert {answer["NodeNames"][0], nominated(api, "new")} == {"node-0001", "node-0002"}
+        third = api.put("pods", pod_object("third", ownerReferences=owner))
+        assert (await scheduler.filter(third, ["node-0000"]))["NodeNames"] == ["node-0000"]
