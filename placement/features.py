@@ -125,12 +125,12 @@ def side_by_side(left: FeatureTable, right: FeatureTable) -> FeatureTable:
 
 def _table(past: Past, tables: Iterable[Table]) -> FeatureTable:
     names, columns = [], []
+    shape = (len(past.share), len(past.origins))
     for name, table in tables:
         names.append(name)
-        columns.append(np.broadcast_to(table, (len(past.share), len(past.origins))).astype(np.float32))
-    values = np.stack(columns, axis=2)
-    values[~np.isfinite(values)] = np.nan
-    return FeatureTable(FeatureSchema(tuple(names)), values)
+        column = np.asarray(np.broadcast_to(table, shape), np.float32)
+        columns.append(np.where(np.isfinite(column), column, np.float32(np.nan)))
+    return FeatureTable(FeatureSchema(tuple(names)), np.stack(columns, axis=2))
 
 
 def schema_of(target: Target) -> FeatureSchema:

@@ -91,7 +91,8 @@ class Recording:
         self.shares = {r: np.minimum(series.share(r), np.float32(1)) for r in series.usage}
         self.pasts = {r: self.past(r, origins) for r in self.shares}
         self._common: dict[str, FeatureTable] = {}
-        self._baselines: dict[tuple[str, str], SingleArray] = {}
+        self._baselines: dict[tuple[str, str], tuple[IntArray, SingleArray]] = {}
+        """By resource and name: the hours of a table that does not depend on the target, and the table."""
 
     def past(self, resource: str, origins: IntArray) -> Past:
         """The past of one resource at the given origins."""
@@ -123,17 +124,17 @@ class Recording:
     def samples(self, resource: str, target: Target, *, first_workload: int = 0, first_day: int = 0) -> Samples:
         """All usable samples of a task."""
         past = self.pasts[resource]
-        table = self.features(resource, target)
+        common, own = self.common(resource), target_features(past, target)
         truth = oracle(past, target)
-        recorded = table.values[:, :, table.schema.names.index("recorded_24h")]
+        recorded = common.values[:, :, common.schema.names.index("recorded_24h")]
         possible = np.minimum(self.origins / DAY, 1)[None, :]
         usable = np.isfinite(truth) & (recorded >= MIN_RECORDED * possible)
         row, column = np.nonzero(usable)
         groups = np.array(self.series.groups or [""] * len(self.series.workloads))
         origin = self.origins[column]
         return Samples(
-            table.schema,
-            table.values[usable],
+            FeatureSchema((*common.schema.names, *own.schema.names)),
+            np.concatenate([common.values[usable], own.values[usable]], axis=1),
             truth[usable],
             self.cores[row],
             row + first_workload,
@@ -160,10 +161,12 @@ class Recording:
     def _baseline(self, resource: str, target: Target, name: str, past: Past, hours: IntArray) -> SingleArray:
         if BASELINES[name].reads_target:
             return forecast(name, past, target)
-        key = (resource, f"{name} {hours[0]} {hours[-1]} {len(hours)}")
-        if key not in self._baselines:
-            self._baselines[key] = forecast(name, past, target)
-        return self._baselines[key]
+        known, table = self._baselines.get((resource, name), (hours[:0], None))
+        if table is None or not np.isin(hours, known).all():
+            known, table = hours, forecast(name, past, target)
+            self._baselines[resource, name] = (known, table)
+        found: SingleArray = table[:, np.searchsorted(known, hours)]
+        return found
 
 
 def folds_of(count: int, num: int, seed: int) -> IntArray:
