@@ -17,9 +17,19 @@ from simulator.accuracy import evaluate, html, table_rows
 from simulator.forecast_bitbrains import generations
 from simulator.forecast_judging import TaskResult, level_now, stack_on
 from simulator.forecast_samples import Recording, Samples, folds_of
-from simulator.reproduce_eurosys import BUDGET, filled, group_by_cores, knob_for, outcome
+from simulator.joint_packing import Replay, balanced, joint_need, plans
+from simulator.reproduce_eurosys import (
+    BUDGET,
+    adaptive_knob,
+    filled,
+    group_by_cores,
+    knob_for,
+    outcome,
+    over_by_day,
+    upper_bound,
+)
 from simulator.reproduce_forecast import coverage_intervals
-from simulator.reproduce_packing import NODE_CORES, Demand, overloaded, pack
+from simulator.reproduce_packing import Replayed, first_fit, overloaded
 from simulator.training import Effort, Split, train
 
 
@@ -141,24 +151,67 @@ def test_short_gaps_are_carried_and_long_ones_are_zero() -> None:
 
 
 def test_packing_respects_the_knobs_and_counts_overload() -> None:
-    scalar = np.array([20.0, 16.0, 12.0, 10.0])
-    node_of = pack(Demand(scalar), 1.0, 1.0, scalar)
+    reserved = np.array([[20.0, 16.0, 12.0, 10.0]]) / 32
+    node_of = first_fit(reserved, reserved[0], None, 1.0)
     assert node_of.tolist() == [0, 1, 0, 1]
-    assert pack(Demand(scalar), 2.0, 1.0, scalar).max() == 3
-    usage = np.tile(scalar[:, None], (1, 4)).astype(np.float32)
-    usage[0, 0] = 25
-    assert overloaded(node_of, usage) == (2, 1, 8)
+    assert first_fit(reserved * 2, reserved[0], None, 1.0).max() == 3
+    usage = np.tile(reserved[:, :, None], (1, 1, 4)).astype(np.float32)
+    usage[0, 0, 0] = 25 / 32
+    found = overloaded(node_of, usage)
+    assert (found.nodes, found.over, found.samples) == (2, 1, 8)
+    assert found.excess == pytest.approx(5 / 32)
+    both = np.concatenate([usage, usage])
+    assert overloaded(node_of, both).over == 1
+
+
+def test_every_resource_must_fit() -> None:
+    reserved = np.array([[0.2, 0.2, 0.2], [0.6, 0.6, 0.3]])
+    assert first_fit(reserved, reserved[0], None, 1.0).tolist() == [0, 1, 0]
 
 
 def test_a_replayed_set_is_packed_by_its_sum_not_by_the_sum_of_its_peaks() -> None:
-    series = np.full((2, 100), 2.0, np.float32)
-    series[0, :50], series[1, 50:] = 28.0, 28.0
-    apart = pack(Demand(series=series), 1.0, 1.0, np.array([28.0, 28.0]))
-    assert apart.max() == 0
-    together = series.copy()
-    together[1] = together[0]
-    assert pack(Demand(series=together), 1.0, 1.0, np.array([28.0, 28.0])).max() == 1
-    assert NODE_CORES < 2 * 28
+    series = np.full((1, 2, 100), 0.05, np.float32)
+    series[0, 0, :50], series[0, 1, 50:] = 0.9, 0.9
+    order = np.array([0.9, 0.9])
+    assert first_fit(None, order, Replayed(series), 1.0).max() == 0
+    assert first_fit(None, order, Replayed(series), 1.1).max() == 1
+    together = np.repeat(series[:, :1], 2, axis=1)
+    assert first_fit(None, order, Replayed(together), 1.0).max() == 1
+    assert first_fit(None, order, Replayed(series, None), 0.0).max() == 0
+    assert first_fit(None, order, Replayed(together, None), 3.0).max() == 1
+
+
+def test_balanced_nodes_part_what_bursts_together() -> None:
+    history = np.full((1, 4, 2 * DAY), 0.01, np.float32)
+    history[0, :2, :DAY], history[0, 2:, DAY:] = 0.4, 0.4
+    replay = Replay.of(history)
+    node_of = balanced(replay, 2)
+    assert node_of[0] != node_of[1]
+    assert node_of[2] != node_of[3]
+    need = joint_need(replay, node_of, 2)
+    assert need.shape == (2, 1)
+    assert (need < joint_need(replay, np.array([0, 0, 1, 1]), 2).max()).all()
+    found = plans(replay, fewest=0.5, most=2.0)
+    assert [plan.nodes for plan in found] == [1, 2]
+    assert found[-1].need <= 0.5 < found[0].need
+
+
+def test_violations_are_bounded_by_drawing_days_not_samples() -> None:
+    steady = np.array([[1.0], [1.0], [1.0], [1.0]])
+    burst = np.array([[4.0], [0.0], [0.0], [0.0]])
+    count = np.full(4, 100.0)
+    assert upper_bound(steady, count)[0] == pytest.approx(0.01)
+    assert upper_bound(burst, count)[0] >= 0.02
+
+
+def test_the_adaptive_knob_rises_after_overspending_and_falls_after_quiet_days() -> None:
+    rng = np.random.default_rng(0)
+    day = np.repeat(np.arange(30), 200)
+    ratio = rng.normal(1, 0.1, len(day))
+    plain = adaptive_knob(*over_by_day(ratio[day < 8], day[day < 8]), lead=7)
+    worse = ratio + np.where(day >= 15, 0.02 * (day - 14), 0)
+    better = ratio - np.where(day >= 15, 0.02 * (day - 14), 0)
+    assert adaptive_knob(*over_by_day(worse, day)) > plain > adaptive_knob(*over_by_day(better, day))
 
 
 def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(tmp_path: Path) -> None:
