@@ -21,13 +21,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.chains import attach, cool, repair_all, search
+from placement.chains import attach, repair_all, search
 from placement.errors import ConfigError
+from placement.pairs import cool_pairs
 from placement.resources import BoolArray, FloatArray, IntArray
 
 UNPLACED = -1
 WAITING_WEIGHT = 1e6
 """What one waiting pod weighs against one displaced pod while settling: no trade."""
+SMALL_STEPS = 20
+"""Small steps of annealing for each new split of two nodes."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ class Settling:
     """Annealing that brings pods home: fewer displaced pods, never fewer placed (Kirkpatrick et al. 1983).
 
     Siblings are interchangeable, so what counts is how many pods of a class each node keeps. Call :meth:`run` with
-    falling temperatures, from about 1 to about 0.1, then read :attr:`best`.
+    falling temperatures, from about 0.4 to about 0.1, then read :attr:`best`.
     """
 
     def __init__(self, packing: Packing, node_of: IntArray, *, seed: int = 0) -> None:
@@ -234,13 +237,13 @@ class Settling:
         return keep_siblings(self.packing, self._best_node)
 
     def run(self, *, rounds: int, temperature: float) -> None:
-        """Anneal for ``rounds`` proposals."""
+        """Anneal for ``rounds`` splits of two nodes, each with :data:`SMALL_STEPS` small steps."""
         s, packing = self._state, self.packing
         rules = (packing.allowed, packing.class_of, s.tier, packing.evictable)
         counts = (self._home, self._now, packing.node_of, self._missing)
         best = (self._best_node, self._best_missing, self._best_cost)
-        end = (self._cost, self._random, rounds, temperature, WAITING_WEIGHT)
-        self._cost = float(cool(*s.core, *rules, *counts, *best, *end))
+        end = (float(self._cost), self._random, rounds, SMALL_STEPS, temperature, WAITING_WEIGHT)
+        self._cost = float(cool_pairs(*s.core, *rules, *counts, *best, *end))
 
 
 def keep_siblings(packing: Packing, node_of: IntArray) -> IntArray:

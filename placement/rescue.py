@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.bounds import PatternBound, counting_bound
+from placement.bounds import PatternBound, class_counts, counting_bound, node_groups
+from placement.fullness import all_fit
 from placement.plans import Deadline
 from placement.repair import Packing, Search, Settling, keep_siblings, repair
 from placement.resources import IntArray
@@ -20,9 +21,11 @@ from placement.solver import assign
 
 SEARCH_SHARE = 0.3
 BOUND_SHARE = 0.45
+FULLNESS_S = 0.5
+"""With less time left, nobody asks whether all pods can fit to the last byte."""
 SEARCH_ROUNDS = 200
-SETTLE_ROUNDS = 20_000
-HOT, COLD = 0.8, 0.12
+SETTLE_ROUNDS = 100
+HOT, COLD = 0.35, 0.1
 DENSE_CELLS = 4_000_000
 """Above so many (class, node) cells no class-by-node matrix is made; moves are then not minimised further."""
 
@@ -67,29 +70,30 @@ def pack(packing: Packing, deadline: Deadline, *, seed: int = 0) -> Packed:
     best = repair(packing)
     note(best)
     search = Search(packing, best, seed=seed)
-    most = _counting(packing, best)
+    ceiling = _ceiling(packing, best, deadline)
+    most = _counting(packing, best, ceiling)
     if most != packing.counts(best):
         _continue(search, most, deadline.part(SEARCH_SHARE), note)
         best = search.best
-        most = _prove(packing, best, deadline.part(BOUND_SHARE))
+        most = _prove(packing, best, ceiling, deadline.part(BOUND_SHARE))
         if most != packing.counts(best):
             _continue(search, most, deadline.part(SEARCH_SHARE), note)
             if packing.counts(search.best) > packing.counts(best):
                 best = search.best
-                most = _prove(packing, best, deadline.part(BOUND_SHARE))
+                most = _prove(packing, best, ceiling, deadline.part(BOUND_SHARE))
     deadline.note(sum(packing.counts(best)), sum(most))
     settled = _settle(packing, best, deadline, seed)
     counts = packing.counts(settled)
     if counts > packing.counts(best):
         note(settled)
-        most = _counting(packing, settled) if most == packing.counts(best) else most
-        most = tuple(max(a, b) for a, b in zip(_prove_again(packing, settled, most), counts, strict=True))
+        most = _counting(packing, settled, ceiling) if most == packing.counts(best) else most
+        most = tuple(max(a, b) for a, b in zip(_prove_again(packing, settled, most, ceiling), counts, strict=True))
     return Packed(settled, counts, most, tuple(milestones))
 
 
-def _prove_again(packing: Packing, node_of: IntArray, most: tuple[int, ...]) -> tuple[int, ...]:
+def _prove_again(packing: Packing, node_of: IntArray, most: tuple[int, ...], ceiling: IntArray) -> tuple[int, ...]:
     """Bounds that still hold after the counts rose: up to the first tier that changed, counting bounds below it."""
-    counts, fresh = packing.counts(node_of), _counting(packing, node_of)
+    counts, fresh = packing.counts(node_of), _counting(packing, node_of, ceiling)
     held = True
     result = []
     for k, now in enumerate(counts):
@@ -98,9 +102,38 @@ def _prove_again(packing: Packing, node_of: IntArray, most: tuple[int, ...]) -> 
     return tuple(result)
 
 
-def _counting(packing: Packing, node_of: IntArray) -> tuple[int, ...]:
+def _ceiling(packing: Packing, node_of: IntArray, deadline: Deadline) -> IntArray:
+    """``(T,)`` most pods per tier when all pods of the tiers above are placed: one less than all where not all fit.
+
+    Asked only for nodes that are alike, and where nodes would have to be filled to the last byte.
+    """
+    size = class_counts(packing)
+    most = np.array([int(size[packing.tier == tier].sum()) for tier in packing.tiers], np.int64)
+    if not packing.allowed.all() or len(node_groups(packing)) != 1:
+        return most
+    for k, tier in enumerate(packing.tiers):
+        if deadline.left_s < FULLNESS_S:
+            break
+        counted = counting_bound(packing, tuple(most[:k].tolist()), k)
+        above = packing.tier >= tier
+        if counted < most[k] or packing.counts(node_of)[: k + 1] == tuple(most[: k + 1].tolist()):
+            continue
+        if all_fit(packing.request[:, above], size[above], packing.free[:, 0], packing.num_nodes) is False:
+            most[k] -= 1
+            break
+    return most
+
+
+def _counting(packing: Packing, node_of: IntArray, ceiling: IntArray) -> tuple[int, ...]:
+    """Bounds by counting; ``ceiling`` holds for a tier as long as the tiers above are placed whole."""
     counts = packing.counts(node_of)
-    return tuple(max(counting_bound(packing, counts, k), counts[k]) for k in range(len(counts)))
+    tier = packing.tier[packing.class_of]
+    most, whole = [], True
+    for k, count in enumerate(counts):
+        bound = counting_bound(packing, counts, k)
+        most.append(max(min(bound, int(ceiling[k])) if whole else bound, count))
+        whole = whole and count == int((tier == packing.tiers[k]).sum())
+    return tuple(most)
 
 
 def _floor(packing: Packing, most: tuple[int, ...]) -> IntArray:
@@ -122,10 +155,10 @@ def _continue(search: Search, most: tuple[int, ...], deadline: Deadline, note: o
             return
 
 
-def _prove(packing: Packing, node_of: IntArray, deadline: Deadline) -> tuple[int, ...]:
+def _prove(packing: Packing, node_of: IntArray, ceiling: IntArray, deadline: Deadline) -> tuple[int, ...]:
     """Most pods per tier given the tiers above, stopping at the first tier that is not proved tight."""
     counts = packing.counts(node_of)
-    most = list(_counting(packing, node_of))
+    most = list(_counting(packing, node_of, ceiling))
     for k, count in enumerate(counts):
         if most[k] == count:
             continue

@@ -25,10 +25,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from placement.bounds import PatternBound
+from placement.bounds import PatternBound, class_counts
 from placement.errors import ConfigError
+from placement.fullness import all_fit
 from placement.plans import Deadline
-from placement.repair import Packing
+from placement.repair import Packing, Search, Settling, repair
 from placement.rescue import Packed, pack
 from placement.resources import IntArray
 from simulator.default_scheduler import default_placement, placed_share
@@ -159,9 +160,13 @@ def _classify(packing: Packing, packed: Packed) -> str:
 def warm_up() -> None:
     """Compile the kernels, so that no instance pays for it."""
     instance = priority_instance(1, num_nodes=4, pods_per_node=4, num_priorities=2, util=1.0)
-    packing = packing_of(instance, default_placement(instance))
-    pack(packing, Deadline(0.2, time.perf_counter))
-    PatternBound(packing, packing.node_of, 0).improve(Deadline(0.2, time.perf_counter))
+    packing = packing_of(instance, np.full(instance.num_pods, -1, np.int64))
+    count = class_counts(packing)
+    all_fit(packing.request, count, packing.free[:, 0], packing.num_nodes)
+    best = repair(packing)
+    Search(packing, best).run(np.zeros(len(packing.tiers), np.int64), rounds=1)
+    Settling(packing_of(instance, best), best).run(rounds=1, temperature=0.1)
+    PatternBound(packing, best, 0).improve(Deadline(0.2, time.perf_counter))
 
 
 def run_cell(cell: Cell, seeds: Sequence[int], time_s: float, clock: str) -> CellResult:

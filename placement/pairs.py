@@ -1,0 +1,240 @@
+"""Compiled kernels that deal the pods of two nodes out anew: the move that brings pods home where swaps get stuck.
+
+In tight packings hardly any two pods can trade places, because both would have to match in every resource. All pods of
+two nodes together can nearly always be split in many ways. :func:`split` enumerates the feasible splits and draws
+one of them at a temperature (heat bath), so that a whole neighbourhood is one step of annealing; :func:`cool_pairs`
+mixes such steps with the small ones of :func:`placement.chains.cool`. State and names are those of
+:mod:`placement.chains`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.chains import attach, compiled, cool, detach, random
+from placement.resources import BoolArray, FloatArray, IntArray
+
+MAX_CLASSES = 64
+"""Two nodes with more classes are left to small steps."""
+MAX_VISITS = 3000
+"""Search nodes per step; the splits found until then are what is drawn from."""
+SPREAD = 3.0
+"""Splits that cost more than so many temperatures are not drawn."""
+
+
+@compiled
+def classes_of(
+    links: IntArray, head: IntArray, cls: IntArray, a: int, b: int, kinds: IntArray, count: IntArray, one: IntArray
+) -> int:
+    """Distinct classes on two nodes into ``kinds``, with their ``count`` and ``one`` pod each; -1 when too many."""
+    size = 0
+    for n in (a, b):
+        q = head[n]
+        while q >= 0:
+            at = 0
+            while at < size and kinds[at] != cls[q]:
+                at += 1
+            if at == size:
+                if size == kinds.shape[0]:
+                    return -1
+                kinds[at] = cls[q]
+                count[at] = 0
+                one[at] = q
+                size += 1
+            count[at] += 1
+            q = links[0, q]
+    return size
+
+
+@compiled
+def deal(
+    node: IntArray,
+    left: IntArray,
+    links: IntArray,
+    head: IntArray,
+    request: IntArray,
+    cls: IntArray,
+    now: IntArray,
+    a: int,
+    b: int,
+    c: int,
+    wanted: int,
+) -> None:
+    """Move pods of class ``c`` between two nodes until ``a`` has ``wanted``."""
+    while now[c, a] != wanted:
+        source, target = (a, b) if now[c, a] > wanted else (b, a)
+        q = head[source]
+        while cls[q] != c:
+            q = links[0, q]
+        detach(node, left, links, head, request, q)
+        attach(node, left, links, head, request, q, target)
+        now[c, source] -= 1
+        now[c, target] += 1
+
+
+@compiled
+def split(
+    node: IntArray,
+    left: IntArray,
+    links: IntArray,
+    head: IntArray,
+    request: IntArray,
+    allowed: BoolArray,
+    cls: IntArray,
+    home: IntArray,
+    now: IntArray,
+    a: int,
+    b: int,
+    temperature: float,
+    state: IntArray,
+) -> int:
+    """Deal the pods of ``a`` and ``b`` out anew; returns how many more of them are at home.
+
+    Depth first over classes, largest first; a branch ends when a side is overfull, when what is left to deal exceeds
+    what both sides still offer, or when too few pods could come home. Among the feasible splits one is drawn with
+    probability proportional to exp(pods at home ÷ temperature).
+    """
+    kinds = np.empty(MAX_CLASSES, np.int64)
+    count = np.empty(MAX_CLASSES, np.int64)
+    one = np.empty(MAX_CLASSES, np.int64)
+    size = classes_of(links, head, cls, a, b, kinds, count, one)
+    if size < 2:
+        return 0
+    num_resources = left.shape[1]
+    room = np.empty((2, size + 1, num_resources), np.int64)
+    for r in range(num_resources):
+        room[0, 0, r] = left[a, r]
+        room[1, 0, r] = left[b, r]
+        for g in range(size):
+            room[0, 0, r] += now[kinds[g], a] * request[one[g], r]
+            room[1, 0, r] += now[kinds[g], b] * request[one[g], r]
+    weight = np.empty(size, np.float64)
+    for g in range(size):
+        weight[g] = 0.0
+        for r in range(num_resources):
+            weight[g] -= count[g] * request[one[g], r] / (room[0, 0, r] + room[1, 0, r] + 1.0)
+    order = np.argsort(weight)
+    rest = np.zeros((size + 1, num_resources), np.int64)
+    most = np.zeros(size + 1, np.int64)
+    present = 0
+    for i in range(size - 1, -1, -1):
+        g = order[i]
+        c = kinds[g]
+        for r in range(num_resources):
+            rest[i, r] = rest[i + 1, r] + count[g] * request[one[g], r]
+        most[i] = most[i + 1] + min(count[g], home[c, a] + home[c, b])
+        present += min(home[c, a], now[c, a]) + min(home[c, b], now[c, b])
+    least = present - int(SPREAD * temperature)
+    taken = np.full(size + 1, -1, np.int64)
+    gain = np.zeros(size + 1, np.int64)
+    chosen = np.empty(size, np.int64)
+    total = 0.0
+    visits = 0
+    i = 0
+    while i >= 0:
+        if i == size:
+            chance = np.exp((gain[size] - present) / temperature)
+            total += chance
+            if random(state) % 1_000_000 * 1e-6 * total < chance:
+                chosen[:] = taken[:size]
+            i -= 1
+            continue
+        g = order[i]
+        c = kinds[g]
+        taken[i] += 1
+        visits += 1
+        if visits > MAX_VISITS:
+            break
+        if taken[i] > count[g]:
+            i -= 1
+            continue
+        here = taken[i]
+        there = count[g] - here
+        fits = (here == 0 or allowed[c, a]) and (there == 0 or allowed[c, b])
+        for r in range(num_resources):
+            room[0, i + 1, r] = room[0, i, r] - here * request[one[g], r]
+            room[1, i + 1, r] = room[1, i, r] - there * request[one[g], r]
+            if room[0, i + 1, r] < 0 or room[1, i + 1, r] < 0 or room[0, i + 1, r] + room[1, i + 1, r] < rest[i + 1, r]:
+                fits = False
+                break
+        gain[i + 1] = gain[i] + min(home[c, a], here) + min(home[c, b], there)
+        if fits and gain[i + 1] + most[i + 1] >= least:
+            i += 1
+            taken[i] = -1
+    if total == 0.0:
+        return 0
+    after = 0
+    for i in range(size):
+        g = order[i]
+        c = kinds[g]
+        deal(node, left, links, head, request, cls, now, a, b, c, chosen[i])
+        after += min(home[c, a], now[c, a]) + min(home[c, b], now[c, b])
+    return after - present
+
+
+@compiled
+def cool_pairs(
+    node: IntArray,
+    left: IntArray,
+    links: IntArray,
+    head: IntArray,
+    request: IntArray,
+    allowed: BoolArray,
+    cls: IntArray,
+    tier: IntArray,
+    evictable: BoolArray,
+    home: IntArray,
+    now: IntArray,
+    home_of: IntArray,
+    missing: IntArray,
+    kept: IntArray,
+    best_missing: IntArray,
+    best_cost: FloatArray,
+    cost: float,
+    state: IntArray,
+    rounds: int,
+    small: int,
+    temperature: float,
+    weight: float,
+) -> float:
+    """``rounds`` of annealing, each a new split of two nodes and ``small`` small steps; returns the cost.
+
+    A displaced pod's node meets its home, any other node meets a random one. Small steps keep the best.
+    """
+    num_pods = node.shape[0]
+    num_nodes = left.shape[0]
+    for _ in range(rounds):
+        q = random(state) % num_pods
+        a = node[q] if node[q] >= 0 else random(state) % num_nodes
+        b = random(state) % num_nodes
+        if node[q] >= 0 and home_of[q] >= 0 and home_of[q] != a:
+            b = home_of[q]
+        if a != b:
+            cost -= split(node, left, links, head, request, allowed, cls, home, now, a, b, temperature, state)
+            if cost < best_cost[0] - 0.5 and (missing == best_missing).all():
+                best_cost[0] = cost
+                kept[:] = node
+        cost = cool(
+            node,
+            left,
+            links,
+            head,
+            request,
+            allowed,
+            cls,
+            tier,
+            evictable,
+            home,
+            now,
+            home_of,
+            missing,
+            kept,
+            best_missing,
+            best_cost,
+            cost,
+            state,
+            small,
+            temperature,
+            weight,
+        )
+    return cost
