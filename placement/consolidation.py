@@ -6,9 +6,10 @@ move, then the node goes.
 
 Bound and choice come from one relaxation, small enough to be solved to optimality as an integer program: a binary
 per node, the move budget, and for each set of nodes that some classes are confined to, the room that the nodes that
-stay offer in sum. Whatever really fits satisfies it, so its optimum bounds every plan. The choice is then packed pod by
-pod (:mod:`placement.repair`); where it does not pack, the room is scaled down and solved again. On small clusters
-CP-SAT closes the last gap on the exact class-flow model.
+stay offer in sum. Whatever really fits satisfies it, so its optimum bounds every plan. The choice is then packed: node by
+node with the filling that is worth most (:func:`placement.patterns.best_pattern`), dearer what was short before, and
+the last pods by ejection. Where that fails, the room of each node is first cut down to what whole pods can use of it,
+then scaled down, and solved again. On small clusters CP-SAT closes the last gap on the exact class-flow model.
 
 :func:`prefix_search` is the rival: what Karpenter's multi-node consolidation does (sort by pods, binary search on the
 prefix), delete-only.
@@ -16,22 +17,34 @@ prefix), delete-only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from placement.errors import ConfigError
+from placement.patterns import best_pattern
 from placement.plans import Deadline, Ending
-from placement.repair import Packing, Search, repair
+from placement.repair import Packing, Search
 from placement.resources import BoolArray, FloatArray, IntArray
-from placement.solver import Answer, Limits, Model, solve_integer, solve_linear
+from placement.solver import Answer, Limits, Model, Status, solve_integer, solve_linear
 
 CENT = 1_000_000
 """Prices enter the programs as integers: millionths of a USD per hour."""
-MARGINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6)
+MARGINS = (0.0, 0.01, 0.03, 0.08, 0.2, 0.6)
 """Shares of room that are held back when a choice does not pack."""
 REFINEMENTS = 6
-SEARCH_SHARE = 0.15
+MIN_SOLVE_S = 0.05
+PROOF_GAP, CHOICE_GAP = 1e-6, 1e-4
+"""How exactly the relaxation is solved, for the bound and for a choice that may not pack anyway."""
+FIRST_SHARE, SHARPEN_SHARE, CHOICE_SHARE = 0.05, 0.3, 0.05
+ADD_FAILURES = 100
+FILL_ROUNDS = 12
+FILL_EXPONENT, FILL_PULL, FILL_NOISE = 1.05, 0.1, 0.3
+"""Large pods are worth a little more than their size; what was short becomes dearer; the order of nodes varies."""
+FILL_VISITS = 2_000
+SEARCH_SHARE = 0.1
+SEARCH_PODS = 40
+"""More pods than this without a place are not worth a search."""
 EXACT_CELLS = 12_000
 """Classes × nodes up to which the exact model goes to CP-SAT."""
 PREFIX_CANDIDATES = 100
@@ -122,18 +135,23 @@ def consolidate(
     relaxed = _Relaxation(fleet, max_moves)
     best = prefix_search(fleet, max_moves=max_moves)
     bound = float(fleet.usd_per_hour[fleet.deletable].sum())
-    failed = 0.0
-    for margin in MARGINS:
-        answer = relaxed.solve(margin, deadline.part(0.1 if margin else 0.25), seed)
-        if margin == 0.0 and np.isfinite(answer.bound):
-            bound = min(bound, answer.bound / CENT)
-        plan, whole = _packed(fleet, answer, deadline, seed)
-        best = plan if plan.usd_per_hour > best.usd_per_hour else best
-        deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
-        if whole or deadline.is_over:
-            break
-        failed = margin
-    if not whole or margin > 0.0:
+    answer = relaxed.solve(0.0, deadline.part(FIRST_SHARE), seed, PROOF_GAP)
+    bound = min(bound, answer.bound / CENT)
+    first, whole = _packed(fleet, answer, deadline, seed, give_back=False)
+    best = first if first.usd_per_hour > best.usd_per_hour else best
+    failed = margin = 0.0
+    if not whole:
+        relaxed.sharpen(deadline.part(SHARPEN_SHARE))
+        for margin in MARGINS:
+            answer = relaxed.solve(margin, deadline.part(CHOICE_SHARE), seed, CHOICE_GAP)
+            bound = min(bound, answer.bound / CENT) if margin == 0.0 else bound
+            plan, whole = _packed(fleet, answer, deadline, seed)
+            best = plan if plan.usd_per_hour > best.usd_per_hour else best
+            deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
+            if whole or deadline.is_over:
+                break
+            failed = margin
+    if margin > 0.0:
         best = _refine(fleet, relaxed, (failed, margin), best, deadline, seed)
     best = _add_nodes(fleet, best, max_moves, deadline, seed)
     deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
@@ -160,8 +178,26 @@ class _Relaxation:
         patterns = np.unique(fleet.allowed[present], axis=0)
         everywhere = np.ones((1, fleet.free.shape[1]), np.bool_)
         self._patterns = np.unique(np.concatenate([patterns, everywhere]), axis=0)[:64]
+        self._confined = [~(fleet.allowed & ~pattern).any(axis=1) for pattern in self._patterns]
+        self._rooms = [np.where(pattern, fleet.free, 0).astype(np.float64) for pattern in self._patterns]
 
-    def solve(self, margin: float, deadline: Deadline, seed: int) -> Answer:
+    def sharpen(self, deadline: Deadline) -> None:
+        """Count as room only what whole pods can use: a node with memory and no cores to go with it offers little.
+
+        The most of one resource that any filling of a node takes is a knapsack; its bound holds even when cut short.
+        """
+        fleet = self._fleet
+        for confined, room in zip(self._confined, self._rooms, strict=True):
+            count = np.where(confined, fleet.count[:, fleet.deletable].sum(axis=1), 0)
+            for r in np.flatnonzero(fleet.request.any(axis=1)):
+                for n in np.flatnonzero(room[r] > 0):
+                    if deadline.is_over:
+                        return
+                    value = np.where(fleet.allowed[:, n] & confined, fleet.request[r], 0).astype(np.float64)
+                    filling = best_pattern(value, fleet.request, count, fleet.free[:, n], limit=FILL_VISITS)
+                    room[r, n] = min(room[r, n], filling.upper * (1 + 1e-9))
+
+    def solve(self, margin: float, deadline: Deadline, seed: int, gap_share: float) -> Answer:
         """Best set of nodes to delete when ``margin`` of the room must stay free."""
         fleet = self._fleet
         model = Model()
@@ -169,14 +205,21 @@ class _Relaxation:
         y = model.add_columns(upper, objective=np.round(fleet.usd_per_hour * CENT))
         if self._max_moves is not None:
             model.add_row(y, fleet.pods, upper=float(self._max_moves))
-        for pattern in self._patterns:
-            confined = ~(fleet.allowed & ~pattern).any(axis=1)
+        for confined, rooms in zip(self._confined, self._rooms, strict=True):
             load = fleet.request[:, confined] @ fleet.count[confined]
-            for row, free in zip(load, fleet.free, strict=True):
-                room = np.where(pattern, free * (1.0 - margin), 0.0)
+            for row, room in zip(load, rooms * (1.0 - margin), strict=True):
                 scale = max(float(room.sum()), 1.0)
                 model.add_row(y, (row + room) / scale, upper=float(room.sum()) / scale)
-        return solve_linear(model, Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=1e-6))
+        limits = Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, gap_share=gap_share)
+        relaxed = solve_linear(model, limits, relax=True)
+        if relaxed.status != Status.OPTIMAL:
+            return relaxed
+        whole = np.floor(relaxed.x + 1e-9)  # deleting fewer nodes never breaks a row
+        answer = solve_linear(model, limits, hint=whole)
+        value = float(np.round(fleet.usd_per_hour * CENT) @ whole)
+        if not answer.has_solution or answer.value < value:
+            answer = replace(answer, status=Status.FEASIBLE, x=whole, value=value)
+        return replace(answer, bound=min(answer.bound, relaxed.value))
 
     def _each_pod_fits_elsewhere(self) -> BoolArray:
         """``(N,)``: every class of the node fits somewhere else, looked at alone."""
@@ -190,7 +233,9 @@ class _Relaxation:
         return ok
 
 
-def _packed(fleet: Fleet, answer: Answer, deadline: Deadline, seed: int) -> tuple[Consolidated, bool]:
+def _packed(
+    fleet: Fleet, answer: Answer, deadline: Deadline, seed: int, *, give_back: bool = True
+) -> tuple[Consolidated, bool]:
     """The chosen nodes as a plan, and whether all of them could go.
 
     When their pods do not all fit, the cheapest nodes for what is left over come back, until they do.
@@ -200,22 +245,22 @@ def _packed(fleet: Fleet, answer: Answer, deadline: Deadline, seed: int) -> tupl
     deleted = answer.x > 0.5
     whole = True
     while deleted.any():
-        packing, node_of = _pack(fleet, deleted, deadline, seed)
-        waiting = packing.class_of[node_of < 0]
-        if len(waiting) == 0:
+        arrivals, waiting = _pack(fleet, deleted, deadline, seed)
+        if not waiting.any():
             usd = float(fleet.usd_per_hour[deleted].sum())
-            arrivals = packing.per_node(node_of)
-            return Consolidated(deleted, arrivals, usd, 0.0, len(node_of), Ending.DEADLINE), whole
+            return Consolidated(deleted, arrivals, usd, 0.0, int(arrivals.sum()), Ending.DEADLINE), whole
         whole = False
+        if not give_back:
+            break
         deleted = _bring_back(fleet, deleted, waiting)
     return _nothing(fleet), False
 
 
 def _bring_back(fleet: Fleet, deleted: BoolArray, waiting: IntArray) -> BoolArray:
     """Fewer nodes deleted: those stay that offer the most room for the waiting classes per USD."""
-    need = fleet.request[:, waiting].sum(axis=1)
+    need = fleet.request @ waiting
     room = fleet.free + fleet.load
-    useful = deleted & fleet.allowed[waiting].any(axis=0)
+    useful = deleted & fleet.allowed[waiting > 0].any(axis=0)
     worth = (room / np.maximum(need, 1)[:, None]).min(axis=0) / np.maximum(fleet.usd_per_hour, 1e-9)
     order = np.argsort(np.where(useful, -worth, 1.0), kind="stable")
     got = np.cumsum(fleet.free[:, order], axis=1)
@@ -225,29 +270,57 @@ def _bring_back(fleet: Fleet, deleted: BoolArray, waiting: IntArray) -> BoolArra
     return result
 
 
-def _pack(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tuple[Packing, IntArray]:
-    """The pods of ``deleted`` nodes on those that stay, as many as possible; the most confined classes choose first."""
-    moved = fleet.count[:, deleted].sum(axis=1)
-    class_of = np.repeat(np.arange(len(moved)), moved)
-    num_pods = len(class_of)
-    packing = Packing(
-        fleet.request,
-        class_of,
-        -(fleet.allowed & ~deleted).sum(axis=1),
-        np.where(deleted, 0, fleet.free),
-        fleet.allowed & ~deleted,
-        np.full(num_pods, -1, np.int64),
-        np.ones(num_pods, np.bool_),
-    )
-    node_of = repair(packing, depth=0, largest_first=True)
-    if (node_of < 0).any():
-        search = Search(packing, node_of, seed=seed)
-        none = np.zeros(len(packing.tiers), np.int64)
-        part = deadline.part(SEARCH_SHARE)
-        while not part.is_over and not search.run(none, rounds=20):
-            pass
-        node_of = search.best
-    return packing, node_of
+def _pack(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tuple[IntArray, IntArray]:
+    """``(C, N)`` where the pods of ``deleted`` nodes arrive on those that stay, and ``(C,)`` those that do not fit."""
+    arrivals, waiting = _fill(fleet, deleted, deadline, seed)
+    if not 0 < waiting.sum() <= SEARCH_PODS:
+        return arrivals, waiting
+    class_of = np.repeat(np.arange(len(waiting)), fleet.count[:, deleted].sum(axis=1))
+    places = np.append(np.arange(len(deleted)), -1)
+    node_of = np.concatenate([np.repeat(places, np.append(arrivals[c], waiting[c])) for c in range(len(waiting))])
+    free, allowed = np.where(deleted, 0, fleet.free), fleet.allowed & ~deleted
+    tier, movable = np.zeros(len(waiting), np.int64), np.ones(len(node_of), np.bool_)
+    packing = Packing(fleet.request, class_of, tier, free, allowed, node_of, movable)
+    search, none = Search(packing, packing.node_of, seed=seed), np.zeros(1, np.int64)
+    part = deadline.part(SEARCH_SHARE)
+    while not part.is_over and not search.run(none, rounds=5):
+        pass
+    arrivals = packing.per_node(search.best)
+    return arrivals, np.asarray(fleet.count[:, deleted].sum(axis=1) - arrivals.sum(axis=1), np.int64)
+
+
+def _fill(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tuple[IntArray, IntArray]:
+    """Node after node takes the filling that is worth most to it; the best of some rounds.
+
+    Nodes that fewest classes accept come first, then small ones. A class is worth what it takes of scarce room; what a
+    round could not place is dearer in the next (sequential value correction, Mukhacheva et al. 2000).
+    """
+    random = np.random.default_rng(seed)
+    stay = np.flatnonzero(~deleted)
+    moved = np.asarray(fleet.count[:, deleted].sum(axis=1), np.int64)
+    room = np.maximum(fleet.free[:, stay].sum(axis=1), 1).astype(np.float64)
+    scarcity = (fleet.request @ moved) / room**2
+    size = scarcity @ fleet.request
+    size = size / max(float(size.max(initial=0.0)), 1e-300)
+    value = size**FILL_EXPONENT
+    accepts, offers = fleet.allowed[:, stay].sum(axis=0), scarcity @ fleet.free[:, stay]
+    best, best_waiting, noise = np.zeros_like(fleet.count), moved, np.zeros(len(stay))
+    for _ in range(FILL_ROUNDS):
+        arrivals, waiting = np.zeros_like(fleet.count), moved.copy()
+        for n in stay[np.lexsort((offers * np.exp(noise), accepts))]:
+            worth = np.where(fleet.allowed[:, n], value, 0.0)
+            filling = best_pattern(worth, fleet.request, waiting, fleet.free[:, n], limit=FILL_VISITS)
+            arrivals[:, n] = filling.counts
+            waiting -= filling.counts
+            if not waiting.any():
+                return arrivals, waiting
+        if size @ waiting < size @ best_waiting:
+            best, best_waiting = arrivals, waiting
+        if deadline.is_over:
+            break
+        value = value * (1 + FILL_PULL * np.minimum(1.0, 5 * waiting / np.maximum(moved, 1)))
+        noise = random.normal(0, FILL_NOISE, len(stay))
+    return best, best_waiting
 
 
 def _refine(
@@ -259,7 +332,7 @@ def _refine(
         if deadline.is_over:
             break
         middle = (low + high) / 2
-        plan, whole = _packed(fleet, relaxed.solve(middle, deadline.part(0.1), seed), deadline, seed)
+        plan, whole = _packed(fleet, relaxed.solve(middle, deadline.part(0.1), seed, CHOICE_GAP), deadline, seed)
         low, high = (low, middle) if whole else (middle, high)
         best = plan if plan.usd_per_hour > best.usd_per_hour else best
     return best
@@ -271,18 +344,18 @@ def _add_nodes(fleet: Fleet, best: Consolidated, max_moves: int | None, deadline
     budget = np.inf if max_moves is None else max_moves
     failures = 0
     for n in order:
-        if deadline.is_over or failures >= 20:
+        if deadline.is_over or failures >= ADD_FAILURES:
             break
         if best.deleted[n] or not fleet.deletable[n] or best.moves + fleet.pods[n] > budget:
             continue
         deleted = best.deleted.copy()
         deleted[n] = True
-        packing, node_of = _pack(fleet, deleted, deadline.part(0.05), seed)
-        if (node_of < 0).any():
+        arrivals, waiting = _pack(fleet, deleted, deadline.part(0.05), seed)
+        if waiting.any():
             failures += 1
         else:
             usd = float(fleet.usd_per_hour[deleted].sum())
-            best = Consolidated(deleted, packing.per_node(node_of), usd, 0.0, len(node_of), Ending.DEADLINE)
+            best = Consolidated(deleted, arrivals, usd, 0.0, int(arrivals.sum()), Ending.DEADLINE)
     return best
 
 
