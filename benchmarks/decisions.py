@@ -3,23 +3,29 @@
     python -m benchmarks.decisions --traces ../shared/traces
 
 replays the FGD paper's `default` (1,213 nodes, seed 42) if the recorded traces are there, else a made-up trace, and prints
-the median of five runs per strategy and back end, and each as a ratio to `first-fit`.
+the median of five runs per strategy and back end, and each as a ratio to `first-fit`. Strategies that read
+predictions are given a made-up forecast of every class (a seeded share of what it asks for) and, for comparison, none.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from placement.knowledge import Knowledge, Workload
+import numpy as np
+
+from placement.knowledge import Forecast, Forecasts, Knowledge, Workload, workload_of
 from placement.prices import device_prices
 from placement.program import has_compiled
+from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.replay import Replay, ReplayOptions
 from simulator.reproduce_fgd import Protocol
 from simulator.synth import Recipe, synthesise
+from simulator.trace import Trace
 
 CASES = (
     ("first-fit", "auto"),
@@ -28,7 +34,23 @@ CASES = (
     ("atc23-fgd", "auto"),
     ("priced", "auto"),
     ("kube-default", "auto"),
+    ("ullage", "auto"),
 )
+PREDICTED = ("koordinator", "predicted", "coach-6x4h", "ullage")
+"""Strategies that are measured once more with forecasts, compiled."""
+
+
+def with_forecasts(trace: Trace, knowledge: Knowledge, seed: int) -> tuple[Trace, Knowledge]:
+    """The trace with an owner for each class, and the knowledge with a forecast for each owner."""
+    rng = np.random.default_rng(seed)
+    specs = tuple(replace(spec, owner=f"StatefulSet/class-{i}") for i, spec in enumerate(trace.specs))
+    of = {}
+    for spec in specs:
+        cpu, memory = (
+            int(spec.amount(r) * share) for r, share in zip((CPU, MEMORY), rng.uniform(0.1, 0.9, 2), strict=True)
+        )
+        of[workload_of(spec.namespace, spec.owner)] = Forecast(cpu, memory, cpu // 2, memory // 2, cpu // 8, 0, "model")
+    return replace(trace, specs=specs), replace(knowledge, forecasts=Forecasts(of, "6h-peak", "made up"))
 
 
 def main() -> None:
@@ -45,15 +67,18 @@ def main() -> None:
         workload = Workload.of(trace.specs, [1] * len(trace.specs))
         knowledge = Knowledge(0, workload, device_prices(workload, trace.nodes))
     rates: dict[str, list[float]] = {}
+    predicted = with_forecasts(trace, knowledge, 0)
+    cases = [(f"{strategy}/{backend}", strategy, backend, (trace, knowledge)) for strategy, backend in CASES]
+    cases += [(f"{strategy}+forecasts/auto", strategy, "auto", predicted) for strategy in PREDICTED]
     for _ in range(arguments.runs + 1):
-        for strategy, backend in CASES:
+        for case, strategy, backend, (pods, known) in cases:
             if backend == "auto" and not has_compiled():
                 continue
             options = ReplayOptions(
-                retries=False, departures=False, knowledge=knowledge, backend=backend, samples=1, checks=False
+                retries=False, departures=False, knowledge=known, backend=backend, samples=1, checks=False
             )
-            outcome = Replay(trace, STRATEGIES[strategy], options).run()
-            rates.setdefault(f"{strategy}/{backend}", []).append(outcome.decisions_per_s)
+            outcome = Replay(pods, STRATEGIES[strategy], options).run()
+            rates.setdefault(case, []).append(outcome.decisions_per_s)
     medians = {case: round(median(found[1:])) for case, found in rates.items()}  # the first run compiles
     floor = medians.get("first-fit/auto") or next(iter(medians.values()))
     print(
