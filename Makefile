@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 TRACES ?= ../shared/traces
+E2E ?= tests/e2e
 
 help: ## List targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,11 +66,11 @@ proto: install ## Generate the gRPC code
 	$(BIN)/python -m grpc_tools.protoc -Ischeduler/_pb=proto/ullage/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
 	  scheduler/_pb/placement.proto scheduler/_pb/plans.proto scheduler/_pb/telemetry.proto
 
-e2e: install ## End to end on a real etcd, kube-apiserver, kube-scheduler (built with Go) and Prometheus (Debian package)
+e2e: install ## End to end (E2E=FILES runs some) on a real etcd, kube-apiserver, kube-scheduler (built with Go) and Prometheus (Debian package)
 	@command -v promtool > /dev/null || { echo "installing prometheus …"; apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus > /dev/null; }
 	$(BIN)/python -m tests.e2e.build
-	$(BIN)/pytest -s -v -m e2e --durations=0 --durations-min=1 tests/e2e
+	$(BIN)/pytest -s -v -m e2e --durations=0 --durations-min=1 $(E2E)
 
 clean: ## Remove what the targets made
 	rm -rf .venv out .cache build
