@@ -550,16 +550,23 @@ def sigmoid_thresholds() -> FloatArray:
     return np.array(thresholds)
 
 
-def fragmentation(columns: Columns, cpu: IntArray, free: IntArray, models: IntArray) -> FloatArray:
-    """FGD's expected fragment F_n(M) of nodes, in milli-GPU: ``(n,)`` float64.
+FRAGMENT_CAUSES = (
+    "too little CPU and GPU",
+    "devices with too little left",
+    "too little CPU",
+    "pods that want no GPU",
+    "pods that want no GPU, and too little CPU for them",
+    "device models that pods do not accept",
+)
+"""Why free GPU is a fragment, in the order of :func:`fragments`' rows (the artifact's q1, q2, q4, xl, xr, na)."""
+
+
+def fragments(columns: Columns, cpu: IntArray, free: IntArray, models: IntArray) -> FloatArray:
+    """FGD's expected fragment of nodes by cause, in milli-GPU: ``(6, n)`` float64.
 
     Parameters
     ----------
     cpu : ``(n,)`` free millicores. free : ``(n, G)`` free shares. models : ``(n,)`` device model ids.
-
-    Notes
-    -----
-    ATC'23, section 4. Summed per label in the artifact's order q1, q2, q4, xl, xr, na, which decides last bits.
     """
     labels = np.zeros((6, len(cpu)))
     total = free.sum(axis=1)
@@ -578,6 +585,17 @@ def fragmentation(columns: Columns, cpu: IntArray, free: IntArray, models: IntAr
         labels[0] += np.where(allowed & ~has_cpu & ~has_gpu, p * total, 0.0)
         labels[2] += np.where(allowed & ~has_cpu & has_gpu, p * total, 0.0)
         labels[1] += np.where(allowed & has_cpu, np.where(has_gpu, p * below, p * total), 0.0)
+    return labels
+
+
+def fragmentation(columns: Columns, cpu: IntArray, free: IntArray, models: IntArray) -> FloatArray:
+    """FGD's expected fragment F_n(M) of nodes, in milli-GPU: ``(n,)`` float64. Parameters as of :func:`fragments`.
+
+    Notes
+    -----
+    ATC'23, section 4. Summed per label in the artifact's order q1, q2, q4, xl, xr, na, which decides last bits.
+    """
+    labels = fragments(columns, cpu, free, models)
     result: FloatArray = labels[0] + labels[1] + labels[2] + labels[3] + labels[4] + labels[5]
     return result
 

@@ -35,7 +35,9 @@ from simulator.trace import Trace
 from simulator.usage_truth import batch_on_reclaimed, use_policies
 
 Row = dict[str, Any]
-FORMAT = 2
+FORMAT = 3
+Within = Callable[[float], None]
+"""Called with the share of one cell that is done."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
     )
 
 
-def run_cell(cell: Cell) -> Row:
+def run_cell(cell: Cell, within: Within | None = None) -> Row:
     """Replay one cell and measure it."""
     question = cell.question
     trace = trace_of(cell)
@@ -149,7 +151,9 @@ def run_cell(cell: Cell) -> Row:
         if question.mechanism == "reclaimed":
             trace = batch_on_reclaimed(trace, cell.seed)
     strategy = strategy_named(cell.strategy)
-    outcome = Replay(trace, strategy, options).run()
+    outcome = Replay(trace, strategy, options).run(
+        None if within is None else lambda done, total: within(done / max(total, 1))
+    )
     if cell.log:
         write_log(Path(cell.log), outcome.log, [strategy])
     result = measure(outcome, trace, book_of(question))
@@ -185,14 +189,14 @@ def _key(cell: Cell) -> str:
     return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
 
 
-def _run_and_keep(cell: Cell, keep: str) -> Row:
+def _run_and_keep(cell: Cell, keep: str, within: Within | None = None) -> Row:
     path = Path(keep) / f"{_key(cell)}.json" if keep else None
     if path is not None and path.is_file():
         try:
             return dict(json.loads(path.read_text()))
         except ValueError:
             path.unlink()  # cut short by a crash: compute it again
-    row = run_cell(cell)
+    row = run_cell(cell, within)
     if path is not None:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
@@ -206,8 +210,10 @@ def _run_and_keep(cell: Cell, keep: str) -> Row:
     return row
 
 
-def run_cells(cells: Sequence[Cell], *, jobs: int, keep: Path | None) -> Iterator[tuple[int, Row]]:
-    """(index, result) as cells finish."""
+def run_cells(
+    cells: Sequence[Cell], *, jobs: int, keep: Path | None, progress: Callable[[float, int], None] | None = None
+) -> Iterator[tuple[int, Row]]:
+    """(index, result) as cells finish. ``progress`` hears of parts of a cell where cells run one by one."""
     folder = ""
     if keep is not None:
         try:
@@ -217,7 +223,12 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, keep: Path | None) -> Iterato
         folder = str(keep)
     if jobs == 1 or len(cells) == 1:
         for i, cell in enumerate(cells):
-            yield i, _run_and_keep(cell, folder)
+
+            def within(share: float, before: int = i) -> None:
+                if progress is not None:
+                    progress(before + share, len(cells))
+
+            yield i, _run_and_keep(cell, folder, within)
         return
     # Fresh processes: threads of polars and OR-Tools do not survive a fork.
     with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=get_context("spawn")) as pool:
@@ -259,7 +270,7 @@ def compare(
     jobs: int = 0,
     keep: Path | None = None,
     command: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float, int], None] | None = None,
     log: str = "",
 ) -> Comparison:
     """Run every cell and sum up; the first one's event log goes to the folder ``log``, unless it is empty."""
@@ -269,7 +280,7 @@ def compare(
         cells = with_peak_fleets(cells, jobs=jobs, keep=keep)
     cells[0] = replace(cells[0], log=log)
     rows: list[Row | None] = [None] * len(cells)
-    for done, (i, row) in enumerate(run_cells(cells, jobs=jobs, keep=keep), start=1):
+    for done, (i, row) in enumerate(run_cells(cells, jobs=jobs, keep=keep, progress=progress), start=1):
         rows[i] = row
         if progress is not None:
             progress(done, len(cells))

@@ -65,6 +65,11 @@ def measure(outcome: Outcome, trace: Trace, book: PriceBook) -> dict[str, Any]:
         "seed": outcome.seed,
         "delivery": outcome.delivery,
         "metrics": {key: _clean(value) for key, value in row.items()},
+        "fragments": {
+            cause: _clean(milli / last.offered[2])
+            for cause, milli in timeline.fragment_causes.items()
+            if milli and last.offered[2]
+        },
         "series": _series(outcome),
         "peak_nodes": dict(sorted(timeline.peak.items())) if len(book.shapes) else {},
         "log_digest": outcome.log.digest(),

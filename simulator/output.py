@@ -114,19 +114,27 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[float, int], None]]:
     """A bar with rate and time left on standard error; nothing when it is no terminal, or with NO_COLOR or ``quiet``."""
     if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
         yield lambda _done, _total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Rate(TextColumn):
+        """How many a minute."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{60 * task.speed:,.1f} a minute" if task.speed else "")
+
+    bar_columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""))
+    columns = (*bar_columns, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: float, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
         yield advance

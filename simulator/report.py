@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from simulator.charts import Line, bar_chart, dot_chart, heat_map, line_chart
+from simulator.charts import Line, bar_chart, colour, dot_chart, heat_map, line_chart
 from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
 from simulator.output import markdown
 
@@ -40,6 +40,8 @@ class Section:
     lead: str = ""
     table: Table | None = None
     svg: str = ""
+    names: Sequence[tuple[str, str]] = ()
+    """Lines of a chart and their colours: what a phone, which has no room at their ends, shows below."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ COLUMNS: tuple[tuple[str, str, float, int, bool], ...] = (
 
 ALWAYS = {"over_cpu_share", "oom_kills", "throttled_core_hours"}
 """Shown though all are zero: that nothing was contended is a result."""
+
+
+MAX_COLUMNS = 8
+"""More strategies than this are rows of the table, not columns."""
 
 
 def _template() -> jinja2.Template:
@@ -143,12 +149,11 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
             for n, r in first.items()
         ]
 
+    legend = [(n, colour(i)) for i, n in enumerate(first)]
     gpu = any(r["metrics"]["gpu_allocated_share"] for r in rows)
     busy = "gpu_share" if gpu else "cpu_share"
     sections = [
-        Section(
-            f"Side by side{where}", "Means over seeds; the best value of a column is marked.", _table(comparison, trace)
-        ),
+        Section(f"Side by side{where}", "Means over seeds; the best is marked.", _turned(_table(comparison, trace))),
         Section(
             f"Every seed{where}",
             "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike.",
@@ -158,6 +163,7 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
             f"Over time{where}",
             f"Share of {'GPUs' if gpu else 'cores'} allocated, first seed.",
             svg=line_chart("Allocation over time", over_time(busy, 100), x_label=axis, y_label="%"),
+            names=legend,
         ),
     ]
     if gpu:
@@ -170,6 +176,7 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
                 f"Against what arrived{where}",
                 "GPU share allocated when so much has been asked for in all; above 100 % not everything can fit at once.",
                 svg=line_chart("Allocation over arrivals", arrivals, x_label="GPU asked for so far, %", y_label="%"),
+                names=legend,
             )
         )
         sections.append(
@@ -179,6 +186,15 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
                 svg=line_chart(
                     "Fragmentation", over_time("fragmented_gpu_share", 100), x_label=axis, y_label="%", from_zero=True
                 ),
+                names=legend,
+            )
+        )
+        causes = [(n, [(cause, 100 * share) for cause, share in r["fragments"].items()]) for n, r in first.items()]
+        sections.append(
+            Section(
+                f"Why GPU is fragmented{where}",
+                "The fragments at the end of the first seed by what an average pod lacks there, share of all GPUs.",
+                svg=bar_chart("Fragmentation by cause", causes, unit="% of GPUs"),
             )
         )
     sections.append(
@@ -198,6 +214,7 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
                 x_label=axis,
                 y_label="nodes",
             ),
+            names=legend,
         )
     )
     months = [
@@ -237,11 +254,13 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
             f"Contention{where}",
             "Share of nodes whose pods want more CPU than the node has, first seed.",
             svg=line_chart("Contention", lines("over_cpu_share", 100), x_label=axis, y_label="%", from_zero=True),
+            names=[(n, colour(i)) for i, n in enumerate(used)],
         ),
         Section(
             f"Throttled{where}",
             "Cores that pods wanted and did not get. Not part of any cost above.",
             svg=line_chart("Throttled", lines("throttled_cores", 1), x_label=axis, y_label="cores", from_zero=True),
+            names=[(n, colour(i)) for i, n in enumerate(used)],
         ),
     ]
     if any(sum(u["oom_kills"]) for u in used.values()):
@@ -293,6 +312,15 @@ def _table(comparison: Comparison, trace: str) -> Table:
     return Table(["strategy", *(c[1] for c in used)], rows)
 
 
+def _turned(table: Table) -> Table:
+    """A row per metric where that is the narrower way: phones scroll down, not sideways."""
+    if len(table.rows) >= min(len(table.heads), MAX_COLUMNS):
+        return table
+    columns = [[Cell(head) for head in table.heads], *table.rows]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Table([cell.text for cell in rows[0]], rows[1:])
+
+
 def to_markdown(comparison: Comparison) -> str:
     """The same for a pull request."""
     parts = [f"**{comparison.headline}**", ""]
@@ -340,7 +368,11 @@ def fgd_html(result: dict[str, Any], command: str) -> str:
             points = [(k, v) for k, v in enumerate(curve) if k >= 70]
             lines.append(Line(policy, [p[0] for p in points], [p[1] for p in points]))
         sections.append(
-            Section(trace, svg=line_chart(trace, lines, x_label="GPU asked for, %", y_label="GPU allocated, %"))
+            Section(
+                trace,
+                svg=line_chart(trace, lines, x_label="GPU asked for, %", y_label="GPU allocated, %"),
+                names=[(policy, colour(i)) for i, policy in enumerate(policies)],
+            )
         )
     wins = result["priced"]
     headline = f"{result['exact']} of {result['deterministic']} published experiments repeated to the last digit" + (

@@ -16,7 +16,7 @@ from placement.knowledge import Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, GPU_SHARE, MAX_AMOUNT, MEMORY, IntArray
-from placement.scorers import Columns, fragmentation
+from placement.scorers import FRAGMENT_CAUSES, Columns, fragments
 from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, PODS_ROW, ClusterState
 
 MEASURED = (CPU, MEMORY, GPU_SHARE)
@@ -66,6 +66,8 @@ class Timeline:
     """Resource-seconds taken, in the order of :data:`MEASURED`; known when the window is closed."""
     offered_s: list[int] = field(default_factory=lambda: [0, 0, 0])
     empty_node_s: int = 0
+    fragment_causes: dict[str, float] = field(default_factory=dict)
+    """Milli-GPU that are fragments at the last sample, by cause; empty where no GPU is offered."""
     peak: Counter[str] = field(default_factory=Counter)
     """Nodes per shape when there were most of them."""
 
@@ -224,7 +226,9 @@ class Timeline:
             if self._columns is None or self._columns.group.shape != state.is_alive.shape or len(rows) != self._seen:
                 self._columns = Columns(state, Knowledge(workload=self.workload))
                 self._seen = len(rows)
-            fragmented = float(fragmentation(self._columns, cpu, state.gpu_free[rows], state.gpu_model[rows]).sum())
+            by_cause = fragments(self._columns, cpu, state.gpu_free[rows], state.gpu_model[rows]).sum(axis=1)
+            self.fragment_causes = dict(zip(FRAGMENT_CAUSES, by_cause.tolist(), strict=True))
+            fragmented = float(by_cause.sum())
         self.series.append(
             Sample(
                 time_s=time_s,
