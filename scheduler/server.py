@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 JSON = "application/json"
 FIRST_BUFFER = 1 << 16
 KEEP_BUFFER = 1 << 20
-"""A larger buffer is given away with its body instead of being kept."""
+"""A larger buffer is given away with its body instead of being kept; only larger bodies count as pending, so that
+announcing some and dawdling keeps nobody out."""
 _REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -97,15 +98,28 @@ class Connection(asyncio.BufferedProtocol):
         self.is_clogged = False
         self.is_closing = False
         self.expires = 0.0
+        self.since = 0.0
+        self.was_answered = False
 
     # ── transport ─────────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.limits.connections.add(self)
-        self.expires = time.monotonic() + self.limits.http.idle_timeout_s
+        self.since = time.monotonic()
+        self.expires = self.since + self.limits.http.idle_timeout_s
         if len(self.limits.connections) > self.limits.http.max_connections:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Hang up on whoever has held a connection for longest without a whole request, else on the newcomer."""
+        useless = (c for c in self.limits.connections if c is not self and not (c.was_answered or c.is_closing))
+        oldest = min((c for c in useless if not c.is_busy), key=lambda c: c.since, default=None)
+        if oldest is None or oldest.transport is None:
             self.refuse(429, "too many connections; close some, or raise http.max_connections")
+            return
+        oldest.is_closing = True
+        oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.limits.connections.discard(self)
@@ -163,8 +177,8 @@ class Connection(asyncio.BufferedProtocol):
             self.refuse(error.status, str(error))
             return False
         self.body_start = end + 4
-        self.reserved = self.need
-        self.limits.pending_bytes += self.need
+        self.reserved = self.need if self.need > KEEP_BUFFER else 0
+        self.limits.pending_bytes += self.reserved
         return True
 
     def _understand(self, head: bytes) -> None:
@@ -201,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
         http, length = self.limits.http, int(value)
         if length > http.max_body_bytes:
             raise WireError(f"the body exceeds http.max_body_bytes ({http.max_body_bytes})", 413)
-        if self.limits.pending_bytes + length > http.max_pending_bytes:
+        if length > KEEP_BUFFER and self.limits.pending_bytes + length > http.max_pending_bytes:
             raise WireError("too many bytes in flight; try again", 429)
         return length
 
@@ -229,6 +243,7 @@ class Connection(asyncio.BufferedProtocol):
         method, path, keep = self.head
         request = Request(method, path, self._take_body(), self.arrived)
         self.head, self.need, self.body_start = None, 0, 0
+        self.was_answered = True
         self.arrived = time.perf_counter()
         try:
             answer = self.limits.handler(request)

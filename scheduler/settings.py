@@ -70,9 +70,9 @@ class HttpSettings:
     max_body_bytes: int = _number(256 * 2**20, 1024, 2**31)
     """Full Node objects (``nodeCacheCapable: false``) take 12 KB each; 15,000 of them fit."""
     max_pending_bytes: int = _number(512 * 2**20, 1024, 2**33)
-    """Over all connections: bodies in flight beyond it are answered 429."""
+    """Over all connections: bodies of more than 1 MiB in flight beyond it are answered 429."""
     max_connections: int = _number(512, 1, 65536)
-    """Beyond it a new connection is closed with 429; kube-scheduler needs a handful."""
+    """Beyond it the oldest that never sent a whole request goes, else the newcomer; kube-scheduler needs a handful."""
     idle_timeout_s: float = _number(180, 1, 86400)
     """Keep-alive; Go's client closes after 90 s, and we must not be first."""
     request_timeout_s: float = _number(10, 0.05, 600)

@@ -177,16 +177,38 @@ async def test_connections_beyond_the_limit_are_turned_away() -> None:
         await hang_up(writer)
 
 
+async def test_callers_that_only_hold_connections_make_room_for_those_that_ask() -> None:
+    async with serving(replace(SMALL, max_connections=8)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(post(b"x"))
+        assert (await answer(reader))[0] == 200
+        held = []
+        for _ in range(30):
+            _, idle = await asyncio.open_connection("127.0.0.1", server.port)
+            idle.write(b"POST / HTTP/1.1\r\nContent-Le")
+            held.append(idle)
+            assert (await ask(server.port, post(b"new")))[0] == 200
+        writer.write(post(b"y"))
+        assert await answer(reader) == (200, b"y")
+        assert len(server.limits.connections) <= 8
+        for idle in (*held, writer):
+            await hang_up(idle)
+
+
 async def test_announced_bodies_count_against_one_budget_and_are_given_back() -> None:
-    async with serving(replace(SMALL, max_pending_bytes=2_000_100)) as server:
+    async with serving(replace(SMALL, max_pending_bytes=3_000_000)) as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST / HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n")
-        await asyncio.sleep(0.05)
-        assert (await ask(server.port, post(b"z" * 200)))[0] == 429
+        async with asyncio.timeout(10):
+            while not server.limits.pending_bytes:
+                await asyncio.sleep(0.01)
+        assert (await ask(server.port, b"POST / HTTP/1.1\r\nContent-Length: 1500000\r\n\r\n"))[0] == 429
+        assert (await ask(server.port, post(b"z" * 200)))[0] == 200, "small requests always get through"
         await hang_up(writer)
-        await asyncio.sleep(0.05)
-        assert (await ask(server.port, post(b"z" * 200)))[0] == 200
-        assert server.limits.pending_bytes == 0
+        async with asyncio.timeout(10):
+            while server.limits.pending_bytes:
+                await asyncio.sleep(0.01)
+        assert (await ask(server.port, post(b"z" * 1_500_000)))[0] == 200
 
 
 async def test_noise_never_harms_a_good_client() -> None:
