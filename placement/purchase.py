@@ -3,8 +3,8 @@
 Column generation over ways to fill one node of a shape (Gilmore & Gomory 1961): the master chooses patterns that
 cover the demand, pricing finds the filling that is worth most at the master's prices. Farley's bound (1990) turns the
 prices of any round into a lower bound on the cost of every fleet, so the plan is certified even when stopped early.
-The integer plan is the best of a mixed-integer program over the generated patterns and a round-down with first-fit for
-the rest. The rival, :func:`first_fit_decreasing`, is what Karpenter's provisioner does.
+The integer plan comes from diving, from ruin and recreate (:mod:`placement.refit`), and from a mixed-integer program
+over all patterns seen. The rival, :func:`first_fit_decreasing`, is what Karpenter's provisioner does.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.patterns import Pattern, best_pattern
 from placement.plans import Deadline, Ending
+from placement.refit import Market, refit
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.solver import INFINITY, Limits, Master, Model, Status, solve_linear
 
 SMOOTHING = 0.5
-PRICING_SHARE = 0.5
+PRICING_SHARE = 0.4
 """Share of the time for generating patterns; the rest is for integers."""
-DIVING_SHARE = 0.6
+DIVING_SHARE, REFIT_SHARE = 0.4, 0.8
+"""Shares of what is then left; the mixed-integer program gets the last of it."""
 PRICING_LIMITS = (2_000, 20_000, 200_000, 2_000_000, 20_000_000)
 """Search nodes per filling, from quick to thorough, as the bound tightens."""
 LOOSE = 2e-4
@@ -202,6 +204,9 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     best = dived if dived is not None and dived.cost < best.cost else best
     deadline.note(best.cost, min(bound, best.cost))
     if not deadline.is_over and best.cost > bound * (1 + 1e-9):
+        best = _refitted(columns, best, deadline.part(REFIT_SHARE), seed)
+        deadline.note(best.cost, min(bound, best.cost))
+    if not deadline.is_over and best.cost > bound * (1 + 1e-9):
         best = _integers(columns, best, deadline, seed)
     bound = min(bound, best.cost)
     done = best.cost <= bound * (1 + 1e-9)
@@ -306,6 +311,44 @@ def _cost(shapes: list[Shape], fillings: list[Filling]) -> float:
 def _within_limits(shapes: list[Shape], fillings: list[Filling]) -> bool:
     bought = Bought(tuple(fillings), 0.0, 0.0, Ending.DEADLINE).nodes(len(shapes))
     return all(shape.limit is None or n <= shape.limit for shape, n in zip(shapes, bought, strict=True))
+
+
+def _refitted(columns: _Columns, best: Bought, deadline: Deadline, seed: int) -> Bought:
+    """The plan after ruin and recreate; its patterns join the others."""
+    demand, shapes = columns.demand, columns.shapes
+    solved = columns.solve()
+    if solved is None:
+        return best
+    market = Market(
+        demand.request,
+        demand.allowed,
+        np.array([shape.capacity for shape in shapes]),
+        np.array([shape.cost for shape in shapes]),
+        np.array([np.inf if shape.limit is None else shape.limit for shape in shapes]),
+        solved[0],
+    )
+    nodes = refit(market, _exactly(demand, best), lambda: deadline.is_over, seed=seed)
+    number: dict[tuple[int, bytes], int] = {}
+    counts_of = {counts.tobytes(): counts for _, counts in nodes}
+    for s, counts in nodes:
+        columns.add(s, counts)
+        number[s, counts.tobytes()] = number.get((s, counts.tobytes()), 0) + 1
+    fillings = tuple(Filling(s, counts_of[key], n) for (s, key), n in number.items())
+    plan = Bought(fillings, _cost(shapes, list(fillings)), 0.0, Ending.DEADLINE)
+    return plan if plan.cost < best.cost and not violations(demand, shapes, plan) else best
+
+
+def _exactly(demand: Demand, plan: Bought) -> list[tuple[int, IntArray]]:
+    """One entry per node, without the pods that patterns cover beyond the demand; nodes left empty go."""
+    over = sum((f.nodes * f.counts for f in plan.fillings), np.zeros_like(demand.count)) - demand.count
+    nodes = []
+    for filling in plan.fillings:
+        for _ in range(filling.nodes):
+            spare = np.minimum(over, filling.counts)
+            over = over - spare
+            if (filling.counts > spare).any():
+                nodes.append((filling.shape, filling.counts - spare))
+    return nodes
 
 
 def _integers(columns: _Columns, best: Bought, deadline: Deadline, seed: int) -> Bought:

@@ -1,0 +1,92 @@
+"""Ruin and recreate for purchases: take some nodes away, buy for their pods again, keep what is cheaper.
+
+Column generation leaves a fleet that is right in the large and wasteful in its last nodes, and a small fleet consists of
+little else. Each round (Schrimpf et al. 2000) empties a few nodes, wasteful ones more often, and refills them greedily:
+the shape and filling that give most worth per USD, at slightly disturbed class prices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from placement.patterns import best_pattern
+from placement.resources import BoolArray, FloatArray, IntArray
+
+PRICE_NOISE, COST_NOISE = 0.08, 0.02
+FEWEST_NODES, MOST_NODES = 2, 7
+VISITS = 300
+"""Search nodes per filling: many quick tries beat a few thorough ones."""
+
+Node = tuple[int, IntArray]
+"""A shape's number, and the pods per class ``(C,)`` that its node holds."""
+
+
+@dataclass(frozen=True)
+class Market:
+    """Pods and shapes as columns.
+
+    ``request`` ``(R, C)``, ``allowed`` ``(C, S)``, ``capacity`` ``(S, R)``, ``cost`` ``(S,)`` USD per hour, ``limit``
+    ``(S,)`` nodes at most (infinite for any number), ``price`` ``(C,)`` what a pod is worth.
+    """
+
+    request: IntArray
+    allowed: BoolArray
+    capacity: IntArray
+    cost: FloatArray
+    limit: FloatArray
+    price: FloatArray
+
+
+def refit(
+    market: Market, nodes: list[Node], is_over: Callable[[], bool], *, rounds: int = 1_000_000, seed: int = 0
+) -> list[Node]:
+    """The nodes after ruin and recreate: the same pods, never at a higher cost."""
+    random = np.random.default_rng(seed)
+    nodes = list(nodes)
+    price = np.maximum(market.price, 1e-9 * float(market.price.max(initial=0.0)) + 1e-12)
+    for _ in range(rounds):
+        if is_over() or not nodes:
+            break
+        size = int(random.integers(min(FEWEST_NODES, len(nodes)), min(MOST_NODES, len(nodes)) + 1))
+        waste = np.array([market.cost[s] - price @ counts for s, counts in nodes])
+        weight = np.maximum(waste, 0.0) + 0.02 * market.cost.mean() + 1e-12
+        gone = random.choice(len(nodes), size, replace=False, p=weight / weight.sum())
+        bought = np.bincount([s for s, _ in nodes], minlength=len(market.cost))
+        before = float(sum(market.cost[nodes[i][0]] for i in gone))
+        pods = np.sum([nodes[i][1] for i in gone], axis=0)
+        bought -= np.bincount([nodes[i][0] for i in gone], minlength=len(market.cost))
+        worth = price * np.exp(random.normal(0.0, PRICE_NOISE, len(price)))
+        cost = market.cost * np.exp(random.normal(0.0, COST_NOISE, len(market.cost)))
+        fresh = _recreate(market, pods, worth, cost, market.limit - bought, before)
+        if fresh is not None:
+            out = set(gone.tolist())
+            nodes = [node for i, node in enumerate(nodes) if i not in out] + fresh
+    return nodes
+
+
+def _recreate(
+    market: Market, pods: IntArray, worth: FloatArray, cost: FloatArray, limit: FloatArray, budget: float
+) -> list[Node] | None:
+    """Nodes for ``pods`` that cost no more than ``budget``, or None."""
+    left, limit, nodes = pods.copy(), limit.copy(), []
+    while left.any():
+        best: tuple[float, int, IntArray] | None = None
+        for s in np.flatnonzero(limit > 0).tolist():
+            value = np.where(market.allowed[:, s], worth, 0.0)
+            filling = best_pattern(value, market.request, left, market.capacity[s], limit=VISITS)
+            ratio = filling.value / max(float(cost[s]), 1e-12)
+            if filling.counts.any() and (best is None or ratio > best[0]):
+                best = ratio, s, filling.counts
+        if best is None:
+            return None
+        _, s, counts = best
+        budget -= float(market.cost[s])
+        if budget < -1e-9:
+            return None
+        nodes.append((s, counts))
+        left -= counts
+        limit[s] -= 1
+    return nodes
