@@ -179,32 +179,23 @@ class ClassModel:
     num_classes: int
     booster: Any = field(repr=False, compare=False)
 
-    def predict(self, rows: SingleArray, start: FloatArray) -> FloatArray:
-        """(S, K) probabilities for (S, F) features and the (S, K) probabilities that the trees start from."""
+    def predict(self, rows: SingleArray) -> FloatArray:
+        """(S, K) probabilities for (S, F) features."""
         if rows.shape[1] != len(self.names):
             raise ModelError(f"lifetime model expects {len(self.names)} features, got {rows.shape[1]}; retrain it")
-        raw = np.asarray(self.booster.predict(rows, raw_score=True, num_threads=1), float)
-        score = raw.reshape(len(rows), self.num_classes) + _log_odds(start)
-        odds = np.exp(score - score.max(axis=1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
-
-
-def _log_odds(start: FloatArray) -> FloatArray:
-    return np.log(np.maximum(start, 1e-3))
+        return np.asarray(self.booster.predict(rows, num_threads=1), float).reshape(len(rows), self.num_classes)
 
 
 def fit_classes(
     rows: SingleArray,
     labels: FloatArray,
     weight: FloatArray,
-    start: FloatArray,
     *,
     names: Sequence[str],
+    num_classes: int,
     options: FitOptions,
 ) -> ClassModel:
-    """Grow one softmax model on (S, F) rows with integer ``labels``, from the (S, K) probabilities of a simple rule.
-
-    The rule knows what happened a minute ago; the trees correct it as they learned to hours ago.
+    """Grow one softmax model on (S, F) rows with integer ``labels``.
 
     Raises
     ------
@@ -215,15 +206,8 @@ def fit_classes(
     if len(rows) < 2 * options.min_leaf:
         raise ModelError(f"{len(rows)} pods are too few to learn lifetimes from; give at least {2 * options.min_leaf}")
     settings = {k: v for k, v in options.parameters().items() if k != "alpha"}
-    num_classes = start.shape[1]
     settings |= {"objective": "multiclass", "num_class": num_classes}
-    data = lightgbm.Dataset(
-        rows,
-        labels,
-        weight=weight,
-        init_score=_log_odds(start).ravel(order="F"),
-        params={"max_bin": 127, "verbose": -1, "num_threads": 1},
-    )
+    data = lightgbm.Dataset(rows, labels, weight=weight, params={"max_bin": 127, "verbose": -1, "num_threads": 1})
     return ClassModel(tuple(names), num_classes, lightgbm.train(settings, data, options.trees))
 
 

@@ -30,6 +30,11 @@ RULES = ("last", "majority", "mean", "survival")
 AGES_S = (0, *LIMITS_S[:2])
 MOST_FIT = 60_000
 YOUNGEST_S = 300.0
+SETTLED_S = 43_200.0
+"""A prediction is judged when its pod arrived so long ago; who runs on then is taken at its age."""
+SHARES = (0.3, 0.5, 0.7, 0.85, 1.0)
+BEFORE_STEPS = 8
+"""Steps before the test from which the mixture learns."""
 LEAST_SHARE = 0.02
 """Classes less likely than this are left out for a pod that still runs."""
 HALF_LIFE_S = 7 * 86_400.0
@@ -52,11 +57,6 @@ class Arrivals:
     """Rule → (P, classes) probabilities."""
     siblings_until_s: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     """Age until which all others of a pod's batch live; infinite without others; empty = there are no batches."""
-
-    @property
-    def start(self) -> FloatArray:
-        """(P, classes) probabilities that the model starts from: the owner's majority, and a little of everybody."""
-        return np.asarray(0.9 * self.rules["majority"] + 0.1 * self.rules["population"])
 
     @property
     def label(self) -> IntArray:
@@ -169,10 +169,15 @@ def _requests(specs: Sequence[PodSpec]) -> tuple[SingleArray, tuple[str, ...]]:
 
 
 def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress) -> FloatArray:
-    """(P, classes) probabilities; NaN before the first step. Each step's model knows what was known at its start."""
-    out = np.full((len(arrivals.arrival_s), NUM_CLASSES), np.nan)
+    """(P, classes) probabilities; NaN before the first step. Each step's model knows what was known at its start.
+
+    The trees are mixed with the owner's majority, which knows what happened a minute ago, in the share that did best on
+    what has become of earlier steps' pods.
+    """
+    trees = np.full((len(arrivals.arrival_s), NUM_CLASSES), np.nan)
+    out, simple = trees.copy(), arrivals.rules["majority"]
     rng = np.random.default_rng(seed)
-    start = first_test_s
+    start = first_test_s - BEFORE_STEPS * step_s
     while start <= arrivals.arrival_s.max():
         now = (arrivals.arrival_s > start) & (arrivals.arrival_s <= start + step_s)
         index, label, weight = known_at(arrivals, start)
@@ -181,15 +186,32 @@ def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int
             index, label, weight = index[chosen], label[chosen], weight[chosen]
         if now.any():
             recent = 0.5 ** ((start - arrivals.arrival_s[index]) / HALF_LIFE_S)
-            options = FitOptions(trees=60, learning_rate=0.05, leaves=7, min_leaf=60, seed=seed)
+            options = FitOptions(trees=60, learning_rate=0.08, leaves=7, min_leaf=60, seed=seed)
             model = fit_classes(
-                arrivals.rows[index], label.astype(float), weight * recent, arrivals.start[index],
-                names=arrivals.names, options=options,
+                arrivals.rows[index], label.astype(float), weight * recent,
+                names=arrivals.names, num_classes=NUM_CLASSES, options=options,
             )  # fmt: skip
-            out[now] = model.predict(arrivals.rows[now], arrivals.start[now])
+            trees[now] = model.predict(arrivals.rows[now])
+            if start >= first_test_s:
+                share = _best_share(arrivals, trees, start)
+                out[now] = share * trees[now] + (1 - share) * simple[now]
         progress(f"lifetimes: fitted on {len(index)} labels known at {start:.0f} s")
         start += step_s
     return out
+
+
+def _best_share(arrivals: Arrivals, trees: FloatArray, now_s: float) -> float:
+    """Of the trees in the mixture: the most accurate on earlier predictions that can be judged by now."""
+    age = now_s - arrivals.arrival_s
+    judged = np.flatnonzero(np.isfinite(trees[:, 0]) & (age >= SETTLED_S))
+    if len(judged) < 300:
+        return SHARES[1]
+    ended = (arrivals.is_ended[judged] > 0) & (arrivals.lifetime_s[judged] <= age[judged])
+    lived = np.where(ended, arrivals.lifetime_s[judged], age[judged])
+    label = np.searchsorted(np.array(LIMITS_S), lived, side="left")
+    simple = arrivals.rules["majority"][judged]
+    right = [((s * trees[judged] + (1 - s) * simple).argmax(axis=1) == label).mean() for s in SHARES]
+    return SHARES[int(np.argmax(right))]
 
 
 def known_at(arrivals: Arrivals, now_s: float) -> tuple[IntArray, IntArray, FloatArray]:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
-from placement.resources import CPU, BoolArray, IntArray
+from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.strategies import STRATEGIES
 from simulator.charts import frontier_chart
 from simulator.cost import PriceBook, shape
@@ -29,7 +29,7 @@ from simulator.measures import measure
 from simulator.output import API_VERSION, output_option, progress, render
 from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.sources import open_trace
-from simulator.trace import Trace, Usage
+from simulator.trace import Pods, Trace, Usage
 from simulator.usage_readers import read_usage
 from simulator.usage_truth import Reclaiming, Rightsizing, Rollouts, UsageLearner, UsageTruth, batch_on_reclaimed
 
@@ -86,15 +86,27 @@ FRONTIER = tuple(
 class Setting:
     """What all cells share."""
 
-    warmup_days: int = 8
-    days: int = 22
+    warmup_days: int = 15
+    """A week to learn in, a week in which every workload is rolled out once, and one day."""
+    days: int = 29
     factor: float = 0.0
     """Factor that the learner starts from, as if fitted elsewhere; 0 = none, it waits for its own outcomes."""
 
 
 def joined(data: Path, share: float, seed: int) -> Trace:
-    """DLRM arrivals with Bitbrains usage from ``data`` (the folder of all recordings)."""
+    """DLRM arrivals that fit the shape, with Bitbrains usage, from ``data`` (the folder of all recordings)."""
     arrivals = open_trace(f"alibaba-dlrm-2025:{data / 'alibaba-dlrm-2025'}")
+    most = SHAPE.node("").amounts
+    small = np.array([all(s.amount(r) <= most[r] for r in (CPU, MEMORY)) for s in arrivals.specs])
+    pods = arrivals.pods
+    kept = np.flatnonzero(small[pods.spec])
+    fitting = Pods.of(
+        name=pods.name[kept],
+        spec=pods.spec[kept],
+        arrival_s=pods.arrival_s[kept],
+        departure_s=pods.departure_s[kept],
+    )
+    arrivals = arrivals.but(pods=fitting)
     return join(arrivals, read_usage(data / "bitbrains-rnd"), Join(share=share, seed=seed))
 
 
@@ -117,9 +129,10 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
             learner,
             cell.sized_by,
             cell.scale,
-            node_millicores=SHAPE.node("").amounts[CPU],
+            node_cpu=SHAPE.node("").amounts[CPU],
+            node_memory=SHAPE.node("").amounts[MEMORY],
             budget=BUDGET,
-            tuned_at_s=measured_s - DAY_S,
+            tuned_at_s=start + 7 * DAY_S,
         )
         policies.append(rightsizing)
     policies.append(Rollouts(seed))
@@ -315,9 +328,9 @@ def _options(command: Any) -> Any:
         click.option(
             "--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings."
         ),
-        click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.03, show_default=True),
-        click.option("--days", type=click.IntRange(2), default=22, show_default=True),
-        click.option("--warmup-days", type=click.IntRange(0), default=8, show_default=True),
+        click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.02, show_default=True),
+        click.option("--days", type=click.IntRange(2), default=29, show_default=True),
+        click.option("--warmup-days", type=click.IntRange(0), default=15, show_default=True),
         click.option(
             "--cache", type=click.Path(path_type=Path), help="Keeps finished cells, to go on after an interruption."
         ),
@@ -366,7 +379,7 @@ def placement_command(
 @click.command("adversaries")
 @_options
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--at-day", type=click.IntRange(0), default=12, show_default=True, help="When the change comes.")
+@click.option("--at-day", type=click.IntRange(0), default=18, show_default=True, help="When the change comes.")
 def adversaries_command(
     data: Path,
     share: float,

@@ -266,8 +266,8 @@ class UsageLearner:
         self.workloads: list[str] = []
         self._of_class: IntArray = np.zeros(0, np.int64)
         self._class_of_pod: IntArray = np.zeros(0, np.int64)
-        self.past: SingleArray = np.zeros((0, 0, 2), np.float32)
-        """``(W, slots, 2)``: the largest pod of each workload by step, millicores and bytes, in a ring; NaN = none."""
+        self.past: SingleArray = np.zeros((0, 2, 0), np.float32)
+        """``(W, 2, slots)``: the largest pod of each workload by step, millicores and bytes, in a ring; NaN = none."""
         self._open: list[tuple[int, IntArray, FloatArray, FloatArray]] = []
         self._ratios: list[FloatArray] = []
 
@@ -276,6 +276,11 @@ class UsageLearner:
         """Whether forecasts are in force."""
         return self.is_calibrated and self.is_trusted
 
+    @property
+    def known(self) -> IntArray:
+        """Workloads with :attr:`least` samples or more."""
+        return np.flatnonzero(np.isfinite(self.past[:, 0]).sum(axis=1) >= self.least)
+
     def _begin(self, replay: Replay) -> None:
         specs = replay.trace.specs
         names = [workload_of(s.namespace, s.owner) for s in specs]
@@ -283,7 +288,7 @@ class UsageLearner:
         index = {name: i for i, name in enumerate(self.workloads)}
         self._of_class = np.array([index.get(name, -1) for name in names], np.int64)
         self._class_of_pod = replay.trace.pods.spec
-        self.past = np.full((len(self.workloads), self.base_days * DAY, 2), np.nan, np.float32)
+        self.past = np.full((len(self.workloads), 2, self.base_days * DAY), np.nan, np.float32)
 
     def observe(self, replay: Replay, killed: BoolArray) -> None:
         """Keep the largest pod of each workload of this step; a kill counts as VPA counts it: 1.2 times, +100 MiB."""
@@ -295,7 +300,7 @@ class UsageLearner:
         named = workload >= 0
         most = np.full((len(self.workloads), 2), -1.0)
         np.maximum.at(most, workload[named], got.T[named])
-        self.past[:, replay.time_s // STEP_S % self.past.shape[1]] = np.where(most < 0, np.nan, most)
+        self.past[:, :, replay.time_s // STEP_S % self.past.shape[2]] = np.where(most < 0, np.nan, most)
 
     def workload_of_pods(self, pods: IntArray) -> IntArray:
         """Index into ``workloads`` of pods of the trace; −1 for bare ones."""
@@ -303,9 +308,9 @@ class UsageLearner:
         return found
 
     def ordered(self, now: int, slots: int) -> SingleArray:
-        """``(W, slots, 2)`` the latest samples, oldest first; ``now`` is the last one's step."""
-        size = self.past.shape[1]
-        return self.past[:, np.arange(now - min(slots, size) + 1, now + 1) % size]
+        """``(W, 2, slots)`` the latest samples, oldest first; ``now`` is the last one's step."""
+        size = self.past.shape[2]
+        return self.past[:, :, np.arange(now - min(slots, size) + 1, now + 1) % size]
 
     def act(self, replay: Replay) -> None:
         """Judge what was promised, calibrate, forecast, and swap knowledge."""
@@ -313,10 +318,9 @@ class UsageLearner:
             self._begin(replay)
         now = replay.time_s // STEP_S
         self._judge(now, replay.time_s)
-        seen = np.isfinite(self.past[..., 0]).sum(axis=1)
-        known = np.flatnonzero(seen >= self.least)
+        known = self.known
         past = self.past[known]
-        peak = np.nanmax(past, axis=1).astype(np.float64) if len(known) else np.zeros((0, 2))
+        peak = np.nanmax(past, axis=2).astype(np.float64) if len(known) else np.zeros((0, 2))
         upper = peak * self.factor
         if now * STEP_S % (self.horizon * STEP_S) < self.every_s:
             self._open.append((now, known, peak, upper))
@@ -335,12 +339,12 @@ class UsageLearner:
             )  # the ring's length is whole days, so its places are times of day
             with np.errstate(all="ignore"):
                 most = np.stack(
-                    [np.nanmax(past[:, day == w], axis=1, initial=-1.0) for w in range(NUM_WINDOWS)], axis=1
+                    [np.nanmax(past[:, :, day == w], axis=2, initial=-1.0) for w in range(NUM_WINDOWS)], axis=1
                 )
             most = np.where(most < 0, upper[:, None] / self.factor, most) * self.factor
             windows = [tuple((int(c), int(m)) for c, m in np.ceil(row).tolist()) for row in most]
-            upper = np.nanpercentile(past, 95, axis=1).astype(np.float64) * self.factor
-        mean, spread = np.nanmean(past, axis=1), np.nanstd(past, axis=1)
+            upper = percentiles(past, 0.95) * self.factor
+        mean, spread = np.nanmean(past, axis=2), np.nanstd(past, axis=2)
         table = np.ceil(np.concatenate([upper, mean, spread], axis=1)).astype(np.int64).tolist()
         return {
             self.workloads[w]: Forecast(n[0], n[1], n[2], n[3], n[4], n[5], rung="history", windows=parts)
@@ -351,8 +355,8 @@ class UsageLearner:
         while self._open and self._open[0][0] + self.horizon <= now:
             start, workload, peak, upper = self._open.pop(0)
             after = self.ordered(start + self.horizon, self.horizon)[workload]
-            lived = np.isfinite(after[..., 0]).any(axis=1)
-            truth = np.nanmax(after[lived], axis=1) if lived.any() else np.zeros((0, 2))
+            lived = np.isfinite(after[:, 0]).any(axis=1)
+            truth = np.nanmax(after[lived], axis=2) if lived.any() else np.zeros((0, 2))
             self._ratios.append(truth / np.maximum(peak[lived], 1.0))
             if self.is_calibrated:
                 below: BoolArray = truth <= upper[lived] * (1 + 1e-6)
@@ -367,6 +371,14 @@ class UsageLearner:
         if trusted != self.is_trusted:
             self.is_trusted = trusted
             self.rungs.append((time_s, "history" if trusted else "request", self.monitor.coverage("history")))
+
+
+def percentiles(past: SingleArray, share: float) -> FloatArray:
+    """Along the last axis, of what is not NaN (at least one number): the sample at rank ``share``, rounded up."""
+    order = np.sort(past, axis=-1)  # NaN come last
+    last = np.isfinite(past).sum(axis=-1, keepdims=True) - 1
+    rank = np.ceil(share * last).astype(np.int64)
+    return np.take_along_axis(order, rank, axis=-1)[..., 0].astype(np.float64)
 
 
 SIZERS = ("forecast", "vpa", "vpa-tuned", "packed")
@@ -387,7 +399,9 @@ class Rightsizing:
     learner: UsageLearner
     sizer: str = "forecast"
     scale: float = 1.0
-    node_millicores: int = 128_000
+    node_cpu: int = 128_000
+    """Millicores of a node."""
+    node_memory: int = 1024 << 30
     budget: float = 0.01
     tuned_at_s: int = 0
     """Until then ``vpa-tuned`` gathers the past from which its number is found."""
@@ -429,19 +443,19 @@ class Rightsizing:
             return replay.state.knowledge.forecasts, RightsizePolicy()
         if not len(learner.past) or (self.sizer == "packed" and not learner.promises):
             return None, RightsizePolicy()
-        known = np.flatnonzero(np.isfinite(learner.past[..., 0]).sum(axis=1) >= learner.least)
+        known = learner.known
         past = learner.past[known]
         if not len(known):
             return None, RightsizePolicy()
-        cpu = np.nanpercentile(past[..., 0], 95 if self.sizer == "packed" else 90, axis=1).astype(np.float64)
-        memory = 1.15 * np.nanmax(past[..., 1], axis=1).astype(np.float64)
+        cpu = percentiles(past[:, 0], 0.95 if self.sizer == "packed" else 0.90)
+        memory = 1.15 * np.nanmax(past[:, 1], axis=1).astype(np.float64)
         scale = 1.15 * self.scale
         if self.sizer == "vpa-tuned" and replay.time_s < self.tuned_at_s:
             return None, RightsizePolicy()
         if self.sizer in ("packed", "vpa-tuned"):
             is_due = not self.knobs or (self.sizer == "packed" and replay.time_s >= self.knobs[-1][0] + 86_400)
             if is_due:
-                self.knobs.append((replay.time_s, self._packed(known, cpu)))
+                self.knobs.append((replay.time_s, self._packed(known, cpu, memory)))
             scale = self.knobs[-1][1] * self.scale
         sizes = np.ceil(np.stack([cpu * scale, memory], axis=1)).astype(np.int64).tolist()
         found = {
@@ -450,7 +464,7 @@ class Rightsizing:
         }
         return Forecasts(found, self.sizer), RightsizePolicy(margin=1.0)
 
-    def _packed(self, known: IntArray, cpu: FloatArray) -> float:
+    def _packed(self, known: IntArray, cpu: FloatArray, memory: FloatArray) -> float:
         """Least scale of ``cpu`` with which the pods here would have kept :data:`AIM` of the budget, packed at random."""
         learner, here = self.learner, self.learner.truth.here
         place = np.full(len(learner.workloads) + 1, -1)
@@ -459,29 +473,35 @@ class Rightsizing:
         pods = np.flatnonzero(of_pod >= 0)
         if not len(pods):
             return SCALES[-1]
-        use = np.nan_to_num(learner.past[known][:, ::2, 0])[of_pod[pods]]
-        asked, size = here.request[0][pods], cpu[of_pod[pods]]
+        use = np.nan_to_num(learner.past[known][:, 0, ::2])[of_pod[pods]]
+        asked, size, fixed = here.request[0][pods], cpu[of_pod[pods]], memory[of_pod[pods]]
         rng = np.random.default_rng([len(self.knobs), 0xAC])
         orders = [rng.permutation(len(pods)) for _ in range(4)]
         best = SCALES[-1]
         for scale in reversed(SCALES):
-            if np.mean([_over(use[o], np.minimum(size * scale, asked)[o], self.node_millicores) for o in orders]) > (
-                AIM * self.budget
-            ):
+            shares = np.stack([np.minimum(size * scale, asked) / self.node_cpu, fixed / self.node_memory])
+            if np.mean([_over(use[o], shares[:, o], self.node_cpu) for o in orders]) > AIM * self.budget:
                 break
             best = scale
         return best
 
 
-SCALES = tuple(float(x) for x in np.round(np.geomspace(0.5, 4.0, 19), 3))
+SCALES = tuple(float(x) for x in np.round(np.geomspace(0.3, 4.0, 20), 3))
 AIM = 0.4
 """Of the budget that is aimed at on past days: those to come are worse."""
 
 
-def _over(use: SingleArray, size: FloatArray, capacity: int) -> float:
-    """Share of (node, step) over ``capacity`` when pods fill one node after the other by ``size``; ``use`` is (P, T)."""
-    node = np.floor(np.cumsum(size) / capacity).astype(np.int64)
-    first = np.flatnonzero(np.r_[True, node[1:] != node[:-1]])
+def _over(use: SingleArray, shares: FloatArray, capacity: int) -> float:
+    """Share of (node, step) over ``capacity`` when pods fill one node after the other.
+
+    ``use`` is ``(P, T)`` millicores, ``shares`` is ``(2, P)`` of a node's CPU and memory that each pod asks for.
+    """
+    first, cpu, memory = [0], 0.0, 0.0
+    for i, (c, m) in enumerate(shares.T.tolist()):
+        if i and (cpu + c > 1 or memory + m > 1):
+            first.append(i)
+            cpu = memory = 0.0
+        cpu, memory = cpu + c, memory + m
     return float((np.add.reduceat(use, first, axis=0) > capacity).mean())
 
 
