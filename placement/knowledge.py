@@ -202,7 +202,7 @@ MORE_S = 300
 """A pod that outlived its prediction is expected to live on for half its age, and for so long at least."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lifespan:
     """How long pods of a workload live, told anew at each of :data:`AGES_S`."""
 
@@ -219,6 +219,11 @@ class Lifespan:
             )
         if min(self.life_s) < 0 or any(not 0 <= x <= 1000 for row in self.gone_milli for x in row):
             raise ConfigError("a lifespan has a negative lifetime, or a chance outside of 0 to 1000 thousandths")
+
+    @cached_property
+    def text(self) -> str:
+        """For digests; kept, because a version of knowledge repeats most lifespans of the one before."""
+        return f"{self.life_s}{self.gone_milli}"
 
     def at(self, age_s: int) -> tuple[int, tuple[int, ...]]:
         """Whole lifetime, always above the age, and chances to be gone, of a pod that has lived ``age_s`` so far."""
@@ -264,7 +269,8 @@ class Knowledge:
             digest.update(repr((sorted(self.forecasts.of.items()), self.forecasts.target)).encode())
         if self.lifetimes is not None:
             known = self.lifetimes
-            digest.update(repr((sorted(known.of.items()), known.everyone, known.as_of_s)).encode())
+            lines = [f"{name}|{one.text}" for name, one in sorted(known.of.items())]
+            digest.update("\n".join([*lines, known.everyone.text, str(known.as_of_s)]).encode())
         return digest.hexdigest()[:12]
 
     @classmethod

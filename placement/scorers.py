@@ -202,10 +202,13 @@ chances multiply."""
 LEAST_CHANCE = 1 / 4096
 
 
+_STAYS = tuple(round(-math.log2(max(milli / 1000, LEAST_CHANCE)) * STAY_UNIT) for milli in range(1001))
+
+
 def living(lifespan: Lifespan, age_s: int) -> tuple[int, ...]:
     """Whole lifetime in seconds, then one stay per horizon, of a pod of this age."""
     life_s, gone = lifespan.at(age_s)
-    return (life_s, *(round(-math.log2(max(milli / 1000, LEAST_CHANCE)) * STAY_UNIT) for milli in gone))
+    return (life_s, *(_STAYS[milli] for milli in gone))
 
 
 @cache
@@ -788,7 +791,7 @@ class Hot:
     Memory counts ``memory_factor`` times, because too little of it kills.
     """
 
-    safe_percent: int = 80
+    safe_percent: int = 100
     memory_factor: int = 4
     kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 31

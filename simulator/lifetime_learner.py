@@ -112,6 +112,9 @@ class TrueLifetimes:
     """``(P,)`` of each pod of the trace."""
     every_s: int = 300
 
+    def __post_init__(self) -> None:
+        self._known: dict[int, Lifespan] = {}
+
     def act(self, replay: Replay) -> None:
         """Tell of who is here and of who arrives before the next act."""
         now, pods = replay.time_s, replay.trace.pods
@@ -121,6 +124,11 @@ class TrueLifetimes:
         of = {}
         for pod in sorted(chosen):
             spec = specs[pods.spec[pod]]
-            of[workload_of(spec.namespace, spec.owner)] = certain(int(self.life_s[pod]))
+            of[workload_of(spec.namespace, spec.owner)] = self._of(int(self.life_s[pod]))
         (everyone,) = lifespans(np.array([[UNKNOWN] * (len(AGES_S) - 1) + [1.0]]))
         replay.state.learn(replay.state.knowledge.but(lifetimes=Lifetimes(of, everyone, now, "truth")), time_s=now)
+
+    def _of(self, life_s: int) -> Lifespan:
+        if life_s not in self._known:
+            self._known[life_s] = certain(life_s)
+        return self._known[life_s]

@@ -36,7 +36,7 @@ ENDLESS_S = 432_000
 CELLS = (
     *((name, "none") for name in ("kube-default", "best-fit")),
     *((name, "learned") for name in ("nilas", "emptying", "ullage")),
-    *((name, "true") for name in ("nilas", "emptying", "exit-times")),
+    *((name, "true") for name in ("nilas", "exit-times")),
 )
 BOUND = Strategy(
     "exit-times",

@@ -448,7 +448,8 @@ class Rightsizing:
         if not len(known):
             return None, RightsizePolicy()
         cpu = percentiles(past[:, 0], 0.95 if self.sizer == "packed" else 0.90)
-        memory = 1.15 * np.nanmax(past[:, 1], axis=1).astype(np.float64)
+        margin = learner.factor[1] if self.sizer == "packed" else 1.15
+        memory = margin * np.nanmax(past[:, 1], axis=1).astype(np.float64)
         scale = 1.15 * self.scale
         if self.sizer == "vpa-tuned" and replay.time_s < self.tuned_at_s:
             return None, RightsizePolicy()
