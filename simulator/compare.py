@@ -367,6 +367,9 @@ def headline(question: Question, rows: Sequence[Row], metric: str) -> str:
     sign = -1 if metric in LOWER_IS_BETTER else 1
     parts = []
     for trace in traces:
+        if not all(values_of(question, rows, trace, n, metric) for n in names):
+            parts.append(f"On {trace}, no time was measured.")
+            continue
         means = {n: float(np.mean(values_of(question, rows, trace, n, metric))) for n in names}
         best, second = sorted(names, key=lambda n: -sign * means[n])[:2]
         pairs = list(

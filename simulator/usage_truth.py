@@ -334,9 +334,8 @@ class UsageLearner:
         windows: list[tuple[tuple[int, int], ...]] = [()] * len(known)
         if self.coach:
             part = DAY // NUM_WINDOWS
-            day = (
-                np.arange(past.shape[1]) % DAY // part
-            )  # the ring's length is whole days, so its places are times of day
+            # The ring's length is whole days, so its places are times of day.
+            day = np.arange(past.shape[2]) % DAY // part
             with np.errstate(all="ignore"):
                 most = np.stack(
                     [np.nanmax(past[:, :, day == w], axis=2, initial=-1.0) for w in range(NUM_WINDOWS)], axis=1
@@ -392,7 +391,8 @@ class Rightsizing:
     rival: the 90th percentile of CPU plus 15 %; ``vpa-tuned`` scales that by one number, found once. ``packed`` scales
     the 95th percentile of CPU by one number per day, the least with which pods here, packed at random by such requests,
     would have kept the budget over the past days: what counts is the node, not the pod (``vpa-tuned`` finds its number
-    in the same way). Memory is the largest sample plus 15 % in all three. ``scale`` is one more factor on CPU, to draw a
+    in the same way). None asks for less CPU than the mean. Memory is the largest sample plus 15 %, for ``packed`` times
+    the learner's factor instead. ``scale`` is one more factor on CPU, to draw a
     frontier with. ``packed`` follows the learner's rung and falls to the request with it.
     """
 
@@ -447,26 +447,30 @@ class Rightsizing:
         past = learner.past[known]
         if not len(known):
             return None, RightsizePolicy()
+        if self.sizer == "vpa-tuned" and replay.time_s < self.tuned_at_s:
+            return None, RightsizePolicy()
         cpu = percentiles(past[:, 0], 0.95 if self.sizer == "packed" else 0.90)
+        least = np.nanmean(past[:, 0], axis=1).astype(np.float64)
         margin = learner.factor[1] if self.sizer == "packed" else 1.15
         memory = margin * np.nanmax(past[:, 1], axis=1).astype(np.float64)
         scale = 1.15 * self.scale
-        if self.sizer == "vpa-tuned" and replay.time_s < self.tuned_at_s:
-            return None, RightsizePolicy()
         if self.sizer in ("packed", "vpa-tuned"):
             is_due = not self.knobs or (self.sizer == "packed" and replay.time_s >= self.knobs[-1][0] + 86_400)
             if is_due:
-                self.knobs.append((replay.time_s, self._packed(known, cpu, memory)))
+                self.knobs.append((replay.time_s, self._packed(replay, known, (cpu, least, memory))))
             scale = self.knobs[-1][1] * self.scale
-        sizes = np.ceil(np.stack([cpu * scale, memory], axis=1)).astype(np.int64).tolist()
+        sizes = np.ceil(np.stack([np.maximum(cpu * scale, least), memory], axis=1)).astype(np.int64).tolist()
         found = {
             learner.workloads[w]: Forecast(c, m, c, m, rung="history")
             for w, (c, m) in zip(known.tolist(), sizes, strict=True)
         }
         return Forecasts(found, self.sizer), RightsizePolicy(margin=1.0)
 
-    def _packed(self, known: IntArray, cpu: FloatArray, memory: FloatArray) -> float:
-        """Least scale of ``cpu`` with which the pods here would have kept :data:`AIM` of the budget, packed at random."""
+    def _packed(self, replay: Replay, known: IntArray, sizes: tuple[FloatArray, FloatArray, FloatArray]) -> float:
+        """Least scale of CPU with which the pods here would have kept :data:`AIM` of the budget, packed at random.
+
+        ``sizes`` are CPU, the least CPU, and memory of each known workload's pods; none asks for more than it does.
+        """
         learner, here = self.learner, self.learner.truth.here
         place = np.full(len(learner.workloads) + 1, -1)
         place[known] = np.arange(len(known))
@@ -474,13 +478,16 @@ class Rightsizing:
         pods = np.flatnonzero(of_pod >= 0)
         if not len(pods):
             return SCALES[-1]
+        specs, classes = replay.trace.specs, replay.trace.pods.spec[here.pod[pods]]
+        asked = np.array([specs[c].main_amounts[:2] for c in classes.tolist()], np.float64).T
         use = np.nan_to_num(learner.past[known][:, 0, ::2])[of_pod[pods]]
-        asked, size, fixed = here.request[0][pods], cpu[of_pod[pods]], memory[of_pod[pods]]
+        cpu, least, memory = (column[of_pod[pods]] for column in sizes)
         rng = np.random.default_rng([len(self.knobs), 0xAC])
         orders = [rng.permutation(len(pods)) for _ in range(4)]
         best = SCALES[-1]
         for scale in reversed(SCALES):
-            shares = np.stack([np.minimum(size * scale, asked) / self.node_cpu, fixed / self.node_memory])
+            size = np.minimum(np.maximum(cpu * scale, least), asked[0])
+            shares = np.stack([size / self.node_cpu, np.minimum(memory, asked[1]) / self.node_memory])
             if np.mean([_over(use[o], shares[:, o], self.node_cpu) for o in orders]) > AIM * self.budget:
                 break
             best = scale

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from placement.errors import ConfigError
+from placement.knowledge import Forecast, Forecasts, Knowledge
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
+from placement.scorers import Columns, Demand, Hot
+from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from placement.usage import STEP_S
+from simulator import usage_truth
+from simulator.compare import Question, compare
 from simulator.replay import Replay, ReplayOptions
+from simulator.report import to_html
 from simulator.trace import Trace, Usage
-from simulator.usage_truth import Reclaiming, Rightsizing, UsageLearner, UsageTruth, on_reclaimed
+from simulator.usage_truth import Reclaiming, Rightsizing, Rollouts, UsageLearner, UsageTruth, on_reclaimed
 
 GIB = 2**30
 HOUR_S = 3600
@@ -117,3 +126,95 @@ def test_reclaimed_capacity_is_sold_and_taken_back_when_use_rises():
     assert reclaiming.evictions == 1
     assert "p1" not in replay.state.residents
     assert truth.over_cpu_guaranteed_steps == 0
+
+
+def test_a_comparison_of_a_trace_with_usage_tells_of_contention_and_its_report_shows_it(tmp_path):
+    trace = _trace([_spec("a"), _spec("b")], [3000, 3000], [1, 1], hours=4)
+    trace.save(tmp_path / "busy.ullage")
+    question = Question((str(tmp_path / "busy.ullage"),), ("best-fit", "predicted"), until="empty")
+    assert "no time was measured" in compare(replace(question, until="arrivals"), jobs=1).headline
+    result = compare(question, jobs=1)
+    metrics = result.rows[0]["metrics"]
+    assert metrics["over_cpu_share"] == 1.0
+    assert metrics["throttled_core_hours"] == pytest.approx(2.0 * 4, rel=0.05)
+    assert result.rows[0]["use"]["map"]["nodes"] == ["n0"]
+    page = to_html(result)
+    assert all(f"<h2>{head}" in page for head in ("Contention", "Throttled", "Hot nodes · best-fit"))
+    assert "Throttled core-hours" in page
+
+
+def test_a_mechanism_needs_usage(tmp_path):
+    Trace.of("t", [NODE], [("p", _spec("a"), 0, 100)]).save(tmp_path / "t.ullage")
+    with pytest.raises(ConfigError, match="records no usage"):
+        compare(Question((str(tmp_path / "t.ullage"),), ("best-fit",), mechanism="rightsized"), jobs=1)
+
+
+def test_every_workload_is_rolled_out_once_a_week():
+    trace = _trace([_spec("a"), _spec("b")], [100, 100], [1, 1], hours=24 * 15)
+    outcome = _run(trace, Rollouts(seed=3), end_s=14 * 24 * HOUR_S)
+    assert outcome.num_evictions == 4
+
+
+def test_packing_the_past_asks_for_less_than_peaks_where_they_do_not_coincide():
+    steps = 12 * 40
+    rng = np.random.default_rng(0)
+    use = np.where(rng.random((60, steps)) < 0.02, 4000.0, 300.0).astype(np.float32)
+    sized = np.full(60, 320.0)
+
+    def over(scale):
+        shares = np.stack([sized * scale / 16_000, np.full(60, 0.01)])
+        return usage_truth._over(use, shares, 16_000)
+
+    assert over(1.0) > over(4.0)
+    assert over(4.0) < 0.01
+    together = np.repeat(use[:1], 60, axis=0)
+    assert usage_truth._over(together, np.stack([sized * 4 / 16_000, np.full(60, 0.01)]), 16_000) > 0.01
+
+
+@pytest.mark.parametrize("sizer", ["vpa", "vpa-tuned", "packed"])
+def test_each_sizer_lowers_what_restarts_and_waits_for_its_past(sizer):
+    trace = _trace([_spec("idle", cpu=3000)], [300], [0.5], hours=24 * 9)
+    truth = UsageTruth(trace.usage)
+    learner = _learner(truth)
+    sizing = Rightsizing(learner, sizer, node_cpu=4000, node_memory=8 * GIB, tuned_at_s=7 * 24 * HOUR_S)
+    policies = (truth, learner, sizing, Rollouts(seed=3))
+    replay = Replay(trace, STRATEGIES["best-fit"], ReplayOptions(policies=policies, end_s=2 * HOUR_S))
+    replay.run()
+    assert replay.specs[0] == trace.specs[0], "two hours are too little"
+    replay = Replay(trace, STRATEGIES["best-fit"], ReplayOptions(policies=policies, end_s=8 * 24 * HOUR_S))
+    replay.run()
+    assert 300 <= replay.specs[0].amount(CPU) < 1500
+
+
+def test_a_sizer_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="'magic' is not one of forecast, vpa, vpa-tuned, packed"):
+        Rightsizing(_learner(UsageTruth(Usage.empty())), "magic")
+
+
+def test_coach_forecasts_each_part_of_the_day_from_the_past_of_that_part():
+    trace = _trace([_spec("nightly", cpu=3000)], [300], [0.5], hours=24 * 4)
+    usage = trace.usage
+    busy = usage.time_s // HOUR_S % 24 < 4
+    trace = trace.but(
+        usage=Usage(usage.pod, usage.time_s, np.where(busy, 2000, usage.cpu_millicores), usage.memory_bytes)
+    )
+    truth = UsageTruth(trace.usage)
+    learner = UsageLearner(truth, factor=np.array([1.0, 1.0]), is_calibrated=True, coach=True)
+    replay = Replay(trace, STRATEGIES["coach-6x4h"], ReplayOptions(policies=(truth, learner), end_s=72 * HOUR_S))
+    replay.run()
+    (forecast,) = replay.state.knowledge.forecasts.of.values()
+    assert [cpu for cpu, _ in forecast.windows] == [2000, 300, 300, 300, 300, 300]
+
+
+def test_pods_without_a_forecast_heat_nothing_beyond_what_their_requests_keep_free():
+    state = ClusterState(knowledge=Knowledge.neutral())
+    state.add_node(NODE)
+    state.bind("a", _spec("unknown", cpu=3000), "n")
+    columns, hot = Columns(state), Hot()
+    rows = np.array([0])
+    spec = _spec("new")
+    assert hot.score(columns, Demand(spec, state.delta(spec)), rows).tolist() == [0]
+    busy = Forecasts({"default/StatefulSet/new": Forecast(3000, GIB, 2000, GIB, rung="history")})
+    state.learn(state.knowledge.but(forecasts=busy))
+    columns = Columns(state)
+    assert hot.score(columns, Demand(spec, state.delta(spec)), rows)[0] < 0
