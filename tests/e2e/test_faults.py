@@ -247,7 +247,7 @@ async def test_the_lead_changes_under_load_and_no_device_is_given_twice(plane: C
         await asyncio.to_thread(replicas[0].end, signal.SIGKILL)
         await work
         await settled(cluster, replicas[1], BURST // 2)
-        assert await asyncio.to_thread(replicas[1].get, "/readyz") == "ok"
+        await asyncio.to_thread(plane.wait, replicas[1].name, lambda: replicas[1].get("/readyz") == "ok")
 
 
 class Line(Relay):
@@ -305,7 +305,7 @@ async def test_a_clock_that_jumps_changes_nothing(plane: ControlPlane, monkeypat
             wrong_by.write_text(str(seconds))
         await work
         await settled(cluster, ullage, 300)
-        assert await asyncio.to_thread(ullage.get, "/readyz") == "ok"
+        await asyncio.to_thread(plane.wait, ullage.name, lambda: ullage.get("/readyz") == "ok")
 
 
 class Intruder:
