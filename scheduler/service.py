@@ -34,7 +34,7 @@ from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc, plans_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from scheduler.engine import Answered, Engine
 from scheduler.errors import ListenError
-from scheduler.grpc_garbage import RefuseGarbage
+from scheduler.grpc_guard import Guard
 from scheduler.recorder import parts_of, take
 from scheduler.settings import GrpcSettings
 from scheduler.telemetry import Sample, SampleError, Subject, UsageStore
@@ -374,7 +374,7 @@ class GrpcServer:
         """
         settings = self.settings
         server = grpc.aio.server(
-            interceptors=[RefuseGarbage()],
+            interceptors=[Guard(max(settings.max_calls // 2, 1))],
             maximum_concurrent_rpcs=settings.max_calls,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),

@@ -149,7 +149,7 @@ class GrpcSettings:
     max_message_bytes: int = _number(4 * 2**20, 1024, 2**30)
     """A pod as JSON is a few KB, at most 1.5 MiB in etcd; the rest is candidates."""
     max_calls: int = _number(100, 1, 100_000)
-    """Calls and streams at once; beyond it RESOURCE_EXHAUSTED."""
+    """At once; beyond it RESOURCE_EXHAUSTED. Streams may be half of them, so that questions always get through."""
     max_samples: int = _number(200_000, 100, 10**8)
     """Usage samples in memory (about 300 bytes each) until somebody takes them."""
 

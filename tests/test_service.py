@@ -283,21 +283,59 @@ async def test_too_large_a_message_is_refused_and_others_go_on(tmp_path: Path) -
         assert (await placement.Decide(pb.DecideRequest(question=plain(1)))).decision.node
 
 
+async def test_too_many_streams_are_refused_and_questions_get_through(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, max_calls=4) as (_, server),
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = placement_pb2_grpc.PlacementStub(channel)
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def first(stream: Any) -> Any:
+            return await stream.read()
+
+        streams = [stub.WatchDecisions(pb.WatchDecisionsRequest()), health.Watch(health_pb2.HealthCheckRequest())]
+        await streams[0].initial_metadata()
+        await first(streams[1])
+        await fails(first(stub.WatchDecisions(pb.WatchDecisionsRequest())), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        await fails(report_raw(channel), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        for _ in range(10):
+            assert (await stub.Decide(pb.DecideRequest(question=plain(1)))).decision.node
+        for stream in streams:
+            stream.cancel()
+        async with asyncio.timeout(10):
+            while True:
+                again = stub.WatchDecisions(pb.WatchDecisionsRequest())
+                try:
+                    await again.initial_metadata()
+                    assert again.cancel()
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.01)
+
+
+async def report_raw(channel: Any) -> Any:
+    """A Telemetry stream without a sample."""
+
+    async def nothing() -> AsyncIterator[bytes]:
+        for sample in ():
+            yield sample
+
+    return await channel.stream_unary("/ullage.v1.Telemetry/Report")(nothing())
+
+
 async def test_too_many_calls_are_refused(tmp_path: Path) -> None:
     async with (
-        serving(tmp_path, max_calls=2) as (_, server),
+        serving(tmp_path, max_calls=1) as (_, server),
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as one,
     ):
-        stub = placement_pb2_grpc.PlacementStub(one)
-        streams = [stub.WatchDecisions(pb.WatchDecisionsRequest()) for _ in range(2)]
-        for stream in streams:
-            await stream.initial_metadata()
+        stream = placement_pb2_grpc.PlacementStub(one).WatchDecisions(pb.WatchDecisionsRequest())
+        await stream.initial_metadata()
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options) as other:
             call = placement_pb2_grpc.PlacementStub(other).Decide(pb.DecideRequest(question=plain(1)))
             await fails(call, grpc.StatusCode.RESOURCE_EXHAUSTED)
-        for stream in streams:
-            stream.cancel()
+        stream.cancel()
 
 
 GARBAGE = [b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", bytes(range(256)), b"\x0a\x05ab", b"\x0b" * 2000]
