@@ -19,7 +19,7 @@ from placement.errors import ConfigError
 from placement.pods import PodSpec
 from placement.program import DEVICE_RULES, NOT_FEASIBLE, TIES, Program
 from placement.resources import PODS, BoolArray, IntArray
-from placement.scorers import SCORERS, Scorer
+from placement.scorers import SCORERS, Emptying, ExitTime, Scorer
 from placement.soft import soft_score
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 
@@ -106,6 +106,11 @@ class Strategy:
         parts = [self.name, self.devices, self.ties, str(self.soft)]
         parts += [f"{scorer_name(w.scorer)}*{w.weight}{sorted(asdict_of(w.scorer).items())}" for w in self.scorers]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
+    @property
+    def reads_lifetimes(self) -> bool:
+        """Whether how long pods live has a say."""
+        return any(isinstance(w.scorer, Emptying | ExitTime) for w in self.scorers)
 
     def program(self, state: ClusterState) -> Program:
         """This strategy compiled against a ledger; kept by the ledger, invisible in answers."""

@@ -8,14 +8,16 @@ leans on the next more general one as if it had seen :data:`PRIOR` pods of that 
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
-from placement.knowledge import AGES_S, HORIZONS_S, Lifespan
+from placement.knowledge import AGES_S, HORIZONS_S, Lifespan, Lifetimes, workload_of
+from placement.pods import PodSpec
 from placement.resources import FloatArray
 
 NUM_PARTS = len(AGES_S)
@@ -101,6 +103,70 @@ def lifespans(hazards: FloatArray) -> list[Lifespan]:
     lives = np.rint(life).astype(np.int64).tolist()
     chances = np.clip(np.rint(1000 * gone), 0, 1000).astype(np.int64).tolist()
     return [Lifespan(tuple(a), tuple(map(tuple, b))) for a, b in zip(lives, chances, strict=True)]
+
+
+KEEP = (0.95, 0.99, 0.999)
+"""Of outcomes of a workload, of a size, of all."""
+FRESH_S = 3600
+"""A lifespan is computed anew when its workload had an outcome, and at least so often."""
+Keys = tuple[Hashable, ...]
+
+
+def keys_of(spec: PodSpec) -> Keys:
+    """A class's workload, its size, and everyone."""
+    return workload_of(spec.namespace, spec.owner), spec.main_amounts, "all"
+
+
+class LifeHistory:
+    """Pods as they come and go, and the lifespans that this tells of. Times never go back."""
+
+    def __init__(self) -> None:
+        self.survival = Survival(KEEP)
+        self._running: dict[str, tuple[Keys, int]] = {}
+        self._passing: list[tuple[int, str, int, int]] = []
+        self._known: dict[str, tuple[int, Lifespan]] = {}
+
+    @property
+    def running(self) -> set[str]:
+        """UIDs of the pods that have not ended."""
+        return set(self._running)
+
+    def began(self, uid: str, spec: PodSpec, since_s: int) -> None:
+        """A pod runs since then."""
+        self._running[uid] = (keys_of(spec), since_s)
+        heapq.heappush(self._passing, (since_s + AGES_S[1], uid, since_s, 0))
+
+    def ended(self, uid: str, time_s: int) -> None:
+        """A pod is gone; one that was never seen is ignored."""
+        self.pass_by(time_s)
+        if uid in self._running:
+            keys, since_s = self._running.pop(uid)
+            self._learn(keys, part_of(max(time_s - since_s, 1)), ended=True)
+
+    def pass_by(self, now_s: int) -> None:
+        """Note who has lived through a part of life by now."""
+        while self._passing and self._passing[0][0] < now_s:
+            _at, uid, since_s, part = heapq.heappop(self._passing)
+            found = self._running.get(uid)
+            if found is None or found[1] != since_s:
+                continue
+            self._learn(found[0], part, ended=False)
+            if part + 2 < len(AGES_S):
+                heapq.heappush(self._passing, (since_s + AGES_S[part + 2], uid, since_s, part + 1))
+
+    def _learn(self, keys: Keys, part: int, *, ended: bool) -> None:
+        self.survival.outcome(keys, part, ended=ended)
+        self._known.pop(str(keys[0]), None)
+
+    def lifetimes(self, more: Iterable[PodSpec], now_s: int) -> Lifetimes:
+        """What is known now, of the workloads of the pods that run and of ``more`` classes."""
+        wanted = {str(keys[0]): keys for keys, _ in self._running.values()}
+        wanted |= {str(keys[0]): keys for keys in map(keys_of, more)}
+        fresh = [n for n in wanted if n not in self._known or now_s - self._known[n][0] >= FRESH_S]
+        rows = [self.survival.hazards(wanted[n]) for n in fresh]
+        *found, everyone = lifespans(np.array([*rows, self.survival.hazards(("", "", "all"))]))
+        self._known |= {name: (now_s, one) for name, one in zip(fresh, found, strict=True)}
+        return Lifetimes({n: self._known[n][1] for n in wanted if n}, everyone, now_s, "hazards")
 
 
 def certain(life_s: int) -> Lifespan:

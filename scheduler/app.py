@@ -29,6 +29,7 @@ from scheduler.kube import KubeClient
 from scheduler.learner import Learner, read_workload
 from scheduler.lease import Election
 from scheduler.ledger import Ledger
+from scheduler.lifetime_learner import LifetimeLearner
 from scheduler.metrics import Metrics
 from scheduler.patcher import Patcher
 from scheduler.predict_worker import WorkerProcess
@@ -101,6 +102,7 @@ class App:
             lambda: self.informer.is_synced,
             read_workload(settings.knowledge) if settings.knowledge else None,
         )
+        self.lifetimes = LifetimeLearner(self.engine, settings.lifetimes_every_s, lambda: self.informer.is_synced)
         self.prometheus = Prometheus(settings.usage, self.metrics) if settings.usage.prometheus else None
         self.usage = UsageLearner(
             self.engine,
@@ -155,6 +157,8 @@ class App:
         self._keep(self._tick())
         self._keep(self.binder.run())
         self._keep(self.learner.run())
+        if self.lifetimes.is_needed:
+            self._keep(self.lifetimes.run())
         if self.usage.has_source:
             self._keep(self.usage.run())
         if self.settings.reclaim.mode != "off":

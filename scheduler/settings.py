@@ -268,6 +268,8 @@ class Settings:
     """Workload file to price devices by (``ullage trace info --workload``); empty = learn from the cluster's pods."""
     learn_every_s: float = _number(600, 0, 10**7)
     """How often prices are learned anew from the pods seen; 0 = never after the first time."""
+    lifetimes_every_s: float = _number(300, 0, 10**7)
+    """How often strategies that read them are told anew how long pods live; 0 = never."""
     seed: int = _number(0, 0, 2**62)
     """Of the draws that settle random ties."""
     ignored_wishes: tuple[str, ...] = ()
