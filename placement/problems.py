@@ -84,7 +84,12 @@ class Cluster:
         rows = self.rows
         if not specs:
             return np.zeros((0, len(rows)), np.bool_)
-        return np.stack([self.state.rules.static_mask(spec)[rows] for spec in specs])
+        masks: dict[object, BoolArray] = {}  # classes of different sizes mostly have the same rules
+        for spec in specs:
+            rules = (spec.node_rules, spec.gpu)
+            if rules not in masks:
+                masks[rules] = self.state.rules.static_mask(spec)[rows]
+        return np.stack([masks[spec.node_rules, spec.gpu] for spec in specs])
 
     def free(self) -> IntArray:
         """``(R, N)`` allocatable less everything that runs."""

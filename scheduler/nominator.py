@@ -35,6 +35,10 @@ from scheduler.settings import PlanSettings
 log = logging.getLogger(__name__)
 
 TICK_S = 0.02
+SETTLE_S = 0.2
+LOOK_S = 1.0
+SLICE = 20
+"""Pods that are counted before others may run: about a millisecond."""
 MAX_DELIVERIES = 4
 """Batches on their way at once; beyond it pods wait for one to arrive, and the next batch is larger."""
 GONE = (404, 409)
@@ -67,6 +71,8 @@ class Nominator:
         """UID → when its gate was first seen by the ledger's clock."""
         self._busy: set[str] = set()
         """UIDs of pods that are planned and on their way, until the watch shows them without our gate."""
+        self._looked: dict[tuple[str, str], tuple[float, int]] = {}
+        """Gang → when its members that run were counted, and how many there were."""
         self._deliveries: set[asyncio.Task[None]] = set()
         self._batches = 0
         self._retry_s = 0.0
@@ -74,12 +80,15 @@ class Nominator:
     async def run(self) -> None:
         """Watch and plan, while this replica serves; a batch is solved while the one before it is delivered."""
         batch: asyncio.Task[None] | None = None
+        settle_s = 0.0
         try:
             while True:
                 await asyncio.sleep(TICK_S)
                 if self.engine.why_not_serving():
                     continue
-                await self.settle()
+                if (now := self.engine.ledger.clock()) >= settle_s:
+                    settle_s = now + SETTLE_S
+                    await self.settle()
                 if batch is not None and batch.done():
                     batch.result()
                     batch = None
@@ -105,26 +114,34 @@ class Nominator:
         self._busy &= ledger.gated.keys()
         if now < self._retry_s:
             return []
-        gangs: dict[tuple[str, str], list[Seen]] = defaultdict(list)
-        for uid in self._since:
-            if uid not in self._busy:
-                gangs[gang_of(ledger.gated[uid])].append(ledger.gated[uid])
-        found: list[Seen] = []
-        window = now - self.settings.window_s
-        if not any(self._since[members[0].uid] <= window for members in gangs.values()):
+        waiting = [uid for uid in self._since if uid not in self._busy]
+        if not waiting or self._since[waiting[0]] > now - self.settings.window_s:
             return []
+        gangs: dict[tuple[str, str], list[Seen]] = defaultdict(list)
+        for uid in waiting:
+            gangs[gang_of(ledger.gated[uid])].append(ledger.gated[uid])
+        found: list[Seen] = []
         for members in gangs.values():
-            if self._is_complete(members) and (not found or len(found) + len(members) <= self.settings.max_pods):
+            fits = not found or len(found) + len(members) <= self.settings.max_pods
+            if fits and self._is_complete(members, now):
                 found += members
+        if not found:
+            self._retry_s = now + self.settings.window_s
         return found
 
-    def _is_complete(self, members: list[Seen]) -> bool:
+    def _is_complete(self, members: list[Seen], now: float) -> bool:
+        """Whether the gang is all there; members that run already are looked for once in a while, there may be many."""
         size = max(seen.gang_size for seen in members)
         if size <= len(members):
             return True
         gang = gang_of(members[0])
-        others = [s for u, s in self.engine.ledger.pods.items() if u not in self.engine.ledger.gated]
-        return len(members) + sum(gang_of(seen) == gang for seen in others) >= size
+        looked = self._looked.get(gang, (float("-inf"), 0))
+        if now - looked[0] >= LOOK_S:
+            others = [s for u, s in self.engine.ledger.pods.items() if u not in self.engine.ledger.gated]
+            looked = self._looked[gang] = (now, sum(gang_of(seen) == gang for seen in others))
+            for old in [g for g, (at, _) in self._looked.items() if now - at > 60 * LOOK_S]:
+                del self._looked[old]
+        return len(members) + looked[1] >= size
 
     # ── one batch ─────────────────────────────────────────────────────────────────────────────
 
@@ -159,7 +176,10 @@ class Nominator:
         metrics.plan_batches.labels(plan.ending.value).inc()
         metrics.plan_solve.observe(time.monotonic() - began)
         self._measure(replace(plan, time_s=time.monotonic() - began))
-        gangs = self._hold(plan, {s.uid: s for s in rest})
+        gangs = await self._hold(plan, {s.uid: s for s in rest})
+        log.debug(
+            "batch planned", extra={"pods": len(rest), "placed": len(plan.steps), "seconds": time.monotonic() - began}
+        )
         self._busy |= {seen.uid for members in gangs for seen, _ in members}
         self._deliveries.add(asyncio.create_task(self._deliver(gangs)))
         if not gangs:
@@ -173,14 +193,18 @@ class Nominator:
         metrics.plan_time.labels(plan.kind).set(plan.time_s)
         metrics.plans.labels(plan.kind, plan.ending.value).inc()
 
-    def _hold(self, plan: Plan, waiting: dict[str, Seen]) -> list[list[tuple[Seen, str]]]:
+    async def _hold(self, plan: Plan, waiting: dict[str, Seen]) -> list[list[tuple[Seen, str]]]:
         """Count the plan's pods on their nodes, so that the next batch sees them; gangs that changed meanwhile wait."""
         ledger = self.engine.ledger
         gangs: dict[tuple[str, str], list[tuple[Seen, str]]] = defaultdict(list)
         for step in plan.steps:
             gangs[gang_of(waiting[step.pod])].append((waiting[step.pod], step.target))
-        whole = []
+        whole, held = [], 0
         for members in gangs.values():
+            if held >= SLICE:
+                held = 0
+                await asyncio.sleep(0)  # answers come first
+            held += len(members)
             counted = [
                 seen
                 for seen, node in members
@@ -204,7 +228,7 @@ class Nominator:
         return batch_plan(problem, batched, time_s=0.0)
 
     async def _deliver(self, gangs: list[list[tuple[Seen, str]]]) -> None:
-        queue = iter(gangs)
+        queue, began = iter(gangs), time.monotonic()
 
         async def deliver() -> None:
             for members in queue:
@@ -212,6 +236,7 @@ class Nominator:
                     self._busy -= {seen.uid for seen, _ in members}
 
         await asyncio.gather(*[deliver() for _ in range(min(self.settings.width, len(gangs)))])
+        log.debug("batch delivered", extra={"gangs": len(gangs), "seconds": time.monotonic() - began})
 
     async def _deliver_gang(self, members: list[tuple[Seen, str]]) -> bool:
         """Nominations first, all of them; only then the gates. False when something is left to do."""
@@ -275,7 +300,15 @@ class Nominator:
         return True
 
     async def _relift(self, seen: Seen) -> None:
+        """Its nomination stands, by a leader before us or by a patch whose answer was lost; only the gate is left."""
+        self._take_over(seen)
         await self._lift(seen)
+
+    def _take_over(self, seen: Seen) -> None:
+        """From now on it counts, and has an end."""
+        ledger = self.engine.ledger
+        self._active[seen.uid] = (seen.planned, ledger.clock())
+        ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, 0)
 
     async def _let_go(self, seen: Seen) -> None:
         """Lift the gate of a pod without a plan, and take back what was nominated."""
@@ -307,7 +340,7 @@ class Nominator:
         ledger, now = self.engine.ledger, self.engine.ledger.clock()
         metrics, settings = self.engine.metrics, self.settings
         metrics.plan_gated.set(len(ledger.gated))
-        self._adopt(now)
+        self._adopt()
         gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in ledger.gated]
         late = [seen for seen, since in gated if now - since > self._deadline(seen)]
         await self._each(late, self._let_go)
@@ -329,12 +362,11 @@ class Nominator:
         is_alone = gang_of(seen)[1] == seen.uid
         return self.settings.gate_deadline_s if is_alone else self.settings.gang_deadline_s
 
-    def _adopt(self, now: float) -> None:
-        """Nominations of a leader before us: they count, and have an end, from now on."""
+    def _adopt(self) -> None:
+        """Nominations of a leader before us."""
         for seen in list(self.engine.ledger.planned.values()):
             if seen.uid not in self._active and seen.nominated == seen.planned:
-                self._active[seen.uid] = (seen.planned, now)
-                self.engine.ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, 0)
+                self._take_over(seen)
 
     async def _expire(self, seen: Seen) -> None:
         if await self._clear(seen):

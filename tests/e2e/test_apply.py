@@ -302,7 +302,7 @@ def test_a_budget_that_refuses_is_waited_for_and_at_last_stops_the_plan(plane: C
             await h.cluster.until(h.settled, 30, "all pods are bound")
             h.nothing_is_lost()
             emptied = {
-                s["what"].split()[3] for s in report["steps"] if s["what"].startswith("see") and s["state"] == "done"
+                s["what"].split()[2] for s in report["steps"] if s["what"].startswith("see") and s["state"] == "done"
             }
             assert await h.cordoned() == emptied, "only what was emptied stays closed"
             assert (await h.apply("--yes", code=1))["outcome"] == "stopped", "a plan that was stopped stays so"
@@ -332,7 +332,7 @@ def test_it_stops_when_reality_leaves_the_plan_and_gives_back_what_it_held(plane
             h.cluster.wrongs.clear()  # the thief was put there past the scheduler
             h.nothing_is_lost()
             emptied = {
-                s["what"].split()[3] for s in report["steps"] if s["what"].startswith("see") and s["state"] == "done"
+                s["what"].split()[2] for s in report["steps"] if s["what"].startswith("see") and s["state"] == "done"
             }
             assert await h.cordoned() == emptied
 

@@ -28,7 +28,7 @@ GIB = 2**30
 NUM_NODES = int(os.environ.get("ULLAGE_NOMINATE_NODES", "200"))
 NUM_PODS = int(os.environ.get("ULLAGE_NOMINATE_PODS", "300"))
 GANG_LABEL = "scheduling.x-k8s.io/pod-group"
-PLAN = {"enabled": True, "window_s": 0.5, "gate_deadline_s": 20, "gang_deadline_s": 30, "nomination_deadline_s": 10}
+PLAN = {"enabled": True, "gate_deadline_s": 20, "gang_deadline_s": 30, "nomination_deadline_s": 10}
 
 
 def node(name: str, cores: int = 8) -> NodeSpec:
