@@ -31,7 +31,15 @@ from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.sources import open_trace
 from simulator.trace import Pods, Trace, Usage
 from simulator.usage_readers import read_usage
-from simulator.usage_truth import Reclaiming, Rightsizing, Rollouts, UsageLearner, UsageTruth, batch_on_reclaimed
+from simulator.usage_truth import (
+    Reclaiming,
+    Restoring,
+    Rightsizing,
+    Rollouts,
+    UsageLearner,
+    UsageTruth,
+    batch_on_reclaimed,
+)
 
 DAY_S = 86_400
 BUDGET = 0.01
@@ -135,6 +143,8 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
             tuned_at_s=start + 7 * DAY_S,
         )
         policies.append(rightsizing)
+        if not cell.sized_by.startswith("vpa"):
+            policies.append(Restoring(rightsizing))
     policies.append(Rollouts(seed))
     reclaiming = Reclaiming(truth)
     if cell.mechanism == "reclaimed":
@@ -163,6 +173,7 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
         **use,
         "rungs": learner.rungs,
         "factor": learner.factor.tolist(),
+        "restored": 0 if rightsizing is None else rightsizing.restored,
         "knobs": [] if rightsizing is None else rightsizing.knobs,
         "cpu_s": outcome.cpu_s,
     }
@@ -233,7 +244,10 @@ FOREIGN_FACTOR = 0.4
 
 
 def attack(trace: Trace, name: str, setting: Setting, at_day: int, seed: int) -> dict[str, Any]:
-    """`ullage` with right-sizing under one adversary; ``fell_after_s`` is when the rung fell after its start."""
+    """`ullage` with right-sizing under one adversary, and beside it `best-fit` without a mechanism.
+
+    ``fell_after_s`` is when the rung fell after the attack began, ``was_open`` whether it was open before.
+    """
     at_s = int(trace.pods.arrival_s[0]) + at_day * DAY_S
     liars = np.random.default_rng([seed, 7]).random(len(trace.specs)) < 0.1
     changed = ADVERSARIES[name](trace, liars, at_s)
@@ -241,9 +255,19 @@ def attack(trace: Trace, name: str, setting: Setting, at_day: int, seed: int) ->
         setting = replace(setting, factor=FOREIGN_FACTOR)
         at_s = int(trace.pods.arrival_s[0])
     row = run_cell(changed, Cell("ullage", "rightsized", "packed"), setting, seed)
-    falls = [t - at_s for t, rung, _ in row["rungs"] if rung == "request" and t >= at_s]
-    was_open = not any(rung == "request" and t < at_s for t, rung, _ in row["rungs"][-1:] if t < at_s)
-    return {"adversary": name, **row, "was_open": was_open, "fell_after_s": falls[0] if falls else None}
+    falls = [t - at_s for t, rung, *_ in row["rungs"] if rung == "request" and t >= at_s]
+    plain = run_cell(changed, Cell("best-fit"), replace(setting, factor=0.0), seed)
+    before = [rung for t, rung, *_ in row["rungs"] if t < at_s]
+    was_open = not before or before[-1] == "history"
+    return {
+        "adversary": name,
+        **row,
+        "was_open": was_open,
+        "fell_after_s": falls[0] if falls else None,
+        "over_without_mechanism": plain["over_cpu_guaranteed_share"],
+        "kills_without_mechanism": plain["oom_kills"],
+        "usd_without_mechanism": plain["usd"],
+    }
 
 
 KEYS = (
@@ -400,7 +424,8 @@ def adversaries_command(
             rows.append(kept(cache, key, lambda n=name: attack(trace, n, setting, at_day, seed)))  # type: ignore[misc]
             advance(i + 1, len(ADVERSARIES))
     result = {"trace": trace.digest, "budget": BUDGET, "seed": seed, "at_day": at_day, "cells": rows}
-    shown = [_shown(row, "adversary", "was_open", "fell_after_s") for row in rows]
+    more = ("adversary", "was_open", "fell_after_s", "over_without_mechanism", "kills_without_mechanism")
+    shown = [_shown(row, *more) for row in rows]
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 
 

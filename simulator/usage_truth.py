@@ -11,7 +11,7 @@ both size with the very code that a cluster uses (:mod:`placement.rightsize`, :m
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -135,12 +135,21 @@ class UsageTruth:
     latest: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
     """``(2, P)``: what each pod of :attr:`here` got in this step, millicores and bytes."""
 
+    over_now: BoolArray = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """``(N,)`` nodes whose guaranteed pods want more CPU than there is, in this step."""
+
     def __post_init__(self) -> None:
         self.recorded = RecordedUse(self.usage)
         self.here = Here(
             [], *(np.zeros(0, np.int64),) * 2, np.zeros((2, 0)), np.zeros(0, np.int64), np.zeros(0, bool), []
         )
         self._clock = -1
+        self._recent: deque[tuple[int, int]] = deque(maxlen=DAY)
+
+    @property
+    def over_share_of_a_day(self) -> float:
+        """Node-time in which guaranteed pods wanted more CPU than there is, of the last day."""
+        return sum(over for over, _ in self._recent) / max(sum(alive for _, alive in self._recent), 1)
 
     def act(self, replay: Replay) -> None:
         """One step."""
@@ -156,6 +165,9 @@ class UsageTruth:
         self.latest = np.stack([got, want[1]])
         if self.learner is not None:
             self.learner.observe(replay, killed)
+        guaranteed = np.bincount(here.row, weights=want[0] * ~here.sold, minlength=capacity.shape[1])
+        self.over_now = state.is_alive[: capacity.shape[1]] & (guaranteed > capacity[0])
+        self._recent.append((int(self.over_now.sum()), int(state.is_alive[: capacity.shape[1]].sum())))
         if replay.time_s >= self.measured_from_s:
             self._record(replay, want, got, killed, capacity)
         for i in np.flatnonzero(killed).tolist():
@@ -168,12 +180,12 @@ class UsageTruth:
     ) -> None:
         here, sold = self.here, self.here.sold
         alive = replay.state.is_alive[: capacity.shape[1]]
-        sums = [np.bincount(here.row, weights=w, minlength=len(alive)) for w in (want[0], want[0] * ~sold, want[1])]
+        sums = [np.bincount(here.row, weights=w, minlength=len(alive)) for w in want]
         over = alive & (sums[0] > capacity[0])
-        over_memory = alive & (sums[2] > capacity[1])
+        over_memory = alive & (sums[1] > capacity[1])
         self.node_steps += int(alive.sum())
         self.over_cpu_steps += int(over.sum())
-        self.over_cpu_guaranteed_steps += int((alive & (sums[1] > capacity[0])).sum())
+        self.over_cpu_guaranteed_steps += int(self.over_now.sum())
         self.over_memory_steps += int(over_memory.sum())
         self.oom_kills += int(killed.sum())
         self.oom_kills_reclaimed += int((killed & sold).sum())
@@ -241,7 +253,9 @@ class UsageLearner:
 
     The base is the largest sample of the last :attr:`base_days`; two factors, one per resource, are set so that the
     promised share of what became of earlier forecasts would have been covered. Before :data:`LEAST_OUTCOMES` are known
-    nothing is promised and requests stand, as they do once coverage leaves its band (:class:`CoverageMonitor`).
+    nothing is promised and requests stand, as they do once coverage leaves its band (:class:`CoverageMonitor`), and once
+    nodes were over their CPU for more than ``budget`` of the last day, until it is less than half of that: workloads may
+    all keep below their own peaks and yet be too much together.
     """
 
     truth: UsageTruth
@@ -255,10 +269,11 @@ class UsageLearner:
     is_calibrated: bool = False
     """Whether ``factor`` may be promised with; true from the start for a factor that was fitted elsewhere."""
     is_trusted: bool = True
+    budget: float = 0.01
     coach: bool = False
     """Forecast as Coach does: the 95th percentile to be guaranteed, the maximum of each part of the day beside it."""
-    rungs: list[tuple[int, str, float]] = field(default_factory=list)
-    """(time, rung, coverage) at each change of rung."""
+    rungs: list[tuple[int, str, float, float]] = field(default_factory=list)
+    """(time, rung, coverage, node-time over CPU in the last day) at each change of rung."""
 
     def __post_init__(self) -> None:
         self.truth.learner = self
@@ -270,6 +285,7 @@ class UsageLearner:
         """``(W, 2, slots)``: the largest pod of each workload by step, millicores and bytes, in a ring; NaN = none."""
         self._open: list[tuple[int, IntArray, FloatArray, FloatArray]] = []
         self._ratios: list[FloatArray] = []
+        self._is_over = False
 
     @property
     def promises(self) -> bool:
@@ -366,10 +382,12 @@ class UsageLearner:
         if len(outcomes) >= LEAST_OUTCOMES:
             self.factor = np.maximum(np.quantile(outcomes, 1 - (1 - self.quantile) / 2, axis=0), 1.0)
             self.is_calibrated = True
-        trusted = self.monitor.trusted("history")
+        over = self.truth.over_share_of_a_day
+        self._is_over = over > self.budget / 2 if self._is_over else over > self.budget
+        trusted = self.monitor.trusted("history") and not self._is_over
         if trusted != self.is_trusted:
             self.is_trusted = trusted
-            self.rungs.append((time_s, "history" if trusted else "request", self.monitor.coverage("history")))
+            self.rungs.append((time_s, "history" if trusted else "request", self.monitor.coverage("history"), over))
 
 
 def percentiles(past: SingleArray, share: float) -> FloatArray:
@@ -407,6 +425,8 @@ class Rightsizing:
     """Until then ``vpa-tuned`` gathers the past from which its number is found."""
     every_s: int = 3600
     kept_namespaces: frozenset[str] = frozenset()
+    restored: int = 0
+    """Pods restarted at their request after the rung had fallen."""
     knobs: list[tuple[int, float]] = field(default_factory=list)
     """(time, scale found) of ``packed``."""
     lowered: dict[int, PodSpec] = field(default_factory=dict)
@@ -436,6 +456,26 @@ class Rightsizing:
             pods = replay.trace.pods.spec
             for pod in np.flatnonzero(np.isin(pods, list(changed))).tolist():
                 replay.specs[pod] = changed[int(pods[pod])]
+
+    def restore(self, replay: Replay) -> None:
+        """On nodes over their CPU, restart at their request the lowered pods that use most.
+
+        As many as it takes for the rest to use :data:`CALM` of the node; VPA's updater evicts likewise.
+        """
+        truth, state = self.learner.truth, replay.state
+        here, use = truth.here, truth.latest[0]
+        for row in np.flatnonzero(truth.over_now).tolist():
+            inside = np.flatnonzero(here.row == row)
+            spare = float(use[inside].sum()) - CALM * float(state.offered[CPU_ROW, row])
+            for i in inside[np.argsort(-use[inside], kind="stable")].tolist():
+                uid = here.uids[i]
+                resident = state.residents.get(uid)
+                if spare <= 0 or resident is None or resident.row != row:
+                    break
+                if resident.spec.amount(CPU) < replay.specs[here.pod[i]].amount(CPU):
+                    replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
+                    self.restored += 1
+                    spare -= float(use[i])
 
     def _sizes(self, replay: Replay) -> tuple[Forecasts | None, RightsizePolicy]:
         learner = self.learner
@@ -495,6 +535,7 @@ class Rightsizing:
 
 
 SCALES = tuple(float(x) for x in np.round(np.geomspace(0.3, 4.0, 20), 3))
+CALM = 0.8
 AIM = 0.4
 """Of the budget that is aimed at on past days: those to come are worse."""
 
@@ -515,6 +556,19 @@ def _over(use: SingleArray, shares: FloatArray, capacity: int) -> float:
 
 def _alike(new: int, old: int) -> bool:
     return abs(new - old) <= 0.05 * old
+
+
+@dataclass
+class Restoring:
+    """While the rung is shut, give right-sized pods on crowded nodes their request back, step by step."""
+
+    rightsizing: Rightsizing
+    every_s: int = STEP_S
+
+    def act(self, replay: Replay) -> None:
+        """One step."""
+        if not self.rightsizing.learner.promises:
+            self.rightsizing.restore(replay)
 
 
 @dataclass
@@ -617,8 +671,9 @@ def use_policies(trace: Trace, mechanism: str, measured_from_s: int) -> tuple[Us
         )
     truth = UsageTruth(trace.usage, measured_from_s=measured_from_s)
     learner = UsageLearner(truth)
+    rightsizing = Rightsizing(learner)
     more: dict[str, tuple[Policy, ...]] = {
-        "rightsized": (Rightsizing(learner),),
+        "rightsized": (rightsizing, Restoring(rightsizing)),
         "reclaimed": (Reclaiming(truth),),
     }
     return truth, (truth, learner, *more.get(mechanism, ()))

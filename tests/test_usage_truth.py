@@ -21,7 +21,7 @@ from simulator.compare import Question, compare
 from simulator.replay import Replay, ReplayOptions
 from simulator.report import to_html
 from simulator.trace import Trace, Usage
-from simulator.usage_truth import Reclaiming, Rightsizing, Rollouts, UsageLearner, UsageTruth, on_reclaimed
+from simulator.usage_truth import Reclaiming, Restoring, Rightsizing, Rollouts, UsageLearner, UsageTruth, on_reclaimed
 
 GIB = 2**30
 HOUR_S = 3600
@@ -218,3 +218,30 @@ def test_pods_without_a_forecast_heat_nothing_beyond_what_their_requests_keep_fr
     state.learn(state.knowledge.but(forecasts=busy))
     columns = Columns(state)
     assert hot.score(columns, Demand(spec, state.delta(spec)), rows)[0] < 0
+
+
+def test_the_rung_falls_when_nodes_are_crowded_and_what_was_lowered_gets_its_request_back():
+    specs = [_spec("a", cpu=3000), _spec("b", cpu=3000)]
+    trace = _trace(specs, [800, 800], [0.5, 0.5], hours=24 * 9, nodes=2)
+    usage = trace.usage
+    risen_s = 8 * 24 * HOUR_S + 1800
+    cpu = np.where(usage.time_s >= risen_s, 2900, usage.cpu_millicores)
+    trace = trace.but(usage=Usage(usage.pod, usage.time_s, cpu, usage.memory_bytes))
+    truth = UsageTruth(trace.usage)
+    learner = _learner(truth)
+    sizing = Rightsizing(learner, "packed", node_cpu=4000, node_memory=8 * GIB)
+    policies = (truth, learner, sizing, Restoring(sizing), Rollouts(seed=3))
+    options = ReplayOptions(policies=policies, end_s=risen_s + 12 * HOUR_S)
+    replay = Replay(trace, STRATEGIES["best-fit"], options)
+    outcome = replay.run()
+    assert truth.over_cpu_steps > 0, "both were lowered onto one node"
+    ((fell_s, rung, _, over),) = learner.rungs
+    assert rung == "request"
+    assert 0 < fell_s - risen_s <= 3 * HOUR_S
+    assert over > learner.budget
+    assert sizing.restored == 2, (
+        "the first comes back to the same node, where its request still fits beside a lowered one"
+    )
+    assert outcome.num_evictions > 1
+    assert {r.row for r in replay.state.residents.values()} == {0, 1}
+    assert truth.series[-1][2] == 0, "nothing is crowded any more"
