@@ -26,6 +26,12 @@ MAX_NEW_PAIRS = 4000
 MAX_PRICING_ROUNDS = 40
 FIRST_PAIRS, MORE_PAIRS = 3000, 4
 """Pairs in the first integer program, and how much larger each further one is."""
+MAX_COUNT_PAIRS = 200_000
+"""More pairs than this make no program of their own for the count."""
+SOLVE_SHARE = 0.85
+"""What a solver gets of the time that is left: it looks at its clock between steps only."""
+BUILDS = 3.0
+"""A program is begun only with so many times left what the last one took to build."""
 TIGHT = 1e-9
 GOAL = 1e9
 """Stranding in the program is in parts per thousand million, so that solver tolerances are far below a pod."""
@@ -141,10 +147,10 @@ def _by_zone(values: IntArray, zone_of: IntArray, num_zones: int) -> IntArray:
     return np.asarray(np.bincount(zone_of, weights=values, minlength=num_zones), np.float64).astype(np.int64)
 
 
-def best_fit(batch: Batch) -> IntArray:
+def best_fit(batch: Batch, deadline: Deadline | None = None) -> IntArray:
     """``(C, N)`` greedy placement, largest class first, each pod where stranding grows least; gangs all or none.
 
-    Classes with a zone spread go to the emptiest zone that still has room.
+    Classes with a zone spread go to the emptiest zone that still has room. After the deadline no further class is begun.
     """
     placed = np.zeros(batch.most.shape, np.int64)
     left = batch.free.copy()
@@ -154,6 +160,8 @@ def best_fit(batch: Batch) -> IntArray:
         gang = int(batch.gang[c])
         groups.setdefault((gang, -1) if gang >= 0 else (-1, int(c)), []).append(int(c))
     for (gang, _), classes in groups.items():
+        if deadline is not None and deadline.is_over:
+            break
         trial, trial_left = placed.copy() if gang >= 0 else placed, left.copy() if gang >= 0 else left
         complete = all(_fill_class(batch, c, trial, trial_left) for c in classes)
         if gang >= 0 and complete:
@@ -342,11 +350,11 @@ def place_batch(
 
     ``start`` ``(C, N)`` is a valid placement to improve on; None = best fit.
     """
-    best = best_fit(batch) if start is None else start
+    best = best_fit(batch, deadline) if start is None else start
     fitting = batch.fitting()
     total = int(batch.count.sum())
     most = int(np.minimum(fitting.sum(axis=1), batch.count).sum())
-    if int(best.sum()) < most:
+    if int(best.sum()) < most and np.count_nonzero(fitting) <= MAX_COUNT_PAIRS and not deadline.is_over:
         best, most = _place_more(batch, best, fitting, most, deadline.part(0.5), seed, threads)
     count = int(best.sum())
     assert count <= most <= total, "more pods placed than the bound allows"
@@ -363,7 +371,7 @@ def _place_more(
     classes, nodes = np.nonzero(fitting)
     pairs = _Pairs(classes, nodes, fitting > 0)
     program = _BatchModel(batch, pairs, fitting, None)
-    limits = Limits(max(deadline.left_s, 1e-3), threads, seed)
+    limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed)
     answer = solve_linear(program.model, limits, hint=program.hint(best))
     if answer.has_solution:
         placed = program.placed(answer.x)
@@ -385,9 +393,16 @@ def _strand_less(
     # convexity gives a first bound without any program: every pod where stranding grows least
     bound = float(batch.stranding_per_node(batch.free).sum() + _cheapest(slopes, batch.count, count))
     profit = np.zeros(0)
-    for _ in range(MAX_PRICING_ROUNDS if not deadline.is_over else 0):
+    built_s = 0.0
+    for _ in range(MAX_PRICING_ROUNDS):
+        if deadline.is_over or deadline.left_s < BUILDS * built_s:
+            break
+        begun_s = deadline.elapsed_s
         program = _BatchModel(batch, pairs, fitting, count)
-        answer = solve_linear(program.model, Limits(max(deadline.left_s, 1e-3), threads, seed), relax=True)
+        built_s = deadline.elapsed_s - begun_s
+        answer = solve_linear(
+            program.model, Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed), relax=True
+        )
         if answer.status != Status.OPTIMAL:
             break
         profit = program.profits(answer, slopes)
@@ -447,14 +462,16 @@ def _round(
     value = batch.stranding(best)
     matter = np.flatnonzero((profit >= bound - value).ravel() & (fitting > 0).ravel())
     matter = matter[np.argsort(-profit.ravel()[matter], kind="stable")]
-    start, limit = bound, FIRST_PAIRS
-    while not deadline.is_over and value - bound > gap_share * value:
+    start, limit, built_s = bound, FIRST_PAIRS, 0.0
+    while deadline.left_s > BUILDS * built_s and not deadline.is_over and value - bound > gap_share * value:
+        begun_s = deadline.elapsed_s
         left_out = start - float(profit.ravel()[matter[limit]]) if len(matter) > limit else INFINITY
         pairs = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(best.shape, np.bool_))
         pairs.add(*np.nonzero(best))
         pairs.add(*np.divmod(matter[:limit], best.shape[1]))
         program = _BatchModel(batch, pairs, fitting, int(best.sum()))
-        limits = Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=min(gap_share, 1e-4))
+        built_s = MORE_PAIRS * (deadline.elapsed_s - begun_s)
+        limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), 1, seed, gap_share=min(gap_share, 1e-4))
         answer = solve_linear(program.model, limits, hint=program.hint(best))
         if answer.has_solution:
             placed = program.placed(answer.x)
