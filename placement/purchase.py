@@ -278,6 +278,12 @@ def _fluid_prices(demand: Demand, shapes: list[Shape]) -> FloatArray | None:
     return np.asarray((worth / need[lanes]) @ demand.request[lanes] / max(over, 1.0), np.float64)
 
 
+def fluid_bound(demand: Demand, shapes: list[Shape]) -> float:
+    """USD per hour that any fleet costs at least, if pods could be cut at will: quick, and valid for every demand."""
+    price = _fluid_prices(demand, shapes)
+    return 0.0 if price is None else float(price @ demand.count)
+
+
 def _dive(columns: _Columns, used: FloatArray, deadline: Deadline) -> Bought | None:
     """Fix whole parts of the master's solution, or its largest part, generate for what is left, until nothing is."""
     shapes, whole = columns.shapes, columns.demand

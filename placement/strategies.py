@@ -71,6 +71,7 @@ _ALL = (
     _one("random", FirstFit(), "any node that fits, at random", ties="random", devices="random"),
     _one("first-fit", FirstFit(), "the first node, in ledger order, that fits"),
     _one("best-fit", Leftover(), "the node with the least left over (CPU, memory, GPU)", -1),
+    _one("planned", Leftover(), "ours: windows of pods planned together and nominated; best fit for single pods", -1),
     _one("worst-fit", Leftover(), "the node with the most left over"),
     _one("dot-product", Alignment(), "the node whose free resources point where the pod's request points"),
     _one("atc23-random", FirstFit(), "ATC'23: uniform over nodes and devices", ties="random", devices="random"),

@@ -326,3 +326,100 @@ def bench_command(what: str, instances: int, time_s: float, output: str) -> None
         rows = bench(what, instances, time_s, advance)
     document = {"apiVersion": "ullage.dev/v1", "kind": "PlanBench", "bench": what, "time_s": time_s, "rows": rows}
     click.echo(render(document, rows, output))
+
+
+# ── plans over traces ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@plan.command()
+@click.argument("trace")
+@click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
+@click.option("--time", "time_s", type=float, default=20.0, show_default=True, help="Seconds to plan.")
+@click.option("--fill", is_flag=True, help="Ignore departures: all pods of the trace at once.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@output_option
+def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int, output: str) -> None:
+    """Cheapest fixed fleet that holds TRACE at its peak, with a certified gap and USD a month."""
+    import time
+
+    from placement.plans import Deadline
+    from simulator.cost import DEFAULT_BOOK, read_price_book
+    from simulator.plan_replay import fleet_row, without_departures
+    from simulator.sources import open_trace
+
+    book = DEFAULT_BOOK if prices is None else read_price_book(prices)
+    with data_only():
+        read = open_trace(trace)
+        row = fleet_row(
+            without_departures(read) if fill else read, book, Deadline(time_s, time.perf_counter), seed=seed
+        )
+    click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanFleet", **row}, [row], output))
+
+
+@plan.command("replay")
+@click.argument("trace")
+@click.option("-s", "--strategy", "strategies", multiple=True, default=("planned",), show_default=True)
+@click.option(
+    "--policy",
+    "policies",
+    type=click.Choice(["none", "planned", "karpenter-prefix", "descheduler"]),
+    multiple=True,
+    default=("planned",),
+    show_default=True,
+    help="What consolidates; one for each strategy, or one for all.",
+)
+@click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
+@click.option(
+    "--every", "every_s", type=click.IntRange(1), default=3600, show_default=True, help="Seconds between acts."
+)
+@click.option("--moves-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Budget per act.")
+@click.option(
+    "--reserve",
+    "reserve_s",
+    type=click.IntRange(0),
+    default=21600,
+    show_default=True,
+    help="Seconds of demand to mind.",
+)
+@click.option("--until", "end_s", type=click.IntRange(1), help="Stop so many seconds after the first arrival.")
+@click.option("--judge", "act", type=click.IntRange(1), help="Instead: what this act promised, and what it saved.")
+@click.option(
+    "--span", "span_s", type=click.IntRange(1), help="Seconds an act is judged over; an interval when absent."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@output_option
+def replay_command(
+    trace: str,
+    strategies: tuple[str, ...],
+    policies: tuple[str, ...],
+    prices: Path | None,
+    act: int | None,
+    span_s: int | None,
+    output: str,
+    end_s: int | None,
+    **given: Any,
+) -> None:
+    """Replay TRACE on an elastic fleet with a strategy and a consolidation policy: USD, evictions, waiting."""
+    from simulator.cost import DEFAULT_BOOK, read_price_book
+    from simulator.plan_replay import Question, judge, replay_row, within
+    from simulator.sources import open_trace
+
+    if len(policies) not in (1, len(strategies)):
+        raise ConfigError(
+            f"{len(strategies)} strategies and {len(policies)} policies; give one policy, or one for each"
+        )
+    book = DEFAULT_BOOK if prices is None else read_price_book(prices)
+    read, ignored = within(open_trace(trace), list(book.shapes.values()))
+    rows = []
+    pairs = zip(strategies, policies * (len(strategies) if len(policies) == 1 else 1), strict=True)
+    with data_only(), progress("replays") as advance:
+        for done, (strategy, policy) in enumerate(pairs, 1):
+            question = Question(strategy, policy, end_s=end_s or -1, **given)
+            rows.append(
+                replay_row(read, book, question)
+                if act is None
+                else judge(read, book, question, act, span_s or question.every_s)
+            )
+            advance(done, len(strategies))
+    document = {"apiVersion": "ullage.dev/v1", "kind": "PlanReplay", "ignored": list(ignored), "rows": rows}
+    click.echo(render(document, rows, output))

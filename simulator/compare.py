@@ -25,7 +25,7 @@ from placement.errors import PlacementError
 from placement.strategies import strategy_named
 from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
-from simulator.delivery import delivery_named
+from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
 from simulator.measures import SERIES_POINTS, measure
@@ -126,7 +126,7 @@ def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
     last = int(trace.pods.arrival_s[-1]) if len(trace.pods) else 0
     return ReplayOptions(
         seed=cell.seed,
-        delivery=delivery_named(cell.delivery),
+        delivery=delivery_named(delivery_of(cell.strategy, cell.delivery)),
         retries=not question.fill,
         departures=not question.fill,
         elastic=elastic,

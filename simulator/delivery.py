@@ -76,6 +76,11 @@ def delivery_named(name: str) -> Delivery:
         raise ConfigError(f"unknown delivery {name!r}; {nearest(name, list(DELIVERIES))}") from None
 
 
+def delivery_of(strategy: str, delivery: str) -> str:
+    """Strategy ``planned`` plans its windows together and nominates, unless told otherwise."""
+    return "nominate" if strategy == "planned" and delivery == "decide" else delivery
+
+
 def num_sampled(num_nodes: int) -> int:
     """How many feasible nodes kube-scheduler looks for (``numFeasibleNodesToFind``, adaptive percentage)."""
     if num_nodes < MIN_SAMPLED_NODES:

@@ -164,7 +164,10 @@ class Consolidation:
     """Oldest checkpoint a moved pod may have to go back to; 0 = a service, which has nothing to repeat."""
     plan_s: float = 1.0
     reserve_s: int = 0
-    """Keep room for the largest rise of demand within ``every_s`` that the last so many seconds saw; 0 = none."""
+    """Keep room for the largest rise of demand within ``every_s`` that the last so many seconds saw; 0 = none.
+
+    Whoever deletes what is bought again within the hour pays for it, so nothing goes before that much was seen.
+    """
     last_act: int | None = None
     """Acts after this many are skipped; for measuring what one plan changed."""
     promises: list[Promise] = field(default_factory=list)
@@ -189,6 +192,8 @@ class Consolidation:
             self._consolidate(replay)
 
     def _consolidate(self, replay: Replay) -> None:
+        if self.reserve_s and replay.time_s - replay.timeline.series[0].time_s < self.reserve_s:
+            return
         nodes = _Nodes.of(replay)
         fleet, pods = self._fleet(replay, nodes)
         if self.reserve_s:

@@ -1,0 +1,232 @@
+"""Plans over whole traces: the cheapest fleet for a trace's peak, and policies in replay against doing nothing.
+
+A recorded pod may ask for things that no shape of a price book lists (local disk, shares of a network card). Such
+requests are left out on both sides, and every row says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from placement import purchase
+from placement.errors import ConfigError
+from placement.plans import Deadline
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import CPU, MEMORY, PODS, FloatArray, IntArray
+from placement.strategies import strategy_named
+from simulator.cost import HOURS_A_MONTH, PriceBook
+from simulator.delivery import delivery_named, delivery_of
+from simulator.fleet import Elastic, Shape
+from simulator.measures import measure
+from simulator.plan_bench import Row
+from simulator.policies import Consolidation
+from simulator.replay import Replay, ReplayOptions
+from simulator.trace import Trace
+
+DEVICE_UNITS = 1024
+"""A device in the purchase model; shares are rounded up to ½, ¼, ⅛ …, which always pack without waste."""
+NEVER = -1
+
+
+def within(trace: Trace, shapes: Sequence[Shape]) -> tuple[Trace, tuple[str, ...]]:
+    """The trace without requests for what no shape offers, and the names of those resources."""
+    offered = {name for shape in shapes for name, _ in shape.allocatable}
+    foreign = {name for spec in trace.specs for name, amount in spec.request if amount and name not in offered}
+    if not foreign:
+        return trace, ()
+    specs = [
+        replace(spec, request=tuple(item for item in spec.request if item[0] not in foreign)) for spec in trace.specs
+    ]
+    index: dict[PodSpec, int] = {}
+    number = np.array([index.setdefault(spec, len(index)) for spec in specs], np.int64)
+    return trace.but(specs=tuple(index), pods=replace(trace.pods, spec=number[trace.pods.spec])), tuple(sorted(foreign))
+
+
+def without_departures(trace: Trace) -> Trace:
+    """The trace with pods that stay for ever."""
+    return trace.but(pods=replace(trace.pods, departure_s=np.full_like(trace.pods.departure_s, NEVER)))
+
+
+def peak(trace: Trace, book: PriceBook) -> tuple[IntArray, int]:
+    """Pods per class ``(S,)`` that want to run at the moment when they would cost most at the book's rates, and when."""
+    rates = book.rates
+    worth = np.array(
+        [
+            spec.amount(CPU) / 1000 * rates.cpu
+            + spec.amount(MEMORY) / 2**30 * rates.memory_gib
+            + (spec.gpu.count * spec.gpu.milli / 1000 * rates.gpu if spec.gpu else 0.0)
+            for spec in trace.specs
+        ]
+    )
+    pods = trace.pods
+    ends = pods.departure_s != NEVER
+    time_s = np.concatenate([pods.departure_s[ends], pods.arrival_s])
+    change = np.concatenate([-worth[pods.spec[ends]], worth[pods.spec]])
+    order = np.argsort(time_s, kind="stable")  # who leaves in the same second has left
+    when = int(time_s[order][int(np.argmax(np.cumsum(change[order])))])
+    runs = (pods.arrival_s <= when) & (~ends | (pods.departure_s > when))
+    return np.bincount(pods.spec[runs], minlength=len(trace.specs)).astype(np.int64), when
+
+
+def device_units(gpu: GpuRequest | None) -> int:
+    """What a pod takes of :data:`DEVICE_UNITS` per device, rounded up to a power of two.
+
+    Powers of two that fit in sum fit in fact: largest first, devices fill without gaps.
+    """
+    if gpu is None:
+        return 0
+    share = -(-gpu.milli * DEVICE_UNITS // 1000)
+    return int(gpu.count * (1 << (share - 1).bit_length()))
+
+
+def demand_of(
+    trace: Trace, count: IntArray, shapes: Sequence[Shape]
+) -> tuple[purchase.Demand, list[purchase.Shape], FloatArray]:
+    """The purchase model of ``count`` pods per class: demand, shapes, and exact device shares ``(C,)``."""
+    names = sorted({name for shape in shapes for name, _ in shape.allocatable} - {PODS})
+    request = [[spec.amount(name) for spec in trace.specs] for name in names]
+    request += [[1] * len(trace.specs), [device_units(spec.gpu) for spec in trace.specs]]
+    for_sale = []
+    for shape in shapes:
+        amounts = dict(shape.allocatable)
+        capacity = [*(amounts.get(name, 0) for name in (*names, PODS)), DEVICE_UNITS * shape.num_gpus]
+        limit = shape.limit or None
+        for_sale.append(purchase.Shape(shape.name, np.array(capacity, np.int64), shape.usd_per_hour, limit))
+    allowed = np.array(
+        [
+            [not (spec.gpu and spec.gpu.models) or shape.gpu_model in spec.gpu.models for shape in shapes]
+            for spec in trace.specs
+        ],
+        np.bool_,
+    )
+    exact = [spec.gpu.count * spec.gpu.milli * DEVICE_UNITS / 1000 if spec.gpu else 0.0 for spec in trace.specs]
+    return purchase.Demand(np.array(request, np.int64), count, allowed), for_sale, np.array(exact)
+
+
+def fleet_row(trace: Trace, book: PriceBook, deadline: Deadline, *, seed: int = 0) -> Row:
+    """Cheapest fixed fleet that holds the trace's peak, against multi-type first-fit decreasing."""
+    if not book.shapes:
+        raise ConfigError("the price book sells no shape; give one with at least one row")
+    shapes = list(book.shapes.values())
+    trace, ignored = within(trace, shapes)
+    count, when = peak(trace, book)
+    demand, for_sale, exact = demand_of(trace, count, shapes)
+    misfits = purchase.unplaceable(demand, for_sale)
+    left_out = int(count[misfits].sum())
+    demand.count[misfits] = 0
+    rival = purchase.first_fit_decreasing(demand, for_sale)
+    assert rival is not None, "classes that fit nowhere were left out"
+    bought = purchase.buy(demand, for_sale, deadline, seed=seed)
+    wrong = purchase.violations(demand, for_sale, bought)
+    assert not wrong, f"the fleet failed its check: {wrong[0]}"
+    shared = replace(demand, request=np.concatenate([demand.request[:-1], np.floor(exact)[None].astype(np.int64)]))
+    bound = min(bought.bound, purchase.fluid_bound(shared, for_sale)) if exact.any() else bought.bound
+    nodes = bought.nodes(len(for_sale))
+    return {
+        "trace": trace.manifest.name,
+        "peak_s": when,
+        "pods": int(demand.count.sum()),
+        "left_out": left_out,
+        "ignored": " ".join(ignored),
+        "usd_per_hour": bought.cost,
+        "usd_per_month": bought.cost * HOURS_A_MONTH,
+        "bound_usd_per_month": bound * HOURS_A_MONTH,
+        "gap_percent": 100 * (bought.cost / bound - 1) if bound > 0 else None,
+        "ffd_usd_per_month": rival.cost * HOURS_A_MONTH,
+        "saving_percent": 100 * (1 - bought.cost / rival.cost) if rival.cost else None,
+        "nodes": " ".join(f"{n}x{shape.name}" for n, shape in zip(nodes, for_sale, strict=True) if n),
+        "ending": str(bought.ending),
+    }
+
+
+# ── policies in replay ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Question:
+    """One replay on an elastic fleet; times in seconds."""
+
+    strategy: str
+    policy: str
+    delivery: str = "decide"
+    every_s: int = 3600
+    moves_share: float = 0.1
+    reserve_s: int = 0
+    restart_s: int = 60
+    end_s: int = NEVER
+    seed: int = 0
+
+
+def replay_row(trace: Trace, book: PriceBook, question: Question, *, last_act: int | None = None) -> Row:
+    """What a policy does to a trace; ``last_act`` acts at most."""
+    policies: tuple[Consolidation, ...] = ()
+    if question.policy != "none":
+        policies = (
+            Consolidation(
+                question.policy,
+                book,
+                every_s=question.every_s,
+                moves_share=question.moves_share,
+                restart_s=question.restart_s,
+                reserve_s=question.reserve_s if question.policy == "planned" else 0,
+                last_act=last_act,
+            ),
+        )
+    start_s = int(trace.pods.arrival_s[0]) if len(trace.pods) else 0
+    options = ReplayOptions(
+        seed=question.seed,
+        delivery=delivery_named(delivery_of(question.strategy, question.delivery)),
+        elastic=Elastic(tuple(book.shapes.values())),
+        end_s=NEVER if question.end_s == NEVER else start_s + question.end_s,
+        policies=policies,
+        log=False,
+    )
+    outcome = Replay(trace, strategy_named(question.strategy), options).run()
+    metrics = measure(outcome, trace, book)["metrics"]
+    promises = [promise for policy in policies for promise in policy.promises]
+    waited = outcome.pending_s[outcome.pending_s >= 0]
+    return {
+        "strategy": question.strategy,
+        "delivery": outcome.delivery,
+        "policy": question.policy,
+        "usd": metrics["usd"],
+        "evictions": metrics["evictions"],
+        "lost_pod_hours": metrics["lost_pod_hours"],
+        "wait_s_mean": float(waited.mean()) if len(waited) else 0.0,
+        "placed": metrics["placed"],
+        "acts": len(promises),
+        "nodes_deleted": sum(p.deleted for p in promises),
+        "promised_usd_per_hour": sum(p.usd_per_hour for p in promises),
+    }
+
+
+def judge(trace: Trace, book: PriceBook, question: Question, act: int, span_s: int) -> Row:
+    """What act number ``act`` promised, and what it saved in the ``span_s`` seconds after it.
+
+    Two replays that differ in this one act: with it, and without it and all later ones.
+    """
+    if not 0 < span_s <= question.every_s:
+        raise ConfigError(f"an act can be judged over 1 to {question.every_s} s, until the next one; got {span_s}")
+    until = replace(question, end_s=act * question.every_s + span_s)
+    without = replay_row(trace, book, until, last_act=act - 1)
+    with_act = replay_row(trace, book, until, last_act=act)
+    promised = _number(with_act, "promised_usd_per_hour") - _number(without, "promised_usd_per_hour")
+    realised = (_number(without, "usd") - _number(with_act, "usd")) / span_s * 3600
+    return {
+        "act": act,
+        "span_s": span_s,
+        "nodes_deleted": _number(with_act, "nodes_deleted") - _number(without, "nodes_deleted"),
+        "evictions": _number(with_act, "evictions") - _number(without, "evictions"),
+        "promised_usd_per_hour": promised,
+        "realised_usd_per_hour": realised,
+        "realised_share": realised / promised if promised else None,
+    }
+
+
+def _number(row: Row, key: str) -> float:
+    value = row[key]
+    assert isinstance(value, int | float), f"{key} is a figure of every row"
+    return float(value)
