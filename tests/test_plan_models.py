@@ -17,6 +17,7 @@ from placement.errors import ConfigError
 from placement.patterns import best_pattern
 from placement.plans import Deadline, Ending
 from placement.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
+from placement.refit import Market, refit
 from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
 
 
@@ -269,3 +270,37 @@ def test_a_pod_that_fits_no_shape_is_found() -> None:
 def test_a_price_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(ConfigError, match="shape x: price nan"):
         Shape("x", np.array([1]), float("nan"))
+
+
+def test_ruin_and_recreate_keeps_every_pod_and_never_costs_more() -> None:
+    demand, shapes = purchase_instance(0, num_pods=200)
+    start = first_fit_decreasing(demand, shapes)
+    assert start is not None
+    market = Market(
+        demand.request,
+        demand.allowed,
+        np.array([shape.capacity for shape in shapes]),
+        np.array([shape.cost for shape in shapes]),
+        np.full(len(shapes), np.inf),
+        demand.request[0].astype(np.float64),
+    )
+    nodes = [(f.shape, f.counts) for f in start.fillings for _ in range(f.nodes)]
+    better = refit(market, nodes, lambda: False, rounds=60, seed=1)
+    assert (sum(counts for _, counts in better) == sum(counts for _, counts in nodes)).all()
+    assert all((demand.request @ counts <= shapes[s].capacity).all() for s, counts in better)
+    assert sum(shapes[s].cost for s, _ in better) < start.cost
+
+
+def test_the_fluid_bound_is_below_every_fleet() -> None:
+    demand, shapes = purchase_instance(3, num_pods=200)
+    rival = first_fit_decreasing(demand, shapes)
+    assert rival is not None
+    assert 0 < purchase.fluid_bound(demand, shapes) <= rival.cost
+
+
+def test_a_fleet_without_a_budget_is_consolidated_within_a_percent_of_the_bound() -> None:
+    fleet = fleet_instance(1, num_nodes=60)
+    result = consolidate(fleet, seconds(2.0))
+    assert consolidation.violations(fleet, result, None) == []
+    assert result.usd_per_hour > prefix_search(fleet).usd_per_hour
+    assert result.gap_share < 0.03

@@ -1,0 +1,108 @@
+"""Plans over traces: the peak, fleets with devices, policies in replay, and what an act promised."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from placement import purchase
+from placement.errors import ConfigError
+from placement.plans import Deadline
+from placement.pods import GpuRequest, PodSpec
+from simulator.cost import PriceBook, Rates, shape
+from simulator.delivery import delivery_of
+from simulator.plan_replay import (
+    DEVICE_UNITS,
+    Question,
+    demand_of,
+    device_units,
+    fleet_row,
+    judge,
+    peak,
+    replay_row,
+    within,
+    without_departures,
+)
+from simulator.trace import Trace
+from tests.test_policies import BOOK, HOUR_S, waves
+
+GPU_BOOK = PriceBook({s.name: s for s in (shape("plain", 16, 64), shape("gpu", 16, 64, gpus=2, model="T4"))}, Rates())
+
+
+def pod(cpu: int, **more: object) -> PodSpec:
+    return PodSpec(request=(("cpu", cpu), ("memory", 1 << 30)), **more)  # type: ignore[arg-type]  # by name
+
+
+def test_the_peak_counts_who_runs_when_most_is_asked_for() -> None:
+    small, large = pod(500), pod(4000)
+    rows = [("a", small, 0, 100), ("b", large, 50, 60), ("c", large, 55, -1), ("d", large, 60, 70)]
+    count, when = peak(Trace.of("t", (), rows), BOOK)
+    assert (count.tolist(), when) == ([1, 2], 55)
+
+
+def test_who_leaves_in_a_second_makes_room_for_who_comes_in_it() -> None:
+    rows = [("a", pod(1000), 0, 10), ("b", pod(1000), 10, 20)]
+    assert peak(Trace.of("t", (), rows), BOOK)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize(("milli", "units"), [(1000, 1024), (501, 1024), (500, 512), (300, 512), (250, 256), (1, 2)])
+def test_shares_of_a_device_are_rounded_up_to_powers_of_two(milli: int, units: int) -> None:
+    assert device_units(GpuRequest(1, milli)) == units
+    assert units / DEVICE_UNITS >= milli / 1000
+
+
+def test_pods_go_only_to_shapes_with_their_devices_and_model() -> None:
+    specs = [pod(100), pod(200, gpu=GpuRequest(2)), pod(300, gpu=GpuRequest(1, 400, ("A100",)))]
+    trace = Trace.of("t", (), [(f"p{i}", spec, 0, -1) for i, spec in enumerate(specs)])
+    demand, shapes, exact = demand_of(trace, np.ones(3, np.int64), list(GPU_BOOK.shapes.values()))
+    assert purchase.unplaceable(demand, shapes) == [2]
+    assert exact.tolist() == [0.0, 2 * DEVICE_UNITS, 0.4 * DEVICE_UNITS]
+    row = fleet_row(trace, GPU_BOOK, Deadline(1.0, time.perf_counter))
+    assert (row["pods"], row["left_out"], row["nodes"]) == (2, 1, "1xgpu")
+
+
+def test_a_fleet_states_usd_a_month_and_a_bound_below_it() -> None:
+    row = fleet_row(without_departures(waves()), BOOK, Deadline(1.0, time.perf_counter))
+    assert row["pods"] == 120
+    cost, bound, rival = (float(row[key] or 0) for key in ("usd_per_month", "bound_usd_per_month", "ffd_usd_per_month"))
+    assert 0 < bound <= cost <= rival
+
+
+def test_requests_that_no_shape_offers_are_left_out_and_named() -> None:
+    odd = PodSpec(request=(("cpu", 100), ("example.com/rdma", 25)))
+    trace = Trace.of("t", (), [("a", odd, 0, -1), ("b", PodSpec(request=(("cpu", 100),)), 1, -1)])
+    kept, ignored = within(trace, list(BOOK.shapes.values()))
+    assert ignored == ("example.com/rdma",)
+    assert [spec.request for spec in kept.specs] == [(("cpu", 100),)]
+    assert kept.pods.spec.tolist() == [0, 0]
+    assert within(kept, list(BOOK.shapes.values())) == (kept, ())
+
+
+def test_a_catalogue_without_shapes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sells no shape"):
+        fleet_row(waves(), PriceBook(), Deadline(1.0, time.perf_counter))
+
+
+def test_strategy_planned_nominates_unless_told_otherwise() -> None:
+    assert delivery_of("planned", "decide") == "nominate"
+    assert delivery_of("planned", "stock") == "stock"
+    assert delivery_of("best-fit", "decide") == "decide"
+
+
+def test_an_act_saves_what_it_promised_while_demand_holds_still() -> None:
+    """Pods of the first hour that stay: what goes at the end of the second hour stays away."""
+    row = judge(waves(), BOOK, Question("kube-default", "planned", moves_share=1.0, every_s=HOUR_S), 3, HOUR_S // 2)
+    assert float(row["promised_usd_per_hour"] or 0) > 0
+    assert float(row["realised_share"] or 0) == pytest.approx(1.0, abs=0.25)
+
+
+def test_an_act_cannot_be_judged_beyond_the_next() -> None:
+    with pytest.raises(ConfigError, match="until the next one"):
+        judge(waves(), BOOK, Question("kube-default", "planned", every_s=600), 1, 700)
+
+
+def test_with_a_reserve_nothing_goes_before_demand_was_seen() -> None:
+    question = Question("kube-default", "planned", every_s=600, reserve_s=4 * HOUR_S, end_s=3 * HOUR_S, moves_share=1.0)
+    assert replay_row(waves(), BOOK, question)["acts"] == 0
