@@ -847,3 +847,23 @@ def fragments_along(rows, signs, cpus, millis, masks, series, handle):
 def survey_all(rows, handle):
     """F_n(M) for each of ``rows``; float64."""
     return _survey_all(rows, handle.ledger, handle.fgd)
+
+
+@_jit
+def spread_marks(scores, most, marks):
+    """See :meth:`placement.strategy.Strategy.priorities`: marks 0 to ``most`` of ``scores (N,)`` to ``marks (N,)``."""
+    low, high, best = np.int64(0), NOT_FEASIBLE, -1
+    for n in range(len(scores)):
+        score = scores[n]
+        if score > NOT_FEASIBLE:
+            if best < 0 or score < low:
+                low = score
+            if score > high:
+                high, best = score, n
+    span = max(high - low, 1)
+    for n in range(len(scores)):
+        marks[n] = 0
+        if scores[n] > NOT_FEASIBLE:
+            marks[n] = min(np.int64((scores[n] - low) / span * most), most - 1)
+    if best >= 0:
+        marks[best] = most

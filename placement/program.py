@@ -203,13 +203,14 @@ class Program:
         """``(N,)`` int64 scores of a class, brought up to date; a view of the cache, not to be kept."""
         c = self._class(spec)
         state, start = self.state, self.started[c]
-        if self.is_compiled:
-            if self.reads_outlook:
-                self.columns.follow()
-            kernels.refresh(c, start, state.clock, state.num_rows, self.handle)
-        else:
-            self._refresh(c, start)
-        self.started[c] = state.clock
+        if start != state.clock:
+            if not self.is_compiled:
+                self._refresh(c, start)
+            else:
+                if self.reads_outlook:
+                    self.columns.follow()
+                kernels.refresh(c, start, state.clock, state.num_rows, self.handle)
+            self.started[c] = state.clock
         scores: IntArray = self.scores[c, : state.num_rows]
         return scores
 
@@ -218,8 +219,6 @@ class Program:
         clock = state.clock
         if start < 0 or clock - start >= min(TOUCH_RING, state.num_rows):
             rows = np.arange(state.num_rows)
-        elif start == clock:
-            return
         else:  # a row that was touched twice is computed twice: cheaper than finding out
             ring = TOUCH_RING - 1
             first, last = start & ring, clock & ring
@@ -324,6 +323,21 @@ class Program:
             if extra is not None:
                 scores = np.where(feasible, scores + extra, NOT_FEASIBLE)
         return scores
+
+    def marks(self, scores: IntArray, most: int) -> IntArray:
+        """``(N,)`` int64 marks 0 to ``most`` of ``scores (N,)``; see :meth:`placement.strategy.Strategy.priorities`."""
+        marks: IntArray = np.zeros(len(scores), np.int64)
+        if self.is_compiled:
+            kernels.spread_marks(scores, most, marks)
+            return marks
+        feasible = scores > NOT_FEASIBLE
+        if feasible.any():
+            low, high = int(scores[feasible].min()), int(scores[feasible].max())
+            shifted = np.where(feasible, scores - low, 0)
+            marks = np.minimum((shifted / max(high - low, 1) * most).astype(np.int64), most - 1)
+            marks[~feasible] = 0
+            marks[int(np.where(feasible, scores, NOT_FEASIBLE).argmax())] = most
+        return marks
 
     def devices(self, spec: PodSpec, row: int, draw: int) -> int:
         """Bit mask of the devices that a pod of this class takes on a node where it fits."""

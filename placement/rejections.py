@@ -10,7 +10,7 @@ import numpy as np
 
 from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
-from placement.resources import BoolArray
+from placement.resources import PODS, BoolArray, IntArray
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 from placement.strategy import PREDICTED_FULL, Strategy
 
@@ -26,16 +26,23 @@ def rejections(
     The masks are disjoint; rows of removed nodes are in none.
     """
     state = snapshot.state
-    rows = state.num_rows
-    left: BoolArray = state.is_alive[:rows].copy()
+    num_rows = state.num_rows
+    left: BoolArray = state.is_alive[:num_rows] & ~_feasible(strategy, state, spec, candidates)
     grouped: dict[str, BoolArray] = {}
-    for reason, broken in _broken(strategy, state, spec, candidates):
-        hit = left & broken
+    if not left.any():
+        return grouped
+    rules = [] if candidates is None else [(NOT_OFFERED, candidates)]
+    for reason, holds in rules + state.rules.permissions(spec):
+        hit = left & ~holds
         if hit.any():
             grouped[reason] = grouped[reason] | hit if reason in grouped else hit
-            left = left & ~hit
+            left = left & holds
+    rows = np.flatnonzero(left)
+    for reason, hit_rows in _short(strategy, state, spec, rows):
+        grouped[reason] = np.zeros(num_rows, np.bool_)
+        grouped[reason][hit_rows] = True
+        left[hit_rows] = False
     program = strategy.program(state)
-    left &= ~(program.row(spec) > NOT_FEASIBLE)
     if program.admits and left.any():
         demand, where = program.demands[program._class(spec)], np.flatnonzero(left)
         full = np.zeros_like(left)
@@ -48,22 +55,27 @@ def rejections(
     return grouped
 
 
-def _broken(
-    strategy: Strategy, state: ClusterState, spec: PodSpec, candidates: BoolArray | None
-) -> list[tuple[str, BoolArray]]:
-    """Reasons in kube-scheduler's order, each with the ``(N,)`` nodes that break the rule."""
-    broken = [] if candidates is None else [(NOT_OFFERED, ~candidates)]
-    broken += [(text, ~holds) for text, holds in state.rules.permissions(spec)]
+def _feasible(strategy: Strategy, state: ClusterState, spec: PodSpec, candidates: BoolArray | None) -> BoolArray:
+    """``(N,)`` bool: offered nodes where the pod may go."""
+    feasible: BoolArray = strategy.program(state).row(spec) > NOT_FEASIBLE
+    if candidates is not None:
+        feasible &= candidates
+    if state.rules.is_relational(spec):
+        feasible &= state.rules.relational_mask(spec)[: state.num_rows]
+    return feasible
+
+
+def _short(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntArray) -> list[tuple[str, IntArray]]:
+    """Which of ``rows (n,)`` lack what: rows that lack the same resources stand together."""
     program = strategy.program(state)
     delta = program.demands[program._class(spec)].delta
-    rows = state.num_rows
-    short = {
-        state.resources[lane - NUM_DERIVED]: state.taken[lane, :rows] + delta[lane] > state.offered[lane, :rows]
-        for lane in (np.flatnonzero(delta[NUM_DERIVED:] > 0) + NUM_DERIVED).tolist()
-    }
-    lacks = [name for name in short if short[name].any()]
-    for number in range(2 ** len(lacks) - 1, 0, -1) if len(lacks) <= 4 else ():
-        names = [name for bit, name in enumerate(lacks) if number >> bit & 1]
-        together = np.logical_and.reduce([short[name] for name in names])
-        broken.append(("Too many pods" if names == ["pods"] else f"Insufficient {', '.join(names)}", together))
-    return broken + [(f"Insufficient {name}", short[name]) for name in lacks if len(lacks) > 4]
+    lanes = np.flatnonzero(delta[NUM_DERIVED:] > 0) + NUM_DERIVED
+    lacks = np.zeros(len(rows), np.int64)
+    for bit, lane in enumerate(lanes.tolist()):
+        lacks |= (state.taken[lane, rows] + delta[lane] > state.offered[lane, rows]).astype(np.int64) << bit
+    grouped = []
+    for number in np.unique(lacks[lacks > 0])[::-1].tolist():
+        names = [state.resources[lane - NUM_DERIVED] for bit, lane in enumerate(lanes.tolist()) if number >> bit & 1]
+        reason = "Too many pods" if names == [PODS] else f"Insufficient {', '.join(names)}"
+        grouped.append((reason, rows[lacks == number]))
+    return grouped

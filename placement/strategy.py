@@ -149,17 +149,8 @@ class Strategy:
         Marks are spread over the range between the worst and the best feasible score, so that kube-scheduler's
         weight has something to multiply; only the absolute order decides who has the 10.
         """
-        scores = self.scores(snapshot, spec, candidates)
-        feasible = scores > NOT_FEASIBLE
-        marks = np.zeros(len(scores), np.int64)
-        if feasible.any():
-            low, high = int(scores[feasible].min()), int(scores[feasible].max())
-            span = max(high - low, 1)
-            shifted = np.where(feasible, scores - low, 0)
-            marks = np.minimum((shifted / span * MAX_PRIORITY).astype(np.int64), MAX_PRIORITY - 1)
-            marks[~feasible] = 0
-            marks[int(np.where(feasible, scores, NOT_FEASIBLE).argmax())] = MAX_PRIORITY
-        return marks
+        program = self.program(snapshot.state)
+        return program.marks(program.scores_among(spec, candidates), MAX_PRIORITY)
 
     def soft_scores(self, state: ClusterState, spec: PodSpec, feasible: BoolArray) -> IntArray | None:
         """kube-scheduler's soft rules among feasible nodes, ``(N,)`` int64, or None if no wish applies."""

@@ -7,6 +7,7 @@ strategy, same log. It runs on the event loop only; nothing in it waits.
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,13 +112,14 @@ class Engine:
         self.exempt = frozenset(settings.exempt_namespaces)
         self.is_leading: Callable[[], bool] = lambda: True
         self.is_synced: Callable[[], bool] = lambda: True
-        self._draws = np.random.default_rng(settings.seed)
+        self._draws = random.Random(settings.seed)
         self._ids = itertools.count(1)
         self._run = format(time.time_ns() // 1_000_000, "x")
         self._table = NameTable(())
         self._table_topology = -1
         self._taints: frozenset[Taint] = frozenset()
         self._taints_at = -1
+        self._counters: dict[tuple[str, str], Any] = {}
 
     @property
     def state(self) -> ClusterState:
@@ -175,7 +177,7 @@ class Engine:
     def decide(self, uid: str, spec: PodSpec, candidates: BoolArray) -> tuple[Decision, int]:
         """Choose among ``candidates (N,)`` and log it; the decision and the draw that settled ties."""
         strategy = self.in_force()
-        draw = int(self._draws.integers(2**62))
+        draw = self._draws.getrandbits(62)
         decision = strategy.decide(self.state.snapshot(), spec, candidates, draw)
         row = self.state.row_of.get(self.ledger.target_for(uid, spec), -1) if self.ledger.targets else -1
         if row >= 0 and candidates[row] and decision.row != row:
@@ -191,15 +193,16 @@ class Engine:
 
     def _offered(self, strategy: Strategy, spec: PodSpec, candidates: BoolArray) -> Any:
         """None if the candidates leave out no node where the pod fits (then the question is "anywhere?")."""
-        feasible = strategy.scores(self.state.snapshot(), spec) > NOT_FEASIBLE
+        feasible = strategy.program(self.state).scores_among(spec, None) > NOT_FEASIBLE
         if not (feasible & ~candidates).any():
             return None
         return RowSet(self.table.names, np.flatnonzero(candidates))
 
     def marks(self, spec: PodSpec, candidates: BoolArray, decision: Decision) -> IntArray:
         """``(N,)`` int64 0–10: the decided node alone has the 10."""
-        marks = np.minimum(self.in_force().priorities(self.state.snapshot(), spec, candidates), MAX_PRIORITY - 1)
+        marks = self.in_force().priorities(self.state.snapshot(), spec, candidates)
         if decision.is_placed:
+            marks[marks.argmax()] = MAX_PRIORITY - 1
             marks[decision.row] = MAX_PRIORITY
         return marks
 
@@ -246,7 +249,11 @@ class Engine:
 
     def record(self, record: Answered) -> None:
         """Count it, and hand it to the recorder."""
-        self.metrics.decisions.labels(record.mode, record.outcome).inc()
+        counter = self._counters.get((record.mode, record.outcome))
+        if counter is None:
+            counter = self.metrics.decisions.labels(record.mode, record.outcome)
+            self._counters[record.mode, record.outcome] = counter
+        counter.inc()
         if self.recorder is not None:
             self.recorder.offer(record)
         for listener in self.listeners:

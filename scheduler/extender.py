@@ -15,15 +15,15 @@ import logging
 import platform
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from placement.errors import PlacementError
 from placement.pods import PodSpec
 from placement.resources import BoolArray, IntArray
-from placement.strategy import Decision
+from placement.strategy import MAX_PRIORITY, Decision
 from scheduler import wire
 from scheduler.binder import Binder
 from scheduler.engine import NO_DEVICE, NO_ROOM, NOT_CHOSEN, UNKNOWN_NODE, Answered, Engine
@@ -38,17 +38,23 @@ PREFIX = "/v1"
 GPU_PREFIX = "/v1/gpu"
 
 Verb = Callable[[Request], Response | Awaitable[Response]]
+Observe = Callable[[float], None]
 Outcome = tuple[bytes, str]
 """Body, and the word for the metric."""
 
 
-class _Asker(NamedTuple):
+@dataclass(slots=True)
+class _Asker:
     """One verb call on its way."""
 
     verb: str
     arrived: float
     is_gpu: bool
     """Came through the stanza that fails closed."""
+    answered: float = 0.0
+    """When the answer was ready (``time.perf_counter``)."""
+    after: Callable[[], None] | None = None
+    """What the decision leaves behind: done once its answer is on its way, before anything else is asked."""
 
 
 class Extender:
@@ -59,6 +65,7 @@ class Extender:
         self.binder = binder
         self.version = version
         self.deadline_s = engine.settings.http.deadline_ms / 1000
+        self._observed: dict[tuple[str, str], tuple[Observe, Observe]] = {}
         self._verbs: dict[str, Verb] = {}
         for prefix, is_gpu in ((PREFIX, False), (GPU_PREFIX, True)):
             self._verbs[f"{prefix}/filter"] = partial(self._question, "filter", is_gpu, self._filter)
@@ -123,22 +130,40 @@ class Extender:
         request: Request,
     ) -> Response:
         started = time.perf_counter()
-        metrics = self.engine.metrics
         question = wire.read_question(request.body, self.engine.table)
         asker = _Asker(verb, request.arrived, is_gpu)
         try:
             body, outcome = self._guarded(asker, question, answer)
         except PlacementError as error:
             log.warning("answered neutrally", extra={"verb": verb, "pod": question.head.name, "error": str(error)})
-            body, outcome = self._neutral(asker, question, str(error)), "error"
+            asker.after, outcome = None, "error"
+            body = self._neutral(asker, question, str(error))
         except Exception as error:
             log.error("defect in a verb", exc_info=error)
-            body, outcome = self._neutral(asker, question, "internal error"), "error"
+            asker.after, outcome = None, "error"
+            body = self._neutral(asker, question, "internal error")
+        asker.answered = time.perf_counter()
+        return Response(body, after=partial(self._settle, asker, outcome, len(question.rows), started))
+
+    def _settle(self, asker: _Asker, outcome: str, num_nodes: int, started: float) -> None:
+        """Everything about an answer that its reader need not wait for."""
+        if asker.after is not None:
+            asker.after()
         if outcome in ("error", "deadline", "not serving"):
-            metrics.fallback.labels(outcome).inc()
-        metrics.nodes_evaluated.labels(verb).observe(len(question.rows))
-        metrics.request_duration.labels(verb, outcome).observe(time.perf_counter() - started)
-        return Response(body)
+            self.engine.metrics.fallback.labels(outcome).inc()
+        see_nodes, see_duration = self._observers(asker.verb, outcome)
+        see_nodes(num_nodes)
+        see_duration(asker.answered - started)
+
+    def _observers(self, verb: str, outcome: str) -> tuple[Observe, Observe]:
+        """Take a number of nodes and a duration; finding a metric by its labels costs more than using it."""
+        found = self._observed.get((verb, outcome))
+        if found is None:
+            metrics = self.engine.metrics
+            durations = metrics.request_duration.labels(verb, outcome)
+            found = metrics.nodes_evaluated.labels(verb).observe, durations.observe
+            self._observed[verb, outcome] = found
+        return found
 
     def _guarded(
         self, asker: _Asker, question: Question, answer: Callable[[_Asker, Question, PodSpec], Outcome]
@@ -181,7 +206,8 @@ class Extender:
         if mode == "decide" and not engine.ledger.is_gone(head.uid):
             return self._decide(asker, question, spec, candidates)
         if mode == "shadow":
-            self._record(asker, question, spec, candidates, engine.decide(head.uid, spec, candidates), "shadow")
+            decided = engine.decide(head.uid, spec, candidates)
+            asker.after = partial(self._record, asker, question, spec, candidates, decided, "shadow")
         if spec.gpu is None:
             return wire.filter_all(question), mode
         passes = self._at(engine.has_devices(spec), question.rows)
@@ -202,10 +228,10 @@ class Extender:
 
     def _decide(self, asker: _Asker, question: Question, spec: PodSpec, candidates: BoolArray) -> Outcome:
         engine, head, rows = self.engine, question.head, question.rows
-        decision, draw = engine.decide(head.uid, spec, candidates)
-        self._record(asker, question, spec, candidates, (decision, draw), "decide")
+        decided = engine.decide(head.uid, spec, candidates)
+        decision = decided[0]
+        asker.after = partial(self._leave, asker, question, spec, candidates, decided, "decide")
         if decision.is_placed:
-            engine.ledger.assume((head.uid, head.name, head.namespace), spec, decision.node, decision.devices)
             passes = rows == decision.row
             losers = ((NOT_CHOSEN, ~passes),) if engine.settings.name_losers else ()
             return wire.filter_some(question, engine.table, passes, losers), "decided"
@@ -222,26 +248,42 @@ class Extender:
         return mask[rows] & (rows >= 0)
 
     def _prioritize(self, asker: _Asker, question: Question, spec: PodSpec) -> Outcome:
-        engine, head, rows = self.engine, question.head, question.rows
+        engine, head = self.engine, question.head
         mode = engine.mode_of(head.namespace)
         if mode in ("off", "shadow"):
             return wire.neutral_priorities(question, engine.table), mode
         held = engine.ledger.reservations.get(head.uid)
         if held is not None and (mode == "decide" or held.is_binding):
-            chosen = (rows == engine.state.row_of.get(held.node, -2)).astype(np.int64) * 10
+            chosen = np.zeros(engine.state.num_rows, np.int64)
+            chosen[engine.state.row_of[held.node]] = MAX_PRIORITY  # a reservation ends with its node
             return wire.priorities(question, engine.table, chosen), "confirmed"
         engine.ledger.forget(head.uid, "asked again")
-        candidates = engine.mask(rows)
+        candidates = engine.mask(question.rows)
         decided = engine.decide(head.uid, spec, candidates)
-        self._record(asker, question, spec, candidates, decided, "score")
-        decision = decided[0]
-        marks = engine.marks(spec, candidates, decision)
-        if decision.is_placed:
-            # Charge the likely winner at once, or equal pods in a burst would all be sent to the same node.
-            who = (head.uid, head.name, head.namespace)
-            engine.ledger.assume(who, spec, decision.node, decision.devices, is_guess=True)
-        asked = np.where(rows >= 0, marks[rows], 0) if len(marks) else np.zeros(len(rows), np.int64)
-        return wire.priorities(question, engine.table, asked), "ranked"
+        marks = engine.marks(spec, candidates, decided[0])
+        asker.after = partial(self._leave, asker, question, spec, candidates, decided, "score")
+        return wire.priorities(question, engine.table, marks), "ranked"
+
+    def _leave(
+        self,
+        asker: _Asker,
+        question: Question,
+        spec: PodSpec,
+        candidates: BoolArray,
+        decided: tuple[Decision, int],
+        mode: str,
+    ) -> None:
+        """Record a decision and count its pod.
+
+        Under ``score`` the likely winner is charged too, or equal pods in a burst would all be sent to one node.
+        """
+        decision, head = decided[0], question.head
+        try:
+            self._record(asker, question, spec, candidates, decided, mode)
+        finally:
+            if decision.is_placed:
+                who = (head.uid, head.name, head.namespace)
+                self.engine.ledger.assume(who, spec, decision.node, decision.devices, is_guess=mode == "score")
 
     def _record(
         self,
@@ -268,7 +310,7 @@ class Extender:
                 draw=draw,
                 candidates=candidates,
                 num_candidates=len(question.rows),
-                duration_s=time.perf_counter() - asker.arrived,
+                duration_s=asker.answered - asker.arrived,
                 outcome="placed" if decision.is_placed else "rejected",
             )
         )

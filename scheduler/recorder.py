@@ -63,11 +63,15 @@ def requested(spec: PodSpec) -> dict[str, Any]:
     return asked
 
 
-def parts_of(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntArray) -> list[dict[str, int]]:
-    """Weighted score parts by scorer, one table per row; higher is better."""
+def parts_of(
+    strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntArray, totals: Sequence[int] = ()
+) -> list[dict[str, int]]:
+    """Weighted score parts by scorer, one table per row; higher is better. ``totals`` are the rows' scores, if known."""
     if not len(rows):
         return []
     names = [scorer_name(w.scorer) for w in strategy.scorers]
+    if len(names) == 1 and not strategy.soft and totals:
+        return [{names[0]: total} for total in totals]
     parts = strategy.program(state).parts(spec, rows)
     return [{name: int(parts[i, j]) for i, name in enumerate(names)} for j in range(len(rows))]
 
@@ -87,19 +91,33 @@ def take(
     scores = strategy.scores(state.snapshot(), spec, candidates)
     if decision.row >= 0:
         scores[decision.row] = NOT_FEASIBLE
-    want = min(TOP - 1, len(scores))
-    best = np.argpartition(-scores, want - 1)[:want] if want else np.zeros(0, np.int64)
-    best = best[scores[best] > NOT_FEASIBLE]
-    best = best[np.lexsort((best, -scores[best]))]
+    best, totals = _best(scores, TOP - 1)
     others = [
-        {"node": state.name(row), "score": int(scores[row]), "parts": parts}
-        for row, parts in zip(best.tolist(), parts_of(strategy, state, spec, best), strict=True)
+        {"node": state.name(row), "score": total, "parts": parts}
+        for row, total, parts in zip(
+            best, totals, parts_of(strategy, state, spec, np.array(best, np.int64), totals), strict=True
+        )
     ]
     masks = rejections(strategy, state.snapshot(), spec, candidates)
     for mask in masks.values():
         if decision.row >= 0:
             mask[decision.row] = False
     return ([] if chosen is None else [chosen]) + others, masks
+
+
+def _best(scores: IntArray, count: int) -> tuple[list[int], list[int]]:
+    """Rows and scores of the best feasible nodes, best and then lowest row first; ``scores (N,)`` is used up."""
+    rows: list[int] = []
+    totals: list[int] = []
+    while len(scores) and len(rows) < count:
+        row = int(scores.argmax())
+        total = int(scores[row])
+        if total == NOT_FEASIBLE:
+            break
+        rows.append(row)
+        totals.append(total)
+        scores[row] = NOT_FEASIBLE
+    return rows, totals
 
 
 def is_idle(state: ClusterState, row: int) -> bool:
@@ -184,7 +202,8 @@ class Recorder:
         strategy = engine.strategy if decision.strategy == engine.strategy.digest else engine.fallback
         record = record_of(answered, strategy)
         if decision.is_placed:
-            parts = parts_of(strategy, engine.state, answered.spec, np.array([decision.row], np.int64))
+            row = np.array([decision.row], np.int64)
+            parts = parts_of(strategy, engine.state, answered.spec, row, (decision.score,))
             record.top = [{"node": decision.node, "score": decision.score, "parts": parts[0]}]
         if len(self._queue) > self.settings.queue // 2:
             record.is_exact = False

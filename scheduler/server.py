@@ -9,7 +9,6 @@ Nothing that a client sends can raise here: the worst is a 4xx and a closed conn
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import ssl
 import time
@@ -64,6 +63,8 @@ class Response:
     body: bytes | memoryview = b""
     status: int = 200
     content_type: str = JSON
+    after: Callable[[], None] | None = None
+    """What is left to do once the answer is on its way, before any other request is looked at."""
 
 
 Handler = Callable[[Request], Response | Awaitable[Response]]
@@ -249,12 +250,12 @@ class Connection(asyncio.BufferedProtocol):
             answer = self.limits.handler(request)
         except Exception as error:
             answer = self._failed(error)
-        if inspect.isawaitable(answer):
+        if isinstance(answer, Response):
+            self._write(answer, keep)
+        else:
             self.is_busy = True
             task = asyncio.ensure_future(self._finish(answer, keep))
             task.add_done_callback(_consume)
-        else:
-            self._write(answer, keep)
 
     async def _finish(self, answer: Awaitable[Response], keep: bool) -> None:
         try:
@@ -272,11 +273,19 @@ class Connection(asyncio.BufferedProtocol):
         return problem(500, "internal error; the log of ullage serve has the details")
 
     def _write(self, response: Response, keep: bool) -> None:
-        transport = self.transport
+        """Send the answer, then do what comes after it, whether or not anybody is there to read it."""
         self._unreserve()
+        self._send(response, keep and not self.limits.is_stopping)
+        if response.after is not None:
+            try:
+                response.after()
+            except Exception as error:
+                log.error("what follows an answer failed", exc_info=error)
+
+    def _send(self, response: Response, keep: bool) -> None:
+        transport = self.transport
         if transport is None or transport.is_closing():
             return
-        keep = keep and not self.limits.is_stopping
         if response.status >= 400:
             self.limits.metrics.http_rejected.labels(str(response.status)).inc()
         head = (

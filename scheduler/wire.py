@@ -208,8 +208,10 @@ class NameTable:
             known[:, 1] = self._words[-1]
             known[:, 2 : 2 + self._num_words] = self._words.T
             shift = UINT64(64 - size.bit_length() + 1)
-            arrays = (np.array(self._keys, np.int64), np.array(factors, UINT64), shift, self._slots, known, self._rows)
-            self._compiled = arrays
+            self._compiled = (
+                np.array(self._keys, np.int64), np.array(factors, UINT64), shift, self._slots, known.ravel(),
+                known.shape[1], self._rows,
+            )  # fmt: skip
 
     def _telling_words(self) -> tuple[int, ...]:
         """The fewest windows that tell all names apart (with their lengths): usually one or two."""
@@ -232,6 +234,11 @@ class NameTable:
         width = max(map(len, parts)) + _SCORE_DIGITS + 2
         rows = b"".join(part.ljust(width - 3) + b"0}," for part in parts)
         return np.frombuffer(rows, np.dtype((np.void, width)))
+
+    @cached_property
+    def text(self) -> AnyArray:
+        """``(N · width,)`` uint8: the bytes of ``fragments``."""
+        return np.frombuffer(self.fragments.tobytes(), np.uint8)
 
     def rows_of(self, body: bytes, begin: int = 0, end: int | None = None) -> IntArray | None:
         """Rows of ``"a","b",…`` as Go writes it, in order; None if any name needs the plain path."""
@@ -476,29 +483,34 @@ def filter_error(message: str) -> bytes:
 
 
 def priorities(question: Question, table: NameTable, marks: IntArray) -> bytes:
-    """``marks (n,)`` int64 0–10 for every node asked for, in the order asked."""
-    if not len(marks):
+    """Marks 0–10 for every node asked for, in the order asked: ``marks (N,)`` int64 by ledger row, 0 for a stranger."""
+    count = len(question.rows)
+    if not count:
         return b"[]"
     if question.names is not None:
-        pairs = zip(question.names, marks.tolist(), strict=True)
+        asked = [int(marks[row]) if row >= 0 else 0 for row in question.rows.tolist()]
+        pairs = zip(question.names, asked, strict=True)
         return b"[" + b",".join([b'{"Host":%b,"Score":%d}' % (_encode(name), mark) for name, mark in pairs]) + b"]"
     fragments = table.fragments
     width = fragments.dtype.itemsize
-    answer = np.empty(1 + len(marks) * width, np.uint8)
+    answer = np.empty(1 + count * width, np.uint8)
     answer[0] = ord("[")
-    lines = answer[1:].view(fragments.dtype)
-    np.take(fragments, question.rows, out=lines, mode="clip")
-    cells = answer[1:].reshape(len(marks), width)
-    tens = marks >= 10
-    cells[:, width - 3] = np.where(tens, ord("0"), marks + ord("0"))
-    cells[tens, width - 4] = ord("1")
+    if wire_kernels is not None:
+        wire_kernels.write_scores(table.text, width, question.rows, marks, answer, 1)
+    else:
+        np.take(fragments, question.rows, out=answer[1:].view(fragments.dtype), mode="clip")
+        asked_marks = marks[question.rows]
+        cells = answer[1:].reshape(count, width)
+        tens = asked_marks >= 10
+        cells[:, width - 3] = np.where(tens, ord("0"), asked_marks + ord("0"))
+        cells[tens, width - 4] = ord("1")
     answer[-1] = ord("]")
     return answer.data  # type: ignore[return-value]  # a memoryview is written as bytes are, without a copy
 
 
 def neutral_priorities(question: Question, table: NameTable) -> bytes:
     """The same mark for every node: no voice."""
-    return priorities(question, table, np.zeros(len(question.rows), np.int64))
+    return priorities(question, table, np.zeros(len(table.names), np.int64))
 
 
 def bind_answer(error: str = "") -> bytes:

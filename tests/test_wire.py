@@ -130,13 +130,14 @@ def test_what_is_not_a_request_is_one_clean_error(body: bytes) -> None:
 def test_every_node_asked_gets_one_integer_score(names: list[str], data: Any) -> None:
     table = NameTable(names)
     marks = data.draw(st.lists(st.integers(0, 10), min_size=len(names), max_size=len(names)))
-    for asked in (names, [*names, "stranger"]):
+    order = data.draw(st.permutations(range(len(names))))
+    for strangers in ([], ["a stranger"]):
+        asked = [*(names[row] for row in order), *strangers]
         question = wire.read_question(args(asked), table)
-        given_marks = np.array(marks + [0] * (len(asked) - len(names)))
-        answer = bytes(wire.priorities(question, table, given_marks))
+        answer = bytes(wire.priorities(question, table, np.array(marks)))
         decoded = json.loads(answer)
         assert [entry["Host"] for entry in decoded] == asked
-        assert [entry["Score"] for entry in decoded] == given_marks.tolist()
+        assert [entry["Score"] for entry in decoded] == [marks[row] for row in order] + [0] * len(strangers)
         assert all(type(entry["Score"]) is int for entry in decoded)
 
 
