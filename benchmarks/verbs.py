@@ -99,7 +99,7 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, is_seen: b
     from scheduler.server import HttpServer
     from scheduler.settings import HttpSettings, LogSettings, RecordSettings, Settings
     from scheduler.view import Reader
-    from scheduler.warmup import warm_up
+    from scheduler.warmup import calm_process, warm_up
 
     async def run(folder: str) -> None:
         settings = Settings(mode=mode, http=HttpSettings(host="127.0.0.1", port=0))
@@ -120,6 +120,7 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, is_seen: b
         records.attach(engine)
         events.attach(ledger.state, [engine.strategy])
         await asyncio.to_thread(warm_up, (engine.strategy,))
+        calm_process()
         server = HttpServer(settings.http, Extender(engine, Binder(engine, None), version="bench").handle, metrics)  # type: ignore[arg-type]  # no API here
         await server.start()
         pipe.send(server.port)

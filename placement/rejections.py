@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from placement.pods import PodSpec
-from placement.program import NOT_FEASIBLE
+from placement.program import NOT_FEASIBLE, Program
 from placement.resources import PODS, BoolArray, IntArray
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 from placement.strategy import PREDICTED_FULL, Strategy
@@ -25,33 +25,25 @@ def rejections(
 
     The masks are disjoint; rows of removed nodes are in none.
     """
-    state = snapshot.state
-    num_rows = state.num_rows
-    left: BoolArray = state.is_alive[:num_rows] & ~_feasible(strategy, state, spec, candidates)
+    state, program = snapshot.state, strategy.program(snapshot.state)
+    rows = np.flatnonzero(state.is_alive[: state.num_rows] & ~_feasible(strategy, state, spec, candidates))
     grouped: dict[str, BoolArray] = {}
-    if not left.any():
+    if not len(rows):
         return grouped
-    rules = [] if candidates is None else [(NOT_OFFERED, candidates)]
-    for reason, holds in rules + state.rules.permissions(spec):
-        hit = left & ~holds
+    broken = [] if candidates is None else [(NOT_OFFERED, ~candidates[rows])]
+    broken += [(text, ~holds) for text, holds in state.rules.permissions(spec, rows)]
+    broken += _short(program, spec, rows)
+    if program.admits:
+        demand = program.demands[program._class(spec)]
+        broken.append((PREDICTED_FULL, program.fits(demand, rows) & ~program.admitted(demand, rows)))
+    broken.append((NO_DEVICE, np.ones(len(rows), np.bool_)))
+    left = np.ones(len(rows), np.bool_)
+    for reason, breaks in broken:
+        hit = left & breaks
         if hit.any():
-            grouped[reason] = grouped[reason] | hit if reason in grouped else hit
-            left = left & holds
-    rows = np.flatnonzero(left)
-    for reason, hit_rows in _short(strategy, state, spec, rows):
-        grouped[reason] = np.zeros(num_rows, np.bool_)
-        grouped[reason][hit_rows] = True
-        left[hit_rows] = False
-    program = strategy.program(state)
-    if program.admits and left.any():
-        demand, where = program.demands[program._class(spec)], np.flatnonzero(left)
-        full = np.zeros_like(left)
-        full[where] = program.fits(demand, where) & ~program.admitted(demand, where)
-        if full.any():
-            grouped[PREDICTED_FULL] = full
-            left &= ~full
-    if left.any():
-        grouped[NO_DEVICE] = left
+            mask = grouped.setdefault(reason, np.zeros(state.num_rows, np.bool_))
+            mask[rows[hit]] = True
+            left &= ~hit
     return grouped
 
 
@@ -65,17 +57,14 @@ def _feasible(strategy: Strategy, state: ClusterState, spec: PodSpec, candidates
     return feasible
 
 
-def _short(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntArray) -> list[tuple[str, IntArray]]:
-    """Which of ``rows (n,)`` lack what: rows that lack the same resources stand together."""
-    program = strategy.program(state)
-    delta = program.demands[program._class(spec)].delta
-    lanes = np.flatnonzero(delta[NUM_DERIVED:] > 0) + NUM_DERIVED
-    lacks = np.zeros(len(rows), np.int64)
-    for bit, lane in enumerate(lanes.tolist()):
-        lacks |= (state.taken[lane, rows] + delta[lane] > state.offered[lane, rows]).astype(np.int64) << bit
+def _short(program: Program, spec: PodSpec, rows: IntArray) -> list[tuple[str, BoolArray]]:
+    """Which of ``rows (n,)`` lack resources; those that lack the same ones stand together."""
+    lacks = (program.columns.free(rows) < program.demands[program._class(spec)].need)[:, NUM_DERIVED:]
+    numbers = lacks @ (1 << np.arange(lacks.shape[1]))
     grouped = []
-    for number in np.unique(lacks[lacks > 0])[::-1].tolist():
-        names = [state.resources[lane - NUM_DERIVED] for bit, lane in enumerate(lanes.tolist()) if number >> bit & 1]
+    for number in sorted(set(numbers.tolist())):
+        names = [name for bit, name in enumerate(program.state.resources) if number >> bit & 1]
         reason = "Too many pods" if names == [PODS] else f"Insufficient {', '.join(names)}"
-        grouped.append((reason, rows[lacks == number]))
+        if names:
+            grouped.append((reason, numbers == number))
     return grouped

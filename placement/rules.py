@@ -21,6 +21,9 @@ from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.pods import HostPort, NodeTerm, PodSpec, PodTerm, Requirement, Spread, Toleration
 from placement.resources import BoolArray, IntArray
 
+Rows = slice | IntArray
+"""Which nodes of a column."""
+
 UNSCHEDULABLE_TAINT = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 NAME_FIELD = "metadata.name"
 _NAME = "\0name"
@@ -245,15 +248,15 @@ class RuleIndex:
         """The same for one node."""
         return bool(self._static(spec, slice(row, row + 1))[0])
 
-    def _static(self, spec: PodSpec, rows: slice) -> BoolArray:
+    def _static(self, spec: PodSpec, rows: Rows) -> BoolArray:
         mask = self._alive[rows].copy()
         for _, rule in self._static_rules(spec):
             mask &= rule(rows)
         return mask
 
-    def _static_rules(self, spec: PodSpec) -> list[tuple[str, Callable[[slice], BoolArray]]]:
+    def _static_rules(self, spec: PodSpec) -> list[tuple[str, Callable[[Rows], BoolArray]]]:
         """The rules that concern this class, in kube-scheduler's order, with its words."""
-        rules: list[tuple[str, Callable[[slice], BoolArray]]] = []
+        rules: list[tuple[str, Callable[[Rows], BoolArray]]] = []
         node_rules, tolerations = spec.node_rules, spec.node_rules.tolerations
         if not is_tolerated(UNSCHEDULABLE_TAINT, tolerations):
             rules.append(("node(s) were unschedulable", lambda rows: ~self._unschedulable[rows]))
@@ -275,13 +278,13 @@ class RuleIndex:
             rules.append(("no device of an accepted model", lambda rows: np.isin(self._models[rows], models)))
         return rules
 
-    def _tolerable(self, spec: PodSpec, rows: slice) -> BoolArray:
+    def _tolerable(self, spec: PodSpec, rows: Rows) -> BoolArray:
         accepted = np.array(
             [all(is_tolerated(t, spec.node_rules.tolerations) for t in taints) for taints in self._taint_sets], np.bool_
         )
         return accepted[self._taints[rows]]
 
-    def _wanted(self, spec: PodSpec, rows: slice) -> BoolArray:
+    def _wanted(self, spec: PodSpec, rows: Rows) -> BoolArray:
         """Node selector and required node affinity."""
         mask: BoolArray = np.ones(len(self._alive[rows]), np.bool_)
         for key, value in spec.node_rules.node_selector:
@@ -290,13 +293,13 @@ class RuleIndex:
             mask &= self._any_term(spec.node_rules.affinity, rows)
         return mask
 
-    def _any_term(self, terms: tuple[NodeTerm, ...], rows: slice) -> BoolArray:
+    def _any_term(self, terms: tuple[NodeTerm, ...], rows: Rows) -> BoolArray:
         mask: BoolArray = np.zeros(len(self._alive[rows]), np.bool_)
         for term in terms:
             mask |= self.term_mask(term, rows)
         return mask
 
-    def term_mask(self, term: NodeTerm, rows: slice | None = None) -> BoolArray:
+    def term_mask(self, term: NodeTerm, rows: Rows | None = None) -> BoolArray:
         """``(n,)`` bool for one node selector term; a term without expressions matches nothing."""
         rows = slice(0, self.num_rows) if rows is None else rows
         mask: BoolArray = np.full(len(self._alive[rows]), bool(term.expressions or term.fields))
@@ -552,16 +555,15 @@ class RuleIndex:
     def reasons(self, spec: PodSpec) -> list[str]:
         """Per row, the first rule that rejects it, in kube-scheduler's words; empty where none does."""
         texts = [""] * self.num_rows
-        for text, mask in reversed(self.permissions(spec)):
+        for text, mask in reversed(self.permissions(spec, np.arange(self.num_rows))):
             for row in np.flatnonzero(~mask).tolist():
                 texts[row] = text
         return texts
 
-    def permissions(self, spec: PodSpec) -> list[tuple[str, BoolArray]]:
-        """Each rule that concerns this class, in kube-scheduler's order: its words when broken, and ``(N,)`` bool
-        where it holds."""
-        rows = slice(0, self.num_rows)
+    def permissions(self, spec: PodSpec, rows: IntArray) -> list[tuple[str, BoolArray]]:
+        """Each rule that concerns this class, in kube-scheduler's order: its words when broken, and ``(n,)`` bool
+        where among ``rows (n,)`` it holds."""
         rules = [(text, rule(rows)) for text, rule in self._static_rules(spec)]
         if self.is_relational(spec):
-            rules += [(text, rule(spec)) for text, rule in self._relational_rules(spec)]
+            rules += [(text, rule(spec)[rows]) for text, rule in self._relational_rules(spec)]
         return rules

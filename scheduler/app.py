@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+SYNC_PAUSE_S = 0.02
 
 
 def package_version() -> str:
@@ -120,6 +121,8 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._is_caught_up = self.election is None
         self._failure: asyncio.Future[None] | None = None
+        self.before_ready: Callable[[], None] = lambda: None
+        """Called once, when the view is complete and everything is compiled."""
         self._is_warm = False
         self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced and self.learner.is_satisfied
         self.engine.is_leading = lambda: self._is_caught_up
@@ -195,6 +198,9 @@ class App:
 
     async def _warm_up(self) -> None:
         await asyncio.to_thread(warm_up, (self.engine.strategy, self.engine.fallback))
+        while not self.informer.is_synced:
+            await asyncio.sleep(SYNC_PAUSE_S)
+        self.before_ready()
         self._is_warm = True
 
     async def _listen_beside(self, http: Any, handler: Any) -> None:

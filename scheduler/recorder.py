@@ -173,7 +173,7 @@ class Recorder:
         self._stop = threading.Event()
         self._engine: Engine | None = None
         self._idle = IdleNodes()
-        self._fleet: tuple[int, str] = (-1, "")
+        self._fleet: tuple[int, Fleet | None] = (-1, None)
         self._thread = threading.Thread(target=self._write, name="records", daemon=True)
 
     def attach(self, engine: Engine) -> None:
@@ -238,9 +238,9 @@ class Recorder:
         changes = self._engine.ledger.node_changes
         if self._fleet[0] != changes:
             fleet = Fleet.of(state)
-            self._fleet = (changes, fleet.packed()[0])
+            self._fleet = (changes, fleet)
             self._queue.append(fleet)
-        pending.record.fleet = self._fleet[1]
+        pending.record.nodes = self._fleet[1]
 
     def bound(self, seen: Seen) -> None:
         """The API shows a pod on a node."""

@@ -14,9 +14,11 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from placement.errors import ConfigError
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from scheduler.ledger import Seen
 
 log = logging.getLogger(__name__)
+
+_encode = msgspec.json.Encoder().encode
 
 FORMAT = 1
 IDLE = ""
@@ -72,17 +76,18 @@ class Fleet:
     @classmethod
     def of(cls, state: ClusterState) -> Fleet:
         """Of a ledger, now."""
-        nodes = state.nodes
-        return cls(
-            tuple("" if n is None else n.name for n in nodes),
-            tuple(0 if n is None else n.amounts.get(CPU, 0) for n in nodes),
-            tuple(0 if n is None else n.amounts.get(MEMORY, 0) for n in nodes),
-            tuple(0 if n is None else n.num_gpus for n in nodes),
-        )
+        names = tuple("" if node is None else node.name for node in state.nodes)
+        cpu, memory = (state.offered[state.lane(name), : state.num_rows] for name in (CPU, MEMORY))
+        gpus = state.gpu_count[: state.num_rows]
+        return cls(names, tuple(cpu.tolist()), tuple(memory.tolist()), tuple(gpus.tolist()))
 
     def packed(self) -> tuple[str, bytes]:
-        """Digest, and compressed bytes."""
-        text = json.dumps([self.names, self.cpu, self.memory, self.gpus], separators=(",", ":")).encode()
+        """Digest, and compressed bytes; milliseconds for thousands of nodes, once."""
+        return self._packed
+
+    @cached_property
+    def _packed(self) -> tuple[str, bytes]:
+        text = _encode([self.names, self.cpu, self.memory, self.gpus])
         return hashlib.sha256(text).hexdigest()[:16], zlib.compress(text, 1)
 
     @classmethod
@@ -127,6 +132,7 @@ class Record:
     reasons: dict[str, int]
     """Nodes turned away, by reason."""
     fleet: str = ""
+    """Digest of the nodes that the masks are about."""
     masks: dict[str, BoolArray] = field(default_factory=dict, repr=False)
     """``(N,)`` bool over the fleet's rows: reason → nodes; :data:`IDLE` → idle nodes."""
     is_exact: bool = True
@@ -135,15 +141,18 @@ class Record:
     """Where the pod was bound at last; None = not seen yet."""
     final_devices: int | None = None
     final_s: float | None = None
+    nodes: Fleet | None = field(default=None, repr=False, compare=False)
+    """Before it is written: the nodes whose digest ``fleet`` will be, so that the writer takes it and nobody waits."""
 
     def row(self) -> tuple[Any, ...]:
         """Values in the order of the columns."""
+        if self.nodes is not None:
+            self.fleet = self.nodes.packed()[0]
         values = {c: getattr(self, c) for c in _COLUMNS}
-        for key in ("request", "prediction", "top"):
-            values[key] = json.dumps(values[key], separators=(",", ":"))
-        values["reasons"] = json.dumps(self.reasons, separators=(",", ":"))
+        for key in ("request", "prediction", "top", "reasons"):
+            values[key] = _encode(values[key]).decode()
         bits = {reason: np.packbits(mask).tobytes().hex() for reason, mask in self.masks.items()}
-        values["masks"] = zlib.compress(json.dumps(bits).encode(), 1)
+        values["masks"] = zlib.compress(_encode(bits), 1)
         values["is_exact"] = int(self.is_exact)
         return tuple(values.values())
 
@@ -185,7 +194,7 @@ class Record:
         return bool(mask[row]) if row < len(mask) else None
 
 
-_COLUMNS = tuple(f.name for f in fields(Record))
+_COLUMNS = tuple(f.name for f in fields(Record) if f.name != "nodes")
 _INSERT = f"INSERT OR REPLACE INTO records ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 

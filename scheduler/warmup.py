@@ -1,4 +1,4 @@
-"""Compiles what decides before anybody waits for it.
+"""What is done before anybody waits for an answer, so that nobody waits for it later.
 
 The first decision of a strategy may compile its kernels, which takes seconds; kube-scheduler gives us a fraction of
 one. So a replica is not ready until every kind of question was asked once of a scratch ledger, in a thread.
@@ -6,6 +6,8 @@ one. So a replica is not ready until every kind of question was asked once of a 
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,7 +19,11 @@ from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY
 from placement.state import ClusterState
 from placement.strategy import Strategy
+from scheduler.wire import NameTable, priorities, read_question
 
+YOUNG_OBJECTS = 10_000
+SWITCH_S = 0.0002
+_REQUEST = b'{"Pod":{"metadata":{}},"Nodes":null,"NodeNames":["node-0000","node-0001"]}'
 _SPECS = tuple(
     PodSpec(request=((CPU, 500), (MEMORY, 2**30)), gpu=gpu)
     for gpu in (None, GpuRequest(1, 300), GpuRequest(1), GpuRequest(2))
@@ -28,7 +34,7 @@ def warm_up(strategies: Iterable[Strategy]) -> None:
     """Ask every strategy every kind of question once."""
     state = ClusterState(events=EventLog())
     for i in range(3):
-        state.add_node(NodeSpec(f"node-{i}", ((CPU, 64_000), (MEMORY, 2**38)), num_gpus=4, gpu_model="model"))
+        state.add_node(NodeSpec(f"node-{i:04d}", ((CPU, 64_000), (MEMORY, 2**38)), num_gpus=4, gpu_model="model"))
     workload = Workload.of(_SPECS, [1] * len(_SPECS), "warm-up")
     worth = np.arange(DEVICE_MILLI + 1, dtype=np.int64).reshape(1, -1)
     state.learn(Knowledge().but(workload=workload, prices=DevicePrices((("model", 4, 64_000),), worth)))
@@ -40,3 +46,19 @@ def warm_up(strategies: Iterable[Strategy]) -> None:
                 strategy.priorities(state.snapshot(), spec, candidates)
                 if candidates is None:
                     state.assume(f"{strategy.name}-{i}", spec, decision.node, decision.devices)
+    table = NameTable([node.name for node in state.nodes if node is not None])
+    question = read_question(_REQUEST, table)
+    priorities(question, table, np.zeros(len(table.names), np.int64))
+
+
+def calm_process() -> None:
+    """Keep this process's interpreter from pausing an answer; called once, when the view is complete.
+
+    What the view holds by now lives long: the collector need not look at it again (at 50,000 pods a full collection
+    takes a fifth of a second). And a thread that writes to disk gives the interpreter back soon when an answer wants
+    it; Python's own 5 ms are longer than the answer.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
+    sys.setswitchinterval(SWITCH_S)
