@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 JSON = "application/json"
 FIRST_BUFFER = 1 << 16
 KEEP_BUFFER = 1 << 20
-"""A larger buffer is given away with its body instead of being kept; only larger bodies count as pending, so that
-announcing some and dawdling keeps nobody out."""
+"""Only larger bodies count as pending, so that announcing some and dawdling keeps nobody out; a larger buffer is not
+kept by its connection, but one such for all, for a while."""
+SPARE_S = 60.0
 _REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -48,12 +49,14 @@ _REASONS = {
 
 @dataclass(slots=True)
 class Request:
-    """One request, complete. ``arrived`` is when its first byte was read (``time.perf_counter``)."""
+    """One request, complete."""
 
     method: str
     path: str
-    body: bytes | memoryview
+    body: memoryview
+    """Valid until the handler returns, or until its answer is there if that is awaited."""
     arrived: float
+    """When the first byte was read (``time.perf_counter``)."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,21 @@ class Limits:
     connections: set[Connection] = field(default_factory=set)
     pending_bytes: int = 0
     is_stopping: bool = False
+    spare: bytearray | None = None
+    spare_until: float = 0.0
+
+    def keep(self, buffer: bytearray) -> None:
+        """Keep a large buffer for the next large request: fresh memory costs as much as reading into it."""
+        self.spare, self.spare_until = buffer, time.monotonic() + SPARE_S
+
+    def grown(self, buffer: bytearray, wanted: int) -> bytearray:
+        """A larger buffer on the way to ``wanted`` bytes; nobody gets memory by promising a large body."""
+        if self.spare is not None and KEEP_BUFFER < wanted <= len(self.spare):
+            larger, self.spare = self.spare, None
+        else:
+            larger = bytearray(max(min(2 * len(buffer), wanted), len(buffer) + FIRST_BUFFER))
+        larger[: len(buffer)] = buffer
+        return larger
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -89,6 +107,7 @@ class Connection(asyncio.BufferedProtocol):
         self.limits = limits
         self.transport: asyncio.Transport | None = None
         self.buffer = bytearray(FIRST_BUFFER)
+        self.outgoing = bytearray()
         self.have = 0
         self.head: tuple[str, str, bool] | None = None
         self.body_start = 0
@@ -140,9 +159,7 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         if self.have == len(self.buffer):
             wanted = self.body_start + self.need if self.head else self.limits.http.max_header_bytes * 2
-            grown = bytearray(max(min(2 * len(self.buffer), wanted), self.have + FIRST_BUFFER))
-            grown[: self.have] = memoryview(self.buffer)[: self.have]
-            self.buffer = grown
+            self.buffer = self.limits.grown(self.buffer, wanted)
         return memoryview(self.buffer)[self.have :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -220,42 +237,41 @@ class Connection(asyncio.BufferedProtocol):
             raise WireError("too many bytes in flight; try again", 429)
         return length
 
-    def _take_body(self) -> bytes | memoryview:
-        """The body, leaving what follows it in the buffer."""
-        end = self.body_start + self.need
-        if self.need <= KEEP_BUFFER:
-            body: bytes | memoryview = bytes(memoryview(self.buffer)[self.body_start : end])
-            rest = self.have - end
-            if rest:
-                self.buffer[:rest] = self.buffer[end : self.have]
-            if len(self.buffer) > 2 * KEEP_BUFFER:
-                self.buffer = bytearray(self.buffer[: max(rest, FIRST_BUFFER)])
-        else:
-            left = self.buffer[end : self.have]
-            rest = len(left)
-            body = memoryview(self.buffer)[self.body_start : end]
-            self.buffer = bytearray(max(FIRST_BUFFER, rest))
-            self.buffer[:rest] = left
-        self.have = rest
-        return body
-
     def _answer(self) -> None:
+        """Hand the request over where it lies: its body is not copied, and lives until the handler returns.
+
+        A handler that goes on later gets the buffer with it, and the connection a new one.
+        """
         assert self.head is not None, "a request is answered after its head was read"
         method, path, keep = self.head
-        request = Request(method, path, self._take_body(), self.arrived)
-        self.head, self.need, self.body_start = None, 0, 0
+        end = self.body_start + self.need
+        request = Request(method, path, memoryview(self.buffer)[self.body_start : end], self.arrived)
         self.was_answered = True
-        self.arrived = time.perf_counter()
         try:
             answer = self.limits.handler(request)
         except Exception as error:
             answer = self._failed(error)
+        self._drop_request(end, is_done=isinstance(answer, Response))
         if isinstance(answer, Response):
             self._write(answer, keep)
         else:
             self.is_busy = True
             task = asyncio.ensure_future(self._finish(answer, keep))
             task.add_done_callback(_consume)
+
+    def _drop_request(self, end: int, *, is_done: bool) -> None:
+        """Leave in the buffer only what follows the request; the handler keeps it unless it is done with it."""
+        rest = self.have - end
+        old = self.buffer
+        if not is_done or len(old) > 2 * KEEP_BUFFER:
+            self.buffer = bytearray(max(FIRST_BUFFER, rest))
+            if is_done:
+                self.limits.keep(old)
+        if rest:
+            self.buffer[:rest] = old[end : self.have]
+        self.have = rest
+        self.head, self.need, self.body_start = None, 0, 0
+        self.arrived = time.perf_counter()
 
     async def _finish(self, answer: Awaitable[Response], keep: bool) -> None:
         try:
@@ -292,7 +308,11 @@ class Connection(asyncio.BufferedProtocol):
             f"HTTP/1.1 {response.status} {_REASONS[response.status]}\r\nContent-Type: {response.content_type}\r\n"
             f"Content-Length: {len(response.body)}\r\n{'' if keep else 'Connection: close' + chr(13) + chr(10)}\r\n"
         ).encode("ascii")
-        transport.writelines((head, response.body))
+        size = len(head) + len(response.body)
+        if size <= FIRST_BUFFER:
+            transport.write(head + response.body)
+        else:
+            self._send_large(transport, head, response.body, size)
         if keep:
             http = self.limits.http
             wait = http.request_timeout_s if self.have else http.idle_timeout_s
@@ -300,6 +320,18 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self.is_closing = True
             transport.close()
+
+    def _send_large(self, transport: asyncio.Transport, head: bytes, body: bytes | memoryview, size: int) -> None:
+        """In one piece, so that the reader wakes once, from memory that is used again: fresh pages cost more than
+        the copy."""
+        if len(self.outgoing) < size:
+            self.outgoing = bytearray(size + size // 8)
+        view = memoryview(self.outgoing)
+        view[: len(head)] = head
+        view[len(head) : size] = body
+        transport.write(view[:size])
+        if transport.get_write_buffer_size() or size > KEEP_BUFFER:
+            self.outgoing = bytearray()  # the transport may still read what it was given
 
     def refuse(self, status: int, message: str) -> None:
         """Answer without reading further, and close."""
@@ -399,6 +431,8 @@ class HttpServer:
                 if now > connection.expires and not connection.is_busy:
                     self._expire(connection)
             self.limits.metrics.connections.set(len(self.limits.connections))
+            if now > self.limits.spare_until:
+                self.limits.spare = None
 
     @staticmethod
     def _expire(connection: Connection) -> None:

@@ -38,6 +38,9 @@ _MIX_INT = 0x9E3779B97F4A7C15
 _MIX = UINT64(_MIX_INT)
 _SHIFT = UINT64(29)
 _NAMES_KEY = b'"NodeNames":['
+_END = b'"]}'
+USUAL_POD = 1 << 14
+"""Bytes of a request that usually hold its pod, which comes before the names."""
 _SCORE_DIGITS = 2
 
 Words = NDArray[np.uint64]
@@ -96,7 +99,7 @@ class Question:
     """``(n,)`` int64: ledger rows in the order asked, −1 for a node that we do not know."""
     names: list[str] | None = None
     """The names as sent; None on the fast path, where every row is known."""
-    body: bytes = b""
+    body: bytes | memoryview = b""
     """Fast path: the request as sent, of which ``region`` is a part."""
     begin: int = 0
     """Fast path: where in ``body`` the first name begins, at its quote."""
@@ -106,7 +109,7 @@ class Question:
     @property
     def region(self) -> bytes:
         """Fast path: the names between the brackets, as sent."""
-        return self.body[self.begin : len(self.body) - 2]
+        return bytes(self.body[self.begin : len(self.body) - 2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,7 @@ class NameTable:
         lengths = np.array([len(n) for n in self._plain], np.int64)
         self._words = _words(self._plain, lengths, self._num_words)
         self._lengths = lengths.astype(UINT64)
+        self._shortest = int(lengths.min())
         self._keys = self._telling_words()
         size = 1 << max(8, (4 * len(self._plain)).bit_length())
         slots = [-1] * (size + max(len(self._plain), MAX_PROBES) + 1)  # ends in a free one, however names collide
@@ -240,14 +244,13 @@ class NameTable:
         """``(N · width,)`` uint8: the bytes of ``fragments``."""
         return np.frombuffer(self.fragments.tobytes(), np.uint8)
 
-    def rows_of(self, body: bytes, begin: int = 0, end: int | None = None) -> IntArray | None:
-        """Rows of ``"a","b",…`` as Go writes it, in order; None if any name needs the plain path."""
-        end = len(body) if end is None else end
+    def rows_of(self, body: bytes | memoryview, begin: int, end: int) -> IntArray | None:
+        """Rows of ``"a","b",…`` in ``body[begin:end]`` as Go writes it; None if any name needs the plain path."""
         if not self._plain or end - begin < WORD + 2:
             return None
         if wire_kernels is None:
-            return self._uniform(body[begin:end])
-        found = np.empty((end - begin) // (WORD + 3) + 1, np.int64)
+            return self._uniform(bytes(body[begin:end]))
+        found = np.empty((end - begin) // (self._shortest + 3) + 1, np.int64)
         count = wire_kernels.rows_of(np.frombuffer(body, np.uint8), begin, end, *self._compiled, found)
         return None if count < 0 else found[:count]
 
@@ -319,27 +322,34 @@ class NameTable:
 
 
 def read_question(body: bytes | memoryview, table: NameTable) -> Question:
-    """Decode ``ExtenderArgs``; very large bodies come as a memoryview, which is not copied.
+    """Decode ``ExtenderArgs`` without copying it: the question is about ``body`` and lives as long.
 
     Raises
     ------
     WireError : the body is not JSON, or not of that shape.
     """
-    fast = _read_fast(body, table) if isinstance(body, bytes) else None
+    view = memoryview(body)
+    fast = _read_fast(view, table) if view[-len(_END) :] == _END else None
     return _read_plain(body, table) if fast is None else fast
 
 
-def _read_fast(body: bytes, table: NameTable) -> Question | None:
+def _read_fast(body: memoryview, table: NameTable) -> Question | None:
     """The form that Go writes with ``nodeCacheCapable: true`` and only known names; None for anything else."""
-    start = body.find(_NAMES_KEY)
-    if start < 0 or not body.endswith(b'"]}'):
+    size = USUAL_POD
+    front = bytes(body[:size])
+    start = front.find(_NAMES_KEY)
+    while start < 0 and size < len(body):
+        size *= 8
+        front = bytes(body[:size])
+        start = front.find(_NAMES_KEY)
+    if start < 0:
         return None
     begin = start + len(_NAMES_KEY)
     rows = table.rows_of(body, begin, len(body) - 2)
     if rows is None:
         return None
     try:
-        fields = _decode_object(body[:start].rstrip(b" ,") + b"}")
+        fields = _decode_object(front[:start].rstrip(b" ,") + b"}")
         if "Pod" not in fields or not _is_null(fields.get("Nodes", _NULL)):
             return None
         pod = fields["Pod"]
