@@ -32,6 +32,8 @@ except ImportError:  # numba is an extra; everything works without it, slower
     wire_kernels = None
 
 WORD = 8
+VECTOR = 32
+CACHE_LINE = 64
 MAX_PROBES = 32
 UINT64 = np.uint64
 _MIX_INT = 0x9E3779B97F4A7C15
@@ -156,11 +158,16 @@ def _words(names: Sequence[bytes], lengths: IntArray, num_words: int) -> Words:
     return np.array([at_byte[starts + np.minimum(WORD * k, lengths - WORD)] for k in range(num_words)])
 
 
+def _factor(k: int) -> Any:
+    """What the k-th window is multiplied by, uint64."""
+    return UINT64((_MIX_INT * (2 * k + 3)) & (2**64 - 1))
+
+
 def _mixed(words: Iterable[Words], lengths: Words) -> Words:
     """``(n,)`` 64-bit hashes."""
     mixed = lengths * _MIX
     for k, word in enumerate(words):
-        mixed += word * UINT64((_MIX_INT * (2 * k + 3)) & (2**64 - 1))
+        mixed += word * _factor(k)
     mixed ^= mixed >> _SHIFT
     mixed *= _MIX
     return mixed
@@ -195,36 +202,45 @@ class NameTable:
         self._words = _words(self._plain, lengths, self._num_words)
         self._lengths = lengths.astype(UINT64)
         self._shortest = int(lengths.min())
-        self._keys = self._telling_words()
-        size = 1 << max(8, (4 * len(self._plain)).bit_length())
-        slots = [-1] * (size + max(len(self._plain), MAX_PROBES) + 1)  # ends in a free one, however names collide
-        hashes = _hash([self._words[k] for k in self._keys], self._lengths, size)
-        for i, slot in enumerate(hashes.tolist()):
+        self._keys, pair = self._telling_words()
+        self._size = 1 << max(8, (4 * len(self._plain)).bit_length())
+        self._slots = self._slots_by(self._keys)
+        if wire_kernels is not None:
+            self._compiled = self._for_kernel(pair)
+
+    def _slots_by(self, keys: tuple[int, ...]) -> AnyArray:
+        """Linear-probing table of the entries, hashed by these windows; −1 is a free slot."""
+        slots = [-1] * (self._size + max(len(self._plain), MAX_PROBES) + 1)  # ends in a free one, however names collide
+        for i, slot in enumerate(_hash([self._words[k] for k in keys], self._lengths, self._size).tolist()):
             while slots[slot] >= 0:
                 slot += 1
             slots[slot] = i
-        self._slots = np.array(slots, np.int32)
-        self._size = size
-        if wire_kernels is not None:
-            factors = [(_MIX_INT * (2 * k + 3)) & (2**64 - 1) for k in range(len(self._keys))]
-            known = np.zeros((len(self._plain), 8 * ((self._num_words + 9) // 8)), UINT64)
-            known[:, 0] = self._lengths
-            known[:, 1] = self._words[-1]
-            known[:, 2 : 2 + self._num_words] = self._words.T
-            shift = UINT64(64 - size.bit_length() + 1)
-            self._compiled = (
-                np.array(self._keys, np.int64), np.array(factors, UINT64), shift, self._slots, known.ravel(),
-                known.shape[1], self._rows,
-            )  # fmt: skip
+        return np.array(slots, np.int32)
 
-    def _telling_words(self) -> tuple[int, ...]:
-        """The fewest windows that tell all names apart (with their lengths): usually one or two."""
+    def _telling_words(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The fewest windows that tell all names apart (with their lengths), usually one or two; and the best two."""
         columns = range(self._num_words)
-        choices = [(k,) for k in columns] + [(i, k) for k in columns for i in range(k)]
-        for keys in choices:
-            if len(np.unique(_mixed([self._words[k] for k in keys], self._lengths))) == len(self._plain):
-                return keys
-        return tuple(columns)
+        best: tuple[int, ...] = (0,)
+        most = 0
+        for keys in [(k,) for k in columns] + [(i, k) for k in columns for i in range(k)]:
+            count = len(np.unique(_mixed([self._words[k] for k in keys], self._lengths)))
+            if count == len(self._plain):
+                return keys, keys
+            if count > most:
+                best, most = keys, count
+        return tuple(columns), best
+
+    def _for_kernel(self, keys: tuple[int, ...]) -> tuple[Any, ...]:
+        """The table as ``wire_kernels.rows_of`` takes it."""
+        factors = [_factor(k) for k in range(len(keys))] + [UINT64(0)]
+        windows = [UINT64(WORD * keys[0]), UINT64(WORD * keys[-1])]
+        hashing = np.array([*windows, *factors[:2], UINT64(64 - self._size.bit_length() + 1)], UINT64)
+        slots = self._slots if keys == self._keys else self._slots_by(keys)
+        width = VECTOR * -(-(max(map(len, self._plain)) + 2) // VECTOR)
+        room = np.zeros(len(self._plain) * width + CACHE_LINE, np.uint8)
+        known = room[-room.ctypes.data % CACHE_LINE :][: len(self._plain) * width]
+        known[:] = np.frombuffer(b"".join((b'"' + name + b'"').ljust(width, b"\0") for name in self._plain), np.uint8)
+        return hashing, slots, known, width, self._rows
 
     @cached_property
     def quoted(self) -> list[bytes]:

@@ -10,6 +10,7 @@ a fifth of the time here. So every index must be in bounds by construction.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ WORD = 8
 QUOTE = 0x22
 COMMA = 0x2C
 ZERO = 0x30
+VECTOR = 32
 MIX = np.uint64(0x9E3779B97F4A7C15)
 SHIFT = np.uint64(29)
 
@@ -65,67 +67,92 @@ def _put(typing_context: Any, text: Any, at: Any, word: Any) -> Any:
     return types.void(text, types.int64, types.uint64), generate
 
 
+@intrinsic
+def _differ(typing_context: Any, text: Any, at: Any, other: Any, there: Any) -> Any:
+    """Not zero if the 32 bytes of ``text`` at ``at`` and of ``other`` at ``there`` differ; both uint8."""
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(64), VECTOR // WORD)
+        loads = []
+        for k in (0, 2):
+            source = context.make_array(signature.args[k])(context, builder, arguments[k])
+            place = builder.bitcast(builder.gep(source.data, [arguments[k + 1]]), vector.as_pointer())
+            loads.append(builder.load(place))
+            loads[-1].align = 1
+        bits = builder.xor(*loads)
+        words = [builder.extract_element(bits, ir.IntType(32)(k)) for k in range(VECTOR // WORD)]
+        return reduce(builder.or_, words)
+
+    return types.uint64(text, types.int64, other, types.int64), generate
+
+
 @_inline
-def _slot_of(text, start, last, keys, factors, shift):
-    """Where the table looks for the name whose bytes begin at ``start`` and whose last window is at ``last``."""
-    mixed = np.uint64(last - start + WORD) * MIX
-    for k in range(len(keys)):
-        mixed += _window(text, min(start + WORD * _at(keys, k), last)) * _at(factors, k)
+def _is_same(text, start, size, known, row):
+    """Whether ``size`` bytes, at least 8, are the same in ``text`` from ``start`` and in ``known`` from ``row``."""
+    if size >= VECTOR:
+        last = size - VECTOR
+        differ = _differ(text, start + last, known, row + last)
+        for k in range(0, last, VECTOR):
+            differ |= _differ(text, start + k, known, row + k)
+        return differ == 0
+    last = size - WORD
+    differ = _window(text, start + last) ^ _window(known, row + last)
+    for k in range(0, last, WORD):
+        differ |= _window(text, start + k) ^ _window(known, row + k)
+    return differ == 0
+
+
+@_inline
+def _entry(text, quote, length, first, second, factor, second_factor, shift, slots, known, width):
+    """Entry of the name whose opening quote is at ``quote`` if it is ``length`` bytes long, −1 if the table has none.
+
+    Its slot comes from two windows of 8 bytes, each moved back to the name's end at most. Quotes are compared too, so
+    an entry proves the length.
+    """
+    start, last = quote + 1, length - WORD
+    mixed = np.uint64(length) * MIX
+    mixed += _window(text, start + min(first, last)) * factor
+    mixed += _window(text, start + min(second, last)) * second_factor
     mixed ^= mixed >> SHIFT
     mixed *= MIX
-    return np.int64(mixed >> shift)
-
-
-@_inline
-def _entry(text, start, last, keys, factors, shift, slots, known, width):
-    """Entry of the name at ``start``, −1 if the table has none."""
-    slot = _slot_of(text, start, last, keys, factors, shift)
-    tail, length = _window(text, last), np.uint64(last - start + WORD)
+    slot = np.int64(mixed >> shift)
     while True:
         entry = np.int64(_at(slots, slot))
-        if entry < 0:
-            return np.int64(-1)
-        word = entry * width
-        differ = (_at(known, word) ^ length) | (_at(known, word + 1) ^ tail)
-        if differ == 0:
-            for at in range(start, last, WORD):
-                differ |= _at(known, word + 2) ^ _window(text, at)
-                word += 1
-            if differ == 0:
-                return entry
+        if entry < 0 or _is_same(text, quote, length + 2, known, entry * width):
+            return entry
         slot += 1
 
 
 @_jit
-def rows_of(text, begin, end, keys, factors, shift, slots, known, width, rows, found):
+def rows_of(text, begin, end, hashing, slots, known, width, rows, found):
     """Rows of the names in ``text[begin:end]``, written as Go writes a list of strings, to ``found``; how many.
 
-    ``text (n,)`` uint8; ``known (N · width,)`` uint64 with each known name's length, its last 8 bytes and its windows
-    of 8 bytes; ``slots`` a linear-probing table of entries that ends in a free slot. −1 if anything is not as
-    expected: an unknown or short name, an escape, a space.
+    ``text (n,)`` uint8; ``hashing (5,)`` uint64: where the two windows begin, their factors, how many bits of the mix
+    are not of the slot; ``known (N · width,)`` uint8 with each known name between its quotes; ``slots`` a
+    linear-probing table of entries that ends in a free slot, −1. −1 if anything is not as expected: an unknown or
+    short name, an escape, a space.
     """
+    first, second, factor, second_factor, shift = (
+        np.int64(hashing[0]), np.int64(hashing[1]), hashing[2], hashing[3], hashing[4],
+    )  # fmt: skip
     at, count, length = begin, 0, np.int64(0)
     while at < end:
-        if _at(text, at) != QUOTE:
-            return -1
-        at += 1
-        # names of one cluster mostly have one length: a quote there is not yet proof, but the table's name is
-        close, entry = at + length, np.int64(-1)
-        if length and close < end and _at(text, close) == QUOTE:
-            entry = _entry(text, at, close - WORD, keys, factors, shift, slots, known, width)
+        entry = np.int64(-1)
+        if length and at + length + 1 < end:  # names of one cluster mostly have one length
+            entry = _entry(text, at, length, first, second, factor, second_factor, shift, slots, known, width)
         if entry < 0:
-            close = at
+            close = at + 1
             while close < end and _at(text, close) != QUOTE:
                 close += 1
-            length = close - at
-            if close >= end or length < WORD:
+            length = close - at - 1
+            if close >= end or length < WORD or length + 2 > width:
                 return -1
-            entry = _entry(text, at, close - WORD, keys, factors, shift, slots, known, width)
+            entry = _entry(text, at, length, first, second, factor, second_factor, shift, slots, known, width)
             if entry < 0:
                 return -1
         found[count] = _at(rows, entry)
         count += 1
-        at = close + 1
+        at += length + 2
         if at == end:
             return count
         if _at(text, at) != COMMA:
