@@ -11,7 +11,7 @@ point appears only where a published definition demands it, in one fixed order o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Protocol
@@ -90,7 +90,10 @@ class Columns:
         self.lifetimes = knowledge.lifetimes
         self.now_s = 0 if self.lifetimes is None else self.lifetimes.as_of_s
         self._outlook_of: dict[PodSpec, IntArray] = {}
-        self._living: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._new: dict[PodSpec, tuple[IntArray, int]] = {}
+        """Class → what a pod that has just come adds to a node."""
+        self._counted: dict[int, dict[str, tuple[IntArray, int]]] = {}
+        """Row → pod → what it adds to the node's sums, and its expected end in seconds from ``now_s``."""
         self.outlook: IntArray = np.zeros((state.is_alive.shape[0], NUM_OUTLOOK), np.int64)
         """``(N, NUM_OUTLOOK)``: see :meth:`follow`."""
         self._followed = -1
@@ -121,36 +124,63 @@ class Columns:
         clock, start = state.clock, self._followed
         if start == clock:
             return
-        if start < 0 or clock - start >= min(TOUCH_RING, 4 * state.num_rows):
-            rows: Iterable[int] = range(state.num_rows)
-        else:
-            rows = {int(state.touched[i & (TOUCH_RING - 1)]) for i in range(start, clock)}
-        for row in rows:
-            self._add_up(row)
         self._followed = clock
+        if start < 0 or clock - start >= min(TOUCH_RING, 4 * state.num_rows):
+            for row in range(state.num_rows):
+                self._add_up(row)
+            return
+        if clock - start == 1:
+            self._step(int(state.touched[start & (TOUCH_RING - 1)]))
+            return
+        times = Counter(state.touched[i & (TOUCH_RING - 1)] for i in range(start, clock))
+        for row, num in times.items():
+            (self._step if num == 1 else self._add_up)(int(row))
 
     def _add_up(self, row: int) -> None:
-        residents = self.state.residents_on[row].values()
+        """A node from nothing."""
+        counted = {r.uid: self._of_resident(r) for r in self.state.residents_on[row].values()}
+        self._counted[row] = counted
         entry = self.outlook[row]
-        if not residents:
-            entry[:] = 0
-            return
-        entry[:] = np.add.reduce([self.outlook_of(r.spec) for r in residents])
-        if self.lifetimes is not None:
-            living = [self._living_of(r) for r in residents]
-            entry[LIFE:FIRST_WINDOW] = np.add.reduce(living)
-            entry[LIFE] = max(0, max(one[0] for one in living))
+        entry[:] = np.add.reduce([part for part, _ in counted.values()]) if counted else 0
+        entry[LIFE] = max((end for _, end in counted.values()), default=0)
 
-    def _living_of(self, resident: Resident) -> tuple[int, ...]:
-        """Seconds from ``now_s`` to a pod's expected end, and its stays, by its age when lifetimes were learned."""
-        key = (resident.uid, resident.since_s)
-        known = self._living.get(key)
+    def _step(self, row: int) -> None:
+        """A node that was touched once: one pod came, or one went, or none."""
+        residents, counted = self.state.residents_on[row], self._counted.get(row)
+        if counted is None:
+            self._add_up(row)
+        elif len(residents) > len(counted):
+            resident = residents[next(reversed(residents))]
+            part, end = counted[resident.uid] = self._of_resident(resident)
+            entry = self.outlook[row]
+            entry += part
+            if end > entry[LIFE]:
+                entry[LIFE] = end
+        elif len(residents) < len(counted):
+            (uid,) = counted.keys() - residents.keys()
+            part, end = counted.pop(uid)
+            entry = self.outlook[row]
+            entry -= part
+            if end == entry[LIFE]:
+                entry[LIFE] = max((one for _, one in counted.values()), default=0)
+
+    def _of_resident(self, resident: Resident) -> tuple[IntArray, int]:
+        """What a pod adds to its node's sums (``LIFE`` is 0, it is no sum), and its end, at 0 or later from ``now_s``."""
+        spec, lifetimes = resident.spec, self.lifetimes
+        known = self._new.get(spec)
         if known is None:
-            assert self.lifetimes is not None, "asked for only where lifetimes are known"
-            age_s = max(0, self.now_s - resident.since_s)
-            known = living(self.lifetimes.of_pod(resident.spec), age_s)
-            known = self._living[key] = (known[0] + resident.since_s - self.now_s, *known[1:])
-        return known
+            part = self.outlook_of(spec).copy()
+            life, part[LIFE] = int(part[LIFE]), 0
+            known = self._new[spec] = (part, life)
+        if lifetimes is None:
+            return known[0], 0
+        age_s = self.now_s - resident.since_s
+        if age_s <= 0:
+            return known[0], known[1] - age_s
+        life, *stays = living(lifetimes.of_pod(spec), age_s)
+        part = known[0].copy()
+        part[FIRST_STAY:FIRST_WINDOW] = stays
+        return part, max(life - age_s, 0)
 
     def outlook_of(self, spec: PodSpec) -> IntArray:
         """``(NUM_OUTLOOK,)`` int64 of one pod of a class, in millicores, bytes and seconds.

@@ -288,12 +288,25 @@ def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, pr
         "points_each": points,
         "c_index": mine["c_index"],
         "best_rule_c_index": max(entry["c_index"] for entry in table.values()),
+        **_by_owner(ours, arrivals, test, seed),
         "pods": len(test),
         "pods_with_known_class": int((arrivals.label[test] >= 0).sum()),
         "model": mine,
         "rules": table,
         "class_shares": [float((arrivals.label[test] == c).mean()) for c in range(NUM_CLASSES)],
     }
+
+
+def _by_owner(ours: FloatArray, arrivals: Arrivals, test: IntArray, seed: int) -> dict[str, Any]:
+    """Accuracy for pods of owners that had pods before, and of owners seen for the first time."""
+    earlier = arrivals.rows[test, arrivals.names.index(f"{arrivals.names[0].split(':')[0]}:arrivals")] > 0
+    out: dict[str, Any] = {}
+    for name, part in (("known_owners", test[earlier]), ("new_owners", test[~earlier])):
+        if len(part):
+            rules = {n: judge(found, arrivals, part, seed)["accuracy"] for n, found in arrivals.rules.items()}
+            mine = judge(ours, arrivals, part, seed)["accuracy"]
+            out[name] = {"pods": len(part), "accuracy": mine, "best_rule_accuracy": max(rules.values())}
+    return out
 
 
 def run(data: Path, *, seed: int = 5, progress: Progress = lambda message: None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from placement.pods import GpuRequest, PodSpec
 from placement.program import NOT_FEASIBLE, has_compiled
 from placement.rejections import rejections
 from placement.resources import CPU, PODS, format_amount, parse_quantity
-from placement.scorers import COST_UNIT, sigmoid_thresholds
+from placement.scorers import COST_UNIT, Columns, sigmoid_thresholds
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_from_toml, strategy_named, strategy_to_toml
 from tests.generators import fleets, pod_specs
@@ -186,6 +186,12 @@ def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_chan
         assert {n for names in chosen.explain(states[0].snapshot(), spec).reasons.values() for n in names} == {
             states[0].name(int(row)) for mask in rejected.values() for row in np.flatnonzero(mask)
         }
+        for state in states:
+            fresh = Columns(state)
+            fresh.follow()
+            kept = chosen.program(state).columns
+            kept.follow()
+            assert (kept.outlook[: state.num_rows] == fresh.outlook[: state.num_rows]).all()
         gone = f"{int(rng.integers(0, i + 1))}"
         for state in states:
             if one.is_placed:
