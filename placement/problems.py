@@ -104,6 +104,25 @@ class Cluster:
         """Running pods that a plan may move, in ledger order."""
         return [r for r in self.state.residents.values() if not self.why_fixed(r)]
 
+    def why_nowhere(self, spec: PodSpec) -> str:
+        """Which rules leave no node for a class, even if all nodes were empty; empty when some node could take it."""
+        rows = self.rows
+        left = np.ones(len(rows), np.bool_)
+        words = []
+        need = self.request([spec])
+        permissions = [(text, holds[rows]) for text, holds in self.state.rules.permissions(spec)]
+        small = [
+            (f"too small: {name}", self.allocatable()[r] >= need[r, 0])
+            for r, name in enumerate(self.state.resources)
+            if need[r, 0] > 0
+        ]
+        for text, holds in (*permissions, *small):
+            hit = left & ~holds
+            if hit.any():
+                words.append(f"{text} ({hit.sum()} of {len(rows)} nodes)")
+            left &= holds
+        return "" if left.any() else "no node could take it even if empty: " + "; ".join(words)
+
     def name(self, uid: str) -> str:
         """A pod's name for people, its UID when there is none."""
         return self.names.get(uid, uid)
@@ -188,9 +207,15 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
         "left_out": float(len(problem.left_out)),
     }
     done = Ending.OPTIMAL if packed.is_proved else ending
-    return Plan(
-        "rescue", done, "pods placed", total, bound, tuple(steps), problem.left_out, time_s=time_s, details=details
-    )
+    waiting: dict[PodSpec, list[Pod]] = {}
+    placed_uids = {step.pod for step in steps}
+    left_to_others = {pod.uid for pod in cluster.pending if cluster.why_left_out(pod.spec)}
+    for pod in cluster.pending:
+        if pod.uid not in placed_uids | left_to_others:
+            waiting.setdefault(pod.spec, []).append(pod)
+    missing = [line for pods in waiting.values() for line in _missing(cluster, pods)]
+    reasons = (*problem.left_out, *missing)
+    return Plan("rescue", done, "pods placed", total, bound, tuple(steps), reasons, time_s=time_s, details=details)
 
 
 def ordered_steps(packing: Packing, node_of: IntArray) -> list[tuple[Action, int, int, int]]:
@@ -263,6 +288,15 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     return BatchProblem(cluster, batch, members, left_out)
 
 
+def _missing(cluster: Cluster, pods: Iterable[Pod]) -> list[str]:
+    """One line per pod of a class that got no place: the rules in its way, or that there is no room now."""
+    lines, why = [], ""
+    for number, pod in enumerate(pods):
+        why = cluster.why_nowhere(pod.spec) if number == 0 else why
+        lines.append(f"pod {pod.name}: {why}" if why else f"pod {pod.name} fits on no node within this plan")
+    return lines
+
+
 def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Plan:
     """A place for each pod of the batch that got one."""
     rows, name = problem.cluster.rows, problem.cluster.state.name
@@ -271,7 +305,7 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
         used = np.flatnonzero(batched.placed[c])
         places = [name(row) for row in np.repeat(rows[used], batched.placed[c][used]).tolist()]
         steps += [Step(Action.PLACE, pod.uid, pod.name, "", node) for pod, node in zip(pods, places, strict=False)]
-        missing += [f"pod {pod.name} fits on no node within this plan" for pod in pods[len(places) :]]
+        missing += _missing(problem.cluster, pods[len(places) :])
     details = {
         "stranded_share": batched.stranding,
         "stranded_share_bound": batched.stranding_bound,

@@ -243,3 +243,20 @@ def test_what_solvers_print_does_not_reach_standard_output(capfd: pytest.Capture
     os.write(1, b"data\n")
     out, err = capfd.readouterr()
     assert (out, err) == ("data\n", "a native library speaks\n")
+
+
+@pytest.mark.parametrize("kind", ["rescue", "batch"])
+def test_a_pod_whose_rules_exclude_every_node_is_named_with_the_rules(kind: str) -> None:
+    """One node lacks the label, the other is too small: no single rule excludes both."""
+    fast = node("a", cpu=2, labels={"disk": "fast"})
+    made = make_plan(Request(kind, taken(fast, node("b", cpu=8), pod("w-1", "4", nodeSelector={"disk": "fast"})), 1.0))
+    (reason,) = made.reasons
+    assert reason.startswith("pod default/w-1: no node could take it even if empty: ")
+    assert "(1 of 2 nodes)" in reason
+    assert "too small: cpu (1 of 2 nodes)" in reason
+    assert not made.steps
+
+
+def test_a_pod_that_only_lacks_room_now_is_not_called_impossible() -> None:
+    made = make_plan(Request("batch", taken(node("a"), pod("x-1", "3", "a"), pod("w-1", "2")), 1.0))
+    assert made.reasons == ("pod default/w-1 fits on no node within this plan",)
