@@ -110,7 +110,7 @@ class Cluster:
         left = np.ones(len(rows), np.bool_)
         words = []
         need = self.request([spec])
-        permissions = [(text, holds[rows]) for text, holds in self.state.rules.permissions(spec)]
+        permissions = self.state.rules.permissions(spec, rows)
         small = [
             (f"too small: {name}", self.allocatable()[r] >= need[r, 0])
             for r, name in enumerate(self.state.resources)

@@ -135,18 +135,27 @@ def snapshot_of(
     Raises
     ------
     ConfigError : a quantity does not parse.
+    SnapshotError : two pods have one UID, or a priority is not a 32-bit integer.
     """
     nodes, budgets = list(nodes), list(budgets)
     specs: dict[PodSpec, int] = {}
-    rows = []
+    rows: list[SnapshotPod] = []
+    seen: set[str] = set()
     for pod in pods:
         if pod.status.phase in ("Succeeded", "Failed"):
             continue
         spec = objects.pod_spec(pod)
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
         number = specs.setdefault(spec, len(specs))
-        stays = _why_stays(pod, budgets)
-        rows.append(SnapshotPod(pod.metadata.uid or name, name, number, pod.spec.nodeName or "", stays=stays))
+        stays, uid = _why_stays(pod, budgets), pod.metadata.uid or name
+        if uid in seen:
+            raise SnapshotError(f"pod {name}: another pod has the same UID {uid}; take a fresh snapshot")
+        if not -(2**31) <= spec.priority < 2**31:
+            raise SnapshotError(
+                f"pod {name}: priority {spec.priority} is out of range; Kubernetes has 32-bit priorities"
+            )
+        seen.add(uid)
+        rows.append(SnapshotPod(uid, name, number, pod.spec.nodeName or "", stays=stays))
     never = {n.metadata.name: why for n in nodes if (why := forbidden(n.metadata))}
     return SnapshotFile(
         KIND,

@@ -260,3 +260,19 @@ def test_a_pod_whose_rules_exclude_every_node_is_named_with_the_rules(kind: str)
 def test_a_pod_that_only_lacks_room_now_is_not_called_impossible() -> None:
     made = make_plan(Request("batch", taken(node("a"), pod("x-1", "3", "a"), pod("w-1", "2")), 1.0))
     assert made.reasons == ("pod default/w-1 fits on no node within this plan",)
+
+
+def test_a_priority_beyond_32_bits_and_a_uid_used_twice_are_refused_by_name() -> None:
+    with pytest.raises(SnapshotError, match="pod default/w-1: priority 100000000000000000000 is out of range"):
+        taken(node("a"), pod("w-1", "1", priority=10**20))
+    with pytest.raises(SnapshotError, match="pod default/w-1: another pod has the same UID"):
+        taken(node("a"), pod("w-1", "1"), pod("w-1", "1"))
+
+
+def test_priorities_that_contradict_each_other_evict_nobody() -> None:
+    """The pending pod is more important, but must not preempt; the one that may is less important than what runs."""
+    running = pod("v-1", "3", "a", priority=6)
+    meek = pod("w-2", "3", priority=7, preemptionPolicy="Never")
+    made = make_plan(Request("rescue", taken(node("a"), running, pod("w-1", "3", priority=5), meek), 1.0))
+    assert not made.steps
+    assert len(made.reasons) == 2
