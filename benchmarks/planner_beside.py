@@ -32,13 +32,14 @@ from placement.resources import CPU, MEMORY, PODS
 from placement.state import ClusterState
 from placement.strategies import strategy_named
 
+PATCH_S = 0.005
 WAITING = 300
 """Gated pods that wait at any moment of a busy round."""
 SIZES = (100, 200, 250, 400, 500, 700, 1000, 1500)
 
 
 class Patched(asyncio.Protocol):
-    """An API server that says yes."""
+    """An API server that says yes, after as long as a real one takes."""
 
     ANSWER = b'{"kind":"PartialObjectMetadata","metadata":{}}'
 
@@ -55,7 +56,8 @@ class Patched(asyncio.Protocol):
             if len(self.read) < end + 4 + length:
                 return
             self.read = self.read[end + 4 + length :]
-            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(self.ANSWER) + self.ANSWER)
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(self.ANSWER) + self.ANSWER
+            asyncio.get_running_loop().call_later(PATCH_S, self.transport.write, answer)
 
 
 def serve_patches(pipe: Any) -> None:
@@ -104,7 +106,7 @@ class World:
 
     def _tell(self, value: dict[str, Any]) -> None:
         value["metadata"]["resourceVersion"] = str(next(self._numbers))
-        self.sink.put(msgspec.Raw(json.dumps(value).encode()))
+        self.sink.put(msgspec.Raw(msgspec.json.encode(value)))
 
     async def run(self) -> None:
         """Keep pods waiting while it is busy, and let bound ones go."""
@@ -121,7 +123,7 @@ class World:
                 self._waiting.add(value["metadata"]["name"])
                 self._tell(value)
             while len(self._old) > 5 * WAITING or (self._old and not self.is_busy):
-                self.sink.drop(msgspec.Raw(json.dumps(self._pods.pop(self._old.pop(0))).encode()))
+                self.sink.drop(msgspec.Raw(msgspec.json.encode(self._pods.pop(self._old.pop(0)))))
 
 
 def serve_ullage(pipe: Any, num_nodes: int, strategy: str, api_port: int, time_s: float) -> None:

@@ -364,6 +364,21 @@ def place_batch(
     return _strand_less(batch, best, fitting, most, deadline, (seed, threads, gap_share))
 
 
+def as_placed(batch: Batch, placed: IntArray, ending: Ending) -> Batched:
+    """A valid placement ``(C, N)`` as it is, with the bounds that cost nothing: what fits alone, and convexity."""
+    fitting = batch.fitting()
+    most = int(np.minimum(fitting.sum(axis=1), batch.count).sum())
+    count, value = int(placed.sum()), batch.stranding(placed)
+    slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
+    bound = (
+        float(batch.stranding_per_node(batch.free).sum() + _cheapest(slopes, batch.count, count)) if count else value
+    )
+    bound = max(0.0, min(bound, value))
+    if count == most and value - bound <= TIGHT * value:
+        ending = Ending.OPTIMAL
+    return Batched(placed, count, most, value, bound, ending)
+
+
 def _place_more(
     batch: Batch, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, seed: int, threads: int
 ) -> tuple[IntArray, int]:

@@ -1,38 +1,44 @@
-"""Batches are solved in a process of their own, so that answers to kube-scheduler never wait for a solver.
+"""Batches are solved in processes of their own, so that answers to kube-scheduler never wait for a solver.
 
-The worker is started once (``spawn``: nothing of ours is forked), ends with its parent, and is killed when it does not
-answer in time; the next batch then gets a new one. A first placement is found at normal priority, for pods wait for it;
-what improves it runs in a thread of low priority, for that may take a processor for as long as it is let. What is handed
-back was checked against the batch by a look that shares nothing with the solver.
+Two of them, each started when it is first needed (``spawn``: nothing of ours is forked) and ended with its parent. One finds
+a first placement, at normal priority, for pods wait for it. The other improves on it at low priority, while the time
+limit lasts; on a busy machine it may get no processor at all, and then the first placement is what is used. A worker that
+does not answer is killed, and the next batch gets a new one. What is handed back was checked against the batch by a look
+that shares nothing with the solver.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import multiprocessing
 import os
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from placement.batches import Batch, Batched, best_fit, place_batch
+import numpy as np
+from numpy.typing import NDArray
+
+from placement.batches import Batch, Batched, as_placed, best_fit, place_batch
 from placement.errors import PlacementError
-from placement.plans import Deadline
+from placement.plans import Deadline, Ending
+from placement.resources import IntArray
 
 NICE = 10
 GRACE_S = 30.0
-"""Beyond its limit, for the start of the process and the last solver step."""
+"""For the start of a process and a first placement; and for the last step of one that improves."""
 
 
 class SolverError(PlacementError):
     """The worker died, hung, or returned a placement that breaks a rule."""
 
 
-def _begin() -> None:
-    """In the worker: keep standard output clean, and end when the parent does."""
+def _begin(nice: int) -> None:
+    """In a worker: keep standard output clean, and end when the parent does."""
+    os.nice(nice)
     os.dup2(2, 1)
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"
@@ -44,57 +50,161 @@ def _begin() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _yield() -> None:
-    """In the improving thread: Linux has a priority for each; elsewhere the worker's own stays."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-
-
-@cache
-def _improver() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, initializer=_yield)
-
-
-def solve(batch: Batch, time_s: float, seed: int) -> Batched:
-    """Place a batch within ``time_s`` and check the answer; in the worker."""
-    deadline = Deadline(time_s, time.perf_counter)
-    first = best_fit(batch)
-    batched = _improver().submit(place_batch, batch, deadline, seed=seed, start=first).result()
+def _checked(batch: Batch, batched: Batched) -> Batched:
     wrong = batch.violations(batched.placed)
     if wrong:
         raise SolverError(f"a batch failed its check ({wrong[0]}); it is discarded, please report it")
     return batched
 
 
-class Solver:
-    """One worker process, made when it is first needed."""
+class Sent(NamedTuple):
+    """A batch on its way to a worker, small: (class, node) matrices take megabytes, and packing those up takes the
+    interpreter from whoever answers meanwhile."""
 
-    def __init__(self) -> None:
+    batch: Batch
+    """Without ``most``."""
+    mask: NDArray[np.uint8]
+    """``(C, ceil(N / 8))`` where each class may go, a bit per node."""
+    most: IntArray | None
+    """``(C, N)``, only where it is not all or nothing."""
+
+    @classmethod
+    def of(cls, batch: Batch) -> Sent:
+        """Pack."""
+        mask = batch.most > 0
+        is_plain = np.array_equal(batch.most, mask * batch.count[:, None])
+        empty = np.zeros((0, 0), np.int64)
+        return cls(replace(batch, most=empty), np.packbits(mask, axis=1), None if is_plain else batch.most)
+
+    def unpack(self) -> Batch:
+        """The batch."""
+        if self.most is not None:
+            return replace(self.batch, most=self.most)
+        mask = np.unpackbits(self.mask, axis=1, count=self.batch.free.shape[1])
+        return replace(self.batch, most=mask.astype(np.int64) * self.batch.count[:, None])
+
+
+class Sparse(NamedTuple):
+    """A placement on its way: where pods of which class go, and how many."""
+
+    classes: IntArray
+    nodes: IntArray
+    pods: IntArray
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, placed: IntArray) -> Sparse:
+        """Pack ``(C, N)``."""
+        classes, nodes = np.nonzero(placed)
+        return cls(classes, nodes, placed[classes, nodes], placed.shape)
+
+    def unpack(self) -> IntArray:
+        """``(C, N)``."""
+        placed = np.zeros(self.shape, np.int64)
+        placed[self.classes, self.nodes] = self.pods
+        return placed
+
+
+Answer = tuple[Batched, Sparse]
+"""The result without its placement, and the placement."""
+
+
+def _answer(batch: Batch, batched: Batched) -> Answer:
+    checked = _checked(batch, batched)
+    return replace(checked, placed=np.zeros((0, 0), np.int64)), Sparse.of(checked.placed)
+
+
+def first(sent: Sent) -> Answer:
+    """A placement at once; in the worker."""
+    batch = sent.unpack()
+    return _answer(batch, as_placed(batch, best_fit(batch), Ending.DEADLINE))
+
+
+def improve(sent: Sent, start: Sparse, time_s: float, seed: int) -> Answer:
+    """The best placement within ``time_s``, at least as good as ``start``; in the worker."""
+    batch = sent.unpack()
+    deadline = Deadline(time_s, time.perf_counter)
+    return _answer(batch, place_batch(batch, deadline, seed=seed, start=start.unpack()))
+
+
+class _Worker:
+    """One process, made when it is first needed."""
+
+    def __init__(self, nice: int) -> None:
+        self._nice = nice
         self._pool: ProcessPoolExecutor | None = None
+        self._last: Future[Answer] | None = None
 
-    async def solve(self, batch: Batch, time_s: float, seed: int) -> Batched:
-        """The placement.
+    @property
+    def is_busy(self) -> bool:
+        """Whether it still works on something whose time is over."""
+        return self._last is not None and not self._last.done()
 
-        Raises
-        ------
-        PlacementError : the worker died, hung, or could not plan; the next call starts a new one.
-        """
+    def run(self, work: Any, *words: Any) -> asyncio.Future[Answer]:
+        """``work(*words)`` in the process."""
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
-        running = asyncio.get_running_loop().run_in_executor(self._pool, solve, batch, time_s, seed)
-        try:
-            return await asyncio.wait_for(running, time_s + GRACE_S)
-        except (TimeoutError, BrokenProcessPool) as error:
-            self.close()
-            what = "hung" if isinstance(error, TimeoutError) else "died"
-            raise SolverError(f"the planning process {what}; the batch is planned again by a new one") from error
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._nice,))
+        self._last = self._pool.submit(work, *words)
+        return asyncio.wrap_future(self._last)
 
     def close(self) -> None:
-        """End the worker, whatever it does."""
-        pool, self._pool = self._pool, None
+        """End the process, whatever it does."""
+        pool, self._pool, self._last = self._pool, None, None
         if pool is None:
             return
         for process in list((pool._processes or {}).values()):  # shutdown() alone would wait for a running solver
             process.kill()
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Solver:
+    """Both processes."""
+
+    def __init__(self) -> None:
+        self._first = _Worker(0)
+        self._improver = _Worker(NICE)
+        self._late_s = 0.0
+
+    async def solve(self, batch: Batch, time_s: float, seed: int) -> Batched:
+        """The placement, ``time_s`` after a first one was found at the latest.
+
+        Raises
+        ------
+        PlacementError : a worker died, hung, or could not plan; the next call starts a new one.
+        """
+        sent = Sent.of(batch)
+        try:
+            async with asyncio.timeout(GRACE_S):
+                found, placed = await self._first.run(first, sent)
+        except (TimeoutError, BrokenProcessPool) as error:
+            self._first.close()
+            what = "hung" if isinstance(error, TimeoutError) else "died"
+            raise SolverError(f"the planning process {what}; the batch is planned again by a new one") from error
+        if found.ending == Ending.OPTIMAL or found.most == 0 or self._is_late():
+            return replace(found, placed=placed.unpack())
+        self._late_s = time.monotonic() + time_s + GRACE_S
+        running = self._improver.run(improve, sent, placed, time_s, seed)
+        try:
+            async with asyncio.timeout(time_s):
+                found, placed = await asyncio.shield(running)
+        except TimeoutError:
+            running.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else will look
+        except BrokenProcessPool as error:
+            self._improver.close()
+            raise SolverError("the planning process died; the batch is planned again by a new one") from error
+        return replace(found, placed=placed.unpack())
+
+    def _is_late(self) -> bool:
+        """Whether the improver still works on an earlier batch; one that hangs is replaced."""
+        if not self._improver.is_busy:
+            return False
+        if time.monotonic() > self._late_s:
+            self._improver.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """End both, whatever they do."""
+        self._first.close()
+        self._improver.close()

@@ -238,8 +238,8 @@ class PlanSettings:
     """Of the solver, per batch, to improve on best fit; pods wait for it, so a longer one packs better and starts later."""
     max_pods: int = _number(500, 1, 100_000)
     """Per batch; a gang is never cut."""
-    width: int = _number(64, 1, 1000)
-    """Patches in flight."""
+    width: int = _number(32, 1, 1000)
+    """Patches in flight: enough to keep an API server busy, few enough that their answers never hold up ours for long."""
     gate_deadline_s: float = _number(60, 1, 86_400)
     """A gate that was not lifted by then goes without a plan …"""
     gang_deadline_s: float = _number(600, 1, 86_400)

@@ -231,7 +231,7 @@ def test_a_node_filled_by_somebody_else_and_an_api_outage_strand_no_pod(plane: C
             await cluster.add_nodes([node("full", 4)])
             planner(plane).start()
             await create(cluster, [pod("p", 3)])
-            await cluster.until(lambda: planned(cluster.pods["p"]) == "full", 60, "nominated")
+            await cluster.until(lambda: "p" in cluster.pods and planned(cluster.pods["p"]) == "full", 60, "nominated")
             await create(cluster, [pod("thief", 3, gated=False)])
             binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "thief"},
                        "target": {"apiVersion": "v1", "kind": "Node", "name": "full"}}  # fmt: skip
