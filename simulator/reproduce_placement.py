@@ -97,6 +97,8 @@ class Setting:
     warmup_days: int = 15
     """A week to learn in, a week in which every workload is rolled out once, and one day."""
     days: int = 29
+    rollout_hours: int = 168
+    """Every workload is rolled out once in so many hours."""
     factor: float = 0.0
     """Factor that the learner starts from, as if fitted elsewhere; 0 = none, it waits for its own outcomes."""
 
@@ -145,7 +147,7 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
         policies.append(rightsizing)
         if not cell.sized_by.startswith("vpa"):
             policies.append(Restoring(rightsizing))
-    policies.append(Rollouts(seed))
+    policies.append(Rollouts(seed, setting.rollout_hours))
     reclaiming = Reclaiming(truth)
     if cell.mechanism == "reclaimed":
         trace = batch_on_reclaimed(trace, seed)

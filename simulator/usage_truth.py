@@ -576,13 +576,14 @@ class Rollouts:
     """Each workload is rolled out once a week, at an hour drawn with the seed: its pods restart one after the other."""
 
     seed: int = 0
+    hours: int = 168
     every_s: int = 3600
 
     def act(self, replay: Replay) -> None:
         """Restart what is due in this hour."""
-        hour = replay.time_s // self.every_s % 168
+        hour = replay.time_s // self.every_s % self.hours
         owners = {name: i for i, name in enumerate(sorted({s.owner for s in replay.trace.specs}))}
-        due = np.random.default_rng([self.seed, 0x2011]).integers(0, 168, len(owners)) == hour
+        due = np.random.default_rng([self.seed, 0x2011]).integers(0, self.hours, len(owners)) == hour
         for uid in [r.uid for r in replay.state.residents.values() if due[owners[r.spec.owner]]]:
             replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
 

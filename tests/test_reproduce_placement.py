@@ -1,0 +1,96 @@
+"""Cells of ``ullage reproduce placement|adversaries|empty-nodes`` on made-up traces: what is counted, and what is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
+from placement.usage import STEP_S
+from simulator.reproduce_emptying import Fleet, owned
+from simulator.reproduce_emptying import cell as emptying_cell
+from simulator.reproduce_placement import (
+    ADVERSARIES,
+    CELLS,
+    Cell,
+    Setting,
+    attack,
+    kept,
+    report,
+    run_cell,
+    summary,
+)
+from simulator.trace import Pods, Trace, Usage
+
+DAY_S = 86_400
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    """Forty pods of ten workloads for four days, some idle and some with a busy hour a day."""
+    rng = np.random.default_rng(1)
+    specs = [PodSpec(((CPU, 16_000), (MEMORY, 64 * GIB)), owner=f"Application/w{i}") for i in range(10)]
+    made = Trace.of("t", [], [(f"p{i}", specs[i % 10], 60 * i, 4 * DAY_S) for i in range(40)])
+    steps = np.arange(4 * DAY_S // STEP_S)
+    busy = np.where(steps * STEP_S // 3600 % 24 == 9, 8.0, 1.0)
+    level = rng.uniform(200, 1500, 10)
+    cpu = [level[i % 10] * np.where(i % 10 < 3, busy, 1.0) * rng.uniform(0.9, 1.1, len(steps)) for i in range(40)]
+    pod, time_s = np.repeat(np.arange(40), len(steps)), np.tile(steps * STEP_S, 40)
+    memory = np.full(len(pod), 8 * GIB, np.int64)
+    return made.but(usage=Usage(pod, time_s, np.concatenate(cpu).astype(np.int64), memory))
+
+
+def test_right_sizing_saves_nodes_and_every_cell_keeps_the_books(trace: Trace, tmp_path: Path) -> None:
+    setting = Setting(2, 4, rollout_hours=24, factor=1.3)
+    cells = [Cell("best-fit"), Cell("best-fit", "rightsized", "vpa"), Cell("ullage", "rightsized", "packed")]
+    rows = [kept(tmp_path, c.name.replace(" ", "_"), lambda c=c: run_cell(trace, c, setting, 0)) for c in cells]
+    assert all(r["placed"] == r["pods"] == 40 for r in rows)
+    assert rows[1]["nodes_mean"] < rows[0]["nodes_mean"]
+    assert rows[2]["nodes_mean"] < rows[0]["nodes_mean"]
+    assert kept(tmp_path, cells[0].name, lambda: pytest.fail("it was kept")) == rows[0]
+    table = summary(rows)
+    assert table[0]["usd_to_best_fit"] == 1.0
+    assert table[2]["usd_to_best_fit"] < 1.0
+    page = report(rows)
+    assert "Cost and risk" in page
+    assert "ullage, rightsized by packed" in page
+
+
+def test_an_attack_is_measured_beside_no_mechanism(trace: Trace) -> None:
+    row = attack(trace, "lying-requests", Setting(2, 4, rollout_hours=24), 3, 0)
+    assert row["over_without_mechanism"] <= 1
+    assert row["was_open"] in (True, False)
+    plain = trace.usage
+    changed = ADVERSARIES["regime-change"](trace, np.zeros(10, np.bool_), 3 * DAY_S).usage
+    late = plain.time_s >= 3 * DAY_S
+    assert (changed.cpu_millicores[late] == 3 * plain.cpu_millicores[late]).all()
+    assert (changed.cpu_millicores[~late] == plain.cpu_millicores[~late]).all()
+
+
+def test_names_of_cells_tell_them_apart() -> None:
+    assert len({(c.name, c.scale) for c in CELLS}) == len(CELLS)
+
+
+@pytest.mark.parametrize(("strategy", "lifetimes"), [("best-fit", "none"), ("emptying", "learned"), ("nilas", "true")])
+def test_empty_nodes_are_counted_for_the_same_pods(strategy: str, lifetimes: str) -> None:
+    small = PodSpec(((CPU, 2000), (MEMORY, 4 * GIB)))
+    num = 300
+    arrival = np.arange(num) * 900
+    pods = Pods.of(
+        name=np.array([f"p{i}" for i in range(num)], object),
+        spec=np.zeros(num, np.int64),
+        arrival_s=arrival,
+        departure_s=arrival + np.where(np.arange(num) % 5, 1200, 40_000),
+        gang=np.arange(num) // 2,
+    )
+    trace = Trace.of("t", [], [("x", small, 0, 10)]).but(pods=pods)
+    made, alone = owned(trace, 1.0, 0), owned(trace, 1.0, 0, alone=True)
+    assert len(made.specs) == 1
+    assert len(alone.specs) == num
+    row = emptying_cell(made, alone, strategy, lifetimes, Fleet(num_nodes=8), 0)
+    assert row["placed"] == row["pods"] == num
+    assert 0 < row["empty_share"] < 1
