@@ -61,6 +61,12 @@ def reproduce() -> None:
     show_default=True,
     help="Tie-break order of the nodes; ratio = cores per GPU.",
 )
+@click.option(
+    "--delivery",
+    default="decide",
+    show_default=True,
+    help="How decisions arrive: decide, score, decide+ties and so on.",
+)
 @click.option("--variant", "only", multiple=True, help="Only these pod lists; repeat. Default: all that are there.")
 @click.option("--policy", "policies", multiple=True, help="Only these policies; repeat. Default: all seven.")
 @click.option("-q", "--quiet", is_flag=True)
@@ -70,23 +76,26 @@ def fgd_atc23(
     report: Path | None,
     jobs: int,
     node_order: str,
+    delivery: str,
     only: tuple[str, ...],
     policies: tuple[str, ...],
     quiet: bool,
     output: str,
 ) -> None:
     """The FGD paper (USENIX ATC'23): 490 experiments equal to the published tables, and `priced` beside them."""
-    from simulator.reproduce_fgd import POLICIES, run
+    from simulator.delivery import delivery_named
+    from simulator.reproduce_fgd import POLICIES, Setting, run
 
     for policy in policies:
         if policy not in POLICIES:
             raise ConfigError(f"unknown policy {policy!r}; {nearest(policy, list(POLICIES))}")
 
+    delivery_named(delivery)
     if report is not None:
         check_writable(report)
     with progress("replaying", quiet=quiet) as advance:
         chosen = policies or tuple(POLICIES)
-        result = run(data, jobs=jobs, order=node_order, only=only, policies=chosen, progress=advance)
+        result = run(data, jobs=jobs, setting=Setting(node_order, delivery, chosen), only=only, progress=advance)
     rows: list[dict[str, Any]] = [
         {"trace": trace, **{p: found[p]["130"] for p in chosen}} for trace, found in result["results"].items()
     ]

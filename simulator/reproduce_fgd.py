@@ -25,6 +25,7 @@ from placement.log import NODE_ADDED, POD_BOUND
 from placement.prices import device_prices
 from placement.resources import GPU_SHARE, FloatArray
 from placement.strategies import STRATEGIES
+from simulator.delivery import delivery_named
 from simulator.fragmentation import fragmentation_along
 from simulator.openb import read_openb
 from simulator.replay import Outcome, Replay, ReplayOptions
@@ -56,6 +57,21 @@ class Curves:
     allocated_milli: int
     decisions: int
     cpu_s: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is replayed, and how it departs from the paper."""
+
+    order: str = "published"
+    """Of the nodes, for ties: see :meth:`Protocol.for_seed`."""
+    delivery: str = "decide"
+    policies: tuple[str, ...] = tuple(POLICIES)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the published tables are the answer."""
+        return self.order == "published" and self.delivery == "decide"
 
 
 @dataclass(frozen=True)
@@ -140,10 +156,10 @@ def _parquet(path: Path) -> pl.DataFrame:
 
 
 def experiment(
-    protocol: Protocol, policy: str, seed: int, order: str = "published", trace: Trace | None = None
+    protocol: Protocol, policy: str, seed: int, *, trace: Trace | None = None, delivery: str = "decide"
 ) -> Curves:
     """Replay one (policy, seed) and measure it as the published tables do."""
-    trace = protocol.for_seed(seed, order) if trace is None else trace
+    trace = protocol.for_seed(seed) if trace is None else trace
     strategy = STRATEGIES["priced" if policy == "priced" else f"atc23-{policy}"]
     options = ReplayOptions(
         seed=seed,
@@ -152,7 +168,8 @@ def experiment(
         preemption=False,
         knowledge=protocol.knowledge,
         samples=1,
-        checks=False,  # the published tables are the check
+        delivery=delivery_named(delivery),
+        checks=delivery != "decide",  # else the published tables are the check
     )
     outcome = Replay(trace, strategy, options).run()
     return curves(trace, outcome, protocol.knowledge)
@@ -227,22 +244,21 @@ def variants(data: Path) -> list[str]:
 _loaded: dict[tuple[str, str], Protocol] = {}
 
 
-def _job(
-    data: str, variant: str, seed: int, order: str, policies: tuple[str, ...]
-) -> tuple[str, int, dict[str, Curves], float]:
+def _job(data: str, variant: str, seed: int, setting: Setting) -> tuple[str, int, dict[str, Curves], float]:
     started = process_time()
     key = (data, variant)
     if key not in _loaded:
         _loaded[key] = Protocol.load(Path(data), variant)
     protocol = _loaded[key]
-    trace = protocol.for_seed(seed, order)
-    result = {policy: experiment(protocol, policy, seed, order, trace) for policy in policies}
+    trace = protocol.for_seed(seed, setting.order)
+    result = {
+        policy: experiment(protocol, policy, seed, trace=trace, delivery=setting.delivery)
+        for policy in setting.policies
+    }
     return variant, seed, result, process_time() - started
 
 
-def _jobs(
-    tasks: list[tuple[str, str, int, str, tuple[str, ...]]], jobs: int
-) -> Iterator[tuple[str, int, dict[str, Curves], float]]:
+def _jobs(tasks: list[tuple[str, str, int, Setting]], jobs: int) -> Iterator[tuple[str, int, dict[str, Curves], float]]:
     if jobs == 1:
         yield from (_job(*task) for task in tasks)
         return
@@ -256,9 +272,8 @@ def run(
     data: Path,
     *,
     jobs: int = 0,
-    order: str = "published",
+    setting: Setting = Setting(),
     only: tuple[str, ...] = (),
-    policies: tuple[str, ...] = tuple(POLICIES),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """All experiments, compared with the published tables.
@@ -273,7 +288,7 @@ def run(
     chosen = [variant for variant in variants(data) if not only or variant in only]
     if not chosen:
         raise TraceError(f"{data}: holds none of {', '.join(only)}; it has {', '.join(variants(data))}")
-    tasks = [(str(data), variant, seed, order, policies) for variant in chosen for seed in SEEDS]
+    tasks = [(str(data), variant, seed, setting) for variant in chosen for seed in SEEDS]
     # From both ends, so that two workers seldom load the same variant.
     tasks = [tasks[i // 2] if i % 2 == 0 else tasks[-1 - i // 2] for i in range(len(tasks))]
     allocation, fragments = published(data, "allocation"), published(data, "fragmentation")
@@ -287,7 +302,7 @@ def run(
     mismatches = []
     deterministic = 0
     for key in sorted(done):
-        if key not in allocation or key[1] == "random":
+        if key not in allocation or key[1] == "random" or not setting.is_published:
             continue
         deterministic += 1
         if (problem := differs(done[key], allocation[key], fragments[key])) is not None:
@@ -301,7 +316,8 @@ def run(
         "results": summary(done),
         "priced": _wins(done),
         "decisions": sum(c.decisions for c in done.values()),
-        "node_order": order,
+        "node_order": setting.order,
+        "delivery": setting.delivery,
         "curves": {
             f"{v}/{p}": [_finite(x) for x in np.mean([done[v, p, s].allocation for s in SEEDS], axis=0)]
             for v, p in sorted({(v, p) for v, p, _ in done})
