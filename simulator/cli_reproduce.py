@@ -105,11 +105,9 @@ def fgd_atc23(
         write_whole({report: fgd_html(result, "ullage " + shlex.join(sys.argv[1:]))})
         click.echo(f"report: {report}", err=True)
     if output == "table":
-        click.echo(
-            f"{result['exact']} of {result['deterministic']} deterministic experiments equal the published tables at all "
-            f"131 points; `priced` beats FGD in {result['priced']['wins']} of {result['priced']['pairs']} pairs.\n"
-            "GPU allocation, %, when 130 % has been asked for, mean of 10 seeds:\n"
-        )
+        from simulator.report import fgd_headline
+
+        click.echo(f"{fgd_headline(result)}\nGPU allocation, %, when 130 % has been asked for, mean of 10 seeds:\n")
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, rows, output))
 
 

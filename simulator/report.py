@@ -340,6 +340,22 @@ def _two(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def fgd_headline(result: dict[str, Any]) -> str:
+    """What `ullage reproduce fgd-atc23` found, in words."""
+    wins, parts = result["priced"], []
+    if result["deterministic"]:
+        parts.append(
+            f"{result['exact']} of {result['deterministic']} deterministic experiments equal the published tables at all "
+            "131 points."
+        )
+    if wins["pairs"]:
+        parts.append(
+            f"`priced` beats FGD in {wins['wins']} of {wins['pairs']} pairs of trace and seed, by {wins['mean_gain']:.2f} "
+            f"points on average and {wins['min_gain']:.2f} at least."
+        )
+    return " ".join(parts) or "GPU allocation by policy."
+
+
 def fgd_html(result: dict[str, Any], command: str) -> str:
     """The page of `ullage reproduce fgd-atc23`."""
     results = result["results"]
@@ -374,19 +390,14 @@ def fgd_html(result: dict[str, Any], command: str) -> str:
                 names=[(policy, colour(i)) for i, policy in enumerate(policies)],
             )
         )
-    wins = result["priced"]
-    headline = f"{result['exact']} of {result['deterministic']} published experiments repeated to the last digit" + (
-        f"; `priced` beats FGD on {wins['wins']} of {wins['pairs']} trace–seed pairs, by {wins['mean_gain']:.2f} points "
-        f"on average and {wins['min_gain']:.2f} at least."
-        if wins["pairs"]
-        else "."
-    )
+    headline = fgd_headline(result)
     facts = [
         ("experiments", str(result["experiments"])),
         ("decisions", f"{result['decisions']:,}"),
         ("Random, largest difference of means", f"{result['random_max_abs_diff']} points"),
         ("time", f"{result['wall_s']} s, {result['cpu_s']} s of CPU"),
         ("node order", result["node_order"]),
+        ("delivery", result["delivery"]),
     ]
     return render_page(
         Page(
