@@ -2,8 +2,10 @@
 
 The autoscaler is the same for every strategy, so that differences in USD come from placement alone. It answers
 pods that fit nowhere: what is already booting is filled first (first fit), the rest gets new nodes of the shape
-that is cheapest per offered core among those the pod fits on. A node that stays empty for the idle timeout
-goes. Every shape's ``allocatable`` has system reserve and DaemonSet requests taken off already.
+that is cheapest per offered core among those that hold the pod when empty, every hard rule included (as
+cluster-autoscaler simulates a template of each node group). For a pod that no shape holds, nothing is bought. A
+node that stays empty for the idle timeout goes. Every shape's ``allocatable`` has system reserve and DaemonSet
+requests taken off already.
 """
 
 from __future__ import annotations
@@ -11,10 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.pods import Labels, PodSpec
-from placement.resources import CPU, GPU_SHARE, PODS
+from placement.program import NOT_FEASIBLE
+from placement.resources import CPU, PODS
+from placement.state import ClusterState
+from placement.strategies import STRATEGIES
+
+HOSTNAME = "kubernetes.io/hostname"
+"""Every node of a cluster has this label."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Shape:
         return NodeSpec(
             name,
             self.allocatable,
-            labels=self.labels,
+            labels=tuple(sorted({HOSTNAME: name, **dict(self.labels)}.items())),
             num_gpus=self.num_gpus,
             gpu_model=self.gpu_model,
             shape=self.name,
@@ -99,6 +109,11 @@ class Autoscaler:
     alive: dict[str, int] = field(default_factory=dict)
     _booting: list[_Booting] = field(default_factory=list)
     _fits: dict[PodSpec, list[Shape]] = field(default_factory=dict)
+    _templates: ClusterState = field(default_factory=ClusterState)
+
+    def __post_init__(self) -> None:
+        for shape in self.settings.shapes:
+            self._templates.add_node(shape.node(shape.name))
 
     def order(self, pending: Iterable[tuple[PodSpec, int]], time_s: int) -> list[tuple[NodeSpec, int]]:
         """New nodes for (class, how many) pending, with the second each is ready."""
@@ -131,25 +146,15 @@ class Autoscaler:
     def _cheapest(self, spec: PodSpec) -> Shape | None:
         shapes = self._fits.get(spec)
         if shapes is None:
-            shapes = sorted((s for s in self.settings.shapes if _holds(s, spec)), key=_price_per_core)
+            scores = STRATEGIES["first-fit"].scores(self._templates.snapshot(), spec)
+            holding = {self._templates.name(row) for row in np.flatnonzero(scores > NOT_FEASIBLE).tolist()}
+            shapes = sorted((s for s in self.settings.shapes if s.name in holding), key=_price_per_core)
             self._fits[spec] = shapes
         return next((s for s in shapes if not s.limit or self.alive.get(s.name, 0) < s.limit), None)
 
     def gone(self, shape: str) -> None:
         """A node of this shape left."""
         self.alive[shape] -= 1
-
-
-def _holds(shape: Shape, spec: PodSpec) -> bool:
-    offered = shape.node("").amounts
-    if any(offered.get(name, 0) < amount for name, amount in spec.amounts.items() if amount):
-        return False
-    gpu = spec.gpu
-    return gpu is None or (
-        gpu.count <= shape.num_gpus
-        and (not gpu.models or shape.gpu_model in gpu.models)
-        and offered.get(GPU_SHARE, 0) >= gpu.total_milli
-    )
 
 
 def _price_per_core(shape: Shape) -> tuple[float, str]:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from placement.nodes import NodeSpec
 from placement.playback import verify
-from placement.pods import PodSpec
+from placement.pods import NodeRules, PodRules, PodSpec, PodTerm
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.compare import Question, compare, document
 from simulator.cost import DEFAULT_SHAPES, read_price_book, shape
 from simulator.delivery import DELIVERIES, num_sampled
-from simulator.fleet import Elastic
+from simulator.fleet import HOSTNAME, Elastic
 from simulator.measures import measure
 from simulator.replay import Interruptions, Replay, ReplayOptions
 from simulator.reproduce_fgd import Protocol, differs, experiment, published
@@ -317,3 +317,13 @@ def test_orders_of_another_variant_are_refused(protocol: Protocol, traces: Path)
     other = replace(protocol, arrivals=Protocol.load(traces / "openb", "cpu050").arrivals)
     with pytest.raises(TraceError, match="mixed up"):
         other.for_seed(42)
+
+
+def test_no_node_is_bought_for_a_pod_that_no_shape_holds() -> None:
+    elsewhere = PodSpec(((CPU, 1000),), node_rules=NodeRules(node_selector=(("zone", "mars"),)))
+    alone = PodSpec(((CPU, 1000),), owner="a", pod_rules=PodRules(anti_affinity=(PodTerm(HOSTNAME, ()),)))
+    pods = [("lost", elsewhere, 0, 5000), ("one", alone, 0, 5000), ("two", alone, 0, 5000)]
+    fleet = Elastic((shape("s", 16, 64),))
+    outcome = Replay(Trace.of("t", [], pods), STRATEGIES["best-fit"], ReplayOptions(elastic=fleet, end_s=4000)).run()
+    assert outcome.num_placed == 2
+    assert len(outcome.node_names) == 2
