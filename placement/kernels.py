@@ -64,6 +64,7 @@ class Ledger(NamedTuple):
     gpu_count: IntArray
     touched: IntArray
     last_touch: IntArray
+    place: IntArray
 
 
 class Cache(NamedTuple):
@@ -561,9 +562,9 @@ def add_worth(rows, num, row, terms, t, gpu, ledger, prices):
 
 
 @_jit
-def add_rank(rows, num, row, terms, t, num_rows):
+def add_rank(rows, num, row, terms, t, ledger):
     for i in range(num):
-        row[rows[i]] -= terms[t, 1] * (terms[t, 2] * COST_UNIT * rows[i] // max(num_rows, 1))
+        row[rows[i]] -= terms[t, 1] * terms[t, 2] * ledger.place[rows[i]]
 
 
 # ── by predicted use and lifetime ─────────────────────────────────────────────────────────────
@@ -714,7 +715,7 @@ def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
         elif op == 20:
             add_stranded(rows, num, row, terms, t, delta, ask, ledger)
         elif op == 22:
-            add_rank(rows, num, row, terms, t, num_rows)
+            add_rank(rows, num, row, terms, t, ledger)
         if fgd is not None and op == 14:
             add_fgd(rows, num, row, terms[t, 1], delta, gpu, ledger, fgd)
         if prices is not None and op == 21:

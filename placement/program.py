@@ -82,7 +82,6 @@ class Program:
         self.state = state
         self.ties = TIES[strategy.ties]
         self.device_rule = DEVICE_RULES[strategy.devices]
-        self.uses_rank = any(w.scorer.opcode == 22 for w in strategy.scorers)
         self.reads_outlook = any(w.scorer.opcode >= FIRST_OUTLOOK for w in strategy.scorers)
         self.admits = any(isinstance(w.scorer, FitsWindows) for w in strategy.scorers)
         """Whether a score may exclude a node."""
@@ -102,7 +101,6 @@ class Program:
         state = self.state
         self.epoch = state.epoch
         self.num_changes = len(state.changed_rows)
-        self.num_rows = state.num_rows
         self.columns = Columns(state)
         num_cols = state.is_alive.shape[0]
         self.max_classes = max(64, MAX_CACHED_SCORES // num_cols)
@@ -142,7 +140,7 @@ class Program:
         num_cols = state.is_alive.shape[0]
         opcodes = set(self.terms[:, 0].tolist())
         ledger = kernels.Ledger(
-            state.offered, state.taken, state.gpu_free, state.gpu_count, state.touched, state.last_touch
+            state.offered, state.taken, state.gpu_free, state.gpu_count, state.touched, state.last_touch, state.place
         )
         rows = np.zeros(num_cols, np.int64)
         cache = kernels.Cache(self.scores, self.permitted, self.deltas, self.gpus, self.terms, rows, self.best)
@@ -186,9 +184,6 @@ class Program:
         if kernels is not None and self.columns.kind_allowed is not allowed:  # the table of device models grew
             self._hand_over()
         self.num_changes = len(state.changed_rows)
-        if self.uses_rank and self.num_rows != state.num_rows:
-            self.started = [-1] * len(self.started)
-        self.num_rows = state.num_rows
 
     def _class(self, spec: PodSpec) -> int:
         state = self.state

@@ -12,6 +12,7 @@ free row that the next node takes, lowest first, so equal event sequences give e
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Iterable
 from typing import Any
@@ -36,6 +37,7 @@ NUM_GPU_CLASSES = 5
 NUM_DERIVED = GPU_CLASSES + NUM_GPU_CLASSES
 CPU_ROW, MEMORY_ROW, PODS_ROW, GPU_ROW = range(NUM_DERIVED, NUM_DERIVED + len(BASE_RESOURCES))
 
+PLACES = 1 << 20
 TOUCH_RING = 1 << 16
 """Length of the ring of touched rows; a reader that is further behind refreshes everything."""
 
@@ -72,6 +74,11 @@ def gpu_class(spec: PodSpec) -> int:
     if spec.gpu.milli < DEVICE_MILLI:
         return 0
     return min(spec.gpu.count.bit_length(), NUM_GPU_CLASSES - 1)
+
+
+def place_of(name: str) -> int:
+    """A node's place in an order of its own, 0…2^20 − 1: whoever lists nodes, and how, has no say in it."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") * PLACES >> 32
 
 
 class ClusterState:
@@ -134,6 +141,7 @@ class ClusterState:
         self.gpu_model: IntArray = grown(get("gpu_model"), (num_rows,), np.int64)
         self.is_alive: BoolArray = grown(get("is_alive"), (num_rows,), np.bool_)
         self.last_touch: IntArray = grown(get("last_touch"), (num_rows,), np.int64)
+        self.place: IntArray = grown(get("place"), (num_rows,), np.int64)
         self.epoch += 1
 
     def _ensure_lanes(self, names: Iterable[str]) -> None:
@@ -205,6 +213,7 @@ class ClusterState:
         for name, amount in node.amounts.items():
             self.offered[self.row_of_resource[name], row] = amount
         self.gpu_count[row] = node.num_gpus
+        self.place[row] = place_of(node.name)
         self.gpu_model[row] = self.models.setdefault(node.gpu_model, len(self.models))
         self.is_alive[row] = True
         self.rules.add_node(row, node)

@@ -408,3 +408,15 @@ def test_any_number_of_device_models_is_told_apart() -> None:
             if i == 0:
                 assert not strategy.decide(state.snapshot(), wants).is_placed
         assert strategy.decide(state.snapshot(), wants).node == "n150"
+
+
+def test_priced_does_not_care_how_nodes_are_listed() -> None:
+    """The order of its explicit first fit comes from names, so an adversary who sorts the list changes nothing."""
+    nodes = [NodeSpec(f"n{i}", ((CPU, 8000), (PODS, 20)), num_gpus=2, gpu_model="A") for i in range(12)]
+    specs = [PodSpec(((CPU, 1000 * (1 + i % 3)),), gpu=GpuRequest(1, 300 + 100 * (i % 4))) for i in range(24)]
+    chosen = []
+    for order in (nodes, nodes[::-1], nodes[6:] + nodes[:6]):
+        state = state_of(order, specs)
+        chosen.append([(on.node.name, on.devices) for on in fill(state, specs, "priced", 1)])
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert len({name for name, _ in chosen[0]}) > 1
