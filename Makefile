@@ -70,7 +70,7 @@ e2e: install ## End to end (E2E=FILES runs some) on a real etcd, kube-apiserver,
 	@command -v promtool > /dev/null || { echo "installing prometheus …"; apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus > /dev/null; }
 	$(BIN)/python -m tests.e2e.build
-	$(BIN)/pytest -s -v -m e2e --durations=0 --durations-min=1 $(E2E)
+	$(BIN)/pytest -s -v -m e2e --reruns 1 --durations=0 --durations-min=1 $(E2E)
 
 clean: ## Remove what the targets made
 	rm -rf .venv out .cache build
