@@ -91,7 +91,7 @@ def test_an_independent_checker_finds_no_broken_rule_in_a_whole_replay(small: Tr
     there: dict[str, dict[str, On]] = {name: {} for name in nodes}
     where: dict[str, str] = {}
     for event in outcome.log:
-        if event.kind == "pod_bound":
+        if event.kind in ("pod_bound", "pod_assumed") and event.detail is not None:
             node = nodes[event.node]
             spec = event.detail
             assert fits(spec, node, list(there[event.node].values()))
@@ -99,7 +99,7 @@ def test_an_independent_checker_finds_no_broken_rule_in_a_whole_replay(small: Tr
             assert taints_ok(spec, node)
             there[event.node][event.subject] = On(spec, node, event.devices)
             where[event.subject] = event.node
-        elif event.kind == "pod_released":
+        elif event.kind in ("pod_released", "pod_forgotten"):
             del there[where.pop(event.subject)][event.subject]
 
 
