@@ -122,7 +122,7 @@ class World:
                 self._pods[value["metadata"]["name"]] = value
                 self._waiting.add(value["metadata"]["name"])
                 self._tell(value)
-            while len(self._old) > 5 * WAITING or (self._old and not self.is_busy):
+            for _ in range(min(10, len(self._old) - (5 * WAITING if self.is_busy else 0))):
                 self.sink.drop(msgspec.Raw(msgspec.json.encode(self._pods.pop(self._old.pop(0)))))
 
 

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.02
 SETTLE_S = 0.2
 LOOK_S = 1.0
-SLICE = 20
-"""Pods that are counted before others may run: about a millisecond."""
+SLICE = 8
+"""Pods that are counted before others may run: under a millisecond."""
 MAX_DELIVERIES = 4
 """Batches on their way at once; beyond it pods wait for one to arrive, and the next batch is larger."""
 GONE = (404, 409)
