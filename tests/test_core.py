@@ -130,6 +130,8 @@ def test_both_back_ends_score_and_decide_alike(
         two = STRATEGIES[strategy].decide(plain.snapshot(), spec, None, draw)
         assert one == two
         scores = [STRATEGIES[strategy].scores(s.snapshot(), spec) for s in (compiled, plain)]
+        marks = [STRATEGIES[strategy].priorities(s.snapshot(), spec) for s in (compiled, plain)]
+        assert (marks[0] == marks[1]).all()
         assert (scores[0] == scores[1]).all()
         if one.is_placed:
             for state in (compiled, plain):

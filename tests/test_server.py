@@ -66,6 +66,12 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return int(head.split(b" ", 2)[1]), await asyncio.wait_for(reader.readexactly(length), 10)
 
 
+async def send_all(writer: asyncio.StreamWriter, parts: list[bytes]) -> None:
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+
+
 async def hang_up(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with suppress(ConnectionError):
@@ -90,6 +96,56 @@ async def test_requests_on_one_connection_are_answered_in_order_whatever_their_s
         for body in bodies:
             assert await answer(reader) == (200, body)
         await hang_up(writer)
+
+
+async def test_large_answers_stay_whole_while_their_reader_dawdles() -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        bodies = [bytes([i]) * (200_000 + 4_000 * i) for i in range(24)]
+        sending = asyncio.ensure_future(send_all(writer, [post(body) for body in bodies]))
+        await asyncio.sleep(0.2)  # answers fill every buffer on the way
+        for body in bodies:
+            assert await answer(reader) == (200, body)
+        await sending
+        await hang_up(writer)
+
+
+async def test_a_handler_that_goes_on_later_keeps_its_body() -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        bodies = [bytes([i]) * 40_000 for i in range(6)]
+        for body in bodies:
+            writer.write(post(body, "/slow"))
+        for body in bodies:
+            assert await answer(reader) == (200, body)
+        await hang_up(writer)
+
+
+async def test_what_comes_after_an_answer_is_done_before_the_next_request_and_may_fail() -> None:
+    told: list[bytes] = []
+
+    def handle(request: Request) -> Response:
+        body = bytes(request.body)
+        assert len(told) == int(body)
+
+        def after() -> None:
+            told.append(body)
+            if body == b"1":
+                raise RuntimeError("a defect")
+
+        return Response(body, after=after)
+
+    server = HttpServer(SMALL, handle, Metrics())
+    await server.start()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"".join(post(b"%d" % i) for i in range(4)))
+        for i in range(4):
+            assert await answer(reader) == (200, b"%d" % i)
+        await hang_up(writer)
+        assert told == [b"0", b"1", b"2", b"3"]
+    finally:
+        await server.stop(0.1)
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(1, 400), max_size=6), st.booleans())
