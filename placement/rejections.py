@@ -19,14 +19,17 @@ NO_DEVICE = "no device with enough free share"
 
 
 def rejections(
-    strategy: Strategy, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None
+    strategy: Strategy, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None, *, chosen: int = -1
 ) -> dict[str, BoolArray]:
     """Reason → ``(N,)`` bool: every live node that the pod may not use, under the first rule that it breaks.
 
-    The masks are disjoint; rows of removed nodes are in none.
+    The masks are disjoint; rows of removed nodes are in none, nor is ``chosen``, where the pod may be counted already.
     """
     state, program = snapshot.state, strategy.program(snapshot.state)
-    rows = np.flatnonzero(state.is_alive[: state.num_rows] & ~_feasible(strategy, state, spec, candidates))
+    left_out: BoolArray = state.is_alive[: state.num_rows] & ~_feasible(strategy, state, spec, candidates)
+    if chosen >= 0:
+        left_out[chosen] = False
+    rows = np.flatnonzero(left_out)
     grouped: dict[str, BoolArray] = {}
     if not len(rows):
         return grouped

@@ -178,14 +178,15 @@ class Engine:
         """Choose among ``candidates (N,)`` and log it; the decision and the draw that settled ties."""
         strategy = self.in_force()
         draw = self._draws.getrandbits(62)
-        decision = strategy.decide(self.state.snapshot(), spec, candidates, draw)
+        offered = self._offered(strategy, spec, candidates)
+        decision = strategy.decide(self.state.snapshot(), spec, None if offered is None else candidates, draw)
         row = self.state.row_of.get(self.ledger.target_for(uid, spec), -1) if self.ledger.targets else -1
         if row >= 0 and candidates[row] and decision.row != row:
             narrowed = self.mask(np.array([row]))
             wanted = strategy.decide(self.state.snapshot(), spec, narrowed, draw)
             if wanted.is_placed:  # the replacement of a pod that a plan moved goes where the plan wants it
-                decision, candidates = wanted, narrowed
-        asked = Asked(strategy.digest, spec, draw, self._offered(strategy, spec, candidates))
+                decision, offered = wanted, self._offered(strategy, spec, narrowed)
+        asked = Asked(strategy.digest, spec, draw, offered)
         self.state.log.append(
             Event(self.ledger.time_s, placement_log.DECISION, uid, decision.node, decision.devices, asked)
         )
@@ -209,7 +210,7 @@ class Engine:
     def mask(self, rows: IntArray) -> BoolArray:
         """``(N,)`` bool from rows; −1 is skipped."""
         mask = np.zeros(self.state.num_rows, np.bool_)
-        mask[rows[rows >= 0]] = True
+        mask[rows if len(rows) and rows.min() >= 0 else rows[rows >= 0]] = True
         return mask
 
     def has_devices(self, spec: PodSpec) -> BoolArray:

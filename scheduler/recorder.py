@@ -98,10 +98,7 @@ def take(
             best, totals, parts_of(strategy, state, spec, np.array(best, np.int64), totals), strict=True
         )
     ]
-    masks = rejections(strategy, state.snapshot(), spec, candidates)
-    for mask in masks.values():
-        if decision.row >= 0:
-            mask[decision.row] = False
+    masks = rejections(strategy, state.snapshot(), spec, candidates, chosen=decision.row)
     return ([] if chosen is None else [chosen]) + others, masks
 
 
@@ -268,7 +265,7 @@ class Recorder:
 
 def finish(record: Record, idle: BoolArray, row: int, was_idle: bool) -> None:
     """Fill in what follows from the masks and the best candidates; ``row`` is the chosen node's, −1 for none."""
-    record.reasons = {reason: int(mask.sum()) for reason, mask in record.masks.items()}
+    record.reasons = {reason: int(np.count_nonzero(mask)) for reason, mask in record.masks.items()}
     others = [entry["node"] for entry in record.top if entry["node"] != record.node]
     record.runner_up = others[0] if others else ""
     if row >= 0:
