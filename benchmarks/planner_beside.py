@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.verbs import GIB, NUM_SEEN, Client, bodies, cpu_s, names, pod, quantile
+from benchmarks.verbs import GIB, NUM_ORDERS, UID, Client, bodies, cpu_s, names, pod, quantile
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
@@ -156,8 +156,7 @@ def serve_ullage(pipe: Any, num_nodes: int, strategy: str, api_port: int, time_s
             spec = PodSpec(request=((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)))
             ledger.state.bind(f"r{i}", spec, ledger.state.name(i % num_nodes))
         reader = Reader()
-        for i in range(NUM_SEEN):
-            ledger.see(reader.pod(json.dumps(pod(f"u{i}")).encode()))
+        ledger.see(reader.pod(json.dumps(pod(UID)).encode()))
         records = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics)
         engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics, recorder=records)
         records.attach(engine)
@@ -258,7 +257,7 @@ def main() -> None:
     patches.start()
     server = Server(options.nodes, options.strategy, ours.recv(), options.time)
     try:
-        asked = bodies(options.nodes, NUM_SEEN, full=False)
+        asked = bodies(options.nodes, NUM_ORDERS, full=False)
         server.switch(True)
         one_round(server, asked, 500, options.pause)  # the solver's process is up, everything is compiled
         pairs = []

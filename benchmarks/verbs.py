@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,10 @@ from placement.state import ClusterState
 from placement.strategies import strategy_named
 
 GIB = 2**30
-NUM_SEEN = 20
-"""Pods that the watch has shown before they are asked about."""
+NUM_ORDERS = 20
+"""Requests that differ in the order of their nodes; every one asks about a pod of its own."""
+WARM_UP = 60
+"""Requests that are not measured."""
 
 
 class Echo(asyncio.BufferedProtocol):
@@ -87,7 +91,7 @@ def serve_echo(pipe: Any) -> None:
     asyncio.run(run())
 
 
-def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, is_seen: bool) -> None:
+def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, num_pods: int) -> None:
     """Process: the real server, engine and ledger over a synthetic cluster."""
     from scheduler.binder import Binder
     from scheduler.engine import Engine
@@ -113,8 +117,8 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, is_seen: b
             spec = PodSpec(request=((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)))
             ledger.state.bind(f"r{i}", spec, ledger.state.name(i % num_nodes))
         reader = Reader()
-        for i in range(NUM_SEEN if is_seen else 0):
-            ledger.see(reader.pod(json.dumps(pod(f"u{i}")).encode()))
+        for i in range(num_pods):
+            ledger.see(reader.pod(json.dumps(pod(uid_of(i))).encode()))
         records = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics)
         engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics, recorder=records)
         records.attach(engine)
@@ -136,6 +140,14 @@ def names(num_nodes: int) -> list[str]:
         f"ip-10-{i // 62500:03d}-{i // 250 % 250:03d}-{i % 250:03d}.eu-north-1.compute.internal"
         for i in range(num_nodes)
     ]
+
+
+def uid_of(number: int) -> str:
+    """UID of one pod, always as long."""
+    return f"u{number:011d}"
+
+
+UID = uid_of(0)
 
 
 def pod(uid: str) -> dict[str, Any]:
@@ -210,10 +222,10 @@ def bodies(num_nodes: int, count: int, *, full: bool) -> list[bytes]:
     rng = random.Random(2)
     listed = names(num_nodes)
     made = []
-    for i in range(count):
+    for _ in range(count):
         rng.shuffle(listed)
         nodes = {"metadata": {}, "items": [node_object(n) for n in listed]} if full else None
-        args = {"Pod": pod(f"u{i}"), "Nodes": nodes, "NodeNames": None if full else listed}
+        args = {"Pod": pod(UID), "Nodes": nodes, "NodeNames": None if full else listed}
         made.append(json.dumps(args, separators=(",", ":")).encode())
     return made
 
@@ -232,11 +244,13 @@ def started(target: Any, *words: Any) -> tuple[multiprocessing.Process, Client]:
     return process, Client(ours.recv())
 
 
-def one_round(echo: Client, ullage: Client, verb: str, asked: list[bytes], count: int) -> tuple[float, ...]:
-    """p50 and p99 of both, seconds."""
+def one_round(
+    echo: Client, ullage: Client, verb: str, asked: list[bytes], count: int, numbers: Iterator[int]
+) -> tuple[float, ...]:
+    """p50 and p99 of both, seconds; every request asks about the pod of the next number."""
     times: dict[str, list[float]] = {"echo": [], "ullage": []}
     for i in range(count):
-        body = asked[i % len(asked)]
+        body = asked[i % len(asked)].replace(UID.encode(), uid_of(next(numbers)).encode(), 1)
         seconds, answer = ullage.post(f"/v1/{verb}", body)
         times["ullage"].append(seconds)
         times["echo"].append(echo.post(f"/{len(answer)}", body)[0])
@@ -249,12 +263,14 @@ def measure(verb: str, num_nodes: int, options: argparse.Namespace) -> dict[str,
     """Interleaved rounds against both servers."""
     mode = "decide" if verb == "filter" else "score"
     floor, echo = started(serve_echo)
-    server, ullage = started(serve_ullage, num_nodes, mode, options.strategy, not options.unseen)
-    asked = bodies(num_nodes, 2 if options.full else NUM_SEEN, full=options.full)
     count = max(10, options.requests // (20 if options.full else 1))
-    one_round(echo, ullage, verb, asked, len(asked) * 3)
+    num_pods = 0 if options.unseen else WARM_UP + options.rounds * count
+    server, ullage = started(serve_ullage, num_nodes, mode, options.strategy, num_pods)
+    asked = bodies(num_nodes, 2 if options.full else NUM_ORDERS, full=options.full)
+    numbers = itertools.count()
+    one_round(echo, ullage, verb, asked, WARM_UP if not options.full else 6, numbers)
     before = cpu_s(server.pid or 0)
-    results = [one_round(echo, ullage, verb, asked, count) for _ in range(options.rounds)]
+    results = [one_round(echo, ullage, verb, asked, count, numbers) for _ in range(options.rounds)]
     spent = cpu_s(server.pid or 0) - before
     for process in (floor, server):
         process.terminate()

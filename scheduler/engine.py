@@ -29,7 +29,7 @@ from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes
 from scheduler.settings import Settings
-from scheduler.wire import NameTable
+from scheduler.wire import NameTable, Question
 
 if TYPE_CHECKING:
     from scheduler.view import Reader
@@ -212,6 +212,10 @@ class Engine:
         mask = np.zeros(self.state.num_rows, np.bool_)
         mask[rows if len(rows) and rows.min() >= 0 else rows[rows >= 0]] = True
         return mask
+
+    def candidates(self, question: Question) -> BoolArray:
+        """``(N,)`` bool: the nodes that a request names."""
+        return self.mask(question.rows) if question.asked is None else question.asked
 
     def has_devices(self, spec: PodSpec) -> BoolArray:
         """``(N,)`` bool: nodes with enough devices of an accepted model with enough free share."""

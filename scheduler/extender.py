@@ -199,7 +199,7 @@ class Extender:
     def _filter(self, asker: _Asker, question: Question, spec: PodSpec) -> Outcome:
         engine, head = self.engine, question.head
         mode = engine.mode_of(head.namespace, spec)
-        candidates = engine.mask(question.rows)
+        candidates = engine.candidates(question)
         held = self._held(question)
         if held is not None:
             return held, "confirmed"
@@ -231,10 +231,11 @@ class Extender:
         decided = engine.decide(head.uid, spec, candidates)
         decision = decided[0]
         asker.after = partial(self._leave, asker, question, spec, candidates, decided, "decide")
+        if decision.is_placed and not engine.settings.name_losers:
+            return wire.filter_one(question, engine.table, decision.row), "decided"
         if decision.is_placed:
             passes = rows == decision.row
-            losers = ((NOT_CHOSEN, ~passes),) if engine.settings.name_losers else ()
-            return wire.filter_some(question, engine.table, passes, losers), "decided"
+            return wire.filter_some(question, engine.table, passes, ((NOT_CHOSEN, ~passes),)), "decided"
         nothing = np.zeros(len(rows), np.bool_)
         no_device = ~self._at(engine.has_devices(spec), rows)
         reasons = ((UNKNOWN_NODE, rows < 0), (NO_DEVICE, no_device), (NO_ROOM, ~nothing))
@@ -258,7 +259,7 @@ class Extender:
             chosen[engine.state.row_of[held.node]] = MAX_PRIORITY  # a reservation ends with its node
             return wire.priorities(question, engine.table, chosen), "confirmed"
         engine.ledger.forget(head.uid, "asked again")
-        candidates = engine.mask(question.rows)
+        candidates = engine.candidates(question)
         decided = engine.decide(head.uid, spec, candidates)
         marks = engine.marks(spec, candidates, decided[0])
         asker.after = partial(self._leave, asker, question, spec, candidates, decided, "score")

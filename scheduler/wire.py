@@ -66,6 +66,13 @@ class Head(Struct):
     metadata: Meta = msgspec.field(default_factory=Meta)
 
 
+class _Front(Struct):
+    """A request as Go begins it, without its names."""
+
+    Pod: Head
+    Nodes: Raw = Raw(b"null")
+
+
 class _Named(Struct):
     metadata: Meta = msgspec.field(default_factory=Meta)
 
@@ -80,6 +87,7 @@ class _RawList(Struct):
 
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_victims = msgspec.json.Decoder(dict[str, Raw] | None).decode
+_decode_front = msgspec.json.Decoder(_Front).decode
 _decode_head = msgspec.json.Decoder(Head).decode
 _decode_names = msgspec.json.Decoder(list[str] | None).decode
 _decode_nodes = msgspec.json.Decoder(_NodeList | None).decode
@@ -94,19 +102,27 @@ _encode = msgspec.json.Encoder().encode
 class Question:
     """One ``filter`` or ``prioritize`` request."""
 
-    pod: Raw
-    """The pod as it was sent."""
     head: Meta
     rows: IntArray
     """``(n,)`` int64: ledger rows in the order asked, −1 for a node that we do not know."""
     names: list[str] | None = None
     """The names as sent; None on the fast path, where every row is known."""
+    asked: BoolArray | None = None
+    """``(N,)`` bool over the ledger's rows, if the look-up made it on its way."""
+    plain_pod: Raw | None = None
+    front: bytes = b""
+    """Fast path: what stands before the names, as one JSON object."""
     body: bytes | memoryview = b""
     """Fast path: the request as sent, of which ``region`` is a part."""
     begin: int = 0
     """Fast path: where in ``body`` the first name begins, at its quote."""
     nodes: Raw | None = None
     """The Node objects as sent, when the caller keeps no node cache of its own."""
+
+    @property
+    def pod(self) -> Raw:
+        """The pod as it was sent."""
+        return _decode_object(self.front)["Pod"] if self.plain_pod is None else self.plain_pod
 
     @property
     def region(self) -> bytes:
@@ -260,15 +276,18 @@ class NameTable:
         """``(N · width,)`` uint8: the bytes of ``fragments``."""
         return np.frombuffer(self.fragments.tobytes(), np.uint8)
 
-    def rows_of(self, body: bytes | memoryview, begin: int, end: int) -> IntArray | None:
-        """Rows of ``"a","b",…`` in ``body[begin:end]`` as Go writes it; None if any name needs the plain path."""
+    def rows_of(self, body: bytes | memoryview, begin: int, end: int) -> tuple[IntArray, BoolArray | None] | None:
+        """Rows of ``"a","b",…`` in ``body[begin:end]`` as Go writes it, and maybe the same as a mask; None if any name
+        needs the plain path."""
         if not self._plain or end - begin < WORD + 2:
             return None
         if wire_kernels is None:
-            return self._uniform(bytes(body[begin:end]))
+            rows = self._uniform(bytes(body[begin:end]))
+            return None if rows is None else (rows, None)
+        asked = np.zeros(len(self.names), np.bool_)
         found = np.empty((end - begin) // (self._shortest + 3) + 1, np.int64)
-        count = wire_kernels.rows_of(np.frombuffer(body, np.uint8), begin, end, *self._compiled, found)
-        return None if count < 0 else found[:count]
+        count = wire_kernels.rows_of(np.frombuffer(body, np.uint8), begin, end, *self._compiled, found, asked)
+        return None if count < 0 else (found[:count], asked)
 
     def _uniform(self, region: bytes) -> IntArray | None:
         """Rows if every name is as long as the first; otherwise as :meth:`_mixed` finds them."""
@@ -361,17 +380,17 @@ def _read_fast(body: memoryview, table: NameTable) -> Question | None:
     if start < 0:
         return None
     begin = start + len(_NAMES_KEY)
-    rows = table.rows_of(body, begin, len(body) - 2)
-    if rows is None:
-        return None
+    front = front[:start].rstrip(b" ,") + b"}"
     try:
-        fields = _decode_object(front[:start].rstrip(b" ,") + b"}")
-        if "Pod" not in fields or not _is_null(fields.get("Nodes", _NULL)):
-            return None
-        pod = fields["Pod"]
-        return Question(pod, _decode_head(pod).metadata, rows, None, body, begin)
+        args = _decode_front(front)
     except msgspec.MsgspecError:
         return None
+    if not _is_null(args.Nodes):
+        return None
+    found = table.rows_of(body, begin, len(body) - 2)
+    if found is None:
+        return None
+    return Question(args.Pod.metadata, found[0], asked=found[1], front=front, body=body, begin=begin)
 
 
 def _fields(body: bytes | memoryview | Raw) -> dict[str, Raw]:
@@ -419,7 +438,7 @@ def _read_plain(body: bytes | memoryview, table: NameTable) -> Question:
         names = [item.metadata.name for item in items]
     names = names or []
     rows = np.array([table.row_of.get(name, -1) for name in names], np.int64)
-    return Question(pod, head, rows, names, nodes=nodes if is_full else None)
+    return Question(head, rows, names, plain_pod=pod, nodes=nodes if is_full else None)
 
 
 def read_binding(body: bytes | memoryview) -> Binding:
@@ -497,6 +516,14 @@ def filter_some(
     items = [] if listed is None or listed.items is None else listed.items
     kept = [bytes(item) for item, keep in zip(items, passes.tolist(), strict=True) if keep]
     return b'{"Nodes":{"metadata":{},"items":[' + b",".join(kept) + b']},"NodeNames":null,' + body
+
+
+def filter_one(question: Question, table: NameTable, row: int) -> bytes:
+    """The asked node of ledger row ``row`` passes; the others are left out without a word."""
+    if question.names is not None:
+        return filter_some(question, table, question.rows == row)
+    tail = b'],"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":""}'
+    return b'{"Nodes":null,"NodeNames":[' + table.quoted[row] + tail
 
 
 def filter_error(message: str) -> bytes:

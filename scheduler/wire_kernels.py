@@ -124,13 +124,13 @@ def _entry(text, quote, length, first, second, factor, second_factor, shift, slo
 
 
 @_jit
-def rows_of(text, begin, end, hashing, slots, known, width, rows, found):
+def rows_of(text, begin, end, hashing, slots, known, width, rows, found, asked):
     """Rows of the names in ``text[begin:end]``, written as Go writes a list of strings, to ``found``; how many.
 
-    ``text (n,)`` uint8; ``hashing (5,)`` uint64: where the two windows begin, their factors, how many bits of the mix
-    are not of the slot; ``known (N · width,)`` uint8 with each known name between its quotes; ``slots`` a
-    linear-probing table of entries that ends in a free slot, −1. −1 if anything is not as expected: an unknown or
-    short name, an escape, a space.
+    ``asked (N,)`` bool becomes true at those rows. ``text (n,)`` uint8; ``hashing (5,)`` uint64: where the two windows
+    begin, their factors, how many bits of the mix are not of the slot; ``known (N · width,)`` uint8 with each known
+    name between its quotes; ``slots`` a linear-probing table of entries that ends in a free slot, −1. −1 if anything
+    is not as expected: an unknown or short name, an escape, a space.
     """
     first, second, factor, second_factor, shift = (
         np.int64(hashing[0]), np.int64(hashing[1]), hashing[2], hashing[3], hashing[4],
@@ -150,7 +150,9 @@ def rows_of(text, begin, end, hashing, slots, known, width, rows, found):
             entry = _entry(text, at, length, first, second, factor, second_factor, shift, slots, known, width)
             if entry < 0:
                 return -1
-        found[count] = _at(rows, entry)
+        row = _at(rows, entry)
+        found[count] = row
+        asked[row] = True
         count += 1
         at += length + 2
         if at == end:
