@@ -26,7 +26,7 @@ from placement.log import Asked, Event, EventLog
 from placement.playback import apply
 from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
-from placement.rejections import rejections
+from placement.rejections import Rejections
 from placement.resources import BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy, scorer_name
@@ -83,10 +83,12 @@ def take(
     candidates: BoolArray | None,
     decision: Decision,
     chosen: dict[str, Any] | None = None,
+    known: Rejections | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, BoolArray]]:
     """Best candidates with their parts, and the masks of a :class:`Record`.
 
-    ``chosen`` is the chosen node's entry if the ledger already counts the pod there, else None.
+    ``chosen`` is the chosen node's entry if the ledger already counts the pod there, else None; ``known`` are reasons
+    found before, of the same ledger.
     """
     scores = strategy.scores(state.snapshot(), spec, candidates)
     if decision.row >= 0:
@@ -98,7 +100,8 @@ def take(
             best, totals, parts_of(strategy, state, spec, np.array(best, np.int64), totals), strict=True
         )
     ]
-    masks = rejections(strategy, state.snapshot(), spec, candidates, chosen=decision.row)
+    known = Rejections() if known is None else known
+    masks = known.of(strategy, state.snapshot(), spec, candidates, chosen=decision.row)
     return ([] if chosen is None else [chosen]) + others, masks
 
 
@@ -170,6 +173,7 @@ class Recorder:
         self._stop = threading.Event()
         self._engine: Engine | None = None
         self._idle = IdleNodes()
+        self._known = Rejections()
         self._fleet: tuple[int, Fleet | None] = (-1, None)
         self._thread = threading.Thread(target=self._write, name="records", daemon=True)
 
@@ -222,7 +226,7 @@ class Recorder:
             if pending.candidates is None or len(pending.candidates) == state.num_rows:
                 chosen = record.top[0] if record.top else None
                 record.top, record.masks = take(
-                    strategy, state, pending.spec, pending.candidates, pending.decision, chosen
+                    strategy, state, pending.spec, pending.candidates, pending.decision, chosen, self._known
                 )
                 self._complete(pending, state)
         except Exception as error:

@@ -25,7 +25,7 @@ from placement.nodes import NodeSpec
 from placement.playback import rebuild, verify
 from placement.pods import GpuRequest, PodSpec
 from placement.program import NOT_FEASIBLE, has_compiled
-from placement.rejections import rejections
+from placement.rejections import Rejections, rejections
 from placement.resources import CPU, PODS, format_amount, parse_quantity
 from placement.scorers import COST_UNIT, Columns, sigmoid_thresholds
 from placement.state import ClusterState
@@ -173,7 +173,7 @@ def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_chan
 ) -> None:
     states = [state_of(nodes, specs), state_of(nodes, specs, "numpy")]
     rng = np.random.default_rng(seed)
-    chosen = STRATEGIES[strategy]
+    chosen, known = STRATEGIES[strategy], Rejections()
     for i, spec in enumerate(specs):
         time_s = 1000 * i
         if i % 3 == 0:
@@ -185,6 +185,12 @@ def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_chan
         one, two = (chosen.decide(s.snapshot(), spec, None, 5) for s in states)
         assert one == two
         rejected = rejections(chosen, states[0].snapshot(), spec)
+        for asked in {spec, specs[0]}:
+            again = known.of(chosen, states[0].snapshot(), asked, None, chosen=-1)
+            fresh = rejections(chosen, states[0].snapshot(), asked)
+            assert {reason: mask.tolist() for reason, mask in again.items()} == {
+                reason: mask.tolist() for reason, mask in fresh.items()
+            }
         assert {n for names in chosen.explain(states[0].snapshot(), spec).reasons.values() for n in names} == {
             states[0].name(int(row)) for mask in rejected.values() for row in np.flatnonzero(mask)
         }
