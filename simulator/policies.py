@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 POLICIES = ("none", "planned", "karpenter-prefix", "descheduler")
 LOW_UTILISATION = 0.2
 """Descheduler's example threshold for ``HighNodeUtilization``: under it in every resource, a node is emptied."""
+WINDOW_S, WINDOW_GAP = 2.0, 0.01
+"""A window's plan is good enough at this gap, which it nearly always reaches long before the limit: so replays repeat."""
 MIN_BATCH = 2
 """Fewer pods than this are decided one by one: there is nothing to plan."""
 
@@ -74,7 +76,7 @@ def _allowed(state: ClusterState, specs: list[PodSpec], rows: IntArray) -> BoolA
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def plan_window(replay: Replay, pods: list[int], *, time_s: float = 0.2) -> dict[int, int]:
+def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) -> dict[int, int]:
     """Ledger row per pod of a window: as many as possible, on the fullest nodes that hold them, stranding least.
 
     Pods that plans do not cover are absent, and so is everybody where there is nothing to plan.
@@ -99,7 +101,7 @@ def plan_window(replay: Replay, pods: list[int], *, time_s: float = 0.2) -> dict
         request[lanes], count, np.maximum(nodes.free[lanes], 0), nodes.allocatable[lanes], most, none, where
     )
     chosen, part = _fullest(batch)
-    placed = batches.place_batch(part, Deadline(time_s, time.perf_counter)).placed
+    placed = batches.place_batch(part, Deadline(time_s, time.perf_counter), gap_share=WINDOW_GAP).placed
     return {
         pod: int(nodes.rows[chosen[n]])
         for c, spec in enumerate(specs)
@@ -166,12 +168,15 @@ class Consolidation:
     reserve_s: int = 0
     """Keep room for the largest rise of demand within ``every_s`` that the last so many seconds saw; 0 = none.
 
-    Whoever deletes what is bought again within the hour pays for it, so nothing goes before that much was seen.
+    Whoever deletes what is bought again within the hour pays for it: so nothing goes before that much was seen, nor
+    within so many seconds after a node was bought.
     """
     last_act: int | None = None
     """Acts after this many are skipped; for measuring what one plan changed."""
     promises: list[Promise] = field(default_factory=list)
     _acts: int = 0
+    _ordered: list[tuple[int, int]] = field(default_factory=list)
+    """When it looked, and how many nodes had been bought by then."""
 
     def __post_init__(self) -> None:
         if self.kind not in POLICIES[1:]:
@@ -192,7 +197,7 @@ class Consolidation:
             self._consolidate(replay)
 
     def _consolidate(self, replay: Replay) -> None:
-        if self.reserve_s and replay.time_s - replay.timeline.series[0].time_s < self.reserve_s:
+        if self.reserve_s and not self._is_calm(replay):
             return
         nodes = _Nodes.of(replay)
         fleet, pods = self._fleet(replay, nodes)
@@ -206,6 +211,13 @@ class Consolidation:
         wrong = consolidation.violations(fleet, plan, budget)
         assert not wrong, f"{self.kind} plan at {replay.time_s} s: {wrong[0]}"
         self._execute(replay, nodes.rows, plan, pods)
+
+    def _is_calm(self, replay: Replay) -> bool:
+        """Demand was watched for ``reserve_s``, and no node was bought in all that time."""
+        assert replay.scaler is not None, "act() checked it"
+        self._ordered.append((replay.time_s, replay.scaler.ordered))
+        since = [ordered for time_s, ordered in self._ordered if time_s <= replay.time_s - self.reserve_s]
+        return bool(since) and since[-1] == replay.scaler.ordered
 
     def _execute(
         self,
