@@ -35,6 +35,8 @@ LOW_UTILISATION = 0.2
 """Descheduler's example threshold for ``HighNodeUtilization``: under it in every resource, a node is emptied."""
 WINDOW_S, WINDOW_GAP = 2.0, 0.01
 """A window's plan is good enough at this gap, which it nearly always reaches long before the limit: so replays repeat."""
+CALM_SHARE = 0.01
+"""Nodes bought lately, as a share of the fleet, up to which demand is calm."""
 MIN_BATCH = 2
 """Fewer pods than this are decided one by one: there is nothing to plan."""
 
@@ -169,7 +171,7 @@ class Consolidation:
     """Keep room for the largest rise of demand within ``every_s`` that the last so many seconds saw; 0 = none.
 
     Whoever deletes what is bought again within the hour pays for it: so nothing goes before that much was seen, nor
-    within so many seconds after a node was bought.
+    while more than :data:`CALM_SHARE` of the fleet was bought in so many seconds.
     """
     last_act: int | None = None
     """Acts after this many are skipped; for measuring what one plan changed."""
@@ -213,11 +215,12 @@ class Consolidation:
         self._execute(replay, nodes.rows, plan, pods)
 
     def _is_calm(self, replay: Replay) -> bool:
-        """Demand was watched for ``reserve_s``, and no node was bought in all that time."""
+        """Demand was watched for ``reserve_s``, and hardly a node was bought in all that time."""
         assert replay.scaler is not None, "act() checked it"
         self._ordered.append((replay.time_s, replay.scaler.ordered))
         since = [ordered for time_s, ordered in self._ordered if time_s <= replay.time_s - self.reserve_s]
-        return bool(since) and since[-1] == replay.scaler.ordered
+        few = CALM_SHARE * replay.snapshot.is_alive.sum()
+        return bool(since) and replay.scaler.ordered - since[-1] <= few
 
     def _execute(
         self,
