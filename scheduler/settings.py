@@ -17,6 +17,7 @@ import yaml
 
 from placement.errors import ConfigError
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODES = ("off", "shadow", "score", "decide")
 """From silent to alone: no voice · answers neutrally and records · ranks · chooses the node."""
 
@@ -408,6 +409,9 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
             strategy_named(name)
         except ConfigError as error:
             yield (key,), f"{key} = {name!r}: {error}"
+    if settings.plan.applies and grpc.port >= 0 and not grpc.client_ca and grpc.host not in LOOPBACK:
+        wrong = f"set, and grpc.host = {grpc.host!r} takes callers without a certificate, who could then evict pods"
+        yield ("plan.applies", "grpc.host", "grpc.client_ca"), f"plan.applies: {wrong}; set grpc.client_ca"
     if usage.stale_s <= usage.fresh_s:
         wrong = f"must be above usage.fresh_s ({usage.fresh_s:g}); predictions age between"
         yield ("usage.stale_s", "usage.fresh_s"), f"usage.stale_s = {usage.stale_s:g}: {wrong}"

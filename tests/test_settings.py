@@ -77,6 +77,7 @@ def test_every_problem_is_named_with_path_value_rule_and_fix(tmp_path: Path) -> 
         ('knowledge = "/no/workload"\n', "knowledge = '/no/workload': no such file"),
         ('[usage]\nprometheus_ca = "/no/ca"\n', "usage.prometheus_ca = '/no/ca': no such file"),
         ("[usage]\nfresh_s = 10\nstale_s = 5\n", "must be above usage.fresh_s"),
+        ('[plan]\napplies = true\n[grpc]\nport = 0\nhost = "0.0.0.0"\n', "callers without a certificate"),
         ("http = 3\n", r"must be a table; write \[http\]"),
         ("mode = \n", "does not parse"),
     ],
