@@ -12,6 +12,7 @@ import click
 
 from placement.baselines import Target
 from placement.errors import ConfigError
+from placement.strategies import nearest
 from simulator.output import API_VERSION, output_option, progress, render
 
 DATA = click.option(
@@ -171,13 +172,19 @@ def reproduce_eurosys21(data: Path, seed: int, quiet: bool, output: str) -> None
 @DATA
 @click.option("--seed", type=int, default=3, show_default=True)
 @click.option("--draws", type=click.IntRange(0), default=0, help="Repeat on this many draws of four fifths of the VMs.")
+@click.option(
+    "--only", multiple=True, metavar="TASK", help="bitbrains-cpu, bitbrains-cpu-memory or planetlab-cpu; repeat."
+)
 @QUIET
 @output_option
-def reproduce_packing(data: Path, seed: int, draws: int, quiet: bool, output: str) -> None:
+def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], quiet: bool, output: str) -> None:
     """Nodes needed at no more than 1 % overloaded node-time: requests, tuned baselines, ours, the oracle."""
-    from simulator.reproduce_packing import run
+    from simulator.reproduce_packing import TASKS, run
 
-    result = run(data, seed=seed, draws=draws, progress=_say(quiet))
+    for task in only:
+        if task not in TASKS:
+            raise ConfigError(f"unknown task {task!r}; {nearest(task, list(TASKS))}")
+    result = run(data, seed=seed, draws=draws, only=only, progress=_say(quiet))
     rows = [
         {
             "task": task,

@@ -4,7 +4,9 @@ Summing each workload's own quantile forgets that peaks do not coincide; first-f
 :func:`balanced` spreads workloads over a given number of nodes so that the fourth power of the nodes' replayed loads
 is least (peaks count, and count where they meet), and :func:`joint_need` says how much of a node its set will need:
 the geometric mean of several percentiles of the replayed load, each sample weighted by its age at several half-lives.
-Averaging over half-lives and percentiles replaces the choice of one, for which a few weeks of past say too little.
+
+Which half-life or percentile is best cannot be told from a few weeks of past, so none is chosen: needs are averaged
+over them, and over the assignments that :data:`PLACE_HALF_LIVES_H` lead to, of which the flattest one is used.
 """
 
 from __future__ import annotations
@@ -14,46 +16,47 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from placement.resources import FloatArray, IntArray
-from placement.usage import HOUR, SingleArray
+from placement.usage import DAY, HOUR, SingleArray
 
 HALF_LIVES_H = (24.0, 48.0, 96.0)
 PERCENTS = (90.0, 95.0, 98.0)
-PLACE_HALF_LIFE_H = 48.0
+NEED_DAYS = 14
+PLACE_HALF_LIVES_H = (48.0, 200.0, 800.0)
+PLACE_DAYS = 28
+"""Levels are told by the last days, who bursts with whom by the last weeks."""
 POWER = 4
-WINDOW_DAYS = 14
 STEP = HOUR // 2
 """Needs are taken from half-hourly maxima, summed: a little above the five-minute sum, and six times fewer."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The recent past of ``N`` workloads in shares of a node, blocks of maxima, one column block per resource.
+    """The recent past of ``N`` workloads in shares of a node, as maxima of short spans.
 
-    ``coarse`` (N, R·H) hourly maxima weighted for :func:`balanced`; ``fine`` (N, R, M) half-hourly maxima;
-    ``age_h`` (M,) age of each fine column; ``order`` (N,) workloads, the largest first.
+    ``hourly`` (N, R·H) of :data:`PLACE_DAYS`; ``hour_age_h`` (R·H,) ages of its columns; ``fine`` (N, R, M) half-hourly
+    of :data:`NEED_DAYS`; ``fine_age_h`` (M,).
     """
 
-    coarse: SingleArray = field(repr=False)
+    hourly: SingleArray = field(repr=False)
+    hour_age_h: FloatArray = field(repr=False)
     fine: SingleArray = field(repr=False)
-    age_h: FloatArray = field(repr=False)
-    order: IntArray = field(repr=False)
+    fine_age_h: FloatArray = field(repr=False)
 
     @classmethod
     def of(cls, history: SingleArray) -> Replay:
-        """From (R, N, T) samples in shares of a node, the newest last; whole hours are used."""
-        hours = history.shape[2] // HOUR
+        """From (R, N, T) samples in shares of a node, the newest last."""
+        hours = min(history.shape[2], PLACE_DAYS * DAY) // HOUR
         kept = history[:, :, history.shape[2] - hours * HOUR :]
         resources, num, _ = kept.shape
-        fine = kept.reshape(resources, num, -1, STEP).max(axis=3)
-        hourly = kept.reshape(resources, num, hours, HOUR).max(axis=3)
-        weight = decay((np.arange(hours)[::-1] + 0.5), PLACE_HALF_LIFE_H)
-        size = np.sqrt((np.square(hourly, dtype=float) * weight).sum(axis=2)).max(axis=0)
-        coarse = (hourly * weight ** (1 / POWER)).transpose(1, 0, 2).reshape(num, -1)
-        age_h = (np.arange(fine.shape[2])[::-1] + 0.5) * STEP / HOUR
-        return cls(
-            coarse.astype(np.float32), np.ascontiguousarray(fine.transpose(1, 0, 2)), age_h,
-            np.argsort(-size, kind="stable"),
-        )  # fmt: skip
+        recent = kept[:, :, -NEED_DAYS * DAY :]
+        fine = recent.reshape(resources, num, -1, STEP).max(axis=3).transpose(1, 0, 2)
+        hourly = kept.reshape(resources, num, hours, HOUR).max(axis=3).transpose(1, 0, 2).reshape(num, -1)
+        ages = np.arange(hours)[::-1] + 0.5
+        fine_ages = (np.arange(fine.shape[2])[::-1] + 0.5) * STEP / HOUR
+        return cls(np.ascontiguousarray(hourly), np.tile(ages, resources), np.ascontiguousarray(fine), fine_ages)
+
+    def __len__(self) -> int:
+        return len(self.hourly)
 
 
 def decay(age_h: FloatArray, half_life_h: float) -> FloatArray:
@@ -62,19 +65,29 @@ def decay(age_h: FloatArray, half_life_h: float) -> FloatArray:
     return np.asarray(weight / weight.sum())
 
 
-def balanced(replay: Replay, nodes: int) -> IntArray:
+def balanced(replay: Replay, nodes: int, half_life_h: float) -> IntArray:
     """(N,) node of each workload: greedily the one whose load to the fourth power grows least, the largest first."""
-    load = np.zeros((nodes, replay.coarse.shape[1]), np.float32)
+    weight = decay(replay.hour_age_h, half_life_h)
+    series = (replay.hourly * weight ** (1 / POWER)).astype(np.float32)
+    size = (np.square(replay.hourly, dtype=float) * weight).sum(axis=1)
+    load = np.zeros((nodes, series.shape[1]), np.float32)
     cost = np.zeros(nodes)
-    node_of = np.zeros(len(replay.order), np.int64)
-    for workload in replay.order:
-        grown = load + replay.coarse[workload]
-        squared = grown * grown
+    node_of = np.zeros(len(series), np.int64)
+    for workload in np.argsort(-size, kind="stable"):
+        squared = np.square(load + series[workload])
         new = np.einsum("nt,nt->n", squared, squared)
         best = int(np.argmin(new - cost))
-        load[best], cost[best] = grown[best], new[best]
+        load[best] += series[workload]
+        cost[best] = new[best]
         node_of[workload] = best
     return node_of
+
+
+def peakedness(replay: Replay, node_of: IntArray, nodes: int) -> float:
+    """Mean eighth power of the nodes' replayed loads: how near to their highest the assignment lets them come."""
+    load = np.zeros((nodes, replay.hourly.shape[1]), np.float32)
+    np.add.at(load, node_of, replay.hourly)
+    return float(np.mean(load**8))
 
 
 def joint_need(replay: Replay, node_of: IntArray, nodes: int) -> FloatArray:
@@ -85,7 +98,7 @@ def joint_need(replay: Replay, node_of: IntArray, nodes: int) -> FloatArray:
     ranked = np.take_along_axis(load, order, axis=2)
     total = np.zeros(load.shape[:2])
     for half_life in HALF_LIVES_H:
-        running = np.cumsum(decay(replay.age_h, half_life)[order], axis=2)
+        running = np.cumsum(decay(replay.fine_age_h, half_life)[order], axis=2)
         for percent in PERCENTS:
             at = np.minimum((running < percent / 100 - 1e-9).sum(axis=2), ranked.shape[2] - 1)
             value = np.take_along_axis(ranked, at[:, :, None], axis=2)[:, :, 0]
@@ -96,7 +109,7 @@ def joint_need(replay: Replay, node_of: IntArray, nodes: int) -> FloatArray:
 
 @dataclass(frozen=True)
 class Plan:
-    """An assignment to ``nodes`` nodes and what its fullest node needs, as a share of it."""
+    """An assignment to ``nodes`` nodes, and what the fullest node needs (as a share of it) in such assignments."""
 
     nodes: int
     need: float
@@ -108,11 +121,13 @@ def plans(replay: Replay, *, fewest: float, most: float) -> list[Plan]:
 
     Begins at the first number at which the whole set's need, spread evenly, could be below ``most``.
     """
-    everyone = joint_need(replay, np.zeros(len(replay.order), np.int64), 1)
+    everyone = joint_need(replay, np.zeros(len(replay), np.int64), 1)
     nodes = max(1, int(np.ceil(float(everyone.max()) / most)))
     found: list[Plan] = []
-    while not found or (found[-1].need > fewest and nodes <= len(replay.order)):
-        node_of = balanced(replay, nodes)
-        found.append(Plan(nodes, float(joint_need(replay, node_of, nodes).max()), node_of))
+    while not found or (found[-1].need > fewest and nodes <= len(replay)):
+        options = [balanced(replay, nodes, half_life) for half_life in PLACE_HALF_LIVES_H]
+        need = np.exp(np.mean([np.log(joint_need(replay, o, nodes).max()) for o in options]))
+        flattest = min(options, key=lambda o: peakedness(replay, o, nodes))
+        found.append(Plan(nodes, float(need), flattest))
         nodes += 1
     return found

@@ -3,7 +3,7 @@
 At every origin (midnight; on PlanetLab noon and six in the evening) all workloads are packed anew; until the next
 origin their five-minute usage is what was recorded. Rules and the oracle pack first-fit decreasing; ``ullage`` packs by
 replay of the co-located set (:mod:`simulator.joint_packing`). Each policy has one knob, a factor on what it reserves,
-searched in steps of two per cent on the tuning days and frozen: the fewest nodes that hold the budget there.
+searched in steps of one per cent on the tuning days and frozen: the fewest nodes that hold the budget there.
 
 Tasks: ``bitbrains-cpu`` (32 cores; tuned on days 46–59, tested on 62–90), ``bitbrains-cpu-memory`` (nodes with as much
 memory per core as the workloads were given; both resources must hold) and ``planetlab-cpu`` (16 cores; tuned on the
@@ -27,7 +27,7 @@ from placement.resources import CPU, MEMORY, FloatArray, IntArray
 from placement.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.windows import Past
 from simulator.forecast_samples import Recording, folds_of
-from simulator.joint_packing import WINDOW_DAYS, Plan, Replay, plans
+from simulator.joint_packing import PLACE_DAYS, Plan, Replay, plans
 from simulator.reproduce_eurosys import filled
 from simulator.training import Effort, fit_bases, predictions
 from simulator.usage_readers import read_bitbrains_rnd, read_planetlab
@@ -50,11 +50,13 @@ PLANETLAB_RULES = (
     "request", "borg-phi", "max24h", "p95_24h", "p99_24h", "nsigma-3-10h", "vpa-p90", "vpa-p95", "koordinator",
     "autopilot-mw",
 )  # fmt: skip
-KNOBS = tuple(float(k) for k in np.round(np.exp(np.arange(-30, 30) * 0.02), 3))
-"""0.549 to 1.786 in steps of 2 %."""
-REPLAY_KNOBS = tuple(float(k) for k in np.round(np.arange(0.86, 1.32, 0.02), 2))
-COARSE = 5
-SIGMAS = tuple(float(n) for n in np.arange(1.0, 8.1, 0.5))
+KNOBS = tuple(float(k) for k in np.round(np.exp(np.arange(-60, 60) * 0.01), 3))
+"""0.549 to 1.804 in steps of 1 %."""
+REPLAY_KNOBS = tuple(float(k) for k in np.round(np.arange(0.85, 1.31, 0.05), 2))
+COARSE = 10
+"""Long grids are searched at every tenth knob first."""
+SIGMAS = tuple(float(n) for n in np.arange(1.0, 8.1, 1.0))
+TASKS = ("bitbrains-cpu", "bitbrains-cpu-memory", "planetlab-cpu")
 OURS = ("ullage", "ullage-daily", "learned", "learned+vpa")
 
 Progress = Callable[[str], None]
@@ -75,8 +77,7 @@ class Epoch:
     @cached_property
     def plans(self) -> list[Plan]:
         """Balanced assignments, as many as the knobs can ask for."""
-        replay = Replay.of(self.history[:, :, -WINDOW_DAYS * DAY :])
-        return plans(replay, fewest=1 / KNOBS[-1], most=1 / KNOBS[0])
+        return plans(Replay.of(self.history), fewest=1 / KNOBS[-1], most=1 / KNOBS[0])
 
     @cached_property
     def outcomes(self) -> list[Outcome]:
@@ -333,7 +334,7 @@ def bitbrains(series: UsageSeries, resources: tuple[str, ...], learned: FloatArr
     epochs = {
         int(day): Epoch(
             int(day),
-            table[:, :, (day - WINDOW_DAYS) * DAY : day * DAY],
+            table[:, :, (day - PLACE_DAYS) * DAY : day * DAY],
             table[:, :, day * DAY : (day + 1) * DAY],
             {name: values[:, :, column] for name, values in tables.items()},
         )
@@ -399,7 +400,7 @@ def planetlab(days: Sequence[UsageSeries]) -> Task:
 def spread(task: Task, draws: int, seed: int, progress: Progress) -> list[dict[str, Any]]:
     """The comparison repeated on ``draws`` random four fifths of the workloads."""
     num = task.tune[0].future.shape[1]
-    policies = ("request", "vpa-p90", "vpa-p95", "p99_7d", "replay-p99-7d", "ullage", "oracle")
+    policies = ("request", "vpa-p90", "vpa-p95", "koordinator", "ullage", "oracle")
     out = []
     for k in range(draws):
         rows = np.sort(np.random.default_rng([seed, k]).choice(num, num * 4 // 5, replace=False))
@@ -414,10 +415,13 @@ def run(
     *,
     seed: int = 3,
     draws: int = 0,
+    only: Sequence[str] = (),
     effort: Effort | None = None,
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
-    """All tasks; the JSON report, whose top level repeats ``bitbrains-cpu``. PlanetLab is left out where absent.
+    """All tasks, or ``only`` some; the JSON report, whose top level repeats ``bitbrains-cpu``.
+
+    PlanetLab is left out where absent.
 
     Raises
     ------
@@ -428,16 +432,19 @@ def run(
         raise ConfigError(
             f"the Bitbrains recording has {series.num_days:.0f} days; packing needs {TEST_DAYS.start + 7}"
         )
-    learned = learn(series, seed, effort or Effort(40_000, 10_000, FitOptions(level=0.9)))
-    progress("models fitted on days to 45")
-    tasks = {}
-    first = bitbrains(series, (CPU,), learned)
-    tasks["bitbrains-cpu"] = first.run(progress)
-    if draws:
-        tasks["bitbrains-cpu"]["draws"] = spread(first, draws, seed, progress)
-    tasks["bitbrains-cpu-memory"] = bitbrains(series, (CPU, MEMORY), None).run(progress)
-    if (data / "planetlab").is_dir():
+    wanted = tuple(only) or TASKS
+    tasks: dict[str, Any] = {}
+    if "bitbrains-cpu" in wanted:
+        learned = learn(series, seed, effort or Effort(40_000, 10_000, FitOptions(level=0.9)))
+        progress("models fitted on days to 45")
+        task = bitbrains(series, (CPU,), learned)
+        tasks["bitbrains-cpu"] = task.run(progress)
+        if draws:
+            tasks["bitbrains-cpu"]["draws"] = spread(task, draws, seed, progress)
+    if "bitbrains-cpu-memory" in wanted:
+        tasks["bitbrains-cpu-memory"] = bitbrains(series, (CPU, MEMORY), None).run(progress)
+    if "planetlab-cpu" in wanted and (data / "planetlab").is_dir():
         days = read_planetlab(data / "planetlab")
         if len(days) > PLANETLAB_TUNE_DAYS:
             tasks["planetlab-cpu"] = planetlab(days).run(progress)
-    return {**tasks["bitbrains-cpu"], "tasks": tasks, "seed": seed}
+    return {**tasks.get("bitbrains-cpu", {}), "tasks": tasks, "seed": seed}

@@ -185,7 +185,7 @@ def test_balanced_nodes_part_what_bursts_together() -> None:
     history = np.full((1, 4, 2 * DAY), 0.01, np.float32)
     history[0, :2, :DAY], history[0, 2:, DAY:] = 0.4, 0.4
     replay = Replay.of(history)
-    node_of = balanced(replay, 2)
+    node_of = balanced(replay, 2, 24.0)
     assert node_of[0] != node_of[1]
     assert node_of[2] != node_of[3]
     need = joint_need(replay, node_of, 2)
