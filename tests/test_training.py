@@ -26,6 +26,7 @@ from simulator.reproduce_eurosys import (
     knob_for,
     outcome,
     over_by_day,
+    own_factors,
     upper_bound,
 )
 from simulator.reproduce_forecast import coverage_intervals
@@ -202,6 +203,19 @@ def test_violations_are_bounded_by_drawing_days_not_samples() -> None:
     count = np.full(4, 100.0)
     assert upper_bound(steady, count)[0] == pytest.approx(0.01)
     assert upper_bound(burst, count)[0] >= 0.02
+
+
+def test_a_node_that_often_exceeds_gets_a_larger_factor_from_its_known_past_only() -> None:
+    day = np.repeat(np.arange(20), 20)
+    node = np.tile(np.repeat([0, 1], 10), 20)
+    ratio = np.where(node == 0, 1.2, 0.8) * np.random.default_rng(4).uniform(0.99, 1.01, len(day))
+    found = own_factors(ratio, node, day, day + 1)
+    late = day == 19
+    assert found[late & (node == 0)].min() >= 1 > found[late & (node == 1)].max()
+    assert (found[day < 8] == 1).all()
+    changed = ratio.copy()
+    changed[day >= 18] = 9
+    assert (own_factors(changed, node, day, day + 1)[day <= 19] == found[day <= 19]).all()
 
 
 def test_the_adaptive_knob_rises_after_overspending_and_falls_after_quiet_days() -> None:
