@@ -44,6 +44,9 @@ _END = b'"]}'
 USUAL_POD = 1 << 14
 """Bytes of a request that usually hold its pod, which comes before the names."""
 _SCORE_DIGITS = 2
+_NAME_FIRST = b'{"metadata":{"name":"'
+NAME_ROOM = 320
+"""Bytes of a Node object that hold its name, if it comes first; names have at most 253."""
 
 Words = NDArray[np.uint64]
 
@@ -73,16 +76,20 @@ class _Front(Struct):
     Nodes: Raw = Raw(b"null")
 
 
-class _Named(Struct):
-    metadata: Meta = msgspec.field(default_factory=Meta)
-
-
-class _NodeList(Struct):
-    items: list[_Named] | None = None
-
-
 class _RawList(Struct):
     items: list[Raw] | None = None
+
+
+class _Full(Struct):
+    """A request with Node objects as Go writes it."""
+
+    Pod: Raw
+    Nodes: _RawList
+    NodeNames: Raw = Raw(b"null")
+
+
+class _Named(Struct):
+    metadata: Meta = msgspec.field(default_factory=Meta)
 
 
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -90,7 +97,8 @@ _decode_victims = msgspec.json.Decoder(dict[str, Raw] | None).decode
 _decode_front = msgspec.json.Decoder(_Front).decode
 _decode_head = msgspec.json.Decoder(Head).decode
 _decode_names = msgspec.json.Decoder(list[str] | None).decode
-_decode_nodes = msgspec.json.Decoder(_NodeList | None).decode
+_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_full = msgspec.json.Decoder(_Full).decode
 _decode_raw_nodes = msgspec.json.Decoder(_RawList | None).decode
 _decode_raws = msgspec.json.Decoder(list[Raw] | None).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -116,8 +124,8 @@ class Question:
     """Fast path: the request as sent, of which ``region`` is a part."""
     begin: int = 0
     """Fast path: where in ``body`` the first name begins, at its quote."""
-    nodes: Raw | None = None
-    """The Node objects as sent, when the caller keeps no node cache of its own."""
+    nodes: list[Raw] | None = None
+    """The Node objects as sent, in the order of ``names``, when the caller keeps no node cache of its own."""
 
     @property
     def pod(self) -> Raw:
@@ -365,7 +373,7 @@ def read_question(body: bytes | memoryview, table: NameTable) -> Question:
     """
     view = memoryview(body)
     fast = _read_fast(view, table) if view[-len(_END) :] == _END else None
-    return _read_plain(body, table) if fast is None else fast
+    return fast or _read_full(body, table) or _read_plain(body, table)
 
 
 def _read_fast(body: memoryview, table: NameTable) -> Question | None:
@@ -431,14 +439,43 @@ def _read_plain(body: bytes | memoryview, table: NameTable) -> Question:
     pod, head = _pod(fields)
     names: list[str] | None = _decoded(_decode_names, fields.get("nodenames", _NULL), "NodeNames")
     nodes = fields.get("nodes", _NULL)
-    is_full = names is None and not _is_null(nodes)
-    if is_full:
-        listed: _NodeList | None = _decoded(_decode_nodes, nodes, "Nodes")
+    items = None
+    if names is None and not _is_null(nodes):
+        listed: _RawList | None = _decoded(_decode_raw_nodes, nodes, "Nodes")
         items = [] if listed is None or listed.items is None else listed.items
-        names = [item.metadata.name for item in items]
+        names = [_name_of(item) for item in items]
     names = names or []
-    rows = np.array([table.row_of.get(name, -1) for name in names], np.int64)
-    return Question(head, rows, names, plain_pod=pod, nodes=nodes if is_full else None)
+    return Question(head, _rows_of(names, table), names, plain_pod=pod, nodes=items)
+
+
+def _rows_of(names: list[str], table: NameTable) -> IntArray:
+    return np.array([table.row_of.get(name, -1) for name in names], np.int64)
+
+
+def _read_full(body: bytes | memoryview, table: NameTable) -> Question | None:
+    """Node objects as Go writes them, in one pass over what may be tens of megabytes; None for anything else."""
+    try:
+        args: _Full = _decode_full(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    items = args.Nodes.items
+    if items is None or not _is_null(args.NodeNames):
+        return None
+    names = [_name_of(item) for item in items]
+    head: Head = _decoded(_decode_head, args.Pod, "Pod.metadata")
+    return Question(head.metadata, _rows_of(names, table), names, plain_pod=args.Pod, nodes=items)
+
+
+def _name_of(node: Raw) -> str:
+    """The name of a Node object, which Go writes first; nothing else is read then."""
+    view = memoryview(node)
+    begin = bytes(view[:NAME_ROOM])
+    if begin.startswith(_NAME_FIRST):
+        name, quote, _ = begin[len(_NAME_FIRST) :].partition(b'"')
+        if quote and b"\\" not in name and name.isascii():
+            return name.decode("ascii")
+    named: _Named = _decoded(_decode_named, node, "Nodes")
+    return named.metadata.name
 
 
 def read_binding(body: bytes | memoryview) -> Binding:
@@ -490,11 +527,7 @@ def _names(question: Question, table: NameTable, keep: BoolArray) -> list[bytes]
 def filter_all(question: Question) -> bytes:
     """Every node passes: the answer that changes nothing."""
     if question.nodes is not None:
-        return (
-            b'{"Nodes":'
-            + bytes(question.nodes)
-            + b',"NodeNames":null,"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":""}'
-        )
+        return _some_nodes(question.nodes, b'"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":""}')
     names = question.region if question.names is None else _encode(question.names)[1:-1]
     return b'{"Nodes":null,"NodeNames":[' + names + b'],"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":""}'
 
@@ -512,10 +545,16 @@ def filter_some(
     body = b'"FailedNodes":{' + b",".join(failed) + b'},"FailedAndUnresolvableNodes":{},"Error":""}'
     if question.nodes is None:
         return b'{"Nodes":null,"NodeNames":[' + b",".join(_names(question, table, passes)) + b"]," + body
-    listed: _RawList | None = _decode_raw_nodes(question.nodes)
-    items = [] if listed is None or listed.items is None else listed.items
-    kept = [bytes(item) for item, keep in zip(items, passes.tolist(), strict=True) if keep]
-    return b'{"Nodes":{"metadata":{},"items":[' + b",".join(kept) + b']},"NodeNames":null,' + body
+    return _some_nodes([question.nodes[i] for i in np.flatnonzero(passes).tolist()], body)
+
+
+def _some_nodes(nodes: Sequence[Raw], rest: bytes) -> bytes:
+    """An answer with Node objects; one join, for they may be tens of megabytes."""
+    if not nodes:
+        return b'{"Nodes":{"metadata":{},"items":[]},"NodeNames":null,' + rest
+    first, *others = (memoryview(node) for node in nodes)
+    parts = (b'{"Nodes":{"metadata":{},"items":[', first, *(part for node in others for part in (b",", node)))
+    return b"".join((*parts, b']},"NodeNames":null,', rest))
 
 
 def filter_one(question: Question, table: NameTable, row: int) -> bytes:

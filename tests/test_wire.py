@@ -167,6 +167,33 @@ def test_full_nodes_come_back_as_they_were_sent() -> None:
     assert one["NodeNames"] is None
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"metadata": {"name": "a-node-1"}},
+        {"metadata": {"labels": {"name": "b"}, "name": "a-node-1"}},
+        {"status": {"name": "b"}, "metadata": {"name": "a-node-1"}},
+        {"kind": "Node", "metadata": {"name": "a-node-1", "annotations": {"x": '{"metadata":{"name":"b"}}'}}},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_full_node_is_known_by_its_name_wherever_that_stands(node: dict[str, Any], indent: int | None) -> None:
+    nodes = {"metadata": {}, "items": [node, {"metadata": {"name": "caf\u00e9 \\"}}]}
+    separators = (",", ":") if indent is None else None
+    body = json.dumps({"Pod": POD, "Nodes": nodes, "NodeNames": None}, indent=indent, separators=separators).encode()
+    question = wire.read_question(body, NameTable(["b", "a-node-1"]))
+    assert question.rows.tolist() == [1, -1]
+    assert question.names == ["a-node-1", "caf\u00e9 \\"]
+    assert json.loads(bytes(question.pod)) == POD
+
+
+@pytest.mark.parametrize("nodes", [{"items": None}, {"items": []}, {}])
+def test_no_node_objects_are_no_nodes(nodes: dict[str, Any]) -> None:
+    question = wire.read_question(go({"Pod": POD, "Nodes": nodes, "NodeNames": None}), NameTable(["a"]))
+    assert len(question.rows) == 0
+    assert json.loads(wire.filter_all(question))["Nodes"]["items"] == []
+
+
 def test_bind_requests_need_every_field() -> None:
     whole = {"PodName": "p", "PodNamespace": "n", "PodUID": "u", "Node": "x"}
     assert wire.read_binding(go(whole)) == wire.Binding("p", "n", "u", "x")
