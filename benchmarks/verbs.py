@@ -245,14 +245,17 @@ def started(target: Any, *words: Any) -> tuple[multiprocessing.Process, Client]:
 
 
 def one_round(
-    echo: Client, ullage: Client, verb: str, asked: list[bytes], count: int, numbers: Iterator[int]
+    echo: Client, ullage: Client, verb: str, asked: list[bytes], count: int, numbers: Iterator[int], pause_s: float
 ) -> tuple[float, ...]:
-    """p50 and p99 of both, seconds; every request asks about the pod of the next number."""
+    """p50 and p99 of both, seconds; every request asks about the pod of the next number, ``pause_s`` after the last
+    answer."""
     times: dict[str, list[float]] = {"echo": [], "ullage": []}
     for i in range(count):
+        time.sleep(pause_s)
         body = asked[i % len(asked)].replace(UID.encode(), uid_of(next(numbers)).encode(), 1)
         seconds, answer = ullage.post(f"/v1/{verb}", body)
         times["ullage"].append(seconds)
+        time.sleep(pause_s)
         times["echo"].append(echo.post(f"/{len(answer)}", body)[0])
         if b'"Error":""' not in answer[-12:] and not answer.startswith(b'[{"Host"'):
             raise SystemExit(f"unexpected answer: {answer[:200]!r}")
@@ -268,9 +271,11 @@ def measure(verb: str, num_nodes: int, options: argparse.Namespace) -> dict[str,
     server, ullage = started(serve_ullage, num_nodes, mode, options.strategy, num_pods)
     asked = bodies(num_nodes, 2 if options.full else NUM_ORDERS, full=options.full)
     numbers = itertools.count()
-    one_round(echo, ullage, verb, asked, WARM_UP if not options.full else 6, numbers)
+    one_round(echo, ullage, verb, asked, WARM_UP if not options.full else 6, numbers, 0)
     before = cpu_s(server.pid or 0)
-    results = [one_round(echo, ullage, verb, asked, count, numbers) for _ in range(options.rounds)]
+    results = [
+        one_round(echo, ullage, verb, asked, count, numbers, options.pause_ms / 1e3) for _ in range(options.rounds)
+    ]
     spent = cpu_s(server.pid or 0) - before
     for process in (floor, server):
         process.terminate()
@@ -279,7 +284,7 @@ def measure(verb: str, num_nodes: int, options: argparse.Namespace) -> dict[str,
     ratios = [(r[2] / r[0], r[3] / r[1]) for r in results]
     return {
         "verb": verb, "form": "full" if options.full else "names", "nodes": num_nodes, "strategy": options.strategy,
-        "echo_p50_ms": round(e50, 3), "echo_p99_ms": round(e99, 3),
+        "pause_ms": options.pause_ms, "echo_p50_ms": round(e50, 3), "echo_p99_ms": round(e99, 3),
         "ullage_p50_ms": round(u50, 3), "ullage_p99_ms": round(u99, 3),
         "ratio_p50": round(statistics.median(r[0] for r in ratios), 2),
         "ratio_p99": round(statistics.median(r[1] for r in ratios), 2),
@@ -298,6 +303,9 @@ def main() -> None:
     parser.add_argument("--strategy", default="best-fit")
     parser.add_argument("--full", action="store_true", help="send full Node objects")
     parser.add_argument("--unseen", action="store_true", help="ask about pods that the watch has not shown yet")
+    parser.add_argument(
+        "--pause-ms", type=float, default=0.0, help="rest before every request, as kube-scheduler's own work gives"
+    )
     options = parser.parse_args()
     for num_nodes in options.nodes:
         for verb in options.verbs:
