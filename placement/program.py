@@ -349,9 +349,10 @@ class Program:
         if self.device_rule == DEVICE_RULES["random"]:
             return 1 << enough[draw % len(enough)]
         if self.device_rule == DEVICE_RULES["scored"]:
-            for weighted in self.strategy.scorers:
-                if isinstance(weighted.scorer, AtcFgd | DeviceWorth):
-                    return 1 << int(weighted.scorer.device_scores(self.columns, demand, np.array([row]))[0].argmax())
+            scorers = [w.scorer for w in self.strategy.scorers if isinstance(w.scorer, AtcFgd | DeviceWorth)]
+            scorers.sort(key=lambda scorer: not isinstance(scorer, AtcFgd))  # of two that price devices, fragmentation
+            if scorers:
+                return 1 << int(scorers[0].device_scores(self.columns, demand, np.array([row]))[0].argmax())
         return 1 << min(enough, key=free.__getitem__)
 
     def parts(self, spec: PodSpec, rows: IntArray) -> IntArray:
