@@ -2,9 +2,9 @@
 
 Names in four folds, fitted on 0303, 0306 and 0309, tested on 0322 and 0325. Weights, rounds and the first factor come
 from models that left 0309 out. On a test day the factor is renewed every hour, from the recorded day before and from
-what has come true on the day itself. Beside its own day so far a workload is known by its neighbours: what the other
-names of its owner (slice) and host did up to now, and in the same window on earlier recorded days. Its *own* earlier
-days are not looked at, by the models as little as by the rules.
+what has come true on the day itself, which soon counts for more. Beside its own day so far a workload is known by its
+neighbours: what the other names of its owner (slice) and host did up to now, and in the same window on earlier recorded
+days. Its *own* earlier days are not looked at, by the models as little as by the rules.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ PLANETLAB_TRAIN = ("20110303", "20110306", "20110309")
 PLANETLAB_TEST = ("20110322", "20110325")
 BASES = ("max_24h", "p99_24h", "p95_24h")
 MOST_ROWS = 40_000
+DAY_BEFORE_HOURS = 3.0
+"""Hours of outcomes of the day itself that weigh as much as the whole recorded day before: days differ as a whole."""
 SHARED = ("max_lag1h", "mean_lag1h", "p50_24h", "p95_24h", "max_24h", "deviation_24h", "window_p95_28d")
 """Features of which the mean over the owner's and the host's other workloads is a feature too."""
 
@@ -189,8 +191,13 @@ def _hourly(
             done = others & today & (samples.hour + target.horizon_h <= hour)
             windows = len(np.unique(samples.hour[done])) / target.horizon_h
             level = level_now(samples, given, done, windows)
-            known = done | (others & (samples.start_day == before))
-            factor = calibrate(samples, mixed, known, level=level, by_group=False).cluster
+            yesterday = calibrate(samples, mixed, others & (samples.start_day == before), by_group=False).cluster
+            factor = yesterday
+            if windows > 0:
+                known_hours = windows * target.horizon_h
+                share = known_hours / (known_hours + DAY_BEFORE_HOURS)
+                factor = calibrate(samples, mixed, done, level=level, by_group=False).cluster ** share
+                factor *= yesterday ** (1 - share)
             now = today & (samples.hour == hour)
             given[now] = np.clip(mixed[now] * factor, 0, 1)
             yield now, factor
