@@ -1,7 +1,7 @@
 """The Bitbrains tasks: workloads never seen, later days.
 
 Workloads in four folds; a fold is predicted by models that never saw it. Models are fitted on days up to 52 and
-calibrated on days 53–61; days 62–90 are the test. In its course models are fitted again on all days so far, every ten
+calibrated on days 53–61; days 62–90 are the test. In its course models are fitted again on all days so far, every fifteen
 days; stacking weights are renewed every week, conformal factors every day, from forecasts of other folds' workloads
 whose outcome was known by then. Nothing is fitted on an outcome that the forecast precedes.
 """
@@ -36,7 +36,7 @@ FIRST_FIT_DAY = 14
 """Models are fitted on forecasts from this day on: half of the longest look back is enough to learn from."""
 FIRST_HISTORY_DAY = 28
 """Rules are judged from this day on, when each has the history it needs."""
-REFIT_DAYS = 10
+REFIT_DAYS = 15
 WEEK = 7
 CALIBRATION_DAYS = 14
 """Conformal factors come from the last two weeks at most, so that they follow the cluster."""

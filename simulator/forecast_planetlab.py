@@ -37,7 +37,7 @@ from simulator.usage_readers import host_of
 
 PLANETLAB_TRAIN = ("20110303", "20110306", "20110309")
 PLANETLAB_TEST = ("20110322", "20110325")
-BASES = ("max_24h", "p99_24h", "p95_24h")
+BASES = ("max_24h", "p99_24h")
 MOST_ROWS = 40_000
 DAY_BEFORE_HOURS = 3.0
 """Hours of outcomes of the day itself that weigh as much as the whole recorded day before: days differ as a whole."""

@@ -24,12 +24,12 @@ MIN_TUNE = 100
 """Fewer calibration samples than this say nothing about a 95 % quantile."""
 
 BASES: Mapping[tuple[int, str], tuple[str, ...]] = {
-    (1, PEAK): ("max_24h", "max_6h", "max_lag1h"),
-    (1, P95): ("p99_24h", "max_6h", "window_p95_3d"),
+    (1, PEAK): ("max_24h", "max_6h"),
+    (1, P95): ("p99_24h", "max_6h"),
     (6, PEAK): ("max_72h", "window_p95_7d"),
     (6, P95): ("window_p95_7d", "decayed_p99_7d"),
-    (24, PEAK): ("max_168h", "max_336h", "max28w"),
-    (24, P95): ("window_p95_7d", "max28w", "max_168h"),
+    (24, PEAK): ("max_168h", "max_336h"),
+    (24, P95): ("window_p95_7d", "max_168h"),
 }
 """Which features models of a horizon and statistic take as their base; several are mixed. Chosen on days before 62."""
 
@@ -46,7 +46,7 @@ class Effort:
     options: FitOptions = field(default_factory=FitOptions)
 
 
-def bases_for(target: Target, limit: int = 3) -> tuple[str, ...]:
+def bases_for(target: Target, limit: int = 2) -> tuple[str, ...]:
     """Bases of a target's statistic and (nearest configured) horizon."""
     nearest = min((h for h, s in BASES if s == target.statistic), key=lambda h: abs(h - target.horizon_h))
     return BASES[nearest, target.statistic][:limit]
