@@ -32,7 +32,7 @@ START_HOURS = (0, 3, 6, 9, 12, 15)
 """Starts that are judged; models are fitted on every hour's."""
 BASES = ("anchor", "expected", "population_p95")
 EFFORT = Effort(
-    30_000, 10_000, FitOptions(trees=250, learning_rate=0.06, leaves=7, min_leaf=100, feature_share=0.3, patience=25)
+    30_000, 10_000, FitOptions(trees=200, learning_rate=0.06, leaves=15, min_leaf=100, feature_share=0.3, patience=25)
 )
 
 Progress = Callable[[str], None]
