@@ -52,10 +52,10 @@ PLANETLAB_RULES = (
 )  # fmt: skip
 KNOBS = tuple(float(k) for k in np.round(np.exp(np.arange(-60, 60) * 0.01), 3))
 """0.549 to 1.804 in steps of 1 %."""
-REPLAY_KNOBS = tuple(float(k) for k in np.round(np.arange(0.85, 1.31, 0.05), 2))
+REPLAY_KNOBS = tuple(float(k) for k in np.round(np.arange(0.85, 1.305, 0.01), 2))
 COARSE = 10
 """Long grids are searched at every tenth knob first."""
-SIGMAS = tuple(float(n) for n in np.arange(1.0, 8.1, 1.0))
+SIGMAS = tuple(float(n) for n in np.arange(1.0, 8.1, 0.5))
 TASKS = ("bitbrains-cpu", "bitbrains-cpu-memory", "planetlab-cpu")
 OURS = ("ullage", "ullage-daily", "learned", "learned+vpa")
 
@@ -83,6 +83,11 @@ class Epoch:
     def outcomes(self) -> list[Outcome]:
         """What came of each of the plans."""
         return [overloaded(plan.node_of, self.future) for plan in self.plans]
+
+    @cached_property
+    def week_order(self) -> FloatArray:
+        """(N,) 99th percentile of each workload's last days: the order in which replay rules pack."""
+        return _largest(np.percentile(self.history[:, :, -REPLAY_DAYS * DAY :], 99, axis=2))
 
     def pick(self, rows: IntArray) -> Epoch:
         """The same with some workloads only."""
@@ -167,9 +172,9 @@ def pack(policy: str, epoch: Epoch, knob: float, second: float = 1.0) -> Outcome
         percent = 100 * (1 - max(1, int(samples * BUDGET)) / samples)
         node_of = first_fit(None, _largest(epoch.future.max(axis=2)), Replayed(epoch.future, percent), 1.0)
     elif policy == "replay-p99-7d":
-        node_of = first_fit(None, _largest(epoch.rules["p99_24h"]), Replayed(week), knob)
+        node_of = first_fit(None, epoch.week_order, Replayed(week), knob)
     elif policy == "replay-nsigma":
-        node_of = first_fit(None, _largest(epoch.rules["p99_24h"]), Replayed(week, None), knob)
+        node_of = first_fit(None, epoch.week_order, Replayed(week, None), knob)
     elif policy == "replay+vpa":
         reserved = epoch.rules["vpa-p90"] * knob
         node_of = first_fit(reserved, _largest(reserved), Replayed(week), second)
