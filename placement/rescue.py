@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.bounds import PatternBound, class_counts, counting_bound, node_groups
+from placement.bounds import PatternBound, class_counts, counting_bound
 from placement.fullness import all_fit
 from placement.plans import Deadline
 from placement.repair import Packing, Search, Settling, keep_siblings, repair
@@ -28,6 +28,8 @@ SETTLE_ROUNDS = 100
 HOT, COLD = 0.35, 0.1
 DENSE_CELLS = 4_000_000
 """Above so many (class, node) cells no class-by-node matrix is made; moves are then not minimised further."""
+RELABEL_CELLS = 100_000_000
+"""Above so many (class, node, node) cells equal nodes are not relabelled: it would take seconds."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _ceiling(packing: Packing, node_of: IntArray, deadline: Deadline) -> IntArra
     """
     size = class_counts(packing)
     most = np.array([int(size[packing.tier == tier].sum()) for tier in packing.tiers], np.int64)
-    if not packing.allowed.all() or len(node_groups(packing)) != 1:
+    if not packing.allowed.all() or not (packing.free == packing.free[:, :1]).all() or (node_of >= 0).all():
         return most
     for k, tier in enumerate(packing.tiers):
         if deadline.left_s < FULLNESS_S:
@@ -176,7 +178,9 @@ def _settle(packing: Packing, node_of: IntArray, deadline: Deadline, seed: int) 
     """Fewer displaced pods at the same counts: relabel nodes that are alike, then anneal."""
     if packing.request.shape[1] * packing.num_nodes > DENSE_CELLS:
         return node_of
-    node_of = relabel(packing, keep_siblings(packing, node_of))
+    node_of = keep_siblings(packing, node_of)
+    if packing.request.shape[1] * packing.num_nodes**2 <= RELABEL_CELLS and not deadline.is_over:
+        node_of = relabel(packing, node_of)
     settling = Settling(packing, node_of, seed=seed)
     part = deadline.part(1.0)
     total = part.time_s
