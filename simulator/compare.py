@@ -35,7 +35,7 @@ from simulator.trace import Trace
 from simulator.usage_truth import batch_on_reclaimed, use_policies
 
 Row = dict[str, Any]
-FORMAT = 4
+FORMAT = 5
 Within = Callable[[float], None]
 """Called with the share of one cell that is done."""
 

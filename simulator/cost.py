@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from placement.nodes import NodeSpec
-from placement.resources import CPU, MEMORY, PODS
+from placement.resources import CPU, MAX_AMOUNT, MEMORY, PODS
 from simulator.fleet import Shape
 from simulator.trace import TraceError
 
@@ -97,6 +97,7 @@ def catalogue(rates: Rates) -> tuple[Shape, ...]:
 DEFAULT_SHAPES = catalogue(Rates())
 """The catalogue that ships; committed so that USD can be repeated."""
 DEFAULT_BOOK = PriceBook({s.name: s for s in DEFAULT_SHAPES})
+RESOURCE = "resource:"
 OPENCOST_RATES = {"CPU": "cpu", "RAM": "memory_gib", "GPU": "gpu", "spotCPU": "spot_cpu", "spotRAM": "spot_memory_gib"}
 """Keys of OpenCost's custom pricing (USD an hour per core, GiB, GPU), and ours."""
 
@@ -104,7 +105,8 @@ OPENCOST_RATES = {"CPU": "cpu", "RAM": "memory_gib", "GPU": "gpu", "spotCPU": "s
 def read_price_book(path: Path) -> PriceBook:
     """Read a price book: ours, or one of OpenCost's files.
 
-    Ours is a CSV ``name,cores,gib,gpus,gpu_model,usd_per_hour,spot_usd_per_hour,boot_s,limit``. OpenCost's JSON
+    Ours is a CSV ``name,cores,gib,gpus,gpu_model,usd_per_hour,spot_usd_per_hour,boot_s,limit``; a column
+    ``resource:NAME`` offers another resource, in kube-scheduler's unit. OpenCost's JSON
     (``configs/default.json``) gives rates, at which the shapes that ship are sold; its CSV (``InstanceType``,
     ``MarketPriceHourly``) prices nodes by shape name.
 
@@ -136,9 +138,14 @@ def read_price_book(path: Path) -> PriceBook:
         )
         if base.name in shapes:
             raise TraceError(f"price book {path}, row {number}: shape {base.name!r} appears twice; rename one")
+        extra = {
+            column.removeprefix(RESOURCE): int(_number(path, number, row, column, 0, most=MAX_AMOUNT - 1))
+            for column in sorted(columns)
+            if column.startswith(RESOURCE)
+        }
         shapes[base.name] = Shape(
             base.name,
-            base.allocatable,
+            tuple(sorted({**dict(base.allocatable), **extra}.items())),
             usd_per_hour=_number(path, number, row, "usd_per_hour"),
             spot_usd_per_hour=_number(path, number, row, "spot_usd_per_hour", 0),
             num_gpus=base.num_gpus,
@@ -190,7 +197,15 @@ def _opencost_prices(path: Path, rows: list[dict[str, str]]) -> PriceBook:
     return PriceBook(shapes, Rates(), {name: price for name, price in prices.items() if name not in shapes})
 
 
-def _number(path: Path, row: int, cells: Mapping[str, str | None], column: str, default: float | None = None) -> float:
+def _number(
+    path: Path,
+    row: int,
+    cells: Mapping[str, str | None],
+    column: str,
+    default: float | None = None,
+    *,
+    most: float = MAX_USD,
+) -> float:
     text = cells.get(column)
     if text in (None, "") and default is not None:
         return default
@@ -198,6 +213,6 @@ def _number(path: Path, row: int, cells: Mapping[str, str | None], column: str, 
         number = float(text or "")
     except ValueError:
         number = math.nan
-    if not 0 <= number < MAX_USD:
+    if not 0 <= number < most:
         raise TraceError(f"price book {path}, row {row}: {column}={text!r} must be a number >= 0; fix the row")
     return number

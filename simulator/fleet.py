@@ -90,6 +90,7 @@ class _Booting:
     """Room on a node that was ordered and is not there yet."""
 
     ready_s: int
+    offered: dict[str, int]
     free: dict[str, int]
 
     def take(self, amounts: dict[str, int]) -> bool:
@@ -118,6 +119,8 @@ class Autoscaler:
     def order(self, pending: Iterable[tuple[PodSpec, int]], time_s: int) -> list[tuple[NodeSpec, int]]:
         """New nodes for (class, how many) pending, with the second each is ready."""
         self._booting = [b for b in self._booting if b.ready_s > time_s]
+        for booting in self._booting:
+            booting.free = dict(booting.offered)  # whoever a booting node was bought for still waits, and is here again
         orders: list[tuple[NodeSpec, int]] = []
         for spec, num in pending:
             amounts = {**spec.amounts, PODS: 1}
@@ -140,7 +143,7 @@ class Autoscaler:
         spot = shape.spot_usd_per_hour > 0 and int(self.ordered * self.settings.spot_share) > before
         node = shape.node(f"{shape.name}-{self.ordered:06d}", spot=spot)
         self.alive[shape.name] = self.alive.get(shape.name, 0) + 1
-        self._booting.append(_Booting(time_s + shape.boot_s, dict(node.amounts)))
+        self._booting.append(_Booting(time_s + shape.boot_s, node.amounts, dict(node.amounts)))
         return node, time_s + shape.boot_s
 
     def _cheapest(self, spec: PodSpec) -> Shape | None:

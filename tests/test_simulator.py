@@ -327,3 +327,17 @@ def test_no_node_is_bought_for_a_pod_that_no_shape_holds() -> None:
     outcome = Replay(Trace.of("t", [], pods), STRATEGIES["best-fit"], ReplayOptions(elastic=fleet, end_s=4000)).run()
     assert outcome.num_placed == 2
     assert len(outcome.node_names) == 2
+
+
+def test_a_price_book_offers_other_resources(tmp_path: Path) -> None:
+    book = read_price_book(Path(__file__).parent.parent / "simulator" / "samples" / "dlrm-shapes.csv")
+    assert book.shapes["gpu-8"].node("n").amounts["ullage.dev/rdma-percent"] == 400
+    assert book.shapes["gpu-8"].node("n").num_gpus == 8
+
+
+def test_pods_that_wait_for_a_booting_node_are_bought_for_once() -> None:
+    pods = [(f"p{i}", PodSpec(((CPU, 4000),)), 0, 5000) for i in range(8)]
+    options = ReplayOptions(elastic=Elastic((shape("s", 16, 64),)), end_s=1000)
+    outcome = Replay(Trace.of("t", [], pods), STRATEGIES["best-fit"], options).run()
+    assert outcome.num_placed == 8
+    assert len(outcome.node_names) == 3  # three pods a node
