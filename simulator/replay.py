@@ -621,7 +621,7 @@ class Replay:
         """New knowledge from the pods that are here now, running or waiting; never from those to come.
 
         What is here weighs each class by how long its pods stay: the demand that a fleet in steady state carries.
-        Counting arrivals instead costs 0.7–1.6 points of GPUs under churn (docs/results.md).
+        Counting arrivals instead cost 0.7–1.6 points of GPUs under churn.
         """
         here = np.frombuffer(self._has_ended, np.bool_)[:num_seen] == 0
         counts = np.bincount(self.trace.pods.spec[:num_seen][here], minlength=len(self.trace.specs))
