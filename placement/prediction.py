@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from placement.errors import ModelError
 from placement.features import Context, featurize, schema_of
 from placement.resources import CPU, MEMORY
 from placement.stacking import Calibration
-from placement.usage import HISTORY_DAYS, HOUR, STEP_S, HistorySnapshot, SingleArray
+from placement.usage import HOUR, STEP_S, HistorySnapshot, SingleArray
 from placement.windows import Past
 
 MODEL = "model"
@@ -333,9 +333,3 @@ def load_predictor(folder: Path, target: Target) -> tuple[ModelPredictor, Histor
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / boosted.CARD} lacks {error} for {target.name}; train again") from error
     return ModelPredictor(target, models, weights, factors, history), history
-
-
-def history_needed() -> dict[str, Any]:
-    """What a live process must keep: days of five-minute samples per workload, and the bytes that takes."""
-    samples = HISTORY_DAYS * 24 * HOUR
-    return {"days": HISTORY_DAYS, "samples": samples, "bytes_per_workload": 2 * 8 * samples}

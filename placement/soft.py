@@ -41,20 +41,6 @@ def wishes(spec: PodSpec) -> tuple[str, ...]:
     )
 
 
-def has_soft_rules(spec: PodSpec) -> bool:
-    """Whether the pod states a soft wish."""
-    return bool(wishes(spec))
-
-
-MODELLED_WISHES = frozenset({"node-affinity", "inter-pod-affinity", "topology-spread"})
-"""Wishes whose scores :func:`soft_score` gives exactly."""
-
-
-def modelled_wishes(spec: PodSpec) -> bool:
-    """Whether every soft wish of the pod is one that we model."""
-    return set(wishes(spec)) <= MODELLED_WISHES
-
-
 def soft_score(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray | None:
     """``(N,)`` int64, the weighted sum over soft plug-ins among ``feasible``; None if it is equal everywhere."""
     parts = soft_parts(rules, spec, feasible)

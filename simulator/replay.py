@@ -26,7 +26,6 @@ from placement.knowledge import Knowledge, Workload
 from placement.log import DECISION, Asked, Event, EventLog
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.resources import GPU_SHARE
 from placement.state import NUM_DERIVED, ClusterState, Resident
 from placement.strategy import Decision, Strategy, main_reason
 from simulator.delivery import DELIVERIES, Courier, Delivery
@@ -781,4 +780,4 @@ class Replay:
         assert not over.any(), "a node is over its allocatable"
 
 
-__all__ = ["GPU_SHARE", "Interruptions", "Outcome", "Replay", "ReplayOptions"]
+__all__ = ["Interruptions", "Outcome", "Replay", "ReplayOptions"]

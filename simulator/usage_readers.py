@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from placement.resources import CPU, MEMORY, AnyArray, FloatArray, IntArray
+from placement.resources import CPU, MEMORY, FloatArray, IntArray
 from placement.usage import DAY, STEP_S, SingleArray, UsageSeries
 from simulator.trace import Trace, TraceError
 
@@ -379,9 +379,3 @@ def read_usage(folder: Path) -> UsageSeries:
         return read_planetlab_day(days[0])
     known = ", ".join((*USAGE_READERS, "planetlab"))
     raise TraceError(f"{folder} is no usage data set that Ullage reads ({known})")
-
-
-def joined_days(days: list[UsageSeries]) -> AnyArray:
-    """Names that occur on every one of several PlanetLab days, sorted."""
-    common = set(days[0].workloads).intersection(*(set(day.workloads) for day in days[1:]))
-    return np.array(sorted(common))
