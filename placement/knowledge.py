@@ -1,7 +1,7 @@
 """Everything that is learned over time, as one immutable value.
 
 A strategy is frozen; what changes while a cluster lives (which pods arrive, what a device's free share is
-worth, how wrong predictions were) is a :class:`Knowledge`. A new version enters the ledger as an event of
+worth, what pods will use, how long they live) is a :class:`Knowledge`. A new version enters the ledger as an event of
 the same log as every other change, so background learning never makes a decision unrepeatable.
 """
 

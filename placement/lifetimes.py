@@ -4,6 +4,7 @@ A pod's owner (ReplicaSet, Job, application, deployment batch) is the one thing 
 lifetime. :class:`Lineage` keeps, per owner and per coarser kin, what is known *now*: lifetimes of those that ended,
 ages of those that still run. :class:`Outlook` is the answer, a distribution over four classes of lifetime that is
 conditioned on age again and again while the pod lives (LAVA, MLSys'25; classes of Resource Central, SOSP'17).
+This is measured (``ullage reproduce lifetimes``); what decisions read comes from :mod:`placement.survival`.
 """
 
 from __future__ import annotations

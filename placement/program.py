@@ -1,9 +1,9 @@
 """A strategy compiled against one ledger: cached rows of scores, of which only touched nodes are recomputed.
 
 One row per pod class holds every node's score, or :data:`NOT_FEASIBLE`. The ledger notes which rows changed
-(a ring of touches); before a class is asked again, only nodes touched since are evaluated, each once. The
-arithmetic runs either in compiled kernels (numba) or in NumPy; both agree to the last bit, and this cache is
-invisible in every answer. Rows beyond :data:`MAX_CACHED_SCORES` are dropped, oldest first.
+(a ring of touches); before a class is asked again, only nodes touched since are evaluated. The arithmetic runs
+either in compiled kernels (numba) or in NumPy; both agree to the last bit, and this cache is invisible in every
+answer. A class that would exceed :data:`MAX_CACHED_SCORES` makes the cache start over.
 
 Rules that depend on other pods (ports, affinity, spread) and kube-scheduler's relative scores change with every
 bind everywhere, so they are not cached: they are columns computed at the decision.

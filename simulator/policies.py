@@ -5,8 +5,8 @@ acts at intervals: ``planned`` (:func:`placement.consolidation.consolidate`), ``
 or ``descheduler`` (``HighNodeUtilization``: evict everything from nodes under a threshold and hope that the scheduler
 packs it). All pay the true cost of a move: the restart, and the work since the last checkpoint.
 
-Planners stop by a wall clock; replays repeat exactly where plans end before it, as they do on fleets of some
-hundred nodes.
+Planners stop by a wall clock; replays repeat exactly where plans end before it. On a busy machine consolidations of
+some hundred nodes do not always, and a node more or less goes.
 """
 
 from __future__ import annotations
