@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -65,6 +66,7 @@ class LazyGroup(click.Group):
         if cmd_name in ("plan", "snapshot"):
             _give_cluster(command)
         assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
+        _refuse_endless(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -104,6 +106,23 @@ def _give_cluster(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for extra in cli_plan.COMMANDS:
             command.add_command(extra)
+
+
+def _refuse_endless(command: click.Command) -> None:
+    """Numbers of every option are finite: click takes ``nan`` and ``inf``, ``nan`` even where it states a range."""
+    for option in command.params:
+        if isinstance(option.type, click.types.FloatParamType) and option.callback is None:
+            option.callback = _finite
+    if isinstance(command, click.Group):
+        for part in command.commands.values():
+            _refuse_endless(part)
+
+
+def _finite(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and not math.isfinite(number):
+            raise click.BadParameter(f"{number} is not a finite number.")
+    return value
 
 
 def _exists(module: str) -> bool:
@@ -153,7 +172,10 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("ullage: interrupted; finished work is kept, the same command takes it up again", err=True)
+        click.echo(
+            "ullage: interrupted; run the same command again: where it keeps finished work, it takes it up again",
+            err=True,
+        )
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()

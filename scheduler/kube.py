@@ -251,7 +251,7 @@ async def _configuration(settings: KubeSettings) -> Any:
     except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         where = path or "the pod's service account (no kubeconfig was found)"
         raise ApiError(
-            f"no Kubernetes configuration from {where}: {error}; "
+            f"no Kubernetes configuration from {where}: {str(error).rstrip('.')}; "
             "pass --kubeconfig FILE, or run in a pod with a service account"
         ) from error
     return configuration

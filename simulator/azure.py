@@ -106,7 +106,10 @@ def _lines(path: Path) -> list[str]:
         with opener(path, "rt", encoding="utf-8") as file:
             return [line.strip() for line in file if line.strip()]
     except FileNotFoundError as error:
-        raise TraceError(f"trace {path}: no such file; give the folder of the azure-v1-vms files") from error
+        windows = path.parent.glob("*.txt.gz") if path.suffix == ".gz" else ()
+        others = sorted(p.name.removesuffix(".txt.gz") for p in windows)
+        fix = f"windows there: {', '.join(others)}" if others else "give the folder of the azure-v1-vms files"
+        raise TraceError(f"trace {path}: no such file; {fix}") from error
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise TraceError(f"trace {path}: is cut short or not text ({error}); copy it again") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import click
 from placement.baselines import Target
 from placement.errors import ConfigError
 from placement.strategies import nearest
-from simulator.output import API_VERSION, output_option, progress, render
+from simulator.output import API_VERSION, FORMATS, output_option, progress, render
 
 DATA = click.option(
     "--data",
@@ -21,6 +22,7 @@ DATA = click.option(
     required=True,
     help="Folder of recorded traces.",
 )
+FOLDER = click.Path(file_okay=False, path_type=Path)
 QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 
@@ -41,30 +43,56 @@ def _target(text: str) -> Target:
     return Target(int(hours[:-1]), statistic)
 
 
+def _folder_and_format(model: Path | None, output: str) -> tuple[Path, str]:
+    """``-o`` names a format, or else the model folder, if ``--model`` does not."""
+    if output in FORMATS:
+        if model is None:
+            raise click.UsageError("Missing option '-m' / '--model': the folder to write.")
+        return model, output
+    if model is not None:
+        raise click.UsageError(
+            f"-o {output!r} is no format ({', '.join(FORMATS)}), and --model names the folder already."
+        )
+    close = difflib.get_close_matches(output, FORMATS, 1, 0.7)
+    if close:
+        raise click.UsageError(f"-o {output!r}: did you mean {close[0]!r}? A folder of that name is ./{output}.")
+    return FOLDER.convert(output, None, None), "table"
+
+
 def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], output: str) -> None:
     click.echo(render({"apiVersion": API_VERSION, "kind": kind, **document}, rows, output))
 
 
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, path_type=Path))
-@click.option("-m", "--model", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option("-m", "--model", type=FOLDER, help="Folder to write; `-o MODEL` does as well.  [required]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--horizon", "horizons", multiple=True, help="Such as 6h-peak; repeat. Default: 1, 6 and 24 h, peak and p95."
 )
 @click.option("--rows", type=click.IntRange(1000), default=30_000, show_default=True, help="Samples per model.")
 @QUIET
-@output_option
-def train(trace: Path, model: Path, seed: int, horizons: tuple[str, ...], rows: int, quiet: bool, output: str) -> None:
+@click.option(
+    "-o",
+    "--output",
+    metavar=f"[{'|'.join(FORMATS)}|MODEL]",
+    default="table",
+    show_default=True,
+    help="Format on standard output; anything else is the folder to write.",
+)
+def train(
+    trace: Path, model: Path | None, seed: int, horizons: tuple[str, ...], rows: int, quiet: bool, output: str
+) -> None:
     """Learn usage from TRACE, a folder of recorded usage or a file of `ullage record`, and write models with a card."""
     from simulator.training import Effort
     from simulator.training import train as run_training
     from simulator.usage_readers import read_usage
 
+    model, output = _folder_and_format(model, output)
+    targets = [_target(text) for text in horizons]
     series = read_usage(trace)
     for what, count in series.repairs:
         click.echo(f"note: {what}: {count}", err=True)
-    targets = [_target(text) for text in horizons]
     with progress(f"training on {series.name}", quiet=quiet) as advance:
         trained = run_training(
             series, model, seed=seed, effort=Effort(rows, max(2000, rows // 4)), targets=targets,

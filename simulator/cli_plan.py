@@ -113,7 +113,9 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--live", is_flag=True, help=LIVE_HELP),
         click.option("--kubeconfig", help=KUBECONFIG_HELP),
         click.option("--context", help="Of the kubeconfig; with --live."),
-        click.option("--at", "at_s", type=int, help="Second of TRACE's clock. Default: its last arrival."),
+        click.option(
+            "--at", "at_s", type=click.IntRange(0), help="Second of TRACE's clock. Default: its last arrival."
+        ),
         click.option("-s", "--strategy", default="best-fit", show_default=True, help="Replays TRACE up to then."),
         click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
         click.option("--seed", type=int, default=0, show_default=True),
@@ -200,7 +202,9 @@ def batch(given: _Given) -> None:
 @click.option("--max-moves", type=click.IntRange(min=0), help="Most pods to move; no limit when absent.")
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); OpenCost's rates when absent.")
 @click.option("--no-prices", is_flag=True, help="Count nodes, not USD.")
-@click.option("--usd-per-move", type=float, default=0.0, help="What one move costs, for the payback time.")
+@click.option(
+    "--usd-per-move", type=click.FloatRange(0), default=0.0, help="What one move costs, for the payback time."
+)
 def consolidate(
     given: _Given, max_moves: int | None, prices: Path | None, no_prices: bool, usd_per_move: float
 ) -> None:

@@ -50,9 +50,9 @@ def info(source: str, bad_rows: str, output: str) -> None:
 @bad_rows
 @output_option
 def validate_trace(source: str, code: str | None, fix_to: Path | None, bad_rows: str, output: str) -> None:
-    """Check a trace by coded rules (exit 1 if an error is found), or `validate explain CODE`."""
+    """Check a trace by coded rules (exit 1 if an error is found), or `validate explain CODE` (without CODE: all of them)."""
     if source == "explain":
-        click.echo(explain_rule(code or ""))
+        click.echo(explain_rule(code) if code else "\n".join(f"{r.code}  {r.severity:8} {r.title}" for r in RULES))
         return
     if code is not None:
         raise click.UsageError(f"one trace at a time; what is {code!r}?")
@@ -63,6 +63,8 @@ def validate_trace(source: str, code: str | None, fix_to: Path | None, bad_rows:
         click.echo(f"mended {', '.join(codes) or 'nothing'}; wrote {fix_to}", err=True)
     findings = validate(found)
     rows = [asdict(finding) for finding in findings]
+    if not rows:
+        click.echo(f"no findings ({len(RULES)} rules)", err=True)
     click.echo(render({"apiVersion": API_VERSION, "kind": "Findings", "findings": rows}, rows, output))
     if any(finding.severity == "error" for finding in findings):
         raise click.exceptions.Exit(1)

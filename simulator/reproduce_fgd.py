@@ -264,8 +264,13 @@ def _jobs(tasks: list[tuple[str, str, int, Setting]], jobs: int) -> Iterator[tup
         return
     # Fresh processes: polars' threads do not survive a fork.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(_job, *task) for task in tasks]):
-            yield done.result()
+        futures = [pool.submit(_job, *task) for task in tasks]
+        try:
+            for done in as_completed(futures):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for all of them
+            raise
 
 
 def run(

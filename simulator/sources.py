@@ -78,13 +78,14 @@ def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) ->
     Raises
     ------
     TraceError : it names nothing that can be read.
+    ConfigError : no such reader, or option of it.
     """
     if text == "demo":
         return Trace.load(DEMO)
     reader, _, rest = text.partition(":")
     if rest:
         if reader not in READERS:
-            raise TraceError(f"trace {text!r}: unknown reader {reader!r}; {nearest(reader, list(READERS))}")
+            raise ConfigError(f"trace {text!r}: unknown reader {reader!r}; {nearest(reader, list(READERS))}")
         path, _, option = rest.partition(":")
         return READERS[reader](Path(path), option, skip_bad_rows)
     given = Path(text)

@@ -113,3 +113,37 @@ def test_ctrl_c_says_that_work_is_kept(tmp_path: Path) -> None:
     assert "takes it up again" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob(".cache/ullage/*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("trace synth t.ullage --days nan", "nan is not a finite number"),
+        ("trace synth t.ullage --load inf", "inf is not a finite number"),
+        ("sweep --deadline nan", "nan is not a finite number"),
+        ("plan consolidate demo --usd-per-move nan", "nan is not a finite number"),
+        ("plan rescue demo --at -5", "-5 is not in the range"),
+        ("trace info opnb:x", "did you mean 'openb'?"),
+    ],
+)
+def test_numbers_and_readers_that_are_none_are_wrong_usage(tmp_path: Path, words: str, says: str) -> None:
+    refused = ullage(*words.split(), cwd=tmp_path)
+    assert refused.returncode == 2
+    assert says in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_an_azure_window_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "flav_map.txt").write_text("2,4 a\n")
+    (tmp_path / "v1.interval_map.txt").write_text("300 x\n")
+    (tmp_path / "v1.dev.txt.gz").touch()
+    refused = ullage("trace", "info", f"azure-v1-vms:{tmp_path}:v1.prod")
+    assert refused.returncode == 1
+    assert "windows there: v1.dev" in refused.stderr
+
+
+def test_every_code_of_trace_validate_is_listed_without_one() -> None:
+    listed = ullage("trace", "validate", "explain")
+    assert listed.returncode == 0
+    assert listed.stdout.startswith("T001  error")
+    assert "T020" in listed.stdout

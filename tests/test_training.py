@@ -257,6 +257,26 @@ def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(
     assert page.read_text().startswith("<!doctype html>")
     wrong = CliRunner().invoke(train_command, [str(tmp_path), "-m", model, "--horizon", "soon", "-q"])
     assert isinstance(wrong.exception, ConfigError)
+    in_short = [str(tmp_path), "-o", str(tmp_path / "other"), "--horizon", "1h-peak", "--rows", "1000", "-q"]
+    assert CliRunner().invoke(train_command, in_short).exit_code == 0
+    assert (tmp_path / "other" / "card.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "Missing option '-m'"),
+        (["-o", "jsn"], "did you mean 'json'?"),
+        (["-m", "model", "-o", "other"], "--model names the folder already"),
+        (["-o", __file__], "is a file"),
+    ],
+)
+def test_training_says_what_an_output_means_before_it_reads(tmp_path: Path, given: list[str], says: str) -> None:
+    from simulator.cli_learn import train as train_command
+
+    refused = CliRunner().invoke(train_command, [str(tmp_path), *given])
+    assert refused.exit_code == 2
+    assert says in " ".join(refused.output.split())
 
 
 def judged(truth: np.ndarray, hour: np.ndarray) -> Samples:
