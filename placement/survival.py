@@ -47,8 +47,13 @@ class Survival:
         self._keys: list[dict[Hashable, _Key]] = [{} for _ in keep]
 
     def outcome(self, keys: Sequence[Hashable], part: int, *, ended: bool) -> None:
-        """A pod ended in a part of life, or lived through it; ``keys`` from the most particular to the most general."""
+        """A pod ended in a part of life, or lived through it; ``keys`` from the most particular to the most general.
+
+        A key that is None tells of nobody, and nothing is kept under it.
+        """
         for table, key, keep in zip(self._keys, keys, self.keep, strict=True):
+            if key is None:
+                continue
             found = table.get(key)
             if found is None:
                 found = table[key] = _Key()
@@ -110,11 +115,12 @@ KEEP = (0.95, 0.99, 0.999)
 FRESH_S = 3600
 """A lifespan is computed anew when its workload had an outcome, and at least so often."""
 Keys = tuple[Hashable, ...]
+EVERYONE: Keys = (None, None, "all")
 
 
 def keys_of(spec: PodSpec) -> Keys:
-    """A class's workload, its size, and everyone."""
-    return workload_of(spec.namespace, spec.owner), spec.main_amounts, "all"
+    """A class's workload (None for bare pods, which have none in common), its size, and everyone."""
+    return workload_of(spec.namespace, spec.owner) or None, spec.main_amounts, "all"
 
 
 class LifeHistory:
@@ -156,17 +162,18 @@ class LifeHistory:
 
     def _learn(self, keys: Keys, part: int, *, ended: bool) -> None:
         self.survival.outcome(keys, part, ended=ended)
-        self._known.pop(str(keys[0]), None)
+        if keys[0] is not None:
+            self._known.pop(str(keys[0]), None)
 
     def lifetimes(self, more: Iterable[PodSpec], now_s: int) -> Lifetimes:
         """What is known now, of the workloads of the pods that run and of ``more`` classes."""
-        wanted = {str(keys[0]): keys for keys, _ in self._running.values()}
-        wanted |= {str(keys[0]): keys for keys in map(keys_of, more)}
+        all_keys = [keys for keys, _ in self._running.values()] + [keys_of(spec) for spec in more]
+        wanted = {str(keys[0]): keys for keys in all_keys if keys[0] is not None}
         fresh = [n for n in wanted if n not in self._known or now_s - self._known[n][0] >= FRESH_S]
         rows = [self.survival.hazards(wanted[n]) for n in fresh]
-        *found, everyone = lifespans(np.array([*rows, self.survival.hazards(("", "", "all"))]))
+        *found, everyone = lifespans(np.array([*rows, self.survival.hazards(EVERYONE)]))
         self._known |= {name: (now_s, one) for name, one in zip(fresh, found, strict=True)}
-        return Lifetimes({n: self._known[n][1] for n in wanted if n}, everyone, now_s, "hazards")
+        return Lifetimes({n: self._known[n][1] for n in wanted}, everyone, now_s, "hazards")
 
 
 def certain(life_s: int) -> Lifespan:

@@ -15,7 +15,7 @@ from placement.resources import CPU, MEMORY, PODS
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from placement.strategy import PREDICTED_FULL, main_reason
-from placement.survival import NUM_PARTS, Survival, certain, lifespans, part_of
+from placement.survival import NUM_PARTS, LifeHistory, Survival, certain, lifespans, part_of
 from simulator.lifetime_learner import LifetimeLearner, TrueLifetimes
 from simulator.replay import Replay, ReplayOptions
 from simulator.trace import Trace
@@ -45,6 +45,21 @@ def test_a_key_with_many_outcomes_speaks_for_itself_and_one_without_leans_on_the
     assert short > 0.95
     assert long < 0.05
     assert new == pytest.approx(0.5, abs=0.05)
+
+
+def test_bare_pods_do_not_stand_for_everyone() -> None:
+    history = LifeHistory()
+    bare, owned = PodSpec(((CPU, 1000), (MEMORY, GIB))), _spec("web")
+    for i in range(200):
+        history.began(f"bare{i}", bare, 10 * i)
+        history.ended(f"bare{i}", 10 * i + 5)
+    for i in range(2000):
+        history.began(f"owned{i}", owned, 2000 + i)
+    for i in range(2000):
+        history.ended(f"owned{i}", 300_000 + i)
+    found = history.lifetimes([bare, owned], 310_000)
+    assert set(found.of) == {"default/StatefulSet/web"}
+    assert found.everyone.gone_milli[0][1] < 200  # one pod in eleven was a short bare one
 
 
 @given(st.lists(st.floats(0, 1), min_size=NUM_PARTS - 1, max_size=NUM_PARTS - 1))
