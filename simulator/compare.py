@@ -237,7 +237,7 @@ def run_cells(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waiting here: the end of `with` would forget to cancel
             raise
 
 

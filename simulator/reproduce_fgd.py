@@ -269,7 +269,7 @@ def _jobs(tasks: list[tuple[str, str, int, Setting]], jobs: int) -> Iterator[tup
             for done in as_completed(futures):
                 yield done.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for all of them
+            pool.shutdown(cancel_futures=True)  # waiting here: the end of `with` would forget to cancel
             raise
 
 

@@ -203,7 +203,7 @@ def reproduce(
                     done[result.cell] = result
                     progress(len(done), len(cells))
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)  # waiting here: the end of `with` would forget to cancel
                 raise
     return [done[cell] for cell in cells]
 

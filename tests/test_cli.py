@@ -95,9 +95,10 @@ def test_a_mistake_is_one_clear_message(arguments: tuple[str, ...], code: int, m
     assert run.stdout == ""
 
 
-def test_ctrl_c_says_that_work_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "scheduler", "compare", "demo", "-s", "kube-default", "--seeds", "50", "-j", "1"],
+        [sys.executable, "-m", "scheduler", "compare", "demo", "-s", "kube-default", "--seeds", "50", "-j", jobs],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -113,6 +114,7 @@ def test_ctrl_c_says_that_work_is_kept(tmp_path: Path) -> None:
     assert "takes it up again" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob(".cache/ullage/*.tmp"))
+    assert len(list(tmp_path.glob(".cache/ullage/*.json"))) < 50, "what had not begun is left undone"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_numbers_and_readers_that_are_none_are_wrong_usage(tmp_path: Path, words
 
 def test_an_azure_window_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "flav_map.txt").write_text("2,4 a\n")
-    (tmp_path / "v1.interval_map.txt").write_text("300 x\n")
+    (tmp_path / "v1.interval_map.txt").write_text("300 1\n")
     (tmp_path / "v1.dev.txt.gz").touch()
     refused = ullage("trace", "info", f"azure-v1-vms:{tmp_path}:v1.prod")
     assert refused.returncode == 1
