@@ -66,8 +66,8 @@ def _question_options(command: Any) -> Any:
 
 def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[str, Any]) -> Question:
     return Question(
-        traces=traces,
-        strategies=strategies,
+        traces=tuple(dict.fromkeys(traces)),
+        strategies=tuple(dict.fromkeys(strategies)),
         deliveries=given["deliveries"],
         seeds=tuple(range(given["first_seed"], given["first_seed"] + given["seeds"])),
         loads=given["loads"],

@@ -284,11 +284,28 @@ def compare(
         rows[i] = row
         if progress is not None:
             progress(done, len(cells))
-    complete = [row for row in rows if row is not None]
+    complete = told_apart(cells, [row for row in rows if row is not None])
     metric = primary_metric(question, complete)
     return Comparison(
         question, complete, command, metric, headline(question, complete, metric), summarise(question, complete)
     )
+
+
+def told_apart(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Row]:
+    """Rows in which two traces, or two strategies, of one name (a slice, a changed copy) also say what was given."""
+    given: dict[tuple[str, str], set[str]] = {}
+    for cell, row in zip(cells, rows, strict=True):
+        given.setdefault(("trace", row["trace"]), set()).add(cell.trace)
+        given.setdefault(("strategy", row["strategy"]), set()).add(cell.strategy)
+
+    def name(kind: str, row: Row, source: str) -> str:
+        plain = str(row[kind])
+        return f"{plain} ({source})" if len(given[kind, plain]) > 1 and source != plain else plain
+
+    return [
+        {**row, "trace": name("trace", row, cell.trace), "strategy": name("strategy", row, cell.strategy)}
+        for cell, row in zip(cells, rows, strict=True)
+    ]
 
 
 USE = ("over_cpu_share", "over_memory_share", "oom_kills", "throttled_core_hours", "reclaimed_core_hours")

@@ -149,3 +149,16 @@ def test_every_code_of_trace_validate_is_listed_without_one() -> None:
     assert listed.returncode == 0
     assert listed.stdout.startswith("T001  error")
     assert "T020" in listed.stdout
+
+
+def test_traces_and_strategies_of_one_name_are_compared_not_averaged(tmp_path: Path) -> None:
+    for pods in ("60", "90"):
+        assert ullage("trace", "slice", "demo", f"{pods}.ullage", "--pods", pods, cwd=tmp_path).returncode == 0
+    changed = ullage("strategies", "show", "best-fit").stdout
+    (tmp_path / "mine.toml").write_text(changed)
+    words = ("60.ullage", "90.ullage", "-s", "best-fit", "-s", "mine.toml", "-j", "1", "-q", "-o", "json")
+    run = ullage("compare", *words, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert [(line["trace"], line["strategy"], line["sd"]) for line in json.loads(run.stdout)["summary"]] == [
+        (f"demo ({pods}.ullage)", name, 0.0) for pods in (60, 90) for name in ("best-fit", "best-fit (mine.toml)")
+    ]
