@@ -14,7 +14,7 @@ import click
 from placement.baselines import Target
 from placement.errors import ConfigError
 from placement.strategies import nearest
-from simulator.output import API_VERSION, FORMATS, output_option, progress, render
+from simulator.output import API_VERSION, FORMATS, output_option, progress, render, write_whole
 
 DATA = click.option(
     "--data",
@@ -123,16 +123,16 @@ def evaluate(trace: Path, model: Path, report: Path | None, quiet: bool, output:
     """Judge a model on the last third of TRACE (a usage folder, or of `ullage record`), beside every rival and the oracle."""
     from simulator.accuracy import evaluate as judge
     from simulator.accuracy import html, table_rows
+    from simulator.cli import check_writable
     from simulator.usage_readers import read_usage
 
+    if report is not None:
+        check_writable(report)
     series = read_usage(trace)
     with progress(f"evaluating on {series.name}", quiet=quiet) as advance:
         result = judge(series, model, progress=lambda _name, done, total: advance(done, total))
     if report is not None:
-        try:
-            report.write_text(html(result), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"report {report} cannot be written ({error.strerror}); choose another path") from error
+        write_whole({report: html(result)})
         click.echo(f"report: {report}", err=True)
     _emit("Accuracy", result, table_rows(result), output)
 
