@@ -117,9 +117,14 @@ async def measure(num_nodes: int, num_pods: int, rounds: int) -> dict[str, Any]:
                     for way, extenders in ways.items():
                         await asyncio.to_thread(ullage.switch, "score" if way.endswith("score") else "decide")
                         rates[way].append(await run_once(cluster, plane, extenders, num_pods))
+                        sys.stderr.write(f"{num_nodes} nodes, {way}: {rates[way][-1]:.1f} pods/s\n")
         finally:
+            if (
+                nothing.pid is not None
+            ):  # first: it was forked, so it holds open what tells the guard of the plane to end
+                nothing.terminate()
+                nothing.join()
             plane.stop()
-            nothing.terminate()
     pods_per_s = {way: round(statistics.median(found), 1) for way, found in rates.items()}
     ratios = {
         mode: round(
