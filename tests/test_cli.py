@@ -78,7 +78,7 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
         (("simulate", "demo"), 2, "Missing option"),
         (("simulat", "demo"), 2, "Did you mean 'simulate'"),
         (("simulate", "nowhere.ullage", "-s", "best-fit"), 1, "no such file"),
-        (("simulate", "opnb:x", "-s", "best-fit"), 1, "did you mean 'openb'"),
+        (("simulate", "opnb:x", "-s", "best-fit"), 2, "did you mean 'openb'"),
         (("simulate", "demo", "-s", "best-fit", "--delivery", "decid"), 2, "did you mean 'decide'"),
         (("simulate", "demo", "-s", "nowhere.toml"), 2, "cannot be read"),
         (("simulate", "demo", "-s", "best-fit", "--report", "/proc/x/r.html"), 1, "cannot be made"),
