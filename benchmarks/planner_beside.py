@@ -1,9 +1,11 @@
 """The extender's latency while the planner works at full load, over the same while it has nothing to do.
 
-``python -m benchmarks.planner_beside [--nodes 5000] [--rounds 6]`` starts the real server, engine, ledger and planner in one
-process, as ``ullage serve`` does, and a socket that accepts patches in another. In busy rounds gated pods of many sizes never
-run out: batch after batch is solved and delivered, and the four watch events that each pod causes are decoded. Rounds of
-both kinds alternate; one line of JSON per pair, and one with the medians.
+``python -m benchmarks.planner_beside [--nodes 5000] [--rounds 6]`` starts ``ullage serve`` as a user does, and beside it a
+stand-in for the API: it lists a synthetic cluster, streams watches, takes patches, and binds pods that are free. In busy
+rounds gated pods of many sizes never run out: batch after batch is solved and delivered, and each pod's four watch events
+reach the process that answers and the one that plans. Rounds of both kinds alternate; one line of JSON per pair, with the
+CPU seconds per second of each process, and one with the medians. The stand-in runs at low priority (``--api-nice``): a real
+API server has processors of its own.
 """
 
 from __future__ import annotations
@@ -15,98 +17,85 @@ import json
 import multiprocessing
 import os
 import random
+import signal
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-import msgspec
-
-from benchmarks.verbs import GIB, NUM_ORDERS, UID, Client, bodies, cpu_s, names, pod, quantile
-from placement.nodes import NodeSpec
-from placement.pods import PodSpec
-from placement.resources import CPU, MEMORY, PODS
-from placement.state import ClusterState
-from placement.strategies import strategy_named
+from benchmarks.verbs import NUM_ORDERS, UID, Client, bodies, cpu_s, names, pod, quantile
 
 PATCH_S = 0.005
 WAITING = 300
 """Gated pods that wait at any moment of a busy round."""
 SIZES = (100, 200, 250, 400, 500, 700, 1000, 1500)
-
-
-class Patched(asyncio.Protocol):
-    """An API server that says yes, after as long as a real one takes."""
-
-    ANSWER = b'{"kind":"PartialObjectMetadata","metadata":{}}'
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.read = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.read += data
-        while (end := self.read.find(b"\r\n\r\n")) >= 0:
-            head = self.read[:end].lower()
-            at = head.find(b"content-length: ")
-            length = int(head[at + 16 :].split(b"\r\n")[0]) if at >= 0 else 0
-            if len(self.read) < end + 4 + length:
-                return
-            self.read = self.read[end + 4 + length :]
-            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(self.ANSWER) + self.ANSWER
-            asyncio.get_running_loop().call_later(PATCH_S, self.transport.write, answer)
-
-
-def serve_patches(pipe: Any) -> None:
-    """Process: the API."""
-
-    async def run() -> None:
-        server = await asyncio.get_running_loop().create_server(Patched, "127.0.0.1", 0)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(run())
+POD_PATH = "/api/v1/pods"
 
 
 class World:
-    """What the watch would say of gated pods: created, nominated, free, bound, and gone a little later."""
+    """Nodes and pods of the stand-in, and what its watches say of gated pods: created, nominated, free, bound, gone."""
 
-    def __init__(self, patcher: Any, sink: Any) -> None:
-        self.patcher, self.sink = patcher, sink
+    def __init__(self, num_nodes: int) -> None:
         self.is_busy = False
         self.num_bound = 0
+        self.watchers: dict[str, set[asyncio.Transport]] = {}
+        rng = random.Random(1)
+        nodes = names(num_nodes)
+        self.lists: dict[str, dict[str, bytes]] = {
+            "/api/v1/nodes": {n: _bytes(_node(n, rng.choice((8, 16, 64)))) for n in nodes},
+            "/api/v1/namespaces": {"default": _bytes({"metadata": {"name": "default"}})},
+        }
+        pods = [_bound(f"r{i}", nodes[i % num_nodes], f"{rng.choice((250, 500, 1000))}m") for i in range(num_nodes * 2)]
+        self.lists[POD_PATH] = {p["metadata"]["name"]: _bytes(p) for p in (*pods, pod(UID))}
+        self.history: deque[tuple[int, bytes]] = deque(maxlen=200_000)
         self._pods: dict[str, dict[str, Any]] = {}
         self._waiting: set[str] = set()
-        self._old: list[str] = []
-        self._numbers = itertools.count()
+        self._old: deque[str] = deque()
+        self._numbers = itertools.count(1)
         self._rng = random.Random(3)
+        self.version = 1
 
-    async def call(self, method: str, path: str, body: object = None, **how: Any) -> bytes:
-        """A patch, and the event that it causes."""
-        answer: bytes = await self.patcher.call(method, path, body, **how)
-        name = path.partition("?")[0].split("/")[6]
+    def patch(self, name: str, body: dict[str, Any]) -> None:
+        """A patch, and the events that it causes."""
         value = self._pods.get(name)
-        if value is not None and isinstance(body, dict):
-            if "status" in body:
-                value["metadata"]["annotations"] |= body["metadata"]["annotations"]
-                value["status"] |= body["status"]
-                self._tell(value)
-            else:
-                value["spec"]["schedulingGates"] = []
-                self._tell(value)
-                value["spec"]["nodeName"] = value["status"].pop("nominatedNodeName")
-                self._tell(value)
-                self._waiting.discard(name)
-                self._old.append(name)
-                self.num_bound += 1
-        return answer
+        if value is None:
+            return
+        if "status" in body:
+            value["metadata"]["annotations"] |= body["metadata"]["annotations"]
+            value["status"] |= body["status"]
+            self._tell("MODIFIED", value)
+        elif value["spec"]["schedulingGates"]:
+            value["spec"]["schedulingGates"] = []
+            self._tell("MODIFIED", value)
+            value["spec"]["nodeName"] = value["status"].pop("nominatedNodeName")
+            self._tell("MODIFIED", value)
+            self._waiting.discard(name)
+            self._old.append(name)
+            self.num_bound += 1
 
-    def _tell(self, value: dict[str, Any]) -> None:
-        value["metadata"]["resourceVersion"] = str(next(self._numbers))
-        self.sink.put(msgspec.Raw(msgspec.json.encode(value)))
+    def _tell(self, what: str, value: dict[str, Any]) -> None:
+        self.version += 1
+        value["metadata"]["resourceVersion"] = str(self.version)
+        raw = _bytes(value)
+        pods = self.lists[POD_PATH]
+        if what == "DELETED":
+            del pods[value["metadata"]["name"]]
+        else:
+            pods[value["metadata"]["name"]] = raw
+        line = b'{"type":"%s","object":%s}\n' % (what.encode(), raw)
+        self.history.append((self.version, line))
+        for transport in self.watchers.get(POD_PATH, ()):
+            transport.write(line)
 
     async def run(self) -> None:
         """Keep pods waiting while it is busy, and let bound ones go."""
@@ -114,132 +103,239 @@ class World:
             await asyncio.sleep(0.01)
             missing = WAITING - len(self._waiting) if self.is_busy else 0
             for _ in range(min(missing, 10)):
-                value = pod(f"g{next(self._numbers)}")
-                value["metadata"]["name"] = value["metadata"]["uid"]
+                name = f"g{next(self._numbers)}"
+                value = pod(name)
+                value["metadata"]["name"] = name
                 value["spec"]["schedulingGates"] = [{"name": "ullage.dev/plan"}]
                 asks = {"cpu": f"{self._rng.choice(SIZES)}m", "memory": f"{self._rng.choice(SIZES)}Mi"}
                 value["spec"]["containers"][0]["resources"]["requests"] = asks
-                self._pods[value["metadata"]["name"]] = value
-                self._waiting.add(value["metadata"]["name"])
-                self._tell(value)
+                self._pods[name] = value
+                self._waiting.add(name)
+                self._tell("ADDED", value)
             for _ in range(min(10, len(self._old) - (5 * WAITING if self.is_busy else 0))):
-                self.sink.drop(msgspec.Raw(msgspec.json.encode(self._pods.pop(self._old.pop(0)))))
+                self._tell("DELETED", self._pods.pop(self._old.popleft()))
 
 
-def serve_ullage(pipe: Any, num_nodes: int, strategy: str, api_port: int, time_s: float) -> None:
-    """Process: everything that ``ullage serve`` runs, over a synthetic cluster."""
-    from scheduler.binder import Binder
-    from scheduler.engine import Engine
-    from scheduler.eventlog import DiskLog
-    from scheduler.extender import Extender
-    from scheduler.kube import KubeClient
-    from scheduler.ledger import Ledger
-    from scheduler.metrics import Metrics
-    from scheduler.nominator import Nominator
-    from scheduler.patcher import Patcher
-    from scheduler.recorder import Recorder
-    from scheduler.server import HttpServer
-    from scheduler.settings import HttpSettings, KubeSettings, LogSettings, PlanSettings, RecordSettings, Settings
-    from scheduler.view import Reader, sinks
-    from scheduler.warmup import warm_up
+def _bytes(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
-    async def run(folder: str) -> None:
-        settings = Settings(mode="decide", http=HttpSettings(host="127.0.0.1", port=0))
-        metrics = Metrics()
-        events = DiskLog(LogSettings(folder=folder), metrics, "bench")
-        ledger = Ledger(ClusterState(events=events), time.monotonic, metrics)
-        rng = random.Random(1)
-        for name in names(num_nodes):
-            amounts = ((CPU, rng.choice((8000, 16000, 64000))), (MEMORY, 64 * GIB), (PODS, 110))
-            ledger.see_node(NodeSpec(name, amounts))
-        for i in range(num_nodes * 2):
-            spec = PodSpec(request=((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)))
-            ledger.state.bind(f"r{i}", spec, ledger.state.name(i % num_nodes))
-        reader = Reader()
-        ledger.see(reader.pod(json.dumps(pod(UID)).encode()))
-        records = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics)
-        engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics, recorder=records)
-        records.attach(engine)
-        events.attach(ledger.state, [engine.strategy])
-        await asyncio.to_thread(warm_up, (engine.strategy,))
-        config = Path(folder) / "kubeconfig"
-        config.write_text(json.dumps(_kubeconfig(api_port)), encoding="utf-8")
-        client = await KubeClient.connect(KubeSettings(kubeconfig=str(config)))
-        plan = PlanSettings(enabled=True, time_s=time_s)
-        pods = next(sink for sink in sinks(ledger, engine.modes, reader) if sink.kind == "pods")
-        world = World(Patcher(client, width=plan.width), pods)
-        server = HttpServer(settings.http, Extender(engine, Binder(engine, client), version="bench").handle, metrics)
-        await server.start()
-        pipe.send(server.port)
+
+def _node(name: str, cores: int) -> dict[str, Any]:
+    offered = {"cpu": str(cores), "memory": "64Gi", "pods": "110"}
+    return {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}, "status": {"allocatable": offered}}
+
+
+def _bound(name: str, node: str, cpu: str) -> dict[str, Any]:
+    asks = {"cpu": cpu, "memory": "1Gi"}
+    containers = [{"name": "main", "image": "x", "resources": {"requests": asks}}]
+    meta = {"name": name, "namespace": "default", "uid": name, "resourceVersion": "1"}
+    return {"metadata": meta, "spec": {"nodeName": node, "containers": containers}, "status": {"phase": "Running"}}
+
+
+class Api(asyncio.Protocol):
+    """An API server that says yes, after as long as a real one takes."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.read = b""
+        self.watched = ""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.world.watchers.get(self.watched, set()).discard(self.transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.read += data
+        while (end := self.read.find(b"\r\n\r\n")) >= 0:
+            head = self.read[:end].decode("ascii")
+            at = head.lower().find("content-length: ")
+            length = int(head[at + 16 :].split("\r\n")[0]) if at >= 0 else 0
+            if len(self.read) < end + 4 + length:
+                return
+            body, self.read = self.read[end + 4 : end + 4 + length], self.read[end + 4 + length :]
+            method, target, _ = head.split(" ", 2)
+            path, _, query = target.partition("?")
+            self._answer(method, path, dict(parse_qsl(query)), body)
+
+    def _answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> None:
+        if method == "PATCH":
+            self.world.patch(path.split("/")[6], json.loads(body))
+            asyncio.get_running_loop().call_later(PATCH_S, self._say, b'{"kind":"PartialObjectMetadata","metadata":{}}')
+        elif "watch" in query:
+            self._watch(path, int(query["resourceVersion"]))
+        elif path.startswith("/api/v1/namespaces/default/pods/"):
+            found = self.world.lists[POD_PATH].get(path.rsplit("/", 1)[-1])
+            self._say(found or b'{"code":404}', "200 OK" if found else "404 Not Found")
+        else:
+            items = list(self.world.lists.get(path, {}).values())
+            start, limit = int(query.get("continue", 0)), int(query.get("limit", 500))
+            token = str(start + limit) if start + limit < len(items) else ""
+            meta = f'{{"resourceVersion":"{self.world.version}","continue":"{token}"}}'.encode()
+            self._say(b'{"metadata":%s,"items":[%s]}' % (meta, b",".join(items[start : start + limit])))
+
+    def _watch(self, path: str, version: int) -> None:
+        self.watched = path
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        if path == POD_PATH:
+            self.transport.writelines([line for at, line in self.world.history if at > version])
+        self.world.watchers.setdefault(path, set()).add(self.transport)
+
+    def _say(self, body: bytes, status: str = "200 OK") -> None:
+        self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status.encode(), len(body)) + body)
+
+
+def serve_api(pipe: Any, num_nodes: int, nice: int) -> None:
+    """Process: the stand-in. Told whether it is busy, it says how many pods were bound so far.
+
+    It is told the process of ``ullage serve`` first, and ends it when whoever started both was killed.
+    """
+    os.nice(nice)
+    world = World(num_nodes)
+
+    async def run() -> None:
         loop = asyncio.get_running_loop()
-
-        parts = [asyncio.create_task(Nominator(engine, client, plan, world).run()), asyncio.create_task(world.run())]
-
-        def end() -> None:
-            for part in parts:
-                part.cancel()
+        server = await loop.create_server(lambda: Api(world), "127.0.0.1", 0)
+        work = asyncio.create_task(world.run())
 
         def obey() -> None:
-            while (wanted := pipe.recv()) is not None:
-                world.is_busy = wanted
-                loop.call_soon_threadsafe(pipe.send, (world.num_bound, _children_s()))
-            loop.call_soon_threadsafe(end)
+            serving = pipe.recv()
+            with suppress(EOFError, OSError):
+                while True:
+                    world.is_busy = pipe.recv()
+                    pipe.send(world.num_bound)
+            with suppress(ProcessLookupError):
+                os.kill(serving, signal.SIGTERM)
+            loop.call_soon_threadsafe(work.cancel)
 
         threading.Thread(target=obey, daemon=True).start()
-        await asyncio.gather(*parts, return_exceptions=True)
-        await server.stop()
-        await world.patcher.close()
-        await client.close()
-        records.close()
-        events.close()
+        pipe.send(server.sockets[0].getsockname()[1])
+        with suppress(asyncio.CancelledError):
+            await work
 
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run(folder))
+    asyncio.run(run())
 
 
-def _children_s() -> float:
-    """CPU seconds of this process's children so far."""
-    found = 0.0
-    for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        found += sum(cpu_s(int(pid)) for pid in path.read_text(encoding="ascii").split())
-    return found
-
-
-def _kubeconfig(port: int) -> dict[str, Any]:
-    return {
+def _settings(folder: Path, api_port: int, options: argparse.Namespace) -> Path:
+    """Settings of ``ullage serve``."""
+    kubeconfig = {
         "apiVersion": "v1", "kind": "Config", "current-context": "x",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api_port}"}}],
         "users": [{"name": "u", "user": {"token": "t"}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
     }  # fmt: skip
+    (folder / "kubeconfig").write_text(json.dumps(kubeconfig), encoding="utf-8")
+    settings = {
+        "mode": "decide", "strategy": options.strategy, "http": {"host": "127.0.0.1", "port": options.port},
+        "kube": {"kubeconfig": str(folder / "kubeconfig")}, "log": {"folder": str(folder / "log")},
+        "records": {"path": str(folder / "records.db")}, "plan": {"enabled": True, "time_s": options.time},
+    }  # fmt: skip
+    path = folder / "ullage.json"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return path
 
 
-class Server:
-    """The process under test, and its switch."""
+def page(port: int, path: str) -> str:
+    """A page of the server; empty while it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+    except (urllib.error.URLError, OSError):
+        return ""
 
-    def __init__(self, *words: Any) -> None:
+
+def tree(pid: int, depth: int = 0) -> dict[str, float]:
+    """CPU seconds of a process and of those that it started: ``answers``, ``planner``, and the planner's ``solvers``."""
+    used: dict[str, float] = {}
+    with suppress(OSError):
+        used = {("answers", "planner", "solvers")[min(depth, 2)]: cpu_s(pid)}
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in path.read_text(encoding="ascii").split():
+                for name, seconds in tree(int(child), depth + 1).items():
+                    used[name] = used.get(name, 0.0) + seconds
+    return used
+
+
+class Bench:
+    """Stand-in, server, and a connection to it."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=serve_ullage, args=(theirs, *words))
-        self.process.start()
-        self.client = Client(self.pipe.recv())
+        self.api = multiprocessing.Process(
+            target=serve_api, args=(theirs, options.nodes, options.api_nice), daemon=True
+        )
+        self.api.start()
+        theirs.close()
+        config = _settings(folder, self.pipe.recv(), options)
+        command = [sys.executable, "-m", "scheduler", "serve", "--config", str(config), "--log-level", "error"]
+        self.server = subprocess.Popen(command)
+        self.pipe.send(self.server.pid)
+        try:
+            while page(options.port, "/readyz") != "ok" or "planner_ready 1.0" not in page(options.port, "/metrics"):
+                if self.server.poll() is not None:
+                    raise SystemExit("ullage serve ended")
+                time.sleep(0.2)
+            self.client = Client(options.port)
+        except BaseException:
+            self.close()
+            raise
 
-    def switch(self, is_busy: bool) -> tuple[int, float]:
-        """Planned pods bound so far, and the planner's CPU seconds."""
+    def switch(self, is_busy: bool) -> tuple[int, dict[str, float]]:
+        """Planned pods bound so far, and CPU seconds by process."""
         self.pipe.send(is_busy)
-        found: tuple[int, float] = self.pipe.recv()
-        return found
+        bound: int = self.pipe.recv()
+        return bound, {**tree(self.server.pid), "api": cpu_s(self.api.pid or 0), "client": cpu_s(os.getpid())}
+
+    def close(self) -> None:
+        """End both; they end by themselves when this process is killed."""
+        self.server.terminate()
+        self.server.wait()
+        self.pipe.close()
+        self.api.terminate()
+        self.api.join()
 
 
-def one_round(server: Server, asked: list[bytes], count: int, pause_s: float) -> tuple[float, float]:
+def one_round(bench: Bench, asked: list[bytes], count: int, pause_s: float) -> tuple[float, float]:
     """p50 and p99 in milliseconds."""
     times = []
     for i in range(count):
-        seconds, answer = server.client.post("/v1/filter", asked[i % len(asked)])
+        seconds, answer = bench.client.post("/v1/filter", asked[i % len(asked)])
         if b'"Error":""' not in answer[-12:]:
             raise SystemExit(f"unexpected answer: {answer[:200]!r}")
         times.append(1000 * seconds)
         time.sleep(pause_s)
     return quantile(times, 0.5), quantile(times, 0.99)
+
+
+def measure(bench: Bench, options: argparse.Namespace) -> None:
+    """Rounds of both kinds in turn."""
+    asked = bodies(options.nodes, NUM_ORDERS, full=False)
+    bench.switch(True)
+    one_round(bench, asked, 500, options.pause)  # the solvers' processes are up, everything is compiled
+    pairs = []
+    for _ in range(options.rounds):
+        bench.switch(False)
+        time.sleep(options.time + 1)  # the last batch ends
+        idle = one_round(bench, asked, options.requests, options.pause)
+        bench.switch(True)
+        time.sleep(0.5)
+        before, used = bench.switch(True)
+        began = time.monotonic()
+        busy = one_round(bench, asked, options.requests, options.pause)
+        after, then = bench.switch(True)
+        seconds = time.monotonic() - began
+        cores = {f"{name}_cores": (then[name] - used.get(name, 0.0)) / seconds for name in then}
+        row = {
+            "idle_p50_ms": idle[0], "idle_p99_ms": idle[1], "busy_p50_ms": busy[0], "busy_p99_ms": busy[1],
+            "planned_pods_per_s": (after - before) / seconds, **cores,
+            "ratio_p50": busy[0] / idle[0], "ratio_p99": busy[1] / idle[1],
+        }  # fmt: skip
+        pairs.append(row)
+        sys.stdout.write(json.dumps({key: round(value, 3) for key, value in row.items()}) + "\n")
+        sys.stdout.flush()
+    medians = {key: round(statistics.median(pair[key] for pair in pairs), 3) for key in pairs[0]}
+    sys.stdout.write(json.dumps({"nodes": options.nodes, "rounds": options.rounds, "medians": medians}) + "\n")
 
 
 def main() -> None:
@@ -251,42 +347,17 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.005, help="seconds between two requests")
     parser.add_argument("--strategy", default="best-fit")
     parser.add_argument("--time", type=float, default=2.0, help="plan.time_s: the longer, the harder the solver works")
+    parser.add_argument("--api-nice", type=int, default=10, help="priority of the stand-in for the API")
     options = parser.parse_args()
-    ours, theirs = multiprocessing.Pipe()
-    patches = multiprocessing.Process(target=serve_patches, args=(theirs,), daemon=True)
-    patches.start()
-    server = Server(options.nodes, options.strategy, ours.recv(), options.time)
-    try:
-        asked = bodies(options.nodes, NUM_ORDERS, full=False)
-        server.switch(True)
-        one_round(server, asked, 500, options.pause)  # the solver's process is up, everything is compiled
-        pairs = []
-        for _ in range(options.rounds):
-            server.switch(False)
-            time.sleep(options.time + 1)  # the last batch ends
-            idle = one_round(server, asked, options.requests, options.pause)
-            before, used = server.switch(True)
-            time.sleep(0.5)
-            began = time.monotonic()
-            busy = one_round(server, asked, options.requests, options.pause)
-            seconds = time.monotonic() - began
-            after, then = server.switch(True)
-            row = {
-                "idle_p50_ms": idle[0], "idle_p99_ms": idle[1], "busy_p50_ms": busy[0], "busy_p99_ms": busy[1],
-                "planned_pods_per_s": (after - before) / (seconds + 0.5), "planner_cores": (then - used) / (seconds + 0.5),
-                "ratio_p50": busy[0] / idle[0], "ratio_p99": busy[1] / idle[1],
-            }  # fmt: skip
-            pairs.append(row)
-            sys.stdout.write(json.dumps({key: round(value, 3) for key, value in row.items()}) + "\n")
-            sys.stdout.flush()
-        medians = {key: round(statistics.median(pair[key] for pair in pairs), 3) for key in pairs[0]}
-        sys.stdout.write(json.dumps({"nodes": options.nodes, "rounds": options.rounds, "medians": medians}) + "\n")
-    finally:
-        server.pipe.send(None)
-        server.process.join(20)
-        for process in (server.process, patches):
-            process.terminate()
-            process.join(5)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        options.port = probe.getsockname()[1]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what was started is ended
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), options)
+        try:
+            measure(bench, options)
+        finally:
+            bench.close()
 
 
 if __name__ == "__main__":

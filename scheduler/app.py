@@ -8,16 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from placement.errors import PlacementError
 from placement.state import ClusterState
 from placement.strategies import strategy_named
-from scheduler.adherence import Adherence
 from scheduler.admin import Admin
 from scheduler.binder import Binder
 from scheduler.engine import Engine
@@ -26,12 +24,13 @@ from scheduler.eventlog import DiskLog, NoLog
 from scheduler.extender import Extender
 from scheduler.informer import Informer, Reflector
 from scheduler.kube import KubeClient
+from scheduler.lead import Lead
 from scheduler.learner import Learner, read_workload
 from scheduler.lease import Election
 from scheduler.ledger import Ledger
 from scheduler.lifetime_learner import LifetimeLearner
 from scheduler.metrics import Metrics
-from scheduler.patcher import Patcher
+from scheduler.planner_process import PlannerProcess
 from scheduler.predict_worker import WorkerProcess
 from scheduler.prometheus import Prometheus
 from scheduler.reclaimer import Reclaimer
@@ -116,16 +115,16 @@ class App:
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
         self.side_servers: list[HttpServer] = []
         self.grpc: GrpcServer | None = None
-        self.patcher: Patcher | None = None
-        self._adherence: Iterable[Adherence] = ()
+        self.planner = PlannerProcess(self.engine, client.settings) if settings.plan.enabled else None
         self._tasks: list[asyncio.Task[None]] = []
-        self._is_caught_up = self.election is None
         self._failure: asyncio.Future[None] | None = None
         self.before_ready: Callable[[], None] = lambda: None
         """Called once, when the view is complete and everything is compiled."""
         self._is_warm = False
         self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced and self.learner.is_satisfied
-        self.engine.is_leading = lambda: self._is_caught_up
+        election = self.election
+        self.lead = Lead(lambda: election is None or election.is_leading, self.informer)
+        self.engine.is_leading = lambda: self.lead.may_act
         self.metrics.before_scrape(self._gauges)
         self.metrics.build.info({"version": package_version(), "strategy": self.strategy.name})
 
@@ -166,13 +165,8 @@ class App:
             self._keep(self.usage.run())
         if self.settings.reclaim.mode != "off":
             self._keep(self.reclaimer.run())
-        if self.settings.plan.enabled:
-            from scheduler.nominator import Nominator  # brings the solvers, which a base install lacks
-
-            self.patcher = Patcher(self.client, width=self.settings.plan.width)
-            nominator = Nominator(self.engine, self.client, self.settings.plan, self.patcher)
-            self._adherence = nominator.adherence
-            self._keep(nominator.run())
+        if self.planner is not None:
+            self._keep(self.planner.run())
         if self.election is not None:
             self._keep(self.election.run())
         log.info(
@@ -185,7 +179,9 @@ class App:
             return None
         from scheduler.plan_service import PlansService
 
-        return PlansService(self.engine, self.client, lambda: tuple(self._adherence))
+        return PlansService(
+            self.engine, self.client, lambda: () if self.planner is None else tuple(self.planner.adherence)
+        )
 
     async def _check_rights(self) -> None:
         """Fail at once where waiting would not help; anything else is retried by whoever lists."""
@@ -250,8 +246,6 @@ class App:
         self.usage.asker.close()
         if self.prometheus is not None:
             await self.prometheus.close()
-        if self.patcher is not None:
-            await self.patcher.close()
         await self.client.close()
         if self.recorder is not None:
             await asyncio.to_thread(self.recorder.close)
@@ -281,20 +275,7 @@ class App:
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag.set(max(0.0, time.monotonic() - before - TICK_S))
             self.informer.raise_dead()
-            await self._follow_lead()
-
-    async def _follow_lead(self) -> None:
-        """A new leader reads all pods once more before it answers: the old one's last binds must be seen."""
-        if self.election is None:
-            return
-        if not self.election.is_leading:
-            self._is_caught_up = False
-        elif not self._is_caught_up and self.informer.is_synced:
-            try:
-                await self.informer.refresh("pods")
-                self._is_caught_up = self.election.is_leading
-            except PlacementError as error:
-                log.warning("cannot catch up before leading", extra={"error": str(error)})
+            await self.lead.follow()
 
     def _gauges(self) -> None:
         metrics, state, ledger = self.metrics, self.engine.state, self.ledger

@@ -15,7 +15,7 @@ from scheduler.doctor_facts import (
     table_of,
 )
 from scheduler.doctor_rules import ERROR, WARNING, Hit, Rule
-from scheduler.rights import RIGHTS, is_needed
+from scheduler.rights import needed
 
 Granted = tuple[str, str, str]
 """Group, resource, verb."""
@@ -54,7 +54,7 @@ def _too_few_rights(facts: Facts) -> Iterator[Hit]:
     if not any(True for _ in facts.our_deployments) or not any(True for _ in facts.kind("ClusterRole")):
         return
     granted = {grant for role in _bound_roles(facts) for _, grant in _grants(role)}
-    for right in RIGHTS:
+    for right in needed(facts.settings):
         for verb in right.verbs:
             wild = {(g, r, v) for g in (right.group, "*") for r in (right.resource, "*") for v in (verb, "*")}
             if not wild & granted:
@@ -63,9 +63,10 @@ def _too_few_rights(facts: Facts) -> Iterator[Hit]:
 
 
 def _too_many_rights(facts: Facts) -> Iterator[Hit]:
+    used = {(right.group, right.resource, verb) for right in needed(facts.settings) for verb in right.verbs}
     for role in _bound_roles(facts):
         for i, (group, resource, verb) in _grants(role):
-            if not is_needed(group, resource, verb):
+            if (group, resource, verb) not in used:
                 yield Hit(f"{path_of(role)}.rules[{i}]", f"{verb} {group or 'core'}/{resource} is granted and not used")
 
 

@@ -74,6 +74,8 @@ class Reservation:
     """Not decided, only likely (``score``): it may end elsewhere without anything being wrong."""
     is_binding: bool = False
     """A Binding was sent and its outcome is not known: only the API may end this."""
+    is_nominated: bool = False
+    """It stands as a nomination of ours in the API, whoever wrote that: it ends when that does."""
 
 
 @dataclass(slots=True)
@@ -185,6 +187,27 @@ class Ledger:
             if old is None or not old.node:
                 self._met(seen)
                 self.on_bound(seen)
+        elif seen.planned or (old is not None and old.planned):
+            self._follow_nomination(seen)
+
+    def _follow_nomination(self, seen: Seen) -> None:
+        """A nomination of ours keeps room as long as it stands; another process may have written it."""
+        held = self.reservations.get(seen.uid)
+        if held is not None and held.is_nominated and (seen.planned != held.node or seen.nominated != held.node):
+            self.forget(seen.uid, "nomination ended")
+            held = None
+        if not seen.planned or seen.nominated != seen.planned:
+            return
+        if held is None:
+            self.assume((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, 0)
+            held = self.reservations.get(seen.uid)
+        if held is not None and held.node == seen.planned:
+            held.is_nominated = True
+        expected = self._expected(seen.spec)
+        if not any(target.taken_by == seen.uid for target in expected.values()):
+            aimed = next((t for t in expected.values() if t.node == seen.planned and not t.taken_by), None)
+            if aimed is not None:
+                aimed.taken_by = seen.uid
 
     def _index(self, seen: Seen) -> None:
         """Keep the planner's two lists."""
@@ -202,7 +225,7 @@ class Ledger:
         seen = self.pods.pop(uid, None)
         if seen is not None:
             self._waiting.get(seen.node, set()).discard(uid)
-            for target in self.targets.get(template_of(seen.spec), {}).values():
+            for target in self._expected(seen.spec).values():
                 if target.taken_by == uid:
                     target.taken_by = ""
             if seen.target:
@@ -267,21 +290,23 @@ class Ledger:
             expected = self.targets.setdefault(template_of(seen.spec), {})
             expected.setdefault(seen.uid, Target(seen.target, self.clock()))
 
+    def _expected(self, spec: PodSpec) -> dict[str, Target]:
+        """UID of an evicted pod of this template → where its replacement belongs."""
+        return self.targets.get(template_of(spec), {}) if self.targets else {}
+
     def _met(self, seen: Seen) -> None:
-        """A pod was bound: it is nobody's replacement any more."""
-        template = template_of(seen.spec) if self.targets else None
-        if template is None or template not in self.targets:
-            return
-        expected = self.targets[template]
-        met = [uid for uid, t in expected.items() if t.taken_by == seen.uid]
+        """A pod was bound: a target that it was told, or that it met by somebody else's doing, is met."""
+        expected = self._expected(seen.spec)
+        told = [uid for uid, t in expected.items() if t.taken_by == seen.uid]
+        met = told or [uid for uid, t in expected.items() if t.node == seen.node and not t.taken_by]
         for uid in met[:1]:
             del expected[uid]
-        if not expected:
-            del self.targets[template]
+            if not expected:
+                del self.targets[template_of(seen.spec)]
 
     def target_for(self, uid: str, spec: PodSpec) -> str:
         """Node where a plan wants this pod, as the replacement of one that it evicted; empty if no plan cares."""
-        expected = self.targets.get(template_of(spec)) if self.targets else None
+        expected = self._expected(spec)
         if not expected:
             return ""
         limit_s = self.clock() - TARGET_S
@@ -332,9 +357,9 @@ class Ledger:
             self.metrics.reservation_ends.labels(how).inc()
 
     def overdue(self, timeout_s: float) -> list[Reservation]:
-        """Reservations older than ``timeout_s``, oldest first: to be looked up in the API."""
+        """Reservations older than ``timeout_s``, oldest first: to be looked up in the API. Nominations are followed."""
         limit = self.clock() - timeout_s
-        return [r for r in self.reservations.values() if r.since_s <= limit]
+        return [r for r in self.reservations.values() if r.since_s <= limit and not r.is_nominated]
 
     def devices_text(self, mask: int) -> str:
         """A device mask as the annotation's text."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
 
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 BUCKETS_NODES = (1, 10, 50, 100, 500, 1000, 2000, 5000, 10000, 20000)
 
+PLAN_PREFIX = "ullage_plan_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -164,9 +167,17 @@ class Metrics:
             ["what", "outcome"],
             registry=r,
         )
+        self.planner_ready = Gauge(
+            "ullage_planner_ready", "1 while the planning process runs and its view is complete.", registry=r
+        )
+        self.planner_starts = Counter(
+            "ullage_planner_starts_total", "Times that the planning process was started.", registry=r
+        )
         self.loop_lag = Gauge("ullage_loop_lag_seconds", "How late the event loop ran its last tick.", registry=r)
         self.build = Info("ullage_build", "Version and strategy.", registry=r)
         self._before: list[Callable[[], None]] = []
+        self.planned: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        """Samples of the planning process, by name and labels; they are added to ours."""
 
     def before_scrape(self, update: Callable[[], None]) -> None:
         """Call ``update`` before every exposition, to set gauges that cost something."""
@@ -176,4 +187,20 @@ class Metrics:
         """The text exposition."""
         for update in self._before:
             update()
-        return generate_latest(self.registry)
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, those of the planning process included."""
+        rest = dict(self.planned)
+        for family in self.registry.collect():
+            if family.name.startswith(PLAN_PREFIX) and self.planned:
+                ours = {(s.name, tuple(sorted(s.labels.items()))): s for s in family.samples}
+                family.samples = [s._replace(value=s.value + rest.pop(key, 0.0)) for key, s in ours.items()]
+                theirs = [key for key in rest if key[0].removesuffix("_total") == family.name]
+                family.samples += [Sample(key[0], dict(key[1]), rest.pop(key)) for key in theirs]
+            yield family
+
+    def plan_samples(self) -> list[tuple[str, dict[str, str], float]]:
+        """Name, labels and value of everything about plans."""
+        families = [family for family in self.registry.collect() if family.name.startswith(PLAN_PREFIX)]
+        return [(s.name, s.labels, s.value) for f in families for s in f.samples if not s.name.endswith("_created")]

@@ -112,7 +112,7 @@ class Nominator:
         for uid in ledger.gated:
             self._since.setdefault(uid, now)
         self._busy &= ledger.gated.keys()
-        if now < self._retry_s:
+        if now < self._retry_s or self.engine.modes.is_killed:
             return []
         waiting = [uid for uid in self._since if uid not in self._busy]
         if not waiting or self._since[waiting[0]] > now - self.settings.window_s:
@@ -359,6 +359,8 @@ class Nominator:
         metrics.plan_nominations.set(len(self._active))
 
     def _deadline(self, seen: Seen) -> float:
+        if self.engine.modes.is_killed:
+            return 0.0
         is_alone = gang_of(seen)[1] == seen.uid
         return self.settings.gate_deadline_s if is_alone else self.settings.gang_deadline_s
 

@@ -1,7 +1,7 @@
 """Many small writes to the API server at little cost: HTTP/1.1 on a few connections that stay open.
 
-A planned batch is two patches a pod, on the event loop that also answers kube-scheduler: this takes a third of the CPU of a
-general HTTP client for each (36 µs instead of 115, without TLS). Answers are asked for as metadata only and are not read.
+A planned batch is two patches a pod: this takes a third of the CPU of a general HTTP client for each (36 µs instead of
+115, without TLS). Answers are asked for as metadata only and are not read.
 It knows nothing but what such calls need: whatever is unusual (a proxy, a connection that cannot
 be made or breaks, credentials that ran out) is left to :class:`~scheduler.kube.KubeClient`, which does the call again, so
 only calls that may be repeated belong here.
@@ -19,8 +19,6 @@ import msgspec
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient, refused
 
-PACE_S = 0.001
-"""Between the starts of two calls: at most a thousand a second."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 HEADERS_S = 5.0
 """Credentials are asked for anew this often: tokens of service accounts are replaced while we run."""
@@ -100,7 +98,6 @@ class Patcher:
         self._authority = parts.netloc.rpartition("@")[2]
         self.idle: deque[_Connection] = deque()
         self._turn = asyncio.Semaphore(width)
-        self._next_s = 0.0
         self._headers = b""
         self._headers_s = float("-inf")
         self.is_direct = not client.has_proxy
@@ -123,7 +120,6 @@ class Patcher:
         if not self.is_direct:
             return await self.client.call(method, path, body, content_type=content_type, timeout_s=timeout_s)
         async with self._turn:
-            await self._pace()
             try:
                 async with asyncio.timeout(timeout_s):
                     status, answer = await self._ask(method, path, body, content_type)
@@ -134,14 +130,6 @@ class Patcher:
         if status >= 300:
             raise refused(method, path, status, answer)
         return b""
-
-    async def _pace(self) -> None:
-        """One call begins at a time, so that their answers come one by one and never hold up a question together."""
-        now = asyncio.get_running_loop().time()
-        start = max(now, self._next_s)
-        self._next_s = start + PACE_S
-        if start > now:
-            await asyncio.sleep(start - now)
 
     async def _ask(self, method: str, path: str, body: object, content_type: str) -> tuple[int, bytes]:
         now = time.monotonic()

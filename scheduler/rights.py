@@ -1,11 +1,14 @@
 """What Ullage needs of the Kubernetes API: one table for the manifests' tests, the doctor and the documents.
 
-Nothing else is asked for. Each right's ``reason`` says what breaks without it.
+Nothing else is asked for, but by settings that act: those are named beside it. Each right's ``reason`` says what breaks
+without it.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from scheduler.settings import Settings
 
 READ = ("get", "list", "watch")
 FOLLOW = ("list", "watch")
@@ -38,6 +41,34 @@ RIGHTS: tuple[Right, ...] = (
 )
 
 
-def is_needed(group: str, resource: str, verb: str) -> bool:
-    """Whether the table names this right."""
-    return any(r.group == group and r.resource == resource and verb in r.verbs for r in RIGHTS)
+OPTIONAL: dict[str, tuple[Right, ...]] = {
+    "plan.enabled": (
+        Right("", "pods", ("patch",), "lifts our scheduling gate"),
+        Right("", "pods/status", ("patch",), "nominates, and takes nominations of ours back"),
+        Right("policy", "poddisruptionbudgets", ("list",), "plans asked for over gRPC keep what a budget protects"),
+    ),
+    "plan.applies": (
+        Right("", "pods", ("patch",), "marks where a replacement belongs"),
+        Right("", "pods/status", ("patch",), "nominates the pods that a plan moves"),
+        Right("", "pods/eviction", ("create",), "moves pods; the API server holds disruption budgets"),
+        Right("", "nodes", ("get", "patch"), "cordons nodes that a plan empties"),
+        Right("policy", "poddisruptionbudgets", ("list",), "plans keep what a budget protects"),
+    ),
+    "reclaim.mode": (
+        Right("", "nodes/status", ("patch",), "offers reclaimed capacity"),
+        Right("", "pods/eviction", ("create",), "reclaimed pods leave when guaranteed ones want their own back"),
+    ),
+}
+"""What settings ask for beyond the table; a component of each name grants it."""
+
+
+def needed(settings: Settings | None) -> tuple[Right, ...]:
+    """The table, and what these settings add to it."""
+    if settings is None:
+        return RIGHTS
+    asked = {
+        "plan.enabled": settings.plan.enabled,
+        "plan.applies": settings.plan.applies,
+        "reclaim.mode": settings.reclaim.mode in ("on", "withdraw"),
+    }
+    return RIGHTS + tuple(right for key, rights in OPTIONAL.items() if asked[key] for right in rights)

@@ -16,7 +16,7 @@ from placement.errors import ConfigError
 from scheduler.cli_doctor import doctor
 from scheduler.doctor import RULES, examine, explain, rule_named, rules_markdown
 from scheduler.doctor_facts import duration_s, parse_version, read_facts
-from scheduler.rights import RIGHTS
+from scheduler.rights import OPTIONAL, RIGHTS
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -369,3 +369,17 @@ def test_every_format_names_code_and_place(output: str, tmp_path: Path) -> None:
 def test_the_table_in_the_documents_is_the_table_in_the_code() -> None:
     text = (REPO / "docs" / "doctor.md").read_text(encoding="utf-8")
     assert rules_markdown() in text, "run `ullage doctor explain -o markdown` and put its table into docs/doctor.md"
+
+
+@pytest.mark.parametrize("key, value", [("plan.enabled", True), ("plan.applies", True), ("reclaim.mode", "on")])
+def test_rights_follow_what_the_settings_ask_for(key: str, value: object, tmp_path: Path) -> None:
+    world = World()
+    world.role["rules"] += [
+        {"apiGroups": [r.group], "resources": [r.resource], "verbs": list(r.verbs)} for r in OPTIONAL[key]
+    ]
+    assert "UD302" in world.codes(tmp_path), "granted, and nobody asked"
+    section, _, name = key.partition(".")
+    world.settings[section] = {name: value}
+    assert not {"UD301", "UD302"} & world.codes(tmp_path)
+    world.role["rules"].pop()
+    assert "UD301" in world.codes(tmp_path)

@@ -44,6 +44,7 @@ CHART_VALUES = {
         "scheduler.nodePool.enabled=true",
         "serviceMonitor.enabled=true",
     ),
+    "plan": ("plan.enabled=true", "plan.apply=true", "reclaim.enabled=true", "settings.reclaim.mode=on"),
     "existing": ("certificates.mode=existing", "certificates.serverSecret=a", "certificates.clientSecret=b"),
 }
 
@@ -172,6 +173,28 @@ def test_the_base_grants_exactly_the_rights_in_the_table() -> None:
         for verb in rule["verbs"]
     }
     assert granted == {(r.is_local, r.group, r.resource, verb) for r in RIGHTS for verb in r.verbs}
+
+
+def test_the_chart_grants_what_the_components_do() -> None:
+    documents = [
+        document
+        for name in ("plan", "plan-apply", "reclaim")
+        for path in sorted((KUSTOMIZE / "components" / name).glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+    command = [_tool("helm"), "template", "ullage", str(CHART), "-n", "ullage-system", "--kube-version", "1.36.3"]
+    chart = list(yaml.safe_load_all(_output(*command, *(w for v in CHART_VALUES["plan"] for w in ("--set", v)))))
+    shared = {"ClusterRole": "rules", "ClusterRoleBinding": "subjects", "MutatingAdmissionPolicy": "spec",
+              "MutatingAdmissionPolicyBinding": "spec"}  # fmt: skip
+    compared = 0
+    for ours in (d for d in documents if d["kind"] in shared):
+        part = shared[ours["kind"]]
+        theirs = [
+            d for d in chart if d and (d["kind"], d["metadata"]["name"]) == (ours["kind"], ours["metadata"]["name"])
+        ]
+        assert [d[part] for d in theirs] == [ours[part]], (ours["kind"], ours["metadata"]["name"])
+        compared += 1
+    assert compared == 10
 
 
 def test_every_kind_that_we_follow_has_its_right_and_no_other_is_asked_for() -> None:

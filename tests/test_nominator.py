@@ -1,17 +1,26 @@
-"""Live batches in the running app, against an API over real HTTP whose faults are chosen; no scheduler takes part."""
+"""Live batches against an API over real HTTP whose faults are chosen; no scheduler takes part.
+
+Most tests run the planner here; the last ones run the app, which keeps it in a process of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
-from scheduler.settings import PlanSettings
-from tests.api_server import ApiServer, pod_object
-from tests.test_app import Scheduler, cluster, running, until
+from scheduler.planner import Planner
+from scheduler.planner_process import Order
+from scheduler.settings import PlanSettings, Settings
+from tests.api_server import ApiServer, client_of, pod_object
+from tests.test_app import cluster, running, until
 
 pytestmark = pytest.mark.timeout(90)
 PLAN = PlanSettings(enabled=True, window_s=0.05, time_s=0.05, nomination_deadline_s=1, gate_deadline_s=20)
@@ -38,9 +47,21 @@ def nominated(api: ApiServer, name: str) -> str:
     return str(api.pod(name)["status"].get("nominatedNodeName") or "")
 
 
-def outcome(scheduler: Scheduler, word: str) -> float:
-    registry = scheduler.app.metrics.registry
-    return registry.get_sample_value("ullage_plan_pods_total", {"outcome": word}) or 0.0
+@asynccontextmanager
+async def planning(api: ApiServer, folder: Path, order: Order | None = None) -> AsyncIterator[Planner]:
+    """The planner, in this process."""
+    async with client_of(api, folder, page_size=2) as client:
+        planner = Planner(Settings(plan=PLAN), client, order or Order(float("inf")))
+        work = asyncio.create_task(planner.run())
+        try:
+            yield planner
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
+def outcome(planner: Planner, word: str) -> float:
+    return planner.metrics.registry.get_sample_value("ullage_plan_pods_total", {"outcome": word}) or 0.0
 
 
 def bind(api: ApiServer, name: str, node: str) -> None:
@@ -52,7 +73,7 @@ def bind(api: ApiServer, name: str, node: str) -> None:
 
 
 async def test_gated_pods_are_nominated_freed_and_counted_when_bound(tmp_path: Path) -> None:
-    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+    async with cluster() as api, planning(api, tmp_path) as planner:
         for i in range(6):
             api.put("pods", gated(f"p{i}", "3"))
         await until(lambda: all(is_free(api, f"p{i}") for i in range(6)))
@@ -63,26 +84,26 @@ async def test_gated_pods_are_nominated_freed_and_counted_when_bound(tmp_path: P
             bind(api, f"p{i}", homes[i])
         elsewhere = next(home for home in homes if home != homes[5])
         bind(api, "p5", elsewhere)
-        await until(lambda: outcome(scheduler, "as planned") == 5 and outcome(scheduler, "elsewhere") == 1)
-        text = scheduler.app.metrics.expose().decode()
+        await until(lambda: outcome(planner, "as planned") == 5 and outcome(planner, "elsewhere") == 1)
+        text = planner.metrics.expose().decode()
         assert 'ullage_plan_gap_ratio{kind="batch"}' in text
         assert 'ullage_plan_value{kind="batch"} 6.0' in text
 
 
 async def test_batches_that_overlap_never_promise_the_same_room_twice(tmp_path: Path) -> None:
-    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+    async with cluster() as api, planning(api, tmp_path) as planner:
         for i in range(12):
             api.put("pods", gated(f"p{i}"))
             await asyncio.sleep(0.03)
         await until(lambda: all(is_free(api, f"p{i}") for i in range(12)))
         homes = [nominated(api, f"p{i}") for i in range(12)]
         assert all(homes.count(home) <= 4 for home in homes)
-        batches = scheduler.app.metrics.registry.get_sample_value("ullage_plan_solve_seconds_count")
+        batches = planner.metrics.registry.get_sample_value("ullage_plan_solve_seconds_count")
         assert (batches or 0) > 1
 
 
 async def test_a_gang_waits_until_it_is_whole_and_fits_whole(tmp_path: Path) -> None:
-    async with cluster() as api, running(api, tmp_path, plan=PLAN):
+    async with cluster() as api, planning(api, tmp_path):
         for i in range(3):
             api.put("pods", member("g", i, 4))
         api.put("pods", gated("alone"))
@@ -98,7 +119,7 @@ async def test_a_gang_waits_until_it_is_whole_and_fits_whole(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("status", [500, 0])
 async def test_a_patch_that_fails_is_done_again_and_nothing_stays_reserved(status: int, tmp_path: Path) -> None:
-    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+    async with cluster() as api, planning(api, tmp_path) as planner:
         api.fail_next("PATCH", "/status", status)
         api.fail_next("PATCH", "/pods/p", status, after_effect=True)
         for i in range(4):
@@ -106,12 +127,12 @@ async def test_a_patch_that_fails_is_done_again_and_nothing_stays_reserved(statu
         await until(lambda: all(is_free(api, f"p{i}") for i in range(4)))
         for i in range(4):
             bind(api, f"p{i}", nominated(api, f"p{i}"))
-        await until(lambda: outcome(scheduler, "as planned") == 4)
-        assert not scheduler.app.ledger.reservations
+        await until(lambda: outcome(planner, "as planned") == 4)
+        assert not planner.engine.ledger.reservations
 
 
 async def test_a_nomination_that_nobody_takes_is_cleared_and_one_that_was_replaced_is_left(tmp_path: Path) -> None:
-    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+    async with cluster() as api, planning(api, tmp_path) as planner:
         api.put("pods", gated("old"))
         api.put("pods", gated("taken"))
         await until(lambda: is_free(api, "old") and is_free(api, "taken"))
@@ -120,8 +141,8 @@ async def test_a_nomination_that_nobody_takes_is_cleared_and_one_that_was_replac
         api.put("pods", body)
         await until(lambda: not nominated(api, "old"))
         assert nominated(api, "taken") == "by-kube-scheduler"
-        await until(lambda: outcome(scheduler, "not bound") == 2)
-        assert not scheduler.app.ledger.reservations
+        await until(lambda: outcome(planner, "not bound") == 2)
+        assert not planner.engine.ledger.reservations
 
 
 async def test_a_new_leader_finishes_what_the_old_one_began(tmp_path: Path) -> None:
@@ -130,24 +151,25 @@ async def test_a_new_leader_finishes_what_the_old_one_began(tmp_path: Path) -> N
         half["metadata"]["annotations"] = {NODE_ANNOTATION: "node-0001", TIME_ANNOTATION: timestamp(0)}
         half["status"]["nominatedNodeName"] = "node-0001"
         api.put("pods", half)
-        async with running(api, tmp_path, plan=PLAN):
+        async with planning(api, tmp_path):
             await until(lambda: is_free(api, "half"))
             assert nominated(api, "half") == "node-0001"
 
 
 async def test_pods_that_are_not_modelled_are_let_go_at_once(tmp_path: Path) -> None:
-    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+    async with cluster() as api, planning(api, tmp_path) as planner:
         odd = gated("odd")
         odd["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]
         api.put("pods", odd)
         await until(lambda: is_free(api, "odd"))
         assert not nominated(api, "odd")
-        assert outcome(scheduler, "let go") == 1
+        assert outcome(planner, "let go") == 1
 
 
 async def test_the_replacement_of_an_evicted_pod_goes_where_its_plan_wants_it(tmp_path: Path) -> None:
     owner = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": True}]
     async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        await until(lambda: "ullage_planner_ready 1.0" in scheduler.app.metrics.expose().decode())
         for name, target in (("a", "node-0002"), ("b", "node-0001")):
             old = pod_object(name, ownerReferences=owner, annotations={TARGET_ANNOTATION: target})
             old["spec"]["nodeName"] = "node-0000"
@@ -162,3 +184,61 @@ async def test_the_replacement_of_an_evicted_pod_goes_where_its_plan_wants_it(tm
         assert {answer["NodeNames"][0], nominated(api, "new")} == {"node-0001", "node-0002"}
         third = api.put("pods", pod_object("third", ownerReferences=owner))
         assert (await scheduler.filter(third, ["node-0000"]))["NodeNames"] == ["node-0000"]
+
+
+async def test_no_orders_no_planning_and_the_kill_switch_frees_every_pod(tmp_path: Path) -> None:
+    async with cluster() as api, planning(api, tmp_path, Order()) as planner:
+        api.put("pods", gated("p"))
+        api.put("pods", member("g", 0, 4))
+        await until(lambda: "uid-p" in planner.engine.ledger.gated)
+        await asyncio.sleep(0.5)
+        assert not is_free(api, "p"), "another replica may lead"
+        planner.obey(Order(float("inf"), is_killed=True))
+        await until(lambda: is_free(api, "p") and is_free(api, "g0"))
+        assert not nominated(api, "p")
+        planner.obey(Order(float("inf")))
+        api.put("pods", gated("q"))
+        await until(lambda: bool(nominated(api, "q")))
+
+
+async def test_a_planner_that_is_killed_is_started_anew_and_answers_never_wait_for_it(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        app = scheduler.app
+        assert app.planner is not None
+        api.put("pods", gated("p", "8"))
+        await until(lambda: is_free(api, "p"))
+        held = nominated(api, "p")
+        await until(lambda: "uid-p" in app.ledger.reservations)
+        others = {f"node-{i:04d}" for i in range(3)} - {held}
+        answer = await scheduler.filter(api.put("pods", pod_object("now", cpu="7")), sorted(others | {held}))
+        assert answer["NodeNames"][0] in others, "a nomination counts here too, as soon as the watch shows it"
+        first = app.planner.pid
+        os.kill(first, signal.SIGKILL)
+        answer = await scheduler.filter(api.put("pods", pod_object("next", cpu="7")), sorted(others | {held}))
+        assert answer["NodeNames"][0] in others
+        await until(lambda: app.planner is not None and app.planner.pid not in (0, first))
+        await until(lambda: "uid-p" not in app.ledger.reservations)  # the new one cleared what nobody took
+        assert not nominated(api, "p")
+        bind(api, "now", sorted(others)[0])
+        text = app.metrics.expose().decode()
+        assert "ullage_planner_starts_total 2.0" in text
+
+
+async def test_metrics_of_the_planning_process_are_said_with_ours(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        for i in range(3):
+            api.put("pods", gated(f"p{i}"))
+        await until(lambda: all(is_free(api, f"p{i}") for i in range(3)))
+        for i in range(3):
+            bind(api, f"p{i}", nominated(api, f"p{i}"))
+        app = scheduler.app
+        app.metrics.plans.labels("rescue", "optimal").inc()
+        await until(lambda: 'ullage_plan_pods_total{outcome="as planned"} 3.0' in app.metrics.expose().decode())
+        text = app.metrics.expose().decode()
+        assert 'ullage_plan_patches_total{outcome="done",what="nominate"} 3.0' in text
+        assert 'ullage_plans_total{ending="optimal",kind="rescue"} 1.0' in text
+        assert "ullage_planner_ready 1.0" in text
+        assert text.count("# TYPE ullage_plan_solve_seconds histogram") == 1
+        assert app.planner is not None
+        assert [a.reason for a in app.planner.adherence] == ["as planned"] * 3
+        assert not app.ledger.reservations

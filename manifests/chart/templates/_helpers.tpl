@@ -106,6 +106,7 @@ extenders:
     "admin_port" (int .Values.adminPort))
   "lease" (dict "enabled" true "name" (include "ullage.fullname" .) "namespace" .Release.Namespace)
   "log" (dict "folder" "/var/lib/ullage/log")
+  "plan" (dict "enabled" .Values.plan.enabled)
   "records" (dict "path" "/var/lib/ullage/records.db") -}}
 {{- mergeOverwrite $own (deepCopy .Values.settings) | toYaml -}}
 {{- end -}}
