@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from placement.errors import ConfigError
 from placement.state import ClusterState
 from placement.strategies import strategy_named
 from scheduler.admin import Admin
@@ -115,7 +116,7 @@ class App:
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
         self.side_servers: list[HttpServer] = []
         self.grpc: GrpcServer | None = None
-        self.planner = PlannerProcess(self.engine, client.settings) if settings.plan.enabled else None
+        self.planner = self._planner() if settings.plan.enabled else None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
         self.before_ready: Callable[[], None] = lambda: None
@@ -172,6 +173,11 @@ class App:
         log.info(
             "listening", extra={"port": self.http.port, "mode": self.settings.mode, "strategy": self.strategy.name}
         )
+
+    def _planner(self) -> PlannerProcess:
+        if find_spec("ortools") is None:
+            raise ConfigError("plan.enabled = True needs the solvers; pip install 'ullage[plan]'")
+        return PlannerProcess(self.engine, self.client.settings)
 
     def _plans(self) -> PlansService | None:
         """The service, where the solvers are installed."""

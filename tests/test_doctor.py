@@ -371,7 +371,7 @@ def test_the_table_in_the_documents_is_the_table_in_the_code() -> None:
     assert rules_markdown() in text, "run `ullage doctor explain -o markdown` and put its table into docs/doctor.md"
 
 
-@pytest.mark.parametrize("key, value", [("plan.enabled", True), ("plan.applies", True), ("reclaim.mode", "on")])
+@pytest.mark.parametrize(("key", "value"), [("plan.enabled", True), ("plan.applies", True), ("reclaim.mode", "on")])
 def test_rights_follow_what_the_settings_ask_for(key: str, value: object, tmp_path: Path) -> None:
     world = World()
     world.role["rules"] += [
