@@ -61,9 +61,12 @@ def package_version() -> str:
 
 
 class App:
-    """One replica. ``start`` returns when it listens; it becomes ready when the view is complete."""
+    """One replica. ``start`` returns when it listens; it becomes ready when the view is complete.
 
-    def __init__(self, settings: Settings, client: KubeClient) -> None:
+    ``before_ready`` is called once, when the view is complete and everything is compiled.
+    """
+
+    def __init__(self, settings: Settings, client: KubeClient, before_ready: Callable[[], None]) -> None:
         self.settings = settings
         self.client = client
         self.metrics = Metrics()
@@ -119,8 +122,7 @@ class App:
         self.planner = self._planner() if settings.plan.enabled else None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
-        self.before_ready: Callable[[], None] = lambda: None
-        """Called once, when the view is complete and everything is compiled."""
+        self.before_ready = before_ready
         self._is_warm = False
         self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced and self.learner.is_satisfied
         election = self.election

@@ -68,10 +68,11 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
 async def _serve(settings: Settings, config: str | None, overrides: dict[str, Any]) -> None:
     from scheduler.app import App
     from scheduler.kube import KubeClient
+    from scheduler.warmup import calm_process
 
     client = await KubeClient.connect(settings.kube)
     try:
-        app = App(settings, client)
+        app = App(settings, client, calm_process)
     except PlacementError:
         await client.close()
         raise

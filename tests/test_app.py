@@ -64,7 +64,7 @@ async def running(api: ApiServer, folder: Path, *, wait: bool = True, **changes:
     defaults: dict[str, Any] = {"mode": "decide", "strategy": "best-fit", "kube": kube}
     settings = Settings(http=HttpSettings(host="127.0.0.1", port=0, deadline_ms=5000), **(defaults | changes))
     async with client_of(api, folder, page_size=2) as client, aiohttp.ClientSession() as session:
-        app = App(settings, client)
+        app = App(settings, client, lambda: None)  # the interpreter of the tests stays as it is
         await app.start()
         try:
             if wait:
