@@ -95,7 +95,8 @@ class World:
         line = b'{"type":"%s","object":%s}\n' % (what.encode(), raw)
         self.history.append((self.version, line))
         for transport in self.watchers.get(POD_PATH, ()):
-            transport.write(line)
+            if not transport.is_closing():
+                transport.write(line)
 
     async def run(self) -> None:
         """Keep pods waiting while it is busy, and let bound ones go."""
@@ -183,7 +184,8 @@ class Api(asyncio.Protocol):
         self.world.watchers.setdefault(path, set()).add(self.transport)
 
     def _say(self, body: bytes, status: str = "200 OK") -> None:
-        self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status.encode(), len(body)) + body)
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status.encode(), len(body)) + body)
 
 
 def serve_api(pipe: Any, num_nodes: int, nice: int) -> None:
