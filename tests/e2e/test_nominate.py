@@ -203,6 +203,31 @@ def test_a_planner_killed_in_a_batch_leaves_nothing_to_the_next_but_work(plane: 
     asyncio.run(run())
 
 
+def test_the_planning_process_killed_in_a_batch_is_started_anew_and_answers_go_on(plane: ControlPlane) -> None:
+    async def run() -> None:
+        async with cluster_of(plane) as cluster:
+            grant(plane, "rbac.yaml")
+            await cluster.add_nodes(node(f"n{i}") for i in range(40))
+            ullage = planner(plane, width=2)
+            ullage.start()
+            plane.start_scheduler(ullage.stanzas())
+            await create(cluster, [pod(f"p{i}") for i in range(200)])
+            await cluster.until(lambda: any(planned(b) for b in cluster.pods.values()), 60, "the batch is delivered")
+            serving = plane.processes["ullage"].pid
+            (planning,) = Path(f"/proc/{serving}/task/{serving}/children").read_text().split()
+            os.kill(int(planning), signal.SIGKILL)
+            assert any(b["spec"].get("schedulingGates") for b in cluster.pods.values()), "killed in the middle"
+            await create(cluster, [pod("plain", gated=False)])
+            await cluster.until(cluster.all_bound, 90, "the next planning process finishes")
+            assert plane.processes["ullage"].poll() is None
+            assert "ullage_planner_starts_total 2.0" in ullage.get("/metrics")
+            assert not cluster.wrongs
+            assert not left_behind(cluster)
+            await cluster.ledger_agrees(ullage)
+
+    asyncio.run(run())
+
+
 def test_the_sweeper_frees_pods_when_no_replica_lives(plane: ControlPlane) -> None:
     async def run() -> None:
         async with cluster_of(plane) as cluster:
