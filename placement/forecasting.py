@@ -1,8 +1,14 @@
-"""Forecasts of a living cluster: keeps the past of each workload, predicts on change, remembers how it came out.
+"""Forecasts of a cluster: keeps the past of each workload, and decides which rung counts, and with which factor.
 
-The expensive part, asking the rungs about a history, is a pure function of immutable values (:class:`Question`), so
-that it may run on another thread. The cheap part is here: ageing a stored answer when no news comes, and holding
-every rung's promise against what happened, the shut rungs' too, so that they can rise again. Time is an argument.
+The same object learns in ``ullage serve`` and in a replay: samples in, questions out, answers in, knowledge out; time is
+an argument. The expensive part, asking the rungs, is :func:`placement.prediction.ask`. Here is what follows from outcomes:
+
+- a *factor* per rung and resource, so that CPU and memory together would have stayed below what was said in
+  :data:`LEVEL` of the cases; before there are outcomes enough a rung promises nothing and the next one answers;
+- *drift*: a rung whose promises are kept too seldom is shut until they are kept again (:class:`CoverageMonitor`);
+- *crowding*: when nodes were short of CPU for more than :attr:`Forecaster.budget` of the last day, every rung is shut until
+  it is less than half of that: workloads may all keep below their own peaks and yet be too much together;
+- *age*: without news an answer moves towards the request.
 """
 
 from __future__ import annotations
@@ -10,87 +16,71 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import ceil, isnan
 
 import numpy as np
 
 from placement.baselines import PEAK, Target
-from placement.knowledge import Forecast, Forecasts
+from placement.drift import CoverageMonitor, Crowding
+from placement.knowledge import Forecast, Forecasts, Knowledge, workload_of
+from placement.pods import PodSpec
 from placement.prediction import (
     HISTORY,
     LEARNED,
+    LEAST,
     MODEL,
+    OUTCOME_DAYS,
     REQUEST,
-    CoverageMonitor,
-    HistoryPredictor,
+    Answers,
     Prediction,
-    Predictor,
+    Question,
+    Ratio,
+    Requests,
+    Rungs,
 )
 from placement.resources import CPU, MEMORY
-from placement.usage import HISTORY_DAYS, STEP_S, HistorySnapshot, UsageHistory
+from placement.usage import DAY, HISTORY_DAYS, STEP_S, SingleArray, UsageHistory
 
 LEVEL = 0.95
+"""Promised share of windows in which neither CPU nor memory exceeds its upper quantile."""
+EACH = 1 - (1 - LEVEL) / 2
+"""The share for each resource, so that it holds for both."""
+LEAST_OUTCOMES = 39
+"""With fewer, no factor covers :data:`EACH`: ``ceil((n + 1) * EACH) <= n`` (split conformal prediction)."""
+LEAST_MOMENTS = 4
+"""The outcomes of one moment are alike; there must be so many."""
 MIN_RECORDED = 0.5
 """An outcome counts only if this share of its window was measured."""
 REMEMBERED = 500
 """Outcomes per rung and resource behind the error that is reported."""
 ROUND = 0.01
 """Smaller changes of an upper quantile, as a share of the request, are not worth a new version of knowledge."""
-
-Requests = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Rungs:
-    """Who predicts, best first, and where it came from."""
-
-    predictors: tuple[tuple[str, Predictor], ...]
-    target: Target
-    source: str = "history"
-
-    @classmethod
-    def of_history(cls, target: Target) -> Rungs:
-        """Without a model: the largest sample of the last day, or of three days for day-long windows."""
-        rule = "max24h" if target.horizon_h < 24 else "max72"
-        return cls(((HISTORY, HistoryPredictor(target, {CPU: (rule, 1.0), MEMORY: (rule, 1.0)})),), target)
+EXACT = 1e-6
+"""Forecasts are made in single precision."""
+DAY_S, HOUR_S = 86_400, 3600
 
 
-@dataclass(frozen=True)
-class Question:
-    """A workload whose history changed."""
-
-    workload: str
-    requested: Requests
-    history: HistorySnapshot
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What every rung said about a question, as of the end of the history."""
-
-    workload: str
-    requested: Requests
-    end_s: int
-    by_rung: Mapping[str, Prediction]
-
-
-def ask(rungs: Rungs, question: Question) -> Answers:
-    """Ask every rung; may run anywhere. A model answers in some ten milliseconds, so not on an event loop."""
-    history, end_s = question.history, question.history.end_s
-    said = {}
-    for name, rung in rungs.predictors:
-        answer = rung.predict(question.workload, question.requested, history, end_s)
-        if answer is not None:
-            said[name] = answer
-    return Answers(question.workload, question.requested, end_s, said)
+def asked_of(specs: Iterable[PodSpec]) -> dict[str, dict[str, int]]:
+    """What a pod of each workload asks for: the largest of the given classes."""
+    found: dict[str, dict[str, int]] = {}
+    for spec in specs:
+        workload = workload_of(spec.namespace, spec.owner)
+        if workload:
+            asks = found.setdefault(workload, dict.fromkeys(LEARNED, 0))
+            for resource in LEARNED:
+                asks[resource] = max(asks[resource], spec.amount(resource))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Promise:
-    """What a rung promised for the window after ``made_s``."""
+    """What was said for the window after ``made_s``."""
 
     workload: str
     made_s: int
-    by_rung: Mapping[str, Mapping[str, int]]
+    of: Mapping[str, Prediction]
+    factors: Mapping[tuple[str, str], float]
+    """Those in force then; a rung without one promised nothing."""
     requested: Requests
 
 
@@ -100,8 +90,10 @@ class _Known:
 
     history: UsageHistory
     last_s: float = -1.0
-    """Newest sign of its usage, unix time."""
+    """Newest sign of its usage."""
     is_changed: bool = False
+    is_tried: bool = False
+    """Whether the rungs were tried on its past."""
     promised_s: int = -1
     answers: Answers | None = None
 
@@ -118,16 +110,62 @@ class _Score:
         return sum(loss for loss, _ in self.outcomes) / usage if usage else float("nan")
 
 
+class _Outcomes:
+    """Ratios of truth to what was said, of the last :data:`OUTCOME_DAYS`, and the factor that follows from them."""
+
+    def __init__(self) -> None:
+        self._by_hour: dict[int, list[float]] = {}
+        self._is_new = False
+        self._quantile: float | None = None
+
+    def add(self, made_s: int, ratio: float) -> None:
+        """One outcome."""
+        self._by_hour.setdefault(made_s // HOUR_S, []).append(ratio)
+        self._is_new = True
+
+    def settle(self, now_s: float) -> None:
+        """Forget what is old, and fit."""
+        oldest = (now_s - OUTCOME_DAYS * DAY_S) // HOUR_S
+        old = [hour for hour in self._by_hour if hour < oldest]
+        for hour in old:
+            del self._by_hour[hour]
+        if not (self._is_new or old):
+            return
+        self._is_new = False
+        ratios = np.array([ratio for hour in self._by_hour.values() for ratio in hour])
+        self._quantile = None
+        if len(ratios) >= LEAST_OUTCOMES and len(self._by_hour) >= LEAST_MOMENTS:
+            rank = min(ceil((len(ratios) + 1) * EACH), len(ratios))
+            self._quantile = float(np.partition(ratios, rank - 1)[rank - 1])
+
+    @property
+    def quantile(self) -> float | None:
+        """The ratio that :data:`EACH` of the outcomes stay below; None while there are too few."""
+        return self._quantile
+
+
 class Forecaster:
     """See the module. ``fresh_s`` and ``stale_s`` bound the ageing of a forecast towards the request."""
 
     def __init__(
-        self, target: Target, *, fresh_s: float = 900, stale_s: float = 6 * 3600, max_workloads: int = 2000
+        self,
+        target: Target,
+        *,
+        rungs: Rungs | None = None,
+        fresh_s: float = 900,
+        stale_s: float = 6 * 3600,
+        max_workloads: int = 2000,
+        budget: float = 0.01,
+        factor: float = 0.0,
     ) -> None:
-        self.rungs = Rungs.of_history(target)
+        self.rungs = rungs or Rungs.of_history(target)
         self.target = target
         self.fresh_s, self.stale_s, self.max_workloads = fresh_s, stale_s, max_workloads
+        self.budget = budget
+        self.first_factor = factor
+        """Stands until there are outcomes, as if fitted elsewhere; 0 = none."""
         self.monitor = CoverageMonitor()
+        self.crowding = Crowding(budget)
         self.scores: dict[tuple[str, str], _Score] = {}
         self.num_refused = 0
         """Samples that histories refused (from the future, too old, negative)."""
@@ -135,6 +173,7 @@ class Forecaster:
         """Samples of workloads beyond ``max_workloads``."""
         self._known: dict[str, _Known] = {}
         self._promises: deque[_Promise] = deque()
+        self._outcomes: dict[tuple[str, str], _Outcomes] = {}
 
     def use(self, rungs: Rungs) -> None:
         """New rungs (a model was loaded, or lost): every answer is asked again, outcomes start anew."""
@@ -142,8 +181,10 @@ class Forecaster:
         self.monitor = CoverageMonitor()
         self.scores.clear()
         self._promises.clear()
+        self._outcomes.clear()
         for known in self._known.values():
             known.is_changed = True
+            known.is_tried = False
             known.promised_s = -1
             known.answers = None
 
@@ -154,14 +195,30 @@ class Forecaster:
 
     def add(self, workload: str, time_s: int, now_s: int, *, cpu_millicores: int = -1, memory_bytes: int = -1) -> bool:
         """One sample of one pod; the largest of a workload's pods stays per five minutes. True when taken."""
+        known = self._of(workload)
+        if known is None:
+            return False
+        taken = known.history.add(time_s, cpu_millicores=cpu_millicores, memory_bytes=memory_bytes, now_s=now_s)
+        return self._taken(known, time_s, taken)
+
+    def add_oom(self, workload: str, time_s: int, now_s: int, memory_bytes: int) -> bool:
+        """A pod was killed for want of memory while it used, or asked for, ``memory_bytes``. True when taken."""
+        known = self._of(workload)
+        if known is None:
+            return False
+        return self._taken(known, time_s, known.history.add_oom(time_s, memory_bytes, now_s=now_s))
+
+    def _of(self, workload: str) -> _Known | None:
         known = self._known.get(workload)
         if known is None:
             if len(self._known) >= self.max_workloads:
                 self.num_turned_away += 1
-                return False
+                return None
             known = self._known[workload] = _Known(UsageHistory(workload, days=HISTORY_DAYS))
-        taken = known.history.add(time_s, cpu_millicores=cpu_millicores, memory_bytes=memory_bytes, now_s=now_s)
-        if not taken:
+        return known
+
+    def _taken(self, known: _Known, time_s: int, is_taken: bool) -> bool:
+        if not is_taken:
             self.num_refused += 1
             return False
         known.is_changed = True
@@ -175,11 +232,24 @@ class Forecaster:
             known.last_s = max(known.last_s, time_s)
 
     def keep(self, workloads: Iterable[str]) -> None:
-        """Forget workloads that are neither here nor measured within the stale limit; the rest stay."""
+        """Forget workloads that are neither here nor measured within a day; the rest stay."""
         kept = set(workloads)
         newest = max((k.last_s for k in self._known.values()), default=0.0)
-        for name in [n for n, k in self._known.items() if n not in kept and newest - k.last_s > 86_400]:
+        for name in [n for n, k in self._known.items() if n not in kept and newest - k.last_s > DAY_S]:
             del self._known[name]
+
+    def pasts(self, now_s: float, days: int) -> tuple[list[str], SingleArray]:
+        """Workloads with samples enough, and ``(W, 2, days * DAY)`` their CPU and memory up to now, NaN for gaps."""
+        end = int(now_s) // STEP_S
+        names, tables = [], []
+        for name, known in self._known.items():
+            table = np.stack([known.history.latest(resource, end, days * DAY) for resource in LEARNED])
+            if (table[0] >= 0).sum() >= LEAST:
+                names.append(name)
+                tables.append(table)
+        found = np.array(tables, np.float32).reshape(len(names), len(LEARNED), days * DAY)
+        found[found < 0] = np.nan
+        return names, found
 
     # ── forecasts ─────────────────────────────────────────────────────────────────────────────
 
@@ -194,7 +264,7 @@ class Forecaster:
             history = known.history.snapshot() if known.is_changed or is_stale else None
             if history is not None:
                 known.is_changed = False
-                found.append(Question(workload, dict(asks), history))
+                found.append(Question(workload, dict(asks), history, not known.is_tried))
         return found
 
     def ask_again(self, workloads: Iterable[str]) -> None:
@@ -206,15 +276,28 @@ class Forecaster:
 
     def take(self, answers: Iterable[Answers]) -> None:
         """Keep answers; each is also a promise, at most one an hour and workload."""
+        factors = {key: f for key in self._outcomes for f in (self.factor(*key),) if f is not None}
         for answer in answers:
             known = self._known.get(answer.workload)
             if known is None:
                 continue
-            known.answers = answer
-            if answer.by_rung and answer.end_s >= known.promised_s + 3600:
+            known.answers, known.is_tried = answer, True
+            for tried in answer.tried:
+                self._learn(tried)
+            if answer.of and answer.end_s >= known.promised_s + HOUR_S:
                 known.promised_s = answer.end_s
-                uppers = {n: {r: a.upper for r, a in p.amounts.items()} for n, p in answer.by_rung.items()}
-                self._promises.append(_Promise(answer.workload, answer.end_s, uppers, answer.requested))
+                self._promises.append(_Promise(answer.workload, answer.end_s, answer.of, factors, answer.requested))
+
+    def _learn(self, outcome: Ratio) -> None:
+        key = outcome.rung, outcome.resource
+        self._outcomes.setdefault(key, _Outcomes()).add(outcome.made_s, outcome.ratio)
+
+    def renewed(self, knowledge: Knowledge, now_s: float) -> Knowledge | None:
+        """The next version of knowledge, None if no forecast changed."""
+        new = self.forecasts(now_s, knowledge.forecasts)
+        if knowledge.forecasts == new or (not new.of and knowledge.forecasts is None):
+            return None
+        return knowledge.but(forecasts=new)
 
     def forecasts(self, now_s: float, old: Forecasts | None = None) -> Forecasts:
         """Every workload's forecast now. What hardly changed stays as it was in ``old``."""
@@ -230,91 +313,126 @@ class Forecaster:
 
     def _forecast(self, known: _Known, answers: Answers, now_s: float) -> Forecast:
         age_s = max(0.0, now_s - known.last_s)
-        requested = answers.requested
-        chosen = None
-        if age_s < self.stale_s:
-            chosen = next(
-                (answers.by_rung[n] for n, _ in self.rungs.predictors if n in answers.by_rung and self.trusted(n)), None
-            )
-        if chosen is None:
-            cpu, memory = requested.get(CPU, 0), requested.get(MEMORY, 0)
-            return Forecast(cpu, memory, cpu, memory, 0, 0, REQUEST, _coarse(age_s))
+        asked = answers.requested
+        rung = self._rung_of(answers) if age_s < self.stale_s else REQUEST
         old = min(1.0, max(0.0, (age_s - self.fresh_s) / (self.stale_s - self.fresh_s)))
-        uppers = {}
+        uppers, means, deviations, parts = [], [], [], []
         for resource in LEARNED:
-            asked = requested.get(resource, 0)
-            upper = min(chosen.upper(resource, asked), asked)
-            uppers[resource] = upper + int(np.ceil((asked - upper) * old))
-        cpu_amount, memory_amount = chosen.amounts.get(CPU), chosen.amounts.get(MEMORY)
-        return Forecast(
-            uppers[CPU],
-            uppers[MEMORY],
-            min(cpu_amount.mean, uppers[CPU]) if cpu_amount else 0,
-            min(memory_amount.mean, uppers[MEMORY]) if memory_amount else 0,
-            cpu_amount.deviation if cpu_amount else 0,
-            memory_amount.deviation if memory_amount else 0,
-            chosen.rung,
-            _coarse(age_s),
-        )
+            wants = asked.get(resource, 0)
+            said, factor = answers.of.get(resource), self.factor(rung, resource)
+            if said is None or factor is None or rung not in said.uppers:
+                uppers.append(wants)
+                means.append(wants if rung == REQUEST else 0)
+                deviations.append(0)
+                parts.append([wants] * len(next((p.parts for p in answers.of.values()), ())))
+                continue
+            upper = said.uppers[rung]
+            # With parts of the day the upper quantile is what is guaranteed, and the parts are the peaks.
+            guaranteed = _aged(_limited(said.ordinary if said.parts else upper, factor, wants), wants, old)
+            uppers.append(guaranteed)
+            means.append(min(round(said.mean), guaranteed))
+            deviations.append(round(said.deviation))
+            parts.append([_aged(_limited(upper if isnan(p) else p, factor, wants), wants, old) for p in said.parts])
+        windows = tuple((c, m) for c, m in zip(*parts, strict=True)) if rung != REQUEST else ()
+        (cpu, memory), (mean_cpu, mean_memory), (deviation_cpu, deviation_memory) = uppers, means, deviations
+        coarse_s = int(age_s) // STEP_S * STEP_S
+        return Forecast(cpu, memory, mean_cpu, mean_memory, deviation_cpu, deviation_memory, rung, coarse_s, windows)
 
     def oldest_s(self, now_s: float) -> float:
         """Age of the oldest usage behind a forecast that does not stand on the request; 0 without any."""
         ages = [now_s - k.last_s for k in self._known.values() if k.answers is not None]
         return max((age for age in ages if age < self.stale_s), default=0.0)
 
-    # ── outcomes ──────────────────────────────────────────────────────────────────────────────
+    # ── rungs ─────────────────────────────────────────────────────────────────────────────────
+
+    def factor(self, rung: str, resource: str) -> float | None:
+        """By which a rung's answers are multiplied; None while it has no outcomes to promise with.
+
+        A rule on the largest samples is never lowered: below the peaks of the past it would promise that they do not
+        come back.
+        """
+        outcomes = self._outcomes.get((rung, resource))
+        found = None if outcomes is None else outcomes.quantile
+        if found is None:
+            return self.first_factor if self.first_factor and rung != REQUEST else None
+        return max(found, 1.0) if rung == HISTORY else found
 
     def trusted(self, rung: str) -> bool:
-        """Whether a rung's coverage is in its band, for every resource."""
-        return all(self.monitor.trusted(f"{rung}/{resource}") for resource in LEARNED)
+        """Whether a rung's coverage is in its band, for every resource, and nodes are not crowded."""
+        return not self.crowding.is_crowded and all(self.monitor.trusted(f"{rung}/{r}") for r in LEARNED)
+
+    @property
+    def rung(self) -> str:
+        """The best rung that may answer now."""
+        usable = (n for n, _ in self.rungs.predictors if self.trusted(n) and any(self.factor(n, r) for r in LEARNED))
+        return next(usable, REQUEST)
+
+    def _rung_of(self, answers: Answers) -> str:
+        for name, _ in self.rungs.predictors:
+            if self.trusted(name) and any(
+                name in p.uppers and self.factor(name, resource) is not None for resource, p in answers.of.items()
+            ):
+                return name
+        return REQUEST
 
     def coverage(self, rung: str, resource: str) -> float:
         """Share of the remembered outcomes that were covered; 1 before the first."""
         return self.monitor.coverage(f"{rung}/{resource}")
 
+    # ── outcomes ──────────────────────────────────────────────────────────────────────────────
+
     def settle(self, now_s: float) -> int:
-        """Hold promises whose window has passed against what was measured; how many were judged."""
+        """Hold promises whose window has passed against what was measured, and fit; how many were judged."""
         judged = 0
-        while self._promises and self._promises[0].made_s + self.target.horizon_h * 3600 <= now_s - STEP_S:
+        while self._promises and self._promises[0].made_s + self.target.horizon_h * HOUR_S <= now_s - STEP_S:
             judged += self._judge(self._promises.popleft())
+        for outcomes in self._outcomes.values():
+            outcomes.settle(now_s)
+        self.crowding.settle()
         return judged
 
     def _judge(self, promise: _Promise) -> int:
         known = self._known.get(promise.workload)
-        history = known.history.snapshot() if known is not None else None
-        if history is None:
+        if known is None:
             return 0
-        first = (promise.made_s + STEP_S - (history.end_s - STEP_S * (len(history.samples[CPU]) - 1))) // STEP_S
-        length = self.target.horizon_h * 3600 // STEP_S
+        length = self.target.horizon_h * HOUR_S // STEP_S
         judged = 0
-        for resource in LEARNED:
-            window = history.samples[resource][max(first, 0) : max(first + length, 0)]
-            seen = window[window >= 0]
-            asked = promise.requested.get(resource, 0)
-            if asked <= 0 or len(seen) < MIN_RECORDED * length:
+        for resource, said in promise.of.items():
+            seen = known.history.window(resource, promise.made_s, length)
+            if len(seen) < MIN_RECORDED * length:
                 continue
-            truth = min(float(seen.max() if self.target.statistic == PEAK else np.percentile(seen, 95)), float(asked))
-            for rung, uppers in promise.by_rung.items():
-                upper = uppers.get(resource, asked)
-                self.monitor.observe(f"{rung}/{resource}", truth <= upper)
-                loss = max(LEVEL * (truth - upper), (LEVEL - 1) * (truth - upper))
+            truth = float(seen.max() if self.target.statistic == PEAK else np.percentile(seen, 95))
+            wants = promise.requested.get(resource, 0)
+            for rung, upper in said.uppers.items():
+                self._learn(Ratio(rung, resource, promise.made_s, truth / max(upper, 1.0)))
+                factor = promise.factors.get((rung, resource))
+                if factor is None:
+                    continue
+                promised = _limited(upper, factor, wants)
+                self.monitor.observe(f"{rung}/{resource}", truth <= promised * (1 + EXACT))
+                loss = max(LEVEL * (truth - promised), (LEVEL - 1) * (truth - promised))
                 self.scores.setdefault((rung, resource), _Score()).outcomes.append((loss, truth))
             judged += 1
         return judged
 
 
-def _coarse(age_s: float) -> int:
-    """Ages in steps of five minutes: a second more is not news."""
-    return int(age_s) // STEP_S * STEP_S
+def _limited(upper: float, factor: float, asked: int) -> int:
+    """An answer times its factor, at most the request; who was seen above his request is not held to it."""
+    found = upper * factor * (1 - EXACT)
+    return ceil(min(found, asked) if upper <= asked else found)
+
+
+def _aged(upper: int, asked: int, old: float) -> int:
+    return upper + ceil(max(asked - upper, 0) * old)
 
 
 def _is_like(old: Forecast, new: Forecast, requested: Requests) -> bool:
     """Whether a new forecast says the same, but for less than :data:`ROUND` of the request."""
-    if old.rung != new.rung:
+    if old.rung != new.rung or len(old.windows) != len(new.windows) or abs(new.age_s - old.age_s) > HOUR_S:
         return False
-    near_cpu = abs(old.cpu - new.cpu) <= ROUND * requested.get(CPU, 0)
-    near_memory = abs(old.memory - new.memory) <= ROUND * requested.get(MEMORY, 0)
-    return near_cpu and near_memory and abs(new.age_s - old.age_s) <= 3600
+    pairs = zip(((old.cpu, old.memory), *old.windows), ((new.cpu, new.memory), *new.windows), strict=True)
+    slack = [ROUND * requested.get(resource, 0) for resource in (CPU, MEMORY)]
+    return all(abs(a - b) <= s for one, other in pairs for a, b, s in zip(one, other, slack, strict=True))
 
 
 def rungs_below(rung: str) -> int:

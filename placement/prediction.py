@@ -1,27 +1,32 @@
-"""What a workload will use: one immutable answer, always with the rung that it stands on.
+"""What workloads will use: every rung's answer to many histories at once, and how it would have done before.
 
-Three rungs: a fitted ``model``, the tuned best baseline of the ``history``, the ``request``. A rung that has no
-data, or is not trusted at the moment (its coverage left the band), passes to the next; the request always answers.
-Old data widens an answer towards the request: no news is not good news.
+Three rungs: a fitted ``model``, a simple rule on the ``history``, the ``request``. :func:`ask` is a pure function of
+immutable values, so that it may run on another thread or in another process; which rung counts, and with which factor,
+is decided by :class:`placement.forecasting.Forecaster` from the outcomes that come along with the answers.
+
+Everything is in shares of the larger of what a workload asks for and the most that it used: within the request that is
+the share that models were fitted on, and beyond it nothing is cut off.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from placement import boosted
-from placement.baselines import Target, forecast
+from placement.baselines import BASELINES, Target, forecast
 from placement.errors import ModelError
 from placement.features import Context, featurize, schema_of
-from placement.resources import CPU, MEMORY
+from placement.knowledge import NUM_WINDOWS
+from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 from placement.stacking import Calibration
-from placement.usage import HOUR, STEP_S, HistorySnapshot, SingleArray
+from placement.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, HistorySnapshot, SingleArray
 from placement.windows import Past
 
 MODEL = "model"
@@ -29,157 +34,88 @@ HISTORY = "history"
 REQUEST = "request"
 """Rungs, best first."""
 
-FRESH_S = 900
-STALE_S = 6 * 3600
-"""History younger than ``FRESH_S`` is used as it is; from ``STALE_S`` on it is not used at all."""
-
 LEARNED = (CPU, MEMORY)
+Requests = Mapping[str, int]
+
+RULE = "max7d"
+"""The simple rule where no model card names a better one."""
+LEAST = 3 * HOUR
+"""Samples without which a workload counts with its request."""
+FLOOR = 1e-3
+"""Least answer, as a share: below it a workload is idle and ratios mean nothing."""
+OUTCOME_DAYS = 10
+"""Outcomes older than this count no more."""
+PARTS_DAYS = 7
+"""Behind the parts of the day (Coach, ASPLOS'25)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """One resource in its ledger unit: mean, standard deviation, and the upper quantile that is placed by."""
-
-    mean: int
-    deviation: int
-    upper: int
-    level: float = 0.95
+def target_of(horizon: str) -> Target:
+    """``6h-peak`` as a target."""
+    hours, _, statistic = horizon.partition("h-")
+    return Target(int(hours), statistic)
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Usage of one workload over ``target``'s window, by resource."""
+class Batch:
+    """Workloads whose histories end together."""
 
-    workload: str
-    target: Target
-    amounts: Mapping[str, Amount]
-    rung: str
-    age_s: int = 0
-    """How old the newest sample behind it is."""
+    past: Mapping[str, Past]
+    """Resource → ``(N, T)`` shares of :attr:`scale`, with the origins that are asked about."""
+    scale: Mapping[str, FloatArray]
+    """Resource → ``(N,)`` millicores or bytes that a share of 1 stands for."""
+    cores: FloatArray
+    memory_gib: FloatArray
+    """``(N,)`` requests; NaN where memory is not asked for."""
 
-    def upper(self, resource: str, otherwise: int = 0) -> int:
-        """The upper quantile of a resource, ``otherwise`` where it is not predicted."""
-        amount = self.amounts.get(resource)
-        return otherwise if amount is None else amount.upper
+    def at(self, origins: IntArray) -> Batch:
+        """The same at other moments."""
+        return replace(self, past={r: past.at(origins) for r, past in self.past.items()})
 
 
 class Predictor(Protocol):
-    """Anything that predicts; None means "not me": the next rung is asked."""
+    """Anything that predicts from histories."""
 
-    def predict(
-        self, workload: str, requested: Mapping[str, int], history: HistorySnapshot | None, now_s: int
-    ) -> Prediction | None:
-        """Usage of a workload that asked for ``requested`` (integer units) and did ``history`` so far."""
-        ...
+    @property
+    def tries_every_h(self) -> int:
+        """Hours between the moments of the past on which it is tried; no divisor of a day, so that they differ in hour."""
 
+    @property
+    def days(self) -> int:
+        """How much of the past it reads."""
 
-@dataclass(frozen=True)
-class RequestPredictor:
-    """The last rung: a workload uses what it asked for."""
-
-    target: Target
-
-    def predict(
-        self, workload: str, requested: Mapping[str, int], history: HistorySnapshot | None, now_s: int
-    ) -> Prediction | None:
-        """See :class:`Predictor`; never None."""
-        amounts = {r: Amount(requested[r], 0, requested[r], 1.0) for r in LEARNED if r in requested}
-        return Prediction(workload, self.target, amounts, REQUEST)
-
-
-def past_of(history: HistorySnapshot, resource: str, requested: int) -> Past:
-    """The past of one live workload, its only origin the end of the history; ``requested`` in the ledger's unit.
-
-    Provisioned amounts are in cores and bytes there, as in training: histograms have absolute buckets.
-    """
-    share = np.minimum(history.share(resource, requested), np.float32(1))
-    pad = -share.shape[1] % HOUR
-    share = np.concatenate([np.full((1, pad), np.nan, np.float32), share], axis=1)
-    start = history.end_s - (share.shape[1] - 1) * STEP_S
-    unit = 1000 if resource == CPU else 1
-    return Past(share, np.array([share.shape[1]]), np.array([max(requested, 1) / unit]), resource, start)
-
-
-def _moments(past: Past) -> tuple[float, float]:
-    day = past.share[0, -24 * HOUR :]
-    seen = day[np.isfinite(day)]
-    return (float(seen.mean()), float(seen.std())) if len(seen) else (1.0, 0.0)
-
-
-def _usable(history: HistorySnapshot | None, resource: str, now_s: int) -> HistorySnapshot | None:
-    if history is None or now_s - history.end_s > STALE_S:
-        return None
-    return history if bool((history.samples[resource] >= 0).any()) else None
-
-
-def _widened(upper: float, age_s: int) -> float:
-    """Share moved towards 1 in proportion to how stale the history is."""
-    old = min(1.0, max(0.0, (age_s - FRESH_S) / (STALE_S - FRESH_S)))
-    return min(1.0, max(0.0, upper + (1 - upper) * old))
-
-
-class _FromHistory:
-    """Common frame of the two rungs that read history: per resource a share, scaled to the request."""
-
-    target: Target
-    rung: str
-
-    def share(self, past: Past, other: Past | None, requested: Mapping[str, int]) -> float | None:
-        """Upper quantile as a share of the request, None without a forecast for this resource."""
-        raise NotImplementedError
-
-    def predict(
-        self, workload: str, requested: Mapping[str, int], history: HistorySnapshot | None, now_s: int
-    ) -> Prediction | None:
-        """See :class:`Predictor`. A resource without history keeps its request."""
-        amounts, answered = {}, False
-        for resource in LEARNED:
-            asked = requested.get(resource, 0)
-            usable = _usable(history, resource, now_s)
-            if resource not in requested:
-                continue
-            share = None
-            if usable is not None and asked > 0:
-                past = past_of(usable, resource, asked)
-                share = self.share(past, self._other(usable, resource, requested), requested)
-            if share is None or usable is None:
-                amounts[resource] = Amount(asked, 0, asked, 1.0)
-                continue
-            answered = True
-            mean, deviation = _moments(past)
-            upper = _widened(share, now_s - usable.end_s)
-            amounts[resource] = Amount(round(mean * asked), round(deviation * asked), int(np.ceil(upper * asked)))
-        if not answered or history is None:
-            return None
-        return Prediction(workload, self.target, amounts, self.rung, now_s - history.end_s)
-
-    @staticmethod
-    def _other(history: HistorySnapshot, resource: str, requested: Mapping[str, int]) -> Past | None:
-        other = MEMORY if resource == CPU else CPU
-        if requested.get(other, 0) <= 0 or not bool((history.samples[other] >= 0).any()):
-            return None
-        return past_of(history, other, requested[other])
+    def shares(self, batch: Batch, resource: str) -> SingleArray | None:
+        """``(N, O)`` upper quantile of the target's statistic after each origin; None = not this resource."""
 
 
 @dataclass(frozen=True)
-class HistoryPredictor(_FromHistory):
+class HistoryPredictor:
     """The middle rung: one baseline per resource, times its tuned scale."""
 
     target: Target
     names: Mapping[str, tuple[str, float]]
     """Resource → (baseline name, scale)."""
-    rung: str = HISTORY
+    tries_every_h: int = 5
 
-    def share(self, past: Past, other: Past | None, requested: Mapping[str, int]) -> float | None:
-        """See :class:`_FromHistory`."""
-        if past.resource not in self.names:
+    @classmethod
+    def plain(cls, target: Target) -> HistoryPredictor:
+        """:data:`RULE` for both resources."""
+        return cls(target, dict.fromkeys(LEARNED, (RULE, 1.0)))
+
+    @property
+    def days(self) -> int:
+        """See :class:`Predictor`."""
+        return max(1, *(ceil(BASELINES[name].needs_days) for name, _ in self.names.values()))
+
+    def shares(self, batch: Batch, resource: str) -> SingleArray | None:
+        """See :class:`Predictor`."""
+        if resource not in self.names:
             return None
-        name, scale = self.names[past.resource]
-        return float(forecast(name, past, self.target)[0, 0]) * scale
+        name, scale = self.names[resource]
+        return forecast(name, batch.past[resource], self.target) * np.float32(scale)
 
 
 @dataclass(frozen=True)
-class ModelPredictor(_FromHistory):
+class ModelPredictor:
     """The best rung: fitted quantile models, averaged per resource, mixed with the baseline, calibrated."""
 
     target: Target
@@ -188,127 +124,72 @@ class ModelPredictor(_FromHistory):
     """Resource → weights of its models; what is missing to 1 goes to the history rung's baseline."""
     calibration: Mapping[str, Calibration]
     history: HistoryPredictor
-    rung: str = MODEL
+    days: int = HISTORY_DAYS
+    tries_every_h: int = 20
+    """Features of one moment cost a thousand times as much as a rule."""
 
-    def share(self, past: Past, other: Past | None, requested: Mapping[str, int]) -> float | None:
-        """See :class:`_FromHistory`."""
-        models = self.models.get(past.resource, ())
-        baseline = self.history.share(past, other, requested)
-        if not models or baseline is None or past.share.shape[1] < HOUR:
-            return None
-        rows = self.features(past, other, requested)
-        weights = self.weights[past.resource]
-        learned = sum(w * float(m.predict(rows)[0]) for w, m in zip(weights, models, strict=True))
-        mixed = np.array([learned + max(0.0, 1 - sum(weights)) * baseline], np.float32)
-        return float(self.calibration[past.resource].apply(mixed, np.array([""]))[0])
-
-    def features(self, past: Past, other: Past | None, requested: Mapping[str, int]) -> SingleArray:
-        """(1, F) features of one live workload."""
-        memory = requested.get(MEMORY, 0) / 2**30 if MEMORY in requested else np.nan
-        context = Context(np.array([requested.get(CPU, 1000) / 1000]), np.array([memory]), other)
-        return np.asarray(featurize(past, self.target, context).values[:, 0, :], np.float32)
-
-
-@dataclass(frozen=True)
-class _Changed:
-    """A predictor whose answers are changed afterwards."""
-
-    inner: Predictor
-    change: Callable[[Prediction, Mapping[str, int]], Prediction]
-
-    def predict(
-        self, workload: str, requested: Mapping[str, int], history: HistorySnapshot | None, now_s: int
-    ) -> Prediction | None:
+    def shares(self, batch: Batch, resource: str) -> SingleArray | None:
         """See :class:`Predictor`."""
-        answer = self.inner.predict(workload, requested, history, now_s)
-        return None if answer is None else self.change(answer, requested)
+        models = self.models.get(resource, ())
+        baseline = self.history.shares(batch, resource)
+        if not models or baseline is None:
+            return None
+        rows = self.features(batch, resource)
+        shape = rows.shape[:2]
+        flat = rows.reshape(shape[0] * shape[1], -1)
+        weights = self.weights[resource]
+        mixed = max(0.0, 1 - sum(weights)) * baseline.reshape(-1).astype(np.float64)
+        for weight, model in zip(weights, models, strict=True):
+            mixed += weight * model.predict(flat)
+        groups = np.full(len(mixed), "")
+        return self.calibration[resource].apply(mixed.astype(np.float32), groups).reshape(shape)
 
-
-def with_margin(inner: Predictor, factor: float) -> Predictor:
-    """Upper quantiles times ``factor``."""
-
-    def widen(answer: Prediction, requested: Mapping[str, int]) -> Prediction:
-        amounts = {r: replace(a, upper=int(np.ceil(a.upper * factor))) for r, a in answer.amounts.items()}
-        return replace(answer, amounts=amounts)
-
-    return _Changed(inner, widen)
-
-
-def capped_at_request(inner: Predictor) -> Predictor:
-    """Upper quantiles and means never above what was asked for."""
-
-    def cap(answer: Prediction, requested: Mapping[str, int]) -> Prediction:
-        amounts = {
-            r: replace(a, upper=min(a.upper, requested[r]), mean=min(a.mean, requested[r]))
-            for r, a in answer.amounts.items()
-        }
-        return replace(answer, amounts=amounts)
-
-    return _Changed(inner, cap)
+    def features(self, batch: Batch, resource: str) -> SingleArray:
+        """``(N, O, F)`` features."""
+        other = batch.past.get(MEMORY if resource == CPU else CPU)
+        context = Context(batch.cores, batch.memory_gib, other)
+        return np.asarray(featurize(batch.past[resource], self.target, context).values, np.float32)
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """Rungs in order; the first that is trusted and has an answer gives it."""
+class Rungs:
+    """Who predicts, best first, and where it came from."""
 
-    rungs: tuple[tuple[str, Predictor], ...]
-    last: RequestPredictor
-    trusted: Callable[[str], bool] = field(default=lambda rung: True, repr=False)
+    predictors: tuple[tuple[str, Predictor], ...]
+    target: Target
+    source: str = "history"
+    parts: bool = False
+    """Whether parts of the day are forecast as well, from the history."""
 
-    def predict(
-        self, workload: str, requested: Mapping[str, int], history: HistorySnapshot | None, now_s: int
-    ) -> Prediction:
-        """See :class:`Predictor`; never None."""
-        for name, rung in self.rungs:
-            answer = rung.predict(workload, requested, history, now_s) if self.trusted(name) else None
-            if answer is not None:
-                return answer
-        answer = self.last.predict(workload, requested, history, now_s)
-        assert answer is not None
-        return answer
+    @classmethod
+    def of_history(cls, target: Target, *, parts: bool = False) -> Rungs:
+        """Without a model."""
+        return cls(((HISTORY, HistoryPredictor.plain(target)),), target, parts=parts)
 
-
-def with_fallback(
-    *rungs: tuple[str, Predictor], target: Target, trusted: Callable[[str], bool] = lambda rung: True
-) -> Ladder:
-    """A ladder of named rungs that ends in the request; ``trusted`` may shut a rung (see :class:`CoverageMonitor`)."""
-    return Ladder(tuple(rungs), RequestPredictor(target), trusted)
+    @cached_property
+    def days(self) -> int:
+        """How much of the past is read."""
+        return max(1, *(p.days for _, p in self.predictors), PARTS_DAYS * self.parts)
 
 
-class CoverageMonitor:
-    """Drift detection: how often the truth stayed under a rung's upper quantile of late.
+def load_rungs(folder: str, target: Target, *, parts: bool = False) -> Rungs:
+    """The rungs of a model folder; of the history alone where ``folder`` is empty, or where ``parts`` are wanted.
 
-    A rung is trusted until ``least`` outcomes are known, then as long as its coverage over the last ``window``
-    outcomes is at least ``floor``; it is trusted again from ``floor + recover`` on, so that it does not flap.
+    Coach is a rule on the history: its strategy reads what the same part of the day brought, and no model.
+
+    Raises
+    ------
+    ModelError : damaged, of another schema, without this target, or LightGBM is not installed.
     """
-
-    def __init__(self, *, floor: float = 0.90, recover: float = 0.02, window: int = 500, least: int = 100) -> None:
-        self._floor, self._recover, self._least, self._window = floor, recover, least, window
-        self._outcomes: dict[str, deque[bool]] = {}
-        self._shut: set[str] = set()
-        self.falls = 0
-
-    def observe(self, rung: str, covered: bool) -> None:
-        """One outcome: was the usage at or below the rung's upper quantile?"""
-        outcomes = self._outcomes.setdefault(rung, deque(maxlen=self._window))
-        outcomes.append(covered)
-        coverage = self.coverage(rung)
-        if len(outcomes) < self._least:
-            return
-        if rung not in self._shut and coverage < self._floor:
-            self._shut.add(rung)
-            self.falls += 1
-        elif rung in self._shut and coverage >= self._floor + self._recover:
-            self._shut.discard(rung)
-
-    def coverage(self, rung: str) -> float:
-        """Share of the remembered outcomes that were covered; 1 before the first."""
-        outcomes = self._outcomes.get(rung)
-        return sum(outcomes) / len(outcomes) if outcomes else 1.0
-
-    def trusted(self, rung: str) -> bool:
-        """Whether this rung may answer."""
-        return rung not in self._shut
+    if not folder or parts:
+        return Rungs.of_history(target, parts=parts)
+    try:
+        model, history = load_predictor(Path(folder), target)
+    except ImportError as error:
+        raise ModelError(
+            f"model {folder} needs {error.name}, which this install lacks; install 'ullage[learn]'"
+        ) from error
+    return Rungs(((MODEL, model), (HISTORY, history)), target, f"model {Path(folder).name}")
 
 
 def load_predictor(folder: Path, target: Target) -> tuple[ModelPredictor, HistoryPredictor]:
@@ -333,3 +214,183 @@ def load_predictor(folder: Path, target: Target) -> tuple[ModelPredictor, Histor
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / boosted.CARD} lacks {error} for {target.name}; train again") from error
     return ModelPredictor(target, models, weights, factors, history), history
+
+
+# ── questions and answers ─────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Question:
+    """A workload whose history changed."""
+
+    workload: str
+    requested: Requests
+    history: HistorySnapshot
+    judges: bool = False
+    """Whether the answers are tried on the past as well."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One resource in its ledger unit: what every rung says, before the forecaster's factor, and what is usual."""
+
+    uppers: Mapping[str, float]
+    """Rung → upper quantile."""
+    mean: float
+    deviation: float
+    """Of the last day."""
+    ordinary: float = 0.0
+    """95th percentile of the last week; like :attr:`parts` only where parts of the day are wanted."""
+    parts: tuple[float, ...] = ()
+    """Largest sample of the last week in each part of the day; NaN where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Truth ÷ upper quantile of one rung and resource, for the window after ``made_s``."""
+
+    rung: str
+    resource: str
+    made_s: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is said about a question, as of the end of the history."""
+
+    workload: str
+    requested: Requests
+    end_s: int
+    of: Mapping[str, Prediction]
+    """By resource; one without enough samples is missing."""
+    tried: tuple[Ratio, ...] = ()
+    """On the past, where that was asked."""
+
+
+def ask(rungs: Rungs, questions: Iterable[Question]) -> list[Answers]:
+    """Ask every rung; may run anywhere. A model takes some ten milliseconds a workload, so not on an event loop.
+
+    An answer does not depend on which other questions are asked with it.
+    """
+    listed = list(questions)
+    groups: dict[tuple[int, bool], list[Question]] = {}
+    for question in listed:
+        groups.setdefault((question.history.end_s, question.judges), []).append(question)
+    answers = [_ask_batch(rungs, group, judges) for (_, judges), group in groups.items()]
+    found = {answer.workload: answer for part in answers for answer in part}
+    return [found[q.workload] for q in listed]
+
+
+def batch_of(questions: Sequence[Question], steps: int) -> Batch:
+    """Histories with one end as a table of the last ``steps`` samples (whole hours), asked about the present."""
+    past, scale = {}, {}
+    start = questions[0].history.end_s - (steps - 1) * STEP_S
+    for resource in LEARNED:
+        table = np.full((len(questions), steps), -1, np.int64)
+        for row, question in zip(table, questions, strict=True):
+            samples = question.history.samples[resource][-steps:]
+            row[steps - len(samples) :] = samples
+        asked = np.array([q.requested.get(resource, 0) for q in questions], np.int64)
+        unit = np.maximum(np.maximum(asked, table.max(axis=1)), 1).astype(np.float64)
+        share = table.astype(np.float32)
+        share[table < 0] = np.nan
+        share = np.minimum(share / unit[:, None].astype(np.float32), np.float32(1))
+        # Histograms have absolute buckets: in cores and bytes, as in training.
+        past[resource] = Past(share, np.array([steps]), unit / (1000 if resource == CPU else 1), resource, start)
+        scale[resource] = unit
+    cores = np.array([q.requested.get(CPU, 1000) / 1000 for q in questions])
+    memory = np.array([q.requested[MEMORY] / 2**30 if MEMORY in q.requested else np.nan for q in questions])
+    return Batch(past, scale, cores, memory)
+
+
+def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool) -> list[Answers]:
+    """The table is as long for one question as for many: sums of floats depend on where they begin."""
+    batch = batch_of(questions, min(rungs.days + OUTCOME_DAYS * judges, HISTORY_DAYS) * DAY)
+    end_s = questions[0].history.end_s
+    of: list[dict[str, Prediction]] = [{} for _ in questions]
+    for resource in LEARNED:
+        past, scale = batch.past[resource], batch.scale[resource]
+        usual = _usual(past.share, scale, rungs.parts, end_s)
+        uppers = {name: _uppers(predictor, batch, resource) for name, predictor in rungs.predictors}
+        for i in np.flatnonzero(_has_enough(past)[:, 0]).tolist():
+            said = {n: float(u[i, 0] * scale[i]) for n, u in uppers.items() if u is not None}
+            of[i][resource] = Prediction(said, *usual[i])
+    ratios = _ratios(rungs, batch, end_s) if judges else [()] * len(questions)
+    return [
+        Answers(q.workload, q.requested, end_s, predictions, tried)
+        for q, predictions, tried in zip(questions, of, ratios, strict=True)
+    ]
+
+
+def _has_enough(past: Past) -> BoolArray:
+    """``(N, O)``: whether there are :data:`LEAST` samples before each origin."""
+    enough: BoolArray = np.cumsum(past.hour_count, axis=1)[:, past.hours - 1] >= LEAST
+    return enough
+
+
+def _uppers(predictor: Predictor, batch: Batch, resource: str) -> SingleArray | None:
+    share = predictor.shares(batch, resource)
+    return None if share is None else np.maximum(share, np.float32(FLOOR))
+
+
+def _ratios(rungs: Rungs, batch: Batch, end_s: int) -> list[tuple[Ratio, ...]]:
+    """How every rung would have done at past moments, by workload."""
+    found: list[list[Ratio]] = [[] for _ in batch.cores]
+    for name, predictor in rungs.predictors:
+        hours = range(rungs.target.horizon_h, OUTCOME_DAYS * 24, predictor.tries_every_h)
+        steps = batch.past[CPU].share.shape[1]
+        origins = steps - np.array(hours, np.int64)[::-1] * HOUR
+        then = batch.at(origins[origins > 0])
+        for resource in LEARNED:
+            past = then.past[resource]
+            upper = _uppers(predictor, then, resource)
+            if upper is None:
+                continue
+            ratio = _truth(past, rungs.target) / upper
+            made_s = end_s - (steps - past.origins) * STEP_S
+            for i, o in zip(*np.nonzero(_has_enough(past) & np.isfinite(ratio)), strict=True):
+                found[i].append(Ratio(name, resource, int(made_s[o]), float(ratio[i, o])))
+    return [tuple(ratios) for ratios in found]
+
+
+def _truth(past: Past, target: Target) -> SingleArray:
+    """``(N, O)`` what came after each origin; NaN where too little of it is recorded."""
+    table = past.statistic(target.horizon_h, target.statistic)
+    out = np.full((len(table), len(past.hours)), np.nan, np.float32)
+    inside = past.hours < table.shape[1]
+    out[:, inside] = table[:, past.hours[inside]]
+    return out
+
+
+def _usual(
+    share: SingleArray, scale: FloatArray, parts: bool, end_s: int
+) -> list[tuple[float, float, float, tuple[float, ...]]]:
+    """Of each workload the mean and deviation of the last day; with ``parts``, P95 and parts of the day of a week."""
+    day = share[:, -DAY:]
+    count = np.isfinite(day).sum(axis=1)
+    total = np.nansum(day, axis=1, dtype=np.float64)
+    mean = total / np.maximum(count, 1)
+    square = np.nansum((day - mean[:, None]) ** 2, axis=1) / np.maximum(count, 1)
+    mean, deviation = np.where(count, mean, 1.0) * scale, np.sqrt(square) * scale
+    if not parts:
+        return [(m, d, 0.0, ()) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)]
+    week = share[:, -PARTS_DAYS * DAY :]
+    part = (end_s // STEP_S - np.arange(week.shape[1])[::-1]) % DAY // (DAY // NUM_WINDOWS)
+    known = np.where(np.isnan(week), -1.0, week)
+    most = np.stack([known[:, part == p].max(axis=1, initial=-1.0) for p in range(NUM_WINDOWS)], axis=1)
+    largest = np.where(most < 0, np.nan, most * scale[:, None])
+    ordinary = percentiles(week, 0.95) * scale
+    return [
+        (m, d, o, tuple(p))
+        for m, d, o, p in zip(mean.tolist(), deviation.tolist(), ordinary.tolist(), largest.tolist(), strict=True)
+    ]
+
+
+def percentiles(past: SingleArray, share: float) -> FloatArray:
+    """Along the last axis, of what is not NaN: the sample at rank ``share``, rounded up; 0 where there is none."""
+    order = np.sort(past, axis=-1)  # NaN come last
+    last = np.isfinite(past).sum(axis=-1, keepdims=True) - 1
+    rank = np.ceil(share * np.maximum(last, 0)).astype(np.int64)
+    found = np.take_along_axis(order, rank, axis=-1).astype(np.float64)
+    return np.where(last >= 0, found, 0.0)[..., 0]

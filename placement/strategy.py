@@ -19,7 +19,7 @@ from placement.errors import ConfigError
 from placement.pods import PodSpec
 from placement.program import DEVICE_RULES, NOT_FEASIBLE, TIES, Program
 from placement.resources import PODS, BoolArray, IntArray
-from placement.scorers import SCORERS, Emptying, ExitTime, Scorer
+from placement.scorers import SCORERS, Emptying, ExitTime, FitsWindows, Scorer
 from placement.soft import soft_score
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 
@@ -111,6 +111,11 @@ class Strategy:
     def reads_lifetimes(self) -> bool:
         """Whether how long pods live has a say."""
         return any(isinstance(w.scorer, Emptying | ExitTime) for w in self.scorers)
+
+    @property
+    def reads_parts(self) -> bool:
+        """Whether usage by part of the day has a say."""
+        return any(isinstance(w.scorer, FitsWindows) for w in self.scorers)
 
     def program(self, state: ClusterState) -> Program:
         """This strategy compiled against a ledger; kept by the ledger, invisible in answers."""

@@ -144,10 +144,12 @@ class UsageHistory:
             self._ring[resource][cell] = max(self._ring[resource][cell], value)
         return True
 
-    def add_oom(self, time_s: int, memory_bytes: int) -> bool:
+    def add_oom(self, time_s: int, memory_bytes: int, *, now_s: int | None = None) -> bool:
         """Record an out-of-memory kill as a sample: VPA's bump, max(1.2 × usage, usage + 100 MiB)."""
-        self._oom_kills += 1
-        return self.add(time_s, memory_bytes=max(memory_bytes * 6 // 5, memory_bytes + 100 * 2**20))
+        bumped = max(memory_bytes * 6 // 5, memory_bytes + 100 * 2**20)
+        is_taken = self.add(time_s, memory_bytes=bumped, now_s=now_s)
+        self._oom_kills += is_taken
+        return is_taken
 
     def _advance(self, slot: int) -> None:
         if self._last < 0:
@@ -159,6 +161,21 @@ class UsageHistory:
         for ring in self._ring.values():
             ring[gone] = -1
         self._last = slot
+
+    def latest(self, resource: str, end: int, length: int) -> IntArray:
+        """``(length,)`` samples up to the one of step ``end`` (at most the ring), −1 where nothing came."""
+        out = np.full(length, -1, np.int64)
+        steps = np.arange(end - length + 1, end + 1)
+        if self._last >= 0:
+            known = (steps >= max(self._first, self._last - self._size + 1)) & (steps <= self._last)
+            out[known] = self._ring[resource][steps[known] % self._size]
+        return out
+
+    def window(self, resource: str, after_s: int, length: int) -> IntArray:
+        """What was measured of the ``length`` samples after a moment on the grid, oldest first, without gaps."""
+        found = self.latest(resource, after_s // STEP_S + length, length)
+        kept: IntArray = found[found >= 0]
+        return kept
 
     def snapshot(self) -> HistorySnapshot | None:
         """The past as an immutable value; None before the first sample."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import click
 
+from placement.horizons import HORIZONS
+from placement.prediction import load_rungs, target_of
 from placement.rightsize import Recommendation, RightsizePolicy
 from scheduler.kube import KubeClient
 from scheduler.metrics import Metrics
-from scheduler.predict_worker import load_rungs
 from scheduler.prometheus import Prometheus
 from scheduler.recording import record
 from scheduler.rightsizing import Advice, advise, apply, config_maps, namespaces_of, usd_per_month
-from scheduler.settings import HORIZONS, Settings, read_settings
-from scheduler.usage_learner import target_of
+from scheduler.settings import Settings, read_settings
 
 
 @click.command()

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from placement.forecasting import Forecaster, Rungs, ask
+from placement.forecasting import Forecaster, asked_of
 from placement.knowledge import workload_of
 from placement.nodes import NamespaceSpec
 from placement.objects import namespace_spec
+from placement.prediction import Rungs, ask
 from placement.recording import Recording
-from placement.resources import CPU, MEMORY
 from placement.rightsize import Recommendation, RightsizePolicy, recommend
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
@@ -55,10 +55,8 @@ def usd_per_month(found: Recommendation) -> float:
 
 def advise(recording: Recording, namespaces: Iterable[NamespaceSpec], rungs: Rungs, policy: RightsizePolicy) -> Advice:
     """Predict every workload of a recording and recommend."""
-    forecaster = Forecaster(rungs.target, max_workloads=10**6)
-    forecaster.use(rungs)
+    forecaster = Forecaster(rungs.target, rungs=rungs, max_workloads=10**6)
     most: dict[str, int] = {}
-    asks: dict[str, dict[str, int]] = {}
     end_s = max((int(p.time_s[-1]) for p in recording.pods if len(p.time_s)), default=0)
     for pod in recording.pods:
         workload = workload_of(pod.spec.namespace, pod.spec.owner)
@@ -68,10 +66,8 @@ def advise(recording: Recording, namespaces: Iterable[NamespaceSpec], rungs: Run
         for at, cpu, memory in rows:
             forecaster.add(workload, at, end_s, cpu_millicores=cpu, memory_bytes=memory)
             most[workload] = max(most.get(workload, 0), memory)
-        wants = asks.setdefault(workload, {CPU: 0, MEMORY: 0})
-        for resource in wants:
-            wants[resource] = max(wants[resource], pod.spec.amount(resource))
-    forecaster.take(ask(rungs, question) for question in forecaster.questions(asks))
+    forecaster.take(ask(rungs, forecaster.questions(asked_of(pod.spec for pod in recording.pods))))
+    forecaster.settle(end_s)
     here = Counter(p.spec for p in recording.pods if p.departure_s < 0)
     kept = frozenset(n.name for n in namespaces if any(key == KEEP_LABEL for key, _ in n.labels))
     found = recommend(here.items(), forecaster.forecasts(end_s), most_memory=most, kept_namespaces=kept, policy=policy)

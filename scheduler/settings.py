@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from placement.errors import ConfigError
+from placement.horizons import HORIZONS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODES = ("off", "shadow", "score", "decide")
@@ -165,9 +166,6 @@ class RecordSettings:
     max_bytes: int = _number(2 * 2**30, 2**20, 2**44)
     queue: int = _number(10_000, 10, 10**7)
     """Records waiting for the disk; beyond it they are dropped and counted."""
-
-
-HORIZONS = tuple(f"{hours}h-{statistic}" for hours in (1, 6, 24) for statistic in ("peak", "p95"))
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from placement.baselines import Target
 from placement.boosted import CARD
+from placement.drift import is_full
 from placement.errors import ModelError
-from placement.forecasting import Forecaster, Rungs, rungs_below
+from placement.forecasting import Forecaster, asked_of, rungs_below
 from placement.knowledge import Forecasts, workload_of
-from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST
+from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST, Rungs, load_rungs, target_of
+from placement.reclaim import is_reclaimed
 from placement.resources import CPU, MEMORY
+from placement.state import CPU_ROW
 from placement.usage import STEP_S
 from scheduler.engine import Engine
 from scheduler.errors import SourceError
-from scheduler.predict_worker import Asker, OnThread, WorkerLostError, load_rungs
+from scheduler.predict_worker import Asker, OnThread, Source, WorkerLostError
 from scheduler.prometheus import PodSeries, Prometheus
 from scheduler.settings import UsageSettings
 from scheduler.telemetry import Sample, UsageStore
@@ -42,12 +44,6 @@ PER_VISIT = 20
 """Questions per visit to the worker: about a second of its time and 2.6 MB of histories."""
 SETTLE_S = 30
 """A five-minute sample is read this long after its end: scrapes come late."""
-
-
-def target_of(horizon: str) -> Target:
-    """``6h-peak`` as a target; the settings have checked it."""
-    hours, _, statistic = horizon.partition("h-")
-    return Target(int(hours), statistic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +76,13 @@ class UsageLearner:
         self.store: UsageStore | None = None
         self.clock = clock
         self.target = target_of(settings.horizon)
+        self.parts = engine.strategy.reads_parts
         self.forecaster = Forecaster(
-            self.target, fresh_s=settings.fresh_s, stale_s=settings.stale_s, max_workloads=settings.max_workloads
+            self.target,
+            rungs=Rungs.of_history(self.target, parts=self.parts),
+            fresh_s=settings.fresh_s,
+            stale_s=settings.stale_s,
+            max_workloads=settings.max_workloads,
         )
         self.current: dict[str, Current] = {}
         """What each pod uses now, by UID; for the reclaim controller's guard."""
@@ -113,7 +114,8 @@ class UsageLearner:
         await self._drain_stream()
         await self._poll()
         forecaster = self.forecaster
-        requested = self._requested()
+        self._look_at_nodes()
+        requested = asked_of({pod.spec for pod in self.engine.ledger.pods.values()})
         forecaster.keep(requested)
         await self._predict(requested)
         forecaster.settle(self.clock())
@@ -133,13 +135,13 @@ class UsageLearner:
             return
         self._card_stamp = stamp
         try:
-            rungs = await asyncio.to_thread(load_rungs, self.settings.model, self.target)
+            rungs = await asyncio.to_thread(load_rungs, self.settings.model, self.target, parts=self.parts)
             self._model = self.settings.model
         except ModelError as error:
             self._model = ""
             self.engine.metrics.fallback.labels("model refused").inc()
             log.error("model not used; the history rung answers", extra={"error": str(error)})
-            rungs = Rungs.of_history(self.target)
+            rungs = Rungs.of_history(self.target, parts=self.parts)
         self.forecaster.use(rungs)
         log.info("usage is predicted", extra={"source": rungs.source, "target": self.target.name})
 
@@ -250,25 +252,29 @@ class UsageLearner:
         pod = self.engine.ledger.pods.get(uid or "")
         return "" if pod is None else workload_of(pod.namespace, pod.spec.owner)
 
-    def _requested(self) -> dict[str, dict[str, int]]:
-        """What a pod of each workload asks for: the largest of its pods that are here, and what was asked before."""
-        found: dict[str, dict[str, int]] = {}
-        for spec in {pod.spec for pod in self.engine.ledger.pods.values()}:
-            workload = workload_of(spec.namespace, spec.owner)
-            if workload:
-                asks = found.setdefault(workload, {CPU: 0, MEMORY: 0})
-                for resource in LEARNED:
-                    asks[resource] = max(asks[resource], spec.amount(resource))
-        return found
+    def _look_at_nodes(self) -> None:
+        """How many nodes are used up by pods that are not on reclaimed capacity, as far as they are measured now."""
+        state, now_s = self.engine.state, self.clock()
+        used: dict[int, int] = {}
+        for uid, now in self.current.items():
+            resident = state.residents.get(uid)
+            if resident is None or now.cpu_millicores is None or now_s - now.unix_s > STEP_S:
+                continue
+            if not is_reclaimed(resident.spec):
+                used[resident.row] = used.get(resident.row, 0) + now.cpu_millicores
+        if used:
+            full = sum(is_full(cpu, float(state.offered[CPU_ROW, row])) for row, cpu in used.items())
+            self.forecaster.crowding.look(now_s, full, int(state.is_alive[: state.num_rows].sum()))
 
     # ── forecasts ─────────────────────────────────────────────────────────────────────────────
 
     async def _predict(self, requested: Mapping[str, Mapping[str, int]]) -> None:
         questions = self.forecaster.questions(requested)
+        source = Source(self._model, self._card_stamp, self.target, self.parts)
         for first in range(0, len(questions), PER_VISIT):
             part = questions[first : first + PER_VISIT]
             try:
-                answers = await self.asker.answers(self._model, self._card_stamp, self.target, part)
+                answers = await self.asker.answers(source, part)
             except (WorkerLostError, ModelError) as error:
                 self.engine.metrics.fallback.labels("prediction worker").inc()
                 log.warning("nothing was predicted this time", extra={"error": str(error)})
@@ -280,11 +286,12 @@ class UsageLearner:
         """A new version of knowledge, if a forecast changed."""
         ledger = self.engine.ledger
         knowledge = ledger.state.knowledge
-        new = self.forecaster.forecasts(self.clock(), knowledge.forecasts)
-        if knowledge.forecasts == new or (not new.of and knowledge.forecasts is None):
+        new = self.forecaster.renewed(knowledge, self.clock())
+        if new is None:
             return
-        self._note_falls(new)
-        ledger.state.learn(knowledge.but(forecasts=new), time_s=ledger.time_s)
+        if new.forecasts is not None:
+            self._note_falls(new.forecasts)
+        ledger.state.learn(new, time_s=ledger.time_s)
 
     def _note_falls(self, new: Forecasts) -> None:
         """Count and say which workloads fell, or rose again."""

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError, PlacementError
+from placement.horizons import HORIZONS
 from placement.strategies import STRATEGIES, strategy_named, strategy_to_toml
 from placement.strategy import scorer_name
 from simulator.compare import Comparison, Question, document
@@ -54,6 +55,13 @@ def _question_options(command: Any) -> Any:
             show_default=True,
             help="How to overcommit, on traces with usage: lower requests, or sell unused capacity to batch.",
         ),
+        click.option(
+            "--model",
+            type=click.Path(file_okay=False),
+            default="",
+            help="Folder of `ullage train` to forecast usage with, as `ullage serve` does; default: the history alone.",
+        ),
+        click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", show_default=True, help="Of usage."),
         click.option("--bad-rows", type=click.Choice(["stop", "skip"]), default="stop", show_default=True),
         click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
@@ -81,6 +89,8 @@ def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[
         fill=given["fill"],
         skip_bad_rows=given["bad_rows"] == "skip",
         mechanism=given["mechanism"],
+        model=given["model"],
+        horizon=given["horizon"],
     )
 
 

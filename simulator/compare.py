@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from placement.boosted import CARD
 from placement.errors import PlacementError
+from placement.prediction import Rungs, load_rungs, target_of
 from placement.strategies import strategy_named
 from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
@@ -29,10 +31,11 @@ from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
 from simulator.measures import SERIES_POINTS, measure
+from simulator.mechanisms import use_policies
+from simulator.reclaiming import batch_on_reclaimed
 from simulator.replay import Interruptions, Replay, ReplayOptions
 from simulator.sources import open_trace
 from simulator.trace import Trace
-from simulator.usage_truth import batch_on_reclaimed, use_policies
 
 Row = dict[str, Any]
 FORMAT = 5
@@ -67,7 +70,11 @@ class Question:
     """Nobody leaves and nobody waits: admit until full."""
     skip_bad_rows: bool = False
     mechanism: str = "none"
-    """How a replay with recorded usage overcommits; see :data:`simulator.usage_truth.MECHANISMS`."""
+    """How a replay with recorded usage overcommits; see :data:`simulator.mechanisms.MECHANISMS`."""
+    model: str = ""
+    """Folder of ``ullage train`` that forecasts of usage come from, as in ``ullage serve``; empty = the history alone."""
+    horizon: str = "6h-peak"
+    """What is forecast of usage: window and statistic."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,18 @@ def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
     )
 
 
+def rungs_of(cell: Cell) -> Rungs:
+    """Who predicts usage in a cell.
+
+    Raises
+    ------
+    ModelError : the model cannot be used.
+    """
+    question = cell.question
+    parts = strategy_named(cell.strategy).reads_parts
+    return load_rungs(question.model, target_of(question.horizon), parts=parts)
+
+
 def run_cell(cell: Cell, within: Within | None = None) -> Row:
     """Replay one cell and measure it."""
     question = cell.question
@@ -146,7 +165,7 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
     truth = None
     if question.mechanism != "none" or (len(trace.usage.pod) and not cell.load):
         start_s = int(trace.pods.arrival_s[0]) if len(trace.pods) else 0
-        truth, policies = use_policies(trace, question.mechanism, start_s + question.warmup_s)
+        truth, policies = use_policies(trace, question.mechanism, start_s + question.warmup_s, rungs_of(cell))
         options = replace(options, policies=policies)
         if question.mechanism == "reclaimed":
             trace = batch_on_reclaimed(trace, cell.seed)
@@ -171,6 +190,7 @@ def cells_of(question: Question) -> list[Cell]:
     for delivery in question.deliveries:
         delivery_named(delivery)
     book_of(question)
+    load_rungs(question.model, target_of(question.horizon))
     return [
         Cell(question, trace, strategy, delivery, seed, load)
         for trace in question.traces
@@ -185,6 +205,7 @@ def _key(cell: Cell) -> str:
     question = replace(cell.question, traces=(), strategies=(), deliveries=(), seeds=(), loads=())
     trace = trace_of(cell)
     prices = Path(cell.question.prices).read_bytes() if cell.question.prices else b""
+    prices += (Path(cell.question.model) / CARD).read_bytes() if cell.question.model else b""
     parts = (FORMAT, metadata.version("ullage"), trace.digest, strategy_named(cell.strategy).digest, cell.delivery)
     return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
 

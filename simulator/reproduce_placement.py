@@ -18,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
+from placement.prediction import load_rungs
 from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.strategies import STRATEGIES
 from simulator.charts import frontier_chart
@@ -27,19 +28,15 @@ from simulator.joined import Join, join
 from simulator.lifetime_learner import LifetimeLearner
 from simulator.measures import measure
 from simulator.output import API_VERSION, output_option, progress, render
+from simulator.reclaiming import Reclaiming, batch_on_reclaimed
 from simulator.replay import Policy, Replay, ReplayOptions
+from simulator.rightsizing import Restoring, Rightsizing
+from simulator.rollouts import Rollouts
 from simulator.sources import open_trace
 from simulator.trace import Pods, Trace, Usage
+from simulator.usage_learner import HORIZON, UsageLearner
 from simulator.usage_readers import read_usage
-from simulator.usage_truth import (
-    Reclaiming,
-    Restoring,
-    Rightsizing,
-    Rollouts,
-    UsageLearner,
-    UsageTruth,
-    batch_on_reclaimed,
-)
+from simulator.usage_truth import UsageTruth
 
 DAY_S = 86_400
 BUDGET = 0.01
@@ -100,7 +97,9 @@ class Setting:
     rollout_hours: int = 168
     """Every workload is rolled out once in so many hours."""
     factor: float = 0.0
-    """Factor that the learner starts from, as if fitted elsewhere; 0 = none, it waits for its own outcomes."""
+    """Factor that stands until the learner has outcomes, as if fitted elsewhere; 0 = none."""
+    model: str = ""
+    """Folder of ``ullage train`` to forecast with; empty = the history alone."""
 
 
 def joined(data: Path, share: float, seed: int) -> Trace:
@@ -125,9 +124,9 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
     start = int(trace.pods.arrival_s[0])
     measured_s = start + setting.warmup_days * DAY_S
     truth = UsageTruth(trace.usage, measured_from_s=measured_s)
-    learner = UsageLearner(truth, coach=cell.strategy == "coach-6x4h")
-    if setting.factor:
-        learner.factor, learner.is_calibrated = np.array([setting.factor, setting.factor]), True
+    parts = STRATEGIES[cell.strategy].reads_parts
+    rungs = load_rungs(setting.model, HORIZON, parts=parts)
+    learner = UsageLearner(truth, rungs, budget=BUDGET, factor=setting.factor)
     policies: list[Policy] = [truth]
     if cell.sized_by != "request":
         policies.append(learner)
@@ -173,8 +172,8 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
         "within_budget": use["over_cpu_guaranteed_share"] <= BUDGET,
         "reclaimed_evictions": reclaiming.evictions,
         **use,
-        "rungs": learner.rungs,
-        "factor": learner.factor.tolist(),
+        "rungs": learner.fallen,
+        "factor": [learner.forecaster.factor(learner.forecaster.rung, r) for r in (CPU, MEMORY)],
         "restored": 0 if rightsizing is None else rightsizing.restored,
         "knobs": [] if rightsizing is None else rightsizing.knobs,
         "cpu_s": outcome.cpu_s,
@@ -260,7 +259,7 @@ def attack(trace: Trace, name: str, setting: Setting, at_day: int, seed: int) ->
     falls = [t - at_s for t, rung, *_ in row["rungs"] if rung == "request" and t >= at_s]
     plain = run_cell(changed, Cell("best-fit"), replace(setting, factor=0.0), seed)
     before = [rung for t, rung, *_ in row["rungs"] if t < at_s]
-    was_open = not before or before[-1] == "history"
+    was_open = before[-1:] != ["request"]
     return {
         "adversary": name,
         **row,

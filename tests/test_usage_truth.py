@@ -10,18 +10,23 @@ import pytest
 from placement.errors import ConfigError
 from placement.knowledge import Forecast, Forecasts, Knowledge
 from placement.nodes import NodeSpec
+from placement.packed import share_over
 from placement.pods import PodSpec
+from placement.prediction import REQUEST, Rungs
 from placement.resources import CPU, MEMORY, PODS
 from placement.scorers import Columns, Demand, Hot
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from placement.usage import STEP_S
-from simulator import usage_truth
 from simulator.compare import Question, compare
+from simulator.reclaiming import Reclaiming, on_reclaimed
 from simulator.replay import Replay, ReplayOptions
 from simulator.report import to_html
+from simulator.rightsizing import Restoring, Rightsizing
+from simulator.rollouts import Rollouts
 from simulator.trace import Trace, Usage
-from simulator.usage_truth import Reclaiming, Restoring, Rightsizing, Rollouts, UsageLearner, UsageTruth, on_reclaimed
+from simulator.usage_learner import HORIZON, UsageLearner
+from simulator.usage_truth import UsageTruth
 
 GIB = 2**30
 HOUR_S = 3600
@@ -45,7 +50,7 @@ def _trace(specs: list[PodSpec], cpu: list[int], gib: list[float], *, hours: int
 
 def _learner(truth: UsageTruth) -> UsageLearner:
     """With a factor that was fitted elsewhere: a single workload has no outcomes to fit one from."""
-    return UsageLearner(truth, factor=np.array([1.5, 1.2]), is_calibrated=True)
+    return UsageLearner(truth, factor=1.2)
 
 
 def _run(trace: Trace, *policies, strategy: str = "best-fit", end_s: int = -1):
@@ -76,7 +81,8 @@ def test_forecasts_come_from_the_past_alone_and_lower_what_is_expected():
     learner = _learner(truth)
     replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=2 * HOUR_S))
     replay.run()
-    assert not replay.state.knowledge.forecasts.of, "two hours are too little to forecast from"
+    (forecast,) = replay.state.knowledge.forecasts.of.values()
+    assert (forecast.rung, forecast.cpu) == (REQUEST, 3000), "two hours are too little to forecast from"
     replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=8 * HOUR_S))
     replay.run()
     (forecast,) = replay.state.knowledge.forecasts.of.values()
@@ -163,12 +169,12 @@ def test_packing_the_past_asks_for_less_than_peaks_where_they_do_not_coincide():
 
     def over(scale):
         shares = np.stack([sized * scale / 16_000, np.full(60, 0.01)])
-        return usage_truth._over(use, shares, 16_000)
+        return share_over(use, shares, 16_000)
 
     assert over(1.0) > over(4.0)
     assert over(4.0) < 0.01
     together = np.repeat(use[:1], 60, axis=0)
-    assert usage_truth._over(together, np.stack([sized * 4 / 16_000, np.full(60, 0.01)]), 16_000) > 0.01
+    assert share_over(together, np.stack([sized * 4 / 16_000, np.full(60, 0.01)]), 16_000) > 0.01
 
 
 @pytest.mark.parametrize("sizer", ["vpa", "vpa-tuned", "packed"])
@@ -199,7 +205,7 @@ def test_coach_forecasts_each_part_of_the_day_from_the_past_of_that_part():
         usage=Usage(usage.pod, usage.time_s, np.where(busy, 2000, usage.cpu_millicores), usage.memory_bytes)
     )
     truth = UsageTruth(trace.usage)
-    learner = UsageLearner(truth, factor=np.array([1.0, 1.0]), is_calibrated=True, coach=True)
+    learner = UsageLearner(truth, Rungs.of_history(HORIZON, parts=True), factor=1.0)
     replay = Replay(trace, STRATEGIES["coach-6x4h"], ReplayOptions(policies=(truth, learner), end_s=72 * HOUR_S))
     replay.run()
     (forecast,) = replay.state.knowledge.forecasts.of.values()
@@ -235,7 +241,7 @@ def test_the_rung_falls_when_nodes_are_crowded_and_what_was_lowered_gets_its_req
     replay = Replay(trace, STRATEGIES["best-fit"], options)
     outcome = replay.run()
     assert truth.over_cpu_steps > 0, "both were lowered onto one node"
-    ((fell_s, rung, _, over),) = learner.rungs
+    ((fell_s, rung, _, over),) = learner.fallen
     assert rung == "request"
     assert 0 < fell_s - risen_s <= 3 * HOUR_S
     assert over > learner.budget

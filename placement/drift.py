@@ -1,0 +1,84 @@
+"""When predictions are not to be trusted: their promises are broken too often, or nodes are crowded all the same."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from placement.usage import STEP_S
+
+DAY_S = 86_400
+FULL = 0.99
+"""A node whose pods use this share of its CPU has none left: what they wanted beyond it cannot be measured."""
+
+
+class CoverageMonitor:
+    """Drift detection: how often the truth stayed under a rung's upper quantile of late.
+
+    A rung is trusted until ``least`` outcomes are known, then as long as its coverage over the last ``window``
+    outcomes is at least ``floor``; it is trusted again from ``floor + recover`` on, so that it does not flap.
+    """
+
+    def __init__(self, *, floor: float = 0.90, recover: float = 0.02, window: int = 500, least: int = 100) -> None:
+        self._floor, self._recover, self._least, self._window = floor, recover, least, window
+        self._outcomes: dict[str, deque[bool]] = {}
+        self._shut: set[str] = set()
+        self.falls = 0
+
+    def observe(self, rung: str, covered: bool) -> None:
+        """One outcome: was the usage at or below the rung's upper quantile?"""
+        outcomes = self._outcomes.setdefault(rung, deque(maxlen=self._window))
+        outcomes.append(covered)
+        if len(outcomes) < self._least:
+            return
+        coverage = self.coverage(rung)
+        if rung not in self._shut and coverage < self._floor:
+            self._shut.add(rung)
+            self.falls += 1
+        elif rung in self._shut and coverage >= self._floor + self._recover:
+            self._shut.discard(rung)
+
+    def coverage(self, rung: str) -> float:
+        """Share of the remembered outcomes that were covered; 1 before the first."""
+        outcomes = self._outcomes.get(rung)
+        return sum(outcomes) / len(outcomes) if outcomes else 1.0
+
+    def trusted(self, rung: str) -> bool:
+        """Whether this rung may answer."""
+        return rung not in self._shut
+
+
+class Crowding:
+    """Share of the last day's node-time in which a node's CPU was used up; above ``budget`` nodes are crowded.
+
+    They are until it is less than half of that. Several looks within five minutes count once, by the worst of them.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self.budget = budget
+        self.is_crowded = False
+        self._looks: deque[tuple[int, int, int]] = deque()
+        """(slot, nodes used up, nodes), oldest first."""
+
+    def look(self, time_s: float, num_full: int, num_nodes: int) -> None:
+        """So many of the nodes are used up at this moment; times never go back."""
+        slot = int(time_s) // STEP_S
+        if self._looks and self._looks[-1][0] == slot:
+            _, full, nodes = self._looks.pop()
+            num_full, num_nodes = max(num_full, full), max(num_nodes, nodes)
+        self._looks.append((slot, num_full, num_nodes))
+        while self._looks[0][0] <= slot - DAY_S // STEP_S:
+            self._looks.popleft()
+
+    def settle(self) -> None:
+        """Decide anew."""
+        self.is_crowded = self.share > (self.budget / 2 if self.is_crowded else self.budget)
+
+    @property
+    def share(self) -> float:
+        """Of the last day; 0 before the first look."""
+        return sum(full for _, full, _ in self._looks) / max(sum(nodes for _, _, nodes in self._looks), 1)
+
+
+def is_full(used_millicores: float, offered_millicores: float) -> bool:
+    """Whether a node's CPU is used up."""
+    return used_millicores >= FULL * offered_millicores > 0
