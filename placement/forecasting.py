@@ -409,7 +409,7 @@ class Forecaster:
                 if factor is None:
                     continue
                 promised = _limited(upper, factor, wants)
-                self.monitor.observe(f"{rung}/{resource}", truth <= promised * (1 + EXACT))
+                self.monitor.observe(f"{rung}/{resource}", truth * (1 - 3 * EXACT) <= promised)
                 loss = max(LEVEL * (truth - promised), (LEVEL - 1) * (truth - promised))
                 self.scores.setdefault((rung, resource), _Score()).outcomes.append((loss, truth))
             judged += 1

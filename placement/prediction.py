@@ -274,10 +274,11 @@ def ask(rungs: Rungs, questions: Iterable[Question]) -> list[Answers]:
     An answer does not depend on which other questions are asked with it.
     """
     listed = list(questions)
-    groups: dict[tuple[int, bool], list[Question]] = {}
+    groups: dict[tuple[int, bool, int], list[Question]] = {}
     for question in listed:
-        groups.setdefault((question.history.end_s, question.judges), []).append(question)
-    answers = [_ask_batch(rungs, group, judges) for (_, judges), group in groups.items()]
+        days = min(rungs.days + OUTCOME_DAYS * question.judges, -(-len(question.history.samples[CPU]) // DAY))
+        groups.setdefault((question.history.end_s, question.judges, days), []).append(question)
+    answers = [_ask_batch(rungs, group, judges, days) for (_, judges, days), group in groups.items()]
     found = {answer.workload: answer for part in answers for answer in part}
     return [found[q.workload] for q in listed]
 
@@ -304,9 +305,9 @@ def batch_of(questions: Sequence[Question], steps: int) -> Batch:
     return Batch(past, scale, cores, memory)
 
 
-def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool) -> list[Answers]:
-    """The table is as long for one question as for many: sums of floats depend on where they begin."""
-    batch = batch_of(questions, min(rungs.days + OUTCOME_DAYS * judges, HISTORY_DAYS) * DAY)
+def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: int) -> list[Answers]:
+    """Histories of as many days only: sums of floats depend on where they begin, and so, else, on who is asked with whom."""
+    batch = batch_of(questions, days * DAY)
     end_s = questions[0].history.end_s
     of: list[dict[str, Prediction]] = [{} for _ in questions]
     for resource in LEARNED:

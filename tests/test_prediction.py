@@ -6,28 +6,19 @@ import numpy as np
 import pytest
 
 from placement.baselines import PEAK, Target
+from placement.drift import CoverageMonitor, Crowding, is_full
 from placement.errors import ModelError
 from placement.features import schema_of
-from placement.prediction import (
-    HISTORY,
-    MODEL,
-    REQUEST,
-    STALE_S,
-    CoverageMonitor,
-    HistoryPredictor,
-    Prediction,
-    capped_at_request,
-    load_predictor,
-    with_fallback,
-    with_margin,
-)
+from placement.forecasting import Forecaster
+from placement.knowledge import Forecast
+from placement.prediction import HISTORY, MODEL, REQUEST, Question, Rungs, ask, batch_of, load_predictor, load_rungs
 from placement.resources import CPU, MEMORY
 from placement.usage import DAY, STEP_S, HistorySnapshot, UsageHistory, UsageSeries
 from simulator.training import Effort, train
 
 TARGET = Target(6, PEAK)
 REQUESTED = {CPU: 4000, MEMORY: 2**33}
-BY_HISTORY = HistoryPredictor(TARGET, {CPU: ("max24h", 1.0), MEMORY: ("max24h", 1.0)})
+STALE_S = 6 * 3600
 
 
 def history(days: int = 2, cpu: int = 1000) -> HistorySnapshot:
@@ -39,69 +30,104 @@ def history(days: int = 2, cpu: int = 1000) -> HistorySnapshot:
     return snapshot
 
 
-def answer(found: Prediction | None) -> Prediction:
-    assert found is not None
-    return found
+def forecaster(days: float = 2, cpu: int = 1000, memory: int = 2**31, factor: float = 1.0) -> Forecaster:
+    """One workload ``w``, asked at the end of its history."""
+    made = Forecaster(TARGET, factor=factor)
+    end_s = int(days * 86_400)
+    for at in range(STEP_S, end_s + 1, STEP_S):
+        made.add("w", at, end_s, cpu_millicores=cpu, memory_bytes=memory)
+    made.take(ask(made.rungs, made.questions({"w": REQUESTED})))
+    made.settle(end_s)
+    return made
+
+
+def forecast(made: Forecaster, now_s: float) -> Forecast:
+    return made.forecasts(now_s).of["w"]
 
 
 def test_history_predicts_in_ledger_units_and_names_its_rung() -> None:
-    past = history()
-    found = answer(BY_HISTORY.predict("w", REQUESTED, past, past.end_s))
-    assert found.rung == HISTORY
-    assert found.upper(CPU) == pytest.approx(1000, abs=1)
-    assert found.amounts[CPU].mean == 1000
-    assert found.upper(MEMORY) == pytest.approx(2**31, rel=1e-5)
-    assert found.age_s == 0
+    (found,) = ask(Rungs.of_history(TARGET), [Question("w", REQUESTED, history())])
+    assert found.of[CPU].uppers == {HISTORY: pytest.approx(1000)}
+    assert found.of[CPU].mean == pytest.approx(1000)
+    assert found.of[MEMORY].uppers == {HISTORY: pytest.approx(2**31)}
+    made = forecast(forecaster(), 2 * 86_400)
+    assert (made.rung, made.cpu, made.mean_cpu, made.age_s) == (HISTORY, 1000, 1000, 0)
 
 
-def test_without_history_the_request_answers() -> None:
-    ladder = with_fallback((HISTORY, BY_HISTORY), target=TARGET)
-    found = ladder.predict("w", REQUESTED, None, 0)
-    assert (found.rung, found.upper(CPU), found.upper(MEMORY)) == (REQUEST, 4000, 2**33)
+def test_before_there_are_outcomes_the_request_answers() -> None:
+    assert forecast(forecaster(days=1, factor=0.0), 86_400).rung == REQUEST
+    made = forecast(forecaster(days=12, factor=0.0), 12 * 86_400)
+    assert (made.rung, made.cpu) == (HISTORY, 1000), "one workload of ten days has 47 of them"
+
+
+def test_a_few_samples_are_no_history() -> None:
+    assert forecast(forecaster(days=0.1), 8640).rung == REQUEST
+    assert forecast(forecaster(days=0.15), 12_960).rung == HISTORY
 
 
 def test_old_history_widens_towards_the_request_and_then_gives_way_to_it() -> None:
-    past = history()
-    ladder = with_fallback((HISTORY, BY_HISTORY), target=TARGET)
-    uppers = [ladder.predict("w", REQUESTED, past, past.end_s + age).upper(CPU) for age in (0, 3600, 3 * 3600, STALE_S)]
-    assert uppers == sorted(uppers)
-    assert uppers[0] < uppers[1] < uppers[2]
-    assert uppers[-1] == 4000
-    assert ladder.predict("w", REQUESTED, past, past.end_s + STALE_S + 1).rung == REQUEST
+    made, end_s = forecaster(), 2 * 86_400
+    found = [forecast(made, end_s + age) for age in (0, 3600, 3 * 3600, STALE_S)]
+    assert found[0].cpu < found[1].cpu < found[2].cpu < found[3].cpu == 4000
+    assert [f.rung for f in found] == [HISTORY, HISTORY, HISTORY, REQUEST]
 
 
 def test_a_resource_without_samples_keeps_its_request_beside_one_that_is_predicted() -> None:
-    past = UsageHistory("w")
-    for slot in range(1, DAY):
-        past.add(slot * STEP_S, cpu_millicores=500)
-    snapshot = past.snapshot()
-    assert snapshot is not None
-    found = answer(BY_HISTORY.predict("w", REQUESTED, snapshot, snapshot.end_s))
-    assert found.upper(CPU) < 1000
-    assert found.upper(MEMORY) == 2**33
+    found = forecast(forecaster(cpu=500, memory=-1), 2 * 86_400)
+    assert (found.cpu, found.memory) == (500, 2**33)
 
 
-def test_a_margin_is_capped_at_the_request_when_asked() -> None:
-    past = history(cpu=3900)
-    wide = with_margin(BY_HISTORY, 1.5)
-    assert answer(wide.predict("w", REQUESTED, past, past.end_s)).upper(CPU) > 5000
-    assert answer(capped_at_request(wide).predict("w", REQUESTED, past, past.end_s)).upper(CPU) == 4000
+def test_a_factor_does_not_lift_a_forecast_over_the_request_but_use_beyond_it_is_told() -> None:
+    end_s = 2 * 86_400
+    assert forecast(forecaster(cpu=3900, factor=1.5), end_s).cpu == 4000
+    assert forecast(forecaster(cpu=8000, factor=1.5), end_s).cpu == 12_000
+
+
+def test_a_kill_for_want_of_memory_counts_as_more_than_was_used() -> None:
+    made, end_s = forecaster(), 2 * 86_400
+    assert made.add_oom("w", end_s, end_s, 2**31)
+    made.take(ask(made.rungs, made.questions({"w": REQUESTED})))
+    assert forecast(made, end_s).memory == pytest.approx(1.2 * 2**31, rel=1e-5)
+    assert not made.add_oom("w", end_s + 3600, end_s, 2**31), "from the future"
 
 
 def test_a_rung_that_under_covers_is_shut_and_opens_again_when_it_recovers() -> None:
-    monitor = CoverageMonitor(window=200, least=100)
-    ladder = with_fallback((HISTORY, BY_HISTORY), target=TARGET, trusted=monitor.trusted)
-    past = history()
+    made, end_s = forecaster(), 2 * 86_400
+    made.monitor = monitor = CoverageMonitor(window=200, least=100)
     for _ in range(100):
-        monitor.observe(HISTORY, True)
-    assert ladder.predict("w", REQUESTED, past, past.end_s).rung == HISTORY
+        monitor.observe("history/cpu", True)
+    assert forecast(made, end_s).rung == HISTORY
     for _ in range(30):
-        monitor.observe(HISTORY, False)
-    assert ladder.predict("w", REQUESTED, past, past.end_s).rung == REQUEST
+        monitor.observe("history/cpu", False)
+    assert forecast(made, end_s).rung == made.rung == REQUEST
     assert monitor.falls == 1
     for _ in range(200):
-        monitor.observe(HISTORY, True)
-    assert ladder.predict("w", REQUESTED, past, past.end_s).rung == HISTORY
+        monitor.observe("history/cpu", True)
+    assert forecast(made, end_s).rung == made.rung == HISTORY
+
+
+def test_crowded_nodes_shut_every_rung_until_a_day_is_nearly_calm() -> None:
+    made = forecaster()
+    for slot in range(288):
+        made.crowding.look(slot * STEP_S, int(slot < 4), 1)
+        made.crowding.look(slot * STEP_S + 30, 0, 1)
+    made.settle(0)
+    assert made.crowding.share == pytest.approx(4 / 288), "the worst look of five minutes counts"
+    assert made.rung == REQUEST
+    for slot in (288, 289):
+        made.crowding.look(slot * STEP_S, 0, 1)
+        made.settle(0)
+        assert made.rung == REQUEST, "above half of the budget"
+    made.crowding.look(291 * STEP_S, 0, 1)
+    made.settle(0)
+    assert made.rung == HISTORY
+
+
+def test_a_node_is_used_up_when_its_cpu_is_and_a_node_that_offers_none_never() -> None:
+    assert is_full(995, 1000)
+    assert not is_full(980, 1000)
+    assert not is_full(0, 0)
+    assert Crowding(0.01).share == 0
 
 
 @pytest.fixture(scope="module")
@@ -123,24 +149,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, UsageSeries
 
 def test_a_trained_folder_serves_the_model_rung_from_a_live_history(trained: tuple[Path, UsageSeries]) -> None:
     folder, series = trained
-    model, fallback = load_predictor(folder, TARGET)
     past = UsageHistory("w0")
     for slot, cores in enumerate(series.usage[CPU][0], start=1):
         past.add(slot * STEP_S, cpu_millicores=round(float(cores) * 1000))
     snapshot = past.snapshot()
     assert snapshot is not None
-    ladder = with_fallback((MODEL, model), (HISTORY, fallback), target=TARGET)
-    found = ladder.predict("w0", {CPU: 4000}, snapshot, snapshot.end_s)
-    assert found.rung == MODEL
-    assert 0 < found.upper(CPU) < 4000
-    assert ladder.predict("w0", {CPU: 4000}, None, 0).rung == REQUEST
+    (found,) = ask(load_rungs(str(folder), TARGET), [Question("w0", {CPU: 4000}, snapshot)])
+    assert set(found.of[CPU].uppers) == {MODEL, HISTORY}
+    assert 0 < found.of[CPU].uppers[MODEL] < 4000
+    assert MEMORY not in found.of
 
 
 def test_a_live_row_has_the_features_of_the_training_table(trained: tuple[Path, UsageSeries]) -> None:
     folder, series = trained
     model, _ = load_predictor(folder, TARGET)
     from placement.features import Context, featurize
-    from placement.prediction import past_of
     from placement.windows import Past
 
     past = UsageHistory("w0")
@@ -148,7 +171,7 @@ def test_a_live_row_has_the_features_of_the_training_table(trained: tuple[Path, 
         past.add(slot * STEP_S, cpu_millicores=round(float(cores) * 1000))
     snapshot = past.snapshot()
     assert snapshot is not None
-    live = model.features(past_of(snapshot, CPU, 4000), None, {CPU: 4000})
+    live = model.features(batch_of([Question("w0", {CPU: 4000}, snapshot)], 12 * DAY), CPU)[:, 0]
     end = np.array([series.num_steps])
     table = Past(series.share(CPU)[:1], end, np.array([4.0]), CPU, STEP_S)
     offline = featurize(table, TARGET, Context(np.array([4.0]), np.array([np.nan]))).values[:, 0, :]

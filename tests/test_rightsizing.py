@@ -26,8 +26,8 @@ PLAIN = (NamespaceSpec("shop", ()),)
 
 
 def pod(name: str, owner: str, cpu: int = 500, burst: int = 0, **more: bool) -> RecordedPod:
-    """Two days of usage, with one burst of memory on the first."""
-    times = np.arange(1, 2 * DAY + 1, dtype=np.int64) * STEP_S
+    """Twelve days of usage, with one burst of memory on the first."""
+    times = np.arange(1, 12 * DAY + 1, dtype=np.int64) * STEP_S
     memory = np.full(len(times), GIB)
     memory[10] = max(GIB, burst)
     spec = PodSpec(((CPU, 4000), (MEMORY, 8 * GIB)), namespace="shop", owner=owner, **more)  # type: ignore[arg-type]  # guaranteed
