@@ -188,8 +188,19 @@ class PodSpecObject(Struct):
     schedulerName: str = "default-scheduler"
 
 
+class Terminated(Struct):
+    reason: str = ""
+    finishedAt: str | None = None
+
+
+class ContainerState(Struct):
+    terminated: Terminated | None = None
+
+
 class ContainerStatus(Struct):
     name: str = ""
+    state: ContainerState | None = None
+    lastState: ContainerState | None = None
     allocatedResources: Quantities | None = None
     resources: Resources | None = None
 

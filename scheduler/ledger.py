@@ -55,6 +55,8 @@ class Seen:
     """``status.nominatedNodeName``, whoever wrote it."""
     target: str = ""
     """Node where a plan wants its replacement, by our annotation."""
+    oom_s: int = 0
+    """When one of its containers was last killed for want of memory, unix time; 0 = never."""
     is_leaving: bool = False
     """It is being deleted."""
 
@@ -112,6 +114,8 @@ class Ledger:
         """Grows with every change of any node."""
         self.on_bound: Callable[[Seen], None] = lambda seen: None
         """Told when a pod is first seen on a node."""
+        self.on_oom: Callable[[Seen], None] = lambda seen: None
+        """Told when a pod was killed for want of memory, once each time."""
         self.targets: dict[tuple[str, str, str], dict[str, Target]] = {}
         """Template (namespace, owner, hash) → UID of an evicted pod → where its replacement belongs."""
         self._waiting: dict[str, set[str]] = {}
@@ -173,6 +177,8 @@ class Ledger:
                 return
             if old.spec == seen.spec:
                 seen = replace(seen, spec=old.spec)
+        if seen.oom_s > (0 if old is None else old.oom_s):
+            self.on_oom(seen)
         if seen.has_ended:
             self.lose(seen.uid)
             return

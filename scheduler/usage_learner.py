@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from placement.state import CPU_ROW
 from placement.usage import STEP_S
 from scheduler.engine import Engine
 from scheduler.errors import SourceError
+from scheduler.ledger import Seen
 from scheduler.predict_worker import Asker, OnThread, Source, WorkerLostError
 from scheduler.prometheus import PodSeries, Prometheus
 from scheduler.settings import UsageSettings
@@ -42,6 +43,8 @@ AT_ONCE = 500
 """Samples kept before others may run: about two milliseconds."""
 PER_VISIT = 20
 """Questions per visit to the worker: about a second of its time and 2.6 MB of histories."""
+MOST_KILLED = 10_000
+"""Kills kept between two looks; more than that tell nothing new."""
 SETTLE_S = 30
 """A five-minute sample is read this long after its end: scrapes come late."""
 
@@ -94,6 +97,8 @@ class UsageLearner:
         """Folder in use; empty = the history alone."""
         self._rungs_before: dict[str, str] = {}
         self._counted: Counter[str] = Counter()
+        self._killed: deque[Seen] = deque(maxlen=MOST_KILLED)
+        engine.ledger.on_oom = self._killed.append
         engine.metrics.before_scrape(self._gauges)
 
     @property
@@ -113,6 +118,7 @@ class UsageLearner:
         await self._follow_model()
         await self._drain_stream()
         await self._poll()
+        self._take_kills()
         forecaster = self.forecaster
         self._look_at_nodes()
         requested = asked_of({pod.spec for pod in self.engine.ledger.pods.values()})
@@ -251,6 +257,17 @@ class UsageLearner:
     def _workload(self, uid: str | None) -> str:
         pod = self.engine.ledger.pods.get(uid or "")
         return "" if pod is None else workload_of(pod.namespace, pod.spec.owner)
+
+    def _take_kills(self) -> None:
+        """Pods that were killed for want of memory needed more than they asked for, and more than they were seen to use."""
+        while self._killed:
+            seen = self._killed.popleft()
+            workload = workload_of(seen.namespace, seen.spec.owner)
+            now = self.current.get(seen.uid)
+            used = 0 if now is None or now.memory_bytes is None else now.memory_bytes
+            if workload:
+                memory = max(used, seen.spec.amount(MEMORY))
+                self.forecaster.add_oom(workload, seen.oom_s, int(self.clock()), memory)
 
     def _look_at_nodes(self) -> None:
         """How many nodes are used up by pods that are not on reclaimed capacity, as far as they are measured now."""

@@ -21,7 +21,7 @@ from placement.owners import CONTROLLERS, Owners
 from placement.pods import NodeTerm, PodSpec, Requirement
 from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, MAX_DEVICES, parse_quantity, whole_number
 from scheduler.errors import WireError
-from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, TARGET_ANNOTATION
+from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, TARGET_ANNOTATION, unix_of
 from scheduler.ledger import Ledger, Seen
 from scheduler.modes import MODE_LABEL, Modes
 
@@ -194,11 +194,23 @@ class Reader:
             nominated=pod.status.nominatedNodeName or "",
             target=annotations.get(TARGET_ANNOTATION, ""),
             is_leaving=meta.deletionTimestamp is not None,
+            oom_s=_oom_s(pod.status),
         )
 
     def spec(self, raw: Raw | bytes) -> PodSpec:
         """The class of a pod in a request; raises as :meth:`pod` does."""
         return self._spec(self._decode(raw))
+
+
+def _oom_s(status: objects.PodStatus) -> int:
+    """When a container was last killed for want of memory; 0 = none was, or the time makes no sense."""
+    ends = [
+        unix_of(state.terminated.finishedAt or "")
+        for container in status.containerStatuses or ()
+        for state in (container.state, container.lastState)
+        if state is not None and state.terminated is not None and state.terminated.reason == "OOMKilled"
+    ]
+    return max((int(end) for end in ends if end is not None), default=0)
 
 
 def _full_name(meta: _Meta) -> str:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from scheduler.prometheus import Prometheus
 from scheduler.settings import UsageSettings, read_settings
 from scheduler.telemetry import Sample, Subject, UsageStore
 from scheduler.usage_learner import UsageLearner
+from scheduler.view import Reader
 from tests.live_engine import GIB, Live
 
 NOW = 1_700_000_100
@@ -315,6 +317,37 @@ async def test_a_rung_whose_coverage_leaves_its_band_falls_and_rises_again(tmp_p
     assert rung() == "request", "a node's CPU is used up"
     await stream(live, learner, clock, 25, lambda hour: 1600)
     assert rung() == "history"
+
+
+async def test_a_pod_killed_for_want_of_memory_is_forecast_to_need_more_than_it_asks_for(tmp_path: Path) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    reader_of_pods = Reader()
+    many(live, 20)
+    learner = learner_of(live, clock, None, horizon="1h-peak")
+    learner.store = UsageStore(10_000, live.metrics, clock)
+
+    def see(version: int, *states: dict[str, Any]) -> None:
+        """The watch shows the pod, its container with these states."""
+        metadata = {"uid": "uid-web", "name": "web", "namespace": "shop", "resourceVersion": str(version)}
+        metadata["ownerReferences"] = [{"kind": "StatefulSet", "name": "web", "controller": True, "uid": "o"}]  # type: ignore[assignment]  # JSON
+        container = {"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}
+        status = {"phase": "Running", "containerStatuses": [{"name": "c", **state} for state in states]}
+        pod = {"metadata": metadata, "spec": {"nodeName": "big", "containers": [container]}, "status": status}
+        live.ledger.see(reader_of_pods.pod(json.dumps(pod).encode()))
+
+    see(1)
+    await stream(live, learner, clock, 9, lambda hour: 100)
+    web = live.state.knowledge.forecasts.of["shop/StatefulSet/web"]  # type: ignore[union-attr]  # known by now
+    assert (web.rung, web.memory) == ("history", pytest.approx(1e8, rel=1e-5))
+    killed = datetime.fromtimestamp(clock.now - 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    see(2, {"lastState": {"terminated": {"reason": "Error", "finishedAt": killed}}})
+    await learner.turn()
+    assert live.state.knowledge.forecasts.of["shop/StatefulSet/web"] == web  # type: ignore[union-attr]
+    see(3, {"lastState": {"terminated": {"reason": "OOMKilled", "finishedAt": killed}}})
+    see(4, {"lastState": {"terminated": {"reason": "OOMKilled", "finishedAt": killed}}})
+    await learner.turn()
+    web = live.state.knowledge.forecasts.of["shop/StatefulSet/web"]  # type: ignore[union-attr]
+    assert web.memory == pytest.approx(1.2 * GIB, rel=1e-5)
 
 
 @pytest.mark.parametrize("damage", ["missing", "card", "file", "schema"])
