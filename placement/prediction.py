@@ -26,7 +26,7 @@ from placement.features import Context, featurize, schema_of
 from placement.knowledge import NUM_WINDOWS
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 from placement.stacking import Calibration
-from placement.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, HistorySnapshot, SingleArray
+from placement.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
 from placement.windows import Past
 
 MODEL = "model"
@@ -225,7 +225,7 @@ class Question:
 
     workload: str
     requested: Requests
-    history: HistorySnapshot
+    history: PastUsage
     judges: bool = False
     """Whether the answers are tried on the past as well."""
 

@@ -89,7 +89,7 @@ class UsageSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class HistorySnapshot:
+class PastUsage:
     """One workload's recorded past at one moment; arrays are read-only.
 
     ``samples[resource]`` is ``(S,)`` int64 in millicores or bytes, oldest first, ``-1`` where nothing came;
@@ -177,7 +177,7 @@ class UsageHistory:
         kept: IntArray = found[found >= 0]
         return kept
 
-    def snapshot(self) -> HistorySnapshot | None:
+    def snapshot(self) -> PastUsage | None:
         """The past as an immutable value; None before the first sample."""
         if self._last < 0:
             return None
@@ -187,4 +187,4 @@ class UsageHistory:
         for resource, ring in self._ring.items():
             samples[resource] = ring[cells]
             samples[resource].flags.writeable = False
-        return HistorySnapshot(self.workload, self._last * STEP_S, self._first * STEP_S, samples, self._oom_kills)
+        return PastUsage(self.workload, self._last * STEP_S, self._first * STEP_S, samples, self._oom_kills)

@@ -32,7 +32,7 @@ from scheduler.evictions import TOO_MANY, cordon, cordon_state, evict, mark_targ
 from scheduler.gates import GATE, clear, lift, nominate
 from scheduler.kube import KubeClient
 from scheduler.plan_looks import PlanLeft, peers, pod_of, require_empty, require_movable, require_room, split
-from scheduler.plan_record import Outcome, PlanRecord, State, StepRecord, words
+from scheduler.plan_record import PlanRecord, PlanState, State, StepRecord, words
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
@@ -99,14 +99,14 @@ class Applier:
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────
 
-    async def run(self) -> Outcome:
+    async def run(self) -> PlanState:
         """Go on until the plan is done or reality has left it.
 
         Raises
         ------
         PlacementError : the API is away, or the record cannot be written: nothing is given back, the same call resumes.
         """
-        if self.record.outcome != Outcome.RUNNING:
+        if self.record.outcome != PlanState.RUNNING:
             return self.record.outcome
         try:
             if all(step.state == State.PENDING for step in self.record.steps):
@@ -116,9 +116,9 @@ class Applier:
             await self._steps()
         except PlanLeft as left:
             self.record.reason = str(left)
-            await self.give_back(Outcome.STOPPED)
+            await self.give_back(PlanState.STOPPED)
         else:
-            self.record.outcome = Outcome.DONE
+            self.record.outcome = PlanState.DONE
             self.save()
         return self.record.outcome
 
@@ -399,7 +399,7 @@ class Applier:
 
     # ── giving up ─────────────────────────────────────────────────────────────────────────────
 
-    async def give_back(self, outcome: Outcome) -> None:
+    async def give_back(self, outcome: PlanState) -> None:
         """Take back what the plan holds and has not used: cordons of nodes it did not empty, nominations, marks.
 
         Raises

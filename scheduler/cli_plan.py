@@ -21,7 +21,7 @@ from scheduler.adherence import adherence
 from scheduler.applier import Applier, ApplyLimits, rows, summary, why_not_valid
 from scheduler.cluster_reader import take_snapshot
 from scheduler.kube import KubeClient
-from scheduler.plan_record import Outcome, PlanRecord, State, alone, fresh_record, read_record, save_record
+from scheduler.plan_record import PlanRecord, PlanState, State, alone, fresh_record, read_record, save_record
 from scheduler.settings import read_settings
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ def apply(
         else:
             _say(found, kubeconfig, context)
     _print(found, output)
-    if found.outcome == Outcome.STOPPED:
+    if found.outcome == PlanState.STOPPED:
         click.get_current_context().exit(1)
 
 
@@ -119,7 +119,7 @@ def _go_on(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str
 
 
 def _abandon(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
-    outcome = Outcome.ABANDONED if record.outcome == Outcome.RUNNING else record.outcome
+    outcome = PlanState.ABANDONED if record.outcome == PlanState.RUNNING else record.outcome
     with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).give_back(outcome))
 
 

@@ -40,7 +40,7 @@ class State(StrEnum):
     """Reality left the plan here; ``reason`` says how."""
 
 
-class Outcome(StrEnum):
+class PlanState(StrEnum):
     """How applying a plan ended, or that it has not."""
 
     RUNNING = "running"
@@ -76,7 +76,7 @@ class PlanRecord(Struct, omit_defaults=False):
     version: int
     id: str
     plan: dict[str, Any]
-    outcome: Outcome
+    outcome: PlanState
     steps: list[StepRecord]
     reason: str = ""
     evictions: int = 0
@@ -108,7 +108,7 @@ def fresh_record(plan: Plan) -> PlanRecord:
     if plan.count(Action.BUY):
         raise ConfigError("a purchase plan adds machines, which only your provider can do; nothing here applies it")
     steps = [StepRecord() for _ in plan.steps]
-    return PlanRecord(KIND, VERSION, plan_id(plan), plan_document(plan), Outcome.RUNNING, steps)
+    return PlanRecord(KIND, VERSION, plan_id(plan), plan_document(plan), PlanState.RUNNING, steps)
 
 
 def read_record(path: Path, plan: Plan) -> PlanRecord | None:

@@ -29,7 +29,7 @@ from scheduler.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
 from scheduler.kube import KubeClient
-from scheduler.plan_record import Outcome, PlanRecord, alone, fresh_record, plan_id, read_record, save_record
+from scheduler.plan_record import PlanRecord, PlanState, alone, fresh_record, plan_id, read_record, save_record
 from scheduler.plan_worker import PlanWorker, Progress
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             applier = Applier(
                 self.client, record, lambda: save_record(record, where), ApplyLimits(max_evictions=most), say
             )
-            work = applier.give_back(Outcome.ABANDONED) if request.abandon else applier.run()
+            work = applier.give_back(PlanState.ABANDONED) if request.abandon else applier.run()
             task: asyncio.Task[Any] = asyncio.ensure_future(work)
             try:
                 while not task.done() or not told.empty():

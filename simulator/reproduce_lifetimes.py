@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from placement.boosted import FitOptions, fit_classes
-from placement.lifetimes import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Outlook, as_rows, class_of, concordance
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, FloatArray, IntArray
 from placement.usage import SingleArray
 from simulator.azure import read_azure
 from simulator.dlrm import read_dlrm
+from simulator.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, as_rows, class_of, concordance
 from simulator.trace import NEVER, Pods, Trace
 
 RULES = ("last", "majority", "mean", "survival")
@@ -90,7 +90,7 @@ def stream(
             end, j = heapq.heappop(ends)
             lineage.end(values[j], float(pods.arrival_s[j]), end)
             everyone[class_of(end - float(pods.arrival_s[j]))] += 1
-        population = Outlook(tuple(float(x) for x in everyone / everyone.sum()))
+        population = Prospect(tuple(float(x) for x in everyone / everyone.sum()))
         if now > from_s:
             kept.append(i)
             rows.append([*lineage.describe(values[i], now), *extra[i].tolist(), (now % 86_400) / 3600])

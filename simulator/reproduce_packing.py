@@ -80,7 +80,7 @@ class Epoch:
         return plans(Replay.of(self.history), fewest=1 / KNOBS[-1], most=1 / KNOBS[0])
 
     @cached_property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[Overload]:
         """What came of each of the plans."""
         return [overloaded(plan.node_of, self.future) for plan in self.plans]
 
@@ -97,7 +97,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Overload:
     """Nodes used, node-samples over capacity and by how much on average, all node-samples."""
 
     nodes: int
@@ -106,14 +106,14 @@ class Outcome:
     samples: int
 
 
-def overloaded(node_of: IntArray, usage: SingleArray) -> Outcome:
+def overloaded(node_of: IntArray, usage: SingleArray) -> Overload:
     """What became of an assignment under (R, N, S) recorded usage; a node is over when any resource is."""
     nodes = int(node_of.max()) + 1
     load = np.zeros((nodes, usage.shape[0], usage.shape[2]), np.float32)
     np.add.at(load, node_of, usage.transpose(1, 0, 2))
     highest = load.max(axis=1)
     over = highest > 1 + 1e-5
-    return Outcome(nodes, int(over.sum()), float((highest[over] - 1).sum()), int(over.size))
+    return Overload(nodes, int(over.sum()), float((highest[over] - 1).sum()), int(over.size))
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def first_fit(reserved: FloatArray | None, order_by: FloatArray, replayed: Repla
     return node_of
 
 
-def pack(policy: str, epoch: Epoch, knob: float, second: float = 1.0) -> Outcome:
+def pack(policy: str, epoch: Epoch, knob: float, second: float = 1.0) -> Overload:
     """One epoch packed by a policy, and what came of it."""
     if policy == "ullage":
         within = (i for i, plan in enumerate(epoch.plans) if plan.need * knob <= 1)
@@ -205,7 +205,7 @@ def knobs_of(policy: str) -> list[tuple[float, float]]:
 class Total:
     """Outcomes of several epochs together."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Overload, ...]
 
     @property
     def nodes(self) -> float:

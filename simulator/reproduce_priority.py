@@ -54,7 +54,7 @@ class Cell(msgspec.Struct, frozen=True):
     util: float
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class RescueTried(msgspec.Struct, frozen=True):
     """What happened to one instance. Gains are percentage points of what all nodes offer."""
 
     seed: int
@@ -76,7 +76,7 @@ class CellResult(msgspec.Struct, frozen=True):
     cell: Cell
     time_s: float
     clock: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RescueTried, ...]
 
 
 def grid(
@@ -121,7 +121,7 @@ def packing_of(instance: PriorityInstance, node_of: IntArray) -> Packing:
     )
 
 
-def run_instance(cell: Cell, seed: int, time_s: float, clock: str = "wall") -> Outcome:
+def run_instance(cell: Cell, seed: int, time_s: float, clock: str = "wall") -> RescueTried:
     """One seed of one cell, from generator to outcome; times are of ``clock``."""
     instance = priority_instance(
         seed,
@@ -132,13 +132,13 @@ def run_instance(cell: Cell, seed: int, time_s: float, clock: str = "wall") -> O
     )
     default = default_placement(instance)
     if (default >= 0).all():
-        return Outcome(seed, "no_call")
+        return RescueTried(seed, "no_call")
     packing = packing_of(instance, default)
     packed = pack(packing, Deadline(time_s, CLOCKS[clock]), seed=seed % 2**32)
     wrong = packing.violations(packed.node_of)
     assert not wrong, f"seed {seed}: {wrong[0]}"
     before, after = placed_share(instance, default), placed_share(instance, packed.node_of)
-    return Outcome(
+    return RescueTried(
         seed,
         _classify(packing, packed),
         extra_pods=sum(packed.counts) - sum(packing.counts(default)),
@@ -242,7 +242,7 @@ def summary(results: Sequence[CellResult]) -> dict[str, object]:
     }
 
 
-def _counts(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def _counts(outcomes: Sequence[RescueTried]) -> dict[str, float]:
     def number(*kinds: str) -> int:
         return sum(o.outcome in kinds for o in outcomes)
 

@@ -22,7 +22,7 @@ from scheduler.errors import ApiError, RecordError
 from scheduler.evictions import CORDON_ANNOTATION
 from scheduler.gates import GATE, TARGET_ANNOTATION
 from scheduler.kube import KubeClient
-from scheduler.plan_record import Outcome, alone, fresh_record, read_record, save_record
+from scheduler.plan_record import PlanState, alone, fresh_record, read_record, save_record
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
 pytestmark = pytest.mark.timeout(90)
@@ -142,7 +142,7 @@ def copies() -> list[dict[str, Any]]:
 async def test_nodes_are_cordoned_emptied_and_stay_closed_and_replacements_go_where_planned(tmp_path: Path) -> None:
     async with cluster(tmp_path, *copies()) as here:
         plan = await here.plan()
-        assert await here.applier(plan).run() == Outcome.DONE
+        assert await here.applier(plan).run() == PlanState.DONE
         deleted = [s.source for s in plan.steps if s.action == Action.DELETE]
         assert len(deleted) == 2
         assert here.cordoned() == sorted(deleted)
@@ -165,7 +165,7 @@ async def test_killed_at_any_write_the_same_command_goes_on_and_evicts_nobody_tw
                 break  # it wrote less often than that: every write has been the last one once
             except Crash:
                 pass
-            assert await here.applier(plan).run() == Outcome.DONE, number
+            assert await here.applier(plan).run() == PlanState.DONE, number
             assert len(here.evicted) == moves, number
             assert len(set(here.homes())) == 1
             here.nothing_is_held()
@@ -178,7 +178,7 @@ async def test_an_api_that_fails_now_and_then_is_asked_again(status: int, tmp_pa
         plan = await here.plan()
         for method, part in (("POST", "eviction"), ("PATCH", "/status"), ("PATCH", "nodes"), ("GET", "pods")):
             here.api.fail_next(method, part, status, after_effect=True)
-        assert await here.applier(plan, limits=ApplyLimits(1, 5, outage_s=20)).run() == Outcome.DONE
+        assert await here.applier(plan, limits=ApplyLimits(1, 5, outage_s=20)).run() == PlanState.DONE
         assert len(here.evicted) == plan.count(Action.MOVE)
         here.nothing_is_held()
 
@@ -191,10 +191,10 @@ async def test_an_api_that_stays_away_interrupts_and_keeps_everything_for_the_ne
             here.api.fail_next("POST", "eviction", 503)
         with pytest.raises(ApiError):
             await applier.run()
-        assert applier.record.outcome == Outcome.RUNNING
+        assert applier.record.outcome == PlanState.RUNNING
         assert len(here.cordoned()) == 1, "it will be wanted"
         here.api.faults.clear()
-        assert await here.applier(plan).run() == Outcome.DONE
+        assert await here.applier(plan).run() == PlanState.DONE
 
 
 async def test_a_budget_is_waited_for_and_a_long_refusal_stops_the_plan_and_opens_the_node(tmp_path: Path) -> None:
@@ -202,18 +202,18 @@ async def test_a_budget_is_waited_for_and_a_long_refusal_stops_the_plan_and_open
         plan = await here.plan()
         here.api.refusals = 2
         applier = here.applier(plan, limits=ApplyLimits(refusal_s=20, settle_s=5))
-        assert await applier.run() == Outcome.DONE
+        assert await applier.run() == PlanState.DONE
     (tmp_path / "record.json").unlink()
     async with cluster(tmp_path, *copies()) as here:
         plan = await here.plan()
         here.api.refusals = 10**6
         applier = here.applier(plan)
-        assert await applier.run() == Outcome.STOPPED
+        assert await applier.run() == PlanState.STOPPED
         assert "disruption budget" in applier.record.reason
         assert here.cordoned() == []
         assert here.evicted == []
         here.nothing_is_held()
-        assert await here.applier(plan).run() == Outcome.STOPPED, "it is not begun again"
+        assert await here.applier(plan).run() == PlanState.STOPPED, "it is not begun again"
 
 
 def _leave(here: Cluster, how: str, plan: Plan) -> None:
@@ -269,7 +269,7 @@ async def test_it_stops_where_reality_leaves_the_plan(how: str, says: str, tmp_p
             await here.applier(plan, crash_at=2).run()  # the first node is cordoned
         _leave(here, how, plan)
         applier = here.applier(plan)
-        assert await applier.run() == Outcome.STOPPED
+        assert await applier.run() == PlanState.STOPPED
         assert says in applier.record.reason, applier.record.reason
         target = next(s.target for s in plan.steps if s.action == Action.MOVE)
         assert here.cordoned() == ([target] if how == "target cordoned" else [])
@@ -283,7 +283,7 @@ async def test_a_plan_that_no_longer_holds_is_not_begun(tmp_path: Path) -> None:
         here.api.put("pods", pod("big", plan.steps[1].target, "other", "7500m"))
         assert "exceeded" in (await why_not_valid(here.client, plan))[0]
         applier = here.applier(plan)
-        assert await applier.run() == Outcome.STOPPED
+        assert await applier.run() == PlanState.STOPPED
         assert here.evicted == []
         assert here.cordoned() == []
 
@@ -294,7 +294,7 @@ async def test_a_cordon_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
         source = plan.steps[0].source
         here.node(source)["spec"]["unschedulable"] = True
         here.api.refusals = 10**6
-        assert await here.applier(plan).run() == Outcome.STOPPED
+        assert await here.applier(plan).run() == PlanState.STOPPED
         assert here.cordoned() == [source]
 
 
@@ -302,7 +302,7 @@ async def test_the_budget_of_evictions_is_never_exceeded(tmp_path: Path) -> None
     async with cluster(tmp_path, *copies()) as here:
         plan = await here.plan()
         applier = here.applier(plan, limits=ApplyLimits(max_evictions=1))
-        assert await applier.run() == Outcome.STOPPED
+        assert await applier.run() == PlanState.STOPPED
         assert len(here.evicted) == 1
         assert "budget of 1 evictions" in applier.record.reason
 
@@ -314,7 +314,7 @@ async def test_a_rescue_holds_the_place_before_it_makes_room(tmp_path: Path) -> 
     async with cluster(tmp_path, *pods, nodes="ab") as here:
         plan = await here.plan("rescue")
         assert plan.count(Action.MOVE) + plan.count(Action.EVICT) >= 1
-        assert await here.applier(plan).run() == Outcome.DONE
+        assert await here.applier(plan).run() == PlanState.DONE
         assert here.pods()["big-0"]["spec"]["nodeName"]
         here.nothing_is_held()
 
@@ -327,7 +327,7 @@ async def test_a_circle_is_broken_by_an_eviction_whose_replacement_is_placed_lat
             Step(Action.PLACE, "uid-x-0", "default/x-0", "", "b"),
         )
         applier = here.applier(Plan("rescue", Ending.DEADLINE, "pods placed", 2, 2, steps))
-        assert await applier.run() == Outcome.DONE
+        assert await applier.run() == PlanState.DONE
         where = {p["metadata"]["labels"]["app"]: p["spec"]["nodeName"] for p in here.pods().values()}
         assert where == {"x": "b", "y": "a"}
         here.nothing_is_held()
@@ -338,9 +338,9 @@ async def test_a_plan_can_be_given_up_after_a_crash(tmp_path: Path) -> None:
         plan = await here.plan()
         with pytest.raises(Crash):
             await here.applier(plan, crash_at=4).run()
-        await here.applier(plan).give_back(Outcome.ABANDONED)
+        await here.applier(plan).give_back(PlanState.ABANDONED)
         assert here.cordoned() == []
-        assert await here.applier(plan).run() == Outcome.ABANDONED
+        assert await here.applier(plan).run() == PlanState.ABANDONED
 
 
 def test_a_record_belongs_to_one_plan_and_one_process(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("placement", "scheduler", "simulator")
 FILES = [path for package in PACKAGES for path in sorted((REPO / package).rglob("*.py")) if "_pb" not in path.parts]
 CONFINED = {
-    "lightgbm": {"placement/boosted.py", "placement/lifetimes.py"},
+    "lightgbm": {"placement/boosted.py"},
     "ortools": {"placement/prices.py", "placement/solver.py"},
     "numba": {
         "placement/kernels.py",

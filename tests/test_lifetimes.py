@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
-from placement.lifetimes import LIMITS_S, NUM_CLASSES, Lineage, Outlook, class_of, concordance
 from placement.pods import PodSpec
+from simulator.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of, concordance
 from simulator.reproduce_lifetimes import known_at, stream
 from simulator.trace import NEVER, Manifest, Pods, Trace
 
@@ -20,7 +20,7 @@ def test_classes_are_those_of_resource_central() -> None:
 
 @given(st.lists(st.floats(0.01, 1), min_size=NUM_CLASSES, max_size=NUM_CLASSES), st.floats(0, 2e5))
 def test_an_outlook_rules_out_what_was_outlived_and_never_expects_an_earlier_end(raw: list[float], age: float) -> None:
-    later = Outlook(tuple(x / sum(raw) for x in raw)).at_age(age)
+    later = Prospect(tuple(x / sum(raw) for x in raw)).at_age(age)
     assert sum(later.probabilities) == pytest.approx(1)
     assert all(p == 0 for p, limit in zip(later.probabilities, LIMITS_S, strict=False) if limit <= age)
     assert later.expected_s(age) >= age
@@ -29,7 +29,7 @@ def test_an_outlook_rules_out_what_was_outlived_and_never_expects_an_earlier_end
 
 def test_something_that_is_no_distribution_is_refused() -> None:
     with pytest.raises(ConfigError, match="no distribution over 4 classes"):
-        Outlook((0.5, 0.5))
+        Prospect((0.5, 0.5))
 
 
 def test_a_lineage_tells_of_ended_and_running_kin() -> None:

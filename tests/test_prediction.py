@@ -13,7 +13,7 @@ from placement.forecasting import Forecaster
 from placement.knowledge import Forecast
 from placement.prediction import HISTORY, MODEL, REQUEST, Question, Rungs, ask, batch_of, load_predictor, load_rungs
 from placement.resources import CPU, MEMORY
-from placement.usage import DAY, STEP_S, HistorySnapshot, UsageHistory, UsageSeries
+from placement.usage import DAY, STEP_S, PastUsage, UsageHistory, UsageSeries
 from simulator.training import Effort, train
 
 TARGET = Target(6, PEAK)
@@ -21,7 +21,7 @@ REQUESTED = {CPU: 4000, MEMORY: 2**33}
 STALE_S = 6 * 3600
 
 
-def history(days: int = 2, cpu: int = 1000) -> HistorySnapshot:
+def history(days: int = 2, cpu: int = 1000) -> PastUsage:
     past = UsageHistory("w")
     for slot in range(1, days * DAY + 1):
         past.add(slot * STEP_S, cpu_millicores=cpu, memory_bytes=2**31)

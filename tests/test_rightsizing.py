@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from placement.baselines import Target
-from placement.forecasting import Rungs
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import PodSpec
+from placement.prediction import Rungs
 from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from placement.rightsize import RightsizePolicy

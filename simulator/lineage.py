@@ -2,7 +2,7 @@
 
 A pod's owner (ReplicaSet, Job, application, deployment batch) is the one thing that says anything about its
 lifetime. :class:`Lineage` keeps, per owner and per coarser kin, what is known *now*: lifetimes of those that ended,
-ages of those that still run. :class:`Outlook` is the answer, a distribution over four classes of lifetime that is
+ages of those that still run. :class:`Prospect` is the answer, a distribution over four classes of lifetime that is
 conditioned on age again and again while the pod lives (LAVA, MLSys'25; classes of Resource Central, SOSP'17).
 This is measured (``ullage reproduce lifetimes``); what decisions read comes from :mod:`placement.survival`.
 """
@@ -39,7 +39,7 @@ def class_of(lifetime_s: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Prospect:
     """Probabilities of the classes for a pod of a given age."""
 
     probabilities: tuple[float, ...]
@@ -48,13 +48,13 @@ class Outlook:
         if len(self.probabilities) != NUM_CLASSES or min(self.probabilities) < 0 or sum(self.probabilities) <= 0:
             raise ConfigError(f"{self.probabilities} is no distribution over {NUM_CLASSES} classes of lifetime")
 
-    def at_age(self, age_s: float) -> Outlook:
+    def at_age(self, age_s: float) -> Prospect:
         """The same pod, known to have lived ``age_s`` so far: classes that it outlived are ruled out."""
         kept = [0.0 if i < NUM_CLASSES - 1 and LIMITS_S[i] <= age_s else p for i, p in enumerate(self.probabilities)]
         total = sum(kept)
         if total <= 0:
             kept, total = [0.0] * (NUM_CLASSES - 1) + [1.0], 1.0
-        return Outlook(tuple(p / total for p in kept))
+        return Prospect(tuple(p / total for p in kept))
 
     @property
     def likeliest(self) -> int:
@@ -160,7 +160,7 @@ class Lineage:
             kin.classes = [c * FORGET for c in kin.classes]
             kin.classes[class_of(lifetime)] += 1
 
-    def rule(self, name: str, values: Sequence[object], now_s: float) -> Outlook | None:
+    def rule(self, name: str, values: Sequence[object], now_s: float) -> Prospect | None:
         """A simple rule on the most particular key that has an ended pod: ``last``, ``majority`` or ``mean``.
 
         ``survival`` is Kaplan and Meier's estimate over the latest arrivals, running ones included.
@@ -168,7 +168,7 @@ class Lineage:
         for table, value in zip(self._kin, values, strict=True):
             kin = table.get(value)
             if kin is not None and kin.ended:
-                return Outlook(_survival_rule(kin, now_s) if name == "survival" else _rule(name, kin))
+                return Prospect(_survival_rule(kin, now_s) if name == "survival" else _rule(name, kin))
         return None
 
 
