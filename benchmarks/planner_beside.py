@@ -4,8 +4,8 @@
 stand-in for the API: it lists a synthetic cluster, streams watches, takes patches, and binds pods that are free. In busy
 rounds gated pods of many sizes never run out: batch after batch is solved and delivered, and each pod's four watch events
 reach the process that answers and the one that plans. Rounds of both kinds alternate; one line of JSON per pair, with the
-CPU seconds per second of each process, and one with the medians. The stand-in runs at low priority (``--api-nice``): a real
-API server has processors of its own.
+CPU seconds per second of each process, and one with the medians. The stand-in takes processors that nobody else wants: a
+real API server has its own.
 """
 
 from __future__ import annotations
@@ -188,12 +188,12 @@ class Api(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status.encode(), len(body)) + body)
 
 
-def serve_api(pipe: Any, num_nodes: int, nice: int) -> None:
+def serve_api(pipe: Any, num_nodes: int) -> None:
     """Process: the stand-in. Told whether it is busy, it says how many pods were bound so far.
 
     It is told the process of ``ullage serve`` first, and ends it when whoever started both was killed.
     """
-    os.nice(nice)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     world = World(num_nodes)
 
     async def run() -> None:
@@ -264,9 +264,7 @@ class Bench:
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        self.api = multiprocessing.Process(
-            target=serve_api, args=(theirs, options.nodes, options.api_nice), daemon=True
-        )
+        self.api = multiprocessing.Process(target=serve_api, args=(theirs, options.nodes), daemon=True)
         self.api.start()
         theirs.close()
         config = _settings(folder, self.pipe.recv(), options)
@@ -349,7 +347,6 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.005, help="seconds between two requests")
     parser.add_argument("--strategy", default="best-fit")
     parser.add_argument("--time", type=float, default=2.0, help="plan.time_s: the longer, the harder the solver works")
-    parser.add_argument("--api-nice", type=int, default=10, help="priority of the stand-in for the API")
     options = parser.parse_args()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         options.port = probe.getsockname()[1]

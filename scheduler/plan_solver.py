@@ -1,10 +1,10 @@
 """Batches are solved in processes of their own, so that answers to kube-scheduler never wait for a solver.
 
 Two of them, each started when it is first needed (``spawn``: nothing of ours is forked) and ended with its parent. One finds
-a first placement, at normal priority, for pods wait for it. The other improves on it at low priority, while the time
-limit lasts; on a busy machine it may get no processor at all, and then the first placement is what is used. A worker that
-does not answer is killed, and the next batch gets a new one. What is handed back was checked against the batch by a look
-that shares nothing with the solver.
+a first placement, at its parent's priority, for pods wait for it. The other improves on it while the time limit lasts, on
+processors that nobody else wants; on a busy machine it may get none at all, and then the first placement is what is used.
+A worker that does not answer is killed, and the next batch gets a new one. What is handed back was checked against the batch
+by a look that shares nothing with the solver.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -36,9 +37,12 @@ class SolverError(PlacementError):
     """The worker died, hung, or returned a placement that breaks a rule."""
 
 
-def _begin(nice: int) -> None:
+def _begin(is_patient: bool) -> None:
     """In a worker: keep standard output clean, and end when the parent does."""
-    os.nice(nice)
+    if is_patient:
+        os.nice(NICE)
+        if sys.platform == "linux":  # gives way at once to whoever answers; at low priority that takes milliseconds
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     os.dup2(2, 1)
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"
@@ -130,8 +134,8 @@ def improve(sent: Sent, start: Sparse, time_s: float, seed: int) -> Answer:
 class _Worker:
     """One process, made when it is first needed."""
 
-    def __init__(self, nice: int) -> None:
-        self._nice = nice
+    def __init__(self, *, is_patient: bool) -> None:
+        self._is_patient = is_patient
         self._pool: ProcessPoolExecutor | None = None
         self._last: Future[Answer] | None = None
 
@@ -144,7 +148,7 @@ class _Worker:
         """``work(*words)`` in the process."""
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._nice,))
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._is_patient,))
         self._last = self._pool.submit(work, *words)
         return asyncio.wrap_future(self._last)
 
@@ -162,8 +166,8 @@ class Solver:
     """Both processes."""
 
     def __init__(self) -> None:
-        self._first = _Worker(0)
-        self._improver = _Worker(NICE)
+        self._first = _Worker(is_patient=False)
+        self._improver = _Worker(is_patient=True)
         self._late_s = 0.0
 
     async def solve(self, batch: Batch, time_s: float, seed: int) -> Batched:
