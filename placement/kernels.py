@@ -818,6 +818,14 @@ def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, 
 # ── entries: each unpacks the handle; None is pruned where it arrives as an argument ─────────
 
 
+def entry(kernel, num_integers, handle):
+    """``kernel``'s machine code for so many integers and this kind of handle, as a function.
+
+    A call of the kernel itself looks the types of all its arguments up, 0.7 of 1.3 µs.
+    """
+    return kernel.compile((types.int64,) * num_integers + (handle._numba_type_,))
+
+
 @_jit
 def decide(c, draw, start, clock, num_rows, ties, rule, handle):
     """See :func:`_decide`."""

@@ -11,6 +11,7 @@ bind everywhere, so they are not cached: they are columns computed at the decisi
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,8 +43,13 @@ if TYPE_CHECKING:
 
 MAX_CACHED_SCORES = 16_000_000
 """Scores kept per program (128 MB): 3,000 classes on 5,000 nodes."""
+FIRST_CLASSES = 256
+"""Classes that there is room for at first; room that is not used yet takes no memory."""
 
 __all__ = ["DEVICE_RULES", "MAX_CACHED_SCORES", "NOT_FEASIBLE", "TIES", "Program", "compiled_fragments", "has_compiled"]
+
+MANY_TOUCHES = 32
+"""Above, NumPy looks for rows that were touched twice; below, scoring one twice is cheaper than finding out."""
 
 TIES = {"first": 0, "random": 1}
 DEVICE_RULES = {"tightest": 0, "random": 1, "scored": 2}
@@ -85,6 +91,8 @@ class Program:
         self.reads_outlook = any(w.scorer.opcode >= FIRST_OUTLOOK for w in strategy.scorers)
         self.admits = any(isinstance(w.scorer, FitsWindows) for w in strategy.scorers)
         """Whether a score may exclude a node."""
+        self.summed = [(w.weight, w.scorer) for w in strategy.scorers if not isinstance(w.scorer, FitsWindows)]
+        """What adds up to a score."""
         self.is_compiled = kernels is not None and state.backend != "numpy"
         self.is_plain = self.is_compiled and not strategy.soft
         """Nothing but cached rows goes into a decision, unless rules about other pods do."""
@@ -110,12 +118,12 @@ class Program:
         self.rules_epoch = self.state.rules.epoch
         self.demands: list[Demand] = []
         self.started: list[int] = []
-        self._grow(16)
+        self._grow(min(FIRST_CLASSES, self.max_classes))
 
     def _grow(self, num_classes: int) -> None:
         used = len(self.demands)
         num_lanes, num_cols = self.state.taken.shape
-        scores: IntArray = np.full((num_classes, num_cols), NOT_FEASIBLE, np.int64)
+        scores: IntArray = np.empty((num_classes, num_cols), np.int64)  # written, and so given memory, class by class
         permitted: BoolArray = np.zeros((num_classes, num_cols), np.bool_)
         deltas: IntArray = np.zeros((num_classes, num_lanes), np.int64)
         gpus: IntArray = np.zeros((num_classes, 3), np.int64)
@@ -131,7 +139,7 @@ class Program:
         self.gpus: IntArray = gpus
         self.own: IntArray = own
         self.best: IntArray = best
-        if kernels is not None:
+        if kernels is not None:  # the measure of fragmentation uses the handle, too
             self._hand_over()
 
     def _hand_over(self) -> None:
@@ -147,7 +155,10 @@ class Program:
         prices = kernels.Prices(columns.worth, columns.group) if DeviceWorth.opcode in opcodes else None
         fgd = compiled_fragments(columns) if AtcFgd.opcode in opcodes else None
         outlook = kernels.Outlook(columns.outlook, self.own, np.array(chances())) if self.reads_outlook else None
-        self.handle: Any = kernels.make_handle(cache, ledger, prices, fgd, outlook)
+        handle = self.handle = kernels.make_handle(cache, ledger, prices, fgd, outlook)
+        self._decide = kernels.entry(kernels.decide, 7, handle)
+        self._bring_up = kernels.entry(kernels.refresh, 4, handle)
+        self._pick = kernels.entry(kernels.pick_devices, 4, handle)
 
     def _add_class(self, spec: PodSpec) -> int:
         state = self.state
@@ -164,6 +175,7 @@ class Program:
         self.class_of[spec] = c
         self.demands.append(demand)
         self.started.append(-1)
+        self.scores[c] = NOT_FEASIBLE
         self.deltas[c] = delta
         self.gpus[c] = demand.milli, demand.count, demand.gpu_class
         if self.reads_outlook:
@@ -204,47 +216,49 @@ class Program:
             else:
                 if self.reads_outlook:
                     self.columns.follow()
-                kernels.refresh(c, start, state.clock, state.num_rows, self.handle)
+                self._bring_up(c, start, state.clock, state.num_rows, self.handle)
             self.started[c] = state.clock
         scores: IntArray = self.scores[c, : state.num_rows]
         return scores
 
     def _refresh(self, c: int, start: int) -> None:
+        """The NumPy back end's scores of the nodes touched since ``start``; of all if that is too long ago."""
         state = self.state
         clock = state.clock
         if start < 0 or clock - start >= min(TOUCH_RING, state.num_rows):
             rows = np.arange(state.num_rows)
-        else:  # a row that was touched twice is computed twice: cheaper than finding out
+        else:
             ring = TOUCH_RING - 1
             first, last = start & ring, clock & ring
             touched = state.touched
             rows = touched[first:last] if first < last else np.concatenate([touched[first:], touched[:last]])
-        self.scores[c][rows] = self.evaluate(self.demands[c], rows, self.permitted[c].take(rows))
-
-    def evaluate(self, demand: Demand, rows: IntArray, permitted: BoolArray) -> IntArray:
-        """``(n,)`` int64: the NumPy back end's scores of some rows, :data:`NOT_FEASIBLE` where it does not fit."""
+            if clock - start > MANY_TOUCHES:
+                rows = rows.compress(state.last_touch.take(rows) == np.arange(start, clock))
+        demand, scores = self.demands[c], self.scores[c]
         fits = self.fits(demand, rows)
-        fits &= permitted
+        fits &= self.permitted[c].take(rows)
+        scores[rows] = NOT_FEASIBLE
         chosen = rows.compress(fits)
-        result = np.full(len(rows), NOT_FEASIBLE, np.int64)
         if len(chosen):
-            total: IntArray = np.zeros(len(chosen), np.int64)
-            for weighted in self.strategy.scorers:
-                if not isinstance(weighted.scorer, FitsWindows):
-                    total += weighted.weight * weighted.scorer.score(self.columns, demand, chosen)
-            if self.admits:
-                total[~self.admitted(demand, chosen)] = NOT_FEASIBLE
-            result[fits] = total
-        return result
+            scores[chosen] = self.evaluate(demand, chosen)
+
+    def evaluate(self, demand: Demand, rows: IntArray) -> IntArray:
+        """``(n,)`` int64: the NumPy back end's scores of rows with room, :data:`NOT_FEASIBLE` where a scorer excludes it."""
+        columns = self.columns
+        total = reduce(np.add, [weight * scorer.score(columns, demand, rows) for weight, scorer in self.summed])
+        if self.admits:
+            total[~self.admitted(demand, rows)] = NOT_FEASIBLE
+        return total
 
     def fits(self, demand: Demand, rows: IntArray) -> BoolArray:
         """``(n,)`` bool: enough of every resource, and enough devices with enough free share."""
         fits: BoolArray = np.logical_and.reduce(self.columns.free(rows) >= demand.need, axis=1)
-        if demand.count == 1:
-            fits &= np.maximum.reduce(self.state.gpu_free.take(rows, axis=0), axis=1) >= demand.milli
-        elif demand.count:
+        if demand.count:
             enough = self.state.gpu_free.take(rows, axis=0) >= demand.milli
-            fits &= np.add.reduce(enough, axis=1) >= demand.count
+            if demand.count == 1:
+                fits &= np.logical_or.reduce(enough, axis=1)
+            else:
+                fits &= np.add.reduce(enough, axis=1) >= demand.count
         return fits
 
     def admitted(self, demand: Demand, rows: IntArray) -> BoolArray:
@@ -285,7 +299,7 @@ class Program:
                 start, started[c] = started[c], clock
                 if self.reads_outlook:
                     self.columns.follow()
-                answer: tuple[int, int, int] = kernels.decide(
+                answer: tuple[int, int, int] = self._decide(
                     c, draw, start, clock, state.num_rows, self.ties, self.device_rule, self.handle
                 )
                 return answer
@@ -341,7 +355,7 @@ class Program:
             return 0
         if self.is_compiled:
             c = self.class_of[spec]
-            return int(kernels.pick_devices(row, c, self.device_rule, draw, self.handle))
+            return int(self._pick(row, c, self.device_rule, draw, self.handle))
         free = self.state.gpu_free[row, : self.state.gpu_count[row]].tolist()
         enough = [g for g, share in enumerate(free) if share >= demand.milli]
         if demand.milli == DEVICE_MILLI:

@@ -275,15 +275,15 @@ def _total_free(columns: Columns, rows: IntArray) -> IntArray:
     return free
 
 
-_BASE_SHIFT = np.array([0, MIB, 0, 0], np.int64)
-_BASE_SHARE = np.array([SHARE, SHARE, 0, SHARE], np.int64)
+_BASE_SHIFT = np.array([[0], [MIB], [0], [0]], np.int64)
+_BASE_SHARE = np.array([[SHARE], [SHARE], [0], [SHARE]], np.int64)
 """Over the base resources (CPU, memory, pods, GPU): what brings amounts into fixed-point products; pods count nothing."""
 
 
 @cache
 def _base_references(cpu: int, memory_mib: int, gpu_milli: int) -> IntArray:
-    """``(4,)`` int64: the reference machine over the base resources."""
-    return np.array([cpu, memory_mib, 1, gpu_milli], np.int64)
+    """``(4, 1)`` int64: the reference machine over the base resources."""
+    return np.array([[cpu], [memory_mib], [1], [gpu_milli]], np.int64)
 
 
 # ── classics ──────────────────────────────────────────────────────────────────────────────────
@@ -321,13 +321,13 @@ class Leftover:
         return (self.reference_cpu, self.reference_memory_mib, self.reference_gpu_milli)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
-        left = columns.free(rows)
-        left -= demand.delta
-        left = left[:, CPU_ROW : GPU_ROW + 1]
+        base = slice(CPU_ROW, GPU_ROW + 1)
+        left: IntArray = columns.free(rows).T[base].copy()  # one quantity side by side: loops over nodes are long
+        left -= demand.delta[base, None]
         left >>= _BASE_SHIFT
         left *= _BASE_SHARE
         left //= _base_references(*self.params())
-        total: IntArray = np.add.reduce(left, axis=1)
+        total: IntArray = np.add.reduce(left)
         return total
 
 
@@ -603,21 +603,30 @@ def fragments(columns: Columns, cpu: IntArray, free: IntArray, models: IntArray)
     """
     labels = np.zeros((6, len(cpu)))
     total = free.sum(axis=1)
-    for m in range(len(columns.kinds)):
-        need_cpu, milli, count = columns.kinds[m]
-        p = columns.probability[m]
+    shares: dict[int, tuple[IntArray, IntArray]] = {}
+    """Share → devices with at least that much free, and what the others have free."""
+    for (need_cpu, milli, count), p, allowed_models in zip(
+        columns.kinds.tolist(), columns.probability.tolist(), columns.kind_allowed, strict=False
+    ):
         has_cpu = cpu >= need_cpu
+        expected = p * total
         if count == 0:
-            labels[3] += np.where(has_cpu, p * total, 0.0)
-            labels[4] += np.where(has_cpu, 0.0, p * total)
+            labels[3] += np.where(has_cpu, expected, 0.0)
+            labels[4] += np.where(has_cpu, 0.0, expected)
             continue
-        allowed = columns.kind_allowed[m, models]
-        has_gpu = (free >= milli).sum(axis=1) >= count
-        below = np.where(free < milli, free, 0).sum(axis=1)
-        labels[5] += np.where(allowed, 0.0, p * total)
-        labels[0] += np.where(allowed & ~has_cpu & ~has_gpu, p * total, 0.0)
-        labels[2] += np.where(allowed & ~has_cpu & has_gpu, p * total, 0.0)
-        labels[1] += np.where(allowed & has_cpu, np.where(has_gpu, p * below, p * total), 0.0)
+        if milli not in shares:
+            enough = free >= milli
+            shares[milli] = enough.sum(axis=1), np.where(enough, 0, free).sum(axis=1)
+        num_enough, below = shares[milli]
+        has_gpu = num_enough >= count
+        allowed = allowed_models[models]
+        if not allowed.all():
+            labels[5] += np.where(allowed, 0.0, expected)
+            expected = np.where(allowed, expected, 0.0)
+            below = np.where(allowed, below, 0)
+        labels[0] += np.where(has_cpu | has_gpu, 0.0, expected)
+        labels[2] += np.where(has_gpu & ~has_cpu, expected, 0.0)
+        labels[1] += np.where(has_cpu, np.where(has_gpu, p * below, expected), 0.0)
     return labels
 
 

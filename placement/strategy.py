@@ -141,7 +141,7 @@ class Strategy:
         state = snapshot.state
         program = state.programs.get(self.digest) or self.program(state)
         row, score, devices = program.decide(spec, candidates, draw)
-        name = state.name(row) if row >= 0 else ""
+        name = state.names[row] if row >= 0 else ""
         return Decision(row, name, devices, score, state.version, self.digest, state.knowledge.digest)
 
     def scores(self, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None = None) -> IntArray:
@@ -220,23 +220,29 @@ def main_reason(snapshot: Snapshot, strategy: Strategy, spec: PodSpec) -> str:
     """The one rule that keeps a pod off most nodes: vectorised, for counting rather than explaining."""
     state = snapshot.state
     program = strategy.program(state)
-    rows = np.flatnonzero(state.is_alive[: state.num_rows])
-    if not len(rows):
+    num = state.num_rows
+    alive = state.is_alive[:num]
+    if not alive.any():
         return "no node"
-    permitted = state.rules.static_mask(spec)[rows]
+    permitted = state.rules.static_mask(spec)[:num]  # of nodes that are there
     demand = program.demands[program._class(spec)]
-    tally = {"a node rule (selector, taint, device model)": int((~permitted).sum())}
+
+    def count(broken: BoolArray) -> int:
+        return int(np.count_nonzero(broken & permitted))
+
+    tally = {"a node rule (selector, taint, device model)": int(np.count_nonzero(alive > permitted))}
     for lane in np.flatnonzero(demand.delta[NUM_DERIVED:] > 0) + NUM_DERIVED:
-        short = state.taken[lane, rows] + demand.delta[lane] > state.offered[lane, rows]
         name = state.resources[lane - NUM_DERIVED]
-        tally["Too many pods" if name == PODS else f"Insufficient {name}"] = int((short & permitted).sum())
+        tally["Too many pods" if name == PODS else f"Insufficient {name}"] = count(
+            state.taken[lane, :num] + demand.delta[lane] > state.offered[lane, :num]
+        )
     if demand.count:
-        enough = (state.gpu_free[rows] >= demand.milli).sum(axis=1) >= demand.count
-        tally["no device with enough free share"] = int((permitted & ~enough).sum())
-    tally[PREDICTED_FULL] = int((permitted & ~program.admitted(demand, rows)).sum())
+        enough = state.gpu_free[:num] >= demand.milli
+        tally["no device with enough free share"] = count(np.count_nonzero(enough, axis=1) < demand.count)
+    if program.admits:
+        tally[PREDICTED_FULL] = count(~program.admitted(demand, np.arange(num)))
     if state.rules.is_relational(spec):
-        allowed = state.rules.relational_mask(spec)[rows]
-        tally["a rule about other pods (ports, affinity, spread)"] = int((permitted & ~allowed).sum())
+        tally["a rule about other pods (ports, affinity, spread)"] = count(~state.rules.relational_mask(spec)[:num])
     return max(tally.items(), key=lambda item: item[1])[0]
 
 

@@ -90,20 +90,17 @@ def num_sampled(num_nodes: int) -> int:
 
 
 class Courier:
-    """A delivery at work: remembers where kube-scheduler's rotation stands."""
+    """A delivery that loses something, at work: remembers where kube-scheduler's rotation stands."""
 
     def __init__(self, delivery: Delivery, strategy: Strategy) -> None:
         self.delivery = delivery
         self.strategy = strategy
         self.profile = STRATEGIES["kube-default"]
-        self._is_exact = delivery.is_exact
         self._start = 0
 
     def choose(self, snapshot: Snapshot, spec: PodSpec, draw: int) -> Decision:
         """What the cluster ends up doing with this pod."""
         strategy, delivery = self.strategy, self.delivery
-        if self._is_exact:
-            return strategy.decide(snapshot, spec, None, draw)
         candidates = self._sample(snapshot, spec) if delivery.samples else None
         scores = strategy.scores(snapshot, spec, candidates)
         feasible = scores > NOT_FEASIBLE

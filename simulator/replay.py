@@ -177,7 +177,7 @@ class Replay:
         self._learn_at = self.options.learn_from
         self._retries = self.options.retries
         self.snapshot = self.state.snapshot()
-        self._choose = Courier(self.options.delivery, strategy).choose
+        self._courier = None if self.options.delivery.is_exact else Courier(self.options.delivery, strategy)
         self.rng = np.random.default_rng([self.options.seed, 0x5EED])
         self.node_rng = np.random.default_rng([self.options.seed, 0x5207])
         self.scaler = None if self.options.elastic is None else Autoscaler(self.options.elastic)
@@ -457,7 +457,10 @@ class Replay:
         draws = self._draws or self._more_draws()
         draw = draws.pop()
         self.num_decisions += 1
-        decision = self._choose(self.snapshot, spec, draw)
+        if self._courier is None:
+            decision = self.strategy.decide(self.snapshot, spec, None, draw)
+        else:
+            decision = self._courier.choose(self.snapshot, spec, draw)
         if self._note is not None:
             asked = Asked(decision.strategy, spec, draw, None)
             self._note(Event(self.time_s, DECISION, self.uids[pod], decision.node, decision.devices, asked))
