@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from placement.baselines import Target
-from placement.errors import ModelError
+from placement.errors import ModelError, why
 from placement.features import FeatureSchema
 from placement.resources import FloatArray
 from placement.usage import SingleArray
@@ -302,7 +302,7 @@ def load_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} cannot be read as a model card ({error}); train again or give another folder"
+            f"{path} cannot be read as a model card ({why(error)}); train again or give another folder"
         ) from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else None
@@ -340,7 +340,7 @@ def _load_one(
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"model file {path} cannot be read ({error}); restore it or train again") from error
+        raise ModelError(f"model file {path} cannot be read ({why(error)}); restore it or train again") from error
     if hashlib.sha256(text.encode()).hexdigest() != entry["sha256"]:
         raise ModelError(f"model file {path} does not match its checksum; it is damaged, restore it or train again")
     target = Target(int(entry["target"]["horizon_h"]), str(entry["target"]["statistic"]))

@@ -28,3 +28,8 @@ class ModelError(PlacementError):
 
 class StateError(PlacementError):
     """A change that contradicts the ledger: an unknown node, a pod bound twice."""
+
+
+def why(error: Exception) -> str:
+    """What went wrong, without number and path: the message that quotes it names the input itself."""
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)

@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 
 from placement import log
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.knowledge import Knowledge
 from placement.log import Asked, Event, EventLog
 from placement.nodes import NamespaceSpec, NodeSpec
@@ -232,7 +232,7 @@ def read_log(source: Path) -> tuple[dict[str, Any], EventLog, int]:
             archive.extractall(folder, filter="data")
             return _read_segments(segments(Path(folder) / "log"))
     except (OSError, tarfile.TarError, EOFError) as error:
-        raise ConfigError(f"bundle {source}: cannot be read ({error}); use a file of `ullage bundle`") from error
+        raise ConfigError(f"bundle {source}: cannot be read ({why(error)}); use a file of `ullage bundle`") from error
 
 
 def _read_segments(files: list[Path]) -> tuple[dict[str, Any], EventLog, int]:
@@ -249,4 +249,4 @@ def _lines(path: Path) -> Iterator[bytes]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield from file
     except (OSError, EOFError) as error:
-        raise ConfigError(f"log {path}: cannot be read ({error}); use another copy") from error
+        raise ConfigError(f"log {path}: cannot be read ({why(error)}); use another copy") from error

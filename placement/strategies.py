@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.scorers import (
     COST_UNIT,
     SCORERS,
@@ -183,7 +183,7 @@ def strategy_from_toml(path: Path) -> Strategy:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"strategy {path}: cannot be read ({error}); check the path") from error
+        raise ConfigError(f"strategy {path}: cannot be read ({why(error)}); check the path") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"strategy {path}: is not TOML: {error}") from error
     known = ["name", "description", "devices", "ties", "soft", "needs", "scorers"]

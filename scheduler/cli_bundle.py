@@ -12,18 +12,20 @@ import platform
 import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import click
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.log import DECISION
 from placement.log_lines import read_log, segments
 from placement.playback import verify
 from placement.strategies import strategy_from_toml
 from placement.strategy import Strategy
+from scheduler.errors import RecordError
 
 PARTS = ("numpy", "numba", "msgspec", "ortools", "lightgbm", "grpcio", "protobuf", "kubernetes", "aiohttp", "ullage")
 
@@ -41,22 +43,31 @@ def write_bundle(log_folder: Path, config: Path | None, target: Path) -> int:
 
     Raises
     ------
-    ConfigError : there is no log, or something cannot be read or written.
+    ConfigError : there is no log, or the settings cannot be read.
+    RecordError : the target cannot be written; what stood there before still does.
     """
     files = segments(log_folder)
     facts = {"ullage_bundle": 1, "packed_unix_s": int(time.time()), "versions": versions()}
     try:
-        with tarfile.open(target, "w:gz") as archive:
+        settings = None if config is None else config.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"settings {config}: cannot be read ({why(error)}); check the path and its rights") from error
+    part = target.with_name(f".{target.name}.tmp")
+    try:
+        with tarfile.open(part, "w:gz") as archive:
             _add(archive, "bundle.json", json.dumps(facts, indent=2).encode())
-            if config is not None:
-                _add(archive, f"settings{config.suffix}", config.read_bytes())
+            if config is not None and settings is not None:
+                _add(archive, f"settings{config.suffix}", settings)
             for path in files:
                 archive.add(path, arcname=f"log/{path.name}")
+        part.replace(target)
     except OSError as error:
-        target.unlink(missing_ok=True)
-        raise ConfigError(
-            f"bundle {target}: cannot be written ({error}); check the folder and its free space"
+        raise RecordError(
+            f"bundle {target}: cannot be written ({why(error)}); check the folder and its free space"
         ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return len(files)
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 import yaml
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.planning import plan_of_document
 from placement.plans import Plan
 from placement.snapshots import SnapshotFile
@@ -55,7 +55,9 @@ def _read_plan(path: Path) -> Plan:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"plan {path}: cannot be read ({error}); make one with `ullage plan … -o json`") from error
+        raise ConfigError(
+            f"plan {path}: cannot be read ({why(error)}); make one with `ullage plan … -o json`"
+        ) from error
     if not isinstance(document, dict):
         raise ConfigError(f"plan {path}: is not a plan; make one with `ullage plan … -o json`")
     return plan_of_document(document)

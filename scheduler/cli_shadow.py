@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from placement.errors import why
 from scheduler.cli_decisions import parse_time
 from scheduler.cli_explain import RECORDS
 from scheduler.errors import RecordError
@@ -69,4 +70,4 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise RecordError(f"{path}: cannot be written ({error}); check the folder and its free space") from error
+        raise RecordError(f"{path}: cannot be written ({why(error)}); check the folder and its free space") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from scheduler.errors import RecordError
 from scheduler.explain import when
 from scheduler.records import Record
@@ -77,5 +77,5 @@ def write_parquet(records: Iterable[Record], path: Path) -> int:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise RecordError(f"{path}: cannot be written ({error}); check the folder and its free space") from error
+        raise RecordError(f"{path}: cannot be written ({why(error)}); check the folder and its free space") from error
     return len(rows)

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import yaml
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from scheduler.settings import Settings, parse_settings
 
 KIND = "KubeSchedulerConfiguration"
@@ -239,7 +239,7 @@ def _settings_file(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be used as settings ({error}); check path and syntax") from error
+        raise ConfigError(f"{path}: cannot be used as settings ({why(error)}); check path and syntax") from error
 
 
 def _settings_in(objects: tuple[Table, ...]) -> Table | None:
@@ -258,7 +258,7 @@ def _documents(path: Path) -> list[Table]:
     try:
         loaded = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); check the path and its rights") from error
+        raise ConfigError(f"{path}: cannot be read ({why(error)}); check the path and its rights") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
     flat: list[Table] = []

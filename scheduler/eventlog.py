@@ -17,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.log import Event, EventLog
 from placement.log_lines import LineWriter, checkpoint_events
 from placement.state import ClusterState
@@ -76,7 +76,7 @@ class DiskLog(EventLog):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"log.folder {settings.folder}: cannot be written ({error}); choose another folder"
+                f"log.folder {settings.folder}: cannot be written ({why(error)}); choose another folder"
             ) from error
         self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.knowledge import DevicePrices, Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
@@ -42,7 +42,7 @@ def read_workload(path: str) -> Workload:
         return msgspec.json.decode(Path(path).read_bytes(), type=Workload)
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(
-            f"workload {path}: cannot be used ({error}); write one with Workload's fields as JSON"
+            f"workload {path}: cannot be used ({why(error)}); write one with Workload's fields as JSON"
         ) from error
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.planning import plan_document, plan_of_document
 from placement.plans import Action, Plan, Step
 from scheduler.errors import RecordError
@@ -123,7 +123,7 @@ def read_record(path: Path, plan: Plan) -> PlanRecord | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RecordError(f"record {path}: cannot be read ({error}); check its rights") from error
+        raise RecordError(f"record {path}: cannot be read ({why(error)}); check its rights") from error
     try:
         record = msgspec.json.decode(data, type=PlanRecord)
     except msgspec.MsgspecError as error:
@@ -161,7 +161,7 @@ def save_record(record: PlanRecord, path: Path) -> None:
             os.close(folder)
     except OSError as error:
         raise RecordError(
-            f"record {path}: cannot be written ({error}); free some space or give another --record"
+            f"record {path}: cannot be written ({why(error)}); free some space or give another --record"
         ) from error
 
 
@@ -177,7 +177,9 @@ def alone(path: Path) -> Iterator[None]:
     try:
         file = lock.open("w")
     except OSError as error:
-        raise RecordError(f"record {path}: its folder cannot be written ({error}); give another --record") from error
+        raise RecordError(
+            f"record {path}: its folder cannot be written ({why(error)}); give another --record"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

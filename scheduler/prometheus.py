@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.knowledge import workload_of
 from placement.resources import CPU, MEMORY, FloatArray
 from placement.usage import STEP_S
@@ -236,7 +236,9 @@ class Prometheus:
         try:
             return {"Authorization": f"Bearer {Path(path).read_text(encoding='utf-8').strip()}"}
         except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"usage.prometheus_token_file {path}: cannot be read ({error})", "refused") from error
+            raise SourceError(
+                f"usage.prometheus_token_file {path}: cannot be read ({why(error)})", "refused"
+            ) from error
 
 
 def _result(base: str, status: int, body: bytes) -> list[_Series]:

@@ -24,7 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyp
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from placement.errors import ConfigError, PlacementError
+from placement.errors import ConfigError, PlacementError, why
 from placement.pods import GpuRequest, NodeRules, PodSpec
 from placement.program import NOT_FEASIBLE
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray
@@ -463,6 +463,6 @@ def credentials(settings: GrpcSettings) -> Any:
         stamps[:] = [p.stat().st_mtime for p in paths]
     except OSError as error:
         raise ConfigError(
-            f"gRPC certificates: cannot be read ({error}); check grpc.tls_cert, tls_key, client_ca"
+            f"gRPC certificates: cannot be read ({why(error)}); check grpc.tls_cert, tls_key, client_ca"
         ) from error
     return grpc.dynamic_ssl_server_credentials(first, renewed, require_client_authentication=bool(settings.client_ca))

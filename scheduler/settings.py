@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.horizons import HORIZONS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -322,7 +322,7 @@ def _read_table(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"settings {path}: cannot be read ({error}); check the path and its rights") from error
+        raise ConfigError(f"settings {path}: cannot be read ({why(error)}); check the path and its rights") from error
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"settings {path}: does not parse: {error}") from error
     if table is None:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from placement.errors import why
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from simulator.trace import NEVER, Manifest, Pods, Rows, Trace, TraceError
 
 FIRST_BIN_S = 150
+MAX_S = 10**10
+"""No time and no duration of a recording is longer: three hundred years."""
 
 
 def read_azure(
@@ -51,6 +54,8 @@ def read_azure(
     order = sorted(sizes)
     index = {letter: i for i, letter in enumerate(order)}
     columns = _vms(rows, started, ended, index, durations)
+    if not columns[0]:
+        raise TraceError(f"trace {window}: holds no VM; copy its files again")
     spec, arrival, departure, batch = (np.array(column, np.int64) for column in columns)
     names = np.array([f"vm-{i:06d}" for i in range(len(arrival))], object)
     pods = Pods.of(name=names, spec=spec, arrival_s=arrival, departure_s=departure, gang=batch if gangs else None)
@@ -107,11 +112,12 @@ def _lines(path: Path) -> list[str]:
             return [line.strip() for line in file if line.strip()]
     except FileNotFoundError as error:
         windows = path.parent.glob("*.txt.gz") if path.suffix == ".gz" else ()
-        others = sorted(p.name.removesuffix(".txt.gz") for p in windows)
+        names = sorted(p.name.removesuffix(".txt.gz") for p in windows)
+        others = [name for name in names if any(other.startswith(f"{name}.c") for other in names)]  # with durations
         fix = f"windows there: {', '.join(others)}" if others else "give the folder of the azure-v1-vms files"
         raise TraceError(f"trace {path}: no such file; {fix}") from error
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise TraceError(f"trace {path}: is cut short or not text ({error}); copy it again") from error
+        raise TraceError(f"trace {path}: is cut short or not text ({why(error)}); copy it again") from error
 
 
 def _sizes(path: Path) -> dict[str, PodSpec]:
@@ -138,8 +144,12 @@ def _bins(path: Path) -> dict[str, int]:
     for number, line in enumerate(_lines(path), start=1):
         try:
             seconds, bin_number = (int(float(x)) for x in line.split())
-        except ValueError as error:
-            raise TraceError(f"trace {path.name}, row {number}: {line!r} is not '<seconds> <bin>'; fix it") from error
+            if not 0 <= seconds <= MAX_S:
+                raise ValueError
+        except (ValueError, OverflowError) as error:  # overflow: inf
+            raise TraceError(
+                f"trace {path.name}, row {number}: {line!r} is not '<seconds from 0 to {MAX_S}> <bin>'; fix it"
+            ) from error
         inside.setdefault(str(bin_number), []).append(seconds)
     middles = {name: (min(seconds) + max(seconds)) // 2 for name, seconds in inside.items()}
     return {**middles, "0": FIRST_BIN_S}
@@ -151,7 +161,7 @@ def _rows(rows: Rows) -> list[Row]:
     lines = _lines(rows.path)
     for rows.row, line in enumerate(lines, start=1):
         seconds, _, rest = line.partition(" ")
-        if seconds.isdigit():
+        if seconds.isdigit() and len(seconds) <= len(str(MAX_S)):
             found.append((int(seconds), [t for t in rest.split(",") if t]))
         else:
             rows.bad(f"{seconds[:40]!r} is not a time in seconds", "check that it is this trace's file")

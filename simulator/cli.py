@@ -177,6 +177,13 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 else _percent(line["sd"]),
             }
         )
+        if comparison.question.spot_share or comparison.question.interruptions:
+            rows[-1] |= {
+                "USD on demand": round(line["usd_on_demand"] or 0),
+                "USD spot": round(line["usd_spot"] or 0),
+                "evicted": line["evictions"],
+                "lost pod-h": line["lost_pod_hours"],
+            }
         if line["over_cpu_share"] is not None:
             rows[-1] |= {
                 "over CPU %": _percent(line["over_cpu_share"]),

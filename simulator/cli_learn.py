@@ -22,6 +22,21 @@ DATA = click.option(
     required=True,
     help="Folder of recorded traces.",
 )
+
+
+class UsageTrace(click.Path):
+    """A folder of recorded usage, a ``.ullage`` file, or ``demo``, as everywhere a trace is named."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """The path that is meant."""
+        if value == "demo":
+            from simulator.sources import DEMO
+
+            return DEMO
+        return super().convert(value, param, context)
+
+
+USAGE = UsageTrace(exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
@@ -64,7 +79,7 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
 
 
 @click.command()
-@click.argument("trace", type=click.Path(exists=True, path_type=Path))
+@click.argument("trace", type=USAGE)
 @click.option("-m", "--model", type=FOLDER, help="Folder to write; `-o MODEL` does as well.  [required]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -114,7 +129,7 @@ def train(
 
 
 @click.command()
-@click.argument("trace", type=click.Path(exists=True, path_type=Path))
+@click.argument("trace", type=USAGE)
 @click.option("-m", "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
 @QUIET

@@ -418,7 +418,7 @@ def replay_command(
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
     read, ignored = within(open_trace(trace), list(book.shapes.values()))
     rows = []
-    pairs = zip(strategies, policies * (len(strategies) if len(policies) == 1 else 1), strict=True)
+    pairs = list(dict.fromkeys(zip(strategies, policies * (len(strategies) if len(policies) == 1 else 1), strict=True)))
     with data_only(), progress("replays") as advance:
         for done, (strategy, policy) in enumerate(pairs, 1):
             question = Question(strategy, policy, end_s=end_s or -1, **given)
@@ -427,6 +427,6 @@ def replay_command(
                 if act is None
                 else judge(read, book, question, act, span_s or question.every_s)
             )
-            advance(done, len(strategies))
+            advance(done, len(pairs))
     document = {"apiVersion": "ullage.dev/v1", "kind": "PlanReplay", "ignored": list(ignored), "rows": rows}
     click.echo(render(document, rows, output))

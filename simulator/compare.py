@@ -346,7 +346,10 @@ SHOWN = (
     "placed",
     "preemptions",
     "evictions",
+    "lost_pod_hours",
     "node_hours",
+    "usd_on_demand",
+    "usd_spot",
     "usd_per_month",
     *USE,
 )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from placement.errors import why
 from placement.nodes import NodeSpec
 from placement.resources import CPU, MAX_AMOUNT, MEMORY, PODS
 from simulator.fleet import Shape
@@ -117,7 +118,7 @@ def read_price_book(path: Path) -> PriceBook:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"price book {path}: cannot be read ({error}); check the path") from error
+        raise TraceError(f"price book {path}: cannot be read ({why(error)}); check the path") from error
     if path.suffix == ".json":
         return _opencost_rates(path, text)
     reader = csv.DictReader(text.splitlines())
@@ -129,6 +130,10 @@ def read_price_book(path: Path) -> PriceBook:
         raise TraceError(f"price book {path}: has no column {missing[0]}; docs/traces.md shows what a price book holds")
     shapes: dict[str, Shape] = {}
     for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise TraceError(
+                f"price book {path}, row {number}: has another number of cells than the header; fix the row"
+            )
         base = shape(
             row["name"] or f"row-{number}",
             int(_number(path, number, row, "cores")),

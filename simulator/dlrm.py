@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.pods import GpuRequest, PodRules, PodSpec
 from placement.resources import CPU, MEMORY, STORAGE
 from simulator.trace import NEVER, Manifest, Pods, Rows, Trace, TraceError
@@ -46,6 +46,8 @@ def read_dlrm(data: Path, *, skip_bad_rows: bool = False) -> Trace:
             rows.bad(f"deletion_time={departure} precedes creation_time={arrival}", "fix the row")
             continue
         found.append((arrival, departure, row["instance_sn"], spec))
+    if not found:
+        raise TraceError(f"trace {FILE}: holds no instance; copy it again")
     found.sort(key=lambda item: item[0])
     classes = {spec: i for i, spec in enumerate(dict.fromkeys(item[3] for item in found))}
     pods = Pods.of(
@@ -76,7 +78,7 @@ def _read(rows: Rows) -> Iterator[dict[str, str]]:
     except FileNotFoundError as error:
         raise TraceError(f"trace {rows.path}: no such file; give the folder of the DLRM trace") from error
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise TraceError(f"trace {rows.path}: cannot be read ({error}); copy it again") from error
+        raise TraceError(f"trace {rows.path}: cannot be read ({why(error)}); copy it again") from error
 
 
 def _time(text: str | None, default: int, rows: Rows) -> int | None:

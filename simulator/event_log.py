@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -21,10 +22,15 @@ def write_log(folder: Path, events: EventLog, strategies: list[Strategy]) -> Non
     """
     writer = LineWriter()
     tomls = {strategy.digest: strategy_to_toml(strategy) for strategy in strategies}
+    segment = folder / "000001.jsonl"
+    part = segment.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "000001.jsonl").open("wb") as file:
+        with part.open("wb") as file:
             file.write(writer.header(version=metadata.version("ullage"), started_unix_s=0, strategies=tomls))
             file.writelines(writer.event(event) for event in events)
+        part.replace(segment)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise PlacementError(f"log {folder}: cannot be written ({error.strerror}); choose another folder") from error

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.nodes import NodeSpec
 from simulator.trace import NodeEvent, NodeEvents, Rows, TraceError
 
@@ -95,7 +95,7 @@ def _records(rows: Rows, system: int) -> list[tuple[int, int, int]]:
     except FileNotFoundError as error:
         raise TraceError(f"trace {rows.path}: no such file; give the folder of the LANL failures") from error
     except (OSError, EOFError, csv.Error, zlib.error) as error:
-        raise TraceError(f"trace {rows.path}: cannot be read ({error}); copy it again") from error
+        raise TraceError(f"trace {rows.path}: cannot be read ({why(error)}); copy it again") from error
     return found
 
 

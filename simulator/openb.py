@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, PODS
@@ -81,7 +81,7 @@ def _read(rows: Rows, needed: set[str]) -> Iterator[dict[str, str]]:
         there = f"pod lists there: {', '.join(sorted(lists))}" if lists else "give the folder of the openb files"
         raise TraceError(f"trace {rows.path}: no such file; {there}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"trace {rows.path}: cannot be read ({error})") from error
+        raise TraceError(f"trace {rows.path}: cannot be read ({why(error)})") from error
 
 
 def _spec(row: dict[str, str], rows: Rows) -> PodSpec | None:

@@ -99,7 +99,7 @@ def usage_of_trace(trace: Trace) -> UsageSeries:
     if not known.any():
         raise TraceError(
             f"trace {name}: has no usage of pods that have an owner and ask for CPU and memory; "
-            "record one with `ullage record`"
+            "record one with `ullage record`, or make one up with `ullage trace synth --usage`"
         )
     slot = -(-usage.time_s[known] // STEP_S)
     keys, inverse = np.unique(np.stack([workload[known], slot]), axis=1, return_inverse=True)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from placement.errors import why
 from placement.knowledge import Knowledge, Workload
 from placement.log import NODE_ADDED, POD_BOUND
 from placement.prices import device_prices
@@ -152,7 +153,7 @@ def _parquet(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise TraceError(f"{path}: cannot be read ({error}); it belongs beside the pod lists") from error
+        raise TraceError(f"{path}: cannot be read ({why(error)}); it belongs beside the pod lists") from error
 
 
 def experiment(
@@ -215,7 +216,9 @@ def published(data: Path, what: str) -> dict[tuple[str, str, int], FloatArray]:
     try:
         table = pl.read_csv(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise TraceError(f"{path}: cannot be read ({error}); the published results belong beside the traces") from error
+        raise TraceError(
+            f"{path}: cannot be read ({why(error)}); the published results belong beside the traces"
+        ) from error
     keys = {name: key for key, name in POLICIES.items() if name}
     columns = [str(k) for k in range(POINTS)]
     return {

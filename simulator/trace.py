@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from placement.errors import PlacementError
+from placement.errors import PlacementError, why
 from placement.log import Event
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
@@ -331,7 +331,9 @@ def _parts_of(path: Path) -> dict[str, bytes]:
             return {name: archive.read(name) for name in archive.namelist()}
     except FileNotFoundError as error:
         raise TraceError(f"trace {path}: no such file; give a path or `demo`") from error
-    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted, unknown packing
+    except OSError as error:
+        raise TraceError(f"trace {path}: cannot be read ({why(error)}); check its rights, or copy it again") from error
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted, unknown packing
         raise TraceError(f"trace {path}: is not a .ullage file or is cut short ({error}); copy it again") from error
 
 

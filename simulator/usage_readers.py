@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from placement.errors import why
 from placement.resources import CPU, MEMORY, FloatArray, IntArray
 from placement.usage import DAY, STEP_S, SingleArray, UsageSeries
 from simulator.trace import Trace, TraceError
@@ -194,7 +195,7 @@ def read_planetlab_day(path: Path) -> UsageSeries:
                     names.append(Path(member.name).name)
                     rows.append(_percentages(path, member.name, handle.read()))
     except (tarfile.TarError, OSError) as error:
-        raise TraceError(f"{path} cannot be read as a .tar.gz of PlanetLab series: {error}") from error
+        raise TraceError(f"{path} cannot be read as a .tar.gz of PlanetLab series: {why(error)}") from error
     if not rows:
         raise TraceError(f"{path} holds no series; expected one file per slice with {DAY} integers")
     start = datetime.strptime(path.name[:8], "%Y%m%d").replace(tzinfo=UTC)

@@ -135,10 +135,40 @@ def test_numbers_and_readers_that_are_none_are_wrong_usage(tmp_path: Path, words
     assert "Traceback" not in refused.stderr
 
 
+def test_the_demo_can_be_named_for_training_too(tmp_path: Path) -> None:
+    refused = ullage("train", "demo", "-m", "model", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("ullage: trace demo: has no usage of pods")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_strategy_given_twice_to_plan_replay_is_one_row(tmp_path: Path) -> None:
+    words = "trace synth --days 0.05 --gpu-nodes 1 --small-gpu-nodes 1 --cpu-nodes 1 --no-rules t.ullage"
+    assert ullage(*words.split(), cwd=tmp_path).returncode == 0
+    words = "plan replay t.ullage -s best-fit -s first-fit -s best-fit --policy none -o json"
+    run = ullage(*words.split(), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert [row["strategy"] for row in json.loads(run.stdout)["rows"]] == ["best-fit", "first-fit"]
+
+
+def test_interruptions_show_what_they_cost(tmp_path: Path) -> None:
+    words = "trace synth --days 0.1 --gpu-nodes 1 --small-gpu-nodes 1 --cpu-nodes 1 --no-rules t.ullage"
+    assert ullage(*words.split(), cwd=tmp_path).returncode == 0
+    words = "simulate t.ullage -s best-fit --fleet elastic --spot-share 1 --interruptions 0.5 -o csv"
+    run = ullage(*words.split(), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    names, cells = (line.split(",") for line in run.stdout.splitlines())
+    row = dict(zip(names, cells, strict=True))
+    assert float(row["evicted"]) > 0
+    assert float(row["lost pod-h"]) > 0
+    assert (float(row["USD on demand"]), float(row["USD spot"]) > 0) == (0, True)
+
+
 def test_an_azure_window_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "flav_map.txt").write_text("2,4 a\n")
     (tmp_path / "v1.interval_map.txt").write_text("300 1\n")
     (tmp_path / "v1.dev.txt.gz").touch()
+    (tmp_path / "v1.dev.c2100000.txt.gz").touch()
     refused = ullage("trace", "info", f"azure-v1-vms:{tmp_path}:v1.prod")
     assert refused.returncode == 1
     assert "windows there: v1.dev" in refused.stderr

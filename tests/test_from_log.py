@@ -15,6 +15,7 @@ from placement.resources import CPU
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from scheduler.__main__ import root
+from scheduler.errors import RecordError
 from scheduler.eventlog import DiskLog
 from scheduler.metrics import Metrics
 from scheduler.settings import LogSettings
@@ -80,3 +81,16 @@ def test_a_damaged_bundle_is_one_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(root, ["bundle", "--verify", str(bad)])
     assert result.exit_code != 0
     assert "cannot be read" in str(result.exception)
+
+
+def test_a_bundle_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    lived(tmp_path / "log")
+    missing = CliRunner().invoke(root, ["bundle", str(tmp_path / "log"), "-o", str(tmp_path / "no" / "b.tar.gz")])
+    assert isinstance(missing.exception, RecordError)
+    assert str(missing.exception).endswith(
+        "b.tar.gz: cannot be written (No such file or directory); check the folder and its free space"
+    )
+    (tmp_path / "b.tar.gz").mkdir()
+    taken = CliRunner().invoke(root, ["bundle", str(tmp_path / "log"), "-o", str(tmp_path / "b.tar.gz")])
+    assert isinstance(taken.exception, RecordError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar.gz", "log"]

@@ -1,0 +1,185 @@
+"""Recordings of Azure, DLRM and LANL as users have them at times: cut short, mixed up, with cells that make no sense.
+
+All files are made up in the formats' shapes. Each fault is one message that names the file and, where there is one, the row.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from placement.errors import ConfigError, PlacementError
+from placement.nodes import NodeSpec
+from placement.resources import CPU
+from simulator.azure import read_azure
+from simulator.dlrm import FILE as DLRM
+from simulator.dlrm import read_dlrm
+from simulator.lanl import FILE as LANL
+from simulator.lanl import read_failures
+from simulator.trace import NodeEvents, Trace, TraceError
+
+SIZES = "1,2 a\n2,4 b\n"
+BINS = "0 0\n600 1\n1200 1\n"
+VMS = "0 a,b,|,a\n300 b\n"
+ENDS = "0 U1,C1,|,U0\n300 U1\n"
+
+
+def azure(folder: Path, *, sizes: str = SIZES, bins: str = BINS, vms: str = VMS, ends: str = ENDS) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "flav_map.txt").write_text(sizes)
+    (folder / "v1.interval_map.txt").write_text(bins)
+    (folder / "v1.dev.txt.gz").write_bytes(gzip.compress(vms.encode()))
+    (folder / "v1.dev.c2100000.txt.gz").write_bytes(gzip.compress(ends.encode()))
+    return folder
+
+
+def complaint(read: Callable[[], object]) -> str:
+    with pytest.raises(TraceError) as caught:
+        read()
+    assert "Errno" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_azure_as_it_should_be(tmp_path: Path) -> None:
+    trace = read_azure(azure(tmp_path))
+    assert trace.pods.arrival_s.tolist() == [0, 0, 0, 300]
+    assert trace.pods.departure_s.tolist() == [900, -1, 150, 1200]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"vms": ""}, "0 rows of VMs but 2 of durations"),
+        ({"vms": "", "ends": ""}, "holds no VM"),
+        ({"vms": "0 a,b\n300 b\n"}, "row 1: holds other VMs"),
+        ({"vms": VMS.replace("300", "-3")}, "row 2: '-3' is not a time in seconds"),
+        ({"vms": VMS.replace("300", "9" * 30), "ends": ENDS.replace("300", "9" * 30)}, "is not a time in seconds"),
+        ({"vms": VMS.replace("b", "z")}, "size letter 'z' is not in flav_map.txt"),
+        ({"ends": ENDS.replace("U1", "X1")}, "duration 'X1' is not U<bin> or C<bin>"),
+        ({"sizes": "nan,4 a\n"}, "row 1: size 'nan,4' must be above 0"),
+        ({"sizes": BINS}, "row 1: '0 0' is not '<vCPU>,<GB> <letter>'"),
+        ({"bins": BINS + "inf 1\n"}, "v1.interval_map.txt, row 4: 'inf 1'"),
+        ({"bins": BINS + "1" + 30 * "0" + " 1\n"}, "v1.interval_map.txt, row 4"),
+        ({"bins": BINS + "-600 1\n"}, "v1.interval_map.txt, row 4"),
+        ({"bins": SIZES}, "v1.interval_map.txt, row 1"),
+    ],
+)
+def test_azure_files_that_make_no_sense(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    folder = azure(tmp_path, **files)
+    assert message in complaint(lambda: read_azure(folder))
+
+
+def test_a_damaged_row_of_azure_is_counted_when_told_to_skip(tmp_path: Path) -> None:
+    trace = read_azure(azure(tmp_path, vms=VMS.replace("300", "-3")), skip_bad_rows=True)
+    assert len(trace.pods) == 3
+    assert "1 bad rows or VMs skipped" in trace.manifest.notes
+
+
+def test_azure_files_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = azure(tmp_path)
+    whole = (folder / "v1.dev.txt.gz").read_bytes()
+    (folder / "v1.dev.txt.gz").write_bytes(whole[:-12])
+    assert "v1.dev.txt.gz: is cut short or not text" in complaint(lambda: read_azure(folder))
+    (folder / "v1.dev.txt.gz").write_bytes(b"not gzip at all")
+    assert "v1.dev.txt.gz: is cut short or not text" in complaint(lambda: read_azure(folder))
+    (folder / "v1.dev.txt.gz").unlink()
+    assert "no such file" in complaint(lambda: read_azure(folder))
+    file = folder / "flav_map.txt"
+    assert "(Not a directory)" in complaint(lambda: read_azure(file))
+
+
+def test_windows_without_durations_are_not_offered(tmp_path: Path) -> None:
+    folder = azure(tmp_path)
+    (folder / "v1.train.txt.gz").write_bytes(gzip.compress(VMS.encode()))
+    assert complaint(lambda: read_azure(folder, window="v9")).endswith("windows there: v1.dev")
+    assert complaint(lambda: read_azure(folder, window="v1.train")).endswith("windows there: v1.dev")
+
+
+HEAD = (
+    "instance_sn,role,app_name,cpu_request,memory_request,gpu_request,"
+    "max_instance_per_node,creation_time,deletion_time\n"
+)
+ROW = "one,HN,app,4,16,1,8,10,20\n"
+
+
+def dlrm(folder: Path, text: str) -> Path:
+    (folder / DLRM).write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def test_dlrm_as_it_should_be(tmp_path: Path) -> None:
+    trace = read_dlrm(dlrm(tmp_path, HEAD + ROW))
+    assert (trace.pods.arrival_s.tolist(), trace.pods.departure_s.tolist()) == ([10], [20])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD, "holds no instance"),
+        ("", "has no column instance_sn; is it the DLRM trace?"),
+        (HEAD.replace("cpu_request", "cpu") + ROW, "has no column cpu_request"),
+        (HEAD + ROW.replace("4,16", "nan,16"), "row 2: cpu_request='nan' is not a number >= 0"),
+        (HEAD + ROW.replace("4,16", "4,-1"), "row 2: memory_request='-1' is not a number >= 0"),
+        (HEAD + ROW.replace("10,20", "20,10"), "row 2: deletion_time=10 precedes creation_time=20"),
+        (HEAD + ROW.replace("10,20", "inf,20"), "row 2: time='inf' is not a number"),
+        (HEAD + ROW + ROW, "pod 'one' appears twice"),
+        (HEAD + ROW + "two,HN", "row 3: has another number of cells than the header"),
+    ],
+)
+def test_dlrm_files_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:
+    folder = dlrm(tmp_path, text)
+    assert message in complaint(lambda: read_dlrm(folder))
+
+
+def test_dlrm_files_that_cannot_be_read(tmp_path: Path) -> None:
+    whole = (dlrm(tmp_path, HEAD + ROW) / DLRM).read_bytes()
+    (tmp_path / DLRM).write_bytes(whole[:-12])
+    assert f"{DLRM}: cannot be read (Compressed file ended" in complaint(lambda: read_dlrm(tmp_path))
+    (tmp_path / DLRM).unlink()
+    (tmp_path / DLRM).mkdir()
+    assert complaint(lambda: read_dlrm(tmp_path)).endswith(f"{DLRM}: cannot be read (Is a directory); copy it again")
+
+
+FLEET = (NodeSpec("n0", ((CPU, 1000),)), NodeSpec("n1", ((CPU, 1000),)))
+OUTAGE = "18,3,6/21/1996 10:20,6/21/1996 10:40\n"
+
+
+def lanl(folder: Path, text: str) -> Path:
+    (folder / LANL).write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def failures(folder: Path, *, system: int = 18, skip: bool = False) -> NodeEvents:
+    return read_failures(folder, FLEET, system=system, length_s=10**6, skip_bad_rows=skip)
+
+
+def test_lanl_as_it_should_be_and_with_a_bad_row_skipped(tmp_path: Path) -> None:
+    head = "System,nodenumz,Prob Started,Prob Fixed\n"
+    events = failures(lanl(tmp_path, head + OUTAGE)).events
+    assert [(e.time_s, e.kind, e.node) for e in events] == [(0, "fail", "n1"), (1200, "repair", "n1")]
+    lanl(tmp_path, head + OUTAGE + OUTAGE.replace("10:40", "25:99"))
+    assert "row 3: time '6/21/1996 25:99' is not M/D/YYYY H:MM" in complaint(lambda: failures(tmp_path))
+    assert failures(tmp_path, skip=True).events == events
+
+
+def test_lanl_files_that_make_no_sense(tmp_path: Path) -> None:
+    head = "System,nodenumz,Prob Started,Prob Fixed\n"
+    lanl(tmp_path, head.replace("Prob Fixed", "Fixed") + OUTAGE)
+    assert "has no column 'Prob Fixed'" in complaint(lambda: failures(tmp_path))
+    lanl(tmp_path, head + OUTAGE.replace("10:40", "10:00"))
+    assert "row 2: fixed '6/21/1996 10:00' before it started" in complaint(lambda: failures(tmp_path))
+    whole = (lanl(tmp_path, head + OUTAGE) / LANL).read_bytes()
+    (tmp_path / LANL).write_bytes(whole[:-12])
+    assert f"{LANL}: cannot be read" in complaint(lambda: failures(tmp_path))
+    (tmp_path / LANL).write_bytes(whole)
+    with pytest.raises(ConfigError, match="system 99 has no records"):
+        failures(tmp_path, system=99)
+
+
+def test_a_trace_that_is_a_folder_of_a_file_says_so_without_numbers(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PlacementError, match=r"cannot be read \(Not a directory\)"):
+        Trace.load(tmp_path / "file" / "trace.ullage")
