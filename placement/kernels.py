@@ -11,7 +11,7 @@ named tuples; those that a strategy does not need are None and compile to nothin
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -818,7 +818,7 @@ def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, 
 # ── entries: each unpacks the handle; None is pruned where it arrives as an argument ─────────
 
 
-def entry(kernel, num_integers, handle):
+def entry(kernel: Any, num_integers: int, handle: Any) -> Any:
     """``kernel``'s machine code for so many integers and this kind of handle, as a function.
 
     A call of the kernel itself looks the types of all its arguments up, 0.7 of 1.3 µs.

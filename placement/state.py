@@ -147,7 +147,7 @@ class ClusterState:
         self.place: IntArray = grown(get("place"), (num_rows,), np.int64)
         # Single cells are read and written through these: half the price of an array's own indexing.
         self._taken_of: list[IntArray] = list(self._taken_rows)
-        self._share_of = [memoryview(free) for free in self.gpu_free]  # type: ignore[arg-type]  # arrays are buffers
+        self._share_of = [memoryview(free) for free in self.gpu_free]
         self._last_touch = memoryview(self.last_touch)  # type: ignore[arg-type]  # as above
         self.epoch += 1
 
