@@ -71,16 +71,27 @@ class FitOptions:
 
 
 def base_of(schema: FeatureSchema, rows: SingleArray, base: str) -> SingleArray:
-    """(S,) the base of each row, at least :data:`FLOOR`; 1 where the workload has no such history."""
-    column = rows[:, schema.names.index(base)]
-    return np.maximum(np.where(np.isfinite(column), column, np.float32(1)), np.float32(FLOOR))
+    """(S,) the base of each row, at least :data:`FLOOR`; 1 where the workload has no such history.
+
+    ``base`` names a feature, or several joined by ``+``, of which the mean over those that are known is taken.
+    """
+    columns = rows[:, _columns_of(schema, base)]
+    known = np.isfinite(columns)
+    count = known.sum(axis=1)
+    total = np.where(known, columns, np.float32(0)).sum(axis=1, dtype=np.float32)
+    value = np.where(count > 0, total / np.maximum(count, 1).astype(np.float32), np.float32(1))
+    return np.asarray(np.maximum(value, np.float32(FLOOR)), np.float32)
+
+
+def _columns_of(schema: FeatureSchema, base: str) -> list[int]:
+    return [schema.names.index(name) for name in base.split("+")]
 
 
 def scale_free(schema: FeatureSchema, rows: SingleArray, base: SingleArray, name: str) -> SingleArray:
-    """(S, F) features with every share divided by the base, the base itself kept."""
+    """(S, F) features with every share divided by the base; the first feature of the base makes room for the base."""
     divisor = np.where(schema.is_share[None, :], base[:, None], np.float32(1))
     out: SingleArray = np.asarray(rows / divisor, np.float32)
-    out[:, schema.names.index(name)] = base
+    out[:, _columns_of(schema, name)[0]] = base
     return out
 
 

@@ -28,26 +28,47 @@ def pinball(truth: FloatArray, forecast: FloatArray, weight: FloatArray, level: 
 
 
 def stack(
-    parts: FloatArray, truth: FloatArray, weight: FloatArray, level: float, *, rounds: int = 300, rate: float = 0.5
+    parts: FloatArray,
+    truth: FloatArray,
+    weight: FloatArray,
+    level: float,
+    *,
+    prior: FloatArray | None = None,
+    pull: float = 0.0,
+    rounds: int = 300,
+    rate: float = 15.0,
+    burn_in: int = 0,
 ) -> FloatArray:
     """(K,) convex weights that minimise the pinball loss of ``weights @ parts``; exponentiated gradient.
 
-    ``parts`` is (K, S). The average of all iterates is returned, which is what converges and also what keeps
-    the weights from the corners of the simplex where one lucky part would rule.
+    ``parts`` is (K, S). The average of the iterates after the first ``burn_in`` is returned: with few rounds and none
+    dropped it stays near the start, which keeps the weights from the corners of the simplex where one lucky part would
+    rule, but also leaves weight with parts that are plainly bad.
+
+    Parameters
+    ----------
+    prior : (K,) weights to start from, all positive and summing to one; equal ones if not given.
+    pull : what a unit of relative entropy to the prior costs, in pinball loss over the mean of the truth.
+    rate : length of the first step; step ``s`` is ``rate / sqrt(1 + s)`` long.
     """
     num = len(parts)
     scale = max(float((weight * truth).sum()), 1e-12)
     share = weight / scale
-    logits = np.zeros(num)
+    start = np.log(np.full(num, 1 / num) if prior is None else prior)
+    logits = start.copy()
     total = np.zeros(num)
     for step in range(rounds):
-        current = np.exp(logits - logits.max())
+        logits -= logits.max()
+        current = np.exp(logits)
         current /= current.sum()
-        total += current
+        if step >= burn_in:
+            total += current
         over = (current @ parts) >= truth
         gradient = parts @ (share * np.where(over, 1 - level, -level))
-        logits -= rate * 30 / np.sqrt(1 + step) * (gradient - current @ gradient)
-    return total / rounds
+        if pull > 0:
+            gradient = gradient + pull * (np.log(np.maximum(current, 1e-12)) - start)
+        logits -= rate / np.sqrt(1 + step) * (gradient - current @ gradient)
+    return total / (rounds - burn_in)
 
 
 @dataclass(frozen=True)
@@ -77,8 +98,10 @@ def conformal(
 ) -> Calibration:
     """Factors with which ``forecast`` would have covered ``level`` of ``truth``; all (S,), forecast > 0.
 
-    A group's factor is drawn towards the cluster's by ``shrink`` (on the log scale).
+    A group's factor is drawn towards the cluster's by ``shrink`` (on the log scale). Without samples the factor is 1.
     """
+    if not len(forecast):
+        return Calibration(1.0, {})
     ratio = truth / np.maximum(forecast, 1e-6)
     cluster = _conformal_quantile(ratio, level)
     factors = {}

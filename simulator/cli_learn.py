@@ -110,7 +110,7 @@ def train(
         click.echo(f"note: {what}: {count}", err=True)
     with progress(f"training on {series.name}", quiet=quiet) as advance:
         trained = run_training(
-            series, model, seed=seed, effort=Effort(rows, max(2000, rows // 4)), targets=targets,
+            series, model, seed=seed, effort=Effort(rows, max(2000, rows // 4), by_weight=True), targets=targets,
             created_s=int(time.time()), progress=lambda _name, done, total: advance(done, total),
         )  # fmt: skip
     table = [

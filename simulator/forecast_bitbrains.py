@@ -1,29 +1,32 @@
 """The Bitbrains tasks: workloads never seen, later days.
 
 Workloads in four folds; a fold is predicted by models that never saw it. Models are fitted on days up to 52 and
-calibrated on days 53–61; days 62–90 are the test. In its course models are fitted again on all days so far, every fifteen
-days; stacking weights are renewed every week, conformal factors every day, from forecasts of other folds' workloads
-whose outcome was known by then. Nothing is fitted on an outcome that the forecast precedes.
+calibrated on days 53–61; days 62–90 are the test. At its begin and every fifteen days models are fitted again on all days
+so far; stacking weights and conformal factors are renewed every day, from forecasts of other folds' workloads whose
+outcome was known by then. Nothing is fitted on an outcome that the forecast precedes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from placement.baselines import Target, baselines_within
 from placement.errors import ConfigError
 from placement.resources import CPU, AnyArray, BoolArray, FloatArray, IntArray
-from placement.stacking import pinball, stack
+from placement.stacking import pinball
 from simulator.forecast_judging import (
     FOLDS,
     LEVEL,
     STACKED_BASELINES,
+    Bands,
     TaskResult,
+    applied,
     calibrate,
     level_now,
+    require_folds,
     rival_losses,
     stack_on,
 )
@@ -37,9 +40,13 @@ FIRST_FIT_DAY = 14
 FIRST_HISTORY_DAY = 28
 """Rules are judged from this day on, when each has the history it needs."""
 REFIT_DAYS = 15
-WEEK = 7
+TREES = {1: 40, 6: 60, 24: 30}
+"""Trees a model grows, by horizon; the longer the window, the fewer independent ones there are to learn from."""
 CALIBRATION_DAYS = 14
 """Conformal factors come from the last two weeks at most, so that they follow the cluster."""
+
+STACKABLE = tuple(n for n in baselines_within(FIRST_HISTORY_DAY) if n != "replay-p99-7d")
+"""Rules that may join the stack; the one left out is ``p99_7d`` by another name where a workload stands alone."""
 
 Progress = Callable[[str], None]
 
@@ -53,7 +60,7 @@ class Generation:
 
 
 def generations(num_days: int) -> list[Generation]:
-    """The generations of a recording; the first is calibrated before it is tested, the others replace it in use.
+    """The generations of a recording; the first is used in the calibration, the others replace it in the test.
 
     Raises
     ------
@@ -64,7 +71,7 @@ def generations(num_days: int) -> list[Generation]:
         raise ConfigError(
             f"the Bitbrains recording has {num_days} days; the protocol needs more than {LAST_CALIBRATION_DAY + 1}"
         )
-    fits = [LAST_TRAIN_DAY, *range(LAST_CALIBRATION_DAY + REFIT_DAYS, last, REFIT_DAYS)]
+    fits = [LAST_TRAIN_DAY, *range(LAST_CALIBRATION_DAY, last, REFIT_DAYS)]
     return [Generation(fit, use) for fit, use in zip(fits, [*fits[1:], last], strict=True)]
 
 
@@ -74,28 +81,36 @@ class _Parts:
 
     unseen: FloatArray = field(repr=False)
     seen: FloatArray = field(repr=False)
-    priors: FloatArray
-    """(FOLDS, R) weights of the rules, which are the last R parts, before any model was judged."""
+    models: int
+    """How many of the parts are models; the rules come after them."""
 
 
 def bitbrains_task(
     recording: Recording, resource: str, target: Target, *, effort: Effort, seed: int, progress: Progress
 ) -> TaskResult:
-    """One task, all folds and generations."""
+    """One task, all folds and generations.
+
+    Raises
+    ------
+    ConfigError : too few workloads, or none with a usable sample in the test. ModelError : too few samples to fit.
+    """
     name = f"bitbrains-{'cpu' if resource == CPU else 'mem'}-{target.name}"
+    require_folds(name, len(recording.series.workloads))
     samples = recording.samples(resource, target)
     fold_of = folds_of(len(recording.series.workloads), FOLDS, seed)
     judged = samples.pick((samples.start_day > LAST_TRAIN_DAY) & (samples.hour % STRIDE_H == 0))
     rivals = recording.baselines(resource, target, judged, baselines_within(FIRST_HISTORY_DAY))
     test = judged.start_day > LAST_CALIBRATION_DAY
+    if not test.any():
+        raise ConfigError(f"{name}: no usable sample after day {LAST_CALIBRATION_DAY}; the recording is full of gaps")
     past = ~test & (judged.end_day <= LAST_CALIBRATION_DAY)
     fold = fold_of[judged.workload]
     raw, tuned, scales = rival_losses(judged, rivals, test, past, fold)
-    leaders, priors = _leading_rules(recording, resource, target, samples, fold_of)
+    leaders = _leading_rules(recording, resource, target, samples)
     unseen, seen = _generations(samples, judged, fold_of, resource, target, effort, seed)
     progress(f"{name}: fitted")
     extra = np.stack([rivals[n].astype(float) for n in leaders])
-    parts = _Parts(np.concatenate([unseen, extra]), np.concatenate([seen, extra]), priors)
+    parts = _Parts(np.concatenate([unseen, extra]), np.concatenate([seen, extra]), len(unseen))
     out, plain, known = (np.full(len(judged), np.nan) for _ in range(3))
     for mask, forecast, uncalibrated, of_seen in _renewed(parts, judged, fold):
         out[mask], plain[mask], known[mask] = forecast, uncalibrated, of_seen
@@ -106,26 +121,17 @@ def bitbrains_task(
     )  # fmt: skip
 
 
-def _leading_rules(
-    recording: Recording, resource: str, target: Target, samples: Samples, fold_of: IntArray
-) -> tuple[list[str], FloatArray]:
-    """The rules that did best on all days to the end of the calibration, and (FOLDS, R) convex weights of them.
-
-    Rules need no fitting, so the days on which models are fitted can judge them too: 34 days instead of nine, which
-    a day ahead is 34 draws instead of nine. Each fold's weights come from the other folds' workloads.
-    """
+def _leading_rules(recording: Recording, resource: str, target: Target, samples: Samples) -> list[str]:
+    """The rules that did best on all days to the end of the calibration; the days that models are fitted on judge too."""
     early = samples.pick(
         (samples.hour % STRIDE_H == 0)
         & (samples.start_day >= FIRST_HISTORY_DAY)
         & (samples.end_day <= LAST_CALIBRATION_DAY)
     )
-    tables = recording.baselines(resource, target, early, baselines_within(FIRST_HISTORY_DAY))
-    truth, fold = early.truth.astype(float), fold_of[early.workload]
+    tables = recording.baselines(resource, target, early, STACKABLE)
+    truth = early.truth.astype(float)
     loss = {n: pinball(truth, values.astype(float), early.weight, LEVEL) for n, values in tables.items()}
-    leaders = sorted(loss, key=lambda n: loss[n])[:STACKED_BASELINES]
-    parts = np.stack([tables[n].astype(float) for n in leaders])
-    others = [fold != k for k in range(FOLDS)]
-    return leaders, np.stack([stack(parts[:, o], truth[o], early.weight[o], LEVEL) for o in others])
+    return sorted(loss, key=lambda n: loss[n])[:STACKED_BASELINES]
 
 
 def _generations(
@@ -137,17 +143,12 @@ def _generations(
     effort: Effort,
     seed: int,
 ) -> tuple[FloatArray, FloatArray]:
-    """(K, S) forecasts at the judged samples by models that never saw the workload, and by models that did.
-
-    The first generation is stopped early on the calibration days; later ones grow as many trees as it did.
-    """
+    """(K, S) forecasts at the judged samples by models that never saw the workload, and by models that did."""
     bases = bases_for(target)
     unseen, seen = (np.full((len(bases), len(judged)), np.nan) for _ in range(2))
     sample_fold, fold = fold_of[samples.workload], fold_of[judged.workload]
-    first = samples.start_day > LAST_TRAIN_DAY
     for k in range(FOLDS):
         others = sample_fold != k
-        rounds: Sequence[int] = ()
         for number, generation in enumerate(generations(int(judged.start_day.max()) + 1)):
             train = (samples.end_day <= generation.last_fit) & others
             models = fit_bases(
@@ -155,17 +156,22 @@ def _generations(
                 resource=resource,
                 target=target,
                 train=train,
-                stop=first & (samples.end_day <= LAST_CALIBRATION_DAY) & others,
-                effort=effort_for(target, effort, int(train.sum())),
+                stop=None,
+                effort=_effort(target, effort, int(train.sum())),
                 seed=seed + 10 * k + 100 * number,
                 bases=bases,
-                rounds=rounds,
             )
-            rounds = [model.rounds for model in models]
             use = (judged.start_day > generation.last_fit) & (judged.start_day <= generation.last_use)
             for table, those in ((unseen, fold == k), (seen, fold == (k + 1) % FOLDS)):
                 table[:, use & those] = predictions(models, judged.rows[use & those])
     return unseen, seen
+
+
+def _effort(target: Target, effort: Effort, num_samples: int) -> Effort:
+    """The effort with trees that suit the horizon, as many as :data:`TREES` says."""
+    suited = effort_for(target, effort, num_samples)
+    most = TREES.get(target.horizon_h, min(TREES.values()))
+    return replace(suited, options=replace(suited.options, trees=min(suited.options.trees, most)))
 
 
 Renewed = tuple[BoolArray, AnyArray, AnyArray, AnyArray]
@@ -173,23 +179,21 @@ Renewed = tuple[BoolArray, AnyArray, AnyArray, AnyArray]
 
 
 def _renewed(parts: _Parts, samples: Samples, fold: IntArray) -> Iterator[Renewed]:
-    """Stack anew each week and calibrate anew each day, per fold, on other folds' outcomes known by then."""
+    """Stack and calibrate anew each day, per fold, on other folds' outcomes known by then."""
     for k in range(FOLDS):
         others = fold != k
         given = np.full(len(samples), np.nan)
-        weights = np.zeros(len(parts.unseen))
         for day in range(LAST_CALIBRATION_DAY + 1, int(samples.start_day.max()) + 1):
+            today = samples.start_day == day
             known = others & (samples.end_day < day)
-            if (day - LAST_CALIBRATION_DAY - 1) % WEEK == 0:
-                weights = stack_on(samples, parts.unseen, known, parts.priors[k])
+            weights = stack_on(samples, parts.unseen, known, parts.models)
             mixed = weights @ parts.unseen
             recent = known & (samples.start_day >= day - CALIBRATION_DAYS)
             days_given = len(np.unique(samples.start_day[known & np.isfinite(given)]))
             level = level_now(samples, given, known, days_given)
-            calibration = calibrate(samples, mixed, recent, level=level)
-            today = samples.start_day == day
-            given[today] = calibration.apply(mixed[today].astype(np.float32), samples.groups[today])
+            bands = Bands.of(samples, mixed, recent)
+            calibration = calibrate(samples, mixed, recent, bands, level=level)
+            given[today] = applied(calibration, bands, mixed[today], samples.weight[today])
             now = today & (fold == k)
-            groups = samples.groups[now]
-            of_seen = calibration.apply((weights @ parts.seen[:, now]).astype(np.float32), groups)
+            of_seen = applied(calibration, bands, weights @ parts.seen[:, now], samples.weight[now])
             yield now, given[now], np.clip(mixed[now], 0, 1), of_seen

@@ -12,18 +12,28 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from placement.baselines import tuned_scale
+from placement.errors import ConfigError
 from placement.resources import AnyArray, BoolArray, FloatArray, IntArray
 from placement.stacking import Calibration, adapted_level, conformal, pinball, stack
-from simulator.forecast_samples import Samples
+from placement.usage import SingleArray
+from simulator.forecast_samples import Samples, draw
 
 LEVEL = 0.95
 FOLDS = 4
 STACKED_BASELINES = 6
 """How many baselines, the best of the days before, join the models in the stack."""
-PRIOR_DAYS = 10.0
-"""Days of outcomes that weigh as much as the prior of the stack."""
-MODELS_SHARE = 0.8
-"""What the prior gives the models together; the rest goes to the simple rules."""
+MODELS_SHARE = 0.9
+"""What the prior of the stack gives the models together; the rest goes to the simple rules."""
+PULL = 0.01
+"""What a unit of relative entropy to the prior costs when one day is known, in pinball loss over the mean truth."""
+HALF_LIFE_DAYS = 10.0
+"""Age of outcomes at which they weigh half in the stack."""
+MOST_STACKED = 8_000
+"""Samples that a stack is fitted on."""
+BANDS = 5
+MIN_BAND = 300
+"""Outcomes below which a band goes with the others' factor."""
+BAND_SHRINK = 0.2
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,17 @@ class TaskResult:
         return float((self.truth <= self.model).mean())
 
 
+def require_folds(task: str, num_workloads: int) -> None:
+    """Each fold needs a workload.
+
+    Raises
+    ------
+    ConfigError : there are fewer.
+    """
+    if num_workloads < FOLDS:
+        raise ConfigError(f"{task}: {num_workloads} workloads are too few; the protocol needs at least {FOLDS}")
+
+
 def rival_losses(
     judged: Samples, rivals: Mapping[str, AnyArray], test: BoolArray, past: BoolArray, fold: IntArray
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
@@ -78,29 +99,82 @@ def rival_losses(
     return raw, tuned, scales
 
 
-def stack_on(samples: Samples, parts: FloatArray, known: BoolArray, rules: FloatArray) -> FloatArray:
-    """Convex weights of the parts from the samples ``known``, drawn towards a prior where little is known.
+def stack_on(samples: Samples, parts: FloatArray, known: BoolArray, models: int) -> FloatArray:
+    """Convex weights of the parts, the first ``models`` of which are models, from the samples ``known``.
 
-    The prior gives the models, which come first, :data:`MODELS_SHARE` in equal parts and the simple rules the rest in
-    the proportions ``rules`` (R,), which sum to one. Its weight is ``1 / (1 + n / PRIOR_DAYS)`` with ``n`` the number
-    of days that are known: weights fitted to nine days are fitted to nine draws that all workloads share, however many
-    samples they make, and mixtures of equal parts are hard to beat with so few.
+    Outcomes fade with :data:`HALF_LIFE_DAYS`. The weights are drawn to equal ones of the models and, with a small
+    share, of the simple rules, the more the fewer days are known: a day is one draw that all workloads share, however
+    many samples it makes. With nothing known they are that prior.
     """
-    found = stack(parts[:, known], samples.truth[known].astype(float), samples.weight[known], LEVEL)
-    models = len(parts) - len(rules)
-    prior = np.concatenate([np.full(models, MODELS_SHARE / models), (1 - MODELS_SHARE) * rules])
-    days = float(np.ptp(samples.hour[known])) / 24 + 1 if known.any() else 0.0
-    share = 1 / (1 + days / PRIOR_DAYS)
-    return np.asarray((1 - share) * found + share * prior, float)
+    rules = len(parts) - models
+    share = MODELS_SHARE if rules else 1.0
+    prior = np.concatenate([np.full(models, share / models), np.full(rules, (1 - share) / max(rules, 1))])
+    index = np.flatnonzero(known)
+    if not len(index):
+        return prior
+    day = samples.start_day[index]
+    fade = 0.5 ** ((day.max() - day) / HALF_LIFE_DAYS)
+    days = float((0.5 ** ((day.max() - np.unique(day)) / HALF_LIFE_DAYS)).sum())
+    weight = samples.weight[index] * fade
+    drawn, factor = draw(
+        weight * (parts[:, index].mean(axis=0) + 1e-3), MOST_STACKED, np.random.default_rng(len(index))
+    )
+    index = index[drawn]
+    return stack(
+        parts[:, index], samples.truth[index].astype(float), weight[drawn] * factor, LEVEL,
+        prior=prior, pull=PULL / days, rounds=200, rate=80.0, burn_in=100,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Bands of forecasts by amount (share times cores), as many samples in each; each gets a conformal factor.
+
+    A factor for all is set by the many idle workloads and then scales the few busy ones, which make up the loss.
+    """
+
+    cuts: FloatArray
+
+    @classmethod
+    def of(cls, samples: Samples, forecast: FloatArray, known: BoolArray) -> Bands:
+        """Bands that hold equally many of the samples ``known``."""
+        amount = (forecast * samples.weight)[known]
+        return cls(np.quantile(amount, np.arange(1, BANDS) / BANDS) if len(amount) else np.zeros(0))
+
+    def names(self, forecast: FloatArray, weight: FloatArray) -> AnyArray:
+        """(S,) the band of each forecast."""
+        return np.searchsorted(self.cuts, forecast * weight).astype(str)
 
 
 def calibrate(
-    samples: Samples, forecast: FloatArray, known: BoolArray, *, level: float = LEVEL, by_group: bool = True
+    samples: Samples,
+    forecast: FloatArray,
+    known: BoolArray,
+    bands: Bands,
+    *,
+    level: float = LEVEL,
+    shrink: float = BAND_SHRINK,
 ) -> Calibration:
-    """Conformal factors of a forecast from the samples ``known``."""
-    groups = samples.groups[known] if by_group else np.full(int(known.sum()), "", dtype=object)
-    least = {} if by_group else {"min_group": int(known.sum()) + 1}
-    return conformal(forecast[known], samples.truth[known].astype(float), groups, level, **least)
+    """Conformal factors of a forecast from the samples ``known``: one for all, and one per band.
+
+    ``shrink`` is how far a band's factor is drawn to the one for all, on the log scale.
+    """
+    mine, truth = forecast[known], samples.truth[known].astype(float)
+    names = bands.names(mine, samples.weight[known])
+    return conformal(mine, truth, names, level, min_group=MIN_BAND, shrink=shrink)
+
+
+def between(one: Calibration, other: Calibration, share: float) -> Calibration:
+    """Factors between two calibrations, on the log scale: ``share`` of the other, the rest of the one."""
+    names = one.groups.keys() | other.groups.keys()
+    groups = {n: (one.groups.get(n, one.cluster), other.groups.get(n, other.cluster)) for n in names}
+    cluster = one.cluster ** (1 - share) * other.cluster**share
+    return Calibration(cluster, {n: a ** (1 - share) * b**share for n, (a, b) in groups.items()})
+
+
+def applied(calibration: Calibration, bands: Bands, forecast: FloatArray, weight: FloatArray) -> SingleArray:
+    """(S,) calibrated forecast, in single precision as usage is kept."""
+    return calibration.apply(forecast.astype(np.float32), bands.names(forecast, weight))
 
 
 def level_now(samples: Samples, given: FloatArray, known: BoolArray, windows: float) -> float:

@@ -1,10 +1,10 @@
 """The PlanetLab tasks: names never seen, days later; history is what the day has shown so far.
 
-Names in four folds, fitted on 0303, 0306 and 0309, tested on 0322 and 0325. Weights, rounds and the first factor come
-from models that left 0309 out. On a test day the factor is renewed every hour, from the recorded day before and from
-what has come true on the day itself, which soon counts for more. Beside its own day so far a workload is known by its
-neighbours: what the other names of its owner (slice) and host did up to now, and in the same window on earlier recorded
-days. Its *own* earlier days are not looked at, by the models as little as by the rules.
+Names in four folds, fitted on 0303, 0306 and 0309, tested on 0322 and 0325. Weights, rounds and the first factors come
+from models that left 0309 out. On a test day the factors are renewed every hour, from the recorded day before at about
+that hour and from what has come true on the day itself, which soon counts for more. Beside its own day so far a workload
+is known by its neighbours: what the other names of its owner (slice) and host did up to now, and in the same window on
+earlier recorded days. Its *own* earlier days are not looked at, by the models as little as by the rules.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from placement.baselines import Target, baselines_within, oracle
 from placement.errors import ConfigError
 from placement.features import FeatureSchema
 from placement.resources import CPU, AnyArray, BoolArray, FloatArray, IntArray
-from placement.stacking import pinball
+from placement.stacking import Calibration, pinball
 from placement.usage import DAY, HOUR, SingleArray, UsageSeries
 from simulator.forecast_judging import (
     FOLDS,
     LEVEL,
     STACKED_BASELINES,
+    Bands,
     TaskResult,
+    applied,
+    between,
     calibrate,
     level_now,
+    require_folds,
     rival_losses,
     stack_on,
 )
@@ -41,6 +45,10 @@ BASES = ("max_24h", "p99_24h")
 MOST_ROWS = 40_000
 DAY_BEFORE_HOURS = 3.0
 """Hours of outcomes of the day itself that weigh as much as the whole recorded day before: days differ as a whole."""
+NEAR_HOURS = 2
+"""The day before counts at about the same hour: early in the day, with little history, models fall short more."""
+SHRINK = 0.5
+"""How far a band's factor is drawn to the one for all: it comes from few hours."""
 SHARED = ("max_lag1h", "mean_lag1h", "p50_24h", "p95_24h", "max_24h", "deviation_24h", "window_p95_28d")
 """Features of which the mean over the owner's and the host's other workloads is a feature too."""
 
@@ -138,13 +146,14 @@ def planetlab_task(days: Days, target: Target, *, effort: Effort, seed: int, pro
 
     Raises
     ------
-    ConfigError : a day that the protocol needs is not in the folder.
+    ConfigError : a day that the protocol needs is not in the folder, or too few names are.
     """
     train_days, test_days = days.numbers(PLANETLAB_TRAIN), days.numbers(PLANETLAB_TEST)
     if len(train_days) < 2 or not test_days:
         raise ConfigError(
             f"PlanetLab needs two of {PLANETLAB_TRAIN} and one of {PLANETLAB_TEST}; the folder has {days.stamps}"
         )
+    require_folds(f"planetlab-{target.name}", len(days.names))
     samples, tables = days.samples(target), days.baselines(target)
     fold = folds_of(len(days.names), FOLDS, seed)[samples.workload]
     test, past = np.isin(samples.start_day, test_days), np.isin(samples.start_day, train_days)
@@ -154,18 +163,17 @@ def planetlab_task(days: Days, target: Target, *, effort: Effort, seed: int, pro
     calibrating = _fitted(samples, fold, past & ~held, held, held, target, effort, seed, {})
     final = _fitted(samples, fold, past, held, test, target, effort, seed + 100, calibrating.rounds)
     progress(f"planetlab-{target.name}: fitted")
-    alike = np.full(len(extra), 1 / len(extra))
     out, plain, seen = (np.full(len(samples), np.nan) for _ in range(3))
     for k in range(FOLDS):
         others, mine = fold != k, fold == k
-        weights = stack_on(samples, np.concatenate([calibrating.unseen, extra]), held & others, alike)
+        weights = stack_on(samples, np.concatenate([calibrating.unseen, extra]), held & others, len(calibrating.unseen))
         mixed = weights @ np.concatenate([np.where(held, calibrating.unseen, final.unseen), extra])
         known = weights @ np.concatenate([final.seen, extra])
-        for now, factor in _hourly(samples, mixed, others, target, test_days, train_days[-1]):
+        for now, bands, calibration in _hourly(samples, mixed, others, target, test_days, train_days[-1]):
             here = now & mine
             plain[here] = np.clip(mixed[here], 0, 1)
-            out[here] = np.clip(mixed[here] * factor, 0, 1)
-            seen[here] = np.clip(known[here] * factor, 0, 1)
+            out[here] = applied(calibration, bands, mixed[here], samples.weight[here])
+            seen[here] = applied(calibration, bands, known[here], samples.weight[here])
     truth, weight = samples.truth[test].astype(float), samples.weight[test]
     return TaskResult(
         f"planetlab-{target.name}", out[test], truth, weight, samples.workload[test], raw, tuned, scales,
@@ -182,25 +190,26 @@ def _leaders(samples: Samples, tables: Mapping[str, SingleArray], past: BoolArra
 
 def _hourly(
     samples: Samples, mixed: FloatArray, others: BoolArray, target: Target, test_days: Sequence[int], last_day: int
-) -> Iterator[tuple[BoolArray, float]]:
-    """Mask of each test hour's samples and the factor for them, from other names' outcomes known at that hour."""
+) -> Iterator[tuple[BoolArray, Bands, Calibration]]:
+    """Mask of each test hour's samples and the factors for them, from other names' outcomes known at that hour."""
     given = np.full(len(samples), np.nan)
     for day, before in zip(test_days, (last_day, *test_days), strict=False):
-        today = samples.start_day == day
+        today, yesterday = samples.start_day == day, others & (samples.start_day == before)
+        bands = Bands.of(samples, mixed, yesterday)
         for hour in np.unique(samples.hour[today]):
             done = others & today & (samples.hour + target.horizon_h <= hour)
             windows = len(np.unique(samples.hour[done])) / target.horizon_h
             level = level_now(samples, given, done, windows)
-            yesterday = calibrate(samples, mixed, others & (samples.start_day == before), by_group=False).cluster
-            factor = yesterday
+            near = np.abs(samples.hour - hour) <= NEAR_HOURS
+            calibration = calibrate(samples, mixed, yesterday & near, bands, shrink=SHRINK)
             if windows > 0:
                 known_hours = windows * target.horizon_h
                 share = known_hours / (known_hours + DAY_BEFORE_HOURS)
-                factor = calibrate(samples, mixed, done, level=level, by_group=False).cluster ** share
-                factor *= yesterday ** (1 - share)
+                own = calibrate(samples, mixed, done, bands, level=level, shrink=SHRINK)
+                calibration = between(calibration, own, share)
             now = today & (samples.hour == hour)
-            given[now] = np.clip(mixed[now] * factor, 0, 1)
-            yield now, factor
+            given[now] = applied(calibration, bands, mixed[now], samples.weight[now])
+            yield now, bands, calibration
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,20 @@ class Recording:
         return found
 
 
+def draw(importance: FloatArray, most: int, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:
+    """At most ``most`` indices, ascending, and the factor that each one's weight must be multiplied by.
+
+    Drawn with replacement in proportion to the root of ``importance`` (all > 0): sums of weighted terms stay right on
+    average, and what counts more is seen more often, so that they scatter less than with as many drawn evenly.
+    """
+    if len(importance) <= most:
+        return np.arange(len(importance)), np.ones(len(importance))
+    chance = np.sqrt(importance)
+    chance /= chance.sum()
+    index, times = np.unique(rng.choice(len(chance), most, p=chance), return_counts=True)
+    return index, times / (most * chance[index])
+
+
 def folds_of(count: int, num: int, seed: int) -> IntArray:
     """(count,) fold of each workload, balanced, from a seed."""
     return np.random.default_rng(seed).permutation(count) % num

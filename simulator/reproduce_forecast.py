@@ -27,6 +27,9 @@ from simulator.usage_readers import read_bitbrains_rnd, read_planetlab
 
 Progress = Callable[[str], None]
 
+LEAST_LOSS = 1e-6
+"""Share of the mean truth below which losses are alike: single precision cannot tell more."""
+
 
 def coverage_intervals(results: Sequence[TaskResult], *, seed: int, rounds: int = 2000) -> list[tuple[float, float]]:
     """Simultaneous 95 % intervals of every task's coverage, workloads resampled with replacement.
@@ -72,7 +75,7 @@ def run(
     ------
     TraceError : a data set is missing or unreadable. ConfigError : too short for the protocol, or nothing chosen.
     """
-    effort = effort or Effort(40_000, 10_000)
+    effort = effort or Effort(40_000, 10_000, by_weight=True)
     wanted = _Wanted.of(only)
     if not wanted.bitbrains and not wanted.planetlab:
         raise ConfigError(
@@ -140,9 +143,9 @@ def report(results: Sequence[TaskResult], seed: int) -> dict[str, Any]:
     """The JSON document: the issue's keys, and beside them every rival and what calibration changed."""
     intervals = coverage_intervals(results, seed=seed)
     tasks = {r.name: _entry(r, *interval) for r, interval in zip(results, intervals, strict=True)}
-    ratios = np.array([r.loss / r.best[1] for r in results])
-    versus_vpa = np.array([r.loss / r.raw["vpa-p90"] for r in results])
-    hour = [r.loss / r.best[1] for r in results if "-1h-" in r.name]
+    ratios = np.array([ratio(r.loss, r.best[1]) for r in results])
+    versus_vpa = np.array([ratio(r.loss, r.raw["vpa-p90"]) for r in results])
+    hour = [ratio(r.loss, r.best[1]) for r in results if "-1h-" in r.name]
     return {
         "tasks": tasks,
         "geomean": float(np.exp(np.log(ratios).mean())),
@@ -155,16 +158,21 @@ def report(results: Sequence[TaskResult], seed: int) -> dict[str, Any]:
     }
 
 
+def ratio(loss: float, rival: float) -> float:
+    """``loss / rival`` of losses relative to the mean truth; finite where a rival makes no error (constant usage)."""
+    return max(loss, LEAST_LOSS) / max(rival, LEAST_LOSS)
+
+
 def _entry(result: TaskResult, low: float, high: float) -> dict[str, Any]:
     best_name, best = result.best
     weight = result.weight
     error = result.truth - result.model
-    total = float((weight * result.truth).sum())
+    total = max(float((weight * result.truth).sum()), 1e-12)
     return {
         "model": result.loss,
         "best_baseline": best,
         "best_baseline_name": best_name,
-        "ratio": result.loss / best,
+        "ratio": ratio(result.loss, best),
         "coverage": result.coverage,
         "coverage_low": low,
         "coverage_high": high,
@@ -173,7 +181,7 @@ def _entry(result: TaskResult, low: float, high: float) -> dict[str, Any]:
         "seen_workloads": result.seen,
         "slack": float((weight * np.maximum(-error, 0)).sum() / total),
         "severity": float((weight * np.maximum(error, 0)).sum() / total),
-        "vs_vpa": result.loss / result.raw["vpa-p90"],
+        "vs_vpa": ratio(result.loss, result.raw["vpa-p90"]),
         "samples": len(result.truth),
         "workloads": len(np.unique(result.workload)),
         "baselines": {

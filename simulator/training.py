@@ -12,26 +12,29 @@ from pathlib import Path
 import numpy as np
 
 from placement.baselines import P95, PEAK, Target, baselines_within, tuned_scale
-from placement.boosted import FitOptions, QuantileModel, fit, save
+from placement.boosted import FitOptions, QuantileModel, base_of, fit, save
 from placement.errors import ConfigError
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.stacking import conformal, pinball, stack
 from placement.usage import HISTORY_DAYS, HOUR, SingleArray, UsageSeries
-from simulator.forecast_samples import STRIDE_H, Recording, Samples, folds_of
+from simulator.forecast_samples import STRIDE_H, Recording, Samples, draw, folds_of
 
 LEVEL = 0.95
 MIN_TUNE = 100
 """Fewer calibration samples than this say nothing about a 95 % quantile."""
 
 BASES: Mapping[tuple[int, str], tuple[str, ...]] = {
-    (1, PEAK): ("max_24h", "max_6h"),
-    (1, P95): ("p99_24h", "max_6h"),
-    (6, PEAK): ("max_72h", "window_p95_7d"),
-    (6, P95): ("window_p95_7d", "decayed_p99_7d"),
-    (24, PEAK): ("max_168h", "max_336h"),
-    (24, P95): ("window_p95_7d", "max_168h"),
+    (1, PEAK): ("max_6h", "max_24h", "max_lag1h"),
+    (1, P95): ("max_6h", "p99_24h", "max_lag1h"),
+    (6, PEAK): ("max_72h+window_p95_7d+coach-6x4h+max_168h", "window_p95_7d", "max_72h"),
+    (6, P95): ("window_p95_7d", "decayed_p99_7d", "max_72h"),
+    (24, PEAK): ("max_168h+max_336h+coach-6x4h+max28w", "max_168h", "max28w"),
+    (24, P95): ("window_p95_7d+max28w+same_max_7d+coach-6x4h", "window_p95_7d", "max_168h"),
 }
-"""Which features models of a horizon and statistic take as their base; several are mixed. Chosen on days before 62."""
+"""Which features models of a horizon and statistic take as their base; several are mixed. Chosen on days before 62.
+
+Bases of short and of long memory stand side by side: which of them pays changes from month to month.
+"""
 
 SHORT_H = 1
 """Beyond this horizon neighbouring samples share most of their window: smaller trees, larger leaves, smaller steps."""
@@ -44,9 +47,11 @@ class Effort:
     rows: int = 50_000
     stop_rows: int = 12_000
     options: FitOptions = field(default_factory=FitOptions)
+    by_weight: bool = False
+    """Rows are drawn by the root of what they weigh in the loss instead of evenly."""
 
 
-def bases_for(target: Target, limit: int = 2) -> tuple[str, ...]:
+def bases_for(target: Target, limit: int = 3) -> tuple[str, ...]:
     """Bases of a target's statistic and (nearest configured) horizon."""
     nearest = min((h for h, s in BASES if s == target.statistic), key=lambda h: abs(h - target.horizon_h))
     return BASES[nearest, target.statistic][:limit]
@@ -84,14 +89,14 @@ def fit_bases(
     resource: str,
     target: Target,
     train: BoolArray,
-    stop: BoolArray,
+    stop: BoolArray | None,
     effort: Effort,
     seed: int,
     bases: tuple[str, ...],
     rounds: Sequence[int] = (),
     on_model: Callable[[QuantileModel], None] | None = None,
 ) -> list[QuantileModel]:
-    """One model per base on the samples ``train``; rounds are cut where the loss on ``stop`` stops falling.
+    """One model per base on the samples ``train``; rounds are cut where the loss on ``stop`` stops falling, if given.
 
     ``rounds``, one number per base, takes the place of ``stop``: models of a later generation grow as many trees as
     the generation before them.
@@ -99,24 +104,37 @@ def fit_bases(
     models = []
     for number, base in enumerate(bases):
         rng = np.random.default_rng([seed, number])
-        chosen = samples.pick(thin(train, effort.rows, rng))
-        held = samples.pick(thin(stop, effort.stop_rows, rng))
+        index, factor = _drawn(samples, train, base, effort, rng)
+        chosen = samples.pick(index)
+        held = None if stop is None or rounds else samples.pick(thin(stop, effort.stop_rows, rng))
         options = replace(effort.options, seed=seed + number)
         model = fit(
             chosen.rows,
             chosen.truth,
-            chosen.weight,
+            chosen.weight * factor,
             resource=resource,
             target=target,
             base=base,
             schema=samples.schema,
             options=replace(options, trees=rounds[number]) if rounds else options,
-            held_out=(held.rows, held.truth, held.weight) if len(held) and not rounds else None,
+            held_out=(held.rows, held.truth, held.weight) if held else None,
         )
         models.append(model)
         if on_model is not None:
             on_model(model)
     return models
+
+
+def _drawn(
+    samples: Samples, mask: BoolArray, base: str, effort: Effort, rng: np.random.Generator
+) -> tuple[IntArray, FloatArray]:
+    """Indices of at most ``effort.rows`` samples of the mask, and factors for their weights."""
+    if not effort.by_weight:
+        index = thin(mask, effort.rows, rng)
+        return index, np.ones(len(index))
+    index = np.flatnonzero(mask)
+    drawn, factor = draw((samples.weight * base_of(samples.schema, samples.rows, base))[index], effort.rows, rng)
+    return index[drawn], factor
 
 
 def predictions(models: list[QuantileModel], rows: SingleArray) -> FloatArray:
@@ -281,13 +299,10 @@ def train(
     wanted = [t for t in (targets or TARGETS) if t.horizon_h <= max(1.0, longest)]
     tasks = [(resource, target) for resource in series.usage for target in wanted]
     trained = []
+    effort = effort or Effort(30_000, by_weight=True)
     for number, (resource, target) in enumerate(tasks):
         progress(f"{resource} {target.name}", number, len(tasks))
-        trained.append(
-            train_task(
-                recording, resource, target, split, effort=effort or Effort(30_000), seed=seed, held_fold=held_fold
-            )
-        )
+        trained.append(train_task(recording, resource, target, split, effort=effort, seed=seed, held_fold=held_fold))
     progress("saving", len(tasks), len(tasks))
     save([m for t in trained for m in t.models], folder, model_card(series, split, trained, seed, created_s))
     return trained

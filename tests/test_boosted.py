@@ -8,7 +8,7 @@ import pytest
 
 from placement import boosted
 from placement.baselines import PEAK, Target
-from placement.boosted import FastRow, FitOptions, QuantileModel, fit, load, save
+from placement.boosted import FLOOR, FastRow, FitOptions, QuantileModel, base_of, fit, load, save, scale_free
 from placement.errors import ModelError
 from placement.features import FeatureSchema
 
@@ -73,6 +73,25 @@ def test_a_saved_model_predicts_the_same_after_loading_and_through_the_fast_path
     for row in rows:
         fast.load(row)
         assert fast.predict() == pytest.approx(float(loaded.predict(row[None, :])[0]), rel=1e-6)
+
+
+def test_a_base_of_several_features_is_the_mean_of_those_known_and_survives_saving(tmp_path: Path) -> None:
+    rows = np.array([[0.4, 0.2, 3, 1], [np.nan, 0.2, 3, 1], [np.nan, np.nan, 3, 1], [0, 0, 3, 1]], np.float32)
+    base = base_of(SCHEMA, rows, "max_24h+mean_24h")
+    np.testing.assert_allclose(base, [0.3, 0.2, 1, FLOOR], rtol=1e-6)
+    free = scale_free(SCHEMA, rows, base, "max_24h+mean_24h")
+    np.testing.assert_allclose(free[0], [0.3, 0.2 / 0.3, 3, 1], rtol=1e-6)
+    many, truth, weight = sample(1000)
+    options = FitOptions(trees=10, min_leaf=40)
+    grown = fit(
+        many, truth, weight, resource="cpu", target=TARGET, base="max_24h+mean_24h", schema=SCHEMA, options=options
+    )
+    save([grown], tmp_path, {})
+    (loaded,) = load(tmp_path)
+    assert loaded.base == grown.base
+    fast = FastRow(loaded)
+    fast.load(many[0])
+    assert fast.predict() == pytest.approx(float(grown.predict(many[:1])[0]), rel=1e-6)
 
 
 def test_rows_of_another_width_are_refused(model: QuantileModel) -> None:

@@ -14,7 +14,7 @@ from simulator.forecast_bitbrains import FIRST_FIT_DAY, LAST_CALIBRATION_DAY, bi
 from simulator.forecast_judging import TaskResult
 from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days, planetlab_task
 from simulator.forecast_results import KeptResults, digest_of
-from simulator.forecast_samples import STRIDE_H, Recording
+from simulator.forecast_samples import STRIDE_H, Recording, draw
 from simulator.reproduce_forecast import report, run
 from simulator.training import Effort
 
@@ -106,6 +106,60 @@ def test_a_bitbrains_forecast_uses_nothing_that_happens_after_it() -> None:
     assert entry["ratio"] == pytest.approx(entry["model"] / entry["best_baseline"])
     assert entry["coverage_low"] <= entry["coverage"] <= entry["coverage_high"]
     assert entry["best_baseline"] <= min(e["raw"] for e in entry["baselines"].values())
+
+
+def usage(count: int, days: int = 66) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return np.clip(rng.gamma(3, 0.05, (count, days * DAY)), 0.01, 1).astype(np.float32) * 2
+
+
+@pytest.mark.parametrize("kind", ["constant", "zero", "gaps", "no calibration"])
+def test_a_strange_recording_is_judged_or_says_why_not(kind: str) -> None:
+    share = usage(8)
+    if kind == "constant":
+        share[:] = 0.3
+    elif kind == "zero":
+        share[:] = 0
+    elif kind == "gaps":
+        share[0, 20 * DAY : 40 * DAY] = np.nan
+        share[1, : 60 * DAY] = np.nan
+        share[2, 30 * DAY :] = np.nan
+        share[3] = np.nan
+    else:
+        share[:, 53 * DAY : 62 * DAY] = np.nan
+    found = bitbrains_result(share, Target(6, P95))[1]
+    entry = report([found], 1)["tasks"]["bitbrains-cpu-6h-p95"]
+    assert np.isfinite([entry["model"], entry["ratio"], entry["vs_vpa"]]).all()
+    assert 0 <= entry["coverage_low"] <= entry["coverage"] <= entry["coverage_high"] <= 1
+    if kind in ("constant", "zero"):
+        assert entry["coverage"] == 1
+        assert entry["ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_too_few_workloads_and_a_test_without_samples_are_refused() -> None:
+    with pytest.raises(ConfigError, match="3 workloads are too few"):
+        bitbrains_result(usage(3), Target(6, PEAK))
+    share = usage(4)
+    share[:, 61 * DAY :] = np.nan
+    with pytest.raises(ConfigError, match="no usable sample after day 61"):
+        bitbrains_result(share, Target(6, PEAK))
+    few = [share[:3] for share in planetlab_shares()]
+    with pytest.raises(ConfigError, match="planetlab-1h-p95: 3 workloads are too few"):
+        planetlab_result(few)
+
+
+def test_rows_drawn_by_what_they_count_keep_weighted_sums_right() -> None:
+    rng = np.random.default_rng(4)
+    importance = rng.pareto(1.5, 50_000) + 0.01
+    totals = []
+    for seed in range(20):
+        index, factor = draw(importance, 5_000, np.random.default_rng(seed))
+        assert len(index) == len(np.unique(index)) <= 5_000
+        totals.append(float((importance[index] * factor).sum()))
+    assert np.mean(totals) == pytest.approx(importance.sum(), rel=0.02)
+    index, factor = draw(importance[:10], 10, rng)
+    assert list(index) == list(range(10))
+    assert (factor == 1).all()
 
 
 def result() -> TaskResult:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.stacking import conformal, pinball, stack
+from placement.stacking import Calibration, conformal, pinball, stack
 
 
 @settings(max_examples=20, deadline=None)
@@ -42,3 +42,21 @@ def test_a_large_group_gets_its_own_factor_half_way_to_the_clusters_and_a_small_
     assert set(found.groups) == {"big", "other"}
     assert found.groups["other"] < found.cluster
     assert found.groups["other"] == pytest.approx((found.cluster * 0.995) ** 0.5, rel=0.02)
+
+
+def test_a_stack_leaves_a_bad_part_and_is_drawn_to_its_prior_by_the_pull() -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.uniform(0.1, 0.3, 3000)
+    parts = np.stack([truth, np.full(3000, 0.9), np.full(3000, 0.8)])
+    prior = np.array([0.1, 0.6, 0.3])
+    free = stack(parts, truth, np.ones(3000), 0.95, prior=prior, rounds=200, rate=80.0, burn_in=100)
+    bound = stack(parts, truth, np.ones(3000), 0.95, prior=prior, pull=1.0, rounds=200, rate=5.0, burn_in=100)
+    assert free[0] > 0.98
+    assert 0.1 < bound[0] < 0.5
+    assert free.sum() == pytest.approx(1)
+    assert bound.sum() == pytest.approx(1)
+
+
+def test_without_outcomes_nothing_is_calibrated() -> None:
+    nothing = np.zeros(0)
+    assert conformal(nothing, nothing, nothing.astype(str), 0.95) == Calibration(1.0, {})

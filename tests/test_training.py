@@ -102,10 +102,10 @@ def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: P
 
 def test_generations_never_fit_on_what_they_are_used_for_and_follow_each_other() -> None:
     found = generations(91)
-    assert [g.last_fit for g in found] == [52, 76]
+    assert [g.last_fit for g in found] == [52, 61, 76]
     assert all(g.last_fit < g.last_use for g in found)
-    assert [g.last_use for g in found] == [76, 90]
-    assert [(g.last_fit, g.last_use) for g in generations(70)] == [(52, 69)]
+    assert [g.last_use for g in found] == [61, 76, 90]
+    assert [(g.last_fit, g.last_use) for g in generations(70)] == [(52, 61), (61, 69)]
     with pytest.raises(ConfigError, match="needs more than 62"):
         generations(62)
 
@@ -297,11 +297,12 @@ def test_a_stack_follows_its_prior_after_a_day_and_its_data_after_months() -> No
         truth = rng.uniform(0.1, 0.3, len(hour))
         parts = np.stack([np.full(len(hour), 0.9), truth, np.full(len(hour), 0.8)])
         known = np.ones(len(hour), bool)
-        weights[days] = stack_on(judged(truth, hour), parts, known, np.array([0.75, 0.25]))
+        weights[days] = stack_on(judged(truth, hour), parts, known, 1)
         assert weights[days].sum() == pytest.approx(1)
         assert weights[days].min() >= 0
-    np.testing.assert_allclose(weights[1], [0.8, 0.15, 0.05], atol=0.1)
-    assert weights[90][1] > 0.85
+        np.testing.assert_allclose(stack_on(judged(truth, hour), parts, ~known, 1), [0.9, 0.05, 0.05])
+    assert weights[90][1] > weights[1][1] > 0.05
+    assert weights[90][1] > 0.97
 
 
 def test_the_level_rises_while_forecasts_fall_short_and_counts_only_what_was_given() -> None:
