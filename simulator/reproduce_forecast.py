@@ -75,7 +75,7 @@ def run(
     ------
     TraceError : a data set is missing or unreadable. ConfigError : too short for the protocol, or nothing chosen.
     """
-    effort = effort or Effort(40_000, 10_000, by_weight=True)
+    effort = effort or Effort(60_000, by_weight=True)
     wanted = _Wanted.of(only)
     if not wanted.bitbrains and not wanted.planetlab:
         raise ConfigError(
