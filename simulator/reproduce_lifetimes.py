@@ -37,6 +37,8 @@ BEFORE_STEPS = 8
 """Steps before the test from which the mixture learns."""
 LEAST_SHARE = 0.02
 """Classes less likely than this are left out for a pod that still runs."""
+LEAST_NEW = 100
+"""Judged pods of owners that were new, without which the trees are not asked about such."""
 HALF_LIFE_S = 7 * 86_400.0
 """A pod a week ago counts half as much as one that arrived just now."""
 
@@ -57,6 +59,12 @@ class Arrivals:
     """Rule → (P, classes) probabilities."""
     siblings_until_s: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     """Age until which all others of a pod's batch live; infinite without others; empty = there are no batches."""
+
+    @property
+    def is_new(self) -> BoolArray:
+        """(P,) bool: the owner had no pod before."""
+        new: BoolArray = self.rows[:, self.names.index(f"{self.names[0].split(':')[0]}:arrivals")] == 0
+        return new
 
     @property
     def label(self) -> IntArray:
@@ -172,10 +180,12 @@ def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int
     """(P, classes) probabilities; NaN before the first step. Each step's model knows what was known at its start.
 
     The trees are mixed with the owner's majority, which knows what happened a minute ago, in the share that did best on
-    what has become of earlier steps' pods.
+    what has become of earlier steps' pods. Of an owner never seen they know nothing, and the rung falls: the population's
+    shares answer, unless the trees were right more often on what has become of such pods.
     """
     trees = np.full((len(arrivals.arrival_s), NUM_CLASSES), np.nan)
-    out, simple = trees.copy(), arrivals.rules["majority"]
+    out, simple, everyone = trees.copy(), arrivals.rules["majority"], arrivals.rules["population"]
+    is_new = arrivals.is_new
     rng = np.random.default_rng(seed)
     start = first_test_s - BEFORE_STEPS * step_s
     while start <= arrivals.arrival_s.max():
@@ -195,20 +205,39 @@ def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int
             if start >= first_test_s:
                 share = _best_share(arrivals, trees, start)
                 out[now] = share * trees[now] + (1 - share) * simple[now]
+                if not _knows_new(arrivals, trees, start):
+                    out[now & is_new] = everyone[now & is_new]
         progress(f"lifetimes: fitted on {len(index)} labels known at {start:.0f} s")
         start += step_s
     return out
 
 
-def _best_share(arrivals: Arrivals, trees: FloatArray, now_s: float) -> float:
-    """Of the trees in the mixture: the most accurate on earlier predictions that can be judged by now."""
+def _judged(arrivals: Arrivals, trees: FloatArray, now_s: float) -> tuple[IntArray, IntArray]:
+    """(pods, classes) of earlier predictions that can be judged by now."""
     age = now_s - arrivals.arrival_s
     judged = np.flatnonzero(np.isfinite(trees[:, 0]) & (age >= SETTLED_S))
-    if len(judged) < 300:
-        return SHARES[1]
     ended = (arrivals.is_ended[judged] > 0) & (arrivals.lifetime_s[judged] <= age[judged])
     lived = np.where(ended, arrivals.lifetime_s[judged], age[judged])
-    label = np.searchsorted(np.array(LIMITS_S), lived, side="left")
+    return judged, np.searchsorted(np.array(LIMITS_S), lived, side="left")
+
+
+def _knows_new(arrivals: Arrivals, trees: FloatArray, now_s: float) -> bool:
+    """Whether the trees beat the population's shares on owners that were new, by what is known of them now."""
+    judged, label = _judged(arrivals, trees, now_s)
+    new = arrivals.is_new[judged]
+    if new.sum() < LEAST_NEW:
+        return False
+    right = [
+        (table[judged][new].argmax(axis=1) == label[new]).mean() for table in (trees, arrivals.rules["population"])
+    ]
+    return bool(right[0] > right[1])
+
+
+def _best_share(arrivals: Arrivals, trees: FloatArray, now_s: float) -> float:
+    """Of the trees in the mixture: the most accurate on earlier predictions that can be judged by now."""
+    judged, label = _judged(arrivals, trees, now_s)
+    if len(judged) < 300:
+        return SHARES[1]
     simple = arrivals.rules["majority"][judged]
     right = [((s * trees[judged] + (1 - s) * simple).argmax(axis=1) == label).mean() for s in SHARES]
     return SHARES[int(np.argmax(right))]
@@ -299,7 +328,7 @@ def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, pr
 
 def _by_owner(ours: FloatArray, arrivals: Arrivals, test: IntArray, seed: int) -> dict[str, Any]:
     """Accuracy for pods of owners that had pods before, and of owners seen for the first time."""
-    earlier = arrivals.rows[test, arrivals.names.index(f"{arrivals.names[0].split(':')[0]}:arrivals")] > 0
+    earlier = ~arrivals.is_new[test]
     out: dict[str, Any] = {}
     for name, part in (("known_owners", test[earlier]), ("new_owners", test[~earlier])):
         if len(part):
