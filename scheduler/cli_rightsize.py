@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ from scheduler.kube import KubeClient
 from scheduler.metrics import Metrics
 from scheduler.prometheus import Prometheus
 from scheduler.recording import record
-from scheduler.rightsizing import Advice, advise, apply, config_maps, namespaces_of, usd_per_month
+from scheduler.rightsizing import SIZERS, Advice, advise, apply, config_maps, namespaces_of, usd_per_month
 from scheduler.settings import Settings, read_settings
 
 
@@ -29,6 +30,14 @@ from scheduler.settings import Settings, read_settings
 )
 @click.option("--days", type=click.FloatRange(0.01, 28), default=28, show_default=True, help="Of history.")
 @click.option("--margin", type=click.FloatRange(1, 10), default=1.15, show_default=True, help="On the upper quantile.")
+@click.option(
+    "--sizer", type=click.Choice(SIZERS), default="forecast", show_default=True,
+    help="Each pod by its own upper quantile, or so that pods packed together keep within the budget.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=click.FloatRange(0.0001, 0.5), default=0.01, show_default=True,
+    help="Of node-time over CPU, for packed.",
+)  # fmt: skip
 @click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
 @click.option("--apply", "applies", is_flag=True, help="Write the ConfigMaps that the admission policy reads.")
 @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
@@ -38,8 +47,8 @@ from scheduler.settings import Settings, read_settings
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", help="Format.")
 def rightsize(
-    prometheus: str, model: str, horizon: str, days: float, margin: float, namespace: str, applies: bool,
-    kubeconfig: str | None, context: str | None, busy_share: float, output: str,
+    prometheus: str, model: str, horizon: str, days: float, margin: float, sizer: str, budget: float, namespace: str,
+    applies: bool, kubeconfig: str | None, context: str | None, busy_share: float, output: str,
 ) -> None:  # fmt: skip
     """What each workload should ask for, what that saves, and how far to believe it. Changes nothing by itself."""
     keys = {
@@ -52,7 +61,9 @@ def rightsize(
         "usage.horizon": horizon,
     }
     settings = read_settings(None, keys)
-    advice, written = asyncio.run(_run(settings, days, RightsizePolicy(margin=margin), namespace, applies))
+    advice, written = asyncio.run(
+        _run(settings, days, RightsizePolicy(margin=margin), sizer, budget, namespace, applies)
+    )
     click.echo(_rendered(advice, output))
     if applies:
         click.echo(f"written: ConfigMap ullage-rightsize in {', '.join(written) or 'no namespace'}", err=True)
@@ -61,7 +72,7 @@ def rightsize(
 
 
 async def _run(
-    settings: Settings, days: float, policy: RightsizePolicy, namespace: str, applies: bool
+    settings: Settings, days: float, policy: RightsizePolicy, sizer: str, budget: float, namespace: str, applies: bool
 ) -> tuple[Advice, list[str]]:
     target = target_of(settings.usage.horizon)
     rungs = load_rungs(settings.usage.model, target)
@@ -70,11 +81,11 @@ async def _run(
     try:
         known = await namespaces_of(client)
         recording = await record(client, prometheus, name="rightsize", days=days, page_size=settings.kube.page_size)
-        advice = advise(recording, known, rungs, policy)
+        advice = advise(recording, known, rungs, policy, sizer=sizer, budget=budget)
         if namespace:
             known = [n for n in known if n.name == namespace]
             mine = tuple(r for r in advice.recommendations if r.workload.startswith(f"{namespace}/"))
-            advice = Advice(mine, advice.target, advice.source)
+            advice = replace(advice, recommendations=mine)
         written = await apply(client, config_maps(advice.recommendations), known) if applies else []
         return advice, written
     finally:
@@ -105,6 +116,8 @@ def _rendered(advice: Advice, output: str) -> str:
             "kind": "RightsizeAdvice",
             "target": advice.target,
             "source": advice.source,
+            "sizer": advice.sizer,
+            "scale": advice.scale,
             "usd_per_month": round(advice.usd_per_month, 2),
             "items": rows,
         }
@@ -137,9 +150,10 @@ def _table(advice: Advice) -> str:
                 r.why_kept or "-",
             )
         )
+    packed = f" CPU: {advice.scale:g} times each workload's 95th percentile." if advice.scale else ""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = "\n".join("  ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
     return (
         f"{text}\n\n{advice.usd_per_month:.2f} USD a month of requests (OpenCost's default prices; real only when nodes go). "
-        f"Predicted: {advice.target}, 95 % of windows stay under it before the margin; source: {advice.source}."
+        f"Predicted: {advice.target}, 95 % of windows stay under it before the margin; source: {advice.source}.{packed}"
     )

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
+import numpy as np
 
 from placement.forecasting import Forecaster, asked_of
-from placement.knowledge import workload_of
+from placement.knowledge import Forecasts, workload_of
 from placement.nodes import NamespaceSpec
 from placement.objects import namespace_spec
-from placement.prediction import Rungs, ask
+from placement.packed import DAYS, Sizes, least_scale
+from placement.prediction import REQUEST, Rungs, ask
+from placement.reclaim import is_reclaimed
 from placement.recording import Recording
+from placement.resources import CPU, MEMORY
 from placement.rightsize import Recommendation, RightsizePolicy, recommend
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
@@ -40,6 +44,9 @@ class Advice:
     recommendations: tuple[Recommendation, ...]
     target: str
     source: str
+    sizer: str = "forecast"
+    scale: float = 0.0
+    """``packed``: of the 95th percentile of CPU."""
 
     @property
     def usd_per_month(self) -> float:
@@ -53,8 +60,26 @@ def usd_per_month(found: Recommendation) -> float:
     return hourly * HOURS_PER_MONTH
 
 
-def advise(recording: Recording, namespaces: Iterable[NamespaceSpec], rungs: Rungs, policy: RightsizePolicy) -> Advice:
-    """Predict every workload of a recording and recommend."""
+SIZERS = ("forecast", "packed")
+"""By each pod's own upper quantile; or by what pods together need of nodes (:mod:`placement.packed`)."""
+
+
+def advise(
+    recording: Recording,
+    namespaces: Iterable[NamespaceSpec],
+    rungs: Rungs,
+    policy: RightsizePolicy,
+    *,
+    sizer: str = "forecast",
+    budget: float = 0.01,
+) -> Advice:
+    """Predict every workload of a recording and recommend.
+
+    Parameters
+    ----------
+    sizer : one of :data:`SIZERS`.
+    budget : of node-time over CPU, for ``packed``.
+    """
     forecaster = Forecaster(rungs.target, rungs=rungs, max_workloads=10**6)
     most: dict[str, int] = {}
     end_s = max((int(p.time_s[-1]) for p in recording.pods if len(p.time_s)), default=0)
@@ -70,8 +95,33 @@ def advise(recording: Recording, namespaces: Iterable[NamespaceSpec], rungs: Run
     forecaster.settle(end_s)
     here = Counter(p.spec for p in recording.pods if p.departure_s < 0)
     kept = frozenset(n.name for n in namespaces if any(key == KEEP_LABEL for key, _ in n.labels))
-    found = recommend(here.items(), forecaster.forecasts(end_s), most_memory=most, kept_namespaces=kept, policy=policy)
-    return Advice(tuple(found), rungs.target.name, rungs.source)
+    forecasts: Forecasts | None = forecaster.forecasts(end_s)
+    scale = 0.0
+    if sizer == "packed":
+        forecasts, scale = _packed(forecaster, recording, end_s, budget)
+        margin = forecaster.factor(forecaster.rung, MEMORY) or policy.margin
+        most = {workload: round(memory * margin) for workload, memory in most.items()}
+        policy = replace(policy, margin=1.0)
+    found = recommend(here.items(), forecasts, most_memory=most, kept_namespaces=kept, policy=policy)
+    return Advice(tuple(found), rungs.target.name, rungs.source, sizer, scale)
+
+
+def _packed(forecaster: Forecaster, recording: Recording, now_s: int, budget: float) -> tuple[Forecasts | None, float]:
+    """Sizes of pods that share nodes of the most common size, and the scale found; None while no rung is trusted."""
+    shapes = Counter((n.amounts.get(CPU, 0), n.amounts.get(MEMORY, 0)) for n in recording.nodes)
+    whole = [shape for shape, _ in shapes.most_common() if min(shape) > 0]
+    names, pasts = forecaster.pasts(now_s, DAYS)
+    if forecaster.rung == REQUEST or not names or not whole:
+        return None, 0.0
+    margin = forecaster.factor(forecaster.rung, MEMORY) or RightsizePolicy().margin
+    sizes = Sizes.of(pasts, percentile=0.95, memory_margin=margin)
+    place = {name: i for i, name in enumerate(names)}
+    here = [p.spec for p in recording.pods if p.departure_s < 0 and not is_reclaimed(p.spec)]
+    here = [spec for spec in here if workload_of(spec.namespace, spec.owner) in place]
+    of_pod = np.array([place[workload_of(spec.namespace, spec.owner)] for spec in here], np.int64)
+    asked = np.array([(spec.amount(CPU), spec.amount(MEMORY)) for spec in here], np.float64).reshape(-1, 2).T
+    scale = least_scale(pasts, sizes, of_pod, asked, whole[0], budget, seed=0)
+    return sizes.forecasts(names, scale, "packed"), scale
 
 
 class _Meta(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,33 @@ def test_advice_lowers_cpu_and_remembers_the_burst_of_memory() -> None:
     assert usd_per_month(one) == pytest.approx(found.usd_per_month)
     data = config_maps(found.recommendations)
     assert data == {"shop": {"Deployment.web.cpu": "144", "Deployment.web.memory": "863"}}
+
+
+def test_packed_sizes_for_the_node_and_asks_for_less_where_peaks_do_not_coincide() -> None:
+    """Forty workloads with a rare burst of 20 times their level, each at its own time."""
+
+    def bursty(number: int) -> RecordedPod:
+        base = pod(f"w{number}-0", f"StatefulSet/w{number}", cpu=100)
+        cpu = base.cpu_millicores.copy()
+        cpu[7 * number :: DAY] = 2000
+        return replace(base, cpu_millicores=cpu)
+
+    pods = tuple(bursty(number) for number in range(40))
+    nodes = (NodeSpec("n", ((CPU, 16_000), (MEMORY, 128 * GIB))), NodeSpec("virtual", ()), NodeSpec("other", ()))
+    recording = Recording("r", nodes, pods)
+    rungs = Rungs.of_history(Target(24))
+    plain = advise(recording, PLAIN, rungs, RightsizePolicy())
+    packed = advise(recording, PLAIN, rungs, RightsizePolicy(), sizer="packed")
+    assert {r.new_cpu for r in plain.recommendations} == {2300}
+    assert packed.scale > 0
+    assert {r.new_cpu for r in packed.recommendations} == {max(round(100 * packed.scale + 0.499), 107)}
+    assert {r.new_memory for r in packed.recommendations} == {GIB}, "the largest sample, times the factor of one"
+    young = advise(
+        Recording("r", nodes, pods[:1]), PLAIN, Rungs.of_history(Target(24)), RightsizePolicy(), sizer="packed"
+    )
+    assert young.scale > 0
+    nowhere = advise(Recording("r", nodes[1:], pods), PLAIN, rungs, RightsizePolicy(), sizer="packed")
+    assert {r.why_kept for r in nowhere.recommendations} == {"no prediction that is trusted"}
 
 
 def test_what_keeps_its_requests_is_not_written() -> None:
