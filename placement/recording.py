@@ -27,6 +27,8 @@ class RecordedPod:
     time_s: IntArray = field(repr=False)
     cpu_millicores: IntArray = field(repr=False)
     memory_bytes: IntArray = field(repr=False)
+    kept_milli: tuple[int, int] = (1000, 1000)
+    """Thousandths of what the owner asks of CPU and memory that right-sizing left of it; ``spec`` has what remains."""
 
 
 @dataclass(frozen=True)

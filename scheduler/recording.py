@@ -6,6 +6,7 @@ workload as it runs today; where that is gone as well they are left out, and cou
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -27,10 +28,15 @@ from scheduler.kube import KubeClient
 from scheduler.prometheus import PodSeries, Prometheus
 from scheduler.view import Reader
 
+RIGHTSIZED = "ullage.dev/rightsized"
+"""Annotation of the admission policy: thousandths of CPU and memory requests that it left, ``144/1000``."""
+_KEPT = re.compile(r"([1-9]\d{0,2}|1000)/([1-9]\d{0,2}|1000)")
+
 
 class _Meta(Struct):
     name: str = ""
     creationTimestamp: str = ""
+    annotations: dict[str, str] | None = None
 
 
 class _Made(Struct):
@@ -47,6 +53,7 @@ class _Pod:
     spec: PodSpec
     arrival_s: int = -1
     is_here: bool = False
+    kept_milli: tuple[int, int] = (1000, 1000)
     samples: dict[int, list[int]] = field(default_factory=dict)
     """Grid time → [millicores, bytes]."""
 
@@ -110,8 +117,9 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
         except (ConfigError, WireError):
             unreadable += 1
             continue
-        made = _unix(_decode_made(raw).metadata.creationTimestamp)
-        pods[seen.namespace, seen.name] = _Pod(seen.spec, made, not seen.has_ended)
+        meta = _decode_made(raw).metadata
+        kept = kept_of((meta.annotations or {}).get(RIGHTSIZED, ""))
+        pods[seen.namespace, seen.name] = _Pod(seen.spec, _unix(meta.creationTimestamp), not seen.has_ended, kept)
     return nodes, pods, unreadable
 
 
@@ -119,6 +127,16 @@ async def _objects(client: KubeClient, path: str, page_size: int) -> AsyncIterat
     async for page in client.list_pages(path, page_size=page_size):
         for raw in page.items or ():
             yield raw
+
+
+def kept_of(annotation: str) -> tuple[int, int]:
+    """Thousandths of CPU and memory; all of them where the annotation is missing or makes no sense.
+
+    >>> kept_of("144/1000"), kept_of("0/7"), kept_of("")
+    ((144, 1000), (1000, 1000), (1000, 1000))
+    """
+    found = _KEPT.fullmatch(annotation)
+    return (int(found[1]), int(found[2])) if found else (1000, 1000)
 
 
 def _unix(stamp: str) -> int:
@@ -157,5 +175,6 @@ def _recorded(key: tuple[str, str], pod: _Pod) -> RecordedPod:
     arrival = pod.arrival_s if 0 <= pod.arrival_s <= first or not times else first
     departure = -1 if pod.is_here else (times[-1] if times else max(arrival, 0))
     return RecordedPod(
-        "/".join(key), pod.spec, max(arrival, 0), departure, np.array(times, np.int64), table[:, 0], table[:, 1]
-    )
+        "/".join(key), pod.spec, max(arrival, 0), departure, np.array(times, np.int64), table[:, 0], table[:, 1],
+        pod.kept_milli,
+    )  # fmt: skip

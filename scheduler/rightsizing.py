@@ -20,9 +20,10 @@ from placement.knowledge import Forecasts, workload_of
 from placement.nodes import NamespaceSpec
 from placement.objects import namespace_spec
 from placement.packed import DAYS, Sizes, least_scale
+from placement.pods import PodSpec
 from placement.prediction import REQUEST, Rungs, ask
 from placement.reclaim import is_reclaimed
-from placement.recording import Recording
+from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from placement.rightsize import Recommendation, RightsizePolicy, recommend
 from scheduler.errors import ApiError
@@ -81,6 +82,7 @@ def advise(
     budget : of node-time over CPU, for ``packed``.
     """
     forecaster = Forecaster(rungs.target, rungs=rungs, max_workloads=10**6)
+    recording = replace(recording, pods=tuple(replace(p, spec=_as_asked(p)) for p in recording.pods))
     most: dict[str, int] = {}
     end_s = max((int(p.time_s[-1]) for p in recording.pods if len(p.time_s)), default=0)
     for pod in recording.pods:
@@ -104,6 +106,15 @@ def advise(
         policy = replace(policy, margin=1.0)
     found = recommend(here.items(), forecasts, most_memory=most, kept_namespaces=kept, policy=policy)
     return Advice(tuple(found), rungs.target.name, rungs.source, sizer, scale)
+
+
+def _as_asked(pod: RecordedPod) -> PodSpec:
+    """What the pod's owner asks for: a recommendation is a share of that, also where an earlier one is in force."""
+    amounts = dict(pod.spec.request)
+    for resource, kept in zip((CPU, MEMORY), pod.kept_milli, strict=True):
+        if kept < 1000 and resource in amounts:
+            amounts[resource] = (amounts[resource] - 1) * 1000 // kept  # admission rounds up by one
+    return replace(pod.spec, request=tuple(sorted(amounts.items())))
 
 
 def _packed(forecaster: Forecaster, recording: Recording, now_s: int, budget: float) -> tuple[Forecasts | None, float]:

@@ -19,6 +19,7 @@ from placement.rightsize import RightsizePolicy
 from placement.usage import DAY, STEP_S
 from scheduler.cli_rightsize import rightsize
 from scheduler.reclaimer import KEEP_LABEL
+from scheduler.recording import kept_of
 from scheduler.rightsizing import Advice, advise, config_maps, usd_per_month
 
 GIB = 2**30
@@ -49,6 +50,16 @@ def test_advice_lowers_cpu_and_remembers_the_burst_of_memory() -> None:
     assert usd_per_month(one) == pytest.approx(found.usd_per_month)
     data = config_maps(found.recommendations)
     assert data == {"shop": {"Deployment.web.cpu": "144", "Deployment.web.memory": "863"}}
+
+
+def test_advice_is_the_same_where_an_earlier_one_is_in_force() -> None:
+    plain = pod("web-1", "ReplicaSet/web-7c9d8bf6c4")
+    small = replace(plain.spec, request=((CPU, 577), (MEMORY, 1236950582)))
+    lowered = replace(plain, spec=small, kept_milli=(144, 144))
+    (before,), (after,) = advice(plain).recommendations, advice(lowered).recommendations
+    assert (after.cpu, after.new_cpu, after.why_kept) == (before.cpu, before.new_cpu, "")
+    assert config_maps([before]) == config_maps([after])
+    assert [kept_of(text) for text in ("144/1000", "1001/3", "x")] == [(144, 1000), (1000, 1000), (1000, 1000)]
 
 
 def test_packed_sizes_for_the_node_and_asks_for_less_where_peaks_do_not_coincide() -> None:

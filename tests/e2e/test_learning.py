@@ -31,6 +31,7 @@ from placement.pods import PodSpec
 from placement.reclaim import RECLAIMED_CPU
 from placement.resources import CPU, MEMORY, PODS, parse_quantity
 from scheduler.cli_bundle import strategies_of
+from scheduler.recording import kept_of
 from tests.conftest import REPO
 from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port
 from tests.e2e.drive import PATIENCE, Cluster, cluster_of, pod_json
@@ -381,17 +382,25 @@ def steady_offer(plane: ControlPlane, node: str) -> None:
 
 def admitted(plane: ControlPlane, namespace: str, owner: str, *, guaranteed: bool = False) -> dict[str, str]:
     """Requests of a new pod of 4 cores and 8 GiB as the API server keeps it (a dry run that admission sees)."""
+    return probed(plane, namespace, owner, {}, guaranteed=guaranteed)[0]
+
+
+def probed(
+    plane: ControlPlane, namespace: str, owner: str, annotations: dict[str, str], *, guaranteed: bool = False
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Requests, and annotations, of such a pod."""
     amounts = {CPU: "4", MEMORY: "8Gi"}
     resources = {"requests": amounts} | ({"limits": amounts} if guaranteed else {})
     reference = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": "u", "controller": True}
     meta = {"name": "probe", "namespace": namespace, "ownerReferences": [reference]}
+    meta |= {"annotations": annotations} if annotations else {}
     containers = [{"name": n, "image": "x", "resources": resources} for n in ("main", "side")]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers}}
     made = plane.call("POST", f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod)
     main, side = (c["resources"]["requests"] for c in made["spec"]["containers"])
     assert main == side
     requests: dict[str, str] = main
-    return requests
+    return requests, made["metadata"].get("annotations", {})
 
 
 @pytest.mark.timeout(1500)
@@ -431,7 +440,12 @@ async def test_new_pods_ask_for_what_was_recommended_where_that_is_switched_on(m
             return abs(cpu - 4000 * share) <= 10
 
         await eventually(is_lowered, 30, "new pods of the workload ask for less")
+        for given in ({}, {"theirs": "x"}):
+            found = probed(plane, "default", owner, given)[1]
+            assert abs(kept_of(found.pop("ullage.dev/rightsized"))[0] - 1000 * share) <= 1
+            assert found == given
         assert admitted(plane, "default", owner, guaranteed=True) == asks
+        assert probed(plane, "default", "stranger-8f5f6d7b9c", {})[1] == {}
         assert admitted(plane, "default", "stranger-8f5f6d7b9c") == asks
         keep = {"metadata": {"labels": {"ullage.dev/keep-requests": "yes"}}}
         plane.call("PATCH", "/api/v1/namespaces/default", keep, "application/merge-patch+json")
