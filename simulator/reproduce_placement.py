@@ -9,16 +9,19 @@ where that mechanism is on; elsewhere it asks for its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 import numpy as np
 
-from placement.prediction import load_rungs
+from placement.boosted import CARD
+from placement.prediction import load_rungs, target_of
 from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.strategies import STRATEGIES
 from simulator.charts import frontier_chart
@@ -34,8 +37,9 @@ from simulator.rightsizing import Restoring, Rightsizing
 from simulator.rollouts import Rollouts
 from simulator.sources import open_trace
 from simulator.trace import Pods, Trace, Usage
+from simulator.training import train
 from simulator.usage_learner import HORIZON, UsageLearner
-from simulator.usage_readers import read_usage
+from simulator.usage_readers import read_planetlab, read_usage
 from simulator.usage_truth import UsageTruth
 
 DAY_S = 86_400
@@ -100,6 +104,8 @@ class Setting:
     """Factor that stands until the learner has outcomes, as if fitted elsewhere; 0 = none."""
     model: str = ""
     """Folder of ``ullage train`` to forecast with; empty = the history alone."""
+    horizon: str = HORIZON.name
+    """What is forecast."""
 
 
 def joined(data: Path, share: float, seed: int) -> Trace:
@@ -125,7 +131,7 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
     measured_s = start + setting.warmup_days * DAY_S
     truth = UsageTruth(trace.usage, measured_from_s=measured_s)
     parts = STRATEGIES[cell.strategy].reads_parts
-    rungs = load_rungs(setting.model, HORIZON, parts=parts)
+    rungs = load_rungs(setting.model, target_of(setting.horizon), parts=parts)
     learner = UsageLearner(truth, rungs, budget=BUDGET, factor=setting.factor)
     policies: list[Policy] = [truth]
     if cell.sized_by != "request":
@@ -239,15 +245,26 @@ ADVERSARIES: dict[str, Change] = {
     "lying-requests": _lying,
     "memory-leaks": _leaks,
     "foreign-factor": _foreign,
+    "foreign-model": _foreign,
 }
+FOREIGN = "1h-peak"
+"""What the trees from another cluster predict: its recordings are of a day each."""
 FOREIGN_FACTOR = 0.4
 """Of the daily maximum: a factor that would fit a cluster whose load falls."""
 
 
-def attack(trace: Trace, name: str, setting: Setting, at_day: int, seed: int) -> dict[str, Any]:
+def foreign_model(data: Path, folder: Path) -> None:
+    """Trees from another kind of cluster: the CPU of PlanetLab's machines, first recorded day."""
+    train(read_planetlab(data / "planetlab")[0], folder, seed=0, targets=[target_of(FOREIGN)])
+
+
+def attack(
+    trace: Trace, name: str, setting: Setting, at_day: int, seed: int, foreign: Callable[[], Path] | None = None
+) -> dict[str, Any]:
     """`ullage` with right-sizing under one adversary, and beside it `best-fit` without a mechanism.
 
-    ``fell_after_s`` is when the rung fell after the attack began, ``was_open`` whether it was open before.
+    ``fell_after_s`` is when the rung fell after the attack began, ``was_open`` whether it was open before. ``foreign``
+    makes the folder of the model for ``foreign-model``, which forecasts from the start, as in ``ullage serve``.
     """
     at_s = int(trace.pods.arrival_s[0]) + at_day * DAY_S
     liars = np.random.default_rng([seed, 7]).random(len(trace.specs)) < 0.1
@@ -255,9 +272,12 @@ def attack(trace: Trace, name: str, setting: Setting, at_day: int, seed: int) ->
     if name == "foreign-factor":
         setting = replace(setting, factor=FOREIGN_FACTOR)
         at_s = int(trace.pods.arrival_s[0])
+    if name == "foreign-model" and foreign is not None:
+        setting = replace(setting, model=str(foreign()), horizon=FOREIGN)
+        at_s = int(trace.pods.arrival_s[0])
     row = run_cell(changed, Cell("ullage", "rightsized", "packed"), setting, seed)
     falls = [t - at_s for t, rung, *_ in row["rungs"] if rung == "request" and t >= at_s]
-    plain = run_cell(changed, Cell("best-fit"), replace(setting, factor=0.0), seed)
+    plain = run_cell(changed, Cell("best-fit"), replace(setting, factor=0.0, model="", horizon=HORIZON.name), seed)
     before = [rung for t, rung, *_ in row["rungs"] if t < at_s]
     was_open = before[-1:] != ["request"]
     return {
@@ -370,6 +390,9 @@ def _options(command: Any) -> Any:
 @_options
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
+@click.option(
+    "--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train` to forecast with."
+)
 def placement_command(
     data: Path,
     share: float,
@@ -380,17 +403,20 @@ def placement_command(
     output: str,
     seeds: int,
     page: Path | None,
+    model: str,
 ) -> None:
     """Strategies with and without overcommit on the joined recipe: nodes, USD, violations, kills."""
     rows: list[dict[str, Any]] = []
-    setting, total = Setting(warmup_days, days), seeds * len(CELLS) + len(FRONTIER)
+    setting, total = Setting(warmup_days, days, model=model), seeds * len(CELLS) + len(FRONTIER)
     digests = []
+    load_rungs(model, HORIZON)  # a mistake shows at once
+    card = f"-{hashlib.sha256((Path(model) / CARD).read_bytes()).hexdigest()[:12]}" if model else ""
     with progress("replaying", quiet=quiet) as advance:
         for seed in range(seeds):
             trace = joined(data, share, seed)
             digests.append(trace.digest)
             for cell in (*CELLS, *FRONTIER) if seed == 0 else CELLS:
-                key = f"{trace.digest}-{cell.name}-{cell.scale}-{warmup_days}-{days}-{seed}".replace(" ", "_")
+                key = f"{trace.digest}-{cell.name}-{cell.scale}-{warmup_days}-{days}-{seed}{card}".replace(" ", "_")
                 rows.append(kept(cache, key, lambda t=trace, c=cell, s=seed: run_cell(t, c, setting, s)))  # type: ignore[misc]
                 advance(len(rows), total)
     if page is not None:
@@ -419,10 +445,15 @@ def adversaries_command(
     """What breaks predictions, and whether the budget holds or the rung falls."""
     trace, rows = joined(data, share, seed), []
     setting = Setting(warmup_days, days)
-    with progress("replaying", quiet=quiet) as advance:
+    with TemporaryDirectory() as folder, progress("replaying", quiet=quiet) as advance:
+
+        def foreign() -> Path:
+            foreign_model(data, Path(folder))
+            return Path(folder)
+
         for i, name in enumerate(ADVERSARIES):
             key = f"{trace.digest}-adversary-{name}-{at_day}-{warmup_days}-{days}-{seed}"
-            rows.append(kept(cache, key, lambda n=name: attack(trace, n, setting, at_day, seed)))  # type: ignore[misc]
+            rows.append(kept(cache, key, lambda n=name: attack(trace, n, setting, at_day, seed, foreign)))  # type: ignore[misc]
             advance(i + 1, len(ADVERSARIES))
     result = {"trace": trace.digest, "budget": BUDGET, "seed": seed, "at_day": at_day, "cells": rows}
     more = ("adversary", "was_open", "fell_after_s", "over_without_mechanism", "kills_without_mechanism")

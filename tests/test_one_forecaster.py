@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from placement.baselines import Target
+from placement.errors import ModelError
 from placement.forecasting import Forecaster
 from placement.knowledge import Knowledge
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.prediction import MODEL, HistoryPredictor, Question, Rungs, ask, load_rungs
+from placement.prediction import MODEL, HistoryPredictor, Rungs, ask, load_rungs
+from placement.prediction import Question as Asked
 from placement.resources import CPU, MEMORY, PODS
 from placement.strategies import STRATEGIES, strategy_named
 from placement.usage import DAY, STEP_S, UsageHistory, UsageSeries
@@ -21,7 +23,9 @@ from scheduler.ledger import Seen
 from scheduler.settings import UsageSettings
 from scheduler.telemetry import Sample, Subject, UsageStore
 from scheduler.usage_learner import UsageLearner as LiveLearner
+from simulator.compare import Question, cells_of, compare, rungs_of
 from simulator.replay import Replay, ReplayOptions
+from simulator.reproduce_placement import Setting, attack
 from simulator.trace import Trace, Usage
 from simulator.training import Effort, train
 from simulator.usage_learner import UsageLearner
@@ -147,7 +151,7 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(model: str) -> None:
             history.add(slot * STEP_S, cpu_millicores=int(rng.integers(10, 4500)), memory_bytes=int(rng.integers(GIB)))
         snapshot = history.snapshot()
         assert snapshot is not None
-        questions += [Question(f"w{number}", {CPU: 4000, MEMORY: GIB}, snapshot, judges=number != 1)]
+        questions += [Asked(f"w{number}", {CPU: 4000, MEMORY: GIB}, snapshot, judges=number != 1)]
     rungs = load_rungs(model, TARGET)
     together = ask(rungs, questions)
     assert [a.workload for a in together] == ["w0", "w1", "w2", "w3"]
@@ -180,3 +184,25 @@ def test_a_model_that_promises_too_little_is_corrected_by_how_it_would_have_done
     found = forecaster.forecasts(end_s).of["w0"]
     assert (found.rung, found.cpu) == (MODEL, 1000)
     assert found.memory == GIB, "the model does not tell of memory"
+
+
+def test_a_comparison_forecasts_with_a_model_and_says_at_once_if_it_cannot(tmp_path: Path, model: str) -> None:
+    trace = str(tmp_path / "busy.ullage")
+    busy_trace(8).save(tmp_path / "busy.ullage")
+    question = Question((trace,), ("predicted", "coach-6x4h"), model=model, horizon=TARGET.name, until="empty")
+    by_trees, by_parts = (rungs_of(cell) for cell in cells_of(question))
+    assert [name for name, _ in by_trees.predictors] == ["model", "history"]
+    assert [name for name, _ in by_parts.predictors] == ["history"]
+    assert by_parts.parts
+    result = compare(question, jobs=1)
+    assert all(row["metrics"]["over_cpu_share"] > 0 for row in result.rows)
+    with pytest.raises(ModelError, match="no model for 6h-peak"):
+        compare(replace(question, horizon="6h-peak"), jobs=1)
+
+
+def test_trees_of_another_cluster_are_corrected_before_they_count(model: str) -> None:
+    setting = Setting(warmup_days=0, days=1, rollout_hours=5)
+    row = attack(busy_trace(8), "foreign-model", setting, 0, 0, lambda: Path(model))
+    assert row["rungs"][0][1] == "model"
+    assert row["rungs"][0][0] >= 8 * 3600, "not before there are outcomes"
+    assert all(factor > 0 for factor in row["factor"] if factor is not None)
