@@ -787,8 +787,8 @@ def _first_best(row, num_rows):
 
 
 @_jit
-def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, fgd, outlook):
-    """Bring row ``c`` of the score cache up to date, then (row, score, devices) of the best node."""
+def _renew(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
+    """Bring row ``c`` of the score cache up to date; (score, index) of the first of the best."""
     row, node = cache.scores[c], cache.best[c]
     before = row[node] if node >= 0 else np.int64(NOT_FEASIBLE)
     num = _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook)
@@ -801,6 +801,14 @@ def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, 
             if row[n] > best or (row[n] == best and n < node):
                 best, node = row[n], n
     cache.best[c] = node
+    return best, node
+
+
+@_jit
+def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, fgd, outlook):
+    """Bring row ``c`` of the score cache up to date, then (row, score, devices) of the best node."""
+    row = cache.scores[c]
+    best, node = _renew(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook)
     if best == NOT_FEASIBLE:
         return -1, best, np.int64(0)
     if ties:
@@ -834,6 +842,21 @@ def decide(c, draw, start, clock, num_rows, ties, rule, handle):
 
 
 @_jit
+def leaves_out(c, start, clock, num_rows, candidates, handle):
+    """Whether a node where class ``c`` fits is none of ``candidates (N,)``; brings its row up to date."""
+    h = handle
+    _renew(c, start, clock, num_rows, h.cache, h.ledger, h.prices, h.fgd, h.outlook)
+    row = h.cache.scores[c]
+    for start in range(0, num_rows, BLOCK):
+        found = False
+        for n in range(start, min(start + BLOCK, num_rows)):
+            found |= (row[n] > NOT_FEASIBLE) & ~candidates[n]
+        if found:
+            return True
+    return False
+
+
+@_jit
 def refresh(c, start, clock, num_rows, handle):
     """See :func:`_refresh`."""
     handle.cache.best[c] = -1  # whoever asks for the row does not ask who is best
@@ -856,6 +879,34 @@ def fragments_along(rows, signs, cpus, millis, masks, series, handle):
 def survey_all(rows, handle):
     """F_n(M) for each of ``rows``; float64."""
     return _survey_all(rows, handle.ledger, handle.fgd)
+
+
+@_jit
+def sort_out(scores, alive, candidates, chosen, known, last_touch, since, codes, todo, best, totals):
+    """See :meth:`placement.program.Program.sort_out`; (how many of ``todo``, how many of ``best``) were written."""
+    num_todo, num_best, last = 0, 0, len(best) - 1
+    for n in range(len(scores)):
+        if last_touch[n] >= since:
+            known[n] = 0
+        codes[n] = 0
+        if not alive[n] or n == chosen:
+            continue
+        score = scores[n]
+        if not candidates[n]:
+            codes[n] = 1
+        elif score == NOT_FEASIBLE:
+            codes[n] = known[n]
+            if known[n] == 0:
+                todo[num_todo] = n
+                num_todo += 1
+        elif num_best <= last or score > totals[last]:
+            at = min(num_best, last)
+            while at > 0 and totals[at - 1] < score:
+                best[at], totals[at] = best[at - 1], totals[at - 1]
+                at -= 1
+            best[at], totals[at] = n, score
+            num_best = min(num_best + 1, last + 1)
+    return num_todo, num_best
 
 
 @_jit

@@ -11,10 +11,12 @@ bind everywhere, so they are not cached: they are columns computed at the decisi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from placement.pods import PodSpec
 from placement.resources import DEVICE_MILLI, BoolArray, IntArray
@@ -78,6 +80,30 @@ def compiled_fragments(columns: Columns) -> Any:
         stamp=np.full(num_cols, -1, np.int64),
         scratch=np.zeros((2, len(millis)), np.int64),
     )
+
+
+CODE = np.uint16
+CodeArray = NDArray[np.uint16]
+NOT_OFFERED = 1
+"""Code of a node that the caller left out; codes of other reasons are their owner's, 0 is none."""
+
+
+@dataclass(slots=True)
+class Known:
+    """Why nodes were turned away when last somebody looked: ``codes (N,)``, true of nodes untouched since ``clock``."""
+
+    codes: CodeArray
+    clock: int
+
+
+class Sorted(NamedTuple):
+    """Nodes told apart: ``codes (N,)`` of why they were turned away, rows ``todo (n,)`` that were for a reason that is
+    not known, and rows and scores of the best others, best and then lowest row first."""
+
+    codes: CodeArray
+    todo: IntArray
+    best: list[int]
+    totals: list[int]
 
 
 class Program:
@@ -315,6 +341,48 @@ class Program:
             row = int(equal[draw % len(equal)])
             draw //= len(equal)
         return row, best, self.devices(spec, row, draw)
+
+    def leaves_out(self, spec: PodSpec, candidates: BoolArray) -> bool:
+        """Whether a node where the pod may go is none of ``candidates (N,)``."""
+        state = self.state
+        c = self._plain(spec) if self.is_plain else -1
+        if c < 0:
+            return bool(((self.scores_among(spec, None) > NOT_FEASIBLE) & ~candidates).any())
+        start, self.started[c] = self.started[c], state.clock
+        if self.reads_outlook:
+            self.columns.follow()
+        answer: bool = kernels.leaves_out(c, start, state.clock, state.num_rows, candidates, self.handle)
+        return answer
+
+    def sort_out(self, scores: IntArray, candidates: BoolArray, chosen: int, known: Known, most: int) -> Sorted:
+        """Tell the nodes of ``scores (N,)`` apart, in one pass: who was best, who was turned away, and why if that is
+        ``known``. ``chosen`` is the row of the chosen node, which is none of them, or −1. See :class:`Sorted`.
+
+        What is known of nodes that were touched since is forgotten.
+        """
+        state = self.state
+        alive, touched = state.is_alive[: len(scores)], state.last_touch[: len(scores)]
+        codes: CodeArray = np.empty(len(scores), CODE)
+        if self.is_compiled:
+            todo: IntArray = np.empty(len(scores), np.int64)
+            best, totals = np.empty(most, np.int64), np.empty(most, np.int64)
+            num, num_best = kernels.sort_out(
+                scores, alive, candidates, chosen, known.codes, touched, known.clock, codes, todo, best, totals
+            )
+            return Sorted(codes, todo[:num], best[:num_best].tolist(), totals[:num_best].tolist())
+        known.codes[touched >= known.clock] = 0
+        fits = (scores > NOT_FEASIBLE) & candidates & alive
+        codes[:] = np.where(candidates, known.codes, NOT_OFFERED)
+        if chosen >= 0:
+            fits[chosen] = False
+            codes[chosen] = 0
+        codes[fits | ~alive] = 0
+        unknown = alive & candidates & (scores == NOT_FEASIBLE) & (codes == 0)
+        if chosen >= 0:
+            unknown[chosen] = False
+        rows = np.flatnonzero(fits)
+        first = rows[np.argsort(-scores[rows], kind="stable")[:most]]
+        return Sorted(codes, np.flatnonzero(unknown), first.tolist(), scores[first].tolist())
 
     def scores_among(self, spec: PodSpec, candidates: BoolArray | None) -> IntArray:
         """``(N,)`` int64 with every rule and every score applied, relative ones among ``candidates``."""

@@ -6,12 +6,14 @@ same grouping in about a hundred microseconds at 5,000 nodes and without a Pytho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from placement.pods import PodSpec
-from placement.program import NOT_FEASIBLE, Program
+from placement.program import CODE, CodeArray, Known, Program
 from placement.resources import PODS, BoolArray, IntArray
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 from placement.strategy import PREDICTED_FULL, Strategy
@@ -19,6 +21,8 @@ from placement.strategy import PREDICTED_FULL, Strategy
 NOT_OFFERED = "not offered by the caller"
 MAX_KNOWN = 1000
 """Classes remembered; beyond it remembering starts over."""
+MAX_TEXTS = 10_000
+"""Reasons remembered of one class; beyond it remembering starts over."""
 NO_DEVICE = "no device with enough free share"
 
 
@@ -29,69 +33,90 @@ def rejections(
 
     The masks are disjoint; rows of removed nodes are in none, nor is ``chosen``, where the pod may be counted already.
     """
-    return Rejections().of(strategy, snapshot, spec, candidates, chosen=chosen)
+    return Rejections().of(strategy, snapshot, spec, candidates, chosen=chosen).masks()
+
+
+class Standing(NamedTuple):
+    """How the nodes of one moment stood to one pod. Stays true when the ledger changes; any thread may read it."""
+
+    codes: CodeArray
+    """``(N,)``: 0 for a node that the pod may use and for no node, else the reason ``texts[code − 1]``."""
+    texts: Sequence[str]
+    best: list[int]
+    """Rows of the best nodes besides the chosen one, best and then lowest row first."""
+    totals: list[int]
+    """Their scores."""
+
+    def masks(self) -> dict[str, BoolArray]:
+        """Reason → ``(N,)`` bool."""
+        counts = np.bincount(self.codes)
+        return {self.texts[code - 1]: self.codes == code for code in np.flatnonzero(counts).tolist() if code}
+
+
+@dataclass(slots=True)
+class _Class(Known):
+    """What is known of one class of pods. Texts are only ever appended: a :class:`Standing` shares them."""
+
+    epoch: int
+    num_changes: int
+    texts: list[str]
+
+    def code_of(self, text: str) -> int:
+        """Of a reason, new or not."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
 
 
 class Rejections:
     """Remembers, class by class, why nodes were turned away: mostly the same nodes as last time, for the same reason."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, PodSpec], _Known] = {}
+        self._known: dict[tuple[str, PodSpec], _Class] = {}
 
     def of(
-        self, strategy: Strategy, snapshot: Snapshot, spec: PodSpec, candidates: BoolArray | None, *, chosen: int
-    ) -> dict[str, BoolArray]:
-        """As :func:`rejections`; the masks are not to be changed."""
+        self,
+        strategy: Strategy,
+        snapshot: Snapshot,
+        spec: PodSpec,
+        candidates: BoolArray | None,
+        *,
+        chosen: int,
+        most: int = 1,
+    ) -> Standing:
+        """As :func:`rejections`, and at most ``most`` of the best nodes besides ``chosen``."""
         state = snapshot.state
-        left_out: BoolArray = state.is_alive[: state.num_rows] & ~_feasible(strategy, state, spec, candidates)
-        if chosen >= 0:
-            left_out[chosen] = False
-        grouped: dict[str, BoolArray] = {}
-        if candidates is not None:
-            grouped = _by_mask(NOT_OFFERED, left_out & ~candidates)
-            left_out &= candidates
-        rows = np.flatnonzero(left_out)
-        if not len(rows):
-            return grouped
-        if state.rules.is_relational(spec):
-            return grouped | _reasons(strategy, state, spec, rows)
+        program = strategy.program(state)
+        is_relational = state.rules.is_relational(spec)
+        relative = is_relational or strategy.soft
+        scores = program.scores_among(spec, candidates) if relative else program.row(spec)
+        known = self._class(strategy, state, spec)
+        if is_relational:  # a bind anywhere may have changed the reason
+            known.clock = 0
+        everyone = np.ones(len(scores), np.bool_) if candidates is None else candidates
+        codes, todo, best, totals = program.sort_out(scores, everyone, chosen, known, most)
+        known.clock = state.clock
+        if len(todo):
+            for reason, rows in _reasons(strategy, state, spec, todo):
+                codes[rows] = known.codes[rows] = known.code_of(reason)
+        return Standing(codes, known.texts, best, totals)
+
+    def _class(self, strategy: Strategy, state: ClusterState, spec: PodSpec) -> _Class:
         known = self._known.get((strategy.digest, spec))
-        if known is None or not known.holds(state, rows):
-            known = _Known(
-                state.clock, state.epoch, len(state.changed_rows), rows, _reasons(strategy, state, spec, rows)
-            )
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            self._known[strategy.digest, spec] = known
-        return grouped | known.grouped
+        if known is not None:
+            is_valid = known.epoch == state.epoch and known.num_changes == len(state.changed_rows)
+            if is_valid and len(known.texts) < MAX_TEXTS:
+                return known
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        nothing = np.zeros(state.num_rows, CODE)
+        known = _Class(nothing, 0, state.epoch, len(state.changed_rows), [NOT_OFFERED])
+        self._known[strategy.digest, spec] = known
+        return known
 
 
-class _Known(NamedTuple):
-    """Reasons of some rows, and when they were found."""
-
-    clock: int
-    epoch: int
-    num_changes: int
-    rows: IntArray
-    grouped: dict[str, BoolArray]
-
-    def holds(self, state: ClusterState, rows: IntArray) -> bool:
-        """Whether the same rows are left out now and nothing about them has changed."""
-        return (
-            len(rows) == len(self.rows)
-            and self.epoch == state.epoch
-            and self.num_changes == len(state.changed_rows)
-            and bool((state.last_touch[rows] < self.clock).all())
-            and bool((rows == self.rows).all())
-        )
-
-
-def _by_mask(reason: str, mask: BoolArray) -> dict[str, BoolArray]:
-    return {reason: mask} if mask.any() else {}
-
-
-def _reasons(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntArray) -> dict[str, BoolArray]:
-    """The first rule that each of ``rows (n,)`` breaks, as masks over all nodes."""
+def _reasons(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntArray) -> list[tuple[str, IntArray]]:
+    """The first rule that each of ``rows (n,)`` breaks, and the rows that break it."""
     program = strategy.program(state)
     broken = [(text, ~holds) for text, holds in state.rules.permissions(spec, rows)]
     broken += _short(program, spec, rows)
@@ -99,25 +124,14 @@ def _reasons(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntAr
         demand = program.demands[program._class(spec)]
         broken.append((PREDICTED_FULL, program.fits(demand, rows) & ~program.admitted(demand, rows)))
     broken.append((NO_DEVICE, np.ones(len(rows), np.bool_)))
-    grouped: dict[str, BoolArray] = {}
+    grouped = []
     left = np.ones(len(rows), np.bool_)
     for reason, breaks in broken:
         hit = left & breaks
         if hit.any():
-            mask = grouped.setdefault(reason, np.zeros(state.num_rows, np.bool_))
-            mask[rows[hit]] = True
+            grouped.append((reason, rows[hit]))
             left &= ~hit
     return grouped
-
-
-def _feasible(strategy: Strategy, state: ClusterState, spec: PodSpec, candidates: BoolArray | None) -> BoolArray:
-    """``(N,)`` bool: offered nodes where the pod may go."""
-    feasible: BoolArray = strategy.program(state).row(spec) > NOT_FEASIBLE
-    if candidates is not None:
-        feasible &= candidates
-    if state.rules.is_relational(spec):
-        feasible &= state.rules.relational_mask(spec)[: state.num_rows]
-    return feasible
 
 
 def _short(program: Program, spec: PodSpec, rows: IntArray) -> list[tuple[str, BoolArray]]:

@@ -19,7 +19,6 @@ from placement import log as placement_log
 from placement.log import Asked, Event
 from placement.nodes import Taint
 from placement.pods import PodSpec
-from placement.program import NOT_FEASIBLE
 from placement.resources import BoolArray, IntArray
 from placement.rules import is_tolerated
 from placement.soft import wishes
@@ -194,8 +193,7 @@ class Engine:
 
     def _offered(self, strategy: Strategy, spec: PodSpec, candidates: BoolArray) -> Any:
         """None if the candidates leave out no node where the pod fits (then the question is "anywhere?")."""
-        feasible = strategy.program(self.state).scores_among(spec, None) > NOT_FEASIBLE
-        if not (feasible & ~candidates).any():
+        if not strategy.program(self.state).leaves_out(spec, candidates):
             return None
         return RowSet(self.table.names, np.flatnonzero(candidates))
 

@@ -1,14 +1,12 @@
 """Takes decision records, live and from an event log, without standing in the way of an answer.
 
-On the event loop a decision leaves a few numbers and its chosen node's score parts. After the answer has gone out,
-the reasons of the other nodes are taken as bit masks over rows (a fraction of a millisecond at 5,000 nodes), and a
-thread of its own writes. The queue is bounded: what does not fit is dropped and counted, and while it is more than
-half full reasons are left out.
+Once a decision's answer is on its way, before anything else is asked, one pass over the nodes notes who was second
+best and why the others were turned away, in codes. A thread of its own makes a record of that and writes it. The queue
+is bounded: what does not fit is dropped and counted, and while it is more than half full reasons are left out.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -16,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +24,8 @@ from placement.log import Asked, Event, EventLog
 from placement.playback import apply
 from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
-from placement.rejections import Rejections
-from placement.resources import BoolArray, IntArray
+from placement.rejections import Rejections, Standing
+from placement.resources import BoolArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy, scorer_name
 from scheduler.errors import RecordError
@@ -63,61 +61,91 @@ def requested(spec: PodSpec) -> dict[str, Any]:
     return asked
 
 
-def parts_of(
-    strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntArray, totals: Sequence[int] = ()
-) -> list[dict[str, int]]:
-    """Weighted score parts by scorer, one table per row; higher is better. ``totals`` are the rows' scores, if known."""
-    if not len(rows):
+class Candidate(NamedTuple):
+    """A node where the pod could go."""
+
+    node: str
+    score: int
+    parts: dict[str, int]
+    """Weighted score parts by scorer; higher is better."""
+
+
+def candidates_of(
+    strategy: Strategy, state: ClusterState, spec: PodSpec, rows: Sequence[int], totals: Sequence[int]
+) -> list[Candidate]:
+    """What a record says of ``rows``, whose scores are ``totals``."""
+    if not rows:
         return []
     names = [scorer_name(w.scorer) for w in strategy.scorers]
-    if len(names) == 1 and not strategy.soft and totals:
-        return [{names[0]: total} for total in totals]
-    parts = strategy.program(state).parts(spec, rows)
-    return [{name: int(parts[i, j]) for i, name in enumerate(names)} for j in range(len(rows))]
+    if len(names) == 1 and not strategy.soft:
+        columns = [[total] for total in totals]
+    else:
+        columns = strategy.program(state).parts(spec, np.array(rows, np.int64)).T.tolist()
+    return [
+        Candidate(state.name(row), total, dict(zip(names, parts, strict=True)))
+        for row, total, parts in zip(rows, totals, columns, strict=True)
+    ]
+
+
+def runner_up(top: Sequence[Candidate], node: str) -> str:
+    """Name of the best candidate besides ``node``, empty for none."""
+    return next((candidate.node for candidate in top if candidate.node != node), "")
+
+
+@dataclass(slots=True)
+class Taken:
+    """A decision and what its moment showed; nothing here changes when the ledger does."""
+
+    answered: Answered
+    strategy: Strategy
+    top: list[Candidate]
+    """The best candidates, the chosen one first."""
+    standing: Standing | None = None
+    idle: BoolArray | None = None
+    """``(N,)`` bool: nodes that held nothing but daemons."""
+    nodes: Fleet | None = None
+    is_exact: bool = False
+    """Whether the ledger was as the decision saw it."""
+
+    def record(self) -> Record:
+        """All of it, written out."""
+        record = record_of(self.answered, self.strategy)
+        record.top = [candidate._asdict() for candidate in self.top]
+        record.runner_up = runner_up(self.top, record.node)
+        record.is_exact = self.is_exact
+        record.nodes = self.nodes
+        if self.standing is not None:
+            record.masks = self.standing.masks()
+            record.reasons = {reason: int(np.count_nonzero(mask)) for reason, mask in record.masks.items()}
+        if self.idle is not None:
+            record.masks[IDLE] = self.idle
+        return record
 
 
 def take(
+    answered: Answered, strategy: Strategy, state: ClusterState, known: Rejections, candidates: BoolArray | None
+) -> Taken:
+    """The chosen node and the best others with their parts, and reasons, of a ledger that does not count the pod yet."""
+    decision, spec = answered.decision, answered.spec
+    top, standing = best_of(strategy, state, spec, candidates, decision, known)
+    return Taken(answered, strategy, top, standing, is_exact=state.version == decision.version)
+
+
+def best_of(
     strategy: Strategy,
     state: ClusterState,
     spec: PodSpec,
     candidates: BoolArray | None,
     decision: Decision,
-    chosen: dict[str, Any] | None = None,
     known: Rejections | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, BoolArray]]:
-    """Best candidates with their parts, and the masks of a :class:`Record`.
-
-    ``chosen`` is the chosen node's entry if the ledger already counts the pod there, else None; ``known`` are reasons
-    found before, of the same ledger.
-    """
-    scores = strategy.scores(state.snapshot(), spec, candidates)
-    if decision.row >= 0:
-        scores[decision.row] = NOT_FEASIBLE
-    best, totals = _best(scores, TOP - 1)
-    others = [
-        {"node": state.name(row), "score": total, "parts": parts}
-        for row, total, parts in zip(
-            best, totals, parts_of(strategy, state, spec, np.array(best, np.int64), totals), strict=True
-        )
-    ]
+) -> tuple[list[Candidate], Standing]:
+    """The chosen node and the best others, and why the rest was turned away; ``known`` remembers that between calls."""
     known = Rejections() if known is None else known
-    masks = known.of(strategy, state.snapshot(), spec, candidates, chosen=decision.row)
-    return ([] if chosen is None else [chosen]) + others, masks
-
-
-def _best(scores: IntArray, count: int) -> tuple[list[int], list[int]]:
-    """Rows and scores of the best feasible nodes, best and then lowest row first; ``scores (N,)`` is used up."""
-    rows: list[int] = []
-    totals: list[int] = []
-    while len(scores) and len(rows) < count:
-        row = int(scores.argmax())
-        total = int(scores[row])
-        if total == NOT_FEASIBLE:
-            break
-        rows.append(row)
-        totals.append(total)
-        scores[row] = NOT_FEASIBLE
-    return rows, totals
+    standing = known.of(strategy, state.snapshot(), spec, candidates, chosen=decision.row, most=TOP - 1)
+    rows, totals = standing.best, standing.totals
+    if decision.is_placed:
+        rows, totals = [decision.row, *rows], [decision.score, *totals]
+    return candidates_of(strategy, state, spec, rows, totals), standing
 
 
 def is_idle(state: ClusterState, row: int) -> bool:
@@ -133,43 +161,36 @@ class IdleNodes:
         self._clock = 0
 
     def mask(self, state: ClusterState) -> BoolArray:
-        """``(N,)`` bool, a copy."""
-        missed = state.clock - self._clock
-        if missed > TOUCH_RING // 2 or len(self._idle) != state.num_rows:
-            self._idle = np.zeros(state.num_rows, np.bool_)
-            rows: Iterable[int] = range(state.num_rows)
-        else:
-            ring = np.arange(self._clock, state.clock) & (TOUCH_RING - 1)
-            rows = np.unique(state.touched[ring]).tolist()
-        for row in rows:
-            self._idle[row] = is_idle(state, row)
+        """``(N,)`` bool. It never changes: another one is made when a node does."""
+        missed = range(self._clock, state.clock)
         self._clock = state.clock
-        return self._idle.copy()
-
-
-@dataclass
-class _Pending:
-    """A decision whose reasons are still to be taken."""
-
-    record: Record
-    spec: PodSpec
-    candidates: BoolArray | None
-    decision: Decision
-    was_idle: bool
-    """Whether the chosen node held nothing but daemons."""
+        if len(missed) > TOUCH_RING // 2 or len(self._idle) != state.num_rows:
+            self._idle = np.array([is_idle(state, row) for row in range(state.num_rows)], np.bool_)
+            return self._idle
+        fresh = None
+        for clock in missed:
+            row = int(state.touched[clock & (TOUCH_RING - 1)])
+            now = is_idle(state, row)
+            if now != (self._idle if fresh is None else fresh)[row]:
+                fresh = self._idle.copy() if fresh is None else fresh
+                fresh[row] = now
+        if fresh is not None:
+            self._idle = fresh
+        return self._idle
 
 
 class Recorder:
     """Takes records on the event loop and writes them in a thread of its own. Give it to the engine.
 
-    ``attach`` comes before the first ``offer``. Nothing here raises towards the caller.
+    ``attach`` comes before the first ``offer``, and ``offer`` before the ledger counts the pod. Nothing here raises
+    towards the caller.
     """
 
     def __init__(self, settings: RecordSettings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
         self.store = RecordStore(Path(settings.path), settings)
-        self._queue: deque[Record | Fleet | Seen] = deque()
+        self._queue: deque[Taken | Fleet | Seen] = deque()
         self._stop = threading.Event()
         self._engine: Engine | None = None
         self._idle = IdleNodes()
@@ -197,51 +218,27 @@ class Recorder:
     def _offer(self, answered: Answered) -> None:
         assert self._engine is not None, "attach() comes first"
         engine, decision = self._engine, answered.decision
+        state = engine.state
         seen = engine.ledger.pods.get(answered.uid)
         if seen is not None and seen.node:
             return  # somebody probes with a pod that is bound already: no decision
         strategy = engine.strategy if decision.strategy == engine.strategy.digest else engine.fallback
-        record = record_of(answered, strategy)
-        if decision.is_placed:
-            row = np.array([decision.row], np.int64)
-            parts = parts_of(strategy, engine.state, answered.spec, row, (decision.score,))
-            record.top = [{"node": decision.node, "score": decision.score, "parts": parts[0]}]
-        if len(self._queue) > self.settings.queue // 2:
-            record.is_exact = False
-            self._queue.append(record)
+        if len(self._queue) > self.settings.queue // 2 or len(answered.candidates) != state.num_rows:
+            rows, totals = ([decision.row], [decision.score]) if decision.is_placed else ([], [])
+            self._queue.append(Taken(answered, strategy, candidates_of(strategy, state, answered.spec, rows, totals)))
             return
-        was_idle = decision.is_placed and is_idle(engine.state, decision.row)
-        pending = _Pending(record, answered.spec, answered.candidates, decision, was_idle)
-        try:
-            asyncio.get_running_loop().call_soon(self._finish, pending, strategy)
-        except RuntimeError:  # no loop: nobody waits for an answer
-            self._finish(pending, strategy)
+        taken = take(answered, strategy, state, self._known, answered.candidates)
+        taken.idle = self._idle.mask(state)
+        taken.nodes = self._nodes(state, engine.ledger.node_changes)
+        self._queue.append(taken)
 
-    def _finish(self, pending: _Pending, strategy: Strategy) -> None:
-        """After the answer has gone out: other candidates, reasons, idle nodes."""
-        assert self._engine is not None
-        record, state = pending.record, self._engine.state
-        try:
-            record.is_exact = state.version - pending.decision.version <= 1  # the pod itself
-            if pending.candidates is None or len(pending.candidates) == state.num_rows:
-                chosen = record.top[0] if record.top else None
-                record.top, record.masks = take(
-                    strategy, state, pending.spec, pending.candidates, pending.decision, chosen, self._known
-                )
-                self._complete(pending, state)
-        except Exception as error:
-            log.error("reasons of a decision lost", exc_info=error, extra={"decision_id": record.id})
-        self._queue.append(record)
-
-    def _complete(self, pending: _Pending, state: ClusterState) -> None:
-        assert self._engine is not None
-        finish(pending.record, self._idle.mask(state), pending.decision.row, pending.was_idle)
-        changes = self._engine.ledger.node_changes
+    def _nodes(self, state: ClusterState, changes: int) -> Fleet | None:
+        """The nodes now, queued before the first record that is about them."""
         if self._fleet[0] != changes:
             fleet = Fleet.of(state)
             self._fleet = (changes, fleet)
             self._queue.append(fleet)
-        pending.record.nodes = self._fleet[1]
+        return self._fleet[1]
 
     def bound(self, seen: Seen) -> None:
         """The API shows a pod on a node."""
@@ -253,28 +250,22 @@ class Recorder:
         self.store.open()
         while not (self._stop.wait(PAUSE_S) and not self._queue):
             batch = [self._queue.popleft() for _ in range(len(self._queue))]
-            if batch and not self.store.write(batch):
+            if batch and not self.store.write([self._written_out(item) for item in batch]):
                 self.metrics.records_dropped.inc(len(batch))
             if time.monotonic() - pruned_s > PRUNE_EVERY_S:
                 pruned_s = time.monotonic()
                 self.store.prune(time.time())
         self.store.close()
 
+    @staticmethod
+    def _written_out(item: Taken | Fleet | Seen) -> Record | Fleet | Seen:
+        return item.record() if isinstance(item, Taken) else item
+
     def close(self) -> None:
         """Write what is queued and end."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
-
-
-def finish(record: Record, idle: BoolArray, row: int, was_idle: bool) -> None:
-    """Fill in what follows from the masks and the best candidates; ``row`` is the chosen node's, −1 for none."""
-    record.reasons = {reason: int(np.count_nonzero(mask)) for reason, mask in record.masks.items()}
-    others = [entry["node"] for entry in record.top if entry["node"] != record.node]
-    record.runner_up = others[0] if others else ""
-    if row >= 0:
-        idle[row] = was_idle
-    record.masks[IDLE] = idle
 
 
 def record_of(answered: Answered, strategy: Strategy) -> Record:
@@ -324,12 +315,12 @@ def record_log(
     ConfigError : a strategy is missing, or the file cannot be written.
     """
     by_digest = {strategy.digest: strategy for strategy in strategies}
-    state, idle = ClusterState(events=EventLog()), IdleNodes()
+    state, idle, known = ClusterState(events=EventLog()), IdleNodes(), Rejections()
     batch: list[Record | Fleet | Seen] = []
     written, fleet, is_new = 0, "", True
     for number, event in enumerate(events):
         if event.kind == placement_log.DECISION:
-            record = _replayed(event, number, by_digest, state, idle)
+            record = _replayed(event, number, by_digest, state, idle, known)
             record.asked_s += epoch_s
             if is_new:
                 nodes = Fleet.of(state)
@@ -363,7 +354,7 @@ def _seen(event: Event, state: ClusterState) -> Seen:
 
 
 def _replayed(
-    event: Event, number: int, by_digest: dict[str, Strategy], state: ClusterState, idle: IdleNodes
+    event: Event, number: int, by_digest: dict[str, Strategy], state: ClusterState, idle: IdleNodes, known: Rejections
 ) -> Record:
     from scheduler.engine import Answered
 
@@ -396,14 +387,9 @@ def _replayed(
         duration_s=0.0,
         outcome=outcome,
     )
-    record = record_of(answered, strategy)
-    chosen = None
-    if row >= 0:
-        parts = parts_of(strategy, state, asked.spec, np.array([row], np.int64))
-        chosen = {"node": event.node, "score": score, "parts": parts[0]}
-    record.top, record.masks = take(strategy, state, asked.spec, candidates, decision, chosen)
-    finish(record, idle.mask(state), row, row >= 0 and is_idle(state, row))
-    return record
+    taken = take(answered, strategy, state, known, candidates)
+    taken.idle = idle.mask(state)
+    return taken.record()
 
 
 def names_of(asked: Asked) -> tuple[str, ...]:

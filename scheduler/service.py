@@ -35,7 +35,7 @@ from scheduler._pb import placement_pb2_grpc, plans_pb2_grpc, telemetry_pb2, tel
 from scheduler.engine import Answered, Engine
 from scheduler.errors import ListenError
 from scheduler.grpc_guard import Guard
-from scheduler.recorder import parts_of, take
+from scheduler.recorder import best_of, runner_up
 from scheduler.settings import GrpcSettings
 from scheduler.telemetry import Sample, SampleError, Subject, UsageStore
 
@@ -131,20 +131,15 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):  # type: ignore[mi
     ) -> pb.ExplainResponse:
         state = self.engine.state
         decision = strategy.decide(state.snapshot(), spec, candidates, draw)
-        chosen = None
-        if decision.is_placed:
-            parts = parts_of(strategy, state, spec, np.array([decision.row], np.int64))
-            chosen = {"node": decision.node, "score": decision.score, "parts": parts[0]}
-        top, masks = take(strategy, state, spec, candidates, decision, chosen)
-        others = [entry["node"] for entry in top if entry["node"] != decision.node]
+        top, standing = best_of(strategy, state, spec, candidates, decision)
         rejected = [
             pb.Rejected(reason=reason, nodes=[state.name(row) for row in np.flatnonzero(mask).tolist()])
-            for reason, mask in masks.items()
+            for reason, mask in standing.masks().items()
         ]
         return pb.ExplainResponse(
             decision=_decision(decision, strategy),
-            runner_up=others[0] if others else "",
-            top=[pb.ScoreParts(**entry) for entry in top],
+            runner_up=runner_up(top, decision.node),
+            top=[pb.ScoreParts(**candidate._asdict()) for candidate in top],
             rejected=rejected,
         )
 
