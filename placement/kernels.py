@@ -776,8 +776,9 @@ def _first_best(row, num_rows):
     best, block = np.int64(NOT_FEASIBLE), 0
     for start in range(0, num_rows, BLOCK):
         highest = np.int64(NOT_FEASIBLE)
-        for n in range(start, min(start + BLOCK, num_rows)):
-            highest = max(highest, row[n])
+        scores = row[start : min(start + BLOCK, num_rows)]  # counting from 0 is what makes vector code
+        for n in range(len(scores)):
+            highest = max(highest, scores[n])
         if highest > best:
             best, block = highest, start
     node = block
@@ -848,10 +849,11 @@ def leaves_out(c, start, clock, num_rows, candidates, handle):
     _renew(c, start, clock, num_rows, h.cache, h.ledger, h.prices, h.fgd, h.outlook)
     row = h.cache.scores[c]
     for start in range(0, num_rows, BLOCK):
-        found = False
-        for n in range(start, min(start + BLOCK, num_rows)):
-            found |= (row[n] > NOT_FEASIBLE) & ~candidates[n]
-        if found:
+        scores, offered = row[start : min(start + BLOCK, num_rows)], candidates[start : start + BLOCK]
+        missed = np.int64(0)
+        for n in range(len(scores)):
+            missed |= np.int64(scores[n] != NOT_FEASIBLE) & np.int64(not offered[n])
+        if missed:
             return True
     return False
 
@@ -881,31 +883,56 @@ def survey_all(rows, handle):
     return _survey_all(rows, handle.ledger, handle.fgd)
 
 
+@_inline
+def _is_worth_a_look(scores, candidates, last_touch, since, bar):
+    """Whether a block of nodes holds one above ``bar``, one that was turned away, or one that was touched."""
+    highest, lowest, latest = np.int64(NOT_FEASIBLE), bar, np.int64(-1)
+    for n in range(len(scores)):
+        highest, lowest = max(highest, scores[n]), min(lowest, scores[n])
+        latest = max(latest, last_touch[n])
+    left_out = np.int64(0)
+    for n in range(len(candidates)):
+        left_out |= np.int64(not candidates[n])
+    return highest > bar or lowest == NOT_FEASIBLE or latest >= since or left_out != 0
+
+
 @_jit
 def sort_out(scores, alive, candidates, chosen, known, last_touch, since, codes, todo, best, totals):
     """See :meth:`placement.program.Program.sort_out`; (how many of ``todo``, how many of ``best``) were written."""
     num_todo, num_best, last = 0, 0, len(best) - 1
-    for n in range(len(scores)):
-        if last_touch[n] >= since:
-            known[n] = 0
-        codes[n] = 0
-        if not alive[n] or n == chosen:
+    bar = np.int64(NOT_FEASIBLE)  # what a node must exceed to be one of the best
+    codes[:] = 0
+    for start in range(0, len(scores), BLOCK):
+        if not _is_worth_a_look(
+            scores[start : start + BLOCK],
+            candidates[start : start + BLOCK],
+            last_touch[start : start + BLOCK],
+            since,
+            bar,
+        ):
             continue
-        score = scores[n]
-        if not candidates[n]:
-            codes[n] = 1
-        elif score == NOT_FEASIBLE:
-            codes[n] = known[n]
-            if known[n] == 0:
-                todo[num_todo] = n
-                num_todo += 1
-        elif num_best <= last or score > totals[last]:
-            at = min(num_best, last)
-            while at > 0 and totals[at - 1] < score:
-                best[at], totals[at] = best[at - 1], totals[at - 1]
-                at -= 1
-            best[at], totals[at] = n, score
-            num_best = min(num_best + 1, last + 1)
+        for n in range(start, min(start + BLOCK, len(scores))):
+            if last_touch[n] >= since:
+                known[n] = 0
+            if not alive[n] or n == chosen:
+                continue
+            score = scores[n]
+            if not candidates[n]:
+                codes[n] = 1
+            elif score == NOT_FEASIBLE:
+                codes[n] = known[n]
+                if known[n] == 0:
+                    todo[num_todo] = n
+                    num_todo += 1
+            elif score > bar:
+                at = min(num_best, last)
+                while at > 0 and totals[at - 1] < score:
+                    best[at], totals[at] = best[at - 1], totals[at - 1]
+                    at -= 1
+                best[at], totals[at] = n, score
+                num_best = min(num_best + 1, last + 1)
+                if num_best > last:
+                    bar = totals[last]
     return num_todo, num_best
 
 

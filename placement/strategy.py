@@ -107,6 +107,11 @@ class Strategy:
         parts += [f"{scorer_name(w.scorer)}*{w.weight}{sorted(asdict_of(w.scorer).items())}" for w in self.scorers]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
+    @cached_property
+    def scorer_names(self) -> tuple[str, ...]:
+        """The scorers as a TOML calls them."""
+        return tuple(scorer_name(w.scorer) for w in self.scorers)
+
     @property
     def reads_lifetimes(self) -> bool:
         """Whether how long pods live has a say."""
@@ -174,7 +179,7 @@ class Strategy:
         if decision.row >= 0:
             best = [decision.row, *(r for r in best if r != decision.row)][: max(top, 2)]
         parts = program.parts(spec, np.array(best, np.int64)) if best else np.zeros((0, 0), np.int64)
-        names = [scorer_name(w.scorer) for w in self.scorers]
+        names = self.scorer_names
         named = {
             state.name(row): {name: int(parts[i, j]) for i, name in enumerate(names)} for j, row in enumerate(best)
         }

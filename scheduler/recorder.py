@@ -21,13 +21,14 @@ import numpy as np
 from placement import log as placement_log
 from placement.errors import ConfigError
 from placement.log import Asked, Event, EventLog
+from placement.nodes import NodeSpec
 from placement.playback import apply
 from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
 from placement.rejections import Rejections, Standing
-from placement.resources import BoolArray
+from placement.resources import BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
-from placement.strategy import Decision, Strategy, scorer_name
+from placement.strategy import Decision, Strategy
 from scheduler.errors import RecordError
 from scheduler.records import IDLE, Fleet, Record, RecordStore
 from scheduler.settings import RecordSettings
@@ -61,35 +62,37 @@ def requested(spec: PodSpec) -> dict[str, Any]:
     return asked
 
 
-class Candidate(NamedTuple):
-    """A node where the pod could go."""
+class Top(NamedTuple):
+    """The best nodes for a pod, the chosen one first. Nothing here changes when the ledger does."""
 
-    node: str
-    score: int
-    parts: dict[str, int]
-    """Weighted score parts by scorer; higher is better."""
+    names: tuple[str, ...]
+    """Of the scorers."""
+    nodes: list[NodeSpec | None]
+    totals: list[int]
+    parts: IntArray | None
+    """``(scorers, n)`` int64, weighted score parts; None if the totals are the only scorer's."""
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Node, score, and parts by scorer."""
+        columns = [[total] for total in self.totals] if self.parts is None else self.parts.T.tolist()
+        return [
+            {"node": node.name, "score": total, "parts": dict(zip(self.names, parts, strict=True))}
+            for node, total, parts in zip(self.nodes, self.totals, columns, strict=True)
+            if node is not None
+        ]
 
 
-def candidates_of(
-    strategy: Strategy, state: ClusterState, spec: PodSpec, rows: Sequence[int], totals: Sequence[int]
-) -> list[Candidate]:
+def top_of(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: list[int], totals: list[int]) -> Top:
     """What a record says of ``rows``, whose scores are ``totals``."""
-    if not rows:
-        return []
-    names = [scorer_name(w.scorer) for w in strategy.scorers]
-    if len(names) == 1 and not strategy.soft:
-        columns = [[total] for total in totals]
-    else:
-        columns = strategy.program(state).parts(spec, np.array(rows, np.int64)).T.tolist()
-    return [
-        Candidate(state.name(row), total, dict(zip(names, parts, strict=True)))
-        for row, total, parts in zip(rows, totals, columns, strict=True)
-    ]
+    parts = None
+    if rows and (strategy.soft or len(strategy.scorers) > 1):
+        parts = strategy.program(state).parts(spec, np.array(rows, np.int64))
+    return Top(strategy.scorer_names, [state.nodes[row] for row in rows], totals, parts)
 
 
-def runner_up(top: Sequence[Candidate], node: str) -> str:
+def runner_up(entries: Sequence[dict[str, Any]], node: str) -> str:
     """Name of the best candidate besides ``node``, empty for none."""
-    return next((candidate.node for candidate in top if candidate.node != node), "")
+    return next((entry["node"] for entry in entries if entry["node"] != node), "")
 
 
 @dataclass(slots=True)
@@ -98,8 +101,7 @@ class Taken:
 
     answered: Answered
     strategy: Strategy
-    top: list[Candidate]
-    """The best candidates, the chosen one first."""
+    top: Top
     standing: Standing | None = None
     idle: BoolArray | None = None
     """``(N,)`` bool: nodes that held nothing but daemons."""
@@ -110,8 +112,8 @@ class Taken:
     def record(self) -> Record:
         """All of it, written out."""
         record = record_of(self.answered, self.strategy)
-        record.top = [candidate._asdict() for candidate in self.top]
-        record.runner_up = runner_up(self.top, record.node)
+        record.top = self.top.entries()
+        record.runner_up = runner_up(record.top, record.node)
         record.is_exact = self.is_exact
         record.nodes = self.nodes
         if self.standing is not None:
@@ -138,19 +140,22 @@ def best_of(
     candidates: BoolArray | None,
     decision: Decision,
     known: Rejections | None = None,
-) -> tuple[list[Candidate], Standing]:
+) -> tuple[Top, Standing]:
     """The chosen node and the best others, and why the rest was turned away; ``known`` remembers that between calls."""
     known = Rejections() if known is None else known
     standing = known.of(strategy, state.snapshot(), spec, candidates, chosen=decision.row, most=TOP - 1)
     rows, totals = standing.best, standing.totals
     if decision.is_placed:
         rows, totals = [decision.row, *rows], [decision.score, *totals]
-    return candidates_of(strategy, state, spec, rows, totals), standing
+    return top_of(strategy, state, spec, rows, totals), standing
 
 
 def is_idle(state: ClusterState, row: int) -> bool:
     """Whether a node holds nothing but daemons."""
-    return bool(state.is_alive[row]) and all(r.spec.owner.startswith(DAEMON) for r in state.residents_on[row].values())
+    for resident in state.residents_on[row].values():
+        if not resident.spec.owner.startswith(DAEMON):
+            return False
+    return bool(state.is_alive[row])
 
 
 class IdleNodes:
@@ -225,7 +230,7 @@ class Recorder:
         strategy = engine.strategy if decision.strategy == engine.strategy.digest else engine.fallback
         if len(self._queue) > self.settings.queue // 2 or len(answered.candidates) != state.num_rows:
             rows, totals = ([decision.row], [decision.score]) if decision.is_placed else ([], [])
-            self._queue.append(Taken(answered, strategy, candidates_of(strategy, state, answered.spec, rows, totals)))
+            self._queue.append(Taken(answered, strategy, top_of(strategy, state, answered.spec, rows, totals)))
             return
         taken = take(answered, strategy, state, self._known, answered.candidates)
         taken.idle = self._idle.mask(state)

@@ -131,7 +131,8 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):  # type: ignore[mi
     ) -> pb.ExplainResponse:
         state = self.engine.state
         decision = strategy.decide(state.snapshot(), spec, candidates, draw)
-        top, standing = best_of(strategy, state, spec, candidates, decision)
+        best, standing = best_of(strategy, state, spec, candidates, decision)
+        top = best.entries()
         rejected = [
             pb.Rejected(reason=reason, nodes=[state.name(row) for row in np.flatnonzero(mask).tolist()])
             for reason, mask in standing.masks().items()
@@ -139,7 +140,7 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):  # type: ignore[mi
         return pb.ExplainResponse(
             decision=_decision(decision, strategy),
             runner_up=runner_up(top, decision.node),
-            top=[pb.ScoreParts(**candidate._asdict()) for candidate in top],
+            top=[pb.ScoreParts(**entry) for entry in top],
             rejected=rejected,
         )
 

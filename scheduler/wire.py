@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from placement.resources import AnyArray, BoolArray, IntArray
 from scheduler.errors import WireError
+from scheduler.name_groups import MAX_LENGTH, MIX, SHIFT, WORD, Groups, grouped
 
 wire_kernels: ModuleType | None
 try:
@@ -32,20 +33,21 @@ try:
 except ImportError:  # numba is an extra; everything works without it, slower
     wire_kernels = None
 
-WORD = 8
-VECTOR = 32
-CACHE_LINE = 64
 MAX_PROBES = 32
 UINT64 = np.uint64
-_MIX_INT = 0x9E3779B97F4A7C15
-_MIX = UINT64(_MIX_INT)
-_SHIFT = UINT64(29)
+_MIX = UINT64(MIX)
+_SHIFT = UINT64(SHIFT)
 _NAMES_KEY = b'"NodeNames":['
-_END = b'"]}'
+_NAMES_END = b"]}"
+_ITEMS_KEY = b'"Nodes":{"metadata":{},"items":['
+_ITEMS_END = b']},"NodeNames":null}'
 USUAL_POD = 1 << 14
 """Bytes of a request that usually hold its pod, which comes before the names."""
+LARGE_POD = 1 << 23
+"""Bytes that hold it always: etcd takes no object of two megabytes."""
 _SCORE_DIGITS = 2
 _NAME_FIRST = b'{"metadata":{"name":"'
+_PREFIX: AnyArray = np.frombuffer(_NAME_FIRST, np.uint8)
 _is_plain = re.compile(rb"[0-9A-Za-z._-]+").fullmatch
 """Whether the name's JSON is the name between quotes, whoever writes it."""
 NAME_ROOM = 320
@@ -73,7 +75,7 @@ class Head(Struct):
 
 
 class _Front(Struct):
-    """A request as Go begins it, without its names."""
+    """A request as Go begins it, without its nodes."""
 
     Pod: Head
     Nodes: Raw = Raw(b"null")
@@ -127,8 +129,8 @@ class Question:
     """Fast path: the request as sent, of which ``region`` is a part."""
     begin: int = 0
     """Fast path: where in ``body`` the first name begins, at its quote."""
-    nodes: list[Raw] | None = None
-    """The Node objects as sent, in the order of ``names``, when the caller keeps no node cache of its own."""
+    nodes: Sequence[Raw | memoryview] | None = None
+    """The Node objects as sent, in the order of ``rows``, when the caller keeps no node cache of its own."""
 
     @property
     def pod(self) -> Raw:
@@ -139,6 +141,21 @@ class Question:
     def region(self) -> bytes:
         """Fast path: the names between the brackets, as sent."""
         return bytes(self.body[self.begin : len(self.body) - 2])
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts(Sequence[memoryview]):
+    """Parts of a request from ``starts (n,)`` to ``ends (n,)``, made when asked for."""
+
+    body: memoryview
+    starts: IntArray
+    ends: IntArray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, k: Any) -> Any:
+        return self.body[int(self.starts[k]) : int(self.ends[k])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +199,7 @@ def _words(names: Sequence[bytes], lengths: IntArray, num_words: int) -> Words:
 
 def _factor(k: int) -> Any:
     """What the k-th window is multiplied by, uint64."""
-    return UINT64((_MIX_INT * (2 * k + 3)) & (2**64 - 1))
+    return UINT64((MIX * (2 * k + 3)) & (2**64 - 1))
 
 
 def _mixed(words: Iterable[Words], lengths: Words) -> Words:
@@ -211,24 +228,28 @@ class NameTable:
     def __post_init__(self) -> None:
         self.row_of = {name: row for row, name in enumerate(self.names) if name}
         known = [(row, name.encode()) for name, row in self.row_of.items()]
-        plain = [(row, name) for row, name in known if len(name) >= WORD and _is_plain(name)]
-        self._rows = np.array([row for row, _ in plain], np.int64)
-        self._plain = [name for _, name in plain]
-        self._fixed: dict[int, AnyArray] = {}
-        if plain:
-            self._build()
+        plain = [(row, name) for row, name in known if WORD <= len(name) <= MAX_LENGTH and _is_plain(name)]
+        self._shortest = min((len(name) for _, name in plain), default=0)
+        self._groups: Groups | None = None
+        self._plain: list[bytes] = []
+        if wire_kernels is not None:
+            self._groups = grouped(plain)
+            self._addresses = self._groups.addresses()
+        else:
+            self._rows = np.array([row for row, _ in plain], np.int64)
+            self._plain = [name for _, name in plain]
+            self._fixed: dict[int, AnyArray] = {}
+            if plain:
+                self._build()
 
     def _build(self) -> None:
         self._num_words = (max(map(len, self._plain)) + WORD - 1) // WORD
         lengths = np.array([len(n) for n in self._plain], np.int64)
         self._words = _words(self._plain, lengths, self._num_words)
         self._lengths = lengths.astype(UINT64)
-        self._shortest = int(lengths.min())
-        self._keys, pair = self._telling_words()
         self._size = 1 << max(8, (4 * len(self._plain)).bit_length())
+        self._keys = self._telling_words()
         self._slots = self._slots_by(self._keys)
-        if wire_kernels is not None:
-            self._compiled = self._for_kernel(pair)
 
     def _slots_by(self, keys: tuple[int, ...]) -> AnyArray:
         """Linear-probing table of the entries, hashed by these windows; −1 is a free slot."""
@@ -239,30 +260,14 @@ class NameTable:
             slots[slot] = i
         return np.array(slots, np.int32)
 
-    def _telling_words(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The fewest windows that tell all names apart (with their lengths), usually one or two; and the best two."""
+    def _telling_words(self) -> tuple[int, ...]:
+        """The fewest windows that tell all names apart (with their lengths), usually one or two."""
         columns = range(self._num_words)
-        best: tuple[int, ...] = (0,)
-        most = 0
         for keys in [(k,) for k in columns] + [(i, k) for k in columns for i in range(k)]:
             count = len(np.unique(_mixed([self._words[k] for k in keys], self._lengths)))
             if count == len(self._plain):
-                return keys, keys
-            if count > most:
-                best, most = keys, count
-        return tuple(columns), best
-
-    def _for_kernel(self, keys: tuple[int, ...]) -> tuple[Any, ...]:
-        """The table as ``wire_kernels.rows_of`` takes it."""
-        factors = [_factor(k) for k in range(len(keys))] + [UINT64(0)]
-        windows = [UINT64(WORD * keys[0]), UINT64(WORD * keys[-1])]
-        hashing = np.array([*windows, *factors[:2], UINT64(64 - self._size.bit_length() + 1)], UINT64)
-        slots = self._slots if keys == self._keys else self._slots_by(keys)
-        width = VECTOR * -(-(max(map(len, self._plain)) + 2) // VECTOR)
-        room = np.zeros(len(self._plain) * width + CACHE_LINE, np.uint8)
-        known = room[-room.ctypes.data % CACHE_LINE :][: len(self._plain) * width]
-        known[:] = np.array([b'"' + name + b'"' for name in self._plain], f"S{width}").view(np.uint8)
-        return hashing, slots, known, width, self._rows
+                return keys
+        return tuple(columns)
 
     @cached_property
     def quoted(self) -> list[bytes]:
@@ -285,15 +290,26 @@ class NameTable:
     def rows_of(self, body: bytes | memoryview, begin: int, end: int) -> tuple[IntArray, BoolArray | None] | None:
         """Rows of ``"a","b",…`` in ``body[begin:end]`` as Go writes it, and maybe the same as a mask; None if any name
         needs the plain path."""
-        if not self._plain or end - begin < WORD + 2:
+        if end - begin < WORD + 2:
             return None
-        if wire_kernels is None:
-            rows = self._uniform(bytes(body[begin:end]))
+        if wire_kernels is None or self._groups is None:
+            rows = self._uniform(bytes(body[begin:end])) if self._plain else None
             return None if rows is None else (rows, None)
         asked = np.zeros(len(self.names), np.bool_)
         found = np.empty((end - begin) // (self._shortest + 3) + 1, np.int64)
-        count = wire_kernels.rows_of(np.frombuffer(body, np.uint8), begin, end, *self._compiled, found, asked)
+        count = wire_kernels.rows_of(np.frombuffer(body, np.uint8), begin, end, self._addresses, found, asked)
         return None if count < 0 else (found[:count], asked)
+
+    def items_of(self, body: memoryview, begin: int, end: int) -> tuple[IntArray, BoolArray, _Parts] | None:
+        """Rows of the Node objects in ``body[begin:end]``, the same as a mask, and the objects; None if anything needs
+        the plain path."""
+        if wire_kernels is None or self._groups is None:
+            return None
+        asked = np.zeros(len(self.names), np.bool_)
+        starts, ends, found = np.empty((3, len(self.names)), np.int64)
+        text = np.frombuffer(body, np.uint8)
+        count = wire_kernels.items_of(text, begin, end, _PREFIX, self._addresses, starts, ends, found, asked)
+        return None if count < 0 else (found[:count], asked, _Parts(body, starts[:count], ends[:count]))
 
     def _uniform(self, region: bytes) -> IntArray | None:
         """Rows if every name is as long as the first; otherwise as :meth:`_mixed` finds them."""
@@ -370,33 +386,54 @@ def read_question(body: bytes | memoryview, table: NameTable) -> Question:
     WireError : the body is not JSON, or not of that shape.
     """
     view = memoryview(body)
-    fast = _read_fast(view, table) if view[-len(_END) :] == _END else None
-    return fast or _read_full(body, table) or _read_plain(body, table)
+    return _read_fast(view, table) or _read_items(view, table) or _read_full(body, table) or _read_plain(body, table)
+
+
+def _front(body: memoryview, key: bytes) -> tuple[bytes, int] | None:
+    """What stands before ``key`` as one JSON object, and where what it names begins; None if it is not there."""
+    size = USUAL_POD
+    while size <= LARGE_POD:
+        front = bytes(body[:size])
+        start = front.find(key)
+        if start >= 0:
+            return front[:start].rstrip(b" ,") + b"}", start + len(key)
+        if size >= len(body):
+            return None
+        size *= 8
+    return None
+
+
+def _decoded_front(front: bytes) -> _Front | None:
+    try:
+        return _decode_front(front)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _read_fast(body: memoryview, table: NameTable) -> Question | None:
     """The form that Go writes with ``nodeCacheCapable: true`` and only known names; None for anything else."""
-    size = USUAL_POD
-    front = bytes(body[:size])
-    start = front.find(_NAMES_KEY)
-    while start < 0 and size < len(body):
-        size *= 8
-        front = bytes(body[:size])
-        start = front.find(_NAMES_KEY)
-    if start < 0:
+    found = _front(body, _NAMES_KEY) if body[-len(_NAMES_END) :] == _NAMES_END else None
+    args = None if found is None else _decoded_front(found[0])
+    if found is None or args is None or not _is_null(args.Nodes):
         return None
-    begin = start + len(_NAMES_KEY)
-    front = front[:start].rstrip(b" ,") + b"}"
-    try:
-        args = _decode_front(front)
-    except msgspec.MsgspecError:
+    front, begin = found
+    rows = table.rows_of(body, begin, len(body) - len(_NAMES_END))
+    if rows is None:
         return None
-    if not _is_null(args.Nodes):
+    return Question(args.Pod.metadata, rows[0], asked=rows[1], front=front, body=body, begin=begin)
+
+
+def _read_items(body: memoryview, table: NameTable) -> Question | None:
+    """The form that Go writes with Node objects and only known nodes; None for anything else. Objects are given back
+    as they came, and what is in them is not looked at."""
+    found = _front(body, _ITEMS_KEY) if body[-len(_ITEMS_END) :] == _ITEMS_END else None
+    args = None if found is None else _decoded_front(found[0])
+    if found is None or args is None:
         return None
-    found = table.rows_of(body, begin, len(body) - 2)
-    if found is None:
+    items = table.items_of(body, found[1], len(body) - len(_ITEMS_END))
+    if items is None:
         return None
-    return Question(args.Pod.metadata, found[0], asked=found[1], front=front, body=body, begin=begin)
+    return Question(args.Pod.metadata, items[0], asked=items[1], front=found[0], nodes=items[2])
 
 
 def _fields(body: bytes | memoryview | Raw) -> dict[str, Raw]:
@@ -546,7 +583,7 @@ def filter_some(
     return _some_nodes([question.nodes[i] for i in np.flatnonzero(passes).tolist()], body)
 
 
-def _some_nodes(nodes: Sequence[Raw], rest: bytes) -> bytes:
+def _some_nodes(nodes: Sequence[Raw | memoryview], rest: bytes) -> bytes:
     """An answer with Node objects; one join, for they may be tens of megabytes."""
     if not nodes:
         return b'{"Nodes":{"metadata":{},"items":[]},"NodeNames":null,' + rest
@@ -557,7 +594,7 @@ def _some_nodes(nodes: Sequence[Raw], rest: bytes) -> bytes:
 
 def filter_one(question: Question, table: NameTable, row: int) -> bytes:
     """The asked node of ledger row ``row`` passes; the others are left out without a word."""
-    if question.names is not None:
+    if question.names is not None or question.nodes is not None:
         return filter_some(question, table, question.rows == row)
     tail = b'],"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":""}'
     return b'{"Nodes":null,"NodeNames":[' + table.quoted[row] + tail
