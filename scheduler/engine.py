@@ -39,6 +39,8 @@ NO_ROOM = "ullage: not enough room beside pods already decided"
 UNKNOWN_NODE = "ullage: node not in the view yet"
 NOT_CHOSEN = "ullage: another node was chosen"
 """Reasons are constant: kube-scheduler counts equal ones and cuts the message at a kilobyte."""
+MAX_CLASSES = 10_000
+"""Of pods about which something is remembered; beyond it remembering starts over."""
 
 
 class RowSet(NamedTuple):
@@ -118,6 +120,8 @@ class Engine:
         self._table_topology = -1
         self._taints: frozenset[Taint] = frozenset()
         self._taints_at = -1
+        self._wishless: dict[PodSpec, tuple[int, Settings, bool]] = {}
+        """Whether a class has no wish that nobody models, and the nodes and settings of which that is true."""
         self._counters: dict[tuple[str, str], Any] = {}
 
     @property
@@ -143,8 +147,8 @@ class Engine:
 
     def in_force(self) -> Strategy:
         """The strategy, or the fallback while knowledge that it needs is missing."""
-        knowledge = self.state.knowledge
-        if all(getattr(knowledge, need) is not None for need in self.strategy.needs):
+        needs = self.strategy.needs
+        if not needs or all(getattr(self.state.knowledge, need) is not None for need in needs):
             return self.strategy
         self.metrics.fallback.labels("no knowledge").inc()
         return self.fallback
@@ -161,7 +165,13 @@ class Engine:
         """Whether nothing that the pod would like is lost when kube-scheduler does not score."""
         if self.in_force().soft:
             return True
-        return not (soft_wishes(spec, self._soft_taints()) - set(self.settings.ignored_wishes))
+        known = self._wishless.get(spec)
+        if known is None or known[0] != self.ledger.node_changes or known[1] is not self.settings:
+            left = soft_wishes(spec, self._soft_taints()) - set(self.settings.ignored_wishes)
+            if len(self._wishless) >= MAX_CLASSES:
+                self._wishless.clear()
+            known = self._wishless[spec] = (self.ledger.node_changes, self.settings, not left)
+        return known[2]
 
     def _soft_taints(self) -> frozenset[Taint]:
         """Every PreferNoSchedule taint in the cluster."""

@@ -25,12 +25,12 @@ from placement.nodes import NodeSpec
 from placement.playback import apply
 from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
-from placement.rejections import Rejections, Standing
+from placement.rejections import MAX_KNOWN, Rejections, Standing
 from placement.resources import BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
 from scheduler.errors import RecordError
-from scheduler.records import IDLE, Fleet, Record, RecordStore
+from scheduler.records import IDLE, Fleet, Record, RecordStore, pack
 from scheduler.settings import RecordSettings
 
 if TYPE_CHECKING:
@@ -109,19 +109,47 @@ class Taken:
     is_exact: bool = False
     """Whether the ledger was as the decision saw it."""
 
-    def record(self) -> Record:
-        """All of it, written out."""
+    def record(self, last: dict[int, Masks] | None = None) -> Record:
+        """All of it, written out; ``last`` remembers masks by class, which mostly are what they were the last time."""
         record = record_of(self.answered, self.strategy)
         record.top = self.top.entries()
         record.runner_up = runner_up(record.top, record.node)
         record.is_exact = self.is_exact
         record.nodes = self.nodes
-        if self.standing is not None:
-            record.masks = self.standing.masks()
-            record.reasons = {reason: int(np.count_nonzero(mask)) for reason, mask in record.masks.items()}
-        if self.idle is not None:
-            record.masks[IDLE] = self.idle
+        if self.standing is None or self.idle is None:
+            return record
+        last = {} if last is None else last
+        key = id(self.standing.texts)
+        masks = last.get(key)
+        if masks is None or not masks.are_of(self.standing, self.idle):
+            if len(last) >= MAX_KNOWN:
+                last.clear()
+            masks = last[key] = Masks.of(self.standing, self.idle)
+        record.masks, record.reasons, record.packed = masks.masks, masks.reasons, masks.packed
         return record
+
+
+class Masks(NamedTuple):
+    """What a record says of nodes, once for all decisions to which they stood alike."""
+
+    standing: Standing
+    idle: BoolArray
+    masks: dict[str, BoolArray]
+    reasons: dict[str, int]
+    packed: bytes
+
+    @classmethod
+    def of(cls, standing: Standing, idle: BoolArray) -> Masks:
+        """Written out."""
+        masks = standing.masks()
+        reasons = {reason: int(np.count_nonzero(mask)) for reason, mask in masks.items()}
+        masks[IDLE] = idle
+        return cls(standing, idle, masks, reasons, pack(masks))
+
+    def are_of(self, standing: Standing, idle: BoolArray) -> bool:
+        """Whether nodes stand as they did."""
+        is_same = self.standing.texts is standing.texts and self.idle is idle
+        return is_same and np.array_equal(self.standing.codes, standing.codes)
 
 
 def take(
@@ -252,10 +280,11 @@ class Recorder:
 
     def _write(self) -> None:
         pruned_s = time.monotonic()
+        last: dict[int, Masks] = {}
         self.store.open()
         while not (self._stop.wait(PAUSE_S) and not self._queue):
             batch = [self._queue.popleft() for _ in range(len(self._queue))]
-            if batch and not self.store.write([self._written_out(item) for item in batch]):
+            if batch and not self.store.write([self._written_out(item, last) for item in batch]):
                 self.metrics.records_dropped.inc(len(batch))
             if time.monotonic() - pruned_s > PRUNE_EVERY_S:
                 pruned_s = time.monotonic()
@@ -263,8 +292,8 @@ class Recorder:
         self.store.close()
 
     @staticmethod
-    def _written_out(item: Taken | Fleet | Seen) -> Record | Fleet | Seen:
-        return item.record() if isinstance(item, Taken) else item
+    def _written_out(item: Taken | Fleet | Seen, last: dict[int, Masks]) -> Record | Fleet | Seen:
+        return item.record(last) if isinstance(item, Taken) else item
 
     def close(self) -> None:
         """Write what is queued and end."""

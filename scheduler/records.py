@@ -96,6 +96,12 @@ class Fleet:
         return cls(*(tuple(column) for column in json.loads(zlib.decompress(data))))
 
 
+def pack(masks: dict[str, BoolArray]) -> bytes:
+    """Masks as the table holds them."""
+    bits = {reason: np.packbits(mask).tobytes().hex() for reason, mask in masks.items()}
+    return zlib.compress(_encode(bits), 1)
+
+
 @dataclass
 class Record:
     """One decision, complete; field names are the table's columns."""
@@ -135,6 +141,8 @@ class Record:
     """Digest of the nodes that the masks are about."""
     masks: dict[str, BoolArray] = field(default_factory=dict, repr=False)
     """``(N,)`` bool over the fleet's rows: reason → nodes; :data:`IDLE` → idle nodes."""
+    packed: bytes = field(default=b"", repr=False, compare=False)
+    """Before it is written: the masks as :func:`pack` makes them, where the writer knows that already."""
     is_exact: bool = True
     """Whether reasons and other candidates were read before the ledger changed again."""
     final_node: str | None = None
@@ -151,8 +159,7 @@ class Record:
         values = {c: getattr(self, c) for c in _COLUMNS}
         for key in ("request", "prediction", "top", "reasons"):
             values[key] = _encode(values[key]).decode()
-        bits = {reason: np.packbits(mask).tobytes().hex() for reason, mask in self.masks.items()}
-        values["masks"] = zlib.compress(_encode(bits), 1)
+        values["masks"] = self.packed or pack(self.masks)
         values["is_exact"] = int(self.is_exact)
         return tuple(values.values())
 
@@ -194,7 +201,7 @@ class Record:
         return bool(mask[row]) if row < len(mask) else None
 
 
-_COLUMNS = tuple(f.name for f in fields(Record) if f.name != "nodes")
+_COLUMNS = tuple(f.name for f in fields(Record) if f.name not in ("nodes", "packed"))
 _INSERT = f"INSERT OR REPLACE INTO records ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
