@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec, Taint
 from placement.pods import GpuRequest, PodSpec
-from placement.rejections import rejections
+from placement.program import NOT_FEASIBLE
+from placement.rejections import Rejections, rejections
 from placement.state import ClusterState
 from placement.strategies import strategy_named
 from placement.strategy import reasons
@@ -158,6 +159,47 @@ def test_masks_of_reasons_are_the_reasons_that_people_read(
     named = {reason: {state.name(int(r)) for r in np.flatnonzero(mask)} for reason, mask in masks.items()}
     expected = reasons(state, strategy.program(state), spec, candidates)
     assert named == {reason: set(names) for reason, names in expected.items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8), st.integers(0, 2**9 - 1)), min_size=1, max_size=25))
+def test_what_is_remembered_of_a_class_changes_nothing(steps: list[tuple[int, int, int]]) -> None:
+    """Both back ends, fed with binds, releases and node changes, say what a fresh look says."""
+    states = [ClusterState(backend=backend) for backend in ("auto", "numpy")]
+    memories = [Rejections(), Rejections()]
+    strategy = strategy_named("best-fit")
+    spec = PodSpec((("cpu", 2000), ("memory", GIB)))
+    for state in states:
+        for i in range(9):
+            state.add_node(NodeSpec(f"n{i}", (("cpu", (i % 4 + 1) * 1000), ("memory", 4 * GIB))))
+    for number, (what, node, mask) in enumerate(steps):
+        candidates = np.array([bool(mask >> i & 1) for i in range(9)])
+        said = []
+        for state, memory in zip(states, memories, strict=True):
+            resident = next(iter(state.residents_on[node].values()), None)
+            if what == 0:
+                state.bind(f"u{number}", PodSpec((("cpu", 500), ("memory", GIB))), f"n{node}")
+            elif what == 1 and resident is not None:
+                state.release(resident.uid)
+            elif what == 2:
+                state.update_node(NodeSpec(f"n{node}", (("cpu", 1000), ("memory", 4 * GIB)), taints=(Taint("k"),)))
+            program = strategy.program(state)
+            for asked in (candidates, None):
+                decision = strategy.decide(state.snapshot(), spec, asked, number)
+                standing = memory.of(strategy, state.snapshot(), spec, asked, chosen=decision.row, most=4)
+                fresh = rejections(strategy, state.snapshot(), spec, asked, chosen=decision.row)
+                masks = {reason: found.tolist() for reason, found in standing.masks().items()}
+                assert masks == {reason: found.tolist() for reason, found in fresh.items()}
+                scores = program.scores_among(spec, asked).copy()
+                if decision.row >= 0:
+                    scores[decision.row] = NOT_FEASIBLE
+                order = np.argsort(-scores, kind="stable")
+                assert standing.best == [row for row in order.tolist() if scores[row] > NOT_FEASIBLE][:4]
+                assert standing.totals == scores[standing.best].tolist()
+                said.append((masks, standing.best, standing.totals))
+            left_out = (program.scores_among(spec, None) > NOT_FEASIBLE) & ~candidates
+            assert program.leaves_out(spec, candidates) == left_out.any()
+        assert said[:2] == said[2:]
 
 
 def test_records_made_from_the_log_say_what_live_records_say(live: Live, tmp_path: Path) -> None:

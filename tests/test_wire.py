@@ -187,6 +187,65 @@ def test_a_full_node_is_known_by_its_name_wherever_that_stands(node: dict[str, A
     assert json.loads(bytes(question.pod)) == POD
 
 
+TRAPS = st.recursive(
+    st.none() | st.integers() | st.text(st.sampled_from('ab"\\\\{}[],:\u00e9 \n'), max_size=90),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('{}[]"\\\\', max_size=9), inner, max_size=4),
+    max_leaves=12,
+)
+"""Values full of what a reader of brackets could stumble over."""
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), TRAPS), unique_by=lambda entry: entry[0], max_size=8))
+@SETTINGS
+def test_full_nodes_are_found_whatever_is_in_them(asked: list[tuple[int, Any]]) -> None:
+    names = [f"node-{i:0{8 + i % 30}d}" for i in range(61)]
+    table = NameTable(names)
+    nodes = [{"metadata": {"name": names[row]}, "status": trap} for row, trap in asked]
+    body = go({"Pod": POD, "Nodes": {"metadata": {}, "items": nodes}, "NodeNames": None})
+    question = wire.read_question(body, table)
+    assert question.rows.tolist() == [row for row, _ in asked]
+    assert json.loads(wire.filter_all(question))["Nodes"]["items"] == nodes
+    for row, node in zip(question.rows.tolist(), nodes, strict=True):
+        assert json.loads(wire.filter_one(question, table, row))["Nodes"]["items"] == [node]
+    scores = json.loads(bytes(wire.priorities(question, table, np.arange(61) % 11)))
+    assert scores == [{"Host": names[row], "Score": row % 11} for row, _ in asked]
+    assert json.loads(bytes(question.pod)) == POD
+
+
+def test_thousands_of_full_nodes_take_the_path_without_objects_per_node() -> None:
+    names = [f"node-{i:06d}" for i in range(500)]
+    nodes = [{"metadata": {"name": name, "labels": {"x": "y" * 40}}} for name in names]
+    body = go({"Pod": POD, "Nodes": {"metadata": {}, "items": nodes}, "NodeNames": None})
+    question = wire.read_question(body, NameTable(names))
+    assert question.rows.tolist() == list(range(500))
+    assert (question.names is None) == (wire.wire_kernels is not None)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        '{"metadata":{"name":"node-000001"}},',
+        '{"metadata":{"name":"node-000001"}} {"metadata":{"name":"node-000002"}}',
+        '{"metadata":{"name":"node-000001"}',
+        '{"metadata":{"name":"node-000001"}}}',
+        '{"metadata":{"name":"node-000001',
+        '["metadata",{"name":"node-000001"}]',
+        "7",
+    ],
+)
+def test_a_damaged_list_of_full_nodes_is_one_clean_error(items: str) -> None:
+    body = b'{"Pod":%b,"Nodes":{"metadata":{},"items":[%b]},"NodeNames":null}' % (go(POD), items.encode())
+    table = NameTable(["node-000001", "node-000002"])
+    if items.startswith(("[", "7")):  # JSON, if no Node: a stranger without a name, or an error
+        try:
+            assert (wire.read_question(body, table).rows == -1).all()
+        except WireError:
+            return
+    else:
+        with pytest.raises(WireError):
+            wire.read_question(body, table)
+
+
 @pytest.mark.parametrize("nodes", [{"items": None}, {"items": []}, {}])
 def test_no_node_objects_are_no_nodes(nodes: dict[str, Any]) -> None:
     question = wire.read_question(go({"Pod": POD, "Nodes": nodes, "NodeNames": None}), NameTable(["a"]))
