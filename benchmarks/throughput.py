@@ -103,7 +103,7 @@ async def run_once(
     return rate, spent
 
 
-async def measure(num_nodes: int, num_pods: int, rounds: int) -> dict[str, Any]:
+async def measure(num_nodes: int, num_pods: int, rounds: int, modes: list[str]) -> dict[str, Any]:
     """Medians and ratios for one size of cluster."""
     with tempfile.TemporaryDirectory() as folder:
         plane = ControlPlane(Path(folder))
@@ -124,6 +124,7 @@ async def measure(num_nodes: int, num_pods: int, rounds: int) -> dict[str, Any]:
                     "nothing-score": stanza(f"http://127.0.0.1:{port}/all", prioritizes=True),
                     "ullage-score": stanza(f"http://127.0.0.1:{ullage.port}/v1", prioritizes=True),
                 }
+                ways = {way: found for way, found in ways.items() if way.rpartition("-")[2] in ("stock", *modes)}
                 rates: dict[str, list[float]] = {way: [] for way in ways}
                 spent: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
                 for _ in range(rounds):
@@ -147,7 +148,7 @@ async def measure(num_nodes: int, num_pods: int, rounds: int) -> dict[str, Any]:
         mode: round(
             statistics.median(u / n for u, n in zip(rates[f"ullage-{mode}"], rates[f"nothing-{mode}"], strict=True)), 3
         )
-        for mode in ("decide", "score")
+        for mode in modes
     }
     cpu_ms = {
         way: {name: round(statistics.median(one[name] for one in found), 2) for name in found[0]}
@@ -165,9 +166,10 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="*", default=[1000, 5000])
     parser.add_argument("--pods", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--modes", nargs="*", default=["decide", "score"], choices=["decide", "score"])
     options = parser.parse_args()
     for num_nodes in options.nodes:
-        line = asyncio.run(measure(num_nodes, options.pods, options.rounds))
+        line = asyncio.run(measure(num_nodes, options.pods, options.rounds, options.modes))
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
