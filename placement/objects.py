@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
 from msgspec import Struct, field
 
 from placement.errors import ConfigError
@@ -451,9 +452,15 @@ def is_guaranteed(pod: Pod) -> bool:
     return bool(containers)
 
 
-def _default_spread(pod: Pod, owner: OwnerReference | None, owners: Owners | None) -> tuple[Spread, ...]:
+def _controller(pod: Pod) -> OwnerReference | None:
+    return next((o for o in pod.metadata.ownerReferences or () if o.controller), None)
+
+
+def default_spread(pod: Pod, owners: Owners | None) -> tuple[Spread, ...]:
+    """kube-scheduler's default spreading of a pod, which depends on Services and controllers as they are now."""
     if owners is None or pod.spec.topologySpreadConstraints:
         return ()
+    owner = _controller(pod)
     reference = (owner.apiVersion, owner.kind, owner.name) if owner else None
     return owners.spread(pod.metadata.namespace, pod.metadata.labels or {}, reference)
 
@@ -469,7 +476,7 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
     scored_cpu, scored_memory = _scored(pod, requests)
     gpu = _gpu(pod, requests.pop(GPU_SHARE, 0))
     terms, unmodelled = _volumes(pod, volumes or {})
-    owner = next((o for o in pod.metadata.ownerReferences or () if o.controller), None)
+    owner = _controller(pod)
     containers = [*(pod.spec.containers or ()), *(pod.spec.initContainers or ())]
     return PodSpec(
         request=tuple(sorted((name, amount) for name, amount in requests.items() if amount)),
@@ -482,12 +489,34 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
         nonzero_cpu=scored_cpu,
         nonzero_memory=scored_memory,
         node_rules=_node_rules(pod, terms),
-        pod_rules=_pod_rules(pod, _default_spread(pod, owner, owners)),
+        pod_rules=_pod_rules(pod, default_spread(pod, owners)),
         images=tuple(sorted(normalised_image(c.image) for c in containers if c.image)),
         num_containers=max(len(containers), 1),
         unmodelled=unmodelled,
         guaranteed=is_guaranteed(pod),
     )
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def class_key(pod: Pod, owners: Owners | None = None) -> bytes:
+    """Equal for pods of which :func:`pod_spec` makes equal classes, found in a tenth of its time; empty where the class
+    depends on volumes."""
+    spec, meta, status = pod.spec, pod.metadata, pod.status
+    volumes, node = spec.volumes, spec.nodeName
+    if any(v.persistentVolumeClaim is not None or v.ephemeral is not None for v in volumes or ()):
+        return b""
+    annotations = meta.annotations or {}
+    asked = annotations.get(GPU_COUNT_ANNOTATION), annotations.get(GPU_MODEL_ANNOTATION)
+    running = status.qosClass, status.containerStatuses, status.initContainerStatuses
+    spec.volumes = spec.nodeName = None
+    try:
+        return _encode(
+            (spec, meta.namespace, meta.labels, meta.ownerReferences, asked, running, default_spread(pod, owners))
+        )
+    finally:
+        spec.volumes, spec.nodeName = volumes, node
 
 
 def node_spec(node: Node) -> NodeSpec:

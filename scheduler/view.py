@@ -31,6 +31,7 @@ _decode_pod = msgspec.json.Decoder(objects.Pod).decode
 _decode_node = msgspec.json.Decoder(objects.Node).decode
 
 MAX_CLASSES = 50_000
+MAX_KEYS = 10_000
 MAX_IMAGES = 200_000
 """Of values kept for sharing; beyond it sharing starts over, nothing else changes."""
 
@@ -121,6 +122,7 @@ class Reader:
         """Volume → required node terms; () = any node."""
         self.owners = Owners()
         self._classes: dict[PodSpec, PodSpec] = {}
+        self._by_key: dict[bytes, PodSpec] = {}
         self._images: dict[tuple[str, int], tuple[str, int]] = {}
 
     def _allowed(self, namespace: str) -> objects.Volumes:
@@ -135,6 +137,17 @@ class Reader:
 
     def _spec(self, pod: objects.Pod) -> PodSpec:
         """The pod's class; equal classes are one object, so that fifty thousand pods cost little."""
+        key = objects.class_key(pod, self.owners)
+        known = self._by_key.get(key) if key else None
+        if known is None:
+            known = self._made(pod)
+            if len(self._by_key) >= MAX_KEYS:
+                self._by_key.clear()
+            if key:
+                self._by_key[key] = known
+        return known
+
+    def _made(self, pod: objects.Pod) -> PodSpec:
         spec = objects.pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None, self.owners)
         if len(self._classes) >= MAX_CLASSES:
             self._classes.clear()

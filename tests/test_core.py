@@ -186,7 +186,7 @@ def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_chan
         assert one == two
         rejected = rejections(chosen, states[0].snapshot(), spec)
         for asked in {spec, specs[0]}:
-            again = known.of(chosen, states[0].snapshot(), asked, None, chosen=-1)
+            again = known.of(chosen, states[0].snapshot(), asked, None, chosen=-1).masks()
             fresh = rejections(chosen, states[0].snapshot(), asked)
             assert {reason: mask.tolist() for reason, mask in again.items()} == {
                 reason: mask.tolist() for reason, mask in fresh.items()

@@ -160,6 +160,33 @@ def test_no_object_ends_the_service(seed: int, tmp_path: Path, caplog: pytest.Lo
     live.recorder.close()
 
 
+def test_a_reader_that_has_seen_many_pods_reads_as_one_that_has_seen_none() -> None:
+    """Classes are remembered by what they are made of; nothing of that may be forgotten."""
+    rng = random.Random(5)
+    readers = [Reader()]
+    read = 0
+    for number in range(1500):
+        body = rewrite(rng, pod()) if number % 3 else pod()
+        for key in rng.sample(sorted(body["spec"]), rng.randint(0, 6)):
+            del body["spec"][key]
+        if rng.random() < 0.5:
+            body["status"]["qosClass"] = rng.choice(["Guaranteed", "Burstable"])
+            body["status"]["containerStatuses"] = [{"name": "main", "allocatedResources": {"cpu": rng.choice("123")}}]
+        raw = json.dumps(body).encode()
+        fresh = Reader()
+        for reader in (*readers, fresh):  # a Service comes and goes
+            reader.owners.services = {"default": {"s": (("app", "a"),)}} if number % 7 else {}
+        said: list[object] = []
+        for reader in (*readers, fresh):
+            try:
+                said.append(reader.pod(raw))
+                read += 1
+            except PlacementError as error:
+                said.append(str(error))
+        assert said[0] == said[1]
+    assert read > 1000
+
+
 @pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "0,x", "-1", "64"])
 def test_an_annotation_of_devices_that_is_none_means_none(text: str) -> None:
     assert devices_mask(text) == 0
