@@ -13,6 +13,7 @@ although only a small part of it is ever in the model.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -91,18 +92,24 @@ class Batch:
 
     def stranding_per_node(self, left: IntArray) -> FloatArray:
         """``(N,)`` stranding when ``left`` ``(R, N)`` stays free."""
-        share = self.weights
-        offered = np.maximum(self.allocatable, 1)
-        usable = (left / offered).min(axis=0)
-        return np.asarray(
-            (left * share[:, None]).sum(axis=0) - usable * (self.allocatable * share[:, None]).sum(axis=0)
-        )
+        usable = (left / self.offered).min(axis=0)
+        return np.asarray((left * self.weights[:, None]).sum(axis=0) - usable * self.worth)
 
-    @property
+    @cached_property
     def weights(self) -> FloatArray:
-        """``(R,)`` what one unit of a resource is worth: the mean share of the cluster."""
+        """``(R,)`` what one unit of a resource is worth: the mean share of the cluster; asked for with every pod."""
         total = np.maximum(self.allocatable.sum(axis=1), 1)
         return np.asarray(1.0 / (len(total) * total), np.float64)
+
+    @cached_property
+    def offered(self) -> IntArray:
+        """``(R, N)`` allocatable, at least one."""
+        return np.maximum(self.allocatable, 1)
+
+    @cached_property
+    def worth(self) -> FloatArray:
+        """``(N,)`` what all that a node offers is worth."""
+        return np.asarray((self.allocatable * self.weights[:, None]).sum(axis=0), np.float64)
 
     def violations(self, placed: IntArray) -> list[str]:
         """What an independent look finds wrong with a placement ``(C, N)``; empty when it is valid."""
@@ -173,7 +180,7 @@ def _fill_class(batch: Batch, c: int, placed: IntArray, left: IntArray) -> bool:
     """Place the pods of one class in ``placed`` and ``left``; True when all found a node."""
     request = batch.request[:, c]
     spread = next((s for s in batch.spreads if s.pod_class == c), None)
-    cost = _growth(batch, left, np.arange(left.shape[1]), request)
+    cost = _growth(batch, left, slice(None), request)
     cost[(left < request[:, None]).any(axis=0) | (placed[c] >= batch.most[c])] = INFINITY
     for _ in range(int(batch.count[c])):
         open_cost = cost
@@ -191,12 +198,11 @@ def _fill_class(batch: Batch, c: int, placed: IntArray, left: IntArray) -> bool:
     return True
 
 
-def _growth(batch: Batch, left: IntArray, nodes: IntArray, request: IntArray) -> FloatArray:
+def _growth(batch: Batch, left: IntArray, nodes: IntArray | slice, request: IntArray) -> FloatArray:
     """``(n,)`` change of the cluster's stranding when a pod goes to each of ``nodes``."""
-    offered = np.maximum(batch.allocatable[:, nodes], 1)
-    worth = (batch.allocatable[:, nodes] * batch.weights[:, None]).sum(axis=0)
+    offered = batch.offered[:, nodes]
     usable = (left / offered).min(axis=0) - ((left - request[:, None]) / offered).min(axis=0)
-    return np.asarray(usable * worth - float(request @ batch.weights), np.float64)
+    return np.asarray(usable * batch.worth[nodes] - float(request @ batch.weights), np.float64)
 
 
 @dataclass
@@ -216,10 +222,8 @@ class _Pairs:
 
 def _slopes(batch: Batch) -> FloatArray:
     """``(C, N)`` a subgradient of stranding at the present load, along one pod of each class."""
-    offered = np.maximum(batch.allocatable, 1)
-    tightest = (batch.free / offered).argmin(axis=0)
-    worth = (batch.allocatable * batch.weights[:, None]).sum(axis=0)
-    rate = worth / np.take_along_axis(offered, tightest[None, :], axis=0)[0]
+    tightest = (batch.free / batch.offered).argmin(axis=0)
+    rate = batch.worth / np.take_along_axis(batch.offered, tightest[None, :], axis=0)[0]
     return np.asarray(batch.request[tightest].T * rate - (batch.weights @ batch.request)[:, None], np.float64)
 
 

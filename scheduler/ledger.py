@@ -175,7 +175,7 @@ class Ledger:
         if old is not None:
             if seen == old or 0 < seen.version < old.version:
                 return
-            if old.spec == seen.spec:
+            if old.spec is not seen.spec and old.spec == seen.spec:
                 seen = replace(seen, spec=old.spec)
         if seen.oom_s > (0 if old is None else old.oom_s):
             self.on_oom(seen)

@@ -25,8 +25,14 @@ from tests.e2e.renderers import renderer
 
 KUSTOMIZE = REPO / "manifests" / "kustomize"
 CHART = REPO / "manifests" / "chart"
-PLURALS = {"NetworkPolicy": "networkpolicies"}
-CLUSTER_WIDE = ("Namespace", "ClusterRole", "ClusterRoleBinding")
+PLURALS = {"NetworkPolicy": "networkpolicies", "MutatingAdmissionPolicy": "mutatingadmissionpolicies"}
+CLUSTER_WIDE = (
+    "Namespace",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+)
 FOREIGN = ("cert-manager.io/v1", "monitoring.coreos.com/v1")
 """Custom resources: their definitions are not installed here."""
 
@@ -42,6 +48,7 @@ def renderings(folder: Path) -> dict[str, list[Table]]:
     }
     helm = [renderer("helm"), "template", "ullage", str(CHART), "-n", NAMESPACE, "--kube-version", "1.36.3"]
     commands["chart"] = helm
+    commands["chart, live batches"] = [*helm, "--set", "plan.enabled=true,plan.apply=true"]
     commands["chart, default scheduler"] = [*helm, "--set", "scheduler.enabled=false"]
     rendered = {}
     for name, command in commands.items():
@@ -89,6 +96,8 @@ def test_the_api_server_takes_everything_that_is_rendered(plane: ControlPlane, t
         ours = [m for m in manifests if m["apiVersion"] not in FOREIGN]
         said = [text for m in ours if (text := dry_run(plane, m))]
         said += [text for m in ours if m["kind"] == "Deployment" and (text := restricted(plane, m))]
+        jobs = [m["spec"]["jobTemplate"] | {"metadata": m["metadata"]} for m in ours if m["kind"] == "CronJob"]
+        said += [text for job in jobs if (text := restricted(plane, job))]
         assert said == [], name
         tried += len(ours)
     assert tried > 80
