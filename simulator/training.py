@@ -24,8 +24,8 @@ MIN_TUNE = 100
 """Fewer calibration samples than this say nothing about a 95 % quantile."""
 
 BASES: Mapping[tuple[int, str], tuple[str, ...]] = {
-    (1, PEAK): ("max_6h", "max_24h", "max_lag1h"),
-    (1, P95): ("max_6h", "p99_24h", "max_lag1h"),
+    (1, PEAK): ("max_24h", "max_6h", "max_lag1h"),
+    (1, P95): ("p99_24h", "max_6h", "max_lag1h"),
     (6, PEAK): ("max_72h+window_p95_7d+coach-6x4h+max_168h", "window_p95_7d", "max_72h"),
     (6, P95): ("window_p95_7d", "decayed_p99_7d", "max_72h"),
     (24, PEAK): ("max_168h+max_336h+coach-6x4h+max28w", "max_168h", "max28w"),
