@@ -12,10 +12,11 @@ from placement.baselines import PEAK, Target
 from placement.errors import ConfigError
 from placement.features import FeatureSchema
 from placement.resources import CPU
+from placement.stacking import Calibration
 from placement.usage import DAY, HOUR, UsageSeries
 from simulator.accuracy import evaluate, html, table_rows
 from simulator.forecast_bitbrains import generations
-from simulator.forecast_judging import TaskResult, level_now, stack_on
+from simulator.forecast_judging import Bands, TaskResult, applied, between, calibrate, level_now, stack_on
 from simulator.forecast_samples import Recording, Samples, folds_of
 from simulator.joint_packing import Replay, balanced, joint_need, plans
 from simulator.reproduce_eurosys import (
@@ -303,6 +304,33 @@ def test_a_stack_follows_its_prior_after_a_day_and_its_data_after_months() -> No
         np.testing.assert_allclose(stack_on(judged(truth, hour), parts, ~known, 1), [0.9, 0.05, 0.05])
     assert weights[90][1] > weights[1][1] > 0.05
     assert weights[90][1] > 0.97
+
+
+def test_bands_hold_equally_many_and_each_gets_a_factor_of_its_own() -> None:
+    rng = np.random.default_rng(5)
+    forecast = rng.uniform(0.05, 0.4, 10_000)
+    busy = forecast > np.quantile(forecast, 0.8)
+    truth = forecast * np.where(busy, 1.5, 0.8) * rng.uniform(0.9, 1, 10_000)
+    samples, known = judged(truth, np.zeros(10_000, np.int64)), np.arange(10_000) < 8_000
+    bands = Bands.of(samples, forecast, known)
+    names, counts = np.unique(bands.names(forecast[known], samples.weight[known]), return_counts=True)
+    assert list(names) == ["0", "1", "2", "3", "4"]
+    assert counts.max() - counts.min() <= 1
+    found = calibrate(samples, forecast, known, bands, shrink=0)
+    later = applied(found, bands, forecast[~known], samples.weight[~known])
+    covered = truth[~known] <= later
+    assert covered[busy[~known]].mean() == pytest.approx(0.95, abs=0.03)
+    assert covered[~busy[~known]].mean() == pytest.approx(0.95, abs=0.03)
+    for_all = calibrate(samples, forecast, known, Bands(np.zeros(0)))
+    assert for_all.groups.keys() == {"0"}
+    assert found.groups["0"] < for_all.cluster
+
+
+def test_calibrations_are_mixed_on_the_log_scale() -> None:
+    one, other = Calibration(1.0, {"a": 4.0}), Calibration(4.0, {"b": 1.0})
+    found = between(one, other, 0.5)
+    assert found == Calibration(2.0, {"a": 4.0, "b": 1.0})
+    assert between(one, other, 0.0) == Calibration(1.0, {"a": 4.0, "b": 1.0})
 
 
 def test_the_level_rises_while_forecasts_fall_short_and_counts_only_what_was_given() -> None:
