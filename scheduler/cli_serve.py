@@ -43,10 +43,27 @@ def serve(config: str | None, log_level: str, check: bool, **options: Any) -> No
     overrides = _overrides(options)
     settings = read_settings(config, overrides)
     if check:
+        _read_files(settings)
         click.echo("settings are good", err=True)
         return
     log_to_stderr(log_level)
     asyncio.run(_serve(settings, config, overrides))
+
+
+def _read_files(settings: Settings) -> None:
+    """Whether the files that settings name can be used. A service that runs waits for a model to appear; this does not.
+
+    Raises
+    ------
+    PlacementError : one cannot.
+    """
+    from placement.prediction import load_rungs, target_of
+    from scheduler.learner import read_workload
+
+    if settings.knowledge:
+        read_workload(settings.knowledge)
+    if settings.usage.model:
+        load_rungs(settings.usage.model, target_of(settings.usage.horizon))
 
 
 def _overrides(options: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,20 @@ async def test_bad_settings_end_with_2_and_all_problems(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+async def test_check_opens_the_files_that_settings_name(tmp_path: Path) -> None:
+    code, text = await run("--check", "--model", str(tmp_path / "none"))
+    assert code == 1
+    assert "none" in text
+    assert "give another folder" in text
+    assert "Traceback" not in text
+    (tmp_path / "workload.json").write_text("[]", encoding="utf-8")
+    code, text = await run("--check", "--workload", str(tmp_path / "workload.json"))
+    assert code == 2
+    assert "workload.json" in text
+    assert "Traceback" not in text
+    assert (await run("--check"))[0] == 0
+
+
 async def test_no_api_no_rights_and_a_taken_port_end_with_1_and_what_to_do(tmp_path: Path) -> None:
     async with api_server() as api:
         taken = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
