@@ -45,6 +45,8 @@ USUAL_POD = 1 << 14
 """Bytes of a request that usually hold its pod, which comes before the names."""
 LARGE_POD = 1 << 23
 """Bytes that hold it always: etcd takes no object of two megabytes."""
+MAX_NAMES_BYTES = 1 << 24
+"""Of a list of names: room for 60,000 of the longest. Names that are not known become objects, which takes long."""
 _SCORE_DIGITS = 2
 _NAME_FIRST = b'{"metadata":{"name":"'
 _PREFIX: AnyArray = np.frombuffer(_NAME_FIRST, np.uint8)
@@ -228,7 +230,9 @@ class NameTable:
     def __post_init__(self) -> None:
         self.row_of = {name: row for row, name in enumerate(self.names) if name}
         known = [(row, name.encode()) for name, row in self.row_of.items()]
-        plain = [(row, name) for row, name in known if WORD <= len(name) <= MAX_LENGTH and _is_plain(name)]
+        if not _is_plain(b"".join([name for _, name in known])):  # one look is all that most clusters need
+            known = [(row, name) for row, name in known if _is_plain(name)]
+        plain = [(row, name) for row, name in known if WORD <= len(name) <= MAX_LENGTH]
         self._shortest = min((len(name) for _, name in plain), default=0)
         self._groups: Groups | None = None
         self._plain: list[bytes] = []
@@ -472,7 +476,10 @@ def _pod(fields: dict[str, Raw]) -> tuple[Raw, Meta]:
 def _read_plain(body: bytes | memoryview, table: NameTable) -> Question:
     fields = _fields(body)
     pod, head = _pod(fields)
-    names: list[str] | None = _decoded(_decode_names, fields.get("nodenames", _NULL), "NodeNames")
+    listed_names = fields.get("nodenames", _NULL)
+    if len(memoryview(listed_names)) > MAX_NAMES_BYTES:
+        raise WireError(f"NodeNames exceeds {MAX_NAMES_BYTES} bytes, more than any cluster's names", 413)
+    names: list[str] | None = _decoded(_decode_names, listed_names, "NodeNames")
     nodes = fields.get("nodes", _NULL)
     items = None
     if names is None and not _is_null(nodes):
@@ -597,7 +604,7 @@ def filter_one(question: Question, table: NameTable, row: int) -> bytes:
     if question.names is not None or question.nodes is not None:
         return filter_some(question, table, question.rows == row)
     tail = b'],"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":""}'
-    return b'{"Nodes":null,"NodeNames":[' + table.quoted[row] + tail
+    return b'{"Nodes":null,"NodeNames":[' + _encode(table.names[row]) + tail
 
 
 def filter_error(message: str) -> bytes:

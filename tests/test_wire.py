@@ -125,6 +125,15 @@ def test_what_is_not_a_request_is_one_clean_error(body: bytes) -> None:
         wire.read_question(body, NameTable(["a"]))
 
 
+def test_a_list_of_names_that_no_cluster_has_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_NAMES_BYTES", 1000)
+    names = [f"node-{i:06d}" for i in range(100)]
+    assert len(wire.read_question(args(names), NameTable(names)).rows) == 100
+    with pytest.raises(WireError, match="NodeNames exceeds 1000 bytes") as caught:
+        wire.read_question(args([*names, "stranger"]), NameTable(names))
+    assert caught.value.status == 413
+
+
 @given(NAMES.filter(bool), st.data())
 @settings(max_examples=100, deadline=None)
 def test_every_node_asked_gets_one_integer_score(names: list[str], data: Any) -> None:
