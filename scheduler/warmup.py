@@ -16,6 +16,7 @@ from placement.knowledge import DevicePrices, Knowledge, Workload
 from placement.log import EventLog
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
+from placement.rejections import rejections
 from placement.resources import CPU, DEVICE_MILLI, MEMORY
 from placement.state import ClusterState
 from placement.strategy import Strategy
@@ -23,7 +24,10 @@ from scheduler.wire import NameTable, priorities, read_question
 
 YOUNG_OBJECTS = 10_000
 SWITCH_S = 0.0002
-_REQUEST = b'{"Pod":{"metadata":{}},"Nodes":null,"NodeNames":["node-0000","node-0001"]}'
+_REQUESTS = (
+    b'{"Pod":{"metadata":{}},"Nodes":null,"NodeNames":["node-0000","node-0001"]}',
+    b'{"Pod":{"metadata":{}},"Nodes":{"metadata":{},"items":[{"metadata":{"name":"node-0000"}}]},"NodeNames":null}',
+)
 _SPECS = tuple(
     PodSpec(request=((CPU, 500), (MEMORY, 2**30)), gpu=gpu)
     for gpu in (None, GpuRequest(1, 300), GpuRequest(1), GpuRequest(2))
@@ -44,11 +48,14 @@ def warm_up(strategies: Iterable[Strategy]) -> None:
             for candidates in (some, None):
                 decision = strategy.decide(state.snapshot(), spec, candidates, i)
                 strategy.priorities(state.snapshot(), spec, candidates)
+                strategy.program(state).leaves_out(spec, some)
+                rejections(strategy, state.snapshot(), spec, candidates, chosen=decision.row)
                 if candidates is None:
                     state.assume(f"{strategy.name}-{i}", spec, decision.node, decision.devices)
     table = NameTable([node.name for node in state.nodes if node is not None])
-    question = read_question(_REQUEST, table)
-    priorities(question, table, np.zeros(len(table.names), np.int64))
+    for request in _REQUESTS:  # in memory that can be written to, as a connection's: that is another type
+        question = read_question(memoryview(bytearray(request)), table)
+        priorities(question, table, np.zeros(len(table.names), np.int64))
 
 
 def calm_process() -> None:
