@@ -24,7 +24,7 @@ from placement.baselines import BASELINES, Target, forecast
 from placement.errors import ModelError
 from placement.features import Context, featurize, schema_of
 from placement.knowledge import NUM_WINDOWS
-from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
+from placement.resources import CPU, MEMORY, FloatArray, IntArray
 from placement.stacking import Calibration
 from placement.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
 from placement.windows import Past
@@ -39,8 +39,8 @@ Requests = Mapping[str, int]
 
 RULE = "max7d"
 """The simple rule where no model card names a better one."""
-LEAST = 3 * HOUR
-"""Samples without which a workload counts with its request."""
+LEAST = DAY
+"""Samples without which a workload counts with its request, as it does in Koordinator: a few hours tell little of a day."""
 FLOOR = 1e-3
 """Least answer, as a share: below it a workload is idle and ratios mean nothing."""
 OUTCOME_DAYS = 10
@@ -76,8 +76,11 @@ class Predictor(Protocol):
     """Anything that predicts from histories."""
 
     @property
-    def tries_every_h(self) -> int:
-        """Hours between the moments of the past on which it is tried; no divisor of a day, so that they differ in hour."""
+    def tries(self) -> tuple[int, int]:
+        """Hours between the moments of the past on which it is tried, and how many at most.
+
+        The hours are no divisor of a day, so that the moments fall on different times of it.
+        """
 
     @property
     def days(self) -> int:
@@ -94,7 +97,7 @@ class HistoryPredictor:
     target: Target
     names: Mapping[str, tuple[str, float]]
     """Resource → (baseline name, scale)."""
-    tries_every_h: int = 5
+    tries: tuple[int, int] = (5, 48)
 
     @classmethod
     def plain(cls, target: Target) -> HistoryPredictor:
@@ -125,7 +128,7 @@ class ModelPredictor:
     calibration: Mapping[str, Calibration]
     history: HistoryPredictor
     days: int = HISTORY_DAYS
-    tries_every_h: int = 20
+    tries: tuple[int, int] = (7, 12)
     """Features of one moment cost a thousand times as much as a rule."""
 
     def shares(self, batch: Batch, resource: str) -> SingleArray | None:
@@ -314,7 +317,7 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
         past, scale = batch.past[resource], batch.scale[resource]
         usual = _usual(past.share, scale, rungs.parts, end_s)
         uppers = {name: _uppers(predictor, batch, resource) for name, predictor in rungs.predictors}
-        for i in np.flatnonzero(_has_enough(past)[:, 0]).tolist():
+        for i in np.flatnonzero(_samples(past)[:, 0] >= LEAST).tolist():
             said = {n: float(u[i, 0] * scale[i]) for n, u in uppers.items() if u is not None}
             of[i][resource] = Prediction(said, *usual[i])
     ratios = _ratios(rungs, batch, end_s) if judges else [()] * len(questions)
@@ -324,10 +327,10 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
     ]
 
 
-def _has_enough(past: Past) -> BoolArray:
-    """``(N, O)``: whether there are :data:`LEAST` samples before each origin."""
-    enough: BoolArray = np.cumsum(past.hour_count, axis=1)[:, past.hours - 1] >= LEAST
-    return enough
+def _samples(past: Past) -> FloatArray:
+    """``(N, O)`` samples before each origin."""
+    found: FloatArray = np.cumsum(past.hour_count, axis=1)[:, past.hours - 1]
+    return found
 
 
 def _uppers(predictor: Predictor, batch: Batch, resource: str) -> SingleArray | None:
@@ -339,7 +342,8 @@ def _ratios(rungs: Rungs, batch: Batch, end_s: int) -> list[tuple[Ratio, ...]]:
     """How every rung would have done at past moments, by workload."""
     found: list[list[Ratio]] = [[] for _ in batch.cores]
     for name, predictor in rungs.predictors:
-        hours = range(rungs.target.horizon_h, OUTCOME_DAYS * 24, predictor.tries_every_h)
+        every_h, most = predictor.tries
+        hours = range(rungs.target.horizon_h, OUTCOME_DAYS * 24, every_h)[:most]
         steps = batch.past[CPU].share.shape[1]
         origins = steps - np.array(hours, np.int64)[::-1] * HOUR
         then = batch.at(origins[origins > 0])
@@ -350,7 +354,7 @@ def _ratios(rungs: Rungs, batch: Batch, end_s: int) -> list[tuple[Ratio, ...]]:
                 continue
             ratio = _truth(past, rungs.target) / upper
             made_s = end_s - (steps - past.origins) * STEP_S
-            for i, o in zip(*np.nonzero(_has_enough(past) & np.isfinite(ratio)), strict=True):
+            for i, o in zip(*np.nonzero((_samples(past) >= LEAST) & np.isfinite(ratio)), strict=True):
                 found[i].append(Ratio(name, resource, int(made_s[o]), float(ratio[i, o])))
     return [tuple(ratios) for ratios in found]
 
@@ -364,9 +368,10 @@ def _truth(past: Past, target: Target) -> SingleArray:
     return out
 
 
-def _usual(
-    share: SingleArray, scale: FloatArray, parts: bool, end_s: int
-) -> list[tuple[float, float, float, tuple[float, ...]]]:
+Usual = tuple[float, float, float, tuple[float, ...]]
+
+
+def _usual(share: SingleArray, scale: FloatArray, parts: bool, end_s: int) -> list[Usual]:
     """Of each workload the mean and deviation of the last day; with ``parts``, P95 and parts of the day of a week."""
     day = share[:, -DAY:]
     count = np.isfinite(day).sum(axis=1)

@@ -61,8 +61,8 @@ def test_before_there_are_outcomes_the_request_answers() -> None:
 
 
 def test_a_few_samples_are_no_history() -> None:
-    assert forecast(forecaster(days=0.1), 8640).rung == REQUEST
-    assert forecast(forecaster(days=0.15), 12_960).rung == HISTORY
+    assert forecast(forecaster(days=0.9), 77_760).rung == REQUEST
+    assert forecast(forecaster(days=1.1), 95_040).rung == HISTORY
 
 
 def test_old_history_widens_towards_the_request_and_then_gives_way_to_it() -> None:

@@ -285,9 +285,9 @@ async def test_the_stream_feeds_histories_by_uid_and_by_name_and_promises_once_t
     many(live, 12)
     learner = learner_of(live, clock, None, horizon="1h-peak")
     learner.store = UsageStore(1000, live.metrics, clock)
-    await stream(live, learner, clock, 5, lambda hour: 700.4)
+    await stream(live, learner, clock, 26, lambda hour: 700.4)
     assert forecast(live).rung == "request"
-    await stream(live, learner, clock, 4, lambda hour: 700.4)
+    await stream(live, learner, clock, 6, lambda hour: 700.4)
     await learner.store.put(Sample(Subject("pod", "nobody"), clock.now, cpu_millicores=1))
     await learner.turn()
     assert (forecast(live).rung, forecast(live).cpu) == ("history", 700)
@@ -306,7 +306,7 @@ async def test_a_rung_whose_coverage_leaves_its_band_falls_and_rises_again(tmp_p
         assert forecasts is not None
         return forecasts.of["shop/StatefulSet/db3"].rung
 
-    await stream(live, learner, clock, 10, lambda hour: 100)
+    await stream(live, learner, clock, 31, lambda hour: 100)
     assert rung() == "history"
     await stream(live, learner, clock, 4, lambda hour: 200 * 2**hour)
     assert rung() == "request"
@@ -336,7 +336,7 @@ async def test_a_pod_killed_for_want_of_memory_is_forecast_to_need_more_than_it_
         live.ledger.see(reader_of_pods.pod(json.dumps(pod).encode()))
 
     see(1)
-    await stream(live, learner, clock, 9, lambda hour: 100)
+    await stream(live, learner, clock, 31, lambda hour: 100)
     web = live.state.knowledge.forecasts.of["shop/StatefulSet/web"]  # type: ignore[union-attr]  # known by now
     assert (web.rung, web.memory) == ("history", pytest.approx(1e8, rel=1e-5))
     killed = datetime.fromtimestamp(clock.now - 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

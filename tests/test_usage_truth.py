@@ -76,14 +76,14 @@ def test_a_node_over_its_memory_kills_who_exceeds_his_request_and_its_owner_rest
 
 
 def test_forecasts_come_from_the_past_alone_and_lower_what_is_expected():
-    trace = _trace([_spec("idle", cpu=3000)], [300], [0.5], hours=12)
+    trace = _trace([_spec("idle", cpu=3000)], [300], [0.5], hours=48)
     truth = UsageTruth(trace.usage)
     learner = _learner(truth)
-    replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=2 * HOUR_S))
+    replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=20 * HOUR_S))
     replay.run()
     (forecast,) = replay.state.knowledge.forecasts.of.values()
-    assert (forecast.rung, forecast.cpu) == (REQUEST, 3000), "two hours are too little to forecast from"
-    replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=8 * HOUR_S))
+    assert (forecast.rung, forecast.cpu) == (REQUEST, 3000), "twenty hours are too little to forecast from"
+    replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=26 * HOUR_S))
     replay.run()
     (forecast,) = replay.state.knowledge.forecasts.of.values()
     assert 300 <= forecast.cpu < 1000
@@ -91,19 +91,19 @@ def test_forecasts_come_from_the_past_alone_and_lower_what_is_expected():
 
 def test_rightsizing_lowers_requests_of_pods_to_come_but_never_of_guaranteed_ones():
     old, kept = _spec("web", cpu=3000), PodSpec(((CPU, 800), (MEMORY, GIB)), owner="StatefulSet/db", guaranteed=True)
-    trace = _trace([old, kept], [300, 100], [0.5, 0.5], hours=12)
-    end = 12 * HOUR_S
+    trace = _trace([old, kept], [300, 100], [0.5, 0.5], hours=48)
+    end = 48 * HOUR_S
     later = Trace.of(
         "t",
         [NodeSpec("n", ((CPU, 6000), (MEMORY, 8 * GIB), (PODS, 110)))],
-        [("p0", old, 0, end), ("p1", kept, 0, end), ("q0", old, 8 * HOUR_S, end), ("q1", kept, 8 * HOUR_S, end)],
+        [("p0", old, 0, end), ("p1", kept, 0, end), ("q0", old, 26 * HOUR_S, end), ("q1", kept, 26 * HOUR_S, end)],
     ).but(usage=trace.usage)
     truth = UsageTruth(later.usage)
     learner = _learner(truth)
     replay = Replay(
         later,
         STRATEGIES["best-fit"],
-        ReplayOptions(policies=(truth, learner, Rightsizing(learner)), end_s=9 * HOUR_S),
+        ReplayOptions(policies=(truth, learner, Rightsizing(learner)), end_s=27 * HOUR_S),
     )
     assert replay.run().num_placed == 4, "both more fit only because one asks for less"
     assert replay.state.residents["q0"].spec.amount(CPU) < 1500
@@ -112,10 +112,10 @@ def test_rightsizing_lowers_requests_of_pods_to_come_but_never_of_guaranteed_one
 
 def test_reclaimed_capacity_is_sold_and_taken_back_when_use_rises():
     trace = _trace(
-        [_spec("web", cpu=3500), on_reclaimed(_spec("batch", cpu=1000, gib=1))], [200, 800], [0.5, 0.5], hours=12
+        [_spec("web", cpu=3500), on_reclaimed(_spec("batch", cpu=1000, gib=1))], [200, 800], [0.5, 0.5], hours=48
     )
     usage = trace.usage
-    risen = (usage.pod == 0) & (usage.time_s >= 9 * HOUR_S)
+    risen = (usage.pod == 0) & (usage.time_s >= 30 * HOUR_S)
     trace = trace.but(
         usage=Usage(usage.pod, usage.time_s, np.where(risen, 3500, usage.cpu_millicores), usage.memory_bytes)
     )
@@ -124,7 +124,7 @@ def test_reclaimed_capacity_is_sold_and_taken_back_when_use_rises():
     replay = Replay(
         trace,
         STRATEGIES["best-fit"],
-        ReplayOptions(policies=(truth, _learner(truth), reclaiming), end_s=9 * HOUR_S + 600),
+        ReplayOptions(policies=(truth, _learner(truth), reclaiming), end_s=30 * HOUR_S + 600),
     )
     outcome = replay.run()
     assert outcome.num_placed == 2

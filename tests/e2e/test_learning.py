@@ -410,6 +410,7 @@ async def test_new_pods_ask_for_what_was_recommended_where_that_is_switched_on(m
     path = REPO / "manifests" / "kustomize" / "components" / "rightsize" / "policy.yaml"
     kubeconfig = str(plane.kubeconfig("admin", "admin-token"))
     words = ["rightsize", "-p", monitored.address, "--days", str(DAYS), "--kubeconfig", kubeconfig, "-o", "json"]
+    words += ["--horizon", "6h-peak"]  # three days tell little of the day ahead
     async with cluster_of(plane) as cluster:
         await monitored.fill(cluster)
         done = await asyncio.to_thread(ullage_command, *words)
@@ -417,7 +418,7 @@ async def test_new_pods_ask_for_what_was_recommended_where_that_is_switched_on(m
         items = json.loads(done.stdout)["items"]
         assert len(items) == NUM_WORKLOADS
         lowered = [i for i in items if i["new_cpu_millicores"] < i["cpu_millicores"]]
-        assert len(lowered) > NUM_WORKLOADS / 2
+        assert len(lowered) > NUM_WORKLOADS / 4
         print(f"{len(lowered)} of {len(items)} lowered, {json.loads(done.stdout)['usd_per_month']} USD a month")
         for document in yaml.safe_load_all(path.read_text()):
             plural = {"MutatingAdmissionPolicy": "mutatingadmissionpolicies"}.get(
