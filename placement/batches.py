@@ -390,7 +390,7 @@ def _place_more(
     classes, nodes = np.nonzero(fitting)
     pairs = _Pairs(classes, nodes, fitting > 0)
     program = _BatchModel(batch, pairs, fitting, None)
-    limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed)
+    limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
     answer = solve_linear(program.model, limits, hint=program.hint(best))
     if answer.has_solution:
         placed = program.placed(answer.x)
@@ -419,9 +419,8 @@ def _strand_less(
         begun_s = deadline.elapsed_s
         program = _BatchModel(batch, pairs, fitting, count)
         built_s = deadline.elapsed_s - begun_s
-        answer = solve_linear(
-            program.model, Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed), relax=True
-        )
+        limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
+        answer = solve_linear(program.model, limits, relax=True)
         if answer.status != Status.OPTIMAL:
             break
         profit = program.profits(answer, slopes)
@@ -490,7 +489,8 @@ def _round(
         pairs.add(*np.divmod(matter[:limit], best.shape[1]))
         program = _BatchModel(batch, pairs, fitting, int(best.sum()))
         built_s = MORE_PAIRS * (deadline.elapsed_s - begun_s)
-        limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), 1, seed, gap_share=min(gap_share, 1e-4))
+        time_s = max(SOLVE_SHARE * deadline.left_s, 1e-3)
+        limits = Limits(time_s, 1, seed, gap_share=min(gap_share, 1e-4), work=deadline.work)
         answer = solve_linear(program.model, limits, hint=program.hint(best))
         if answer.has_solution:
             placed = program.placed(answer.x)

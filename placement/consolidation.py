@@ -42,7 +42,9 @@ FILL_ROUNDS = 12
 FILL_EXPONENT, FILL_PULL, FILL_NOISE = 1.05, 0.1, 0.3
 """Large pods are worth a little more than their size; what was short becomes dearer; the order of nodes varies."""
 FILL_VISITS = 2_000
-SEARCH_SHARE = 0.1
+FILLING_S, SEARCH_ROUND_S = 2e-4, 5e-4
+"""What a filling and a round of the search count for on a clock of work."""
+SEARCH_SHARE, SEARCH_ROUNDS = 0.1, 5
 SEARCH_PODS = 40
 """More pods than this without a place are not worth a search."""
 EXACT_CELLS = 12_000
@@ -193,6 +195,7 @@ class _Relaxation:
                 for n in np.flatnonzero(room[r] > 0):
                     if deadline.is_over:
                         return
+                    deadline.spend(FILLING_S)
                     value = np.where(fleet.allowed[:, n] & confined, fleet.request[r], 0).astype(np.float64)
                     filling = best_pattern(value, fleet.request, count, fleet.free[:, n], limit=FILL_VISITS)
                     room[r, n] = min(room[r, n], filling.upper * (1 + 1e-9))
@@ -210,7 +213,7 @@ class _Relaxation:
             for row, room in zip(load, rooms * (1.0 - margin), strict=True):
                 scale = max(float(room.sum()), 1.0)
                 model.add_row(y, (row + room) / scale, upper=float(room.sum()) / scale)
-        limits = Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, gap_share=gap_share)
+        limits = Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, gap_share=gap_share, work=deadline.work)
         relaxed = solve_linear(model, limits, relax=True)
         if relaxed.status != Status.OPTIMAL:
             return relaxed
@@ -283,8 +286,8 @@ def _pack(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tu
     packing = Packing(fleet.request, class_of, tier, free, allowed, node_of, movable)
     search, none = Search(packing, packing.node_of, seed=seed), np.zeros(1, np.int64)
     part = deadline.part(SEARCH_SHARE)
-    while not part.is_over and not search.run(none, rounds=5):
-        pass
+    while not part.is_over and not search.run(none, rounds=SEARCH_ROUNDS):
+        part.spend(SEARCH_ROUNDS * SEARCH_ROUND_S)
     arrivals = packing.per_node(search.best)
     return arrivals, np.asarray(fleet.count[:, deleted].sum(axis=1) - arrivals.sum(axis=1), np.int64)
 
@@ -310,6 +313,7 @@ def _fill(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tu
         for n in stay[np.lexsort((offers * np.exp(noise), accepts))]:
             worth = np.where(fleet.allowed[:, n], value, 0.0)
             filling = best_pattern(worth, fleet.request, waiting, fleet.free[:, n], limit=FILL_VISITS)
+            deadline.spend(FILLING_S)
             arrivals[:, n] = filling.counts
             waiting -= filling.counts
             if not waiting.any():
@@ -381,7 +385,7 @@ def _exact(
     if max_moves is not None:
         model.add_row(y, fleet.pods, upper=float(max_moves))
     hint = np.concatenate([best.deleted.astype(np.int64), best.arrivals[classes].ravel()])
-    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, stop=deadline.cancelled)
+    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, work=deadline.work, stop=deadline.cancelled)
     answer = solve_integer(model, limits, hint=hint)
     if np.isfinite(answer.bound):
         bound = min(bound, answer.bound / CENT)

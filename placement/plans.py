@@ -2,7 +2,8 @@
 
 A plan is a plain value. Somebody else acts on it, step by step, and may stop at any step: every step is feasible by
 itself, given the steps before it. Money is optional: a plan without prices says so (``usd_per_hour`` None), never
-zero. Time never comes from here; :class:`Deadline` carries the caller's clock in.
+zero. Time never comes from here; :class:`Deadline` carries the caller's clock in, which may count work instead of time
+(:class:`WorkClock`): then a plan is the same whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from placement.errors import ConfigError
+
+LOOK_S = 1e-5
+"""What a :class:`WorkClock` counts for the work between two looks, when nobody says more."""
 
 
 class Ending(StrEnum):
@@ -102,6 +106,24 @@ class Plan:
         return sum(step.action == action for step in self.steps)
 
 
+@dataclass
+class WorkClock:
+    """A clock that counts work: it moves by :data:`LOOK_S` when somebody looks, and by what planners and solvers did.
+
+    Its seconds are about those of one core, and the same on every machine.
+    """
+
+    done_s: float = 0.0
+
+    def __call__(self) -> float:
+        self.done_s += LOOK_S
+        return self.done_s
+
+    def spend(self, seconds: float) -> None:
+        """Count so much work."""
+        self.done_s += seconds
+
+
 @dataclass(frozen=True)
 class Deadline:
     """A time limit on the caller's clock, with a way to cancel.
@@ -140,6 +162,16 @@ class Deadline:
     def part(self, share: float) -> Deadline:
         """A deadline over ``share`` of what is left now."""
         return Deadline(max(1e-6, share * self.left_s), self.clock, self.cancelled, note=self.note)
+
+    @property
+    def work(self) -> WorkClock | None:
+        """The clock, where it counts work."""
+        return self.clock if isinstance(self.clock, WorkClock) else None
+
+    def spend(self, seconds: float) -> None:
+        """Say what work was done, about so many seconds of one core; of no effect on a clock that sees it by itself."""
+        if self.work is not None:
+            self.work.spend(seconds)
 
     @property
     def ending(self) -> Ending:

@@ -4,8 +4,8 @@ A :class:`Model` is columns and rows over NumPy arrays; the same model goes to H
 CP-SAT, whichever the caller measured to be better. :class:`Master` is the restricted master of a column generation,
 kept warm between rounds. Nothing here knows Kubernetes, and no OR-Tools object leaves this file.
 
-Every call takes its limits as arguments. A run is repeatable for a seed and a deterministic limit as long as the
-wall-clock limit does not bite; with one thread and ``work_limit`` it always is.
+Every call takes its limits as arguments. With one thread, a seed and a :class:`~placement.plans.WorkClock` a run
+repeats whatever else the machine does; otherwise as long as no limit in seconds bites.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from typing import Any
 import numpy as np
 
 from placement.errors import ConfigError
+from placement.plans import WorkClock
 from placement.resources import BoolArray, FloatArray, IntArray
 
 INFINITY = float("inf")
+ENTRY_S, ROOT_NODES, CP_SAT_S = 3e-6, 20, 4.0
+"""On a :class:`WorkClock`: a branch-and-bound node of HiGHS per entry of the matrix, what its root counts for in nodes,
+and CP-SAT's deterministic second; all measured, and rough."""
 
 
 class Status(StrEnum):
@@ -35,13 +39,18 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """``time_s`` of wall clock; ``work_limit`` in CP-SAT's deterministic seconds; ``gap_share`` to stop at."""
+    """``time_s`` of wall clock; ``work_limit`` in CP-SAT's deterministic seconds; ``gap_share`` to stop at.
+
+    With ``work``, ``time_s`` is counted on that clock and the wall clock plays no part: CP-SAT stops after so many
+    deterministic seconds, HiGHS after a number of nodes, and linear programs run to their end.
+    """
 
     time_s: float
     threads: int = 1
     seed: int = 0
     gap_share: float = 0.0
     work_limit: float = INFINITY
+    work: WorkClock | None = None
     stop: Callable[[], bool] | None = None
     """Asked at each new solution of CP-SAT; True cancels."""
 
@@ -156,7 +165,12 @@ def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: Flo
     proto = _math_opt_proto(arrays, relax)
     built = mathopt.Model.from_model_proto(proto)
     is_lp = relax or not arrays["integer"].any()
-    parameters = mathopt.SolveParameters(time_limit=timedelta(seconds=limits.time_s), random_seed=limits.seed % 2**31)
+    parameters = mathopt.SolveParameters(random_seed=limits.seed % 2**31)
+    node_s = ENTRY_S * max(len(arrays["values"]), 1)
+    if limits.work is None:
+        parameters.time_limit = timedelta(seconds=limits.time_s)
+    elif not is_lp:
+        parameters.node_limit = 1 + int(limits.time_s / node_s)
     if not is_lp and limits.gap_share > 0:
         parameters.relative_gap_tolerance = limits.gap_share
     hints = []
@@ -167,6 +181,8 @@ def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: Flo
     result = mathopt.solve(
         built, engine, params=parameters, model_params=mathopt.ModelSolveParameters(solution_hints=hints)
     )
+    if limits.work is not None:
+        limits.work.spend(node_s * (ROOT_NODES + int(result.solve_stats.node_count)))
     return _read_math_opt(result, is_lp, model)
 
 
@@ -245,14 +261,20 @@ def _run_cp_sat(built: Any, variables: list[Any], limits: Limits) -> Answer:
     from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = limits.time_s
+    work_limit = limits.work_limit
+    if limits.work is None:
+        solver.parameters.max_time_in_seconds = limits.time_s
+    else:
+        work_limit = min(work_limit, limits.time_s / CP_SAT_S)
     solver.parameters.num_workers = limits.threads
     solver.parameters.random_seed = limits.seed % 2**31
     solver.parameters.relative_gap_limit = limits.gap_share
-    if limits.work_limit < INFINITY:
-        solver.parameters.max_deterministic_time = limits.work_limit
+    if work_limit < INFINITY:
+        solver.parameters.max_deterministic_time = work_limit
     watch = _stopper(limits.stop) if limits.stop is not None else None
     status = solver.solve(built, watch) if watch is not None else solver.solve(built)
+    if limits.work is not None:
+        limits.work.spend(CP_SAT_S * float(solver.response_proto.deterministic_time))
     if status == cp_model.INFEASIBLE:
         return Answer(Status.INFEASIBLE, np.zeros(0), -INFINITY, -INFINITY)
     if status == cp_model.MODEL_INVALID:

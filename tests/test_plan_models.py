@@ -15,7 +15,7 @@ from placement.batches import Batch, ZoneSpread, best_fit, place_batch
 from placement.consolidation import Fleet, consolidate, prefix_search
 from placement.errors import ConfigError
 from placement.patterns import best_pattern
-from placement.plans import Deadline, Ending
+from placement.plans import Deadline, Ending, WorkClock
 from placement.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
 from placement.refit import Market, refit
 from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
@@ -304,3 +304,33 @@ def test_a_fleet_without_a_budget_is_consolidated_within_a_percent_of_the_bound(
     assert consolidation.violations(fleet, result, None) == []
     assert result.usd_per_hour > prefix_search(fleet).usd_per_hour
     assert result.gap_share < 0.03
+
+
+def test_with_counted_work_a_plan_takes_no_look_at_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ortools.math_opt.python import mathopt
+
+    asked = []
+    solve = mathopt.solve
+
+    def watched(model: object, engine: object, *, params: mathopt.SolveParameters, **more: object) -> object:
+        asked.append(params)
+        return solve(model, engine, params=params, **more)
+
+    monkeypatch.setattr(mathopt, "solve", watched)
+    fleet = fleet_instance(2, num_nodes=40)
+    clocks = [WorkClock(), WorkClock()]
+    first, again = (consolidate(fleet, Deadline(0.5, clock)) for clock in clocks)
+    assert asked
+    assert all(params.time_limit is None for params in asked)
+    assert (first.deleted == again.deleted).all()
+    assert (first.arrivals == again.arrivals).all()
+    assert (first.usd_per_hour, first.bound, first.ending) == (again.usd_per_hour, again.bound, again.ending)
+    assert clocks[0].done_s == clocks[1].done_s > 0
+
+
+def test_less_work_ends_a_plan_earlier() -> None:
+    fleet = fleet_instance(2, num_nodes=100)
+    short, long = WorkClock(), WorkClock()
+    little, much = consolidate(fleet, Deadline(0.01, short)), consolidate(fleet, Deadline(0.5, long))
+    assert short.done_s < long.done_s
+    assert little.usd_per_hour <= much.usd_per_hour
