@@ -381,15 +381,28 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
 )
 @click.option("--moves-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Budget per act.")
 @click.option(
-    "--reserve",
-    "reserve_s",
+    "--history",
+    "history_s",
     type=click.IntRange(0),
-    default=21600,
+    default=7200,
     show_default=True,
-    help="Seconds of demand to mind.",
+    help="Seconds of the past from which `planned` expects demand; 0 = it expects nothing.",
 )
+@click.option(
+    "--least-saved",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of an interval for which a node's room must likely not be missed.",
+)
+@click.option("--since", "since_s", type=click.IntRange(0), default=0, help="Begin so many seconds into the trace.")
 @click.option("--until", "end_s", type=click.IntRange(1), help="Stop so many seconds after the first arrival.")
-@click.option("--judge", "act", type=click.IntRange(1), help="Instead: what this act promised, and what it saved.")
+@click.option(
+    "--judge",
+    "act",
+    type=click.IntRange(0),
+    help="Instead: what this act promised, and what it saved; 0 = each act until --until.",
+)
 @click.option(
     "--span", "span_s", type=click.IntRange(1), help="Seconds an act is judged over; an interval when absent."
 )
@@ -408,7 +421,7 @@ def replay_command(
 ) -> None:
     """Replay TRACE on an elastic fleet with a strategy and a consolidation policy: USD, evictions, waiting."""
     from simulator.cost import DEFAULT_BOOK, read_price_book
-    from simulator.plan_replay import Question, judge, replay_row, within
+    from simulator.plan_replay import Question, judge, judge_all, replay_row, within
     from simulator.sources import open_trace
 
     if len(policies) not in (1, len(strategies)):
@@ -422,11 +435,12 @@ def replay_command(
     with data_only(), progress("replays") as advance:
         for done, (strategy, policy) in enumerate(pairs, 1):
             question = Question(strategy, policy, end_s=end_s or -1, **given)
-            rows.append(
-                replay_row(read, book, question)
-                if act is None
-                else judge(read, book, question, act, span_s or question.every_s)
-            )
+            if act is None:
+                rows.append(replay_row(read, book, question))
+            elif act:
+                rows.append(judge(read, book, question, act, span_s or question.every_s))
+            else:
+                rows += judge_all(read, book, question)
             advance(done, len(pairs))
     document = {"apiVersion": "ullage.dev/v1", "kind": "PlanReplay", "ignored": list(ignored), "rows": rows}
     click.echo(render(document, rows, output))

@@ -7,7 +7,7 @@ requests are left out on both sides, and every row says which.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,9 +22,10 @@ from simulator.delivery import delivery_named, delivery_of
 from simulator.fleet import Elastic, Shape
 from simulator.measures import measure
 from simulator.plan_bench import Row
-from simulator.policies import Consolidation
-from simulator.replay import Replay, ReplayOptions
-from simulator.trace import Trace
+from simulator.policies import Consolidation, Promise
+from simulator.replay import Outcome, Replay, ReplayOptions
+from simulator.timeline import Timeline
+from simulator.trace import Pods, Trace
 
 DEVICE_UNITS = 1024
 """A device in the purchase model; shares are rounded up to ½, ¼, ⅛ …, which always pack without waste."""
@@ -43,6 +44,16 @@ def within(trace: Trace, shapes: Sequence[Shape]) -> tuple[Trace, tuple[str, ...
     index: dict[PodSpec, int] = {}
     number = np.array([index.setdefault(spec, len(index)) for spec in specs], np.int64)
     return trace.but(specs=tuple(index), pods=replace(trace.pods, spec=number[trace.pods.spec])), tuple(sorted(foreign))
+
+
+def since(trace: Trace, seconds: int) -> Trace:
+    """The trace from so many seconds after its first arrival; who runs then arrives at once."""
+    pods = trace.pods
+    start_s = int(pods.arrival_s[0]) + seconds if len(pods) else seconds
+    kept = np.flatnonzero((pods.departure_s == NEVER) | (pods.departure_s > start_s))
+    rest = Pods(*(column[kept] for column in (pods.name, pods.spec, pods.arrival_s, pods.departure_s, pods.gang)))
+    rest = replace(rest, arrival_s=np.maximum(rest.arrival_s, start_s))
+    return trace.but(pods=rest)
 
 
 def without_departures(trace: Trace) -> Trace:
@@ -154,39 +165,37 @@ class Question:
     delivery: str = "decide"
     every_s: int = 3600
     moves_share: float = 0.1
-    reserve_s: int = 0
+    history_s: int = 0
+    least_saved: float = 0.0
+    since_s: int = 0
     restart_s: int = 60
     end_s: int = NEVER
     seed: int = 0
 
 
-def replay_row(trace: Trace, book: PriceBook, question: Question, *, last_act: int | None = None) -> Row:
-    """What a policy does to a trace; ``last_act`` acts at most."""
-    policies: tuple[Consolidation, ...] = ()
-    if question.policy != "none":
-        policies = (
-            Consolidation(
-                question.policy,
-                book,
-                every_s=question.every_s,
-                moves_share=question.moves_share,
-                restart_s=question.restart_s,
-                reserve_s=question.reserve_s if question.policy == "planned" else 0,
-                last_act=last_act,
-            ),
-        )
-    start_s = int(trace.pods.arrival_s[0]) if len(trace.pods) else 0
-    options = ReplayOptions(
-        seed=question.seed,
-        delivery=delivery_named(delivery_of(question.strategy, question.delivery)),
-        elastic=Elastic(tuple(book.shapes.values())),
-        end_s=NEVER if question.end_s == NEVER else start_s + question.end_s,
-        policies=policies,
-        log=False,
-    )
-    outcome = Replay(trace, strategy_named(question.strategy), options).run()
+@dataclass
+class Meter:
+    """USD so far, read each ``every_s``; changes nothing."""
+
+    book: PriceBook
+    every_s: int
+    usd: list[float] = field(default_factory=list)
+
+    def act(self, replay: Replay) -> None:
+        """Read it."""
+        self.usd.append(spent(replay.timeline, replay.time_s, self.book))
+
+
+def spent(timeline: Timeline, time_s: int, book: PriceBook) -> float:
+    """USD for the nodes of an elastic fleet up to now."""
+    shapes = book.shapes
+    return sum(s / 3600 * shapes[name].price(spot=spot) for (name, spot), s in timeline.node_seconds(time_s).items())
+
+
+def replay_row(trace: Trace, book: PriceBook, question: Question) -> Row:
+    """What a policy does to a trace."""
+    outcome, promises = _replay(_begun(trace, question), book, question)
     metrics = measure(outcome, trace, book)["metrics"]
-    promises = [promise for policy in policies for promise in policy.promises]
     waited = outcome.pending_s[outcome.pending_s >= 0]
     return {
         "strategy": question.strategy,
@@ -200,7 +209,41 @@ def replay_row(trace: Trace, book: PriceBook, question: Question, *, last_act: i
         "acts": len(promises),
         "nodes_deleted": sum(p.deleted for p in promises),
         "promised_usd_per_hour": sum(p.usd_per_hour for p in promises),
+        "deleted_usd_per_hour": sum(p.price for p in promises),
     }
+
+
+def _begun(trace: Trace, question: Question) -> Trace:
+    return since(trace, question.since_s) if question.since_s else trace
+
+
+def _replay(
+    trace: Trace, book: PriceBook, question: Question, last_act: int | None = None, meter: Meter | None = None
+) -> tuple[Outcome, list[Promise]]:
+    """One replay in which no more than ``last_act`` acts happen, and what was promised in it."""
+    policy = None
+    if question.policy != "none":
+        policy = Consolidation(
+            question.policy,
+            book,
+            every_s=question.every_s,
+            moves_share=question.moves_share,
+            restart_s=question.restart_s,
+            history_s=question.history_s,
+            least_saved=question.least_saved,
+            last_act=last_act,
+        )
+    start_s = int(trace.pods.arrival_s[0]) if len(trace.pods) else 0
+    options = ReplayOptions(
+        seed=question.seed,
+        delivery=delivery_named(delivery_of(question.strategy, question.delivery)),
+        elastic=Elastic(tuple(book.shapes.values())),
+        end_s=NEVER if question.end_s == NEVER else start_s + question.end_s,
+        policies=tuple(p for p in (meter, policy) if p is not None),
+        log=False,
+    )
+    outcome = Replay(trace, strategy_named(question.strategy), options).run()
+    return outcome, [] if policy is None else policy.promises
 
 
 def judge(trace: Trace, book: PriceBook, question: Question, act: int, span_s: int) -> Row:
@@ -211,22 +254,40 @@ def judge(trace: Trace, book: PriceBook, question: Question, act: int, span_s: i
     if not 0 < span_s <= question.every_s:
         raise ConfigError(f"an act can be judged over 1 to {question.every_s} s, until the next one; got {span_s}")
     until = replace(question, end_s=act * question.every_s + span_s)
-    without = replay_row(trace, book, until, last_act=act - 1)
-    with_act = replay_row(trace, book, until, last_act=act)
-    promised = _number(with_act, "promised_usd_per_hour") - _number(without, "promised_usd_per_hour")
-    realised = (_number(without, "usd") - _number(with_act, "usd")) / span_s * 3600
+    trace = _begun(trace, question)
+    without, _ = _replay(trace, book, until, act - 1)
+    with_act, promises = _replay(trace, book, until, act)
+    usd = [spent(outcome.timeline, outcome.timeline.time_s, book) for outcome in (without, with_act)]
+    return _judged(trace, act, span_s, promises, usd[0] - usd[1], question)
+
+
+def judge_all(trace: Trace, book: PriceBook, question: Question) -> list[Row]:
+    """Each act of a replay, judged over the interval after it as :func:`judge` does, in one replay more than acts."""
+    if question.end_s == NEVER:
+        raise ConfigError("judging every act needs an end; give the second to stop at (--until)")
+    trace, every_s = _begun(trace, question), question.every_s
+    rows: list[Row] = []
+    before: Meter | None = None
+    for act in range(question.end_s // every_s):
+        meter = Meter(book, every_s)
+        _, promises = _replay(trace, book, replace(question, end_s=(act + 2) * every_s), act, meter)
+        if before is not None:
+            rows.append(_judged(trace, act, every_s, promises, before.usd[act] - meter.usd[act], question))
+        before = meter
+    return rows
+
+
+def _judged(trace: Trace, act: int, span_s: int, promises: list[Promise], saved_usd: float, question: Question) -> Row:
+    start_s = int(trace.pods.arrival_s[0])
+    mine = [p for p in promises if p.time_s == start_s + act * question.every_s]
+    promised, realised = sum(p.usd_per_hour for p in mine), saved_usd / span_s * 3600
     return {
         "act": act,
         "span_s": span_s,
-        "nodes_deleted": _number(with_act, "nodes_deleted") - _number(without, "nodes_deleted"),
-        "evictions": _number(with_act, "evictions") - _number(without, "evictions"),
+        "nodes_deleted": sum(p.deleted for p in mine),
+        "evictions": sum(p.moves for p in mine),
+        "deleted_usd_per_hour": sum(p.price for p in mine),
         "promised_usd_per_hour": promised,
         "realised_usd_per_hour": realised,
         "realised_share": realised / promised if promised else None,
     }
-
-
-def _number(row: Row, key: str) -> float:
-    value = row[key]
-    assert isinstance(value, int | float), f"{key} is a figure of every row"
-    return float(value)

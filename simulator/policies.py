@@ -5,13 +5,11 @@ acts at intervals: ``planned`` (:func:`placement.consolidation.consolidate`), ``
 or ``descheduler`` (``HighNodeUtilization``: evict everything from nodes under a threshold and hope that the scheduler
 packs it). All pay the true cost of a move: the restart, and the work since the last checkpoint.
 
-Planners stop by a wall clock; replays repeat exactly where plans end before it. On a busy machine consolidations of
-some hundred nodes do not always, and a node more or less goes.
+Planners stop by counted work (:class:`placement.plans.WorkClock`), so replays repeat whatever else the machine does.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -21,11 +19,13 @@ import numpy as np
 
 from placement import batches, consolidation
 from placement.errors import ConfigError
-from placement.plans import Deadline
+from placement.plans import Deadline, WorkClock
 from placement.pods import PodSpec
-from placement.resources import DEVICE_MILLI, BoolArray, IntArray
+from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
 from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, NUM_DERIVED, ClusterState, Resident
+from simulator import outlook
 from simulator.cost import PriceBook
+from simulator.fleet import Shape
 
 if TYPE_CHECKING:
     from simulator.replay import Replay
@@ -34,9 +34,9 @@ POLICIES = ("none", "planned", "karpenter-prefix", "descheduler")
 LOW_UTILISATION = 0.2
 """Descheduler's example threshold for ``HighNodeUtilization``: under it in every resource, a node is emptied."""
 WINDOW_S, WINDOW_GAP = 2.0, 0.01
-"""A window's plan is good enough at this gap, which it nearly always reaches long before the limit: so replays repeat."""
-CALM_SHARE = 0.01
-"""Nodes bought lately, as a share of the fleet, up to which demand is calm."""
+"""Most work for a window, and the gap at which its plan is good enough."""
+MAIN = np.array([CPU_ROW, MEMORY_ROW, GPU_ROW]) - NUM_DERIVED
+"""CPU, memory and device share among the ledger's resources."""
 MIN_BATCH = 2
 """Fewer pods than this are decided one by one: there is nothing to plan."""
 
@@ -103,7 +103,7 @@ def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) ->
         request[lanes], count, np.maximum(nodes.free[lanes], 0), nodes.allocatable[lanes], most, none, where
     )
     chosen, part = _fullest(batch)
-    placed = batches.place_batch(part, Deadline(time_s, time.perf_counter), gap_share=WINDOW_GAP).placed
+    placed = batches.place_batch(part, Deadline(time_s, WorkClock()), gap_share=WINDOW_GAP).placed
     return {
         pod: int(nodes.rows[chosen[n]])
         for c, spec in enumerate(specs)
@@ -144,11 +144,15 @@ def _only(batch: batches.Batch, nodes: IntArray) -> batches.Batch:
 
 @dataclass(frozen=True)
 class Promise:
-    """One executed plan: when, what it promised, and what it did. USD per hour; moves that rules refused."""
+    """One executed plan: when, what it promised, and what it did; moves that rules refused."""
 
     time_s: int
     usd_per_hour: float
+    """Saving until the next act, on average."""
     bound: float
+    """Most that any plan could save by the same reckoning, if nothing was bought again."""
+    price: float
+    """USD an hour of the nodes that went."""
     deleted: int
     moves: int
     refused: int
@@ -167,18 +171,19 @@ class Consolidation:
     checkpoint_s: int = 0
     """Oldest checkpoint a moved pod may have to go back to; 0 = a service, which has nothing to repeat."""
     plan_s: float = 1.0
-    reserve_s: int = 0
-    """Keep room for the largest rise of demand within ``every_s`` that the last so many seconds saw; 0 = none.
+    """Work per plan, in seconds of a :class:`WorkClock`."""
+    history_s: int = 0
+    """Of ``planned``: how far back it looks for what demand may do (:mod:`simulator.outlook`); 0 = not at all.
 
-    Whoever deletes what is bought again within the hour pays for it: so nothing goes before that much was seen, nor
-    while more than :data:`CALM_SHARE` of the fleet was bought in so many seconds.
+    It then keeps the room whose nodes would be bought again too soon, values a node by how long it would have stayed by
+    itself, counts what the moves cost, and promises what is left of the saving until it acts again.
     """
+    least_saved: float = 0.0
+    """A node goes when its room is likely not to be missed for this share of the interval."""
     last_act: int | None = None
     """Acts after this many are skipped; for measuring what one plan changed."""
     promises: list[Promise] = field(default_factory=list)
     _acts: int = 0
-    _ordered: list[tuple[int, int]] = field(default_factory=list)
-    """When it looked, and how many nodes had been bought by then."""
 
     def __post_init__(self) -> None:
         if self.kind not in POLICIES[1:]:
@@ -199,28 +204,20 @@ class Consolidation:
             self._consolidate(replay)
 
     def _consolidate(self, replay: Replay) -> None:
-        if self.reserve_s and not self._is_calm(replay):
-            return
         nodes = _Nodes.of(replay)
-        fleet, pods = self._fleet(replay, nodes)
-        if self.reserve_s:
-            fleet = _reserved(fleet, nodes, self._rise(replay))
+        fleet, pods, amount = self._fleet(replay, nodes)
         budget = int(self.moves_share * fleet.count.sum())
-        if self.kind == "planned":
-            plan = consolidation.consolidate(fleet, Deadline(self.plan_s, time.perf_counter), max_moves=budget)
-        else:
+        view = _View.of(self, replay, nodes) if self.kind == "planned" and self.history_s else None
+        if self.kind == "karpenter-prefix":
             plan = consolidation.prefix_search(fleet, max_moves=budget)
+        else:
+            fleet = fleet if view is None else view.weighed(fleet)
+            plan = consolidation.consolidate(fleet, Deadline(self.plan_s, WorkClock()), max_moves=budget)
         wrong = consolidation.violations(fleet, plan, budget)
         assert not wrong, f"{self.kind} plan at {replay.time_s} s: {wrong[0]}"
-        self._execute(replay, nodes.rows, plan, pods)
-
-    def _is_calm(self, replay: Replay) -> bool:
-        """Demand was watched for ``reserve_s``, and hardly a node was bought in all that time."""
-        assert replay.scaler is not None, "act() checked it"
-        self._ordered.append((replay.time_s, replay.scaler.ordered))
-        since = [ordered for time_s, ordered in self._ordered if time_s <= replay.time_s - self.reserve_s]
-        few = CALM_SHARE * replay.snapshot.is_alive.sum()
-        return bool(since) and replay.scaler.ordered - since[-1] <= few
+        if plan.deleted.any():
+            again = 0.0 if view is None else view.bought_again(amount, plan)
+            self._execute(replay, nodes.rows, plan, pods, plan.usd_per_hour - again)
 
     def _execute(
         self,
@@ -228,10 +225,12 @@ class Consolidation:
         rows: IntArray,
         plan: consolidation.Consolidated,
         pods: dict[tuple[int, int], list[str]],
+        promised: float,
     ) -> None:
         """Move pods node by node; a node goes when it is empty, and stays when a pod of it could not move."""
         targets = {c: np.repeat(rows, plan.arrivals[c]).tolist() for c in range(len(plan.arrivals))}
         moves = refused = 0
+        usd = sum(self._price(replay.state, int(rows[n])) for n in np.flatnonzero(plan.deleted))
         for n in np.flatnonzero(plan.deleted).tolist():
             row = int(rows[n])
             for c in range(len(plan.arrivals)):
@@ -243,14 +242,18 @@ class Consolidation:
             if not replay.state.residents_on[row]:
                 replay.retire(replay.state.name(row))
         deleted = int(plan.deleted.sum())
-        if deleted:
-            self.promises.append(Promise(replay.time_s, plan.usd_per_hour, plan.bound, deleted, moves, refused))
+        self.promises.append(Promise(replay.time_s, promised, plan.bound, usd, deleted, moves, refused))
 
     def _migrate(self, replay: Replay, uid: str, row: int) -> bool:
         return replay.migrate(uid, row, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
 
-    def _fleet(self, replay: Replay, nodes: _Nodes) -> tuple[consolidation.Fleet, dict[tuple[int, int], list[str]]]:
-        """Movable pods by class and node; a limit per node and owner becomes a resource of its own."""
+    def _fleet(
+        self, replay: Replay, nodes: _Nodes
+    ) -> tuple[consolidation.Fleet, dict[tuple[int, int], list[str]], IntArray]:
+        """Movable pods by class and node, and their main amounts ``(3, C)``.
+
+        A limit per node and owner becomes a resource of its own.
+        """
         state = replay.state
         column_of = {int(row): n for n, row in enumerate(nodes.rows)}
         residents = list(state.residents.values())
@@ -282,19 +285,7 @@ class Consolidation:
             deletable,
             usd,
         )
-        return fleet, pods
-
-    def _rise(self, replay: Replay) -> IntArray:
-        """``(3,)`` largest rise of what pods take (CPU, memory, GPU share) within one interval, in recent samples."""
-        seen = [s for s in replay.timeline.series if s.time_s >= replay.time_s - self.reserve_s]
-        most = np.zeros(3, np.int64)
-        first = 0
-        for i, sample in enumerate(seen):
-            while seen[first].time_s < sample.time_s - self.every_s:
-                first += 1
-            low = np.min([s.taken for s in seen[first : i + 1]], axis=0)
-            most = np.maximum(most, np.array(sample.taken, np.int64) - low)
-        return most
+        return fleet, pods, request[MAIN] if specs else np.zeros((len(MAIN), 0), np.int64)
 
     def _price(self, state: ClusterState, row: int) -> float:
         node = state.nodes[row]
@@ -315,20 +306,98 @@ class Consolidation:
             moved = sum(replay.evict(uid, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s) for uid in here)
             budget -= moved
             if moved:
-                self.promises.append(Promise(replay.time_s, 0.0, 0.0, 0, moved, 0))
+                self.promises.append(Promise(replay.time_s, 0.0, 0.0, 0.0, 0, moved, 0))
 
 
-def _reserved(fleet: consolidation.Fleet, nodes: _Nodes, rise: IntArray) -> consolidation.Fleet:
-    """The fleet without the nodes that are kept for ``rise``: emptiest first, until their room covers it."""
-    lanes = np.array([CPU_ROW, MEMORY_ROW, GPU_ROW]) - NUM_DERIVED
-    room = np.maximum(nodes.free[lanes], 0)
-    order = np.argsort(-(room / np.maximum(nodes.allocatable[lanes], 1)).mean(axis=0), kind="stable")
-    covered = (np.cumsum(room[:, order], axis=1) - room[:, order] >= rise[:, None]).all(axis=0)
-    kept = order[~covered]
-    deletable, free = fleet.deletable.copy(), fleet.free.copy()
-    deletable[kept] = False
-    free[:, kept] = 0
-    return replace(fleet, deletable=deletable, free=free)
+@dataclass(frozen=True)
+class _View:
+    """What a policy expects until it acts again: rises of demand, stay of nodes, cost of moves; nodes as columns."""
+
+    rises: FloatArray
+    room: IntArray
+    """``(N,)`` mean pods that fit into what is free."""
+    stays: FloatArray
+    """``(N,)`` share of the interval that a node is likely to stay if nobody empties it."""
+    move_usd: FloatArray
+    """``(N,)`` USD that emptying costs, spread over the interval, per hour."""
+    kept: BoolArray
+    mean_pod: FloatArray
+    free: IntArray
+    pod_usd: float
+    """USD an hour for a mean pod on a new node that is full."""
+    delay_s: int
+
+    @classmethod
+    def of(cls, policy: Consolidation, replay: Replay, nodes: _Nodes) -> _View:
+        seen = outlook.Seen.of(replay)
+        free, mean_pod = nodes.free[MAIN], seen.mean_pod
+        room = outlook.room(free, mean_pod)
+        rises = seen.rises(policy.every_s, policy.history_s)
+        wanted = outlook.wanted_room(rises, policy.least_saved)
+        order = np.argsort(-room, kind="stable")
+        kept = np.zeros(len(room), np.bool_)
+        kept[order] = np.cumsum(room[order]) - room[order] < wanted
+        assert replay.scaler is not None, "act() checked it"
+        elastic = replay.scaler.settings
+        pod_usd = min((s.usd_per_hour / held for s in elastic.shapes if (held := _holds(s, mean_pod)) > 0), default=0.0)
+        column_of = {int(row): n for n, row in enumerate(nodes.rows)}
+        residents = list(replay.state.residents.values())
+        where = np.array([column_of[r.row] for r in residents], np.int64)
+        age_s = replay.time_s - np.array([seen.arrival_s[replay.pod_of[r.uid]] for r in residents], np.int64)
+        lost_s = np.array(
+            [min(replay.time_s - replay.placed_s[replay.pod_of[r.uid]], policy.checkpoint_s) for r in residents]
+        )
+        move_usd = np.zeros(len(room))
+        np.add.at(move_usd, where, (policy.restart_s + lost_s) / policy.every_s * pod_usd)
+        return cls(
+            rises,
+            room,
+            _stays(seen, where, age_s, len(room), policy.every_s, elastic.idle_s),
+            move_usd,
+            kept,
+            mean_pod,
+            free,
+            pod_usd,
+            elastic.scan_s + min(s.boot_s for s in elastic.shapes),
+        )
+
+    def weighed(self, fleet: consolidation.Fleet) -> consolidation.Fleet:
+        """The fleet at what deleting a node is likely to save; nodes kept for demand take no part."""
+        worth = fleet.usd_per_hour * self.stays - self.move_usd
+        free = np.where(self.kept, 0, fleet.free)
+        deletable = fleet.deletable & ~self.kept & (worth > 0)
+        return replace(fleet, free=free, deletable=deletable, usd_per_hour=np.maximum(worth, 0.0))
+
+    def bought_again(self, amount: IntArray, plan: consolidation.Consolidated) -> float:
+        """USD an hour, on average until the next act, for nodes that are bought because the plan took room away."""
+        left = np.where(plan.deleted, 0, outlook.room(self.free - amount @ plan.arrivals, self.mean_pod))
+        if self.pod_usd == 0.0:
+            return 0.0
+        before, after, most = float(self.room.sum()), float(left.sum()), plan.usd_per_hour / self.pod_usd
+        return self.pod_usd * outlook.bought_again(self.rises, before, after, self.delay_s, most=most)
+
+
+def _holds(shape: Shape, mean_pod: FloatArray) -> float:
+    """Mean pods on an empty node of a shape."""
+    amounts = dict(shape.allocatable)
+    offered = np.array([amounts.get(CPU, 0), amounts.get(MEMORY, 0), shape.num_gpus * DEVICE_MILLI])
+    lanes = mean_pod > 0
+    return float((offered[lanes] / mean_pod[lanes]).min()) if lanes.any() else 0.0
+
+
+def _stays(
+    seen: outlook.Seen, where: IntArray, age_s: IntArray, num_nodes: int, span_s: int, idle_s: int
+) -> FloatArray:
+    """``(N,)`` share of ``span_s`` that a node stays when it goes ``idle_s`` after its last pod has ended."""
+    quarters = (np.arange(4) + 0.5) / 4 * span_s
+    gone = np.zeros(num_nodes)
+    for tau in quarters.astype(int).tolist():
+        with np.errstate(divide="ignore"):
+            chance = np.log(seen.ends_within(age_s, tau - idle_s))
+        log_empty = np.zeros(num_nodes)
+        np.add.at(log_empty, where, chance)
+        gone += np.exp(log_empty) * (tau > idle_s) / len(quarters)
+    return 1.0 - gone
 
 
 def _limits(

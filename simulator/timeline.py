@@ -198,6 +198,11 @@ class Timeline:
             self.node_s[key] += passed * num
         self._fleet_since_s = time_s
 
+    def node_seconds(self, time_s: int) -> Counter[tuple[str, bool]]:
+        """Node-seconds per (shape, spot) up to ``time_s``, which is not before the last change."""
+        passed = max(time_s - self._fleet_since_s, 0)
+        return self.node_s + Counter({key: passed * num for key, num in self._alive.items()})
+
     def finish(self, time_s: int) -> None:
         """Close the window at ``time_s`` with a last sample."""
         if time_s >= self.next_s:

@@ -20,8 +20,9 @@ from simulator.plan_replay import (
     device_units,
     fleet_row,
     judge,
+    judge_all,
     peak,
-    replay_row,
+    since,
     within,
     without_departures,
 )
@@ -103,6 +104,30 @@ def test_an_act_cannot_be_judged_beyond_the_next() -> None:
         judge(waves(), BOOK, Question("kube-default", "planned", every_s=600), 1, 700)
 
 
-def test_with_a_reserve_nothing_goes_before_demand_was_seen() -> None:
-    question = Question("kube-default", "planned", every_s=600, reserve_s=4 * HOUR_S, end_s=3 * HOUR_S, moves_share=1.0)
-    assert replay_row(waves(), BOOK, question)["acts"] == 0
+def test_judging_every_act_says_what_judging_each_says() -> None:
+    question = Question("kube-default", "planned", moves_share=1.0, every_s=HOUR_S, history_s=HOUR_S, end_s=5 * HOUR_S)
+    rows = judge_all(waves(), BOOK, question)
+    assert [row["act"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        single = judge(waves(), BOOK, question, int(row["act"] or 0), HOUR_S)
+        assert row == {**single, "realised_usd_per_hour": pytest.approx(single["realised_usd_per_hour"], abs=1e-9)} | (
+            {"realised_share": pytest.approx(single["realised_share"])} if single["realised_share"] is not None else {}
+        )
+
+
+def test_judging_every_act_needs_an_end() -> None:
+    with pytest.raises(ConfigError, match="needs an end"):
+        judge_all(waves(), BOOK, Question("kube-default", "planned"))
+
+
+def test_a_trace_begun_later_has_everybody_who_runs_by_then() -> None:
+    rows = [
+        ("ended", pod(100), 0, 50),
+        ("runs", pod(100), 10, 200),
+        ("stays", pod(100), 20, -1),
+        ("new", pod(100), 80, 90),
+    ]
+    later = since(Trace.of("t", (), rows), 60)
+    assert list(later.pods.name) == ["runs", "stays", "new"]
+    assert later.pods.arrival_s.tolist() == [60, 60, 80]
+    assert later.pods.departure_s.tolist() == [200, -1, 90]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from simulator.cost import PriceBook, Rates, shape
 from simulator.delivery import DELIVERIES
 from simulator.fleet import Elastic
 from simulator.measures import measure
-from simulator.policies import Consolidation
+from simulator.policies import Consolidation, Promise
 from simulator.replay import Replay, ReplayOptions
 from simulator.trace import Trace
 
@@ -95,10 +96,43 @@ def test_pods_of_a_window_are_planned_together_and_all_placed() -> None:
     assert planned["pending_s_p50"] >= 1  # a window takes its time
 
 
-def test_a_reserve_keeps_room_that_recent_demand_rose_by() -> None:
-    bare = Consolidation("planned", BOOK, moves_share=1.0)
-    kept = Consolidation("planned", BOOK, moves_share=1.0, reserve_s=6 * HOUR_S)
-    assert run(kept)["node_hours"] >= run(bare)["node_hours"]
+def test_room_that_is_likely_to_be_missed_stays() -> None:
+    bare = Consolidation("planned", BOOK, moves_share=1.0, history_s=6 * HOUR_S)
+    kept = Consolidation("planned", BOOK, moves_share=1.0, history_s=6 * HOUR_S, least_saved=1.0)
+    assert run(kept)["node_hours"] > run(bare)["node_hours"]
+
+
+def test_a_plan_promises_no_more_than_the_price_of_what_goes() -> None:
+    policy = Consolidation("planned", BOOK, moves_share=1.0, history_s=6 * HOUR_S)
+    run(policy)
+    assert policy.promises
+    for promise in policy.promises:
+        assert promise.usd_per_hour <= promise.price + 1e-9
+        assert promise.usd_per_hour <= promise.bound + 1e-9
+
+
+class Racing:
+    """A wall clock that jumps ten seconds at every look, as on a machine with other work to do."""
+
+    def __init__(self) -> None:
+        self.now_s = 1e6
+
+    def __call__(self) -> float:
+        self.now_s += 10.0
+        return self.now_s
+
+
+@pytest.mark.parametrize("delivery", ["decide", "nominate"])
+def test_a_replay_repeats_whatever_else_the_machine_does(delivery: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def once() -> tuple[dict[str, float], list[Promise]]:
+        policy = Consolidation("planned", BOOK, moves_share=1.0, every_s=900, history_s=2 * HOUR_S)
+        return run(policy, delivery), policy.promises
+
+    idle = once()
+    for name in ("perf_counter", "monotonic", "time", "process_time"):
+        monkeypatch.setattr(time, name, Racing())
+    assert once() == idle
+    assert idle[1]
 
 
 def test_consolidation_of_a_fixed_fleet_is_refused_with_the_way_out() -> None:
