@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from placement.usage import STEP_S
+from placement.usage import DAY, STEP_S
 
-DAY_S = 86_400
+WEEK = 7 * DAY
+LONGEST = 8
 FULL = 0.99
 """A node whose pods use this share of its CPU has none left: what they wanted beyond it cannot be measured."""
 
@@ -50,7 +51,8 @@ class CoverageMonitor:
 class Crowding:
     """Share of the last day's node-time in which a node's CPU was used up; above ``budget`` nodes are crowded.
 
-    They are until it is less than half of that. Several looks within five minutes count once, by the worst of them.
+    They are until it is at most half of that and a day has passed; twice as long each time that they are crowded again
+    within a week, at most :data:`LONGEST` days. Several looks within five minutes count once, by the worst of them.
     """
 
     def __init__(self, budget: float) -> None:
@@ -58,6 +60,7 @@ class Crowding:
         self.is_crowded = False
         self._looks: deque[tuple[int, int, int]] = deque()
         """(slot, nodes used up, nodes), oldest first."""
+        self._days, self._fell, self._rose = 1, 0, -WEEK
 
     def look(self, time_s: float, num_full: int, num_nodes: int) -> None:
         """So many of the nodes are used up at this moment; times never go back."""
@@ -66,17 +69,27 @@ class Crowding:
             _, full, nodes = self._looks.pop()
             num_full, num_nodes = max(num_full, full), max(num_nodes, nodes)
         self._looks.append((slot, num_full, num_nodes))
-        while self._looks[0][0] <= slot - DAY_S // STEP_S:
+        while self._looks[0][0] <= slot - DAY:
             self._looks.popleft()
 
     def settle(self) -> None:
         """Decide anew."""
-        self.is_crowded = self.share > (self.budget / 2 if self.is_crowded else self.budget)
+        if not self._looks:
+            return
+        slot, share = self._looks[-1][0], self.share
+        if not self.is_crowded and share > self.budget:
+            self._days = min(2 * self._days, LONGEST) if slot - self._rose < WEEK else 1
+            self.is_crowded, self._fell = True, slot
+        elif self.is_crowded and share <= self.budget / 2 and slot - self._fell >= self._days * DAY:
+            self.is_crowded, self._rose = False, slot
 
     @property
     def share(self) -> float:
-        """Of the last day; 0 before the first look."""
-        return sum(full for _, full, _ in self._looks) / max(sum(nodes for _, _, nodes in self._looks), 1)
+        """Of the last day; nodes count as calm in the parts of it that nobody looked at."""
+        if not self._looks:
+            return 0.0
+        nodes = sum(nodes for _, _, nodes in self._looks) + (DAY - len(self._looks)) * self._looks[-1][2]
+        return sum(full for _, full, _ in self._looks) / max(nodes, 1)
 
 
 def is_full(used_millicores: float, offered_millicores: float) -> bool:

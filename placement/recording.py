@@ -29,6 +29,8 @@ class RecordedPod:
     memory_bytes: IntArray = field(repr=False)
     kept_milli: tuple[int, int] = (1000, 1000)
     """Thousandths of what the owner asks of CPU and memory that right-sizing left of it; ``spec`` has what remains."""
+    node: str = ""
+    """Where it runs; empty for one that is gone or waits."""
 
 
 @dataclass(frozen=True)

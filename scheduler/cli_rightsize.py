@@ -85,7 +85,8 @@ async def _run(
         if namespace:
             known = [n for n in known if n.name == namespace]
             mine = tuple(r for r in advice.recommendations if r.workload.startswith(f"{namespace}/"))
-            advice = replace(advice, recommendations=mine)
+            restart = tuple(name for name in advice.restart if name.startswith(f"{namespace}/"))
+            advice = replace(advice, recommendations=mine, restart=restart)
         written = await apply(client, config_maps(advice.recommendations), known) if applies else []
         return advice, written
     finally:
@@ -118,6 +119,7 @@ def _rendered(advice: Advice, output: str) -> str:
             "source": advice.source,
             "sizer": advice.sizer,
             "scale": advice.scale,
+            "restart": advice.restart,
             "usd_per_month": round(advice.usd_per_month, 2),
             "items": rows,
         }
@@ -153,6 +155,11 @@ def _table(advice: Advice) -> str:
     packed = f" CPU: {advice.scale:g} times each workload's 95th percentile." if advice.scale else ""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = "\n".join("  ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+    if advice.restart:
+        packed += (
+            "\nNodes were out of CPU in the last day: nothing is recommended, and these right-sized pods should restart, "
+            f"after --apply has emptied the ConfigMaps: {', '.join(advice.restart)}"
+        )
     return (
         f"{text}\n\n{advice.usd_per_month:.2f} USD a month of requests (OpenCost's default prices; real only when nodes go). "
         f"Predicted: {advice.target}, 95 % of windows stay under it before the margin; source: {advice.source}.{packed}"

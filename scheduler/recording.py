@@ -54,6 +54,7 @@ class _Pod:
     arrival_s: int = -1
     is_here: bool = False
     kept_milli: tuple[int, int] = (1000, 1000)
+    node: str = ""
     samples: dict[int, list[int]] = field(default_factory=dict)
     """Grid time → [millicores, bytes]."""
 
@@ -119,7 +120,9 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
             continue
         meta = _decode_made(raw).metadata
         kept = kept_of((meta.annotations or {}).get(RIGHTSIZED, ""))
-        pods[seen.namespace, seen.name] = _Pod(seen.spec, _unix(meta.creationTimestamp), not seen.has_ended, kept)
+        pods[seen.namespace, seen.name] = _Pod(
+            seen.spec, _unix(meta.creationTimestamp), not seen.has_ended, kept, seen.node
+        )
     return nodes, pods, unreadable
 
 
@@ -176,5 +179,5 @@ def _recorded(key: tuple[str, str], pod: _Pod) -> RecordedPod:
     departure = -1 if pod.is_here else (times[-1] if times else max(arrival, 0))
     return RecordedPod(
         "/".join(key), pod.spec, max(arrival, 0), departure, np.array(times, np.int64), table[:, 0], table[:, 1],
-        pod.kept_milli,
+        pod.kept_milli, pod.node,
     )  # fmt: skip

@@ -15,17 +15,19 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from placement.drift import is_full
 from placement.forecasting import Forecaster, asked_of
 from placement.knowledge import Forecasts, workload_of
 from placement.nodes import NamespaceSpec
 from placement.objects import namespace_spec
-from placement.packed import DAYS, Sizes, least_scale
+from placement.packed import DAYS, Sizes, least_scale, to_restore
 from placement.pods import PodSpec
 from placement.prediction import REQUEST, Rungs, ask
 from placement.reclaim import is_reclaimed
 from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from placement.rightsize import Recommendation, RightsizePolicy, recommend
+from placement.usage import DAY, STEP_S
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
 from scheduler.reclaimer import KEEP_LABEL
@@ -48,6 +50,8 @@ class Advice:
     sizer: str = "forecast"
     scale: float = 0.0
     """``packed``: of the 95th percentile of CPU."""
+    restart: tuple[str, ...] = ()
+    """``namespace/name`` of right-sized pods on nodes that are out of CPU; empty unless nodes were crowded in the last day."""
 
     @property
     def usd_per_month(self) -> float:
@@ -97,6 +101,7 @@ def advise(
     forecaster.settle(end_s)
     here = Counter(p.spec for p in recording.pods if p.departure_s < 0)
     kept = frozenset(n.name for n in namespaces if any(key == KEEP_LABEL for key, _ in n.labels))
+    restart = _crowding(forecaster, recording, end_s)
     forecasts: Forecasts | None = forecaster.forecasts(end_s)
     scale = 0.0
     if sizer == "packed":
@@ -105,7 +110,36 @@ def advise(
         most = {workload: round(memory * margin) for workload, memory in most.items()}
         policy = replace(policy, margin=1.0)
     found = recommend(here.items(), forecasts, most_memory=most, kept_namespaces=kept, policy=policy)
-    return Advice(tuple(found), rungs.target.name, rungs.source, sizer, scale)
+    return Advice(tuple(found), rungs.target.name, rungs.source, sizer, scale, restart)
+
+
+def _crowding(forecaster: Forecaster, recording: Recording, end_s: int) -> tuple[str, ...]:
+    """Show the forecaster the nodes of the last day; who is to restart at his request if they were crowded.
+
+    Nothing is recommended then, so that ``--apply`` empties the ConfigMaps, and who restarts asks for what he did before.
+    """
+    last = end_s // STEP_S
+    offered = {n.name: n.amounts.get(CPU, 0) for n in recording.nodes if n.amounts.get(CPU, 0) > 0}
+    used = {name: np.zeros(DAY, np.int64) for name in offered}
+    now: dict[str, dict[str, float]] = {name: {} for name in offered}
+    lowered: dict[str, list[str]] = {name: [] for name in offered}
+    for pod in recording.pods:
+        if pod.node not in offered or pod.departure_s >= 0 or is_reclaimed(pod.spec) or not len(pod.time_s):
+            continue
+        step = pod.time_s // STEP_S - (last - DAY + 1)
+        recent = (step >= 0) & (pod.cpu_millicores >= 0)
+        np.add.at(used[pod.node], step[recent], pod.cpu_millicores[recent])
+        now[pod.node][pod.name] = float(pod.cpu_millicores[-1])
+        if pod.kept_milli[0] < 1000:
+            lowered[pod.node].append(pod.name)
+    for slot in range(DAY):
+        full = sum(is_full(float(used[name][slot]), cpu) for name, cpu in offered.items())
+        forecaster.crowding.look((last - DAY + 1 + slot) * STEP_S, full, len(offered))
+    forecaster.crowding.settle()
+    if not forecaster.crowding.is_crowded:
+        return ()
+    crowded = [name for name, cpu in offered.items() if is_full(sum(now[name].values()), cpu)]
+    return tuple(pod for name in crowded for pod in to_restore(now[name], lowered[name], offered[name]))
 
 
 def _as_asked(pod: RecordedPod) -> PodSpec:

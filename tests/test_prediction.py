@@ -106,21 +106,34 @@ def test_a_rung_that_under_covers_is_shut_and_opens_again_when_it_recovers() -> 
     assert forecast(made, end_s).rung == made.rung == HISTORY
 
 
-def test_crowded_nodes_shut_every_rung_until_a_day_is_nearly_calm() -> None:
+def test_crowded_nodes_shut_every_rung_for_a_day_and_for_longer_if_it_happens_again() -> None:
     made = forecaster()
-    for slot in range(288):
-        made.crowding.look(slot * STEP_S, int(slot < 4), 1)
-        made.crowding.look(slot * STEP_S + 30, 0, 1)
-    made.settle(0)
-    assert made.crowding.share == pytest.approx(4 / 288), "the worst look of five minutes counts"
+
+    def day(full: int, first: int) -> None:
+        """``full`` looks at a node that is used up, then calm."""
+        for slot in range(first, first + DAY):
+            made.crowding.look(slot * STEP_S, int(slot - first < full), 1)
+            made.crowding.look(slot * STEP_S + 30, 0, 1)
+            made.settle(0)
+
+    day(2, 0)
+    assert made.rung == HISTORY, "two of 288 are within the budget"
+    assert made.crowding.share == pytest.approx(2 / 288), "the worst look of five minutes counts"
+    day(4, DAY)
     assert made.rung == REQUEST
-    for slot in (288, 289):
-        made.crowding.look(slot * STEP_S, 0, 1)
-        made.settle(0)
-        assert made.rung == REQUEST, "above half of the budget"
-    made.crowding.look(291 * STEP_S, 0, 1)
-    made.settle(0)
+    day(0, 2 * DAY)
     assert made.rung == HISTORY
+    day(4, 3 * DAY)
+    day(0, 4 * DAY)
+    assert made.rung == REQUEST, "again within a week: two days"
+    day(0, 5 * DAY)
+    assert made.rung == HISTORY
+    day(0, 6 * DAY)
+    for quiet in range(7, 14):
+        day(0, quiet * DAY)
+    day(4, 14 * DAY)
+    day(0, 15 * DAY)
+    assert made.rung == HISTORY, "a week later it is forgiven"
 
 
 def test_a_node_is_used_up_when_its_cpu_is_and_a_node_that_offers_none_never() -> None:

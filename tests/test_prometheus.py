@@ -313,10 +313,6 @@ async def test_a_rung_whose_coverage_leaves_its_band_falls_and_rises_again(tmp_p
     assert 'ullage_prediction_trusted{rung="history"} 0.0' in live.metrics.expose().decode()
     await stream(live, learner, clock, 22, lambda hour: 1600)
     assert rung() == "history"
-    await stream(live, learner, clock, 1, lambda hour: 3400)
-    assert rung() == "request", "a node's CPU is used up"
-    await stream(live, learner, clock, 25, lambda hour: 1600)
-    assert rung() == "history"
 
 
 async def test_a_pod_killed_for_want_of_memory_is_forecast_to_need_more_than_it_asks_for(tmp_path: Path) -> None:

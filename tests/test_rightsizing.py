@@ -17,7 +17,7 @@ from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from placement.rightsize import RightsizePolicy
 from placement.usage import DAY, STEP_S
-from scheduler.cli_rightsize import rightsize
+from scheduler.cli_rightsize import _rendered, rightsize
 from scheduler.reclaimer import KEEP_LABEL
 from scheduler.recording import kept_of
 from scheduler.rightsizing import Advice, advise, config_maps, usd_per_month
@@ -87,6 +87,27 @@ def test_packed_sizes_for_the_node_and_asks_for_less_where_peaks_do_not_coincide
     assert young.scale > 0
     nowhere = advise(Recording("r", nodes[1:], pods), PLAIN, rungs, RightsizePolicy(), sizer="packed")
     assert {r.why_kept for r in nowhere.recommendations} == {"no prediction that is trusted"}
+
+
+def test_on_crowded_nodes_nothing_is_recommended_and_lowered_pods_are_told_to_restart() -> None:
+    node = NodeSpec("n", ((CPU, 4000), (MEMORY, 64 * GIB)))
+    day_s = 86_400
+
+    def at(number: int, cpu: int, kept: int, rise: int) -> RecordedPod:
+        base = replace(pod(f"w{number}-0", f"StatefulSet/w{number}", cpu=cpu), kept_milli=(kept, 1000), node="n")
+        late = base.time_s > 12 * day_s - 3600
+        return replace(base, cpu_millicores=np.where(late, rise, base.cpu_millicores))
+
+    calm = Recording("r", (node,), (at(0, 500, 250, 500), at(1, 500, 250, 500), at(2, 500, 1000, 500)))
+    crowded = Recording("r", (node,), (at(0, 500, 250, 1500), at(1, 500, 250, 1000), at(2, 500, 1000, 1600)))
+    rungs = Rungs.of_history(Target(6))
+    before, after = (advise(r, PLAIN, rungs, RightsizePolicy()) for r in (calm, crowded))
+    assert before.restart == ()
+    assert {r.why_kept for r in before.recommendations} == {""}
+    assert after.restart == ("shop/w0-0",), "the busier of the lowered ones; without it the node is calm"
+    assert {r.why_kept for r in after.recommendations} == {"no prediction that is trusted"}
+    assert "should restart" in _rendered(after, "table")
+    assert json.loads(_rendered(after, "json"))["restart"] == ["shop/w0-0"]
 
 
 def test_what_keeps_its_requests_is_not_written() -> None:
