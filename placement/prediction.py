@@ -272,7 +272,7 @@ class Answers:
 
 
 def ask(rungs: Rungs, questions: Iterable[Question]) -> list[Answers]:
-    """Ask every rung; may run anywhere. A model takes some ten milliseconds a workload, so not on an event loop.
+    """Ask every rung; may run anywhere. A model takes four milliseconds a workload, so not on an event loop.
 
     An answer does not depend on which other questions are asked with it.
     """

@@ -1,6 +1,6 @@
 """Asks the models in a process of its own, so that no verb waits for them.
 
-Twenty workloads with 28 days of history take some 40 ms of CPU, a second when they are asked for the first time. On a
+Twenty workloads with 28 days of history take some 80 ms of CPU, 200 when they are asked about for the first time. On a
 thread that would hold the interpreter for most of it. A worker is started on first use, at low priority; it loads the
 model folder itself (checksums included) and keeps it. A worker that dies is replaced at the next turn.
 """

@@ -42,7 +42,7 @@ TAKE = 5000
 AT_ONCE = 500
 """Samples kept before others may run: about two milliseconds."""
 PER_VISIT = 20
-"""Questions per visit to the worker: about a second of its time and 2.6 MB of histories."""
+"""Questions per visit to the worker: about a tenth of a second of its time and 2.6 MB of histories."""
 MOST_KILLED = 10_000
 """Kills kept between two looks; more than that tell nothing new."""
 SETTLE_S = 30
