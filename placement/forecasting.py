@@ -322,7 +322,7 @@ class Forecaster:
             said, factor = answers.of.get(resource), self.factor(rung, resource)
             if said is None or factor is None or rung not in said.uppers:
                 uppers.append(wants)
-                means.append(wants if rung == REQUEST else 0)
+                means.append(wants)
                 deviations.append(0)
                 parts.append([wants] * len(next((p.parts for p in answers.of.values()), ())))
                 continue

@@ -24,7 +24,7 @@ from placement.baselines import BASELINES, Target, forecast
 from placement.errors import ModelError
 from placement.features import Context, featurize, schema_of
 from placement.knowledge import NUM_WINDOWS
-from placement.resources import CPU, MEMORY, FloatArray, IntArray
+from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 from placement.stacking import Calibration
 from placement.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
 from placement.windows import Past
@@ -39,8 +39,10 @@ Requests = Mapping[str, int]
 
 RULE = "max7d"
 """The simple rule where no model card names a better one."""
-LEAST = DAY
-"""Samples without which a workload counts with its request, as it does in Koordinator: a few hours tell little of a day."""
+LEAST = 3 * HOUR
+YOUNG_H = 24
+"""With fewer samples, or none from longer ago, a workload counts with its request (as in Koordinator): a few hours tell
+little of a day."""
 FLOOR = 1e-3
 """Least answer, as a share: below it a workload is idle and ratios mean nothing."""
 OUTCOME_DAYS = 10
@@ -317,7 +319,7 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
         past, scale = batch.past[resource], batch.scale[resource]
         usual = _usual(past.share, scale, rungs.parts, end_s)
         uppers = {name: _uppers(predictor, batch, resource) for name, predictor in rungs.predictors}
-        for i in np.flatnonzero(_samples(past)[:, 0] >= LEAST).tolist():
+        for i in np.flatnonzero(_is_known(past)[:, 0]).tolist():
             said = {n: float(u[i, 0] * scale[i]) for n, u in uppers.items() if u is not None}
             of[i][resource] = Prediction(said, *usual[i])
     ratios = _ratios(rungs, batch, end_s) if judges else [()] * len(questions)
@@ -327,10 +329,11 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
     ]
 
 
-def _samples(past: Past) -> FloatArray:
-    """``(N, O)`` samples before each origin."""
-    found: FloatArray = np.cumsum(past.hour_count, axis=1)[:, past.hours - 1]
-    return found
+def _is_known(past: Past) -> BoolArray:
+    """``(N, O)``: whether there are samples enough before each origin, from long enough ago."""
+    known: BoolArray = np.cumsum(past.hour_count, axis=1)[:, past.hours - 1] >= LEAST
+    first = np.argmax(past.hour_count > 0, axis=1)
+    return known & (past.hours[None, :] - first[:, None] >= YOUNG_H)
 
 
 def _uppers(predictor: Predictor, batch: Batch, resource: str) -> SingleArray | None:
@@ -354,7 +357,7 @@ def _ratios(rungs: Rungs, batch: Batch, end_s: int) -> list[tuple[Ratio, ...]]:
                 continue
             ratio = _truth(past, rungs.target) / upper
             made_s = end_s - (steps - past.origins) * STEP_S
-            for i, o in zip(*np.nonzero((_samples(past) >= LEAST) & np.isfinite(ratio)), strict=True):
+            for i, o in zip(*np.nonzero(_is_known(past) & np.isfinite(ratio)), strict=True):
                 found[i].append(Ratio(name, resource, int(made_s[o]), float(ratio[i, o])))
     return [tuple(ratios) for ratios in found]
 

@@ -65,6 +65,16 @@ def test_a_few_samples_are_no_history() -> None:
     assert forecast(forecaster(days=1.1), 95_040).rung == HISTORY
 
 
+def test_what_runs_an_hour_a_day_is_predicted_once_it_is_old_enough() -> None:
+    made = Forecaster(TARGET, factor=1.0)
+    for day in range(4):
+        for at in range(STEP_S, 3601, STEP_S):
+            made.add("w", day * 86_400 + at, 4 * 86_400, cpu_millicores=700, memory_bytes=2**31)
+        made.take(ask(made.rungs, made.questions({"w": REQUESTED})))
+        found = forecast(made, day * 86_400 + 3600)
+        assert (found.rung, found.cpu) == ((HISTORY, 700) if day >= 2 else (REQUEST, 4000)), "three hours by then"
+
+
 def test_old_history_widens_towards_the_request_and_then_gives_way_to_it() -> None:
     made, end_s = forecaster(), 2 * 86_400
     found = [forecast(made, end_s + age) for age in (0, 3600, 3 * 3600, STALE_S)]
@@ -74,7 +84,7 @@ def test_old_history_widens_towards_the_request_and_then_gives_way_to_it() -> No
 
 def test_a_resource_without_samples_keeps_its_request_beside_one_that_is_predicted() -> None:
     found = forecast(forecaster(cpu=500, memory=-1), 2 * 86_400)
-    assert (found.cpu, found.memory) == (500, 2**33)
+    assert (found.cpu, found.memory, found.mean_memory) == (500, 2**33, 2**33)
 
 
 def test_a_factor_does_not_lift_a_forecast_over_the_request_but_use_beyond_it_is_told() -> None:
