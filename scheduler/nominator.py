@@ -38,7 +38,7 @@ TICK_S = 0.02
 SETTLE_S = 0.2
 LOOK_S = 1.0
 SLICE = 8
-"""Pods that are counted before others may run: under a millisecond."""
+"""Pods that are counted, here and by whoever is told, before others may run: under a millisecond."""
 MAX_DELIVERIES = 4
 """Batches on their way at once; beyond it pods wait for one to arrive, and the next batch is larger."""
 GONE = (404, 409)
@@ -65,6 +65,8 @@ class Nominator:
         self.settings = settings
         self.solver = Solver()
         self.adherence: deque[Adherence] = deque(maxlen=10_000)
+        self.on_promised: Callable[[list[tuple[str, str]]], None] = lambda promised: None
+        """Told the UID and node of planned pods, a few at a time, before anything is patched."""
         self._active: dict[str, tuple[str, float]] = {}
         """UID → planned node, and since when by the ledger's clock."""
         self._since: dict[str, float] = {}
@@ -199,12 +201,13 @@ class Nominator:
         gangs: dict[tuple[str, str], list[tuple[Seen, str]]] = defaultdict(list)
         for step in plan.steps:
             gangs[gang_of(waiting[step.pod])].append((waiting[step.pod], step.target))
-        whole, held = [], 0
+        whole: list[list[tuple[Seen, str]]] = []
+        promised: list[tuple[str, str]] = []
         for members in gangs.values():
-            if held >= SLICE:
-                held = 0
-                await asyncio.sleep(0)  # answers come first
-            held += len(members)
+            if len(promised) >= SLICE:
+                self.on_promised(promised)
+                promised = []
+                await asyncio.sleep(0)
             counted = [
                 seen
                 for seen, node in members
@@ -212,9 +215,11 @@ class Nominator:
             ]
             if len(counted) == len(members):
                 whole.append(members)
+                promised += [(seen.uid, node) for seen, node in members]
             else:
                 for seen in counted:
                     ledger.forget(seen.uid, "not nominated")
+        self.on_promised(promised)
         return whole
 
     async def _solve(self, pods: tuple[Pod, ...]) -> Plan:
@@ -234,6 +239,7 @@ class Nominator:
             for members in queue:
                 if not await self._deliver_gang(members):
                     self._busy -= {seen.uid for seen, _ in members}
+                    self._retry_s = self.engine.ledger.clock() + self.settings.window_s
 
         await asyncio.gather(*[deliver() for _ in range(min(self.settings.width, len(gangs)))])
         log.debug("batch delivered", extra={"gangs": len(gangs), "seconds": time.monotonic() - began})

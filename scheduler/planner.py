@@ -3,8 +3,9 @@
 ``ullage serve`` starts it (:mod:`scheduler.planner_process`) with the settings on the first line of its standard input.
 It follows the cluster by a watch of its own, solves and delivers (:mod:`scheduler.nominator`), at lower priority than
 answers. Orders come as lines of JSON (until when our replica leads, whether the kill switch is thrown) and reports go back
-as lines of JSON on what was its standard output: samples of its metrics, and planned pods that ended. Without orders it
-stops planning by itself, and it ends when its standard input does, so it never outlives who started it.
+as lines of JSON on what was its standard output: which pods are about to go where, samples of its metrics, and planned
+pods that ended. Without orders it stops planning by itself, and it ends when its standard input does, so it never outlives
+who started it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.nominator import Nominator
 from scheduler.patcher import Patcher
-from scheduler.planner_process import LINE_BYTES, Order, Report
+from scheduler.planner_process import LINE_BYTES, Message, Order, Report
 from scheduler.settings import Settings
 from scheduler.view import Reader, sinks
 
@@ -97,6 +98,7 @@ async def _serve(answers: int) -> None:
     client = await KubeClient.connect(settings.kube)
     try:
         planner = Planner(settings, client, order)
+        planner.nominator.on_promised = lambda promised: _say(answers, Message(promised=promised))
         parts = [
             asyncio.create_task(planner.run()),
             asyncio.create_task(_obey(planner, reader)),
@@ -118,9 +120,13 @@ async def _obey(planner: Planner, reader: asyncio.StreamReader) -> None:
         planner.obey(msgspec.json.decode(line, type=Order))
 
 
+def _say(answers: int, message: Message) -> None:
+    os.write(answers, msgspec.json.encode(message) + b"\n")
+
+
 async def _report(planner: Planner, answers: int) -> None:
     while True:
-        os.write(answers, msgspec.json.encode(planner.report()) + b"\n")
+        _say(answers, Message(planner.report()))
         await asyncio.sleep(REPORT_S)
 
 

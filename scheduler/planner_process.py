@@ -44,7 +44,7 @@ class Order(Struct):
 
 
 class Report(Struct):
-    """What it says."""
+    """What it says, twice a second."""
 
     is_synced: bool
     """Its view of the cluster is complete."""
@@ -52,6 +52,14 @@ class Report(Struct):
     """Name, labels and value of its metrics about planning."""
     ended: list[Adherence]
     """Planned pods that ended since the report before."""
+
+
+class Message(Struct, omit_defaults=True):
+    """One line of what it says."""
+
+    report: Report | None = None
+    promised: list[tuple[str, str]] = []
+    """UID and node of pods that are about to be nominated: their room is taken from now on."""
 
 
 class PlannerProcess:
@@ -94,12 +102,13 @@ class PlannerProcess:
         process.stdin.write(msgspec.json.encode(self.settings) + b"\n")
         orders = asyncio.create_task(self._order(process.stdin))
         try:
-            while line := await asyncio.wait_for(process.stdout.readline(), HUNG_S):
-                self._take(msgspec.json.decode(line, type=Report))
-            await asyncio.wait_for(process.wait(), END_S)
-            return f"exit code {process.returncode}"
+            while line := await _line(process.stdout):
+                self._take(msgspec.json.decode(line, type=Message))
+                await asyncio.sleep(0)  # answers come first
+            async with asyncio.timeout(END_S):
+                return f"exit code {await process.wait()}"
         except TimeoutError:
-            return f"no report in {HUNG_S:g} s"
+            return "it hung"
         finally:
             orders.cancel()
             metrics.planner_ready.set(0)
@@ -112,7 +121,8 @@ class PlannerProcess:
         if process.stdin is not None:
             process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), END_S)
+            async with asyncio.timeout(END_S):
+                await process.wait()
         except TimeoutError:
             with suppress(ProcessLookupError):
                 process.kill()
@@ -124,8 +134,22 @@ class PlannerProcess:
             stdin.write(msgspec.json.encode(Order(leads_until_s, self.engine.modes.is_killed)) + b"\n")
             await asyncio.sleep(ORDER_S)
 
-    def _take(self, report: Report) -> None:
+    def _take(self, message: Message) -> None:
+        ledger, report = self.engine.ledger, message.report
+        for uid, node in message.promised:
+            seen = ledger.pods.get(uid)
+            if seen is not None and not seen.node:
+                ledger.forget(uid, "planned again")
+                ledger.assume((uid, seen.name, seen.namespace), seen.spec, node, 0)
+        if report is None:
+            return
         metrics = self.engine.metrics
         metrics.planner_ready.set(int(report.is_synced))
         metrics.planned = {(name, tuple(sorted(labels.items()))): value for name, labels, value in report.samples}
         self.adherence.extend(report.ended)
+
+
+async def _line(stdout: asyncio.StreamReader) -> bytes:
+    """The next line, empty at the end; raises TimeoutError. (``wait_for`` may lose a cancellation in Python 3.11.)"""
+    async with asyncio.timeout(HUNG_S):
+        return await stdout.readline()

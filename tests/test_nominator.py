@@ -224,6 +224,19 @@ async def test_a_planner_that_is_killed_is_started_anew_and_answers_never_wait_f
         assert "ullage_planner_starts_total 2.0" in text
 
 
+async def test_a_plan_takes_room_before_the_api_knows_of_it(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        for _ in range(1000):
+            api.fail_next("PATCH", "/status", 500)
+        api.put("pods", gated("p", "8"))
+        reservations = scheduler.app.ledger.reservations
+        await until(lambda: "uid-p" in reservations)
+        node = reservations["uid-p"].node
+        answer = await scheduler.filter(api.put("pods", pod_object("now", cpu="7")), [node])
+        assert answer["NodeNames"] == []
+        assert not nominated(api, "p")
+
+
 async def test_metrics_of_the_planning_process_are_said_with_ours(tmp_path: Path) -> None:
     async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:
         for i in range(3):
