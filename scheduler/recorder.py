@@ -284,7 +284,7 @@ class Recorder:
         self.store.open()
         while not (self._stop.wait(PAUSE_S) and not self._queue):
             batch = [self._queue.popleft() for _ in range(len(self._queue))]
-            if batch and not self.store.write([self._written_out(item, last) for item in batch]):
+            if batch and not self.store.write(self._written_out(item, last) for item in batch):
                 self.metrics.records_dropped.inc(len(batch))
             if time.monotonic() - pruned_s > PRUNE_EVERY_S:
                 pruned_s = time.monotonic()

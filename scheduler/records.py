@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -236,8 +236,11 @@ class RecordStore:
             log.warning("records cannot be written", extra={"path": str(self.path), "error": str(error)})
         self._has_failed = True
 
-    def write(self, batch: Sequence[Record | Fleet | Seen]) -> bool:
-        """Write one batch in one transaction; False if it is lost."""
+    def write(self, batch: Iterable[Record | Fleet | Seen]) -> bool:
+        """Write one batch in one transaction; False if it is lost.
+
+        Items may be made as they are asked for: the interpreter is given back between any two.
+        """
         if not self.open():
             return False
         assert self._database is not None
