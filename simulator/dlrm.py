@@ -6,15 +6,11 @@ without a creation time exist from the start; those without a deletion time neve
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from placement.errors import ConfigError, why
+from placement.errors import ConfigError
 from placement.pods import GpuRequest, PodRules, PodSpec
 from placement.resources import CPU, MEMORY, STORAGE
 from simulator.trace import NEVER, Manifest, Pods, Rows, Trace, TraceError
@@ -36,7 +32,7 @@ def read_dlrm(data: Path, *, skip_bad_rows: bool = False) -> Trace:
     """
     rows = Rows(data / FILE, skip_bad_rows)
     found: list[tuple[int, int, str, PodSpec]] = []
-    for row in _read(rows):
+    for row in rows.table(NEEDED, "the DLRM trace", "give the folder of the DLRM trace"):
         spec = _spec(row, rows)
         arrival = _time(row["creation_time"], 0, rows)
         departure = _time(row["deletion_time"], NEVER, rows)
@@ -60,25 +56,6 @@ def read_dlrm(data: Path, *, skip_bad_rows: bool = False) -> Trace:
     trace = Trace(Manifest("dlrm", "alibaba-dlrm-2025", notes=notes), tuple(classes), (), pods)
     trace.check()
     return trace
-
-
-def _read(rows: Rows) -> Iterator[dict[str, str]]:
-    """Rows as dicts, ``rows.row`` in step."""
-    try:
-        with gzip.open(rows.path, "rt", newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-            if missing:
-                raise TraceError(f"trace {rows.path.name}: has no column {missing[0]}; is it the DLRM trace?")
-            for rows.row, row in enumerate(reader, start=2):
-                if None in row or None in row.values():
-                    rows.bad("has another number of cells than the header", "the file may be cut short: copy it again,")
-                    continue
-                yield row
-    except FileNotFoundError as error:
-        raise TraceError(f"trace {rows.path}: no such file; give the folder of the DLRM trace") from error
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise TraceError(f"trace {rows.path}: cannot be read ({why(error)}); copy it again") from error
 
 
 def _time(text: str | None, default: int, rows: Rows) -> int | None:

@@ -7,16 +7,13 @@ absolute rates; ``speed`` compresses the clock where a trace is shorter than the
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from placement.errors import ConfigError, why
+from placement.errors import ConfigError
 from placement.nodes import NodeSpec
-from simulator.trace import NodeEvent, NodeEvents, Rows, TraceError
+from simulator.trace import NodeEvent, NodeEvents, Rows
 
 FILE = "LA-UR-05-7318-failure-data-1996-2005.csv.gz"
 NEEDED = ("System", "nodenumz", "Prob Started", "Prob Fixed")
@@ -75,33 +72,23 @@ def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def _records(rows: Rows, system: int) -> list[tuple[int, int, int]]:
     """(node, started, fixed) of one system, in epoch seconds."""
     found = []
-    try:
-        with gzip.open(rows.path, "rt", newline="", encoding="latin-1") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-            if missing:
-                raise TraceError(f"trace {rows.path.name}: has no column {missing[0]!r}; is it LA-UR-05-7318?")
-            for rows.row, row in enumerate(reader, start=2):
-                if (row["System"] or "").strip() != str(system):
-                    continue
-                node = rows.integer(row["nodenumz"], "nodenumz")
-                started, fixed = _clock(row["Prob Started"], rows), _clock(row["Prob Fixed"], rows)
-                if node is None or started is None or fixed is None:
-                    continue
-                if fixed < started:
-                    rows.bad(f"fixed {row['Prob Fixed']!r} before it started {row['Prob Started']!r}", "fix the row")
-                    continue
-                found.append((node, started, fixed))
-    except FileNotFoundError as error:
-        raise TraceError(f"trace {rows.path}: no such file; give the folder of the LANL failures") from error
-    except (OSError, EOFError, csv.Error, zlib.error) as error:
-        raise TraceError(f"trace {rows.path}: cannot be read ({why(error)}); copy it again") from error
+    for row in rows.table(NEEDED, "LA-UR-05-7318", "give the folder of the LANL failures", encoding="latin-1"):
+        if row["System"].strip() != str(system):
+            continue
+        node = rows.integer(row["nodenumz"], "nodenumz")
+        started, fixed = _clock(row["Prob Started"], rows), _clock(row["Prob Fixed"], rows)
+        if node is None or started is None or fixed is None:
+            continue
+        if fixed < started:
+            rows.bad(f"fixed {row['Prob Fixed']!r} before it started {row['Prob Started']!r}", "fix the row")
+            continue
+        found.append((node, started, fixed))
     return found
 
 
-def _clock(text: str | None, rows: Rows) -> int | None:
+def _clock(text: str, rows: Rows) -> int | None:
     try:
-        return int(datetime.strptime((text or "").strip(), "%m/%d/%Y %H:%M").replace(tzinfo=UTC).timestamp())
+        return int(datetime.strptime(text.strip(), "%m/%d/%Y %H:%M").replace(tzinfo=UTC).timestamp())
     except ValueError:
         rows.bad(f"time {text!r} is not M/D/YYYY H:MM", "fix the row")
         return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from placement.errors import ConfigError, why
+from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, PODS
@@ -40,7 +39,7 @@ def read_openb(
     spec_of: list[int] = []
     arrival: list[int] = []
     departure: list[int] = []
-    for row in _read(rows, {"name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli"}):
+    for row in _read(rows, ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli")):
         spec = _spec(row, rows)
         times = (len(names), NEVER) if not departures else _times(row, rows)
         if spec is None or times is None:
@@ -62,26 +61,10 @@ def read_openb(
     return trace
 
 
-def _read(rows: Rows, needed: set[str]) -> Iterator[dict[str, str]]:
-    try:
-        with rows.path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = needed - set(reader.fieldnames or ())
-            if missing:
-                raise TraceError(
-                    f"trace {rows.path.name}: has no column {', '.join(sorted(missing))}; is it an openb file?"
-                )
-            for rows.row, row in enumerate(reader, start=2):
-                if None in row or None in row.values():
-                    rows.bad("has another number of cells than the header", "the file may be cut short: copy it again,")
-                    continue
-                yield row
-    except FileNotFoundError as error:
-        lists = [file.stem.removeprefix("openb_pod_list_") for file in rows.path.parent.glob("openb_pod_list_*.csv")]
-        there = f"pod lists there: {', '.join(sorted(lists))}" if lists else "give the folder of the openb files"
-        raise TraceError(f"trace {rows.path}: no such file; {there}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"trace {rows.path}: cannot be read ({why(error)})") from error
+def _read(rows: Rows, needed: Iterable[str]) -> Iterator[dict[str, str]]:
+    lists = [file.stem.removeprefix("openb_pod_list_") for file in rows.path.parent.glob("openb_pod_list_*.csv")]
+    there = f"pod lists there: {', '.join(sorted(lists))}" if lists else "give the folder of the openb files"
+    return rows.table(needed, "an openb file", there)
 
 
 def _spec(row: dict[str, str], rows: Rows) -> PodSpec | None:
@@ -119,7 +102,7 @@ def _times(row: dict[str, str], rows: Rows) -> tuple[int, int] | None:
 def _read_nodes(path: Path) -> list[NodeSpec]:
     rows = Rows(path)
     fleet = []
-    for row in _read(rows, {"sn", "cpu_milli", "memory_mib", "gpu", "model"}):
+    for row in _read(rows, ("sn", "cpu_milli", "memory_mib", "gpu", "model")):
         cpu = rows.integer(row["cpu_milli"], "cpu_milli", most=10**9)
         memory = rows.integer(row["memory_mib"], "memory_mib", most=10**9)
         gpus = rows.integer(row["gpu"], "gpu", most=62)

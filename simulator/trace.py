@@ -7,12 +7,15 @@ is versioned, and written whole or not at all. ``docs/traces.md`` describes ever
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import io
 import os
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -389,3 +392,36 @@ class Rows:
             self.bad(f"{column}={text!r} is not a number between {least} and {most}", "fix the row")
             return None
         return number
+
+    def table(
+        self, needed: Iterable[str], what: str, there: str, *, encoding: str = "utf-8"
+    ) -> Iterator[dict[str, str]]:
+        """Rows of a CSV, unpacked where its name ends in ``.gz``, as dicts, with :attr:`row` in step.
+
+        Parameters
+        ----------
+        needed : columns that must be there. what : the file, for "is it …?". there : what to do where it is missing.
+
+        Raises
+        ------
+        TraceError : missing, foreign or cut short; a row of too few or too many cells, unless told to skip.
+        """
+        try:
+            with (gzip.open if self.path.suffix == ".gz" else open)(
+                self.path, "rt", newline="", encoding=encoding
+            ) as file:
+                reader = csv.DictReader(file)
+                missing = [name for name in needed if name not in (reader.fieldnames or ())]
+                if missing:
+                    raise TraceError(f"trace {self.path.name}: has no column {missing[0]}; is it {what}?")
+                for self.row, row in enumerate(reader, start=2):
+                    if None in row or None in row.values():
+                        self.bad(
+                            "has another number of cells than the header", "the file may be cut short: copy it again,"
+                        )
+                        continue
+                    yield row
+        except FileNotFoundError as error:
+            raise TraceError(f"trace {self.path}: no such file; {there}") from error
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+            raise TraceError(f"trace {self.path}: cannot be read ({why(error)}); copy it again") from error
