@@ -61,9 +61,13 @@ class Workload:
     counts: tuple[int, ...]
     source: str = ""
     """Where it was learned, for reports: "whole trace", "pods seen so far"."""
+    leaving: bool = False
+    """Whether its pods have been seen to leave; else room that is taken stays taken."""
 
     @classmethod
-    def of(cls, specs: Iterable[PodSpec], counts: Iterable[int], source: str = "") -> Workload:
+    def of(
+        cls, specs: Iterable[PodSpec], counts: Iterable[int], source: str = "", *, leaving: bool = False
+    ) -> Workload:
         """Merge classes of equal kind; zero counts are dropped."""
         merged: dict[Kind, int] = {}
         for spec, count in zip(specs, counts, strict=True):
@@ -71,7 +75,7 @@ class Workload:
                 kind = Kind.of(spec)
                 merged[kind] = merged.get(kind, 0) + int(count)
         kinds = tuple(sorted(merged))
-        return cls(kinds, tuple(merged[kind] for kind in kinds), source)
+        return cls(kinds, tuple(merged[kind] for kind in kinds), source, leaving)
 
     def typical(self, share: float = TYPICAL_SHARE) -> tuple[TypicalKind, ...]:
         """FGD's typical pods: the shortest list of the most common kinds that covers ``share`` of all pods.

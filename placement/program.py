@@ -114,18 +114,9 @@ class Program:
         self.state = state
         self.ties = TIES[strategy.ties]
         self.device_rule = DEVICE_RULES[strategy.devices]
-        self.reads_outlook = any(w.scorer.opcode >= FIRST_OUTLOOK for w in strategy.scorers)
-        self.admits = any(isinstance(w.scorer, FitsWindows) for w in strategy.scorers)
-        """Whether a score may exclude a node."""
-        self.summed = [(w.weight, w.scorer) for w in strategy.scorers if not isinstance(w.scorer, FitsWindows)]
-        """What adds up to a score."""
         self.is_compiled = kernels is not None and state.backend != "numpy"
         self.is_plain = self.is_compiled and not strategy.soft
         """Nothing but cached rows goes into a decision, unless rules about other pods do."""
-        self.terms = np.zeros((len(strategy.scorers), NUM_PARAMS), np.int64)
-        for term, weighted in zip(self.terms, strategy.scorers, strict=True):
-            numbers = (weighted.scorer.opcode, weighted.weight, *weighted.scorer.params())
-            term[: len(numbers)] = numbers
         self._reset()
 
     # ── keeping the cache in step with the ledger ─────────────────────────────────────────────
@@ -135,6 +126,7 @@ class Program:
         state = self.state
         self.epoch = state.epoch
         self.num_changes = len(state.changed_rows)
+        self._choose_terms()
         self.columns = Columns(state)
         num_cols = state.is_alive.shape[0]
         self.max_classes = max(64, MAX_CACHED_SCORES // num_cols)
@@ -145,6 +137,20 @@ class Program:
         self.demands: list[Demand] = []
         self.started: list[int] = []
         self._grow(min(FIRST_CLASSES, self.max_classes))
+
+    def _choose_terms(self) -> None:
+        """What is added up may depend on what is known."""
+        self.scorers = self.strategy.terms(self.state.knowledge)
+        self.names = tuple(weighted.name for weighted in self.scorers)
+        self.reads_outlook = any(w.scorer.opcode >= FIRST_OUTLOOK for w in self.scorers)
+        self.admits = any(isinstance(w.scorer, FitsWindows) for w in self.scorers)
+        """Whether a score may exclude a node."""
+        self.summed = [(w.weight, w.scorer) for w in self.scorers if not isinstance(w.scorer, FitsWindows)]
+        """What adds up to a score."""
+        self.terms: IntArray = np.zeros((len(self.scorers), NUM_PARAMS), np.int64)
+        for term, weighted in zip(self.terms, self.scorers, strict=True):
+            numbers = (weighted.scorer.opcode, weighted.weight, *weighted.scorer.params())
+            term[: len(numbers)] = numbers
 
     def _grow(self, num_classes: int) -> None:
         used = len(self.demands)
@@ -290,7 +296,7 @@ class Program:
     def admitted(self, demand: Demand, rows: IntArray) -> BoolArray:
         """``(n,)`` bool: no scorer excludes the node."""
         admitted: BoolArray = np.ones(len(rows), np.bool_)
-        for weighted in self.strategy.scorers:
+        for weighted in self.scorers:
             if isinstance(weighted.scorer, FitsWindows):
                 admitted &= weighted.scorer.score(self.columns, demand, rows) > NOT_FEASIBLE
         return admitted
@@ -431,7 +437,7 @@ class Program:
         if self.device_rule == DEVICE_RULES["random"]:
             return 1 << enough[draw % len(enough)]
         if self.device_rule == DEVICE_RULES["scored"]:
-            scorers = [w.scorer for w in self.strategy.scorers if isinstance(w.scorer, AtcFgd | DeviceWorth)]
+            scorers = [w.scorer for w in self.scorers if isinstance(w.scorer, AtcFgd | DeviceWorth)]
             scorers.sort(key=lambda scorer: not isinstance(scorer, AtcFgd))  # of two that price devices, fragmentation
             if scorers:
                 return 1 << int(scorers[0].device_scores(self.columns, demand, np.array([row]))[0].argmax())
@@ -441,5 +447,5 @@ class Program:
         """``(scorers, n)`` int64: weighted score parts, for explanations."""
         demand = self.demands[self._class(spec)]
         return np.array(
-            [w.weight * w.scorer.score(self.columns, demand, rows) for w in self.strategy.scorers], np.int64
-        ).reshape(len(self.strategy.scorers), len(rows))
+            [w.weight * w.scorer.score(self.columns, demand, rows) for w in self.scorers], np.int64
+        ).reshape(len(self.scorers), len(rows))

@@ -46,6 +46,13 @@ def _one(name: str, scorer: Scorer, description: str, weight: int = 1, **options
     return Strategy(name, (Weighted(scorer, weight),), description=description, **options)
 
 
+_STEADY = (
+    Weighted(Stranded(), 2),
+    Weighted(DeviceWorth(open_milli=400, whole_milli=3200)),
+    Weighted(Rank(100)),
+    Weighted(AtcFgd(), 640 * COST_UNIT),
+)
+
 _ALL = (
     Strategy(
         "kube-default",
@@ -89,18 +96,16 @@ _ALL = (
     Strategy(
         "priced",
         (Weighted(Stranded()), Weighted(DeviceWorth()), Weighted(Rank())),
+        leaving=_STEADY,
+        bare=(Weighted(Leftover(), -1),),
         devices="scored",
-        needs=("prices",),
-        description="ours: LP prices of device shares, GPUs stranded without CPU, explicit rank",
+        needs=("prices", "workload"),
+        description="ours: LP prices of device shares, GPUs stranded without CPU, explicit rank; once pods leave, as "
+        "priced-steady; where none asks for a GPU, best fit",
     ),
     Strategy(
         "priced-steady",
-        (
-            Weighted(Stranded(), 2),
-            Weighted(DeviceWorth(open_milli=400, whole_milli=3200)),
-            Weighted(Rank(100)),
-            Weighted(AtcFgd(), 640 * COST_UNIT),
-        ),
+        _STEADY,
         devices="scored",
         needs=("prices", "workload"),
         description="ours for clusters where pods leave: priced, and nodes stay whole for pods of many devices",
@@ -166,10 +171,11 @@ def strategy_to_toml(strategy: Strategy) -> str:
     lines += [f'devices = "{strategy.devices}"', f'ties = "{strategy.ties}"', f"soft = {str(strategy.soft).lower()}"]
     if strategy.needs:
         lines.append(f"needs = {list(strategy.needs)}".replace("'", '"'))
-    for weighted in strategy.scorers:
-        lines += ["", f"[scorers.{scorer_name(weighted.scorer)}]", f"weight = {weighted.weight}"]
-        for key, value in asdict_of(weighted.scorer).items():
-            lines.append(f"{key} = {list(value) if isinstance(value, tuple) else value}")
+    for table, terms in (("scorers", strategy.scorers), ("leaving", strategy.leaving), ("bare", strategy.bare)):
+        for weighted in terms:
+            lines += ["", f"[{table}.{scorer_name(weighted.scorer)}]", f"weight = {weighted.weight}"]
+            for key, value in asdict_of(weighted.scorer).items():
+                lines.append(f"{key} = {list(value) if isinstance(value, tuple) else value}")
     return "\n".join(lines) + "\n"
 
 
@@ -186,22 +192,27 @@ def strategy_from_toml(path: Path) -> Strategy:
         raise ConfigError(f"strategy {path}: cannot be read ({why(error)}); check the path") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"strategy {path}: is not TOML: {error}") from error
-    known = ["name", "description", "devices", "ties", "soft", "needs", "scorers"]
+    known = ["name", "description", "devices", "ties", "soft", "needs", "scorers", "leaving", "bare"]
     _check_keys(str(path), "", table, known)
     scorers = table.get("scorers")
     if not isinstance(scorers, dict) or not scorers:
         raise ConfigError(f"strategy {path}: has no [scorers.NAME] table; {nearest('', list(SCORERS))}")
-    weighted = tuple(_scorer(path, name, parameters) for name, parameters in scorers.items())
+    terms: dict[str, tuple[Weighted, ...]] = {}
+    for part in ("scorers", "leaving", "bare"):
+        found = table.get(part, {})
+        if not isinstance(found, dict):
+            raise ConfigError(f"strategy {path}: {part} must hold tables, as in [{part}.NAME]")
+        terms[part] = tuple(_scorer(path, part, name, parameters) for name, parameters in found.items())
     for key, kind in (("name", str), ("description", str), ("devices", str), ("ties", str), ("soft", bool)):
         if key in table and not isinstance(table[key], kind):
             raise ConfigError(f"strategy {path}: {key} is {table[key]!r}, must be a {kind.__name__}")
     return Strategy(
         name=table.get("name", path.stem),
-        scorers=weighted,
+        **terms,
         devices=table.get("devices", "tightest"),
         ties=table.get("ties", "first"),
         soft=table.get("soft", False),
-        needs=tuple(table.get("needs", _needs(weighted))),
+        needs=tuple(table.get("needs", _needs(sum(terms.values(), ())))),
         description=table.get("description", ""),
     )
 
@@ -221,24 +232,24 @@ def _check_keys(path: str, where: str, table: dict[str, Any], known: list[str]) 
             raise ConfigError(f"strategy {path}: unknown key {where}{key}; {nearest(key, known)}")
 
 
-def _scorer(path: Path, name: str, parameters: Any) -> Weighted:
+def _scorer(path: Path, table: str, name: str, parameters: Any) -> Weighted:
     if name not in SCORERS:
         raise ConfigError(f"strategy {path}: unknown scorer {name!r}; {nearest(name, list(SCORERS))}")
     kind = SCORERS[name]
     if not isinstance(parameters, dict):
-        raise ConfigError(f"strategy {path}: scorers.{name} must be a table, as in [scorers.{name}]")
+        raise ConfigError(f"strategy {path}: {table}.{name} must be a table, as in [{table}.{name}]")
     defaults = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]  # every scorer is a dataclass
-    _check_keys(str(path), f"scorers.{name}.", parameters, ["weight", *defaults])
+    _check_keys(str(path), f"{table}.{name}.", parameters, ["weight", *defaults])
     values: dict[str, Any] = {}
     for key, value in parameters.items():
         value = tuple(value) if isinstance(value, list) else value
         default = 1 if key == "weight" else defaults[key]
         numbers = value if isinstance(value, tuple) else (value,)
         if type(value) is not type(default) or not all(type(n) is int for n in numbers):
-            raise ConfigError(f"strategy {path}: scorers.{name}.{key} is {value!r}, must be like {default!r}")
+            raise ConfigError(f"strategy {path}: {table}.{name}.{key} is {value!r}, must be like {default!r}")
         values[key] = value
     weight = values.pop("weight", 1)
     try:
         return Weighted(kind(**values), weight)
     except ValueError as error:
-        raise ConfigError(f"strategy {path}: scorers.{name}: {error}") from error
+        raise ConfigError(f"strategy {path}: {table}.{name}: {error}") from error

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from placement.errors import ConfigError
+from placement.knowledge import Knowledge
 from placement.pods import PodSpec
 from placement.program import DEVICE_RULES, NOT_FEASIBLE, TIES, Program
 from placement.resources import PODS, BoolArray, IntArray
@@ -56,6 +57,11 @@ class Weighted:
     scorer: Scorer
     weight: int = 1
 
+    @property
+    def name(self) -> str:
+        """The scorer as a TOML calls it."""
+        return scorer_name(self.scorer)
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -82,6 +88,10 @@ class Strategy:
     """Equal scores: the first node in ledger order, or a random one."""
     soft: bool = False
     """Add kube-scheduler's soft rules, which are relative to the candidates."""
+    leaving: tuple[Weighted, ...] = ()
+    """What is added up instead of ``scorers`` once pods have been seen to leave (``Workload.leaving``); empty: no change."""
+    bare: tuple[Weighted, ...] = ()
+    """What is added up instead where pods are known and none asks for a device; empty: no change."""
     needs: tuple[str, ...] = ()
     """Parts of Knowledge without which it cannot decide: ``workload``, ``prices``."""
     description: str = field(default="", compare=False)
@@ -97,30 +107,41 @@ class Strategy:
     @property
     def kind(self) -> str:
         """``absolute`` if a node's score never depends on who else is a candidate, else ``relative``."""
-        relative = self.soft or any(w.scorer.kind == "relative" for w in self.scorers)
+        relative = self.soft or any(w.scorer.kind == "relative" for w in self.all_terms)
         return "relative" if relative else "absolute"
+
+    @property
+    def all_terms(self) -> tuple[Weighted, ...]:
+        """Everything that may be added up."""
+        return (*self.scorers, *self.leaving, *self.bare)
 
     @cached_property
     def digest(self) -> str:
         """Names this strategy, parameters included, in every decision; equal across processes."""
         parts = [self.name, self.devices, self.ties, str(self.soft)]
-        parts += [f"{scorer_name(w.scorer)}*{w.weight}{sorted(asdict_of(w.scorer).items())}" for w in self.scorers]
+        parts += [_text(weighted) for weighted in self.scorers]
+        parts += [f"leaving {_text(weighted)}" for weighted in self.leaving]
+        parts += [f"bare {_text(weighted)}" for weighted in self.bare]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
-
-    @cached_property
-    def scorer_names(self) -> tuple[str, ...]:
-        """The scorers as a TOML calls them."""
-        return tuple(scorer_name(w.scorer) for w in self.scorers)
 
     @property
     def reads_lifetimes(self) -> bool:
         """Whether how long pods live has a say."""
-        return any(isinstance(w.scorer, Emptying | ExitTime) for w in self.scorers)
+        return any(isinstance(w.scorer, Emptying | ExitTime) for w in self.all_terms)
 
     @property
     def reads_parts(self) -> bool:
         """Whether usage by part of the day has a say."""
-        return any(isinstance(w.scorer, FitsWindows) for w in self.scorers)
+        return any(isinstance(w.scorer, FitsWindows) for w in self.all_terms)
+
+    def terms(self, knowledge: Knowledge) -> tuple[Weighted, ...]:
+        """What is added up, given what is known."""
+        workload = knowledge.workload
+        if workload is None or not workload.kinds:
+            return self.scorers
+        if self.bare and not any(kind.count for kind in workload.kinds):
+            return self.bare
+        return self.leaving if self.leaving and workload.leaving else self.scorers
 
     def program(self, state: ClusterState) -> Program:
         """This strategy compiled against a ledger; kept by the ledger, invisible in answers."""
@@ -179,7 +200,7 @@ class Strategy:
         if decision.row >= 0:
             best = [decision.row, *(r for r in best if r != decision.row)][: max(top, 2)]
         parts = program.parts(spec, np.array(best, np.int64)) if best else np.zeros((0, 0), np.int64)
-        names = self.scorer_names
+        names = program.names
         named = {
             state.name(row): {name: int(parts[i, j]) for i, name in enumerate(names)} for j, row in enumerate(best)
         }
@@ -249,6 +270,10 @@ def main_reason(snapshot: Snapshot, strategy: Strategy, spec: PodSpec) -> str:
     if state.rules.is_relational(spec):
         tally["a rule about other pods (ports, affinity, spread)"] = count(~state.rules.relational_mask(spec)[:num])
     return max(tally.items(), key=lambda item: item[1])[0]
+
+
+def _text(weighted: Weighted) -> str:
+    return f"{weighted.name}*{weighted.weight}{sorted(asdict_of(weighted.scorer).items())}"
 
 
 def scorer_name(scorer: Scorer) -> str:

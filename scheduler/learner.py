@@ -70,6 +70,7 @@ class Learner:
         self.every_s = every_s
         self.given = given
         self._here: dict[PodSpec, int] = {}
+        self._leaving = False
 
     @property
     def is_satisfied(self) -> bool:
@@ -84,9 +85,10 @@ class Learner:
         keeps = 0.5 ** (self.every_s / HALF_LIFE_S)
         now = Counter(pod.spec for pod in self.engine.ledger.pods.values())
         faded = {spec: int(count * keeps) for spec, count in self._here.items()}
+        self._leaving = self._leaving or any(count > PARTS * now[spec] for spec, count in faded.items())
         seen = {spec: max(PARTS * now[spec], faded.get(spec, 0)) for spec in now.keys() | faded.keys()}
         self._here = {spec: count for spec, count in seen.items() if count}
-        return Workload.of(self._here.keys(), self._here.values(), "pods here")
+        return Workload.of(self._here.keys(), self._here.values(), "pods here", leaving=self._leaving)
 
     async def learn(self) -> None:
         """Learn once and tell the ledger, if anything changed."""

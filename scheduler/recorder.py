@@ -84,10 +84,10 @@ class Top(NamedTuple):
 
 def top_of(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: list[int], totals: list[int]) -> Top:
     """What a record says of ``rows``, whose scores are ``totals``."""
-    parts = None
-    if rows and (strategy.soft or len(strategy.scorers) > 1):
-        parts = strategy.program(state).parts(spec, np.array(rows, np.int64))
-    return Top(strategy.scorer_names, [state.nodes[row] for row in rows], totals, parts)
+    parts, program = None, strategy.program(state)
+    if rows and (strategy.soft or len(program.scorers) > 1):
+        parts = program.parts(spec, np.array(rows, np.int64))
+    return Top(program.names, [state.nodes[row] for row in rows], totals, parts)
 
 
 def runner_up(entries: Sequence[dict[str, Any]], node: str) -> str:

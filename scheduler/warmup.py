@@ -39,23 +39,33 @@ def warm_up(strategies: Iterable[Strategy]) -> None:
     state = ClusterState(events=EventLog())
     for i in range(3):
         state.add_node(NodeSpec(f"node-{i:04d}", ((CPU, 64_000), (MEMORY, 2**38)), num_gpus=4, gpu_model="model"))
-    workload = Workload.of(_SPECS, [1] * len(_SPECS), "warm-up")
     worth = np.arange(DEVICE_MILLI + 1, dtype=np.int64).reshape(1, -1)
-    state.learn(Knowledge().but(workload=workload, prices=DevicePrices((("model", 4, 64_000),), worth)))
-    some = np.array([True, False, True])
-    for strategy in {s.digest: s for s in strategies}.values():
-        for i, spec in enumerate(_SPECS):
-            for candidates in (some, None):
-                decision = strategy.decide(state.snapshot(), spec, candidates, i)
-                strategy.priorities(state.snapshot(), spec, candidates)
-                strategy.program(state).leaves_out(spec, some)
-                rejections(strategy, state.snapshot(), spec, candidates, chosen=decision.row)
-                if candidates is None:
-                    state.assume(f"{strategy.name}-{i}", spec, decision.node, decision.devices)
+    prices = DevicePrices((("model", 4, 64_000),), worth)
+    distinct = list({s.digest: s for s in strategies}.values())
+    for leaving in (False, True):
+        workload = Workload.of(_SPECS, [1] * len(_SPECS), "warm-up", leaving=leaving)
+        state.learn(Knowledge().but(workload=workload, prices=prices))
+        for strategy in distinct:
+            _ask_everything(strategy, state)
     table = NameTable([node.name for node in state.nodes if node is not None])
     for request in _REQUESTS:  # in memory that can be written to, as a connection's: that is another type
         question = read_question(memoryview(bytearray(request)), table)
         priorities(question, table, np.zeros(len(table.names), np.int64))
+
+
+def _ask_everything(strategy: Strategy, state: ClusterState) -> None:
+    """Every kind of question, on a ledger that is as it was afterwards."""
+    some = np.array([True, False, True])
+    for i, spec in enumerate(_SPECS):
+        for candidates in (some, None):
+            decision = strategy.decide(state.snapshot(), spec, candidates, i)
+            strategy.priorities(state.snapshot(), spec, candidates)
+            strategy.program(state).leaves_out(spec, some)
+            rejections(strategy, state.snapshot(), spec, candidates, chosen=decision.row)
+            if candidates is None:
+                state.assume(str(i), spec, decision.node, decision.devices)
+    for i in range(len(_SPECS)):
+        state.forget(str(i))
 
 
 def calm_process() -> None:

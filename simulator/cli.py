@@ -247,9 +247,16 @@ def describe(name: str) -> None:
     """What a strategy adds up, in words."""
     strategy = strategy_named(name)
     click.echo(f"{strategy.name}: {strategy.description}\n")
-    for weighted in strategy.scorers:
-        text = (type(weighted.scorer).__doc__ or "").strip().splitlines()[0]
-        click.echo(f"  {weighted.weight:+d} × {scorer_name(weighted.scorer)}: {text}")
+    for title, terms in (
+        ("", strategy.scorers),
+        ("once pods have been seen to leave, instead:", strategy.leaving),
+        ("where none of the pods asks for a device, instead:", strategy.bare),
+    ):
+        if title and terms:
+            click.echo(f"\n  {title}")
+        for weighted in terms:
+            text = (type(weighted.scorer).__doc__ or "").strip().splitlines()[0]
+            click.echo(f"  {weighted.weight:+d} × {scorer_name(weighted.scorer)}: {text}")
     soft = "added" if strategy.soft else "not added"
     click.echo(f"\n  devices: {strategy.devices}; ties: {strategy.ties}; kube-scheduler's soft rules: {soft}")
     if strategy.needs:

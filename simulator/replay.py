@@ -175,6 +175,7 @@ class Replay:
         self.state.learn(self.options.knowledge or Knowledge.neutral())  # the log's first event
         self._learns = bool(self.options.knowledge is None and strategy.needs)
         self._learn_at = self.options.learn_from
+        self._leaving = False
         self._retries = self.options.retries
         self.snapshot = self.state.snapshot()
         self._courier = None if self.options.delivery.is_exact else Courier(self.options.delivery, strategy)
@@ -516,6 +517,10 @@ class Replay:
         row = self._release(pod).row
         self.has_ended[pod] = 1
         self._room(row)
+        if self._learns and not self._leaving:
+            self._leaving = True
+            if self._learn_at > self.options.learn_from:  # what was learned before did not know it
+                self._learn(self.timeline.num_arrived)
 
     def _release(self, pod: int) -> Resident:
         resident = self.state.release(self.uids[pod], time_s=self.time_s)
@@ -627,7 +632,9 @@ class Replay:
         """
         here = np.frombuffer(self.has_ended, np.bool_)[:num_seen] == 0
         counts = np.bincount(self.trace.pods.spec[:num_seen][here], minlength=len(self.trace.specs))
-        workload = Workload.of(self.trace.specs, counts.tolist(), f"pods here after {num_seen} arrivals")
+        workload = Workload.of(
+            self.trace.specs, counts.tolist(), f"pods here after {num_seen} arrivals", leaving=self._leaving
+        )
         nodes = [node for node in self.state.nodes if node is not None]
         prices = None
         if "prices" in self.strategy.needs:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -165,7 +168,7 @@ def lifespan(rng: np.random.Generator) -> Lifespan:
 @given(
     fleets(),
     st.lists(pod_specs(rules=False), min_size=2, max_size=14),
-    st.sampled_from(["koordinator", "predicted", "coach-6x4h", "nilas", "emptying", "ullage"]),
+    st.sampled_from(["koordinator", "predicted", "coach-6x4h", "nilas", "emptying", "ullage", "priced"]),
     st.integers(0, 99),
 )
 def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_change(
@@ -178,8 +181,10 @@ def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_chan
         time_s = 1000 * i
         if i % 3 == 0:
             forecasts, lifetimes = outlooks_of(specs, seed + i, time_s)
+            workload = Workload.of(specs, [1 + i for i in range(len(specs))], leaving=i % 2 == 1)
             for state in states:
-                state.learn(state.knowledge.but(forecasts=forecasts, lifetimes=lifetimes), time_s=time_s)
+                known_now = state.knowledge.but(forecasts=forecasts, lifetimes=lifetimes, workload=workload)
+                state.learn(known_now, time_s=time_s)
         scores = [chosen.scores(s.snapshot(), spec) for s in states]
         assert (scores[0] == scores[1]).all()
         one, two = (chosen.decide(s.snapshot(), spec, None, 5) for s in states)
@@ -428,3 +433,36 @@ def test_priced_does_not_care_how_nodes_are_listed() -> None:
         chosen.append([(on.node.name, on.devices) for on in fill(state, specs, "priced", 1)])
     assert chosen[0] == chosen[1] == chosen[2]
     assert len({name for name, _ in chosen[0]}) > 1
+
+
+def test_terms_follow_whether_pods_leave_and_survive_a_toml(tmp_path: Path) -> None:
+    priced, steady = STRATEGIES["priced"], STRATEGIES["priced-steady"]
+    specs = [PodSpec((("cpu", 1000),), GpuRequest(1, 500))]
+    staying, leaving = (Knowledge(1, Workload.of(specs, [1], leaving=it)) for it in (False, True))
+    assert priced.terms(Knowledge()) == priced.terms(staying) == priced.scorers
+    assert priced.terms(leaving) == steady.scorers == steady.terms(staying)
+    assert staying.digest != leaving.digest
+    path = tmp_path / "mine.toml"
+    path.write_text(strategy_to_toml(priced))
+    assert (
+        strategy_from_toml(path).digest
+        == priced.digest
+        != replace(priced, bare=()).digest
+        != replace(priced, leaving=()).digest
+    )
+    path.write_text(strategy_to_toml(priced).replace("leaving.rank", "leaving.rnak"))
+    with pytest.raises(ConfigError, match="unknown scorer 'rnak'; did you mean 'rank'"):
+        strategy_from_toml(path)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_where_no_pod_asks_for_a_device_priced_is_best_fit(backend: str) -> None:
+    big, small = PodSpec((("cpu", 5000),)), PodSpec((("cpu", 2000),))
+    known = Knowledge.neutral().but(workload=Workload.of([big, small], [1, 1]))
+    state = ClusterState(knowledge=known, backend=backend)
+    for i in range(6):
+        state.add_node(NodeSpec(f"n{i}", (("cpu", 8000), ("memory", 2**34)), num_gpus=i % 2))
+    for i, spec in enumerate((big, small, small, big, small, big)):
+        priced, best = (STRATEGIES[name].decide(state.snapshot(), spec) for name in ("priced", "best-fit"))
+        assert (priced.row, priced.score) == (best.row, best.score)
+        state.bind(str(i), spec, best.node)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from placement.log import KNOWLEDGE, POD_RELEASED
 from placement.nodes import NodeSpec
 from placement.playback import verify
 from placement.pods import NodeRules, PodRules, PodSpec, PodTerm
@@ -344,3 +345,18 @@ def test_pods_that_wait_for_a_booting_node_are_bought_for_once() -> None:
     outcome = Replay(Trace.of("t", [], pods), STRATEGIES["best-fit"], options).run()
     assert outcome.num_placed == 8
     assert len(outcome.node_names) == 3  # three pods a node
+
+
+def test_a_replay_learns_that_pods_leave_when_the_first_one_does(small: Trace) -> None:
+    trace = small
+    staying = Replay(trace, STRATEGIES["priced"], ReplayOptions(departures=False)).run()
+    outcome = Replay(trace, STRATEGIES["priced"]).run()
+    learned = [[e for e in o.log if e.kind == KNOWLEDGE and e.detail.workload.kinds] for o in (staying, outcome)]
+    assert learned[0]
+    assert not any(event.detail.workload.leaving for event in learned[0])
+    first_end = next(e.time_s for e in outcome.log if e.kind == POD_RELEASED)
+    for event in learned[1]:
+        if event.time_s != first_end:
+            assert event.detail.workload.leaving == (event.time_s > first_end)
+    assert any(event.detail.workload.leaving for event in learned[1])
+    assert list(verify(outcome.log, [STRATEGIES["priced"]])) == []
