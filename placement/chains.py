@@ -10,28 +10,10 @@ Compiled with numba where that is installed; the same functions run, slower, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
+from placement.machine_code import compiled
 from placement.resources import BoolArray, FloatArray, IntArray
-
-try:
-    from numba import njit
-
-    HAS_NUMBA = True
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile once per machine; the cache lives beside the source or in ``NUMBA_CACHE_DIR``."""
-        kernel: Callable[..., Any] = njit(cache=True)(function)
-        return kernel
-except ImportError:
-    HAS_NUMBA = False
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Without numba, the function as it is."""
-        return function
 
 
 @compiled

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.chains import compiled
+from placement.machine_code import compiled
 from placement.resources import FloatArray, IntArray
 from placement.solver import Limits, Model, Status, solve_integer
 

@@ -11,12 +11,14 @@ named tuples; those that a strategy does not need are None and compile to nothin
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.experimental import structref
 
+from placement.machine_code import compiled
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.scorers import (
     COST_UNIT,
@@ -51,8 +53,8 @@ FULL = 1000
 NO_DEVICE = -(2**61)
 BLOCK = 64
 
-_jit = njit(cache=True, nogil=True, error_model="numpy")
-_inline = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+_jit = partial(compiled, error_model="numpy")
+_inline = partial(compiled, error_model="numpy", forceinline=True)
 
 
 class Ledger(NamedTuple):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.chains import attach, compiled, cool, detach, random
+from placement.chains import attach, cool, detach, random
+from placement.machine_code import compiled
 from placement.resources import BoolArray, FloatArray, IntArray
 
 MAX_CLASSES = 64

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.chains import compiled
+from placement.machine_code import compiled
 from placement.resources import FloatArray, IntArray
 
 

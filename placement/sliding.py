@@ -8,29 +8,12 @@ read. Both say the same, to the last bit, as the NumPy functions that call them 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
+from placement.machine_code import HAS_NUMBA as HAS_NUMBA
+from placement.machine_code import compiled
 from placement.resources import FloatArray, IntArray
 from placement.usage import SingleArray
-
-try:
-    from numba import njit
-
-    HAS_NUMBA = True
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile once per machine; the cache lives beside the source or in ``NUMBA_CACHE_DIR``."""
-        kernel: Callable[..., Any] = njit(cache=True, nogil=True)(function)
-        return kernel
-except ImportError:
-    HAS_NUMBA = False
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Without numba, the function as it is (tests only: callers then use NumPy)."""
-        return function
 
 
 @compiled

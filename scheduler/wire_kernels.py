@@ -12,14 +12,15 @@ must be in bounds by construction, and the arrays are held by whoever calls.
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from placement.machine_code import compiled
 from scheduler.name_groups import MAX_LENGTH, MIX, NUM_FIELDS, SHIFT, WORD
 
 QUOTE = 0x22
@@ -38,8 +39,8 @@ FACTOR = np.uint64(MIX)
 BITS = np.uint64(SHIFT)
 ONE = np.uint64(1)
 
-_jit = njit(cache=True, error_model="numpy")
-_inline = njit(cache=True, error_model="numpy", forceinline=True)
+_jit = partial(compiled, nogil=False, error_model="numpy")
+_inline = partial(compiled, nogil=False, error_model="numpy", forceinline=True)
 
 
 def _load(result: Any, bits: int) -> Any:

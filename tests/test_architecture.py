@@ -15,10 +15,7 @@ CONFINED = {
     "ortools": {"placement/prices.py", "placement/solver.py"},
     "numba": {
         "placement/kernels.py",
-        "placement/chains.py",
-        "placement/histograms.py",
-        "placement/patterns.py",
-        "placement/sliding.py",
+        "placement/machine_code.py",
         "scheduler/wire_kernels.py",
     },
     "jinja2": {"simulator/report.py"},

@@ -1,0 +1,28 @@
+"""Compiling with numba where that is installed; without it functions stay as they are, and slower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+try:
+    from numba import njit
+
+    HAS_NUMBA = True
+except ImportError:
+    HAS_NUMBA = False
+
+
+def compiled(function: Callable[..., Any], *, nogil: bool = True, **options: Any) -> Callable[..., Any]:
+    """``function`` compiled, once per machine: the result is kept beside the source, in ``NUMBA_CACHE_DIR``, or at home.
+
+    Where nothing can be written to any of them, every process compiles anew. ``options`` are numba's.
+    """
+    if not HAS_NUMBA:
+        return function
+    kernel: Callable[..., Any]
+    try:
+        kernel = njit(cache=True, nogil=nogil, **options)(function)
+    except RuntimeError:  # "no locator available": nowhere to keep it
+        kernel = njit(nogil=nogil, **options)(function)
+    return kernel
