@@ -110,7 +110,7 @@ def test_a_checkpoint_gives_the_same_rows_columns_and_residents(
 
 
 def test_knowledge_survives_the_disk_with_its_digest() -> None:
-    workload = Workload((Kind(100, 5, 400, 1, ("T4",)),), (3,), "seen")
+    workload = Workload((Kind(100, 5, 400, 1, ("T4",)),), (3,), "seen", leaving=True)
     prices = DevicePrices((("T4", 2, 4000),), np.arange(1001, dtype=np.int64).reshape(1, -1), "lp")
     knowledge = Knowledge().but(workload=workload, prices=prices)
     writer = LineWriter()
