@@ -39,10 +39,8 @@ Requests = Mapping[str, int]
 
 RULE = "max7d"
 """The simple rule where no model card names a better one."""
-LEAST = 3 * HOUR
-YOUNG_H = 24
-"""With fewer samples, or none from longer ago, a workload counts with its request (as in Koordinator): a few hours tell
-little of a day."""
+LEAST = DAY
+"""Samples without which a workload counts with its request, as it does in Koordinator: a few hours tell little of a day."""
 FLOOR = 1e-3
 """Least answer, as a share: below it a workload is idle and ratios mean nothing."""
 OUTCOME_DAYS = 10
@@ -330,10 +328,9 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
 
 
 def _is_known(past: Past) -> BoolArray:
-    """``(N, O)``: whether there are samples enough before each origin, from long enough ago."""
+    """``(N, O)``: whether there are samples enough before each origin."""
     known: BoolArray = np.cumsum(past.hour_count, axis=1)[:, past.hours - 1] >= LEAST
-    first = np.argmax(past.hour_count > 0, axis=1)
-    return known & (past.hours[None, :] - first[:, None] >= YOUNG_H)
+    return known
 
 
 def _uppers(predictor: Predictor, batch: Batch, resource: str) -> SingleArray | None:

@@ -65,14 +65,14 @@ def test_a_few_samples_are_no_history() -> None:
     assert forecast(forecaster(days=1.1), 95_040).rung == HISTORY
 
 
-def test_what_runs_an_hour_a_day_is_predicted_once_it_is_old_enough() -> None:
+def test_what_runs_four_hours_a_day_is_predicted_once_that_makes_a_day() -> None:
     made = Forecaster(TARGET, factor=1.0)
-    for day in range(4):
-        for at in range(STEP_S, 3601, STEP_S):
-            made.add("w", day * 86_400 + at, 4 * 86_400, cpu_millicores=700, memory_bytes=2**31)
+    for day in range(7):
+        for at in range(STEP_S, 4 * 3600 + 1, STEP_S):
+            made.add("w", day * 86_400 + at, 7 * 86_400, cpu_millicores=700, memory_bytes=2**31)
         made.take(ask(made.rungs, made.questions({"w": REQUESTED})))
-        found = forecast(made, day * 86_400 + 3600)
-        assert (found.rung, found.cpu) == ((HISTORY, 700) if day >= 2 else (REQUEST, 4000)), "three hours by then"
+        found = forecast(made, day * 86_400 + 4 * 3600)
+        assert (found.rung, found.cpu) == ((HISTORY, 700) if day >= 5 else (REQUEST, 4000))
 
 
 def test_old_history_widens_towards_the_request_and_then_gives_way_to_it() -> None:
