@@ -11,7 +11,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -61,7 +61,7 @@ class Workload:
     counts: tuple[int, ...]
     source: str = ""
     """Where it was learned, for reports: "whole trace", "pods seen so far"."""
-    leaving: bool = False
+    leaving: bool = field(default=False, repr=False)
     """Whether its pods have been seen to leave; else room that is taken stays taken."""
 
     @classmethod
@@ -266,6 +266,8 @@ class Knowledge:
     def digest(self) -> str:
         """Names this version in every decision and log."""
         digest = hashlib.sha256(f"{self.version}|{self.workload!r}".encode())
+        if self.workload is not None and self.workload.leaving:
+            digest.update(b"leaving")
         if self.prices is not None:
             digest.update(repr(self.prices.groups).encode())
             digest.update(np.ascontiguousarray(self.prices.worth).tobytes())

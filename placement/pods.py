@@ -196,6 +196,10 @@ class PodSpec:
     def __hash__(self) -> int:
         return self._hash
 
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled: all but the hash, which holds in this process only."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
     @cached_property
     def amounts(self) -> dict[str, int]:
         """Requests by resource name, GPU shares in total included, ``pods`` not."""

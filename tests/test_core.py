@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -466,3 +470,22 @@ def test_where_no_pod_asks_for_a_device_priced_is_best_fit(backend: str) -> None
         priced, best = (STRATEGIES[name].decide(state.snapshot(), spec) for name in ("priced", "best-fit"))
         assert (priced.row, priced.score) == (best.row, best.score)
         state.bind(str(i), spec, best.node)
+
+
+def test_a_class_is_found_in_another_process() -> None:
+    spec = PodSpec((("cpu", 1000),), namespace="shop")
+    assert spec in {spec}  # its hash is kept
+    look = (
+        "import pickle, sys; from placement.pods import PodSpec; spec = pickle.load(sys.stdin.buffer); "
+        "print(spec in {PodSpec((('cpu', 1000),), namespace='shop')})"
+    )
+    for seed in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, "-c", look],
+            input=pickle.dumps(spec),
+            capture_output=True,
+            check=True,
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        assert run.stdout.split() == [b"True"]
