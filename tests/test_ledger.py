@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,7 @@ class Histories(RuleBasedStateMachine):
     def change(self, uid: str, **changes: Any) -> Any:
         self.version += 1
         old = self.pods[uid]
-        new = Seen(uid, old.name, "default", self.version, old.spec, changes.get("node", old.node),
-                   changes.get("devices", old.devices), changes.get("has_ended", old.has_ended))  # fmt: skip
+        new = replace(old, version=self.version, **changes)
         self.pods[uid] = new
         return ("pod", new)
 
@@ -80,7 +80,18 @@ class Histories(RuleBasedStateMachine):
         if not free or name not in self.nodes:
             return multiple()
         uid = data.draw(st.sampled_from(free))
-        return self.change(uid, node=name, devices=DEVICES[self.kind_of[uid]] if records else 0)
+        return self.change(uid, node=name, nominated="", devices=DEVICES[self.kind_of[uid]] if records else 0)
+
+    @rule(target=events, data=st.data(), name=st.sampled_from(NODES), other=st.sampled_from(("", "b")))
+    def nominate(self, data: Any, name: str, other: str) -> Any:
+        """By us, or (``other``) cleared or replaced since."""
+        free = [u for u, p in self.pods.items() if not p.node and not p.has_ended]
+        if not free:
+            return multiple()
+        uid = data.draw(st.sampled_from(free))
+        if self.pods[uid].planned and data.draw(st.booleans()):
+            return self.change(uid, nominated=other)
+        return self.change(uid, planned=name, nominated=name)
 
     @rule(target=events, data=st.data())
     def finish(self, data: Any) -> Any:
@@ -169,6 +180,12 @@ class Histories(RuleBasedStateMachine):
         assumed = {uid for uid, r in self.ledger.state.residents.items() if not r.is_bound}
         assert assumed == set(self.ledger.reservations)
 
+    @invariant()
+    def nominations_hold_the_room_that_they_name(self) -> None:
+        for uid, held in self.ledger.reservations.items():
+            seen = self.ledger.pods.get(uid)
+            assert not held.is_nominated or (seen is not None and seen.planned == seen.nominated == held.node)
+
     @rule()
     def one_complete_list_heals_everything(self) -> None:
         for spec in self.nodes.values():
@@ -247,3 +264,32 @@ def test_a_node_that_comes_back_finds_its_pods_again() -> None:
     assert not ledger.state.residents
     ledger.see_node(node("a"))
     assert set(ledger.state.residents) == {"u"}
+
+
+def test_a_nomination_keeps_room_wherever_it_was_made_and_gives_it_back() -> None:
+    ledger = fresh("a", "b")
+    first, second = pod("u", planned="a", nominated="a"), pod("u", version=2, planned="b", nominated="b")
+    ledger.see(first)
+    assert [ledger.state.name(r.row) for r in ledger.state.residents.values()] == ["a"]
+    ledger.see(second)
+    assert [ledger.state.name(r.row) for r in ledger.state.residents.values()] == ["b"]
+    assert not ledger.overdue(-(10.0**9)), "the watch ends it, not a timer"
+    ledger.see(replace(second, version=3, nominated=""))
+    assert not ledger.state.residents
+    ledger.see(replace(second, version=4))
+    ledger.see(replace(second, version=5, nominated="", node="b"))
+    assert ledger.state.residents["u"].is_bound
+
+
+def test_a_pod_that_is_nominated_to_a_target_takes_it_and_one_that_lands_there_meets_it() -> None:
+    owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
+    ledger = fresh("a", "b")
+    for uid, target in (("old-a", "a"), ("old-b", "b")):
+        ledger.see(Seen(uid, uid, "default", 1, owner, node="a", target=target))
+        ledger.lose(uid)
+    ledger.see(Seen("new", "new", "default", 2, owner, planned="a", nominated="a"))
+    assert ledger.target_for("plain", owner) == "b"
+    ledger.see(Seen("other", "other", "default", 3, owner, node="b"))
+    assert ledger.target_for("plain", owner) == "b", "it was told to plain"
+    ledger.see(Seen("plain", "plain", "default", 4, owner, node="b"))
+    assert ledger.target_for("late", owner) == ""
