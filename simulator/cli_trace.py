@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import numpy as np
 
 from placement.errors import ConfigError
@@ -14,11 +15,11 @@ from placement.strategies import nearest
 from simulator.churn import Churn, resample
 from simulator.cost import read_price_book
 from simulator.lanl import read_failures
-from simulator.output import API_VERSION, output_option, render
+from simulator.output import API_VERSION, output_option, render, write_whole
 from simulator.sources import open_trace
 from simulator.synth import Recipe, synthesise
 from simulator.trace import NodeEvents, Trace
-from simulator.trace_facts import facts_of, rows_of
+from simulator.trace_facts import facts_of, rows_of, workload_of
 from simulator.validate import RULES, fixed, take, validate
 
 bad_rows = click.option("--bad-rows", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
@@ -34,11 +35,21 @@ def trace() -> None:
 
 @trace.command()
 @click.argument("source", metavar="TRACE")
+@click.option(
+    "--workload",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write its workload here, for `ullage serve --workload`.",
+)
 @bad_rows
 @output_option
-def info(source: str, bad_rows: str, output: str) -> None:
+def info(source: str, workload: Path | None, bad_rows: str, output: str) -> None:
     """What is in a trace."""
     found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    if workload is not None:
+        write_whole(
+            {workload: msgspec.json.format(msgspec.json.encode(workload_of(found))).decode() + "\n"}, "workload"
+        )
+        click.echo(f"wrote {workload}", err=True)
     facts = facts_of(found)
     click.echo(render({"apiVersion": API_VERSION, "kind": "TraceInfo", **facts}, rows_of(facts), output))
 

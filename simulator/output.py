@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ def data_only() -> Iterator[None]:
         os.close(kept)
 
 
-def write_whole(texts: Mapping[Path, str]) -> None:
-    """Write files whole, and all of them or none.
+def write_whole(texts: Mapping[Path, str], what: str = "report") -> None:
+    """Write files whole, and all of them or none; ``what`` they are, for complaints.
 
     Raises
     ------
@@ -49,9 +49,10 @@ def write_whole(texts: Mapping[Path, str]) -> None:
             os.replace(part, target)
     except OSError as error:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         raise PlacementError(
-            f"report {target}: cannot be written ({error.strerror}); nothing was kept, choose another place"
+            f"{what} {target}: cannot be written ({error.strerror}); nothing was kept, choose another place"
         ) from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from placement.knowledge import Workload
 from placement.pods import NodeRules, PodRules, PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, IntArray, format_amount
 from simulator.trace import NEVER, Trace
@@ -146,3 +147,15 @@ def duration(seconds: int | None) -> str:
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds} s"
+
+
+def workload_of(trace: Trace) -> Workload:
+    """How much of each kind a cluster with this trace's pods holds: pods, or pod-minutes where pods leave."""
+    pods = trace.pods
+    leaving = bool((pods.departure_s != NEVER).any())
+    end_s = int(max(pods.arrival_s.max(initial=0), pods.departure_s.max(initial=0)))
+    stays = np.where(pods.departure_s == NEVER, end_s, pods.departure_s) - pods.arrival_s
+    weights = stays // 60 + 1 if leaving else np.ones(len(pods), np.int64)
+    counts = np.zeros(len(trace.specs), np.int64)
+    np.add.at(counts, pods.spec, weights)
+    return Workload.of(trace.specs, counts.tolist(), f"trace {trace.manifest.name}", leaving=leaving)

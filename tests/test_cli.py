@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.learner import read_workload
+
 
 def ullage(
     *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
@@ -162,6 +164,19 @@ def test_interruptions_show_what_they_cost(tmp_path: Path) -> None:
     assert float(row["evicted"]) > 0
     assert float(row["lost pod-h"]) > 0
     assert (float(row["USD on demand"]), float(row["USD spot"]) > 0) == (0, True)
+
+
+def test_the_workload_of_a_trace_is_what_serve_reads(tmp_path: Path) -> None:
+    words = "trace synth --days 0.05 --gpu-nodes 1 --small-gpu-nodes 1 --cpu-nodes 1 t.ullage"
+    assert ullage(*words.split(), cwd=tmp_path).returncode == 0
+    assert ullage("trace", "info", "t.ullage", "--workload", "w.json", cwd=tmp_path).returncode == 0
+    workload = read_workload(str(tmp_path / "w.json"))
+    assert workload.leaving
+    assert workload.source == "trace synth-7"
+    assert sum(workload.counts) > len(workload.kinds) > 1
+    refused = ullage("trace", "info", "t.ullage", "--workload", "t.ullage/w.json", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("ullage: workload t.ullage/w.json: cannot be written (Not a directory)")
 
 
 def test_an_azure_window_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
