@@ -69,6 +69,9 @@ def main() -> None:
     rates: dict[str, list[float]] = {}
     predicted = with_forecasts(trace, knowledge, 0)
     cases = [(f"{strategy}/{backend}", strategy, backend, (trace, knowledge)) for strategy, backend in CASES]
+    if knowledge.workload is not None:
+        leaving = replace(knowledge, workload=replace(knowledge.workload, leaving=True))
+        cases.append(("priced+leaving/auto", "priced", "auto", (trace, leaving)))
     cases += [(f"{strategy}+forecasts/auto", strategy, "auto", predicted) for strategy in PREDICTED]
     for _ in range(arguments.runs + 1):
         for case, strategy, backend, (pods, known) in cases:
