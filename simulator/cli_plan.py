@@ -395,6 +395,13 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     show_default=True,
     help="Share of an interval for which a node's room must likely not be missed.",
 )
+@click.option(
+    "--buys",
+    type=click.Choice(["default", "ffd", "planned"]),
+    default="default",
+    show_default=True,
+    help="How the fleet buys: cheapest shape per core, Karpenter's first-fit decreasing, or a plan for all who wait.",
+)
 @click.option("--since", "since_s", type=click.IntRange(0), default=0, help="Begin so many seconds into the trace.")
 @click.option("--until", "end_s", type=click.IntRange(1), help="Stop so many seconds after the first arrival.")
 @click.option(

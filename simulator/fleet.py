@@ -25,6 +25,7 @@ from placement.strategies import STRATEGIES
 
 HOSTNAME = "kubernetes.io/hostname"
 """Every node of a cluster has this label."""
+PURCHASES = ("default", "ffd", "planned")
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,14 @@ class Elastic:
     """How often pending pods are looked at (cluster-autoscaler's ``--scan-interval``)."""
     idle_s: int = 600
     """How long a node stays empty before it goes (``--scale-down-unneeded-time``)."""
+    buys: str = "default"
+    """One of :data:`PURCHASES`: the cheapest shape per core, or a plan for all pending pods (:mod:`simulator.buying`)."""
 
     def __post_init__(self) -> None:
         if not self.shapes:
             raise ConfigError("an elastic fleet needs at least one shape; give a catalogue")
+        if self.buys not in PURCHASES:
+            raise ConfigError(f"nobody buys by {self.buys!r}; there are {', '.join(PURCHASES)}")
         if not 0 <= self.spot_share <= 1:
             raise ConfigError(f"spot_share is {self.spot_share}, must be between 0 and 1")
 
@@ -118,24 +123,29 @@ class Autoscaler:
 
     def order(self, pending: Iterable[tuple[PodSpec, int]], time_s: int) -> list[tuple[NodeSpec, int]]:
         """New nodes for (class, how many) pending, with the second each is ready."""
-        self._booting = [b for b in self._booting if b.ready_s > time_s]
-        for booting in self._booting:
-            booting.free = dict(booting.offered)  # whoever a booting node was bought for still waits, and is here again
+        self._clear_booting(time_s)
         orders: list[tuple[NodeSpec, int]] = []
         for spec, num in pending:
-            amounts = {**spec.amounts, PODS: 1}
-            start = 0
-            for _ in range(num):
-                while start < len(self._booting) and not self._booting[start].take(amounts):
-                    start += 1
-                if start < len(self._booting):
-                    continue
-                shape = self._cheapest(spec)
-                if shape is None:
-                    break
+            waiting = num - self._fill_booting(spec, num)
+            while waiting and (shape := self._cheapest(spec)) is not None:
                 orders.append(self._buy(shape, time_s))
-                self._booting[-1].take(amounts)
+                waiting -= max(1, self._fill_booting(spec, waiting, self._booting[-1:]))
         return orders
+
+    def _clear_booting(self, time_s: int) -> None:
+        """Whoever a booting node was bought for still waits, and is here again."""
+        self._booting = [b for b in self._booting if b.ready_s > time_s]
+        for booting in self._booting:
+            booting.free = dict(booting.offered)
+
+    def _fill_booting(self, spec: PodSpec, num: int, booting: list[_Booting] | None = None) -> int:
+        """How many of ``num`` pods of a class find room on what is booting, first fit."""
+        amounts = {**spec.amounts, PODS: 1}
+        found = 0
+        for node in self._booting if booting is None else booting:
+            while found < num and node.take(amounts):
+                found += 1
+        return found
 
     def _buy(self, shape: Shape, time_s: int) -> tuple[NodeSpec, int]:
         before = int(self.ordered * self.settings.spot_share)
@@ -147,13 +157,18 @@ class Autoscaler:
         return node, time_s + shape.boot_s
 
     def _cheapest(self, spec: PodSpec) -> Shape | None:
+        shapes = self._holding(spec)
+        return next((s for s in shapes if not s.limit or self.alive.get(s.name, 0) < s.limit), None)
+
+    def _holding(self, spec: PodSpec) -> list[Shape]:
+        """Shapes that hold a pod when empty, cheapest per core first."""
         shapes = self._fits.get(spec)
         if shapes is None:
             scores = STRATEGIES["first-fit"].scores(self._templates.snapshot(), spec)
             holding = {self._templates.name(row) for row in np.flatnonzero(scores > NOT_FEASIBLE).tolist()}
             shapes = sorted((s for s in self.settings.shapes if s.name in holding), key=_price_per_core)
             self._fits[spec] = shapes
-        return next((s for s in shapes if not s.limit or self.alive.get(s.name, 0) < s.limit), None)
+        return shapes
 
     def gone(self, shape: str) -> None:
         """A node of this shape left."""

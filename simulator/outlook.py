@@ -77,10 +77,11 @@ class Seen:
         """``(3,)`` what a pod asks for on average; 0 where none does."""
         return self.amount[:, self.classes].mean(axis=1, dtype=np.float64) if len(self.classes) else np.zeros(3)
 
-    def rises(self, span_s: int, history_s: int) -> FloatArray:
-        """``(J, T)`` mean pods by which demand had risen at most, up to each step of past windows of ``span_s``.
+    def rises(self, span_s: int, history_s: int, stay_s: int) -> FloatArray:
+        """``(J, T)`` mean pods by which demand was higher at most in the last ``stay_s``, along past windows of ``span_s``.
 
-        Empty before the first window has passed.
+        ``stay_s`` is how long a node bought for a peak stays when the peak is over. Empty before the first window has
+        passed.
         """
         first = int(self.arrival_s[0]) if len(self.arrival_s) else self.now_s
         begin_s = max(first, self.now_s - history_s - span_s)
@@ -92,7 +93,9 @@ class Seen:
             return np.zeros((0, max(steps, 1)))
         pods = demand[lanes] / self.mean_pod[lanes, None]
         rise = np.stack([(pods[:, s : s + steps] - pods[:, [s]]).max(axis=0) for s in starts])
-        return np.asarray(np.maximum.accumulate(rise, axis=1), np.float64)
+        size = min(max(stay_s // STEP_S, 1), steps)
+        padded = np.concatenate([np.full((len(rise), size - 1), -np.inf), rise], axis=1)
+        return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, size, axis=1).max(axis=2), np.float64)
 
     def ends_within(self, age_s: IntArray, horizon_s: int) -> FloatArray:
         """``(P,)`` share of earlier pods that, having reached this age, ended within ``horizon_s``; 0 where none did."""

@@ -14,11 +14,12 @@ import numpy as np
 from placement import purchase
 from placement.errors import ConfigError
 from placement.plans import Deadline
-from placement.pods import GpuRequest, PodSpec
+from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS, FloatArray, IntArray
 from placement.strategies import strategy_named
 from simulator.cost import HOURS_A_MONTH, PriceBook
 from simulator.delivery import delivery_named, delivery_of
+from simulator.devices import DEVICE_UNITS, device_units
 from simulator.fleet import Elastic, Shape
 from simulator.measures import measure
 from simulator.plan_bench import Row
@@ -27,8 +28,6 @@ from simulator.replay import Outcome, Replay, ReplayOptions
 from simulator.timeline import Timeline
 from simulator.trace import Pods, Trace
 
-DEVICE_UNITS = 1024
-"""A device in the purchase model; shares are rounded up to ½, ¼, ⅛ …, which always pack without waste."""
 NEVER = -1
 
 
@@ -80,17 +79,6 @@ def peak(trace: Trace, book: PriceBook) -> tuple[IntArray, int]:
     when = int(time_s[order][int(np.argmax(np.cumsum(change[order])))])
     runs = (pods.arrival_s <= when) & (~ends | (pods.departure_s > when))
     return np.bincount(pods.spec[runs], minlength=len(trace.specs)).astype(np.int64), when
-
-
-def device_units(gpu: GpuRequest | None) -> int:
-    """What a pod takes of :data:`DEVICE_UNITS` per device, rounded up to a power of two.
-
-    Powers of two that fit in sum fit in fact: largest first, devices fill without gaps.
-    """
-    if gpu is None:
-        return 0
-    share = -(-gpu.milli * DEVICE_UNITS // 1000)
-    return int(gpu.count * (1 << (share - 1).bit_length()))
 
 
 def demand_of(
@@ -168,6 +156,7 @@ class Question:
     history_s: int = 0
     least_saved: float = 0.0
     since_s: int = 0
+    buys: str = "default"
     restart_s: int = 60
     end_s: int = NEVER
     seed: int = 0
@@ -201,6 +190,7 @@ def replay_row(trace: Trace, book: PriceBook, question: Question) -> Row:
         "strategy": question.strategy,
         "delivery": outcome.delivery,
         "policy": question.policy,
+        "buys": question.buys,
         "usd": metrics["usd"],
         "evictions": metrics["evictions"],
         "lost_pod_hours": metrics["lost_pod_hours"],
@@ -237,7 +227,7 @@ def _replay(
     options = ReplayOptions(
         seed=question.seed,
         delivery=delivery_named(delivery_of(question.strategy, question.delivery)),
-        elastic=Elastic(tuple(book.shapes.values())),
+        elastic=Elastic(tuple(book.shapes.values()), buys=question.buys),
         end_s=NEVER if question.end_s == NEVER else start_s + question.end_s,
         policies=tuple(p for p in (meter, policy) if p is not None),
         log=False,

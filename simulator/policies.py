@@ -332,13 +332,13 @@ class _View:
         seen = outlook.Seen.of(replay)
         free, mean_pod = nodes.free[MAIN], seen.mean_pod
         room = outlook.room(free, mean_pod)
-        rises = seen.rises(policy.every_s, policy.history_s)
+        assert replay.scaler is not None, "act() checked it"
+        elastic = replay.scaler.settings
+        rises = seen.rises(policy.every_s, policy.history_s, elastic.idle_s)
         wanted = outlook.wanted_room(rises, policy.least_saved)
         order = np.argsort(-room, kind="stable")
         kept = np.zeros(len(room), np.bool_)
         kept[order] = np.cumsum(room[order]) - room[order] < wanted
-        assert replay.scaler is not None, "act() checked it"
-        elastic = replay.scaler.settings
         pod_usd = min((s.usd_per_hour / held for s in elastic.shapes if (held := _holds(s, mean_pod)) > 0), default=0.0)
         column_of = {int(row): n for n, row in enumerate(nodes.rows)}
         residents = list(replay.state.residents.values())

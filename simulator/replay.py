@@ -28,8 +28,9 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.state import NUM_DERIVED, ClusterState, Resident
 from placement.strategy import Decision, Strategy, main_reason
+from simulator.buying import autoscaler
 from simulator.delivery import DELIVERIES, Courier, Delivery
-from simulator.fleet import Autoscaler, Elastic
+from simulator.fleet import Elastic
 from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of, priority_of
 from simulator.timeline import Timeline
 
@@ -181,7 +182,7 @@ class Replay:
         self._courier = None if self.options.delivery.is_exact else Courier(self.options.delivery, strategy)
         self.rng = np.random.default_rng([self.options.seed, 0x5EED])
         self.node_rng = np.random.default_rng([self.options.seed, 0x5207])
-        self.scaler = None if self.options.elastic is None else Autoscaler(self.options.elastic)
+        self.scaler = None if self.options.elastic is None else autoscaler(self.options.elastic)
         self._draws: list[int] = []
         self._note = self.state.log.append if self.options.log else None
         self._queue: list[tuple[int, int, int, object]] = []

@@ -22,13 +22,18 @@ def test_demand_is_what_has_arrived_and_not_ended() -> None:
     assert demand[1].tolist() == [GIB * pods for pods in (0, 1, 2, 1, 2, 2)]
 
 
-def test_rises_are_running_maxima_of_past_windows_in_mean_pods() -> None:
+def test_rises_are_those_of_past_windows_in_mean_pods() -> None:
     pods = [(t, t + 5) for t in range(0, 60, 5)] + [(t, -1) for t in range(60, 120)]
-    rises = seen(120, pods).rises(60, 60)
+    rises = seen(120, pods).rises(60, 60, 10)
     assert rises.shape == (7, 6)
     assert rises[0].tolist() == [0, 9, 19, 29, 39, 49]  # began at second 60, with one pod that left at once
-    assert (np.diff(rises, axis=1) >= 0).all()
-    assert seen(30, pods[:1]).rises(60, 60).shape[0] == 0
+    assert seen(30, pods[:1]).rises(60, 60, 10).shape[0] == 0
+
+
+def test_a_peak_counts_for_as_long_as_the_node_bought_for_it_stays() -> None:
+    pods = [(0, -1), (15, 25)]
+    assert seen(60, pods).rises(60, 0, 10).tolist() == [[0, 1, 2, 1, 1, 1]]
+    assert seen(60, pods).rises(60, 0, 30).tolist() == [[0, 1, 2, 2, 2, 1]]
 
 
 def test_the_share_that_ended_counts_only_pods_seen_for_long_enough() -> None:

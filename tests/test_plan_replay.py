@@ -13,11 +13,10 @@ from placement.plans import Deadline
 from placement.pods import GpuRequest, PodSpec
 from simulator.cost import PriceBook, Rates, shape
 from simulator.delivery import delivery_of
+from simulator.devices import DEVICE_UNITS, device_units
 from simulator.plan_replay import (
-    DEVICE_UNITS,
     Question,
     demand_of,
-    device_units,
     fleet_row,
     judge,
     judge_all,

@@ -1,0 +1,93 @@
+"""An autoscaler that buys for all pending pods together, instead of one shape after the other.
+
+``ffd`` is what Karpenter's provisioner does (:func:`placement.purchase.first_fit_decreasing`: open nodes keep every shape
+that still holds them, and become the cheapest in the end); ``planned`` improves that by ruin and recreate
+(:func:`placement.refit.refit`) for a fixed number of rounds, so that replays repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from placement import purchase
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.refit import Market, Node, refit
+from placement.resources import PODS, IntArray
+from simulator.devices import DEVICE_UNITS, device_units
+from simulator.fleet import Autoscaler, Elastic, Shape
+
+ROUNDS = 60
+"""Of ruin and recreate per purchase."""
+
+
+def autoscaler(settings: Elastic) -> Autoscaler:
+    """Who buys, by :attr:`Elastic.buys`."""
+    return Autoscaler(settings) if settings.buys == "default" else Buyer(settings)
+
+
+def _sells_to(shape: Shape, spec: PodSpec) -> bool:
+    """Nodes with devices are bought only for pods that ask for one, as their taints have it."""
+    return shape.num_gpus == 0 or spec.gpu is not None
+
+
+class Buyer(Autoscaler):
+    """Orders what a purchase plan for the pending pods says."""
+
+    def order(self, pending: Iterable[tuple[PodSpec, int]], time_s: int) -> list[tuple[NodeSpec, int]]:
+        """New nodes for (class, how many) pending, with the second each is ready."""
+        left = self._without_place(pending, time_s)
+        return [self._buy(shape, time_s) for shape in self._shapes_for(left)] if left else []
+
+    def _without_place(self, pending: Iterable[tuple[PodSpec, int]], time_s: int) -> list[tuple[PodSpec, int]]:
+        """Who finds no room on what is booting, and fits on some shape."""
+        self._clear_booting(time_s)
+        left = []
+        for spec, num in pending:
+            waiting = num - self._fill_booting(spec, num)
+            if waiting and self._holding(spec):
+                left.append((spec, waiting))
+        return left
+
+    def _shapes_for(self, pending: list[tuple[PodSpec, int]]) -> list[Shape]:
+        """The shapes to buy; as the plain autoscaler would where limits leave no plan."""
+        demand, for_sale = self._demand(pending)
+        bought = purchase.first_fit_decreasing(demand, for_sale)
+        if bought is None:
+            return [shape for spec, _ in pending if (shape := self._cheapest(spec)) is not None][:1]
+        nodes: list[Node] = [(f.shape, f.counts) for f in bought.fillings for _ in range(f.nodes)]
+        price = purchase.fluid_prices(demand, for_sale) if self.settings.buys == "planned" else None
+        if price is not None:
+            market = Market(
+                demand.request,
+                demand.allowed,
+                np.array([shape.capacity for shape in for_sale]),
+                np.array([shape.cost for shape in for_sale]),
+                np.array([np.inf if shape.limit is None else shape.limit for shape in for_sale]),
+                price,
+            )
+            nodes = refit(market, nodes, lambda: False, rounds=ROUNDS, seed=self.ordered)
+        return [self.settings.shapes[s] for s, _ in nodes]
+
+    def _demand(self, pending: list[tuple[PodSpec, int]]) -> tuple[purchase.Demand, list[purchase.Shape]]:
+        shapes = self.settings.shapes
+        names = sorted({name for shape in shapes for name, _ in shape.allocatable} - {PODS})
+        specs = [spec for spec, _ in pending]
+        request = [[spec.amount(name) for spec in specs] for name in names]
+        request += [[1] * len(specs), [device_units(spec.gpu) for spec in specs]]
+        for_sale = [self._on_offer(shape, names) for shape in shapes]
+        allowed = np.array(
+            [[_sells_to(shape, spec) and shape in self._holding(spec) for shape in shapes] for spec in specs]
+        )
+        count = np.array([num for _, num in pending], np.int64)
+        return purchase.Demand(np.array(request, np.int64), count, allowed), for_sale
+
+    def _on_offer(self, shape: Shape, names: list[str]) -> purchase.Shape:
+        amounts = dict(shape.allocatable)
+        capacity: IntArray = np.array(
+            [*(amounts.get(name, 0) for name in (*names, PODS)), DEVICE_UNITS * shape.num_gpus], np.int64
+        )
+        limit = max(shape.limit - self.alive.get(shape.name, 0), 0) if shape.limit else None
+        return purchase.Shape(shape.name, capacity, shape.usd_per_hour, limit)

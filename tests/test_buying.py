@@ -1,0 +1,81 @@
+"""Autoscalers that buy for all who wait together."""
+
+from __future__ import annotations
+
+import pytest
+
+from placement.errors import ConfigError
+from placement.pods import GpuRequest, PodSpec
+from simulator.buying import Buyer, autoscaler
+from simulator.cost import PriceBook, Rates, shape
+from simulator.fleet import Autoscaler, Elastic, Shape
+from simulator.plan_replay import Question, replay_row
+from tests.test_policies import waves
+
+SHAPES = (
+    shape("small", 4, 16),
+    shape("large", 16, 64),
+    shape("memory", 16, 256),
+    shape("gpu", 16, 64, gpus=2, model="T4"),
+)
+PURCHASES = ("default", "ffd", "planned")
+
+
+def pod(cpu: int, gib: int, **more: object) -> PodSpec:
+    return PodSpec(request=(("cpu", cpu), ("memory", gib << 30)), **more)  # type: ignore[arg-type]  # by name
+
+
+def ordered(buys: str, pending: list[tuple[PodSpec, int]], shapes: tuple[Shape, ...] = SHAPES) -> list[str]:
+    return sorted(node.shape for node, _ in autoscaler(Elastic(shapes, buys=buys)).order(pending, 0))
+
+
+def usd(names: list[str]) -> float:
+    prices = {s.name: s.usd_per_hour for s in SHAPES}
+    return sum(prices[name] for name in names)
+
+
+def test_pods_with_much_memory_get_nodes_with_much_memory() -> None:
+    pending = [(pod(2000, 30), 14)]
+    costs = {buys: usd(ordered(buys, pending)) for buys in PURCHASES}
+    assert costs["planned"] <= costs["ffd"] < costs["default"]
+    assert set(ordered("planned", pending)) == {"memory"}
+
+
+@pytest.mark.parametrize("buys", ["ffd", "planned"])
+def test_nodes_with_devices_are_bought_only_for_pods_that_ask_for_one(buys: str) -> None:
+    assert "gpu" not in ordered(buys, [(pod(3000, 4), 9)])
+    assert ordered(buys, [(pod(3000, 4, gpu=GpuRequest(1)), 4)]) == ["gpu", "gpu"]
+
+
+@pytest.mark.parametrize("buys", ["ffd", "planned"])
+def test_who_fits_on_what_is_booting_buys_nothing_and_who_fits_nowhere_neither(buys: str) -> None:
+    scaler = autoscaler(Elastic(SHAPES, buys=buys))
+    assert isinstance(scaler, Buyer)
+    pending = [(pod(3000, 4), 8)]
+    first = scaler.order(pending, 0)
+    assert first
+    assert scaler.order(pending, 10) == []
+    assert scaler.order([(pod(99_000, 4), 3)], 20) == []
+
+
+@pytest.mark.parametrize("buys", PURCHASES)
+def test_limits_hold(buys: str) -> None:
+    limited = tuple(Shape(s.name, s.allocatable, s.usd_per_hour, limit=2) for s in SHAPES[:2])
+    bought = ordered(buys, [(pod(3000, 4), 6)], limited)
+    assert bought
+    assert max(bought.count("small"), bought.count("large")) <= 2
+
+
+def test_purchases_in_replay_place_everybody_and_repeat() -> None:
+    book = PriceBook({s.name: s for s in SHAPES}, Rates())
+    for buys in PURCHASES:
+        question = Question("best-fit", "none", buys=buys, end_s=20_000)
+        row = replay_row(waves(), book, question)
+        assert row["placed"] == 120
+        assert row == replay_row(waves(), book, question)
+
+
+def test_an_unknown_purchase_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'magic'"):
+        Elastic(SHAPES, buys="magic")
+    assert type(autoscaler(Elastic(SHAPES))) is Autoscaler
