@@ -21,9 +21,10 @@ from placement.resources import BoolArray, FloatArray, IntArray
 from placement.solver import INFINITY, Limits, Master, Model, Status, solve_linear
 
 SMOOTHING = 0.5
-PRICING_SHARE = 0.4
-"""Share of the time for generating patterns; the rest is for integers."""
-DIVING_SHARE, REFIT_SHARE = 0.4, 0.8
+PRICING_SHARE, FIRST_SHARE = 0.4, 0.4
+"""Share of the time for generating patterns, and how much of that passes before their bound must be worth it: for many
+pods it never beats the fluid bound, and refitting gains more. The rest is for integers."""
+DIVING_SHARE, REFIT_SHARE = 0.2, 0.9
 """Shares of what is then left; the mixed-integer program gets the last of it."""
 PRICING_LIMITS = (2_000, 20_000, 200_000, 2_000_000, 20_000_000)
 """Search nodes per filling, from quick to thorough, as the bound tightens."""
@@ -197,7 +198,11 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     columns = _Columns(demand, shapes)
     for filling in start.fillings:
         columns.add(filling.shape, filling.counts)
-    bound, used = _generate(columns, deadline.part(PRICING_SHARE))
+    pricing, fluid = deadline.part(PRICING_SHARE), fluid_bound(demand, shapes)
+    bound, used = _generate(columns, pricing.part(FIRST_SHARE))
+    if bound > fluid * (1 + 1e-9) and not pricing.is_over:
+        further, used = _generate(columns, pricing)
+        bound = max(bound, further)
     best = start
     deadline.note(best.cost, min(bound, best.cost))
     dived = _dive(columns, used, deadline.part(DIVING_SHARE))
@@ -219,7 +224,7 @@ def _generate(columns: _Columns, deadline: Deadline, *, levels: int = len(PRICIN
     Pricing starts quick everywhere; a shape is priced more thoroughly only when it is what holds the bound down.
     """
     shapes = columns.shapes
-    best_price = _fluid_prices(columns.demand, shapes)
+    best_price = fluid_prices(columns.demand, shapes)
     bound = 0.0 if best_price is None else float(best_price @ columns.demand.count)
     level = [0] * len(shapes)
     while True:
@@ -254,7 +259,7 @@ def _generate(columns: _Columns, deadline: Deadline, *, levels: int = len(PRICIN
                 return bound, used
 
 
-def _fluid_prices(demand: Demand, shapes: list[Shape]) -> FloatArray | None:
+def fluid_prices(demand: Demand, shapes: list[Shape]) -> FloatArray | None:
     """``(C,)`` class prices when pods could be cut at will; no filling is worth more than its node at these prices.
 
     They bound every fleet from the start, and are where the prices of the master are drawn to (stabilisation).
@@ -280,7 +285,7 @@ def _fluid_prices(demand: Demand, shapes: list[Shape]) -> FloatArray | None:
 
 def fluid_bound(demand: Demand, shapes: list[Shape]) -> float:
     """USD per hour that any fleet costs at least, if pods could be cut at will: quick, and valid for every demand."""
-    price = _fluid_prices(demand, shapes)
+    price = fluid_prices(demand, shapes)
     return 0.0 if price is None else float(price @ demand.count)
 
 

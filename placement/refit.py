@@ -47,12 +47,12 @@ def refit(
     random = np.random.default_rng(seed)
     nodes = list(nodes)
     price = np.maximum(market.price, 1e-9 * float(market.price.max(initial=0.0)) + 1e-12)
+    wasted = [market.cost[s] - price @ counts for s, counts in nodes]
     for _ in range(rounds):
         if is_over() or not nodes:
             break
         size = int(random.integers(min(FEWEST_NODES, len(nodes)), min(MOST_NODES, len(nodes)) + 1))
-        waste = np.array([market.cost[s] - price @ counts for s, counts in nodes])
-        weight = np.maximum(waste, 0.0) + 0.02 * market.cost.mean() + 1e-12
+        weight = np.maximum(wasted, 0.0) + 0.02 * market.cost.mean() + 1e-12
         gone = random.choice(len(nodes), size, replace=False, p=weight / weight.sum())
         bought = np.bincount([s for s, _ in nodes], minlength=len(market.cost))
         before = float(sum(market.cost[nodes[i][0]] for i in gone))
@@ -63,7 +63,9 @@ def refit(
         fresh = _recreate(market, pods, worth, cost, market.limit - bought, before)
         if fresh is not None:
             out = set(gone.tolist())
-            nodes = [node for i, node in enumerate(nodes) if i not in out] + fresh
+            kept = [i for i in range(len(nodes)) if i not in out]
+            wasted = [wasted[i] for i in kept] + [market.cost[s] - price @ counts for s, counts in fresh]
+            nodes = [nodes[i] for i in kept] + fresh
     return nodes
 
 
