@@ -28,6 +28,7 @@ import numpy as np
 from placement.bounds import PatternBound, class_counts
 from placement.errors import ConfigError
 from placement.fullness import all_fit
+from placement.patterns import best_pattern
 from placement.plans import Deadline
 from placement.repair import Packing, Search, Settling, repair
 from placement.rescue import Packed, pack
@@ -167,6 +168,9 @@ def warm_up() -> None:
     Search(packing, best).run(np.zeros(len(packing.tiers), np.int64), rounds=1)
     Settling(packing_of(instance, best), best).run(rounds=1, temperature=0.1)
     PatternBound(packing, best, 0).improve(Deadline(0.2, time.perf_counter))
+    best_pattern(
+        np.ones(len(count)), packing.request, count, packing.free[:, 0], limit=10
+    )  # a tight bound asks for none
 
 
 def run_cell(cell: Cell, seeds: Sequence[int], time_s: float, clock: str) -> CellResult:
