@@ -33,7 +33,7 @@ from placement.resources import CPU, MEMORY, PODS, parse_quantity
 from scheduler.cli_bundle import strategies_of
 from scheduler.recording import kept_of
 from tests.conftest import REPO
-from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port
+from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port, needs_admission_policies
 from tests.e2e.drive import PATIENCE, Cluster, cluster_of, pod_json
 from tests.e2e.test_operate import ullage_command
 from tests.e2e.usage_exporter import STEP_S, openmetrics, read
@@ -403,6 +403,7 @@ def probed(
     return requests, made["metadata"].get("annotations", {})
 
 
+@needs_admission_policies
 @pytest.mark.timeout(1500)
 async def test_new_pods_ask_for_what_was_recommended_where_that_is_switched_on(monitored: Monitored) -> None:
     plane = monitored.plane

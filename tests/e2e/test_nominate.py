@@ -20,7 +20,7 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION
-from tests.e2e.control_plane import REPO, ControlPlane, Ullage
+from tests.e2e.control_plane import REPO, ControlPlane, Ullage, needs_admission_policies
 from tests.e2e.drive import PATIENCE, Cluster, cluster_of, pod_json
 from tests.e2e.drive import PODS as PATH
 
@@ -276,6 +276,7 @@ def test_a_node_filled_by_somebody_else_and_an_api_outage_strand_no_pod(plane: C
     asyncio.run(run())
 
 
+@needs_admission_policies
 def test_the_admission_policy_sets_gate_and_scheduler_by_namespace_label(plane: ControlPlane) -> None:
     group = "/apis/admissionregistration.k8s.io/v1"
     text = (REPO / "manifests" / "kustomize" / "components" / "plan" / "policy.yaml").read_text()
