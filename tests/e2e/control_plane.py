@@ -28,11 +28,9 @@ import yaml
 REPO = Path(__file__).resolve().parents[2]
 MODULE = Path(__file__).resolve().parent / os.environ.get("ULLAGE_E2E_MODULE", "go")
 """Pins of the newest supported minor version; ``go-oldest`` has those of the oldest."""
-HAS_ADMISSION_POLICIES = MODULE.name != "go-oldest"
-"""Whether ``MutatingAdmissionPolicy`` is served in its version v1, which is so from Kubernetes 1.36 on."""
-needs_admission_policies = pytest.mark.skipif(
-    not HAS_ADMISSION_POLICIES, reason="MutatingAdmissionPolicy v1 needs Kubernetes 1.36"
-)
+IS_NEWEST = MODULE.name != "go-oldest"
+"""``MutatingAdmissionPolicy`` is served in its version v1 from Kubernetes 1.36 on, and some scores are of that minor."""
+needs_admission_policies = pytest.mark.skipif(not IS_NEWEST, reason="MutatingAdmissionPolicy v1 needs Kubernetes 1.36")
 TOOLS = {
     "etcd": "go.etcd.io/etcd/server/v3",
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",

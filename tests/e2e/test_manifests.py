@@ -20,7 +20,7 @@ import yaml
 
 from scheduler.doctor import examine
 from scheduler.doctor_facts import Table, pod_spec, read_facts
-from tests.e2e.control_plane import HAS_ADMISSION_POLICIES, NAMESPACE, REPO, ControlPlane, binaries
+from tests.e2e.control_plane import IS_NEWEST, NAMESPACE, REPO, ControlPlane, binaries
 from tests.e2e.renderers import renderer
 
 KUSTOMIZE = REPO / "manifests" / "kustomize"
@@ -60,7 +60,7 @@ def renderings(folder: Path) -> dict[str, list[Table]]:
 
 def known(manifest: Table) -> bool:
     """Whether the API server of this run has the manifest's kind."""
-    return HAS_ADMISSION_POLICIES or not manifest["kind"].startswith("MutatingAdmissionPolicy")
+    return IS_NEWEST or not manifest["kind"].startswith("MutatingAdmissionPolicy")
 
 
 def dry_run(plane: ControlPlane, manifest: Table) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 from placement.program import NOT_FEASIBLE
 from placement.strategies import STRATEGIES
-from tests.e2e.control_plane import ControlPlane
+from tests.e2e.control_plane import IS_NEWEST, ControlPlane
 from tests.e2e.drive import Cluster, cluster_of
 from tests.e2e.test_hard_rules import HOSTNAME, NUM_NODES, ZONE, Core, Maker, clear
 
@@ -124,6 +124,10 @@ async def place(cluster: Cluster, pod: dict[str, Any]) -> tuple[dict[str, Any], 
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.xfail(
+    not IS_NEWEST,
+    reason="kube-default has the scores of kube-scheduler 1.36; 1.34 chooses otherwise for some 4 % of pods",
+)
 async def test_kube_schedulers_own_choice_is_among_our_best_nodes(plane: ControlPlane) -> None:
     differences: list[str] = []
     sizes: list[int] = []
