@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from placement import boosted
-from placement.baselines import BASELINES, Target, forecast
+from placement.baselines import BASELINES, Target, forecast, oracle
 from placement.errors import ModelError
 from placement.features import Context, featurize, schema_of
 from placement.knowledge import NUM_WINDOWS
@@ -352,20 +352,11 @@ def _ratios(rungs: Rungs, batch: Batch, end_s: int) -> list[tuple[Ratio, ...]]:
             upper = _uppers(predictor, then, resource)
             if upper is None:
                 continue
-            ratio = _truth(past, rungs.target) / upper
+            ratio = oracle(past, rungs.target) / upper
             made_s = end_s - (steps - past.origins) * STEP_S
             for i, o in zip(*np.nonzero(_is_known(past) & np.isfinite(ratio)), strict=True):
                 found[i].append(Ratio(name, resource, int(made_s[o]), float(ratio[i, o])))
     return [tuple(ratios) for ratios in found]
-
-
-def _truth(past: Past, target: Target) -> SingleArray:
-    """``(N, O)`` what came after each origin; NaN where too little of it is recorded."""
-    table = past.statistic(target.horizon_h, target.statistic)
-    out = np.full((len(table), len(past.hours)), np.nan, np.float32)
-    inside = past.hours < table.shape[1]
-    out[:, inside] = table[:, past.hours[inside]]
-    return out
 
 
 Usual = tuple[float, float, float, tuple[float, ...]]

@@ -324,20 +324,25 @@ def _within_limits(shapes: list[Shape], fillings: list[Filling]) -> bool:
     return all(shape.limit is None or n <= shape.limit for shape, n in zip(shapes, bought, strict=True))
 
 
+def market_of(demand: Demand, shapes: list[Shape], price: FloatArray) -> Market:
+    """What ruin and recreate works on: the demand, the shapes for sale, and a price of each class ``(C,)``."""
+    return Market(
+        demand.request,
+        demand.allowed,
+        np.array([shape.capacity for shape in shapes]),
+        np.array([shape.cost for shape in shapes]),
+        np.array([np.inf if shape.limit is None else shape.limit for shape in shapes]),
+        price,
+    )
+
+
 def _refitted(columns: _Columns, best: Bought, deadline: Deadline, seed: int) -> Bought:
     """The plan after ruin and recreate; its patterns join the others."""
     demand, shapes = columns.demand, columns.shapes
     solved = columns.solve()
     if solved is None:
         return best
-    market = Market(
-        demand.request,
-        demand.allowed,
-        np.array([shape.capacity for shape in shapes]),
-        np.array([shape.cost for shape in shapes]),
-        np.array([np.inf if shape.limit is None else shape.limit for shape in shapes]),
-        solved[0],
-    )
+    market = market_of(demand, shapes, solved[0])
     nodes = refit(market, _exactly(demand, best), lambda: deadline.is_over, seed=seed)
     number: dict[tuple[int, bytes], int] = {}
     counts_of = {counts.tobytes(): counts for _, counts in nodes}

@@ -14,7 +14,7 @@ import numpy as np
 from placement import purchase
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.refit import Market, Node, refit
+from placement.refit import Node, refit
 from placement.resources import PODS, IntArray
 from simulator.devices import DEVICE_UNITS, device_units
 from simulator.fleet import Autoscaler, Elastic, Shape
@@ -60,14 +60,7 @@ class Buyer(Autoscaler):
         nodes: list[Node] = [(f.shape, f.counts) for f in bought.fillings for _ in range(f.nodes)]
         price = purchase.fluid_prices(demand, for_sale) if self.settings.buys == "planned" else None
         if price is not None:
-            market = Market(
-                demand.request,
-                demand.allowed,
-                np.array([shape.capacity for shape in for_sale]),
-                np.array([shape.cost for shape in for_sale]),
-                np.array([np.inf if shape.limit is None else shape.limit for shape in for_sale]),
-                price,
-            )
+            market = purchase.market_of(demand, for_sale, price)
             nodes = refit(market, nodes, lambda: False, rounds=ROUNDS, seed=self.ordered)
         return [self.settings.shapes[s] for s, _ in nodes]
 
