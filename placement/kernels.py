@@ -265,12 +265,14 @@ def _balance(cpu, cpu_offered, memory, memory_offered):
 
 
 @_inline
-def _balanced(n, delta, offered, taken):
+def _balanced(n, delta, offered, taken, is_change):
     if delta[CPU_ROW] == 0 and delta[MEMORY_ROW] == 0:
         return 0
     cpu, memory = taken[CPU_ROW, n], taken[MEMORY_ROW, n]
-    before = _balance(cpu, offered[CPU_ROW, n], memory, offered[MEMORY_ROW, n])
     after = _balance(cpu + delta[CPU_ROW], offered[CPU_ROW, n], memory + delta[MEMORY_ROW], offered[MEMORY_ROW, n])
+    if not is_change:
+        return after
+    before = _balance(cpu, offered[CPU_ROW, n], memory, offered[MEMORY_ROW, n])
     return 50 + (50 + after - before) // 2
 
 
@@ -280,8 +282,8 @@ def add_kube(rows, num, row, terms, t, delta, ledger):
     offered, taken = ledger.offered, ledger.taken
     for i in range(num):
         n = rows[i]
-        if op == 6:
-            row[n] += weight * _balanced(n, delta, offered, taken)
+        if op >= 6:
+            row[n] += weight * _balanced(n, delta, offered, taken, op == 6)
         elif op == 5:
             row[n] += weight * _requested_to_capacity(n, delta, offered, taken, terms, t)
         else:
@@ -710,7 +712,7 @@ def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
             add_leftover(rows, num, row, terms, t, delta, ask, ledger)
         elif op == 2:
             add_alignment(rows, num, row, terms, t, delta, ask, ledger)
-        elif 3 <= op <= 6:
+        elif 3 <= op <= 7:
             add_kube(rows, num, row, terms, t, delta, ledger)
         elif 10 <= op <= 13:
             add_atc(rows, num, row, terms, t, delta, gpu, ledger)

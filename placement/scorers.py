@@ -440,9 +440,18 @@ class RequestedToCapacity:
         return np.where(weight > 0, (2 * total + doubled) // (2 * doubled), 0)
 
 
+def _balance(cpu: IntArray, cpu_offered: IntArray, memory: IntArray, memory_offered: IntArray) -> IntArray:
+    """50 to 100: a hundred less half the distance between the shares of CPU and memory that are taken."""
+    share_cpu = np.minimum(cpu / np.maximum(cpu_offered, 1), 1.0)
+    share_memory = np.minimum(memory / np.maximum(memory_offered, 1), 1.0)
+    spread = np.abs((share_cpu - share_memory) / 2)
+    spread = np.where((cpu_offered > 0) & (memory_offered > 0), spread, 0.0)
+    return ((1 - spread) * float(MAX_NODE_SCORE)).astype(np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class BalancedAllocation:
-    """NodeResourcesBalancedAllocation as of 1.36 (``balanced_allocation.go``): 75 = the pod changes nothing.
+    """NodeResourcesBalancedAllocation from 1.36 on (``balanced_allocation.go``): 75 = the pod changes nothing.
 
     Zero everywhere for a pod that asks for neither CPU nor memory, as the plug-in skips those.
     """
@@ -453,24 +462,33 @@ class BalancedAllocation:
     def params(self) -> tuple[int, ...]:
         return ()
 
-    def _balance(self, cpu: IntArray, cpu_offered: IntArray, memory: IntArray, memory_offered: IntArray) -> IntArray:
-        share_cpu = np.minimum(cpu / np.maximum(cpu_offered, 1), 1.0)
-        share_memory = np.minimum(memory / np.maximum(memory_offered, 1), 1.0)
-        spread = np.abs((share_cpu - share_memory) / 2)
-        spread = np.where((cpu_offered > 0) & (memory_offered > 0), spread, 0.0)
-        return ((1 - spread) * float(MAX_NODE_SCORE)).astype(np.int64)
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        if not demand.delta[CPU_ROW] and not demand.delta[MEMORY_ROW]:
+            return np.zeros(len(rows), np.int64)
+        cpu, cpu_offered = _after(columns, demand, rows, CPU_ROW)
+        memory, memory_offered = _after(columns, demand, rows, MEMORY_ROW)
+        after = _balance(cpu, cpu_offered, memory, memory_offered)
+        before = _balance(cpu - demand.delta[CPU_ROW], cpu_offered, memory - demand.delta[MEMORY_ROW], memory_offered)
+        half = MAX_NODE_SCORE // 2
+        return half + (half + after - before) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedAfter:
+    """NodeResourcesBalancedAllocation up to 1.35: how balanced the node is with the pod, however it was before."""
+
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 7
+
+    def params(self) -> tuple[int, ...]:
+        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         if not demand.delta[CPU_ROW] and not demand.delta[MEMORY_ROW]:
             return np.zeros(len(rows), np.int64)
         cpu, cpu_offered = _after(columns, demand, rows, CPU_ROW)
         memory, memory_offered = _after(columns, demand, rows, MEMORY_ROW)
-        after = self._balance(cpu, cpu_offered, memory, memory_offered)
-        before = self._balance(
-            cpu - demand.delta[CPU_ROW], cpu_offered, memory - demand.delta[MEMORY_ROW], memory_offered
-        )
-        half = MAX_NODE_SCORE // 2
-        return half + (half + after - before) // 2
+        return _balance(cpu, cpu_offered, memory, memory_offered)
 
 
 # ── the FGD paper's policies (Weng et al., USENIX ATC'23), as its artifact computes them ──────
@@ -955,6 +973,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "most-allocated": MostAllocated,
     "requested-to-capacity": RequestedToCapacity,
     "balanced-allocation": BalancedAllocation,
+    "balanced-after": BalancedAfter,
     "atc23-dotprod": AtcDotProduct,
     "atc23-bestfit": AtcBestFit,
     "atc23-packing": AtcPacking,

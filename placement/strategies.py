@@ -23,6 +23,7 @@ from placement.scorers import (
     AtcDotProduct,
     AtcFgd,
     AtcPacking,
+    BalancedAfter,
     BalancedAllocation,
     DeviceWorth,
     Emptying,
@@ -60,6 +61,13 @@ _ALL = (
         ties="random",
         soft=True,
         description="kube-scheduler's default profile: least allocated, balanced allocation, soft rules, random ties",
+    ),
+    Strategy(
+        "kube-default-1.35",
+        (Weighted(LeastAllocated()), Weighted(BalancedAfter())),
+        ties="random",
+        soft=True,
+        description="kube-default as it was up to Kubernetes 1.35: balanced allocation by what is, not by what changes",
     ),
     Strategy(
         "most-allocated",

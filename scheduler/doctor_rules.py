@@ -26,6 +26,9 @@ SEVERITIES = (INFO, WARNING, ERROR)
 OLDEST, NEWEST = (1, 34), (1, 36)
 """Kubernetes minors that we support: those that Kubernetes itself does. The end-to-end tests run the newest."""
 
+NEW_BALANCE = (1, 36)
+"""From this minor on NodeResourcesBalancedAllocation scores what a pod changes (kubernetes#135573)."""
+
 
 class Hit(NamedTuple):
     """One place where a rule is broken."""
@@ -413,6 +416,18 @@ def _no_nominations(facts: Facts) -> Iterator[Hit]:
             yield Hit("plan.enabled", f"NominatedNodeNameForExpectation is not on by default in {major}.{minor}")
 
 
+def _other_minor(facts: Facts) -> Iterator[Hit]:
+    if facts.settings is None or facts.kube_version is None:
+        return
+    major, minor = facts.kube_version
+    for key in ("strategy", "fallback_strategy"):
+        name = getattr(facts.settings, key)
+        if name == "kube-default" and facts.kube_version < NEW_BALANCE:
+            yield Hit(key, f"kube-scheduler {major}.{minor} scores as kube-default-1.35 does, not as {name}")
+        if name == "kube-default-1.35" and facts.kube_version >= NEW_BALANCE:
+            yield Hit(key, f"kube-scheduler {major}.{minor} scores as kube-default does, not as {name}")
+
+
 CONFIG_RULES: tuple[Rule, ...] = (
     Rule(
         "UD101",
@@ -756,5 +771,14 @@ SETTINGS_RULES: tuple[Rule, ...] = (
         "Switch the feature gate NominatedNodeNameForExpectation on in kube-scheduler and kube-apiserver, or set "
         "plan.enabled: false.",
         _no_nominations,
+    ),
+    Rule(
+        "UD211",
+        WARNING,
+        "The default profile of another minor",
+        "Balanced allocation scores what a pod changes since 1.36, and how the node ends up before: choices differ for "
+        "about one pod in twenty.",
+        "Set the strategy to kube-default for 1.36 and later, to kube-default-1.35 for 1.34 and 1.35.",
+        _other_minor,
     ),
 )

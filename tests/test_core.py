@@ -33,10 +33,11 @@ from placement.playback import rebuild, verify
 from placement.pods import GpuRequest, PodSpec
 from placement.program import NOT_FEASIBLE, has_compiled
 from placement.rejections import Rejections, rejections
-from placement.resources import CPU, PODS, format_amount, parse_quantity
-from placement.scorers import COST_UNIT, Columns, sigmoid_thresholds
+from placement.resources import CPU, MEMORY, PODS, format_amount, parse_quantity
+from placement.scorers import COST_UNIT, BalancedAfter, BalancedAllocation, Columns, sigmoid_thresholds
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_from_toml, strategy_named, strategy_to_toml
+from placement.strategy import Strategy, Weighted
 from tests.generators import fleets, pod_specs
 from tests.slow_rules import On, may_go
 
@@ -305,6 +306,24 @@ def test_nodes_may_come_and_go_without_a_stale_score(nodes: list[NodeSpec], spec
     for spec in specs:
         one, two = (STRATEGIES["best-fit"].scores(s.snapshot(), spec) for s in (state, fresh))
         assert (one == two).all()
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_balanced_allocation_is_what_a_pod_changes_and_up_to_1_35_what_it_leaves(backend: str) -> None:
+    state = ClusterState(backend=backend)
+    for name in ("half", "empty"):
+        state.add_node(NodeSpec(name, ((CPU, 10_000), (MEMORY, 10 << 30), (PODS, 9))))
+    state.bind("there", PodSpec(((MEMORY, 5 << 30),)), "half")
+    pod = PodSpec(((CPU, 3_000),))
+    found = {}
+    for scorer in (BalancedAllocation(), BalancedAfter()):
+        strategy = Strategy(type(scorer).__name__, (Weighted(scorer),))
+        found[strategy.name] = strategy.scores(state.snapshot(), pod).tolist()
+        assert not strategy.scores(state.snapshot(), PodSpec(())).any(), "the plug-in skips pods that ask for nothing"
+    assert found == {
+        "BalancedAllocation": [50 + (50 + 90 - 75) // 2, 50 + (50 + 85 - 100) // 2],
+        "BalancedAfter": [90, 85],
+    }
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))

@@ -238,6 +238,8 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0"})),
     ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"})),
     ("UD210", _both(_set(lambda w: w.settings, plan={"enabled": True}), lambda w: setattr(w, "version", "1.34"))),
+    ("UD211", _both(_set(lambda w: w.settings, strategy="kube-default"), lambda w: setattr(w, "version", "1.35"))),
+    ("UD211", _set(lambda w: w.settings, fallback_strategy="kube-default-1.35")),
     ("UD301", _shorten),
     ("UD302", _widen),
     ("UD303", _host_network),

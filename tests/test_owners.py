@@ -115,3 +115,21 @@ def test_nodes_without_a_zone_are_still_spread_over_by_host(owners: Owners) -> N
     score = soft_parts(state.rules, spec, np.ones(3, np.bool_))["PodTopologySpread"]
     # weights log(3+2), log(2+2): a = 1·1.609+2 + 1·1.386+4 = 9, b = 0+2 + 1.386+4 = 7, c = 2 (host alone)
     assert score.tolist() == [2 * (100 * (9 + 2 - raw) // 9) for raw in (9, 7, 2)]
+
+
+def test_images_that_a_pod_mounts_count_as_those_it_runs() -> None:
+    reader = Reader()
+    runs = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "registry.local/a:1"}]}}
+    plain = reader.pod(json.dumps(runs).encode()).spec
+    runs["spec"]["volumes"] = [{"name": "v", "image": {"reference": "registry.local/files"}}]  # type: ignore[index]
+    mounts = reader.pod(json.dumps(runs).encode()).spec
+    assert plain.images == ("registry.local/a:1",)
+    assert mounts.images == ("registry.local/a:1", "registry.local/files:latest")
+    assert mounts.num_containers == plain.num_containers == 1
+    rules = ClusterState()
+    for name in ("has", "lacks"):
+        images = (("registry.local/files:latest", 500 << 20),) if name == "has" else ()
+        rules.add_node(NodeSpec(name, ((CPU, 1000), (PODS, 9)), images=images))
+    part = soft_parts(rules.rules, mounts, np.ones(2, np.bool_))["ImageLocality"]
+    size, low, high = (500 << 20) // 2, 23 << 20, 1000 << 20
+    assert part.tolist() == [100 * (size - low) // (high - low), 0]

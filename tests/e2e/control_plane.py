@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parents[2]
 MODULE = Path(__file__).resolve().parent / os.environ.get("ULLAGE_E2E_MODULE", "go")
 """Pins of the newest supported minor version; ``go-oldest`` has those of the oldest."""
 IS_NEWEST = MODULE.name != "go-oldest"
-"""``MutatingAdmissionPolicy`` is served in its version v1 from Kubernetes 1.36 on, and some scores are of that minor."""
+"""``MutatingAdmissionPolicy`` is served in its version v1 from Kubernetes 1.36 on, and balanced allocation scores anew."""
 needs_admission_policies = pytest.mark.skipif(not IS_NEWEST, reason="MutatingAdmissionPolicy v1 needs Kubernetes 1.36")
 TOOLS = {
     "etcd": "go.etcd.io/etcd/server/v3",

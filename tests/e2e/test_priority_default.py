@@ -17,7 +17,7 @@ import pytest
 
 from simulator.default_scheduler import UNPLACED, _Cluster, node_scores
 from simulator.plan_instances import PriorityInstance, priority_instance
-from tests.e2e.control_plane import ControlPlane
+from tests.e2e.control_plane import IS_NEWEST, ControlPlane
 from tests.e2e.drive import PODS, Cluster, cluster_of
 
 NUM_INSTANCES = int(os.environ.get("ULLAGE_E2E_PRIORITY", "20"))
@@ -112,6 +112,9 @@ async def clear(cluster: Cluster, instance: PriorityInstance) -> None:
         await cluster.call("DELETE", f"/api/v1/nodes/n{i:02d}")
 
 
+@pytest.mark.skipif(
+    not IS_NEWEST, reason="the emulated rival is 1.36; test_stock.py compares the profile of older minors"
+)
 @pytest.mark.timeout(1200)
 async def test_the_emulated_default_scheduler_chooses_as_kube_scheduler_does(plane: ControlPlane) -> None:
     rng = np.random.default_rng(7)
