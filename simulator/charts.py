@@ -139,37 +139,52 @@ def heat_map(
     return _frame(title, body, height)
 
 
+@dataclass(frozen=True)
+class Spot:
+    """One point of a frontier and what a reader who points at it is told."""
+
+    x: float
+    y: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Spots:
+    """The points of one setting: loose ones (one a seed), and a path along one knob, joined in the order given."""
+
+    name: str
+    loose: Sequence[Spot]
+    path: Sequence[Spot] = ()
+
+
 def frontier_chart(
-    title: str,
-    groups: Sequence[tuple[str, Sequence[tuple[float, float]]]],
-    *,
-    x_label: str,
-    y_label: str,
-    mark_x: float | None = None,
+    title: str, groups: Sequence[Spots], *, x_label: str, y_label: str, mark_x: float | None = None
 ) -> str:
-    """Risk against cost: one point per setting, the settings of one thing joined; a dashed line at the budget."""
-    points = [p for _, ps in groups for p in ps]
+    """Risk against cost: a dot per seed, small dots joined along a knob; a dashed line at the budget."""
+    points = [p for g in groups for p in (*g.loose, *g.path)]
     if not points:
         return ""
-    most = max([p[0] for p in points] + ([mark_x] if mark_x is not None else []))
-    xs, ys = (0.0, most * 1.05 or 1.0), (0.0, max(p[1] for p in points) * 1.05 or 1.0)
+    most = max([p.x for p in points] + ([mark_x] if mark_x is not None else []))
+    xs, ys = (0.0, most * 1.05 or 1.0), (0.0, max(p.y for p in points) * 1.05 or 1.0)
     body, kx, ky = _axes(xs, ys, x_label, y_label)
     floor = HEIGHT - BOTTOM
     if mark_x is not None:
         x = LEFT + mark_x * kx
         body.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{floor}" stroke-dasharray="4 4"/>')
     legend = []
-    for i, (name, listed) in enumerate(groups):
-        places = [(LEFT + x * kx, floor - y * ky) for x, y in sorted(listed)]
-        path = "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        body.append(f'<path d="M{path}" fill="none" stroke="{colour(i)}" stroke-width="1.5"/>')
-        body += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour(i)}"><title>{escape(name)}</title></circle>'
-            for x, y in places
-        ]
+    for i, group in enumerate(groups):
+        if group.path:
+            path = "L".join(f"{LEFT + p.x * kx:.1f},{floor - p.y * ky:.1f}" for p in group.path)
+            body.append(f'<path d="M{path}" fill="none" stroke="{colour(i)}" stroke-width="1.5"/>')
+        for spots, radius in ((group.path, 2.5), (group.loose, 4.5)):
+            body += [
+                f'<circle cx="{LEFT + p.x * kx:.1f}" cy="{floor - p.y * ky:.1f}" r="{radius}" fill="{colour(i)}" '
+                f'fill-opacity="0.75"><title>{escape(f"{group.name}: {p.note}")}</title></circle>'
+                for p in spots
+            ]
         y = HEIGHT + 16 + 18 * i
         legend.append(f'<circle cx="{LEFT + 4}" cy="{y - 4}" r="4" fill="{colour(i)}"/>')
-        legend.append(f'<text class="tick" x="{LEFT + 16}" y="{y}">{escape(name)}</text>')
+        legend.append(f'<text class="tick" x="{LEFT + 16}" y="{y}">{escape(group.name)}</text>')
     return _frame(title, body + legend, HEIGHT + 18 * len(groups) + 12)
 
 
@@ -196,7 +211,7 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_la
     low, high = min(values), max(values)
     pad = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
     low, high = low - pad, high + pad
-    left, right, row = 170, 24, 34
+    left, right, row = max(170, 30 + 8 * max(len(name) for name, _ in groups)), 24, 34
     height = TOP + row * len(groups) + 44
     k = (WIDTH - left - right) / (high - low)
     body = []

@@ -24,7 +24,6 @@ from placement.boosted import CARD
 from placement.prediction import load_rungs, target_of
 from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.strategies import STRATEGIES
-from simulator.charts import frontier_chart
 from simulator.cost import PriceBook, shape
 from simulator.fleet import Elastic
 from simulator.joined import Join, join
@@ -319,43 +318,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def report(rows: list[dict[str, Any]]) -> str:
-    """A page with the cost–risk frontier and the table."""
-    from simulator.report import Cell as Text
-    from simulator.report import Page, Section, Table, render_page
-
-    table = summary(rows)
-    points: dict[str, list[tuple[float, float]]] = {}
-    for line in table:
-        points.setdefault(line["cell"], []).append((100 * line["over_cpu_guaranteed_share"], line["usd"]))
-    heads = ("cell", "scale", "nodes_mean", "usd", "usd_to_best_fit", "over_cpu_guaranteed_share", "oom_kills")
-    cells = [
-        [Text(f"{v:,.4g}" if isinstance(v, float) else str(v)) for v in (line[h] for h in heads)] for line in table
-    ]
-    lead = "Each line is one mechanism as its CPU requests are scaled; the budget is 1 % of node-time over CPU."
-    return render_page(
-        Page(
-            "Ullage · placement with real use",
-            "Nodes, USD and risk by strategy and overcommit mechanism.",
-            [
-                Section(
-                    "Cost and risk",
-                    lead,
-                    svg=frontier_chart(
-                        "Cost and risk",
-                        list(points.items()),
-                        x_label="node-time over CPU (guaranteed pods), %",
-                        y_label="USD",
-                        mark_x=100 * BUDGET,
-                    ),
-                ),
-                Section("Means over seeds", table=Table(heads, cells)),
-            ],
-            "ullage reproduce placement --data DIR --report FILE",
-        )
-    )
-
-
 def kept(cache: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A result, from the cache if an interrupted run has left it there."""
     path = None if cache is None else cache / f"{key}.json"
@@ -420,6 +382,8 @@ def placement_command(
                 rows.append(kept(cache, key, lambda t=trace, c=cell, s=seed: run_cell(t, c, setting, s)))  # type: ignore[misc]
                 advance(len(rows), total)
     if page is not None:
+        from simulator.placement_page import report
+
         page.write_text(report(rows), encoding="utf-8")
     table = summary(rows)
     result = {"traces": digests, "budget": BUDGET, "seeds": seeds, "summary": table, "cells": rows}

@@ -10,6 +10,7 @@ import pytest
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from placement.usage import STEP_S
+from simulator.placement_page import frontier, report
 from simulator.reproduce_emptying import Fleet, owned
 from simulator.reproduce_emptying import cell as emptying_cell
 from simulator.reproduce_placement import (
@@ -19,7 +20,6 @@ from simulator.reproduce_placement import (
     Setting,
     attack,
     kept,
-    report,
     run_cell,
     summary,
 )
@@ -56,7 +56,12 @@ def test_right_sizing_saves_nodes_and_every_cell_keeps_the_books(trace: Trace, t
     assert table[0]["usd_to_best_fit"] == 1.0
     assert table[2]["usd_to_best_fit"] < 1.0
     page = report(rows)
-    assert "Cost and risk" in page
+    assert "No guaranteed pod was ever on a node over its CPU." in page
+    halved = [r | {"scale": 0.5, "usd": r["usd"] / 2, "over_cpu_guaranteed_share": 0.02} for r in rows[2:]]
+    (group,) = [g for g in frontier([*rows, *halved], "rightsized") if g.name == "ullage by packed"]
+    assert [spot.x for spot in group.path] == [2.0, 100 * rows[2]["over_cpu_guaranteed_share"]]
+    assert group.loose == group.path[1:]
+    assert "Left of the dashed line" in report([*rows, *halved])
     assert "ullage, rightsized by packed" in page
 
 
