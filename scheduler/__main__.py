@@ -7,8 +7,8 @@ traceback.
 
 from __future__ import annotations
 
+import difflib
 import importlib
-import importlib.util
 import json
 import math
 import sys
@@ -27,7 +27,7 @@ COMMANDS = {
     "strategies": ("simulator.cli", "strategies", "List, describe and show strategies."),
     "trace": ("simulator.cli_trace", "trace", "Make, check, convert and look at traces."),
     "record": ("scheduler.cli_record", "command", "Record a trace of your cluster: pods, nodes and their usage."),
-    "train": ("simulator.cli_learn", "train", "Learn usage and lifetimes from a trace."),
+    "train": ("simulator.cli_learn", "train", "Learn what pods will use from a trace, and write models with a card."),
     "evaluate": ("simulator.cli_learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
     "rightsize": ("scheduler.cli_rightsize", "rightsize", "What each workload should ask for, by prediction."),
     "plan": ("simulator.cli_plan", "plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
@@ -40,33 +40,27 @@ COMMANDS = {
     "shadow": ("scheduler.cli_shadow", "shadow", "What shadow mode would have changed, and its worth."),
     "bundle": ("scheduler.cli_bundle", "bundle", "Pack log, configuration and versions into one file."),
 }
-"""Name → (module, attribute, one line of help). Commands whose module a build lacks are not listed."""
+"""Name → (module, attribute, one line of help)."""
 
 
 class LazyGroup(click.Group):
     """Loads a sub-command's module only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, (module, _, _) in COMMANDS.items() if _exists(module)] + ["completion", "version"]
+        return [*COMMANDS, "completion", "version"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         module, attribute, _ = COMMANDS[cmd_name]
-        if not _exists(module):
-            return None
-        try:
-            command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            raise click.ClickException(
-                f"`ullage {cmd_name}` needs {error.name}, which this install lacks; pip install 'ullage[all]'"
-            ) from error
+        command = getattr(importlib.import_module(module), attribute)
         if cmd_name == "record":
+            importlib.import_module("simulator.recorded")  # what writes the trace: missed before hours of recording
             command = command(_write_trace)
         if cmd_name in ("plan", "snapshot"):
             _give_cluster(command)
         assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
-        _refuse_endless(command)
+        _finish(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -74,19 +68,6 @@ class LazyGroup(click.Group):
         rows += [("completion", "Print shell completion."), ("version", "Print versions.")]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            if near:
-                raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from error
-            raise
 
 
 def _write_trace(recording: Any, target: Path) -> str:
@@ -108,14 +89,19 @@ def _give_cluster(command: click.Command) -> None:
             command.add_command(extra)
 
 
-def _refuse_endless(command: click.Command) -> None:
-    """Numbers of every option are finite: click takes ``nan`` and ``inf``, ``nan`` even where it states a range."""
+def _finish(command: click.Command) -> None:
+    """What holds for every command, however deep.
+
+    Numbers of options are finite (click takes ``nan`` and ``inf``, ``nan`` even where it states a range), and a
+    group lists its commands by their whole first paragraph (click cuts it short).
+    """
     for option in command.params:
         if isinstance(option.type, click.types.FloatParamType) and option.callback is None:
             option.callback = _finite
     if isinstance(command, click.Group):
         for part in command.commands.values():
-            _refuse_endless(part)
+            part.short_help = part.short_help or " ".join((part.help or "").split("\n\n")[0].split())
+            _finish(part)
 
 
 def _finite(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
@@ -125,10 +111,6 @@ def _finite(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
     return value
 
 
-def _exists(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def root(debug: bool) -> None:
@@ -136,7 +118,7 @@ def root(debug: bool) -> None:
 
 
 @root.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format.")
 def version(output: str) -> None:
     """Print versions of ullage and of what decides."""
     versions: dict[str, Any] = {"ullage": metadata.version("ullage"), "python": sys.version.split()[0]}
@@ -162,6 +144,16 @@ def completion(shell: str) -> None:
     click.echo(kind(root, {}, "ullage", "_ULLAGE_COMPLETE").source())
 
 
+def _with_nearest(error: click.ClickException) -> click.ClickException:
+    """The error; of a misspelt command, one that also says what may have been meant."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None or not isinstance(context.command, click.Group) or not error.message.startswith("No such comm"):
+        return error
+    given = error.message.partition("'")[2].partition("'")[0]
+    near = difflib.get_close_matches(given, context.command.list_commands(context), 1)
+    return click.UsageError(f"{error.message} Did you mean '{near[0]}'?", context) if near else error
+
+
 def main() -> None:
     """Entry point of the ``ullage`` command."""
     debug = "--debug" in sys.argv
@@ -169,7 +161,7 @@ def main() -> None:
         code = root.main(standalone_mode=False, prog_name="ullage")  # click hands back the code of ctx.exit(code)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        _with_nearest(error).show()
         sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
@@ -177,6 +169,11 @@ def main() -> None:
             err=True,
         )
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        click.echo(f"ullage: this needs {error.name}, which the install lacks; pip install 'ullage[all]'", err=True)
+        sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

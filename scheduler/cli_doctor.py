@@ -93,7 +93,7 @@ async def _probe(facts: Facts, kube: KubeSettings, options: Probe) -> tuple[list
 
 @doctor.command("explain")
 @click.argument("code", required=False)
-@click.option("-o", "--output", type=click.Choice(("text", "markdown")), default="text")
+@click.option("-o", "--output", type=click.Choice(("text", "markdown")), default="text", help="Format.")
 def explain_code(code: str | None, output: str) -> None:
     """Say what CODE means and what to do; without CODE list all."""
     if code:

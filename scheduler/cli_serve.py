@@ -32,7 +32,11 @@ log = logging.getLogger(__name__)
 @click.option("--log-dir", help="Folder of the event log.")
 @click.option("--records", help="SQLite file of decision records.")
 @click.option(
-    "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), show_default=True
+    "--log-level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    show_default=True,
+    help="Mildest that is logged, as JSON lines on standard error.",
 )
 @click.option("--check", is_flag=True, help="Read the settings, say what is wrong with them, and end.")
 def serve(config: str | None, log_level: str, check: bool, **options: Any) -> None:

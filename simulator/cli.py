@@ -15,7 +15,7 @@ from placement.strategies import STRATEGIES, strategy_named, strategy_to_toml
 from placement.strategy import scorer_name
 from simulator.compare import Comparison, Question, document
 from simulator.compare import compare as run_compare
-from simulator.output import API_VERSION, output_option, progress, render, write_whole
+from simulator.output import API_VERSION, bad_rows, output_option, progress, render, write_whole
 
 DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
 
@@ -23,8 +23,15 @@ DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
 def _question_options(command: Any) -> Any:
     options = (
         click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds."),
-        click.option("--first-seed", type=int, default=0, show_default=True),
-        click.option("--delivery", "deliveries", multiple=True, default=("decide",), show_default=True),
+        click.option("--first-seed", type=int, default=0, show_default=True, help="Seeds count up from here."),
+        click.option(
+            "--delivery",
+            "deliveries",
+            multiple=True,
+            default=("decide",),
+            show_default=True,
+            help="How a decision arrives: decide, score, stock, nominate, or decide+sampling and so on; repeat.",
+        ),
         click.option(
             "--load",
             "loads",
@@ -32,7 +39,13 @@ def _question_options(command: Any) -> Any:
             multiple=True,
             help="Resample to a steady state at this offered GPU load, anew for every seed; repeat.",
         ),
-        click.option("--lifetimes", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True),
+        click.option(
+            "--lifetimes",
+            type=click.FloatRange(0, min_open=True),
+            default=20.0,
+            show_default=True,
+            help="With --load: length of the replay, in mean lifetimes.",
+        ),
         click.option(
             "--fleet",
             type=click.Choice(["trace", "elastic", "peak"]),
@@ -43,10 +56,22 @@ def _question_options(command: Any) -> Any:
         click.option(
             "--prices", type=click.Path(dir_okay=False), default="", help="Price book: ours, or a file of OpenCost's."
         ),
-        click.option("--spot-share", type=click.FloatRange(0, 1), default=0.0, show_default=True),
+        click.option(
+            "--spot-share",
+            type=click.FloatRange(0, 1),
+            default=0.0,
+            show_default=True,
+            help="Of the nodes that an elastic fleet buys.",
+        ),
         click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Spot interruptions a node-hour."),
         click.option("--warmup", "warmup_s", type=click.IntRange(0), default=0, help="Seconds not measured."),
-        click.option("--until", type=click.Choice(["arrivals", "empty"]), default="arrivals", show_default=True),
+        click.option(
+            "--until",
+            type=click.Choice(["arrivals", "empty"]),
+            default="arrivals",
+            show_default=True,
+            help="Stop at the last arrival, or when the last pod has left.",
+        ),
         click.option("--fill", is_flag=True, help="Ignore departures, drop what does not fit (the ATC'23 protocol)."),
         click.option(
             "--mechanism",
@@ -62,7 +87,7 @@ def _question_options(command: Any) -> Any:
             help="Folder of `ullage train` to forecast usage with, as `ullage serve` does; default: the history alone.",
         ),
         click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", show_default=True, help="Of usage."),
-        click.option("--bad-rows", type=click.Choice(["stop", "skip"]), default="stop", show_default=True),
+        bad_rows,
         click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
         output_option,

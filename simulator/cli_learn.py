@@ -81,7 +81,7 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
 @click.command()
 @click.argument("trace", type=USAGE)
 @click.option("-m", "--model", type=FOLDER, help="Folder to write; `-o MODEL` does as well.  [required]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--horizon", "horizons", multiple=True, help="Such as 6h-peak; repeat. Default: 1, 6 and 24 h, peak and p95."
 )
@@ -130,7 +130,13 @@ def train(
 
 @click.command()
 @click.argument("trace", type=USAGE)
-@click.option("-m", "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option(
+    "-m",
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of `ullage train`.",
+)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
 @QUIET
 @output_option
@@ -154,7 +160,7 @@ def evaluate(trace: Path, model: Path, report: Path | None, quiet: bool, output:
 
 @click.command("forecast")
 @DATA
-@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--seed", type=int, default=7, show_default=True, help="Of everything random.")
 @click.option("--only", multiple=True, help="Only tasks whose name contains this; repeat.")
 @click.option(
     "--keep",
@@ -189,7 +195,7 @@ def reproduce_forecast(
 
 @click.command("eurosys21")
 @DATA
-@click.option("--seed", type=int, default=11, show_default=True)
+@click.option("--seed", type=int, default=11, show_default=True, help="Of everything random.")
 @QUIET
 @output_option
 def reproduce_eurosys21(data: Path, seed: int, quiet: bool, output: str) -> None:
@@ -213,7 +219,7 @@ def reproduce_eurosys21(data: Path, seed: int, quiet: bool, output: str) -> None
 
 @click.command("packing")
 @DATA
-@click.option("--seed", type=int, default=3, show_default=True)
+@click.option("--seed", type=int, default=3, show_default=True, help="Of everything random.")
 @click.option("--draws", type=click.IntRange(0), default=0, help="Repeat on this many draws of four fifths of the VMs.")
 @click.option(
     "--only", multiple=True, metavar="TASK", help="bitbrains-cpu, bitbrains-cpu-memory or planetlab-cpu; repeat."
@@ -247,7 +253,7 @@ def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], 
 
 @click.command("lifetimes")
 @DATA
-@click.option("--seed", type=int, default=5, show_default=True)
+@click.option("--seed", type=int, default=5, show_default=True, help="Of everything random.")
 @QUIET
 @output_option
 def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None:
@@ -271,7 +277,7 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
 
 @click.command("cold-start")
 @DATA
-@click.option("--seed", type=int, default=9, show_default=True)
+@click.option("--seed", type=int, default=9, show_default=True, help="Of everything random.")
 @QUIET
 @output_option
 def reproduce_cold_start(data: Path, seed: int, quiet: bool, output: str) -> None:

@@ -40,9 +40,15 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
 @click.option("--seeds", "num_seeds", type=click.IntRange(min=1), help="Only the first so many seeds.")
 @click.option("--time", "time_s", type=float, default=1.0, show_default=True, help="Seconds per instance.")
 @click.option("--nodes", default="4,8,16,32", show_default=True, callback=numbers(int), help="Cluster sizes.")
-@click.option("--pods-per-node", default="4,8", show_default=True, callback=numbers(int))
-@click.option("--priorities", default="1,2,4", show_default=True, callback=numbers(int))
-@click.option("--util", default="0.90,0.95,1.00,1.05", show_default=True, callback=numbers(float))
+@click.option("--pods-per-node", default="4,8", show_default=True, callback=numbers(int), help="Pods ÷ nodes.")
+@click.option("--priorities", default="1,2,4", show_default=True, callback=numbers(int), help="Number of tiers.")
+@click.option(
+    "--util",
+    default="0.90,0.95,1.00,1.05",
+    show_default=True,
+    callback=numbers(float),
+    help="What pods ask for over what nodes offer.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
 @click.option(
     "--clock",
@@ -118,7 +124,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("-s", "--strategy", default="best-fit", show_default=True, help="Replays TRACE up to then."),
         click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
         click.option("--report", type=click.Path(path_type=Path), help="Also write a picture of the plan (HTML)."),
         output_option,
     )
@@ -319,7 +325,7 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
 
 @plan.command("bench")
 @click.argument("what", type=click.Choice(["batch", "batch-rules", "consolidate", "consolidate-unlimited", "purchase"]))
-@click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True, help="Seeds from 0 on.")
 @click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds per plan.")
 @click.option(
     "--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="What --time is measured by."
@@ -343,7 +349,7 @@ def bench_command(what: str, instances: int, time_s: float, clock: str, output: 
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
 @click.option("--time", "time_s", type=float, default=20.0, show_default=True, help="Seconds to plan.")
 @click.option("--fill", is_flag=True, help="Ignore departures: all pods of the trace at once.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @output_option
 def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int, output: str) -> None:
     """Cheapest fixed fleet that holds TRACE at its peak, with a certified gap and USD a month."""
@@ -365,7 +371,15 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
 
 @plan.command("replay")
 @click.argument("trace")
-@click.option("-s", "--strategy", "strategies", multiple=True, default=("planned",), show_default=True)
+@click.option(
+    "-s",
+    "--strategy",
+    "strategies",
+    multiple=True,
+    default=("planned",),
+    show_default=True,
+    help="What places; repeat.",
+)
 @click.option(
     "--policy",
     "policies",
@@ -413,7 +427,7 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
 @click.option(
     "--span", "span_s", type=click.IntRange(1), help="Seconds an act is judged over; an interval when absent."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @output_option
 def replay_command(
     trace: str,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -15,37 +12,20 @@ import click
 from placement.errors import ConfigError
 from placement.strategies import nearest
 from simulator.cli import check_writable
+from simulator.cli_learn import (
+    reproduce_cold_start,
+    reproduce_eurosys21,
+    reproduce_forecast,
+    reproduce_lifetimes,
+    reproduce_packing,
+)
+from simulator.cli_plan import reproduce_priority_matters
 from simulator.output import API_VERSION, output_option, progress, render, write_whole
-
-OTHERS = {
-    "forecast": ("simulator.cli_learn", "reproduce_forecast"),
-    "eurosys21": ("simulator.cli_learn", "reproduce_eurosys21"),
-    "packing": ("simulator.cli_learn", "reproduce_packing"),
-    "lifetimes": ("simulator.cli_learn", "reproduce_lifetimes"),
-    "cold-start": ("simulator.cli_learn", "reproduce_cold_start"),
-    "empty-nodes": ("simulator.reproduce_emptying", "empty_nodes_command"),
-    "placement": ("simulator.reproduce_placement", "placement_command"),
-    "adversaries": ("simulator.reproduce_placement", "adversaries_command"),
-    "priority-matters": ("simulator.cli_plan", "reproduce_priority_matters"),
-}
-"""Sub-commands that live with what they reproduce."""
+from simulator.reproduce_emptying import empty_nodes_command
+from simulator.reproduce_placement import adversaries_command, placement_command
 
 
-class _Reproductions(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *(n for n in OTHERS if self.get_command(ctx, n) is not None)]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in OTHERS:
-            return super().get_command(ctx, cmd_name)
-        module, attribute = OTHERS[cmd_name]
-        if importlib.util.find_spec(module) is None:
-            return None
-        command = getattr(importlib.import_module(module), attribute, None)
-        return command if isinstance(command, click.Command) else None
-
-
-@click.group(cls=_Reproductions)
+@click.group()
 def reproduce() -> None:
     """Repeat published results and hold ours against them."""
 
@@ -69,7 +49,7 @@ def reproduce() -> None:
 )
 @click.option("--variant", "only", multiple=True, help="Only these pod lists; repeat. Default: all that are there.")
 @click.option("--policy", "policies", multiple=True, help="Only these policies; repeat. Default: all seven.")
-@click.option("-q", "--quiet", is_flag=True)
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @output_option
 def fgd_atc23(
     data: Path,
@@ -111,4 +91,15 @@ def fgd_atc23(
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, rows, output))
 
 
-__all__ = ["json", "reproduce"]
+for _command in (
+    reproduce_forecast,
+    reproduce_eurosys21,
+    reproduce_packing,
+    reproduce_lifetimes,
+    reproduce_cold_start,
+    empty_nodes_command,
+    placement_command,
+    adversaries_command,
+    reproduce_priority_matters,
+):
+    reproduce.add_command(_command)

@@ -15,14 +15,12 @@ from placement.strategies import nearest
 from simulator.churn import Churn, resample
 from simulator.cost import read_price_book
 from simulator.lanl import read_failures
-from simulator.output import API_VERSION, output_option, render, write_whole
+from simulator.output import API_VERSION, bad_rows, output_option, render, write_whole
 from simulator.sources import open_trace
 from simulator.synth import Recipe, synthesise
 from simulator.trace import NodeEvents, Trace
 from simulator.trace_facts import facts_of, rows_of, workload_of
 from simulator.validate import RULES, fixed, take, validate
-
-bad_rows = click.option("--bad-rows", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
 
 
 @click.group()
@@ -176,7 +174,7 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
     show_default=True,
     help="Length, in mean lifetimes.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -> None:
     """Resample a trace's (request, lifetime) pairs to a steady state at a given load; it starts full."""
     made = resample(open_trace(source), Churn(load=load, mean_lifetimes=lifetimes, seed=seed))
@@ -221,7 +219,7 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
 @click.option(
     "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Usage times this."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @bad_rows
 def join_usage(
     source: str,
@@ -248,10 +246,9 @@ def _recipe_options(command: Any) -> Any:
     for field in reversed(fields(Recipe)):
         flag = "--" + field.name.replace("_", "-")
         default: Any = field.default
-        if isinstance(default, bool):
-            command = click.option(f"{flag}/--no-{flag[2:]}", default=default, show_default=True)(command)
-        else:
-            command = click.option(flag, type=type(default), default=default, show_default=True)(command)
+        name = f"{flag}/--no-{flag[2:]}" if isinstance(default, bool) else flag
+        help_text = field.metadata["help"]
+        command = click.option(name, type=type(default), default=default, show_default=True, help=help_text)(command)
     return command
 
 

@@ -61,6 +61,15 @@ output_option = click.option(
 )
 
 
+bad_rows = click.option(
+    "--bad-rows",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="Of a recorded source: name the first damaged row and stop, or leave such rows out and count them.",
+)
+
+
 def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], output: str) -> str:
     """``document`` for JSON and YAML, ``rows`` (equal keys) for the tables."""
     if output == "json":

@@ -148,10 +148,16 @@ def run(data: Path, fleet: Fleet, share: float, seeds: int, advance: Any) -> dic
 
 @click.command("empty-nodes")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings.")
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True)
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--nodes", type=click.IntRange(1), default=110, show_default=True)
-@click.option("-q", "--quiet", is_flag=True)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of Azure's batches that are replayed.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from 0 on.")
+@click.option("--nodes", type=click.IntRange(1), default=110, show_default=True, help="Size of the fleet.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @output_option
 def empty_nodes_command(data: Path, share: float, seeds: int, nodes: int, quiet: bool, output: str) -> None:
     """Node-time that stays empty on a fixed fleet, by lifetimes: learned, and the true ones as the bound."""

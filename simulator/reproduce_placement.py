@@ -335,13 +335,21 @@ def _options(command: Any) -> Any:
         click.option(
             "--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings."
         ),
-        click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.02, show_default=True),
-        click.option("--days", type=click.IntRange(2), default=29, show_default=True),
-        click.option("--warmup-days", type=click.IntRange(0), default=15, show_default=True),
+        click.option(
+            "--share",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=0.02,
+            show_default=True,
+            help="Of the arrivals that are replayed.",
+        ),
+        click.option("--days", type=click.IntRange(2), default=29, show_default=True, help="Length of a replay."),
+        click.option(
+            "--warmup-days", type=click.IntRange(0), default=15, show_default=True, help="Days that are not measured."
+        ),
         click.option(
             "--cache", type=click.Path(path_type=Path), help="Keeps finished cells, to go on after an interruption."
         ),
-        click.option("-q", "--quiet", is_flag=True),
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
         output_option,
     ):
         command = option(command)
@@ -350,7 +358,7 @@ def _options(command: Any) -> Any:
 
 @click.command("placement")
 @_options
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from 0 on.")
 @click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
 @click.option(
     "--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train` to forecast with."
@@ -393,7 +401,7 @@ def placement_command(
 
 @click.command("adversaries")
 @_options
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option("--at-day", type=click.IntRange(0), default=18, show_default=True, help="When the change comes.")
 def adversaries_command(
     data: Path,

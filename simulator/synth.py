@@ -6,7 +6,8 @@ heavy tail, a few owners with most pods, GPU shares that leave slivers); no row 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -25,20 +26,24 @@ GPU_TAINT = Taint("nvidia.com/gpu", "present", "NoSchedule")
 TOLERATES_GPU = Toleration("nvidia.com/gpu", "Exists")
 
 
+def _asked(default: float, text: str) -> Any:
+    """A field that the command line offers as an option with this help."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What to make up."""
 
-    seed: int = 7
-    days: float = 2.0
-    load: float = 1.0
-    """Offered GPU time over the fleet's; above 1 something must wait."""
-    gpu_nodes: int = 40
-    small_gpu_nodes: int = 20
-    cpu_nodes: int = 20
-    owners: int = 60
-    rules: bool = True
-    usage: bool = False
+    seed: int = _asked(7, "Equal seeds make equal traces, byte for byte.")
+    days: float = _asked(2.0, "Length.")
+    load: float = _asked(1.0, "Offered GPU time over the fleet's; above 1 something must wait.")
+    gpu_nodes: int = _asked(40, "Nodes with eight A100.")
+    small_gpu_nodes: int = _asked(20, "Nodes with four T4.")
+    cpu_nodes: int = _asked(20, "Nodes without a GPU.")
+    owners: int = _asked(60, "Workloads that pods belong to.")
+    rules: bool = _asked(True, "Selectors, taints, anti-affinity, spreading, host ports.")
+    usage: bool = _asked(False, "Samples of what pods used.")
 
     def __post_init__(self) -> None:
         if self.days <= 0 or self.load <= 0:

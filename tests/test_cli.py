@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from scheduler.__main__ import root
 from scheduler.learner import read_workload
 
 
@@ -207,3 +210,55 @@ def test_traces_and_strategies_of_one_name_are_compared_not_averaged(tmp_path: P
     assert [(line["trace"], line["strategy"], line["sd"]) for line in json.loads(run.stdout)["summary"]] == [
         (f"demo ({pods}.ullage)", name, 0.0) for pods in (60, 90) for name in ("best-fit", "best-fit (mine.toml)")
     ]
+
+
+def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            part = command.get_command(context, name)
+            assert part is not None, f"{path} lists {name} and has no such command"
+            yield from _commands(part, f"{path} {name}")
+
+
+def test_every_command_and_option_says_what_it_is_for() -> None:
+    silent = []
+    for path, command in _commands(root, "ullage"):
+        if not command.help:
+            silent.append(path)
+        silent += [f"{path} {p.opts[0]}" for p in command.params if isinstance(p, click.Option) and not p.help]
+    assert silent == []
+
+
+def test_a_group_lists_its_commands_in_whole_sentences() -> None:
+    for group in ("plan", "trace", "reproduce", "decisions", "shadow"):
+        _, _, listed = ullage(group, "--help").stdout.partition("Commands:")
+        assert listed, group
+        assert "..." not in listed, f"{group}: a line of help is cut short"
+
+
+@pytest.mark.parametrize(("words", "meant"), [("reproduce forecst", "forecast"), ("plan rescu", "rescue")])
+def test_a_misspelt_command_of_a_group_names_the_nearest(words: str, meant: str) -> None:
+    run = ullage(*words.split())
+    assert run.returncode == 2
+    assert run.stderr.count(f"Did you mean '{meant}'?") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("polars", "simulate demo -s best-fit"),
+        ("ortools", "simulate demo -s priced"),
+        ("jinja2", "simulate demo -s best-fit --report r.html"),
+        ("polars", "record x.ullage -p http://localhost:1"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(module: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    run = ullage(*words.split(), cwd=tmp_path, env={"PYTHONPATH": path})
+    assert run.returncode == 1
+    assert module in run.stderr
+    assert "pip install 'ullage[all]'" in run.stderr
+    assert "Traceback" not in run.stderr
