@@ -402,16 +402,7 @@ def survey(n, ledger, fgd):
 
 
 @_jit
-def _survey_all(rows, ledger, fgd):
-    result = np.empty(rows.shape[0])
-    for i in range(rows.shape[0]):
-        result[i] = survey(rows[i], ledger, fgd)
-    return result
-
-
-@_jit
 def _fragments_along(rows, signs, cpus, millis, masks, series, ledger, fgd):
-    parts = np.empty(series.shape[0])
     total = 0.0
     num_nodes = ledger.gpu_count.shape[0]
     parts = np.zeros(num_nodes)
@@ -879,12 +870,6 @@ def pick_devices(n, c, rule, draw, handle):
 def fragments_along(rows, signs, cpus, millis, masks, series, handle):
     """Apply binds (sign 1) and releases (−1) one by one to the ledger's columns; ``series`` gets ΣF_n(M) after each."""
     _fragments_along(rows, signs, cpus, millis, masks, series, handle.ledger, handle.fgd)
-
-
-@_jit
-def survey_all(rows, handle):
-    """F_n(M) for each of ``rows``; float64."""
-    return _survey_all(rows, handle.ledger, handle.fgd)
 
 
 @_inline

@@ -213,7 +213,6 @@ class Settling:
     def __init__(self, packing: Packing, node_of: IntArray, *, seed: int = 0) -> None:
         self.packing = packing
         self._home = packing.per_node(packing.node_of)
-        self._seed = seed
         self._random = np.array([(seed * 40503 + 362436069362436069) & (2**62 - 1) | 1], np.int64)
         self._restart(node_of)
 

@@ -42,7 +42,6 @@ class Reclaiming:
     policy: ReclaimPolicy = field(default_factory=ReclaimPolicy)
     every_s: int = STEP_S
     evictions: int = 0
-    offered_core_s: float = 0.0
     offers: dict[str, Offer] = field(default_factory=dict)
 
     def act(self, replay: Replay) -> None:
@@ -76,7 +75,6 @@ class Reclaiming:
             before = self.offers.get(node.name, Offer())
             load = Load(int(state.offered[CPU_ROW, row]), int(state.offered[MEMORY_ROW, row]), *sums[:, row].tolist())
             new = offer(load, before, self.policy) if occupied[row] else Offer()
-            self.offered_core_s += new.cpu_milli * self.every_s / 1000
             if new != before:
                 self.offers[node.name] = new
                 extended = {**node.amounts, RECLAIMED_CPU: new.cpu_milli, RECLAIMED_MEMORY: new.memory_mib}

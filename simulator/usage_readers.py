@@ -23,7 +23,6 @@ from placement.usage import DAY, STEP_S, SingleArray, UsageSeries
 from simulator.trace import Trace, TraceError
 
 MIB = float(2**20)
-KIB = 1024.0
 
 MAX_SHARE = 4.0
 """A workload whose mean use is above this many times what it was given was read in a wrong unit."""

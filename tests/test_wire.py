@@ -17,7 +17,6 @@ from scheduler.wire import NameTable
 
 META = {"name": "web-0", "namespace": "shop", "uid": "u-1", "resourceVersion": "7"}
 POD = {"metadata": META, "spec": {"containers": None}}
-DEEP = b'{"Pod":' + b"[" * 100_000
 NAME = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=40)
 NAMES = st.lists(NAME, unique=True, max_size=40)
 SETTINGS = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
