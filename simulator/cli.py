@@ -13,7 +13,7 @@ from placement.errors import ConfigError, PlacementError
 from placement.horizons import HORIZONS
 from placement.strategies import STRATEGIES, strategy_named, strategy_to_toml
 from placement.strategy import scorer_name
-from simulator.compare import Comparison, Question, document
+from simulator.compare import Comparison, Question, document, label
 from simulator.compare import compare as run_compare
 from simulator.output import API_VERSION, bad_rows, output_option, progress, render, write_whole
 
@@ -180,6 +180,9 @@ def _run(
         click.echo(f"report: {report}", err=True)
     if output == "table":
         click.echo(result.headline + "\n")
+        if question.until == "empty":
+            for line in never_placed(result):
+                click.echo(line, err=True)
     click.echo(render(document(result), short_rows(result), output))
 
 
@@ -216,6 +219,22 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "throttled core-h": line["throttled_core_hours"],
             }
     return rows
+
+
+def never_placed(comparison: Comparison) -> list[str]:
+    """Which pods never found a place although the replay ran until everything had ended, first seed."""
+    lines = []
+    for row in comparison.rows:
+        if row["seed"] != comparison.question.seeds[0] or not row["metrics"]["unplaced"]:
+            continue
+        unplaced, named = row["metrics"]["unplaced"], row["metrics"].get("unplaced_pods", [])
+        num = sum(unplaced.values())
+        why = ", ".join(f"{count} × {reason}" for reason, count in sorted(unplaced.items(), key=lambda item: -item[1]))
+        more = f" and {num - len(named)} more" if num > len(named) else ""
+        lines.append(
+            f"{row['trace']}, {label(comparison.question, row)}: never placed ({why}): {', '.join(named)}{more}"
+        )
+    return lines
 
 
 def _percent(share: float | None) -> float | None:

@@ -33,6 +33,7 @@ def measure(outcome: Outcome, trace: Trace, book: PriceBook) -> dict[str, Any]:
         "pods": outcome.num_pods,
         "placed": outcome.num_placed,
         "unplaced": outcome.unplaced,
+        "unplaced_pods": list(outcome.unplaced_pods),
         "gpu_allocated_share": _share(taken[2], offered[2]),
         "cpu_allocated_share": _share(taken[0], offered[0]),
         "memory_allocated_share": _share(taken[1], offered[1]),

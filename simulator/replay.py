@@ -42,6 +42,11 @@ MAX_BACKOFF_S = 10
 """kube-scheduler's ``podInitialBackoffSeconds`` and ``podMaxBackoffSeconds``."""
 NEVER = -1
 DRAWS = 4096
+GIVE_UP_S = 86_400
+"""A replay that runs until everything has ended stops when nobody has run for so long after the last recorded event."""
+
+NAMED = 20
+"""So many pods that found no place are named."""
 
 Progress = Callable[[int, int], None]
 """Called with (pods seen, pods in all)."""
@@ -117,6 +122,8 @@ class Outcome:
     """Pods placed at least once."""
     unplaced: dict[str, int]
     """Pods never placed, by reason."""
+    unplaced_pods: tuple[str, ...]
+    """The first :data:`NAMED` of them, by name."""
     pending_s: np.ndarray
     """Time from arrival to first placement, −1 for never."""
     node_of: np.ndarray
@@ -191,6 +198,8 @@ class Replay:
         self._retry_at = NEVER
         self._scan_at = NEVER
         self._gathered: list[int] = []
+        self._alone_s = NEVER
+        self._in_vain: set[int] = set()
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────
 
@@ -214,7 +223,7 @@ class Replay:
                 time_s, kind, _, subject = heapq.heappop(queue)
                 if end_s != NEVER and time_s > end_s:
                     break
-                if arrival is None and end_s == NEVER and not self._has_work():
+                if arrival is None and end_s == NEVER and self._is_over(time_s, kind, subject):
                     break
                 self.time_s = time_s
                 if time_s >= timeline.next_s:
@@ -289,8 +298,30 @@ class Replay:
         endless = not self.options.departures or bool((self.trace.pods.departure_s < 0).any())
         return arrivals[-1] if endless and arrivals else NEVER
 
-    def _has_work(self) -> bool:
-        return bool(self.state.residents or self._gathered) or any(w.pods for w in self._waiting.values())
+    def _is_over(self, time_s: int, kind: int, subject: object) -> bool:
+        """After the last arrival: whether this event and all that are ahead leave everything as it is.
+
+        So it is when nobody runs and nobody waits. Pods that wait can start only where a node changes: once nothing but
+        policies and the autoscaler's scans are ahead and each has acted once more in vain, they never will. Where nodes
+        still come and go by themselves, they are given :data:`GIVE_UP_S`.
+        """
+        if self.state.residents or self._gathered:
+            self._alone_s = NEVER
+            self._in_vain.clear()
+            return False
+        if not any(w.pods for w in self._waiting.values()):
+            return True
+        if self._alone_s == NEVER:
+            self._alone_s = time_s
+        ahead = [(kind, subject), *((k, s) for _, k, _, s in self._queue)]
+        if all(k in (_POLICY, _SCAN) for k, _ in ahead):
+            over = {id(s) for _, s in ahead} <= self._in_vain
+            self._in_vain.add(id(subject))
+            return over
+        self._in_vain.clear()
+        if any(k == _NODE and not isinstance(s, NodeSpec) for k, s in ahead):
+            self._alone_s = time_s
+        return time_s - self._alone_s > GIVE_UP_S
 
     def _push(self, time_s: int, kind: int, subject: object) -> None:
         heapq.heappush(self._queue, (time_s, kind, next(self._order), subject))
@@ -731,7 +762,8 @@ class Replay:
             self._waiting.setdefault(self.specs[pod], _Waiting()).pods.append(pod)
         self.timeline.finish(self.time_s)
         unplaced: Counter[str] = Counter(self.failed.values())
-        unplaced.update(reason for pod, reason in self._queued() if self.first_placed_s[pod] < 0)
+        waiting = [(pod, reason) for pod, reason in self._queued() if self.first_placed_s[pod] < 0]
+        unplaced.update(reason for _, reason in waiting)
         placed = np.array(self.first_placed_s, np.int64)
         if self.options.checks:
             self._check(num_seen)
@@ -746,6 +778,7 @@ class Replay:
             num_pods=num_seen,
             num_placed=int((placed >= 0).sum()),
             unplaced=dict(sorted(unplaced.items())),
+            unplaced_pods=tuple(self.uids[p] for p in sorted({*self.failed, *(p for p, _ in waiting)})[:NAMED]),
             pending_s=np.where(placed >= 0, placed - arrivals, NEVER),
             node_of=np.array(self.node_of, np.int64),
             node_names=tuple(self.node_names),

@@ -13,18 +13,20 @@ from placement.nodes import NodeSpec
 from placement.packed import share_over
 from placement.pods import PodSpec
 from placement.prediction import REQUEST, Rungs
+from placement.reclaim import is_reclaimed
 from placement.resources import CPU, MEMORY, PODS
 from placement.scorers import Columns, Demand, Hot
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from placement.usage import STEP_S
+from simulator.cli import never_placed
 from simulator.compare import Question, compare
-from simulator.reclaiming import Reclaiming, on_reclaimed
-from simulator.replay import Replay, ReplayOptions
+from simulator.reclaiming import Reclaiming, batch_on_reclaimed, on_reclaimed
+from simulator.replay import GIVE_UP_S, Interruptions, Replay, ReplayOptions
 from simulator.report import to_html
 from simulator.rightsizing import Restoring, Rightsizing
 from simulator.rollouts import Rollouts
-from simulator.trace import Trace, Usage
+from simulator.trace import NodeEvent, NodeEvents, Trace, Usage
 from simulator.usage_learner import HORIZON, UsageLearner
 from simulator.usage_truth import UsageTruth
 
@@ -251,3 +253,35 @@ def test_the_rung_falls_when_nodes_are_crowded_and_what_was_lowered_gets_its_req
     assert outcome.num_evictions > 1
     assert {r.row for r in replay.state.residents.values()} == {0, 1}
     assert truth.series[-1][2] == 0, "nothing is crowded any more"
+
+
+@pytest.mark.parametrize("mechanism", ["none", "rightsized", "reclaimed"])
+def test_a_replay_until_all_has_ended_ends_and_names_who_never_fitted(tmp_path, mechanism):
+    trace = _trace([_spec("a"), _spec("huge", cpu=5000), _spec("b")], [500, 500, 500], [1, 1, 1], hours=4)
+    trace.save(tmp_path / "huge.ullage")
+    result = compare(
+        Question((str(tmp_path / "huge.ullage"),), ("best-fit",), until="empty", mechanism=mechanism), jobs=1
+    )
+    metrics = result.rows[0]["metrics"]
+    asked = {spec.owner: spec for spec in batch_on_reclaimed(trace, 0).specs} if mechanism == "reclaimed" else {}
+    sold = [pod for pod, spec in zip(("p0", "p1", "p2"), asked.values(), strict=False) if is_reclaimed(spec)]
+    assert {"p1"} <= set(metrics["unplaced_pods"]) <= {"p1", *sold}
+    assert sum(metrics["unplaced"].values()) == len(metrics["unplaced_pods"]) == 3 - metrics["placed"]
+    assert metrics["hours"] == pytest.approx(4, abs=1.1), "one more act of each policy, not a day"
+    why = ", ".join(f"{n} × {reason}" for reason, n in metrics["unplaced"].items())
+    assert never_placed(result) == [f"t, best-fit: never placed ({why}): {', '.join(metrics['unplaced_pods'])}"]
+
+
+def test_who_waits_for_a_node_that_comes_back_gets_it_and_who_waits_for_none_is_given_up():
+    late, spot = NodeSpec("late", NODE.allocatable), replace(NODE, name="spot", spot=True)
+    pods = [("p0", _spec("a"), 0, HOUR_S), ("p1", _spec("huge", cpu=5000), 0, HOUR_S)]
+    events = NodeEvents((NodeEvent(HOUR_S, "fail", "late"), NodeEvent(90 * HOUR_S, "repair", "late")))
+    waits = Trace.of("late", [late], [*pods, ("p2", _spec("b"), 2 * HOUR_S, 3 * HOUR_S)]).but(failures=events)
+    outcome = Replay(waits, STRATEGIES["best-fit"], ReplayOptions(policies=(Rollouts(seed=3),))).run()
+    assert (outcome.num_placed, outcome.unplaced_pods) == (2, ("p1",))
+    flickers = Trace.of("spot", [spot], pods)
+    options = ReplayOptions(policies=(Rollouts(seed=3),), spot=Interruptions(per_node_hour=2.0, return_s=600))
+    replay = Replay(flickers, STRATEGIES["best-fit"], options)
+    outcome = replay.run()
+    assert (outcome.num_placed, outcome.unplaced_pods) == (1, ("p1",))
+    assert GIVE_UP_S < replay.time_s < GIVE_UP_S + 12 * HOUR_S
