@@ -200,8 +200,12 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             task: asyncio.Task[Any] = asyncio.ensure_future(work)
             try:
                 while not task.done() or not told.empty():
+                    event = None
                     with suppress(TimeoutError):
-                        yield await asyncio.wait_for(told.get(), LOOK_S)
+                        async with asyncio.timeout(LOOK_S):
+                            event = await told.get()
+                    if event is not None:
+                        yield event
                     why = self.engine.why_not_serving()
                     if why and not task.done():
                         raise ApiError(f"interrupted: {why}")

@@ -113,7 +113,8 @@ class PlanWorker:
         try:
             while True:
                 try:
-                    await asyncio.wait_for(ready.wait(), end - loop.time())
+                    async with asyncio.timeout_at(end):
+                        await ready.wait()
                 except TimeoutError as error:
                     raise PlanningError(
                         "the planner did not answer in time and was stopped; give it less to do"

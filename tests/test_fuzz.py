@@ -203,7 +203,8 @@ async def dawdle(service: Service) -> None:
                 writer.write(data[i : i + 1])
                 await writer.drain()
                 with contextlib.suppress(TimeoutError):
-                    line = await asyncio.wait_for(reader.readline(), 0.2)
+                    async with asyncio.timeout(0.2):
+                        line = await reader.readline()
                     service.seen[f"slow {line.split(b' ')[1].decode() if line else 0}"] += 1
                     break
         except OSError:

@@ -195,7 +195,8 @@ class Cluster:
                 raise AssertionError(f"not in {PATIENCE * timeout_s:g} s: {why or what}; {self.summary()}")
             self._changed.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), 0.5)
+                async with asyncio.timeout(0.5):
+                    await self._changed.wait()
 
     def summary(self) -> str:
         """Where pods stand, for messages."""
