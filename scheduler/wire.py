@@ -47,13 +47,13 @@ LARGE_POD = 1 << 23
 """Bytes that hold it always: etcd takes no object of two megabytes."""
 MAX_NAMES_BYTES = 1 << 24
 """Of a list of names: room for 60,000 of the longest. Names that are not known become objects, which takes long."""
+MAX_ITEMS = 1 << 17
+"""Members, nodes and victims of one request: 25 times what Kubernetes is tested with. Each becomes an object."""
 _SCORE_DIGITS = 2
 _NAME_FIRST = b'{"metadata":{"name":"'
 _PREFIX: AnyArray = np.frombuffer(_NAME_FIRST, np.uint8)
 _is_plain = re.compile(rb"[0-9A-Za-z._-]+").fullmatch
 """Whether the name's JSON is the name between quotes, whoever writes it."""
-NAME_ROOM = 320
-"""Bytes of a Node object that hold its name, if it comes first; names have at most 253."""
 
 Words = NDArray[np.uint64]
 
@@ -83,6 +83,10 @@ class _Front(Struct):
     Nodes: Raw = Raw(b"null")
 
 
+class _PodOnly(Struct):
+    Pod: Raw
+
+
 class _RawList(Struct):
     items: list[Raw] | None = None
 
@@ -95,16 +99,61 @@ class _Full(Struct):
     NodeNames: Raw = Raw(b"null")
 
 
-class _Named(Struct):
-    metadata: Meta = msgspec.field(default_factory=Meta)
+class _Budget:
+    """How many more objects the request that is being read may become; asked by the decoder on its way."""
+
+    left = MAX_ITEMS
+
+    def take(self) -> None:
+        """One more. Raises ValueError, which ends the decoding at once."""
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(TOO_MANY)
 
 
-_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_victims = msgspec.json.Decoder(dict[str, Raw] | None).decode
+_budget = _Budget()
+TOO_MANY = f"the request has more than {MAX_ITEMS} members, nodes and victims, more than any cluster's"
+
+
+class _Key(str):
+    """A member's name, counted."""
+
+
+def _counted(_kind: type, name: str) -> _Key:
+    _budget.take()
+    return _Key(name)
+
+
+class _Name(Struct, gc=False):
+    name: str = ""
+
+
+class _Item(Struct, gc=False):
+    """A Node of which only the name is kept, or a victim."""
+
+    metadata: _Name = msgspec.field(default_factory=_Name)
+
+    def __post_init__(self) -> None:
+        _budget.take()
+
+
+class _ItemList(Struct):
+    items: list[_Item] | None = None
+
+
+class _FullItems(Struct):
+    Nodes: _ItemList
+
+
+_decode_object = msgspec.json.Decoder(dict[_Key, Raw], dec_hook=_counted).decode
+_decode_victims = msgspec.json.Decoder(dict[_Key, Raw] | None, dec_hook=_counted).decode
+_decode_pod = msgspec.json.Decoder(_PodOnly).decode
 _decode_front = msgspec.json.Decoder(_Front).decode
 _decode_head = msgspec.json.Decoder(Head).decode
 _decode_names = msgspec.json.Decoder(list[str] | None).decode
-_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_items = msgspec.json.Decoder(list[_Item] | None).decode
+_decode_item_list = msgspec.json.Decoder(_ItemList | None).decode
+_decode_full_items = msgspec.json.Decoder(_FullItems).decode
 _decode_full = msgspec.json.Decoder(_Full).decode
 _decode_raw_nodes = msgspec.json.Decoder(_RawList | None).decode
 _decode_raws = msgspec.json.Decoder(list[Raw] | None).decode
@@ -137,7 +186,7 @@ class Question:
     @property
     def pod(self) -> Raw:
         """The pod as it was sent."""
-        return _decode_object(self.front)["Pod"] if self.plain_pod is None else self.plain_pod
+        return _decode_pod(self.front).Pod if self.plain_pod is None else self.plain_pod
 
     @property
     def region(self) -> bytes:
@@ -390,6 +439,7 @@ def read_question(body: bytes | memoryview, table: NameTable) -> Question:
     WireError : the body is not JSON, or not of that shape.
     """
     view = memoryview(body)
+    _budget.left = MAX_ITEMS
     return _read_fast(view, table) or _read_items(view, table) or _read_full(body, table) or _read_plain(body, table)
 
 
@@ -445,7 +495,12 @@ def _fields(body: bytes | memoryview | Raw) -> dict[str, Raw]:
     try:
         return {key.lower(): value for key, value in _decode_object(body).items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"the body is not a JSON object: {error}") from error
+        raise _refused("the body is not a JSON object", error) from error
+
+
+def _refused(what: str, error: Exception) -> WireError:
+    """Why a body is not read: it holds too much, or not what it should."""
+    return WireError(TOO_MANY, 413) if _budget.left < 0 else WireError(f"{what}: {error}")
 
 
 _NULL = Raw(b"null")
@@ -462,7 +517,7 @@ def _decoded(decode: Any, raw: Raw, what: str) -> Any:
     try:
         return decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"{what} cannot be read: {error}") from error
+        raise _refused(f"{what} cannot be read", error) from error
 
 
 def _pod(fields: dict[str, Raw]) -> tuple[Raw, Meta]:
@@ -483,9 +538,9 @@ def _read_plain(body: bytes | memoryview, table: NameTable) -> Question:
     nodes = fields.get("nodes", _NULL)
     items = None
     if names is None and not _is_null(nodes):
-        listed: _RawList | None = _decoded(_decode_raw_nodes, nodes, "Nodes")
-        items = [] if listed is None or listed.items is None else listed.items
-        names = [_name_of(item) for item in items]
+        named: _ItemList | None = _decoded(_decode_item_list, nodes, "Nodes")
+        names = _names_in(named)
+        items = _decode_raw_nodes(nodes).items or [] if names else []
     names = names or []
     return Question(head, _rows_of(names, table), names, plain_pod=pod, nodes=items)
 
@@ -497,31 +552,26 @@ def _rows_of(names: list[str], table: NameTable) -> IntArray:
 def _read_full(body: bytes | memoryview, table: NameTable) -> Question | None:
     """Node objects as Go writes them, in one pass over what may be tens of megabytes; None for anything else."""
     try:
+        names = _names_in(_decode_full_items(body).Nodes)  # counts them before each becomes an object to give back
         args: _Full = _decode_full(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if _budget.left < 0:
+            raise _refused("the body", error) from error
         return None
     items = args.Nodes.items
     if items is None or not _is_null(args.NodeNames):
         return None
-    names = [_name_of(item) for item in items]
     head: Head = _decoded(_decode_head, args.Pod, "Pod.metadata")
     return Question(head.metadata, _rows_of(names, table), names, plain_pod=args.Pod, nodes=items)
 
 
-def _name_of(node: Raw) -> str:
-    """The name of a Node object, which Go writes first; nothing else is read then."""
-    view = memoryview(node)
-    begin = bytes(view[:NAME_ROOM])
-    if begin.startswith(_NAME_FIRST):
-        name, quote, _ = begin[len(_NAME_FIRST) :].partition(b'"')
-        if quote and b"\\" not in name and name.isascii():
-            return name.decode("ascii")
-    named: _Named = _decoded(_decode_named, node, "Nodes")
-    return named.metadata.name
+def _names_in(listed: _ItemList | None) -> list[str]:
+    return [] if listed is None or listed.items is None else [item.metadata.name for item in listed.items]
 
 
 def read_binding(body: bytes | memoryview) -> Binding:
     """Decode ``ExtenderBindingArgs``; every field is needed."""
+    _budget.left = MAX_ITEMS
     fields = _fields(body)
     values = {}
     for key in ("podname", "podnamespace", "poduid", "node"):
@@ -534,6 +584,7 @@ def read_binding(body: bytes | memoryview) -> Binding:
 
 def read_preemption(body: bytes | memoryview) -> Preemption:
     """Decode ``ExtenderPreemptionArgs``, full or meta form."""
+    _budget.left = MAX_ITEMS
     fields = _fields(body)
     pod, head = _pod(fields)
     meta = fields.get("nodenametometavictims", _NULL)
@@ -546,13 +597,15 @@ def read_preemption(body: bytes | memoryview) -> Preemption:
 
 def _victims(node: str, raw: Raw, *, is_meta: bool) -> Victims:
     fields = _fields(raw)
-    pods = _decoded(_decode_raws, fields.get("pods", _NULL), f"victims of {node}")
+    listed = fields.get("pods", _NULL)
+    _decoded(_decode_items, listed, f"victims of {node}")  # counts them
+    pods = _decoded(_decode_raws, listed, f"victims of {node}") or ()
     if is_meta:
-        uids = [_decoded(_decode_text, _fields(p).get("uid", _EMPTY), "UID") for p in pods or ()]
+        uids = [_decoded(_decode_text, _fields(p).get("uid", _EMPTY), "UID") for p in pods]
     else:
-        uids = [_decoded(_decode_head, p, "victim").metadata.uid for p in pods or ()]
+        uids = [_decoded(_decode_head, p, "victim").metadata.uid for p in pods]
     number = _decoded(_decode_int, fields.get("numpdbviolations", _ZERO), "NumPDBViolations")
-    return Victims(node, tuple(uids), number)
+    return Victims(str(node), tuple(uids), number)
 
 
 # ── answers ───────────────────────────────────────────────────────────────────────────────────

@@ -110,9 +110,13 @@ def http_request(rng: random.Random, number: int) -> tuple[bytes, bool]:
 
 
 def large_request(rng: random.Random, num_bytes: int) -> bytes:
-    """A POST whose body has ``num_bytes``: names without end, brackets without end, or noise without end."""
-    kind = rng.randrange(4)
-    if kind == 0:
+    """A POST whose body has ``num_bytes``: names, brackets, noise, nodes or victims without end."""
+    kind = rng.randrange(6)
+    if kind == 4:
+        body = b'{"Pod":{},"Nodes":{"items":[{}' + b",{}" * (num_bytes // 3) + b']},"NodeNames":null}'
+    elif kind == 5:
+        body = b'{"Pod":{},"NodeNameToMetaVictims":{"n":{"Pods":[{}' + b",{}" * (num_bytes // 3) + b"]}}}"
+    elif kind == 0:
         body = b'{"Pod":{},"Nodes":null,"NodeNames":["' + b'x","' * (num_bytes // 4) + b'"]}'
     elif kind == 1:
         body = b'{"Pod":' * (num_bytes // 7)

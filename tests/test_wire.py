@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import string
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -131,6 +133,45 @@ def test_a_list_of_names_that_no_cluster_has_is_refused_before_it_is_read(monkey
     with pytest.raises(WireError, match="NodeNames exceeds 1000 bytes") as caught:
         wire.read_question(args([*names, "stranger"]), NameTable(names))
     assert caught.value.status == 413
+
+
+@pytest.mark.parametrize(
+    ("read", "begin", "item", "end"),
+    [
+        (wire.read_question, b'{"Pod":{},"Nodes":{"items":[', b"{}", b']},"NodeNames":null}'),
+        (wire.read_question, b'{"pod":{},"nodes":{"items":[', b'{"metadata":{}}', b"]}}"),
+        (wire.read_question, b"{", b'"a":1', b',"Pod":{}}'),
+        (wire.read_preemption, b'{"Pod":{},"NodeNameToMetaVictims":{', b'"n":{"Pods":[]}', b"}}"),
+        (wire.read_preemption, b'{"Pod":{},"NodeNameToMetaVictims":{"n":{"Pods":[', b'{"UID":"u"}', b"]}}}"),
+        (wire.read_preemption, b'{"Pod":{},"NodeNameToVictims":{"n":{"Pods":[', b"{}", b"]}}}"),
+        (wire.read_binding, b"{", b'"PodName":"p"', b"}"),
+    ],
+)
+def test_a_request_of_more_parts_than_any_cluster_has_is_refused_before_it_becomes_objects(
+    read: Any, begin: bytes, item: bytes, end: bytes
+) -> None:
+    """A hundred megabytes of tiny items would be gigabytes of objects; decoding ends at the limit."""
+    many = wire.MAX_ITEMS + 1
+    body = begin + b",".join([item]) + end
+    with contextlib.suppress(WireError):  # a bind request needs more than a name
+        read(body, *((NameTable(["a"]),) if read is wire.read_question else ()))
+    body = begin + b",".join([item] * many) + end
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError, match=f"more than {wire.MAX_ITEMS} members, nodes and victims") as caught:
+            read(body, *((NameTable(["a"]),) if read is wire.read_question else ()))
+        assert tracemalloc.get_traced_memory()[1] < 100 * many
+    finally:
+        tracemalloc.stop()
+    assert caught.value.status == 413
+
+
+def test_items_that_are_no_objects_end_the_reading_at_the_first() -> None:
+    for items in (b"1", b'"a"', b"null", b"[]"):
+        body = b'{"Pod":{},"Nodes":{"items":[' + b",".join([items] * 1000) + b']},"NodeNames":null}'
+        with pytest.raises(WireError, match="Nodes cannot be read") as caught:
+            wire.read_question(body, NameTable(["a"]))
+        assert caught.value.status == 400
 
 
 @given(NAMES.filter(bool), st.data())
