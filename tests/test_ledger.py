@@ -293,3 +293,15 @@ def test_a_pod_that_is_nominated_to_a_target_takes_it_and_one_that_lands_there_m
     assert ledger.target_for("plain", owner) == "b", "it was told to plain"
     ledger.see(Seen("plain", "plain", "default", 4, owner, node="b"))
     assert ledger.target_for("late", owner) == ""
+
+
+def test_after_a_restart_the_target_of_a_pod_that_is_still_leaving_is_read_back() -> None:
+    owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
+    leaving = Seen("old", "old", "default", 7, owner, node="a", target="b", is_leaving=True)
+    ledger = fresh("a", "b")
+    ledger.see(leaving)  # the first list of a process that knew nothing
+    assert ledger.target_for("new", owner) == "b"
+    gone = fresh("a", "b")
+    assert gone.target_for("new", owner) == "", (
+        "gone before the restart: nobody tells, and the plan's own process steers"
+    )
