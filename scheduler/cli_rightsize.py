@@ -18,7 +18,16 @@ from scheduler.kube import KubeClient
 from scheduler.metrics import Metrics
 from scheduler.prometheus import Prometheus
 from scheduler.recording import record
-from scheduler.rightsizing import SIZERS, Advice, advise, apply, config_maps, namespaces_of, usd_per_month
+from scheduler.rightsizing import (
+    SIZERS,
+    Advice,
+    advise,
+    apply,
+    config_maps,
+    namespaces_of,
+    require_current_policy,
+    usd_per_month,
+)
 from scheduler.settings import Settings, read_settings
 
 
@@ -79,6 +88,8 @@ async def _run(
     client = await KubeClient.connect(settings.kube)
     prometheus = Prometheus(settings.usage, Metrics())
     try:
+        if applies:
+            await require_current_policy(client)
         known = await namespaces_of(client)
         recording = await record(client, prometheus, name="rightsize", days=days, page_size=settings.kube.page_size)
         advice = advise(recording, known, rungs, policy, sizer=sizer, budget=budget)

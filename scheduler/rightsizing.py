@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from placement.drift import is_full
+from placement.errors import PlacementError
 from placement.forecasting import Forecaster, asked_of
 from placement.knowledge import Forecasts, workload_of
 from placement.nodes import NamespaceSpec
@@ -28,12 +29,15 @@ from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from placement.rightsize import Recommendation, RightsizePolicy, recommend
 from placement.usage import DAY, STEP_S
+from scheduler.binder import Api
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
 from scheduler.reclaimer import KEEP_LABEL
+from scheduler.recording import RIGHTSIZED
 
 CONFIG_MAP = "ullage-rightsize"
 MANAGER = "ullage-rightsize"
+POLICIES = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"
 USD_PER_CORE_HOUR = 0.031611
 USD_PER_GIB_HOUR = 0.004237
 """OpenCost's default prices (configs/default.json)."""
@@ -226,6 +230,28 @@ async def apply(client: KubeClient, data: Mapping[str, Mapping[str, str]], known
         await client.call("PATCH", path + query, body, content_type="application/apply-patch+yaml")
         written.append(namespace)
     return written
+
+
+async def require_current_policy(client: Api) -> None:
+    """Look that the admission policy, if there is one, notes on each pod what it lowered (``ullage.dev/rightsized``).
+
+    Without that note the next run would take lowered requests for what the owner asks for, and lower them once more.
+
+    Raises
+    ------
+    PlacementError : it does not; the policy was applied from an older version.
+    """
+    try:
+        body = await client.call("GET", f"{POLICIES}/{CONFIG_MAP}")
+    except ApiError as error:
+        if error.status in (403, 404):  # not ours to read, or not applied yet
+            return
+        raise
+    if RIGHTSIZED.encode() not in body:
+        raise PlacementError(
+            f"MutatingAdmissionPolicy {CONFIG_MAP} is of an older version and does not note on pods what it lowered, so "
+            "that each run would lower them once more; apply components/rightsize of this version again"
+        )
 
 
 async def _exists(client: KubeClient, path: str) -> bool:

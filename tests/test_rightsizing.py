@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from placement.baselines import Target
+from placement.errors import PlacementError
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import PodSpec
 from placement.prediction import Rungs
@@ -18,9 +20,10 @@ from placement.resources import CPU, MEMORY
 from placement.rightsize import RightsizePolicy
 from placement.usage import DAY, STEP_S
 from scheduler.cli_rightsize import _rendered, rightsize
+from scheduler.errors import ApiError
 from scheduler.reclaimer import KEEP_LABEL
 from scheduler.recording import kept_of
-from scheduler.rightsizing import Advice, advise, config_maps, usd_per_month
+from scheduler.rightsizing import Advice, advise, config_maps, require_current_policy, usd_per_month
 
 GIB = 2**30
 NODE = NodeSpec("n", ((CPU, 64_000),))
@@ -124,3 +127,27 @@ def test_wrong_usage_is_one_message() -> None:
     assert done.exit_code != 0
     assert "must be an address" in str(done.exception)
     assert json.dumps(CliRunner().invoke(rightsize, ["--help"]).output)
+
+
+class OnePolicy:
+    """An API that holds one object, or answers with a status."""
+
+    def __init__(self, body: bytes = b"", status: int = 0) -> None:
+        self.body, self.status = body, status
+
+    async def call(self, method: str, path: str, body: object = None, **_more: object) -> bytes:
+        assert (method, path.rsplit("/", 2)[1:]) == ("GET", ["mutatingadmissionpolicies", "ullage-rightsize"])
+        if self.status:
+            raise ApiError("no", self.status)
+        return self.body
+
+
+async def test_a_policy_that_does_not_note_what_it_lowered_stops_the_writing() -> None:
+    shipped = (Path(__file__).parent.parent / "manifests/kustomize/components/rightsize/policy.yaml").read_bytes()
+    await require_current_policy(OnePolicy(shipped))
+    for status in (403, 404):
+        await require_current_policy(OnePolicy(status=status))
+    with pytest.raises(PlacementError, match="apply components/rightsize of this version again"):
+        await require_current_policy(OnePolicy(shipped.replace(b"ullage.dev/rightsized", b"")))
+    with pytest.raises(ApiError):
+        await require_current_policy(OnePolicy(status=500))
