@@ -273,7 +273,8 @@ def _run(request: Request, given: _Given) -> None:
         check_writable(report)
     planner = Planner(request)
     try:
-        made = planner.result()
+        with progress("planning", is_time=True) as advance:
+            made = planner.result(lambda elapsed_s: advance(min(elapsed_s, given.time_s), given.time_s))
     except KeyboardInterrupt:
         planner.cancel()
         made = planner.result()
@@ -286,7 +287,7 @@ def _run(request: Request, given: _Given) -> None:
 
 def _print(made: Plan, output: str) -> None:
     from placement.planning import plan_document
-    from simulator.plan_page import headline
+    from simulator.plan_page import brief, headline
 
     rows = [
         {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": s.target}
@@ -294,7 +295,7 @@ def _print(made: Plan, output: str) -> None:
     ]
     if output in ("table", "markdown"):
         click.echo(headline(made))
-        for reason in made.reasons:
+        for reason in brief(made.reasons):
             click.echo(f"- {reason}")
         click.echo()
     if rows or output in ("json", "yaml"):
@@ -361,11 +362,17 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     from simulator.sources import open_trace
 
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
-    with data_only():
+    with data_only(), progress("planning", is_time=True) as advance:
         read = open_trace(trace)
-        row = fleet_row(
-            without_departures(read) if fill else read, book, Deadline(time_s, time.perf_counter), seed=seed
-        )
+        start = time.perf_counter()
+
+        def clock() -> float:
+            """The time; who looks at it moves the bar."""
+            now = time.perf_counter()
+            advance(min(now - start, time_s), time_s)
+            return now
+
+        row = fleet_row(without_departures(read) if fill else read, book, Deadline(time_s, clock), seed=seed)
     click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanFleet", **row}, [row], output))
 
 

@@ -38,7 +38,7 @@ from simulator.sources import open_trace
 from simulator.trace import Trace
 
 Row = dict[str, Any]
-FORMAT = 5
+FORMAT = 6
 Within = Callable[[float], None]
 """Called with the share of one cell that is done."""
 
@@ -339,6 +339,7 @@ SHOWN = (
     "gpu_hours",
     "fragmented_gpu_share_end",
     "stranded_gpu_share_end",
+    "stranded_cpu_share_end",
     "empty_nodes_mean",
     "pending_s_p50",
     "pending_s_p95",

@@ -44,6 +44,7 @@ def measure(outcome: Outcome, trace: Trace, book: PriceBook) -> dict[str, Any]:
         "gib_hours": taken[1] / 2**30 / 3600,
         "fragmented_gpu_share_end": _share(last.fragmented_gpu_milli, last.offered[2]),
         "stranded_gpu_share_end": _share(last.stranded_gpu_milli, last.offered[2]),
+        "stranded_cpu_share_end": _share(last.stranded_cpu, last.offered[0]),
         "empty_nodes_mean": timeline.empty_node_s / timeline.measured_s if timeline.measured_s else 0.0,
         "pending_s_p50": _percentile(waited, 50),
         "pending_s_p95": _percentile(waited, 95),

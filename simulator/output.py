@@ -124,8 +124,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[float, int], None]]:
-    """A bar with rate and time left on standard error; nothing when it is no terminal, or with NO_COLOR or ``quiet``."""
+def progress(what: str, *, quiet: bool = False, is_time: bool = False) -> Iterator[Callable[[float, float], None]]:
+    """A bar with rate and time left on standard error; nothing when it is no terminal, or with NO_COLOR or ``quiet``.
+
+    ``is_time``: what is done is seconds of a limit, which have no rate.
+    """
     if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
         yield lambda _done, _total: None
         return
@@ -140,11 +143,11 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[float, int
             return Text(f"{60 * task.speed:,.1f} a minute" if task.speed else "")
 
     bar_columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""))
-    columns = (*bar_columns, TimeRemainingColumn())
+    columns = (*(bar_columns[:2] if is_time else bar_columns), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
-        def advance(done: float, total: int) -> None:
+        def advance(done: float, total: float) -> None:
             bar.update(task, completed=done, total=total)
 
         yield advance

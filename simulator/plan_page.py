@@ -5,13 +5,16 @@ Self-contained: inline style and SVG, no script, no network; light and dark by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from placement.plans import Action, Plan
 from placement.problems import Cluster
 from placement.resources import CPU, MEMORY
 
+NAMES = 3
+"""Pods that :func:`brief` names where it counts the rest."""
 MAX_NODES = 300
 """Rows of the picture; larger clusters show the nodes that change most."""
 BAR, ROW, LEFT = 220, 16, 190
@@ -40,6 +43,22 @@ def headline(plan: Plan) -> str:
     payback = f", paid back in {plan.payback_s / 60:.0f} minutes" if plan.payback_s is not None else ""
     counts = [f"{n} × {action}" for action in Action if (n := plan.count(action))]
     return f"{plan.kind}: {value}{payback}; {bound} ({plan.ending}). {', '.join(counts) or 'Nothing to do'}."
+
+
+def brief(reasons: Sequence[str]) -> list[str]:
+    """Reasons for a terminal: what is said of many pods is said once, with the first few names."""
+    alike: dict[str, list[str]] = {}
+    for reason in reasons:
+        pod = re.match(r"pod (\S+) (.+)", reason)
+        alike.setdefault(pod[2] if pod else reason, []).append(pod[1] if pod else "")
+    lines = []
+    for what, names in alike.items():
+        if names == [""] or len(names) <= NAMES:
+            lines += [f"pod {name} {what}" if name else what for name in names]
+        else:
+            named = f"{', '.join(names[:NAMES])} and {len(names) - NAMES} more"
+            lines.append(f"{len(names)} pods, each {what} ({named}; -o json names all)")
+    return lines
 
 
 def _shares(cluster: Cluster, where: Mapping[str, str], resource: str) -> dict[str, float]:

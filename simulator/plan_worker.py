@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 
@@ -21,6 +22,7 @@ from placement.planning import PlanningError, Request, SaleShape, plan_for
 from placement.plans import Deadline, Plan
 from simulator.reproduce_priority import warm_up
 
+LOOK_S = 0.2
 GRACE_S = 180.0
 """How long past its deadline a worker may take: imports, compiling kernels, the last solver step."""
 
@@ -60,10 +62,14 @@ class Planner:
         """Ask for the best plan so far."""
         self._cancelled.set()
 
-    def result(self) -> Plan:
-        """The plan; a worker that failed, died or hangs becomes an error."""
+    def result(self, tick: Callable[[float], None] = lambda _elapsed_s: None) -> Plan:
+        """The plan; a worker that failed, died or hangs becomes an error. ``tick`` is told the time that passed."""
+        start = time.monotonic()
         try:
-            if not self._answer.poll(self._time_s + GRACE_S):
+            while not self._answer.poll(LOOK_S):
+                tick(elapsed_s := time.monotonic() - start)
+                if elapsed_s < self._time_s + GRACE_S:
+                    continue
                 raise PlanningError(
                     f"the planner did not answer {GRACE_S:.0f} s after its limit of {self._time_s:g} s; "
                     "it was stopped, give a smaller problem or more time"

@@ -21,7 +21,7 @@ from placement.snapshots import SnapshotError, SnapshotFile, cluster_of, snapsho
 from simulator.cli_plan import plan as plan_group
 from simulator.cli_plan import snapshot
 from simulator.output import data_only
-from simulator.plan_page import headline, page
+from simulator.plan_page import brief, headline, page
 from simulator.plan_worker import Planner, Request, make_plan
 from simulator.snapshots import read_snapshot, write_snapshot
 from simulator.trace import Trace, TraceError
@@ -276,3 +276,14 @@ def test_priorities_that_contradict_each_other_evict_nobody() -> None:
     made = make_plan(Request("rescue", taken(node("a"), running, pod("w-1", "3", priority=5), meek), 1.0))
     assert not made.steps
     assert len(made.reasons) == 2
+
+
+def test_what_is_said_of_many_pods_is_said_once() -> None:
+    lines = brief(
+        ["no prices", *(f"pod a/{i} is left to the scheduler: it has volumes" for i in range(9)), "pod b/1 waits"]
+    )
+    assert lines == [
+        "no prices",
+        "9 pods, each is left to the scheduler: it has volumes (a/0, a/1, a/2 and 6 more; -o json names all)",
+        "pod b/1 waits",
+    ]
