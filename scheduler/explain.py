@@ -132,7 +132,7 @@ def in_words(record: Record, fleet: Fleet | None, node: str = "", attempts: int 
     lines.append(f"  expected use: {asked_for(use)} (from {source})")
     lines.append(
         f"  by strategy {record.strategy} ({record.strategy_digest}), knowledge {record.knowledge or 'none'}, "
-        f"ledger version {record.version}, in {record.duration_s * 1000:.2f} ms"
+        f"ledger version {record.version}" + (f", in {took * 1000:.2f} ms" if (took := record.duration_s) else "")
     )
     lines.append(f"  {_final(record)}")
     if not record.is_exact:

@@ -30,7 +30,7 @@ from placement.resources import BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
 from scheduler.errors import RecordError
-from scheduler.records import IDLE, Fleet, Record, RecordStore, pack
+from scheduler.records import IDLE, Bound, Fleet, Record, RecordStore, pack
 from scheduler.settings import RecordSettings
 
 if TYPE_CHECKING:
@@ -350,7 +350,7 @@ def record_log(
     """
     by_digest = {strategy.digest: strategy for strategy in strategies}
     state, idle, known = ClusterState(events=EventLog()), IdleNodes(), Rejections()
-    batch: list[Record | Fleet | Seen] = []
+    batch: list[Record | Fleet | Seen | Bound] = []
     written, fleet, is_new = 0, "", True
     for number, event in enumerate(events):
         if event.kind == placement_log.DECISION:
@@ -367,24 +367,19 @@ def record_log(
             apply(state, event)
             is_new = is_new or event.kind.startswith("node_")
             if event.kind == placement_log.POD_BOUND:
-                batch.append(_seen(event, state))
+                resident = state.residents[event.subject]
+                where = state.name(resident.row)
+                batch.append(Bound(event.subject, where, resident.devices, event.time_s + epoch_s))
         if len(batch) >= BATCH:
             _flush(store, batch)
     _flush(store, batch)
     return written
 
 
-def _flush(store: RecordStore, batch: list[Record | Fleet | Seen]) -> None:
+def _flush(store: RecordStore, batch: list[Record | Fleet | Seen | Bound]) -> None:
     if batch and not store.write(batch):
         raise RecordError(f"records {store.path}: cannot be written; check the folder's rights and free space")
     batch.clear()
-
-
-def _seen(event: Event, state: ClusterState) -> Seen:
-    from scheduler.ledger import Seen
-
-    resident = state.residents[event.subject]
-    return Seen(event.subject, "", "", 0, resident.spec, state.name(resident.row), resident.devices)
 
 
 def _replayed(

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -100,6 +100,15 @@ def pack(masks: dict[str, BoolArray]) -> bytes:
     """Masks as the table holds them."""
     bits = {reason: np.packbits(mask).tobytes().hex() for reason, mask in masks.items()}
     return zlib.compress(_encode(bits), 1)
+
+
+class Bound(NamedTuple):
+    """Where a pod went, at what Unix time: from a log, which knows it."""
+
+    uid: str
+    node: str
+    devices: int
+    time_s: float
 
 
 @dataclass
@@ -236,8 +245,8 @@ class RecordStore:
             log.warning("records cannot be written", extra={"path": str(self.path), "error": str(error)})
         self._has_failed = True
 
-    def write(self, batch: Iterable[Record | Fleet | Seen]) -> bool:
-        """Write one batch in one transaction; False if it is lost.
+    def write(self, batch: Iterable[Record | Fleet | Seen | Bound]) -> bool:
+        """Write one batch in one transaction; False if it is lost. A pod that is ``Seen`` was bound just now.
 
         Items may be made as they are asked for: the interpreter is given back between any two.
         """
@@ -252,7 +261,8 @@ class RecordStore:
                     elif isinstance(item, Fleet):
                         database.execute("INSERT OR IGNORE INTO fleets VALUES (?, ?)", item.packed())
                     else:
-                        database.execute(_FINAL, (item.node, item.devices, time.time(), item.uid))
+                        bound_s = item.time_s if isinstance(item, Bound) else time.time()
+                        database.execute(_FINAL, (item.node, item.devices, bound_s, item.uid))
         except sqlite3.Error as error:
             self._failed(error)
             return False

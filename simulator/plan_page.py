@@ -17,14 +17,16 @@ NAMES = 3
 """Pods that :func:`brief` names where it counts the rest."""
 MAX_NODES = 300
 """Rows of the picture; larger clusters show the nodes that change most."""
-BAR, ROW, LEFT = 220, 16, 190
+BAR, ROW, LEFT = 220, 16, 170
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#6a737d;--paper:#fff;--line:#d8dee4;--a:#8aa9c9;--b:#2f6f4f;--c:#b5533c}
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--line:#30363d;--a:#4d6a8a;--b:#5fae85;--c:#d98470}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:60rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2rem .6rem;border-bottom:1px solid var(--line)}
-svg{width:100%;height:auto}svg text{fill:var(--ink);font-size:11px}.soft{color:var(--soft)}
+h1{font-size:1.5rem;line-height:1.3}.soft{color:var(--soft)}.steps{overflow-x:auto}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem 2rem}
+svg{width:100%;height:auto}svg text{fill:var(--ink);font-size:11px}
 """
 
 
@@ -34,6 +36,8 @@ def headline(plan: Plan) -> str:
         "no bound is known"
         if plan.gap_share is None
         else f"at most {100 * plan.gap_share:.3g} % from the best possible"
+        if plan.gap_share
+        else "nothing better exists"
     )
     money = {
         "consolidate": "saves {:.2f} USD per hour",
@@ -88,26 +92,31 @@ def _after(cluster: Cluster, plan: Plan) -> tuple[dict[str, str], dict[str, str]
 
 
 def picture(cluster: Cluster, plan: Plan) -> str:
-    """SVG: one row per node, CPU and memory allocated before (thin) and after (thick)."""
+    """CPU and memory, a panel each: one row per node, allocated before (thin) and after (thick)."""
     before, after, gone = _after(cluster, plan)
     old = {r: _shares(cluster, before, r) for r in (CPU, MEMORY)}
     new = {r: _shares(cluster, after, r) for r in (CPU, MEMORY)}
     change = {n: abs(new[CPU][n] - old[CPU][n]) + abs(new[MEMORY][n] - old[MEMORY][n]) for n in old[CPU]}
     names = sorted(sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES])
-    height = 30 + ROW * len(names)
-    parts = [f'<svg viewBox="0 0 {LEFT + 2 * BAR + 60} {height}" role="img" aria-label="nodes before and after">']
-    for column, resource in enumerate((CPU, MEMORY)):
-        x = LEFT + column * (BAR + 30)
-        parts.append(f'<text x="{x}" y="14">{resource} allocated: before (line), after (bar)</text>')
-        for i, name in enumerate(names):
-            y = 24 + i * ROW
-            share, was = min(new[resource][name], 1.0), min(old[resource][name], 1.0)
-            parts.append(f'<rect x="{x}" y="{y}" width="{BAR}" height="11" fill="var(--line)" opacity=".45"/>')
-            parts.append(f'<rect x="{x}" y="{y}" width="{share * BAR:.1f}" height="11" fill="var(--b)"/>')
-            parts.append(f'<rect x="{x + was * BAR - 1:.1f}" y="{y - 1}" width="2" height="13" fill="var(--c)"/>')
+    return f'<div class="pair">{"".join(_panel(r, names, old[r], new[r], gone) for r in (CPU, MEMORY))}</div>'
+
+
+def _panel(
+    resource: str, names: Sequence[str], old: Mapping[str, float], new: Mapping[str, float], gone: set[str]
+) -> str:
+    """SVG of one resource; two stand side by side where the page is wide."""
+    size = f"0 0 {LEFT + BAR} {24 + ROW * len(names)}"
+    parts = [f'<svg viewBox="{size}" role="img" aria-label="{resource} of nodes before and after">']
+    parts.append(f'<text x="0" y="13">{resource} allocated: before (line), after (bar)</text>')
     for i, name in enumerate(names):
+        y = 24 + i * ROW
+        share, was = min(new[name], 1.0), min(old[name], 1.0)
         mark = " (goes)" if name in gone else ""
-        parts.append(f'<text x="0" y="{33 + i * ROW}">{escape(name[:26])}{mark}</text>')
+        parts.append(f'<text x="0" y="{y + 9}">{escape(name[:22])}{mark}</text>')
+        parts.append(f'<rect x="{LEFT}" y="{y}" width="{BAR}" height="11" fill="var(--line)" opacity=".45"/>')
+        parts.append(f'<rect x="{LEFT}" y="{y}" width="{share * BAR:.1f}" height="11" fill="var(--b)"/>')
+        x = LEFT + max(was * BAR - 1, 0)
+        parts.append(f'<rect x="{x:.1f}" y="{y - 1}" width="2" height="13" fill="var(--c)"/>')
     return "\n".join([*parts, "</svg>"])
 
 
@@ -128,7 +137,8 @@ def page(cluster: Cluster, plan: Plan) -> str:
         "Nothing has been changed: a plan is a proposal.</p>",
         picture(cluster, plan),
         f"<h2>Left out</h2><ul>{reasons}</ul>" if reasons else "",
-        "<h2>Steps</h2><table><thead><tr><th>#</th><th>action</th><th>pod or shape</th><th>from</th><th>to</th></tr></thead>",
-        f"<tbody>{rows}</tbody></table></body></html>",
+        "<h2>Steps</h2><div class='steps'><table>",
+        "<thead><tr><th>#</th><th>action</th><th>pod or shape</th><th>from</th><th>to</th></tr></thead>",
+        f"<tbody>{rows}</tbody></table></div></body></html>",
     ]
     return "\n".join(parts)

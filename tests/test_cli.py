@@ -72,6 +72,7 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
     assert told.returncode == 0, told.stderr
     assert f"went to {last['node']}" in told.stdout
     assert "by strategy best-fit" in told.stdout
+    assert f"bound to {last['node']}, 0.0 s later, as chosen" in told.stdout
     again = ullage("simulate", "t.ullage", "-s", "best-fit", "--log", "log", "-q", cwd=tmp_path)
     assert (again.returncode, "not empty" in again.stderr) == (1, True)
 
