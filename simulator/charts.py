@@ -240,7 +240,7 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
     most = max((sum(v for _, v in stack) for _, stack in groups), default=0.0)
     if not most:
         return ""
-    left, right, row = 170, 110, 34
+    left, right, row = 170, 150, 34
     height = TOP + row * len(groups) + 24 * len(parts) + 16
     k = (WIDTH - left - right) / most
     body = []
