@@ -98,6 +98,7 @@ class App:
             ]
         )
         self.election = Election(client, settings.lease, self.metrics) if settings.lease.enabled else None
+        self.metrics.is_leader.set(int(self.election is None))
         self.binder = Binder(self.engine, client)
         self.extender = Extender(self.engine, self.binder, version=package_version())
         self.learner = Learner(

@@ -43,6 +43,7 @@ CHART_VALUES = {
         "certificates.mode=cert-manager",
         "scheduler.nodePool.enabled=true",
         "serviceMonitor.enabled=true",
+        "prometheusRule.enabled=true",
     ),
     "plan": ("plan.enabled=true", "plan.apply=true", "reclaim.enabled=true", "settings.reclaim.mode=on"),
     "existing": ("certificates.mode=existing", "certificates.serverSecret=a", "certificates.clientSecret=b"),
@@ -235,3 +236,18 @@ def test_every_command_in_the_documents_exists() -> None:
         group, _, word = command.partition(" ")
         if word and group in groups and not word.startswith("-"):
             assert word in groups[group].commands, command
+
+
+def test_alerts_are_of_metrics_that_exist_and_alike_in_both_installs() -> None:
+    groups = yaml.safe_load((CHART / "alerts.yaml").read_text())["groups"]
+    rule = yaml.safe_load((KUSTOMIZE / "components" / "monitoring" / "alerts.yaml").read_text())
+    assert rule["spec"]["groups"] == groups
+    alerts = [alert for group in groups for alert in group["rules"]]
+    series = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    families = {family.name for family in Metrics().registry.collect()}
+    for alert in alerts:
+        for name in re.findall(r"ullage_\w+", alert["expr"]):
+            base = re.sub(r"_(total|bucket|count|sum)$", "", name)
+            assert name in series or base in families, (alert["alert"], name)
+    table = (REPO / "docs" / "operate.md").read_text()
+    assert [a["alert"] for a in alerts if f"`{a['alert']}`" not in table] == []
