@@ -226,25 +226,29 @@ def consolidate(
 @plan.command()
 @_common
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
-@click.option("--spot", is_flag=True, help="Buy spot where it is sold.")
-def purchase(given: _Given, prices: Path | None, spot: bool) -> None:
-    """Cheapest node shapes to add for the pending pods."""
+@click.option("--spot", is_flag=True, help="Offer shapes at their spot price as well.")
+@click.option(
+    "--interruptions", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a spot node, per hour."
+)
+@click.option(
+    "--usd-per-interruption", type=click.FloatRange(0), default=0.0, show_default=True, help="What one costs you."
+)
+def purchase(given: _Given, prices: Path | None, spot: bool, interruptions: float, usd_per_interruption: float) -> None:
+    """Cheapest node shapes to add for the pending pods; a spot node counts with what interruptions cost."""
     from simulator.cost import DEFAULT_BOOK, read_price_book
     from simulator.plan_worker import SaleShape
 
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
-    shapes = tuple(
-        SaleShape(
-            shape.name,
-            dict(shape.allocatable),
-            shape.spot_usd_per_hour if spot and shape.spot_usd_per_hour else shape.usd_per_hour,
-            shape.limit or None,
-            spot and bool(shape.spot_usd_per_hour),
-        )
-        for shape in book.shapes.values()
-        if not shape.num_gpus
-    )
-    _run(_changed(_request("purchase", given), shapes=shapes), given)
+    risk = interruptions * usd_per_interruption
+    shapes: list[SaleShape] = []
+    for shape in book.shapes.values():
+        offered, limit = dict(shape.allocatable), shape.limit or None
+        if shape.num_gpus:
+            continue
+        shapes.append(SaleShape(shape.name, offered, shape.usd_per_hour, limit))
+        if spot and shape.spot_usd_per_hour:
+            shapes.append(SaleShape(f"{shape.name} (spot)", offered, shape.spot_usd_per_hour, limit, True, risk))
+    _run(_changed(_request("purchase", given), shapes=tuple(shapes)), given)
 
 
 def _request(kind: str, given: _Given) -> Request:

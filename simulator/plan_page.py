@@ -9,12 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from placement.plans import Action, Plan
+from placement.plans import Action, Ending, Plan
 from placement.problems import Cluster
 from placement.resources import CPU, MEMORY
 
 NAMES = 3
 """Pods that :func:`brief` names where it counts the rest."""
+ROUNDING = 1e-6
+"""A certified gap below this share is none."""
 MAX_NODES = 300
 """Rows of the picture; larger clusters show the nodes that change most."""
 BAR, ROW, LEFT = 220, 16, 170
@@ -32,13 +34,14 @@ svg{width:100%;height:auto}svg text{fill:var(--ink);font-size:11px}
 
 def headline(plan: Plan) -> str:
     """What the plan does and how good it is, in words."""
-    bound = (
-        "no bound is known"
-        if plan.gap_share is None
-        else f"at most {100 * plan.gap_share:.3g} % from the best possible"
-        if plan.gap_share
-        else "nothing better exists"
-    )
+    if plan.ending == Ending.INFEASIBLE:
+        bound = "it cannot be done"
+    elif plan.gap_share is None:
+        bound = "no bound is known"
+    elif plan.gap_share > ROUNDING:
+        bound = f"at most {100 * plan.gap_share:.3g} % from the best possible"
+    else:
+        bound = "nothing better exists"
     money = {
         "consolidate": "saves {:.2f} USD per hour",
         "purchase": "costs {:.2f} USD per hour",

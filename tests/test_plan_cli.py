@@ -287,3 +287,17 @@ def test_what_is_said_of_many_pods_is_said_once() -> None:
         "9 pods, each is left to the scheduler: it has volumes (a/0, a/1, a/2 and 6 more; -o json names all)",
         "pod b/1 waits",
     ]
+
+
+@pytest.mark.parametrize(("usd_per_interruption", "is_spot"), [(0.0, True), (1000.0, False)])
+def test_spot_is_bought_where_it_is_cheaper_with_its_interruptions(
+    usd_per_interruption: float, is_spot: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.json"
+    write_snapshot(taken(node("n1", cpu=1), *(pod(f"w-{i}", "3") for i in range(4))), path)
+    risk = ["--interruptions", "1", "--usd-per-interruption", str(usd_per_interruption)]
+    words = ["purchase", "--snapshot", str(path), "--time", "1", "--spot", *risk, "-o", "json"]
+    made = json.loads(CliRunner().invoke(plan_group, words, catch_exceptions=False).stdout)
+    bought = [step["name"] for step in made["steps"] if step["action"] == "buy"]
+    assert bought
+    assert all(("(spot)" in shape) is is_spot for shape in bought)
