@@ -1,0 +1,79 @@
+"""What the documents say exists: links, their anchors, and every `ullage …` with its options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from scheduler.__main__ import root
+
+REPO = Path(__file__).resolve().parent.parent
+DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"`(ullage [^`]+)`|^(?:\S+\| )?(ullage .+)$", re.MULTILINE)
+
+
+def anchors(path: Path) -> set[str]:
+    """Anchors of a document's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    broken = []
+    for link in LINK.findall(path.read_text(encoding="utf-8")):
+        file, _, anchor = link.partition("#")
+        if link.startswith("http"):
+            continue
+        target = path.parent / file if file else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def _known(words: list[str]) -> str:
+    """What of a command line does not exist; empty if all does."""
+    command: click.Command = root
+    rest = list(words)
+    while rest and isinstance(command, click.Group) and re.fullmatch(r"[a-z][a-z0-9-]*", rest[0]):
+        part = command.get_command(click.Context(command), rest[0])
+        if part is None:
+            return rest[0]
+        command, rest = part, rest[1:]
+    if "…" in rest:  # a command that is left open
+        return ""
+    options = {name for param in command.params for name in (*param.opts, *param.secondary_opts)} | {"--help"}
+    given = [word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
+    return next((word for word in given if word not in options), "")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_that_are_named_exist(path: Path) -> None:
+    unknown = []
+    for quoted, alone in CODE.findall(path.read_text(encoding="utf-8")):
+        line = re.split(r" [|>&#] | {2,}| \\$", (quoted or alone).replace("\\|", "|"))[0]
+        words = line.split()[1:]
+        for first in words[0].split("|") if words else []:
+            seconds = words[1].split("|") if len(words) > 1 else [""]
+            for second in seconds:
+                wrong = _known([word for word in (first, second, *words[2:]) if word])
+                if wrong:
+                    unknown.append(f"{line}: {wrong}")
+    assert unknown == []
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("simulate demo -s priced", ""),
+        ("simulat demo", "simulat"),
+        ("plan rescue --nope", "--nope"),
+        ("plan … -o json", ""),
+    ],
+)
+def test_the_check_itself_finds_what_does_not_exist(words: str, wrong: str) -> None:
+    assert _known(words.split()) == wrong
