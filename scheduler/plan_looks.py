@@ -50,9 +50,10 @@ async def pod_of(client: KubeClient, step: Step) -> objects.Pod | None:
 
 
 async def _on(client: KubeClient, node: str) -> list[objects.Pod]:
-    """Pods that are bound to a node, or nominated to it."""
+    """Pods that are bound to a node, or nominated to it. A nomination may outlive a binding elsewhere (before 1.35)."""
     found = await listed(client, f"/api/v1/pods?{_selector('spec.nodeName', node)}", objects.Pod)
     found += await listed(client, f"/api/v1/pods?{_selector('status.nominatedNodeName', node)}", objects.Pod)
+    found = [pod for pod in found if (pod.spec.nodeName or node) == node]
     by_uid = {pod.metadata.uid: pod for pod in found if pod.status.phase not in ("Succeeded", "Failed")}
     return list(by_uid.values())
 

@@ -22,6 +22,7 @@ from scheduler.errors import ApiError, RecordError
 from scheduler.evictions import CORDON_ANNOTATION
 from scheduler.gates import GATE, TARGET_ANNOTATION
 from scheduler.kube import KubeClient
+from scheduler.plan_looks import PlanLeft, require_empty
 from scheduler.plan_record import PlanState, alone, fresh_record, read_record, save_record
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
@@ -376,3 +377,18 @@ def test_a_plan_survives_its_document_and_a_foreign_document_is_refused() -> Non
             plan_of_document(document)
     with pytest.raises(ConfigError, match="purchase plan adds machines"):
         fresh_record(Plan("purchase", Ending.OPTIMAL, "USD", 1, 1, (Step(Action.BUY, name="s"),), minimised=True))
+
+
+async def test_a_nomination_that_outlived_a_binding_elsewhere_takes_no_room(tmp_path: Path) -> None:
+    """Before 1.35 the API server leaves ``nominatedNodeName`` as it was when a pod is bound."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        elsewhere, coming = pod("web-1", "node-0"), pod("web-2", "")
+        elsewhere["status"]["nominatedNodeName"] = "node-1"
+        api.put("pods", elsewhere)
+        await require_empty(client, "node-1")
+        coming["status"]["nominatedNodeName"] = "node-1"
+        api.put("pods", coming)
+        with pytest.raises(PlanLeft, match="default/web-2 is there"):
+            await require_empty(client, "node-1")
+        with pytest.raises(PlanLeft, match="default/web-1 is there"):
+            await require_empty(client, "node-0")

@@ -194,8 +194,8 @@ class Here:
         for name, pod in self.cluster.pods.items():
             assert pod["spec"].get("nodeName"), f"{name} is not bound"
             assert not pod["spec"].get("schedulingGates"), f"{name} is gated"
-            left = (None, "") if IS_NEWEST else (None, "", pod["spec"]["nodeName"])  # binding clears it since 1.35
-            assert pod["status"].get("nominatedNodeName") in left, f"{name} is still nominated"
+            nominated = pod["status"].get("nominatedNodeName")
+            assert not nominated or not IS_NEWEST, f"{name} is still nominated"  # binding clears it since 1.35
         assert not self.cluster.wrongs
 
     def settled(self) -> bool:
