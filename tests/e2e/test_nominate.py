@@ -183,16 +183,22 @@ def test_a_gang_is_nominated_whole_or_not_at_all(plane: ControlPlane) -> None:
     asyncio.run(run())
 
 
+async def half_delivered(cluster: Cluster) -> Ullage:
+    """A planner in the middle of 200 pods: some have their nomination, others still our gate."""
+    grant(cluster.plane, "rbac.yaml")
+    await cluster.add_nodes(node(f"n{i}") for i in range(40))
+    ullage = planner(cluster.plane, width=2)
+    ullage.start()
+    await create(cluster, [pod(f"p{i}") for i in range(200)])
+    await cluster.until(lambda: any(planned(b) for b in cluster.pods.values()), 60, "the batch is delivered")
+    return ullage
+
+
 def test_a_planner_killed_in_a_batch_leaves_nothing_to_the_next_but_work(plane: ControlPlane) -> None:
     async def run() -> None:
         async with cluster_of(plane) as cluster:
-            grant(plane, "rbac.yaml")
-            await cluster.add_nodes(node(f"n{i}") for i in range(40))
-            ullage = planner(plane, width=2)
-            ullage.start()
+            ullage = await half_delivered(cluster)
             plane.start_scheduler([])
-            await create(cluster, [pod(f"p{i}") for i in range(200)])
-            await cluster.until(lambda: any(planned(b) for b in cluster.pods.values()), 60, "the batch is delivered")
             ullage.end(signal.SIGKILL)
             assert any(b["spec"].get("schedulingGates") for b in cluster.pods.values()), "killed in the middle"
             planner(plane, "second").start()
@@ -206,13 +212,8 @@ def test_a_planner_killed_in_a_batch_leaves_nothing_to_the_next_but_work(plane: 
 def test_the_planning_process_killed_in_a_batch_is_started_anew_and_answers_go_on(plane: ControlPlane) -> None:
     async def run() -> None:
         async with cluster_of(plane) as cluster:
-            grant(plane, "rbac.yaml")
-            await cluster.add_nodes(node(f"n{i}") for i in range(40))
-            ullage = planner(plane, width=2)
-            ullage.start()
+            ullage = await half_delivered(cluster)
             plane.start_scheduler(ullage.stanzas())
-            await create(cluster, [pod(f"p{i}") for i in range(200)])
-            await cluster.until(lambda: any(planned(b) for b in cluster.pods.values()), 60, "the batch is delivered")
             serving = plane.processes["ullage"].pid
             (planning,) = Path(f"/proc/{serving}/task/{serving}/children").read_text().split()
             os.kill(int(planning), signal.SIGKILL)
