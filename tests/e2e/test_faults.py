@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -230,7 +231,9 @@ class Switchboard(Relay):
         return None
 
 
-async def test_the_lead_changes_under_load_and_no_device_is_given_twice(plane: ControlPlane) -> None:
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_the_lead_changes_under_load_and_no_device_is_given_twice(plane: ControlPlane, how: str) -> None:
+    """A frozen leader wakes up with requests in its hands, among them bindings, when another one leads."""
     lease = {"enabled": True, "duration_s": 4, "renew_s": 0.5}
     replicas = [Ullage(plane, f"replica-{i}", lease={**lease, "identity": f"replica-{i}"}) for i in range(2)]
     replicas[0].start()
@@ -244,10 +247,20 @@ async def test_the_lead_changes_under_load_and_no_device_is_given_twice(plane: C
         await cluster.add_nodes(fleet(BURST // 20))
         work = asyncio.create_task(burst(cluster, BURST // 2))
         await cluster.until(lambda: sum(1 for n in cluster.pods if cluster.node_of(n)) > 80, 60, "progress")
-        await asyncio.to_thread(replicas[0].end, signal.SIGKILL)
+        if how == "killed":
+            await asyncio.to_thread(replicas[0].end, signal.SIGKILL)
+        else:
+            plane.processes[replicas[0].name].send_signal(signal.SIGSTOP)
+        await asyncio.to_thread(plane.wait, replicas[1].name, lambda: replicas[1].get("/readyz") == "ok")
+        if how == "frozen":
+            assert not cluster.all_bound(), "it wakes up under load"
+            plane.processes[replicas[0].name].send_signal(signal.SIGCONT)
         await work
         await settled(cluster, replicas[1], BURST // 2)
         await asyncio.to_thread(plane.wait, replicas[1].name, lambda: replicas[1].get("/readyz") == "ok")
+        if how == "frozen":
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                await asyncio.to_thread(replicas[0].get, "/readyz")
 
 
 class Line(Relay):
