@@ -231,6 +231,8 @@ def read_log(source: Path) -> tuple[dict[str, Any], EventLog, int]:
         with tempfile.TemporaryDirectory() as folder, tarfile.open(source) as archive:
             archive.extractall(folder, filter="data")
             return _read_segments(segments(Path(folder) / "log"))
+    except tarfile.ReadError as error:
+        raise ConfigError(f"bundle {source}: is no archive, or cut short; use a file of `ullage bundle`") from error
     except (OSError, tarfile.TarError, EOFError) as error:
         raise ConfigError(f"bundle {source}: cannot be read ({why(error)}); use a file of `ullage bundle`") from error
 

@@ -192,7 +192,7 @@ def plan_of_document(document: Mapping[str, Any]) -> Plan:
         raise ConfigError(f"the plan cannot be read ({error}); make one with `ullage plan … -o json`") from error
     if read.kind != "Plan" or read.plan not in KINDS:
         raise ConfigError(
-            f"kind is {read.kind or 'missing'}/{read.plan or 'missing'}, not a Plan of {', '.join(KINDS)}; "
+            f"this is no plan (kind {read.kind or 'missing'}, plan {read.plan or 'missing'}); "
             "make one with `ullage plan … -o json`"
         )
     minimised = read.plan == "purchase"

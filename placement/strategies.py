@@ -170,7 +170,8 @@ def strategy_named(name: str) -> Strategy:
     try:
         return STRATEGIES[name]
     except KeyError:
-        raise ConfigError(f"unknown strategy {name!r}; {nearest(name, list(STRATEGIES))}") from None
+        hint = "a strategy's file ends in .toml" if "/" in name else nearest(name, list(STRATEGIES))
+        raise ConfigError(f"unknown strategy {name!r}; {hint}") from None
 
 
 def strategy_to_toml(strategy: Strategy) -> str:
