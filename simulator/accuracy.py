@@ -154,17 +154,22 @@ def table_rows(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2430}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:right}
-td,th{border-bottom:1px solid #d8dee6}
-td:first-child,th:first-child{text-align:left}tr.model{font-weight:600;background:#eef5ff}
-svg{max-width:100%;height:auto}
-h2{margin-top:2.5rem}.note{color:#55606e}"""
+STYLE = """:root{color-scheme:light dark;--ink:#1b1f24;--soft:#5b6470;--paper:#fff;--line:#d8dee4;--wash:#eef5fa}
+@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a3adb8;--paper:#14171a;--line:#32383f;--wash:#1d2a33}
+svg path,svg text.name{filter:brightness(1.3)}}
+body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--paper)}
+h1{font-size:1.5rem;line-height:1.3}h2{margin-top:2.5rem}.note{color:var(--soft)}
+.wide{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0;white-space:nowrap}
+td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line)}
+td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
+tr.model{font-weight:600;background:var(--wash)}
+svg{max-width:100%;height:auto}svg text{fill:var(--ink);font-size:13px}svg .grid{stroke:var(--line)}
+@media(max-width:560px){svg text{font-size:18px}}"""
 
 
 def html(report: Report) -> str:
     """The report as one self-contained page."""
-    body = [f"<h1>Accuracy on {escape(str(report['data']))}</h1>", _intro(report)]
+    body = [f"<h1>Accuracy on {escape(str(report['data']))}: {escape(headline(report))}</h1>", _intro(report)]
     for name, task in report["tasks"].items():
         body += [
             f"<h2>{escape(name)}</h2>",
@@ -172,8 +177,22 @@ def html(report: Report) -> str:
             _predictors(task["predictors"]),
             _groups(task["groups"]),
         ]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Ullage accuracy</title><style>{STYLE}</style>'
+    head = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>Ullage accuracy</title><style>{STYLE}</style>"
+    )
     return head + "\n".join(body) + "</html>\n"
+
+
+def headline(report: Report) -> str:
+    """On how many tasks the model is ahead of its best rival, and how far its promise holds, in words."""
+    rows, coverages = table_rows(report), [t["predictors"]["model"]["coverage"] for t in report["tasks"].values()]
+    ahead = sum(float(row["pinball"]) < float(row["rival pinball"]) for row in rows)
+    spread = sorted({f"{100 * share:.1f}" for share in (min(coverages), max(coverages))}, key=float)
+    return (
+        f"the model is ahead of its best rival on {ahead} of {len(rows)} tasks, "
+        f"and covers {' to '.join(spread)} % of outcomes ({report['level']:.0%} promised)"
+    )
 
 
 def _intro(report: Report) -> str:
@@ -200,7 +219,7 @@ def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:
     for name in order:
         cells = "".join(f"<td>{table[name][c]:.4f}</td>" if c in table[name] else "<td></td>" for c in columns)
         lines.append(f'<tr class="{"model" if name == "model" else ""}"><td>{escape(name)}</td>{cells}</tr>')
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return f"<div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
 
 
 def _groups(groups: Mapping[str, Mapping[str, float]]) -> str:
@@ -212,4 +231,5 @@ def _groups(groups: Mapping[str, Mapping[str, float]]) -> str:
         + "</tr>"
         for name, entry in groups.items()
     ]
-    return f"<table><tr><th>group</th><th>pinball</th><th>coverage</th><th>slack</th></tr>{''.join(lines)}</table>"
+    head = "<tr><th>group</th><th>pinball</th><th>coverage</th><th>slack</th></tr>"
+    return f"<div class='wide'><table>{head}{''.join(lines)}</table></div>"

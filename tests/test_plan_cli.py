@@ -176,7 +176,7 @@ def test_a_plan_needs_one_source_of_its_cluster(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="give one of TRACE"):
             CliRunner().invoke(plan_group, ["rescue", *words], catch_exceptions=False)
     with pytest.raises(ConfigError, match="cannot read a cluster"):
-        CliRunner().invoke(plan_group, ["rescue", "--live"], catch_exceptions=False)
+        CliRunner().invoke(plan_group, ["rescue", "--live"], obj=None, catch_exceptions=False)
     with pytest.raises(ConfigError, match="either --live or a file"):
         CliRunner().invoke(snapshot, ["-f", str(tmp_path / "t.json")], catch_exceptions=False)
 
