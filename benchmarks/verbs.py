@@ -93,22 +93,24 @@ def serve_echo(pipe: Any) -> None:
 
 def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, num_pods: int) -> None:
     """Process: the real server, engine and ledger over a synthetic cluster."""
+    from scheduler.app import TICK_S
     from scheduler.binder import Binder
     from scheduler.engine import Engine
     from scheduler.eventlog import DiskLog
     from scheduler.extender import Extender
     from scheduler.ledger import Ledger
     from scheduler.metrics import Metrics
+    from scheduler.quiet import Quiet
     from scheduler.recorder import Recorder
     from scheduler.server import HttpServer
     from scheduler.settings import HttpSettings, LogSettings, RecordSettings, Settings
     from scheduler.view import Reader
-    from scheduler.warmup import calm_process, warm_up
+    from scheduler.warmup import warm_up
 
     async def run(folder: str) -> None:
         settings = Settings(mode=mode, http=HttpSettings(host="127.0.0.1", port=0))
-        metrics = Metrics()
-        events = DiskLog(LogSettings(folder=folder), metrics, "bench")
+        metrics, quiet = Metrics(), Quiet(is_ours=True)
+        events = DiskLog(LogSettings(folder=folder), metrics, "bench", quiet)
         ledger = Ledger(ClusterState(events=events), time.monotonic, metrics)
         rng = random.Random(1)
         for name in names(num_nodes):
@@ -119,16 +121,19 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, num_pods: 
         reader = Reader()
         for i in range(num_pods):
             ledger.see(reader.pod(json.dumps(pod(uid_of(i))).encode()))
-        records = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics)
+        records = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics, quiet)
         engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics, recorder=records)
         records.attach(engine)
         events.attach(ledger.state, [engine.strategy])
         await asyncio.to_thread(warm_up, (engine.strategy,))
-        calm_process()
-        server = HttpServer(settings.http, Extender(engine, Binder(engine, None), version="bench").handle, metrics)  # type: ignore[arg-type]  # no API here
+        quiet.calm()
+        extender = Extender(engine, Binder(engine, None), version="bench")  # type: ignore[arg-type]  # no API here
+        server = HttpServer(settings.http, extender.handle, metrics, quiet)
         await server.start()
         pipe.send(server.port)
-        await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(TICK_S)
+            quiet.rest()
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(run(folder))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from placement.pods import PodSpec
 from placement.program import CODE, CodeArray, Known, Program
@@ -36,7 +36,7 @@ def rejections(
     return Rejections().of(strategy, snapshot, spec, candidates, chosen=chosen).masks()
 
 
-class Standing(NamedTuple):
+class Standing(Struct, frozen=True, gc=False):
     """How the nodes of one moment stood to one pod. Stays true when the ledger changes; any thread may read it."""
 
     codes: CodeArray

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -34,6 +34,7 @@ from scheduler.metrics import Metrics
 from scheduler.planner_process import PlannerProcess
 from scheduler.predict_worker import WorkerProcess
 from scheduler.prometheus import Prometheus
+from scheduler.quiet import Quiet
 from scheduler.reclaimer import Reclaimer
 from scheduler.recorder import Recorder
 from scheduler.server import HttpServer, load_certificates
@@ -63,21 +64,21 @@ def package_version() -> str:
 class App:
     """One replica. ``start`` returns when it listens; it becomes ready when the view is complete.
 
-    ``before_ready`` is called once, when the view is complete and everything is compiled.
+    ``quiet`` takes over the collector of garbage, if it may, once the view is complete and everything is compiled.
     """
 
-    def __init__(self, settings: Settings, client: KubeClient, before_ready: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, client: KubeClient, quiet: Quiet) -> None:
         self.settings = settings
         self.client = client
         self.metrics = Metrics()
         began = time.monotonic()
         self.strategy = strategy_named(settings.strategy)
-        events = DiskLog(settings.log, self.metrics, package_version()) if settings.log.folder else NoLog()
+        events = DiskLog(settings.log, self.metrics, package_version(), quiet) if settings.log.folder else NoLog()
         self.events = events
         state = ClusterState(events=events)
         self.ledger = Ledger(state, lambda: time.monotonic() - began, self.metrics)
         self.reader = Reader()
-        self.recorder = Recorder(settings.records, self.metrics) if settings.records.path else None
+        self.recorder = Recorder(settings.records, self.metrics, quiet) if settings.records.path else None
         self.engine = Engine(
             self.ledger,
             self.reader,
@@ -117,13 +118,13 @@ class App:
             asker=WorkerProcess(),
         )
         self.reclaimer = Reclaimer(self.engine, client, settings.reclaim, self.usage.current, time.time)
-        self.http = HttpServer(settings.http, self.extender.handle, self.metrics)
+        self.http = HttpServer(settings.http, self.extender.handle, self.metrics, quiet)
         self.side_servers: list[HttpServer] = []
         self.grpc: GrpcServer | None = None
         self.planner = self._planner() if settings.plan.enabled else None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
-        self.before_ready = before_ready
+        self.quiet = quiet
         self._is_warm = False
         self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced and self.learner.is_satisfied
         election = self.election
@@ -205,7 +206,7 @@ class App:
         await asyncio.to_thread(warm_up, (self.engine.strategy, self.engine.fallback))
         while not self.informer.is_synced:
             await asyncio.sleep(SYNC_PAUSE_S)
-        self.before_ready()
+        self.quiet.calm()
         self._is_warm = True
 
     async def _listen_beside(self, http: Any, handler: Any) -> None:
@@ -278,12 +279,13 @@ class App:
     # ── the slow clock ────────────────────────────────────────────────────────────────────────
 
     async def _tick(self) -> None:
-        """Leadership, dead parts, lag."""
+        """Leadership, dead parts, lag, garbage."""
         while True:
             before = time.monotonic()
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag.set(max(0.0, time.monotonic() - before - TICK_S))
             self.informer.raise_dead()
+            self.quiet.rest()
             await self.lead.follow()
 
     def _gauges(self) -> None:

@@ -89,11 +89,11 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
 async def _serve(settings: Settings, config: str | None, overrides: dict[str, Any]) -> None:
     from scheduler.app import App
     from scheduler.kube import KubeClient
-    from scheduler.warmup import calm_process
+    from scheduler.quiet import Quiet
 
     client = await KubeClient.connect(settings.kube)
     try:
-        app = App(settings, client, calm_process)
+        app = App(settings, client, Quiet(is_ours=True))
     except PlacementError:
         await client.close()
         raise

@@ -10,10 +10,10 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from placement import log as placement_log
 from placement.log import Asked, Event
@@ -54,8 +54,7 @@ class RowSet(NamedTuple):
         return tuple(self.names[row] for row in self.rows.tolist())
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True, gc=False):
     """What is known about one decision when its answer goes out; recorders make more of it, elsewhere."""
 
     decision_id: str

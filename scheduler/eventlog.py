@@ -24,6 +24,7 @@ from placement.state import ClusterState
 from placement.strategies import strategy_to_toml
 from placement.strategy import Strategy
 from scheduler.metrics import Metrics
+from scheduler.quiet import PATIENCE_S, Quiet
 from scheduler.settings import LogSettings
 
 log = logging.getLogger(__name__)
@@ -49,16 +50,17 @@ class DiskLog(EventLog):
     """Writes the log of one run below ``settings.folder``."""
 
     __slots__ = (
-        "_file", "_is_broken", "_lost", "_metrics", "_queue", "_segment", "_settings", "_size", "_state", "_stop",
+        "_file", "_is_broken", "_lost", "_metrics", "_queue", "_quiet", "_segment", "_settings", "_size", "_state", "_stop",
         "_strategies", "_thread", "_version", "_wants", "_writer", "folder",
     )  # fmt: skip
 
-    def __init__(self, settings: LogSettings, metrics: Metrics, version: str) -> None:
+    def __init__(self, settings: LogSettings, metrics: Metrics, version: str, quiet: Quiet | None = None) -> None:
         super().__init__()
         self.append = self._put
         self._settings = settings
         self._metrics = metrics
         self._version = version
+        self._quiet = quiet or Quiet()
         self._queue: deque[Event | list[Event]] = deque()
         self._state: ClusterState | None = None
         self._strategies: dict[str, str] = {}
@@ -136,6 +138,7 @@ class DiskLog(EventLog):
     def _drain(self) -> None:
         written = 0
         while self._queue:
+            self._quiet.wait(PATIENCE_S if len(self._queue) < self._settings.queue // 4 else 0.0)
             item = self._queue.popleft()
             if isinstance(item, list):
                 self._is_broken = False

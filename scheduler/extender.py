@@ -147,8 +147,9 @@ class Extender:
 
     def _settle(self, asker: _Asker, outcome: str, num_nodes: int, started: float) -> None:
         """Everything about an answer that its reader need not wait for."""
-        if asker.after is not None:
-            asker.after()
+        after, asker.after = asker.after, None  # it holds the asker: no cycle is left for the collector
+        if after is not None:
+            after()
         if outcome in ("error", "deadline", "not serving"):
             self.engine.metrics.fallback.labels(outcome).inc()
         see_nodes, see_duration = self._observers(asker.verb, outcome)

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import Struct, structs
 
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import template_of
@@ -31,8 +33,7 @@ TARGET_S = 300.0
 """A replacement that has not come by then goes where any pod goes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True, gc=False):
     """A pod as the API showed it. ``version`` orders observations of one pod; 0 = unknown, always believed."""
 
     uid: str
@@ -61,8 +62,7 @@ class Seen:
     """It is being deleted."""
 
 
-@dataclass(slots=True)
-class Reservation:
+class Reservation(Struct, gc=False):
     """A pod that was decided and is not yet seen bound."""
 
     uid: str
@@ -176,7 +176,7 @@ class Ledger:
             if seen == old or 0 < seen.version < old.version:
                 return
             if old.spec is not seen.spec and old.spec == seen.spec:
-                seen = replace(seen, spec=old.spec)
+                seen = structs.replace(seen, spec=old.spec)
         if seen.oom_s > (0 if old is None else old.oom_s):
             self.on_oom(seen)
         if seen.has_ended:

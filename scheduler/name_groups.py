@@ -1,28 +1,36 @@
 """Names of nodes as the compiled look-up wants them: by length, and only what tells names of one length apart.
 
 Names of one cluster are alike. What all names of one length share is compared once with a template, under a mask;
-the bytes that vary lie in a few windows of 8, and only those are hashed, stored and compared. So a name costs two
-look-ups in tables that stay in the processor's caches, and still every byte of it is compared.
+the bytes that vary lie in a few windows of 8, and only those are hashed, stored and compared. The table is made so that
+every name has a place of its own ("hash and displace": Belazzougui, Botelho, Dietzfelbinger, ESA 2009): a name costs one
+look-up in a table that stays in the processor's caches, nothing is tried twice, and still every byte of it is compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from placement.resources import AnyArray, IntArray
+from placement.machine_code import compiled
+from placement.resources import AnyArray, BoolArray, IntArray
 
 WORD = 8
 """Bytes of a window."""
 MAX_LENGTH = 255
 MIX = 0x9E3779B97F4A7C15
 SHIFT = 29
-NUM_FIELDS = 7
+NUM_FIELDS = 8
 """Of a group: bytes of a quoted name, where its template begins, number of windows, where their offsets begin, bits of
-the hash that are not of the slot, where its slots and where its entries begin."""
+the hash that are not of the bucket, where its buckets begin, bits that are not of the place, where its places begin."""
+FULL = 0.95
+"""Largest share of the places that is taken."""
+MAX_SHIFT = 1 << 14
+"""A bucket's shift is a number below; usually a thousand are enough. If none of them will do, the table grows."""
+MAX_GROWTH = 2
+"""Times that it grows; names that still find no place, which somebody must have chosen for that, are not in it."""
 
 
 class Groups(NamedTuple):
@@ -35,10 +43,10 @@ class Groups(NamedTuple):
     """Offsets from the opening quote, int64."""
     templates: NDArray[np.uint8]
     """Of every group: the quoted bytes, then the mask, 255 where all names have that byte."""
-    slots: NDArray[np.int32]
-    """Of every group: a linear-probing table of its entries that ends in a free slot, −1."""
+    shifts: NDArray[np.uint16]
+    """Of every group: by bucket, what leads its names to places of their own."""
     entries: NDArray[np.uint64]
-    """Of every entry: its row, then its windows."""
+    """Of every place: row of the name there, −1 for none, then its windows."""
 
     def addresses(self) -> IntArray:
         """``(6,)`` int64: where these arrays lie; they must be held as long as anybody reads there."""
@@ -53,7 +61,7 @@ def grouped(names: Iterable[tuple[int, bytes]]) -> Groups:
     of_length = np.full(MAX_LENGTH + 1, -1, np.int64)
     fields: list[int] = []
     windows: list[int] = [0]
-    templates, slots, entries = [np.zeros(0, np.uint8)], [np.zeros(0, np.int32)], [np.zeros(0, np.uint64)]
+    templates, shifts, entries = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint16)], [np.zeros(0, np.uint64)]
     sizes = [0, 0, 0]
     for number, (length, members) in enumerate(sorted(by_length.items())):
         text = np.frombuffer(b"".join([name for _, name in members]), np.uint8).reshape(-1, length)
@@ -62,16 +70,20 @@ def grouped(names: Iterable[tuple[int, bytes]]) -> Groups:
         words = np.zeros((len(offsets), len(members)), np.uint64)
         for word, k in zip(words, offsets, strict=True):
             word[:] = np.ascontiguousarray(text[:, k : k + WORD]).view(np.uint64)[:, 0]
-        bits = max(4, (2 * len(members)).bit_length())
+        bucket_shifts, place_bits, places = _table(words)
         of_length[length] = number
-        fields += [length + 2, sizes[0], len(offsets), len(windows), 64 - bits, sizes[1], sizes[2]]
+        fields += [length + 2, sizes[0], len(offsets), len(windows), _unused_bits(len(bucket_shifts)), sizes[1]]
+        fields += [64 - place_bits, sizes[2]]
         windows += [k + 1 for k in offsets]
         templates.append(np.concatenate([_quoted(text[0], 0x22), _quoted(np.where(is_shared, 255, 0), 255)]))
-        slots.append(_slots(words, bits))
-        rows = np.array([[row for row, _ in members]], np.uint64)
-        entries.append(np.concatenate([rows, words]).T.ravel())
-        sizes = [sizes[0] + len(templates[-1]), sizes[1] + len(slots[-1]), sizes[2] + len(entries[-1])]
-    joined = (np.concatenate(templates), np.concatenate(slots), np.concatenate(entries))
+        shifts.append(bucket_shifts)
+        table = np.full((1 << place_bits, len(offsets) + 1), np.uint64(2**64 - 1))
+        placed = places >= 0
+        table[places[placed], 0] = np.array([row for row, _ in members])[placed]
+        table[places[placed], 1:] = words.T[placed]
+        entries.append(table.ravel())
+        sizes = [sizes[0] + len(templates[-1]), sizes[1] + len(shifts[-1]), sizes[2] + len(entries[-1])]
+    joined = (np.concatenate(templates), np.concatenate(shifts), np.concatenate(entries))
     fields = fields or [0] * NUM_FIELDS  # there is always one to look at
     return Groups(of_length, np.array(fields, np.int64), np.array(windows, np.int64), *joined)
 
@@ -89,16 +101,70 @@ def _quoted(text: AnyArray, quote: int) -> NDArray[np.uint8]:
     return np.concatenate([[quote], text, [quote]]).astype(np.uint8)
 
 
-def _slots(words: AnyArray, bits: int) -> NDArray[np.int32]:
-    """The table of one group; ``words (W, n)`` uint64 by window."""
+def _unused_bits(size: int) -> int:
+    """Of a 64-bit hash, for a number below the power of two ``size``."""
+    return 65 - size.bit_length()
+
+
+def _table(words: AnyArray) -> tuple[NDArray[np.uint16], int, IntArray]:
+    """Shifts of the buckets, bits of a place, and the place of every name, −1 for none; ``words (W, n)`` uint64 by
+    window."""
     mixed = np.zeros(words.shape[1], np.uint64)
     for word in words:
         mixed = (mixed + word) * np.uint64(MIX)
         mixed ^= mixed >> np.uint64(SHIFT)
     mixed *= np.uint64(MIX)
-    slots = [-1] * ((1 << bits) + len(mixed) + 1)  # ends in a free one, however names collide
-    for entry, slot in enumerate((mixed >> np.uint64(64 - bits)).tolist()):
-        while slots[slot] >= 0:
-            slot += 1
-        slots[slot] = entry
-    return np.array(slots, np.int32)
+    bits = max(4, int(len(mixed) / FULL).bit_length())
+    num_buckets = 1 << (bits - 2)
+    buckets = (mixed >> np.uint64(_unused_bits(num_buckets))).astype(np.int64)
+    sizes = np.bincount(buckets, minlength=num_buckets)
+    order = np.lexsort((buckets, -sizes[buckets]))  # large buckets first, while there is room
+    for growth in range(MAX_GROWTH + 1):
+        shifts, places = np.zeros(num_buckets, np.uint16), np.full(len(mixed), -1, np.int64)
+        is_free = np.ones(1 << (bits + growth), np.bool_)
+        if displace(mixed, buckets, order, np.uint64(64 - bits - growth), is_free, shifts, places):
+            break
+    return shifts, bits + growth, places
+
+
+@compiled
+def displace(
+    mixed: AnyArray,
+    buckets: IntArray,
+    order: IntArray,
+    unused: Any,
+    is_free: BoolArray,
+    shifts: NDArray[np.uint16],
+    places: IntArray,
+) -> bool:
+    """Find every bucket a shift that leads its names to ``places (n,)`` of their own; whether there is one for each.
+
+    ``mixed (n,)`` uint64 and ``buckets (n,)`` int64 by name; ``order (n,)`` names, those of a bucket side by side.
+    """
+    start, num, is_complete = 0, len(order), True
+    while start < num:
+        bucket, end = buckets[order[start]], start
+        while end < num and buckets[order[end]] == bucket:
+            end += 1
+        shift, placed = -1, start
+        while placed < end and shift < MAX_SHIFT - 1:
+            shift += 1
+            for name in order[start:placed]:
+                is_free[places[name]] = True
+            placed = start
+            while placed < end:
+                name = order[placed]
+                place = np.int64(((mixed[name] ^ np.uint64(shift)) * np.uint64(MIX)) >> unused)
+                if not is_free[place]:
+                    break
+                is_free[place] = False
+                places[name] = place
+                placed += 1
+        if placed < end:
+            for name in order[start:placed]:
+                is_free[places[name]] = True
+            places[order[start:end]] = -1
+            is_complete = False
+        shifts[bucket] = shift
+        start = end
+    return is_complete

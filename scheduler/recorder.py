@@ -12,11 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from placement import log as placement_log
 from placement.errors import ConfigError
@@ -30,6 +30,7 @@ from placement.resources import BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
 from scheduler.errors import RecordError
+from scheduler.quiet import PATIENCE_S, Quiet
 from scheduler.records import IDLE, Bound, Fleet, Record, RecordStore, pack
 from scheduler.settings import RecordSettings
 
@@ -62,7 +63,7 @@ def requested(spec: PodSpec) -> dict[str, Any]:
     return asked
 
 
-class Top(NamedTuple):
+class Top(Struct, frozen=True, gc=False):
     """The best nodes for a pod, the chosen one first. Nothing here changes when the ledger does."""
 
     names: tuple[str, ...]
@@ -95,8 +96,7 @@ def runner_up(entries: Sequence[dict[str, Any]], node: str) -> str:
     return next((entry["node"] for entry in entries if entry["node"] != node), "")
 
 
-@dataclass(slots=True)
-class Taken:
+class Taken(Struct, gc=False):
     """A decision and what its moment showed; nothing here changes when the ledger does."""
 
     answered: Answered
@@ -216,12 +216,13 @@ class Recorder:
     """Takes records on the event loop and writes them in a thread of its own. Give it to the engine.
 
     ``attach`` comes before the first ``offer``, and ``offer`` before the ledger counts the pod. Nothing here raises
-    towards the caller.
+    towards the caller. The thread writes one record at a time, in moments that are ``quiet``.
     """
 
-    def __init__(self, settings: RecordSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: RecordSettings, metrics: Metrics, quiet: Quiet | None = None) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.quiet = quiet or Quiet()
         self.store = RecordStore(Path(settings.path), settings)
         self._queue: deque[Taken | Fleet | Seen] = deque()
         self._stop = threading.Event()
@@ -291,8 +292,9 @@ class Recorder:
                 self.store.prune(time.time())
         self.store.close()
 
-    @staticmethod
-    def _written_out(item: Taken | Fleet | Seen, last: dict[int, Masks]) -> Record | Fleet | Seen:
+    def _written_out(self, item: Taken | Fleet | Seen, last: dict[int, Masks]) -> Record | Fleet | Seen:
+        """Once nobody waits for an answer, or at once where records would be lost otherwise."""
+        self.quiet.wait(PATIENCE_S if len(self._queue) < self.settings.queue // 4 else 0.0)
         return item.record(last) if isinstance(item, Taken) else item
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, cast
 from placement.errors import ConfigError
 from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
+from scheduler.quiet import Quiet
 from scheduler.settings import HttpSettings
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Limits:
     http: HttpSettings
     metrics: Metrics
     handler: Handler
+    quiet: Quiet
     connections: set[Connection] = field(default_factory=set)
     pending_bytes: int = 0
     is_stopping: bool = False
@@ -120,6 +122,7 @@ class Connection(asyncio.BufferedProtocol):
         self.expires = 0.0
         self.since = 0.0
         self.was_answered = False
+        self.is_asking = False
 
     # ── transport ─────────────────────────────────────────────────────────────────────────────
 
@@ -145,6 +148,13 @@ class Connection(asyncio.BufferedProtocol):
         self.limits.connections.discard(self)
         self._unreserve()
         self.is_closing = True
+        self._end_asking()
+
+    def _end_asking(self) -> None:
+        """Nothing that can be done for this caller now is left."""
+        if self.is_asking:
+            self.is_asking = False
+            self.limits.quiet.answered()
 
     def pause_writing(self) -> None:
         self.is_clogged = True
@@ -166,8 +176,13 @@ class Connection(asyncio.BufferedProtocol):
         if self.have == 0 and self.head is None:
             self.arrived = time.perf_counter()
             self.expires = time.monotonic() + self.limits.http.request_timeout_s
+        if not self.is_asking:
+            self.is_asking = True
+            self.limits.quiet.asked()
         self.have += nbytes
         self._advance()
+        if self.have == 0 or self.is_busy or self.is_clogged or self.is_closing:
+            self._end_asking()
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────
 
@@ -387,8 +402,8 @@ def load_certificates(context: ssl.SSLContext, http: HttpSettings) -> None:
 class HttpServer:
     """Listens, and ends connections that idle or dawdle."""
 
-    def __init__(self, http: HttpSettings, handler: Handler, metrics: Metrics) -> None:
-        self.limits = Limits(http, metrics, handler)
+    def __init__(self, http: HttpSettings, handler: Handler, metrics: Metrics, quiet: Quiet | None = None) -> None:
+        self.limits = Limits(http, metrics, handler, quiet or Quiet())
         self.context: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None

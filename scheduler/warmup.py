@@ -6,8 +6,6 @@ one. So a replica is not ready until every kind of question was asked once of a 
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,8 +20,6 @@ from placement.state import ClusterState
 from placement.strategy import Strategy
 from scheduler.wire import NameTable, priorities, read_question
 
-YOUNG_OBJECTS = 10_000
-SWITCH_S = 0.0002
 _REQUESTS = (
     b'{"Pod":{"metadata":{}},"Nodes":null,"NodeNames":["node-0000","node-0001"]}',
     b'{"Pod":{"metadata":{}},"Nodes":{"metadata":{},"items":[{"metadata":{"name":"node-0000"}}]},"NodeNames":null}',
@@ -66,16 +62,3 @@ def _ask_everything(strategy: Strategy, state: ClusterState) -> None:
                 state.assume(str(i), spec, decision.node, decision.devices)
     for i in range(len(_SPECS)):
         state.forget(str(i))
-
-
-def calm_process() -> None:
-    """Keep this process's interpreter from pausing an answer; called once, when the view is complete.
-
-    What the view holds by now lives long: the collector need not look at it again (at 50,000 pods a full collection
-    takes a fifth of a second). And a thread that writes to disk gives the interpreter back soon when an answer wants
-    it; Python's own 5 ms are longer than the answer.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS)
-    sys.setswitchinterval(SWITCH_S)

@@ -12,6 +12,7 @@ takes the plain path through msgspec, with the same result. With numba the look-
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -288,6 +289,7 @@ class NameTable:
         if wire_kernels is not None:
             self._groups = grouped(plain)
             self._addresses = self._groups.addresses()
+            self._room: IntArray = np.empty(0, np.int64)
         else:
             self._rows = np.array([row for row, _ in plain], np.int64)
             self._plain = [name for _, name in plain]
@@ -349,9 +351,18 @@ class NameTable:
             rows = self._uniform(bytes(body[begin:end])) if self._plain else None
             return None if rows is None else (rows, None)
         asked = np.zeros(len(self.names), np.bool_)
-        found = np.empty((end - begin) // (self._shortest + 3) + 1, np.int64)
+        found = self._found((end - begin) // (self._shortest + 3) + 1)
         count = wire_kernels.rows_of(np.frombuffer(body, np.uint8), begin, end, self._addresses, found, asked)
         return None if count < 0 else (found[:count], asked)
+
+    def _found(self, size: int) -> IntArray:
+        """At least ``(size,)`` int64 to write to: the same as last time unless somebody still reads there, since fresh
+        pages cost a quarter of the look-up."""
+        held_here = 3  # by the table, by the name below, and by the question
+        room = self._room
+        if len(room) < size or sys.getrefcount(room) > held_here:
+            room = self._room = np.empty(size + size // 8, np.int64)
+        return room
 
     def items_of(self, body: memoryview, begin: int, end: int) -> tuple[IntArray, BoolArray, _Parts] | None:
         """Rows of the Node objects in ``body[begin:end]``, the same as a mask, and the objects; None if anything needs
@@ -448,7 +459,9 @@ def _front(body: memoryview, key: bytes) -> tuple[bytes, int] | None:
     size = USUAL_POD
     while size <= LARGE_POD:
         front = bytes(body[:size])
-        start = front.find(key)
+        start = front.rfind(key[-1:]) + 1 - len(key)  # one byte is found at once, and no name has a bracket
+        if start < 0 or not front.startswith(key, start):
+            start = front.find(key)
         if start >= 0:
             return front[:start].rstrip(b" ,") + b"}", start + len(key)
         if size >= len(body):

@@ -32,8 +32,8 @@ SMALL = 0x20
 """What a square bracket lacks to be a brace."""
 ZERO = 0x30
 VECTOR = 32
-HALF = 4
-"""Bytes of a slot."""
+SHIFT_BYTES = 2
+"""Of a bucket."""
 BLOCK = 64
 FACTOR = np.uint64(MIX)
 BITS = np.uint64(SHIFT)
@@ -58,7 +58,7 @@ def _load(result: Any, bits: int) -> Any:
 
 
 _byte = _load(types.uint8, 8)
-_short = _load(types.int32, 32)
+_short = _load(types.uint16, 16)
 _word = _load(types.uint64, 64)
 _number = _load(types.int64, 64)
 
@@ -142,8 +142,9 @@ class _Group(NamedTuple):
     num_windows: Any
     windows: Any
     first: Any
-    shift: Any
-    slots: Any
+    no_bucket: Any
+    shifts: Any
+    no_place: Any
     entries: Any
 
 
@@ -164,8 +165,9 @@ def _group(at, end, addresses):
         windows,
         _number(windows),
         np.uint64(_number(fields + 4 * WORD)),
-        addresses[4] + _number(fields + 5 * WORD) * HALF,
-        addresses[5] + _number(fields + 6 * WORD) * WORD,
+        addresses[4] + _number(fields + 5 * WORD) * SHIFT_BYTES,
+        np.uint64(_number(fields + 6 * WORD)),
+        addresses[5] + _number(fields + 7 * WORD) * WORD,
     )
 
 
@@ -199,19 +201,12 @@ def _row(at, group):
         mixed = (mixed + _word(at + _number(windows + k * WORD))) * FACTOR
         mixed ^= mixed >> BITS
     mixed *= FACTOR
-    slot = group.slots + np.int64(mixed >> group.shift) * HALF
-    while True:
-        number = np.int64(_short(slot))
-        if number < 0:
-            return np.int64(-1)
-        entry = group.entries + number * ((num + 1) * WORD)
-        if _word(entry + WORD) == word:
-            differ = np.uint64(0)
-            for k in range(1, num):
-                differ |= _word(at + _number(windows + k * WORD)) ^ _word(entry + (k + 1) * WORD)
-            if differ == 0:
-                return _number(entry)
-        slot += HALF
+    shift = np.uint64(_short(group.shifts + np.int64(mixed >> group.no_bucket) * SHIFT_BYTES))
+    entry = group.entries + np.int64(((mixed ^ shift) * FACTOR) >> group.no_place) * ((num + 1) * WORD)
+    differ = _word(entry + WORD) ^ word
+    for k in range(1, num):
+        differ |= _word(at + _number(windows + k * WORD)) ^ _word(entry + (k + 1) * WORD)
+    return _number(entry) if differ == 0 else np.int64(-1)
 
 
 @_jit

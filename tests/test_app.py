@@ -19,6 +19,7 @@ from placement.log_lines import read_log
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU
 from scheduler.app import App
+from scheduler.quiet import Quiet
 from scheduler.settings import HttpSettings, KubeSettings, LeaseSettings, LogSettings, Settings
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
@@ -64,7 +65,7 @@ async def running(api: ApiServer, folder: Path, *, wait: bool = True, **changes:
     defaults: dict[str, Any] = {"mode": "decide", "strategy": "best-fit", "kube": kube}
     settings = Settings(http=HttpSettings(host="127.0.0.1", port=0, deadline_ms=5000), **(defaults | changes))
     async with client_of(api, folder, page_size=2) as client, aiohttp.ClientSession() as session:
-        app = App(settings, client, lambda: None)  # the interpreter of the tests stays as it is
+        app = App(settings, client, Quiet())
         await app.start()
         try:
             if wait:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scheduler import wire
+from scheduler import name_groups, wire
 from scheduler.errors import WireError
 from scheduler.wire import NameTable
 
@@ -59,6 +59,38 @@ def test_every_name_finds_its_row_in_the_order_asked(names: list[str], random: A
 def test_a_name_we_do_not_know_is_never_taken_for_one_we_do(known: list[str], asked: list[str]) -> None:
     question = wire.read_question(args(asked), NameTable(known))
     assert question.rows.tolist() == [known.index(name) if name in known else -1 for name in asked]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=300))
+@SETTINGS
+def test_every_name_has_a_place_of_its_own_unless_somebody_chose_names_that_collide(numbers: list[int]) -> None:
+    """Equal windows stand for names whose hashes are equal."""
+    _, bits, places = name_groups._table(np.array([numbers], np.uint64))
+    placed = places[places >= 0]
+    assert len(np.unique(placed)) == len(placed)
+    assert (placed < 1 << bits).all()
+    if len(set(numbers)) == len(numbers):
+        assert len(placed) == len(numbers)
+    assert all(place < 0 for place, number in zip(places, numbers, strict=True) if numbers.count(number) > 1)
+
+
+def test_names_that_found_no_place_are_looked_up_without_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(mixed: Any, buckets: Any, order: Any, unused: Any, is_free: Any, shifts: Any, places: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(name_groups, "displace", none)
+    names = [f"node-{i:06d}" for i in range(50)]
+    question = wire.read_question(args(names[::-1]), NameTable(names))
+    assert question.rows.tolist() == list(range(50))[::-1]
+
+
+def test_two_questions_at_once_do_not_share_their_rows() -> None:
+    names = [f"node-{i:06d}" for i in range(50)]
+    table = NameTable(names)
+    first = wire.read_question(args(names), table)
+    for _ in range(3):
+        assert wire.read_question(args(names[::-1]), table).rows.tolist() == list(range(50))[::-1]
+    assert first.rows.tolist() == list(range(50))
 
 
 @pytest.mark.parametrize("shape", ["node-{i:06d}", "{x}worker-{i}"])
