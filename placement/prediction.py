@@ -26,6 +26,7 @@ from placement.features import Context, featurize, schema_of
 from placement.knowledge import NUM_WINDOWS
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 from placement.stacking import Calibration
+from placement.strategies import nearest
 from placement.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
 from placement.windows import Past
 
@@ -39,6 +40,8 @@ Requests = Mapping[str, int]
 
 RULE = "max7d"
 """The simple rule where no model card names a better one."""
+RULE_PREFIX = "rule:"
+"""Before the name of a baseline, where a model folder is asked for."""
 LEAST = DAY
 """Samples without which a workload counts with its request, as it does in Koordinator: a few hours tell little of a day."""
 FLOOR = 1e-3
@@ -178,12 +181,19 @@ class Rungs:
 def load_rungs(folder: str, target: Target, *, parts: bool = False) -> Rungs:
     """The rungs of a model folder; of the history alone where ``folder`` is empty, or where ``parts`` are wanted.
 
-    Coach is a rule on the history: its strategy reads what the same part of the day brought, and no model.
+    ``rule:NAME`` instead of a folder makes a baseline the rule of the history rung. Coach is a rule on the history,
+    too: its strategy reads what the same part of the day brought, and no model.
 
     Raises
     ------
-    ModelError : damaged, of another schema, without this target, or LightGBM is not installed.
+    ModelError : damaged, of another schema, without this target, no such baseline, or LightGBM is not installed.
     """
+    if folder.startswith(RULE_PREFIX):
+        name = folder.removeprefix(RULE_PREFIX)
+        if name not in BASELINES:
+            raise ModelError(f"{folder}: no baseline is called {name!r}; {nearest(name, list(BASELINES))}")
+        rule = HistoryPredictor(target, dict.fromkeys(LEARNED, (name, 1.0)))
+        return Rungs(((HISTORY, rule),), target, folder, parts)
     if not folder or parts:
         return Rungs.of_history(target, parts=parts)
     try:
@@ -193,6 +203,11 @@ def load_rungs(folder: str, target: Target, *, parts: bool = False) -> Rungs:
             f"model {folder} needs {error.name}, which this install lacks; install 'ullage[learn]'"
         ) from error
     return Rungs(((MODEL, model), (HISTORY, history)), target, f"model {Path(folder).name}")
+
+
+def card_of(model: str) -> bytes:
+    """What tells one model from another: the card of its folder, or the rule's name; empty for none."""
+    return (Path(model) / boosted.CARD).read_bytes() if model and not model.startswith(RULE_PREFIX) else model.encode()
 
 
 def load_predictor(folder: Path, target: Target) -> tuple[ModelPredictor, HistoryPredictor]:

@@ -33,7 +33,7 @@ from scheduler.settings import Settings, read_settings
 
 @click.command()
 @click.option("-p", "--prometheus", required=True, help="Address, such as http://localhost:9090.")
-@click.option("-m", "--model", default="", help="Folder of `ullage train`; default: the history rung alone.")
+@click.option("-m", "--model", default="", help="Folder of `ullage train`, or rule:NAME; default: rule:max7d.")
 @click.option(
     "--horizon", type=click.Choice(HORIZONS), default="24h-peak", show_default=True, help="What is predicted."
 )

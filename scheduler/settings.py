@@ -179,7 +179,8 @@ class UsageSettings:
     prometheus_token_file: str = ""
     """File with a bearer token, read anew for each query; empty = none."""
     model: str = ""
-    """Folder written by ``ullage train``; empty = the history rung alone. Looked at again when its card changes."""
+    """Folder written by ``ullage train``; ``rule:NAME`` = this baseline as the history rung; empty = ``rule:max7d``.
+    A folder is looked at again when its card changes."""
     horizon: str = _choice("6h-peak", HORIZONS)
     """What is predicted: window and statistic."""
     every_s: float = _number(30, 0.5, 86_400)

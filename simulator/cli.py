@@ -84,7 +84,8 @@ def _question_options(command: Any) -> Any:
             "--model",
             type=click.Path(file_okay=False),
             default="",
-            help="Folder of `ullage train` to forecast usage with, as `ullage serve` does; default: the history alone.",
+            help="Folder of `ullage train` to forecast usage with, or rule:NAME, a baseline such as rule:vpa-p95; "
+            "default: the largest sample of seven days.",
         ),
         click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", show_default=True, help="Of usage."),
         bad_rows,

@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from placement.boosted import CARD
 from placement.errors import PlacementError
-from placement.prediction import Rungs, load_rungs, target_of
+from placement.prediction import Rungs, card_of, load_rungs, target_of
 from placement.strategies import strategy_named
 from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
@@ -205,7 +204,7 @@ def _key(cell: Cell) -> str:
     question = replace(cell.question, traces=(), strategies=(), deliveries=(), seeds=(), loads=())
     trace = trace_of(cell)
     prices = Path(cell.question.prices).read_bytes() if cell.question.prices else b""
-    prices += (Path(cell.question.model) / CARD).read_bytes() if cell.question.model else b""
+    prices += card_of(cell.question.model)
     parts = (FORMAT, metadata.version("ullage"), trace.digest, strategy_named(cell.strategy).digest, cell.delivery)
     return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
 

@@ -20,8 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from placement.boosted import CARD
-from placement.prediction import load_rungs, target_of
+from placement.prediction import card_of, load_rungs, target_of
 from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, shape
@@ -360,9 +359,7 @@ def _options(command: Any) -> Any:
 @_options
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from 0 on.")
 @click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
-@click.option(
-    "--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train` to forecast with."
-)
+@click.option("--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train`, or rule:NAME.")
 def placement_command(
     data: Path,
     share: float,
@@ -380,7 +377,7 @@ def placement_command(
     setting, total = Setting(warmup_days, days, model=model), seeds * len(CELLS) + len(FRONTIER)
     digests = []
     load_rungs(model, HORIZON)  # a mistake shows at once
-    card = f"-{hashlib.sha256((Path(model) / CARD).read_bytes()).hexdigest()[:12]}" if model else ""
+    card = f"-{hashlib.sha256(card_of(model)).hexdigest()[:12]}" if model else ""
     with progress("replaying", quiet=quiet) as advance:
         for seed in range(seeds):
             trace = joined(data, share, seed)

@@ -183,6 +183,24 @@ def test_a_trained_folder_serves_the_model_rung_from_a_live_history(trained: tup
     assert MEMORY not in found.of
 
 
+def test_a_baseline_can_be_what_predicts() -> None:
+    past = UsageHistory("w0")
+    for slot in range(1, 3 * DAY):
+        past.add(slot * STEP_S, cpu_millicores=3000 if slot == 9 else 1000)
+    snapshot = past.snapshot()
+    assert snapshot is not None
+    said = {}
+    for model in ("", "rule:max7d", "rule:p95_24h"):
+        rungs = load_rungs(model, TARGET)
+        assert [name for name, _ in rungs.predictors] == [HISTORY]
+        (answers,) = ask(rungs, [Question("w0", {CPU: 4000}, snapshot)])
+        said[model] = answers.of[CPU].uppers[HISTORY]
+    assert said[""] == said["rule:max7d"] == pytest.approx(3000, rel=0.01)
+    assert said["rule:p95_24h"] == pytest.approx(1000, rel=0.01)
+    with pytest.raises(ModelError, match="did you mean 'vpa-p95'"):
+        load_rungs("rule:vpa-p59", TARGET)
+
+
 def test_a_live_row_has_the_features_of_the_training_table(trained: tuple[Path, UsageSeries]) -> None:
     folder, series = trained
     model, _ = load_predictor(folder, TARGET)
