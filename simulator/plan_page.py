@@ -6,6 +6,7 @@ Self-contained: inline style and SVG, no script, no network; light and dark by t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -123,6 +124,13 @@ def _panel(
     return "\n".join([*parts, "</svg>"])
 
 
+def _shopping(plan: Plan) -> str:
+    """How many of which shape a purchase buys, most first; empty for other plans."""
+    bought = Counter(step.name for step in plan.steps if step.action == Action.BUY)
+    items = "".join(f"<li>{number} × {escape(shape)}</li>" for shape, number in bought.most_common())
+    return f"<ul>{items}</ul>" if items else ""
+
+
 def page(cluster: Cluster, plan: Plan) -> str:
     """The whole file."""
     rows = "\n".join(
@@ -138,7 +146,7 @@ def page(cluster: Cluster, plan: Plan) -> str:
         f"<h1>{escape(headline(plan))}</h1>",
         f'<p class="soft">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         "Nothing has been changed: a plan is a proposal.</p>",
-        picture(cluster, plan),
+        _shopping(plan) or picture(cluster, plan),
         f"<h2>Left out</h2><ul>{reasons}</ul>" if reasons else "",
         "<h2>Steps</h2><div class='steps'><table>",
         "<thead><tr><th>#</th><th>action</th><th>pod or shape</th><th>from</th><th>to</th></tr></thead>",
