@@ -20,7 +20,7 @@ from placement.knowledge import Knowledge
 from placement.pods import PodSpec
 from placement.program import DEVICE_RULES, NOT_FEASIBLE, TIES, Program
 from placement.resources import PODS, BoolArray, IntArray
-from placement.scorers import SCORERS, Emptying, ExitTime, FitsWindows, Scorer
+from placement.scorers import SCORERS, Emptying, ExitTime, FitsWindows, Hot, LoadAware, Scorer
 from placement.soft import soft_score
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 
@@ -128,6 +128,11 @@ class Strategy:
     def reads_lifetimes(self) -> bool:
         """Whether how long pods live has a say."""
         return any(isinstance(w.scorer, Emptying | ExitTime) for w in self.all_terms)
+
+    @property
+    def reads_usage(self) -> bool:
+        """Whether predicted use has a say."""
+        return any(isinstance(w.scorer, Hot | LoadAware | FitsWindows) for w in self.all_terms)
 
     @property
     def reads_parts(self) -> bool:

@@ -304,8 +304,9 @@ def describe(name: str) -> None:
             click.echo(f"  {weighted.weight:+d} × {scorer_name(weighted.scorer)}: {text}")
     soft = "added" if strategy.soft else "not added"
     click.echo(f"\n  devices: {strategy.devices}; ties: {strategy.ties}; kube-scheduler's soft rules: {soft}")
-    if strategy.needs:
-        click.echo(f"  learns: {', '.join(strategy.needs)}")
+    read = [*strategy.needs, *["predicted use"] * strategy.reads_usage, *["lifetimes"] * strategy.reads_lifetimes]
+    if read:
+        click.echo(f"  reads what was learned: {', '.join(read)}")
     click.echo(f"  digest: {strategy.digest}")
 
 

@@ -263,3 +263,12 @@ def test_an_extra_that_is_not_installed_is_named(module: str, words: str, tmp_pa
     assert module in run.stderr
     assert "pip install 'ullage[all]'" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("strategy", "read"),
+    [("ullage", "prices, predicted use, lifetimes"), ("koordinator", "predicted use"), ("best-fit", "")],
+)
+def test_describe_says_what_learned_things_a_strategy_reads(strategy: str, read: str) -> None:
+    _, _, said = ullage("strategies", "describe", strategy).stdout.partition("reads what was learned: ")
+    assert said.partition("\n")[0] == read
