@@ -1,7 +1,7 @@
 """Keeps what can wait away from answers: threads that write to disk, and the collector of garbage.
 
 An answer takes less time than Python's collector needs for ten thousand young objects, or than a thread may hold the
-interpreter. So a thread asks before every small piece of work (:meth:`Quiet.wait`), and garbage is collected piece by
+interpreter. So a thread rests before every small piece of work (:meth:`Quiet.rest_thread`), and garbage is collected piece by
 piece in moments when nobody waits for an answer (:meth:`Quiet.answered`, :meth:`Quiet.rest`). Everything that is put
 off here has a bound, under any load: a patience for threads, and numbers of objects and times for garbage.
 """
@@ -16,6 +16,9 @@ from collections.abc import Callable
 
 PATIENCE_S = 0.005
 """A thread waits no longer for a moment without a question."""
+PACE_S = 0.0003
+"""A thread rests for so long between two pieces of work: one that runs for milliseconds on end may share a processor with
+the thread that answers, which is then let in after a time slice only."""
 SWITCH_S = 0.0002
 """A thread that holds the interpreter when a question comes gives it back after so long."""
 ANSWERING_S = 0.002
@@ -122,7 +125,8 @@ class Quiet:
 
     # ── a thread's side ───────────────────────────────────────────────────────────────────────
 
-    def wait(self, patience_s: float = PATIENCE_S) -> None:
-        """Return when nobody waits for an answer, at the latest after ``patience_s``."""
+    def rest_thread(self, patience_s: float = PATIENCE_S) -> None:
+        """Return after a rest, when nobody waits for an answer; at the latest after about ``patience_s``."""
+        time.sleep(min(PACE_S, patience_s))
         if self._gate.acquire(timeout=patience_s):
             self._gate.release()

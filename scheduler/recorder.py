@@ -30,7 +30,7 @@ from placement.resources import BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
 from scheduler.errors import RecordError
-from scheduler.quiet import PATIENCE_S, Quiet
+from scheduler.quiet import Quiet
 from scheduler.records import IDLE, Bound, Fleet, Record, RecordStore, pack
 from scheduler.settings import RecordSettings
 
@@ -294,7 +294,8 @@ class Recorder:
 
     def _written_out(self, item: Taken | Fleet | Seen, last: dict[int, Masks]) -> Record | Fleet | Seen:
         """Once nobody waits for an answer, or at once where records would be lost otherwise."""
-        self.quiet.wait(PATIENCE_S if len(self._queue) < self.settings.queue // 4 else 0.0)
+        if len(self._queue) < self.settings.queue // 4 and not self._stop.is_set():
+            self.quiet.rest_thread()
         return item.record(last) if isinstance(item, Taken) else item
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from placement.machine_code import compiled
@@ -95,6 +96,32 @@ def _differ(typing_context: Any, one: Any, other: Any, mask: Any) -> Any:
         return reduce(builder.or_, words)
 
     return types.uint64(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def _any_differs(typing_context: Any, first: Any, stride: Any, count: Any, other: Any, mask: Any) -> Any:
+    """Not zero if 32 bytes at one of ``count`` addresses ``stride`` apart differ from ``other`` under a mask."""
+
+    def generate(context, builder, signature, arguments):
+        first, stride, count, other, mask = arguments
+        vector = ir.VectorType(ir.IntType(64), VECTOR // WORD)
+
+        def load(address):
+            value = builder.load(builder.inttoptr(address, vector.as_pointer()))
+            value.align = 1
+            return value
+
+        expected, care = load(other), load(mask)
+        total = cgutils.alloca_once_value(builder, vector([0] * (VECTOR // WORD)))
+        with cgutils.for_range(builder, count) as loop:
+            found = load(builder.add(first, builder.mul(loop.index, stride)))
+            bits = builder.and_(builder.xor(found, expected), care)
+            builder.store(builder.or_(builder.load(total), bits), total)
+        bits = builder.load(total)
+        words = [builder.extract_element(bits, ir.IntType(32)(k)) for k in range(VECTOR // WORD)]
+        return reduce(builder.or_, words)
+
+    return types.uint64(*[types.int64] * 5), generate
 
 
 @intrinsic
@@ -189,10 +216,29 @@ def _fits(at, size, template):
 
 
 @_inline
+def _all_fit(at, end, group):
+    """Whether all that is left is names of the group's length that are as its template says: many at once, block by
+    block of the name."""
+    size, stride = group.size, group.size + 1
+    if size < VECTOR or (end + 1 - at) % stride != 0:
+        return False
+    count, last = (end + 1 - at) // stride, size - VECTOR
+    mask = group.template + size
+    differ = _any_differs(at + last, stride, count, group.template + last, mask + last)
+    for k in range(0, last, VECTOR):
+        differ |= _any_differs(at + k, stride, count, group.template + k, mask + k)
+    return differ == 0
+
+
+@_inline
 def _row(at, group):
     """Row of the name whose opening quote is at ``at`` if it is one of the group, else −1. See :mod:`name_groups`."""
-    if not _fits(at, group.size, group.template):
-        return np.int64(-1)
+    return _row_of_alike(at, group) if _fits(at, group.size, group.template) else np.int64(-1)
+
+
+@_inline
+def _row_of_alike(at, group):
+    """As :func:`_row`, of a name that is as the template says."""
     num, windows = group.num_windows, group.windows
     word = _word(at + group.first)  # most clusters need no other
     mixed = word * FACTOR
@@ -224,8 +270,9 @@ def rows_of(text, begin, end, addresses, found, asked):
         group, before = _group(at, end, addresses), count
         if not group.size:
             return -1
+        are_alike = _all_fit(at, end, group)
         while at + group.size <= end:  # names of one cluster mostly have one length
-            row = _row(at, group)
+            row = _row_of_alike(at, group) if are_alike else _row(at, group)
             if row < 0:
                 break
             _put_number(rows + count * WORD, row)

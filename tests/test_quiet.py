@@ -158,7 +158,7 @@ def test_a_thread_waits_for_the_answer() -> None:
     quiet, done = Quiet(), threading.Event()
 
     def work() -> None:
-        quiet.wait(60)
+        quiet.rest_thread(60)
         done.set()
 
     quiet.asked()
@@ -175,8 +175,8 @@ def test_a_thread_waits_for_the_answer() -> None:
 def test_a_thread_has_limited_patience() -> None:
     quiet = Quiet()
     quiet.asked()
-    quiet.wait(0.001)
-    quiet.wait(0.0)
+    quiet.rest_thread(0.001)
+    quiet.rest_thread()
 
 
 def question(number: int) -> bytes:
