@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = 0.05
 RETRY_S = 5.0
-LINES = 8
-"""Written before others may run: a twentieth of a millisecond."""
 
 
 class NoLog(EventLog):
@@ -52,7 +50,7 @@ class DiskLog(EventLog):
     """Writes the log of one run below ``settings.folder``."""
 
     __slots__ = (
-        "_file", "_is_broken", "_lost", "_metrics", "_queue", "_quiet", "_segment", "_settings", "_size", "_state", "_stop",
+        "_file", "_is_broken", "_lost", "_metrics", "_pace", "_queue", "_segment", "_settings", "_size", "_state", "_stop",
         "_strategies", "_thread", "_version", "_wants", "_writer", "folder",
     )  # fmt: skip
 
@@ -62,7 +60,7 @@ class DiskLog(EventLog):
         self._settings = settings
         self._metrics = metrics
         self._version = version
-        self._quiet = quiet or Quiet()
+        self._pace = (quiet or Quiet()).pace()
         self._queue: deque[Event | list[Event]] = deque()
         self._state: ClusterState | None = None
         self._strategies: dict[str, str] = {}
@@ -140,8 +138,8 @@ class DiskLog(EventLog):
     def _drain(self) -> None:
         written = 0
         while self._queue:
-            if written % LINES == 0 and len(self._queue) < self._settings.queue // 4 and not self._stop.is_set():
-                self._quiet.rest_thread()
+            if len(self._queue) < self._settings.queue // 4 and not self._stop.is_set():
+                self._pace.step()
             item = self._queue.popleft()
             if isinstance(item, list):
                 self._is_broken = False

@@ -1,7 +1,7 @@
 """Keeps what can wait away from answers: threads that write to disk, and the collector of garbage.
 
 An answer takes less time than Python's collector needs for ten thousand young objects, or than a thread may hold the
-interpreter. So a thread rests before every small piece of work (:meth:`Quiet.rest_thread`), and garbage is collected piece by
+interpreter. So a thread asks before every small piece of work (:meth:`Pace.step`), and garbage is collected piece by
 piece in moments when nobody waits for an answer (:meth:`Quiet.answered`, :meth:`Quiet.rest`). Everything that is put
 off here has a bound, under any load: a patience for threads, and numbers of objects and times for garbage.
 """
@@ -16,9 +16,10 @@ from collections.abc import Callable
 
 PATIENCE_S = 0.005
 """A thread waits no longer for a moment without a question."""
-PACE_S = 0.0003
-"""A thread rests for so long between two pieces of work: one that runs for milliseconds on end may share a processor with
-the thread that answers, which is then let in after a time slice only."""
+PIECE_S = 0.0002
+REST_S = 0.0003
+"""A thread rests for so long after a piece of work: one that runs for milliseconds on end may share a processor with the
+thread that answers, which is then let in after a time slice only."""
 SWITCH_S = 0.0002
 """A thread that holds the interpreter when a question comes gives it back after so long."""
 ANSWERING_S = 0.002
@@ -123,10 +124,26 @@ class Quiet:
         gc.freeze()
         self._num_kept, self._thorough_s = 0, self._clock()
 
-    # ── a thread's side ───────────────────────────────────────────────────────────────────────
+    def pace(self, patience_s: float = PATIENCE_S) -> Pace:
+        """For one thread, which waits no longer than ``patience_s`` for a moment without a question."""
+        return Pace(self._gate, patience_s)
 
-    def rest_thread(self, patience_s: float = PATIENCE_S) -> None:
-        """Return after a rest, when nobody waits for an answer; at the latest after about ``patience_s``."""
-        time.sleep(min(PACE_S, patience_s))
-        if self._gate.acquire(timeout=patience_s):
+
+class Pace:
+    """Of one thread; made by :meth:`Quiet.pace`."""
+
+    def __init__(self, gate: threading.Lock, patience_s: float) -> None:
+        self._gate = gate
+        self._patience_s = patience_s
+        self._began_s = 0.0
+
+    def step(self) -> None:
+        """Before every small piece of work: return when nobody waits for an answer, and after a rest if one is due."""
+        if self._gate.acquire(blocking=False):
             self._gate.release()
+            if time.perf_counter() - self._began_s < PIECE_S:
+                return
+            time.sleep(REST_S)
+        elif self._gate.acquire(timeout=self._patience_s):
+            self._gate.release()
+        self._began_s = time.perf_counter()

@@ -222,7 +222,7 @@ class Recorder:
     def __init__(self, settings: RecordSettings, metrics: Metrics, quiet: Quiet | None = None) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.quiet = quiet or Quiet()
+        self._pace = (quiet or Quiet()).pace()
         self.store = RecordStore(Path(settings.path), settings)
         self._queue: deque[Taken | Fleet | Seen] = deque()
         self._stop = threading.Event()
@@ -295,7 +295,7 @@ class Recorder:
     def _written_out(self, item: Taken | Fleet | Seen, last: dict[int, Masks]) -> Record | Fleet | Seen:
         """Once nobody waits for an answer, or at once where records would be lost otherwise."""
         if len(self._queue) < self.settings.queue // 4 and not self._stop.is_set():
-            self.quiet.rest_thread()
+            self._pace.step()
         return item.record(last) if isinstance(item, Taken) else item
 
     def close(self) -> None:

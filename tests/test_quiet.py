@@ -158,7 +158,7 @@ def test_a_thread_waits_for_the_answer() -> None:
     quiet, done = Quiet(), threading.Event()
 
     def work() -> None:
-        quiet.rest_thread(60)
+        quiet.pace(60).step()
         done.set()
 
     quiet.asked()
@@ -175,8 +175,9 @@ def test_a_thread_waits_for_the_answer() -> None:
 def test_a_thread_has_limited_patience() -> None:
     quiet = Quiet()
     quiet.asked()
-    quiet.rest_thread(0.001)
-    quiet.rest_thread()
+    pace = quiet.pace(0.001)
+    for _ in range(3):
+        pace.step()
 
 
 def question(number: int) -> bytes:
@@ -212,3 +213,14 @@ def test_an_answered_question_leaves_nothing_for_the_collector(tmp_path: Path, v
         gc.enable()
         live.recorder.close()
     assert found < 50, "less than one container for a question"
+
+
+def test_a_thread_rests_after_every_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rests = [1.0], []
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(module.time, "sleep", rests.append)
+    pace = Quiet().pace()
+    for _ in range(40):
+        pace.step()
+        now[0] += module.PIECE_S / 4
+    assert len(rests) == 10
