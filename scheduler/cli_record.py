@@ -20,6 +20,17 @@ from scheduler.recording import record
 from scheduler.settings import KubeSettings, UsageSettings, read_settings
 
 
+def steps(*, quiet: bool) -> Callable[[str], None]:
+    """Says on standard error what was done, and after how many seconds."""
+    began = time.monotonic()
+
+    def say(message: str) -> None:
+        if not quiet:
+            click.echo(f"{time.monotonic() - began:7.1f} s  {message}", err=True)
+
+    return say
+
+
 def fetch(kube: KubeSettings, usage: UsageSettings, *, name: str, days: float, say: Callable[[str], None]) -> Recording:
     """The recording of the cluster and Prometheus that the settings name."""
 
@@ -69,13 +80,7 @@ def command(write: Callable[[Recording, Path], str]) -> click.Command:
             "usage.prometheus_ca": ca,
         }
         settings = read_settings(None, keys)
-        began = time.monotonic()
-
-        def say(message: str) -> None:
-            if not quiet:
-                click.echo(f"{time.monotonic() - began:7.1f} s  {message}", err=True)
-
-        found = fetch(settings.kube, settings.usage, name=name or target.stem, days=days, say=say)
+        found = fetch(settings.kube, settings.usage, name=name or target.stem, days=days, say=steps(quiet=quiet))
         for note in found.notes:
             click.echo(f"note: {note}", err=True)
         click.echo(write(found, target))

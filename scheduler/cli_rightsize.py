@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 from placement.horizons import HORIZONS
 from placement.prediction import load_rungs, target_of
 from placement.rightsize import Recommendation, RightsizePolicy
+from scheduler.cli_record import steps
 from scheduler.kube import KubeClient
 from scheduler.metrics import Metrics
 from scheduler.prometheus import Prometheus
@@ -54,10 +56,14 @@ from scheduler.settings import Settings, read_settings
 @click.option(
     "--busy-share", type=click.FloatRange(0.001, 1), default=0.5, show_default=True, help="Of time in queries."
 )
+@click.option("--token-file", default="", help="Bearer token for Prometheus.")
+@click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", help="Format.")
 def rightsize(
     prometheus: str, model: str, horizon: str, days: float, margin: float, sizer: str, budget: float, namespace: str,
-    applies: bool, kubeconfig: str | None, context: str | None, busy_share: float, output: str,
+    applies: bool, kubeconfig: str | None, context: str | None, busy_share: float, token_file: str, ca: str,
+    quiet: bool, output: str,
 ) -> None:  # fmt: skip
     """What each workload should ask for, what that saves, and how far to believe it. Changes nothing by itself."""
     keys = {
@@ -66,12 +72,14 @@ def rightsize(
         "usage.prometheus": prometheus,
         "usage.busy_share": busy_share,
         "usage.timeout_s": 60,
+        "usage.prometheus_token_file": token_file,
+        "usage.prometheus_ca": ca,
         "usage.model": model,
         "usage.horizon": horizon,
     }
     settings = read_settings(None, keys)
     advice, written = asyncio.run(
-        _run(settings, days, RightsizePolicy(margin=margin), sizer, budget, namespace, applies)
+        _run(settings, days, RightsizePolicy(margin=margin), sizer, budget, namespace, applies, steps(quiet=quiet))
     )
     click.echo(_rendered(advice, output))
     if applies:
@@ -81,8 +89,9 @@ def rightsize(
 
 
 async def _run(
-    settings: Settings, days: float, policy: RightsizePolicy, sizer: str, budget: float, namespace: str, applies: bool
-) -> tuple[Advice, list[str]]:
+    settings: Settings, days: float, policy: RightsizePolicy, sizer: str, budget: float, namespace: str, applies: bool,
+    say: Callable[[str], None],
+) -> tuple[Advice, list[str]]:  # fmt: skip
     target = target_of(settings.usage.horizon)
     rungs = load_rungs(settings.usage.model, target)
     client = await KubeClient.connect(settings.kube)
@@ -91,7 +100,8 @@ async def _run(
         if applies:
             await require_current_policy(client)
         known = await namespaces_of(client)
-        recording = await record(client, prometheus, name="rightsize", days=days, page_size=settings.kube.page_size)
+        size = settings.kube.page_size
+        recording = await record(client, prometheus, name="rightsize", days=days, page_size=size, progress=say)
         advice = advise(recording, known, rungs, policy, sizer=sizer, budget=budget)
         if namespace:
             known = [n for n in known if n.name == namespace]
