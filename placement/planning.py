@@ -7,6 +7,7 @@ here has passed the independent checker. Both sides run this in a worker process
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import numpy as np
 
 from placement.batches import place_batch
 from placement.consolidation import consolidate
+from placement.devices import DEVICE_UNITS
 from placement.errors import ConfigError, PlacementError
 from placement.plans import Deadline, Ending, Plan, Step
 from placement.problems import (
@@ -28,7 +30,7 @@ from placement.problems import (
     rescue_plan,
     rescue_problem,
 )
-from placement.purchase import Shape, buy, unplaceable
+from placement.purchase import Shape, buy, fluid_bound, unplaceable, violations
 from placement.rescue import pack
 from placement.snapshots import SnapshotFile, cluster_of
 
@@ -51,6 +53,8 @@ class SaleShape(msgspec.Struct, frozen=True):
     limit: int | None = None
     spot: bool = False
     interruption_usd_per_hour: float = 0.0
+    num_gpus: int = 0
+    gpu_model: str = ""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -122,7 +126,7 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
     shapes = [
         Shape(
             s.name,
-            np.array([s.amounts.get(r, 0) for r in resources], np.int64),
+            np.array([*(s.amounts.get(r, 0) for r in resources), DEVICE_UNITS * s.num_gpus], np.int64),
             s.usd_per_hour,
             s.limit,
             s.spot,
@@ -130,7 +134,8 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         )
         for s in request.shapes
     ]
-    problem = demand_problem(cluster.pending, resources, shapes)
+    models = [s.gpu_model if s.num_gpus else None for s in request.shapes]
+    problem = demand_problem(cluster.pending, resources, models)
     if not problem.pods:
         return _nothing("purchase", "USD per hour", problem.left_out, deadline)
     wrong = unplaceable(problem.demand, shapes)
@@ -138,6 +143,13 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         names = tuple(f"pod {problem.pods[c][0].name} fits on no shape for sale" for c in wrong)
         return _nothing("purchase", "USD per hour", names, deadline)
     bought = buy(problem.demand, shapes, deadline, seed=request.seed)
+    broken = violations(problem.demand, shapes, bought)
+    if broken:
+        raise PlanningError(f"the purchase failed its own check: {broken[0]}")
+    if (problem.exact.request != problem.demand.request).any():  # shares were rounded up; the bound is for exact ones
+        bound = min(bought.bound, fluid_bound(problem.exact, shapes))
+        ending = Ending.DEADLINE if bought.ending == Ending.OPTIMAL and bound < bought.cost else bought.ending
+        bought = replace(bought, bound=bound, ending=ending)
     return purchase_plan(problem, shapes, bought, time_s=deadline.elapsed_s)
 
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from placement.batches import Batch, Batched
 from placement.consolidation import Consolidated, Fleet
+from placement.devices import DEVICE_UNITS, WHOLE_DEVICES, device_units
 from placement.errors import ConfigError
 from placement.plans import Action, Ending, Plan, Step
 from placement.pods import Pod, PodSpec
 from placement.purchase import Bought, Demand, Shape
 from placement.repair import Packing
 from placement.rescue import Packed
-from placement.resources import BoolArray, IntArray
+from placement.resources import DEVICE_MILLI, BoolArray, IntArray
 from placement.state import NUM_DERIVED, ClusterState, Resident
 
 GANG_LABELS = ("pod-group.scheduling.sigs.k8s.io/name", "scheduling.x-k8s.io/pod-group", "volcano.sh/group-name")
@@ -405,34 +406,63 @@ def consolidation_plan(
 
 @dataclass(frozen=True)
 class DemandProblem:
-    """Demand with the names behind its classes."""
+    """Demand with the names behind its classes; ``exact`` is the same with device shares that are not rounded up."""
 
     demand: Demand
+    exact: Demand
     pods: tuple[tuple[Pod, ...], ...]
     left_out: tuple[str, ...]
 
 
-def demand_problem(pods: Iterable[Pod], resources: list[str], shapes: list[Shape]) -> DemandProblem:
-    """Pending pods as demand over ``resources``, the axis that the shapes' capacities are given on.
+def demand_problem(pods: Iterable[Pod], resources: list[str], models: list[str | None]) -> DemandProblem:
+    """Pending pods as demand over ``resources`` and, last, units of devices: the axis of the shapes' capacities.
 
-    Pods that ask for a resource no shape offers, or are not modelled, are left out and named.
+    ``models`` are the shapes' device models, None without devices. Pods that ask for something no shape offers, or are
+    not modelled, are left out and named.
     """
     kept, left_out = [], []
     for pod in pods:
         why = f"{pod.spec.unmodelled[0]} is not modelled" if pod.spec.unmodelled else ""
-        foreign = [name for name, amount in pod.spec.request if amount and name not in resources]
+        known = {*resources, WHOLE_DEVICES}
+        foreign = [name for name, amount in pod.spec.request if amount and name not in known]
         why = why or (f"no shape offers {foreign[0]}" if foreign else "")
-        why = why or ("it asks for GPU devices" if pod.spec.gpu is not None else "")
+        why = why or _why_no_device(pod.spec, models)
         if why:
             left_out.append(f"pod {pod.name} is left out: {why}")
         else:
             kept.append(pod)
     specs, _, class_of = _classes((pod.spec, 0) for pod in kept)
     members = tuple(tuple(kept[p] for p in np.flatnonzero(class_of == c)) for c in range(len(specs)))
-    request = np.array([[spec.amount(r) if r != "pods" else 1 for spec in specs] for r in resources], np.int64)
+    rows = [[spec.amount(r) if r != "pods" else 1 for spec in specs] for r in resources]
+    whole = [spec.amount(WHOLE_DEVICES) * DEVICE_UNITS for spec in specs]
+    rounded = [units + device_units(spec.gpu) for units, spec in zip(whole, specs, strict=True)]
+    exact = [
+        units + (spec.gpu.total_milli * DEVICE_UNITS // DEVICE_MILLI if spec.gpu else 0)
+        for units, spec in zip(whole, specs, strict=True)
+    ]
     count = np.array([len(m) for m in members], np.int64)
-    allowed = np.ones((len(specs), len(shapes)), np.bool_)
-    return DemandProblem(Demand(request.reshape(len(resources), len(specs)), count, allowed), members, tuple(left_out))
+    allowed = np.array([[_accepts(spec, model) for model in models] for spec in specs], np.bool_)
+    allowed = allowed.reshape(len(specs), len(models))
+
+    def demand(units: list[int]) -> Demand:
+        return Demand(np.array([*rows, units], np.int64).reshape(len(resources) + 1, len(specs)), count, allowed)
+
+    return DemandProblem(demand(rounded), demand(exact), members, tuple(left_out))
+
+
+def _accepts(spec: PodSpec, model: str | None) -> bool:
+    if spec.gpu is None:
+        return model is not None or not spec.amount(WHOLE_DEVICES)
+    return model is not None and (not spec.gpu.models or model in spec.gpu.models)
+
+
+def _why_no_device(spec: PodSpec, models: list[str | None]) -> str:
+    """Why no shape has the devices that a class asks for; empty when one has."""
+    if any(_accepts(spec, model) for model in models):
+        return ""
+    if spec.gpu is not None and spec.gpu.models and any(model is not None for model in models):
+        return f"no shape for sale has GPU devices of model {' or '.join(spec.gpu.models)}"
+    return "no shape for sale has GPU devices"
 
 
 def purchase_plan(problem: DemandProblem, shapes: list[Shape], bought: Bought, *, time_s: float) -> Plan:

@@ -103,7 +103,16 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         if request.HasField("max_moves") and request.max_moves < 0:
             raise ConfigError(f"max_moves {request.max_moves} is negative; leave it out for no limit")
         shapes = tuple(
-            SaleShape(s.name, dict(s.amounts), s.usd_per_hour, s.limit or None, s.spot, s.interruption_usd_per_hour)
+            SaleShape(
+                s.name,
+                dict(s.amounts),
+                s.usd_per_hour,
+                s.limit or None,
+                s.spot,
+                s.interruption_usd_per_hour,
+                s.num_gpus,
+                s.gpu_model,
+            )
             for s in request.shapes
         )
         return Request(

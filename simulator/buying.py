@@ -16,7 +16,7 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.refit import Node, refit
 from placement.resources import PODS, IntArray
-from simulator.devices import DEVICE_UNITS, device_units
+from placement.devices import DEVICE_UNITS, device_units
 from simulator.fleet import Autoscaler, Elastic, Shape
 
 ROUNDS = 60

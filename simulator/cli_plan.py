@@ -243,11 +243,11 @@ def purchase(given: _Given, prices: Path | None, spot: bool, interruptions: floa
     shapes: list[SaleShape] = []
     for shape in book.shapes.values():
         offered, limit = dict(shape.allocatable), shape.limit or None
-        if shape.num_gpus:
-            continue
-        shapes.append(SaleShape(shape.name, offered, shape.usd_per_hour, limit))
+        devices = (shape.num_gpus, shape.gpu_model)
+        shapes.append(SaleShape(shape.name, offered, shape.usd_per_hour, limit, False, 0.0, *devices))
         if spot and shape.spot_usd_per_hour:
-            shapes.append(SaleShape(f"{shape.name} (spot)", offered, shape.spot_usd_per_hour, limit, True, risk))
+            cost = shape.spot_usd_per_hour
+            shapes.append(SaleShape(f"{shape.name} (spot)", offered, cost, limit, True, risk, *devices))
     _run(_changed(_request("purchase", given), shapes=tuple(shapes)), given)
 
 

@@ -19,7 +19,7 @@ from placement.resources import CPU, MEMORY, PODS, FloatArray, IntArray
 from placement.strategies import strategy_named
 from simulator.cost import HOURS_A_MONTH, PriceBook
 from simulator.delivery import delivery_named, delivery_of
-from simulator.devices import DEVICE_UNITS, device_units
+from placement.devices import DEVICE_UNITS, device_units
 from simulator.fleet import Elastic, Shape
 from simulator.measures import measure
 from simulator.plan_bench import Row

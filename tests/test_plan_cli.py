@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
-from placement.planning import plan_document
+from placement.planning import SaleShape, plan_document
 from placement.plans import Action, Ending, Plan, Step
 from placement.pods import PodSpec
 from placement.problems import check_steps, rescue_problem
@@ -123,6 +123,46 @@ def test_a_gang_is_placed_whole_or_not_at_all() -> None:
     assert none.count(Action.PLACE) == 0
     whole = make_plan(Request("batch", taken(node("a"), node("b"), node("c"), *members), 2.0))
     assert whole.count(Action.PLACE) == 3
+
+
+def gpu_pod(name: str, milli: int, *, models: str = "", plugin: bool = False) -> dict[str, Any]:
+    """A pending pod with a share of a device, or with one whole device of a device plugin."""
+    made = pod(name, "1")
+    asked = {"nvidia.com/gpu": "1"} if plugin else {"ullage.dev/gpu-milli": str(milli)}
+    made["spec"]["containers"][0]["resources"]["requests"].update(asked)
+    if models:
+        made["metadata"]["annotations"] = {"ullage.dev/gpu-models": models}
+    return made
+
+
+GIB = 2**30
+PLAIN = SaleShape("plain", {"cpu": 8000, "memory": 64 * GIB, "pods": 110}, 1.0)
+T4 = SaleShape("t4", {"cpu": 8000, "memory": 64 * GIB, "pods": 110}, 3.0, num_gpus=2, gpu_model="T4")
+
+
+def test_a_purchase_buys_devices_for_shares_and_for_whole_ones() -> None:
+    pods = (gpu_pod("s-1", 500), gpu_pod("s-2", 500, models="T4"), gpu_pod("w-1", 0, plugin=True))
+    plan = make_plan(Request("purchase", taken(node("a"), *pods), 2.0, shapes=(PLAIN, T4)))
+    assert [s.name for s in plan.steps] == ["t4"]
+    assert (plan.value, plan.ending, plan.reasons) == (3.0, Ending.OPTIMAL, ())
+    more = make_plan(Request("purchase", taken(node("a"), *pods, gpu_pod("w-2", 0, plugin=True)), 2.0, shapes=(T4,)))
+    assert [s.name for s in more.steps] == ["t4", "t4"]
+
+
+def test_the_bound_of_a_purchase_is_for_the_shares_as_they_are() -> None:
+    """Five shares of .4 are bought as halves; exact ones might need less, so nothing is called optimal."""
+    pods = [gpu_pod(f"s-{i}", 400) for i in range(5)]
+    plan = make_plan(Request("purchase", taken(node("a"), *pods), 2.0, shapes=(T4,)))
+    assert plan.value == 6.0 and plan.bound is not None and plan.bound <= 3.1 and plan.ending == Ending.DEADLINE
+
+
+def test_a_purchase_names_pods_whose_device_nobody_sells() -> None:
+    pods = (gpu_pod("a-1", 1000, models="A100"), pod("c-1", "1"))
+    plan = make_plan(Request("purchase", taken(node("a"), *pods), 2.0, shapes=(PLAIN, T4)))
+    assert [s.name for s in plan.steps] == ["plain"]
+    assert plan.reasons == ("pod default/a-1 is left out: no shape for sale has GPU devices of model A100",)
+    none = make_plan(Request("purchase", taken(node("a"), *pods[:1]), 2.0, shapes=(PLAIN,)))
+    assert none.reasons == ("pod default/a-1 is left out: no shape for sale has GPU devices",)
 
 
 def test_the_checker_finds_what_is_wrong_with_a_plan() -> None:

@@ -13,7 +13,7 @@ from placement.plans import Deadline
 from placement.pods import GpuRequest, PodSpec
 from simulator.cost import PriceBook, Rates, shape
 from simulator.delivery import delivery_of
-from simulator.devices import DEVICE_UNITS, device_units
+from placement.devices import DEVICE_UNITS, device_units
 from simulator.plan_replay import (
     Question,
     demand_of,

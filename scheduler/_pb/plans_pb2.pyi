@@ -36,7 +36,7 @@ PLAN_ENDING_CANCELLED: PlanEnding
 PLAN_ENDING_INFEASIBLE: PlanEnding
 
 class NodeShape(_message.Message):
-    __slots__ = ("name", "amounts", "usd_per_hour", "limit", "spot", "interruption_usd_per_hour")
+    __slots__ = ("name", "amounts", "usd_per_hour", "limit", "spot", "interruption_usd_per_hour", "num_gpus", "gpu_model")
     class AmountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -50,13 +50,17 @@ class NodeShape(_message.Message):
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     SPOT_FIELD_NUMBER: _ClassVar[int]
     INTERRUPTION_USD_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
+    NUM_GPUS_FIELD_NUMBER: _ClassVar[int]
+    GPU_MODEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     amounts: _containers.ScalarMap[str, int]
     usd_per_hour: float
     limit: int
     spot: bool
     interruption_usd_per_hour: float
-    def __init__(self, name: _Optional[str] = ..., amounts: _Optional[_Mapping[str, int]] = ..., usd_per_hour: _Optional[float] = ..., limit: _Optional[int] = ..., spot: _Optional[bool] = ..., interruption_usd_per_hour: _Optional[float] = ...) -> None: ...
+    num_gpus: int
+    gpu_model: str
+    def __init__(self, name: _Optional[str] = ..., amounts: _Optional[_Mapping[str, int]] = ..., usd_per_hour: _Optional[float] = ..., limit: _Optional[int] = ..., spot: _Optional[bool] = ..., interruption_usd_per_hour: _Optional[float] = ..., num_gpus: _Optional[int] = ..., gpu_model: _Optional[str] = ...) -> None: ...
 
 class MakePlanRequest(_message.Message):
     __slots__ = ("kind", "time_seconds", "seed", "max_moves", "usd_per_hour", "usd_per_move", "shapes")

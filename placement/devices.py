@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from placement.pods import GpuRequest
 
+WHOLE_DEVICES = "nvidia.com/gpu"
+"""What a device plugin offers: whole devices of any model."""
 DEVICE_UNITS = 1024
 """A device in the purchase model; shares are rounded up to ½, ¼, ⅛ …, which always pack without waste."""
 
