@@ -22,7 +22,7 @@ from placement.pods import Pod, PodSpec
 from placement.purchase import Bought, Demand, Shape
 from placement.repair import Packing
 from placement.rescue import Packed
-from placement.resources import DEVICE_MILLI, BoolArray, IntArray
+from placement.resources import DEVICE_MILLI, BoolArray, IntArray, format_amount
 from placement.state import NUM_DERIVED, ClusterState, Resident
 
 GANG_LABELS = ("pod-group.scheduling.sigs.k8s.io/name", "scheduling.x-k8s.io/pod-group", "volcano.sh/group-name")
@@ -129,6 +129,18 @@ class Cluster:
         return self.names.get(uid, uid)
 
 
+def _require_room(cluster: Cluster, free: IntArray) -> None:
+    """Refuse a node whose pods ask for more than it offers: no plan from there is feasible by itself."""
+    if (free < 0).any():
+        r, n = (int(i[0]) for i in np.nonzero(free < 0))
+        name = cluster.state.resources[r]
+        over = format_amount(-int(free[r, n]), name)
+        raise ConfigError(
+            f"node {cluster.node_names()[n]} is overfull: its pods ask for {over} of {name} more than it offers; "
+            "take a fresh snapshot, or leave that node out of its input"
+        )
+
+
 def _require_nodes(cluster: Cluster) -> None:
     if len(cluster.rows) == 0:
         raise ConfigError("the cluster has no nodes, so there is nothing to plan; take a snapshot of a running cluster")
@@ -176,6 +188,7 @@ def rescue_problem(cluster: Cluster) -> RescueProblem:
     column_of[cluster.rows] = np.arange(len(cluster.rows))
     node_of = np.array([column_of[r.row] for r in running] + [-1] * len(pending), np.int64)
     request, free = cluster.request(specs), cluster.free()
+    _require_room(cluster, free)
     for r in range(len(free)):
         np.add.at(free[r], node_of[: len(running)], request[r, class_of[: len(running)]])
     allowed = cluster.allowed(specs)
@@ -339,10 +352,15 @@ class FleetProblem:
     fleet: Fleet
     pods: Mapping[tuple[int, int], tuple[str, ...]]
     has_prices: bool
+    kept: int = 0
+    """Pending pods whose room is kept."""
 
 
 def fleet_problem(cluster: Cluster) -> FleetProblem:
-    """Movable pods by class and node; a node is deletable when everything on it may move or goes with it."""
+    """Movable pods by class and node; a node is deletable when everything on it may move or goes with it.
+
+    Pending pods that fit now keep their room: no plan deletes the node that a pod is just about to get.
+    """
     _require_nodes(cluster)
     rows, names = cluster.rows, cluster.node_names()
     column_of = {int(row): n for n, row in enumerate(rows)}
@@ -361,8 +379,38 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     prices = cluster.usd_per_hour
     usd = np.ones(len(rows)) if prices is None else np.array([_price(prices, name) for name in names], np.float64)
     request, free = cluster.request(specs), np.maximum(cluster.free(), 0)
+    kept = _keep_room(cluster, free, deletable)
     fleet = Fleet(request, count, free, cluster.allowed(specs), deletable, usd)
-    return FleetProblem(cluster, fleet, pods, prices is not None)
+    return FleetProblem(cluster, fleet, pods, prices is not None, kept)
+
+
+def _keep_room(cluster: Cluster, free: IntArray, deletable: BoolArray) -> int:
+    """Take the room of pending pods that fit now off ``free`` and bar their nodes from deletion; how many fit.
+
+    Most important first, then largest, each where it fits among nodes that stay anyway, else on the fullest.
+    """
+    specs, _, class_of = _classes((p.spec, 0) for p in cluster.pending)
+    if not specs:
+        return 0
+    request, allowed = cluster.request(specs), cluster.allowed(specs)
+    offered = np.maximum(cluster.allocatable(), 1)
+    size = (request / offered.sum(axis=1, dtype=np.float64)[:, None]).sum(axis=0)
+    order = sorted(range(len(class_of)), key=lambda p: (-cluster.pending[p].spec.priority, -size[class_of[p]], p))
+    full = np.zeros(len(specs), np.bool_)
+    kept = 0
+    for c in class_of[order].tolist():
+        if full[c]:
+            continue
+        fits = np.flatnonzero(allowed[c] & (free >= request[:, [c]]).all(axis=0))
+        if len(fits) == 0:
+            full[c] = True
+            continue
+        rank = (free[:, fits] / offered[:, fits]).mean(axis=0) + deletable[fits]
+        n = int(fits[np.argmin(rank)])
+        free[:, n] -= request[:, c]
+        deletable[n] = False
+        kept += 1
+    return kept
 
 
 def _price(prices: Mapping[str, float], name: str) -> float:
@@ -395,6 +443,8 @@ def consolidation_plan(
     details = {"nodes_deleted": float(result.deleted.sum()), "moves": float(result.moves)}
     unit = "USD per hour saved" if problem.has_prices else "nodes saved"
     reasons = () if problem.has_prices else ("no prices are known: the plan counts nodes, not USD",)
+    if problem.kept:
+        reasons = (*reasons, f"room is kept for {problem.kept} pending pods that fit now; their nodes stay")
     value, bound = result.usd_per_hour, result.bound
     return Plan(
         "consolidate", result.ending, unit, value, bound, tuple(steps), reasons, False, usd, payback, time_s, details
@@ -432,6 +482,12 @@ def demand_problem(pods: Iterable[Pod], resources: list[str], models: list[str |
         else:
             kept.append(pod)
     specs, _, class_of = _classes((pod.spec, 0) for pod in kept)
+    choosy = [pod.name for pod in kept if _chooses(pod.spec)]
+    if choosy:
+        left_out.append(
+            f"{len(choosy)} pods choose nodes by label or name ({choosy[0]} …): shapes have none, so see to it that the "
+            "new nodes carry them"
+        )
     members = tuple(tuple(kept[p] for p in np.flatnonzero(class_of == c)) for c in range(len(specs)))
     rows = [[spec.amount(r) if r != "pods" else 1 for spec in specs] for r in resources]
     whole = [spec.amount(WHOLE_DEVICES) * DEVICE_UNITS for spec in specs]
@@ -448,6 +504,11 @@ def demand_problem(pods: Iterable[Pod], resources: list[str], models: list[str |
         return Demand(np.array([*rows, units], np.int64).reshape(len(resources) + 1, len(specs)), count, allowed)
 
     return DemandProblem(demand(rounded), demand(exact), members, tuple(left_out))
+
+
+def _chooses(spec: PodSpec) -> bool:
+    rules = spec.node_rules
+    return bool(rules.node_selector or rules.affinity is not None or rules.node_name or rules.volume_affinity)
 
 
 def _accepts(spec: PodSpec, model: str | None) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from placement import objects
-from placement.errors import PlacementError
+from placement.errors import ConfigError, PlacementError
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import Pod, PodSpec
 from placement.problems import Cluster
@@ -144,8 +144,11 @@ def snapshot_of(
     for pod in pods:
         if pod.status.phase in ("Succeeded", "Failed"):
             continue
-        spec = objects.pod_spec(pod)
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+        try:
+            spec = objects.pod_spec(pod)
+        except ConfigError as error:
+            raise _named(f"pod {name}", error) from error
         number = specs.setdefault(spec, len(specs))
         stays, uid = _why_stays(pod, budgets), pod.metadata.uid or name
         if uid in seen:
@@ -156,16 +159,28 @@ def snapshot_of(
             )
         seen.add(uid)
         rows.append(SnapshotPod(uid, name, number, pod.spec.nodeName or "", stays=stays))
+    described = []
+    for node in nodes:
+        try:
+            described.append(objects.node_spec(node))
+        except ConfigError as error:
+            raise _named(f"node {node.metadata.name}", error) from error
     never = {n.metadata.name: why for n in nodes if (why := forbidden(n.metadata))}
     return SnapshotFile(
         KIND,
         VERSION,
-        [objects.node_spec(node) for node in nodes],
+        described,
         list(specs),
         rows,
         [objects.namespace_spec(m.name, m.labels) for m in namespaces],
         never,
     )
+
+
+def _named(what: str, error: ConfigError) -> ConfigError:
+    """The same refusal, with the object that it is about."""
+    text = str(error)
+    return ConfigError(text if text.startswith(what) else f"{what}: {text}")
 
 
 def forbidden(metadata: objects.Metadata) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from placement import purchase
+from placement.devices import DEVICE_UNITS, device_units
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.refit import Node, refit
 from placement.resources import PODS, IntArray
-from placement.devices import DEVICE_UNITS, device_units
 from simulator.fleet import Autoscaler, Elastic, Shape
 
 ROUNDS = 60

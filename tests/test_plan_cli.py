@@ -125,6 +125,37 @@ def test_a_gang_is_placed_whole_or_not_at_all() -> None:
     assert whole.count(Action.PLACE) == 3
 
 
+def test_consolidation_keeps_the_room_of_pods_that_are_about_to_start() -> None:
+    objects = (node("a"), node("b"), pod("q-1", "1", "a"), pod("p-1", "4"))
+    plan = make_plan(Request("consolidate", taken(*objects), 1.0, usd_per_hour={"a": 1.0, "b": 1.0}))
+    assert plan.steps == ()
+    assert "room is kept for 1 pending pods that fit now; their nodes stay" in plan.reasons
+    small = (node("a"), node("b"), pod("q-1", "1", "a"), pod("p-1", "3"))
+    plan = make_plan(Request("consolidate", taken(*small), 1.0, usd_per_hour={"a": 1.0, "b": 1.0}))
+    assert [s.source for s in plan.steps if s.action == Action.DELETE] == ["b"]
+    hopeless = (node("a"), node("b"), pod("q-1", "1", "a"), pod("p-1", "5"))
+    plan = make_plan(Request("consolidate", taken(*hopeless), 1.0, usd_per_hour={"a": 1.0, "b": 1.0}))
+    assert len([s for s in plan.steps if s.action == Action.DELETE]) == 1
+
+
+def test_what_cannot_be_used_is_named_with_its_object() -> None:
+    with pytest.raises(ConfigError, match=r"pod default/p-1: quantity '9{20}' of cpu is too large"):
+        taken(node("a"), pod("p-1", "9" * 20))
+    broken = node("a")
+    broken["status"]["allocatable"]["cpu"] = "-1"
+    with pytest.raises(ConfigError, match="node a: quantity '-1' of cpu is negative"):
+        taken(broken)
+    with pytest.raises(ConfigError, match="node a is overfull: its pods ask for 2 cores of cpu more"):
+        make_plan(Request("rescue", taken(node("a"), pod("q-1", "6", "a"), pod("p-1", "1")), 1.0))
+
+
+def test_a_purchase_says_that_shapes_have_no_labels() -> None:
+    plan = make_plan(
+        Request("purchase", taken(node("a"), pod("p-1", "1", nodeSelector={"d": "x"})), 1.0, shapes=(PLAIN,))
+    )
+    assert plan.reasons[0].startswith("1 pods choose nodes by label or name (default/p-1")
+
+
 def gpu_pod(name: str, milli: int, *, models: str = "", plugin: bool = False) -> dict[str, Any]:
     """A pending pod with a share of a device, or with one whole device of a device plugin."""
     made = pod(name, "1")
@@ -153,7 +184,9 @@ def test_the_bound_of_a_purchase_is_for_the_shares_as_they_are() -> None:
     """Five shares of .4 are bought as halves; exact ones might need less, so nothing is called optimal."""
     pods = [gpu_pod(f"s-{i}", 400) for i in range(5)]
     plan = make_plan(Request("purchase", taken(node("a"), *pods), 2.0, shapes=(T4,)))
-    assert plan.value == 6.0 and plan.bound is not None and plan.bound <= 3.1 and plan.ending == Ending.DEADLINE
+    assert (plan.value, plan.ending) == (6.0, Ending.DEADLINE)
+    assert plan.bound is not None
+    assert plan.bound <= 3.1
 
 
 def test_a_purchase_names_pods_whose_device_nobody_sells() -> None:

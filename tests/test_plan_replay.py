@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from placement import purchase
+from placement.devices import DEVICE_UNITS, device_units
 from placement.errors import ConfigError
 from placement.plans import Deadline
 from placement.pods import GpuRequest, PodSpec
 from simulator.cost import PriceBook, Rates, shape
 from simulator.delivery import delivery_of
-from placement.devices import DEVICE_UNITS, device_units
 from simulator.plan_replay import (
     Question,
     demand_of,
