@@ -124,14 +124,16 @@ def wanted_room(rises: FloatArray, least_saved: float) -> float:
     return float(np.quantile(rises, least_saved, method="higher")) if rises.size else 0.0
 
 
-def bought_again(rises: FloatArray, before: float, after: float, delay_s: int, *, most: float) -> float:
-    """Mean pods' worth of nodes that are bought, on average over the interval, because room fell to ``after``.
+def bought_again(
+    rises: FloatArray, before: float, after: float, delay_s: int, *, most: float, whole: float = 0.0
+) -> FloatArray:
+    """``(J,)`` mean pods' worth of nodes bought, on average over each past interval, because room fell to ``after``.
 
     ``delay_s`` passes between a rise and the node that answers it; nobody buys back more than ``most``, what went.
+    With ``whole``, mean pods that a node holds, nodes are bought whole.
     """
-    if not rises.size:
-        return 0.0
     late = min(delay_s // STEP_S, rises.shape[1])
     seen = rises[:, : rises.shape[1] - late]
     extra = np.maximum(seen - after, 0.0) - np.maximum(seen - before, 0.0)
-    return float(np.minimum(extra, most).sum() / rises.size)
+    extra = np.ceil(extra / whole) * whole if whole else extra
+    return np.asarray(np.minimum(extra, most).sum(axis=1) / rises.shape[1], np.float64)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from placement import purchase
+from placement.devices import DEVICE_UNITS, device_units
 from placement.errors import ConfigError
 from placement.plans import Deadline
 from placement.pods import PodSpec
@@ -19,7 +20,6 @@ from placement.resources import CPU, MEMORY, PODS, FloatArray, IntArray
 from placement.strategies import strategy_named
 from simulator.cost import HOURS_A_MONTH, PriceBook
 from simulator.delivery import delivery_named, delivery_of
-from placement.devices import DEVICE_UNITS, device_units
 from simulator.fleet import Elastic, Shape
 from simulator.measures import measure
 from simulator.plan_bench import Row
@@ -271,6 +271,8 @@ def _judged(trace: Trace, act: int, span_s: int, promises: list[Promise], saved_
     start_s = int(trace.pods.arrival_s[0])
     mine = [p for p in promises if p.time_s == start_s + act * question.every_s]
     promised, realised = sum(p.usd_per_hour for p in mine), saved_usd / span_s * 3600
+    ends = [(p.low, p.high) for p in mine if p.low is not None and p.high is not None]
+    low, high = (sum(e[0] for e in ends), sum(e[1] for e in ends)) if ends else (None, None)
     return {
         "act": act,
         "span_s": span_s,
@@ -278,6 +280,9 @@ def _judged(trace: Trace, act: int, span_s: int, promises: list[Promise], saved_
         "evictions": sum(p.moves for p in mine),
         "deleted_usd_per_hour": sum(p.price for p in mine),
         "promised_usd_per_hour": promised,
+        "promised_low": low,
+        "promised_high": high,
         "realised_usd_per_hour": realised,
+        "within": None if low is None or high is None else low <= realised <= high,
         "realised_share": realised / promised if promised else None,
     }

@@ -149,6 +149,10 @@ class Promise:
     time_s: int
     usd_per_hour: float
     """Saving until the next act, on average."""
+    low: float | None
+    """The same if demand does what it did in the worst of the past intervals and nodes come whole; None with too few."""
+    high: float | None
+    """The same in the best of them, if no node that goes would have gone by itself."""
     bound: float
     """Most that any plan could save by the same reckoning, if nothing was bought again."""
     price: float
@@ -216,8 +220,11 @@ class Consolidation:
         wrong = consolidation.violations(fleet, plan, budget)
         assert not wrong, f"{self.kind} plan at {replay.time_s} s: {wrong[0]}"
         if plan.deleted.any():
-            again = 0.0 if view is None else view.bought_again(amount, plan)
-            self._execute(replay, nodes.rows, plan, pods, plan.usd_per_hour - again)
+            band: tuple[float, float | None, float | None] = (plan.usd_per_hour, None, None)
+            if view is not None:
+                price = sum(self._price(replay.state, int(nodes.rows[n])) for n in np.flatnonzero(plan.deleted))
+                band = view.saving(amount, plan, price)
+            self._execute(replay, nodes.rows, plan, pods, band)
 
     def _execute(
         self,
@@ -225,7 +232,7 @@ class Consolidation:
         rows: IntArray,
         plan: consolidation.Consolidated,
         pods: dict[tuple[int, int], list[str]],
-        promised: float,
+        band: tuple[float, float | None, float | None],
     ) -> None:
         """Move pods node by node; a node goes when it is empty, and stays when a pod of it could not move."""
         targets = {c: np.repeat(rows, plan.arrivals[c]).tolist() for c in range(len(plan.arrivals))}
@@ -242,7 +249,7 @@ class Consolidation:
             if not replay.state.residents_on[row]:
                 replay.retire(replay.state.name(row))
         deleted = int(plan.deleted.sum())
-        self.promises.append(Promise(replay.time_s, promised, plan.bound, usd, deleted, moves, refused))
+        self.promises.append(Promise(replay.time_s, *band, plan.bound, usd, deleted, moves, refused))
 
     def _migrate(self, replay: Replay, uid: str, row: int) -> bool:
         return replay.migrate(uid, row, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
@@ -306,7 +313,7 @@ class Consolidation:
             moved = sum(replay.evict(uid, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s) for uid in here)
             budget -= moved
             if moved:
-                self.promises.append(Promise(replay.time_s, 0.0, 0.0, 0.0, 0, moved, 0))
+                self.promises.append(Promise(replay.time_s, 0.0, None, None, 0.0, 0.0, 0, moved, 0))
 
 
 @dataclass(frozen=True)
@@ -325,6 +332,8 @@ class _View:
     free: IntArray
     pod_usd: float
     """USD an hour for a mean pod on a new node that is full."""
+    holds: float
+    """Mean pods that such a node holds."""
     delay_s: int
 
     @classmethod
@@ -339,7 +348,8 @@ class _View:
         order = np.argsort(-room, kind="stable")
         kept = np.zeros(len(room), np.bool_)
         kept[order] = np.cumsum(room[order]) - room[order] < wanted
-        pod_usd = min((s.usd_per_hour / held for s in elastic.shapes if (held := _holds(s, mean_pod)) > 0), default=0.0)
+        offers = [(s.usd_per_hour / held, held) for s in elastic.shapes if (held := _holds(s, mean_pod)) > 0]
+        pod_usd, holds = min(offers, default=(0.0, 0.0))
         column_of = {int(row): n for n, row in enumerate(nodes.rows)}
         residents = list(replay.state.residents.values())
         where = np.array([column_of[r.row] for r in residents], np.int64)
@@ -358,6 +368,7 @@ class _View:
             mean_pod,
             free,
             pod_usd,
+            holds,
             elastic.scan_s + min(s.boot_s for s in elastic.shapes),
         )
 
@@ -368,13 +379,31 @@ class _View:
         deletable = fleet.deletable & ~self.kept & (worth > 0)
         return replace(fleet, free=free, deletable=deletable, usd_per_hour=np.maximum(worth, 0.0))
 
-    def bought_again(self, amount: IntArray, plan: consolidation.Consolidated) -> float:
-        """USD an hour, on average until the next act, for nodes that are bought because the plan took room away."""
+    def saving(
+        self, amount: IntArray, plan: consolidation.Consolidated, price: float
+    ) -> tuple[float, float | None, float | None]:
+        """USD an hour until the next act: what is expected, and in the worst and the best of the past intervals.
+
+        ``price`` of what goes is the most that can be bought again, and what is saved at most.
+        """
+        again = self._bought_again(amount, plan, plan.usd_per_hour)
+        expected = plan.usd_per_hour - (float(again.mean()) if len(again) else 0.0)
+        if len(again) < outlook.STARTS:
+            return expected, None, None
+        worst = float(self._bought_again(amount, plan, price, self.holds).max())
+        least = float(self._bought_again(amount, plan, price).min())
+        moves = float(self.move_usd[plan.deleted].sum())
+        return expected, plan.usd_per_hour - worst, max(expected, price - moves - least)
+
+    def _bought_again(
+        self, amount: IntArray, plan: consolidation.Consolidated, most_usd: float, whole: float = 0.0
+    ) -> FloatArray:
+        """``(J,)`` USD an hour for nodes bought because the plan took room away, if demand rises as in the past."""
         left = np.where(plan.deleted, 0, outlook.room(self.free - amount @ plan.arrivals, self.mean_pod))
         if self.pod_usd == 0.0:
-            return 0.0
-        before, after, most = float(self.room.sum()), float(left.sum()), plan.usd_per_hour / self.pod_usd
-        return self.pod_usd * outlook.bought_again(self.rises, before, after, self.delay_s, most=most)
+            return np.zeros(0)
+        before, after, most = float(self.room.sum()), float(left.sum()), most_usd / self.pod_usd
+        return self.pod_usd * outlook.bought_again(self.rises, before, after, self.delay_s, most=most, whole=whole)
 
 
 def _holds(shape: Shape, mean_pod: FloatArray) -> float:

@@ -56,7 +56,9 @@ def test_room_is_wanted_where_it_would_be_missed_too_soon(least: float, wanted: 
 
 def test_what_is_bought_again_is_what_demand_lacks_after_and_did_not_lack_before() -> None:
     rises = np.array([[0.0, 4.0, 8.0, 12.0]])
-    assert bought_again(rises, 10.0, 5.0, 0, most=100.0) == (3 + 5) / 4
-    assert bought_again(rises, 10.0, 5.0, 20, most=100.0) == 0.0  # the nodes for the rise come too late to be paid for
-    assert bought_again(rises, 10.0, 5.0, 0, most=3.0) == (3 + 3) / 4
-    assert bought_again(np.zeros((0, 4)), 10.0, 5.0, 0, most=3.0) == 0.0
+    assert bought_again(rises, 10.0, 5.0, 0, most=100.0).tolist() == [(3 + 5) / 4]
+    late = bought_again(rises, 10.0, 5.0, 20, most=100.0)
+    assert late.tolist() == [0.0]  # the nodes for the rise come too late to be paid for
+    assert bought_again(rises, 10.0, 5.0, 0, most=100.0, whole=4.0).tolist() == [(4 + 8) / 4]
+    assert bought_again(rises, 10.0, 5.0, 0, most=3.0).tolist() == [(3 + 3) / 4]
+    assert bought_again(np.zeros((0, 4)), 10.0, 5.0, 0, most=3.0).tolist() == []

@@ -107,6 +107,12 @@ def test_judging_every_act_says_what_judging_each_says() -> None:
     question = Question("kube-default", "planned", moves_share=1.0, every_s=HOUR_S, history_s=HOUR_S, end_s=5 * HOUR_S)
     rows = judge_all(waves(), BOOK, question)
     assert [row["act"] for row in rows] == [1, 2, 3, 4]
+    told = [row for row in rows if row["promised_low"] is not None]
+    assert told, "no act had enough of a past"
+    for row in told:
+        low, promised, high = (float(row[f"promised_{end}"] or 0) for end in ("low", "usd_per_hour", "high"))
+        assert low <= promised <= high
+        assert row["within"] == (low <= float(row["realised_usd_per_hour"] or 0) <= high)
     for row in rows:
         single = judge(waves(), BOOK, question, int(row["act"] or 0), HOUR_S)
         assert row == {**single, "realised_usd_per_hour": pytest.approx(single["realised_usd_per_hour"], abs=1e-9)} | (
