@@ -24,6 +24,8 @@ ROUNDING = 1e-6
 """Floating-point slack added to every bound before it is rounded down to a whole pod."""
 SMOOTHING = 0.5
 MAX_GROUPS = 16
+HOPELESS_SHARE = 0.15
+"""Of the time left, what a bound still gets once it is known that it cannot become tight."""
 
 
 def class_counts(packing: Packing) -> IntArray:
@@ -159,12 +161,19 @@ class PatternBound:
         return bound, patterns
 
     def improve(self, deadline: Deadline, *, limit: int = 200_000) -> None:
-        """Generate columns until tight, converged, or out of time; ``value`` only falls."""
+        """Generate columns until tight, converged, or out of time; ``value`` only falls.
+
+        The value of the master only rises, and no bound falls below it: once it is a whole pod above the placement at
+        hand, nothing can be proved any more, and the rest of the time is mostly left to others.
+        """
         num_classes = len(self._classes)
+        hopeful = True
         while not (self.is_tight or deadline.is_over):
             answer = self._master.solve()
             if answer.status != Status.OPTIMAL:
                 return
+            if hopeful and answer.value >= self.target + 1 - ROUNDING:
+                hopeful, deadline = False, deadline.part(HOPELESS_SHARE)
             price = np.maximum(0.0, -answer.duals[:num_classes])
             smooth = price if self._duals is None else SMOOTHING * self._duals + (1 - SMOOTHING) * price
             found = False

@@ -36,7 +36,7 @@ def classes_of(
             while at < size and kinds[at] != cls[q]:
                 at += 1
             if at == size:
-                if size == kinds.shape[0]:
+                if size == MAX_CLASSES:
                     return -1
                 kinds[at] = cls[q]
                 count[at] = 0
@@ -74,6 +74,15 @@ def deal(
 
 
 @compiled
+def ends(room: IntArray, wanted: IntArray) -> bool:
+    """``wanted`` does not fit into ``room``."""
+    for r in range(room.shape[0]):  # noqa: SIM110
+        if room[r] < wanted[r]:
+            return True
+    return False
+
+
+@compiled
 def split(
     node: IntArray,
     left: IntArray,
@@ -88,47 +97,56 @@ def split(
     b: int,
     temperature: float,
     state: IntArray,
+    scratch: IntArray,
+    weight: FloatArray,
+    space: IntArray,
 ) -> int:
     """Deal the pods of ``a`` and ``b`` out anew; returns how many more of them are at home.
 
-    Depth first over classes, largest first; a branch ends when a side is overfull, when what is left to deal exceeds
-    what both sides still offer, or when too few pods could come home. Among the feasible splits one is drawn with
-    probability proportional to exp(pods at home ÷ temperature).
+    Depth first over classes, largest first; a branch ends when a side is overfull, when nothing more fits on one side
+    and the rest not on the other, or when too few pods could come home. Among the feasible splits one is drawn with
+    probability proportional to exp(pods at home ÷ temperature). ``scratch`` ``(8, MAX_CLASSES + 1)``, ``weight``
+    and ``space`` ``(4, MAX_CLASSES + 1, R)`` are overwritten.
     """
-    kinds = np.empty(MAX_CLASSES, np.int64)
-    count = np.empty(MAX_CLASSES, np.int64)
-    one = np.empty(MAX_CLASSES, np.int64)
+    kinds, count, one, order = scratch[0], scratch[1], scratch[2], scratch[3]
+    taken, gain, chosen, most = scratch[4], scratch[5], scratch[6], scratch[7]
     size = classes_of(links, head, cls, a, b, kinds, count, one)
     if size < 2:
         return 0
     num_resources = left.shape[1]
-    room = np.empty((2, size + 1, num_resources), np.int64)
+    room = space[:2]
     for r in range(num_resources):
         room[0, 0, r] = left[a, r]
         room[1, 0, r] = left[b, r]
         for g in range(size):
             room[0, 0, r] += now[kinds[g], a] * request[one[g], r]
             room[1, 0, r] += now[kinds[g], b] * request[one[g], r]
-    weight = np.empty(size, np.float64)
     for g in range(size):
         weight[g] = 0.0
         for r in range(num_resources):
             weight[g] -= count[g] * request[one[g], r] / (room[0, 0, r] + room[1, 0, r] + 1.0)
-    order = np.argsort(weight)
-    rest = np.zeros((size + 1, num_resources), np.int64)
-    most = np.zeros(size + 1, np.int64)
+    for g in range(size):
+        at = g
+        while at > 0 and weight[order[at - 1]] > weight[g]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = g
+    rest = space[2:]  # sum and least of what is left to deal
+    rest[0, size] = 0
+    rest[1, size] = np.int64(1) << 62
+    most[size] = 0
     present = 0
     for i in range(size - 1, -1, -1):
         g = order[i]
         c = kinds[g]
         for r in range(num_resources):
-            rest[i, r] = rest[i + 1, r] + count[g] * request[one[g], r]
+            rest[0, i, r] = rest[0, i + 1, r] + count[g] * request[one[g], r]
+            rest[1, i, r] = min(rest[1, i + 1, r], request[one[g], r])
         most[i] = most[i + 1] + min(count[g], home[c, a] + home[c, b])
         present += min(home[c, a], now[c, a]) + min(home[c, b], now[c, b])
     least = present - int(SPREAD * temperature)
-    taken = np.full(size + 1, -1, np.int64)
-    gain = np.zeros(size + 1, np.int64)
-    chosen = np.empty(size, np.int64)
+    taken[0] = -1
+    gain[0] = 0
     total = 0.0
     visits = 0
     i = 0
@@ -137,7 +155,7 @@ def split(
             chance = np.exp((gain[size] - present) / temperature)
             total += chance
             if random(state) % 1_000_000 * 1e-6 * total < chance:
-                chosen[:] = taken[:size]
+                chosen[:size] = taken[:size]
             i -= 1
             continue
         g = order[i]
@@ -155,9 +173,14 @@ def split(
         for r in range(num_resources):
             room[0, i + 1, r] = room[0, i, r] - here * request[one[g], r]
             room[1, i + 1, r] = room[1, i, r] - there * request[one[g], r]
-            if room[0, i + 1, r] < 0 or room[1, i + 1, r] < 0 or room[0, i + 1, r] + room[1, i + 1, r] < rest[i + 1, r]:
+            if room[0, i + 1, r] < 0 or room[1, i + 1, r] < 0:
                 fits = False
                 break
+        if fits and i + 1 < size:
+            fits = not (
+                (ends(room[0, i + 1], rest[1, i + 1]) and ends(room[1, i + 1], rest[0, i + 1]))
+                or (ends(room[1, i + 1], rest[1, i + 1]) and ends(room[0, i + 1], rest[0, i + 1]))
+            )
         gain[i + 1] = gain[i] + min(home[c, a], here) + min(home[c, b], there)
         if fits and gain[i + 1] + most[i + 1] >= least:
             i += 1
@@ -204,6 +227,9 @@ def cool_pairs(
     """
     num_pods = node.shape[0]
     num_nodes = left.shape[0]
+    scratch = np.empty((8, MAX_CLASSES + 1), np.int64)
+    weight_of = np.empty(MAX_CLASSES + 1, np.float64)
+    space = np.empty((4, MAX_CLASSES + 1, left.shape[1]), np.int64)
     for _ in range(rounds):
         q = random(state) % num_pods
         a = node[q] if node[q] >= 0 else random(state) % num_nodes
@@ -211,7 +237,8 @@ def cool_pairs(
         if node[q] >= 0 and home_of[q] >= 0 and home_of[q] != a:
             b = home_of[q]
         if a != b:
-            cost -= split(node, left, links, head, request, allowed, cls, home, now, a, b, temperature, state)
+            scene = (node, left, links, head, request, allowed, cls, home, now)
+            cost -= split(*scene, a, b, temperature, state, scratch, weight_of, space)
             if cost < best_cost[0] - 0.5 and (missing == best_missing).all():
                 best_cost[0] = cost
                 kept[:] = node

@@ -20,7 +20,7 @@ from placement.resources import IntArray
 from placement.solver import assign
 
 SEARCH_SHARE = 0.3
-BOUND_SHARE = 0.45
+BOUND_SHARE = 0.2
 FULLNESS_S = 0.5
 """With less time left, nobody asks whether all pods can fit to the last byte."""
 SEARCH_ROUNDS = 200
