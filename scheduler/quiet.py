@@ -22,7 +22,7 @@ REST_S = 0.0003
 thread that answers, which is then let in after a time slice only."""
 SWITCH_S = 0.0002
 """A thread that holds the interpreter when a question comes gives it back after so long."""
-ANSWERING_S = 0.002
+ANSWERING_S = 0.0005
 """A thread that wants the interpreter while somebody waits for an answer takes it after so long, not in the middle of it."""
 YOUNG = 500
 """New containers that are looked through after an answer: a third of a millisecond."""
