@@ -49,7 +49,9 @@ def headline(plan: Plan) -> str:
     }.get(plan.kind, "{:.2f} USD per hour")
     value = f"{plan.value:g} {plan.unit}" if plan.usd_per_hour is None else money.format(plan.usd_per_hour)
     payback = f", paid back in {plan.payback_s / 60:.0f} minutes" if plan.payback_s is not None else ""
-    counts = [f"{n} × {action}" for action in Action if (n := plan.count(action))]
+    counts = [f"{n} × {action}" for action in Action if action != Action.BUY and (n := plan.count(action))]
+    bought = Counter(step.name for step in plan.steps if step.action == Action.BUY)
+    counts += [f"buy {number} × {shape}" for shape, number in bought.most_common()]
     return f"{plan.kind}: {value}{payback}; {bound} ({plan.ending}). {', '.join(counts) or 'Nothing to do'}."
 
 
@@ -124,13 +126,6 @@ def _panel(
     return "\n".join([*parts, "</svg>"])
 
 
-def _shopping(plan: Plan) -> str:
-    """How many of which shape a purchase buys, most first; empty for other plans."""
-    bought = Counter(step.name for step in plan.steps if step.action == Action.BUY)
-    items = "".join(f"<li>{number} × {escape(shape)}</li>" for shape, number in bought.most_common())
-    return f"<ul>{items}</ul>" if items else ""
-
-
 def page(cluster: Cluster, plan: Plan) -> str:
     """The whole file."""
     rows = "\n".join(
@@ -146,7 +141,7 @@ def page(cluster: Cluster, plan: Plan) -> str:
         f"<h1>{escape(headline(plan))}</h1>",
         f'<p class="soft">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         "Nothing has been changed: a plan is a proposal.</p>",
-        _shopping(plan) or picture(cluster, plan),
+        "" if plan.count(Action.BUY) else picture(cluster, plan),
         f"<h2>Left out</h2><ul>{reasons}</ul>" if reasons else "",
         "<h2>Steps</h2><div class='steps'><table>",
         "<thead><tr><th>#</th><th>action</th><th>pod or shape</th><th>from</th><th>to</th></tr></thead>",
