@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 PREFIX = "/v1"
 GPU_PREFIX = "/v1/gpu"
+NOT_SERVING = "not serving"
+"""Outcome while the view is not complete or another replica leads: neutral, and the caller is to connect anew, for
+kube-scheduler would stay with us, as long as its connection lasts, when the Service has long turned to the new leader."""
 
 Verb = Callable[[Request], Response | Awaitable[Response]]
 Observe = Callable[[float], None]
@@ -143,14 +146,15 @@ class Extender:
             asker.after, outcome = None, "error"
             body = self._neutral(asker, question, "internal error")
         asker.answered = time.perf_counter()
-        return Response(body, after=partial(self._settle, asker, outcome, len(question.rows), started))
+        after = partial(self._settle, asker, outcome, len(question.rows), started)
+        return Response(body, after=after, closes=outcome == NOT_SERVING)
 
     def _settle(self, asker: _Asker, outcome: str, num_nodes: int, started: float) -> None:
         """Everything about an answer that its reader need not wait for."""
         after, asker.after = asker.after, None  # it holds the asker: no cycle is left for the collector
         if after is not None:
             after()
-        if outcome in ("error", "deadline", "not serving"):
+        if outcome in ("error", "deadline", NOT_SERVING):
             self.engine.metrics.fallback.labels(outcome).inc()
         see_nodes, see_duration = self._observers(asker.verb, outcome)
         see_nodes(num_nodes)
@@ -173,7 +177,7 @@ class Extender:
         engine = self.engine
         why = engine.why_not_serving()
         if why:
-            return self._neutral(asker, question, why), "not serving"
+            return self._neutral(asker, question, why), NOT_SERVING
         mode = engine.mode_of(question.head.namespace)
         if mode == "off" and not asker.is_gpu:
             return self._neutral(asker, question, ""), "off"
@@ -327,7 +331,7 @@ class Extender:
             try:
                 why = self.engine.why_not_serving()
                 if why:
-                    outcome = "not serving"
+                    outcome = NOT_SERVING
                     victims = () if is_gpu else victims
                 else:
                     spec = self.engine.reader.spec(asked.pod)
@@ -339,7 +343,7 @@ class Extender:
                 log.warning("preempt answered neutrally", extra={"pod": asked.head.name, "error": str(error)})
                 outcome = "error"
         self.engine.metrics.request_duration.labels("preempt", outcome).observe(time.perf_counter() - started)
-        return Response(wire.preempt_answer(victims))
+        return Response(wire.preempt_answer(victims), closes=outcome == NOT_SERVING)
 
     async def _bind(self, request: Request) -> Response:
         started = time.perf_counter()
@@ -348,7 +352,7 @@ class Extender:
         error = f"ullage: {why}" if why else await self.binder.bind(binding)
         outcome = "refused" if error else "bound"
         self.engine.metrics.request_duration.labels("bind", outcome).observe(time.perf_counter() - started)
-        return Response(wire.bind_answer(error))
+        return Response(wire.bind_answer(error), closes=bool(why))
 
 
 __all__ = ["GPU_PREFIX", "PREFIX", "Extender", "WireError"]

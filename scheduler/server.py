@@ -69,6 +69,8 @@ class Response:
     content_type: str = JSON
     after: Callable[[], None] | None = None
     """What is left to do once the answer is on its way, before any other request is looked at."""
+    closes: bool = False
+    """The caller should connect anew: another replica may be the one to ask."""
 
 
 Handler = Callable[[Request], Response | Awaitable[Response]]
@@ -306,7 +308,7 @@ class Connection(asyncio.BufferedProtocol):
     def _write(self, response: Response, keep: bool) -> None:
         """Send the answer, then do what comes after it, whether or not anybody is there to read it."""
         self._unreserve()
-        self._send(response, keep and not self.limits.is_stopping)
+        self._send(response, keep and not response.closes and not self.limits.is_stopping)
         if response.after is not None:
             try:
                 response.after()

@@ -355,6 +355,26 @@ async def test_of_two_replicas_one_leads_and_the_other_takes_over(tmp_path: Path
             assert (await second.filter(other, NAMES[:1], gpu=True))["NodeNames"] == []
 
 
+async def test_who_does_not_lead_lets_no_caller_stay(tmp_path: Path) -> None:
+    """The Service sends new connections to the leader; one that is kept would stay with a leader of the past."""
+    leads = {"enabled": True, "duration_s": 60, "renew_s": 0.2}
+    async with (
+        cluster(gpus=1, nodes=1) as api,
+        running(api, tmp_path, lease=LeaseSettings(**leads, identity="a")) as one,
+        running(api, tmp_path, wait=False, lease=LeaseSettings(**leads, identity="b")) as other,
+    ):
+        await until(lambda: other.app.engine.why_not_serving() == "another replica leads")
+        pod = api.put("pods", pod_object("p"))
+        binding = {"PodName": "p", "PodNamespace": "default", "PodUID": "u", "Node": NAMES[0]}
+        for scheduler, kept in ((one, "keep-alive"), (other, "close")):
+            for verb in ("filter", "prioritize", "preempt", "gpu/filter", "gpu/bind"):
+                body = binding if verb == "gpu/bind" else {"Pod": pod, "NodeNames": NAMES[:1]}
+                url = f"http://127.0.0.1:{scheduler.app.http.port}/v1/{verb}"
+                async with scheduler.session.post(url, json=body) as answer:
+                    assert answer.status == 200
+                    assert answer.headers.get("Connection", "keep-alive") == kept, verb
+
+
 async def test_metrics_have_the_promised_names_and_no_node_or_pod_in_them(tmp_path: Path) -> None:
     async with cluster() as api, running(api, tmp_path) as scheduler:
         await scheduler.filter(api.put("pods", pod_object("some-pod")), NAMES)

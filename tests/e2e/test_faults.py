@@ -225,10 +225,20 @@ class Switchboard(Relay):
 
     async def target(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         for replica in self.replicas:
-            with suppress(OSError):
-                if await asyncio.to_thread(replica.get, "/readyz") == "ok":
-                    return await asyncio.open_connection("127.0.0.1", replica.port)
+            with suppress(OSError):  # refused, or frozen
+                async with asyncio.timeout(1):
+                    if await self._is_ready(replica):
+                        return await asyncio.open_connection("127.0.0.1", replica.port)
         return None
+
+    @staticmethod
+    async def _is_ready(replica: Ullage) -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
+        try:
+            writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return b" 200 " in await reader.readline()
+        finally:
+            writer.close()
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
