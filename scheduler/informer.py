@@ -137,14 +137,19 @@ class Reflector:
             self.path, self.version, timeout_s=settings.watch_timeout_s, silence_s=settings.silence_timeout_s
         )
         self.last_sign = time.monotonic()
-        count = 0
-        async for event in events:
-            self.last_sign = time.monotonic()
-            self.problem = ""
-            self.take(event)
-            count += 1
-            if count % SLICE == 0:
-                await asyncio.sleep(0)
+        count, latest = 0, None
+        try:
+            async for event in events:
+                self.last_sign = time.monotonic()
+                self.problem = ""
+                self.take(event)
+                latest = event.object
+                count += 1
+                if count % SLICE == 0:
+                    await asyncio.sleep(0)
+        finally:
+            if latest is not None:  # an object is read once for its content; its version is needed to resume only
+                self.version = _decode_any(latest).metadata.resourceVersion or self.version
 
     def take(self, event: WatchEvent) -> None:
         """One watch event."""
@@ -155,7 +160,6 @@ class Reflector:
             self.sink.drop(event.object)
         elif event.type != "BOOKMARK":
             self.sink.put(event.object)
-        self.version = _decode_any(event.object).metadata.resourceVersion or self.version
 
 
 class Informer:
