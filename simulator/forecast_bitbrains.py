@@ -8,8 +8,9 @@ outcome was known by then. Nothing is fitted on an outcome that the forecast pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -42,6 +43,8 @@ FIRST_HISTORY_DAY = 28
 REFIT_DAYS = 15
 TREES = {1: 40, 6: 60, 24: 30}
 """Trees a model grows, by horizon; the longer the window, the fewer independent ones there are to learn from."""
+BAND_SHRINK = {1: 0.2, 6: 0.2, 24: 0.6}
+"""How far a band's factor is drawn to the one for all, by horizon: two weeks hold 14 windows of a day."""
 CALIBRATION_DAYS = 14
 """Conformal factors come from the last two weeks at most, so that they follow the cluster."""
 
@@ -49,6 +52,7 @@ STACKABLE = tuple(n for n in baselines_within(FIRST_HISTORY_DAY) if n != "replay
 """Rules that may join the stack; the one left out is ``p99_7d`` by another name where a workload stands alone."""
 
 Progress = Callable[[str], None]
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,11 @@ def bitbrains_task(
     extra = np.stack([rivals[n].astype(float) for n in leaders])
     parts = _Parts(np.concatenate([unseen, extra]), np.concatenate([seen, extra]), len(unseen))
     out, plain, known = (np.full(len(judged), np.nan) for _ in range(3))
-    for mask, forecast, uncalibrated, of_seen in _renewed(parts, judged, fold):
+    for mask, forecast, uncalibrated, of_seen in _renewed(parts, judged, fold, _of_horizon(BAND_SHRINK, target)):
         out[mask], plain[mask], known[mask] = forecast, uncalibrated, of_seen
     truth, weight = judged.truth[test].astype(float), judged.weight[test]
     return TaskResult(
-        name, out[test], truth, weight, judged.workload[test], raw, tuned, scales,
+        name, out[test], truth, weight, judged.workload[test], judged.start_day[test], raw, tuned, scales,
         pinball(truth, plain[test], weight, LEVEL), pinball(truth, known[test], weight, LEVEL),
     )  # fmt: skip
 
@@ -170,15 +174,20 @@ def _generations(
 def _effort(target: Target, effort: Effort, num_samples: int) -> Effort:
     """The effort with trees that suit the horizon, as many as :data:`TREES` says."""
     suited = effort_for(target, effort, num_samples)
-    most = TREES.get(target.horizon_h, min(TREES.values()))
+    most = _of_horizon(TREES, target)
     return replace(suited, options=replace(suited.options, trees=min(suited.options.trees, most)))
+
+
+def _of_horizon(table: Mapping[int, Number], target: Target) -> Number:
+    """The entry of the target's horizon; of the longest one for a horizon that is not listed."""
+    return table.get(target.horizon_h, table[max(table)])
 
 
 Renewed = tuple[BoolArray, AnyArray, AnyArray, AnyArray]
 """Mask over the judged samples; the forecast there, the same uncalibrated, and of models that saw the workload."""
 
 
-def _renewed(parts: _Parts, samples: Samples, fold: IntArray) -> Iterator[Renewed]:
+def _renewed(parts: _Parts, samples: Samples, fold: IntArray, shrink: float) -> Iterator[Renewed]:
     """Stack and calibrate anew each day, per fold, on other folds' outcomes known by then."""
     for k in range(FOLDS):
         others = fold != k
@@ -192,7 +201,7 @@ def _renewed(parts: _Parts, samples: Samples, fold: IntArray) -> Iterator[Renewe
             days_given = len(np.unique(samples.start_day[known & np.isfinite(given)]))
             level = level_now(samples, given, known, days_given)
             bands = Bands.of(samples, mixed, recent)
-            calibration = calibrate(samples, mixed, recent, bands, level=level)
+            calibration = calibrate(samples, mixed, recent, bands, level=level, shrink=shrink)
             given[today] = applied(calibration, bands, mixed[today], samples.weight[today])
             now = today & (fold == k)
             of_seen = applied(calibration, bands, weights @ parts.seen[:, now], samples.weight[now])

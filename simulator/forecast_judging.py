@@ -33,7 +33,6 @@ MOST_STACKED = 8_000
 BANDS = 5
 MIN_BAND = 300
 """Outcomes below which a band goes with the others' factor."""
-BAND_SHRINK = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class TaskResult:
     truth: FloatArray = field(repr=False)
     weight: FloatArray = field(repr=False)
     workload: IntArray = field(repr=False)
+    day: IntArray = field(repr=False)
     raw: Mapping[str, float]
     tuned: Mapping[str, float]
     scales: Mapping[str, float]
@@ -153,7 +153,7 @@ def calibrate(
     bands: Bands,
     *,
     level: float = LEVEL,
-    shrink: float = BAND_SHRINK,
+    shrink: float,
 ) -> Calibration:
     """Conformal factors of a forecast from the samples ``known``: one for all, and one per band.
 

@@ -176,7 +176,8 @@ def planetlab_task(days: Days, target: Target, *, effort: Effort, seed: int, pro
             seen[here] = applied(calibration, bands, known[here], samples.weight[here])
     truth, weight = samples.truth[test].astype(float), samples.weight[test]
     return TaskResult(
-        f"planetlab-{target.name}", out[test], truth, weight, samples.workload[test], raw, tuned, scales,
+        f"planetlab-{target.name}", out[test], truth, weight, samples.workload[test], samples.start_day[test],
+        raw, tuned, scales,
         pinball(truth, plain[test], weight, LEVEL), pinball(truth, seen[test], weight, LEVEL),
     )  # fmt: skip
 

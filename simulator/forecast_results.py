@@ -16,7 +16,7 @@ import numpy as np
 from placement.errors import ConfigError
 from simulator.forecast_judging import TaskResult
 
-ARRAYS = ("model", "truth", "weight", "workload")
+ARRAYS = ("model", "truth", "weight", "workload", "day")
 
 
 def digest_of(files: Iterable[Path], *more: str) -> str:

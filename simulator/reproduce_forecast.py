@@ -31,23 +31,36 @@ LEAST_LOSS = 1e-6
 """Share of the mean truth below which losses are alike: single precision cannot tell more."""
 
 
-def coverage_intervals(results: Sequence[TaskResult], *, seed: int, rounds: int = 2000) -> list[tuple[float, float]]:
+def coverage_intervals(
+    results: Sequence[TaskResult], *, seed: int, by_day: bool = False, rounds: int = 2000
+) -> list[tuple[float, float]]:
     """Simultaneous 95 % intervals of every task's coverage, workloads resampled with replacement.
 
+    ``by_day`` resamples the days too, independently (pigeonhole bootstrap: Owen, 2007): all workloads share a day.
     The half-widths are one multiple of each task's bootstrap standard error: the 95 % quantile of the largest
     standardised deviation over the family (max-t). Tasks of one data set share the resampled workloads.
     """
     rng = np.random.default_rng(seed)
     draws: dict[tuple[str, int], FloatArray] = {}
+    day_draws: dict[tuple[str, int], FloatArray] = {}
     deviations, errors = [], []
     for result in results:
         count = int(result.workload.max()) + 1
         key = (result.name.split("-")[0], count)
         if key not in draws:
             draws[key] = rng.multinomial(count, np.full(count, 1 / count), rounds).astype(float)
-        hits = np.bincount(result.workload, result.truth <= result.model, count)
-        total = np.bincount(result.workload, minlength=count)
-        sampled = (draws[key] @ hits) / np.maximum(draws[key] @ total, 1)
+        days, day = np.unique(result.day, return_inverse=True)
+        cell, shape = result.workload * len(days) + day, (count, len(days))
+        hits = np.bincount(cell, result.truth <= result.model, count * len(days)).reshape(shape)
+        total = np.bincount(cell, minlength=count * len(days)).reshape(shape)
+        times = np.ones((1, len(days)))
+        if by_day:
+            which = (key[0], len(days))
+            if which not in day_draws:
+                day_draws[which] = rng.multinomial(len(days), np.full(len(days), 1 / len(days)), rounds).astype(float)
+            times = day_draws[which]
+        found = ((draws[key] @ hits) * times).sum(axis=1)
+        sampled = found / np.maximum(((draws[key] @ total) * times).sum(axis=1), 1)
         error = max(float(sampled.std()), 1e-9)
         deviations.append(np.abs(sampled - result.coverage) / error)
         errors.append(error)
@@ -142,7 +155,8 @@ def _bitbrains(data: Path, progress: Progress) -> Recording:
 def report(results: Sequence[TaskResult], seed: int) -> dict[str, Any]:
     """The JSON document: the issue's keys, and beside them every rival and what calibration changed."""
     intervals = coverage_intervals(results, seed=seed)
-    tasks = {r.name: _entry(r, *interval) for r, interval in zip(results, intervals, strict=True)}
+    by_day = coverage_intervals(results, seed=seed, by_day=True)
+    tasks = {r.name: _entry(r, *of) for r, *of in zip(results, intervals, by_day, strict=True)}
     ratios = np.array([ratio(r.loss, r.best[1]) for r in results])
     versus_vpa = np.array([ratio(r.loss, r.raw["vpa-p90"]) for r in results])
     hour = [ratio(r.loss, r.best[1]) for r in results if "-1h-" in r.name]
@@ -163,7 +177,7 @@ def ratio(loss: float, rival: float) -> float:
     return max(loss, LEAST_LOSS) / max(rival, LEAST_LOSS)
 
 
-def _entry(result: TaskResult, low: float, high: float) -> dict[str, Any]:
+def _entry(result: TaskResult, interval: tuple[float, float], by_day: tuple[float, float]) -> dict[str, Any]:
     best_name, best = result.best
     weight = result.weight
     error = result.truth - result.model
@@ -174,8 +188,10 @@ def _entry(result: TaskResult, low: float, high: float) -> dict[str, Any]:
         "best_baseline_name": best_name,
         "ratio": ratio(result.loss, best),
         "coverage": result.coverage,
-        "coverage_low": low,
-        "coverage_high": high,
+        "coverage_low": interval[0],
+        "coverage_high": interval[1],
+        "coverage_by_day_low": by_day[0],
+        "coverage_by_day_high": by_day[1],
         "coverage_by_cores": float((weight * (error <= 0)).sum() / weight.sum()),
         "uncalibrated": result.uncalibrated,
         "seen_workloads": result.seen,

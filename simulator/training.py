@@ -28,12 +28,13 @@ BASES: Mapping[tuple[int, str], tuple[str, ...]] = {
     (1, P95): ("p99_24h", "max_6h", "max_lag1h"),
     (6, PEAK): ("max_72h+window_p95_7d+coach-6x4h+max_168h", "window_p95_7d", "max_72h"),
     (6, P95): ("window_p95_7d", "decayed_p99_7d", "max_72h"),
-    (24, PEAK): ("max_168h+max_336h+coach-6x4h+max28w", "max_168h", "max28w"),
-    (24, P95): ("window_p95_7d+max28w+same_max_7d+coach-6x4h", "window_p95_7d", "max_168h"),
+    (24, PEAK): ("max_168h+max_336h+coach-6x4h+max28w", "max_168h", "max_336h+max28w+window_p95_28d+max_168h"),
+    (24, P95): ("window_p95_7d+window_p95_28d+max28w+coach-6x4h", "window_p95_7d+max28w+same_max_7d+coach-6x4h"),
 }
 """Which features models of a horizon and statistic take as their base; several are mixed. Chosen on days before 62.
 
-Bases of short and of long memory stand side by side: which of them pays changes from month to month.
+Bases of short and of long memory stand side by side, a day ahead within one mean: which of them pays changes from month
+to month, and a whole model with the wrong memory is dearer than a mean that holds both.
 """
 
 SHORT_H = 1

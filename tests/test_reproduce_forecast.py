@@ -165,7 +165,9 @@ def test_rows_drawn_by_what_they_count_keep_weighted_sums_right() -> None:
 def result() -> TaskResult:
     values = np.linspace(0.1, 0.2, 5)
     workload = np.arange(5)
-    return TaskResult("planetlab-1h-peak", values, values, values, workload, {"last": 0.2}, {"last": 0.1}, {}, 0.3, 0.4)
+    return TaskResult(
+        "planetlab-1h-peak", values, values, values, workload, workload, {"last": 0.2}, {"last": 0.1}, {}, 0.3, 0.4
+    )
 
 
 def test_a_kept_result_is_taken_again_but_not_under_another_key_or_when_damaged(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from placement.baselines import PEAK, Target
 from placement.errors import ConfigError
 from placement.features import FeatureSchema
-from placement.resources import CPU
+from placement.resources import CPU, FloatArray
 from placement.stacking import Calibration
 from placement.usage import DAY, HOUR, UsageSeries
 from simulator.accuracy import evaluate, html, table_rows
@@ -117,13 +117,32 @@ def test_simultaneous_intervals_hold_the_truth_more_widely_than_single_ones() ->
 
     def result(name: str) -> TaskResult:
         truth = rng.uniform(0, 1, len(workload))
-        return TaskResult(name, np.full(len(workload), 0.95), truth, np.ones(len(workload)), workload, {}, {}, {}, 0.0)
+        day = np.arange(len(workload)) % 3
+        return TaskResult(
+            name, np.full(len(workload), 0.95), truth, np.ones(len(workload)), workload, day, {}, {}, {}, 0.0
+        )
 
     one = coverage_intervals([result("bitbrains-cpu-1h-peak")], seed=1)[0]
     family = [result(f"bitbrains-cpu-{h}h-peak") for h in range(12)]
     many = coverage_intervals(family, seed=1)
     assert all(low < 0.95 < high for low, high in many)
     assert np.mean([high - low for low, high in many]) > one[1] - one[0]
+
+
+def test_intervals_by_day_widen_when_days_differ_as_a_whole() -> None:
+    rng = np.random.default_rng(3)
+    workload, day = np.repeat(np.arange(200), 20), np.tile(np.arange(20), 200)
+    forecast, weight = np.full(len(day), 0.95), np.ones(len(day))
+
+    def widths(truth: FloatArray) -> tuple[float, float]:
+        result = TaskResult("bitbrains-cpu-1h-peak", forecast, truth, weight, workload, day, {}, {}, {}, 0.0)
+        found = [coverage_intervals([result], seed=1, by_day=by_day)[0] for by_day in (False, True)]
+        return found[0][1] - found[0][0], found[1][1] - found[1][0]
+
+    alike = widths(rng.uniform(0, 1, len(day)))
+    apart = widths(np.clip(rng.uniform(0, 1, len(day)) + rng.normal(0, 0.1, 20)[day], 0, 1))
+    assert apart[1] > 2 * apart[0]
+    assert apart[1] / apart[0] > 1.5 * alike[1] / alike[0]
 
 
 def test_a_knob_fitted_on_the_past_leaves_the_budget_of_violations() -> None:
@@ -321,7 +340,7 @@ def test_bands_hold_equally_many_and_each_gets_a_factor_of_its_own() -> None:
     covered = truth[~known] <= later
     assert covered[busy[~known]].mean() == pytest.approx(0.95, abs=0.03)
     assert covered[~busy[~known]].mean() == pytest.approx(0.95, abs=0.03)
-    for_all = calibrate(samples, forecast, known, Bands(np.zeros(0)))
+    for_all = calibrate(samples, forecast, known, Bands(np.zeros(0)), shrink=0.2)
     assert for_all.groups.keys() == {"0"}
     assert found.groups["0"] < for_all.cluster
 
