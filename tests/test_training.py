@@ -1,6 +1,7 @@
 """Training, judging and the reproductions' arithmetic, on made-up series."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement.baselines import PEAK, Target
+from placement.baselines import P95, PEAK, Target
 from placement.errors import ConfigError
 from placement.features import FeatureSchema
 from placement.resources import CPU, FloatArray
@@ -17,6 +18,7 @@ from placement.usage import DAY, HOUR, UsageSeries
 from simulator.accuracy import evaluate, html, table_rows
 from simulator.forecast_bitbrains import generations
 from simulator.forecast_judging import Bands, TaskResult, applied, between, calibrate, level_now, stack_on
+from simulator.forecast_planetlab import hourly
 from simulator.forecast_samples import Recording, Samples, folds_of
 from simulator.joint_packing import Replay, balanced, joint_need, plans
 from simulator.reproduce_eurosys import (
@@ -323,6 +325,28 @@ def test_a_stack_follows_its_prior_after_a_day_and_its_data_after_months() -> No
         np.testing.assert_allclose(stack_on(judged(truth, hour), parts, ~known, 1), [0.9, 0.05, 0.05])
     assert weights[90][1] > weights[1][1] > 0.05
     assert weights[90][1] > 0.97
+
+
+def test_factors_renewed_through_a_day_follow_it_and_know_no_window_that_is_not_over() -> None:
+    rng = np.random.default_rng(8)
+    day, hour, name = (axis.ravel() for axis in np.meshgrid((0, 1), np.arange(18), np.arange(400), indexing="ij"))
+    truth = rng.uniform(0, 0.5, len(day)) * np.where(day == 1, 1.3, 1.0)
+    forecast, target, later = np.full(len(day), 0.475), Target(6, P95), (day == 1) & (hour > 5)
+
+    def given(truth: FloatArray) -> FloatArray:
+        samples = replace(judged(truth, hour), start_day=day)
+        found = np.full(len(day), np.nan)
+        for now, bands, factors in hourly(samples, forecast, name > 50, target, (1,), 0):
+            found[now] = applied(factors, bands, forecast[now], samples.weight[now])
+        return found
+
+    once, twice = given(truth), given(np.where(later, 0.01, truth))
+    assert np.isnan(once[day == 0]).all()
+    np.testing.assert_array_equal(once[(day == 1) & (hour < 12)], twice[(day == 1) & (hour < 12)])
+    assert (twice[(day == 1) & (hour == 17)] < once[(day == 1) & (hour == 17)]).all()
+    covered = truth <= once
+    assert covered[(day == 1) & (hour < 6)].mean() < 0.80
+    assert covered[(day == 1) & (hour > 14)].mean() == pytest.approx(0.95, abs=0.02)
 
 
 def test_bands_hold_equally_many_and_each_gets_a_factor_of_its_own() -> None:
