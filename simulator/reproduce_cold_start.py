@@ -1,14 +1,14 @@
 """``ullage reproduce cold-start``: the next six hours of a workload that has run for 15, 60 or 180 minutes.
 
 What is known of it stands in :mod:`simulator.cold_samples`. Names in four folds; fitted on 0303, 0306 and 0309 with a
-start at every hour, tested on 0322 and 0325 with one at every third; rounds and weights come from models that left 0309
-out, on other names; conformal factors are renewed every hour. Rivals are tuned on the training days of the other names.
+start at every hour, tested on 0322 and 0325 with one at every third; rounds, weights and the conformal factor come from
+models that left 0309 out, on other names. Rivals are tuned on the training days of the other names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from placement.baselines import tuned_scale
 from placement.boosted import FitOptions
 from placement.errors import ConfigError
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
-from placement.stacking import pinball
+from placement.stacking import conformal, pinball, stack
 from placement.usage import DAY, HOUR, STEP_S, UsageSeries
 from simulator.cold_samples import TARGET, Cold, Population
-from simulator.forecast_judging import FOLDS, LEVEL, applied, stack_on
-from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, hourly
-from simulator.forecast_samples import concatenate, folds_of
+from simulator.forecast_judging import FOLDS, LEVEL
+from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN
+from simulator.forecast_samples import Samples, concatenate, folds_of
 from simulator.training import Effort, fit_bases, predictions
 from simulator.usage_readers import read_planetlab
 
@@ -48,8 +48,6 @@ class _Folded:
     past: BoolArray
     held: BoolArray
     test: BoolArray
-    last_day: int
-    test_days: Sequence[int]
 
 
 def _folded(population: Population, minutes: int, seed: int) -> _Folded:
@@ -74,8 +72,6 @@ def _folded(population: Population, minutes: int, seed: int) -> _Folded:
         np.isin(samples.start_day, train_days),
         samples.start_day == train_days[-1],
         np.isin(samples.start_day, test_days) & judged,
-        train_days[-1],
-        test_days,
     )
 
 
@@ -90,12 +86,17 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
     samples, test = given.cold.samples, given.test
     truth, weight = samples.truth.astype(float), samples.weight
     tuned = {name: values.copy() for name, values in given.cold.rules.items()}
+    unseen, seen = (np.full(len(samples), np.nan) for _ in range(2))
     for k in range(FOLDS):
-        mine, fit = given.fold == k, given.past & given.judged & (given.fold != k)
+        mine, others = given.fold == k, given.fold != k
+        fit = given.past & given.judged & others
         for name, values in given.cold.rules.items():
             scale = tuned_scale(values[fit], truth[fit], weight[fit], LEVEL)
             tuned[name][mine] = np.minimum(values[mine] * scale, 1)
-    unseen, seen = _forecasts(given, _parts(given, effort, seed))
+        forecast = _fold(samples, given.past & others, given.held, others, effort, seed + 10 * k)
+        neighbour = given.fold == (k + 1) % FOLDS
+        for table, those in ((unseen, mine & test), (seen, neighbour & test)):
+            table[those] = forecast(samples.pick(those))
     losses = {name: pinball(truth[test], values[test], weight[test], LEVEL) for name, values in tuned.items()}
     best = min(losses, key=lambda n: losses[n])
     loss = pinball(truth[test], unseen[test], weight[test], LEVEL)
@@ -111,54 +112,29 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
     }
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """(K, S) forecasts of the models on the last training day, which they left out, and on the test days."""
+def _fold(
+    samples: Samples, train: BoolArray, held: BoolArray, others: BoolArray, effort: Effort, seed: int
+) -> Callable[[Samples], FloatArray]:
+    """A fold's forecast: rounds, weights and factor from the last training day by models that left it out."""
+    nothing = np.zeros(len(samples), bool)
+    stop = held & others
+    tuning = fit_bases(
+        samples, resource=CPU, target=TARGET, train=train & ~held, stop=stop, effort=effort, seed=seed, bases=BASES
+    )
+    final = fit_bases(
+        samples, resource=CPU, target=TARGET, train=train, stop=nothing, effort=effort, seed=seed + 5, bases=BASES,
+        rounds=[model.rounds for model in tuning],
+    )  # fmt: skip
+    chosen = samples.pick(stop)
+    parts = predictions(tuning, chosen.rows)
+    truth = chosen.truth.astype(float)
+    weights = stack(parts, truth, chosen.weight, LEVEL)
+    factor = conformal(weights @ parts, truth, chosen.groups, LEVEL, min_group=len(chosen) + 1).cluster
 
-    unseen: FloatArray
-    seen: FloatArray
+    def forecast(wanted: Samples) -> FloatArray:
+        return np.asarray(np.clip(weights @ predictions(final, wanted.rows) * factor, 0, 1), float)
 
-
-def _parts(given: _Folded, effort: Effort, seed: int) -> _Parts:
-    """Fold by fold: models that never saw the workload, and models that did; each knows only the days before."""
-    samples = given.cold.samples
-    unseen, seen = (np.full((len(BASES), len(samples)), np.nan) for _ in range(2))
-    later = np.isin(samples.start_day, given.test_days)
-    for k in range(FOLDS):
-        mine, others, neighbour = given.fold == k, given.fold != k, given.fold == (k + 1) % FOLDS
-        train = given.past & others
-        tuning = fit_bases(
-            samples, resource=CPU, target=TARGET, train=train & ~given.held, stop=given.held & others, effort=effort,
-            seed=seed + 10 * k, bases=BASES,
-        )  # fmt: skip
-        final = fit_bases(
-            samples, resource=CPU, target=TARGET, train=train, stop=None, effort=effort, seed=seed + 10 * k + 5,
-            bases=BASES, rounds=[model.rounds for model in tuning],
-        )  # fmt: skip
-        for models, table, those in (
-            (tuning, unseen, given.held & mine), (final, unseen, later & mine), (final, seen, later & neighbour)
-        ):  # fmt: skip
-            table[:, those] = predictions(models, samples.rows[those])
-    return _Parts(unseen, seen)
-
-
-def _forecasts(given: _Folded, parts: _Parts) -> tuple[FloatArray, FloatArray]:
-    """(S,) mixed and calibrated forecasts of workloads never seen, and of seen ones; mixed and renewed as in section 1.
-
-    Weights come from the last training day. Factors are renewed at every start from that day at about the hour, and
-    from the starts of the test day itself, of other names, whose six hours were over by then.
-    """
-    samples = replace(given.cold.samples, hour=given.cold.samples.hour // HOUR)
-    unseen, seen = (np.full(len(samples), np.nan) for _ in range(2))
-    for k in range(FOLDS):
-        mine, others = given.fold == k, given.fold != k
-        weights = stack_on(samples, parts.unseen, given.held & others, len(BASES))
-        mixed, known = weights @ parts.unseen, weights @ parts.seen
-        for now, bands, calibration in hourly(samples, mixed, others, TARGET, given.test_days, given.last_day):
-            here = now & mine
-            unseen[here] = applied(calibration, bands, mixed[here], samples.weight[here])
-            seen[here] = applied(calibration, bands, known[here], samples.weight[here])
-    return unseen, seen
+    return forecast
 
 
 def run(
