@@ -334,6 +334,8 @@ class _View:
     """USD an hour for a mean pod on a new node that is full."""
     holds: float
     """Mean pods that such a node holds."""
+    one_usd: float
+    """USD an hour, over the interval, for one such node that is bought and idle at once: the least that chance costs."""
     delay_s: int
 
     @classmethod
@@ -369,6 +371,7 @@ class _View:
             free,
             pod_usd,
             holds,
+            pod_usd * holds * min(1.0, elastic.idle_s / policy.every_s),
             elastic.scan_s + min(s.boot_s for s in elastic.shapes),
         )
 
@@ -384,7 +387,8 @@ class _View:
     ) -> tuple[float, float | None, float | None]:
         """USD an hour until the next act: what is expected, and in the worst and the best of the past intervals.
 
-        ``price`` of what goes is the most that can be bought again, and what is saved at most.
+        ``price`` of what goes is the most that can be bought again, and what is saved at most. On both sides one
+        purchase more or less is chance.
         """
         again = self._bought_again(amount, plan, plan.usd_per_hour)
         expected = plan.usd_per_hour - (float(again.mean()) if len(again) else 0.0)
@@ -392,8 +396,7 @@ class _View:
             return expected, None, None
         worst = float(self._bought_again(amount, plan, price, self.holds).max())
         least = float(self._bought_again(amount, plan, price).min())
-        moves = float(self.move_usd[plan.deleted].sum())
-        return expected, plan.usd_per_hour - worst, max(expected, price - moves - least)
+        return expected, plan.usd_per_hour - worst - self.one_usd, max(expected, price - least) + self.one_usd
 
     def _bought_again(
         self, amount: IntArray, plan: consolidation.Consolidated, most_usd: float, whole: float = 0.0
