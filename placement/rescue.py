@@ -24,7 +24,7 @@ BOUND_SHARE = 0.2
 FULLNESS_S = 0.5
 """With less time left, nobody asks whether all pods can fit to the last byte."""
 SEARCH_ROUNDS = 200
-SETTLE_ROUNDS = 100
+SETTLE_ROUNDS = 300
 HOT, COLD = 0.35, 0.1
 DENSE_CELLS = 4_000_000
 """Above so many (class, node) cells no class-by-node matrix is made; moves are then not minimised further."""
