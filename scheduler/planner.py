@@ -35,9 +35,8 @@ from scheduler.planner_process import LINE_BYTES, Message, Order, Report
 from scheduler.settings import Settings
 from scheduler.view import Reader, sinks
 
-NICE = 10
-"""Below answers, and above what may wait for ever. The policy is that of batches, too: an event that wakes the planner
-does not take the processor from an answer that is being made."""
+NICE = 5
+"""Below answers, and above what may wait for ever."""
 REPORT_S = 0.5
 REPORTED_PODS = 200
 """At most, in one report: a line stays short."""
@@ -134,8 +133,6 @@ async def _report(planner: Planner, answers: int) -> None:
 def main() -> None:
     """Entry point of the process."""
     os.nice(NICE)
-    if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     answers = os.dup(1)
     os.dup2(2, 1)  # solvers print at times
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the parent decides
