@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from scheduler.slices import shorten_slice
+
 PATIENCE_S = 0.005
 """A thread waits no longer for a moment without a question."""
 PIECE_S = 0.0002
@@ -74,6 +76,7 @@ class Quiet:
         self._is_calm = True
         gc.set_threshold(BACKSTOP)
         sys.setswitchinterval(SWITCH_S)
+        shorten_slice()
         self._look_through()
 
     def asked(self) -> None:
