@@ -36,6 +36,12 @@ class Metrics:
         self.decisions = Counter(
             "ullage_decisions_total", "Decisions, by mode and outcome.", ["mode", "outcome"], registry=r
         )
+        self.outcomes = Counter(
+            "ullage_bound_pods_total",
+            "Pods with a decision record that were bound, by the mode of the decision and whether they are where we chose.",
+            ["mode", "where"],
+            registry=r,
+        )
         self.http_rejected = Counter(
             "ullage_http_rejected_total", "Requests answered with a 4xx or 5xx, by status.", ["status"], registry=r
         )

@@ -224,6 +224,7 @@ class Recorder:
         self.metrics = metrics
         self._pace = (quiet or Quiet()).pace()
         self.store = RecordStore(Path(settings.path), settings)
+        self.store.on_final = self._final
         self._queue: deque[Taken | Fleet | Seen] = deque()
         self._stop = threading.Event()
         self._engine: Engine | None = None
@@ -278,6 +279,9 @@ class Recorder:
         """The API shows a pod on a node."""
         if len(self._queue) < self.settings.queue:
             self._queue.append(seen)
+
+    def _final(self, mode: str, agrees: bool) -> None:
+        self.metrics.outcomes.labels(mode, "as chosen" if agrees else "elsewhere").inc()
 
     def _write(self) -> None:
         pruned_s = time.monotonic()

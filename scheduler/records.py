@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +58,10 @@ CREATE INDEX IF NOT EXISTS by_uid ON records (uid);
 CREATE INDEX IF NOT EXISTS by_time ON records (asked_s);
 """
 
-_FINAL = "UPDATE records SET final_node = ?, final_devices = ?, final_s = ? WHERE uid = ? AND final_node IS NULL"
+_FINAL = (
+    "UPDATE records SET final_node = ?, final_devices = ?, final_s = ? WHERE uid = ? AND final_node IS NULL "
+    "RETURNING asked_s, mode, node"
+)
 _OLDEST = "DELETE FROM records WHERE id IN (SELECT id FROM records ORDER BY asked_s LIMIT ?)"
 
 
@@ -220,6 +223,8 @@ class RecordStore:
     def __init__(self, path: Path, settings: RecordSettings | None = None) -> None:
         self.path = path
         self.settings = settings or RecordSettings()
+        self.on_final: Callable[[str, bool], None] = lambda mode, agrees: None
+        """Told, once for each pod that was bound, in which mode we last chose a node for it and whether it is there."""
         self._database: sqlite3.Connection | None = None
         self._has_failed = False
 
@@ -262,7 +267,10 @@ class RecordStore:
                         database.execute("INSERT OR IGNORE INTO fleets VALUES (?, ?)", item.packed())
                     else:
                         bound_s = item.time_s if isinstance(item, Bound) else time.time()
-                        database.execute(_FINAL, (item.node, item.devices, bound_s, item.uid))
+                        rows = database.execute(_FINAL, (item.node, item.devices, bound_s, item.uid)).fetchall()
+                        _, mode, node = max(rows, default=(0.0, "", ""))
+                        if node:
+                            self.on_final(mode, node == item.node)
         except sqlite3.Error as error:
             self._failed(error)
             return False

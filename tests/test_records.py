@@ -329,3 +329,17 @@ def test_what_the_watch_shows_becomes_the_records_end(live: Live, tmp_path: Path
     live.recorder.close()
     (record,) = read(tmp_path / "records.db")
     assert (record.final_node, record.agrees) == ("n2", False)
+
+
+def test_bound_pods_are_counted_once_by_whether_they_are_where_we_chose_last(live: Live) -> None:
+    for _ in range(2):  # asked twice before it is bound: one pod
+        last = live.ask("web-0", cpu_pod(6))
+    other = live.ask("web-1", cpu_pod(6))
+    for answered, node in ((last, last.decision.node), (other, "elsewhere")):
+        for version in (1, 2):
+            live.ledger.see(Seen(answered.uid, answered.name, "shop", version, answered.spec, node))
+    live.ledger.see(Seen("uid-unknown", "unknown", "shop", 1, cpu_pod(6), "n1"))
+    live.recorder.close()
+    samples = [s for metric in live.recorder.metrics.outcomes.collect() for s in metric.samples]
+    found = {(s.labels["mode"], s.labels["where"]): s.value for s in samples if s.name.endswith("_total")}
+    assert found == {(last.mode, "as chosen"): 1, (other.mode, "elsewhere"): 1}
