@@ -29,6 +29,7 @@ from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
 from scheduler.plan_solver import NICE
 from scheduler.settings import KubeSettings
+from scheduler.slices import give_way
 
 GRACE_S = 120.0
 """Beyond its limit, for the start of the process, reading the cluster, and the last solver step."""
@@ -54,7 +55,7 @@ async def _read(kube: KubeSettings) -> SnapshotFile:
 
 
 def _serve(request: Request, kube: KubeSettings, cancelled: Event, answer: Connection) -> None:
-    os.nice(NICE)
+    give_way(NICE)
     os.dup2(2, 1)  # solvers print at times
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"

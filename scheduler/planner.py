@@ -33,6 +33,7 @@ from scheduler.nominator import Nominator
 from scheduler.patcher import Patcher
 from scheduler.planner_process import LINE_BYTES, Message, Order, Report
 from scheduler.settings import Settings
+from scheduler.slices import give_way
 from scheduler.view import Reader, sinks
 
 NICE = 5
@@ -132,7 +133,7 @@ async def _report(planner: Planner, answers: int) -> None:
 
 def main() -> None:
     """Entry point of the process."""
-    os.nice(NICE)
+    give_way(NICE)
     answers = os.dup(1)
     os.dup2(2, 1)  # solvers print at times
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the parent decides

@@ -11,7 +11,6 @@ import asyncio
 import ctypes
 import logging
 import multiprocessing
-import os
 import signal
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -22,6 +21,7 @@ from typing import Protocol
 from placement.baselines import Target
 from placement.errors import PlacementError
 from placement.prediction import Answers, Question, Rungs, ask, load_rungs
+from scheduler.slices import give_way
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ _loaded: dict[Source, Rungs] = {}
 
 def _begin() -> None:
     """Low priority; and never outlive a parent that was killed."""
-    os.nice(NICENESS)
+    give_way(NICENESS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from scheduler.slices import shorten_slice
+from scheduler.slices import answer_soon
 
 PATIENCE_S = 0.005
 """A thread waits no longer for a moment without a question."""
@@ -76,7 +76,7 @@ class Quiet:
         self._is_calm = True
         gc.set_threshold(BACKSTOP)
         sys.setswitchinterval(SWITCH_S)
-        shorten_slice()
+        answer_soon()
         self._look_through()
 
     def asked(self) -> None:

@@ -1,7 +1,8 @@
-"""Asks Linux for a short time slice for the thread that answers, so that it gets a processor as soon as it wakes up.
+"""Who interrupts whom on a busy processor: time slices for those who answer and for those who can wait.
 
 The scheduler of Linux 6.6 and later (EEVDF) lets a task say how long it works at a time; from 6.12 on one with a shorter
-slice interrupts one with a longer. It gets no more of the processor by it, only sooner. See `sched(7)`, `sched_setattr(2)`.
+slice that wakes up interrupts one with a longer, which otherwise works to the end of its slice. Nobody gets more of the
+processor by it, only sooner. See `sched(7)`, `sched_setattr(2)`. Older kernels take the call and do nothing.
 """
 
 from __future__ import annotations
@@ -12,22 +13,34 @@ import platform
 import struct
 import sys
 
-SLICE_S = 0.0005
-"""About two answers. The kernel takes .1 to 100 ms; its own is 1 to 3 ms."""
+SHORT_S = 0.0005
+"""Of the thread that answers: about two answers. The kernel takes .1 to 100 ms; its own are 1 to 3 ms."""
+LONG_S = 0.02
+"""Of those who can wait: longer than anybody's own, so that whoever wakes up beside them need not wait."""
 _SYSCALLS = {"x86_64": 314, "aarch64": 274}
 _RESET_ON_FORK = 1
 _ATTR = struct.Struct("=IIQiIQQQ")
 """size, policy, flags, nice, priority, runtime in ns, deadline, period."""
 
 
-def shorten_slice(slice_s: float = SLICE_S) -> bool:
-    """Ask for slices of ``slice_s`` seconds for the calling thread, not for those it starts; False where that cannot be.
+def answer_soon(slice_s: float = SHORT_S) -> bool:
+    """Short slices for the calling thread, not for those that it starts; False where that cannot be had."""
+    return _set_slice(slice_s, _RESET_ON_FORK)
 
-    Older kernels take the call and do nothing. Nothing is lost where it fails: slices are then as they were.
+
+def give_way(nice: int) -> bool:
+    """Lower priority by ``nice`` and long slices for the calling thread and those that it starts.
+
+    False where there is only the priority.
     """
+    os.nice(nice)
+    return _set_slice(LONG_S, 0)
+
+
+def _set_slice(slice_s: float, flags: int) -> bool:
     number = _SYSCALLS.get(platform.machine()) if sys.platform == "linux" else None
     if number is None or os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK != os.SCHED_OTHER:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    attr = _ATTR.pack(_ATTR.size, os.SCHED_OTHER, _RESET_ON_FORK, nice, 0, round(slice_s * 1e9), 0, 0)
+    attr = _ATTR.pack(_ATTR.size, os.SCHED_OTHER, flags, nice, 0, round(slice_s * 1e9), 0, 0)
     return ctypes.CDLL(None).syscall(number, 0, attr, 0) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.slices import shorten_slice
+from scheduler.slices import LONG_S, answer_soon, give_way
 
 
 def _slice_ns() -> int | None:
@@ -19,8 +20,16 @@ def _slice_ns() -> int | None:
     return next((int(line.split(":")[1]) for line in lines if line.startswith("se.slice")), None)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux has this call")
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="its number is not known here")
+def _knows_slices(told: object) -> bool:
+    return told is not None and tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 12)
+
+
+ON_LINUX = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="the call is not known here"
+)
+
+
+@ON_LINUX
 def test_a_thread_gets_a_short_slice_and_those_it_starts_do_not() -> None:
     seen: list[object] = []
 
@@ -28,7 +37,7 @@ def test_a_thread_gets_a_short_slice_and_those_it_starts_do_not() -> None:
         seen.append(_slice_ns())
 
     def answering() -> None:
-        seen.extend((_slice_ns(), shorten_slice(0.0007), shorten_slice(0.0005), _slice_ns()))
+        seen.extend((_slice_ns(), answer_soon(0.0007), answer_soon(0.0005), _slice_ns()))
         thread = threading.Thread(target=child)
         thread.start()
         thread.join()
@@ -41,8 +50,7 @@ def test_a_thread_gets_a_short_slice_and_those_it_starts_do_not() -> None:
     before, first, again, after, of_child = seen
     assert first is True
     assert again is True, "it can be asked twice"
-    kernel = tuple(int(part) for part in platform.release().split(".")[:2])
-    if before is None or kernel < (6, 12):
+    if not _knows_slices(before):
         pytest.skip("this kernel does not tell, or knows no slices of one's own")
     assert after == 500_000
     assert of_child == before
@@ -50,4 +58,29 @@ def test_a_thread_gets_a_short_slice_and_those_it_starts_do_not() -> None:
 
 def test_where_it_cannot_be_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    assert shorten_slice() is False
+    assert answer_soon() is False
+
+
+@ON_LINUX
+def test_who_gives_way_has_a_lower_priority_and_long_slices_and_so_have_its_threads() -> None:
+    seen: list[object] = []
+
+    def child() -> None:
+        seen.append((os.getpriority(os.PRIO_PROCESS, 0), _slice_ns()))
+
+    def planning() -> None:
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        seen.extend((_slice_ns(), before, give_way(1)))
+        thread = threading.Thread(target=child)
+        thread.start()
+        thread.join()
+
+    thread = threading.Thread(target=planning)
+    thread.start()
+    thread.join()
+    told, nice, done, (nice_after, slice_ns) = seen[0], seen[1], seen[2], seen[3]  # type: ignore[misc]
+    assert done is True
+    assert nice_after == min(19, nice + 1)  # type: ignore[operator]
+    if not _knows_slices(told):
+        pytest.skip("this kernel does not tell, or knows no slices of one's own")
+    assert slice_ns == round(LONG_S * 1e9)
