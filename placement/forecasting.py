@@ -8,14 +8,15 @@ an argument. The expensive part, asking the rungs, is :func:`placement.predictio
 - *drift*: a rung whose promises are kept too seldom is shut until they are kept again (:class:`CoverageMonitor`);
 - *crowding*: when nodes were short of CPU for more than :attr:`Forecaster.budget` of the last day, every rung is shut until
   it is less than half of that: workloads may all keep below their own peaks and yet be too much together;
-- *age*: without news an answer moves towards the request.
+- *age*: without news an answer moves towards the request;
+- *cold start*: with ``siblings``, who has no day of history is predicted from those who have (:mod:`placement.siblings`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, isnan
 
 import numpy as np
@@ -39,6 +40,7 @@ from placement.prediction import (
     Rungs,
 )
 from placement.resources import CPU, MEMORY
+from placement.siblings import SIBLINGS, Siblings
 from placement.usage import DAY, HISTORY_DAYS, STEP_S, SingleArray, UsageHistory
 
 LEVEL = 0.95
@@ -96,6 +98,8 @@ class _Known:
     """Whether the rungs were tried on its past."""
     promised_s: int = -1
     answers: Answers | None = None
+    used: Mapping[str, int] = field(default_factory=dict)
+    """The most of each resource when it was last asked about; only while that is all there is."""
 
 
 @dataclass
@@ -157,8 +161,11 @@ class Forecaster:
         max_workloads: int = 2000,
         budget: float = 0.01,
         factor: float = 0.0,
+        siblings: bool = False,
     ) -> None:
         self.rungs = rungs or Rungs.of_history(target)
+        self.siblings = Siblings(EACH) if siblings and not self.rungs.parts else None
+        """They tell nothing of parts of the day."""
         self.target = target
         self.fresh_s, self.stale_s, self.max_workloads = fresh_s, stale_s, max_workloads
         self.budget = budget
@@ -182,6 +189,8 @@ class Forecaster:
         self.scores.clear()
         self._promises.clear()
         self._outcomes.clear()
+        if self.siblings is not None:
+            self.siblings = None if rungs.parts else Siblings(EACH)
         for known in self._known.values():
             known.is_changed = True
             known.is_tried = False
@@ -264,6 +273,8 @@ class Forecaster:
             history = known.history.snapshot() if known.is_changed or is_stale else None
             if history is not None:
                 known.is_changed = False
+                if self.siblings is not None:
+                    known.used = {r: int(samples.max(initial=0)) for r, samples in history.samples.items()}
                 found.append(Question(workload, dict(asks), history, not known.is_tried))
         return found
 
@@ -276,7 +287,8 @@ class Forecaster:
 
     def take(self, answers: Iterable[Answers]) -> None:
         """Keep answers; each is also a promise, at most one an hour and workload."""
-        factors = {key: f for key in self._outcomes for f in (self.factor(*key),) if f is not None}
+        keys = [*self._outcomes, *((SIBLINGS, resource) for resource in LEARNED)]
+        factors = {key: f for key in keys for f in (self.factor(*key),) if f is not None}
         for answer in answers:
             known = self._known.get(answer.workload)
             if known is None:
@@ -284,9 +296,22 @@ class Forecaster:
             known.answers, known.is_tried = answer, True
             for tried in answer.tried:
                 self._learn(tried)
-            if answer.of and answer.end_s >= known.promised_s + HOUR_S:
+            promised = self._with_siblings(known, answer)
+            if promised and answer.end_s >= known.promised_s + HOUR_S:
                 known.promised_s = answer.end_s
-                self._promises.append(_Promise(answer.workload, answer.end_s, answer.of, factors, answer.requested))
+                self._promises.append(_Promise(answer.workload, answer.end_s, promised, factors, answer.requested))
+
+    def _with_siblings(self, known: _Known, answer: Answers) -> Mapping[str, Prediction]:
+        """What is said, and what its siblings say of the workload, whether it needs that or not."""
+        if self.siblings is None:
+            return answer.of
+        told = self.siblings.predict(answer.workload, answer.requested, {} if answer.of else known.used)
+        if not answer.of:
+            return told
+        return {
+            r: replace(said, uppers={**said.uppers, **told[r].uppers}) if r in told else said
+            for r, said in answer.of.items()
+        }
 
     def _learn(self, outcome: Ratio) -> None:
         key = outcome.rung, outcome.resource
@@ -314,17 +339,18 @@ class Forecaster:
     def _forecast(self, known: _Known, answers: Answers, now_s: float) -> Forecast:
         age_s = max(0.0, now_s - known.last_s)
         asked = answers.requested
-        rung = self._rung_of(answers) if age_s < self.stale_s else REQUEST
+        of = answers.of or self._with_siblings(known, answers)
+        rung = self._rung_of(of) if age_s < self.stale_s else REQUEST
         old = min(1.0, max(0.0, (age_s - self.fresh_s) / (self.stale_s - self.fresh_s)))
         uppers, means, deviations, parts = [], [], [], []
         for resource in LEARNED:
             wants = asked.get(resource, 0)
-            said, factor = answers.of.get(resource), self.factor(rung, resource)
+            said, factor = of.get(resource), self.factor(rung, resource)
             if said is None or factor is None or rung not in said.uppers:
                 uppers.append(wants)
                 means.append(wants)
                 deviations.append(0)
-                parts.append([wants] * len(next((p.parts for p in answers.of.values()), ())))
+                parts.append([wants] * len(next((p.parts for p in of.values()), ())))
                 continue
             upper = said.uppers[rung]
             # With parts of the day the upper quantile is what is guaranteed, and the parts are the peaks.
@@ -351,6 +377,8 @@ class Forecaster:
         A rule on the largest samples is never lowered: below the peaks of the past it would promise that they do not
         come back.
         """
+        if rung == SIBLINGS:
+            return None if self.siblings is None else self.siblings.factor(resource)
         outcomes = self._outcomes.get((rung, resource))
         found = None if outcomes is None else outcomes.quantile
         if found is None:
@@ -367,10 +395,12 @@ class Forecaster:
         usable = (n for n, _ in self.rungs.predictors if self.trusted(n) and any(self.factor(n, r) for r in LEARNED))
         return next(usable, REQUEST)
 
-    def _rung_of(self, answers: Answers) -> str:
-        for name, _ in self.rungs.predictors:
+    def _rung_of(self, of: Mapping[str, Prediction]) -> str:
+        # Siblings are known by their histories.
+        names = [name for name, _ in self.rungs.predictors] + [SIBLINGS] * self.trusted(HISTORY)
+        for name in names:
             if self.trusted(name) and any(
-                name in p.uppers and self.factor(name, resource) is not None for resource, p in answers.of.items()
+                name in p.uppers and self.factor(name, resource) is not None for resource, p in of.items()
             ):
                 return name
         return REQUEST
@@ -388,6 +418,9 @@ class Forecaster:
             judged += self._judge(self._promises.popleft())
         for outcomes in self._outcomes.values():
             outcomes.settle(now_s)
+        if self.siblings is not None:
+            self.siblings.settle()
+            self.siblings.renew(k.answers for k in self._known.values() if k.answers is not None)
         self.crowding.settle()
         return judged
 
@@ -404,7 +437,13 @@ class Forecaster:
             truth = float(seen.max() if self.target.statistic == PEAK else np.percentile(seen, 95))
             wants = promise.requested.get(resource, 0)
             for rung, upper in said.uppers.items():
-                self._learn(Ratio(rung, resource, promise.made_s, truth / max(upper, 1.0)))
+                ratio = truth / max(upper, 1.0)
+                if rung != SIBLINGS:
+                    self._learn(Ratio(rung, resource, promise.made_s, ratio))
+                elif self.siblings is not None:
+                    self.siblings.learn(promise.workload, resource, promise.made_s, ratio)
+                    if len(said.uppers) > 1:
+                        continue  # it has a history of its own: nothing was promised by its siblings
                 factor = promise.factors.get((rung, resource))
                 if factor is None:
                     continue
@@ -436,5 +475,5 @@ def _is_like(old: Forecast, new: Forecast, requested: Requests) -> bool:
 
 
 def rungs_below(rung: str) -> int:
-    """0 for a model, 1 for history, 2 for the request: how far a forecast has fallen."""
-    return (MODEL, HISTORY, REQUEST).index(rung)
+    """0 for a model, 1 for history, 2 for siblings, 3 for the request: how far a forecast has fallen."""
+    return (MODEL, HISTORY, SIBLINGS, REQUEST).index(rung)

@@ -162,8 +162,8 @@ NUM_WINDOWS = 6
 class Forecast:
     """What one pod of a workload will use in the coming window: upper quantile, mean and deviation, in ledger units.
 
-    The upper quantiles are what is placed by. ``rung`` says what they stand on (``model``, ``history`` or
-    ``request``), ``age_s`` how old the newest sample behind them is.
+    The upper quantiles are what is placed by. ``rung`` says what they stand on (``model``, ``history``,
+    ``siblings`` or ``request``), ``age_s`` how old the newest sample behind them is.
     """
 
     cpu: int

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from placement.knowledge import Forecast, Forecasts, workload_of
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
+from placement.siblings import SIBLINGS
 
 MIB = 2**20
 
@@ -115,6 +116,8 @@ def _why_kept(classes: list[tuple[PodSpec, int]], forecast: Forecast | None, kep
         return "Guaranteed"
     if forecast is None or forecast.rung == "request":
         return "no prediction that is trusted"
+    if forecast.rung == SIBLINGS:
+        return "less than a day of its own history"
     return ""
 
 

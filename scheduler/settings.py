@@ -183,6 +183,8 @@ class UsageSettings:
     A folder is looked at again when its card changes."""
     horizon: str = _choice("6h-peak", HORIZONS)
     """What is predicted: window and statistic."""
+    siblings: bool = False
+    """Whether a workload without a day of history is predicted from others of its namespace and kind of owner."""
     every_s: float = _number(30, 0.5, 86_400)
     """Between looks at the sources."""
     history_days: float = _number(28, 0.01, 28)

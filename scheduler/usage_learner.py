@@ -25,6 +25,7 @@ from placement.knowledge import Forecasts, workload_of
 from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST, Rungs, load_rungs, target_of
 from placement.reclaim import is_reclaimed
 from placement.resources import CPU, MEMORY
+from placement.siblings import SIBLINGS
 from placement.state import CPU_ROW
 from placement.usage import STEP_S
 from scheduler.engine import Engine
@@ -86,6 +87,7 @@ class UsageLearner:
             fresh_s=settings.fresh_s,
             stale_s=settings.stale_s,
             max_workloads=settings.max_workloads,
+            siblings=settings.siblings,
         )
         self.current: dict[str, Current] = {}
         """What each pod uses now, by UID; for the reclaim controller's guard."""
@@ -330,9 +332,10 @@ class UsageLearner:
     def _gauges(self) -> None:
         metrics, forecaster, now_s = self.engine.metrics, self.forecaster, self.clock()
         rungs = Counter(self._rungs_before.values())
-        for rung in (MODEL, HISTORY, REQUEST):
+        for rung in (MODEL, HISTORY, SIBLINGS, REQUEST):
             metrics.prediction_rung.labels(rung).set(rungs[rung])
-        for rung, _ in forecaster.rungs.predictors:
+        names = [rung for rung, _ in forecaster.rungs.predictors]
+        for rung in names if forecaster.siblings is None else [*names, SIBLINGS]:
             metrics.prediction_trusted.labels(rung).set(int(forecaster.trusted(rung)))
             for resource in LEARNED:
                 metrics.prediction_coverage.labels(rung, resource).set(forecaster.coverage(rung, resource))

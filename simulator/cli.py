@@ -88,6 +88,7 @@ def _question_options(command: Any) -> Any:
             "default: the largest sample of seven days.",
         ),
         click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", show_default=True, help="Of usage."),
+        click.option("--siblings", is_flag=True, help="Predict owners without a day of history from their siblings."),
         bad_rows,
         click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
@@ -117,6 +118,7 @@ def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[
         mechanism=given["mechanism"],
         model=given["model"],
         horizon=given["horizon"],
+        siblings=given["siblings"],
     )
 
 

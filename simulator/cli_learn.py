@@ -296,4 +296,16 @@ def reproduce_cold_start(data: Path, seed: int, quiet: bool, output: str) -> Non
         }
         for name, entry in result["history"].items()
     ]
+    rows += [
+        {
+            "history": f"siblings, {name}",
+            "model": f"{entry['pinball']:.4f}",
+            "best rule": "request",
+            "its pinball": f"{entry['request_pinball']:.4f}",
+            "ratio": f"{entry['ratio']:.3f}",
+            "coverage": f"{entry['coverage']:.3f}",
+        }
+        for name, entry in result["siblings"].items()
+        if entry["workloads"]
+    ]
     _emit("Reproduction", result, rows, output)

@@ -73,6 +73,8 @@ class Question:
     model: str = ""
     """Folder of ``ullage train`` that forecasts of usage come from, as in ``ullage serve``; empty = the history alone."""
     horizon: str = "6h-peak"
+    siblings: bool = False
+    """Whether workloads without a day of history are predicted from their siblings."""
     """What is forecast of usage: window and statistic."""
 
 
@@ -164,7 +166,9 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
     truth = None
     if question.mechanism != "none" or (len(trace.usage.pod) and not cell.load):
         start_s = int(trace.pods.arrival_s[0]) if len(trace.pods) else 0
-        truth, policies = use_policies(trace, question.mechanism, start_s + question.warmup_s, rungs_of(cell))
+        truth, policies = use_policies(
+            trace, question.mechanism, start_s + question.warmup_s, rungs_of(cell), siblings=question.siblings
+        )
         options = replace(options, policies=policies)
         if question.mechanism == "reclaimed":
             trace = batch_on_reclaimed(trace, cell.seed)

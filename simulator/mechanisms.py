@@ -20,7 +20,7 @@ MECHANISMS = ("none", "rightsized", "reclaimed")
 
 
 def use_policies(
-    trace: Trace, mechanism: str, measured_from_s: int, rungs: Rungs
+    trace: Trace, mechanism: str, measured_from_s: int, rungs: Rungs, *, siblings: bool = False
 ) -> tuple[UsageTruth, tuple[Policy, ...]]:
     """Real use, what is learned from it, and the mechanism that overcommits, for a trace with usage.
 
@@ -35,7 +35,7 @@ def use_policies(
             f"trace {trace.manifest.name} records no usage; join it with a recording first: ullage trace join"
         )
     truth = UsageTruth(trace.usage, measured_from_s=measured_from_s)
-    learner = UsageLearner(truth, rungs)
+    learner = UsageLearner(truth, rungs, siblings=siblings)
     rightsizing = Rightsizing(learner)
     more: dict[str, tuple[Policy, ...]] = {
         "rightsized": (rightsizing, Restoring(rightsizing)),

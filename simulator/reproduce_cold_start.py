@@ -21,6 +21,7 @@ from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from placement.stacking import conformal, pinball, stack
 from placement.usage import DAY, HOUR, STEP_S, UsageSeries
 from simulator.cold_samples import TARGET, Cold, Population
+from simulator.cold_siblings import judge_siblings
 from simulator.forecast_judging import FOLDS, LEVEL
 from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN
 from simulator.forecast_samples import Samples, concatenate, folds_of
@@ -145,7 +146,7 @@ def run(
     minutes: Sequence[int] = MINUTES,
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
-    """All lengths of history; the JSON report.
+    """All lengths of history, and what the deployed forecaster says of new names; the JSON report.
 
     Raises
     ------
@@ -157,4 +158,4 @@ def run(
     for length in minutes:
         found[f"{length}min"] = one(population, length, effort=effort, seed=seed)
         progress(f"{length} minutes: ratio {found[f'{length}min']['ratio']:.3f}")
-    return {"history": found, "level": LEVEL, "seed": seed}
+    return {"history": found, "siblings": judge_siblings(days), "level": LEVEL, "seed": seed}

@@ -35,13 +35,20 @@ class UsageLearner:
     budget: float = 0.01
     factor: float = 0.0
     """Factor that stands until there are outcomes, as if fitted elsewhere; 0 = none."""
+    siblings: bool = False
+    """Whether workloads without a day of history are predicted from their siblings."""
     fallen: list[tuple[int, str, float, float]] = field(default_factory=list)
     """(time, rung, coverage of the history rung, node-time short of CPU in the last day) at each change of rung."""
 
     def __post_init__(self) -> None:
         self.truth.learner = self
         self.forecaster = Forecaster(
-            self.rungs.target, rungs=self.rungs, max_workloads=10**6, budget=self.budget, factor=self.factor
+            self.rungs.target,
+            rungs=self.rungs,
+            max_workloads=10**6,
+            budget=self.budget,
+            factor=self.factor,
+            siblings=self.siblings,
         )
         self.workloads: list[str] = []
         self._of_class: IntArray = np.zeros(0, np.int64)

@@ -6,6 +6,7 @@ import pytest
 from placement.resources import CPU
 from placement.usage import DAY, HOUR, UsageSeries
 from simulator.cold_samples import Population
+from simulator.cold_siblings import judge_siblings
 from simulator.neighbours import expected_of_others, mean_of_others, number_of_others
 from simulator.reproduce_cold_start import MINUTES
 
@@ -96,3 +97,29 @@ def test_the_first_recorded_day_has_no_earlier_days() -> None:
     column = found.schema.names.index
     assert np.isnan(found.rows[:, column("owner_earlier")]).all()
     assert np.isnan(found.rows[:, column("expected_earlier")]).all()
+
+
+def test_new_names_of_later_days_are_predicted_from_their_slice() -> None:
+    rng = np.random.default_rng(3)
+    share = rng.uniform(0.05, 0.3, (48, 1)) * rng.uniform(0.7, 1, (48, DAY))
+
+    def day(stamp: str, first: int, last: int) -> UsageSeries:
+        names = tuple(f"h{i}_x_{'a' if i < 44 else 'rare'}" for i in range(first, last))
+        groups = tuple(f"x_{name.rsplit('_', 1)[-1]}" for name in names)
+        table = share[first:last].astype(np.float32)
+        return UsageSeries(f"planetlab-{stamp}", names, 0, {CPU: table}, {CPU: np.ones(len(names))}, groups)
+
+    found = judge_siblings([day("1", 0, 42), day("2", 0, 42), day("3", 0, 48)])
+    assert list(found) == ["planetlab-2", "planetlab-3"]
+    assert found["planetlab-2"]["forecasts"] == 0
+    assert found["planetlab-2"]["coverage"] is None
+    last = found["planetlab-3"]
+    assert last["workloads"] == 2, "a slice that nobody knows keeps its request"
+    assert last["forecasts"] == 6 * 18
+    assert last["answered"] == 2 * 16 / (6 * 18), "twenty hours of outcomes are known two hours into the day"
+    assert last["coverage"] == 1
+    assert last["true"] is not None
+    assert last["promised"] is not None
+    assert last["ratio"] is not None
+    assert last["true"] < last["promised"] < 0.4
+    assert last["ratio"] < 0.6

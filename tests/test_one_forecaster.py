@@ -70,17 +70,44 @@ def busy_trace(num: int, *, burst: bool = True) -> Trace:
     )
 
 
-def replayed(trace: Trace, strategy: str, rungs: Rungs, every_s: int) -> tuple[Look, Replay]:
+def growing_trace(num: int, late: int, late_h: int, hours: int) -> Trace:
+    """``num`` workloads on one node, and ``late`` more of them (the last) that come after ``late_h`` hours."""
+    node = NodeSpec("n0", ((CPU, 4000 * num), (MEMORY, 512 * GIB), (PODS, 110)))
+    specs = [PodSpec(((CPU, 3000), (MEMORY, 4 * GIB)), owner=f"StatefulSet/db{i}") for i in range(num + late)]
+    begins = [0 if i < num else late_h * 3600 for i in range(num + late)]
+    pods = [(f"p{i}", s, begin, (hours + 1) * 3600) for i, (s, begin) in enumerate(zip(specs, begins, strict=True))]
+    rng = np.random.default_rng(8)
+    pod, step, cpu, memory = [], [], [], []
+    for i, begin in enumerate(begins):
+        steps = np.arange(begin // STEP_S, hours * 12 + 1)
+        pod.append(np.full(len(steps), i))
+        step.append(steps * STEP_S)
+        cpu.append(np.rint(rng.uniform(100, 900) * rng.uniform(0.6, 1.0, len(steps))).astype(int))
+        memory.append(np.full(len(steps), GIB + i))
+    table = (np.concatenate(part) for part in (pod, step, cpu, memory))
+    return Trace.of("t", [node], pods).but(usage=Usage(*table))
+
+
+def replayed(
+    trace: Trace, strategy: str, rungs: Rungs, every_s: int, *, hours: int = HOURS, siblings: bool = False
+) -> tuple[Look, Replay]:
     truth = UsageTruth(trace.usage)
     look = Look(truth)
-    policies = (truth, UsageLearner(truth, rungs, every_s=every_s), look)
-    replay = Replay(trace, STRATEGIES[strategy], ReplayOptions(policies=policies, end_s=HOURS * 3600))
+    policies = (truth, UsageLearner(truth, rungs, every_s=every_s, siblings=siblings), look)
+    replay = Replay(trace, STRATEGIES[strategy], ReplayOptions(policies=policies, end_s=hours * 3600))
     replay.run()
     return look, replay
 
 
 async def served(
-    trace: Trace, look: Look, replay: Replay, path: Path, strategy: str, model: str, every_s: int
+    trace: Trace,
+    look: Look,
+    replay: Replay,
+    path: Path,
+    strategy: str,
+    model: str,
+    every_s: int,
+    siblings: bool = False,
 ) -> dict[int, Knowledge]:
     """The same pods where the replay put them, and what they got, by the Telemetry stream on a clock of our own."""
     now = [0.0]
@@ -94,7 +121,7 @@ async def served(
         spec = trace.specs[trace.pods.spec[pod]]
         live.ledger.see(Seen(uid, uid, "default", 1, spec, replay.node_names[replay.node_of[pod]]))
     live.engine.strategy = strategy_named(strategy)
-    settings = UsageSettings(model=model, horizon=TARGET.name)
+    settings = UsageSettings(model=model, horizon=TARGET.name, siblings=siblings)
     learner = LiveLearner(live.engine, settings, lambda: True, clock=lambda: now[0])
     learner.store = UsageStore(10_000, live.metrics, lambda: now[0])
     known = {}
@@ -147,6 +174,19 @@ async def test_serve_and_replay_know_the_same_at_every_step(
     if not with_model:
         assert rungs[32 * 12] == {"request"}, "nodes ran out of CPU"
     assert any(f.windows for f in forecasts[30 * 12].values()) == parts
+
+
+async def test_serve_and_replay_know_the_same_of_owners_that_are_new(tmp_path: Path) -> None:
+    hours, every_s = 54, 3600
+    trace = growing_trace(42, 3, 49, hours)
+    look, replay = replayed(trace, "predicted", load_rungs("", TARGET), every_s, hours=hours, siblings=True)
+    known = await served(trace, look, replay, tmp_path / "r.db", "predicted", "", every_s, siblings=True)
+    assert [k.digest for k in known.values()] == [k.digest for k in look.known.values()]
+    last = known[max(known)].forecasts
+    assert last is not None
+    assert {n: f.rung for n, f in last.of.items() if f.rung != "history"} == {
+        f"default/StatefulSet/db{i}": "siblings" for i in (42, 43, 44)
+    }
 
 
 def test_an_answer_does_not_depend_on_what_else_is_asked(model: str) -> None:
