@@ -50,6 +50,41 @@ class _Group:
     """Sums."""
 
 
+class _Outcomes:
+    """The last day's largest ratio of each workload, for one resource; work is done once an hour."""
+
+    def __init__(self) -> None:
+        self.is_new = False
+        self.hours: dict[int, dict[str, float]] = {}
+        """Hour of the promise → workload → largest ratio."""
+        self._worst: dict[str, float] = {}
+
+    def add(self, workload: str, hour: int, ratio: float) -> None:
+        """One outcome."""
+        if hour not in self.hours:
+            self.hours[hour] = {}
+            self._forget()
+        of = self.hours.get(hour)
+        if of is None:
+            return  # older than a day
+        self.is_new = True
+        of[workload] = max(ratio, of.get(workload, 0.0))
+        self._worst[workload] = max(ratio, self._worst.get(workload, 0.0))
+
+    def _forget(self) -> None:
+        oldest = max(self.hours) - DAY_H
+        self.hours = {hour: of for hour, of in self.hours.items() if hour > oldest}
+        self._worst = {}
+        for of in self.hours.values():
+            for workload, ratio in of.items():
+                self._worst[workload] = max(ratio, self._worst.get(workload, 0.0))
+
+    def worst(self) -> list[float]:
+        """Of each workload, sorted."""
+        self.is_new = False
+        return sorted(self._worst.values())
+
+
 _Share = tuple[float, float, float]
 
 
@@ -64,8 +99,7 @@ class Siblings:
         self.level = level
         self._shares: dict[tuple[str, str], _Share] = {}
         self._groups: dict[tuple[str, str], _Group] = {}
-        self._ratios: dict[str, dict[str, dict[int, float]]] = {resource: {} for resource in LEARNED}
-        """Resource → workload → hour of the promise → largest ratio."""
+        self._outcomes = {resource: _Outcomes() for resource in LEARNED}
         self._factors: dict[str, float | None] = dict.fromkeys(LEARNED)
 
     # ── what is said ──────────────────────────────────────────────────────────────────────────
@@ -116,25 +150,17 @@ class Siblings:
 
     def learn(self, workload: str, resource: str, made_s: int, ratio: float) -> None:
         """Truth ÷ what was said for the window after ``made_s``."""
-        hours = self._ratios[resource].setdefault(workload, {})
-        hour = made_s // HOUR_S
-        hours[hour] = max(ratio, hours.get(hour, 0.0))
-        self._factors[resource] = None
+        self._outcomes[resource].add(workload, made_s // HOUR_S, ratio)
 
     def settle(self) -> None:
         """Forget all but the last day of outcomes, and fit."""
-        for resource, of in self._ratios.items():
-            if self._factors[resource] is not None or not of:
+        for resource, outcomes in self._outcomes.items():
+            if not outcomes.is_new:
                 continue
-            newest = max(hour for hours in of.values() for hour in hours)
-            for workload in list(of):
-                of[workload] = {hour: r for hour, r in of[workload].items() if hour > newest - DAY_H}
-                if not of[workload]:
-                    del of[workload]
-            rank = ceil((len(of) + 1) * self.level)
-            if rank <= len(of) and len({hour for hours in of.values() for hour in hours}) >= LEAST_HOURS:
-                worst = sorted(max(hours.values()) for hours in of.values())
-                self._factors[resource] = max(worst[rank - 1], 1.0)
+            worst = outcomes.worst()
+            rank = ceil((len(worst) + 1) * self.level)
+            enough = rank <= len(worst) and len(outcomes.hours) >= LEAST_HOURS
+            self._factors[resource] = max(worst[rank - 1], 1.0) if enough else None
 
     def factor(self, resource: str) -> float | None:
         """What is said is multiplied by it, never lowered; None while too few workloads were left out."""
