@@ -1,4 +1,5 @@
-"""Batches and gangs: place a group of pending pods at once, as many as possible, then with least stranding.
+"""Batches and gangs: place a group of pending pods at once: as many as possible, then as they wish, then with least
+stranding.
 
 **Stranding** of a node is what is free there but cannot be used in the node's own proportions: with
 ``u = min_r free_r / allocatable_r``, resource ``r`` strands ``free_r − u · allocatable_r``. A cluster's stranding is
@@ -8,11 +9,15 @@ node, so its linear program is exact, and a subgradient at the present load prov
 The model has integers per class and node, never a boolean per pod. It starts from the best nodes of each class and
 generates further (class, node) pairs by reduced cost over *all* nodes, so the bound is one for the whole cluster
 although only a small part of it is ever in the model.
+
+**Wishes** are points per class and node, those of kube-scheduler's soft rules that do not depend on where the rest of the
+batch goes. They are a stage of their own, between count and stranding, of the same program with another objective;
+stranding is then minimised over the placements that give up no point. A batch without wishes has no such stage.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +39,12 @@ SOLVE_SHARE = 0.85
 BUILDS = 3.0
 """A program is begun only with so many times left what the last one took to build."""
 TIGHT = 1e-9
+WISHES_SHARE = 0.5
+"""What wishes get of the time that is left after counting."""
+POINT = 2.0
+"""A point of a wish against stranding where pods are placed one by one: more than one pod can strand at all."""
+EXACT_GAP, POINTS_SLACK = 1e-9, 1e-6
+"""Where points are whole numbers: the relative gap to stop at, and what a solver's bound may be wrong by, relative."""
 GOAL = 1e9
 """Stranding in the program is in parts per thousand million, so that solver tolerances are far below a pod."""
 
@@ -58,6 +69,7 @@ class Batch:
     most : ``(C, N)`` int64, pods of a class that rules allow on a node (0 = excluded).
     gang : ``(C,)`` int64; classes with equal numbers >= 0 are placed all or none; -1 = pod by pod.
     zone_of : ``(N,)`` int64, for spreads.
+    wish : ``(C, N)`` int64 >= 0, points that a pod of a class has for a node; None = nobody wishes anything.
     """
 
     request: IntArray
@@ -68,6 +80,7 @@ class Batch:
     gang: IntArray
     zone_of: IntArray
     spreads: tuple[ZoneSpread, ...] = ()
+    wish: IntArray | None = None
 
     def __post_init__(self) -> None:
         if self.free.shape[1] == 0:
@@ -85,6 +98,26 @@ class Batch:
             with np.errstate(divide="ignore"):
                 room = np.where(request[:, None] > 0, np.minimum(room, row // np.maximum(request, 1)[:, None]), room)
         return np.asarray(room, np.int64)
+
+    def wishes_met(self, placed: IntArray) -> int:
+        """Points of wishes that ``placed`` ``(C, N)`` has."""
+        return 0 if self.wish is None else int((self.wish * placed).sum())
+
+    @property
+    def wishes_possible(self) -> int:
+        """Points if each pod had the node it likes best."""
+        return 0 if self.wish is None else int(self.count @ self.wish.max(axis=1))
+
+    def most_wishes(self, fitting: IntArray, count: int) -> int:
+        """Points that ``count`` pods have at most, each class looked at alone; ``fitting`` from :meth:`fitting`."""
+        if self.wish is None:
+            return 0
+        points = []
+        for wish, room, pods in zip(self.wish, fitting, self.count.tolist(), strict=True):
+            liked = np.flatnonzero(room)
+            liked = liked[np.argsort(-wish[liked], kind="stable")][:pods]
+            points.append(np.repeat(wish[liked], room[liked])[:pods])
+        return int(-np.sort(-np.concatenate(points))[:count].sum())
 
     def stranding(self, placed: IntArray) -> float:
         """Stranding of the cluster, as a share, after ``placed`` ``(C, N)``."""
@@ -132,9 +165,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batched:
-    """``placed`` ``(C, N)``; count and stranding with their bounds, and how planning ended.
+    """``placed`` ``(C, N)``; count, stranding and wishes with their bounds, and how planning ended.
 
-    ``stranding_bound`` holds at the given count; ``most`` bounds the count itself.
+    ``most`` bounds the count itself, ``wishes_bound`` holds at the given count, ``stranding_bound`` at the given count and
+    wishes.
     """
 
     placed: IntArray
@@ -143,6 +177,8 @@ class Batched:
     stranding: float
     stranding_bound: float
     ending: Ending
+    wishes_met: int = 0
+    wishes_bound: int = 0
 
     @property
     def gap_share(self) -> float:
@@ -155,10 +191,19 @@ def _by_zone(values: IntArray, zone_of: IntArray, num_zones: int) -> IntArray:
 
 
 def best_fit(batch: Batch, deadline: Deadline | None = None) -> IntArray:
-    """``(C, N)`` greedy placement, largest class first, each pod where stranding grows least; gangs all or none.
+    """``(C, N)`` greedy placement, largest class first, each pod where it likes best, then where stranding grows least.
 
-    Classes with a zone spread go to the emptiest zone that still has room. After the deadline no further class is begun.
+    Gangs are placed all or none. Classes with a zone spread go to the emptiest zone that still has room. Wishes count
+    for nothing where fewer pods would be placed for them. After the deadline no further class is begun.
     """
+    placed = _one_by_one(batch, deadline)
+    if batch.wish is not None and placed.sum() < batch.count.sum():
+        plain = _one_by_one(replace(batch, wish=None), deadline)
+        placed = plain if plain.sum() > placed.sum() else placed
+    return placed
+
+
+def _one_by_one(batch: Batch, deadline: Deadline | None) -> IntArray:
     placed = np.zeros(batch.most.shape, np.int64)
     left = batch.free.copy()
     size = batch.request.T @ batch.weights
@@ -181,6 +226,8 @@ def _fill_class(batch: Batch, c: int, placed: IntArray, left: IntArray) -> bool:
     request = batch.request[:, c]
     spread = next((s for s in batch.spreads if s.pod_class == c), None)
     cost = _growth(batch, left, slice(None), request)
+    if batch.wish is not None:
+        cost -= POINT * batch.wish[c]
     cost[(left < request[:, None]).any(axis=0) | (placed[c] >= batch.most[c])] = INFINITY
     for _ in range(int(batch.count[c])):
         open_cost = cost
@@ -194,7 +241,8 @@ def _fill_class(batch: Batch, c: int, placed: IntArray, left: IntArray) -> bool:
         left[:, best] -= request
         fits = (left[:, best] >= request).all() and placed[c, best] < batch.most[c, best]
         node = np.array([best])
-        cost[best] = _growth(batch, left[:, node], node, request)[0] if fits else INFINITY
+        growth = _growth(batch, left[:, node], node, request)[0] if fits else INFINITY
+        cost[best] = growth if batch.wish is None else growth - POINT * batch.wish[c, best]
     return True
 
 
@@ -227,31 +275,85 @@ def _slopes(batch: Batch) -> FloatArray:
     return np.asarray(batch.request[tightest].T * rate - (batch.weights @ batch.request)[:, None], np.float64)
 
 
-class _BatchModel:
-    """The mixed-integer program over some pairs: maximise minus stranding of the nodes that appear in it."""
+@dataclass(frozen=True)
+class _Goal:
+    """What a program minimises at a fixed ``count``: points given up (negative points), or stranding.
 
-    def __init__(self, batch: Batch, pairs: _Pairs, fitting: IntArray, count: int | None) -> None:
+    ``slopes`` ``(C, N)`` is a subgradient at the present load, infinite where a class does not fit. Stranding is minimised
+    over placements with at least ``points``.
+    """
+
+    batch: Batch
+    slopes: FloatArray
+    count: int
+    is_wishes: bool = False
+    points: int = 0
+
+    @classmethod
+    def wishes(cls, batch: Batch, fitting: IntArray, count: int) -> _Goal:
+        """As many points as possible."""
+        assert batch.wish is not None, "only a batch with wishes has this stage"
+        return cls(batch, np.where(fitting > 0, -batch.wish.astype(np.float64), INFINITY), count, is_wishes=True)
+
+    def cost(self, placed: IntArray) -> float:
+        """What ``placed`` costs."""
+        return -float(self.batch.wishes_met(placed)) if self.is_wishes else self.batch.stranding(placed)
+
+    def first_bound(self, fitting: IntArray) -> float:
+        """A bound without any program: convexity for stranding, each class alone for wishes."""
+        if self.is_wishes:
+            return -float(self.batch.most_wishes(fitting, self.count))
+        present = float(self.batch.stranding_per_node(self.batch.free).sum())
+        return present + _cheapest(self.slopes, self.batch.count, self.count)
+
+    def is_better(self, placed: IntArray, value: float) -> bool:
+        """``placed`` costs less than ``value`` and gives up no point of an earlier stage."""
+        return self.cost(placed) < value and (self.is_wishes or self.batch.wishes_met(placed) >= self.points)
+
+    def is_reached(self, value: float, bound: float, gap_share: float) -> bool:
+        """Nothing is left to look for."""
+        if self.is_wishes:
+            return value - bound < 1 - POINTS_SLACK * max(1.0, -bound)
+        return value - bound <= gap_share * value
+
+
+class _BatchModel:
+    """The mixed-integer program over some pairs: most pods, most points, or least stranding of the nodes in it."""
+
+    def __init__(self, batch: Batch, pairs: _Pairs, fitting: IntArray, goal: _Goal | None) -> None:
         self.model = Model()
         self.batch = batch
         self.pairs = pairs
         self.nodes, self.position = np.unique(pairs.nodes, return_inverse=True)
-        worth = (batch.weights @ batch.request)[pairs.classes]
-        goal = np.ones(len(worth)) if count is None else GOAL * worth
+        self.is_wishes = goal is not None and goal.is_wishes
+        self.scale = 1.0 if self.is_wishes else GOAL
+        wish = np.zeros(len(pairs.classes), np.int64)
+        if batch.wish is not None:
+            wish = batch.wish[pairs.classes, pairs.nodes]
+        if goal is None:
+            objective = np.ones(len(pairs.classes))
+        elif goal.is_wishes:
+            objective = wish.astype(np.float64)
+        else:
+            objective = GOAL * (batch.weights @ batch.request)[pairs.classes]
         upper = np.minimum(fitting[pairs.classes, pairs.nodes], batch.count[pairs.classes])
-        self.x = self.model.add_columns(upper, objective=goal)
+        self.x = self.model.add_columns(upper, objective=objective)
         self.usable = np.zeros(0, np.int64)
         shape = (len(self.nodes), len(batch.request))
         self.capacity_rows, self.usable_rows = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
         self.supply_rows = np.full(len(batch.count), -1, np.int64)
         self.gang_rows = self.supply_rows.copy()
         self.zone_rows = np.full((len(batch.count), int(batch.zone_of.max()) + 1), -1, np.int64)
-        self.count_row = -1
+        self.count_row = self.wish_row = -1
         self._add_supply()
         self._add_capacity()
         self._add_gangs()
         self._add_spreads()
-        if count is not None:
-            self.count_row = self.model.add_row(self.x, 1.0, lower=count, upper=count)
+        if goal is not None:
+            self.count_row = self.model.add_row(self.x, 1.0, lower=goal.count, upper=goal.count)
+        if goal is not None and not self.is_wishes:
+            if goal.points:
+                self.wish_row = self.model.add_row(self.x[wish > 0], wish[wish > 0], lower=goal.points)
             self._add_stranding()
 
     def _columns_by(self, key: IntArray) -> list[tuple[int, IntArray]]:
@@ -306,8 +408,10 @@ class _BatchModel:
                 upper = float(batch.free[r, nodes[i]] / offered)
                 self.usable_rows[i, r] = self.model.add_row(columns_of_row, values, upper=upper)
 
-    def stranding(self, value: float) -> float:
-        """Stranding of the cluster when the program's objective is ``value``."""
+    def cost(self, value: float) -> float:
+        """What the goal counts, of the whole cluster, when the program's objective is ``value``."""
+        if self.is_wishes:
+            return -value
         batch = self.batch
         outside = np.ones(batch.free.shape[1], np.bool_)
         outside[self.nodes] = False
@@ -317,14 +421,20 @@ class _BatchModel:
     def profits(self, answer: Answer, slopes: FloatArray) -> FloatArray:
         """``(C, N)`` reduced profit of each pair, in the model or not; -inf where the pod does not fit."""
         batch = self.batch
-        duals = np.append(answer.duals, 0.0) / GOAL  # row -1 = no such row
+        duals = np.append(answer.duals, 0.0) / self.scale  # row -1 = no such row
         price = duals[self.supply_rows] + duals[self.gang_rows] + duals[self.count_row]
         profit = -slopes - price[:, None] - duals[self.zone_rows][:, batch.zone_of]
         offered = np.maximum(batch.allocatable[:, self.nodes], 1)
         room = np.maximum(batch.free[:, self.nodes], 1)
-        rate = duals[self.capacity_rows].T / room + duals[self.usable_rows].T / offered - batch.weights[:, None]
+        rate = duals[self.capacity_rows].T / room + duals[self.usable_rows].T / offered
+        if not self.is_wishes:
+            rate = rate - batch.weights[:, None]
         inside = -(batch.request.T @ rate) - price[:, None] - duals[self.zone_rows][:, batch.zone_of[self.nodes]]
+        if self.is_wishes:
+            inside -= slopes[:, self.nodes]
         profit[:, self.nodes] = np.where(np.isfinite(slopes[:, self.nodes]), inside, -INFINITY)
+        if batch.wish is not None and self.wish_row >= 0:
+            profit -= duals[self.wish_row] * batch.wish
         return np.asarray(profit, np.float64)
 
     def placed(self, x: FloatArray) -> IntArray:
@@ -350,7 +460,7 @@ def place_batch(
     gap_share: float = TIGHT,
     start: IntArray | None = None,
 ) -> Batched:
-    """Best placement of the batch within the deadline: most pods first, then least stranding, to ``gap_share``.
+    """Best placement of the batch within the deadline: most pods, then most wishes, then least stranding to ``gap_share``.
 
     ``start`` ``(C, N)`` is a valid placement to improve on; None = best fit.
     """
@@ -365,7 +475,21 @@ def place_batch(
     if count == 0:
         stranding = batch.stranding(best)
         return Batched(best, count, most, stranding, stranding, deadline.ending)
-    return _strand_less(batch, best, fitting, most, deadline, (seed, threads, gap_share))
+    how = (seed, threads, gap_share)
+    wishes_bound = 0
+    if batch.wish is not None:
+        goal = _Goal.wishes(batch, fitting, count)
+        best, bound = _improve(goal, best, fitting, deadline.part(WISHES_SHARE), how)
+        wishes_bound = int(np.floor(POINTS_SLACK * max(1.0, -bound) - bound))
+    wishes_met = batch.wishes_met(best)
+    slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
+    best, bound = _improve(_Goal(batch, slopes, count, points=wishes_met), best, fitting, deadline, how)
+    value, wishes_met = batch.stranding(best), batch.wishes_met(best)
+    bound = max(0.0, min(bound, value))
+    ending = deadline.ending
+    if value - bound <= gap_share * value and wishes_met >= wishes_bound:
+        ending = Ending.OPTIMAL if value - bound <= TIGHT * value else Ending.GAP_REACHED
+    return Batched(best, count, most, value, bound, ending, wishes_met, max(wishes_bound, wishes_met))
 
 
 def as_placed(batch: Batch, placed: IntArray, ending: Ending) -> Batched:
@@ -378,9 +502,10 @@ def as_placed(batch: Batch, placed: IntArray, ending: Ending) -> Batched:
         float(batch.stranding_per_node(batch.free).sum() + _cheapest(slopes, batch.count, count)) if count else value
     )
     bound = max(0.0, min(bound, value))
-    if count == most and value - bound <= TIGHT * value:
+    wishes_met, wishes_bound = batch.wishes_met(placed), batch.most_wishes(fitting, count)
+    if count == most and value - bound <= TIGHT * value and wishes_met == wishes_bound:
         ending = Ending.OPTIMAL
-    return Batched(placed, count, most, value, bound, ending)
+    return Batched(placed, count, most, value, bound, ending, wishes_met, wishes_bound)
 
 
 def _place_more(
@@ -401,23 +526,23 @@ def _place_more(
     return best, most
 
 
-def _strand_less(
-    batch: Batch, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, how: tuple[int, int, float]
-) -> Batched:
-    """Minimise stranding at the count of ``best``: price pairs over all nodes, then solve the integers."""
+def _improve(
+    goal: _Goal, best: IntArray, fitting: IntArray, deadline: Deadline, how: tuple[int, int, float]
+) -> tuple[IntArray, float]:
+    """A placement that costs less at the count of ``best``, and a bound: price pairs over all nodes, then the integers."""
     seed, threads, gap_share = how
-    slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
+    batch, slopes = goal.batch, goal.slopes
     pairs = _first_pairs(best, slopes)
-    count = int(best.sum())
-    # convexity gives a first bound without any program: every pod where stranding grows least
-    bound = float(batch.stranding_per_node(batch.free).sum() + _cheapest(slopes, batch.count, count))
+    bound = goal.first_bound(fitting)
+    if goal.is_wishes and goal.is_reached(goal.cost(best), bound, gap_share):
+        return best, bound
     profit = np.zeros(0)
     built_s = 0.0
     for _ in range(MAX_PRICING_ROUNDS):
         if deadline.is_over or deadline.left_s < BUILDS * built_s:
             break
         begun_s = deadline.elapsed_s
-        program = _BatchModel(batch, pairs, fitting, count)
+        program = _BatchModel(batch, pairs, fitting, goal)
         built_s = deadline.elapsed_s - begun_s
         limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
         answer = solve_linear(program.model, limits, relax=True)
@@ -426,21 +551,22 @@ def _strand_less(
         profit = program.profits(answer, slopes)
         # raising the price of each class by its best profit makes the duals feasible: a bound in every round
         missed = float(batch.count @ np.maximum(0.0, profit.max(axis=1)))
-        bound = max(bound, program.stranding(answer.value) - missed)
-        deadline.note(batch.stranding(best), bound)
-        wanted = np.flatnonzero((profit > 1e-13) & ~pairs.known)
+        bound = max(bound, program.cost(answer.value) - missed)
+        _note(goal, deadline, best, bound)
+        wanted = np.flatnonzero((profit > (POINTS_SLACK if goal.is_wishes else 1e-13)) & ~pairs.known)
         if len(wanted) == 0 or deadline.is_over:
             break
         chosen = wanted[np.argsort(-profit.ravel()[wanted], kind="stable")[:MAX_NEW_PAIRS]]
         pairs.add(*np.divmod(chosen, fitting.shape[1]))
     if len(profit):
-        best, bound = _round(batch, best, profit, bound, deadline, fitting, (seed, gap_share))
-    value = batch.stranding(best)
-    bound = max(0.0, min(bound, value))
-    ending = deadline.ending
-    if value - bound <= gap_share * value:
-        ending = Ending.OPTIMAL if value - bound <= TIGHT * value else Ending.GAP_REACHED
-    return Batched(best, count, most, value, bound, ending)
+        best, bound = _round(goal, best, profit, bound, deadline, fitting, (seed, gap_share))
+    return best, bound
+
+
+def _note(goal: _Goal, deadline: Deadline, best: IntArray, bound: float) -> None:
+    """Progress is told of stranding alone, the last stage: one number that gets better."""
+    if not goal.is_wishes:
+        deadline.note(goal.cost(best), bound)
 
 
 def _cheapest(slopes: FloatArray, pods: IntArray, count: int) -> float:
@@ -462,7 +588,7 @@ def _first_pairs(best: IntArray, slopes: FloatArray) -> _Pairs:
 
 
 def _round(
-    batch: Batch,
+    goal: _Goal,
     best: IntArray,
     profit: FloatArray,
     bound: float,
@@ -472,33 +598,34 @@ def _round(
 ) -> tuple[IntArray, float]:
     """Integers over the pairs that matter: a better placement, and a better bound.
 
-    A placement that uses a pair strands at least ``bound − profit``, so pairs that would exceed the placement at hand
+    A placement that uses a pair costs at least ``bound − profit``, so pairs that would exceed the placement at hand
     are left out without loss (reduced-cost fixing). The rest enter by profit, more in each program, and the bound is
     never above what a pair that is still outside could reach.
     """
     seed, gap_share = how
-    value = batch.stranding(best)
+    batch, value = goal.batch, goal.cost(best)
     matter = np.flatnonzero((profit >= bound - value).ravel() & (fitting > 0).ravel())
     matter = matter[np.argsort(-profit.ravel()[matter], kind="stable")]
     start, limit, built_s = bound, FIRST_PAIRS, 0.0
-    while deadline.left_s > BUILDS * built_s and not deadline.is_over and value - bound > gap_share * value:
+    while deadline.left_s > BUILDS * built_s and not deadline.is_over and not goal.is_reached(value, bound, gap_share):
         begun_s = deadline.elapsed_s
         left_out = start - float(profit.ravel()[matter[limit]]) if len(matter) > limit else INFINITY
         pairs = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(best.shape, np.bool_))
         pairs.add(*np.nonzero(best))
         pairs.add(*np.divmod(matter[:limit], best.shape[1]))
-        program = _BatchModel(batch, pairs, fitting, int(best.sum()))
+        program = _BatchModel(batch, pairs, fitting, goal)
         built_s = MORE_PAIRS * (deadline.elapsed_s - begun_s)
         time_s = max(SOLVE_SHARE * deadline.left_s, 1e-3)
-        limits = Limits(time_s, 1, seed, gap_share=min(gap_share, 1e-4), work=deadline.work)
+        gap = EXACT_GAP if goal.is_wishes else min(gap_share, 1e-4)
+        limits = Limits(time_s, 1, seed, gap_share=gap, work=deadline.work)
         answer = solve_linear(program.model, limits, hint=program.hint(best))
         if answer.has_solution:
             placed = program.placed(answer.x)
-            if not batch.violations(placed) and batch.stranding(placed) < value:
-                best, value = placed, batch.stranding(placed)
-                deadline.note(value, bound)
+            if not batch.violations(placed) and goal.is_better(placed, value):
+                best, value = placed, goal.cost(placed)
+                _note(goal, deadline, best, bound)
         if np.isfinite(answer.bound):
-            bound = max(bound, min(program.stranding(answer.bound), left_out))
+            bound = max(bound, min(program.cost(answer.bound), left_out))
         if not np.isfinite(left_out):
             break
         limit *= MORE_PAIRS

@@ -9,7 +9,7 @@ becomes classes of identical pods.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from placement.purchase import Bought, Demand, Shape
 from placement.repair import Packing
 from placement.rescue import Packed
 from placement.resources import DEVICE_MILLI, BoolArray, IntArray, format_amount
+from placement.soft import depends_on_batch, fixed_wishes
 from placement.state import NUM_DERIVED, ClusterState, Resident
+from placement.wish_check import recount
 
 GANG_LABELS = ("pod-group.scheduling.sigs.k8s.io/name", "scheduling.x-k8s.io/pod-group", "volcano.sh/group-name")
 """Labels by which pods say that they belong together, all or none."""
@@ -278,6 +280,8 @@ class BatchProblem:
     batch: Batch
     pods: tuple[tuple[Pod, ...], ...]
     left_out: tuple[str, ...]
+    not_counted: int = 0
+    """Pods with wishes that depend on where other pods of the batch go, or on spreading."""
 
 
 def batch_problem(cluster: Cluster) -> BatchProblem:
@@ -299,7 +303,33 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     zones = np.zeros(len(cluster.rows), np.int64)
     free, request = np.maximum(cluster.free(), 0), cluster.request(specs)
     batch = Batch(request, count, free, cluster.allocatable(), most, gang_of, zones)
-    return BatchProblem(cluster, batch, members, left_out)
+    batch = replace(batch, wish=_wishes(cluster, specs, batch))
+    not_counted = sum(len(members[c]) for c in _counted_in_part(cluster, specs, count))
+    return BatchProblem(cluster, batch, members, left_out, not_counted)
+
+
+def _wishes(cluster: Cluster, specs: list[PodSpec], batch: Batch) -> IntArray | None:
+    """``(C, N)`` points of the wishes that a batch counts, over the nodes that take a pod now; None without any."""
+    rules, rows = cluster.state.rules, cluster.rows
+    wish = np.zeros(batch.most.shape, np.int64)
+    fits = batch.fitting() > 0
+    for c, spec in enumerate(specs):
+        feasible = np.zeros(rules.num_rows, np.bool_)
+        feasible[rows] = fits[c]
+        points = fixed_wishes(rules, spec, feasible)
+        if points is not None:
+            wish[c] = points[rows]
+    return wish if wish.any() else None
+
+
+def _counted_in_part(cluster: Cluster, specs: list[PodSpec], count: IntArray) -> list[int]:
+    """Classes with wishes that are not, or not all, counted."""
+    rules = cluster.state.rules
+    return [
+        c
+        for c, spec in enumerate(specs)
+        if depends_on_batch(rules, spec, [s for d, s in enumerate(specs) if d != c or count[c] > 1])
+    ]
 
 
 def _missing(cluster: Cluster, pods: Iterable[Pod]) -> list[str]:
@@ -326,7 +356,22 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
         "stranding_gap_share": batched.gap_share,
         "left_out": float(len(problem.left_out)),
     }
-    reasons = (*problem.left_out, *missing)
+    if problem.batch.wish is not None:
+        possible = problem.batch.wishes_possible
+        details |= {
+            "wish_points": float(batched.wishes_met),
+            "wish_points_bound": float(batched.wishes_bound),
+            "wish_points_possible": float(possible),
+            "wishes_met_share": batched.wishes_met / possible,
+            "wishes_met_share_bound": batched.wishes_bound / possible,
+        }
+    uncounted: tuple[str, ...] = ()
+    if problem.not_counted:
+        details["wishes_not_counted"] = float(problem.not_counted)
+        uncounted = (
+            f"{problem.not_counted} pods wish to be spread, or near or away from pods of this batch: not counted in full",
+        )
+    reasons = (*problem.left_out, *uncounted, *missing)
     ending = Ending.INFEASIBLE if batched.most == 0 and missing else batched.ending
     return Plan(
         "batch",
@@ -604,4 +649,19 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
                 wrong += [f"step {number}: {r} on {step.target} is exceeded" for r in over]
                 if step.target in closed:
                     wrong.append(f"step {number}: {step.target} takes no pods any more")
-    return wrong
+    return wrong + _check_wishes(cluster, plan)
+
+
+def _check_wishes(cluster: Cluster, plan: Plan) -> list[str]:
+    """Whether the points of wishes that a plan claims are those of its steps."""
+    claimed = plan.details.get("wish_points")
+    if claimed is None:
+        return []
+    specs = {p.uid: p.spec for p in cluster.pending}
+    placed = [(specs[step.pod], step.target) for step in plan.steps if step.action == Action.PLACE]
+    kinds = list({spec: None for spec, _ in placed})
+    takes = cluster.allowed(kinds)
+    for r, need in enumerate(cluster.request(kinds)):
+        takes = takes & ((need[:, None] == 0) | (cluster.free()[r] >= need[:, None]))
+    met = recount(cluster.state, cluster.node_names(), dict(zip(kinds, takes, strict=True)), placed)
+    return [] if met == claimed else [f"{claimed:g} points of wishes are claimed, {met} are met"]

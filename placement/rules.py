@@ -521,6 +521,11 @@ class RuleIndex:
 
     # ── what soft rules ask ───────────────────────────────────────────────────────────────────
 
+    @property
+    def has_wishes(self) -> bool:
+        """Whether nodes or residents may be liked more or less by pods that wish nothing themselves."""
+        return bool(self._soft_taints or self._wishes)
+
     def soft_tainted(self) -> list[tuple[int, tuple[Taint, ...]]]:
         """Rows with PreferNoSchedule taints, and those taints."""
         return [(row, self._soft_taints[row]) for row in self._soft_taints]

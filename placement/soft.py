@@ -7,6 +7,8 @@ depends on who else is one; strategies that use these are marked ``relative``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from placement.pods import PodSpec, Spread
@@ -39,6 +41,33 @@ def wishes(spec: PodSpec) -> tuple[str, ...]:
         )
         if stated
     )
+
+
+def fixed_wishes(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray | None:
+    """``(N,)`` int64 points above the least liked feasible node, 0 on the others; None if all are liked the same.
+
+    The weighted scores of kube-scheduler for what does not depend on where other pending pods go: preferred node affinity,
+    PreferNoSchedule taints, and preferred (anti-)affinity between the pod and residents, both ways.
+    """
+    stated = spec.node_rules.preferred or spec.pod_rules.preferred
+    if not (stated or rules.has_wishes) or not feasible.any():
+        return None
+    points = (
+        TAINT_WEIGHT * _taints(rules, spec, feasible)
+        + NODE_AFFINITY_WEIGHT * _node_affinity(rules, spec, feasible)
+        + INTER_POD_WEIGHT * _inter_pod(rules, spec, feasible)
+    )
+    points = np.where(feasible, points - points[feasible].min(), 0)
+    return points if points.any() else None
+
+
+def depends_on_batch(rules: RuleIndex, spec: PodSpec, batch: Iterable[PodSpec]) -> bool:
+    """Whether a pod states a wish that :func:`fixed_wishes` cannot see whole: ``ScheduleAnyway`` spreading, or to be near
+    or away from pods of ``batch``, which holds a class once per pod that may meet it."""
+    if any(not c.hard and not c.is_default for c in spec.pod_rules.spread):
+        return True
+    terms = [Match.of(wish.term, spec.namespace) for wish in spec.pod_rules.preferred]
+    return bool(terms) and any(match.covers(other, rules.namespaces) for other in batch for match in terms)
 
 
 def soft_score(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray | None:

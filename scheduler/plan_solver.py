@@ -56,6 +56,8 @@ def _begin(is_patient: bool) -> None:
 
 def _checked(batch: Batch, batched: Batched) -> Batched:
     wrong = batch.violations(batched.placed)
+    if not wrong and batched.wishes_met != batch.wishes_met(batched.placed):
+        wrong = [f"{batched.wishes_met} points of wishes are claimed, {batch.wishes_met(batched.placed)} are met"]
     if wrong:
         raise SolverError(f"a batch failed its check ({wrong[0]}); it is discarded, please report it")
     return batched
@@ -66,11 +68,13 @@ class Sent(NamedTuple):
     interpreter from whoever answers meanwhile."""
 
     batch: Batch
-    """Without ``most``."""
+    """Without ``most`` and ``wish``."""
     mask: NDArray[np.uint8]
     """``(C, ceil(N / 8))`` where each class may go, a bit per node."""
     most: IntArray | None
     """``(C, N)``, only where it is not all or nothing."""
+    wish: NDArray[np.uint16] | None
+    """``(C, N)``, only where there are wishes; points are hundreds."""
 
     @classmethod
     def of(cls, batch: Batch) -> Sent:
@@ -78,14 +82,17 @@ class Sent(NamedTuple):
         mask = batch.most > 0
         is_plain = np.array_equal(batch.most, mask * batch.count[:, None])
         empty = np.zeros((0, 0), np.int64)
-        return cls(replace(batch, most=empty), np.packbits(mask, axis=1), None if is_plain else batch.most)
+        wish = None if batch.wish is None else batch.wish.astype(np.uint16)
+        small = replace(batch, most=empty, wish=None)
+        return cls(small, np.packbits(mask, axis=1), None if is_plain else batch.most, wish)
 
     def unpack(self) -> Batch:
         """The batch."""
+        wish = None if self.wish is None else self.wish.astype(np.int64)
         if self.most is not None:
-            return replace(self.batch, most=self.most)
+            return replace(self.batch, most=self.most, wish=wish)
         mask = np.unpackbits(self.mask, axis=1, count=self.batch.free.shape[1])
-        return replace(self.batch, most=mask.astype(np.int64) * self.batch.count[:, None])
+        return replace(self.batch, most=mask.astype(np.int64) * self.batch.count[:, None], wish=wish)
 
 
 class Sparse(NamedTuple):

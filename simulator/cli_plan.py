@@ -291,7 +291,7 @@ def _run(request: Request, given: _Given) -> None:
 
 def _print(made: Plan, output: str) -> None:
     from placement.planning import plan_document
-    from simulator.plan_page import brief, headline
+    from simulator.plan_page import brief, headline, wishes
 
     rows = [
         {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": s.target}
@@ -299,6 +299,8 @@ def _print(made: Plan, output: str) -> None:
     ]
     if output in ("table", "markdown"):
         click.echo(headline(made))
+        if wishes(made):
+            click.echo(wishes(made))
         for reason in brief(made.reasons):
             click.echo(f"- {reason}")
         click.echo()

@@ -55,6 +55,15 @@ def headline(plan: Plan) -> str:
     return f"{plan.kind}: {value}{payback}; {bound} ({plan.ending}). {', '.join(counts) or 'Nothing to do'}."
 
 
+def wishes(plan: Plan) -> str:
+    """How much of the pods' soft wishes a batch meets, in words; empty where there are none."""
+    met, bound = (plan.details.get(f"wishes_met_share{end}") for end in ("", "_bound"))
+    if met is None or bound is None:
+        return ""
+    best = "no more is possible" if bound == met else f"at most {100 * bound:.4g} % is possible"
+    return f"{100 * met:.4g} % of the soft wishes are met; with these many pods placed {best}."
+
+
 def brief(reasons: Sequence[str]) -> list[str]:
     """Reasons for a terminal: what is said of many pods is said once, with the first few names."""
     alike: dict[str, list[str]] = {}
@@ -140,7 +149,7 @@ def page(cluster: Cluster, plan: Plan) -> str:
         f"<title>Ullage plan: {plan.kind}</title><style>{STYLE}</style></head><body>",
         f"<h1>{escape(headline(plan))}</h1>",
         f'<p class="soft">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
-        "Nothing has been changed: a plan is a proposal.</p>",
+        f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
         "" if plan.count(Action.BUY) else picture(cluster, plan),
         f"<h2>Left out</h2><ul>{reasons}</ul>" if reasons else "",
         "<h2>Steps</h2><div class='steps'><table>",

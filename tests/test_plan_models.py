@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement import consolidation, purchase
-from placement.batches import Batch, ZoneSpread, best_fit, place_batch
+from placement.batches import Batch, ZoneSpread, _BatchModel, _Goal, _Pairs, as_placed, best_fit, place_batch
 from placement.consolidation import Fleet, consolidate, prefix_search
 from placement.errors import ConfigError
 from placement.patterns import best_pattern
 from placement.plans import Deadline, Ending, WorkClock
 from placement.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
 from placement.refit import Market, refit
+from placement.resources import IntArray
+from placement.solver import Limits, solve_linear
 from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
 
 
@@ -66,13 +69,79 @@ def batches(draw: st.DrawFn) -> Batch:
     return Batch(request, count, free, allocatable, most, gang, np.zeros(num_nodes, np.int64))
 
 
+def valid_placements(batch: Batch) -> list[IntArray]:
+    """All of them."""
+    spans = (range(int(min(m, n)) + 1) for row, n in zip(batch.most, batch.count, strict=True) for m in row)
+    placements = (np.array(x).reshape(batch.most.shape) for x in itertools.product(*spans))
+    return [x for x in placements if not batch.violations(x)]
+
+
+@st.composite
+def wishful_batches(draw: st.DrawFn) -> Batch:
+    """The same with wishes, few different ones, so that many placements tie."""
+    batch = draw(batches())
+    classes, nodes = batch.most.shape
+    wish = np.array([[draw(st.sampled_from((0, 0, 1, 60, 200))) for _ in range(nodes)] for _ in range(classes)])
+    return replace(batch, wish=wish)
+
+
+@settings(max_examples=150, deadline=None)
+@given(wishful_batches())
+def test_wishes_are_met_as_brute_force_would_between_count_and_stranding(batch: Batch) -> None:
+    valid = valid_placements(batch)
+    most = max(int(x.sum()) for x in valid)
+    full = [x for x in valid if int(x.sum()) == most]
+    best = max(batch.wishes_met(x) for x in full)
+    least = min(batch.stranding(x) for x in full if batch.wishes_met(x) == best)
+    result = place_batch(batch, seconds(5))
+    assert batch.violations(result.placed) == []
+    assert (result.count, result.wishes_met, result.wishes_bound) == (most, best, best)
+    assert result.stranding_bound <= least + 1e-9
+    assert result.stranding >= least - 1e-9
+    if result.ending == Ending.OPTIMAL:
+        assert result.stranding == pytest.approx(least, abs=1e-8)
+    greedy = as_placed(batch, best_fit(batch), Ending.DEADLINE)
+    at_that_count = [x for x in valid if int(x.sum()) == greedy.count]
+    assert greedy.wishes_bound >= max(batch.wishes_met(x) for x in at_that_count) >= greedy.wishes_met
+    assert greedy.stranding_bound <= greedy.stranding + 1e-12
+    plain = best_fit(replace(batch, wish=None))
+    assert greedy.count >= plain.sum()
+
+
+def test_wishes_that_are_all_the_same_change_nothing() -> None:
+    batch = batch_instance(3, num_pods=60, num_nodes=100, with_rules=True)
+    plain = place_batch(batch, Deadline(0.6, WorkClock()))
+    same = place_batch(replace(batch, wish=np.zeros_like(batch.most)), Deadline(0.6, WorkClock()))
+    assert np.array_equal(same.placed, plain.placed)
+    assert (same.stranding, same.stranding_bound, same.wishes_met) == (plain.stranding, plain.stranding_bound, 0)
+
+
+@pytest.mark.parametrize("with_rules", [False, True])
+def test_many_wishes_for_few_nodes_are_met_as_a_whole_program_would(with_rules: bool) -> None:
+    """Pairs are priced over all nodes; one program over all pairs has the same optimum."""
+    batch = batch_instance(5, num_pods=60, num_nodes=60, with_rules=with_rules)
+    rng = np.random.default_rng(5)
+    liked = rng.random(60) < 0.1
+    wish = np.where(liked, 100 * rng.integers(1, 4, batch.most.shape), rng.integers(0, 3, batch.most.shape))
+    batch = replace(batch, wish=wish)
+    result = place_batch(batch, seconds(60), gap_share=0.02)
+    assert batch.violations(result.placed) == []
+    assert result.wishes_met <= result.wishes_bound < batch.most_wishes(batch.fitting(), result.count)
+    assert result.wishes_met >= 0.999 * result.wishes_bound
+    assert result.wishes_met > batch.wishes_met(best_fit(batch))
+    fitting = batch.fitting()
+    goal = _Goal.wishes(batch, fitting, result.count)
+    whole = _BatchModel(batch, _Pairs(*np.nonzero(fitting), fitting > 0), fitting, goal)
+    answer = solve_linear(whole.model, Limits(60.0, gap_share=1e-9))
+    assert answer.has_solution
+    assert round(answer.value) <= result.wishes_bound
+    assert result.wishes_met <= answer.bound + 1e-6
+
+
 @settings(max_examples=60, deadline=None)
 @given(batches())
 def test_a_batch_is_placed_as_brute_force_would(batch: Batch) -> None:
-    num_classes, num_nodes = batch.most.shape
-    spans = (range(int(min(m, n)) + 1) for row, n in zip(batch.most, batch.count, strict=True) for m in row)
-    placements = (np.array(x).reshape(num_classes, num_nodes) for x in itertools.product(*spans))
-    valid = [x for x in placements if not batch.violations(x)]
+    valid = valid_placements(batch)
     most = max(int(x.sum()) for x in valid)
     least = min(batch.stranding(x) for x in valid if int(x.sum()) == most)
     result = place_batch(batch, seconds(5))

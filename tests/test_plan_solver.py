@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,10 +33,12 @@ def batch(classes: int = 6, nodes: int = 40, *, limit: int | None = None) -> Bat
 
 
 @pytest.mark.parametrize("limit", [None, 2])
-def test_what_is_sent_comes_out_as_it_was(limit: int | None) -> None:
+@pytest.mark.parametrize("wish", [None, 700])
+def test_what_is_sent_comes_out_as_it_was(limit: int | None, wish: int | None) -> None:
     made = batch(limit=limit)
+    made = made if wish is None else replace(made, wish=np.where(made.most % 2, wish, 0))
     back = pickle.loads(pickle.dumps(Sent.of(made))).unpack()
-    for name in ("request", "count", "free", "allocatable", "most", "gang", "zone_of"):
+    for name in ("request", "count", "free", "allocatable", "most", "gang", "zone_of", "wish"):
         assert np.array_equal(getattr(back, name), getattr(made, name)), name
     placed = best_fit(made)
     assert np.array_equal(pickle.loads(pickle.dumps(Sparse.of(placed))).unpack(), placed)
@@ -59,6 +62,17 @@ def test_a_placement_that_breaks_a_rule_is_not_handed_back(monkeypatch: pytest.M
     monkeypatch.setattr("scheduler.plan_solver.best_fit", lambda b: b.most + 1)
     with pytest.raises(SolverError, match="failed its check"):
         first(Sent.of(batch()))
+
+
+def test_points_that_are_claimed_and_not_met_are_not_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = replace(batch(), wish=batch().most)
+    assert first(Sent.of(made))[0].wishes_met > 0
+    monkeypatch.setattr(
+        "scheduler.plan_solver.as_placed",
+        lambda *words: replace(as_placed(*words), wishes_met=made.wishes_possible + 1),
+    )
+    with pytest.raises(SolverError, match="points of wishes are claimed"):
+        first(Sent.of(made))
 
 
 async def test_it_improves_and_outlives_workers_that_are_killed() -> None:
