@@ -93,19 +93,40 @@ def test_wishes_are_met_as_brute_force_would_between_count_and_stranding(batch: 
     full = [x for x in valid if int(x.sum()) == most]
     best = max(batch.wishes_met(x) for x in full)
     least = min(batch.stranding(x) for x in full if batch.wishes_met(x) == best)
-    result = place_batch(batch, seconds(5))
-    assert batch.violations(result.placed) == []
-    assert (result.count, result.wishes_met, result.wishes_bound) == (most, best, best)
-    assert result.stranding_bound <= least + 1e-9
-    assert result.stranding >= least - 1e-9
-    if result.ending == Ending.OPTIMAL:
-        assert result.stranding == pytest.approx(least, abs=1e-8)
+    for narrow in (False, True):  # narrow: pairs of class and node enter the programs one by one, by their price
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("TOP_NODES", "MAX_NEW_PAIRS", "FIRST_PAIRS") if narrow else ():
+                patch.setattr(f"placement.batches.{name}", 1)
+            result = place_batch(batch, seconds(5))
+        assert batch.violations(result.placed) == []
+        assert (result.count, result.wishes_met, result.wishes_bound) == (most, best, best)
+        assert result.stranding_bound <= least + 1e-9
+        assert result.stranding >= least - 1e-9
+        if result.ending == Ending.OPTIMAL:
+            assert result.stranding == pytest.approx(least, abs=1e-8)
     greedy = as_placed(batch, best_fit(batch), Ending.DEADLINE)
     at_that_count = [x for x in valid if int(x.sum()) == greedy.count]
     assert greedy.wishes_bound >= max(batch.wishes_met(x) for x in at_that_count) >= greedy.wishes_met
     assert greedy.stranding_bound <= greedy.stranding + 1e-12
     plain = best_fit(replace(batch, wish=None))
     assert greedy.count >= plain.sum()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_few_pairs_at_a_time_come_to_the_same_bound(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price of a wish is in the price of a pair: stranding is bounded as with all pairs in one program."""
+    rng = np.random.default_rng(seed)
+    batch = batch_instance(seed, num_pods=40, num_nodes=30)
+    batch = replace(batch, wish=np.where(rng.random(batch.most.shape) < 0.5, 9, 0))
+    whole = place_batch(batch, seconds(20))
+    assert whole.ending == Ending.OPTIMAL
+    for name in ("TOP_NODES", "MAX_NEW_PAIRS"):
+        monkeypatch.setattr(f"placement.batches.{name}", 1)
+    monkeypatch.setattr("placement.batches.MAX_PRICING_ROUNDS", 400)
+    few = place_batch(batch, seconds(20))
+    assert (few.wishes_met, few.wishes_bound) == (whole.wishes_met, whole.wishes_bound)
+    assert few.stranding_bound <= whole.stranding + 1e-9
+    assert few.stranding == pytest.approx(whole.stranding, abs=1e-8)
 
 
 def test_wishes_that_are_all_the_same_change_nothing() -> None:
