@@ -536,7 +536,7 @@ def _improve(
     bound = goal.first_bound(fitting)
     if goal.is_wishes and goal.is_reached(goal.cost(best), bound, gap_share):
         return best, bound
-    profit = np.zeros(0)
+    profit, priced = np.zeros(0), bound
     built_s = 0.0
     for _ in range(MAX_PRICING_ROUNDS):
         if deadline.is_over or deadline.left_s < BUILDS * built_s:
@@ -551,7 +551,8 @@ def _improve(
         profit = program.profits(answer, slopes)
         # raising the price of each class by its best profit makes the duals feasible: a bound in every round
         missed = float(batch.count @ np.maximum(0.0, profit.max(axis=1)))
-        bound = max(bound, program.cost(answer.value) - missed)
+        priced = program.cost(answer.value) - missed
+        bound = max(bound, priced)
         _note(goal, deadline, best, bound)
         wanted = np.flatnonzero((profit > (POINTS_SLACK if goal.is_wishes else 1e-13)) & ~pairs.known)
         if len(wanted) == 0 or deadline.is_over:
@@ -559,7 +560,7 @@ def _improve(
         chosen = wanted[np.argsort(-profit.ravel()[wanted], kind="stable")[:MAX_NEW_PAIRS]]
         pairs.add(*np.divmod(chosen, fitting.shape[1]))
     if len(profit):
-        best, bound = _round(goal, best, profit, bound, deadline, fitting, (seed, gap_share))
+        best, bound = _round(goal, best, profit, (priced, bound), deadline, fitting, (seed, gap_share))
     return best, bound
 
 
@@ -591,25 +592,27 @@ def _round(
     goal: _Goal,
     best: IntArray,
     profit: FloatArray,
-    bound: float,
+    bounds: tuple[float, float],
     deadline: Deadline,
     fitting: IntArray,
     how: tuple[int, float],
 ) -> tuple[IntArray, float]:
     """Integers over the pairs that matter: a better placement, and a better bound.
 
-    A placement that uses a pair costs at least ``bound − profit``, so pairs that would exceed the placement at hand
+    ``bounds`` are that of the prices behind ``profit``, and the best known, which may come from elsewhere. A placement that
+    uses a pair costs at least the former less its profit, so pairs that would exceed the placement at hand
     are left out without loss (reduced-cost fixing). The rest enter by profit, more in each program, and the bound is
     never above what a pair that is still outside could reach.
     """
     seed, gap_share = how
     batch, value = goal.batch, goal.cost(best)
-    matter = np.flatnonzero((profit >= bound - value).ravel() & (fitting > 0).ravel())
+    priced, bound = bounds
+    matter = np.flatnonzero((profit >= priced - value).ravel() & (fitting > 0).ravel())
     matter = matter[np.argsort(-profit.ravel()[matter], kind="stable")]
-    start, limit, built_s = bound, FIRST_PAIRS, 0.0
+    limit, built_s = FIRST_PAIRS, 0.0
     while deadline.left_s > BUILDS * built_s and not deadline.is_over and not goal.is_reached(value, bound, gap_share):
         begun_s = deadline.elapsed_s
-        left_out = start - float(profit.ravel()[matter[limit]]) if len(matter) > limit else INFINITY
+        left_out = priced - float(profit.ravel()[matter[limit]]) if len(matter) > limit else INFINITY
         pairs = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(best.shape, np.bool_))
         pairs.add(*np.nonzero(best))
         pairs.add(*np.divmod(matter[:limit], best.shape[1]))
