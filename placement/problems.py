@@ -8,6 +8,7 @@ becomes classes of identical pods.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -324,11 +325,19 @@ def _wishes(cluster: Cluster, specs: list[PodSpec], batch: Batch) -> IntArray | 
 
 def _counted_in_part(cluster: Cluster, specs: list[PodSpec], count: IntArray) -> list[int]:
     """Classes with wishes that are not, or not all, counted."""
-    rules = cluster.state.rules
+    groups: dict[object, int] = defaultdict(int)  # what a term about pods looks at
+    one: dict[object, PodSpec] = {}
+    for spec, pods in zip(specs, count.tolist(), strict=True):
+        groups[spec.namespace, spec.labels] += pods
+        one[spec.namespace, spec.labels] = spec
     return [
         c
         for c, spec in enumerate(specs)
-        if depends_on_batch(rules, spec, [s for d, s in enumerate(specs) if d != c or count[c] > 1])
+        if depends_on_batch(
+            cluster.state.rules,
+            spec,
+            [s for key, s in one.items() if key != (spec.namespace, spec.labels) or groups[key] > 1],
+        )
     ]
 
 

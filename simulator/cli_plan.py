@@ -331,7 +331,10 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
 
 
 @plan.command("bench")
-@click.argument("what", type=click.Choice(["batch", "batch-rules", "consolidate", "consolidate-unlimited", "purchase"]))
+@click.argument(
+    "what",
+    type=click.Choice(["batch", "batch-rules", "batch-wishes", "consolidate", "consolidate-unlimited", "purchase"]),
+)
 @click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True, help="Seeds from 0 on.")
 @click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds per plan.")
 @click.option(

@@ -15,7 +15,8 @@ import numpy as np
 from placement import batches, consolidation, purchase
 from placement.errors import ConfigError
 from placement.plans import Deadline
-from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
+from placement.resources import IntArray
+from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance, with_wishes
 
 Row = dict[str, float | int | str | None]
 Clock = Callable[[], float]
@@ -26,10 +27,11 @@ MOVES_SHARE = 0.1
 """Move budget of consolidation, as a share of all pods."""
 
 
-def batch_row(seed: int, time_s: float, clock: Clock, *, with_rules: bool = False) -> Row:
+def batch_row(seed: int, time_s: float, clock: Clock, *, with_rules: bool = False, wishful: bool = False) -> Row:
     """Pending batches of two hundred and five hundred pods, against best fit."""
     num_pods, num_nodes = BATCH_SIZES[seed % len(BATCH_SIZES)]
     batch = batch_instance(seed, num_pods=num_pods, num_nodes=num_nodes, with_rules=with_rules)
+    batch = with_wishes(batch, seed) if wishful else batch
     greedy = batches.best_fit(batch)
     start = clock()
     result = batches.place_batch(batch, Deadline(time_s, clock))
@@ -45,8 +47,18 @@ def batch_row(seed: int, time_s: float, clock: Clock, *, with_rules: bool = Fals
         "stranded_share": result.stranding,
         "best_fit_stranded_share": batch.stranding(greedy),
         "gap_percent": 100 * result.gap_share,
+        **(_wishes(batch, greedy, result) if wishful else {}),
         "ending": str(result.ending),
         "time_s": round(spent, 2),
+    }
+
+
+def _wishes(batch: batches.Batch, greedy: IntArray, result: batches.Batched) -> Row:
+    possible = batch.wishes_possible
+    return {
+        "best_fit_wishes_percent": 100 * batch.wishes_met(greedy) / possible,
+        "wishes_percent": 100 * result.wishes_met / possible,
+        "wishes_bound_percent": 100 * result.wishes_bound / possible,
     }
 
 
@@ -102,6 +114,7 @@ def _valid(wrong: list[str]) -> None:
 BENCHES: dict[str, Callable[[int, float, Clock], Row]] = {
     "batch": batch_row,
     "batch-rules": partial(batch_row, with_rules=True),
+    "batch-wishes": partial(batch_row, with_rules=True, wishful=True),
     "consolidate": consolidation_row,
     "consolidate-unlimited": partial(consolidation_row, unlimited=True),
     "purchase": purchase_row,

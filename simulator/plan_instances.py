@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -109,6 +109,27 @@ def batch_instance(seed: int, *, num_pods: int, num_nodes: int, with_rules: bool
         gangs = random_.permutation(num_classes)[: num_classes // 5 // 2 * 2]
         gang[gangs] = np.arange(len(gangs)) // 2
     return Batch(request, count, free, allocatable, most, gang, zone_of, spreads)
+
+
+def with_wishes(batch: Batch, seed: int) -> Batch:
+    """A batch with wishes in kube-scheduler's points, about nodes that are scarce.
+
+    One node in five has a PreferNoSchedule taint that half of the classes do not tolerate (300 points); half of the classes
+    prefer a label on one node in fifty (200); a third have pods of theirs in zones that they like or shun (0 to 200).
+    """
+    random_ = labelled_random(seed, "wishes")
+    num_classes, num_nodes = batch.most.shape
+    tainted = np.array([random_.random() < 0.2 for _ in range(num_nodes)])
+    labelled = np.array([random_.random() < 0.02 for _ in range(num_nodes)])
+    wish = np.zeros((num_classes, num_nodes), np.int64)
+    for c in range(num_classes):
+        wish[c] += np.where(tainted, 0, 300) if random_.random() < 0.5 else 0
+        wish[c] += np.where(labelled, 200, 0) if random_.random() < 0.5 else 0
+        if random_.random() < 1 / 3:
+            wish[c] += np.array([random_.randint(0, 200) for _ in range(int(batch.zone_of.max()) + 1)])[batch.zone_of]
+    fits = batch.fitting() > 0
+    least = np.where(fits, wish, wish.max()).min(axis=1, keepdims=True)
+    return replace(batch, wish=np.where(fits, wish - least, 0))
 
 
 def _pod_classes(random_: np.random.Generator, num_classes: int, num_pods: int) -> tuple[IntArray, IntArray]:
