@@ -536,6 +536,8 @@ def _improve(
     bound = goal.first_bound(fitting)
     if goal.is_wishes and goal.is_reached(goal.cost(best), bound, gap_share):
         return best, bound
+    # without wishes the weaker bound stays, and with it each plan of earlier versions
+    counted = pairs.known if batch.wish is not None else np.zeros_like(pairs.known)
     profit, priced = np.zeros(0), bound
     built_s = 0.0
     for _ in range(MAX_PRICING_ROUNDS):
@@ -549,8 +551,9 @@ def _improve(
         if answer.status != Status.OPTIMAL:
             break
         profit = program.profits(answer, slopes)
-        # raising the price of each class by its best profit makes the duals feasible: a bound in every round
-        missed = float(batch.count @ np.maximum(0.0, profit.max(axis=1)))
+        # raising the price of each class by its best profit makes the duals feasible: a bound in every round; the
+        # program's value has in it what pairs that are at their upper limit gain
+        missed = float(batch.count @ np.maximum(0.0, np.where(counted, -INFINITY, profit).max(axis=1)))
         priced = program.cost(answer.value) - missed
         bound = max(bound, priced)
         _note(goal, deadline, best, bound)
