@@ -25,28 +25,30 @@ def recount(
     """Points of the placements ``(class, node)``; ``takes[class]`` ``(N,)`` says which nodes take one pod, in the order of
     ``names``."""
     nodes = {name: node for name in names if (node := state.nodes[state.row_of[name]]) is not None}
+    homes: dict[PodSpec, list[NodeSpec]] = defaultdict(list)
+    for resident in state.residents.values():
+        homes[resident.spec].append(nodes[state.name(resident.row)])
     points: dict[PodSpec, dict[str, int]] = {}
     total = 0
     for spec, target in placed:
         if spec not in points:
             feasible = [name for name, does in zip(names, takes[spec].tolist(), strict=True) if does]
-            points[spec] = _points(state, nodes, spec, feasible)
+            points[spec] = _points(spec, [nodes[name] for name in feasible], _pulls(state, homes, spec))
         total += points[spec].get(target, 0)
     return total
 
 
-def _points(state: ClusterState, nodes: Mapping[str, NodeSpec], spec: PodSpec, feasible: list[str]) -> dict[str, int]:
+def _points(spec: PodSpec, feasible: list[NodeSpec], pulls: Mapping[tuple[str, str], int]) -> dict[str, int]:
     """Points above the least liked node."""
     if not feasible:
         return {}
-    pulls = _pulls(state, nodes, spec)
-    taints = {name: _untolerated(spec, nodes[name]) for name in feasible}
-    liked = {name: _liked(spec, nodes[name]) for name in feasible}
-    nearness = {name: sum(pulls[place] for place in nodes[name].labels if place in pulls) for name in feasible}
+    taints = {node.name: _untolerated(spec, node) for node in feasible}
+    liked = {node.name: _liked(spec, node) for node in feasible}
+    nearness = {node.name: sum(pulls.get(place, 0) for place in node.labels) for node in feasible}
     most_taints, most_liked = max(taints.values()), max(liked.values())
     low, high = min(nearness.values()), max(nearness.values())
     score = {}
-    for name in feasible:
+    for name in taints:
         taint = 100 - (taints[name] * 100 // most_taints if most_taints else 0)
         affinity = liked[name] * 100 // most_liked if most_liked else 0
         inter_pod = int(100.0 * ((nearness[name] - low) / float(high - low))) if high > low else 0
@@ -72,16 +74,15 @@ def _is_met(term: NodeTerm, node: NodeSpec) -> bool:
     )
 
 
-def _pulls(state: ClusterState, nodes: Mapping[str, NodeSpec], spec: PodSpec) -> dict[tuple[str, str], int]:
+def _pulls(
+    state: ClusterState, homes: Mapping[PodSpec, list[NodeSpec]], spec: PodSpec
+) -> Mapping[tuple[str, str], int]:
     """What residents add per place, a label with its value, for a pod of a class: its own terms, and theirs."""
-    homes: dict[PodSpec, list[str]] = defaultdict(list)
-    for resident in state.residents.values():
-        homes[resident.spec].append(state.name(resident.row))
     pulls: dict[tuple[str, str], int] = defaultdict(int)
 
-    def pull(term: PodTerm, weight: int, there: list[str]) -> None:
-        for name in there:
-            value = dict(nodes[name].labels).get(term.topology_key)
+    def pull(term: PodTerm, weight: int, there: list[NodeSpec]) -> None:
+        for node in there:
+            value = dict(node.labels).get(term.topology_key)
             if value is not None:
                 pulls[term.topology_key, value] += weight
 
