@@ -152,7 +152,8 @@ def test_many_wishes_for_few_nodes_are_met_as_a_whole_program_would(with_rules: 
     assert result.wishes_met > batch.wishes_met(best_fit(batch))
     fitting = batch.fitting()
     goal = _Goal.wishes(batch, fitting, result.count)
-    whole = _BatchModel(batch, _Pairs(*np.nonzero(fitting), fitting > 0), fitting, goal)
+    classes, nodes = np.nonzero(fitting)
+    whole = _BatchModel(batch, _Pairs(classes, nodes, fitting > 0), fitting, goal)
     answer = solve_linear(whole.model, Limits(60.0, gap_share=1e-9))
     assert answer.has_solution
     assert round(answer.value) <= result.wishes_bound
