@@ -536,8 +536,8 @@ def _improve(
     bound = goal.first_bound(fitting)
     if goal.is_wishes and goal.is_reached(goal.cost(best), bound, gap_share):
         return best, bound
-    # without wishes the weaker bound stays, and with it each plan of earlier versions
-    counted = pairs.known if batch.wish is not None else np.zeros_like(pairs.known)
+    # where no points are at stake the weaker bound stays, and with it each plan of earlier versions
+    counted = pairs.known if goal.is_wishes or goal.points else np.zeros_like(pairs.known)
     profit, priced = np.zeros(0), bound
     built_s = 0.0
     for _ in range(MAX_PRICING_ROUNDS):
