@@ -17,7 +17,7 @@ import tempfile
 import time
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -235,10 +235,11 @@ def _walk(stanza: Stanza, question: Table | None, address: str) -> list[Found]:
 
 
 class _Connection:
-    """One keep-alive connection; closes itself."""
+    """One keep-alive connection; closes itself, and is made anew when the other side has closed it."""
 
-    def __init__(self, raw: http.client.HTTPConnection) -> None:
+    def __init__(self, raw: http.client.HTTPConnection, connect: Callable[[], socket.socket]) -> None:
         self.raw = raw
+        self._connect = connect
 
     def __enter__(self) -> _Connection:
         return self
@@ -249,6 +250,8 @@ class _Connection:
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """Status and body."""
         try:
+            if self.raw.sock is None:  # a replica that does not serve closes after its answer
+                self.raw.sock = self._connect()
             self.raw.request(method, path, body, {"Content-Type": "application/json"})
             response = self.raw.getresponse()
             return response.status, response.read()
@@ -268,16 +271,23 @@ def _connection(stanza: Stanza, address: str) -> _Connection:
         raise Unanswered("UD401", f"{host} does not resolve: {error}") from error
     context = client_context(stanza.tls) if url.scheme == "https" else None
     timeout_s = max(stanza.timeout_s or 5.0, 2.0)
+
+    def connect() -> socket.socket:
+        plain = socket.create_connection((host, port), timeout_s)
+        if context is None:
+            return plain
+        try:
+            return context.wrap_socket(plain, server_hostname=str(stanza.tls.get("serverName") or url.hostname or ""))
+        except (OSError, ValueError):
+            plain.close()
+            raise
+
     raw = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        raw.sock = socket.create_connection((host, port), timeout_s)
-        if context is not None:
-            name = str(stanza.tls.get("serverName") or url.hostname or "")
-            raw.sock = context.wrap_socket(raw.sock, server_hostname=name)
-    except (OSError, ssl.SSLError, ValueError) as error:
-        raw.close()
+        raw.sock = connect()
+    except (OSError, ValueError) as error:
         raise Unanswered("UD402", f"{host}:{port}: {error}") from error
-    return _Connection(raw)
+    return _Connection(raw, connect)
 
 
 def client_context(tls: Table) -> ssl.SSLContext:
