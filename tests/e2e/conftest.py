@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=ours)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say why a test is tried once more; pytest-rerunfailures keeps it to itself."""
+    if str(report.outcome) == "rerun":
+        print(f"\n{report.when} of {report.nodeid} failed at first:\n{report.longreprtext}")
+
+
 @pytest.fixture
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A fresh control plane with an API server; the test starts schedulers as it needs them."""
