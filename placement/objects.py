@@ -512,7 +512,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def class_key(pod: Pod, owners: Owners | None = None) -> bytes:
     """Equal for pods of which :func:`pod_spec` makes equal classes, found in a tenth of its time; empty where the class
-    depends on volumes."""
+    depends on volumes, or a number in it is beyond 64 bits."""
     spec, meta, status = pod.spec, pod.metadata, pod.status
     volumes, node = spec.volumes, spec.nodeName
     if any(v.persistentVolumeClaim is not None or v.ephemeral is not None for v in volumes or ()):
@@ -525,6 +525,8 @@ def class_key(pod: Pod, owners: Owners | None = None) -> bytes:
         return _encode(
             (spec, meta.namespace, meta.labels, meta.ownerReferences, asked, more, default_spread(pod, owners))
         )
+    except OverflowError:
+        return b""
     finally:
         spec.volumes, spec.nodeName = volumes, node
 

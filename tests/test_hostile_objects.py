@@ -200,3 +200,14 @@ def test_a_count_of_gpus_that_is_none_is_a_bad_request_not_a_defect(tmp_path: Pa
         body["metadata"]["annotations"]["ullage.dev/gpu-count"] = text
         by_kind["pods"].put(Raw(json.dumps(body).encode()))
     live.recorder.close()
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**70), 10**400])
+def test_a_number_beyond_64_bits_is_no_defect(number: int) -> None:
+    """Over gRPC anybody may ask about a pod that no API server has checked."""
+    body = pod()
+    del body["spec"]["volumes"]  # with a claim, nothing is remembered
+    body["spec"]["priority"] = number
+    raw = json.dumps(body).encode()
+    reader = Reader()
+    assert reader.spec(raw) == reader.spec(raw) == Reader().spec(raw)
