@@ -14,12 +14,16 @@ import msgspec
 import numpy as np
 
 from placement.batches import place_batch
+from placement.commitments import of_shapes, offers
+from placement.commitments import violations as commitment_violations
 from placement.consolidation import consolidate
 from placement.devices import DEVICE_UNITS
 from placement.errors import ConfigError, PlacementError
+from placement.growth import Growth, grown
 from placement.plans import Deadline, Ending, Plan, Step
 from placement.problems import (
     Cluster,
+    Sold,
     batch_plan,
     batch_problem,
     check_steps,
@@ -30,9 +34,9 @@ from placement.problems import (
     rescue_plan,
     rescue_problem,
 )
-from placement.purchase import Shape, buy, fluid_bound, unplaceable, violations
+from placement.purchase import Bought, Shape, buy, fluid_bound, unplaceable
 from placement.rescue import pack
-from placement.snapshots import SnapshotFile, cluster_of
+from placement.snapshots import FORBIDDEN, SnapshotFile, cluster_of
 
 KINDS = ("rescue", "batch", "consolidate", "purchase")
 PROGRESS_UNITS = {
@@ -55,6 +59,10 @@ class SaleShape(msgspec.Struct, frozen=True):
     interruption_usd_per_hour: float = 0.0
     num_gpus: int = 0
     gpu_model: str = ""
+    term_hours: float = 0.0
+    """Reserved for so long: paid at ``usd_per_hour`` for all of it, used or not; 0 = paid while it runs."""
+    pool: str = ""
+    """Shapes of one pool share their limit."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -68,6 +76,12 @@ class Request(msgspec.Struct, frozen=True):
     usd_per_move: float = 0.0
     usd_per_hour: dict[str, float] | None = None
     shapes: tuple[SaleShape, ...] = ()
+    hours_of_use: float | None = None
+    """For how long the pods of a purchase will run; None = as long as the longest term of a reservation."""
+    growth: tuple[Growth, ...] | None = None
+    """Of a purchase: what else is expected, beyond what is pending; who fits on the nodes there then needs no other."""
+    foresight: tuple[str, ...] = ()
+    """What ``growth`` stands on, in words."""
 
 
 class PlanningError(PlacementError):
@@ -131,26 +145,70 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
             s.limit,
             s.spot,
             s.interruption_usd_per_hour,
+            s.pool,
         )
         for s in request.shapes
     ]
-    models = [s.gpu_model if s.num_gpus else None for s in request.shapes]
-    problem = demand_problem(cluster.pending, resources, models)
+    steady, said = _steady(cluster), request.foresight
+    use: dict[str, float] = {}
+    if request.growth is not None:
+        cluster, use, housed = grown(cluster, request.growth)
+        said = (*said, f"{housed} pods find room on the nodes that are there") if housed else said
+    sold = Sold([s.gpu_model if s.num_gpus else None for s in request.shapes], [s.spot for s in request.shapes])
+    problem = demand_problem(cluster.pending, resources, sold, use=use, steady=steady)
+    problem = replace(problem, left_out=(*said, *problem.left_out))
     if not problem.pods:
-        return _nothing("purchase", "USD per hour", problem.left_out, deadline)
+        if request.growth is None:
+            return _nothing("purchase", "USD per hour", problem.left_out, deadline)
+        enough = (*problem.left_out, "the nodes that are there are enough")
+        return replace(_nothing("purchase", "USD per hour", enough, deadline), ending=Ending.OPTIMAL)
     wrong = unplaceable(problem.demand, shapes)
     if wrong:
         names = tuple(f"pod {problem.pods[c][0].name} fits on no shape for sale" for c in wrong)
         return _nothing("purchase", "USD per hour", names, deadline)
-    bought = buy(problem.demand, shapes, deadline, seed=request.seed)
-    broken = violations(problem.demand, shapes, bought)
+    terms = np.array([s.term_hours for s in request.shapes])
+    longest = max(float(terms.max(initial=0.0)), 1.0) if request.hours_of_use is None else request.hours_of_use
+    hours = longest * problem.use
+    offered = offers(problem.demand, shapes, terms, hours)
+    bought = of_shapes(offered, buy(offered.demand, offered.shapes, deadline, seed=request.seed))
+    broken = commitment_violations(problem.demand, shapes, terms, hours, bought) if bought.fillings else []
     if broken:
         raise PlanningError(f"the purchase failed its own check: {broken[0]}")
     if (problem.exact.request != problem.demand.request).any():  # shares were rounded up; the bound is for exact ones
-        bound = min(bought.bound, fluid_bound(problem.exact, shapes))
+        exact = offers(problem.exact, shapes, terms, hours)
+        bound = min(bought.bound, fluid_bound(exact.demand, exact.shapes))
         ending = Ending.DEADLINE if bought.ending == Ending.OPTIMAL and bound < bought.cost else bought.ending
         bought = replace(bought, bound=bound, ending=ending)
-    return purchase_plan(problem, shapes, bought, time_s=deadline.elapsed_s)
+    plan = purchase_plan(problem, shapes, bought, time_s=deadline.elapsed_s)
+    return _with_commitments(plan, request.shapes, bought)
+
+
+def _steady(cluster: Cluster) -> set[str]:
+    """Pods that are marked never to be interrupted, by UID."""
+    return {uid for uid, why in cluster.never_move.items() if why.startswith(FORBIDDEN)}
+
+
+def _with_commitments(plan: Plan, sold: tuple[SaleShape, ...], bought: Bought) -> Plan:
+    """The plan, saying what it commits to and from which use on that pays."""
+    words, committed = [], 0.0
+    for shape, number in zip(sold, bought.nodes(len(sold)).tolist(), strict=True):
+        if not (shape.term_hours and number):
+            continue
+        whole = shape.usd_per_hour * shape.term_hours
+        committed += number * whole
+        words.append(f"{number} x {shape.name}: {number * whole:,.2f} USD over {shape.term_hours:g} h, used or not")
+        hourly = [
+            other.usd_per_hour
+            for other in sold
+            if (other.amounts, other.num_gpus, other.gpu_model) == (shape.amounts, shape.num_gpus, shape.gpu_model)
+            and not (other.term_hours or other.spot)
+            and other.usd_per_hour > 0
+        ]
+        if hourly:
+            words[-1] += f"; by the hour it would cost as much after {whole / min(hourly):,.0f} h"
+    if not words:
+        return plan
+    return replace(plan, reasons=(*words, *plan.reasons), details={**plan.details, "committed_usd": committed})
 
 
 # ── a plan as a document ──────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ becomes classes of identical pods.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from placement.pods import Pod, PodSpec
 from placement.purchase import Bought, Demand, Shape
 from placement.repair import Packing
 from placement.rescue import Packed
-from placement.resources import DEVICE_MILLI, BoolArray, IntArray, format_amount
+from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray, format_amount
 from placement.soft import depends_on_batch, fixed_wishes
 from placement.state import NUM_DERIVED, ClusterState, Resident
 from placement.wish_check import recount
@@ -510,20 +510,40 @@ def consolidation_plan(
 
 @dataclass(frozen=True)
 class DemandProblem:
-    """Demand with the names behind its classes; ``exact`` is the same with device shares that are not rounded up."""
+    """Demand with the names behind its classes; ``exact`` is the same with device shares that are not rounded up.
+
+    ``use`` ``(C,)`` is the share of time that pods of a class run.
+    """
 
     demand: Demand
     exact: Demand
     pods: tuple[tuple[Pod, ...], ...]
     left_out: tuple[str, ...]
+    use: FloatArray
 
 
-def demand_problem(pods: Iterable[Pod], resources: list[str], models: list[str | None]) -> DemandProblem:
+@dataclass(frozen=True)
+class Sold:
+    """What rules ask of the shapes for sale, one entry per shape: device models (None = no devices), and which are spot."""
+
+    models: list[str | None]
+    spot: list[bool]
+
+
+def demand_problem(
+    pods: Iterable[Pod],
+    resources: list[str],
+    sold: Sold,
+    *,
+    use: Mapping[str, float] | None = None,
+    steady: Container[str] = (),
+) -> DemandProblem:
     """Pending pods as demand over ``resources`` and, last, units of devices: the axis of the shapes' capacities.
 
-    ``models`` are the shapes' device models, None without devices. Pods that ask for something no shape offers, or are
-    not modelled, are left out and named.
+    Pods that ask for something no shape offers, or are not modelled, are left out and named. ``use`` has the share of time
+    that pods run, by UID (1 for the others); UIDs in ``steady`` must not be on machines that can be interrupted.
     """
+    models = sold.models
     kept, left_out = [], []
     for pod in pods:
         why = f"{pod.spec.unmodelled[0]} is not modelled" if pod.spec.unmodelled else ""
@@ -535,7 +555,9 @@ def demand_problem(pods: Iterable[Pod], resources: list[str], models: list[str |
             left_out.append(f"pod {pod.name} is left out: {why}")
         else:
             kept.append(pod)
-    specs, _, class_of = _classes((pod.spec, 0) for pod in kept)
+    shares = sorted({1.0, *(use or {}).values()})
+    tiers = [2 * shares.index((use or {}).get(pod.uid, 1.0)) + (pod.uid in steady) for pod in kept]
+    specs, tier, class_of = _classes(zip((pod.spec for pod in kept), tiers, strict=True))
     choosy = [pod.name for pod in kept if _chooses(pod.spec)]
     if choosy:
         left_out.append(
@@ -553,11 +575,12 @@ def demand_problem(pods: Iterable[Pod], resources: list[str], models: list[str |
     count = np.array([len(m) for m in members], np.int64)
     allowed = np.array([[_accepts(spec, model) for model in models] for spec in specs], np.bool_)
     allowed = allowed.reshape(len(specs), len(models))
+    allowed &= ~((tier % 2 == 1)[:, None] & np.array(sold.spot, np.bool_))
 
     def demand(units: list[int]) -> Demand:
         return Demand(np.array([*rows, units], np.int64).reshape(len(resources) + 1, len(specs)), count, allowed)
 
-    return DemandProblem(demand(rounded), demand(exact), members, tuple(left_out))
+    return DemandProblem(demand(rounded), demand(exact), members, tuple(left_out), np.array(shares)[tier // 2])
 
 
 def _chooses(spec: PodSpec) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.patterns import Pattern, best_pattern
 from placement.plans import Deadline, Ending
-from placement.refit import Market, refit
+from placement.refit import Market, recreate, refit
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.solver import INFINITY, Limits, Master, Model, Status, solve_linear
 
@@ -36,7 +36,8 @@ class Shape:
     """A node for sale. ``capacity`` ``(R,)`` is what pods get: system reserve and DaemonSets already taken off.
 
     ``interruption_usd_per_hour`` is what interruptions of a spot node are expected to cost per hour; it counts in the
-    choice, not on the bill. ``limit`` None = any number.
+    choice, not on the bill. ``limit`` None = any number; shapes of the same ``pool`` share one limit (no name = a pool of
+    its own).
     """
 
     name: str
@@ -45,6 +46,7 @@ class Shape:
     limit: int | None = None
     spot: bool = False
     interruption_usd_per_hour: float = 0.0
+    pool: str = ""
 
     def __post_init__(self) -> None:
         for price in (self.usd_per_hour, self.interruption_usd_per_hour):
@@ -97,6 +99,18 @@ class Bought:
         return result
 
 
+def pools(shapes: list[Shape]) -> tuple[IntArray, FloatArray]:
+    """``(S,)`` number of each shape's pool, and ``(Q,)`` nodes of a pool at most (infinite for any number)."""
+    number: dict[tuple[str, int], int] = {}
+    pool_of = [
+        number.setdefault((shape.pool, -1) if shape.pool else ("", s), len(number)) for s, shape in enumerate(shapes)
+    ]
+    most = np.full(len(number), np.inf)
+    for q, shape in zip(pool_of, shapes, strict=True):
+        most[q] = min(most[q], np.inf if shape.limit is None else shape.limit)
+    return np.array(pool_of, np.int64), most
+
+
 def unplaceable(demand: Demand, shapes: list[Shape]) -> list[int]:
     """Classes that fit on no shape they accept, with nothing else on the node."""
     wrong = []
@@ -121,10 +135,18 @@ def violations(demand: Demand, shapes: list[Shape], plan: Bought) -> list[str]:
             wrong.append(f"a pod is on shape {shape.name}, which its rules exclude")
         covered += filling.nodes * filling.counts
     wrong += [f"class {c} lacks {demand.count[c] - covered[c]} pods" for c in np.flatnonzero(covered < demand.count)]
-    for s, bought in enumerate(plan.nodes(len(shapes))):
-        limit = shapes[s].limit
-        if limit is not None and bought > limit:
-            wrong.append(f"{bought} nodes of shape {shapes[s].name}, limit {limit}")
+    keys = [shape.pool or (number,) for number, shape in enumerate(shapes)]
+    for key, shape in zip(keys, shapes, strict=True):
+        number = sum(filling.nodes for filling in plan.fillings if keys[filling.shape] == key)
+        if shape.limit is not None and number > shape.limit:
+            wrong.append(f"{number} nodes of shape {shape.name}, limit {shape.limit}")
+    cost = sum(
+        f.nodes * (shapes[f.shape].usd_per_hour + shapes[f.shape].interruption_usd_per_hour) for f in plan.fillings
+    )
+    if abs(cost - plan.cost) > 1e-9 * max(cost, 1.0):
+        wrong.append(f"the plan says it costs {plan.cost:g} USD/h, its nodes cost {cost:g}")
+    if plan.bound > plan.cost * (1 + 1e-9) + 1e-12:
+        wrong.append(f"the bound {plan.bound:g} is above the cost {plan.cost:g}")
     return wrong
 
 
@@ -134,9 +156,10 @@ class _Columns:
     def __init__(self, demand: Demand, shapes: list[Shape]) -> None:
         self.demand, self.shapes = demand, shapes
         num_classes = len(demand.count)
-        low = np.concatenate([demand.count, np.full(len(shapes), -INFINITY)]).astype(np.float64)
-        limits = [INFINITY if shape.limit is None else float(shape.limit) for shape in shapes]
-        self._master = Master(low, np.concatenate([np.full(num_classes, INFINITY), limits]))
+        self.pool_of, self.most = pools(shapes)
+        low = np.concatenate([demand.count, np.full(len(self.most), -INFINITY)]).astype(np.float64)
+        most = np.where(np.isfinite(self.most), self.most, INFINITY)
+        self._master = Master(low, np.concatenate([np.full(num_classes, INFINITY), most]))
         self.patterns: list[tuple[int, IntArray]] = []
         self._known: set[tuple[int, bytes]] = set()
 
@@ -160,30 +183,36 @@ class _Columns:
         self._known.add(key)
         rows = np.flatnonzero(counts)
         values = np.append(counts[rows], 1).astype(np.float64)
-        self._master.add(np.append(rows, len(self.demand.count) + shape), values, objective=-self.shapes[shape].cost)
+        pool = len(self.demand.count) + self.pool_of[shape]
+        self._master.add(np.append(rows, pool), values, objective=-self.shapes[shape].cost)
         self.patterns.append((shape, counts))
         return True
 
     def solve(self) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-        """Class prices ``(C,)`` and shape rents ``(S,)``, both >= 0, and how often each pattern is used."""
+        """Class prices ``(C,)`` and rents of shapes' pools ``(S,)``, both >= 0, and how often each pattern is used."""
         answer = self._master.solve()
         if answer.status != Status.OPTIMAL:
             return None
         size = len(self.demand.count)
-        return np.maximum(0.0, -answer.duals[:size]), np.maximum(0.0, answer.duals[size:]), answer.x
+        return np.maximum(0.0, -answer.duals[:size]), np.maximum(0.0, answer.duals[size:])[self.pool_of], answer.x
 
     def bound(self, price: FloatArray, uppers: list[float]) -> float:
         """Least cost of any fleet, proved by these prices: Lagrangian with limits, Farley's scaling without."""
         worth = float(price @ self.demand.count)
         excess = 1.0
-        for shape, upper in zip(self.shapes, uppers, strict=True):
-            over = upper * (1 + 1e-9) - shape.cost
-            if over <= 0:
+        upper = np.array(uppers) * (1 + 1e-9)
+        cost = np.array([shape.cost for shape in self.shapes])
+        over = upper - cost
+        for q, most in enumerate(self.most):
+            mine = (self.pool_of == q) & (over > 0)
+            if not mine.any():
                 continue
-            if shape.limit is not None and shape.limit * over < worth * (1 - shape.cost / upper):
-                worth -= shape.limit * over
+            most_over, most_share = float(over[mine].max()), float((1 - cost[mine] / upper[mine]).max())
+            if np.isfinite(most) and most * most_over < worth * most_share:
+                worth -= most * most_over
             else:
-                excess = max(excess, upper * (1 + 1e-9) / shape.cost) if shape.cost > 0 else INFINITY
+                scale = upper[mine] / np.maximum(cost[mine], 1e-300)
+                excess = max(excess, min(float(scale.max()), INFINITY))
         return worth / excess if worth > 0 else 0.0
 
 
@@ -191,7 +220,7 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     """Cheapest fleet for the demand that the deadline allows, with a proved lower bound on every fleet's cost."""
     if not shapes:
         raise ConfigError("there is nothing to buy: the price book lists no shape; add at least one")
-    start = first_fit_decreasing(demand, shapes)
+    start = _start(demand, shapes)
     if start is None or not demand.count.any():
         ending = Ending.INFEASIBLE if start is None else Ending.OPTIMAL
         return Bought((), 0.0, 0.0, ending)
@@ -218,14 +247,28 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     return Bought(best.fillings, best.cost, bound, Ending.OPTIMAL if done else deadline.ending)
 
 
+def _start(demand: Demand, shapes: list[Shape]) -> Bought | None:
+    """A first fleet: first-fit decreasing, or, where that runs into a limit, node by node what is worth most per USD."""
+    start = first_fit_decreasing(demand, shapes)
+    if start is not None or unplaceable(demand, shapes):
+        return start
+    size = (demand.request / np.maximum(np.array([s.capacity for s in shapes]).max(axis=0), 1)[:, None]).max(axis=0)
+    market = market_of(demand, shapes, size)
+    nodes = recreate(market, demand.count, market.price, market.cost, market.limit, np.inf)
+    if nodes is None:
+        return None
+    fillings = [Filling(s, counts, 1) for s, counts in nodes]
+    return Bought(tuple(fillings), _cost(shapes, fillings), 0.0, Ending.DEADLINE)
+
+
 def _generate(columns: _Columns, deadline: Deadline, *, levels: int = len(PRICING_LIMITS)) -> tuple[float, FloatArray]:
     """Patterns until nothing improves or time is over; the best bound, and the master's last solution.
 
     Pricing starts quick everywhere; a shape is priced more thoroughly only when it is what holds the bound down.
     """
     shapes = columns.shapes
-    best_price = fluid_prices(columns.demand, shapes)
-    bound = 0.0 if best_price is None else float(best_price @ columns.demand.count)
+    fluid = _fluid(columns.demand, shapes)
+    best_price, bound = (None, 0.0) if fluid is None else fluid
     level = [0] * len(shapes)
     while True:
         solved = columns.solve()
@@ -260,33 +303,48 @@ def _generate(columns: _Columns, deadline: Deadline, *, levels: int = len(PRICIN
 
 
 def fluid_prices(demand: Demand, shapes: list[Shape]) -> FloatArray | None:
-    """``(C,)`` class prices when pods could be cut at will; no filling is worth more than its node at these prices.
+    """``(C,)`` class prices when pods could be cut at will; no filling is worth more than its node, and the rent of its
+    pool, at these prices.
 
     They bound every fleet from the start, and are where the prices of the master are drawn to (stabilisation).
     """
-    need = (demand.request @ demand.count).astype(np.float64)
-    lanes = need > 0
-    if not lanes.any():
-        return None
-    master = Master(np.ones(int(lanes.sum())), np.full(int(lanes.sum()), INFINITY))
-    share = np.stack([shape.capacity[lanes] / need[lanes] for shape in shapes])
-    for values, shape in zip(share, shapes, strict=True):
-        rows = np.flatnonzero(values)
-        master.add(rows, values[rows], objective=-shape.cost)
-    answer = master.solve()
-    if answer.status != Status.OPTIMAL:
-        return None
-    worth = np.maximum(0.0, -answer.duals)
-    costs = np.array([shape.cost for shape in shapes])
-    rents = share @ worth
-    over = float((rents / np.maximum(costs, 1e-12)).max(initial=1.0))  # rounding must not make the bound too good
-    return np.asarray((worth / need[lanes]) @ demand.request[lanes] / max(over, 1.0), np.float64)
+    fluid = _fluid(demand, shapes)
+    return None if fluid is None else fluid[0]
 
 
 def fluid_bound(demand: Demand, shapes: list[Shape]) -> float:
     """USD per hour that any fleet costs at least, if pods could be cut at will: quick, and valid for every demand."""
-    price = fluid_prices(demand, shapes)
-    return 0.0 if price is None else float(price @ demand.count)
+    fluid = _fluid(demand, shapes)
+    return 0.0 if fluid is None else fluid[1]
+
+
+def _fluid(demand: Demand, shapes: list[Shape]) -> tuple[FloatArray, float] | None:
+    need = (demand.request @ demand.count).astype(np.float64)
+    lanes = need > 0
+    if not lanes.any():
+        return None
+    pool_of, most = pools(shapes)
+    num_lanes, limited = int(lanes.sum()), np.flatnonzero(np.isfinite(most))
+    low = np.concatenate([np.ones(num_lanes), np.full(len(limited), -INFINITY)])
+    master = Master(low, np.concatenate([np.full(num_lanes, INFINITY), most[limited]]))
+    share = np.stack([shape.capacity[lanes] / need[lanes] for shape in shapes])
+    for values, shape, pool in zip(share, shapes, pool_of, strict=True):
+        rows = np.concatenate([np.flatnonzero(values), num_lanes + np.flatnonzero(limited == pool)])
+        master.add(
+            rows, np.append(values[values != 0], np.ones(len(rows) - np.count_nonzero(values))), objective=-shape.cost
+        )
+    answer = master.solve()
+    if answer.status != Status.OPTIMAL:
+        return None
+    worth = np.maximum(0.0, -answer.duals[:num_lanes])
+    rent = np.zeros(len(most))
+    rent[limited] = np.maximum(0.0, answer.duals[num_lanes:])
+    paid = np.array([shape.cost for shape in shapes]) + rent[pool_of]
+    over = float(
+        (share @ worth / np.maximum(paid, 1e-12)).max(initial=1.0)
+    )  # rounding must not make the bound too good
+    price = np.asarray((worth / need[lanes]) @ demand.request[lanes] / max(over, 1.0), np.float64)
+    return price, max(0.0, float(price @ demand.count) - float(rent[limited] @ most[limited]))
 
 
 def _dive(columns: _Columns, used: FloatArray, deadline: Deadline) -> Bought | None:
@@ -321,17 +379,20 @@ def _cost(shapes: list[Shape], fillings: list[Filling]) -> float:
 
 def _within_limits(shapes: list[Shape], fillings: list[Filling]) -> bool:
     bought = Bought(tuple(fillings), 0.0, 0.0, Ending.DEADLINE).nodes(len(shapes))
-    return all(shape.limit is None or n <= shape.limit for shape, n in zip(shapes, bought, strict=True))
+    pool_of, most = pools(shapes)
+    return bool((np.bincount(pool_of, bought, len(most)) <= most).all())
 
 
 def market_of(demand: Demand, shapes: list[Shape], price: FloatArray) -> Market:
     """What ruin and recreate works on: the demand, the shapes for sale, and a price of each class ``(C,)``."""
+    pool_of, most = pools(shapes)
     return Market(
         demand.request,
         demand.allowed,
         np.array([shape.capacity for shape in shapes]),
         np.array([shape.cost for shape in shapes]),
-        np.array([np.inf if shape.limit is None else shape.limit for shape in shapes]),
+        pool_of,
+        most,
         price,
     )
 
@@ -378,10 +439,9 @@ def _integers(columns: _Columns, best: Bought, deadline: Deadline, seed: int) ->
     for c in np.flatnonzero(demand.count > 0):
         uses = np.flatnonzero(patterns[:, c])
         model.add_row(n[uses], patterns[uses, c], lower=float(demand.count[c]))
-    for s, shape in enumerate(shapes):
-        if shape.limit is not None:
-            mine = np.array([i for i, (t, _) in enumerate(columns.patterns) if t == s], np.int64)
-            model.add_row(n[mine], 1.0, upper=float(shape.limit))
+    pool_of = columns.pool_of[[s for s, _ in columns.patterns]]
+    for q in np.flatnonzero(np.isfinite(columns.most)):
+        model.add_row(n[pool_of == q], 1.0, upper=float(columns.most[q]))
     answer = solve_linear(model, Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=1e-6), hint=_hint(columns, best))
     if not answer.has_solution or -answer.value >= best.cost - 1e-9:
         return best
@@ -421,14 +481,13 @@ def first_fit_decreasing(demand: Demand, shapes: list[Shape]) -> Bought | None:
     cost = np.array([shape.cost for shape in shapes])
     fillings: dict[tuple[int, bytes], int] = {}
     arrays: dict[bytes, IntArray] = {}
-    bought = np.zeros(len(shapes), np.int64)
-    limit = np.array([np.inf if shape.limit is None else shape.limit for shape in shapes])
+    pool_of, most = pools(shapes)
     for option, content in zip(options, contents, strict=True):
-        usable = option & (bought < limit)
+        usable = option & (most[pool_of] > 0)
         if not usable.any():
             return None
         s = int(np.argmin(np.where(usable, cost, np.inf)))
-        bought[s] += 1
+        most[pool_of[s]] -= 1
         arrays[content.tobytes()] = content
         fillings[s, content.tobytes()] = fillings.get((s, content.tobytes()), 0) + 1
     result = [Filling(s, arrays[key], n) for (s, key), n in fillings.items()]

@@ -28,14 +28,16 @@ Node = tuple[int, IntArray]
 class Market:
     """Pods and shapes as columns.
 
-    ``request`` ``(R, C)``, ``allowed`` ``(C, S)``, ``capacity`` ``(S, R)``, ``cost`` ``(S,)`` USD per hour, ``limit``
-    ``(S,)`` nodes at most (infinite for any number), ``price`` ``(C,)`` what a pod is worth.
+    ``request`` ``(R, C)``, ``allowed`` ``(C, S)``, ``capacity`` ``(S, R)``, ``cost`` ``(S,)`` USD per hour, ``pool``
+    ``(S,)`` the number of each shape's pool, ``limit`` ``(Q,)`` nodes of a pool at most (infinite for any number),
+    ``price`` ``(C,)`` what a pod is worth.
     """
 
     request: IntArray
     allowed: BoolArray
     capacity: IntArray
     cost: FloatArray
+    pool: IntArray
     limit: FloatArray
     price: FloatArray
 
@@ -54,13 +56,13 @@ def refit(
         size = int(random.integers(min(FEWEST_NODES, len(nodes)), min(MOST_NODES, len(nodes)) + 1))
         weight = np.maximum(wasted, 0.0) + 0.02 * market.cost.mean() + 1e-12
         gone = random.choice(len(nodes), size, replace=False, p=weight / weight.sum())
-        bought = np.bincount([s for s, _ in nodes], minlength=len(market.cost))
+        bought = np.bincount(market.pool[[s for s, _ in nodes]], minlength=len(market.limit))
         before = float(sum(market.cost[nodes[i][0]] for i in gone))
         pods = np.sum([nodes[i][1] for i in gone], axis=0)
-        bought -= np.bincount([nodes[i][0] for i in gone], minlength=len(market.cost))
+        bought -= np.bincount(market.pool[[nodes[i][0] for i in gone]], minlength=len(market.limit))
         worth = price * np.exp(random.normal(0.0, PRICE_NOISE, len(price)))
         cost = market.cost * np.exp(random.normal(0.0, COST_NOISE, len(market.cost)))
-        fresh = _recreate(market, pods, worth, cost, market.limit - bought, before)
+        fresh = recreate(market, pods, worth, cost, market.limit - bought, before)
         if fresh is not None:
             out = set(gone.tolist())
             kept = [i for i in range(len(nodes)) if i not in out]
@@ -69,14 +71,17 @@ def refit(
     return nodes
 
 
-def _recreate(
+def recreate(
     market: Market, pods: IntArray, worth: FloatArray, cost: FloatArray, limit: FloatArray, budget: float
 ) -> list[Node] | None:
-    """Nodes for ``pods`` that cost no more than ``budget``, or None."""
+    """Nodes for ``pods`` ``(C,)`` that cost no more than ``budget``, one by one what is worth most per USD; or None.
+
+    ``worth`` ``(C,)`` and ``cost`` ``(S,)`` decide, the market's own cost is counted; ``limit`` ``(Q,)`` is what is left.
+    """
     left, limit, nodes = pods.copy(), limit.copy(), []
     while left.any():
         best: tuple[float, int, IntArray] | None = None
-        for s in np.flatnonzero(limit > 0).tolist():
+        for s in np.flatnonzero(limit[market.pool] > 0).tolist():
             value = np.where(market.allowed[:, s], worth, 0.0)
             filling = best_pattern(value, market.request, left, market.capacity[s], limit=VISITS)
             ratio = filling.value / max(float(cost[s]), 1e-12)
@@ -90,5 +95,5 @@ def _recreate(
             return None
         nodes.append((s, counts))
         left -= counts
-        limit[s] -= 1
+        limit[market.pool[s]] -= 1
     return nodes

@@ -29,6 +29,10 @@ NEVER = {
 """Annotations on pods and nodes that forbid touching them, and the value that does."""
 
 
+FORBIDDEN = "annotation "
+"""Begins the reason of what is marked for good; other reasons, such as a disruption budget, come and go."""
+
+
 class SnapshotError(PlacementError):
     """A snapshot file that cannot be read or used."""
 
@@ -186,7 +190,7 @@ def _named(what: str, error: ConfigError) -> ConfigError:
 def forbidden(metadata: objects.Metadata) -> str:
     """The annotation that forbids touching a pod or node, in words; empty when there is none."""
     annotations = metadata.annotations or {}
-    return next((f"annotation {key}={value}" for key, value in NEVER.items() if annotations.get(key) == value), "")
+    return next((f"{FORBIDDEN}{key}={value}" for key, value in NEVER.items() if annotations.get(key) == value), "")
 
 
 def _why_stays(pod: objects.Pod, budgets: list[Budget]) -> str:

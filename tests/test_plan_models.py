@@ -18,7 +18,7 @@ from placement.errors import ConfigError
 from placement.patterns import best_pattern
 from placement.plans import Deadline, Ending, WorkClock
 from placement.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
-from placement.refit import Market, refit
+from placement.refit import refit
 from placement.resources import IntArray
 from placement.solver import Limits, solve_linear
 from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
@@ -367,14 +367,7 @@ def test_ruin_and_recreate_keeps_every_pod_and_never_costs_more() -> None:
     demand, shapes = purchase_instance(0, num_pods=200)
     start = first_fit_decreasing(demand, shapes)
     assert start is not None
-    market = Market(
-        demand.request,
-        demand.allowed,
-        np.array([shape.capacity for shape in shapes]),
-        np.array([shape.cost for shape in shapes]),
-        np.full(len(shapes), np.inf),
-        demand.request[0].astype(np.float64),
-    )
+    market = purchase.market_of(demand, shapes, demand.request[0].astype(np.float64))
     nodes = [(f.shape, f.counts) for f in start.fillings for _ in range(f.nodes)]
     better = refit(market, nodes, lambda: False, rounds=60, seed=1)
     assert (sum(counts for _, counts in better) == sum(counts for _, counts in nodes)).all()
