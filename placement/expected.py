@@ -217,6 +217,12 @@ class _Stay:
         """Share that lives beyond an age; flat after the last end that was seen."""
         return np.concatenate([[1.0], self.share])[np.searchsorted(self.age_s, age_s, side="right")]
 
+    def lived(self, span_s: FloatArray) -> FloatArray:
+        """Seconds of ``span_s`` that a new pod lives on average: the integral of the share."""
+        ends = np.concatenate([[0.0], self.age_s, [max(float(span_s.max()), float(self.age_s.max(initial=0.0))) + 1.0]])
+        seconds = np.diff(ends) * np.concatenate([[1.0], self.share])
+        return np.interp(span_s, ends, np.concatenate([[0.0], np.cumsum(seconds)]))
+
 
 def _from_arrivals(history: PodHistory, span_s: int, quantile: float) -> Expected:
     """Pods here that stay, and as many new ones an hour as of late, at the moment of the span when they are most."""
@@ -234,8 +240,7 @@ def _from_arrivals(history: PodHistory, span_s: int, quantile: float) -> Expecte
         age = (now - history.arrival_s[here & (history.classes == c)]).astype(np.float64)
         alive = np.maximum(stays[c].beyond(age), 1e-12)
         left = np.array([(stays[c].beyond(age + m) / alive).sum() for m in moments])
-        fresh = np.array([stays[c].beyond(np.linspace(0, m, 65)[:-1]).mean() * m for m in moments])
-        growth[c] = left - len(age) + rate[c] * fresh
+        growth[c] = left - len(age) + rate[c] * stays[c].lived(moments)
     total = history.worth @ growth
     best = int(np.argmax(total))
     bins = np.histogram(history.arrival_s[new], BINS, (since, now), weights=history.worth[history.classes[new]])[0]

@@ -42,7 +42,7 @@ def growth_of(specs: Sequence[PodSpec], rise: IntArray, lots: FloatArray) -> tup
     return tuple(found)
 
 
-def _kind(spec: PodSpec) -> object:
+def kind_of(spec: PodSpec) -> object:
     """What makes pods replaceable by each other: their workload and what they ask for."""
     return workload_of(spec.namespace, spec.owner), spec.request, spec.gpu
 
@@ -56,12 +56,12 @@ def grown(cluster: Cluster, growth: Sequence[Growth]) -> tuple[Cluster, dict[str
     state = cluster.state
     by_kind = defaultdict(list)
     for uid, resident in state.residents.items():
-        by_kind[_kind(resident.spec)].append(uid)
+        by_kind[kind_of(resident.spec)].append(uid)
     use: dict[str, float] = {}
     coming = list(cluster.pending)
     for number, one in enumerate(growth):
         if one.pods < 0:
-            here = by_kind[_kind(one.spec)]
+            here = by_kind[kind_of(one.spec)]
             for _ in range(min(-one.pods, len(here))):
                 state.release(here.pop())
         for i in range(max(one.pods, 0)):

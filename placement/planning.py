@@ -6,7 +6,7 @@ here has passed the independent checker. Both sides run this in a worker process
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from placement.commitments import violations as commitment_violations
 from placement.consolidation import consolidate
 from placement.devices import DEVICE_UNITS
 from placement.errors import ConfigError, PlacementError
-from placement.growth import Growth, grown
+from placement.growth import EXPECTED, Growth, grown, kind_of
 from placement.plans import Deadline, Ending, Plan, Step
 from placement.problems import (
     Cluster,
@@ -149,7 +149,7 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         )
         for s in request.shapes
     ]
-    steady, said = _steady(cluster), request.foresight
+    steady, said = _steady(cluster, request.growth or ()), request.foresight
     use: dict[str, float] = {}
     if request.growth is not None:
         cluster, use, housed = grown(cluster, request.growth)
@@ -168,7 +168,7 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         return _nothing("purchase", "USD per hour", names, deadline)
     terms = np.array([s.term_hours for s in request.shapes])
     longest = max(float(terms.max(initial=0.0)), 1.0) if request.hours_of_use is None else request.hours_of_use
-    hours = longest * problem.use
+    hours = longest * (problem.use if terms.any() else np.ones(len(problem.use)))
     offered = offers(problem.demand, shapes, terms, hours)
     bought = of_shapes(offered, buy(offered.demand, offered.shapes, deadline, seed=request.seed))
     broken = commitment_violations(problem.demand, shapes, terms, hours, bought) if bought.fillings else []
@@ -183,9 +183,15 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
     return _with_commitments(plan, request.shapes, bought)
 
 
-def _steady(cluster: Cluster) -> set[str]:
-    """Pods that are marked never to be interrupted, by UID."""
-    return {uid for uid, why in cluster.never_move.items() if why.startswith(FORBIDDEN)}
+def _steady(cluster: Cluster, growth: Sequence[Growth]) -> set[str]:
+    """UIDs of pods that are marked never to be interrupted, and of those expected whose like are."""
+    marked = {uid for uid, why in cluster.never_move.items() if why.startswith(FORBIDDEN)}
+    running = cluster.state.residents
+    like = {kind_of(running[uid].spec) for uid in marked if uid in running}
+    expected = [
+        f"{EXPECTED}{k}-{i}" for k, one in enumerate(growth) if kind_of(one.spec) in like for i in range(one.pods)
+    ]
+    return marked | set(expected)
 
 
 def _with_commitments(plan: Plan, sold: tuple[SaleShape, ...], bought: Bought) -> Plan:

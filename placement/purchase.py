@@ -29,6 +29,8 @@ DIVING_SHARE, REFIT_SHARE = 0.2, 0.9
 PRICING_LIMITS = (2_000, 20_000, 200_000, 2_000_000, 20_000_000)
 """Search nodes per filling, from quick to thorough, as the bound tightens."""
 LOOSE = 2e-4
+PROVED = 1e-8
+"""A bound this near is the cost: fillings are priced with a slack of a billionth, once per limit."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class _Columns:
         upper = np.array(uppers) * (1 + 1e-9)
         cost = np.array([shape.cost for shape in self.shapes])
         over = upper - cost
-        for q, most in enumerate(self.most):
+        for q, most in enumerate(self.most.tolist()):
             mine = (self.pool_of == q) & (over > 0)
             if not mine.any():
                 continue
@@ -237,13 +239,13 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     dived = _dive(columns, used, deadline.part(DIVING_SHARE))
     best = dived if dived is not None and dived.cost < best.cost else best
     deadline.note(best.cost, min(bound, best.cost))
-    if not deadline.is_over and best.cost > bound * (1 + 1e-9):
+    if not deadline.is_over and best.cost > bound * (1 + PROVED):
         best = _refitted(columns, best, deadline.part(REFIT_SHARE), seed)
         deadline.note(best.cost, min(bound, best.cost))
-    if not deadline.is_over and best.cost > bound * (1 + 1e-9):
+    if not deadline.is_over and best.cost > bound * (1 + PROVED):
         best = _integers(columns, best, deadline, seed)
     bound = min(bound, best.cost)
-    done = best.cost <= bound * (1 + 1e-9)
+    done = best.cost <= bound * (1 + PROVED)
     return Bought(best.fillings, best.cost, bound, Ending.OPTIMAL if done else deadline.ending)
 
 

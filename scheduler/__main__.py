@@ -72,18 +72,22 @@ class LazyGroup(click.Group):
 
 def _write_trace(recording: Any, target: Path) -> str:
     """Save a recording of the live side in the simulator's format; what it is, for the user."""
-    from simulator.recorded import trace_of_recording
-
-    trace = trace_of_recording(recording)
+    trace = _trace_of(recording)
     trace.save(target)
     return f"{target}: {len(trace.nodes)} nodes, {len(trace.pods)} pods, {len(trace.usage.pod)} usage samples"
+
+
+def _trace_of(recording: Any) -> Any:
+    from simulator.recorded import trace_of_recording
+
+    return trace_of_recording(recording)
 
 
 def _give_cluster(command: click.Command) -> None:
     """Planning is the simulator's, the cluster is the live side's: hand its reader over, and what acts on a plan."""
     from scheduler import cli_plan
 
-    command.context_settings["obj"] = cli_plan.live_snapshot
+    command.context_settings["obj"] = cli_plan.Live(_trace_of)
     if isinstance(command, click.Group):
         for extra in cli_plan.COMMANDS:
             command.add_command(extra)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +17,11 @@ import yaml
 from placement.errors import ConfigError, why
 from placement.planning import plan_of_document
 from placement.plans import Plan
+from placement.recording import Recording
 from placement.snapshots import SnapshotFile
 from scheduler.adherence import adherence
 from scheduler.applier import Applier, ApplyLimits, rows, summary, why_not_valid
+from scheduler.cli_record import fetch, steps
 from scheduler.cluster_reader import take_snapshot
 from scheduler.kube import KubeClient
 from scheduler.plan_record import PlanRecord, PlanState, State, alone, fresh_record, read_record, save_record
@@ -46,9 +49,22 @@ def with_client(kubeconfig: str | None, context: str | None, work: Callable[[Kub
     return asyncio.run(run())
 
 
-def live_snapshot(kubeconfig: str | None, context: str | None) -> SnapshotFile:
-    """The cluster now, for the commands that plan."""
-    return with_client(kubeconfig, context, take_snapshot)
+@dataclass(frozen=True)
+class Live:
+    """The live cluster for the commands that plan; ``trace_of`` makes the simulator's trace of a recording."""
+
+    trace_of: Callable[[Recording], Any]
+
+    def snapshot(self, kubeconfig: str | None, context: str | None) -> SnapshotFile:
+        """The cluster now."""
+        return with_client(kubeconfig, context, take_snapshot)
+
+    def recording(self, kubeconfig: str | None, context: str | None, prometheus: str, days: float) -> Any:
+        """The trace of what the cluster's pods did in the last days, from Prometheus."""
+        keys = {"kube.kubeconfig": kubeconfig or "", "kube.context": context or "", "usage.prometheus": prometheus}
+        settings = read_settings(None, keys)
+        found = fetch(settings.kube, settings.usage, name="history", days=days, say=steps(quiet=False))
+        return self.trace_of(found)
 
 
 def _read_plan(path: Path) -> Plan:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -21,6 +21,7 @@ from simulator.output import data_only, output_option, progress, render
 if TYPE_CHECKING:
     from placement.snapshots import SnapshotFile
     from simulator.plan_worker import Request
+    from simulator.trace import Trace
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str], tuple[Any, ...]]:
@@ -33,6 +34,22 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
             raise click.BadParameter(f"{text!r} is not a comma-separated list of numbers", param=parameter) from error
 
     return read
+
+
+def seconds(_context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Callback that reads a span of time: ``24h``, ``30m``, ``7d``, or seconds."""
+    if text is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:], 0)
+    try:
+        found = round(float(text[:-1]) * unit) if unit else int(text)
+    except (ValueError, OverflowError):
+        found = 0
+    if not 0 < found < 10**10:
+        raise click.BadParameter(
+            f"{text!r} is no span of time; write it like 24h, 30m, 7d, or seconds", param=parameter
+        )
+    return found
 
 
 @click.command("priority-matters")
@@ -160,7 +177,7 @@ class _Given:
         if (self.trace is not None) + (self.snapshot is not None) + self.live != 1:
             raise ConfigError("give one of TRACE, --snapshot FILE and --live: where the cluster comes from")
         if self.live:
-            return read_live(self.kubeconfig, self.context)
+            return live_cluster().snapshot(self.kubeconfig, self.context)
         if self.snapshot is not None:
             from simulator.snapshots import read_snapshot
 
@@ -172,13 +189,22 @@ class _Given:
         return snapshot_of_trace(trace, strategy=self.strategy, at_s=self.at_s, seed=self.seed)
 
 
-def read_live(kubeconfig: str | None, context: str | None) -> SnapshotFile:
-    """The cluster now. Only the live side knows the API; the command line hands its reader over as the context's object."""
-    reader = click.get_current_context().obj
-    if reader is None:
+class Live(Protocol):
+    """The live cluster. Only the live side knows the API; the command line hands it over as the context's object."""
+
+    def snapshot(self, kubeconfig: str | None, context: str | None) -> SnapshotFile:
+        """The cluster now."""
+
+    def recording(self, kubeconfig: str | None, context: str | None, prometheus: str, days: float) -> Trace:
+        """What the cluster's pods did in the last days."""
+
+
+def live_cluster() -> Live:
+    """The live cluster, where this command line has one."""
+    live: Live | None = click.get_current_context().obj
+    if live is None:
         raise ConfigError("this command line cannot read a cluster; use `ullage`, or a file from `ullage snapshot`")
-    taken: SnapshotFile = reader(kubeconfig, context)
-    return taken
+    return live
 
 
 @click.group()
@@ -233,22 +259,93 @@ def consolidate(
 @click.option(
     "--usd-per-interruption", type=click.FloatRange(0), default=0.0, show_default=True, help="What one costs you."
 )
-def purchase(given: _Given, prices: Path | None, spot: bool, interruptions: float, usd_per_interruption: float) -> None:
-    """Cheapest node shapes to add for the pending pods; a spot node counts with what interruptions cost."""
+@click.option(
+    "--ahead", "ahead_s", callback=seconds, metavar="SPAN", help="Also for the demand expected within it, such as 24h."
+)
+@click.option(
+    "--quantile",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Of the demand to prepare for; with --ahead.",
+)
+@click.option(
+    "--history", help="With --ahead: what pods came and went. A trace of `ullage record`, or ullage-log:FILE."
+)
+@click.option(
+    "-p", "--prometheus", help="With --live and --ahead: take the history from here, such as http://host:9090."
+)
+@click.option(
+    "--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of history, from Prometheus."
+)
+@click.option(
+    "--hours-of-use", type=click.FloatRange(0, min_open=True),
+    help="For how long pods will run; the longest term of a reservation when absent.",
+)  # fmt: skip
+def purchase(
+    given: _Given,
+    prices: Path | None,
+    spot: bool,
+    interruptions: float,
+    usd_per_interruption: float,
+    ahead_s: int | None,
+    quantile: float,
+    history: str | None,
+    prometheus: str | None,
+    days: float,
+    hours_of_use: float | None,
+) -> None:
+    """Cheapest node shapes to add for the pending pods, with --ahead for those to be expected as well.
+
+    A spot node counts with what interruptions cost, a reserved one with its whole term.
+    """
     from simulator.cost import DEFAULT_BOOK, read_price_book
-    from simulator.plan_worker import SaleShape
+    from simulator.foresight import foresee
+    from simulator.selling import for_sale
 
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
-    risk = interruptions * usd_per_interruption
-    shapes: list[SaleShape] = []
-    for shape in book.shapes.values():
-        offered, limit = dict(shape.allocatable), shape.limit or None
-        devices = (shape.num_gpus, shape.gpu_model)
-        shapes.append(SaleShape(shape.name, offered, shape.usd_per_hour, limit, False, 0.0, *devices))
-        if spot and shape.spot_usd_per_hour:
-            cost = shape.spot_usd_per_hour
-            shapes.append(SaleShape(f"{shape.name} (spot)", offered, cost, limit, True, risk, *devices))
-    _run(_changed(_request("purchase", given), shapes=tuple(shapes)), given)
+    past = _past(given, ahead_s, history, prometheus, days)
+    request = _request("purchase", given)
+    shapes = for_sale(book, request.snapshot.nodes, spot=spot, risk=interruptions * usd_per_interruption)
+    request = _changed(request, shapes=shapes, hours_of_use=hours_of_use)
+    if past is not None and ahead_s is not None:
+        trace, now_s, owner = past
+        seen = foresee(trace, now_s, ahead_s, quantile, book.rates, owner=owner)
+        request = _changed(request, growth=seen.growth, foresight=seen.words)
+    elif ahead_s is not None:
+        said = (
+            "no history, so nothing is expected: only pending pods count; give --history, or --prometheus with --live"
+        )
+        request = _changed(request, growth=(), foresight=(said,))
+    _run(request, given)
+
+
+def _past(
+    given: _Given, ahead_s: int | None, history: str | None, prometheus: str | None, days: float
+) -> tuple[Trace, int, str] | None:
+    """Where pods came and went, until when that is known, and whose bare pods are; None when nothing tells."""
+    from simulator.foresight import last_seen
+    from simulator.sources import open_trace
+
+    if ahead_s is None:
+        if history or prometheus:
+            raise ConfigError("--history and --prometheus tell what to expect; say --ahead how far")
+        return None
+    if history and (prometheus or given.trace):
+        raise ConfigError("give one history: TRACE's own, --history or --prometheus")
+    if prometheus:
+        if not given.live:
+            raise ConfigError("--prometheus goes with --live; for a snapshot, give --history")
+        recorded = live_cluster().recording(given.kubeconfig, given.context, prometheus, days)
+        return recorded, last_seen(recorded), ""
+    if history:
+        trace = open_trace(history)
+        return trace, last_seen(trace), ""
+    if given.trace is None:
+        return None
+    trace = open_trace(given.trace)
+    at_s = given.at_s if given.at_s is not None else int(trace.pods.arrival_s.max(initial=0))
+    return trace, at_s, f"Trace/{trace.manifest.name}"
 
 
 def _request(kind: str, given: _Given) -> Request:
@@ -324,7 +421,7 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
 
     if (objects is not None) == live:
         raise ConfigError("give either --live or a file of objects (- = standard input)")
-    taken = read_live(kubeconfig, context) if live else snapshot_of_objects(objects.read())
+    taken = live_cluster().snapshot(kubeconfig, context) if live else snapshot_of_objects(objects.read())
     write_snapshot(taken, path)
     pending = sum(not pod.node for pod in taken.pods)
     click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)
@@ -383,6 +480,45 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
 
         row = fleet_row(without_departures(read) if fill else read, book, Deadline(time_s, clock), seed=seed)
     click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanFleet", **row}, [row], output))
+
+
+@plan.command()
+@click.argument("trace")
+@click.option("--ahead", "ahead_s", callback=seconds, metavar="SPAN", default="6h", show_default=True, help="How far.")
+@click.option(
+    "--quantile",
+    "quantiles",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    default=(0.5, 0.9),
+    show_default=True,
+    help="Of the demand; repeat.",
+)
+@click.option(
+    "--every", "every_s", callback=seconds, metavar="SPAN", default="1h", show_default=True, help="A forecast."
+)
+@click.option(
+    "--since", "since_s", callback=seconds, metavar="SPAN", default="1d", help="First forecast, after the start."
+)
+@click.option(
+    "--until", "until_s", callback=seconds, metavar="SPAN", help="Its time ahead ends then. Default: the end."
+)
+@output_option
+def expect(
+    trace: str, ahead_s: int, quantiles: tuple[float, ...], every_s: int, since_s: int, until_s: int | None, output: str
+) -> None:
+    """How well a purchase foresees demand: on TRACE's past, judged by its later hours, beside simple rules."""
+    from simulator.foresight import Judging, judged
+    from simulator.sources import open_trace
+
+    rows = []
+    with data_only(), progress("forecasts") as advance:
+        read = open_trace(trace)
+        if len(read.pods):
+            until_s = until_s or int(read.pods.arrival_s.max() - read.pods.arrival_s.min())
+        for quantile in quantiles:
+            rows += judged(read, Judging(ahead_s, quantile, every_s, since_s, until_s or 0), advance)
+    click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanExpect", "rows": rows}, rows, output))
 
 
 @plan.command("replay")

@@ -49,6 +49,19 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Reservation:
+    """Machines of a shape that are paid for a term, used or not: how many may still be reserved, and how many are."""
+
+    usd_per_hour: float
+    """Of the term; 0 = no more are for sale."""
+    term_hours: float = 8760.0
+    limit: int = 0
+    """Most that may still be reserved; 0 = no limit."""
+    owned: int = 0
+    """Reserved already: those that nobody uses cost nothing extra."""
+
+
+@dataclass(frozen=True)
 class PriceBook:
     """Shapes by name, and rates for everything else."""
 
@@ -56,6 +69,8 @@ class PriceBook:
     rates: Rates = Rates()
     by_type: Mapping[str, float] = field(default_factory=dict)
     """USD an hour of instance types that are priced but not for sale here: their size is not known."""
+    reservations: Mapping[str, Reservation] = field(default_factory=dict)
+    """By shape."""
 
     def usd_per_hour(self, node: NodeSpec) -> float:
         """What a node costs."""
@@ -106,8 +121,9 @@ OPENCOST_RATES = {"CPU": "cpu", "RAM": "memory_gib", "GPU": "gpu", "spotCPU": "s
 def read_price_book(path: Path) -> PriceBook:
     """Read a price book: ours, or one of OpenCost's files.
 
-    Ours is a CSV ``name,cores,gib,gpus,gpu_model,usd_per_hour,spot_usd_per_hour,boot_s,limit``; a column
-    ``resource:NAME`` offers another resource, in kube-scheduler's unit. OpenCost's JSON
+    Ours is a CSV ``name,cores,gib,gpus,gpu_model,usd_per_hour,spot_usd_per_hour,boot_s,limit``, and for reservations
+    ``reserved_usd_per_hour,term_hours,reserved_limit,reserved_owned``; a column ``resource:NAME`` offers another
+    resource, in kube-scheduler's unit. OpenCost's JSON
     (``configs/default.json``) gives rates, at which the shapes that ship are sold; its CSV (``InstanceType``,
     ``MarketPriceHourly``) prices nodes by shape name.
 
@@ -129,6 +145,7 @@ def read_price_book(path: Path) -> PriceBook:
     if missing:
         raise TraceError(f"price book {path}: has no column {missing[0]}; docs/traces.md shows what a price book holds")
     shapes: dict[str, Shape] = {}
+    reservations: dict[str, Reservation] = {}
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise TraceError(
@@ -158,9 +175,17 @@ def read_price_book(path: Path) -> PriceBook:
             boot_s=int(_number(path, number, row, "boot_s", 60)),
             limit=int(_number(path, number, row, "limit", 0)),
         )
+        reservation = Reservation(
+            _number(path, number, row, "reserved_usd_per_hour", 0),
+            _number(path, number, row, "term_hours", 8760),
+            int(_number(path, number, row, "reserved_limit", 0)),
+            int(_number(path, number, row, "reserved_owned", 0)),
+        )
+        if reservation.usd_per_hour or reservation.owned:
+            reservations[base.name] = reservation
     if not shapes:
         raise TraceError(f"price book {path}: holds no shapes; docs/traces.md shows what a price book holds")
-    return PriceBook(shapes)
+    return PriceBook(shapes, reservations=reservations)
 
 
 def _opencost_rates(path: Path, text: str) -> PriceBook:

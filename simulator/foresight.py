@@ -7,12 +7,13 @@ The rivals are the simplest: demand stays where it is (``last``), or rises to wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.expected import DAY_S, Expected, PodHistory, expect
+from placement.expected import DAY_S, Expected, PodHistory, Rung, expect
+from placement.growth import Growth, growth_of
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, FloatArray
 from simulator.cost import Rates
@@ -59,6 +60,42 @@ def history_of(trace: Trace, now_s: int, worth: FloatArray, *, phase_s: int = 0)
     arrival = pods.arrival_s[seen].astype(np.int64)
     ends = np.where(known, end, -1).astype(np.int64)
     return PodHistory(now_s, int(arrival.min()), arrival, ends, pods.spec[seen].astype(np.int64), worth, phase_s)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a purchase is made for beyond pending pods, and in words what that stands on and how sure it is."""
+
+    growth: tuple[Growth, ...]
+    words: tuple[str, ...]
+    expected: Expected
+
+
+def foresee(trace: Trace, now_s: int, span_s: int, quantile: float, rates: Rates, *, owner: str = "") -> Foreseen:
+    """What is expected within ``span_s`` of second ``now_s`` of a trace; bare pods count as ``owner``'s."""
+    history = history_of(trace, now_s, worth_of(trace.specs, rates))
+    expected = expect(history, span_s, quantile)
+    specs = [replace(spec, owner=spec.owner or owner) for spec in trace.specs]
+    growth = growth_of(specs, expected.rise, np.array(expected.use))
+    return Foreseen(growth, _words(history, expected, span_s), expected)
+
+
+def _words(history: PodHistory, expected: Expected, span_s: int) -> tuple[str, ...]:
+    seen = f"{_hours(history.now_s - history.since_s)} h of history with {len(history.arrival_s)} pods"
+    if expected.rung == Rung.NOTHING:
+        return (f"not enough history to expect anything in {_hours(span_s)} h ({seen}): only pending pods count",)
+    more, fewer = int(np.maximum(expected.rise, 0).sum()), int(np.maximum(-expected.rise, 0).sum())
+    rise = f"at the peak {more} pods more and {fewer} fewer than now (worth {expected.peak:+.2f} USD/h on {expected.level:.2f})"
+    basis = f"{expected.windows} {expected.rung}" if expected.windows else str(expected.rung)
+    if expected.tested:
+        record = f"{expected.held} of {expected.tested} earlier forecasts made like this were not exceeded"
+    else:
+        record = "how sure that is cannot be said: no earlier forecast made like this has come to its end"
+    return (f"within {_hours(span_s)} h, at quantile {expected.quantile:g}: {rise}", f"from {basis}; {seen}", record)
+
+
+def _hours(seconds: int) -> str:
+    return f"{seconds / 3600:.3g}"
 
 
 # ── judged ────────────────────────────────────────────────────────────────────────────────────────────────────

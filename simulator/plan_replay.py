@@ -16,11 +16,12 @@ from placement.devices import DEVICE_UNITS, device_units
 from placement.errors import ConfigError
 from placement.plans import Deadline
 from placement.pods import PodSpec
-from placement.resources import CPU, MEMORY, PODS, FloatArray, IntArray
+from placement.resources import PODS, FloatArray, IntArray
 from placement.strategies import strategy_named
 from simulator.cost import HOURS_A_MONTH, PriceBook
 from simulator.delivery import delivery_named, delivery_of
 from simulator.fleet import Elastic, Shape
+from simulator.foresight import worth_of
 from simulator.measures import measure
 from simulator.plan_bench import Row
 from simulator.policies import Consolidation, Promise
@@ -62,15 +63,7 @@ def without_departures(trace: Trace) -> Trace:
 
 def peak(trace: Trace, book: PriceBook) -> tuple[IntArray, int]:
     """Pods per class ``(S,)`` that want to run at the moment when they would cost most at the book's rates, and when."""
-    rates = book.rates
-    worth = np.array(
-        [
-            spec.amount(CPU) / 1000 * rates.cpu
-            + spec.amount(MEMORY) / 2**30 * rates.memory_gib
-            + (spec.gpu.count * spec.gpu.milli / 1000 * rates.gpu if spec.gpu else 0.0)
-            for spec in trace.specs
-        ]
-    )
+    worth = worth_of(trace.specs, book.rates)
     pods = trace.pods
     ends = pods.departure_s != NEVER
     time_s = np.concatenate([pods.departure_s[ends], pods.arrival_s])

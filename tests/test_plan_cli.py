@@ -257,9 +257,12 @@ def test_a_plan_needs_one_source_of_its_cluster(tmp_path: Path) -> None:
 def test_the_live_cluster_comes_from_whoever_can_read_it(tmp_path: Path) -> None:
     asked = []
 
-    def reader(kubeconfig: str | None, context: str | None) -> SnapshotFile:
-        asked.append((kubeconfig, context))
-        return taken(*FRAGMENTED, pod("w-1", "2"))
+    class Cluster:
+        def snapshot(self, kubeconfig: str | None, context: str | None) -> SnapshotFile:
+            asked.append((kubeconfig, context))
+            return taken(*FRAGMENTED, pod("w-1", "2"))
+
+    reader = Cluster()
 
     words = ["rescue", "--live", "--kubeconfig", "k", "--context", "c", "--time", "1", "-o", "json"]
     result = CliRunner().invoke(plan_group, words, obj=reader, catch_exceptions=False)
