@@ -606,11 +606,12 @@ def cool(
     num_nodes, num_resources = left.shape
     num_tiers = missing.shape[0]
     for _ in range(rounds):
-        q = random(state) % num_pods
+        x = random(state)
+        kind = x & 3
+        q = ((x >> 2 & 0xFFFFFFF) * num_pods) >> 28
         n = node[q]
         c = cls[q]
-        kind = random(state) % 4
-        m = home_of[q] if kind == 1 and home_of[q] >= 0 else random(state) % num_nodes
+        m = home_of[q] if kind == 1 and home_of[q] >= 0 else ((x >> 30 & 0xFFFFFFF) * num_nodes) >> 28
         if m == n or not allowed[c, m]:
             continue
         free = fits(left, request, m, q)
@@ -647,7 +648,7 @@ def cool(
                             break
                 if ok:
                     seen += 1
-                    if random(state) % seen == 0:
+                    if seen == 1 or random(state) % seen == 0:
                         pick = s
                 s = links[0, s]
             if pick < 0:

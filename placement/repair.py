@@ -29,8 +29,10 @@ from placement.resources import BoolArray, FloatArray, IntArray
 UNPLACED = -1
 WAITING_WEIGHT = 1e6
 """What one waiting pod weighs against one displaced pod while settling: no trade."""
-SMALL_STEPS = 20
+SMALL_STEPS = 10
 """Small steps of annealing for each new split of two nodes."""
+DEAD_PAIRS = 1 << 15
+"""Pairs of nodes to remember that can be split in one way only; a power of two."""
 
 
 @dataclass(frozen=True)
@@ -210,10 +212,14 @@ class Settling:
     falling temperatures, from about 0.4 to about 0.1, then read :attr:`best`.
     """
 
-    def __init__(self, packing: Packing, node_of: IntArray, *, seed: int = 0) -> None:
+    def __init__(self, packing: Packing, node_of: IntArray, *, seed: int = 0, dead_pairs: int = DEAD_PAIRS) -> None:
         self.packing = packing
         self._home = packing.per_node(packing.node_of)
         self._random = np.array([(seed * 40503 + 362436069362436069) & (2**62 - 1) | 1], np.int64)
+        marks = np.random.default_rng(seed)
+        of_node = marks.integers(1 << 20, 1 << 30, packing.num_nodes)
+        self._mark = np.concatenate([of_node, marks.integers(1 << 14, 1 << 24, len(self._home))])
+        self._dead = np.zeros(dead_pairs, np.int64)
         self._restart(node_of)
 
     def _restart(self, node_of: IntArray) -> None:
@@ -242,7 +248,7 @@ class Settling:
         counts = (self._home, self._now, packing.node_of, self._missing)
         best = (self._best_node, self._best_missing, self._best_cost)
         end = (float(self._cost), self._random, rounds, SMALL_STEPS, temperature, WAITING_WEIGHT)
-        self._cost = float(cool_pairs(*s.core, *rules, *counts, *best, *end))
+        self._cost = float(cool_pairs(*s.core, *rules, *counts, *best, *end, self._mark, self._dead))
 
 
 def keep_siblings(packing: Packing, node_of: IntArray) -> IntArray:

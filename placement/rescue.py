@@ -8,7 +8,9 @@ ejection chains, ejection search, pattern bounds that prove optimality, then ann
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,13 +21,20 @@ from placement.repair import Packing, Search, Settling, keep_siblings, repair
 from placement.resources import IntArray
 from placement.solver import assign
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+Note = Callable[[IntArray], None]
+"""Is told of a placement with better counts."""
 SEARCH_SHARE = 0.3
+SEARCH_SHARE_BEFORE, SEARCH_SHARE_BESIDE = 0.15, 0.5
+"""With two threads: what the search gets before pods are brought home, and beside that."""
 BOUND_SHARE = 0.2
 FULLNESS_S = 0.5
 """With less time left, nobody asks whether all pods can fit to the last byte."""
 SEARCH_ROUNDS = 200
-SETTLE_ROUNDS = 300
-HOT, COLD = 0.35, 0.1
+SETTLE_ROUNDS = 1000
+HOT, COLD = 0.35, 0.15
 DENSE_CELLS = 4_000_000
 """Above so many (class, node) cells no class-by-node matrix is made; moves are then not minimised further."""
 RELABEL_CELLS = 100_000_000
@@ -59,8 +68,14 @@ class Packed:
         return self.most == self.counts
 
 
-def pack(packing: Packing, deadline: Deadline, *, seed: int = 0) -> Packed:
-    """Best placement within the deadline; at least as good as the present one, whatever the limit."""
+def pack(packing: Packing, deadline: Deadline, *, seed: int = 0, beside: Executor | None = None) -> Packed:
+    """Best placement within the deadline; at least as good as the present one, whatever the limit.
+
+    Without ``beside`` one thing comes after the other, and where ``deadline`` counts work the plan repeats for a seed.
+    With ``beside``, an executor with a thread that is free, that thread counts and proves while this one brings pods
+    home. Each has the whole limit by what ``deadline.clock`` reads in it, so the clock may be one of the thread. No work
+    is left in ``beside``.
+    """
     milestones: list[Milestone] = []
 
     def note(node_of: IntArray) -> None:
@@ -72,25 +87,104 @@ def pack(packing: Packing, deadline: Deadline, *, seed: int = 0) -> Packed:
     best = repair(packing)
     note(best)
     search = Search(packing, best, seed=seed)
-    ceiling = _ceiling(packing, best, deadline)
-    most = _counting(packing, best, ceiling)
-    if most != packing.counts(best):
-        _continue(search, most, deadline.part(SEARCH_SHARE), note)
-        best = search.best
-        most = _prove(packing, best, ceiling, deadline.part(BOUND_SHARE))
-        if most != packing.counts(best):
-            _continue(search, most, deadline.part(SEARCH_SHARE), note)
-            if packing.counts(search.best) > packing.counts(best):
-                best = search.best
-                most = _prove(packing, best, ceiling, deadline.part(BOUND_SHARE))
-    deadline.note(sum(packing.counts(best)), sum(most))
-    settled = _settle(packing, best, deadline, seed)
-    counts = packing.counts(settled)
-    if counts > packing.counts(best):
-        note(settled)
-        most = _counting(packing, settled, ceiling) if most == packing.counts(best) else most
+    if beside is None:
+        ceiling = _ceiling(packing, best, deadline)
+        known = _count(packing, search, ceiling, deadline, note)
+        deadline.note(sum(packing.counts(known.node_of)), sum(known.most))
+        settled = _settle(packing, known.node_of, deadline, seed)
+    else:
+        ceiling, known, settled = _pack_beside(packing, search, deadline, seed, beside, note)
+    counts, most = packing.counts(settled), known.most
+    if counts > packing.counts(known.node_of):
+        most = _counting(packing, settled, ceiling) if most == packing.counts(known.node_of) else most
         most = tuple(max(a, b) for a, b in zip(_prove_again(packing, settled, most, ceiling), counts, strict=True))
+    note(settled)
+    deadline.note(sum(counts), sum(most))
     return Packed(settled, counts, most, tuple(milestones))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A placement, and the most pods per tier that any placement has."""
+
+    node_of: IntArray
+    most: tuple[int, ...]
+
+
+def _count(packing: Packing, search: Search, ceiling: IntArray, deadline: Deadline, note: Note) -> _Known:
+    """Search, prove, and where the two do not meet, both once more."""
+    most = _counting(packing, search.best, ceiling)
+    if most != packing.counts(search.best):
+        _continue(search, most, deadline.part(SEARCH_SHARE), note)
+    return _count_on(packing, search, ceiling, deadline, SEARCH_SHARE, note)
+
+
+def _count_on(
+    packing: Packing, search: Search, ceiling: IntArray, deadline: Deadline, share: float, note: Note
+) -> _Known:
+    """Prove what the search has; where that does not do, search for ``share`` of what is left and prove again."""
+    best = search.best.copy()
+    most = _prove(packing, best, ceiling, deadline.part(BOUND_SHARE))
+    if most != packing.counts(best):
+        _continue(search, most, deadline.part(share), note)
+        if packing.counts(search.best) > packing.counts(best):
+            best = search.best.copy()
+            most = _prove(packing, best, ceiling, deadline.part(BOUND_SHARE))
+    return _Known(best, most)
+
+
+class _Shared:
+    """What two threads know of each other: the placement with the best counts, and who has come to an end."""
+
+    def __init__(self, node_of: IntArray) -> None:
+        self.node_of = node_of.copy()
+        self.is_home = False
+        """Nobody needs to bring pods home any more."""
+        self.is_over = False
+
+    def note(self, node_of: IntArray) -> None:
+        """A better placement, which whoever found it may write over."""
+        self.node_of = node_of.copy()
+
+
+def _pack_beside(
+    packing: Packing, search: Search, deadline: Deadline, seed: int, beside: Executor, note: Note
+) -> tuple[IntArray, _Known, IntArray]:
+    """Ceiling, what is known of the counts, and a placement; counts are worked on in ``beside``.
+
+    This thread searches for a moment and then brings pods home, anew each time the other has placed more. When the other
+    has counted it brings pods home as well, by other chances, and the better of both placements is returned.
+    """
+    shared = _Shared(search.best)
+    start = shared.node_of
+
+    def over(left_s: float, ended: Callable[[], bool]) -> Deadline:
+        return Deadline(left_s, deadline.clock, lambda: shared.is_over or ended() or deadline.cancelled())
+
+    def prove(left_s: float) -> IntArray:
+        return _ceiling(packing, start, over(left_s, lambda: False))
+
+    def count(ceiling: Future[IntArray], left_s: float) -> tuple[_Known, IntArray]:
+        part = over(left_s, lambda: False)
+        known = _count_on(packing, search, ceiling.result(), part, SEARCH_SHARE_BESIDE, shared.note)
+        rest = over(max(part.left_s, 1e-6), lambda: shared.is_home)
+        return known, _settle(packing, known.node_of, rest, seed + 1)
+
+    try:
+        ceiling = beside.submit(prove, deadline.left_s)
+        most = _counting(packing, start, _sizes(packing))
+        if most != packing.counts(start):
+            _continue(search, most, deadline.part(SEARCH_SHARE_BEFORE), note)
+        shared.note(search.best)
+        counted = beside.submit(count, ceiling, max(deadline.left_s, 1e-6))
+        settled = _settle(packing, shared.node_of, deadline, seed, lambda: shared.node_of, note)
+        shared.is_home = True
+        shared.is_over = deadline.is_over
+        known, other = counted.result()
+    finally:
+        shared.is_over = True
+    rank = [(packing.counts(node_of), -packing.num_displaced(node_of)) for node_of in (settled, other)]
+    return ceiling.result(), known, settled if rank[0] >= rank[1] else other
 
 
 def _prove_again(packing: Packing, node_of: IntArray, most: tuple[int, ...], ceiling: IntArray) -> tuple[int, ...]:
@@ -109,8 +203,7 @@ def _ceiling(packing: Packing, node_of: IntArray, deadline: Deadline) -> IntArra
 
     Asked only for nodes that are alike, and where nodes would have to be filled to the last byte.
     """
-    size = class_counts(packing)
-    most = np.array([int(size[packing.tier == tier].sum()) for tier in packing.tiers], np.int64)
+    size, most = class_counts(packing), _sizes(packing)
     if not packing.allowed.all() or not (packing.free == packing.free[:, :1]).all() or (node_of >= 0).all():
         return most
     for k, tier in enumerate(packing.tiers):
@@ -124,6 +217,12 @@ def _ceiling(packing: Packing, node_of: IntArray, deadline: Deadline) -> IntArra
             most[k] -= 1
             break
     return most
+
+
+def _sizes(packing: Packing) -> IntArray:
+    """``(T,)`` pods per tier."""
+    size = class_counts(packing)
+    return np.array([int(size[packing.tier == tier].sum()) for tier in packing.tiers], np.int64)
 
 
 def _counting(packing: Packing, node_of: IntArray, ceiling: IntArray) -> tuple[int, ...]:
@@ -144,9 +243,8 @@ def _floor(packing: Packing, most: tuple[int, ...]) -> IntArray:
     return np.array([int((tier == t).sum()) - m for t, m in zip(packing.tiers, most, strict=True)], np.int64)
 
 
-def _continue(search: Search, most: tuple[int, ...], deadline: Deadline, note: object) -> None:
+def _continue(search: Search, most: tuple[int, ...], deadline: Deadline, note: Note) -> None:
     """Search in slices until the bound or the deadline is reached."""
-    assert callable(note)
     floor = _floor(search.packing, most)
     while not deadline.is_over:
         before = search.missing.copy()
@@ -174,20 +272,39 @@ def _prove(packing: Packing, node_of: IntArray, ceiling: IntArray, deadline: Dea
     return tuple(most)
 
 
-def _settle(packing: Packing, node_of: IntArray, deadline: Deadline, seed: int) -> IntArray:
-    """Fewer displaced pods at the same counts: relabel nodes that are alike, then anneal."""
+def _settle(
+    packing: Packing,
+    node_of: IntArray,
+    deadline: Deadline,
+    seed: int,
+    newest: Callable[[], IntArray] | None = None,
+    note: Note | None = None,
+) -> IntArray:
+    """Fewer displaced pods at the same counts: relabel nodes that are alike, then anneal.
+
+    ``newest`` is asked for a placement with better counts, from which to begin again; ``note`` is told of it.
+    """
     if packing.request.shape[1] * packing.num_nodes > DENSE_CELLS:
         return node_of
+    settling = _settling(packing, node_of, deadline, seed)
+    part = deadline.part(1.0)
+    while not part.is_over and settling.displaced > 0:
+        share = min(1.0, part.elapsed_s / part.time_s)
+        settling.run(rounds=SETTLE_ROUNDS, temperature=HOT * (COLD / HOT) ** share)
+        if newest is not None and (newer := newest()) is not node_of:
+            node_of = newer
+            if packing.counts(node_of) > packing.counts(settling.best):
+                settling, part = _settling(packing, node_of, deadline, seed), deadline.part(1.0)
+                if note is not None:
+                    note(node_of)
+    return settling.best
+
+
+def _settling(packing: Packing, node_of: IntArray, deadline: Deadline, seed: int) -> Settling:
     node_of = keep_siblings(packing, node_of)
     if packing.request.shape[1] * packing.num_nodes**2 <= RELABEL_CELLS and not deadline.is_over:
         node_of = relabel(packing, node_of)
-    settling = Settling(packing, node_of, seed=seed)
-    part = deadline.part(1.0)
-    total = part.time_s
-    while not part.is_over and settling.displaced > 0:
-        share = min(1.0, part.elapsed_s / total)
-        settling.run(rounds=SETTLE_ROUNDS, temperature=HOT * (COLD / HOT) ** share)
-    return settling.best
+    return Settling(packing, node_of, seed=seed)
 
 
 def relabel(packing: Packing, node_of: IntArray) -> IntArray:

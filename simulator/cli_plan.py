@@ -66,13 +66,16 @@ def seconds(_context: click.Context, parameter: click.Parameter, text: str | Non
     callback=numbers(float),
     help="What pods ask for over what nodes offer.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--threads", type=click.IntRange(1, 2), default=2, show_default=True, help="Threads of each plan, so cores per job."
+)
 @click.option(
     "--clock",
     type=click.Choice(["wall", "cpu"]),
     default="wall",
     show_default=True,
-    help="What --time is measured by; cpu on a machine that has other work to do.",
+    help="What --time is measured by; cpu, on a machine that has other work to do, is that of each thread.",
 )
 @click.option(
     "--work-dir",
@@ -91,6 +94,7 @@ def reproduce_priority_matters(
     priorities: tuple[int, ...],
     util: tuple[float, ...],
     jobs: int,
+    threads: int,
     clock: str,
     work_dir: Path,
     output: str,
@@ -109,6 +113,7 @@ def reproduce_priority_matters(
             jobs=jobs,
             work_dir=work_dir,
             clock=clock,
+            threads=threads,
             progress=advance,
         )
     document = reproduce_priority.summary(results)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from placement import repair as repair_module
+from placement import rescue
 from placement.bounds import PatternBound, counting_bound
 from placement.errors import ConfigError
 from placement.plans import Deadline
@@ -60,10 +64,27 @@ def test_repair_is_valid_and_never_places_less(packing: Packing) -> None:
     assert packing.counts(node_of) >= packing.counts(packing.node_of)
 
 
+@pytest.fixture(scope="module")
+def beside() -> Iterator[Executor]:
+    """One thread."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+class AtOnce(Executor):
+    """Does what is submitted at once, in this thread."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 @settings(max_examples=80, deadline=None)
 @given(packings())
-def test_a_plan_is_valid_and_what_it_calls_optimal_is(packing: Packing) -> None:
-    packed = pack(packing, Deadline(0.3, ticking()))
+def test_a_plan_is_valid_and_what_it_calls_optimal_is(beside: Executor, threads: int, packing: Packing) -> None:
+    packed = pack(packing, Deadline(0.3, ticking()), beside=beside if threads == 2 else None)
     assert packing.violations(packed.node_of) == []
     assert packed.counts == packing.counts(packed.node_of)
     assert packed.counts >= packing.counts(packing.node_of)
@@ -120,10 +141,58 @@ def test_the_same_seed_gives_the_same_plan() -> None:
     assert one.milestones == two.milestones
 
 
-def test_a_cancelled_plan_is_still_valid() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_cancelled_plan_is_still_valid(beside: Executor, threads: int) -> None:
     packing = identical_nodes(4)
-    packed = pack(packing, Deadline(10.0, ticking(), cancelled=lambda: True))
+    deadline = Deadline(10.0, ticking(), cancelled=lambda: True)
+    packed = pack(packing, deadline, beside=beside if threads == 2 else None)
     assert packing.violations(packed.node_of) == []
+
+
+def test_what_is_counted_beside_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of the caller has no time to search; the other has placed one pod more."""
+    monkeypatch.setattr(rescue, "SEARCH_SHARE_BEFORE", 1e-9)
+    packing = identical_nodes(0)
+    packed = pack(packing, Deadline(0.2, ticking()), beside=AtOnce())
+    assert packed.counts == pack(packing, Deadline(0.2, ticking())).counts > packing.counts(repair(packing))
+    assert packing.violations(packed.node_of) == []
+    assert packed.milestones[-1].counts == packed.counts
+    assert packed.is_proved
+
+
+def test_a_thread_that_fails_fails_the_plan(beside: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rescue, "_prove", fail)
+    with pytest.raises(ZeroDivisionError):
+        pack(identical_nodes(3), Deadline(0.5, ticking()), beside=beside)
+    assert beside.submit(int).result(timeout=60) == 0, "the thread is free again"
+
+
+@settings(max_examples=60, deadline=None)
+@given(packings(), st.integers(0, 5))
+def test_remembering_pairs_that_cannot_be_split_changes_nothing(packing: Packing, seed: int) -> None:
+    """Annealing draws no chance for such pairs, so it does the same with a memory of one pair and of many."""
+    placed = repair(packing)
+    many, one = (Settling(packing, placed, seed=seed, dead_pairs=size) for size in (repair_module.DEAD_PAIRS, 1))
+    for temperature in (0.5, 0.3, 0.1):
+        for settling in (many, one):
+            settling.run(rounds=40, temperature=temperature)
+            assert settling.displaced == packing.num_displaced(settling.best)
+        assert (many.best == one.best).all()
+
+
+def test_splits_are_remembered_where_many_pods_meet() -> None:
+    """The same where nodes hold five pods each, and every pod that runs starts on the wrong one."""
+    packing = identical_nodes(5)
+    placed = np.where(packing.node_of >= 0, (packing.node_of + 1) % packing.num_nodes, -1)
+    many, one = (Settling(packing, placed, seed=1, dead_pairs=size) for size in (repair_module.DEAD_PAIRS, 1))
+    for settling in (many, one):
+        settling.run(rounds=3000, temperature=0.3)
+        settling.run(rounds=3000, temperature=0.15)
+    assert (many.best == one.best).all()
+    assert many.displaced == packing.num_displaced(many.best) < packing.num_displaced(placed)
 
 
 def test_search_reaches_a_perfect_packing_that_greedy_misses() -> None:
