@@ -33,13 +33,64 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import numpy as np
+
 from benchmarks.verbs import NUM_ORDERS, UID, Client, bodies, cpu_s, names, pod, quantile
 
 PATCH_S = 0.005
 WAITING = 300
 """Gated pods that wait at any moment of a busy round."""
+END_S = 60.0
+"""For ``ullage serve`` to end."""
+HISTORY = 10_000
+"""Events that a watch may ask for afterwards."""
 SIZES = (100, 200, 250, 400, 500, 700, 1000, 1500)
 POD_PATH = "/api/v1/pods"
+PATCHED = b'{"kind":"PartialObjectMetadata","metadata":{}}'
+
+
+class Gated:
+    """A pod that is planned: what changes of it."""
+
+    __slots__ = ("cpu", "is_gated", "memory", "name", "node", "nominated", "notes")
+
+    def __init__(self, name: str, cpu: int, memory: int) -> None:
+        self.name = name
+        self.cpu = cpu
+        self.memory = memory
+        self.notes: dict[str, str] = {}
+        """Annotations beside the one of every pod."""
+        self.nominated = ""
+        self.node = ""
+        self.is_gated = True
+
+    def encoded(self, version: int) -> bytes:
+        """As JSON."""
+        spec = b',"schedulingGates":[{"name":"ullage.dev/plan"}]' if self.is_gated else b""
+        status = b""
+        if self.node:
+            spec += b',"nodeName":"%b"' % self.node.encode()
+        elif self.nominated:
+            status = b',"nominatedNodeName":"%b"' % self.nominated.encode()
+        notes = b"".join([b',"%b":"%b"' % (key.encode(), text.encode()) for key, text in self.notes.items()])
+        return _GATED % (self.name.encode(), self.name.encode(), version, notes, self.cpu, self.memory, spec, status)
+
+
+def _gated() -> bytes:
+    """Encoded once for all: everything that :class:`Gated` pods have in common, with gaps."""
+    value = pod("{uid}")
+    value["metadata"] |= {"name": "{name}", "resourceVersion": "{version}"}
+    value["metadata"]["annotations"]["{notes}"] = ""
+    value["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "{cpu}m", "memory": "{memory}Mi"}
+    value["spec"]["{spec}"] = value["status"]["{status}"] = ""
+    text = _bytes(value)
+    for gap in ("notes", "spec", "status"):
+        text = text.replace(b',"{%b}":""' % gap.encode(), b"%b")
+    for gap in ("name", "uid"):
+        text = text.replace(b"{%b}" % gap.encode(), b"%b")
+    for gap in ("version", "cpu", "memory"):
+        text = text.replace(b"{%b}" % gap.encode(), b"%d")
+    return text
 
 
 class World:
@@ -57,8 +108,9 @@ class World:
         }
         pods = [_bound(f"r{i}", nodes[i % num_nodes], f"{rng.choice((250, 500, 1000))}m") for i in range(num_nodes * 2)]
         self.lists[POD_PATH] = {p["metadata"]["name"]: _bytes(p) for p in (*pods, pod(UID))}
-        self.history: deque[tuple[int, bytes]] = deque(maxlen=200_000)
-        self._pods: dict[str, dict[str, Any]] = {}
+        self.history: deque[tuple[int, bytes]] = deque(maxlen=HISTORY)
+        self._unsent: list[bytes] = []
+        self._pods: dict[str, Gated] = {}
         self._waiting: set[str] = set()
         self._old: deque[str] = deque()
         self._numbers = itertools.count(1)
@@ -67,36 +119,49 @@ class World:
 
     def patch(self, name: str, body: dict[str, Any]) -> None:
         """A patch, and the events that it causes."""
-        value = self._pods.get(name)
-        if value is None:
+        gated = self._pods.get(name)
+        if gated is None:
             return
         if "status" in body:
-            value["metadata"]["annotations"] |= body["metadata"]["annotations"]
-            value["status"] |= body["status"]
-            self._tell("MODIFIED", value)
-        elif value["spec"]["schedulingGates"]:
-            value["spec"]["schedulingGates"] = []
-            self._tell("MODIFIED", value)
-            value["spec"]["nodeName"] = value["status"].pop("nominatedNodeName")
-            self._tell("MODIFIED", value)
+            gated.notes |= body["metadata"]["annotations"]
+            gated.nominated = body["status"]["nominatedNodeName"]
+            self._tell(b"MODIFIED", gated)
+        elif gated.is_gated:
+            gated.is_gated = False
+            self._tell(b"MODIFIED", gated)
+            gated.node = gated.nominated
+            self._tell(b"MODIFIED", gated)
             self._waiting.discard(name)
             self._old.append(name)
             self.num_bound += 1
 
-    def _tell(self, what: str, value: dict[str, Any]) -> None:
+    def _tell(self, what: bytes, gated: Gated) -> None:
         self.version += 1
-        value["metadata"]["resourceVersion"] = str(self.version)
-        raw = _bytes(value)
-        pods = self.lists[POD_PATH]
-        if what == "DELETED":
-            del pods[value["metadata"]["name"]]
+        raw = gated.encoded(self.version)
+        if what == b"DELETED":
+            del self.lists[POD_PATH][gated.name]
         else:
-            pods[value["metadata"]["name"]] = raw
-        line = b'{"type":"%s","object":%s}\n' % (what.encode(), raw)
+            self.lists[POD_PATH][gated.name] = raw
+        line = b'{"type":"%b","object":%b}\n' % (what, raw)
         self.history.append((self.version, line))
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._unsent.append(line)
+
+    def _send(self) -> None:
+        """Events of one turn of the loop go out together, as a real server flushes when it has no more to say."""
+        data = b"".join(self._unsent)
+        self._unsent.clear()
         for transport in self.watchers.get(POD_PATH, ()):
             if not transport.is_closing():
-                transport.write(line)
+                transport.write(data)
+
+    def since(self, version: int) -> bytes:
+        """What a watch from ``version`` on is told first."""
+        if self.history and version + 1 < self.history[0][0]:
+            return b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old resource version"}}\n'
+        self._send()
+        return b"".join([line for at, line in self.history if at > version])
 
     async def run(self) -> None:
         """Keep pods waiting while it is busy, and let bound ones go."""
@@ -104,21 +169,19 @@ class World:
             await asyncio.sleep(0.01)
             missing = WAITING - len(self._waiting) if self.is_busy else 0
             for _ in range(min(missing, 10)):
-                name = f"g{next(self._numbers)}"
-                value = pod(name)
-                value["metadata"]["name"] = name
-                value["spec"]["schedulingGates"] = [{"name": "ullage.dev/plan"}]
-                asks = {"cpu": f"{self._rng.choice(SIZES)}m", "memory": f"{self._rng.choice(SIZES)}Mi"}
-                value["spec"]["containers"][0]["resources"]["requests"] = asks
-                self._pods[name] = value
-                self._waiting.add(name)
-                self._tell("ADDED", value)
+                gated = Gated(f"g{next(self._numbers)}", self._rng.choice(SIZES), self._rng.choice(SIZES))
+                self._pods[gated.name] = gated
+                self._waiting.add(gated.name)
+                self._tell(b"ADDED", gated)
             for _ in range(min(10, len(self._old) - (5 * WAITING if self.is_busy else 0))):
-                self._tell("DELETED", self._pods.pop(self._old.popleft()))
+                self._tell(b"DELETED", self._pods.pop(self._old.popleft()))
 
 
 def _bytes(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+_GATED = _gated()
 
 
 def _node(name: str, cores: int) -> dict[str, Any]:
@@ -150,42 +213,43 @@ class Api(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.read += data
         while (end := self.read.find(b"\r\n\r\n")) >= 0:
-            head = self.read[:end].decode("ascii")
-            at = head.lower().find("content-length: ")
-            length = int(head[at + 16 :].split("\r\n")[0]) if at >= 0 else 0
+            at = self.read.find(b"Content-Length: ", 0, end)
+            length = int(self.read[at + 16 : self.read.find(b"\r\n", at)]) if at >= 0 else 0
             if len(self.read) < end + 4 + length:
                 return
-            body, self.read = self.read[end + 4 : end + 4 + length], self.read[end + 4 + length :]
-            method, target, _ = head.split(" ", 2)
-            path, _, query = target.partition("?")
-            self._answer(method, path, dict(parse_qsl(query)), body)
+            head, body = self.read[:end], self.read[end + 4 : end + 4 + length]
+            self.read = self.read[end + 4 + length :]
+            method, target, _ = head.split(b" ", 2)
+            path, _, query = target.decode("ascii").partition("?")
+            if method == b"PATCH":
+                self.world.patch(path.split("/")[6], json.loads(body))
+                asyncio.get_running_loop().call_later(PATCH_S, self._say, PATCHED)
+            else:
+                self._answer(path, dict(parse_qsl(query)))
 
-    def _answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> None:
-        if method == "PATCH":
-            self.world.patch(path.split("/")[6], json.loads(body))
-            asyncio.get_running_loop().call_later(PATCH_S, self._say, b'{"kind":"PartialObjectMetadata","metadata":{}}')
-        elif "watch" in query:
+    def _answer(self, path: str, query: dict[str, str]) -> None:
+        if "watch" in query:
             self._watch(path, int(query["resourceVersion"]))
         elif path.startswith("/api/v1/namespaces/default/pods/"):
             found = self.world.lists[POD_PATH].get(path.rsplit("/", 1)[-1])
-            self._say(found or b'{"code":404}', "200 OK" if found else "404 Not Found")
+            self._say(found or b'{"code":404}', b"200 OK" if found else b"404 Not Found")
         else:
             items = list(self.world.lists.get(path, {}).values())
             start, limit = int(query.get("continue", 0)), int(query.get("limit", 500))
             token = str(start + limit) if start + limit < len(items) else ""
             meta = f'{{"resourceVersion":"{self.world.version}","continue":"{token}"}}'.encode()
-            self._say(b'{"metadata":%s,"items":[%s]}' % (meta, b",".join(items[start : start + limit])))
+            self._say(b'{"metadata":%b,"items":[%b]}' % (meta, b",".join(items[start : start + limit])))
 
     def _watch(self, path: str, version: int) -> None:
         self.watched = path
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
         if path == POD_PATH:
-            self.transport.writelines([line for at, line in self.world.history if at > version])
+            self.transport.write(self.world.since(version))
         self.world.watchers.setdefault(path, set()).add(self.transport)
 
-    def _say(self, body: bytes, status: str = "200 OK") -> None:
+    def _say(self, body: bytes, status: bytes = b"200 OK") -> None:
         if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status.encode(), len(body)) + body)
+            self.transport.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
 
 
 def serve_api(pipe: Any, num_nodes: int) -> None:
@@ -203,12 +267,13 @@ def serve_api(pipe: Any, num_nodes: int) -> None:
 
         def obey() -> None:
             serving = pipe.recv()
-            with suppress(EOFError, OSError):
-                while True:
-                    world.is_busy = pipe.recv()
+            try:
+                while (is_busy := pipe.recv()) is not None:
+                    world.is_busy = is_busy
                     pipe.send(world.num_bound)
-            with suppress(ProcessLookupError):
-                os.kill(serving, signal.SIGTERM)
+            except (EOFError, OSError):
+                with suppress(ProcessLookupError):
+                    os.kill(serving, signal.SIGTERM)
             loop.call_soon_threadsafe(work.cancel)
 
         threading.Thread(target=obey, daemon=True).start()
@@ -263,8 +328,9 @@ class Bench:
     """Stand-in, server, and a connection to it."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
-        self.pipe, theirs = multiprocessing.Pipe()
-        self.api = multiprocessing.Process(target=serve_api, args=(theirs, options.nodes), daemon=True)
+        context = multiprocessing.get_context("spawn")  # it inherits neither our end of the pipe nor our signals
+        self.pipe, theirs = context.Pipe()
+        self.api = context.Process(target=serve_api, args=(theirs, options.nodes), daemon=True)
         self.api.start()
         theirs.close()
         config = _settings(folder, self.pipe.recv(), options)
@@ -290,14 +356,18 @@ class Bench:
     def close(self) -> None:
         """End both; they end by themselves when this process is killed."""
         self.server.terminate()
-        self.server.wait()
-        self.pipe.close()
-        self.api.terminate()
-        self.api.join()
+        try:
+            self.server.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.server.kill()
+            raise SystemExit(f"ullage serve did not end within {END_S:g} s of SIGTERM") from None
+        finally:
+            self.pipe.send(None)
+            self.api.join()
 
 
-def one_round(bench: Bench, asked: list[bytes], count: int, pause_s: float) -> tuple[float, float]:
-    """p50 and p99 in milliseconds."""
+def one_round(bench: Bench, asked: list[bytes], count: int, pause_s: float) -> list[float]:
+    """Milliseconds of each request."""
     times = []
     for i in range(count):
         seconds, answer = bench.client.post("/v1/filter", asked[i % len(asked)])
@@ -305,7 +375,28 @@ def one_round(bench: Bench, asked: list[bytes], count: int, pause_s: float) -> t
             raise SystemExit(f"unexpected answer: {answer[:200]!r}")
         times.append(1000 * seconds)
         time.sleep(pause_s)
-    return quantile(times, 0.5), quantile(times, 0.99)
+    return times
+
+
+def interval(rounds: list[tuple[list[float], list[float]]], draws: int = 2000) -> dict[str, Any]:
+    """p99 of the requests of all busy rounds over that of all idle ones, with a 95 % interval.
+
+    The bootstrap draws rounds, and of each drawn round its requests, with replacement: rounds differ by more than the
+    luck of their requests.
+    """
+    rng = np.random.default_rng(1)
+    idle, busy = (np.array([pair[k] for pair in rounds]) for k in (0, 1))
+    p99 = [float(np.quantile(times, 0.99)) for times in (idle, busy)]
+    drawn = []
+    for _ in range(draws):
+        pick = rng.integers(len(rounds), size=len(rounds))[:, None]
+        of = rng.integers(idle.shape[1], size=(2, *idle.shape))
+        drawn.append(np.quantile(busy[pick, of[0]], 0.99) / np.quantile(idle[pick, of[1]], 0.99))
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {
+        "idle_p99_ms": round(p99[0], 3), "busy_p99_ms": round(p99[1], 3), "ratio_p99": round(p99[1] / p99[0], 3),
+        "ratio_p99_95": [round(float(low), 3), round(float(high), 3)],
+    }  # fmt: skip
 
 
 def measure(bench: Bench, options: argparse.Namespace) -> None:
@@ -313,7 +404,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
     asked = bodies(options.nodes, NUM_ORDERS, full=False)
     bench.switch(True)
     one_round(bench, asked, 500, options.pause)  # the solvers' processes are up, everything is compiled
-    pairs = []
+    pairs, rounds = [], []
     for _ in range(options.rounds):
         bench.switch(False)
         time.sleep(options.time + 1)  # the last batch ends
@@ -327,15 +418,19 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
         seconds = time.monotonic() - began
         cores = {f"{name}_cores": (then[name] - used.get(name, 0.0)) / seconds for name in then}
         row = {
-            "idle_p50_ms": idle[0], "idle_p99_ms": idle[1], "busy_p50_ms": busy[0], "busy_p99_ms": busy[1],
+            "idle_p50_ms": quantile(idle, 0.5), "idle_p99_ms": quantile(idle, 0.99),
+            "busy_p50_ms": quantile(busy, 0.5), "busy_p99_ms": quantile(busy, 0.99),
             "planned_pods_per_s": (after - before) / seconds, **cores,
-            "ratio_p50": busy[0] / idle[0], "ratio_p99": busy[1] / idle[1],
+            "ratio_p50": quantile(busy, 0.5) / quantile(idle, 0.5),
+            "ratio_p99": quantile(busy, 0.99) / quantile(idle, 0.99),
         }  # fmt: skip
         pairs.append(row)
+        rounds.append((idle, busy))
         sys.stdout.write(json.dumps({key: round(value, 3) for key, value in row.items()}) + "\n")
         sys.stdout.flush()
     medians = {key: round(statistics.median(pair[key] for pair in pairs), 3) for key in pairs[0]}
-    sys.stdout.write(json.dumps({"nodes": options.nodes, "rounds": options.rounds, "medians": medians}) + "\n")
+    summary = {"nodes": options.nodes, "rounds": options.rounds, "medians": medians, "pooled": interval(rounds)}
+    sys.stdout.write(json.dumps(summary) + "\n")
 
 
 def main() -> None:

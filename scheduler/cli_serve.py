@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Coroutine
 from typing import Any
 
 import click
@@ -103,11 +104,26 @@ async def _serve(settings: Settings, config: str | None, overrides: dict[str, An
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(app, config, overrides))
     try:
-        await app.start()
-        await app.run(stop)
+        if await _unless(stop, app.start()):
+            await app.run(stop)
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await app.stop()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do it, and give it up when ``stop`` is set meanwhile: an API server that does not answer is no reason to stay."""
+    task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    if not task.cancelled():
+        task.result()
+    return not stop.is_set()
 
 
 def _reload(app: Any, config: str | None, overrides: dict[str, Any]) -> None:

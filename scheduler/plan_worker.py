@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -33,6 +34,8 @@ from scheduler.slices import give_way
 
 GRACE_S = 120.0
 """Beyond its limit, for the start of the process, reading the cluster, and the last solver step."""
+DEATH_S = 0.1
+"""From the end of a worker's pipe to its exit code; answers wait for so long at most."""
 NOTE_S = 0.05
 """At most one word of progress in this time; the last one before the plan always comes."""
 
@@ -56,6 +59,7 @@ async def _read(kube: KubeSettings) -> SnapshotFile:
 
 def _serve(request: Request, kube: KubeSettings, cancelled: Event, answer: Connection) -> None:
     give_way(NICE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
     os.dup2(2, 1)  # solvers print at times
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"
@@ -133,7 +137,7 @@ class PlanWorker:
         try:
             kind, data = self._answer.recv()
         except EOFError as error:
-            self._process.join(5)
+            self._process.join(DEATH_S)
             raise PlanningError(
                 f"the planner died (exit code {self._process.exitcode}); memory may have run out"
             ) from error

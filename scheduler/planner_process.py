@@ -65,6 +65,8 @@ class Message(Struct, omit_defaults=True):
 class PlannerProcess:
     """``adherence`` holds the last planned pods that ended."""
 
+    COMMAND = (sys.executable, "-m", "scheduler.planner")
+
     def __init__(self, engine: Engine, kube: KubeSettings) -> None:
         self.engine = engine
         self.settings = replace(engine.settings, kube=kube)
@@ -92,7 +94,7 @@ class PlannerProcess:
         metrics = self.engine.metrics
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "scheduler.planner", level),
+            *self.COMMAND, level,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE_BYTES,
         )  # fmt: skip
         assert process.stdin is not None, "a pipe"
@@ -106,7 +108,7 @@ class PlannerProcess:
                 self._take(msgspec.json.decode(line, type=Message))
                 await asyncio.sleep(0)  # answers come first
             async with asyncio.timeout(END_S):
-                return f"exit code {await process.wait()}"
+                return f"exit code {await _ended(process)}"
         except TimeoutError:
             return "it hung"
         finally:
@@ -117,16 +119,19 @@ class PlannerProcess:
 
     @staticmethod
     async def _end(process: asyncio.subprocess.Process) -> None:
-        """It ends when its standard input does; if it does not, at once."""
+        """It ends when its standard input does; if it does not, it is killed."""
         if process.stdin is not None:
             process.stdin.close()
-        try:
-            async with asyncio.timeout(END_S):
-                await process.wait()
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        for is_last in (False, True):
+            try:
+                async with asyncio.timeout(END_S):
+                    await _ended(process)
+                return
+            except TimeoutError:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                if is_last:
+                    log.error("planner's pipe stays open; somebody else holds it", extra={"pid": process.pid})
 
     async def _order(self, stdin: asyncio.StreamWriter) -> None:
         while not stdin.is_closing():
@@ -147,6 +152,15 @@ class PlannerProcess:
         metrics.planner_ready.set(int(report.is_synced))
         metrics.planned = {(name, tuple(sorted(labels.items()))): value for name, labels, value in report.samples}
         self.adherence.extend(report.ended)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """Its exit code. What it still says is read and dropped: asyncio waits for the end of its output, too, which never
+    comes while a full buffer keeps it from being read."""
+    assert process.stdout is not None, "a pipe"
+    while await process.stdout.read(LINE_BYTES):
+        pass
+    return await process.wait()
 
 
 async def _line(stdout: asyncio.StreamReader) -> bytes:

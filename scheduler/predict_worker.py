@@ -13,7 +13,7 @@ import logging
 import multiprocessing
 import signal
 import sys
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,7 +63,7 @@ class WorkerProcess:
     """An :class:`Asker` in a process of its own."""
 
     def __init__(self) -> None:
-        self._pool: Executor | None = None
+        self._pool: ProcessPoolExecutor | None = None
 
     async def answers(self, source: Source, questions: list[Question]) -> list[Answers]:
         """See :class:`Asker`.
@@ -83,9 +83,12 @@ class WorkerProcess:
 
     def close(self) -> None:
         """See :class:`Asker`."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        for process in list((pool._processes or {}).values()):  # the interpreter's end would wait for what runs
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class OnThread:
@@ -103,8 +106,9 @@ _loaded: dict[Source, Rungs] = {}
 
 
 def _begin() -> None:
-    """Low priority; and never outlive a parent that was killed."""
+    """Low priority; and never outlive a parent that was killed. A terminal sends Ctrl-C to all; the parent decides."""
     give_way(NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
