@@ -6,6 +6,7 @@ rendering tests are skipped, visibly (``make e2e`` never skips them). The rest r
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 from placement.state import ClusterState
 from scheduler.cli_decisions import decisions
@@ -44,6 +46,7 @@ CHART_VALUES = {
         "scheduler.nodePool.enabled=true",
         "serviceMonitor.enabled=true",
         "prometheusRule.enabled=true",
+        "grafanaDashboard.enabled=true",
     ),
     "plan": ("plan.enabled=true", "plan.apply=true", "reclaim.enabled=true", "settings.reclaim.mode=on"),
     "existing": ("certificates.mode=existing", "certificates.serverSecret=a", "certificates.clientSecret=b"),
@@ -238,16 +241,76 @@ def test_every_command_in_the_documents_exists() -> None:
             assert word in groups[group].commands, command
 
 
+def _labels_by_series() -> dict[str, set[str]]:
+    """What our metrics are called as Prometheus stores them, and the labels that each has."""
+    metrics = Metrics()
+    found: dict[str, set[str]] = {"ullage_build_info": {"version", "strategy"}}
+    for collector in vars(metrics).values():
+        if isinstance(collector, MetricWrapperBase):
+            (family,) = collector.describe()
+            for ending in {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type, ("",)):
+                found[family.name + ending] = set(collector._labelnames)
+    return found
+
+
+def _check_expression(text: str, where: str) -> None:
+    """Every metric exists under this name, and every label that is matched or grouped by is one of its own."""
+    known = _labels_by_series()
+    names = set(re.findall(r"ullage_\w+", text))
+    assert names
+    assert names <= known.keys(), (where, names - known.keys())
+    labels = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", text) for label in group.split(",")}
+    labels |= {label for group in re.findall(r"\{([^}]*)\}", text) for label in re.findall(r"(\w+)\s*[=!]", group)}
+    for name in names:
+        assert labels - {"le", "job"} <= known[name], (where, name, labels)
+
+
 def test_alerts_are_of_metrics_that_exist_and_alike_in_both_installs() -> None:
     groups = yaml.safe_load((CHART / "alerts.yaml").read_text())["groups"]
     rule = yaml.safe_load((KUSTOMIZE / "components" / "monitoring" / "alerts.yaml").read_text())
     assert rule["spec"]["groups"] == groups
     alerts = [alert for group in groups for alert in group["rules"]]
-    series = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
-    families = {family.name for family in Metrics().registry.collect()}
     for alert in alerts:
-        for name in re.findall(r"ullage_\w+", alert["expr"]):
-            base = re.sub(r"_(total|bucket|count|sum)$", "", name)
-            assert name in series or base in families, (alert["alert"], name)
+        _check_expression(alert["expr"], alert["alert"])
     table = (REPO / "docs" / "operate.md").read_text()
     assert [a["alert"] for a in alerts if f"`{a['alert']}`" not in table] == []
+
+
+def test_every_panel_of_the_dashboard_shows_metrics_and_labels_that_exist() -> None:
+    board = json.loads((CHART / "dashboard.json").read_text())
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    assert len(panels) > 40
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    for panel in panels:
+        for target in panel["targets"]:
+            _check_expression(target["expr"], panel["title"])
+            assert all('job=~"$job"' in part for part in re.findall(r"ullage_\w+(\{[^}]*\})?", target["expr"]))
+            told = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            grouped = {g.strip() for part in re.findall(r"by \(([^)]*)\)", target["expr"]) for g in part.split(",")}
+            assert told == grouped - {"le"}, panel["title"]
+
+
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
+    board = json.loads((CHART / "dashboard.json").read_text())
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + i, at["y"] + k) for i in range(at["w"]) for k in range(at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_both_installs_ship_the_same_dashboard_where_grafana_finds_it(tmp_path: Path) -> None:
+    shipped = (CHART / "dashboard.json").read_text()
+    shutil.copytree(KUSTOMIZE / "components" / "dashboard", tmp_path / "dashboard")
+    (tmp_path / "kustomization.yaml").write_text("components: [dashboard]\n")
+    kustomized = _output(_tool("kustomize"), "build", str(tmp_path))
+    charted = _output(
+        *(_tool("helm"), "template", "ullage", str(CHART), "--kube-version", "1.36.3"),
+        *("--set", "grafanaDashboard.enabled=true", "--show-only", "templates/dashboard.yaml"),
+    )
+    for text in (kustomized, charted):
+        config_map = yaml.safe_load(text)
+        assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert json.loads(config_map["data"]["ullage.json"]) == json.loads(shipped)
