@@ -206,7 +206,7 @@ class Binder:
             try:
                 seen = await self.look_up(held.uid, held.name, held.namespace)
             except ApiError as error:
-                log.warning("reservation cannot be looked up", extra={"pod": held.name, "error": str(error)})
+                log.warning("reservation cannot be looked up", extra={**held.about, "error": str(error)})
                 if 400 <= error.status < 500 and error.status not in ABOUT_US:
                     continue
                 return

@@ -138,16 +138,21 @@ class Extender:
         try:
             body, outcome = self._guarded(asker, question, answer)
         except PlacementError as error:
-            log.warning("answered neutrally", extra={"verb": verb, "pod": question.head.name, "error": str(error)})
+            log.warning("answered neutrally", extra=self._about(verb, question.head) | {"error": str(error)})
             asker.after, outcome = None, "error"
             body = self._neutral(asker, question, str(error))
         except Exception as error:
-            log.error("defect in a verb", exc_info=error)
+            log.error("defect in a verb", exc_info=error, extra=self._about(verb, question.head))
             asker.after, outcome = None, "error"
             body = self._neutral(asker, question, "internal error")
         asker.answered = time.perf_counter()
         after = partial(self._settle, asker, outcome, len(question.rows), started)
         return Response(body, after=after, closes=outcome == NOT_SERVING)
+
+    def _about(self, verb: str, head: wire.Meta) -> dict[str, str]:
+        """What a log line says of a question: the pod, and the decision that holds room for it, if one does."""
+        held = self.engine.ledger.reservations.get(head.uid)
+        return {"verb": verb, "pod": f"{head.namespace}/{head.name}"} | ({} if held is None else held.about)
 
     def _settle(self, asker: _Asker, outcome: str, num_nodes: int, started: float) -> None:
         """Everything about an answer that its reader need not wait for."""
@@ -283,13 +288,15 @@ class Extender:
 
         Under ``score`` the likely winner is charged too, or equal pods in a burst would all be sent to one node.
         """
-        decision, head = decided[0], question.head
+        decision, head, number = decided[0], question.head, self.engine.next_id()
         try:
-            self._record(asker, question, spec, candidates, decided, mode)
+            self._record(asker, question, spec, candidates, decided, mode, number)
         finally:
             if decision.is_placed:
-                who = (head.uid, head.name, head.namespace)
-                self.engine.ledger.assume(who, spec, decision.node, decision.devices, is_guess=mode == "score")
+                who, is_guess = (head.uid, head.name, head.namespace), mode == "score"
+                self.engine.ledger.assume(
+                    who, spec, decision.node, decision.devices, is_guess=is_guess, decision_id=number
+                )
 
     def _record(
         self,
@@ -299,12 +306,13 @@ class Extender:
         candidates: BoolArray,
         decided: tuple[Decision, int],
         mode: str,
+        number: str = "",
     ) -> None:
         decision, draw = decided
         head = question.head
         self.engine.record(
             Answered(
-                decision_id=self.engine.next_id(),
+                decision_id=number or self.engine.next_id(),
                 wall_s=time.time(),
                 verb=asker.verb,
                 mode=mode,
@@ -340,7 +348,8 @@ class Extender:
                     )
                     outcome = "trimmed"
             except PlacementError as error:
-                log.warning("preempt answered neutrally", extra={"pod": asked.head.name, "error": str(error)})
+                about = self._about("preempt", asked.head) | {"error": str(error)}
+                log.warning("answered neutrally", extra=about)
                 outcome = "error"
         self.engine.metrics.request_duration.labels("preempt", outcome).observe(time.perf_counter() - started)
         return Response(wire.preempt_answer(victims), closes=outcome == NOT_SERVING)

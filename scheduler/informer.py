@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,6 +68,8 @@ class Reflector:
     sink: Sink
     client: KubeClient
     metrics: Metrics
+    give_way: Callable[[], None] = lambda: None
+    """Called between slices, for a process that others wait for."""
     is_optional: bool = False
     """A kind that the server may not serve or grant: 403 and 404 count as an empty list."""
     version: str = ""
@@ -128,6 +131,7 @@ class Reflector:
         for i, raw in enumerate(page.items or ()):
             keys.add(self.sink.put(raw))
             if i % SLICE == SLICE - 1:
+                self.give_way()
                 await asyncio.sleep(0)
         self.last_sign = time.monotonic()
 
@@ -146,6 +150,7 @@ class Reflector:
                 latest = event.object
                 count += 1
                 if count % SLICE == 0:
+                    self.give_way()
                     await asyncio.sleep(0)
         finally:
             if latest is not None:  # an object is read once for its content; its version is needed to resume only

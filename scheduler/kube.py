@@ -7,6 +7,7 @@ long for a list of 5,000 pods. This is the only file that knows either library.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator
@@ -24,6 +25,12 @@ from scheduler.settings import KubeSettings
 
 MAX_LINE_BYTES = 64 * 2**20
 """One watch event; etcd refuses objects beyond 1.5 MiB, so anything like this is not Kubernetes."""
+
+
+REST_S = 0.002
+"""Between two looks at a watch; the first event after a pause is taken at once."""
+BACKLOG_BYTES = 2**16
+"""Where so much came at once there is a backlog, and no rest."""
 
 
 class ListMeta(Struct):
@@ -209,7 +216,7 @@ class KubeClient:
                     if response.status == 401:
                         await self._renew()
                     raise refused("WATCH", path, response.status, await response.read())
-                async for line in _lines(response.content):
+                async for line in _lines(response):
                     yield _decode_event(line)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(self.base, "WATCH", path, error) from error
@@ -217,15 +224,27 @@ class KubeClient:
             raise ApiError(f"WATCH {path}: an event cannot be read: {error}") from error
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Lines of the answer as they come. Under a stream of events they are read a few at a time: to wake up for each
+    costs more than to take it in, and disturbs whoever else works."""
     rest = b""
-    async for chunk in content.iter_any():
+    async for chunk in response.content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             if line:
                 yield line
         if len(rest) > MAX_LINE_BYTES:
             raise ApiError("a watch event exceeds 64 MiB; this is not a Kubernetes API server")
+        if len(chunk) < BACKLOG_BYTES and response.connection is not None:
+            await _rest(response.connection.transport)
+
+
+async def _rest(transport: asyncio.Transport | None) -> None:
+    """Leave what comes meanwhile to the kernel."""
+    if transport is not None:
+        transport.pause_reading()
+        await asyncio.sleep(REST_S)
+        transport.resume_reading()
 
 
 async def _configuration(settings: KubeSettings) -> Any:

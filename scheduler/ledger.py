@@ -78,6 +78,14 @@ class Reservation(Struct, gc=False):
     """A Binding was sent and its outcome is not known: only the API may end this."""
     is_nominated: bool = False
     """It stands as a nomination of ours in the API, whoever wrote that: it ends when that does."""
+    decision_id: str = ""
+    """Of the decision; empty where a plan or a Binding counted the pod."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """For log lines."""
+        pod = {"pod": f"{self.namespace}/{self.name}"}
+        return pod | ({"decision_id": self.decision_id} if self.decision_id else {})
 
 
 @dataclass(slots=True)
@@ -284,10 +292,9 @@ class Ledger:
 
     def _conflict(self, what: str, seen: Seen) -> None:
         self.metrics.conflicts.labels(what).inc()
-        log.warning(
-            "ledger differs from the API",
-            extra={"what": what, "pod": f"{seen.namespace}/{seen.name}", "node": seen.node},
-        )
+        held = self.reservations.get(seen.uid)
+        about = {"pod": f"{seen.namespace}/{seen.name}"} if held is None else held.about
+        log.warning("ledger differs from the API", extra={"what": what, "node": seen.node, **about})
 
     # ── replacements of pods that a plan evicted ──────────────────────────────────────────────
 
@@ -332,14 +339,23 @@ class Ledger:
         return uid in self._tombstones
 
     def assume(
-        self, who: tuple[str, str, str], spec: PodSpec, node: str, devices: int, *, is_guess: bool = False
+        self,
+        who: tuple[str, str, str],
+        spec: PodSpec,
+        node: str,
+        devices: int,
+        *,
+        is_guess: bool = False,
+        decision_id: str = "",
     ) -> bool:
         """Count a decided pod ``(uid, name, namespace)``; False if it is bound or gone and nothing is to be counted."""
         uid, name, namespace = who
         if uid in self._tombstones or uid in self.state.residents or node not in self.state.row_of:
             return False
         self.state.assume(uid, spec, node, devices, time_s=self.time_s)
-        self.reservations[uid] = Reservation(uid, name, namespace, node, devices, self.clock(), is_guess)
+        self.reservations[uid] = Reservation(
+            uid, name, namespace, node, devices, self.clock(), is_guess, decision_id=decision_id
+        )
         return True
 
     def forget(self, uid: str, how: str) -> None:

@@ -33,7 +33,7 @@ from scheduler.nominator import Nominator
 from scheduler.patcher import Patcher
 from scheduler.planner_process import LINE_BYTES, Message, Order, Report
 from scheduler.settings import Settings
-from scheduler.slices import give_way
+from scheduler.slices import give_way, nap
 from scheduler.view import Reader, sinks
 
 NICE = 5
@@ -54,7 +54,7 @@ class Planner:
         self.engine = Engine(ledger, reader, strategy_named("best-fit"), settings, self.metrics)
         followed = sinks(ledger, self.engine.modes, reader)
         self.informer = Informer(
-            [Reflector(s.kind, s.path, s, client, self.metrics, is_optional=s.is_optional) for s in followed]
+            [Reflector(s.kind, s.path, s, client, self.metrics, nap, is_optional=s.is_optional) for s in followed]
         )
         self.lead = Lead(lambda: time.monotonic() < self.order.leads_until_s, self.informer)
         self.engine.is_synced = lambda: self.informer.is_synced

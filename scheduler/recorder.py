@@ -248,7 +248,8 @@ class Recorder:
             self._offer(answered)
         except Exception as error:  # a record is never worth an answer
             self.metrics.records_dropped.inc()
-            log.error("decision record lost", exc_info=error, extra={"decision_id": answered.decision_id})
+            about = {"decision_id": answered.decision_id, "pod": f"{answered.namespace}/{answered.name}"}
+            log.error("decision record lost", exc_info=error, extra=about)
 
     def _offer(self, answered: Answered) -> None:
         assert self._engine is not None, "attach() comes first"

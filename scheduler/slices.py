@@ -12,11 +12,14 @@ import os
 import platform
 import struct
 import sys
+import time
 
 SHORT_S = 0.0005
 """Of the thread that answers: about two answers. The kernel takes .1 to 100 ms; its own are 1 to 3 ms."""
 LONG_S = 0.02
 """Of those who can wait: longer than anybody's own, so that whoever wakes up beside them need not wait."""
+NAP_S = 0.0001
+"""Long enough for the kernel to let in whoever waits for this processor."""
 _SYSCALLS = {"x86_64": 314, "aarch64": 274}
 _RESET_ON_FORK = 1
 _ATTR = struct.Struct("=IIQiIQQQ")
@@ -35,6 +38,12 @@ def give_way(nice: int) -> bool:
     """
     os.nice(nice)
     return _set_slice(LONG_S, 0)
+
+
+def nap() -> None:
+    """Between pieces of work of those who can wait. A task that wakes up soon after it worked has had more than its share,
+    and then the kernel lets those who work go on until their next timer tick, 4 ms at most, however low their priority."""
+    time.sleep(NAP_S)
 
 
 def _set_slice(slice_s: float, flags: int) -> bool:

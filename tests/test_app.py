@@ -465,3 +465,25 @@ async def test_a_guess_that_kube_scheduler_overrules_is_no_conflict(tmp_path: Pa
             "bound elsewhere"
             not in (await scheduler.page("/metrics"))[1].split("ullage_ledger_conflicts_total{")[-1][:40]
         )
+
+
+async def test_what_is_logged_about_a_decision_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with cluster(gpus=0) as api, running(api, tmp_path) as scheduler:
+        engine = scheduler.app.engine
+        ids: list[str] = []
+        engine.listeners.append(lambda answered: ids.append(answered.decision_id))
+        names = sorted(engine.state.row_of)
+        pod = api.put("pods", pod_object("web"))
+        await until(lambda: "uid-web" in engine.ledger.pods)
+        (chosen,) = (await scheduler.filter(pod, names))["NodeNames"]
+        assert engine.ledger.reservations["uid-web"].decision_id == ids[-1]
+        broken = pod | {"spec": {"containers": [{"resources": {"requests": {"cpu": "much"}}}]}}
+        broken["metadata"] = pod["metadata"] | {"resourceVersion": "1"}
+        await scheduler.filter(broken, names)
+        elsewhere = next(name for name in names if name != chosen)
+        api.put("pods", pod | {"spec": pod["spec"] | {"nodeName": elsewhere}})
+        await until(lambda: engine.ledger.pods["uid-web"].node == elsewhere)
+    lines = {r.getMessage(): vars(r) for r in caplog.records if r.name.startswith("scheduler")}
+    for said in ("answered neutrally", "ledger differs from the API"):
+        assert lines[said]["decision_id"] == ids[0]
+        assert lines[said]["pod"] == "default/web"
