@@ -141,12 +141,17 @@ class Cluster:
         query = f"watch=1&resourceVersion={listed['metadata']['resourceVersion']}"
         headers = {"Authorization": "Bearer admin-token"}
         async with self.session.get(f"{self.base}{PODS}?{query}", headers=headers) as response:
-            rest = b""
-            async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._take(msgspec.json.decode(line))
-                self._changed.set()
+            transport = None if response.connection is None else response.connection.transport
+            try:
+                rest = b""
+                async for chunk in response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        self._take(msgspec.json.decode(line))
+                    self._changed.set()
+            finally:
+                if transport is not None:
+                    transport.abort()  # TLS would wait for the server's goodbye, on a busy machine longer than the loop
 
     def _take(self, event: dict[str, Any]) -> None:
         pod = event["object"]

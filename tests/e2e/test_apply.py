@@ -28,12 +28,12 @@ from placement.resources import CPU, MEMORY
 from scheduler.evictions import CORDON_ANNOTATION
 from scheduler.gates import GATE
 from tests.e2e.control_plane import IS_NEWEST, REPO, ControlPlane, Ullage
+from tests.e2e.drive import PATIENCE, Cluster, cluster_of, pod_json
 from tests.e2e.drive import PODS as PATH
-from tests.e2e.drive import Cluster, cluster_of, pod_json
 from tests.e2e.test_nominate import GIB, node
 
 BUDGETS = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 class StandIn:
@@ -79,17 +79,26 @@ class StandIn:
                 self._running.add(uid)
 
     async def _count(self, name: str, most_down: int) -> None:
+        """As the disruption controller does: evicted pods that are not gone yet are down, and an update is sent only if
+        something changed. One every moment would collide with evictions, which then wait half a second each time."""
         budget = await self.cluster.call("GET", f"{BUDGETS}/{name}")
-        wanted = self.sets[name][0]
-        healthy = sum(bool(pod["metadata"]["uid"] in self._running) for pod in self.members(name))
+        wanted, old = self.sets[name][0], budget.get("status") or {}
+        members = self.members(name)
+        names = {pod["metadata"]["name"] for pod in members}
+        leaving = {pod: since for pod, since in (old.get("disruptedPods") or {}).items() if pod in names}
+        up = [p for p in members if p["metadata"]["uid"] in self._running and p["metadata"]["name"] not in leaving]
+        healthy = len(up)
         self.fewest[name] = min(self.fewest.get(name, wanted), healthy) if healthy or name in self.fewest else wanted
-        budget["status"] = {
+        budget["status"] = old | {
             "observedGeneration": budget["metadata"]["generation"],
             "disruptionsAllowed": max(0, healthy - (wanted - most_down)),
             "currentHealthy": healthy,
             "desiredHealthy": wanted - most_down,
             "expectedPods": wanted,
+            "disruptedPods": leaving,
         }
+        if budget["status"] == old | {"disruptedPods": old.get("disruptedPods") or {}}:
+            return
         with contextlib.suppress(RuntimeError):  # an eviction came between: counted next time
             await self.cluster.call("PUT", f"{BUDGETS}/{name}/status", budget)
 
@@ -139,13 +148,15 @@ class Here:
         path = "/api/v1/namespaces/ullage-system/serviceaccounts/ullage-plan-apply/token"
         self.config = str(plane.kubeconfig("apply", plane.call("POST", path, request)["status"]["token"]))
         self.path = folder / "plan.json"
+        self.playing: asyncio.Task[None] | None = None
+        """The stand-in at work."""
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "scheduler", *words, "--kubeconfig", self.config]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command to its end."""
-        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, timeout=200)
+        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, timeout=200 * PATIENCE)
 
     async def plan(self, kind: str, *words: str) -> dict[str, Any]:
         """Plan the live cluster into ``plan.json``."""
@@ -161,6 +172,21 @@ class Here:
         assert done.returncode == code, done.stderr + done.stdout
         document: dict[str, Any] = json.loads(done.stdout)
         return document
+
+    async def seen(self, process: subprocess.Popen[bytes], what: Callable[[dict[str, Any]], bool], why: str) -> None:
+        """Until the record of a plan that is applied says so; fails with everything that is known if it does not."""
+        end = time.monotonic() + 60 * PATIENCE
+        while not (self.folder / "plan.json.record.json").exists() or not what(self.record()):
+            if self.playing is not None and self.playing.done():
+                self.playing.result()
+            if process.poll() is not None:
+                raise AssertionError(f"it ends only when it is told to: {process.communicate()[1]!r}")
+            if time.monotonic() > end:
+                process.kill()
+                said, record = process.communicate()[1], (self.folder / "plan.json.record.json")
+                known = record.read_text() if record.exists() else "no record"
+                raise AssertionError(f"not seen: {why}; {self.cluster.summary()}; it said {said!r}; {known}")
+            await asyncio.sleep(0.02)
 
     def record(self) -> dict[str, Any]:
         """What is on disk."""
@@ -208,9 +234,10 @@ async def here(plane: ControlPlane, folder: Path, nodes: int = 4, cores: int = 8
     async with cluster_of(plane) as cluster:
         await cluster.add_nodes(node(f"n{i}", cores) for i in range(nodes))
         standin = StandIn(cluster)
-        task = asyncio.create_task(standin.follow())
+        found = Here(plane, cluster, standin, folder)
+        task = found.playing = asyncio.create_task(standin.follow())
         try:
-            yield Here(plane, cluster, standin, folder)
+            yield found
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -252,11 +279,7 @@ def test_a_consolidation_is_applied_interrupted_killed_and_resumed_and_nothing_i
             # at first it is killed as soon as it has evicted once, then interrupted after one more
             for number, evictions in ((signal.SIGKILL, 1), (signal.SIGINT, 2)):
                 process = subprocess.Popen(h.command("plan", "apply", str(h.path), "--yes"), stderr=subprocess.PIPE)
-                end = time.monotonic() + 60
-                while not (h.folder / "plan.json.record.json").exists() or h.record()["evictions"] < evictions:
-                    assert process.poll() is None, "it ends only when it is told to"
-                    assert time.monotonic() < end, "it evicts"
-                    await asyncio.sleep(0.02)
+                await h.seen(process, lambda record, n=evictions: record["evictions"] >= n, "it evicts")
                 process.send_signal(number)
                 await asyncio.to_thread(process.communicate)
                 assert process.returncode == (-number if number == signal.SIGKILL else 130)
@@ -357,10 +380,7 @@ def test_an_abandoned_plan_opens_what_it_closed(plane: ControlPlane, tmp_path: P
             await h.cluster.until(h.settled, 30, "all pods are bound")
             await h.plan("consolidate")
             process = subprocess.Popen(h.command("plan", "apply", str(h.path), "--yes"), stderr=subprocess.PIPE)
-            end = time.monotonic() + 60
-            while not (h.folder / "plan.json.record.json").exists() or not h.record()["cordoned"]:
-                assert time.monotonic() < end, "it cordons"
-                await asyncio.sleep(0.01)
+            await h.seen(process, lambda record: bool(record["cordoned"]), "it cordons")
             process.send_signal(signal.SIGKILL)
             await asyncio.to_thread(process.communicate)
             assert (await h.apply("--abandon"))["outcome"] == "abandoned"

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
-from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port
+import yaml
+
+from tests.e2e.control_plane import REPO, ControlPlane, ControlPlaneError, Ullage, free_port
 from tests.e2e.drive import PATIENCE, cluster_of
 from tests.e2e.test_faults import burst, fleet, settled
 
@@ -70,3 +75,33 @@ async def test_metrics_are_clean_by_promtool_and_scraped_by_prometheus(plane: Co
     labels = {label for found in series for label in found["metric"]}
     assert not labels & {"node", "pod", "namespace", "uid"}, "labels stay bounded"
     print(f"{len(ours)} names, {len(series)} series")
+    shown = 0
+    for where, query in expressions():
+        status, found = await asyncio.to_thread(evaluated, address, query)
+        assert status == "success", (where, query, found)
+        # what a panel asks of series that exist must find them; of others (no plans, no forecasts here) it finds nothing
+        if not where.startswith("Ullage") and set(re.findall(r"ullage_\w+", query)) <= ours and "mode=" not in query:
+            assert found, (where, query)
+            shown += 1
+    print(f"{shown} queries of the dashboard find something")
+    assert shown > 20
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Every query of the dashboard as Grafana would send it, and of the alerts."""
+    board = json.loads((REPO / "manifests" / "chart" / "dashboard.json").read_text())
+    for panel in board["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"].replace("$__rate_interval", "1m").replace("$job", ".+")
+    for group in yaml.safe_load((REPO / "manifests" / "chart" / "alerts.yaml").read_text())["groups"]:
+        yield from ((alert["alert"], alert["expr"]) for alert in group["rules"])
+
+
+def evaluated(address: str, query: str) -> tuple[str, Any]:
+    """Status and result, or error, of a query."""
+    try:
+        with urllib.request.urlopen(f"{address}/api/v1/query?{urllib.parse.urlencode({'query': query})}") as answer:
+            read = json.load(answer)
+            return read["status"], read["data"]["result"]
+    except urllib.error.HTTPError as error:
+        return str(error.code), error.read().decode()
