@@ -1,7 +1,7 @@
 """Batches are solved in processes of their own, so that answers to kube-scheduler never wait for a solver.
 
 Two of them, each started when it is first needed (``spawn``: nothing of ours is forked) and ended with its parent. One finds
-a first placement, at its parent's priority, for pods wait for it. The other improves on it while the time limit lasts, on
+a first placement, a little below its parent's priority: pods wait for it, but answers must not. The other improves on it while the time limit lasts, on
 processors that nobody else wants; on a busy machine it may get none at all, and then the first placement is what is used.
 A worker that does not answer is killed, and the next batch gets a new one. What is handed back was checked against the batch
 by a look that shares nothing with the solver.
@@ -29,6 +29,8 @@ from placement.plans import Deadline, Ending
 from placement.resources import IntArray
 
 NICE = 10
+FIRST_NICE = 5
+"""It works for tens of milliseconds on end; whoever answers should not wait for them."""
 GRACE_S = 30.0
 """For the start of a process and a first placement; and for the last step of one that improves."""
 
@@ -39,8 +41,8 @@ class SolverError(PlacementError):
 
 def _begin(is_patient: bool) -> None:
     """In a worker: keep standard output clean, and end when the parent does."""
+    os.nice(NICE if is_patient else FIRST_NICE)
     if is_patient:
-        os.nice(NICE)
         if sys.platform == "linux":  # gives way at once to whoever answers; at low priority that takes milliseconds
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     os.dup2(2, 1)

@@ -14,8 +14,9 @@ import struct
 import sys
 import time
 
-SHORT_S = 0.0005
-"""Of the thread that answers: about two answers. The kernel takes .1 to 100 ms; its own are 1 to 3 ms."""
+SHORT_S = 0.001
+"""Of the thread that answers: longer than an answer, which nobody then interrupts. The kernel takes .1 to 100 ms; its own
+are 1.4 to 3 ms."""
 LONG_S = 0.02
 """Of those who can wait: longer than anybody's own, so that whoever wakes up beside them need not wait."""
 NAP_S = 0.0001
