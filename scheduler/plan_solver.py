@@ -1,10 +1,10 @@
 """Batches are solved in processes of their own, so that answers to kube-scheduler never wait for a solver.
 
 Two of them, each started when it is first needed (``spawn``: nothing of ours is forked) and ended with its parent. One finds
-a first placement, a little below its parent's priority: pods wait for it, but answers must not. The other improves on it while the time limit lasts, on
-processors that nobody else wants; on a busy machine it may get none at all, and then the first placement is what is used.
-A worker that does not answer is killed, and the next batch gets a new one. What is handed back was checked against the batch
-by a look that shares nothing with the solver.
+a first placement, a little below its parent's priority: pods wait for it, answers must not. The other improves on it while
+the time limit lasts, on processors that nobody else wants; on a busy machine it may get none at all, and then the first
+placement is what is used. A worker that does not answer is killed, and the next batch gets a new one. What is handed back
+was checked against the batch by a look that shares nothing with the solver.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ class SolverError(PlacementError):
 def _begin(is_patient: bool) -> None:
     """In a worker: keep standard output clean, and end when the parent does."""
     os.nice(NICE if is_patient else FIRST_NICE)
-    if is_patient:
-        if sys.platform == "linux":  # gives way at once to whoever answers; at low priority that takes milliseconds
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if is_patient and sys.platform == "linux":  # at low priority giving way takes milliseconds; this does it at once
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     os.dup2(2, 1)
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"
