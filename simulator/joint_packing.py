@@ -7,6 +7,9 @@ the geometric mean of several percentiles of the replayed load, each sample weig
 
 Which half-life or percentile is best cannot be told from a few weeks of past, so none is chosen: needs are averaged
 over them, and over the assignments that :data:`PLACE_HALF_LIVES_H` lead to, of which the flattest one is used.
+
+A weekend's need is told by weekends and a working day's by working days: where the calendar is known, samples of the
+same kind of day as the one to come count :data:`SAME_KIND` times in the need (not in the placement).
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ PLACE_HALF_LIVES_H = (48.0, 200.0, 800.0)
 PLACE_DAYS = 28
 """Levels are told by the last days, who bursts with whom by the last weeks."""
 POWER = 4
+SAME_KIND = 8.0
+"""Chosen on Bitbrains' days 28–61, like everything here."""
+WEEKEND = (5, 6)
 STEP = HOUR // 2
 """Needs are taken from half-hourly maxima, summed: a little above the five-minute sum, and six times fewer."""
 
@@ -34,17 +40,21 @@ class Replay:
     """The recent past of ``N`` workloads in shares of a node, as maxima of short spans.
 
     ``hourly`` (N, R·H) of :data:`PLACE_DAYS`; ``hour_age_h`` (R·H,) ages of its columns; ``fine`` (N, R, M) half-hourly
-    of :data:`NEED_DAYS`; ``fine_age_h`` (M,).
+    of :data:`NEED_DAYS`; ``fine_age_h`` (M,) and ``fine_weight`` (M,), what a sample counts beside its age.
     """
 
     hourly: SingleArray = field(repr=False)
     hour_age_h: FloatArray = field(repr=False)
     fine: SingleArray = field(repr=False)
     fine_age_h: FloatArray = field(repr=False)
+    fine_weight: FloatArray = field(repr=False)
 
     @classmethod
-    def of(cls, history: SingleArray) -> Replay:
-        """From (R, N, T) samples in shares of a node, the newest last."""
+    def of(cls, history: SingleArray, weekday: int | None = None) -> Replay:
+        """From (R, N, T) samples in shares of a node, the newest last.
+
+        ``weekday`` (0 = Monday) is the day to come, where the history ends at its midnight.
+        """
         hours = min(history.shape[2], PLACE_DAYS * DAY) // HOUR
         kept = history[:, :, history.shape[2] - hours * HOUR :]
         resources, num, _ = kept.shape
@@ -53,7 +63,10 @@ class Replay:
         hourly = kept.reshape(resources, num, hours, HOUR).max(axis=3).transpose(1, 0, 2).reshape(num, -1)
         ages = np.arange(hours)[::-1] + 0.5
         fine_ages = (np.arange(fine.shape[2])[::-1] + 0.5) * STEP / HOUR
-        return cls(np.ascontiguousarray(hourly), np.tile(ages, resources), np.ascontiguousarray(fine), fine_ages)
+        weight = np.ones(len(fine_ages)) if weekday is None else kind_weight(fine_ages, weekday)
+        return cls(
+            np.ascontiguousarray(hourly), np.tile(ages, resources), np.ascontiguousarray(fine), fine_ages, weight
+        )
 
     def __len__(self) -> int:
         return len(self.hourly)
@@ -63,6 +76,15 @@ def decay(age_h: FloatArray, half_life_h: float) -> FloatArray:
     """Weights that halve every ``half_life_h`` hours and sum to 1."""
     weight = np.exp2(-age_h / half_life_h)
     return np.asarray(weight / weight.sum())
+
+
+def kind_weight(age_h: FloatArray, weekday: int) -> FloatArray:
+    """:data:`SAME_KIND` for samples of days of the same kind (weekend or not) as the coming ``weekday``, else 1.
+
+    ``age_h`` (M,) hours before that day's midnight.
+    """
+    day = (weekday - 1 - np.floor(age_h / 24).astype(int)) % 7
+    return np.where(np.isin(day, WEEKEND) == (weekday in WEEKEND), SAME_KIND, 1.0)
 
 
 def balanced(replay: Replay, nodes: int, half_life_h: float) -> IntArray:
@@ -98,7 +120,8 @@ def joint_need(replay: Replay, node_of: IntArray, nodes: int) -> FloatArray:
     ranked = np.take_along_axis(load, order, axis=2)
     total = np.zeros(load.shape[:2])
     for half_life in HALF_LIVES_H:
-        running = np.cumsum(decay(replay.fine_age_h, half_life)[order], axis=2)
+        weight = decay(replay.fine_age_h, half_life) * replay.fine_weight
+        running = np.cumsum((weight / weight.sum())[order], axis=2)
         for percent in PERCENTS:
             at = np.minimum((running < percent / 100 - 1e-9).sum(axis=2), ranked.shape[2] - 1)
             value = np.take_along_axis(ranked, at[:, :, None], axis=2)[:, :, 0]

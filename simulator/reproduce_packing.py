@@ -66,18 +66,20 @@ Progress = Callable[[str], None]
 class Epoch:
     """One packing: what was known at its origin and what came, everything in shares of a node.
 
-    ``history`` and ``future`` are (R, N, T) samples; ``rules`` name → (R, N) what each rule reserves.
+    ``history`` and ``future`` are (R, N, T) samples; ``rules`` name → (R, N) what each rule reserves; ``weekday`` of
+    the day that begins (0 = Monday), where the epoch begins at midnight.
     """
 
     day: int
     history: SingleArray = field(repr=False)
     future: SingleArray = field(repr=False)
     rules: Mapping[str, FloatArray] = field(repr=False)
+    weekday: int | None = None
 
     @cached_property
     def plans(self) -> list[Plan]:
         """Balanced assignments, as many as the knobs can ask for."""
-        return plans(Replay.of(self.history), fewest=1 / KNOBS[-1], most=1 / KNOBS[0])
+        return plans(Replay.of(self.history, self.weekday), fewest=1 / KNOBS[-1], most=1 / KNOBS[0])
 
     @cached_property
     def outcomes(self) -> list[Overload]:
@@ -91,9 +93,8 @@ class Epoch:
 
     def pick(self, rows: IntArray) -> Epoch:
         """The same with some workloads only."""
-        return Epoch(
-            self.day, self.history[:, rows], self.future[:, rows], {n: v[:, rows] for n, v in self.rules.items()}
-        )
+        rules = {n: v[:, rows] for n, v in self.rules.items()}
+        return Epoch(self.day, self.history[:, rows], self.future[:, rows], rules, self.weekday)
 
 
 @dataclass(frozen=True)
@@ -342,6 +343,7 @@ def bitbrains(series: UsageSeries, resources: tuple[str, ...], learned: FloatArr
             table[:, :, (day - PLACE_DAYS) * DAY : day * DAY],
             table[:, :, day * DAY : (day + 1) * DAY],
             {name: values[:, :, column] for name, values in tables.items()},
+            weekday_of(series.start_s + int(day) * 86_400),
         )
         for column, day in enumerate(days)
     }
@@ -349,6 +351,11 @@ def bitbrains(series: UsageSeries, resources: tuple[str, ...], learned: FloatArr
     policies = (*RULES, "replay-nsigma", "replay-p99-7d", "replay+vpa", *trees, "ullage", "oracle")
     test = tuple(epochs[d] for d in TEST_DAYS if d in epochs)
     return Task(tuple(epochs[d] for d in TUNE_DAYS), test, policies)
+
+
+def weekday_of(midnight_s: int) -> int:
+    """0 = Monday of the day that begins at a local midnight, told by its noon: zones are within half a day of UTC."""
+    return int((midnight_s + 43_200) // 86_400 + 3) % 7
 
 
 def learn(series: UsageSeries, seed: int, effort: Effort) -> FloatArray:

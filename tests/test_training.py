@@ -20,7 +20,7 @@ from simulator.forecast_bitbrains import generations
 from simulator.forecast_judging import Bands, TaskResult, applied, between, calibrate, level_now, stack_on
 from simulator.forecast_planetlab import hourly
 from simulator.forecast_samples import Recording, Samples, folds_of
-from simulator.joint_packing import Replay, balanced, joint_need, plans
+from simulator.joint_packing import SAME_KIND, Replay, balanced, joint_need, kind_weight, plans
 from simulator.reproduce_eurosys import (
     BUDGET,
     adaptive_knob,
@@ -33,7 +33,7 @@ from simulator.reproduce_eurosys import (
     upper_bound,
 )
 from simulator.reproduce_forecast import coverage_intervals
-from simulator.reproduce_packing import Replayed, first_fit, overloaded
+from simulator.reproduce_packing import Replayed, first_fit, overloaded, weekday_of
 from simulator.training import Effort, Split, train
 
 
@@ -217,6 +217,21 @@ def test_balanced_nodes_part_what_bursts_together() -> None:
     found = plans(replay, fewest=0.5, most=2.0)
     assert [plan.nodes for plan in found] == [1, 2]
     assert found[-1].need <= 0.5 < found[0].need
+
+
+def test_a_weekend_is_packed_by_weekends() -> None:
+    monday, saturday = 0, 5
+    assert weekday_of(1_372_629_600) == monday  # 2013-07-01, midnight in Amsterdam
+    ages = np.array([1.0, 23.9, 24.1, 60.0, 100.0])
+    assert kind_weight(ages, saturday).tolist() == [1, 1, 1, 1, 1]
+    assert kind_weight(ages, monday).tolist() == [1, 1, 1, SAME_KIND, SAME_KIND]
+    history = np.full((1, 2, 14 * DAY), 0.02, np.float32)
+    for back in (3, 4, 10, 11):
+        history[0, :, (14 - back) * DAY : (15 - back) * DAY] = 0.2  # the weekends before a Wednesday
+    alone = np.zeros(2, np.int64)
+    plain, wednesday = (float(joint_need(Replay.of(history, day), alone, 1)[0, 0]) for day in (None, 2))
+    assert wednesday < 0.5 * plain
+    assert plain == pytest.approx(0.4)
 
 
 def test_violations_are_bounded_by_drawing_days_not_samples() -> None:
