@@ -9,7 +9,8 @@ Which half-life or percentile is best cannot be told from a few weeks of past, s
 over them, and over the assignments that :data:`PLACE_HALF_LIVES_H` lead to, of which the flattest one is used.
 
 A weekend's need is told by weekends and a working day's by working days: where the calendar is known, samples of the
-same kind of day as the one to come count :data:`SAME_KIND` times in the need (not in the placement).
+same kind of day as the one to come count :data:`SAME_KIND` times in the need (not in the placement). Spans in which
+nobody used anything are outages of the recorder: they count nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ POWER = 4
 SAME_KIND = 8.0
 """Chosen on Bitbrains' days 28–61, like everything here."""
 WEEKEND = (5, 6)
+OUTAGE = 1e-9
+"""Not 0, so that a past without any use has weights as well."""
 STEP = HOUR // 2
 """Needs are taken from half-hourly maxima, summed: a little above the five-minute sum, and six times fewer."""
 
@@ -63,7 +66,9 @@ class Replay:
         hourly = kept.reshape(resources, num, hours, HOUR).max(axis=3).transpose(1, 0, 2).reshape(num, -1)
         ages = np.arange(hours)[::-1] + 0.5
         fine_ages = (np.arange(fine.shape[2])[::-1] + 0.5) * STEP / HOUR
-        weight = np.ones(len(fine_ages)) if weekday is None else kind_weight(fine_ages, weekday)
+        weight = np.where((fine > 0).any(axis=(0, 1)), 1.0, OUTAGE)
+        if weekday is not None:
+            weight *= kind_weight(fine_ages, weekday)
         return cls(
             np.ascontiguousarray(hourly), np.tile(ages, resources), np.ascontiguousarray(fine), fine_ages, weight
         )

@@ -234,6 +234,15 @@ def test_a_weekend_is_packed_by_weekends() -> None:
     assert plain == pytest.approx(0.4)
 
 
+def test_an_outage_of_the_recorder_is_no_idle_time() -> None:
+    history = np.full((1, 2, 14 * DAY), 0.2, np.float32)
+    alone = np.zeros(2, np.int64)
+    whole = joint_need(Replay.of(history), alone, 1)
+    history[0, :, -2 * DAY :] = 0
+    assert joint_need(Replay.of(history), alone, 1) == pytest.approx(whole)
+    assert (joint_need(Replay.of(0 * history), alone, 1) < 0.01).all()
+
+
 def test_violations_are_bounded_by_drawing_days_not_samples() -> None:
     steady = np.array([[1.0], [1.0], [1.0], [1.0]])
     burst = np.array([[4.0], [0.0], [0.0], [0.0]])
