@@ -25,6 +25,7 @@ from simulator.cold_siblings import judge_siblings
 from simulator.forecast_judging import FOLDS, LEVEL
 from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN
 from simulator.forecast_samples import Samples, concatenate, folds_of
+from simulator.seeds import pooled
 from simulator.training import Effort, fit_bases, predictions
 from simulator.usage_readers import read_planetlab
 
@@ -142,11 +143,14 @@ def run(
     data: Path,
     *,
     seed: int = 9,
+    seeds: int = 1,
     effort: Effort = EFFORT,
     minutes: Sequence[int] = MINUTES,
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
     """All lengths of history, and what the deployed forecaster says of new names; the JSON report.
+
+    With several ``seeds``, from ``seed`` on, every figure is their mean (see :mod:`simulator.seeds`).
 
     Raises
     ------
@@ -154,8 +158,12 @@ def run(
     """
     days: list[UsageSeries] = read_planetlab(data / "planetlab")
     population = Population(days)
-    found = {}
-    for length in minutes:
-        found[f"{length}min"] = one(population, length, effort=effort, seed=seed)
-        progress(f"{length} minutes: ratio {found[f'{length}min']['ratio']:.3f}")
-    return {"history": found, "siblings": judge_siblings(days), "level": LEVEL, "seed": seed}
+    siblings = judge_siblings(days)
+    reports = []
+    for number in range(seed, seed + seeds):
+        found = {}
+        for length in minutes:
+            found[f"{length}min"] = one(population, length, effort=effort, seed=number)
+            progress(f"seed {number}, {length} minutes: ratio {found[f'{length}min']['ratio']:.3f}")
+        reports.append({"history": found, "siblings": siblings, "level": LEVEL, "seed": number})
+    return pooled(reports, range(seed, seed + seeds), ("history",))

@@ -112,7 +112,7 @@ def cell(trace: Trace, alone: Trace, strategy: str, lifetimes: str, fleet: Fleet
     }
 
 
-def run(data: Path, fleet: Fleet, share: float, seeds: int, advance: Any) -> dict[str, Any]:
+def run(data: Path, fleet: Fleet, share: float, seeds: range, advance: Any) -> dict[str, Any]:
     """Every cell on every seed, and the points of node-time gained on `best-fit`; the JSON report.
 
     Raises
@@ -121,11 +121,11 @@ def run(data: Path, fleet: Fleet, share: float, seeds: int, advance: Any) -> dic
     """
     azure = read_azure(data / "azure-v1-vms")
     rows = []
-    for seed in range(seeds):
+    for seed in seeds:
         trace, alone = owned(azure, share, seed), owned(azure, share, seed, alone=True)
         for strategy, lifetimes in CELLS:
             rows.append(cell(trace, alone, strategy, lifetimes, fleet, seed))
-            advance(len(rows), seeds * len(CELLS))
+            advance(len(rows), len(seeds) * len(CELLS))
     base = {r["seed"]: r["empty_share"] for r in rows if r["strategy"] == "best-fit"}
     summary = []
     for strategy, lifetimes in CELLS:
@@ -143,7 +143,14 @@ def run(data: Path, fleet: Fleet, share: float, seeds: int, advance: Any) -> dic
                 "unplaced": sum(r["pods"] - r["placed"] for r in mine),
             }
         )
-    return {"fleet": vars(fleet), "share": share, "seeds": seeds, "summary": summary, "cells": rows}
+    return {
+        "fleet": vars(fleet),
+        "share": share,
+        "seeds": len(seeds),
+        "first_seed": seeds.start,
+        "summary": summary,
+        "cells": rows,
+    }
 
 
 @click.command("empty-nodes")
@@ -155,14 +162,15 @@ def run(data: Path, fleet: Fleet, share: float, seeds: int, advance: Any) -> dic
     show_default=True,
     help="Of Azure's batches that are replayed.",
 )
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from 0 on.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from --seed on.")
 @click.option("--nodes", type=click.IntRange(1), default=110, show_default=True, help="Size of the fleet.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @output_option
-def empty_nodes_command(data: Path, share: float, seeds: int, nodes: int, quiet: bool, output: str) -> None:
+def empty_nodes_command(data: Path, share: float, seed: int, seeds: int, nodes: int, quiet: bool, output: str) -> None:
     """Node-time that stays empty on a fixed fleet, by lifetimes: learned, and the true ones as the bound."""
     with progress("replaying", quiet=quiet) as advance:
-        result = run(data, Fleet(num_nodes=nodes), share, seeds, advance)
+        result = run(data, Fleet(num_nodes=nodes), share, range(seed, seed + seeds), advance)
     shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in result["summary"]]
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 

@@ -30,6 +30,7 @@ from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from placement.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.windows import trailing_max, window_percentiles
 from simulator.forecast_samples import Recording, Samples, concatenate, folds_of
+from simulator.seeds import pooled
 from simulator.training import Effort, fit_bases, predictions
 from simulator.usage_readers import read_bitbrains_rnd
 
@@ -71,6 +72,11 @@ days of its past on."""
 TRAIN_GROUPINGS = 10
 TEST_GROUPINGS = 5
 CHUNK_GAP_HOURS = 1
+HEADLINE = (
+    "savings_at_1pct", "violations", "gap_closed", "gap_closed_deployed", "gap_closed_adaptive", "violations_adaptive",
+    "gap_closed_hindsight", "reactive",
+)  # fmt: skip
+"""Of these the spread over seeds is reported."""
 MARGINS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35, 1.4, 1.5, 1.6, 1.8, 2.0)
 
 Progress = Callable[[str], None]
@@ -388,9 +394,16 @@ def _reaction(
 
 
 def run(
-    data: Path, *, seed: int = 11, effort: Effort | None = None, progress: Progress = lambda message: None
+    data: Path,
+    *,
+    seed: int = 11,
+    seeds: int = 1,
+    effort: Effort | None = None,
+    progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
     """The whole reproduction on a folder of traces; the JSON report.
+
+    With several ``seeds``, from ``seed`` on, every figure is their mean (see :mod:`simulator.seeds`).
 
     Raises
     ------
@@ -406,6 +419,18 @@ def run(
     usage = filled(np.minimum(series.usage[CPU], series.provisioned[CPU][:, None]).astype(np.float32)[:, :cut])
     origins = np.arange(28 * DAY, cut - 24 * HOUR + 1, 2 * HOUR)
     members = Members.of(series, usage, origins)
+    reports = []
+    for number in range(seed, seed + seeds):
+        reports.append(_one(series, usage, members, origins, effort=effort, seed=number, progress=progress))
+        progress(f"seed {number}: {reports[-1]['gap_closed']:.1%} of the gap")
+    return pooled(reports, range(seed, seed + seeds), HEADLINE)
+
+
+def _one(
+    series: UsageSeries, usage: SingleArray, members: Members, origins: IntArray,
+    *, effort: Effort, seed: int, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """The report of one seed: of groupings, folds and models."""
     everyone = np.arange(len(series.workloads))
     tables = {}
     judged, forecasts = evaluate(
@@ -425,7 +450,7 @@ def run(
     tables["unseen workloads, later days"] = _table(both, joined)
     groups = group_by_cores(series.provisioned[CPU], NODE_CORES, np.random.default_rng(seed))
     nodes = nodes_of(series, usage, groups)
-    span = slice(FIRST_TEST_DAY * DAY, cut)
+    span = slice(FIRST_TEST_DAY * DAY, usage.shape[1])
     before = slice(28 * DAY, FIRST_TEST_DAY * DAY)
     reaction = reactive(nodes.usage[CPU], nodes.provisioned[CPU], span, before)
     return _report(tables, reaction, seed)
