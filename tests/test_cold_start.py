@@ -9,6 +9,7 @@ from simulator.cold_samples import Population
 from simulator.cold_siblings import judge_siblings
 from simulator.neighbours import expected_of_others, mean_of_others, number_of_others
 from simulator.reproduce_cold_start import MINUTES
+from simulator.seeds import pooled
 
 NAMES = ("h1_net_site_a", "h2_net_site_a", "h1_net_site_b", "h3_com_site_c")
 OWNERS = ("site_a", "site_a", "site_b", "site_c")
@@ -123,3 +124,19 @@ def test_new_names_of_later_days_are_predicted_from_their_slice() -> None:
     assert last["ratio"] is not None
     assert last["true"] < last["promised"] < 0.4
     assert last["ratio"] < 0.6
+
+
+def test_several_seeds_are_one_report_with_its_spread() -> None:
+    first = {"gap": 0.1, "best": "a", "held": True, "table": {"a": {"loss": 1.0, "is": "x"}}, "seed": 9}
+    second = {"gap": 0.3, "best": "b", "held": False, "table": {"a": {"loss": 2.0, "is": "x"}}, "seed": 10}
+    found = pooled([first, second], range(9, 11), ("gap", "table"))
+    assert found["gap"] == pytest.approx(0.2)
+    assert found["table"] == {"a": {"loss": 1.5, "is": "x"}}
+    assert (found["best"], found["held"]) == (["a", "b"], [True, False])
+    assert found["spread"] == {
+        "gap": {"least": 0.1, "most": 0.3},
+        "table": {"a": {"loss": {"least": 1.0, "most": 2.0}}},
+    }
+    assert found["by_seed"] == [first, second]
+    assert (found["seed"], found["seeds"]) == (9, [9, 10])
+    assert pooled([first], range(9, 10), ("gap",)) == {**first, "seeds": [9]}

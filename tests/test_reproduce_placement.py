@@ -19,6 +19,7 @@ from simulator.reproduce_placement import (
     Cell,
     Setting,
     attack,
+    attacks,
     kept,
     run_cell,
     summary,
@@ -74,6 +75,26 @@ def test_an_attack_is_measured_beside_no_mechanism(trace: Trace) -> None:
     late = plain.time_s >= 3 * DAY_S
     assert (changed.cpu_millicores[late] == 3 * plain.cpu_millicores[late]).all()
     assert (changed.cpu_millicores[~late] == plain.cpu_millicores[~late]).all()
+
+
+def test_attacks_are_pooled_over_seeds() -> None:
+    first = {
+        "adversary": "a", "over_cpu_guaranteed_share": 0.004, "over_without_mechanism": 0.0, "fell_after_s": 3600,
+        "within_budget": True, "oom_kills": 1, "usd": 5.0, "usd_without_mechanism": 10.0,
+    }  # fmt: skip
+    second = first | {"over_cpu_guaranteed_share": 0.02, "fell_after_s": None, "within_budget": False, "usd": 7.0}
+    other = first | {"adversary": "b", "fell_after_s": None}
+    one, two = attacks([first, other, second])
+    assert (one["adversary"], one["seeds"], one["over"], one["over_low"], one["over_high"]) == (
+        "a",
+        2,
+        0.012,
+        0.004,
+        0.02,
+    )
+    assert (one["within_budget"], one["fell"], one["fell_after_s_most"], one["oom_kills"]) == (False, 1, 3600, 2)
+    assert one["usd_to_best_fit"] == pytest.approx(0.6)
+    assert (two["within_budget"], two["fell"], two["fell_after_s_most"]) == (True, 0, None)
 
 
 def test_names_of_cells_tell_them_apart() -> None:
