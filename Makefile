@@ -49,13 +49,13 @@ evidence: install ## The long proofs of docs/results.md (needs the recorded trac
 	$(BIN)/ullage reproduce fgd-atc23 --data $(TRACES)/openb --report out/fgd.html -o json > out/fgd.json
 	$(BIN)/python -m benchmarks.decisions --traces $(TRACES)
 	$(BIN)/ullage reproduce forecast --data $(TRACES) -o json > out/forecast.json
-	$(BIN)/ullage reproduce eurosys21 --data $(TRACES) -o json > out/eurosys21.json
-	$(BIN)/ullage reproduce packing --data $(TRACES) -o json > out/packing.json
-	$(BIN)/ullage reproduce cold-start --data $(TRACES) -o json > out/cold-start.json
+	$(BIN)/ullage reproduce eurosys21 --data $(TRACES) --seeds 3 -o json > out/eurosys21.json
+	$(BIN)/ullage reproduce packing --data $(TRACES) --draws 5 -o json > out/packing.json
+	$(BIN)/ullage reproduce cold-start --data $(TRACES) --seeds 3 -o json > out/cold-start.json
 	$(BIN)/ullage reproduce lifetimes --data $(TRACES) -o json > out/lifetimes.json
 	$(BIN)/ullage reproduce empty-nodes --data $(TRACES) -o json > out/empty-nodes.json
 	$(BIN)/ullage reproduce placement --data $(TRACES) --report out/placement.html -o json > out/placement.json
-	$(BIN)/ullage reproduce adversaries --data $(TRACES) -o json > out/adversaries.json
+	$(BIN)/ullage reproduce adversaries --data $(TRACES) --seeds 3 -o json > out/adversaries.json
 	$(BIN)/ullage reproduce priority-matters --seeds-file $(SEEDS) --time 1 -o json > out/priority-matters.json
 	$(BIN)/python -m benchmarks.forecasts --traces $(TRACES)
 	$(BIN)/ullage plan bench batch --time 1 -o json > out/plan-batch.json
