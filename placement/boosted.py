@@ -222,6 +222,90 @@ def fit_classes(
     return ClassModel(tuple(names), num_classes, lightgbm.train(settings, data, options.trees))
 
 
+@dataclass(frozen=True)
+class HazardTrees:
+    """Boosted log-odds of ending, on top of a rule's: trees on features as they are."""
+
+    names: tuple[str, ...]
+    booster: Any = field(repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """What a file holds."""
+        return str(self.booster.model_to_string(num_iteration=self.booster.best_iteration or -1))
+
+    @property
+    def rounds(self) -> int:
+        """Trees that an answer adds up."""
+        return int(self.booster.best_iteration if self.booster.best_iteration > 0 else self.booster.num_trees())
+
+    def scores(self, rows: SingleArray) -> FloatArray:
+        """(S,) what is added to the rule's log-odds, for (S, F) rows.
+
+        Raises
+        ------
+        ModelError : the rows have another number of features.
+        """
+        if rows.shape[1] != len(self.names):
+            raise ModelError(f"lifetime model expects {len(self.names)} features, got {rows.shape[1]}; retrain it")
+        return np.asarray(self.booster.predict(rows, raw_score=True, num_threads=1), float)
+
+    @classmethod
+    def load(cls, path: Path, sha256: str, names: tuple[str, ...]) -> HazardTrees:
+        """From a file.
+
+        Raises
+        ------
+        ModelError : it is missing, damaged, of other features, or LightGBM is not installed.
+        """
+        booster = _read_booster(path, sha256)
+        if booster.num_feature() != len(names):
+            raise ModelError(f"model file {path} has {booster.num_feature()} features, not {len(names)}; train again")
+        return cls(names, booster)
+
+
+@dataclass(frozen=True)
+class HazardRows:
+    """What hazards are fitted on: (S, F) rows, (S,) whether the pod ended in the part, weights, and the rule's log-odds."""
+
+    rows: SingleArray
+    ended: FloatArray
+    weight: FloatArray
+    start: FloatArray
+
+
+def fit_hazards(data: HazardRows, held_out: HazardRows, names: Sequence[str], options: FitOptions) -> HazardTrees:
+    """Grow trees from the rule's log-odds; rounds end where the loss on ``held_out`` stops falling.
+
+    Raises
+    ------
+    ModelError : too few rows, or all ended, or none.
+    """
+    import lightgbm
+
+    if len(data.rows) < 2 * options.min_leaf or not 0 < data.ended.sum() < len(data.ended):
+        raise ModelError(
+            f"{len(data.rows)} parts of lives, of which pods ended in {int(data.ended.sum())}, are too few to learn "
+            f"lifetimes from; give a longer recording (at least {2 * options.min_leaf}, with some of both)"
+        )
+    settings = {k: v for k, v in options.parameters().items() if k != "alpha"}
+    settings |= {"objective": "binary", "metric": "binary_logloss", "boost_from_average": False}
+
+    def dataset(part: HazardRows, reference: Any = None) -> Any:
+        return lightgbm.Dataset(
+            part.rows, part.ended, weight=part.weight, init_score=part.start, reference=reference,
+            params={"max_bin": 127, "verbose": -1, "num_threads": 1},
+        )  # fmt: skip
+
+    train = dataset(data)
+    callbacks, valid = [], []
+    if len(held_out.rows):
+        valid = [dataset(held_out, train)]
+        callbacks = [lightgbm.early_stopping(options.patience, verbose=False)]
+    booster = lightgbm.train(settings, train, options.trees, valid_sets=valid, callbacks=callbacks)
+    return HazardTrees(tuple(names), booster)
+
+
 class FastRow:
     """Predicts one prepared row through LightGBM's single-row fast path, with no allocation.
 
@@ -345,15 +429,8 @@ def _load_one(
     schemas: Mapping[str, list[str]],
     expected: Callable[[str, Target], FeatureSchema] | None,
 ) -> QuantileModel:
-    import lightgbm
-
     path = folder / str(entry["file"])
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"model file {path} cannot be read ({why(error)}); restore it or train again") from error
-    if hashlib.sha256(text.encode()).hexdigest() != entry["sha256"]:
-        raise ModelError(f"model file {path} does not match its checksum; it is damaged, restore it or train again")
+    booster = _read_booster(path, str(entry["sha256"]))
     target = Target(int(entry["target"]["horizon_h"]), str(entry["target"]["statistic"]))
     schema = FeatureSchema(tuple(schemas[entry["schema"]]))
     wanted = expected(str(entry["resource"]), target) if expected is not None else schema
@@ -362,8 +439,30 @@ def _load_one(
             f"model file {path} was fitted for feature schema {entry['schema']}, "
             f"this build computes {wanted.digest}; train again"
         )
+    return QuantileModel(str(entry["resource"]), target, float(entry["level"]), str(entry["base"]), schema, booster)
+
+
+def _read_booster(path: Path, sha256: str) -> Any:
+    """A booster from its text, if that is what was written.
+
+    Raises
+    ------
+    ModelError : missing, damaged, no model, or LightGBM is not installed.
+    """
     try:
-        booster = lightgbm.Booster(model_str=text)
+        import lightgbm
+    except ImportError as error:
+        raise ModelError(
+            f"model file {path} needs {error.name}, which this install lacks; install 'ullage[learn]'"
+        ) from error
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model file {path} cannot be read ({why(error)}); restore it or train again") from error
+    if hashlib.sha256(text.encode()).hexdigest() != sha256:
+        raise ModelError(f"model file {path} does not match its checksum; it is damaged, restore it or train again")
+    try:
+        return lightgbm.Booster(model_str=text)
     except lightgbm.basic.LightGBMError as error:
         raise ModelError(f"model file {path} is not a LightGBM model ({error}); restore it or train again") from error
-    return QuantileModel(str(entry["resource"]), target, float(entry["level"]), str(entry["base"]), schema, booster)

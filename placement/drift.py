@@ -7,6 +7,7 @@ from collections import deque
 from placement.usage import DAY, STEP_S
 
 WEEK = 7 * DAY
+MILLION = 10**6
 LONGEST = 8
 FULL = 0.99
 """A node whose pods use this share of its CPU has none left: what they wanted beyond it cannot be measured."""
@@ -46,6 +47,48 @@ class CoverageMonitor:
     def trusted(self, rung: str) -> bool:
         """Whether this rung may answer."""
         return rung not in self._shut
+
+
+class LossMonitor:
+    """Whether a learned answer does no worse than the rule that answers without it, by the logarithmic loss of both.
+
+    It has to earn trust: ``least`` outcomes on which its mean loss is at most the rule's. It loses it when, over the
+    last ``window`` outcomes, it is worse by more than ``margin``, and earns it again as before.
+    """
+
+    def __init__(self, *, window: int = 500, least: int = 100, margin: float = 0.02) -> None:
+        self._least, self._margin = least, margin
+        self._window = window
+        self._losses: deque[tuple[int, int]] = deque()
+        """In millionths: sums of integers stay exact, whatever comes and goes."""
+        self._mine = self._rule = 0
+        self.trusted = False
+        self.falls = 0
+
+    def observe(self, mine: float, rule: float) -> None:
+        """The losses on one outcome."""
+        if len(self._losses) == self._window:
+            old_mine, old_rule = self._losses.popleft()
+            self._mine, self._rule = self._mine - old_mine, self._rule - old_rule
+        new = round(mine * MILLION), round(rule * MILLION)
+        self._losses.append(new)
+        self._mine, self._rule = self._mine + new[0], self._rule + new[1]
+        if len(self._losses) < self._least:
+            return
+        ours, theirs = self.losses
+        if self.trusted and ours > theirs + self._margin:
+            self.trusted = False
+            self.falls += 1
+        elif not self.trusted and ours <= theirs:
+            self.trusted = True
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """Mean losses, ours and the rule's; NaN before the first outcome."""
+        num = len(self._losses)
+        if not num:
+            return float("nan"), float("nan")
+        return self._mine / num / MILLION, self._rule / num / MILLION
 
 
 class Crowding:

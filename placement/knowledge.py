@@ -214,6 +214,8 @@ class Lifespan:
     """Expected whole lifetime of a pod that has lived so long."""
     gone_milli: tuple[tuple[int, ...], ...]
     """Chance that such a pod is gone within each of :data:`HORIZONS_S` from then on, thousandths."""
+    rung: str = ""
+    """What it stands on: ``model``, ``history``, ``population``, ``none`` or ``truth``; empty in logs of older builds."""
 
     def __post_init__(self) -> None:
         shapes = (len(self.life_s), len(self.gone_milli), {len(row) for row in self.gone_milli})
@@ -227,7 +229,7 @@ class Lifespan:
     @cached_property
     def text(self) -> str:
         """For digests; kept, because a version of knowledge repeats most lifespans of the one before."""
-        return f"{self.life_s}{self.gone_milli}"
+        return f"{self.life_s}{self.gone_milli}{self.rung}"
 
     def at(self, age_s: int) -> tuple[int, tuple[int, ...]]:
         """Whole lifetime, always above the age, and chances to be gone, of a pod that has lived ``age_s`` so far."""
@@ -236,20 +238,36 @@ class Lifespan:
         return (life if life > age_s else age_s + max(age_s // 2, MORE_S)), self.gone_milli[k]
 
 
+def size_of(amounts: tuple[int, int, int]) -> str:
+    """Name of a size (:attr:`~placement.pods.PodSpec.main_amounts`); no workload has such a name.
+
+    >>> size_of((500, 1 << 30, 0))
+    '*/500/1073741824/0'
+    """
+    cpu, memory, gpu = amounts
+    return f"*/{cpu}/{memory}/{gpu}"
+
+
 @dataclass(frozen=True)
 class Lifetimes:
-    """How long pods live, by workload (:func:`workload_of`), conditional on age."""
+    """How long pods live, by workload (:func:`workload_of`), conditional on age.
+
+    A workload whose pods differ in size is told for each size under ``workload size``, and new workloads are told by
+    their size (:func:`size_of`).
+    """
 
     of: Mapping[str, Lifespan]
     everyone: Lifespan
-    """Of the population, for pods whose workload is not named."""
+    """Of the population, for pods of whom nothing else is known."""
     as_of_s: int = 0
     """Ledger time at which this was learned; ages and exit times are as seen from here."""
     source: str = ""
 
     def of_pod(self, spec: PodSpec) -> Lifespan:
         """The lifespan of pods of this class."""
-        return self.of.get(workload_of(spec.namespace, spec.owner), self.everyone)
+        workload, size, of = workload_of(spec.namespace, spec.owner), size_of(spec.main_amounts), self.of
+        found = of.get(f"{workload} {size}") or of.get(workload) or of.get(size)
+        return self.everyone if found is None else found
 
 
 @dataclass(frozen=True)

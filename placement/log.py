@@ -8,7 +8,7 @@ table is the trace format's event table.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -60,7 +60,17 @@ class EventLog:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.append = self.events.append
+        self.append: Callable[[Event], None] = self.events.append
+
+    def also_tell(self, hear: Callable[[Event], None]) -> None:
+        """Tell somebody else of every event from now on, after it was kept. It must not fail, and be quick."""
+        keep = self.append
+
+        def append(event: Event) -> None:
+            keep(event)
+            hear(event)
+
+        self.append = append
 
     def __len__(self) -> int:
         return len(self.events)

@@ -194,7 +194,7 @@ def load_rungs(folder: str, target: Target, *, parts: bool = False) -> Rungs:
             raise ModelError(f"{folder}: no baseline is called {name!r}; {nearest(name, list(BASELINES))}")
         rule = HistoryPredictor(target, dict.fromkeys(LEARNED, (name, 1.0)))
         return Rungs(((HISTORY, rule),), target, folder, parts)
-    if not folder or parts:
+    if not folder or parts or _tells_no_usage(Path(folder)):
         return Rungs.of_history(target, parts=parts)
     try:
         model, history = load_predictor(Path(folder), target)
@@ -203,6 +203,12 @@ def load_rungs(folder: str, target: Target, *, parts: bool = False) -> Rungs:
             f"model {folder} needs {error.name}, which this install lacks; install 'ullage[learn]'"
         ) from error
     return Rungs(((MODEL, model), (HISTORY, history)), target, f"model {Path(folder).name}")
+
+
+def _tells_no_usage(folder: Path) -> bool:
+    """Whether a folder holds lifetimes alone: a recording without usage was learned from."""
+    card = boosted.load_card(folder)
+    return "lifetimes" in card and card.get("models") == []
 
 
 def card_of(model: str) -> bytes:

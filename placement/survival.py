@@ -2,22 +2,21 @@
 
 A pod's life is cut at :data:`~placement.knowledge.AGES_S`. Each time a pod ends within a part, or reaches the end of
 it, the part's hazard is updated for all of the pod's keys (its workload, its size, everyone), with old outcomes fading.
-Pods that still run have told of every part they lived through, so nothing is censored away. A key that has seen little
+Pods that still run have told of every part they lived through, and of the share of the part they are in, so nothing is
+censored away. A key that has seen little
 leans on the next more general one as if it had seen :data:`PRIOR` pods of that (actuarial life table with shrinkage).
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
-from placement.knowledge import AGES_S, HORIZONS_S, Lifespan, Lifetimes, workload_of
-from placement.pods import PodSpec
+from placement.knowledge import AGES_S, HORIZONS_S, Lifespan
 from placement.resources import FloatArray
 
 NUM_PARTS = len(AGES_S)
@@ -37,20 +36,49 @@ def part_of(age_s: float) -> int:
 class _Key:
     ended: list[float] = field(default_factory=lambda: [0.0] * NUM_PARTS)
     seen: list[float] = field(default_factory=lambda: [0.0] * NUM_PARTS)
+    """Both fade with each outcome."""
+    outcomes: list[int] = field(default_factory=lambda: [0] * NUM_PARTS)
+    inside: list[int] = field(default_factory=lambda: [0] * NUM_PARTS)
+    entered_s: list[int] = field(default_factory=lambda: [0] * NUM_PARTS)
+    """Pods that are within each part now, and the sum of the times at which they entered it."""
 
 
 class Survival:
-    """Hazards by key. ``keep`` is what an outcome still weighs after the next one, per level of keys."""
+    """Hazards by key. ``keep`` is what an outcome still weighs after the next one, per level of keys.
+
+    A pod within a part has lived through some of it, and counts with that share: of those that entered together the
+    short-lived have ended first, and to count them alone would say that all end soon (the actuarial estimate of a life
+    table, with the true share instead of a half). It weighs what outcomes so far weigh on average after fading, so that
+    many that run do not drown the few outcomes that are remembered.
+    """
 
     def __init__(self, keep: Sequence[float]) -> None:
         self.keep = tuple(keep)
         self._keys: list[dict[Hashable, _Key]] = [{} for _ in keep]
 
-    def outcome(self, keys: Sequence[Hashable], part: int, *, ended: bool) -> None:
-        """A pod ended in a part of life, or lived through it; ``keys`` from the most particular to the most general.
+    def enter(self, keys: Sequence[Hashable], part: int, at_s: int) -> None:
+        """A pod entered a part of life; ``keys`` from the most particular to the most general.
 
         A key that is None tells of nobody, and nothing is kept under it.
         """
+        for table, key in zip(self._keys, keys, strict=True):
+            if key is None:
+                continue
+            found = table.get(key)
+            if found is None:
+                found = table[key] = _Key()
+            found.inside[part] += 1
+            found.entered_s[part] += at_s
+
+    def leave(self, keys: Sequence[Hashable], part: int, at_s: int) -> None:
+        """A pod that entered the part at ``at_s`` is no longer in it."""
+        for table, key in zip(self._keys, keys, strict=True):
+            if key is not None:
+                table[key].inside[part] -= 1
+                table[key].entered_s[part] -= at_s
+
+    def outcome(self, keys: Sequence[Hashable], part: int, *, ended: bool) -> None:
+        """A pod ended in a part of life, or lived through it."""
         for table, key, keep in zip(self._keys, keys, self.keep, strict=True):
             if key is None:
                 continue
@@ -59,16 +87,44 @@ class Survival:
                 found = table[key] = _Key()
             found.ended[part] = found.ended[part] * keep + ended
             found.seen[part] = found.seen[part] * keep + 1.0
+            found.outcomes[part] += 1
 
-    def hazards(self, keys: Sequence[Hashable]) -> list[float]:
+    def forget(self, level: int, key: Hashable) -> None:
+        """All that is known of a key, none of whose pods run."""
+        self._keys[level].pop(key, None)
+
+    def num_outcomes(self, level: int, key: Hashable) -> int:
+        """How many outcomes a key has had."""
+        found = self._keys[level].get(key)
+        return 0 if found is None else sum(found.outcomes)
+
+    def hazards(self, keys: Sequence[Hashable], now_s: int) -> list[float]:
         """Chance to end in each part of life, of those who reach it; the last part's is 1."""
         hazards = [UNKNOWN] * (NUM_PARTS - 1) + [1.0]
         for table, key in zip(reversed(self._keys), reversed(keys), strict=True):
             found = table.get(key)
             if found is not None:
                 for k in range(NUM_PARTS - 1):
-                    hazards[k] = (found.ended[k] + PRIOR * hazards[k]) / (found.seen[k] + PRIOR)
+                    seen = found.seen[k] + _partly(found, k, now_s)
+                    hazards[k] = (found.ended[k] + PRIOR * hazards[k]) / (seen + PRIOR)
         return hazards
+
+    def seen(self, level: int, key: Hashable, now_s: int) -> list[float]:
+        """How many pods a key's hazards stand on, per part but the last."""
+        found = self._keys[level].get(key)
+        if found is None:
+            return [0.0] * (NUM_PARTS - 1)
+        return [found.seen[k] + _partly(found, k, now_s) for k in range(NUM_PARTS - 1)]
+
+
+def _partly(key: _Key, part: int, now_s: int) -> float:
+    """Pods within a part, each as the share of it that it has lived through, weighed like a remembered outcome."""
+    num = key.inside[part]
+    if not num:
+        return 0.0
+    lived = (now_s * num - key.entered_s[part]) / (AGES_S[part + 1] - AGES_S[part])
+    weight = key.seen[part] / key.outcomes[part] if key.outcomes[part] else 1.0
+    return min(max(lived, 0.0), num) * weight
 
 
 def _position(age_s: float) -> tuple[int, float]:
@@ -89,8 +145,8 @@ _LOG_MIDDLES = np.array(_middles())
 _PLACES = [[_position(age + horizon) for horizon in HORIZONS_S] for age in AGES_S]
 
 
-def lifespans(hazards: FloatArray) -> list[Lifespan]:
-    """One lifespan per row of ``(B, NUM_PARTS)`` hazards.
+def lifespans(hazards: FloatArray, rungs: Sequence[str] = ()) -> list[Lifespan]:
+    """One lifespan per row of ``(B, NUM_PARTS)`` hazards; ``rungs`` says what each stands on.
 
     The expected lifetime is the geometric mean over the parts that are left; chances are interpolated within a part.
     """
@@ -107,76 +163,29 @@ def lifespans(hazards: FloatArray) -> list[Lifespan]:
             gone[:, k, h] = 1 - later / np.maximum(alive[:, k], 1e-12)
     lives = np.rint(life).astype(np.int64).tolist()
     chances = np.clip(np.rint(1000 * gone), 0, 1000).astype(np.int64).tolist()
-    return [Lifespan(tuple(a), tuple(map(tuple, b))) for a, b in zip(lives, chances, strict=True)]
+    named = rungs or [""] * len(lives)
+    return [Lifespan(tuple(a), tuple(map(tuple, b)), rung) for a, b, rung in zip(lives, chances, named, strict=True)]
 
 
-KEEP = (0.95, 0.99, 0.999)
-"""Of outcomes of a workload, of a size, of all."""
-FRESH_S = 3600
-"""A lifespan is computed anew when its workload had an outcome, and at least so often."""
-Keys = tuple[Hashable, ...]
-EVERYONE: Keys = (None, None, "all")
+CLASS_STARTS = (0, 2, 3, 6)
+"""First part of life of each class of :mod:`placement.lineage`: to 15 minutes, to an hour, to a day, longer."""
 
 
-def keys_of(spec: PodSpec) -> Keys:
-    """A class's workload (None for bare pods, which have none in common), its size, and everyone."""
-    return workload_of(spec.namespace, spec.owner) or None, spec.main_amounts, "all"
+def part_shares(hazards: FloatArray) -> FloatArray:
+    """``(B, NUM_PARTS)`` shares of pods that end in each part of life, for hazards of all or all but the last part."""
+    h = np.concatenate([hazards[:, : NUM_PARTS - 1], np.ones((len(hazards), 1))], axis=1)
+    alive = np.concatenate([np.ones((len(h), 1)), np.cumprod(1 - h, axis=1)[:, :-1]], axis=1)
+    found: FloatArray = alive * h
+    return found
 
 
-class LifeHistory:
-    """Pods as they come and go, and the lifespans that this tells of. Times never go back."""
-
-    def __init__(self) -> None:
-        self.survival = Survival(KEEP)
-        self._running: dict[str, tuple[Keys, int]] = {}
-        self._passing: list[tuple[int, str, int, int]] = []
-        self._known: dict[str, tuple[int, Lifespan]] = {}
-
-    @property
-    def running(self) -> set[str]:
-        """UIDs of the pods that have not ended."""
-        return set(self._running)
-
-    def began(self, uid: str, spec: PodSpec, since_s: int) -> None:
-        """A pod runs since then."""
-        self._running[uid] = (keys_of(spec), since_s)
-        heapq.heappush(self._passing, (since_s + AGES_S[1], uid, since_s, 0))
-
-    def ended(self, uid: str, time_s: int) -> None:
-        """A pod is gone; one that was never seen is ignored."""
-        self.pass_by(time_s)
-        if uid in self._running:
-            keys, since_s = self._running.pop(uid)
-            self._learn(keys, part_of(max(time_s - since_s, 1)), ended=True)
-
-    def pass_by(self, now_s: int) -> None:
-        """Note who has lived through a part of life by now."""
-        while self._passing and self._passing[0][0] < now_s:
-            _at, uid, since_s, part = heapq.heappop(self._passing)
-            found = self._running.get(uid)
-            if found is None or found[1] != since_s:
-                continue
-            self._learn(found[0], part, ended=False)
-            if part + 2 < len(AGES_S):
-                heapq.heappush(self._passing, (since_s + AGES_S[part + 2], uid, since_s, part + 1))
-
-    def _learn(self, keys: Keys, part: int, *, ended: bool) -> None:
-        self.survival.outcome(keys, part, ended=ended)
-        if keys[0] is not None:
-            self._known.pop(str(keys[0]), None)
-
-    def lifetimes(self, more: Iterable[PodSpec], now_s: int) -> Lifetimes:
-        """What is known now, of the workloads of the pods that run and of ``more`` classes."""
-        all_keys = [keys for keys, _ in self._running.values()] + [keys_of(spec) for spec in more]
-        wanted = {str(keys[0]): keys for keys in all_keys if keys[0] is not None}
-        fresh = [n for n in wanted if n not in self._known or now_s - self._known[n][0] >= FRESH_S]
-        rows = [self.survival.hazards(wanted[n]) for n in fresh]
-        *found, everyone = lifespans(np.array([*rows, self.survival.hazards(EVERYONE)]))
-        self._known |= {name: (now_s, one) for name, one in zip(fresh, found, strict=True)}
-        return Lifetimes({n: self._known[n][1] for n in wanted}, everyone, now_s, "hazards")
+def class_shares(hazards: FloatArray) -> FloatArray:
+    """``(B, 4)`` shares of pods that end in each class of lifetime."""
+    found: FloatArray = np.add.reduceat(part_shares(hazards), CLASS_STARTS, axis=1)
+    return found
 
 
 def certain(life_s: int) -> Lifespan:
     """Of a pod whose lifetime is known."""
     gone = tuple(tuple(1000 * (life_s <= age + horizon) for horizon in HORIZONS_S) for age in AGES_S)
-    return Lifespan((life_s,) * NUM_PARTS, gone)
+    return Lifespan((life_s,) * NUM_PARTS, gone, "truth")

@@ -108,7 +108,13 @@ class App:
             lambda: self.informer.is_synced,
             read_workload(settings.knowledge) if settings.knowledge else None,
         )
-        self.lifetimes = LifetimeLearner(self.engine, settings.lifetimes_every_s, lambda: self.informer.is_synced)
+        self.lifetimes = LifetimeLearner(
+            self.engine,
+            settings.lifetimes_every_s,
+            lambda: self.informer.is_synced,
+            model=settings.usage.model,
+            max_workloads=settings.usage.max_workloads,
+        )
         self.prometheus = Prometheus(settings.usage, self.metrics) if settings.usage.prometheus else None
         self.usage = UsageLearner(
             self.engine,

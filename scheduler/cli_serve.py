@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import click
@@ -62,13 +63,16 @@ def _read_files(settings: Settings) -> None:
     ------
     PlacementError : one cannot.
     """
-    from placement.prediction import load_rungs, target_of
+    from placement.lifetime_model import load_lifetimes
+    from placement.prediction import RULE_PREFIX, load_rungs, target_of
     from scheduler.learner import read_workload
 
     if settings.knowledge:
         read_workload(settings.knowledge)
     if settings.usage.model:
         load_rungs(settings.usage.model, target_of(settings.usage.horizon))
+        if not settings.usage.model.startswith(RULE_PREFIX):
+            load_lifetimes(Path(settings.usage.model))
 
 
 def _overrides(options: dict[str, Any]) -> dict[str, Any]:

@@ -128,6 +128,30 @@ class Metrics:
         self.prediction_age = Gauge(
             "ullage_prediction_oldest_seconds", "Age of the oldest usage behind a prediction in force.", registry=r
         )
+        self.lifetime_rung = Gauge(
+            "ullage_lifetime_workloads",
+            "Workloads and sizes, by the rung that their lifetimes stand on.",
+            ["rung"],
+            registry=r,
+        )
+        self.lifetime_trusted = Gauge(
+            "ullage_lifetime_trusted",
+            "1 while the lifetime model may answer for known and for new workloads, 0 until it does no worse than the history.",
+            ["workloads"],
+            registry=r,
+        )
+        self.lifetime_loss = Gauge(
+            "ullage_lifetime_loss_nats",
+            "Mean logarithmic loss of the last outcomes, of the model and of the history; NaN before the first.",
+            ["workloads", "rung"],
+            registry=r,
+        )
+        self.lifetime_falls = Counter(
+            "ullage_lifetime_falls_total",
+            "Times that the lifetime model was shut, by the rung that answers instead.",
+            ["rung"],
+            registry=r,
+        )
         self.reclaimed = Gauge(
             "ullage_reclaimed",
             "Reclaimed capacity over all nodes, in cores and bytes.",

@@ -21,6 +21,7 @@ from placement.features import schema_of
 from placement.resources import AnyArray, FloatArray
 from placement.stacking import pinball
 from placement.usage import UsageSeries
+from simulator import lifetime_accuracy
 from simulator.charts import Line, line_chart
 from simulator.forecast_samples import Recording, Samples
 from simulator.training import LEVEL, Split, deployable_recording, predictions
@@ -169,7 +170,8 @@ svg{max-width:100%;height:auto}svg text{fill:var(--ink);font-size:13px}svg .grid
 
 def html(report: Report) -> str:
     """The report as one self-contained page."""
-    body = [f"<h1>Accuracy on {escape(str(report['data']))}: {escape(headline(report))}</h1>", _intro(report)]
+    body = [f"<h1>Accuracy on {escape(str(report['data']))}: {escape(headline(report))}</h1>"]
+    body += [_intro(report)] * bool(report["tasks"])
     for name, task in report["tasks"].items():
         body += [
             f"<h2>{escape(name)}</h2>",
@@ -177,6 +179,7 @@ def html(report: Report) -> str:
             _predictors(task["predictors"]),
             _groups(task["groups"]),
         ]
+    body += lifetime_accuracy.section(report["lifetimes"]) if "lifetimes" in report else []
     head = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Ullage accuracy</title><style>{STYLE}</style>"
@@ -186,6 +189,8 @@ def html(report: Report) -> str:
 
 def headline(report: Report) -> str:
     """On how many tasks the model is ahead of its best rival, and how far its promise holds, in words."""
+    if not report["tasks"]:
+        return lifetime_accuracy.headline(report["lifetimes"])
     rows, coverages = table_rows(report), [t["predictors"]["model"]["coverage"] for t in report["tasks"].values()]
     ahead = sum(float(row["pinball"]) < float(row["rival pinball"]) for row in rows)
     spread = sorted({f"{100 * share:.1f}" for share in (min(coverages), max(coverages))}, key=float)

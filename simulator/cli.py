@@ -88,6 +88,12 @@ def _question_options(command: Any) -> Any:
             "default: the largest sample of seven days.",
         ),
         click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", show_default=True, help="Of usage."),
+        click.option(
+            "--learn-lifetimes",
+            is_flag=True,
+            help="Learn during the replay how long pods live, as `ullage serve` does, for strategies that read it; "
+            "a --model that tells of lifetimes does so as well.",
+        ),
         click.option("--siblings", is_flag=True, help="Predict owners without a day of history from their siblings."),
         bad_rows,
         click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
@@ -119,6 +125,7 @@ def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[
         model=given["model"],
         horizon=given["horizon"],
         siblings=given["siblings"],
+        learn_lifetimes=given["learn_lifetimes"],
     )
 
 

@@ -24,19 +24,21 @@ DATA = click.option(
 )
 
 
-class UsageTrace(click.Path):
-    """A folder of recorded usage, a ``.ullage`` file, or ``demo``, as everywhere a trace is named."""
+class LearnTrace(click.Path):
+    """A folder of recorded usage, or a trace as everywhere one is named: ``.ullage``, ``demo``, ``READER:PATH``."""
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """The path that is meant."""
-        if value == "demo":
-            from simulator.sources import DEMO
+        """The text as it is, once the path in it exists."""
+        from simulator.sources import READERS
 
-            return DEMO
-        return super().convert(value, param, context)
+        reader, _, rest = str(value).partition(":")
+        path = rest.partition(":")[0] if rest and reader in READERS else value
+        if value != "demo":
+            super().convert(path, param, context)
+        return str(value)
 
 
-USAGE = UsageTrace(exists=True, path_type=Path)
+LEARN = LearnTrace(exists=True)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SEEDS = click.option(
     "--seeds",
@@ -81,12 +83,19 @@ def _folder_and_format(model: Path | None, output: str) -> tuple[Path, str]:
     return FOLDER.convert(output, None, None), "table"
 
 
+def lifetime_rows(ages: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Lifetimes for a terminal."""
+    from simulator.lifetime_accuracy import rows_of
+
+    return rows_of(ages)
+
+
 def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], output: str) -> None:
     click.echo(render({"apiVersion": API_VERSION, "kind": kind, **document}, rows, output))
 
 
 @click.command()
-@click.argument("trace", type=USAGE)
+@click.argument("trace", type=LEARN)
 @click.option("-m", "--model", type=FOLDER, help="Folder to write; `-o MODEL` does as well.  [required]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option(
@@ -103,23 +112,28 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
     help="Format on standard output; anything else is the folder to write.",
 )
 def train(
-    trace: Path, model: Path | None, seed: int, horizons: tuple[str, ...], rows: int, quiet: bool, output: str
+    trace: str, model: Path | None, seed: int, horizons: tuple[str, ...], rows: int, quiet: bool, output: str
 ) -> None:
-    """Learn usage from TRACE, a folder of recorded usage or a file of `ullage record`, and write models with a card."""
+    """Learn from TRACE what workloads use, how long pods live, or both, and write models with a card.
+
+    TRACE is a folder of recorded usage, a file of `ullage record`, or a trace with arrivals and ends as for `ullage simulate`.
+    """
+    from simulator.learning import read_learnable
+    from simulator.learning import train as run_training
     from simulator.training import Effort
-    from simulator.training import train as run_training
-    from simulator.usage_readers import read_usage
 
     model, output = _folder_and_format(model, output)
     targets = [_target(text) for text in horizons]
-    series = read_usage(trace)
-    for what, count in series.repairs:
+    source = read_learnable(trace)
+    for what, count in () if source.usage is None else source.usage.repairs:
         click.echo(f"note: {what}: {count}", err=True)
-    with progress(f"training on {series.name}", quiet=quiet) as advance:
-        trained = run_training(
-            series, model, seed=seed, effort=Effort(rows, max(2000, rows // 4), by_weight=True), targets=targets,
+    with progress(f"training on {source.name}", quiet=quiet) as advance:
+        learned = run_training(
+            source, model, seed=seed, effort=Effort(rows, max(2000, rows // 4), by_weight=True), targets=targets,
             created_s=int(time.time()), progress=lambda _name, done, total: advance(done, total),
         )  # fmt: skip
+    for note in learned.notes:
+        click.echo(f"note: {note}", err=True)
     table = [
         {
             "task": f"{t.resource}-{t.target.name}",
@@ -129,14 +143,30 @@ def train(
             "calibration": f"{t.calibration:.3f}",
             **{k: f"{v:.4f}" for k, v in t.metrics.items() if k.endswith("unseen")},
         }
-        for t in trained
+        for t in learned.usage
     ]
     document = json.loads((model / "card.json").read_text(encoding="utf-8"))
-    _emit("ModelCard", document, table, output)
+    lives = [] if learned.lifetimes is None else lifetime_rows(learned.lifetimes.section["metrics"])
+    _emit_both("ModelCard", document, table, lives, output)
+
+
+def _emit_both(
+    kind: str,
+    document: Mapping[str, Any],
+    usage: list[dict[str, Any]],
+    lifetimes: list[dict[str, str]],
+    output: str,
+) -> None:
+    """Two tables, where both were learned; one document."""
+    if usage or not lifetimes:
+        _emit(kind, document, usage, output)
+    if lifetimes and (output not in ("json", "yaml") or not usage):
+        click.echo("\n" * bool(usage), nl=False)
+        _emit(kind, document, lifetimes, output)
 
 
 @click.command()
-@click.argument("trace", type=USAGE)
+@click.argument("trace", type=LEARN)
 @click.option(
     "-m",
     "--model",
@@ -147,22 +177,23 @@ def train(
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
 @QUIET
 @output_option
-def evaluate(trace: Path, model: Path, report: Path | None, quiet: bool, output: str) -> None:
-    """Judge a model on the last third of TRACE (a usage folder, or of `ullage record`), beside every rival and the oracle."""
-    from simulator.accuracy import evaluate as judge
+def evaluate(trace: str, model: Path, report: Path | None, quiet: bool, output: str) -> None:
+    """Judge a model on the last third of TRACE (as for `ullage train`), beside every rival and the oracle."""
     from simulator.accuracy import html, table_rows
     from simulator.cli import check_writable
-    from simulator.usage_readers import read_usage
+    from simulator.learning import evaluate as judge
+    from simulator.learning import read_learnable
 
     if report is not None:
         check_writable(report)
-    series = read_usage(trace)
-    with progress(f"evaluating on {series.name}", quiet=quiet) as advance:
-        result = judge(series, model, progress=lambda _name, done, total: advance(done, total))
+    source = read_learnable(trace)
+    with progress(f"evaluating on {source.name}", quiet=quiet) as advance:
+        result = judge(source, model, progress=lambda _name, done, total: advance(done, total))
     if report is not None:
         write_whole({report: html(result)})
         click.echo(f"report: {report}", err=True)
-    _emit("Accuracy", result, table_rows(result), output)
+    lives = lifetime_rows(result["lifetimes"]["ages"]) if "lifetimes" in result else []
+    _emit_both("Accuracy", result, table_rows(result), lives, output)
 
 
 @click.command("forecast")

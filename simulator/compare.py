@@ -22,17 +22,19 @@ from typing import Any
 import numpy as np
 
 from placement.errors import PlacementError
-from placement.prediction import Rungs, card_of, load_rungs, target_of
+from placement.lifetime_model import load_lifetimes
+from placement.prediction import RULE_PREFIX, Rungs, card_of, load_rungs, target_of
 from placement.strategies import strategy_named
 from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
 from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
+from simulator.lifetime_learner import LifetimeLearner
 from simulator.measures import SERIES_POINTS, measure
 from simulator.mechanisms import use_policies
 from simulator.reclaiming import batch_on_reclaimed
-from simulator.replay import Interruptions, Replay, ReplayOptions
+from simulator.replay import Interruptions, Policy, Replay, ReplayOptions
 from simulator.sources import open_trace
 from simulator.trace import Trace
 
@@ -73,9 +75,12 @@ class Question:
     model: str = ""
     """Folder of ``ullage train`` that forecasts of usage come from, as in ``ullage serve``; empty = the history alone."""
     horizon: str = "6h-peak"
+    """What is forecast of usage: window and statistic."""
     siblings: bool = False
     """Whether workloads without a day of history are predicted from their siblings."""
-    """What is forecast of usage: window and statistic."""
+    learn_lifetimes: bool = False
+    """Whether strategies that read lifetimes learn them during the replay, as in ``ullage serve``; a model that tells of
+    lifetimes switches it on."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,20 @@ def rungs_of(cell: Cell) -> Rungs:
     return load_rungs(question.model, target_of(question.horizon), parts=parts)
 
 
+def lifetime_policies(question: Question) -> tuple[Policy, ...]:
+    """What learns lifetimes in a cell, if anything does.
+
+    Raises
+    ------
+    ModelError : the model cannot be used.
+    """
+    has_folder = question.model and not question.model.startswith(RULE_PREFIX)
+    model = load_lifetimes(Path(question.model)) if has_folder else None
+    if model is None and not question.learn_lifetimes:
+        return ()
+    return (LifetimeLearner(model=model),)
+
+
 def run_cell(cell: Cell, within: Within | None = None) -> Row:
     """Replay one cell and measure it."""
     question = cell.question
@@ -173,6 +192,8 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
         if question.mechanism == "reclaimed":
             trace = batch_on_reclaimed(trace, cell.seed)
     strategy = strategy_named(cell.strategy)
+    if strategy.reads_lifetimes:
+        options = replace(options, policies=(*options.policies, *lifetime_policies(question)))
     outcome = Replay(trace, strategy, options).run(
         None if within is None else lambda done, total: within(done / max(total, 1))
     )
@@ -194,6 +215,7 @@ def cells_of(question: Question) -> list[Cell]:
         delivery_named(delivery)
     book_of(question)
     load_rungs(question.model, target_of(question.horizon))
+    lifetime_policies(question)
     return [
         Cell(question, trace, strategy, delivery, seed, load)
         for trace in question.traces

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from placement import log
 from placement.knowledge import AGES_S, Lifespan, Lifetimes, workload_of
-from placement.pods import PodSpec
+from placement.lifetime_model import LifetimeModel
+from placement.lifetimes import LifetimeForecaster
 from placement.resources import IntArray
-from placement.survival import UNKNOWN, LifeHistory, certain, lifespans
+from placement.survival import UNKNOWN, certain, lifespans
 
 if TYPE_CHECKING:
     from simulator.replay import Replay
@@ -19,39 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class LifetimeLearner:
-    """Follows the replay's log; swaps in lifespans of the workloads that are here or arrive before the next act.
+    """Passes the replay's log on to :class:`placement.lifetimes.LifetimeForecaster`, and swaps knowledge.
 
-    Those that arrive later would be told the same by what is known now and are left out to save time only; nothing that
-    happens after the moment enters.
+    The order of a round is that of ``ullage serve``: news, questions, answers, outcomes, knowledge.
     """
 
     every_s: int = 300
-    history: LifeHistory = field(default_factory=LifeHistory)
+    model: LifetimeModel | None = None
 
     def __post_init__(self) -> None:
+        self.forecaster = LifetimeForecaster(self.model, max_workloads=10**6, every_s=self.every_s)
         self._read = 0
 
     def act(self, replay: Replay) -> None:
         """Catch up, then tell."""
-        now, history = replay.time_s, self.history
+        now, forecaster = replay.time_s, self.forecaster
+        forecaster.begin_round(now)
         events = replay.state.log.events
         for event in events[self._read :]:
-            if event.kind == log.POD_BOUND:
-                history.pass_by(event.time_s)
-                history.began(event.subject, event.detail, event.time_s)
-            elif event.kind == log.POD_RELEASED:
-                history.ended(event.subject, event.time_s)
+            forecaster.hear(event)
         self._read = len(events)
-        history.pass_by(now)
-        known = history.lifetimes(arriving(replay, now, self.every_s), now)
-        replay.state.learn(replay.state.knowledge.but(lifetimes=known), time_s=now)
-
-
-def arriving(replay: Replay, now: int, every_s: int) -> set[PodSpec]:
-    """Classes that arrive from now on and before the next act."""
-    pods = replay.trace.pods
-    low, high = np.searchsorted(pods.arrival_s, [now, now + every_s])
-    return {replay.trace.specs[c] for c in np.unique(pods.spec[low:high]).tolist()}
+        forecaster.learn(now)
+        replay.state.learn(forecaster.renewed(replay.state.knowledge, now), time_s=now)
 
 
 @dataclass

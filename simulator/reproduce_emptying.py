@@ -3,7 +3,8 @@
 Azure arrivals (a seeded share of the batches), a batch's make-up as the owner, on a fleet of one shape that is large
 enough for nobody to wait. Everyone places the same pods on the same nodes; what differs is how much of the node-time is
 empty, which is what can be drained, switched off, or given to who needs a whole node. Lifetimes are learned while the
-replay runs, from pods that ended or ran on before the decision; the first day and a half only warms up.
+replay runs, from pods that ended or ran on before the decision; the first day and a half only warms up. A model
+(``ullage train``) is fitted on all batches of that day and a half, as known at its end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 
+from placement.lifetime_model import LifetimeModel
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
@@ -25,6 +27,7 @@ from placement.strategy import Strategy, Weighted
 from simulator.azure import read_azure
 from simulator.cost import PriceBook, Rates
 from simulator.lifetime_learner import LifetimeLearner, TrueLifetimes
+from simulator.lifetime_training import train_lifetimes
 from simulator.measures import measure
 from simulator.output import API_VERSION, output_option, progress, render
 from simulator.replay import Policy, Replay, ReplayOptions
@@ -36,6 +39,7 @@ ENDLESS_S = 432_000
 CELLS = (
     *((name, "none") for name in ("kube-default", "best-fit")),
     *((name, "learned") for name in ("nilas", "emptying", "ullage")),
+    *((name, "model") for name in ("nilas", "ullage")),
     *((name, "true") for name in ("nilas", "exit-times")),
 )
 BOUND = Strategy(
@@ -85,12 +89,36 @@ def owned(trace: Trace, share: float, seed: int, *, alone: bool = False) -> Trac
     return trace.but(specs=tuple(classes), pods=made)
 
 
-def cell(trace: Trace, alone: Trace, strategy: str, lifetimes: str, fleet: Fleet, seed: int) -> dict[str, Any]:
+def before_it_counts(trace: Trace) -> Trace:
+    """What is known of a trace when the warm-up is over: who runs then has not ended."""
+    pods = trace.pods
+    now = int(pods.arrival_s[0]) + WARMUP_S
+    here = np.flatnonzero(pods.arrival_s <= now)
+    ends = pods.departure_s[here]
+    made = pods.of(
+        name=pods.name[here],
+        spec=pods.spec[here],
+        arrival_s=pods.arrival_s[here],
+        departure_s=np.where(ends > now, NEVER, ends),
+    )
+    return trace.but(pods=made)
+
+
+def cell(
+    trace: Trace,
+    alone: Trace,
+    strategy: str,
+    lifetimes: str,
+    fleet: Fleet,
+    seed: int,
+    model: LifetimeModel | None = None,
+) -> dict[str, Any]:
     """One replay in numbers."""
     used = (alone if lifetimes == "true" else trace).but(nodes=fleet.nodes())
     policies: tuple[Policy, ...] = ()
-    if lifetimes == "learned":
-        policies = (LifetimeLearner(),)
+    learner = LifetimeLearner(model=model if lifetimes == "model" else None)
+    if lifetimes in ("learned", "model"):
+        policies = (learner,)
     elif lifetimes == "true":
         arrival, departure = used.pods.arrival_s, used.pods.departure_s
         policies = (TrueLifetimes(np.where(departure == NEVER, ENDLESS_S, departure - arrival)),)
@@ -108,6 +136,7 @@ def cell(trace: Trace, alone: Trace, strategy: str, lifetimes: str, fleet: Fleet
         "pods": metrics["pods"],
         "pending_s_p99": metrics["pending_s_p99"],
         "decisions": outcome.num_decisions,
+        "rungs": dict(learner.forecaster.by_rung()),
         "cpu_s": outcome.cpu_s,
     }
 
@@ -120,11 +149,12 @@ def run(data: Path, fleet: Fleet, share: float, seeds: range, advance: Any) -> d
     TraceError : the trace is missing or damaged.
     """
     azure = read_azure(data / "azure-v1-vms")
+    model = train_lifetimes(before_it_counts(owned(azure, 1, 0))).model
     rows = []
     for seed in seeds:
         trace, alone = owned(azure, share, seed), owned(azure, share, seed, alone=True)
         for strategy, lifetimes in CELLS:
-            rows.append(cell(trace, alone, strategy, lifetimes, fleet, seed))
+            rows.append(cell(trace, alone, strategy, lifetimes, fleet, seed, model))
             advance(len(rows), len(seeds) * len(CELLS))
     base = {r["seed"]: r["empty_share"] for r in rows if r["strategy"] == "best-fit"}
     summary = []

@@ -18,15 +18,22 @@ from typing import Any
 import numpy as np
 
 from placement.boosted import FitOptions, fit_classes
+from placement.lifetime_history import Kin, LifeHistory
+from placement.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, class_of
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, FloatArray, IntArray
+from placement.survival import class_shares
 from placement.usage import SingleArray
 from simulator.azure import read_azure
 from simulator.dlrm import read_dlrm
-from simulator.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, as_rows, class_of, concordance
+from simulator.lifetime_scores import concordance
 from simulator.trace import NEVER, Pods, Trace
 
 RULES = ("last", "majority", "mean", "survival")
+NO_OWNER = ("population", "ended")
+"""Rules that look at no owner: hazards of all that arrived, whether ended or running, and the shares of all pods that have
+ended. The latter is biased to short lives: of those that came together the short-lived have ended first."""
+EVERYONE = Kin("", (0, 0, 0))
 AGES_S = (0, *LIMITS_S[:2])
 MOST_FIT = 60_000
 YOUNGEST_S = 300.0
@@ -74,6 +81,30 @@ class Arrivals:
         return np.where(unknown, -1, known)
 
 
+class Population:
+    """Classes of lifetime of everyone, by the hazards that a service learns while it runs (:class:`LifeHistory`)."""
+
+    def __init__(self) -> None:
+        self._history = LifeHistory()
+        self._known: tuple[float, Prospect] | None = None
+
+    def arrive(self, pod: int, now_s: float) -> None:
+        """A pod arrived."""
+        self._history.began(str(pod), EVERYONE, int(now_s))
+
+    def end(self, pod: int, now_s: float) -> None:
+        """A pod ended."""
+        self._history.ended(str(pod), int(now_s))
+
+    def prospect(self, now_s: float) -> Prospect:
+        """As of now, when all that came and went before has been told."""
+        if self._known is None or self._known[0] != now_s:
+            self._history.pass_by(int(now_s))
+            hazards = np.array([self._history.hazards(None, int(now_s))])
+            self._known = now_s, Prospect(tuple(class_shares(hazards)[0].tolist()))
+        return self._known[1]
+
+
 def stream(
     trace: Trace, keys: Sequence[str], values: Sequence[Sequence[object]],
     extra: SingleArray, extra_names: Sequence[str], horizon_s: float, from_s: float,
@@ -84,8 +115,8 @@ def stream(
     ends: list[tuple[float, int]] = []
     rows: list[list[float]] = []
     kept: list[int] = []
-    everyone = np.full(NUM_CLASSES, 1.0)
-    rules: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*RULES, "population")}
+    ended_shares, latest = np.full(NUM_CLASSES, 1.0), Population()
+    rules: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*RULES, *NO_OWNER)}
     pending: list[int] = []
     pending_s = -1.0
     for i in range(len(pods)):
@@ -93,18 +124,21 @@ def stream(
         if now != pending_s:
             for j in pending:
                 lineage.arrive(values[j], pending_s)
+                latest.arrive(j, pending_s)
             pending, pending_s = [], now
         while ends and ends[0][0] <= now:
             end, j = heapq.heappop(ends)
             lineage.end(values[j], float(pods.arrival_s[j]), end)
-            everyone[class_of(end - float(pods.arrival_s[j]))] += 1
-        population = Prospect(tuple(float(x) for x in everyone / everyone.sum()))
+            latest.end(j, end)
+            ended_shares[class_of(end - float(pods.arrival_s[j]))] += 1
         if now > from_s:
+            population = latest.prospect(now)
             kept.append(i)
             rows.append([*lineage.describe(values[i], now), *extra[i].tolist(), (now % 86_400) / 3600])
             for name in RULES:
                 rules[name].append((lineage.rule(name, values[i], now) or population).probabilities)
             rules["population"].append(population.probabilities)
+            rules["ended"].append(tuple(float(x) for x in ended_shares / ended_shares.sum()))
         pending.append(i)
         if pods.departure_s[i] != NEVER:
             heapq.heappush(ends, (float(max(pods.departure_s[i], pods.arrival_s[i] + 1)), i))
@@ -114,7 +148,9 @@ def stream(
     lifetime = np.where(ended, pods.departure_s[index], horizon_s) - arrival
     names = (*lineage.feature_names, *extra_names, "hour")
     tables = {name: np.array(found) for name, found in rules.items()}
-    return Arrivals(names, as_rows(rows), arrival, np.maximum(lifetime, 1.0), ended.astype(np.int64), tables)
+    return Arrivals(
+        names, np.asarray(rows, np.float32), arrival, np.maximum(lifetime, 1.0), ended.astype(np.int64), tables
+    )
 
 
 def dlrm_arrivals(folder: Path) -> Arrivals:
@@ -173,7 +209,7 @@ def _size(spec: PodSpec) -> tuple[int, int, int]:
 
 def _requests(specs: Sequence[PodSpec]) -> tuple[SingleArray, tuple[str, ...]]:
     table = [[s.amount(CPU) / 1000, s.amount(MEMORY) / 2**30, s.amount(GPU_SHARE) / 1000, s.priority] for s in specs]
-    return as_rows(table), ("cores", "memory_gib", "gpus", "priority")
+    return np.asarray(table, np.float32), ("cores", "memory_gib", "gpus", "priority")
 
 
 def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress) -> FloatArray:

@@ -286,8 +286,9 @@ def train(
     targets: Sequence[Target] = (),
     created_s: int = 0,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    more: Mapping[str, object] | None = None,
 ) -> list[Trained]:
-    """Fit every resource and target of a recording and write models with their card to ``folder``.
+    """Fit every resource and target of a recording and write models with their card, and ``more`` in it, to ``folder``.
 
     Raises
     ------
@@ -305,7 +306,8 @@ def train(
         progress(f"{resource} {target.name}", number, len(tasks))
         trained.append(train_task(recording, resource, target, split, effort=effort, seed=seed, held_fold=held_fold))
     progress("saving", len(tasks), len(tasks))
-    save([m for t in trained for m in t.models], folder, model_card(series, split, trained, seed, created_s))
+    card = {**model_card(series, split, trained, seed, created_s), **(more or {})}
+    save([m for t in trained for m in t.models], folder, card)
     return trained
 
 

@@ -141,10 +141,27 @@ def test_numbers_and_readers_that_are_none_are_wrong_usage(tmp_path: Path, words
     assert "Traceback" not in refused.stderr
 
 
-def test_the_demo_can_be_named_for_training_too(tmp_path: Path) -> None:
-    refused = ullage("train", "demo", "-m", "model", cwd=tmp_path)
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("ullage: trace demo: has no usage of pods")
+def test_the_demo_tells_of_lifetimes_and_says_that_it_has_no_usage(tmp_path: Path) -> None:
+    trained = ullage("train", "demo", "-m", "model", "-o", "json", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "usage is not learned: trace demo: has no usage of pods" in trained.stderr
+    card = json.loads(trained.stdout)
+    assert card["models"] == []
+    assert card["lifetimes"]["metrics"]["0s"]["all"]["oracle"]["accuracy"] == 1
+    judged = ullage("evaluate", "demo", "-m", "model", "--report", "accuracy.html", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    assert "at arrival, all" in judged.stdout
+    assert "<h2>Lifetimes</h2>" in (tmp_path / "accuracy.html").read_text()
+
+
+def test_training_names_what_it_cannot_learn_from(tmp_path: Path) -> None:
+    for words, code, says in (
+        ("train nowhere -m model", 2, "does not exist"),
+        ("train openb:nowhere -m model", 2, "does not exist"),
+    ):
+        refused = ullage(*words.split(), cwd=tmp_path)
+        assert refused.returncode == code
+        assert says in refused.stderr
     assert not list(tmp_path.iterdir())
 
 

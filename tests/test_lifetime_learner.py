@@ -14,7 +14,7 @@ from tests.live_engine import Live, cpu_pod
 JOB, SERVICE = cpu_pod(1, owner="Job/batch"), cpu_pod(1, owner="StatefulSet/web")
 
 
-def test_jobs_that_end_and_services_that_stay_are_told_apart_and_decisions_replay(tmp_path: Path) -> None:
+async def test_jobs_that_end_and_services_that_stay_are_told_apart_and_decisions_replay(tmp_path: Path) -> None:
     live = Live(tmp_path / "records")
     live.engine.strategy = STRATEGIES["nilas"]
     now = 0
@@ -29,7 +29,7 @@ def test_jobs_that_end_and_services_that_stay_are_told_apart_and_decisions_repla
         if round_ >= 2:
             state.release(f"job-{round_ - 2}", time_s=now)
         state.bind(f"job-{round_}", JOB, "n1", time_s=now)
-        learner.look()
+        await learner.turn()
     lifetimes = state.knowledge.lifetimes
     assert lifetimes is not None
     assert 300 < lifetimes.of_pod(JOB).life_s[0] < 1200

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
+from placement.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of
 from placement.pods import PodSpec
-from simulator.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of, concordance
+from simulator.lifetime_scores import concordance
 from simulator.reproduce_lifetimes import known_at, stream
 from simulator.trace import NEVER, Manifest, Pods, Trace
 

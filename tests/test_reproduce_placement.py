@@ -11,7 +11,7 @@ from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from placement.usage import STEP_S
 from simulator.placement_page import frontier, report
-from simulator.reproduce_emptying import Fleet, owned
+from simulator.reproduce_emptying import WARMUP_S, Fleet, before_it_counts, owned
 from simulator.reproduce_emptying import cell as emptying_cell
 from simulator.reproduce_placement import (
     ADVERSARIES,
@@ -24,7 +24,7 @@ from simulator.reproduce_placement import (
     run_cell,
     summary,
 )
-from simulator.trace import Pods, Trace, Usage
+from simulator.trace import NEVER, Pods, Trace, Usage
 
 DAY_S = 86_400
 GIB = 2**30
@@ -117,6 +117,9 @@ def test_empty_nodes_are_counted_for_the_same_pods(strategy: str, lifetimes: str
     made, alone = owned(trace, 1.0, 0), owned(trace, 1.0, 0, alone=True)
     assert len(made.specs) == 1
     assert len(alone.specs) == num
+    known = before_it_counts(made)
+    assert known.pods.arrival_s.max() <= WARMUP_S
+    assert ((known.pods.departure_s <= WARMUP_S) | (known.pods.departure_s == NEVER)).all()
     row = emptying_cell(made, alone, strategy, lifetimes, Fleet(num_nodes=8), 0)
     assert row["placed"] == row["pods"] == num
     assert 0 < row["empty_share"] < 1

@@ -15,7 +15,7 @@ from placement.resources import CPU, MEMORY, PODS
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from placement.strategy import PREDICTED_FULL, main_reason
-from placement.survival import NUM_PARTS, LifeHistory, Survival, certain, lifespans, part_of
+from placement.survival import NUM_PARTS, Survival, certain, class_shares, lifespans, part_of
 from simulator.lifetime_learner import LifetimeLearner, TrueLifetimes
 from simulator.replay import Replay, ReplayOptions
 from simulator.trace import Trace
@@ -41,25 +41,40 @@ def test_a_key_with_many_outcomes_speaks_for_itself_and_one_without_leans_on_the
     for _ in range(200):
         survival.outcome(("short", "all"), 0, ended=True)
         survival.outcome(("long", "all"), 0, ended=False)
-    short, long, new = (survival.hazards((name, "all"))[0] for name in ("short", "long", "new"))
+    short, long, new = (survival.hazards((name, "all"), 0)[0] for name in ("short", "long", "new"))
     assert short > 0.95
     assert long < 0.05
     assert new == pytest.approx(0.5, abs=0.05)
 
 
-def test_bare_pods_do_not_stand_for_everyone() -> None:
-    history = LifeHistory()
-    bare, owned = PodSpec(((CPU, 1000), (MEMORY, GIB))), _spec("web")
-    for i in range(200):
-        history.began(f"bare{i}", bare, 10 * i)
-        history.ended(f"bare{i}", 10 * i + 5)
-    for i in range(2000):
-        history.began(f"owned{i}", owned, 2000 + i)
-    for i in range(2000):
-        history.ended(f"owned{i}", 300_000 + i)
-    found = history.lifetimes([bare, owned], 310_000)
-    assert set(found.of) == {"default/StatefulSet/web"}
-    assert found.everyone.gone_milli[0][1] < 200  # one pod in eleven was a short bare one
+def test_pods_that_still_run_are_not_left_out_of_the_hazards() -> None:
+    """Of a hundred that came together ten have ended at once: to count these alone would say that all end soon."""
+    survival = Survival((0.999,))
+    for _ in range(100):
+        survival.enter(("a",), 2, 0)
+    for _ in range(10):
+        survival.leave(("a",), 2, 0)
+        survival.outcome(("a",), 2, ended=True)
+    assert survival.hazards(("a",), 1)[2] > 0.75, "none of the others has lived through any of it"
+    later = survival.hazards(("a",), 2600)[2]
+    assert 0.1 < later < 0.15
+    weight = np.mean([0.999**i for i in range(10)])
+    assert survival.seen(0, "a", 2600)[2] == pytest.approx(weight * (10 + 90 * 2600 / 2700))
+    assert survival.seen(0, "b", 2600) == [0.0] * (NUM_PARTS - 1)
+
+
+def test_many_that_run_do_not_drown_what_is_remembered() -> None:
+    survival = Survival((0.9,))
+    for _ in range(1000):
+        survival.outcome(("a",), 1, ended=True)
+    for _ in range(500):
+        survival.enter(("a",), 1, 0)
+    assert survival.hazards(("a",), 300)[1] > 0.6
+
+
+def test_shares_of_classes_add_up_the_parts_of_life() -> None:
+    shares = class_shares(np.array([[0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 1.0], [0.0] * 8]))
+    np.testing.assert_allclose(shares, [[0.75, 0.125, 0.0625, 0.0625], [0, 0, 0, 1]])
 
 
 @given(st.lists(st.floats(0, 1), min_size=NUM_PARTS - 1, max_size=NUM_PARTS - 1))

@@ -4,21 +4,19 @@ A pod's owner (ReplicaSet, Job, application, deployment batch) is the one thing 
 lifetime. :class:`Lineage` keeps, per owner and per coarser kin, what is known *now*: lifetimes of those that ended,
 ages of those that still run. :class:`Prospect` is the answer, a distribution over four classes of lifetime that is
 conditioned on age again and again while the pod lives (LAVA, MLSys'25; classes of Resource Central, SOSP'17).
-This is measured (``ullage reproduce lifetimes``); what decisions read comes from :mod:`placement.survival`.
+The features of :mod:`placement.lifetime_history`, and so of the models of ``ullage train``, are those of a lineage.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.resources import FloatArray, IntArray
-from placement.usage import SingleArray
 
 LIMITS_S = (900, 3600, 86_400)
 """Upper limits of the classes: to 15 minutes, to an hour, to a day, longer."""
@@ -108,7 +106,8 @@ FORGET = 0.93
 class Lineage:
     """Streaming history of pods by several keys, from the most particular (owner) to the most general.
 
-    Call :meth:`describe` before :meth:`arrive`: the answer must not contain the pod itself. Times never go back.
+    Call :meth:`describe` before :meth:`arrive`: the answer must not contain the pod itself. Times never go back. A value
+    of None at a level is nobody's: nothing is kept under it, and nothing is known.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -130,7 +129,11 @@ class Lineage:
     def arrive(self, values: Sequence[object], now_s: float) -> None:
         """A pod arrived."""
         for table, value in zip(self._kin, values, strict=True):
-            kin = table.setdefault(value, _Kin())
+            if value is None:
+                continue
+            kin = table.get(value)
+            if kin is None:
+                kin = table[value] = _Kin()
             kin.running += 1
             kin.arrivals += 1
             kin.started_sum += now_s
@@ -144,10 +147,7 @@ class Lineage:
     def end(self, values: Sequence[object], started_s: float, now_s: float) -> None:
         """A pod that arrived at ``started_s`` ended."""
         lifetime = max(now_s - started_s, 1.0)
-        for table, value in zip(self._kin, values, strict=True):
-            kin = table.get(value)
-            if kin is None or kin.running <= 0:
-                raise ConfigError(f"a pod of {value!r} ended that never arrived; report arrivals first")
+        for kin in self._of_running(values):
             kin.running -= 1
             kin.started_sum -= started_s
             kin.last_end_s = now_s
@@ -159,6 +159,32 @@ class Lineage:
             kin.ended.append(math.log(lifetime))
             kin.classes = [c * FORGET for c in kin.classes]
             kin.classes[class_of(lifetime)] += 1
+
+    def withdraw(self, values: Sequence[object], started_s: float) -> None:
+        """A pod that arrived at ``started_s`` is gone, and nobody knows since when: as if it had never been."""
+        for kin in self._of_running(values):
+            kin.running -= 1
+            kin.started_sum -= started_s
+            open_now = next((entry for entry in kin.recent if entry[0] == started_s and entry[1] < 0), None)
+            if open_now is not None:
+                kin.recent.remove(open_now)
+            for burst in [b for b in kin.bursts if b[0] == started_s]:
+                burst[1] -= 1
+                if not burst[1]:
+                    kin.bursts.remove(burst)
+
+    def _of_running(self, values: Sequence[object]) -> Iterator[_Kin]:
+        for table, value in zip(self._kin, values, strict=True):
+            if value is None:
+                continue
+            kin = table.get(value)
+            if kin is None or kin.running <= 0:
+                raise ConfigError(f"a pod of {value!r} ended that never arrived; report arrivals first")
+            yield kin
+
+    def forget(self, level: int, value: object) -> None:
+        """What is known of a key, at a level of :attr:`keys`; none of its pods may run."""
+        self._kin[level].pop(value, None)
 
     def rule(self, name: str, values: Sequence[object], now_s: float) -> Prospect | None:
         """A simple rule on the most particular key that has an ended pod: ``last``, ``majority`` or ``mean``.
@@ -267,22 +293,3 @@ def _features(kin: _Kin | None, now_s: float) -> list[float]:
     recent = [*(x for part in _passes(kin, now_s) for x in part), *_latest(kin, now_s)]
     counts = [float(kin.running), age, arrival, ended, float(kin.arrivals)]
     return [float(len(logs)), *shape, *shares, *recent, *counts, *_bursts(kin, now_s)]
-
-
-def concordance(predicted: FloatArray, lifetime_s: FloatArray, is_ended: IntArray, rng: np.random.Generator) -> float:
-    """Harrell's C over random comparable pairs: how often the pod predicted to live longer did.
-
-    A pair is comparable when the shorter of the two lifetimes is known to have ended.
-    """
-    num = len(predicted)
-    left, right = rng.integers(0, num, 400_000), rng.integers(0, num, 400_000)
-    shorter = np.where(lifetime_s[left] <= lifetime_s[right], left, right)
-    longer = np.where(lifetime_s[left] <= lifetime_s[right], right, left)
-    usable = (lifetime_s[shorter] < lifetime_s[longer]) & (is_ended[shorter] > 0)
-    ahead, behind = predicted[longer][usable], predicted[shorter][usable]
-    return float(((ahead > behind) + 0.5 * (ahead == behind)).mean()) if usable.any() else 0.5
-
-
-def as_rows(rows: Sequence[Sequence[float]]) -> SingleArray:
-    """(S, F) float32."""
-    return np.asarray(rows, np.float32)

@@ -1,0 +1,166 @@
+"""What ``ullage train`` and ``ullage evaluate`` learn from: usage, lifetimes, or both, as a recording has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from placement import boosted
+from placement.baselines import Target
+from placement.errors import ModelError, PlacementError
+from placement.lifetime_model import FILE, SECTION, load_lifetimes
+from placement.usage import UsageSeries
+from simulator import accuracy, training
+from simulator.lifetime_samples import JUDGED_AGES_S, Draw, samples_of, with_owners
+from simulator.lifetime_training import Bounds, TrainedLifetimes, data_of, judge, train_lifetimes
+from simulator.recorded import usage_of_trace
+from simulator.sources import MARKS, READERS, open_trace
+from simulator.trace import NEVER, Trace, TraceError
+from simulator.usage_readers import read_usage
+
+Progress = Callable[[str, int, int], None]
+JUDGED = 20_000
+"""Most pods per age that ``ullage evaluate`` judges."""
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """A recording, and what can be learned from it."""
+
+    name: str
+    usage: UsageSeries | None = None
+    trace: Trace | None = None
+    """With arrivals and ends."""
+    notes: list[str] = field(default_factory=list)
+    """Why the other part is missing."""
+
+
+def read_learnable(text: str) -> Learnable:
+    """A folder of recorded usage, a ``.ullage`` file, ``demo``, or what ``ullage simulate`` replays.
+
+    Raises
+    ------
+    TraceError : it is neither, or tells neither usage nor lifetimes.
+    """
+    path = Path(text)
+    is_trace = text == "demo" or path.suffix == ".ullage" or (path / "manifest.json").exists()
+    is_trace = is_trace or text.partition(":")[0] in READERS
+    if not is_trace and not any((path / mark).exists() for mark in MARKS):
+        series = read_usage(path)
+        return Learnable(series.name, series)
+    trace = open_trace(text)
+    name, notes = trace.manifest.name, []
+    usage = None
+    try:
+        usage = usage_of_trace(trace)
+    except TraceError as error:
+        notes.append(f"usage is not learned: {error}")
+    ends = bool((trace.pods.departure_s != NEVER).any())
+    if not ends:
+        notes.append(f"lifetimes are not learned: trace {name}: no pod ends")
+    if usage is None and not ends:
+        raise TraceError(f"trace {name}: tells neither what pods use nor how long they live: " + "; ".join(notes))
+    return Learnable(name, usage, trace if ends else None, notes)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was trained."""
+
+    usage: list[training.Trained]
+    lifetimes: TrainedLifetimes | None
+    notes: list[str]
+
+
+def train(
+    source: Learnable,
+    folder: Path,
+    *,
+    seed: int,
+    effort: training.Effort,
+    targets: Sequence[Target] = (),
+    created_s: int = 0,
+    progress: Progress = lambda name, done, total: None,
+) -> Learned:
+    """Fit what the recording tells, and write one folder with one card. A part that cannot be fitted is left out, and said.
+
+    Raises
+    ------
+    PlacementError : nothing can be fitted.
+    """
+    notes = list(source.notes)
+    errors: list[PlacementError] = []
+    lifetimes: TrainedLifetimes | None = None
+    if source.trace is not None:
+        try:
+            lifetimes = train_lifetimes(source.trace, seed=seed, rows=effort.rows, progress=progress)
+        except PlacementError as error:
+            errors.append(error)
+            notes.append(f"lifetimes are not learned: {error}")
+    more = {} if lifetimes is None else {SECTION: lifetimes.section}
+    if lifetimes is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text(lifetimes.text, encoding="utf-8")
+    trained: list[training.Trained] = []
+    if source.usage is not None:
+        try:
+            trained = training.train(
+                source.usage, folder, seed=seed, effort=effort, targets=targets, created_s=created_s,
+                progress=progress, more=more,
+            )  # fmt: skip
+        except PlacementError as error:
+            errors.append(error)
+            notes.append(f"usage is not learned: {error}")
+    if lifetimes is None and not trained:
+        raise type(errors[0])("; ".join(str(error) for error in errors))
+    if lifetimes is not None and not trained:
+        found = lifetimes.section["data"]
+        data = {"name": found["name"], "workloads": found["owners"], "days": found["days"], "resources": []}
+        boosted.save([], folder, {"data": data, "created_s": created_s, "seed": seed, "tasks": {}, **more})
+    return Learned(trained, lifetimes, notes)
+
+
+def evaluate(
+    source: Learnable, folder: Path, *, progress: Progress = lambda name, done, total: None
+) -> accuracy.Report:
+    """Judge what the folder predicts and the recording tells, on the recording's last third.
+
+    Raises
+    ------
+    ModelError : damaged files, another schema, or nothing in common.
+    ConfigError : the recording is too short.
+    """
+    card = boosted.load_card(folder)
+    has_usage, has_lifetimes = bool(card.get("models")), SECTION in card
+    if not (has_usage and source.usage is not None) and not (has_lifetimes and source.trace is not None):
+        kinds = [k for k, has in (("usage", has_usage), ("lifetimes", has_lifetimes)) if has]
+        raise ModelError(
+            f"{folder} predicts {' and '.join(kinds) or 'nothing'}, of which {source.name} tells nothing; "
+            "train one on such data"
+        )
+    report: accuracy.Report = {"data": source.name, "model": card.get("data"), "level": training.LEVEL, "tasks": {}}
+    if has_usage and source.usage is not None:
+        report = accuracy.evaluate(source.usage, folder, progress=progress)
+    if has_lifetimes and source.trace is not None:
+        report["lifetimes"] = evaluate_lifetimes(source.trace, folder, progress)
+    return report
+
+
+def evaluate_lifetimes(trace: Trace, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Lifetimes on the last third: by age, owner and class, beside every rule and the oracle."""
+    model = load_lifetimes(folder)
+    if model is None:
+        raise ModelError(f"{folder} holds no lifetimes; train on a recording with arrivals and ends")
+    trained = boosted.load_card(folder)[SECTION]
+    owned = with_owners(trace)
+    bounds = Bounds.of(owned)
+    seed = int(trained.get("seed", 0))
+    samples = samples_of(owned, [Draw(bounds.mix, bounds.last, JUDGED, JUDGED_AGES_S)], seed=seed, progress=progress)
+    return {
+        "data": data_of(owned, bounds, seed),
+        "trained_on": trained.get("data"),
+        "share": model.share,
+        "ages": judge(model, samples, bounds.last, seed),
+    }

@@ -1,0 +1,208 @@
+"""``ullage train`` on arrivals and ends: fit hazards, stop early, mix with the rule, and say how good it is.
+
+Split by time like usage (58 % to fit, 10 % to stop and to mix, the rest to judge) and by owner (a quarter is never fitted
+on). What is known of a life while fitting is what was known when that part of the recording ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from placement.boosted import FitOptions, HazardRows, fit_hazards
+from placement.errors import ConfigError
+from placement.knowledge import workload_of
+from placement.lifetime_model import LifetimeModel, bounded, card_section, row_names
+from placement.lineage import NUM_CLASSES
+from placement.resources import BoolArray, FloatArray
+from placement.survival import class_shares
+from simulator.lifetime_samples import (
+    JUDGED_AGES_S,
+    Draw,
+    LifeSamples,
+    Progress,
+    is_held_out,
+    samples_of,
+    span_of,
+    with_owners,
+)
+from simulator.lifetime_scores import Scores, at_age, gone_by, reliability, scores
+from simulator.trace import NEVER, Trace
+
+FIT, MIX = 0.58, 0.68
+"""Shares of the recording at which fitting, and choosing the mixture, end."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the trees in the mixture."""
+HALF_LIFE_S = 7 * 86_400.0
+MIN_S = 3600.0
+"""Least length of a recording that tells of lifetimes."""
+OPTIONS = FitOptions(trees=300, learning_rate=0.05, leaves=15, min_leaf=100, feature_share=0.3, patience=25)
+DRIFT = {"window": 500, "least": 100, "margin_nats": 0.02, "falls_to": "history"}
+"""Of :class:`placement.drift.LossMonitor`, for people who read the card."""
+OURS = ("model", "oracle")
+"""Predictors that are no rivals."""
+
+
+@dataclass(frozen=True)
+class TrainedLifetimes:
+    """A model with its part of the card and the text of its file."""
+
+    model: LifetimeModel
+    section: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds at which a recording begins, fitting ends, mixing ends (shares of the time in which pods arrive), and it
+    stops."""
+
+    first: float
+    fit: float
+    mix: float
+    last: float
+
+    @classmethod
+    def of(cls, trace: Trace) -> Bounds:
+        """Of a recording.
+
+        Raises
+        ------
+        ConfigError : it is too short.
+        """
+        (first, last), arrives = span_of(trace), float(trace.pods.arrival_s.max())
+        if arrives - first < MIN_S:
+            raise ConfigError(
+                f"trace {trace.manifest.name}: pods arrive within {arrives - first:.0f} s, which is too short to learn "
+                "lifetimes from; give an hour at least"
+            )
+        return cls(first, first + FIT * (arrives - first), first + MIX * (arrives - first), last)
+
+
+def train_lifetimes(
+    trace: Trace, *, seed: int = 0, rows: int = 30_000, progress: Progress = lambda name, done, total: None
+) -> TrainedLifetimes:
+    """Fit on a recording's arrivals and ends.
+
+    Raises
+    ------
+    ConfigError : no pods, none that ends, or too short. ModelError : too few lives to fit.
+    """
+    owned = with_owners(trace)
+    bounds = Bounds.of(owned)
+    draws = [
+        Draw(bounds.first, bounds.fit, rows // 3),
+        Draw(bounds.fit, bounds.mix, rows // 6),
+        Draw(bounds.mix, bounds.last, rows // 6, JUDGED_AGES_S),
+    ]
+    samples = samples_of(owned, draws, seed=seed, progress=progress)
+    early, late = samples.moment_s < bounds.fit, samples.moment_s >= bounds.mix
+    held = samples.held_out if (early & ~samples.held_out).any() else np.zeros(len(samples), np.bool_)
+    learned, between, judged = samples.pick(early & ~held), samples.pick(~early & ~late & ~held), samples.pick(late)
+    stop = between.parts_of_lives(bounds.mix, HALF_LIFE_S)
+    trees = fit_hazards(learned.parts_of_lives(bounds.fit, HALF_LIFE_S), stop, row_names(), replace(OPTIONS, seed=seed))
+    model = LifetimeModel(trees, best_share(LifetimeModel(trees, 1.0), stop))
+    facts = {
+        "data": data_of(owned, bounds, seed),
+        "seed": seed,
+        "trees": trees.rounds,
+        "lives": {"fitted": len(learned), "mixed": len(between), "judged": len(judged)},
+        "drift": DRIFT,
+        "metrics": judge(model, judged, bounds.last, seed),
+    }
+    section, text = card_section(model, facts)
+    return TrainedLifetimes(model, section, text)
+
+
+def best_share(trees_alone: LifetimeModel, rows: HazardRows) -> float:
+    """Of the trees in the mixture with the least loss on rows that were not fitted on; 1 without any."""
+    if not len(rows.rows):
+        return 1.0
+    rule = bounded(1 / (1 + np.exp(-rows.start)))
+    mine = 1 / (1 + np.exp(-(rows.start + trees_alone.trees.scores(rows.rows))))
+
+    def loss(share: float) -> float:
+        h = bounded(share * mine + (1 - share) * rule)
+        return float(-(rows.weight * np.where(rows.ended > 0, np.log(h), np.log(1 - h))).sum())
+
+    return min(SHARES, key=loss)
+
+
+def judge(model: LifetimeModel, samples: LifeSamples, until_s: float, seed: int) -> dict[str, Any]:
+    """By age and by owner, and by class at each age: the model, every rule and the oracle. Empty where nobody arrived."""
+    out: dict[str, Any] = {}
+    for age in JUDGED_AGES_S:
+        at = samples.pick(samples.age_s == age)
+        groups: dict[str, BoolArray] = {
+            "all": np.ones(len(at), np.bool_),
+            "held_out_owners": at.held_out,
+            "new_owners": at.is_new,
+            "known_owners": ~at.is_new,
+        }
+        found = {
+            name: predictors(model, at.pick(mask), until_s, age, seed) for name, mask in groups.items() if mask.any()
+        }
+        if found:
+            shares = model_shares(model, at)
+            chance = gone_by(shares, at.lifetime_s, at.is_ended, until_s - at.arrival_s, age)
+            out[f"{age}s"] = {**found, "classes": classes(shares, at, age), "reliability": reliability(*chance)}
+    return out
+
+
+def predictors(model: LifetimeModel, samples: LifeSamples, until_s: float, age_s: int, seed: int) -> dict[str, Scores]:
+    """Scores of the model, of every rule and of the oracle."""
+    tables = {"model": model_shares(model, samples), **samples.rules, "oracle": oracle(samples)}
+    return {name: scores(shares, samples, until_s, age_s, seed) for name, shares in tables.items()}
+
+
+def classes(shares: FloatArray, samples: LifeSamples, age_s: int) -> list[dict[str, float | int | None]]:
+    """Of each class: pods, the share of them that were told so, and the share of those told so that were."""
+    label, kept = samples.label, at_age(shares, age_s)
+    said = kept.argmax(axis=1)
+    found: list[dict[str, float | int | None]] = []
+    for c in range(NUM_CLASSES):
+        own, told, both = label == c, (said == c) & (label >= 0), (label == c) & (said == c)
+        found.append(
+            {
+                "pods": int(own.sum()),
+                "found": float(both.sum() / own.sum()) if own.any() else None,
+                "right": float(both.sum() / told.sum()) if told.any() else None,
+            }
+        )
+    return found
+
+
+def model_shares(model: LifetimeModel, samples: LifeSamples) -> FloatArray:
+    """(S, 4) shares of the classes."""
+    return class_shares(model.hazards(samples.features, samples.rule))
+
+
+def oracle(samples: LifeSamples) -> FloatArray:
+    """(S, 4) the class itself; the last one for who still runs."""
+    return np.asarray(np.eye(NUM_CLASSES)[np.where(samples.label >= 0, samples.label, NUM_CLASSES - 1)], float)
+
+
+def best_rule(table: dict[str, Scores], metric: str) -> tuple[str, float | None]:
+    """Of the rules (the history rung among them) the best in hindsight, and its score."""
+    sign = -1 if metric in ("accuracy", "c_index") else 1
+    known = {n: float(s[metric] or 0) for n, s in table.items() if n not in OURS and s[metric] is not None}
+    if not known:
+        return "", None
+    name = min(known, key=lambda n: (sign * known[n], n))
+    return name, known[name]
+
+
+def data_of(trace: Trace, bounds: Bounds, seed: int) -> dict[str, Any]:
+    """What a person must know of the recording."""
+    owners = {workload_of(s.namespace, s.owner) for s in trace.specs} - {""}
+    return {
+        "name": trace.manifest.name,
+        "pods": len(trace.pods),
+        "ended": int((trace.pods.departure_s != NEVER).sum()),
+        "owners": len(owners),
+        "held_out_owners": sum(is_held_out(owner, seed) for owner in owners),
+        "days": round((bounds.last - bounds.first) / 86_400, 3),
+        "split_days": [round((x - bounds.first) / 86_400, 3) for x in (bounds.fit, bounds.mix)],
+    }

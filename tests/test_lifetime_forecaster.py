@@ -1,0 +1,445 @@
+"""One object learns lifetimes live and in replays: equal news, equal knowledge; rungs, guards, gaps in time, bounds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from placement import log
+from placement.boosted import load_card
+from placement.drift import LossMonitor
+from placement.knowledge import Knowledge, Lifetimes, size_of
+from placement.lifetime_history import NUM_HAZARDS, Kin, LifeHistory
+from placement.lifetime_model import LifetimeModel, load_lifetimes
+from placement.lifetimes import KEPT_S, LifeAnswer, LifetimeForecaster, answer
+from placement.lineage import Lineage
+from placement.log import Event, EventLog
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY, FloatArray
+from placement.strategies import STRATEGIES
+from placement.survival import certain
+from placement.usage import SingleArray
+from scheduler.lifetime_learner import LifetimeLearner as LiveLearner
+from simulator.compare import Question, compare
+from simulator.learning import Learnable, train
+from simulator.lifetime_learner import LifetimeLearner
+from simulator.replay import Replay, ReplayOptions
+from simulator.trace import Trace
+from simulator.training import Effort
+from tests.life_traces import GIB, by_the_hour, spec_of
+from tests.live_engine import Live
+
+pytestmark = pytest.mark.timeout(90)
+"""Trees are fitted."""
+
+WEB = "default/StatefulSet/job0"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lifetimes")
+    train(Learnable("by-the-hour", None, by_the_hour(owners=8)), path, seed=3, effort=Effort(2000, 500))
+    return path
+
+
+def model_of(folder: Path) -> LifetimeModel:
+    model = load_lifetimes(folder)
+    assert model is not None
+    return model
+
+
+def lifetimes_of(knowledge: Knowledge) -> Lifetimes:
+    assert knowledge.lifetimes is not None
+    return knowledge.lifetimes
+
+
+def replayed(trace: Trace, model: LifetimeModel | None, end_s: int) -> tuple[Replay, LifetimeLearner]:
+    learner = LifetimeLearner(model=model)
+    replay = Replay(trace, STRATEGIES["nilas"], ReplayOptions(policies=(learner,), end_s=end_s))
+    replay.run()
+    return replay, learner
+
+
+def live_of(path: Path, trace: Trace, model: str) -> tuple[Live, LiveLearner]:
+    live = Live(path)
+    live.engine.strategy = STRATEGIES["nilas"]
+    live.state.learn(Knowledge.neutral())
+    for name in ("n0", "n1", "n2"):
+        live.ledger.lose_node(name)
+    for node in trace.nodes:
+        live.ledger.see_node(node)
+    return live, LiveLearner(live.engine, 300, lambda: True, model=model)
+
+
+# ── live = simulated ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("with_model", [False, True])
+async def test_serve_and_replay_know_the_same_at_every_look(tmp_path: Path, folder: Path, with_model: bool) -> None:
+    trace = by_the_hour(owners=6, hours=10, seed=8)
+    end_s = 10 * 3600
+    replay, learner = replayed(trace, model_of(folder) if with_model else None, end_s)
+    live, serving = live_of(tmp_path / "r.db", trace, str(folder) if with_model else "")
+    now = [0.0]
+    live.ledger.clock = lambda: now[0]
+    looks, rungs = 0, set()
+    for event in replay.state.log:
+        now[0] = float(event.time_s)
+        if event.kind == log.POD_BOUND and event.detail is not None:
+            live.state.assume(event.subject, event.detail, event.node, event.devices, time_s=event.time_s)
+            live.state.confirm(event.subject, time_s=event.time_s)
+        elif event.kind == log.POD_RELEASED:
+            live.state.release(event.subject, time_s=event.time_s)
+        elif event.kind == log.KNOWLEDGE and event.detail.lifetimes is not None:
+            await serving.turn()
+            assert live.state.knowledge.digest == event.detail.digest
+            looks += 1
+            rungs |= {one.rung for one in event.detail.lifetimes.of.values()}
+    assert looks >= end_s // 300 - 1
+    assert rungs == {"population", "history"} | ({"model"} if with_model else set())
+    if with_model:
+        assert lifetimes_of(live.state.knowledge).source == f"hazards, model {folder.name}"
+        text = live.metrics.expose().decode()
+        assert 'ullage_lifetime_trusted{workloads="known"} 1.0' in text
+        assert 'ullage_lifetime_workloads{rung="model"} 6.0' in text, "sizes are told by the population"
+        loss = dict(zip(("model", "history"), learner.forecaster.monitors[False].losses, strict=True))
+        assert loss["model"] < 0.5 * loss["history"]
+
+
+async def test_live_news_are_passed_on_while_the_ledger_is_incomplete(tmp_path: Path) -> None:
+    trace = by_the_hour(owners=1, hours=2)
+    live, serving = live_of(tmp_path / "r.db", trace, "")
+    live.state.assume("a", spec_of(0), "n0")
+    live.state.assume("b", spec_of(0), "n0")
+    live.state.forget("b")
+    live.state.confirm("a")
+    await serving._catch_up()
+    assert set(serving.forecaster.history.running) == {"a"}
+    assert live.state.knowledge.lifetimes is None
+
+
+# ── rungs ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_trees_that_are_ahead_are_trusted_and_say_so(folder: Path) -> None:
+    trace = by_the_hour(owners=6, hours=14, seed=9)
+    by_model, _ = replayed(trace, model_of(folder), 13 * 3600 + 900)
+    by_rule, _ = replayed(trace, None, 13 * 3600 + 900)
+    mine, rule = (lifetimes_of(r.state.knowledge).of[WEB] for r in (by_model, by_rule))
+    assert (mine.rung, rule.rung) == ("model", "history")
+    assert mine.life_s[0] > 3000 > rule.life_s[0], "in odd hours pods live long"
+
+
+class Backwards(LifetimeModel):
+    """Says of each part the contrary of what the rule says."""
+
+    def hazards(self, features: SingleArray, rule: FloatArray) -> FloatArray:
+        return 1 - rule
+
+
+def test_a_model_that_does_worse_than_the_history_is_never_asked(folder: Path) -> None:
+    wrong = Backwards(model_of(folder).trees, 1.0, "wrong")
+    replay, learner = replayed(by_the_hour(owners=6, hours=8), wrong, 8 * 3600)
+    known = lifetimes_of(replay.state.knowledge)
+    assert known.of[WEB].rung == "history"
+    mine, rule = learner.forecaster.monitors[False].losses
+    assert mine > rule
+    assert not learner.forecaster.monitors[False].trusted
+
+
+def test_a_model_that_was_trusted_falls_when_its_outcomes_turn_and_rises_again() -> None:
+    monitor = LossMonitor(window=50, least=10)
+    assert all(np.isnan(monitor.losses))
+    for _ in range(9):
+        monitor.observe(0.1, 0.5)
+    assert not monitor.trusted, "too few outcomes"
+    monitor.observe(0.1, 0.5)
+    assert monitor.trusted
+    for _ in range(60):
+        monitor.observe(0.9, 0.5)
+    assert (monitor.trusted, monitor.falls) == (False, 1)
+    for _ in range(60):
+        monitor.observe(0.5, 0.5)
+    assert monitor.trusted
+
+
+def test_a_fall_is_counted_by_what_answers_instead() -> None:
+    forecaster = LifetimeForecaster()
+    kin = Kin.of(spec_of(0))
+    for is_new, rung in ((False, "history"), (True, "population")):
+        monitor = forecaster.monitors[is_new] = LossMonitor(least=1)
+        monitor.observe(0.1, 0.5)
+        forecaster._trials[kin, 0, is_new] = _trial(9.0, 0.5)
+        forecaster.settle()
+        assert forecaster.counts.falls[rung] == 1
+
+
+def _trial(mine: float, rule: float):  # type: ignore[no-untyped-def]  # a private type
+    from placement.lifetimes import _Trial
+
+    return _Trial(1, mine, rule)
+
+
+def test_another_model_has_to_earn_trust_anew_and_none_falls_to_the_history(folder: Path) -> None:
+    trace = by_the_hour(owners=6, hours=8, seed=9)
+    replay, learner = replayed(trace, model_of(folder), 8 * 3600)
+    forecaster = learner.forecaster
+    assert forecaster.by_rung()["model"] == 6
+    forecaster.use(None)
+    known = lifetimes_of(forecaster.renewed(replay.state.knowledge, 8 * 3600))
+    assert {one.rung for one in known.of.values()} == {"history", "population"}
+    assert known.source == "hazards"
+
+
+def test_a_model_that_comes_later_finds_features_from_then_on(folder: Path) -> None:
+    forecaster = LifetimeForecaster()
+    forecaster.began("a", spec_of(0), 0)
+    forecaster.learn(300)
+    assert forecaster.history.lineage is None
+    forecaster.use(model_of(folder))
+    forecaster.learn(600)
+    assert forecaster.history.lineage is not None
+    forecaster.ended("a", 900)
+    assert lifetimes_of(forecaster.renewed(Knowledge.neutral(), 900)).of[WEB].rung in ("population", "history")
+
+
+def test_without_outcomes_nothing_is_known() -> None:
+    forecaster = LifetimeForecaster()
+    found = forecaster.lifetimes(0)
+    assert (found.everyone.rung, found.of) == ("none", {})
+    forecaster.began("a", spec_of(0), 0)
+    forecaster.learn(100)
+    assert forecaster.lifetimes(100).of[WEB].rung == "none"
+    forecaster.ended("a", 200)
+    forecaster.began("b", spec_of(1), 200)
+    forecaster.learn(300)
+    found = forecaster.lifetimes(300)
+    assert {name: one.rung for name, one in found.of.items()} == {
+        WEB: "history",
+        "default/StatefulSet/job1": "population",
+        size_of((500, GIB, 0)): "population",
+    }
+
+
+# ── who is told ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_new_workloads_and_bare_pods_are_told_by_their_size() -> None:
+    forecaster = LifetimeForecaster()
+    for i in range(60):
+        forecaster.began(f"s{i}", spec_of(0), 100 * i)
+        forecaster.ended(f"s{i}", 100 * i + 50)
+        forecaster.began(f"l{i}", spec_of(1, 4000), 100 * i)
+    now = 100_000
+    forecaster.learn(now)
+    found = forecaster.lifetimes(now)
+    new, large = spec_of(7), spec_of(7, 4000)
+    bare = PodSpec(((CPU, 500), (MEMORY, GIB)))
+    assert found.of_pod(new) == found.of_pod(bare) == found.of[size_of((500, GIB, 0))]
+    assert found.of_pod(large).life_s[0] > 100 * found.of_pod(new).life_s[0]
+    assert found.of_pod(PodSpec(((CPU, 1), (MEMORY, 1)))) == found.everyone
+    assert found.of_pod(spec_of(0)).rung == "history"
+
+
+def test_sizes_of_one_workload_are_told_apart_and_the_latest_stands_for_it() -> None:
+    forecaster = LifetimeForecaster()
+    for i in range(50):
+        forecaster.began(f"s{i}", spec_of(0, 500), 1000 * i)
+        forecaster.ended(f"s{i}", 1000 * i + 50)
+    forecaster.began("b", spec_of(0, 4000), 60_000)
+    forecaster.learn(61_000)
+    found = forecaster.lifetimes(61_000)
+    small, large = (f"{WEB} {size_of((cpu, GIB, 0))}" for cpu in (500, 4000))
+    assert found.of[WEB] == found.of[large] == found.of_pod(spec_of(0, 4000))
+    assert found.of_pod(spec_of(0, 500)) == found.of[small]
+    assert found.of_pod(spec_of(0, 9)) == found.of[WEB], "another size of a known workload"
+
+
+def test_who_is_gone_is_told_for_two_days_and_forgotten_after_two_weeks(folder: Path) -> None:
+    forecaster = LifetimeForecaster(model_of(folder))
+    history = forecaster.history
+    forecaster.began("a", spec_of(0), 0)
+    forecaster.began("c", spec_of(0, 900), 0)
+    forecaster.ended("a", 100)
+    forecaster.ended("c", 100)
+    for day in range(16):
+        forecaster.begin_round(86_400 * day + 300)
+        forecaster.learn(86_400 * day + 300)
+        told = WEB in forecaster.lifetimes(86_400 * day + 300).of
+        assert told == (day < 2)
+        assert (len(forecaster) == 1) == (day * 86_400 < KEPT_S)
+        assert history.knows(Kin.of(spec_of(0))) == (len(forecaster) == 1)
+    plain = LifeHistory()
+    plain.forget("x")
+    plain.forget_size(Kin.of(spec_of(0)))
+
+
+def test_workloads_beyond_the_limit_are_told_by_their_size() -> None:
+    forecaster = LifetimeForecaster(max_workloads=1)
+    for owner in range(3):
+        forecaster.began(f"p{owner}", spec_of(owner), 0)
+    forecaster.learn(600)
+    assert set(forecaster.lifetimes(600).of) == {WEB, size_of((500, GIB, 0))}
+    assert forecaster.counts.turned_away == 2
+    assert len(forecaster) == 1
+
+
+def test_knowledge_of_older_builds_keeps_its_digest() -> None:
+    one = certain(600)
+    assert replace(one, rung="").text == f"{one.life_s}{one.gone_milli}"
+
+
+# ── time ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("with_model", [False, True])
+def test_a_gap_in_which_nobody_looked_counts_in_no_age(folder: Path, with_model: bool) -> None:
+    forecaster = LifetimeForecaster(model_of(folder) if with_model else None)
+    week = 7 * 86_400
+    for uid in ("stays", "ends", "old"):
+        forecaster.began(uid, spec_of(0), 0)
+    forecaster.begin_round(300)
+    forecaster.learn(300)
+    forecaster.begin_round(week)
+    forecaster.ended("ends", week - 1000)
+    forecaster.learn(week)
+    assert forecaster.counts.jumps == 1
+    history = forecaster.history
+    assert history.survival.num_outcomes(0, WEB) == 0, "nobody knows when it ended, and nobody lived for a week"
+    assert history.running["stays"].since_s == week - 300
+    forecaster.begin_round(week + 300)
+    forecaster.ended("stays", week + 300)
+    forecaster.learn(week + 1200)
+    assert history.survival.seen(0, WEB, week + 1200)[:2] == [pytest.approx(1.95), pytest.approx(1.95)]
+
+
+def test_a_clock_that_goes_back_ages_nobody() -> None:
+    forecaster = LifetimeForecaster()
+    forecaster.begin_round(10_000)
+    forecaster.learn(10_000)
+    forecaster.begin_round(2000)
+    forecaster.began("a", spec_of(0), 2000)
+    forecaster.ended("a", 2100)
+    forecaster.ended("unknown", 2100)
+    forecaster.learn(2300)
+    survival = forecaster.history.survival
+    assert survival.seen(0, WEB, 10_000) == [1] + [0] * (NUM_HAZARDS - 1)
+    assert forecaster.counts.jumps == 0
+
+
+def test_who_begins_twice_begins_anew(folder: Path) -> None:
+    history = LifeHistory(with_features=True)
+    kin = Kin.of(spec_of(0))
+    history.began("a", kin, 0)
+    history.began("b", kin, 0)
+    history.began("a", kin, 500)
+    assert history.running["a"].since_s == 500
+    assert history.pass_some(10**6, 1), "one at a time"
+
+
+def test_a_lineage_can_take_back_what_never_was() -> None:
+    lineage = Lineage(("owner", "all"))
+    lineage.arrive(("x", None), 10)
+    lineage.arrive(("x", None), 10)
+    before = lineage.describe(("x", None), 50)
+    lineage.arrive(("x", None), 30)
+    for _ in range(20):
+        lineage.arrive(("x", None), 40)
+    lineage.withdraw(("x", None), 10)
+    for _ in range(20):
+        lineage.withdraw(("x", None), 40)
+    lineage.withdraw(("x", None), 30)
+    after = dict(zip(lineage.feature_names, lineage.describe(("x", None), 50), strict=True))
+    assert after["owner:running"] == 1
+    assert after["owner:burst_0_pods"] == 1
+    assert len(before) == len(after)
+    assert after["all:arrivals"] == 0
+
+
+# ── events and models ─────────────────────────────────────────────────────────────────────────
+
+
+def test_events_are_heard_in_any_order_that_a_log_may_have() -> None:
+    forecaster, spec = LifetimeForecaster(), spec_of(0)
+    for event in (
+        Event(0, log.POD_ASSUMED, "a", "n0", 0, spec),
+        Event(1, log.POD_FORGOTTEN, "a"),
+        Event(1, log.POD_BOUND, "a", "n0"),
+        Event(2, log.POD_ASSUMED, "b", "n0", 0, spec),
+        Event(3, log.POD_RELEASED, "b"),
+        Event(3, log.POD_BOUND, "c", "n0", 0, spec),
+        Event(4, log.NODE_REMOVED, "n0"),
+    ):
+        forecaster.hear(event)
+    assert set(forecaster.history.running) == {"c"}
+
+
+def test_a_log_tells_others_too() -> None:
+    events, heard = EventLog(), []
+    events.also_tell(lambda event: heard.append(event.subject))
+    events.append(Event(0, log.POD_RELEASED, "a"))
+    assert heard == ["a"]
+    assert len(events) == 1
+
+
+def test_answers_do_not_depend_on_who_else_is_asked_about(folder: Path) -> None:
+    forecaster = LifetimeForecaster(model_of(folder))
+    for owner in range(4):
+        forecaster.began(f"p{owner}", spec_of(owner, 500 + owner), 10 * owner)
+    questions = forecaster.questions(forecaster.changed(100), 100)
+    together = answer(forecaster.model, questions)
+    assert together == [one for question in questions for one in answer(forecaster.model, [question])]
+    assert all(one.model is not None for one in together)
+    forecaster.take([LifeAnswer(Kin("gone", (1, 1, 1)), (0.5,) * 8)])
+    assert answer(forecaster.model, []) == []
+
+
+async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tmp_path: Path, folder: Path) -> None:
+    broken = tmp_path / "model"
+    broken.mkdir()
+    card = load_card(folder)
+    (broken / "card.json").write_text(json.dumps({**card, "lifetimes": {**card["lifetimes"], "features": "x"}}))
+    live, serving = live_of(tmp_path / "r.db", by_the_hour(owners=1, hours=1), str(broken))
+    live.state.bind("a", spec_of(0), "n0")
+    await serving.turn()
+    await serving.turn()
+    assert 'ullage_fallback_total{reason="lifetime model refused"} 1.0' in live.metrics.expose().decode()
+    assert lifetimes_of(live.state.knowledge).source == "hazards"
+    (broken / "lifetimes.txt").write_bytes((folder / "lifetimes.txt").read_bytes())
+    (broken / "card.json").write_text(json.dumps(card))
+    serving._card_stamp = -1.0
+    await serving.turn()
+    assert lifetimes_of(live.state.knowledge).source == "hazards, model model"
+
+
+async def test_falls_jumps_and_limits_are_metrics(tmp_path: Path) -> None:
+    live, serving = live_of(tmp_path / "r.db", by_the_hour(owners=1, hours=1), str(tmp_path / "missing"))
+    counts = serving.forecaster.counts
+    counts.falls["history"], counts.jumps, counts.turned_away = 2, 1, 3
+    await serving.turn()
+    await serving.turn()
+    text = live.metrics.expose().decode()
+    assert 'ullage_lifetime_falls_total{rung="history"} 2.0' in text
+    assert 'ullage_fallback_total{reason="lifetimes on history"} 2.0' in text
+    assert 'ullage_usage_refused_total{reason="too many workloads for lifetimes"} 3.0' in text
+    assert 'ullage_fallback_total{reason="lifetime model refused"} 1.0' in text
+
+
+def test_a_comparison_learns_lifetimes_where_it_is_asked_to_or_the_model_tells_of_them(
+    tmp_path: Path, folder: Path
+) -> None:
+    path = str(tmp_path / "t.ullage")
+    by_the_hour(owners=4, hours=3).save(tmp_path / "t.ullage")
+    question = Question((path,), ("nilas",), until="empty")
+    for changed, version in ((question, 0), (replace(question, learn_lifetimes=True), 1)):
+        (row,) = compare(changed, jobs=1).rows
+        assert row["metrics"]["placed"] == row["metrics"]["pods"]
+        assert bool(version) == changed.learn_lifetimes
+    log_folder = tmp_path / "log"
+    compare(replace(question, model=str(folder)), jobs=1, log=str(log_folder))
+    text = b"".join(p.read_bytes() for p in log_folder.rglob("*") if p.is_file())
+    assert text

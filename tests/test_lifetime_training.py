@@ -1,0 +1,271 @@
+"""`ullage train` and `ullage evaluate` on arrivals and ends: fit, card, files, report, and what cannot be learned from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from placement.baselines import Target
+from placement.boosted import load_card
+from placement.errors import ConfigError, ModelError
+from placement.lifetime_history import Kin, LifeHistory, feature_names
+from placement.lifetime_model import load_lifetimes, row_names
+from placement.lineage import LIMITS_S
+from placement.pods import PodSpec
+from placement.prediction import HISTORY, load_rungs
+from placement.resources import CPU, MEMORY
+from simulator.accuracy import html
+from simulator.learning import Learnable, evaluate, read_learnable, train
+from simulator.lifetime_accuracy import headline, rows_of
+from simulator.lifetime_samples import Draw, is_held_out, samples_of, with_owners
+from simulator.lifetime_scores import calibration_error, gone_by, log_loss, reliability, scores
+from simulator.lifetime_training import train_lifetimes
+from simulator.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
+from simulator.training import Effort
+from tests.life_traces import GIB, by_the_hour, nodes, spec_of
+
+pytestmark = pytest.mark.timeout(90)
+"""Trees are fitted."""
+
+EFFORT = Effort(2000, 500)
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return by_the_hour(owners=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, trace: Trace) -> Path:
+    path = tmp_path_factory.mktemp("lifetimes")
+    learned = train(Learnable("by-the-hour", None, trace), path, seed=3, effort=EFFORT, created_s=7)
+    assert learned.usage == []
+    return path
+
+
+def test_the_card_says_what_was_learned_from_and_how_good_it_is(folder: Path) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    assert card["models"] == []
+    assert card["created_s"] == 7
+    found = card["lifetimes"]
+    assert found["data"]["owners"] == 8
+    assert found["data"]["pods"] == found["data"]["ended"] == 8 * 36 * 6
+    assert 0 < found["data"]["held_out_owners"] < 8
+    assert found["drift"]["falls_to"] == "history"
+    at_arrival = found["metrics"]["0s"]
+    for group in ("all", "held_out_owners"):
+        mine, rules = at_arrival[group]["model"], {n: s for n, s in at_arrival[group].items() if n != "model"}
+        assert mine["accuracy"] > 0.9
+        assert rules.pop("oracle")["accuracy"] == 1
+        assert set(rules) == {"last", "majority", "mean", "survival", "population", "history"}
+        assert all(mine["log_loss"] < rule["log_loss"] and mine["brier"] < rule["brier"] for rule in rules.values())
+        assert mine["calibration_error"] < 0.2
+
+
+def test_the_same_recording_and_seed_give_the_same_bytes(folder: Path, trace: Trace) -> None:
+    again = train_lifetimes(trace, seed=3, rows=EFFORT.rows)
+    assert again.text == (folder / "lifetimes.txt").read_text()
+    assert load_card(folder)["lifetimes"] == json.loads(json.dumps(again.section))
+
+
+def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Trace) -> None:
+    report = evaluate(Learnable("by-the-hour", None, trace), folder)
+    text = json.dumps(report, allow_nan=False)
+    assert json.loads(text)["lifetimes"]["ages"]["0s"]["classes"][0]["found"] > 0.9
+    page = html(report)
+    assert "<h2>Lifetimes</h2>" in page
+    assert page.count("<svg") == 2, "nobody was followed for a day from an hour on"
+    assert "the class of lifetime is right for" in page
+    rows = rows_of(report["lifetimes"]["ages"])
+    assert rows[0]["lifetimes"] == "at arrival, all"
+    assert {"after 15 minutes, owners never fitted on", "after an hour, all"} <= {row["lifetimes"] for row in rows}
+    assert headline({"ages": {}}) == "no pod arrived in the part that is judged"
+
+
+def test_usage_and_lifetimes_share_a_folder_where_a_recording_tells_both(tmp_path: Path) -> None:
+    trace = by_the_hour(owners=30, hours=48, every_s=3600)
+    rng = np.random.default_rng(0)
+    steps = np.arange(1, 48 * 12 + 1)
+    pod = np.repeat([np.flatnonzero(trace.pods.spec == c)[0] for c in range(30)], len(steps))
+    used = rng.uniform(50, 400, len(pod)).astype(int)
+    usage = Usage(pod, np.tile(steps * 300, 30), used, np.full(len(pod), GIB // 2))
+    trace.but(usage=usage).save(tmp_path / "both.ullage")
+    source = read_learnable(str(tmp_path / "both.ullage"))
+    assert source.notes == []
+    model = tmp_path / "model"
+    learned = train(source, model, seed=1, effort=Effort(1500, 400), targets=[Target(1)])
+    assert learned.notes == []
+    assert {t.resource for t in learned.usage} == {CPU, MEMORY}
+    assert learned.lifetimes is not None
+    assert [name for name, _ in load_rungs(str(model), Target(1)).predictors] == ["model", "history"]
+    assert load_lifetimes(model) is not None
+    report = evaluate(source, model)
+    assert report["tasks"].keys() == {"cpu-1h-peak", "memory-1h-peak"}
+    assert "0s" in report["lifetimes"]["ages"]
+    assert "<h2>Lifetimes</h2>" in html(report)
+
+
+def test_a_folder_of_lifetimes_alone_leaves_usage_on_the_history(folder: Path) -> None:
+    assert [name for name, _ in load_rungs(str(folder), Target(6)).predictors] == [HISTORY]
+
+
+def test_a_part_that_cannot_be_fitted_is_left_out_and_named(tmp_path: Path) -> None:
+    trace = by_the_hour(owners=12, hours=5)
+    pod = np.repeat(np.arange(3), 12)
+    usage = Usage(pod, np.tile(np.arange(1, 13) * 300, 3), np.full(36, 100), np.full(36, GIB))
+    trace.but(usage=usage).save(tmp_path / "short.ullage")
+    learned = train(read_learnable(str(tmp_path / "short.ullage")), tmp_path / "m", seed=1, effort=EFFORT)
+    assert learned.usage == []
+    assert learned.lifetimes is not None
+    assert "cannot be split by time" in learned.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("departures", "says"),
+    [
+        ([NEVER] * 40, "tells neither what pods use nor how long they live"),
+        ([900] * 40, "too short to learn lifetimes"),
+    ],
+)
+def test_recordings_that_tell_nothing_of_lifetimes_are_named(tmp_path: Path, departures: list[int], says: str) -> None:
+    pods = [(f"p{i}", spec_of(0), i, d) for i, d in enumerate(departures)]
+    Trace.of("t", nodes(1), pods).save(tmp_path / "t.ullage")
+    with pytest.raises((TraceError, ConfigError), match=says):
+        train(read_learnable(str(tmp_path / "t.ullage")), tmp_path / "m", seed=0, effort=EFFORT)
+    assert not (tmp_path / "m").exists()
+
+
+def test_few_lives_are_too_few(tmp_path: Path) -> None:
+    trace = by_the_hour(owners=1, hours=3, every_s=1200)
+    with pytest.raises(ModelError, match=r"parts of lives, of which pods ended in \d+, are too few"):
+        train(Learnable("t", None, trace), tmp_path, seed=0, effort=EFFORT)
+    empty = trace.but(pods=Pods.of(name=[], spec=[], arrival_s=[], departure_s=[]))
+    with pytest.raises(ConfigError, match="has no pods"):
+        with_owners(empty)
+    endless = trace.but(pods=replace(trace.pods, departure_s=np.full(len(trace.pods), NEVER)))
+    with pytest.raises(ConfigError, match="no pod ends"):
+        with_owners(endless)
+    with pytest.raises(ConfigError, match="no pod arrives in the part that is judged"):
+        samples_of(trace, [Draw(1e6, 2e6, 10)], seed=0)
+
+
+def test_one_owner_only_is_learned_from_though_none_can_be_held_out(tmp_path: Path) -> None:
+    trace = by_the_hour(owners=1, hours=48, every_s=150)
+    seed = next(s for s in range(50) if is_held_out("default/StatefulSet/job0", s))
+    learned = train_lifetimes(trace, seed=seed, rows=1500)
+    assert learned.section["lives"]["fitted"] > 500
+    assert learned.section["metrics"]["0s"]["all"]["model"]["accuracy"] > 0.8
+
+
+def test_what_the_folder_predicts_and_the_recording_tells_must_meet(folder: Path, tmp_path: Path, trace: Trace) -> None:
+    with pytest.raises(ModelError, match="predicts lifetimes, of which t tells nothing"):
+        evaluate(Learnable("t"), folder)
+    card = {k: v for k, v in load_card(folder).items() if k != "lifetimes"}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="predicts nothing"):
+        evaluate(Learnable("t", None, trace), tmp_path)
+    assert load_lifetimes(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sha256": "0"}, "does not match its checksum"),
+        ({"file": "gone.txt"}, "cannot be read"),
+        ({"features": "abc"}, "was fitted for lifetime features abc"),
+        ({"share": 7}, "must be 0 to 1"),
+        ({"share": None}, "lacks"),
+    ],
+)
+def test_a_damaged_or_foreign_lifetime_model_is_refused(
+    folder: Path, tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    card = load_card(folder)
+    (tmp_path / "lifetimes.txt").write_bytes((folder / "lifetimes.txt").read_bytes())
+    (tmp_path / "card.json").write_text(json.dumps({**card, "lifetimes": {**card["lifetimes"], **change}}))
+    with pytest.raises(ModelError, match=says):
+        load_lifetimes(tmp_path)
+
+
+def test_a_model_refuses_rows_of_other_features(folder: Path) -> None:
+    model = load_lifetimes(folder)
+    assert model is not None
+    with pytest.raises(ModelError, match="expects"):
+        model.trees.scores(np.zeros((1, 3), np.float32))
+    from placement.boosted import HazardTrees
+
+    sha = load_card(folder)["lifetimes"]["sha256"]
+    with pytest.raises(ModelError, match="features, not 2"):
+        HazardTrees.load(folder / "lifetimes.txt", sha, row_names()[:2])
+
+
+def test_batches_of_equal_make_up_are_of_one_owner_where_pods_have_none() -> None:
+    small, large = PodSpec(((CPU, 100), (MEMORY, GIB))), PodSpec(((CPU, 900), (MEMORY, GIB)))
+    pods = Pods.of(
+        name=np.array([f"p{i}" for i in range(6)], object),
+        spec=np.array([0, 1, 0, 1, 0, 0]),
+        arrival_s=np.array([0, 0, 50, 50, 60, 70]),
+        departure_s=np.full(6, 100),
+        gang=np.array([0, 0, 1, 1, 2, -1]),
+    )
+    found = with_owners(Trace(Manifest("t", "t"), (small, large), (), pods))
+    owners = [found.specs[c].owner for c in found.pods.spec.tolist()]
+    assert owners == ["Batch/0", "Batch/0", "Batch/0", "Batch/0", "Batch/1", ""]
+    assert with_owners(found) is found
+
+
+def test_samples_hold_nothing_that_happens_later(trace: Trace) -> None:
+    cut = 12 * 3600
+    departure = np.where(trace.pods.departure_s > cut, trace.pods.departure_s + 50_000, trace.pods.departure_s)
+    other = trace.but(pods=replace(trace.pods, departure_s=departure))
+    one, two = (samples_of(t, [Draw(0, cut, 10**6, (0, 900))], seed=0) for t in (trace, other))
+    same = one.age_s == 0
+    np.testing.assert_array_equal(one.features[same], two.features[two.age_s == 0])
+    np.testing.assert_array_equal(one.rule[same], two.rule[two.age_s == 0])
+    assert one.features.shape[1] == len(feature_names())
+
+
+def test_a_part_of_life_that_is_cut_off_counts_with_what_was_lived_through() -> None:
+    pods = [("first", spec_of(0), 0, 2100), ("runs", spec_of(1), 100, NEVER), ("ends", spec_of(2), 100, 1100)]
+    samples = samples_of(Trace.of("t", nodes(1), pods), [Draw(0, 200, 9, (0,))], seed=0)
+    rows = samples.parts_of_lives(2100.0, 1e9)
+    part = rows.rows[:, row_names().index("part")].tolist()
+    found = sorted(zip(part, rows.ended.tolist(), np.round(rows.weight, 3).tolist(), strict=True))
+    assert found == [(0, 0, 1), (0, 0, 1), (1, 0, 1), (1, 0, 1), (2, 0, pytest.approx(0.407)), (2, 1, 1)]
+    early = samples.parts_of_lives(1000.0, 1e9)
+    assert early.ended.sum() == 0, "it had not ended by then"
+
+
+def test_losses_count_pods_that_still_run_by_what_is_left_to_them() -> None:
+    shares = np.array([[0.25, 0.25, 0.25, 0.25]] * 2)
+    loss = log_loss(shares, np.array([100.0, 5000.0]), np.array([True, False]), 0)
+    np.testing.assert_allclose(loss, [np.log(4), np.log(2)])
+    chance, came = gone_by(shares, np.array([100.0, 5000.0]), np.array([True, False]), np.array([5000.0, 5000.0]), 0)
+    assert (chance.tolist(), came.tolist()) == ([0.25, 0.25, 0.5, 0.5], [1, 0, 1, 0])
+    assert reliability(chance, came) == [[0.25, 0.5, 2], [0.5, 0.5, 2]]
+    assert calibration_error([]) is None
+
+
+def test_what_cannot_be_told_is_none() -> None:
+    pods = [("first", spec_of(0), 0, 10), ("runs", spec_of(1), 100, NEVER)]
+    samples = samples_of(Trace.of("t", nodes(1), pods), [Draw(0, 200, 9, (0,))], seed=0)
+    found = scores(samples.rules["population"], samples, 200.0, 3600, 0)
+    assert (found["accuracy"], found["brier"], found["calibration_error"]) == (None, None, None)
+    assert LIMITS_S[-1] == 86_400
+
+
+def test_a_bare_pod_is_known_by_its_size_alone() -> None:
+    history = LifeHistory(with_features=True)
+    bare, other = Kin.of(PodSpec(((CPU, 100), (MEMORY, GIB)))), Kin.of(spec_of(1))
+    history.began("a", bare, 0)
+    history.ended("a", 100)
+    assert not history.knows(bare)
+    names = feature_names()
+    row = dict(zip(names, history.features(bare, 200).tolist(), strict=True))
+    assert row["owner:arrivals"] == 0
+    assert row["size:arrivals"] == 1
+    assert dict(zip(names, history.features(other, 200).tolist(), strict=True))["size:arrivals"] == 0
