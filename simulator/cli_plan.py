@@ -568,10 +568,19 @@ def expect(
 )
 @click.option(
     "--buys",
-    type=click.Choice(["default", "ffd", "planned"]),
+    type=click.Choice(["default", "ffd", "planned", "foreseen"]),
     default="default",
     show_default=True,
-    help="How the fleet buys: cheapest shape per core, Karpenter's first-fit decreasing, or a plan for all who wait.",
+    help="How the fleet buys: cheapest shape per core, Karpenter's first-fit decreasing, a plan for all who wait, or "
+    "node by node for those and for who is to come.",
+)
+@click.option(
+    "--foresees",
+    "foresees_s",
+    type=click.IntRange(0),
+    default=300,
+    show_default=True,
+    help="With `--buys foreseen`: as many pods as came in the last so many seconds are expected.",
 )
 @click.option("--since", "since_s", type=click.IntRange(0), default=0, help="Begin so many seconds into the trace.")
 @click.option("--until", "end_s", type=click.IntRange(1), help="Stop so many seconds after the first arrival.")

@@ -25,7 +25,7 @@ from placement.strategies import STRATEGIES
 
 HOSTNAME = "kubernetes.io/hostname"
 """Every node of a cluster has this label."""
-PURCHASES = ("default", "ffd", "planned")
+PURCHASES = ("default", "ffd", "planned", "foreseen")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Elastic:
     """How long a node stays empty before it goes (``--scale-down-unneeded-time``)."""
     buys: str = "default"
     """One of :data:`PURCHASES`: the cheapest shape per core, or a plan for all pending pods (:mod:`simulator.buying`)."""
+    foresees_s: int = 300
+    """Of ``foreseen``: as many pods as came in the last so many seconds are expected to come again."""
 
     def __post_init__(self) -> None:
         if not self.shapes:
@@ -121,8 +123,10 @@ class Autoscaler:
         for shape in self.settings.shapes:
             self._templates.add_node(shape.node(shape.name))
 
-    def order(self, pending: Iterable[tuple[PodSpec, int]], time_s: int) -> list[tuple[NodeSpec, int]]:
-        """New nodes for (class, how many) pending, with the second each is ready."""
+    def order(
+        self, pending: Iterable[tuple[PodSpec, int]], time_s: int, came: Iterable[tuple[PodSpec, int]] = ()
+    ) -> list[tuple[NodeSpec, int]]:
+        """New nodes for (class, how many) pending, with the second each is ready; ``came`` is for who looks ahead."""
         self._clear_booting(time_s)
         orders: list[tuple[NodeSpec, int]] = []
         for spec, num in pending:

@@ -150,6 +150,7 @@ class Question:
     least_saved: float = 0.0
     since_s: int = 0
     buys: str = "default"
+    foresees_s: int = 300
     restart_s: int = 60
     end_s: int = NEVER
     seed: int = 0
@@ -220,7 +221,7 @@ def _replay(
     options = ReplayOptions(
         seed=question.seed,
         delivery=delivery_named(delivery_of(question.strategy, question.delivery)),
-        elastic=Elastic(tuple(book.shapes.values()), buys=question.buys),
+        elastic=Elastic(tuple(book.shapes.values()), buys=question.buys, foresees_s=question.foresees_s),
         end_s=NEVER if question.end_s == NEVER else start_s + question.end_s,
         policies=tuple(p for p in (meter, policy) if p is not None),
         log=False,

@@ -741,7 +741,7 @@ class Replay:
                 wanted[spec] += num * len(waiting.pods)
         classes = [(spec, num) for spec, num in wanted.items() if num]
         classes.sort(key=lambda item: (-item[0].priority, -max(item[0].amounts.values(), default=0)))
-        orders = self.scaler.order(classes, self.time_s)
+        orders = self.scaler.order(classes, self.time_s, self._came(self.scaler.settings))
         for node, ready_s in orders:
             self._push(ready_s, _NODE, node)
         if classes:
@@ -750,6 +750,15 @@ class Replay:
                 self._push(self._scan_at, _SCAN, None)
             else:
                 self._scan_at = NEVER
+
+    def _came(self, settings: Elastic) -> list[tuple[PodSpec, int]]:
+        """Classes that arrived within what the buyer looks back to, and how many of each."""
+        if settings.buys != "foreseen":
+            return []
+        pods, num = self.trace.pods, self.timeline.num_arrived
+        first = int(np.searchsorted(pods.arrival_s[:num], self.time_s - settings.foresees_s, side="right"))
+        number = np.bincount(pods.spec[first:num], minlength=len(self.trace.specs))
+        return [(self.trace.specs[c], int(number[c])) for c in np.flatnonzero(number)]
 
     def waiting(self) -> list[int]:
         """Pods that have arrived and have no place, by class and then oldest first."""

@@ -6,10 +6,12 @@ import pytest
 
 from placement.errors import ConfigError
 from placement.pods import GpuRequest, PodSpec
+from placement.strategies import STRATEGIES
 from simulator.buying import Buyer, autoscaler
 from simulator.cost import PriceBook, Rates, shape
 from simulator.fleet import Autoscaler, Elastic, Shape
 from simulator.plan_replay import Question, replay_row
+from simulator.replay import Replay, ReplayOptions
 from tests.test_policies import waves
 
 SHAPES = (
@@ -18,7 +20,7 @@ SHAPES = (
     shape("memory", 16, 256),
     shape("gpu", 16, 64, gpus=2, model="T4"),
 )
-PURCHASES = ("default", "ffd", "planned")
+PURCHASES = ("default", "ffd", "planned", "foreseen")
 
 
 def pod(cpu: int, gib: int, **more: object) -> PodSpec:
@@ -41,13 +43,13 @@ def test_pods_with_much_memory_get_nodes_with_much_memory() -> None:
     assert set(ordered("planned", pending)) == {"memory"}
 
 
-@pytest.mark.parametrize("buys", ["ffd", "planned"])
+@pytest.mark.parametrize("buys", ["ffd", "planned", "foreseen"])
 def test_nodes_with_devices_are_bought_only_for_pods_that_ask_for_one(buys: str) -> None:
     assert "gpu" not in ordered(buys, [(pod(3000, 4), 9)])
     assert ordered(buys, [(pod(3000, 4, gpu=GpuRequest(1)), 4)]) == ["gpu", "gpu"]
 
 
-@pytest.mark.parametrize("buys", ["ffd", "planned"])
+@pytest.mark.parametrize("buys", ["ffd", "planned", "foreseen"])
 def test_who_fits_on_what_is_booting_buys_nothing_and_who_fits_nowhere_neither(buys: str) -> None:
     scaler = autoscaler(Elastic(SHAPES, buys=buys))
     assert isinstance(scaler, Buyer)
@@ -79,3 +81,33 @@ def test_an_unknown_purchase_is_refused() -> None:
     with pytest.raises(ConfigError, match="'magic'"):
         Elastic(SHAPES, buys="magic")
     assert type(autoscaler(Elastic(SHAPES))) is Autoscaler
+
+
+def test_who_is_to_come_decides_between_shapes_that_cost_those_who_wait_the_same() -> None:
+    shapes = (shape("lean", 8, 16), shape("broad", 8, 64))
+    lean, broad = (Shape(s.name, s.allocatable, 1.0) for s in shapes)
+    pending, hungry = [(pod(3000, 4), 1)], pod(3000, 30)
+    for order in ((lean, broad), (broad, lean)):
+        scaler = autoscaler(Elastic(order, buys="foreseen"))
+        assert [node.shape for node, _ in scaler.order(pending, 0, [(hungry, 1)])] == ["broad"]
+    one = autoscaler(Elastic((lean, broad), buys="foreseen"))
+    assert len(one.order(pending, 0, [(hungry, 40)])) == 1, "only for who waits"
+
+
+def test_a_buyer_that_foresees_sees_only_what_came_of_late() -> None:
+    trace = waves()
+    seen: list[tuple[int, int, int]] = []
+
+    class Watched(Replay):
+        def _came(self, settings: Elastic) -> list[tuple[PodSpec, int]]:
+            came = super()._came(settings)
+            arrivals = self.trace.pods.arrival_s
+            late = arrivals > self.time_s - settings.foresees_s
+            least, most = ((late & (arrivals < self.time_s + s)).sum() for s in (0, 1))
+            seen.append((int(least), sum(num for _, num in came), int(most)))
+            return came
+
+    options = ReplayOptions(elastic=Elastic(SHAPES, buys="foreseen", foresees_s=60))
+    Watched(trace, STRATEGIES["best-fit"], options).run()
+    assert seen
+    assert all(least <= came <= most for least, came, most in seen), "who comes in this second may not be here yet"
