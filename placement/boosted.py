@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,11 @@ class QuantileModel:
     def rounds(self) -> int:
         """Trees that a forecast adds up."""
         return int(self.booster.best_iteration if self.booster.best_iteration > 0 else self.booster.num_trees())
+
+    def reads(self, names: Collection[str]) -> bool:
+        """Whether a tree looks at one of these features."""
+        splits = zip(self.schema.names, self.booster.feature_importance("split").tolist(), strict=True)
+        return any(number > 0 and name in names for name, number in splits)
 
     def predict(self, rows: SingleArray) -> SingleArray:
         """(S,) shares in [0, 1] for (S, F) features of this model's schema.

@@ -17,6 +17,7 @@ import numpy as np
 
 from placement.baselines import Target, age_hours, forecast, mean_and_deviation
 from placement.histograms import VPA_CPU, HistogramSpec, histogram_percentiles
+from placement.kin import NAMES as KIN_NAMES
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.usage import HOUR, SingleArray
 from placement.windows import Past, trailing_max, trailing_sum, window_percentiles
@@ -39,6 +40,9 @@ NOT_SHARES = (
     "other_",
     "cluster_",
     "siblings_",
+    "others_",
+    "guaranteed",
+    "priority",
 )
 """Prefixes of the features that are no share of the workload's own resource and must not be rescaled."""
 
@@ -71,8 +75,8 @@ class Context:
 
     ``other`` is the same workloads' past in the other resource (None when it is not measured); ``cores`` and
     ``memory_gib`` are (N,) requests; ``cluster`` is the cluster's mean share by hour, ``(B,)`` on the blocks of
-    the past, and ``bursting`` the share of workloads above half of their weekly maximum. What is not known
-    becomes NaN, so the schema is the same everywhere.
+    the past, and ``bursting`` the share of workloads above half of their weekly maximum; ``kin`` is (N, O, K), what
+    :mod:`placement.kin` tells. What is not known becomes NaN, so the schema is the same everywhere.
     """
 
     cores: FloatArray
@@ -80,6 +84,7 @@ class Context:
     other: Past | None = None
     cluster: SingleArray | None = None
     bursting: SingleArray | None = None
+    kin: SingleArray | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ def cluster_context(past: Past) -> tuple[SingleArray, SingleArray]:
 
 def featurize(past: Past, target: Target, context: Context) -> FeatureTable:
     """(N, O, F) features of every workload at every origin, from samples before the origin only."""
-    return side_by_side(common_features(past, context), target_features(past, target))
+    own = side_by_side(common_features(past, context), target_features(past, target))
+    return side_by_side(own, kin_features(past, context))
 
 
 def common_features(past: Past, context: Context) -> FeatureTable:
@@ -115,6 +121,13 @@ def common_features(past: Past, context: Context) -> FeatureTable:
 def target_features(past: Past, target: Target) -> FeatureTable:
     """Features of the target's own window: the same window on earlier days, its recent values and quantiles."""
     return _table(past, _windows(past, target))
+
+
+def kin_features(past: Past, context: Context) -> FeatureTable:
+    """Features made of other workloads' usage, and of what is known of the workload beside its own."""
+    shape = (len(past.share), len(past.origins), len(KIN_NAMES))
+    values = np.full(shape, np.nan, np.float32) if context.kin is None else context.kin
+    return FeatureTable(FeatureSchema(KIN_NAMES), values)
 
 
 def side_by_side(left: FeatureTable, right: FeatureTable) -> FeatureTable:

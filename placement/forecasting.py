@@ -14,6 +14,7 @@ an argument. The expensive part, asking the rungs, is :func:`placement.predictio
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ import numpy as np
 
 from placement.baselines import PEAK, Target
 from placement.drift import CoverageMonitor, Crowding
+from placement.facts import Facts
+from placement.kin import Standings
 from placement.knowledge import Forecast, Forecasts, Knowledge, workload_of
 from placement.pods import PodSpec
 from placement.prediction import (
@@ -39,7 +42,7 @@ from placement.prediction import (
     Requests,
     Rungs,
 )
-from placement.resources import CPU, MEMORY
+from placement.resources import CPU, MEMORY, FloatArray
 from placement.siblings import SIBLINGS, Siblings
 from placement.usage import DAY, HISTORY_DAYS, STEP_S, SingleArray, UsageHistory
 
@@ -98,6 +101,8 @@ class _Known:
     """Whether the rungs were tried on its past."""
     promised_s: int = -1
     answers: Answers | None = None
+    has_stood: bool = False
+    """Whether others can be told how it stood on the past."""
     used: Mapping[str, int] = field(default_factory=dict)
     """The most of each resource when it was last asked about; only while that is all there is."""
 
@@ -115,32 +120,50 @@ class _Score:
 
 
 class _Outcomes:
-    """Ratios of truth to what was said, of the last :data:`OUTCOME_DAYS`, and the factor that follows from them."""
+    """Ratios of truth to what was said, of the last :data:`OUTCOME_DAYS`, and the factor that follows from them.
+
+    It is one of the largest ratios, so only as many of those as may matter are looked at for each new outcome; all of
+    them are when an hour is forgotten.
+    """
 
     def __init__(self) -> None:
-        self._by_hour: dict[int, list[float]] = {}
-        self._is_new = False
+        self._by_hour: dict[int, array[float]] = {}
+        self._num = 0
+        self._new: array[float] = array("d")
+        self._largest: FloatArray | None = None
+        """At least :attr:`_room` of them, but for those in ``_new``; None = to be gathered."""
+        self._room = 0
         self._quantile: float | None = None
 
     def add(self, made_s: int, ratio: float) -> None:
         """One outcome."""
-        self._by_hour.setdefault(made_s // HOUR_S, []).append(ratio)
-        self._is_new = True
+        self._by_hour.setdefault(made_s // HOUR_S, array("d")).append(ratio)
+        self._new.append(ratio)
+        self._num += 1
 
     def settle(self, now_s: float) -> None:
         """Forget what is old, and fit."""
         oldest = (now_s - OUTCOME_DAYS * DAY_S) // HOUR_S
         old = [hour for hour in self._by_hour if hour < oldest]
         for hour in old:
-            del self._by_hour[hour]
-        if not (self._is_new or old):
+            self._num -= len(self._by_hour.pop(hour))
+            self._largest = None
+        if not (self._new or old):
             return
-        self._is_new = False
-        ratios = np.array([ratio for hour in self._by_hour.values() for ratio in hour])
+        rank = min(ceil((self._num + 1) * EACH), self._num)
+        place = self._num - rank + 1
+        if self._largest is None or place > self._room:
+            self._room = 2 * place
+            every = np.concatenate([np.zeros(0), *(np.frombuffer(of) for of in self._by_hour.values())])
+            kept = min(self._room, len(every))
+            self._largest = np.partition(every, len(every) - kept)[len(every) - kept :] if kept else every
+        else:
+            self._largest = np.concatenate([self._largest, np.frombuffer(self._new)])
+        self._new = array("d")
         self._quantile = None
-        if len(ratios) >= LEAST_OUTCOMES and len(self._by_hour) >= LEAST_MOMENTS:
-            rank = min(ceil((len(ratios) + 1) * EACH), len(ratios))
-            self._quantile = float(np.partition(ratios, rank - 1)[rank - 1])
+        if self._num >= LEAST_OUTCOMES and len(self._by_hour) >= LEAST_MOMENTS:
+            at = len(self._largest) - place
+            self._quantile = float(np.partition(self._largest, at)[at])
 
     @property
     def quantile(self) -> float | None:
@@ -178,6 +201,8 @@ class Forecaster:
         """Samples that histories refused (from the future, too old, negative)."""
         self.num_turned_away = 0
         """Samples of workloads beyond ``max_workloads``."""
+        self.standings = Standings(len(LEARNED))
+        """What workloads tell of each other, where rungs read it."""
         self._known: dict[str, _Known] = {}
         self._promises: deque[_Promise] = deque()
         self._outcomes: dict[tuple[str, str], _Outcomes] = {}
@@ -246,6 +271,7 @@ class Forecaster:
         newest = max((k.last_s for k in self._known.values()), default=0.0)
         for name in [n for n, k in self._known.items() if n not in kept and newest - k.last_s > DAY_S]:
             del self._known[name]
+        self.standings.keep(self._known)
 
     def pasts(self, now_s: float, days: int) -> tuple[list[str], SingleArray]:
         """Workloads with samples enough, and ``(W, 2, days * DAY)`` their CPU and memory up to now, NaN for gaps."""
@@ -262,8 +288,16 @@ class Forecaster:
 
     # ── forecasts ─────────────────────────────────────────────────────────────────────────────
 
-    def questions(self, requested: Mapping[str, Requests]) -> list[Question]:
-        """Workloads to be asked about: their history changed, or what they ask for."""
+    def questions(self, requested: Mapping[str, Requests], facts: Mapping[str, Facts] | None = None) -> list[Question]:
+        """Workloads to be asked about: their history changed, or what they ask for.
+
+        Ask, :meth:`take` and call again until there are none: where rungs read kin, a workload that is new is first asked
+        only how it stood on the past, so that all can be told of all when they are tried on it.
+
+        Parameters
+        ----------
+        facts : beside the workloads' names, which tell namespace and owner.
+        """
         found = []
         for workload, asks in requested.items():
             known = self._known.get(workload)
@@ -275,7 +309,25 @@ class Forecaster:
                 known.is_changed = False
                 if self.siblings is not None:
                     known.used = {r: int(samples.max(initial=0)) for r, samples in history.samples.items()}
-                found.append(Question(workload, dict(asks), history, not known.is_tried))
+                stands = self.rungs.reads_kin and not known.has_stood
+                judges = not known.is_tried and not stands
+                found.append(Question(workload, dict(asks), history, judges, stands=stands))
+        return self._told(found, facts or {}) if self.rungs.reads_kin else found
+
+    def _told(self, questions: list[Question], facts: Mapping[str, Facts]) -> list[Question]:
+        """Questions with what kin tell of the workload, by the time of its newest sample."""
+        standings = self.standings
+        standings.meet({q.workload: facts.get(q.workload) or Facts.of_workload(q.workload) for q in questions})
+        at: dict[int, SingleArray] = {}
+        found = []
+        for question in questions:
+            if not question.stands:
+                hours = (0, *self.rungs.moments_h) if question.judges else (0,)
+                times = [question.history.end_s - h * HOUR_S for h in hours]
+                at |= {time_s: standings.features(time_s) for time_s in times if time_s not in at}
+                row = standings.row(question.workload)
+                question = replace(question, kin=np.stack([at[time_s][row] for time_s in times]))
+            found.append(question)
         return found
 
     def ask_again(self, workloads: Iterable[str]) -> None:
@@ -292,6 +344,11 @@ class Forecaster:
         for answer in answers:
             known = self._known.get(answer.workload)
             if known is None:
+                continue
+            for time_s, values in answer.stood:
+                self.standings.add(answer.workload, time_s, values)
+            if self.rungs.reads_kin and not known.has_stood:
+                known.has_stood = known.is_changed = True
                 continue
             known.answers, known.is_tried = answer, True
             for tried in answer.tried:

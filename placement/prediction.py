@@ -23,6 +23,8 @@ from placement import boosted
 from placement.baselines import BASELINES, Target, forecast, oracle
 from placement.errors import ModelError
 from placement.features import Context, featurize, schema_of
+from placement.kin import NAMES as KIN
+from placement.kin import standing
 from placement.knowledge import NUM_WINDOWS
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 from placement.stacking import Calibration
@@ -69,10 +71,12 @@ class Batch:
     cores: FloatArray
     memory_gib: FloatArray
     """``(N,)`` requests; NaN where memory is not asked for."""
+    kin: SingleArray
+    """``(N, O, R, K)`` what its kin tell of each workload, at the origins (:data:`placement.kin.NAMES`)."""
 
-    def at(self, origins: IntArray) -> Batch:
+    def at(self, origins: IntArray, kin: SingleArray) -> Batch:
         """The same at other moments."""
-        return replace(self, past={r: past.at(origins) for r, past in self.past.items()})
+        return replace(self, past={r: past.at(origins) for r, past in self.past.items()}, kin=kin)
 
 
 class Predictor(Protocol):
@@ -89,6 +93,10 @@ class Predictor(Protocol):
     def days(self) -> int:
         """How much of the past it reads."""
 
+    @property
+    def reads_kin(self) -> bool:
+        """Whether it wants to know what other workloads tell."""
+
     def shares(self, batch: Batch, resource: str) -> SingleArray | None:
         """``(N, O)`` upper quantile of the target's statistic after each origin; None = not this resource."""
 
@@ -101,6 +109,7 @@ class HistoryPredictor:
     names: Mapping[str, tuple[str, float]]
     """Resource → (baseline name, scale)."""
     tries: tuple[int, int] = (5, 48)
+    reads_kin: bool = False
 
     @classmethod
     def plain(cls, target: Target) -> HistoryPredictor:
@@ -134,6 +143,11 @@ class ModelPredictor:
     tries: tuple[int, int] = (7, 12)
     """Features of one moment cost a thousand times as much as a rule."""
 
+    @cached_property
+    def reads_kin(self) -> bool:
+        """Whether a tree looks at others: models of recordings without owners do not."""
+        return any(model.reads(KIN) for models in self.models.values() for model in models)
+
     def shares(self, batch: Batch, resource: str) -> SingleArray | None:
         """See :class:`Predictor`."""
         models = self.models.get(resource, ())
@@ -153,7 +167,8 @@ class ModelPredictor:
     def features(self, batch: Batch, resource: str) -> SingleArray:
         """``(N, O, F)`` features."""
         other = batch.past.get(MEMORY if resource == CPU else CPU)
-        context = Context(batch.cores, batch.memory_gib, other)
+        kin = batch.kin[:, :, LEARNED.index(resource)] if self.reads_kin else None
+        context = Context(batch.cores, batch.memory_gib, other, kin=kin)
         return np.asarray(featurize(batch.past[resource], self.target, context).values, np.float32)
 
 
@@ -176,6 +191,16 @@ class Rungs:
     def days(self) -> int:
         """How much of the past is read."""
         return max(1, *(p.days for _, p in self.predictors), PARTS_DAYS * self.parts)
+
+    @cached_property
+    def reads_kin(self) -> bool:
+        """Whether workloads have to tell of each other."""
+        return any(p.reads_kin for _, p in self.predictors)
+
+    @cached_property
+    def moments_h(self) -> tuple[int, ...]:
+        """How many hours before the end of a history a predictor that reads kin is tried."""
+        return tuple(sorted({h for _, p in self.predictors if p.reads_kin for h in _moments_h(p, self.target)}))
 
 
 def load_rungs(folder: str, target: Target, *, parts: bool = False) -> Rungs:
@@ -252,6 +277,10 @@ class Question:
     history: PastUsage
     judges: bool = False
     """Whether the answers are tried on the past as well."""
+    kin: SingleArray | None = None
+    """``(1 + M, R, K)`` what its kin tell, now and at :attr:`Rungs.moments_h` (these only where it is tried)."""
+    stands: bool = False
+    """Only how it stood is asked, now and then: for others to be told of it."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +319,8 @@ class Answers:
     """By resource; one without enough samples is missing."""
     tried: tuple[Ratio, ...] = ()
     """On the past, where that was asked."""
+    stood: tuple[tuple[int, SingleArray], ...] = field(default=(), compare=False)
+    """Time and ``(R, LEVELS)`` of its standings, where rungs read kin; a question that ``stands`` gets nothing else."""
 
 
 def ask(rungs: Rungs, questions: Iterable[Question]) -> list[Answers]:
@@ -298,11 +329,15 @@ def ask(rungs: Rungs, questions: Iterable[Question]) -> list[Answers]:
     An answer does not depend on which other questions are asked with it.
     """
     listed = list(questions)
-    groups: dict[tuple[int, bool, int], list[Question]] = {}
+    groups: dict[tuple[int, bool, bool, int], list[Question]] = {}
     for question in listed:
-        days = min(rungs.days + OUTCOME_DAYS * question.judges, -(-len(question.history.samples[CPU]) // DAY))
-        groups.setdefault((question.history.end_s, question.judges, days), []).append(question)
-    answers = [_ask_batch(rungs, group, judges, days) for (_, judges, days), group in groups.items()]
+        looks_back = question.judges or question.stands
+        days = min(rungs.days + OUTCOME_DAYS * looks_back, -(-len(question.history.samples[CPU]) // DAY))
+        groups.setdefault((question.history.end_s, question.stands, question.judges, days), []).append(question)
+    answers = [
+        _stand(rungs, group, days) if stands else _ask_batch(rungs, group, judges, days)
+        for (_, stands, judges, days), group in groups.items()
+    ]
     found = {answer.workload: answer for part in answers for answer in part}
     return [found[q.workload] for q in listed]
 
@@ -326,7 +361,28 @@ def batch_of(questions: Sequence[Question], steps: int) -> Batch:
         scale[resource] = unit
     cores = np.array([q.requested.get(CPU, 1000) / 1000 for q in questions])
     memory = np.array([q.requested[MEMORY] / 2**30 if MEMORY in q.requested else np.nan for q in questions])
-    return Batch(past, scale, cores, memory)
+    kin = np.full((len(questions), 1, len(LEARNED), len(KIN)), np.nan, np.float32)
+    for told, question in zip(kin, questions, strict=True):
+        if question.kin is not None:
+            told[0] = question.kin[0]
+    return Batch(past, scale, cores, memory, kin)
+
+
+def _stand(rungs: Rungs, questions: Sequence[Question], days: int) -> list[Answers]:
+    """How workloads stood at each moment at which models will be tried, and stand now."""
+    batch, end_s = batch_of(questions, days * DAY), questions[0].history.end_s
+    hours = [h for h in (0, *rungs.moments_h) if h < days * 24]
+    stood = _standings(batch.at(days * DAY - np.array(hours[::-1], np.int64) * HOUR, batch.kin), rungs.target)
+    times = [end_s - h * 3600 for h in hours[::-1]]
+    return [
+        Answers(q.workload, q.requested, end_s, {}, stood=tuple(zip(times, rows, strict=True)))
+        for q, rows in zip(questions, stood, strict=True)
+    ]
+
+
+def _standings(batch: Batch, target: Target) -> SingleArray:
+    """``(N, O, R, LEVELS)``."""
+    return np.stack([standing(batch.past[resource], target) for resource in LEARNED], axis=2)
 
 
 def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: int) -> list[Answers]:
@@ -341,11 +397,23 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
         for i in np.flatnonzero(_is_known(past)[:, 0]).tolist():
             said = {n: float(u[i, 0] * scale[i]) for n, u in uppers.items() if u is not None}
             of[i][resource] = Prediction(said, *usual[i])
-    ratios = _ratios(rungs, batch, end_s) if judges else [()] * len(questions)
+    ratios = _ratios(rungs, batch, _told(rungs, questions), end_s) if judges else [()] * len(questions)
+    stood: list[tuple[tuple[int, SingleArray], ...]] = [()] * len(questions)
+    if rungs.reads_kin:
+        stood = [((end_s, rows[0]),) for rows in _standings(batch, rungs.target)]
     return [
-        Answers(q.workload, q.requested, end_s, predictions, tried)
-        for q, predictions, tried in zip(questions, of, ratios, strict=True)
+        Answers(q.workload, q.requested, end_s, predictions, tried, now)
+        for q, predictions, tried, now in zip(questions, of, ratios, stood, strict=True)
     ]
+
+
+def _told(rungs: Rungs, questions: Sequence[Question]) -> SingleArray:
+    """``(N, M, R, K)`` what kin told at :attr:`Rungs.moments_h`."""
+    told = np.full((len(questions), len(rungs.moments_h), len(LEARNED), len(KIN)), np.nan, np.float32)
+    for row, question in zip(told, questions, strict=True):
+        if question.kin is not None and len(question.kin) > 1:
+            row[:] = question.kin[1:]
+    return told
 
 
 def _is_known(past: Past) -> BoolArray:
@@ -359,15 +427,20 @@ def _uppers(predictor: Predictor, batch: Batch, resource: str) -> SingleArray | 
     return None if share is None else np.maximum(share, np.float32(FLOOR))
 
 
-def _ratios(rungs: Rungs, batch: Batch, end_s: int) -> list[tuple[Ratio, ...]]:
+def _moments_h(predictor: Predictor, target: Target) -> Sequence[int]:
+    """Hours before the end of a history at which a predictor is tried on it."""
+    every_h, most = predictor.tries
+    return range(target.horizon_h, OUTCOME_DAYS * 24, every_h)[:most]
+
+
+def _ratios(rungs: Rungs, batch: Batch, told: SingleArray, end_s: int) -> list[tuple[Ratio, ...]]:
     """How every rung would have done at past moments, by workload."""
     found: list[list[Ratio]] = [[] for _ in batch.cores]
     for name, predictor in rungs.predictors:
-        every_h, most = predictor.tries
-        hours = range(rungs.target.horizon_h, OUTCOME_DAYS * 24, every_h)[:most]
         steps = batch.past[CPU].share.shape[1]
-        origins = steps - np.array(hours, np.int64)[::-1] * HOUR
-        then = batch.at(origins[origins > 0])
+        hours = [h for h in _moments_h(predictor, rungs.target) if h * HOUR < steps][::-1]
+        at = [rungs.moments_h.index(h) for h in hours] if predictor.reads_kin else []
+        then = batch.at(steps - np.array(hours, np.int64) * HOUR, told[:, at])
         for resource in LEARNED:
             past = then.past[resource]
             upper = _uppers(predictor, then, resource)

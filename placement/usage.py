@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.errors import StateError
+from placement.facts import Facts
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 
 SingleArray = NDArray[np.float32]
@@ -39,7 +40,8 @@ class UsageSeries:
     ``usage[resource]`` is ``(N, T)`` float32 in cores (``cpu``) and bytes (``memory``), NaN where nothing was
     recorded; sample ``j`` covers the ``STEP_S`` seconds that end at ``start_s + j * STEP_S``.
     ``provisioned[resource]`` is ``(N,)``: the request, which is also the limit. ``groups`` names a coarser
-    class of each workload (owner, image, size) for calibration by group.
+    class of each workload (owner, image, size) for calibration by group; ``facts`` say what else is known of each, and
+    then groups are owners.
     """
 
     name: str
@@ -50,6 +52,7 @@ class UsageSeries:
     groups: tuple[str, ...] = ()
     repairs: tuple[tuple[str, int], ...] = ()
     """What the reader mended, with counts: ("duplicate samples", 12), …"""
+    facts: tuple[Facts, ...] = ()
 
     def __post_init__(self) -> None:
         for resource, table in self.usage.items():
@@ -85,6 +88,7 @@ class UsageSeries:
             usage={r: u[index] for r, u in self.usage.items()},
             provisioned={r: p[index] for r, p in self.provisioned.items()},
             groups=tuple(self.groups[i] for i in index) if self.groups else (),
+            facts=tuple(self.facts[i] for i in index) if self.facts else (),
         )
 
 

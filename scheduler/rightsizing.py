@@ -17,6 +17,7 @@ import numpy as np
 
 from placement.drift import is_full
 from placement.errors import PlacementError
+from placement.facts import facts_of
 from placement.forecasting import Forecaster, asked_of
 from placement.knowledge import Forecasts, workload_of
 from placement.nodes import NamespaceSpec
@@ -101,7 +102,10 @@ def advise(
         for at, cpu, memory in rows:
             forecaster.add(workload, at, end_s, cpu_millicores=cpu, memory_bytes=memory)
             most[workload] = max(most.get(workload, 0), memory)
-    forecaster.take(ask(rungs, forecaster.questions(asked_of(pod.spec for pod in recording.pods))))
+    specs = dict.fromkeys(pod.spec for pod in recording.pods)
+    asked, facts = asked_of(specs), facts_of(specs)
+    while questions := forecaster.questions(asked, facts):
+        forecaster.take(ask(rungs, questions))
     forecaster.settle(end_s)
     here = Counter(p.spec for p in recording.pods if p.departure_s < 0)
     kept = frozenset(n.name for n in namespaces if any(key == KEEP_LABEL for key, _ in n.labels))

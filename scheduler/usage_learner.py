@@ -20,9 +20,10 @@ from pathlib import Path
 from placement.boosted import CARD
 from placement.drift import is_full
 from placement.errors import ModelError
+from placement.facts import facts_of
 from placement.forecasting import Forecaster, asked_of, rungs_below
 from placement.knowledge import Forecasts, workload_of
-from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST, Rungs, load_rungs, target_of
+from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST, Question, Rungs, load_rungs, target_of
 from placement.reclaim import is_reclaimed
 from placement.resources import CPU, MEMORY
 from placement.siblings import SIBLINGS
@@ -123,9 +124,12 @@ class UsageLearner:
         self._take_kills()
         forecaster = self.forecaster
         self._look_at_nodes()
-        requested = asked_of({pod.spec for pod in self.engine.ledger.pods.values()})
+        specs = {pod.spec for pod in self.engine.ledger.pods.values()}
+        requested, facts = asked_of(specs), facts_of(specs) if forecaster.rungs.reads_kin else None
         forecaster.keep(requested)
-        await self._predict(requested)
+        while questions := forecaster.questions(requested, facts):
+            if not await self._predict(questions):
+                break
         forecaster.settle(self.clock())
         self._publish()
 
@@ -287,8 +291,8 @@ class UsageLearner:
 
     # ── forecasts ─────────────────────────────────────────────────────────────────────────────
 
-    async def _predict(self, requested: Mapping[str, Mapping[str, int]]) -> None:
-        questions = self.forecaster.questions(requested)
+    async def _predict(self, questions: list[Question]) -> bool:
+        """Whether the worker answered."""
         source = Source(self._model, self._card_stamp, self.target, self.parts)
         for first in range(0, len(questions), PER_VISIT):
             part = questions[first : first + PER_VISIT]
@@ -298,8 +302,9 @@ class UsageLearner:
                 self.engine.metrics.fallback.labels("prediction worker").inc()
                 log.warning("nothing was predicted this time", extra={"error": str(error)})
                 self.forecaster.ask_again(q.workload for q in questions[first:])
-                return
+                return False
             self.forecaster.take(answers)
+        return True
 
     def _publish(self) -> None:
         """A new version of knowledge, if a forecast changed."""

@@ -18,13 +18,14 @@ from placement import boosted
 from placement.baselines import Target, baselines_within, tuned_scale
 from placement.errors import ModelError
 from placement.features import schema_of
-from placement.resources import AnyArray, FloatArray
+from placement.prediction import LEAST
+from placement.resources import AnyArray, BoolArray, FloatArray
 from placement.stacking import pinball
 from placement.usage import UsageSeries
 from simulator import lifetime_accuracy
 from simulator.charts import Line, line_chart
 from simulator.forecast_samples import Recording, Samples
-from simulator.training import LEVEL, Split, deployable_recording, predictions
+from simulator.training import LEVEL, Split, deployable_recording, digest_of, predictions
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 Report = dict[str, Any]
@@ -72,13 +73,14 @@ def evaluate(
         raise ModelError(f"{folder} has no model for {', '.join(series.usage)}; train one on such data")
     split = Split.of(series.num_days)
     recording = deployable_recording(series, split)
+    novelty = novelty_of(series, card.get("fitted_on", {}))
     report: Report = {"data": series.name, "model": card["data"], "level": LEVEL, "tasks": {}}
     for number, (resource, horizon, statistic) in enumerate(tasks):
         target = Target(horizon, statistic)
         name = f"{resource}-{target.name}"
         progress(name, number, len(tasks))
         mine = [m for m in models if m.resource == resource and m.target == target]
-        entry = _task(recording, resource, target, split, mine, card["tasks"][name])
+        entry = _task(recording, resource, target, split, mine, card["tasks"][name], novelty)
         if entry is not None:
             report["tasks"][name] = entry
     progress("done", len(tasks), len(tasks))
@@ -92,6 +94,7 @@ def _task(
     split: Split,
     models: list[boosted.QuantileModel],
     card: Mapping[str, Any],
+    novelty: Mapping[str, BoolArray],
 ) -> Report | None:
     """One task's table; None when the recording is too short for the horizon."""
     samples = recording.samples(resource, target)
@@ -103,15 +106,14 @@ def _task(
     names = tuple(dict.fromkeys((*baselines_within(split.first_hour / 24), str(card["baseline"]))))
     before = recording.baselines(resource, target, past, names)
     after = recording.baselines(resource, target, late, names)
-    rows = {}
+    rows, rivals = {}, {}
     for name in names:
         scale = tuned_scale(before[name].astype(float), past.truth.astype(float), past.weight, LEVEL)
-        tuned = scores(late, np.minimum(after[name] * scale, 1))
-        rows[name] = {
-            **scores(late, after[name]),
-            "tuned_pinball": tuned["pinball"],
-            "tuned_coverage": tuned["coverage"],
-        }
+        raw, scaled = scores(late, after[name]), np.minimum(after[name] * scale, 1)
+        tuned = scores(late, scaled)
+        rows[name] = {**raw, "tuned_pinball": tuned["pinball"], "tuned_coverage": tuned["coverage"]}
+        rivals[name] = after[name] if raw["pinball"] < tuned["pinball"] else scaled
+    best = rivals[best_rival(rows)]
     mixed = [_mixed(models, part, base[str(card["baseline"])], card) for part, base in ((past, before), (late, after))]
     rows["model"] = scores(late, mixed[1])
     rows["oracle"] = scores(late, late.truth)
@@ -121,8 +123,39 @@ def _task(
         "groups": {
             str(g): scores(late.pick(late.groups == g), mixed[1][late.groups == g]) for g in np.unique(late.groups)
         },
+        "novelty": {
+            name: {"samples": int(mask.sum()), **scores(late.pick(mask), mixed[1][mask])}
+            | {"rival_pinball": scores(late.pick(mask), best[mask])["pinball"]}
+            for name, mask in _masks(recording, resource, late, novelty).items()
+            if mask.any()
+        },
         "reliability": reliability(past, mixed[0], late, mixed[1]),
     }
+
+
+NEW_OWNER = "unseen, of an unseen owner"
+
+
+def novelty_of(series: UsageSeries, fitted_on: Mapping[str, str]) -> dict[str, BoolArray]:
+    """Name → (N,) workloads: seen when the models were fitted, by name, or not; with owners, whether they were seen."""
+    seen = _is_in(series.workloads, fitted_on.get("workloads", ""))
+    if not series.facts:
+        return {"seen": seen, "unseen": ~seen}
+    owner = _is_in(series.groups, fitted_on.get("owners", ""))
+    return {"seen": seen, "unseen": ~seen, "unseen, of a seen owner": ~seen & owner, NEW_OWNER: ~seen & ~owner}
+
+
+def _is_in(names: Sequence[str], digests: str) -> BoolArray:
+    known = set(digests.split())
+    return np.array([digest_of(name) in known for name in names], bool)
+
+
+def _masks(
+    recording: Recording, resource: str, late: Samples, novelty: Mapping[str, BoolArray]
+) -> dict[str, BoolArray]:
+    """Name → (S,) samples of a kind of workload, and those that ``ullage serve`` would not ask a model about yet."""
+    measured = np.cumsum(recording.pasts[resource].hour_count, axis=1)[late.workload, late.hour - 1]
+    return {name: mask[late.workload] for name, mask in novelty.items()} | {"less than a day": measured < LEAST}
 
 
 def _mixed(models: list[boosted.QuantileModel], part: Samples, base: AnyArray, card: Mapping[str, Any]) -> FloatArray:
@@ -133,14 +166,19 @@ def _mixed(models: list[boosted.QuantileModel], part: Samples, base: AnyArray, c
     return np.asarray(np.clip(mixed * float(card["calibration"]), 0, 1), float)
 
 
+def best_rival(predictors: Mapping[str, Mapping[str, float]]) -> str:
+    """The rule with the least pinball loss, raw or tuned."""
+    rules = {name: p for name, p in predictors.items() if "tuned_pinball" in p}
+    return min(rules, key=lambda name: min(rules[name]["pinball"], rules[name]["tuned_pinball"]))
+
+
 def table_rows(report: Report) -> list[dict[str, Any]]:
     """One row per task: the model, its best rival and the coverage, for a terminal."""
     rows = []
     for name, task in report["tasks"].items():
-        rivals = {n: v for n, v in task["predictors"].items() if n not in ("model", "oracle")}
-        best = min(rivals, key=lambda n: min(rivals[n]["pinball"], rivals[n]["tuned_pinball"]))
-        least = min(rivals[best]["pinball"], rivals[best]["tuned_pinball"])
-        mine = task["predictors"]["model"]
+        best = best_rival(task["predictors"])
+        least = min(task["predictors"][best]["pinball"], task["predictors"][best]["tuned_pinball"])
+        mine, unseen = task["predictors"]["model"], task["novelty"].get("unseen")
         rows.append(
             {
                 "task": name,
@@ -150,6 +188,8 @@ def table_rows(report: Report) -> list[dict[str, Any]]:
                 "ratio": f"{mine['pinball'] / least:.3f}" if least > 0 else "-",
                 "coverage": f"{mine['coverage']:.3f}",
                 "slack": f"{mine['slack']:.3f}",
+                "unseen": f"{unseen['pinball']:.4f}" if unseen else "-",
+                "rival, unseen": f"{unseen['rival_pinball']:.4f}" if unseen else "-",
             }
         )
     return rows
@@ -177,7 +217,8 @@ def html(report: Report) -> str:
             f"<h2>{escape(name)}</h2>",
             _diagram(task["reliability"]),
             _predictors(task["predictors"]),
-            _groups(task["groups"]),
+            _groups("workloads", task["novelty"]),
+            _groups("group", task["groups"]),
         ]
     body += lifetime_accuracy.section(report["lifetimes"]) if "lifetimes" in report else []
     head = (
@@ -227,14 +268,17 @@ def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:
     return f"<div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
 
 
-def _groups(groups: Mapping[str, Mapping[str, float]]) -> str:
+def _groups(what: str, groups: Mapping[str, Mapping[str, float]]) -> str:
     if len(groups) < 2 or len(groups) > 40:
         return ""
+    columns = [
+        c for c in ("pinball", "rival_pinball", "coverage", "slack", "samples") if c in next(iter(groups.values()))
+    ]
     lines = [
         f"<tr><td>{escape(name)}</td>"
-        + "".join(f"<td>{entry[c]:.4f}</td>" for c in ("pinball", "coverage", "slack"))
+        + "".join(f"<td>{entry[c]:{'d' if c == 'samples' else '.4f'}}</td>" for c in columns)
         + "</tr>"
         for name, entry in groups.items()
     ]
-    head = "<tr><th>group</th><th>pinball</th><th>coverage</th><th>slack</th></tr>"
-    return f"<div class='wide'><table>{head}{''.join(lines)}</table></div>"
+    head = "".join(f"<th>{c.replace('_', ' ')}</th>" for c in (what, *columns))
+    return f"<div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"

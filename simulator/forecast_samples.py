@@ -7,7 +7,7 @@ when it ended. Gaps in the recent past or in the target drop the sample; nothing
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,9 +19,11 @@ from placement.features import (
     FeatureTable,
     cluster_context,
     common_features,
+    kin_features,
     side_by_side,
     target_features,
 )
+from placement.kin import LAG_H, codes_of, from_kin, own_facts, standing
 from placement.resources import CPU, MEMORY, AnyArray, BoolArray, FloatArray, IntArray
 from placement.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.windows import Past
@@ -84,9 +86,10 @@ class Recording:
     Bitbrains) is measurement error.
     """
 
-    def __init__(self, series: UsageSeries, origins: IntArray, *, with_cluster: bool = True) -> None:
+    def __init__(self, series: UsageSeries, origins: IntArray, *, as_live: bool = False) -> None:
         self.series = series
-        self.with_cluster = with_cluster
+        self.as_live = as_live
+        """As a row is served: without the cluster's mean, with what its kin tell."""
         self.origins = origins
         self.shares = {r: np.minimum(series.share(r), np.float32(1)) for r in series.usage}
         self.pasts = {r: self.past(r, origins) for r in self.shares}
@@ -108,7 +111,7 @@ class Recording:
         """Neighbours of a resource: the other one, the requests, the cluster."""
         other = MEMORY if resource == CPU else CPU
         memory = self.series.provisioned.get(MEMORY, np.full(len(self.series.workloads), np.nan))
-        mean, bursting = cluster_context(self.pasts[resource]) if self.with_cluster else (None, None)
+        mean, bursting = cluster_context(self.pasts[resource]) if not self.as_live else (None, None)
         return Context(self.cores, memory / 2**30, self.pasts.get(other), mean, bursting)
 
     def common(self, resource: str) -> FeatureTable:
@@ -121,10 +124,22 @@ class Recording:
         """(N, O, F) all features of a task."""
         return side_by_side(self.common(resource), target_features(self.pasts[resource], target))
 
+    def kin(self, resource: str, target: Target) -> FeatureTable:
+        """(N, O, K) what other workloads tell, as of :data:`LAG_H` hours before each origin."""
+        past, facts = self.pasts[resource], self.series.facts
+        context = Context(self.cores, self.cores)
+        if any(any(f.keys()) for f in facts):
+            earlier = past.at(past.origins - LAG_H * HOUR)
+            context = replace(context, kin=from_kin(codes_of(facts), own_facts(facts), standing(earlier, target)))
+        return kin_features(past, context)
+
     def samples(self, resource: str, target: Target, *, first_workload: int = 0, first_day: int = 0) -> Samples:
         """All usable samples of a task."""
         past = self.pasts[resource]
-        common, own = self.common(resource), target_features(past, target)
+        common = self.common(resource)
+        tables = [common, target_features(past, target)]
+        if self.as_live:
+            tables.append(self.kin(resource, target))
         truth = oracle(past, target)
         recorded = common.values[:, :, common.schema.names.index("recorded_24h")]
         possible = np.minimum(self.origins / DAY, 1)[None, :]
@@ -133,8 +148,8 @@ class Recording:
         groups = np.array(self.series.groups or [""] * len(self.series.workloads))
         origin = self.origins[column]
         return Samples(
-            FeatureSchema((*common.schema.names, *own.schema.names)),
-            np.concatenate([common.values[usable], own.values[usable]], axis=1),
+            FeatureSchema(tuple(name for table in tables for name in table.schema.names)),
+            np.concatenate([table.values[usable] for table in tables], axis=1),
             truth[usable],
             self.cores[row],
             row + first_workload,

@@ -6,13 +6,15 @@ as Unix time counts weeks), so that hour and weekday, which the models look at, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from placement.facts import facts_of
 from placement.knowledge import workload_of
 from placement.recording import Recording
 from placement.resources import CPU, MEMORY, IntArray
+from placement.siblings import group_of
 from placement.usage import STEP_S, UsageSeries
 from simulator.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
 from simulator.usage_readers import to_grid
@@ -112,4 +114,7 @@ def usage_of_trace(trace: Trace) -> UsageSeries:
         np.maximum.at(largest, inverse.ravel(), column)
         values[resource] = np.where(largest < 0, np.nan, largest / unit)
     provisioned = {CPU: members.cpu / 1000.0, MEMORY: members.memory.astype(float)}
-    return to_grid(name, keys[0], keys[1] * STEP_S, values, workloads=members.names, provisioned=provisioned)
+    series = to_grid(name, keys[0], keys[1] * STEP_S, values, workloads=members.names, provisioned=provisioned)
+    facts = facts_of(trace.specs)
+    groups = tuple(group_of(workload) for workload in series.workloads)
+    return replace(series, groups=groups, facts=tuple(facts[workload] for workload in series.workloads))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy as np
 from placement.baselines import P95, PEAK, Target, baselines_within, tuned_scale
 from placement.boosted import FitOptions, QuantileModel, base_of, fit, save
 from placement.errors import ConfigError
+from placement.facts import FAMILIES
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.stacking import conformal, pinball, stack
-from placement.usage import HISTORY_DAYS, HOUR, SingleArray, UsageSeries
+from placement.usage import DAY, HISTORY_DAYS, HOUR, SingleArray, UsageSeries
 from simulator.forecast_samples import STRIDE_H, Recording, Samples, draw, folds_of
 
 LEVEL = 0.95
@@ -204,18 +206,40 @@ class Trained:
 
 
 def deployable_recording(series: UsageSeries, split: Split) -> Recording:
-    """A recording at every hour after the first history, without cluster context, which a live row does not have."""
-    origins = np.arange(split.first_hour * HOUR, series.num_steps, HOUR)
-    return Recording(series, origins, with_cluster=False)
+    """A recording at every hour after the first history, with what a live row has."""
+    return Recording(series, np.arange(split.first_hour * HOUR, series.num_steps, HOUR), as_live=True)
+
+
+HELD_OUT, HELD_GROUPS = 4, 8
+"""One in so many workloads, and one in so many owners with all of theirs, is never fitted on."""
+
+
+def held_out(series: UsageSeries, seed: int) -> BoolArray:
+    """(N,) workloads that are never fitted on; whole owners among them where owners are known."""
+    held = folds_of(len(series.workloads), HELD_OUT, seed) == 0
+    if series.facts:
+        names, owner = np.unique(np.array(series.groups), return_inverse=True)
+        if len(names) >= HELD_GROUPS:
+            held |= (folds_of(len(names), HELD_GROUPS, seed) == 0)[owner]
+    return held
+
+
+def digest_of(name: str) -> str:
+    """By which a card remembers a name: 8 hexadecimal digits.
+
+    >>> digest_of("shop/Deployment/web")
+    '84b75d05'
+    """
+    return sha256(name.encode()).hexdigest()[:8]
 
 
 def train_task(
-    recording: Recording, resource: str, target: Target, split: Split, *, effort: Effort, seed: int, held_fold: IntArray
+    recording: Recording, resource: str, target: Target, split: Split, *, effort: Effort, seed: int, held_out: BoolArray
 ) -> Trained:
-    """Fit, stack and calibrate one task; workloads with ``held_fold`` true are never fitted on."""
+    """Fit, stack and calibrate one task; workloads with ``held_out`` true are never fitted on."""
     samples = recording.samples(resource, target)
     fit_part, calibration, test = split.masks(samples, target.horizon_h)
-    held = held_fold[samples.workload].astype(bool)
+    held = held_out[samples.workload]
     judged = split.judged(samples)
     models = fit_bases(
         samples,
@@ -239,7 +263,7 @@ def train_task(
         rival = recording.baselines(resource, target, late, (baseline,))[baseline].astype(float)
         forecasts = np.concatenate([predictions(models, late.rows), np.minimum(rival * scale, 1)[None, :]])
         mixed = np.clip(weights @ forecasts * factor, 0, 1)
-        metrics = _metrics(late, mixed, np.minimum(rival * scale, 1), held_fold[late.workload].astype(bool))
+        metrics = _metrics(late, mixed, np.minimum(rival * scale, 1), held_out[late.workload])
     return Trained(
         resource, target, tuple(models), tuple(float(w) for w in weights[:-1]), factor, baseline, scale, metrics
     )
@@ -296,7 +320,7 @@ def train(
     """
     split = Split.of(series.num_days)
     recording = deployable_recording(series, split)
-    held_fold = (folds_of(len(series.workloads), 4, seed) == 0).astype(np.int64)
+    held = held_out(series, seed)
     longest = (series.num_days * 24 - split.last_calibration * 24) / 1.5
     wanted = [t for t in (targets or TARGETS) if t.horizon_h <= max(1.0, longest)]
     tasks = [(resource, target) for resource in series.usage for target in wanted]
@@ -304,17 +328,32 @@ def train(
     effort = effort or Effort(30_000, by_weight=True)
     for number, (resource, target) in enumerate(tasks):
         progress(f"{resource} {target.name}", number, len(tasks))
-        trained.append(train_task(recording, resource, target, split, effort=effort, seed=seed, held_fold=held_fold))
+        trained.append(train_task(recording, resource, target, split, effort=effort, seed=seed, held_out=held))
     progress("saving", len(tasks), len(tasks))
-    card = {**model_card(series, split, trained, seed, created_s), **(more or {})}
+    card = {**model_card(series, split, trained, held, seed=seed, created_s=created_s), **(more or {})}
     save([m for t in trained for m in t.models], folder, card)
     return trained
 
 
+def _was_there(series: UsageSeries, split: Split) -> BoolArray:
+    """(N,) workloads that have samples in the days that are fitted on."""
+    end = int(split.last_fit * DAY)
+    here: BoolArray = np.any([np.isfinite(table[:, :end]).any(axis=1) for table in series.usage.values()], axis=0)
+    return here
+
+
+def fitted_on(series: UsageSeries, mask: BoolArray) -> dict[str, str]:
+    """Digests of the workloads, and of the owners where they are known, that models have been fitted on."""
+    rows = np.flatnonzero(mask)
+    groups = sorted({digest_of(series.groups[i]) for i in rows}) if series.facts else []
+    return {"workloads": " ".join(digest_of(series.workloads[i]) for i in rows), "owners": " ".join(groups)}
+
+
 def model_card(
-    series: UsageSeries, split: Split, trained: Sequence[Trained], seed: int, created_s: int
+    series: UsageSeries, split: Split, trained: Sequence[Trained], held: BoolArray, *, seed: int, created_s: int
 ) -> dict[str, object]:
     """What a person must know before trusting the models."""
+    known = zip(FAMILIES, zip(*(f.keys() for f in series.facts), strict=True), strict=False)
     return {
         "data": {
             "name": series.name,
@@ -322,8 +361,10 @@ def model_card(
             "days": round(series.num_days, 2),
             "resources": list(series.usage),
             "repairs": [list(entry) for entry in series.repairs],
+            "facts": {family: sum(map(bool, keys)) for family, keys in known},
             "split_days": [round(split.first_hour / 24, 2), round(split.last_fit, 2), round(split.last_calibration, 2)],
         },
+        "fitted_on": fitted_on(series, ~held & _was_there(series, split)),
         "created_s": created_s,
         "seed": seed,
         "level": LEVEL,

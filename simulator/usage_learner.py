@@ -9,6 +9,7 @@ import numpy as np
 
 from placement.baselines import Target
 from placement.drift import FULL
+from placement.facts import facts_of
 from placement.forecasting import Forecaster, asked_of
 from placement.knowledge import workload_of
 from placement.prediction import HISTORY, REQUEST, Rungs, ask
@@ -97,9 +98,11 @@ class UsageLearner:
         """Ask, judge what was promised, and swap knowledge: the order in which ``ullage serve`` does it."""
         now, state, forecaster = replay.time_s, replay.state, self.forecaster
         before = forecaster.rung
-        asked = asked_of({r.spec for r in state.residents.values()})
+        specs = {r.spec for r in state.residents.values()}
+        asked, facts = asked_of(specs), facts_of(specs) if forecaster.rungs.reads_kin else None
         forecaster.keep(asked)
-        forecaster.take(ask(forecaster.rungs, forecaster.questions(asked)))
+        while questions := forecaster.questions(asked, facts):
+            forecaster.take(ask(forecaster.rungs, questions))
         forecaster.settle(now)
         known = forecaster.renewed(state.knowledge, now)
         if known is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from placement.errors import why
+from placement.facts import Facts
 from placement.resources import CPU, MEMORY, FloatArray, IntArray
 from placement.usage import DAY, STEP_S, SingleArray, UsageSeries
 from simulator.trace import Trace, TraceError
@@ -238,6 +239,21 @@ def read_planetlab(folder: Path) -> list[UsageSeries]:
     return [read_planetlab_day(path) for path in paths]
 
 
+def joined_days(days: Sequence[UsageSeries]) -> UsageSeries:
+    """PlanetLab days one after the other, the time between them closed; a slice is a namespace, a host a name in it."""
+    workloads = tuple(sorted({name for day in days for name in day.workloads}))
+    row = {name: i for i, name in enumerate(workloads)}
+    table = np.full((len(workloads), len(days) * DAY), np.nan, np.float32)
+    for number, day in enumerate(days):
+        table[[row[name] for name in day.workloads], number * DAY : (number + 1) * DAY] = day.usage[CPU]
+    owners = tuple(_slice_of(name) for name in workloads)
+    facts = tuple(Facts(owner, "Host", host_of(name)) for owner, name in zip(owners, workloads, strict=True))
+    return UsageSeries(
+        days[0].name if len(days) == 1 else f"planetlab, {len(days)} days", workloads, days[0].start_s, {CPU: table},
+        {CPU: np.ones(len(workloads))}, owners, facts=facts,
+    )  # fmt: skip
+
+
 def read_bitbrains_small(folder: Path, *, max_gap_s: int = 900) -> UsageSeries:
     """Thirty business VMs over a month; an interval longer than ``max_gap_s`` is a gap, not a sample.
 
@@ -350,7 +366,7 @@ USAGE_READERS: dict[str, Callable[[Path], UsageSeries]] = {
     "alibaba-2018-containers": read_alibaba_2018_containers,
     "alibaba-genai-2026": read_alibaba_genai_2026,
 }
-"""Readers that yield one series; PlanetLab has one per day (:func:`read_planetlab`)."""
+"""Readers that yield one series; PlanetLab has one per day (:func:`read_planetlab`), or :func:`joined_days`."""
 
 
 def read_usage(folder: Path) -> UsageSeries:
@@ -374,8 +390,7 @@ def read_usage(folder: Path) -> UsageSeries:
     for name, sign in signs.items():
         if (folder / sign).is_file():
             return USAGE_READERS[name](folder)
-    days = sorted(folder.glob("*.tar.gz"))
-    if days:
-        return read_planetlab_day(days[0])
+    if next(folder.glob("*.tar.gz"), None) is not None:
+        return joined_days(read_planetlab(folder))
     known = ", ".join((*USAGE_READERS, "planetlab"))
     raise TraceError(f"{folder} is no usage data set that Ullage reads ({known})")

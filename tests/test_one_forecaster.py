@@ -31,6 +31,7 @@ from simulator.training import Effort, train
 from simulator.usage_learner import UsageLearner
 from simulator.usage_truth import UsageTruth
 from tests.live_engine import Live
+from tests.test_kin import owned
 
 GIB = 2**30
 TARGET = Target(1)
@@ -119,7 +120,7 @@ async def served(
         live.ledger.see_node(node)
     for uid, pod in replay.pod_of.items():
         spec = trace.specs[trace.pods.spec[pod]]
-        live.ledger.see(Seen(uid, uid, "default", 1, spec, replay.node_names[replay.node_of[pod]]))
+        live.ledger.see(Seen(uid, uid, spec.namespace, 1, spec, replay.node_names[replay.node_of[pod]]))
     live.engine.strategy = strategy_named(strategy)
     settings = UsageSettings(model=model, horizon=TARGET.name, siblings=siblings)
     learner = LiveLearner(live.engine, settings, lambda: True, clock=lambda: now[0])
@@ -187,6 +188,38 @@ async def test_serve_and_replay_know_the_same_of_owners_that_are_new(tmp_path: P
     assert {n: f.rung for n, f in last.of.items() if f.rung != "history"} == {
         f"default/StatefulSet/db{i}": "siblings" for i in (42, 43, 44)
     }
+
+
+@pytest.fixture(scope="module")
+def kin_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of workloads whose bursts are as high as their namespace has them that day."""
+    folder = tmp_path_factory.mktemp("kin")
+    train(owned(), folder, seed=1, effort=Effort(4000, 1500), targets=[TARGET])
+    return str(folder)
+
+
+async def test_serve_and_replay_tell_models_the_same_of_namespaces_names_and_images(
+    tmp_path: Path, kin_model: str
+) -> None:
+    plain = busy_trace(24, burst=False)
+    specs = tuple(
+        replace(s, namespace=f"ns{i % 3}", owner=f"Deployment/app-{i}", images=(f"shop/{i % 4}:{i}",), guaranteed=i < 9)
+        for i, s in enumerate(plain.specs)
+    )
+    trace = replace(plain, specs=specs)
+    rungs = load_rungs(kin_model, TARGET)
+    assert rungs.reads_kin
+    look, replay = replayed(trace, "predicted", rungs, 3600)
+    known = await served(trace, look, replay, tmp_path / "r.db", "predicted", kin_model, 3600)
+    assert [k.digest for k in known.values()] == [k.digest for k in look.known.values()]
+    last = known[30 * 3600].forecasts
+    assert last is not None
+    assert {f.rung for f in last.of.values()} == {"model"}
+    apart = replace(trace, specs=tuple(replace(s, namespace=f"n{i}", owner=f"Job/{i}-x") for i, s in enumerate(specs)))
+    other, _ = replayed(apart, "predicted", rungs, 3600)
+    told = other.known[30 * 3600].forecasts
+    assert told is not None
+    assert [f.cpu for f in told.of.values()] != [f.cpu for f in last.of.values()], "what they are told matters"
 
 
 def test_an_answer_does_not_depend_on_what_else_is_asked(model: str) -> None:

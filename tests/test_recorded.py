@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from placement.errors import ConfigError
+from placement.facts import Facts
 from placement.pods import PodSpec
 from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
@@ -30,6 +31,7 @@ async def recorded(folder: Path, days: float = 0.5) -> Recording:
         for name in ("web-1", "web-2"):
             pod = pod_object(name, cpu="2", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
             pod["metadata"]["namespace"] = "shop"
+            pod["spec"]["containers"][0]["image"] = f"registry:5000/shop/web:{name}"
             api.put("pods", pod)
         api.put("pods", pod_object("bare"))
         fake.pods = {"web-1": lambda t: 0.5, "web-2": lambda t: 1.5 if t < NOW - 7200 else 0.1, "web-0": lambda t: 0.2}
@@ -52,6 +54,8 @@ async def test_usage_of_a_workload_is_that_of_its_largest_pod_on_the_clock_of_th
     trace.save(tmp_path / "mine.ullage")
     series = read_usage(tmp_path / "mine.ullage")
     assert series.workloads == ("shop/Deployment/web",)
+    assert series.groups == ("shop/Deployment",)
+    assert series.facts == (Facts("shop", "Deployment", "web", ("registry:5000/shop/web",), False, 0),)
     assert series.provisioned[CPU].tolist() == [2.0]
     assert series.provisioned[MEMORY].tolist() == [2.0**30]
     end_s = series.start_s + (series.num_steps - 1) * STEP_S

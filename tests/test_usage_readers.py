@@ -1,6 +1,7 @@
 """Readers of recorded usage: made-up files in the published layouts, and the recorded ones where present."""
 
 import tarfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from placement.resources import CPU, MEMORY
 from placement.usage import DAY
 from simulator.usage_readers import (
     TraceError,
+    joined_days,
     read_bitbrains_rnd,
     read_planetlab,
     read_planetlab_day,
@@ -127,6 +129,22 @@ def test_a_planetlab_day_becomes_shares_of_one_core(tmp_path: Path) -> None:
 def test_a_damaged_planetlab_series_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(TraceError, match=message):
         read_planetlab(planetlab(tmp_path, lines).parent)
+
+
+def test_planetlab_days_are_joined_with_slices_as_namespaces(tmp_path: Path) -> None:
+    first = read_planetlab_day(planetlab(tmp_path, ["50"] * DAY))
+    table = np.repeat(np.array([[0.25], [0.75]], np.float32), DAY, axis=1)
+    names = (*first.workloads, "host_b_uni_slice")
+    joined = joined_days([first, replace(first, workloads=names, usage={CPU: table}, provisioned={CPU: np.ones(2)})])
+    assert joined.num_days == 2
+    assert joined.groups == ("uni_slice",) * 2
+    assert {(f.namespace, f.kind) for f in joined.facts} == {("uni_slice", "Host")}
+    new = joined.workloads.index("host_b_uni_slice")
+    assert joined.facts[new].name == "host_b"
+    assert np.isnan(joined.usage[CPU][new, :DAY]).all()
+    assert (joined.usage[CPU][new, DAY:] == 0.75).all()
+    assert joined.usage[CPU][1 - new].tolist() == [0.5] * DAY + [0.25] * DAY
+    assert joined.pick([new]).facts == (joined.facts[new],)
 
 
 @pytest.mark.traces
