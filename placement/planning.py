@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -37,6 +37,9 @@ from placement.problems import (
 from placement.purchase import Bought, Shape, buy, fluid_bound, unplaceable
 from placement.rescue import pack
 from placement.snapshots import FORBIDDEN, SnapshotFile, cluster_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 KINDS = ("rescue", "batch", "consolidate", "purchase")
 PROGRESS_UNITS = {
@@ -88,8 +91,8 @@ class PlanningError(PlacementError):
     """A planner that failed, or broke its own rules."""
 
 
-def plan_for(request: Request, deadline: Deadline) -> Plan:
-    """The plan that answers ``request``.
+def plan_for(request: Request, deadline: Deadline, beside: Executor | None = None) -> Plan:
+    """The plan that answers ``request``; rescues use a free thread ``beside``, if there is one.
 
     Raises
     ------
@@ -99,9 +102,12 @@ def plan_for(request: Request, deadline: Deadline) -> Plan:
     if request.kind not in KINDS:
         raise ConfigError(f"unknown plan {request.kind!r}; plans are {', '.join(KINDS)}")
     cluster = cluster_of(request.snapshot, request.usd_per_hour)
-    plan = {"rescue": _rescue, "batch": _batch, "consolidate": _consolidate, "purchase": _purchase}[request.kind](
-        request, cluster, deadline
-    )
+    if request.kind == "rescue":
+        plan = _rescue(request, cluster, deadline, beside)
+    else:
+        plan = {"batch": _batch, "consolidate": _consolidate, "purchase": _purchase}[request.kind](
+            request, cluster, deadline
+        )
     wrong = check_steps(cluster, plan)
     if wrong:
         raise PlanningError(f"the {plan.kind} plan failed its check ({wrong[0]}); it is discarded, please report it")
@@ -114,11 +120,11 @@ def _nothing(kind: str, unit: str, reasons: tuple[str, ...], deadline: Deadline)
     return Plan(kind, ending, unit, 0.0, 0.0, (), reasons, time_s=deadline.elapsed_s)
 
 
-def _rescue(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
+def _rescue(request: Request, cluster: Cluster, deadline: Deadline, beside: Executor | None) -> Plan:
     problem = rescue_problem(cluster)
     if not (problem.packing.node_of < 0).any():
         return _nothing("rescue", "pods placed", problem.left_out, deadline)
-    packed = pack(problem.packing, deadline, seed=request.seed)
+    packed = pack(problem.packing, deadline, seed=request.seed, beside=beside)
     return rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 
@@ -30,7 +31,8 @@ GRACE_S = 180.0
 def make_plan(request: Request, cancelled: Event | None = None) -> Plan:
     """Plan in this process; the plan has passed the independent checker."""
     stop = cancelled.is_set if cancelled is not None else lambda: False
-    return plan_for(request, Deadline(request.time_s, time.perf_counter, stop))
+    with ThreadPoolExecutor(1) as beside:
+        return plan_for(request, Deadline(request.time_s, time.perf_counter, stop), beside)
 
 
 def _serve(data: bytes, cancelled: Event, answer: Connection) -> None:
