@@ -24,6 +24,7 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.patterns import best_pattern
 from placement.plans import Deadline, Ending
+from placement.repacking import Repacking
 from placement.repair import Packing, Search
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.solver import Answer, Limits, Model, Status, solve_integer, solve_linear
@@ -47,6 +48,20 @@ FILLING_S, SEARCH_ROUND_S = 2e-4, 5e-4
 SEARCH_SHARE, SEARCH_ROUNDS = 0.1, 5
 SEARCH_PODS = 40
 """More pods than this without a place are not worth a search."""
+CUTS, MOST_POOLS = 6, 16
+"""Rows that are added to the relaxation, and sets of nodes up to which that is tried."""
+ROUNDING, FITS = 1e-6, 1e-4
+"""Pods and room below which there is none; an overfull share that counts as none."""
+REPACK_MARGIN = 0.0
+"""Share of room that is held back from the choice that is repacked."""
+REPACK_SHARE, REPACK_ROUNDS = 0.2, 2000
+TRIALS, TRIAL_ROUNDS, TRIAL_NOISE = 1000, 150, 0.3
+"""Exchanges that may fail, and repacking steps for each node that goes or comes back; how much their order varies."""
+MOST_BACK, ROOM_BACK = 2, 1.3
+"""Nodes that come back for one that goes, and the room they must offer over what waits."""
+REFILL_S = 1.2e-4
+"""What a refilled node counts for on a clock of work."""
+BEFORE_EXACT_SHARE = 0.2
 EXACT_CELLS = 12_000
 """Classes × nodes up to which the exact model goes to CP-SAT."""
 PREFIX_CANDIDATES = 100
@@ -142,7 +157,12 @@ def consolidate(
     first, whole = _packed(fleet, answer, deadline, seed, give_back=False)
     best = first if first.usd_per_hour > best.usd_per_hour else best
     failed = margin = 0.0
-    if not whole:
+    if not whole and max_moves is None:
+        relaxed.sharpen(deadline.part(SHARPEN_SHARE))
+        relaxed.separate(deadline.part(SHARPEN_SHARE), seed)
+        bound = min(bound, relaxed.solve(0.0, deadline.part(CHOICE_SHARE), seed, CHOICE_GAP).bound / CENT)
+        best = _repacked(fleet, relaxed, best, bound, deadline, seed)
+    elif not whole:
         relaxed.sharpen(deadline.part(SHARPEN_SHARE))
         for margin in MARGINS:
             answer = relaxed.solve(margin, deadline.part(CHOICE_SHARE), seed, CHOICE_GAP)
@@ -155,7 +175,8 @@ def consolidate(
             failed = margin
     if margin > 0.0:
         best = _refine(fleet, relaxed, (failed, margin), best, deadline, seed)
-    best = _add_nodes(fleet, best, max_moves, deadline, seed)
+    if whole or max_moves is not None:
+        best = _add_nodes(fleet, best, max_moves, deadline, seed)
     deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
     if fleet.count.size <= EXACT_CELLS and best.usd_per_hour < bound * (1 - 1e-9) and not deadline.is_over:
         best, bound = _exact(fleet, best, bound, max_moves, deadline, seed)
@@ -171,7 +192,11 @@ def _nothing(fleet: Fleet) -> Consolidated:
 
 
 class _Relaxation:
-    """Binary per node; the room of the nodes that stay, summed over each set of nodes that classes are confined to."""
+    """Binary per node; what displaced pods are worth is no more than what nodes that stay can take, at several prices.
+
+    The prices are at first the resources, one by one, of the classes that are confined to a set of nodes: room summed over
+    that set.
+    """
 
     def __init__(self, fleet: Fleet, max_moves: int | None) -> None:
         self._fleet = fleet
@@ -179,41 +204,109 @@ class _Relaxation:
         present = fleet.count.sum(axis=1) > 0
         patterns = np.unique(fleet.allowed[present], axis=0)
         everywhere = np.ones((1, fleet.free.shape[1]), np.bool_)
-        self._patterns = np.unique(np.concatenate([patterns, everywhere]), axis=0)[:64]
-        self._confined = [~(fleet.allowed & ~pattern).any(axis=1) for pattern in self._patterns]
-        self._rooms = [np.where(pattern, fleet.free, 0).astype(np.float64) for pattern in self._patterns]
+        self._prices: list[FloatArray] = []
+        self._rooms: list[FloatArray] = []
+        for pattern in np.unique(np.concatenate([patterns, everywhere]), axis=0)[:64]:
+            confined = ~(fleet.allowed & ~pattern).any(axis=1)
+            for request, free in zip(fleet.request, fleet.free, strict=True):
+                self._prices.append(np.where(confined, request, 0).astype(np.float64))
+                self._rooms.append(np.where(pattern, free, 0).astype(np.float64))
+        self._usable = fleet.free.astype(np.float64)
+        self._displaced = np.asarray(fleet.count[:, fleet.deletable].sum(axis=1), np.int64)
 
     def sharpen(self, deadline: Deadline) -> None:
-        """Count as room only what whole pods can use: a node with memory and no cores to go with it offers little.
+        """Count as room only what whole pods can use: a node with memory and no cores to go with it offers little."""
+        for price, room in zip(self._prices, self._rooms, strict=True):
+            if price.any():
+                self._take(price, room, deadline)
+        for usable, request in zip(self._usable, self._fleet.request, strict=True):
+            for price, room in zip(self._prices, self._rooms, strict=True):
+                if (price == request).all():
+                    np.minimum(usable, room, out=usable)
 
-        The most of one resource that any filling of a node takes is a knapsack; its bound holds even when cut short.
+    def _take(self, price: FloatArray, room: FloatArray, deadline: Deadline) -> None:
+        """Lower ``room`` ``(N,)`` to the most that pods on a node are worth: a knapsack, whose bound holds if cut short."""
+        fleet = self._fleet
+        for n in np.flatnonzero(room > 0):
+            if deadline.is_over:
+                return
+            deadline.spend(FILLING_S)
+            value = np.where(fleet.allowed[:, n], price, 0.0)
+            filling = best_pattern(value, fleet.request, self._displaced, fleet.free[:, n], limit=FILL_VISITS)
+            room[n] = min(room[n], filling.upper * (1 + 1e-9))
+
+    def separate(self, deadline: Deadline, seed: int) -> None:
+        """Add prices at which the choice of the relaxation is too dear for the nodes that would stay.
+
+        Room of one kind may be short where some classes run and another kind elsewhere, and still all is enough in sum.
+        A linear program deals the displaced pods, in fractions, out to sets of nodes that accept the same classes; where
+        that overfills them, its duals are such prices (Benders 1962).
         """
         fleet = self._fleet
-        for confined, room in zip(self._confined, self._rooms, strict=True):
-            count = np.where(confined, fleet.count[:, fleet.deletable].sum(axis=1), 0)
-            for r in np.flatnonzero(fleet.request.any(axis=1)):
-                for n in np.flatnonzero(room[r] > 0):
-                    if deadline.is_over:
-                        return
-                    deadline.spend(FILLING_S)
-                    value = np.where(fleet.allowed[:, n] & confined, fleet.request[r], 0).astype(np.float64)
-                    filling = best_pattern(value, fleet.request, count, fleet.free[:, n], limit=FILL_VISITS)
-                    room[r, n] = min(room[r, n], filling.upper * (1 + 1e-9))
+        pools, pool_of = np.unique(fleet.allowed, axis=1, return_inverse=True)
+        if pools.shape[1] > MOST_POOLS:
+            return
+        for _ in range(CUTS):
+            answer = solve_linear(self._model(0.0), self._limits(deadline, seed, PROOF_GAP), relax=True)
+            if answer.status != Status.OPTIMAL or deadline.is_over:
+                return
+            price = self._overfull(answer.x, pools, pool_of.ravel(), self._limits(deadline, seed, PROOF_GAP))
+            if price is None:
+                return
+            scarce = np.where(pools[:, pool_of.ravel()].any(axis=0), np.inf, 0.0)
+            self._take(price, scarce, deadline)
+            if np.isfinite(scarce).all():
+                self._prices.append(price)
+                self._rooms.append(scarce)
 
-    def solve(self, margin: float, deadline: Deadline, seed: int, gap_share: float) -> Answer:
-        """Best set of nodes to delete when ``margin`` of the room must stay free."""
-        fleet = self._fleet
-        model = Model()
+    def _overfull(self, gone: FloatArray, pools: BoolArray, pool_of: IntArray, limits: Limits) -> FloatArray | None:
+        """``(C,)`` prices at which pods of ``gone`` are worth more than the room of the rest; None when they fit."""
+        fleet, model = self._fleet, Model()
+        moved = fleet.count @ gone
+        slack = model.add_columns(np.array([1e3]), objective=1.0, lower=-1e3, integer=False)
+        columns = np.full(pools.shape, -1)
+        for g in range(pools.shape[1]):
+            takes = np.flatnonzero(pools[:, g] & (moved > ROUNDING))
+            columns[takes, g] = model.add_columns(moved[takes], integer=False)
+        for c in np.flatnonzero(moved > ROUNDING):
+            if not (columns[c] >= 0).any():
+                return None
+            model.add_row(columns[c][columns[c] >= 0], 1.0, lower=float(moved[c]), upper=float(moved[c]))
+        rows: dict[int, tuple[int, int, float]] = {}
+        for g in range(pools.shape[1]):
+            takes = np.flatnonzero(columns[:, g] >= 0)
+            for r, usable in enumerate(self._usable):
+                room = max(float(usable[pool_of == g] @ (1.0 - gone[pool_of == g])), ROUNDING)
+                values = np.append(fleet.request[r, takes] / room, 1.0)
+                rows[model.add_row(np.append(columns[takes, g], slack), values, upper=1.0)] = g, r, room
+        answer = solve_linear(model, limits, relax=True)
+        if answer.status != Status.OPTIMAL or answer.value > -FITS:
+            return None
+        dual = np.zeros((pools.shape[1], len(fleet.request)))
+        for row, (g, r, room) in rows.items():
+            dual[g, r] = max(0.0, float(answer.duals[row])) / room
+        price = np.where(pools, (dual @ fleet.request).T, np.inf).min(axis=1, initial=np.inf)
+        price = np.where(np.isfinite(price), price, 0.0)
+        return np.asarray(price / price.max() * CENT, np.float64) if price.any() else None
+
+    def _model(self, margin: float) -> Model:
+        fleet, model = self._fleet, Model()
         upper = (fleet.deletable & self._each_pod_fits_elsewhere()).astype(np.float64)
         y = model.add_columns(upper, objective=np.round(fleet.usd_per_hour * CENT))
         if self._max_moves is not None:
             model.add_row(y, fleet.pods, upper=float(self._max_moves))
-        for confined, rooms in zip(self._confined, self._rooms, strict=True):
-            load = fleet.request[:, confined] @ fleet.count[confined]
-            for row, room in zip(load, rooms * (1.0 - margin), strict=True):
-                scale = max(float(room.sum()), 1.0)
-                model.add_row(y, (row + room) / scale, upper=float(room.sum()) / scale)
-        limits = Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, gap_share=gap_share, work=deadline.work)
+        for price, whole in zip(self._prices, self._rooms, strict=True):
+            room = whole * (1.0 - margin)
+            scale = max(float(room.sum()), 1.0)
+            model.add_row(y, (price @ fleet.count + room) / scale, upper=float(room.sum()) / scale)
+        return model
+
+    def _limits(self, deadline: Deadline, seed: int, gap_share: float) -> Limits:
+        return Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, gap_share=gap_share, work=deadline.work)
+
+    def solve(self, margin: float, deadline: Deadline, seed: int, gap_share: float) -> Answer:
+        """Best set of nodes to delete when ``margin`` of the room must stay free."""
+        fleet, model, limits = self._fleet, self._model(margin), self._limits(deadline, seed, gap_share)
         relaxed = solve_linear(model, limits, relax=True)
         if relaxed.status != Status.OPTIMAL:
             return relaxed
@@ -325,6 +418,90 @@ def _fill(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tu
         value = value * (1 + FILL_PULL * np.minimum(1.0, 5 * waiting / np.maximum(moved, 1)))
         noise = random.normal(0, FILL_NOISE, len(stay))
     return best, best_waiting
+
+
+def _repacked(
+    fleet: Fleet, relaxed: _Relaxation, best: Consolidated, bound: float, deadline: Deadline, seed: int
+) -> Consolidated:
+    """Without a budget all room counts: the choice of the relaxation, repacked until its pods fit, then better nodes.
+
+    A node comes back for pods that find no place. Then further nodes go, for which cheaper ones may come back.
+    """
+    if fleet.count.size <= EXACT_CELLS:
+        deadline = deadline.part(BEFORE_EXACT_SHARE)
+    answer = relaxed.solve(REPACK_MARGIN, deadline.part(CHOICE_SHARE), seed, CHOICE_GAP)
+    if not answer.has_solution:
+        return best
+    usd, value = fleet.usd_per_hour, best.usd_per_hour
+    now = Repacking.of(fleet.request, fleet.count, fleet.free, fleet.allowed, answer.x > 0.5, seed=seed)
+    now.arrivals, now.waiting = _fill(fleet, now.gone, deadline, seed)
+    _run(now, deadline.part(REPACK_SHARE), rounds=REPACK_ROUNDS)
+    while now.waiting.any():
+        back = _node_back(fleet, now, np.inf)
+        if back is None or deadline.is_over:
+            return best
+        now.keep(back)
+        _run(now, deadline, rounds=TRIAL_ROUNDS)
+    failures = 0
+    while True:
+        if float(usd[now.gone].sum()) > value:
+            value = float(usd[now.gone].sum())
+            best = Consolidated(now.gone, now.arrivals, value, 0.0, int(now.arrivals.sum()), Ending.DEADLINE)
+            deadline.note(value, max(bound, value))
+        if deadline.is_over or failures >= TRIALS or value >= bound * (1 - PROOF_GAP):
+            return best
+        trial = _exchanged(fleet, now, deadline)
+        failures += trial is None
+        now = now if trial is None else trial
+
+
+def _run(packing: Repacking, deadline: Deadline, *, rounds: int) -> None:
+    packing.run(lambda: deadline.is_over, rounds=rounds, spend=lambda nodes: deadline.spend(nodes * REFILL_S))
+
+
+def _exchanged(fleet: Fleet, now: Repacking, deadline: Deadline) -> Repacking | None:
+    """One more node deleted, cheaper ones back where that is needed; None when that gains nothing."""
+    usd = fleet.usd_per_hour
+    stays = np.flatnonzero(~now.gone & fleet.deletable)
+    if not len(stays):
+        return None
+    need = now.size @ (fleet.count + now.arrivals)[:, stays]
+    worth = usd[stays] / (need + 1e-9) * np.exp(now.random.normal(0.0, TRIAL_NOISE, len(stays)))
+    trial = now.copy()
+    out = stays[int(np.argmax(worth))]
+    trial.empty(out)
+    left = float(usd[out])
+    for _ in range(MOST_BACK + 1):
+        _run(trial, deadline, rounds=TRIAL_ROUNDS)
+        if not trial.waiting.any():
+            return trial
+        back = _node_back(fleet, trial, left - 1e-9, but=out)
+        if back is None or deadline.is_over:
+            return None
+        trial.keep(back)
+        left -= float(usd[back])
+    return None
+
+
+def _node_back(fleet: Fleet, now: Repacking, below: float, *, but: int = -1) -> int | None:
+    """The cheapest node, below that price, whose room is enough for what waits; else the one with most per USD."""
+    usd = fleet.usd_per_hour
+    useful = now.gone & (usd < below) & fleet.allowed[now.waiting > 0].any(axis=0)
+    useful[but] &= but < 0
+    nodes = np.flatnonzero(useful)
+    if not len(nodes):
+        return None
+    room = now.scarcity @ (fleet.free + fleet.load)[:, nodes]
+    enough = room >= ROOM_BACK * now.shortage
+    if enough.any():
+        return int(
+            nodes[
+                np.argmin(
+                    np.where(enough, usd[nodes] * np.exp(now.random.normal(0.0, TRIAL_NOISE, len(nodes))), np.inf)
+                )
+            ]
+        )
+    return int(nodes[np.argmax(room / np.maximum(usd[nodes], 1e-9))])
 
 
 def _refine(
