@@ -52,13 +52,15 @@ CUTS, MOST_POOLS = 6, 16
 """Rows that are added to the relaxation, and sets of nodes up to which that is tried."""
 ROUNDING, FITS = 1e-6, 1e-4
 """Pods and room below which there is none; an overfull share that counts as none."""
-REPACK_MARGIN = 0.0
-"""Share of room that is held back from the choice that is repacked."""
+ATTEMPTS, RUIN_SHARE = 12, 0.03
+"""Choices that are repacked, and the share of nodes to delete that are left out before one is made good again."""
 REPACK_SHARE, REPACK_ROUNDS = 0.2, 2000
-TRIALS, TRIAL_ROUNDS, TRIAL_NOISE = 1000, 150, 0.3
-"""Exchanges that may fail, and repacking steps for each node that goes or comes back; how much their order varies."""
-MOST_BACK, ROOM_BACK = 2, 1.3
-"""Nodes that come back for one that goes, and the room they must offer over what waits."""
+TRIALS, TRIAL_ROUNDS, TRIAL_NOISE = 20, 60, 0.3
+"""Exchanges that may fail in a row, and repacking steps for each node that goes or comes back; how much their order varies."""
+MOST_BACK, MOST_LOOKED_AT = 2, 40
+"""Nodes that come back for one that goes, and of how many it is tried what they take."""
+POLISHES, POLISH_CELL_S = 100, 5e-10
+"""Exchanges within the relaxation, and what one counts for per row and pair of nodes on a clock of work."""
 REFILL_S = 1.2e-4
 """What a refilled node counts for on a clock of work."""
 BEFORE_EXACT_SHARE = 0.2
@@ -160,8 +162,10 @@ def consolidate(
     if not whole and max_moves is None:
         relaxed.sharpen(deadline.part(SHARPEN_SHARE))
         relaxed.separate(deadline.part(SHARPEN_SHARE), seed)
-        bound = min(bound, relaxed.solve(0.0, deadline.part(CHOICE_SHARE), seed, CHOICE_GAP).bound / CENT)
-        best = _repacked(fleet, relaxed, best, bound, deadline, seed)
+        answer = relaxed.solve(0.0, deadline.part(CHOICE_SHARE), seed, CHOICE_GAP)
+        bound = min(bound, answer.bound / CENT)
+        if answer.has_solution:
+            best = _repacked(fleet, relaxed, answer.x > 0.5, best, bound, deadline, seed)
     elif not whole:
         relaxed.sharpen(deadline.part(SHARPEN_SHARE))
         for margin in MARGINS:
@@ -317,6 +321,34 @@ class _Relaxation:
             answer = replace(answer, status=Status.FEASIBLE, x=whole, value=value)
         return replace(answer, bound=min(answer.bound, relaxed.value))
 
+    def polish(self, gone: BoolArray, deadline: Deadline) -> BoolArray:
+        """More or dearer nodes deleted than ``gone`` by adding one or exchanging two at a time, within every row."""
+        fleet, gone = self._fleet, gone.copy()
+        usd = fleet.usd_per_hour
+        may = fleet.deletable & self._each_pod_fits_elsewhere()
+        rows = np.stack([price @ fleet.count + room for price, room in zip(self._prices, self._rooms, strict=True)])
+        scale = np.maximum(rows.sum(axis=1), 1.0)
+        rows, left = rows / scale[:, None], np.array([room.sum() for room in self._rooms]) / scale
+        for _ in range(POLISHES):
+            if deadline.is_over:
+                break
+            deadline.spend(POLISH_CELL_S * rows.size * len(usd))
+            spare = left - rows @ gone
+            into, out = np.flatnonzero(may & ~gone), np.append(np.flatnonzero(gone), -1)  # -1 = none
+            if not len(into):
+                break
+            given = np.append(rows[:, out[:-1]], np.zeros((len(rows), 1)), axis=1)
+            gain = usd[into][:, None] - np.append(usd[out[:-1]], 0.0)
+            for needed, back, slack in zip(rows[:, into], given, spare, strict=True):
+                gain[needed[:, None] - back > slack] = 0.0
+            i, j = np.unravel_index(int(np.argmax(gain)), gain.shape)
+            if gain[i, j] <= 1e-9:
+                break
+            gone[into[i]] = True
+            if out[j] >= 0:
+                gone[out[j]] = False
+        return gone
+
     def _each_pod_fits_elsewhere(self) -> BoolArray:
         """``(N,)``: every class of the node fits somewhere else, looked at alone."""
         fleet = self._fleet
@@ -421,38 +453,54 @@ def _fill(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tu
 
 
 def _repacked(
-    fleet: Fleet, relaxed: _Relaxation, best: Consolidated, bound: float, deadline: Deadline, seed: int
+    fleet: Fleet,
+    relaxed: _Relaxation,
+    gone: BoolArray,
+    best: Consolidated,
+    bound: float,
+    deadline: Deadline,
+    seed: int,
 ) -> Consolidated:
-    """Without a budget all room counts: the choice of the relaxation, repacked until its pods fit, then better nodes.
+    """Without a budget all room counts: a choice of the relaxation, repacked until its pods fit, then better nodes.
 
-    A node comes back for pods that find no place. Then further nodes go, for which cheaper ones may come back.
+    When exchanges of nodes no longer gain, another choice is tried: the first made better within the relaxation, at the
+    next attempts without some of its nodes.
     """
     if fleet.count.size <= EXACT_CELLS:
         deadline = deadline.part(BEFORE_EXACT_SHARE)
-    answer = relaxed.solve(REPACK_MARGIN, deadline.part(CHOICE_SHARE), seed, CHOICE_GAP)
-    if not answer.has_solution:
-        return best
-    usd, value = fleet.usd_per_hour, best.usd_per_hour
-    now = Repacking.of(fleet.request, fleet.count, fleet.free, fleet.allowed, answer.x > 0.5, seed=seed)
-    now.arrivals, now.waiting = _fill(fleet, now.gone, deadline, seed)
+    random = np.random.default_rng(seed)
+    first = gone
+    for attempt in range(ATTEMPTS):
+        now = _whole(fleet, gone, deadline, seed + attempt)
+        failures = 0
+        while now is not None:
+            usd = float(fleet.usd_per_hour[now.gone].sum())
+            if usd > best.usd_per_hour:
+                best = Consolidated(now.gone, now.arrivals, usd, 0.0, int(now.arrivals.sum()), Ending.DEADLINE)
+                deadline.note(usd, max(bound, usd))
+            if deadline.is_over or failures >= TRIALS:
+                break
+            trial = _exchanged(fleet, now, deadline)
+            now, failures = (now, failures + 1) if trial is None else (trial, 0)
+        if deadline.is_over or best.usd_per_hour >= bound * (1 - PROOF_GAP):
+            break
+        kept = random.random(len(first)) > RUIN_SHARE if attempt else True
+        gone = relaxed.polish(first & kept, deadline)
+    return best
+
+
+def _whole(fleet: Fleet, gone: BoolArray, deadline: Deadline, seed: int) -> Repacking | None:
+    """The pods of ``gone`` repacked; a node comes back for pods that find no place. None when time is over first."""
+    now = Repacking.of(fleet.request, fleet.count, fleet.free, fleet.allowed, gone, seed=seed)
+    now.arrivals, now.waiting = _fill(fleet, gone, deadline, seed)
     _run(now, deadline.part(REPACK_SHARE), rounds=REPACK_ROUNDS)
     while now.waiting.any():
         back = _node_back(fleet, now, np.inf)
         if back is None or deadline.is_over:
-            return best
+            return None
         now.keep(back)
         _run(now, deadline, rounds=TRIAL_ROUNDS)
-    failures = 0
-    while True:
-        if float(usd[now.gone].sum()) > value:
-            value = float(usd[now.gone].sum())
-            best = Consolidated(now.gone, now.arrivals, value, 0.0, int(now.arrivals.sum()), Ending.DEADLINE)
-            deadline.note(value, max(bound, value))
-        if deadline.is_over or failures >= TRIALS or value >= bound * (1 - PROOF_GAP):
-            return best
-        trial = _exchanged(fleet, now, deadline)
-        failures += trial is None
-        now = now if trial is None else trial
+    return now
 
 
 def _run(packing: Repacking, deadline: Deadline, *, rounds: int) -> None:
@@ -484,23 +532,29 @@ def _exchanged(fleet: Fleet, now: Repacking, deadline: Deadline) -> Repacking | 
 
 
 def _node_back(fleet: Fleet, now: Repacking, below: float, *, but: int = -1) -> int | None:
-    """The cheapest node, below that price, whose room is enough for what waits; else the one with most per USD."""
+    """A node to come back, cheaper than ``below``: the first, by price, with room for all that waits.
+
+    Where none of the first has, the one of them that takes most per USD; where that is nothing, the one whose own pods
+    leave most room per USD elsewhere.
+    """
     usd = fleet.usd_per_hour
     useful = now.gone & (usd < below) & fleet.allowed[now.waiting > 0].any(axis=0)
-    useful[but] &= but < 0
+    useful &= np.arange(len(usd)) != but
     nodes = np.flatnonzero(useful)
     if not len(nodes):
         return None
+    disturbed = usd[nodes] * np.exp(now.random.normal(0.0, TRIAL_NOISE, len(nodes)))
+    best, most = -1, 0.0
+    for n in nodes[np.argsort(disturbed, kind="stable")][:MOST_LOOKED_AT]:
+        worth = np.where(fleet.allowed[:, n], now.size, 0.0)
+        taken = best_pattern(worth, fleet.request, now.waiting, fleet.free[:, n], limit=FILL_VISITS).value
+        if taken >= now.shortage - ROUNDING:
+            return int(n)
+        if taken / max(usd[n], 1e-9) > most:
+            best, most = int(n), taken / max(usd[n], 1e-9)
+    if best >= 0:
+        return best
     room = now.scarcity @ (fleet.free + fleet.load)[:, nodes]
-    enough = room >= ROOM_BACK * now.shortage
-    if enough.any():
-        return int(
-            nodes[
-                np.argmin(
-                    np.where(enough, usd[nodes] * np.exp(now.random.normal(0.0, TRIAL_NOISE, len(nodes))), np.inf)
-                )
-            ]
-        )
     return int(nodes[np.argmax(room / np.maximum(usd[nodes], 1e-9))])
 
 
