@@ -20,6 +20,8 @@ from placement.consolidation import consolidate
 from placement.devices import DEVICE_UNITS
 from placement.errors import ConfigError, PlacementError
 from placement.growth import EXPECTED, Growth, grown, kind_of
+from placement.interruptions import Risk, consolidate_with_risk
+from placement.interruptions import violations as risk_violations
 from placement.plans import Deadline, Ending, Plan, Step
 from placement.problems import (
     Cluster,
@@ -79,6 +81,10 @@ class Request(msgspec.Struct, frozen=True):
     usd_per_move: float = 0.0
     usd_per_hour: dict[str, float] | None = None
     shapes: tuple[SaleShape, ...] = ()
+    interruptions_per_hour: float = 0.0
+    """Of a spot node, for a consolidation; what one costs, and costs for each pod on the node."""
+    usd_per_interruption: float = 0.0
+    usd_per_pod_interrupted: float = 0.0
     hours_of_use: float | None = None
     """For how long the pods of a purchase will run; None = as long as the longest term of a reservation."""
     growth: tuple[Growth, ...] | None = None
@@ -137,8 +143,24 @@ def _batch(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
 
 def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
     problem = fleet_problem(cluster)
-    result = consolidate(problem.fleet, deadline, max_moves=request.max_moves, seed=request.seed)
-    return consolidation_plan(problem, result, usd_per_move=request.usd_per_move, time_s=deadline.elapsed_s)
+    fleet, rate = problem.fleet, request.interruptions_per_hour
+    nodes = [cluster.state.nodes[row] for row in cluster.rows.tolist()]
+    spot = np.array([node is not None and node.spot for node in nodes], np.bool_)
+    per_pod = np.full(len(fleet.count), request.usd_per_pod_interrupted)
+    risk = Risk(np.where(spot, rate, 0.0), request.usd_per_interruption, per_pod)
+    if problem.has_prices and rate:
+        result = consolidate_with_risk(fleet, risk, deadline, max_moves=request.max_moves, seed=request.seed)
+    else:
+        result = consolidate(fleet, deadline, max_moves=request.max_moves, seed=request.seed)
+    plan = consolidation_plan(problem, result, usd_per_move=request.usd_per_move, time_s=deadline.elapsed_s)
+    if not (problem.has_prices and rate):
+        return plan
+    wrong = risk_violations(fleet, risk, result, request.max_moves)
+    if wrong:
+        raise PlanningError(f"the consolidation failed its own check: {wrong[0]}")
+    bill = float(fleet.usd_per_hour[result.deleted].sum())
+    details = {"bill_usd_per_hour": bill, "interruptions_usd_per_hour": result.usd_per_hour - bill}
+    return replace(plan, details={**plan.details, **details, "moved_to_spot": float(result.arrivals[:, spot].sum())})
 
 
 def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:

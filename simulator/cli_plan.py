@@ -242,16 +242,44 @@ def batch(given: _Given) -> None:
 @click.option(
     "--usd-per-move", type=click.FloatRange(0), default=0.0, help="What one move costs, for the payback time."
 )
+@click.option(
+    "--interruptions", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a spot node, per hour."
+)
+@click.option(
+    "--usd-per-interruption", type=click.FloatRange(0), default=0.0, show_default=True, help="What one costs you."
+)
+@click.option(
+    "--usd-per-pod-interrupted",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="And for each pod on it.",
+)
 def consolidate(
-    given: _Given, max_moves: int | None, prices: Path | None, no_prices: bool, usd_per_move: float
+    given: _Given,
+    max_moves: int | None,
+    prices: Path | None,
+    no_prices: bool,
+    usd_per_move: float,
+    interruptions: float,
+    usd_per_interruption: float,
+    usd_per_pod_interrupted: float,
 ) -> None:
-    """Empty nodes within a budget of moves, so that the fleet costs least."""
+    """Empty nodes within a budget of moves, so that the fleet costs least; spot nodes with what interruptions cost."""
     from simulator.cost import DEFAULT_BOOK, read_price_book
 
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
     request = _request("consolidate", given)
     usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in request.snapshot.nodes}
-    _run(_changed(request, usd_per_hour=usd, max_moves=max_moves, usd_per_move=usd_per_move), given)
+    if no_prices and interruptions:
+        raise ConfigError("--interruptions are counted in USD, and --no-prices counts nodes; leave one of them out")
+    request = _changed(request, usd_per_hour=usd, max_moves=max_moves, usd_per_move=usd_per_move)
+    risk = {
+        "interruptions_per_hour": interruptions,
+        "usd_per_interruption": usd_per_interruption,
+        "usd_per_pod_interrupted": usd_per_pod_interrupted,
+    }
+    _run(_changed(request, **risk), given)
 
 
 @plan.command()
@@ -435,7 +463,17 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
 @plan.command("bench")
 @click.argument(
     "what",
-    type=click.Choice(["batch", "batch-rules", "batch-wishes", "consolidate", "consolidate-unlimited", "purchase"]),
+    type=click.Choice(
+        [
+            "batch",
+            "batch-rules",
+            "batch-wishes",
+            "consolidate",
+            "consolidate-unlimited",
+            "consolidate-spot",
+            "purchase",
+        ]
+    ),
 )
 @click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True, help="Seeds from 0 on.")
 @click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds per plan.")

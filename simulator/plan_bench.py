@@ -14,15 +14,19 @@ import numpy as np
 
 from placement import batches, consolidation, purchase
 from placement.errors import ConfigError
+from placement.interruptions import Risk, consolidate_with_risk
+from placement.interruptions import violations as risk_violations
 from placement.plans import Deadline
 from placement.resources import IntArray
-from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance, with_wishes
+from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance, spot_nodes, with_wishes
 
 Row = dict[str, float | int | str | None]
 Clock = Callable[[], float]
 BATCH_SIZES = ((200, 5000), (500, 15000), (200, 1000))
 FLEET_SIZES = (100, 200, 400, 1000)
 PURCHASE_SIZES = (200, 1000, 5000)
+INTERRUPTIONS_PER_HOUR, USD_PER_INTERRUPTION, USD_PER_POD_INTERRUPTED = 0.05, 0.2, 0.5
+"""Of ``consolidate-spot``: a spot node lives for twenty hours; what its end costs, and costs for each pod on it."""
 MOVES_SHARE = 0.1
 """Move budget of consolidation, as a share of all pods."""
 
@@ -85,6 +89,38 @@ def consolidation_row(seed: int, time_s: float, clock: Clock, *, unlimited: bool
     }
 
 
+def risk_row(seed: int, time_s: float, clock: Clock) -> Row:
+    """The same fleets when spot nodes are interrupted: the plan that counts it, beside the one that does not."""
+    fleet = fleet_instance(seed, num_nodes=FLEET_SIZES[seed % len(FLEET_SIZES)])
+    spot = spot_nodes(seed, num_nodes=len(fleet.usd_per_hour))
+    budget = int(MOVES_SHARE * fleet.pods.sum())
+    risk = Risk(
+        np.where(spot, INTERRUPTIONS_PER_HOUR, 0.0),
+        USD_PER_INTERRUPTION,
+        np.full(len(fleet.count), USD_PER_POD_INTERRUPTED),
+    )
+    blind = consolidation.consolidate(fleet, Deadline(time_s, clock), max_moves=budget)
+    start = clock()
+    result = consolidate_with_risk(fleet, risk, Deadline(time_s, clock), max_moves=budget)
+    spent = clock() - start
+    _valid(risk_violations(fleet, risk, result, budget))
+    unaware = risk.saved(fleet, blind.deleted, blind.arrivals)
+    return {
+        "seed": seed,
+        "nodes": len(fleet.usd_per_hour),
+        "usd_per_hour": result.usd_per_hour,
+        "blind_usd_per_hour": unaware,
+        "ratio": result.usd_per_hour / unaware if unaware > 0 else None,
+        "spot_deleted": int((result.deleted & spot).sum()),
+        "blind_spot_deleted": int((blind.deleted & spot).sum()),
+        "moved_to_spot": int(result.arrivals[:, spot].sum()),
+        "blind_moved_to_spot": int(blind.arrivals[:, spot].sum()),
+        "gap_percent": 100 * result.gap_share,
+        "ending": str(result.ending),
+        "time_s": round(spent, 2),
+    }
+
+
 def purchase_row(seed: int, time_s: float, clock: Clock) -> Row:
     """Pending pods bought for from twelve shapes, against multi-type first-fit decreasing."""
     num_pods = PURCHASE_SIZES[seed % len(PURCHASE_SIZES)]
@@ -117,6 +153,7 @@ BENCHES: dict[str, Callable[[int, float, Clock], Row]] = {
     "batch-wishes": partial(batch_row, with_rules=True, wishful=True),
     "consolidate": consolidation_row,
     "consolidate-unlimited": partial(consolidation_row, unlimited=True),
+    "consolidate-spot": risk_row,
     "purchase": purchase_row,
 }
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -17,7 +17,7 @@ import numpy as np
 from placement.batches import Batch, ZoneSpread
 from placement.consolidation import Fleet
 from placement.purchase import Demand, Shape
-from placement.resources import IntArray
+from placement.resources import BoolArray, IntArray
 
 CPU_MILLICORES = (100, 1000)
 MEMORY_BYTES = (100_000_000, 1_000_000_000)
@@ -174,6 +174,14 @@ def fleet_instance(seed: int, *, num_nodes: int, pods_per_node: int = 10, num_cl
                 break
     deletable = random_.random(num_nodes) > 0.03
     return Fleet(request, on_node, free, allowed, deletable, np.where(spot, SPOT_DISCOUNT, 1.0) * price)
+
+
+def spot_nodes(seed: int, *, num_nodes: int) -> BoolArray:
+    """``(N,)`` which nodes of :func:`fleet_instance` are spot: those at the discount."""
+    fleet = fleet_instance(seed, num_nodes=num_nodes)
+    shapes = np.array(NODE_SHAPES)
+    full = shapes[:, 0] / 1000 * USD_PER_CORE_HOUR + shapes[:, 1] * USD_PER_GIB_HOUR
+    return np.asarray(~np.isclose(fleet.usd_per_hour[:, None], full).any(axis=1), np.bool_)
 
 
 SHAPES_FOR_SALE = (
