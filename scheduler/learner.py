@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from placement.errors import ConfigError, why
 from placement.knowledge import DevicePrices, Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
 from scheduler.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,15 @@ def price(workload: Workload, nodes: list[NodeSpec]) -> DevicePrices | None:
     return None
 
 
+def device_nodes(nodes: Iterable[NodeSpec]) -> frozenset[tuple[tuple[str, int, int, int], int]]:
+    """Nodes with devices as prices see them: how many there are of each model, number of devices, cores and memory."""
+    return frozenset(
+        Counter(
+            (n.gpu_model, n.num_gpus, n.amounts.get(CPU, 0), n.amounts.get(MEMORY, 0)) for n in nodes if n.num_gpus
+        ).items()
+    )
+
+
 class Learner:
     """Learns from the pods that the ledger has seen, once ``is_ready``; ``given`` replaces that by a fixed workload."""
 
@@ -70,6 +80,7 @@ class Learner:
         self.every_s = every_s
         self.given = given
         self._here: dict[PodSpec, int] = {}
+        self._offered: frozenset[tuple[tuple[str, int, int, int], int]] | None = None
         self._leaving = False
 
     @property
@@ -95,9 +106,11 @@ class Learner:
         ledger = self.engine.ledger
         workload = self.given or self._observe()
         old: Knowledge = ledger.state.knowledge
-        if not workload.kinds or workload == old.workload:
-            return
         nodes = [n for n in ledger.state.nodes if n is not None]
+        offered = device_nodes(nodes)
+        if not workload.kinds or (workload == old.workload and offered == self._offered):
+            return
+        self._offered = offered
         prices = await asyncio.to_thread(price, workload, nodes)
         now = ledger.state.knowledge  # forecasts may have come while the thread ran
         ledger.state.learn(now.but(workload=workload, prices=prices), time_s=ledger.time_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from placement.nodes import NodeSpec
 from placement.pods import GpuRequest
 from scheduler.learner import Learner
 from scheduler.ledger import Seen
@@ -31,3 +32,33 @@ def test_that_pods_leave_is_learned_when_a_class_becomes_fewer_and_not_forgotten
     assert learn()
     pods["job"] = Seen("job", "job", "shop", 10, cpu_pod(2, gpu=GpuRequest(1, 500)))
     assert learn()
+
+
+def test_prices_follow_the_nodes_although_the_same_pods_are_here(tmp_path: Path) -> None:
+    live = Live(tmp_path / "records")
+    learner = Learner(live.engine, 60, lambda: True)
+    live.ledger.pods["job"] = Seen("job", "job", "shop", 1, cpu_pod(2, gpu=GpuRequest(1, 500)))
+
+    def learn() -> tuple[str, set[str]]:
+        asyncio.run(learner.learn())
+        prices = live.state.knowledge.prices
+        assert prices is not None
+        return live.state.knowledge.digest, {group[0] for group in prices.groups}
+
+    room = (("cpu", 8000), ("memory", 1 << 34), ("pods", 10))
+    before, models = learn()
+    assert not models & {"T4", "A100"}
+    live.state.add_node(NodeSpec("t4", room, num_gpus=1, gpu_model="T4"))
+    first, models = learn()
+    assert models >= {"T4"}
+    assert learn()[0] == first, "nothing changed, nothing is learned"
+    live.state.add_node(NodeSpec("a", room, num_gpus=2, gpu_model="A100"))
+    second, models = learn()
+    assert models >= {"T4", "A100"}
+    live.state.remove_node("t4")
+    third, models = learn()
+    assert "A100" in models
+    assert "T4" not in models
+    live.state.add_node(NodeSpec("cpu", room))
+    assert learn()[0] == third, "a node without devices has no price"
+    assert len({before, first, second, third}) == 4
