@@ -514,7 +514,7 @@ def _exchanged(fleet: Fleet, now: Repacking, deadline: Deadline) -> Repacking | 
     if not len(stays):
         return None
     need = now.size @ (fleet.count + now.arrivals)[:, stays]
-    worth = usd[stays] / (need + 1e-9) * np.exp(now.random.normal(0.0, TRIAL_NOISE, len(stays)))
+    worth = usd[stays] / (need + 1e-9) * np.exp(now.chance.normal(0.0, TRIAL_NOISE, len(stays)))
     trial = now.copy()
     out = stays[int(np.argmax(worth))]
     trial.empty(out)
@@ -543,7 +543,7 @@ def _node_back(fleet: Fleet, now: Repacking, below: float, *, but: int = -1) -> 
     nodes = np.flatnonzero(useful)
     if not len(nodes):
         return None
-    disturbed = usd[nodes] * np.exp(now.random.normal(0.0, TRIAL_NOISE, len(nodes)))
+    disturbed = usd[nodes] * np.exp(now.chance.normal(0.0, TRIAL_NOISE, len(nodes)))
     best, most = -1, 0.0
     for n in nodes[np.argsort(disturbed, kind="stable")][:MOST_LOOKED_AT]:
         worth = np.where(fleet.allowed[:, n], now.size, 0.0)

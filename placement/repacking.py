@@ -44,7 +44,7 @@ class Repacking:
     arrivals: IntArray
     waiting: IntArray
     scarcity: FloatArray
-    random: np.random.Generator
+    chance: np.random.Generator
 
     @classmethod
     def of(
@@ -85,7 +85,7 @@ class Repacking:
             back = int(self.count[c, n])
             from_waiting = min(back, int(self.waiting[c]))
             self.waiting[c] -= from_waiting
-            order = self.random.permutation(np.flatnonzero(self.arrivals[c]))
+            order = self.chance.permutation(np.flatnonzero(self.arrivals[c]))
             held = self.arrivals[c, order]
             self.arrivals[c, order] -= np.clip(back - from_waiting - (np.cumsum(held) - held), 0, held)
 
@@ -102,26 +102,26 @@ class Repacking:
 
     def _choose(self) -> IntArray:
         """A node that takes some class that waits, and a few others; none when nobody takes that class."""
-        c = self.random.choice(np.flatnonzero(self.waiting))
+        c = self.chance.choice(np.flatnonzero(self.waiting))
         left = self.free - self.request @ self.arrivals
         weight = np.where(self.gone, 0.0, self.scarcity @ left + LEAST_WASTE)
-        chance = np.cumsum(np.where(self.allowed[c], weight, 0.0))
-        if not chance[-1] > 0:
+        summed = np.cumsum(np.where(self.allowed[c], weight, 0.0))
+        if not summed[-1] > 0:
             return np.zeros(0, np.int64)
-        first = int(np.searchsorted(chance, self.random.random() * chance[-1], side="right"))
+        first = int(np.searchsorted(summed, self.chance.random() * summed[-1], side="right"))
         weight[first] = 0.0
-        others = min(int(self.random.integers(FEWEST_NODES, MOST_NODES + 1)) - 1, int((weight > 0).sum()))
+        others = min(int(self.chance.integers(FEWEST_NODES, MOST_NODES + 1)) - 1, int((weight > 0).sum()))
         if not others:
             return np.array([first], np.int64)
-        drawn = self.random.choice(len(weight), others, replace=False, p=weight / weight.sum())
+        drawn = self.chance.choice(len(weight), others, replace=False, p=weight / weight.sum())
         return np.append(drawn, first).astype(np.int64)
 
     def _refill(self, nodes: IntArray) -> None:
         """Deal the pods on ``nodes``, and those that wait, out anew; kept unless more waits than before."""
         size = self.size
-        value = size**EXPONENT * np.exp(self.random.normal(0.0, PRICE_NOISE, len(size)))
-        value = np.where(self.waiting > 0, value * (1 + PULL * self.random.random()), value)
-        accepts = self.allowed[:, nodes].sum(axis=0) + self.random.normal(0.0, ORDER_NOISE, len(nodes))
+        value = size**EXPONENT * np.exp(self.chance.normal(0.0, PRICE_NOISE, len(size)))
+        value = np.where(self.waiting > 0, value * (1 + PULL * self.chance.random()), value)
+        accepts = self.allowed[:, nodes].sum(axis=0) + self.chance.normal(0.0, ORDER_NOISE, len(nodes))
         pods = self.waiting + self.arrivals[:, nodes].sum(axis=1)
         fresh = np.zeros((len(pods), len(nodes)), np.int64)
         for i in np.argsort(accepts, kind="stable"):

@@ -32,6 +32,8 @@ SEARCH_SHARE_BEFORE, SEARCH_SHARE_BESIDE = 0.15, 0.5
 BOUND_SHARE = 0.2
 FULLNESS_S = 0.5
 """With less time left, nobody asks whether all pods can fit to the last byte."""
+LEAST_S = 1e-6
+"""What the other thread gets where no time is left: enough to return what it has."""
 SEARCH_ROUNDS = 200
 SETTLE_ROUNDS = 1000
 HOT, COLD = 0.35, 0.15
@@ -159,7 +161,7 @@ def _pack_beside(
     start = shared.node_of
 
     def over(left_s: float, ended: Callable[[], bool]) -> Deadline:
-        return Deadline(left_s, deadline.clock, lambda: shared.is_over or ended() or deadline.cancelled())
+        return Deadline(max(left_s, LEAST_S), deadline.clock, lambda: shared.is_over or ended() or deadline.cancelled())
 
     def prove(left_s: float) -> IntArray:
         return _ceiling(packing, start, over(left_s, lambda: False))
@@ -167,7 +169,7 @@ def _pack_beside(
     def count(ceiling: Future[IntArray], left_s: float) -> tuple[_Known, IntArray]:
         part = over(left_s, lambda: False)
         known = _count_on(packing, search, ceiling.result(), part, SEARCH_SHARE_BESIDE, shared.note)
-        rest = over(max(part.left_s, 1e-6), lambda: shared.is_home)
+        rest = over(part.left_s, lambda: shared.is_home)
         return known, _settle(packing, known.node_of, rest, seed + 1)
 
     try:
@@ -176,7 +178,7 @@ def _pack_beside(
         if most != packing.counts(start):
             _continue(search, most, deadline.part(SEARCH_SHARE_BEFORE), note)
         shared.note(search.best)
-        counted = beside.submit(count, ceiling, max(deadline.left_s, 1e-6))
+        counted = beside.submit(count, ceiling, deadline.left_s)
         settled = _settle(packing, shared.node_of, deadline, seed, lambda: shared.node_of, note)
         shared.is_home = True
         shared.is_over = deadline.is_over

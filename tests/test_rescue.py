@@ -149,6 +149,15 @@ def test_a_cancelled_plan_is_still_valid(beside: Executor, threads: int) -> None
     assert packing.violations(packed.node_of) == []
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_plan_whose_time_is_over_after_repair_is_that_repair(beside: Executor, threads: int) -> None:
+    packing = identical_nodes(1)
+    packed = pack(packing, Deadline(0.5, ticking(1.0)), beside=beside if threads == 2 else None)
+    assert packed.counts == packing.counts(repair(packing))
+    assert packed.is_proved, "all pods have a place, which needs no time to see"
+    assert packing.violations(packed.node_of) == []
+
+
 def test_what_is_counted_beside_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread of the caller has no time to search; the other has placed one pod more."""
     monkeypatch.setattr(rescue, "SEARCH_SHARE_BEFORE", 1e-9)
