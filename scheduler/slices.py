@@ -19,7 +19,7 @@ SHORT_S = 0.001
 are 1.4 to 3 ms."""
 LONG_S = 0.02
 """Of those who can wait: longer than anybody's own, so that whoever wakes up beside them need not wait."""
-NAP_S = 0.0001
+NAP_S = 0.00001
 """Long enough for the kernel to let in whoever waits for this processor."""
 _SYSCALLS = {"x86_64": 314, "aarch64": 274}
 _RESET_ON_FORK = 1
