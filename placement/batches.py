@@ -11,8 +11,12 @@ generates further (class, node) pairs by reduced cost over *all* nodes, so the b
 although only a small part of it is ever in the model.
 
 **Wishes** are points per class and node, those of kube-scheduler's soft rules that do not depend on where the rest of the
-batch goes. They are a stage of their own, between count and stranding, of the same program with another objective;
-stranding is then minimised over the placements that give up no point. A batch without wishes has no such stage.
+batch goes, and points that pods have for each other (:mod:`placement.nearness`). They are a stage of their own, between
+count and stranding, of the same program with another objective; stranding is then minimised over the placements that give
+up no point. A batch without wishes has no such stage.
+
+**Devices** are packed exactly: the program has what any packing keeps, per node and size of share; a placement whose shares
+do not pack in fact is repaired or dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +26,10 @@ from functools import cached_property
 
 import numpy as np
 
+from placement import near_search
+from placement.devices import Devices
 from placement.errors import ConfigError
+from placement.nearness import Counts, Nearness, best_company, least_crowding, points
 from placement.plans import Deadline, Ending
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.solver import INFINITY, Answer, Limits, Model, Status, solve_linear
@@ -41,6 +48,8 @@ BUILDS = 3.0
 TIGHT = 1e-9
 WISHES_SHARE = 0.5
 """What wishes get of the time that is left after counting."""
+SEARCH_SHARE = 0.4
+"""What the first search gets of that where pods wish things of each other, and what the program of hopes gets of the rest."""
 POINT = 2.0
 """A point of a wish against stranding where pods are placed one by one: more than one pod can strand at all."""
 EXACT_GAP, POINTS_SLACK = 1e-9, 1e-6
@@ -69,7 +78,10 @@ class Batch:
     most : ``(C, N)`` int64, pods of a class that rules allow on a node (0 = excluded).
     gang : ``(C,)`` int64; classes with equal numbers >= 0 are placed all or none; -1 = pod by pod.
     zone_of : ``(N,)`` int64, for spreads.
-    wish : ``(C, N)`` int64 >= 0, points that a pod of a class has for a node; None = nobody wishes anything.
+    wish : ``(C, N)`` int64 >= 0, what a pod of a class has for a node; None = nobody wishes anything.
+    near : what pods have for each other.
+    parts : the wishes' unit: so many to a point.
+    devices : devices of nodes one by one, and what classes take of them; None = no class takes any.
     """
 
     request: IntArray
@@ -81,6 +93,9 @@ class Batch:
     zone_of: IntArray
     spreads: tuple[ZoneSpread, ...] = ()
     wish: IntArray | None = None
+    near: tuple[Nearness, ...] = ()
+    parts: int = 1
+    devices: Devices | None = None
 
     def __post_init__(self) -> None:
         if self.free.shape[1] == 0:
@@ -97,27 +112,46 @@ class Batch:
         for row, request in zip(free, self.request, strict=True):
             with np.errstate(divide="ignore"):
                 room = np.where(request[:, None] > 0, np.minimum(room, row // np.maximum(request, 1)[:, None]), room)
+        if self.devices is not None:
+            room = np.minimum(room, self.devices.alone(slice(None) if nodes is None else nodes))
         return np.asarray(room, np.int64)
 
+    def packs(self, node: int, pods: IntArray) -> bool:
+        """Whether the devices of a node take ``pods`` ``(C,)`` together."""
+        devices = self.devices
+        return devices is None or not (pods * devices.count).any() or devices.assign(node, pods) is not None
+
     def wishes_met(self, placed: IntArray) -> int:
-        """Points of wishes that ``placed`` ``(C, N)`` has."""
-        return 0 if self.wish is None else int((self.wish * placed).sum())
+        """Wishes that ``placed`` ``(C, N)`` meets, in parts of a point."""
+        return (0 if self.wish is None else int((self.wish * placed).sum())) + points(self.near, placed)
+
+    @property
+    def has_wishes(self) -> bool:
+        """Somebody wishes something."""
+        return self.wish is not None or bool(self.near)
+
+    @cached_property
+    def hopes(self) -> IntArray:
+        """``(C, N)`` parts of a point that a pod can have on a node at most: its own, and of all company that fits there."""
+        own = np.zeros_like(self.most) if self.wish is None else self.wish
+        return own + best_company(self.near, self.count, self.fitting()) if self.near else own
 
     @property
     def wishes_possible(self) -> int:
-        """Points if each pod had the node it likes best."""
-        return 0 if self.wish is None else int(self.count @ self.wish.max(axis=1))
+        """Parts of a point if each pod had the node it likes best, and all company that it likes and no other."""
+        return int(self.count @ self.hopes.max(axis=1)) if self.has_wishes else 0
 
     def most_wishes(self, fitting: IntArray, count: int) -> int:
-        """Points that ``count`` pods have at most, each class looked at alone; ``fitting`` from :meth:`fitting`."""
-        if self.wish is None:
+        """Parts of a point that ``count`` pods have at most, each class looked at alone; ``fitting`` from :meth:`fitting`."""
+        if not self.has_wishes:
             return 0
-        points = []
-        for wish, room, pods in zip(self.wish, fitting, self.count.tolist(), strict=True):
+        found = []
+        for wish, room, pods in zip(self.hopes, fitting, self.count.tolist(), strict=True):
             liked = np.flatnonzero(room)
             liked = liked[np.argsort(-wish[liked], kind="stable")][:pods]
-            points.append(np.repeat(wish[liked], room[liked])[:pods])
-        return int(-np.sort(-np.concatenate(points))[:count].sum())
+            found.append(np.repeat(wish[liked], room[liked])[:pods])
+        crowding = least_crowding(self.near, self.count, fitting, count)
+        return int(-np.sort(-np.concatenate(found))[:count].sum()) - crowding
 
     def stranding(self, placed: IntArray) -> float:
         """Stranding of the cluster, as a share, after ``placed`` ``(C, N)``."""
@@ -150,6 +184,11 @@ class Batch:
             f"node number {n} is overfull" for n in np.flatnonzero((self.request @ placed > self.free).any(axis=0))
         ]
         wrong += [f"class {c} exceeds what rules allow on node number {n}" for c, n in np.argwhere(placed > self.most)]
+        if self.devices is not None:
+            used = np.flatnonzero((placed * self.devices.count[:, None]).any(axis=0)).tolist()
+            wrong += [
+                f"the devices of node number {n} do not take its pods" for n in used if not self.packs(n, placed[:, n])
+            ]
         per_class = placed.sum(axis=1)
         wrong += [f"class {c} has more places than pods" for c in np.flatnonzero(per_class > self.count)]
         for gang in np.unique(self.gang[self.gang >= 0]):
@@ -197,8 +236,8 @@ def best_fit(batch: Batch, deadline: Deadline | None = None) -> IntArray:
     for nothing where fewer pods would be placed for them. After the deadline no further class is begun.
     """
     placed = _one_by_one(batch, deadline)
-    if batch.wish is not None and placed.sum() < batch.count.sum():
-        plain = _one_by_one(replace(batch, wish=None), deadline)
+    if batch.has_wishes and placed.sum() < batch.count.sum():
+        plain = _one_by_one(replace(batch, wish=None, near=()), deadline)
         placed = plain if plain.sum() > placed.sum() else placed
     return placed
 
@@ -215,35 +254,73 @@ def _one_by_one(batch: Batch, deadline: Deadline | None) -> IntArray:
         if deadline is not None and deadline.is_over:
             break
         trial, trial_left = placed.copy() if gang >= 0 else placed, left.copy() if gang >= 0 else left
-        complete = all(_fill_class(batch, c, trial, trial_left) for c in classes)
+        counts = Counts(batch.near, trial) if batch.near else None
+        complete = all(_fill_class(batch, c, int(batch.count[c]), trial, trial_left, counts) for c in classes)
         if gang >= 0 and complete:
             placed, left = trial, trial_left
     return placed
 
 
-def _fill_class(batch: Batch, c: int, placed: IntArray, left: IntArray) -> bool:
-    """Place the pods of one class in ``placed`` and ``left``; True when all found a node."""
+def _fill_class(
+    batch: Batch, c: int, pods: int, placed: IntArray, left: IntArray, counts: Counts | None = None
+) -> bool:
+    """Place so many pods of one class in ``placed``, ``left`` and ``counts``; True when all found a node."""
     request = batch.request[:, c]
     spread = next((s for s in batch.spreads if s.pod_class == c), None)
     cost = _growth(batch, left, slice(None), request)
     if batch.wish is not None:
         cost -= POINT * batch.wish[c]
-    cost[(left < request[:, None]).any(axis=0) | (placed[c] >= batch.most[c])] = INFINITY
-    for _ in range(int(batch.count[c])):
+    full = (left < request[:, None]).any(axis=0) | (placed[c] >= batch.most[c])
+    takes_devices = batch.devices is not None and bool(batch.devices.count[c])
+    cost[full] = INFINITY
+    while pods:
         open_cost = cost
         if spread is not None:
             zones = _by_zone(placed[c], batch.zone_of, len(spread.present)) + spread.present
             open_cost = np.where((zones - zones.min() < spread.max_skew)[batch.zone_of], cost, INFINITY)
+        if counts is not None and counts.concerns(c):
+            open_cost = open_cost - POINT * counts.pull(c, slice(None))
         best = int(np.argmin(open_cost))
         if not np.isfinite(open_cost[best]):
             return False
         placed[c, best] += 1
+        if takes_devices and not batch.packs(best, placed[:, best]):
+            placed[c, best] -= 1
+            cost[best] = INFINITY
+            continue
+        pods -= 1
         left[:, best] -= request
+        if counts is not None:
+            counts.change(c, best, 1)
         fits = (left[:, best] >= request).all() and placed[c, best] < batch.most[c, best]
         node = np.array([best])
         growth = _growth(batch, left[:, node], node, request)[0] if fits else INFINITY
         cost[best] = growth if batch.wish is None else growth - POINT * batch.wish[c, best]
     return True
+
+
+def _repacked(batch: Batch, placed: IntArray) -> IntArray:
+    """``placed`` as it is, or with the pods that the devices of their nodes do not take put elsewhere, as far as they fit."""
+    devices = batch.devices
+    if devices is None:
+        return placed
+    wrong = [n for n in np.flatnonzero(placed.any(axis=0)).tolist() if not batch.packs(n, placed[:, n])]
+    if not wrong:
+        return placed
+    kept = placed.copy()
+    largest_first = np.argsort(-devices.milli * devices.count, kind="stable").tolist()
+    for n in wrong:
+        kept[devices.count > 0, n] = 0
+        for c in (c for c in largest_first if devices.count[c]):
+            for _ in range(int(placed[c, n])):
+                kept[c, n] += 1
+                if not batch.packs(n, kept[:, n]):
+                    kept[c, n] -= 1
+                    break
+    left = batch.free - batch.request @ kept
+    for c, missing in enumerate((placed - kept).sum(axis=1).tolist()):
+        _fill_class(batch, c, missing, kept, left)
+    return kept
 
 
 def _growth(batch: Batch, left: IntArray, nodes: IntArray | slice, request: IntArray) -> FloatArray:
@@ -343,10 +420,14 @@ class _BatchModel:
         self.capacity_rows, self.usable_rows = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
         self.supply_rows = np.full(len(batch.count), -1, np.int64)
         self.gang_rows = self.supply_rows.copy()
-        self.zone_rows = np.full((len(batch.count), int(batch.zone_of.max()) + 1), -1, np.int64)
+        num_zones = max(int(batch.zone_of.max()) + 1, *(len(spread.present) for spread in batch.spreads), 0)
+        self.zone_rows = np.full((len(batch.count), num_zones), -1, np.int64)
         self.count_row = self.wish_row = -1
+        self.device_rows: list[tuple[int, int, IntArray]] = []
+        """(position of the node, row, devices that a pod of each class counts for)."""
         self._add_supply()
         self._add_capacity()
+        self._add_devices()
         self._add_gangs()
         self._add_spreads()
         if goal is not None:
@@ -372,6 +453,23 @@ class _BatchModel:
             for r, need in enumerate(request):
                 room = max(float(self.batch.free[r, self.nodes[i]]), 1.0)
                 self.capacity_rows[i, r] = self.model.add_row(columns[need > 0], need[need > 0] / room, upper=1.0)
+
+    def _add_devices(self) -> None:
+        """What any packing of devices keeps; whether a placement packs in fact is for a look at it."""
+        devices = self.batch.devices
+        if devices is None:
+            return
+        taking = np.flatnonzero(devices.count)
+        for i, columns in self._columns_by(self.position):
+            classes = self.pairs.classes[columns]
+            if not devices.count[classes].any():
+                continue
+            for weight, most in devices.limits(int(self.nodes[i]), taking):
+                of_class = np.zeros(len(devices.count), np.int64)
+                of_class[taking] = weight
+                mine = of_class[classes] > 0
+                row = self.model.add_row(columns[mine], of_class[classes[mine]], upper=float(most))
+                self.device_rows.append((i, row, of_class))
 
     def _add_gangs(self) -> None:
         for gang in np.unique(self.batch.gang[self.batch.gang >= 0]):
@@ -432,6 +530,8 @@ class _BatchModel:
         inside = -(batch.request.T @ rate) - price[:, None] - duals[self.zone_rows][:, batch.zone_of[self.nodes]]
         if self.is_wishes:
             inside -= slopes[:, self.nodes]
+        for i, row, of_class in self.device_rows:
+            inside[:, i] -= duals[row] * of_class
         profit[:, self.nodes] = np.where(np.isfinite(slopes[:, self.nodes]), inside, -INFINITY)
         if batch.wish is not None and self.wish_row >= 0:
             profit -= duals[self.wish_row] * batch.wish
@@ -477,6 +577,8 @@ def place_batch(
         return Batched(best, count, most, stranding, stranding, deadline.ending)
     how = (seed, threads, gap_share)
     wishes_bound = 0
+    if batch.near:
+        return _place_near(batch, best, fitting, most, deadline, how)
     if batch.wish is not None:
         goal = _Goal.wishes(batch, fitting, count)
         best, bound = _improve(goal, best, fitting, deadline.part(WISHES_SHARE), how)
@@ -484,12 +586,62 @@ def place_batch(
     wishes_met = batch.wishes_met(best)
     slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
     best, bound = _improve(_Goal(batch, slopes, count, points=wishes_met), best, fitting, deadline, how)
-    value, wishes_met = batch.stranding(best), batch.wishes_met(best)
+    return _ended(batch, best, (most, wishes_bound, bound), deadline, gap_share)
+
+
+def _ended(
+    batch: Batch, best: IntArray, bounds: tuple[int, int, float], deadline: Deadline, gap_share: float
+) -> Batched:
+    """The result, with ``bounds`` on count, wishes and stranding."""
+    most, wishes_bound, bound = bounds
+    count, value, wishes_met = int(best.sum()), batch.stranding(best), batch.wishes_met(best)
     bound = max(0.0, min(bound, value))
     ending = deadline.ending
-    if value - bound <= gap_share * value and wishes_met >= wishes_bound:
+    if value - bound <= gap_share * value and wishes_met >= wishes_bound and count == most:
         ending = Ending.OPTIMAL if value - bound <= TIGHT * value else Ending.GAP_REACHED
     return Batched(best, count, most, value, bound, ending, wishes_met, max(wishes_bound, wishes_met))
+
+
+def _place_near(
+    batch: Batch,
+    best: IntArray,
+    fitting: IntArray,
+    most: int,
+    deadline: Deadline,
+    how: tuple[int, int, float],
+) -> Batched:
+    """Wishes, then stranding, of a batch whose pods wish things of each other, at the count of ``best``.
+
+    Points: search; CP-SAT where that is small; else the linear program of hopes, whose optimum is a bound and another start
+    for the search. Stranding: the same programs as ever, once everybody's place is fixed; its bound is without wishes.
+    """
+    seed, threads, gap_share = how
+    count = int(best.sum())
+    most_points = batch.most_wishes(fitting, count)
+    for_wishes = deadline.part(WISHES_SHARE)
+    best = near_search.improve(batch, best, fitting, for_wishes.part(SEARCH_SHARE), seed=seed)
+    if near_search.is_small(batch, fitting):
+        limits = Limits(max(SOLVE_SHARE * for_wishes.left_s, 1e-3), threads, seed, work=deadline.work)
+        best, proved = near_search.exact(batch, best, fitting, limits)
+        most_points = min(most_points, proved)
+    elif batch.wishes_met(best) < most_points and not for_wishes.is_over:
+        goal = _Goal.wishes(replace(batch, wish=batch.hopes, near=()), fitting, count)
+        found, cost = _improve(goal, best, fitting, for_wishes.part(SEARCH_SHARE), how)
+        crowding = least_crowding(batch.near, batch.count, fitting, count)
+        most_points = min(most_points, int(np.floor(POINTS_SLACK * max(1.0, -cost) - cost)) - crowding)
+        found = near_search.improve(batch, found, fitting, for_wishes, seed=seed + 1)
+        best = max((best, found), key=batch.wishes_met)
+    layout = near_search.split(batch, best)
+    room = layout.batch.fitting()
+    slopes = np.where(room > 0, _slopes(layout.batch), INFINITY)
+    fixed = _Goal(layout.batch, slopes, count, points=layout.batch.wishes_met(layout.placed))
+    best = layout.merge(_improve(fixed, layout.placed, room, deadline.part(0.5), how)[0])
+    plain = replace(batch, wish=None, near=())
+    slopes = np.where(fitting > 0, _slopes(plain), INFINITY)
+    found, bound = _improve(_Goal(plain, slopes, count), best, fitting, deadline, how)
+    if batch.wishes_met(found) >= batch.wishes_met(best):
+        best = found
+    return _ended(batch, best, (most, most_points, bound), deadline, gap_share)
 
 
 def as_placed(batch: Batch, placed: IntArray, ending: Ending) -> Batched:
@@ -518,7 +670,7 @@ def _place_more(
     limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
     answer = solve_linear(program.model, limits, hint=program.hint(best))
     if answer.has_solution:
-        placed = program.placed(answer.x)
+        placed = _repacked(batch, program.placed(answer.x))
         if placed.sum() > best.sum() and not batch.violations(placed):
             best = placed
     if np.isfinite(answer.bound):
@@ -626,8 +778,8 @@ def _round(
         limits = Limits(time_s, 1, seed, gap_share=gap, work=deadline.work)
         answer = solve_linear(program.model, limits, hint=program.hint(best))
         if answer.has_solution:
-            placed = program.placed(answer.x)
-            if not batch.violations(placed) and goal.is_better(placed, value):
+            placed = _repacked(batch, program.placed(answer.x))
+            if placed.sum() == goal.count and not batch.violations(placed) and goal.is_better(placed, value):
                 best, value = placed, goal.cost(placed)
                 _note(goal, deadline, best, bound)
         if np.isfinite(answer.bound):

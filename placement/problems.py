@@ -8,13 +8,13 @@ becomes classes of identical pods.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from placement.batches import Batch, Batched
+from placement.company import wishes_of
 from placement.consolidation import Consolidated, Fleet
 from placement.devices import DEVICE_UNITS, WHOLE_DEVICES, device_units
 from placement.errors import ConfigError
@@ -24,7 +24,6 @@ from placement.purchase import Bought, Demand, Shape
 from placement.repair import Packing
 from placement.rescue import Packed
 from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray, format_amount
-from placement.soft import depends_on_batch, fixed_wishes
 from placement.state import NUM_DERIVED, ClusterState, Resident
 from placement.wish_check import recount
 
@@ -281,8 +280,6 @@ class BatchProblem:
     batch: Batch
     pods: tuple[tuple[Pod, ...], ...]
     left_out: tuple[str, ...]
-    not_counted: int = 0
-    """Pods with wishes that depend on where other pods of the batch go, or on spreading."""
 
 
 def batch_problem(cluster: Cluster) -> BatchProblem:
@@ -304,41 +301,8 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     zones = np.zeros(len(cluster.rows), np.int64)
     free, request = np.maximum(cluster.free(), 0), cluster.request(specs)
     batch = Batch(request, count, free, cluster.allocatable(), most, gang_of, zones)
-    batch = replace(batch, wish=_wishes(cluster, specs, batch))
-    not_counted = sum(len(members[c]) for c in _counted_in_part(cluster, specs, count))
-    return BatchProblem(cluster, batch, members, left_out, not_counted)
-
-
-def _wishes(cluster: Cluster, specs: list[PodSpec], batch: Batch) -> IntArray | None:
-    """``(C, N)`` points of the wishes that a batch counts, over the nodes that take a pod now; None without any."""
-    rules, rows = cluster.state.rules, cluster.rows
-    wish = np.zeros(batch.most.shape, np.int64)
-    fits = batch.fitting() > 0
-    for c, spec in enumerate(specs):
-        feasible = np.zeros(rules.num_rows, np.bool_)
-        feasible[rows] = fits[c]
-        points = fixed_wishes(rules, spec, feasible)
-        if points is not None:
-            wish[c] = points[rows]
-    return wish if wish.any() else None
-
-
-def _counted_in_part(cluster: Cluster, specs: list[PodSpec], count: IntArray) -> list[int]:
-    """Classes with wishes that are not, or not all, counted."""
-    groups: dict[object, int] = defaultdict(int)  # what a term about pods looks at
-    one: dict[object, PodSpec] = {}
-    for spec, pods in zip(specs, count.tolist(), strict=True):
-        groups[spec.namespace, spec.labels] += pods
-        one[spec.namespace, spec.labels] = spec
-    return [
-        c
-        for c, spec in enumerate(specs)
-        if depends_on_batch(
-            cluster.state.rules,
-            spec,
-            [s for key, s in one.items() if key != (spec.namespace, spec.labels) or groups[key] > 1],
-        )
-    ]
+    wishes = wishes_of(cluster.state.rules, specs, count, batch.fitting() > 0, cluster.rows)
+    return BatchProblem(cluster, replace(batch, **wishes._asdict()), members, left_out)
 
 
 def _missing(cluster: Cluster, pods: Iterable[Pod]) -> list[str]:
@@ -365,22 +329,16 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
         "stranding_gap_share": batched.gap_share,
         "left_out": float(len(problem.left_out)),
     }
-    if problem.batch.wish is not None:
-        possible = problem.batch.wishes_possible
+    if problem.batch.has_wishes:
+        possible, parts = max(problem.batch.wishes_possible, 1), problem.batch.parts
         details |= {
-            "wish_points": float(batched.wishes_met),
-            "wish_points_bound": float(batched.wishes_bound),
-            "wish_points_possible": float(possible),
+            "wish_points": batched.wishes_met / parts,
+            "wish_points_bound": batched.wishes_bound / parts,
+            "wish_points_possible": possible / parts,
             "wishes_met_share": batched.wishes_met / possible,
             "wishes_met_share_bound": batched.wishes_bound / possible,
         }
-    uncounted: tuple[str, ...] = ()
-    if problem.not_counted:
-        details["wishes_not_counted"] = float(problem.not_counted)
-        uncounted = (
-            f"{problem.not_counted} pods wish to be spread, or near or away from pods of this batch: not counted in full",
-        )
-    reasons = (*problem.left_out, *uncounted, *missing)
+    reasons = (*problem.left_out, *missing)
     ending = Ending.INFEASIBLE if batched.most == 0 and missing else batched.ending
     return Plan(
         "batch",
@@ -695,5 +653,6 @@ def _check_wishes(cluster: Cluster, plan: Plan) -> list[str]:
     takes = cluster.allowed(kinds)
     for r, need in enumerate(cluster.request(kinds)):
         takes = takes & ((need[:, None] == 0) | (cluster.free()[r] >= need[:, None]))
-    met = recount(cluster.state, cluster.node_names(), dict(zip(kinds, takes, strict=True)), placed)
-    return [] if met == claimed else [f"{claimed:g} points of wishes are claimed, {met} are met"]
+    batch = [p.spec for p in cluster.pending if not cluster.why_left_out(p.spec)]
+    met = recount(cluster.state, cluster.node_names(), dict(zip(kinds, takes, strict=True)), placed, batch)
+    return [] if met == claimed else [f"{claimed:g} points of wishes are claimed, {met:g} are met"]

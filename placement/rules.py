@@ -444,6 +444,10 @@ class RuleIndex:
         """``(N,)`` bool: nodes with the label."""
         return self._column(topology_key)[: self.num_rows] != ABSENT
 
+    def places(self, topology_key: str) -> IntArray:
+        """``(N,)`` int64: a number per topology domain, the same for nodes of one domain; -1 without the label."""
+        return self._column(topology_key)[: self.num_rows]
+
     def _free_ports(self, spec: PodSpec) -> BoolArray:
         mask: BoolArray = np.ones(self.num_rows, np.bool_)
         for wanted in spec.pod_rules.host_ports:

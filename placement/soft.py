@@ -7,8 +7,6 @@ depends on who else is one; strategies that use these are marked ``relative``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from placement.pods import PodSpec, Spread
@@ -52,22 +50,14 @@ def fixed_wishes(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArr
     stated = spec.node_rules.preferred or spec.pod_rules.preferred
     if not (stated or rules.has_wishes) or not feasible.any():
         return None
-    points = (
-        TAINT_WEIGHT * _taints(rules, spec, feasible)
-        + NODE_AFFINITY_WEIGHT * _node_affinity(rules, spec, feasible)
-        + INTER_POD_WEIGHT * _inter_pod(rules, spec, feasible)
-    )
+    points = node_points(rules, spec, feasible) + INTER_POD_WEIGHT * _inter_pod(rules, spec, feasible)
     points = np.where(feasible, points - points[feasible].min(), 0)
     return points if points.any() else None
 
 
-def depends_on_batch(rules: RuleIndex, spec: PodSpec, batch: Iterable[PodSpec]) -> bool:
-    """Whether a pod states a wish that :func:`fixed_wishes` cannot see whole: ``ScheduleAnyway`` spreading, or to be near
-    or away from pods of ``batch``, which holds a class once per pod that may meet it."""
-    if any(not c.hard and not c.is_default for c in spec.pod_rules.spread):
-        return True
-    terms = [Match.of(wish.term, spec.namespace) for wish in spec.pod_rules.preferred]
-    return bool(terms) and any(match.covers(other, rules.namespaces) for other in batch for match in terms)
+def node_points(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
+    """``(N,)`` int64 weighted scores of what depends on the node alone: PreferNoSchedule taints, preferred node affinity."""
+    return TAINT_WEIGHT * _taints(rules, spec, feasible) + NODE_AFFINITY_WEIGHT * _node_affinity(rules, spec, feasible)
 
 
 def soft_score(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray | None:
@@ -142,35 +132,50 @@ def _spread(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
 
 
 def _spread_one(rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[str], scored: BoolArray) -> FloatArray:
-    match = Match((spec.namespace,), None, constraint.selector)
-    counter = rules.counter(("all", (match,)))
-    if not constraint.selector:
-        counter = np.zeros_like(counter)  # an empty selector counts nobody (countPodsMatchSelector)
-    if constraint.topology_key == HOSTNAME:
-        counts, num_domains = counter, int(scored.sum())
-    else:
-        counted = rules.spread_nodes(spec, constraint, keys)
-        counts = rules.domain_sums(constraint.topology_key, counter, counted)
-        num_domains = rules.num_domains(constraint.topology_key, scored)
+    counts = spread_counts(rules, spec, constraint, keys)
+    weight = spread_weight(rules, constraint, scored)
     has_key = rules.has_key(constraint.topology_key)
-    if constraint.topology_key != HOSTNAME and (scored & ~has_key).any():
-        num_domains += 1  # nodes without the key, which only defaults score, count as one more domain
-    weight = np.log(num_domains + 2)
     result: FloatArray = np.where(has_key, counts * weight + (constraint.max_skew - 1), 0.0)
     return result
 
 
+def spread_counts(rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[str]) -> IntArray:
+    """``(N,)`` int64 residents that a ``ScheduleAnyway`` constraint counts in each node's place; ``keys`` are those of all
+    constraints of the pod."""
+    counter = rules.counter(("all", (Match((spec.namespace,), None, constraint.selector),)))
+    if not constraint.selector:
+        return np.zeros_like(counter)  # an empty selector counts nobody (countPodsMatchSelector)
+    if constraint.topology_key == HOSTNAME:
+        return np.where(rules.has_key(HOSTNAME), counter, 0)
+    return rules.domain_sums(constraint.topology_key, counter, rules.spread_nodes(spec, constraint, keys))
+
+
+def spread_weight(rules: RuleIndex, constraint: Spread, scored: BoolArray) -> float:
+    """What one pod counts: the logarithm of the number of places among ``scored`` nodes, and two more."""
+    if constraint.topology_key == HOSTNAME:
+        return float(np.log(int(scored.sum()) + 2))
+    num_domains = rules.num_domains(constraint.topology_key, scored)
+    if (scored & ~rules.has_key(constraint.topology_key)).any():
+        num_domains += 1  # nodes without the key, which only defaults score, count as one more domain
+    return float(np.log(num_domains + 2))
+
+
 def _inter_pod(rules: RuleIndex, spec: PodSpec, feasible: BoolArray) -> IntArray:
     """Preferred (anti-)affinity in both directions, and residents' required affinity at weight one."""
-    raw = np.zeros(len(feasible), np.int64)
-    for wish in spec.pod_rules.preferred:
-        counter = rules.counter(("all", (Match.of(wish.term, spec.namespace),)))
-        raw += wish.weight * rules.domain_sums(wish.term.topology_key, counter)
-    raw += rules.wished_by_residents(spec, HARD_AFFINITY_WEIGHT)
+    raw = inter_pod_raw(rules, spec)
     low, high = int(raw[feasible].min()), int(raw[feasible].max())
     if high == low:
         return np.zeros(len(feasible), np.int64)
     return (float(MAX_SCORE) * ((raw - low) / float(high - low))).astype(np.int64)
+
+
+def inter_pod_raw(rules: RuleIndex, spec: PodSpec) -> IntArray:
+    """``(N,)`` int64 sum of weights that residents give a node for a pod, before it is scaled."""
+    raw = np.zeros(rules.num_rows, np.int64)
+    for wish in spec.pod_rules.preferred:
+        counter = rules.counter(("all", (Match.of(wish.term, spec.namespace),)))
+        raw += wish.weight * rules.domain_sums(wish.term.topology_key, counter)
+    return raw + rules.wished_by_residents(spec, HARD_AFFINITY_WEIGHT)
 
 
 def _images(rules: RuleIndex, spec: PodSpec) -> IntArray:

@@ -468,6 +468,7 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
             "batch",
             "batch-rules",
             "batch-wishes",
+            "batch-company",
             "consolidate",
             "consolidate-unlimited",
             "consolidate-spot",

@@ -18,7 +18,14 @@ from placement.interruptions import Risk, consolidate_with_risk
 from placement.interruptions import violations as risk_violations
 from placement.plans import Deadline
 from placement.resources import IntArray
-from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance, spot_nodes, with_wishes
+from simulator.plan_instances import (
+    batch_instance,
+    fleet_instance,
+    purchase_instance,
+    spot_nodes,
+    with_company,
+    with_wishes,
+)
 
 Row = dict[str, float | int | str | None]
 Clock = Callable[[], float]
@@ -31,11 +38,18 @@ MOVES_SHARE = 0.1
 """Move budget of consolidation, as a share of all pods."""
 
 
-def batch_row(seed: int, time_s: float, clock: Clock, *, with_rules: bool = False, wishful: bool = False) -> Row:
-    """Pending batches of two hundred and five hundred pods, against best fit."""
+def batch_row(
+    seed: int,
+    time_s: float,
+    clock: Clock,
+    *,
+    with_rules: bool = False,
+    change: Callable[[batches.Batch, int], batches.Batch] | None = None,
+) -> Row:
+    """Pending batches of two hundred and five hundred pods, against best fit; ``change`` adds wishes or devices."""
     num_pods, num_nodes = BATCH_SIZES[seed % len(BATCH_SIZES)]
     batch = batch_instance(seed, num_pods=num_pods, num_nodes=num_nodes, with_rules=with_rules)
-    batch = with_wishes(batch, seed) if wishful else batch
+    batch = change(batch, seed) if change is not None else batch
     greedy = batches.best_fit(batch)
     start = clock()
     result = batches.place_batch(batch, Deadline(time_s, clock))
@@ -51,7 +65,7 @@ def batch_row(seed: int, time_s: float, clock: Clock, *, with_rules: bool = Fals
         "stranded_share": result.stranding,
         "best_fit_stranded_share": batch.stranding(greedy),
         "gap_percent": 100 * result.gap_share,
-        **(_wishes(batch, greedy, result) if wishful else {}),
+        **(_wishes(batch, greedy, result) if batch.has_wishes else {}),
         "ending": str(result.ending),
         "time_s": round(spent, 2),
     }
@@ -150,7 +164,8 @@ def _valid(wrong: list[str]) -> None:
 BENCHES: dict[str, Callable[[int, float, Clock], Row]] = {
     "batch": batch_row,
     "batch-rules": partial(batch_row, with_rules=True),
-    "batch-wishes": partial(batch_row, with_rules=True, wishful=True),
+    "batch-wishes": partial(batch_row, with_rules=True, change=with_wishes),
+    "batch-company": partial(batch_row, with_rules=True, change=with_company),
     "consolidate": consolidation_row,
     "consolidate-unlimited": partial(consolidation_row, unlimited=True),
     "consolidate-spot": risk_row,

@@ -15,9 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from placement.batches import Batch, ZoneSpread
+from placement.company import PARTS
 from placement.consolidation import Fleet
+from placement.nearness import Nearness
 from placement.purchase import Demand, Shape
 from placement.resources import BoolArray, IntArray
+from placement.soft import INTER_POD_WEIGHT, MAX_SCORE
 
 CPU_MILLICORES = (100, 1000)
 MEMORY_BYTES = (100_000_000, 1_000_000_000)
@@ -130,6 +133,45 @@ def with_wishes(batch: Batch, seed: int) -> Batch:
     fits = batch.fitting() > 0
     least = np.where(fits, wish, wish.max()).min(axis=1, keepdims=True)
     return replace(batch, wish=np.where(fits, wish - least, 0))
+
+
+def with_company(batch: Batch, seed: int) -> Batch:
+    """A batch with :func:`with_wishes`, and with wishes among its pods, each worth up to 200 points a pod.
+
+    Half of the classes would rather not share a node with their own kind (preferred anti-affinity), half of those that may
+    go to any zone anyway are spread over zones softly (``ScheduleAnyway``), one in ten would be in the zone of another
+    class, and one in ten on the node of another one (preferred affinity). All is scaled as for pods of a cluster
+    (:mod:`placement.company`): to the most that a pod of the class can gain or lose.
+    """
+    batch = with_wishes(batch, seed)
+    random_ = labelled_random(seed, "company")
+    num_classes, num_nodes = batch.most.shape
+    assert batch.wish is not None, "wishes were just added"
+    host, zones = np.arange(num_nodes), int(batch.zone_of.max()) + 1
+    fits = batch.fitting() > 0
+    spread = {s.pod_class for s in batch.spreads}
+    wish = batch.wish * PARTS
+    near = []
+    for c in range(num_classes):
+        others = [k for k in range(num_classes) if k != c]
+        wanted: list[tuple[int, int, IntArray, int]] = []
+        if random_.random() < 0.5:
+            wanted.append((c, -1, host, num_nodes))
+        if random_.random() < 0.5 and c not in spread:
+            wanted.append((c, -1, batch.zone_of, zones))
+        if random_.random() < 0.1:
+            wanted.append((random_.choice(others), 1, batch.zone_of, zones))
+        if random_.random() < 0.1:
+            wanted.append((random_.choice(others), 1, host, num_nodes))
+        for other, sign, place, number in wanted:
+            pods = int(batch.count[other]) - int(other == c)
+            if pods == 0:
+                continue
+            gains = np.zeros(num_classes, np.int64)
+            gains[other] = sign * (INTER_POD_WEIGHT * MAX_SCORE * PARTS // pods)
+            near.append(Nearness(c, gains, place, place, number))
+            wish[c] += np.where(fits[c] & (sign < 0), -gains[other] * pods, 0)
+    return replace(batch, wish=wish, near=tuple(near), parts=PARTS)
 
 
 def _pod_classes(random_: np.random.Generator, num_classes: int, num_pods: int) -> tuple[IntArray, IntArray]:

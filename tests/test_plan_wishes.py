@@ -117,23 +117,51 @@ def test_without_wishes_a_plan_says_nothing_of_them() -> None:
     assert wishes(plan) == ""
 
 
-def test_wishes_about_pods_of_the_batch_and_spreading_are_said_not_to_be_counted() -> None:
-    spread = {
-        "maxSkew": 1,
-        "topologyKey": "zone",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": {"app": "db"}},
-    }
-    apart = [pod(f"w-{i}", "web", affinity=likes_app("web", away=True)) for i in range(2)]
-    plan = planned(*TWO, *apart, pod("d-1", "db", topologySpreadConstraints=[spread]), pod("l-1", "log"))
-    assert plan.details["wishes_not_counted"] == 3
-    assert plan.reasons == ("3 pods wish to be spread, or near or away from pods of this batch: not counted in full",)
-    alone = planned(*TWO, apart[0])
-    assert "wishes_not_counted" not in alone.details
+def spreads(app: str, key: str = "zone", skew: int = 1, **words: Any) -> dict[str, Any]:
+    """``ScheduleAnyway`` spreading over pods of ``app``."""
+    selector = {"matchLabels": {"app": app}} if app else {}
+    made = {"maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": selector}
+    return made | words
 
 
-def random_cluster(seed: int) -> list[dict[str, Any]]:
-    """A dozen nodes, residents and pending pods with wishes of every kind."""
+def test_pods_of_a_batch_keep_apart_where_they_wish_to() -> None:
+    apart = [pod(f"w-{i}", "web", affinity=likes_app("web", "kubernetes.io/hostname", away=True)) for i in range(2)]
+    assert sorted(where(planned(*TWO, FULLER, *(pod(f"w-{i}", "web") for i in range(2)))).values()) == ["a", "a"]
+    plan = planned(*TWO, FULLER, *apart)
+    assert sorted(where(plan).values()) == ["a", "b"]
+    assert (plan.details["wish_points"], plan.details["wish_points_bound"]) == (400, 400)
+    assert plan.reasons == ()
+    third = pod("w-2", "web", affinity=likes_app("web", "kubernetes.io/hostname", away=True))
+    plan = planned(*TWO, FULLER, *apart, third)  # two of three share a node: each has one of two neighbours too many
+    assert (plan.details["wish_points"], plan.details["wish_points_bound"]) == (400, 400)
+    assert plan.details["wish_points_possible"] == 600
+    assert plan.ending == "optimal"
+
+
+def test_pods_of_a_batch_come_together_where_they_wish_to() -> None:
+    """The one who is wanted wishes nothing; kube-scheduler would score it by the other's wish, too."""
+    near = pod("w-1", "web", cpu="3", affinity=likes_app("db"))
+    alone = pod("d-1", "db", cpu="3")
+    nodes = (node("a", "x"), node("b", "y"), node("c", "y"))
+    assert {where(planned(*nodes, near, alone))[name] for name in ("w-1", "d-1")} == {"b", "c"}
+
+
+def test_soft_spreading_counts_what_runs_and_what_is_planned() -> None:
+    nodes = (node("a", "x", cpu=8), node("b", "y", cpu=8), node("c", "y", cpu=8))
+    four = [pod(f"d-{i}", "db", topologySpreadConstraints=[spreads("db")]) for i in range(4)]
+    plan = planned(*nodes, *four)
+    assert sorted("x" if n == "a" else "y" for n in where(plan).values()) == ["x", "x", "y", "y"]
+    assert plan.details["wish_points"] == plan.details["wish_points_bound"]
+    plan = planned(*nodes, pod("r-1", "db", "a"), pod("r-2", "db", "a"), *four)
+    assert sorted("x" if n == "a" else "y" for n in where(plan).values()) == ["x", "y", "y", "y"]
+
+
+def test_the_schedulers_own_default_spreading_is_no_wish() -> None:
+    assert "wish_points" not in planned(*TWO, pod("w-1", "web"), pod("w-2", "web")).details
+
+
+def random_cluster(seed: int, *, company: bool) -> list[dict[str, Any]]:
+    """A dozen nodes, residents and pending pods with wishes of every kind; ``company`` has pending pods wish of each other."""
     rng = random.Random(seed)
 
     def wish() -> dict[str, Any]:
@@ -145,19 +173,32 @@ def random_cluster(seed: int) -> list[dict[str, Any]]:
                 key = rng.choice(("zone", "kubernetes.io/hostname", "rack"))
                 made |= likes_app(rng.choice(APPS), key, rng.randint(1, 100), away=away)
         tolerations = [{"key": "slow", "operator": "Exists"}] if rng.random() < 0.3 else []
-        return {"affinity": made, "tolerations": tolerations}
+        soft = [
+            spreads(
+                rng.choice((*APPS, "")),
+                rng.choice(("zone", "kubernetes.io/hostname", "disk", "rack")),
+                rng.randint(1, 3),
+                nodeAffinityPolicy=rng.choice(("Honor", "Ignore")),
+                nodeTaintsPolicy=rng.choice(("Honor", "Ignore")),
+            )
+            for _ in range(rng.choice((0, 0, 0, 1, 2)))
+        ]
+        selector = {"disk": "ssd"} if rng.random() < 0.2 else {}
+        spec = {"affinity": made, "tolerations": tolerations, "nodeSelector": selector}
+        return spec | ({"topologySpreadConstraints": soft} if company else {})
 
     nodes = [
         node(f"n-{i}", rng.choice(ZONES), disk=rng.choice(("ssd", "hdd")), slow=rng.random() < 0.3) for i in range(12)
     ]
     running = [pod(f"r-{i}", rng.choice(APPS), f"n-{i % 12}", **wish()) for i in range(18)]
-    pending = [pod(f"p-{i}", rng.choice(APPS), cpu=rng.choice(("500m", "2", "3")), **wish()) for i in range(12)]
+    apps = APPS if company else ("other",)
+    pending = [pod(f"p-{i}", rng.choice(apps), cpu=rng.choice(("500m", "2", "3")), **wish()) for i in range(12)]
     return [*nodes, *running, *pending]
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_points_are_kube_schedulers_and_both_counts_agree(seed: int) -> None:
-    file = taken(*random_cluster(seed))
+    file = taken(*random_cluster(seed, company=False))
     cluster = cluster_of(file)
     problem = batch_problem(cluster)
     assert problem.batch.wish is not None
@@ -175,10 +216,37 @@ def test_points_are_kube_schedulers_and_both_counts_agree(seed: int) -> None:
         assert np.array_equal(np.zeros(12) if points is None else points, expected)
         again = [recount(cluster.state, names, {spec: fits}, [(spec, name)]) for name in names]
         assert again == problem.batch.wish[c].tolist()
-    plan = make_plan(Request("batch", file, 5.0))
+    check_claims(file)
+
+
+def check_claims(file: SnapshotFile) -> None:
+    """A plan says what the independent count finds, and a false claim is found out."""
+    cluster, plan = cluster_of(file), make_plan(Request("batch", file, 1.0))
     assert plan.details["wish_points"] <= plan.details["wish_points_bound"] <= plan.details["wish_points_possible"]
     false = Plan("batch", plan.ending, plan.unit, plan.value, plan.bound, plan.steps, details={"wish_points": 1e6})
     assert check_steps(cluster, false)[0].startswith("1e+06 points of wishes are claimed")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_both_counts_agree_about_wishes_among_pods_of_the_batch(seed: int) -> None:
+    """Columns and rules between pods against labels and terms, for random placements whether they fit or not."""
+    file = taken(*random_cluster(seed, company=True))
+    cluster = cluster_of(file)
+    problem = batch_problem(cluster)
+    batch, names, rng = problem.batch, cluster.node_names(), np.random.default_rng(seed)
+    assert batch.near
+    assert batch.wish is not None
+    fits = batch.fitting() > 0
+    takes = {pods[0].spec: fits[c] for c, pods in enumerate(problem.pods)}
+    everybody = [pod.spec for pods in problem.pods for pod in pods]
+    for _ in range(5):
+        placed = np.zeros_like(batch.most)
+        for c in np.flatnonzero(fits.any(axis=1)).tolist():
+            np.add.at(placed[c], rng.choice(np.flatnonzero(fits[c]), int(batch.count[c])), 1)
+        homes = [(problem.pods[c][0].spec, names[n]) for c, n in np.argwhere(placed) for _ in range(placed[c, n])]
+        assert recount(cluster.state, names, takes, homes, everybody) == batch.wishes_met(placed) / batch.parts
+        assert 0 <= batch.wishes_met(placed) <= batch.wishes_possible
+    check_claims(file)
 
 
 def test_the_output_says_how_much_of_the_wishes_is_met(tmp_path: Any) -> None:
