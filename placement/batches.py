@@ -48,8 +48,8 @@ BUILDS = 3.0
 TIGHT = 1e-9
 WISHES_SHARE = 0.5
 """What wishes get of the time that is left after counting."""
-SEARCH_SHARE = 0.4
-"""What the first search gets of that where pods wish things of each other, and what the program of hopes gets of the rest."""
+SEARCH_SHARE = 0.6
+"""What the search gets of that where pods wish things of each other; bounds get the rest."""
 POINT = 2.0
 """A point of a wish against stranding where pods are placed one by one: more than one pod can strand at all."""
 EXACT_GAP, POINTS_SLACK = 1e-9, 1e-6
@@ -145,13 +145,21 @@ class Batch:
         """Parts of a point that ``count`` pods have at most, each class looked at alone; ``fitting`` from :meth:`fitting`."""
         if not self.has_wishes:
             return 0
+        return self._most(self.hopes, fitting, count) - least_crowding(self.near, self.count, fitting, count)
+
+    def most_company(self, fitting: IntArray, count: int) -> int:
+        """The same of what pods have for each other alone; the rest is in ``wish``."""
+        company = best_company(self.near, self.count, fitting)
+        return self._most(company, fitting, count) - least_crowding(self.near, self.count, fitting, count)
+
+    def _most(self, value: IntArray, fitting: IntArray, count: int) -> int:
+        """Sum of ``value`` ``(C, N)`` over ``count`` pods at most, each class looked at alone."""
         found = []
-        for wish, room, pods in zip(self.hopes, fitting, self.count.tolist(), strict=True):
+        for worth, room, pods in zip(value, fitting, self.count.tolist(), strict=True):
             liked = np.flatnonzero(room)
-            liked = liked[np.argsort(-wish[liked], kind="stable")][:pods]
-            found.append(np.repeat(wish[liked], room[liked])[:pods])
-        crowding = least_crowding(self.near, self.count, fitting, count)
-        return int(-np.sort(-np.concatenate(found))[:count].sum()) - crowding
+            liked = liked[np.argsort(-worth[liked], kind="stable")][:pods]
+            found.append(np.repeat(worth[liked], room[liked])[:pods])
+        return int(-np.sort(-np.concatenate(found))[:count].sum())
 
     def stranding(self, placed: IntArray) -> float:
         """Stranding of the cluster, as a share, after ``placed`` ``(C, N)``."""
@@ -612,8 +620,9 @@ def _place_near(
 ) -> Batched:
     """Wishes, then stranding, of a batch whose pods wish things of each other, at the count of ``best``.
 
-    Points: search; CP-SAT where that is small; else the linear program of hopes, whose optimum is a bound and another start
-    for the search. Stranding: the same programs as ever, once everybody's place is fixed; its bound is without wishes.
+    Points: search; CP-SAT where that is small; else what pods have by themselves is bounded by the programs of wishes, and
+    what they have for each other by counting. Stranding: the same programs as ever, once everybody's place is fixed; its
+    bound is without wishes.
     """
     seed, threads, gap_share = how
     count = int(best.sum())
@@ -625,11 +634,10 @@ def _place_near(
         best, proved = near_search.exact(batch, best, fitting, limits)
         most_points = min(most_points, proved)
     elif batch.wishes_met(best) < most_points and not for_wishes.is_over:
-        goal = _Goal.wishes(replace(batch, wish=batch.hopes, near=()), fitting, count)
-        found, cost = _improve(goal, best, fitting, for_wishes.part(SEARCH_SHARE), how)
-        crowding = least_crowding(batch.near, batch.count, fitting, count)
-        most_points = min(most_points, int(np.floor(POINTS_SLACK * max(1.0, -cost) - cost)) - crowding)
-        found = near_search.improve(batch, found, fitting, for_wishes, seed=seed + 1)
+        goal = _Goal.wishes(replace(batch, near=()), fitting, count)
+        found, cost = _improve(goal, best, fitting, for_wishes, how)
+        apart = int(np.floor(POINTS_SLACK * max(1.0, -cost) - cost)) + batch.most_company(fitting, count)
+        most_points = min(most_points, apart)
         best = max((best, found), key=batch.wishes_met)
     layout = near_search.split(batch, best)
     room = layout.batch.fitting()

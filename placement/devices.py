@@ -5,11 +5,12 @@ Plans of batches pack shares exactly, device by device, as the ledger has them f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from placement.pods import GpuRequest
+from placement.pods import GpuRequest, PodSpec
 from placement.resources import DEVICE_MILLI, IntArray
 
 WHOLE_DEVICES = "nvidia.com/gpu"
@@ -35,6 +36,20 @@ ALL = slice(None)
 UNLIMITED = 2**31
 
 
+def share_rank(spec: PodSpec) -> int:
+    """For an order in which devices are packed well: 1000 without a share, else its thousandths; largest first."""
+    return DEVICE_MILLI if spec.gpu is None else spec.gpu.milli
+
+
+def devices_of(specs: Sequence[PodSpec], gpu_free: IntArray) -> Devices | None:
+    """What classes take of devices with ``gpu_free`` ``(N, G)`` thousandths left; None when no class takes any."""
+    if all(spec.gpu is None for spec in specs):
+        return None
+    gpus = [(0, 0) if spec.gpu is None else (spec.gpu.count, spec.gpu.milli) for spec in specs]
+    count, milli = np.array(gpus, np.int64).reshape(-1, 2).T
+    return Devices(np.maximum(gpu_free, 0), count, milli)
+
+
 @dataclass(frozen=True, eq=False)
 class Devices:
     """Devices of nodes, and what classes take of them.
@@ -46,6 +61,11 @@ class Devices:
     free: IntArray
     count: IntArray
     milli: IntArray
+
+    @property
+    def are_whole(self) -> bool:
+        """Nothing but whole devices is asked for or free: then the sum over a node's devices says all."""
+        return bool((self.milli[self.count > 0] == DEVICE_MILLI).all() and (self.free % DEVICE_MILLI == 0).all())
 
     def alone(self, nodes: IntArray | slice = ALL) -> IntArray:
         """``(C, n)`` pods of each class that the devices of otherwise unchanged nodes take."""

@@ -59,6 +59,8 @@ class Step:
     name: str = ""
     source: str = ""
     target: str = ""
+    devices: str = ""
+    """Indices of the GPU devices of ``target`` that the pod gets, comma-separated; empty for none."""
 
 
 @dataclass(frozen=True)

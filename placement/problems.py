@@ -16,7 +16,7 @@ import numpy as np
 from placement.batches import Batch, Batched
 from placement.company import wishes_of
 from placement.consolidation import Consolidated, Fleet
-from placement.devices import DEVICE_UNITS, WHOLE_DEVICES, device_units
+from placement.devices import DEVICE_UNITS, WHOLE_DEVICES, Devices, device_units, devices_of
 from placement.errors import ConfigError
 from placement.plans import Action, Ending, Plan, Step
 from placement.pods import Pod, PodSpec
@@ -24,7 +24,7 @@ from placement.purchase import Bought, Demand, Shape
 from placement.repair import Packing
 from placement.rescue import Packed
 from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray, format_amount
-from placement.state import NUM_DERIVED, ClusterState, Resident
+from placement.state import NUM_DERIVED, ClusterState, Resident, device_indices, devices_text
 from placement.wish_check import recount
 
 GANG_LABELS = ("pod-group.scheduling.sigs.k8s.io/name", "scheduling.x-k8s.io/pod-group", "volcano.sh/group-name")
@@ -66,11 +66,11 @@ class Cluster:
             return "it belongs to its node"
         return self.why_left_out(spec)
 
-    def why_left_out(self, spec: PodSpec) -> str:
-        """Why the model does not cover a class; empty when it does."""
+    def why_left_out(self, spec: PodSpec, *, devices: bool = False) -> str:
+        """Why the model does not cover a class; empty when it does. ``devices``: it is a model that hands out devices."""
         if spec.unmodelled:
             return f"{spec.unmodelled[0]} is not modelled"
-        if spec.gpu is not None:
+        if spec.gpu is not None and not devices:
             return "it asks for GPU devices"
         if self.state.rules.is_relational(spec):
             return "its rules depend on other pods"
@@ -280,13 +280,15 @@ class BatchProblem:
     batch: Batch
     pods: tuple[tuple[Pod, ...], ...]
     left_out: tuple[str, ...]
+    devices: Devices | None = None
+    """Also where the batch itself needs none, because whole devices add up."""
 
 
 def batch_problem(cluster: Cluster) -> BatchProblem:
     """Pending pods as classes; pods that share a gang label are placed all or none."""
     _require_nodes(cluster)
-    pods = [pod for pod in cluster.pending if not cluster.why_left_out(pod.spec)]
-    reasons = [(pod.name, cluster.why_left_out(pod.spec)) for pod in cluster.pending]
+    reasons = [(pod.name, cluster.why_left_out(pod.spec, devices=True)) for pod in cluster.pending]
+    pods = [pod for pod, (_, why) in zip(cluster.pending, reasons, strict=True) if not why]
     left_out = tuple(f"pod {name} is left to the scheduler: {why}" for name, why in reasons if why)
     gangs: dict[tuple[str, str], int] = {}
     numbers = []
@@ -300,9 +302,24 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     most = np.where(cluster.allowed(specs), count[:, None], 0)
     zones = np.zeros(len(cluster.rows), np.int64)
     free, request = np.maximum(cluster.free(), 0), cluster.request(specs)
-    batch = Batch(request, count, free, cluster.allocatable(), most, gang_of, zones)
+    devices = devices_of(specs, cluster.state.snapshot().gpu_free[cluster.rows])
+    counted = None if devices is None or devices.are_whole else devices
+    batch = Batch(request, count, free, cluster.allocatable(), most, gang_of, zones, devices=counted)
     wishes = wishes_of(cluster.state.rules, specs, count, batch.fitting() > 0, cluster.rows)
-    return BatchProblem(cluster, replace(batch, **wishes._asdict()), members, left_out)
+    return BatchProblem(cluster, replace(batch, **wishes._asdict()), members, left_out, devices)
+
+
+def _masks(devices: Devices | None, placed: IntArray) -> dict[tuple[int, int], list[int]]:
+    """(class, node) → devices of each of its pods, as bits; for ``placed`` ``(C, N)`` that packs."""
+    found: dict[tuple[int, int], list[int]] = {}
+    if devices is None:
+        return found
+    for n in np.flatnonzero((placed * devices.count[:, None]).any(axis=0)).tolist():
+        assigned = devices.assign(n, placed[:, n])
+        assert assigned is not None, "a batch that does not pack is not handed out"
+        for c, mask in assigned:
+            found.setdefault((c, n), []).append(mask)
+    return found
 
 
 def _missing(cluster: Cluster, pods: Iterable[Pod]) -> list[str]:
@@ -318,10 +335,13 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
     """A place for each pod of the batch that got one."""
     rows, name = problem.cluster.rows, problem.cluster.state.name
     steps, missing = [], []
+    masks = _masks(problem.devices, batched.placed)
     for c, pods in enumerate(problem.pods):
         used = np.flatnonzero(batched.placed[c])
-        places = [name(row) for row in np.repeat(rows[used], batched.placed[c][used]).tolist()]
-        steps += [Step(Action.PLACE, pod.uid, pod.name, "", node) for pod, node in zip(pods, places, strict=False)]
+        places = [n for n in used.tolist() for _ in range(int(batched.placed[c, n]))]
+        for pod, n in zip(pods, places, strict=False):
+            devices = devices_text(masks[c, n].pop()) if (c, n) in masks else ""
+            steps.append(Step(Action.PLACE, pod.uid, pod.name, "", name(int(rows[n])), devices))
         missing += _missing(problem.cluster, pods[len(places) :])
     details = {
         "stranded_share": batched.stranding,
@@ -639,7 +659,34 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
                 wrong += [f"step {number}: {r} on {step.target} is exceeded" for r in over]
                 if step.target in closed:
                     wrong.append(f"step {number}: {step.target} takes no pods any more")
-    return wrong + _check_wishes(cluster, plan)
+    return wrong + _check_wishes(cluster, plan) + _check_devices(cluster, plan)
+
+
+def _check_devices(cluster: Cluster, plan: Plan) -> list[str]:
+    """Whether each pod that asks for devices gets as many as it asks for, of those that are left, and nobody else any."""
+    state = cluster.state
+    specs = {p.uid: p.spec for p in cluster.pending}
+    taken: dict[tuple[str, int], int] = {}
+    for resident in state.residents.values():
+        for index in device_indices(resident.devices):
+            key = state.name(resident.row), index
+            taken[key] = taken.get(key, 0) + (resident.spec.gpu.milli if resident.spec.gpu else 0)
+    wrong = []
+    for number, step in enumerate(plan.steps):
+        if step.action != Action.PLACE or step.pod not in specs:
+            continue
+        gpu, node = specs[step.pod].gpu, state.nodes[state.row_of[step.target]]
+        given = [int(index) for index in step.devices.split(",") if index]
+        if gpu is None or node is None or len(set(given)) != gpu.count:
+            if given or gpu is not None:
+                wrong.append(f"step {number}: pod {step.pod} gets {len(given)} devices, and asks for other")
+            continue
+        for index in given:
+            key = step.target, index
+            taken[key] = taken.get(key, 0) + gpu.milli
+            if taken[key] > DEVICE_MILLI or index >= node.num_gpus:
+                wrong.append(f"step {number}: device {index} of {step.target} is exceeded")
+    return wrong
 
 
 def _check_wishes(cluster: Cluster, plan: Plan) -> list[str]:
@@ -653,6 +700,10 @@ def _check_wishes(cluster: Cluster, plan: Plan) -> list[str]:
     takes = cluster.allowed(kinds)
     for r, need in enumerate(cluster.request(kinds)):
         takes = takes & ((need[:, None] == 0) | (cluster.free()[r] >= need[:, None]))
-    batch = [p.spec for p in cluster.pending if not cluster.why_left_out(p.spec)]
+    left = cluster.state.snapshot().gpu_free[cluster.rows].tolist()
+    for k, spec in enumerate(kinds):
+        if spec.gpu is not None:
+            takes[k] &= [sum(free >= spec.gpu.milli for free in on) >= spec.gpu.count for on in left]
+    batch = [p.spec for p in cluster.pending if not cluster.why_left_out(p.spec, devices=True)]
     met = recount(cluster.state, cluster.node_names(), dict(zip(kinds, takes, strict=True)), placed, batch)
     return [] if met == claimed else [f"{claimed:g} points of wishes are claimed, {met:g} are met"]

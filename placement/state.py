@@ -67,6 +67,15 @@ def device_indices(mask: int) -> tuple[int, ...]:
     return _INDICES[mask] if mask < 256 else _bits(mask)
 
 
+def devices_text(mask: int) -> str:
+    """A device mask as the annotation's text.
+
+    >>> devices_text(0b1001)
+    '0,3'
+    """
+    return ",".join(str(i) for i in device_indices(mask))
+
+
 def gpu_class(spec: PodSpec) -> int:
     """0 shared, 1…4 for 1, 2, 4, 8 or more devices, -1 for no GPU."""
     if spec.gpu is None:
@@ -451,6 +460,7 @@ __all__ = [
     "Resident",
     "Snapshot",
     "device_indices",
+    "devices_text",
     "free_amount",
     "gpu_class",
 ]

@@ -332,7 +332,7 @@ class Applier:
             if not pod.spec.nodeName:
                 await require_room(self.client, pod, step.target)
                 self._put(i, State.STARTED)
-                await self._nominate(pod, step.target)
+                await self._nominate(pod, step.target, step.devices)
             waiting[i] = pod
         for pod in waiting.values():
             if not pod.spec.nodeName:
@@ -372,7 +372,7 @@ class Applier:
             if found is not None and not found.spec.nodeName:
                 await self._nominate(found, node)
 
-    async def _nominate(self, pod: objects.Pod, node: str) -> None:
+    async def _nominate(self, pod: objects.Pod, node: str, devices: str = "") -> None:
         """Write our nomination, once; a pod that is gone or bound by now is seen at the next look."""
         meta = pod.metadata
         if (
@@ -383,7 +383,7 @@ class Applier:
         self.record.nominated[meta.uid] = (meta.namespace, meta.name, node)
         self.save()
         try:
-            await nominate(self.client, (meta.uid, meta.namespace, meta.name), node, time.time())
+            await nominate(self.client, (meta.uid, meta.namespace, meta.name), node, time.time(), devices)
         except ApiError as error:
             if error.status not in GONE:
                 raise

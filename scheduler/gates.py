@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GATE = "ullage.dev/plan"
 NODE_ANNOTATION = "ullage.dev/planned-node"
 TIME_ANNOTATION = "ullage.dev/planned-at"
+PLANNED_DEVICES_ANNOTATION = "ullage.dev/planned-devices"
+"""Annotation beside the former: which devices of that node the plan keeps for the pod."""
 GANG_SIZE = "ullage.dev/gang-size"
 """Annotation: how many pods the gang has; planning waits for all of them."""
 TARGET_ANNOTATION = "ullage.dev/replacement-node"
@@ -57,8 +59,8 @@ def unix_of(text: str) -> float | None:
     return moment.timestamp() if moment.tzinfo else None
 
 
-async def nominate(api: Api, who: tuple[str, str, str], node: str, unix_s: float) -> None:
-    """Write the nomination of pod ``(uid, namespace, name)``, marked as ours.
+async def nominate(api: Api, who: tuple[str, str, str], node: str, unix_s: float, devices: str = "") -> None:
+    """Write the nomination of pod ``(uid, namespace, name)``, marked as ours, with the devices that it is to get there.
 
     Raises
     ------
@@ -66,6 +68,8 @@ async def nominate(api: Api, who: tuple[str, str, str], node: str, unix_s: float
     """
     uid, namespace, name = who
     marks = {NODE_ANNOTATION: node, TIME_ANNOTATION: timestamp(unix_s)}
+    if devices:
+        marks[PLANNED_DEVICES_ANNOTATION] = devices
     body = {"metadata": {"uid": uid, "annotations": marks}, "status": {"nominatedNodeName": node}}
     path = f"{_path(namespace, name)}/status?{MANAGER}"
     await api.call("PATCH", path, body, content_type=MERGE, timeout_s=TIMEOUT_S)

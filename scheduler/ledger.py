@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import template_of
 from placement.pods import PodSpec
-from placement.state import ClusterState, device_indices
+from placement.state import ClusterState, device_indices, devices_text
 from scheduler.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class Seen(Struct, frozen=True, gc=False):
     """How many pods its gang has, if it says so."""
     planned: str = ""
     """Node that a plan of ours nominated, by our annotation."""
+    planned_devices: int = 0
+    """Bit mask of the devices that the plan keeps for it there."""
     nominated: str = ""
     """``status.nominatedNodeName``, whoever wrote it."""
     target: str = ""
@@ -213,7 +215,7 @@ class Ledger:
         if not seen.planned or seen.nominated != seen.planned:
             return
         if held is None:
-            self.assume((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, 0)
+            self.assume((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, seen.planned_devices)
             held = self.reservations.get(seen.uid)
         if held is not None and held.node == seen.planned:
             held.is_nominated = True
@@ -348,15 +350,27 @@ class Ledger:
         is_guess: bool = False,
         decision_id: str = "",
     ) -> bool:
-        """Count a decided pod ``(uid, name, namespace)``; False if it is bound or gone and nothing is to be counted."""
+        """Count a decided pod ``(uid, name, namespace)``; False if it is bound or gone and nothing is to be counted, or if
+        ``devices`` are not what it asks for, or not free: none is ever given twice."""
         uid, name, namespace = who
         if uid in self._tombstones or uid in self.state.residents or node not in self.state.row_of:
+            return False
+        if not self._are_free(spec, self.state.row_of[node], devices):
             return False
         self.state.assume(uid, spec, node, devices, time_s=self.time_s)
         self.reservations[uid] = Reservation(
             uid, name, namespace, node, devices, self.clock(), is_guess, decision_id=decision_id
         )
         return True
+
+    def _are_free(self, spec: PodSpec, row: int, devices: int) -> bool:
+        """Whether these are as many devices as a class asks for, each with room."""
+        if spec.gpu is None or not devices:
+            return spec.gpu is None and not devices
+        free, number = self.state.gpu_free[row], int(self.state.gpu_count[row])
+        return devices.bit_count() == spec.gpu.count and all(
+            g < number and free[g] >= spec.gpu.milli for g in device_indices(devices)
+        )
 
     def forget(self, uid: str, how: str) -> None:
         """End a reservation; nothing happens if there is none, or if the pod is seen bound."""
@@ -385,4 +399,4 @@ class Ledger:
 
     def devices_text(self, mask: int) -> str:
         """A device mask as the annotation's text."""
-        return ",".join(str(i) for i in device_indices(mask))
+        return devices_text(mask)

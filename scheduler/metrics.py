@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -180,6 +180,27 @@ class Metrics:
             ["kind"],
             registry=r,
         )
+        self.plan_wishes = Gauge(
+            "ullage_plan_wishes_met_ratio",
+            "Soft wishes that the last plan meets, of all; 1 where nobody wished anything.",
+            ["kind"],
+            registry=r,
+        )
+        self.plan_wishes_bound = Gauge(
+            "ullage_plan_wishes_bound_ratio", "What the same could be at most.", ["kind"], registry=r
+        )
+        self.plan_wish_points = Counter(
+            "ullage_plan_wish_points_total",
+            "kube-scheduler's points for soft wishes in all plans: met, bound (at most), asked.",
+            ["kind", "what"],
+            registry=r,
+        )
+        self.plan_placed = Counter(
+            "ullage_plan_batch_pods_total",
+            "Pods of batches, by whether the plan has a place for them.",
+            ["outcome"],
+            registry=r,
+        )
         self.plan_moves = Gauge("ullage_plan_moves", "Pods that the last plan moves or evicts.", ["kind"], registry=r)
         self.plan_time = Gauge("ullage_plan_seconds", "Time that the last plan took.", ["kind"], registry=r)
         self.plans = Counter(
@@ -225,10 +246,21 @@ class Metrics:
         for family in self.registry.collect():
             if family.name.startswith(PLAN_PREFIX) and self.planned:
                 ours = {(s.name, tuple(sorted(s.labels.items()))): s for s in family.samples}
-                family.samples = [s._replace(value=s.value + rest.pop(key, 0.0)) for key, s in ours.items()]
+                gauge = family.type == "gauge"  # the last plan is either's; everything else is counted together
+                family.samples = [
+                    s._replace(value=rest.pop(key, s.value if gauge else 0.0) + (0.0 if gauge else s.value))
+                    for key, s in ours.items()
+                ]
                 theirs = [key for key in rest if key[0].removesuffix("_total") == family.name]
                 family.samples += [Sample(key[0], dict(key[1]), rest.pop(key)) for key in theirs]
             yield family
+
+    def see_wishes(self, kind: str, details: Mapping[str, float]) -> None:
+        """Take over what the details of a batch plan say of soft wishes."""
+        self.plan_wishes.labels(kind).set(details.get("wishes_met_share", 1.0))
+        self.plan_wishes_bound.labels(kind).set(details.get("wishes_met_share_bound", 1.0))
+        for what, key in (("met", "wish_points"), ("bound", "wish_points_bound"), ("asked", "wish_points_possible")):
+            self.plan_wish_points.labels(kind, what).inc(details.get(key, 0.0))
 
     def plan_samples(self) -> list[tuple[str, dict[str, str], float]]:
         """Name, labels and value of everything about plans."""

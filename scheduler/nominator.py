@@ -18,11 +18,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 from placement.errors import PlacementError
 from placement.plans import Plan
 from placement.pods import Pod
 from placement.problems import GANG_LABELS, Cluster, batch_plan, batch_problem
+from placement.state import devices_text
 from scheduler.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, why_elsewhere, why_not_bound
 from scheduler.binder import Api
 from scheduler.engine import Engine
@@ -31,6 +33,7 @@ from scheduler.gates import clear, lift, nominate
 from scheduler.ledger import Seen
 from scheduler.plan_solver import Solver
 from scheduler.settings import PlanSettings
+from scheduler.view import devices_mask
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,19 @@ GONE = (404, 409)
 
 def _who(seen: Seen) -> tuple[str, str, str]:
     return seen.uid, seen.namespace, seen.name
+
+
+def _whom(seen: Seen) -> tuple[str, str, str]:
+    """As the ledger wants it."""
+    return seen.uid, seen.name, seen.namespace
+
+
+class Promise(NamedTuple):
+    """A pod, where it is to go, and which devices (as bits) are kept for it there."""
+
+    seen: Seen
+    node: str
+    devices: int = 0
 
 
 def gang_of(seen: Seen) -> tuple[str, str]:
@@ -65,8 +81,8 @@ class Nominator:
         self.settings = settings
         self.solver = Solver()
         self.adherence: deque[Adherence] = deque(maxlen=10_000)
-        self.on_promised: Callable[[list[tuple[str, str]]], None] = lambda promised: None
-        """Told the UID and node of planned pods, a few at a time, before anything is patched."""
+        self.on_promised: Callable[[list[tuple[str, str, int]]], None] = lambda promised: None
+        """Told the UID, node and devices (as bits) of planned pods, a few at a time, before anything is patched."""
         self._active: dict[str, tuple[str, float]] = {}
         """UID → planned node, and since when by the ledger's clock."""
         self._since: dict[str, float] = {}
@@ -161,7 +177,8 @@ class Nominator:
             return
         for seen in rest:
             self._forget(seen.uid, "planned again")
-        aimed = [s for s in rest if gang_of(s)[1] == s.uid and self.engine.ledger.target_for(s.uid, s.spec)]
+        single = [s for s in rest if gang_of(s)[1] == s.uid and s.spec.gpu is None]
+        aimed = [s for s in single if self.engine.ledger.target_for(s.uid, s.spec)]
         if aimed:
             await self._each(aimed, self._aim)
             rest = [s for s in rest if s not in aimed]
@@ -177,32 +194,36 @@ class Nominator:
             return
         metrics.plan_batches.labels(plan.ending.value).inc()
         metrics.plan_solve.observe(time.monotonic() - began)
-        self._measure(replace(plan, time_s=time.monotonic() - began))
+        self._measure(replace(plan, time_s=time.monotonic() - began), len(pods))
         gangs = await self._hold(plan, {s.uid: s for s in rest})
         log.debug(
             "batch planned", extra={"pods": len(rest), "placed": len(plan.steps), "seconds": time.monotonic() - began}
         )
-        self._busy |= {seen.uid for members in gangs for seen, _ in members}
+        self._busy |= {promise.seen.uid for members in gangs for promise in members}
         self._deliveries.add(asyncio.create_task(self._deliver(gangs)))
         if not gangs:
             self._retry_s = self.engine.ledger.clock() + self.settings.window_s
 
-    def _measure(self, plan: Plan) -> None:
+    def _measure(self, plan: Plan, num_pods: int) -> None:
         metrics = self.engine.metrics
         metrics.plan_value.labels(plan.kind).set(plan.value)
         metrics.plan_bound.labels(plan.kind).set(plan.value if plan.bound is None else plan.bound)
         metrics.plan_gap.labels(plan.kind).set(plan.details["stranding_gap_share"])
         metrics.plan_time.labels(plan.kind).set(plan.time_s)
+        metrics.see_wishes(plan.kind, plan.details)
+        metrics.plan_placed.labels("placed").inc(len(plan.steps))
+        metrics.plan_placed.labels("no place").inc(num_pods - len(plan.steps))
         metrics.plans.labels(plan.kind, plan.ending.value).inc()
 
-    async def _hold(self, plan: Plan, waiting: dict[str, Seen]) -> list[list[tuple[Seen, str]]]:
+    async def _hold(self, plan: Plan, waiting: dict[str, Seen]) -> list[list[Promise]]:
         """Count the plan's pods on their nodes, so that the next batch sees them; gangs that changed meanwhile wait."""
         ledger = self.engine.ledger
-        gangs: dict[tuple[str, str], list[tuple[Seen, str]]] = defaultdict(list)
+        gangs: dict[tuple[str, str], list[Promise]] = defaultdict(list)
         for step in plan.steps:
-            gangs[gang_of(waiting[step.pod])].append((waiting[step.pod], step.target))
-        whole: list[list[tuple[Seen, str]]] = []
-        promised: list[tuple[str, str]] = []
+            seen = waiting[step.pod]
+            gangs[gang_of(seen)].append(Promise(seen, step.target, devices_mask(step.devices)))
+        whole: list[list[Promise]] = []
+        promised: list[tuple[str, str, int]] = []
         for members in gangs.values():
             if len(promised) >= SLICE:
                 self.on_promised(promised)
@@ -210,12 +231,12 @@ class Nominator:
                 await asyncio.sleep(0)
             counted = [
                 seen
-                for seen, node in members
-                if seen.uid in ledger.gated and ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, node, 0)
+                for seen, node, devices in members
+                if seen.uid in ledger.gated and ledger.assume(_whom(seen), seen.spec, node, devices)
             ]
             if len(counted) == len(members):
                 whole.append(members)
-                promised += [(seen.uid, node) for seen, node in members]
+                promised += [(seen.uid, node, devices) for seen, node, devices in members]
             else:
                 for seen in counted:
                     ledger.forget(seen.uid, "not nominated")
@@ -232,44 +253,44 @@ class Nominator:
         batched = await self.solver.solve(problem.batch, self.settings.time_s, seed)
         return batch_plan(problem, batched, time_s=0.0)
 
-    async def _deliver(self, gangs: list[list[tuple[Seen, str]]]) -> None:
+    async def _deliver(self, gangs: list[list[Promise]]) -> None:
         queue, began = iter(gangs), time.monotonic()
 
         async def deliver() -> None:
             for members in queue:
                 if not await self._deliver_gang(members):
-                    self._busy -= {seen.uid for seen, _ in members}
+                    self._busy -= {promise.seen.uid for promise in members}
                     self._retry_s = self.engine.ledger.clock() + self.settings.window_s
 
         await asyncio.gather(*[deliver() for _ in range(min(self.settings.width, len(gangs)))])
         log.debug("batch delivered", extra={"gangs": len(gangs), "seconds": time.monotonic() - began})
 
-    async def _deliver_gang(self, members: list[tuple[Seen, str]]) -> bool:
+    async def _deliver_gang(self, members: list[Promise]) -> bool:
         """Nominations first, all of them; only then the gates. False when something is left to do."""
         outcomes: list[bool] = []
         if len(members) == 1:
-            seen, node = members[0]
-            return await self._nominate(seen, node) and await self._lift(seen)
-        targets = {seen.uid: node for seen, node in members}
+            return await self._nominate(members[0]) and await self._lift(members[0].seen)
+        promises = {promise.seen.uid: promise for promise in members}
 
         async def nominated(seen: Seen) -> None:
-            outcomes.append(await self._nominate(seen, targets[seen.uid]))
+            outcomes.append(await self._nominate(promises[seen.uid]))
 
         async def lifted(seen: Seen) -> None:
             outcomes.append(await self._lift(seen))
 
-        await self._each([seen for seen, _ in members], nominated)
+        seen = [promise.seen for promise in members]
+        await self._each(seen, nominated)
         if all(outcomes):
-            await self._each([seen for seen, _ in members], lifted)
+            await self._each(seen, lifted)
         return all(outcomes)
 
     async def _aim(self, seen: Seen) -> None:
         """The replacement of a pod that an applied plan evicted goes where that plan wants it."""
         ledger = self.engine.ledger
         node = ledger.target_for(seen.uid, seen.spec)
-        if ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, node, 0):
+        if ledger.assume(_whom(seen), seen.spec, node, 0):
             self._busy.add(seen.uid)
-            if not await self._deliver_gang([(seen, node)]):
+            if not await self._deliver_gang([Promise(seen, node)]):
                 self._busy.discard(seen.uid)
 
     async def _each(self, pods: Iterable[Seen], act: Callable[[Seen], Awaitable[None]]) -> None:
@@ -281,13 +302,14 @@ class Nominator:
 
         await asyncio.gather(*[worker() for _ in range(self.settings.width)])
 
-    async def _nominate(self, seen: Seen, node: str) -> bool:
+    async def _nominate(self, promise: Promise) -> bool:
+        seen, node, devices = promise
         ledger = self.engine.ledger
         if self.engine.why_not_serving():
             ledger.forget(seen.uid, "not nominated")
             return False
         try:
-            await nominate(self.writer, _who(seen), node, time.time())
+            await nominate(self.writer, _who(seen), node, time.time(), devices_text(devices))
         except ApiError as error:
             self._failed("nominate", error)
             ledger.forget(seen.uid, "not nominated")
@@ -314,7 +336,7 @@ class Nominator:
         """From now on it counts, and has an end."""
         ledger = self.engine.ledger
         self._active[seen.uid] = (seen.planned, ledger.clock())
-        ledger.assume((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, 0)
+        ledger.assume(_whom(seen), seen.spec, seen.planned, seen.planned_devices)
 
     async def _let_go(self, seen: Seen) -> None:
         """Lift the gate of a pod without a plan, and take back what was nominated."""

@@ -137,6 +137,8 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             metrics.plan_gap.labels(plan.kind).set(plan.gap_share or 0.0)
         metrics.plan_moves.labels(plan.kind).set(plan.count(Action.MOVE) + plan.count(Action.EVICT))
         metrics.plan_time.labels(plan.kind).set(plan.time_s)
+        if plan.kind == "batch":
+            metrics.see_wishes(plan.kind, plan.details)
 
     async def Finish(self, request: pb.FinishPlanRequest, context: Context) -> pb.FinishPlanResponse:
         """Ask for the best so far."""
@@ -257,7 +259,9 @@ def plan_message(name: str, plan: Plan) -> pb.Plan:
         details=plan.details,
         reasons=plan.reasons,
         steps=[
-            pb.PlanStep(action=s.action.value, pod_uid=s.pod, name=s.name, source=s.source, target=s.target)
+            pb.PlanStep(
+                action=s.action.value, pod_uid=s.pod, name=s.name, source=s.source, target=s.target, devices=s.devices
+            )
             for s in plan.steps
         ],
     )

@@ -74,8 +74,8 @@ class Sent(NamedTuple):
     """``(C, ceil(N / 8))`` where each class may go, a bit per node."""
     most: IntArray | None
     """``(C, N)``, only where it is not all or nothing."""
-    wish: NDArray[np.uint16] | None
-    """``(C, N)``, only where there are wishes; points are hundreds."""
+    wish: NDArray[np.uint16 | np.uint32] | None
+    """``(C, N)``, only where there are wishes; points are hundreds, parts of them thousands of that."""
 
     @classmethod
     def of(cls, batch: Batch) -> Sent:
@@ -83,7 +83,10 @@ class Sent(NamedTuple):
         mask = batch.most > 0
         is_plain = np.array_equal(batch.most, mask * batch.count[:, None])
         empty = np.zeros((0, 0), np.int64)
-        wish = None if batch.wish is None else batch.wish.astype(np.uint16)
+        wish: NDArray[np.uint16 | np.uint32] | None = None
+        if batch.wish is not None:
+            is_small = batch.wish.max(initial=0) < 2**16
+            wish = batch.wish.astype(np.uint16) if is_small else batch.wish.astype(np.uint32)
         small = replace(batch, most=empty, wish=None)
         return cls(small, np.packbits(mask, axis=1), None if is_plain else batch.most, wish)
 

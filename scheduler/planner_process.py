@@ -58,8 +58,8 @@ class Message(Struct, omit_defaults=True):
     """One line of what it says."""
 
     report: Report | None = None
-    promised: list[tuple[str, str]] = []
-    """UID and node of pods that are about to be nominated: their room is taken from now on."""
+    promised: list[tuple[str, str, int]] = []
+    """UID, node and devices of pods that are about to be nominated: their room is taken from now on."""
 
 
 class PlannerProcess:
@@ -141,11 +141,11 @@ class PlannerProcess:
 
     def _take(self, message: Message) -> None:
         ledger, report = self.engine.ledger, message.report
-        for uid, node in message.promised:
+        for uid, node, devices in message.promised:
             seen = ledger.pods.get(uid)
             if seen is not None and not seen.node:
                 ledger.forget(uid, "planned again")
-                ledger.assume((uid, seen.name, seen.namespace), seen.spec, node, 0)
+                ledger.assume((uid, seen.name, seen.namespace), seen.spec, node, devices)
         if report is None:
             return
         metrics = self.engine.metrics

@@ -21,7 +21,7 @@ from placement.owners import CONTROLLERS, Owners
 from placement.pods import NodeTerm, PodSpec, Requirement
 from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, MAX_DEVICES, parse_quantity, whole_number
 from scheduler.errors import WireError
-from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, TARGET_ANNOTATION, unix_of
+from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
 from scheduler.ledger import Ledger, Seen
 from scheduler.modes import MODE_LABEL, Modes
 
@@ -204,6 +204,7 @@ class Reader:
             is_gated=any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()),
             gang_size=number if (number := whole_number(size)) is not None else 1,
             planned=annotations.get(NODE_ANNOTATION, ""),
+            planned_devices=devices_mask(annotations.get(PLANNED_DEVICES_ANNOTATION, "")),
             nominated=pod.status.nominatedNodeName or "",
             target=annotations.get(TARGET_ANNOTATION, ""),
             is_leaving=meta.deletionTimestamp is not None,

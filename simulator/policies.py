@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from placement import batches, consolidation
+from placement.devices import devices_of
 from placement.errors import ConfigError
 from placement.plans import Deadline, WorkClock
 from placement.pods import PodSpec
@@ -41,9 +42,10 @@ MIN_BATCH = 2
 """Fewer pods than this are decided one by one: there is nothing to plan."""
 
 
-def is_modelled(state: ClusterState, spec: PodSpec) -> bool:
-    """Whether plans cover a class: no rules about other pods but a limit per node, and no shares of a device."""
-    if spec.unmodelled or (spec.gpu is not None and spec.gpu.milli != DEVICE_MILLI):
+def is_modelled(state: ClusterState, spec: PodSpec, *, devices: bool = False) -> bool:
+    """Whether plans cover a class: no rules about other pods but a limit per node, and no shares of a device, unless the
+    plan packs ``devices`` one by one."""
+    if spec.unmodelled or (spec.gpu is not None and spec.gpu.milli != DEVICE_MILLI and not devices):
         return False
     rules = spec.pod_rules
     limit_only = not (rules.host_ports or rules.affinity or rules.anti_affinity or any(s.hard for s in rules.spread))
@@ -81,12 +83,14 @@ def _allowed(state: ClusterState, specs: list[PodSpec], rows: IntArray) -> BoolA
 def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) -> dict[int, int]:
     """Ledger row per pod of a window: as many as possible, on the fullest nodes that hold them, stranding least.
 
-    Pods that plans do not cover are absent, and so is everybody where there is nothing to plan.
+    Devices are packed one by one wherever shares are asked for or taken; whole ones add up. Which device a pod gets is the
+    strategy's to say when it arrives. Pods that plans do not cover are absent, and so is everybody where there is nothing
+    to plan.
     """
     state = replay.state
     members: dict[PodSpec, list[int]] = defaultdict(list)
     for pod in pods:
-        if is_modelled(state, replay.specs[pod]):
+        if is_modelled(state, replay.specs[pod], devices=True):
             members[replay.specs[pod]].append(pod)
     nodes = _Nodes.of(replay) if members else None
     if nodes is None or len(nodes.rows) == 0 or sum(map(len, members.values())) < MIN_BATCH:
@@ -97,10 +101,19 @@ def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) ->
     count = np.array([len(members[spec]) for spec in specs], np.int64)
     limit = np.array([spec.pod_rules.max_per_node or len(pods) for spec in specs], np.int64)
     most = np.where(_allowed(state, specs, nodes.rows), np.minimum(count, limit)[:, None], 0)
+    devices = devices_of(specs, replay.snapshot.gpu_free[nodes.rows])
+    devices = None if devices is None or devices.are_whole else devices
     none = np.full(len(specs), -1, np.int64)
     where = np.zeros(len(nodes.rows), np.int64)
     batch = batches.Batch(
-        request[lanes], count, np.maximum(nodes.free[lanes], 0), nodes.allocatable[lanes], most, none, where
+        request[lanes],
+        count,
+        np.maximum(nodes.free[lanes], 0),
+        nodes.allocatable[lanes],
+        most,
+        none,
+        where,
+        devices=devices,
     )
     chosen, part = _fullest(batch)
     placed = batches.place_batch(part, Deadline(time_s, WorkClock()), gap_share=WINDOW_GAP).placed
@@ -136,6 +149,7 @@ def _only(batch: batches.Batch, nodes: IntArray) -> batches.Batch:
         allocatable=batch.allocatable[:, nodes],
         most=batch.most[:, nodes],
         zone_of=batch.zone_of[nodes],
+        devices=None if batch.devices is None else batch.devices.only(nodes),
     )
 
 

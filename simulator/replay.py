@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from placement.devices import share_rank
 from placement.knowledge import Knowledge, Workload
 from placement.log import DECISION, Asked, Event, EventLog
 from placement.nodes import NodeSpec
@@ -405,7 +406,8 @@ class Replay:
         from simulator.policies import plan_window
 
         pods, self._gathered = self._gathered, []
-        pods.sort(key=lambda pod: -self.specs[pod].priority)
+        # shares last, largest first: then the tightest device for each is what the plan has in mind
+        pods.sort(key=lambda pod: (-self.specs[pod].priority, -share_rank(self.specs[pod])))
         planned = plan_window(self, pods)
         for pod in pods:
             spec = self.specs[pod]

@@ -1,0 +1,195 @@
+"""GPU pods in batches: which devices each gets, checked, kept in the ledger, promised and bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from placement.nodes import NodeSpec
+from placement.planning import plan_document, plan_of_document
+from placement.plans import Plan
+from placement.pods import GpuRequest, Pod, PodSpec
+from placement.problems import Cluster, batch_plan, batch_problem, check_steps
+from placement.resources import DEVICES_ANNOTATION
+from placement.state import ClusterState, device_indices
+from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
+from scheduler.ledger import Ledger, Seen
+from scheduler.metrics import Metrics
+from scheduler.plan_solver import Sent, first
+from tests.api_server import ApiServer, pod_object
+from tests.test_app import cluster, running, until
+from tests.test_nominator import PLAN, is_free, nominated, planning
+
+GIB = 2**30
+
+
+def pod(number: int, count: int, milli: int, *, models: tuple[str, ...] = (), cpu: int = 100) -> Pod:
+    gpu = GpuRequest(count, milli, models) if count else None
+    return Pod(f"u{number}", f"default/p-{number}", PodSpec((("cpu", cpu), ("memory", GIB)), gpu))
+
+
+def ledger_of(*nodes: tuple[int, str]) -> ClusterState:
+    """Nodes of so many devices of a model."""
+    state = ClusterState()
+    for i, (gpus, model) in enumerate(nodes):
+        amounts = (("cpu", 16_000), ("memory", 64 * GIB))
+        state.add_node(NodeSpec(f"n{i}", amounts, num_gpus=gpus, gpu_model=model))
+    return state
+
+
+def planned(state: ClusterState, *pods: Pod) -> Plan:
+    """A batch plan as the live planner's first worker makes it, checked."""
+    given = Cluster(state, pods)
+    problem = batch_problem(given)
+    result, placed = first(Sent.of(problem.batch))
+    plan = batch_plan(problem, replace(result, placed=placed.unpack()), time_s=0.0)
+    assert check_steps(given, plan) == []
+    return plan
+
+
+def where(plan: Plan) -> dict[str, tuple[str, str]]:
+    return {step.pod: (step.target, step.devices) for step in plan.steps}
+
+
+def test_shares_go_where_a_device_has_room_for_them_not_where_the_sum_has() -> None:
+    state = ledger_of((2, "T4"), (2, "A100"))
+    for device in range(2):  # 800 are free on the first node, 400 on each device
+        state.bind(f"r{device}", pod(0, 1, 600).spec, "n0", 1 << device)
+    plan = planned(state, pod(1, 1, 500), pod(2, 1, 400), pod(3, 1, 400), pod(4, 1, 1000))
+    found = where(plan)
+    assert found["u1"][0] == found["u4"][0] == "n1"
+    assert found["u1"][1] != found["u4"][1]
+    assert len(found) == 4
+    assert plan_of_document(plan_document(plan)) == plan
+    only = planned(state, pod(1, 1, 500, models=("T4",)))
+    assert only.steps == ()
+    assert only.reasons == ("pod default/p-1 fits on no node within this plan",)
+    assert planned(state, pod(5, 3, 1000)).steps == ()
+    assert where(planned(state, pod(5, 2, 1000)))["u5"] == ("n1", "0,1")
+
+
+def test_a_batch_without_devices_is_not_changed_by_those_of_others() -> None:
+    state = ledger_of((2, "T4"))
+    state.bind("r", pod(0, 1, 600).spec, "n0", 1)
+    problem = batch_problem(Cluster(state, (pod(1, 0, 0),)))
+    assert problem.batch.devices is None
+    assert problem.devices is None
+
+
+def test_the_checker_counts_devices_for_itself() -> None:
+    state = ledger_of((2, ""))
+    state.bind("r", pod(0, 1, 600).spec, "n0", 0b01)
+    pods = (pod(1, 1, 500), pod(2, 0, 0))
+    given, plan = Cluster(state, pods), planned(state, *pods)
+
+    def wrong(devices: tuple[str, str]) -> list[str]:
+        steps = [replace(s, devices=devices[s.pod == "u2"]) for s in plan.steps]
+        return check_steps(given, replace(plan, steps=tuple(steps)))
+
+    assert wrong(("1", "")) == []
+    assert any("device 0 of n0 is exceeded" in line for line in wrong(("0", "")))
+    assert any("device 2 of n0 is exceeded" in line for line in wrong(("2", "")))
+    for false in (("", ""), ("0,1", ""), ("1", "1")):
+        assert any("asks for other" in line for line in wrong(false))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_batches_never_exceed_a_device(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    state = ledger_of(*[(int(rng.integers(0, 5)), "") for _ in range(6)])
+    for i in range(12):
+        row, milli = int(rng.integers(6)), int(rng.choice((200, 300, 500)))
+        open_ = np.flatnonzero(state.gpu_free[row, : state.gpu_count[row]] >= milli)
+        if len(open_):
+            state.bind(f"r{i}", pod(0, 1, milli).spec, f"n{row}", 1 << int(rng.choice(open_)))
+    kinds = ((1, 1000), (2, 1000), (1, 250), (1, 400), (1, 600), (0, 0))
+    pods = [pod(i, *kinds[int(rng.integers(len(kinds)))]) for i in range(16)]
+    left: dict[tuple[str, int], int] = {}
+    for row in range(6):
+        left |= {(f"n{row}", g): int(free) for g, free in enumerate(state.gpu_free[row, : state.gpu_count[row]])}
+    specs = {p.uid: p.spec for p in pods}
+    for step in planned(state, *pods).steps:
+        gpu = specs[step.pod].gpu
+        for index in step.devices.split(",") if gpu else ():
+            assert gpu is not None
+            left[step.target, int(index)] -= gpu.milli
+    assert min(left.values(), default=0) >= 0
+
+
+def test_the_ledger_gives_no_device_twice() -> None:
+    ledger = Ledger(ledger_of((2, "")), lambda: 0.0, Metrics())
+    half, whole = pod(0, 1, 600).spec, pod(0, 1, 1000).spec
+    assert not ledger.assume(("a", "a", "x"), half, "n0", 0)
+    assert not ledger.assume(("a", "a", "x"), half, "n0", 0b11)
+    assert not ledger.assume(("a", "a", "x"), half, "n0", 0b100)
+    assert ledger.assume(("a", "a", "x"), half, "n0", 0b01)
+    assert not ledger.assume(("b", "b", "x"), half, "n0", 0b01)
+    assert not ledger.assume(("b", "b", "x"), whole, "n0", 0b01)
+    assert ledger.assume(("b", "b", "x"), whole, "n0", 0b10)
+    seen = Seen("c", "c", "x", 1, half, planned="n0", nominated="n0", planned_devices=0b10)
+    ledger.see(seen)  # a nomination whose device somebody else has by now keeps nothing
+    assert "c" not in ledger.reservations
+    ledger.forget("b", "test")
+    ledger.see(structs.replace(seen, version=2))
+    assert ledger.reservations["c"].devices == 0b10
+
+
+def gated_gpu(name: str, milli: int) -> dict[str, Any]:
+    body = pod_object(name, cpu="100m", milli=milli)
+    body["spec"]["schedulingGates"] = [{"name": GATE}]
+    return body
+
+
+async def test_gpu_pods_are_nominated_with_their_devices(tmp_path: Path) -> None:
+    async with cluster(gpus=2, nodes=3) as api, planning(api, tmp_path) as planner:
+        for i in range(7):  # six devices, so one pod stays behind
+            api.put("pods", gated_gpu(f"p{i}", 600))
+        await until(lambda: sum(is_free(api, f"p{i}") for i in range(7)) == 6)
+        await asyncio.sleep(0.2)
+        taken = Counter(promise(api, f"p{i}") for i in range(7) if nominated(api, f"p{i}"))
+        assert len(taken) == 6
+        assert set(taken.values()) == {1}
+        held = planner.engine.ledger.reservations.values()
+        assert {(r.node, str(*device_indices(r.devices))) for r in held} == set(taken)
+        text = planner.metrics.expose().decode()
+        assert 'ullage_plan_batch_pods_total{outcome="placed"} 6.0' in text
+        assert 'ullage_plan_wishes_met_ratio{kind="batch"} 1.0' in text
+
+
+def promise(api: ApiServer, name: str) -> tuple[str, str]:
+    marks = api.pod(name)["metadata"]["annotations"]
+    assert marks[NODE_ANNOTATION] == nominated(api, name)
+    return marks[NODE_ANNOTATION], marks[PLANNED_DEVICES_ANNOTATION]
+
+
+async def test_a_planned_gpu_pod_is_bound_with_the_devices_that_were_kept(tmp_path: Path) -> None:
+    """The answering process keeps them from others, and its binding names them."""
+    async with cluster(gpus=1, nodes=2) as api, running(api, tmp_path, plan=PLAN) as scheduler:
+        api.put("pods", gated_gpu("p", 600))
+        await until(lambda: is_free(api, "p") and "uid-p" in scheduler.app.ledger.reservations)
+        node, devices = promise(api, "p")
+        other = api.put("pods", pod_object("other", cpu="100m", milli=600))
+        assert (await scheduler.filter(other, [node], gpu=True))["NodeNames"] == []
+        assert (await scheduler.filter(api.pod("p"), [node], gpu=True))["NodeNames"] == [node]
+        assert await scheduler.bind(api.pod("p"), node) == ""
+        assert api.pod("p")["metadata"]["annotations"][DEVICES_ANNOTATION] == devices == "0"
+
+
+def test_the_devices_of_a_placement_add_up() -> None:
+    """Ten pods of three kinds on one node, every device used to the last thousandth."""
+    state = ledger_of((4, ""))
+    pods = [pod(i, 1, 250) for i in range(4)] + [pod(i + 4, 1, 500) for i in range(4)] + [pod(8, 1, 1000)]
+    used: dict[str, int] = defaultdict(int)
+    specs = {p.uid: p.spec for p in pods}
+    for step in planned(state, *pods).steps:
+        gpu = specs[step.pod].gpu
+        assert gpu is not None
+        used[step.devices] += gpu.milli
+    assert dict(used) == {"0": 1000, "1": 1000, "2": 1000, "3": 1000}
