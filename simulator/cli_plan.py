@@ -230,7 +230,7 @@ def rescue(given: _Given) -> None:
 @plan.command()
 @_common
 def batch(given: _Given) -> None:
-    """Place all pending pods at once; gangs all or none; then strand least."""
+    """Place all pending pods at once; gangs all or none; then most soft wishes met; then strand least."""
     _run(_request("batch", given), given)
 
 
@@ -421,10 +421,10 @@ def _run(request: Request, given: _Given) -> None:
 
 def _print(made: Plan, output: str) -> None:
     from placement.planning import plan_document
-    from simulator.plan_page import brief, headline, wishes
+    from simulator.plan_page import brief, headline, target, wishes
 
     rows = [
-        {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": s.target}
+        {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": target(s)}
         for i, s in enumerate(made.steps, 1)
     ]
     if output in ("table", "markdown"):

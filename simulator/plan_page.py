@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from placement.plans import Action, Ending, Plan
+from placement.plans import Action, Ending, Plan, Step
 from placement.problems import Cluster
 from placement.resources import CPU, MEMORY
 
@@ -62,6 +62,11 @@ def wishes(plan: Plan) -> str:
         return ""
     best = "no more is possible" if bound == met else f"at most {100 * bound:.4g} % is possible"
     return f"{100 * met:.4g} % of the soft wishes are met; with these many pods placed {best}."
+
+
+def target(step: Step) -> str:
+    """Where a step leads, with the devices that its pod gets there."""
+    return f"{step.target} (GPU {step.devices})" if step.devices else step.target
 
 
 def brief(reasons: Sequence[str]) -> list[str]:
@@ -139,7 +144,7 @@ def page(cluster: Cluster, plan: Plan) -> str:
     """The whole file."""
     rows = "\n".join(
         f"<tr><td>{i}</td><td>{step.action}</td><td>{escape(step.name or step.pod)}</td>"
-        f"<td>{escape(step.source)}</td><td>{escape(step.target)}</td></tr>"
+        f"<td>{escape(step.source)}</td><td>{escape(target(step))}</td></tr>"
         for i, step in enumerate(plan.steps, 1)
     )
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in plan.reasons)

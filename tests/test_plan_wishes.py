@@ -260,3 +260,21 @@ def test_the_output_says_how_much_of_the_wishes_is_met(tmp_path: Any) -> None:
     plan = make_plan(Request("batch", file, 1.0))
     assert plan_document(plan)["details"]["wish_points"] == 200
     assert "100 % of the soft wishes are met" in page(cluster_of(file), plan)
+
+
+def test_the_output_says_which_devices_a_pod_gets(tmp_path: Any) -> None:
+    gpu = node("a", "x")
+    gpu["status"]["allocatable"]["ullage.dev/gpu-milli"] = "2000"
+    shares = [pod(f"s-{i}", "web", cpu="100m") for i in range(3)]
+    for made in shares:
+        made["spec"]["containers"][0]["resources"]["requests"]["ullage.dev/gpu-milli"] = "600"
+    file = taken(gpu, *shares)
+    write_snapshot(file, tmp_path / "s.json")
+    words = ["batch", "--snapshot", str(tmp_path / "s.json"), "--time", "1"]
+    table = CliRunner().invoke(plan_group, words).stdout
+    assert "a (GPU 0)" in table
+    assert "a (GPU 1)" in table
+    document = json.loads(CliRunner().invoke(plan_group, [*words, "-o", "json"]).stdout)
+    assert sorted(step["devices"] for step in document["steps"]) == ["0", "1"]
+    assert document["reasons"] == ["pod default/s-2 fits on no node within this plan"]
+    assert "a (GPU 0)" in page(cluster_of(file), make_plan(Request("batch", file, 1.0)))
