@@ -27,9 +27,9 @@ from functools import cached_property
 import numpy as np
 
 from placement import near_search
-from placement.devices import Devices
+from placement.devices import UNLIMITED, Devices
 from placement.errors import ConfigError
-from placement.nearness import Counts, Nearness, best_company, least_crowding, points
+from placement.nearness import Counts, Nearness, best_company, least_crowding, points, sums
 from placement.plans import Deadline, Ending
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.solver import INFINITY, Answer, Limits, Model, Status, solve_linear
@@ -48,8 +48,12 @@ BUILDS = 3.0
 TIGHT = 1e-9
 WISHES_SHARE = 0.5
 """What wishes get of the time that is left after counting."""
-SEARCH_SHARE = 0.6
-"""What the search gets of that where pods wish things of each other; bounds get the rest."""
+SEARCH_SHARE, BOUND_SHARE = 0.4, 0.8
+"""What the first search gets of that where pods wish things of each other, and what the programs get of the rest."""
+LEAST_SHARE = 0.15
+"""A further stage is begun only with so much of the time left: the first program of one is built before a clock is looked at."""
+FEW_PLACES = 64
+"""Rules with more places (hosts) enter programs in sum over all places, and only what they give."""
 POINT = 2.0
 """A point of a wish against stranding where pods are placed one by one: more than one pod can strand at all."""
 EXACT_GAP, POINTS_SLACK = 1e-9, 1e-6
@@ -104,17 +108,21 @@ class Batch:
             node = int(np.flatnonzero((self.free < 0).any(axis=0))[0])
             raise ConfigError(f"node number {node} is overfull before the batch; take a fresh snapshot")
 
-    def fitting(self, nodes: IntArray | None = None) -> IntArray:
+    def fitting(self) -> IntArray:
         """``(C, N)`` pods of each class that an otherwise unchanged node takes, rules included."""
-        free = self.free if nodes is None else self.free[:, nodes]
-        room = self.most if nodes is None else self.most[:, nodes]
-        room = np.minimum(room, self.count[:, None])
-        for row, request in zip(free, self.request, strict=True):
+        return self._fitting
+
+    @cached_property
+    def _fitting(self) -> IntArray:
+        room = np.minimum(self.most, self.count[:, None])
+        for row, request in zip(self.free, self.request, strict=True):
             with np.errstate(divide="ignore"):
                 room = np.where(request[:, None] > 0, np.minimum(room, row // np.maximum(request, 1)[:, None]), room)
         if self.devices is not None:
-            room = np.minimum(room, self.devices.alone(slice(None) if nodes is None else nodes))
-        return np.asarray(room, np.int64)
+            room = np.minimum(room, self.devices.alone())
+        room = np.asarray(room, np.int64)
+        room.flags.writeable = False
+        return room
 
     def packs(self, node: int, pods: IntArray) -> bool:
         """Whether the devices of a node take ``pods`` ``(C,)`` together."""
@@ -146,11 +154,6 @@ class Batch:
         if not self.has_wishes:
             return 0
         return self._most(self.hopes, fitting, count) - least_crowding(self.near, self.count, fitting, count)
-
-    def most_company(self, fitting: IntArray, count: int) -> int:
-        """The same of what pods have for each other alone; the rest is in ``wish``."""
-        company = best_company(self.near, self.count, fitting)
-        return self._most(company, fitting, count) - least_crowding(self.near, self.count, fitting, count)
 
     def _most(self, value: IntArray, fitting: IntArray, count: int) -> int:
         """Sum of ``value`` ``(C, N)`` over ``count`` pods at most, each class looked at alone."""
@@ -253,6 +256,7 @@ def best_fit(batch: Batch, deadline: Deadline | None = None) -> IntArray:
 def _one_by_one(batch: Batch, deadline: Deadline | None) -> IntArray:
     placed = np.zeros(batch.most.shape, np.int64)
     left = batch.free.copy()
+    counts = Counts(batch.near, placed) if batch.near else None
     size = batch.request.T @ batch.weights
     groups: dict[tuple[int, int], list[int]] = {}
     for c in np.argsort(-size, kind="stable"):
@@ -262,10 +266,10 @@ def _one_by_one(batch: Batch, deadline: Deadline | None) -> IntArray:
         if deadline is not None and deadline.is_over:
             break
         trial, trial_left = placed.copy() if gang >= 0 else placed, left.copy() if gang >= 0 else left
-        counts = Counts(batch.near, trial) if batch.near else None
-        complete = all(_fill_class(batch, c, int(batch.count[c]), trial, trial_left, counts) for c in classes)
+        trial_counts = counts.copy() if gang >= 0 and counts is not None else counts
+        complete = all(_fill_class(batch, c, int(batch.count[c]), trial, trial_left, trial_counts) for c in classes)
         if gang >= 0 and complete:
-            placed, left = trial, trial_left
+            placed, left, counts = trial, trial_left, trial_counts
     return placed
 
 
@@ -438,6 +442,12 @@ class _BatchModel:
         self._add_devices()
         self._add_gangs()
         self._add_spreads()
+        self.company: list[_Company | _Pull] = []
+        for rule in batch.near if self.is_wishes else ():
+            if rule.num_places <= FEW_PLACES:
+                self.company += [_Company(self, rule, place) for place in range(rule.num_places)]
+            else:
+                self.company += [_Pull(self, rule, k, fitting) for k in np.flatnonzero(rule.gains > 0).tolist()]
         if goal is not None:
             self.count_row = self.model.add_row(self.x, 1.0, lower=goal.count, upper=goal.count)
         if goal is not None and not self.is_wishes:
@@ -543,6 +553,8 @@ class _BatchModel:
         profit[:, self.nodes] = np.where(np.isfinite(slopes[:, self.nodes]), inside, -INFINITY)
         if batch.wish is not None and self.wish_row >= 0:
             profit -= duals[self.wish_row] * batch.wish
+        for company in self.company:
+            company.price(duals, profit)
         return np.asarray(profit, np.float64)
 
     def placed(self, x: FloatArray) -> IntArray:
@@ -556,7 +568,116 @@ class _BatchModel:
         left = self.batch.free - self.batch.request @ placed
         if len(self.usable):
             x[self.usable] = (left[:, self.nodes] / np.maximum(self.batch.allocatable[:, self.nodes], 1)).min(axis=0)
+        for company in self.company:
+            company.fill(x, placed)
         return x
+
+
+class _Pull:
+    """What pods of one class gain by those of class ``k`` in all places of a rule with many, at most.
+
+    A judged pod has no more company than fits beside it, and a pod that counts is company of no more pods than fit beside it.
+    """
+
+    def __init__(self, program: _BatchModel, rule: Nearness, k: int, fitting: IntArray) -> None:
+        batch, model, pairs, c = program.batch, program.model, program.pairs, rule.pod_class
+        self.rule, self.k = rule, k
+        self.beside = self._room(batch, rule, c, k, fitting)
+        self.company_of = self._room(batch, rule, k, c, fitting, turned=True)
+        most, gain = np.array([batch.count[c] * batch.count[k]]), float(rule.gains[k])
+        self.total = int(model.add_columns(most, objective=gain, integer=False)[0])
+        self.rows = []
+        for one, room in ((c, self.beside), (k, self.company_of)):
+            mine = (pairs.classes == one) & (room[pairs.nodes] > 0)
+            values = np.append(-room[pairs.nodes[mine]].astype(np.float64), 1.0)
+            self.rows.append(model.add_row(np.append(program.x[mine], self.total), values, upper=0.0))
+
+    @staticmethod
+    def _room(batch: Batch, rule: Nearness, c: int, k: int, fitting: IntArray, *, turned: bool = False) -> IntArray:
+        """``(N,)`` pods of class ``k`` that may be in the place of a pod of class ``c`` on each node, itself not."""
+        itself = int(c == k)
+        of, to = (rule.look, rule.seat) if turned else (rule.seat, rule.look)
+        room = sums(fitting[k], to, rule.num_places)[of] - (of == to) * itself
+        asked = batch.request[:, k] > 0
+        left = batch.free[asked] - batch.request[asked][:, [c]]
+        beside = np.min(left // batch.request[asked, k][:, None], axis=0, initial=UNLIMITED)
+        alone = (np.bincount(to[to >= 0], minlength=rule.num_places)[of] == 1) & (of == to)
+        room = np.where(alone, np.minimum(room, beside), room)
+        return np.asarray(np.where(of >= 0, np.clip(room, 0, int(batch.count[k])), 0), np.int64)
+
+    def price(self, duals: FloatArray, profit: FloatArray) -> None:
+        """Take the prices of company off ``profit`` ``(C, N)``."""
+        profit[self.rule.pod_class] += duals[self.rows[0]] * self.beside
+        profit[self.k] += duals[self.rows[1]] * self.company_of
+
+    def fill(self, x: FloatArray, placed: IntArray) -> None:
+        """What the column is for ``placed`` ``(C, N)``."""
+        rule, own = self.rule, placed[self.rule.pod_class]
+        near = sums(placed[self.k], rule.look, rule.num_places)
+        itself = (rule.seat == rule.look) * int(self.k == rule.pod_class)
+        x[self.total] = float((own * np.where(rule.seat >= 0, near[rule.seat] - itself, 0)).sum())
+
+
+class _Company:
+    """Gains of one rule in one place, as a concave function above the true one: pods that are judged times pods that count.
+
+    Exact at whole numbers where a class repels itself alone (``x (x - 1)`` is convex); else McCormick's bounds on a product.
+    """
+
+    def __init__(self, program: _BatchModel, rule: Nearness, place: int) -> None:
+        self.rule = rule
+        self.judged_nodes, self.counted_nodes = rule.seat == place, rule.look == place
+        self.parts: list[tuple[int, IntArray, IntArray]] = []
+        """Per gain: it, the classes that have it, and the columns of pods that count and of the product."""
+        model, pairs, c = program.model, program.pairs, rule.pod_class
+        pods = int(program.batch.count[c])
+        mine = program.x[(pairs.classes == c) & self.judged_nodes[pairs.nodes]]
+        self.judged, self.judged_row = self._sum(model, mine, pods)
+        self.rows: list[int] = []
+        for gain in np.unique(rule.gains[rule.gains != 0]).tolist():
+            members = np.flatnonzero(rule.gains == gain)
+            itself = int(rule.gains[c] == gain)
+            others = int(program.batch.count[members].sum())
+            columns = program.x[np.isin(pairs.classes, members) & self.counted_nodes[pairs.nodes]]
+            counted, row = self._sum(model, columns, others)
+            self.rows.append(row)
+            product = int(model.add_columns(np.array([pods * others]), objective=float(gain), integer=False)[0])
+            self.parts.append((gain, members, np.array([counted, product], np.int64)))
+            if gain > 0:
+                model.add_row(np.array([product, self.judged]), np.array([1.0, float(itself - others)]), upper=0.0)
+                model.add_row(np.array([product, counted]), np.array([1.0, -float(pods)]), upper=0.0)
+                continue
+            least = float(-pods * others)
+            values = np.array([1.0, float(itself - others), -float(pods)])
+            model.add_row(np.array([product, self.judged, counted]), values, lower=least)
+            if itself and np.array_equal(self.judged_nodes, self.counted_nodes):
+                for j in range(1, pods):
+                    columns = np.array([product, self.judged])
+                    model.add_row(columns, np.array([1.0, -2.0 * j]), lower=-float(j * (j + 1)))
+
+    @staticmethod
+    def _sum(model: Model, columns: IntArray, most: int) -> tuple[int, int]:
+        """A column that is the sum of others, and its row."""
+        total = int(model.add_columns(np.array([most]), integer=False)[0])
+        row = model.add_row(np.append(columns, total), np.append(np.ones(len(columns)), -1.0), lower=0.0, upper=0.0)
+        return total, row
+
+    def price(self, duals: FloatArray, profit: FloatArray) -> None:
+        """Take the prices of being judged and of counting here off ``profit`` ``(C, N)``."""
+        profit[self.rule.pod_class, self.judged_nodes] -= duals[self.judged_row]
+        for (_, members, _), row in zip(self.parts, self.rows, strict=True):
+            profit[np.ix_(members, self.counted_nodes)] -= duals[row]
+
+    def fill(self, x: FloatArray, placed: IntArray) -> None:
+        """What the columns are for ``placed`` ``(C, N)``."""
+        own = placed[self.rule.pod_class]
+        x[self.judged] = own[self.judged_nodes].sum()
+        for gain, members, (counted, product) in self.parts:
+            x[counted] = placed[np.ix_(members, self.counted_nodes)].sum()
+            itself = (
+                own[self.judged_nodes & self.counted_nodes].sum() if self.rule.gains[self.rule.pod_class] == gain else 0
+            )
+            x[product] = x[self.judged] * x[counted] - itself
 
 
 def place_batch(
@@ -620,8 +741,8 @@ def _place_near(
 ) -> Batched:
     """Wishes, then stranding, of a batch whose pods wish things of each other, at the count of ``best``.
 
-    Points: search; CP-SAT where that is small; else what pods have by themselves is bounded by the programs of wishes, and
-    what they have for each other by counting. Stranding: the same programs as ever, once everybody's place is fixed; its
+    Points: search; CP-SAT where that is small; else programs with what pods have for each other in zones, which give a bound
+    and another start for the search. Stranding: the same programs as ever, once everybody's place is fixed; its
     bound is without wishes.
     """
     seed, threads, gap_share = how
@@ -634,21 +755,27 @@ def _place_near(
         best, proved = near_search.exact(batch, best, fitting, limits)
         most_points = min(most_points, proved)
     elif batch.wishes_met(best) < most_points and not for_wishes.is_over:
-        goal = _Goal.wishes(replace(batch, near=()), fitting, count)
-        found, cost = _improve(goal, best, fitting, for_wishes, how)
-        apart = int(np.floor(POINTS_SLACK * max(1.0, -cost) - cost)) + batch.most_company(fitting, count)
-        most_points = min(most_points, apart)
+        many = tuple(rule for rule in batch.near if rule.num_places > FEW_PLACES)
+        goal = _Goal.wishes(batch, fitting, count)
+        found, cost = _improve(goal, best, fitting, for_wishes.part(BOUND_SHARE), how)
+        proved = int(np.floor(POINTS_SLACK * max(1.0, -cost) - cost))
+        most_points = min(most_points, proved - least_crowding(many, batch.count, fitting, count))
+        if not for_wishes.is_over:
+            found = near_search.improve(batch, found, fitting, for_wishes, seed=seed + 1)
         best = max((best, found), key=batch.wishes_met)
-    layout = near_search.split(batch, best)
-    room = layout.batch.fitting()
-    slopes = np.where(room > 0, _slopes(layout.batch), INFINITY)
-    fixed = _Goal(layout.batch, slopes, count, points=layout.batch.wishes_met(layout.placed))
-    best = layout.merge(_improve(fixed, layout.placed, room, deadline.part(0.5), how)[0])
+    if deadline.left_s > LEAST_SHARE * deadline.time_s and not deadline.is_over:
+        layout = near_search.split(batch, best)
+        room = layout.batch.fitting()
+        slopes = np.where(room > 0, _slopes(layout.batch), INFINITY)
+        fixed = _Goal(layout.batch, slopes, count, points=layout.batch.wishes_met(layout.placed))
+        best = layout.merge(_improve(fixed, layout.placed, room, deadline.part(0.5), how)[0])
     plain = replace(batch, wish=None, near=())
-    slopes = np.where(fitting > 0, _slopes(plain), INFINITY)
-    found, bound = _improve(_Goal(plain, slopes, count), best, fitting, deadline, how)
-    if batch.wishes_met(found) >= batch.wishes_met(best):
-        best = found
+    goal = _Goal(plain, np.where(fitting > 0, _slopes(plain), INFINITY), count)
+    bound = goal.first_bound(fitting)
+    if deadline.left_s > LEAST_SHARE * deadline.time_s and not deadline.is_over:
+        found, bound = _improve(goal, best, fitting, deadline, how)
+        if batch.wishes_met(found) >= batch.wishes_met(best):
+            best = found
     return _ended(batch, best, (most, most_points, bound), deadline, gap_share)
 
 

@@ -372,14 +372,13 @@ def split(batch: Batch, placed: IntArray) -> Layout:
             continue
         if gang[c] >= 0 and not placed[c].any():  # the rest of a gang that has no place stays out, too
             room[batch.gang == gang[c]] = 0
-        cell = np.zeros(placed.shape[1], np.int64)
-        for key in keys:
-            cell = np.unique(cell * (int(key.max()) + 2) + key + 1, return_inverse=True)[1]
-        for k in np.unique(cell[placed[c] > 0]).tolist():
+        used = np.flatnonzero(placed[c])
+        for places in dict.fromkeys(zip(*(key[used].tolist() for key in keys), strict=True)):
+            here = np.logical_and.reduce([key == place for key, place in zip(keys, places, strict=True)])
             owner.append(c)
-            count.append(int(placed[c, cell == k].sum()))
-            most.append(np.where(cell == k, room[c], 0))
-            rows.append(np.where(cell == k, placed[c], 0))
+            count.append(int(placed[c, here].sum()))
+            most.append(np.where(here, room[c], 0))
+            rows.append(np.where(here, placed[c], 0))
     index = np.array(owner, np.int64)
     room = np.stack([np.where(room[c].any(), row, 0) for c, row in zip(owner, most, strict=True)])
     parts = {c: np.asarray(np.flatnonzero(index == c), np.int64) for c in range(len(batch.count))}

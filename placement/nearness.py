@@ -12,6 +12,7 @@ place is spread evenly); both are never below what any placement has.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +39,9 @@ class Nearness:
     look: IntArray
     num_places: int
 
-    def points(self, placed: IntArray) -> int:
-        """Parts of a point that ``placed`` ``(C, N)`` has by this rule."""
-        nodes = np.flatnonzero(placed.any(axis=0))
-        placed, seat, look = placed[:, nodes], self.seat[nodes], self.look[nodes]
+    def points(self, placed: IntArray, nodes: IntArray) -> int:
+        """Parts of a point that ``placed`` ``(C, n)`` on some ``nodes`` has by this rule."""
+        seat, look = self.seat[nodes], self.look[nodes]
         own = placed[self.pod_class]
         near = sums(self.gains @ placed, look, self.num_places)
         seated = seat >= 0
@@ -69,7 +69,11 @@ def sums(values: IntArray, place: IntArray, num_places: int) -> IntArray:
 
 def points(rules: Sequence[Nearness], placed: IntArray) -> int:
     """Parts of a point that ``placed`` ``(C, N)`` has by all rules."""
-    return sum(rule.points(placed) for rule in rules)
+    if not rules:
+        return 0
+    nodes = np.flatnonzero(placed.any(axis=0))
+    some = placed[:, nodes]
+    return sum(rule.points(some, nodes) for rule in rules)
 
 
 class Counts:
@@ -89,6 +93,13 @@ class Counts:
             self._own.setdefault(rule.pod_class, []).append(i)
             for c in np.flatnonzero(rule.gains).tolist():
                 self._counting.setdefault(c, []).append(i)
+
+    def copy(self) -> Counts:
+        """To change it and keep this one."""
+        other = copy(self)
+        other.near = [counts.copy() for counts in self.near]
+        other.judged = [counts.copy() for counts in self.judged]
+        return other
 
     def concerns(self, c: int) -> bool:
         """Whether any rule judges or counts pods of class ``c``."""

@@ -75,12 +75,16 @@ def test_company_counts_as_brute_force_would(batch: Batch) -> None:
     assert result.stranding_bound - 1e-9 <= least <= result.stranding + 1e-9
     if result.ending == Ending.OPTIMAL:
         assert result.stranding == pytest.approx(least, abs=1e-8)
-    with pytest.MonkeyPatch.context() as patch:  # as in large batches
-        patch.setattr(near_search, "MAX_PAIRS", -1)
-        searched = place_batch(batch, seconds(5))
-    assert batch.violations(searched.placed) == []
-    assert searched.count == most
-    assert searched.wishes_met <= best <= searched.wishes_bound
+    for few_places in (64, 0):  # as in large batches: zones, hosts; pairs of class and node enter by their price
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(near_search, "MAX_PAIRS", -1)
+            patch.setattr("placement.batches.FEW_PLACES", few_places)
+            for name in ("TOP_NODES", "MAX_NEW_PAIRS", "FIRST_PAIRS"):
+                patch.setattr(f"placement.batches.{name}", 1)
+            searched = place_batch(batch, seconds(5))
+        assert batch.violations(searched.placed) == []
+        assert searched.count == most
+        assert searched.wishes_met <= best <= searched.wishes_bound
     greedy = as_placed(batch, best_fit(batch), Ending.DEADLINE)
     at_that_count = [m for m, x in zip(met, valid, strict=True) if int(x.sum()) == greedy.count]
     assert greedy.wishes_met <= max(at_that_count) <= greedy.wishes_bound
