@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -73,7 +74,12 @@ def batch_row(
 
 def _wishes(batch: batches.Batch, greedy: IntArray, result: batches.Batched) -> Row:
     possible = batch.wishes_possible
+    alone = {}
+    if batch.near:  # as if pods did not know of each other
+        apart = batches.best_fit(replace(batch, near=()))
+        alone = {"alone_wishes_percent": 100 * batch.wishes_met(apart) / possible}
     return {
+        **alone,
         "best_fit_wishes_percent": 100 * batch.wishes_met(greedy) / possible,
         "wishes_percent": 100 * result.wishes_met / possible,
         "wishes_bound_percent": 100 * result.wishes_bound / possible,
