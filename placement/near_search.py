@@ -44,7 +44,7 @@ class _Search:
         self.placed = placed.copy()
         self.left = batch.free - batch.request @ placed
         self.counts = Counts(batch.near, placed)
-        self.random = np.random.default_rng(seed)
+        self.draws = np.random.default_rng(seed)
         self.wish = np.zeros_like(batch.most) if batch.wish is None else batch.wish
         self.spread = {spread.pod_class: spread for spread in batch.spreads}
         self.candidates = [self._candidates(c, fitting[c]) for c in range(len(batch.count))]
@@ -126,7 +126,7 @@ class _Search:
     def round(self) -> int:
         """Take pods out and put them back; the points that are won, never negative."""
         self.undo = []
-        draw = self.random.random()
+        draw = self.draws.random()
         won = self._some() if draw < 0.5 else self._whole_class() if draw < 0.8 else self._push_in()
         if won is None or won < 0 or not self.is_valid():
             self.roll_back()
@@ -151,7 +151,7 @@ class _Search:
     def _unhappy(self) -> tuple[int, int]:
         """A pod, more likely one that misses many points."""
         classes, nodes, weight = self._look()
-        i = int(self.random.choice(len(weight), p=weight))
+        i = int(self.draws.choice(len(weight), p=weight))
         return int(classes[i]), int(nodes[i])
 
     def _put_back(self, classes: list[int], focus: BoolArray | None = None) -> int | None:
@@ -167,7 +167,7 @@ class _Search:
         """An unhappy pod and a few others."""
         first = self._unhappy()
         classes, nodes, _ = self._look()
-        others = self.random.integers(len(classes), size=int(self.random.integers(1, SMALL_RUIN))).tolist()
+        others = self.draws.integers(len(classes), size=int(self.draws.integers(1, SMALL_RUIN))).tolist()
         taken = dict.fromkeys([first, *((int(classes[i]), int(nodes[i])) for i in others)])
         lost = sum(self.take(c, n) for c, n in taken)
         back = self._put_back([c for c, _ in taken])
@@ -179,8 +179,8 @@ class _Search:
         rules = [rule for rule in self.batch.near if rule.pod_class == c or rule.gains[c]]
         if not rules:
             return None
-        rule = rules[int(self.random.integers(len(rules)))]
-        others = np.flatnonzero(rule.gains > 0).tolist() if self.random.random() < 0.5 else []
+        rule = rules[int(self.draws.integers(len(rules)))]
+        others = np.flatnonzero(rule.gains > 0).tolist() if self.draws.random() < 0.5 else []
         classes = list(dict.fromkeys([c, rule.pod_class, *others] if others else [c]))
         lost, out = 0, list[int]()
         for k in classes:
@@ -193,7 +193,7 @@ class _Search:
         seats = seats[seats >= 0]
         if len(seats) == 0:
             return None
-        focus = rule.seat == seats[int(self.random.integers(len(seats)))] if rule.gains.max() > 0 else None
+        focus = rule.seat == seats[int(self.draws.integers(len(seats)))] if rule.gains.max() > 0 else None
         back = self._put_back(out, focus)
         return None if back is None else back - lost
 
@@ -204,7 +204,7 @@ class _Search:
         nodes = self.candidates[c]
         value = self.wish[c, nodes] + self.counts.pull(c, nodes)
         top = nodes[np.argsort(-value, kind="stable")[:SMALL_RUIN]]
-        target = int(top[int(self.random.integers(len(top)))])
+        target = int(top[int(self.draws.integers(len(top)))])
         out = list[int]()
         for k in np.flatnonzero(self.placed[:, target]).tolist():
             for _ in range(int(self.placed[k, target])):
