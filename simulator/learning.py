@@ -21,6 +21,8 @@ from simulator.trace import NEVER, Trace, TraceError
 from simulator.usage_readers import read_usage
 
 Progress = Callable[[str, int, int], None]
+AZURE = "azure-v1-vms"
+AZURE_MARK = next(mark for mark, reader in MARKS.items() if reader == AZURE)
 JUDGED = 20_000
 """Most pods per age that ``ullage evaluate`` judges."""
 
@@ -50,7 +52,7 @@ def read_learnable(text: str) -> Learnable:
     if not is_trace and not any((path / mark).exists() for mark in MARKS):
         series = read_usage(path)
         return Learnable(series.name, series)
-    trace = open_trace(text)
+    trace = open_trace(_with_batches(text))
     name, notes = trace.manifest.name, []
     usage = None
     try:
@@ -63,6 +65,15 @@ def read_learnable(text: str) -> Learnable:
     if usage is None and not ends:
         raise TraceError(f"trace {name}: tells neither what pods use nor how long they live: " + "; ".join(notes))
     return Learnable(name, usage, trace if ends else None, notes)
+
+
+def _with_batches(text: str) -> str:
+    """The same trace, with Azure's deployment batches: they are all that is known of who owns a VM there."""
+    reader, _, rest = text.partition(":")
+    if (Path(text) / AZURE_MARK).exists():
+        return f"{AZURE}:{text}:,gangs"
+    path, _, option = rest.partition(":")
+    return f"{AZURE}:{path}:{option},gangs" if reader == AZURE and "gangs" not in option.split(",") else text
 
 
 @dataclass(frozen=True)

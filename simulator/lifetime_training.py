@@ -56,8 +56,11 @@ class TrainedLifetimes:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Seconds at which a recording begins, fitting ends, mixing ends (shares of the time in which pods arrive), and it
-    stops."""
+    """Seconds at which a recording begins, fitting ends, mixing ends, and it stops.
+
+    Fitting and mixing end at shares of the time in which pods arrive; where few have arrived by then (an outlier long
+    before the others), at shares of the pods.
+    """
 
     first: float
     fit: float
@@ -78,7 +81,10 @@ class Bounds:
                 f"trace {trace.manifest.name}: pods arrive within {arrives - first:.0f} s, which is too short to learn "
                 "lifetimes from; give an hour at least"
             )
-        return cls(first, first + FIT * (arrives - first), first + MIX * (arrives - first), last)
+        fit, mix = (first + share * (arrives - first) for share in (FIT, MIX))
+        if (trace.pods.arrival_s <= fit).mean() < FIT / 2:
+            fit, mix = (float(np.quantile(trace.pods.arrival_s, share)) for share in (FIT, MIX))
+        return cls(first, fit, mix, last)
 
 
 def train_lifetimes(

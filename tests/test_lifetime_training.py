@@ -19,11 +19,11 @@ from placement.pods import PodSpec
 from placement.prediction import HISTORY, load_rungs
 from placement.resources import CPU, MEMORY
 from simulator.accuracy import html
-from simulator.learning import Learnable, evaluate, read_learnable, train
+from simulator.learning import AZURE_MARK, Learnable, _with_batches, evaluate, read_learnable, train
 from simulator.lifetime_accuracy import headline, rows_of
 from simulator.lifetime_samples import Draw, is_held_out, samples_of, with_owners
 from simulator.lifetime_scores import calibration_error, gone_by, log_loss, reliability, scores
-from simulator.lifetime_training import train_lifetimes
+from simulator.lifetime_training import Bounds, train_lifetimes
 from simulator.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
 from simulator.training import Effort
 from tests.life_traces import GIB, by_the_hour, nodes, spec_of
@@ -153,6 +153,17 @@ def test_few_lives_are_too_few(tmp_path: Path) -> None:
         samples_of(trace, [Draw(1e6, 2e6, 10)], seed=0)
 
 
+def test_a_pod_long_before_the_others_does_not_move_the_split() -> None:
+    pods = [
+        ("first", spec_of(0), 0, 10),
+        *((f"p{i}", spec_of(0), 10**7 + 100 * i, 10**7 + 100 * i + 50) for i in range(99)),
+    ]
+    found = Bounds.of(Trace.of("t", nodes(1), pods))
+    assert 10**7 < found.fit < found.mix < 10**7 + 100 * 99
+    plain = Bounds.of(Trace.of("t", nodes(1), pods[1:]))
+    assert plain.fit == pytest.approx(10**7 + 0.58 * 9800)
+
+
 def test_one_owner_only_is_learned_from_though_none_can_be_held_out(tmp_path: Path) -> None:
     trace = by_the_hour(owners=1, hours=48, every_s=150)
     seed = next(s for s in range(50) if is_held_out("default/StatefulSet/job0", s))
@@ -216,6 +227,15 @@ def test_batches_of_equal_make_up_are_of_one_owner_where_pods_have_none() -> Non
     owners = [found.specs[c].owner for c in found.pods.spec.tolist()]
     assert owners == ["Batch/0", "Batch/0", "Batch/0", "Batch/0", "Batch/1", ""]
     assert with_owners(found) is found
+
+
+def test_azure_is_learned_from_with_its_batches(tmp_path: Path) -> None:
+    (tmp_path / AZURE_MARK).touch()
+    assert _with_batches(str(tmp_path)) == f"azure-v1-vms:{tmp_path}:,gangs"
+    assert _with_batches("azure-v1-vms:x") == "azure-v1-vms:x:,gangs"
+    assert _with_batches("azure-v1-vms:x:v1.tst") == "azure-v1-vms:x:v1.tst,gangs"
+    assert _with_batches("azure-v1-vms:x:v1.tst,gangs") == "azure-v1-vms:x:v1.tst,gangs"
+    assert _with_batches("openb:x:default") == "openb:x:default"
 
 
 def test_samples_hold_nothing_that_happens_later(trace: Trace) -> None:
