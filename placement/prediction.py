@@ -221,12 +221,7 @@ def load_rungs(folder: str, target: Target, *, parts: bool = False) -> Rungs:
         return Rungs(((HISTORY, rule),), target, folder, parts)
     if not folder or parts or _tells_no_usage(Path(folder)):
         return Rungs.of_history(target, parts=parts)
-    try:
-        model, history = load_predictor(Path(folder), target)
-    except ImportError as error:
-        raise ModelError(
-            f"model {folder} needs {error.name}, which this install lacks; install 'ullage[learn]'"
-        ) from error
+    model, history = load_predictor(Path(folder), target)
     return Rungs(((MODEL, model), (HISTORY, history)), target, f"model {Path(folder).name}")
 
 

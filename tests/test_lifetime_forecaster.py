@@ -337,6 +337,7 @@ def test_who_begins_twice_begins_anew(folder: Path) -> None:
     history.began("a", kin, 0)
     history.began("b", kin, 0)
     history.began("a", kin, 500)
+    history.ended("never seen", 500)
     assert history.running["a"].since_s == 500
     assert history.pass_some(10**6, 1), "one at a time"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +201,12 @@ def test_a_damaged_or_foreign_lifetime_model_is_refused(
     (tmp_path / "card.json").write_text(json.dumps({**card, "lifetimes": {**card["lifetimes"], **change}}))
     with pytest.raises(ModelError, match=says):
         load_lifetimes(tmp_path)
+
+
+def test_without_the_library_a_model_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(ModelError, match=r"needs lightgbm, which this install lacks; install 'ullage\[learn\]'"):
+        load_lifetimes(folder)
 
 
 def test_a_model_refuses_rows_of_other_features(folder: Path) -> None:
