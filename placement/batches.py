@@ -48,8 +48,8 @@ BUILDS = 3.0
 TIGHT = 1e-9
 WISHES_SHARE = 0.5
 """What wishes get of the time that is left after counting."""
-SEARCH_SHARE, BOUND_SHARE = 0.4, 0.8
-"""What the first search gets of that where pods wish things of each other, and what the programs get of the rest."""
+SEARCH_SHARE, EXACT_SHARE, BOUND_SHARE = 0.4, 0.5, 0.8
+"""Where pods wish things of each other: what the first search gets of that, CP-SAT of the rest, and programs of what is left."""
 LEAST_SHARE = 0.15
 """A further stage is begun only with so much of the time left: the first program of one is built before a clock is looked at."""
 FEW_PLACES = 64
@@ -741,9 +741,9 @@ def _place_near(
 ) -> Batched:
     """Wishes, then stranding, of a batch whose pods wish things of each other, at the count of ``best``.
 
-    Points: search; CP-SAT where that is small; else programs with what pods have for each other in zones, which give a bound
-    and another start for the search. Stranding: the same programs as ever, once everybody's place is fixed; its
-    bound is without wishes.
+    Points: search; CP-SAT where that is small; where that proves nothing, programs with what pods have for each other in
+    zones, which give a bound and another start for the search. Stranding: the same programs as ever, once everybody's place
+    is fixed; its bound is without wishes.
     """
     seed, threads, gap_share = how
     count = int(best.sum())
@@ -751,10 +751,10 @@ def _place_near(
     for_wishes = deadline.part(WISHES_SHARE)
     best = near_search.improve(batch, best, fitting, for_wishes.part(SEARCH_SHARE), seed=seed)
     if near_search.is_small(batch, fitting):
-        limits = Limits(max(SOLVE_SHARE * for_wishes.left_s, 1e-3), threads, seed, work=deadline.work)
+        limits = Limits(max(EXACT_SHARE * for_wishes.left_s, 1e-3), threads, seed, work=deadline.work)
         best, proved = near_search.exact(batch, best, fitting, limits)
         most_points = min(most_points, proved)
-    elif batch.wishes_met(best) < most_points and not for_wishes.is_over:
+    if batch.wishes_met(best) < most_points and not for_wishes.is_over:
         many = tuple(rule for rule in batch.near if rule.num_places > FEW_PLACES)
         goal = _Goal.wishes(batch, fitting, count)
         found, cost = _improve(goal, best, fitting, for_wishes.part(BOUND_SHARE), how)

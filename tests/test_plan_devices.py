@@ -22,6 +22,7 @@ from placement.state import ClusterState, device_indices
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
 from scheduler.ledger import Ledger, Seen
 from scheduler.metrics import Metrics
+from scheduler.plan_service import plan_message
 from scheduler.plan_solver import Sent, first
 from tests.api_server import ApiServer, pod_object
 from tests.test_app import cluster, running, until
@@ -68,6 +69,7 @@ def test_shares_go_where_a_device_has_room_for_them_not_where_the_sum_has() -> N
     assert found["u1"][1] != found["u4"][1]
     assert len(found) == 4
     assert plan_of_document(plan_document(plan)) == plan
+    assert [step.devices for step in plan_message("p", plan).steps] == [step.devices for step in plan.steps]
     only = planned(state, pod(1, 1, 500, models=("T4",)))
     assert only.steps == ()
     assert only.reasons == ("pod default/p-1 fits on no node within this plan",)

@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from placement.nodes import NodeSpec
-from placement.pods import PodSpec
-from placement.resources import CPU, MEMORY, PODS
-from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import CPU, DEVICES_ANNOTATION, MEMORY, PODS
+from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
 from tests.e2e.control_plane import REPO, ControlPlane, Ullage, needs_admission_policies
 from tests.e2e.drive import PATIENCE, Cluster, cluster_of, pod_json
 from tests.e2e.drive import PODS as PATH
@@ -179,6 +179,57 @@ def test_a_gang_is_nominated_whole_or_not_at_all(plane: ControlPlane) -> None:
             await asyncio.sleep(8)
             assert not any(cluster.node_of(f"h{i}") for i in range(64)), "63 of 64 fit, so none may start"
             assert all(not cluster.pods[f"h{i}"]["status"].get("nominatedNodeName") for i in range(64))
+
+    asyncio.run(run())
+
+
+def gpu_pod(
+    name: str, milli: int, count: int = 1, *, gated: bool = True, gang: str = "", size: int = 0
+) -> dict[str, Any]:
+    """A pod that asks for devices, behind our gate."""
+    asked = pod_json(name, PodSpec(((CPU, 100), (MEMORY, GIB)), gpu=GpuRequest(count, milli)))
+    marked = pod(name, gated=gated, gang=gang, size=size)
+    asked["spec"]["schedulingGates"] = marked["spec"].get("schedulingGates", [])
+    for field in ("labels", "annotations"):
+        both = {**(asked["metadata"].get(field) or {}), **(marked["metadata"].get(field) or {})}
+        asked["metadata"][field] = both
+    return asked
+
+
+def test_planned_pods_get_the_devices_that_were_kept_for_them(plane: ControlPlane) -> None:
+    """Shares that fill devices in pairs, a gang of whole devices, and pods without a gate that ask for shares meanwhile."""
+
+    async def run() -> None:
+        async with cluster_of(plane) as cluster:
+            grant(plane, "rbac.yaml")
+            offer = tuple(sorted({CPU: 16_000, MEMORY: 64 * GIB, PODS: 110}.items()))
+            await cluster.add_nodes(NodeSpec(f"n{i}", offer, num_gpus=4) for i in range(5))
+            ullage = planner(plane)
+            ullage.start()
+            plane.start_scheduler(ullage.stanzas())
+            gang = [gpu_pod(f"g{i}", 1000, 2, gang="g", size=3) for i in range(3)]
+            shares = [gpu_pod(f"s{i}-{milli}", milli) for i in range(8) for milli in (600, 400)]
+            loose = [gpu_pod(f"l{i}", 500, gated=False) for i in range(4)]
+            await create(cluster, [*gang, *shares, *loose])
+            await cluster.until(
+                cluster.all_bound, 90, "everything fits: 6 devices whole, 8 shared, 4 in halves at most"
+            )
+            used: dict[tuple[str, str], int] = {}
+            for name, body in cluster.pods.items():
+                marks = body["metadata"]["annotations"]
+                milli = 1000 if name.startswith("g") else 500 if name.startswith("l") else int(name[-3:])
+                for index in marks[DEVICES_ANNOTATION].split(","):
+                    key = body["spec"]["nodeName"], index
+                    used[key] = used.get(key, 0) + milli
+            assert max(used.values()) <= 1000
+            kept = [body["metadata"]["annotations"] for name, body in cluster.pods.items() if not name.startswith("l")]
+            assert all(marks[PLANNED_DEVICES_ANNOTATION] for marks in kept)
+            as_planned = [marks for marks in kept if marks[PLANNED_DEVICES_ANNOTATION] == marks[DEVICES_ANNOTATION]]
+            print(f"{len(as_planned)} of {len(kept)} with the devices of their plan")
+            homes = [body for body in cluster.pods.values() if planned(body) == body["spec"]["nodeName"]]
+            assert len(homes) >= len(as_planned) > 0
+            assert not left_behind(cluster)
+            await cluster.ledger_agrees(ullage)
 
     asyncio.run(run())
 
