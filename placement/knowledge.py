@@ -265,9 +265,17 @@ class Lifetimes:
 
     def of_pod(self, spec: PodSpec) -> Lifespan:
         """The lifespan of pods of this class."""
-        workload, size, of = workload_of(spec.namespace, spec.owner), size_of(spec.main_amounts), self.of
-        found = of.get(f"{workload} {size}") or of.get(workload) or of.get(size)
-        return self.everyone if found is None else found
+        found = self._found.get(spec)
+        if found is None:
+            workload, size, of = workload_of(spec.namespace, spec.owner), size_of(spec.main_amounts), self.of
+            found = of.get(f"{workload} {size}") or of.get(workload) or of.get(size) or self.everyone
+            self._found[spec] = found
+        return found
+
+    @cached_property
+    def _found(self) -> dict[PodSpec, Lifespan]:
+        """Classes that were looked up: after each new version every pod on a node is."""
+        return {}
 
 
 @dataclass(frozen=True)

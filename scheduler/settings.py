@@ -180,7 +180,7 @@ class UsageSettings:
     """File with a bearer token, read anew for each query; empty = none."""
     model: str = ""
     """Folder written by ``ullage train``; ``rule:NAME`` = this baseline as the history rung; empty = ``rule:max7d``.
-    A folder is looked at again when its card changes."""
+    A folder is looked at again when its card changes; lifetimes in it are for strategies that read them."""
     horizon: str = _choice("6h-peak", HORIZONS)
     """What is predicted: window and statistic."""
     siblings: bool = False

@@ -84,8 +84,8 @@ def _question_options(command: Any) -> Any:
             "--model",
             type=click.Path(file_okay=False),
             default="",
-            help="Folder of `ullage train` to forecast usage with, or rule:NAME, a baseline such as rule:vpa-p95; "
-            "default: the largest sample of seven days.",
+            help="Folder of `ullage train` to forecast usage and lifetimes with, or rule:NAME, a baseline of usage such as "
+            "rule:vpa-p95; default: the largest sample of seven days.",
         ),
         click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", show_default=True, help="Of usage."),
         click.option(

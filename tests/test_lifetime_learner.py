@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+
+import pytest
 
 from placement.log import DECISION, KNOWLEDGE, Asked, Event
 from placement.log_lines import LineReader, LineWriter
@@ -43,6 +46,25 @@ async def test_jobs_that_end_and_services_that_stay_are_told_apart_and_decisions
     again = [event for event in reader.events(lines, "memory") if event.kind == KNOWLEDGE]
     assert again[-1].detail.digest == state.knowledge.digest == again[-1].subject
     assert list(verify(state.log, [STRATEGIES["nilas"]])) == []
+
+
+async def test_it_looks_every_so_often_and_tells_once_the_ledger_is_complete(tmp_path: Path) -> None:
+    live = Live(tmp_path / "records")
+    live.engine.strategy = STRATEGIES["nilas"]
+    complete = False
+    learner = LifetimeLearner(live.engine, 0.001, lambda: complete)
+    running = asyncio.create_task(learner.run())
+    for i in range(60):
+        live.state.bind(f"web-{i}", SERVICE, "n2")
+    while len(learner.forecaster.history.running) < 60:
+        await asyncio.sleep(0.001)
+    assert live.state.knowledge.lifetimes is None
+    complete = True
+    while live.state.knowledge.lifetimes is None:
+        await asyncio.sleep(0.001)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 def test_strategies_that_read_no_lifetimes_are_left_alone(tmp_path: Path) -> None:
