@@ -208,6 +208,8 @@ class _Relaxation:
         present = fleet.count.sum(axis=1) > 0
         patterns = np.unique(fleet.allowed[present], axis=0)
         everywhere = np.ones((1, fleet.free.shape[1]), np.bool_)
+        self.price: FloatArray | None = None
+        """``(C,)`` mean of the prices that :meth:`separate` added, the dearest class at 1."""
         self._prices: list[FloatArray] = []
         self._rooms: list[FloatArray] = []
         for pattern in np.unique(np.concatenate([patterns, everywhere]), axis=0)[:64]:
@@ -250,6 +252,7 @@ class _Relaxation:
         pools, pool_of = np.unique(fleet.allowed, axis=1, return_inverse=True)
         if pools.shape[1] > MOST_POOLS:
             return
+        added: list[FloatArray] = []
         for _ in range(CUTS):
             answer = solve_linear(self._model(0.0), self._limits(deadline, seed, PROOF_GAP), relax=True)
             if answer.status != Status.OPTIMAL or deadline.is_over:
@@ -262,6 +265,8 @@ class _Relaxation:
             if np.isfinite(scarce).all():
                 self._prices.append(price)
                 self._rooms.append(scarce)
+                added.append(price / price.max())
+                self.price = np.mean(added, axis=0)
 
     def _overfull(self, gone: FloatArray, pools: BoolArray, pool_of: IntArray, limits: Limits) -> FloatArray | None:
         """``(C,)`` prices at which pods of ``gone`` are worth more than the room of the rest; None when they fit."""
@@ -471,7 +476,7 @@ def _repacked(
     random = np.random.default_rng(seed)
     first = gone
     for attempt in range(ATTEMPTS):
-        now = _whole(fleet, gone, deadline, seed + attempt)
+        now = _whole(fleet, gone, relaxed.price, deadline, seed + attempt)
         failures = 0
         while now is not None:
             usd = float(fleet.usd_per_hour[now.gone].sum())
@@ -489,9 +494,9 @@ def _repacked(
     return best
 
 
-def _whole(fleet: Fleet, gone: BoolArray, deadline: Deadline, seed: int) -> Repacking | None:
+def _whole(fleet: Fleet, gone: BoolArray, price: FloatArray | None, deadline: Deadline, seed: int) -> Repacking | None:
     """The pods of ``gone`` repacked; a node comes back for pods that find no place. None when time is over first."""
-    now = Repacking.of(fleet.request, fleet.count, fleet.free, fleet.allowed, gone, seed=seed)
+    now = Repacking.of(fleet.request, fleet.count, fleet.free, fleet.allowed, gone, price=price, seed=seed)
     now.arrivals, now.waiting = _fill(fleet, gone, deadline, seed)
     _run(now, deadline.part(REPACK_SHARE), rounds=REPACK_ROUNDS)
     while now.waiting.any():
@@ -513,7 +518,7 @@ def _exchanged(fleet: Fleet, now: Repacking, deadline: Deadline) -> Repacking | 
     stays = np.flatnonzero(~now.gone & fleet.deletable)
     if not len(stays):
         return None
-    need = now.size @ (fleet.count + now.arrivals)[:, stays]
+    need = now.worth @ (fleet.count + now.arrivals)[:, stays]
     worth = usd[stays] / (need + 1e-9) * np.exp(now.chance.normal(0.0, TRIAL_NOISE, len(stays)))
     trial = now.copy()
     out = stays[int(np.argmax(worth))]
@@ -546,7 +551,7 @@ def _node_back(fleet: Fleet, now: Repacking, below: float, *, but: int = -1) -> 
     disturbed = usd[nodes] * np.exp(now.chance.normal(0.0, TRIAL_NOISE, len(nodes)))
     best, most = -1, 0.0
     for n in nodes[np.argsort(disturbed, kind="stable")][:MOST_LOOKED_AT]:
-        worth = np.where(fleet.allowed[:, n], now.size, 0.0)
+        worth = np.where(fleet.allowed[:, n], now.worth, 0.0)
         taken = best_pattern(worth, fleet.request, now.waiting, fleet.free[:, n], limit=FILL_VISITS).value
         if taken >= now.shortage - ROUNDING:
             return int(n)

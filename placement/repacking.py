@@ -18,7 +18,7 @@ from placement.resources import BoolArray, FloatArray, IntArray
 
 FEWEST_NODES, MOST_NODES = 2, 3
 EXPONENT, PRICE_NOISE, ORDER_NOISE = 1.05, 0.08, 8.0
-"""Large pods are worth a little more than their size; prices, and the order of nodes, vary."""
+"""Pods of much worth are worth a little more still; prices, and the order of nodes, vary."""
 PULL = 0.3
 """A class of which pods wait is dearer by up to so much."""
 LEAST_WASTE = 0.02
@@ -33,7 +33,7 @@ class Repacking:
 
     ``request`` ``(R, C)``, ``count`` ``(C, N)`` pods at home, ``free`` ``(R, N)`` beside them, ``allowed`` ``(C, N)``;
     ``gone`` ``(N,)`` bool, ``arrivals`` ``(C, N)``, ``waiting`` ``(C,)``. ``scarcity`` ``(R,)`` is what a unit of room is
-    worth: the largest pod is worth 1.
+    worth, so that the largest pod takes 1; ``worth`` ``(C,)`` what it is worth to place a pod.
     """
 
     request: IntArray
@@ -44,33 +44,40 @@ class Repacking:
     arrivals: IntArray
     waiting: IntArray
     scarcity: FloatArray
+    worth: FloatArray
     chance: np.random.Generator
 
     @classmethod
     def of(
-        cls, request: IntArray, count: IntArray, free: IntArray, allowed: BoolArray, gone: BoolArray, *, seed: int = 0
+        cls,
+        request: IntArray,
+        count: IntArray,
+        free: IntArray,
+        allowed: BoolArray,
+        gone: BoolArray,
+        *,
+        price: FloatArray | None = None,
+        seed: int = 0,
     ) -> Repacking:
-        """All pods of the nodes that are gone wait."""
+        """All pods of the nodes that are gone wait. A pod is worth its size; with ``price`` ``(C,)``, half of that."""
         moved = np.asarray(count[:, gone].sum(axis=1), np.int64)
         room = np.maximum(free[:, ~gone].sum(axis=1), 1).astype(np.float64)
         scarcity = (request @ moved) / room**2
         scarcity /= max(float((scarcity @ request).max(initial=0.0)), 1e-300)
-        none = np.zeros_like(count)
-        return cls(request, count, free, allowed, gone.copy(), none, moved, scarcity, np.random.default_rng(seed))
+        worth = np.asarray(scarcity @ request, np.float64)
+        if price is not None and price.any():
+            worth = 0.5 * worth + 0.5 * price / price.max()
+        none, chance = np.zeros_like(count), np.random.default_rng(seed)
+        return cls(request, count, free, allowed, gone.copy(), none, moved, scarcity, worth, chance)
 
     def copy(self) -> Repacking:
         """The same state, to be changed by itself; chances go on from where they are."""
         return replace(self, gone=self.gone.copy(), arrivals=self.arrivals.copy(), waiting=self.waiting.copy())
 
     @property
-    def size(self) -> FloatArray:
-        """``(C,)`` what a pod takes, in largest pods."""
-        return np.asarray(self.scarcity @ self.request, np.float64)
-
-    @property
     def shortage(self) -> float:
-        """What waits, in largest pods."""
-        return float(self.size @ self.waiting)
+        """What it would be worth to place all that wait."""
+        return float(self.worth @ self.waiting)
 
     def empty(self, n: int) -> None:
         """Node ``n`` goes; its own pods and those that arrived there wait."""
@@ -118,8 +125,7 @@ class Repacking:
 
     def _refill(self, nodes: IntArray) -> None:
         """Deal the pods on ``nodes``, and those that wait, out anew; kept unless more waits than before."""
-        size = self.size
-        value = size**EXPONENT * np.exp(self.chance.normal(0.0, PRICE_NOISE, len(size)))
+        value = self.worth**EXPONENT * np.exp(self.chance.normal(0.0, PRICE_NOISE, len(self.worth)))
         value = np.where(self.waiting > 0, value * (1 + PULL * self.chance.random()), value)
         accepts = self.allowed[:, nodes].sum(axis=0) + self.chance.normal(0.0, ORDER_NOISE, len(nodes))
         pods = self.waiting + self.arrivals[:, nodes].sum(axis=1)
@@ -129,5 +135,5 @@ class Repacking:
             worth = np.where(self.allowed[:, n], value, 0.0)
             fresh[:, i] = best_pattern(worth, self.request, pods, self.free[:, n], limit=VISITS).counts
             pods = pods - fresh[:, i]
-        if float(size @ pods) <= self.shortage + 1e-12:
+        if float(self.worth @ pods) <= self.shortage + 1e-12:
             self.arrivals[:, nodes], self.waiting = fresh, pods
