@@ -52,8 +52,9 @@ CUTS, MOST_POOLS = 6, 16
 """Rows that are added to the relaxation, and sets of nodes up to which that is tried."""
 ROUNDING, FITS = 1e-6, 1e-4
 """Pods and room below which there is none; an overfull share that counts as none."""
-ATTEMPTS, RUIN_SHARE = 12, 0.03
-"""Choices that are repacked, and the share of nodes to delete that are left out before one is made good again."""
+ATTEMPTS, RUIN_SHARE, ATTEMPT_MARGINS = 12, 0.03, (0.002, 0.004, 0.001, 0.003)
+"""Choices that are repacked, the share of nodes to delete that are left out before one is made good again, and the room
+that is then held back."""
 REPACK_SHARE, REPACK_ROUNDS = 0.2, 2000
 TRIALS, TRIAL_ROUNDS, TRIAL_NOISE = 20, 60, 0.3
 """Exchanges that may fail in a row, and repacking steps for each node that goes or comes back; how much their order varies."""
@@ -326,14 +327,18 @@ class _Relaxation:
             answer = replace(answer, status=Status.FEASIBLE, x=whole, value=value)
         return replace(answer, bound=min(answer.bound, relaxed.value))
 
-    def polish(self, gone: BoolArray, deadline: Deadline) -> BoolArray:
-        """More or dearer nodes deleted than ``gone`` by adding one or exchanging two at a time, within every row."""
+    def polish(self, gone: BoolArray, margin: float, deadline: Deadline) -> BoolArray:
+        """More or dearer nodes deleted than ``gone``, by adding one or exchanging two at a time, within every row.
+
+        ``margin`` of the room stays free.
+        """
         fleet, gone = self._fleet, gone.copy()
         usd = fleet.usd_per_hour
         may = fleet.deletable & self._each_pod_fits_elsewhere()
-        rows = np.stack([price @ fleet.count + room for price, room in zip(self._prices, self._rooms, strict=True)])
+        rooms = [room * (1.0 - margin) for room in self._rooms]
+        rows = np.stack([price @ fleet.count + room for price, room in zip(self._prices, rooms, strict=True)])
         scale = np.maximum(rows.sum(axis=1), 1.0)
-        rows, left = rows / scale[:, None], np.array([room.sum() for room in self._rooms]) / scale
+        rows, left = rows / scale[:, None], np.array([room.sum() for room in rooms]) / scale
         for _ in range(POLISHES):
             if deadline.is_over:
                 break
@@ -468,8 +473,8 @@ def _repacked(
 ) -> Consolidated:
     """Without a budget all room counts: a choice of the relaxation, repacked until its pods fit, then better nodes.
 
-    When exchanges of nodes no longer gain, another choice is tried: the first made better within the relaxation, at the
-    next attempts without some of its nodes.
+    When exchanges of nodes no longer gain, another choice is tried: the first without some of its nodes, made better
+    within the relaxation.
     """
     if fleet.count.size <= EXACT_CELLS:
         deadline = deadline.part(BEFORE_EXACT_SHARE)
@@ -489,15 +494,15 @@ def _repacked(
             now, failures = (now, failures + 1) if trial is None else (trial, 0)
         if deadline.is_over or best.usd_per_hour >= bound * (1 - PROOF_GAP):
             break
-        kept = random.random(len(first)) > RUIN_SHARE if attempt else True
-        gone = relaxed.polish(first & kept, deadline)
+        kept = random.random(len(first)) > RUIN_SHARE
+        gone = relaxed.polish(first & kept, ATTEMPT_MARGINS[attempt % len(ATTEMPT_MARGINS)], deadline)
     return best
 
 
 def _whole(fleet: Fleet, gone: BoolArray, price: FloatArray | None, deadline: Deadline, seed: int) -> Repacking | None:
     """The pods of ``gone`` repacked; a node comes back for pods that find no place. None when time is over first."""
     now = Repacking.of(fleet.request, fleet.count, fleet.free, fleet.allowed, gone, price=price, seed=seed)
-    now.arrivals, now.waiting = _fill(fleet, gone, deadline, seed)
+    now.place(_fill(fleet, gone, deadline, seed)[0])
     _run(now, deadline.part(REPACK_SHARE), rounds=REPACK_ROUNDS)
     while now.waiting.any():
         back = _node_back(fleet, now, np.inf)
