@@ -52,7 +52,7 @@ CUTS, MOST_POOLS = 6, 16
 """Rows that are added to the relaxation, and sets of nodes up to which that is tried."""
 ROUNDING, FITS = 1e-6, 1e-4
 """Pods and room below which there is none; an overfull share that counts as none."""
-ATTEMPTS, RUIN_SHARE, ATTEMPT_MARGINS = 12, 0.03, (0.002, 0.004, 0.001, 0.003)
+ATTEMPTS, RUIN_SHARE, ATTEMPT_MARGINS = 12, 0.003, (0.002, 0.001, 0.004, 0.003)
 """Choices that are repacked, the share of nodes to delete that are left out before one is made good again, and the room
 that is then held back."""
 REPACK_SHARE, REPACK_ROUNDS = 0.2, 2000
