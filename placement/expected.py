@@ -48,8 +48,7 @@ class PodHistory:
     """Pods seen until ``now_s``: ``arrival_s``, ``end_s`` (-1 = not yet) and ``classes``, each ``(P,)`` int64.
 
     ``worth`` ``(C,)`` float64 is what a pod of a class weighs in total demand. The record is complete from ``since_s``
-    on; who was there then has arrived before, at a time that may be known. ``phase_s`` is added to times before hour and
-    weekday are read off them.
+    on; who was there then has arrived before, at a time that may be known.
     """
 
     now_s: int
@@ -58,7 +57,6 @@ class PodHistory:
     end_s: IntArray
     classes: IntArray
     worth: FloatArray
-    phase_s: int = 0
 
     def __post_init__(self) -> None:
         if not len(self.arrival_s) == len(self.end_s) == len(self.classes):

@@ -112,6 +112,8 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
                 s.interruption_usd_per_hour,
                 s.num_gpus,
                 s.gpu_model,
+                s.term_hours,
+                s.pool,
             )
             for s in request.shapes
         )
@@ -124,6 +126,10 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             request.usd_per_move,
             dict(request.usd_per_hour) or None,
             shapes,
+            request.interruptions_per_hour,
+            request.usd_per_interruption,
+            request.usd_per_pod_interrupted,
+            request.hours_of_use if request.HasField("hours_of_use") else None,
         )
 
     def _keep(self, name: str, plan: Plan) -> None:

@@ -44,7 +44,7 @@ def last_seen(trace: Trace) -> int:
     return int(max(c.max(initial=0) for c in (pods.arrival_s, pods.departure_s, usage.time_s)))
 
 
-def history_of(trace: Trace, now_s: int, worth: FloatArray, *, phase_s: int = 0) -> PodHistory:
+def history_of(trace: Trace, now_s: int, worth: FloatArray) -> PodHistory:
     """What had been seen of a trace at ``now_s``.
 
     Raises
@@ -59,7 +59,7 @@ def history_of(trace: Trace, now_s: int, worth: FloatArray, *, phase_s: int = 0)
     known = (end != NEVER) & (end <= now_s)
     arrival = pods.arrival_s[seen].astype(np.int64)
     ends = np.where(known, end, -1).astype(np.int64)
-    return PodHistory(now_s, int(arrival.min()), arrival, ends, pods.spec[seen].astype(np.int64), worth, phase_s)
+    return PodHistory(now_s, int(arrival.min()), arrival, ends, pods.spec[seen].astype(np.int64), worth)
 
 
 @dataclass(frozen=True)

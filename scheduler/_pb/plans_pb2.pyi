@@ -36,7 +36,7 @@ PLAN_ENDING_CANCELLED: PlanEnding
 PLAN_ENDING_INFEASIBLE: PlanEnding
 
 class NodeShape(_message.Message):
-    __slots__ = ("name", "amounts", "usd_per_hour", "limit", "spot", "interruption_usd_per_hour", "num_gpus", "gpu_model")
+    __slots__ = ("name", "amounts", "usd_per_hour", "limit", "spot", "interruption_usd_per_hour", "num_gpus", "gpu_model", "term_hours", "pool")
     class AmountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,8 @@ class NodeShape(_message.Message):
     INTERRUPTION_USD_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
     NUM_GPUS_FIELD_NUMBER: _ClassVar[int]
     GPU_MODEL_FIELD_NUMBER: _ClassVar[int]
+    TERM_HOURS_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
     name: str
     amounts: _containers.ScalarMap[str, int]
     usd_per_hour: float
@@ -60,10 +62,12 @@ class NodeShape(_message.Message):
     interruption_usd_per_hour: float
     num_gpus: int
     gpu_model: str
-    def __init__(self, name: _Optional[str] = ..., amounts: _Optional[_Mapping[str, int]] = ..., usd_per_hour: _Optional[float] = ..., limit: _Optional[int] = ..., spot: _Optional[bool] = ..., interruption_usd_per_hour: _Optional[float] = ..., num_gpus: _Optional[int] = ..., gpu_model: _Optional[str] = ...) -> None: ...
+    term_hours: float
+    pool: str
+    def __init__(self, name: _Optional[str] = ..., amounts: _Optional[_Mapping[str, int]] = ..., usd_per_hour: _Optional[float] = ..., limit: _Optional[int] = ..., spot: _Optional[bool] = ..., interruption_usd_per_hour: _Optional[float] = ..., num_gpus: _Optional[int] = ..., gpu_model: _Optional[str] = ..., term_hours: _Optional[float] = ..., pool: _Optional[str] = ...) -> None: ...
 
 class MakePlanRequest(_message.Message):
-    __slots__ = ("kind", "time_seconds", "seed", "max_moves", "usd_per_hour", "usd_per_move", "shapes")
+    __slots__ = ("kind", "time_seconds", "seed", "max_moves", "usd_per_hour", "usd_per_move", "shapes", "interruptions_per_hour", "usd_per_interruption", "usd_per_pod_interrupted", "hours_of_use")
     class UsdPerHourEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +82,10 @@ class MakePlanRequest(_message.Message):
     USD_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
     USD_PER_MOVE_FIELD_NUMBER: _ClassVar[int]
     SHAPES_FIELD_NUMBER: _ClassVar[int]
+    INTERRUPTIONS_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
+    USD_PER_INTERRUPTION_FIELD_NUMBER: _ClassVar[int]
+    USD_PER_POD_INTERRUPTED_FIELD_NUMBER: _ClassVar[int]
+    HOURS_OF_USE_FIELD_NUMBER: _ClassVar[int]
     kind: PlanKind
     time_seconds: float
     seed: int
@@ -85,7 +93,11 @@ class MakePlanRequest(_message.Message):
     usd_per_hour: _containers.ScalarMap[str, float]
     usd_per_move: float
     shapes: _containers.RepeatedCompositeFieldContainer[NodeShape]
-    def __init__(self, kind: _Optional[_Union[PlanKind, str]] = ..., time_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., max_moves: _Optional[int] = ..., usd_per_hour: _Optional[_Mapping[str, float]] = ..., usd_per_move: _Optional[float] = ..., shapes: _Optional[_Iterable[_Union[NodeShape, _Mapping]]] = ...) -> None: ...
+    interruptions_per_hour: float
+    usd_per_interruption: float
+    usd_per_pod_interrupted: float
+    hours_of_use: float
+    def __init__(self, kind: _Optional[_Union[PlanKind, str]] = ..., time_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., max_moves: _Optional[int] = ..., usd_per_hour: _Optional[_Mapping[str, float]] = ..., usd_per_move: _Optional[float] = ..., shapes: _Optional[_Iterable[_Union[NodeShape, _Mapping]]] = ..., interruptions_per_hour: _Optional[float] = ..., usd_per_interruption: _Optional[float] = ..., usd_per_pod_interrupted: _Optional[float] = ..., hours_of_use: _Optional[float] = ...) -> None: ...
 
 class MakePlanEvent(_message.Message):
     __slots__ = ("id", "progress", "plan")
