@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +21,17 @@ from placement.pods import Pod, PodSpec
 from placement.problems import Cluster
 from placement.snapshots import SnapshotFile
 from placement.state import ClusterState
+from scheduler.cli_plan import Live
 from simulator.cli_plan import plan as plan_group
 from simulator.cost import Rates, read_price_book
 from simulator.foresight import Judging, foresee, history_of, judged, last_seen
+from simulator.recorded import trace_of_recording
 from simulator.selling import for_sale
 from simulator.snapshots import write_snapshot
 from simulator.trace import NEVER, Trace
+from tests.api_server import api_server, kubeconfig, node_object, pod_object
 from tests.test_plan_cli import node, pod, taken
+from tests.test_prometheus import fake_prometheus
 
 HOUR = 3600
 
@@ -282,6 +287,23 @@ def test_a_live_purchase_takes_its_history_from_prometheus() -> None:
     assert asked == [("http://h:9090", 14.0)]
     assert "6 pods more" in made["reasons"][0]
     assert len(made["steps"]) == 2, "one pending and six expected, five on a machine of sixteen cores"
+
+
+async def test_the_live_side_reads_cluster_and_history_for_a_purchase(tmp_path: Path) -> None:
+    async with fake_prometheus() as prometheus, api_server() as api:
+        api.put("nodes", node_object("a"))
+        api.put("pods", pod_object("web-a", namespace="shop"))
+        prometheus.pods = {"web-a": lambda _t: 0.5}
+        words = ["purchase", "--live", "--kubeconfig", kubeconfig(api.port, tmp_path), "--time", "1", "-o", "json"]
+        words += ["--ahead", "1h", "--quantile", "0.5", "--days", "0.5", "-p", f"http://127.0.0.1:{prometheus.port}"]
+        live = Live(trace_of_recording)
+        done = await asyncio.to_thread(CliRunner().invoke, plan_group, words, obj=live, catch_exceptions=False)
+    made = json.loads(done.stdout)
+    assert made["steps"] == []
+    said = " ".join(made["reasons"])
+    assert "recent windows" in said
+    assert "0 pods more" in said
+    assert "1 pods find room" in said
 
 
 def test_a_forecast_is_judged_beside_its_rivals() -> None:

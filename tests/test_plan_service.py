@@ -99,6 +99,7 @@ async def test_a_plan_is_made_told_measured_and_fetched_again(tmp_path: Path) ->
         ({"kind": pb.PLAN_KIND_RESCUE, "time_seconds": 1e9}, "at most 300"),
         ({"kind": pb.PLAN_KIND_CONSOLIDATE, "max_moves": -1}, "negative"),
         ({"kind": pb.PLAN_KIND_CONSOLIDATE, "usd_per_hour": {"a": 1.0}}, "node b has no price"),
+        ({"kind": pb.PLAN_KIND_CONSOLIDATE, "usd_per_interruption": -1.0}, "finite numbers >= 0"),
     ],
 )
 async def test_a_bad_question_is_refused_with_its_reason(question: dict[str, Any], says: str, tmp_path: Path) -> None:
