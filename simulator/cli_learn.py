@@ -344,6 +344,7 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
             "best rule": _texts(entry["best_rule"]),
             "its pinball": f"{entry['best_rule_pinball']:.4f}",
             "ratio": f"{entry['ratio']:.3f}",
+            "to own and owner": f"{entry['ratio_to_mixed_rule']:.3f}",
             "coverage": f"{entry['coverage']:.3f}",
             **{
                 f"{key}, seeds": f"{spread[name][key]['least']:.3f}–{spread[name][key]['most']:.3f}"
@@ -360,6 +361,7 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
             "best rule": "request",
             "its pinball": f"{entry['request_pinball']:.4f}",
             "ratio": f"{entry['ratio']:.3f}",
+            "to own and owner": "",
             "coverage": f"{entry['coverage']:.3f}",
         }
         for name, entry in result["siblings"].items()

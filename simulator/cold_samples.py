@@ -25,6 +25,8 @@ from simulator.usage_readers import host_of
 TARGET = Target(6, P95)
 LOOK_BACK = 6 * HOUR
 """Samples of the neighbours that count."""
+MIXED_RULE = "own-and-owner"
+"""Half of the workload's own maximum so far, half of what its owner's others need: the base of the first model."""
 RULES = ("last", "max24h", "p95_24h", "p99_24h", "nsigma-2-24h", "nsigma-3-24h", "nsigma-5-24h", "vpa-p90", "vpa-p95")
 
 Feature = tuple[str, FloatArray]
@@ -84,6 +86,7 @@ class Population:
             np.full(len(rows), self.days[day].name, dtype=object),
         )  # fmt: skip
         rules = self._rules(day, begin, own) | {"population-q95": population, "owner": nearest}
+        rules[MIXED_RULE] = features["anchor"]
         return Cold(samples, rules)
 
     def _rules(self, day: int, begin: int, own: SingleArray) -> dict[str, FloatArray]:

@@ -20,7 +20,7 @@ from placement.errors import ConfigError
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from placement.stacking import conformal, pinball, stack
 from placement.usage import DAY, HOUR, STEP_S, UsageSeries
-from simulator.cold_samples import TARGET, Cold, Population
+from simulator.cold_samples import MIXED_RULE, TARGET, Cold, Population
 from simulator.cold_siblings import judge_siblings
 from simulator.forecast_judging import FOLDS, LEVEL
 from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN
@@ -80,6 +80,8 @@ def _folded(population: Population, minutes: int, seed: int) -> _Folded:
 def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> dict[str, Any]:
     """One length of history: the model, every tuned rule, and the ratio to the best of them.
 
+    Beside them stands :data:`MIXED_RULE`, a tuned mean of two rules, which is no single rule and much harder to beat.
+
     Raises
     ------
     ConfigError : a day that the protocol needs is not there.
@@ -100,6 +102,7 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
         for table, those in ((unseen, mine & test), (seen, neighbour & test)):
             table[those] = forecast(samples.pick(those))
     losses = {name: pinball(truth[test], values[test], weight[test], LEVEL) for name, values in tuned.items()}
+    mixed = losses.pop(MIXED_RULE)
     best = min(losses, key=lambda n: losses[n])
     loss = pinball(truth[test], unseen[test], weight[test], LEVEL)
     return {
@@ -108,6 +111,8 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
         "best_rule": best,
         "best_rule_pinball": losses[best],
         "ratio": loss / losses[best],
+        "mixed_rule_pinball": mixed,
+        "ratio_to_mixed_rule": loss / mixed,
         "coverage": float((samples.truth[test] <= unseen[test].astype(np.float32)).mean()),
         "samples": int(test.sum()),
         "tuned_rules": losses,

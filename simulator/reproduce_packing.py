@@ -51,8 +51,11 @@ PLANETLAB_RULES = (
     "autopilot-mw",
 )  # fmt: skip
 KNOBS = tuple(float(k) for k in np.round(np.exp(np.arange(-60, 60) * 0.01), 3))
-"""0.549 to 1.804 in steps of 1 %."""
+"""0.549 to 1.804 in steps of 1 %; what ours is searched on."""
+RULE_KNOBS = (*(float(k) for k in np.round(np.exp(np.arange(-200, -60) * 0.01), 3)), *KNOBS)
+"""From 0.135 on: rules that reserve the whole request go far below it where workloads are many and idle."""
 REPLAY_KNOBS = tuple(float(k) for k in np.round(np.arange(0.85, 1.305, 0.01), 2))
+PAIR_KNOBS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
 COARSE = 10
 """Long grids are searched at every tenth knob first."""
 SIGMAS = tuple(float(n) for n in np.arange(1.0, 8.1, 0.5))
@@ -198,8 +201,8 @@ def knobs_of(policy: str) -> list[tuple[float, float]]:
     if policy == "replay-nsigma":
         return [(n, 1.0) for n in SIGMAS]
     if policy == "replay+vpa":
-        return [(k, s) for s in (0.9, 1.0, 1.1) for k in (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)]
-    return [(k, 1.0) for k in KNOBS]
+        return [(k, s) for s in (0.9, 1.0, 1.1) for k in PAIR_KNOBS]
+    return [(k, 1.0) for k in (KNOBS if policy == "ullage" else RULE_KNOBS)]
 
 
 @dataclass(frozen=True)
