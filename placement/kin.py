@@ -29,6 +29,8 @@ NAMES = (
 )
 """Of the features."""
 PRIOR = 3.0
+MANY = 8
+"""More kin than this are told as so many: an exact number would name a namespace, and trees learn names by heart."""
 FRESH_H = 8
 """A standing without a sample in so many hours counts no more."""
 LAG_H = 1
@@ -95,7 +97,7 @@ def _levels(codes: IntArray, values: FloatArray, out: SingleArray) -> None:
             total, count = (_sums(table[rows], code[rows]) - table[rows] for table in (filled, known))
             mean = (total + PRIOR * everybody[rows]) / (count + PRIOR)
             out[rows, :, family * len(LEVELS) : (family + 1) * len(LEVELS)] = mean
-            out[rows, :, len(FAMILIES) * len(LEVELS) + family] = count[:, :, 0]
+            out[rows, :, len(FAMILIES) * len(LEVELS) + family] = np.minimum(count[:, :, 0], MANY)
 
 
 def _sums(values: FloatArray, code: IntArray) -> FloatArray:
