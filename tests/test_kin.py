@@ -15,7 +15,7 @@ from placement.baselines import PEAK, Target
 from placement.errors import ModelError
 from placement.facts import FAMILIES, Facts, facts_of, image_class
 from placement.forecasting import EACH, HOUR_S, LEAST_MOMENTS, LEAST_OUTCOMES, Forecaster, _Outcomes
-from placement.kin import LAG_H, LEVELS, NAMES, PRIOR, Standings, codes_of, from_kin, own_facts, standing
+from placement.kin import LAG_H, LEVELS, MANY, NAMES, PRIOR, Standings, codes_of, from_kin, own_facts, standing
 from placement.pods import PodSpec
 from placement.prediction import HISTORY, LEARNED, MODEL, Question, Rungs, ask, load_rungs
 from placement.resources import CPU, MEMORY
@@ -105,6 +105,13 @@ def test_a_feature_is_the_mean_of_kin_drawn_to_everybody_elses() -> None:
     np.testing.assert_allclose(
         column(found, "namespace_max_24h")[3], stood[[0, 1, 2, 4, 5], :, 2].mean(axis=0), rtol=1e-5
     )
+
+
+def test_the_number_of_kin_names_nobody() -> None:
+    facts = [Facts("a", "Job", f"x{i}-y") for i in range(12)] + [Facts("b", "Job", f"z{i}-y") for i in range(30)]
+    told = from_kin(codes_of(facts), own_facts(facts), np.full((42, 1, len(LEVELS)), 0.5, np.float32))
+    assert set(column(told, "others_namespace").ravel().tolist()) == {MANY}
+    assert set(column(told, "namespace_max_24h").ravel().tolist()) == {0.5}
 
 
 def test_what_is_not_known_is_nan_and_no_name_is_a_feature() -> None:
