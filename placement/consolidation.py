@@ -52,6 +52,8 @@ CUTS, MOST_POOLS = 6, 16
 """Rows that are added to the relaxation, and sets of nodes up to which that is tried."""
 ROUNDING, FITS = 1e-6, 1e-4
 """Pods and room below which there is none; an overfull share that counts as none."""
+FIRST_CHOICE_SHARE, FIRST_CHOICE_GAP = 0.15, 5e-4
+"""Without a budget all depends on that choice."""
 ATTEMPTS, RUIN_SHARE, ATTEMPT_MARGINS = 12, 0.003, (0.002, 0.001, 0.004, 0.003)
 """Choices that are repacked, the share of nodes to delete that are left out before one is made good again, and the room
 that is then held back."""
@@ -163,7 +165,7 @@ def consolidate(
     if not whole and max_moves is None:
         relaxed.sharpen(deadline.part(SHARPEN_SHARE))
         relaxed.separate(deadline.part(SHARPEN_SHARE), seed)
-        answer = relaxed.solve(0.0, deadline.part(CHOICE_SHARE), seed, CHOICE_GAP)
+        answer = relaxed.solve(0.0, deadline.part(FIRST_CHOICE_SHARE), seed, FIRST_CHOICE_GAP)
         bound = min(bound, answer.bound / CENT)
         if answer.has_solution:
             best = _repacked(fleet, relaxed, answer.x > 0.5, best, bound, deadline, seed)
