@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from placement import apart, apart_check
 from placement.batches import Batch, Batched
 from placement.company import wishes_of
 from placement.consolidation import Consolidated, Fleet
@@ -29,6 +30,9 @@ from placement.wish_check import recount
 
 GANG_LABELS = ("pod-group.scheduling.sigs.k8s.io/name", "scheduling.x-k8s.io/pod-group", "volcano.sh/group-name")
 """Labels by which pods say that they belong together, all or none."""
+
+
+RELATIONAL = "its rules depend on other pods"
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,15 @@ class Cluster:
             return "it belongs to its node"
         return self.why_left_out(spec)
 
-    def why_left_out(self, spec: PodSpec, *, devices: bool = False) -> str:
-        """Why the model does not cover a class; empty when it does. ``devices``: it is a model that hands out devices."""
+    def why_left_out(self, spec: PodSpec, *, is_batch: bool = False) -> str:
+        """Why the model does not cover a class; empty when it does. ``is_batch``: it is one that hands out devices, and looks
+        at rules about other pods by itself."""
         if spec.unmodelled:
             return f"{spec.unmodelled[0]} is not modelled"
-        if spec.gpu is not None and not devices:
+        if spec.gpu is not None and not is_batch:
             return "it asks for GPU devices"
-        if self.state.rules.is_relational(spec):
-            return "its rules depend on other pods"
+        if not is_batch and self.state.rules.is_relational(spec):
+            return RELATIONAL
         return ""
 
     def request(self, specs: list[PodSpec]) -> IntArray:
@@ -284,28 +289,45 @@ class BatchProblem:
     """Also where the batch itself needs none, because whole devices add up."""
 
 
+def _gang(spec: PodSpec) -> tuple[str, str] | None:
+    """Namespace and name of a pod's gang; None when it is alone."""
+    labels = dict(spec.labels)
+    name = next((labels[key] for key in GANG_LABELS if key in labels), "")
+    return (spec.namespace, name) if name else None
+
+
+def _batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
+    """Name of each pending pod, and why a batch does not hold it; empty when it does."""
+    pods = cluster.pending
+    why = {pod.spec: cluster.why_left_out(pod.spec, is_batch=True) for pod in pods}
+    held = dict.fromkeys((pod.spec, _gang(pod.spec)) for pod in pods if not why[pod.spec])
+    for spec in apart.left_out(cluster.state.rules, list(held)):
+        why[spec] = RELATIONAL
+    return [(pod.name, why[pod.spec]) for pod in pods]
+
+
 def batch_problem(cluster: Cluster) -> BatchProblem:
     """Pending pods as classes; pods that share a gang label are placed all or none."""
     _require_nodes(cluster)
-    reasons = [(pod.name, cluster.why_left_out(pod.spec, devices=True)) for pod in cluster.pending]
+    reasons = _batch_reasons(cluster)
     pods = [pod for pod, (_, why) in zip(cluster.pending, reasons, strict=True) if not why]
     left_out = tuple(f"pod {name} is left to the scheduler: {why}" for name, why in reasons if why)
     gangs: dict[tuple[str, str], int] = {}
-    numbers = []
-    for pod in pods:
-        labels = dict(pod.spec.labels)
-        gang = next((labels[key] for key in GANG_LABELS if key in labels), "")
-        numbers.append(gangs.setdefault((pod.spec.namespace, gang), len(gangs)) if gang else -1)
+    numbers = [gangs.setdefault(gang, len(gangs)) if (gang := _gang(pod.spec)) else -1 for pod in pods]
     specs, gang_of, class_of = _classes(zip([pod.spec for pod in pods], numbers, strict=True))
     members = tuple(tuple(pods[p] for p in np.flatnonzero(class_of == c)) for c in range(len(specs)))
     count = np.array([len(m) for m in members], np.int64)
     most = np.where(cluster.allowed(specs), count[:, None], 0)
+    rules = cluster.state.rules
+    for c, spec in enumerate(specs):
+        if rules.is_relational(spec):
+            most[c] = np.minimum(most[c], apart.most_per_node(rules, spec, int(count[c]))[cluster.rows])
     zones = np.zeros(len(cluster.rows), np.int64)
     free, request = np.maximum(cluster.free(), 0), cluster.request(specs)
     devices = devices_of(specs, cluster.state.snapshot().gpu_free[cluster.rows])
     counted = None if devices is None or devices.are_whole else devices
     batch = Batch(request, count, free, cluster.allocatable(), most, gang_of, zones, devices=counted)
-    wishes = wishes_of(cluster.state.rules, specs, count, batch.fitting() > 0, cluster.rows)
+    wishes = wishes_of(rules, specs, count, batch.fitting() > 0, cluster.rows)
     return BatchProblem(cluster, replace(batch, **wishes._asdict()), members, left_out, devices)
 
 
@@ -659,7 +681,8 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
                 wrong += [f"step {number}: {r} on {step.target} is exceeded" for r in over]
                 if step.target in closed:
                     wrong.append(f"step {number}: {step.target} takes no pods any more")
-    return wrong + _check_wishes(cluster, plan) + _check_devices(cluster, plan)
+    placed = [(specs[step.pod], step.target) for step in plan.steps if plan.kind == "batch" and step.pod in specs]
+    return wrong + apart_check.broken(state, placed) + _check_wishes(cluster, plan) + _check_devices(cluster, plan)
 
 
 def _check_devices(cluster: Cluster, plan: Plan) -> list[str]:
@@ -704,6 +727,9 @@ def _check_wishes(cluster: Cluster, plan: Plan) -> list[str]:
     for k, spec in enumerate(kinds):
         if spec.gpu is not None:
             takes[k] &= [sum(free >= spec.gpu.milli for free in on) >= spec.gpu.count for on in left]
-    batch = [p.spec for p in cluster.pending if not cluster.why_left_out(p.spec, devices=True)]
+    batch = [p.spec for p, (_, why) in zip(cluster.pending, _batch_reasons(cluster), strict=True) if not why]
+    for k, spec in enumerate(kinds):
+        barred = apart_check.barred(cluster.state, spec)
+        takes[k] &= [name not in barred for name in cluster.node_names()]
     met = recount(cluster.state, cluster.node_names(), dict(zip(kinds, takes, strict=True)), placed, batch)
     return [] if met == claimed else [f"{claimed:g} points of wishes are claimed, {met:g} are met"]
