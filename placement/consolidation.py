@@ -8,8 +8,10 @@ Bound and choice come from one relaxation, small enough to be solved to optimali
 per node, the move budget, and for each set of nodes that some classes are confined to, the room that the nodes that
 stay offer in sum. Whatever really fits satisfies it, so its optimum bounds every plan. The choice is then packed: node by
 node with the filling that is worth most (:func:`placement.patterns.best_pattern`), dearer what was short before, and
-the last pods by ejection. Where that fails, the room of each node is first cut down to what whole pods can use of it,
-then scaled down, and solved again. On small clusters CP-SAT closes the last gap on the exact class-flow model.
+the last pods by ejection. Where that fails, the room of each node is first cut down to what whole pods can use of it.
+With a budget, room is then held back and the relaxation solved again. Without one, rows are added for prices at which
+the choice is too dear, and what is left waiting is repacked (:mod:`placement.repacking`); nodes come back for the last
+pods, and are exchanged. On small clusters CP-SAT closes the last gap on the exact class-flow model.
 
 :func:`prefix_search` is the rival: what Karpenter's multi-node consolidation does (sort by pods, binary search on the
 prefix), delete-only.
@@ -62,8 +64,9 @@ TRIALS, TRIAL_ROUNDS, TRIAL_NOISE = 20, 60, 0.3
 """Exchanges that may fail in a row, and repacking steps for each node that goes or comes back; how much their order varies."""
 MOST_BACK, MOST_LOOKED_AT = 2, 40
 """Nodes that come back for one that goes, and of how many it is tried what they take."""
-POLISHES, POLISH_CELL_S = 100, 5e-10
-"""Exchanges within the relaxation, and what one counts for per row and pair of nodes on a clock of work."""
+POLISHES, POLISH_CELLS, POLISH_CELL_S = 100, 20_000_000, 5e-10
+"""Exchanges within the relaxation, pairs of nodes up to which they are looked for, and what one counts for per row and
+pair on a clock of work."""
 REFILL_S = 1.2e-4
 """What a refilled node counts for on a clock of work."""
 BEFORE_EXACT_SHARE = 0.2
@@ -347,7 +350,7 @@ class _Relaxation:
             deadline.spend(POLISH_CELL_S * rows.size * len(usd))
             spare = left - rows @ gone
             into, out = np.flatnonzero(may & ~gone), np.append(np.flatnonzero(gone), -1)  # -1 = none
-            if not len(into):
+            if not 0 < len(into) * len(out) <= POLISH_CELLS:
                 break
             given = np.append(rows[:, out[:-1]], np.zeros((len(rows), 1)), axis=1)
             gain = usd[into][:, None] - np.append(usd[out[:-1]], 0.0)
@@ -483,7 +486,7 @@ def _repacked(
     random = np.random.default_rng(seed)
     first = gone
     for attempt in range(ATTEMPTS):
-        now = _whole(fleet, gone, relaxed.price, deadline, seed + attempt)
+        now = _whole(fleet, gone, relaxed.price, deadline, seed + attempt, must=attempt == 0)
         failures = 0
         while now is not None:
             usd = float(fleet.usd_per_hour[now.gone].sum())
@@ -501,17 +504,23 @@ def _repacked(
     return best
 
 
-def _whole(fleet: Fleet, gone: BoolArray, price: FloatArray | None, deadline: Deadline, seed: int) -> Repacking | None:
-    """The pods of ``gone`` repacked; a node comes back for pods that find no place. None when time is over first."""
+def _whole(
+    fleet: Fleet, gone: BoolArray, price: FloatArray | None, deadline: Deadline, seed: int, *, must: bool
+) -> Repacking | None:
+    """The pods of ``gone`` repacked; a node comes back for pods that find no place.
+
+    None when no node helps, or when time is over first, unless there ``must`` be a plan: some hundredths of a second for
+    each node that comes back.
+    """
     now = Repacking.of(fleet.request, fleet.count, fleet.free, fleet.allowed, gone, price=price, seed=seed)
     now.place(_fill(fleet, gone, deadline, seed)[0])
     _run(now, deadline.part(REPACK_SHARE), rounds=REPACK_ROUNDS)
     while now.waiting.any():
         back = _node_back(fleet, now, np.inf)
-        if back is None or deadline.is_over:
+        if back is None or (deadline.is_over and not must):
             return None
         now.keep(back)
-        _run(now, deadline, rounds=TRIAL_ROUNDS)
+        now.run(lambda: False, rounds=TRIAL_ROUNDS, spend=lambda nodes: deadline.spend(nodes * REFILL_S))
     return now
 
 

@@ -10,7 +10,7 @@ import pytest
 from placement.errors import ConfigError
 from simulator.default_scheduler import default_placement, node_scores
 from simulator.plan_instances import priority_instance
-from simulator.reproduce_priority import Cell, grid, packing_of, read_seeds, reproduce, run_instance, summary
+from simulator.reproduce_priority import Cell, grid, packing_of, read_seeds, reproduce, run_cell, run_instance, summary
 
 GOLDEN_SEED = 484806185843093489
 
@@ -49,6 +49,14 @@ def test_the_default_scheduler_preempts_for_the_more_important() -> None:
         counts = packing.counts(node_of)
         top = int(instance.replicas[instance.priority == instance.priority.max()].sum())
         assert counts[0] == top, "whoever matters most finds room"
+
+
+def test_two_threads_place_what_one_does() -> None:
+    """Sixteen pods: whoever searches finds the same counts at once."""
+    one, two = (run_cell(Cell(4, 4, 1, 1.0), [GOLDEN_SEED], 0.4, "cpu", n).outcomes[0] for n in (1, 2))
+    assert one.outcome.startswith("better")
+    assert two.outcome.startswith("better")
+    assert one.extra_pods == two.extra_pods >= 1
 
 
 def test_an_instance_is_improved_and_checked() -> None:
