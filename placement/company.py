@@ -10,6 +10,7 @@ Points are then sums over pairs of pods (:mod:`placement.nearness`), and each po
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,12 @@ class Wishes(NamedTuple):
     wish: IntArray | None
     near: tuple[Nearness, ...] = ()
     parts: int = 1
+
+
+def is_wishing(rules: RuleIndex, specs: Iterable[PodSpec]) -> bool:
+    """Whether :func:`wishes_of` may find anything."""
+    stated = (s.node_rules.preferred or s.pod_rules.preferred or _soft_spread(s) for s in specs)
+    return rules.has_wishes or any(stated)
 
 
 def wishes_of(rules: RuleIndex, specs: list[PodSpec], count: IntArray, fits: BoolArray, rows: IntArray) -> Wishes:

@@ -15,7 +15,7 @@ import numpy as np
 
 from placement import apart, apart_check
 from placement.batches import Batch, Batched
-from placement.company import wishes_of
+from placement.company import is_wishing, wishes_of
 from placement.consolidation import Consolidated, Fleet
 from placement.devices import DEVICE_UNITS, WHOLE_DEVICES, Devices, device_units, devices_of
 from placement.errors import ConfigError
@@ -327,8 +327,10 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     devices = devices_of(specs, cluster.state.snapshot().gpu_free[cluster.rows])
     counted = None if devices is None or devices.are_whole else devices
     batch = Batch(request, count, free, cluster.allocatable(), most, gang_of, zones, devices=counted)
-    wishes = wishes_of(rules, specs, count, batch.fitting() > 0, cluster.rows)
-    return BatchProblem(cluster, replace(batch, **wishes._asdict()), members, left_out, devices)
+    if is_wishing(rules, specs):
+        wishes = wishes_of(rules, specs, count, batch.fitting() > 0, cluster.rows)
+        batch = replace(batch, **wishes._asdict())
+    return BatchProblem(cluster, batch, members, left_out, devices)
 
 
 def _masks(devices: Devices | None, placed: IntArray) -> dict[tuple[int, int], list[int]]:
