@@ -51,7 +51,7 @@ WISHES_SHARE = 0.5
 """What wishes get of the time that is left after counting."""
 SEARCH_SHARE, EXACT_SHARE, BOUND_SHARE = 0.4, 0.5, 0.8
 """Where pods wish things of each other: what the first search gets of that, CP-SAT of the rest, and programs of what is left."""
-LEAST_SHARE = 0.15
+LEAST_SHARE = 0.25
 """A further stage is begun only with so much of the time left: the first program of one is built before a clock is looked at."""
 FEW_PLACES = 64
 """Rules with more places (hosts) enter programs in sum over all places, and only what they give."""

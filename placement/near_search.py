@@ -26,6 +26,8 @@ TOP_NODES, TOP_OF_PLACE = 256, 24
 FEW_PLACES = 64
 SMALL_RUIN, LARGE_RUIN = 6, 24
 """Most pods that are taken out at once: some, or those of one class."""
+LOOK_ROUNDS = 16
+"""Rounds after which it is looked again who misses points."""
 STEP_S = 1e-4
 """Work of putting one pod back, for clocks that count work."""
 PATIENCE = 400
@@ -50,7 +52,9 @@ class _Search:
         self.candidates = [self._candidates(c, fitting[c]) for c in range(len(batch.count))]
         self.undo: list[tuple[int, int, int]] = []
         """What a round has done, and what takes it back."""
+        self.best = batch.hopes.max(axis=1)
         self._seen: tuple[IntArray, IntArray, FloatArray] | None = None
+        self._age = 0
 
     def _candidates(self, c: int, room: IntArray) -> IntArray:
         """Nodes that a pod of class ``c`` is tried on."""
@@ -126,33 +130,37 @@ class _Search:
     def round(self) -> int:
         """Take pods out and put them back; the points that are won, never negative."""
         self.undo = []
+        self._age += 1
         draw = self.draws.random()
         won = self._some() if draw < 0.5 else self._whole_class() if draw < 0.8 else self._push_in()
         if won is None or won < 0 or not self.is_valid():
             self.roll_back()
             return 0
-        self._seen = None
         return won
 
     def _look(self) -> tuple[IntArray, IntArray, FloatArray]:
-        """Where pods are, and how likely each (class, node) is chosen: more if more points are missed there."""
-        if self._seen is None:
+        """Where pods are, or were a few rounds ago, and how likely each (class, node) is chosen, summed up: more if more points
+        are missed there."""
+        if self._seen is None or self._age >= LOOK_ROUNDS:
             classes, nodes = (np.asarray(axis, np.int64) for axis in np.nonzero(self.placed))
             has = self.wish[classes, nodes]
             for rule, near in zip(self.batch.near, self.counts.near, strict=True):
                 mine = np.flatnonzero((classes == rule.pod_class) & (rule.seat[nodes] >= 0))
                 seat, look = rule.seat[nodes[mine]], rule.look[nodes[mine]]
                 has[mine] += near[seat] - rule.gains[rule.pod_class] * (seat == look)
-            missing = np.maximum(self.batch.hopes.max(axis=1)[classes] - has, 0) * self.placed[classes, nodes]
-            weight = missing + max(1.0, 0.1 * float(missing.mean()))
-            self._seen = classes, nodes, weight / weight.sum()
+            missing = np.maximum(self.best[classes] - has, 0) * self.placed[classes, nodes]
+            self._seen = classes, nodes, np.cumsum(missing + max(1.0, 0.1 * float(missing.mean())))
+            self._age = 0
         return self._seen
 
     def _unhappy(self) -> tuple[int, int]:
         """A pod, more likely one that misses many points."""
-        classes, nodes, weight = self._look()
-        i = int(self.draws.choice(len(weight), p=weight))
-        return int(classes[i]), int(nodes[i])
+        while True:
+            classes, nodes, weight = self._look()
+            i = int(np.searchsorted(weight, self.draws.random() * weight[-1], side="right"))
+            if self.placed[classes[i], nodes[i]]:
+                return int(classes[i]), int(nodes[i])
+            self._seen = None
 
     def _put_back(self, classes: list[int], focus: BoolArray | None = None) -> int | None:
         won = 0
@@ -169,6 +177,7 @@ class _Search:
         classes, nodes, _ = self._look()
         others = self.draws.integers(len(classes), size=int(self.draws.integers(1, SMALL_RUIN))).tolist()
         taken = dict.fromkeys([first, *((int(classes[i]), int(nodes[i])) for i in others)])
+        taken = {(c, n): None for c, n in taken if self.placed[c, n]}
         lost = sum(self.take(c, n) for c, n in taken)
         back = self._put_back([c for c, _ in taken])
         return None if back is None else back - lost
