@@ -132,12 +132,11 @@ def best_company(rules: Sequence[Nearness], count: IntArray, fitting: IntArray) 
     """``(C, N)`` parts that a pod gains at most by those around it: all that wished-for company which fits in its place."""
     best: IntArray = np.zeros(fitting.shape, np.int64)
     for rule in rules:
-        total = np.zeros(rule.num_places, np.int64)
         for c in np.flatnonzero(rule.gains > 0).tolist():
             itself = int(c == rule.pod_class)
-            room = np.minimum(sums(fitting[c], rule.look, rule.num_places), count[c]) - itself
-            total += rule.gains[c] * np.maximum(room, 0)
-        best[rule.pod_class] += np.where(rule.seat >= 0, total[rule.seat], 0)
+            room = sums(fitting[c], rule.look, rule.num_places)[rule.seat] - itself * (rule.seat == rule.look)
+            company = np.clip(room, 0, int(count[c]) - itself)
+            best[rule.pod_class] += np.where(rule.seat >= 0, rule.gains[c] * company, 0)
     return best
 
 

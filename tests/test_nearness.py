@@ -91,6 +91,26 @@ def test_company_counts_as_brute_force_would(batch: Batch) -> None:
     assert greedy.count >= best_fit(replace(batch, wish=None, near=())).sum()
 
 
+@settings(max_examples=300, deadline=None)
+@given(sociable())
+def test_no_placement_has_more_points_than_counting_allows(batch: Batch) -> None:
+    fitting = batch.fitting()
+    for placed in valid_placements(batch):
+        met = batch.wishes_met(placed)
+        assert met <= batch.most_wishes(fitting, int(placed.sum()))
+        assert met <= batch.wishes_possible
+
+
+def test_a_pod_where_nobody_counts_has_all_others_for_company() -> None:
+    """The other pod of its class is company, for it stands where pods count."""
+    one = np.ones((1, 2), np.int64)
+    seat, look = np.array([0, 0]), np.array([-1, 0])
+    near = (Nearness(0, np.array([4]), seat, look, 1),)
+    batch = Batch(one[:, :1], np.array([2]), one, 4 * one, one, np.array([-1]), np.zeros(2, np.int64), near=near)
+    assert batch.wishes_met(one) == 4
+    assert place_batch(batch, seconds(1)).wishes_bound == 4
+
+
 @settings(max_examples=100, deadline=None)
 @given(sociable(), st.data())
 def test_counts_kept_in_step_are_those_of_the_whole(batch: Batch, data: st.DataObject) -> None:
