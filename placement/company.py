@@ -55,7 +55,8 @@ def wishes_of(rules: RuleIndex, specs: list[PodSpec], count: IntArray, fits: Boo
     """Wishes of ``count`` ``(C,)`` pods of each class over ``rows`` ``(N,)``; ``fits`` ``(C, N)`` where a pod fits now."""
     feasible = np.zeros((len(specs), rules.num_rows), np.bool_)
     feasible[:, rows] = fits
-    pairs = _pairs(rules, specs, count)
+    meant = _Meant(rules, specs)
+    pairs = _pairs(specs, count, meant)
     spread = [c for c, spec in enumerate(specs) if _soft_spread(spec)]
     if not pairs and not spread:
         wish = np.zeros(fits.shape, np.int64)
@@ -64,7 +65,7 @@ def wishes_of(rules: RuleIndex, specs: list[PodSpec], count: IntArray, fits: Boo
             if points is not None:
                 wish[c] = points[rows]
         return Wishes(wish if wish.any() else None)
-    made = _Columns(rules, specs, count, rows)
+    made = _Columns(rules, specs, count, rows, meant)
     wish = np.zeros((len(specs), rules.num_rows), np.int64)
     for c, spec in enumerate(specs):
         if not feasible[c].any():
@@ -80,16 +81,38 @@ def _soft_spread(spec: PodSpec) -> list[Spread]:
     return [c for c in spec.pod_rules.spread if not c.hard and not c.is_default]
 
 
-def _pairs(rules: RuleIndex, specs: list[PodSpec], count: IntArray) -> dict[int, dict[str, IntArray]]:
+class _Meant:
+    """Which classes terms speak of, found once per term and per set of labels."""
+
+    def __init__(self, rules: RuleIndex, specs: list[PodSpec]) -> None:
+        self.rules = rules
+        self.kinds: dict[object, tuple[PodSpec, list[int]]] = {}
+        for c, spec in enumerate(specs):
+            self.kinds.setdefault((spec.namespace, spec.labels), (spec, []))[1].append(c)
+        self.num_classes = len(specs)
+        self._known: dict[Match, IntArray] = {}
+
+    def __call__(self, match: Match) -> IntArray:
+        """``(C,)`` 1 for the classes that a term speaks of, else 0."""
+        if match not in self._known:
+            found = np.zeros(self.num_classes, np.int64)
+            for spec, classes in self.kinds.values():
+                found[classes] = match.covers(spec, self.rules.namespaces)
+            self._known[match] = found
+        return self._known[match]
+
+
+def _pairs(specs: list[PodSpec], count: IntArray, meant: _Meant) -> dict[int, dict[str, IntArray]]:
     """Class → topology key → ``(C,)`` weight of another pod of a class near by: its own terms, and theirs."""
     found: dict[int, dict[str, IntArray]] = defaultdict(lambda: defaultdict(lambda: np.zeros(len(specs), np.int64)))
     for c, spec in enumerate(specs):
         for wish in spec.pod_rules.preferred:
-            match = Match.of(wish.term, spec.namespace)
-            for other, its in enumerate(specs):
-                if count[other] > (other == c) and match.covers(its, rules.namespaces):
-                    found[c][wish.term.topology_key][other] += wish.weight
-                    found[other][wish.term.topology_key][c] += wish.weight
+            others = meant(Match.of(wish.term, spec.namespace)).copy()
+            others[c] &= int(count[c] > 1)
+            if others.any():
+                found[c][wish.term.topology_key] += wish.weight * others
+            for other in np.flatnonzero(others).tolist():
+                found[other][wish.term.topology_key][c] += wish.weight
     kept = {c: {key: w for key, w in by_key.items() if w.any()} for c, by_key in found.items()}
     return {c: by_key for c, by_key in kept.items() if by_key}
 
@@ -97,11 +120,12 @@ def _pairs(rules: RuleIndex, specs: list[PodSpec], count: IntArray) -> dict[int,
 class _Columns:
     """The rules between pods that come out, and what they share: one array per topology key."""
 
-    def __init__(self, rules: RuleIndex, specs: list[PodSpec], count: IntArray, rows: IntArray) -> None:
+    def __init__(self, rules: RuleIndex, specs: list[PodSpec], count: IntArray, rows: IntArray, meant: _Meant) -> None:
         self.rules = rules
         self.specs = specs
         self.count = count
         self.rows = rows
+        self.meant = meant
         self.near: list[Nearness] = []
         self._places: dict[str, tuple[IntArray, int]] = {}
 
@@ -153,7 +177,7 @@ class _Columns:
             weight = round(LOG_UNIT * spread_weight(rules, constraint, scored))
             raw += weight * spread_counts(rules, spec, constraint, keys)
             match = Match((spec.namespace,), None, constraint.selector)
-            counts = np.array([match.covers(its, rules.namespaces) for its in self.specs], np.int64)
+            counts = self.meant(match)
             counting.append((constraint, weight * counts if constraint.selector else 0 * counts))
         low, high = int(raw[scored].min()), int(raw[scored].max())
         span = high - low + sum(int(weight @ others) for _, weight in counting)
