@@ -308,9 +308,7 @@ def consolidate(
 @click.option(
     "-p", "--prometheus", help="With --live and --ahead: take the history from here, such as http://host:9090."
 )
-@click.option(
-    "--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of history, from Prometheus."
-)
+@click.option("--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of history.")
 @click.option(
     "--hours-of-use", type=click.FloatRange(0, min_open=True),
     help="For how long pods will run; the longest term of a reservation when absent.",
@@ -333,7 +331,7 @@ def purchase(
     A spot node counts with what interruptions cost, a reserved one with its whole term.
     """
     from simulator.cost import DEFAULT_BOOK, read_price_book
-    from simulator.foresight import foresee
+    from simulator.foresight import foresee, history_of, worth_of
     from simulator.selling import for_sale
 
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
@@ -343,7 +341,8 @@ def purchase(
     request = _changed(request, shapes=shapes, hours_of_use=hours_of_use)
     if past is not None and ahead_s is not None:
         trace, now_s, owner = past
-        seen = foresee(trace, now_s, ahead_s, quantile, book.rates, owner=owner)
+        known = history_of(trace, now_s, worth_of(trace.specs, book.rates), days=days)
+        seen = foresee(known, trace.specs, ahead_s, quantile, owner=owner)
         request = _changed(request, growth=seen.growth, foresight=seen.words)
     elif ahead_s is not None:
         said = (
@@ -547,9 +546,17 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
 @click.option(
     "--until", "until_s", callback=seconds, metavar="SPAN", help="Its time ahead ends then. Default: the end."
 )
+@click.option("--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of history.")
 @output_option
 def expect(
-    trace: str, ahead_s: int, quantiles: tuple[float, ...], every_s: int, since_s: int, until_s: int | None, output: str
+    trace: str,
+    ahead_s: int,
+    quantiles: tuple[float, ...],
+    every_s: int,
+    since_s: int,
+    until_s: int | None,
+    days: float,
+    output: str,
 ) -> None:
     """How well a purchase foresees demand: on TRACE's past, judged by its later hours, beside simple rules."""
     from simulator.foresight import Judging, judged
@@ -561,7 +568,7 @@ def expect(
         if len(read.pods):
             until_s = until_s or int(read.pods.arrival_s.max() - read.pods.arrival_s.min())
         for quantile in quantiles:
-            rows += judged(read, Judging(ahead_s, quantile, every_s, since_s, until_s or 0), advance)
+            rows += judged(read, Judging(ahead_s, quantile, every_s, since_s, until_s or 0, days), advance)
     click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanExpect", "rows": rows}, rows, output))
 
 

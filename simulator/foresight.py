@@ -20,6 +20,9 @@ from simulator.cost import Rates
 from simulator.plan_bench import Row
 from simulator.trace import NEVER, Trace
 
+DAYS = 28.0
+"""Of history, as ``ullage record`` takes: load changes for good, and older windows are of another cluster."""
+
 
 def worth_of(specs: tuple[PodSpec, ...], rates: Rates) -> FloatArray:
     """``(S,)`` USD an hour for what a pod of each class asks for."""
@@ -44,8 +47,8 @@ def last_seen(trace: Trace) -> int:
     return int(max(c.max(initial=0) for c in (pods.arrival_s, pods.departure_s, usage.time_s)))
 
 
-def history_of(trace: Trace, now_s: int, worth: FloatArray) -> PodHistory:
-    """What had been seen of a trace at ``now_s``.
+def history_of(trace: Trace, now_s: int, worth: FloatArray, *, days: float = DAYS) -> PodHistory:
+    """What had been seen of a trace at ``now_s``, in the last ``days``.
 
     Raises
     ------
@@ -59,7 +62,8 @@ def history_of(trace: Trace, now_s: int, worth: FloatArray) -> PodHistory:
     known = (end != NEVER) & (end <= now_s)
     arrival = pods.arrival_s[seen].astype(np.int64)
     ends = np.where(known, end, -1).astype(np.int64)
-    return PodHistory(now_s, int(arrival.min()), arrival, ends, pods.spec[seen].astype(np.int64), worth)
+    since_s = max(int(arrival.min()), now_s - round(days * DAY_S))
+    return PodHistory(now_s, since_s, arrival, ends, pods.spec[seen].astype(np.int64), worth)
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,13 @@ class Foreseen:
     expected: Expected
 
 
-def foresee(trace: Trace, now_s: int, span_s: int, quantile: float, rates: Rates, *, owner: str = "") -> Foreseen:
-    """What is expected within ``span_s`` of second ``now_s`` of a trace; bare pods count as ``owner``'s."""
-    history = history_of(trace, now_s, worth_of(trace.specs, rates))
+def foresee(
+    history: PodHistory, specs: tuple[PodSpec, ...], span_s: int, quantile: float, *, owner: str = ""
+) -> Foreseen:
+    """What is expected within ``span_s``, of the classes ``specs`` of a history; bare pods count as ``owner``'s."""
     expected = expect(history, span_s, quantile)
-    specs = [replace(spec, owner=spec.owner or owner) for spec in trace.specs]
-    growth = growth_of(specs, expected.rise, np.array(expected.use))
+    named = [replace(spec, owner=spec.owner or owner) for spec in specs]
+    growth = growth_of(named, expected.rise, np.array(expected.use))
     return Foreseen(growth, _words(history, expected, span_s), expected)
 
 
@@ -110,6 +115,7 @@ class Judging:
     every_s: int
     since_s: int
     until_s: int
+    days: float = DAYS
 
 
 def _day_max(history: PodHistory) -> float:
@@ -129,7 +135,7 @@ def judged(trace: Trace, judging: Judging, tick: Callable[[int, int], None] = la
     found: dict[str, list[float]] = {"expected": [], "last": [], "day-max": [], "oracle": []}
     real, level, made = [], [], list[Expected]()
     for number, now_s in enumerate(moments):
-        history = history_of(trace, now_s, worth)
+        history = history_of(trace, now_s, worth, days=judging.days)
         made.append(expect(history, judging.ahead_s, judging.quantile))
         level.append(history.demand(now_s))
         real.append(whole.peak(now_s, judging.ahead_s))

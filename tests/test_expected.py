@@ -24,7 +24,7 @@ from placement.state import ClusterState
 from scheduler.cli_plan import Live
 from simulator.cli_plan import plan as plan_group
 from simulator.cost import Rates, read_price_book
-from simulator.foresight import Judging, foresee, history_of, judged, last_seen
+from simulator.foresight import Judging, foresee, history_of, judged, last_seen, worth_of
 from simulator.recorded import trace_of_recording
 from simulator.selling import for_sale
 from simulator.snapshots import write_snapshot
@@ -321,11 +321,15 @@ def test_a_forecast_is_judged_beside_its_rivals() -> None:
 
 def test_how_sure_a_forecast_is_is_said() -> None:
     trace = bursts(30)
-    seen = foresee(trace, 29 * DAY_S + 9 * HOUR, 2 * HOUR, 0.5, Rates())
+    worth = worth_of(trace.specs, Rates())
+    seen = foresee(history_of(trace, 29 * DAY_S + 9 * HOUR, worth), trace.specs, 2 * HOUR, 0.5)
     assert "earlier forecasts made like this were not exceeded" in seen.words[-1]
-    new = foresee(trace, 3 * HOUR, DAY_S, 0.5, Rates())
+    new = foresee(history_of(trace, 3 * HOUR, worth), trace.specs, DAY_S, 0.5)
     assert new.growth == ()
     assert "not enough history" in new.words[0]
+    week = history_of(trace, 29 * DAY_S + 9 * HOUR, worth, days=7)
+    assert foresee(week, trace.specs, 2 * HOUR, 0.5).expected.rung == Rung.DAY, "only the last days count"
+    assert (week.count == history_of(trace, 29 * DAY_S + 9 * HOUR, worth).count).all(), "who runs is known all the same"
     assert last_seen(trace) == 29 * DAY_S + 12 * HOUR
 
 
