@@ -33,7 +33,7 @@ from scheduler.nominator import Nominator
 from scheduler.patcher import Patcher
 from scheduler.planner_process import LINE_BYTES, Message, Order, Report
 from scheduler.settings import Settings
-from scheduler.slices import give_way, nap
+from scheduler.slices import Naps, give_way
 from scheduler.view import Reader, sinks
 
 NICE = 5
@@ -52,9 +52,9 @@ class Planner:
         ledger = Ledger(ClusterState(events=NoLog()), time.monotonic, self.metrics)
         reader = Reader()
         self.engine = Engine(ledger, reader, strategy_named("best-fit"), settings, self.metrics)
-        followed = sinks(ledger, self.engine.modes, reader)
+        followed, naps = sinks(ledger, self.engine.modes, reader), Naps()
         self.informer = Informer(
-            [Reflector(s.kind, s.path, s, client, self.metrics, nap, is_optional=s.is_optional) for s in followed]
+            [Reflector(s.kind, s.path, s, client, self.metrics, naps, is_optional=s.is_optional) for s in followed]
         )
         self.lead = Lead(lambda: time.monotonic() < self.order.leads_until_s, self.informer)
         self.engine.is_synced = lambda: self.informer.is_synced

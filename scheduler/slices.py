@@ -19,6 +19,7 @@ SHORT_S = 0.001
 are 1.4 to 3 ms."""
 LONG_S = 0.02
 """Of those who can wait: longer than anybody's own, so that whoever wakes up beside them need not wait."""
+WORK_S = 0.0004
 NAP_S = 0.00001
 """Long enough for the kernel to let in whoever waits for this processor."""
 _SYSCALLS = {"x86_64": 314, "aarch64": 274}
@@ -41,10 +42,18 @@ def give_way(nice: int) -> bool:
     return _set_slice(LONG_S, 0)
 
 
-def nap() -> None:
-    """Between pieces of work of those who can wait. A task that wakes up soon after it worked has had more than its share,
-    and then the kernel lets those who work go on until their next timer tick, 4 ms at most, however low their priority."""
-    time.sleep(NAP_S)
+class Naps:
+    """For those who can wait. A task that wakes up soon after it worked has had more than its share, and then the kernel
+    lets those who work go on until their next timer tick, 4 ms at most, however low their priority."""
+
+    def __init__(self) -> None:
+        self._since_s = time.perf_counter()
+
+    def __call__(self) -> None:
+        """Between small pieces of work: rest for a moment if the last rest was a while ago."""
+        if time.perf_counter() - self._since_s > WORK_S:
+            time.sleep(NAP_S)
+            self._since_s = time.perf_counter()
 
 
 def _set_slice(slice_s: float, flags: int) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.slices import LONG_S, answer_soon, give_way
+from scheduler import slices
+from scheduler.slices import LONG_S, Naps, answer_soon, give_way
 
 
 def _slice_ns() -> int | None:
@@ -84,3 +85,15 @@ def test_who_gives_way_has_a_lower_priority_and_long_slices_and_so_have_its_thre
     if not _knows_slices(told):
         pytest.skip("this kernel does not tell, or knows no slices of one's own")
     assert slice_ns == round(LONG_S * 1e9)
+
+
+def test_who_can_wait_rests_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    now = [0.0]
+    monkeypatch.setattr(slices.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(slices.time, "sleep", rests.append)
+    naps = Naps()
+    for _ in range(100):
+        now[0] += slices.WORK_S / 10
+        naps()
+    assert 8 <= len(rests) <= 10, "about once in ten small pieces"
