@@ -149,9 +149,12 @@ class Cluster:
                     for line in lines:
                         self._take(msgspec.json.decode(line))
                     self._changed.set()
-            finally:
-                if transport is not None:
-                    transport.abort()  # TLS would wait for the server's goodbye, on a busy machine longer than the loop
+            except asyncio.CancelledError:
+                if (
+                    transport is not None
+                ):  # TLS would wait for the server's goodbye, on a busy machine longer than the loop
+                    transport.abort()
+                raise
 
     def _take(self, event: dict[str, Any]) -> None:
         pod = event["object"]
