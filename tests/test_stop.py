@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from placement.state import ClusterState
@@ -23,16 +24,14 @@ from scheduler.engine import Engine
 from scheduler.gates import GATE
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
-from scheduler.planner_process import PlannerProcess
+from scheduler.planner_process import Message, PlannerProcess
 from scheduler.settings import KubeSettings, Settings
 from scheduler.view import Reader
 from tests.api_server import ApiServer, api_server, kubeconfig, node_object, pod_object
 
 NUM_STOPS = int(os.environ.get("ULLAGE_STOPS", "3"))
-LINE = 'line = b\'{"promised":[["u","n"]]}\\n\'\n'
-TALKS = f"import os\n{LINE}while not os.read(0, 65536).endswith(b'STOP'):\n    [os.write(1, line) for _ in range(20)]\n"
-"""A planner that says twenty lines after every order, and ends when its standard input does."""
-TALKS_ALL_THE_TIME = f"""
+LINE = f"line = {msgspec.json.encode(Message(promised=[('u', 'n', 0)])) + bytes([10])!r}\n"
+TALKS = f"""
 import os, select
 {LINE}
 while True:
@@ -75,7 +74,7 @@ async def ended(task: asyncio.Task[None], process: PlannerProcess, pid: int) -> 
 async def test_a_planner_that_talks_is_ended_at_any_moment() -> None:
     rng = random.Random(1)
     for _ in range(40):
-        process = process_of(TALKS_ALL_THE_TIME)
+        process = process_of(TALKS)
         task = asyncio.create_task(process.run())
         await asyncio.sleep(rng.uniform(0, 0.06))
         await ended(task, process, process.pid)
@@ -83,14 +82,14 @@ async def test_a_planner_that_talks_is_ended_at_any_moment() -> None:
 
 async def test_a_planner_is_ended_at_any_turn_of_the_loop_while_it_is_started() -> None:
     for turns in range(40):
-        process = process_of(TALKS_ALL_THE_TIME)
+        process = process_of(TALKS)
         task = asyncio.create_task(process.run())
         for _ in range(turns):
             await asyncio.sleep(0)
         await ended(task, process, process.pid)
 
 
-@pytest.mark.parametrize("program", [FILLS_ITS_PIPE, SAYS_NOTHING])
+@pytest.mark.parametrize("program", [FILLS_ITS_PIPE, SAYS_NOTHING], ids=["fills its pipe", "says nothing"])
 async def test_a_planner_that_does_not_end_is_killed(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner_process, "END_S", 0.3)
     process = process_of(program)
