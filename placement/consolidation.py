@@ -56,17 +56,13 @@ ROUNDING, FITS = 1e-6, 1e-4
 """Pods and room below which there is none; an overfull share that counts as none."""
 FIRST_CHOICE_SHARE, FIRST_CHOICE_GAP = 0.15, 5e-4
 """Without a budget all depends on that choice."""
-ATTEMPTS, RUIN_SHARE, ATTEMPT_MARGINS = 12, 0.003, (0.002, 0.001, 0.004, 0.003)
-"""Choices that are repacked, the share of nodes to delete that are left out before one is made good again, and the room
-that is then held back."""
+ATTEMPTS, ATTEMPT_MARGIN = 12, 0.006
+"""Choices that are repacked, and the share of room that the second holds back."""
 REPACK_SHARE, REPACK_ROUNDS = 0.2, 2000
 TRIALS, TRIAL_ROUNDS, TRIAL_NOISE = 20, 60, 0.3
 """Exchanges that may fail in a row, and repacking steps for each node that goes or comes back; how much their order varies."""
 MOST_BACK, MOST_LOOKED_AT = 2, 40
 """Nodes that come back for one that goes, and of how many it is tried what they take."""
-POLISHES, POLISH_CELLS, POLISH_CELL_S = 100, 20_000_000, 5e-10
-"""Exchanges within the relaxation, pairs of nodes up to which they are looked for, and what one counts for per row and
-pair on a clock of work."""
 REFILL_S = 1.2e-4
 """What a refilled node counts for on a clock of work."""
 BEFORE_EXACT_SHARE = 0.2
@@ -332,38 +328,6 @@ class _Relaxation:
             answer = replace(answer, status=Status.FEASIBLE, x=whole, value=value)
         return replace(answer, bound=min(answer.bound, relaxed.value))
 
-    def polish(self, gone: BoolArray, margin: float, deadline: Deadline) -> BoolArray:
-        """More or dearer nodes deleted than ``gone``, by adding one or exchanging two at a time, within every row.
-
-        ``margin`` of the room stays free.
-        """
-        fleet, gone = self._fleet, gone.copy()
-        usd = fleet.usd_per_hour
-        may = fleet.deletable & self._each_pod_fits_elsewhere()
-        rooms = [room * (1.0 - margin) for room in self._rooms]
-        rows = np.stack([price @ fleet.count + room for price, room in zip(self._prices, rooms, strict=True)])
-        scale = np.maximum(rows.sum(axis=1), 1.0)
-        rows, left = rows / scale[:, None], np.array([room.sum() for room in rooms]) / scale
-        for _ in range(POLISHES):
-            if deadline.is_over:
-                break
-            deadline.spend(POLISH_CELL_S * rows.size * len(usd))
-            spare = left - rows @ gone
-            into, out = np.flatnonzero(may & ~gone), np.append(np.flatnonzero(gone), -1)  # -1 = none
-            if not 0 < len(into) * len(out) <= POLISH_CELLS:
-                break
-            given = np.append(rows[:, out[:-1]], np.zeros((len(rows), 1)), axis=1)
-            gain = usd[into][:, None] - np.append(usd[out[:-1]], 0.0)
-            for needed, back, slack in zip(rows[:, into], given, spare, strict=True):
-                gain[needed[:, None] - back > slack] = 0.0
-            i, j = np.unravel_index(int(np.argmax(gain)), gain.shape)
-            if gain[i, j] <= 1e-9:
-                break
-            gone[into[i]] = True
-            if out[j] >= 0:
-                gone[out[j]] = False
-        return gone
-
     def _each_pod_fits_elsewhere(self) -> BoolArray:
         """``(N,)``: every class of the node fits somewhere else, looked at alone."""
         fleet = self._fleet
@@ -478,15 +442,15 @@ def _repacked(
 ) -> Consolidated:
     """Without a budget all room counts: a choice of the relaxation, repacked until its pods fit, then better nodes.
 
-    When exchanges of nodes no longer gain, another choice is tried: the first without some of its nodes, made better
-    within the relaxation.
+    When exchanges of nodes no longer gain, another choice is tried, with some room held back: more where a node had to
+    come back the last time, less where none had.
     """
     if fleet.count.size <= EXACT_CELLS:
         deadline = deadline.part(BEFORE_EXACT_SHARE)
-    random = np.random.default_rng(seed)
-    first = gone
+    low, high, margin = 0.0, 2 * ATTEMPT_MARGIN, 0.0
     for attempt in range(ATTEMPTS):
         now = _whole(fleet, gone, relaxed.price, deadline, seed + attempt, must=attempt == 0)
+        packed_whole = now is not None and bool((now.gone == gone).all())
         failures = 0
         while now is not None:
             usd = float(fleet.usd_per_hour[now.gone].sum())
@@ -499,8 +463,15 @@ def _repacked(
             now, failures = (now, failures + 1) if trial is None else (trial, 0)
         if deadline.is_over or best.usd_per_hour >= bound * (1 - PROOF_GAP):
             break
-        kept = random.random(len(first)) > RUIN_SHARE
-        gone = relaxed.polish(first & kept, ATTEMPT_MARGINS[attempt % len(ATTEMPT_MARGINS)], deadline)
+        if packed_whole:
+            high = margin
+        else:
+            low = margin
+        margin = (low + high) / 2
+        answer = relaxed.solve(margin, deadline.part(FIRST_CHOICE_SHARE), seed, FIRST_CHOICE_GAP)
+        if not answer.has_solution:
+            break
+        gone = answer.x > 0.5
     return best
 
 

@@ -287,19 +287,6 @@ def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet) -> N
         assert answer.bound / consolidation.CENT >= best - 1e-6
 
 
-def test_a_choice_that_is_polished_keeps_every_row_and_saves_no_less() -> None:
-    fleet = fleet_instance(3, num_nodes=60)
-    relaxed = consolidation._Relaxation(fleet, None)
-    nothing = np.zeros(60, bool)
-    some = relaxed.polish(nothing, 0.1, seconds(5))
-    more = relaxed.polish(some, 0.0, seconds(5))
-    assert 0 < fleet.usd_per_hour[some].sum() < fleet.usd_per_hour[more].sum()
-    assert fleet.usd_per_hour[more].sum() <= relaxed.solve(0.0, seconds(5), 0, 1e-6).bound / consolidation.CENT + 1e-6
-    assert not (more & ~fleet.deletable).any()
-    left = fleet.free[:, ~more].sum(axis=1) - fleet.load[:, more].sum(axis=1)
-    assert (left >= 0).all(), "all pods fit in sum"
-
-
 def test_room_of_one_kind_here_and_of_another_there_is_not_room_for_both() -> None:
     """Node 0 has cores for the class that runs nowhere else, and then none for the other, to which node 1 is too small."""
     request = np.array([[4, 1], [1, 5]])
