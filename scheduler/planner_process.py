@@ -111,6 +111,8 @@ class PlannerProcess:
                 return f"exit code {await _ended(process)}"
         except TimeoutError:
             return "it hung"
+        except ValueError as error:  # no message, or a line without an end
+            return f"what it says cannot be read: {error}"
         finally:
             orders.cancel()
             metrics.planner_ready.set(0)

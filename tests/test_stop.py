@@ -101,6 +101,27 @@ async def test_a_planner_that_does_not_end_is_killed(program: str, monkeypatch: 
     await ended(task, process, process.pid)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [b"no message\n", b'{"report": 1}\n', b"\xff\xfe\n", b"x" * (2 * planner_process.LINE_BYTES)],
+    ids=lambda said: said[:9],
+)
+async def test_a_planner_that_cannot_be_understood_is_started_anew(
+    said: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(planner_process, "FIRST_WAIT_S", 0.01)
+    head, repeats = said[:64], len(said) // 64 or 1
+    process = process_of(
+        f"import os\nos.write(1, {head!r})\nfor _ in range({repeats}):\n    os.write(1, {head!r})\nos.read(0, 1 << 20)\n"
+    )
+    task = asyncio.create_task(process.run())
+    async with asyncio.timeout(30):
+        while sum("cannot be read" in getattr(each, "why", "") for each in caplog.records) < 2 and not task.done():
+            await asyncio.sleep(0.01)
+    assert not task.done(), "the service goes on"
+    await ended(task, process, process.pid)
+
+
 # ── the whole service ─────────────────────────────────────────────────────────────────────────
 
 
