@@ -475,18 +475,19 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
         ]
     ),
 )
-@click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True, help="Seeds from 0 on.")
+@click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first; the next follow.")
 @click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds per plan.")
 @click.option(
     "--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="What --time is measured by."
 )
 @output_option
-def bench_command(what: str, instances: int, time_s: float, clock: str, output: str) -> None:
+def bench_command(what: str, instances: int, seed: int, time_s: float, clock: str, output: str) -> None:
     """Plans on committed instances: value, certified gap, and the rival beside them."""
     from simulator.plan_bench import bench
 
     with data_only(), progress("plans") as advance:
-        rows = bench(what, instances, time_s, advance, clock=clock)
+        rows = bench(what, instances, time_s, advance, clock=clock, first_seed=seed)
     document = {"apiVersion": "ullage.dev/v1", "kind": "PlanBench", "bench": what, "time_s": time_s, "rows": rows}
     click.echo(render(document, rows, output))
 
