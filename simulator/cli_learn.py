@@ -313,7 +313,9 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
     result = run(data, seed=seed, progress=_say(quiet))
     rows = []
     for trace in ("dlrm", "azure"):
-        for name, entry in {"ullage": result[trace]["model"], **result[trace]["rules"]}.items():
+        ours = {"ullage": "model", "hazards alone": "hazards", "history alone": "history"}
+        named = {name: result[trace][key] for name, key in ours.items()}
+        for name, entry in {**named, **result[trace]["rules"]}.items():
             rows.append(
                 {
                     "trace": trace,

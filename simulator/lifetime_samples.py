@@ -273,6 +273,13 @@ def samples_of(
                 drawn.setdefault(pod, []).append(age)
     if not drawn:
         raise ConfigError(f"trace {trace.manifest.name}: no pod arrives in the part that is judged; give a longer one")
+    return described(trace, drawn, seed=seed, progress=progress)
+
+
+def described(
+    trace: Trace, drawn: dict[int, list[int]], *, seed: int, progress: Progress = lambda name, done, total: None
+) -> LifeSamples:
+    """Moments of lives in order of time: ``drawn`` names pods, and the ages at which they are described."""
     teller = _Teller(trace)
     teller.run(drawn, progress)
     return _table(trace, teller, seed)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from placement.boosted import FitOptions, HazardRows, fit_hazards
-from placement.errors import ConfigError
+from placement.errors import ConfigError, ModelError
 from placement.knowledge import workload_of
 from placement.lifetime_model import LifetimeModel, bounded, card_section, row_names
 from placement.lineage import NUM_CLASSES
@@ -107,19 +107,57 @@ def train_lifetimes(
     early, late = samples.moment_s < bounds.fit, samples.moment_s >= bounds.mix
     held = samples.held_out if (early & ~samples.held_out).any() else np.zeros(len(samples), np.bool_)
     learned, between, judged = samples.pick(early & ~held), samples.pick(~early & ~late & ~held), samples.pick(late)
-    stop = between.parts_of_lives(bounds.mix, HALF_LIFE_S)
-    trees = fit_hazards(learned.parts_of_lives(bounds.fit, HALF_LIFE_S), stop, row_names(), replace(OPTIONS, seed=seed))
-    model = LifetimeModel(trees, best_share(LifetimeModel(trees, 1.0), stop))
+    model = fitted(learned, bounds.fit, between, bounds.mix, seed)
     facts = {
         "data": data_of(owned, bounds, seed),
         "seed": seed,
-        "trees": trees.rounds,
+        "trees": model.trees.rounds,
         "lives": {"fitted": len(learned), "mixed": len(between), "judged": len(judged)},
         "drift": DRIFT,
         "metrics": judge(model, judged, bounds.last, seed),
     }
     section, text = card_section(model, facts)
     return TrainedLifetimes(model, section, text)
+
+
+def fitted(early: LifeSamples, fit_s: float, late: LifeSamples, mix_s: float, seed: int) -> LifetimeModel:
+    """Trees of ``early`` lives as known at ``fit_s``, stopped and mixed by ``late`` ones as known at ``mix_s``.
+
+    Raises
+    ------
+    ModelError : too few lives to fit.
+    """
+    stop = late.parts_of_lives(mix_s, HALF_LIFE_S)
+    trees = fit_hazards(early.parts_of_lives(fit_s, HALF_LIFE_S), stop, row_names(), replace(OPTIONS, seed=seed))
+    return LifetimeModel(trees, best_share(LifetimeModel(trees, 1.0), stop))
+
+
+def model_at(samples: LifeSamples, now_s: float, *, most: int, seed: int) -> LifetimeModel:
+    """What a daily job would serve at a moment: of at most ``most`` moments until then, by what was known then.
+
+    Rounds and mixture are found as in :func:`train_lifetimes`, the newest lives apart; then trees of so many rounds are
+    grown on all of them.
+
+    Raises
+    ------
+    ModelError : too few lives to fit.
+    """
+    known = np.flatnonzero(samples.moment_s <= now_s)
+    if len(known) > most:
+        known = np.sort(np.random.default_rng([seed, int(now_s)]).choice(known, most, replace=False))
+    if not len(known):
+        raise ModelError(f"no pod arrived until {now_s:.0f} s; give a longer recording")
+    lives = samples.pick(known)
+    begin = float(lives.moment_s.min())
+    fit_s = begin + FIT / MIX * (now_s - begin)
+    if (lives.moment_s <= fit_s).mean() < FIT / MIX / 2:
+        fit_s = float(np.quantile(lives.moment_s, FIT / MIX))
+    is_early = lives.moment_s <= fit_s
+    tried = fitted(lives.pick(is_early), fit_s, lives.pick(~is_early), now_s, seed)
+    none = lives.pick(np.zeros(len(lives), np.bool_)).parts_of_lives(now_s, HALF_LIFE_S)
+    options = replace(OPTIONS, seed=seed, trees=max(tried.trees.rounds, 1))
+    trees = fit_hazards(lives.parts_of_lives(now_s, HALF_LIFE_S), none, row_names(), options)
+    return LifetimeModel(trees, tried.share, tried.source)
 
 
 def best_share(trees_alone: LifetimeModel, rows: HazardRows) -> float:

@@ -3,7 +3,8 @@
 DLRM: applications are owners. Azure: deployment batches are owners, but a batch arrives at one moment, so its own
 siblings have all just started; kin are earlier batches of the same make-up. Everything is look-ahead-free: a pod is
 described, when it arrives, by what had ended or was running then. Models are fitted anew in steps on what is known
-at the step; a pod that still runs counts as both of the classes it may yet belong to (:func:`known_at`).
+at the step: classes, with the owner's majority (a pod that still runs counts as both of the classes it may yet belong to,
+:func:`known_at`), and the hazards that ``ullage train`` fits and ``ullage serve`` answers with. Half of the answer is each's.
 """
 
 from __future__ import annotations
@@ -18,24 +19,25 @@ from typing import Any
 import numpy as np
 
 from placement.boosted import FitOptions, fit_classes
-from placement.lifetime_history import Kin, LifeHistory
 from placement.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, class_of
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, FloatArray, IntArray
-from placement.survival import class_shares
 from placement.usage import SingleArray
 from simulator.azure import read_azure
 from simulator.dlrm import read_dlrm
+from simulator.lifetime_samples import LifeSamples, described, with_owners
 from simulator.lifetime_scores import concordance
+from simulator.lifetime_training import model_at, model_shares
 from simulator.trace import NEVER, Pods, Trace
 
 RULES = ("last", "majority", "mean", "survival")
 NO_OWNER = ("population", "ended")
 """Rules that look at no owner: hazards of all that arrived, whether ended or running, and the shares of all pods that have
 ended. The latter is biased to short lives: of those that came together the short-lived have ended first."""
-EVERYONE = Kin("", (0, 0, 0))
 AGES_S = (0, *LIMITS_S[:2])
 MOST_FIT = 60_000
+MOST_LIVES = 30_000
+"""That hazards are fitted on."""
 YOUNGEST_S = 300.0
 SETTLED_S = 43_200.0
 """A prediction is judged when its pod arrived so long ago; who runs on then is taken at its age."""
@@ -64,6 +66,8 @@ class Arrivals:
     is_ended: IntArray = field(repr=False)
     rules: dict[str, FloatArray] = field(repr=False)
     """Rule → (P, classes) probabilities."""
+    lives: LifeSamples = field(repr=False)
+    """The same arrivals as ``ullage serve`` would know them."""
     siblings_until_s: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     """Age until which all others of a pod's batch live; infinite without others; empty = there are no batches."""
 
@@ -81,30 +85,6 @@ class Arrivals:
         return np.where(unknown, -1, known)
 
 
-class Population:
-    """Classes of lifetime of everyone, by the hazards that a service learns while it runs (:class:`LifeHistory`)."""
-
-    def __init__(self) -> None:
-        self._history = LifeHistory()
-        self._known: tuple[float, Prospect] | None = None
-
-    def arrive(self, pod: int, now_s: float) -> None:
-        """A pod arrived."""
-        self._history.began(str(pod), EVERYONE, int(now_s))
-
-    def end(self, pod: int, now_s: float) -> None:
-        """A pod ended."""
-        self._history.ended(str(pod), int(now_s))
-
-    def prospect(self, now_s: float) -> Prospect:
-        """As of now, when all that came and went before has been told."""
-        if self._known is None or self._known[0] != now_s:
-            self._history.pass_by(int(now_s))
-            hazards = np.array([self._history.hazards(None, int(now_s))])
-            self._known = now_s, Prospect(tuple(class_shares(hazards)[0].tolist()))
-        return self._known[1]
-
-
 def stream(
     trace: Trace, keys: Sequence[str], values: Sequence[Sequence[object]],
     extra: SingleArray, extra_names: Sequence[str], horizon_s: float, from_s: float,
@@ -115,7 +95,10 @@ def stream(
     ends: list[tuple[float, int]] = []
     rows: list[list[float]] = []
     kept: list[int] = []
-    ended_shares, latest = np.full(NUM_CLASSES, 1.0), Population()
+    ended_shares = np.full(NUM_CLASSES, 1.0)
+    is_told = pods.arrival_s > from_s
+    lives = described(with_owners(trace), {i: [0] for i in np.flatnonzero(is_told).tolist()}, seed=0)
+    everyone = lives.rules["population"].tolist()
     rules: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*RULES, *NO_OWNER)}
     pending: list[int] = []
     pending_s = -1.0
@@ -124,15 +107,13 @@ def stream(
         if now != pending_s:
             for j in pending:
                 lineage.arrive(values[j], pending_s)
-                latest.arrive(j, pending_s)
             pending, pending_s = [], now
         while ends and ends[0][0] <= now:
             end, j = heapq.heappop(ends)
             lineage.end(values[j], float(pods.arrival_s[j]), end)
-            latest.end(j, end)
             ended_shares[class_of(end - float(pods.arrival_s[j]))] += 1
-        if now > from_s:
-            population = latest.prospect(now)
+        if is_told[i]:
+            population = Prospect(tuple(everyone[len(kept)]))
             kept.append(i)
             rows.append([*lineage.describe(values[i], now), *extra[i].tolist(), (now % 86_400) / 3600])
             for name in RULES:
@@ -145,12 +126,11 @@ def stream(
     index = np.array(kept)
     arrival = pods.arrival_s[index].astype(float)
     ended = pods.departure_s[index] != NEVER
-    lifetime = np.where(ended, pods.departure_s[index], horizon_s) - arrival
+    lifetime = np.maximum(np.where(ended, pods.departure_s[index], horizon_s) - arrival, 1.0)
     names = (*lineage.feature_names, *extra_names, "hour")
     tables = {name: np.array(found) for name, found in rules.items()}
-    return Arrivals(
-        names, np.asarray(rows, np.float32), arrival, np.maximum(lifetime, 1.0), ended.astype(np.int64), tables
-    )
+    lives = replace(lives, lifetime_s=lifetime, is_ended=ended)
+    return Arrivals(names, np.asarray(rows, np.float32), arrival, lifetime, ended.astype(np.int64), tables, lives)
 
 
 def dlrm_arrivals(folder: Path) -> Arrivals:
@@ -212,15 +192,19 @@ def _requests(specs: Sequence[PodSpec]) -> tuple[SingleArray, tuple[str, ...]]:
     return np.asarray(table, np.float32), ("cores", "memory_gib", "gpus", "priority")
 
 
-def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress) -> FloatArray:
-    """(P, classes) probabilities; NaN before the first step. Each step's model knows what was known at its start.
+def learned(
+    arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress
+) -> tuple[FloatArray, FloatArray]:
+    """(P, classes) probabilities, of the whole and of the hazards alone; NaN before the first step.
 
-    The trees are mixed with the owner's majority, which knows what happened a minute ago, in the share that did best on
-    what has become of earlier steps' pods. Of an owner never seen they know nothing, and the rung falls: the population's
-    shares answer, unless the trees were right more often on what has become of such pods.
+    Each step's models know what was known at its start. The trees of classes are mixed with the owner's majority, which
+    knows what happened a minute ago, in the share that did best on what has become of earlier steps' pods. Of an owner
+    never seen they know nothing, and the rung falls: the population's shares answer, unless the trees were right more
+    often on what has become of such pods. The whole is the mean of that and of the hazards.
     """
     trees = np.full((len(arrivals.arrival_s), NUM_CLASSES), np.nan)
-    out, simple, everyone = trees.copy(), arrivals.rules["majority"], arrivals.rules["population"]
+    out, hazards = trees.copy(), trees.copy()
+    simple, everyone = arrivals.rules["majority"], arrivals.rules["population"]
     is_new = arrivals.is_new
     rng = np.random.default_rng(seed)
     start = first_test_s - BEFORE_STEPS * step_s
@@ -243,9 +227,11 @@ def learned(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int
                 out[now] = share * trees[now] + (1 - share) * simple[now]
                 if not _knows_new(arrivals, trees, start):
                     out[now & is_new] = everyone[now & is_new]
+                served = model_at(arrivals.lives, start, most=MOST_LIVES, seed=seed)
+                hazards[now] = model_shares(served, arrivals.lives.pick(now))
         progress(f"lifetimes: fitted on {len(index)} labels known at {start:.0f} s")
         start += step_s
-    return out
+    return (out + hazards) / 2, hazards
 
 
 def _judged(arrivals: Arrivals, trees: FloatArray, now_s: float) -> tuple[IntArray, IntArray]:
@@ -339,7 +325,7 @@ def judge(probabilities: FloatArray, arrivals: Arrivals, test: IntArray, seed: i
 
 def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress) -> dict[str, Any]:
     """One data set: every rule, the model, and the points between them."""
-    ours = learned(arrivals, first_test_s, step_s, seed=seed, progress=progress)
+    ours, hazards = learned(arrivals, first_test_s, step_s, seed=seed, progress=progress)
     test = np.flatnonzero((arrivals.arrival_s > first_test_s) & np.isfinite(ours[:, 0]))
     table = {name: judge(found, arrivals, test, seed) for name, found in arrivals.rules.items()}
     mine = judge(ours, arrivals, test, seed)
@@ -357,6 +343,8 @@ def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, pr
         "pods": len(test),
         "pods_with_known_class": int((arrivals.label[test] >= 0).sum()),
         "model": mine,
+        "hazards": judge(hazards, arrivals, test, seed),
+        "history": judge(arrivals.lives.rules["history"], arrivals, test, seed),
         "rules": table,
         "class_shares": [float((arrivals.label[test] == c).mean()) for c in range(NUM_CLASSES)],
     }

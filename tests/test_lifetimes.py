@@ -1,18 +1,21 @@
 """Lifetimes: classes, outlooks conditioned on age, histories without look-ahead."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, ModelError
 from placement.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of
 from placement.pods import PodSpec
 from simulator.lifetime_scores import concordance
-from simulator.reproduce_lifetimes import known_at, stream
+from simulator.lifetime_training import model_at
+from simulator.reproduce_lifetimes import Arrivals, known_at, one, stream
 from simulator.trace import NEVER, Manifest, Pods, Trace
+from tests.life_traces import by_the_hour
 
 
 def test_classes_are_those_of_resource_central() -> None:
@@ -85,6 +88,8 @@ def test_what_happens_later_does_not_change_how_an_arrival_is_described() -> Non
     one = stream(made_up([1500, 9000, 9000, 9000]), ("owner",), values, extra, ("x",), 9e4, 0.0)
     two = stream(made_up([1500, 70_000, NEVER, 4500]), ("owner",), values, extra, ("x",), 9e4, 0.0)
     np.testing.assert_array_equal(one.rows, two.rows)
+    np.testing.assert_array_equal(one.lives.features, two.lives.features)
+    np.testing.assert_array_equal(one.lives.rule, two.lives.rule)
     assert two.is_ended.tolist() == [1, 1, 0, 1]
 
 
@@ -99,6 +104,32 @@ def test_labels_at_a_moment_hold_nothing_that_was_not_known_then() -> None:
     assert weight[np.asarray(index) == 1].sum() == pytest.approx(1)
     later, classes, _ = known_at(found, 200_000)
     assert sorted(zip(later.tolist(), classes.tolist(), strict=True)) == [(0, 0), (1, 3), (2, 0)]
+
+
+def told(trace: Trace) -> Arrivals:
+    owners = [(trace.specs[c].owner, "all") for c in trace.pods.spec.tolist()]
+    last = float(trace.pods.departure_s.max())
+    return stream(trace, ("owner", "all"), owners, np.zeros((len(owners), 1), np.float32), ("x",), last, 0.0)
+
+
+def test_a_model_of_a_moment_holds_nothing_that_was_not_known_then() -> None:
+    trace, now = by_the_hour(owners=6, hours=24), 18 * 3600
+    departure = np.where(trace.pods.departure_s > now, trace.pods.departure_s + 50_000, trace.pods.departure_s)
+    other = trace.but(pods=replace(trace.pods, departure_s=departure))
+    mine, same = (model_at(told(t).lives, now, most=500, seed=1) for t in (trace, other))
+    assert (mine.trees.text, mine.share) == (same.trees.text, same.share)
+    later = model_at(told(other).lives, now + 3 * 3600, most=500, seed=1)
+    assert later.trees.text != mine.trees.text
+    with pytest.raises(ModelError, match="no pod arrived"):
+        model_at(told(trace).lives, -1, most=500, seed=1)
+
+
+def test_refitted_models_learn_what_rules_on_the_past_cannot_see() -> None:
+    found = one(told(by_the_hour(owners=6)), 24 * 3600, 7200, seed=1, progress=lambda message: None)
+    assert found["pods"] == 6 * 12 * 6
+    assert found["points"] == pytest.approx(100 * (found["accuracy"] - found["best_rule_accuracy"]))
+    assert found["points"] > 10
+    assert found["hazards"]["accuracy"] > found["history"]["accuracy"] + 0.1
 
 
 def test_concordance_is_one_for_the_true_order_and_half_for_none() -> None:
