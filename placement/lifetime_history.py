@@ -75,9 +75,13 @@ Outcome = Callable[[str, Running, bool], None]
 
 
 class LifeHistory:
-    """See the module. ``with_features`` False keeps hazards only, which take a fraction of the memory."""
+    """See the module. ``with_features`` False keeps hazards only, which take a fraction of the memory.
 
-    def __init__(self, *, with_features: bool = False, on_outcome: Outcome | None = None) -> None:
+    ``begins_s`` is the Unix time of second 0 of its clock, which tells the hour; traces begin at midnight.
+    """
+
+    def __init__(self, *, with_features: bool = False, on_outcome: Outcome | None = None, begins_s: int = 0) -> None:
+        self.begins_s = begins_s
         self.survival = Survival(KEEP)
         self.lineage = Lineage(LEVELS) if with_features else None
         self.running: dict[str, Running] = {}
@@ -177,9 +181,12 @@ class LifeHistory:
             self.lineage.forget(0, workload)
 
     def forget_size(self, kin: Kin) -> None:
-        """Kin none of whose pods run."""
+        """Kin none of whose pods run; without a workload, all of their size."""
+        level, value = (1, (kin.workload, kin.size)) if kin.workload else (2, kin.size)
         if self.lineage is not None:
-            self.lineage.forget(1, (kin.workload, kin.size))
+            self.lineage.forget(level, value)
+        if not kin.workload:
+            self.survival.forget(1, kin.size)
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
 
@@ -202,7 +209,7 @@ class LifeHistory:
         assert self.lineage is not None, "a history with features"
         cpu, memory, gpu = kin.size
         seen = [x for level, key in enumerate(kin.keys[:2]) for x in self.survival.seen(level, key, now_s)]
-        asks = (cpu / 1000, memory / 2**30, gpu / 1000, kin.priority, now_s % 86_400 / 3600)
+        asks = (cpu / 1000, memory / 2**30, gpu / 1000, kin.priority, (self.begins_s + now_s) % 86_400 / 3600)
         return np.array([*self.lineage.describe(kin.values, float(now_s)), *seen, *asks], np.float32)
 
 

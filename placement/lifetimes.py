@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,13 +116,20 @@ class _Counts:
 
 
 class LifetimeForecaster:
-    """See the module."""
+    """See the module. ``begins_s`` is the Unix time of second 0 of the clock."""
 
-    def __init__(self, model: LifetimeModel | None = None, *, max_workloads: int = 2000, every_s: float = 300) -> None:
+    def __init__(
+        self,
+        model: LifetimeModel | None = None,
+        *,
+        max_workloads: int = 2000,
+        every_s: float = 300,
+        begins_s: int = 0,
+    ) -> None:
         self.max_workloads = max_workloads
         self.every_s = every_s
         self.model = model
-        self.history = LifeHistory(with_features=model is not None, on_outcome=self._judge)
+        self.history = LifeHistory(with_features=model is not None, on_outcome=self._judge, begins_s=begins_s)
         self.monitors = {True: LossMonitor(), False: LossMonitor()}
         """Of the model, by whether the workload was new."""
         self.counts = _Counts()
@@ -187,6 +194,10 @@ class LifetimeForecaster:
             self.counts.turned_away += 1
             kin = Kin("", kin.size, kin.priority)
         self.history.pass_by(since_s)
+        before = self.history.running.get(uid)
+        if before is not None:
+            self._sign(before.kin, since_s, -1)
+            self._promised.pop(uid, None)
         self.history.began(uid, kin, since_s)
         self._sign(kin, since_s, 1)
         if kin.workload:
@@ -315,11 +326,12 @@ class LifetimeForecaster:
     def lifetimes(self, now_s: int) -> Lifetimes:
         """Every workload's lifespans now."""
         self.spell_out(self.stale())
+        latest = {workload: max(sizes, key=lambda one: (sizes[one], one)) for workload, sizes in self._sizes.items()}
         of = {
             name: known.lifespan
             for kin, known in self._known.items()
             if known.lifespan is not None and (known.num_running or known.last_s >= now_s - TOLD_S)
-            for name in self._names(kin)
+            for name in self._names(kin, latest)
         }
         everyone = np.array([self._everyone or self.history.hazards(None, now_s)])
         (population,) = lifespans(everyone, [NONE if self.history.is_blank else POPULATION])
@@ -337,26 +349,38 @@ class LifetimeForecaster:
             return HISTORY
         return NONE if self.history.is_blank else POPULATION
 
-    def _names(self, kin: Kin) -> list[str]:
+    def _names(self, kin: Kin, latest: Mapping[str, tuple[int, int, int]]) -> list[str]:
         """Under which kin are told: a workload's latest size stands for it, and others are told apart."""
         size = size_of(kin.size)
         if not kin.workload:
             return [size]
-        sizes = self._sizes[kin.workload]
-        if len(sizes) == 1:
+        if len(self._sizes[kin.workload]) == 1:
             return [kin.workload]
-        latest = max(sizes, key=lambda one: (sizes[one], one))
-        return [f"{kin.workload} {size}", *[kin.workload] * (kin.size == latest)]
+        return [f"{kin.workload} {size}", *[kin.workload] * (kin.size == latest[kin.workload])]
 
     def _forget(self, now_s: int) -> None:
-        old = [k for k, known in self._known.items() if not known.num_running and known.last_s < now_s - KEPT_S]
+        self._drop([k for k, known in self._known.items() if not known.num_running and known.last_s < now_s - KEPT_S])
+        if len(self._sizes) >= self.max_workloads:
+            self._drop(self._idle_longest(max(self.max_workloads // 10, 1)))
+
+    def _idle_longest(self, most: int) -> list[Kin]:
+        """Kin of the workloads that have had no pods for longest: jobs that ran once must not keep others out."""
+        running: Counter[str] = Counter()
+        last_s: dict[str, int] = {}
+        for kin, known in self._known.items():
+            running[kin.workload] += known.num_running
+            last_s[kin.workload] = max(known.last_s, last_s.get(kin.workload, 0))
+        idle = sorted((last_s[workload], workload) for workload in self._sizes if not running[workload])
+        return [Kin(workload, size) for _, workload in idle[:most] for size in self._sizes[workload]]
+
+    def _drop(self, old: Iterable[Kin]) -> None:
         for kin in old:
             del self._known[kin]
+            self.history.forget_size(kin)
             sizes = self._sizes.get(kin.workload)
             if sizes is None:
                 continue
             sizes.pop(kin.size, None)
-            self.history.forget_size(kin)
             if not sizes:
                 del self._sizes[kin.workload]
                 self.history.forget(kin.workload)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,10 @@ def _slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 class LifetimeLearner:
-    """For strategies that read lifetimes; others are left alone, since each telling makes cached scores stale."""
+    """For strategies that read lifetimes; others are left alone, since each telling makes cached scores stale.
+
+    ``clock`` is Unix time. The ledger counts from its start, and models look at the hour.
+    """
 
     def __init__(
         self,
@@ -50,12 +54,15 @@ class LifetimeLearner:
         *,
         model: str = "",
         max_workloads: int = 2000,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine
         self.every_s = every_s
         self.is_ready = is_ready
         self.folder = "" if model.startswith(RULE_PREFIX) else model
-        self.forecaster = LifetimeForecaster(max_workloads=max_workloads, every_s=every_s)
+        self.forecaster = LifetimeForecaster(
+            max_workloads=max_workloads, every_s=every_s, begins_s=round(clock()) - engine.ledger.time_s
+        )
         self._heard: deque[Event] = deque()
         self._card_stamp = -1.0
         self._counted: Counter[str] = Counter()

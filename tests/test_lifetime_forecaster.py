@@ -72,7 +72,7 @@ def live_of(path: Path, trace: Trace, model: str) -> tuple[Live, LiveLearner]:
         live.ledger.lose_node(name)
     for node in trace.nodes:
         live.ledger.see_node(node)
-    return live, LiveLearner(live.engine, 300, lambda: True, model=model)
+    return live, LiveLearner(live.engine, 300, lambda: True, model=model, clock=lambda: 0.0)
 
 
 # ── live = simulated ──────────────────────────────────────────────────────────────────────────
@@ -286,6 +286,55 @@ def test_workloads_beyond_the_limit_are_told_by_their_size() -> None:
     assert set(forecaster.lifetimes(600).of) == {WEB, size_of((500, GIB, 0))}
     assert forecaster.counts.turned_away == 2
     assert len(forecaster) == 1
+
+
+def test_workloads_without_pods_make_room_for_others_the_longest_idle_first() -> None:
+    forecaster = LifetimeForecaster(max_workloads=3)
+    for owner in range(3):
+        forecaster.began(f"p{owner}", spec_of(owner), 0)
+    forecaster.ended("p1", 50)
+    forecaster.ended("p0", 100)
+    forecaster.learn(300)
+    forecaster.began("p3", spec_of(3), 400)
+    forecaster.learn(600)
+    told = set(forecaster.lifetimes(600).of)
+    assert told == {f"default/StatefulSet/job{owner}" for owner in (2, 3)} | {size_of((500, GIB, 0))}
+    assert forecaster.counts.turned_away == 0
+
+
+def test_sizes_that_are_gone_are_forgotten_and_a_pod_that_begins_twice_can_be() -> None:
+    forecaster = LifetimeForecaster()
+    forecaster.history.follow_features()
+    forecaster.began("twice", spec_of(0, 1), 0)
+    for number in range(1, 50):
+        forecaster.began(f"p{number}", spec_of(-1 if number % 2 else number, number), 0)
+        forecaster.ended(f"p{number}", 50)
+    forecaster.began("twice", spec_of(0, 2), 60)
+    forecaster.ended("twice", 90)
+    forecaster.learn(300)
+    forecaster.learn(300 + KEPT_S)
+    history = forecaster.history
+    assert history.lineage is not None
+    assert [len(table) for table in history.survival._keys] == [0, 0, 1], "everyone is remembered"
+    assert [len(table) for table in history.lineage._kin] == [0, 0, 0, 1]
+    assert not forecaster._known
+    forecaster.began("again", spec_of(0, 1), 400 + KEPT_S)
+    forecaster.ended("again", 450 + KEPT_S)
+
+
+async def test_the_hour_that_models_look_at_is_the_day_s_and_not_the_service_s(tmp_path: Path, folder: Path) -> None:
+    live, _ = live_of(tmp_path / "r.db", by_the_hour(owners=1, hours=1), "")
+    now = [100.0]
+    live.ledger.clock = lambda: now[0]
+    half_past_six = 1_000_000 * 86_400 + 6.5 * 3600
+    serving = LiveLearner(live.engine, 300, lambda: True, model=str(folder), clock=lambda: half_past_six)
+    live.state.bind("a", spec_of(0), "n0", time_s=100)
+    now[0] = 100.0 + 2 * 3600
+    await serving.turn()
+    forecaster = serving.forecaster
+    (question,) = forecaster.questions([Kin.of(spec_of(0))], live.ledger.time_s)
+    assert question.features is not None
+    assert question.features[-1] == 8.5
 
 
 def test_knowledge_of_older_builds_keeps_its_digest() -> None:
