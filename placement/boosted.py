@@ -367,13 +367,12 @@ class FastRow:
             self._free(self._fast)
 
 
-def save(models: Sequence[QuantileModel], folder: Path, card: Mapping[str, object]) -> None:
-    """Write models and their card. The folder is created; files of the same name are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    entries = []
+def files_of(models: Sequence[QuantileModel], card: Mapping[str, object]) -> dict[str, str]:
+    """Name → text of the files of a model folder; the card, which tells that there are others, is the last."""
+    files, entries = {}, []
     for model in models:
         text = model.booster.model_to_string(num_iteration=model.booster.best_iteration or -1)
-        (folder / f"{model.name}.txt").write_text(text, encoding="utf-8")
+        files[f"{model.name}.txt"] = text
         entries.append(
             {
                 "file": f"{model.name}.txt",
@@ -387,7 +386,7 @@ def save(models: Sequence[QuantileModel], folder: Path, card: Mapping[str, objec
         )
     schemas = {model.schema.digest: list(model.schema.names) for model in models}
     body = {"format": FORMAT, "models": entries, "schemas": schemas, **card}
-    (folder / CARD).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return {**files, CARD: json.dumps(body, indent=1, sort_keys=True) + "\n"}
 
 
 def load_card(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from placement import boosted
 from placement.baselines import Target, baselines_within, tuned_scale
-from placement.errors import ModelError
+from placement.errors import ConfigError, ModelError
 from placement.features import schema_of
 from placement.prediction import LEAST
 from placement.resources import AnyArray, BoolArray, FloatArray
@@ -84,6 +84,11 @@ def evaluate(
         if entry is not None:
             report["tasks"][name] = entry
     progress("done", len(tasks), len(tasks))
+    if not report["tasks"]:
+        wanted = ", ".join(f"{resource}-{Target(horizon, statistic).name}" for resource, horizon, statistic in tasks)
+        raise ConfigError(
+            f"{series.name}: {series.num_days:.2f} days are too short to judge {wanted} on the last third; give more"
+        )
     return report
 
 

@@ -14,7 +14,7 @@ import click
 from placement.baselines import Target
 from placement.errors import ConfigError
 from placement.strategies import nearest
-from simulator.output import API_VERSION, FORMATS, output_option, progress, render, write_whole
+from simulator.output import API_VERSION, FORMATS, check_folder, output_option, progress, render, write_whole
 
 DATA = click.option(
     "--data",
@@ -123,6 +123,7 @@ def train(
     from simulator.training import Effort
 
     model, output = _folder_and_format(model, output)
+    check_folder(model, "model")
     targets = [_target(text) for text in horizons]
     source = read_learnable(trace)
     for what, count in () if source.usage is None else source.usage.repairs:
@@ -189,6 +190,8 @@ def evaluate(trace: str, model: Path, report: Path | None, quiet: bool, output: 
     source = read_learnable(trace)
     with progress(f"evaluating on {source.name}", quiet=quiet) as advance:
         result = judge(source, model, progress=lambda _name, done, total: advance(done, total))
+    for note in result.get("notes", ()):
+        click.echo(f"note: {note}", err=True)
     if report is not None:
         write_whole({report: html(result)})
         click.echo(f"report: {report}", err=True)

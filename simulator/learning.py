@@ -9,7 +9,7 @@ from typing import Any
 
 from placement import boosted
 from placement.baselines import Target
-from placement.errors import ModelError, PlacementError
+from placement.errors import ConfigError, ModelError, PlacementError
 from placement.lifetime_model import FILE, SECTION, load_lifetimes
 from placement.usage import UsageSeries
 from simulator import accuracy, training
@@ -95,7 +95,7 @@ def train(
     created_s: int = 0,
     progress: Progress = lambda name, done, total: None,
 ) -> Learned:
-    """Fit what the recording tells, and write one folder with one card. A part that cannot be fitted is left out, and said.
+    """Fit what the recording tells, then write one folder with one card. A part that cannot be fitted is left out, and said.
 
     Raises
     ------
@@ -111,15 +111,13 @@ def train(
             errors.append(error)
             notes.append(f"lifetimes are not learned: {error}")
     more = {} if lifetimes is None else {SECTION: lifetimes.section}
-    if lifetimes is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(lifetimes.text, encoding="utf-8")
+    files = {} if lifetimes is None else {FILE: lifetimes.text}
     trained: list[training.Trained] = []
     if source.usage is not None:
         try:
             trained = training.train(
                 source.usage, folder, seed=seed, effort=effort, targets=targets, created_s=created_s,
-                progress=progress, more=more,
+                progress=progress, more=more, files=files,
             )  # fmt: skip
         except PlacementError as error:
             errors.append(error)
@@ -129,19 +127,21 @@ def train(
     if lifetimes is not None and not trained:
         found = lifetimes.section["data"]
         data = {"name": found["name"], "workloads": found["owners"], "days": found["days"], "resources": []}
-        boosted.save([], folder, {"data": data, "created_s": created_s, "seed": seed, "tasks": {}, **more})
+        card = {"data": data, "created_s": created_s, "seed": seed, "tasks": {}, **more}
+        training.write_model([], folder, card, files)
     return Learned(trained, lifetimes, notes)
 
 
 def evaluate(
     source: Learnable, folder: Path, *, progress: Progress = lambda name, done, total: None
 ) -> accuracy.Report:
-    """Judge what the folder predicts and the recording tells, on the recording's last third.
+    """Judge what the folder predicts and the recording tells, on the recording's last third. A part that the recording is
+    too short for is left out, and said in ``notes``.
 
     Raises
     ------
     ModelError : damaged files, another schema, or nothing in common.
-    ConfigError : the recording is too short.
+    ConfigError : the recording is too short for all of it.
     """
     card = boosted.load_card(folder)
     has_usage, has_lifetimes = bool(card.get("models")), SECTION in card
@@ -152,11 +152,20 @@ def evaluate(
             "train one on such data"
         )
     report: accuracy.Report = {"data": source.name, "model": card.get("data"), "level": training.LEVEL, "tasks": {}}
+    errors: list[str] = []
     if has_usage and source.usage is not None:
-        report = accuracy.evaluate(source.usage, folder, progress=progress)
+        try:
+            report = accuracy.evaluate(source.usage, folder, progress=progress)
+        except ConfigError as error:
+            errors.append(f"usage is not judged: {error}")
     if has_lifetimes and source.trace is not None:
-        report["lifetimes"] = evaluate_lifetimes(source.trace, folder, progress)
-    return report
+        try:
+            report["lifetimes"] = evaluate_lifetimes(source.trace, folder, progress)
+        except ConfigError as error:
+            errors.append(f"lifetimes are not judged: {error}")
+    if not report["tasks"] and "lifetimes" not in report:
+        raise ConfigError("; ".join(errors))
+    return {**report, "notes": errors} if errors else report
 
 
 def evaluate_lifetimes(trace: Trace, folder: Path, progress: Progress) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def data_only() -> Iterator[None]:
 
 
 def write_whole(texts: Mapping[Path, str], what: str = "report") -> None:
-    """Write files whole, and all of them or none; ``what`` they are, for complaints.
+    """Write files whole and in this order, and all of them or none; ``what`` they are, for complaints.
 
     Raises
     ------
@@ -48,12 +48,26 @@ def write_whole(texts: Mapping[Path, str], what: str = "report") -> None:
         for target, part in parts.items():
             os.replace(part, target)
     except OSError as error:
-        for part in parts.values():
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
         raise PlacementError(
             f"{what} {target}: cannot be written ({error.strerror}); nothing was kept, choose another place"
         ) from error
+    finally:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Complain about an output folder before the work, not after; ``what`` it holds.
+
+    Raises
+    ------
+    PlacementError : it is not there and cannot be made, or cannot be written to.
+    """
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        problem = "is read-only" if nearest.is_dir() else "is no folder"
+        raise PlacementError(f"{what} {folder}: {nearest} {problem}; choose another folder")
 
 
 output_option = click.option(

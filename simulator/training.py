@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from placement.baselines import P95, PEAK, Target, baselines_within, tuned_scale
-from placement.boosted import FitOptions, QuantileModel, base_of, fit, save
+from placement.boosted import FitOptions, QuantileModel, base_of, files_of, fit
 from placement.errors import ConfigError
 from placement.facts import FAMILIES
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.stacking import conformal, pinball, stack
 from placement.usage import DAY, HISTORY_DAYS, HOUR, SingleArray, UsageSeries
 from simulator.forecast_samples import STRIDE_H, Recording, Samples, draw, folds_of
+from simulator.output import write_whole
 
 LEVEL = 0.95
 MIN_TUNE = 100
@@ -311,8 +312,10 @@ def train(
     created_s: int = 0,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     more: Mapping[str, object] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> list[Trained]:
-    """Fit every resource and target of a recording and write models with their card, and ``more`` in it, to ``folder``.
+    """Fit every resource and target of a recording, then write models with their card to ``folder``, with ``more`` in the
+    card and other ``files`` (name → text) beside it.
 
     Raises
     ------
@@ -331,8 +334,21 @@ def train(
         trained.append(train_task(recording, resource, target, split, effort=effort, seed=seed, held_out=held))
     progress("saving", len(tasks), len(tasks))
     card = {**model_card(series, split, trained, held, seed=seed, created_s=created_s), **(more or {})}
-    save([m for t in trained for m in t.models], folder, card)
+    write_model([m for t in trained for m in t.models], folder, card, files or {})
     return trained
+
+
+def write_model(
+    models: Sequence[QuantileModel], folder: Path, card: Mapping[str, object], files: Mapping[str, str]
+) -> None:
+    """Write a model folder whole; the card last, since its time tells a service that there is a new model.
+
+    Raises
+    ------
+    PlacementError : it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole({folder / name: text for name, text in {**files, **files_of(models, card)}.items()}, "model")
 
 
 def _was_there(series: UsageSeries, split: Split) -> BoolArray:

@@ -8,7 +8,7 @@ import pytest
 
 from placement import boosted
 from placement.baselines import PEAK, Target
-from placement.boosted import FLOOR, FastRow, FitOptions, QuantileModel, base_of, fit, load, save, scale_free
+from placement.boosted import FLOOR, FastRow, FitOptions, QuantileModel, base_of, files_of, fit, load, scale_free
 from placement.errors import ModelError
 from placement.features import FeatureSchema
 
@@ -34,6 +34,12 @@ def fitted(seed: int = 0) -> QuantileModel:
     )  # fmt: skip
 
 
+def save(models: list[QuantileModel], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, text in files_of(models, {"seed": 0}).items():
+        (folder / name).write_text(text)
+
+
 @pytest.fixture(scope="module")
 def model() -> QuantileModel:
     return fitted()
@@ -56,8 +62,8 @@ def test_scaling_a_workload_scales_its_forecast(model: QuantileModel) -> None:
 
 
 def test_the_same_seed_gives_the_same_file(model: QuantileModel, tmp_path: Path) -> None:
-    save([model], tmp_path / "a", {})
-    save([fitted()], tmp_path / "b", {})
+    save([model], tmp_path / "a")
+    save([fitted()], tmp_path / "b")
     name = f"{model.name}.txt"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -65,7 +71,7 @@ def test_the_same_seed_gives_the_same_file(model: QuantileModel, tmp_path: Path)
 def test_a_saved_model_predicts_the_same_after_loading_and_through_the_fast_path(
     model: QuantileModel, tmp_path: Path
 ) -> None:
-    save([model], tmp_path, {"seed": 0})
+    save([model], tmp_path)
     (loaded,) = load(tmp_path)
     rows = sample(50, 5)[0]
     np.testing.assert_allclose(loaded.predict(rows), model.predict(rows), rtol=1e-6)
@@ -86,7 +92,7 @@ def test_a_base_of_several_features_is_the_mean_of_those_known_and_survives_savi
     grown = fit(
         many, truth, weight, resource="cpu", target=TARGET, base="max_24h+mean_24h", schema=SCHEMA, options=options
     )
-    save([grown], tmp_path, {})
+    save([grown], tmp_path)
     (loaded,) = load(tmp_path)
     assert loaded.base == grown.base
     fast = FastRow(loaded)
@@ -100,7 +106,7 @@ def test_rows_of_another_width_are_refused(model: QuantileModel) -> None:
 
 
 def test_a_damaged_file_a_foreign_schema_and_a_foreign_format_are_refused(model: QuantileModel, tmp_path: Path) -> None:
-    save([model], tmp_path, {})
+    save([model], tmp_path)
     other = FeatureSchema(("max_24h", "something else"))
     with pytest.raises(ModelError, match="fitted for feature schema"):
         load(tmp_path, lambda resource, target: other)

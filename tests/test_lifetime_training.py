@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from placement.baselines import Target
 from placement.boosted import load_card
-from placement.errors import ConfigError, ModelError
+from placement.errors import ConfigError, ModelError, PlacementError
 from placement.lifetime_history import Kin, LifeHistory, feature_names
 from placement.lifetime_model import load_lifetimes, row_names
 from placement.lineage import LIMITS_S
@@ -20,6 +22,7 @@ from placement.pods import PodSpec
 from placement.prediction import HISTORY, load_rungs
 from placement.resources import CPU, MEMORY
 from simulator.accuracy import html
+from simulator.cli_learn import train as train_command
 from simulator.learning import AZURE_MARK, Learnable, _with_batches, evaluate, read_learnable, train
 from simulator.lifetime_accuracy import headline, rows_of
 from simulator.lifetime_samples import Draw, is_held_out, samples_of, with_owners
@@ -87,14 +90,20 @@ def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Tr
     assert headline({"ages": {}}) == "no pod arrived in the part that is judged"
 
 
-def test_usage_and_lifetimes_share_a_folder_where_a_recording_tells_both(tmp_path: Path) -> None:
+def with_usage(path: Path) -> Trace:
+    """A recording that tells both, saved there."""
     trace = by_the_hour(owners=30, hours=48, every_s=3600)
     rng = np.random.default_rng(0)
     steps = np.arange(1, 48 * 12 + 1)
     pod = np.repeat([np.flatnonzero(trace.pods.spec == c)[0] for c in range(30)], len(steps))
     used = rng.uniform(50, 400, len(pod)).astype(int)
     usage = Usage(pod, np.tile(steps * 300, 30), used, np.full(len(pod), GIB // 2))
-    trace.but(usage=usage).save(tmp_path / "both.ullage")
+    trace.but(usage=usage).save(path)
+    return trace
+
+
+def test_usage_and_lifetimes_share_a_folder_where_a_recording_tells_both(tmp_path: Path) -> None:
+    trace = with_usage(tmp_path / "both.ullage")
     source = read_learnable(str(tmp_path / "both.ullage"))
     assert source.notes == []
     model = tmp_path / "model"
@@ -108,6 +117,35 @@ def test_usage_and_lifetimes_share_a_folder_where_a_recording_tells_both(tmp_pat
     assert report["tasks"].keys() == {"cpu-1h-peak", "memory-1h-peak"}
     assert "0s" in report["lifetimes"]["ages"]
     assert "<h2>Lifetimes</h2>" in html(report)
+    few = replace(source, trace=trace.but(pods=replace(trace.pods, arrival_s=np.arange(len(trace.pods)))))
+    report = evaluate(few, model)
+    assert report["tasks"]
+    assert "lifetimes" not in report
+    assert "lifetimes are not judged" in report["notes"][0]
+    assert "too short" in report["notes"][0]
+
+
+def test_a_training_that_is_stopped_leaves_the_folder_as_it_was(tmp_path: Path, folder: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    with_usage(tmp_path / "both.ullage")
+    source = read_learnable(str(tmp_path / "both.ullage"))
+
+    def stop(name: str, done: int, total: int) -> None:
+        if name.startswith("memory"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(source, model, seed=2, effort=Effort(1500, 400), targets=[Target(1)], progress=stop)
+    assert {p.name: p.read_bytes() for p in model.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = CliRunner().invoke(train_command, ["demo", "-m", str(tmp_path / "file" / "model")])
+    assert isinstance(found.exception, PlacementError)
+    assert f"{tmp_path / 'file'} is no folder; choose another folder" in str(found.exception)
+    assert not found.output
 
 
 def test_a_folder_of_lifetimes_alone_leaves_usage_on_the_history(folder: Path) -> None:

@@ -96,6 +96,9 @@ def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: P
     assert levels == sorted(levels)
     (row,) = table_rows(report)
     assert row["task"] == "cpu-6h-peak"
+    short = UsageSeries("short", series.workloads, 0, {CPU: series.usage[CPU][:, : DAY + 12]}, series.provisioned)
+    with pytest.raises(ConfigError, match=r"short: 1\.04 days are too short to judge cpu-6h-peak on the last third"):
+        evaluate(short, tmp_path)
     page = html(report)
     links = _Links()
     links.feed(page)
