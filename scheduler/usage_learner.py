@@ -122,6 +122,8 @@ class UsageLearner:
         await self._drain_stream()
         await self._poll()
         self._take_kills()
+        for uid in [u for u in self.current if u not in self.engine.ledger.pods]:
+            del self.current[uid]
         forecaster = self.forecaster
         self._look_at_nodes()
         specs = {pod.spec for pod in self.engine.ledger.pods.values()}
@@ -222,8 +224,6 @@ class UsageLearner:
                 self.forecaster.seen(self._workload(uid), float(series.time_s[-1]))
         for uid, amounts in measured.items():
             self.current[uid] = Current(now_s, amounts.get(CPU), amounts.get(MEMORY))
-        for uid in [u for u in self.current if u not in self.engine.ledger.pods]:
-            del self.current[uid]
 
     async def _read_history(self, prometheus: Prometheus) -> None:
         now_s = self.clock()

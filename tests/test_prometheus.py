@@ -291,6 +291,10 @@ async def test_the_stream_feeds_histories_by_uid_and_by_name_and_promises_once_t
     await learner.store.put(Sample(Subject("pod", "nobody"), clock.now, cpu_millicores=1))
     await learner.turn()
     assert (forecast(live).rung, forecast(live).cpu) == ("history", 700)
+    assert "uid-3" in learner.current
+    live.ledger.lose("uid-3")
+    await learner.turn()
+    assert learner.current.keys() == live.ledger.pods.keys(), "who is gone is forgotten without Prometheus, too"
     assert 'ullage_usage_refused_total{reason="pod unknown"} 1.0' in live.metrics.expose().decode()
 
 
