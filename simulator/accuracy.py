@@ -71,16 +71,20 @@ def evaluate(
     tasks = sorted({(m.resource, m.target.horizon_h, m.target.statistic) for m in models})
     if not tasks:
         raise ModelError(f"{folder} has no model for {', '.join(series.usage)}; train one on such data")
+    try:
+        trained_on, facts = card["data"], {task: _facts(card, *task) for task in tasks}
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / boosted.CARD} lacks {error}; train again or restore the file") from error
     split = Split.of(series.num_days)
     recording = deployable_recording(series, split)
     novelty = novelty_of(series, card.get("fitted_on", {}))
-    report: Report = {"data": series.name, "model": card["data"], "level": LEVEL, "tasks": {}}
+    report: Report = {"data": series.name, "model": trained_on, "level": LEVEL, "tasks": {}}
     for number, (resource, horizon, statistic) in enumerate(tasks):
         target = Target(horizon, statistic)
         name = f"{resource}-{target.name}"
         progress(name, number, len(tasks))
         mine = [m for m in models if m.resource == resource and m.target == target]
-        entry = _task(recording, resource, target, split, mine, card["tasks"][name], novelty)
+        entry = _task(recording, resource, target, split, mine, facts[resource, horizon, statistic], novelty)
         if entry is not None:
             report["tasks"][name] = entry
     progress("done", len(tasks), len(tasks))
@@ -90,6 +94,12 @@ def evaluate(
             f"{series.name}: {series.num_days:.2f} days are too short to judge {wanted} on the last third; give more"
         )
     return report
+
+
+def _facts(card: Mapping[str, Any], resource: str, horizon_h: int, statistic: str) -> dict[str, Any]:
+    """What the card says of a task."""
+    of = card["tasks"][f"{resource}-{Target(horizon_h, statistic).name}"]
+    return {key: of[key] for key in ("baseline", "scale", "weights", "calibration")}
 
 
 def _task(

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from placement.errors import PlacementError
+from placement.errors import ConfigError, PlacementError
 from placement.lifetime_model import load_lifetimes
 from placement.prediction import RULE_PREFIX, Rungs, card_of, load_rungs, target_of
-from placement.strategies import strategy_named
+from placement.strategies import STRATEGIES, strategy_named
 from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
 from simulator.delivery import delivery_named, delivery_of
@@ -209,8 +209,13 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
 
 def cells_of(question: Question) -> list[Cell]:
     """Every cell, in a fixed order. Traces are looked at and strategies resolved first, so mistakes show at once."""
-    for strategy in question.strategies:
-        strategy_named(strategy)
+    reads_lifetimes = [strategy_named(strategy).reads_lifetimes for strategy in question.strategies]
+    if question.learn_lifetimes and not any(reads_lifetimes):
+        readers = ", ".join(name for name, strategy in STRATEGIES.items() if strategy.reads_lifetimes)
+        raise ConfigError(
+            f"lifetimes are to be learned (--learn-lifetimes), but {', '.join(question.strategies)} would not read them; "
+            f"choose one of {readers}, or leave the option out"
+        )
     for delivery in question.deliveries:
         delivery_named(delivery)
     book_of(question)

@@ -12,19 +12,21 @@ import pytest
 from placement import log
 from placement.boosted import load_card
 from placement.drift import LossMonitor
+from placement.errors import ConfigError
 from placement.knowledge import Knowledge, Lifetimes, size_of
 from placement.lifetime_history import NUM_HAZARDS, Kin, LifeHistory
 from placement.lifetime_model import LifetimeModel, load_lifetimes
 from placement.lifetimes import KEPT_S, LifeAnswer, LifetimeForecaster, answer
 from placement.lineage import Lineage
 from placement.log import Event, EventLog
+from placement.log_lines import read_log
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, FloatArray
 from placement.strategies import STRATEGIES
 from placement.survival import certain
 from placement.usage import SingleArray
 from scheduler.lifetime_learner import LifetimeLearner as LiveLearner
-from simulator.compare import Question, compare
+from simulator.compare import Question, cells_of, compare
 from simulator.learning import Learnable, train
 from simulator.lifetime_learner import LifetimeLearner
 from simulator.replay import Replay, ReplayOptions
@@ -485,11 +487,15 @@ def test_a_comparison_learns_lifetimes_where_it_is_asked_to_or_the_model_tells_o
     path = str(tmp_path / "t.ullage")
     by_the_hour(owners=4, hours=3).save(tmp_path / "t.ullage")
     question = Question((path,), ("nilas",), until="empty")
-    for changed, version in ((question, 0), (replace(question, learn_lifetimes=True), 1)):
-        (row,) = compare(changed, jobs=1).rows
+    asked, told = replace(question, learn_lifetimes=True), replace(question, model=str(folder))
+    for number, (changed, source) in enumerate(
+        ((question, ""), (asked, "hazards"), (told, f"hazards, model {folder.name}"))
+    ):
+        log_folder = tmp_path / f"log-{number}"
+        (row,) = compare(changed, jobs=1, log=str(log_folder)).rows
         assert row["metrics"]["placed"] == row["metrics"]["pods"]
-        assert bool(version) == changed.learn_lifetimes
-    log_folder = tmp_path / "log"
-    compare(replace(question, model=str(folder)), jobs=1, log=str(log_folder))
-    text = b"".join(p.read_bytes() for p in log_folder.rglob("*") if p.is_file())
-    assert text
+        _, events, _ = read_log(log_folder)
+        sources = {e.detail.lifetimes.source for e in events if e.kind == log.KNOWLEDGE and e.detail.lifetimes}
+        assert sources == ({source} if source else set())
+    with pytest.raises(ConfigError, match=r"best-fit would not read them; choose one of .*nilas"):
+        cells_of(replace(asked, strategies=("best-fit",)))
