@@ -124,12 +124,13 @@ class Binder:
         return self._count("no node", "ullage: the node is gone")
 
     def _reserve(self, binding: Binding, seen: Seen) -> Reservation | None:
-        """The reservation on exactly this node, made now if the choice was not ours."""
+        """The reservation on exactly this node, made now if the choice was not ours or its devices are no longer to be had."""
         engine = self.engine
         held = engine.ledger.reservations.get(binding.uid)
-        if held is not None and held.node == binding.node:
+        is_here = held is not None and held.node == binding.node
+        if held is not None and is_here and (held.is_binding or engine.ledger.keeps_devices(held)):
             return held
-        engine.ledger.forget(binding.uid, "chosen elsewhere")
+        engine.ledger.forget(binding.uid, "devices gone" if is_here else "chosen elsewhere")
         candidates = engine.mask(np.array([engine.state.row_of[binding.node]]))
         decision, _draw = engine.decide(binding.uid, seen.spec, candidates)
         who = (binding.uid, binding.name, binding.namespace)

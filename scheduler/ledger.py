@@ -53,7 +53,7 @@ class Seen(Struct, frozen=True, gc=False):
     planned: str = ""
     """Node that a plan of ours nominated, by our annotation."""
     planned_devices: int = 0
-    """Bit mask of the devices that the plan keeps for it there."""
+    """Bit mask of the devices that the plan keeps for it there; 0 for a pod that asks for none, whatever it says."""
     nominated: str = ""
     """``status.nominatedNodeName``, whoever wrote it."""
     target: str = ""
@@ -371,6 +371,11 @@ class Ledger:
         return devices.bit_count() == spec.gpu.count and all(
             g < number and free[g] >= spec.gpu.milli for g in device_indices(devices)
         )
+
+    def keeps_devices(self, held: Reservation) -> bool:
+        """Whether the node still has the devices of a reservation, and nobody else was seen on them meanwhile."""
+        free = self.state.gpu_free[self.state.row_of[held.node]]
+        return all(free[g] >= 0 for g in device_indices(held.devices))
 
     def forget(self, uid: str, how: str) -> None:
         """End a reservation; nothing happens if there is none, or if the pod is seen bound."""

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -40,7 +41,7 @@ NICE = 5
 """Below answers, and above what may wait for ever."""
 REPORT_S = 0.5
 REPORTED_PODS = 200
-"""At most, in one report: a line stays short."""
+"""At most, in one report or promise: a line stays short."""
 
 
 class Planner:
@@ -99,7 +100,7 @@ async def _serve(answers: int) -> None:
     client = await KubeClient.connect(settings.kube)
     try:
         planner = Planner(settings, client, order)
-        planner.nominator.on_promised = lambda promised: _say(answers, Message(promised=promised))
+        planner.nominator.on_promised = partial(say_promised, answers)
         parts = [
             asyncio.create_task(planner.run()),
             asyncio.create_task(_obey(planner, reader)),
@@ -119,6 +120,12 @@ async def _obey(planner: Planner, reader: asyncio.StreamReader) -> None:
     """Until the parent is gone."""
     while line := await reader.readline():
         planner.obey(msgspec.json.decode(line, type=Order))
+
+
+def say_promised(answers: int, promised: list[tuple[str, str, int]]) -> None:
+    """A gang may be large, and a line is short."""
+    for first in range(0, len(promised), REPORTED_PODS):
+        _say(answers, Message(promised=promised[first : first + REPORTED_PODS]))
 
 
 def _say(answers: int, message: Message) -> None:

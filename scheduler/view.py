@@ -192,19 +192,20 @@ class Reader:
         version = meta.resourceVersion
         annotations = meta.annotations or {}
         size = annotations.get(GANG_SIZE, "")
+        spec = self._bound_spec(pod) if pod.spec.nodeName else self._spec(pod)
         return Seen(
             uid=meta.uid,
             name=meta.name,
             namespace=meta.namespace,
             version=int(version) if version.isascii() and version.isdigit() and len(version) < 20 else 0,
-            spec=self._bound_spec(pod) if pod.spec.nodeName else self._spec(pod),
+            spec=spec,
             node=pod.spec.nodeName or "",
             devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
             has_ended=pod.status.phase in ("Succeeded", "Failed"),
             is_gated=any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()),
             gang_size=number if (number := whole_number(size)) is not None else 1,
             planned=annotations.get(NODE_ANNOTATION, ""),
-            planned_devices=devices_mask(annotations.get(PLANNED_DEVICES_ANNOTATION, "")),
+            planned_devices=devices_mask(annotations.get(PLANNED_DEVICES_ANNOTATION, "")) if spec.gpu else 0,
             nominated=pod.status.nominatedNodeName or "",
             target=annotations.get(TARGET_ANNOTATION, ""),
             is_leaving=meta.deletionTimestamp is not None,

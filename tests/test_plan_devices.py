@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec import structs
@@ -24,7 +26,10 @@ from scheduler.ledger import Ledger, Seen
 from scheduler.metrics import Metrics
 from scheduler.plan_service import plan_message
 from scheduler.plan_solver import Sent, first
-from tests.api_server import ApiServer, pod_object
+from scheduler.planner import say_promised
+from scheduler.planner_process import Message
+from scheduler.view import Reader
+from tests.api_server import ApiServer, node_object, pod_object
 from tests.test_app import cluster, running, until
 from tests.test_nominator import PLAN, is_free, nominated, planning
 
@@ -182,6 +187,65 @@ async def test_a_planned_gpu_pod_is_bound_with_the_devices_that_were_kept(tmp_pa
         assert (await scheduler.filter(api.pod("p"), [node], gpu=True))["NodeNames"] == [node]
         assert await scheduler.bind(api.pod("p"), node) == ""
         assert api.pod("p")["metadata"]["annotations"][DEVICES_ANNOTATION] == devices == "0"
+
+
+async def test_a_kept_device_that_somebody_else_was_seen_on_is_not_bound_as_well(tmp_path: Path) -> None:
+    async with cluster(gpus=2, nodes=1) as api, running(api, tmp_path) as scheduler:
+        (node,) = scheduler.app.engine.state.row_of
+        for name in ("p", "late"):
+            assert (await scheduler.filter(api.put("pods", pod_object(name, milli=600)), [node], gpu=True))["NodeNames"]
+        held = scheduler.app.ledger.reservations["uid-p"]
+        (kept,) = device_indices(held.devices)
+        api.put("pods", foreign(node, kept))
+        await until(lambda: scheduler.app.engine.state.gpu_free[0, kept] < 0)
+        assert "no longer free" in await scheduler.bind(api.pod("p"), node), "the other device is taken, too"
+        scheduler.app.ledger.lose("uid-late")
+        assert (await scheduler.filter(api.pod("p"), [node], gpu=True))["NodeNames"] == [node]
+        assert await scheduler.bind(api.pod("p"), node) == ""
+        assert api.pod("p")["metadata"]["annotations"][DEVICES_ANNOTATION] == str(1 - kept)
+
+
+def foreign(node: str, device: int) -> dict[str, Any]:
+    """A pod that somebody else bound to a device."""
+    body = pod_object("foreign", milli=1000)
+    body["metadata"]["annotations"][DEVICES_ANNOTATION] = str(device)
+    body["spec"]["nodeName"] = node
+    return body
+
+
+async def test_a_device_that_its_node_lost_is_not_bound(tmp_path: Path) -> None:
+    async with cluster(gpus=2, nodes=1) as api, running(api, tmp_path) as scheduler:
+        (node,) = scheduler.app.engine.state.row_of
+        for name in ("p", "q"):
+            await scheduler.filter(api.put("pods", pod_object(name, milli=600)), [node], gpu=True)
+        ledger = scheduler.app.ledger
+        lost = next(name for name in ("p", "q") if ledger.reservations[f"uid-{name}"].devices == 0b10)
+        api.put("nodes", node_object(node, gpus=1))
+        await until(lambda: scheduler.app.engine.state.gpu_count[0] == 1)
+        assert "no longer free" in await scheduler.bind(api.pod(lost), node)
+        assert await scheduler.bind(api.pod("q" if lost == "p" else "p"), node) == ""
+
+
+@pytest.mark.parametrize("said", ["0", "0,1", "99999", "-1", "a,b", ""])
+def test_devices_noted_on_a_pod_that_asks_for_none_do_not_cost_it_its_nomination(said: str) -> None:
+    ledger = Ledger(ledger_of((2, "")), lambda: 0.0, Metrics())
+    body = pod_object("p", cpu="100m")
+    body["metadata"]["annotations"] = {NODE_ANNOTATION: "n0", PLANNED_DEVICES_ANNOTATION: said}
+    body["status"]["nominatedNodeName"] = "n0"
+    ledger.see(Reader().pod(msgspec.json.encode(body)))
+    assert ledger.reservations["uid-p"].node == "n0"
+    assert ledger.state.gpu_free[0].tolist()[:2] == [1000, 1000]
+
+
+def test_a_gang_of_any_size_is_promised_in_lines_that_can_be_read() -> None:
+    reads, writes = os.pipe()
+    promised = [(f"{i:036}", "n" * 100, 0) for i in range(420)]
+    say_promised(writes, promised)
+    os.close(writes)
+    with os.fdopen(reads, "rb") as said:
+        lines = said.read().splitlines()
+    assert len(lines) == 3
+    assert [one for line in lines for one in msgspec.json.decode(line, type=Message).promised] == promised
 
 
 def test_the_devices_of_a_placement_add_up() -> None:
