@@ -175,13 +175,8 @@ def read_price_book(path: Path) -> PriceBook:
             boot_s=int(_number(path, number, row, "boot_s", 60)),
             limit=int(_number(path, number, row, "limit", 0)),
         )
-        reservation = Reservation(
-            _number(path, number, row, "reserved_usd_per_hour", 0),
-            _number(path, number, row, "term_hours", 8760),
-            int(_number(path, number, row, "reserved_limit", 0)),
-            int(_number(path, number, row, "reserved_owned", 0)),
-        )
-        if reservation.usd_per_hour or reservation.owned:
+        reservation = _reservation(path, number, row)
+        if reservation is not None:
             reservations[base.name] = reservation
     if not shapes:
         raise TraceError(f"price book {path}: holds no shapes; docs/traces.md shows what a price book holds")
@@ -225,6 +220,28 @@ def _opencost_prices(path: Path, rows: list[dict[str, str]]) -> PriceBook:
         raise TraceError(f"price book {path}: prices no node; rows of nodes have AssetClass node")
     shapes = {s.name: replace(s, usd_per_hour=prices.get(s.name, s.usd_per_hour)) for s in DEFAULT_SHAPES}
     return PriceBook(shapes, Rates(), {name: price for name, price in prices.items() if name not in shapes})
+
+
+def _reservation(path: Path, number: int, row: Mapping[str, str | None]) -> Reservation | None:
+    """What a row says of reservations; None where it says nothing."""
+    where = f"price book {path}, row {number}"
+    usd = _number(path, number, row, "reserved_usd_per_hour", 0)
+    owned = _number(path, number, row, "reserved_owned", 0)
+    terms = {"term_hours": 8760.0, "reserved_limit": 0.0}
+    for column, default in terms.items():
+        terms[column] = found = _number(path, number, row, column, default)
+        if row.get(column) and not usd and not owned:
+            raise TraceError(
+                f"{where}: has {column} and no reserved_usd_per_hour; give both, or leave both cells empty"
+            )
+        if row.get(column) and usd and not found:
+            raise TraceError(
+                f"{where}: {column} must be above 0; leave it empty for the default, and reserved_usd_per_hour to sell none"
+            )
+    limit = terms["reserved_limit"]
+    if limit % 1 or owned % 1:
+        raise TraceError(f"{where}: reserved_limit and reserved_owned are whole numbers of machines; fix the row")
+    return Reservation(usd, terms["term_hours"], int(limit), int(owned)) if usd or owned else None
 
 
 def _number(

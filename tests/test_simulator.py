@@ -281,6 +281,9 @@ def test_the_documented_rules_are_the_rules_there_are() -> None:
     assert rule_table() in (Path(__file__).parent.parent / "docs" / "traces.md").read_text()
 
 
+RESERVED = "name,cores,gib,usd_per_hour,reserved_usd_per_hour,term_hours,reserved_limit,reserved_owned"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -290,6 +293,11 @@ def test_the_documented_rules_are_the_rules_there_are() -> None:
         ("b.csv", "name,cores,gib,usd_per_hour\na,4,16,nan\n", "row 2: usd_per_hour='nan' must be a number >= 0"),
         ("b.csv", "name,cores,gib,usd_per_hour\na,4,16,1,2\n", "row 2: has another number of cells"),
         ("b.csv", "name,cores,gib,usd_per_hour\na,4\n", "row 2: has another number of cells"),
+        ("b.csv", f"{RESERVED}\na,4,16,1,.5,0,,\n", "row 2: term_hours must be above 0; leave it empty"),
+        ("b.csv", f"{RESERVED}\na,4,16,1,.5,,0,\n", "row 2: reserved_limit must be above 0; leave it empty"),
+        ("b.csv", f"{RESERVED}\na,4,16,1,,100,,\n", "row 2: has term_hours and no reserved_usd_per_hour"),
+        ("b.csv", f"{RESERVED}\na,4,16,1,,,3,\n", "row 2: has reserved_limit and no reserved_usd_per_hour"),
+        ("b.csv", f"{RESERVED}\na,4,16,1,,,,1.7\n", "row 2: reserved_limit and reserved_owned are whole numbers"),
         ("b.csv", "InstanceType,MarketPriceHourly\nx,1\nx,2\n", "row 3: instance type 'x' has two prices"),
         ("b.json", '{"CPU": "NaN"}', "CPU is 'NaN', must be a number"),
         ("b.json", '{"cpu": 1}', "names none of CPU"),
