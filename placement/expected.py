@@ -9,6 +9,7 @@ one stays under the largest in ``n`` of ``n + 1`` cases.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +24,8 @@ from placement.resources import FloatArray, IntArray
 DAY_S, WEEK_S = 86_400, 7 * 86_400
 PER_SPAN = 6
 """Windows of any hour begin so often per span; they overlap, and fewer would leave out peaks."""
+MOST_WINDOWS = 10_000
+"""Of any hour; for a span of minutes in a long history they begin less often."""
 LEAST_ARRIVALS, LEAST_SHARE = 30, 1 / 8
 """Arrivals, and share of the span, that must have been seen for a rate."""
 BINS, STEPS = 8, 12
@@ -161,7 +164,7 @@ def _rank(number: int, quantile: float) -> int:
 def _rungs(history: PodHistory, span_s: int) -> list[tuple[Rung, IntArray]]:
     """Starts of whole windows of the past, ascending, by rung; same hour means now's."""
     last, since = history.now_s - span_s, history.since_s
-    step = max(span_s // PER_SPAN, 1)
+    step = max(span_s // PER_SPAN, -(-(last - since) // MOST_WINDOWS), 1)
     return [
         (Rung.WEEK, _starts(history.now_s, WEEK_S, since, last)),
         (Rung.DAY, _starts(history.now_s, DAY_S, since, last)),
@@ -185,11 +188,14 @@ def _use(history: PodHistory, starts: IntArray, span_s: int, peak: float) -> tup
 def _record(peaks: FloatArray, starts: IntArray, span_s: int, quantile: float, need: int) -> tuple[int, int]:
     """How many windows stayed under the forecast that could have been made when they began, and of how many."""
     held = tested = 0
-    for i, start in enumerate(starts):
+    ascending: list[float] = []
+    for start, peak in zip(starts.tolist(), peaks.tolist(), strict=True):
         known = int(np.searchsorted(starts, start - span_s, side="right"))
+        for over in peaks[len(ascending) : known].tolist():
+            insort(ascending, over)
         if known >= need:
             tested += 1
-            held += bool(peaks[i] <= np.sort(peaks[:known])[_rank(known, quantile)])
+            held += peak <= ascending[_rank(known, quantile)]
     return held, tested
 
 

@@ -193,7 +193,7 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
     wrong = unplaceable(problem.demand, shapes)
     if wrong:
         names = tuple(f"pod {problem.pods[c][0].name} fits on no shape for sale" for c in wrong)
-        return _nothing("purchase", "USD per hour", names, deadline)
+        return _nothing("purchase", "USD per hour", (*problem.left_out, *names), deadline)
     terms = np.array([s.term_hours for s in request.shapes])
     longest = max(float(terms.max(initial=0.0)), 1.0) if request.hours_of_use is None else request.hours_of_use
     hours = longest * (problem.use if terms.any() else np.ones(len(problem.use)))

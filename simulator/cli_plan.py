@@ -274,6 +274,10 @@ def consolidate(
     if no_prices and interruptions:
         raise ConfigError("--interruptions are counted in USD, and --no-prices counts nodes; leave one of them out")
     request = _changed(request, usd_per_hour=usd, max_moves=max_moves, usd_per_move=usd_per_move)
+    if interruptions and not usd_per_interruption + usd_per_pod_interrupted:
+        raise ConfigError(
+            "--interruptions that cost nothing change nothing; give --usd-per-interruption or --usd-per-pod-interrupted"
+        )
     risk = {
         "interruptions_per_hour": interruptions,
         "usd_per_interruption": usd_per_interruption,
@@ -334,7 +338,14 @@ def purchase(
     from simulator.foresight import foresee, history_of, worth_of
     from simulator.selling import for_sale
 
+    if interruptions and not spot:
+        raise ConfigError("--interruptions are those of spot nodes, which are offered with --spot only; add it")
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
+    if hours_of_use and not any(reserved.usd_per_hour for reserved in book.reservations.values()):
+        raise ConfigError(
+            "--hours-of-use decides whether a reservation pays, and nothing is for sale reserved; "
+            "give --prices with reserved_usd_per_hour, or leave it out"
+        )
     past = _past(given, ahead_s, history, prometheus, days)
     request = _request("purchase", given)
     shapes = for_sale(book, request.snapshot.nodes, spot=spot, risk=interruptions * usd_per_interruption)

@@ -126,10 +126,16 @@ def _day_max(history: PodHistory) -> float:
 
 def judged(trace: Trace, judging: Judging, tick: Callable[[int, int], None] = lambda _d, _t: None) -> list[Row]:
     """One row per method: total cores at the peak of the time ahead, forecast and real, by pinball loss and coverage."""
-    first = int(trace.pods.arrival_s.min()) if len(trace.pods) else 0
+    if not len(trace.pods):
+        raise ConfigError(f"trace {trace.manifest.name}: no pod arrives, so nothing can be expected; give another")
+    first = int(trace.pods.arrival_s.min())
     moments = list(range(first + judging.since_s, first + judging.until_s - judging.ahead_s + 1, judging.every_s))
     if not moments:
-        raise ConfigError("no moment has its whole time ahead before --until; give a later one, or less --ahead")
+        needed, there = _hours(judging.since_s + judging.ahead_s), _hours(judging.until_s)
+        raise ConfigError(
+            f"trace {trace.manifest.name}: a forecast needs {needed} h (--since and --ahead), and {there} h are looked at; "
+            "give less of these, or a later --until"
+        )
     worth = cores_of(trace.specs)
     whole = history_of(trace, last_seen(trace), worth)
     found: dict[str, list[float]] = {"expected": [], "last": [], "day-max": [], "oracle": []}

@@ -313,10 +313,24 @@ def test_a_forecast_is_judged_beside_its_rivals() -> None:
     assert by_method["last"]["pinball_cores"] == pytest.approx(0.5 * 18)
     assert by_method["last"]["covered"] == 0
     assert by_method["day-max"]["covered"] == 1
-    with pytest.raises(ConfigError, match="no moment"):
+    with pytest.raises(ConfigError, match=r"needs 75 h \(--since and --ahead\), and 48 h are looked at"):
         judged(bursts(2), Judging(3 * HOUR, 0.5, DAY_S, 3 * DAY_S, 2 * DAY_S))
+    with pytest.raises(ConfigError, match="no pod arrives"):
+        judged(
+            Trace.of("empty", [NodeSpec("n", (("cpu", 1),))], []), Judging(3 * HOUR, 0.5, DAY_S, 3 * DAY_S, 2 * DAY_S)
+        )
     with pytest.raises(ConfigError, match="nothing can be expected"):
         history_of(bursts(2), -1, np.ones(1))
+
+
+def test_a_minute_ahead_in_a_long_history_is_looked_at_ten_thousand_times_at_most() -> None:
+    """As many windows as begin six times a minute in four weeks would take hours to hold against each other."""
+    trace = bursts(30)
+    history = history_of(trace, 29 * DAY_S, worth_of(trace.specs, Rates()))
+    found = expect(history, 60, 0.99)
+    assert found.rung == Rung.RECENT
+    assert 9_000 < found.windows <= 10_001
+    assert found.held == found.tested > 9_000
 
 
 def test_how_sure_a_forecast_is_is_said() -> None:
@@ -385,6 +399,31 @@ def test_a_purchase_reserves_what_runs_long_enough(hours: str, kinds: set[str], 
     if "m (reserved)" in kinds:
         assert made["details"]["committed_usd"] == pytest.approx(2 * 0.6 * 8760)
         assert any("by the hour it would cost as much after 5,256 h" in reason for reason in made["reasons"])
+
+
+def test_a_purchase_that_cannot_be_still_says_what_was_left_out_and_expected(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    write_snapshot(taken(node("n1", cpu=1), pod("w", "5000")), path)
+    words = ["purchase", "--snapshot", str(path), "--ahead", "1h", "-o", "json"]
+    made = json.loads(CliRunner().invoke(plan_group, words, catch_exceptions=False).stdout)
+    assert made["ending"] == "infeasible"
+    assert "no history, so nothing is expected" in made["reasons"][0]
+    assert "fits on no shape for sale" in made["reasons"][1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("purchase --hours-of-use 100", "nothing is for sale reserved"),
+        ("purchase --interruptions 0.1 --usd-per-interruption 5", "offered with --spot only"),
+        ("consolidate --interruptions 0.1", "cost nothing change nothing"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(words: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    write_snapshot(taken(node("n1", cpu=1), pod("w", "5")), path)
+    with pytest.raises(ConfigError, match=message):
+        CliRunner().invoke(plan_group, [*words.split(), "--snapshot", str(path)], catch_exceptions=False)
 
 
 def test_pods_marked_never_to_be_interrupted_get_no_spot(tmp_path: Path) -> None:
