@@ -108,10 +108,10 @@ def convert(source: str, target: Path, prices: Path | None, bad_rows: str) -> No
 def from_log(source: Path, target: Path) -> None:
     """Make a trace of what happened live. SOURCE is the service's log folder or a bundle."""
     from placement.log_lines import read_log
-    from simulator.from_log import trace_of
+    from simulator.from_log import begin_of, trace_of
 
-    _, events, lost = read_log(source)
-    found = trace_of(events, source.name.partition(".")[0])
+    header, events, lost = read_log(source)
+    found = trace_of(events, source.name.partition(".")[0], begins_s=begin_of(header, events.events))
     found.save(target)
     click.echo(f"{target}: {len(found.pods)} pods on {len(found.nodes)} nodes, {lost} events lost", err=True)
 

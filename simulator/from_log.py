@@ -6,7 +6,9 @@ later are recorded events. What was chosen is not taken over: that is for the re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from placement import log
 from placement.log import Event
@@ -15,8 +17,14 @@ from placement.pods import PodSpec
 from simulator.trace import NEVER, NodeEvent, Trace, TraceError
 
 
-def trace_of(events: Iterable[Event], name: str) -> Trace:
-    """The trace behind a log.
+def begin_of(header: Mapping[str, Any], events: Sequence[Event]) -> int:
+    """Unix time of second 0 of a log, 0 if it does not say: a file's header tells when it was begun, and events follow."""
+    started_s = header.get("started_unix_s")
+    return int(started_s) - events[0].time_s if started_s and events else 0
+
+
+def trace_of(events: Iterable[Event], name: str, *, begins_s: int = 0) -> Trace:
+    """The trace behind a log whose second 0 is the Unix time ``begins_s``.
 
     Raises
     ------
@@ -49,7 +57,8 @@ def trace_of(events: Iterable[Event], name: str) -> Trace:
     late = _joined_late(nodes, changes)
     first = min(at for _, _, at, _ in pods)
     failures = [NodeEvent(first, "remove", node) for node in late] + changes
-    return Trace.of(name, nodes.values(), pods, failures=failures)
+    trace = Trace.of(name, nodes.values(), pods, failures=failures)
+    return trace.but(manifest=replace(trace.manifest, begins_s=begins_s))
 
 
 def _joined_late(nodes: dict[str, NodeSpec], changes: list[NodeEvent]) -> list[str]:

@@ -34,6 +34,7 @@ class LifetimeLearner:
     def act(self, replay: Replay) -> None:
         """Catch up, then tell."""
         now, forecaster = replay.time_s, self.forecaster
+        forecaster.history.begins_s = replay.trace.manifest.begins_s
         forecaster.begin_round(now)
         events = replay.state.log.events
         for event in events[self._read :]:

@@ -181,7 +181,7 @@ class _Teller:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.kin = [Kin.of(spec) for spec in trace.specs]
-        self.history = LifeHistory(with_features=True)
+        self.history = LifeHistory(with_features=True, begins_s=trace.manifest.begins_s)
         self.told = _Told()
         self.ends: list[tuple[int, int]] = []
         self.moments: list[tuple[int, int, int]] = []

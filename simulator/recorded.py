@@ -54,8 +54,8 @@ def trace_of_recording(recording: Recording) -> Trace:
         np.concatenate([p.memory_bytes for p in pods]).astype(np.int64),
     )
     notes = (f"second 0 is unix time {origin}", *recording.notes)
-    trace = Trace(Manifest(recording.name, "ullage record", notes=notes), tuple(classes), recording.nodes, columns)
-    trace = trace.but(usage=usage)
+    manifest = Manifest(recording.name, "ullage record", notes=notes, begins_s=origin)
+    trace = Trace(manifest, tuple(classes), recording.nodes, columns, usage=usage)
     trace.check()
     return trace
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from placement.errors import ConfigError
 from placement.strategies import nearest
 from simulator.openb import read_openb
-from simulator.trace import Manifest, Trace, TraceError
+from simulator.trace import Trace, TraceError
 
 DEMO = Path(__file__).parent / "samples" / "demo.ullage"
 """The bundled sample; `make demo-trace` makes it again from its seed."""
@@ -42,13 +43,14 @@ def _dlrm(path: Path, option: str, skip: bool) -> Trace:
 
 def _recorded(path: Path, option: str, skip: bool) -> Trace:
     from placement.log_lines import read_log
-    from simulator.from_log import trace_of
+    from simulator.from_log import begin_of, trace_of
 
     _no_option("ullage-log", option)
-    _, events, num_lost = read_log(path)
+    header, events, num_lost = read_log(path)
     notes = ["made from a live log"] + ([f"{num_lost} events were lost by its recorder"] if num_lost else [])
-    trace = trace_of(events, path.name.partition(".")[0])
-    return trace.but(manifest=Manifest(trace.manifest.name, "ullage-log", notes=tuple(notes)), events=tuple(events))
+    trace = trace_of(events, path.name.partition(".")[0], begins_s=begin_of(header, events.events))
+    manifest = replace(trace.manifest, source="ullage-log", notes=tuple(notes))
+    return trace.but(manifest=manifest, events=tuple(events))
 
 
 def _no_option(reader: str, option: str) -> None:

@@ -53,6 +53,8 @@ class Manifest:
     notes: tuple[str, ...] = ()
     """What was derived, cut or made up, for reports."""
     format_version: int = FORMAT_VERSION
+    begins_s: int = 0
+    """Unix time of second 0, which tells the hour of the day; 0 where it is not known, as if traces began at midnight."""
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,15 @@ def lived(folder: Path) -> Path:
     return folder
 
 
-def test_a_trace_from_a_log_has_its_pods_nodes_and_times(tmp_path: Path) -> None:
+def test_a_trace_from_a_log_has_its_pods_nodes_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.eventlog.time.time", lambda: 1e9)
     target = tmp_path / "live.ullage"
     result = CliRunner().invoke(root, ["trace", "from-log", str(lived(tmp_path / "log")), str(target)])
     assert result.exit_code == 0, result.output
     from simulator.sources import open_trace
 
     found = open_trace(str(target))
+    assert found.manifest.begins_s == open_trace(f"ullage-log:{tmp_path / 'log'}").manifest.begins_s == 10**9
     assert len(found.pods) == 10
     assert found.pods.arrival_s.tolist() == list(range(10))
     assert sorted(d for d in found.pods.departure_s.tolist() if d >= 0) == [20]

@@ -334,3 +334,10 @@ def test_a_bare_pod_is_known_by_its_size_alone() -> None:
     assert row["owner:arrivals"] == 0
     assert row["size:arrivals"] == 1
     assert dict(zip(names, history.features(other, 200).tolist(), strict=True))["size:arrivals"] == 0
+
+
+def test_the_hour_is_that_of_the_day_where_a_trace_says_when_it_began() -> None:
+    trace = by_the_hour(owners=2, hours=3)
+    later = trace.but(manifest=replace(trace.manifest, begins_s=10 * 86_400 + 23 * 3600))
+    own, shifted = (samples_of(t, [Draw(0, 1e5, 99, (0,))], seed=0).features[:, -1] for t in (trace, later))
+    np.testing.assert_allclose(shifted, (own + 23) % 24, atol=1e-4)
