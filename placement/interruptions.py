@@ -33,6 +33,24 @@ from placement.solver import INFINITY, Limits, Model, Status, solve_integer, sol
 USUAL_SHARE, SAFE_SHARE, BOUND_SHARE = 0.4, 0.6, 0.5
 """Shares of the time that is left, in this order, for the usual plan, for that with safe receivers, and for the bound."""
 SHELTER_VISITS = 2_000
+MOST_USD = 1e6
+"""An hour, that interruptions of a node, or of a pod on it, may be expected to cost; sums of more are no numbers for solvers."""
+
+
+def usd_at_risk(per_hour: float, usd: float) -> float:
+    """USD an hour that ``per_hour`` interruptions are expected to cost.
+
+    Raises
+    ------
+    ConfigError : it is more than anybody pays.
+    """
+    found = per_hour * usd
+    if not 0 <= found <= MOST_USD:
+        raise ConfigError(
+            f"{per_hour:g} interruptions an hour at {usd:g} USD are {found:g} USD an hour; "
+            f"give a rate and a cost whose product is 0 to {MOST_USD:,.0f}"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,8 @@ class Risk:
         for amount in (self.per_hour, np.array([self.usd_per_node]), self.usd_per_pod):
             if not (np.isfinite(amount).all() and (amount >= 0).all()):
                 raise ConfigError("interruptions and what they cost must be finite numbers >= 0")
+        for usd in (self.usd_per_node, float(self.usd_per_pod.max(initial=0.0))):
+            usd_at_risk(float(self.per_hour.max(initial=0.0)), usd)
 
     @property
     def exposure(self) -> FloatArray:

@@ -96,6 +96,17 @@ class Request(msgspec.Struct, frozen=True):
 class PlanningError(PlacementError):
     """A planner that failed, or broke its own rules."""
 
+    @classmethod
+    def of_death(cls, exit_code: int | None) -> PlanningError:
+        """Of a planner's process that ended without a plan; below 0 it was killed by a signal."""
+        if exit_code is None or exit_code < 0:
+            return cls(
+                f"the planner was killed (exit code {exit_code}); memory may have run out, give a smaller problem"
+            )
+        return cls(
+            f"the planner died of a defect (exit code {exit_code}); its traceback is on standard error, please report it"
+        )
+
 
 def plan_for(request: Request, deadline: Deadline, beside: Executor | None = None) -> Plan:
     """The plan that answers ``request``; rescues use a free thread ``beside``, if there is one.
@@ -107,6 +118,8 @@ def plan_for(request: Request, deadline: Deadline, beside: Executor | None = Non
     """
     if request.kind not in KINDS:
         raise ConfigError(f"unknown plan {request.kind!r}; plans are {', '.join(KINDS)}")
+    if request.seed < 0:
+        raise ConfigError(f"seed {request.seed} is below 0; seeds start at 0")
     cluster = cluster_of(request.snapshot, request.usd_per_hour)
     if request.kind == "rescue":
         plan = _rescue(request, cluster, deadline, beside)

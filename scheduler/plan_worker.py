@@ -138,9 +138,7 @@ class PlanWorker:
             kind, data = self._answer.recv()
         except EOFError as error:
             self._process.join(DEATH_S)
-            raise PlanningError(
-                f"the planner died (exit code {self._process.exitcode}); memory may have run out"
-            ) from error
+            raise PlanningError.of_death(self._process.exitcode) from error
         if kind == "note":
             return Progress(*data)
         if kind == "plan":

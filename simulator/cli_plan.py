@@ -146,7 +146,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("-s", "--strategy", default="best-fit", show_default=True, help="Replays TRACE up to then."),
         click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
         click.option("--report", type=click.Path(path_type=Path), help="Also write a picture of the plan (HTML)."),
         output_option,
     )
@@ -334,6 +334,7 @@ def purchase(
 
     A spot node counts with what interruptions cost, a reserved one with its whole term.
     """
+    from placement.interruptions import usd_at_risk
     from simulator.cost import DEFAULT_BOOK, read_price_book
     from simulator.foresight import foresee, history_of, worth_of
     from simulator.selling import for_sale
@@ -348,7 +349,7 @@ def purchase(
         )
     past = _past(given, ahead_s, history, prometheus, days)
     request = _request("purchase", given)
-    shapes = for_sale(book, request.snapshot.nodes, spot=spot, risk=interruptions * usd_per_interruption)
+    shapes = for_sale(book, request.snapshot.nodes, spot=spot, risk=usd_at_risk(interruptions, usd_per_interruption))
     request = _changed(request, shapes=shapes, hours_of_use=hours_of_use)
     if past is not None and ahead_s is not None:
         trace, now_s, owner = past
@@ -511,7 +512,7 @@ def bench_command(what: str, instances: int, seed: int, time_s: float, clock: st
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
 @click.option("--time", "time_s", type=float, default=20.0, show_default=True, help="Seconds to plan.")
 @click.option("--fill", is_flag=True, help="Ignore departures: all pods of the trace at once.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @output_option
 def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int, output: str) -> None:
     """Cheapest fixed fleet that holds TRACE at its peak, with a certified gap and USD a month."""
@@ -651,7 +652,7 @@ def expect(
 @click.option(
     "--span", "span_s", type=click.IntRange(1), help="Seconds an act is judged over; an interval when absent."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @output_option
 def replay_command(
     trace: str,

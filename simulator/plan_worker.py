@@ -79,10 +79,7 @@ class Planner:
             kind, data = self._answer.recv()
         except EOFError as error:
             self._process.join(5)
-            raise PlanningError(
-                f"the planner died (exit code {self._process.exitcode}); memory may have run out, "
-                "give a smaller problem"
-            ) from error
+            raise PlanningError.of_death(self._process.exitcode) from error
         if kind == "plan":
             return msgspec.json.decode(data, type=Plan)
         message = data.decode()

@@ -417,9 +417,10 @@ def test_a_purchase_that_cannot_be_still_says_what_was_left_out_and_expected(tmp
         ("purchase --hours-of-use 100", "nothing is for sale reserved"),
         ("purchase --interruptions 0.1 --usd-per-interruption 5", "offered with --spot only"),
         ("consolidate --interruptions 0.1", "cost nothing change nothing"),
+        ("purchase --spot --interruptions 1e300 --usd-per-interruption 1e300", "are inf USD an hour; give a rate"),
     ],
 )
-def test_an_option_that_would_change_nothing_is_refused(words: str, message: str, tmp_path: Path) -> None:
+def test_an_option_that_changes_nothing_or_makes_no_sense_is_refused(words: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     write_snapshot(taken(node("n1", cpu=1), pod("w", "5")), path)
     with pytest.raises(ConfigError, match=message):

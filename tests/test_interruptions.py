@@ -105,6 +105,9 @@ def test_a_risk_that_is_no_number_is_refused(amount: float) -> None:
     for wrong in ({"per_hour": np.array([amount])}, {"usd_per_node": amount}, {"usd_per_pod": np.array([amount])}):
         with pytest.raises(ConfigError, match="finite numbers"):
             replace(good, **wrong)
+    for dear in (Risk, lambda rate, _node, pods: Risk(rate, 0.0, pods)):
+        with pytest.raises(ConfigError, match=r"1e\+09 interruptions an hour at 1e\+09 USD are 1e\+18 USD an hour"):
+            dear(np.array([1e9]), 1e9, np.array([1e9]))
 
 
 def test_the_checker_finds_a_saving_that_forgets_interruptions() -> None:

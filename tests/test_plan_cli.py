@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
-from placement.planning import SaleShape, plan_document
+from placement.planning import PlanningError, SaleShape, plan_document
 from placement.plans import Action, Ending, Plan, Step
 from placement.pods import PodSpec
 from placement.problems import check_steps, rescue_problem
@@ -293,6 +294,22 @@ def test_a_worker_process_plans() -> None:
     finally:
         planner.close()
     assert plan.count(Action.PLACE) == 1
+
+
+def test_a_seed_below_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="seed -1 is below 0"):
+        make_plan(Request("rescue", taken(*FRAGMENTED, pod("w-1", "2")), 1.0, -1))
+
+
+def test_a_planner_that_dies_says_of_what() -> None:
+    planner = Planner(Request("rescue", taken(*FRAGMENTED, pod("w-1", "2")), 1.0))
+    try:
+        multiprocessing.active_children()[-1].kill()
+        with pytest.raises(PlanningError, match=r"killed \(exit code -9\); memory may have run out"):
+            planner.result()
+    finally:
+        planner.close()
+    assert "please report it" in str(PlanningError.of_death(1))
 
 
 def test_an_unknown_plan_is_refused() -> None:
