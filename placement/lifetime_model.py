@@ -110,6 +110,8 @@ def load_lifetimes(folder: Path) -> LifetimeModel | None:
     section = card.get(SECTION)
     if section is None:
         return None
+    if not isinstance(section, dict):
+        raise ModelError(f"{folder / boosted.CARD}: {SECTION} is no table; train again or restore the file")
     try:
         path, wanted, features, share = (
             folder / str(section["file"]),
@@ -117,8 +119,10 @@ def load_lifetimes(folder: Path) -> LifetimeModel | None:
             str(section["features"]),
             float(section["share"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise ModelError(f"{folder / boosted.CARD}: {SECTION} lacks {error}; train again") from error
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{folder / boosted.CARD}: {SECTION} has share {section['share']!r}; train again") from error
     if not 0 <= share <= 1:
         raise ModelError(f"{folder / boosted.CARD}: {SECTION} has share {share:g}, must be 0 to 1; train again")
     if features != digest():

@@ -26,6 +26,7 @@ from placement.features import Context, featurize, schema_of
 from placement.kin import NAMES as KIN
 from placement.kin import standing
 from placement.knowledge import NUM_WINDOWS
+from placement.lifetime_model import SECTION
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 from placement.stacking import Calibration
 from placement.strategies import nearest
@@ -228,7 +229,7 @@ def load_rungs(folder: str, target: Target, *, parts: bool = False) -> Rungs:
 def _tells_no_usage(folder: Path) -> bool:
     """Whether a folder holds lifetimes alone: a recording without usage was learned from."""
     card = boosted.load_card(folder)
-    return "lifetimes" in card and card.get("models") == []
+    return SECTION in card and card.get("models") == []
 
 
 def card_of(model: str) -> bytes:

@@ -158,7 +158,11 @@ def _emit_both(
     lifetimes: list[dict[str, str]],
     output: str,
 ) -> None:
-    """Two tables, where both were learned; one document."""
+    """Two tables, where both were learned; one document, and one of CSV with the columns of both."""
+    if output == "csv" and usage and lifetimes:
+        columns = dict.fromkeys((*usage[0], *lifetimes[0]), "")
+        _emit(kind, document, [{**columns, **row} for row in (*usage, *lifetimes)], output)
+        return
     if usage or not lifetimes:
         _emit(kind, document, usage, output)
     if lifetimes and (output not in ("json", "yaml") or not usage):

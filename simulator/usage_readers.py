@@ -393,4 +393,7 @@ def read_usage(folder: Path) -> UsageSeries:
     if next(folder.glob("*.tar.gz"), None) is not None:
         return joined_days(read_planetlab(folder))
     known = ", ".join((*USAGE_READERS, "planetlab"))
-    raise TraceError(f"{folder} is no usage data set that Ullage reads ({known})")
+    raise TraceError(
+        f"{folder} is no usage data set that Ullage reads ({known}); "
+        f"a trace is a .ullage file, a service's log is named ullage-log:{folder}"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 import sys
@@ -22,6 +24,7 @@ from placement.pods import PodSpec
 from placement.prediction import HISTORY, load_rungs
 from placement.resources import CPU, MEMORY
 from simulator.accuracy import html
+from simulator.cli_learn import evaluate as evaluate_command
 from simulator.cli_learn import train as train_command
 from simulator.learning import AZURE_MARK, Learnable, _with_batches, evaluate, read_learnable, train
 from simulator.lifetime_accuracy import headline, rows_of
@@ -117,6 +120,10 @@ def test_usage_and_lifetimes_share_a_folder_where_a_recording_tells_both(tmp_pat
     assert report["tasks"].keys() == {"cpu-1h-peak", "memory-1h-peak"}
     assert "0s" in report["lifetimes"]["ages"]
     assert "<h2>Lifetimes</h2>" in html(report)
+    given = [str(tmp_path / "both.ullage"), "-m", str(model), "-q", "-o", "csv"]
+    rows = list(csv.DictReader(io.StringIO(CliRunner().invoke(evaluate_command, given).stdout)))
+    assert [row["task"] for row in rows if row["task"]] == ["cpu-1h-peak", "memory-1h-peak"]
+    assert sum(bool(row["lifetimes"]) for row in rows) == len(rows) - 2 > 0
     few = replace(source, trace=trace.but(pods=replace(trace.pods, arrival_s=np.arange(len(trace.pods)))))
     report = evaluate(few, model)
     assert report["tasks"]
@@ -228,7 +235,7 @@ def test_what_the_folder_predicts_and_the_recording_tells_must_meet(folder: Path
         ({"file": "gone.txt"}, "cannot be read"),
         ({"features": "abc"}, "was fitted for lifetime features abc"),
         ({"share": 7}, "must be 0 to 1"),
-        ({"share": None}, "lacks"),
+        ({"share": None}, "has share None; train again"),
     ],
 )
 def test_a_damaged_or_foreign_lifetime_model_is_refused(
@@ -238,6 +245,9 @@ def test_a_damaged_or_foreign_lifetime_model_is_refused(
     (tmp_path / "lifetimes.txt").write_bytes((folder / "lifetimes.txt").read_bytes())
     (tmp_path / "card.json").write_text(json.dumps({**card, "lifetimes": {**card["lifetimes"], **change}}))
     with pytest.raises(ModelError, match=says):
+        load_lifetimes(tmp_path)
+    (tmp_path / "card.json").write_text(json.dumps({**card, "lifetimes": [1]}))
+    with pytest.raises(ModelError, match="lifetimes is no table"):
         load_lifetimes(tmp_path)
 
 
