@@ -9,8 +9,7 @@ refuse pods on the way; pods with these, and those whose rules tie classes of th
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 
@@ -19,17 +18,14 @@ from placement.resources import IntArray
 from placement.rules import ANY_ADDRESS, Match, RuleIndex
 
 
-def left_out(rules: RuleIndex, classes: Sequence[tuple[PodSpec, object]]) -> set[PodSpec]:
-    """Which of a batch's ``(spec, gang)`` classes it cannot hold."""
-    kinds = Counter(spec for spec, _ in classes)
+def left_out(rules: RuleIndex, kinds: Collection[PodSpec]) -> set[PodSpec]:
+    """Which of a batch's classes it cannot hold; ``kinds`` has each once. (A gang is a label, so a class is of one gang.)"""
     return {spec for spec in kinds if rules.is_relational(spec) and not _holds(rules, spec, kinds)}
 
 
-def _holds(rules: RuleIndex, spec: PodSpec, kinds: Counter[PodSpec]) -> bool:
+def _holds(rules: RuleIndex, spec: PodSpec, kinds: Collection[PodSpec]) -> bool:
     own = spec.pod_rules
     if own.affinity or any(spread.hard for spread in own.spread):
-        return False
-    if kinds[spec] > 1 and (own.anti_affinity or own.host_ports or own.max_per_node):
         return False
     others = [other for other in kinds if other != spec]
     for term in own.anti_affinity:

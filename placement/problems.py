@@ -300,8 +300,8 @@ def _batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
     """Name of each pending pod, and why a batch does not hold it; empty when it does."""
     pods = cluster.pending
     why = {pod.spec: cluster.why_left_out(pod.spec, is_batch=True) for pod in pods}
-    held = dict.fromkeys((pod.spec, _gang(pod.spec)) for pod in pods if not why[pod.spec])
-    for spec in apart.left_out(cluster.state.rules, list(held)):
+    held = [spec for spec, reason in why.items() if not reason]
+    for spec in apart.left_out(cluster.state.rules, held):
         why[spec] = RELATIONAL
     return [(pod.name, why[pod.spec]) for pod in pods]
 
