@@ -62,14 +62,14 @@ def unix_of(text: str) -> float | None:
 async def nominate(api: Api, who: tuple[str, str, str], node: str, unix_s: float, devices: str = "") -> None:
     """Write the nomination of pod ``(uid, namespace, name)``, marked as ours, with the devices that it is to get there.
 
+    Devices of an earlier plan are taken off (null, in a merge patch).
+
     Raises
     ------
     ApiError : 404 or 409 when the pod is gone or another one has its name; anything else may be tried again.
     """
     uid, namespace, name = who
-    marks = {NODE_ANNOTATION: node, TIME_ANNOTATION: timestamp(unix_s)}
-    if devices:
-        marks[PLANNED_DEVICES_ANNOTATION] = devices
+    marks = {NODE_ANNOTATION: node, TIME_ANNOTATION: timestamp(unix_s), PLANNED_DEVICES_ANNOTATION: devices or None}
     body = {"metadata": {"uid": uid, "annotations": marks}, "status": {"nominatedNodeName": node}}
     path = f"{_path(namespace, name)}/status?{MANAGER}"
     await api.call("PATCH", path, body, content_type=MERGE, timeout_s=TIMEOUT_S)

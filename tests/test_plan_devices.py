@@ -176,6 +176,17 @@ def promise(api: ApiServer, name: str) -> tuple[str, str]:
     return marks[NODE_ANNOTATION], marks[PLANNED_DEVICES_ANNOTATION]
 
 
+async def test_devices_that_no_plan_gave_a_pod_are_taken_off_when_it_is_nominated(tmp_path: Path) -> None:
+    async with cluster(gpus=2, nodes=1) as api, planning(api, tmp_path):
+        body = gated_gpu("p", 0)
+        body["metadata"]["annotations"] = {PLANNED_DEVICES_ANNOTATION: "0"}
+        api.put("pods", body)
+        await until(lambda: is_free(api, "p"))
+        marks = api.pod("p")["metadata"]["annotations"]
+        assert marks[NODE_ANNOTATION] == nominated(api, "p")
+        assert PLANNED_DEVICES_ANNOTATION not in marks
+
+
 async def test_a_planned_gpu_pod_is_bound_with_the_devices_that_were_kept(tmp_path: Path) -> None:
     """The answering process keeps them from others, and its binding names them."""
     async with cluster(gpus=1, nodes=2) as api, running(api, tmp_path, plan=PLAN) as scheduler:
