@@ -31,7 +31,7 @@ def shadow() -> None:
 @click.option("--usd-per-core-hour", "core_usd", type=float, default=0.031611, show_default=True, help="Price.")
 @click.option("--usd-per-gib-hour", "gib_usd", type=float, default=0.004237, show_default=True, help="Price.")
 @click.option("--usd-per-gpu-hour", "gpu_usd", type=float, default=0.95, show_default=True, help="Price.")
-@click.option("--seed", type=int, default=0, help="Of the bootstrap.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the bootstrap.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a self-contained HTML file.")
 @click.option("-o", "--output", type=click.Choice(("text", "json", "html")), default="text", help="On standard output.")
 def report(

@@ -23,7 +23,9 @@ DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
 def _question_options(command: Any) -> Any:
     options = (
         click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds."),
-        click.option("--first-seed", type=int, default=0, show_default=True, help="Seeds count up from here."),
+        click.option(
+            "--first-seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds count up from here."
+        ),
         click.option(
             "--delivery",
             "deliveries",

@@ -97,7 +97,7 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
 @click.command()
 @click.argument("trace", type=LEARN)
 @click.option("-m", "--model", type=FOLDER, help="Folder to write; `-o MODEL` does as well.  [required]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--horizon", "horizons", multiple=True, help="Such as 6h-peak; repeat. Default: 1, 6 and 24 h, peak and p95."
 )
@@ -205,7 +205,7 @@ def evaluate(trace: str, model: Path, report: Path | None, quiet: bool, output: 
 
 @click.command("forecast")
 @DATA
-@click.option("--seed", type=int, default=7, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Of everything random.")
 @click.option("--only", multiple=True, help="Only tasks whose name contains this; repeat.")
 @click.option(
     "--keep",
@@ -240,7 +240,7 @@ def reproduce_forecast(
 
 @click.command("eurosys21")
 @DATA
-@click.option("--seed", type=int, default=11, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=11, show_default=True, help="Of everything random.")
 @SEEDS
 @QUIET
 @output_option
@@ -276,7 +276,7 @@ def _with_spread(result: Mapping[str, Any]) -> str:
 
 @click.command("packing")
 @DATA
-@click.option("--seed", type=int, default=3, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=3, show_default=True, help="Of everything random.")
 @click.option("--draws", type=click.IntRange(0), default=0, help="Repeat on this many draws of four fifths of the VMs.")
 @click.option(
     "--only", multiple=True, metavar="TASK", help="bitbrains-cpu, bitbrains-cpu-memory or planetlab-cpu; repeat."
@@ -310,7 +310,7 @@ def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], 
 
 @click.command("lifetimes")
 @DATA
-@click.option("--seed", type=int, default=5, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=5, show_default=True, help="Of everything random.")
 @QUIET
 @output_option
 def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None:
@@ -336,7 +336,7 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
 
 @click.command("cold-start")
 @DATA
-@click.option("--seed", type=int, default=9, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=9, show_default=True, help="Of everything random.")
 @SEEDS
 @QUIET
 @output_option

@@ -174,7 +174,7 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
     show_default=True,
     help="Length, in mean lifetimes.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -> None:
     """Resample a trace's (request, lifetime) pairs to a steady state at a given load; it starts full."""
     made = resample(open_trace(source), Churn(load=load, mean_lifetimes=lifetimes, seed=seed))
@@ -219,7 +219,7 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
 @click.option(
     "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Usage times this."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @bad_rows
 def join_usage(
     source: str,
@@ -248,7 +248,8 @@ def _recipe_options(command: Any) -> Any:
         default: Any = field.default
         name = f"{flag}/--no-{flag[2:]}" if isinstance(default, bool) else flag
         help_text = field.metadata["help"]
-        command = click.option(name, type=type(default), default=default, show_default=True, help=help_text)(command)
+        kind = click.IntRange(0) if name == "--seed" else type(default)
+        command = click.option(name, type=kind, default=default, show_default=True, help=help_text)(command)
     return command
 
 

@@ -399,7 +399,9 @@ def placement_command(
 
 @click.command("adversaries")
 @_options
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random; the first one.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random; the first one."
+)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds, from --seed on.")
 @click.option("--at-day", type=click.IntRange(0), default=18, show_default=True, help="When the change comes.")
 def adversaries_command(

@@ -249,6 +249,17 @@ def test_every_command_and_option_says_what_it_is_for() -> None:
     assert silent == []
 
 
+def test_negative_seeds_are_refused_everywhere() -> None:
+    seeds = [
+        (path, option.type)
+        for path, command in _commands(root, "ullage")
+        for option in command.params
+        if option.opts[0] in ("--seed", "--first-seed")
+    ]
+    assert len(seeds) > 15
+    assert [path for path, kind in seeds if not (isinstance(kind, click.IntRange) and kind.min == 0)] == []
+
+
 def test_a_group_lists_its_commands_in_whole_sentences() -> None:
     for group in ("plan", "trace", "reproduce", "decisions", "shadow"):
         _, _, listed = ullage(group, "--help").stdout.partition("Commands:")
