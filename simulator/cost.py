@@ -175,6 +175,11 @@ def read_price_book(path: Path) -> PriceBook:
             boot_s=int(_number(path, number, row, "boot_s", 60)),
             limit=int(_number(path, number, row, "limit", 0)),
         )
+        if row.get("limit") and not shapes[base.name].limit:
+            raise TraceError(
+                f"price book {path}, row {number}: limit must be 1 or more; leave it empty for any number, "
+                "and delete the row to sell none"
+            )
         reservation = _reservation(path, number, row)
         if reservation is not None:
             reservations[base.name] = reservation

@@ -293,6 +293,7 @@ RESERVED = "name,cores,gib,usd_per_hour,reserved_usd_per_hour,term_hours,reserve
         ("b.csv", "name,cores,gib,usd_per_hour\na,4,16,nan\n", "row 2: usd_per_hour='nan' must be a number >= 0"),
         ("b.csv", "name,cores,gib,usd_per_hour\na,4,16,1,2\n", "row 2: has another number of cells"),
         ("b.csv", "name,cores,gib,usd_per_hour\na,4\n", "row 2: has another number of cells"),
+        ("b.csv", "name,cores,gib,usd_per_hour,limit\na,4,16,1,0\n", "row 2: limit must be 1 or more; leave it empty"),
         ("b.csv", f"{RESERVED}\na,4,16,1,.5,0,,\n", "row 2: term_hours must be above 0; leave it empty"),
         ("b.csv", f"{RESERVED}\na,4,16,1,.5,,0,\n", "row 2: reserved_limit must be above 0; leave it empty"),
         ("b.csv", f"{RESERVED}\na,4,16,1,,100,,\n", "row 2: has term_hours and no reserved_usd_per_hour"),
