@@ -178,9 +178,12 @@ def evaluate_lifetimes(trace: Trace, folder: Path, progress: Progress) -> dict[s
     bounds = Bounds.of(owned)
     seed = int(trained.get("seed", 0))
     samples = samples_of(owned, [Draw(bounds.mix, bounds.last, JUDGED, JUDGED_AGES_S)], seed=seed, progress=progress)
+    about, data = trained.get("data", {}), data_of(owned, bounds, seed)
+    if about.get("held_out_owners") == 0:
+        samples, data = samples.without_held_out(), {**data, "held_out_owners": 0}
     return {
-        "data": data_of(owned, bounds, seed),
-        "trained_on": trained.get("data"),
+        "data": data,
+        "trained_on": about,
         "share": model.share,
         "ages": judge(model, samples, bounds.last, seed),
     }

@@ -79,6 +79,10 @@ class LifeSamples:
         table = {k: v[mask] for k, v in vars(self).items() if k != "rules"}
         return LifeSamples(**table, rules={name: shares[mask] for name, shares in self.rules.items()})
 
+    def without_held_out(self) -> LifeSamples:
+        """The same where nobody else is left to fit on."""
+        return replace(self, held_out=np.zeros(len(self), np.bool_))
+
     def parts_of_lives(self, until_s: float, half_life_s: float) -> HazardRows:
         """A row for each part of life that a pod lived through, wholly or partly, as known at ``until_s``.
 

@@ -105,11 +105,14 @@ def train_lifetimes(
     ]
     samples = samples_of(owned, draws, seed=seed, progress=progress)
     early, late = samples.moment_s < bounds.fit, samples.moment_s >= bounds.mix
-    held = samples.held_out if (early & ~samples.held_out).any() else np.zeros(len(samples), np.bool_)
+    data = data_of(owned, bounds, seed)
+    if not (early & ~samples.held_out).any():
+        samples, data = samples.without_held_out(), {**data, "held_out_owners": 0}
+    held = samples.held_out
     learned, between, judged = samples.pick(early & ~held), samples.pick(~early & ~late & ~held), samples.pick(late)
     model = fitted(learned, bounds.fit, between, bounds.mix, seed)
     facts = {
-        "data": data_of(owned, bounds, seed),
+        "data": data,
         "seed": seed,
         "trees": model.trees.rounds,
         "lives": {"fitted": len(learned), "mixed": len(between), "judged": len(judged)},

@@ -351,3 +351,14 @@ def test_the_hour_is_that_of_the_day_where_a_trace_says_when_it_began() -> None:
     later = trace.but(manifest=replace(trace.manifest, begins_s=10 * 86_400 + 23 * 3600))
     own, shifted = (samples_of(t, [Draw(0, 1e5, 99, (0,))], seed=0).features[:, -1] for t in (trace, later))
     np.testing.assert_allclose(shifted, (own + 23) % 24, atol=1e-4)
+
+
+def test_where_all_owners_would_be_held_out_nobody_is_and_the_report_says_so(tmp_path: Path) -> None:
+    source = Learnable("one", None, by_the_hour(owners=1, hours=30, every_s=200))
+    learned = train(source, tmp_path, seed=0, effort=EFFORT)
+    assert is_held_out("default/StatefulSet/job0", 0)
+    assert learned.lifetimes is not None
+    assert learned.lifetimes.section["data"]["held_out_owners"] == 0
+    for ages in (learned.lifetimes.section["metrics"], evaluate(source, tmp_path)["lifetimes"]["ages"]):
+        assert "all" in ages["0s"]
+        assert "held_out_owners" not in ages["0s"]
