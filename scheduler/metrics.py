@@ -60,7 +60,10 @@ class Metrics:
             "ullage_reservation_ends_total", "Reservations ended, by how.", ["how"], registry=r
         )
         self.conflicts = Counter(
-            "ullage_ledger_conflicts_total", "Observations that differed from what was decided.", ["what"], registry=r
+            "ullage_ledger_conflicts_total",
+            "Observations that differed from what was decided or planned.",
+            ["what"],
+            registry=r,
         )
         self.binds = Counter("ullage_binds_total", "Bindings asked of the API, by outcome.", ["outcome"], registry=r)
         self.is_leader = Gauge("ullage_leader", "1 when this replica answers.", registry=r)

@@ -17,6 +17,7 @@ from dataclasses import replace
 import msgspec
 from msgspec import Struct
 
+from placement.state import devices_text
 from scheduler.adherence import Adherence
 from scheduler.engine import Engine
 from scheduler.settings import KubeSettings
@@ -147,7 +148,10 @@ class PlannerProcess:
             seen = ledger.pods.get(uid)
             if seen is not None and not seen.node:
                 ledger.forget(uid, "planned again")
-                ledger.assume((uid, seen.name, seen.namespace), seen.spec, node, devices)
+                if not ledger.assume((uid, seen.name, seen.namespace), seen.spec, node, devices):
+                    self.engine.metrics.conflicts.labels("promise void").inc()
+                    about = {"pod": f"{seen.namespace}/{seen.name}", "node": node, "devices": devices_text(devices)}
+                    log.warning("room that was planned is not there, nothing is kept for the pod", extra=about)
         if report is None:
             return
         metrics = self.engine.metrics

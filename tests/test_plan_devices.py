@@ -27,9 +27,11 @@ from scheduler.metrics import Metrics
 from scheduler.plan_service import plan_message
 from scheduler.plan_solver import Sent, first
 from scheduler.planner import say_promised
-from scheduler.planner_process import Message
+from scheduler.planner_process import Message, PlannerProcess
+from scheduler.settings import KubeSettings
 from scheduler.view import Reader
 from tests.api_server import ApiServer, node_object, pod_object
+from tests.live_engine import Live
 from tests.test_app import cluster, running, until
 from tests.test_nominator import PLAN, is_free, nominated, planning
 
@@ -257,6 +259,22 @@ def test_a_gang_of_any_size_is_promised_in_lines_that_can_be_read() -> None:
         lines = said.read().splitlines()
     assert len(lines) == 3
     assert [one for line in lines for one in msgspec.json.decode(line, type=Message).promised] == promised
+
+
+def test_a_promise_that_cannot_be_kept_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    live = Live(tmp_path / "records.db")
+    share = PodSpec((("cpu", 100),), GpuRequest(1, 600, ()))
+    for name in "abcd":
+        live.ledger.see(Seen(f"uid-{name}", name, "default", 1, share))
+    promised = [("uid-a", "n1", 1), ("uid-b", "n1", 1), ("uid-c", "gone", 1), ("uid-d", "n2", 0), ("uid-e", "n2", 2)]
+    PlannerProcess(live.engine, KubeSettings())._take(Message(promised=promised))
+    assert {(r.uid, r.node) for r in live.ledger.reservations.values()} == {("uid-a", "n1")}
+    void = live.metrics.registry.get_sample_value("ullage_ledger_conflicts_total", {"what": "promise void"})
+    assert void == 3, "device 0 is given already, a node is gone, a share without a device; e is not known"
+    said = [record for record in caplog.records if record.message.startswith("room that was planned is not there")]
+    assert [vars(record)["pod"] for record in said] == ["default/b", "default/c", "default/d"]
+    assert (vars(said[0])["node"], vars(said[0])["devices"]) == ("n1", "0")
+    live.recorder.close()
 
 
 def test_the_devices_of_a_placement_add_up() -> None:
