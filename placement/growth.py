@@ -51,7 +51,8 @@ def grown(cluster: Cluster, growth: Sequence[Growth]) -> tuple[Cluster, dict[str
     """The cluster then, with who finds no room as pending; shares of time by UID; and how many found room.
 
     The cluster's state is changed. Who leaves are the youngest of their kind: most lives are short. Pending pods come
-    first, then those that run longest; within each the most important, then the largest.
+    first, then those that run longest; within each the most important, then the largest. A pod that is not modelled takes
+    room where it would fit, and stays pending all the same: whether it does is not known.
     """
     state = cluster.state
     by_kind = defaultdict(list)
@@ -83,8 +84,10 @@ def grown(cluster: Cluster, growth: Sequence[Growth]) -> tuple[Cluster, dict[str
         if decision is None or not decision.is_placed:
             full.add(pod.spec)
             left.append(pod)
-        else:
-            state.bind(pod.uid, pod.spec, decision.node, decision.devices)
+            continue
+        state.bind(pod.uid, pod.spec, decision.node, decision.devices)
+        if pod.spec.unmodelled:
+            left.append(pod)
     return replace(cluster, pending=tuple(left)), use, len(coming) - len(left)
 
 

@@ -35,6 +35,7 @@ from placement.problems import (
     purchase_plan,
     rescue_plan,
     rescue_problem,
+    why_on_no_shape,
 )
 from placement.purchase import Bought, Shape, buy, fluid_bound, unplaceable
 from placement.rescue import pack
@@ -87,8 +88,8 @@ class Request(msgspec.Struct, frozen=True):
     usd_per_pod_interrupted: float = 0.0
     hours_of_use: float | None = None
     """For how long the pods of a purchase will run; None = as long as the longest term of a reservation."""
-    growth: tuple[Growth, ...] | None = None
-    """Of a purchase: what else is expected, beyond what is pending; who fits on the nodes there then needs no other."""
+    growth: tuple[Growth, ...] = ()
+    """Of a purchase: what else is expected, beyond what is pending."""
     foresight: tuple[str, ...] = ()
     """What ``growth`` stands on, in words."""
 
@@ -190,23 +191,22 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         )
         for s in request.shapes
     ]
-    steady, said = _steady(cluster, request.growth or ()), request.foresight
-    use: dict[str, float] = {}
-    if request.growth is not None:
-        cluster, use, housed = grown(cluster, request.growth)
-        said = (*said, f"{housed} pods find room on the nodes that are there") if housed else said
+    steady, said = _steady(cluster, request.growth), request.foresight
+    cluster, use, housed = grown(cluster, request.growth)
+    if housed:
+        said = (*said, f"{housed} pods find room on the nodes that are there")
+    there = {"housed": float(housed)}
     sold = Sold([s.gpu_model if s.num_gpus else None for s in request.shapes], [s.spot for s in request.shapes])
     problem = demand_problem(cluster.pending, resources, sold, use=use, steady=steady)
-    problem = replace(problem, left_out=(*said, *problem.left_out))
+    why = {c: why_on_no_shape(problem, c, shapes, resources) for c in unplaceable(problem.demand, shapes)}
+    if why:
+        large = {pod.uid: f"pod {pod.name} is left out: {why[c]}" for c in why for pod in problem.pods[c]}
+        others = [pod for pod in cluster.pending if pod.uid not in large]
+        problem = demand_problem(others, resources, sold, use=use, steady=steady)
+        problem = replace(problem, left_out=(*large.values(), *problem.left_out))
     if not problem.pods:
-        if request.growth is None:
-            return _nothing("purchase", "USD per hour", problem.left_out, deadline)
-        enough = (*problem.left_out, "the nodes that are there are enough")
-        return replace(_nothing("purchase", "USD per hour", enough, deadline), ending=Ending.OPTIMAL)
-    wrong = unplaceable(problem.demand, shapes)
-    if wrong:
-        names = tuple(f"pod {problem.pods[c][0].name} fits on no shape for sale" for c in wrong)
-        return _nothing("purchase", "USD per hour", (*problem.left_out, *names), deadline)
+        return replace(_bought_none(problem.left_out, said, deadline, is_any_housed=housed > 0), details=there)
+    problem = replace(problem, left_out=(*said, *problem.left_out))
     terms = np.array([s.term_hours for s in request.shapes])
     longest = max(float(terms.max(initial=0.0)), 1.0) if request.hours_of_use is None else request.hours_of_use
     hours = longest * (problem.use if terms.any() else np.ones(len(problem.use)))
@@ -221,7 +221,19 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         ending = Ending.DEADLINE if bought.ending == Ending.OPTIMAL and bound < bought.cost else bought.ending
         bought = replace(bought, bound=bound, ending=ending)
     plan = purchase_plan(problem, shapes, bought, time_s=deadline.elapsed_s)
+    plan = replace(plan, details={**plan.details, **there})
     return _with_commitments(plan, request.shapes, bought)
+
+
+def _bought_none(left_out: tuple[str, ...], said: tuple[str, ...], deadline: Deadline, *, is_any_housed: bool) -> Plan:
+    """The plan where nothing is left to buy for: infeasible only where nobody who waits or is expected gets a place."""
+    reasons = (*said, *left_out)
+    if not left_out and said:
+        reasons = (*reasons, "the nodes that are there are enough")
+    elif is_any_housed:
+        reasons = (*reasons, "the nodes that are there are enough for the others")
+    ending = Ending.INFEASIBLE if left_out and not is_any_housed else Ending.OPTIMAL
+    return replace(_nothing("purchase", "USD per hour", reasons, deadline), ending=ending)
 
 
 def _steady(cluster: Cluster, growth: Sequence[Growth]) -> set[str]:

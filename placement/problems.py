@@ -605,6 +605,24 @@ def _why_no_device(spec: PodSpec, models: list[str | None]) -> str:
     return "no shape for sale has GPU devices"
 
 
+def why_on_no_shape(problem: DemandProblem, c: int, shapes: list[Shape], resources: list[str]) -> str:
+    """Why class ``c`` fits on no shape: the one that comes nearest, and what it has too little of."""
+    accepted = np.flatnonzero(problem.demand.allowed[c])
+    if not len(accepted):
+        return "it must not be interrupted, and of what is for sale only spot machines would do"
+    request = problem.demand.request[:, c]
+    capacity = np.stack([shapes[s].capacity for s in accepted])
+    missing = np.where(request > 0, np.inf, 0.0)
+    times = np.divide(request, capacity, out=np.tile(missing, (len(accepted), 1)), where=capacity > 0)
+    nearest = int(np.argmin(times.max(axis=1)))
+    short = []
+    for r in np.flatnonzero(request > capacity[nearest]):
+        name, unit = (resources[r], 1) if r < len(resources) else ("GPU devices", DEVICE_UNITS)
+        has, asked = (format_amount(int(n) / unit, name) for n in (capacity[nearest, r], request[r]))
+        short.append(f"{has} of {name} ({asked} asked for)")
+    return f"it fits on no shape for sale; the nearest, {shapes[accepted[nearest]].name}, has {' and '.join(short)}"
+
+
 def purchase_plan(problem: DemandProblem, shapes: list[Shape], bought: Bought, *, time_s: float) -> Plan:
     """Nodes to add, by shape; the plan minimises USD per hour."""
     nodes = bought.nodes(len(shapes))

@@ -332,7 +332,8 @@ def purchase(
 ) -> None:
     """Cheapest node shapes to add for the pending pods, with --ahead for those to be expected as well.
 
-    A spot node counts with what interruptions cost, a reserved one with its whole term.
+    Pods that fit on the nodes that are there need no other; the plan says how many. A spot node counts with what
+    interruptions cost, a reserved one with its whole term.
     """
     from placement.interruptions import usd_at_risk
     from simulator.cost import DEFAULT_BOOK, read_price_book
@@ -360,7 +361,7 @@ def purchase(
         said = (
             "no history, so nothing is expected: only pending pods count; give --history, or --prometheus with --live"
         )
-        request = _changed(request, growth=(), foresight=(said,))
+        request = _changed(request, foresight=(said,))
     _run(request, given)
 
 

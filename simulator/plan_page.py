@@ -73,7 +73,7 @@ def brief(reasons: Sequence[str]) -> list[str]:
     """Reasons for a terminal: what is said of many pods is said once, with the first few names."""
     alike: dict[str, list[str]] = {}
     for reason in reasons:
-        pod = re.match(r"pod (\S+) (.+)", reason)
+        pod = re.match(r"pod (\S+(?: \(expected \d+\))?) (.+)", reason)
         alike.setdefault(pod[2] if pod else reason, []).append(pod[1] if pod else "")
     lines = []
     for what, names in alike.items():
@@ -156,7 +156,7 @@ def page(cluster: Cluster, plan: Plan) -> str:
         f'<p class="soft">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
         "" if plan.count(Action.BUY) else picture(cluster, plan),
-        f"<h2>Left out</h2><ul>{reasons}</ul>" if reasons else "",
+        f"<h2>Notes</h2><ul>{reasons}</ul>" if reasons else "",
         "<h2>Steps</h2><div class='steps'><table>",
         "<thead><tr><th>#</th><th>action</th><th>pod or shape</th><th>from</th><th>to</th></tr></thead>",
         f"<tbody>{rows}</tbody></table></div></body></html>",

@@ -154,6 +154,7 @@ def test_a_purchase_says_that_shapes_have_no_labels() -> None:
     plan = make_plan(
         Request("purchase", taken(node("a"), pod("p-1", "1", nodeSelector={"d": "x"})), 1.0, shapes=(PLAIN,))
     )
+    assert plan.details["housed"] == 0
     assert plan.reasons[0].startswith("1 pods choose nodes by label or name (default/p-1")
 
 
@@ -191,12 +192,88 @@ def test_the_bound_of_a_purchase_is_for_the_shares_as_they_are() -> None:
 
 
 def test_a_purchase_names_pods_whose_device_nobody_sells() -> None:
-    pods = (gpu_pod("a-1", 1000, models="A100"), pod("c-1", "1"))
+    pods = (gpu_pod("a-1", 1000, models="A100"), pod("c-1", "5"))
     plan = make_plan(Request("purchase", taken(node("a"), *pods), 2.0, shapes=(PLAIN, T4)))
     assert [s.name for s in plan.steps] == ["plain"]
     assert plan.reasons == ("pod default/a-1 is left out: no shape for sale has GPU devices of model A100",)
     none = make_plan(Request("purchase", taken(node("a"), *pods[:1]), 2.0, shapes=(PLAIN,)))
     assert none.reasons == ("pod default/a-1 is left out: no shape for sale has GPU devices",)
+    assert none.ending == Ending.INFEASIBLE
+
+
+def bought(*objects: dict[str, Any], shapes: tuple[SaleShape, ...] = (), **question: Any) -> Plan:
+    """A purchase beside these nodes and pods."""
+    return make_plan(Request("purchase", taken(*objects), 1.0, shapes=shapes or (PLAIN, T4), **question))
+
+
+ROOM = "{} pods find room on the nodes that are there"
+
+
+def test_a_purchase_is_only_for_pods_that_fit_on_no_node_that_is_there() -> None:
+    pods = [pod(f"w-{i}", "3") for i in range(3)]
+    plan = bought(node("a"), node("b"), pod("x-1", "3", "b"), *pods)
+    assert [s.name for s in plan.steps] == ["plain"], "one fits beside nobody on a, two are bought for"
+    assert plan.reasons == (ROOM.format(1),)
+    assert plan.details == {"nodes plain": 1.0, "housed": 1.0}
+    enough = bought(*(node(name) for name in "abc"), *pods)
+    assert (enough.ending, enough.value, enough.steps) == (Ending.OPTIMAL, 0.0, ())
+    assert enough.reasons == (ROOM.format(3), "the nodes that are there are enough")
+    assert enough.details == {"housed": 3.0}
+    closed = bought({**node("a"), "spec": {"unschedulable": True}}, pod("w-1", "3"))
+    assert [s.name for s in closed.steps] == ["plain"]
+    nobody = bought(node("a"))
+    assert (nobody.ending, nobody.reasons) == (Ending.OPTIMAL, ("nothing is pending",))
+
+
+def test_with_and_without_foresight_a_purchase_places_who_fits_in_the_same_way() -> None:
+    objects = (node("a"), gpu_pod("s-1", 500), *(pod(f"w-{i}", str(i)) for i in range(1, 5)))
+    plain, ahead = bought(*objects), bought(*objects, foresight=("nothing is expected",))
+    assert plain.steps == ahead.steps
+    assert plain.details == ahead.details
+    assert ahead.reasons == ("nothing is expected", *plain.reasons)
+
+
+def test_room_of_a_pod_that_is_not_modelled_is_kept_and_the_pod_is_named_all_the_same() -> None:
+    claim = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
+    plan = bought(node("a"), pod("v-1", "3", priority=1, **claim), pod("w-1", "3"))
+    assert [s.name for s in plan.steps] == ["plain"]
+    assert plan.reasons == ("pod default/v-1 is left out: claim data is not modelled",)
+    assert plan.details["housed"] == 0
+
+
+def test_pods_that_fit_on_no_shape_are_left_out_with_what_is_short_and_the_others_bought_for() -> None:
+    small = SaleShape("small", {"cpu": 2000, "memory": 64 * GIB, "pods": 110}, 0.1)
+    large = [pod(f"x-{i}", "50") for i in range(2)]
+    plan = bought(node("a", cpu=1), pod("w-1", "3"), *large, shapes=(small, PLAIN))
+    assert ([s.name for s in plan.steps], plan.ending, plan.value) == (["plain"], Ending.OPTIMAL, 1.0)
+    why = "is left out: it fits on no shape for sale; the nearest, plain, has 8 cores of cpu (50 cores asked for)"
+    assert plan.reasons == (f"pod default/x-0 {why}", f"pod default/x-1 {why}")
+    none = bought(node("a", cpu=1), *large, shapes=(small, PLAIN))
+    assert (none.ending, none.steps) == (Ending.INFEASIBLE, ())
+    assert none.reasons == plan.reasons
+    some = bought(node("a", cpu=1), pod("w-1", "1"), large[0], shapes=(small, PLAIN))
+    assert (some.ending, some.steps) == (Ending.OPTIMAL, ())
+    assert some.reasons == (ROOM.format(1), plan.reasons[0], "the nodes that are there are enough for the others")
+
+
+def test_the_nearest_shape_is_the_one_whose_scarcest_resource_is_exceeded_least() -> None:
+    wide = SaleShape("wide", {"cpu": 64_000, "memory": GIB // 2, "pods": 110}, 1.0)
+    asks = pod("x-1", "16")
+    asks["spec"]["containers"][0]["resources"]["requests"]["memory"] = "96Gi"
+    plan = bought(node("a"), asks, shapes=(wide, PLAIN))
+    short = "8 cores of cpu (16 cores asked for) and 64 GiB of memory (96 GiB asked for)"
+    assert plan.reasons[0].endswith(f"the nearest, plain, has {short}")
+    many = gpu_pod("g-1", 0, plugin=True)
+    many["spec"]["containers"][0]["resources"]["requests"]["nvidia.com/gpu"] = "3"
+    assert "t4, has 2 of GPU devices (3 asked for)" in bought(node("a"), many).reasons[0]
+
+
+def test_a_pod_that_must_not_be_interrupted_is_left_out_where_only_spot_is_for_sale() -> None:
+    spot = SaleShape("cheap", {"cpu": 8000, "memory": 64 * GIB, "pods": 110}, 0.1, spot=True)
+    marks = {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}}
+    plan = bought(node("a", cpu=1), pod("m-1", "5", **marks), pod("w-1", "5"), shapes=(spot,))
+    assert [s.name for s in plan.steps] == ["cheap"]
+    assert plan.reasons[0].startswith("pod default/m-1 is left out: it must not be interrupted")
 
 
 def test_the_checker_finds_what_is_wrong_with_a_plan() -> None:
@@ -380,6 +457,19 @@ def test_what_is_said_of_many_pods_is_said_once() -> None:
         "9 pods, each is left to the scheduler: it has volumes (a/0, a/1, a/2 and 6 more; -o json names all)",
         "pod b/1 waits",
     ]
+    expected = brief([f"pod a/w (expected {i}) is left out" for i in range(4)])
+    assert len(expected) == 1
+    assert expected[0].startswith("4 pods, each is left out (a/w (expected 0), ")
+
+
+def test_a_purchase_says_in_table_and_page_who_fits_on_the_nodes_that_are_there(tmp_path: Path) -> None:
+    path, report = tmp_path / "c.json", tmp_path / "r.html"
+    write_snapshot(taken(node("a"), pod("w-1", "3"), pod("w-2", "3")), path)
+    words = ["purchase", "--snapshot", str(path), "--time", "1", "--report", str(report)]
+    result = CliRunner().invoke(plan_group, words, catch_exceptions=False)
+    assert f"- {ROOM.format(1)}\n" in result.stdout
+    assert "buy 1 × " in result.stdout
+    assert ROOM.format(1) in report.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("usd_per_interruption", "is_spot"), [(0.0, True), (1000.0, False)])

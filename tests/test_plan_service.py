@@ -90,6 +90,20 @@ async def test_a_plan_is_made_told_measured_and_fetched_again(tmp_path: Path) ->
         await fails(h.stub.Get(pb.GetPlanRequest(id="plan-99")), grpc.StatusCode.NOT_FOUND)
 
 
+async def test_a_purchase_is_for_who_fits_on_no_node_that_is_there(tmp_path: Path) -> None:
+    async with here(tmp_path) as h:
+        for i, cpu in enumerate(("7", "7", "7", "500")):
+            h.api.put("pods", pod_object(f"w{i}", cpu=cpu))
+        shape = pb.NodeShape(name="m", amounts={"cpu": 8000, "memory": 64 << 30, "pods": 110}, usd_per_hour=1.0)
+        _, plan = await h.made(kind=pb.PLAN_KIND_PURCHASE, shapes=[shape])
+        assert [step.name for step in plan.steps] == ["m"]
+        assert plan.details["housed"] == 2
+        assert plan.reasons[0] == "2 pods find room on the nodes that are there"
+        assert plan.reasons[1].startswith(
+            "pod default/w3 is left out: it fits on no shape for sale; the nearest, m, has"
+        )
+
+
 @pytest.mark.parametrize(
     ("question", "says"),
     [
