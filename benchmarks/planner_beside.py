@@ -127,7 +127,8 @@ class World:
         if gated is None:
             return
         if "status" in body:
-            gated.notes |= body["metadata"]["annotations"]
+            said: dict[str, str | None] = gated.notes | body["metadata"]["annotations"]
+            gated.notes = {key: text for key, text in said.items() if text is not None}
             gated.nominated = body["status"]["nominatedNodeName"]
             self._tell(b"MODIFIED", gated)
         elif gated.is_gated:
@@ -432,6 +433,10 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
         busy = one_round(bench, asked, options.requests, options.pause)
         after, then = bench.switch(True)
         seconds = time.monotonic() - began
+        if after == before:
+            raise SystemExit(
+                "no pod was planned while busy, so there is nothing to compare; see what serve and the stand-in say"
+            )
         cores = {f"{name}_cores": (then[name] - used.get(name, 0.0)) / seconds for name in then}
         row = {
             "idle_p50_ms": quantile(idle, 0.5), "idle_p99_ms": quantile(idle, 0.99),
