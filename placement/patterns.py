@@ -92,7 +92,7 @@ def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: i
         return best
     low, high = 0.0, 1.0
     shape = np.eye(size)
-    cut = np.empty(size, np.float64)
+    cut, step = np.empty(size, np.float64), np.empty(size, np.float64)
     for _ in range(steps):
         outside = -1
         for r in range(num_resources):
@@ -116,12 +116,17 @@ def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: i
             u[0] = (low + high) / 2
             u[1] = 1.0 - u[0]
             continue
-        step = shape @ cut
-        norm = math.sqrt(max(float(cut @ step), 0.0))
+        square = 0.0
+        for i in range(size):
+            step[i] = 0.0
+            for j in range(size):
+                step[i] += shape[i, j] * cut[j]
+            square += cut[i] * step[i]
+        norm = math.sqrt(max(square, 0.0))
         if norm < 1e-12:
             break
-        step = step / norm
         for r in range(size):
+            step[r] /= norm
             u[r] -= step[r] / (size + 1)
         shape = (size * size / (size * size - 1.0)) * (shape - (2.0 / (size + 1)) * np.outer(step, step))
         u[size] = 1.0 - u[:size].sum()

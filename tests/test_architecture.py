@@ -96,6 +96,24 @@ def test_every_module_says_why_it_exists(path: Path) -> None:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name(path)} has no docstring"
 
 
+def test_compiled_code_multiplies_no_matrices() -> None:
+    """numba hands those to scipy, which nobody who installs ``fast`` alone has."""
+    asks, num_kernels = [], 0
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            if not any(isinstance(each, ast.Name) and each.id == "compiled" for each in node.decorator_list):
+                continue
+            num_kernels += 1
+            for part in ast.walk(node):
+                is_product = isinstance(part, ast.BinOp) and isinstance(part.op, ast.MatMult)
+                if is_product or (isinstance(part, ast.Attribute) and part.attr in ("dot", "vdot", "linalg")):
+                    asks.append(f"{path.name}:{node.name}")
+    assert num_kernels > 20
+    assert not asks
+
+
 def test_the_protobuf_pin_that_ortools_needs_holds() -> None:
     from importlib.metadata import version
 
