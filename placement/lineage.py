@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from placement.by_level import ByLevel
 from placement.errors import ConfigError
 
 LIMITS_S = (900, 3600, 86_400)
@@ -112,28 +113,25 @@ class Lineage:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = tuple(keys)
-        self._kin: list[dict[object, _Kin]] = [{} for _ in keys]
+        self._kin = ByLevel(len(keys), _Kin)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of what :meth:`describe` returns."""
         return tuple(f"{key}:{name}" for key in self.keys for name in KIN_FEATURES)
 
-    def describe(self, values: Sequence[object], now_s: float) -> list[float]:
+    def describe(self, values: Sequence[Hashable], now_s: float) -> list[float]:
         """Features of a pod whose keys have ``values``, from what is known at ``now_s``."""
         out: list[float] = []
-        for table, value in zip(self._kin, values, strict=True):
-            out.extend(_features(table.get(value), now_s))
+        for kin in self._kin.find_each(values):
+            out.extend(_features(kin, now_s))
         return out
 
-    def arrive(self, values: Sequence[object], now_s: float) -> None:
+    def arrive(self, values: Sequence[Hashable], now_s: float) -> None:
         """A pod arrived."""
-        for table, value in zip(self._kin, values, strict=True):
-            if value is None:
-                continue
-            kin = table.get(value)
+        for kin in self._kin.meet_each(values):
             if kin is None:
-                kin = table[value] = _Kin()
+                continue
             kin.running += 1
             kin.arrivals += 1
             kin.started_sum += now_s
@@ -144,7 +142,7 @@ class Lineage:
             else:
                 kin.bursts.append([now_s, 1.0, 0.0, 0.0])
 
-    def end(self, values: Sequence[object], started_s: float, now_s: float) -> None:
+    def end(self, values: Sequence[Hashable], started_s: float, now_s: float) -> None:
         """A pod that arrived at ``started_s`` ended."""
         lifetime = max(now_s - started_s, 1.0)
         for kin in self._of_running(values):
@@ -160,7 +158,7 @@ class Lineage:
             kin.classes = [c * FORGET for c in kin.classes]
             kin.classes[class_of(lifetime)] += 1
 
-    def withdraw(self, values: Sequence[object], started_s: float) -> None:
+    def withdraw(self, values: Sequence[Hashable], started_s: float) -> None:
         """A pod that arrived at ``started_s`` is gone, and nobody knows since when: as if it had never been."""
         for kin in self._of_running(values):
             kin.running -= 1
@@ -173,26 +171,24 @@ class Lineage:
                 if not burst[1]:
                     kin.bursts.remove(burst)
 
-    def _of_running(self, values: Sequence[object]) -> Iterator[_Kin]:
-        for table, value in zip(self._kin, values, strict=True):
+    def _of_running(self, values: Sequence[Hashable]) -> Iterator[_Kin]:
+        for kin, value in zip(self._kin.find_each(values), values, strict=True):
             if value is None:
                 continue
-            kin = table.get(value)
             if kin is None or kin.running <= 0:
                 raise ConfigError(f"a pod of {value!r} ended that never arrived; report arrivals first")
             yield kin
 
-    def forget(self, level: int, value: object) -> None:
+    def forget(self, level: int, value: Hashable) -> None:
         """What is known of a key, at a level of :attr:`keys`; none of its pods may run."""
-        self._kin[level].pop(value, None)
+        self._kin.forget(level, value)
 
-    def rule(self, name: str, values: Sequence[object], now_s: float) -> Prospect | None:
+    def rule(self, name: str, values: Sequence[Hashable], now_s: float) -> Prospect | None:
         """A simple rule on the most particular key that has an ended pod: ``last``, ``majority`` or ``mean``.
 
         ``survival`` is Kaplan and Meier's estimate over the latest arrivals, running ones included.
         """
-        for table, value in zip(self._kin, values, strict=True):
-            kin = table.get(value)
+        for kin in self._kin.find_each(values):
             if kin is not None and kin.ended:
                 return Prospect(_survival_rule(kin, now_s) if name == "survival" else _rule(name, kin))
         return None

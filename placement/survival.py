@@ -16,6 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from placement.by_level import ByLevel
 from placement.knowledge import AGES_S, HORIZONS_S, Lifespan
 from placement.resources import FloatArray
 
@@ -54,55 +55,44 @@ class Survival:
 
     def __init__(self, keep: Sequence[float]) -> None:
         self.keep = tuple(keep)
-        self._keys: list[dict[Hashable, _Key]] = [{} for _ in keep]
+        self._keys = ByLevel(len(keep), _Key)
 
     def enter(self, keys: Sequence[Hashable], part: int, at_s: int) -> None:
-        """A pod entered a part of life; ``keys`` from the most particular to the most general.
-
-        A key that is None tells of nobody, and nothing is kept under it.
-        """
-        for table, key in zip(self._keys, keys, strict=True):
-            if key is None:
-                continue
-            found = table.get(key)
-            if found is None:
-                found = table[key] = _Key()
-            found.inside[part] += 1
-            found.entered_s[part] += at_s
+        """A pod entered a part of life; ``keys`` as in :class:`~placement.by_level.ByLevel`."""
+        for found in self._keys.meet_each(keys):
+            if found is not None:
+                found.inside[part] += 1
+                found.entered_s[part] += at_s
 
     def leave(self, keys: Sequence[Hashable], part: int, at_s: int) -> None:
         """A pod that entered the part at ``at_s`` is no longer in it."""
-        for table, key in zip(self._keys, keys, strict=True):
+        for found, key in zip(self._keys.find_each(keys), keys, strict=True):
             if key is not None:
-                table[key].inside[part] -= 1
-                table[key].entered_s[part] -= at_s
+                assert found is not None, f"a pod of {key!r} left a part of life that it never entered"
+                found.inside[part] -= 1
+                found.entered_s[part] -= at_s
 
     def outcome(self, keys: Sequence[Hashable], part: int, *, ended: bool) -> None:
         """A pod ended in a part of life, or lived through it."""
-        for table, key, keep in zip(self._keys, keys, self.keep, strict=True):
-            if key is None:
-                continue
-            found = table.get(key)
-            if found is None:
-                found = table[key] = _Key()
-            found.ended[part] = found.ended[part] * keep + ended
-            found.seen[part] = found.seen[part] * keep + 1.0
-            found.outcomes[part] += 1
+        for found, keep in zip(self._keys.meet_each(keys), self.keep, strict=True):
+            if found is not None:
+                found.ended[part] = found.ended[part] * keep + ended
+                found.seen[part] = found.seen[part] * keep + 1.0
+                found.outcomes[part] += 1
 
     def forget(self, level: int, key: Hashable) -> None:
         """All that is known of a key, none of whose pods run."""
-        self._keys[level].pop(key, None)
+        self._keys.forget(level, key)
 
     def num_outcomes(self, level: int, key: Hashable) -> int:
         """How many outcomes a key has had."""
-        found = self._keys[level].get(key)
+        found = self._keys.find(level, key)
         return 0 if found is None else sum(found.outcomes)
 
     def hazards(self, keys: Sequence[Hashable], now_s: int) -> list[float]:
         """Chance to end in each part of life, of those who reach it; the last part's is 1."""
         hazards = [UNKNOWN] * (NUM_PARTS - 1) + [1.0]
-        for table, key in zip(reversed(self._keys), reversed(keys), strict=True):
-            found = table.get(key)
+        for found in reversed(self._keys.find_each(keys)):
             if found is not None:
                 for k in range(NUM_PARTS - 1):
                     seen = found.seen[k] + _partly(found, k, now_s)
@@ -111,7 +101,7 @@ class Survival:
 
     def seen(self, level: int, key: Hashable, now_s: int) -> list[float]:
         """How many pods a key's hazards stand on, per part but the last."""
-        found = self._keys[level].get(key)
+        found = self._keys.find(level, key)
         if found is None:
             return [0.0] * (NUM_PARTS - 1)
         return [found.seen[k] + _partly(found, k, now_s) for k in range(NUM_PARTS - 1)]
