@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError, PlacementError
+from scheduler.option_needs import NEEDS, Held
 
 COMMANDS = {
     "serve": ("scheduler.cli_serve", "serve", "Answer kube-scheduler as its extender."),
@@ -60,7 +61,7 @@ class LazyGroup(click.Group):
         if cmd_name in ("plan", "snapshot"):
             _give_cluster(command)
         assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
-        _finish(command)
+        _finish(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -93,19 +94,21 @@ def _give_cluster(command: click.Command) -> None:
             command.add_command(extra)
 
 
-def _finish(command: click.Command) -> None:
-    """What holds for every command, however deep.
+def _finish(command: click.Command, path: str) -> None:
+    """What holds for every command, however deep; ``path`` is its name after those of its groups.
 
-    Numbers of options are finite (click takes ``nan`` and ``inf``, ``nan`` even where it states a range), and a
-    group lists its commands by their whole first paragraph (click cuts it short).
+    Numbers of options are finite (click takes ``nan`` and ``inf``, ``nan`` even where it states a range), options that
+    would change nothing are refused, and a group lists its commands by their whole first paragraph (click cuts it short).
     """
+    if path in NEEDS and command.callback is not None and not isinstance(command.callback, Held):
+        command.callback = Held(command.callback, NEEDS[path])
     for option in command.params:
         if isinstance(option.type, click.types.FloatParamType) and option.callback is None:
             option.callback = _finite
     if isinstance(command, click.Group):
-        for part in command.commands.values():
+        for name, part in command.commands.items():
             part.short_help = part.short_help or " ".join((part.help or "").split("\n\n")[0].split())
-            _finish(part)
+            _finish(part, f"{path} {name}")
 
 
 def _finite(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:

@@ -40,14 +40,15 @@ from scheduler.settings import Settings, read_settings
     "--horizon", type=click.Choice(HORIZONS), default="24h-peak", show_default=True, help="What is predicted."
 )
 @click.option("--days", type=click.FloatRange(0.01, 28), default=28, show_default=True, help="Of history.")
-@click.option("--margin", type=click.FloatRange(1, 10), default=1.15, show_default=True, help="On the upper quantile.")
+@click.option("--margin", type=click.FloatRange(1, 10), default=1.15, show_default=True,
+              help="On the upper quantile; packed takes what its own forecasts were wrong by, once that is known.")  # fmt: skip
 @click.option(
     "--sizer", type=click.Choice(SIZERS), default="forecast", show_default=True,
     help="Each pod by its own upper quantile, or so that pods packed together keep within the budget.",
 )  # fmt: skip
 @click.option(
     "--budget", type=click.FloatRange(0.0001, 0.5), default=0.01, show_default=True,
-    help="Of node-time over CPU, for packed.",
+    help="With --sizer packed: of node-time over CPU.",
 )  # fmt: skip
 @click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
 @click.option("--apply", "applies", is_flag=True, help="Write the ConfigMaps that the admission policy reads.")

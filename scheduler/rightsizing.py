@@ -113,8 +113,8 @@ def advise(
     forecasts: Forecasts | None = forecaster.forecasts(end_s)
     scale = 0.0
     if sizer == "packed":
-        forecasts, scale = _packed(forecaster, recording, end_s, budget)
         margin = forecaster.factor(forecaster.rung, MEMORY) or policy.margin
+        forecasts, scale = _packed(forecaster, recording, end_s, budget, margin)
         most = {workload: round(memory * margin) for workload, memory in most.items()}
         policy = replace(policy, margin=1.0)
     found = recommend(here.items(), forecasts, most_memory=most, kept_namespaces=kept, policy=policy)
@@ -159,15 +159,16 @@ def _as_asked(pod: RecordedPod) -> PodSpec:
     return replace(pod.spec, request=tuple(sorted(amounts.items())))
 
 
-def _packed(forecaster: Forecaster, recording: Recording, now_s: int, budget: float) -> tuple[Forecasts | None, float]:
+def _packed(
+    forecaster: Forecaster, recording: Recording, now_s: int, budget: float, memory_margin: float
+) -> tuple[Forecasts | None, float]:
     """Sizes of pods that share nodes of the most common size, and the scale found; None while no rung is trusted."""
     shapes = Counter((n.amounts.get(CPU, 0), n.amounts.get(MEMORY, 0)) for n in recording.nodes)
     whole = [shape for shape, _ in shapes.most_common() if min(shape) > 0]
     names, pasts = forecaster.pasts(now_s, DAYS)
     if forecaster.rung == REQUEST or not names or not whole:
         return None, 0.0
-    margin = forecaster.factor(forecaster.rung, MEMORY) or RightsizePolicy().margin
-    sizes = Sizes.of(pasts, percentile=0.95, memory_margin=margin)
+    sizes = Sizes.of(pasts, percentile=0.95, memory_margin=memory_margin)
     place = {name: i for i, name in enumerate(names)}
     here = [p.spec for p in recording.pods if p.departure_s < 0 and not is_reclaimed(p.spec)]
     here = [spec for spec in here if workload_of(spec.namespace, spec.owner) in place]

@@ -63,7 +63,7 @@ def _question_options(command: Any) -> Any:
             type=click.FloatRange(0, 1),
             default=0.0,
             show_default=True,
-            help="Of the nodes that an elastic fleet buys.",
+            help="With --fleet elastic: of the nodes that it buys.",
         ),
         click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Spot interruptions a node-hour."),
         click.option("--warmup", "warmup_s", type=click.IntRange(0), default=0, help="Seconds not measured."),

@@ -142,9 +142,11 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--kubeconfig", help=KUBECONFIG_HELP),
         click.option("--context", help="Of the kubeconfig; with --live."),
         click.option(
-            "--at", "at_s", type=click.IntRange(0), help="Second of TRACE's clock. Default: its last arrival."
+            "--at", "at_s", type=click.IntRange(0), help="Of TRACE: second of its clock. Default: its last arrival."
         ),
-        click.option("-s", "--strategy", default="best-fit", show_default=True, help="Replays TRACE up to then."),
+        click.option(
+            "-s", "--strategy", default="best-fit", show_default=True, help="Of TRACE: replays it up to then."
+        ),
         click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
         click.option("--report", type=click.Path(path_type=Path), help="Also write a picture of the plan (HTML)."),
@@ -271,13 +273,7 @@ def consolidate(
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
     request = _request("consolidate", given)
     usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in request.snapshot.nodes}
-    if no_prices and interruptions:
-        raise ConfigError("--interruptions are counted in USD, and --no-prices counts nodes; leave one of them out")
     request = _changed(request, usd_per_hour=usd, max_moves=max_moves, usd_per_move=usd_per_move)
-    if interruptions and not usd_per_interruption + usd_per_pod_interrupted:
-        raise ConfigError(
-            "--interruptions that cost nothing change nothing; give --usd-per-interruption or --usd-per-pod-interrupted"
-        )
     risk = {
         "interruptions_per_hour": interruptions,
         "usd_per_interruption": usd_per_interruption,
@@ -304,7 +300,7 @@ def consolidate(
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.9,
     show_default=True,
-    help="Of the demand to prepare for; with --ahead.",
+    help="With --ahead: of the demand to prepare for.",
 )
 @click.option(
     "--history", help="With --ahead: what pods came and went. A trace of `ullage record`, or ullage-log:FILE."
@@ -312,7 +308,9 @@ def consolidate(
 @click.option(
     "-p", "--prometheus", help="With --live and --ahead: take the history from here, such as http://host:9090."
 )
-@click.option("--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of history.")
+@click.option(
+    "--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="With --ahead: days of history."
+)
 @click.option(
     "--hours-of-use", type=click.FloatRange(0, min_open=True),
     help="For how long pods will run; the longest term of a reservation when absent.",
@@ -340,8 +338,6 @@ def purchase(
     from simulator.foresight import foresee, history_of, worth_of
     from simulator.selling import for_sale
 
-    if interruptions and not spot:
-        raise ConfigError("--interruptions are those of spot nodes, which are offered with --spot only; add it")
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
     if hours_of_use and not any(reserved.usd_per_hour for reserved in book.reservations.values()):
         raise ConfigError(
@@ -373,14 +369,10 @@ def _past(
     from simulator.sources import open_trace
 
     if ahead_s is None:
-        if history or prometheus:
-            raise ConfigError("--history and --prometheus tell what to expect; say --ahead how far")
         return None
     if history and (prometheus or given.trace):
         raise ConfigError("give one history: TRACE's own, --history or --prometheus")
     if prometheus:
-        if not given.live:
-            raise ConfigError("--prometheus goes with --live; for a snapshot, give --history")
         recorded = live_cluster().recording(given.kubeconfig, given.context, prometheus, days)
         return recorded, last_seen(recorded), ""
     if history:
@@ -651,7 +643,10 @@ def expect(
     help="Instead: what this act promised, and what it saved; 0 = each act until --until.",
 )
 @click.option(
-    "--span", "span_s", type=click.IntRange(1), help="Seconds an act is judged over; an interval when absent."
+    "--span",
+    "span_s",
+    type=click.IntRange(1),
+    help="With --judge ACT: seconds it is judged over; an interval when absent.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @output_option

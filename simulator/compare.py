@@ -207,15 +207,53 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
     return {**result, "trace_digest": trace.digest, "trace_notes": list(trace.manifest.notes)}
 
 
-def cells_of(question: Question) -> list[Cell]:
-    """Every cell, in a fixed order. Traces are looked at and strategies resolved first, so mistakes show at once."""
-    reads_lifetimes = [strategy_named(strategy).reads_lifetimes for strategy in question.strategies]
-    if question.learn_lifetimes and not any(reads_lifetimes):
+def _refuse_idle(question: Question) -> None:
+    """Complain about options that would change nothing, for reasons that lie in strategies and traces."""
+    strategies = [strategy_named(strategy) for strategy in question.strategies]
+    named, reads_lifetimes = ", ".join(question.strategies), any(strategy.reads_lifetimes for strategy in strategies)
+    if question.learn_lifetimes and not reads_lifetimes:
         readers = ", ".join(name for name, strategy in STRATEGIES.items() if strategy.reads_lifetimes)
         raise ConfigError(
-            f"lifetimes are to be learned (--learn-lifetimes), but {', '.join(question.strategies)} would not read them; "
+            f"lifetimes are to be learned (--learn-lifetimes), but {named} would not read them; "
             f"choose one of {readers}, or leave the option out"
         )
+    tells_lifetimes = reads_lifetimes and not question.model.startswith(RULE_PREFIX)
+    asked = {
+        "--model": question.model != Question.model and not tells_lifetimes,
+        "--horizon": question.horizon != Question.horizon,
+        "--siblings": question.siblings,
+    }
+    idle = " and ".join(option for option, is_asked in asked.items() if is_asked)
+    if idle and question.mechanism == "none":
+        if not any(strategy.reads_usage for strategy in strategies):
+            readers = ", ".join(name for name, strategy in STRATEGIES.items() if strategy.reads_usage)
+            raise ConfigError(
+                f"{idle} shape forecasts of usage, which {named} would not read; "
+                f"choose one of {readers}, give a --mechanism, or leave them out"
+            )
+        if question.loads or not any(len(trace.usage.pod) for trace in _traces(question)):
+            why = "resampled traces (--load) have no usage" if question.loads else "no trace records usage"
+            raise ConfigError(f"{idle} shape forecasts of usage, and {why}; leave them out")
+    if question.interruptions and not _has_spot(question):
+        raise ConfigError(
+            "--interruptions take spot nodes back, and there is none; "
+            "give --fleet elastic and --spot-share, or a trace with spot nodes"
+        )
+
+
+def _traces(question: Question) -> Iterator[Trace]:
+    return (_trace(text, question.skip_bad_rows) for text in question.traces)
+
+
+def _has_spot(question: Question) -> bool:
+    if question.fleet == "elastic":
+        return question.spot_share > 0
+    return question.fleet == "trace" and any(node.spot for trace in _traces(question) for node in trace.nodes)
+
+
+def cells_of(question: Question) -> list[Cell]:
+    """Every cell, in a fixed order. Traces are looked at and strategies resolved first, so mistakes show at once."""
+    _refuse_idle(question)
     for delivery in question.deliveries:
         delivery_named(delivery)
     book_of(question)

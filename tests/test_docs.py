@@ -9,6 +9,7 @@ import click
 import pytest
 
 from scheduler.__main__ import root
+from scheduler.option_needs import NEEDS, refuse_idle
 
 REPO = Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
@@ -36,19 +37,30 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def _known(words: list[str]) -> str:
-    """What of a command line does not exist; empty if all does."""
+    """What of a command line does not exist or changes nothing; empty if all is well."""
     command: click.Command = root
-    rest = list(words)
+    rest, path = list(words), ""
     while rest and isinstance(command, click.Group) and re.fullmatch(r"[a-z][a-z0-9-]*", rest[0]):
         part = command.get_command(click.Context(command), rest[0])
         if part is None:
             return rest[0]
-        command, rest = part, rest[1:]
+        command, path, rest = part, f"{path} {rest[0]}".strip(), rest[1:]
     if "…" in rest:  # a command that is left open
         return ""
     options = {name for param in command.params for name in (*param.opts, *param.secondary_opts)} | {"--help"}
     given = [word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
-    return next((word for word in given if word not in options), "")
+    unknown = next((word for word in given if word not in options), "")
+    return unknown or _idle(command, path, rest)
+
+
+def _idle(command: click.Command, path: str, rest: list[str]) -> str:
+    """Which of the options only matter together with one that is not there; values may be placeholders."""
+    context = command.make_context(path, list(rest), resilient_parsing=True)
+    try:
+        refuse_idle(context, NEEDS.get(path, ()))
+    except click.UsageError as error:
+        return error.message
+    return ""
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -72,6 +84,7 @@ def test_commands_that_are_named_exist(path: Path) -> None:
         ("simulate demo -s priced", ""),
         ("simulat demo", "simulat"),
         ("plan rescue --nope", "--nope"),
+        ("plan purchase --days N", "--days only matters with --ahead."),
         ("plan … -o json", ""),
     ],
 )
