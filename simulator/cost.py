@@ -8,15 +8,17 @@ its JSON of rates, or its CSV of market prices by instance type.
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from placement.errors import why
 from placement.nodes import NodeSpec
 from placement.resources import CPU, MAX_AMOUNT, MEMORY, PODS
+from placement.strategies import nearest
 from simulator.fleet import Shape
 from simulator.trace import TraceError
 
@@ -114,8 +116,23 @@ DEFAULT_SHAPES = catalogue(Rates())
 """The catalogue that ships; committed so that USD can be repeated."""
 DEFAULT_BOOK = PriceBook({s.name: s for s in DEFAULT_SHAPES})
 RESOURCE = "resource:"
-OPENCOST_RATES = {"CPU": "cpu", "RAM": "memory_gib", "GPU": "gpu", "spotCPU": "spot_cpu", "spotRAM": "spot_memory_gib"}
+COLUMNS = (
+    *("name", "cores", "gib", "gpus", "gpu_model", "usd_per_hour", "spot_usd_per_hour", "boot_s", "limit"),
+    *("reserved_usd_per_hour", "term_hours", "reserved_limit", "reserved_owned"),
+)
+"""Of our CSV, beside those of :data:`RESOURCE`."""
+NEEDED = ("name", "cores", "gib", "usd_per_hour")
+OPENCOST_COLUMNS = (
+    *("EndTimestamp", "InstanceID", "Region", "AssetClass", "InstanceIDField", "InstanceType", "MarketPriceHourly"),
+    "Version",
+)
+OPENCOST_RATES = {
+    "CPU": "cpu", "RAM": "memory_gib", "GPU": "gpu",
+    "spotCPU": "spot_cpu", "spotRAM": "spot_memory_gib", "spotGPU": "spot_gpu",
+}  # fmt: skip
 """Keys of OpenCost's custom pricing (USD an hour per core, GiB, GPU), and ours."""
+OPENCOST_LABELS = ("gpuLabel", "gpuLabelValue")
+"""Keys of it that speak of devices and are no rates."""
 
 
 def read_price_book(path: Path) -> PriceBook:
@@ -129,7 +146,8 @@ def read_price_book(path: Path) -> PriceBook:
 
     Raises
     ------
-    TraceError : a column is missing, a name appears twice, or a price is negative or not a number; the row is named.
+    TraceError : a column is missing, unknown or there twice, a name appears twice, or a price is negative or not a
+        number; the row is named.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -138,12 +156,15 @@ def read_price_book(path: Path) -> PriceBook:
     if path.suffix == ".json":
         return _opencost_rates(path, text)
     reader = csv.DictReader(text.splitlines())
-    rows, columns = list(reader), set(reader.fieldnames or ())
+    rows, header = list(reader), list(reader.fieldnames or ())
+    columns = set(header)
     if {"InstanceType", "MarketPriceHourly"} <= columns:
+        _check_header(path, header, OPENCOST_COLUMNS)
         return _opencost_prices(path, rows)
-    missing = [name for name in ("name", "cores", "gib", "usd_per_hour") if name not in columns]
+    missing = [name for name in NEEDED if name not in columns]
     if missing:
         raise TraceError(f"price book {path}: has no column {missing[0]}; docs/traces.md shows what a price book holds")
+    _check_header(path, [column for column in header if not column.startswith(RESOURCE)], COLUMNS)
     shapes: dict[str, Shape] = {}
     reservations: dict[str, Reservation] = {}
     for number, row in enumerate(rows, start=2):
@@ -188,6 +209,25 @@ def read_price_book(path: Path) -> PriceBook:
     return PriceBook(shapes, reservations=reservations)
 
 
+def _check_header(path: Path, header: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse what would not be read: a misspelt column takes its default, and money is lost without a word."""
+    for column in header:
+        if column not in known:
+            raise TraceError(f"price book {path}: unknown column {column!r}; {nearest(column, list(known))}")
+        if header.count(column) > 1:
+            raise TraceError(f"price book {path}: column {column!r} is there twice; keep one")
+
+
+def _is_misspelt_rate(key: str) -> bool:
+    """Whether a key speaks of cores, memory or GPUs and is none that is read."""
+    if key in OPENCOST_RATES or key in OPENCOST_LABELS:
+        return False
+    lower = key.lower()
+    return any(word in lower for word in ("cpu", "core", "ram", "mem", "gpu")) or bool(
+        difflib.get_close_matches(lower, [rate.lower() for rate in OPENCOST_RATES], 1, 0.8)
+    )
+
+
 def _opencost_rates(path: Path, text: str) -> PriceBook:
     try:
         found = json.loads(text)
@@ -197,6 +237,9 @@ def _opencost_rates(path: Path, text: str) -> PriceBook:
         ) from error
     if not isinstance(found, dict) or not found.keys() & OPENCOST_RATES.keys():
         raise TraceError(f"price book {path}: names none of {', '.join(OPENCOST_RATES)}; is it OpenCost's pricing?")
+    wrong = next((key for key in found if _is_misspelt_rate(key)), None)
+    if wrong is not None:
+        raise TraceError(f"price book {path}: unknown key {wrong!r}; {nearest(wrong, list(OPENCOST_RATES))}")
     values: dict[str, float] = {}
     for key, ours in OPENCOST_RATES.items():
         if key in found:

@@ -300,6 +300,16 @@ RESERVED = "name,cores,gib,usd_per_hour,reserved_usd_per_hour,term_hours,reserve
         ("b.csv", f"{RESERVED}\na,4,16,1,,,3,\n", "row 2: has reserved_limit and no reserved_usd_per_hour"),
         ("b.csv", f"{RESERVED}\na,4,16,1,,,,1.7\n", "row 2: reserved_limit and reserved_owned are whole numbers"),
         ("b.csv", "InstanceType,MarketPriceHourly\nx,1\nx,2\n", "row 3: instance type 'x' has two prices"),
+        (
+            "b.csv",
+            "name,cores,gib,usd_per_hour,spot_usd_per_hours\na,4,16,1,.2\n",
+            "b.csv: unknown column 'spot_usd_per_hours'; did you mean 'spot_usd_per_hour'",
+        ),
+        ("b.csv", "name,cores,gib,usd_per_hour,\na,4,16,1,\n", "unknown column ''; known: boot_s, cores"),
+        ("b.csv", "name,cores,gib,usd_per_hour,usd_per_hour\na,4,16,1,2\n", "column 'usd_per_hour' is there twice"),
+        ("b.csv", "InstanceType,MarketPriceHourly,Assetclass\nx,1,pv\n", "'Assetclass'; did you mean 'AssetClass'"),
+        ("b.json", '{"CPU": 1, "SpotCPU": 1}', "b.json: unknown key 'SpotCPU'; did you mean 'spotCPU'"),
+        ("b.json", '{"CPU": 1, "memory": 1}', "unknown key 'memory'; known: CPU, GPU, RAM"),
         ("b.json", '{"CPU": "NaN"}', "CPU is 'NaN', must be a number"),
         ("b.json", '{"cpu": 1}', "names none of CPU"),
         ("b.json", "{", "is not JSON"),
@@ -313,9 +323,13 @@ def test_a_price_book_that_makes_no_sense_is_refused(tmp_path: Path, name: str, 
 
 def test_prices_come_from_opencosts_own_files(tmp_path: Path) -> None:
     rates = tmp_path / "default.json"
-    rates.write_text('{"provider": "custom", "CPU": "0.02", "RAM": "0.001", "GPU": "1.5"}')
+    rates.write_text(
+        '{"provider": "custom", "CPU": "0.02", "RAM": "0.001", "GPU": "1.5", "spotGPU": "0.5", '
+        '"storage": "0.00005", "zoneNetworkEgress": "0.01", "gpuLabel": "gpu", "spotLabel": "spot"}'
+    )
     sold = read_price_book(rates).shapes["gpu-4"]
     assert sold.usd_per_hour == pytest.approx(48 * 0.02 + 192 * 0.001 + 4 * 1.5)
+    assert sold.spot_usd_per_hour == pytest.approx(48 * 0.006655 + 192 * 0.000892 + 4 * 0.5, abs=1e-3)
     prices = tmp_path / "prices.csv"
     prices.write_text(
         "EndTimestamp,InstanceID,Region,AssetClass,InstanceIDField,InstanceType,MarketPriceHourly,Version\n"
