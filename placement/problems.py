@@ -19,6 +19,7 @@ from placement.company import is_wishing, wishes_of
 from placement.consolidation import Consolidated, Fleet
 from placement.devices import DEVICE_UNITS, WHOLE_DEVICES, Devices, device_units, devices_of
 from placement.errors import ConfigError
+from placement.gangs import gang_of
 from placement.plans import Action, Ending, Plan, Step
 from placement.pods import Pod, PodSpec
 from placement.purchase import Bought, Demand, Shape
@@ -28,7 +29,6 @@ from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray, f
 from placement.state import NUM_DERIVED, ClusterState, Resident, device_indices, devices_text
 from placement.wish_check import recount
 
-GANG_LABELS = ("pod-group.scheduling.sigs.k8s.io/name", "scheduling.x-k8s.io/pod-group", "volcano.sh/group-name")
 """Labels by which pods say that they belong together, all or none."""
 
 
@@ -289,13 +289,6 @@ class BatchProblem:
     """Also where the batch itself needs none, because whole devices add up."""
 
 
-def _gang(spec: PodSpec) -> tuple[str, str] | None:
-    """Namespace and name of a pod's gang; None when it is alone."""
-    labels = dict(spec.labels)
-    name = next((labels[key] for key in GANG_LABELS if key in labels), "")
-    return (spec.namespace, name) if name else None
-
-
 def _batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
     """Name of each pending pod, and why a batch does not hold it; empty when it does."""
     pods = cluster.pending
@@ -313,8 +306,8 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     pods = [pod for pod, (_, why) in zip(cluster.pending, reasons, strict=True) if not why]
     left_out = tuple(f"pod {name} is left to the scheduler: {why}" for name, why in reasons if why)
     gangs: dict[tuple[str, str], int] = {}
-    numbers = [gangs.setdefault(gang, len(gangs)) if (gang := _gang(pod.spec)) else -1 for pod in pods]
-    specs, gang_of, class_of = _classes(zip([pod.spec for pod in pods], numbers, strict=True))
+    numbers = [gangs.setdefault(gang, len(gangs)) if (gang := gang_of(pod.spec)) else -1 for pod in pods]
+    specs, gang_number, class_of = _classes(zip([pod.spec for pod in pods], numbers, strict=True))
     members = tuple(tuple(pods[p] for p in np.flatnonzero(class_of == c)) for c in range(len(specs)))
     count = np.array([len(m) for m in members], np.int64)
     most = np.where(cluster.allowed(specs), count[:, None], 0)
@@ -326,7 +319,7 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     free, request = np.maximum(cluster.free(), 0), cluster.request(specs)
     devices = devices_of(specs, cluster.state.snapshot().gpu_free[cluster.rows])
     counted = None if devices is None or devices.are_whole else devices
-    batch = Batch(request, count, free, cluster.allocatable(), most, gang_of, zones, devices=counted)
+    batch = Batch(request, count, free, cluster.allocatable(), most, gang_number, zones, devices=counted)
     if is_wishing(rules, specs):
         wishes = wishes_of(rules, specs, count, batch.fitting() > 0, cluster.rows)
         batch = replace(batch, **wishes._asdict())

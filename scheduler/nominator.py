@@ -21,9 +21,10 @@ from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from placement.errors import PlacementError
+from placement.gangs import gang_of
 from placement.plans import Plan
 from placement.pods import Pod
-from placement.problems import GANG_LABELS, Cluster, batch_plan, batch_problem
+from placement.problems import Cluster, batch_plan, batch_problem
 from placement.state import devices_text
 from scheduler.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, why_elsewhere, why_not_bound
 from scheduler.binder import Api
@@ -64,10 +65,9 @@ class Promise(NamedTuple):
     devices: int = 0
 
 
-def gang_of(seen: Seen) -> tuple[str, str]:
-    """(namespace, gang); the UID stands for the gang of a pod that is alone."""
-    labels = dict(seen.spec.labels)
-    return seen.namespace, next((labels[key] for key in GANG_LABELS if key in labels), seen.uid)
+def unit_of(seen: Seen) -> tuple[str, str]:
+    """Who is planned, held and delivered together: (namespace, gang), or the UID of a pod that is alone."""
+    return gang_of(seen.spec) or (seen.namespace, seen.uid)
 
 
 class Nominator:
@@ -137,7 +137,7 @@ class Nominator:
             return []
         gangs: dict[tuple[str, str], list[Seen]] = defaultdict(list)
         for uid in waiting:
-            gangs[gang_of(ledger.gated[uid])].append(ledger.gated[uid])
+            gangs[unit_of(ledger.gated[uid])].append(ledger.gated[uid])
         found: list[Seen] = []
         for members in gangs.values():
             fits = not found or len(found) + len(members) <= self.settings.max_pods
@@ -152,11 +152,11 @@ class Nominator:
         size = max(seen.gang_size for seen in members)
         if size <= len(members):
             return True
-        gang = gang_of(members[0])
+        gang = unit_of(members[0])
         looked = self._looked.get(gang, (float("-inf"), 0))
         if now - looked[0] >= LOOK_S:
             others = [s for u, s in self.engine.ledger.pods.items() if u not in self.engine.ledger.gated]
-            looked = self._looked[gang] = (now, sum(gang_of(seen) == gang for seen in others))
+            looked = self._looked[gang] = (now, sum(unit_of(seen) == gang for seen in others))
             for old in [g for g, (at, _) in self._looked.items() if now - at > 60 * LOOK_S]:
                 del self._looked[old]
         return len(members) + looked[1] >= size
@@ -169,15 +169,15 @@ class Nominator:
         began = time.monotonic()
         # A leader before us may have died between nominating and lifting: what all of a gang got still holds.
         held = [s for s in waiting if s.planned and s.planned == s.nominated]
-        unheld = {gang_of(s) for s in waiting if not (s.planned and s.planned == s.nominated)}
-        finished = [s for s in held if gang_of(s) not in unheld]
+        unheld = {unit_of(s) for s in waiting if not (s.planned and s.planned == s.nominated)}
+        finished = [s for s in held if unit_of(s) not in unheld]
         await self._each(finished, self._relift)
         rest = [s for s in waiting if s not in finished]
         if not rest:
             return
         for seen in rest:
             self._forget(seen.uid, "planned again")
-        single = [s for s in rest if gang_of(s)[1] == s.uid and s.spec.gpu is None]
+        single = [s for s in rest if gang_of(s.spec) is None and s.spec.gpu is None]
         aimed = [s for s in single if self.engine.ledger.target_for(s.uid, s.spec)]
         if aimed:
             await self._each(aimed, self._aim)
@@ -221,7 +221,7 @@ class Nominator:
         gangs: dict[tuple[str, str], list[Promise]] = defaultdict(list)
         for step in plan.steps:
             seen = waiting[step.pod]
-            gangs[gang_of(seen)].append(Promise(seen, step.target, devices_mask(step.devices)))
+            gangs[unit_of(seen)].append(Promise(seen, step.target, devices_mask(step.devices)))
         whole: list[list[Promise]] = []
         promised: list[tuple[str, str, int]] = []
         for members in gangs.values():
@@ -389,7 +389,7 @@ class Nominator:
     def _deadline(self, seen: Seen) -> float:
         if self.engine.modes.is_killed:
             return 0.0
-        is_alone = gang_of(seen)[1] == seen.uid
+        is_alone = gang_of(seen.spec) is None
         return self.settings.gate_deadline_s if is_alone else self.settings.gang_deadline_s
 
     def _adopt(self) -> None:

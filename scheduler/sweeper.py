@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from placement import objects
-from placement.problems import GANG_LABELS
+from placement.gangs import gang_named
 from scheduler.errors import ApiError
 from scheduler.gates import GATE, NODE_ANNOTATION, TIME_ANNOTATION, clear, lift, unix_of
 from scheduler.kube import KubeClient
@@ -48,7 +48,7 @@ def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: fl
     if pod.spec.nodeName or status.phase in ("Succeeded", "Failed"):
         return None
     labels, annotations = meta.labels or {}, meta.annotations or {}
-    limit_s = gang_deadline_s if any(key in labels for key in GANG_LABELS) else deadline_s
+    limit_s = gang_deadline_s if gang_named(labels) else deadline_s
     has_gate = any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ())
     is_gated = has_gate and _age_s(meta.creationTimestamp, now_s) > limit_s
     planned = annotations.get(NODE_ANNOTATION, "")

@@ -16,12 +16,13 @@ from msgspec import Raw, Struct
 
 from placement import objects
 from placement.errors import ConfigError
+from placement.gangs import gang_size
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
 from placement.pods import NodeTerm, PodSpec, Requirement
 from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, MAX_DEVICES, parse_quantity, whole_number
 from scheduler.errors import WireError
-from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
+from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
 from scheduler.ledger import Ledger, Seen
 from scheduler.modes import MODE_LABEL, Modes
 
@@ -191,7 +192,6 @@ class Reader:
         meta = pod.metadata
         version = meta.resourceVersion
         annotations = meta.annotations or {}
-        size = annotations.get(GANG_SIZE, "")
         spec = self._bound_spec(pod) if pod.spec.nodeName else self._spec(pod)
         return Seen(
             uid=meta.uid,
@@ -203,7 +203,7 @@ class Reader:
             devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
             has_ended=pod.status.phase in ("Succeeded", "Failed"),
             is_gated=any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()),
-            gang_size=number if (number := whole_number(size)) is not None else 1,
+            gang_size=gang_size(annotations),
             planned=annotations.get(NODE_ANNOTATION, ""),
             planned_devices=devices_mask(annotations.get(PLANNED_DEVICES_ANNOTATION, "")) if spec.gpu else 0,
             nominated=pod.status.nominatedNodeName or "",

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
+from placement import gangs
+from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
 from scheduler.planner import Planner
 from scheduler.planner_process import Order
 from scheduler.settings import PlanSettings, Settings
@@ -35,7 +36,7 @@ def gated(name: str, cpu: str = "2", **meta: Any) -> dict[str, Any]:
 
 def member(gang: str, number: int, size: int, cpu: str = "2") -> dict[str, Any]:
     """One pod of a gang."""
-    marks = {"labels": {"scheduling.x-k8s.io/pod-group": gang}, "annotations": {GANG_SIZE: str(size)}}
+    marks = {"labels": {"scheduling.x-k8s.io/pod-group": gang}, "annotations": {gangs.SIZE: str(size)}}
     return gated(f"{gang}{number}", cpu, **marks)
 
 

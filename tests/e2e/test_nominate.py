@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
+from placement import gangs
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, DEVICES_ANNOTATION, MEMORY, PODS
-from scheduler.gates import GANG_SIZE, GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
+from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
 from tests.e2e.control_plane import REPO, ControlPlane, Ullage, needs_admission_policies
 from tests.e2e.drive import PATIENCE, Cluster, cluster_of, pod_json
 from tests.e2e.drive import PODS as PATH
@@ -43,7 +44,7 @@ def pod(name: str, cores: float = 0.5, *, gated: bool = True, gang: str = "", si
         body["spec"]["schedulingGates"] = [{"name": GATE}]
     if gang:
         body["metadata"]["labels"] = {GANG_LABEL: gang}
-        body["metadata"]["annotations"] = {GANG_SIZE: str(size)}
+        body["metadata"]["annotations"] = {gangs.SIZE: str(size)}
     return body
 
 
