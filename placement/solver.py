@@ -280,7 +280,7 @@ def _run_cp_sat(built: Any, variables: list[Any], limits: Limits) -> Answer:
     if status == cp_model.MODEL_INVALID:
         raise ConfigError(f"the model is not valid for CP-SAT: {built.validate()}; amounts may be too large to add up")
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return Answer(Status.UNKNOWN, np.zeros(0), -INFINITY, float(solver.best_objective_bound))
+        return Answer(Status.UNKNOWN, np.zeros(0), -INFINITY, INFINITY)  # its bound is 0 before there is one
     x = np.array([solver.value(v) for v in variables], np.float64)
     ended = Status.OPTIMAL if status == cp_model.OPTIMAL else Status.FEASIBLE
     return Answer(ended, x, float(solver.objective_value), float(solver.best_objective_bound))

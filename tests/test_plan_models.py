@@ -21,7 +21,7 @@ from placement.purchase import Demand, Shape, buy, first_fit_decreasing, unplace
 from placement.refit import refit
 from placement.repacking import Repacking
 from placement.resources import IntArray
-from placement.solver import Limits, solve_linear
+from placement.solver import Limits, Model, solve_integer, solve_linear
 from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
 
 
@@ -285,6 +285,18 @@ def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet) -> N
         sharpen(seconds(5))
         answer = relaxed.solve(0.0, seconds(5), 0, 1e-6)
         assert answer.bound / consolidation.CENT >= best - 1e-6
+
+
+@pytest.mark.parametrize("work_limit", [1e-9, 1e-4, 1e-2])
+def test_a_solver_that_had_no_time_proves_nothing(work_limit: float) -> None:
+    random = np.random.default_rng(0)
+    model, hidden, worth = Model(), random.integers(0, 4, 200), random.integers(1, 1000, 200)
+    x = model.add_columns(np.full(200, 3), objective=worth)
+    for _ in range(20):
+        values = random.integers(1, 100, 200)
+        model.add_row(x, values, lower=float(values @ hidden), upper=float(values @ hidden))
+    answer = solve_integer(model, Limits(20.0, work_limit=work_limit))
+    assert answer.bound >= float(worth @ hidden)
 
 
 def test_room_of_one_kind_here_and_of_another_there_is_not_room_for_both() -> None:
