@@ -9,6 +9,12 @@ from placement.usage import DAY, STEP_S
 WEEK = 7 * DAY
 MILLION = 10**6
 LONGEST = 8
+WINDOW, LEAST = 500, 100
+"""Of monitors: how many of the last outcomes count, and how few are too few to judge by."""
+FLOOR, RECOVER = 0.90, 0.02
+"""Least coverage of a rung that is trusted, and how much above that trust comes back."""
+MARGIN_NATS = 0.02
+"""By how much a learned answer may do worse than the rule before it is shut."""
 FULL = 0.99
 """A node whose pods use this share of its CPU has none left: what they wanted beyond it cannot be measured."""
 
@@ -16,11 +22,13 @@ FULL = 0.99
 class CoverageMonitor:
     """Drift detection: how often the truth stayed under a rung's upper quantile of late.
 
-    A rung is trusted until ``least`` outcomes are known, then as long as its coverage over the last ``window``
-    outcomes is at least ``floor``; it is trusted again from ``floor + recover`` on, so that it does not flap.
+    A rung is trusted until :data:`LEAST` outcomes are known, then as long as its coverage over the last :data:`WINDOW`
+    outcomes is at least :data:`FLOOR`; it is trusted again :data:`RECOVER` above that, so that it does not flap.
     """
 
-    def __init__(self, *, floor: float = 0.90, recover: float = 0.02, window: int = 500, least: int = 100) -> None:
+    def __init__(
+        self, *, floor: float = FLOOR, recover: float = RECOVER, window: int = WINDOW, least: int = LEAST
+    ) -> None:
         self._floor, self._recover, self._least, self._window = floor, recover, least, window
         self._outcomes: dict[str, deque[bool]] = {}
         self._shut: set[str] = set()
@@ -52,11 +60,11 @@ class CoverageMonitor:
 class LossMonitor:
     """Whether a learned answer does no worse than the rule that answers without it, by the logarithmic loss of both.
 
-    It has to earn trust: ``least`` outcomes on which its mean loss is at most the rule's. It loses it when, over the
-    last ``window`` outcomes, it is worse by more than ``margin``, and earns it again as before.
+    It has to earn trust: :data:`LEAST` outcomes on which its mean loss is at most the rule's. It loses it when, over the
+    last :data:`WINDOW` outcomes, it is worse by more than :data:`MARGIN_NATS`, and earns it again as before.
     """
 
-    def __init__(self, *, window: int = 500, least: int = 100, margin: float = 0.02) -> None:
+    def __init__(self, *, window: int = WINDOW, least: int = LEAST, margin: float = MARGIN_NATS) -> None:
         self._least, self._margin = least, margin
         self._window = window
         self._losses: deque[tuple[int, int]] = deque()

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from placement import drift
 from placement.boosted import FitOptions, HazardRows, fit_hazards
 from placement.errors import ConfigError, ModelError
 from placement.knowledge import workload_of
 from placement.lifetime_model import LifetimeModel, bounded, card_section, row_names
 from placement.lineage import NUM_CLASSES
+from placement.prediction import HISTORY
 from placement.resources import BoolArray, FloatArray
 from placement.survival import class_shares
 from simulator.lifetime_samples import (
@@ -30,16 +32,15 @@ from simulator.lifetime_samples import (
 )
 from simulator.lifetime_scores import Scores, at_age, gone_by, reliability, scores
 from simulator.trace import NEVER, Trace
+from simulator.training import FIT_SHARE, TUNED_SHARE
 
-FIT, MIX = 0.58, 0.68
-"""Shares of the recording at which fitting, and choosing the mixture, end."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the trees in the mixture."""
 HALF_LIFE_S = 7 * 86_400.0
 MIN_S = 3600.0
 """Least length of a recording that tells of lifetimes."""
 OPTIONS = FitOptions(trees=300, learning_rate=0.05, leaves=15, min_leaf=100, feature_share=0.3, patience=25)
-DRIFT = {"window": 500, "least": 100, "margin_nats": 0.02, "falls_to": "history"}
+DRIFT = {"window": drift.WINDOW, "least": drift.LEAST, "margin_nats": drift.MARGIN_NATS, "falls_to": HISTORY}
 """Of :class:`placement.drift.LossMonitor`, for people who read the card."""
 OURS = ("model", "oracle")
 """Predictors that are no rivals."""
@@ -81,9 +82,9 @@ class Bounds:
                 f"trace {trace.manifest.name}: pods arrive within {arrives - first:.0f} s, which is too short to learn "
                 "lifetimes from; give an hour at least"
             )
-        fit, mix = (first + share * (arrives - first) for share in (FIT, MIX))
-        if (trace.pods.arrival_s <= fit).mean() < FIT / 2:
-            fit, mix = (float(np.quantile(trace.pods.arrival_s, share)) for share in (FIT, MIX))
+        fit, mix = (first + share * (arrives - first) for share in (FIT_SHARE, TUNED_SHARE))
+        if (trace.pods.arrival_s <= fit).mean() < FIT_SHARE / 2:
+            fit, mix = (float(np.quantile(trace.pods.arrival_s, share)) for share in (FIT_SHARE, TUNED_SHARE))
         return cls(first, fit, mix, last)
 
 
@@ -152,9 +153,9 @@ def model_at(samples: LifeSamples, now_s: float, *, most: int, seed: int) -> Lif
         raise ModelError(f"no pod arrived until {now_s:.0f} s; give a longer recording")
     lives = samples.pick(known)
     begin = float(lives.moment_s.min())
-    fit_s = begin + FIT / MIX * (now_s - begin)
-    if (lives.moment_s <= fit_s).mean() < FIT / MIX / 2:
-        fit_s = float(np.quantile(lives.moment_s, FIT / MIX))
+    fit_s = begin + FIT_SHARE / TUNED_SHARE * (now_s - begin)
+    if (lives.moment_s <= fit_s).mean() < FIT_SHARE / TUNED_SHARE / 2:
+        fit_s = float(np.quantile(lives.moment_s, FIT_SHARE / TUNED_SHARE))
     is_early = lives.moment_s <= fit_s
     tried = fitted(lives.pick(is_early), fit_s, lives.pick(~is_early), now_s, seed)
     none = lives.pick(np.zeros(len(lives), np.bool_)).parts_of_lives(now_s, HALF_LIFE_S)

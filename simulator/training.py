@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from placement import drift
 from placement.baselines import P95, PEAK, Target, baselines_within, tuned_scale
 from placement.boosted import FitOptions, QuantileModel, base_of, files_of, fit
 from placement.errors import ConfigError
 from placement.facts import FAMILIES
+from placement.prediction import HISTORY
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.stacking import conformal, pinball, stack
 from placement.usage import DAY, HISTORY_DAYS, HOUR, SingleArray, UsageSeries
@@ -153,6 +155,9 @@ TARGETS = tuple(Target(h, s) for h in (1, 6, 24) for s in (PEAK, P95))
 LONG_DAYS = 20.0
 """A recording with more days to fit on than this is judged every :data:`STRIDE_H` hours only."""
 
+FIT_SHARE, TUNED_SHARE = 0.58, 0.68
+"""Of a recording: where fitting ends, and where what was held back for calibration, or to choose a mixture of lifetimes,
+ends. The rest judges. (The Bitbrains protocol: 52 and 61 of 90 days.)"""
 MIN_DAYS = 0.9
 """Least length of a recording that can be split into fit, calibration and test."""
 
@@ -176,7 +181,7 @@ class Split:
         if num_days < MIN_DAYS:
             raise ConfigError(f"a recording of {num_days:.2f} days cannot be split by time; give at least one day")
         first = min(HISTORY_DAYS * 24, int(num_days * 24 / 4))
-        return cls(first, num_days * 0.58, num_days * 0.68)
+        return cls(first, num_days * FIT_SHARE, num_days * TUNED_SHARE)
 
     def judged(self, samples: Samples) -> BoolArray:
         """(S,) which samples are used to calibrate and judge: every fifth hour of a long recording, all of a short one."""
@@ -384,7 +389,7 @@ def model_card(
         "created_s": created_s,
         "seed": seed,
         "level": LEVEL,
-        "drift": {"coverage_floor": 0.90, "window": 500, "falls_to": "history"},
+        "drift": {"coverage_floor": drift.FLOOR, "window": drift.WINDOW, "falls_to": HISTORY},
         "tasks": {
             f"{t.resource}-{t.target.name}": {
                 "weights": list(t.weights),

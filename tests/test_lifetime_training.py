@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from placement.baselines import Target
 from placement.boosted import load_card
+from placement.drift import CoverageMonitor, LossMonitor
 from placement.errors import ConfigError, ModelError, PlacementError
 from placement.lifetime_history import Kin, LifeHistory, feature_names
 from placement.lifetime_model import load_lifetimes, row_names
@@ -30,9 +31,9 @@ from simulator.learning import AZURE_MARK, Learnable, _with_batches, evaluate, r
 from simulator.lifetime_accuracy import headline, rows_of
 from simulator.lifetime_samples import Draw, is_held_out, samples_of, with_owners
 from simulator.lifetime_scores import calibration_error, gone_by, log_loss, reliability, scores
-from simulator.lifetime_training import Bounds, train_lifetimes
+from simulator.lifetime_training import DRIFT, Bounds, train_lifetimes
 from simulator.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
-from simulator.training import Effort
+from simulator.training import Effort, Split
 from tests.life_traces import GIB, by_the_hour, nodes, spec_of
 
 pytestmark = pytest.mark.timeout(90)
@@ -362,3 +363,31 @@ def test_where_all_owners_would_be_held_out_nobody_is_and_the_report_says_so(tmp
     for ages in (learned.lifetimes.section["metrics"], evaluate(source, tmp_path)["lifetimes"]["ages"]):
         assert "all" in ages["0s"]
         assert "held_out_owners" not in ages["0s"]
+
+
+def test_usage_and_lifetimes_split_a_recording_at_the_same_shares() -> None:
+    trace = by_the_hour(owners=2, hours=100)
+    bounds, split = Bounds.of(trace), Split.of(100 / 24)
+    begin, arrives = bounds.first, float(trace.pods.arrival_s.max())
+    shares = [(end - begin) / (arrives - begin) for end in (bounds.fit, bounds.mix)]
+    assert shares == pytest.approx([split.last_fit / (100 / 24), split.last_calibration / (100 / 24)])
+
+
+def test_the_card_says_when_the_monitors_shut_a_model() -> None:
+    """At the very outcome that the numbers of the card name."""
+    least, margin = DRIFT["least"], DRIFT["margin_nats"]
+    assert isinstance(least, int)
+    assert isinstance(margin, float)
+    losses, coverage = LossMonitor(), CoverageMonitor()
+    for _ in range(least - 1):
+        losses.observe(0.5, 0.5)
+        coverage.observe("model", False)
+    assert (losses.trusted, coverage.trusted("model")) == (False, True)
+    losses.observe(0.5, 0.5)
+    coverage.observe("model", False)
+    assert (losses.trusted, coverage.trusted("model")) == (True, False)
+    while losses.trusted:
+        mine, rule = losses.losses
+        assert mine <= rule + margin
+        losses.observe(0.6, 0.5)
+    assert sum(losses.losses) / 2 == pytest.approx(0.5 + margin / 2, abs=0.001)
