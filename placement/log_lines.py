@@ -6,7 +6,7 @@ file may begin with a checkpoint, events that rebuild the ledger of that moment,
 
 ::
 
-    {"ullage_log": 1, …}                         header: versions, strategies as TOML by digest
+    {"ullage_log": 1, …}                         header: version, Unix time of second 0, strategies as TOML by digest
     {"spec": 7, "is": {…}}                       pod class 7
     [time_s, kind, subject, node, devices, …]    one event, as in placement.log
     {"checkpoint": "begin" | "end"}
@@ -19,7 +19,7 @@ import gzip
 import heapq
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,18 @@ def _offered(candidates: Any) -> Any:
     bits = np.zeros(int(rows.max(initial=-1)) + 1, np.bool_)
     bits[rows] = True
     return np.packbits(bits, bitorder="little").tobytes().hex()
+
+
+def begin_of(header: Mapping[str, Any], events: Sequence[Event]) -> int:
+    """Unix time of second 0 of a log, 0 if it does not say.
+
+    Every segment of a run says the same (``begins_unix_s``). Older logs say when the segment was opened, under the name of
+    the run's start (``started_unix_s``): that is when its first event happened.
+    """
+    if "begins_unix_s" in header:
+        return int(header["begins_unix_s"])
+    opened_s = header.get("started_unix_s")
+    return int(opened_s) - events[0].time_s if opened_s and events else 0
 
 
 def checkpoint_events(state: ClusterState, time_s: int) -> list[Event]:

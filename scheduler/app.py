@@ -71,7 +71,7 @@ class App:
         self.settings = settings
         self.client = client
         self.metrics = Metrics()
-        began = time.monotonic()
+        began, begins_unix_s = time.monotonic(), round(time.time())
         self.strategy = strategy_named(settings.strategy)
         events = DiskLog(settings.log, self.metrics, package_version(), quiet) if settings.log.folder else NoLog()
         self.events = events
@@ -91,7 +91,7 @@ class App:
         if self.recorder is not None:
             self.recorder.attach(self.engine)
         if isinstance(events, DiskLog):
-            events.attach(state, [self.engine.strategy, self.engine.fallback])
+            events.attach(state, [self.engine.strategy, self.engine.fallback], begins_unix_s=begins_unix_s)
         self.informer = Informer(
             [
                 Reflector(s.kind, s.path, s, client, self.metrics, is_optional=s.is_optional)

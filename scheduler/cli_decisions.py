@@ -133,7 +133,7 @@ def export(target: Path, **options: Any) -> None:
 @RECORDS
 def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, records: str) -> None:
     """Make records from an event log (folder or bundle), of a live run or a replay, so that `explain` works on it."""
-    from placement.log_lines import read_log
+    from placement.log_lines import begin_of, read_log
     from placement.strategies import STRATEGIES, strategy_from_toml
     from scheduler.cli_bundle import strategies_of
     from scheduler.recorder import record_log
@@ -142,7 +142,7 @@ def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, records:
     known = [*strategies_of(header), *STRATEGIES.values(), *(strategy_from_toml(path) for path in tomls)]
     store = RecordStore(Path(records))
     try:
-        start_s = header.get("started_unix_s", 0.0) if epoch_s is None else epoch_s
+        start_s = begin_of(header, events.events) if epoch_s is None else epoch_s
         number = record_log(events, known, store, epoch_s=start_s)
     finally:
         store.close()

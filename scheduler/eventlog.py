@@ -50,8 +50,8 @@ class DiskLog(EventLog):
     """Writes the log of one run below ``settings.folder``."""
 
     __slots__ = (
-        "_file", "_is_broken", "_lost", "_metrics", "_pace", "_queue", "_segment", "_settings", "_size", "_state", "_stop",
-        "_strategies", "_thread", "_version", "_wants", "_writer", "folder",
+        "_begins_s", "_file", "_is_broken", "_lost", "_metrics", "_pace", "_queue", "_segment", "_settings", "_size",
+        "_state", "_stop", "_strategies", "_thread", "_version", "_wants", "_writer", "folder",
     )  # fmt: skip
 
     def __init__(self, settings: LogSettings, metrics: Metrics, version: str, quiet: Quiet | None = None) -> None:
@@ -63,6 +63,7 @@ class DiskLog(EventLog):
         self._pace = (quiet or Quiet()).pace()
         self._queue: deque[Event | list[Event]] = deque()
         self._state: ClusterState | None = None
+        self._begins_s = 0
         self._strategies: dict[str, str] = {}
         self._writer = LineWriter()
         self._file: BinaryIO | None = None
@@ -82,9 +83,9 @@ class DiskLog(EventLog):
             ) from error
         self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
 
-    def attach(self, state: ClusterState, strategies: list[Strategy]) -> None:
-        """Begin to write; checkpoints are taken of ``state``."""
-        self._state = state
+    def attach(self, state: ClusterState, strategies: list[Strategy], *, begins_unix_s: int) -> None:
+        """Begin to write; checkpoints are taken of ``state``, whose second 0 is the Unix time ``begins_unix_s``."""
+        self._state, self._begins_s = state, begins_unix_s
         self._strategies = {s.digest: strategy_to_toml(s) for s in strategies}
         self._thread.start()
 
@@ -174,7 +175,7 @@ class DiskLog(EventLog):
         self._writer = LineWriter()
         self._file = (self.folder / f"{self._segment:06d}.jsonl").open("wb")
         self._write(
-            self._writer.header(version=self._version, started_unix_s=int(time.time()), strategies=self._strategies)
+            self._writer.header(version=self._version, begins_unix_s=self._begins_s, strategies=self._strategies)
         )
 
     def _rotate(self, checkpoint: list[Event]) -> None:

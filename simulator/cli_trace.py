@@ -107,8 +107,8 @@ def convert(source: str, target: Path, prices: Path | None, bad_rows: str) -> No
 @click.argument("target", type=click.Path(path_type=Path))
 def from_log(source: Path, target: Path) -> None:
     """Make a trace of what happened live. SOURCE is the service's log folder or a bundle."""
-    from placement.log_lines import read_log
-    from simulator.from_log import begin_of, trace_of
+    from placement.log_lines import begin_of, read_log
+    from simulator.from_log import trace_of
 
     header, events, lost = read_log(source)
     found = trace_of(events, source.name.partition(".")[0], begins_s=begin_of(header, events.events))

@@ -27,7 +27,7 @@ def write_log(folder: Path, events: EventLog, strategies: list[Strategy]) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            file.write(writer.header(version=metadata.version("ullage"), started_unix_s=0, strategies=tomls))
+            file.write(writer.header(version=metadata.version("ullage"), begins_unix_s=0, strategies=tomls))
             file.writelines(writer.event(event) for event in events)
         part.replace(segment)
     except OSError as error:

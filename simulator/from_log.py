@@ -6,21 +6,14 @@ later are recorded events. What was chosen is not taken over: that is for the re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from placement import log
 from placement.log import Event
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from simulator.trace import NEVER, NodeEvent, Trace, TraceError
-
-
-def begin_of(header: Mapping[str, Any], events: Sequence[Event]) -> int:
-    """Unix time of second 0 of a log, 0 if it does not say: a file's header tells when it was begun, and events follow."""
-    started_s = header.get("started_unix_s")
-    return int(started_s) - events[0].time_s if started_s and events else 0
 
 
 def trace_of(events: Iterable[Event], name: str, *, begins_s: int = 0) -> Trace:

@@ -42,8 +42,8 @@ def _dlrm(path: Path, option: str, skip: bool) -> Trace:
 
 
 def _recorded(path: Path, option: str, skip: bool) -> Trace:
-    from placement.log_lines import read_log
-    from simulator.from_log import begin_of, trace_of
+    from placement.log_lines import begin_of, read_log
+    from simulator.from_log import trace_of
 
     _no_option("ullage-log", option)
     header, events, num_lost = read_log(path)

@@ -8,21 +8,25 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from placement.log import Event
+from placement import log
+from placement.log import Asked, Event
+from placement.log_lines import LineWriter
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU
 from placement.state import ClusterState
-from placement.strategies import STRATEGIES
+from placement.strategies import STRATEGIES, strategy_to_toml
 from scheduler.__main__ import root
 from scheduler.errors import RecordError
 from scheduler.eventlog import DiskLog
 from scheduler.metrics import Metrics
+from scheduler.records import Query, RecordReader
 from scheduler.settings import LogSettings
 from simulator.from_log import trace_of
 from simulator.replay import Replay
 from simulator.trace import TraceError
 
+BEGINS_S = 1_900_000_000
 SPEC = PodSpec(request=((CPU, 1000),))
 
 
@@ -31,7 +35,7 @@ def lived(folder: Path) -> Path:
     disk = DiskLog(LogSettings(folder=str(folder)), Metrics(), "test")
     state = ClusterState(events=disk)
     strategy = STRATEGIES["first-fit"]
-    disk.attach(state, [strategy])
+    disk.attach(state, [strategy], begins_unix_s=BEGINS_S)
     state.add_node(NodeSpec("a", ((CPU, 6000),)))
     for i in range(10):
         if i == 5:
@@ -43,15 +47,14 @@ def lived(folder: Path) -> Path:
     return folder
 
 
-def test_a_trace_from_a_log_has_its_pods_nodes_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.eventlog.time.time", lambda: 1e9)
+def test_a_trace_from_a_log_has_its_pods_nodes_and_times(tmp_path: Path) -> None:
     target = tmp_path / "live.ullage"
     result = CliRunner().invoke(root, ["trace", "from-log", str(lived(tmp_path / "log")), str(target)])
     assert result.exit_code == 0, result.output
     from simulator.sources import open_trace
 
     found = open_trace(str(target))
-    assert found.manifest.begins_s == open_trace(f"ullage-log:{tmp_path / 'log'}").manifest.begins_s == 10**9
+    assert found.manifest.begins_s == open_trace(f"ullage-log:{tmp_path / 'log'}").manifest.begins_s == BEGINS_S
     assert len(found.pods) == 10
     assert found.pods.arrival_s.tolist() == list(range(10))
     assert sorted(d for d in found.pods.departure_s.tolist() if d >= 0) == [20]
@@ -96,3 +99,23 @@ def test_a_bundle_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -
     taken = CliRunner().invoke(root, ["bundle", str(tmp_path / "log"), "-o", str(tmp_path / "b.tar.gz")])
     assert isinstance(taken.exception, RecordError)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar.gz", "log"]
+
+
+def test_records_of_an_old_log_are_dated_by_its_first_event(tmp_path: Path) -> None:
+    """Its oldest segments are gone: the header tells when the one that is left was opened, an hour into the run."""
+    strategy = STRATEGIES["first-fit"]
+    asked = Asked(strategy.digest, SPEC, None, None)
+    writer = LineWriter()
+    lines = [
+        writer.header(started_unix_s=BEGINS_S + 3600, strategies={strategy.digest: strategy_to_toml(strategy)}),
+        writer.event(Event(3600, log.NODE_ADDED, "a", detail=NodeSpec("a", ((CPU, 6000),)))),
+        writer.event(Event(3700, log.DECISION, "u0", "a", 0, asked)),
+    ]
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "000009.jsonl").write_bytes(b"".join(lines))
+    words = ["decisions", "from-log", str(tmp_path / "log"), "--records", str(tmp_path / "r.db")]
+    made = CliRunner().invoke(root, words, catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    with RecordReader(str(tmp_path / "r.db")) as reader:
+        (record,) = reader.find(Query())
+    assert record.asked_s == BEGINS_S + 3700

@@ -16,7 +16,7 @@ from placement import log
 from placement.errors import ConfigError
 from placement.knowledge import DevicePrices, Kind, Knowledge, Workload
 from placement.log import Asked, Event, EventLog
-from placement.log_lines import LineReader, LineWriter, checkpoint_events, read_log, segments
+from placement.log_lines import LineReader, LineWriter, begin_of, checkpoint_events, read_log, segments
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.playback import rebuild, verify
 from placement.pods import GpuRequest, NodeRules, NodeTerm, PodSpec, Requirement
@@ -130,10 +130,29 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named() -> None:
         list(LineReader().events([b'{"ullage_log":2}\n'], "x"))
 
 
+@pytest.mark.parametrize(
+    ("header", "begins_s"),
+    [
+        ({"begins_unix_s": 10**9}, 10**9),
+        ({"begins_unix_s": 10**9, "started_unix_s": 5}, 10**9),
+        ({"started_unix_s": 10**9 + 3600}, 10**9),
+        ({}, 0),
+        ({"started_unix_s": 0}, 0),
+    ],
+)
+def test_second_zero_is_told_by_the_header_or_in_older_logs_by_the_first_event(
+    header: dict[str, int], begins_s: int
+) -> None:
+    assert begin_of(header, [Event(3600, log.NODE_REMOVED, "n")]) == begins_s
+
+
+BEGINS_S = 1_900_000_000
+
+
 def write(folder: Path, state_steps: int, **changes: int) -> tuple[DiskLog, ClusterState]:
     disk = DiskLog(LogSettings(folder=str(folder), **changes), Metrics(), "test")
     state = ClusterState(events=disk)
-    disk.attach(state, [STRATEGIES["best-fit"]])
+    disk.attach(state, [STRATEGIES["best-fit"]], begins_unix_s=BEGINS_S)
     for i in range(20):
         state.add_node(NodeSpec(f"n{i}", ((CPU, 10**6),)))
     for i in range(state_steps):
@@ -154,7 +173,8 @@ def test_segments_are_compressed_and_each_begins_with_all_that_is_needed(tmp_pat
     assert set(rebuild(whole).residents) == set(state.residents)
     for path in files[:2]:
         path.unlink()
-    _, rest, _ = read_log(tmp_path)
+    header, rest, _ = read_log(tmp_path)
+    assert begin_of(header, rest.events) == BEGINS_S, "of the run, in every segment"
     assert len(rest) < len(whole) + 2000
     assert set(rebuild(rest).residents) == set(state.residents)
     assert disk.folder.parent == tmp_path
@@ -178,7 +198,7 @@ def test_a_queue_that_overflows_loses_events_and_says_so(tmp_path: Path) -> None
     state = ClusterState(events=disk)
     for i in range(300):
         state.add_node(NodeSpec(f"n{i}", ((CPU, 1),)))
-    disk.attach(state, [])
+    disk.attach(state, [], begins_unix_s=BEGINS_S)
     disk.close()
     _, events, lost = read_log(tmp_path)
     assert (len(events), lost) == (100, 200)
