@@ -136,6 +136,8 @@ class Program:
         self.rules_epoch = self.state.rules.epoch
         self.demands: list[Demand] = []
         self.started: list[int] = []
+        self.followed: list[int] = []
+        """Per class, how many changes of nodes ``permitted`` knows of."""
         self._grow(min(FIRST_CLASSES, self.max_classes))
 
     def _choose_terms(self) -> None:
@@ -214,17 +216,16 @@ class Program:
             self.own[c] = self.columns.outlook_of(spec)
         self.permitted[c, : state.num_rows] = state.rules.static_mask(spec)[: state.num_rows]
         self.permitted[c, : state.num_rows] &= state.is_alive[: state.num_rows]
+        self.followed.append(self.num_changes)
         return c
 
     def _follow_nodes(self) -> None:
-        """Nodes were added, changed or removed since the last question."""
+        """Nodes were added, changed or removed since the last question; classes follow when they are asked about."""
         state, allowed = self.state, self.columns.kind_allowed
         for row in sorted(set(state.changed_rows[self.num_changes :])):
             node = state.nodes[row]
             if node is not None:
                 self.columns.node_changed(row, node)
-            for spec, c in self.class_of.items():
-                self.permitted[c, row] = node is not None and state.rules.static_mask_row(spec, row)
         if kernels is not None and self.columns.kind_allowed is not allowed:  # the table of device models grew
             self._hand_over()
         self.num_changes = len(state.changed_rows)
@@ -236,7 +237,13 @@ class Program:
         elif self.num_changes != len(state.changed_rows):
             self._follow_nodes()
         c = self.class_of.get(spec)
-        return self._add_class(spec) if c is None else c
+        if c is None:
+            return self._add_class(spec)
+        if self.followed[c] != self.num_changes:
+            rows = np.array(sorted(set(state.changed_rows[self.followed[c] :])), np.int64)
+            self.permitted[c, rows] = state.rules.static_mask(spec, rows)
+            self.followed[c] = self.num_changes
+        return c
 
     def row(self, spec: PodSpec) -> IntArray:
         """``(N,)`` int64 scores of a class, brought up to date; a view of the cache, not to be kept."""

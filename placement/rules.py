@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,10 @@ ANY_ADDRESS = "0.0.0.0"
 MAX_DIGITS = 100
 """Leading zeros included; label values have at most 63 characters."""
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+MIN_COUNTERS = 256
+"""Above, counters that count nobody go: rules of pods that have gone must not slow down those that come."""
+MAX_CLASSES = 20_000
+"""Classes of which something is remembered; beyond it remembering starts over."""
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:
@@ -123,6 +127,26 @@ class Placed(Protocol):
 
 Counted = tuple[str, object]
 """Key of a counter: its kind and what it counts."""
+Value = TypeVar("Value")
+
+
+def _reads_labels(key: Counted) -> bool:
+    """Whether whom a counter counts depends on labels of namespaces."""
+    kind, what = key
+    return kind == "all" and any(match.namespace_selector is not None for match in what)  # type: ignore[attr-defined]  # tuple of Match
+
+
+def _remembered(table: dict[PodSpec, Value], spec: PodSpec, value: Value) -> Value:
+    """``value``, kept in ``table`` for the next time."""
+    if len(table) >= MAX_CLASSES:
+        table.clear()
+    table[spec] = value
+    return value
+
+
+def hard_taints(node: NodeSpec) -> tuple[Taint, ...]:
+    """Taints that keep pods off a node."""
+    return tuple(t for t in node.taints if t.effect in ("NoSchedule", "NoExecute"))
 
 
 class RuleIndex:
@@ -151,9 +175,20 @@ class RuleIndex:
         self._soft_taints: dict[int, tuple[Taint, ...]] = {}
         self._images: dict[str, dict[int, int]] = {}
         """Image name → row → bytes."""
-        self._relational: dict[PodSpec, bool] = {}
+        self._against: dict[PodSpec, list[tuple[str, IntArray]]] = {}
+        """Class → required anti-affinity of residents that speaks of it: topology key and counter."""
+        self._for: dict[PodSpec, list[tuple[str, int, IntArray]]] = {}
+        """Class → wishes of residents that speak of it: topology key, weight and counter."""
+        self._asked: set[Counted] = set()
+        """Counters that somebody asked for since idle ones went."""
+        self._most_counters = MIN_COUNTERS
         self.epoch = 0
-        """Grows when classes may have become relational."""
+        """Grows when classes may have become relational, or may be so no longer."""
+
+    @property
+    def num_counters(self) -> int:
+        """Counters that every bind and release may change."""
+        return len(self._counters) + len(self._carried) + len(self._ports) + len(self._wishes)
 
     # ── nodes ─────────────────────────────────────────────────────────────────────────────────
 
@@ -188,7 +223,7 @@ class RuleIndex:
         self._carried = {key: grown(counter, 0) for key, counter in self._carried.items()}
         self._ports = {key: grown(counter, 0) for key, counter in self._ports.items()}
         self._wishes = {key: grown(counter, 0) for key, counter in self._wishes.items()}
-        self._bumps.clear()
+        self._forget_classes()
 
     def _column(self, key: str) -> IntArray:
         column = self._columns.get(key)
@@ -204,8 +239,7 @@ class RuleIndex:
         self.nodes[row] = node
         self._alive[row] = True
         self._unschedulable[row] = node.unschedulable
-        hard = tuple(t for t in node.taints if t.effect in ("NoSchedule", "NoExecute"))
-        self._taints[row] = self._taint_sets.setdefault(hard, len(self._taint_sets))
+        self._taints[row] = self._taint_set(node)
         self._models[row] = self._id(node.gpu_model) if node.gpu_model else ABSENT
         self._column(_NAME)[row] = self._id(node.name)
         for key, value in node.labels:
@@ -216,39 +250,69 @@ class RuleIndex:
         for name, size in node.images:
             self._images.setdefault(name, {})[row] = size
 
+    def _taint_set(self, node: NodeSpec) -> int:
+        """Number of a node's hard taints. Autoscalers write the time into some: numbers that no node has any more go."""
+        hard = hard_taints(node)
+        if hard not in self._taint_sets and len(self._taint_sets) > 2 * self._capacity:
+            self._taint_sets = {(): 0}
+            for row, other in enumerate(self.nodes):
+                if other is not None:
+                    self._taints[row] = self._taint_sets.setdefault(hard_taints(other), len(self._taint_sets))
+        return self._taint_sets.setdefault(hard, len(self._taint_sets))
+
     def remove_node(self, row: int) -> None:
         """The node left its row; residents' counters are the ledger's to release."""
         node = self.nodes[row]
         assert node is not None, "a node is removed once"
         self._alive[row] = False
+        self._taints[row] = 0
         self._models[row] = ABSENT
         for key in (_NAME, *(key for key, _ in node.labels)):
             self._columns[key][row] = ABSENT
         self._soft_taints.pop(row, None)
         for name, _ in node.images:
-            self._images[name].pop(row, None)
+            holders = self._images.get(name, {})
+            holders.pop(row, None)
+            if not holders:
+                self._images.pop(name, None)
         self.nodes[row] = None
 
     def set_namespace(self, namespace: NamespaceSpec) -> None:
         """Labels of a namespace changed: every term that selects by them is counted anew."""
         self.namespaces[namespace.name] = namespace
-        self._bumps.clear()
-        self._relational.clear()
-        self.epoch += 1
-        for key in list(self._counters):
+        reading = [key for key in self._counters if _reads_labels(key)]
+        terms = (*(match for match, _ in self._carried), *(match for match, _, _ in self._wishes))
+        if not reading and all(match.namespace_selector is None for match in terms):
+            return
+        self._forget_classes()
+        for key in reading:
             self._recount(key)
+
+    def _forget_classes(self) -> None:
+        """What is remembered of classes may no longer hold."""
+        self._bumps.clear()
+        self._against.clear()
+        self._for.clear()
+        self.epoch += 1
+
+    def _drop_idle(self) -> None:
+        """Drop counters that count nobody, before there are too many. None of them has a say in any answer: nobody is
+        there to be met, kept away from or pleased, and who asks for one again gets a new one."""
+        if self.num_counters < self._most_counters:
+            return
+        self._counters = {k: c for k, c in self._counters.items() if k in self._asked or c.any()}
+        self._carried = {key: counter for key, counter in self._carried.items() if counter.any()}
+        self._ports = {port: counter for port, counter in self._ports.items() if counter.any()}
+        self._wishes = {wish: counter for wish, counter in self._wishes.items() if counter.any()}
+        self._most_counters = max(MIN_COUNTERS, 2 * self.num_counters)
+        self._asked.clear()
+        self._forget_classes()
 
     # ── rules about the node alone ────────────────────────────────────────────────────────────
 
-    def static_mask(self, spec: PodSpec) -> BoolArray:
-        """``(N,)`` bool: nodes that the pod's own rules and the nodes' taints permit."""
-        return self._static(spec, slice(0, self.num_rows))
-
-    def static_mask_row(self, spec: PodSpec, row: int) -> bool:
-        """The same for one node."""
-        return bool(self._static(spec, slice(row, row + 1))[0])
-
-    def _static(self, spec: PodSpec, rows: Rows) -> BoolArray:
+    def static_mask(self, spec: PodSpec, rows: Rows | None = None) -> BoolArray:
+        """``(N,)`` bool, or for ``rows`` alone: nodes that the pod's own rules and the nodes' taints permit."""
+        rows = slice(0, self.num_rows) if rows is None else rows
         mask = self._alive[rows].copy()
         for _, rule in self._static_rules(spec):
             mask &= rule(rows)
@@ -279,10 +343,12 @@ class RuleIndex:
         return rules
 
     def _tolerable(self, spec: PodSpec, rows: Rows) -> BoolArray:
-        accepted = np.array(
-            [all(is_tolerated(t, spec.node_rules.tolerations) for t in taints) for taints in self._taint_sets], np.bool_
-        )
-        return accepted[self._taints[rows]]
+        numbers, tolerations = self._taints[rows], spec.node_rules.tolerations
+        present, sets = np.bincount(numbers), list(self._taint_sets)
+        accepted = np.zeros(len(present), np.bool_)
+        for number in np.flatnonzero(present).tolist():
+            accepted[number] = all(is_tolerated(taint, tolerations) for taint in sets[number])
+        return accepted[numbers]
 
     def _wanted(self, spec: PodSpec, rows: Rows) -> BoolArray:
         """Node selector and required node affinity."""
@@ -340,12 +406,13 @@ class RuleIndex:
 
     def _bumps_of(self, spec: PodSpec) -> tuple[IntArray, ...]:
         """Every counter that a pod of this class changes."""
+        self._drop_idle()
         zeros = np.zeros
         for term in spec.pod_rules.anti_affinity:
             key = (Match.of(term, spec.namespace), term.topology_key)
             if key not in self._carried:
                 self._carried[key] = zeros(self._capacity, np.int64)
-                self._relational.clear()
+                self._against.clear()
                 self.epoch += 1
         for port in spec.pod_rules.host_ports:
             if port not in self._ports:
@@ -355,14 +422,14 @@ class RuleIndex:
         for wish in carried:
             if wish not in self._wishes:
                 self._wishes[wish] = zeros(self._capacity, np.int64)
+                self._for.clear()
         bumps = [counter for key, counter in self._counters.items() if self._counts(key, spec)]
         bumps += [self._wishes[wish] for wish in carried]
         bumps += [
             self._carried[Match.of(term, spec.namespace), term.topology_key] for term in spec.pod_rules.anti_affinity
         ]
         bumps += [self._ports[port] for port in spec.pod_rules.host_ports]
-        self._bumps[spec] = tuple(bumps)
-        return self._bumps[spec]
+        return _remembered(self._bumps, spec, tuple(bumps))
 
     def _counts(self, key: Counted, spec: PodSpec) -> bool:
         kind, what = key
@@ -373,9 +440,11 @@ class RuleIndex:
     def counter(self, key: Counted) -> IntArray:
         """``(N,)`` int64: residents per node that a key counts; made from the ledger when first asked for."""
         if key not in self._counters:
+            self._drop_idle()
             self._counters[key] = np.zeros(self._capacity, np.int64)
             self._bumps.clear()
             self._recount(key)
+        self._asked.add(key)
         return self._counters[key][: self.num_rows]
 
     def _recount(self, key: Counted) -> None:
@@ -393,19 +462,24 @@ class RuleIndex:
 
     def is_relational(self, spec: PodSpec) -> bool:
         """Whether any rule about other pods concerns this class now."""
-        known = self._relational.get(spec)
-        if known is None:
-            rules = spec.pod_rules
-            known = bool(
-                rules.host_ports
-                or rules.affinity
-                or rules.anti_affinity
-                or rules.max_per_node
-                or any(spread.hard for spread in rules.spread)
-                or any(match.covers(spec, self.namespaces) for match, _ in self._carried)
-            )
-            self._relational[spec] = known
-        return known
+        rules = spec.pod_rules
+        return bool(
+            rules.host_ports
+            or rules.affinity
+            or rules.anti_affinity
+            or rules.max_per_node
+            or any(spread.hard for spread in rules.spread)
+            or self._terms_against(spec)
+        )
+
+    def _terms_against(self, spec: PodSpec) -> list[tuple[str, IntArray]]:
+        """Required anti-affinity of residents against a class: topology key, and how many on each node carry it."""
+        terms = self._against.get(spec)
+        if terms is None:
+            carried, spaces = self._carried.items(), self.namespaces
+            found = [(topology_key, counter) for (m, topology_key), counter in carried if m.covers(spec, spaces)]
+            terms = _remembered(self._against, spec, found)
+        return terms
 
     def relational_mask(self, spec: PodSpec) -> BoolArray:
         """``(N,)`` bool: nodes that every rule about other pods permits."""
@@ -423,7 +497,11 @@ class RuleIndex:
                 ("node(s) didn't match pod topology spread constraints", self._spread, rules.spread),
                 ("node(s) didn't match pod affinity rules", self._affinity, rules.affinity),
                 ("node(s) didn't match pod anti-affinity rules", self._anti_affinity, rules.anti_affinity),
-                ("node(s) didn't satisfy existing pods anti-affinity rules", self._unresisted, self._carried),
+                (
+                    "node(s) didn't satisfy existing pods anti-affinity rules",
+                    self._unresisted,
+                    self._terms_against(spec),
+                ),
                 ("too many pods of this owner on the node", self._within_limit, rules.max_per_node),
             )
             if applies
@@ -485,9 +563,8 @@ class RuleIndex:
     def _unresisted(self, spec: PodSpec) -> BoolArray:
         """The symmetric rule: residents' anti-affinity against this pod."""
         mask: BoolArray = np.ones(self.num_rows, np.bool_)
-        for (match, topology_key), counter in self._carried.items():
-            if match.covers(spec, self.namespaces):
-                mask &= self.domain_sums(topology_key, counter[: self.num_rows]) == 0
+        for topology_key, counter in self._terms_against(spec):
+            mask &= self.domain_sums(topology_key, counter[: self.num_rows]) == 0
         return mask
 
     def spread_nodes(self, spec: PodSpec, constraint: Spread, keys: Iterable[str]) -> BoolArray:
@@ -541,11 +618,15 @@ class RuleIndex:
 
     def wished_by_residents(self, spec: PodSpec, hard_weight: int) -> IntArray:
         """``(N,)`` int64: what residents' own affinity terms give a node for a pod of this class."""
+        wishes = self._for.get(spec)
+        if wishes is None:
+            wished, spaces = self._wishes.items(), self.namespaces
+            found = [(topology_key, w, counter) for (m, topology_key, w), counter in wished if m.covers(spec, spaces)]
+            wishes = _remembered(self._for, spec, found)
         total = np.zeros(self.num_rows, np.int64)
-        for (match, topology_key, weight), counter in self._wishes.items():
-            if match.covers(spec, self.namespaces):
-                factor = hard_weight if weight == 0 else weight
-                total += factor * self.domain_sums(topology_key, counter[: self.num_rows])
+        for topology_key, weight, counter in wishes:
+            factor = hard_weight if weight == 0 else weight
+            total += factor * self.domain_sums(topology_key, counter[: self.num_rows])
         return total
 
     def images(self, wanted: Iterable[str]) -> IntArray:

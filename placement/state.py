@@ -26,7 +26,7 @@ from placement.knowledge import Knowledge
 from placement.log import Event, EventLog
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import PodSpec
-from placement.resources import BASE_RESOURCES, DEVICE_MILLI, GPU_SHARE, PODS, AnyArray, BoolArray, IntArray
+from placement.resources import BASE_RESOURCES, CPU, DEVICE_MILLI, GPU_SHARE, PODS, AnyArray, BoolArray, IntArray
 from placement.rules import RuleIndex
 
 SCORED_CPU = 0
@@ -38,6 +38,10 @@ NUM_DERIVED = GPU_CLASSES + NUM_GPU_CLASSES
 CPU_ROW, MEMORY_ROW, PODS_ROW, GPU_ROW = range(NUM_DERIVED, NUM_DERIVED + len(BASE_RESOURCES))
 
 PLACES = 1 << 20
+MAX_CLASSES = 50_000
+"""Classes whose sums are kept; beyond it they are made anew."""
+MAX_CHANGED = 1 << 17
+"""Length of the list of changed nodes; beyond it everything cached starts over."""
 TOUCH_RING = 1 << 16
 """Length of the ring of touched rows; a reader that is further behind refreshes everything."""
 
@@ -90,6 +94,12 @@ def place_of(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") * PLACES >> 32
 
 
+def _read_once(node: NodeSpec) -> tuple[object, ...]:
+    """What caches derive from a node: all but amounts, which they read in the columns, and images."""
+    devices = node.num_gpus, node.gpu_model, node.amounts.get(CPU, 0)
+    return node.labels, node.taints, node.unschedulable, devices
+
+
 class ClusterState:
     """The ledger of one cluster, live or simulated.
 
@@ -119,7 +129,7 @@ class ClusterState:
         self.epoch = 0
         """Grows when arrays move or knowledge changes; then everything cached is stale."""
         self.changed_rows: list[int] = []
-        """Rows whose node was added, changed or removed, in order."""
+        """Rows whose node was added, removed, or changed in what a score or rule reads, in order."""
         self.num_rows = 0
         self.clock = 0
         """Number of touches so far."""
@@ -188,6 +198,8 @@ class ClusterState:
             if (kind := gpu_class(spec)) >= 0:
                 delta[GPU_CLASSES + kind] = 1
             delta.flags.writeable = False
+            if len(self._deltas) >= MAX_CLASSES:
+                self._deltas.clear()
             self._deltas[spec] = delta
         return delta
 
@@ -216,6 +228,7 @@ class ClusterState:
         self.row_of[node.name] = row
         self.gpu_free[row, : node.num_gpus] = DEVICE_MILLI
         self._offer(row, node)
+        self._changed(row)
         self.log.append(Event(time_s, log.NODE_ADDED, node.name, detail=node))
         return row
 
@@ -235,8 +248,13 @@ class ClusterState:
         self.gpu_model[row] = self.models.setdefault(node.gpu_model, len(self.models))
         self.is_alive[row] = True
         self.rules.add_node(row, node)
-        self.changed_rows.append(row)
         self._touch(row)
+
+    def _changed(self, row: int) -> None:
+        if len(self.changed_rows) >= MAX_CHANGED:
+            self.changed_rows.clear()
+            self.epoch += 1
+        self.changed_rows.append(row)
 
     def _withdraw(self, row: int) -> None:
         self.offered[:, row] = 0
@@ -255,6 +273,8 @@ class ClusterState:
             self.gpu_free[row, old.num_gpus : node.num_gpus] += DEVICE_MILLI
             self.gpu_free[row, node.num_gpus : old.num_gpus] -= DEVICE_MILLI
         self._offer(row, node)
+        if _read_once(node) != _read_once(old):
+            self._changed(row)
         self.log.append(Event(time_s, log.NODE_UPDATED, node.name, detail=node))
 
     def remove_node(self, name: str, *, time_s: int = 0) -> list[Resident]:
@@ -270,7 +290,7 @@ class ClusterState:
         self.names[row] = ""
         del self.row_of[name]
         heapq.heappush(self._free_rows, row)
-        self.changed_rows.append(row)
+        self._changed(row)
         self._touch(row)
         self.log.append(Event(time_s, log.NODE_REMOVED, name))
         return evicted

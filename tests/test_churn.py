@@ -1,0 +1,172 @@
+"""What has gone leaves nothing behind: a ledger that has seen a hundred thousand jobs decides as fast as a new one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from placement.log import EventLog
+from placement.nodes import NamespaceSpec, NodeSpec, Taint
+from placement.pods import HostPort, PodRules, PodSpec, PodTerm, Requirement, WeightedPodTerm
+from placement.program import NOT_FEASIBLE
+from placement.rules import MIN_COUNTERS
+from placement.state import MAX_CHANGED, MAX_CLASSES, ClusterState
+from placement.strategies import STRATEGIES
+from tests.generators import fleets, pod_specs
+
+HOSTNAME = "kubernetes.io/hostname"
+quick = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def state_of(nodes: list[NodeSpec]) -> ClusterState:
+    state = ClusterState(events=EventLog())
+    for node in nodes:
+        state.add_node(node)
+    return state
+
+
+def machine(name: str, **changes: object) -> NodeSpec:
+    node = NodeSpec(name, (("cpu", 64_000), ("memory", 2**38)), ((HOSTNAME, name),))
+    return replace(node, **changes)  # type: ignore[arg-type]  # fields by name
+
+
+def job(number: int) -> PodSpec:
+    """One of a kind: its rules speak of its own pods."""
+    own = PodTerm(HOSTNAME, (Requirement("job-name", "In", (f"job-{number}",)),))
+    return PodSpec(
+        (("cpu", 100),),
+        owner=f"Job/job-{number}",
+        labels=(("job-name", f"job-{number}"),),
+        pod_rules=PodRules(
+            anti_affinity=(own,), preferred=(WeightedPodTerm(10, own),), host_ports=(HostPort(1024 + number),)
+        ),
+    )
+
+
+def test_rules_of_pods_that_are_gone_are_forgotten_and_those_of_pods_that_run_are_not() -> None:
+    state, strategy = state_of([machine(f"n{i}") for i in range(5)]), STRATEGIES["best-fit"]
+    lasting = job(10_000)
+    state.bind("lasting", lasting, "n0")
+    for number in range(1000):
+        spec = job(number)
+        decision = strategy.decide(state.snapshot(), spec)
+        state.bind("passing", spec, decision.node)
+        state.release("passing")
+    assert state.rules.num_counters <= MIN_COUNTERS
+    assert len(state.rules._bumps) <= MIN_COUNTERS
+    scores = strategy.scores(state.snapshot(), lasting)
+    assert {state.name(row) for row in np.flatnonzero(scores > NOT_FEASIBLE).tolist()} == {"n1", "n2", "n3", "n4"}
+
+
+@quick
+@given(fleets(), st.lists(pod_specs(), min_size=2, max_size=10), st.data())
+def test_an_answer_never_depends_on_when_idle_counters_were_dropped(
+    nodes: list[NodeSpec], specs: list[PodSpec], data: st.DataObject
+) -> None:
+    kept, dropping = state_of(nodes), state_of(nodes)
+    strategy = STRATEGIES[data.draw(st.sampled_from(["best-fit", "kube-default"]))]
+    for i, spec in enumerate(specs * 2):
+        dropping.rules._most_counters = 0
+        dropping.rules._asked.clear()
+        scores = [strategy.scores(state.snapshot(), spec) for state in (kept, dropping)]
+        assert (scores[0] == scores[1]).all()
+        best = int(scores[0].argmax())
+        leaver = data.draw(st.sampled_from([None, *kept.residents]))
+        for state in (kept, dropping):
+            if scores[0][best] > NOT_FEASIBLE:
+                devices = strategy.program(state).devices(spec, best, 0)
+                state.bind(f"pod-{i}", spec, state.name(best), devices)
+            if leaver is not None:
+                state.release(leaver)
+    for key, counter in dropping.rules._carried.items():
+        assert (counter == kept.rules._carried[key]).all()
+
+
+def test_a_namespace_that_nobody_selects_by_label_costs_no_count() -> None:
+    state = state_of([machine("n0")])
+    state.bind("a", job(1), "n0")
+    before = state.rules.epoch
+    state.set_namespace(NamespaceSpec("other", (("team", "b"),)))
+    assert state.rules.epoch == before
+    everywhere = PodTerm(HOSTNAME, (), namespace_selector=(Requirement("team", "In", ("b",)),))
+    state.bind("b", replace(job(2), pod_rules=PodRules(anti_affinity=(everywhere,))), "n0")
+    spec = PodSpec((("cpu", 1),), namespace="other")
+    assert not state.rules.relational_mask(spec)[0]
+    state.set_namespace(NamespaceSpec("other", (("team", "c"),)))
+    assert state.rules.relational_mask(spec)[0]
+
+
+def test_taints_with_the_time_in_them_are_forgotten_with_their_nodes() -> None:
+    state, spec = state_of([machine("n0"), machine("n1")]), job(1)
+    for time_s in range(500):
+        state.update_node(machine("n0", taints=(Taint("ToBeDeletedByClusterAutoscaler", str(time_s)),)))
+        assert state.rules.static_mask(spec).tolist() == [False, True]
+    assert len(state.rules._taint_sets) < 200
+    state.update_node(machine("n0"))
+    assert state.rules.static_mask(spec).tolist() == [True, True]
+
+
+def test_images_that_no_node_has_any_more_are_forgotten() -> None:
+    state = state_of([machine("n0")])
+    for build in range(100):
+        state.update_node(machine("n0", images=((f"shop:{build}", 10),)))
+    assert list(state.rules._images) == ["shop:99"]
+
+
+@quick
+@given(fleets(), st.lists(pod_specs(), min_size=2, max_size=5), st.data())
+def test_classes_that_are_asked_about_now_and_then_see_every_change_of_nodes(
+    nodes: list[NodeSpec], specs: list[PodSpec], data: st.DataObject
+) -> None:
+    state, strategy = state_of(nodes), STRATEGIES["best-fit"]
+    changes = st.sampled_from(["cordon", "taint", "label", "cpu", "images", "remove", "add"])
+    for _ in range(data.draw(st.integers(1, 8))):
+        node = data.draw(st.sampled_from(nodes))
+        known = None if node.name not in state.row_of else state.nodes[state.row_of[node.name]]
+        change = data.draw(changes)
+        if known is None:
+            state.add_node(node)
+        elif change == "cordon":
+            state.update_node(replace(known, unschedulable=not known.unschedulable))
+        elif change == "taint":
+            state.update_node(replace(known, taints=(Taint("gpu", "x"),)))
+        elif change == "label":
+            state.update_node(replace(known, labels=(*node.labels[:-1], ("zone", "a"))))
+        elif change == "cpu":
+            state.update_node(replace(known, allocatable=(("cpu", 500), ("memory", 1 << 30), ("pods", 2))))
+        elif change == "images":
+            state.update_node(replace(known, images=(("shop", 10),)))
+        elif change == "remove":
+            state.remove_node(node.name)
+        spec = data.draw(st.sampled_from(specs))
+        fresh = ClusterState(events=EventLog())
+        for row, other in enumerate(state.nodes):
+            fresh.add_node(machine(f"hole-{row}") if other is None else other)
+        alive = state.is_alive[: state.num_rows]
+        expected = np.where(alive, strategy.scores(fresh.snapshot(), spec), NOT_FEASIBLE)
+        assert (strategy.scores(state.snapshot(), spec) == expected).all()
+
+
+def test_a_list_of_changed_nodes_that_grew_too_long_starts_over_unseen() -> None:
+    state, strategy, spec = state_of([machine("n0"), machine("n1")]), STRATEGIES["best-fit"], job(1)
+    strategy.decide(state.snapshot(), spec)
+    state.changed_rows.extend([0] * MAX_CHANGED)
+    state.update_node(machine("n0", unschedulable=True))
+    assert len(state.changed_rows) == 1
+    assert strategy.decide(state.snapshot(), spec).node == "n1"
+
+
+def test_sums_of_classes_that_were_forgotten_are_made_again() -> None:
+    state = state_of([machine("n0")])
+    first = PodSpec((("cpu", 7),))
+    state.bind("first", first, "n0")
+    for i in range(MAX_CLASSES + 5):
+        state.delta(PodSpec((("cpu", 7),), owner=f"Job/{i}"))
+    assert len(state._deltas) <= MAX_CLASSES
+    state.release("first")
+    assert not state.taken.any()
