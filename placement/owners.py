@@ -37,8 +37,10 @@ class Owners:
 
     services: dict[str, dict[str, tuple[tuple[str, str], ...]]] = field(default_factory=dict)
     """Namespace → Service → labels that it selects; a Service without a selector is left out."""
-    controllers: dict[tuple[str, str], dict[str, Requirements]] = field(default_factory=dict)
-    """(kind, namespace) → name → selector."""
+    controllers: dict[str, dict[str, dict[str, Requirements]]] = field(
+        default_factory=lambda: {kind: {} for kind in CONTROLLERS}
+    )
+    """Kind → namespace → name → selector."""
 
     def selector(self, namespace: str, labels: Mapping[str, str], owner: tuple[str, str, str] | None) -> Requirements:
         """Of the pods that this one is spread among; () = nobody.
@@ -53,7 +55,7 @@ class Owners:
                 merged.update(chosen)
         found = [Requirement(key, "In", (value,)) for key, value in sorted(merged.items())]
         if owner is not None and CONTROLLERS.get(owner[1]) == owner[0]:
-            found += self.controllers.get((owner[1], namespace), {}).get(owner[2], ())
+            found += self.controllers[owner[1]].get(namespace, {}).get(owner[2], ())
         return tuple(dict.fromkeys(found))
 
     def spread(

@@ -70,16 +70,11 @@ class Binder:
 
     async def bind(self, binding: Binding) -> str:
         """Bind a pod; the error for kube-scheduler, empty for success. Calling again for one UID is safe."""
-        running = self._in_flight.get(binding.uid)
-        if running is not None:
+        while running := self._in_flight.get(binding.uid):
             await asyncio.wait([running])
-        task = asyncio.ensure_future(self._bind(binding))
-        self._in_flight[binding.uid] = task
-        try:
-            return await asyncio.shield(task)  # the POST goes on even if the caller hangs up
-        finally:
-            if self._in_flight.get(binding.uid) is task and task.done():
-                del self._in_flight[binding.uid]
+        task = self._in_flight[binding.uid] = asyncio.ensure_future(self._bind(binding))
+        task.add_done_callback(lambda _: self._in_flight.pop(binding.uid))
+        return await asyncio.shield(task)  # the POST goes on even if the caller hangs up
 
     async def _bind(self, binding: Binding) -> str:
         try:
@@ -98,8 +93,6 @@ class Binder:
             return await self._post(binding, reservation)
         except ApiError as error:
             return self._count("api", f"ullage: {error}")
-        finally:
-            self._in_flight.pop(binding.uid, None)
 
     def _count(self, outcome: str, error: str) -> str:
         self.engine.metrics.binds.labels(outcome).inc()
@@ -152,17 +145,23 @@ class Binder:
             },
             "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},
         }
-        held.is_binding = True
+        is_first, held.is_binding = not held.is_binding, True
         path = pod_path(binding.namespace, binding.name) + "/binding"
         try:
             await self.api.call("POST", path, body, timeout_s=self.engine.settings.kube.bind_timeout_s)
         except ApiError as error:
-            return await self._failed(binding, held, error)
+            return await self._failed(binding, error, is_first=is_first)
         return self._count("bound", "")
 
-    async def _failed(self, binding: Binding, held: Reservation, error: ApiError) -> str:
-        """Find out what the API did, then answer. While nobody knows, the reservation stays."""
-        if 400 <= error.status < 500 and error.status not in (404, 408, 409, 429):
+    async def _failed(self, binding: Binding, error: ApiError, *, is_first: bool) -> str:
+        """Find out what the API did, then answer. While nobody knows, the reservation stays.
+
+        After a refusal nothing of ours is on its way to etcd, if nothing was before (``is_first``). Without an answer, or
+        with one of 500 and more, a Binding may be, and that the pod is not bound yet says nothing: it keeps node and
+        devices for another attempt, until :meth:`settle_overdue`.
+        """
+        is_refused = is_first and 400 <= error.status < 500 and error.status != 408
+        if is_refused and error.status not in (404, 409, 429):
             self.engine.ledger.forget(binding.uid, "refused")
             return self._count("refused", f"ullage: {error}")
         seen = await self.look_up(binding.uid, binding.name, binding.namespace)
@@ -170,8 +169,8 @@ class Binder:
             return self._count("gone", "ullage: the pod is gone")
         if seen.node:
             return self._already(binding, seen)
-        held.is_binding = False
-        self.engine.ledger.forget(binding.uid, "bind failed")
+        if is_refused:
+            self.engine.ledger.forget(binding.uid, "bind failed")
         return self._count("failed", f"ullage: {error}")
 
     async def look_up(self, uid: str, name: str, namespace: str) -> Seen | None:
@@ -211,7 +210,8 @@ class Binder:
                 if 400 <= error.status < 500 and error.status not in ABOUT_US:
                     continue
                 return
-            if seen is not None and not seen.node and self.engine.ledger.reservations.get(held.uid) is held:
+            stands = self.engine.ledger.reservations.get(held.uid) is held and not held.is_nominated
+            if seen is not None and not seen.node and stands:
                 self.engine.ledger.forget(held.uid, "deadline")
 
     async def drain(self) -> None:

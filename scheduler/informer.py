@@ -28,6 +28,8 @@ SLICE = 4
 """Objects handed over before others may run: about a quarter of a millisecond."""
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 15.0
+LASTING_S = 5.0
+"""A watch that lasted so long says that the server is well; one that ended sooner is not begun anew at once."""
 GONE = 410
 
 
@@ -43,19 +45,43 @@ _decode_any = msgspec.json.Decoder(_AnyObject).decode
 
 
 class Sink(Protocol):
-    """Takes the objects of one kind. All three are called on the event loop, in order."""
+    """Takes the objects of one kind. All is called on the event loop, in order."""
 
     def put(self, raw: Raw) -> str:
-        """An object exists, as given; returns the key under which ``keep`` knows it."""
+        """An object exists, as given; returns the key under which it is known."""
         ...
 
     def drop(self, raw: Raw) -> None:
         """An object is gone; its last state is given."""
         ...
 
-    def keep(self, keys: set[str]) -> None:
-        """A complete list was put: whatever has another key is gone."""
+    def known(self) -> set[str]:
+        """Keys of the objects that exist, as far as was told."""
         ...
+
+    def lose(self, key: str) -> None:
+        """A complete list does not have the object: it is gone."""
+        ...
+
+
+@dataclass
+class Backoff:
+    """Pauses between attempts, each twice as long as the last one, until an attempt lasted."""
+
+    next_s: float = FIRST_WAIT_S
+
+    def pause_s(self, lasted_s: float) -> float:
+        """How long to wait after an attempt that lasted ``lasted_s``; on average three quarters of the step.
+
+        >>> backoff = Backoff()
+        >>> [backoff.pause_s(0.0) <= step for step in (0.1, 0.2, 0.4)], backoff.next_s
+        ([True, True, True], 0.8)
+        >>> backoff.pause_s(60.0) <= 0.1, backoff.next_s
+        (True, 0.2)
+        """
+        step_s = FIRST_WAIT_S if lasted_s >= LASTING_S else self.next_s
+        self.next_s = min(2 * step_s, LONGEST_WAIT_S)
+        return step_s * random.uniform(0.5, 1.0)
 
 
 @dataclass
@@ -87,24 +113,25 @@ class Reflector:
 
     async def run(self) -> None:
         """List, watch, resume, for ever."""
-        wait = FIRST_WAIT_S
+        backoff = Backoff()
         while True:
+            began = time.monotonic()
             try:
                 if not self.version:
                     await self.read_list()
                     self.problem = ""
                 await self._watch()
-                wait = FIRST_WAIT_S
+                if time.monotonic() - began >= LASTING_S:  # ended by the server, as agreed
+                    continue
             except ApiError as error:
                 if error.status == GONE:
                     self._relist("too old")
-                    continue
-                self._note(error)
+                else:
+                    self._note(error)
                 if self.is_optional and error.status in (403, 404):
                     self.synced.set()
-                    wait = LONGEST_WAIT_S
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-                wait = min(2 * wait, LONGEST_WAIT_S)
+                    backoff.next_s = LONGEST_WAIT_S
+            await asyncio.sleep(backoff.pause_s(time.monotonic() - began))
 
     def _note(self, error: ApiError) -> None:
         if str(error) != self.problem:
@@ -116,13 +143,18 @@ class Reflector:
         self.metrics.relists.labels(self.kind, reason).inc()
 
     async def read_list(self) -> None:
-        """Read everything once and forget what is not there."""
-        keys: set[str] = set()
+        """Read everything once and forget what is not there.
+
+        What others learn of meanwhile (:meth:`scheduler.binder.Binder.look_up`) is younger than the list, which says
+        nothing of it.
+        """
+        before, keys = self.sink.known(), set[str]()
         version = ""
         async for page in self.client.list_pages(self.path, page_size=self.client.settings.page_size):
             await self._put_page(page, keys)
             version = page.metadata.resourceVersion or version
-        self.sink.keep(keys)
+        for key in before - keys:
+            self.sink.lose(key)
         self.version = version
         self.num_lists += 1
         self.synced.set()

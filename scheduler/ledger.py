@@ -15,7 +15,7 @@ No I/O here and one clock, which is an argument: a property test drives this wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from msgspec import Struct, structs
@@ -164,12 +164,6 @@ class Ledger:
         self.topology += 1
         self.node_changes += 1
 
-    def keep_nodes(self, names: Iterable[str]) -> None:
-        """A complete list: nodes that are not in it are gone."""
-        kept = set(names)
-        for name in [n for n in self.state.row_of if n not in kept]:
-            self.lose_node(name)
-
     def see_namespace(self, namespace: NamespaceSpec) -> None:
         """A namespace and its labels."""
         if self.state.namespaces.get(namespace.name) != namespace:
@@ -197,7 +191,7 @@ class Ledger:
         if seen.target and seen.is_leaving:
             self._expect(seen)
         if old is not None and old.node and old.node != seen.node:
-            self._waiting.get(old.node, set()).discard(seen.uid)
+            self._wait_no_longer(seen.uid, old.node)
         if seen.node:
             self._settle(seen)
             if old is None or not old.node:
@@ -240,7 +234,7 @@ class Ledger:
         self.planned.pop(uid, None)
         seen = self.pods.pop(uid, None)
         if seen is not None:
-            self._waiting.get(seen.node, set()).discard(uid)
+            self._wait_no_longer(uid, seen.node)
             for target in self._expected(seen.spec).values():
                 if target.taken_by == uid:
                     target.taken_by = ""
@@ -248,11 +242,11 @@ class Ledger:
                 self._expect(seen)
         self._drop(uid, "deleted")
 
-    def keep_pods(self, uids: Iterable[str]) -> None:
-        """A complete list: pods that are not in it are gone. Reservations of unseen pods stay until looked up."""
-        kept = set(uids)
-        for uid in [u for u in self.pods if u not in kept]:
-            self.lose(uid)
+    def _wait_no_longer(self, uid: str, node: str) -> None:
+        waiting = self._waiting.get(node, set())
+        waiting.discard(uid)
+        if not waiting:
+            self._waiting.pop(node, None)
 
     def _bury(self, uid: str) -> None:
         self._tombstones[uid] = None

@@ -7,7 +7,7 @@ understood never stops the watch: it is reported, counted, and left as it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -234,13 +234,13 @@ def _full_name(meta: _Meta) -> str:
 
 @dataclass
 class KindSink:
-    """Sink of one kind: what to do with an object, without one, and after a complete list."""
+    """Sink of one kind: what to do with an object, without one, and which are known."""
 
     kind: str
     path: str
     on_put: Callable[[Raw], str]
-    on_drop: Callable[[str], None]
-    on_keep: Callable[[set[str]], None]
+    lose: Callable[[str], None]
+    on_known: Callable[[], Iterable[str]]
     key: Callable[[_Meta], str] = lambda meta: meta.name
     is_optional: bool = False
 
@@ -257,51 +257,93 @@ class KindSink:
 
     def drop(self, raw: Raw) -> None:
         """See :class:`scheduler.informer.Sink`."""
-        self.on_drop(self.key(_decode_object(raw).metadata))
+        self.lose(self.key(_decode_object(raw).metadata))
 
-    def keep(self, keys: set[str]) -> None:
+    def known(self) -> set[str]:
         """See :class:`scheduler.informer.Sink`."""
-        self.on_keep(keys)
+        return set(self.on_known())
 
 
-def _put(table: dict[Any, dict[str, Any]], outer: object, name: str, value: object) -> None:
-    """Set or, with None, remove; no empty inner tables stay."""
-    if value is not None:
-        table.setdefault(outer, {})[name] = value
-        return
-    table.get(outer, {}).pop(name, None)
-    if not table.get(outer, True):
-        del table[outer]
+def _by_namespace(
+    kind: str, path: str, table: dict[str, dict[str, Any]], read: Callable[[Raw], tuple[_Meta, Any]]
+) -> KindSink:
+    """Keeps one value of each object: ``table`` has them by namespace and name, without those that are None."""
 
-
-def _controller_sink(kind: str, version: str, owners: Owners) -> KindSink:
-    """Follows the selectors of one kind of controller."""
+    def set_or_remove(namespace: str, name: str, value: object) -> None:
+        if value is not None:
+            table.setdefault(namespace, {})[name] = value
+            return
+        table.get(namespace, {}).pop(name, None)
+        if not table.get(namespace, True):
+            del table[namespace]
 
     def put(raw: Raw) -> str:
-        selector: tuple[Requirement, ...] | None
-        if version == "v1":
-            service = _decode_service(raw)
-            meta, chosen = service.metadata, service.spec.selector or {}
-            selector = tuple(Requirement(key, "In", (value,)) for key, value in sorted(chosen.items()))
-        else:
-            controller = _decode_controller(raw)
-            meta, selector = controller.metadata, objects.selector(controller.spec.selector)
-        _put(owners.controllers, (kind, meta.namespace), meta.name, selector)
+        meta, value = read(raw)
+        set_or_remove(meta.namespace, meta.name, value)
         return _full_name(meta)
 
-    def drop(key: str) -> None:
+    def lose(key: str) -> None:
         namespace, _, name = key.partition("/")
-        _put(owners.controllers, (kind, namespace), name, None)
+        set_or_remove(namespace, name, None)
 
-    def keep(keys: set[str]) -> None:
-        tables = [(space, name) for (of, space), some in owners.controllers.items() if of == kind for name in some]
-        for namespace, name in tables:
-            if f"{namespace}/{name}" not in keys:
-                drop(f"{namespace}/{name}")
+    def known() -> set[str]:
+        return {f"{namespace}/{name}" for namespace, some in table.items() for name in some}
 
-    plural = f"{kind.lower()}s"
-    base = "/api/v1" if version == "v1" else f"/apis/{version}"
-    return KindSink(plural, f"{base}/{plural}", put, drop, keep, key=_full_name, is_optional=True)
+    return KindSink(kind, path, put, lose, known, key=_full_name, is_optional=True)
+
+
+def _read_claim(raw: Raw) -> tuple[_Meta, str]:
+    """The name of its bound volume."""
+    claim = _decode_claim(raw)
+    return claim.metadata, claim.spec.volumeName
+
+
+def _read_service(raw: Raw) -> tuple[_Meta, tuple[tuple[str, str], ...] | None]:
+    """The labels that it selects."""
+    service = _decode_service(raw)
+    chosen = service.spec.selector
+    return service.metadata, None if chosen is None else tuple(sorted(chosen.items()))
+
+
+def _read_replication_controller(raw: Raw) -> tuple[_Meta, tuple[Requirement, ...]]:
+    """Its selector, which is written as a Service's."""
+    meta, chosen = _read_service(raw)
+    return meta, tuple(Requirement(key, "In", (value,)) for key, value in chosen or ())
+
+
+def _read_controller(raw: Raw) -> tuple[_Meta, tuple[Requirement, ...] | None]:
+    """Its selector."""
+    controller = _decode_controller(raw)
+    return controller.metadata, objects.selector(controller.spec.selector)
+
+
+def _controllers(owners: Owners) -> list[KindSink]:
+    """Selectors of the kinds of controllers by which kube-scheduler spreads pods."""
+    found = []
+    for kind, version in CONTROLLERS.items():
+        base, read = (
+            ("/api/v1", _read_replication_controller) if version == "v1" else (f"/apis/{version}", _read_controller)
+        )
+        plural = f"{kind.lower()}s"
+        found.append(_by_namespace(plural, f"{base}/{plural}", owners.controllers[kind], read))
+    return found
+
+
+def _volumes(volumes: dict[str, tuple[NodeTerm, ...]]) -> KindSink:
+    """The node terms that a volume requires."""
+
+    def put(raw: Raw) -> str:
+        volume = _decode_volume(raw)
+        affinity = volume.spec.nodeAffinity
+        required = affinity.required if affinity is not None else None
+        terms = () if required is None else tuple(objects.node_term(t) for t in required.nodeSelectorTerms or ())
+        volumes[volume.metadata.name] = terms
+        return volume.metadata.name
+
+    def lose(name: str) -> None:
+        volumes.pop(name, None)
+
+    return KindSink("volumes", "/api/v1/persistentvolumes", put, lose, lambda: volumes, is_optional=True)
 
 
 def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
@@ -324,83 +366,16 @@ def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
         modes.label(meta.name, labels.get(MODE_LABEL))
         return meta.name
 
-    def keep_namespaces(names: set[str]) -> None:
-        for name in set(modes.by_namespace) - names:
-            modes.label(name, None)
-
-    def keep_claims(keys: set[str]) -> None:
-        known = [f"{namespace}/{name}" for namespace, claims in reader.claims.items() for name in claims]
-        for key in known:
-            if key not in keys:
-                drop_claim(key)
-
-    def put_claim(raw: Raw) -> str:
-        claim = _decode_claim(raw)
-        reader.claims.setdefault(claim.metadata.namespace, {})[claim.metadata.name] = claim.spec.volumeName
-        return _full_name(claim.metadata)
-
-    def drop_claim(key: str) -> None:
-        namespace, _, name = key.partition("/")
-        reader.claims.get(namespace, {}).pop(name, None)
-
-    def put_volume(raw: Raw) -> str:
-        volume = _decode_volume(raw)
-        affinity = volume.spec.nodeAffinity
-        required = affinity.required if affinity is not None else None
-        terms = () if required is None else tuple(objects.node_term(t) for t in required.nodeSelectorTerms or ())
-        reader.volumes[volume.metadata.name] = terms
-        return volume.metadata.name
-
-    def drop_volume(name: str) -> None:
-        reader.volumes.pop(name, None)
-
-    def keep_volumes(names: set[str]) -> None:
-        for name in reader.volumes.keys() - names:
-            drop_volume(name)
-
-    owners = reader.owners
-
-    def put_service(raw: Raw) -> str:
-        service = _decode_service(raw)
-        meta, chosen = service.metadata, service.spec.selector
-        _put(owners.services, meta.namespace, meta.name, None if chosen is None else tuple(sorted(chosen.items())))
-        return _full_name(meta)
-
-    def drop_service(key: str) -> None:
-        namespace, _, name = key.partition("/")
-        _put(owners.services, namespace, name, None)
-
-    def keep_services(keys: set[str]) -> None:
-        for key in [f"{namespace}/{name}" for namespace, some in owners.services.items() for name in some]:
-            if key not in keys:
-                drop_service(key)
-
-    def forget_mode(name: str) -> None:
+    def lose_namespace(name: str) -> None:
         modes.label(name, None)
 
     core = "/api/v1"
     return [
-        KindSink("namespaces", f"{core}/namespaces", put_namespace, forget_mode, keep_namespaces),
-        KindSink("nodes", f"{core}/nodes", put_node, ledger.lose_node, ledger.keep_nodes),
-        KindSink("volumes", f"{core}/persistentvolumes", put_volume, drop_volume, keep_volumes, is_optional=True),
-        KindSink(
-            "claims",
-            f"{core}/persistentvolumeclaims",
-            put_claim,
-            drop_claim,
-            keep_claims,
-            key=_full_name,
-            is_optional=True,
-        ),
-        KindSink(
-            "services",
-            f"{core}/services",
-            put_service,
-            drop_service,
-            keep_services,
-            key=_full_name,
-            is_optional=True,
-        ),
-        *(_controller_sink(kind, version, reader.owners) for kind, version in CONTROLLERS.items()),
-        KindSink("pods", f"{core}/pods", put_pod, ledger.lose, ledger.keep_pods, key=lambda meta: meta.uid),
+        KindSink("namespaces", f"{core}/namespaces", put_namespace, lose_namespace, lambda: modes.by_namespace),
+        KindSink("nodes", f"{core}/nodes", put_node, ledger.lose_node, lambda: ledger.state.row_of),
+        _volumes(reader.volumes),
+        _by_namespace("claims", f"{core}/persistentvolumeclaims", reader.claims, _read_claim),
+        _by_namespace("services", f"{core}/services", reader.owners.services, _read_service),
+        *_controllers(reader.owners),
+        KindSink("pods", f"{core}/pods", put_pod, ledger.lose, lambda: ledger.pods, key=lambda meta: meta.uid),
     ]

@@ -45,6 +45,8 @@ class ApiServer:
         self.refusals = 0
         """So many evictions are refused, as by a disruption budget."""
         self.is_silent = False
+        self.is_curt = False
+        """Watches end at once, in good order."""
         self.cuts = 0
         self.port = 0
 
@@ -150,7 +152,7 @@ class ApiServer:
             gone = {"kind": "Status", "code": 410, "message": "too old resource version"}
             await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
             return response
-        while cuts == self.cuts:
+        while cuts == self.cuts and not self.is_curt:
             for version, k, what, value in list(self.history):
                 if version > since and k == kind and not self.is_silent:
                     await response.write(json.dumps({"type": what, "object": value}).encode() + b"\n")
@@ -160,7 +162,7 @@ class ApiServer:
                 since = self.version
             self.changed.clear()
             await self.changed.wait()
-        if request.transport is not None:
+        if request.transport is not None and not self.is_curt:
             request.transport.abort()
         return response
 

@@ -146,10 +146,55 @@ async def test_a_lost_answer_to_a_binding_is_found_out_not_guessed(
         api.fail_next("POST", "/binding", status, after_effect=after_effect)
         error = await scheduler.bind(pod, node)
         assert (error == "") == after_effect
-        free = scheduler.app.engine.state.gpu_free
-        await until(lambda: (free[:3] < 1000).sum() == int(after_effect))
+        assert (scheduler.app.engine.state.gpu_free[:3, :2] < 1000).sum() == 1
         assert await scheduler.bind(pod, node) == ""
         assert api.pod("g")["spec"]["nodeName"] == node
+
+
+async def test_devices_stay_reserved_for_a_binding_that_may_still_take_effect_and_come_back_when_it_did_not(
+    tmp_path: Path,
+) -> None:
+    async with cluster(gpus=1, nodes=1) as api, running(api, tmp_path, assume_timeout_s=1) as scheduler:
+        late = api.put("pods", pod_object("late", milli=600))
+        await scheduler.filter(late, NAMES[:1], gpu=True)
+        api.fail_next("POST", "/binding", 504)
+        assert await scheduler.bind(late, NAMES[0]) != ""
+        api.fail_next("POST", "/binding", 429)
+        assert await scheduler.bind(late, NAMES[0]) != ""  # refused, but the first attempt may be on its way
+        other = api.put("pods", pod_object("other", milli=600))
+        assert (await scheduler.filter(other, NAMES[:1], gpu=True))["NodeNames"] == []
+        late["spec"]["nodeName"] = NAMES[0]
+        late["metadata"]["annotations"]["ullage.dev/devices"] = "0"
+        api.put("pods", late)
+        await until(lambda: scheduler.app.engine.state.residents["uid-late"].is_bound)
+        api.delete("pods", "late", "default")
+        never = api.put("pods", pod_object("never", milli=600))
+        await until(lambda: not scheduler.app.engine.state.residents)
+        await scheduler.filter(never, NAMES[:1], gpu=True)
+        api.fail_next("POST", "/binding", 504)
+        assert await scheduler.bind(never, NAMES[0]) != ""
+        await until(lambda: not scheduler.app.ledger.reservations)
+        assert (await scheduler.filter(other, NAMES[:1], gpu=True))["NodeNames"] == NAMES[:1]
+
+
+@pytest.mark.parametrize("status", [403, 429])
+async def test_a_refused_binding_gives_its_devices_back_at_once(tmp_path: Path, status: int) -> None:
+    async with cluster(gpus=1, nodes=1) as api, running(api, tmp_path) as scheduler:
+        pod = api.put("pods", pod_object("g", milli=600))
+        await scheduler.filter(pod, NAMES[:1], gpu=True)
+        api.fail_next("POST", "/binding", status)
+        assert await scheduler.bind(pod, NAMES[0]) != ""
+        assert not scheduler.app.engine.state.residents
+
+
+async def test_calls_to_bind_one_pod_are_done_one_after_another(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        pod = api.put("pods", pod_object("g", milli=600))
+        node = (await scheduler.filter(pod, NAMES, gpu=True))["NodeNames"][0]
+        api.fail_next("POST", "/binding", 504)
+        errors = await asyncio.gather(*[scheduler.bind(pod, node) for _ in range(5)])
+        assert [error == "" for error in sorted(errors)] == [True] * 4 + [False]
+        assert len([path for method, path in api.calls if method == "POST" and "/binding" in path]) == 2
 
 
 async def test_devices_stay_reserved_while_nobody_can_say_what_became_of_a_binding(tmp_path: Path) -> None:

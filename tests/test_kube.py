@@ -35,8 +35,11 @@ class Names:
     def drop(self, raw: Raw) -> None:
         self.names.discard(self._name(raw))
 
-    def keep(self, keys: set[str]) -> None:
-        self.names &= keys
+    def known(self) -> set[str]:
+        return set(self.names)
+
+    def lose(self, key: str) -> None:
+        self.names.discard(key)
 
 
 async def until(what: object) -> None:
@@ -151,6 +154,36 @@ async def test_what_vanished_while_history_was_compacted_vanishes_here(tmp_path:
         await until(lambda: sink.names == {"b", "c"})
         assert reflector.num_lists == 2
         task.cancel()
+
+
+async def test_watches_that_end_at_once_are_not_begun_anew_at_once(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        api.is_curt = True
+        _reflector, sink, task = await followed(api, client)
+        await asyncio.sleep(0.5)
+        assert len(api.calls) < 12
+        api.is_curt = False
+        api.put("nodes", node_object("late"))
+        await until(lambda: "late" in sink.names)
+        task.cancel()
+
+
+class Overtaken(Names):
+    """A sink of which somebody learns of another object while a list is read."""
+
+    def put(self, raw: Raw) -> str:
+        self.names.add("younger")
+        return super().put(raw)
+
+
+async def test_what_is_learned_while_a_list_is_read_is_not_lost_by_it(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path, page_size=1) as client:
+        for name in ("a", "b"):
+            api.put("nodes", node_object(name))
+        sink = Overtaken()
+        sink.names.add("older")
+        await Reflector("nodes", "/api/v1/nodes", sink, client, Metrics()).read_list()
+        assert sink.names == {"a", "b", "younger"}
 
 
 async def test_an_optional_kind_that_is_not_granted_does_not_hold_up_readiness(tmp_path: Path) -> None:

@@ -190,10 +190,12 @@ class Histories(RuleBasedStateMachine):
     def one_complete_list_heals_everything(self) -> None:
         for spec in self.nodes.values():
             self.ledger.see_node(spec)
-        self.ledger.keep_nodes(self.nodes)
+        for name in set(self.ledger.state.row_of) - set(self.nodes):
+            self.ledger.lose_node(name)
         for seen in self.pods.values():
             self.ledger.see(seen)
-        self.ledger.keep_pods(self.pods)
+        for uid in set(self.ledger.pods) - set(self.pods):
+            self.ledger.lose(uid)
         for held in self.ledger.overdue(-(10**9)):
             if held.uid not in self.pods:
                 self.ledger.lose(held.uid)  # what a look-up of a missing pod does
@@ -202,6 +204,7 @@ class Histories(RuleBasedStateMachine):
         assert counted == {u: p.node for u, p in self.pods.items() if p.node in self.nodes and not p.has_ended}
         assert set(self.ledger.reservations) <= {u for u, p in self.pods.items() if not p.node}
         assert set(state.row_of) == set(self.nodes)
+        assert set(self.ledger._waiting) == {p.node for p in self.ledger.pods.values() if p.node} - set(self.nodes)
 
 
 Histories.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

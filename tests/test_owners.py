@@ -27,7 +27,7 @@ TIER = Requirement("tier", "Exists", ())
 def owners() -> Owners:
     """A Service of web pods, and controllers of each kind."""
     made = Owners({"shop": {"web": (("app", "web"),), "all": ()}})
-    made.controllers = {("ReplicaSet", "shop"): {"web-1": (WEB, TIER)}, ("StatefulSet", "shop"): {"db": ()}}
+    made.controllers |= {"ReplicaSet": {"shop": {"web-1": (WEB, TIER)}}, "StatefulSet": {"shop": {"db": ()}}}
     return made
 
 
@@ -76,7 +76,9 @@ def test_defaults_come_from_the_api_and_yield_to_what_the_pod_says() -> None:
     assert wishes(spec) == ()
     own = [{"topologyKey": "disk", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}]
     assert [c.topology_key for c in reader.spec(pod(topologySpreadConstraints=own)).pod_rules.spread] == ["disk"]
-    kinds["services"].keep(set())
+    assert kinds["services"].known() == {"shop/web"}
+    kinds["services"].lose("shop/web")
+    assert kinds["services"].known() == set()
     assert reader.spec(pod()).pod_rules.spread == ()
 
 
@@ -96,7 +98,7 @@ def test_each_controller_counts_until_it_is_deleted(kind: str, plural: str, vers
     assert reader.spec(owned).pod_rules.spread == ()
     kinds[plural].put(msgspec.Raw(controller))
     assert [c.selector for c in reader.spec(owned).pod_rules.spread] == [(WEB,), (WEB,)]
-    kinds[plural].keep({"shop/c"})
+    assert kinds[plural].known() == {"shop/c"}
     kinds[plural].drop(msgspec.Raw(controller))
     assert reader.spec(owned).pod_rules.spread == ()
 
