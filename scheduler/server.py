@@ -163,7 +163,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.is_clogged = False
-        self._advance()
+        self._go_on()
 
     def eof_received(self) -> bool:
         return False
@@ -185,6 +185,8 @@ class Connection(asyncio.BufferedProtocol):
         self._advance()
         if self.have == 0 or self.is_busy or self.is_clogged or self.is_closing:
             self._end_asking()
+        if self.have >= FIRST_BUFFER and (self.is_busy or self.is_clogged) and self.transport is not None:
+            self.transport.pause_reading()  # whoever asks on and on before answers are there waits, and takes no memory
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────
 
@@ -297,7 +299,13 @@ class Connection(asyncio.BufferedProtocol):
             response = self._failed(error)
         self.is_busy = False
         self._write(response, keep)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer what came meanwhile, and read further."""
         self._advance()
+        if not (self.is_busy or self.is_clogged or self.is_closing) and self.transport is not None:
+            self.transport.resume_reading()
 
     def _failed(self, error: Exception) -> Response:
         if isinstance(error, WireError):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from placement.errors import ConfigError
 from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
-from scheduler.server import HttpServer, Request, Response
+from scheduler.server import FIRST_BUFFER, HttpServer, Request, Response
 from scheduler.settings import HttpSettings
 
 SMALL = HttpSettings(host="127.0.0.1", port=0, max_body_bytes=3 * 2**20, max_pending_bytes=2**30)
@@ -108,6 +108,30 @@ async def test_large_answers_stay_whole_while_their_reader_dawdles() -> None:
             assert await answer(reader) == (200, body)
         await sending
         await hang_up(writer)
+
+
+async def test_whoever_asks_on_before_an_answer_is_there_waits_and_takes_no_memory() -> None:
+    gate = asyncio.Event()
+
+    async def wait(request: Request) -> Response:
+        await gate.wait()
+        return Response(bytes(request.body))
+
+    server = HttpServer(SMALL, wait, Metrics())
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    bodies = [bytes([i]) * 300_000 for i in range(100)]
+    sending = asyncio.ensure_future(send_all(writer, [post(body) for body in bodies]))
+    await asyncio.sleep(0.3)  # all that may be read has been
+    (connection,) = server.limits.connections
+    assert connection.is_busy
+    assert len(connection.buffer) <= 2 * FIRST_BUFFER
+    gate.set()
+    for body in bodies:
+        assert await answer(reader) == (200, body)
+    await sending
+    await hang_up(writer)
+    await server.stop(0.1)
 
 
 async def test_a_handler_that_goes_on_later_keeps_its_body() -> None:
