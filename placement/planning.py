@@ -19,15 +19,19 @@ from placement.commitments import violations as commitment_violations
 from placement.consolidation import consolidate
 from placement.devices import DEVICE_UNITS
 from placement.errors import ConfigError, PlacementError
+from placement.gangs import gang_of
 from placement.growth import EXPECTED, Growth, grown, kind_of
 from placement.interruptions import Risk, consolidate_with_risk
 from placement.interruptions import violations as risk_violations
+from placement.marks import FORBIDDEN
 from placement.plans import Deadline, Ending, Plan, Step
 from placement.problems import (
     Cluster,
+    Cuts,
     Sold,
     batch_plan,
     batch_problem,
+    broken_by,
     check_steps,
     consolidation_plan,
     demand_problem,
@@ -35,15 +39,18 @@ from placement.problems import (
     purchase_plan,
     rescue_plan,
     rescue_problem,
+    waiting,
     why_on_no_shape,
 )
 from placement.purchase import Bought, Shape, buy, fluid_bound, unplaceable
 from placement.rescue import pack
-from placement.snapshots import FORBIDDEN, SnapshotFile, cluster_of
+from placement.snapshots import SnapshotFile, cluster_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+FIRST_SHARE = 0.7
+"""Of the time for a rescue that may have to be made again."""
 KINDS = ("rescue", "batch", "consolidate", "purchase")
 PROGRESS_UNITS = {
     "rescue": "pods placed",
@@ -141,11 +148,24 @@ def _nothing(kind: str, unit: str, reasons: tuple[str, ...], deadline: Deadline)
 
 
 def _rescue(request: Request, cluster: Cluster, deadline: Deadline, beside: Executor | None) -> Plan:
-    problem = rescue_problem(cluster)
-    if not (problem.packing.node_of < 0).any():
-        return _nothing("rescue", "pods placed", problem.left_out, deadline)
-    packed = pack(problem.packing, deadline, seed=request.seed, beside=beside)
-    return rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
+    """Where a plan would exceed a budget or tear a gang, it is cut there and made again; its bound is the one without cuts."""
+    cuts, bound = Cuts(), None
+    may_break = bool(cluster.budgets.of) or any(gang_of(pod.spec) for pod in cluster.pending)
+    while True:
+        problem = rescue_problem(cluster, cuts)
+        if not (problem.packing.node_of < 0).any():
+            return _nothing("rescue", "pods placed", problem.left_out, deadline)
+        part = deadline.part(FIRST_SHARE) if may_break else deadline
+        if bound is not None:
+            part = replace(part, note=lambda _value, _bound: None)  # what was told already was better
+        packed = pack(problem.packing, part, seed=request.seed, beside=beside)
+        plan = rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
+        more = broken_by(cluster, plan, cuts)
+        if more is None and bound is not None:
+            return replace(plan, bound=max(bound, plan.value), ending=deadline.ending)
+        if more is None:
+            return plan
+        cuts, bound = more, bound or plan.bound
 
 
 def _batch(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
@@ -192,6 +212,7 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         for s in request.shapes
     ]
     steady, said = _steady(cluster, request.growth), request.foresight
+    said = (*said, *waiting(cluster))
     cluster, use, housed = grown(cluster, request.growth)
     if housed:
         said = (*said, f"{housed} pods find room on the nodes that are there")

@@ -29,10 +29,17 @@ from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray, f
 from placement.state import NUM_DERIVED, ClusterState, Resident, device_indices, devices_text
 from placement.wish_check import recount
 
-"""Labels by which pods say that they belong together, all or none."""
-
-
 RELATIONAL = "its rules depend on other pods"
+IN_PART = "its gang is placed whole or not at all, and not all of it fits"
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Disruption budgets: ``of`` maps UIDs to the numbers of theirs; ``allowed`` is how many pods may be down at a time."""
+
+    of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    allowed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Cluster:
     """A ledger with what planning needs beyond it.
 
     ``never_move`` maps the UIDs of running pods to the reason why they stay; ``never_delete`` maps node names likewise;
-    ``usd_per_hour`` maps node names to prices, None when prices are not known.
+    ``usd_per_hour`` maps node names to prices, None when prices are not known. ``not_now`` are pods that wait for somebody
+    else, and why; ``deletion_cost`` says, by UID, who among pods that are alike is to go last.
     """
 
     state: ClusterState
@@ -49,6 +57,13 @@ class Cluster:
     never_move: Mapping[str, str] = field(default_factory=dict)
     never_delete: Mapping[str, str] = field(default_factory=dict)
     usd_per_hour: Mapping[str, float] | None = None
+    not_now: tuple[tuple[Pod, str], ...] = ()
+    deletion_cost: Mapping[str, int] = field(default_factory=dict)
+    budgets: Budgets = field(default_factory=Budgets)
+
+    def __post_init__(self) -> None:
+        for pod in self.pending:
+            self.state.delta(pod.spec)  # the resource axis grows now or not at all: columns made later must agree
 
     @property
     def rows(self) -> IntArray:
@@ -160,33 +175,60 @@ def _classes(specs: Iterable[tuple[PodSpec, int]]) -> tuple[list[PodSpec], IntAr
     return [s for s, _ in index], np.array([t for _, t in index], np.int64), np.array(class_of, np.int64)
 
 
+def waiting(cluster: Cluster) -> tuple[str, ...]:
+    """One line per pod that is not to be placed now."""
+    return tuple(f"pod {pod.name} is not to be placed now: {why}" for pod, why in cluster.not_now)
+
+
 # ── rescue ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
+class Cuts:
+    """What a rescue must leave alone because a plan without it broke a rule of the whole: see :func:`broken_by`.
+
+    ``kept`` and ``fixed`` are UIDs of running pods that must not be evicted, and must not move either; ``gangs`` are not
+    placed at all.
+    """
+
+    kept: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
+    gangs: frozenset[tuple[str, str]] = frozenset()
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RescueProblem:
-    """A packing with the names behind its columns; ``left_out`` says which pending pods the scheduler keeps."""
+    """A packing with the names behind its columns; ``left_out`` says which pending pods the scheduler keeps.
+
+    ``cost`` ``(P,)`` says who among pods that are alike is to go last, ``num_fixed`` how many movable pods are not columns.
+    """
 
     cluster: Cluster
     packing: Packing
     uids: tuple[str, ...]
     left_out: tuple[str, ...]
+    cost: IntArray
+    num_fixed: int = 0
 
 
-def rescue_problem(cluster: Cluster) -> RescueProblem:
+def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     """Movable and pending pods as columns.
 
     Running pods count half a tier above pending ones of the same priority, so that nobody loses a place to an equal; a
-    pending pod that must not preempt ranks below everything that runs.
+    pending pod that must not preempt ranks below everything that runs. Of a gang that runs nobody loses a place.
     """
     _require_nodes(cluster)
-    running = cluster.movable()
-    pending = [pod for pod in cluster.pending if not cluster.why_left_out(pod.spec)]
-    left_out = [
-        f"pod {pod.name} is left to the scheduler: {cluster.why_left_out(pod.spec)}"
-        for pod in cluster.pending
-        if cluster.why_left_out(pod.spec)
-    ]
+    cuts = cuts or Cuts()
+    movable = cluster.movable()
+    running = [r for r in movable if r.uid not in cuts.fixed]
+
+    def why_not(pod: Pod) -> str:
+        return cluster.why_left_out(pod.spec) or (IN_PART if gang_of(pod.spec) in cuts.gangs else "")
+
+    pending = [pod for pod in cluster.pending if not why_not(pod)]
+    left_out = [f"pod {p.name} is left to the scheduler: {why}" for p in cluster.pending if (why := why_not(p))]
+    left_out += waiting(cluster)
     lowest = min((2 * r.spec.priority for r in running), default=2**40)
     tiers = [2 * r.spec.priority + 1 for r in running]
     tiers += [2 * p.spec.priority if p.spec.preempts else min(2 * p.spec.priority, lowest) for p in pending]
@@ -201,49 +243,73 @@ def rescue_problem(cluster: Cluster) -> RescueProblem:
     allowed = cluster.allowed(specs)
     for p in range(len(running)):  # whoever runs may stay, even where a new pod could not start
         allowed[class_of[p], node_of[p]] = True
-    packing = Packing(request, class_of, tier, free, allowed, node_of, np.ones(len(node_of), np.bool_))
     uids = (*(r.uid for r in running), *(p.uid for p in pending))
-    return RescueProblem(cluster, packing, uids, tuple(left_out))
+    evictable = [r.uid not in cuts.kept and not gang_of(r.spec) for r in running] + [True] * len(pending)
+    packing = Packing(request, class_of, tier, free, allowed, node_of, np.array(evictable, np.bool_))
+    cost = np.array([cluster.deletion_cost.get(uid, 0) for uid in uids], np.int64)
+    left_out = [*cuts.words, *left_out]
+    return RescueProblem(cluster, packing, uids, tuple(left_out), cost, len(movable) - len(running))
 
 
 def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_s: float) -> Plan:
     """Steps of a rescue, each feasible by itself; value and bound are pods placed of the first tier that is not proved."""
     packing, cluster = problem.packing, problem.cluster
     pending = packing.node_of < 0
-    placed = int((pending & (packed.node_of >= 0)).sum())
-    total = int((packed.node_of >= 0).sum())
+    node_of = cheapest_go(packing, packed.node_of, problem.cost)
+    placed = int((pending & (node_of >= 0)).sum())
+    total = int((node_of >= 0).sum()) + problem.num_fixed
     bound = total + sum(max(0, most - count) for most, count in zip(packed.most, packed.counts, strict=True))
     names = {pod.uid: pod.name for pod in cluster.pending}
     nodes = cluster.node_names()
     steps = []
-    for action, p, source, target in ordered_steps(packing, packed.node_of):
+    last = np.array([uid in cluster.budgets.of for uid in problem.uids], np.bool_)
+    for action, p, source, target in ordered_steps(packing, node_of, last):
         uid = problem.uids[p]
         where = [nodes[n] if n >= 0 else "" for n in (source, target)]
         steps.append(Step(action, uid, names.get(uid) or cluster.name(uid), *where))
     details = {
         "pending_before": float(pending.sum()),
         "placed": float(placed),
-        "moves": float(packing.num_moves(packed.node_of)),
-        "evictions": float(packing.num_evictions(packed.node_of)),
+        "moves": float(packing.num_moves(node_of)),
+        "evictions": float(packing.num_evictions(node_of)),
         "left_out": float(len(problem.left_out)),
     }
     done = Ending.OPTIMAL if packed.is_proved else ending
     waiting: dict[PodSpec, list[Pod]] = {}
     placed_uids = {step.pod for step in steps}
-    left_to_others = {pod.uid for pod in cluster.pending if cluster.why_left_out(pod.spec)}
+    columns = set(problem.uids)
     for pod in cluster.pending:
-        if pod.uid not in placed_uids | left_to_others:
+        if pod.uid in columns and pod.uid not in placed_uids:
             waiting.setdefault(pod.spec, []).append(pod)
     missing = [line for pods in waiting.values() for line in _missing(cluster, pods)]
     reasons = (*problem.left_out, *missing)
     return Plan("rescue", done, "pods placed", total, bound, tuple(steps), reasons, time_s=time_s, details=details)
 
 
-def ordered_steps(packing: Packing, node_of: IntArray) -> list[tuple[Action, int, int, int]]:
+def cheapest_go(packing: Packing, node_of: IntArray, cost: IntArray) -> IntArray:
+    """The same placement, dealt out anew among pods that are alike and share a node: who costs least is evicted first, then
+    moved; who costs most stays."""
+    if not cost.any():
+        return node_of
+    result = node_of.copy()
+    alike: dict[tuple[int, int], list[int]] = {}
+    for p in np.flatnonzero(packing.node_of >= 0).tolist():
+        alike.setdefault((int(packing.class_of[p]), int(packing.node_of[p])), []).append(p)
+    for (_, home), pods in alike.items():
+        free = [p for p in pods if packing.evictable[p]]
+        places = sorted((int(node_of[p]) for p in free), key=lambda n: (n == home, n >= 0, n))
+        for p, n in zip(sorted(free, key=lambda p: (int(cost[p]), p)), places, strict=True):
+            result[p] = n
+    return result
+
+
+def ordered_steps(
+    packing: Packing, node_of: IntArray, last: BoolArray | None = None
+) -> list[tuple[Action, int, int, int]]:
     """(action, pod, source, target) so that each step fits when the steps before it are done.
 
     Evictions come first. A circle of moves is broken by letting its smallest pod wait: an eviction, and a placement
-    later.
+    later; pods of ``last`` ``(P,)`` only where there is no other.
     """
     left = packing.left(packing.node_of)
     request = packing.request[:, packing.class_of]
@@ -257,7 +323,7 @@ def ordered_steps(packing: Packing, node_of: IntArray) -> list[tuple[Action, int
     while waiting:
         ready = [p for p in waiting if (left[:, node_of[p]] >= request[:, p]).all()]
         if not ready:
-            p = min((q for q in waiting if source[q] >= 0), key=lambda q: (size[q], q))
+            p = min((q for q in waiting if source[q] >= 0), key=lambda q: (last is not None and last[q], size[q], q))
             left[:, source[p]] += request[:, p]
             steps.append((Action.EVICT, p, source[p], -1))
             source[p] = -1
@@ -272,6 +338,49 @@ def ordered_steps(packing: Packing, node_of: IntArray) -> list[tuple[Action, int
             steps.append((Action.MOVE if source[p] >= 0 else Action.PLACE, p, source[p], target))
             waiting.remove(p)
     return steps
+
+
+def broken_by(cluster: Cluster, plan: Plan, cuts: Cuts) -> Cuts | None:
+    """What a plan must leave alone as well, so that budgets and gangs are kept; None when it keeps them.
+
+    A budget that is exceeded first loses the evictions beyond what leaves room for one move at a time; if that does not do,
+    its pods stay where they are.
+    """
+    found = cuts
+    placed = {step.pod for step in plan.steps if step.action == Action.PLACE}
+    gangs: dict[tuple[str, str], set[str]] = {}
+    for pod in cluster.pending:
+        if gang := gang_of(pod.spec):
+            gangs.setdefault(gang, set()).add(pod.uid)
+    pieces = {gang for gang, members in gangs.items() if members & placed and members - placed}
+    found = replace(found, gangs=found.gangs | pieces)
+    for number in sorted(over_budget(cluster, plan)):
+        pods = [uid for uid, numbers in cluster.budgets.of.items() if number in numbers]
+        allowed = cluster.budgets.allowed[number]
+        word = f"disruption budget {cluster.budgets.names[number]} allows {allowed} at a time: the plan keeps to it"
+        if word in found.words:
+            found = replace(found, fixed=found.fixed | frozenset(pods))
+            continue
+        gone = [s.pod for s in plan.steps if s.action == Action.EVICT and s.pod not in placed and s.pod in pods]
+        kept = frozenset(pods) - frozenset(gone[: allowed - 1])
+        found = replace(found, kept=found.kept | kept, words=(*found.words, word))
+    return None if found == cuts else found
+
+
+def over_budget(cluster: Cluster, plan: Plan) -> dict[int, int]:
+    """Number of a disruption budget → the step at which more of its pods are down than it allows."""
+    down: dict[int, set[str]] = {}
+    over: dict[int, int] = {}
+    for number, step in enumerate(plan.steps):
+        for budget in cluster.budgets.of.get(step.pod, ()):
+            pods = down.setdefault(budget, set())
+            if step.action in (Action.EVICT, Action.MOVE) and len(pods) >= cluster.budgets.allowed[budget]:
+                over.setdefault(budget, number)
+            if step.action == Action.EVICT:
+                pods.add(step.pod)
+            elif step.action == Action.PLACE:
+                pods.discard(step.pod)
+    return over
 
 
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -296,6 +405,10 @@ def _batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
     held = [spec for spec, reason in why.items() if not reason]
     for spec in apart.left_out(cluster.state.rules, held):
         why[spec] = RELATIONAL
+    in_part = {gang for spec, reason in why.items() if reason and (gang := gang_of(spec))}
+    for spec in held:
+        if not why[spec] and gang_of(spec) in in_part:
+            why[spec] = "a pod of its gang is left to the scheduler"
     return [(pod.name, why[pod.spec]) for pod in pods]
 
 
@@ -305,6 +418,7 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     reasons = _batch_reasons(cluster)
     pods = [pod for pod, (_, why) in zip(cluster.pending, reasons, strict=True) if not why]
     left_out = tuple(f"pod {name} is left to the scheduler: {why}" for name, why in reasons if why)
+    left_out += waiting(cluster)
     gangs: dict[tuple[str, str], int] = {}
     numbers = [gangs.setdefault(gang, len(gangs)) if (gang := gang_of(pod.spec)) else -1 for pod in pods]
     specs, gang_number, class_of = _classes(zip([pod.spec for pod in pods], numbers, strict=True))
@@ -694,8 +808,23 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
                 wrong += [f"step {number}: {r} on {step.target} is exceeded" for r in over]
                 if step.target in closed:
                     wrong.append(f"step {number}: {step.target} takes no pods any more")
+    wrong += [
+        f"step {at}: disruption budget {cluster.budgets.names[number]} is exceeded"
+        for number, at in over_budget(cluster, plan).items()
+    ]
+    wrong += _check_gangs(cluster, plan)
     placed = [(specs[step.pod], step.target) for step in plan.steps if plan.kind == "batch" and step.pod in specs]
     return wrong + apart_check.broken(state, placed) + _check_wishes(cluster, plan) + _check_devices(cluster, plan)
+
+
+def _check_gangs(cluster: Cluster, plan: Plan) -> list[str]:
+    """Whether of each gang that waits all pods are placed, or none."""
+    placed = {step.pod for step in plan.steps if step.action == Action.PLACE}
+    members: dict[tuple[str, str], list[bool]] = {}
+    for pod in cluster.pending:
+        if gang := gang_of(pod.spec):
+            members.setdefault(gang, []).append(pod.uid in placed)
+    return [f"gang {'/'.join(gang)} is placed in part" for gang, are in members.items() if any(are) and not all(are)]
 
 
 def _check_devices(cluster: Cluster, plan: Plan) -> list[str]:

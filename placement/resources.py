@@ -49,6 +49,9 @@ GPU_MODEL_ANNOTATION = f"{DOMAIN}/gpu-models"
 GPU_MODEL_LABEL = f"{DOMAIN}/gpu-model"
 """Label on a node: the model of its devices."""
 
+PLAN_GATE = f"{DOMAIN}/plan"
+"""Scheduling gate of pods that want to be planned in a batch."""
+
 BASE_RESOURCES = (CPU, MEMORY, PODS, GPU_SHARE)
 """The first entries of every resource axis, in this order."""
 

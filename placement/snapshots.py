@@ -13,24 +13,15 @@ import msgspec
 
 from placement import objects
 from placement.errors import ConfigError, PlacementError
+from placement.marks import Budget, deletion_cost, forbidden, why_stays, why_waits
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import Pod, PodSpec
-from placement.problems import Cluster
-from placement.rules import matches_labels
-from placement.state import ClusterState
+from placement.problems import Budgets, Cluster
+from placement.resources import DEVICES_ANNOTATION
+from placement.state import ClusterState, devices_mask
 
 KIND = "ClusterSnapshot"
 VERSION = 1
-NEVER = {
-    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-    "karpenter.sh/do-not-disrupt": "true",
-    "karpenter.sh/do-not-evict": "true",
-}
-"""Annotations on pods and nodes that forbid touching them, and the value that does."""
-
-
-FORBIDDEN = "annotation "
-"""Begins the reason of what is marked for good; other reasons, such as a disruption budget, come and go."""
 
 
 class SnapshotError(PlacementError):
@@ -38,7 +29,10 @@ class SnapshotError(PlacementError):
 
 
 class SnapshotPod(msgspec.Struct, omit_defaults=True):
-    """One pod; ``spec`` is an index into the file's specs; ``node`` empty = pending; ``stays`` = why it must not move."""
+    """One pod; ``spec`` is an index into the file's specs; ``node`` empty = pending; ``stays`` = why it must not move.
+
+    ``waits`` = why a pending pod is not to be placed now; ``budgets`` are indices into the file's budgets.
+    """
 
     uid: str
     name: str
@@ -46,6 +40,16 @@ class SnapshotPod(msgspec.Struct, omit_defaults=True):
     node: str = ""
     devices: int = 0
     stays: str = ""
+    waits: str = ""
+    budgets: tuple[int, ...] = ()
+    deletion_cost: int = 0
+
+
+class SnapshotBudget(msgspec.Struct):
+    """A disruption budget: how many of its pods may be down at a time, beyond those that are."""
+
+    name: str
+    allowed: int
 
 
 class SnapshotFile(msgspec.Struct):
@@ -59,6 +63,7 @@ class SnapshotFile(msgspec.Struct):
     namespaces: list[NamespaceSpec] = []
     never_delete: dict[str, str] = {}
     """Node name → why it must stay."""
+    budgets: list[SnapshotBudget] = []
 
 
 def cluster_of(snapshot: SnapshotFile, usd_per_hour: Mapping[str, float] | None = None) -> Cluster:
@@ -68,7 +73,9 @@ def cluster_of(snapshot: SnapshotFile, usd_per_hour: Mapping[str, float] | None 
         state.set_namespace(namespace)
     for node in snapshot.nodes:
         state.add_node(node)
-    pending, names, never = [], {}, {}
+    pending, not_now, names, never = [], [], {}, {}
+    costs: dict[str, int] = {}
+    budgets: dict[str, tuple[int, ...]] = {}
     for pod in snapshot.pods:
         if not 0 <= pod.spec < len(snapshot.specs):
             raise SnapshotError(f"pod {pod.name}: spec number {pod.spec} is not in the snapshot; take a new one")
@@ -76,28 +83,32 @@ def cluster_of(snapshot: SnapshotFile, usd_per_hour: Mapping[str, float] | None 
         names[pod.uid] = pod.name
         if pod.stays:
             never[pod.uid] = pod.stays
+        if pod.deletion_cost:
+            costs[pod.uid] = pod.deletion_cost
+        if not all(0 <= b < len(snapshot.budgets) for b in pod.budgets):
+            raise SnapshotError(f"pod {pod.name}: a budget of it is not in the snapshot; take a new one")
+        if pod.budgets:
+            budgets[pod.uid] = pod.budgets
         if pod.node:
             state.bind(pod.uid, spec, pod.node, pod.devices)
+        elif pod.waits:
+            not_now.append((Pod(pod.uid, pod.name, spec), pod.waits))
         else:
             pending.append(Pod(pod.uid, pod.name, spec))
-    return Cluster(state, tuple(pending), names, never, snapshot.never_delete, usd_per_hour)
+    return Cluster(
+        state,
+        tuple(pending),
+        names,
+        never,
+        snapshot.never_delete,
+        usd_per_hour,
+        tuple(not_now),
+        costs,
+        Budgets(budgets, tuple(b.name for b in snapshot.budgets), tuple(b.allowed for b in snapshot.budgets)),
+    )
 
 
 # ── from Kubernetes objects ───────────────────────────────────────────────────────────────────────────────────
-
-
-class Budget(msgspec.Struct):
-    """policy/v1 PodDisruptionBudget, as far as we read it."""
-
-    class Spec(msgspec.Struct):
-        selector: objects.Selector | None = None
-
-    class Status(msgspec.Struct):
-        disruptionsAllowed: int = 0
-
-    metadata: objects.Metadata = msgspec.field(default_factory=objects.Metadata)
-    spec: Spec = msgspec.field(default_factory=Spec)
-    status: Status = msgspec.field(default_factory=Status)
 
 
 class _List(msgspec.Struct):
@@ -142,19 +153,27 @@ def snapshot_of(
     SnapshotError : two pods have one UID, or a priority is not a 32-bit integer.
     """
     nodes, budgets = list(nodes), list(budgets)
+    described = []
+    for node in nodes:
+        try:
+            described.append(objects.node_spec(node))
+        except ConfigError as error:
+            raise _named(f"node {node.metadata.name}", error) from error
+    pods = [pod for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
+    waits = why_waits(pods)
+    num_devices = {node.name: node.num_gpus for node in described}
     specs: dict[PodSpec, int] = {}
     rows: list[SnapshotPod] = []
     seen: set[str] = set()
     for pod in pods:
-        if pod.status.phase in ("Succeeded", "Failed"):
-            continue
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
         try:
             spec = objects.pod_spec(pod)
         except ConfigError as error:
             raise _named(f"pod {name}", error) from error
         number = specs.setdefault(spec, len(specs))
-        stays, uid = _why_stays(pod, budgets), pod.metadata.uid or name
+        covering = tuple(b for b, budget in enumerate(budgets) if budget.covers(pod))
+        stays, uid = why_stays(pod, [budgets[b] for b in covering]), pod.metadata.uid or name
         if uid in seen:
             raise SnapshotError(f"pod {name}: another pod has the same UID {uid}; take a fresh snapshot")
         if not -(2**31) <= spec.priority < 2**31:
@@ -162,13 +181,13 @@ def snapshot_of(
                 f"pod {name}: priority {spec.priority} is out of range; Kubernetes has 32-bit priorities"
             )
         seen.add(uid)
-        rows.append(SnapshotPod(uid, name, number, pod.spec.nodeName or "", stays=stays))
-    described = []
-    for node in nodes:
-        try:
-            described.append(objects.node_spec(node))
-        except ConfigError as error:
-            raise _named(f"node {node.metadata.name}", error) from error
+        home = pod.spec.nodeName or ""
+        devices = 0
+        if home and spec.gpu is not None:
+            given = devices_mask((pod.metadata.annotations or {}).get(DEVICES_ANNOTATION, ""))
+            devices = given & ((1 << num_devices.get(home, 0)) - 1)
+        waiting = waits.get(uid, "") if not home else ""
+        rows.append(SnapshotPod(uid, name, number, home, devices, stays, waiting, covering, deletion_cost(pod)))
     never = {n.metadata.name: why for n in nodes if (why := forbidden(n.metadata))}
     return SnapshotFile(
         KIND,
@@ -178,6 +197,7 @@ def snapshot_of(
         rows,
         [objects.namespace_spec(m.name, m.labels) for m in namespaces],
         never,
+        [SnapshotBudget(f"{b.metadata.namespace}/{b.metadata.name}", b.status.disruptionsAllowed) for b in budgets],
     )
 
 
@@ -185,27 +205,3 @@ def _named(what: str, error: ConfigError) -> ConfigError:
     """The same refusal, with the object that it is about."""
     text = str(error)
     return ConfigError(text if text.startswith(what) else f"{what}: {text}")
-
-
-def forbidden(metadata: objects.Metadata) -> str:
-    """The annotation that forbids touching a pod or node, in words; empty when there is none."""
-    annotations = metadata.annotations or {}
-    return next((f"{FORBIDDEN}{key}={value}" for key, value in NEVER.items() if annotations.get(key) == value), "")
-
-
-def _why_stays(pod: objects.Pod, budgets: list[Budget]) -> str:
-    """Why a plan must not move this pod; empty when nothing says so."""
-    if why := forbidden(pod.metadata):
-        return why
-    if pod.metadata.deletionTimestamp:
-        return "it is being deleted"
-    labels = pod.metadata.labels or {}
-    for budget in budgets:
-        same = budget.metadata.namespace == pod.metadata.namespace
-        if (
-            same
-            and budget.status.disruptionsAllowed < 1
-            and matches_labels(objects.selector(budget.spec.selector), labels)
-        ):
-            return f"disruption budget {budget.metadata.name} allows none"
-    return ""

@@ -26,7 +26,18 @@ from placement.knowledge import Knowledge
 from placement.log import Event, EventLog
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import PodSpec
-from placement.resources import BASE_RESOURCES, CPU, DEVICE_MILLI, GPU_SHARE, PODS, AnyArray, BoolArray, IntArray
+from placement.resources import (
+    BASE_RESOURCES,
+    CPU,
+    DEVICE_MILLI,
+    GPU_SHARE,
+    MAX_DEVICES,
+    PODS,
+    AnyArray,
+    BoolArray,
+    IntArray,
+    whole_number,
+)
 from placement.rules import RuleIndex
 
 SCORED_CPU = 0
@@ -78,6 +89,22 @@ def devices_text(mask: int) -> str:
     '0,3'
     """
     return ",".join(str(i) for i in device_indices(mask))
+
+
+def devices_mask(text: str) -> int:
+    """Bit mask of the annotation's comma-separated indices; 0 if it is not one.
+
+    >>> devices_mask("0,3")
+    9
+    """
+    mask = 0
+    for part in text.split(","):
+        if part.strip():
+            index = whole_number(part.strip())
+            if index is None or index >= MAX_DEVICES:
+                return 0
+            mask |= 1 << index
+    return mask
 
 
 def gpu_class(spec: PodSpec) -> int:

@@ -63,7 +63,8 @@ async def why_not_valid(client: KubeClient, plan: Plan) -> list[str]:
     """
     cluster = cluster_of(await take_snapshot(client))
     known = set(cluster.node_names())
-    pods = {*cluster.state.residents, *(pod.uid for pod in cluster.pending)}
+    waits = {pod.uid: why for pod, why in cluster.not_now}
+    pods = {*cluster.state.residents, *(pod.uid for pod in cluster.pending), *waits}
     wrong = [
         f"step {i}: node {name} is gone"
         for i, step in enumerate(plan.steps)
@@ -72,6 +73,11 @@ async def why_not_valid(client: KubeClient, plan: Plan) -> list[str]:
     ]
     wrong += [
         f"step {i}: pod {s.name or s.pod} is gone" for i, s in enumerate(plan.steps) if s.pod and s.pod not in pods
+    ]
+    wrong += [
+        f"step {i}: pod {s.name or s.pod} is not to be placed now: {waits[s.pod]}"
+        for i, s in enumerate(plan.steps)
+        if s.pod in waits
     ]
     return wrong or check_steps(cluster, plan)
 

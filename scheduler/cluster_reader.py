@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from placement import objects
-from placement.snapshots import Budget, SnapshotError, SnapshotFile, snapshot_of
+from placement.marks import Budget
+from placement.snapshots import SnapshotError, SnapshotFile, snapshot_of
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
 

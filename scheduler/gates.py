@@ -12,12 +12,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from placement.resources import PLAN_GATE
 from scheduler.errors import ApiError
 
 if TYPE_CHECKING:
     from scheduler.binder import Api
 
-GATE = "ullage.dev/plan"
+GATE = PLAN_GATE
 NODE_ANNOTATION = "ullage.dev/planned-node"
 TIME_ANNOTATION = "ullage.dev/planned-at"
 PLANNED_DEVICES_ANNOTATION = "ullage.dev/planned-devices"

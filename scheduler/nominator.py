@@ -25,7 +25,7 @@ from placement.gangs import gang_of
 from placement.plans import Plan
 from placement.pods import Pod
 from placement.problems import Cluster, batch_plan, batch_problem
-from placement.state import devices_text
+from placement.state import devices_mask, devices_text
 from scheduler.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, why_elsewhere, why_not_bound
 from scheduler.binder import Api
 from scheduler.engine import Engine
@@ -34,7 +34,6 @@ from scheduler.gates import clear, lift, nominate
 from scheduler.ledger import Seen
 from scheduler.plan_solver import Solver
 from scheduler.settings import PlanSettings
-from scheduler.view import devices_mask
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from urllib.parse import quote
 import msgspec
 
 from placement import objects
+from placement.marks import forbidden
 from placement.owners import TEMPLATE_LABELS, template_of
 from placement.plans import Step
-from placement.snapshots import cluster_of, forbidden, snapshot_of
+from placement.snapshots import cluster_of, snapshot_of
 from scheduler.cluster_reader import listed
 from scheduler.errors import ApiError
 from scheduler.gates import TIMEOUT_S

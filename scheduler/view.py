@@ -20,7 +20,8 @@ from placement.gangs import gang_size
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
 from placement.pods import NodeTerm, PodSpec, Requirement
-from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, MAX_DEVICES, parse_quantity, whole_number
+from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, parse_quantity
+from placement.state import devices_mask
 from scheduler.errors import WireError
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
 from scheduler.ledger import Ledger, Seen
@@ -49,22 +50,6 @@ class _Object(Struct):
 
 
 _decode_object = msgspec.json.Decoder(_Object).decode
-
-
-def devices_mask(text: str) -> int:
-    """Bit mask of the annotation's comma-separated indices; 0 if it is not one.
-
-    >>> devices_mask("0,3")
-    9
-    """
-    mask = 0
-    for part in text.split(","):
-        if part.strip():
-            index = whole_number(part.strip())
-            if index is None or index >= MAX_DEVICES:
-                return 0
-            mask |= 1 << index
-    return mask
 
 
 class _Bound(Struct):

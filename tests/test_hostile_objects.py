@@ -18,8 +18,9 @@ import pytest
 from msgspec import Raw
 
 from placement.errors import PlacementError
+from placement.state import devices_mask
 from scheduler.modes import Modes
-from scheduler.view import Reader, devices_mask, sinks
+from scheduler.view import Reader, sinks
 from tests.api_server import node_object, pod_object
 from tests.live_engine import Live
 

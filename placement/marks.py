@@ -1,0 +1,106 @@
+"""What Kubernetes objects say about planning: who must not be touched, who is not to be placed now, and what budgets allow.
+
+Marks are annotations that other tools know, too. Budgets (PodDisruptionBudgets) allow so many of their pods to be down
+at a time. Pods that wait for somebody else (a gate that is not ours, the rest of their gang) are nobody's to place yet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from placement import objects
+from placement.gangs import gang_named, gang_size
+from placement.resources import PLAN_GATE, whole_number
+from placement.rules import matches_labels
+
+NEVER = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+    "karpenter.sh/do-not-evict": "true",
+}
+"""Annotations on pods and nodes that forbid touching them, and the value that does."""
+FORBIDDEN = "annotation "
+"""Begins the reason of what is marked for good; other reasons, such as a disruption budget, come and go."""
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+"""Annotation on a pod: among pods that are alike, those with less of it go first."""
+DELETED = "it is being deleted"
+
+
+class Budget(msgspec.Struct):
+    """policy/v1 PodDisruptionBudget, as far as we read it."""
+
+    class Spec(msgspec.Struct):
+        selector: objects.Selector | None = None
+
+    class Status(msgspec.Struct):
+        disruptionsAllowed: int = 0
+
+    metadata: objects.Metadata = msgspec.field(default_factory=objects.Metadata)
+    spec: Spec = msgspec.field(default_factory=Spec)
+    status: Status = msgspec.field(default_factory=Status)
+
+    def covers(self, pod: objects.Pod) -> bool:
+        """Whether it protects this pod."""
+        same = self.metadata.namespace == pod.metadata.namespace
+        return same and matches_labels(objects.selector(self.spec.selector), pod.metadata.labels or {})
+
+
+def forbidden(metadata: objects.Metadata) -> str:
+    """The annotation that forbids touching a pod or node, in words; empty when there is none."""
+    annotations = metadata.annotations or {}
+    return next((f"{FORBIDDEN}{key}={value}" for key, value in NEVER.items() if annotations.get(key) == value), "")
+
+
+def why_stays(pod: objects.Pod, budgets: Iterable[Budget]) -> str:
+    """Why a plan must not move this pod; empty when nothing says so. ``budgets`` are those that cover it."""
+    if why := forbidden(pod.metadata):
+        return why
+    if pod.metadata.deletionTimestamp:
+        return DELETED
+    empty = next((b.metadata.name for b in budgets if b.status.disruptionsAllowed < 1), "")
+    return f"disruption budget {empty} allows none" if empty else ""
+
+
+def deletion_cost(pod: objects.Pod) -> int:
+    """What its deletion is said to cost; 0 where nothing is said that can be read."""
+    text = (pod.metadata.annotations or {}).get(DELETION_COST, "")
+    digits = text.removeprefix("-")
+    number = whole_number(digits)
+    return 0 if number is None else (number if digits == text else -number)
+
+
+def why_waits(pods: Iterable[objects.Pod]) -> dict[str, str]:
+    """UID → why a pending pod is not to be placed now; ``pods`` are all of a cluster that have not ended."""
+    why: dict[str, str] = {}
+    sizes: Counter[tuple[str, str]] = Counter()
+    ready: Counter[tuple[str, str]] = Counter()
+    gangs: dict[tuple[str, str], list[str]] = {}
+    held: set[tuple[str, str]] = set()
+    for pod in pods:
+        meta = pod.metadata
+        uid = meta.uid or f"{meta.namespace}/{meta.name}"
+        named = gang_named(meta.labels or {})
+        gang = (meta.namespace, named) if named else None
+        if gang is not None:
+            sizes[gang] = max(sizes[gang], gang_size(meta.annotations or {}))
+        reason = ""
+        if not pod.spec.nodeName:
+            gates = [gate.get("name", "") for gate in pod.spec.schedulingGates or ()]
+            foreign = next((gate for gate in gates if gate != PLAN_GATE), "")
+            reason = DELETED if meta.deletionTimestamp else f"it waits behind the gate {foreign}" if foreign else ""
+        if reason:
+            why[uid] = reason
+        if gang is not None and not meta.deletionTimestamp:
+            held |= {gang} if reason else set()
+            ready[gang] += not reason
+            if not (pod.spec.nodeName or reason):
+                gangs.setdefault(gang, []).append(uid)
+    for gang, members in gangs.items():
+        if ready[gang] < sizes[gang]:
+            why |= dict.fromkeys(members, f"its gang has {ready[gang]} of {sizes[gang]} pods")
+        elif gang in held:
+            why |= dict.fromkeys(members, "a pod of its gang must wait")
+    return why

@@ -1,0 +1,194 @@
+"""What plans must obey beyond room: budgets, gangs, gates, deletion costs, devices in use; and random clusters, judged again."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from placement.planning import Request, SaleShape, plan_for
+from placement.plans import Action, Deadline, Ending, Plan, Step
+from placement.problems import check_steps
+from placement.snapshots import SnapshotError, SnapshotFile, SnapshotPod, cluster_of, snapshot_of_objects
+from tests.cluster_objects import cluster
+from tests.plan_referee import Referee
+from tests.test_plan_cli import gpu_pod, node, pod, taken
+
+GIB = 2**30
+
+
+def planned(kind: str, file: SnapshotFile, **question: Any) -> Plan:
+    return plan_for(Request(kind, file, 1.0, **question), Deadline(0.1, time.perf_counter))
+
+
+def budget(allowed: int, app: str = "db") -> dict[str, Any]:
+    return {
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": app, "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": app}}},
+        "status": {"disruptionsAllowed": allowed},
+    }
+
+
+def one_of(app: str, name: str, cpu: str, on: str = "", **changes: Any) -> dict[str, Any]:
+    return pod(name, cpu, on, metadata={"labels": {"app": app}}, **changes)
+
+
+def evicted(plan: Plan) -> list[str]:
+    return [step.name for step in plan.steps if step.action == Action.EVICT]
+
+
+@pytest.mark.parametrize("allowed", [1, 2, 3])
+def test_a_rescue_evicts_no_more_of_a_budget_than_it_allows(allowed: int) -> None:
+    low = [one_of("db", f"low-{i}", "2", f"n{i}") for i in range(3)]
+    nodes = [node(f"n{i}", 2) for i in range(3)]
+    waiting = [pod(f"w-{i}", "2", priority=9) for i in range(3)]
+    plan = planned("rescue", taken(*nodes, *low, *waiting, budget(allowed)))
+    assert len(evicted(plan)) <= allowed
+    if allowed == 3:
+        assert (len(evicted(plan)), plan.ending) == (3, Ending.OPTIMAL)
+    else:
+        assert "disruption budget default/db allows" in plan.reasons[0]
+        assert plan.ending == Ending.DEADLINE, "what the budget forbids was not searched for to the end"
+        assert plan.bound == 3.0
+
+
+def test_moves_of_a_budget_go_one_at_a_time_and_are_no_evictions() -> None:
+    """Each replacement runs before the next pod goes, so a budget of one is enough for any number of moves."""
+    running = [one_of("db", f"x-{i}", "1", f"n{i}") for i in range(3)]
+    nodes = [node(f"n{i}", 2) for i in range(3)]
+    plan = planned("rescue", taken(*nodes, *running, pod("w-1", "2"), budget(1)))
+    assert [s.action for s in plan.steps] == [Action.MOVE, Action.PLACE]
+    assert plan.ending == Ending.OPTIMAL
+
+
+def test_the_checker_counts_who_is_down_at_a_time() -> None:
+    running = [one_of("db", f"x-{i}", "1", "n0") for i in range(2)]
+    given = cluster_of(taken(node("n0"), *running, budget(1)))
+    gone = [Step(Action.EVICT, f"uid-x-{i}", f"default/x-{i}", "n0") for i in range(2)]
+    back = Step(Action.PLACE, "uid-x-0", "default/x-0", "", "n0")
+    wrong = check_steps(given, Plan("rescue", Ending.DEADLINE, "pods placed", 0, 0, tuple(gone)))
+    assert wrong == ["step 1: disruption budget default/db is exceeded"]
+    assert not check_steps(given, Plan("rescue", Ending.DEADLINE, "pods placed", 0, 0, (gone[0], back, gone[1])))
+
+
+def test_among_pods_that_are_alike_the_one_whose_deletion_costs_least_goes() -> None:
+    def low(i: int, cost: str) -> dict[str, Any]:
+        marks = {"annotations": {"controller.kubernetes.io/pod-deletion-cost": cost}}
+        return pod(f"low-{i}", "1", "a", metadata=marks)
+
+    running = [low(i, cost) for i, cost in enumerate(["5", "-7", "90", "x"])]
+    plan = planned("rescue", taken(node("a", 4), *running, pod("w-1", "2", priority=9)))
+    assert evicted(plan) == ["default/low-1", "default/low-3"]
+
+
+@pytest.mark.parametrize("kind", ["rescue", "batch", "purchase"])
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"schedulingGates": [{"name": "example.com/quota"}]}, "it waits behind the gate example.com/quota"),
+        ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, "it is being deleted"),
+        (
+            {
+                "metadata": {
+                    "labels": {"volcano.sh/group-name": "train"},
+                    "annotations": {"ullage.dev/gang-size": "3"},
+                }
+            },
+            "its gang has 1 of 3 pods",
+        ),
+    ],
+)
+def test_a_pod_that_waits_for_somebody_else_is_not_planned_for(kind: str, changes: dict[str, Any], why: str) -> None:
+    shapes = (SaleShape("plain", {"cpu": 8000, "memory": 64 * GIB, "pods": 110}, 1.0),) if kind == "purchase" else ()
+    file = taken(node("a", 2), pod("low-1", "2", "a"), pod("w-1", "2", priority=9, **changes))
+    plan = planned(kind, file, shapes=shapes)
+    assert plan.steps == ()
+    assert f"pod default/w-1 is not to be placed now: {why}" in plan.reasons
+
+
+def test_a_pod_behind_our_own_gate_is_planned_for() -> None:
+    plan = planned("batch", taken(node("a"), pod("w-1", "2", schedulingGates=[{"name": "ullage.dev/plan"}])))
+    assert [s.name for s in plan.steps] == ["default/w-1"]
+
+
+def test_a_gang_of_which_one_pod_cannot_be_planned_is_left_out_whole() -> None:
+    labels = {"labels": {"scheduling.x-k8s.io/pod-group": "train"}}
+    claim = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
+    members = [pod("g-1", "1", metadata=labels), pod("h-1", "1", metadata=labels, **claim)]
+    for kind in ("batch", "rescue"):
+        plan = planned(kind, taken(node("a"), *members, pod("w-1", "1")))
+        assert [s.name for s in plan.steps] == ["default/w-1"]
+        assert len(plan.reasons) >= 2
+    gated = pod("h-1", "1", metadata=labels, schedulingGates=[{"name": "example.com/quota"}])
+    assert planned("batch", taken(node("a"), members[0], gated)).steps == ()
+
+
+def test_a_rescue_places_gangs_whole_and_takes_none_apart() -> None:
+    labels = {"labels": {"scheduling.x-k8s.io/pod-group": "train"}}
+    waiting = [pod(f"g{i}-1", "3", metadata=labels, priority=5) for i in range(2)]
+    plan = planned("rescue", taken(node("a"), *waiting, pod("w-1", "3")))
+    assert [s.name for s in plan.steps] == ["default/w-1"]
+    assert any("its gang is placed whole or not at all" in reason for reason in plan.reasons)
+    both = planned("rescue", taken(node("a"), node("b"), *waiting, pod("w-1", "3")))
+    assert sorted(s.name for s in both.steps) == ["default/g0-1", "default/g1-1"]
+    running = pod("r-1", "3", "a", metadata=labels)
+    assert planned("rescue", taken(node("a"), running, pod("w-1", "3", priority=9))).steps == ()
+
+
+def test_devices_that_are_in_use_are_not_given_again() -> None:
+    def share(name: str, device: str) -> dict[str, Any]:
+        one = gpu_pod(name, 600)
+        one["spec"]["nodeName"], one["status"]["phase"] = "g", "Running"
+        one["metadata"]["annotations"] = {"ullage.dev/devices": device}
+        return one
+
+    home = node("g", 8)
+    home["status"]["allocatable"]["ullage.dev/gpu-milli"] = "2000"
+    full = planned("batch", taken(home, share("a-1", "0"), share("b-1", "1"), gpu_pod("w-1", 600)))
+    assert full.steps == ()
+    room = planned("batch", taken(home, share("a-1", "0"), gpu_pod("w-1", 600)))
+    assert [s.devices for s in room.steps] == ["1"]
+    foreign = planned("batch", taken(home, share("a-1", "7"), gpu_pod("w-1", 600)))
+    assert len(foreign.steps) == 1, "a device that the node does not have takes no room"
+
+
+def test_a_resource_that_no_node_offers_is_short_and_nothing_breaks() -> None:
+    odd = pod("odd-1", "1")
+    odd["spec"]["containers"][0]["resources"]["requests"]["example.com/port"] = "1"
+    for kind in ("rescue", "batch", "consolidate"):
+        plan = planned(kind, taken(node("a"), pod("w-1", "1"), odd))
+        assert "uid-odd-1" not in [step.pod for step in plan.steps]
+        if kind != "consolidate":
+            assert any("example.com/port" in reason for reason in plan.reasons)
+
+
+def test_a_snapshot_whose_budgets_do_not_match_is_refused() -> None:
+    file = taken(node("a"), pod("w-1", "1"))
+    file.pods[0] = SnapshotPod("u", "default/u", 0, budgets=(3,))
+    with pytest.raises(SnapshotError, match="a budget of it is not in the snapshot"):
+        cluster_of(file)
+
+
+@pytest.mark.parametrize("kind", ["rescue", "batch", "consolidate", "purchase"])
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_every_step_of_a_plan_for_a_random_cluster_holds_when_it_is_taken(kind: str, first: int) -> None:
+    shapes = (
+        SaleShape("plain", {"cpu": 4000, "memory": 16 * GIB, "pods": 20}, 1.0),
+        SaleShape("device", {"cpu": 8000, "memory": 32 * GIB, "pods": 20}, 3.0, num_gpus=2),
+    )
+    for seed in range(first, first + 10):
+        objects = cluster(seed)
+        usd = {o["metadata"]["name"]: 1.0 + i for i, o in enumerate(objects) if o["kind"] == "Node"}
+        budget = seed % 6 if seed % 2 else None
+        plan = planned(
+            kind,
+            snapshot_of_objects(json.dumps({"items": objects}).encode()),
+            seed=seed,
+            max_moves=budget if kind == "consolidate" else None,
+            usd_per_hour=usd if kind == "consolidate" else None,
+            shapes=shapes if kind == "purchase" else (),
+        )
+        assert Referee(objects).judge(plan, budget if kind == "consolidate" else None) == [], f"seed {seed}"
