@@ -367,15 +367,33 @@ class FastRow:
             self._free(self._fast)
 
 
-def files_of(models: Sequence[QuantileModel], card: Mapping[str, object]) -> dict[str, str]:
-    """Name → text of the files of a model folder; the card, which tells that there are others, is the last."""
-    files, entries = {}, []
+JUDGED = "judged-"
+"""Before the names of files of models that are not served: those that figures and factors are from."""
+
+
+def files_of(
+    models: Sequence[QuantileModel], card: Mapping[str, object], judged: Sequence[QuantileModel] = ()
+) -> dict[str, str]:
+    """Name → text of the files of a model folder; the card, which tells that there are others, is the last.
+
+    ``judged`` are the models before they were fitted again on everything, where they were.
+    """
+    files: dict[str, str] = {}
+    served, before = _entries(models, "", files), _entries(judged, JUDGED, files)
+    schemas = {model.schema.digest: list(model.schema.names) for model in models}
+    body = {"format": FORMAT, "models": served, "judged_models": before, "schemas": schemas, **card}
+    return {**files, CARD: json.dumps(body, indent=1, sort_keys=True) + "\n"}
+
+
+def _entries(models: Sequence[QuantileModel], prefix: str, files: dict[str, str]) -> list[dict[str, object]]:
+    """What the card says of models, whose texts are added to ``files``."""
+    entries: list[dict[str, object]] = []
     for model in models:
         text = model.booster.model_to_string(num_iteration=model.booster.best_iteration or -1)
-        files[f"{model.name}.txt"] = text
+        files[f"{prefix}{model.name}.txt"] = text
         entries.append(
             {
-                "file": f"{model.name}.txt",
+                "file": f"{prefix}{model.name}.txt",
                 "sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "resource": model.resource,
                 "target": asdict(model.target),
@@ -384,9 +402,7 @@ def files_of(models: Sequence[QuantileModel], card: Mapping[str, object]) -> dic
                 "schema": model.schema.digest,
             }
         )
-    schemas = {model.schema.digest: list(model.schema.names) for model in models}
-    body = {"format": FORMAT, "models": entries, "schemas": schemas, **card}
-    return {**files, CARD: json.dumps(body, indent=1, sort_keys=True) + "\n"}
+    return entries
 
 
 def load_card(folder: Path) -> dict[str, Any]:
@@ -409,12 +425,15 @@ def load_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def load(folder: Path, expected: Callable[[str, Target], FeatureSchema] | None = None) -> list[QuantileModel]:
+def load(
+    folder: Path, expected: Callable[[str, Target], FeatureSchema] | None = None, *, judged: bool = False
+) -> list[QuantileModel]:
     """Models of a folder, each checked against its checksum and against the schema this build computes.
 
     Parameters
     ----------
     expected : schema that this build computes for a resource and target; a model of another one is refused.
+    judged : those that are not served, but were judged; none where the same are.
 
     Raises
     ------
@@ -422,7 +441,8 @@ def load(folder: Path, expected: Callable[[str, Target], FeatureSchema] | None =
     """
     card = load_card(folder)
     try:
-        return [_load_one(folder, entry, card["schemas"], expected) for entry in card["models"]]
+        entries = card.get("judged_models", []) if judged else card["models"]
+        return [_load_one(folder, entry, card["schemas"], expected) for entry in entries]
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder / CARD} lacks {error}; train again or restore the file") from error
 

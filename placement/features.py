@@ -46,6 +46,9 @@ NOT_SHARES = (
 )
 """Prefixes of the features that are no share of the workload's own resource and must not be rescaled."""
 
+CLOCK = ("hour", "weekday")
+"""Features that a recording without a calendar cannot tell."""
+
 Table = tuple[str, SingleArray]
 
 

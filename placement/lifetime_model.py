@@ -24,6 +24,9 @@ from placement.resources import FloatArray
 from placement.usage import SingleArray
 
 FILE = "lifetimes.txt"
+JUDGED_FILE = f"{boosted.JUDGED}{FILE}"
+JUDGED = "judged"
+"""Of the section: the model before it was fitted again on everything, where it was."""
 SECTION = "lifetimes"
 """Of the model card."""
 LEAST_HAZARD = 0.005
@@ -86,21 +89,33 @@ def ask(model: LifetimeModel, features: Sequence[SingleArray], rule: Sequence[Se
     return [[*row, 1.0] for row in found.tolist()]
 
 
-def card_section(model: LifetimeModel, facts: Mapping[str, object]) -> tuple[dict[str, object], str]:
-    """The part of the card, and the text of the file, of a model."""
-    text = model.trees.text
-    section = {
-        "file": FILE,
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+def card_section(
+    model: LifetimeModel, facts: Mapping[str, object], judged: LifetimeModel | None = None
+) -> tuple[dict[str, object], dict[str, str]]:
+    """The part of the card, and name → text of the files, of a model, and of what it was before it was fitted again."""
+    files = {FILE: model.trees.text}
+    section = {**_entry(FILE, model), **facts}
+    if judged is not None:
+        files[JUDGED_FILE] = judged.trees.text
+        section[JUDGED] = {**_entry(JUDGED_FILE, judged), "trees": judged.trees.rounds}
+    return section, files
+
+
+def _entry(file: str, model: LifetimeModel) -> dict[str, object]:
+    return {
+        "file": file,
+        "sha256": hashlib.sha256(model.trees.text.encode()).hexdigest(),
         "features": digest(),
         "share": model.share,
-        **facts,
     }
-    return section, text
 
 
-def load_lifetimes(folder: Path) -> LifetimeModel | None:
+def load_lifetimes(folder: Path, *, judged: bool = False) -> LifetimeModel | None:
     """The lifetime model of a folder of ``ullage train``; None if it holds none.
+
+    Parameters
+    ----------
+    judged : the one that was judged, where that is another than the one that is served.
 
     Raises
     ------
@@ -110,6 +125,8 @@ def load_lifetimes(folder: Path) -> LifetimeModel | None:
     section = card.get(SECTION)
     if section is None:
         return None
+    if judged and isinstance(section, dict):
+        section = section.get(JUDGED, section)
     if not isinstance(section, dict):
         raise ModelError(f"{folder / boosted.CARD}: {SECTION} is no table; train again or restore the file")
     try:

@@ -28,6 +28,7 @@ from placement.kin import standing
 from placement.knowledge import NUM_WINDOWS
 from placement.lifetime_model import SECTION
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
+from placement.spans import JUDGED, SERVED, Span
 from placement.stacking import Calibration
 from placement.strategies import nearest
 from placement.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
@@ -130,16 +131,27 @@ class HistoryPredictor:
         return forecast(name, batch.past[resource], self.target) * np.float32(scale)
 
 
+Models = Mapping[str, Sequence[boosted.QuantileModel]]
+
+
 @dataclass(frozen=True)
 class ModelPredictor:
-    """The best rung: fitted quantile models, averaged per resource, mixed with the baseline, calibrated."""
+    """The best rung: fitted quantile models, averaged per resource, mixed with the baseline, calibrated.
+
+    Asked about a moment from which they learned, the ``judged`` models answer in their place, which had not; where even
+    those had, nobody does. So a model is tried honestly on the past that it was trained on.
+    """
 
     target: Target
-    models: Mapping[str, Sequence[boosted.QuantileModel]] = field(repr=False)
+    models: Models = field(repr=False)
     weights: Mapping[str, Sequence[float]]
     """Resource → weights of its models; what is missing to 1 goes to the history rung's baseline."""
     calibration: Mapping[str, Calibration]
     history: HistoryPredictor
+    judged: Models = field(default_factory=dict, repr=False)
+    """The same before they were fitted again on everything; empty where they were not."""
+    span: Span | None = None
+    """What they learned from; None where its time is not known."""
     days: int = HISTORY_DAYS
     tries: tuple[int, int] = (7, 12)
     """Features of one moment cost a thousand times as much as a rule."""
@@ -147,20 +159,28 @@ class ModelPredictor:
     @cached_property
     def reads_kin(self) -> bool:
         """Whether a tree looks at others: models of recordings without owners do not."""
-        return any(model.reads(KIN) for models in self.models.values() for model in models)
+        return any(model.reads(KIN) for of in (self.models, self.judged) for models in of.values() for model in models)
 
     def shares(self, batch: Batch, resource: str) -> SingleArray | None:
-        """See :class:`Predictor`."""
-        models = self.models.get(resource, ())
+        """See :class:`Predictor`; NaN where nobody may answer."""
         baseline = self.history.shares(batch, resource)
-        if not models or baseline is None:
+        if not self.models.get(resource) or baseline is None:
             return None
-        rows = self.features(batch, resource)
-        shape = rows.shape[:2]
+        rows, times_s = self.features(batch, resource), batch.past[resource].end_s
+        if self.span is None or (who := self.span.who(times_s)).min(initial=SERVED) == SERVED:
+            return self._mixed(self.models, resource, rows, baseline)
+        found = np.full(baseline.shape, np.nan, np.float32)
+        for models, at in ((self.models, who == SERVED), (self.judged or self.models, who == JUDGED)):
+            if at.any():
+                found[:, at] = self._mixed(models, resource, rows[:, at], baseline[:, at])
+        return found
+
+    def _mixed(self, models: Models, resource: str, rows: SingleArray, baseline: SingleArray) -> SingleArray:
+        """``(N, O)`` for ``(N, O, F)`` features."""
+        shape, weights = rows.shape[:2], self.weights[resource]
         flat = rows.reshape(shape[0] * shape[1], -1)
-        weights = self.weights[resource]
         mixed = max(0.0, 1 - sum(weights)) * baseline.reshape(-1).astype(np.float64)
-        for weight, model in zip(weights, models, strict=True):
+        for weight, model in zip(weights, models[resource], strict=True):
             mixed += weight * model.predict(flat)
         groups = np.full(len(mixed), "")
         return self.calibration[resource].apply(mixed.astype(np.float32), groups).reshape(shape)
@@ -245,10 +265,7 @@ def load_predictor(folder: Path, target: Target) -> tuple[ModelPredictor, Histor
     ModelError : a damaged file, another schema, or no model for this target.
     """
     card = boosted.load_card(folder)
-    models: dict[str, list[boosted.QuantileModel]] = {}
-    for model in boosted.load(folder, lambda resource, wanted: schema_of(wanted)):
-        if model.target == target:
-            models.setdefault(model.resource, []).append(model)
+    models, judged = (_by_resource(folder, target, judged=judged) for judged in (False, True))
     if not models:
         raise ModelError(f"{folder} holds no model for {target.name}; train one or choose another horizon")
     try:
@@ -258,7 +275,17 @@ def load_predictor(folder: Path, target: Target) -> tuple[ModelPredictor, Histor
         factors = {r: Calibration(float(t["calibration"]), {}) for r, t in tasks.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / boosted.CARD} lacks {error} for {target.name}; train again") from error
-    return ModelPredictor(target, models, weights, factors, history), history
+    span = Span.of(card)
+    known = span if span is not None and span.calendar else None
+    return ModelPredictor(target, models, weights, factors, history, judged, known), history
+
+
+def _by_resource(folder: Path, target: Target, *, judged: bool) -> dict[str, list[boosted.QuantileModel]]:
+    found: dict[str, list[boosted.QuantileModel]] = {}
+    for model in boosted.load(folder, lambda _, wanted: schema_of(wanted), judged=judged):
+        if model.target == target:
+            found.setdefault(model.resource, []).append(model)
+    return found
 
 
 # ── questions and answers ─────────────────────────────────────────────────────────────────────
@@ -391,7 +418,7 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
         usual = _usual(past.share, scale, rungs.parts, end_s)
         uppers = {name: _uppers(predictor, batch, resource) for name, predictor in rungs.predictors}
         for i in np.flatnonzero(_is_known(past)[:, 0]).tolist():
-            said = {n: float(u[i, 0] * scale[i]) for n, u in uppers.items() if u is not None}
+            said = {n: float(u[i, 0] * scale[i]) for n, u in uppers.items() if u is not None and np.isfinite(u[i, 0])}
             of[i][resource] = Prediction(said, *usual[i])
     ratios = _ratios(rungs, batch, _told(rungs, questions), end_s) if judges else [()] * len(questions)
     stood: list[tuple[tuple[int, SingleArray], ...]] = [()] * len(questions)

@@ -29,6 +29,9 @@ HOUR = 3600 // STEP_S
 DAY = 24 * HOUR
 """Samples per hour and per day."""
 
+CALENDAR_FROM_S = 631_152_000
+"""1990. A clock that shows an earlier time counts from a beginning that nobody wrote down: it tells neither hour nor weekday."""
+
 HISTORY_DAYS = 28
 """How far back any baseline or feature looks."""
 
@@ -72,6 +75,16 @@ class UsageSeries:
     def num_days(self) -> float:
         """Length in days."""
         return self.num_steps / DAY
+
+    @property
+    def end_s(self) -> int:
+        """When the last sample ends."""
+        return self.start_s + (self.num_steps - 1) * STEP_S
+
+    @property
+    def has_calendar(self) -> bool:
+        """Whether it is known when it was recorded."""
+        return self.start_s >= CALENDAR_FROM_S
 
     def share(self, resource: str) -> SingleArray:
         """``(N, T)`` usage as a share of what was provisioned."""

@@ -20,12 +20,14 @@ from placement.errors import ConfigError, ModelError
 from placement.features import schema_of
 from placement.prediction import LEAST
 from placement.resources import AnyArray, BoolArray, FloatArray
+from placement.spans import Span
 from placement.stacking import pinball
-from placement.usage import UsageSeries
+from placement.usage import HOUR, STEP_S, UsageSeries
 from simulator import lifetime_accuracy
 from simulator.charts import Line, line_chart
 from simulator.forecast_samples import Recording, Samples
-from simulator.training import LEVEL, Split, deployable_recording, digest_of, predictions
+from simulator.sight import Judged, Sight, digest_of, sight_of
+from simulator.training import LEVEL, Split, content_of, deployable_recording, predictions
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 Report = dict[str, Any]
@@ -67,8 +69,15 @@ def evaluate(
     ConfigError : the recording is too short.
     """
     card = boosted.load_card(folder)
-    models = [m for m in boosted.load(folder, lambda _, target: schema_of(target)) if m.resource in series.usage]
-    tasks = sorted({(m.resource, m.target.horizon_h, m.target.statistic) for m in models})
+    served, before = (
+        [
+            m
+            for m in boosted.load(folder, lambda _, target: schema_of(target), judged=judged)
+            if m.resource in series.usage
+        ]
+        for judged in (False, True)
+    )
+    tasks = sorted({(m.resource, m.target.horizon_h, m.target.statistic) for m in served})
     if not tasks:
         raise ModelError(f"{folder} has no model for {', '.join(series.usage)}; train one on such data")
     try:
@@ -77,14 +86,19 @@ def evaluate(
         raise ModelError(f"{folder / boosted.CARD} lacks {error}; train again or restore the file") from error
     split = Split.of(series.num_days)
     recording = deployable_recording(series, split)
-    novelty = novelty_of(series, card.get("fitted_on", {}))
+    sight = _sight(card, trained_on, series, split)
+    novelty = novelty_of(series, card.get("judged_fitted_on" if sight.before_refit else "fitted_on", {}))
     report: Report = {"data": series.name, "model": trained_on, "level": LEVEL, "tasks": {}}
+    report["judged"] = {"models": "before the refit" if sight.before_refit else "served", "note": sight.note}
     for number, (resource, horizon, statistic) in enumerate(tasks):
         target = Target(horizon, statistic)
         name = f"{resource}-{target.name}"
         progress(name, number, len(tasks))
-        mine = [m for m in models if m.resource == resource and m.target == target]
-        entry = _task(recording, resource, target, split, mine, facts[resource, horizon, statistic], novelty)
+        mine, then = ([m for m in of if m.resource == resource and m.target == target] for of in (served, before))
+        entry = _task(
+            recording, target, split, (then if sight.before_refit else mine, then if sight.note and then else mine),
+            _at(facts[resource, horizon, statistic], sight), novelty, sight.from_s,
+        )  # fmt: skip
         if entry is not None:
             report["tasks"][name] = entry
     progress("done", len(tasks), len(tasks))
@@ -96,24 +110,46 @@ def evaluate(
     return report
 
 
+def _sight(card: Mapping[str, Any], trained_on: Mapping[str, Any], series: UsageSeries, split: Split) -> Sight:
+    known = card.get("fitted_on", {}).get("workloads", "").split()
+    data = Judged(
+        series.name, content_of(series), series.has_calendar, series.start_s, split.judged_from_s(series), series.end_s,
+        [digest_of(name) for name in series.workloads],
+    )  # fmt: skip
+    return sight_of(Span.of(card), str(trained_on.get("name", "")), known, data)
+
+
+def _at(facts: Mapping[str, Any], sight: Sight) -> Mapping[str, Any]:
+    """With the calibration of who is judged."""
+    if not sight.before_refit:
+        return facts
+    return {**facts, "calibration": facts.get("judged_calibration", facts["calibration"])}
+
+
 def _facts(card: Mapping[str, Any], resource: str, horizon_h: int, statistic: str) -> dict[str, Any]:
     """What the card says of a task."""
     of = card["tasks"][f"{resource}-{Target(horizon_h, statistic).name}"]
-    return {key: of[key] for key in ("baseline", "scale", "weights", "calibration")}
+    found = {key: of[key] for key in ("baseline", "scale", "weights", "calibration")}
+    return found | {key: of[key] for key in ("judged_calibration",) if key in of}
 
 
 def _task(
     recording: Recording,
-    resource: str,
     target: Target,
     split: Split,
-    models: list[boosted.QuantileModel],
+    models: tuple[list[boosted.QuantileModel], list[boosted.QuantileModel]],
     card: Mapping[str, Any],
     novelty: Mapping[str, BoolArray],
+    from_s: int,
 ) -> Report | None:
-    """One task's table; None when the recording is too short for the horizon."""
+    """One task's table, of windows that begin from ``from_s`` on; None when the recording is too short for the horizon.
+
+    ``models`` are those that are judged, and those that had not seen the days before, for the reliability diagram.
+    """
+    resource = models[0][0].resource
     samples = recording.samples(resource, target)
     _, tune_part, test_part = split.masks(samples, target.horizon_h)
+    test_part &= recording.series.start_s + (samples.hour * HOUR - 1) * STEP_S >= from_s
     judged = split.judged(samples)
     past, late = samples.pick(tune_part & judged), samples.pick(test_part & judged)
     if not len(past) or not len(late):
@@ -129,7 +165,10 @@ def _task(
         rows[name] = {**raw, "tuned_pinball": tuned["pinball"], "tuned_coverage": tuned["coverage"]}
         rivals[name] = after[name] if raw["pinball"] < tuned["pinball"] else scaled
     best = rivals[best_rival(rows)]
-    mixed = [_mixed(models, part, base[str(card["baseline"])], card) for part, base in ((past, before), (late, after))]
+    mixed = [
+        _mixed(of, part, base[str(card["baseline"])], card)
+        for of, part, base in ((models[1], past, before), (models[0], late, after))
+    ]
     rows["model"] = scores(late, mixed[1])
     rows["oracle"] = scores(late, late.truth)
     return {
@@ -258,12 +297,14 @@ def headline(report: Report) -> str:
 
 
 def _intro(report: Report) -> str:
-    trained = report["model"]
+    trained, note = report["model"], report.get("judged", {}).get("note", "")
     return (
         f'<p class="note">Models trained on {escape(str(trained["name"]))} ({trained["workloads"]} workloads, '
         f"{trained['days']:g} days), judged on the last third of the recording at the {report['level']:.0%} quantile. "
         "Pinball loss is divided by the mean of the truth; slack is what is reserved and not used, severity what is "
         "used and not reserved, both as shares of use. Tuned: one scalar from the days before.</p>"
+        + f'<p class="note">{escape(note)}.</p>'
+        * bool(note)
     )
 
 

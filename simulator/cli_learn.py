@@ -6,6 +6,7 @@ import difflib
 import json
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 from placement.baselines import Target
 from placement.errors import ConfigError
 from placement.strategies import nearest
+from placement.usage import CALENDAR_FROM_S
 from simulator.output import API_VERSION, FORMATS, check_folder, output_option, progress, render, write_whole
 
 DATA = click.option(
@@ -46,6 +48,32 @@ SEEDS = click.option(
     default=1,
     show_default=True,
     help="How many seeds, from --seed on: figures are means, `spread` holds least and most.",
+)
+
+
+def moment(context: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """A date and time by ISO 8601, of UTC where it names no zone, as Unix seconds."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no date and time; write 2026-03-01T00:00 (UTC) or 2026-03-01T00:00+02:00"
+        ) from None
+    unix_s = int(found.replace(tzinfo=found.tzinfo or UTC).timestamp())
+    if unix_s < CALENDAR_FROM_S:
+        raise click.BadParameter(f"{text!r} lies before 1990; give the date on which the recording began")
+    return unix_s
+
+
+BEGINS = click.option(
+    "--begins-at",
+    "begins_s",
+    metavar="DATE",
+    callback=moment,
+    help="When second 0 of a recording without a calendar was, such as 2026-03-01T00:00; "
+    "else models do not look at hours and weekdays.",
 )
 QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
@@ -102,6 +130,13 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
     "--horizon", "horizons", multiple=True, help="Such as 6h-peak; repeat. Default: 1, 6 and 24 h, peak and p95."
 )
 @click.option("--rows", type=click.IntRange(1000), default=30_000, show_default=True, help="Samples per model.")
+@click.option(
+    "--refit/--no-refit",
+    default=True,
+    show_default=True,
+    help="Serve models that were fitted again on all of TRACE, after they were judged; or those that were judged.",
+)
+@BEGINS
 @QUIET
 @click.option(
     "-o",
@@ -112,7 +147,15 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
     help="Format on standard output; anything else is the folder to write.",
 )
 def train(
-    trace: str, model: Path | None, seed: int, horizons: tuple[str, ...], rows: int, quiet: bool, output: str
+    trace: str,
+    model: Path | None,
+    seed: int,
+    horizons: tuple[str, ...],
+    rows: int,
+    refit: bool,
+    begins_s: int | None,
+    quiet: bool,
+    output: str,
 ) -> None:
     """Learn from TRACE what workloads use, how long pods live, or both, and write models with a card.
 
@@ -125,13 +168,14 @@ def train(
     model, output = _folder_and_format(model, output)
     check_folder(model, "model")
     targets = [_target(text) for text in horizons]
-    source = read_learnable(trace)
+    source = read_learnable(trace, begins_s)
     for what, count in () if source.usage is None else source.usage.repairs:
         click.echo(f"note: {what}: {count}", err=True)
     with progress(f"training on {source.name}", quiet=quiet) as advance:
         learned = run_training(
             source, model, seed=seed, effort=Effort(rows, max(2000, rows // 4), by_weight=True), targets=targets,
             created_s=int(time.time()), progress=lambda _name, done, total: advance(done, total),
+            refit=refit,
         )  # fmt: skip
     for note in learned.notes:
         click.echo(f"note: {note}", err=True)
@@ -180,10 +224,15 @@ def _emit_both(
     help="Folder of `ullage train`.",
 )
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
+@BEGINS
 @QUIET
 @output_option
-def evaluate(trace: str, model: Path, report: Path | None, quiet: bool, output: str) -> None:
-    """Judge a model on the last third of TRACE (as for `ullage train`), beside every rival and the oracle."""
+def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None, quiet: bool, output: str) -> None:
+    """Judge a model on the last third of TRACE (as for `ullage train`), beside every rival and the oracle.
+
+    Nothing is judged that a model was fitted on: on the recording that it was trained on those are judged that were
+    not yet fitted again, else only what came later.
+    """
     from simulator.accuracy import html, table_rows
     from simulator.cli import check_writable
     from simulator.learning import evaluate as judge
@@ -191,7 +240,7 @@ def evaluate(trace: str, model: Path, report: Path | None, quiet: bool, output: 
 
     if report is not None:
         check_writable(report)
-    source = read_learnable(trace)
+    source = read_learnable(trace, begins_s)
     with progress(f"evaluating on {source.name}", quiet=quiet) as advance:
         result = judge(source, model, progress=lambda _name, done, total: advance(done, total))
     for note in result.get("notes", ()):

@@ -14,6 +14,7 @@ import numpy as np
 
 from placement.baselines import BASELINES, Target, forecast, oracle
 from placement.features import (
+    CLOCK,
     Context,
     FeatureSchema,
     FeatureTable,
@@ -89,7 +90,8 @@ class Recording:
     def __init__(self, series: UsageSeries, origins: IntArray, *, as_live: bool = False) -> None:
         self.series = series
         self.as_live = as_live
-        """As a row is served: without the cluster's mean, with what its kin tell."""
+        """As a row is served: without the cluster's mean, with what its kin tell; and without a clock that only this
+        recording has."""
         self.origins = origins
         self.shares = {r: np.minimum(series.share(r), np.float32(1)) for r in series.usage}
         self.pasts = {r: self.past(r, origins) for r in self.shares}
@@ -117,7 +119,10 @@ class Recording:
     def common(self, resource: str) -> FeatureTable:
         """Features shared by all targets of a resource, cached."""
         if resource not in self._common:
-            self._common[resource] = common_features(self.pasts[resource], self.context(resource))
+            table = common_features(self.pasts[resource], self.context(resource))
+            if self.as_live and not self.series.has_calendar:
+                table.values[:, :, [table.schema.names.index(name) for name in CLOCK]] = np.nan
+            self._common[resource] = table
         return self._common[resource]
 
     def features(self, resource: str, target: Target) -> FeatureTable:

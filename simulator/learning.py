@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from placement import boosted
 from placement.baselines import Target
 from placement.errors import ConfigError, ModelError, PlacementError
-from placement.lifetime_model import FILE, SECTION, load_lifetimes
+from placement.knowledge import workload_of
+from placement.lifetime_model import SECTION, load_lifetimes
+from placement.spans import Span
 from placement.usage import UsageSeries
 from simulator import accuracy, training
 from simulator.lifetime_samples import JUDGED_AGES_S, Draw, samples_of, with_owners
 from simulator.lifetime_training import Bounds, TrainedLifetimes, data_of, judge, train_lifetimes
 from simulator.recorded import usage_of_trace
+from simulator.sight import Judged, digest_of, sight_of
 from simulator.sources import MARKS, READERS, open_trace
 from simulator.trace import NEVER, Trace, TraceError
 from simulator.usage_readers import read_usage
@@ -39,21 +42,33 @@ class Learnable:
     """Why the other part is missing."""
 
 
-def read_learnable(text: str) -> Learnable:
+def read_learnable(text: str, begins_s: int | None = None) -> Learnable:
     """A folder of recorded usage, a ``.ullage`` file, ``demo``, or what ``ullage simulate`` replays.
+
+    Parameters
+    ----------
+    begins_s : Unix time of second 0 of a recording that has no calendar.
 
     Raises
     ------
     TraceError : it is neither, or tells neither usage nor lifetimes.
+    ConfigError : it has a calendar of its own.
     """
     path = Path(text)
     is_trace = text == "demo" or path.suffix == ".ullage" or (path / "manifest.json").exists()
     is_trace = is_trace or text.partition(":")[0] in READERS
     if not is_trace and not any((path / mark).exists() for mark in MARKS):
         series = read_usage(path)
-        return Learnable(series.name, series)
+        if begins_s is not None:
+            _check_begin(series.name, series.has_calendar)
+            series = replace(series, start_s=series.start_s + begins_s)
+        return Learnable(series.name, series, notes=_hours(series.name, series.has_calendar))
     trace = open_trace(_with_batches(text))
-    name, notes = trace.manifest.name, []
+    if begins_s is not None:
+        _check_begin(trace.manifest.name, trace.manifest.begins_s > 0)
+        trace = trace.but(manifest=replace(trace.manifest, begins_s=begins_s))
+    name = trace.manifest.name
+    notes = _hours(name, trace.manifest.begins_s > 0)
     usage = None
     try:
         usage = usage_of_trace(trace)
@@ -65,6 +80,18 @@ def read_learnable(text: str) -> Learnable:
     if usage is None and not ends:
         raise TraceError(f"trace {name}: tells neither what pods use nor how long they live: " + "; ".join(notes))
     return Learnable(name, usage, trace if ends else None, notes)
+
+
+def _check_begin(name: str, has_calendar: bool) -> None:
+    if has_calendar:
+        raise ConfigError(f"{name}: says itself when it began; leave out --begins-at")
+
+
+def _hours(name: str, has_calendar: bool) -> list[str]:
+    """What is to be said of a recording without a calendar."""
+    if has_calendar:
+        return []
+    return [f"{name}: does not say when it began, so models do not look at hours and weekdays; tell with --begins-at"]
 
 
 def _with_batches(text: str) -> str:
@@ -94,8 +121,11 @@ def train(
     targets: Sequence[Target] = (),
     created_s: int = 0,
     progress: Progress = lambda name, done, total: None,
+    refit: bool = True,
 ) -> Learned:
     """Fit what the recording tells, then write one folder with one card. A part that cannot be fitted is left out, and said.
+
+    With ``refit`` what is served was fitted again on all of the recording; what was judged before stands beside it.
 
     Raises
     ------
@@ -106,18 +136,18 @@ def train(
     lifetimes: TrainedLifetimes | None = None
     if source.trace is not None:
         try:
-            lifetimes = train_lifetimes(source.trace, seed=seed, rows=effort.rows, progress=progress)
+            lifetimes = train_lifetimes(source.trace, seed=seed, rows=effort.rows, progress=progress, refit=refit)
         except PlacementError as error:
             errors.append(error)
             notes.append(f"lifetimes are not learned: {error}")
     more = {} if lifetimes is None else {SECTION: lifetimes.section}
-    files = {} if lifetimes is None else {FILE: lifetimes.text}
+    files = {} if lifetimes is None else lifetimes.files
     trained: list[training.Trained] = []
     if source.usage is not None:
         try:
             trained = training.train(
                 source.usage, folder, seed=seed, effort=effort, targets=targets, created_s=created_s,
-                progress=progress, more=more, files=files,
+                progress=progress, more=more, files=files, refit=refit,
             )  # fmt: skip
         except PlacementError as error:
             errors.append(error)
@@ -165,25 +195,36 @@ def evaluate(
             errors.append(f"lifetimes are not judged: {error}")
     if not report["tasks"] and "lifetimes" not in report:
         raise ConfigError("; ".join(errors))
-    return {**report, "notes": errors} if errors else report
+    sights = (report.get("judged"), report.get("lifetimes", {}).get("judged"))
+    notes = list(dict.fromkeys([one["note"] for one in sights if one and one["note"]] + errors))
+    return {**report, "notes": notes} if notes else report
 
 
 def evaluate_lifetimes(trace: Trace, folder: Path, progress: Progress) -> dict[str, Any]:
     """Lifetimes on the last third: by age, owner and class, beside every rule and the oracle."""
-    model = load_lifetimes(folder)
-    if model is None:
+    trained = boosted.load_card(folder).get(SECTION)
+    if trained is None:
         raise ModelError(f"{folder} holds no lifetimes; train on a recording with arrivals and ends")
-    trained = boosted.load_card(folder)[SECTION]
     owned = with_owners(trace)
-    bounds = Bounds.of(owned)
-    seed = int(trained.get("seed", 0))
-    samples = samples_of(owned, [Draw(bounds.mix, bounds.last, JUDGED, JUDGED_AGES_S)], seed=seed, progress=progress)
-    about, data = trained.get("data", {}), data_of(owned, bounds, seed)
-    if about.get("held_out_owners") == 0:
+    bounds, begins_s = Bounds.of(owned), owned.manifest.begins_s
+    seed, about = int(trained.get("seed", 0)), trained.get("data", {})
+    span = Span.of(trained)
+    begin_s, end_s, first_s = (begins_s + round(x) for x in (bounds.mix, bounds.last, bounds.first))
+    owners = [digest_of(workload_of(s.namespace, s.owner)) for s in owned.specs if s.owner]
+    here = Judged(owned.manifest.name, owned.digest, begins_s > 0, first_s, begin_s, end_s, owners)
+    sight = sight_of(span, str(about.get("name", "")), str(trained.get("known", "")).split(), here)
+    model = load_lifetimes(folder, judged=sight.before_refit)
+    assert model is not None, "the card has a section"
+    from_s = max(bounds.mix, float(sight.from_s - begins_s))
+    samples = samples_of(owned, [Draw(from_s, bounds.last, JUDGED, JUDGED_AGES_S)], seed=seed, progress=progress)
+    data = data_of(owned, bounds, seed)
+    is_refit = span is not None and span.to_s > span.judged_s
+    if about.get("held_out_owners") == 0 or (is_refit and not sight.before_refit):
         samples, data = samples.without_held_out(), {**data, "held_out_owners": 0}
     return {
         "data": data,
         "trained_on": about,
+        "judged": {"models": "before the refit" if sight.before_refit else "served", "note": sight.note},
         "share": model.share,
         "ages": judge(model, samples, bounds.last, seed),
     }

@@ -70,6 +70,8 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
         "minutes, an hour, a day. Rules speak of the owner, or else of its size, or else of everyone; "
         "<i>history</i> is what answers without a model.</p>",
     ]
+    note = lifetimes.get("judged", {}).get("note", "")
+    body += [f'<p class="note">{escape(note)}.</p>'] * bool(note)
     for age, entry in lifetimes["ages"].items():
         body.append(f"<h3>{escape(AGES[age])}</h3>")
         points = entry["reliability"]

@@ -17,7 +17,7 @@ import numpy as np
 from placement.boosted import HazardRows
 from placement.errors import ConfigError
 from placement.knowledge import AGES_S
-from placement.lifetime_history import NUM_HAZARDS, Kin, LifeHistory
+from placement.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
 from placement.lifetime_model import log_odds, rows_of
 from placement.lineage import LIMITS_S, class_of
 from placement.pods import PodSpec
@@ -33,6 +33,7 @@ FIT_AGES_S = (0, 900, 3600, 14_400, 86_400)
 JUDGED_AGES_S = (0, 900, 3600)
 HELD_OUT = 4
 """One owner in so many is never fitted on."""
+HOUR_COLUMN = feature_names().index("hour")
 LEAST_LIVED = 0.05
 """Of a part of life: who has lived through less of it when the recording stops is left out."""
 
@@ -82,6 +83,12 @@ class LifeSamples:
     def without_held_out(self) -> LifeSamples:
         """The same where nobody else is left to fit on."""
         return replace(self, held_out=np.zeros(len(self), np.bool_))
+
+    def without_hours(self) -> LifeSamples:
+        """The same where the hour of the day is not known."""
+        features = self.features.copy()
+        features[:, HOUR_COLUMN] = np.nan
+        return replace(self, features=features)
 
     def parts_of_lives(self, until_s: float, half_life_s: float) -> HazardRows:
         """A row for each part of life that a pod lived through, wholly or partly, as known at ``until_s``.

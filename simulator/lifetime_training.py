@@ -19,6 +19,7 @@ from placement.lifetime_model import LifetimeModel, bounded, card_section, row_n
 from placement.lineage import NUM_CLASSES
 from placement.prediction import HISTORY
 from placement.resources import BoolArray, FloatArray
+from placement.spans import SPAN, Span
 from placement.survival import class_shares
 from simulator.lifetime_samples import (
     JUDGED_AGES_S,
@@ -31,6 +32,7 @@ from simulator.lifetime_samples import (
     with_owners,
 )
 from simulator.lifetime_scores import Scores, at_age, gone_by, reliability, scores
+from simulator.sight import digest_of
 from simulator.trace import NEVER, Trace
 from simulator.training import FIT_SHARE, TUNED_SHARE
 
@@ -48,11 +50,12 @@ OURS = ("model", "oracle")
 
 @dataclass(frozen=True)
 class TrainedLifetimes:
-    """A model with its part of the card and the text of its file."""
+    """What is served, what was judged (the same, or before it was fitted again), part of the card, name → text of files."""
 
     model: LifetimeModel
+    judged: LifetimeModel
     section: dict[str, Any]
-    text: str
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,16 @@ class Bounds:
 
 
 def train_lifetimes(
-    trace: Trace, *, seed: int = 0, rows: int = 30_000, progress: Progress = lambda name, done, total: None
+    trace: Trace,
+    *,
+    seed: int = 0,
+    rows: int = 30_000,
+    progress: Progress = lambda name, done, total: None,
+    refit: bool = True,
 ) -> TrainedLifetimes:
-    """Fit on a recording's arrivals and ends.
+    """Fit on a recording's arrivals and ends, judge, then fit again on all of it, if ``refit``.
+
+    Trees do not look at the hour of a trace that does not say when it began.
 
     Raises
     ------
@@ -102,26 +112,60 @@ def train_lifetimes(
     draws = [
         Draw(bounds.first, bounds.fit, rows // 3),
         Draw(bounds.fit, bounds.mix, rows // 6),
-        Draw(bounds.mix, bounds.last, rows // 6, JUDGED_AGES_S),
+        Draw(bounds.mix, bounds.last, rows // 6),
     ]
     samples = samples_of(owned, draws, seed=seed, progress=progress)
+    if not owned.manifest.begins_s:
+        samples = samples.without_hours()
     early, late = samples.moment_s < bounds.fit, samples.moment_s >= bounds.mix
     data = data_of(owned, bounds, seed)
     if not (early & ~samples.held_out).any():
         samples, data = samples.without_held_out(), {**data, "held_out_owners": 0}
     held = samples.held_out
-    learned, between, judged = samples.pick(early & ~held), samples.pick(~early & ~late & ~held), samples.pick(late)
-    model = fitted(learned, bounds.fit, between, bounds.mix, seed)
+    learned, between = samples.pick(early & ~held), samples.pick(~early & ~late & ~held)
+    later = samples.pick(late & np.isin(samples.age_s, JUDGED_AGES_S))
+    judged = fitted(learned, bounds.fit, between, bounds.mix, seed)
+    model = model_at(samples, bounds.last, most=len(samples), seed=seed) if refit else judged
     facts = {
         "data": data,
         "seed": seed,
         "trees": model.trees.rounds,
-        "lives": {"fitted": len(learned), "mixed": len(between), "judged": len(judged)},
+        "lives": {
+            "fitted": len(learned),
+            "mixed": len(between),
+            "judged": len(later),
+            "served": len(samples if refit else learned),
+        },
         "drift": DRIFT,
-        "metrics": judge(model, judged, bounds.last, seed),
+        "figures": BEFORE_REFIT if refit else AS_SERVED,
+        SPAN: span_of_lives(owned, bounds, refit=refit).card,
+        "known": known_of(owned),
+        "metrics": judge(judged, later, bounds.last, seed),
     }
-    section, text = card_section(model, facts)
-    return TrainedLifetimes(model, section, text)
+    section, files = card_section(model, facts, judged if refit else None)
+    return TrainedLifetimes(model, judged, section, files)
+
+
+BEFORE_REFIT = (
+    "The figures are of the model in judged-lifetimes.txt, which had not seen the newest part of the recording. What is "
+    "served was fitted again on all of it; no figure of that can be had from this recording."
+)
+AS_SERVED = "The figures are of the model that is served, on later days and on owners that it had not seen."
+KNOWN = 200
+"""Owners that a card remembers, by which it is told whether a recording is of the same cluster."""
+
+
+def span_of_lives(trace: Trace, bounds: Bounds, *, refit: bool) -> Span:
+    """What a model of a recording with these bounds learns from."""
+    begins_s = trace.manifest.begins_s
+    first, mix, last = (begins_s + round(x) for x in (bounds.first, bounds.mix, bounds.last))
+    return Span(first, mix, last if refit else mix, trace.digest, begins_s > 0)
+
+
+def known_of(trace: Trace) -> str:
+    """Digests of owners: the least of them, so that recordings of one cluster have some in common."""
+    owners = {workload_of(s.namespace, s.owner) for s in trace.specs} - {""}
+    return " ".join(sorted(map(digest_of, owners))[:KNOWN])
 
 
 def fitted(early: LifeSamples, fit_s: float, late: LifeSamples, mix_s: float, seed: int) -> LifetimeModel:

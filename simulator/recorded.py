@@ -91,6 +91,8 @@ def _members(trace: Trace) -> _Members:
 def usage_of_trace(trace: Trace) -> UsageSeries:
     """Usage by workload as the live side keeps it: per five minutes the largest of the workload's pods.
 
+    By Unix time where the trace says when it began, else by the trace's own clock.
+
     Raises
     ------
     TraceError : the trace has no usage of workloads that ask for CPU and memory, or impossible values.
@@ -103,7 +105,7 @@ def usage_of_trace(trace: Trace) -> UsageSeries:
             f"trace {name}: has no usage of pods that have an owner and ask for CPU and memory; "
             "record one with `ullage record`, or make one up with `ullage trace synth --usage`"
         )
-    slot = -(-usage.time_s[known] // STEP_S)
+    slot = -(-(usage.time_s[known] + trace.manifest.begins_s) // STEP_S)
     keys, inverse = np.unique(np.stack([workload[known], slot]), axis=1, return_inverse=True)
     values = {}
     for resource, column, unit in (

@@ -110,7 +110,7 @@ class Rightsizing:
             return replay.state.knowledge.forecasts, RightsizePolicy()
         if self.sizer == "packed" and not self.learner.promises:
             return None, RightsizePolicy()
-        names, pasts = forecaster.pasts(replay.time_s, DAYS)
+        names, pasts = forecaster.pasts(self.learner.clock_s(replay), DAYS)
         if not names or (self.sizer == "vpa-tuned" and replay.time_s < self.tuned_at_s):
             return None, RightsizePolicy()
         is_packed = self.sizer == "packed"

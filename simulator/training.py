@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from placement.errors import ConfigError
 from placement.facts import FAMILIES
 from placement.prediction import HISTORY
 from placement.resources import BoolArray, FloatArray, IntArray
+from placement.spans import SPAN, Span
 from placement.stacking import conformal, pinball, stack
-from placement.usage import DAY, HISTORY_DAYS, HOUR, SingleArray, UsageSeries
+from placement.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, SingleArray, UsageSeries
 from simulator.forecast_samples import STRIDE_H, Recording, Samples, draw, folds_of
 from simulator.output import write_whole
+from simulator.sight import digest_of
 
 LEVEL = 0.95
 MIN_TUNE = 100
@@ -183,6 +186,10 @@ class Split:
         first = min(HISTORY_DAYS * 24, int(num_days * 24 / 4))
         return cls(first, num_days * FIT_SHARE, num_days * TUNED_SHARE)
 
+    def judged_from_s(self, series: UsageSeries) -> int:
+        """When the first window may begin that is neither fitted nor calibrated on, by the recording's clock."""
+        return series.start_s + (ceil(self.last_calibration * DAY) - 1) * STEP_S
+
     def judged(self, samples: Samples) -> BoolArray:
         """(S,) which samples are used to calibrate and judge: every fifth hour of a long recording, all of a short one."""
         mask: BoolArray = samples.hour % (STRIDE_H if self.last_fit > LONG_DAYS else 1) == 0
@@ -199,16 +206,20 @@ class Split:
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted task as it will be served, and how it did on held-out workloads and later days."""
+    """A fitted task: what was judged on held-out workloads and later days, how it did, and what will be served."""
 
     resource: str
     target: Target
-    models: tuple[QuantileModel, ...]
+    judged: tuple[QuantileModel, ...]
     weights: tuple[float, ...]
-    calibration: float
+    judged_calibration: float
     baseline: str
     scale: float
     metrics: Mapping[str, float]
+    models: tuple[QuantileModel, ...]
+    """Fitted on everything, as many trees each; the judged ones themselves where they are to be served."""
+    calibration: float
+    """Of what is served: from outcomes of the judged models on all days that they had not been fitted on."""
 
 
 def deployable_recording(series: UsageSeries, split: Split) -> Recording:
@@ -230,19 +241,21 @@ def held_out(series: UsageSeries, seed: int) -> BoolArray:
     return held
 
 
-def digest_of(name: str) -> str:
-    """By which a card remembers a name: 8 hexadecimal digits.
-
-    >>> digest_of("shop/Deployment/web")
-    '84b75d05'
-    """
-    return sha256(name.encode()).hexdigest()[:8]
-
-
 def train_task(
-    recording: Recording, resource: str, target: Target, split: Split, *, effort: Effort, seed: int, held_out: BoolArray
+    recording: Recording,
+    resource: str,
+    target: Target,
+    split: Split,
+    *,
+    effort: Effort,
+    seed: int,
+    held_out: BoolArray,
+    refit: bool = True,
 ) -> Trained:
-    """Fit, stack and calibrate one task; workloads with ``held_out`` true are never fitted on."""
+    """Fit, stack, calibrate and judge one task, then fit it again on everything if ``refit``.
+
+    Workloads with ``held_out`` true are not fitted on before that.
+    """
     samples = recording.samples(resource, target)
     fit_part, calibration, test = split.masks(samples, target.horizon_h)
     held = held_out[samples.workload]
@@ -262,17 +275,46 @@ def train_task(
     truth, weight = tune.truth.astype(float), tune.weight
     parts = np.concatenate([predictions(models, tune.rows), np.minimum(values * scale, 1)[None, :]])
     weights = stack(parts, truth, weight, LEVEL)
-    factor = conformal(weights @ parts, truth, tune.groups, LEVEL, min_group=len(tune) + 1).cluster
+    factor = _factor(weights @ parts, tune)
     late = samples.pick(test & judged)
     metrics: dict[str, float] = {}
     if len(late):
-        rival = recording.baselines(resource, target, late, (baseline,))[baseline].astype(float)
-        forecasts = np.concatenate([predictions(models, late.rows), np.minimum(rival * scale, 1)[None, :]])
-        mixed = np.clip(weights @ forecasts * factor, 0, 1)
-        metrics = _metrics(late, mixed, np.minimum(rival * scale, 1), held_out[late.workload])
+        rival, forecasts = _parts(recording, resource, target, late, models, (baseline, scale))
+        metrics = _metrics(late, np.clip(weights @ forecasts * factor, 0, 1), rival, held_out[late.workload])
+    served, last = models, factor
+    if refit:
+        served = fit_bases(
+            samples, resource=resource, target=target, train=np.ones(len(samples), np.bool_), stop=None,
+            effort=effort_for(target, effort, len(samples)), seed=seed, bases=bases_for(target, 1),
+            rounds=[model.rounds for model in models],
+        )  # fmt: skip
+        since = samples.pick((samples.hour / 24 >= split.last_fit) & judged)
+        _, forecasts = _parts(recording, resource, target, since, models, (baseline, scale))
+        last = _factor(weights @ forecasts, since)
     return Trained(
-        resource, target, tuple(models), tuple(float(w) for w in weights[:-1]), factor, baseline, scale, metrics
-    )
+        resource, target, tuple(models), tuple(float(w) for w in weights[:-1]), factor, baseline, scale, metrics,
+        tuple(served), last,
+    )  # fmt: skip
+
+
+def _parts(
+    recording: Recording,
+    resource: str,
+    target: Target,
+    samples: Samples,
+    models: list[QuantileModel],
+    rule: tuple[str, float],
+) -> tuple[FloatArray, FloatArray]:
+    """(S,) forecasts of a rule (baseline and scale), and (K, S) of what is mixed: the models, and the rule last."""
+    name, scale = rule
+    raw = recording.baselines(resource, target, samples, (name,))[name].astype(float)
+    rival = np.minimum(raw * scale, 1)
+    return rival, np.concatenate([predictions(models, samples.rows), rival[None, :]])
+
+
+def _factor(mixed: FloatArray, samples: Samples) -> float:
+    """By which :data:`LEVEL` of the outcomes would have been covered: one for the cluster."""
+    return conformal(mixed, samples.truth.astype(float), samples.groups, LEVEL, min_group=len(samples) + 1).cluster
 
 
 def _best_baseline(
@@ -318,9 +360,11 @@ def train(
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     more: Mapping[str, object] | None = None,
     files: Mapping[str, str] | None = None,
+    refit: bool = True,
 ) -> list[Trained]:
     """Fit every resource and target of a recording, then write models with their card to ``folder``, with ``more`` in the
-    card and other ``files`` (name → text) beside it.
+    card and other ``files`` (name → text) beside it. With ``refit`` models that were fitted again on everything are
+    served, and those that were judged stand beside them.
 
     Raises
     ------
@@ -336,15 +380,22 @@ def train(
     effort = effort or Effort(30_000, by_weight=True)
     for number, (resource, target) in enumerate(tasks):
         progress(f"{resource} {target.name}", number, len(tasks))
-        trained.append(train_task(recording, resource, target, split, effort=effort, seed=seed, held_out=held))
+        trained.append(
+            train_task(recording, resource, target, split, effort=effort, seed=seed, held_out=held, refit=refit)
+        )
     progress("saving", len(tasks), len(tasks))
-    card = {**model_card(series, split, trained, held, seed=seed, created_s=created_s), **(more or {})}
-    write_model([m for t in trained for m in t.models], folder, card, files or {})
+    card = {**model_card(series, split, trained, held, seed=seed, created_s=created_s, refit=refit), **(more or {})}
+    judged = [m for t in trained for m in t.judged] if refit else []
+    write_model([m for t in trained for m in t.models], folder, card, files or {}, judged)
     return trained
 
 
 def write_model(
-    models: Sequence[QuantileModel], folder: Path, card: Mapping[str, object], files: Mapping[str, str]
+    models: Sequence[QuantileModel],
+    folder: Path,
+    card: Mapping[str, object],
+    files: Mapping[str, str],
+    judged: Sequence[QuantileModel] = (),
 ) -> None:
     """Write a model folder whole; the card last, since its time tells a service that there is a new model.
 
@@ -353,12 +404,12 @@ def write_model(
     PlacementError : it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole({folder / name: text for name, text in {**files, **files_of(models, card)}.items()}, "model")
+    write_whole({folder / name: text for name, text in {**files, **files_of(models, card, judged)}.items()}, "model")
 
 
-def _was_there(series: UsageSeries, split: Split) -> BoolArray:
-    """(N,) workloads that have samples in the days that are fitted on."""
-    end = int(split.last_fit * DAY)
+def _was_there(series: UsageSeries, end_day: float) -> BoolArray:
+    """(N,) workloads that have samples before that day."""
+    end = int(end_day * DAY)
     here: BoolArray = np.any([np.isfinite(table[:, :end]).any(axis=1) for table in series.usage.values()], axis=0)
     return here
 
@@ -370,11 +421,43 @@ def fitted_on(series: UsageSeries, mask: BoolArray) -> dict[str, str]:
     return {"workloads": " ".join(digest_of(series.workloads[i]) for i in rows), "owners": " ".join(groups)}
 
 
+def content_of(series: UsageSeries) -> str:
+    """Digest of what was recorded, whatever it is called: 16 hexadecimal digits."""
+    found = sha256("\n".join((*series.workloads, *series.usage)).encode())
+    for resource, table in series.usage.items():
+        found.update(np.ascontiguousarray(table).data)
+        found.update(np.ascontiguousarray(series.provisioned[resource]).data)
+    return found.hexdigest()[:16]
+
+
+def span_of(series: UsageSeries, split: Split, *, refit: bool) -> Span:
+    """What models of a recording learn from."""
+    judged_s = split.judged_from_s(series)
+    to_s = series.end_s if refit else judged_s
+    return Span(series.start_s, judged_s, to_s, content_of(series), series.has_calendar)
+
+
+BEFORE_REFIT = (
+    "The figures are of the models in judged-*, which had not seen the newest part of the recording. "
+    "What is served has the same number of trees, fitted again on all of it; no figure of that can be had from this "
+    "recording."
+)
+AS_SERVED = "The figures are of the models that are served, on workloads and days that they had not seen."
+
+
 def model_card(
-    series: UsageSeries, split: Split, trained: Sequence[Trained], held: BoolArray, *, seed: int, created_s: int
+    series: UsageSeries,
+    split: Split,
+    trained: Sequence[Trained],
+    held: BoolArray,
+    *,
+    seed: int,
+    created_s: int,
+    refit: bool = True,
 ) -> dict[str, object]:
     """What a person must know before trusting the models."""
     known = zip(FAMILIES, zip(*(f.keys() for f in series.facts), strict=True), strict=False)
+    before = fitted_on(series, ~held & _was_there(series, split.last_fit))
     return {
         "data": {
             "name": series.name,
@@ -385,7 +468,10 @@ def model_card(
             "facts": {family: sum(map(bool, keys)) for family, keys in known},
             "split_days": [round(split.first_hour / 24, 2), round(split.last_fit, 2), round(split.last_calibration, 2)],
         },
-        "fitted_on": fitted_on(series, ~held & _was_there(series, split)),
+        "figures": BEFORE_REFIT if refit else AS_SERVED,
+        SPAN: span_of(series, split, refit=refit).card,
+        "fitted_on": fitted_on(series, np.ones(len(held), np.bool_)) if refit else before,
+        "judged_fitted_on": before,
         "created_s": created_s,
         "seed": seed,
         "level": LEVEL,
@@ -394,6 +480,7 @@ def model_card(
             f"{t.resource}-{t.target.name}": {
                 "weights": list(t.weights),
                 "calibration": t.calibration,
+                "judged_calibration": t.judged_calibration,
                 "baseline": t.baseline,
                 "scale": t.scale,
                 "trees": [int(m.booster.num_trees()) for m in t.models],

@@ -60,6 +60,11 @@ class UsageLearner:
         """Whether forecasts are in force."""
         return self.forecaster.rung != REQUEST
 
+    @staticmethod
+    def clock_s(replay: Replay) -> int:
+        """The forecaster's time: that of the calendar, where the trace says when it began."""
+        return replay.time_s + replay.trace.manifest.begins_s
+
     def _begin(self, replay: Replay) -> None:
         names = [workload_of(s.namespace, s.owner) for s in replay.trace.specs]
         self.workloads = sorted({name for name in names if name})
@@ -71,7 +76,7 @@ class UsageLearner:
         """Pass on the largest pod of each workload of this step, every kill, and how many nodes are used up."""
         if self._class_of_pod is not replay.trace.pods.spec:
             self._begin(replay)
-        now, here, got = replay.time_s, self.truth.here, self.truth.latest
+        now, here, got = self.clock_s(replay), self.truth.here, self.truth.latest
         workload = self.workload_of_pods(here.pod)
         named = workload >= 0
         most = np.full((len(self.workloads), 2), -1, np.int64)
@@ -96,7 +101,7 @@ class UsageLearner:
 
     def act(self, replay: Replay) -> None:
         """Ask, judge what was promised, and swap knowledge: the order in which ``ullage serve`` does it."""
-        now, state, forecaster = replay.time_s, replay.state, self.forecaster
+        now, state, forecaster = self.clock_s(replay), replay.state, self.forecaster
         before = forecaster.rung
         specs = {r.spec for r in state.residents.values()}
         asked, facts = asked_of(specs), facts_of(specs) if forecaster.rungs.reads_kin else None
@@ -106,7 +111,7 @@ class UsageLearner:
         forecaster.settle(now)
         known = forecaster.renewed(state.knowledge, now)
         if known is not None:
-            state.learn(known, time_s=now)
+            state.learn(known, time_s=replay.time_s)
         if forecaster.rung != before:
             coverage = min(forecaster.coverage(HISTORY, resource) for resource in ("cpu", "memory"))
-            self.fallen.append((now, forecaster.rung, coverage, forecaster.crowding.share))
+            self.fallen.append((replay.time_s, forecaster.rung, coverage, forecaster.crowding.share))

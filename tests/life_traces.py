@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from placement.nodes import NodeSpec
@@ -10,6 +12,8 @@ from placement.resources import CPU, MEMORY, PODS
 from simulator.trace import Trace
 
 GIB = 2**30
+BEGINS_S = 1_772_409_600
+"""A midnight: trees look at the hour only where a trace says when it began."""
 
 
 def nodes(num: int) -> list[NodeSpec]:
@@ -29,4 +33,5 @@ def by_the_hour(*, owners: int = 12, hours: int = 36, every_s: int = 600, seed: 
             is_long = at // 3600 % 2
             life = int(rng.uniform(6000, 12_000) if is_long else rng.uniform(0.5, 1.2) * short_s)
             pods.append((f"p{owner}-{at}", spec_of(owner, 500 + 100 * (owner % 3)), at, at + life))
-    return Trace.of("by-the-hour", nodes(12), pods)
+    trace = Trace.of("by-the-hour", nodes(12), pods)
+    return trace.but(manifest=replace(trace.manifest, begins_s=BEGINS_S))

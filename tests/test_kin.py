@@ -196,8 +196,9 @@ def test_a_model_names_what_it_knows_of_and_whom_it_was_fitted_on(model: Path, t
     held = held_out(series, 1)
     whole = [owner for owner in set(series.groups) if held[np.array(series.groups) == owner].all()]
     assert whole
-    assert len(card["fitted_on"]["workloads"].split()) == (~held).sum()
-    assert len(card["fitted_on"]["owners"].split()) == 12 - len(whole)
+    assert len(card["judged_fitted_on"]["workloads"].split()) == (~held).sum()
+    assert len(card["judged_fitted_on"]["owners"].split()) == 12 - len(whole)
+    assert len(card["fitted_on"]["workloads"].split()) == 96, "what is served has seen everybody"
     report = evaluate(series, model)
     found = report["tasks"]["cpu-1h-peak"]["novelty"]
     assert found["unseen"]["samples"] == found["unseen, of a seen owner"]["samples"] + found[NEW_OWNER]["samples"]

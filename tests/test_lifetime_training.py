@@ -76,7 +76,8 @@ def test_the_card_says_what_was_learned_from_and_how_good_it_is(folder: Path) ->
 
 def test_the_same_recording_and_seed_give_the_same_bytes(folder: Path, trace: Trace) -> None:
     again = train_lifetimes(trace, seed=3, rows=EFFORT.rows)
-    assert again.text == (folder / "lifetimes.txt").read_text()
+    assert again.files == {p.name: p.read_text() for p in folder.glob("*.txt")}
+    assert again.files.keys() == {"lifetimes.txt", "judged-lifetimes.txt"}
     assert load_card(folder)["lifetimes"] == json.loads(json.dumps(again.section))
 
 
@@ -129,8 +130,8 @@ def test_usage_and_lifetimes_share_a_folder_where_a_recording_tells_both(tmp_pat
     report = evaluate(few, model)
     assert report["tasks"]
     assert "lifetimes" not in report
-    assert "lifetimes are not judged" in report["notes"][0]
-    assert "too short" in report["notes"][0]
+    assert "lifetimes are not judged" in report["notes"][-1]
+    assert "too short" in report["notes"][-1]
 
 
 def test_a_training_that_is_stopped_leaves_the_folder_as_it_was(tmp_path: Path, folder: Path) -> None:
@@ -354,6 +355,16 @@ def test_the_hour_is_that_of_the_day_where_a_trace_says_when_it_began() -> None:
     np.testing.assert_allclose(shifted, (own + 23) % 24, atol=1e-4)
 
 
+def test_trees_do_not_look_at_the_hour_of_a_trace_that_does_not_say_when_it_began(trace: Trace) -> None:
+    unknown = trace.but(manifest=replace(trace.manifest, begins_s=0))
+    for known, reads in ((trace, True), (unknown, False)):
+        found = train_lifetimes(known, seed=3, rows=EFFORT.rows)
+        for model in (found.model, found.judged):
+            splits = dict(zip(row_names(), model.trees.booster.feature_importance("split").tolist(), strict=True))
+            assert (splits["hour"] > 0) == reads
+    assert found.section["span"]["calendar"] is False
+
+
 def test_where_all_owners_would_be_held_out_nobody_is_and_the_report_says_so(tmp_path: Path) -> None:
     source = Learnable("one", None, by_the_hour(owners=1, hours=30, every_s=200))
     learned = train(source, tmp_path, seed=0, effort=EFFORT)
@@ -391,3 +402,36 @@ def test_the_card_says_when_the_monitors_shut_a_model() -> None:
         assert mine <= rule + margin
         losses.observe(0.6, 0.5)
     assert sum(losses.losses) / 2 == pytest.approx(0.5 + margin / 2, abs=0.001)
+
+
+def test_what_is_served_was_fitted_on_all_and_the_figures_are_of_what_was_not(folder: Path, trace: Trace) -> None:
+    section = load_card(folder)["lifetimes"]
+    assert "no figure of that can be had" in section["figures"]
+    assert section["lives"]["served"] > section["lives"]["fitted"]
+    served, before = load_lifetimes(folder), load_lifetimes(folder, judged=True)
+    assert served is not None
+    assert before is not None
+    assert served.trees.text != before.trees.text
+    report = evaluate(Learnable("by-the-hour", None, trace), folder)
+    found = report["lifetimes"]
+    assert found["judged"]["models"] == "before the refit"
+    assert found["ages"]["0s"]["all"]["model"]["accuracy"] == section["metrics"]["0s"]["all"]["model"]["accuracy"]
+    (note,) = report["notes"]
+    assert "the models that are served were fitted on this" in note
+    assert note in html(report)
+    later = by_the_hour(owners=8, seed=4)
+    later = later.but(manifest=replace(later.manifest, begins_s=later.manifest.begins_s + 9 * 86_400))
+    found = evaluate(Learnable("later", None, later), folder)["lifetimes"]
+    assert found["judged"] == {"models": "served", "note": ""}
+    assert "held_out_owners" not in found["ages"]["0s"], "all have been fitted on"
+
+
+def test_without_a_refit_what_was_judged_is_served(tmp_path: Path, trace: Trace) -> None:
+    source = Learnable("by-the-hour", None, trace)
+    learned = train(source, tmp_path, seed=3, effort=EFFORT, refit=False)
+    assert learned.lifetimes is not None
+    assert learned.lifetimes.model is learned.lifetimes.judged
+    assert not (tmp_path / "judged-lifetimes.txt").exists()
+    report = evaluate(source, tmp_path)
+    assert report["lifetimes"]["judged"] == {"models": "served", "note": ""}
+    assert "held_out_owners" in report["lifetimes"]["ages"]["0s"]
