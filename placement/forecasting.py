@@ -25,6 +25,7 @@ import numpy as np
 from placement.baselines import PEAK, Target
 from placement.drift import CoverageMonitor, Crowding
 from placement.facts import Facts
+from placement.horizons import MOST_WORKLOADS
 from placement.kin import Standings
 from placement.knowledge import Forecast, Forecasts, Knowledge, workload_of
 from placement.pods import PodSpec
@@ -181,7 +182,7 @@ class Forecaster:
         rungs: Rungs | None = None,
         fresh_s: float = 900,
         stale_s: float = 6 * 3600,
-        max_workloads: int = 2000,
+        max_workloads: int = MOST_WORKLOADS,
         budget: float = 0.01,
         factor: float = 0.0,
         siblings: bool = False,
@@ -201,6 +202,8 @@ class Forecaster:
         """Samples that histories refused (from the future, too old, negative)."""
         self.num_turned_away = 0
         """Samples of workloads beyond ``max_workloads``."""
+        self.num_left_out = 0
+        """Workloads that are here and found no place when it was last asked who is."""
         self.standings = Standings(len(LEARNED))
         """What workloads tell of each other, where rungs read it."""
         self._known: dict[str, _Known] = {}
@@ -266,11 +269,16 @@ class Forecaster:
             known.last_s = max(known.last_s, time_s)
 
     def keep(self, workloads: Iterable[str]) -> None:
-        """Forget workloads that are neither here nor measured within a day; the rest stay."""
+        """Forget workloads that are neither here nor measured within a day; the rest stay.
+
+        When all places are taken, who comes later is left out until one is free.
+        """
         kept = set(workloads)
         newest = max((k.last_s for k in self._known.values()), default=0.0)
         for name in [n for n, k in self._known.items() if n not in kept and newest - k.last_s > DAY_S]:
             del self._known[name]
+        is_full = len(self._known) >= self.max_workloads
+        self.num_left_out = len(kept - self._known.keys()) if is_full else 0
         self.standings.keep(self._known)
 
     def pasts(self, now_s: float, days: int) -> tuple[list[str], SingleArray]:

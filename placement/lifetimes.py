@@ -23,6 +23,7 @@ import numpy as np
 
 from placement import log
 from placement.drift import LossMonitor
+from placement.horizons import MOST_WORKLOADS
 from placement.knowledge import Knowledge, Lifespan, Lifetimes, size_of
 from placement.lifetime_history import Kin, LifeHistory, Running
 from placement.lifetime_model import LEAST_HAZARD, LifetimeModel, ask
@@ -122,7 +123,7 @@ class LifetimeForecaster:
         self,
         model: LifetimeModel | None = None,
         *,
-        max_workloads: int = 2000,
+        max_workloads: int = MOST_WORKLOADS,
         every_s: float = 300,
         begins_s: int = 0,
     ) -> None:

@@ -146,6 +146,13 @@ LIVE_RULES: tuple[Rule, ...] = (
         "The event log cannot be replayed, or records that explain would show are missing.",
         "Give the disk more room or raise log.queue and records.queue.",
     ),
+    Rule(
+        "UD415",
+        WARNING,
+        "More workloads than histories",
+        "Those that came later count with their requests: nothing is learned of them.",
+        "Raise usage.max_workloads to more than there are, and the memory limit by 129 kB for each.",
+    ),
 )
 
 
@@ -382,6 +389,8 @@ def read_metrics(text: str, path: str) -> Iterator[Found]:
             yield "UD407", Hit(path, f"{name} is {number:.0f} s")
         elif name == "ullage_telemetry_age_seconds" and number > OLD_USAGE_S:
             yield "UD412", Hit(path, f"the last usage sample is {number:.0f} s old")
+        elif name == "ullage_prediction_left_out_workloads" and number > 0:
+            yield "UD415", Hit(path, f"{number:.0f} workloads found no place")
         elif name in ("ullage_log_dropped_total", "ullage_records_dropped_total") and number > 0:
             yield "UD414", Hit(path, f"{name} is {number:.0f}")
 

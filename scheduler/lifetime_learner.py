@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from placement.boosted import CARD
 from placement.errors import ModelError
+from placement.horizons import MOST_WORKLOADS
 from placement.lifetime_model import load_lifetimes
 from placement.lifetimes import POPULATION, RUNGS, LifetimeForecaster, answer
 from placement.log import POD_ASSUMED, POD_BOUND, POD_FORGOTTEN, POD_RELEASED, Event
@@ -53,7 +54,7 @@ class LifetimeLearner:
         is_ready: Callable[[], bool],
         *,
         model: str = "",
-        max_workloads: int = 2000,
+        max_workloads: int = MOST_WORKLOADS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine
@@ -66,6 +67,7 @@ class LifetimeLearner:
         self._heard: deque[Event] = deque()
         self._card_stamp = -1.0
         self._counted: Counter[str] = Counter()
+        self._is_full = False
         if self.is_needed:
             engine.state.log.also_tell(self._hear)
             engine.metrics.before_scrape(self._gauges)
@@ -157,9 +159,14 @@ class LifetimeLearner:
                 log.warning("the lifetime model did worse than the history and is not asked", extra={"to": rung})
         if self._new("jump", counts.jumps):
             log.warning("time jumped; what happened in between counts in no pod's age")
-        metrics.usage_refused.labels("too many workloads for lifetimes").inc(
-            self._new("turned away", counts.turned_away)
-        )
+        turned_away = self._new("turned away", counts.turned_away)
+        metrics.usage_refused.labels("too many workloads for lifetimes").inc(turned_away)
+        if turned_away and not self._is_full:
+            log.warning(
+                "more workloads than usage.max_workloads; pods of those that come later are told by their size",
+                extra={"max_workloads": self.forecaster.max_workloads, "pods": turned_away},
+            )
+        self._is_full = bool(turned_away)
 
     def _new(self, what: str, total: int) -> int:
         """By how much a total has grown since the last time."""

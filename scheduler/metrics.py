@@ -104,6 +104,11 @@ class Metrics:
             ["rung"],
             registry=r,
         )
+        self.prediction_left_out = Gauge(
+            "ullage_prediction_left_out_workloads",
+            "Workloads that count with their requests because usage.max_workloads others have all places.",
+            registry=r,
+        )
         self.prediction_coverage = Gauge(
             "ullage_prediction_coverage_ratio",
             "Share of the last outcomes that stayed under the predicted quantile.",

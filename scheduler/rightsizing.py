@@ -19,6 +19,7 @@ from placement.drift import is_full
 from placement.errors import PlacementError
 from placement.facts import facts_of
 from placement.forecasting import Forecaster, asked_of
+from placement.horizons import EVERY_WORKLOAD
 from placement.knowledge import Forecasts, workload_of
 from placement.nodes import NamespaceSpec
 from placement.objects import namespace_spec
@@ -90,7 +91,7 @@ def advise(
     sizer : one of :data:`SIZERS`.
     budget : of node-time over CPU, for ``packed``.
     """
-    forecaster = Forecaster(rungs.target, rungs=rungs, max_workloads=10**6)
+    forecaster = Forecaster(rungs.target, rungs=rungs, max_workloads=EVERY_WORKLOAD)
     recording = replace(recording, pods=tuple(replace(p, spec=_as_asked(p)) for p in recording.pods))
     most: dict[str, int] = {}
     end_s = max((int(p.time_s[-1]) for p in recording.pods if len(p.time_s)), default=0)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from placement.errors import ConfigError, why
-from placement.horizons import HORIZONS
+from placement.horizons import EVERY_WORKLOAD, HORIZONS, MOST_WORKLOADS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODES = ("off", "shadow", "score", "decide")
@@ -201,8 +201,9 @@ class UsageSettings:
     """Per answer; long ranges are cut accordingly."""
     max_answer_bytes: int = _number(64 * 2**20, 1024, 2**31)
     """An answer beyond it is refused."""
-    max_workloads: int = _number(2_000, 1, 10**6)
-    """Histories in memory, 129 kB each; further workloads count with their request."""
+    max_workloads: int = _number(MOST_WORKLOADS, 1, EVERY_WORKLOAD)
+    """Histories in memory, 129 kB each. Those that come later count with their request (their pods' lifetimes with what
+    is known of their size) until one that is gone for a day makes room: ``ullage_prediction_left_out_workloads``."""
 
 
 @dataclass(frozen=True)

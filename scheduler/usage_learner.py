@@ -133,6 +133,7 @@ class UsageLearner:
             if not await self._predict(questions):
                 break
         forecaster.settle(self.clock())
+        self._note_left_out()
         self._publish()
 
     # ── the model ─────────────────────────────────────────────────────────────────────────────
@@ -317,6 +318,18 @@ class UsageLearner:
             self._note_falls(new.forecasts)
         ledger.state.learn(new, time_s=ledger.time_s)
 
+    def _note_left_out(self) -> None:
+        """Say once that there are more workloads than places, and once that there are no more."""
+        left_out, most = self.forecaster.num_left_out, self.forecaster.max_workloads
+        if left_out and not self._counted["left out"]:
+            log.warning(
+                "more workloads than usage.max_workloads; those that came later count with their requests",
+                extra={"max_workloads": most, "left_out": left_out},
+            )
+        elif self._counted["left out"] and not left_out:
+            log.info("every workload has a place again", extra={"max_workloads": most})
+        self._counted["left out"] = left_out
+
     def _note_falls(self, new: Forecasts) -> None:
         """Count and say which workloads fell, or rose again."""
         falls: Counter[str] = Counter()
@@ -347,6 +360,7 @@ class UsageLearner:
         for (rung, resource), score in forecaster.scores.items():
             metrics.prediction_error.labels(rung, resource).set(score.error())
         metrics.prediction_age.set(forecaster.oldest_s(now_s))
+        metrics.prediction_left_out.set(forecaster.num_left_out)
         for source in ("prometheus", "telemetry"):
             metrics.usage_age.labels(source).set(now_s - self.answered_s.get(source, float("nan")))
         self._count("sample refused by history", forecaster.num_refused)

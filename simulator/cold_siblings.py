@@ -13,6 +13,7 @@ import numpy as np
 
 from placement.baselines import Target
 from placement.forecasting import LEVEL, Forecaster
+from placement.horizons import EVERY_WORKLOAD
 from placement.prediction import ask
 from placement.resources import CPU
 from placement.siblings import SIBLINGS
@@ -31,7 +32,7 @@ def judge_siblings(days: Sequence[UsageSeries]) -> dict[str, dict[str, float | N
     any) ``coverage``, mean ``promised`` and mean ``true`` peak as shares of the request, pinball loss of what was said
     and of the request, and their ``ratio``; ``workloads`` is how many names were answered at all.
     """
-    forecaster = Forecaster(TARGET, max_workloads=10**6, siblings=True)
+    forecaster = Forecaster(TARGET, max_workloads=EVERY_WORKLOAD, siblings=True)
     seen: set[str] = set()
     found: dict[str, dict[str, float | None]] = {}
     for number, day in enumerate(days):

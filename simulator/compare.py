@@ -21,9 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from placement.boosted import load_card
 from placement.errors import ConfigError, PlacementError
-from placement.lifetime_model import load_lifetimes
+from placement.horizons import MOST_WORKLOADS
+from placement.knowledge import workload_of
+from placement.lifetime_model import SECTION, load_lifetimes
 from placement.prediction import RULE_PREFIX, Rungs, card_of, load_rungs, target_of
+from placement.spans import Span
 from placement.strategies import STRATEGIES, strategy_named
 from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
@@ -37,6 +41,7 @@ from simulator.reclaiming import batch_on_reclaimed
 from simulator.replay import Interruptions, Policy, Replay, ReplayOptions
 from simulator.sources import open_trace
 from simulator.trace import Trace
+from simulator.usage_learner import UsageLearner
 
 Row = dict[str, Any]
 FORMAT = 6
@@ -204,7 +209,28 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
         use = truth.summary()
         result["metrics"] |= {key: use[key] for key in USE}
         result["use"] = {**use, **truth.charts()}
-    return {**result, "trace_digest": trace.digest, "trace_notes": list(trace.manifest.notes)}
+    return {
+        **result,
+        "trace_digest": trace.digest,
+        "trace_notes": [*trace.manifest.notes, *_notes(question, trace, options)],
+    }
+
+
+def _notes(question: Question, trace: Trace, options: ReplayOptions) -> list[str]:
+    """What a reader must know of what was learned while the trace was replayed."""
+    notes = []
+    learns = any(isinstance(policy, UsageLearner | LifetimeLearner) for policy in options.policies)
+    num = len({workload_of(spec.namespace, spec.owner) for spec in trace.specs} - {""})
+    if learns and num > MOST_WORKLOADS:
+        notes.append(
+            f"{num:,} workloads were learned of; `ullage serve` keeps usage.max_workloads, {MOST_WORKLOADS:,} unless set"
+        )
+    if question.model and not question.model.startswith(RULE_PREFIX):
+        section = load_card(Path(question.model)).get(SECTION) or {}
+        span = Span.of(section)
+        if span is not None and span.digest == trace.digest:
+            notes.append("the model's lifetimes were fitted on this trace: what it says here is partly remembered")
+    return notes
 
 
 def _refuse_idle(question: Question) -> None:

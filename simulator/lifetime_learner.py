@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from placement.horizons import EVERY_WORKLOAD
 from placement.knowledge import AGES_S, Lifespan, Lifetimes, workload_of
 from placement.lifetime_model import LifetimeModel
 from placement.lifetimes import LifetimeForecaster
@@ -28,7 +29,7 @@ class LifetimeLearner:
     model: LifetimeModel | None = None
 
     def __post_init__(self) -> None:
-        self.forecaster = LifetimeForecaster(self.model, max_workloads=10**6, every_s=self.every_s)
+        self.forecaster = LifetimeForecaster(self.model, max_workloads=EVERY_WORKLOAD, every_s=self.every_s)
         self._read = 0
 
     def act(self, replay: Replay) -> None:

@@ -11,6 +11,7 @@ from placement.baselines import Target
 from placement.drift import FULL
 from placement.facts import facts_of
 from placement.forecasting import Forecaster, asked_of
+from placement.horizons import EVERY_WORKLOAD
 from placement.knowledge import workload_of
 from placement.prediction import HISTORY, REQUEST, Rungs, ask
 from placement.resources import BoolArray, IntArray
@@ -46,7 +47,7 @@ class UsageLearner:
         self.forecaster = Forecaster(
             self.rungs.target,
             rungs=self.rungs,
-            max_workloads=10**6,
+            max_workloads=EVERY_WORKLOAD,
             budget=self.budget,
             factor=self.factor,
             siblings=self.siblings,

@@ -184,9 +184,11 @@ def test_answers_that_kube_scheduler_would_not_take_are_named() -> None:
 
 def test_our_own_metrics_tell_of_age_and_loss() -> None:
     good = 'ullage_cache_age_seconds{resource="pods"} 12.5\nullage_telemetry_age_seconds nan\nullage_log_dropped_total 0.0\n'
+    good += "ullage_prediction_left_out_workloads 0.0\n"
     assert list(read_metrics(good, "p")) == []
     bad = 'ullage_cache_age_seconds{resource="pods"} 600.0\nullage_telemetry_age_seconds 9000.0\nullage_log_dropped_total 3.0\n'
-    assert [code for code, _ in read_metrics(bad, "p")] == ["UD407", "UD412", "UD414"]
+    bad += "ullage_prediction_left_out_workloads 12.0\n"
+    assert [code for code, _ in read_metrics(bad, "p")] == ["UD407", "UD412", "UD414", "UD415"]
 
 
 def test_clocks_that_disagree_are_said_beyond_the_resolution() -> None:

@@ -1,0 +1,99 @@
+"""What becomes of workload 2,001: it counts with its request, a metric and the log say so, and a place may become free."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+import simulator.compare as comparing
+from placement.baselines import Target
+from placement.forecasting import Forecaster
+from placement.horizons import MOST_WORKLOADS
+from placement.knowledge import Knowledge
+from placement.lifetimes import LifetimeForecaster
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
+from scheduler.ledger import Seen
+from scheduler.metrics import Metrics
+from scheduler.settings import UsageSettings
+from scheduler.telemetry import Sample, Subject, UsageStore
+from scheduler.usage_learner import UsageLearner
+from simulator.compare import Question, compare
+from simulator.learning import Learnable, train
+from simulator.trace import Trace
+from simulator.training import Effort
+from tests.life_traces import by_the_hour
+from tests.live_engine import GIB, Live
+from tests.test_one_forecaster import busy_trace
+
+DAY_S = 86_400
+
+
+def exposed(metrics: Metrics, name: str) -> float:
+    (line,) = [line for line in metrics.expose().decode().splitlines() if line.startswith(f"{name} ")]
+    return float(line.split()[-1])
+
+
+def test_one_number_is_the_default_of_all_who_serve() -> None:
+    made = (Forecaster(Target(1)).max_workloads, LifetimeForecaster().max_workloads, UsageSettings().max_workloads)
+    assert set(made) == {MOST_WORKLOADS}
+
+
+def test_who_finds_no_place_is_counted_until_one_is_free() -> None:
+    made = Forecaster(Target(1), max_workloads=2)
+    for now, names in ((300, "abc"), (2 * DAY_S, "bc"), (2 * DAY_S + 300, "bc")):
+        for name in names:
+            made.add(name, now, now, cpu_millicores=10)
+        made.keep(list(names))
+        assert made.num_left_out == (1 if now == 300 else 0)
+    assert made.num_turned_away == 2
+    assert len(made) == 2
+    assert made.add("c", 2 * DAY_S + 600, 2 * DAY_S + 600, cpu_millicores=10), "a is gone for a day"
+
+
+async def test_a_service_says_whom_it_leaves_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    live, now = Live(tmp_path / "r.db"), [600.0]
+    live.state.learn(Knowledge.neutral())
+    learner = UsageLearner(live.engine, UsageSettings(max_workloads=2), lambda: True, clock=lambda: now[0])
+    learner.store = UsageStore(100, live.metrics, lambda: now[0])
+    for i in range(3):
+        spec = PodSpec(((CPU, 100), (MEMORY, GIB)), owner=f"StatefulSet/db{i}")
+        live.ledger.see(Seen(f"u{i}", f"p{i}", "default", 1, spec, "n2"))
+    for _ in range(2):
+        for i in range(3):
+            await learner.store.put(Sample(Subject("pod", f"u{i}"), now[0], cpu_millicores=10, memory_bytes=GIB))
+        with caplog.at_level(logging.INFO):
+            await learner.turn()
+        now[0] += 300
+    assert len([r for r in caplog.records if "max_workloads" in r.message]) == 1, "said once"
+    assert exposed(live.metrics, "ullage_prediction_left_out_workloads") == 1
+    assert exposed(live.metrics, 'ullage_usage_refused_total{reason="too many workloads"}') == 2
+
+
+def test_a_replay_says_that_a_service_would_keep_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = busy_trace(4)
+    path = tmp_path / "t.ullage"
+    trace.save(path)
+    question = Question((str(path),), ("best-fit",))
+    monkeypatch.setattr(comparing, "MOST_WORKLOADS", 3)
+    (row,) = compare(question).rows
+    assert any(note.startswith("4 workloads were learned of") for note in row["trace_notes"])
+    monkeypatch.setattr(comparing, "MOST_WORKLOADS", 4)
+    (row,) = compare(question).rows
+    assert not any("were learned of" in note for note in row["trace_notes"])
+
+
+def test_a_replay_says_that_a_model_was_fitted_on_its_trace(tmp_path: Path) -> None:
+    trace = by_the_hour(owners=8, hours=20)
+    train(Learnable("t", None, trace), tmp_path / "model", seed=3, effort=Effort(2000, 500))
+
+    def notes(replayed: Trace) -> list[str]:
+        path = tmp_path / f"{len(replayed.pods)}.ullage"
+        replayed.save(path)
+        (row,) = compare(Question((str(path),), ("emptying",), model=str(tmp_path / "model"))).rows
+        return [note for note in row["trace_notes"] if "partly remembered" in note]
+
+    assert len(notes(trace)) == 1
+    assert not notes(by_the_hour(owners=8, hours=19))
