@@ -358,10 +358,10 @@ def test_the_hour_is_that_of_the_day_where_a_trace_says_when_it_began() -> None:
 def test_trees_do_not_look_at_the_hour_of_a_trace_that_does_not_say_when_it_began(trace: Trace) -> None:
     unknown = trace.but(manifest=replace(trace.manifest, begins_s=0))
     for known, reads in ((trace, True), (unknown, False)):
-        found = train_lifetimes(known, seed=3, rows=EFFORT.rows)
-        for model in (found.model, found.judged):
-            splits = dict(zip(row_names(), model.trees.booster.feature_importance("split").tolist(), strict=True))
-            assert (splits["hour"] > 0) == reads
+        found = train_lifetimes(known, seed=3, rows=8000)
+        at = row_names().index("hour")
+        splits = [m.trees.booster.feature_importance("split")[at] for m in (found.model, found.judged)]
+        assert any(splits) == reads
     assert found.section["span"]["calendar"] is False
 
 
