@@ -225,13 +225,16 @@ class Extender:
         return wire.filter_some(question, engine.table, passes, reasons), mode
 
     def _held(self, question: Question) -> bytes | None:
-        """The answer for a pod that holds a reservation: confirm it if it is what is asked, else end it."""
+        """The answer for a pod that holds a reservation: confirm it if it is what is asked, else end it.
+
+        One that keeps room without the devices that the pod asks for, or whose devices were taken, is no answer.
+        """
         engine, uid = self.engine, question.head.uid
         held = engine.ledger.reservations.get(uid)
         if held is None:
             return None
         asked = question.rows == engine.state.row_of.get(held.node, -2)
-        if held.is_binding or (len(asked) == 1 and asked[0]):
+        if held.is_binding or (len(asked) == 1 and asked[0] and engine.ledger.keeps_devices(held)):
             return wire.filter_some(question, engine.table, asked, ((NOT_CHOSEN, ~asked),))
         engine.ledger.forget(uid, "asked again")
         return None

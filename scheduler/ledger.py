@@ -147,6 +147,8 @@ class Ledger:
             self.node_changes += 1
             for uid in sorted(self._waiting.pop(node.name, ())):
                 self._settle(self.pods[uid])
+            for seen in [s for s in self.planned.values() if s.planned == node.name]:
+                self._follow_nomination(seen)
         elif self.state.nodes[row] != node:
             self.state.update_node(node, time_s=self.time_s)
             self.node_changes += 1
@@ -201,16 +203,23 @@ class Ledger:
             self._follow_nomination(seen)
 
     def _follow_nomination(self, seen: Seen) -> None:
-        """A nomination of ours keeps room as long as it stands; another process may have written it."""
+        """A nomination of ours keeps room as long as it stands; another process may have written it.
+
+        Where the devices that it names are not free (any more), room is kept without them: kube-scheduler counts the pod on
+        that node all the same, and who is given these devices keeps them. Once they are free it has them; else, when the pod
+        is asked about or bound, devices are chosen anew.
+        """
         held = self.reservations.get(seen.uid)
         if held is not None and held.is_nominated and (seen.planned != held.node or seen.nominated != held.node):
             self.forget(seen.uid, "nomination ended")
             held = None
         if not seen.planned or seen.nominated != seen.planned:
             return
+        if held is not None and self._can_have_its_devices(held, seen):
+            self.forget(seen.uid, "devices free again")
+            held = None
         if held is None:
-            self.assume((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, seen.planned_devices)
-            held = self.reservations.get(seen.uid)
+            held = self._hold_nominated(seen)
         if held is not None and held.node == seen.planned:
             held.is_nominated = True
         expected = self._expected(seen.spec)
@@ -218,6 +227,21 @@ class Ledger:
             aimed = next((t for t in expected.values() if t.node == seen.planned and not t.taken_by), None)
             if aimed is not None:
                 aimed.taken_by = seen.uid
+
+    def _can_have_its_devices(self, held: Reservation, seen: Seen) -> bool:
+        """Whether a nomination that keeps room alone could keep its devices as well."""
+        is_without = held.is_nominated and not held.devices and not held.is_binding and seen.planned_devices > 0
+        return is_without and self._are_free(seen.spec, self.state.row_of[held.node], seen.planned_devices)
+
+    def _hold_nominated(self, seen: Seen) -> Reservation | None:
+        row = self.state.row_of.get(seen.planned)
+        if row is None or seen.uid in self.state.residents:
+            return None
+        devices = seen.planned_devices
+        if not self._are_free(seen.spec, row, devices):
+            self._conflict("planned devices taken", seen)
+            devices = 0
+        return self._count((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, devices)
 
     def _index(self, seen: Seen) -> None:
         """Keep the planner's two lists."""
@@ -290,7 +314,7 @@ class Ledger:
         self.metrics.conflicts.labels(what).inc()
         held = self.reservations.get(seen.uid)
         about = {"pod": f"{seen.namespace}/{seen.name}"} if held is None else held.about
-        log.warning("ledger differs from the API", extra={"what": what, "node": seen.node, **about})
+        log.warning("ledger differs from the API", extra={"what": what, "node": seen.node or seen.planned, **about})
 
     # ── replacements of pods that a plan evicted ──────────────────────────────────────────────
 
@@ -346,16 +370,29 @@ class Ledger:
     ) -> bool:
         """Count a decided pod ``(uid, name, namespace)``; False if it is bound or gone and nothing is to be counted, or if
         ``devices`` are not what it asks for, or not free: none is ever given twice."""
-        uid, name, namespace = who
+        uid = who[0]
         if uid in self._tombstones or uid in self.state.residents or node not in self.state.row_of:
             return False
         if not self._are_free(spec, self.state.row_of[node], devices):
             return False
-        self.state.assume(uid, spec, node, devices, time_s=self.time_s)
-        self.reservations[uid] = Reservation(
-            uid, name, namespace, node, devices, self.clock(), is_guess, decision_id=decision_id
-        )
+        self._count(who, spec, node, devices, is_guess=is_guess, decision_id=decision_id)
         return True
+
+    def _count(
+        self,
+        who: tuple[str, str, str],
+        spec: PodSpec,
+        node: str,
+        devices: int,
+        *,
+        is_guess: bool = False,
+        decision_id: str = "",
+    ) -> Reservation:
+        uid, name, namespace = who
+        self.state.assume(uid, spec, node, devices, time_s=self.time_s)
+        held = Reservation(uid, name, namespace, node, devices, self.clock(), is_guess, decision_id=decision_id)
+        self.reservations[uid] = held
+        return held
 
     def _are_free(self, spec: PodSpec, row: int, devices: int) -> bool:
         """Whether these are as many devices as a class asks for, each with room."""
@@ -367,7 +404,10 @@ class Ledger:
         )
 
     def keeps_devices(self, held: Reservation) -> bool:
-        """Whether the node still has the devices of a reservation, and nobody else was seen on them meanwhile."""
+        """Whether a reservation has the devices that its pod asks for, the node still has them, and nobody else was seen on
+        them meanwhile."""
+        if not held.devices and self.state.residents[held.uid].spec.gpu is not None:
+            return False
         free = self.state.gpu_free[self.state.row_of[held.node]]
         return all(free[g] >= 0 for g in device_indices(held.devices))
 

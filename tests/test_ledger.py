@@ -284,6 +284,37 @@ def test_a_nomination_keeps_room_wherever_it_was_made_and_gives_it_back() -> Non
     assert ledger.state.residents["u"].is_bound
 
 
+def test_a_nomination_whose_devices_are_taken_keeps_its_room_without_them() -> None:
+    """kube-scheduler counts the nominated pod on its node; without the room here, others would be sent there in vain."""
+    ledger = fresh("a")
+    ledger.see(pod("other", 2, node="a", devices=0b101))
+    nominated = pod("u", 2, planned="a", nominated="a", planned_devices=0b101)
+    ledger.see(nominated)
+    held, state = ledger.reservations["u"], ledger.state
+    assert (held.node, held.devices, held.is_nominated) == ("a", 0, True)
+    assert (state.taken[:, 0] == 2 * state.delta(SPECS[2])).all()
+    assert state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000], "who has the devices keeps them, and no others go"
+    assert not ledger.keeps_devices(held), "nobody may bind it like this"
+    ledger.see(replace(nominated, version=2))
+    what = {"what": "planned devices taken"}
+    assert ledger.metrics.registry.get_sample_value("ullage_ledger_conflicts_total", what) == 1
+    ledger.see(replace(nominated, version=3, nominated=""))
+    assert (state.taken[:, 0] == state.delta(SPECS[2])).all()
+
+
+def test_a_nomination_to_a_node_that_is_not_known_yet_keeps_room_once_it_appears() -> None:
+    ledger = fresh()
+    ledger.see(pod("u", 1, planned="a", nominated="a", planned_devices=0b10))
+    assert not ledger.reservations
+    ledger.see_node(node("a"))
+    assert ledger.reservations["u"].is_nominated
+    assert ledger.state.gpu_free[0, :4].tolist() == [1000, 600, 1000, 1000]
+    ledger.lose_node("a")
+    assert not ledger.reservations
+    ledger.see_node(node("a"))
+    assert ledger.reservations["u"].devices == 0b10
+
+
 def test_a_pod_that_is_nominated_to_a_target_takes_it_and_one_that_lands_there_meets_it() -> None:
     owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
     ledger = fresh("a", "b")

@@ -143,8 +143,9 @@ def test_the_ledger_gives_no_device_twice() -> None:
     assert not ledger.assume(("b", "b", "x"), whole, "n0", 0b01)
     assert ledger.assume(("b", "b", "x"), whole, "n0", 0b10)
     seen = Seen("c", "c", "x", 1, half, planned="n0", nominated="n0", planned_devices=0b10)
-    ledger.see(seen)  # a nomination whose device somebody else has by now keeps nothing
-    assert "c" not in ledger.reservations
+    ledger.see(seen)  # a nomination whose device somebody else has by now keeps its room, and no device
+    assert ledger.reservations["c"].devices == 0
+    assert ledger.state.gpu_free[0].tolist()[:2] == [400, 0]
     ledger.forget("b", "test")
     ledger.see(structs.replace(seen, version=2))
     assert ledger.reservations["c"].devices == 0b10
@@ -200,6 +201,27 @@ async def test_a_planned_gpu_pod_is_bound_with_the_devices_that_were_kept(tmp_pa
         assert (await scheduler.filter(api.pod("p"), [node], gpu=True))["NodeNames"] == [node]
         assert await scheduler.bind(api.pod("p"), node) == ""
         assert api.pod("p")["metadata"]["annotations"][DEVICES_ANNOTATION] == devices == "0"
+
+
+async def test_a_nominated_pod_whose_devices_are_taken_is_given_others_or_refused(tmp_path: Path) -> None:
+    """Never bound without devices: the room that is kept for it on its node is no answer."""
+    async with cluster(gpus=2, nodes=1) as api, running(api, tmp_path) as scheduler:
+        (node,) = scheduler.app.engine.state.row_of
+        api.put("pods", foreign(node, 0))
+        await until(lambda: not scheduler.app.engine.state.gpu_free[0, 0])
+        ledger = scheduler.app.ledger
+        for name, given in (("p", [node]), ("q", [])):
+            body = pod_object(name, milli=600)
+            body["metadata"]["annotations"] |= {NODE_ANNOTATION: node, PLANNED_DEVICES_ANNOTATION: "0"}
+            body["status"]["nominatedNodeName"] = node
+            api.put("pods", body)
+            await until(lambda uid=f"uid-{name}": uid in ledger.reservations)
+            assert ledger.reservations[f"uid-{name}"].devices == 0
+            assert (await scheduler.filter(api.pod(name), [node], gpu=True))["NodeNames"] == given
+        assert ledger.reservations["uid-p"].devices == 0b10
+        assert "no longer free" in await scheduler.bind(api.pod("q"), node)
+        assert await scheduler.bind(api.pod("p"), node) == ""
+        assert api.pod("p")["metadata"]["annotations"][DEVICES_ANNOTATION] == "1"
 
 
 async def test_a_kept_device_that_somebody_else_was_seen_on_is_not_bound_as_well(tmp_path: Path) -> None:
