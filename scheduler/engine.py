@@ -149,7 +149,6 @@ class Engine:
         needs = self.strategy.needs
         if not needs or all(getattr(self.state.knowledge, need) is not None for need in needs):
             return self.strategy
-        self.metrics.fallback.labels("no knowledge").inc()
         return self.fallback
 
     def mode_of(self, namespace: str, spec: PodSpec | None = None) -> str:
@@ -185,6 +184,8 @@ class Engine:
     def decide(self, uid: str, spec: PodSpec, candidates: BoolArray) -> tuple[Decision, int]:
         """Choose among ``candidates (N,)`` and log it; the decision and the draw that settled ties."""
         strategy = self.in_force()
+        if strategy is not self.strategy:
+            self.metrics.fallback.labels("no knowledge").inc()
         draw = self._draws.getrandbits(62)
         offered = self._offered(strategy, spec, candidates)
         decision = strategy.decide(self.state.snapshot(), spec, None if offered is None else candidates, draw)

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,8 +51,8 @@ class DiskLog(EventLog):
     """Writes the log of one run below ``settings.folder``."""
 
     __slots__ = (
-        "_begins_s", "_file", "_is_broken", "_lost", "_metrics", "_pace", "_queue", "_segment", "_settings", "_size",
-        "_state", "_stop", "_strategies", "_thread", "_version", "_wants", "_writer", "folder",
+        "_begins_s", "_discarded", "_dropped", "_file", "_is_broken", "_metrics", "_pace", "_queue", "_segment", "_settings",
+        "_size", "_state", "_stop", "_strategies", "_thread", "_told", "_version", "_wants", "_writer", "folder",
     )  # fmt: skip
 
     def __init__(self, settings: LogSettings, metrics: Metrics, version: str, quiet: Quiet | None = None) -> None:
@@ -69,7 +70,12 @@ class DiskLog(EventLog):
         self._file: BinaryIO | None = None
         self._segment = 0
         self._size = 0
-        self._lost = 0
+        self._dropped = 0
+        """Events that found the queue full; the event loop alone counts here."""
+        self._discarded = 0
+        """Events that were taken and not written; the thread alone counts here."""
+        self._told = 0
+        """Of both, those that the file says were lost."""
         self._wants = False
         self._is_broken = False
         self._stop = threading.Event()
@@ -93,7 +99,7 @@ class DiskLog(EventLog):
 
     def _put(self, event: Event) -> None:
         if len(self._queue) >= self._settings.queue:
-            self._lost += 1
+            self._dropped += 1
             self._metrics.log_dropped.inc()
             return
         self._queue.append(event)
@@ -126,7 +132,7 @@ class DiskLog(EventLog):
         log.warning("event log cannot be written", extra={"folder": str(self.folder), "error": str(error)})
         lost = len(self._queue) + 1
         self._queue.clear()
-        self._lost += lost
+        self._discarded += lost
         self._metrics.log_dropped.inc(lost)
         if self._file is not None:
             try:
@@ -147,7 +153,7 @@ class DiskLog(EventLog):
                 self._rotate(item)
                 continue
             if self._is_broken:
-                self._lost += 1
+                self._discarded += 1
                 continue
             if self._file is None:
                 self._open()
@@ -156,9 +162,10 @@ class DiskLog(EventLog):
         if written and self._file is not None:
             self._file.flush()
             self._metrics.log_events.inc(written)
-        if self._lost and self._file is not None:
-            self._write(self._writer.mark(lost=self._lost))
-            self._lost = 0
+        lost = self._dropped + self._discarded - self._told
+        if lost and self._file is not None:
+            self._write(self._writer.mark(lost=lost))
+            self._told += lost
             self._wants = True
         if self._size > self._settings.segment_bytes:
             self._wants = True
@@ -173,7 +180,9 @@ class DiskLog(EventLog):
         self._segment += 1
         self._size = 0
         self._writer = LineWriter()
-        self._file = (self.folder / f"{self._segment:06d}.jsonl").open("wb")
+        path = self.folder / f"{self._segment:06d}.jsonl"
+        self._file = path.open("wb")
+        _retain(Path(self._settings.folder), self._settings.max_bytes, path)
         self._write(
             self._writer.header(version=self._version, begins_unix_s=self._begins_s, strategies=self._strategies)
         )
@@ -183,7 +192,6 @@ class DiskLog(EventLog):
             self._file.close()
             self._file = None
             _compress(self.folder / f"{self._segment:06d}.jsonl")
-        _retain(Path(self._settings.folder), self._settings.max_bytes)
         self._open()
         self._write(self._writer.mark(checkpoint="begin"))
         for event in checkpoint:
@@ -197,12 +205,20 @@ def _compress(path: Path) -> None:
     path.unlink()
 
 
-def _retain(folder: Path, max_bytes: int) -> None:
-    """Delete the oldest finished segments until the folder is small enough."""
-    finished = sorted(folder.glob("run-*/*.gz"), key=lambda p: p.stat().st_mtime)
-    total = sum(p.stat().st_size for p in finished)
-    for path in finished:
+def _retain(folder: Path, max_bytes: int, current: Path) -> None:
+    """Delete the oldest segments but ``current`` until the folder is small enough; the last ones of runs that ended are
+    not compressed."""
+    found = []
+    for path in folder.glob("run-*/*.jsonl*"):
+        with suppress(FileNotFoundError):  # somebody else made room
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
         if total <= max_bytes:
             return
-        total -= path.stat().st_size
-        path.unlink()
+        if path != current:
+            total -= size
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # others are left
+                path.parent.rmdir()

@@ -353,7 +353,7 @@ class Extender:
             except PlacementError as error:
                 about = self._about("preempt", asked.head) | {"error": str(error)}
                 log.warning("answered neutrally", extra=about)
-                outcome = "error"
+                outcome, victims = "error", () if is_gpu else victims
         self.engine.metrics.request_duration.labels("preempt", outcome).observe(time.perf_counter() - started)
         return Response(wire.preempt_answer(victims), closes=outcome == NOT_SERVING)
 

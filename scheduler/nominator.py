@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, replace
 from typing import NamedTuple
@@ -88,8 +88,9 @@ class Nominator:
         """UID → when its gate was first seen by the ledger's clock."""
         self._busy: set[str] = set()
         """UIDs of pods that are planned and on their way, until the watch shows them without our gate."""
-        self._looked: dict[tuple[str, str], tuple[float, int]] = {}
-        """Gang → when its members that run were counted, and how many there were."""
+        self._running: Counter[tuple[str, str] | None] = Counter()
+        """Gang → members that are not gated, as of ``_looked_s`` by the ledger's clock."""
+        self._looked_s = float("-inf")
         self._deliveries: set[asyncio.Task[None]] = set()
         self._batches = 0
         self._retry_s = 0.0
@@ -151,14 +152,13 @@ class Nominator:
         size = max(seen.gang_size for seen in members)
         if size <= len(members):
             return True
-        gang = unit_of(members[0])
-        looked = self._looked.get(gang, (float("-inf"), 0))
-        if now - looked[0] >= LOOK_S:
-            others = [s for u, s in self.engine.ledger.pods.items() if u not in self.engine.ledger.gated]
-            looked = self._looked[gang] = (now, sum(unit_of(seen) == gang for seen in others))
-            for old in [g for g, (at, _) in self._looked.items() if now - at > 60 * LOOK_S]:
-                del self._looked[old]
-        return len(members) + looked[1] >= size
+        if now - self._looked_s >= LOOK_S:
+            ledger, self._looked_s = self.engine.ledger, now
+            classes = Counter(seen.spec for uid, seen in ledger.pods.items() if uid not in ledger.gated)
+            self._running.clear()
+            for spec, number in classes.items():
+                self._running[gang_of(spec)] += number
+        return len(members) + self._running[gang_of(members[0].spec)] >= size
 
     # ── one batch ─────────────────────────────────────────────────────────────────────────────
 
@@ -392,9 +392,10 @@ class Nominator:
         return self.settings.gate_deadline_s if is_alone else self.settings.gang_deadline_s
 
     def _adopt(self) -> None:
-        """Nominations of a leader before us."""
+        """Nominations of another leader, before us or while we did not lead."""
         for seen in list(self.engine.ledger.planned.values()):
-            if seen.uid not in self._active and seen.nominated == seen.planned:
+            known, _ = self._active.get(seen.uid, ("", 0.0))
+            if seen.planned != known and seen.nominated == seen.planned and seen.uid not in self._busy:
                 self._take_over(seen)
 
     async def _expire(self, seen: Seen) -> None:

@@ -182,6 +182,13 @@ async def test_preemption_is_answered_in_the_meta_form_and_only_with_victims(tmp
             "NodeNameToMetaVictims": {NAMES[0]: {"Pods": [{"UID": "a"}, {"UID": "b"}], "NumPDBViolations": 2}}
         }
         assert await scheduler.post("/v1/preempt", {"Pod": pod}) == {"NodeNameToMetaVictims": {}}
+        senseless = pod_object("q", milli=500)
+        senseless["metadata"]["annotations"]["ullage.dev/gpu-count"] = "many"
+        asked = {"Pod": senseless, "NodeNameToVictims": full}
+        assert list((await scheduler.post("/v1/preempt", asked))["NodeNameToMetaVictims"]) == [NAMES[0]]
+        assert await scheduler.post("/v1/gpu/preempt", asked) == {"NodeNameToMetaVictims": {}}, (
+            "nobody dies for nothing"
+        )
 
 
 async def test_full_node_objects_come_back_as_sent_and_names_stay_null(tmp_path: Path) -> None:

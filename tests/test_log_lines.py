@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import time
 from pathlib import Path
 
@@ -178,6 +179,21 @@ def test_segments_are_compressed_and_each_begins_with_all_that_is_needed(tmp_pat
     assert len(rest) < len(whole) + 2000
     assert set(rebuild(rest).residents) == set(state.residents)
     assert disk.folder.parent == tmp_path
+
+
+def test_segments_of_earlier_runs_go_when_there_is_no_room_for_all_whether_or_not_they_were_finished(
+    tmp_path: Path,
+) -> None:
+    for number, name in enumerate(("run-1", "run-2", "run-3")):
+        (tmp_path / name).mkdir()
+        segment = tmp_path / name / "000001.jsonl"
+        segment.write_bytes(b"x" * 3000)
+        os.utime(segment, (number, number))
+    disk, state = write(tmp_path, 5, max_bytes=4096)
+    assert not (tmp_path / "run-1").exists()
+    assert not (tmp_path / "run-2").exists()
+    assert (tmp_path / "run-3" / "000001.jsonl").exists()
+    assert set(rebuild(read_log(disk.folder)[1]).residents) == set(state.residents)
 
 
 def test_a_damaged_archive_is_one_sentence(tmp_path: Path) -> None:

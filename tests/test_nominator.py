@@ -112,6 +112,11 @@ async def test_a_gang_waits_until_it_is_whole_and_fits_whole(tmp_path: Path) -> 
         assert not any(is_free(api, f"g{i}") for i in range(3))
         api.put("pods", member("g", 3, 4))
         await until(lambda: all(is_free(api, f"g{i}") for i in range(4)))
+        running = member("half", 0, 2)
+        del running["spec"]["schedulingGates"]
+        api.put("pods", running)
+        api.put("pods", member("half", 1, 2))
+        await until(lambda: is_free(api, "half1"))
         for i in range(4):
             api.put("pods", member("h", i, 4, "7"))
         await asyncio.sleep(0.5)
@@ -155,6 +160,19 @@ async def test_a_new_leader_finishes_what_the_old_one_began(tmp_path: Path) -> N
         async with planning(api, tmp_path):
             await until(lambda: is_free(api, "half"))
             assert nominated(api, "half") == "node-0001"
+
+
+async def test_a_nomination_that_another_leader_changed_has_an_end_too(tmp_path: Path) -> None:
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        api.put("pods", gated("p"))
+        await until(lambda: is_free(api, "p"))
+        body = api.pod("p")
+        other = next(f"node-{i:04d}" for i in range(3) if nominated(api, "p") != f"node-{i:04d}")
+        body["metadata"]["annotations"][NODE_ANNOTATION] = body["status"]["nominatedNodeName"] = other
+        api.put("pods", body)
+        await until(lambda: planner.engine.ledger.reservations["uid-p"].node == other)
+        await until(lambda: not nominated(api, "p"))
+        assert outcome(planner, "not bound") == 1
 
 
 async def test_pods_that_are_not_modelled_are_let_go_at_once(tmp_path: Path) -> None:
