@@ -652,6 +652,22 @@ def admit_windows(rows, num, row, terms, t, own, ledger, nodes):
             row[n] = NOT_FEASIBLE
 
 
+@_inline
+def _percent(used, offered):
+    return (200 * used + offered) // (2 * offered)
+
+
+@_jit
+def admit_below_thresholds(rows, num, row, terms, t, ledger, nodes):
+    offered = ledger.offered
+    for i in range(num):
+        n = rows[i]
+        cpu = _percent(nodes[n, MEAN_CPU] - nodes[n, UNKNOWN_CPU], max(offered[CPU_ROW, n], 1))
+        memory = _percent(nodes[n, MEAN_MEMORY] - nodes[n, UNKNOWN_MEMORY], max(offered[MEMORY_ROW, n], 1))
+        if cpu > terms[t, 2] or memory > terms[t, 3]:
+            row[n] = NOT_FEASIBLE
+
+
 @_jit
 def add_outlook(c, rows, num, row, terms, delta, ledger, outlook):
     """The terms that read what is expected; who may exclude a node speaks last."""
@@ -669,6 +685,8 @@ def add_outlook(c, rows, num, row, terms, delta, ledger, outlook):
     for t in range(terms.shape[0]):
         if terms[t, 0] == 33:
             admit_windows(rows, num, row, terms, t, own, ledger, nodes)
+        elif terms[t, 0] == 35:
+            admit_below_thresholds(rows, num, row, terms, t, ledger, nodes)
 
 
 # ── the whole of a decision ─────────────────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from placement.pods import PodSpec
 from placement.resources import DEVICE_MILLI, BoolArray, IntArray
 from placement.scorers import (
+    ADMITTING,
     FIRST_OUTLOOK,
     NOT_FEASIBLE,
     NUM_OUTLOOK,
@@ -29,7 +30,6 @@ from placement.scorers import (
     Columns,
     Demand,
     DeviceWorth,
-    FitsWindows,
     chances,
     sigmoid_thresholds,
 )
@@ -145,9 +145,9 @@ class Program:
         self.scorers = self.strategy.terms(self.state.knowledge)
         self.names = tuple(weighted.name for weighted in self.scorers)
         self.reads_outlook = any(w.scorer.opcode >= FIRST_OUTLOOK for w in self.scorers)
-        self.admits = any(isinstance(w.scorer, FitsWindows) for w in self.scorers)
+        self.admits = any(isinstance(w.scorer, ADMITTING) for w in self.scorers)
         """Whether a score may exclude a node."""
-        self.summed = [(w.weight, w.scorer) for w in self.scorers if not isinstance(w.scorer, FitsWindows)]
+        self.summed = [(w.weight, w.scorer) for w in self.scorers if not isinstance(w.scorer, ADMITTING)]
         """What adds up to a score."""
         self.terms: IntArray = np.zeros((len(self.scorers), NUM_PARAMS), np.int64)
         for term, weighted in zip(self.terms, self.scorers, strict=True):
@@ -304,7 +304,7 @@ class Program:
         """``(n,)`` bool: no scorer excludes the node."""
         admitted: BoolArray = np.ones(len(rows), np.bool_)
         for weighted in self.scorers:
-            if isinstance(weighted.scorer, FitsWindows):
+            if isinstance(weighted.scorer, ADMITTING):
                 admitted &= weighted.scorer.score(self.columns, demand, rows) > NOT_FEASIBLE
         return admitted
 

@@ -845,6 +845,36 @@ class LoadAware:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageThresholds:
+    """Koordinator's load-aware filter: 0, or :data:`NOT_FEASIBLE` where a node's pods use more than a share of it.
+
+    Use is what pods that were measured use on average, the pod itself left out, in whole per cent; pods without a
+    forecast count nothing, as in a node's metrics before they have run (``loadaware/load_aware.go``, its default
+    ``usageThresholds``).
+    """
+
+    cpu_percent: int = 65
+    memory_percent: int = 95
+    kind: ClassVar[str] = "absolute"
+    opcode: ClassVar[int] = 35
+
+    def params(self) -> tuple[int, ...]:
+        return (self.cpu_percent, self.memory_percent)
+
+    def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
+        columns.follow()
+        busy = np.zeros(len(rows), np.bool_)
+        for lane, mean, unknown, percent in (
+            (CPU_ROW, MEAN_CPU, UNKNOWN_CPU, self.cpu_percent),
+            (MEMORY_ROW, MEAN_MEMORY, UNKNOWN_MEMORY, self.memory_percent),
+        ):
+            offered = np.maximum(columns.state.offered[lane, rows], 1)
+            used = columns.outlook[rows, mean] - columns.outlook[rows, unknown]
+            busy |= (200 * used + offered) // (2 * offered) > percent
+        return np.where(busy, NOT_FEASIBLE, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Hot:
     """How far predicted use would exceed a safe part of the node: 0 below, else minus thousandths of allocatable.
 
@@ -965,6 +995,9 @@ class FitsWindows:
         return np.where(fits, 0, NOT_FEASIBLE)
 
 
+ADMITTING = FitsWindows | UsageThresholds
+"""Scorers that only exclude nodes."""
+
 SCORERS: dict[str, type[Scorer]] = {
     "first-fit": FirstFit,
     "leftover": Leftover,
@@ -983,6 +1016,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "device-worth": DeviceWorth,
     "rank": Rank,
     "load-aware": LoadAware,
+    "usage-thresholds": UsageThresholds,
     "hot": Hot,
     "exit-time": ExitTime,
     "emptying": Emptying,

@@ -39,6 +39,7 @@ from placement.scorers import (
     RequestedToCapacity,
     Scorer,
     Stranded,
+    UsageThresholds,
 )
 from placement.strategy import Strategy, Weighted, asdict_of, scorer_name
 
@@ -118,7 +119,12 @@ _ALL = (
         needs=("prices", "workload"),
         description="ours for clusters where pods leave: priced, and nodes stay whole for pods of many devices",
     ),
-    _one("koordinator", LoadAware(), "Koordinator's load-aware rule: the node whose pods use the least of it"),
+    Strategy(
+        "koordinator",
+        (Weighted(UsageThresholds()), Weighted(LoadAware())),
+        description="Koordinator's load-aware rule: the node whose pods use the least of it, none that uses over 65 % of its "
+        "CPU or 95 % of its memory",
+    ),
     Strategy(
         "predicted",
         (Weighted(Hot(), SHARE), Weighted(Leftover(), -1)),

@@ -20,11 +20,11 @@ from placement.knowledge import Knowledge
 from placement.pods import PodSpec
 from placement.program import DEVICE_RULES, NOT_FEASIBLE, TIES, Program
 from placement.resources import PODS, BoolArray, IntArray
-from placement.scorers import SCORERS, Emptying, ExitTime, FitsWindows, Hot, LoadAware, Scorer
+from placement.scorers import SCORERS, Emptying, ExitTime, FitsWindows, Hot, LoadAware, Scorer, UsageThresholds
 from placement.soft import soft_score
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 
-PREDICTED_FULL = "predicted use of a part of the day exceeds the node"
+PREDICTED_FULL = "predicted use exceeds what the strategy allows on the node"
 MAX_PRIORITY = 10
 """An extender's marks are 0–10 (``extender/v1.MaxExtenderPriority``)."""
 
@@ -132,7 +132,7 @@ class Strategy:
     @property
     def reads_usage(self) -> bool:
         """Whether predicted use has a say."""
-        return any(isinstance(w.scorer, Hot | LoadAware | FitsWindows) for w in self.all_terms)
+        return any(isinstance(w.scorer, Hot | LoadAware | FitsWindows | UsageThresholds) for w in self.all_terms)
 
     @property
     def reads_parts(self) -> bool:

@@ -129,6 +129,23 @@ def test_coach_admits_by_part_of_the_day_and_says_so() -> None:
     assert coach.explain(state.snapshot(), _spec("day", 500)).reasons == {PREDICTED_FULL: ("n0",)}
 
 
+@pytest.mark.parametrize("used", [(5300, 0), (0, 62 * GIB)])
+def test_koordinator_leaves_out_nodes_above_its_thresholds(used: tuple[int, int]) -> None:
+    of = {"default/StatefulSet/busy": Forecast(8000, 64 * GIB, *used, rung="history")}
+    state = ClusterState(knowledge=Knowledge.neutral().but(forecasts=Forecasts(of)))
+    (node,) = _nodes(1, cpu=8000)
+    state.add_node(node)
+    rule, pod = STRATEGIES["koordinator"], _spec("unknown", 1000)
+    state.bind("a", pod, "n0")
+    assert rule.decide(state.snapshot(), pod).node == "n0", "a pod that was not measured counts nothing"
+    state.bind("b", _spec("busy", 500), "n0")
+    assert not rule.decide(state.snapshot(), pod).is_placed, "over 65 % of CPU or 95 % of memory"
+    assert rule.explain(state.snapshot(), pod).reasons == {PREDICTED_FULL: ("n0",)}
+    idle = Forecasts({"default/StatefulSet/busy": Forecast(8000, 64 * GIB, 5200, 60 * GIB, rung="history")})
+    state.learn(state.knowledge.but(forecasts=idle))
+    assert rule.decide(state.snapshot(), pod).node == "n0"
+
+
 def _trace(num: int, life_s: int, later_life_s: int) -> Trace:
     """Pods of one workload, one every ten minutes; those of the second half live differently."""
     pods = [(f"p{i}", _spec("w"), 600 * i, 600 * i + (life_s if i < num // 2 else later_life_s)) for i in range(num)]
