@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import tarfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,8 +22,9 @@ import polars as pl
 from placement.errors import why
 from placement.facts import Facts
 from placement.resources import CPU, MEMORY, FloatArray, IntArray
-from placement.usage import DAY, STEP_S, SingleArray, UsageSeries
+from placement.usage import DAY, HISTORY_DAYS, STEP_S, SingleArray, UsageSeries
 from simulator.trace import Trace, TraceError
+from simulator.usage_tables import load, require_unique, without_repeats
 
 MIB = float(2**20)
 
@@ -31,7 +34,14 @@ MAX_SHARE = 4.0
 MAX_NEGATIVE = 1e-3
 """Negative values down to this share of the provisioned amount are noise around zero, not errors."""
 
+MOST_APART_S = 3600
+"""Samples that are typically further apart than this make no series of five-minute steps."""
+
+MOST_SILENT_DAYS = HISTORY_DAYS
+"""A time in which nobody was recorded for longer than this is a jump of the clock: no forecast looks further back."""
+
 Amounts = Mapping[str, FloatArray]
+Repairs = list[tuple[str, int]]
 
 
 def _require(folder: Path, *names: str) -> list[Path]:
@@ -39,15 +49,6 @@ def _require(folder: Path, *names: str) -> list[Path]:
     if missing:
         raise TraceError(f"{folder} lacks {', '.join(missing)}; give the data set's own folder")
     return [folder / name for name in names]
-
-
-def _columns(path: Path, frame: pl.DataFrame, wanted: tuple[str, ...]) -> pl.DataFrame:
-    missing = [name for name in wanted if name not in frame.columns]
-    if missing:
-        raise TraceError(
-            f"{path} has no column {', '.join(missing)} (it has {', '.join(frame.columns)}); is it another format?"
-        )
-    return frame.select(wanted)
 
 
 def to_grid(
@@ -69,19 +70,15 @@ def to_grid(
     if not len(index):
         raise TraceError(f"{name} holds no samples; nothing can be learned from it")
     slot = -(-time_s // STEP_S)
+    _check_times(name, slot)
     first = int(slot.min())
     width = int(slot.max()) - first + 1
-    if width > 20 * 366 * DAY:
-        raise TraceError(
-            f"{name} spans {width // DAY} days; a timestamp is in milliseconds or the clock jumped, check the times"
-        )
     cell = index.astype(np.int64) * width + (slot - first)
     repairs = _count_disorder(index, cell)
     usage: dict[str, SingleArray] = {}
     for resource, column in values.items():
-        clean, negatives = _checked(name, resource, column, provisioned[resource][index], index, workloads)
-        if negatives:
-            repairs.append((f"tiny negative {resource} samples set to 0", negatives))
+        clean, mended = _checked(name, resource, column, provisioned[resource][index], index, workloads)
+        repairs += mended
         table = np.full(len(workloads) * width, np.nan, np.float32)
         table[cell] = clean
         usage[resource] = table.reshape(len(workloads), width)
@@ -90,7 +87,28 @@ def to_grid(
     return _drop_empty(series)
 
 
-def _count_disorder(index: IntArray, cell: IntArray) -> list[tuple[str, int]]:
+def _check_times(name: str, slot: IntArray) -> None:
+    """Refuse a clock that jumped, or that counts something else than seconds."""
+    steps = np.unique(slot)
+    apart = np.diff(steps) * STEP_S
+    if steps[0] < 0:
+        raise TraceError(
+            f"{name}: a sample is at second {int(steps[0]) * STEP_S}; times are seconds since 1970, or since 0"
+        )
+    if len(apart) and apart.max() > MOST_SILENT_DAYS * 86_400:
+        at = int(steps[int(apart.argmax())]) * STEP_S
+        raise TraceError(
+            f"{name}: nothing was recorded for {apart.max() / 86_400:.0f} days after second {at}; the clock jumped, or a "
+            "timestamp is in milliseconds: correct these rows or remove them"
+        )
+    if len(apart) and np.median(apart) > MOST_APART_S:
+        raise TraceError(
+            f"{name}: samples are typically {np.median(apart):.0f} s apart; five-minute samples are needed (are the times "
+            "in milliseconds?)"
+        )
+
+
+def _count_disorder(index: IntArray, cell: IntArray) -> Repairs:
     """Samples out of order within a workload and samples that share a grid cell (the last one stays)."""
     same = index[1:] == index[:-1]
     disorder = int((same & (cell[1:] < cell[:-1])).sum())
@@ -101,12 +119,19 @@ def _count_disorder(index: IntArray, cell: IntArray) -> list[tuple[str, int]]:
 
 
 def _checked(
-    name: str, resource: str, column: FloatArray, limit: FloatArray, index: IntArray, workloads: tuple[str, ...]
-) -> tuple[FloatArray, int]:
-    infinite = np.isinf(column)
+    name: str, resource: str, column: FloatArray, limit: FloatArray, index: IntArray, workloads: Sequence[object]
+) -> tuple[FloatArray, Repairs]:
+    """(S,) the samples without noise below zero, and what was mended; NaN where nothing was measured.
+
+    Raises
+    ------
+    TraceError : an infinite value, or one that is clearly negative.
+    """
+    infinite = np.abs(column) > np.finfo(np.float32).max
     if infinite.any():
         worst = workloads[int(index[int(np.argmax(infinite))])]
         raise TraceError(f"{name}: {resource} of {worst} is infinite; remove the row or its workload")
+    limit = np.where(np.isfinite(limit), limit, 0.0)
     negative = column < 0
     if (negative & (column < -MAX_NEGATIVE * limit)).any():
         at = int(np.nanargmin(column))
@@ -114,7 +139,11 @@ def _checked(
             f"{name}: {resource} of {workloads[int(index[at])]} is {column[at]:g}; usage cannot be negative "
             "(a counter reset read as a rate?), remove these rows"
         )
-    return np.where(negative, 0.0, column), int(negative.sum())
+    counts = (
+        ("samples without a value left as gaps", np.isnan(column)),
+        (f"tiny negative {resource} samples set to 0", negative),
+    )
+    return np.where(negative, 0.0, column), [(what, int(mask.sum())) for what, mask in counts if mask.any()]
 
 
 def _check_units(series: UsageSeries) -> None:
@@ -123,7 +152,7 @@ def _check_units(series: UsageSeries) -> None:
         count = np.maximum(np.isfinite(table).sum(axis=1), 1)
         typical = np.nansum(table, axis=1, dtype=float) / count / np.maximum(series.provisioned[resource], 1e-9)
         wrong = int((typical > MAX_SHARE).sum())
-        if wrong > max(1, 0.02 * len(typical)):
+        if wrong == len(typical) or wrong > max(1, 0.02 * len(typical)):
             worst = int(np.argmax(typical))
             raise TraceError(
                 f"{series.name}: {wrong} of {len(typical)} workloads use more than {MAX_SHARE:g} times the {resource} "
@@ -135,7 +164,8 @@ def _check_units(series: UsageSeries) -> None:
 def _drop_empty(series: UsageSeries) -> UsageSeries:
     alive = np.ones(len(series.workloads), bool)
     for resource, table in series.usage.items():
-        alive &= np.isfinite(table).any(axis=1) & (series.provisioned[resource] > 0)
+        given = series.provisioned[resource]
+        alive &= np.isfinite(table).any(axis=1) & (given > 0) & np.isfinite(given)
     if alive.all():
         return series
     if not alive.any():
@@ -153,18 +183,20 @@ def read_bitbrains_rnd(folder: Path, *, max_cores: float = 8.0) -> UsageSeries:
     ``max_cores`` cores are dropped (10 of 350), as are samples of the other columns.
     """
     usage_path, given_path = _require(folder, "usage.parquet", "provisioned.parquet")
-    usage = _columns(usage_path, pl.read_parquet(usage_path), ("vm", "time_s", "cpu_usage_mhz", "memory_usage_mib"))
-    given = _columns(
-        given_path,
-        pl.read_parquet(given_path),
-        ("vm", "time_s", "cpu_cores", "cpu_capacity_mhz", "memory_capacity_mib"),
-    )
+    usage = load(usage_path, keys=("vm", "time_s"), numbers=("vm", "time_s", "cpu_usage_mhz", "memory_usage_mib"))
+    usage = usage.cast({"vm": pl.Int64})
+    capacity = ("cpu_cores", "cpu_capacity_mhz", "memory_capacity_mib")
+    given = load(given_path, keys=("vm",), numbers=("vm", *capacity)).cast({"vm": pl.Int64})
     given = given.group_by("vm").agg(
         pl.median("cpu_cores"), pl.median("cpu_capacity_mhz"), pl.median("memory_capacity_mib")
     )
-    sane = (pl.col("cpu_cores") >= 1) & (pl.col("cpu_cores") <= max_cores) & (pl.col("cpu_capacity_mhz") > 0)
-    kept = given.filter(sane & (pl.col("memory_capacity_mib") > 0)).sort("vm").with_row_index("row")
-    dropped = usage["vm"].n_unique() - kept.height
+    sane = (pl.col("cpu_cores") >= 1) & (pl.col("cpu_cores") <= max_cores)
+    sane &= (pl.col("cpu_capacity_mhz") > 0) & (pl.col("memory_capacity_mib") > 0)
+    sane &= pl.col("cpu_capacity_mhz").is_finite() & pl.col("memory_capacity_mib").is_finite()
+    kept = given.filter(sane).sort("vm").with_row_index("row")
+    dropped = usage.join(kept, on="vm", how="anti")["vm"].n_unique()
+    if dropped and not kept.height:
+        raise TraceError(f"{given_path}: none of the {dropped} VMs with samples has cores, capacity and memory above 0")
     joined = usage.join(kept, on="vm", how="inner", maintain_order="left")
     cores = joined["cpu_usage_mhz"] / joined["cpu_capacity_mhz"] * joined["cpu_cores"]
     series = to_grid(
@@ -188,18 +220,27 @@ def read_planetlab_day(path: Path) -> UsageSeries:
     """One PlanetLab day: 288 integer percentages for each slice; one core provisioned by convention."""
     names, rows = [], []
     try:
+        start = datetime.strptime(path.name[:8], "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise TraceError(f"{path}: its name is no day, expected such as 20110303.tar.gz") from error
+    try:
         with tarfile.open(path) as archive:
             for member in archive:
                 handle = archive.extractfile(member) if member.isfile() else None
                 if handle is not None:
                     names.append(Path(member.name).name)
                     rows.append(_percentages(path, member.name, handle.read()))
-    except (tarfile.TarError, OSError) as error:
-        raise TraceError(f"{path} cannot be read as a .tar.gz of PlanetLab series: {why(error)}") from error
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        reason = why(error).splitlines()[0]
+        raise TraceError(f"{path} cannot be read as a .tar.gz of PlanetLab series ({reason}); copy it again") from error
     if not rows:
         raise TraceError(f"{path} holds no series; expected one file per slice with {DAY} integers")
-    start = datetime.strptime(path.name[:8], "%Y%m%d").replace(tzinfo=UTC)
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        raise TraceError(f"{path}: {twice[0]} appears twice; keep one file of each slice")
     table = np.stack(rows)
+    if table.max() <= 0.01 and (table * 100 % 1 != 0).any():
+        raise TraceError(f"{path}: no value is above 1; CPU use is in percent here, multiply fractions by 100")
     groups = tuple(_slice_of(name) for name in names)
     ones = np.ones(len(names))
     return UsageSeries(
@@ -209,16 +250,18 @@ def read_planetlab_day(path: Path) -> UsageSeries:
 
 def _percentages(path: Path, member: str, text: bytes) -> SingleArray:
     try:
-        values = np.array(text.split(), dtype=np.float32)
+        values = np.array(text.split(), dtype=np.float64)
     except ValueError as error:
         raise TraceError(f"{path}: {member} holds something else than numbers") from error
+    if np.isnan(values).any():
+        raise TraceError(f"{path}: {member} holds something else than numbers")
     if len(values) != DAY:
         raise TraceError(f"{path}: {member} has {len(values)} values, a PlanetLab day has {DAY}")
     if values.min() < 0 or values.max() > 100:
         raise TraceError(
             f"{path}: {member} reaches from {values.min():g} to {values.max():g}; CPU use is in percent, 0 to 100"
         )
-    return (values / np.float32(100)).astype(np.float32)
+    return (values.astype(np.float32) / np.float32(100)).astype(np.float32)
 
 
 def _slice_of(name: str) -> str:
@@ -254,27 +297,37 @@ def joined_days(days: Sequence[UsageSeries]) -> UsageSeries:
     )  # fmt: skip
 
 
+def _require_positive(path: Path, frame: pl.DataFrame, column: str) -> None:
+    for at in frame.select((pl.col(column) <= 0).arg_true()).to_series().to_list()[:1]:
+        raise TraceError(f"{path}, row {at + 1}: {column} is {frame[column][at]!r}; expected more than 0")
+
+
 def read_bitbrains_small(folder: Path, *, max_gap_s: int = 900) -> UsageSeries:
     """Thirty business VMs over a month; an interval longer than ``max_gap_s`` is a gap, not a sample.
 
     Memory use was not recorded. A sample that covers several grid cells (up to the gap limit) fills them all.
     """
     meta_path, trace_path = _require(folder, "meta.parquet", "trace.parquet")
-    meta = (
-        _columns(meta_path, pl.read_parquet(meta_path), ("id", "cpu_count", "cpu_capacity"))
-        .sort("id")
-        .with_row_index("row")
-    )
-    trace = _columns(trace_path, pl.read_parquet(trace_path), ("id", "timestamp", "duration", "cpu_usage"))
-    joined = trace.filter(pl.col("duration") <= max_gap_s * 1000).join(
-        meta, on="id", how="inner", maintain_order="left"
+    meta = load(meta_path, keys=("id",), numbers=("cpu_count", "cpu_capacity")).cast({"id": pl.String})
+    require_unique(meta_path, meta, "id")
+    trace = load(trace_path, keys=("id", "timestamp", "duration"), numbers=("duration", "cpu_usage"))
+    if not trace["timestamp"].dtype.is_temporal():
+        raise TraceError(f"{trace_path}: timestamp is of type {trace['timestamp'].dtype}; expected a date and time")
+    _require_positive(trace_path, trace, "duration")
+    number, meta = meta.height, meta.filter((pl.col("cpu_capacity") > 0) & (pl.col("cpu_count") > 0)).sort("id")
+    if number and not meta.height:
+        raise TraceError(f"{meta_path}: none of the {number} VMs has cores and capacity above 0")
+    joined = (
+        trace.cast({"id": pl.String})
+        .filter(pl.col("duration") <= max_gap_s * 1000)
+        .join(meta.with_row_index("row"), on="id", how="inner", maintain_order="left")
     )
     cores = (joined["cpu_usage"] / joined["cpu_capacity"] * joined["cpu_count"]).to_numpy()
     end = joined["timestamp"].dt.epoch("s").to_numpy().astype(np.int64)
     times = np.maximum(1, np.round(joined["duration"].to_numpy() / (1000 * STEP_S))).astype(np.int64)
     row = np.repeat(joined["row"].to_numpy().astype(np.int64), times)
     back = np.concatenate([np.arange(n - 1, -1, -1) for n in times]) if len(times) else times
-    return to_grid(
+    series = to_grid(
         "bitbrains-small",
         row,
         np.repeat(end, times) - back * STEP_S,
@@ -282,21 +335,36 @@ def read_bitbrains_small(folder: Path, *, max_gap_s: int = 900) -> UsageSeries:
         workloads=tuple(f"vm-{vm}" for vm in meta["id"]),
         provisioned={CPU: meta["cpu_count"].to_numpy().astype(float)},
     )
+    dropped = number - meta.height
+    return (
+        series if not dropped else replace(series, repairs=(*series.repairs, ("VMs without capacity dropped", dropped)))
+    )
 
 
 def read_surf_lisa(folder: Path) -> UsageSeries:
     """SURF Lisa jobs: 30 s fragments averaged to the grid; the position of a fragment is its only clock."""
     tasks_path, parts_path = _require(folder, "week_tasks.parquet", "week_fragments.parquet")
-    tasks = _columns(tasks_path, pl.read_parquet(tasks_path), ("id", "submission_time", "cpu_count", "cpu_capacity"))
-    tasks = tasks.sort("id").with_row_index("row")
-    parts = _columns(parts_path, pl.read_parquet(parts_path), ("id", "duration", "cpu_usage"))
+    sizes = ("cpu_count", "cpu_capacity")
+    keys = ("id", "submission_time", "duration")
+    tasks = load(tasks_path, keys=(*keys, *sizes), numbers=(*keys, *sizes))
+    require_unique(tasks_path, tasks, "id")
+    _require_positive(tasks_path, tasks, "cpu_capacity")
+    tasks = tasks.rename({"duration": "whole"}).sort("id").with_row_index("row")
+    parts = load(parts_path, keys=("id", "duration"), numbers=("id", "duration", "cpu_usage"))
+    _require_positive(parts_path, parts, "duration")
     joined = parts.join(tasks, on="id", how="inner", maintain_order="left").with_columns(
         end_ms=pl.col("submission_time") + pl.col("duration").cum_sum().over("id")
     )
+    longer = joined.filter(pl.col("end_ms") > pl.col("submission_time") + pl.col("whole"))
+    for job in longer["id"].head(1):
+        raise TraceError(
+            f"{parts_path}: the fragments of job {job} last longer than the job; they are doubled, or of other jobs"
+        )
+    joined, mended = _mended(parts_path, joined, "cpu_usage", joined["cpu_capacity"], "id", CPU)
     slot = -(-(pl.col("end_ms") // 1000) // STEP_S) * STEP_S
     mean = joined.with_columns(time_s=slot).group_by("row", "time_s", maintain_order=True).agg(pl.mean("cpu_usage"))
     mean = mean.join(tasks, on="row", maintain_order="left")
-    return to_grid(
+    series = to_grid(
         "surf-lisa",
         mean["row"].to_numpy().astype(np.int64),
         mean["time_s"].to_numpy().astype(np.int64),
@@ -304,12 +372,26 @@ def read_surf_lisa(folder: Path) -> UsageSeries:
         workloads=tuple(f"job-{job}" for job in tasks["id"]),
         provisioned={CPU: tasks["cpu_count"].to_numpy().astype(float)},
     )
+    return replace(series, repairs=(*series.repairs, *mended))
+
+
+def _mended(
+    path: Path, frame: pl.DataFrame, column: str, limit: pl.Series, name: str, resource: str
+) -> tuple[pl.DataFrame, Repairs]:
+    """The table with its samples checked one by one: an average over a step would hide what is wrong with them."""
+    values = frame[column].cast(pl.Float64).to_numpy()
+    given = limit.cast(pl.Float64).to_numpy()
+    clean, repairs = _checked(str(path), resource, values, given, np.arange(len(values)), frame[name].to_list())
+    return frame.with_columns(pl.Series(column, clean)).filter(pl.col(column).is_not_nan()), repairs
 
 
 def read_alibaba_2018_containers(folder: Path, *, limit_cores: float = 16.0) -> UsageSeries:
     """One container of cluster-trace-v2018, minute samples averaged; its scale is VASim's, its limit assumed."""
     (path,) = _require(folder, "c_12104_perf_event_log.csv.gz")
-    frame = _columns(path, pl.read_csv(path), ("TIMESTAMP", "CPU_USAGE_ACTUAL"))
+    frame = load(path, keys=("TIMESTAMP",), numbers=("CPU_USAGE_ACTUAL",)).cast({"TIMESTAMP": pl.String})
+    frame, repeats = without_repeats(frame, "TIMESTAMP")
+    limit = pl.Series([limit_cores]).new_from_index(0, frame.height)
+    frame, mended = _mended(path, frame, "CPU_USAGE_ACTUAL", limit, "TIMESTAMP", CPU)
     try:
         time = frame["TIMESTAMP"].str.head(19).str.strptime(pl.Datetime("ms"), "%Y.%m.%d-%H:%M:%S")
     except pl.exceptions.PolarsError as error:
@@ -321,7 +403,7 @@ def read_alibaba_2018_containers(folder: Path, *, limit_cores: float = 16.0) -> 
         .agg(pl.mean("cores"))
         .sort("time_s")
     )
-    return to_grid(
+    series = to_grid(
         "alibaba-2018-containers",
         np.zeros(mean.height, np.int64),
         mean["time_s"].to_numpy().astype(np.int64),
@@ -329,6 +411,7 @@ def read_alibaba_2018_containers(folder: Path, *, limit_cores: float = 16.0) -> 
         workloads=("c_12104",),
         provisioned={CPU: np.array([limit_cores])},
     )
+    return replace(series, repairs=(*series.repairs, *repeats, *mended))
 
 
 def read_alibaba_genai_2026(folder: Path) -> UsageSeries:
@@ -337,11 +420,16 @@ def read_alibaba_genai_2026(folder: Path) -> UsageSeries:
     Rows without a container id are dropped and counted. No CPU was recorded.
     """
     (path,) = _require(folder, "pod_memory_util_anon.csv.gz")
-    frame = _columns(path, pl.read_csv(path), ("value", "timestamp_anon", "container_ip"))
+    frame = load(path, keys=("timestamp_anon",), numbers=("value", "timestamp_anon"), texts=("container_ip",))
     named = frame.filter(pl.col("container_ip").is_not_null() & (pl.col("container_ip") != ""))
-    largest = float(np.max(named["value"].to_numpy(), initial=0.0))
+    num_named = named.height
+    named, repeats = without_repeats(named, "container_ip", "timestamp_anon")
+    largest = float(np.nanmax(named["value"].to_numpy(), initial=0.0))
     if largest > 1.5:
         raise TraceError(f"{path}: values reach {largest:g}; memory use is a fraction 0–1 here, divide percent by 100")
+    named, mended = _mended(
+        path, named, "value", pl.Series([1.0]).new_from_index(0, named.height), "container_ip", MEMORY
+    )
     ids = named["container_ip"].unique().sort()
     rows = pl.DataFrame({"container_ip": ids}).with_row_index("row")
     end = (-(-pl.col("timestamp_anon").cast(pl.Int64) // STEP_S) * STEP_S).alias("time_s")
@@ -355,8 +443,8 @@ def read_alibaba_genai_2026(folder: Path) -> UsageSeries:
         workloads=tuple(str(i) for i in ids.to_list()),
         provisioned={MEMORY: np.ones(len(ids))},
     )
-    lost = frame.height - named.height
-    return replace(series, repairs=(*series.repairs, ("rows without a container dropped", lost))) if lost else series
+    lost = [("rows without a container dropped", frame.height - num_named)] if frame.height > num_named else []
+    return replace(series, repairs=(*series.repairs, *repeats, *mended, *lost))
 
 
 USAGE_READERS: dict[str, Callable[[Path], UsageSeries]] = {

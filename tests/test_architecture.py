@@ -24,7 +24,12 @@ CONFINED = {
     "kubernetes": {"scheduler/kube.py"},
     "aiohttp": {"scheduler/kube.py", "scheduler/prometheus.py"},
     "sqlite3": {"scheduler/records.py"},
-    "polars": {"simulator/reproduce_fgd.py", "simulator/trace.py", "simulator/usage_readers.py"},
+    "polars": {
+        "simulator/reproduce_fgd.py",
+        "simulator/trace.py",
+        "simulator/usage_readers.py",
+        "simulator/usage_tables.py",
+    },
     "pyarrow": {"scheduler/decisions.py"},
 }
 """Third-party library → the only files that may import it."""

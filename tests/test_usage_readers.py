@@ -80,7 +80,7 @@ def test_an_infinite_value_an_empty_recording_and_a_clock_in_milliseconds_are_re
         grid([300], [np.inf])
     with pytest.raises(TraceError, match="holds no samples"):
         grid([], [])
-    with pytest.raises(TraceError, match="milliseconds or the clock jumped"):
+    with pytest.raises(TraceError, match="the clock jumped, or a timestamp is in milliseconds"):
         grid([300, 300_000_000_000], [1.0, 1.0])
 
 
