@@ -1,4 +1,4 @@
-"""Planned against actual, pod by pod: where a plan wanted a pod, where it is, and why that differs.
+"""Planned against actual, pod by pod: node and GPU devices that a plan wanted, those that it has, and why they differ.
 
 Judged from what the API says now: the annotation of the plan stays on the pod, so this needs no memory of ours and
 outlives every planner. The planner counts the same words while it runs (``ullage_plan_pods_total``).
@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from placement import objects
+from placement.resources import DEVICES_ANNOTATION, GPU_SHARE
+from placement.state import devices_mask, devices_text
 from scheduler.cluster_reader import listed
-from scheduler.gates import NODE_ANNOTATION
+from scheduler.gates import NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
 from scheduler.kube import KubeClient
 
 AS_PLANNED = "as planned"
@@ -18,6 +20,8 @@ NODE_GONE = "the planned node is gone"
 NODE_CORDONED = "the planned node is cordoned"
 NODE_REFUSED = "the planned node did not take it: filled or changed since the plan"
 CLEARED = "the nomination was cleared"
+OTHER_DEVICES = "on the planned node, with other devices: the planned ones were not free"
+NO_DEVICES = "on the planned node, without the planned devices: not bound by Ullage"
 ENDED = "deleted"
 EXPIRED = "cleared: not bound in time"
 WAITS = "nominated, not bound yet"
@@ -33,18 +37,35 @@ class Adherence:
     """Node, or empty when it was not bound."""
     reason: str
     """``as planned``, or what came between."""
+    planned_devices: str = ""
+    """As the annotation writes them; empty for a pod that asks for none."""
+    actual_devices: str = ""
 
     @property
     def outcome(self) -> str:
-        """One word for metrics: ``as planned``, ``elsewhere``, ``waiting`` or ``not bound``."""
-        if self.reason in (AS_PLANNED, WAITS):
-            return "waiting" if self.reason == WAITS else AS_PLANNED
-        return "elsewhere" if self.actual else "not bound"
+        """One word for metrics: ``as planned``, ``other devices``, ``elsewhere``, ``waiting`` or ``not bound``."""
+        words = {WAITS: "waiting", AS_PLANNED: AS_PLANNED, OTHER_DEVICES: "other devices", NO_DEVICES: "other devices"}
+        return words.get(self.reason, "elsewhere" if self.actual else "not bound")
 
 
-def why_elsewhere(*, is_known: bool, is_cordoned: bool) -> str:
-    """Why a pod is not on its planned node, from what is known of that node."""
-    return NODE_GONE if not is_known else NODE_CORDONED if is_cordoned else NODE_REFUSED
+@dataclass(frozen=True)
+class Place:
+    """A node and devices on it, as bits; empty and 0 for none."""
+
+    node: str
+    devices: int = 0
+
+
+def judged(pod: str, planned: Place, actual: Place, *, is_known: bool, is_cordoned: bool) -> Adherence:
+    """A bound pod against its plan, from what is known of the planned node."""
+    if actual.node != planned.node:
+        reason = NODE_GONE if not is_known else NODE_CORDONED if is_cordoned else NODE_REFUSED
+    elif not planned.devices or actual.devices == planned.devices:
+        reason = AS_PLANNED
+    else:
+        reason = OTHER_DEVICES if actual.devices else NO_DEVICES
+    texts = (devices_text(planned.devices), devices_text(actual.devices))
+    return Adherence(pod, planned.node, actual.node, reason, *texts)
 
 
 def why_not_bound(nominated: str) -> str:
@@ -64,16 +85,23 @@ async def adherence(client: KubeClient, namespace: str = "") -> list[Adherence]:
     nodes = {node.metadata.name: node for node in await listed(client, "/api/v1/nodes", objects.Node)}
     found = []
     for pod in pods:
-        planned = (pod.metadata.annotations or {}).get(NODE_ANNOTATION, "")
-        if not planned:
+        marks, name = pod.metadata.annotations or {}, f"{pod.metadata.namespace}/{pod.metadata.name}"
+        planned = Place(marks.get(NODE_ANNOTATION, ""), _devices(pod, PLANNED_DEVICES_ANNOTATION))
+        if not planned.node:
             continue
-        actual, nominated = pod.spec.nodeName or "", pod.status.nominatedNodeName or ""
-        node = nodes.get(planned)
-        if actual == planned:
-            reason = AS_PLANNED
-        elif actual:
-            reason = why_elsewhere(is_known=node is not None, is_cordoned=bool(node and node.spec.unschedulable))
+        if pod.spec.nodeName:
+            node, actual = nodes.get(planned.node), Place(pod.spec.nodeName, _devices(pod, DEVICES_ANNOTATION))
+            is_cordoned = bool(node and node.spec.unschedulable)
+            found.append(judged(name, planned, actual, is_known=node is not None, is_cordoned=is_cordoned))
         else:
-            reason = WAITS if nominated == planned else why_not_bound(nominated)
-        found.append(Adherence(f"{pod.metadata.namespace}/{pod.metadata.name}", planned, actual, reason))
+            nominated = pod.status.nominatedNodeName or ""
+            reason = WAITS if nominated == planned.node else why_not_bound(nominated)
+            found.append(Adherence(name, planned.node, "", reason, devices_text(planned.devices)))
     return found
+
+
+def _devices(pod: objects.Pod, annotation: str) -> int:
+    """The devices that an annotation names; 0 for a pod that asks for none, whatever it says."""
+    if not objects.effective_requests(pod).get(GPU_SHARE):
+        return 0
+    return devices_mask((pod.metadata.annotations or {}).get(annotation, ""))

@@ -194,7 +194,15 @@ def status(namespace: str, differs: bool, kubeconfig: str | None, context: str |
         counts[pod.outcome] = counts.get(pod.outcome, 0) + 1
     if output != "table":
         items = [
-            {"pod": p.pod, "planned": p.planned, "actual": p.actual, "outcome": p.outcome, "reason": p.reason}
+            {
+                "pod": p.pod,
+                "planned": p.planned,
+                "actual": p.actual,
+                "planned_devices": p.planned_devices,
+                "actual_devices": p.actual_devices,
+                "outcome": p.outcome,
+                "reason": p.reason,
+            }
             for p in shown
         ]
         click.echo(_dumped({"apiVersion": "ullage.dev/v1", "kind": "PlanAdherence", **counts, "items": items}, output))
@@ -202,7 +210,12 @@ def status(namespace: str, differs: bool, kubeconfig: str | None, context: str |
     width = max((len(p.pod) for p in shown), default=0)
     click.echo(", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "no pod of ours is planned")
     for pod in shown:
-        click.echo(f"{pod.pod:{width}}  {pod.planned} -> {pod.actual or '-'}  {pod.reason}")
+        places = (_place(pod.planned, pod.planned_devices), _place(pod.actual or "-", pod.actual_devices))
+        click.echo(f"{pod.pod:{width}}  {' -> '.join(places)}  {pod.reason}")
+
+
+def _place(node: str, devices: str) -> str:
+    return f"{node} [{devices}]" if devices else node
 
 
 COMMANDS = (apply, status)

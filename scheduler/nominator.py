@@ -26,7 +26,7 @@ from placement.plans import Plan
 from placement.pods import Pod
 from placement.problems import Cluster, batch_plan, batch_problem
 from placement.state import devices_mask, devices_text
-from scheduler.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, why_elsewhere, why_not_bound
+from scheduler.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, Place, judged, why_not_bound
 from scheduler.binder import Api
 from scheduler.engine import Engine
 from scheduler.errors import ApiError
@@ -403,13 +403,17 @@ class Nominator:
             self._end(seen.uid, Adherence(f"{seen.namespace}/{seen.name}", seen.planned, "", EXPIRED))
 
     def _compare(self, seen: Seen, planned: str) -> Adherence:
-        if seen.node == planned:
-            reason = AS_PLANNED
-        else:
-            row = self.engine.state.row_of.get(planned)
-            node = None if row is None else self.engine.state.nodes[row]
-            reason = why_elsewhere(is_known=node is not None, is_cordoned=node is not None and node.unschedulable)
-        return Adherence(f"{seen.namespace}/{seen.name}", planned, seen.node, reason)
+        row = self.engine.state.row_of.get(planned)
+        node = None if row is None else self.engine.state.nodes[row]
+        wanted = Place(planned, seen.planned_devices if seen.planned == planned else 0)
+        is_cordoned = node is not None and node.unschedulable
+        return judged(
+            f"{seen.namespace}/{seen.name}",
+            wanted,
+            Place(seen.node, seen.devices),
+            is_known=node is not None,
+            is_cordoned=is_cordoned,
+        )
 
     def _end(self, uid: str, adherence: Adherence) -> None:
         self._active.pop(uid, None)

@@ -13,6 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
     async def ListAdherence(self, request: pb.ListAdherenceRequest, _context: Context) -> pb.ListAdherenceResponse:
         """The last planned pods of live batches that ended."""
         found = [a for a in self.ended() if not request.differs or a.reason != AS_PLANNED]
-        rows = [pb.PodAdherence(pod=a.pod, planned=a.planned, actual=a.actual, reason=a.reason) for a in found]
+        rows = [pb.PodAdherence(**asdict(a)) for a in found]
         return pb.ListAdherenceResponse(pods=rows)
 
 

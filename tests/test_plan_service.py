@@ -61,7 +61,10 @@ async def here(folder: Path, **plan: Any) -> AsyncIterator[Here]:
         kube = KubeSettings(kubeconfig=kubeconfig(api.port, folder))
         settings = PlanSettings(**{"records": str(folder), **plan})
         live.engine.settings = replace(live.engine.settings, kube=kube, plan=settings)
-        ended = [Adherence("shop/p", "a", "a", "as planned"), Adherence("shop/q", "a", "b", "the planned node is gone")]
+        ended = [
+            Adherence("shop/p", "a", "a", "as planned", "0", "0"),
+            Adherence("shop/q", "a", "b", "the planned node is gone", "0,1", "2,3"),
+        ]
         server = GrpcServer(GrpcSettings(port=0), live.engine, PlansService(live.engine, client, lambda: ended))
         await server.start()
         try:
@@ -228,3 +231,4 @@ async def test_adherence_is_listed_with_the_reason_of_each_difference(tmp_path: 
         assert len((await h.stub.ListAdherence(pb.ListAdherenceRequest())).pods) == 2
         found = (await h.stub.ListAdherence(pb.ListAdherenceRequest(differs=True))).pods
         assert [(p.pod, p.actual, p.reason) for p in found] == [("shop/q", "b", "the planned node is gone")]
+        assert [(p.planned_devices, p.actual_devices) for p in found] == [("0,1", "2,3")]

@@ -223,16 +223,20 @@ class ListAdherenceRequest(_message.Message):
     def __init__(self, differs: _Optional[bool] = ...) -> None: ...
 
 class PodAdherence(_message.Message):
-    __slots__ = ("pod", "planned", "actual", "reason")
+    __slots__ = ("pod", "planned", "actual", "reason", "planned_devices", "actual_devices")
     POD_FIELD_NUMBER: _ClassVar[int]
     PLANNED_FIELD_NUMBER: _ClassVar[int]
     ACTUAL_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_DEVICES_FIELD_NUMBER: _ClassVar[int]
+    ACTUAL_DEVICES_FIELD_NUMBER: _ClassVar[int]
     pod: str
     planned: str
     actual: str
     reason: str
-    def __init__(self, pod: _Optional[str] = ..., planned: _Optional[str] = ..., actual: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    planned_devices: str
+    actual_devices: str
+    def __init__(self, pod: _Optional[str] = ..., planned: _Optional[str] = ..., actual: _Optional[str] = ..., reason: _Optional[str] = ..., planned_devices: _Optional[str] = ..., actual_devices: _Optional[str] = ...) -> None: ...
 
 class ListAdherenceResponse(_message.Message):
     __slots__ = ("pods",)
