@@ -119,10 +119,13 @@ def whole_number(text: str) -> int | None:
 
 def format_amount(amount: float, resource: str) -> str:
     """``amount`` of ``resource`` for people: cores, GiB, or a plain count."""
-    if resource == CPU:
-        return f"{amount / 1000:g} cores"
-    if resource in (MEMORY, STORAGE):
-        return f"{amount / 2**30:.4g} GiB"
-    if resource == GPU_SHARE:
-        return f"{amount / DEVICE_MILLI:g} GPU"
-    return f"{amount:g}"
+    scale, unit = {
+        CPU: (1000, " cores"),
+        MEMORY: (2**30, " GiB"),
+        STORAGE: (2**30, " GiB"),
+        GPU_SHARE: (DEVICE_MILLI, " GPU"),
+    }.get(resource, (1, ""))
+    number = amount / scale
+    if abs(number) >= 1000:
+        return f"{number:,.0f}{unit}"
+    return f"{number:.4g}{unit}" if scale == 2**30 else f"{number:g}{unit}"

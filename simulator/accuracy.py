@@ -24,8 +24,9 @@ from placement.spans import Span
 from placement.stacking import pinball
 from placement.usage import HOUR, STEP_S, UsageSeries
 from simulator import lifetime_accuracy
-from simulator.charts import Line, line_chart
+from simulator.charts import Line, line_chart, with_names
 from simulator.forecast_samples import Recording, Samples
+from simulator.page_style import STYLE, sheet
 from simulator.sight import Judged, Sight, digest_of, sight_of
 from simulator.training import LEVEL, Split, content_of, deployable_recording, predictions
 
@@ -250,22 +251,13 @@ def table_rows(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-STYLE = """:root{color-scheme:light dark;--ink:#1b1f24;--soft:#5b6470;--paper:#fff;--line:#d8dee4;--wash:#eef5fa}
-@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a3adb8;--paper:#14171a;--line:#32383f;--wash:#1d2a33}
-svg path,svg text.name{filter:brightness(1.3)}}
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--paper)}
-h1{font-size:1.5rem;line-height:1.3}h2{margin-top:2.5rem}.note{color:var(--soft)}
-.wide{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0;white-space:nowrap}
-td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line)}
-td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
-tr.model{font-weight:600;background:var(--wash)}
-svg{max-width:100%;height:auto}svg text{fill:var(--ink);font-size:13px}svg .grid{stroke:var(--line)}
-@media(max-width:560px){svg text{font-size:18px}}"""
-
-
 def html(report: Report) -> str:
     """The report as one self-contained page."""
-    body = [f"<h1>Accuracy on {escape(str(report['data']))}: {escape(headline(report))}</h1>"]
+    said = headline(report)
+    body = [
+        f"<h1>Ullage · accuracy on {escape(str(report['data']))}</h1>",
+        f'<p class="headline">{escape(said[:1].upper() + said[1:])}.</p>',
+    ]
     body += [_intro(report)] * bool(report["tasks"])
     for name, task in report["tasks"].items():
         body += [
@@ -277,10 +269,11 @@ def html(report: Report) -> str:
         ]
     body += lifetime_accuracy.section(report["lifetimes"]) if "lifetimes" in report else []
     head = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Ullage accuracy</title><style>{STYLE}</style>"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Ullage accuracy</title><style>{STYLE}</style></head><body><main>"
     )
-    return head + "\n".join(body) + "</html>\n"
+    return head + "\n".join(body) + "</main></body></html>\n"
 
 
 def headline(report: Report) -> str:
@@ -299,7 +292,7 @@ def headline(report: Report) -> str:
 def _intro(report: Report) -> str:
     trained, note = report["model"], report.get("judged", {}).get("note", "")
     return (
-        f'<p class="note">Models trained on {escape(str(trained["name"]))} ({trained["workloads"]} workloads, '
+        f'<p class="lead">Models trained on {escape(str(trained["name"]))} ({trained["workloads"]} workloads, '
         f"{trained['days']:g} days), judged on the last third of the recording at the {report['level']:.0%} quantile. "
         "Pinball loss is divided by the mean of the truth; slack is what is reserved and not used, severity what is "
         "used and not reserved, both as shares of use. Tuned: one scalar from the days before.</p>"
@@ -311,18 +304,18 @@ def _intro(report: Report) -> str:
 def _diagram(points: Sequence[Sequence[float]]) -> str:
     x = [p[0] for p in points]
     lines = [Line("model", x, [p[1] for p in points]), Line("ideal", x, x)]
-    return line_chart("Reliability", lines, x_label="level asked for", y_label="share covered")
+    svg = line_chart("Reliability", lines, x_label="level asked for", y_label="share covered")
+    return with_names(svg, [line.name for line in lines])
 
 
 def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:
     order = sorted(table, key=lambda n: min(table[n]["pinball"], table[n].get("tuned_pinball", 9e9)))
     columns = ("pinball", "tuned_pinball", "coverage", "tuned_coverage", "slack", "severity")
-    head = "".join(f"<th>{escape(c.replace('_', ' '))}</th>" for c in ("predictor", *columns))
-    lines = []
-    for name in order:
-        cells = "".join(f"<td>{table[name][c]:.4f}</td>" if c in table[name] else "<td></td>" for c in columns)
-        lines.append(f'<tr class="{"model" if name == "model" else ""}"><td>{escape(name)}</td>{cells}</tr>')
-    return f"<div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+    rows = [
+        (name, name == "model", [f"{table[name][c]:.4f}" if c in table[name] else "" for c in columns])
+        for name in order
+    ]
+    return sheet(("predictor", *(c.replace("_", " ") for c in columns)), rows)
 
 
 def _groups(what: str, groups: Mapping[str, Mapping[str, float]]) -> str:
@@ -331,11 +324,8 @@ def _groups(what: str, groups: Mapping[str, Mapping[str, float]]) -> str:
     columns = [
         c for c in ("pinball", "rival_pinball", "coverage", "slack", "samples") if c in next(iter(groups.values()))
     ]
-    lines = [
-        f"<tr><td>{escape(name)}</td>"
-        + "".join(f"<td>{entry[c]:{'d' if c == 'samples' else '.4f'}}</td>" for c in columns)
-        + "</tr>"
+    rows = [
+        (name, False, [f"{entry[c]:{'d' if c == 'samples' else '.4f'}}" for c in columns])
         for name, entry in groups.items()
     ]
-    head = "".join(f"<th>{c.replace('_', ' ')}</th>" for c in (what, *columns))
-    return f"<div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+    return sheet((what, *(c.replace("_", " ") for c in columns)), rows)

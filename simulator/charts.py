@@ -1,7 +1,8 @@
 """Charts as inline SVG: a few shapes that reports need, legible in light and dark, on paper and on a phone.
 
-Colours are the Okabe–Ito palette, which stays apart for colour-blind readers; text and axes take the page's own colour.
-Lines are labelled at their end where they differ, so nobody has to look things up in a legend.
+Colours are variables of :mod:`simulator.page_style`; text and axes take the page's own colour. Lines are labelled at
+their end, so nobody has to look things up in a legend; names that are too long or too many for that stand below the
+chart, where phones have them as well. What a picture shows is also said in its label, for who cannot see it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#B8A100")
-WIDTH, HEIGHT = 720, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 132, 16, 40
+COLOURS = 8
+WIDTH, HEIGHT = 720, 320
+LEFT, TOP, BOTTOM = 64, 38, 54
+"""Wide enough for a phone's larger letters: the unit stands above the highest tick, the axis' name below its ticks."""
+NAMES_BELOW = 24
+"""Room at the right where the names of lines are below the chart."""
+MAX_AT_ENDS = 240
+"""More room than this names do not get at the right of a chart."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,24 @@ class Line:
 
 
 def colour(i: int) -> str:
-    """The i-th colour."""
-    return PALETTE[i % len(PALETTE)]
+    """The i-th colour, for shapes."""
+    return f"var(--c{i % COLOURS})"
+
+
+def ink(i: int) -> str:
+    """The i-th colour as text can be read in."""
+    return f"var(--t{i % COLOURS})"
+
+
+def with_names(svg: str, names: Sequence[str]) -> str:
+    """A line chart and, for where it has no room for them, the names of its lines below."""
+    spans = "".join(f'<span style="color:{ink(i)}">{escape(name)}</span>' for i, name in enumerate(names))
+    return f'<div class="card lines">{svg}<div class="names" aria-hidden="true">{spans}</div></div>' if svg else ""
+
+
+def dashes(i: int) -> str:
+    """What tells lines apart that share a colour."""
+    return f' stroke-dasharray="{8 - 2 * (i // COLOURS % 3)} 4"' if i >= COLOURS else ""
 
 
 def ticks(low: float, high: float, num: int = 5) -> list[float]:
@@ -44,17 +66,19 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _frame(title: str, body: Sequence[str], height: int = HEIGHT) -> str:
+def _frame(title: str, said: Sequence[str], body: Sequence[str], height: int = HEIGHT, extra: str = "") -> str:
+    """A picture; ``said`` is what it shows in words."""
+    label = escape(f"{title}: {'; '.join(said)}" if said else title)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" preserveAspectRatio="xMidYMid meet">'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" preserveAspectRatio="xMidYMid meet"{extra}>'
         f"<title>{escape(title)}</title>{''.join(body)}</svg>"
     )
 
 
 def _axes(
-    xs: tuple[float, float], ys: tuple[float, float], x_label: str, y_label: str
+    xs: tuple[float, float], ys: tuple[float, float], x_label: str, y_label: str, right: float
 ) -> tuple[list[str], float, float]:
-    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    width, height = WIDTH - LEFT - right, HEIGHT - TOP - BOTTOM
     kx, ky = width / ((xs[1] - xs[0]) or 1), height / ((ys[1] - ys[0]) or 1)
     body = []
     for tick in ticks(*ys):
@@ -63,16 +87,16 @@ def _axes(
         body.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
     for tick in ticks(*xs, num=6):
         x = LEFT + (tick - xs[0]) * kx
-        body.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 18}" text-anchor="middle">{_number(tick)}</text>')
+        body.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 32}" text-anchor="middle">{_number(tick)}</text>')
     body.append(
-        f'<text class="axis" x="{LEFT + width / 2}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="axis" x="{LEFT + width / 2:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
     )
-    body.append(f'<text class="axis" x="{LEFT - 50}" y="{TOP - 4}">{escape(y_label)}</text>')
+    body.append(f'<text class="axis" x="4" y="16">{escape(y_label)}</text>')
     return body, kx, ky
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str, from_zero: bool = False) -> str:
-    """Lines over a common axis, each labelled at its end."""
+    """Lines over a common axis, each labelled at its end where there is room."""
     points = [(x, y) for line in lines for x, y in zip(line.x, line.y, strict=True) if y is not None]
     if not points:
         return ""
@@ -81,9 +105,13 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
     low = 0.0 if from_zero else low
     pad = (high - low) * 0.05 or 1.0
     ys = (low if from_zero else low - pad, high + pad)
-    body, kx, ky = _axes(xs, ys, x_label, y_label)
+    room = 16 + 8.6 * max(len(line.name) for line in lines)
+    bare = room > MAX_AT_ENDS or 15 * len(lines) > HEIGHT - TOP - BOTTOM
+    right = NAMES_BELOW if bare else room
+    body, kx, ky = _axes(xs, ys, x_label, y_label, right)
     floor = HEIGHT - BOTTOM
     ends: list[tuple[float, int, str]] = []
+    said = []
     for i, line in enumerate(lines):
         path, pen = [], "M"
         last = None
@@ -94,11 +122,17 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
             last = floor - (y - ys[0]) * ky
             path.append(f"{pen}{LEFT + (x - xs[0]) * kx:.1f},{last:.1f}")
             pen = "L"
-        body.append(f'<path d="{"".join(path)}" fill="none" stroke="{colour(i)}" stroke-width="2"/>')
+        body.append(
+            f'<path d="{"".join(path)}" fill="none" stroke="{colour(i)}" stroke-width="2"{dashes(i)}>'
+            f"<title>{escape(line.name)}</title></path>"
+        )
         if last is not None:
             ends.append((last, i, line.name))
-    body += _end_labels(ends)
-    return _frame(title, body)
+            said.append(f"{line.name} ends at {_number(next(y for y in reversed(line.y) if y is not None))}")
+    grow = f' style="--grow:{100 * WIDTH / (WIDTH - right + NAMES_BELOW):.0f}%"'
+    if bare:
+        return _frame(title, said, body, extra=' class="bare"')
+    return _frame(title, said, body + _end_labels(ends, WIDTH - right + 8), extra=grow)
 
 
 def heat_map(
@@ -107,22 +141,22 @@ def heat_map(
     """One row per name, one cell per moment, the darker the higher the share (0–1); above 1 in the second colour."""
     if not names or not x:
         return ""
-    left, row = 170, 14
-    width, height = WIDTH - left - 24, TOP + row * len(names) + 58
+    left, row, top = 170, 14, 16
+    width, height = WIDTH - left - 24, top + row * len(names) + 58
     step = width / len(x)
     body = []
     for i, (name, values) in enumerate(zip(names, rows, strict=True)):
-        y = TOP + row * i
+        y = top + row * i
         body.append(f'<text class="tick" x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(name)}</text>')
         for j, value in enumerate(values):
             if value is None:
                 continue
-            fill, opacity = (PALETTE[1], 1.0) if value > 1 else (PALETTE[0], 0.06 + 0.94 * max(value, 0.0))
+            fill, opacity = (colour(1), 1.0) if value > 1 else (colour(0), 0.06 + 0.94 * max(value, 0.0))
             body.append(
                 f'<rect x="{left + j * step:.1f}" y="{y}" width="{step + 0.3:.1f}" height="{row - 2}" fill="{fill}" '
                 f'fill-opacity="{opacity:.2f}"/>'
             )
-    base = TOP + row * len(names)
+    base = top + row * len(names)
     for tick in ticks(min(x), max(x), 6):
         at = left + (tick - min(x)) / ((max(x) - min(x)) or 1) * (width - step)
         body.append(f'<text class="tick" x="{at:.1f}" y="{base + 16}" text-anchor="middle">{_number(tick)}</text>')
@@ -130,13 +164,15 @@ def heat_map(
         f'<text class="axis" x="{left + width / 2}" y="{base + 32}" text-anchor="middle">{escape(x_label)}</text>'
     )
     for k, (share, text) in enumerate(((0.1, "10 %"), (0.5, "50 %"), (1.0, "100 %"), (1.1, "above"))):
-        fill, opacity = (PALETTE[1], 1.0) if share > 1 else (PALETTE[0], 0.06 + 0.94 * share)
+        fill, opacity = (colour(1), 1.0) if share > 1 else (colour(0), 0.06 + 0.94 * share)
         at = left + 90 * k
         body.append(
             f'<rect x="{at}" y="{base + 40}" width="12" height="12" fill="{fill}" fill-opacity="{opacity:.2f}"/>'
         )
         body.append(f'<text class="tick" x="{at + 18}" y="{base + 50}">{text}</text>')
-    return _frame(title, body, height)
+    hot = {name: sum(v is not None and v > 1 for v in values) for name, values in zip(names, rows, strict=True)}
+    said = [f"{name} above 100 % at {count} of {len(x)} moments" for name, count in hot.items() if count]
+    return _frame(title, said or ["no node above 100 %"], body, height)
 
 
 @dataclass(frozen=True)
@@ -166,7 +202,7 @@ def frontier_chart(
         return ""
     most = max([p.x for p in points] + ([mark_x] if mark_x is not None else []))
     xs, ys = (0.0, most * 1.05 or 1.0), (0.0, max(p.y for p in points) * 1.05 or 1.0)
-    body, kx, ky = _axes(xs, ys, x_label, y_label)
+    body, kx, ky = _axes(xs, ys, x_label, y_label, NAMES_BELOW)
     floor = HEIGHT - BOTTOM
     if mark_x is not None:
         x = LEFT + mark_x * kx
@@ -182,13 +218,19 @@ def frontier_chart(
                 f'fill-opacity="0.75"><title>{escape(f"{group.name}: {p.note}")}</title></circle>'
                 for p in spots
             ]
-        y = HEIGHT + 16 + 18 * i
-        legend.append(f'<circle cx="{LEFT + 4}" cy="{y - 4}" r="4" fill="{colour(i)}"/>')
+        y = HEIGHT + 20 + 24 * i
+        legend.append(f'<circle cx="{LEFT + 4}" cy="{y - 5}" r="4" fill="{colour(i)}"/>')
         legend.append(f'<text class="tick" x="{LEFT + 16}" y="{y}">{escape(group.name)}</text>')
-    return _frame(title, body + legend, HEIGHT + 18 * len(groups) + 12)
+    said = [
+        f"{g.name} {_number(min(p.x for p in spots))} to {_number(max(p.x for p in spots))} {x_label}, "
+        f"{_number(min(p.y for p in spots))} to {_number(max(p.y for p in spots))} {y_label}"
+        for g in groups
+        if (spots := (*g.loose, *g.path))
+    ]
+    return _frame(title, said, body + legend, HEIGHT + 24 * len(groups) + 12)
 
 
-def _end_labels(ends: list[tuple[float, int, str]]) -> list[str]:
+def _end_labels(ends: list[tuple[float, int, str]], x: float) -> list[str]:
     """Names at the right, pushed apart so that none covers another; up, where there is no room below."""
     body, below = [], -1e9
     lowest = max((y for y, _, _ in ends), default=0.0)
@@ -197,41 +239,44 @@ def _end_labels(ends: list[tuple[float, int, str]]) -> list[str]:
     for y, i, name in sorted(ends):
         at = max(min(y, HEIGHT - BOTTOM) - shift, below + 15, TOP + 6)
         below = at
-        body.append(
-            f'<text class="name" x="{WIDTH - RIGHT + 8}" y="{at + 4:.1f}" style="fill:{colour(i)}">{escape(name)}</text>'
-        )
+        body.append(f'<text class="name" x="{x:.1f}" y="{at + 4:.1f}" style="fill:{ink(i)}">{escape(name)}</text>')
     return body
 
 
 def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_label: str) -> str:
-    """One row per group, a dot per value, a bar at the mean: the spread over seeds."""
+    """One row per group, its name above it, a dot per value, a bar at the mean: the spread over seeds."""
     values = [v for _, vs in groups for v in vs]
     if not values:
         return ""
     low, high = min(values), max(values)
     pad = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
     low, high = low - pad, high + pad
-    left, right, row = max(170, 30 + 8 * max(len(name) for name, _ in groups)), 24, 34
-    height = TOP + row * len(groups) + 44
+    left, right, row, top = 16, 24, 48, 6
+    height = top + row * len(groups) + 56
     k = (WIDTH - left - right) / (high - low)
-    body = []
+    body, said = [], []
     for tick in ticks(low, high, 6):
         x = left + (tick - low) * k
-        body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - 40}"/>')
-        body.append(f'<text class="tick" x="{x:.1f}" y="{height - 22}" text-anchor="middle">{_number(tick)}</text>')
+        body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 50}"/>')
+        body.append(f'<text class="tick" x="{x:.1f}" y="{height - 32}" text-anchor="middle">{_number(tick)}</text>')
     for i, (name, vs) in enumerate(groups):
-        y = TOP + row * i + row / 2
-        body.append(f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        y = top + row * i + 34
+        body.append(f'<text class="name" x="0" y="{y - 17}">{escape(name)}</text>')
+        if not vs:
+            continue
         for v in vs:
             body.append(
                 f'<circle cx="{left + (v - low) * k:.1f}" cy="{y}" r="5" fill="{colour(i)}" fill-opacity="0.45"/>'
             )
-        mean = left + (sum(vs) / len(vs) - low) * k if vs else left
+        mean = sum(vs) / len(vs)
+        x = left + (mean - low) * k
         body.append(
-            f'<line x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 11}" y2="{y + 11}" stroke="{colour(i)}" stroke-width="3"/>'
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 11}" y2="{y + 11}" stroke="{colour(i)}" stroke-width="3">'
+            f"<title>{escape(name)}: {mean:,.2f}</title></line>"
         )
-    body.append(f'<text class="axis" x="{left}" y="{height - 4}">{escape(x_label)}</text>')
-    return _frame(title, body, height)
+        said.append(f"{name} {mean:,.2f} ({min(vs):,.2f} to {max(vs):,.2f})")
+    body.append(f'<text class="axis" x="{WIDTH / 2}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>')
+    return _frame(title, said, body, height)
 
 
 def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, unit: str) -> str:
@@ -240,21 +285,24 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
     most = max((sum(v for _, v in stack) for _, stack in groups), default=0.0)
     if not most:
         return ""
-    left, right, row = 170, 150, 34
-    height = TOP + row * len(groups) + 24 * len(parts) + 16
-    k = (WIDTH - left - right) / most
-    body = []
+    right, row, top = 170, 48, 6
+    height = top + row * len(groups) + 28 * len(parts) + 12
+    k = (WIDTH - right) / most
+    body, said = [], []
     for i, (name, stack) in enumerate(groups):
-        y, x = TOP + row * i, float(left)
-        body.append(f'<text class="name" x="{left - 12}" y="{y + 20}" text-anchor="end">{escape(name)}</text>')
+        y, x = top + row * i, 0.0
+        body.append(f'<text class="name" x="0" y="{y + 16}">{escape(name)}</text>')
         for part, value in stack:
-            fill = colour(parts.index(part))
-            body.append(f'<rect x="{x:.1f}" y="{y + 4}" width="{value * k:.1f}" height="24" rx="2" fill="{fill}"/>')
+            body.append(
+                f'<rect x="{x:.1f}" y="{y + 23}" width="{value * k:.1f}" height="18" rx="2" '
+                f'fill="{colour(parts.index(part))}"><title>{escape(part)}: {_number(value)} {escape(unit)}</title></rect>'
+            )
             x += value * k
-        total = sum(v for _, v in stack)
-        body.append(f'<text class="tick" x="{x + 8:.1f}" y="{y + 21}">{_number(total)} {escape(unit)}</text>')
+        total = f"{_number(sum(v for _, v in stack))} {unit}"
+        body.append(f'<text class="tick" x="{x + 8:.1f}" y="{y + 37}">{escape(total)}</text>')
+        said.append(f"{name} {total} ({', '.join(f'{part} {_number(value)}' for part, value in stack)})")
     for i, part in enumerate(parts):
-        x, y = left, TOP + row * len(groups) + 22 + 24 * i
-        body.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" rx="2" fill="{colour(i)}"/>')
-        body.append(f'<text class="tick" x="{x + 20}" y="{y}">{escape(part)}</text>')
-    return _frame(title, body, height)
+        y = top + row * len(groups) + 24 + 28 * i
+        body.append(f'<rect x="0" y="{y - 11}" width="12" height="12" rx="2" fill="{colour(i)}"/>')
+        body.append(f'<text class="tick" x="20" y="{y}">{escape(part)}</text>')
+    return _frame(title, said, body, height)

@@ -16,7 +16,7 @@ import click
 
 from placement.errors import ConfigError
 from placement.plans import Plan
-from simulator.output import data_only, output_option, progress, render
+from simulator.output import data_only, output_option, progress, render, write_whole
 
 if TYPE_CHECKING:
     from placement.snapshots import SnapshotFile
@@ -419,13 +419,14 @@ def _run(request: Request, given: _Given) -> None:
     finally:
         planner.close()
     if report is not None:
-        report.write_text(page(cluster_of(request.snapshot, request.usd_per_hour), made), encoding="utf-8")
+        write_whole({report: page(cluster_of(request.snapshot, request.usd_per_hour), made)})
+        click.echo(f"report: {report}", err=True)
     _print(made, given.output)
 
 
 def _print(made: Plan, output: str) -> None:
     from placement.planning import plan_document
-    from simulator.plan_page import brief, headline, target, wishes
+    from simulator.plan_page import brief, headline, step_rows, target, wishes
 
     rows = [
         {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": target(s)}
@@ -439,7 +440,7 @@ def _print(made: Plan, output: str) -> None:
             click.echo(f"- {reason}")
         click.echo()
     if rows or output in ("json", "yaml"):
-        click.echo(render(plan_document(made), rows, output))
+        click.echo(render(plan_document(made), step_rows(made) if output == "table" else rows, output))
 
 
 @click.command()

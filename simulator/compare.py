@@ -523,9 +523,7 @@ def headline(question: Question, rows: Sequence[Row], metric: str) -> str:
             continue
         what = "GPU" if metric.startswith("gpu") else "CPU"
         worth = _worth(rows, trace, metric, gain)
-        parts.append(
-            f"On {trace}, {best} keeps {100 * gain:.2f} points more {what} busy than {second}{worth}, {often}."
-        )
+        parts.append(f"On {trace}, {best} allocates {100 * gain:.2f} points more {what} than {second}{worth}, {often}.")
     return " ".join(parts)
 
 

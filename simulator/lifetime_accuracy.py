@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from simulator.charts import Line, line_chart
+from simulator.charts import Line, line_chart, with_names
 from simulator.lifetime_training import best_rule
+from simulator.page_style import sheet
 
 COLUMNS = ("accuracy", "c_index", "log_loss", "brier", "calibration_error", "pods")
 AGES = {"0s": "at arrival", "900s": "after 15 minutes", "3600s": "after an hour"}
@@ -63,7 +64,7 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
     data, trained = lifetimes["data"], lifetimes["trained_on"] or {}
     body = [
         "<h2>Lifetimes</h2>",
-        f'<p class="note">Trained on {escape(str(trained.get("name", "?")))}, judged on the last third of '
+        f'<p class="lead">Trained on {escape(str(trained.get("name", "?")))}, judged on the last third of '
         f"{escape(str(data['name']))} ({data['pods']:,} pods of {data['owners']:,} owners, {data['days']:g} days). "
         f"The trees have {lifetimes['share']:.0%} of the mixture with the history. Classes: {', '.join(CLASSES)}. "
         "Loss in nats, pods that still run included; Brier score and calibration of the chances to be gone within 15 "
@@ -85,23 +86,19 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
 def _diagram(points: Sequence[Sequence[float]]) -> str:
     x = [p[0] for p in points]
     lines = [Line("model", x, [p[1] for p in points]), Line("ideal", x, x)]
-    return line_chart("Reliability of lifetimes", lines, x_label="chance to be gone", y_label="share gone")
+    svg = line_chart("Reliability of lifetimes", lines, x_label="chance to be gone", y_label="share gone")
+    return with_names(svg, [line.name for line in lines])
 
 
 def _table(title: str, table: Mapping[str, Mapping[str, float | int | None]]) -> str:
     order = sorted(table, key=lambda n: (table[n]["log_loss"] or 0.0, n))
-    head = "".join(f"<th>{escape(c.replace('_', ' '))}</th>" for c in (title, *COLUMNS))
-    lines = []
-    for name in order:
-        cells = "".join(f"<td>{_text(table[name][c])}</td>" for c in COLUMNS)
-        lines.append(f'<tr class="{"model" if name == "model" else ""}"><td>{escape(name)}</td>{cells}</tr>')
-    return f"<div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+    rows = [(name, name == "model", [_text(table[name][c]) for c in COLUMNS]) for name in order]
+    return sheet((title, *(c.replace("_", " ") for c in COLUMNS)), rows)
 
 
 def _classes(classes: Sequence[Mapping[str, float | int | None]]) -> str:
-    lines = [
-        f"<tr><td>{name}</td><td>{_text(one['pods'])}</td><td>{_text(one['found'])}</td><td>{_text(one['right'])}</td></tr>"
+    rows = [
+        (name, False, [_text(one[key]) for key in ("pods", "found", "right")])
         for name, one in zip(CLASSES, classes, strict=True)
     ]
-    head = "<tr><th>class, by the model</th><th>pods</th><th>found</th><th>right when said</th></tr>"
-    return f"<div class='wide'><table>{head}{''.join(lines)}</table></div>"
+    return sheet(("class, by the model", "pods", "found", "right when said"), rows)

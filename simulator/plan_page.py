@@ -1,6 +1,6 @@
 """A plan as one HTML file: what it gains in a sentence, the nodes before and after as a picture, and its steps.
 
-Self-contained: inline style and SVG, no script, no network; light and dark by the reader's preference.
+Self-contained: inline style and SVG, no script, no network; it looks as the other pages do.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from placement.plans import Action, Ending, Plan, Step
 from placement.problems import Cluster
-from placement.resources import CPU, MEMORY
+from placement.resources import CPU, GPU_SHARE, MEMORY
+from simulator.cost import HOURS_A_MONTH
+from simulator.page_style import STYLE
 
 NAMES = 3
 """Pods that :func:`brief` names where it counts the rest."""
@@ -20,39 +23,38 @@ ROUNDING = 1e-6
 """A certified gap below this share is none."""
 MAX_NODES = 300
 """Rows of the picture; larger clusters show the nodes that change most."""
-BAR, ROW, LEFT = 220, 16, 170
+BAR, ROW, LEFT = 220, 18, 170
+NAME_LETTERS = 22
+TITLES = {CPU: "CPU", MEMORY: "Memory", GPU_SHARE: "GPU"}
 
-STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#6a737d;--paper:#fff;--line:#d8dee4;--a:#8aa9c9;--b:#2f6f4f;--c:#b5533c}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--line:#30363d;--a:#4d6a8a;--b:#5fae85;--c:#d98470}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2rem .6rem;border-bottom:1px solid var(--line)}
-h1{font-size:1.5rem;line-height:1.3}.soft{color:var(--soft)}.steps{overflow-x:auto}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem 2rem}
-svg{width:100%;height:auto}svg text{fill:var(--ink);font-size:11px}
+PLAN_STYLE = """
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 20px 32px; }
+.pair h3 { margin: 0 0 4px; } svg.nodes text { font-size: 12px; } svg.nodes .gone { fill: var(--soft); }
+.key { display: flex; flex-wrap: wrap; gap: 2px 18px; color: var(--soft); font-size: 14px; margin: 0 0 12px; }
+.key i { display: inline-block; height: 12px; margin-right: 6px; vertical-align: -1px; background: var(--c2); width: 18px; }
+.key i.was { background: var(--c1); width: 3px; }
 """
 
 
 def headline(plan: Plan) -> str:
     """What the plan does and how good it is, in words."""
     if plan.ending == Ending.INFEASIBLE:
-        bound = "it cannot be done"
+        bound = "it cannot be done, for the reasons given (infeasible)"
     elif plan.gap_share is None:
-        bound = "no bound is known"
+        bound = f"no bound is known ({plan.ending})"
     elif plan.gap_share > ROUNDING:
-        bound = f"at most {100 * plan.gap_share:.3g} % from the best possible"
+        bound = f"at most {100 * plan.gap_share:.3g} % from the best possible ({plan.ending})"
     else:
         bound = "nothing better exists"
-    money = {
-        "consolidate": "saves {:.2f} USD per hour",
-        "purchase": "costs {:.2f} USD per hour",
-    }.get(plan.kind, "{:.2f} USD per hour")
-    value = f"{plan.value:g} {plan.unit}" if plan.usd_per_hour is None else money.format(plan.usd_per_hour)
+    money = {"consolidate": "saves ", "purchase": "costs "}.get(plan.kind, "")
+    value = f"{plan.value:g} {plan.unit}"
+    if plan.usd_per_hour is not None:
+        value = f"{money}{plan.usd_per_hour:,.2f} USD per hour ({plan.usd_per_hour * HOURS_A_MONTH:,.0f} a month)"
     payback = f", paid back in {plan.payback_s / 60:.0f} minutes" if plan.payback_s is not None else ""
     counts = [f"{n} × {action}" for action in Action if action != Action.BUY and (n := plan.count(action))]
     bought = Counter(step.name for step in plan.steps if step.action == Action.BUY)
     counts += [f"buy {number} × {shape}" for shape, number in bought.most_common()]
-    return f"{plan.kind}: {value}{payback}; {bound} ({plan.ending}). {', '.join(counts) or 'Nothing to do'}."
+    return f"{plan.kind}: {value}{payback}; {bound}. {', '.join(counts) or 'No steps'}."
 
 
 def wishes(plan: Plan) -> str:
@@ -86,14 +88,14 @@ def brief(reasons: Sequence[str]) -> list[str]:
 
 
 def _shares(cluster: Cluster, where: Mapping[str, str], resource: str) -> dict[str, float]:
-    """Allocated share of a resource per node, for pods on the nodes that ``where`` says."""
+    """Allocated share of a resource per node that offers it, for pods on the nodes that ``where`` says."""
     specs = {uid: r.spec for uid, r in cluster.state.residents.items()} | {p.uid: p.spec for p in cluster.pending}
     taken = dict.fromkeys(cluster.node_names(), 0)
     for uid, home in where.items():
         taken[home] += specs[uid].amount(resource)
     nodes = cluster.state.nodes
     offered = {name: node.amounts.get(resource, 0) for name in taken if (node := nodes[cluster.state.row_of[name]])}
-    return {name: amount / offered[name] if offered[name] else 0.0 for name, amount in taken.items()}
+    return {name: amount / offered[name] for name, amount in taken.items() if offered[name]}
 
 
 def _after(cluster: Cluster, plan: Plan) -> tuple[dict[str, str], dict[str, str], set[str]]:
@@ -111,54 +113,95 @@ def _after(cluster: Cluster, plan: Plan) -> tuple[dict[str, str], dict[str, str]
     return before, {uid: node for uid, node in after.items() if node not in gone}, gone
 
 
+def step_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Steps for people; what is bought alike is one row."""
+    rows: list[dict[str, Any]] = []
+    start = 0
+    while start < len(plan.steps):
+        step, end = plan.steps[start], start + 1
+        if step.action == Action.BUY:
+            while end < len(plan.steps) and (plan.steps[end].action, plan.steps[end].name) == (step.action, step.name):
+                end += 1
+        what, to = step.name or step.pod, target(step)
+        number: int | str = end
+        if end - start > 1:
+            what, number = f"{end - start} × {what}", f"{start + 1}–{end}"
+            to = f"{to} … {target(plan.steps[end - 1])}"
+        rows.append({"step": number, "action": str(step.action), "pod": what, "from": step.source, "to": to})
+        start = end
+    return rows
+
+
 def picture(cluster: Cluster, plan: Plan) -> str:
-    """CPU and memory, a panel each: one row per node, allocated before (thin) and after (thick)."""
+    """A panel per resource: one row per node, allocated before (line) and after (bar)."""
     before, after, gone = _after(cluster, plan)
-    old = {r: _shares(cluster, before, r) for r in (CPU, MEMORY)}
-    new = {r: _shares(cluster, after, r) for r in (CPU, MEMORY)}
-    change = {n: abs(new[CPU][n] - old[CPU][n]) + abs(new[MEMORY][n] - old[MEMORY][n]) for n in old[CPU]}
+    offers = {name for node in cluster.state.nodes if node is not None for name, n in node.amounts.items() if n}
+    resources = [CPU, MEMORY, *sorted(name for name in offers if name == GPU_SHARE or name.endswith("/gpu"))]
+    old = {r: _shares(cluster, before, r) for r in resources}
+    new = {r: _shares(cluster, after, r) for r in resources}
+    change = {n: sum(abs(new[r].get(n, 0.0) - old[r].get(n, 0.0)) for r in resources) for n in old[CPU]}
     names = sorted(sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES])
-    return f'<div class="pair">{"".join(_panel(r, names, old[r], new[r], gone) for r in (CPU, MEMORY))}</div>'
+    panels = "".join(_panel(r, [n for n in names if n in old[r]], old[r], new[r], gone) for r in resources)
+    few = f" The {MAX_NODES} of {len(change):,} nodes that change most." if len(change) > MAX_NODES else ""
+    return (
+        '<section><h2>Nodes before and after</h2><p class="lead">Share of what each node offers that pods have asked '
+        f'for.{few}</p><div class="card"><p class="key"><span><i class="was"></i>before</span><span><i></i>after</span>'
+        f'</p><div class="pair">{panels}</div></div></section>'
+    )
 
 
 def _panel(
     resource: str, names: Sequence[str], old: Mapping[str, float], new: Mapping[str, float], gone: set[str]
 ) -> str:
-    """SVG of one resource; two stand side by side where the page is wide."""
-    size = f"0 0 {LEFT + BAR} {24 + ROW * len(names)}"
-    parts = [f'<svg viewBox="{size}" role="img" aria-label="{resource} of nodes before and after">']
-    parts.append(f'<text x="0" y="13">{resource} allocated: before (line), after (bar)</text>')
+    """One resource, for the nodes that offer it; two stand side by side where the page is wide."""
+    if not names:
+        return ""
+    title = TITLES.get(resource, resource)
+    said = [f"{n} {100 * old[n]:.0f} % to {100 * new[n]:.0f} %" for n in names if old[n] != new[n] or n in gone]
+    label = f"{title} allocated, before and after: {'; '.join(said) or 'no node changes'}"
+    parts = [
+        f"<div><h3>{escape(title)} allocated</h3>",
+        f'<svg class="nodes" viewBox="0 0 {LEFT + BAR} {ROW * len(names)}" role="img" aria-label="{escape(label)}">',
+    ]
     for i, name in enumerate(names):
-        y = 24 + i * ROW
+        y = i * ROW + 2
         share, was = min(new[name], 1.0), min(old[name], 1.0)
-        mark = " (goes)" if name in gone else ""
-        parts.append(f'<text x="0" y="{y + 9}">{escape(name[:22])}{mark}</text>')
-        parts.append(f'<rect x="{LEFT}" y="{y}" width="{BAR}" height="11" fill="var(--line)" opacity=".45"/>')
-        parts.append(f'<rect x="{LEFT}" y="{y}" width="{share * BAR:.1f}" height="11" fill="var(--b)"/>')
+        mark, look = (" (goes)", ' class="gone"') if name in gone else ("", "")
+        room = NAME_LETTERS - len(mark)
+        short = name if len(name) <= room else f"{name[: room - 1]}…"
+        parts.append(f"<g><title>{escape(name)}: {100 * old[name]:.0f} % before, {100 * new[name]:.0f} % after</title>")
+        parts.append(f'<text x="0" y="{y + 10}"{look}>{escape(short)}{mark}</text>')
+        parts.append(f'<rect x="{LEFT}" y="{y}" width="{BAR}" height="12" fill="var(--line)" opacity=".6"/>')
+        parts.append(f'<rect x="{LEFT}" y="{y}" width="{share * BAR:.1f}" height="12" fill="var(--c2)"/>')
         x = LEFT + max(was * BAR - 1, 0)
-        parts.append(f'<rect x="{x:.1f}" y="{y - 1}" width="2" height="13" fill="var(--c)"/>')
-    return "\n".join([*parts, "</svg>"])
+        parts.append(f'<rect x="{x:.1f}" y="{y - 1}" width="3" height="14" fill="var(--c1)"/></g>')
+    return "\n".join([*parts, "</svg></div>"])
 
 
 def page(cluster: Cluster, plan: Plan) -> str:
     """The whole file."""
-    rows = "\n".join(
-        f"<tr><td>{i}</td><td>{step.action}</td><td>{escape(step.name or step.pod)}</td>"
-        f"<td>{escape(step.source)}</td><td>{escape(target(step))}</td></tr>"
-        for i, step in enumerate(plan.steps, 1)
+    cells = "\n".join(
+        f"<tr><th scope='row'>{row['step']}</th>"
+        + "".join(f"<td>{escape(row[key])}</td>" for key in ("action", "pod", "from", "to"))
+        + "</tr>"
+        for row in step_rows(plan)
     )
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in plan.reasons)
     bound = "unknown" if plan.bound is None else f"{plan.bound:g}"
+    says = headline(plan).removeprefix(f"{plan.kind}: ")
+    heads = "".join(f"<th scope='col'>{head}</th>" for head in ("step", "action", "pod or shape", "from", "to"))
     parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>Ullage plan: {plan.kind}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{escape(headline(plan))}</h1>",
-        f'<p class="soft">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Ullage plan: {plan.kind}</title><style>{STYLE}{PLAN_STYLE}</style></head><body><main>",
+        f'<h1>Ullage · plan · {plan.kind}</h1><p class="headline">{escape(says[:1].upper() + says[1:])}</p>',
+        f'<p class="lead">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
         "" if plan.count(Action.BUY) else picture(cluster, plan),
         f"<h2>Notes</h2><ul>{reasons}</ul>" if reasons else "",
-        "<h2>Steps</h2><div class='steps'><table>",
-        "<thead><tr><th>#</th><th>action</th><th>pod or shape</th><th>from</th><th>to</th></tr></thead>",
-        f"<tbody>{rows}</tbody></table></div></body></html>",
+        "<h2 id='steps'>Steps</h2>",
+        "<div class='card' role='region' tabindex='0' aria-labelledby='steps'><table class='words'>" if cells else "",
+        f"<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>" if cells else "<p>None.</p>",
+        "</main></body></html>",
     ]
     return "\n".join(parts)

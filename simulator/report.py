@@ -11,9 +11,12 @@ from typing import Any
 
 import jinja2
 
-from simulator.charts import Line, bar_chart, colour, dot_chart, heat_map, line_chart
+from simulator.charts import Line, bar_chart, dot_chart, heat_map, ink, line_chart
 from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
+from simulator.cost import HOURS_A_MONTH, Rates
 from simulator.output import markdown
+from simulator.page_style import STYLE
+from simulator.trace_facts import duration
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,21 @@ class Page:
     sections: Sequence[Section]
     command: str
     facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    next_step: str = ""
 
 
 COLUMNS: tuple[tuple[str, str, float, int, bool], ...] = (
-    ("gpu_allocated_share", "GPU busy %", 100, 2, True),
-    ("cpu_allocated_share", "CPU busy %", 100, 2, True),
-    ("memory_allocated_share", "Memory busy %", 100, 2, True),
+    ("gpu_allocated_share", "GPU allocated %", 100, 2, True),
+    ("cpu_allocated_share", "CPU allocated %", 100, 2, True),
+    ("memory_allocated_share", "Memory allocated %", 100, 2, True),
     ("gpu_hours", "GPU-hours", 1, 0, True),
     ("empty_nodes_mean", "Empty nodes", 1, 1, True),
     ("fragmented_gpu_share_end", "Fragmented GPU %", 100, 2, False),
-    ("pending_s_p50", "Wait p50 s", 1, 0, False),
-    ("pending_s_p95", "Wait p95 s", 1, 0, False),
-    ("pending_s_p99", "Wait p99 s", 1, 0, False),
-    ("placed", "Placed", 1, 0, True),
-    ("evictions", "Evicted", 1, 0, False),
+    ("pending_s_p50", "Wait p50", 1, 0, False),
+    ("pending_s_p95", "Wait p95", 1, 0, False),
+    ("pending_s_p99", "Wait p99", 1, 0, False),
+    ("placed", "Pods placed", 1, 0, True),
+    ("evictions", "Pods evicted", 1, 0, False),
     ("node_hours", "Node-hours", 1, 0, False),
     ("usd_per_month", "USD a month", 1, 0, False),
     ("over_cpu_share", "Node-time over CPU %", 100, 3, False),
@@ -75,7 +79,17 @@ COLUMNS: tuple[tuple[str, str, float, int, bool], ...] = (
     ("throttled_core_hours", "Throttled core-hours", 1, 1, False),
     ("reclaimed_core_hours", "Core-hours on reclaimed", 1, 0, True),
 )
-"""Metric, head, factor, decimals, whether more is better."""
+"""Metric, head, factor, decimals, whether more is better. Waits, in seconds, are shown in the unit that suits them."""
+
+
+UNITS = {
+    "usd_per_month": "USD a month",
+    "gpu_allocated_share": "GPU allocated, %",
+    "gpu_allocated_share_end": "GPU allocated at the end, %",
+    "cpu_allocated_share": "CPU allocated, %",
+    "cpu_allocated_share_end": "CPU allocated at the end, %",
+}
+"""What the axis of a primary metric is called."""
 
 
 ALWAYS = {"over_cpu_share", "oom_kills", "throttled_core_hours"}
@@ -94,7 +108,7 @@ def _template() -> jinja2.Template:
 
 def render_page(page: Page) -> str:
     """The HTML of a page."""
-    return _template().render(**vars(page))
+    return _template().render(**vars(page), style=STYLE)
 
 
 def to_html(comparison: Comparison) -> str:
@@ -109,8 +123,29 @@ def to_html(comparison: Comparison) -> str:
             sections=[s for s in sections if s.table or s.svg],
             command=comparison.command,
             facts=_facts(comparison),
+            next_step="change a strategy (ullage strategies show priced > mine.toml, then -s mine.toml), or see what one "
+            "would change in your cluster (ullage serve: shadow by default, it only watches).",
         )
     )
+
+
+def _worth(comparison: Comparison) -> list[tuple[str, str]]:
+    """How a share of the fleet became USD in the headline."""
+    if ", worth " not in comparison.headline:
+        return []
+    gpu = comparison.metric.startswith("gpu")
+    rate, what = (Rates().gpu, "GPUs") if gpu else (Rates().cpu, "cores")
+    return [("worth", f"points × {what} of the fleet × {rate:g} USD an hour × {HOURS_A_MONTH} hours")]
+
+
+def _same_costs(comparison: Comparison) -> list[tuple[str, str]]:
+    """What every strategy cost alike, where the fleet is not theirs to choose."""
+    facts = []
+    for trace in dict.fromkeys(row["trace"] for row in comparison.rows):
+        costs = [row["metrics"]["usd"] for row in comparison.rows if row["trace"] == trace]
+        if len(costs) > 1 and min(costs) == max(costs) > 0:
+            facts.append(("cost", f"{costs[0]:,.0f} USD on {trace} with each strategy: the fleet is the same"))
+    return facts
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
@@ -123,6 +158,8 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("deliveries", ", ".join(comparison.question.deliveries)),
         ("strategies", "; ".join(strategies)),
         ("traces", "; ".join(traces)),
+        *_worth(comparison),
+        *_same_costs(comparison),
         *((("notes", "; ".join(notes)),) if notes else ()),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
     ]
@@ -133,7 +170,7 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
     names = labels(question, rows)
     where = f" · {trace}" if len(question.traces) > 1 else ""
     main = comparison.metric
-    factor, unit = (1.0, "USD a month") if main in LOWER_IS_BETTER else (100.0, main.replace("_", " ") + ", %")
+    factor = 1.0 if main in LOWER_IS_BETTER else 100.0
     spread = [(n, [factor * v for v in values_of(question, rows, trace, n, main)]) for n in names]
     first = {n: next(r for r in rows if label(question, r) == n) for n in names}
     hours = max((max(r["series"]["time_s"], default=0) for r in first.values()), default=0) / 3600
@@ -149,15 +186,17 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
             for n, r in first.items()
         ]
 
-    legend = [(n, colour(i)) for i, n in enumerate(first)]
+    legend = [(n, ink(i)) for i, n in enumerate(first)]
     gpu = any(r["metrics"]["gpu_allocated_share"] for r in rows)
     busy = "gpu_share" if gpu else "cpu_share"
     sections = [
         Section(f"Side by side{where}", "Means over seeds; the best is marked.", _turned(_table(comparison, trace))),
         Section(
             f"Every seed{where}",
-            "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike.",
-            svg=dot_chart("Spread over seeds", spread, x_label=unit),
+            "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike."
+            if len(question.seeds) > 1
+            else "One seed only: with --seeds 5 the spread would tell how much of this is chance.",
+            svg=dot_chart("Spread over seeds", spread, x_label=UNITS[main]),
         ),
         Section(
             f"Over time{where}",
@@ -218,14 +257,24 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
         )
     )
     months = [
-        (n, [(k, first[n]["metrics"][f"usd_{k}"]) for k in ("on_demand", "spot") if first[n]["metrics"][f"usd_{k}"]])
+        (
+            n,
+            [
+                (k.replace("_", " "), first[n]["metrics"][f"usd_{k}"])
+                for k in ("on_demand", "spot")
+                if first[n]["metrics"][f"usd_{k}"]
+            ],
+        )
         for n in names
     ]
-    sections.append(
-        Section(
-            f"What it cost{where}", "First seed, over the measured time.", svg=bar_chart("Cost", months, unit="USD")
+    if len({r["metrics"]["usd"] for r in rows}) > 1:  # equal bars tell nothing
+        sections.append(
+            Section(
+                f"What it cost{where}",
+                "First seed, over the measured time; the price book's USD.",
+                svg=bar_chart("Cost", months, unit="USD"),
+            )
         )
-    )
     sections += _use_sections(first, where)
     failed = [(n, sorted(first[n]["metrics"]["unplaced"].items(), key=lambda i: -i[1])[:4]) for n in names]
     sections.append(
@@ -254,13 +303,13 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
             f"Contention{where}",
             "Share of nodes whose pods want more CPU than the node has, first seed.",
             svg=line_chart("Contention", lines("over_cpu_share", 100), x_label=axis, y_label="%", from_zero=True),
-            names=[(n, colour(i)) for i, n in enumerate(used)],
+            names=[(n, ink(i)) for i, n in enumerate(used)],
         ),
         Section(
             f"Throttled{where}",
             "Cores that pods wanted and did not get. Not part of any cost above.",
             svg=line_chart("Throttled", lines("throttled_cores", 1), x_label=axis, y_label="cores", from_zero=True),
-            names=[(n, colour(i)) for i, n in enumerate(used)],
+            names=[(n, ink(i)) for i, n in enumerate(used)],
         ),
     ]
     if any(sum(u["oom_kills"]) for u in used.values()):
@@ -269,6 +318,7 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
                 f"Out of memory{where}",
                 "Pods killed by kubelet on nodes over their memory.",
                 svg=line_chart("OOM kills", lines("oom_kills", 1), x_label=axis, y_label="kills", from_zero=True),
+                names=[(n, ink(i)) for i, n in enumerate(used)],
             )
         )
     for n, u in used.items():
@@ -305,6 +355,8 @@ def _table(comparison: Comparison, trace: str) -> Table:
             alone = max(values) != min(values)
             value = line[key]
             text = "–" if value is None else f"{factor * value:,.{decimals}f}"
+            if key.startswith("pending_s") and value is not None:
+                text = duration(value)
             if key == comparison.metric and value is not None and line["sd"]:
                 text += f" ± {factor * line['sd']:,.{decimals}f}"
             cells.append(Cell(text, alone and value == best))
@@ -387,7 +439,7 @@ def fgd_html(result: dict[str, Any], command: str) -> str:
             Section(
                 trace,
                 svg=line_chart(trace, lines, x_label="GPU asked for, %", y_label="GPU allocated, %"),
-                names=[(policy, colour(i)) for i, policy in enumerate(policies)],
+                names=[(policy, ink(i)) for i, policy in enumerate(policies)],
             )
         )
     headline = fgd_headline(result)

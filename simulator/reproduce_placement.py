@@ -29,7 +29,7 @@ from simulator.fleet import Elastic
 from simulator.joined import Join, join
 from simulator.lifetime_learner import LifetimeLearner
 from simulator.measures import measure
-from simulator.output import API_VERSION, output_option, progress, render
+from simulator.output import API_VERSION, output_option, progress, render, write_whole
 from simulator.reclaiming import Reclaiming, batch_on_reclaimed
 from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.rightsizing import Restoring, Rightsizing
@@ -390,7 +390,7 @@ def placement_command(
     if page is not None:
         from simulator.placement_page import report
 
-        page.write_text(report(rows), encoding="utf-8")
+        write_whole({page: report(rows)})
     table = summary(rows)
     result = {"traces": digests, "budget": BUDGET, "seeds": seeds, "summary": table, "cells": rows}
     shown = [{k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()} for line in table]

@@ -139,14 +139,14 @@ def _amounts(name: str, amounts: dict[str, Any]) -> str:
     return f"{at_once}, {100 * amounts['load_share']:.1f} % of {format_amount(amounts['offered'], name)}"
 
 
-def duration(seconds: int | None) -> str:
+def duration(seconds: float | None) -> str:
     """Seconds in the largest unit that keeps them above one."""
     if seconds is None:
         return "–"
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds} s"
+    return f"{seconds:.0f} s"
 
 
 def workload_of(trace: Trace) -> Workload:

@@ -1,0 +1,96 @@
+"""The look that every HTML page shares: no network, light and dark, readable on a phone and on paper.
+
+Colours of series are variables: ``--c0`` … ``--c7`` for shapes (the Okabe–Ito palette, which stays apart for
+colour-blind readers, three of them darkened to a contrast of 3 on white) and ``--t0`` … ``--t7`` for text (a contrast
+of 4.5 or more on the card, as WCAG asks); in the dark both are the same, brighter ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+SHAPES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C68800", "#3A9CD2", "#8A8A8A", "#A08C00")
+TEXTS = ("#0072B2", "#B54F00", "#007A59", "#A8487F", "#8F6200", "#1F77A8", "#666666", "#6F6200")
+DARK = ("#4DA3E0", "#F08A3C", "#2BC79A", "#E39AC6", "#F0B429", "#7CC7F2", "#A8A8A8", "#D6C22E")
+PAPER, CARD, INK, SOFT, MARK, WASH = "#fcfcfa", "#ffffff", "#1b1f24", "#5b6470", "#0072b2", "#eef5fa"
+DARK_PAPER, DARK_CARD, DARK_INK, DARK_SOFT, DARK_MARK, DARK_WASH = (
+    "#14171a",
+    "#1c2024",
+    "#e8eaed",
+    "#a3adb8",
+    "#6cb8e6",
+    "#1d2a33",
+)
+
+
+def _variables(shapes: tuple[str, ...], texts: tuple[str, ...]) -> str:
+    named = [f"--c{i}:{c}" for i, c in enumerate(shapes)] + [f"--t{i}:{c}" for i, c in enumerate(texts)]
+    return ";".join(named)
+
+
+STYLE = f"""html {{ color-scheme: light dark; }}
+:root {{ --ink: {INK}; --soft: {SOFT}; --paper: {PAPER}; --card: {CARD}; --line: #e3e5e8; --mark: {MARK}; --wash: {WASH};
+  {_variables(SHAPES, TEXTS)} }}
+@media screen and (prefers-color-scheme: dark) {{
+  :root {{ --ink: {DARK_INK}; --soft: {DARK_SOFT}; --paper: {DARK_PAPER}; --card: {DARK_CARD}; --line: #32383f;
+    --mark: {DARK_MARK}; --wash: {DARK_WASH}; {_variables(DARK, DARK)} }}
+}}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }}
+main {{ max-width: 980px; margin: 0 auto; padding: 40px 24px 64px; }}
+h1 {{ font-size: 15px; letter-spacing: .08em; text-transform: uppercase; color: var(--soft); margin: 0 0 12px;
+  font-weight: 600; }}
+.headline {{ font-size: clamp(22px, 3.4vw, 32px); line-height: 1.3; margin: 0 0 20px; font-weight: 600; text-wrap: balance; }}
+nav {{ display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 15px; }}
+a {{ color: var(--mark); text-underline-offset: 3px; }}
+h2 {{ font-size: 20px; margin: 44px 0 6px; scroll-margin-top: 12px; }}
+h3 {{ font-size: 16px; margin: 28px 0 6px; }}
+p.lead {{ color: var(--soft); margin: 0 0 14px; max-width: 70ch; }}
+section {{ break-inside: avoid; }}
+.card {{ background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px; overflow-x: auto;
+  margin-bottom: 12px; }}
+:focus-visible {{ outline: 2px solid var(--mark); outline-offset: 2px; }}
+table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 15px; }}
+th, td {{ text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }}
+thead th {{ color: var(--soft); font-weight: 600; font-size: 13px; }}
+tbody th {{ font-weight: 400; }}
+th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); }}
+tbody tr:last-child > * {{ border-bottom: 0; }}
+td.best {{ background: var(--wash); color: var(--mark); font-weight: 700; }}
+tr.model > * {{ font-weight: 600; background: var(--wash); }}
+table.words th, table.words td {{ text-align: left; }}
+table.words td:last-child {{ white-space: normal; overflow-wrap: anywhere; }}
+svg {{ width: 100%; height: auto; display: block; }}
+svg text {{ fill: var(--ink); font-size: 13px; }}
+svg text.tick, svg text.axis {{ fill: var(--soft); font-size: 12px; }}
+svg text.name {{ font-weight: 600; }}
+svg .grid {{ stroke: var(--line); stroke-width: 1; }}
+svg .mark {{ stroke: var(--soft); stroke-width: 1.5; }}
+footer {{ margin-top: 56px; padding-top: 20px; border-top: 1px solid var(--line); color: var(--soft); font-size: 14px; }}
+code {{ font: 13px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }}
+dl {{ display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; }}
+dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
+.names {{ display: none; flex-wrap: wrap; gap: 2px 14px; margin-top: 6px; font-size: 14px; font-weight: 600; }}
+.lines:has(svg.bare) .names {{ display: flex; }}
+@media (max-width: 560px) {{ svg text, svg text.tick, svg text.axis {{ font-size: 20px; }} .lines {{ overflow: hidden; }}
+  .lines svg {{ width: var(--grow, 100%); }} .lines svg text.name {{ display: none; }} .names {{ display: flex; }}
+  main {{ padding: 24px 14px 48px; }} .card {{ padding: 10px; }} dl {{ grid-template-columns: 1fr; }} dd {{ margin-bottom: 8px; }}
+  th:first-child {{ white-space: normal; min-width: 8em; }} }}
+@media print {{ body {{ background: #fff; }} .card {{ border-color: #bbb; }} main {{ max-width: none; padding: 0; }}
+  nav {{ display: none; }} }}
+"""
+
+
+def sheet(head: Sequence[str], rows: Sequence[tuple[str, bool, Sequence[str]]]) -> str:
+    """A table: its heads, and rows of a name, whether it is the model, and the other cells."""
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr{" class=model" * marked}><th scope="row">{escape(name)}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
+        for name, marked, cells in rows
+    )
+    return (
+        f'<div class="card" role="region" tabindex="0" aria-label="{escape(head[0])}"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
