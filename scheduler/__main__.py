@@ -43,6 +43,17 @@ COMMANDS = {
 }
 """Name → (module, attribute, one line of help)."""
 
+EXTRAS = {
+    "lightgbm": "learn",
+    "ortools": "plan",
+    "polars": "sim",
+    "pyarrow": "sim",
+    "jinja2": "sim",
+    "zstandard": "sim",
+    "numba": "fast",
+}
+"""Module → the extra that brings it."""
+
 
 class LazyGroup(click.Group):
     """Loads a sub-command's module only when it is called."""
@@ -120,6 +131,7 @@ def _finite(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(package_name="ullage", message="%(prog)s %(version)s")
 def root(debug: bool) -> None:
     """Ullage leaves less of your cluster empty: a scheduler extender that is learned, planned and simulated."""
 
@@ -179,7 +191,12 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if debug:
             raise
-        click.echo(f"ullage: this needs {error.name}, which the install lacks; pip install 'ullage[all]'", err=True)
+        extra = EXTRAS.get(str(error.name).partition(".")[0], "all")
+        click.echo(
+            f"ullage: this needs {error.name}, which the install lacks; pip install 'ullage[{extra}]' (in a checkout: "
+            f"pip install -e '.[{extra}]')",
+            err=True,
+        )
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

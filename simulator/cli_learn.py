@@ -179,6 +179,7 @@ def train(
         )  # fmt: skip
     for note in learned.notes:
         click.echo(f"note: {note}", err=True)
+    click.echo(f"model: {model}; judge it with: ullage evaluate {trace} -m {model} --report accuracy.html", err=True)
     table = [
         {
             "task": f"{t.resource}-{t.target.name}",

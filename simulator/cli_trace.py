@@ -74,7 +74,8 @@ def validate_trace(source: str, code: str | None, fix_to: Path | None, bad_rows:
     rows = [asdict(finding) for finding in findings]
     if not rows:
         click.echo(f"no findings ({len(RULES)} rules)", err=True)
-    click.echo(render({"apiVersion": API_VERSION, "kind": "Findings", "findings": rows}, rows, output))
+    if rows or output != "table":
+        click.echo(render({"apiVersion": API_VERSION, "kind": "Findings", "findings": rows}, rows, output))
     if any(finding.severity == "error" for finding in findings):
         raise click.exceptions.Exit(1)
 

@@ -56,7 +56,8 @@ def headline(lifetimes: Mapping[str, Any]) -> str:
     if entry is None:
         return "no pod arrived in the part that is judged"
     mine, (rule, best) = entry["all"]["model"], best_rule(entry["all"], "accuracy")
-    return f"the class of lifetime is right for {_text(mine['accuracy'])} at arrival ({rule}: {_text(best)})"
+    ours, rules = ("–" if value is None else f"{value:.1%}" for value in (mine["accuracy"], best))
+    return f"the class of lifetime is right for {ours} of pods at arrival (the best simple rule, {rule}: {rules})"
 
 
 def section(lifetimes: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,10 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,7 +101,7 @@ def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], outpu
         writer.writeheader()
         writer.writerows(rows)
         return buffer.getvalue().rstrip()
-    return markdown(rows) if output == "markdown" else table(rows)
+    return markdown(rows) if output == "markdown" else table(rows, _terminal_columns())
 
 
 def cell(value: Any) -> str:
@@ -121,20 +124,38 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned columns, plain text."""
+NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+|[-–]?")
+"""A number as text, or none."""
+LEAST_WRAPPED = 24
+"""A last column narrower than this is not wrapped: it would be all height."""
+
+
+def _terminal_columns() -> int | None:
+    """How wide the terminal is; None where standard output is none, so that files are the same everywhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> str:
+    """Aligned columns, plain text; the words of the last one go on below themselves beyond ``columns`` letters."""
     if not rows:
         return "(nothing)"
     keys = list(rows[0])
     cells = [[cell(row[k]) for k in keys] for row in rows]
     widths = [max(len(k), *(len(line[i]) for line in cells)) for i, k in enumerate(keys)]
-    right = [all(isinstance(row[k], int | float) or row[k] is None for row in rows) for k in keys]
+    right = [any(map(str.strip, column)) and all(map(NUMBER.fullmatch, column)) for column in zip(*cells, strict=True)]
+    start = sum(widths[:-1]) + 2 * (len(keys) - 1)
+    room = 0 if columns is None or right[-1] else columns - start
+    wraps = widths[-1] > room >= LEAST_WRAPPED
 
     def line(parts: Sequence[str]) -> str:
         padded = (p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right, strict=True))
         return "  ".join(padded).rstrip()
 
-    return "\n".join([line([k.upper() for k in keys]), *(line(c) for c in cells)])
+    def lines(parts: Sequence[str]) -> str:
+        first, *more = textwrap.wrap(parts[-1], room, break_on_hyphens=False) if wraps and parts[-1] else parts[-1:]
+        return "\n".join([line([*parts[:-1], first]), *(" " * start + text for text in more)])
+
+    return "\n".join([line([k.upper() for k in keys]), *(lines(c) for c in cells)])
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ import pytest
 
 from scheduler.__main__ import root
 from scheduler.learner import read_workload
+from simulator.output import table
 
 
 def ullage(
@@ -275,22 +277,47 @@ def test_a_misspelt_command_of_a_group_names_the_nearest(words: str, meant: str)
 
 
 @pytest.mark.parametrize(
-    ("module", "words"),
+    ("module", "extra", "words"),
     [
-        ("polars", "simulate demo -s best-fit"),
-        ("ortools", "simulate demo -s priced"),
-        ("jinja2", "simulate demo -s best-fit --report r.html"),
-        ("polars", "record x.ullage -p http://localhost:1"),
+        ("polars", "sim", "simulate demo -s best-fit"),
+        ("ortools", "plan", "simulate demo -s priced"),
+        ("jinja2", "sim", "simulate demo -s best-fit --report r.html"),
+        ("polars", "sim", "record x.ullage -p http://localhost:1"),
+        ("lightgbm", "learn", "train demo -m m"),
     ],
 )
-def test_an_extra_that_is_not_installed_is_named(module: str, words: str, tmp_path: Path) -> None:
+def test_an_extra_that_is_not_installed_is_named(module: str, extra: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
     run = ullage(*words.split(), cwd=tmp_path, env={"PYTHONPATH": path})
     assert run.returncode == 1
     assert module in run.stderr
-    assert "pip install 'ullage[all]'" in run.stderr
+    assert f"pip install 'ullage[{extra}]'" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_the_version_is_an_option_as_elsewhere() -> None:
+    run = ullage("--version")
+    assert run.stdout == f"ullage {metadata.version('ullage')}\n"
+
+
+def test_a_trace_without_findings_prints_no_data() -> None:
+    run = ullage("trace", "validate", "demo")
+    assert (run.returncode, run.stdout) == (0, "")
+    assert "no findings" in run.stderr
+    assert json.loads(ullage("trace", "validate", "demo", "-o", "json").stdout)["findings"] == []
+
+
+def test_the_last_column_goes_on_below_itself_where_the_terminal_ends() -> None:
+    rows = [{"name": "a", "share": "1,277", "words": "one two three four five six seven"}]
+    rows += [{"name": "b", "share": "9.5", "words": ""}]
+    assert table(rows, 40).splitlines() == [
+        "NAME  SHARE  WORDS",
+        "a     1,277  one two three four five six",
+        "             seven",
+        "b       9.5",
+    ]
+    assert len(table(rows, 30).splitlines()) == len(table(rows).splitlines()) == 3
 
 
 @pytest.mark.parametrize(

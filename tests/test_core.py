@@ -424,6 +424,8 @@ def test_an_impossible_quantity_is_refused_by_name(text: str) -> None:
 def test_amounts_read_as_people_write_them() -> None:
     assert format_amount(1500, "cpu") == "1.5 cores"
     assert format_amount(2**30, "memory") == "1 GiB"
+    assert format_amount(26_510 * 2**30, "memory") == "26,510 GiB"
+    assert format_amount(-1_500_000, "cpu") == "-1,500 cores"
 
 
 @pytest.mark.parametrize(("count", "milli"), [(0, 1000), (1, 0), (1, 1001), (2, 500)])

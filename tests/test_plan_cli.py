@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from placement.snapshots import SnapshotError, SnapshotFile, cluster_of, snapsho
 from simulator.cli_plan import plan as plan_group
 from simulator.cli_plan import snapshot
 from simulator.output import data_only
-from simulator.plan_page import brief, headline, page
+from simulator.plan_page import brief, headline, page, step_rows
 from simulator.plan_worker import Planner, Request, make_plan
 from simulator.snapshots import read_snapshot, write_snapshot
 from simulator.trace import Trace, TraceError
@@ -403,8 +404,22 @@ def test_the_page_is_one_file_and_escapes_names() -> None:
     assert "<script>" not in html
     assert "<svg" in html
     assert "http" not in html.replace("http-equiv", "")
-    assert "saves 0.50 USD per hour" in headline(plan)
+    assert "saves 0.50 USD per hour (365 a month)" in headline(plan)
     assert msgspec.json.decode(msgspec.json.encode(plan_document(plan)))["kind"] == "Plan"
+    stopped = replace(plan, ending=Ending.DEADLINE, value=1.0, bound=1.0)
+    assert "nothing better exists. " in headline(stopped)
+    assert "at most 50 % from the best possible (deadline). " in headline(replace(stopped, bound=2.0))
+
+
+def test_nodes_bought_alike_are_one_row_for_people() -> None:
+    shapes = ["a", "a", "a", "b", "a"]
+    steps = [Step(Action.BUY, name=shape, target=f"{shape}-{i}") for i, shape in enumerate(shapes)]
+    rows = step_rows(Plan("purchase", Ending.OPTIMAL, "USD per hour", 5.0, 5.0, tuple(steps)))
+    assert [(row["step"], row["pod"], row["to"]) for row in rows] == [
+        ("1–3", "3 × a", "a-0 … a-2"),
+        (4, "b", "b-3"),
+        (5, "a", "a-4"),
+    ]
 
 
 def test_what_solvers_print_does_not_reach_standard_output(capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from placement.scorers import FRAGMENT_CAUSES
+from simulator import page_style
+from simulator.charts import Line, line_chart
 from simulator.compare import Comparison, Question, compare, document
 from simulator.report import Cell, Table, _turned, to_html, to_markdown
 from simulator.synth import Recipe, synthesise
+from simulator.trace_facts import duration
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +33,10 @@ def test_the_page_says_all_that_the_comparison_found(made: Comparison) -> None:
         "Over time",
         "Against what arrived",
         "Why GPU is fragmented",
-        "What it cost",
     ):
         assert title in page
+    assert "What it cost" not in page  # bars of one length: the fleet is the trace's
+    assert "USD on synth-5 with each strategy: the fleet is the same" in page
     assert made.headline.split(",")[0] in page
     assert "ullage compare …" in page
     assert made.rows[0]["trace_digest"] in page
@@ -47,7 +51,7 @@ def test_fragments_by_cause_add_up_to_the_fragmented_share(made: Comparison) -> 
 
 
 def test_a_phone_finds_the_names_of_lines_below_the_chart(made: Comparison) -> None:
-    below = re.findall(r'<div class="names">(.*?)</div>', to_html(made))
+    below = re.findall(r'<div class="names"[^>]*>(.*?)</div>', to_html(made))
     assert below
     assert all("best-fit" in names and "kube-default" in names for names in below)
 
@@ -63,6 +67,62 @@ def test_few_strategies_become_columns_and_many_stay_rows() -> None:
 
 def test_the_page_stands_alone(made: Comparison, tmp_path: Path) -> None:
     page = to_html(made)
-    assert not re.search(r"(src|href)=", page)
+    assert not re.search(r"src=", page)
+    links = re.findall(r'href="([^"]*)"', page)
+    assert links
+    assert all(f'id="{link[1:]}"' in page for link in links)
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2's contrast ratio."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_shapes_stand_out_from_what_they_are_on() -> None:
+    """WCAG 2 AA: 4.5 for text, 3 for shapes."""
+    look = page_style
+    for text in (*look.TEXTS, look.INK, look.SOFT, look.MARK):
+        assert _contrast(text, look.CARD) >= 4.5
+    for text in (*look.DARK, look.DARK_INK, look.DARK_SOFT, look.DARK_MARK):
+        assert _contrast(text, look.DARK_CARD) >= 4.5
+    assert all(_contrast(shape, look.CARD) >= 3 for shape in look.SHAPES)
+    assert _contrast(look.MARK, look.WASH) >= 4.5
+    assert _contrast(look.DARK_MARK, look.DARK_WASH) >= 4.5
+    assert _contrast(look.SOFT, look.PAPER) >= 4.5
+    assert _contrast(look.DARK_SOFT, look.DARK_PAPER) >= 4.5
+
+
+def test_every_chart_says_in_words_what_it_shows(made: Comparison) -> None:
+    labels = re.findall(r'<svg [^>]*role="img" aria-label="([^"]*)"', to_html(made))
+    assert labels
+    assert all("best-fit" in label and "kube-default" in label for label in labels)
+
+
+def test_long_names_of_lines_stand_below_the_chart_on_every_screen() -> None:
+    short, long = (line_chart("c", [Line(n, [0, 1], [0, 1])], x_label="x", y_label="y") for n in ("a", "a" * 40))
+    assert '<text class="name"' in short
+    assert 'class="bare"' not in short
+    assert '<text class="name"' not in long
+    assert 'class="bare"' in long
+
+
+def test_lines_that_share_a_colour_differ_in_their_dashes() -> None:
+    chart = line_chart("c", [Line(str(i), [0, 1], [0, i]) for i in range(10)], x_label="x", y_label="y")
+    looks = re.findall(r'stroke="([^"]*)" stroke-width="2"( stroke-dasharray="[^"]*")?', chart)
+    assert len(looks) == len(set(looks)) == 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (90, "1.5 min"), (12_030, "3.3 h"), (200_000, "2.3 d")]
+)
+def test_waits_are_told_in_the_unit_that_suits_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
