@@ -296,7 +296,7 @@ def _intro(report: Report) -> str:
         f"{trained['days']:g} days), judged on the last third of the recording at the {report['level']:.0%} quantile. "
         "Pinball loss is divided by the mean of the truth; slack is what is reserved and not used, severity what is "
         "used and not reserved, both as shares of use. Tuned: one scalar from the days before.</p>"
-        + f'<p class="note">{escape(note)}.</p>'
+        + f'<p class="lead">{escape(note)}.</p>'
         * bool(note)
     )
 

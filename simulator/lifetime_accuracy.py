@@ -73,7 +73,7 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
         "<i>history</i> is what answers without a model.</p>",
     ]
     note = lifetimes.get("judged", {}).get("note", "")
-    body += [f'<p class="note">{escape(note)}.</p>'] * bool(note)
+    body += [f'<p class="lead">{escape(note)}.</p>'] * bool(note)
     for age, entry in lifetimes["ages"].items():
         body.append(f"<h3>{escape(AGES[age])}</h3>")
         points = entry["reliability"]
