@@ -88,7 +88,7 @@ def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Tr
     page = html(report)
     assert "<h2>Lifetimes</h2>" in page
     assert page.count("<svg") == 2, "nobody was followed for a day from an hour on"
-    assert "the class of lifetime is right for" in page
+    assert "The class of lifetime is right for" in page
     rows = rows_of(report["lifetimes"]["ages"])
     assert rows[0]["lifetimes"] == "at arrival, all"
     assert {"after 15 minutes, owners never fitted on", "after an hour, all"} <= {row["lifetimes"] for row in rows}
