@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -18,221 +19,179 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """The metrics of one process (one registry, so that tests can have many)."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        r = self.registry = registry or CollectorRegistry()
-        self.request_duration = Histogram(
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=r), partial(Gauge, registry=r)
+        histogram = partial(Histogram, registry=r, buckets=BUCKETS_S)
+
+        # answers
+        self.request_duration = histogram(
             "ullage_extender_request_duration_seconds",
             "Time from the last byte of a request to its answer.",
             ["verb", "outcome"],
-            buckets=BUCKETS_S,
-            registry=r,
         )
-        self.nodes_evaluated = Histogram(
-            "ullage_extender_nodes_evaluated", "Nodes named in a request.", ["verb"], buckets=BUCKETS_NODES, registry=r
+        self.nodes_evaluated = histogram(
+            "ullage_extender_nodes_evaluated", "Nodes named in a request.", ["verb"], buckets=BUCKETS_NODES
         )
-        self.fallback = Counter(
-            "ullage_fallback_total", "Answers given by a lower rung than asked for, by reason.", ["reason"], registry=r
+        self.fallback = counter(
+            "ullage_fallback_total", "Answers given by a lower rung than asked for, by reason.", ["reason"]
         )
-        self.decisions = Counter(
-            "ullage_decisions_total", "Decisions, by mode and outcome.", ["mode", "outcome"], registry=r
-        )
-        self.outcomes = Counter(
+        self.decisions = counter("ullage_decisions_total", "Decisions, by mode and outcome.", ["mode", "outcome"])
+        self.outcomes = counter(
             "ullage_bound_pods_total",
             "Pods with a decision record that were bound, by the mode of the decision and whether they are where we chose.",
             ["mode", "where"],
-            registry=r,
         )
-        self.http_rejected = Counter(
-            "ullage_http_rejected_total", "Requests answered with a 4xx or 5xx, by status.", ["status"], registry=r
+        self.http_rejected = counter(
+            "ullage_http_rejected_total", "Requests answered with a 4xx or 5xx, by status.", ["status"]
         )
-        self.connections = Gauge("ullage_http_connections", "Open connections.", registry=r)
-        self.cache_synced = Gauge("ullage_cache_synced", "1 when every list has been read at least once.", registry=r)
-        self.cache_age = Gauge(
-            "ullage_cache_age_seconds", "Time since the last sign of life of a watch.", ["resource"], registry=r
+        self.connections = gauge("ullage_http_connections", "Open connections.")
+
+        # the view and the ledger
+        self.cache_synced = gauge("ullage_cache_synced", "1 when every list has been read at least once.")
+        self.cache_age = gauge("ullage_cache_age_seconds", "Time since the last sign of life of a watch.", ["resource"])
+        self.cache_objects = gauge("ullage_cache_objects", "Objects in the view.", ["resource"])
+        self.relists = counter("ullage_cache_relists_total", "Lists read again, by reason.", ["resource", "reason"])
+        self.reservations = gauge("ullage_reservations", "Pods decided and not yet seen bound.")
+        self.reservation_age = gauge("ullage_reservation_oldest_seconds", "Age of the oldest reservation.")
+        self.reservation_ends = counter("ullage_reservation_ends_total", "Reservations ended, by how.", ["how"])
+        self.conflicts = counter(
+            "ullage_ledger_conflicts_total", "Observations that differed from what was decided or planned.", ["what"]
         )
-        self.cache_objects = Gauge("ullage_cache_objects", "Objects in the view.", ["resource"], registry=r)
-        self.relists = Counter(
-            "ullage_cache_relists_total", "Lists read again, by reason.", ["resource", "reason"], registry=r
+        self.binds = counter("ullage_binds_total", "Bindings asked of the API, by outcome.", ["outcome"])
+        self.is_leader = gauge("ullage_leader", "1 when this replica answers.")
+        self.mode = gauge("ullage_mode", "1 for the global mode in force.", ["mode"])
+
+        # logs and records
+        self.log_events = counter("ullage_log_events_total", "Events written to the log.")
+        self.log_dropped = counter("ullage_log_dropped_total", "Events that the log lost; it is incomplete since.")
+        self.records_dropped = counter("ullage_records_dropped_total", "Decision records dropped.")
+
+        # usage and what is predicted of it
+        self.telemetry_samples = counter(
+            "ullage_telemetry_samples_total", "Usage samples, by what became of them.", ["outcome"]
         )
-        self.reservations = Gauge("ullage_reservations", "Pods decided and not yet seen bound.", registry=r)
-        self.reservation_age = Gauge("ullage_reservation_oldest_seconds", "Age of the oldest reservation.", registry=r)
-        self.reservation_ends = Counter(
-            "ullage_reservation_ends_total", "Reservations ended, by how.", ["how"], registry=r
+        self.telemetry_age = gauge(
+            "ullage_telemetry_age_seconds", "Time since the last usage sample came; NaN before the first."
         )
-        self.conflicts = Counter(
-            "ullage_ledger_conflicts_total",
-            "Observations that differed from what was decided or planned.",
-            ["what"],
-            registry=r,
+        self.telemetry_subjects = gauge("ullage_telemetry_subjects", "Pods, nodes and devices with a usage sample.")
+        self.telemetry_queue = gauge("ullage_telemetry_queue", "Usage samples that nobody has taken.")
+        self.usage_queries = counter(
+            "ullage_usage_queries_total", "Queries to Prometheus, by what became of them.", ["outcome"]
         )
-        self.binds = Counter("ullage_binds_total", "Bindings asked of the API, by outcome.", ["outcome"], registry=r)
-        self.is_leader = Gauge("ullage_leader", "1 when this replica answers.", registry=r)
-        self.mode = Gauge("ullage_mode", "1 for the global mode in force.", ["mode"], registry=r)
-        self.log_events = Counter("ullage_log_events_total", "Events written to the log.", registry=r)
-        self.log_dropped = Counter(
-            "ullage_log_dropped_total", "Events that the log lost; it is incomplete since.", registry=r
+        self.usage_query_duration = histogram("ullage_usage_query_duration_seconds", "Time of one query to Prometheus.")
+        self.usage_refused = counter(
+            "ullage_usage_refused_total", "Usage samples that make no sense, by reason.", ["reason"]
         )
-        self.records_dropped = Counter("ullage_records_dropped_total", "Decision records dropped.", registry=r)
-        self.telemetry_samples = Counter(
-            "ullage_telemetry_samples_total", "Usage samples, by what became of them.", ["outcome"], registry=r
-        )
-        self.telemetry_age = Gauge(
-            "ullage_telemetry_age_seconds", "Time since the last usage sample came; NaN before the first.", registry=r
-        )
-        self.telemetry_subjects = Gauge(
-            "ullage_telemetry_subjects", "Pods, nodes and devices with a usage sample.", registry=r
-        )
-        self.telemetry_queue = Gauge("ullage_telemetry_queue", "Usage samples that nobody has taken.", registry=r)
-        self.usage_queries = Counter(
-            "ullage_usage_queries_total", "Queries to Prometheus, by what became of them.", ["outcome"], registry=r
-        )
-        self.usage_query_duration = Histogram(
-            "ullage_usage_query_duration_seconds", "Time of one query to Prometheus.", buckets=BUCKETS_S, registry=r
-        )
-        self.usage_refused = Counter(
-            "ullage_usage_refused_total", "Usage samples that make no sense, by reason.", ["reason"], registry=r
-        )
-        self.usage_age = Gauge(
+        self.usage_age = gauge(
             "ullage_usage_source_age_seconds",
             "Time since a source of usage last answered; NaN before the first.",
             ["source"],
-            registry=r,
         )
-        self.prediction_rung = Gauge(
-            "ullage_prediction_workloads",
-            "Workloads, by the rung that their prediction stands on.",
-            ["rung"],
-            registry=r,
+        self.prediction_rung = gauge(
+            "ullage_prediction_workloads", "Workloads, by the rung that their prediction stands on.", ["rung"]
         )
-        self.prediction_left_out = Gauge(
+        self.prediction_left_out = gauge(
             "ullage_prediction_left_out_workloads",
             "Workloads that count with their requests because usage.max_workloads others have all places.",
-            registry=r,
         )
-        self.prediction_coverage = Gauge(
+        self.prediction_coverage = gauge(
             "ullage_prediction_coverage_ratio",
             "Share of the last outcomes that stayed under the predicted quantile.",
             ["rung", "resource"],
-            registry=r,
         )
-        self.prediction_error = Gauge(
+        self.prediction_error = gauge(
             "ullage_prediction_error_ratio",
             "Pinball loss of the upper quantile over the mean usage, last outcomes.",
             ["rung", "resource"],
-            registry=r,
         )
-        self.prediction_trusted = Gauge(
-            "ullage_prediction_trusted",
-            "1 while a rung may answer, 0 while its coverage is out of its band.",
-            ["rung"],
-            registry=r,
+        self.prediction_trusted = gauge(
+            "ullage_prediction_trusted", "1 while a rung may answer, 0 while its coverage is out of its band.", ["rung"]
         )
-        self.prediction_falls = Counter(
+        self.prediction_falls = counter(
             "ullage_prediction_falls_total",
             "Workloads' predictions that fell a rung, by the rung they fell to.",
             ["rung"],
-            registry=r,
         )
-        self.prediction_age = Gauge(
-            "ullage_prediction_oldest_seconds", "Age of the oldest usage behind a prediction in force.", registry=r
+        self.prediction_age = gauge(
+            "ullage_prediction_oldest_seconds", "Age of the oldest usage behind a prediction in force."
         )
-        self.lifetime_rung = Gauge(
-            "ullage_lifetime_workloads",
-            "Workloads and sizes, by the rung that their lifetimes stand on.",
-            ["rung"],
-            registry=r,
+
+        # lifetimes
+        self.lifetime_rung = gauge(
+            "ullage_lifetime_workloads", "Workloads and sizes, by the rung that their lifetimes stand on.", ["rung"]
         )
-        self.lifetime_trusted = Gauge(
+        self.lifetime_trusted = gauge(
             "ullage_lifetime_trusted",
             "1 while the lifetime model may answer for known and for new workloads, 0 until it does no worse than the history.",
             ["workloads"],
-            registry=r,
         )
-        self.lifetime_loss = Gauge(
+        self.lifetime_loss = gauge(
             "ullage_lifetime_loss_nats",
             "Mean logarithmic loss of the last outcomes, of the model and of the history; NaN before the first.",
             ["workloads", "rung"],
-            registry=r,
         )
-        self.lifetime_falls = Counter(
+        self.lifetime_falls = counter(
             "ullage_lifetime_falls_total",
             "Times that the lifetime model was shut, by the rung that answers instead.",
             ["rung"],
-            registry=r,
         )
-        self.reclaimed = Gauge(
-            "ullage_reclaimed",
-            "Reclaimed capacity over all nodes, in cores and bytes.",
-            ["resource", "what"],
-            registry=r,
+
+        # reclaimed capacity
+        self.reclaimed = gauge(
+            "ullage_reclaimed", "Reclaimed capacity over all nodes, in cores and bytes.", ["resource", "what"]
         )
-        self.reclaim_actions = Counter(
+        self.reclaim_actions = counter(
             "ullage_reclaim_actions_total",
             "Changes by the reclaim controller, by what and outcome.",
             ["what", "outcome"],
-            registry=r,
         )
-        self.plan_gated = Gauge("ullage_plan_gated_pods", "Pods that wait behind our scheduling gate.", registry=r)
-        self.plan_nominations = Gauge("ullage_plan_nominations", "Nominations of ours that have not ended.", registry=r)
-        self.plan_batches = Counter(
-            "ullage_plan_batches_total", "Batches, by how planning ended.", ["ending"], registry=r
-        )
-        self.plan_solve = Histogram(
-            "ullage_plan_solve_seconds", "Time from a batch to its plan.", buckets=BUCKETS_S, registry=r
-        )
-        self.plan_value = Gauge("ullage_plan_value", "Value of the last plan, in its own unit.", ["kind"], registry=r)
-        self.plan_bound = Gauge("ullage_plan_bound", "Bound on the last plan's value.", ["kind"], registry=r)
-        self.plan_gap = Gauge(
+
+        # plans
+        self.plan_gated = gauge("ullage_plan_gated_pods", "Pods that wait behind our scheduling gate.")
+        self.plan_nominations = gauge("ullage_plan_nominations", "Nominations of ours that have not ended.")
+        self.plan_batches = counter("ullage_plan_batches_total", "Batches, by how planning ended.", ["ending"])
+        self.plan_solve = histogram("ullage_plan_solve_seconds", "Time from a batch to its plan.")
+        self.plan_value = gauge("ullage_plan_value", "Value of the last plan, in its own unit.", ["kind"])
+        self.plan_bound = gauge("ullage_plan_bound", "Bound on the last plan's value.", ["kind"])
+        self.plan_gap = gauge(
             "ullage_plan_gap_ratio",
             "How far the last plan can be from the best, certified; of a batch, its stranding.",
             ["kind"],
-            registry=r,
         )
-        self.plan_wishes = Gauge(
+        self.plan_wishes = gauge(
             "ullage_plan_wishes_met_ratio",
             "Soft wishes that the last plan meets, of all; 1 where nobody wished anything.",
             ["kind"],
-            registry=r,
         )
-        self.plan_wishes_bound = Gauge(
-            "ullage_plan_wishes_bound_ratio", "What the same could be at most.", ["kind"], registry=r
-        )
-        self.plan_wish_points = Counter(
+        self.plan_wishes_bound = gauge("ullage_plan_wishes_bound_ratio", "What the same could be at most.", ["kind"])
+        self.plan_wish_points = counter(
             "ullage_plan_wish_points_total",
             "kube-scheduler's points for soft wishes in all plans: met, bound (at most), asked.",
             ["kind", "what"],
-            registry=r,
         )
-        self.plan_placed = Counter(
-            "ullage_plan_batch_pods_total",
-            "Pods of batches, by whether the plan has a place for them.",
-            ["outcome"],
-            registry=r,
+        self.plan_placed = counter(
+            "ullage_plan_batch_pods_total", "Pods of batches, by whether the plan has a place for them.", ["outcome"]
         )
-        self.plan_moves = Gauge("ullage_plan_moves", "Pods that the last plan moves or evicts.", ["kind"], registry=r)
-        self.plan_time = Gauge("ullage_plan_seconds", "Time that the last plan took.", ["kind"], registry=r)
-        self.plans = Counter(
-            "ullage_plans_total", "Plans asked for, by kind and how planning ended.", ["kind", "ending"], registry=r
+        self.plan_moves = gauge("ullage_plan_moves", "Pods that the last plan moves or evicts.", ["kind"])
+        self.plan_time = gauge("ullage_plan_seconds", "Time that the last plan took.", ["kind"])
+        self.plans = counter(
+            "ullage_plans_total", "Plans asked for, by kind and how planning ended.", ["kind", "ending"]
         )
-        self.plan_applied = Counter(
-            "ullage_plans_applied_total", "Plans acted on, by kind and how that ended.", ["kind", "outcome"], registry=r
+        self.plan_applied = counter(
+            "ullage_plans_applied_total", "Plans acted on, by kind and how that ended.", ["kind", "outcome"]
         )
-        self.plan_pods = Counter(
-            "ullage_plan_pods_total", "Planned pods, by what became of them.", ["outcome"], registry=r
+        self.plan_pods = counter("ullage_plan_pods_total", "Planned pods, by what became of them.", ["outcome"])
+        self.plan_patches = counter(
+            "ullage_plan_patches_total", "Patches of planned pods, by what and outcome.", ["what", "outcome"]
         )
-        self.plan_patches = Counter(
-            "ullage_plan_patches_total",
-            "Patches of planned pods, by what and outcome.",
-            ["what", "outcome"],
-            registry=r,
+        self.planner_ready = gauge(
+            "ullage_planner_ready", "1 while the planning process runs and its view is complete."
         )
-        self.planner_ready = Gauge(
-            "ullage_planner_ready", "1 while the planning process runs and its view is complete.", registry=r
-        )
-        self.planner_starts = Counter(
-            "ullage_planner_starts_total", "Times that the planning process was started.", registry=r
-        )
-        self.loop_lag = Gauge("ullage_loop_lag_seconds", "How late the event loop ran its last tick.", registry=r)
+        self.planner_starts = counter("ullage_planner_starts_total", "Times that the planning process was started.")
+
+        # the process
+        self.loop_lag = gauge("ullage_loop_lag_seconds", "How late the event loop ran its last tick.")
         self.build = Info("ullage_build", "Version and strategy.", registry=r)
         self._before: list[Callable[[], None]] = []
         self.planned: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
