@@ -165,126 +165,133 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     ]
 
 
+class _Curves:
+    """Columns of several runs over their ``time_s``, on an axis of hours or, where runs are long, of days."""
+
+    def __init__(self, columns: dict[str, dict[str, Any]]) -> None:
+        self.columns = columns
+        hours = max((max(c["time_s"], default=0) for c in columns.values()), default=0) / 3600
+        self.scale, self.axis = (24.0, "days") if hours > 72 else (1.0, "hours")
+        self.names = [(name, ink(i)) for i, name in enumerate(columns)]
+
+    def times(self, time_s: Sequence[float]) -> list[float]:
+        """Seconds on the axis."""
+        return [t / 3600 / self.scale for t in time_s]
+
+    def of(self, key: str, factor: float = 1.0) -> list[Line]:
+        """One column of every run."""
+        return [Line(n, self.times(c["time_s"]), _scaled(c[key], factor)) for n, c in self.columns.items()]
+
+    def chart(self, title: str, lines: list[Line], y_label: str, *, from_zero: bool = False) -> str:
+        """Lines over time."""
+        return line_chart(title, lines, x_label=self.axis, y_label=y_label, from_zero=from_zero)
+
+
 def _sections(comparison: Comparison, trace: str) -> list[Section]:
     question, rows = comparison.question, [r for r in comparison.rows if r["trace"] == trace]
     names = labels(question, rows)
     where = f" · {trace}" if len(question.traces) > 1 else ""
-    main = comparison.metric
-    factor = 1.0 if main in LOWER_IS_BETTER else 100.0
-    spread = [(n, [factor * v for v in values_of(question, rows, trace, n, main)]) for n in names]
     first = {n: next(r for r in rows if label(question, r) == n) for n in names}
-    hours = max((max(r["series"]["time_s"], default=0) for r in first.values()), default=0) / 3600
-    scale, axis = (24.0, "days") if hours > 72 else (1.0, "hours")
-
-    def over_time(key: str, factor: float) -> list[Line]:
-        return [
-            Line(
-                n,
-                [t / 3600 / scale for t in r["series"]["time_s"]],
-                [None if v is None else factor * v for v in r["series"][key]],
-            )
-            for n, r in first.items()
-        ]
-
-    legend = [(n, ink(i)) for i, n in enumerate(first)]
+    curves = _Curves({n: r["series"] for n, r in first.items()})
     gpu = any(r["metrics"]["gpu_allocated_share"] for r in rows)
-    busy = "gpu_share" if gpu else "cpu_share"
-    sections = [
+    return [
         Section(f"Side by side{where}", "Means over seeds; the best is marked.", _turned(_table(comparison, trace))),
-        Section(
-            f"Every seed{where}",
-            "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike."
-            if len(question.seeds) > 1
-            else "One seed only: with --seeds 5 the spread would tell how much of this is chance.",
-            svg=dot_chart("Spread over seeds", spread, x_label=UNITS[main]),
-        ),
+        _seeds_section(comparison, trace, where),
         Section(
             f"Over time{where}",
             f"Share of {'GPUs' if gpu else 'cores'} allocated, first seed.",
-            svg=line_chart("Allocation over time", over_time(busy, 100), x_label=axis, y_label="%"),
-            names=legend,
+            svg=curves.chart("Allocation over time", curves.of("gpu_share" if gpu else "cpu_share", 100), "%"),
+            names=curves.names,
+        ),
+        *(_gpu_sections(first, curves, where) if gpu else ()),
+        *_node_sections(first, curves, where),
+        *_cost_sections(first, rows, where),
+        *_use_sections(first, where),
+        _unplaced_section(first, where),
+    ]
+
+
+def _seeds_section(comparison: Comparison, trace: str, where: str) -> Section:
+    question, rows = comparison.question, [r for r in comparison.rows if r["trace"] == trace]
+    main = comparison.metric
+    factor = 1.0 if main in LOWER_IS_BETTER else 100.0
+    spread = [(n, [factor * v for v in values_of(question, rows, trace, n, main)]) for n in labels(question, rows)]
+    return Section(
+        f"Every seed{where}",
+        "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike."
+        if len(question.seeds) > 1
+        else "One seed only: with --seeds 5 the spread would tell how much of this is chance.",
+        svg=dot_chart("Spread over seeds", spread, x_label=UNITS[main]),
+    )
+
+
+def _gpu_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str) -> list[Section]:
+    """What became of GPUs."""
+    arrivals = [
+        Line(n, [100 * (x or 0) for x in r["series"]["arrived_gpu_share"]], _scaled(r["series"]["gpu_share"], 100))
+        for n, r in first.items()
+    ]
+    causes = [(n, [(cause, 100 * share) for cause, share in r["fragments"].items()]) for n, r in first.items()]
+    return [
+        Section(
+            f"Against what arrived{where}",
+            "GPU share allocated when so much has been asked for in all; above 100 % not everything can fit at once.",
+            svg=line_chart("Allocation over arrivals", arrivals, x_label="GPU asked for so far, %", y_label="%"),
+            names=curves.names,
+        ),
+        Section(
+            f"Fragmentation{where}",
+            "Free GPU that an average pod could not use where it lies (FGD's measure), share of all GPUs.",
+            svg=curves.chart("Fragmentation", curves.of("fragmented_gpu_share", 100), "%", from_zero=True),
+            names=curves.names,
+        ),
+        Section(
+            f"Why GPU is fragmented{where}",
+            "The fragments at the end of the first seed by what an average pod lacks there, share of all GPUs.",
+            svg=bar_chart("Fragmentation by cause", causes, unit="% of GPUs"),
         ),
     ]
-    if gpu:
-        arrivals = [
-            Line(n, [100 * (x or 0) for x in r["series"]["arrived_gpu_share"]], _percent(r["series"]["gpu_share"]))
-            for n, r in first.items()
-        ]
-        sections.append(
-            Section(
-                f"Against what arrived{where}",
-                "GPU share allocated when so much has been asked for in all; above 100 % not everything can fit at once.",
-                svg=line_chart("Allocation over arrivals", arrivals, x_label="GPU asked for so far, %", y_label="%"),
-                names=legend,
-            )
-        )
-        sections.append(
-            Section(
-                f"Fragmentation{where}",
-                "Free GPU that an average pod could not use where it lies (FGD's measure), share of all GPUs.",
-                svg=line_chart(
-                    "Fragmentation", over_time("fragmented_gpu_share", 100), x_label=axis, y_label="%", from_zero=True
-                ),
-                names=legend,
-            )
-        )
-        causes = [(n, [(cause, 100 * share) for cause, share in r["fragments"].items()]) for n, r in first.items()]
-        sections.append(
-            Section(
-                f"Why GPU is fragmented{where}",
-                "The fragments at the end of the first seed by what an average pod lacks there, share of all GPUs.",
-                svg=bar_chart("Fragmentation by cause", causes, unit="% of GPUs"),
-            )
-        )
-    sections.append(
+
+
+def _node_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str) -> list[Section]:
+    """Nodes in use."""
+    busy = [
+        Line(n, curves.times(c["time_s"]), [a - b for a, b in zip(c["nodes"], c["empty_nodes"], strict=True)])
+        for n, c in curves.columns.items()
+    ]
+    return [
         Section(
             f"Nodes{where}",
             "Nodes in the fleet less the empty ones: what could not be switched off.",
-            svg=line_chart(
-                "Nodes in use",
-                [
-                    Line(
-                        n,
-                        [t / 3600 / scale for t in r["series"]["time_s"]],
-                        [a - b for a, b in zip(r["series"]["nodes"], r["series"]["empty_nodes"], strict=True)],
-                    )
-                    for n, r in first.items()
-                ],
-                x_label=axis,
-                y_label="nodes",
-            ),
-            names=legend,
+            svg=curves.chart("Nodes in use", busy, "nodes"),
+            names=curves.names,
         )
-    )
-    months = [
-        (
-            n,
-            [
-                (k.replace("_", " "), first[n]["metrics"][f"usd_{k}"])
-                for k in ("on_demand", "spot")
-                if first[n]["metrics"][f"usd_{k}"]
-            ],
-        )
-        for n in names
     ]
-    if len({r["metrics"]["usd"] for r in rows}) > 1:  # equal bars tell nothing
-        sections.append(
-            Section(
-                f"What it cost{where}",
-                "First seed, over the measured time; the price book's USD.",
-                svg=bar_chart("Cost", months, unit="USD"),
-            )
-        )
-    sections += _use_sections(first, where)
-    failed = [(n, sorted(first[n]["metrics"]["unplaced"].items(), key=lambda i: -i[1])[:4]) for n in names]
-    sections.append(
+
+
+def _cost_sections(first: dict[str, dict[str, Any]], rows: list[dict[str, Any]], where: str) -> list[Section]:
+    """What nodes cost; equal bars tell nothing."""
+    if len({r["metrics"]["usd"] for r in rows}) == 1:
+        return []
+    kinds = ("on_demand", "spot")
+    costs = {n: {kind: r["metrics"][f"usd_{kind}"] for kind in kinds} for n, r in first.items()}
+    months = [(n, [(kind.replace("_", " "), usd) for kind, usd in cost.items() if usd]) for n, cost in costs.items()]
+    return [
         Section(
-            f"Who found no place, and why{where}",
-            "Pods never placed in the first seed, by the rule that kept them off most nodes.",
-            svg=bar_chart("Unplaced pods", [(n, [(k, float(v)) for k, v in f]) for n, f in failed], unit="pods"),
+            f"What it cost{where}",
+            "First seed, over the measured time; the price book's USD.",
+            svg=bar_chart("Cost", months, unit="USD"),
         )
+    ]
+
+
+def _unplaced_section(first: dict[str, dict[str, Any]], where: str) -> Section:
+    failed = [(n, sorted(r["metrics"]["unplaced"].items(), key=lambda i: -i[1])[:4]) for n, r in first.items()]
+    return Section(
+        f"Who found no place, and why{where}",
+        "Pods never placed in the first seed, by the rule that kept them off most nodes.",
+        svg=bar_chart("Unplaced pods", [(n, [(k, float(v)) for k, v in f]) for n, f in failed], unit="pods"),
     )
-    return sections
 
 
 def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]:
@@ -292,24 +299,19 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
     used = {n: r["use"] for n, r in first.items() if "use" in r}
     if not used:
         return []
-    hours = max(max(u["time_s"], default=0) for u in used.values()) / 3600
-    scale, axis = (24.0, "days") if hours > 72 else (1.0, "hours")
-
-    def lines(key: str, factor: float) -> list[Line]:
-        return [Line(n, [t / 3600 / scale for t in u["time_s"]], [factor * v for v in u[key]]) for n, u in used.items()]
-
+    curves = _Curves(used)
     sections = [
         Section(
             f"Contention{where}",
             "Share of nodes whose pods want more CPU than the node has, first seed.",
-            svg=line_chart("Contention", lines("over_cpu_share", 100), x_label=axis, y_label="%", from_zero=True),
-            names=[(n, ink(i)) for i, n in enumerate(used)],
+            svg=curves.chart("Contention", curves.of("over_cpu_share", 100), "%", from_zero=True),
+            names=curves.names,
         ),
         Section(
             f"Throttled{where}",
             "Cores that pods wanted and did not get. Not part of any cost above.",
-            svg=line_chart("Throttled", lines("throttled_cores", 1), x_label=axis, y_label="cores", from_zero=True),
-            names=[(n, ink(i)) for i, n in enumerate(used)],
+            svg=curves.chart("Throttled", curves.of("throttled_cores"), "cores", from_zero=True),
+            names=curves.names,
         ),
     ]
     if any(sum(u["oom_kills"]) for u in used.values()):
@@ -317,8 +319,8 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
             Section(
                 f"Out of memory{where}",
                 "Pods killed by kubelet on nodes over their memory.",
-                svg=line_chart("OOM kills", lines("oom_kills", 1), x_label=axis, y_label="kills", from_zero=True),
-                names=[(n, ink(i)) for i, n in enumerate(used)],
+                svg=curves.chart("OOM kills", curves.of("oom_kills"), "kills", from_zero=True),
+                names=curves.names,
             )
         )
     for n, u in used.items():
@@ -330,17 +332,17 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
                 svg=heat_map(
                     f"Hot nodes of {n}",
                     heat["nodes"],
-                    [t / 3600 / scale for t in heat["time_s"]],
+                    curves.times(heat["time_s"]),
                     heat["cpu_share"],
-                    x_label=axis,
+                    x_label=curves.axis,
                 ),
             )
         )
     return sections
 
 
-def _percent(values: Sequence[float | None]) -> list[float | None]:
-    return [None if v is None else 100 * v for v in values]
+def _scaled(values: Sequence[float | None], factor: float) -> list[float | None]:
+    return [None if v is None else factor * v for v in values]
 
 
 def _table(comparison: Comparison, trace: str) -> Table:
