@@ -215,7 +215,6 @@ class PodStatus(Struct):
     phase: str = ""
     qosClass: str = ""
     nominatedNodeName: str | None = None
-    startTime: str | None = None
     containerStatuses: list[ContainerStatus] | None = None
     initContainerStatuses: list[ContainerStatus] | None = None
 

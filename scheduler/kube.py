@@ -165,11 +165,13 @@ class KubeClient:
         return extra
 
     async def _renew(self) -> bool:
-        """Read the configuration again after a 401: exec plug-ins and OIDC hand out fresh tokens."""
+        """Read the configuration again after a 401: tokens and client certificates are replaced while we run."""
         try:
-            self.configuration = await _configuration(self.settings)
-        except ApiError:
+            configuration = await _configuration(self.settings)
+            self.tls = _tls(configuration)
+        except (ApiError, OSError):  # errors of TLS are among them
             return False
+        self.configuration = configuration
         return True
 
     async def list_pages(self, path: str, *, page_size: int) -> AsyncIterator[Page]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 import time
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from msgspec import Raw
 
 from scheduler.errors import ApiError
@@ -16,6 +19,7 @@ from scheduler.lease import Election
 from scheduler.metrics import Metrics
 from scheduler.settings import KubeSettings, LeaseSettings
 from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object
+from tests.certificates import found, issue
 
 
 class Names:
@@ -75,6 +79,45 @@ async def test_an_expired_token_is_renewed_once_and_the_call_repeated(tmp_path: 
     async with api_server() as api, client_of(api, tmp_path) as client:
         api.fail_next("GET", "/version", 401)
         assert b"36" in await client.call("GET", "/version")
+
+
+async def test_a_client_certificate_that_was_replaced_is_read_again(tmp_path: Path) -> None:
+    found(tmp_path, "us")
+    for name in ("old", "new", "server"):
+        issue(tmp_path, name, "us")
+
+    async def handle(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        (((_, name),),) = request.transport.get_extra_info("peercert")["subject"]
+        return web.Response(status=200 if name == "new" else 401, text=name)
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "us.pem"))
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    app = web.Application()
+    app.router.add_get("/version", handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    for ending in ("pem", "key"):
+        (tmp_path / f"current.{ending}").write_bytes((tmp_path / f"old.{ending}").read_bytes())
+    cluster = {"server": f"https://127.0.0.1:{runner.addresses[0][1]}", "certificate-authority": "us.pem"}
+    user = {"client-certificate": "current.pem", "client-key": "current.key"}
+    whole = {
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(whole), encoding="utf-8")
+    client = await KubeClient.connect(KubeSettings(kubeconfig=str(tmp_path / "kubeconfig")))
+    with pytest.raises(ApiError, match="401"):
+        await client.call("GET", "/version")
+    for ending in ("pem", "key"):
+        (tmp_path / f"current.{ending}").write_bytes((tmp_path / f"new.{ending}").read_bytes())
+    assert await client.call("GET", "/version") == b"new"
+    await client.close()
+    await runner.cleanup()
 
 
 async def test_no_server_is_one_sentence(tmp_path: Path) -> None:

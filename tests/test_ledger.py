@@ -269,6 +269,27 @@ def test_a_node_that_comes_back_finds_its_pods_again() -> None:
     assert set(ledger.state.residents) == {"u"}
 
 
+def test_devices_are_counted_only_as_many_as_asked_for_and_where_they_are_free() -> None:
+    ledger = fresh("a")
+    who = ("u", "pod-u", "default")
+    for wrong in (0, 0b1, 0b111, 0b110000):
+        assert not ledger.assume(who, SPECS[2], "a", wrong)
+    assert not ledger.assume(who, SPECS[0], "a", 0b1)
+    assert ledger.assume(who, SPECS[2], "a", 0b101)
+    assert not ledger.assume(("v", "pod-v", "default"), SPECS[1], "a", 0b100)
+
+
+def test_a_pod_that_was_bound_without_a_word_of_its_devices_keeps_those_that_it_was_given() -> None:
+    ledger = fresh("a")
+    seen = pod("u", 2)
+    ledger.see(seen)
+    ledger.assume(("u", seen.name, "default"), SPECS[2], "a", 0b101)
+    ledger.see(replace(seen, version=2, node="a"))
+    assert ledger.state.residents["u"].devices == 0b101
+    assert ledger.state.residents["u"].is_bound
+    assert ledger.state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000]
+
+
 def test_a_nomination_keeps_room_wherever_it_was_made_and_gives_it_back() -> None:
     ledger = fresh("a", "b")
     first, second = pod("u", planned="a", nominated="a"), pod("u", version=2, planned="b", nominated="b")

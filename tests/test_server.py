@@ -7,7 +7,6 @@ import gc
 import os
 import random
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -22,6 +21,7 @@ from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
 from scheduler.server import FIRST_BUFFER, HttpServer, Request, Response
 from scheduler.settings import HttpSettings
+from tests.certificates import found, issue
 
 SMALL = HttpSettings(host="127.0.0.1", port=0, max_body_bytes=3 * 2**20, max_pending_bytes=2**30)
 
@@ -325,24 +325,11 @@ async def test_certificates_that_are_none_are_one_sentence(tmp_path: object) -> 
 # ── TLS ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def openssl(folder: Path, *args: str) -> None:
-    subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
-
-
-def issue(folder: Path, name: str, authority: str, days: str = "2") -> None:
-    """Key and certificate ``name`` signed by ``authority``."""
-    openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key",
-            "-out", f"{name}.csr", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1")  # fmt: skip
-    openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
-            "-CAcreateserial", "-days", days, "-copy_extensions", "copy", "-out", f"{name}.pem")  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certificates")
     for name in ("authority", "stranger"):
-        openssl(folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}")  # fmt: skip
+        found(folder, name)
     issue(folder, "server", "authority")
     issue(folder, "client", "authority")
     issue(folder, "expired", "authority", "-1")
