@@ -318,51 +318,64 @@ def to_text(shadow: Shadow) -> str:
 
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#59636e;--line:#d1d9e0;--ground:#fff;--good:#1a7f37;--bad:#cf222e}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--line:#3d444d;--ground:#0d1117;--good:#3fb950;
---bad:#f85149}}
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#59636e;--line:#d1d9e0;--ground:#fff;--agreed:#1a7f37;
+--differed:#cf222e;--ours:#8250df;--theirs:#9a6700;--nobody:#818b98}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--line:#3d444d;--ground:#0d1117;
+--agreed:#3fb950;--differed:#f85149;--ours:#ab7df8;--theirs:#d29922;--nobody:#656c76}}
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:56rem;margin:2rem auto;
 padding:0 1rem}h1{font-size:1.4rem}table{border-collapse:collapse;width:100%;margin:1rem 0}
-td,th{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
-td:first-child{color:var(--soft)}.bar{display:flex;height:1.5rem;border-radius:4px;overflow:hidden;margin:1rem 0}
-.bar span{display:block;min-width:2px}.wide{overflow-x:auto}footer{color:var(--soft);font-size:.85rem}
+td,th{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top;font-weight:400}
+th{color:var(--soft)}td:last-child{overflow-wrap:anywhere}
+.bar{display:flex;height:1.5rem;border-radius:4px;overflow:hidden;margin:1rem 0 .4rem}
+.bar span{display:block;min-width:2px}.key{display:flex;flex-wrap:wrap;gap:.1rem 1.2rem;margin:0;padding:0;list-style:none}
+.key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.4rem}
+.wide{overflow-x:auto}:focus-visible{outline:2px solid var(--ours)}
+footer{color:var(--soft);font-size:.85rem}code{overflow-wrap:anywhere}
 @media print{body{margin:0}}
 """
 
 
 def to_html(shadow: Shadow, command: str) -> str:
     """The report as one self-contained file."""
-    cells = "".join(f"<tr><td>{html.escape(n)}</td><td>{html.escape(t)}</td></tr>" for n, t in _rows(shadow))
+    cells = "".join(
+        f'<tr><th scope="row">{html.escape(n)}</th><td>{html.escape(t)}</td></tr>' for n, t in _rows(shadow)
+    )
     examples = "".join(
         f"<tr><td>{html.escape(e['decision'])}</td><td>{html.escape(e['pod'])}</td><td>{html.escape(e['ours'])}</td>"
         f"<td>{html.escape(e['theirs'])}</td><td>{e['usd_an_hour']:+.3f}</td></tr>"
         for e in shadow.examples
     )
+    heads = ("decision", "pod", "ours", "kube-scheduler's", "USD/h less with us")
     table = (
-        "<h2>Differences worth most</h2><div class=wide><table><tr><th>decision<th>pod<th>ours<th>kube-scheduler's"
-        f"<th>USD/h less</tr>{examples}</table></div>"
+        '<h2 id="worth">Differences worth most</h2><p>Ask <code>ullage explain decision/ID</code> why.</p>'
+        '<div class="wide" role="region" tabindex="0" aria-labelledby="worth"><table><thead><tr>'
+        + "".join(f'<th scope="col">{head}</th>' for head in heads)
+        + f"</tr></thead><tbody>{examples}</tbody></table></div>"
         if examples
         else ""
     )
     return (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Ullage shadow report</title><style>{_STYLE}</style><h1>{html.escape(shadow.headline())}</h1>"
-        f"{_bar(shadow)}<table>{cells}</table>{table}<footer><p>{html.escape(LIMITS)}<p>{html.escape(command)}</footer>"
-        "</html>\n"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Ullage shadow report</title><style>{_STYLE}</style></head><body><main>"
+        f"<h1>{html.escape(shadow.headline())}</h1>{_bar(shadow)}<table><tbody>{cells}</tbody></table>{table}"
+        f"<footer><p>{html.escape(LIMITS)}</p><p><code>{html.escape(command)}</code></p></footer></main></body></html>\n"
     )
 
 
 def _bar(shadow: Shadow) -> str:
+    """What became of the pods: a bar, and its key with the counts."""
     parts = (
-        ("agreed", shadow.agreed, "var(--good)"),
-        ("differed", shadow.differed, "var(--bad)"),
-        ("only we had a node", shadow.ours_only, "#8250df"),
-        ("only kube-scheduler had", shadow.theirs_only, "#bf8700"),
-        ("nobody had", shadow.neither, "var(--line)"),
+        ("agreed", shadow.agreed, "agreed"),
+        ("differed", shadow.differed, "differed"),
+        ("only we had a node", shadow.ours_only, "ours"),
+        ("only kube-scheduler had", shadow.theirs_only, "theirs"),
+        ("nobody had", shadow.neither, "nobody"),
     )
-    spans = "".join(
-        f"<span style='flex:{count};background:{colour}' title='{name}: {count}'></span>"
-        for name, count, colour in parts
-        if count
-    )
-    return f"<div class=bar role=img aria-label='outcomes'>{spans}</div>"
+    seen = [(f"{name}: {count:,} pods", count, colour) for name, count, colour in parts if count]
+    if not seen:
+        return ""
+    spans = "".join(f'<span style="flex:{count};background:var(--{colour})"></span>' for _, count, colour in seen)
+    key = "".join(f'<li><i style="background:var(--{colour})"></i>{text}</li>' for text, _, colour in seen)
+    said = "; ".join(text for text, _, _ in seen)
+    return f'<div class="bar" role="img" aria-label="{said}">{spans}</div><ul class="key">{key}</ul>'

@@ -95,6 +95,8 @@ def test_the_same_content_stands_in_every_format(tmp_path: Path) -> None:
     assert told["agreement_share"]["low"] < 0.5 < told["agreement_share"]["high"]
     assert told["headline"] in page.read_text()
     assert "http" not in page.read_text()
+    assert 'aria-label="agreed: 60 pods; differed: 60 pods"' in page.read_text()
+    assert "</i>differed: 60 pods</li>" in page.read_text()
     assert told["headline"] in CliRunner().invoke(shadow, base).stdout
 
 

@@ -147,7 +147,7 @@ def test_a_comparison_of_a_trace_with_usage_tells_of_contention_and_its_report_s
     assert metrics["throttled_core_hours"] == pytest.approx(2.0 * 4, rel=0.05)
     assert result.rows[0]["use"]["map"]["nodes"] == ["n0"]
     page = to_html(result)
-    assert all(f"<h2>{head}" in page for head in ("Contention", "Throttled", "Hot nodes · best-fit"))
+    assert all(f">{head}</h2>" in page for head in ("Contention", "Throttled", "Hot nodes · best-fit"))
     assert "Throttled core-hours" in page
 
 
