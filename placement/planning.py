@@ -37,6 +37,7 @@ from placement.problems import (
     demand_problem,
     fleet_problem,
     purchase_plan,
+    require_sums,
     rescue_plan,
     rescue_problem,
     waiting,
@@ -44,6 +45,7 @@ from placement.problems import (
 )
 from placement.purchase import Bought, Shape, buy, fluid_bound, unplaceable
 from placement.rescue import pack
+from placement.resources import MAX_AMOUNT
 from placement.snapshots import SnapshotFile, cluster_of
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 FIRST_SHARE = 0.7
 """Of the time for a rescue that may have to be made again."""
+MOST_USD = 1e6
+"""An hour, a move or an interruption: beyond it a price is a mistake, and solvers lose its small change."""
 KINDS = ("rescue", "batch", "consolidate", "purchase")
 PROGRESS_UNITS = {
     "rescue": "pods placed",
@@ -126,8 +130,7 @@ def plan_for(request: Request, deadline: Deadline, beside: Executor | None = Non
     """
     if request.kind not in KINDS:
         raise ConfigError(f"unknown plan {request.kind!r}; plans are {', '.join(KINDS)}")
-    if request.seed < 0:
-        raise ConfigError(f"seed {request.seed} is below 0; seeds start at 0")
+    _require_sense(request)
     cluster = cluster_of(request.snapshot, request.usd_per_hour)
     if request.kind == "rescue":
         plan = _rescue(request, cluster, deadline, beside)
@@ -139,6 +142,33 @@ def plan_for(request: Request, deadline: Deadline, beside: Executor | None = Non
     if wrong:
         raise PlanningError(f"the {plan.kind} plan failed its check ({wrong[0]}); it is discarded, please report it")
     return plan
+
+
+def _require_sense(request: Request) -> None:
+    """Refuse numbers that mean nothing: negative ones, those that are none, prices beyond :data:`MOST_USD`."""
+    if request.seed < 0:
+        raise ConfigError(f"seed {request.seed} is below 0; seeds start at 0")
+    asked = {
+        "USD per move": request.usd_per_move,
+        "interruptions per hour": request.interruptions_per_hour,
+        "USD per interruption": request.usd_per_interruption,
+        "USD per pod interrupted": request.usd_per_pod_interrupted,
+        **{f"the price of node {node}, USD/h,": usd for node, usd in (request.usd_per_hour or {}).items()},
+    }
+    for what, number in asked.items():
+        if not 0 <= number <= MOST_USD:
+            raise ConfigError(
+                f"{what} of {number:g} is not usable; these are finite numbers >= 0, {MOST_USD:g} at most"
+            )
+    for shape in request.shapes:
+        numbers = {**shape.amounts, "devices": shape.num_gpus}
+        wrong = next((name for name, amount in numbers.items() if not 0 <= amount < MAX_AMOUNT), None)
+        if wrong is not None:
+            raise ConfigError(
+                f"shape {shape.name}: {wrong}={numbers[wrong]} is out of range; give 0 or more, below 2^62"
+            )
+        if shape.limit is not None and shape.limit < 1:
+            raise ConfigError(f"shape {shape.name}: a limit of {shape.limit} is not possible; give 1 or more, or none")
 
 
 def _nothing(kind: str, unit: str, reasons: tuple[str, ...], deadline: Deadline) -> Plan:
@@ -211,6 +241,7 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         )
         for s in request.shapes
     ]
+    require_sums(cluster)
     steady, said = _steady(cluster, request.growth), request.foresight
     said = (*said, *waiting(cluster))
     cluster, use, housed = grown(cluster, request.growth)

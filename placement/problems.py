@@ -25,7 +25,7 @@ from placement.pods import Pod, PodSpec
 from placement.purchase import Bought, Demand, Shape
 from placement.repair import Packing
 from placement.rescue import Packed
-from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray, format_amount
+from placement.resources import DEVICE_MILLI, MAX_AMOUNT, BoolArray, FloatArray, IntArray, format_amount
 from placement.state import NUM_DERIVED, ClusterState, Resident, device_indices, devices_text
 from placement.wish_check import recount
 
@@ -166,6 +166,23 @@ def _require_room(cluster: Cluster, free: IntArray) -> None:
 def _require_nodes(cluster: Cluster) -> None:
     if len(cluster.rows) == 0:
         raise ConfigError("the cluster has no nodes, so there is nothing to plan; take a snapshot of a running cluster")
+    require_sums(cluster)
+
+
+def require_sums(cluster: Cluster) -> None:
+    """Refuse quantities that no 64-bit sum holds, over all nodes or all pods that wait; planners add them up."""
+    offered = cluster.allocatable().sum(axis=1, dtype=np.float64).tolist()
+    asked: dict[str, float] = {}
+    for pod in cluster.pending:
+        for name, amount in pod.spec.request:
+            asked[name] = asked.get(name, 0.0) + amount
+    sums = [("nodes offer", name, total) for name, total in zip(cluster.state.resources, offered, strict=True)]
+    for who, name, total in [*sums, *(("pending pods ask for", name, total) for name, total in asked.items())]:
+        if total >= MAX_AMOUNT:
+            raise ConfigError(
+                f"{who} {format_amount(int(total), name)} of {name} in all, too much to add up (2^62); look for a quantity "
+                "that is a mistake"
+            )
 
 
 def _classes(specs: Iterable[tuple[PodSpec, int]]) -> tuple[list[PodSpec], IntArray, IntArray]:
@@ -540,6 +557,8 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
         if cluster.why_fixed(resident) and not resident.spec.owner.startswith(("DaemonSet/", "Node/")):
             deletable[column_of[resident.row]] = False
     prices = cluster.usd_per_hour
+    if prices is not None:
+        deletable &= [_price(prices, name) > 0 for name in names]  # who saves nothing stays
     usd = np.ones(len(rows)) if prices is None else np.array([_price(prices, name) for name in names], np.float64)
     request, free = cluster.request(specs), np.maximum(cluster.free(), 0)
     kept = _keep_room(cluster, free, deletable)

@@ -7,7 +7,7 @@ API lists them. Files are read and written elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 
@@ -71,21 +71,27 @@ def cluster_of(snapshot: SnapshotFile, usd_per_hour: Mapping[str, float] | None 
     state = ClusterState()
     for namespace in snapshot.namespaces:
         state.set_namespace(namespace)
+    num_devices: dict[str, int] = {}
     for node in snapshot.nodes:
+        if node.name in num_devices:
+            raise SnapshotError(f"node {node.name} is in the snapshot twice; take a new one")
+        num_devices[node.name] = node.num_gpus
         state.add_node(node)
-    pending, not_now, names, never = [], [], {}, {}
+    pending, not_now, never = [], [], {}
+    names: dict[str, str] = {}
     costs: dict[str, int] = {}
     budgets: dict[str, tuple[int, ...]] = {}
     for pod in snapshot.pods:
         if not 0 <= pod.spec < len(snapshot.specs):
             raise SnapshotError(f"pod {pod.name}: spec number {pod.spec} is not in the snapshot; take a new one")
         spec = snapshot.specs[pod.spec]
+        _require_row(pod, spec, num_devices, names)
         names[pod.uid] = pod.name
         if pod.stays:
             never[pod.uid] = pod.stays
         if pod.deletion_cost:
             costs[pod.uid] = pod.deletion_cost
-        if not all(0 <= b < len(snapshot.budgets) for b in pod.budgets):
+        if any(not 0 <= b < len(snapshot.budgets) for b in pod.budgets):
             raise SnapshotError(f"pod {pod.name}: a budget of it is not in the snapshot; take a new one")
         if pod.budgets:
             budgets[pod.uid] = pod.budgets
@@ -106,6 +112,22 @@ def cluster_of(snapshot: SnapshotFile, usd_per_hour: Mapping[str, float] | None 
         costs,
         Budgets(budgets, tuple(b.name for b in snapshot.budgets), tuple(b.allowed for b in snapshot.budgets)),
     )
+
+
+def _require_row(pod: SnapshotPod, spec: PodSpec, num_devices: Mapping[str, int], seen: Container[str]) -> None:
+    """Refuse what only a damaged or edited file says."""
+    if pod.uid in seen:
+        raise SnapshotError(f"pod {pod.name}: another pod has the same UID {pod.uid}; take a fresh snapshot")
+    if pod.node and pod.node not in num_devices:
+        raise SnapshotError(f"pod {pod.name} is on node {pod.node}, which is not in the snapshot; take a new one")
+    if not -(2**31) <= spec.priority < 2**31:
+        raise SnapshotError(
+            f"pod {pod.name}: priority {spec.priority} is out of range; Kubernetes has 32-bit priorities"
+        )
+    if pod.devices and (spec.gpu is None or not 0 < pod.devices < 1 << num_devices.get(pod.node, 0)):
+        raise SnapshotError(
+            f"pod {pod.name} holds devices that it did not ask for, or its node has not; take a new one"
+        )
 
 
 # ── from Kubernetes objects ───────────────────────────────────────────────────────────────────────────────────

@@ -31,7 +31,7 @@ from scheduler.errors import ApiError
 from scheduler.evictions import TOO_MANY, cordon, cordon_state, evict, mark_target, open_again
 from scheduler.gates import GATE, clear, lift, nominate
 from scheduler.kube import KubeClient
-from scheduler.plan_looks import PlanLeft, peers, pod_of, require_empty, require_movable, require_room, split
+from scheduler.plan_looks import PlanLeft, grace_s, peers, pod_of, require_empty, require_movable, require_room, split
 from scheduler.plan_record import PlanRecord, PlanState, State, StepRecord, words
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class ApplyLimits:
     refusal_s: float = 300.0
     """A disruption budget that refuses for longer stops the plan."""
     settle_s: float = 180.0
-    """From an eviction or a nomination until the pod is bound; includes a pod's grace period."""
+    """From an eviction until the pod has ended, its grace period apart; then, or from a nomination, until the pod is bound."""
     outage_s: float = 60.0
     """The API may be away for so long; then the work is interrupted, to be resumed."""
     max_evictions: int | None = None
@@ -269,10 +269,11 @@ class Applier:
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     async def _until_gone(self, step: Step) -> None:
-        end = time.monotonic() + self.limits.settle_s
+        limit_s = self.limits.settle_s + await grace_s(self.client, step)
+        end = time.monotonic() + limit_s
         while await pod_of(self.client, step) is not None:
             if time.monotonic() > end:
-                raise PlanLeft(f"pod {step.name} was evicted but did not end within {self.limits.settle_s:g} s")
+                raise PlanLeft(f"pod {step.name} was evicted but did not end within {limit_s:g} s")
             await asyncio.sleep(POLL_S)
         if self.record.marked.pop(step.pod, None):
             self.save()

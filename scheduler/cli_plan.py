@@ -88,7 +88,7 @@ def _read_plan(path: Path) -> Plan:
 @click.option("--refusal-deadline", "refusal_s", type=click.FloatRange(0), default=300, show_default=True,
               help="Seconds to wait for a disruption budget.")  # fmt: skip
 @click.option("--settle-deadline", "settle_s", type=click.FloatRange(0), default=180, show_default=True,
-              help="Seconds from an eviction until the replacement is bound.")  # fmt: skip
+              help="Seconds beyond its grace period until an evicted pod ends; again until its replacement runs.")  # fmt: skip
 @KUBECONFIG
 @CONTEXT
 @OUTPUT

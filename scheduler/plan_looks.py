@@ -24,6 +24,22 @@ _decode_node = msgspec.json.Decoder(objects.Node).decode
 DAEMONS = ("DaemonSet/", "Node/")
 
 
+class _Spec(msgspec.Struct):
+    terminationGracePeriodSeconds: int | None = None
+
+
+class _Meta(msgspec.Struct):
+    deletionGracePeriodSeconds: int | None = None
+
+
+class _Leaving(msgspec.Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+_decode_leaving = msgspec.json.Decoder(_Leaving).decode
+
+
 class PlanLeft(Exception):
     """Reality has left the plan; the message says where."""
 
@@ -48,6 +64,20 @@ async def pod_of(client: KubeClient, step: Step) -> objects.Pod | None:
     found = _decode_pod(body)
     gone = found.metadata.uid != step.pod or found.status.phase in ("Succeeded", "Failed")
     return None if gone else found
+
+
+async def grace_s(client: KubeClient, step: Step) -> float:
+    """Seconds that the step's pod may take to end once it is evicted; 0 when it is gone."""
+    namespace, name = split(step)
+    try:
+        body = await client.call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}", timeout_s=TIMEOUT_S)
+    except ApiError as error:
+        if error.status == 404:
+            return 0.0
+        raise
+    pod = _decode_leaving(body)
+    given = pod.metadata.deletionGracePeriodSeconds
+    return float((given if given is not None else pod.spec.terminationGracePeriodSeconds) or 0)
 
 
 async def _on(client: KubeClient, node: str) -> list[objects.Pod]:

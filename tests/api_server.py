@@ -44,6 +44,8 @@ class ApiServer:
         self.changed = asyncio.Event()
         self.refusals = 0
         """So many evictions are refused, as by a disruption budget."""
+        self.ends_after_s = 0.0
+        """From its eviction to the end of a pod."""
         self.is_silent = False
         self.is_curt = False
         """Watches end at once, in good order."""
@@ -190,7 +192,12 @@ class ApiServer:
         if self.refusals:
             self.refusals -= 1
             return self._status(429, "Cannot evict pod as it would violate the pod's disruption budget.")
-        self.delete("pods", name, namespace)
+        if self.ends_after_s:
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            self.put("pods", pod)
+            asyncio.get_running_loop().call_later(self.ends_after_s, self.delete, "pods", name, namespace)
+        else:
+            self.delete("pods", name, namespace)
         return web.json_response({"kind": "Status", "status": "Success"}, status=201)
 
     async def _patch(self, request: web.Request, kind: str, namespace: str, name: str) -> web.Response:

@@ -392,3 +392,14 @@ async def test_a_nomination_that_outlived_a_binding_elsewhere_takes_no_room(tmp_
             await require_empty(client, "node-1")
         with pytest.raises(PlanLeft, match="default/web-1 is there"):
             await require_empty(client, "node-0")
+
+
+@pytest.mark.parametrize(("grace", "outcome"), [(60, PlanState.DONE), (0, PlanState.STOPPED)])
+async def test_an_evicted_pod_has_its_own_grace_period_to_end(grace: int, outcome: PlanState, tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        for body in here.pods().values():
+            body["spec"]["terminationGracePeriodSeconds"] = grace
+        here.api.ends_after_s = 0.8
+        applier = here.applier(await here.plan(), limits=ApplyLimits(refusal_s=0.5, settle_s=0.4, outage_s=0.3))
+        assert await applier.run() == outcome
+        assert outcome == PlanState.DONE or "did not end within" in applier.record.reason

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from placement.errors import ConfigError
 from placement.planning import Request, SaleShape, plan_for
 from placement.plans import Action, Deadline, Ending, Plan, Step
 from placement.problems import check_steps
@@ -192,3 +195,62 @@ def test_every_step_of_a_plan_for_a_random_cluster_holds_when_it_is_taken(kind: 
             shapes=shapes if kind == "purchase" else (),
         )
         assert Referee(objects).judge(plan, budget if kind == "consolidate" else None) == [], f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "says"),
+    [
+        ("consolidate", {"usd_per_hour": {"a": -1.0}}, "price of node a, USD/h, of -1 is not usable"),
+        ("consolidate", {"usd_per_hour": {"a": 1e300}}, "price of node a"),
+        ("consolidate", {"usd_per_move": float("nan")}, "USD per move of nan"),
+        ("consolidate", {"interruptions_per_hour": float("inf")}, "interruptions per hour of inf"),
+        ("purchase", {"shapes": (SaleShape("s", {"cpu": -5}, 1.0),)}, "shape s: cpu=-5 is out of range"),
+        ("purchase", {"shapes": (SaleShape("s", {"cpu": 5}, 1.0, num_gpus=-1),)}, "shape s: devices=-1"),
+        ("purchase", {"shapes": (SaleShape("s", {"cpu": 5}, 1.0, limit=-2),)}, "a limit of -2 is not possible"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(kind: str, question: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        planned(kind, taken(node("a"), pod("w-1", "1")), **question)
+
+
+@pytest.mark.parametrize("kind", ["rescue", "batch", "consolidate", "purchase"])
+def test_quantities_that_no_sum_holds_are_refused_before_anybody_adds_them_up(kind: str) -> None:
+    nodes = [node(name) for name in "abc"]
+    for one in nodes:
+        one["status"]["allocatable"]["memory"] = "3Ei"
+    with pytest.raises(ConfigError, match=r"nodes offer .* of memory in all, too much to add up"):
+        planned(kind, taken(*nodes, pod("w-1", "1")))
+    large = [pod(f"w-{i}", "1") for i in range(2)]
+    for one in large:
+        one["spec"]["containers"][0]["resources"]["requests"]["memory"] = "3Ei"
+    with pytest.raises(ConfigError, match=r"pending pods ask for .* of memory in all"):
+        planned(kind, taken(node("a"), *large))
+
+
+def test_a_node_that_costs_nothing_is_not_emptied() -> None:
+    file = taken(node("a"), node("b"), pod("x-1", "1", "a"), pod("y-1", "1", "b"))
+    plan = planned("consolidate", file, usd_per_hour={"a": 0.0, "b": 0.0})
+    assert (plan.steps, plan.value, plan.ending) == ((), 0.0, Ending.OPTIMAL)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: f.nodes.append(f.nodes[0]), "node a is in the snapshot twice"),
+        (
+            lambda f: setattr(f.pods[0], "node", "ghost"),
+            "pod default/x-1 is on node ghost, which is not in the snapshot",
+        ),
+        (lambda f: setattr(f.pods[0], "devices", 4), "holds devices that it did not ask for"),
+        (lambda f: f.pods.append(f.pods[0]), "another pod has the same UID"),
+        (lambda f: f.specs.__setitem__(0, replace(f.specs[0], priority=2**40)), "Kubernetes has 32-bit priorities"),
+    ],
+)
+def test_a_snapshot_that_contradicts_itself_is_refused_by_name(
+    damage: Callable[[SnapshotFile], Any], says: str
+) -> None:
+    file = taken(node("a"), pod("x-1", "1", "a"))
+    damage(file)
+    with pytest.raises(SnapshotError, match=says):
+        cluster_of(file)
