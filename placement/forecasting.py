@@ -9,6 +9,8 @@ an argument. The expensive part, asking the rungs, is :func:`placement.predictio
 - *crowding*: when nodes were short of CPU for more than :attr:`Forecaster.budget` of the last day, every rung is shut until
   it is less than half of that: workloads may all keep below their own peaks and yet be too much together;
 - *age*: without news an answer moves towards the request;
+- *the first day*: a model's answers about who has no day of history are a rung of their own, which promises nothing before
+  :data:`LEAST_OUTCOMES` newcomers have shown here how far they come true;
 - *cold start*: with ``siblings``, who has no day of history is predicted from those who have (:mod:`placement.siblings`).
 """
 
@@ -36,6 +38,7 @@ from placement.prediction import (
     MODEL,
     OUTCOME_DAYS,
     REQUEST,
+    YOUNG,
     Answers,
     Prediction,
     Question,
@@ -209,6 +212,8 @@ class Forecaster:
         self._known: dict[str, _Known] = {}
         self._promises: deque[_Promise] = deque()
         self._outcomes: dict[tuple[str, str], _Outcomes] = {}
+        self._newcomers: dict[str, dict[str, int]] = {resource: {} for resource in LEARNED}
+        """By resource: of whom outcomes of their first day are remembered, and when the last one began."""
 
     def use(self, rungs: Rungs) -> None:
         """New rungs (a model was loaded, or lost): every answer is asked again, outcomes start anew."""
@@ -217,6 +222,8 @@ class Forecaster:
         self.scores.clear()
         self._promises.clear()
         self._outcomes.clear()
+        for newcomers in self._newcomers.values():
+            newcomers.clear()
         if self.siblings is not None:
             self.siblings = None if rungs.parts else Siblings(EACH)
         for known in self._known.values():
@@ -360,7 +367,7 @@ class Forecaster:
                 continue
             known.answers, known.is_tried = answer, True
             for tried in answer.tried:
-                self._learn(tried)
+                self._learn(tried, answer.workload)
             promised = self._with_siblings(known, answer)
             if promised and answer.end_s >= known.promised_s + HOUR_S:
                 known.promised_s = answer.end_s
@@ -370,17 +377,20 @@ class Forecaster:
         """What is said, and what its siblings say of the workload, whether it needs that or not."""
         if self.siblings is None:
             return answer.of
-        told = self.siblings.predict(answer.workload, answer.requested, {} if answer.of else known.used)
-        if not answer.of:
-            return told
-        return {
+        is_known = _has_history(answer)
+        told = self.siblings.predict(answer.workload, answer.requested, {} if is_known else known.used)
+        both = {
             r: replace(said, uppers={**said.uppers, **told[r].uppers}) if r in told else said
             for r, said in answer.of.items()
         }
+        return both if is_known else {**told, **both}
 
-    def _learn(self, outcome: Ratio) -> None:
+    def _learn(self, outcome: Ratio, workload: str) -> None:
         key = outcome.rung, outcome.resource
         self._outcomes.setdefault(key, _Outcomes()).add(outcome.made_s, outcome.ratio)
+        if outcome.rung == YOUNG:
+            newcomers = self._newcomers[outcome.resource]
+            newcomers[workload] = max(outcome.made_s, newcomers.get(workload, 0))
 
     def renewed(self, knowledge: Knowledge, now_s: float) -> Knowledge | None:
         """The next version of knowledge, None if no forecast changed."""
@@ -404,7 +414,7 @@ class Forecaster:
     def _forecast(self, known: _Known, answers: Answers, now_s: float) -> Forecast:
         age_s = max(0.0, now_s - known.last_s)
         asked = answers.requested
-        of = answers.of or self._with_siblings(known, answers)
+        of = answers.of if _has_history(answers) else self._with_siblings(known, answers)
         rung = self._rung_of(of) if age_s < self.stale_s else REQUEST
         old = min(1.0, max(0.0, (age_s - self.fresh_s) / (self.stale_s - self.fresh_s)))
         uppers, means, deviations, parts = [], [], [], []
@@ -440,12 +450,16 @@ class Forecaster:
         """By which a rung's answers are multiplied; None while it has no outcomes to promise with.
 
         A rule on the largest samples is never lowered: below the peaks of the past it would promise that they do not
-        come back.
+        come back. Nor is what is said of newcomers.
         """
         if rung == SIBLINGS:
             return None if self.siblings is None else self.siblings.factor(resource)
         outcomes = self._outcomes.get((rung, resource))
         found = None if outcomes is None else outcomes.quantile
+        if rung == YOUNG:
+            # A newcomer is one draw from the workloads, not from their hours.
+            enough = found is not None and len(self._newcomers[resource]) >= LEAST_OUTCOMES
+            return max(found, 1.0) if found is not None and enough else None
         if found is None:
             return self.first_factor if self.first_factor and rung != REQUEST else None
         return max(found, 1.0) if rung == HISTORY else found
@@ -461,8 +475,9 @@ class Forecaster:
         return next(usable, REQUEST)
 
     def _rung_of(self, of: Mapping[str, Prediction]) -> str:
-        # Siblings are known by their histories.
-        names = [name for name, _ in self.rungs.predictors] + [SIBLINGS] * self.trusted(HISTORY)
+        # Newcomers are told by the model, siblings are known by their histories.
+        names = [name for name, _ in self.rungs.predictors]
+        names += [YOUNG] * self.trusted(MODEL) + [SIBLINGS] * self.trusted(HISTORY)
         for name in names:
             if self.trusted(name) and any(
                 name in p.uppers and self.factor(name, resource) is not None for resource, p in of.items()
@@ -483,6 +498,9 @@ class Forecaster:
             judged += self._judge(self._promises.popleft())
         for outcomes in self._outcomes.values():
             outcomes.settle(now_s)
+        oldest_s = now_s - OUTCOME_DAYS * DAY_S
+        for resource, newcomers in self._newcomers.items():
+            self._newcomers[resource] = {name: at for name, at in newcomers.items() if at >= oldest_s}
         if self.siblings is not None:
             self.siblings.settle()
             self.siblings.renew(k.answers for k in self._known.values() if k.answers is not None)
@@ -504,10 +522,10 @@ class Forecaster:
             for rung, upper in said.uppers.items():
                 ratio = truth / max(upper, 1.0)
                 if rung != SIBLINGS:
-                    self._learn(Ratio(rung, resource, promise.made_s, ratio))
+                    self._learn(Ratio(rung, resource, promise.made_s, ratio), promise.workload)
                 elif self.siblings is not None:
                     self.siblings.learn(promise.workload, resource, promise.made_s, ratio)
-                    if len(said.uppers) > 1:
+                    if HISTORY in said.uppers:
                         continue  # it has a history of its own: nothing was promised by its siblings
                 factor = promise.factors.get((rung, resource))
                 if factor is None:
@@ -518,6 +536,11 @@ class Forecaster:
                 self.scores.setdefault((rung, resource), _Score()).outcomes.append((loss, truth))
             judged += 1
         return judged
+
+
+def _has_history(answers: Answers) -> bool:
+    """Whether a resource was measured for long enough."""
+    return any(HISTORY in said.uppers for said in answers.of.values())
 
 
 def _limited(upper: float, factor: float, asked: int) -> int:
@@ -540,5 +563,5 @@ def _is_like(old: Forecast, new: Forecast, requested: Requests) -> bool:
 
 
 def rungs_below(rung: str) -> int:
-    """0 for a model, 1 for history, 2 for siblings, 3 for the request: how far a forecast has fallen."""
-    return (MODEL, HISTORY, SIBLINGS, REQUEST).index(rung)
+    """0 for a model, 1 for history, 2 for newcomers by the model, 3 for siblings, 4 for the request: how far it has fallen."""
+    return (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST).index(rung)

@@ -36,6 +36,8 @@ from placement.windows import Past
 
 MODEL = "model"
 HISTORY = "history"
+YOUNG = "young"
+"""A model's answer about who has less than a day of samples: outcomes of its own, and below the history."""
 REQUEST = "request"
 """Rungs, best first."""
 
@@ -48,6 +50,8 @@ RULE_PREFIX = "rule:"
 """Before the name of a baseline, where a model folder is asked for."""
 LEAST = DAY
 """Samples without which a workload counts with its request, as it does in Koordinator: a few hours tell little of a day."""
+LEAST_YOUNG = HOUR
+"""Samples without which a model is not asked either."""
 FLOOR = 1e-3
 """Least answer, as a share: below it a workload is idle and ratios mean nothing."""
 OUTCOME_DAYS = 10
@@ -420,6 +424,10 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
         for i in np.flatnonzero(_is_known(past)[:, 0]).tolist():
             said = {n: float(u[i, 0] * scale[i]) for n, u in uppers.items() if u is not None and np.isfinite(u[i, 0])}
             of[i][resource] = Prediction(said, *usual[i])
+        young = uppers.get(MODEL)
+        if young is not None:
+            for i in np.flatnonzero(_is_young(past)[:, 0] & np.isfinite(young[:, 0])).tolist():
+                of[i][resource] = Prediction({YOUNG: float(young[i, 0] * scale[i])}, *usual[i])
     ratios = _ratios(rungs, batch, _told(rungs, questions), end_s) if judges else [()] * len(questions)
     stood: list[tuple[tuple[int, SingleArray], ...]] = [()] * len(questions)
     if rungs.reads_kin:
@@ -441,8 +449,19 @@ def _told(rungs: Rungs, questions: Sequence[Question]) -> SingleArray:
 
 def _is_known(past: Past) -> BoolArray:
     """``(N, O)``: whether there are samples enough before each origin."""
-    known: BoolArray = np.cumsum(past.hour_count, axis=1)[:, past.hours - 1] >= LEAST
+    known: BoolArray = _measured(past) >= LEAST
     return known
+
+
+def _is_young(past: Past) -> BoolArray:
+    """``(N, O)``: whether there is less, but enough to ask a model."""
+    measured = _measured(past)
+    young: BoolArray = (measured < LEAST) & (measured >= LEAST_YOUNG)
+    return young
+
+
+def _measured(past: Past) -> FloatArray:
+    return np.asarray(np.cumsum(past.hour_count, axis=1)[:, past.hours - 1])
 
 
 def _uppers(predictor: Predictor, batch: Batch, resource: str) -> SingleArray | None:
@@ -471,8 +490,9 @@ def _ratios(rungs: Rungs, batch: Batch, told: SingleArray, end_s: int) -> list[t
                 continue
             ratio = oracle(past, rungs.target) / upper
             made_s = end_s - (steps - past.origins) * STEP_S
-            for i, o in zip(*np.nonzero(_is_known(past) & np.isfinite(ratio)), strict=True):
-                found[i].append(Ratio(name, resource, int(made_s[o]), float(ratio[i, o])))
+            for rung, mask in ((name, _is_known(past)), (YOUNG, _is_young(past)))[: 1 + (name == MODEL)]:
+                for i, o in zip(*np.nonzero(mask & np.isfinite(ratio)), strict=True):
+                    found[i].append(Ratio(rung, resource, int(made_s[o]), float(ratio[i, o])))
     return [tuple(ratios) for ratios in found]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from placement.knowledge import Forecast, Forecasts, workload_of
 from placement.pods import PodSpec
+from placement.prediction import YOUNG
 from placement.resources import CPU, MEMORY
 from placement.siblings import SIBLINGS
 
@@ -116,7 +117,7 @@ def _why_kept(classes: list[tuple[PodSpec, int]], forecast: Forecast | None, kep
         return "Guaranteed"
     if forecast is None or forecast.rung == "request":
         return "no prediction that is trusted"
-    if forecast.rung == SIBLINGS:
+    if forecast.rung in (YOUNG, SIBLINGS):
         return "less than a day of its own history"
     return ""
 

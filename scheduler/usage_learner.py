@@ -23,7 +23,7 @@ from placement.errors import ModelError
 from placement.facts import facts_of
 from placement.forecasting import Forecaster, asked_of, rungs_below
 from placement.knowledge import Forecasts, workload_of
-from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST, Question, Rungs, load_rungs, target_of
+from placement.prediction import HISTORY, LEARNED, MODEL, REQUEST, YOUNG, Question, Rungs, load_rungs, target_of
 from placement.reclaim import is_reclaimed
 from placement.resources import CPU, MEMORY
 from placement.siblings import SIBLINGS
@@ -350,10 +350,10 @@ class UsageLearner:
     def _gauges(self) -> None:
         metrics, forecaster, now_s = self.engine.metrics, self.forecaster, self.clock()
         rungs = Counter(self._rungs_before.values())
-        for rung in (MODEL, HISTORY, SIBLINGS, REQUEST):
+        for rung in (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST):
             metrics.prediction_rung.labels(rung).set(rungs[rung])
         names = [rung for rung, _ in forecaster.rungs.predictors]
-        for rung in names if forecaster.siblings is None else [*names, SIBLINGS]:
+        for rung in (*names, *[YOUNG] * (MODEL in names), *[SIBLINGS] * (forecaster.siblings is not None)):
             metrics.prediction_trusted.labels(rung).set(int(forecaster.trusted(rung)))
             for resource in LEARNED:
                 metrics.prediction_coverage.labels(rung, resource).set(forecaster.coverage(rung, resource))

@@ -121,17 +121,15 @@ def _sight(card: Mapping[str, Any], trained_on: Mapping[str, Any], series: Usage
 
 
 def _at(facts: Mapping[str, Any], sight: Sight) -> Mapping[str, Any]:
-    """With the calibration of who is judged."""
-    if not sight.before_refit:
-        return facts
-    return {**facts, "calibration": facts.get("judged_calibration", facts["calibration"])}
+    """With the weights and the calibration of who is judged."""
+    return {**facts, **facts.get("judged", {})} if sight.before_refit else facts
 
 
 def _facts(card: Mapping[str, Any], resource: str, horizon_h: int, statistic: str) -> dict[str, Any]:
     """What the card says of a task."""
     of = card["tasks"][f"{resource}-{Target(horizon_h, statistic).name}"]
     found = {key: of[key] for key in ("baseline", "scale", "weights", "calibration")}
-    return found | {key: of[key] for key in ("judged_calibration",) if key in of}
+    return {**found, "judged": of.get("judged", {})}
 
 
 def _task(

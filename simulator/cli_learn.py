@@ -185,8 +185,8 @@ def train(
             "task": f"{t.resource}-{t.target.name}",
             "baseline": t.baseline,
             "scale": f"{t.scale:.3f}",
-            "weight of model": f"{sum(t.weights):.2f}",
-            "calibration": f"{t.calibration:.3f}",
+            "weight of model": f"{sum(t.served.weights):.2f}",
+            "calibration": f"{t.served.calibration:.3f}",
             **{k: f"{v:.4f}" for k, v in t.metrics.items() if k.endswith("unseen")},
         }
         for t in learned.usage

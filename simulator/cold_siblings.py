@@ -38,14 +38,14 @@ def judge_siblings(days: Sequence[UsageSeries]) -> dict[str, dict[str, float | N
     for number, day in enumerate(days):
         names = [f"{group}/Host/{host_of(name)}" for name, group in zip(day.workloads, day.groups, strict=True)]
         new = {name: row for row, name in enumerate(names) if name not in seen}
-        said = _played(forecaster, number * DAY, names, new if seen else {}, np.rint(day.share(CPU) * 1000))
+        said = played(forecaster, number * DAY, names, new if seen else {}, np.rint(day.share(CPU) * 1000))
         if seen:
-            found[day.name] = _summary(said)
+            found[day.name] = summary(said, SIBLINGS)
         seen.update(names)
     return found
 
 
-def _played(
+def played(
     forecaster: Forecaster, begin: int, names: Sequence[str], new: dict[str, int], millicores: Any
 ) -> list[tuple[str, str, int, float]]:
     """One day: (name, rung, promised, truth) of each new name and hour."""
@@ -58,7 +58,8 @@ def _played(
         if (step + 1) % HOUR:
             continue
         forecaster.keep(asked)
-        forecaster.take(ask(forecaster.rungs, forecaster.questions(asked)))
+        while questions := forecaster.questions(asked):
+            forecaster.take(ask(forecaster.rungs, questions))
         forecaster.settle(now_s)
         ahead = millicores[:, step + 1 : step + 1 + TARGET.horizon_h * HOUR]
         if new and ahead.shape[1] == TARGET.horizon_h * HOUR:
@@ -67,8 +68,9 @@ def _played(
     return said
 
 
-def _summary(said: Sequence[tuple[str, str, int, float]]) -> dict[str, float | None]:
-    told = [(name, promised, truth) for name, rung, promised, truth in said if rung == SIBLINGS]
+def summary(said: Sequence[tuple[str, str, int, float]], rung: str) -> dict[str, float | None]:
+    """Of what was said on a rung, as :func:`judge_siblings` tells it."""
+    told = [(name, promised, truth) for name, on, promised, truth in said if on == rung]
     promised, truth = (np.array([row[column] for row in told], float) / ASKED[CPU] for column in (1, 2))
     counts: dict[str, float | None] = {
         "forecasts": len(said),

@@ -210,16 +210,24 @@ class Trained:
 
     resource: str
     target: Target
-    judged: tuple[QuantileModel, ...]
-    weights: tuple[float, ...]
-    judged_calibration: float
+    judged: Mixture
     baseline: str
     scale: float
     metrics: Mapping[str, float]
+    served: Mixture
+    """Of trees fitted on everything, as many as before; what was judged itself where that is to be served.
+
+    Weights and factor are from outcomes of the judged models on all days that those had not been fitted on.
+    """
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Models, their weights (what is missing to one is the rule's), and the factor for what they say together."""
+
     models: tuple[QuantileModel, ...]
-    """Fitted on everything, as many trees each; the judged ones themselves where they are to be served."""
+    weights: tuple[float, ...]
     calibration: float
-    """Of what is served: from outcomes of the judged models on all days that they had not been fitted on."""
 
 
 def deployable_recording(series: UsageSeries, split: Split) -> Recording:
@@ -272,29 +280,25 @@ def train_task(
     )
     tune = samples.pick(calibration & judged)
     baseline, scale, values = _best_baseline(recording, resource, target, tune, split)
-    truth, weight = tune.truth.astype(float), tune.weight
     parts = np.concatenate([predictions(models, tune.rows), np.minimum(values * scale, 1)[None, :]])
-    weights = stack(parts, truth, weight, LEVEL)
-    factor = _factor(weights @ parts, tune)
+    mixed = _mixture(models, parts, tune)
     late = samples.pick(test & judged)
     metrics: dict[str, float] = {}
     if len(late):
         rival, forecasts = _parts(recording, resource, target, late, models, (baseline, scale))
-        metrics = _metrics(late, np.clip(weights @ forecasts * factor, 0, 1), rival, held_out[late.workload])
-    served, last = models, factor
+        said = np.array([*mixed.weights, 1 - sum(mixed.weights)]) @ forecasts * mixed.calibration
+        metrics = _metrics(late, np.clip(said, 0, 1), rival, held_out[late.workload])
+    served = mixed
     if refit:
-        served = fit_bases(
+        again = fit_bases(
             samples, resource=resource, target=target, train=np.ones(len(samples), np.bool_), stop=None,
             effort=effort_for(target, effort, len(samples)), seed=seed, bases=bases_for(target, 1),
             rounds=[model.rounds for model in models],
         )  # fmt: skip
         since = samples.pick((samples.hour / 24 >= split.last_fit) & judged)
         _, forecasts = _parts(recording, resource, target, since, models, (baseline, scale))
-        last = _factor(weights @ forecasts, since)
-    return Trained(
-        resource, target, tuple(models), tuple(float(w) for w in weights[:-1]), factor, baseline, scale, metrics,
-        tuple(served), last,
-    )  # fmt: skip
+        served = replace(_mixture(models, forecasts, since), models=tuple(again))
+    return Trained(resource, target, mixed, baseline, scale, metrics, served)
 
 
 def _parts(
@@ -312,9 +316,12 @@ def _parts(
     return rival, np.concatenate([predictions(models, samples.rows), rival[None, :]])
 
 
-def _factor(mixed: FloatArray, samples: Samples) -> float:
-    """By which :data:`LEVEL` of the outcomes would have been covered: one for the cluster."""
-    return conformal(mixed, samples.truth.astype(float), samples.groups, LEVEL, min_group=len(samples) + 1).cluster
+def _mixture(models: list[QuantileModel], parts: FloatArray, samples: Samples) -> Mixture:
+    """Weights and factor that suit (K, S) forecasts of models and rule, by what came of them."""
+    truth = samples.truth.astype(float)
+    weights = stack(parts, truth, samples.weight, LEVEL)
+    factor = conformal(weights @ parts, truth, samples.groups, LEVEL, min_group=len(samples) + 1).cluster
+    return Mixture(tuple(models), tuple(float(w) for w in weights[:-1]), factor)
 
 
 def _best_baseline(
@@ -385,8 +392,8 @@ def train(
         )
     progress("saving", len(tasks), len(tasks))
     card = {**model_card(series, split, trained, held, seed=seed, created_s=created_s, refit=refit), **(more or {})}
-    judged = [m for t in trained for m in t.judged] if refit else []
-    write_model([m for t in trained for m in t.models], folder, card, files or {}, judged)
+    judged = [m for t in trained for m in t.judged.models] if refit else []
+    write_model([m for t in trained for m in t.served.models], folder, card, files or {}, judged)
     return trained
 
 
@@ -478,12 +485,12 @@ def model_card(
         "drift": {"coverage_floor": drift.FLOOR, "window": drift.WINDOW, "falls_to": HISTORY},
         "tasks": {
             f"{t.resource}-{t.target.name}": {
-                "weights": list(t.weights),
-                "calibration": t.calibration,
-                "judged_calibration": t.judged_calibration,
+                "weights": list(t.served.weights),
+                "calibration": t.served.calibration,
+                "judged": {"weights": list(t.judged.weights), "calibration": t.judged.calibration},
                 "baseline": t.baseline,
                 "scale": t.scale,
-                "trees": [int(m.booster.num_trees()) for m in t.models],
+                "trees": [int(m.booster.num_trees()) for m in t.served.models],
                 **t.metrics,
             }
             for t in trained

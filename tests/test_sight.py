@@ -144,13 +144,15 @@ def test_a_model_is_tried_on_the_past_by_what_had_not_seen_it(folder: Path, seri
     assert set(early.of[CPU].uppers) == {"history"}, "nobody answers about what all were fitted on"
 
 
-def test_the_factor_of_what_is_served_covers_outcomes_of_the_judged(folder: Path, tmp_path: Path) -> None:
+def test_without_a_refit_what_was_judged_is_served_as_it_was(folder: Path, tmp_path: Path) -> None:
     card = json.loads((folder / "card.json").read_text())["tasks"]["cpu-6h-peak"]
     series = replace(made_up(days=12), start_s=BEGINS_S)
     trained = train(series, tmp_path, seed=2, effort=EFFORT, targets=[TARGET], refit=False)
     (kept,) = trained
-    assert kept.models == kept.judged
-    assert kept.calibration == kept.judged_calibration == card["judged_calibration"]
+    assert kept.served is kept.judged
+    assert kept.judged.calibration == card["judged"]["calibration"]
+    assert list(kept.judged.weights) == card["judged"]["weights"]
+    assert card["calibration"] != card["judged"]["calibration"], "more outcomes are known"
     mine = json.loads((tmp_path / "card.json").read_text())
     assert mine["judged_models"] == []
     assert mine["figures"].startswith("The figures are of the models that are served")
@@ -165,7 +167,7 @@ def test_trees_do_not_look_at_the_clock_of_a_recording_without_a_calendar(tmp_pa
     for begins_s, reads in ((BEGINS_S, True), (0, False)):
         series = replace(made_up(days=12), start_s=begins_s, usage={CPU: share * 2})
         (trained,) = train(series, tmp_path, seed=2, effort=EFFORT, targets=[Target(1)])
-        for model in (*trained.models, *trained.judged):
+        for model in (*trained.served.models, *trained.judged.models):
             assert model.reads(("hour", "weekday")) == reads
     assert json.loads((tmp_path / "card.json").read_text())["span"]["calendar"] is False
     assert load_predictor(tmp_path, Target(1))[0].span is None, "its times mean nothing elsewhere"

@@ -1,0 +1,109 @@
+"""What answers best in a workload's first day: a model, its siblings, or its request, through the deployed forecaster.
+
+The first three PlanetLab days one after the other (the others are for tests), in a seeded part of the slices. Trees are
+fitted on the first day; from then on they are loaded as ``ullage serve`` loads a folder, so that nothing of that day
+counts for them; newcomers of the second day give the factor, names that no earlier day had are judged on the third,
+every hour, by the peak of the next six. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from placement.baselines import Target
+from placement.boosted import QuantileModel
+from placement.forecasting import Forecaster
+from placement.horizons import EVERY_WORKLOAD
+from placement.prediction import HISTORY, MODEL, REQUEST, YOUNG, HistoryPredictor, ModelPredictor, Rungs
+from placement.resources import CPU
+from placement.siblings import SIBLINGS
+from placement.spans import Span
+from placement.stacking import Calibration
+from placement.usage import DAY, HOUR, STEP_S, UsageSeries
+from simulator.cold_siblings import ASKED, TARGET, played, summary
+from simulator.forecast_samples import Recording, folds_of
+from simulator.training import Effort, bases_for, effort_for, fit_bases
+from simulator.usage_readers import host_of, joined_days, read_planetlab
+
+DAYS = 3
+FIRST_H = (1, 3, 6, 12, 24)
+"""Hours of the first day at which it is cut to tell how good answers are."""
+
+
+def trees_of(day: UsageSeries, target: Target, seed: int) -> list[QuantileModel]:
+    """Fitted on three quarters of a day's names, stopped by the others."""
+    series = joined_days([day])
+    recording = Recording(series, np.arange(HOUR, series.num_steps, HOUR), as_live=True)
+    samples = recording.samples(CPU, target)
+    held = (folds_of(len(series.workloads), 4, seed) == 0)[samples.workload]
+    effort = effort_for(target, Effort(30_000, by_weight=True), int((~held).sum()))
+    return fit_bases(
+        samples,
+        resource=CPU,
+        target=target,
+        train=~held,
+        stop=held,
+        effort=effort,
+        seed=seed,
+        bases=bases_for(target, 1),
+    )
+
+
+def rungs_of(models: list[QuantileModel], end_s: int) -> Rungs:
+    """As loaded from a folder whose recording ended then."""
+    history = HistoryPredictor.plain(TARGET)
+    model = ModelPredictor(
+        TARGET, {CPU: models}, {CPU: (1.0,)}, {CPU: Calibration(1.0, {})}, history, span=Span(0, end_s, end_s, "")
+    )
+    return Rungs(((MODEL, model), (HISTORY, history)), TARGET)
+
+
+def part_of(day: UsageSeries, share: float, seed: int) -> UsageSeries:
+    """A seeded share of the slices, the same on every day."""
+    return day.pick(np.array([zlib.crc32(f"{seed}/{group}".encode()) % 1000 < 1000 * share for group in day.groups]))
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--traces", type=Path, required=True)
+    parser.add_argument("--share", type=float, default=0.3, help="of the slices")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    whole = read_planetlab(given.traces / "planetlab")[:DAYS]
+    models = trees_of(whole[0], TARGET, given.seed)
+    days = [part_of(day, given.share, given.seed) for day in whole]
+    found: dict[str, object] = {"names": [len(day.workloads) for day in days], "trees": models[0].rounds}
+    for rung, siblings in ((YOUNG, False), (SIBLINGS, True)):
+        forecaster = Forecaster(TARGET, max_workloads=EVERY_WORKLOAD, siblings=siblings)
+        seen: set[str] = set()
+        said: list[tuple[str, str, int, float]] = []
+        for number, day in enumerate(days):
+            if number == 1 and rung == YOUNG:
+                forecaster.use(rungs_of(models, DAY * STEP_S))
+            names = [f"{group}/Host/{host_of(name)}" for name, group in zip(day.workloads, day.groups, strict=True)]
+            new = {name: row for row, name in enumerate(names) if name not in seen and number == DAYS - 1}
+            said = played(forecaster, number * DAY, names, new, np.rint(day.share(CPU) * ASKED[CPU]))
+            seen.update(names)
+        hours = np.arange(len(said)) // max(len({name for name, *_ in said}), 1) + 1
+        found[rung] = {
+            **summary(said, rung),
+            "on": {on: sum(one[1] == on for one in said) for on in (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST)},
+            "all": summary([(name, rung, promised, truth) for name, _, promised, truth in said], rung),
+            "factor": forecaster.factor(rung, CPU),
+            "by_hour": {
+                f"{low}-{high}": summary([one for one, h in zip(said, hours, strict=True) if low <= h < high], rung)
+                for low, high in pairwise(FIRST_H)
+            },
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
