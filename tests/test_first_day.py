@@ -1,0 +1,153 @@
+"""A model in a workload's first day: a rung of its own, that promises nothing before newcomers have shown how it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from placement.baselines import Target
+from placement.forecasting import LEAST_OUTCOMES, Forecaster, rungs_below
+from placement.knowledge import Forecast
+from placement.pods import PodSpec
+from placement.prediction import (
+    HISTORY,
+    LEAST,
+    LEAST_YOUNG,
+    MODEL,
+    REQUEST,
+    YOUNG,
+    HistoryPredictor,
+    Question,
+    Rungs,
+    ask,
+)
+from placement.resources import CPU, MEMORY
+from placement.rightsize import recommend
+from placement.siblings import SIBLINGS
+from placement.usage import STEP_S, UsageHistory
+
+TARGET = Target(1)
+GIB = 2**30
+ASKS = {CPU: 4000, MEMORY: 8 * GIB}
+HOUR_S = 3600
+
+
+@dataclass(frozen=True)
+class Guess(HistoryPredictor):
+    """A model that says half of the largest sample of a day."""
+
+    def shares(self, batch, resource):  # type: ignore[no-untyped-def]  # as the base
+        found = super().shares(batch, resource)
+        return None if found is None else found / 2
+
+
+RUNGS = Rungs(
+    ((MODEL, Guess(TARGET, dict.fromkeys((CPU, MEMORY), ("max24h", 1.0)))), *Rungs.of_history(TARGET).predictors),
+    TARGET,
+)
+
+
+def played(forecaster: Forecaster, names: list[str], begin_h: int, hours: int, *, cpu: int = 1000) -> int:
+    """Constant use from then on, asked about every hour."""
+    asks = dict.fromkeys(names, ASKS)
+    now = begin_h * HOUR_S
+    for _ in range(hours):
+        for _ in range(HOUR_S // STEP_S):
+            now += STEP_S
+            for name in names:
+                forecaster.add(name, now, now, cpu_millicores=cpu, memory_bytes=GIB)
+        forecaster.take(ask(forecaster.rungs, forecaster.questions(asks)))
+        forecaster.settle(now)
+    return now
+
+
+def told(forecaster: Forecaster, name: str, now: int) -> Forecast:
+    return forecaster.forecasts(now).of[name]
+
+
+def newcomers(num: int, first: int = 0) -> list[str]:
+    return [f"shop/Deployment/w{i}" for i in range(first, first + num)]
+
+
+def test_a_model_is_asked_from_an_hour_on_and_says_so_by_another_name() -> None:
+    answers = {}
+    for steps in (LEAST_YOUNG - 1, LEAST_YOUNG, LEAST - 1, LEAST):
+        history = UsageHistory("w")
+        for step in range(1, steps + 1):
+            history.add(step * STEP_S, cpu_millicores=1000, memory_bytes=GIB)
+        snapshot = history.snapshot()
+        assert snapshot is not None
+        (answers[steps],) = ask(RUNGS, [Question("w", ASKS, snapshot)])
+    assert answers[LEAST_YOUNG - 1].of == {}
+    for steps in (LEAST_YOUNG, LEAST - 1):
+        assert answers[steps].of[CPU].uppers.keys() == {YOUNG}
+        assert np.isclose(answers[steps].of[CPU].uppers[YOUNG], 500, rtol=1e-3)
+    assert answers[LEAST].of[CPU].uppers.keys() == {MODEL, HISTORY}
+    history = UsageHistory("w")
+    for step in range(1, LEAST):
+        history.add(step * STEP_S, cpu_millicores=1000, memory_bytes=GIB)
+    snapshot = history.snapshot()
+    assert snapshot is not None
+    assert ask(Rungs.of_history(TARGET), [Question("w", ASKS, snapshot)])[0].of == {}, "without a model nothing changes"
+
+
+def test_it_takes_so_many_newcomers_to_promise_and_the_factor_is_theirs() -> None:
+    for num, rung in ((LEAST_OUTCOMES - 1, REQUEST), (LEAST_OUTCOMES, YOUNG)):
+        made = Forecaster(TARGET, rungs=RUNGS)
+        now = played(made, newcomers(num), 0, 12)
+        found = told(made, newcomers(1)[0], now)
+        assert found.rung == rung
+        wanted = (4000, 8 * GIB) if rung == REQUEST else (1000, GIB)
+        assert np.allclose((found.cpu, found.memory), wanted, rtol=1e-5)
+    assert made.factor(YOUNG, CPU) is not None
+    assert made.factor(MODEL, CPU) is None, "their outcomes say nothing of those who are known"
+    late = played(made, newcomers(3, first=100), 12, 2)
+    assert told(made, newcomers(1, first=100)[0], late).rung == YOUNG, "who comes next is told at once"
+
+
+def test_the_factor_of_newcomers_is_never_lowered() -> None:
+    @dataclass(frozen=True)
+    class Twice(HistoryPredictor):
+        def shares(self, batch, resource):  # type: ignore[no-untyped-def]  # as the base
+            found = super().shares(batch, resource)
+            return None if found is None else np.minimum(found * 2, 1)
+
+    predictor = Twice(TARGET, dict.fromkeys((CPU, MEMORY), ("max24h", 1.0)))
+    made = Forecaster(TARGET, rungs=Rungs(((MODEL, predictor), *RUNGS.predictors[1:]), TARGET))
+    now = played(made, newcomers(LEAST_OUTCOMES), 0, 12)
+    assert made.factor(YOUNG, CPU) == 1
+    assert told(made, newcomers(1)[0], now).cpu == 2000
+
+
+def test_it_is_shut_when_its_promises_are_not_kept_and_with_the_model() -> None:
+    made = Forecaster(TARGET, rungs=RUNGS)
+    names = newcomers(LEAST_OUTCOMES + 21)
+    played(made, names, 0, 10)
+    now = played(made, names, 10, 6, cpu=3900)
+    assert not made.trusted(YOUNG)
+    assert told(made, names[0], now).rung == REQUEST
+    made = Forecaster(TARGET, rungs=RUNGS)
+    now = played(made, names, 0, 12)
+    assert told(made, names[0], now).rung == YOUNG
+    for _ in range(500):
+        made.monitor.observe(f"{MODEL}/{CPU}", False)
+    assert told(made, names[0], now).rung == REQUEST, "the same trees"
+    made.use(RUNGS)
+    assert made.factor(YOUNG, CPU) is None, "another model begins anew"
+
+
+def test_siblings_answer_below_it_and_requests_are_kept() -> None:
+    assert [rungs_below(rung) for rung in (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST)] == [0, 1, 2, 3, 4]
+    made = Forecaster(TARGET, rungs=RUNGS, siblings=True)
+    now = played(made, newcomers(45), 0, 50)
+    now = played(made, newcomers(1, first=200), now // HOUR_S, 2)
+    found = told(made, newcomers(1, first=200)[0], now)
+    assert found.rung == YOUNG
+    spec = PodSpec(((CPU, 4000), (MEMORY, 8 * GIB)), namespace="shop", owner="Deployment/w200")
+    (advice,) = recommend([(spec, 1)], made.forecasts(now))
+    assert advice.why == "less than a day of its own history"
+    for resource in (CPU, MEMORY):
+        for _ in range(500):
+            made.monitor.observe(f"{YOUNG}/{resource}", False)
+    assert told(made, newcomers(1, first=200)[0], now).rung == SIBLINGS
