@@ -146,7 +146,7 @@ def test_siblings_answer_below_it_and_requests_are_kept() -> None:
     assert found.rung == YOUNG
     spec = PodSpec(((CPU, 4000), (MEMORY, 8 * GIB)), namespace="shop", owner="Deployment/w200")
     (advice,) = recommend([(spec, 1)], made.forecasts(now))
-    assert advice.why == "less than a day of its own history"
+    assert advice.why_kept == "less than a day of its own history"
     for resource in (CPU, MEMORY):
         for _ in range(500):
             made.monitor.observe(f"{YOUNG}/{resource}", False)
