@@ -6,7 +6,6 @@ import difflib
 import json
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import click
 from placement.baselines import Target
 from placement.errors import ConfigError
 from placement.strategies import nearest
-from placement.usage import CALENDAR_FROM_S
+from simulator.calendar_option import BEGINS
 from simulator.output import API_VERSION, FORMATS, check_folder, output_option, progress, render, write_whole
 
 DATA = click.option(
@@ -51,30 +50,6 @@ SEEDS = click.option(
 )
 
 
-def moment(context: click.Context, param: click.Parameter, text: str | None) -> int | None:
-    """A date and time by ISO 8601, of UTC where it names no zone, as Unix seconds."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter(
-            f"{text!r} is no date and time; write 2026-03-01T00:00 (UTC) or 2026-03-01T00:00+02:00"
-        ) from None
-    unix_s = int(found.replace(tzinfo=found.tzinfo or UTC).timestamp())
-    if unix_s < CALENDAR_FROM_S:
-        raise click.BadParameter(f"{text!r} lies before 1990; give the date on which the recording began")
-    return unix_s
-
-
-BEGINS = click.option(
-    "--begins-at",
-    "begins_s",
-    metavar="DATE",
-    callback=moment,
-    help="When second 0 of a recording without a calendar was, such as 2026-03-01T00:00; "
-    "else models do not look at hours and weekdays.",
-)
 QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.strategies import nearest
+from simulator.calendar_option import BEGINS, check_begin
 from simulator.churn import Churn, resample
 from simulator.cost import read_price_book
 from simulator.lanl import read_failures
@@ -93,10 +94,14 @@ def explain_rule(code: str) -> str:
 @click.argument("source", metavar="TRACE")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book CSV to keep in the trace.")
+@BEGINS
 @bad_rows
-def convert(source: str, target: Path, prices: Path | None, bad_rows: str) -> None:
+def convert(source: str, target: Path, prices: Path | None, begins_s: int | None, bad_rows: str) -> None:
     """Write any trace in the native format."""
     found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    if begins_s is not None:
+        check_begin(found.manifest.name, found.manifest.begins_s > 0)
+        found = found.but(manifest=replace(found.manifest, begins_s=begins_s))
     if prices is not None:
         found = found.but(prices=tuple(read_price_book(prices).shapes.values()))
     found.save(target)

@@ -15,6 +15,7 @@ from placement.lifetime_model import SECTION, load_lifetimes
 from placement.spans import Span
 from placement.usage import UsageSeries
 from simulator import accuracy, training
+from simulator.calendar_option import check_begin
 from simulator.lifetime_samples import JUDGED_AGES_S, Draw, samples_of, with_owners
 from simulator.lifetime_training import Bounds, TrainedLifetimes, data_of, judge, train_lifetimes
 from simulator.recorded import usage_of_trace
@@ -60,12 +61,12 @@ def read_learnable(text: str, begins_s: int | None = None) -> Learnable:
     if not is_trace and not any((path / mark).exists() for mark in MARKS):
         series = read_usage(path)
         if begins_s is not None:
-            _check_begin(series.name, series.has_calendar)
+            check_begin(series.name, series.has_calendar)
             series = replace(series, start_s=series.start_s + begins_s)
         return Learnable(series.name, series, notes=_hours(series.name, series.has_calendar))
     trace = open_trace(_with_batches(text))
     if begins_s is not None:
-        _check_begin(trace.manifest.name, trace.manifest.begins_s > 0)
+        check_begin(trace.manifest.name, trace.manifest.begins_s > 0)
         trace = trace.but(manifest=replace(trace.manifest, begins_s=begins_s))
     name = trace.manifest.name
     notes = _hours(name, trace.manifest.begins_s > 0)
@@ -80,11 +81,6 @@ def read_learnable(text: str, begins_s: int | None = None) -> Learnable:
     if usage is None and not ends:
         raise TraceError(f"trace {name}: tells neither what pods use nor how long they live: " + "; ".join(notes))
     return Learnable(name, usage, trace if ends else None, notes)
-
-
-def _check_begin(name: str, has_calendar: bool) -> None:
-    if has_calendar:
-        raise ConfigError(f"{name}: says itself when it began; leave out --begins-at")
 
 
 def _hours(name: str, has_calendar: bool) -> list[str]:

@@ -18,9 +18,11 @@ from placement.spans import JUDGED, NOBODY, SERVED, Span
 from placement.usage import DAY, HOUR, STEP_S, UsageHistory, UsageSeries
 from simulator.accuracy import evaluate, html
 from simulator.cli_learn import train as train_command
+from simulator.cli_trace import convert
 from simulator.forecast_samples import Recording
 from simulator.learning import read_learnable
 from simulator.sight import Judged, digest_of, sight_of
+from simulator.trace import Trace
 from simulator.training import Effort, content_of, deployable_recording, span_of, train
 from simulator.training import Split as TrainingSplit
 from tests.test_training import made_up
@@ -199,9 +201,11 @@ def test_a_recording_is_told_once_when_it_began(tmp_path: Path) -> None:
     assert told.trace is not None
     assert told.trace.manifest.begins_s == BEGINS_S
     assert not [note for note in told.notes if "began" in note]
-    told.trace.save(tmp_path / "told.ullage")
+    told_path = tmp_path / "told.ullage"
+    assert not CliRunner().invoke(convert, [trace, str(told_path), "--begins-at", "2026-03-02T01:00+01:00"]).exception
+    assert Trace.load(told_path).manifest.begins_s == BEGINS_S
     with pytest.raises(ConfigError, match="says itself when it began"):
-        read_learnable(str(tmp_path / "told.ullage"), BEGINS_S)
+        read_learnable(str(told_path), BEGINS_S)
     for text, complaint in (("yesterday", "is no date and time"), ("1970-01-02", "lies before 1990")):
         found = CliRunner().invoke(train_command, [trace, "-m", str(tmp_path / "m"), "--begins-at", text])
         assert found.exit_code == 2
