@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from multiprocessing import get_context
@@ -226,10 +227,17 @@ def _notes(question: Question, trace: Trace, options: ReplayOptions) -> list[str
             f"{num:,} workloads were learned of; `ullage serve` keeps usage.max_workloads, {MOST_WORKLOADS:,} unless set"
         )
     if question.model and not question.model.startswith(RULE_PREFIX):
-        section = load_card(Path(question.model)).get(SECTION) or {}
-        span = Span.of(section)
-        if span is not None and span.digest == trace.digest:
+        card = load_card(Path(question.model))
+        lives, usage = Span.of(card.get(SECTION) or {}), Span.of(card)
+        if lives is not None and lives.digest == trace.digest:
             notes.append("the model's lifetimes were fitted on this trace: what it says here is partly remembered")
+        begins_s = trace.manifest.begins_s
+        end_s = begins_s + int(trace.usage.time_s.max(initial=0))
+        if learns and usage is not None and usage.calendar and usage.from_s < end_s and begins_s < usage.judged_s:
+            until = datetime.fromtimestamp(usage.judged_s, UTC)
+            notes.append(
+                f"the model learned from this time: of usage it says nothing before {until:%Y-%m-%d %H:%M} UTC"
+            )
     return notes
 
 

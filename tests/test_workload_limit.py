@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,12 @@ from scheduler.settings import UsageSettings
 from scheduler.telemetry import Sample, Subject, UsageStore
 from scheduler.usage_learner import UsageLearner
 from simulator.compare import Question, compare
-from simulator.learning import Learnable, train
+from simulator.learning import read_learnable, train
 from simulator.trace import Trace
 from simulator.training import Effort
 from tests.life_traces import by_the_hour
 from tests.live_engine import GIB, Live
+from tests.test_lifetime_training import with_usage
 from tests.test_one_forecaster import busy_trace
 
 DAY_S = 86_400
@@ -85,15 +87,22 @@ def test_a_replay_says_that_a_service_would_keep_fewer(tmp_path: Path, monkeypat
     assert not any("were learned of" in note for note in row["trace_notes"])
 
 
+@pytest.mark.timeout(120)  # trees are fitted, and two days replayed twice
 def test_a_replay_says_that_a_model_was_fitted_on_its_trace(tmp_path: Path) -> None:
-    trace = by_the_hour(owners=8, hours=20)
-    train(Learnable("t", None, trace), tmp_path / "model", seed=3, effort=Effort(2000, 500))
+    with_usage(tmp_path / "both.ullage")
+    trace = Trace.load(tmp_path / "both.ullage")
+    source, model = read_learnable(str(tmp_path / "both.ullage")), str(tmp_path / "model")
+    train(source, Path(model), seed=3, effort=Effort(1500, 400), targets=[Target(1)])
 
     def notes(replayed: Trace) -> list[str]:
-        path = tmp_path / f"{len(replayed.pods)}.ullage"
+        path = tmp_path / f"{replayed.digest}-{replayed.manifest.begins_s}.ullage"
         replayed.save(path)
-        (row,) = compare(Question((str(path),), ("emptying",), model=str(tmp_path / "model"))).rows
-        return [note for note in row["trace_notes"] if "partly remembered" in note]
+        (row,) = compare(Question((str(path),), ("ullage",), model=model, horizon="1h-peak")).rows
+        return [note for note in row["trace_notes"] if "partly remembered" in note or "learned from this time" in note]
 
-    assert len(notes(trace)) == 1
-    assert not notes(by_the_hour(owners=8, hours=19))
+    found = notes(trace)
+    assert len(found) == 2
+    assert found[1].endswith("of usage it says nothing before 2026-03-03 08:40 UTC")
+    later = trace.but(manifest=replace(trace.manifest, begins_s=trace.manifest.begins_s + 7 * DAY_S))
+    few = replace(later.usage, **{name: column[:-1] for name, column in vars(later.usage).items()})
+    assert notes(later.but(usage=few, pods=by_the_hour(owners=30, hours=47, every_s=3600).pods)) == []
