@@ -87,7 +87,6 @@ def test_a_replay_says_that_a_service_would_keep_fewer(tmp_path: Path, monkeypat
     assert not any("were learned of" in note for note in row["trace_notes"])
 
 
-@pytest.mark.timeout(120)  # trees are fitted, and two days replayed twice
 def test_a_replay_says_that_a_model_was_fitted_on_its_trace(tmp_path: Path) -> None:
     with_usage(tmp_path / "both.ullage")
     trace = Trace.load(tmp_path / "both.ullage")
