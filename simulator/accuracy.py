@@ -206,7 +206,7 @@ def _is_in(names: Sequence[str], digests: str) -> BoolArray:
 def _masks(
     recording: Recording, resource: str, late: Samples, novelty: Mapping[str, BoolArray]
 ) -> dict[str, BoolArray]:
-    """Name → (S,) samples of a kind of workload; apart from those of less than a day, whom `ullage serve` tells on a rung of their own."""
+    """Name → (S,) samples of a kind of workload; apart from those of less than a day (rung `young`)."""
     measured = np.cumsum(recording.pasts[resource].hour_count, axis=1)[late.workload, late.hour - 1]
     found, is_young = {name: mask[late.workload] for name, mask in novelty.items()}, measured < LEAST
     return found | {"unseen, after a day": found["unseen"] & ~is_young, "less than a day": is_young}
