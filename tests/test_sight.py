@@ -15,16 +15,23 @@ from placement.errors import ConfigError, ModelError
 from placement.prediction import Question, ask, load_predictor, load_rungs
 from placement.resources import CPU, MEMORY
 from placement.spans import JUDGED, NOBODY, SERVED, Span
+from placement.strategies import STRATEGIES
 from placement.usage import DAY, HOUR, STEP_S, UsageHistory, UsageSeries
+from simulator import learning
 from simulator.accuracy import evaluate, html
 from simulator.cli_learn import train as train_command
 from simulator.cli_trace import convert
 from simulator.forecast_samples import Recording
 from simulator.learning import read_learnable
+from simulator.recorded import usage_of_trace
+from simulator.replay import Replay, ReplayOptions
 from simulator.sight import Judged, digest_of, sight_of
 from simulator.trace import Trace
 from simulator.training import Effort, content_of, deployable_recording, span_of, train
 from simulator.training import Split as TrainingSplit
+from simulator.usage_learner import UsageLearner
+from simulator.usage_truth import UsageTruth
+from tests.test_one_forecaster import busy_trace
 from tests.test_training import made_up
 
 TARGET = Target(6, PEAK)
@@ -210,3 +217,24 @@ def test_a_recording_is_told_once_when_it_began(tmp_path: Path) -> None:
         found = CliRunner().invoke(train_command, [trace, "-m", str(tmp_path / "m"), "--begins-at", text])
         assert found.exit_code == 2
         assert complaint in found.output
+
+
+def test_a_folder_of_usage_is_told_when_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "read_usage", lambda path: made_up())
+    assert "does not say when it began" in read_learnable(str(tmp_path)).notes[0]
+    told = read_learnable(str(tmp_path), BEGINS_S)
+    assert told.usage is not None
+    assert (told.usage.start_s, told.notes) == (BEGINS_S, [])
+
+
+def test_usage_of_a_trace_is_by_the_calendar_in_training_and_in_a_replay() -> None:
+    plain = busy_trace(2)
+    dated = plain.but(manifest=replace(plain.manifest, begins_s=BEGINS_S))
+    assert usage_of_trace(dated).start_s - usage_of_trace(plain).start_s == BEGINS_S
+    clocks = []
+    for trace in (plain, dated):
+        truth = UsageTruth(trace.usage)
+        learner = UsageLearner(truth)
+        Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=4 * 3600)).run()
+        clocks.append(max(known.last_s for known in learner.forecaster._known.values()))
+    assert clocks[1] - clocks[0] == BEGINS_S
