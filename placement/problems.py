@@ -8,6 +8,7 @@ becomes classes of identical pods.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -534,6 +535,8 @@ class FleetProblem:
     has_prices: bool
     kept: int = 0
     """Pending pods whose room is kept."""
+    stays: tuple[str, ...] = ()
+    """Why nodes are not to go whatever a plan finds: how many for which reason, most first."""
 
 
 def fleet_problem(cluster: Cluster) -> FleetProblem:
@@ -553,9 +556,13 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
         count[c, n] += 1
         pods[c, n] = (*pods.get((c, n), ()), resident.uid)
     deletable = np.array([name not in cluster.never_delete for name in names], np.bool_)
+    stays = {n: cluster.never_delete[names[n]] for n in np.flatnonzero(~deletable).tolist()}
     for resident in cluster.state.residents.values():
-        if cluster.why_fixed(resident) and not resident.spec.owner.startswith(("DaemonSet/", "Node/")):
-            deletable[column_of[resident.row]] = False
+        why = cluster.why_fixed(resident)
+        if why and not resident.spec.owner.startswith(("DaemonSet/", "Node/")):
+            n = column_of[resident.row]
+            deletable[n] = False
+            stays.setdefault(n, f"a pod there cannot be moved: {why}")
     prices = cluster.usd_per_hour
     if prices is not None:
         deletable &= [_price(prices, name) > 0 for name in names]  # who saves nothing stays
@@ -563,7 +570,8 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     request, free = cluster.request(specs), np.maximum(cluster.free(), 0)
     kept = _keep_room(cluster, free, deletable)
     fleet = Fleet(request, count, free, cluster.allowed(specs), deletable, usd)
-    return FleetProblem(cluster, fleet, pods, prices is not None, kept)
+    reasons = tuple(f"{num} of {len(names)} nodes stay: {why}" for why, num in Counter(stays.values()).most_common())
+    return FleetProblem(cluster, fleet, pods, prices is not None, kept, reasons)
 
 
 def _keep_room(cluster: Cluster, free: IntArray, deletable: BoolArray) -> int:
@@ -627,6 +635,7 @@ def consolidation_plan(
     reasons = () if problem.has_prices else ("no prices are known: the plan counts nodes, not USD",)
     if problem.kept:
         reasons = (*reasons, f"room is kept for {problem.kept} pending pods that fit now; their nodes stay")
+    reasons = (*reasons, *problem.stays)
     value, bound = result.usd_per_hour, result.bound
     return Plan(
         "consolidate", result.ending, unit, value, bound, tuple(steps), reasons, False, usd, payback, time_s, details

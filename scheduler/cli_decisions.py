@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from placement.errors import ConfigError
 from scheduler.cli_explain import RECORDS
@@ -77,16 +78,20 @@ def _query(options: dict[str, Any], limit: int = -1) -> Query:
 @_filters
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Newest so many.")
 @click.option("--no-headers", is_flag=True, help="Without the line of headings.")
-@click.option("-o", "--output", type=click.Choice(["table", "wide", "json", "csv"]), default="table", help="Format.")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "wide", "json", "yaml", "csv"]), default="table", help="Format."
+)
 def list_decisions(limit: int, no_headers: bool, output: str, **options: Any) -> None:
     """The newest decisions that match."""
     with RecordReader(options["records"]) as reader:
         rows = [flat(record) for record in reader.find(_query(options, limit))]
     if not rows:
         click.echo("no decision matches; leave filters out one by one, or look further back with --since", err=True)
+    body = {"apiVersion": "ullage.dev/v1", "kind": "DecisionList", "items": rows}
     if output == "json":
-        body = {"apiVersion": "ullage.dev/v1", "kind": "DecisionList", "items": rows}
         click.echo(json.dumps(body, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), nl=False)
     elif output == "csv":
         click.echo(_csv(rows, no_headers), nl=False)
     else:

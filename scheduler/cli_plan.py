@@ -150,8 +150,11 @@ def _say(record: PlanRecord, kubeconfig: str | None, context: str | None) -> Non
     wrong = with_client(kubeconfig, context, lambda client: why_not_valid(client, plan))
     for problem in wrong:
         click.echo(f"would stop: {problem}", err=True)
-    verdict = "nothing would be done" if wrong else f"{len(plan.steps)} steps would be done"
-    click.echo(f"{verdict}; nothing was changed, --yes does it", err=True)
+    if wrong or not plan.steps:
+        why = "" if wrong else ": the plan has no steps"
+        click.echo(f"nothing would be done{why}", err=True)
+        return
+    click.echo(f"{len(plan.steps)} steps would be done; nothing was changed, --yes does it", err=True)
 
 
 def _print(record: PlanRecord, output: str) -> None:

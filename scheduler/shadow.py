@@ -108,9 +108,11 @@ class Shadow:
     def headline(self) -> str:
         """The result in one sentence."""
         settled = self.agreed + self.differed
+        if not self.records:
+            return "No decision is recorded that matches: nothing to compare. Does a scheduler call us? Ask `ullage doctor`."
         if not settled:
             return "No pod with a choice of ours has been seen bound yet: nothing to compare."
-        start = f"Ullage agreed with kube-scheduler on {self.agreement.value:.0%} of {settled:,} pods"
+        start = f"Ullage agreed with kube-scheduler on {100 * self.agreement.value:.0f} % of {settled:,} pods"
         if self.is_little:
             return f"{start}; too few to judge (below {FEW})."
         if not self.usd_a_month.is_clear:
@@ -267,8 +269,8 @@ def wilson(agreed: BoolArray) -> Interval:
 
 
 def _examples(pods: list[Pod], number: int = 10) -> Iterator[dict[str, Any]]:
-    """Differences that are worth most, either way."""
-    differing = [p for p in pods if p.record.agrees is False]
+    """Differences that are worth most, either way; those worth nothing are left out."""
+    differing = [p for p in pods if p.record.agrees is False and p.usd_theirs != p.usd_ours]
     differing.sort(key=lambda p: (-abs(p.usd_theirs - p.usd_ours), p.record.asked_s))
     for pod in differing[:number]:
         record = pod.record
@@ -285,17 +287,19 @@ def _examples(pods: list[Pod], number: int = 10) -> Iterator[dict[str, Any]]:
 
 
 def _rows(shadow: Shadow) -> list[tuple[str, str]]:
-    share = shadow.agreement
+    if not shadow.records:
+        return []
+    value, low, high = (100 * share for share in shadow.agreement)
     lines = [
         ("time", f"{when(shadow.from_s)} to {when(shadow.to_s)}"),
         ("decisions", f"{shadow.records:,} about {shadow.pods:,} pods, by {', '.join(shadow.by_strategy) or 'nobody'}"),
-        ("agreed", f"{shadow.agreed:,} pods: {share.value:.1%} (95 %: {share.low:.1%} to {share.high:.1%})"),
+        ("agreed", f"{shadow.agreed:,} pods: {value:.1f} % (95 %: {low:.1f} % to {high:.1f} %)"),
         ("differed", f"{shadow.differed:,} pods"),
         ("only we had a node", f"{shadow.ours_only:,} pods, not seen bound"),
         ("only kube-scheduler had", f"{shadow.theirs_only:,} pods"),
         ("nobody had", f"{shadow.neither:,} pods"),
         ("idle nodes put to use, fewer with us", shadow.nodes_fewer.text()),
-        ("a node in use stays so", f"{shadow.busy_hours:,.2f} hours"),
+        ("a node put to use stays in use for", f"{shadow.busy_hours:,.2f} hours"),
         ("USD a month, less with us", shadow.usd_a_month.text("{:+,.0f}")),
     ]
     if shadow.allocation:
@@ -306,7 +310,7 @@ def _rows(shadow: Shadow) -> list[tuple[str, str]]:
 def to_text(shadow: Shadow) -> str:
     """The report for a terminal."""
     rows = _rows(shadow)
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     lines = [shadow.headline(), "", *(f"  {name.ljust(width)}  {text}" for name, text in rows)]
     if shadow.examples:
         lines += ["", "  differences worth most (ullage explain decision/ID):"]

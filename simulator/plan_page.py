@@ -48,7 +48,9 @@ def headline(plan: Plan) -> str:
         bound = "nothing better exists"
     money = {"consolidate": "saves ", "purchase": "costs "}.get(plan.kind, "")
     value = f"{plan.value:g} {plan.unit}"
-    if plan.usd_per_hour is not None:
+    if plan.usd_per_hour == 0 and plan.kind == "consolidate":
+        value = "saves nothing"
+    elif plan.usd_per_hour is not None:
         value = f"{money}{plan.usd_per_hour:,.2f} USD per hour ({plan.usd_per_hour * HOURS_A_MONTH:,.0f} a month)"
     payback = f", paid back in {plan.payback_s / 60:.0f} minutes" if plan.payback_s is not None else ""
     counts = [f"{n} × {action}" for action in Action if action != Action.BUY and (n := plan.count(action))]

@@ -411,6 +411,13 @@ def test_the_page_is_one_file_and_escapes_names() -> None:
     assert "at most 50 % from the best possible (deadline). " in headline(replace(stopped, bound=2.0))
 
 
+def test_a_consolidation_says_why_nodes_stay() -> None:
+    bare = pod("x", "1", "a", metadata={"ownerReferences": []})
+    made = make_plan(Request("consolidate", taken(node("a"), bare), 1.0, usd_per_hour={"a": 0.2}))
+    assert made.reasons == ("1 of 1 nodes stay: a pod there cannot be moved: nobody would recreate it (no controller)",)
+    assert headline(made) == "consolidate: saves nothing; nothing better exists. No steps."
+
+
 def test_nodes_bought_alike_are_one_row_for_people() -> None:
     shapes = ["a", "a", "a", "b", "a"]
     steps = [Step(Action.BUY, name=shape, target=f"{shape}-{i}") for i, shape in enumerate(shapes)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -282,6 +283,8 @@ def test_decisions_are_listed_filtered_and_exported(live: Live, tmp_path: Path) 
     assert "no decision matches" in run.stderr
     run = CliRunner().invoke(decisions, ["list", "--records", path, "-o", "json"])
     assert [item["score"] is None for item in json.loads(run.stdout)["items"]] == [True, False, False]
+    written = CliRunner().invoke(decisions, ["list", "--records", path, "-o", "yaml"]).stdout
+    assert yaml.safe_load(written) == json.loads(run.stdout)
     table = CliRunner().invoke(decisions, ["list", "--records", path]).stdout.splitlines()
     assert table[0].startswith("AT")
     assert len(table) == 4

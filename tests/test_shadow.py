@@ -120,3 +120,19 @@ def test_wilsons_interval_is_the_textbook_one() -> None:
     interval = wilson(np.array([True] * 8 + [False] * 2))
     assert interval.low == pytest.approx(0.4902, abs=1e-3)
     assert interval.high == pytest.approx(0.9433, abs=1e-3)
+
+
+def test_without_records_the_report_says_whom_to_ask_and_shows_no_zeros(tmp_path: Path) -> None:
+    write(tmp_path / "r.db", [])
+    run = CliRunner().invoke(shadow, ["report", "--records", str(tmp_path / "r.db")])
+    assert run.exit_code == 0
+    assert "ullage doctor" in run.stdout
+    assert "agreed" not in run.stdout
+
+
+def test_differences_that_are_worth_nothing_are_no_examples(tmp_path: Path) -> None:
+    write(tmp_path / "r.db", [("idle", "other"), ("busy", "idle")] * 3)
+    run = CliRunner().invoke(shadow, ["report", "--records", str(tmp_path / "r.db"), "-o", "json"])
+    examples = json.loads(run.stdout)["examples"]
+    assert examples
+    assert all(example["usd_an_hour"] for example in examples)
