@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from typing import Protocol
 
 import numpy as np
 
 from placement.resources import DEVICES_ANNOTATION
+from scheduler.api import Api, can_exist, pod_path
 from scheduler.engine import Engine
 from scheduler.errors import ApiError
 from scheduler.ledger import Reservation, Seen
@@ -28,36 +27,6 @@ LOOK_UPS_PER_TICK = 50
 ABOUT_US = (401, 403, 408, 429)
 """Refusals below 500 that the next call would meet as well; all others are about one pod."""
 TICK_S = 0.25
-
-
-class Api(Protocol):
-    """The two calls that binding needs."""
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        content_type: str = "application/json",
-        timeout_s: float = 30,
-    ) -> bytes:
-        """One request; see :meth:`scheduler.kube.KubeClient.call`."""
-        ...
-
-
-_POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII).fullmatch
-_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII).fullmatch
-
-
-def can_exist(namespace: str, name: str) -> bool:
-    """Whether Kubernetes would have let a pod be named so; anything else must not become part of an API path."""
-    return bool(_NAMESPACE(namespace) and _POD_NAME(name) and ".." not in name)
-
-
-def pod_path(namespace: str, name: str) -> str:
-    """API path of a pod."""
-    return f"/api/v1/namespaces/{namespace}/pods/{name}"
 
 
 class Binder:

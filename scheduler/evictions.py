@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from scheduler.binder import Api
+from scheduler.api import Api, pod_path
 from scheduler.errors import ApiError
 from scheduler.gates import MANAGER, MERGE, TARGET_ANNOTATION, TIMEOUT_S
 
@@ -51,14 +51,14 @@ async def evict(api: Api, who: tuple[str, str, str]) -> None:
         "metadata": {"name": name, "namespace": namespace},
         "deleteOptions": {"preconditions": {"uid": uid}},
     }
-    await api.call("POST", f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body, timeout_s=TIMEOUT_S)
+    await api.call("POST", f"{pod_path(namespace, name)}/eviction", body, timeout_s=TIMEOUT_S)
 
 
 async def mark_target(api: Api, who: tuple[str, str, str], node: str | None) -> None:
     """Write on a pod where its replacement belongs; None takes that back. Raises as :func:`evict` does."""
     uid, namespace, name = who
     body = {"metadata": {"uid": uid, "annotations": {TARGET_ANNOTATION: node}}}
-    path = f"/api/v1/namespaces/{namespace}/pods/{name}?{MANAGER}"
+    path = f"{pod_path(namespace, name)}?{MANAGER}"
     await api.call("PATCH", path, body, content_type=MERGE, timeout_s=TIMEOUT_S)
 
 

@@ -10,13 +10,11 @@ nomination by kube-scheduler (preemption) survives.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from placement.resources import PLAN_GATE
+from scheduler.api import Api, pod_path
 from scheduler.errors import ApiError
-
-if TYPE_CHECKING:
-    from scheduler.binder import Api
 
 GATE = PLAN_GATE
 NODE_ANNOTATION = "ullage.dev/planned-node"
@@ -30,10 +28,6 @@ MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 TIMEOUT_S = 10.0
-
-
-def _path(namespace: str, name: str) -> str:
-    return f"/api/v1/namespaces/{namespace}/pods/{name}"
 
 
 def timestamp(unix_s: float) -> str:
@@ -70,7 +64,7 @@ async def nominate(api: Api, who: tuple[str, str, str], node: str, unix_s: float
     uid, namespace, name = who
     marks = {NODE_ANNOTATION: node, TIME_ANNOTATION: timestamp(unix_s), PLANNED_DEVICES_ANNOTATION: devices or None}
     body = {"metadata": {"uid": uid, "annotations": marks}, "status": {"nominatedNodeName": node}}
-    path = f"{_path(namespace, name)}/status?{MANAGER}"
+    path = f"{pod_path(namespace, name)}/status?{MANAGER}"
     await api.call("PATCH", path, body, content_type=MERGE, timeout_s=TIMEOUT_S)
 
 
@@ -81,7 +75,7 @@ async def lift(api: Api, who: tuple[str, str, str]) -> None:
         "metadata": {"uid": uid},
         "spec": {"schedulingGates": [{"name": GATE, "$patch": "delete"}]},
     }
-    path = f"{_path(namespace, name)}?{MANAGER}"
+    path = f"{pod_path(namespace, name)}?{MANAGER}"
     await api.call("PATCH", path, body, content_type=STRATEGIC, timeout_s=TIMEOUT_S)
 
 
@@ -93,7 +87,7 @@ async def clear(api: Api, who: tuple[str, str, str], node: str) -> bool:
         {"op": "test", "path": "/status/nominatedNodeName", "value": node},
         {"op": "remove", "path": "/status/nominatedNodeName"},
     ]
-    path = f"{_path(namespace, name)}/status?{MANAGER}"
+    path = f"{pod_path(namespace, name)}/status?{MANAGER}"
     try:
         await api.call("PATCH", path, body, content_type=JSON_PATCH, timeout_s=TIMEOUT_S)
     except ApiError as error:

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from scheduler.binder import Api
+from scheduler.api import Api
 from scheduler.errors import ApiError
 from scheduler.metrics import Metrics
 from scheduler.settings import LeaseSettings

@@ -27,7 +27,7 @@ from placement.pods import Pod
 from placement.problems import Cluster, batch_plan, batch_problem
 from placement.state import devices_mask, devices_text
 from scheduler.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, Place, judged, why_not_bound
-from scheduler.binder import Api
+from scheduler.api import Api
 from scheduler.engine import Engine
 from scheduler.errors import ApiError
 from scheduler.gates import clear, lift, nominate

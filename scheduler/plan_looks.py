@@ -14,6 +14,7 @@ from placement.marks import forbidden
 from placement.owners import TEMPLATE_LABELS, template_of
 from placement.plans import Step
 from placement.snapshots import cluster_of, snapshot_of
+from scheduler.api import pod_path
 from scheduler.cluster_reader import listed
 from scheduler.errors import ApiError
 from scheduler.gates import TIMEOUT_S
@@ -56,7 +57,7 @@ async def pod_of(client: KubeClient, step: Step) -> objects.Pod | None:
     """The step's pod, None when that very pod is gone."""
     namespace, name = split(step)
     try:
-        body = await client.call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}", timeout_s=TIMEOUT_S)
+        body = await client.call("GET", pod_path(namespace, name), timeout_s=TIMEOUT_S)
     except ApiError as error:
         if error.status == 404:
             return None

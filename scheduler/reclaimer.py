@@ -36,6 +36,8 @@ from placement.resources import CPU, MEMORY
 from placement.state import Resident
 from scheduler.engine import Engine
 from scheduler.errors import ApiError
+from scheduler.evictions import evict
+from scheduler.gates import MERGE
 from scheduler.kube import KubeClient
 from scheduler.settings import ReclaimSettings
 from scheduler.usage_learner import Current
@@ -44,7 +46,6 @@ log = logging.getLogger(__name__)
 
 KEEP_LABEL = "ullage.dev/keep-requests"
 """On a namespace, any value: its pods count with their requests, and are never right-sized."""
-MERGE = "application/merge-patch+json"
 EVERYTHING = Offer(2**40, 2**40)
 """An offer that may grow without limit: who must leave depends on what is there, not on how fast offers grow."""
 FRESH_S = 120.0
@@ -184,15 +185,8 @@ class Reclaimer:
         pod = self.engine.ledger.pods.get(uid)
         if pod is None:
             return
-        body = {
-            "apiVersion": "policy/v1",
-            "kind": "Eviction",
-            "metadata": {"name": pod.name, "namespace": pod.namespace},
-            "deleteOptions": {"preconditions": {"uid": uid}},
-        }
-        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/eviction"
         try:
-            await self.client.call("POST", path, body, timeout_s=5)
+            await evict(self.client, (uid, pod.namespace, pod.name))
         except ApiError as error:
             if error.status != 404:
                 raise

@@ -31,7 +31,7 @@ from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from placement.rightsize import Recommendation, RightsizePolicy, recommend
 from placement.usage import DAY, STEP_S
-from scheduler.binder import Api
+from scheduler.api import Api
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
 from scheduler.reclaimer import KEEP_LABEL
