@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class Who(NamedTuple):
+    """One pod, and no other that has its name later."""
+
+    uid: str
+    namespace: str
+    name: str
 
 
 class Api(Protocol):

@@ -26,6 +26,7 @@ from placement.owners import template_of
 from placement.plans import Action, Plan, Step
 from placement.problems import check_steps
 from placement.snapshots import cluster_of
+from scheduler.api import Who
 from scheduler.cluster_reader import take_snapshot
 from scheduler.errors import ApiError
 from scheduler.evictions import TOO_MANY, cordon, cordon_state, evict, mark_target, open_again
@@ -244,7 +245,7 @@ class Applier:
 
     async def _evict(self, step: Step, target: str) -> None:
         """Until the API has accepted the eviction, or the pod is gone (then it was accepted, or somebody else's)."""
-        who = (step.pod, *split(step))
+        who = Who(step.pod, *split(step))
         end = time.monotonic() + self.limits.refusal_s
         wait_s = FIRST_WAIT_S
         while True:
@@ -253,7 +254,7 @@ class Applier:
                 return
             try:
                 if target:
-                    self.record.marked[step.pod] = who[1:]
+                    self.record.marked[step.pod] = (who.namespace, who.name)
                     self.save()
                     await mark_target(self.client, who, target)
                 await evict(self.client, who)
@@ -390,7 +391,7 @@ class Applier:
         self.record.nominated[meta.uid] = (meta.namespace, meta.name, node)
         self.save()
         try:
-            await nominate(self.client, (meta.uid, meta.namespace, meta.name), node, time.time(), devices)
+            await nominate(self.client, Who(meta.uid, meta.namespace, meta.name), node, time.time(), devices)
         except ApiError as error:
             if error.status not in GONE:
                 raise
@@ -399,7 +400,7 @@ class Applier:
         if not any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()):
             return
         try:
-            await lift(self.client, (pod.metadata.uid, pod.metadata.namespace, pod.metadata.name))
+            await lift(self.client, Who(pod.metadata.uid, pod.metadata.namespace, pod.metadata.name))
         except ApiError as error:
             if error.status not in GONE:
                 raise
@@ -419,18 +420,18 @@ class Applier:
             self.save()
             self.say(-1, f"{node} is open again" if opened else f"{node} is no longer this plan's to open")
         for uid, (namespace, name, node) in list(self.record.nominated.items()):
-            who = (uid, namespace, name)
+            who = Who(uid, namespace, name)
             await self._patiently(partial(clear, self.client, who, node))
             await self._patiently(partial(self._free, who))
             del self.record.nominated[uid]
             self.save()
         for uid, (namespace, name) in list(self.record.marked.items()):
-            await self._patiently(partial(self._unmark, (uid, namespace, name)))
+            await self._patiently(partial(self._unmark, Who(uid, namespace, name)))
             del self.record.marked[uid]
         self.record.outcome = outcome
         self.save()
 
-    async def _free(self, who: tuple[str, str, str]) -> None:
+    async def _free(self, who: Who) -> None:
         """No pod stays behind our gate for a plan that is over."""
         try:
             await lift(self.client, who)
@@ -438,7 +439,7 @@ class Applier:
             if error.status not in GONE:
                 raise
 
-    async def _unmark(self, who: tuple[str, str, str]) -> None:
+    async def _unmark(self, who: Who) -> None:
         try:
             await mark_target(self.client, who, None)
         except ApiError as error:

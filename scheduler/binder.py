@@ -15,7 +15,7 @@ import logging
 import numpy as np
 
 from placement.resources import DEVICES_ANNOTATION
-from scheduler.api import Api, can_exist, pod_path
+from scheduler.api import Api, Who, can_exist, pod_path
 from scheduler.engine import Engine
 from scheduler.errors import ApiError
 from scheduler.ledger import Reservation, Seen
@@ -95,7 +95,7 @@ class Binder:
         engine.ledger.forget(binding.uid, "devices gone" if is_here else "chosen elsewhere")
         candidates = engine.mask(np.array([engine.state.row_of[binding.node]]))
         decision, _draw = engine.decide(binding.uid, seen.spec, candidates)
-        who = (binding.uid, binding.name, binding.namespace)
+        who = Who(binding.uid, binding.namespace, binding.name)
         if not decision.is_placed or not engine.ledger.assume(who, seen.spec, decision.node, decision.devices):
             return None
         return engine.ledger.reservations[binding.uid]

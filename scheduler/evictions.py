@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from scheduler.api import Api, pod_path
+from scheduler.api import Api, Who, pod_path
 from scheduler.errors import ApiError
 from scheduler.gates import MANAGER, MERGE, TARGET_ANNOTATION, TIMEOUT_S
 
@@ -37,8 +37,8 @@ class _Node(Struct):
 _decode_node = msgspec.json.Decoder(_Node).decode
 
 
-async def evict(api: Api, who: tuple[str, str, str]) -> None:
-    """Ask for the eviction of pod ``(uid, namespace, name)``.
+async def evict(api: Api, who: Who) -> None:
+    """Ask for the eviction of a pod.
 
     Raises
     ------
@@ -54,7 +54,7 @@ async def evict(api: Api, who: tuple[str, str, str]) -> None:
     await api.call("POST", f"{pod_path(namespace, name)}/eviction", body, timeout_s=TIMEOUT_S)
 
 
-async def mark_target(api: Api, who: tuple[str, str, str], node: str | None) -> None:
+async def mark_target(api: Api, who: Who, node: str | None) -> None:
     """Write on a pod where its replacement belongs; None takes that back. Raises as :func:`evict` does."""
     uid, namespace, name = who
     body = {"metadata": {"uid": uid, "annotations": {TARGET_ANNOTATION: node}}}

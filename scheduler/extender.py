@@ -25,6 +25,7 @@ from placement.pods import PodSpec
 from placement.resources import BoolArray, IntArray
 from placement.strategy import MAX_PRIORITY, Decision
 from scheduler import wire
+from scheduler.api import Who
 from scheduler.binder import Binder
 from scheduler.engine import NO_DEVICE, NO_ROOM, NOT_CHOSEN, UNKNOWN_NODE, Answered, Engine
 from scheduler.errors import WireError
@@ -296,7 +297,7 @@ class Extender:
             self._record(asker, question, spec, candidates, decided, mode, number)
         finally:
             if decision.is_placed:
-                who, is_guess = (head.uid, head.name, head.namespace), mode == "score"
+                who, is_guess = Who(head.uid, head.namespace, head.name), mode == "score"
                 self.engine.ledger.assume(
                     who, spec, decision.node, decision.devices, is_guess=is_guess, decision_id=number
                 )

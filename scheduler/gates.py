@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from placement.resources import PLAN_GATE
-from scheduler.api import Api, pod_path
+from scheduler.api import Api, Who, pod_path
 from scheduler.errors import ApiError
 
 GATE = PLAN_GATE
@@ -52,8 +52,8 @@ def unix_of(text: str) -> float | None:
     return moment.timestamp() if moment.tzinfo else None
 
 
-async def nominate(api: Api, who: tuple[str, str, str], node: str, unix_s: float, devices: str = "") -> None:
-    """Write the nomination of pod ``(uid, namespace, name)``, marked as ours, with the devices that it is to get there.
+async def nominate(api: Api, who: Who, node: str, unix_s: float, devices: str = "") -> None:
+    """Write the nomination of a pod, marked as ours, with the devices that it is to get there.
 
     Devices of an earlier plan are taken off (null, in a merge patch).
 
@@ -68,7 +68,7 @@ async def nominate(api: Api, who: tuple[str, str, str], node: str, unix_s: float
     await api.call("PATCH", path, body, content_type=MERGE, timeout_s=TIMEOUT_S)
 
 
-async def lift(api: Api, who: tuple[str, str, str]) -> None:
+async def lift(api: Api, who: Who) -> None:
     """Take our gate away; without effect if it is gone. Raises as :func:`nominate` does."""
     uid, namespace, name = who
     body: dict[str, Any] = {
@@ -79,7 +79,7 @@ async def lift(api: Api, who: tuple[str, str, str]) -> None:
     await api.call("PATCH", path, body, content_type=STRATEGIC, timeout_s=TIMEOUT_S)
 
 
-async def clear(api: Api, who: tuple[str, str, str], node: str) -> bool:
+async def clear(api: Api, who: Who, node: str) -> bool:
     """Take back our nomination of ``node``; False if it is no longer what the pod says, or the pod is gone."""
     uid, namespace, name = who
     body = [

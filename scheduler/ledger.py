@@ -24,6 +24,7 @@ from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import template_of
 from placement.pods import PodSpec
 from placement.state import ClusterState, device_indices, devices_text
+from scheduler.api import Who
 from scheduler.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,11 @@ class Seen(Struct, frozen=True, gc=False):
     """When one of its containers was last killed for want of memory, unix time; 0 = never."""
     is_leaving: bool = False
     """It is being deleted."""
+
+    @property
+    def who(self) -> Who:
+        """It, and no other of its name."""
+        return Who(self.uid, self.namespace, self.name)
 
 
 class Reservation(Struct, gc=False):
@@ -241,7 +247,7 @@ class Ledger:
         if not self._are_free(seen.spec, row, devices):
             self._conflict("planned devices taken", seen)
             devices = 0
-        return self._count((seen.uid, seen.name, seen.namespace), seen.spec, seen.planned, devices)
+        return self._count(seen.who, seen.spec, seen.planned, devices)
 
     def _index(self, seen: Seen) -> None:
         """Keep the planner's two lists."""
@@ -360,7 +366,7 @@ class Ledger:
 
     def assume(
         self,
-        who: tuple[str, str, str],
+        who: Who,
         spec: PodSpec,
         node: str,
         devices: int,
@@ -368,9 +374,9 @@ class Ledger:
         is_guess: bool = False,
         decision_id: str = "",
     ) -> bool:
-        """Count a decided pod ``(uid, name, namespace)``; False if it is bound or gone and nothing is to be counted, or if
+        """Count a decided pod; False if it is bound or gone and nothing is to be counted, or if
         ``devices`` are not what it asks for, or not free: none is ever given twice."""
-        uid = who[0]
+        uid = who.uid
         if uid in self._tombstones or uid in self.state.residents or node not in self.state.row_of:
             return False
         if not self._are_free(spec, self.state.row_of[node], devices):
@@ -380,7 +386,7 @@ class Ledger:
 
     def _count(
         self,
-        who: tuple[str, str, str],
+        who: Who,
         spec: PodSpec,
         node: str,
         devices: int,
@@ -388,10 +394,10 @@ class Ledger:
         is_guess: bool = False,
         decision_id: str = "",
     ) -> Reservation:
-        uid, name, namespace = who
-        self.state.assume(uid, spec, node, devices, time_s=self.time_s)
-        held = Reservation(uid, name, namespace, node, devices, self.clock(), is_guess, decision_id=decision_id)
-        self.reservations[uid] = held
+        self.state.assume(who.uid, spec, node, devices, time_s=self.time_s)
+        held = self.reservations[who.uid] = Reservation(
+            who.uid, who.name, who.namespace, node, devices, self.clock(), is_guess, decision_id=decision_id
+        )
         return held
 
     def _are_free(self, spec: PodSpec, row: int, devices: int) -> bool:

@@ -47,15 +47,6 @@ MAX_DELIVERIES = 4
 GONE = (404, 409)
 
 
-def _who(seen: Seen) -> tuple[str, str, str]:
-    return seen.uid, seen.namespace, seen.name
-
-
-def _whom(seen: Seen) -> tuple[str, str, str]:
-    """As the ledger wants it."""
-    return seen.uid, seen.name, seen.namespace
-
-
 class Promise(NamedTuple):
     """A pod, where it is to go, and which devices (as bits) are kept for it there."""
 
@@ -231,7 +222,7 @@ class Nominator:
             counted = [
                 seen
                 for seen, node, devices in members
-                if seen.uid in ledger.gated and ledger.assume(_whom(seen), seen.spec, node, devices)
+                if seen.uid in ledger.gated and ledger.assume(seen.who, seen.spec, node, devices)
             ]
             if len(counted) == len(members):
                 whole.append(members)
@@ -287,7 +278,7 @@ class Nominator:
         """The replacement of a pod that an applied plan evicted goes where that plan wants it."""
         ledger = self.engine.ledger
         node = ledger.target_for(seen.uid, seen.spec)
-        if ledger.assume(_whom(seen), seen.spec, node, 0):
+        if ledger.assume(seen.who, seen.spec, node, 0):
             self._busy.add(seen.uid)
             if not await self._deliver_gang([Promise(seen, node)]):
                 self._busy.discard(seen.uid)
@@ -308,7 +299,7 @@ class Nominator:
             ledger.forget(seen.uid, "not nominated")
             return False
         try:
-            await nominate(self.writer, _who(seen), node, time.time(), devices_text(devices))
+            await nominate(self.writer, seen.who, node, time.time(), devices_text(devices))
         except ApiError as error:
             self._failed("nominate", error)
             ledger.forget(seen.uid, "not nominated")
@@ -319,7 +310,7 @@ class Nominator:
 
     async def _lift(self, seen: Seen) -> bool:
         try:
-            await lift(self.writer, _who(seen))
+            await lift(self.writer, seen.who)
         except ApiError as error:
             self._failed("lift", error)
             return False
@@ -335,7 +326,7 @@ class Nominator:
         """From now on it counts, and has an end."""
         ledger = self.engine.ledger
         self._active[seen.uid] = (seen.planned, ledger.clock())
-        ledger.assume(_whom(seen), seen.spec, seen.planned, seen.planned_devices)
+        ledger.assume(seen.who, seen.spec, seen.planned, seen.planned_devices)
 
     async def _let_go(self, seen: Seen) -> None:
         """Lift the gate of a pod without a plan, and take back what was nominated."""
@@ -347,7 +338,7 @@ class Nominator:
     async def _clear(self, seen: Seen) -> bool:
         """Whether the nomination is gone for certain."""
         try:
-            await clear(self.api, _who(seen), seen.planned)
+            await clear(self.api, seen.who, seen.planned)
         except ApiError as error:
             self._failed("clear", error)
             return False

@@ -148,7 +148,7 @@ class PlannerProcess:
             seen = ledger.pods.get(uid)
             if seen is not None and not seen.node:
                 ledger.forget(uid, "planned again")
-                if not ledger.assume((uid, seen.name, seen.namespace), seen.spec, node, devices):
+                if not ledger.assume(seen.who, seen.spec, node, devices):
                     self.engine.metrics.conflicts.labels("promise void").inc()
                     about = {"pod": f"{seen.namespace}/{seen.name}", "node": node, "devices": devices_text(devices)}
                     log.warning("room that was planned is not there, nothing is kept for the pod", extra=about)

@@ -186,7 +186,7 @@ class Reclaimer:
         if pod is None:
             return
         try:
-            await evict(self.client, (uid, pod.namespace, pod.name))
+            await evict(self.client, pod.who)
         except ApiError as error:
             if error.status != 404:
                 raise

@@ -16,6 +16,7 @@ import msgspec
 
 from placement import objects
 from placement.gangs import gang_named
+from scheduler.api import Who
 from scheduler.errors import ApiError
 from scheduler.gates import GATE, NODE_ANNOTATION, TIME_ANNOTATION, clear, lift, unix_of
 from scheduler.kube import KubeClient
@@ -37,7 +38,7 @@ class Swept:
 
 @dataclass(frozen=True)
 class _Stale:
-    who: tuple[str, str, str]
+    who: Who
     nominated: str
     is_gated: bool
 
@@ -56,7 +57,7 @@ def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: fl
     is_old = is_ours and (is_gated or _age_s(annotations.get(TIME_ANNOTATION), now_s) > limit_s)
     if not is_gated and not is_old:
         return None
-    return _Stale((meta.uid, meta.namespace, meta.name), planned if is_old else "", is_gated)
+    return _Stale(Who(meta.uid, meta.namespace, meta.name), planned if is_old else "", is_gated)
 
 
 def _age_s(text: str | None, now_s: float) -> float:

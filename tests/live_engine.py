@@ -13,6 +13,7 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.state import ClusterState
 from placement.strategies import strategy_named
+from scheduler.api import Who
 from scheduler.engine import Answered, Engine
 from scheduler.ledger import Ledger, Seen
 from scheduler.metrics import Metrics
@@ -67,7 +68,7 @@ class Live:
         )
         self.engine.record(answered)
         if decision.is_placed:
-            self.ledger.assume((answered.uid, name, "shop"), spec, decision.node, decision.devices)
+            self.ledger.assume(Who(answered.uid, "shop", name), spec, decision.node, decision.devices)
         return answered
 
     def bound(self, answered: Answered, node: str) -> None:

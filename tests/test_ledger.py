@@ -14,7 +14,8 @@ from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU
 from placement.state import ClusterState
-from scheduler.ledger import Ledger, Seen
+from scheduler.api import Who
+from scheduler.ledger import TARGET_S, Ledger, Seen
 from scheduler.metrics import Metrics
 
 NODES = ("a", "b", "c")
@@ -149,7 +150,7 @@ class Histories(RuleBasedStateMachine):
         if uids:
             uid = data.draw(st.sampled_from(uids))
             kind = self.kind_of[uid]
-            self.ledger.assume((uid, f"pod-{uid}", "default"), SPECS[kind], name, DEVICES[kind])
+            self.ledger.assume(Who(uid, "default", f"pod-{uid}"), SPECS[kind], name, DEVICES[kind])
 
     @rule(data=st.data())
     def forget(self, data: Any) -> None:
@@ -213,7 +214,7 @@ TestHistories = Histories.TestCase
 
 def test_a_decision_is_confirmed_by_the_watch_and_keeps_its_devices() -> None:
     ledger = fresh("a")
-    assert ledger.assume(("u", "p", "default"), SPECS[1], "a", 0b10)
+    assert ledger.assume(Who("u", "default", "p"), SPECS[1], "a", 0b10)
     ledger.see(pod("u", 1, 1))
     ledger.see(pod("u", 1, 2, node="a", devices=0b10))
     assert not ledger.reservations
@@ -223,7 +224,7 @@ def test_a_decision_is_confirmed_by_the_watch_and_keeps_its_devices() -> None:
 
 def test_the_api_wins_where_it_differs_from_the_decision() -> None:
     ledger = fresh("a", "b")
-    ledger.assume(("u", "p", "default"), SPECS[1], "a", 0b10)
+    ledger.assume(Who("u", "default", "p"), SPECS[1], "a", 0b10)
     ledger.see(pod("u", 1, 2, node="b", devices=0b1))
     assert ledger.state.gpu_free[:2, :4].tolist() == [[1000] * 4, [600, 1000, 1000, 1000]]
 
@@ -233,7 +234,7 @@ def test_a_late_event_of_a_deleted_pod_does_not_bring_it_back() -> None:
     ledger.see(pod("u", 0, 5, node="a"))
     ledger.lose("u")
     ledger.see(pod("u", 0, 5, node="a"))
-    assert not ledger.assume(("u", "p", "default"), SPECS[0], "a", 0)
+    assert not ledger.assume(Who("u", "default", "p"), SPECS[0], "a", 0)
     assert not ledger.state.residents
 
 
@@ -271,19 +272,32 @@ def test_a_node_that_comes_back_finds_its_pods_again() -> None:
 
 def test_devices_are_counted_only_as_many_as_asked_for_and_where_they_are_free() -> None:
     ledger = fresh("a")
-    who = ("u", "pod-u", "default")
+    who = Who("u", "default", "pod-u")
     for wrong in (0, 0b1, 0b111, 0b110000):
         assert not ledger.assume(who, SPECS[2], "a", wrong)
     assert not ledger.assume(who, SPECS[0], "a", 0b1)
     assert ledger.assume(who, SPECS[2], "a", 0b101)
-    assert not ledger.assume(("v", "pod-v", "default"), SPECS[1], "a", 0b100)
+    assert not ledger.assume(Who("v", "default", "pod-v"), SPECS[1], "a", 0b100)
+
+
+def test_a_target_that_nobody_came_for_is_forgotten_after_a_while() -> None:
+    now = [0.0]
+    ledger = Ledger(ClusterState(), lambda: now[0], Metrics())
+    ledger.see_node(node("a"))
+    spec = PodSpec(((CPU, 500),), owner="ReplicaSet/r")
+    ledger.see(Seen("old", "old", "default", 1, spec, node="a", target="b", is_leaving=True))
+    now[0] = TARGET_S - 1
+    assert ledger.target_for("new", spec) == "b"
+    assert ledger.target_for("newer", spec) == ""
+    now[0] = TARGET_S + 1
+    assert ledger.target_for("new", spec) == ""
 
 
 def test_a_pod_that_was_bound_without_a_word_of_its_devices_keeps_those_that_it_was_given() -> None:
     ledger = fresh("a")
     seen = pod("u", 2)
     ledger.see(seen)
-    ledger.assume(("u", seen.name, "default"), SPECS[2], "a", 0b101)
+    ledger.assume(seen.who, SPECS[2], "a", 0b101)
     ledger.see(replace(seen, version=2, node="a"))
     assert ledger.state.residents["u"].devices == 0b101
     assert ledger.state.residents["u"].is_bound

@@ -21,6 +21,7 @@ from placement.pods import GpuRequest, Pod, PodSpec
 from placement.problems import Cluster, batch_plan, batch_problem, check_steps
 from placement.resources import DEVICES_ANNOTATION
 from placement.state import ClusterState, device_indices
+from scheduler.api import Who
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
 from scheduler.ledger import Ledger, Seen
 from scheduler.metrics import Metrics
@@ -135,13 +136,13 @@ def test_random_batches_never_exceed_a_device(seed: int) -> None:
 def test_the_ledger_gives_no_device_twice() -> None:
     ledger = Ledger(ledger_of((2, "")), lambda: 0.0, Metrics())
     half, whole = pod(0, 1, 600).spec, pod(0, 1, 1000).spec
-    assert not ledger.assume(("a", "a", "x"), half, "n0", 0)
-    assert not ledger.assume(("a", "a", "x"), half, "n0", 0b11)
-    assert not ledger.assume(("a", "a", "x"), half, "n0", 0b100)
-    assert ledger.assume(("a", "a", "x"), half, "n0", 0b01)
-    assert not ledger.assume(("b", "b", "x"), half, "n0", 0b01)
-    assert not ledger.assume(("b", "b", "x"), whole, "n0", 0b01)
-    assert ledger.assume(("b", "b", "x"), whole, "n0", 0b10)
+    assert not ledger.assume(Who("a", "x", "a"), half, "n0", 0)
+    assert not ledger.assume(Who("a", "x", "a"), half, "n0", 0b11)
+    assert not ledger.assume(Who("a", "x", "a"), half, "n0", 0b100)
+    assert ledger.assume(Who("a", "x", "a"), half, "n0", 0b01)
+    assert not ledger.assume(Who("b", "x", "b"), half, "n0", 0b01)
+    assert not ledger.assume(Who("b", "x", "b"), whole, "n0", 0b01)
+    assert ledger.assume(Who("b", "x", "b"), whole, "n0", 0b10)
     seen = Seen("c", "c", "x", 1, half, planned="n0", nominated="n0", planned_devices=0b10)
     ledger.see(seen)  # a nomination whose device somebody else has by now keeps its room, and no device
     assert ledger.reservations["c"].devices == 0
