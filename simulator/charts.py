@@ -141,13 +141,13 @@ def heat_map(
     """One row per name, one cell per moment, the darker the higher the share (0–1); above 1 in the second colour."""
     if not names or not x:
         return ""
-    left, row, top = 170, 14, 16
-    width, height = WIDTH - left - 24, top + row * len(names) + 58
+    left, row, top = 190, 22, 8
+    width, height = WIDTH - left - 24, top + row * len(names) + 84
     step = width / len(x)
     body = []
     for i, (name, values) in enumerate(zip(names, rows, strict=True)):
         y = top + row * i
-        body.append(f'<text class="tick" x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(name)}</text>')
+        body.append(f'<text class="tick" x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
         for j, value in enumerate(values):
             if value is None:
                 continue
@@ -159,17 +159,17 @@ def heat_map(
     base = top + row * len(names)
     for tick in ticks(min(x), max(x), 6):
         at = left + (tick - min(x)) / ((max(x) - min(x)) or 1) * (width - step)
-        body.append(f'<text class="tick" x="{at:.1f}" y="{base + 16}" text-anchor="middle">{_number(tick)}</text>')
+        body.append(f'<text class="tick" x="{at:.1f}" y="{base + 22}" text-anchor="middle">{_number(tick)}</text>')
     body.append(
-        f'<text class="axis" x="{left + width / 2}" y="{base + 32}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="axis" x="{left + width / 2}" y="{base + 46}" text-anchor="middle">{escape(x_label)}</text>'
     )
     for k, (share, text) in enumerate(((0.1, "10 %"), (0.5, "50 %"), (1.0, "100 %"), (1.1, "above"))):
         fill, opacity = (colour(1), 1.0) if share > 1 else (colour(0), 0.06 + 0.94 * share)
-        at = left + 90 * k
+        at = left + 120 * k
         body.append(
-            f'<rect x="{at}" y="{base + 40}" width="12" height="12" fill="{fill}" fill-opacity="{opacity:.2f}"/>'
+            f'<rect x="{at}" y="{base + 62}" width="12" height="12" fill="{fill}" fill-opacity="{opacity:.2f}"/>'
         )
-        body.append(f'<text class="tick" x="{at + 18}" y="{base + 50}">{text}</text>')
+        body.append(f'<text class="tick" x="{at + 18}" y="{base + 73}">{text}</text>')
     hot = {name: sum(v is not None and v > 1 for v in values) for name, values in zip(names, rows, strict=True)}
     said = [f"{name} above 100 % at {count} of {len(x)} moments" for name, count in hot.items() if count]
     return _frame(title, said or ["no node above 100 %"], body, height)
@@ -281,7 +281,7 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_la
 
 def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, unit: str) -> str:
     """Stacked horizontal bars with their parts named below: cost split, reasons, causes."""
-    parts = list(dict.fromkeys(name for _, stack in groups for name, _ in stack))
+    parts = list(dict.fromkeys(name for _, stack in groups for name, value in stack if value))
     most = max((sum(v for _, v in stack) for _, stack in groups), default=0.0)
     if not most:
         return ""
@@ -293,6 +293,8 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
         y, x = top + row * i, 0.0
         body.append(f'<text class="name" x="0" y="{y + 16}">{escape(name)}</text>')
         for part, value in stack:
+            if not value:
+                continue
             body.append(
                 f'<rect x="{x:.1f}" y="{y + 23}" width="{value * k:.1f}" height="18" rx="2" '
                 f'fill="{colour(parts.index(part))}"><title>{escape(part)}: {_number(value)} {escape(unit)}</title></rect>'
@@ -300,7 +302,7 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
             x += value * k
         total = f"{_number(sum(v for _, v in stack))} {unit}"
         body.append(f'<text class="tick" x="{x + 8:.1f}" y="{y + 37}">{escape(total)}</text>')
-        said.append(f"{name} {total} ({', '.join(f'{part} {_number(value)}' for part, value in stack)})")
+        said.append(f"{name} {total} ({', '.join(f'{part} {_number(value)}' for part, value in stack if value)})")
     for i, part in enumerate(parts):
         y = top + row * len(groups) + 24 + 28 * i
         body.append(f'<rect x="0" y="{y - 11}" width="12" height="12" rx="2" fill="{colour(i)}"/>')

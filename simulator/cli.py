@@ -203,6 +203,9 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
     rows = []
     for line in comparison.summary:
         primary = comparison.metric
+        spread = line["sd"] if primary == "usd_per_month" else _percent(line["sd"])
+        if len(comparison.question.seeds) == 1:
+            spread = None  # one seed has none
         rows.append(
             {
                 "trace": line["trace"],
@@ -212,9 +215,7 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "placed": int(line["placed"] or 0),
                 "p95 wait s": round(line["pending_s_p95"] or 0),
                 "USD/month": round(line["usd_per_month"] or 0),
-                "sd" if primary == "usd_per_month" else "sd %": line["sd"]
-                if primary == "usd_per_month"
-                else _percent(line["sd"]),
+                "sd" if primary == "usd_per_month" else "sd %": spread,
             }
         )
         if comparison.question.spot_share or comparison.question.interruptions:

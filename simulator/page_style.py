@@ -1,7 +1,7 @@
 """The look that every HTML page shares: no network, light and dark, readable on a phone and on paper.
 
 Colours of series are variables: ``--c0`` … ``--c7`` for shapes (the Okabe–Ito palette, which stays apart for
-colour-blind readers, three of them darkened to a contrast of 3 on white) and ``--t0`` … ``--t7`` for text (a contrast
+colour-blind readers, two of them darkened to a contrast of 3 on white, and grey) and ``--t0`` … ``--t7`` for text (a contrast
 of 4.5 or more on the card, as WCAG asks); in the dark both are the same, brighter ones.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-SHAPES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C68800", "#3A9CD2", "#8A8A8A", "#A08C00")
-TEXTS = ("#0072B2", "#B54F00", "#007A59", "#A8487F", "#8F6200", "#1F77A8", "#666666", "#6F6200")
-DARK = ("#4DA3E0", "#F08A3C", "#2BC79A", "#E39AC6", "#F0B429", "#7CC7F2", "#A8A8A8", "#D6C22E")
+SHAPES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C68800", "#3A9CD2", "#1b1f24", "#8A8A8A")
+TEXTS = ("#0072B2", "#B54F00", "#007A59", "#A8487F", "#8F6200", "#1F77A8", "#1b1f24", "#666666")
+DARK = ("#4DA3E0", "#F08A3C", "#2BC79A", "#E39AC6", "#F0B429", "#7CC7F2", "#e8eaed", "#A8A8A8")
 PAPER, CARD, INK, SOFT, MARK, WASH = "#fcfcfa", "#ffffff", "#1b1f24", "#5b6470", "#0072b2", "#eef5fa"
 DARK_PAPER, DARK_CARD, DARK_INK, DARK_SOFT, DARK_MARK, DARK_WASH = (
     "#14171a",
@@ -53,7 +53,7 @@ section {{ break-inside: avoid; }}
   margin-bottom: 12px; }}
 :focus-visible {{ outline: 2px solid var(--mark); outline-offset: 2px; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 15px; }}
-th, td {{ text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }}
+th, td {{ text-align: right; padding: 7px 7px; border-bottom: 1px solid var(--line); white-space: nowrap; }}
 thead th {{ color: var(--soft); font-weight: 600; font-size: 13px; }}
 tbody th {{ font-weight: 400; }}
 th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); }}

@@ -5,8 +5,9 @@ The same :class:`~simulator.compare.Comparison` is also given as Markdown; JSON 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jinja2
@@ -108,7 +109,8 @@ def _template() -> jinja2.Template:
 
 def render_page(page: Page) -> str:
     """The HTML of a page."""
-    return _template().render(**vars(page), style=STYLE)
+    sections = [replace(s, lead=re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", s.lead)) for s in page.sections]
+    return _template().render(**vars(replace(page, sections=sections)), style=STYLE)
 
 
 def to_html(comparison: Comparison) -> str:
@@ -300,20 +302,25 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
     if not used:
         return []
     curves = _Curves(used)
-    sections = [
-        Section(
-            f"Contention{where}",
-            "Share of nodes whose pods want more CPU than the node has, first seed.",
-            svg=curves.chart("Contention", curves.of("over_cpu_share", 100), "%", from_zero=True),
-            names=curves.names,
-        ),
-        Section(
-            f"Throttled{where}",
-            "Cores that pods wanted and did not get. Not part of any cost above.",
-            svg=curves.chart("Throttled", curves.of("throttled_cores"), "cores", from_zero=True),
-            names=curves.names,
-        ),
-    ]
+    sections = []
+    if any(map(any, (u["over_cpu_share"] for u in used.values()))):
+        sections.append(
+            Section(
+                f"Contention{where}",
+                "Share of nodes whose pods want more CPU than the node has, first seed.",
+                svg=curves.chart("Contention", curves.of("over_cpu_share", 100), "%", from_zero=True),
+                names=curves.names,
+            )
+        )
+    if any(map(any, (u["throttled_cores"] for u in used.values()))):
+        sections.append(
+            Section(
+                f"Throttled{where}",
+                "Cores that pods wanted and did not get. Not part of any cost above.",
+                svg=curves.chart("Throttled", curves.of("throttled_cores"), "cores", from_zero=True),
+                names=curves.names,
+            )
+        )
     if any(sum(u["oom_kills"]) for u in used.values()):
         sections.append(
             Section(
@@ -456,7 +463,7 @@ def fgd_html(result: dict[str, Any], command: str) -> str:
     return render_page(
         Page(
             "Ullage · FGD, USENIX ATC'23",
-            headline,
+            headline.replace("`", ""),
             sections,
             command,
             facts,
