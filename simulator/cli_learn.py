@@ -154,6 +154,8 @@ def train(
         )  # fmt: skip
     for note in learned.notes:
         click.echo(f"note: {note}", err=True)
+    if refit:
+        click.echo("note: figures are of before the last fit; what is served was then fitted on all of it", err=True)
     click.echo(f"model: {model}; judge it with: ullage evaluate {trace} -m {model} --report accuracy.html", err=True)
     table = [
         {
