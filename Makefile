@@ -11,6 +11,7 @@ help: ## List targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml
+	@echo "installing into .venv, every extra (minutes the first time) …"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -e '.[dev]'
@@ -20,11 +21,12 @@ help: ## List targets
 install: .venv/installed ## Make .venv with every extra and the `ullage` command in it
 
 .venv/demo: pyproject.toml
-	@test -x $(BIN)/ullage || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q -e '.[sim,plan,fast]'; }
+	@test -x $(BIN)/ullage || { echo "installing into .venv (a minute or two) …"; $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q -e '.[sim,plan,fast]'; }
 	@touch $@
 
 demo: .venv/demo ## Install and run the main job: compare strategies on the bundled trace, write out/demo.html
 	$(BIN)/ullage compare demo -s kube-default -s most-allocated -s best-fit -s atc23-fgd -s priced --seeds 3 --report out/demo.html
+	@echo; echo "open out/demo.html in a browser; every command: $(BIN)/ullage --help"
 
 demo-trace: install ## Make the bundled trace again from its seed
 	$(BIN)/ullage trace synth --seed 7 --days 1.5 --load 1.15 --gpu-nodes 24 --small-gpu-nodes 16 --cpu-nodes 16 --name demo simulator/samples/demo.ullage

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import yaml
 
 from placement.errors import ConfigError
 from scheduler.cli_explain import RECORDS
+from scheduler.cli_record import steps
 from scheduler.decisions import SHOWN, flat, write_parquet
 from scheduler.records import Query, RecordReader, RecordStore
 from scheduler.settings import MODES
 
+TELL_S = 5.0
+"""How often a long command says how far it is."""
 _AGO_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -131,12 +135,26 @@ def export(target: Path, **options: Any) -> None:
     click.echo(f"{number} decisions written to {target}", err=True)
 
 
+def _now_and_then(say: Callable[[str], None], total: int) -> Callable[[int], None]:
+    """What says how many of so many events have been read, every few seconds."""
+    told_s = time.monotonic()
+
+    def tell(number: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s >= TELL_S:
+            told_s = time.monotonic()
+            say(f"{number:,} of {total:,} events")
+
+    return tell
+
+
 @decisions.command("from-log")
 @click.argument("log", type=click.Path(exists=True, path_type=Path))
 @click.option("--strategy", "tomls", multiple=True, type=click.Path(exists=True, path_type=Path), help="More TOMLs.")
 @click.option("--epoch", "epoch_s", type=float, help="Unix time of the log's second 0; default: what the log says.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @RECORDS
-def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, records: str) -> None:
+def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: bool, records: str) -> None:
     """Make records from an event log (folder or bundle), of a live run or a replay, so that `explain` works on it."""
     from placement.log_lines import begin_of, read_log
     from placement.strategies import STRATEGIES, strategy_from_toml
@@ -148,7 +166,8 @@ def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, records:
     store = RecordStore(Path(records))
     try:
         start_s = begin_of(header, events.events) if epoch_s is None else epoch_s
-        number = record_log(events, known, store, epoch_s=start_s)
+        tell = _now_and_then(steps(quiet=quiet), len(events))
+        number = record_log(events, known, store, epoch_s=start_s, progress=tell)
     finally:
         store.close()
     click.echo(f"{number} decisions written to {records}", err=True)

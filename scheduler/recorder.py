@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -346,11 +346,17 @@ def record_of(answered: Answered, strategy: Strategy) -> Record:
 
 
 def record_log(
-    events: Iterable[Event], strategies: Sequence[Strategy], store: RecordStore, *, epoch_s: float = 0.0
+    events: Iterable[Event],
+    strategies: Sequence[Strategy],
+    store: RecordStore,
+    *,
+    epoch_s: float = 0.0,
+    progress: Callable[[int], None] = lambda number: None,
 ) -> int:
     """Write a record for every decision of an event log, live or simulated; how many.
 
-    Times are the log's seconds plus ``epoch_s``. What became of a pod is its next binding in the log.
+    Times are the log's seconds plus ``epoch_s``. What became of a pod is its next binding in the log. ``progress`` is
+    told now and then how many events have been read.
 
     Raises
     ------
@@ -380,6 +386,7 @@ def record_log(
                 batch.append(Bound(event.subject, where, resident.devices, event.time_s + epoch_s))
         if len(batch) >= BATCH:
             _flush(store, batch)
+            progress(number + 1)
     _flush(store, batch)
     return written
 

@@ -17,11 +17,18 @@ from simulator.churn import Churn, resample
 from simulator.cost import read_price_book
 from simulator.lanl import read_failures
 from simulator.output import API_VERSION, bad_rows, output_option, render, write_whole
-from simulator.sources import open_trace
+from simulator.sources import BUNDLED, open_trace
 from simulator.synth import Recipe, synthesise
 from simulator.trace import NodeEvents, Trace
 from simulator.trace_facts import facts_of, rows_of, workload_of
 from simulator.validate import RULES, fixed, take, validate
+
+
+def _no_bundled(_context: click.Context, _argument: click.Parameter, target: Path) -> Path:
+    """The file to write; not one that every command would take for the bundled trace."""
+    if str(target) == BUNDLED:
+        raise click.BadParameter(f"`{target}` is the bundled trace's name; call the file {target}.ullage.")
+    return target
 
 
 @click.group()
@@ -92,7 +99,7 @@ def explain_rule(code: str) -> str:
 
 @trace.command()
 @click.argument("source", metavar="TRACE")
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book CSV to keep in the trace.")
 @BEGINS
 @bad_rows
@@ -124,7 +131,7 @@ def from_log(source: Path, target: Path) -> None:
 
 @trace.command("slice")
 @click.argument("source", metavar="TRACE")
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 @click.option("--from", "from_s", type=int, default=0, help="First second of arrival.")
 @click.option("--to", "to_s", type=int, help="Last second of arrival, exclusive.")
 @click.option("--pods", "num_pods", type=click.IntRange(1), help="At most so many pods, from the start.")
@@ -169,7 +176,7 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
 
 @trace.command()
 @click.argument("source", metavar="TRACE")
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 @click.option(
     "--load", type=click.FloatRange(0, 10, min_open=True), default=1.0, show_default=True, help="Offered GPU load."
 )
@@ -190,7 +197,7 @@ def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -
 
 @trace.command()
 @click.argument("source", metavar="TRACE")
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 @click.option("--lanl", type=click.Path(path_type=Path), required=True, help="Folder of the lanl-failures data.")
 @click.option("--system", type=int, default=18, show_default=True, help="Which of the recorded systems.")
 @click.option("--from", "start_s", type=int, default=0, help="Recorded seconds after the system's first failure.")
@@ -216,7 +223,7 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
 @trace.command("join")
 @click.argument("source", metavar="ARRIVALS")
 @click.argument("usage", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 @click.option(
     "--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True, help="Of the pods."
 )
@@ -260,7 +267,7 @@ def _recipe_options(command: Any) -> Any:
 
 
 @trace.command()
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 @click.option("--name", default="", help="Name of the trace; default synth-SEED.")
 @_recipe_options
 def synth(target: Path, name: str, **recipe: Any) -> None:

@@ -15,6 +15,10 @@ DEMO = Path(__file__).parent / "samples" / "demo.ullage"
 """The bundled sample; `make demo-trace` makes it again from its seed."""
 
 
+BUNDLED = "demo"
+"""What the trace that ships is called."""
+
+
 def _openb(path: Path, option: str, skip: bool) -> Trace:
     variant, *extras = (option or "default").split(",")
     unknown = sorted({*extras} - {"all-nodes", "no-departures"})
@@ -82,7 +86,7 @@ def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) ->
     TraceError : it names nothing that can be read.
     ConfigError : no such reader, or option of it.
     """
-    if text == "demo":
+    if text == BUNDLED:
         return Trace.load(DEMO)
     reader, _, rest = text.partition(":")
     if rest:

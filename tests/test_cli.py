@@ -308,6 +308,13 @@ def test_a_trace_without_findings_prints_no_data() -> None:
     assert json.loads(ullage("trace", "validate", "demo", "-o", "json").stdout)["findings"] == []
 
 
+def test_no_file_takes_the_name_of_the_bundled_trace(tmp_path: Path) -> None:
+    run = ullage("trace", "slice", "demo", "demo", "--pods", "5", cwd=tmp_path)
+    assert run.returncode == 2
+    assert "demo.ullage" in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_last_column_goes_on_below_itself_where_the_terminal_ends() -> None:
     rows = [{"name": "a", "share": "1,277", "words": "one two three four five six seven"}]
     rows += [{"name": "b", "share": "9.5", "words": ""}]

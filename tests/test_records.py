@@ -203,13 +203,19 @@ def test_what_is_remembered_of_a_class_changes_nothing(steps: list[tuple[int, in
         assert said[:2] == said[2:]
 
 
-def test_records_made_from_the_log_say_what_live_records_say(live: Live, tmp_path: Path) -> None:
+def test_records_made_from_the_log_say_what_live_records_say(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     live.ask("a", cpu_pod(6))
     live.ask("b", cpu_pod(0.5, gpu=GpuRequest(1, 500)))
     live.ask("c", cpu_pod(60))
     live.recorder.close()
     store = RecordStore(tmp_path / "log.db")
-    assert record_log(live.events, [live.engine.strategy], store) == 3
+    told: list[int] = []
+    monkeypatch.setattr("scheduler.recorder.BATCH", 2)
+    assert record_log(live.events, [live.engine.strategy], store, progress=told.append) == 3
+    assert told == sorted(told)
+    assert 0 < told[-1] <= len(live.events)
     store.close()
     for ours, theirs in zip(read(tmp_path / "records.db"), read(tmp_path / "log.db"), strict=True):
         for key in ("uid", "node", "devices", "score", "runner_up", "top", "reasons", "draw", "outcome", "knowledge"):
