@@ -31,7 +31,7 @@ def gang_of(spec: PodSpec) -> tuple[str, str] | None:
     return (spec.namespace, name) if name else None
 
 
-def gang_size(annotations: Mapping[str, str]) -> int:
+def gang_size(annotations: Mapping[str, str], default: int = 1) -> int:
     """How many pods a pod's gang has, if it says so; else 1: what is there is planned."""
     number = whole_number(annotations.get(SIZE, ""))
-    return 1 if number is None else number
+    return default if number is None else number

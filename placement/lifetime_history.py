@@ -8,6 +8,7 @@ asked with what it was fitted on.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
@@ -21,9 +22,13 @@ from placement.usage import SingleArray
 
 KEEP = (0.95, 0.99, 0.999)
 """What an outcome still weighs after the next one: of a workload, of a size, of all."""
-LEVELS = ("owner", "owner-size", "size", "all")
+LEVELS = ("owner", "owner-size", "size-gang", "size", "all")
 """Of the lineage, from the most particular."""
-REQUESTS = ("cores", "memory_gib", "gpus", "priority")
+GANG_STEPS = 3
+"""Per doubling: gangs of about as many pods are kin."""
+LARGEST_GANG = 1024
+"""Larger ones are taken for one of this size."""
+REQUESTS = ("cores", "memory_gib", "gpus", "priority", "gang_size")
 NUM_HAZARDS = NUM_PARTS - 1
 """The last part's hazard is 1."""
 
@@ -35,11 +40,13 @@ class Kin:
     workload: str
     size: tuple[int, int, int]
     priority: int = field(default=0, compare=False)
+    gang_size: int = field(default=0, compare=False)
+    """0 = not known."""
 
     @classmethod
     def of(cls, spec: PodSpec) -> Kin:
         """Of a class of pods."""
-        return cls(workload_of(spec.namespace, spec.owner), spec.main_amounts, spec.priority)
+        return cls(workload_of(spec.namespace, spec.owner), spec.main_amounts, spec.priority, spec.gang_size)
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
@@ -49,12 +56,19 @@ class Kin:
     @property
     def values(self) -> tuple[Hashable, ...]:
         """Of the lineage, by :data:`LEVELS`."""
-        return self.workload or None, (self.workload, self.size) if self.workload else None, self.size, "all"
+        own = (self.workload, self.size) if self.workload else None
+        gang = (self.size, gang_step(self.gang_size)) if self.gang_size else None
+        return self.workload or None, own, gang, self.size, "all"
 
     @property
     def alike(self) -> Kin:
         """All of this size."""
         return Kin("", self.size)
+
+
+def gang_step(pods: int) -> int:
+    """Of a gang of so many pods, on a logarithmic scale."""
+    return round(GANG_STEPS * math.log2(min(pods, LARGEST_GANG)))
 
 
 @dataclass(slots=True)
@@ -182,9 +196,12 @@ class LifeHistory:
 
     def forget_size(self, kin: Kin) -> None:
         """Kin none of whose pods run; without a workload, all of their size."""
-        level, value = (1, (kin.workload, kin.size)) if kin.workload else (2, kin.size)
-        if self.lineage is not None:
-            self.lineage.forget(level, value)
+        if self.lineage is not None and kin.workload:
+            self.lineage.forget(1, (kin.workload, kin.size))
+        elif self.lineage is not None:
+            self.lineage.forget(3, kin.size)
+            for step in range(gang_step(LARGEST_GANG) + 1):
+                self.lineage.forget(2, (kin.size, step))
         if not kin.workload:
             self.survival.forget(1, kin.size)
 
@@ -209,7 +226,14 @@ class LifeHistory:
         assert self.lineage is not None, "a history with features"
         cpu, memory, gpu = kin.size
         seen = [x for level, key in enumerate(kin.keys[:2]) for x in self.survival.seen(level, key, now_s)]
-        asks = (cpu / 1000, memory / 2**30, gpu / 1000, kin.priority, (self.begins_s + now_s) % 86_400 / 3600)
+        asks = (
+            cpu / 1000,
+            memory / 2**30,
+            gpu / 1000,
+            kin.priority,
+            kin.gang_size,
+            (self.begins_s + now_s) % 86_400 / 3600,
+        )
         return np.array([*self.lineage.describe(kin.values, float(now_s)), *seen, *asks], np.float32)
 
 

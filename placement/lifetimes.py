@@ -84,8 +84,9 @@ def answer(model: LifetimeModel | None, questions: Sequence[LifeQuestion]) -> li
 class _Known:
     """Kin that are followed."""
 
+    kin: Kin
+    """As of the last sign of life: priority and size of the gang may change."""
     last_s: int
-    """Last sign of life."""
     num_running: int = 0
     is_changed: bool = True
     asked_s: int = -1
@@ -222,8 +223,8 @@ class LifetimeForecaster:
         for one in _told_by(kin):
             known = self._known.get(one)
             if known is None:
-                known = self._known[one] = _Known(time_s)
-            known.last_s, known.is_changed = max(known.last_s, time_s), True
+                known = self._known[one] = _Known(one, time_s)
+            known.kin, known.last_s, known.is_changed = one, max(known.last_s, time_s), True
             known.num_running += more
 
     def _promise(self, uid: str, kin: Kin, part: int) -> None:
@@ -272,7 +273,7 @@ class LifetimeForecaster:
             known, history = self._known[one], self.history
             known.is_changed, known.asked_s = False, now_s
             known.is_new = not history.knows(one)
-            features = None if self.model is None else history.features(one, now_s)
+            features = None if self.model is None else history.features(known.kin, now_s)
             found.append(LifeQuestion(one, history.hazards(one, now_s), features))
         return found
 

@@ -13,6 +13,8 @@ import msgspec
 from msgspec import Struct, field
 
 from placement.errors import ConfigError
+from placement.gangs import SIZE as GANG_SIZE
+from placement.gangs import gang_size
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.owners import Owners
 from placement.pods import (
@@ -503,6 +505,7 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
         num_containers=max(len(containers), 1),
         unmodelled=unmodelled,
         guaranteed=is_guaranteed(pod),
+        gang_size=gang_size(pod.metadata.annotations or {}, 0),
     )
 
 
@@ -517,7 +520,7 @@ def class_key(pod: Pod, owners: Owners | None = None) -> bytes:
     if any(v.persistentVolumeClaim is not None or v.ephemeral is not None for v in volumes or ()):
         return b""
     annotations = meta.annotations or {}
-    asked = annotations.get(GPU_COUNT_ANNOTATION), annotations.get(GPU_MODEL_ANNOTATION)
+    asked = annotations.get(GPU_COUNT_ANNOTATION), annotations.get(GPU_MODEL_ANNOTATION), annotations.get(GANG_SIZE)
     more = status.qosClass, status.containerStatuses, status.initContainerStatuses, _mounted_images(pod)
     spec.volumes = spec.nodeName = None
     try:

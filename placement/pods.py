@@ -182,6 +182,8 @@ class PodSpec:
     """Why this pod must never be moved or nominated (volumes and claims that we do not model)."""
     guaranteed: bool = False
     """Quality of service class Guaranteed: requests are never lowered."""
+    gang_size: int = 0
+    """Pods that come together with this one, itself counted, if it says so; 0 = it does not."""
 
     def __post_init__(self) -> None:
         for name, amount in self.request:

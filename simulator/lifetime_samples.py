@@ -148,6 +148,7 @@ def with_owners(trace: Trace) -> Trace:
     for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True):
         members.setdefault(gang, Counter())[spec] += 1
     numbers: dict[tuple[tuple[int, int], ...], int] = {}
+    size = {gang: sum(of.values()) for gang, of in members.items() if gang >= 0}
     owner = {g: numbers.setdefault(tuple(sorted(of.items())), len(numbers)) for g, of in members.items() if g >= 0}
     found: dict[tuple[int, int], int] = {}
     specs: list[PodSpec] = []
@@ -156,7 +157,9 @@ def with_owners(trace: Trace) -> Trace:
         key = (spec, owner.get(gang, -1))
         if key not in found:
             found[key] = len(specs)
-            specs.append(replace(trace.specs[spec], owner=f"Batch/{key[1]}" if key[1] >= 0 else ""))
+            specs.append(
+                replace(trace.specs[spec], owner=f"Batch/{key[1]}" if key[1] >= 0 else "", gang_size=size.get(gang, 0))
+            )
         classes[i] = found[key]
     return trace.but(specs=tuple(specs), pods=replace(pods, spec=classes))
 

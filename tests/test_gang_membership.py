@@ -47,3 +47,11 @@ def test_a_pod_is_of_a_gang_for_all_who_ask_or_for_none(labels: dict[str, str], 
 def test_the_size_of_a_gang_is_what_it_says_or_one(text: str, size: int) -> None:
     assert gang_size({SIZE: text}) == size
     assert gang_size({}) == 1
+
+
+def test_a_class_of_pods_knows_the_size_of_its_gang_if_it_says_so() -> None:
+    said, other, silent = (
+        objects.Pod(objects.Metadata("p", "n", "u", annotations=a)) for a in ({SIZE: "3"}, {SIZE: "4"}, {})
+    )
+    assert [objects.pod_spec(pod).gang_size for pod in (said, other, silent)] == [3, 4, 0]
+    assert len({objects.class_key(pod) for pod in (said, other, silent)}) == 3

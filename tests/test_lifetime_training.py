@@ -283,6 +283,7 @@ def test_batches_of_equal_make_up_are_of_one_owner_where_pods_have_none() -> Non
     found = with_owners(Trace(Manifest("t", "t"), (small, large), (), pods))
     owners = [found.specs[c].owner for c in found.pods.spec.tolist()]
     assert owners == ["Batch/0", "Batch/0", "Batch/0", "Batch/0", "Batch/1", ""]
+    assert [found.specs[c].gang_size for c in found.pods.spec.tolist()] == [2, 2, 2, 2, 1, 0]
     assert with_owners(found) is found
 
 

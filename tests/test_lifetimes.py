@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError, ModelError
+from placement.lifetime_history import Kin, LifeHistory, feature_names
 from placement.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of
 from placement.pods import PodSpec
 from simulator.lifetime_scores import concordance
@@ -139,3 +140,20 @@ def test_concordance_is_one_for_the_true_order_and_half_for_none() -> None:
     assert concordance(life, life, ended, rng) == 1
     assert concordance(-life, life, ended, rng) == 0
     assert concordance(np.zeros(499), life, ended, rng) == 0.5
+
+
+def test_a_new_workload_is_told_by_gangs_of_about_its_size() -> None:
+    history = LifeHistory(with_features=True)
+    history.began("a", Kin("old", (1, 1, 0), gang_size=100), 0)
+    history.began("b", Kin("other", (1, 1, 0), gang_size=2), 0)
+    history.ended("b", 50)
+    history.ended("a", 500)
+
+    def last_life(kin: Kin) -> float:
+        return float(history.features(kin, 600)[feature_names().index("size-gang:last_log")])
+
+    assert last_life(Kin("new", (1, 1, 0), gang_size=105)) == pytest.approx(math.log(500))
+    assert last_life(Kin("new", (1, 1, 0), gang_size=2)) == pytest.approx(math.log(50))
+    assert math.isnan(last_life(Kin("new", (1, 1, 0))))
+    history.forget_size(Kin("", (1, 1, 0)))
+    assert math.isnan(last_life(Kin("new", (1, 1, 0), gang_size=100)))
