@@ -308,6 +308,45 @@ async def test_a_pod_with_soft_wishes_that_nobody_models_is_not_decided(tmp_path
             assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
 
 
+async def test_a_pod_that_is_gone_is_not_decided_about(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        pod = api.put("pods", pod_object("p"))
+        await until(lambda: "uid-p" in scheduler.app.ledger.pods)
+        api.delete("pods", "p", "default")
+        await until(lambda: scheduler.app.ledger.is_gone("uid-p"))
+        assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+        assert not scheduler.app.ledger.reservations
+
+
+async def test_a_class_is_decided_about_until_a_node_would_rather_not_have_it(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        assert len((await scheduler.filter(api.put("pods", pod_object("p")), NAMES))["NodeNames"]) == 1
+        node = node_object(NAMES[1], gpus=2)
+        node["spec"]["taints"] = [{"key": "old", "effect": "PreferNoSchedule"}]
+        before = scheduler.app.ledger.node_changes
+        api.put("nodes", node)
+        await until(lambda: scheduler.app.ledger.node_changes > before)
+        assert (await scheduler.filter(api.put("pods", pod_object("q")), NAMES))["NodeNames"] == NAMES
+
+
+async def test_a_replacement_goes_where_its_plan_wants_it_if_that_is_among_the_nodes_asked_about(
+    tmp_path: Path,
+) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        owner = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "controller": True}]
+        old = pod_object("old", ownerReferences=owner, deletionTimestamp="2026-01-01T00:00:00Z")
+        old["metadata"]["annotations"] = {"ullage.dev/replacement-node": NAMES[2]}
+        old["spec"]["nodeName"] = NAMES[0]
+        api.put("pods", old)
+        await until(lambda: bool(scheduler.app.ledger.targets))
+        new = api.put("pods", pod_object("new", ownerReferences=owner))
+        assert (await scheduler.filter(new, NAMES[:2]))["NodeNames"][0] in NAMES[:2]
+        assert (await scheduler.filter(new, NAMES))["NodeNames"] == NAMES[2:]
+        scheduler.app.engine.modes.switch("score")
+        marks = await scheduler.prioritize(new, NAMES)
+        assert [name for name in NAMES if marks[name] == 10] == NAMES[2:]
+
+
 async def test_until_the_view_is_complete_answers_are_neutral_but_devices_are_refused(tmp_path: Path) -> None:
     async with cluster() as api:
         api.faults += [("GET", "/pods", 500, False)] * 3
@@ -363,6 +402,9 @@ async def test_preemption_keeps_only_nodes_whose_devices_would_suffice(tmp_path:
         body = {"Pod": pod_object("big", milli=900), "NodeNameToMetaVictims": victims}
         answer = await scheduler.post("/v1/preempt", body)
         assert answer == {"NodeNameToMetaVictims": {NAMES[0]: victims[NAMES[0]]}}
+        elsewhere = {NAMES[1]: victims[NAMES[0]]}
+        answer = await scheduler.post("/v1/preempt", body | {"NodeNameToMetaVictims": elsewhere})
+        assert answer == {"NodeNameToMetaVictims": {}}, "who ends on another node frees nothing here"
 
 
 async def test_the_log_on_disk_tells_every_decision_in_order(tmp_path: Path) -> None:

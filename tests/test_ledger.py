@@ -293,6 +293,15 @@ def test_a_target_that_nobody_came_for_is_forgotten_after_a_while() -> None:
     assert ledger.target_for("new", spec) == ""
 
 
+def test_one_pod_that_comes_meets_one_target() -> None:
+    ledger, spec = fresh("a", "b"), PodSpec(((CPU, 500),), owner="ReplicaSet/r")
+    for uid in ("old-1", "old-2"):
+        ledger.see(Seen(uid, uid, "default", 1, spec, node="a", target="b", is_leaving=True))
+    ledger.see(Seen("new-1", "new-1", "default", 2, spec, node="b"))
+    assert ledger.target_for("new-2", spec) == "b"
+    assert ledger.target_for("new-3", spec) == ""
+
+
 def test_a_pod_that_was_bound_without_a_word_of_its_devices_keeps_those_that_it_was_given() -> None:
     ledger = fresh("a")
     seen = pod("u", 2)
