@@ -13,8 +13,9 @@ from aiohttp import web
 from msgspec import Raw
 
 from scheduler.errors import ApiError
-from scheduler.informer import Reflector
+from scheduler.informer import Informer, Reflector
 from scheduler.kube import KubeClient
+from scheduler.lead import Lead
 from scheduler.lease import Election
 from scheduler.metrics import Metrics
 from scheduler.settings import KubeSettings, LeaseSettings
@@ -167,6 +168,38 @@ async def test_a_watch_that_is_cut_resumes_without_a_new_list(tmp_path: Path) ->
             await until(lambda name=name: name in sink.names)
         assert reflector.num_lists == 1
         task.cancel()
+
+
+async def test_a_watch_resumes_from_the_last_version_that_it_saw(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        reflector, sink, task = await followed(api, client)
+        api.put("nodes", node_object("a"))
+        await until(lambda: "a" in sink.names)
+        api.compact()  # whoever asked for what came before "a" would have to read the list again
+        api.cut()
+        api.put("nodes", node_object("b"))
+        await until(lambda: "b" in sink.names)
+        assert reflector.num_lists == 1
+        task.cancel()
+
+
+async def test_whoever_leads_again_reads_all_pods_again_before_it_acts(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        reflector = Reflector("pods", "/api/v1/pods", Names(), client, Metrics())
+        informer, is_leading = Informer([reflector]), True
+        lead = Lead(lambda: is_leading, informer)
+        informer.start()
+        await until(lambda: informer.is_synced)
+        await lead.follow()
+        assert (lead.may_act, reflector.num_lists) == (True, 1)
+        is_leading = False
+        await lead.follow()
+        assert not lead.may_act
+        is_leading = True
+        assert not lead.may_act
+        await lead.follow()
+        assert (lead.may_act, reflector.num_lists) == (True, 2)
+        await informer.stop()
 
 
 async def test_a_watch_that_falls_silent_is_given_up_and_resumed(tmp_path: Path) -> None:
