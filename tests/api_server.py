@@ -47,6 +47,9 @@ class ApiServer:
         self.ends_after_s = 0.0
         """From its eviction to the end of a pod."""
         self.is_silent = False
+        self.bindings_go_on = asyncio.Event()
+        """Until it is set, Bindings take their time."""
+        self.bindings_go_on.set()
         self.is_curt = False
         """Watches end at once, in good order."""
         self.cuts = 0
@@ -170,6 +173,7 @@ class ApiServer:
 
     async def _bind(self, request: web.Request, namespace: str, name: str) -> web.Response:
         body = await request.json()
+        await self.bindings_go_on.wait()
         pod = self.objects.get(self.key("pods", namespace, name))
         if pod is None:
             return self._status(404, f"pods {name} not found")

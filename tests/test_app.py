@@ -387,8 +387,49 @@ async def test_a_node_deleted_between_filter_and_bind_costs_the_bind_not_the_led
         assert (await scheduler.filter(pod, NAMES[:1], gpu=True))["NodeNames"] == NAMES[:1]
         api.delete("nodes", NAMES[0])
         await until(lambda: not scheduler.app.engine.state.residents)
-        assert await scheduler.bind(pod, NAMES[0]) != ""
+        assert await scheduler.bind(pod, NAMES[0]) == "ullage: the node is gone"
         assert not scheduler.app.ledger.reservations
+
+
+async def test_a_new_pod_of_the_same_name_is_never_bound_in_place_of_the_old_one(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        old = api.put("pods", pod_object("g", milli=600))
+        node = (await scheduler.filter(old, NAMES, gpu=True))["NodeNames"][0]
+        await until(lambda: "uid-g" in scheduler.app.ledger.pods)
+        api.is_silent = True
+        api.delete("pods", "g", "default")
+        new = api.put("pods", pod_object("g", milli=600, uid="uid-new"))
+        assert await scheduler.bind(old, node) == "ullage: the pod is gone"
+        assert "nodeName" not in new["spec"]
+        assert not scheduler.app.ledger.reservations
+
+
+async def test_a_binding_on_its_way_is_not_given_up_however_long_it_takes(tmp_path: Path) -> None:
+    async with cluster(gpus=1, nodes=1) as api, running(api, tmp_path, assume_timeout_s=1) as scheduler:
+        pod = api.put("pods", pod_object("g", milli=600))
+        await scheduler.filter(pod, NAMES[:1], gpu=True)
+        api.bindings_go_on.clear()
+        binding = asyncio.create_task(scheduler.bind(pod, NAMES[0]))
+        ledger = scheduler.app.ledger
+        await until(lambda: bool(ledger.overdue(1.6)))  # a few looks later
+        assert "uid-g" in ledger.reservations
+        api.bindings_go_on.set()
+        assert await binding == ""
+
+
+async def test_a_nomination_that_is_first_seen_by_a_look_up_keeps_its_room(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path, assume_timeout_s=1) as scheduler:
+        pod, ledger = api.put("pods", pod_object("p")), scheduler.app.ledger
+        await until(lambda: "uid-p" in ledger.pods)
+        api.is_silent = True
+        assert ledger.assume(ledger.pods["uid-p"].who, ledger.pods["uid-p"].spec, NAMES[0], 0)
+        pod["metadata"]["annotations"]["ullage.dev/planned-node"] = NAMES[0]
+        pod["status"]["nominatedNodeName"] = NAMES[0]
+        api.put("pods", pod)
+        await until(lambda: "uid-p" not in ledger.reservations or ledger.reservations["uid-p"].is_nominated)
+        assert "uid-p" in ledger.reservations
+        await asyncio.sleep(0)
+        assert ledger.reservations["uid-p"].node == NAMES[0]
 
 
 async def test_preemption_keeps_only_nodes_whose_devices_would_suffice(tmp_path: Path) -> None:
