@@ -6,7 +6,7 @@ here has passed the independent checker. Both sides run this in a worker process
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from placement.batches import place_batch
 from placement.commitments import of_shapes, offers
 from placement.commitments import violations as commitment_violations
-from placement.consolidation import consolidate
+from placement.consolidation import Consolidated, Fleet, consolidate
 from placement.devices import DEVICE_UNITS
 from placement.errors import ConfigError, PlacementError
 from placement.gangs import gang_of
@@ -24,7 +24,7 @@ from placement.growth import EXPECTED, Growth, grown, kind_of
 from placement.interruptions import Risk, consolidate_with_risk
 from placement.interruptions import violations as risk_violations
 from placement.marks import FORBIDDEN
-from placement.plans import Deadline, Ending, Plan, Step
+from placement.plans import Action, Deadline, Ending, Plan, Step
 from placement.problems import (
     Cluster,
     Cuts,
@@ -97,6 +97,8 @@ class Request(msgspec.Struct, frozen=True):
     """Of a spot node, for a consolidation; what one costs, and costs for each pod on the node."""
     usd_per_interruption: float = 0.0
     usd_per_pod_interrupted: float = 0.0
+    max_nodes: int | None = None
+    """Most nodes that a consolidation empties; None = any number."""
     hours_of_use: float | None = None
     """For how long the pods of a purchase will run; None = as long as the longest term of a reservation."""
     growth: tuple[Growth, ...] = ()
@@ -160,6 +162,10 @@ def _require_sense(request: Request) -> None:
             raise ConfigError(
                 f"{what} of {number:g} is not usable; these are finite numbers >= 0, {MOST_USD:g} at most"
             )
+    if request.max_nodes is not None and request.max_nodes < 0:
+        raise ConfigError(
+            f"a budget of {request.max_nodes} nodes is not possible; give 0 or more, or none for no limit"
+        )
     for shape in request.shapes:
         numbers = {**shape.amounts, "devices": shape.num_gpus}
         wrong = next((name for name, amount in numbers.items() if not 0 <= amount < MAX_AMOUNT), None)
@@ -212,11 +218,24 @@ def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan
     spot = np.array([node is not None and node.spot for node in nodes], np.bool_)
     per_pod = np.full(len(fleet.count), request.usd_per_pod_interrupted)
     risk = Risk(np.where(spot, rate, 0.0), request.usd_per_interruption, per_pod)
-    if problem.has_prices and rate:
-        result = consolidate_with_risk(fleet, risk, deadline, max_moves=request.max_moves, seed=request.seed)
-    else:
-        result = consolidate(fleet, deadline, max_moves=request.max_moves, seed=request.seed)
+    is_risky = problem.has_prices and rate > 0
+
+    def solve(fleet: Fleet, part: Deadline) -> Consolidated:
+        if is_risky:
+            return consolidate_with_risk(fleet, risk, part, max_moves=request.max_moves, seed=request.seed)
+        return consolidate(fleet, part, max_moves=request.max_moves, seed=request.seed)
+
+    most = request.max_nodes
+    result = solve(fleet, deadline if most is None else deadline.part(FIRST_SHARE))
+    if most is not None and int(result.deleted.sum()) > most:
+        result = _of_few_nodes(fleet, result, most, deadline, solve, is_risky=is_risky)
     plan = consolidation_plan(problem, result, usd_per_move=request.usd_per_move, time_s=deadline.elapsed_s)
+    for what, budget, number in (
+        ("moves", request.max_moves, plan.count(Action.MOVE)),
+        ("nodes", most, plan.count(Action.DELETE)),
+    ):
+        if budget is not None and number > budget:
+            raise PlanningError(f"the consolidation has {number} {what}, more than the budget of {budget}")
     if not (problem.has_prices and rate):
         return plan
     wrong = risk_violations(fleet, risk, result, request.max_moves)
@@ -225,6 +244,32 @@ def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan
     bill = float(fleet.usd_per_hour[result.deleted].sum())
     details = {"bill_usd_per_hour": bill, "interruptions_usd_per_hour": result.usd_per_hour - bill}
     return replace(plan, details={**plan.details, **details, "moved_to_spot": float(result.arrivals[:, spot].sum())})
+
+
+def _of_few_nodes(
+    fleet: Fleet,
+    free: Consolidated,
+    most: int,
+    deadline: Deadline,
+    solve: Callable[[Fleet, Deadline], Consolidated],
+    *,
+    is_risky: bool,
+) -> Consolidated:
+    """At most ``most`` nodes: the dearest of those that go where any number may, planned again.
+
+    The bound is that of any number, and what the dearest nodes cost that may go at all.
+    """
+    gone = np.flatnonzero(free.deleted)
+    deletable = np.zeros_like(fleet.deletable)
+    deletable[gone[np.argsort(-fleet.usd_per_hour[gone], kind="stable")[:most]]] = True
+    part = replace(deadline.part(1.0), note=lambda _value, _bound: None)  # what was told already was of more nodes
+    few = solve(replace(fleet, deletable=deletable), part)
+    bound = free.bound
+    if not is_risky:
+        bound = min(bound, float(np.sort(fleet.usd_per_hour[fleet.deletable])[::-1][:most].sum()))
+    bound = max(bound, few.usd_per_hour)
+    ending = Ending.OPTIMAL if bound - few.usd_per_hour <= 1e-9 * bound else deadline.ending
+    return replace(few, bound=bound, ending=ending)
 
 
 def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:

@@ -130,7 +130,8 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             request.interruptions_per_hour,
             request.usd_per_interruption,
             request.usd_per_pod_interrupted,
-            request.hours_of_use if request.HasField("hours_of_use") else None,
+            max_nodes=request.max_nodes if request.HasField("max_nodes") else None,
+            hours_of_use=request.hours_of_use if request.HasField("hours_of_use") else None,
         )
 
     def _keep(self, name: str, plan: Plan) -> None:

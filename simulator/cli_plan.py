@@ -239,6 +239,7 @@ def batch(given: _Given) -> None:
 @plan.command()
 @_common
 @click.option("--max-moves", type=click.IntRange(min=0), help="Most pods to move; no limit when absent.")
+@click.option("--max-nodes", type=click.IntRange(min=0), help="Most nodes to empty; no limit when absent.")
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); OpenCost's rates when absent.")
 @click.option("--no-prices", is_flag=True, help="Count nodes, not USD.")
 @click.option(
@@ -260,6 +261,7 @@ def batch(given: _Given) -> None:
 def consolidate(
     given: _Given,
     max_moves: int | None,
+    max_nodes: int | None,
     prices: Path | None,
     no_prices: bool,
     usd_per_move: float,
@@ -273,7 +275,7 @@ def consolidate(
     book = DEFAULT_BOOK if prices is None else read_price_book(prices)
     request = _request("consolidate", given)
     usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in request.snapshot.nodes}
-    request = _changed(request, usd_per_hour=usd, max_moves=max_moves, usd_per_move=usd_per_move)
+    request = _changed(request, usd_per_hour=usd, max_moves=max_moves, max_nodes=max_nodes, usd_per_move=usd_per_move)
     risk = {
         "interruptions_per_hour": interruptions,
         "usd_per_interruption": usd_per_interruption,
@@ -432,14 +434,16 @@ def _print(made: Plan, output: str) -> None:
         {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": target(s)}
         for i, s in enumerate(made.steps, 1)
     ]
-    if output in ("table", "markdown"):
-        click.echo(headline(made))
-        if wishes(made):
-            click.echo(wishes(made))
-        for reason in brief(made.reasons):
-            click.echo(f"- {reason}")
-        click.echo()
-    if rows or output in ("json", "yaml"):
+    if output in ("table", "markdown", "csv"):
+        is_data = output == "csv"  # then words are for people, apart
+        for line in (headline(made), wishes(made), *(f"- {reason}" for reason in brief(made.reasons))):
+            if line:
+                click.echo(line, err=is_data)
+        if not is_data:
+            click.echo()
+    if output == "csv" and not rows:
+        click.echo("step,action,pod,from,to")
+    elif rows or output in ("json", "yaml"):
         click.echo(render(plan_document(made), step_rows(made) if output == "table" else rows, output))
 
 

@@ -6,15 +6,19 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from placement.errors import ConfigError
 from placement.planning import Request, SaleShape, plan_for
 from placement.plans import Action, Deadline, Ending, Plan, Step
 from placement.problems import check_steps
 from placement.snapshots import SnapshotError, SnapshotFile, SnapshotPod, cluster_of, snapshot_of_objects
+from simulator.cli_plan import plan as plan_group
+from simulator.snapshots import write_snapshot
 from tests.cluster_objects import cluster
 from tests.plan_referee import Referee
 from tests.test_plan_cli import gpu_pod, node, pod, taken
@@ -254,3 +258,37 @@ def test_a_snapshot_that_contradicts_itself_is_refused_by_name(
     damage(file)
     with pytest.raises(SnapshotError, match=says):
         cluster_of(file)
+
+
+@pytest.mark.parametrize(("most", "saved"), [(0, 0.0), (1, 4.0), (2, 7.0), (3, 9.0), (None, 9.0)])
+def test_no_more_nodes_are_emptied_than_allowed_and_the_dearest_go(most: int | None, saved: float) -> None:
+    nodes = [node(name) for name in "abcd"]
+    running = [pod(f"x{name}-1", "1", name) for name in "abcd"]
+    usd = {"a": 2.0, "b": 4.0, "c": 3.0, "d": 1.0}
+    plan = planned("consolidate", taken(*nodes, *running), max_nodes=most, usd_per_hour=usd)
+    assert (plan.value, plan.bound, plan.ending) == (saved, saved, Ending.OPTIMAL)
+    assert plan.count(Action.DELETE) == (3 if most is None else most)
+    with_risk = planned(
+        "consolidate",
+        taken(*nodes, *running),
+        max_nodes=most,
+        usd_per_hour=usd,
+        interruptions_per_hour=0.1,
+        usd_per_interruption=1.0,
+    )
+    assert with_risk.value == pytest.approx(saved)
+
+
+def test_a_budget_of_fewer_than_no_nodes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a budget of -1 nodes is not possible"):
+        planned("consolidate", taken(node("a")), max_nodes=-1)
+
+
+def test_a_table_for_machines_has_its_header_and_no_words_of_people(tmp_path: Path) -> None:
+    write_snapshot(taken(node("a"), pod("w-1", "1"), pod("x-1", "9")), tmp_path / "some.json")
+    write_snapshot(taken(node("a")), tmp_path / "none.json")
+    for name, rows in (("some", ["1,place,default/w-1,,a"]), ("none", [])):
+        words = ["batch", "--snapshot", str(tmp_path / f"{name}.json"), "--time", "0.2", "-o", "csv"]
+        done = CliRunner().invoke(plan_group, words)
+        assert done.stdout.splitlines() == ["step,action,pod,from,to", *rows]
+        assert ("default/x-1" if rows else "nothing is pending") in done.stderr
