@@ -1,21 +1,23 @@
-"""``ullage simulate``, ``compare`` and ``strategies``."""
+"""``ullage simulate``, ``compare`` and ``strategies``.
+
+What replays is imported where it is called: help and shell completion are to answer at once.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from placement.errors import ConfigError, PlacementError
 from placement.horizons import HORIZONS
-from placement.strategies import STRATEGIES, strategy_named, strategy_to_toml
-from placement.strategy import scorer_name
-from simulator.compare import Comparison, Question, document, label
-from simulator.compare import compare as run_compare
 from simulator.output import API_VERSION, bad_rows, output_option, progress, render, write_whole
+
+if TYPE_CHECKING:
+    from simulator.compare import Comparison, Question
 
 DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
 
@@ -108,6 +110,8 @@ def _question_options(command: Any) -> Any:
 
 
 def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[str, Any]) -> Question:
+    from simulator.compare import Question
+
     return Question(
         traces=tuple(dict.fromkeys(traces)),
         strategies=tuple(dict.fromkeys(strategies)),
@@ -178,6 +182,9 @@ def compare(
 def _run(
     question: Question, output: str, report: str | None, quiet: bool, *, jobs: int, cache: str, log: str = ""
 ) -> None:
+    from simulator.compare import compare as run_compare
+    from simulator.compare import document
+
     if report:
         check_writable(Path(report))
     if log and any(Path(log).glob("*")):
@@ -236,6 +243,8 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def never_placed(comparison: Comparison) -> list[str]:
     """Which pods never found a place although the replay ran until everything had ended, first seed."""
+    from simulator.compare import label
+
     lines = []
     for row in comparison.rows:
         if row["seed"] != comparison.question.seeds[0] or not row["metrics"]["unplaced"]:
@@ -269,6 +278,7 @@ def check_writable(path: Path) -> None:
 
 def write_report(comparison: Comparison, path: Path) -> None:
     """HTML at ``path``, JSON and Markdown beside it: whole, or not at all."""
+    from simulator.compare import document
     from simulator.report import to_html, to_markdown
 
     texts = {
@@ -291,6 +301,8 @@ def strategies(context: click.Context) -> None:
 @output_option
 def list_strategies(output: str) -> None:
     """Every strategy that ships."""
+    from placement.strategies import STRATEGIES
+
     rows = [
         {"name": s.name, "kind": s.kind, "ties": s.ties, "digest": s.digest, "description": s.description}
         for s in STRATEGIES.values()
@@ -302,6 +314,9 @@ def list_strategies(output: str) -> None:
 @click.argument("name")
 def describe(name: str) -> None:
     """What a strategy adds up, in words."""
+    from placement.strategies import strategy_named
+    from placement.strategy import scorer_name
+
     strategy = strategy_named(name)
     click.echo(f"{strategy.name}: {strategy.description}\n")
     for title, terms in (
@@ -326,6 +341,8 @@ def describe(name: str) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """A strategy as TOML, to change and pass back with --strategy FILE.toml."""
+    from placement.strategies import strategy_named, strategy_to_toml
+
     click.echo(strategy_to_toml(strategy_named(name)), nl=False)
 
 

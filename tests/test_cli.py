@@ -308,6 +308,13 @@ def test_a_trace_without_findings_prints_no_data() -> None:
     assert json.loads(ullage("trace", "validate", "demo", "-o", "json").stdout)["findings"] == []
 
 
+@pytest.mark.parametrize("module", ["scheduler.__main__", "simulator.cli"])
+def test_help_and_completion_wait_for_no_heavy_library(module: str) -> None:
+    script = f"import sys, {module}; print([m for m in ('numpy', 'numba', 'polars', 'ortools') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
 def test_no_file_takes_the_name_of_the_bundled_trace(tmp_path: Path) -> None:
     run = ullage("trace", "slice", "demo", "demo", "--pods", "5", cwd=tmp_path)
     assert run.returncode == 2
