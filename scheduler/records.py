@@ -56,12 +56,14 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE INDEX IF NOT EXISTS by_pod ON records (namespace, name, asked_s);
 CREATE INDEX IF NOT EXISTS by_uid ON records (uid);
 CREATE INDEX IF NOT EXISTS by_time ON records (asked_s);
+CREATE INDEX IF NOT EXISTS by_fleet ON records (fleet);
 """
 
 _FINAL = (
     "UPDATE records SET final_node = ?, final_devices = ?, final_s = ? WHERE uid = ? AND final_node IS NULL "
     "RETURNING asked_s, mode, node"
 )
+_UNUSED = "DELETE FROM fleets WHERE NOT EXISTS (SELECT 1 FROM records WHERE fleet = digest)"
 _OLDEST = "DELETE FROM records WHERE id IN (SELECT id FROM records ORDER BY asked_s LIMIT ?)"
 
 
@@ -290,7 +292,7 @@ class RecordStore:
                         break
                     number = max(1, int(count * PRUNE_SHARE))
                     gone += database.execute(_OLDEST, (number,)).rowcount
-                database.execute("DELETE FROM fleets WHERE digest NOT IN (SELECT DISTINCT fleet FROM records)")
+                database.execute(_UNUSED)
             self._database.execute("PRAGMA incremental_vacuum").fetchall()
         except sqlite3.Error as error:
             self._failed(error)
