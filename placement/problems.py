@@ -292,7 +292,6 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
         "evictions": float(packing.num_evictions(node_of)),
         "left_out": float(len(problem.left_out)),
     }
-    done = Ending.OPTIMAL if packed.is_proved else ending
     waiting: dict[PodSpec, list[Pod]] = {}
     placed_uids = {step.pod for step in steps}
     columns = set(problem.uids)
@@ -301,6 +300,9 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
             waiting.setdefault(pod.spec, []).append(pod)
     missing = [line for pods in waiting.values() for line in _missing(cluster, pods)]
     reasons = (*problem.left_out, *missing)
+    done = Ending.OPTIMAL if packed.is_proved else ending
+    if not placed and all(cluster.why_nowhere(spec) for spec in waiting):
+        done = Ending.INFEASIBLE
     return Plan("rescue", done, "pods placed", total, bound, tuple(steps), reasons, time_s=time_s, details=details)
 
 

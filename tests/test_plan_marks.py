@@ -292,3 +292,14 @@ def test_a_table_for_machines_has_its_header_and_no_words_of_people(tmp_path: Pa
         done = CliRunner().invoke(plan_group, words)
         assert done.stdout.splitlines() == ["step,action,pod,from,to", *rows]
         assert ("default/x-1" if rows else "nothing is pending") in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["rescue", "batch"])
+def test_what_no_node_could_take_is_infeasible_with_the_rules_that_conflict(kind: str) -> None:
+    far = pod("w-1", "1", nodeSelector={"disk": "ssd"})
+    plan = planned(kind, taken(node("a"), pod("x-1", "2", "a"), pod("w-2", "50"), far))
+    assert (plan.ending, plan.steps) == (Ending.INFEASIBLE, ())
+    assert any("default/w-2: no node could take it even if empty: too small: cpu" in reason for reason in plan.reasons)
+    assert any("default/w-1: no node could take it even if empty: node(s) didn't match" in why for why in plan.reasons)
+    some = planned(kind, taken(node("a"), pod("w-2", "50"), pod("w-3", "1")))
+    assert (some.ending, len(some.steps)) == (Ending.OPTIMAL, 1)
