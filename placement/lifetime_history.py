@@ -82,6 +82,13 @@ class Running:
     """When it entered its part of life."""
     arrived_s: int = 0
     """When it arrived, as the lineage knows it: without gaps that were taken out of its age."""
+    was_there: bool = False
+    """It ran before anybody looked: it is older than it seems, and has outlived others that nobody saw."""
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """Whom it tells of in the hazards: pods that were there of their own workload alone, not of all pods alike."""
+        return (self.kin.keys[0], None, None) if self.was_there else self.kin.keys
 
 
 Outcome = Callable[[str, Running, bool], None]
@@ -105,15 +112,20 @@ class LifeHistory:
         self._on_outcome = on_outcome
         self._passing: list[tuple[int, str, int]] = []
 
-    def began(self, uid: str, kin: Kin, since_s: int) -> None:
-        """A pod runs since then. One that is there already begins anew."""
+    def began(self, uid: str, kin: Kin, since_s: int, *, was_there: bool = False) -> None:
+        """A pod runs since then, or, where it ``was_there`` before anybody looked, for longer. One that is there already
+        begins anew.
+
+        One that was there is known to live on, for its own workload, where newcomers soon outweigh it. Counted for everyone,
+        the many that were there would say for long that all live long: the short-lived that came with them are gone.
+        """
         since_s = max(since_s, self.now_s)
         if uid in self.running:
             self.drop(uid)
-        self.running[uid] = Running(kin, since_s, 0, since_s, since_s)
-        self.survival.enter(kin.keys, 0, since_s)
+        pod = self.running[uid] = Running(kin, since_s, 0, since_s, since_s, was_there)
+        self.survival.enter(pod.keys, 0, since_s)
         if self.lineage is not None:
-            self.lineage.arrive(kin.values, float(since_s))
+            (self.lineage.find if was_there else self.lineage.arrive)(kin.values, float(since_s))
         heapq.heappush(self._passing, (since_s + AGES_S[1], uid, since_s))
 
     def ended(self, uid: str, time_s: int) -> None:
@@ -123,20 +135,23 @@ class LifeHistory:
         pod = self.running.get(uid)
         if pod is None:
             return
+        if pod.was_there:
+            self.drop(uid)  # at what age it ended is not known
+            return
         lived_s = max(time_s - pod.since_s, 1)
         assert part_of(lived_s) == pod.part, "who lived through a part was passed by before"
         self._learn(uid, pod, ended=True)
         del self.running[uid]
-        self.survival.leave(pod.kin.keys, pod.part, pod.entered_s)
+        self.survival.leave(pod.keys, pod.part, pod.entered_s)
         if self.lineage is not None:
             self.lineage.end(pod.kin.values, float(pod.arrived_s), float(pod.arrived_s + lived_s))
 
     def drop(self, uid: str) -> None:
         """A pod is gone, nobody knows since when: it tells nothing more."""
         pod = self.running.pop(uid)
-        self.survival.leave(pod.kin.keys, pod.part, pod.entered_s)
+        self.survival.leave(pod.keys, pod.part, pod.entered_s)
         if self.lineage is not None:
-            self.lineage.withdraw(pod.kin.values, float(pod.arrived_s))
+            (self.lineage.lose if pod.was_there else self.lineage.withdraw)(pod.kin.values, float(pod.arrived_s))
 
     def pass_by(self, now_s: int) -> None:
         """Note who has lived through a part of life by now."""
@@ -148,9 +163,9 @@ class LifeHistory:
         self.now_s = max(now_s, self.now_s)
         for _, (uid, pod, at_s) in zip(range(most), self._passed(now_s), strict=False):
             self._learn(uid, pod, ended=False)
-            self.survival.leave(pod.kin.keys, pod.part, pod.entered_s)
+            self.survival.leave(pod.keys, pod.part, pod.entered_s)
             pod.part, pod.entered_s = pod.part + 1, at_s
-            self.survival.enter(pod.kin.keys, pod.part, at_s)
+            self.survival.enter(pod.keys, pod.part, at_s)
             if pod.part + 1 < len(AGES_S):
                 heapq.heappush(self._passing, (pod.since_s + AGES_S[pod.part + 1], uid, pod.since_s))
         return bool(self._passing) and self._passing[0][0] < now_s
@@ -165,7 +180,7 @@ class LifeHistory:
     def _learn(self, uid: str, pod: Running, *, ended: bool) -> None:
         if self._on_outcome is not None:
             self._on_outcome(uid, pod, ended)
-        self.survival.outcome(pod.kin.keys, pod.part, ended=ended)
+        self.survival.outcome(pod.keys, pod.part, ended=ended)
 
     def skip(self, now_s: int) -> None:
         """Nobody looked until now: the time since the last news counts in nobody's age."""
@@ -173,10 +188,10 @@ class LifeHistory:
         self.now_s += gap_s
         self._passing = []
         for uid, pod in self.running.items():
-            self.survival.leave(pod.kin.keys, pod.part, pod.entered_s)
+            self.survival.leave(pod.keys, pod.part, pod.entered_s)
             pod.since_s += gap_s
             pod.entered_s += gap_s
-            self.survival.enter(pod.kin.keys, pod.part, pod.entered_s)
+            self.survival.enter(pod.keys, pod.part, pod.entered_s)
             if pod.part < NUM_HAZARDS:
                 self._passing.append((pod.since_s + AGES_S[pod.part + 1], uid, pod.since_s))
         heapq.heapify(self._passing)
@@ -186,7 +201,8 @@ class LifeHistory:
         if self.lineage is None:
             self.lineage = Lineage(LEVELS)
             for pod in sorted(self.running.values(), key=lambda pod: pod.arrived_s):
-                self.lineage.arrive(pod.kin.values, float(pod.arrived_s))
+                tell = self.lineage.find if pod.was_there else self.lineage.arrive
+                tell(pod.kin.values, float(pod.arrived_s))
 
     def forget(self, workload: str) -> None:
         """A workload none of whose pods run."""

@@ -176,21 +176,24 @@ class LifetimeForecaster:
         self.history.skip(now_s)
 
     def hear(self, event: Event) -> None:
-        """An event of the ledger's log, in order: pods run from when they are bound until they are released."""
+        """An event of the ledger's log, in order: pods run from when they are bound until they are released.
+
+        Those that were there before the log began run since nobody knows when.
+        """
         if event.kind == log.POD_ASSUMED:
             self._assumed[event.subject] = event.detail
-        elif event.kind == log.POD_BOUND:
+        elif event.kind in (log.POD_BOUND, log.POD_FOUND):
             spec = self._assumed.pop(event.subject, event.detail)
             if spec is not None:
-                self.began(event.subject, spec, event.time_s)
+                self.began(event.subject, spec, event.time_s, was_there=event.kind == log.POD_FOUND)
         elif event.kind == log.POD_FORGOTTEN:
             self._assumed.pop(event.subject, None)
         elif event.kind == log.POD_RELEASED:
             self._assumed.pop(event.subject, None)
             self.ended(event.subject, event.time_s)
 
-    def began(self, uid: str, spec: PodSpec, since_s: int) -> None:
-        """A pod runs since then."""
+    def began(self, uid: str, spec: PodSpec, since_s: int, *, was_there: bool = False) -> None:
+        """A pod runs since then, or, where it ``was_there``, for longer."""
         kin = Kin.of(spec)
         if kin.workload and kin.workload not in self._sizes and len(self._sizes) >= self.max_workloads:
             self.counts.turned_away += 1
@@ -200,11 +203,12 @@ class LifetimeForecaster:
         if before is not None:
             self._sign(before.kin, since_s, -1)
             self._promised.pop(uid, None)
-        self.history.began(uid, kin, since_s)
+        self.history.began(uid, kin, since_s, was_there=was_there)
         self._sign(kin, since_s, 1)
         if kin.workload:
             self._sizes.setdefault(kin.workload, {})[kin.size] = since_s
-        self._promise(uid, kin, 0)
+        if not was_there:
+            self._promise(uid, kin, 0)
 
     def ended(self, uid: str, time_s: int) -> None:
         """A pod is gone; one that was never seen is ignored."""
@@ -236,7 +240,7 @@ class LifetimeForecaster:
                 return
 
     def _judge(self, uid: str, pod: Running, ended: bool) -> None:
-        """An outcome, before it is learned from."""
+        """An outcome, before it is learned from. Nothing is promised to pods that were there: how old they are is not known."""
         promised = self._promised.pop(uid, None)
         if promised is not None and promised[2] == pod.part and pod.part < len(promised[0].rule) - 1:
             said, is_new, part = promised
@@ -248,7 +252,8 @@ class LifetimeForecaster:
         if ended:
             return
         self._sign(pod.kin, self.history.now_s)
-        self._promise(uid, pod.kin, pod.part + 1)
+        if not pod.was_there:
+            self._promise(uid, pod.kin, pod.part + 1)
 
     # ── lifetimes ─────────────────────────────────────────────────────────────────────────────
 

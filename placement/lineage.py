@@ -158,6 +158,19 @@ class Lineage:
             kin.classes = [c * FORGET for c in kin.classes]
             kin.classes[class_of(lifetime)] += 1
 
+    def find(self, values: Sequence[Hashable], now_s: float) -> None:
+        """A pod is there, and nobody knows since when: it runs, and tells nothing of arrivals or lifetimes."""
+        for kin in self._kin.meet_each(values):
+            if kin is not None:
+                kin.running += 1
+                kin.started_sum += now_s
+
+    def lose(self, values: Sequence[Hashable], found_s: float) -> None:
+        """A pod that was found at ``found_s`` is gone."""
+        for kin in self._of_running(values):
+            kin.running -= 1
+            kin.started_sum -= found_s
+
     def withdraw(self, values: Sequence[Hashable], started_s: float) -> None:
         """A pod that arrived at ``started_s`` is gone, and nobody knows since when: as if it had never been."""
         for kin in self._of_running(values):

@@ -6,7 +6,7 @@ file may begin with a checkpoint, events that rebuild the ledger of that moment,
 
 ::
 
-    {"ullage_log": 1, …}                         header: version, Unix time of second 0, strategies as TOML by digest
+    {"ullage_log": 2, …}                         header: version, Unix time of second 0, strategies as TOML by digest
     {"spec": 7, "is": {…}}                       pod class 7
     [time_s, kind, subject, node, devices, …]    one event, as in placement.log
     {"checkpoint": "begin" | "end"}
@@ -35,7 +35,8 @@ from placement.pods import PodSpec
 from placement.resources import IntArray
 from placement.state import ClusterState
 
-FORMAT = 1
+FORMAT, READS = 2, (1, 2)
+"""Format 1 has no ``pod_found``: pods that ran when the log began are said to be bound then."""
 
 
 def _plain(value: Any) -> Any:
@@ -125,7 +126,7 @@ def checkpoint_events(state: ClusterState, time_s: int) -> list[Event]:
         events.append(Event(time_s, log.NODE_ADDED, node.name, detail=node))
     events += [Event(time_s, log.NODE_REMOVED, name) for name in holes]
     for resident in state.residents.values():
-        kind = log.POD_BOUND if resident.is_bound else log.POD_ASSUMED
+        kind = log.POD_FOUND if resident.is_bound else log.POD_ASSUMED
         events.append(Event(time_s, kind, resident.uid, state.name(resident.row), resident.devices, resident.spec))
     if state.knowledge.version:
         events.append(Event(time_s, log.KNOWLEDGE, state.knowledge.digest, detail=state.knowledge))
@@ -178,9 +179,9 @@ class LineReader:
             self.num_lost += int(value["lost"])
         elif "checkpoint" in value:
             self._skips = value["checkpoint"] == "begin" and self._has_started
-        elif value.get("ullage_log") != FORMAT:
+        elif value.get("ullage_log") not in READS:
             raise ConfigError(
-                f"log {source}: format {value.get('ullage_log')!r}, this build reads {FORMAT}; "
+                f"log {source}: format {value.get('ullage_log')!r}, this build reads {' and '.join(map(str, READS))}; "
                 "use the ullage version that its header names"
             )
         else:
@@ -192,7 +193,7 @@ class LineReader:
         if kind == log.DECISION:
             strategy, spec, draw, offered = detail
             detail = Asked(strategy, self._specs[spec], draw, self._candidates(offered))
-        elif detail is not None and kind in (log.POD_ASSUMED, log.POD_BOUND):
+        elif detail is not None and kind in (log.POD_ASSUMED, log.POD_BOUND, log.POD_FOUND):
             detail = self._specs[detail]
         elif detail is not None:
             detail = msgspec.convert(detail, _DETAILS[kind], dec_hook=_rich)

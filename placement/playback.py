@@ -50,6 +50,8 @@ def apply(state: ClusterState, event: Event) -> None:
         state.assume(subject, detail, node, devices, time_s=time_s)
     elif kind == log.POD_BOUND and detail is None:
         state.confirm(subject, time_s=time_s)
+    elif kind == log.POD_FOUND:
+        state.bind(subject, detail, node, devices, time_s=time_s, was_there=True)
     elif kind == log.POD_BOUND:
         state.bind(subject, detail, node, devices, time_s=time_s)
     elif kind == log.POD_FORGOTTEN:

@@ -21,7 +21,7 @@ class RecordedPod:
     """``namespace/name``."""
     spec: PodSpec
     arrival_s: int
-    """Unix time."""
+    """Unix time when it began to run (its kubelet took it), or was created while it waits: a life has no waiting in it."""
     departure_s: int
     """Unix time of its last sample for a pod that is gone; −1 for one that runs."""
     time_s: IntArray = field(repr=False)

@@ -351,10 +351,13 @@ class ClusterState:
             self.residents_on[old.row][uid] = new
             self.log.append(Event(time_s, log.POD_BOUND, uid, self.name(old.row), old.devices))
 
-    def bind(self, uid: str, spec: PodSpec, node_name: str, devices: int = 0, *, time_s: int = 0) -> None:
-        """A pod is on a node for certain (assume and confirm in one)."""
+    def bind(
+        self, uid: str, spec: PodSpec, node_name: str, devices: int = 0, *, time_s: int = 0, was_there: bool = False
+    ) -> None:
+        """A pod is on a node for certain (assume and confirm in one); ``was_there``: since before the log began."""
         self._admit(Resident(uid, spec, self._row(node_name), devices, time_s, True))
-        self.log.append(Event(time_s, log.POD_BOUND, uid, node_name, devices, spec))
+        kind = log.POD_FOUND if was_there else log.POD_BOUND
+        self.log.append(Event(time_s, kind, uid, node_name, devices, spec))
 
     def forget(self, uid: str, *, time_s: int = 0) -> None:
         """An assumed pod did not arrive (deadline, deletion, bound elsewhere)."""

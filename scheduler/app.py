@@ -98,6 +98,7 @@ class App:
                 for s in sinks(self.ledger, self.engine.modes, self.reader)
             ]
         )
+        self.ledger.is_complete = lambda: self.informer.is_synced
         self.election = Election(client, settings.lease, self.metrics) if settings.lease.enabled else None
         self.metrics.is_leader.set(int(self.election is None))
         self.binder = Binder(self.engine, client)

@@ -128,6 +128,8 @@ class Ledger:
         """Grows when a node comes or goes; prepared tables of names are stale then."""
         self.node_changes = 0
         """Grows with every change of any node."""
+        self.is_complete: Callable[[], bool] = lambda: True
+        """Whether all that was there at the start has been seen; a pod that is bound before that is older than its event."""
         self.on_bound: Callable[[Seen], None] = lambda seen: None
         """Told when a pod is first seen on a node."""
         self.on_oom: Callable[[Seen], None] = lambda seen: None
@@ -305,7 +307,7 @@ class Ledger:
         if row is None:
             self._waiting.setdefault(seen.node, set()).add(uid)
             return
-        state.bind(uid, seen.spec, seen.node, devices, time_s=self.time_s)
+        state.bind(uid, seen.spec, seen.node, devices, time_s=self.time_s, was_there=not self.is_complete())
 
     def _devices(self, seen: Seen, row: int) -> int:
         """The annotation's devices as far as this node has them."""

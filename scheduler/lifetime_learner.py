@@ -2,8 +2,9 @@
 
 What is learned and which rung counts is decided by :class:`placement.lifetimes.LifetimeForecaster`, as in a replay. The
 trees are asked on a thread, everything else is done in slices between which verbs are answered. A pod that was there at
-the start counts from then: its true age is not in the ledger, and too low an age errs towards "may end soon". A model that
-cannot be used is said to be so, counted, and the history answers.
+the start tells of its own workload alone (its age is not known, and who is still there has outlived others); asked about,
+its age counts from the start, and too low an age errs towards "may end soon". A model that cannot be used is said to be so,
+counted, and the history answers.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from placement.errors import ModelError
 from placement.horizons import MOST_WORKLOADS
 from placement.lifetime_model import load_lifetimes
 from placement.lifetimes import POPULATION, RUNGS, LifetimeForecaster, answer
-from placement.log import POD_ASSUMED, POD_BOUND, POD_FORGOTTEN, POD_RELEASED, Event
+from placement.log import POD_ASSUMED, POD_BOUND, POD_FORGOTTEN, POD_FOUND, POD_RELEASED, Event
 from placement.prediction import HISTORY, RULE_PREFIX
 from scheduler.engine import Engine
 
 log = logging.getLogger(__name__)
 
-HEARD = frozenset({POD_ASSUMED, POD_BOUND, POD_FORGOTTEN, POD_RELEASED})
+HEARD = frozenset({POD_ASSUMED, POD_BOUND, POD_FOUND, POD_FORGOTTEN, POD_RELEASED})
 SLICE = 50
 """Pods or workloads before others may run: one or two milliseconds."""
 AT_ONCE = 500

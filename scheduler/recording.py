@@ -39,8 +39,13 @@ class _Meta(Struct):
     annotations: dict[str, str] | None = None
 
 
+class _Status(Struct):
+    startTime: str | None = None
+
+
 class _Made(Struct):
     metadata: _Meta = msgspec.field(default_factory=_Meta)
+    status: _Status | None = None
 
 
 _decode_made = msgspec.json.Decoder(_Made).decode
@@ -118,10 +123,11 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
         except (ConfigError, WireError):
             unreadable += 1
             continue
-        meta = _decode_made(raw).metadata
+        made = _decode_made(raw)
+        meta, started = made.metadata, made.status and made.status.startTime
         kept = kept_of((meta.annotations or {}).get(RIGHTSIZED, ""))
         pods[seen.namespace, seen.name] = _Pod(
-            seen.spec, _unix(meta.creationTimestamp), not seen.has_ended, kept, seen.node
+            seen.spec, _unix(started or meta.creationTimestamp), not seen.has_ended, kept, seen.node
         )
     return nodes, pods, unreadable
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from placement.knowledge import Knowledge
-from placement.log import NODE_ADDED, POD_ASSUMED, POD_BOUND, POD_FORGOTTEN, POD_RELEASED, EventLog
+from placement.log import NODE_ADDED, POD_ASSUMED, POD_BOUND, POD_FORGOTTEN, POD_FOUND, POD_RELEASED, EventLog
 from placement.program import has_compiled
 from placement.resources import CPU, FloatArray, IntArray
 from placement.scorers import Columns, fragmentation
@@ -31,7 +31,7 @@ def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "aut
             if subject not in state.row_of:
                 state.add_node(detail)
             continue
-        if kind in (POD_BOUND, POD_ASSUMED) and detail is not None:
+        if kind in (POD_BOUND, POD_FOUND, POD_ASSUMED) and detail is not None:
             where[subject] = (
                 state.row_of[event.node],
                 detail.amounts.get(CPU, 0),

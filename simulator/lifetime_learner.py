@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import structs
 
 from placement.horizons import EVERY_WORKLOAD
 from placement.knowledge import AGES_S, Lifespan, Lifetimes, workload_of
 from placement.lifetime_model import LifetimeModel
 from placement.lifetimes import LifetimeForecaster
+from placement.log import POD_BOUND, POD_FOUND
 from placement.resources import IntArray
 from placement.survival import UNKNOWN, certain, lifespans
 
@@ -37,8 +39,11 @@ class LifetimeLearner:
         now, forecaster = replay.time_s, self.forecaster
         forecaster.history.begins_s = replay.trace.manifest.begins_s
         forecaster.begin_round(now)
-        events = replay.state.log.events
+        events, pods = replay.state.log.events, replay.trace.pods
+        first_s = int(pods.arrival_s[0]) if len(pods) else 0
         for event in events[self._read :]:
+            if event.kind == POD_BOUND and event.time_s <= first_s:  # who is there at first was there before
+                event = structs.replace(event, kind=POD_FOUND)
             forecaster.hear(event)
         self._read = len(events)
         forecaster.learn(now)

@@ -217,7 +217,7 @@ class _Teller:
                     else:
                         self._describe(i, 0, now)
             for i in range(first, after):
-                self.history.began(str(i), self.kin[spec[i]], now)
+                self.history.began(str(i), self.kin[spec[i]], now, was_there=first == 0)  # who is there at first
                 if departure[i] != NEVER:
                     heapq.heappush(self.ends, (max(departure[i], now + 1), i))
             if first >= last and not self.moments:

@@ -23,6 +23,7 @@ from scheduler.metrics import Metrics
 from scheduler.records import Query, RecordReader
 from scheduler.settings import LogSettings
 from simulator.from_log import trace_of
+from simulator.lifetime_samples import _Teller
 from simulator.replay import Replay
 from simulator.trace import TraceError
 
@@ -119,3 +120,33 @@ def test_records_of_an_old_log_are_dated_by_its_first_event(tmp_path: Path) -> N
     with RecordReader(str(tmp_path / "r.db")) as reader:
         (record,) = reader.find(Query())
     assert record.asked_s == BEGINS_S + 3700
+
+
+def test_pods_that_ran_before_the_log_began_are_there_from_the_first_moment(tmp_path: Path) -> None:
+    """They are listed one after another, and none of that is an arrival; nobody learns how long they live."""
+    events = [Event(0, log.NODE_ADDED, "a", detail=NodeSpec("a", ((CPU, 10**6),)))]
+    events += [Event(i, log.POD_FOUND, f"old-{i}", "a", 0, SPEC) for i in range(1, 9)]
+    events += [Event(100, log.POD_BOUND, "new", "a", 0, SPEC), Event(150, log.POD_RELEASED, "new")]
+    events += [Event(90_000 + i, log.POD_RELEASED, f"old-{i}") for i in range(1, 9)]
+    trace = trace_of(events, "t")
+    assert dict(zip(trace.pods.name, trace.pods.arrival_s.tolist(), strict=True)) == {
+        **{f"old-{i}": 1 for i in range(1, 9)},
+        "new": 100,
+    }
+    teller = _Teller(trace)
+    teller.run({8: [0]}, lambda _name, _done, _total: None)
+    assert teller.history.survival.num_outcomes(2, "all") == 1, "the new one alone"
+
+
+def test_a_life_in_a_log_runs_from_binding_to_end() -> None:
+    """The pod waited for ten minutes, which a replay must not make it run longer for."""
+    strategy = STRATEGIES["first-fit"]
+    events = [
+        Event(0, log.NODE_ADDED, "a", detail=NodeSpec("a", ((CPU, 10**6),))),
+        Event(100, log.DECISION, "p", "", 0, Asked(strategy.digest, SPEC, 0, None)),
+        Event(700, log.POD_ASSUMED, "p", "a", 0, SPEC),
+        Event(710, log.POD_BOUND, "p", "a"),
+        Event(1010, log.POD_RELEASED, "p"),
+    ]
+    pods = trace_of(events, "t").pods
+    assert (pods.arrival_s.tolist(), pods.departure_s.tolist()) == ([100], [400])

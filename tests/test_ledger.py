@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from msgspec.structs import replace
 
+from placement import log
 from placement.nodes import NodeSpec
+from placement.playback import rebuild
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU
 from placement.state import ClusterState
@@ -227,6 +229,19 @@ def test_the_api_wins_where_it_differs_from_the_decision() -> None:
     ledger.assume(Who("u", "default", "p"), SPECS[1], "a", 0b10)
     ledger.see(pod("u", 1, 2, node="b", devices=0b1))
     assert ledger.state.gpu_free[:2, :4].tolist() == [[1000] * 4, [600, 1000, 1000, 1000]]
+
+
+def test_pods_seen_before_the_view_is_complete_are_said_to_have_been_there() -> None:
+    ledger, is_complete = fresh("a"), False
+    ledger.is_complete = lambda: is_complete
+    ledger.see(pod("old", node="a"))
+    is_complete = True
+    ledger.see(pod("new", node="a"))
+    kinds = {event.subject: event.kind for event in ledger.state.log if event.subject in ("old", "new")}
+    assert kinds == {"old": log.POD_FOUND, "new": log.POD_BOUND}
+    again = rebuild(ledger.state.log)
+    assert set(again.residents) == {"old", "new"}
+    assert (again.taken == ledger.state.taken).all()
 
 
 def test_a_late_event_of_a_deleted_pod_does_not_bring_it_back() -> None:

@@ -127,8 +127,8 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named() -> None:
         list(LineReader().events([lines[0], b'[0,"node_removed"]\n'], "x"))
     torn = [lines[0], b'[0,"knowle']
     assert list(LineReader().events(torn, "x")) == []
-    with pytest.raises(ConfigError, match="format 2, this build reads 1"):
-        list(LineReader().events([b'{"ullage_log":2}\n'], "x"))
+    with pytest.raises(ConfigError, match="format 3, this build reads 1 and 2"):
+        list(LineReader().events([b'{"ullage_log":3}\n'], "x"))
 
 
 @pytest.mark.parametrize(

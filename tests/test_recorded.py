@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ async def recorded(folder: Path, days: float = 0.5) -> Recording:
             pod["metadata"]["namespace"] = "shop"
             pod["spec"]["containers"][0]["image"] = f"registry:5000/shop/web:{name}"
             api.put("pods", pod)
-        api.put("pods", pod_object("bare"))
+        bare = pod_object("bare", creationTimestamp="2023-11-01T00:00:00Z")
+        bare["status"]["startTime"] = "2023-11-01T01:00:00Z"
+        api.put("pods", bare)
         fake.pods = {"web-1": lambda t: 0.5, "web-2": lambda t: 1.5 if t < NOW - 7200 else 0.1, "web-0": lambda t: 0.2}
         return await record(client, prom, name="mine", days=days, now_s=NOW)
 
@@ -47,6 +50,12 @@ async def test_a_recorded_trace_holds_pods_nodes_and_usage_and_survives_its_file
     gone = list(trace.pods.name).index("shop/web-0")
     assert trace.pods.departure_s[gone] > 0
     assert "1 pods have no usage" in trace.manifest.notes
+
+
+async def test_a_recorded_pod_arrives_when_its_kubelet_took_it_not_when_it_began_to_wait(tmp_path: Path) -> None:
+    recording = await recorded(tmp_path)
+    (bare,) = [pod for pod in recording.pods if pod.name == "default/bare"]
+    assert bare.arrival_s == datetime.fromisoformat("2023-11-01T01:00:00Z").timestamp()
 
 
 async def test_usage_of_a_workload_is_that_of_its_largest_pod_on_the_clock_of_the_week(tmp_path: Path) -> None:

@@ -222,6 +222,20 @@ def assert_decided_as_replayed(folder: Path) -> None:
     assert list(verify(events, strategies_of(header))) == []
 
 
+async def expects_what_prometheus_saw(monitored: Monitored) -> None:
+    """`ullage plan purchase --live --ahead`: nobody waits, and in three days nobody came or went."""
+    operator = str(monitored.plane.kubeconfig("operator", "admin-token"))
+    words = ["plan", "purchase", "--live", "--kubeconfig", operator, "--ahead", "2h", "-p", monitored.address]
+    words += ["--days", str(DAYS), "--quantile", "0.9", "--time", "1", "-o", "json"]
+    done = await asyncio.to_thread(ullage_command, *words)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    said = " ".join(made["reasons"])
+    assert "recent windows" in said, said
+    assert "0 pods more" in said, said
+    assert [step for step in made["steps"] if step["action"] == "buy"] == []
+
+
 @pytest.fixture
 def monitored(plane: ControlPlane) -> Monitored:
     """A cluster with three days of usage in its Prometheus."""
@@ -246,6 +260,8 @@ async def test_record_train_serve_and_the_rung_falls_and_rises_with_prometheus(
         assert done.returncode == 0, done.stderr
         times["record"], at = time.monotonic() - at, time.monotonic()
         assert f"4 nodes, {len(monitored.specs)} pods" in done.stdout
+        await expects_what_prometheus_saw(monitored)
+        times["purchase"], at = time.monotonic() - at, time.monotonic()
         done = await asyncio.to_thread(
             ullage_command, "train", str(trace), "-m", str(model), "--horizon", "1h-peak", "-q"
         )
