@@ -53,6 +53,8 @@ SEARCH_SHARE, EXACT_SHARE, BOUND_SHARE = 0.4, 0.5, 0.8
 """Where pods wish things of each other: what the first search gets of that, CP-SAT of the rest, and programs of what is left."""
 LEAST_SHARE = 0.25
 """A further stage is begun only with so much of the time left: the first program of one is built before a clock is looked at."""
+GLANCES = 16.0
+"""How much longer than a bound by counting the program with everybody's domain fixed takes to begin, measured."""
 FEW_PLACES = 64
 """Rules with more places (hosts) enter programs in sum over all places, and only what they give."""
 POINT = 2.0
@@ -273,16 +275,24 @@ def _one_by_one(batch: Batch, deadline: Deadline | None) -> IntArray:
             break
         trial, trial_left = placed.copy() if gang >= 0 else placed, left.copy() if gang >= 0 else left
         trial_counts = counts.copy() if gang >= 0 and counts is not None else counts
-        complete = all(_fill_class(batch, c, int(batch.count[c]), trial, trial_left, trial_counts) for c in classes)
+        complete = all(
+            _fill_class(batch, c, int(batch.count[c]), trial, trial_left, trial_counts, deadline) for c in classes
+        )
         if gang >= 0 and complete:
             placed, left, counts = trial, trial_left, trial_counts
     return placed
 
 
 def _fill_class(
-    batch: Batch, c: int, pods: int, placed: IntArray, left: IntArray, counts: Counts | None = None
+    batch: Batch,
+    c: int,
+    pods: int,
+    placed: IntArray,
+    left: IntArray,
+    counts: Counts | None = None,
+    deadline: Deadline | None = None,
 ) -> bool:
-    """Place so many pods of one class in ``placed``, ``left`` and ``counts``; True when all found a node."""
+    """Place so many pods of one class in ``placed``, ``left`` and ``counts``; True when all found a node in time."""
     request = batch.request[:, c]
     spread = next((s for s in batch.spreads if s.pod_class == c), None)
     cost = _growth(batch, left, slice(None), request)
@@ -292,6 +302,8 @@ def _fill_class(
     takes_devices = batch.devices is not None and bool(batch.devices.count[c])
     cost[full] = INFINITY
     while pods:
+        if takes_devices and deadline is not None and deadline.is_late:
+            return False
         open_cost = cost
         if spread is not None:
             zones = _by_zone(placed[c], batch.zone_of, len(spread.present)) + spread.present
@@ -317,19 +329,23 @@ def _fill_class(
     return True
 
 
-def _repacked(batch: Batch, placed: IntArray) -> IntArray:
-    """``placed`` as it is, or with the pods that the devices of their nodes do not take put elsewhere, as far as they fit."""
+def _repacked(batch: Batch, placed: IntArray, deadline: Deadline) -> IntArray:
+    """``placed`` as it is, or with the pods that the devices of their nodes do not take put elsewhere, as far as they fit.
+
+    Pods of nodes that there is no time to look at are left out.
+    """
     devices = batch.devices
     if devices is None:
         return placed
-    wrong = [n for n in np.flatnonzero(placed.any(axis=0)).tolist() if not batch.packs(n, placed[:, n])]
+    used = np.flatnonzero(placed.any(axis=0)).tolist()
+    wrong = [n for n in used if deadline.is_late or not batch.packs(n, placed[:, n])]
     if not wrong:
         return placed
     kept = placed.copy()
     largest_first = np.argsort(-devices.milli * devices.count, kind="stable").tolist()
     for n in wrong:
         kept[devices.count > 0, n] = 0
-        for c in (c for c in largest_first if devices.count[c]):
+        for c in (c for c in largest_first if devices.count[c] and not deadline.is_late):
             for _ in range(int(placed[c, n])):
                 kept[c, n] += 1
                 if not batch.packs(n, kept[:, n]):
@@ -337,7 +353,7 @@ def _repacked(batch: Batch, placed: IntArray) -> IntArray:
                     break
     left = batch.free - batch.request @ kept
     for c, missing in enumerate((placed - kept).sum(axis=1).tolist()):
-        _fill_class(batch, c, missing, kept, left)
+        _fill_class(batch, c, missing, kept, left, deadline=deadline)
     return kept
 
 
@@ -752,8 +768,9 @@ def _place_near(
     is fixed; its bound is without wishes.
     """
     seed, threads, gap_share = how
-    count = int(best.sum())
+    count, begun_s = int(best.sum()), deadline.elapsed_s
     most_points = batch.most_wishes(fitting, count)
+    split_s = GLANCES * (deadline.elapsed_s - begun_s)
     for_wishes = deadline.part(WISHES_SHARE)
     best = near_search.improve(batch, best, fitting, for_wishes.part(SEARCH_SHARE), seed=seed)
     if near_search.is_small(batch, fitting):
@@ -769,7 +786,7 @@ def _place_near(
         if not for_wishes.is_over:
             found = near_search.improve(batch, found, fitting, for_wishes, seed=seed + 1)
         best = max((best, found), key=batch.wishes_met)
-    if deadline.left_s > LEAST_SHARE * deadline.time_s and not deadline.is_over:
+    if deadline.left_s > max(LEAST_SHARE * deadline.time_s, split_s) and not deadline.is_over:
         layout = near_search.split(batch, best)
         room = layout.batch.fitting()
         slopes = np.where(room > 0, _slopes(layout.batch), INFINITY)
@@ -790,11 +807,8 @@ def as_placed(batch: Batch, placed: IntArray, ending: Ending) -> Batched:
     fitting = batch.fitting()
     most = int(np.minimum(fitting.sum(axis=1), batch.count).sum())
     count, value = int(placed.sum()), batch.stranding(placed)
-    slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
-    bound = (
-        float(batch.stranding_per_node(batch.free).sum() + _cheapest(slopes, batch.count, count)) if count else value
-    )
-    bound = max(0.0, min(bound, value))
+    goal = _Goal(batch, np.where(fitting > 0, _slopes(batch), INFINITY), count)
+    bound = max(0.0, min(goal.first_bound(fitting), value)) if count else value
     wishes_met, wishes_bound = batch.wishes_met(placed), batch.most_wishes(fitting, count)
     if count == most and value - bound <= TIGHT * value and wishes_met == wishes_bound:
         ending = Ending.OPTIMAL
@@ -811,7 +825,7 @@ def _place_more(
     limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
     answer = solve_linear(program.model, limits, hint=program.hint(best))
     if answer.has_solution:
-        placed = _repacked(batch, program.placed(answer.x))
+        placed = _repacked(batch, program.placed(answer.x), deadline)
         if placed.sum() > best.sum() and not batch.violations(placed):
             best = placed
     if np.isfinite(answer.bound):
@@ -919,7 +933,7 @@ def _round(
         limits = Limits(time_s, 1, seed, gap_share=gap, work=deadline.work)
         answer = solve_linear(program.model, limits, hint=program.hint(best))
         if answer.has_solution:
-            placed = _repacked(batch, program.placed(answer.x))
+            placed = _repacked(batch, program.placed(answer.x), deadline)
             if placed.sum() == goal.count and not batch.violations(placed) and goal.is_better(placed, value):
                 best, value = placed, goal.cost(placed)
                 _note(goal, deadline, best, bound)

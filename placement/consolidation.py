@@ -26,10 +26,10 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.patterns import best_pattern
 from placement.plans import Deadline, Ending
-from placement.repacking import Repacking
+from placement.repacking import Repacking, scarcity_of
 from placement.repair import Packing, Search
 from placement.resources import BoolArray, FloatArray, IntArray
-from placement.solver import Answer, Limits, Model, Status, solve_integer, solve_linear
+from placement.solver import INFINITY, Answer, Limits, Master, Model, Status, solve_integer, solve_linear
 
 CENT = 1_000_000
 """Prices enter the programs as integers: millionths of a USD per hour."""
@@ -39,6 +39,8 @@ REFINEMENTS = 6
 MIN_SOLVE_S = 0.05
 PROOF_GAP, CHOICE_GAP = 1e-6, 1e-4
 """How exactly the relaxation is solved, for the bound and for a choice that may not pack anyway."""
+COUNTED_SHARE, EASIEST_SHARE, EASIEST_GAP = 0.5, 0.3, 0.02
+"""Of a relaxation's time, for the numbers of nodes and for the easiest choice, and how exactly the latter is solved."""
 FIRST_SHARE, SHARPEN_SHARE, CHOICE_SHARE = 0.05, 0.3, 0.05
 ADD_FAILURES = 100
 FILL_ROUNDS = 12
@@ -54,18 +56,22 @@ CUTS, MOST_POOLS = 6, 16
 """Rows that are added to the relaxation, and sets of nodes up to which that is tried."""
 ROUNDING, FITS = 1e-6, 1e-4
 """Pods and room below which there is none; an overfull share that counts as none."""
-FIRST_CHOICE_SHARE, FIRST_CHOICE_GAP = 0.15, 5e-4
-"""Without a budget all depends on that choice."""
+FIRST_PACK_SHARE, FIRST_CHOICE_SHARE, FIRST_CHOICE_GAP = 0.2, 0.15, 5e-4
+"""Without a budget all depends on the choice after the rows are sharpened, hardly anything on that before."""
 ATTEMPTS, ATTEMPT_MARGIN = 12, 0.006
 """Choices that are repacked, and the share of room that the second holds back."""
 REPACK_SHARE, REPACK_ROUNDS = 0.2, 2000
 TRIALS, TRIAL_ROUNDS, TRIAL_NOISE = 20, 60, 0.3
 """Exchanges that may fail in a row, and repacking steps for each node that goes or comes back; how much their order varies."""
+LEAST_LOST, LOST_SHARE = 1e-3, 0.9
+"""Largest pods that a choice must lose to be cut off, and the share of what it seems to lose that is proof enough."""
+CUT_CELLS, CUT_SHARE = 25_000, 0.25
+"""Classes × nodes up to which choices that do not pack are cut off, and the share of the time that each may take."""
 MOST_BACK, MOST_LOOKED_AT = 2, 40
 """Nodes that come back for one that goes, and of how many it is tried what they take."""
 REFILL_S = 1.2e-4
 """What a refilled node counts for on a clock of work."""
-BEFORE_EXACT_SHARE = 0.2
+BEFORE_EXACT_SHARE = 0.9
 EXACT_CELLS = 12_000
 """Classes × nodes up to which the exact model goes to CP-SAT."""
 PREFIX_CANDIDATES = 100
@@ -158,7 +164,8 @@ def consolidate(
     bound = float(fleet.usd_per_hour[fleet.deletable].sum())
     answer = relaxed.solve(0.0, deadline.part(FIRST_SHARE), seed, PROOF_GAP)
     bound = min(bound, answer.bound / CENT)
-    first, whole = _packed(fleet, answer, deadline, seed, give_back=False)
+    pack = deadline if max_moves is not None else deadline.part(FIRST_PACK_SHARE)
+    first, whole = _packed(fleet, answer, pack, seed, give_back=False)
     best = first if first.usd_per_hour > best.usd_per_hour else best
     failed = margin = 0.0
     if not whole and max_moves is None:
@@ -167,7 +174,7 @@ def consolidate(
         answer = relaxed.solve(0.0, deadline.part(FIRST_CHOICE_SHARE), seed, FIRST_CHOICE_GAP)
         bound = min(bound, answer.bound / CENT)
         if answer.has_solution:
-            best = _repacked(fleet, relaxed, answer.x > 0.5, best, bound, deadline, seed)
+            best, bound = _repacked(fleet, relaxed, answer.x > 0.5, best, bound, deadline, seed)
     elif not whole:
         relaxed.sharpen(deadline.part(SHARPEN_SHARE))
         for margin in MARGINS:
@@ -185,14 +192,16 @@ def consolidate(
         best = _add_nodes(fleet, best, max_moves, deadline, seed)
     deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
     if fleet.count.size <= EXACT_CELLS and best.usd_per_hour < bound * (1 - 1e-9) and not deadline.is_over:
-        best, bound = _exact(fleet, best, bound, max_moves, deadline, seed)
+        best, proved = exactly(fleet, best, max_moves, deadline, seed)
+        bound = min(bound, proved)
     bound = max(bound, best.usd_per_hour) + 0.0  # no negative zero
     gap = (bound - best.usd_per_hour) / bound if bound > 0 else 0.0
     ending = deadline.ending if gap > max(gap_share, 1e-9) else (Ending.OPTIMAL if gap <= 1e-9 else Ending.GAP_REACHED)
     return Consolidated(best.deleted, best.arrivals, best.usd_per_hour, bound, best.moves, ending)
 
 
-def _nothing(fleet: Fleet) -> Consolidated:
+def nothing(fleet: Fleet) -> Consolidated:
+    """The plan that deletes nothing."""
     none = np.zeros(fleet.free.shape[1], np.bool_)
     return Consolidated(none, np.zeros_like(fleet.count), 0.0, 0.0, 0, Ending.DEADLINE)
 
@@ -211,7 +220,8 @@ class _Relaxation:
         patterns = np.unique(fleet.allowed[present], axis=0)
         everywhere = np.ones((1, fleet.free.shape[1]), np.bool_)
         self.price: FloatArray | None = None
-        """``(C,)`` mean of the prices that :meth:`separate` added, the dearest class at 1."""
+        """``(C,)`` mean of the prices that were added, the dearest class at 1."""
+        self._added: list[FloatArray] = []
         self._prices: list[FloatArray] = []
         self._rooms: list[FloatArray] = []
         for pattern in np.unique(np.concatenate([patterns, everywhere]), axis=0)[:64]:
@@ -220,6 +230,8 @@ class _Relaxation:
                 self._prices.append(np.where(confined, request, 0).astype(np.float64))
                 self._rooms.append(np.where(pattern, free, 0).astype(np.float64))
         self._usable = fleet.free.astype(np.float64)
+        self._usd = np.round(fleet.usd_per_hour * CENT)
+        self._price_of = np.unique(self._usd, return_inverse=True)[1].ravel()
         self._displaced = np.asarray(fleet.count[:, fleet.deletable].sum(axis=1), np.int64)
 
     def sharpen(self, deadline: Deadline) -> None:
@@ -254,7 +266,6 @@ class _Relaxation:
         pools, pool_of = np.unique(fleet.allowed, axis=1, return_inverse=True)
         if pools.shape[1] > MOST_POOLS:
             return
-        added: list[FloatArray] = []
         for _ in range(CUTS):
             answer = solve_linear(self._model(0.0), self._limits(deadline, seed, PROOF_GAP), relax=True)
             if answer.status != Status.OPTIMAL or deadline.is_over:
@@ -262,13 +273,60 @@ class _Relaxation:
             price = self._overfull(answer.x, pools, pool_of.ravel(), self._limits(deadline, seed, PROOF_GAP))
             if price is None:
                 return
-            scarce = np.where(pools[:, pool_of.ravel()].any(axis=0), np.inf, 0.0)
-            self._take(price, scarce, deadline)
-            if np.isfinite(scarce).all():
-                self._prices.append(price)
-                self._rooms.append(scarce)
-                added.append(price / price.max())
-                self.price = np.mean(added, axis=0)
+            self._add(price, deadline)
+
+    def _add(self, price: FloatArray, deadline: Deadline) -> bool:
+        """A row for these prices, unless time is over first."""
+        room = np.where(self._fleet.allowed.any(axis=0), np.inf, 0.0)
+        self._take(price, room, deadline)
+        if not np.isfinite(room).all():
+            return False
+        self._prices.append(price)
+        self._rooms.append(room)
+        self._added.append(price / price.max())
+        self.price = np.mean(self._added, axis=0)
+        return True
+
+    def cut(self, gone: BoolArray, deadline: Deadline) -> bool:
+        """Add prices at which the pods of ``gone`` are worth more than what the nodes that stay can hold; False if none.
+
+        Column generation over fillings of single nodes (Gilmore & Gomory 1961), drawn towards the best prices so far
+        (Wentges 1997). At any prices, what the pods are worth less the best filling of each node is lost at least.
+        """
+        fleet, stay = self._fleet, np.flatnonzero(~gone)
+        moved = np.asarray(fleet.count[:, gone].sum(axis=1), np.int64)
+        size, waits = scarcity_of(fleet.request, moved, fleet.free[:, stay]) @ fleet.request, np.flatnonzero(moved)
+        low = np.append(moved[waits].astype(np.float64), np.full(len(stay), -INFINITY))
+        master = Master(low, np.append(np.full(len(waits), INFINITY), np.ones(len(stay))))
+        for i, c in enumerate(waits):
+            master.add(np.array([i]), np.ones(1), objective=-float(size[c]))
+        best, best_price = 0.0, None
+        while not deadline.is_over:
+            answer = master.solve()
+            if answer.status != Status.OPTIMAL or -answer.value < LEAST_LOST:
+                return False
+            price = np.zeros(len(moved))
+            price[waits] = np.clip(-answer.duals[: len(waits)], 0.0, size[waits])
+            point = price if best_price is None else (best_price + price) / 2
+            lost = float(point @ moved)
+            is_better = False
+            for i, n in enumerate(stay):
+                worth = np.where(fleet.allowed[:, n], point, 0.0)
+                filling = best_pattern(worth, fleet.request, self._displaced, fleet.free[:, n], limit=FILL_VISITS)
+                deadline.spend(FILLING_S)
+                lost -= filling.upper
+                if price @ filling.counts > answer.duals[len(waits) + i] + ROUNDING:
+                    rows = np.flatnonzero(filling.counts[waits])
+                    values = np.append(filling.counts[waits[rows]], 1)
+                    master.add(np.append(rows, len(waits) + i), values, objective=0.0)
+                    is_better = True
+            if lost > best:
+                best, best_price, is_better = lost, point, True
+            if not is_better or best > -answer.value * LOST_SHARE:
+                break
+        if best_price is None or best < LEAST_LOST:
+            return False
+        return self._add(best_price / best_price.max() * CENT, deadline)
 
     def _overfull(self, gone: FloatArray, pools: BoolArray, pool_of: IntArray, limits: Limits) -> FloatArray | None:
         """``(C,)`` prices at which pods of ``gone`` are worth more than the room of the rest; None when they fit."""
@@ -300,33 +358,83 @@ class _Relaxation:
         price = np.where(np.isfinite(price), price, 0.0)
         return np.asarray(price / price.max() * CENT, np.float64) if price.any() else None
 
-    def _model(self, margin: float) -> Model:
+    def _model(self, margin: float, *, counted: bool = False, numbers: IntArray | None = None) -> Model:
+        """The nodes that go are the first columns; ``margin`` of the room must stay free.
+
+        With ``counted``, parts of nodes may go, but whole numbers of those of each price. With ``numbers`` so many of each
+        price go, and the objective is the room that is left in the row that has least.
+        """
         fleet, model = self._fleet, Model()
         upper = (fleet.deletable & self._each_pod_fits_elsewhere()).astype(np.float64)
-        y = model.add_columns(upper, objective=np.round(fleet.usd_per_hour * CENT))
+        y = model.add_columns(upper, objective=self._usd if numbers is None else 0.0, integer=not counted)
+        spare = np.zeros(0, np.int64)
+        if numbers is not None:
+            spare = model.add_columns(np.ones(1), objective=1.0, integer=False)
         if self._max_moves is not None:
             model.add_row(y, fleet.pods, upper=float(self._max_moves))
         for price, whole in zip(self._prices, self._rooms, strict=True):
             room = whole * (1.0 - margin)
             scale = max(float(room.sum()), 1.0)
-            model.add_row(y, (price @ fleet.count + room) / scale, upper=float(room.sum()) / scale)
+            values = np.append((price @ fleet.count + room) / scale, np.ones(len(spare)))
+            model.add_row(np.append(y, spare), values, upper=float(room.sum()) / scale)
+        for k in range(int(self._price_of.max()) + 1):
+            same = y[self._price_of == k]
+            if numbers is not None:
+                model.add_row(same, 1.0, lower=float(numbers[k]), upper=float(numbers[k]))
+            elif counted:
+                columns = np.append(same, model.add_columns(np.array([len(same)])))
+                model.add_row(columns, np.append(np.ones(len(same)), -1.0), lower=0.0, upper=0.0)
         return model
 
     def _limits(self, deadline: Deadline, seed: int, gap_share: float) -> Limits:
         return Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, gap_share=gap_share, work=deadline.work)
 
     def solve(self, margin: float, deadline: Deadline, seed: int, gap_share: float) -> Answer:
-        """Best set of nodes to delete when ``margin`` of the room must stay free."""
-        fleet, model, limits = self._fleet, self._model(margin), self._limits(deadline, seed, gap_share)
+        """Best set of nodes to delete when ``margin`` of the room must stay free; of those equally good an easy one to pack.
+
+        What is saved depends on the numbers of nodes of each price alone. The program of these numbers is solved in a tenth
+        of a second, and loses little, where that of whole nodes takes longer than there is; its bound is a row of the latter.
+        """
+        model, limits = self._model(margin), self._limits(deadline, seed, gap_share)
         relaxed = solve_linear(model, limits, relax=True)
         if relaxed.status != Status.OPTIMAL:
             return relaxed
-        whole = np.floor(relaxed.x + 1e-9)  # deleting fewer nodes never breaks a row
-        answer = solve_linear(model, limits, hint=whole)
-        value = float(np.round(fleet.usd_per_hour * CENT) @ whole)
-        if not answer.has_solution or answer.value < value:
-            answer = replace(answer, status=Status.FEASIBLE, x=whole, value=value)
-        return replace(answer, bound=min(answer.bound, relaxed.value))
+        best, bound = self._choice(np.floor(relaxed.x + 1e-9)), relaxed.value  # deleting fewer nodes never breaks a row
+        if self._max_moves is None:
+            counted_limits = self._limits(deadline.part(COUNTED_SHARE), seed, PROOF_GAP)
+            counted = solve_linear(self._model(margin, counted=True), counted_limits)
+            bound = min(bound, counted.bound)
+            best = self._easiest(counted, margin, deadline, seed, best)
+            if best.value >= bound * (1 - gap_share):
+                return replace(best, bound=max(bound, best.value))
+            model.add_row(np.arange(len(best.x)), self._usd / CENT, upper=bound / CENT * (1 + 1e-9))
+            limits = self._limits(deadline, seed, gap_share)
+        answer = solve_linear(model, limits, hint=best.x)
+        if answer.has_solution and answer.value >= best.value:
+            best = answer if self._max_moves is not None else self._easiest(answer, margin, deadline, seed, best)
+        return replace(best, bound=max(min(bound, answer.bound), best.value))
+
+    def _choice(self, gone: FloatArray) -> Answer:
+        return Answer(Status.FEASIBLE, gone, float(self._usd @ gone), INFINITY)
+
+    def _easiest(self, like: Answer, margin: float, deadline: Deadline, seed: int, least: Answer) -> Answer:
+        """As many nodes of each price as in ``like``, with most room left; ``least`` where no whole nodes do better than it."""
+        if not like.has_solution:
+            return least
+        nodes = np.arange(len(self._usd))
+        numbers = np.round(np.bincount(self._price_of, like.x[nodes])).astype(np.int64)
+        limits = self._limits(deadline.part(EASIEST_SHARE), seed, EASIEST_GAP)
+        answer = solve_linear(self._model(margin, numbers=numbers), limits)
+        found = self._choice(np.round(answer.x[nodes])) if answer.has_solution else least
+        return found if found.value >= least.value else least
+
+    def spare(self, gone: BoolArray) -> float:
+        """Share of the room that stays free when ``gone`` goes, where least does; below 0 where it is too little."""
+        left = []
+        for price, room in zip(self._prices, self._rooms, strict=True):
+            total = max(float(room.sum()), 1.0)
+            left.append(float(room.sum() - (price @ self._fleet.count + room) @ gone) / total)
+        return min(left)
 
     def _each_pod_fits_elsewhere(self) -> BoolArray:
         """``(N,)``: every class of the node fits somewhere else, looked at alone."""
@@ -348,7 +456,7 @@ def _packed(
     When their pods do not all fit, the cheapest nodes for what is left over come back, until they do.
     """
     if not answer.has_solution:
-        return _nothing(fleet), False
+        return nothing(fleet), False
     deleted = answer.x > 0.5
     whole = True
     while deleted.any():
@@ -360,7 +468,7 @@ def _packed(
         if not give_back:
             break
         deleted = _bring_back(fleet, deleted, waiting)
-    return _nothing(fleet), False
+    return nothing(fleet), False
 
 
 def _bring_back(fleet: Fleet, deleted: BoolArray, waiting: IntArray) -> BoolArray:
@@ -405,17 +513,17 @@ def _fill(fleet: Fleet, deleted: BoolArray, deadline: Deadline, seed: int) -> tu
     random = np.random.default_rng(seed)
     stay = np.flatnonzero(~deleted)
     moved = np.asarray(fleet.count[:, deleted].sum(axis=1), np.int64)
-    room = np.maximum(fleet.free[:, stay].sum(axis=1), 1).astype(np.float64)
-    scarcity = (fleet.request @ moved) / room**2
+    scarcity = scarcity_of(fleet.request, moved, fleet.free[:, stay])
     size = scarcity @ fleet.request
-    size = size / max(float(size.max(initial=0.0)), 1e-300)
     value = size**FILL_EXPONENT
     accepts, offers = fleet.allowed[:, stay].sum(axis=0), scarcity @ fleet.free[:, stay]
     best, best_waiting, noise = np.zeros_like(fleet.count), moved, np.zeros(len(stay))
-    for _ in range(FILL_ROUNDS):
+    for attempt in range(FILL_ROUNDS):
         arrivals, waiting = np.zeros_like(fleet.count), moved.copy()
         for n in stay[np.lexsort((offers * np.exp(noise), accepts))]:
             worth = np.where(fleet.allowed[:, n], value, 0.0)
+            if deadline.is_late if attempt else deadline.cancelled():
+                break
             filling = best_pattern(worth, fleet.request, waiting, fleet.free[:, n], limit=FILL_VISITS)
             deadline.spend(FILLING_S)
             arrivals[:, n] = filling.counts
@@ -439,11 +547,12 @@ def _repacked(
     bound: float,
     deadline: Deadline,
     seed: int,
-) -> Consolidated:
+) -> tuple[Consolidated, float]:
     """Without a budget all room counts: a choice of the relaxation, repacked until its pods fit, then better nodes.
 
-    When exchanges of nodes no longer gain, another choice is tried, with some room held back: more where a node had to
-    come back the last time, less where none had.
+    When exchanges of nodes no longer gain, another choice is tried. Where a node had to come back, the last one is cut off,
+    if it can be proved on a small cluster that its pods do not fit, and the bound may fall; else more room is held back.
+    Where none had, less is. Returns the plan and the bound.
     """
     if fleet.count.size <= EXACT_CELLS:
         deadline = deadline.part(BEFORE_EXACT_SHARE)
@@ -463,16 +572,20 @@ def _repacked(
             now, failures = (now, failures + 1) if trial is None else (trial, 0)
         if deadline.is_over or best.usd_per_hour >= bound * (1 - PROOF_GAP):
             break
+        is_cut = False
         if packed_whole:
             high = margin
+        elif margin == 0.0 and fleet.count.size <= CUT_CELLS and relaxed.cut(gone, deadline.part(CUT_SHARE)):
+            is_cut = True
         else:
-            low = margin
-        margin = (low + high) / 2
+            low = max(margin, relaxed.spare(gone))
+        margin = margin if is_cut else (low + high) / 2
         answer = relaxed.solve(margin, deadline.part(FIRST_CHOICE_SHARE), seed, FIRST_CHOICE_GAP)
         if not answer.has_solution:
             break
+        bound = min(bound, answer.bound / CENT) if margin == 0.0 else bound
         gone = answer.x > 0.5
-    return best
+    return best, bound
 
 
 def _whole(
@@ -480,18 +593,24 @@ def _whole(
 ) -> Repacking | None:
     """The pods of ``gone`` repacked; a node comes back for pods that find no place.
 
-    None when no node helps, or when time is over first, unless there ``must`` be a plan: some hundredths of a second for
-    each node that comes back.
+    None when no node helps, when cancelled, or when time is over first, unless there ``must`` be a plan: then nodes come
+    back without another look, a third of a millisecond each.
     """
     now = Repacking.of(fleet.request, fleet.count, fleet.free, fleet.allowed, gone, price=price, seed=seed)
     now.place(_fill(fleet, gone, deadline, seed)[0])
     _run(now, deadline.part(REPACK_SHARE), rounds=REPACK_ROUNDS)
     while now.waiting.any():
-        back = _node_back(fleet, now, np.inf)
-        if back is None or (deadline.is_over and not must):
+        is_over = deadline.is_over
+        if deadline.cancelled() or (is_over and not must):
+            return None
+        back = _node_back(fleet, now, np.inf, most=0 if is_over else MOST_LOOKED_AT)
+        if back is None:
             return None
         now.keep(back)
-        now.run(lambda: False, rounds=TRIAL_ROUNDS, spend=lambda nodes: deadline.spend(nodes * REFILL_S))
+        if is_over:
+            now.top_up(back)
+        else:
+            _run(now, deadline, rounds=TRIAL_ROUNDS)
     return now
 
 
@@ -523,10 +642,10 @@ def _exchanged(fleet: Fleet, now: Repacking, deadline: Deadline) -> Repacking | 
     return None
 
 
-def _node_back(fleet: Fleet, now: Repacking, below: float, *, but: int = -1) -> int | None:
+def _node_back(fleet: Fleet, now: Repacking, below: float, *, but: int = -1, most: int = MOST_LOOKED_AT) -> int | None:
     """A node to come back, cheaper than ``below``: the first, by price, with room for all that waits.
 
-    Where none of the first has, the one of them that takes most per USD; where that is nothing, the one whose own pods
+    Where none of the first ``most`` has, the one of them that takes most per USD; where that is nothing, the one whose own pods
     leave most room per USD elsewhere.
     """
     usd = fleet.usd_per_hour
@@ -536,14 +655,14 @@ def _node_back(fleet: Fleet, now: Repacking, below: float, *, but: int = -1) -> 
     if not len(nodes):
         return None
     disturbed = usd[nodes] * np.exp(now.chance.normal(0.0, TRIAL_NOISE, len(nodes)))
-    best, most = -1, 0.0
-    for n in nodes[np.argsort(disturbed, kind="stable")][:MOST_LOOKED_AT]:
+    best, highest = -1, 0.0
+    for n in nodes[np.argsort(disturbed, kind="stable")][:most]:
         worth = np.where(fleet.allowed[:, n], now.worth, 0.0)
         taken = best_pattern(worth, fleet.request, now.waiting, fleet.free[:, n], limit=FILL_VISITS).value
         if taken >= now.shortage - ROUNDING:
             return int(n)
-        if taken / max(usd[n], 1e-9) > most:
-            best, most = int(n), taken / max(usd[n], 1e-9)
+        if taken / max(usd[n], 1e-9) > highest:
+            best, highest = int(n), taken / max(usd[n], 1e-9)
     if best >= 0:
         return best
     room = now.scarcity @ (fleet.free + fleet.load)[:, nodes]
@@ -586,40 +705,49 @@ def _add_nodes(fleet: Fleet, best: Consolidated, max_moves: int | None, deadline
     return best
 
 
-def _exact(
-    fleet: Fleet, best: Consolidated, bound: float, max_moves: int | None, deadline: Deadline, seed: int
+def exactly(
+    fleet: Fleet,
+    best: Consolidated,
+    max_moves: int | None,
+    deadline: Deadline,
+    seed: int,
+    *,
+    usd_per_arrival: FloatArray | None = None,
 ) -> tuple[Consolidated, float]:
-    """CP-SAT on the class-flow model, from the plan at hand."""
+    """CP-SAT on nodes that go and pods of each class that nodes receive, from the plan at hand.
+
+    ``usd_per_arrival`` ``(C, N)`` is what a pod costs an hour where it arrives. Returns the better plan, and the most that
+    any plan saves with prices rounded to millionths (infinite where nothing is proved).
+    """
     classes = np.flatnonzero(fleet.count.sum(axis=1) > 0)
-    num_nodes = fleet.free.shape[1]
+    count, num_nodes = fleet.count[classes], fleet.free.shape[1]
     model = Model()
     y = model.add_columns(fleet.deletable.astype(np.int64), objective=np.round(fleet.usd_per_hour * CENT))
-    total = fleet.count[classes].sum(axis=1)
-    upper = np.where(fleet.allowed[classes], total[:, None], 0)
-    x = model.add_columns(upper.ravel()).reshape(upper.shape)
-    for i, c in enumerate(classes):
-        columns = np.concatenate([x[i], y])
-        model.add_row(columns, np.concatenate([np.ones(num_nodes), -fleet.count[c]]), lower=0, upper=0)
+    upper = np.where(fleet.allowed[classes], count.sum(axis=1)[:, None], 0)
+    cost = np.zeros(fleet.count.shape) if usd_per_arrival is None else usd_per_arrival
+    costs = np.round(cost[classes] * CENT)
+    x = model.add_columns(upper.ravel(), objective=-costs.ravel()).reshape(upper.shape)
+    for i in range(len(classes)):
+        model.add_row(np.append(x[i], y), np.append(np.ones(num_nodes), -count[i]), lower=0, upper=0)
+    most = int(count.sum())
     for n in range(num_nodes):
         for r, free in enumerate(fleet.free[:, n]):
-            values = np.append(fleet.request[r, classes], free)
-            model.add_row(np.append(x[:, n], y[n]), values, upper=float(free))
-        model.add_row(np.append(x[:, n], y[n]), np.append(np.ones(len(classes)), total.sum()), upper=float(total.sum()))
+            model.add_row(np.append(x[:, n], y[n]), np.append(fleet.request[r, classes], free), upper=float(free))
+        model.add_row(np.append(x[:, n], y[n]), np.append(np.ones(len(classes)), most), upper=float(most))
     if max_moves is not None:
         model.add_row(y, fleet.pods, upper=float(max_moves))
     hint = np.concatenate([best.deleted.astype(np.int64), best.arrivals[classes].ravel()])
     limits = Limits(max(deadline.left_s, 1e-3), 1, seed, work=deadline.work, stop=deadline.cancelled)
     answer = solve_integer(model, limits, hint=hint)
-    if np.isfinite(answer.bound):
-        bound = min(bound, answer.bound / CENT)
-    if answer.has_solution and answer.value / CENT > best.usd_per_hour + 1e-9:
-        deleted = answer.x[y] > 0.5
-        arrivals = np.zeros_like(fleet.count)
-        arrivals[classes] = np.round(answer.x[x]).astype(np.int64)
-        moves = int(fleet.pods[deleted].sum())
-        plan = Consolidated(deleted, arrivals, float(fleet.usd_per_hour[deleted].sum()), 0.0, moves, Ending.DEADLINE)
-        best = plan if not violations(fleet, plan, max_moves) else best
-    return best, bound
+    if not answer.has_solution:
+        return best, answer.bound / CENT
+    deleted, arrivals = answer.x[y] > 0.5, np.zeros_like(fleet.count)
+    arrivals[classes] = np.round(answer.x[x]).astype(np.int64)
+    usd = float(fleet.usd_per_hour[deleted].sum() - (cost * arrivals).sum())
+    found = replace(best, deleted=deleted, arrivals=arrivals, usd_per_hour=usd, moves=int(arrivals.sum()))
+    if usd > best.usd_per_hour + 1e-9 and not violations(fleet, found, max_moves):
+        best = found
+    return best, answer.bound / CENT
 
 
 # ── the rival ─────────────────────────────────────────────────────────────────────────────────────────────────

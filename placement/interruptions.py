@@ -21,6 +21,8 @@ from placement.consolidation import (
     Consolidated,
     Fleet,
     consolidate,
+    exactly,
+    nothing,
     prefix_search,
 )
 from placement.consolidation import violations as fleet_violations
@@ -28,7 +30,7 @@ from placement.errors import ConfigError
 from placement.patterns import best_pattern
 from placement.plans import Deadline, Ending
 from placement.resources import BoolArray, FloatArray, IntArray
-from placement.solver import INFINITY, Limits, Model, Status, solve_integer, solve_linear
+from placement.solver import INFINITY, Limits, Model, Status, solve_linear
 
 USUAL_SHARE, SAFE_SHARE, BOUND_SHARE = 0.4, 0.6, 0.5
 """Shares of the time that is left, in this order, for the usual plan, for that with safe receivers, and for the bound."""
@@ -112,22 +114,18 @@ def consolidate_with_risk(
     usual = consolidate(weighed, deadline.part(USUAL_SHARE), max_moves=max_moves, seed=seed)
     closed = replace(weighed, allowed=weighed.allowed & (risk.exposure == 0.0))
     safe = consolidate(closed, deadline.part(SAFE_SHARE), max_moves=max_moves, seed=seed)
-    best = _nothing(fleet)
+    best = nothing(fleet)
     for plan in (usual, safe, prefix_search(weighed, max_moves=max_moves)):
         kept = _kept(fleet, risk, _sheltered(fleet, risk, plan))
         best = kept if kept.usd_per_hour > best.usd_per_hour else best
     bound = min(usual.bound, _bound(fleet, risk, max_moves, deadline.part(BOUND_SHARE), seed))
     deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
     if fleet.count.size <= EXACT_CELLS and best.usd_per_hour < bound * (1 - 1e-9) and not deadline.is_over:
-        best, bound = _exact(fleet, risk, best, bound, max_moves, deadline, seed)
+        best, proved = exactly(weighed, best, max_moves, deadline, seed, usd_per_arrival=risk.exposure)
+        bound = min(bound, proved + _rounding(fleet, risk))
     bound = max(bound, best.usd_per_hour) + 0.0  # no negative zero
     done = bound - best.usd_per_hour <= max(1e-9 * max(bound, 1e-9), _rounding(fleet, risk))
     return replace(best, bound=bound, ending=Ending.OPTIMAL if done else deadline.ending)
-
-
-def _nothing(fleet: Fleet) -> Consolidated:
-    none = np.zeros(fleet.free.shape[1], np.bool_)
-    return Consolidated(none, np.zeros_like(fleet.count), 0.0, 0.0, 0, Ending.DEADLINE)
 
 
 def _sheltered(fleet: Fleet, risk: Risk, plan: Consolidated) -> Consolidated:
@@ -188,50 +186,6 @@ def _bound(fleet: Fleet, risk: Risk, max_moves: int | None, deadline: Deadline, 
     limits = Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, work=deadline.work)
     answer = solve_linear(model, limits, relax=True)
     return answer.value * (1 + 1e-9) if answer.status == Status.OPTIMAL else INFINITY
-
-
-def _exact(
-    fleet: Fleet,
-    risk: Risk,
-    best: Consolidated,
-    bound: float,
-    max_moves: int | None,
-    deadline: Deadline,
-    seed: int,
-) -> tuple[Consolidated, float]:
-    """CP-SAT on nodes that go and pods of each class that nodes receive, from the plan at hand."""
-    classes = np.flatnonzero(fleet.count.sum(axis=1) > 0)
-    count, num_nodes = fleet.count[classes], fleet.free.shape[1]
-    model = Model()
-    worth = np.round(risk.weighed(fleet).usd_per_hour * CENT)
-    y = model.add_columns(fleet.deletable.astype(np.int64), objective=worth)
-    upper = np.where(fleet.allowed[classes], count.sum(axis=1)[:, None], 0)
-    costs = np.round(risk.exposure[classes] * CENT)
-    x = model.add_columns(upper.ravel(), objective=-costs.ravel()).reshape(upper.shape)
-    for i in range(len(classes)):
-        model.add_row(np.append(x[i], y), np.append(np.ones(num_nodes), -count[i]), lower=0, upper=0)
-    most = int(count.sum())
-    for n in range(num_nodes):
-        for r, free in enumerate(fleet.free[:, n]):
-            model.add_row(np.append(x[:, n], y[n]), np.append(fleet.request[r, classes], free), upper=float(free))
-        model.add_row(np.append(x[:, n], y[n]), np.append(np.ones(len(classes)), most), upper=float(most))
-    if max_moves is not None:
-        model.add_row(y, fleet.pods, upper=float(max_moves))
-    hint = np.concatenate([best.deleted.astype(np.int64), best.arrivals[classes].ravel()])
-    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, work=deadline.work, stop=deadline.cancelled)
-    answer = solve_integer(model, limits, hint=hint)
-    if np.isfinite(answer.bound):
-        bound = min(bound, answer.bound / CENT + _rounding(fleet, risk))
-    if not answer.has_solution:
-        return best, bound
-    arrivals = np.zeros_like(fleet.count)
-    arrivals[classes] = np.round(answer.x[x]).astype(np.int64)
-    deleted = answer.x[y] > 0.5
-    usd = risk.saved(fleet, deleted, arrivals)
-    found = replace(best, deleted=deleted, arrivals=arrivals, usd_per_hour=usd, moves=int(arrivals.sum()))
-    if usd > best.usd_per_hour and not fleet_violations(fleet, found, max_moves):
-        best = found
-    return best, bound
 
 
 def _rounding(fleet: Fleet, risk: Risk) -> float:

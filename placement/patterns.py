@@ -92,6 +92,7 @@ def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: i
         return best
     low, high = 0.0, 1.0
     shape = np.eye(size)
+    grow, shrink = size * size / max(size * size - 1.0, 1.0), 2.0 / (size + 1)
     cut, step = np.empty(size, np.float64), np.empty(size, np.float64)
     for _ in range(steps):
         outside = -1
@@ -128,8 +129,10 @@ def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: i
         for r in range(size):
             step[r] /= norm
             u[r] -= step[r] / (size + 1)
-        shape = (size * size / (size * size - 1.0)) * (shape - (2.0 / (size + 1)) * np.outer(step, step))
         u[size] = 1.0 - u[:size].sum()
+        for i in range(size):
+            for j in range(size):
+                shape[i, j] = grow * (shape[i, j] - shrink * (step[i] * step[j]))
     return best
 
 

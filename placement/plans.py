@@ -161,6 +161,11 @@ class Deadline:
         """Time to return the best so far."""
         return self.left_s <= 0.0 or self.cancelled()
 
+    @property
+    def is_late(self) -> bool:
+        """The same for looks within what a :class:`WorkClock` counts as one piece of work: there only cancelling ends it."""
+        return self.cancelled() if self.work is not None else self.is_over
+
     def part(self, share: float) -> Deadline:
         """A deadline over ``share`` of what is left now."""
         return Deadline(max(1e-6, share * self.left_s), self.clock, self.cancelled, note=self.note)

@@ -27,6 +27,13 @@ VISITS = 300
 """Search nodes per filling: many quick tries beat a few thorough ones."""
 
 
+def scarcity_of(request: IntArray, pods: IntArray, free: IntArray) -> FloatArray:
+    """``(R,)`` what a unit of room is worth where ``pods`` ``(C,)`` share ``free`` ``(R, n)``; the largest pod takes 1."""
+    room = np.maximum(free.sum(axis=1), 1).astype(np.float64)
+    scarcity = (request @ pods) / room**2
+    return np.asarray(scarcity / max(float((scarcity @ request).max(initial=0.0)), 1e-300), np.float64)
+
+
 @dataclass
 class Repacking:
     """Which nodes are gone, where their pods arrive, and who waits; changed by its methods.
@@ -63,9 +70,7 @@ class Repacking:
     ) -> Repacking:
         """All pods of the nodes that are gone wait. A pod is worth its size; with ``price`` ``(C,)``, half of that."""
         moved = np.asarray(count[:, gone].sum(axis=1), np.int64)
-        room = np.maximum(free[:, ~gone].sum(axis=1), 1).astype(np.float64)
-        scarcity = (request @ moved) / room**2
-        scarcity /= max(float((scarcity @ request).max(initial=0.0)), 1e-300)
+        scarcity = scarcity_of(request, moved, free[:, ~gone])
         worth = np.asarray(scarcity @ request, np.float64)
         if price is not None and price.any():
             worth = 0.5 * worth + 0.5 * price / price.max()
@@ -106,6 +111,14 @@ class Repacking:
             freed = np.clip(back - from_waiting - (np.cumsum(held) - held), 0, held)
             self.arrivals[c, order] -= freed
             self.left[:, order] += np.outer(self.request[:, c], freed)
+
+    def top_up(self, n: int) -> None:
+        """Pods that wait go to node ``n``, as many as are worth most there."""
+        worth = np.where(self.allowed[:, n], self.worth, 0.0)
+        counts = best_pattern(worth, self.request, self.waiting, self.left[:, n], limit=VISITS).counts
+        self.arrivals[:, n] += counts
+        self.waiting = self.waiting - counts
+        self.left[:, n] -= self.request @ counts
 
     def run(self, is_over: Callable[[], bool], *, rounds: int, spend: Callable[[int], None] = lambda _n: None) -> None:
         """At most ``rounds`` steps, until nobody waits; ``spend`` is told of the nodes that were refilled."""

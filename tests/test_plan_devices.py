@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from placement.batches import Batch, _repacked, best_fit
+from placement.devices import Devices
 from placement.nodes import NodeSpec
 from placement.planning import plan_document, plan_of_document
-from placement.plans import Plan
+from placement.plans import Deadline, Plan
 from placement.pods import GpuRequest, Pod, PodSpec
 from placement.problems import Cluster, batch_plan, batch_problem, check_steps
 from placement.resources import DEVICES_ANNOTATION
@@ -131,6 +134,21 @@ def test_random_batches_never_exceed_a_device(seed: int) -> None:
             assert gpu is not None
             left[step.target, int(index)] -= gpu.milli
     assert min(left.values(), default=0) >= 0
+
+
+def test_devices_are_packed_until_the_time_is_over_and_no_longer() -> None:
+    devices = Devices(np.full((50, 4), 1000), np.array([1]), np.array([300]))
+    room, one = np.full((1, 50), 100), np.array([1])
+    batch = Batch(one[:, None], 100 * one, room, room, room, -one, np.zeros(50, np.int64), devices=devices)
+    ticks = itertools.count()
+    placed = best_fit(batch, Deadline(20.0, lambda: float(next(ticks))))
+    assert 0 < placed.sum() < 100
+    assert batch.violations(placed) == []
+    assert best_fit(batch).sum() == 100
+    crowded = np.zeros((1, 50), np.int64)
+    crowded[0, 0] = 13  # twelve fit
+    assert _repacked(batch, crowded, Deadline(1.0, lambda: 0.0)).sum() == 13
+    assert _repacked(batch, crowded, Deadline(1.0, lambda: 0.0, cancelled=lambda: True)).sum() == 0
 
 
 def test_the_ledger_gives_no_device_twice() -> None:

@@ -281,7 +281,10 @@ def test_consolidation_saves_what_brute_force_would(fleet: Fleet, budget: int | 
 def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet) -> None:
     best = most_saved(fleet, None)
     relaxed = consolidation._Relaxation(fleet, None)
-    for sharpen in (relaxed.sharpen, lambda deadline: relaxed.separate(deadline, 0)):
+    gone = np.flatnonzero(fleet.deletable)[:1]
+    choices = [np.isin(np.arange(len(fleet.usd_per_hour)), nodes) for nodes in (gone, np.flatnonzero(fleet.deletable))]
+    cuts = [lambda deadline, choice=choice: relaxed.cut(choice, deadline) for choice in choices]
+    for sharpen in (relaxed.sharpen, lambda deadline: relaxed.separate(deadline, 0), *cuts):
         sharpen(seconds(5))
         answer = relaxed.solve(0.0, seconds(5), 0, 1e-6)
         assert answer.bound / consolidation.CENT >= best - 1e-6
@@ -297,6 +300,42 @@ def test_a_solver_that_had_no_time_proves_nothing(work_limit: float) -> None:
         model.add_row(x, values, lower=float(values @ hidden), upper=float(values @ hidden))
     answer = solve_integer(model, Limits(20.0, work_limit=work_limit))
     assert answer.bound >= float(worth @ hidden)
+
+
+def test_a_choice_that_cannot_be_packed_is_cut_off() -> None:
+    """In sum there is room for three pods of 3 on two nodes with 5 left each, but whole pods need another node."""
+    request, count = np.array([[3], [1]]), np.array([[0, 0, 3, 0]])
+    free = np.array([[5, 5, 0, 1], [9, 9, 9, 9]])
+    fleet = Fleet(request, count, free, np.ones((1, 4), bool), np.array([False, False, True, False]), np.ones(4))
+    relaxed = consolidation._Relaxation(fleet, None)
+    answer = relaxed.solve(0.0, seconds(5), 0, 1e-6)
+    assert answer.value == pytest.approx(consolidation.CENT)
+    assert relaxed.cut(answer.x > 0.5, seconds(5))
+    assert relaxed.solve(0.0, seconds(5), 0, 1e-6).value == pytest.approx(0.0)
+    assert not relaxed.cut(np.zeros(4, bool), seconds(5)), "who loses nothing is not cut off"
+    assert most_saved(fleet, None) == 0.0
+
+
+def test_of_equally_good_choices_the_one_that_leaves_most_room_is_taken() -> None:
+    """Nodes 0 and 1 cost the same; node 0 has more room, so node 1 goes."""
+    count = np.array([[1, 1, 0]])
+    fleet = Fleet(np.array([[2]]), count, np.array([[9, 3, 1]]), np.ones((1, 3), bool), np.ones(3, bool), np.ones(3))
+    fleet = replace(fleet, deletable=np.array([True, True, False]))
+    relaxed = consolidation._Relaxation(fleet, None)
+    answer = relaxed.solve(0.0, seconds(5), 0, 1e-6)
+    assert (answer.x > 0.5).tolist() == [False, True, False]
+    assert relaxed.spare(answer.x > 0.5) == pytest.approx((10 - 2) / 13)
+
+
+@pytest.mark.parametrize("budget", [None, 60])
+def test_a_consolidation_that_is_cancelled_at_once_is_valid_and_states_no_more_than_it_knows(
+    budget: int | None,
+) -> None:
+    fleet = fleet_instance(4, num_nodes=100)
+    result = consolidate(fleet, Deadline(5.0, WorkClock(), cancelled=lambda: True), max_moves=budget)
+    assert consolidation.violations(fleet, result, budget) == []
+    assert result.ending == Ending.CANCELLED
+    assert prefix_search(fleet, max_moves=budget).usd_per_hour <= result.usd_per_hour <= result.bound
 
 
 def test_room_of_one_kind_here_and_of_another_there_is_not_room_for_both() -> None:
@@ -422,6 +461,7 @@ def cheapest(demand: Demand, shapes: list[Shape]) -> float:
 
 def test_a_thousand_pods_cost_less_than_first_fit_decreasing() -> None:
     demand, shapes = purchase_instance(1, num_pods=1000)
+    buy(demand, shapes, seconds(0.1))  # compiles, where that has not been done
     result = buy(demand, shapes, seconds(3))
     rival = first_fit_decreasing(demand, shapes)
     assert rival is not None
@@ -501,6 +541,6 @@ def test_with_counted_work_a_plan_takes_no_look_at_the_time(monkeypatch: pytest.
 def test_less_work_ends_a_plan_earlier() -> None:
     fleet = fleet_instance(2, num_nodes=100)
     short, long = WorkClock(), WorkClock()
-    little, much = consolidate(fleet, Deadline(0.01, short)), consolidate(fleet, Deadline(0.5, long))
+    little, much = consolidate(fleet, Deadline(0.01, short)), consolidate(fleet, Deadline(1.0, long))
     assert short.done_s < long.done_s
     assert little.usd_per_hour <= much.usd_per_hour
