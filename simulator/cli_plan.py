@@ -639,6 +639,17 @@ def expect(
     show_default=True,
     help="With `--buys foreseen`: as many pods as came in the last so many seconds are expected.",
 )
+@click.option(
+    "--restart", "restart_s", type=click.IntRange(0), default=60, show_default=True, help="Seconds a moved pod is down."
+)
+@click.option(
+    "--checkpoint",
+    "checkpoint_s",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seconds between checkpoints: a moved pod does at most so much of its work again; 0 = none.",
+)
 @click.option("--since", "since_s", type=click.IntRange(0), default=0, help="Begin so many seconds into the trace.")
 @click.option("--until", "end_s", type=click.IntRange(1), help="Stop so many seconds after the first arrival.")
 @click.option(

@@ -152,6 +152,7 @@ class Question:
     buys: str = "default"
     foresees_s: int = 300
     restart_s: int = 60
+    checkpoint_s: int = 0
     end_s: int = NEVER
     seed: int = 0
 
@@ -213,6 +214,7 @@ def _replay(
             every_s=question.every_s,
             moves_share=question.moves_share,
             restart_s=question.restart_s,
+            checkpoint_s=question.checkpoint_s,
             history_s=question.history_s,
             least_saved=question.least_saved,
             last_act=last_act,

@@ -21,6 +21,7 @@ from simulator.plan_replay import (
     judge,
     judge_all,
     peak,
+    replay_row,
     since,
     within,
     without_departures,
@@ -96,6 +97,16 @@ def test_an_act_saves_what_it_promised_while_demand_holds_still() -> None:
     row = judge(waves(), BOOK, Question("kube-default", "planned", moves_share=1.0, every_s=HOUR_S), 3, HOUR_S // 2)
     assert float(row["promised_usd_per_hour"] or 0) > 0
     assert float(row["realised_share"] or 0) == pytest.approx(1.0, abs=0.25)
+
+
+def test_a_move_costs_its_restart_and_the_work_since_the_last_checkpoint() -> None:
+    def row(**costs: int) -> dict[str, object]:
+        return replay_row(waves(), BOOK, Question("kube-default", "karpenter-prefix", every_s=HOUR_S, **costs))
+
+    free, quick, far = row(restart_s=0), row(restart_s=60), row(restart_s=60, checkpoint_s=600)
+    assert free["evictions"] != 0
+    assert free["lost_pod_hours"] == 0
+    assert 0 < float(str(quick["lost_pod_hours"])) < float(str(far["lost_pod_hours"]))
 
 
 def test_an_act_cannot_be_judged_beyond_the_next() -> None:
