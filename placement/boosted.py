@@ -48,6 +48,8 @@ class FitOptions:
     feature_share: float = 0.4
     patience: int = 20
     seed: int = 0
+    bin_rows: int = 200_000
+    """Rows by which the limits of bins are found: a third of the cost of a fit where all of 30,000 are."""
 
     def parameters(self) -> dict[str, object]:
         """LightGBM's names for it."""
@@ -172,7 +174,7 @@ def fit(
             part[1] / anchor,
             weight=part[2] * anchor,
             reference=reference,
-            params={"max_bin": 127, "verbose": -1, "num_threads": 1},
+            params={"max_bin": 127, "verbose": -1, "num_threads": 1, "bin_construct_sample_cnt": options.bin_rows},
         )
 
     data = dataset((rows, truth, weight))

@@ -267,7 +267,6 @@ def train_task(
     samples = recording.samples(resource, target)
     fit_part, calibration, test = split.masks(samples, target.horizon_h)
     held = held_out[samples.workload]
-    judged = split.judged(samples)
     models = fit_bases(
         samples,
         resource=resource,
@@ -278,42 +277,32 @@ def train_task(
         seed=seed,
         bases=bases_for(target, 1),
     )
-    tune = samples.pick(calibration & judged)
-    baseline, scale, values = _best_baseline(recording, resource, target, tune, split)
-    parts = np.concatenate([predictions(models, tune.rows), np.minimum(values * scale, 1)[None, :]])
-    mixed = _mixture(models, parts, tune)
-    late = samples.pick(test & judged)
+    # Calibration and test lie in the days after the fit: forecasts are made once for all of them.
+    after = np.flatnonzero((samples.hour / 24 >= split.last_fit) & split.judged(samples))
+    since, is_tune, is_late = samples.pick(after), calibration[after], test[after]
+    tune, late = since.pick(is_tune), since.pick(is_late)
+    baseline, scale = _best_baseline(recording, resource, target, tune, split)
+    raw = recording.baselines(resource, target, since, (baseline,))[baseline].astype(float)
+    parts = np.concatenate([predictions(models, since.rows), np.minimum(raw * scale, 1)[None, :]])
+    mixed = _mixture(models, parts[:, is_tune], tune)
     metrics: dict[str, float] = {}
     if len(late):
-        rival, forecasts = _parts(recording, resource, target, late, models, (baseline, scale))
-        said = np.array([*mixed.weights, 1 - sum(mixed.weights)]) @ forecasts * mixed.calibration
-        metrics = _metrics(late, np.clip(said, 0, 1), rival, held_out[late.workload])
+        said = np.array([*mixed.weights, 1 - sum(mixed.weights)]) @ parts[:, is_late] * mixed.calibration
+        metrics = _metrics(late, np.clip(said, 0, 1), parts[-1, is_late], held_out[late.workload])
     served = mixed
     if refit:
+        coarse = replace(effort, options=replace(effort.options, bin_rows=BIN_ROWS))
         again = fit_bases(
             samples, resource=resource, target=target, train=np.ones(len(samples), np.bool_), stop=None,
-            effort=effort_for(target, effort, len(samples)), seed=seed, bases=bases_for(target, 1),
+            effort=effort_for(target, coarse, len(samples)), seed=seed, bases=bases_for(target, 1),
             rounds=[model.rounds for model in models],
         )  # fmt: skip
-        since = samples.pick((samples.hour / 24 >= split.last_fit) & judged)
-        _, forecasts = _parts(recording, resource, target, since, models, (baseline, scale))
-        served = replace(_mixture(models, forecasts, since), models=tuple(again))
+        served = replace(_mixture(models, parts, since), models=tuple(again))
     return Trained(resource, target, mixed, baseline, scale, metrics, served)
 
 
-def _parts(
-    recording: Recording,
-    resource: str,
-    target: Target,
-    samples: Samples,
-    models: list[QuantileModel],
-    rule: tuple[str, float],
-) -> tuple[FloatArray, FloatArray]:
-    """(S,) forecasts of a rule (baseline and scale), and (K, S) of what is mixed: the models, and the rule last."""
-    name, scale = rule
-    raw = recording.baselines(resource, target, samples, (name,))[name].astype(float)
-    rival = np.minimum(raw * scale, 1)
-    return rival, np.concatenate([predictions(models, samples.rows), rival[None, :]])
+BIN_ROWS = 8_000
+"""By which the last fit finds the limits of its bins: it costs half as much then."""
 
 
 def _mixture(models: list[QuantileModel], parts: FloatArray, samples: Samples) -> Mixture:
@@ -326,21 +315,21 @@ def _mixture(models: list[QuantileModel], parts: FloatArray, samples: Samples) -
 
 def _best_baseline(
     recording: Recording, resource: str, target: Target, tune: Samples, split: Split
-) -> tuple[str, float, FloatArray]:
-    """The baseline that, tuned, does best in the calibration period: (name, scale, forecasts)."""
+) -> tuple[str, float]:
+    """The baseline that, tuned, does best in the calibration period: (name, scale)."""
     if len(tune) < MIN_TUNE:
         raise ConfigError(
             f"only {len(tune)} samples of {resource} {target.name} fall into the calibration days; "
             "the recording is too short or too full of gaps for this horizon"
         )
-    best: tuple[float, str, float, FloatArray] | None = None
+    best: tuple[float, str, float] | None = None
     truth, weight = tune.truth.astype(float), tune.weight
     for name, values in recording.baselines(resource, target, tune, baselines_within(split.first_hour / 24)).items():
         forecast = values.astype(float)
         scale = tuned_scale(forecast, truth, weight, LEVEL)
         loss = pinball(truth, np.minimum(forecast * scale, 1), weight, LEVEL)
         if best is None or loss < best[0]:
-            best = (loss, name, scale, forecast)
+            best = (loss, name, scale)
     assert best is not None
     return best[1:]
 
