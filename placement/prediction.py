@@ -50,8 +50,8 @@ RULE_PREFIX = "rule:"
 """Before the name of a baseline, where a model folder is asked for."""
 LEAST = DAY
 """Samples without which a workload counts with its request, as it does in Koordinator: a few hours tell little of a day."""
-LEAST_YOUNG = HOUR
-"""Samples without which a model is not asked either."""
+LEAST_YOUNG = 3 * HOUR
+"""Samples without which a model is not asked either: in the first two hours its answers fell short too often."""
 FLOOR = 1e-3
 """Least answer, as a share: below it a workload is idle and ratios mean nothing."""
 OUTCOME_DAYS = 10

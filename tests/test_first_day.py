@@ -70,7 +70,7 @@ def newcomers(num: int, first: int = 0) -> list[str]:
     return [f"shop/Deployment/w{i}" for i in range(first, first + num)]
 
 
-def test_a_model_is_asked_from_an_hour_on_and_says_so_by_another_name() -> None:
+def test_a_model_is_asked_from_three_hours_on_and_says_so_by_another_name() -> None:
     answers = {}
     for steps in (LEAST_YOUNG - 1, LEAST_YOUNG, LEAST - 1, LEAST):
         history = UsageHistory("w")
@@ -102,7 +102,7 @@ def test_it_takes_so_many_newcomers_to_promise_and_the_factor_is_theirs() -> Non
         assert np.allclose((found.cpu, found.memory), wanted, rtol=1e-5)
     assert made.factor(YOUNG, CPU) is not None
     assert made.factor(MODEL, CPU) is None, "their outcomes say nothing of those who are known"
-    late = played(made, newcomers(3, first=100), 12, 2)
+    late = played(made, newcomers(3, first=100), 12, 4)
     assert told(made, newcomers(1, first=100)[0], late).rung == YOUNG, "who comes next is told at once"
 
 
@@ -141,7 +141,7 @@ def test_siblings_answer_below_it_and_requests_are_kept() -> None:
     assert [rungs_below(rung) for rung in (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST)] == [0, 1, 2, 3, 4]
     made = Forecaster(TARGET, rungs=RUNGS, siblings=True)
     now = played(made, newcomers(45), 0, 50)
-    now = played(made, newcomers(1, first=200), now // HOUR_S, 2)
+    now = played(made, newcomers(1, first=200), now // HOUR_S, 4)
     found = told(made, newcomers(1, first=200)[0], now)
     assert found.rung == YOUNG
     spec = PodSpec(((CPU, 4000), (MEMORY, 8 * GIB)), namespace="shop", owner="Deployment/w200")
