@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from placement import log as placement_log
 from placement.knowledge import Workload
-from placement.log_lines import read_log
+from placement.log_lines import begin_of, read_log
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU
 from scheduler.app import App
@@ -112,6 +113,27 @@ async def test_the_watch_confirms_a_decision_and_frees_a_deleted_pod(tmp_path: P
         api.delete("pods", "p", "default")
         await until(lambda: not state.residents)
         assert not state.taken.any()
+
+
+async def test_the_log_tells_pods_that_were_there_at_the_start_from_those_that_came_later(tmp_path: Path) -> None:
+    """Nobody knows since when the former run; and every segment says when the log's second 0 was."""
+    folder, before_s = tmp_path / "log", time.time()
+    async with cluster() as api:
+        for i in range(5):
+            api.put("pods", bound(f"old-{i}"))
+        async with running(api, tmp_path, log=LogSettings(folder=str(folder))) as scheduler:
+            api.put("pods", bound("new"))
+            await until(lambda: "uid-new" in scheduler.app.engine.state.residents)
+    header, events, _lost = read_log(folder)
+    kinds = {e.subject: e.kind for e in events if e.subject.startswith("uid-")}
+    assert kinds == {**{f"uid-old-{i}": placement_log.POD_FOUND for i in range(5)}, "uid-new": placement_log.POD_BOUND}
+    assert before_s - 1 <= begin_of(header, events.events) <= time.time()
+
+
+def bound(name: str) -> dict[str, Any]:
+    body = pod_object(name)
+    body["spec"]["nodeName"] = NAMES[0]
+    return body
 
 
 async def test_devices_are_bound_once_and_come_back_after_a_restart(tmp_path: Path) -> None:
