@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def facts_of(trace: Trace) -> dict[str, Any]:
         "seed": manifest.seed,
         "digest": trace.digest,
         "format_version": manifest.format_version,
+        "begins_s": manifest.begins_s or None,
         "pods": _pods(trace, per_class),
         "arrivals": _arrivals(pods.arrival_s),
         "lifetime_s": {f"p{q}": int(np.percentile(lifetimes, q)) if len(lifetimes) else None for q in QUANTILES},
@@ -102,6 +104,7 @@ def rows_of(facts: dict[str, Any]) -> list[dict[str, str]]:
     pods, arrivals, life, fleet = facts["pods"], facts["arrivals"], facts["lifetime_s"], facts["fleet"]
     lines = {
         "trace": f"{facts['name']} (from {facts['source'] or 'elsewhere'}, digest {facts['digest']})",
+        "began": _began(facts["begins_s"]),
         "pods": f"{pods['count']:,} of {pods['classes']:,} classes, {pods['owners']:,} owners, {pods['gangs']:,} gangs",
         "GPU": f"{pods['without_gpu']:,} pods without, {pods['gpu_share']:,} a share, {pods['one_gpu']:,} one, "
         f"{pods['several_gpus']:,} several; {pods['naming_models']:,} name models",
@@ -123,6 +126,12 @@ def rows_of(facts: dict[str, Any]) -> list[dict[str, str]]:
         lines["node events"] = f"{fleet['events']:,}"
     lines |= {f"note {i}": note for i, note in enumerate(facts["notes"], start=1)}
     return [{"what": what, "value": value} for what, value in lines.items()]
+
+
+def _began(begins_s: int | None) -> str:
+    if begins_s is None:
+        return "not known: models do not learn hours; tell with trace convert --begins-at"
+    return f"{datetime.fromtimestamp(begins_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _when(arrivals: dict[str, Any]) -> str:

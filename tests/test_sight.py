@@ -20,7 +20,7 @@ from placement.usage import DAY, HOUR, STEP_S, UsageHistory, UsageSeries
 from simulator import learning
 from simulator.accuracy import evaluate, html
 from simulator.cli_learn import train as train_command
-from simulator.cli_trace import convert
+from simulator.cli_trace import convert, info
 from simulator.forecast_samples import Recording
 from simulator.learning import read_learnable
 from simulator.recorded import usage_of_trace
@@ -211,6 +211,9 @@ def test_a_recording_is_told_once_when_it_began(tmp_path: Path) -> None:
     told_path = tmp_path / "told.ullage"
     assert not CliRunner().invoke(convert, [trace, str(told_path), "--begins-at", "2026-03-02T01:00+01:00"]).exception
     assert Trace.load(told_path).manifest.begins_s == BEGINS_S
+    began = [CliRunner().invoke(info, [one]).stdout for one in (trace, str(told_path))]
+    assert "not known: models do not learn hours" in began[0]
+    assert "2026-03-02 00:00:00 UTC" in began[1]
     with pytest.raises(ConfigError, match="says itself when it began"):
         read_learnable(str(told_path), BEGINS_S)
     for text, complaint in (("yesterday", "is no date and time"), ("1970-01-02", "lies before 1990")):
