@@ -187,7 +187,7 @@ class Reader:
             node=pod.spec.nodeName or "",
             devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
             has_ended=pod.status.phase in ("Succeeded", "Failed"),
-            is_gated=any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()),
+            is_gated={gate.get("name") for gate in pod.spec.schedulingGates or ()} == {GATE},  # no gate of others
             gang_size=gang_size(annotations),
             planned=annotations.get(NODE_ANNOTATION, ""),
             planned_devices=devices_mask(annotations.get(PLANNED_DEVICES_ANNOTATION, "")) if spec.gpu else 0,

@@ -91,6 +91,25 @@ async def test_gated_pods_are_nominated_freed_and_counted_when_bound(tmp_path: P
         assert 'ullage_plan_value{kind="batch"} 6.0' in text
 
 
+async def test_a_pod_behind_a_gate_of_others_as_well_takes_no_room_until_that_is_gone(tmp_path: Path) -> None:
+    async with cluster() as api, planning(api, tmp_path):
+        body = gated("held", "8")
+        body["spec"]["schedulingGates"].append({"name": "kueue.x-k8s.io/admission"})
+        api.put("pods", body)
+        for i in range(3):
+            api.put("pods", gated(f"p{i}", "8"))
+        await until(lambda: all(is_free(api, f"p{i}") for i in range(3)))
+        homes = {nominated(api, f"p{i}") for i in range(3)}
+        assert len(homes - {""}) == 3, "nothing is kept for the other"
+        assert nominated(api, "held") == ""
+        for i in range(3):
+            api.delete("pods", f"p{i}", "default")
+        body["spec"]["schedulingGates"].pop()
+        api.put("pods", body)
+        await until(lambda: is_free(api, "held"))
+        assert nominated(api, "held")
+
+
 async def test_batches_that_overlap_never_promise_the_same_room_twice(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path) as planner:
         for i in range(12):
