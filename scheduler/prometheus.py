@@ -141,8 +141,8 @@ class Prometheus:
             f"count(sum by (namespace, pod) (last_over_time(container_cpu_usage_seconds_total{CONTAINERS}[7d])))"
         )
         answer = await self._ask("query", {"query": expression, "time": str(at_s)})
-        number = float(answer[0].value[1]) if answer and answer[0].value else 1.0
-        return max(1, min(MAX_STEPS, int(self.settings.max_points / max(number, 1))))
+        number = _number(answer[0].value[1]) if answer and answer[0].value else 1.0
+        return max(1, min(MAX_STEPS, int(self.settings.max_points / (number if number >= 1 else 1.0))))
 
     async def owners(self, at_s: int, days: float) -> dict[tuple[str, str], str]:
         """Workload of each pod seen in the ``days`` before ``at_s``, by (namespace, pod)."""
@@ -163,7 +163,7 @@ class Prometheus:
         found = []
         for series in answer:
             pairs = series.values or ([series.value] if series.value else [])
-            table = np.array([(at, float(value)) for at, value in pairs], float).reshape(-1, 2)
+            table = np.array([(at, _number(value)) for at, value in pairs], float).reshape(-1, 2)
             good = np.isfinite(table[:, 1]) & (table[:, 1] >= 0) & (table[:, 1] <= most)
             if not good.all():
                 self.metrics.usage_refused.labels("impossible value").inc(int((~good).sum()))
@@ -239,6 +239,14 @@ class Prometheus:
             raise SourceError(
                 f"usage.prometheus_token_file {path}: cannot be read ({why(error)})", "refused"
             ) from error
+
+
+def _number(text: str) -> float:
+    """A sample's value; NaN for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _result(base: str, status: int, body: bytes) -> list[_Series]:

@@ -219,7 +219,9 @@ class UsageLearner:
         measured: dict[str, dict[str, int]] = {}
         for series in found:
             uid = names.get((series.namespace, series.pod))
-            if uid is not None:
+            if uid is not None and series.time_s[-1] > now_s + STEP_S:
+                self.engine.metrics.usage_refused.labels("of the future").inc()
+            elif uid is not None:
                 unit = 1000 if series.resource == CPU else 1
                 measured.setdefault(uid, {})[series.resource] = round(float(series.values[-1]) * unit)
                 self.forecaster.seen(self._workload(uid), float(series.time_s[-1]))

@@ -162,8 +162,13 @@ async def test_values_that_make_no_sense_are_dropped_and_counted() -> None:
     async with fake_prometheus() as fake, reader(fake, metrics) as client:
         fake.pods = {"a": lambda t: math.nan, "b": lambda t: -1.0, "c": lambda t: 3e6, "d": lambda t: 0.25}
         found = await client.now(NOW)
+        for text in ("abc", "", "NaN"):
+            one = {"metric": {"namespace": "shop", "pod": "e"}, "value": [NOW, text]}
+            fake.raw = 200, json.dumps({"status": "success", "data": {"result": [one]}}).encode()
+            assert await client.now(NOW) == []
+            assert [chunk async for chunk in client.history(NOW - 600, NOW)] == [[]] * 2
     assert [s.pod for s in found if s.resource == CPU] == ["d"]
-    assert 'ullage_usage_refused_total{reason="impossible value"} 3.0' in metrics.expose().decode()
+    assert 'ullage_usage_refused_total{reason="impossible value"} 15.0' in metrics.expose().decode()
 
 
 async def test_owners_are_workloads_not_their_generations() -> None:
@@ -246,6 +251,21 @@ async def test_without_its_source_the_forecast_ages_falls_and_rises(tmp_path: Pa
         await learner.turn()
         assert (forecast(live).rung, forecast(live).cpu) == ("history", 1000)
         assert 'ullage_prediction_workloads{rung="history"} 1.0' in live.metrics.expose().decode()
+
+
+async def test_a_server_whose_clock_is_ahead_keeps_no_forecast_fresh(tmp_path: Path) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.pods = {"web-1": lambda t: 1.0}
+        learner = learner_of(live, clock, client)
+        await learner.turn()
+        one = {"metric": {"namespace": "shop", "pod": "web-1"}, "value": [NOW + 10**7, "1"]}
+        fake.raw = 200, json.dumps({"status": "success", "data": {"result": [one]}}).encode()
+        clock.now += 8 * 3600
+        await learner.turn()
+        assert (forecast(live).rung, forecast(live).cpu) == ("request", 4000)
+        assert 'ullage_usage_refused_total{reason="of the future"} 2.0' in live.metrics.expose().decode()
 
 
 async def test_an_empty_server_leaves_the_requests(tmp_path: Path) -> None:
