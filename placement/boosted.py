@@ -384,7 +384,19 @@ def files_of(
     served, before = _entries(models, "", files), _entries(judged, JUDGED, files)
     schemas = {model.schema.digest: list(model.schema.names) for model in models}
     body = {"format": FORMAT, "models": served, "judged_models": before, "schemas": schemas, **card}
-    return {**files, CARD: json.dumps(body, indent=1, sort_keys=True) + "\n"}
+    return {**files, CARD: card_text(body)}
+
+
+def card_text(body: Mapping[str, object]) -> str:
+    """A card as it is written, with the checksum of all the rest of it."""
+    plain = json.loads(json.dumps(body))
+    return json.dumps({**plain, "sha256": _seal(plain)}, indent=1, sort_keys=True) + "\n"
+
+
+def _seal(card: Mapping[str, object]) -> str:
+    """SHA-256 of a card without its checksum."""
+    rest = {key: value for key, value in card.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _entries(models: Sequence[QuantileModel], prefix: str, files: dict[str, str]) -> list[dict[str, object]]:
@@ -412,7 +424,7 @@ def load_card(folder: Path) -> dict[str, Any]:
 
     Raises
     ------
-    ModelError : it is missing, not JSON, or of another format.
+    ModelError : it is missing, damaged, or of another format.
     """
     path = folder / CARD
     try:
@@ -424,6 +436,8 @@ def load_card(folder: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else None
         raise ModelError(f"{path} has format {found!r}, this build reads {FORMAT}; train again with this build")
+    if card.get("sha256") != _seal(card):
+        raise ModelError(f"{path} does not match its checksum; it is damaged or was edited, restore it or train again")
     return card
 
 
@@ -445,8 +459,8 @@ def load(
     try:
         entries = card.get("judged_models", []) if judged else card["models"]
         return [_load_one(folder, entry, card["schemas"], expected) for entry in entries]
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder / CARD} lacks {error}; train again or restore the file") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{folder / CARD} lacks or garbles {error}; train again or restore the file") from error
 
 
 def _load_one(

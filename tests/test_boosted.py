@@ -119,6 +119,15 @@ def test_a_damaged_file_a_foreign_schema_and_a_foreign_format_are_refused(model:
     path.unlink()
     with pytest.raises(ModelError, match="cannot be read"):
         load(tmp_path)
+    whole = (tmp_path / boosted.CARD).read_text()
+    for at in range(0, len(whole), 7):
+        (tmp_path / boosted.CARD).write_text(whole[:at] + chr(ord(whole[at]) ^ 1) + whole[at + 1 :])
+        with pytest.raises(ModelError):
+            boosted.load_card(tmp_path)
+    (tmp_path / boosted.CARD).write_text(boosted.card_text({**card, "models": [{**card["models"][0], "level": "x"}]}))
+    path.write_text(text)
+    with pytest.raises(ModelError, match="lacks or garbles could not convert"):
+        load(tmp_path)
     (tmp_path / boosted.CARD).write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(ModelError, match="has format 99"):
         load(tmp_path)

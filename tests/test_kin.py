@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from placement import boosted
 from placement.baselines import PEAK, Target
 from placement.errors import ModelError
 from placement.facts import FAMILIES, Facts, facts_of, image_class
@@ -206,10 +207,10 @@ def test_a_model_names_what_it_knows_of_and_whom_it_was_fitted_on(model: Path, t
     assert NEW_OWNER in html(report)
     assert table_rows(report)[0]["unseen"] == f"{found['unseen']['pinball']:.4f}"
     (schema,) = card["schemas"]
-    text = (model / "card.json").read_text().replace("namespace_mean_24h", "namespace_mean_12h")
+    renamed = (model / "card.json").read_text().replace("namespace_mean_24h", "namespace_mean_12h")
     for path in model.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "card.json").write_text(text)
+    (tmp_path / "card.json").write_text(boosted.card_text(json.loads(renamed)))
     with pytest.raises(ModelError, match=f"fitted for feature schema {schema}, this build computes .*; train again"):
         load_rungs(str(tmp_path), Target(1))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement import log
+from placement import boosted, log
 from placement.boosted import load_card
 from placement.drift import LossMonitor
 from placement.errors import ConfigError
@@ -488,7 +487,7 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
     broken = tmp_path / "model"
     broken.mkdir()
     card = load_card(folder)
-    (broken / "card.json").write_text(json.dumps({**card, "lifetimes": {**card["lifetimes"], "features": "x"}}))
+    (broken / "card.json").write_text(boosted.card_text({**card, "lifetimes": {**card["lifetimes"], "features": "x"}}))
     live, serving = live_of(tmp_path / "r.db", by_the_hour(owners=1, hours=1), str(broken))
     live.state.bind("a", spec_of(0), "n0")
     await serving.turn()
@@ -496,7 +495,7 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
     assert 'ullage_fallback_total{reason="lifetime model refused"} 1.0' in live.metrics.expose().decode()
     assert lifetimes_of(live.state.knowledge).source == "hazards"
     (broken / "lifetimes.txt").write_bytes((folder / "lifetimes.txt").read_bytes())
-    (broken / "card.json").write_text(json.dumps(card))
+    (broken / "card.json").write_text(boosted.card_text(card))
     serving._card_stamp = -1.0
     await serving.turn()
     assert lifetimes_of(live.state.knowledge).source == "hazards, model model"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from placement import boosted
 from placement.baselines import Target
 from placement.boosted import load_card
 from placement.drift import CoverageMonitor, LossMonitor
@@ -224,7 +225,7 @@ def test_what_the_folder_predicts_and_the_recording_tells_must_meet(folder: Path
     with pytest.raises(ModelError, match="predicts lifetimes, of which t tells nothing"):
         evaluate(Learnable("t"), folder)
     card = {k: v for k, v in load_card(folder).items() if k != "lifetimes"}
-    (tmp_path / "card.json").write_text(json.dumps(card))
+    (tmp_path / "card.json").write_text(boosted.card_text(card))
     with pytest.raises(ModelError, match="predicts nothing"):
         evaluate(Learnable("t", None, trace), tmp_path)
     assert load_lifetimes(tmp_path) is None
@@ -245,10 +246,10 @@ def test_a_damaged_or_foreign_lifetime_model_is_refused(
 ) -> None:
     card = load_card(folder)
     (tmp_path / "lifetimes.txt").write_bytes((folder / "lifetimes.txt").read_bytes())
-    (tmp_path / "card.json").write_text(json.dumps({**card, "lifetimes": {**card["lifetimes"], **change}}))
+    (tmp_path / "card.json").write_text(boosted.card_text({**card, "lifetimes": {**card["lifetimes"], **change}}))
     with pytest.raises(ModelError, match=says):
         load_lifetimes(tmp_path)
-    (tmp_path / "card.json").write_text(json.dumps({**card, "lifetimes": [1]}))
+    (tmp_path / "card.json").write_text(boosted.card_text({**card, "lifetimes": [1]}))
     with pytest.raises(ModelError, match="lifetimes is no table"):
         load_lifetimes(tmp_path)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
+from placement import boosted
 from placement.errors import ConfigError
 from placement.knowledge import Forecast
 from placement.nodes import NodeSpec
@@ -378,9 +379,9 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
         sha256 = hashlib.sha256(b"tree").hexdigest() if damage == "schema" else "0"
         entry = {"file": "m.txt", "sha256": sha256, "resource": CPU, "level": 0.95, "base": "max_24h"}
         entry |= {"target": {"horizon_h": 6, "statistic": "peak"}, "schema": "s"}  # type: ignore[dict-item]  # JSON
-        card: dict[str, Any] = {"format": 1, "models": [entry], "schemas": {"s": ["a"]}, "tasks": {}}
+        card: dict[str, Any] = {"format": boosted.FORMAT, "models": [entry], "schemas": {"s": ["a"]}, "tasks": {}}
         (folder / "m.txt").write_text("tree")
-        (folder / "card.json").write_text("{" if damage == "card" else json.dumps(card))
+        (folder / "card.json").write_text("{" if damage == "card" else boosted.card_text(card))
     live, clock = Live(tmp_path / "r.db"), Clock()
     web_pod(live, "web-1")
     async with fake_prometheus() as fake, reader(fake) as client:

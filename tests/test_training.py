@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from placement import boosted
 from placement.baselines import P95, PEAK, Target
 from placement.errors import ConfigError, ModelError
 from placement.features import FeatureSchema
@@ -100,7 +101,7 @@ def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: P
     with pytest.raises(ConfigError, match=r"short: 1\.04 days are too short to judge cpu-6h-peak on the last third"):
         evaluate(short, tmp_path)
     for part in ("data", "tasks"):
-        (tmp_path / "card.json").write_text(json.dumps({k: v for k, v in card.items() if k != part}))
+        (tmp_path / "card.json").write_text(boosted.card_text({k: v for k, v in card.items() if k != part}))
         with pytest.raises(ModelError, match=rf"card\.json lacks '{part}'; train again or restore the file"):
             evaluate(series, tmp_path)
     page = html(report)
