@@ -85,6 +85,12 @@ def _question_options(command: Any) -> Any:
             help="How to overcommit, on traces with usage: lower requests, or sell unused capacity to batch.",
         ),
         click.option(
+            "--keep-namespace",
+            "keep_namespaces",
+            multiple=True,
+            help="Whose pods keep their requests under the mechanism, as Guaranteed pods do; repeat.",
+        ),
+        click.option(
             "--model",
             type=click.Path(file_okay=False),
             default="",
@@ -128,6 +134,7 @@ def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[
         fill=given["fill"],
         skip_bad_rows=given["bad_rows"] == "skip",
         mechanism=given["mechanism"],
+        keep_namespaces=tuple(dict.fromkeys(given["keep_namespaces"])),
         model=given["model"],
         horizon=given["horizon"],
         siblings=given["siblings"],

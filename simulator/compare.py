@@ -78,6 +78,8 @@ class Question:
     skip_bad_rows: bool = False
     mechanism: str = "none"
     """How a replay with recorded usage overcommits; see :data:`simulator.mechanisms.MECHANISMS`."""
+    keep_namespaces: tuple[str, ...] = ()
+    """Whose pods keep their requests under a mechanism, as those of marked namespaces do in a cluster."""
     model: str = ""
     """Folder of ``ullage train`` that forecasts of usage come from, as in ``ullage serve``; empty = the history alone."""
     horizon: str = "6h-peak"
@@ -191,12 +193,18 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
     truth = None
     if question.mechanism != "none" or (len(trace.usage.pod) and not cell.load):
         start_s = int(trace.pods.arrival_s[0]) if len(trace.pods) else 0
+        kept = frozenset(question.keep_namespaces)
         truth, policies = use_policies(
-            trace, question.mechanism, start_s + question.warmup_s, rungs_of(cell), siblings=question.siblings
+            trace,
+            question.mechanism,
+            start_s + question.warmup_s,
+            rungs_of(cell),
+            siblings=question.siblings,
+            kept_namespaces=kept,
         )
         options = replace(options, policies=policies)
         if question.mechanism == "reclaimed":
-            trace = batch_on_reclaimed(trace, cell.seed)
+            trace = batch_on_reclaimed(trace, cell.seed, kept)
     strategy = strategy_named(cell.strategy)
     if strategy.reads_lifetimes:
         options = replace(options, policies=(*options.policies, *lifetime_policies(question)))
@@ -268,6 +276,10 @@ def _refuse_idle(question: Question) -> None:
         if question.loads or not any(len(trace.usage.pod) for trace in _traces(question)):
             why = "resampled traces (--load) have no usage" if question.loads else "no trace records usage"
             raise ConfigError(f"{idle} shape forecasts of usage, and {why}; leave them out")
+    if question.keep_namespaces and question.mechanism == "none":
+        raise ConfigError(
+            "--keep-namespace says whose requests a mechanism may not touch; give a --mechanism, or leave it out"
+        )
     if question.interruptions and not _has_spot(question):
         raise ConfigError(
             "--interruptions take spot nodes back, and there is none; "

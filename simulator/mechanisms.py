@@ -20,9 +20,12 @@ MECHANISMS = ("none", "rightsized", "reclaimed")
 
 
 def use_policies(
-    trace: Trace, mechanism: str, measured_from_s: int, rungs: Rungs, *, siblings: bool = False
-) -> tuple[UsageTruth, tuple[Policy, ...]]:
+    trace: Trace, mechanism: str, measured_from_s: int, rungs: Rungs, *, siblings: bool = False,
+    kept_namespaces: frozenset[str] = frozenset(),
+) -> tuple[UsageTruth, tuple[Policy, ...]]:  # fmt: skip
     """Real use, what is learned from it, and the mechanism that overcommits, for a trace with usage.
+
+    Guaranteed pods and those of ``kept_namespaces`` keep their requests under either mechanism.
 
     Raises
     ------
@@ -36,9 +39,9 @@ def use_policies(
         )
     truth = UsageTruth(trace.usage, measured_from_s=measured_from_s)
     learner = UsageLearner(truth, rungs, siblings=siblings)
-    rightsizing = Rightsizing(learner)
+    rightsizing = Rightsizing(learner, kept_namespaces=kept_namespaces)
     more: dict[str, tuple[Policy, ...]] = {
         "rightsized": (rightsizing, Restoring(rightsizing)),
-        "reclaimed": (Reclaiming(truth),),
+        "reclaimed": (Reclaiming(truth, kept_namespaces=kept_namespaces),),
     }
     return truth, (truth, learner, *more.get(mechanism, ()))

@@ -40,6 +40,8 @@ class Reclaiming:
 
     truth: UsageTruth
     policy: ReclaimPolicy = field(default_factory=ReclaimPolicy)
+    kept_namespaces: frozenset[str] = frozenset()
+    """Their pods count with their requests."""
     every_s: int = STEP_S
     evictions: int = 0
     offers: dict[str, Offer] = field(default_factory=dict)
@@ -92,16 +94,22 @@ class Reclaiming:
         for uid in here.uids:
             spec = replay.state.residents[uid].spec
             if spec not in known:
-                known[spec] = expected(spec, forecasts)
+                known[spec] = expected(spec, forecasts, keeps=spec.namespace in self.kept_namespaces)
             found.append(known[spec])
         return np.array(found, np.float64).reshape(-1, 2).T
 
 
-def batch_on_reclaimed(trace: Trace, seed: int) -> Trace:
-    """A third of the workloads, drawn with the seed, asks for reclaimed capacity."""
+def batch_on_reclaimed(trace: Trace, seed: int, kept_namespaces: frozenset[str] = frozenset()) -> Trace:
+    """A third of the workloads, drawn with the seed, asks for reclaimed capacity; Guaranteed pods and those of kept
+    namespaces do not.
+    """
     owners = sorted({s.owner for s in trace.specs})
     batch = {o for o, x in zip(owners, np.random.default_rng([seed, 3]).random(len(owners)), strict=True) if x < 1 / 3}
-    return trace.but(specs=tuple(on_reclaimed(s) if s.owner in batch else s for s in trace.specs))
+
+    def moves(spec: PodSpec) -> bool:
+        return spec.owner in batch and not spec.guaranteed and spec.namespace not in kept_namespaces
+
+    return trace.but(specs=tuple(on_reclaimed(s) if moves(s) else s for s in trace.specs))
 
 
 def on_reclaimed(spec: PodSpec) -> PodSpec:

@@ -255,6 +255,31 @@ def test_the_rung_falls_when_nodes_are_crowded_and_what_was_lowered_gets_its_req
     assert truth.series[-1][2] == 0, "nothing is crowded any more"
 
 
+def test_guaranteed_pods_and_kept_namespaces_keep_their_requests_under_both_mechanisms():
+    plain = [_spec(f"w{i}") for i in range(12)]
+    kept = [*(replace(s, guaranteed=True) for s in plain), *(replace(s, namespace="kept") for s in plain)]
+    assert any(is_reclaimed(s) for s in batch_on_reclaimed(_trace(plain, [1] * 12, [1] * 12), 0).specs)
+    trace = _trace(kept, [1] * 24, [1] * 24)
+    assert batch_on_reclaimed(trace, 0, frozenset({"kept"})).specs == trace.specs
+    names = ("default", "kept", "free")
+    specs = [replace(_spec("web", cpu=3000), namespace=n, guaranteed=n == "default") for n in names]
+    trace = _trace(specs, [300] * 3, [0.5] * 3, hours=48, nodes=3)
+    truth = UsageTruth(trace.usage)
+    sizing = Rightsizing(_learner(truth), kept_namespaces=frozenset({"kept"}))
+    offers = Reclaiming(truth, kept_namespaces=frozenset({"kept"}))
+    replay = Replay(
+        trace,
+        STRATEGIES["worst-fit"],
+        ReplayOptions(policies=(truth, sizing.learner, sizing, offers), end_s=40 * HOUR_S),
+    )
+    replay.run()
+    assert set(sizing.lowered) == {2}
+    room = {
+        r.spec.namespace: offers.offers[replay.state.name(r.row)].cpu_milli for r in replay.state.residents.values()
+    }
+    assert room["default"] == room["kept"] < 1000 < room["free"]
+
+
 @pytest.mark.parametrize("mechanism", ["none", "rightsized", "reclaimed"])
 def test_a_replay_until_all_has_ended_ends_and_names_who_never_fitted(tmp_path, mechanism):
     trace = _trace([_spec("a"), _spec("huge", cpu=5000), _spec("b")], [500, 500, 500], [1, 1, 1], hours=4)
