@@ -103,6 +103,9 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             raise ConfigError(f"time_seconds {request.time_seconds:g} must be above 0 and at most {most_s:g}")
         if request.HasField("max_moves") and request.max_moves < 0:
             raise ConfigError(f"max_moves {request.max_moves} is negative; leave it out for no limit")
+        unpriced = next((s.name for s in request.shapes if not s.HasField("usd_per_hour")), None)
+        if unpriced is not None:
+            raise ConfigError(f"shape {unpriced} has no usd_per_hour; give its price (0 for one that is owned)")
         shapes = tuple(
             SaleShape(
                 s.name,

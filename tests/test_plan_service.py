@@ -117,7 +117,14 @@ async def test_a_purchase_is_for_who_fits_on_no_node_that_is_there(tmp_path: Pat
         ({"kind": pb.PLAN_KIND_CONSOLIDATE, "max_moves": -1}, "negative"),
         ({"kind": pb.PLAN_KIND_CONSOLIDATE, "max_nodes": -1}, "budget of -1 nodes"),
         ({"kind": pb.PLAN_KIND_CONSOLIDATE, "usd_per_hour": {"a": -1.0, "b": 1.0}}, "price of node a"),
-        ({"kind": pb.PLAN_KIND_PURCHASE, "shapes": [pb.NodeShape(name="s", amounts={"cpu": -5})]}, "cpu=-5"),
+        ({"kind": pb.PLAN_KIND_PURCHASE, "shapes": [pb.NodeShape(name="s", amounts={"cpu": 5})]}, "no usd_per_hour"),
+        (
+            {
+                "kind": pb.PLAN_KIND_PURCHASE,
+                "shapes": [pb.NodeShape(name="s", amounts={"cpu": -5}, usd_per_hour=1.0)],
+            },
+            "cpu=-5",
+        ),
         ({"kind": pb.PLAN_KIND_CONSOLIDATE, "usd_per_hour": {"a": 1.0}}, "node b has no price"),
         ({"kind": pb.PLAN_KIND_CONSOLIDATE, "usd_per_interruption": -1.0}, "finite numbers >= 0"),
     ],
