@@ -191,12 +191,15 @@ def consolidate(
     if whole or max_moves is not None:
         best = _add_nodes(fleet, best, max_moves, deadline, seed)
     deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
-    if fleet.count.size <= EXACT_CELLS and best.usd_per_hour < bound * (1 - 1e-9) and not deadline.is_over:
-        best, proved = exactly(fleet, best, max_moves, deadline, seed)
-        bound = min(bound, proved)
+    proved = 1e-9 if max_moves is not None else PROOF_GAP
+    if fleet.count.size <= EXACT_CELLS and best.usd_per_hour < bound * (1 - proved) and not deadline.is_over:
+        best, most = exactly(fleet, best, max_moves, deadline, seed)
+        bound = min(bound, most)
     bound = max(bound, best.usd_per_hour) + 0.0  # no negative zero
     gap = (bound - best.usd_per_hour) / bound if bound > 0 else 0.0
-    ending = deadline.ending if gap > max(gap_share, 1e-9) else (Ending.OPTIMAL if gap <= 1e-9 else Ending.GAP_REACHED)
+    ending = (
+        deadline.ending if gap > max(gap_share, proved) else (Ending.OPTIMAL if gap <= proved else Ending.GAP_REACHED)
+    )
     return Consolidated(best.deleted, best.arrivals, best.usd_per_hour, bound, best.moves, ending)
 
 
