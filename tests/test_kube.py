@@ -12,14 +12,16 @@ import pytest
 from aiohttp import web
 from msgspec import Raw
 
+from scheduler.api import Who
 from scheduler.errors import ApiError
+from scheduler.gates import GATE, clear, lift, nominate
 from scheduler.informer import Informer, Reflector
 from scheduler.kube import KubeClient
 from scheduler.lead import Lead
 from scheduler.lease import Election
 from scheduler.metrics import Metrics
 from scheduler.settings import KubeSettings, LeaseSettings
-from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object
+from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object, pod_object
 from tests.certificates import found, issue
 
 
@@ -294,3 +296,30 @@ async def test_one_holder_at_a_time_and_a_dead_one_is_replaced(tmp_path: Path) -
         assert not one.is_leading
         assert not both
         second.cancel()
+
+
+async def test_whoever_lost_a_race_for_the_lease_does_not_lead_until_it_has_read_it_again(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        election = Election(client, LeaseSettings(enabled=True, renew_s=0.2), Metrics())
+        task = asyncio.create_task(election.run())
+        await until(lambda: election.is_leading)
+        api.fail_next("PUT", "/leases/", 409)
+        await until(lambda: not election.is_leading)
+        await until(lambda: election.is_leading)
+        task.cancel()
+
+
+async def test_a_new_pod_of_the_same_name_keeps_its_nomination_and_its_gate(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        new = pod_object("p", uid="uid-new")
+        new["spec"]["schedulingGates"] = [{"name": GATE}]
+        new["status"]["nominatedNodeName"] = "n"
+        api.put("pods", new)
+        old = Who("uid-old", "default", "p")
+        assert not await clear(client, old, "n")
+        for act in (lift(client, old), nominate(client, old, "other", 0.0)):
+            with pytest.raises(ApiError, match="409"):
+                await act
+        assert api.pod("p")["status"]["nominatedNodeName"] == "n"
+        assert api.pod("p")["spec"]["schedulingGates"] == [{"name": GATE}]
+        assert await clear(client, Who("uid-new", "default", "p"), "n")

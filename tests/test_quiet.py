@@ -127,6 +127,26 @@ def test_garbage_among_what_was_frozen_is_found_in_the_end(
     assert alive() is None
 
 
+def test_where_questions_never_end_not_all_is_looked_through_before_it_is_overdue(
+    quiet: Quiet, clock: list[float]
+) -> None:
+    thing = Cycle()
+    alive = weakref.ref(thing)
+    gc.collect()
+    gc.freeze()
+    del thing
+    clock[0] += THOROUGH_S + 1
+    quiet.asked()
+    quiet.answered()
+    quiet.rest()
+    assert alive() is not None
+    clock[0] += OVERDUE_S
+    quiet.asked()
+    quiet.answered()
+    quiet.rest()
+    assert alive() is None
+
+
 def test_all_that_is_new_is_looked_through_without_a_pause_when_it_is_much(
     quiet: Quiet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

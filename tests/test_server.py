@@ -134,6 +134,32 @@ async def test_whoever_asks_on_before_an_answer_is_there_waits_and_takes_no_memo
     await server.stop(0.1)
 
 
+async def test_an_answer_may_take_longer_than_a_request_and_the_last_one_says_so() -> None:
+    gate = asyncio.Event()
+
+    async def wait(request: Request) -> Response:
+        await gate.wait()
+        return Response(bytes(request.body), closes=request.path == "/last")
+
+    server = HttpServer(replace(SMALL, request_timeout_s=0.1), wait, Metrics())
+    await server.start()
+    heads = []
+    for path in ("/", "/last", "/"):
+        gate.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(post(b"x", path))
+        await asyncio.sleep(0.4)  # the sweeper has come by
+        stopping = asyncio.create_task(server.stop()) if len(heads) == 2 else None
+        await asyncio.sleep(0)
+        gate.set()
+        heads.append(await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10))
+        await hang_up(writer)
+        if stopping is not None:
+            await stopping
+    assert [head.split()[1] for head in heads] == [b"200"] * 3
+    assert [b"Connection: close" in head for head in heads] == [False, True, True]
+
+
 async def test_a_handler_that_goes_on_later_keeps_its_body() -> None:
     async with serving() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
