@@ -169,10 +169,11 @@ def consolidate(
     best = first if first.usd_per_hour > best.usd_per_hour else best
     failed = margin = 0.0
     if not whole and max_moves is None:
-        relaxed.sharpen(deadline.part(SHARPEN_SHARE))
-        relaxed.separate(deadline.part(SHARPEN_SHARE), seed)
-        answer = relaxed.solve(0.0, deadline.part(FIRST_CHOICE_SHARE), seed, FIRST_CHOICE_GAP)
-        bound = min(bound, answer.bound / CENT)
+        if not deadline.is_late:
+            relaxed.sharpen(deadline.part(SHARPEN_SHARE))
+            relaxed.separate(deadline.part(SHARPEN_SHARE), seed)
+            answer = relaxed.solve(0.0, deadline.part(FIRST_CHOICE_SHARE), seed, FIRST_CHOICE_GAP)
+            bound = min(bound, answer.bound / CENT)
         if answer.has_solution:
             best, bound = _repacked(fleet, relaxed, answer.x > 0.5, best, bound, deadline, seed)
     elif not whole:
@@ -390,7 +391,8 @@ class _Relaxation:
         return model
 
     def _limits(self, deadline: Deadline, seed: int, gap_share: float) -> Limits:
-        return Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, gap_share=gap_share, work=deadline.work)
+        time_s = 0.0 if deadline.cancelled() else deadline.left_s
+        return Limits(max(time_s, MIN_SOLVE_S), 1, seed, gap_share=gap_share, work=deadline.work)
 
     def solve(self, margin: float, deadline: Deadline, seed: int, gap_share: float) -> Answer:
         """Best set of nodes to delete when ``margin`` of the room must stay free; of those equally good an easy one to pack.
