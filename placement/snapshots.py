@@ -15,7 +15,7 @@ from placement import objects
 from placement.errors import ConfigError, PlacementError
 from placement.marks import Budget, deletion_cost, forbidden, why_stays, why_waits
 from placement.nodes import NamespaceSpec, NodeSpec
-from placement.pods import Pod, PodSpec
+from placement.pods import Labels, Pod, PodSpec
 from placement.problems import Budgets, Cluster
 from placement.resources import DEVICES_ANNOTATION
 from placement.state import ClusterState, devices_mask
@@ -183,6 +183,7 @@ def snapshot_of(
             raise _named(f"node {node.metadata.name}", error) from error
     pods = [pod for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
     waits = why_waits(pods)
+    covered: dict[tuple[str, Labels], tuple[int, ...]] = {}  # pods with the same labels have the same budgets
     num_devices = {node.name: node.num_gpus for node in described}
     specs: dict[PodSpec, int] = {}
     rows: list[SnapshotPod] = []
@@ -194,7 +195,10 @@ def snapshot_of(
         except ConfigError as error:
             raise _named(f"pod {name}", error) from error
         number = specs.setdefault(spec, len(specs))
-        covering = tuple(b for b, budget in enumerate(budgets) if budget.covers(pod))
+        kind = spec.namespace, spec.labels
+        if kind not in covered:
+            covered[kind] = tuple(b for b, budget in enumerate(budgets) if budget.covers(pod))
+        covering = covered[kind]
         stays, uid = why_stays(pod, [budgets[b] for b in covering]), pod.metadata.uid or name
         if uid in seen:
             raise SnapshotError(f"pod {name}: another pod has the same UID {uid}; take a fresh snapshot")
