@@ -37,7 +37,7 @@ from simulator.forecast_judging import (
 from simulator.forecast_samples import Recording, Samples, concatenate, folds_of
 from simulator.neighbours import codes_of, mean_of_others
 from simulator.training import Effort, fit_bases, predictions, with_small_trees
-from simulator.usage_readers import host_of
+from simulator.usage_readers import host_of, slice_of
 
 PLANETLAB_TRAIN = ("20110303", "20110306", "20110309")
 PLANETLAB_TEST = ("20110322", "20110325")
@@ -76,7 +76,7 @@ class Days:
         self.names = sorted({name for day in self.series for name in day.workloads})
         number = {name: i for i, name in enumerate(self.names)}
         self.index = [np.array([number[name] for name in day.workloads]) for day in self.series]
-        self.owners = codes_of([name.rsplit("_", 2)[-2] + "_" + name.rsplit("_", 2)[-1] for name in self.names])
+        self.owners = codes_of([slice_of(name) for name in self.names])
         self.hosts = codes_of([host_of(name) for name in self.names])
 
     def numbers(self, stamps: Sequence[str]) -> list[int]:

@@ -241,7 +241,7 @@ def read_planetlab_day(path: Path) -> UsageSeries:
     table = np.stack(rows)
     if table.max() <= 0.01 and (table * 100 % 1 != 0).any():
         raise TraceError(f"{path}: no value is above 1; CPU use is in percent here, multiply fractions by 100")
-    groups = tuple(_slice_of(name) for name in names)
+    groups = tuple(slice_of(name) for name in names)
     ones = np.ones(len(names))
     return UsageSeries(
         f"planetlab-{path.name[:8]}", tuple(names), int(start.timestamp()), {CPU: table}, {CPU: ones}, groups
@@ -264,7 +264,7 @@ def _percentages(path: Path, member: str, text: bytes) -> SingleArray:
     return (values.astype(np.float32) / np.float32(100)).astype(np.float32)
 
 
-def _slice_of(name: str) -> str:
+def slice_of(name: str) -> str:
     """The owner: ``<site>_<slice>`` at the end of ``<host with underscores>_<site>_<slice>``."""
     return "_".join(name.rsplit("_", 2)[-2:])
 
@@ -289,7 +289,7 @@ def joined_days(days: Sequence[UsageSeries]) -> UsageSeries:
     table = np.full((len(workloads), len(days) * DAY), np.nan, np.float32)
     for number, day in enumerate(days):
         table[[row[name] for name in day.workloads], number * DAY : (number + 1) * DAY] = day.usage[CPU]
-    owners = tuple(_slice_of(name) for name in workloads)
+    owners = tuple(slice_of(name) for name in workloads)
     facts = tuple(Facts(owner, "Host", host_of(name)) for owner, name in zip(owners, workloads, strict=True))
     return UsageSeries(
         days[0].name if len(days) == 1 else f"planetlab, {len(days)} days", workloads, days[0].start_s, {CPU: table},

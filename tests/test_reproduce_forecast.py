@@ -1,5 +1,6 @@
 """The forecasting proof: nothing is used before it was known, and results can be kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def test_a_planetlab_forecast_uses_nothing_that_happens_after_it() -> None:
     before = last * HOUR <= noon
     np.testing.assert_array_equal(one.model[per_day:][before], two.model[per_day:][before])
     assert not np.array_equal(one.model[per_day:][~before], two.model[per_day:][~before])
+
+
+def test_planetlab_names_need_no_owner_and_no_host() -> None:
+    day = planetlab_day(STAMPS[0], planetlab_shares()[0][:4])
+    odd = replace(day, workloads=("plain", "_", "we ird_x", "host_uni_slice"))
+    assert len(Days([odd]).samples(Target(1, P95))) == len(Days([day]).samples(Target(1, P95)))
 
 
 def test_planetlab_features_of_others_leave_the_workload_and_its_future_out() -> None:
