@@ -115,8 +115,8 @@ def main() -> None:
         test = (samples.start_day > 61) & (samples.hour % STRIDE_H == 0) & held
         base = BASES.get((target.horizon_h, target.statistic), "max_168h")
         forecast = fitted(samples, train, stop, test, base, given.rows)
-        rules = recording.baselines(CPU, target, samples.pick(test), baselines_within(28))
-        told(f"bitbrains-cpu-{target.name}", samples, test, forecast, rules)
+        rivals = recording.baselines(CPU, target, samples.pick(test), baselines_within(28))
+        told(f"bitbrains-cpu-{target.name}", samples, test, forecast, rivals)
 
 
 if __name__ == "__main__":

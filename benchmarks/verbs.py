@@ -124,7 +124,7 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, num_pods: 
         records = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics, quiet)
         engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics, recorder=records)
         records.attach(engine)
-        events.attach(ledger.state, [engine.strategy])
+        events.attach(ledger.state, [engine.strategy], begins_unix_s=int(time.time()))
         await asyncio.to_thread(warm_up, (engine.strategy,))
         quiet.calm()
         extender = Extender(engine, Binder(engine, None), version="bench")  # type: ignore[arg-type]  # no API here
