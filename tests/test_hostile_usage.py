@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from placement.errors import PlacementError
+from placement.errors import ConfigError, PlacementError
+from simulator import reproduce_packing
 from simulator.trace import TraceError
 from simulator.usage_readers import read_planetlab, read_usage
 from tests.test_usage_readers import planetlab
@@ -200,3 +201,10 @@ def test_a_planetlab_archive_that_makes_no_sense_is_refused(tmp_path: Path) -> N
     assert "multiply fractions by 100" in complaint(lambda: read_planetlab(tmp_path))
     path.rename(tmp_path / "20119999.tar.gz")
     assert "its name is no day" in complaint(lambda: read_planetlab(tmp_path))
+
+
+def test_packing_of_planetlab_alone_needs_no_bitbrains_and_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "planetlab").mkdir()
+    planetlab(tmp_path / "planetlab", ["50"] * 288)
+    with pytest.raises(ConfigError, match="packing of PlanetLab needs 4 days; the folder has 1"):
+        reproduce_packing.run(tmp_path, only=("planetlab-cpu",))
