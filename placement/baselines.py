@@ -7,7 +7,8 @@ one scalar that "tuned" means, on a preceding period.
 Definitions and sources: VPA recommender (decaying histogram, p90, +15 %), Koordinator (12 h / 24 h half-life,
 p95 / p98, +10 %, request while younger than a day), KRR (p95 over 14 days), Crane (p99 over 7 days; maximum over
 the same phase of 7 days), Autopilot (EuroSys'20: load-adjusted histogram), N-sigma, RC-like and max predictors
-(EuroSys'21), Coach (ASPLOS'25: six windows of 4 h).
+(EuroSys'21), Coach (ASPLOS'25: six windows of 4 h). VPA's floors of 25 m and 250 MiB a pod are left out: with them it does
+worse, and a rival is to be met at its best.
 """
 
 from __future__ import annotations
