@@ -364,11 +364,15 @@ def train(
 
     Raises
     ------
-    ConfigError : the recording is too short. ModelError : too few samples to fit a task.
+    ConfigError : the recording is too short, or has too few workloads. ModelError : too few samples to fit a task.
     """
     split = Split.of(series.num_days)
     recording = deployable_recording(series, split)
     held = held_out(series, seed)
+    if held.all():
+        raise ConfigError(
+            f"{series.name} has {len(held)} workload{'s' * (len(held) > 1)}, too few to leave some out for judging; give more"
+        )
     longest = (series.num_days * 24 - split.last_calibration * 24) / 1.5
     wanted = [t for t in (targets or TARGETS) if t.horizon_h <= max(1.0, longest)]
     tasks = [(resource, target) for resource in series.usage for target in wanted]

@@ -111,6 +111,12 @@ def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: P
     assert "<svg" in page
 
 
+def test_a_recording_of_one_workload_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has 1 workload, too few to leave some out for judging"):
+        train(made_up(num=1), tmp_path, targets=[Target(1)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_generations_never_fit_on_what_they_are_used_for_and_follow_each_other() -> None:
     found = generations(91)
     assert [g.last_fit for g in found] == [52, 61, 76]
