@@ -56,6 +56,9 @@ class Binder:
                 return self._already(binding, seen)
             if binding.node not in self.engine.state.row_of:
                 return self._node_gone(binding)
+            held = self.engine.ledger.reservations.get(binding.uid)
+            if held is not None and held.is_binding and held.node != binding.node:
+                return self._count("failed", f"ullage: a Binding to {held.node} may still take effect; try again")
             reservation = self._reserve(binding, seen)
             if reservation is None:
                 return self._count("no device", "ullage: the devices on this node are no longer free")
@@ -115,14 +118,16 @@ class Binder:
             "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},
         }
         is_first, held.is_binding = not held.is_binding, True
+        if is_first:
+            held.since_s = ledger.clock()
         path = pod_path(binding.namespace, binding.name) + "/binding"
         try:
             await self.api.call("POST", path, body, timeout_s=self.engine.settings.kube.bind_timeout_s)
         except ApiError as error:
-            return await self._failed(binding, error, is_first=is_first)
+            return await self._failed(binding, held, error, is_first=is_first)
         return self._count("bound", "")
 
-    async def _failed(self, binding: Binding, error: ApiError, *, is_first: bool) -> str:
+    async def _failed(self, binding: Binding, held: Reservation, error: ApiError, *, is_first: bool) -> str:
         """Find out what the API did, then answer. While nobody knows, the reservation stays.
 
         After a refusal nothing of ours is on its way to etcd, if nothing was before (``is_first``). Without an answer, or
@@ -130,6 +135,7 @@ class Binder:
         devices for another attempt, until :meth:`settle_overdue`.
         """
         is_refused = is_first and 400 <= error.status < 500 and error.status != 408
+        held.is_binding = not is_refused
         if is_refused and error.status not in (404, 409, 429):
             self.engine.ledger.forget(binding.uid, "refused")
             return self._count("refused", f"ullage: {error}")
@@ -167,7 +173,8 @@ class Binder:
         return seen
 
     async def settle_overdue(self) -> None:
-        """Look up reservations past their time: bound ones are confirmed, gone ones buried, unbound ones forgotten."""
+        """Look up reservations past their time: bound ones are confirmed, gone ones buried, unbound ones forgotten, unless
+        they stand as nominations or are being bound meanwhile."""
         timeout_s = self.engine.settings.assume_timeout_s
         for held in self.engine.ledger.overdue(timeout_s)[:LOOK_UPS_PER_TICK]:
             if held.uid in self._in_flight:
@@ -179,8 +186,11 @@ class Binder:
                 if 400 <= error.status < 500 and error.status not in ABOUT_US:
                     continue
                 return
-            stands = self.engine.ledger.reservations.get(held.uid) is held and not held.is_nominated
-            if seen is not None and not seen.node and stands:
+            stands = self.engine.ledger.reservations.get(held.uid) is held and held.uid not in self._in_flight
+            if seen is None or seen.node or not stands:
+                continue
+            held.is_binding = False
+            if not held.is_nominated:
                 self.engine.ledger.forget(held.uid, "deadline")
 
     async def drain(self) -> None:

@@ -79,7 +79,7 @@ class Reservation(Struct, gc=False):
     node: str
     devices: int
     since_s: float
-    """Of the ledger's clock."""
+    """Of the ledger's clock: when it was made, or when the first Binding was sent."""
     is_guess: bool = False
     """Not decided, only likely (``score``): it may end elsewhere without anything being wrong."""
     is_binding: bool = False
@@ -219,8 +219,9 @@ class Ledger:
         """
         held = self.reservations.get(seen.uid)
         if held is not None and held.is_nominated and (seen.planned != held.node or seen.nominated != held.node):
+            held.is_nominated = False
             self.forget(seen.uid, "nomination ended")
-            held = None
+            held = self.reservations.get(seen.uid)
         if not seen.planned or seen.nominated != seen.planned:
             return
         if held is not None and self._can_have_its_devices(held, seen):
@@ -420,8 +421,10 @@ class Ledger:
         return all(free[g] >= 0 for g in device_indices(held.devices))
 
     def forget(self, uid: str, how: str) -> None:
-        """End a reservation; nothing happens if there is none, or if the pod is seen bound."""
-        if uid in self.reservations:
+        """End a reservation; nothing happens if there is none, if the pod is seen bound, or while a Binding of it may still
+        take effect."""
+        held = self.reservations.get(uid)
+        if held is not None and not held.is_binding:
             self._drop(uid, how)
 
     def _drop(self, uid: str, how: str) -> None:
@@ -440,9 +443,10 @@ class Ledger:
             self.metrics.reservation_ends.labels(how).inc()
 
     def overdue(self, timeout_s: float) -> list[Reservation]:
-        """Reservations older than ``timeout_s``, oldest first: to be looked up in the API. Nominations are followed."""
+        """Reservations older than ``timeout_s``, oldest first: to be looked up in the API. Nominations are followed, but one
+        whose Binding got no answer is looked up, too."""
         limit = self.clock() - timeout_s
-        return [r for r in self.reservations.values() if r.since_s <= limit and not r.is_nominated]
+        return [r for r in self.reservations.values() if r.since_s <= limit and (r.is_binding or not r.is_nominated)]
 
     def devices_text(self, mask: int) -> str:
         """A device mask as the annotation's text."""
