@@ -228,6 +228,8 @@ class RecordStore:
         self.on_final: Callable[[str, bool], None] = lambda mode, agrees: None
         """Told, once for each pod that was bound, in which mode we last chose a node for it and whether it is there."""
         self._database: sqlite3.Connection | None = None
+        self._fleets: set[str] = set()
+        """Digests that are in the file for certain."""
         self._has_failed = False
 
     def open(self) -> bool:
@@ -264,9 +266,11 @@ class RecordStore:
             with self._database as database:
                 for item in batch:
                     if isinstance(item, Record):
+                        if item.nodes is not None:
+                            self._put_fleet(database, item.nodes)
                         database.execute(_INSERT, item.row())
                     elif isinstance(item, Fleet):
-                        database.execute("INSERT OR IGNORE INTO fleets VALUES (?, ?)", item.packed())
+                        self._put_fleet(database, item)
                     else:
                         bound_s = item.time_s if isinstance(item, Bound) else time.time()
                         rows = database.execute(_FINAL, (item.node, item.devices, bound_s, item.uid)).fetchall()
@@ -274,9 +278,16 @@ class RecordStore:
                         if node:
                             self.on_final(mode, node == item.node)
         except sqlite3.Error as error:
+            self._fleets.clear()
             self._failed(error)
             return False
         return True
+
+    def _put_fleet(self, database: sqlite3.Connection, fleet: Fleet) -> None:
+        digest, nodes = fleet.packed()
+        if digest not in self._fleets:
+            database.execute("INSERT OR IGNORE INTO fleets VALUES (?, ?)", (digest, nodes))
+            self._fleets.add(digest)
 
     def prune(self, now_s: float) -> int:
         """Delete what is too old, and the oldest while the file is too large; how many went."""
@@ -292,6 +303,7 @@ class RecordStore:
                         break
                     number = max(1, int(count * PRUNE_SHARE))
                     gone += database.execute(_OLDEST, (number,)).rowcount
+                self._fleets.clear()
                 database.execute(_UNUSED)
             self._database.execute("PRAGMA incremental_vacuum").fetchall()
         except sqlite3.Error as error:

@@ -29,7 +29,7 @@ from scheduler.errors import RecordError
 from scheduler.explain import in_words, why_not
 from scheduler.ledger import Seen
 from scheduler.recorder import record_log
-from scheduler.records import IDLE, Query, Record, RecordReader, RecordStore
+from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
 from scheduler.settings import RecordSettings
 from tests.live_engine import Live, cpu_pod
 
@@ -118,6 +118,20 @@ def test_old_records_and_too_many_are_pruned_oldest_first(tmp_path: Path) -> Non
     assert [r.asked_s for r in left] == sorted(r.asked_s for r in left)
     assert left[-1].id == "r7999"
     store.close()
+
+
+def test_a_record_brings_its_fleet_along_when_that_was_lost_or_pruned(tmp_path: Path) -> None:
+    store, now_s = RecordStore(tmp_path / "r.db"), 2_000_000_000.0
+    fleet = Fleet(("n0", "n1"), (4000, 8000), (1, 1), (0, 0))
+    store.write([fleet])
+    store.prune(now_s)
+    for number in range(2):
+        record = _sample(number, now_s + number)
+        record.nodes = fleet
+        assert store.write([record])
+    store.close()
+    with RecordReader(str(tmp_path / "r.db")) as reader:
+        assert reader.fleet(fleet.packed()[0]) == fleet
 
 
 def test_a_foreign_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
