@@ -220,12 +220,15 @@ class LineReader:
 def segments(folder: Path) -> list[Path]:
     """Segments of the newest run in ``folder``, or of ``folder`` itself if it is a run.
 
+    A compressed one beside the plain one is not finished, or is to replace it: the plain one is whole.
+
     Raises
     ------
     ConfigError : there is no log there.
     """
     runs = sorted(folder.glob("run-*")) or [folder]
-    files = sorted((*runs[-1].glob("*.jsonl"), *runs[-1].glob("*.jsonl.gz")))
+    plain = list(runs[-1].glob("*.jsonl"))
+    files = sorted((*plain, *(path for path in runs[-1].glob("*.jsonl.gz") if path.with_suffix("") not in plain)))
     if not files:
         raise ConfigError(f"log {folder}: holds no segments (*.jsonl, *.jsonl.gz); give log.folder of `ullage serve`")
     return files

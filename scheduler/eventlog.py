@@ -181,6 +181,7 @@ class DiskLog(EventLog):
         self._size = 0
         self._writer = LineWriter()
         path = self.folder / f"{self._segment:06d}.jsonl"
+        self.folder.mkdir(parents=True, exist_ok=True)  # who makes room may have taken it away
         self._file = path.open("wb")
         _retain(Path(self._settings.folder), self._settings.max_bytes, path)
         self._write(
@@ -200,8 +201,14 @@ class DiskLog(EventLog):
 
 
 def _compress(path: Path) -> None:
-    with path.open("rb") as source, gzip.open(f"{path}.gz", "wb", compresslevel=3) as target:
-        shutil.copyfileobj(source, target)
+    """Put the compressed segment in place of the plain one, which stands until then."""
+    packed = Path(f"{path}.gz")
+    try:
+        with path.open("rb") as source, gzip.open(packed, "wb", compresslevel=3) as target:
+            shutil.copyfileobj(source, target)
+    except OSError:
+        packed.unlink(missing_ok=True)
+        raise
     path.unlink()
 
 
@@ -217,8 +224,13 @@ def _retain(folder: Path, max_bytes: int, current: Path) -> None:
     for _, size, path in sorted(found):
         if total <= max_bytes:
             return
-        if path != current:
-            total -= size
+        if path == current:
+            continue
+        try:
             path.unlink(missing_ok=True)
-            with suppress(OSError):  # others are left
-                path.parent.rmdir()
+        except OSError as error:
+            log.warning("old segment cannot be deleted", extra={"path": str(path), "error": str(error)})
+            continue
+        total -= size
+        with suppress(OSError):  # others are left
+            path.parent.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from placement.pods import GpuRequest, NodeRules, NodeTerm, PodSpec, Requirement
 from placement.resources import CPU
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
+from scheduler import eventlog
 from scheduler.engine import RowSet
 from scheduler.eventlog import DiskLog
 from scheduler.metrics import Metrics
@@ -194,6 +196,37 @@ def test_segments_of_earlier_runs_go_when_there_is_no_room_for_all_whether_or_no
     assert not (tmp_path / "run-2").exists()
     assert (tmp_path / "run-3" / "000001.jsonl").exists()
     assert set(rebuild(read_log(disk.folder)[1]).residents) == set(state.residents)
+
+
+def test_a_segment_that_cannot_be_deleted_does_not_end_the_log(tmp_path: Path) -> None:
+    (tmp_path / "run-1" / "000001.jsonl" / "locked").mkdir(parents=True)  # nobody may unlink a folder
+    disk, state = write(tmp_path, 5, max_bytes=1)
+    assert set(rebuild(read_log(disk.folder)[1]).residents) == set(state.residents)
+
+
+def test_a_folder_that_is_cleared_while_we_write_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eventlog, "RETRY_S", 0.01)
+    disk = DiskLog(LogSettings(folder=str(tmp_path), segment_bytes=2000), Metrics(), "test")
+    state = ClusterState(events=disk)
+    disk.attach(state, [], begins_unix_s=BEGINS_S)
+    state.add_node(NodeSpec("n", ((CPU, 10**6),)))
+    time.sleep(0.2)
+    shutil.rmtree(disk.folder)
+    for i in range(2000):
+        state.bind(f"u{i}", SPECS[0], "n")
+        time.sleep(0.005)
+        if disk.folder.exists():
+            break
+    disk.close()
+    _, events, _ = read_log(tmp_path)
+    assert set(rebuild(events).residents) == set(state.residents), "from the last checkpoint on all is there again"
+
+
+def test_a_process_that_is_killed_while_it_compresses_leaves_a_log_that_can_be_read(tmp_path: Path) -> None:
+    disk, state = write(tmp_path, 1)
+    (segment,) = segments(tmp_path)
+    (disk.folder / f"{segment.name}.gz").write_bytes(gzip.compress(segment.read_bytes())[:20])
+    assert set(rebuild(read_log(tmp_path)[1]).residents) == set(state.residents)
 
 
 def test_a_damaged_archive_is_one_sentence(tmp_path: Path) -> None:
