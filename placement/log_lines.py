@@ -6,7 +6,7 @@ file may begin with a checkpoint, events that rebuild the ledger of that moment,
 
 ::
 
-    {"ullage_log": 2, …}                         header: version, Unix time of second 0, strategies as TOML by digest
+    {"ullage_log": 3, …}                         header: version, Unix time of second 0, strategies as TOML by digest
     {"spec": 7, "is": {…}}                       pod class 7
     [time_s, kind, subject, node, devices, …]    one event, as in placement.log
     {"checkpoint": "begin" | "end"}
@@ -35,8 +35,9 @@ from placement.pods import PodSpec
 from placement.resources import IntArray
 from placement.state import ClusterState
 
-FORMAT, READS = 2, (1, 2)
-"""Format 1 has no ``pod_found``: pods that ran when the log began are said to be bound then."""
+FORMAT, READS = 3, (1, 2, 3)
+"""Format 1 has no ``pod_found``: pods that ran when the log began are said to be bound then. Formats 1 and 2 have no
+``pod_updated``: a pod whose class changes is said to be released, and bound anew."""
 
 
 def _plain(value: Any) -> Any:
@@ -181,7 +182,7 @@ class LineReader:
             self._skips = value["checkpoint"] == "begin" and self._has_started
         elif value.get("ullage_log") not in READS:
             raise ConfigError(
-                f"log {source}: format {value.get('ullage_log')!r}, this build reads {' and '.join(map(str, READS))}; "
+                f"log {source}: format {value.get('ullage_log')!r}, this build reads {', '.join(map(str, READS))}; "
                 "use the ullage version that its header names"
             )
         else:
@@ -193,7 +194,7 @@ class LineReader:
         if kind == log.DECISION:
             strategy, spec, draw, offered = detail
             detail = Asked(strategy, self._specs[spec], draw, self._candidates(offered))
-        elif detail is not None and kind in (log.POD_ASSUMED, log.POD_BOUND, log.POD_FOUND):
+        elif detail is not None and kind in (log.POD_ASSUMED, log.POD_BOUND, log.POD_FOUND, log.POD_UPDATED):
             detail = self._specs[detail]
         elif detail is not None:
             detail = msgspec.convert(detail, _DETAILS[kind], dec_hook=_rich)

@@ -54,6 +54,8 @@ def apply(state: ClusterState, event: Event) -> None:
         state.bind(subject, detail, node, devices, time_s=time_s, was_there=True)
     elif kind == log.POD_BOUND:
         state.bind(subject, detail, node, devices, time_s=time_s)
+    elif kind == log.POD_UPDATED:
+        state.update_pod(subject, detail, devices, time_s=time_s)
     elif kind == log.POD_FORGOTTEN:
         state.forget(subject, time_s=time_s)
     elif kind == log.POD_RELEASED:

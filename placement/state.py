@@ -359,6 +359,17 @@ class ClusterState:
         kind = log.POD_FOUND if was_there else log.POD_BOUND
         self.log.append(Event(time_s, kind, uid, node_name, devices, spec))
 
+    def update_pod(self, uid: str, spec: PodSpec, devices: int = 0, *, time_s: int = 0) -> None:
+        """A pod is of another class, or has other devices, than was known (labels edited, resized in place, devices recorded
+        late). It stays where it is, and its life goes on."""
+        old = self._resident(uid)
+        new = Resident(uid, spec, old.row, devices, old.since_s, old.is_bound)
+        self._discount(old)
+        self.residents[uid] = new
+        self.residents_on[old.row][uid] = new
+        self._count(new)
+        self.log.append(Event(time_s, log.POD_UPDATED, uid, self.name(old.row), devices, spec))
+
     def forget(self, uid: str, *, time_s: int = 0) -> None:
         """An assumed pod did not arrive (deadline, deletion, bound elsewhere)."""
         if self._resident(uid).is_bound:
@@ -379,9 +390,15 @@ class ClusterState:
             raise StateError(f"pod {uid} is not in the ledger; it was never placed, or has already ended") from None
 
     def _admit(self, resident: Resident) -> None:
-        uid, spec, row = resident.uid, resident.spec, resident.row
+        uid = resident.uid
         if uid in self.residents:
             raise StateError(f"pod {uid} is already in the ledger on {self.name(self.residents[uid].row)}")
+        self.residents[uid] = resident
+        self.residents_on[resident.row][uid] = resident
+        self._count(resident)
+
+    def _count(self, resident: Resident) -> None:
+        spec, row = resident.spec, resident.row
         delta = self._deltas.get(spec)
         if delta is None:
             delta = self.delta(spec)
@@ -392,26 +409,28 @@ class ClusterState:
             free, milli = self._share_of[row], spec.gpu.milli
             for index in device_indices(resident.devices):
                 free[index] -= milli
-        self.residents[uid] = resident
-        self.residents_on[row][uid] = resident
         self.rules.bind(spec, row)
         self._touch(row)
 
     def _dismiss(self, uid: str) -> Resident:
         resident = self._resident(uid)
+        del self.residents[uid]
+        del self.residents_on[resident.row][uid]
+        self._discount(resident)
+        return resident
+
+    def _discount(self, resident: Resident) -> None:
         row, spec = resident.row, resident.spec
+        delta = self.delta(spec)
         taken = self._taken_of[row]
-        taken -= self.delta(spec)
+        taken -= delta
         if resident.devices:
             assert spec.gpu is not None, "devices are taken by pods that ask for a GPU"
             free, milli = self._share_of[row], spec.gpu.milli
             for index in device_indices(resident.devices):
                 free[index] += milli
-        del self.residents[uid]
-        del self.residents_on[row][uid]
         self.rules.release(spec, row)
         self._touch(row)
-        return resident
 
     # ── knowledge and views ───────────────────────────────────────────────────────────────────
 

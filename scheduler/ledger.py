@@ -293,18 +293,21 @@ class Ledger:
         resident = state.residents.get(uid)
         devices = 0 if row is None else self._devices(seen, row)
         if resident is not None:
-            if not devices and resident.devices and resident.row == row and resident.spec == seen.spec:
+            if not devices and resident.devices and resident.row == row and resident.spec.gpu == seen.spec.gpu:
                 self._conflict("devices unrecorded", seen)
                 devices = resident.devices
-            if resident.row == row and resident.devices == devices and resident.spec == seen.spec:
-                if not resident.is_bound:
+            is_same = resident.devices == devices and resident.spec == seen.spec
+            if resident.row == row and (resident.is_bound or is_same):
+                if not is_same:
+                    state.update_pod(uid, seen.spec, devices, time_s=self.time_s)
+                elif not resident.is_bound:
                     self._end_reservation(uid, "confirmed")
                     state.confirm(uid, time_s=self.time_s)
                 return
             held = self.reservations.get(uid)
             if resident.row != row and held is not None and not held.is_guess:
                 self._conflict("bound elsewhere", seen)
-            self._drop(uid, "bound elsewhere")
+            self._drop(uid, "confirmed" if resident.row == row else "bound elsewhere")
         if row is None:
             self._waiting.setdefault(seen.node, set()).add(uid)
             return

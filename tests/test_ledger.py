@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as with_class
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from msgspec.structs import replace
 
 from placement import log
+from placement.lifetimes import LifetimeForecaster
 from placement.nodes import NodeSpec
 from placement.playback import rebuild
 from placement.pods import GpuRequest, PodSpec
@@ -95,6 +97,14 @@ class Histories(RuleBasedStateMachine):
         if self.pods[uid].planned and data.draw(st.booleans()):
             return self.change(uid, nominated=other)
         return self.change(uid, planned=name, nominated=name)
+
+    @rule(target=events, data=st.data(), label=st.sampled_from(("x", "y")))
+    def edit(self, data: Any, label: str) -> Any:
+        """Labels are part of a class."""
+        if not self.pods:
+            return multiple()
+        uid = data.draw(st.sampled_from(sorted(self.pods)))
+        return self.change(uid, spec=with_class(self.pods[uid].spec, labels=(("app", label),)))
 
     @rule(target=events, data=st.data())
     def finish(self, data: Any) -> Any:
@@ -229,6 +239,35 @@ def test_the_api_wins_where_it_differs_from_the_decision() -> None:
     ledger.assume(Who("u", "default", "p"), SPECS[1], "a", 0b10)
     ledger.see(pod("u", 1, 2, node="b", devices=0b1))
     assert ledger.state.gpu_free[:2, :4].tolist() == [[1000] * 4, [600, 1000, 1000, 1000]]
+
+
+def test_a_pod_that_is_edited_goes_on_living() -> None:
+    ledger = fresh("a")
+    heard = LifetimeForecaster()
+    ledger.state.log.also_tell(heard.hear)
+    seen = pod("u", 1, node="a", devices=0b10)
+    ledger.see(seen)
+    since_s = ledger.state.residents["u"].since_s
+    for version, milli in ((2, 400), (3, 700)):
+        more = with_class(SPECS[1], labels=(("app", f"v{version}"),), gpu=GpuRequest(1, milli))
+        ledger.see(replace(seen, version=version, spec=more))
+    resident = ledger.state.residents["u"]
+    assert (resident.spec, resident.devices, resident.since_s) == (more, 0b10, since_s)
+    assert ledger.state.gpu_free[0, 1] == 300
+    assert heard.history.running["u"].since_s == since_s, "one life"
+    assert [e.kind for e in ledger.state.log if e.subject == "u"] == [log.POD_BOUND, log.POD_UPDATED, log.POD_UPDATED]
+    again = rebuild(ledger.state.log)
+    assert again.residents == ledger.state.residents
+    assert (again.taken == ledger.state.taken).all()
+    assert (again.gpu_free == ledger.state.gpu_free).all()
+
+
+def test_a_label_gives_no_device_away_that_nobody_wrote_down() -> None:
+    ledger = fresh("a")
+    ledger.assume(Who("u", "default", "p"), SPECS[1], "a", 0b10)
+    for version, label in ((2, "x"), (3, "y")):
+        ledger.see(replace(pod("u", 1, version, node="a"), spec=with_class(SPECS[1], labels=(("app", label),))))
+        assert ledger.state.residents["u"].devices == 0b10
 
 
 def test_pods_seen_before_the_view_is_complete_are_said_to_have_been_there() -> None:

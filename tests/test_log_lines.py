@@ -66,10 +66,13 @@ def history(steps: list[tuple[int, int, int]]) -> ClusterState:
                     state.confirm(f"u{i}", time_s=i)
         elif what == 3 and state.residents:
             state.release(sorted(state.residents)[which % len(state.residents)], time_s=i)
+        elif what == 4 and state.residents:
+            uid = sorted(state.residents)[which % len(state.residents)]
+            state.update_pod(uid, SPECS[kind], 0b10 if kind == 1 else 0, time_s=i)
     return state
 
 
-STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 2)), max_size=60)
+STEPS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2)), max_size=60)
 
 
 def plain(events: list[Event]) -> list[Event]:
@@ -129,8 +132,8 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named() -> None:
         list(LineReader().events([lines[0], b'[0,"node_removed"]\n'], "x"))
     torn = [lines[0], b'[0,"knowle']
     assert list(LineReader().events(torn, "x")) == []
-    with pytest.raises(ConfigError, match="format 3, this build reads 1 and 2"):
-        list(LineReader().events([b'{"ullage_log":3}\n'], "x"))
+    with pytest.raises(ConfigError, match="format 4, this build reads 1, 2, 3"):
+        list(LineReader().events([b'{"ullage_log":4}\n'], "x"))
 
 
 @pytest.mark.parametrize(
