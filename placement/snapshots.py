@@ -167,7 +167,7 @@ def snapshot_of(
     namespaces: Iterable[objects.Metadata] = (),
     budgets: Iterable[Budget] = (),
 ) -> SnapshotFile:
-    """Snapshot of decoded objects; finished pods are left out.
+    """Snapshot of decoded objects; finished pods are left out, and those on nodes that are gone.
 
     Raises
     ------
@@ -181,7 +181,8 @@ def snapshot_of(
             described.append(objects.node_spec(node))
         except ConfigError as error:
             raise _named(f"node {node.metadata.name}", error) from error
-    pods = [pod for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
+    places = {"", *(node.name for node in described)}
+    pods = [p for p in pods if p.status.phase not in ("Succeeded", "Failed") and (p.spec.nodeName or "") in places]
     waits = why_waits(pods)
     covered: dict[tuple[str, Labels], tuple[int, ...]] = {}  # pods with the same labels have the same budgets
     num_devices = {node.name: node.num_gpus for node in described}

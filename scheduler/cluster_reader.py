@@ -49,5 +49,4 @@ async def take_snapshot(client: KubeClient) -> SnapshotFile:
     budgets = await listed(client, BUDGETS, Budget)
     if not nodes:
         raise SnapshotError(f"{client.base} has no nodes, so there is nothing to plan; check --context")
-    known = {"", *(node.metadata.name for node in nodes)}
-    return snapshot_of(nodes, [p for p in pods if (p.spec.nodeName or "") in known], spaces, budgets)
+    return snapshot_of(nodes, pods, spaces, budgets)

@@ -125,6 +125,9 @@ class Patcher:
                     status, answer = await self._ask(method, path, body, content_type)
             except (OSError, TimeoutError, ValueError):
                 status, answer = 0, b""
+        if status == 401:  # connections are who they were when they were made: by a client certificate that ran out
+            self._headers_s = float("-inf")
+            await self.close()
         if status in (0, 401):
             return await self.client.call(method, path, body, content_type=content_type, timeout_s=timeout_s)
         if status >= 300:

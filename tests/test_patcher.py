@@ -89,4 +89,5 @@ async def test_credentials_that_ran_out_are_left_to_the_full_client(tmp_path: Pa
         api.fail_next("PATCH", "pods/p", 401)
         await patcher.call("PATCH", "/api/v1/namespaces/default/pods/p", BODY, content_type=MERGE)
         assert api.pod("p")["metadata"]["annotations"] == {"a": "b"}
+        assert not patcher.idle, "a connection keeps the client certificate that it was made with"
         await patcher.close()

@@ -238,6 +238,13 @@ def test_a_node_that_costs_nothing_is_not_emptied() -> None:
     assert (plan.steps, plan.value, plan.ending) == ((), 0.0, Ending.OPTIMAL)
 
 
+def test_pods_whose_node_is_gone_are_left_out() -> None:
+    """The API lists them until somebody collects them, or for ever if they have finalizers."""
+    file = taken(node("a"), pod("x-1", "1", "gone"), pod("y-1", "1", "a"))
+    assert list(cluster_of(file).state.residents) == [file.pods[0].uid]
+    assert file.pods[0].name == "default/y-1"
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
