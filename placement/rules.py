@@ -279,7 +279,10 @@ class RuleIndex:
 
     def set_namespace(self, namespace: NamespaceSpec) -> None:
         """Labels of a namespace changed: every term that selects by them is counted anew."""
-        self.namespaces[namespace.name] = namespace
+        if namespace.labels:
+            self.namespaces[namespace.name] = namespace
+        else:
+            self.namespaces.pop(namespace.name, None)
         reading = [key for key in self._counters if _reads_labels(key)]
         terms = (*(match for match, _ in self._carried), *(match for match, _, _ in self._wishes))
         if not reading and all(match.namespace_selector is None for match in terms):

@@ -323,8 +323,11 @@ class ClusterState:
         return evicted
 
     def set_namespace(self, namespace: NamespaceSpec, *, time_s: int = 0) -> None:
-        """Labels of a namespace, which inter-pod terms may select by."""
-        self.namespaces[namespace.name] = namespace
+        """Labels of a namespace, which inter-pod terms may select by. One without labels is as one that is gone."""
+        if namespace.labels:
+            self.namespaces[namespace.name] = namespace
+        else:
+            self.namespaces.pop(namespace.name, None)
         self.rules.set_namespace(namespace)
         self.version += 1
         self.log.append(Event(time_s, log.NAMESPACE, namespace.name, detail=namespace))

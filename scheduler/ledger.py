@@ -176,8 +176,12 @@ class Ledger:
 
     def see_namespace(self, namespace: NamespaceSpec) -> None:
         """A namespace and its labels."""
-        if self.state.namespaces.get(namespace.name) != namespace:
+        if self.state.namespaces.get(namespace.name, NamespaceSpec(namespace.name, ())) != namespace:
             self.state.set_namespace(namespace, time_s=self.time_s)
+
+    def lose_namespace(self, name: str) -> None:
+        """A namespace is gone; of those that come and go by the thousand nothing is kept."""
+        self.see_namespace(NamespaceSpec(name, ()))
 
     # ── pods, as the API shows them ───────────────────────────────────────────────────────────
 

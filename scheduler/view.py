@@ -352,11 +352,12 @@ def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
         return meta.name
 
     def lose_namespace(name: str) -> None:
+        ledger.lose_namespace(name)
         modes.label(name, None)
 
     core = "/api/v1"
     return [
-        KindSink("namespaces", f"{core}/namespaces", put_namespace, lose_namespace, lambda: modes.by_namespace),
+        KindSink("namespaces", f"{core}/namespaces", put_namespace, lose_namespace, lambda: ledger.state.namespaces),
         KindSink("nodes", f"{core}/nodes", put_node, ledger.lose_node, lambda: ledger.state.row_of),
         _volumes(reader.volumes),
         _by_namespace("claims", f"{core}/persistentvolumeclaims", reader.claims, _read_claim),

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from msgspec import Raw, json
 from msgspec.structs import replace
 
 from placement import log
@@ -21,6 +22,8 @@ from placement.state import ClusterState
 from scheduler.api import Who
 from scheduler.ledger import TARGET_S, Ledger, Seen
 from scheduler.metrics import Metrics
+from scheduler.modes import MODE_LABEL, Modes
+from scheduler.view import Reader, sinks
 
 NODES = ("a", "b", "c")
 SPECS = (
@@ -268,6 +271,23 @@ def test_a_label_gives_no_device_away_that_nobody_wrote_down() -> None:
     for version, label in ((2, "x"), (3, "y")):
         ledger.see(replace(pod("u", 1, version, node="a"), spec=with_class(SPECS[1], labels=(("app", label),))))
         assert ledger.state.residents["u"].devices == 0b10
+
+
+def test_nothing_is_kept_of_namespaces_that_are_gone() -> None:
+    ledger, modes = fresh("a"), Modes("decide")
+    sink = next(s for s in sinks(ledger, modes, Reader()) if s.kind == "namespaces")
+    for name in ("one", "two"):
+        labels = {"kubernetes.io/metadata.name": name, MODE_LABEL: "off"}
+        raw = Raw(json.encode({"metadata": {"name": name, "labels": labels}}))
+        assert sink.put(raw) == name
+    assert sink.known() == {"one", "two"}
+    sink.drop(raw)
+    sink.lose("one")
+    assert (ledger.state.namespaces, ledger.state.rules.namespaces, modes.by_namespace) == ({}, {}, {})
+    assert rebuild(ledger.state.log).namespaces == {}
+    events = len(ledger.state.log)
+    sink.put(Raw(json.encode({"metadata": {"name": "bare"}})))
+    assert len(ledger.state.log) == events, "a namespace without labels tells nothing"
 
 
 def test_pods_seen_before_the_view_is_complete_are_said_to_have_been_there() -> None:
