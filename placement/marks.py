@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from placement import objects
-from placement.gangs import gang_named, gang_size
+from placement.gangs import Groups, gang_size
 from placement.resources import PLAN_GATE, whole_number
 from placement.rules import matches_labels
 
@@ -72,7 +72,7 @@ def deletion_cost(pod: objects.Pod) -> int:
     return 0 if number is None else (number if digits == text else -number)
 
 
-def why_waits(pods: Iterable[objects.Pod]) -> dict[str, str]:
+def why_waits(pods: Iterable[objects.Pod], groups: Groups) -> dict[str, str]:
     """UID → why a pending pod is not to be placed now; ``pods`` are all of a cluster that have not ended."""
     why: dict[str, str] = {}
     sizes: Counter[tuple[str, str]] = Counter()
@@ -82,7 +82,7 @@ def why_waits(pods: Iterable[objects.Pod]) -> dict[str, str]:
     for pod in pods:
         meta = pod.metadata
         uid = meta.uid or f"{meta.namespace}/{meta.name}"
-        named = gang_named(meta.labels or {})
+        named = groups.named(meta.namespace, objects.gang_besides_labels(pod), meta.labels or {})
         gang = (meta.namespace, named) if named else None
         if gang is not None:
             sizes[gang] = max(sizes[gang], gang_size(meta.annotations or {}))
@@ -99,8 +99,8 @@ def why_waits(pods: Iterable[objects.Pod]) -> dict[str, str]:
             if not (pod.spec.nodeName or reason):
                 gangs.setdefault(gang, []).append(uid)
     for gang, members in gangs.items():
-        if ready[gang] < sizes[gang]:
-            why |= dict.fromkeys(members, f"its gang has {ready[gang]} of {sizes[gang]} pods")
+        if reason := groups.why_waits(gang, ready[gang], sizes[gang]):
+            why |= dict.fromkeys(members, reason)
         elif gang in held:
             why |= dict.fromkeys(members, "a pod of its gang must wait")
     return why

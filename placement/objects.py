@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from placement.errors import ConfigError
 from placement.gangs import SIZE as GANG_SIZE
-from placement.gangs import gang_size
+from placement.gangs import SchedulingGroup, WorkloadReference, gang_size, gang_unlabelled
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.owners import Owners
 from placement.pods import (
@@ -163,6 +163,7 @@ class OwnerReference(Struct):
     apiVersion: str = ""
     kind: str = ""
     name: str = ""
+    uid: str = ""
     controller: bool | None = None
 
 
@@ -193,6 +194,8 @@ class PodSpecObject(Struct):
     volumes: list[Volume] | None = None
     resourceClaims: list[dict[str, object]] | None = None
     schedulingGates: list[dict[str, str]] | None = None
+    schedulingGroup: SchedulingGroup | None = None
+    workloadRef: WorkloadReference | None = None
     schedulerName: str = "default-scheduler"
 
 
@@ -467,6 +470,15 @@ def _controller(pod: Pod) -> OwnerReference | None:
     return next((o for o in pod.metadata.ownerReferences or () if o.controller), None)
 
 
+def gang_besides_labels(pod: Pod) -> str:
+    """See :func:`placement.gangs.gang_unlabelled`."""
+    owner, meta = _controller(pod), pod.metadata
+    size, labels = gang_size(meta.annotations or {}), meta.labels or {}
+    return gang_unlabelled(
+        pod.spec.schedulingGroup, pod.spec.workloadRef, labels, size, owner.uid if owner is not None else ""
+    )
+
+
 def default_spread(pod: Pod, owners: Owners | None) -> tuple[Spread, ...]:
     """kube-scheduler's default spreading of a pod, which depends on Services and controllers as they are now."""
     if owners is None or pod.spec.topologySpreadConstraints:
@@ -505,7 +517,8 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
         num_containers=max(len(containers), 1),
         unmodelled=unmodelled,
         guaranteed=is_guaranteed(pod),
-        gang_size=gang_size(pod.metadata.annotations or {}, 0),
+        gang_size=gang_size(pod.metadata.annotations or {}),
+        gang=gang_besides_labels(pod),
     )
 
 

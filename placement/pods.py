@@ -184,6 +184,8 @@ class PodSpec:
     """Quality of service class Guaranteed: requests are never lowered."""
     gang_size: int = 0
     """Pods that come together with this one, itself counted, if it says so; 0 = it does not."""
+    gang: str = ""
+    """Its gang where something else than a label names it (:mod:`placement.gangs`); empty = its labels say."""
 
     def __post_init__(self) -> None:
         for name, amount in self.request:

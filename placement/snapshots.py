@@ -13,6 +13,7 @@ import msgspec
 
 from placement import objects
 from placement.errors import ConfigError, PlacementError
+from placement.gangs import KINDS, Groups
 from placement.marks import Budget, deletion_cost, forbidden, why_stays, why_waits
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import Labels, Pod, PodSpec
@@ -139,14 +140,23 @@ class _List(msgspec.Struct):
 
 class _Kind(msgspec.Struct):
     kind: str = ""
+    apiVersion: str = ""
 
 
 def snapshot_of_objects(data: bytes) -> SnapshotFile:
-    """Snapshot of a ``kubectl get … -o json`` list. Finished pods are left out; unknown kinds are ignored."""
+    """Snapshot of a ``kubectl get … -o json`` list. Finished pods are left out; unknown kinds are ignored.
+
+    A list that holds any object of a kind that says how many pods a gang needs is taken to hold all of that kind.
+    """
+    group_kinds, groups = {(kind.version, kind.name): kind for kind in KINDS}, Groups()
     try:
         by_kind: dict[str, list[msgspec.Raw]] = {}
         for item in msgspec.json.decode(data, type=_List).items:
-            by_kind.setdefault(msgspec.json.decode(item, type=_Kind).kind, []).append(item)
+            what = msgspec.json.decode(item, type=_Kind)
+            if group := group_kinds.get((what.apiVersion, what.kind)):
+                groups.add(group, msgspec.json.decode(item, type=group.read))
+            else:
+                by_kind.setdefault(what.kind, []).append(item)
         nodes = [msgspec.json.decode(item, type=objects.Node) for item in by_kind.get("Node", ())]
         pods = [msgspec.json.decode(item, type=objects.Pod) for item in by_kind.get("Pod", ())]
         spaces = [msgspec.json.decode(item, type=objects.Node).metadata for item in by_kind.get("Namespace", ())]
@@ -158,7 +168,7 @@ def snapshot_of_objects(data: bytes) -> SnapshotFile:
         ) from error
     if not nodes:
         raise SnapshotError("the input holds no Node; pipe in `kubectl get nodes,pods,namespaces,pdb -A -o json`")
-    return snapshot_of(nodes, pods, spaces, budgets)
+    return snapshot_of(nodes, pods, spaces, budgets, groups)
 
 
 def snapshot_of(
@@ -166,15 +176,18 @@ def snapshot_of(
     pods: Iterable[objects.Pod],
     namespaces: Iterable[objects.Metadata] = (),
     budgets: Iterable[Budget] = (),
+    groups: Groups | None = None,
 ) -> SnapshotFile:
     """Snapshot of decoded objects; finished pods are left out, and those on nodes that are gone.
+
+    What ``groups`` say is in the pods that wait.
 
     Raises
     ------
     ConfigError : a quantity does not parse.
     SnapshotError : two pods have one UID, or a priority is not a 32-bit integer.
     """
-    nodes, budgets = list(nodes), list(budgets)
+    nodes, budgets, groups = list(nodes), list(budgets), groups or Groups()
     described = []
     for node in nodes:
         try:
@@ -183,7 +196,7 @@ def snapshot_of(
             raise _named(f"node {node.metadata.name}", error) from error
     places = {"", *(node.name for node in described)}
     pods = [p for p in pods if p.status.phase not in ("Succeeded", "Failed") and (p.spec.nodeName or "") in places]
-    waits = why_waits(pods)
+    waits = why_waits(pods, groups)
     covered: dict[tuple[str, Labels], tuple[int, ...]] = {}  # pods with the same labels have the same budgets
     num_devices = {node.name: node.num_gpus for node in described}
     specs: dict[PodSpec, int] = {}
@@ -192,7 +205,7 @@ def snapshot_of(
     for pod in pods:
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
         try:
-            spec = objects.pod_spec(pod)
+            spec = groups.resolved(objects.pod_spec(pod))
         except ConfigError as error:
             raise _named(f"pod {name}", error) from error
         number = specs.setdefault(spec, len(specs))

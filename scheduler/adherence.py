@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from placement import objects
+from placement.marks import why_waits
 from placement.resources import DEVICES_ANNOTATION, GPU_SHARE
 from placement.state import devices_mask, devices_text
-from scheduler.cluster_reader import listed
-from scheduler.gates import NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
+from scheduler.cluster_reader import listed, listed_groups
+from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
 from scheduler.kube import KubeClient
 
 AS_PLANNED = "as planned"
@@ -25,6 +26,7 @@ NO_DEVICES = "on the planned node, without the planned devices: not bound by Ull
 ENDED = "deleted"
 EXPIRED = "cleared: not bound in time"
 WAITS = "nominated, not bound yet"
+GATED = "gated, not planned yet"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Adherence:
     @property
     def outcome(self) -> str:
         """One word for metrics: ``as planned``, ``other devices``, ``elsewhere``, ``waiting`` or ``not bound``."""
+        if not (self.planned or self.actual):
+            return "waiting"
         words = {WAITS: "waiting", AS_PLANNED: AS_PLANNED, OTHER_DEVICES: "other devices", NO_DEVICES: "other devices"}
         return words.get(self.reason, "elsewhere" if self.actual else "not bound")
 
@@ -74,20 +78,24 @@ def why_not_bound(nominated: str) -> str:
 
 
 async def adherence(client: KubeClient, namespace: str = "") -> list[Adherence]:
-    """Every live pod that a plan of ours nominated, those that left it included.
+    """Every live pod that a plan of ours nominated, those that left it included, and those that wait behind our gate.
 
     Raises
     ------
-    ApiError : pods or nodes cannot be listed.
+    ApiError : a list is refused or cut.
     """
     path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
     pods = await listed(client, path, objects.Pod)
     nodes = {node.metadata.name: node for node in await listed(client, "/api/v1/nodes", objects.Node)}
+    alive = [pod for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
+    waits = why_waits(alive, await listed_groups(client))
     found = []
     for pod in pods:
         marks, name = pod.metadata.annotations or {}, f"{pod.metadata.namespace}/{pod.metadata.name}"
         planned = Place(marks.get(NODE_ANNOTATION, ""), _devices(pod, PLANNED_DEVICES_ANNOTATION))
         if not planned.node:
+            if not pod.spec.nodeName and any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()):
+                found.append(Adherence(name, "", "", waits.get(pod.metadata.uid, GATED)))
             continue
         if pod.spec.nodeName:
             node, actual = nodes.get(planned.node), Place(pod.spec.nodeName, _devices(pod, DEVICES_ANNOTATION))

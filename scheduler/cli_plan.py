@@ -189,7 +189,8 @@ def _dumped(document: dict[str, Any], output: str) -> str:
 @CONTEXT
 @OUTPUT
 def status(namespace: str, differs: bool, kubeconfig: str | None, context: str | None, output: str) -> None:
-    """Live batches: planned against actual, pod by pod, with the reason for each difference. Reads the API alone."""
+    """Live batches: planned against actual, pod by pod, with the reason for each difference, and what gated pods wait
+    for. Reads the API alone."""
     found = with_client(kubeconfig, context, lambda client: adherence(client, namespace))
     shown = [pod for pod in found if not differs or pod.reason != "as planned"]
     counts: dict[str, int] = {}
@@ -213,7 +214,7 @@ def status(namespace: str, differs: bool, kubeconfig: str | None, context: str |
     width = max((len(p.pod) for p in shown), default=0)
     click.echo(", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "no pod of ours is planned")
     for pod in shown:
-        places = (_place(pod.planned, pod.planned_devices), _place(pod.actual or "-", pod.actual_devices))
+        places = (_place(pod.planned or "-", pod.planned_devices), _place(pod.actual or "-", pod.actual_devices))
         click.echo(f"{pod.pod:{width}}  {' -> '.join(places)}  {pod.reason}")
 
 

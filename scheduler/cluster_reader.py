@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from placement import objects
+from placement.gangs import KINDS, Groups
 from placement.marks import Budget
 from placement.snapshots import SnapshotError, SnapshotFile, snapshot_of
 from scheduler.errors import ApiError
@@ -36,8 +37,29 @@ async def listed(client: KubeClient, path: str, kind: Any) -> list[Any]:
     return found
 
 
+async def listed_groups(client: KubeClient) -> Groups:
+    """What objects say of gangs; kinds that the server does not serve or grant say nothing.
+
+    Raises
+    ------
+    ApiError : the API fails otherwise, or an object cannot be read.
+    """
+    groups = Groups()
+    for kind in KINDS:
+        try:
+            found = await listed(client, f"/apis/{kind.version}/{kind.plural}", kind.read)
+        except ApiError as error:
+            if error.status not in (403, 404):
+                raise
+            continue
+        groups.served.add(kind)
+        for one in found:
+            groups.add(kind, one)
+    return groups
+
+
 async def take_snapshot(client: KubeClient) -> SnapshotFile:
-    """Nodes, pods, namespaces and disruption budgets, now.
+    """Nodes, pods, namespaces, disruption budgets and what says how many pods gangs need, now.
 
     Raises
     ------
@@ -47,6 +69,7 @@ async def take_snapshot(client: KubeClient) -> SnapshotFile:
     nodes = await listed(client, "/api/v1/nodes", objects.Node)
     spaces = [n.metadata for n in await listed(client, "/api/v1/namespaces", objects.Node)]
     budgets = await listed(client, BUDGETS, Budget)
+    groups = await listed_groups(client)
     if not nodes:
         raise SnapshotError(f"{client.base} has no nodes, so there is nothing to plan; check --context")
-    return snapshot_of(nodes, pods, spaces, budgets)
+    return snapshot_of(nodes, pods, spaces, budgets, groups)

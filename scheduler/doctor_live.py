@@ -25,6 +25,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from placement import objects
+from placement.marks import why_waits
+from placement.resources import PLAN_GATE
+from scheduler.cluster_reader import listed, listed_groups
 from scheduler.doctor_facts import DEFAULT_SCHEDULER, Facts, Stanza, Table, list_of, parse_version, table_of
 from scheduler.doctor_rules import ERROR, WARNING, Hit, Rule
 from scheduler.errors import ApiError
@@ -45,6 +49,7 @@ SKEW_S = 5
 OLD_USAGE_S = 600
 NAMES_ASKED = 500
 PODS_LOOKED_AT = 5_000
+ENDED = ("Succeeded", "Failed")
 TOO_WIDE = (("*", "*", "*"), ("", "secrets", "get"), ("", "pods", "create"), ("", "pods", "delete"))
 
 LIVE_RULES: tuple[Rule, ...] = (
@@ -153,6 +158,13 @@ LIVE_RULES: tuple[Rule, ...] = (
         "Those that came later count with their requests: nothing is learned of them.",
         "Raise usage.max_workloads to more than there are, and the memory limit by 129 kB for each.",
     ),
+    Rule(
+        "UD416",
+        WARNING,
+        "A gang waits for pods that are not there",
+        "Its pods stay behind our gate until plan.gang_deadline_s and then go without a plan, no longer all or none.",
+        "Create the missing pods, or mend minMember (minCount) of its group or the annotation ullage.dev/gang-size.",
+    ),
 )
 
 
@@ -190,6 +202,8 @@ async def probe(facts: Facts, client: KubeClient | None, options: Probe) -> tupl
             found += await skew(client)
             question = await _unless_forbidden(real_question(client), None)
             found += await _unless_forbidden(neighbours(client, facts), [])
+            if facts.settings is not None and facts.settings.plan.enabled:
+                found += await _unless_forbidden(short_gangs(client), [])
         except ApiError as error:
             found.append(("UD413", Hit("(Kubernetes API)", str(error))))
     for stanza in facts.ours:
@@ -479,6 +493,20 @@ def skewed(theirs_s: float, before_s: float, after_s: float) -> Iterator[Found]:
     off_s = max(before_s - (theirs_s + 1), theirs_s - after_s, 0.0)
     if off_s > SKEW_S:
         yield "UD410", Hit("(clock)", f"this clock and the API server's differ by {off_s:.0f} s or more")
+
+
+async def short_gangs(client: KubeClient) -> list[Found]:
+    """Gangs behind our gate that cannot be planned yet, a finding for each."""
+    pods = [pod for pod in await listed(client, "/api/v1/pods", objects.Pod) if pod.status.phase not in ENDED]
+    groups = await listed_groups(client)
+    waits = why_waits(pods, groups)
+    found = {}
+    for pod in pods:
+        meta = pod.metadata
+        name = groups.named(meta.namespace, objects.gang_besides_labels(pod), meta.labels or {})
+        if name and meta.uid in waits and {gate.get("name") for gate in pod.spec.schedulingGates or ()} == {PLAN_GATE}:
+            found[meta.namespace, name] = ("UD416", Hit(f"(gang {meta.namespace}/{name})", waits[meta.uid]))
+    return list(found.values())
 
 
 async def neighbours(client: KubeClient, facts: Facts) -> list[Found]:

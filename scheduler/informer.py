@@ -63,6 +63,10 @@ class Sink(Protocol):
         """A complete list does not have the object: it is gone."""
         ...
 
+    def listed(self) -> None:
+        """A complete list was handed over."""
+        ...
+
 
 @dataclass
 class Backoff:
@@ -155,6 +159,7 @@ class Reflector:
             version = page.metadata.resourceVersion or version
         for key in before - keys:
             self.sink.lose(key)
+        self.sink.listed()
         self.version = version
         self.num_lists += 1
         self.synced.set()

@@ -49,8 +49,6 @@ class Seen(Struct, frozen=True, gc=False):
     """Succeeded or Failed: it holds nothing any more."""
     is_gated: bool = False
     """It carries our scheduling gate."""
-    gang_size: int = 1
-    """How many pods its gang has, if it says so."""
     planned: str = ""
     """Node that a plan of ours nominated, by our annotation."""
     planned_devices: int = 0

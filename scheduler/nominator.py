@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from placement.errors import PlacementError
-from placement.gangs import gang_of
+from placement.gangs import Groups
 from placement.plans import Plan
 from placement.pods import Pod
 from placement.problems import Cluster, batch_plan, batch_problem
@@ -45,6 +45,9 @@ SLICE = 8
 MAX_DELIVERIES = 4
 """Batches on their way at once; beyond it pods wait for one to arrive, and the next batch is larger."""
 GONE = (404, 409)
+UNCOVERED = "the model does not cover it"
+KILLED = "the kill switch is thrown"
+NO_PLACE = "no place was found for it in time"
 
 
 class Promise(NamedTuple):
@@ -55,9 +58,9 @@ class Promise(NamedTuple):
     devices: int = 0
 
 
-def unit_of(seen: Seen) -> tuple[str, str]:
+def unit_of(seen: Seen, groups: Groups) -> tuple[str, str]:
     """Who is planned, held and delivered together: (namespace, gang), or the UID of a pod that is alone."""
-    return gang_of(seen.spec) or (seen.namespace, seen.uid)
+    return groups.gang_of(seen.spec) or (seen.namespace, seen.uid)
 
 
 class Nominator:
@@ -70,6 +73,7 @@ class Nominator:
         """For writes that may be repeated, many at once."""
         self.settings = settings
         self.solver = Solver()
+        self.groups = engine.reader.groups
         self.adherence: deque[Adherence] = deque(maxlen=10_000)
         self.on_promised: Callable[[list[tuple[str, str, int]]], None] = lambda promised: None
         """Told the UID, node and devices (as bits) of planned pods, a few at a time, before anything is patched."""
@@ -126,30 +130,37 @@ class Nominator:
         waiting = [uid for uid in self._since if uid not in self._busy]
         if not waiting or self._since[waiting[0]] > now - self.settings.window_s:
             return []
-        gangs: dict[tuple[str, str], list[Seen]] = defaultdict(list)
-        for uid in waiting:
-            gangs[unit_of(ledger.gated[uid])].append(ledger.gated[uid])
         found: list[Seen] = []
-        for members in gangs.values():
+        for members in self._by_unit(waiting).values():
             fits = not found or len(found) + len(members) <= self.settings.max_pods
-            if fits and self._is_complete(members, now):
+            if fits and not self._why_waits(members, now):
                 found += members
         if not found:
             self._retry_s = now + self.settings.window_s
         return found
 
-    def _is_complete(self, members: list[Seen], now: float) -> bool:
-        """Whether the gang is all there; members that run already are looked for once in a while, there may be many."""
-        size = max(seen.gang_size for seen in members)
-        if size <= len(members):
-            return True
+    def _by_unit(self, uids: Iterable[str]) -> dict[tuple[str, str], list[Seen]]:
+        units: dict[tuple[str, str], list[Seen]] = defaultdict(list)
+        for uid in uids:
+            seen = self.engine.ledger.gated[uid]
+            units[unit_of(seen, self.groups)].append(seen)
+        return units
+
+    def _why_waits(self, members: list[Seen], now: float) -> str:
+        """What a gang lacks, empty when it is all there; who runs already is looked for once in a while, there may be
+        many."""
+        gang = self.groups.gang_of(members[0].spec)
+        size = max(seen.spec.gang_size for seen in members)
+        if gang is None or not (why := self.groups.why_waits(gang, len(members), size)):
+            return ""
         if now - self._looked_s >= LOOK_S:
             ledger, self._looked_s = self.engine.ledger, now
             classes = Counter(seen.spec for uid, seen in ledger.pods.items() if uid not in ledger.gated)
             self._running.clear()
             for spec, number in classes.items():
-                self._running[gang_of(spec)] += number
-        return len(members) + self._running[gang_of(members[0].spec)] >= size
+                self._running[self.groups.gang_of(spec)] += number
+        running = self._running[gang]
+        return self.groups.why_waits(gang, len(members) + running, size) if running else why
 
     # ── one batch ─────────────────────────────────────────────────────────────────────────────
 
@@ -159,20 +170,20 @@ class Nominator:
         began = time.monotonic()
         # A leader before us may have died between nominating and lifting: what all of a gang got still holds.
         held = [s for s in waiting if s.planned and s.planned == s.nominated]
-        unheld = {unit_of(s) for s in waiting if not (s.planned and s.planned == s.nominated)}
-        finished = [s for s in held if unit_of(s) not in unheld]
+        unheld = {unit_of(s, self.groups) for s in waiting if not (s.planned and s.planned == s.nominated)}
+        finished = [s for s in held if unit_of(s, self.groups) not in unheld]
         await self._each(finished, self._relift)
         rest = [s for s in waiting if s not in finished]
         if not rest:
             return
         for seen in rest:
             self._forget(seen.uid, "planned again")
-        single = [s for s in rest if gang_of(s.spec) is None and s.spec.gpu is None]
+        single = [s for s in rest if self.groups.gang_of(s.spec) is None and s.spec.gpu is None]
         aimed = [s for s in single if self.engine.ledger.target_for(s.uid, s.spec)]
         if aimed:
             await self._each(aimed, self._aim)
             rest = [s for s in rest if s not in aimed]
-        pods = tuple(Pod(s.uid, f"{s.namespace}/{s.name}", s.spec) for s in rest)
+        pods = tuple(Pod(s.uid, f"{s.namespace}/{s.name}", self.groups.resolved(s.spec)) for s in rest)
         if not pods:
             return
         try:
@@ -211,7 +222,7 @@ class Nominator:
         gangs: dict[tuple[str, str], list[Promise]] = defaultdict(list)
         for step in plan.steps:
             seen = waiting[step.pod]
-            gangs[unit_of(seen)].append(Promise(seen, step.target, devices_mask(step.devices)))
+            gangs[unit_of(seen, self.groups)].append(Promise(seen, step.target, devices_mask(step.devices)))
         whole: list[list[Promise]] = []
         promised: list[tuple[str, str, int]] = []
         for members in gangs.values():
@@ -237,7 +248,7 @@ class Nominator:
         problem = batch_problem(Cluster(self.engine.state, pods))
         uncovered = {p.uid for p in pods} - {p.uid for members in problem.pods for p in members}
         gated = self.engine.ledger.gated
-        await self._each([gated[u] for u in uncovered if u in gated], self._let_go)
+        await self._let_go({gated[u]: UNCOVERED for u in uncovered if u in gated})
         self._batches += 1
         seed = self.engine.settings.seed + self._batches
         batched = await self.solver.solve(problem.batch, self.settings.time_s, seed)
@@ -328,12 +339,17 @@ class Nominator:
         self._active[seen.uid] = (seen.planned, ledger.clock())
         ledger.assume(seen.who, seen.spec, seen.planned, seen.planned_devices)
 
-    async def _let_go(self, seen: Seen) -> None:
-        """Lift the gate of a pod without a plan, and take back what was nominated."""
-        if seen.planned and seen.planned == seen.nominated and not await self._clear(seen):
-            return
-        await self._lift(seen)
-        self.engine.metrics.plan_pods.labels("let go").inc()
+    async def _let_go(self, pods: dict[Seen, str]) -> None:
+        """Lift the gates of pods without a plan, and take back what was nominated; ``pods`` say why."""
+
+        async def free(seen: Seen) -> None:
+            if seen.planned and seen.planned == seen.nominated and not await self._clear(seen):
+                return
+            await self._lift(seen)
+            log.info("gate lifted without a plan", extra={"pod": f"{seen.namespace}/{seen.name}", "reason": pods[seen]})
+            self.engine.metrics.plan_pods.labels("let go").inc()
+
+        await self._each(pods, free)
 
     async def _clear(self, seen: Seen) -> bool:
         """Whether the nomination is gone for certain."""
@@ -361,7 +377,7 @@ class Nominator:
         self._adopt()
         gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in ledger.gated]
         late = [seen for seen, since in gated if now - since > self._deadline(seen)]
-        await self._each(late, self._let_go)
+        await self._let_go(self._why_late(late, now))
         old = []
         for uid, (node, since) in list(self._active.items()):
             seen = ledger.pods.get(uid)
@@ -376,10 +392,19 @@ class Nominator:
         await self._each(old, self._expire)
         metrics.plan_nominations.set(len(self._active))
 
+    def _why_late(self, late: list[Seen], now: float) -> dict[Seen, str]:
+        if not late:
+            return {}
+        if self.engine.modes.is_killed:
+            return dict.fromkeys(late, KILLED)
+        gangs = self._by_unit(self.engine.ledger.gated)
+        why = {unit: self._why_waits(members, now) for unit, members in gangs.items()}
+        return {seen: why[unit_of(seen, self.groups)] or NO_PLACE for seen in late}
+
     def _deadline(self, seen: Seen) -> float:
         if self.engine.modes.is_killed:
             return 0.0
-        is_alone = gang_of(seen.spec) is None
+        is_alone = self.groups.gang_of(seen.spec) is None
         return self.settings.gate_deadline_s if is_alone else self.settings.gang_deadline_s
 
     def _adopt(self) -> None:

@@ -35,7 +35,7 @@ from scheduler.patcher import Patcher
 from scheduler.planner_process import LINE_BYTES, Message, Order, Report
 from scheduler.settings import Settings
 from scheduler.slices import Naps, give_way
-from scheduler.view import Reader, sinks
+from scheduler.view import Reader, group_sinks, sinks
 
 NICE = 5
 """Below answers, and above what may wait for ever."""
@@ -53,7 +53,7 @@ class Planner:
         ledger = Ledger(ClusterState(events=NoLog()), time.monotonic, self.metrics)
         reader = Reader()
         self.engine = Engine(ledger, reader, strategy_named("best-fit"), settings, self.metrics)
-        followed, naps = sinks(ledger, self.engine.modes, reader), Naps()
+        followed, naps = [*sinks(ledger, self.engine.modes, reader), *group_sinks(reader.groups)], Naps()
         self.informer = Informer(
             [Reflector(s.kind, s.path, s, client, self.metrics, naps, is_optional=s.is_optional) for s in followed]
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from placement.gangs import KINDS
 from scheduler.settings import Settings
 
 READ = ("get", "list", "watch")
@@ -24,6 +25,13 @@ class Right(NamedTuple):
     reason: str
     is_local: bool = False
     """Only in our own namespace."""
+
+
+def _groups(verbs: tuple[str, ...]) -> tuple[Right, ...]:
+    """Of the kinds that say how many pods a gang needs; where the API does not serve one, nothing is asked."""
+    return tuple(
+        Right(kind.version.partition("/")[0], kind.plural, verbs, "how many pods a gang needs") for kind in KINDS
+    )
 
 
 RIGHTS: tuple[Right, ...] = (
@@ -46,6 +54,7 @@ OPTIONAL: dict[str, tuple[Right, ...]] = {
         Right("", "pods", ("patch",), "lifts our scheduling gate"),
         Right("", "pods/status", ("patch",), "nominates, and takes nominations of ours back"),
         Right("policy", "poddisruptionbudgets", ("list",), "plans asked for over gRPC keep what a budget protects"),
+        *_groups(FOLLOW),
     ),
     "plan.applies": (
         Right("", "pods", ("patch",), "marks where a replacement belongs"),
@@ -53,6 +62,7 @@ OPTIONAL: dict[str, tuple[Right, ...]] = {
         Right("", "pods/eviction", ("create",), "moves pods; the API server holds disruption budgets"),
         Right("", "nodes", ("get", "patch"), "cordons nodes that a plan empties"),
         Right("policy", "poddisruptionbudgets", ("list",), "plans keep what a budget protects"),
+        *_groups(("list",)),
     ),
     "reclaim.mode": (
         Right("", "nodes/status", ("patch",), "offers reclaimed capacity"),

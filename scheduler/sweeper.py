@@ -49,7 +49,7 @@ def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: fl
     if pod.spec.nodeName or status.phase in ("Succeeded", "Failed"):
         return None
     labels, annotations = meta.labels or {}, meta.annotations or {}
-    limit_s = gang_deadline_s if gang_named(labels) else deadline_s
+    limit_s = gang_deadline_s if objects.gang_besides_labels(pod) or gang_named(labels) else deadline_s
     has_gate = any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ())
     is_gated = has_gate and _age_s(meta.creationTimestamp, now_s) > limit_s
     planned = annotations.get(NODE_ANNOTATION, "")

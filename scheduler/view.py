@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 
 from placement import objects
 from placement.errors import ConfigError
-from placement.gangs import gang_size
+from placement.gangs import KINDS, Groups, Kind
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
 from placement.pods import NodeTerm, PodSpec, Requirement
@@ -107,6 +107,7 @@ class Reader:
         self.volumes: dict[str, tuple[NodeTerm, ...]] = {}
         """Volume → required node terms; () = any node."""
         self.owners = Owners()
+        self.groups = Groups()
         self._classes: dict[PodSpec, PodSpec] = {}
         self._by_key: dict[bytes, PodSpec] = {}
         self._images: dict[tuple[str, int], tuple[str, int]] = {}
@@ -188,7 +189,6 @@ class Reader:
             devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
             has_ended=pod.status.phase in ("Succeeded", "Failed"),
             is_gated={gate.get("name") for gate in pod.spec.schedulingGates or ()} == {GATE},  # no gate of others
-            gang_size=gang_size(annotations),
             planned=annotations.get(NODE_ANNOTATION, ""),
             planned_devices=devices_mask(annotations.get(PLANNED_DEVICES_ANNOTATION, "")) if spec.gpu else 0,
             nominated=pod.status.nominatedNodeName or "",
@@ -228,6 +228,7 @@ class KindSink:
     on_known: Callable[[], Iterable[str]]
     key: Callable[[_Meta], str] = lambda meta: meta.name
     is_optional: bool = False
+    on_listed: Callable[[], None] = lambda: None
 
     def put(self, raw: Raw) -> str:
         """See :class:`scheduler.informer.Sink`."""
@@ -247,6 +248,10 @@ class KindSink:
     def known(self) -> set[str]:
         """See :class:`scheduler.informer.Sink`."""
         return set(self.on_known())
+
+    def listed(self) -> None:
+        """See :class:`scheduler.informer.Sink`."""
+        self.on_listed()
 
 
 def _by_namespace(
@@ -329,6 +334,26 @@ def _volumes(volumes: dict[str, tuple[NodeTerm, ...]]) -> KindSink:
         volumes.pop(name, None)
 
     return KindSink("volumes", "/api/v1/persistentvolumes", put, lose, lambda: volumes, is_optional=True)
+
+
+def _group_sink(groups: Groups, kind: Kind) -> KindSink:
+    """How many pods the gangs of its objects need."""
+    decode = msgspec.json.Decoder(kind.read).decode
+
+    def read(raw: Raw) -> tuple[_Meta, dict[str, int]]:
+        found = decode(raw)
+        return _Meta(found.metadata.name, found.metadata.namespace), found.needs
+
+    sink = _by_namespace(
+        f"{kind.plural} of {kind.version}", f"/apis/{kind.version}/{kind.plural}", groups.needs[kind], read
+    )
+    sink.on_listed = lambda: groups.served.add(kind)
+    return sink
+
+
+def group_sinks(groups: Groups) -> list[KindSink]:
+    """What a planner follows as well: kinds that say how many pods a gang needs. Few clusters serve any."""
+    return [_group_sink(groups, kind) for kind in KINDS]
 
 
 def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:

@@ -37,6 +37,8 @@ class ApiServer:
     def __init__(self) -> None:
         self.version = 100
         self.compacted = 0
+        self.more: set[str] = set()
+        """Kinds that are served beyond the usual ones, as ``plural.group``."""
         self.objects: dict[str, dict[str, Any]] = {}
         self.history: list[tuple[int, str, str, Any]] = []
         self.calls: list[tuple[str, str]] = []
@@ -121,11 +123,13 @@ class ApiServer:
         if request.path == "/version":
             return web.json_response({"major": "1", "minor": "36"})
         parts = request.path.strip("/").split("/")
+        group = parts[1] if parts[0] == "apis" else ""
         parts = parts[2:] if parts[0] == "api" else parts[3:]
         namespace = parts[1] if parts[0] == "namespaces" and len(parts) > 2 else ""
         parts = parts[2:] if namespace else parts
         kind, name = parts[0], parts[1] if len(parts) > 1 else ""
-        if kind not in KINDS:
+        kind = f"{kind}.{group}" if group.startswith("scheduling.") else kind
+        if kind not in KINDS and kind not in self.more:
             return self._status(404, f"no {kind} here")
         if not name and request.method == "GET":
             return await (self._watch(request, kind) if "watch" in request.query else self._list(request, kind))

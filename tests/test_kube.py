@@ -30,6 +30,7 @@ class Names:
 
     def __init__(self) -> None:
         self.names: set[str] = set()
+        self.lists = 0
 
     @staticmethod
     def _name(raw: Raw) -> str:
@@ -47,6 +48,9 @@ class Names:
 
     def lose(self, key: str) -> None:
         self.names.discard(key)
+
+    def listed(self) -> None:
+        self.lists += 1
 
 
 async def until(what: object) -> None:

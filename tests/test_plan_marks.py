@@ -104,7 +104,7 @@ def test_among_pods_that_are_alike_the_one_whose_deletion_costs_least_goes() -> 
                     "annotations": {"ullage.dev/gang-size": "3"},
                 }
             },
-            "its gang has 1 of 3 pods",
+            "its gang has 1 of 3 pods (annotation ullage.dev/gang-size)",
         ),
     ],
 )
