@@ -20,6 +20,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from placement.gangs import KINDS, Groups
 from placement.state import ClusterState
 from scheduler.cli_decisions import decisions
 from scheduler.cli_doctor import doctor
@@ -29,9 +30,9 @@ from scheduler.doctor_facts import Facts, containers, pod_spec, read_facts
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes
-from scheduler.rights import RIGHTS
+from scheduler.rights import OPTIONAL, RIGHTS
 from scheduler.settings import parse_settings
-from scheduler.view import Reader, sinks
+from scheduler.view import Reader, group_sinks, sinks
 from tests.e2e.renderers import folder
 
 REPO = Path(__file__).resolve().parent.parent
@@ -206,6 +207,30 @@ def test_every_kind_that_we_follow_has_its_right_and_no_other_is_asked_for() -> 
     ledger = Ledger(ClusterState(), lambda: 0.0, metrics)
     followed = {sink.path.rpartition("/")[2] for sink in sinks(ledger, Modes("off"), Reader())}
     assert followed == {right.resource for right in RIGHTS if "watch" in right.verbs}, "mend scheduler/rights.py, rbac"
+
+
+def test_what_a_planner_follows_as_well_is_what_its_setting_asks_for() -> None:
+    followed = {sink.path.removeprefix("/apis/") for sink in group_sinks(Groups())}
+    assert followed == {f"{kind.version}/{kind.plural}" for kind in KINDS}
+    asked = {(right.group, right.resource) for right in OPTIONAL["plan.enabled"] if "watch" in right.verbs}
+    assert asked == {(path.split("/")[0], path.split("/")[2]) for path in followed}
+
+
+@pytest.mark.parametrize(("component", "setting"), [("plan", "plan.enabled"), ("plan-apply", "plan.applies")])
+def test_a_component_grants_what_its_setting_asks_for(component: str, setting: str) -> None:
+    documents = yaml.safe_load_all((KUSTOMIZE / "components" / component / "rbac.yaml").read_text())
+    granted = {
+        (group, resource, verb)
+        for document in documents
+        for rule in document.get("rules", ())
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    asked = {(right.group, right.resource, verb) for right in OPTIONAL[setting] for verb in right.verbs}
+    assert asked <= granted
+    if component == "plan":
+        assert asked == granted
 
 
 def test_the_base_settings_are_settings() -> None:
