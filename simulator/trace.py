@@ -204,7 +204,10 @@ class Trace:
         """SHA-256 over the content, for report footers."""
         digest = hashlib.sha256()
         # Fields that came later leave digests as they were where they say nothing.
-        digest.update(msgspec.json.encode(self.specs).replace(b',"gang_size":0', b""))
+        specs = msgspec.json.encode(self.specs)
+        for silent in (b',"gang_size":0', b',"gang":""'):
+            specs = specs.replace(silent, b"")
+        digest.update(specs)
         for table in (self.nodes, self.failures.events):
             digest.update(msgspec.json.encode(table))
         pods = self.pods
