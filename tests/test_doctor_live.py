@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ import pytest
 import yaml
 from aiohttp import web
 
+from placement.gangs import SIZE
 from scheduler.binder import Binder
 from scheduler.doctor import from_probes
 from scheduler.doctor_facts import Facts, read_facts
 from scheduler.doctor_live import LIVE_RULES, Probe, hops, probe, read_metrics, shared, skewed, wrong_answer
+from scheduler.doctor_rules import Hit
 from scheduler.extender import Extender
+from scheduler.gates import GATE
 from scheduler.kube import KubeClient
 from scheduler.server import HttpServer, Request, Response
-from scheduler.settings import HttpSettings, KubeSettings
+from scheduler.settings import HttpSettings, KubeSettings, PlanSettings, Settings
 from tests.api_server import kubeconfig
 from tests.live_engine import Live, cpu_pod
 
@@ -218,6 +222,7 @@ class Api:
         self.clock_s = 0.0
         self.reviews: list[dict[str, Any]] = []
         self.user = "admin"
+        self.pods: list[dict[str, Any]] = [POD]
 
     async def handle(self, request: web.Request) -> web.Response:
         if request.path == "/version":
@@ -228,7 +233,7 @@ class Api:
             stamp = datetime.fromtimestamp(int(time.time() + self.clock_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             status = {"userInfo": {"username": self.user}}
             return web.json_response({"metadata": {"creationTimestamp": stamp}, "status": status})
-        items = [POD] if request.path.endswith("pods") else [{"metadata": {"name": n}} for n in NODES]
+        items = self.pods if request.path.endswith("pods") else [{"metadata": {"name": n}} for n in NODES]
         return web.json_response({"metadata": {}, "items": items})
 
     def _review(self, review: dict[str, Any]) -> dict[str, Any]:
@@ -276,6 +281,20 @@ async def test_rights_clock_and_reach_are_probed_at_the_api(certificates: Any, t
         found, _ = await probe(facts_of(folder, tmp_path), client, Probe(address))
         assert [code for code, _ in found] == ["UD408", "UD409", "UD410"]
         assert {r["kind"] for r in served.reviews} == {"SelfSubjectAccessReview"}
+
+
+async def test_gangs_that_lack_pods_are_reported_where_batches_are_planned(certificates: Any, tmp_path: Path) -> None:
+    folder = certificates("good")
+    meta = {"name": "w", "namespace": "shop", "uid": "w", "labels": {"scheduling.x-k8s.io/pod-group": "train"}}
+    gated = {"metadata": meta | {"annotations": {SIZE: "3"}}, "spec": {"schedulingGates": [{"name": GATE}]}}
+    async with extender(folder, tmp_path) as (_, address), api(tmp_path) as (served, client):
+        served.pods = [POD, gated]
+        facts = facts_of(folder, tmp_path)
+        assert (await probe(facts, client, Probe(address)))[0] == []
+        planning = replace(facts, settings=Settings(plan=PlanSettings(enabled=True)))
+        found, _ = await probe(planning, client, Probe(address))
+        hit = Hit("(gang shop/train)", f"its gang has 1 of 3 pods (annotation {SIZE})")
+        assert found == [("UD416", hit)]
 
 
 async def test_another_accounts_rights_are_asked_by_name(certificates: Any, tmp_path: Path) -> None:
