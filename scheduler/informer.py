@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -75,7 +76,8 @@ class Backoff:
     next_s: float = FIRST_WAIT_S
 
     def pause_s(self, lasted_s: float) -> float:
-        """How long to wait after an attempt that lasted ``lasted_s``; on average three quarters of the step.
+        """How long to wait after a watch that lasted ``lasted_s`` (below 0: none began); on average three quarters of the
+        step.
 
         >>> backoff = Backoff()
         >>> [backoff.pause_s(0.0) <= step for step in (0.1, 0.2, 0.4)], backoff.next_s
@@ -119,11 +121,12 @@ class Reflector:
         """List, watch, resume, for ever."""
         backoff = Backoff()
         while True:
-            began = time.monotonic()
+            began = math.inf  # a list that took long before it failed is no sign that the server is well
             try:
                 if not self.version:
                     await self.read_list()
                     self.problem = ""
+                began = time.monotonic()
                 await self._watch()
                 if time.monotonic() - began >= LASTING_S:  # ended by the server, as agreed
                     continue

@@ -71,7 +71,7 @@ async def grace_s(client: KubeClient, step: Step) -> float:
     """Seconds that the step's pod may take to end once it is evicted; 0 when it is gone."""
     namespace, name = split(step)
     try:
-        body = await client.call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}", timeout_s=TIMEOUT_S)
+        body = await client.call("GET", pod_path(namespace, name), timeout_s=TIMEOUT_S)
     except ApiError as error:
         if error.status == 404:
             return 0.0

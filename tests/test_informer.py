@@ -1,0 +1,60 @@
+"""How a reflector waits for a server that is in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from scheduler import informer
+from scheduler.errors import ApiError
+from scheduler.informer import LONGEST_WAIT_S, Reflector
+from scheduler.metrics import Metrics
+from scheduler.settings import KubeSettings
+
+
+class Nothing:
+    """A sink that keeps nothing."""
+
+    def put(self, raw: Any) -> str:
+        return str(raw)
+
+    def drop(self, raw: Any) -> None:
+        assert raw
+
+    def known(self) -> set[str]:
+        return set()
+
+    def lose(self, key: str) -> None:
+        assert key
+
+
+class SlowServer:
+    """Every list takes a minute and fails."""
+
+    def __init__(self) -> None:
+        self.settings, self.now_s = KubeSettings(), 0.0
+
+    async def list_pages(self, _path: str, *, page_size: int) -> AsyncIterator[Any]:
+        assert page_size
+        self.now_s += 60
+        raise ApiError("timed out", 504)
+        yield  # makes it an iterator
+
+
+async def test_lists_that_time_out_are_asked_for_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, pauses = SlowServer(), list[float]()
+    monkeypatch.setattr(informer.time, "monotonic", lambda: server.now_s)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 12:
+            raise asyncio.CancelledError
+
+    reflector = Reflector("pods", "/api/v1/pods", Nothing(), server, Metrics())  # type: ignore[arg-type]  # lists only
+    monkeypatch.setattr(informer.asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await reflector.run()
+    assert pauses[-1] >= LONGEST_WAIT_S / 2
