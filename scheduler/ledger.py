@@ -67,6 +67,11 @@ class Seen(Struct, frozen=True, gc=False):
         """It, and no other of its name."""
         return Who(self.uid, self.namespace, self.name)
 
+    @property
+    def is_replaced(self) -> bool:
+        """A plan evicted it, and its replacement may come."""
+        return self.is_leaving and bool(self.target)
+
 
 class Reservation(Struct, gc=False):
     """A pod that was decided and is not yet seen bound."""
@@ -200,7 +205,7 @@ class Ledger:
             return
         self.pods[seen.uid] = seen
         self._index(seen)
-        if seen.target and seen.is_leaving:
+        if seen.is_replaced and not (old is not None and old.is_replaced):
             self._expect(seen)
         if old is not None and old.node and old.node != seen.node:
             self._wait_no_longer(seen.uid, old.node)
@@ -273,7 +278,7 @@ class Ledger:
             for target in self._expected(seen.spec).values():
                 if target.taken_by == uid:
                     target.taken_by = ""
-            if seen.target:
+            if seen.target and not seen.is_leaving:  # else its replacement is expected already, or has come
                 self._expect(seen)
         self._drop(uid, "deleted")
 
@@ -334,6 +339,7 @@ class Ledger:
 
     def _expect(self, seen: Seen) -> None:
         if seen.spec.owner:
+            self._forget_targets()
             expected = self.targets.setdefault(template_of(seen.spec), {})
             expected.setdefault(seen.uid, Target(seen.target, self.clock()))
 
@@ -351,14 +357,21 @@ class Ledger:
             if not expected:
                 del self.targets[template_of(seen.spec)]
 
+    def _forget_targets(self) -> None:
+        """Those that nobody came for in time."""
+        limit_s = self.clock() - TARGET_S
+        for template, expected in list(self.targets.items()):
+            for uid in [u for u, t in expected.items() if t.since_s < limit_s]:
+                del expected[uid]
+            if not expected:
+                del self.targets[template]
+
     def target_for(self, uid: str, spec: PodSpec) -> str:
         """Node where a plan wants this pod, as the replacement of one that it evicted; empty if no plan cares."""
-        expected = self._expected(spec)
-        if not expected:
+        if not self._expected(spec):
             return ""
-        limit_s = self.clock() - TARGET_S
-        for evicted in [u for u, t in expected.items() if t.since_s < limit_s]:
-            del expected[evicted]
+        self._forget_targets()
+        expected = self._expected(spec)
         mine = next((t for t in expected.values() if t.taken_by == uid), None)
         free = mine or next((t for t in expected.values() if not t.taken_by), None)
         if free is None:

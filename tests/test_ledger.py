@@ -290,6 +290,30 @@ def test_nothing_is_kept_of_namespaces_that_are_gone() -> None:
     assert len(ledger.state.log) == events, "a namespace without labels tells nothing"
 
 
+def test_a_target_that_was_met_before_the_evicted_pod_ended_stays_met() -> None:
+    ledger, spec = fresh("a", "b"), PodSpec(((CPU, 100),), owner="ReplicaSet/web")
+    evicted = Seen("old", "old", "default", 1, spec, node="a")
+    ledger.see(evicted)
+    ledger.see(replace(evicted, version=2, target="b", is_leaving=True))
+    ledger.see(Seen("new", "new", "default", 3, spec, node="b"))
+    ledger.see(replace(evicted, version=4, target="b", is_leaving=True, oom_s=1))
+    ledger.lose("old")
+    assert ledger.target_for("third", spec) == ""
+    assert not ledger.targets
+
+
+def test_targets_of_owners_that_are_gone_are_forgotten() -> None:
+    ledger = fresh("a", "b")
+    now_s = 0.0
+    ledger.clock = lambda: now_s
+    for number in range(3):
+        spec = PodSpec(((CPU, 100),), owner=f"Job/once-{number}")
+        ledger.see(Seen(f"u{number}", "p", "default", 1, spec, node="a", target="b"))
+        ledger.lose(f"u{number}")
+        now_s += TARGET_S + 1
+    assert len(ledger.targets) == 1
+
+
 def test_pods_seen_before_the_view_is_complete_are_said_to_have_been_there() -> None:
     ledger, is_complete = fresh("a"), False
     ledger.is_complete = lambda: is_complete
