@@ -357,7 +357,7 @@ class ClusterState:
     def bind(
         self, uid: str, spec: PodSpec, node_name: str, devices: int = 0, *, time_s: int = 0, was_there: bool = False
     ) -> None:
-        """A pod is on a node for certain (assume and confirm in one); ``was_there``: since before the log began."""
+        """A pod is on a node for certain (assume and confirm in one); ``was_there``: since nobody knows when."""
         self._admit(Resident(uid, spec, self._row(node_name), devices, time_s, True))
         kind = log.POD_FOUND if was_there else log.POD_BOUND
         self.log.append(Event(time_s, kind, uid, node_name, devices, spec))

@@ -139,7 +139,8 @@ class Ledger:
         """Told when a pod was killed for want of memory, once each time."""
         self.targets: dict[tuple[str, str, str], dict[str, Target]] = {}
         """Template (namespace, owner, hash) → UID of an evicted pod → where its replacement belongs."""
-        self._waiting: dict[str, set[str]] = {}
+        self._waiting: dict[str, dict[str, bool]] = {}
+        """Node that is not known → pods on it, and whether they ran there before it went."""
         self._tombstones: dict[str, None] = {}
 
     @property
@@ -156,8 +157,8 @@ class Ledger:
             self.state.add_node(node, time_s=self.time_s)
             self.topology += 1
             self.node_changes += 1
-            for uid in sorted(self._waiting.pop(node.name, ())):
-                self._settle(self.pods[uid])
+            for uid, has_run in sorted(self._waiting.pop(node.name, {}).items()):
+                self._settle(self.pods[uid], has_run=has_run)
             for seen in [s for s in self.planned.values() if s.planned == node.name]:
                 self._follow_nomination(seen)
         elif self.state.nodes[row] != node:
@@ -173,7 +174,7 @@ class Ledger:
                 self.metrics.reservation_ends.labels("node gone").inc()
             seen = self.pods.get(resident.uid)
             if seen is not None and seen.node == name:
-                self._waiting.setdefault(name, set()).add(resident.uid)
+                self._waiting.setdefault(name, {})[resident.uid] = True
         self.topology += 1
         self.node_changes += 1
 
@@ -283,8 +284,8 @@ class Ledger:
         self._drop(uid, "deleted")
 
     def _wait_no_longer(self, uid: str, node: str) -> None:
-        waiting = self._waiting.get(node, set())
-        waiting.discard(uid)
+        waiting = self._waiting.get(node, {})
+        waiting.pop(uid, None)
         if not waiting:
             self._waiting.pop(node, None)
 
@@ -293,8 +294,8 @@ class Ledger:
         if len(self._tombstones) > MAX_TOMBSTONES:
             del self._tombstones[next(iter(self._tombstones))]
 
-    def _settle(self, seen: Seen) -> None:
-        """Make the columns say what the API says of a bound pod."""
+    def _settle(self, seen: Seen, *, has_run: bool = False) -> None:
+        """Make the columns say what the API says of a bound pod; one that ``has_run`` is not new on its node."""
         uid, state = seen.uid, self.state
         row = state.row_of.get(seen.node)
         resident = state.residents.get(uid)
@@ -316,9 +317,10 @@ class Ledger:
                 self._conflict("bound elsewhere", seen)
             self._drop(uid, "confirmed" if resident.row == row else "bound elsewhere")
         if row is None:
-            self._waiting.setdefault(seen.node, set()).add(uid)
+            self._waiting.setdefault(seen.node, {}).setdefault(uid, False)
             return
-        state.bind(uid, seen.spec, seen.node, devices, time_s=self.time_s, was_there=not self.is_complete())
+        was_there = has_run or not self.is_complete()
+        state.bind(uid, seen.spec, seen.node, devices, time_s=self.time_s, was_there=was_there)
 
     def _devices(self, seen: Seen, row: int) -> int:
         """The annotation's devices as far as this node has them."""

@@ -45,7 +45,7 @@ def trace_of(events: Iterable[Event], name: str, *, begins_s: int = 0) -> Trace:
             if spec is not None:
                 specs.setdefault(subject, spec)
                 arrivals.setdefault(subject, event.time_s)
-                if event.kind == log.POD_FOUND:
+                if event.kind == log.POD_FOUND and subject not in bound:  # else it comes back with its node
                     found.add(subject)
             if event.kind in (log.POD_BOUND, log.POD_FOUND):
                 bound.setdefault(subject, event.time_s)

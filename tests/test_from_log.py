@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,17 @@ def test_a_life_in_a_log_runs_from_binding_to_end() -> None:
     ]
     pods = trace_of(events, "t").pods
     assert (pods.arrival_s.tolist(), pods.departure_s.tolist()) == ([100], [400])
+
+
+def test_a_pod_that_comes_back_with_its_node_or_is_edited_has_one_life() -> None:
+    events = [
+        Event(0, log.NODE_ADDED, "a", detail=NodeSpec("a", ((CPU, 10**6),))),
+        Event(10, log.POD_BOUND, "first", "a", 0, SPEC),
+        Event(100, log.POD_BOUND, "p", "a", 0, SPEC),
+        Event(200, log.POD_UPDATED, "p", "a", 0, replace(SPEC, labels=(("app", "x"),))),
+        Event(300, log.POD_RELEASED, "p"),
+        Event(350, log.POD_FOUND, "p", "a", 0, SPEC),
+        Event(500, log.POD_RELEASED, "p"),
+    ]
+    pods = trace_of(events, "t").pods
+    assert (pods.arrival_s.tolist(), pods.departure_s.tolist()[1]) == ([10, 100], 500)

@@ -290,6 +290,17 @@ def test_nothing_is_kept_of_namespaces_that_are_gone() -> None:
     assert len(ledger.state.log) == events, "a namespace without labels tells nothing"
 
 
+def test_pods_that_come_back_with_their_node_are_not_new() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("old", node="a"))
+    ledger.lose_node("a")
+    ledger.see(pod("old", version=2, node="a"))
+    ledger.see(pod("new", node="a"))
+    ledger.see_node(node("a"))
+    kinds = {event.subject: event.kind for event in ledger.state.log if event.subject in ("old", "new")}
+    assert kinds == {"old": log.POD_FOUND, "new": log.POD_BOUND}
+
+
 def test_a_target_that_was_met_before_the_evicted_pod_ended_stays_met() -> None:
     ledger, spec = fresh("a", "b"), PodSpec(((CPU, 100),), owner="ReplicaSet/web")
     evicted = Seen("old", "old", "default", 1, spec, node="a")
