@@ -21,6 +21,7 @@ do not pack in fact is repaired or dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -55,6 +56,8 @@ LEAST_SHARE = 0.25
 """A further stage is begun only with so much of the time left: the first program of one is built before a clock is looked at."""
 GLANCES = 16.0
 """How much longer than a bound by counting the program with everybody's domain fixed takes to begin, measured."""
+FIRST_PODS = 100
+"""So many the first placement deals out whatever the clock says, some milliseconds: who is cancelled at once gets a plan, too."""
 FEW_PLACES = 64
 """Rules with more places (hosts) enter programs in sum over all places, and only what they give."""
 POINT = 2.0
@@ -252,7 +255,8 @@ def best_fit(batch: Batch, deadline: Deadline | None = None) -> IntArray:
     """``(C, N)`` greedy placement, largest class first, each pod where it likes best, then where stranding grows least.
 
     Gangs are placed all or none. Classes with a zone spread go to the emptiest zone that still has room. Wishes count
-    for nothing where fewer pods would be placed for them. After the deadline no further class is begun.
+    for nothing where fewer pods would be placed for them. After the deadline no further class is begun, but for the first
+    :data:`FIRST_PODS` pods.
     """
     placed = _one_by_one(batch, deadline)
     if batch.has_wishes and placed.sum() < batch.count.sum():
@@ -270,13 +274,23 @@ def _one_by_one(batch: Batch, deadline: Deadline | None) -> IntArray:
     for c in np.argsort(-size, kind="stable"):
         gang = int(batch.gang[c])
         groups.setdefault((gang, -1) if gang >= 0 else (-1, int(c)), []).append(int(c))
+    begun = 0
+
+    def ends(pods: int, is_over: bool) -> bool:
+        nonlocal begun
+        begun += pods
+        return is_over and begun > FIRST_PODS
+
+    def is_late() -> bool:
+        return deadline is not None and ends(1, deadline.is_late)
+
     for (gang, _), classes in groups.items():
-        if deadline is not None and deadline.is_over:
+        if deadline is not None and ends(int(batch.count[classes].sum()), deadline.is_over):
             break
         trial, trial_left = placed.copy() if gang >= 0 else placed, left.copy() if gang >= 0 else left
         trial_counts = counts.copy() if gang >= 0 and counts is not None else counts
         complete = all(
-            _fill_class(batch, c, int(batch.count[c]), trial, trial_left, trial_counts, deadline) for c in classes
+            _fill_class(batch, c, int(batch.count[c]), trial, trial_left, trial_counts, is_late) for c in classes
         )
         if gang >= 0 and complete:
             placed, left, counts = trial, trial_left, trial_counts
@@ -290,9 +304,12 @@ def _fill_class(
     placed: IntArray,
     left: IntArray,
     counts: Counts | None = None,
-    deadline: Deadline | None = None,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Place so many pods of one class in ``placed``, ``left`` and ``counts``; True when all found a node in time."""
+    """Place so many pods of one class in ``placed``, ``left`` and ``counts``; True when all found a node in time.
+
+    ``is_late`` is asked before each pod that takes devices.
+    """
     request = batch.request[:, c]
     spread = next((s for s in batch.spreads if s.pod_class == c), None)
     cost = _growth(batch, left, slice(None), request)
@@ -302,7 +319,7 @@ def _fill_class(
     takes_devices = batch.devices is not None and bool(batch.devices.count[c])
     cost[full] = INFINITY
     while pods:
-        if takes_devices and deadline is not None and deadline.is_late:
+        if takes_devices and is_late():
             return False
         open_cost = cost
         if spread is not None:
@@ -353,7 +370,7 @@ def _repacked(batch: Batch, placed: IntArray, deadline: Deadline) -> IntArray:
                     break
     left = batch.free - batch.request @ kept
     for c, missing in enumerate((placed - kept).sum(axis=1).tolist()):
-        _fill_class(batch, c, missing, kept, left, deadline=deadline)
+        _fill_class(batch, c, missing, kept, left, is_late=lambda: deadline.is_late)
     return kept
 
 

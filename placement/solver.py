@@ -214,13 +214,13 @@ def _read_math_opt(result: Any, is_lp: bool, model: Model) -> Answer:
     reason = result.termination.reason
     if reason in (mathopt.TerminationReason.INFEASIBLE, mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED):
         return Answer(Status.INFEASIBLE, np.zeros(0), -INFINITY, -INFINITY)
-    bound = float(result.termination.objective_bounds.dual_bound)
+    bound = float(result.termination.objective_bounds.dual_bound) + 0.0  # no negative zero
     if not result.has_primal_feasible_solution():
         return Answer(Status.UNKNOWN, np.zeros(0), -INFINITY, bound)
     values = result.variable_values()
     x = np.fromiter(values.values(), np.float64, model.num_columns)
     optimal = reason == mathopt.TerminationReason.OPTIMAL
-    value = float(result.objective_value())
+    value = float(result.objective_value()) + 0.0
     duals = np.zeros(0)
     if is_lp and optimal:
         duals = np.fromiter(result.dual_values().values(), np.float64, model.num_rows)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from placement import consolidation, purchase
 from placement.batches import Batch, ZoneSpread, _BatchModel, _Goal, _Pairs, as_placed, best_fit, place_batch
 from placement.consolidation import Fleet, consolidate, prefix_search
+from placement.devices import Devices
 from placement.errors import ConfigError
 from placement.patterns import best_pattern
 from placement.plans import Deadline, Ending, WorkClock
@@ -193,6 +194,17 @@ def test_rules_gangs_and_spreads_hold() -> None:
     assert result.stranding_bound <= result.stranding
 
 
+def test_a_small_batch_that_is_cancelled_at_once_is_placed_all_the_same() -> None:
+    amounts, none = np.array([[9, 9]]), np.zeros(2, np.int64)
+    for devices in (None, Devices(np.array([[600, 1000], [1000, 0]]), np.array([1]), np.array([600]))):
+        batch = Batch(
+            np.array([[1]]), np.array([3]), amounts, amounts, np.full((1, 2), 3), np.array([-1]), none, devices=devices
+        )
+        result = place_batch(batch, Deadline(5.0, WorkClock(), cancelled=lambda: True))
+        assert result.count == 3
+        assert batch.violations(result.placed) == []
+
+
 def test_a_gang_that_does_not_fit_is_not_placed_at_all() -> None:
     one = np.ones((1, 1), np.int64)
     batch = Batch(one * 5, np.array([3]), one * 12, one * 12, one * 3, np.array([0]), np.zeros(1, np.int64))
@@ -314,6 +326,21 @@ def test_a_choice_that_cannot_be_packed_is_cut_off() -> None:
     assert relaxed.solve(0.0, seconds(5), 0, 1e-6).value == pytest.approx(0.0)
     assert not relaxed.cut(np.zeros(4, bool), seconds(5)), "who loses nothing is not cut off"
     assert most_saved(fleet, None) == 0.0
+
+
+def test_who_saves_nothing_is_never_told_of_a_negative_zero() -> None:
+    fleet = Fleet(
+        np.array([[0, 5, 2], [3, 3, 0], [0, 0, 3]]),
+        np.array([[1, 1, 2], [0, 0, 1], [2, 2, 1]]),
+        np.array([[4, 1, 3], [3, 4, 1], [2, 2, 4]]),
+        np.array([[False, True, False], [False, True, False], [True, True, True]]),
+        np.ones(3, bool),
+        np.array([1.0, 0.0, 0.0]),
+    )
+    told: list[tuple[float, float | None]] = []
+    result = consolidate(fleet, Deadline(5.0, WorkClock(), note=lambda *values: told.append(values)), max_moves=5)
+    assert told
+    assert "-" not in repr([*told, result.bound])
 
 
 def test_of_equally_good_choices_the_one_that_leaves_most_room_is_taken() -> None:
