@@ -39,6 +39,8 @@ REFINEMENTS = 6
 MIN_SOLVE_S = 0.05
 PROOF_GAP, CHOICE_GAP = 1e-6, 1e-4
 """How exactly the relaxation is solved, for the bound and for a choice that may not pack anyway."""
+MOST_ROUNDING = 1e-3
+"""Share of the bound that prices may lose to rounding before nothing counts as proved."""
 COUNTED_SHARE, EASIEST_SHARE, EASIEST_GAP = 0.5, 0.3, 0.02
 """Of a relaxation's time, for the numbers of nodes and for the easiest choice, and how exactly the latter is solved."""
 FIRST_SHARE, SHARPEN_SHARE, CHOICE_SHARE = 0.05, 0.3, 0.05
@@ -198,10 +200,27 @@ def consolidate(
         bound = min(bound, most)
     bound = max(bound, best.usd_per_hour) + 0.0  # no negative zero
     gap = (bound - best.usd_per_hour) / bound if bound > 0 else 0.0
+    most = _with_small_change(fleet, bound)
+    if most > bound * (1 + MOST_ROUNDING):
+        gap, proved = 1.0, 0.0
     ending = (
         deadline.ending if gap > max(gap_share, proved) else (Ending.OPTIMAL if gap <= proved else Ending.GAP_REACHED)
     )
-    return Consolidated(best.deleted, best.arrivals, best.usd_per_hour, bound, best.moves, ending)
+    return Consolidated(
+        best.deleted, best.arrivals, best.usd_per_hour, max(most, best.usd_per_hour), best.moves, ending
+    )
+
+
+def _with_small_change(fleet: Fleet, bound: float) -> float:
+    """The most USD an hour that plans save which save no more than ``bound`` at prices in whole millionths."""
+    usd = fleet.usd_per_hour[fleet.deletable]
+    whole = np.round(usd * CENT) / CENT
+    lost = np.where(usd - whole > ROUNDING / CENT, usd - whole, 0.0)
+    if (lost[whole == 0.0] > 0.0).any():
+        most = bound + float(lost.sum())
+    else:
+        most = bound * (1.0 + float((lost / np.maximum(whole, 1 / CENT)).max(initial=0.0)))
+    return min(most, float(usd.sum()))
 
 
 def nothing(fleet: Fleet) -> Consolidated:

@@ -328,6 +328,19 @@ def test_a_choice_that_cannot_be_packed_is_cut_off() -> None:
     assert most_saved(fleet, None) == 0.0
 
 
+@pytest.mark.parametrize("budget", [None, 1])
+@pytest.mark.parametrize("usd", [(0.33333345, 0.33333260), (2e-7, 3e-7)])
+def test_prices_that_are_no_whole_millionths_keep_the_bound_true(usd: tuple[float, float], budget: int | None) -> None:
+    """One of two nodes may go; in whole millionths both are worth the same, or nothing."""
+    count, room = np.array([[2, 1]]), np.full((1, 2), 2)
+    for order in (usd, usd[::-1]):
+        fleet = Fleet(np.array([[1]]), count, room, np.ones((1, 2), bool), np.ones(2, bool), np.array(order))
+        best = most_saved(fleet, budget)
+        result = consolidate(fleet, seconds(5), max_moves=budget)
+        assert result.bound >= best * (1 - 1e-9)
+        assert result.ending != Ending.OPTIMAL or result.usd_per_hour >= best * (1 - 1e-5)
+
+
 def test_who_saves_nothing_is_never_told_of_a_negative_zero() -> None:
     fleet = Fleet(
         np.array([[0, 5, 2], [3, 3, 0], [0, 0, 3]]),
