@@ -428,6 +428,27 @@ def _other_minor(facts: Facts) -> Iterator[Hit]:
             yield Hit(key, f"kube-scheduler {major}.{minor} scores as kube-default does, not as {name}")
 
 
+def _idle_learning(facts: Facts) -> Iterator[Hit]:
+    if facts.settings is None:
+        return
+    from placement.prediction import RULE_PREFIX  # half a second of imports that files without settings spare
+    from placement.strategies import strategy_named
+
+    settings, usage = facts.settings, facts.settings.usage
+    strategy = strategy_named(settings.strategy)
+    is_rule = usage.model.startswith(RULE_PREFIX)
+    tells_lifetimes = strategy.reads_lifetimes and settings.lifetimes_every_s > 0 and not is_rule
+    has_source = bool(usage.prometheus) or settings.grpc.port >= 0
+    if usage.model and not has_source and not tells_lifetimes:
+        yield Hit("usage.model", f"nothing measures usage, and {strategy.name} is not told lifetimes by it")
+    elif usage.model and strategy.reads_parts and not tells_lifetimes:
+        yield Hit("usage.model", f"{strategy.name} reads parts of the day, which come from the history alone")
+    if usage.siblings and not has_source:
+        yield Hit("usage.siblings", "nothing measures usage")
+    elif usage.siblings and strategy.reads_parts:
+        yield Hit("usage.siblings", f"{strategy.name} reads parts of the day, of which siblings tell nothing")
+
+
 CONFIG_RULES: tuple[Rule, ...] = (
     Rule(
         "UD101",
@@ -780,5 +801,15 @@ SETTINGS_RULES: tuple[Rule, ...] = (
         "about one pod in twenty.",
         "Set the strategy to kube-default for 1.36 and later, to kube-default-1.35 for 1.34 and 1.35.",
         _other_minor,
+    ),
+    Rule(
+        "UD212",
+        WARNING,
+        "A model that nobody asks",
+        "Usage is forecast only where it is measured, and lifetimes only for a strategy that reads them: the setting "
+        "changes nothing, and nothing says so.",
+        "Set usage.prometheus or grpc.port, choose a strategy that reads what the model tells (docs/models.md), or "
+        "leave the setting out.",
+        _idle_learning,
     ),
 )

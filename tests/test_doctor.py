@@ -240,6 +240,11 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD210", _both(_set(lambda w: w.settings, plan={"enabled": True}), lambda w: setattr(w, "version", "1.34"))),
     ("UD211", _both(_set(lambda w: w.settings, strategy="kube-default"), lambda w: setattr(w, "version", "1.35"))),
     ("UD211", _set(lambda w: w.settings, fallback_strategy="kube-default-1.35")),
+    ("UD212", _set(lambda w: w.settings, strategy="predicted", usage={"model": "/models/m"})),
+    ("UD212", _set(lambda w: w.settings, strategy="emptying", usage={"model": "rule:max7d"})),
+    ("UD212", _set(lambda w: w.settings, strategy="emptying", usage={"model": "/models/m"}, lifetimes_every_s=0)),
+    ("UD212", _set(lambda w: w.settings, strategy="coach-6x4h", usage={"model": "m", "prometheus": "http://p"})),
+    ("UD212", _set(lambda w: w.settings, usage={"siblings": True})),
     ("UD301", _shorten),
     ("UD302", _widen),
     ("UD303", _host_network),
@@ -256,6 +261,20 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
 
 def test_nothing_is_found_in_a_good_world(tmp_path: Path) -> None:
     assert World().codes(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": "predicted", "usage": {"model": "/models/m", "prometheus": "http://p"}},
+        {"strategy": "emptying", "usage": {"model": "/models/m"}},
+        {"strategy": "predicted", "usage": {"model": "/models/m"}, "grpc": {"port": 9443, "host": "127.0.0.1"}},
+    ],
+)
+def test_a_model_that_is_asked_is_no_trap(settings: dict[str, object], tmp_path: Path) -> None:
+    world = World()
+    world.settings.update(settings)
+    assert "UD212" not in world.codes(tmp_path)
 
 
 @pytest.mark.parametrize(("code", "spoil"), SPOILS, ids=[f"{c}-{i}" for i, (c, _) in enumerate(SPOILS)])
