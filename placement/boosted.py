@@ -436,7 +436,11 @@ def load_card(folder: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else None
         raise ModelError(f"{path} has format {found!r}, this build reads {FORMAT}; train again with this build")
-    if card.get("sha256") != _seal(card):
+    if "sha256" not in card:
+        raise ModelError(
+            f"{path} has no checksum: an older build wrote it, or it was edited; train again with this build"
+        )
+    if card["sha256"] != _seal(card):
         raise ModelError(f"{path} does not match its checksum; it is damaged or was edited, restore it or train again")
     return card
 

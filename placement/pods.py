@@ -191,6 +191,8 @@ class PodSpec:
         for name, amount in self.request:
             if not 0 <= amount < MAX_AMOUNT:
                 raise ConfigError(f"request of {amount} {name} is out of range; requests are >= 0 and below 2^62")
+        if self.gang_size < 0:
+            raise ConfigError(f"gang_size is {self.gang_size}; it is a number of pods, or 0 where it is not known")
 
     @cached_property
     def _hash(self) -> int:

@@ -97,7 +97,7 @@ def evaluate(
         progress(name, number, len(tasks))
         mine, then = ([m for m in of if m.resource == resource and m.target == target] for of in (served, before))
         entry = _task(
-            recording, target, split, (then if sight.before_refit else mine, then if sight.note and then else mine),
+            recording, target, split, (then if sight.before_refit else mine, then if sight.knows_past and then else mine),
             _at(facts[resource, horizon, statistic], sight), novelty, sight.from_s,
         )  # fmt: skip
         if entry is not None:

@@ -107,7 +107,7 @@ def convert(source: str, target: Path, prices: Path | None, begins_s: int | None
     """Write any trace in the native format."""
     found = open_trace(source, skip_bad_rows=bad_rows == "skip")
     if begins_s is not None:
-        check_begin(found.manifest.name, found.manifest.begins_s > 0)
+        check_begin(found.manifest.name, found.manifest.has_calendar)
         found = found.but(manifest=replace(found.manifest, begins_s=begins_s))
     if prices is not None:
         found = found.but(prices=tuple(read_price_book(prices).shapes.values()))

@@ -246,6 +246,12 @@ def _notes(question: Question, trace: Trace, options: ReplayOptions) -> list[str
             notes.append(
                 f"the model learned from this time: of usage it says nothing before {until:%Y-%m-%d %H:%M} UTC"
             )
+        is_timeless = usage is not None and not usage.calendar and not trace.manifest.has_calendar
+        if learns and is_timeless and (card.get("data") or {}).get("name") == trace.manifest.name:
+            notes.append(
+                "the model learned usage from a recording of this name that does not say when it began: what it says "
+                "here may be remembered; convert it with --begins-at and train again"
+            )
     return notes
 
 

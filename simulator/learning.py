@@ -66,10 +66,10 @@ def read_learnable(text: str, begins_s: int | None = None) -> Learnable:
         return Learnable(series.name, series, notes=_hours(series.name, series.has_calendar))
     trace = open_trace(_with_batches(text))
     if begins_s is not None:
-        check_begin(trace.manifest.name, trace.manifest.begins_s > 0)
+        check_begin(trace.manifest.name, trace.manifest.has_calendar)
         trace = trace.but(manifest=replace(trace.manifest, begins_s=begins_s))
     name = trace.manifest.name
-    notes = _hours(name, trace.manifest.begins_s > 0)
+    notes = _hours(name, trace.manifest.has_calendar)
     usage = None
     try:
         usage = usage_of_trace(trace)
@@ -207,7 +207,7 @@ def evaluate_lifetimes(trace: Trace, folder: Path, progress: Progress) -> dict[s
     span = Span.of(trained)
     begin_s, end_s, first_s = (begins_s + round(x) for x in (bounds.mix, bounds.last, bounds.first))
     owners = [digest_of(workload_of(s.namespace, s.owner)) for s in owned.specs if s.owner]
-    here = Judged(owned.manifest.name, owned.digest, begins_s > 0, first_s, begin_s, end_s, owners)
+    here = Judged(owned.manifest.name, owned.digest, owned.manifest.has_calendar, first_s, begin_s, end_s, owners)
     sight = sight_of(span, str(about.get("name", "")), str(trained.get("known", "")).split(), here)
     model = load_lifetimes(folder, judged=sight.before_refit)
     assert model is not None, "the card has a section"

@@ -115,7 +115,7 @@ def train_lifetimes(
         Draw(bounds.mix, bounds.last, rows // 6),
     ]
     samples = samples_of(owned, draws, seed=seed, progress=progress)
-    if not owned.manifest.begins_s:
+    if not owned.manifest.has_calendar:
         samples = samples.without_hours()
     early, late = samples.moment_s < bounds.fit, samples.moment_s >= bounds.mix
     data = data_of(owned, bounds, seed)
@@ -159,7 +159,7 @@ def span_of_lives(trace: Trace, bounds: Bounds, *, refit: bool) -> Span:
     """What a model of a recording with these bounds learns from."""
     begins_s = trace.manifest.begins_s
     first, mix, last = (begins_s + round(x) for x in (bounds.first, bounds.mix, bounds.last))
-    return Span(first, mix, last if refit else mix, trace.digest, begins_s > 0)
+    return Span(first, mix, last if refit else mix, trace.digest, trace.manifest.has_calendar)
 
 
 def known_of(trace: Trace) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from hashlib import sha256
 
 from placement.errors import ConfigError
@@ -44,6 +45,8 @@ class Sight:
     before_refit: bool
     from_s: int
     note: str = ""
+    knows_past: bool = False
+    """What is served may have been fitted on days before ``from_s``: it is not tried on them."""
 
 
 def sight_of(span: Span | None, trained_on: str, known: Collection[str], data: Judged) -> Sight:
@@ -66,21 +69,32 @@ def sight_of(span: Span | None, trained_on: str, known: Collection[str], data: J
     ):
         return Sight(False, data.begin_s)
     if data.begin_s >= span.to_s or data.end_s <= span.from_s:
-        return Sight(False, data.begin_s)
+        return Sight(False, data.begin_s, knows_past=data.first_s < span.to_s and data.end_s > span.from_s)
     if 2 * (data.end_s - span.to_s) >= data.end_s - data.begin_s:
         days = (data.end_s - span.to_s) / 86_400
-        return Sight(False, span.to_s, f"{data.name}: judged on the {days:.1f} days that the model was not fitted on")
+        return Sight(
+            False, span.to_s, f"{data.name}: judged on the {days:.1f} days that the model was not fitted on", True
+        )
     begin = max(data.begin_s, span.judged_s)
     if begin >= data.end_s:
         raise ConfigError(
             f"{data.name}: the model was fitted on all of it, so nothing here would tell how good it is; "
-            f"give a recording that goes on after second {span.judged_s} of the one that it was trained on"
+            f"give a recording that goes on after {_moment(span)} of the one that it was trained on"
         )
     if span.judged_s == span.to_s:
-        return Sight(False, begin, "" if begin == data.begin_s else f"{data.name}: judged on what was not fitted on")
+        note = "" if begin == data.begin_s else f"{data.name}: judged on what was not fitted on"
+        return Sight(False, begin, note, True)
     return Sight(
         True,
         begin,
         f"{data.name}: the models that are served were fitted on this; judged are those before that "
         "(judged-*), on what they had not seen. Judge what is served on a later recording",
+        True,
     )
+
+
+def _moment(span: Span) -> str:
+    """From when on something can be judged, by the recording's clock."""
+    if not span.calendar:
+        return f"second {span.judged_s}"
+    return f"{datetime.fromtimestamp(span.judged_s, UTC):%Y-%m-%d %H:%M} UTC"

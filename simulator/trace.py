@@ -31,6 +31,7 @@ from placement.log import Event
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import AnyArray, IntArray
+from placement.usage import CALENDAR_FROM_S
 from simulator.event_table import from_columns, to_columns
 from simulator.fleet import Shape
 
@@ -55,6 +56,11 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     begins_s: int = 0
     """Unix time of second 0, which tells the hour of the day; 0 where it is not known, as if traces began at midnight."""
+
+    @property
+    def has_calendar(self) -> bool:
+        """Whether it is known when it began."""
+        return self.begins_s >= CALENDAR_FROM_S
 
 
 @dataclass(frozen=True)

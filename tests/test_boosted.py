@@ -120,6 +120,10 @@ def test_a_damaged_file_a_foreign_schema_and_a_foreign_format_are_refused(model:
     with pytest.raises(ModelError, match="cannot be read"):
         load(tmp_path)
     whole = (tmp_path / boosted.CARD).read_text()
+    old = {key: value for key, value in json.loads(whole).items() if key != "sha256"}
+    (tmp_path / boosted.CARD).write_text(json.dumps(old))
+    with pytest.raises(ModelError, match="an older build wrote it"):
+        load(tmp_path)
     for at in range(0, len(whole), 7):
         (tmp_path / boosted.CARD).write_text(whole[:at] + chr(ord(whole[at]) ^ 1) + whole[at + 1 :])
         with pytest.raises(ModelError):

@@ -358,7 +358,7 @@ def test_the_hour_is_that_of_the_day_where_a_trace_says_when_it_began() -> None:
 
 
 def test_trees_do_not_look_at_the_hour_of_a_trace_that_does_not_say_when_it_began(trace: Trace) -> None:
-    unknown = trace.but(manifest=replace(trace.manifest, begins_s=0))
+    unknown = trace.but(manifest=replace(trace.manifest, begins_s=86_400))  # a clock from a beginning of its own
     for known, reads in ((trace, True), (unknown, False)):
         found = train_lifetimes(known, seed=3, rows=8000)
         at = row_names().index("hour")

@@ -157,3 +157,5 @@ def test_a_new_workload_is_told_by_gangs_of_about_its_size() -> None:
     assert math.isnan(last_life(Kin("new", (1, 1, 0))))
     history.forget_size(Kin("", (1, 1, 0)))
     assert math.isnan(last_life(Kin("new", (1, 1, 0), gang_size=100)))
+    with pytest.raises(ConfigError, match="gang_size is -3"):
+        PodSpec((), gang_size=-3)

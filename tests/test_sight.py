@@ -81,6 +81,12 @@ def test_how_a_recording_is_judged_follows_from_what_was_learned_from_it() -> No
     assert "judged on the" in longer.note
     later = sight_of(SPAN, "", known, replace(DATA, begin_s=2000, end_s=2400))
     assert (later.before_refit, later.from_s, later.note) == (False, 2000, "")
+    assert later.knows_past, "some of the days before it were fitted on"
+    fresh = sight_of(SPAN, "", known, replace(DATA, first_s=2000, begin_s=2300, end_s=2400))
+    assert not fresh.knows_past
+    early = replace(SPAN, from_s=BEGINS_S, judged_s=BEGINS_S + 60, to_s=BEGINS_S + 100)
+    with pytest.raises(ConfigError, match="goes on after 2026-03-02 00:01 UTC"):
+        sight_of(early, "", known, replace(DATA, first_s=0, begin_s=BEGINS_S, end_s=BEGINS_S + 30))
     with pytest.raises(ConfigError, match="the model was fitted on all of it"):
         sight_of(SPAN, "", known, replace(DATA, begin_s=1400, end_s=1600))
     shifted = replace(DATA, digest="d", first_s=0, begin_s=670, end_s=1000, calendar=False)
@@ -119,6 +125,27 @@ def test_what_is_served_is_judged_on_what_came_later(folder: Path) -> None:
     assert "judged on the 3.0 days" in report["judged"]["note"]
     every = evaluate(part(whole, 12, 24), folder)["tasks"]["cpu-6h-peak"]["samples"]
     assert 0 < report["tasks"]["cpu-6h-peak"]["samples"] < every
+
+
+def test_the_past_of_a_later_recording_is_not_told_by_who_was_fitted_on_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simulator import accuracy
+
+    whole = replace(made_up(days=24), start_s=BEGINS_S)
+    model, _ = load_predictor(folder, TARGET)
+    asked_s = []
+    mixed = accuracy._mixed
+
+    def spy(models, part, base, card):  # type: ignore[no-untyped-def]
+        asked_s.append(models[0].booster.model_to_string())
+        return mixed(models, part, base, card)
+
+    monkeypatch.setattr(accuracy, "_mixed", spy)
+    report = evaluate(part(whole, 0, 19), folder)
+    assert report["judged"] == {"models": "served", "note": ""}
+    served, judged = model.models[CPU][0], model.judged[CPU][0]
+    assert asked_s[:2] == [judged.booster.model_to_string(), served.booster.model_to_string()]
 
 
 def asked(series: UsageSeries, days: int) -> Question:

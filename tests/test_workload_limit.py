@@ -87,6 +87,9 @@ def test_a_replay_says_that_a_service_would_keep_fewer(tmp_path: Path, monkeypat
     assert not any("were learned of" in note for note in row["trace_notes"])
 
 
+REMEMBERED = ("partly remembered", "learned from this time", "may be remembered")
+
+
 def test_a_replay_says_that_a_model_was_fitted_on_its_trace(tmp_path: Path) -> None:
     with_usage(tmp_path / "both.ullage")
     trace = Trace.load(tmp_path / "both.ullage")
@@ -97,7 +100,7 @@ def test_a_replay_says_that_a_model_was_fitted_on_its_trace(tmp_path: Path) -> N
         path = tmp_path / f"{replayed.digest}-{replayed.manifest.begins_s}.ullage"
         replayed.save(path)
         (row,) = compare(Question((str(path),), ("ullage",), model=model, horizon="1h-peak")).rows
-        return [note for note in row["trace_notes"] if "partly remembered" in note or "learned from this time" in note]
+        return [note for note in row["trace_notes"] if any(told in note for told in REMEMBERED)]
 
     found = notes(trace)
     assert len(found) == 2
@@ -105,3 +108,9 @@ def test_a_replay_says_that_a_model_was_fitted_on_its_trace(tmp_path: Path) -> N
     later = trace.but(manifest=replace(trace.manifest, begins_s=trace.manifest.begins_s + 7 * DAY_S))
     few = replace(later.usage, **{name: column[:-1] for name, column in vars(later.usage).items()})
     assert notes(later.but(usage=few, pods=by_the_hour(owners=30, hours=47, every_s=3600).pods)) == []
+    assert notes(later.but(usage=few, manifest=replace(later.manifest, begins_s=0))) == [], "the model has a date"
+    timeless = trace.but(manifest=replace(trace.manifest, begins_s=0))
+    timeless.save(tmp_path / "timeless.ullage")
+    source = read_learnable(str(tmp_path / "timeless.ullage"))
+    train(source, Path(model), seed=3, effort=Effort(1500, 400), targets=[Target(1)])
+    assert any(note.endswith("convert it with --begins-at and train again") for note in notes(timeless))
