@@ -79,6 +79,8 @@ class Nominator:
         """Told the UID, node and devices (as bits) of planned pods, a few at a time, before anything is patched."""
         self._active: dict[str, tuple[str, float]] = {}
         """UID → planned node, and since when by the ledger's clock."""
+        self._cleared: set[str] = set()
+        """UIDs of those whose nomination we took back; their end is when the watch shows it."""
         self._since: dict[str, float] = {}
         """UID → when its gate was first seen by the ledger's clock."""
         self._busy: set[str] = set()
@@ -386,7 +388,9 @@ class Nominator:
             elif seen.node:
                 self._end(uid, self._compare(seen, node))
             elif seen.planned == node and seen.nominated != node:
-                self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why_not_bound(seen.nominated)))
+                is_expired = uid in self._cleared and not seen.nominated
+                why = EXPIRED if is_expired else why_not_bound(seen.nominated)
+                self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why))
             elif now - since > settings.nomination_deadline_s and seen.planned == node:
                 old.append(seen)
         await self._each(old, self._expire)
@@ -416,7 +420,8 @@ class Nominator:
 
     async def _expire(self, seen: Seen) -> None:
         if await self._clear(seen):
-            self._end(seen.uid, Adherence(f"{seen.namespace}/{seen.name}", seen.planned, "", EXPIRED))
+            self._cleared.add(seen.uid)
+            self._active[seen.uid] = (seen.planned, self.engine.ledger.clock())
 
     def _compare(self, seen: Seen, planned: str) -> Adherence:
         row = self.engine.state.row_of.get(planned)
@@ -433,6 +438,7 @@ class Nominator:
 
     def _end(self, uid: str, adherence: Adherence) -> None:
         self._active.pop(uid, None)
+        self._cleared.discard(uid)
         self.adherence.append(adherence)
         outcome = adherence.outcome
         if outcome != AS_PLANNED:
@@ -443,4 +449,5 @@ class Nominator:
 
     def _forget(self, uid: str, how: str) -> None:
         self._active.pop(uid, None)
+        self._cleared.discard(uid)
         self.engine.ledger.forget(uid, how)

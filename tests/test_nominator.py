@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from placement import gangs
+from scheduler.adherence import EXPIRED
 from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
 from scheduler.planner import Planner
 from scheduler.planner_process import Order
@@ -170,6 +171,23 @@ async def test_a_nomination_that_nobody_takes_is_cleared_and_one_that_was_replac
         assert not planner.engine.ledger.reservations
 
 
+async def test_a_nomination_that_was_cleared_ends_once_however_late_the_watch_shows_it(tmp_path: Path) -> None:
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        api.put("pods", gated("p"))
+        await until(lambda: planner.engine.ledger.reservations.keys() == {"uid-p"} and is_free(api, "p"))
+        await until(lambda: not planner.engine.ledger.gated)
+        api.is_silent = True
+        await until(lambda: not nominated(api, "p"))
+        await asyncio.sleep(1.5)  # several looks, and another deadline
+        api.compact()
+        api.version += 1
+        api.is_silent = False
+        api.cut()
+        await until(lambda: not planner.engine.ledger.reservations and len(planner.nominator.adherence) > 0)
+        assert [(a.reason, a.planned != "") for a in planner.nominator.adherence] == [(EXPIRED, True)]
+        assert outcome(planner, "not bound") == 1
+
+
 async def test_a_new_leader_finishes_what_the_old_one_began(tmp_path: Path) -> None:
     async with cluster() as api:
         half = gated("half")
@@ -190,8 +208,8 @@ async def test_a_nomination_that_another_leader_changed_has_an_end_too(tmp_path:
         body["metadata"]["annotations"][NODE_ANNOTATION] = body["status"]["nominatedNodeName"] = other
         api.put("pods", body)
         await until(lambda: planner.engine.ledger.reservations["uid-p"].node == other)
-        await until(lambda: not nominated(api, "p"))
-        assert outcome(planner, "not bound") == 1
+        await until(lambda: outcome(planner, "not bound") == 1)
+        assert not nominated(api, "p")
 
 
 async def test_pods_that_are_not_modelled_are_let_go_at_once(tmp_path: Path) -> None:
