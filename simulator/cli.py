@@ -204,6 +204,8 @@ def _run(
     if report:
         write_report(result, Path(report))
         click.echo(f"report: {report}", err=True)
+    for line in learned_notes(result):
+        click.echo(line, err=True)
     if output == "table":
         click.echo(result.headline + "\n")
         if question.until == "empty":
@@ -246,6 +248,12 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "throttled core-h": line["throttled_core_hours"],
             }
     return rows
+
+
+def learned_notes(comparison: Comparison) -> list[str]:
+    """What a reader must know of what was learned, or remembered, in the replays."""
+    found = dict.fromkeys((row["trace"], note) for row in comparison.rows for note in row.get("learned_notes", ()))
+    return [f"note: {trace}: {note}" for trace, note in found]
 
 
 def never_placed(comparison: Comparison) -> list[str]:

@@ -218,10 +218,12 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
         use = truth.summary()
         result["metrics"] |= {key: use[key] for key in USE}
         result["use"] = {**use, **truth.charts()}
+    learned = _notes(question, trace, options)
     return {
         **result,
         "trace_digest": trace.digest,
-        "trace_notes": [*trace.manifest.notes, *_notes(question, trace, options)],
+        "trace_notes": [*trace.manifest.notes, *learned],
+        "learned_notes": learned,
     }
 
 

@@ -21,6 +21,7 @@ from scheduler.metrics import Metrics
 from scheduler.settings import UsageSettings
 from scheduler.telemetry import Sample, Subject, UsageStore
 from scheduler.usage_learner import UsageLearner
+from simulator.cli import learned_notes
 from simulator.compare import Question, compare
 from simulator.learning import read_learnable, train
 from simulator.trace import Trace
@@ -80,8 +81,10 @@ def test_a_replay_says_that_a_service_would_keep_fewer(tmp_path: Path, monkeypat
     trace.save(path)
     question = Question((str(path),), ("best-fit",))
     monkeypatch.setattr(comparing, "MOST_WORKLOADS", 3)
-    (row,) = compare(question).rows
-    assert any(note.startswith("4 workloads were learned of") for note in row["trace_notes"])
+    comparison = compare(question)
+    assert any(note.startswith("4 workloads were learned of") for note in comparison.rows[0]["trace_notes"])
+    (said,) = learned_notes(comparison)
+    assert said.startswith(f"note: {trace.manifest.name}: 4 workloads were learned of")
     monkeypatch.setattr(comparing, "MOST_WORKLOADS", 4)
     (row,) = compare(question).rows
     assert not any("were learned of" in note for note in row["trace_notes"])
