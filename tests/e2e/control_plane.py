@@ -101,6 +101,8 @@ class ControlPlane:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bin = binaries()
+        self.api_options: tuple[str, ...] = ()
+        """More of the API server's, from its next start on."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._guard = subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, start_new_session=True)
         self.etcd_port, self.peer_port, self.api_port = free_port(), free_port(), free_port()
@@ -179,6 +181,7 @@ class ControlPlane:
             f"--service-account-signing-key-file={self.folder}/sa.key", "--service-cluster-ip-range=10.0.0.0/24",
             "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition", "--etcd-compaction-interval=0",
             "--max-requests-inflight=4000", "--max-mutating-requests-inflight=2000",
+            *self.api_options,
         )  # fmt: skip
         self.wait("kube-apiserver", lambda: self.call("GET", "/readyz") == "ok")
 
