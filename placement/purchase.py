@@ -31,6 +31,8 @@ PRICING_LIMITS = (2_000, 20_000, 200_000, 2_000_000, 20_000_000)
 LOOSE = 2e-4
 PROVED = 1e-8
 """A bound this near is the cost: fillings are priced with a slack of a billionth, once per limit."""
+START_SHARE, STARTS, START_NOISE = 0.5, 300, 1.0
+"""Of the time, for a first fleet where shapes run out; how often that is tried, and how much prices vary."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     """Cheapest fleet for the demand that the deadline allows, with a proved lower bound on every fleet's cost."""
     if not shapes:
         raise ConfigError("there is nothing to buy: the price book lists no shape; add at least one")
-    start = _start(demand, shapes)
+    start = _start(demand, shapes, deadline.part(START_SHARE), seed)
     if start is None or not demand.count.any():
         ending = Ending.INFEASIBLE if start is None else Ending.OPTIMAL
         return Bought((), 0.0, 0.0, ending)
@@ -249,14 +251,23 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     return Bought(best.fillings, best.cost, bound, Ending.OPTIMAL if done else deadline.ending)
 
 
-def _start(demand: Demand, shapes: list[Shape]) -> Bought | None:
-    """A first fleet: first-fit decreasing, or, where that runs into a limit, node by node what is worth most per USD."""
+def _start(demand: Demand, shapes: list[Shape], deadline: Deadline, seed: int) -> Bought | None:
+    """A first fleet: first-fit decreasing, or, where that runs into a limit, node by node what is worth most per USD.
+
+    Where that runs into a limit, too, it is tried again at disturbed prices.
+    """
     start = first_fit_decreasing(demand, shapes)
     if start is not None or unplaceable(demand, shapes):
         return start
     size = (demand.request / np.maximum(np.array([s.capacity for s in shapes]).max(axis=0), 1)[:, None]).max(axis=0)
-    market = market_of(demand, shapes, size)
+    market, random = market_of(demand, shapes, size), np.random.default_rng(seed)
     nodes = recreate(market, demand.count, market.price, market.cost, market.limit, np.inf)
+    for _ in range(STARTS):
+        if nodes is not None or deadline.is_over:
+            break
+        worth = market.price * np.exp(random.normal(0.0, START_NOISE, len(market.price)))
+        cost = market.cost * np.exp(random.normal(0.0, START_NOISE, len(market.cost)))
+        nodes = recreate(market, demand.count, worth, cost, market.limit, np.inf)
     if nodes is None:
         return None
     fillings = [Filling(s, counts, 1) for s, counts in nodes]

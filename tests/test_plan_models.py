@@ -519,6 +519,16 @@ def test_limits_on_shapes_hold() -> None:
     assert result.bound <= 3.2 + 1e-6
 
 
+def test_the_last_node_of_a_shape_goes_to_the_pod_that_takes_no_other() -> None:
+    """Greedily the first class gets it; then the second has none, although the first could have a dearer one."""
+    demand = Demand(np.full((2, 2), 3), np.array([1, 1]), np.array([[True, True], [True, False]]))
+    shapes = [Shape("small", np.array([3, 6]), 0.1, limit=1), Shape("large", np.array([9, 6]), 1.0, limit=2)]
+    result = buy(demand, shapes, Deadline(5.0, WorkClock()))
+    assert purchase.violations(demand, shapes, result) == []
+    assert result.cost == pytest.approx(1.1)
+    assert result.ending == Ending.OPTIMAL
+
+
 def test_a_pod_that_fits_no_shape_is_found() -> None:
     demand = Demand(np.array([[9, 1]]), np.array([1, 1]), np.ones((2, 1), bool))
     assert unplaceable(demand, [Shape("small", np.array([4]), 1.0)]) == [0]
