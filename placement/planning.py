@@ -43,7 +43,7 @@ from placement.problems import (
     waiting,
     why_on_no_shape,
 )
-from placement.purchase import Bought, Shape, buy, fluid_bound, unplaceable
+from placement.purchase import Bought, Shape, buy, fluid_bound, is_beyond_limits, unplaceable
 from placement.rescue import pack
 from placement.resources import MAX_AMOUNT
 from placement.snapshots import SnapshotFile, cluster_of
@@ -55,6 +55,13 @@ FIRST_SHARE = 0.7
 """Of the time for a rescue that may have to be made again."""
 MOST_USD = 1e6
 """An hour, a move or an interruption: beyond it a price is a mistake, and solvers lose its small change."""
+BEYOND_LIMITS = (
+    "what may be bought holds less than the pods ask for, even if pods could be cut; raise limits, or offer more"
+)
+NONE_FOUND = (
+    "no nodes within the limits of the shapes were found that hold all pods, nor a proof that there are none; give more "
+    "time, raise limits, or offer more"
+)
 KINDS = ("rescue", "batch", "consolidate", "purchase")
 PROGRESS_UNITS = {
     "rescue": "pods placed",
@@ -315,8 +322,14 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
     if (problem.exact.request != problem.demand.request).any():  # shares were rounded up; the bound is for exact ones
         exact = offers(problem.exact, shapes, terms, hours)
         bound = min(bought.bound, fluid_bound(exact.demand, exact.shapes))
-        ending = Ending.DEADLINE if bought.ending == Ending.OPTIMAL and bound < bought.cost else bought.ending
+        is_proved = bound >= bought.cost if bought.fillings else is_beyond_limits(exact.demand, exact.shapes)
+        is_claimed = bought.ending in (Ending.OPTIMAL, Ending.INFEASIBLE)
+        ending = Ending.DEADLINE if is_claimed and not is_proved else bought.ending
         bought = replace(bought, bound=bound, ending=ending)
+    if not bought.fillings:
+        problem = replace(
+            problem, left_out=(*problem.left_out, BEYOND_LIMITS if bought.ending == Ending.INFEASIBLE else NONE_FOUND)
+        )
     plan = purchase_plan(problem, shapes, bought, time_s=deadline.elapsed_s)
     plan = replace(plan, details={**plan.details, **there})
     return _with_commitments(plan, request.shapes, bought)

@@ -221,13 +221,18 @@ class _Columns:
 
 
 def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 0) -> Bought:
-    """Cheapest fleet for the demand that the deadline allows, with a proved lower bound on every fleet's cost."""
+    """Cheapest fleet for the demand that the deadline allows, with a proved lower bound on every fleet's cost.
+
+    Without fillings none was found: that there is none is proved only where the ending is ``INFEASIBLE``.
+    """
     if not shapes:
         raise ConfigError("there is nothing to buy: the price book lists no shape; add at least one")
+    if not demand.count.any():
+        return Bought((), 0.0, 0.0, Ending.OPTIMAL)
     start = _start(demand, shapes, deadline.part(START_SHARE), seed)
-    if start is None or not demand.count.any():
-        ending = Ending.INFEASIBLE if start is None else Ending.OPTIMAL
-        return Bought((), 0.0, 0.0, ending)
+    if start is None:
+        is_proved = bool(unplaceable(demand, shapes)) or is_beyond_limits(demand, shapes)
+        return Bought((), 0.0, 0.0, Ending.INFEASIBLE if is_proved else deadline.ending)
     columns = _Columns(demand, shapes)
     for filling in start.fillings:
         columns.add(filling.shape, filling.counts)
@@ -331,6 +336,13 @@ def fluid_bound(demand: Demand, shapes: list[Shape]) -> float:
     return 0.0 if fluid is None else fluid[1]
 
 
+def is_beyond_limits(demand: Demand, shapes: list[Shape]) -> bool:
+    """Whether all nodes that may be bought hold less than the pods ask for, even if pods could be cut at will."""
+    need = (demand.request @ demand.count).astype(np.float64)
+    lanes = need > 0
+    return bool(lanes.any()) and _fluid_master(need, lanes, shapes).solve().status == Status.INFEASIBLE
+
+
 def _fluid(demand: Demand, shapes: list[Shape]) -> tuple[FloatArray, float] | None:
     need = (demand.request @ demand.count).astype(np.float64)
     lanes = need > 0
@@ -338,15 +350,8 @@ def _fluid(demand: Demand, shapes: list[Shape]) -> tuple[FloatArray, float] | No
         return None
     pool_of, most = pools(shapes)
     num_lanes, limited = int(lanes.sum()), np.flatnonzero(np.isfinite(most))
-    low = np.concatenate([np.ones(num_lanes), np.full(len(limited), -INFINITY)])
-    master = Master(low, np.concatenate([np.full(num_lanes, INFINITY), most[limited]]))
     share = np.stack([shape.capacity[lanes] / need[lanes] for shape in shapes])
-    for values, shape, pool in zip(share, shapes, pool_of, strict=True):
-        rows = np.concatenate([np.flatnonzero(values), num_lanes + np.flatnonzero(limited == pool)])
-        master.add(
-            rows, np.append(values[values != 0], np.ones(len(rows) - np.count_nonzero(values))), objective=-shape.cost
-        )
-    answer = master.solve()
+    answer = _fluid_master(need, lanes, shapes).solve()
     if answer.status != Status.OPTIMAL:
         return None
     worth = np.maximum(0.0, -answer.duals[:num_lanes])
@@ -358,6 +363,21 @@ def _fluid(demand: Demand, shapes: list[Shape]) -> tuple[FloatArray, float] | No
     )  # rounding must not make the bound too good
     price = np.asarray((worth / need[lanes]) @ demand.request[lanes] / max(over, 1.0), np.float64)
     return price, max(0.0, float(price @ demand.count) - float(rent[limited] @ most[limited]))
+
+
+def _fluid_master(need: FloatArray, lanes: BoolArray, shapes: list[Shape]) -> Master:
+    """How many nodes of each shape hold ``need`` at the least cost: first the rows of the resources, then of limits."""
+    pool_of, most = pools(shapes)
+    num_lanes, limited = int(lanes.sum()), np.flatnonzero(np.isfinite(most))
+    low = np.concatenate([np.ones(num_lanes), np.full(len(limited), -INFINITY)])
+    master = Master(low, np.concatenate([np.full(num_lanes, INFINITY), most[limited]]))
+    share = np.stack([shape.capacity[lanes] / need[lanes] for shape in shapes])
+    for values, shape, pool in zip(share, shapes, pool_of, strict=True):
+        rows = np.concatenate([np.flatnonzero(values), num_lanes + np.flatnonzero(limited == pool)])
+        master.add(
+            rows, np.append(values[values != 0], np.ones(len(rows) - np.count_nonzero(values))), objective=-shape.cost
+        )
+    return master
 
 
 def _dive(columns: _Columns, used: FloatArray, deadline: Deadline) -> Bought | None:

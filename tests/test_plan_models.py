@@ -529,6 +529,15 @@ def test_the_last_node_of_a_shape_goes_to_the_pod_that_takes_no_other() -> None:
     assert result.ending == Ending.OPTIMAL
 
 
+@pytest.mark.parametrize(("most", "ending"), [(2, Ending.INFEASIBLE), (3, Ending.DEADLINE), (4, Ending.OPTIMAL)])
+def test_a_purchase_beyond_limits_is_infeasible_only_where_that_is_proved(most: int, ending: Ending) -> None:
+    """Four pods of 3 on nodes of 4: cut at will they fit on three nodes, whole they need four."""
+    demand = Demand(np.array([[3]]), np.array([4]), np.ones((1, 1), bool))
+    result = buy(demand, [Shape("only", np.array([4]), 1.0, limit=most)], Deadline(5.0, WorkClock()))
+    assert result.ending == ending
+    assert bool(result.fillings) == (ending == Ending.OPTIMAL)
+
+
 def test_a_pod_that_fits_no_shape_is_found() -> None:
     demand = Demand(np.array([[9, 1]]), np.array([1, 1]), np.ones((2, 1), bool))
     assert unplaceable(demand, [Shape("small", np.array([4]), 1.0)]) == [0]
