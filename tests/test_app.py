@@ -55,7 +55,7 @@ class Scheduler:
 
 async def until(what: Callable[[], bool]) -> None:
     """Wait for an effect of something that runs by itself."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not what():
             await asyncio.sleep(0.01)
 

@@ -260,9 +260,10 @@ def test_without_history_a_purchase_says_so_and_buys_for_who_is_pending(tmp_path
     made = json.loads(CliRunner().invoke(plan_group, [*words, "--ahead", "1d"], catch_exceptions=False).stdout)
     assert "no history" in made["reasons"][0]
     assert len(made["steps"]) == 1
-    wrong = ["--ahead", "1h", "--history", "demo", "--prometheus", "http://h"]
     with pytest.raises(ConfigError, match="one history"):
-        CliRunner().invoke(plan_group, [*words, *wrong], catch_exceptions=False)
+        CliRunner().invoke(
+            plan_group, ["purchase", "demo", "--ahead", "1h", "--history", "demo"], catch_exceptions=False
+        )
     for span in ("soon", "-3h", "0", "1e99d", "nan"):
         assert CliRunner().invoke(plan_group, [*words, "--ahead", span]).exit_code == 2
 
