@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -277,17 +277,25 @@ def attack(
     row = run_cell(changed, Cell("ullage", "rightsized", "packed"), setting, seed)
     falls = [t - at_s for t, rung, *_ in row["rungs"] if rung == "request" and t >= at_s]
     plain = run_cell(changed, Cell("best-fit"), replace(setting, factor=0.0, model="", horizon=HORIZON.name), seed)
-    before = [rung for t, rung, *_ in row["rungs"] if t < at_s]
-    was_open = before[-1:] != ["request"]
     return {
         "adversary": name,
         **row,
-        "was_open": was_open,
+        "was_open": is_open([(t, rung) for t, rung, *_ in row["rungs"]], at_s, at_first=setting.factor > 0),
         "fell_after_s": falls[0] if falls else None,
         "over_without_mechanism": plain["over_cpu_guaranteed_share"],
         "kills_without_mechanism": plain["oom_kills"],
         "usd_without_mechanism": plain["usd"],
     }
+
+
+def is_open(changes: Sequence[tuple[float, str]], at_s: float, *, at_first: bool) -> bool:
+    """Whether forecasts were used just before then, by the changes of rung so far; without any, as ``at_first``.
+
+    >>> is_open([(10.0, "history"), (20.0, "request")], 20.0, at_first=False), is_open([], 20.0, at_first=False)
+    (True, False)
+    """
+    before = [rung for t, rung in changes if t < at_s]
+    return before[-1] != "request" if before else at_first
 
 
 KEYS = (

@@ -69,7 +69,7 @@ def test_right_sizing_saves_nodes_and_every_cell_keeps_the_books(trace: Trace, t
 def test_an_attack_is_measured_beside_no_mechanism(trace: Trace) -> None:
     row = attack(trace, "lying-requests", Setting(2, 4, rollout_hours=24), 3, 0)
     assert row["over_without_mechanism"] <= 1
-    assert row["was_open"] in (True, False)
+    assert row["was_open"] == any(rung != "request" for t, rung, *_ in row["rungs"] if t < 3 * DAY_S)
     plain = trace.usage
     changed = ADVERSARIES["regime-change"](trace, np.zeros(10, np.bool_), 3 * DAY_S).usage
     late = plain.time_s >= 3 * DAY_S
