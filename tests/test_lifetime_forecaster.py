@@ -136,6 +136,7 @@ def test_trees_that_are_ahead_are_trusted_and_say_so(folder: Path) -> None:
     mine, rule = (lifetimes_of(r.state.knowledge).of[WEB] for r in (by_model, by_rule))
     assert (mine.rung, rule.rung) == ("model", "history")
     assert mine.life_s[0] > 2000 > rule.life_s[0], "in odd hours pods live long"
+    assert mine.life_s[0] > 3 * rule.life_s[0]
 
 
 class Backwards(LifetimeModel):
