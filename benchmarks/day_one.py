@@ -17,14 +17,14 @@ from pathlib import Path
 import lightgbm
 import numpy as np
 
-from placement.baselines import P95, PEAK, Target, baselines_within
+from placement.learning.baselines import P95, PEAK, Target, baselines_within
+from placement.learning.stacking import pinball
+from placement.learning.usage import DAY, HOUR
 from placement.resources import CPU, AnyArray, BoolArray, FloatArray
-from placement.stacking import pinball
-from placement.usage import DAY, HOUR
-from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days
-from simulator.forecast_samples import STRIDE_H, Recording, Samples
-from simulator.training import thin
-from simulator.usage_readers import read_bitbrains_rnd, read_planetlab
+from simulator.learning.forecast_samples import STRIDE_H, Recording, Samples
+from simulator.learning.training import thin
+from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days
+from simulator.traces.usage_readers import read_bitbrains_rnd, read_planetlab
 
 LEVEL = 0.95
 UNKNOWN_THEN = ("max72", "max28w")

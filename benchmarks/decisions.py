@@ -23,9 +23,9 @@ from placement.program import has_compiled
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.replay import Replay, ReplayOptions
-from simulator.reproduce_fgd import Protocol
-from simulator.synth import Recipe, synthesise
-from simulator.trace import Trace
+from simulator.reproduce.fgd import Protocol
+from simulator.traces.synth import Recipe, synthesise
+from simulator.traces.trace import Trace
 
 CASES = (
     ("first-fit", "auto"),

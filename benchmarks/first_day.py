@@ -16,20 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.baselines import Target
-from placement.boosted import QuantileModel
-from placement.forecasting import Forecaster
-from placement.horizons import EVERY_WORKLOAD
-from placement.prediction import HISTORY, MODEL, REQUEST, YOUNG, HistoryPredictor, ModelPredictor, Rungs
+from placement.learning.baselines import Target
+from placement.learning.boosted import QuantileModel
+from placement.learning.forecasting import Forecaster
+from placement.learning.horizons import EVERY_WORKLOAD
+from placement.learning.prediction import HISTORY, MODEL, REQUEST, YOUNG, HistoryPredictor, ModelPredictor, Rungs
+from placement.learning.siblings import SIBLINGS
+from placement.learning.spans import Span
+from placement.learning.stacking import Calibration
+from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import CPU
-from placement.siblings import SIBLINGS
-from placement.spans import Span
-from placement.stacking import Calibration
-from placement.usage import DAY, HOUR, STEP_S, UsageSeries
-from simulator.cold_siblings import ASKED, TARGET, played, summary
-from simulator.forecast_samples import Recording, folds_of
-from simulator.training import Effort, bases_for, effort_for, fit_bases
-from simulator.usage_readers import host_of, joined_days, read_planetlab
+from simulator.learning.forecast_samples import Recording, folds_of
+from simulator.learning.training import Effort, bases_for, effort_for, fit_bases
+from simulator.reproduce.cold_siblings import ASKED, TARGET, played, summary
+from simulator.traces.usage_readers import host_of, joined_days, read_planetlab
 
 DAYS = 3
 FIRST_H = (1, 3, 6, 12, 24)

@@ -2,7 +2,7 @@
 
 Training: the Bitbrains workloads, resampled with a seed to 500 workloads and cut to 60 days; all horizons and
 statistics of both resources, features and calibration included, one thread. Prediction: one prepared row through
-:class:`placement.boosted.FastRow`, every trained model in turn. CPU time is what is read, so that other work on the
+:class:`placement.learning.boosted.FastRow`, every trained model in turn. CPU time is what is read, so that other work on the
 machine does not count. Prints one JSON line.
 """
 
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.boosted import FastRow, load
-from placement.usage import DAY, UsageSeries
-from simulator.training import train
-from simulator.usage_readers import read_bitbrains_rnd
+from placement.learning.boosted import FastRow, load
+from placement.learning.usage import DAY, UsageSeries
+from simulator.learning.training import train
+from simulator.traces.usage_readers import read_bitbrains_rnd
 
 CALLS = 20_000
 """Per model. Each is timed by itself, so the cost of reading the clock counts too."""

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.baselines import P95, PEAK, Target
-from placement.facts import Facts
+from placement.learning.baselines import P95, PEAK, Target
+from placement.learning.facts import Facts
+from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU, MEMORY
-from placement.usage import DAY, HOUR, UsageSeries
-from simulator.accuracy import best_rival, evaluate
-from simulator.training import train
-from simulator.usage_readers import read_usage
+from simulator.learning.accuracy import best_rival, evaluate
+from simulator.learning.training import train
+from simulator.traces.usage_readers import read_usage
 
 TARGETS = (Target(1, PEAK), Target(1, P95), Target(6, PEAK), Target(6, P95))
 

@@ -19,27 +19,31 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError, PlacementError
-from scheduler.option_needs import NEEDS, Held
+from scheduler.cli.option_needs import NEEDS, Held
 
 COMMANDS = {
-    "serve": ("scheduler.cli_serve", "serve", "Answer kube-scheduler as its extender."),
-    "simulate": ("simulator.cli", "simulate", "Replay a trace with one strategy."),
-    "compare": ("simulator.cli", "compare", "Replay traces with several strategies and report the difference."),
-    "strategies": ("simulator.cli", "strategies", "List, describe and show strategies."),
-    "trace": ("simulator.cli_trace", "trace", "Make, check, convert and look at traces."),
-    "record": ("scheduler.cli_record", "command", "Record a trace of your cluster: pods, nodes and their usage."),
-    "train": ("simulator.cli_learn", "train", "Learn what pods will use from a trace, and write models with a card."),
-    "evaluate": ("simulator.cli_learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
-    "rightsize": ("scheduler.cli_rightsize", "rightsize", "What each workload should ask for, by prediction."),
-    "plan": ("simulator.cli_plan", "plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
-    "snapshot": ("simulator.cli_plan", "snapshot", "Save a cluster's state to a file."),
-    "sweep": ("scheduler.cli_sweep", "sweep", "Lift stale scheduling gates and clear stale nominations of ours."),
-    "reproduce": ("simulator.cli_reproduce", "reproduce", "Repeat published results and hold ours against them."),
-    "doctor": ("scheduler.cli_doctor", "doctor", "Find the traps in a scheduler configuration or a live set-up."),
-    "explain": ("scheduler.cli_explain", "explain", "Why a pod went where it went."),
-    "decisions": ("scheduler.cli_decisions", "decisions", "List and export recorded decisions."),
-    "shadow": ("scheduler.cli_shadow", "shadow", "What shadow mode would have changed, and its worth."),
-    "bundle": ("scheduler.cli_bundle", "bundle", "Pack log, configuration and versions into one file."),
+    "serve": ("scheduler.cli.serve", "serve", "Answer kube-scheduler as its extender."),
+    "simulate": ("simulator.cli.simulate", "simulate", "Replay a trace with one strategy."),
+    "compare": (
+        "simulator.cli.simulate",
+        "compare",
+        "Replay traces with several strategies and report the difference.",
+    ),
+    "strategies": ("simulator.cli.simulate", "strategies", "List, describe and show strategies."),
+    "trace": ("simulator.cli.trace", "trace", "Make, check, convert and look at traces."),
+    "record": ("scheduler.cli.record", "command", "Record a trace of your cluster: pods, nodes and their usage."),
+    "train": ("simulator.cli.learn", "train", "Learn what pods will use from a trace, and write models with a card."),
+    "evaluate": ("simulator.cli.learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
+    "rightsize": ("scheduler.cli.rightsize", "rightsize", "What each workload should ask for, by prediction."),
+    "plan": ("simulator.cli.plan", "plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
+    "snapshot": ("simulator.cli.plan", "snapshot", "Save a cluster's state to a file."),
+    "sweep": ("scheduler.cli.sweep", "sweep", "Lift stale scheduling gates and clear stale nominations of ours."),
+    "reproduce": ("simulator.cli.reproduce", "reproduce", "Repeat published results and hold ours against them."),
+    "doctor": ("scheduler.cli.doctor", "doctor", "Find the traps in a scheduler configuration or a live set-up."),
+    "explain": ("scheduler.cli.explain", "explain", "Why a pod went where it went."),
+    "decisions": ("scheduler.cli.decisions", "decisions", "List and export recorded decisions."),
+    "shadow": ("scheduler.cli.shadow", "shadow", "What shadow mode would have changed, and its worth."),
+    "bundle": ("scheduler.cli.bundle", "bundle", "Pack log, configuration and versions into one file."),
 }
 """Name → (module, attribute, one line of help)."""
 
@@ -67,7 +71,9 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         if cmd_name == "record":
-            importlib.import_module("simulator.recorded")  # what writes the trace: missed before hours of recording
+            importlib.import_module(
+                "simulator.traces.recorded"
+            )  # what writes the trace: missed before hours of recording
             command = command(_write_trace)
         if cmd_name in ("plan", "snapshot"):
             _give_cluster(command)
@@ -90,14 +96,14 @@ def _write_trace(recording: Any, target: Path) -> str:
 
 
 def _trace_of(recording: Any) -> Any:
-    from simulator.recorded import trace_of_recording
+    from simulator.traces.recorded import trace_of_recording
 
     return trace_of_recording(recording)
 
 
 def _give_cluster(command: click.Command) -> None:
     """Planning is the simulator's, the cluster is the live side's: hand its reader over, and what acts on a plan."""
-    from scheduler import cli_plan
+    from scheduler.cli import plan as cli_plan
 
     command.context_settings["obj"] = cli_plan.Live(_trace_of)
     if isinstance(command, click.Group):

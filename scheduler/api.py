@@ -15,7 +15,8 @@ class Who(NamedTuple):
 
 
 class Api(Protocol):
-    """Whoever makes calls: :class:`scheduler.kube.KubeClient`, or one that is faster at some (:mod:`scheduler.patcher`)."""
+    """Whoever makes calls: :class:`scheduler.kube.KubeClient`, or one that is faster at some
+    (:mod:`scheduler.planning.patcher`)."""
 
     async def call(
         self,

@@ -26,25 +26,25 @@ from scheduler.extender import Extender
 from scheduler.informer import Informer, Reflector
 from scheduler.kube import KubeClient
 from scheduler.lead import Lead
-from scheduler.learner import Learner, read_workload
+from scheduler.learning.learner import Learner, read_workload
+from scheduler.learning.lifetime_learner import LifetimeLearner
+from scheduler.learning.predict_worker import WorkerProcess
+from scheduler.learning.prometheus import Prometheus
+from scheduler.learning.reclaimer import Reclaimer
+from scheduler.learning.usage_learner import UsageLearner
 from scheduler.lease import Election
 from scheduler.ledger import Ledger
-from scheduler.lifetime_learner import LifetimeLearner
 from scheduler.metrics import Metrics
-from scheduler.planner_process import PlannerProcess
-from scheduler.predict_worker import WorkerProcess
-from scheduler.prometheus import Prometheus
+from scheduler.planning.planner_process import PlannerProcess
 from scheduler.quiet import Quiet
-from scheduler.reclaimer import Reclaimer
 from scheduler.recorder import Recorder
 from scheduler.server import HttpServer, load_certificates
 from scheduler.settings import MODES, Settings
-from scheduler.usage_learner import UsageLearner
 from scheduler.view import Reader, sinks
 from scheduler.warmup import warm_up
 
 if TYPE_CHECKING:
-    from scheduler.plan_service import PlansService
+    from scheduler.planning.service import PlansService
     from scheduler.service import GrpcServer
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class App:
         """The service, where the solvers are installed."""
         if find_spec("ortools") is None:
             return None
-        from scheduler.plan_service import PlansService
+        from scheduler.planning.service import PlansService
 
         return PlansService(
             self.engine, self.client, lambda: () if self.planner is None else tuple(self.planner.adherence)

@@ -13,7 +13,7 @@ import msgspec
 from placement import objects
 from placement.gangs import KINDS, Groups
 from placement.marks import Budget
-from placement.snapshots import SnapshotError, SnapshotFile, snapshot_of
+from placement.planning.snapshots import SnapshotError, SnapshotFile, snapshot_of
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
 

@@ -18,14 +18,14 @@ from msgspec import Raw, Struct
 
 from placement.errors import ConfigError
 from placement.knowledge import workload_of
+from placement.learning.usage import STEP_S
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, IntArray
-from placement.usage import STEP_S
 from scheduler.errors import WireError
 from scheduler.kube import KubeClient
-from scheduler.prometheus import PodSeries, Prometheus
+from scheduler.learning.prometheus import PodSeries, Prometheus
 from scheduler.view import Reader
 
 RIGHTSIZED = "ullage.dev/rightsized"

@@ -1,7 +1,7 @@
 """The gRPC services: questions to the decider, decisions as they happen, usage samples in.
 
 ``Placement`` asks the same engine that answers kube-scheduler, on the same event loop, so it sees the same ledger;
-it changes nothing. ``Telemetry`` fills a :class:`~scheduler.telemetry.UsageStore`. Health and reflection are the
+it changes nothing. ``Telemetry`` fills a :class:`~scheduler.learning.telemetry.UsageStore`. Health and reflection are the
 standard ones. Messages, calls at once, and memory are bounded by settings; errors have these codes:
 
 * ``INVALID_ARGUMENT`` the bytes or the question make no sense (says why), ``NOT_FOUND`` a candidate node that does not exist;
@@ -35,12 +35,12 @@ from scheduler._pb import placement_pb2_grpc, plans_pb2_grpc, telemetry_pb2, tel
 from scheduler.engine import Answered, Engine
 from scheduler.errors import ListenError
 from scheduler.grpc_guard import Guard
+from scheduler.learning.telemetry import Sample, SampleError, Subject, UsageStore
 from scheduler.recorder import best_of, runner_up
 from scheduler.settings import GrpcSettings
-from scheduler.telemetry import Sample, SampleError, Subject, UsageStore
 
 if TYPE_CHECKING:
-    from scheduler.plan_service import PlansService
+    from scheduler.planning.service import PlansService
 
 log = logging.getLogger(__name__)
 

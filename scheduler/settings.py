@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from placement.errors import ConfigError, why
-from placement.horizons import EVERY_WORKLOAD, HORIZONS, MOST_WORKLOADS
+from placement.learning.horizons import EVERY_WORKLOAD, HORIZONS, MOST_WORKLOADS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODES = ("off", "shadow", "score", "decide")

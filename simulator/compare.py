@@ -22,27 +22,27 @@ from typing import Any
 
 import numpy as np
 
-from placement.boosted import load_card
 from placement.errors import ConfigError, PlacementError
-from placement.horizons import MOST_WORKLOADS
 from placement.knowledge import workload_of
-from placement.lifetime_model import SECTION, load_lifetimes
-from placement.prediction import RULE_PREFIX, Rungs, card_of, load_rungs, target_of
-from placement.spans import Span
+from placement.learning.boosted import load_card
+from placement.learning.horizons import MOST_WORKLOADS
+from placement.learning.lifetime_model import SECTION, load_lifetimes
+from placement.learning.prediction import RULE_PREFIX, Rungs, card_of, load_rungs, target_of
+from placement.learning.spans import Span
 from placement.strategies import STRATEGIES, strategy_named
-from simulator.churn import Churn, resample
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
 from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
-from simulator.lifetime_learner import LifetimeLearner
 from simulator.measures import SERIES_POINTS, measure
-from simulator.mechanisms import use_policies
-from simulator.reclaiming import batch_on_reclaimed
 from simulator.replay import Interruptions, Policy, Replay, ReplayOptions
-from simulator.sources import open_trace
-from simulator.trace import Trace
-from simulator.usage_learner import UsageLearner
+from simulator.traces.churn import Churn, resample
+from simulator.traces.sources import open_trace
+from simulator.traces.trace import Trace
+from simulator.usage.lifetime_learner import LifetimeLearner
+from simulator.usage.mechanisms import use_policies
+from simulator.usage.reclaiming import batch_on_reclaimed
+from simulator.usage.usage_learner import UsageLearner
 
 Row = dict[str, Any]
 FORMAT = 6
@@ -77,7 +77,7 @@ class Question:
     """Nobody leaves and nobody waits: admit until full."""
     skip_bad_rows: bool = False
     mechanism: str = "none"
-    """How a replay with recorded usage overcommits; see :data:`simulator.mechanisms.MECHANISMS`."""
+    """How a replay with recorded usage overcommits; see :data:`simulator.usage.mechanisms.MECHANISMS`."""
     keep_namespaces: tuple[str, ...] = ()
     """Whose pods keep their requests under a mechanism, as those of marked namespaces do in a cluster."""
     model: str = ""

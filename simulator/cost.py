@@ -20,7 +20,7 @@ from placement.nodes import NodeSpec
 from placement.resources import CPU, MAX_AMOUNT, MEMORY, PODS
 from placement.strategies import nearest
 from simulator.fleet import Shape
-from simulator.trace import TraceError
+from simulator.traces.trace import TraceError
 
 HOURS_A_MONTH = 730
 MAX_USD = 1e9

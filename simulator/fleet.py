@@ -79,7 +79,8 @@ class Elastic:
     idle_s: int = 600
     """How long a node stays empty before it goes (``--scale-down-unneeded-time``)."""
     buys: str = "default"
-    """One of :data:`PURCHASES`: the cheapest shape per core, or a plan for all pending pods (:mod:`simulator.buying`)."""
+    """One of :data:`PURCHASES`: the cheapest shape per core, or a plan for all pending pods
+    (:mod:`simulator.planning.buying`)."""
     foresees_s: int = 300
     """Of ``foreseen``: as many pods as came in the last so many seconds are expected to come again."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.cost import HOURS_A_MONTH, PriceBook
 from simulator.replay import Outcome
-from simulator.trace import Trace
+from simulator.traces.trace import Trace
 
 SERIES_POINTS = 160
 

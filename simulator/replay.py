@@ -29,14 +29,14 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.state import NUM_DERIVED, ClusterState, Resident
 from placement.strategy import Decision, Strategy, main_reason
-from simulator.buying import autoscaler
 from simulator.delivery import DELIVERIES, Courier, Delivery
 from simulator.fleet import Elastic
 from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of, priority_of
+from simulator.planning.buying import autoscaler
 from simulator.timeline import Timeline
 
 if TYPE_CHECKING:
-    from simulator.trace import Trace
+    from simulator.traces.trace import Trace
 
 BACKOFF_S = 1
 MAX_BACKOFF_S = 10
@@ -403,7 +403,7 @@ class Replay:
 
     def _close_window(self) -> None:
         """Plan what has gathered; who gets no node of the plan goes the ordinary way."""
-        from simulator.policies import plan_window
+        from simulator.planning.policies import plan_window
 
         pods, self._gathered = self._gathered, []
         # shares last, largest first: then the tightest device for each is what the plan has in mind

@@ -17,7 +17,7 @@ from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labe
 from simulator.cost import HOURS_A_MONTH, Rates
 from simulator.output import markdown
 from simulator.page_style import STYLE
-from simulator.trace_facts import duration
+from simulator.traces.trace_facts import duration
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
-from simulator.trace import Trace
+from simulator.traces.trace import Trace
 
 GIB = 2**30
 BEGINS_S = 1_772_409_600

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from placement.plans import Plan
+from placement.planning.plans import Plan
 
 Object = dict[str, Any]
 NEVER = (

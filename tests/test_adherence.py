@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from placement.resources import DEVICES_ANNOTATION
 from scheduler.__main__ import root
-from scheduler.adherence import (
+from scheduler.gates import NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
+from scheduler.planning.adherence import (
     AS_PLANNED,
     NO_DEVICES,
     NODE_CORDONED,
@@ -23,7 +24,6 @@ from scheduler.adherence import (
     Place,
     judged,
 )
-from scheduler.gates import NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
 from tests.api_server import api_server, kubeconfig, node_object, pod_object
 
 

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from placement.errors import ConfigError
-from placement.planning import Request, plan_document, plan_for, plan_of_document
-from placement.plans import Action, Deadline, Ending, Plan, Step
-from scheduler.applier import Applier, ApplyLimits, why_not_valid
+from placement.planning.make import Request, plan_document, plan_for, plan_of_document
+from placement.planning.plans import Action, Deadline, Ending, Plan, Step
 from scheduler.cluster_reader import take_snapshot
 from scheduler.errors import ApiError, RecordError
 from scheduler.evictions import CORDON_ANNOTATION
 from scheduler.gates import GATE, TARGET_ANNOTATION
 from scheduler.kube import KubeClient
-from scheduler.plan_looks import PlanLeft, require_empty
-from scheduler.plan_record import PlanState, alone, fresh_record, read_record, save_record
+from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
+from scheduler.planning.looks import PlanLeft, require_empty
+from scheduler.planning.record import PlanState, alone, fresh_record, read_record, save_record
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
 pytestmark = pytest.mark.timeout(90)

@@ -11,31 +11,31 @@ REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("placement", "scheduler", "simulator")
 FILES = [path for package in PACKAGES for path in sorted((REPO / package).rglob("*.py")) if "_pb" not in path.parts]
 CONFINED = {
-    "lightgbm": {"placement/boosted.py"},
-    "ortools": {"placement/prices.py", "placement/solver.py"},
+    "lightgbm": {"placement/learning/boosted.py"},
+    "ortools": {"placement/prices.py", "placement/planning/solver.py"},
     "numba": {
         "placement/kernels.py",
         "placement/machine_code.py",
         "scheduler/wire_kernels.py",
     },
     "jinja2": {"simulator/report.py"},
-    "grpc": {"scheduler/grpc_guard.py", "scheduler/plan_service.py", "scheduler/service.py"},
+    "grpc": {"scheduler/grpc_guard.py", "scheduler/planning/service.py", "scheduler/service.py"},
     "prometheus_client": {"scheduler/metrics.py"},
     "kubernetes": {"scheduler/kube.py"},
-    "aiohttp": {"scheduler/kube.py", "scheduler/prometheus.py"},
+    "aiohttp": {"scheduler/kube.py", "scheduler/learning/prometheus.py"},
     "sqlite3": {"scheduler/records.py"},
     "polars": {
-        "simulator/reproduce_fgd.py",
-        "simulator/trace.py",
-        "simulator/usage_readers.py",
-        "simulator/usage_tables.py",
+        "simulator/reproduce/fgd.py",
+        "simulator/traces/trace.py",
+        "simulator/traces/usage_readers.py",
+        "simulator/traces/usage_tables.py",
     },
     "pyarrow": {"scheduler/decisions.py"},
 }
 """Third-party library → the only files that may import it."""
 IMPURE = {"time", "datetime", "os", "random", "logging", "socket", "requests", "aiohttp", "subprocess", "threading"}
 """Modules that placement/ may not import: clocks, environment, network, global randomness, logs."""
-PURE_EXCEPTIONS = {"placement/solver.py": {"datetime"}}
+PURE_EXCEPTIONS = {"placement/planning/solver.py": {"datetime"}}
 """OR-Tools takes a limit, which is an argument here, as a ``timedelta``."""
 
 
@@ -67,6 +67,35 @@ def test_imports_respect_the_layers(path: Path) -> None:
         assert library not in found or name(path) in allowed, f"{library} belongs in {', '.join(sorted(allowed))}"
 
 
+FORBIDDEN = {
+    "placement": ("placement.learning", "placement.planning"),
+    "placement.learning": ("placement.planning",),
+    "placement.planning": ("placement.learning",),
+    "scheduler": ("scheduler.cli", "scheduler.doctor"),
+    "scheduler.planning": ("scheduler.cli", "scheduler.doctor", "scheduler.learning"),
+    "scheduler.learning": ("scheduler.cli", "scheduler.doctor", "scheduler.planning"),
+    "scheduler.doctor": ("scheduler.cli", "scheduler.learning"),
+    "simulator": ("simulator.cli", "simulator.learning", "simulator.reproduce"),
+    "simulator.traces": ("simulator.cli", "simulator.learning", "simulator.planning", "simulator.reproduce"),
+    "simulator.usage": ("simulator.cli", "simulator.learning", "simulator.planning", "simulator.reproduce"),
+    "simulator.learning": ("simulator.cli", "simulator.planning", "simulator.reproduce"),
+    "simulator.planning": ("simulator.cli", "simulator.learning"),
+    "simulator.reproduce": ("simulator.cli",),
+}
+"""Sub-package → those that no module right in it may import: the core knows neither plans nor what is learned."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_sub_packages_depend_one_way(path: Path) -> None:
+    package = ".".join(path.relative_to(REPO).parts[:-1])
+    if name(path) == "scheduler/__main__.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            wrong = [far for far in FORBIDDEN.get(package, ()) if f"{node.module}.".startswith(f"{far}.")]
+            assert not wrong, f"{name(path)}:{node.lineno} imports {node.module}"
+
+
 def loads(path: Path) -> set[str]:
     """Modules of ours that are loaded with a file: not what functions import, nor what only types need."""
     found: set[str] = set()
@@ -85,7 +114,7 @@ def test_no_modules_load_each_other_in_a_circle() -> None:
     assert not left, f"a circle among {', '.join(left)}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.parts[-2] == "placement"], ids=name)
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(REPO / "placement")], ids=name)
 def test_placement_is_pure(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):

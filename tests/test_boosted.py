@@ -6,11 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement import boosted
-from placement.baselines import PEAK, Target
-from placement.boosted import FLOOR, FastRow, FitOptions, QuantileModel, base_of, files_of, fit, load, scale_free
 from placement.errors import ModelError
-from placement.features import FeatureSchema
+from placement.learning import boosted
+from placement.learning.baselines import PEAK, Target
+from placement.learning.boosted import (
+    FLOOR,
+    FastRow,
+    FitOptions,
+    QuantileModel,
+    base_of,
+    files_of,
+    fit,
+    load,
+    scale_free,
+)
+from placement.learning.features import FeatureSchema
 
 SCHEMA = FeatureSchema(("max_24h", "mean_24h", "hour", "cores"))
 TARGET = Target(6, PEAK)

@@ -7,10 +7,10 @@ import pytest
 from placement.errors import ConfigError
 from placement.pods import GpuRequest, PodSpec
 from placement.strategies import STRATEGIES
-from simulator.buying import Buyer, autoscaler
 from simulator.cost import PriceBook, Rates, shape
 from simulator.fleet import Autoscaler, Elastic, Shape
-from simulator.plan_replay import Question, replay_row
+from simulator.planning.buying import Buyer, autoscaler
+from simulator.planning.plan_replay import Question, replay_row
 from simulator.replay import Replay, ReplayOptions
 from tests.test_policies import waves
 

@@ -16,7 +16,7 @@ import click
 import pytest
 
 from scheduler.__main__ import root
-from scheduler.learner import read_workload
+from scheduler.learning.learner import read_workload
 from simulator.output import table
 
 
@@ -308,7 +308,7 @@ def test_a_trace_without_findings_prints_no_data() -> None:
     assert json.loads(ullage("trace", "validate", "demo", "-o", "json").stdout)["findings"] == []
 
 
-@pytest.mark.parametrize("module", ["scheduler.__main__", "simulator.cli"])
+@pytest.mark.parametrize("module", ["scheduler.__main__", "simulator.cli.simulate"])
 def test_help_and_completion_wait_for_no_heavy_library(module: str) -> None:
     script = f"import sys, {module}; print([m for m in ('numpy', 'numba', 'polars', 'ortools') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

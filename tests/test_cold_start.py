@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU
-from placement.usage import DAY, HOUR, UsageSeries
-from simulator.cold_samples import Population
-from simulator.cold_siblings import judge_siblings
-from simulator.neighbours import expected_of_others, mean_of_others, number_of_others
-from simulator.reproduce_cold_start import MINUTES
-from simulator.seeds import pooled
+from simulator.reproduce.cold_samples import Population
+from simulator.reproduce.cold_siblings import judge_siblings
+from simulator.reproduce.cold_start import MINUTES
+from simulator.reproduce.neighbours import expected_of_others, mean_of_others, number_of_others
+from simulator.reproduce.seeds import pooled
 
 NAMES = ("h1_net_site_a", "h2_net_site_a", "h1_net_site_b", "h3_com_site_c")
 OWNERS = ("site_a", "site_a", "site_b", "site_c")

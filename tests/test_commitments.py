@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement import commitments, purchase
 from placement.errors import ConfigError
-from placement.plans import Deadline, Ending
-from placement.purchase import Bought, Demand, Filling, Shape, buy
+from placement.planning import commitments, purchase
+from placement.planning.plans import Deadline, Ending
+from placement.planning.purchase import Bought, Demand, Filling, Shape, buy
 from placement.resources import FloatArray
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.contention import share_cpu, to_kill
+from simulator.usage.contention import share_cpu, to_kill
 
 
 @st.composite

@@ -14,12 +14,12 @@ import pytest
 from placement.errors import ConfigError, PlacementError
 from placement.nodes import NodeSpec
 from placement.resources import CPU
-from simulator.azure import read_azure
-from simulator.dlrm import FILE as DLRM
-from simulator.dlrm import read_dlrm
-from simulator.lanl import FILE as LANL
-from simulator.lanl import read_failures
-from simulator.trace import NodeEvents, Trace, TraceError
+from simulator.traces.azure import read_azure
+from simulator.traces.dlrm import FILE as DLRM
+from simulator.traces.dlrm import read_dlrm
+from simulator.traces.lanl import FILE as LANL
+from simulator.traces.lanl import read_failures
+from simulator.traces.trace import NodeEvents, Trace, TraceError
 
 SIZES = "1,2 a\n2,4 b\n"
 BINS = "0 0\n600 1\n1200 1\n"

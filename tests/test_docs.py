@@ -9,7 +9,7 @@ import click
 import pytest
 
 from scheduler.__main__ import root
-from scheduler.option_needs import NEEDS, refuse_idle
+from scheduler.cli.option_needs import NEEDS, refuse_idle
 
 REPO = Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]

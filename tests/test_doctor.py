@@ -13,9 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 from placement.errors import ConfigError
-from scheduler.cli_doctor import doctor
-from scheduler.doctor import RULES, examine, explain, rule_named, rules_markdown
-from scheduler.doctor_facts import duration_s, parse_version, read_facts
+from scheduler.cli.doctor import doctor
+from scheduler.doctor.doctor import RULES, examine, explain, rule_named, rules_markdown
+from scheduler.doctor.facts import duration_s, parse_version, read_facts
 from scheduler.rights import OPTIONAL, RIGHTS
 
 REPO = Path(__file__).resolve().parent.parent

@@ -21,10 +21,10 @@ from aiohttp import web
 
 from placement.gangs import SIZE
 from scheduler.binder import Binder
-from scheduler.doctor import from_probes
-from scheduler.doctor_facts import Facts, read_facts
-from scheduler.doctor_live import LIVE_RULES, Probe, hops, probe, read_metrics, shared, skewed, wrong_answer
-from scheduler.doctor_rules import Hit
+from scheduler.doctor.doctor import from_probes
+from scheduler.doctor.facts import Facts, read_facts
+from scheduler.doctor.live import LIVE_RULES, Probe, hops, probe, read_metrics, shared, skewed, wrong_answer
+from scheduler.doctor.rules import Hit
 from scheduler.extender import Extender
 from scheduler.gates import GATE
 from scheduler.kube import KubeClient

@@ -14,21 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
-from placement.expected import DAY_S, WEEK_S, PodHistory, Rung, expect, least_windows
-from placement.growth import Growth, grown, growth_of
 from placement.nodes import NodeSpec
+from placement.planning.expected import DAY_S, WEEK_S, PodHistory, Rung, expect, least_windows
+from placement.planning.growth import Growth, grown, growth_of
+from placement.planning.problems import Cluster
+from placement.planning.snapshots import SnapshotFile
 from placement.pods import Pod, PodSpec
-from placement.problems import Cluster
-from placement.snapshots import SnapshotFile
 from placement.state import ClusterState
-from scheduler.cli_plan import Live
-from simulator.cli_plan import plan as plan_group
+from scheduler.cli.plan import Live
+from simulator.cli.plan import plan as plan_group
 from simulator.cost import Rates, read_price_book
-from simulator.foresight import Judging, foresee, history_of, judged, last_seen, worth_of
-from simulator.recorded import trace_of_recording
-from simulator.selling import for_sale
-from simulator.snapshots import write_snapshot
-from simulator.trace import NEVER, Trace
+from simulator.planning.foresight import Judging, foresee, history_of, judged, last_seen, worth_of
+from simulator.planning.selling import for_sale
+from simulator.planning.snapshots import write_snapshot
+from simulator.traces.recorded import trace_of_recording
+from simulator.traces.trace import NEVER, Trace
 from tests.api_server import api_server, kubeconfig, node_object, pod_object
 from tests.test_plan_cli import node, pod, taken
 from tests.test_prometheus import fake_prometheus

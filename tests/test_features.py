@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from placement.baselines import PEAK, Target
-from placement.features import Context, FeatureSchema, cluster_context, featurize
-from placement.usage import DAY, HOUR
-from placement.windows import P95, Past
+from placement.learning.baselines import PEAK, Target
+from placement.learning.features import Context, FeatureSchema, cluster_context, featurize
+from placement.learning.usage import DAY, HOUR
+from placement.learning.windows import P95, Past
 
 RNG = np.random.default_rng(8)
 SHARE = np.clip(RNG.gamma(0.4, 0.3, (3, 31 * DAY)), 0, 1).astype(np.float32)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.baselines import Target
-from placement.forecasting import LEAST_OUTCOMES, Forecaster, rungs_below
 from placement.knowledge import Forecast
-from placement.pods import PodSpec
-from placement.prediction import (
+from placement.learning.baselines import Target
+from placement.learning.forecasting import LEAST_OUTCOMES, Forecaster, rungs_below
+from placement.learning.prediction import (
     HISTORY,
     LEAST,
     LEAST_YOUNG,
@@ -22,10 +21,11 @@ from placement.prediction import (
     Rungs,
     ask,
 )
+from placement.learning.rightsize import recommend
+from placement.learning.siblings import SIBLINGS
+from placement.learning.usage import STEP_S, UsageHistory
+from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
-from placement.rightsize import recommend
-from placement.siblings import SIBLINGS
-from placement.usage import STEP_S, UsageHistory
 
 TARGET = Target(1)
 GIB = 2**30

@@ -23,10 +23,10 @@ from scheduler.eventlog import DiskLog
 from scheduler.metrics import Metrics
 from scheduler.records import Query, RecordReader
 from scheduler.settings import LogSettings
-from simulator.from_log import trace_of
-from simulator.lifetime_samples import _Teller
+from simulator.learning.lifetime_samples import _Teller
 from simulator.replay import Replay
-from simulator.trace import TraceError
+from simulator.traces.from_log import trace_of
+from simulator.traces.trace import TraceError
 
 BEGINS_S = 1_900_000_000
 SPEC = PodSpec(request=((CPU, 1000),))
@@ -53,7 +53,7 @@ def test_a_trace_from_a_log_has_its_pods_nodes_and_times(tmp_path: Path) -> None
     target = tmp_path / "live.ullage"
     result = CliRunner().invoke(root, ["trace", "from-log", str(lived(tmp_path / "log")), str(target)])
     assert result.exit_code == 0, result.output
-    from simulator.sources import open_trace
+    from simulator.traces.sources import open_trace
 
     found = open_trace(str(target))
     assert found.manifest.begins_s == open_trace(f"ullage-log:{tmp_path / 'log'}").manifest.begins_s == BEGINS_S

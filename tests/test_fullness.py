@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.fullness import all_fit, fillings
-from placement.plans import Deadline
-from placement.repair import Packing
-from placement.rescue import pack
+from placement.planning.fullness import all_fit, fillings
+from placement.planning.plans import Deadline
+from placement.planning.repair import Packing
+from placement.planning.rescue import pack
 from placement.resources import IntArray
 from tests.test_rescue import ticking
 

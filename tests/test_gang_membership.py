@@ -21,15 +21,15 @@ from placement.gangs import (
     gang_of,
     gang_size,
 )
+from placement.planning.problems import batch_problem
+from placement.planning.snapshots import cluster_of
 from placement.pods import PodSpec
-from placement.problems import batch_problem
 from placement.resources import CPU
-from placement.snapshots import cluster_of
 from scheduler.gates import GATE, timestamp
 from scheduler.ledger import Seen
-from scheduler.nominator import unit_of
-from scheduler.sweeper import stale
-from simulator.plan_worker import Request, make_plan
+from scheduler.planning.nominator import unit_of
+from scheduler.planning.sweeper import stale
+from simulator.planning.plan_worker import Request, make_plan
 from tests.test_plan_cli import node, pod, taken
 
 NOW_S = 1_000_000.0

@@ -18,8 +18,8 @@ from simulator.cost import shape
 from simulator.fleet import Elastic
 from simulator.gangs import INCOMPLETE, NO_ROOM
 from simulator.replay import Replay, ReplayOptions
-from simulator.synth import Recipe, synthesise
-from simulator.trace import NodeEvent, NodeEvents, Trace
+from simulator.traces.synth import Recipe, synthesise
+from simulator.traces.trace import NodeEvent, NodeEvents, Trace
 
 NODES = [NodeSpec(f"n{i}", ((CPU, 4000),)) for i in range(2)]
 TWO_CORES = PodSpec(((CPU, 2000),))

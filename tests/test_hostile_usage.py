@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 from placement.errors import ConfigError, PlacementError
-from simulator import reproduce_packing
-from simulator.trace import TraceError
-from simulator.usage_readers import read_planetlab, read_usage
+from simulator.reproduce import packing as reproduce_packing
+from simulator.traces.trace import TraceError
+from simulator.traces.usage_readers import read_planetlab, read_usage
 from tests.test_usage_readers import planetlab
 
 NUM = 24

@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.consolidation import Fleet, consolidate
 from placement.errors import ConfigError
-from placement.interruptions import Risk, consolidate_with_risk, violations
-from placement.plans import Deadline, Ending, WorkClock
-from simulator.cli_plan import plan as plan_group
-from simulator.plan_bench import bench
-from simulator.plan_instances import fleet_instance, spot_nodes
-from simulator.snapshots import write_snapshot
+from placement.planning.consolidation import Fleet, consolidate
+from placement.planning.interruptions import Risk, consolidate_with_risk, violations
+from placement.planning.plans import Deadline, Ending, WorkClock
+from simulator.cli.plan import plan as plan_group
+from simulator.planning.plan_bench import bench
+from simulator.planning.plan_instances import fleet_instance, spot_nodes
+from simulator.planning.snapshots import write_snapshot
 from tests.test_plan_cli import node, pod, taken
 from tests.test_plan_models import fleets, seconds
 

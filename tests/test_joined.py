@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from placement.errors import ConfigError
+from placement.learning.usage import STEP_S, UsageSeries
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
-from placement.usage import STEP_S, UsageSeries
-from simulator.joined import Join, join
-from simulator.trace import Trace
+from simulator.traces.joined import Join, join
+from simulator.traces.trace import Trace
 
 GIB = 2**30
 

@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement import boosted
-from placement.baselines import PEAK, Target
 from placement.errors import ModelError
-from placement.facts import FAMILIES, Facts, facts_of, image_class
-from placement.forecasting import EACH, HOUR_S, LEAST_MOMENTS, LEAST_OUTCOMES, Forecaster, _Outcomes
-from placement.kin import LAG_H, LEVELS, MANY, NAMES, PRIOR, Standings, codes_of, from_kin, own_facts, standing
+from placement.learning import boosted
+from placement.learning.baselines import PEAK, Target
+from placement.learning.facts import FAMILIES, Facts, facts_of, image_class
+from placement.learning.forecasting import EACH, HOUR_S, LEAST_MOMENTS, LEAST_OUTCOMES, Forecaster, _Outcomes
+from placement.learning.kin import LAG_H, LEVELS, MANY, NAMES, PRIOR, Standings, codes_of, from_kin, own_facts, standing
+from placement.learning.prediction import HISTORY, LEARNED, MODEL, Question, Rungs, ask, load_rungs
+from placement.learning.usage import DAY, HOUR, STEP_S, SingleArray, UsageSeries
+from placement.learning.windows import Past
 from placement.pods import PodSpec
-from placement.prediction import HISTORY, LEARNED, MODEL, Question, Rungs, ask, load_rungs
 from placement.resources import CPU, MEMORY
-from placement.usage import DAY, HOUR, STEP_S, SingleArray, UsageSeries
-from placement.windows import Past
-from simulator.accuracy import NEW_OWNER, evaluate, html, table_rows
-from simulator.forecast_samples import Recording
-from simulator.training import Effort, held_out, train
+from simulator.learning.accuracy import NEW_OWNER, evaluate, html, table_rows
+from simulator.learning.forecast_samples import Recording
+from simulator.learning.training import Effort, held_out, train
 
 GIB = 2**30
 TARGET = Target(6, PEAK)

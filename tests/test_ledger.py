@@ -13,7 +13,7 @@ from msgspec import Raw, json
 from msgspec.structs import replace
 
 from placement import log
-from placement.lifetimes import LifetimeForecaster
+from placement.learning.lifetimes import LifetimeForecaster
 from placement.nodes import NodeSpec
 from placement.playback import rebuild
 from placement.pods import GpuRequest, PodSpec

@@ -9,29 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement import boosted, log
-from placement.boosted import load_card
-from placement.drift import LossMonitor
+from placement import log
 from placement.errors import ConfigError
 from placement.knowledge import Knowledge, Lifetimes, size_of
-from placement.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
-from placement.lifetime_model import LifetimeModel, load_lifetimes
-from placement.lifetimes import KEPT_S, LifeAnswer, LifetimeForecaster, answer
-from placement.lineage import Lineage
+from placement.learning import boosted
+from placement.learning.boosted import load_card
+from placement.learning.drift import LossMonitor
+from placement.learning.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
+from placement.learning.lifetime_model import LifetimeModel, load_lifetimes
+from placement.learning.lifetimes import KEPT_S, LifeAnswer, LifetimeForecaster, answer
+from placement.learning.lineage import Lineage
+from placement.learning.survival import certain
+from placement.learning.usage import SingleArray
 from placement.log import Event, EventLog
 from placement.log_lines import read_log
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, FloatArray
 from placement.strategies import STRATEGIES
-from placement.survival import certain
-from placement.usage import SingleArray
-from scheduler.lifetime_learner import LifetimeLearner as LiveLearner
+from scheduler.learning.lifetime_learner import LifetimeLearner as LiveLearner
 from simulator.compare import Question, cells_of, compare
-from simulator.learning import Learnable, train
-from simulator.lifetime_learner import LifetimeLearner
+from simulator.learning.recordings import Learnable, train
+from simulator.learning.training import Effort
 from simulator.replay import Replay, ReplayOptions
-from simulator.trace import Trace
-from simulator.training import Effort
+from simulator.traces.trace import Trace
+from simulator.usage.lifetime_learner import LifetimeLearner
 from tests.life_traces import GIB, by_the_hour, spec_of
 from tests.live_engine import Live
 
@@ -184,7 +185,7 @@ def test_a_fall_is_counted_by_what_answers_instead() -> None:
 
 
 def _trial(mine: float, rule: float):  # type: ignore[no-untyped-def]  # a private type
-    from placement.lifetimes import _Trial
+    from placement.learning.lifetimes import _Trial
 
     return _Trial(1, mine, rule)
 

@@ -11,7 +11,7 @@ from placement.log import DECISION, KNOWLEDGE, Asked, Event
 from placement.log_lines import LineReader, LineWriter
 from placement.playback import verify
 from placement.strategies import STRATEGIES
-from scheduler.lifetime_learner import LifetimeLearner
+from scheduler.learning.lifetime_learner import LifetimeLearner
 from tests.live_engine import Live, cpu_pod
 
 JOB, SERVICE = cpu_pod(1, owner="Job/batch"), cpu_pod(1, owner="StatefulSet/web")

@@ -14,27 +14,27 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement import boosted
-from placement.baselines import Target
-from placement.boosted import load_card
-from placement.drift import CoverageMonitor, LossMonitor
 from placement.errors import ConfigError, ModelError, PlacementError
-from placement.lifetime_history import Kin, LifeHistory, feature_names
-from placement.lifetime_model import load_lifetimes, row_names
-from placement.lineage import LIMITS_S
+from placement.learning import boosted
+from placement.learning.baselines import Target
+from placement.learning.boosted import load_card
+from placement.learning.drift import CoverageMonitor, LossMonitor
+from placement.learning.lifetime_history import Kin, LifeHistory, feature_names
+from placement.learning.lifetime_model import load_lifetimes, row_names
+from placement.learning.lineage import LIMITS_S
+from placement.learning.prediction import HISTORY, load_rungs
 from placement.pods import PodSpec
-from placement.prediction import HISTORY, load_rungs
 from placement.resources import CPU, MEMORY
-from simulator.accuracy import html
-from simulator.cli_learn import evaluate as evaluate_command
-from simulator.cli_learn import train as train_command
-from simulator.learning import AZURE_MARK, Learnable, _with_batches, evaluate, read_learnable, train
-from simulator.lifetime_accuracy import headline, rows_of
-from simulator.lifetime_samples import Draw, is_held_out, samples_of, with_owners
-from simulator.lifetime_scores import calibration_error, gone_by, log_loss, reliability, scores
-from simulator.lifetime_training import DRIFT, Bounds, train_lifetimes
-from simulator.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
-from simulator.training import Effort, Split
+from simulator.cli.learn import evaluate as evaluate_command
+from simulator.cli.learn import train as train_command
+from simulator.learning.accuracy import html
+from simulator.learning.lifetime_accuracy import headline, rows_of
+from simulator.learning.lifetime_samples import Draw, is_held_out, samples_of, with_owners
+from simulator.learning.lifetime_scores import calibration_error, gone_by, log_loss, reliability, scores
+from simulator.learning.lifetime_training import DRIFT, Bounds, train_lifetimes
+from simulator.learning.recordings import AZURE_MARK, Learnable, _with_batches, evaluate, read_learnable, train
+from simulator.learning.training import Effort, Split
+from simulator.traces.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
 from tests.life_traces import GIB, by_the_hour, nodes, spec_of
 
 pytestmark = pytest.mark.timeout(90)
@@ -265,7 +265,7 @@ def test_a_model_refuses_rows_of_other_features(folder: Path) -> None:
     assert model is not None
     with pytest.raises(ModelError, match="expects"):
         model.trees.scores(np.zeros((1, 3), np.float32))
-    from placement.boosted import HazardTrees
+    from placement.learning.boosted import HazardTrees
 
     sha = load_card(folder)["lifetimes"]["sha256"]
     with pytest.raises(ModelError, match="features, not 2"):

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError, ModelError
-from placement.lifetime_history import Kin, LifeHistory, feature_names
-from placement.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of
+from placement.learning.lifetime_history import Kin, LifeHistory, feature_names
+from placement.learning.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of
 from placement.pods import PodSpec
-from simulator.lifetime_scores import concordance
-from simulator.lifetime_training import model_at
-from simulator.reproduce_lifetimes import Arrivals, known_at, one, stream
-from simulator.trace import NEVER, Manifest, Pods, Trace
+from simulator.learning.lifetime_scores import concordance
+from simulator.learning.lifetime_training import model_at
+from simulator.reproduce.lifetimes import Arrivals, known_at, one, stream
+from simulator.traces.trace import NEVER, Manifest, Pods, Trace
 from tests.life_traces import by_the_hour
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from placement.gangs import KINDS, SIZE
 from scheduler.__main__ import root
 from scheduler.cluster_reader import take_snapshot
-from scheduler.doctor_live import short_gangs
+from scheduler.doctor.live import short_gangs
 from tests.api_server import ApiServer, client_of, kubeconfig
 from tests.test_app import cluster, until
 from tests.test_gang_membership import LABELS, NATIVE, OF_WORKLOAD, member_group, pod_group, workload
@@ -122,7 +122,7 @@ async def test_a_gang_that_stays_short_is_let_go_at_its_deadline_and_the_log_say
         api.put(PLUGINS, member_group(3))
         async with planning(api, tmp_path) as planner:
             planner.nominator.settings = replace(planner.nominator.settings, gang_deadline_s=1)
-            with caplog.at_level(logging.INFO, logger="scheduler.nominator"):
+            with caplog.at_level(logging.INFO, logger="scheduler.planning.nominator"):
                 api.put("pods", member(0, LABELLED))
                 await until(lambda: is_free(api, "w0"))
                 await until(lambda: outcome(planner, "let go") >= 1)

@@ -22,11 +22,11 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from placement.gangs import KINDS, Groups
 from placement.state import ClusterState
-from scheduler.cli_decisions import decisions
-from scheduler.cli_doctor import doctor
-from scheduler.cli_shadow import shadow
-from scheduler.doctor import examine
-from scheduler.doctor_facts import Facts, containers, pod_spec, read_facts
+from scheduler.cli.decisions import decisions
+from scheduler.cli.doctor import doctor
+from scheduler.cli.shadow import shadow
+from scheduler.doctor.doctor import examine
+from scheduler.doctor.facts import Facts, containers, pod_spec, read_facts
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes

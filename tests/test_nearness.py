@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement import near_search
-from placement.batches import Batch, ZoneSpread, as_placed, best_fit, place_batch
 from placement.devices import Devices
-from placement.nearness import Counts, Nearness
-from placement.plans import Deadline, Ending, WorkClock
+from placement.planning import near_search
+from placement.planning.batches import Batch, ZoneSpread, as_placed, best_fit, place_batch
+from placement.planning.nearness import Counts, Nearness
+from placement.planning.plans import Deadline, Ending, WorkClock
 from placement.resources import IntArray
-from simulator.plan_instances import batch_instance, with_company
+from simulator.planning.plan_instances import batch_instance, with_company
 from tests.test_plan_models import batches, seconds, valid_placements
 
 
@@ -78,9 +78,9 @@ def test_company_counts_as_brute_force_would(batch: Batch) -> None:
     for few_places in (64, 0):  # as in large batches: zones, hosts; pairs of class and node enter by their price
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(near_search, "MAX_PAIRS", -1)
-            patch.setattr("placement.batches.FEW_PLACES", few_places)
+            patch.setattr("placement.planning.batches.FEW_PLACES", few_places)
             for name in ("TOP_NODES", "MAX_NEW_PAIRS", "FIRST_PAIRS"):
-                patch.setattr(f"placement.batches.{name}", 1)
+                patch.setattr(f"placement.planning.batches.{name}", 1)
             searched = place_batch(batch, seconds(5))
         assert batch.violations(searched.placed) == []
         assert searched.count == most

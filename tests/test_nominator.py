@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from placement import gangs
-from scheduler.adherence import EXPIRED
 from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
-from scheduler.planner import Planner
-from scheduler.planner_process import Order
+from scheduler.planning.adherence import EXPIRED
+from scheduler.planning.planner import Planner
+from scheduler.planning.planner_process import Order
 from scheduler.settings import PlanSettings, Settings
 from tests.api_server import ApiServer, client_of, pod_object
 from tests.test_app import cluster, running, until

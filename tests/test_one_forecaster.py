@@ -8,28 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement.baselines import Target
 from placement.errors import ModelError
-from placement.forecasting import Forecaster
 from placement.knowledge import Knowledge
+from placement.learning.baselines import Target
+from placement.learning.forecasting import Forecaster
+from placement.learning.prediction import MODEL, HistoryPredictor, Rungs, ask, load_rungs
+from placement.learning.prediction import Question as Asked
+from placement.learning.usage import DAY, STEP_S, UsageHistory, UsageSeries
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.prediction import MODEL, HistoryPredictor, Rungs, ask, load_rungs
-from placement.prediction import Question as Asked
 from placement.resources import CPU, MEMORY, PODS
 from placement.strategies import STRATEGIES, strategy_named
-from placement.usage import DAY, STEP_S, UsageHistory, UsageSeries
+from scheduler.learning.telemetry import Sample, Subject, UsageStore
+from scheduler.learning.usage_learner import UsageLearner as LiveLearner
 from scheduler.ledger import Seen
 from scheduler.settings import UsageSettings
-from scheduler.telemetry import Sample, Subject, UsageStore
-from scheduler.usage_learner import UsageLearner as LiveLearner
 from simulator.compare import Question, cells_of, compare, rungs_of
+from simulator.learning.training import Effort, train
 from simulator.replay import Replay, ReplayOptions
-from simulator.reproduce_placement import Setting, attack
-from simulator.trace import Trace, Usage
-from simulator.training import Effort, train
-from simulator.usage_learner import UsageLearner
-from simulator.usage_truth import UsageTruth
+from simulator.reproduce.placement import Setting, attack
+from simulator.traces.trace import Trace, Usage
+from simulator.usage.usage_learner import UsageLearner
+from simulator.usage.usage_truth import UsageTruth
 from tests.live_engine import Live
 from tests.test_kin import owned
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from placement.errors import ConfigError
 from scheduler.__main__ import root
-from scheduler.option_needs import NEEDS, Found, Need, parameters_of, refuse_idle
+from scheduler.cli.option_needs import NEEDS, Found, Need, parameters_of, refuse_idle
 
 
 def _commands(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:

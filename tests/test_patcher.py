@@ -10,7 +10,7 @@ from aiohttp import web
 
 from scheduler.errors import ApiError
 from scheduler.gates import MERGE
-from scheduler.patcher import Patcher
+from scheduler.planning.patcher import Patcher
 from tests.api_server import api_server, client_of, pod_object
 
 BODY = {"metadata": {"annotations": {"a": "b"}}}

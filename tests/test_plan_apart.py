@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from placement import apart_check
 from placement.nodes import NodeSpec
-from placement.plans import Plan
+from placement.planning import apart_check
+from placement.planning.plans import Plan
+from placement.planning.problems import Cluster, batch_problem
+from placement.planning.snapshots import cluster_of
 from placement.pods import Pod, PodRules, PodSpec
-from placement.problems import Cluster, batch_problem
-from placement.snapshots import cluster_of
 from placement.state import ClusterState
-from simulator.plan_worker import Request, make_plan
+from simulator.planning.plan_worker import Request, make_plan
 from tests.test_plan_wishes import APPS, node, planned, pod, taken, where
 
 HOST = "kubernetes.io/hostname"

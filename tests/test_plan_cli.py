@@ -15,19 +15,19 @@ from click.testing import CliRunner
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
-from placement.planning import PlanningError, SaleShape, plan_document
-from placement.plans import Action, Ending, Plan, Step
+from placement.planning.make import PlanningError, SaleShape, plan_document
+from placement.planning.plans import Action, Ending, Plan, Step
+from placement.planning.problems import check_steps, rescue_problem
+from placement.planning.snapshots import SnapshotError, SnapshotFile, cluster_of, snapshot_of_objects
 from placement.pods import PodSpec
-from placement.problems import check_steps, rescue_problem
-from placement.snapshots import SnapshotError, SnapshotFile, cluster_of, snapshot_of_objects
-from simulator.cli_plan import plan as plan_group
-from simulator.cli_plan import snapshot
+from simulator.cli.plan import plan as plan_group
+from simulator.cli.plan import snapshot
 from simulator.output import data_only
-from simulator.plan_page import brief, headline, page, step_rows
-from simulator.plan_worker import Planner, Request, make_plan
-from simulator.snapshots import read_snapshot, write_snapshot
-from simulator.trace import Trace, TraceError
-from simulator.trace_snapshot import snapshot_of_trace
+from simulator.planning.plan_page import brief, headline, page, step_rows
+from simulator.planning.plan_worker import Planner, Request, make_plan
+from simulator.planning.snapshots import read_snapshot, write_snapshot
+from simulator.planning.trace_snapshot import snapshot_of_trace
+from simulator.traces.trace import Trace, TraceError
 
 
 def node(name: str, cpu: int = 4, **metadata: Any) -> dict[str, Any]:

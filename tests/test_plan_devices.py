@@ -15,23 +15,23 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from placement.batches import Batch, _repacked, best_fit
 from placement.devices import Devices
 from placement.nodes import NodeSpec
-from placement.planning import plan_document, plan_of_document
-from placement.plans import Deadline, Plan
+from placement.planning.batches import Batch, _repacked, best_fit
+from placement.planning.make import plan_document, plan_of_document
+from placement.planning.plans import Deadline, Plan
+from placement.planning.problems import Cluster, batch_plan, batch_problem, check_steps
 from placement.pods import GpuRequest, Pod, PodSpec
-from placement.problems import Cluster, batch_plan, batch_problem, check_steps
 from placement.resources import DEVICES_ANNOTATION
 from placement.state import ClusterState, device_indices
 from scheduler.api import Who
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
 from scheduler.ledger import Ledger, Seen
 from scheduler.metrics import Metrics
-from scheduler.plan_service import plan_message
-from scheduler.plan_solver import Sent, first
-from scheduler.planner import say_promised
-from scheduler.planner_process import Message, PlannerProcess
+from scheduler.planning.planner import say_promised
+from scheduler.planning.planner_process import Message, PlannerProcess
+from scheduler.planning.service import plan_message
+from scheduler.planning.solver import Sent, first
 from scheduler.settings import KubeSettings
 from scheduler.view import Reader
 from tests.api_server import ApiServer, node_object, pod_object

@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from placement.errors import ConfigError
-from placement.planning import Request, SaleShape, plan_for
-from placement.plans import Action, Deadline, Ending, Plan, Step
-from placement.problems import check_steps
-from placement.snapshots import SnapshotError, SnapshotFile, SnapshotPod, cluster_of, snapshot_of_objects
-from simulator.cli_plan import plan as plan_group
-from simulator.snapshots import write_snapshot
+from placement.planning.make import Request, SaleShape, plan_for
+from placement.planning.plans import Action, Deadline, Ending, Plan, Step
+from placement.planning.problems import check_steps
+from placement.planning.snapshots import SnapshotError, SnapshotFile, SnapshotPod, cluster_of, snapshot_of_objects
+from simulator.cli.plan import plan as plan_group
+from simulator.planning.snapshots import write_snapshot
 from tests.cluster_objects import cluster
 from tests.plan_referee import Referee
 from tests.test_plan_cli import gpu_pod, node, pod, taken

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement import consolidation, purchase
-from placement.batches import Batch, ZoneSpread, _BatchModel, _Goal, _Pairs, as_placed, best_fit, place_batch
-from placement.consolidation import Fleet, consolidate, prefix_search
 from placement.devices import Devices
 from placement.errors import ConfigError
-from placement.patterns import best_pattern
-from placement.plans import Deadline, Ending, WorkClock
-from placement.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
-from placement.refit import refit
-from placement.repacking import Repacking
+from placement.planning import consolidation, purchase
+from placement.planning.batches import Batch, ZoneSpread, _BatchModel, _Goal, _Pairs, as_placed, best_fit, place_batch
+from placement.planning.consolidation import Fleet, consolidate, prefix_search
+from placement.planning.patterns import best_pattern
+from placement.planning.plans import Deadline, Ending, WorkClock
+from placement.planning.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
+from placement.planning.refit import refit
+from placement.planning.repacking import Repacking
+from placement.planning.solver import Limits, Model, solve_integer, solve_linear
 from placement.resources import IntArray
-from placement.solver import Limits, Model, solve_integer, solve_linear
-from simulator.plan_instances import batch_instance, fleet_instance, purchase_instance
+from simulator.planning.plan_instances import batch_instance, fleet_instance, purchase_instance
 
 
 def seconds(limit: float) -> Deadline:
@@ -98,7 +98,7 @@ def test_wishes_are_met_as_brute_force_would_between_count_and_stranding(batch: 
     for narrow in (False, True):  # narrow: pairs of class and node enter the programs one by one, by their price
         with pytest.MonkeyPatch.context() as patch:
             for name in ("TOP_NODES", "MAX_NEW_PAIRS", "FIRST_PAIRS") if narrow else ():
-                patch.setattr(f"placement.batches.{name}", 1)
+                patch.setattr(f"placement.planning.batches.{name}", 1)
             result = place_batch(batch, seconds(5))
         assert batch.violations(result.placed) == []
         assert (result.count, result.wishes_met, result.wishes_bound) == (most, best, best)
@@ -123,8 +123,8 @@ def test_few_pairs_at_a_time_come_to_the_same_bound(seed: int, monkeypatch: pyte
     whole = place_batch(batch, seconds(20))
     assert whole.ending == Ending.OPTIMAL
     for name in ("TOP_NODES", "MAX_NEW_PAIRS"):
-        monkeypatch.setattr(f"placement.batches.{name}", 1)
-    monkeypatch.setattr("placement.batches.MAX_PRICING_ROUNDS", 400)
+        monkeypatch.setattr(f"placement.planning.batches.{name}", 1)
+    monkeypatch.setattr("placement.planning.batches.MAX_PRICING_ROUNDS", 400)
     few = place_batch(batch, seconds(20))
     assert (few.wishes_met, few.wishes_bound) == (whole.wishes_met, whole.wishes_bound)
     assert few.stranding_bound <= whole.stranding + 1e-9

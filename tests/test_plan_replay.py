@@ -7,14 +7,14 @@ import time
 import numpy as np
 import pytest
 
-from placement import purchase
 from placement.devices import DEVICE_UNITS, device_units
 from placement.errors import ConfigError
-from placement.plans import Deadline
+from placement.planning import purchase
+from placement.planning.plans import Deadline
 from placement.pods import GpuRequest, PodSpec
 from simulator.cost import PriceBook, Rates, shape
 from simulator.delivery import delivery_of
-from simulator.plan_replay import (
+from simulator.planning.plan_replay import (
     Question,
     demand_of,
     fleet_row,
@@ -26,7 +26,7 @@ from simulator.plan_replay import (
     within,
     without_departures,
 )
-from simulator.trace import Trace
+from simulator.traces.trace import Trace
 from tests.test_policies import BOOK, HOUR_S, waves
 
 GPU_BOOK = PriceBook({s.name: s for s in (shape("plain", 16, 64), shape("gpu", 16, 64, gpus=2, model="T4"))}, Rates())

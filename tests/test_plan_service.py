@@ -14,8 +14,8 @@ import pytest
 
 from scheduler._pb import plans_pb2 as pb
 from scheduler._pb import plans_pb2_grpc
-from scheduler.adherence import Adherence
-from scheduler.plan_service import PlansService
+from scheduler.planning.adherence import Adherence
+from scheduler.planning.service import PlansService
 from scheduler.service import GrpcServer
 from scheduler.settings import GrpcSettings, KubeSettings, PlanSettings
 from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object, pod_object

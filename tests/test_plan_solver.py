@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from placement.batches import Batch, as_placed, best_fit, place_batch
-from placement.plans import Deadline, Ending
-from scheduler.plan_solver import Sent, Solver, SolverError, Sparse, first
+from placement.planning.batches import Batch, as_placed, best_fit, place_batch
+from placement.planning.plans import Deadline, Ending
+from scheduler.planning.solver import Sent, Solver, SolverError, Sparse, first
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -59,7 +59,7 @@ def test_a_first_placement_has_true_bounds() -> None:
 
 
 def test_a_placement_that_breaks_a_rule_is_not_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.plan_solver.best_fit", lambda b: b.most + 1)
+    monkeypatch.setattr("scheduler.planning.solver.best_fit", lambda b: b.most + 1)
     with pytest.raises(SolverError, match="failed its check"):
         first(Sent.of(batch()))
 
@@ -68,7 +68,7 @@ def test_points_that_are_claimed_and_not_met_are_not_handed_back(monkeypatch: py
     made = replace(batch(), wish=batch().most)
     assert first(Sent.of(made))[0].wishes_met > 0
     monkeypatch.setattr(
-        "scheduler.plan_solver.as_placed",
+        "scheduler.planning.solver.as_placed",
         lambda *words: replace(as_placed(*words), wishes_met=made.wishes_possible + 1),
     )
     with pytest.raises(SolverError, match="points of wishes are claimed"):

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement.planning import plan_document
-from placement.plans import Plan
-from placement.problems import batch_problem, check_steps
-from placement.snapshots import SnapshotFile, cluster_of, snapshot_of_objects
+from placement.planning.make import plan_document
+from placement.planning.plans import Plan
+from placement.planning.problems import batch_problem, check_steps
+from placement.planning.snapshots import SnapshotFile, cluster_of, snapshot_of_objects
+from placement.planning.wish_check import recount
 from placement.soft import fixed_wishes, soft_parts
-from placement.wish_check import recount
-from simulator.cli_plan import plan as plan_group
-from simulator.plan_page import page, wishes
-from simulator.plan_worker import Request, make_plan
-from simulator.snapshots import write_snapshot
+from simulator.cli.plan import plan as plan_group
+from simulator.planning.plan_page import page, wishes
+from simulator.planning.plan_worker import Request, make_plan
+from simulator.planning.snapshots import write_snapshot
 
 APPS, ZONES = ("web", "db", "log"), ("x", "y", "z")
 SOFT = {"key": "slow", "value": "yes", "effect": "PreferNoSchedule"}

@@ -15,9 +15,9 @@ from simulator.cost import PriceBook, Rates, shape
 from simulator.delivery import DELIVERIES
 from simulator.fleet import Elastic
 from simulator.measures import measure
-from simulator.policies import Consolidation, Promise
+from simulator.planning.policies import Consolidation, Promise
 from simulator.replay import Replay, ReplayOptions
-from simulator.trace import Trace
+from simulator.traces.trace import Trace
 
 BOOK = PriceBook({s.name: s for s in (shape("small", 4, 16), shape("large", 16, 64))}, Rates())
 HOUR_S = 3600

@@ -5,16 +5,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement.baselines import PEAK, Target
-from placement.drift import CoverageMonitor, Crowding, is_full
 from placement.errors import ModelError
-from placement.features import schema_of
-from placement.forecasting import Forecaster
 from placement.knowledge import Forecast
-from placement.prediction import HISTORY, MODEL, REQUEST, Question, Rungs, ask, batch_of, load_predictor, load_rungs
+from placement.learning.baselines import PEAK, Target
+from placement.learning.drift import CoverageMonitor, Crowding, is_full
+from placement.learning.features import schema_of
+from placement.learning.forecasting import Forecaster
+from placement.learning.prediction import (
+    HISTORY,
+    MODEL,
+    REQUEST,
+    Question,
+    Rungs,
+    ask,
+    batch_of,
+    load_predictor,
+    load_rungs,
+)
+from placement.learning.usage import DAY, STEP_S, PastUsage, UsageHistory, UsageSeries
 from placement.resources import CPU, MEMORY
-from placement.usage import DAY, STEP_S, PastUsage, UsageHistory, UsageSeries
-from simulator.training import Effort, train
+from simulator.learning.training import Effort, train
 
 TARGET = Target(6, PEAK)
 REQUESTED = {CPU: 4000, MEMORY: 2**33}
@@ -204,8 +214,8 @@ def test_a_baseline_can_be_what_predicts() -> None:
 def test_a_live_row_has_the_features_of_the_training_table(trained: tuple[Path, UsageSeries]) -> None:
     folder, series = trained
     model, _ = load_predictor(folder, TARGET)
-    from placement.features import Context, featurize
-    from placement.windows import Past
+    from placement.learning.features import Context, featurize
+    from placement.learning.windows import Past
 
     past = UsageHistory("w0")
     for slot, cores in enumerate(series.usage[CPU][0], start=1):

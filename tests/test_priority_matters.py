@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from placement.errors import ConfigError
-from simulator.default_scheduler import default_placement, node_scores
-from simulator.plan_instances import priority_instance
-from simulator.reproduce_priority import Cell, grid, packing_of, read_seeds, reproduce, run_cell, run_instance, summary
+from simulator.planning.plan_instances import priority_instance
+from simulator.reproduce.default_scheduler import default_placement, node_scores
+from simulator.reproduce.priority import Cell, grid, packing_of, read_seeds, reproduce, run_cell, run_instance, summary
 
 GOLDEN_SEED = 484806185843093489
 

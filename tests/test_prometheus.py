@@ -17,21 +17,21 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from placement import boosted
 from placement.errors import ConfigError
 from placement.knowledge import Forecast
+from placement.learning import boosted
+from placement.learning.usage import STEP_S
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
-from placement.usage import STEP_S
 from scheduler.errors import SourceError
+from scheduler.learning.predict_worker import WorkerProcess
+from scheduler.learning.prometheus import Prometheus
+from scheduler.learning.telemetry import Sample, Subject, UsageStore
+from scheduler.learning.usage_learner import UsageLearner
 from scheduler.ledger import Seen
 from scheduler.metrics import Metrics
-from scheduler.predict_worker import WorkerProcess
-from scheduler.prometheus import Prometheus
 from scheduler.settings import UsageSettings, read_settings
-from scheduler.telemetry import Sample, Subject, UsageStore
-from scheduler.usage_learner import UsageLearner
 from scheduler.view import Reader
 from tests.live_engine import GIB, Live
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.knowledge import Forecast, Forecasts
+from placement.learning.reclaim import Load, Offer, ReclaimedPod, ReclaimPolicy, expected, is_reclaimed, offer, to_evict
+from placement.learning.rightsize import recommend
 from placement.pods import PodSpec
-from placement.reclaim import Load, Offer, ReclaimedPod, ReclaimPolicy, expected, is_reclaimed, offer, to_evict
 from placement.resources import CPU, MEMORY
-from placement.rightsize import recommend
 
 GIB = 2**30
 WEB = PodSpec(((CPU, 4000), (MEMORY, 8 * GIB)), namespace="shop", owner="ReplicaSet/web-7c9d8bf6c4")

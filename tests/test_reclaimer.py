@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from placement.knowledge import Forecast, Forecasts
+from placement.learning.reclaim import RECLAIMED_CPU, RECLAIMED_MEMORY
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import PodSpec
-from placement.reclaim import RECLAIMED_CPU, RECLAIMED_MEMORY
 from placement.resources import CPU, MEMORY
 from scheduler.errors import ApiError
+from scheduler.learning.reclaimer import KEEP_LABEL, Reclaimer
+from scheduler.learning.usage_learner import Current
 from scheduler.ledger import Seen
-from scheduler.reclaimer import KEEP_LABEL, Reclaimer
 from scheduler.settings import ReclaimSettings
-from scheduler.usage_learner import Current
 from tests.live_engine import GIB, Live
 
 MARKED = (("ullage.dev/reclaim", "enabled"),)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from placement.errors import ConfigError
-from placement.facts import Facts
+from placement.learning.facts import Facts
+from placement.learning.usage import STEP_S
 from placement.pods import PodSpec
 from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
-from placement.usage import STEP_S
 from scheduler.recording import record
-from simulator.recorded import WEEK_S, trace_of_recording, usage_of_trace
-from simulator.trace import Trace, TraceError
-from simulator.usage_readers import read_usage
+from simulator.traces.recorded import WEEK_S, trace_of_recording, usage_of_trace
+from simulator.traces.trace import Trace, TraceError
+from simulator.traces.usage_readers import read_usage
 from tests.api_server import api_server, client_of, node_object, pod_object
 from tests.test_prometheus import NOW, fake_prometheus, reader
 

@@ -23,8 +23,8 @@ from placement.rejections import Rejections, rejections
 from placement.state import ClusterState
 from placement.strategies import strategy_named
 from placement.strategy import reasons
-from scheduler.cli_decisions import decisions, parse_time
-from scheduler.cli_explain import explain
+from scheduler.cli.decisions import decisions, parse_time
+from scheduler.cli.explain import explain
 from scheduler.errors import RecordError
 from scheduler.explain import in_words, why_not
 from scheduler.ledger import Seen

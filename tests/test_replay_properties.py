@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from placement.playback import rebuild, verify
 from placement.strategies import STRATEGIES
 from simulator.replay import Outcome, Replay, ReplayOptions
-from simulator.synth import Recipe, synthesise
-from simulator.trace import NodeEvent, NodeEvents, Trace
+from simulator.traces.synth import Recipe, synthesise
+from simulator.traces.trace import NodeEvent, NodeEvents, Trace
 from tests.slow_rules import On, fits, taints_ok, wants
 
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -12,8 +12,8 @@ from simulator import page_style
 from simulator.charts import Line, line_chart
 from simulator.compare import Comparison, Question, compare, document
 from simulator.report import Cell, Table, _turned, to_html, to_markdown
-from simulator.synth import Recipe, synthesise
-from simulator.trace_facts import duration
+from simulator.traces.synth import Recipe, synthesise
+from simulator.traces.trace_facts import duration
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement.baselines import P95, PEAK, Target
-from placement.boosted import FitOptions
 from placement.errors import ConfigError
+from placement.learning.baselines import P95, PEAK, Target
+from placement.learning.boosted import FitOptions
+from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU
-from placement.usage import DAY, HOUR, UsageSeries
-from simulator.forecast_bitbrains import FIRST_FIT_DAY, LAST_CALIBRATION_DAY, bitbrains_task
-from simulator.forecast_judging import TaskResult
-from simulator.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days, planetlab_task
-from simulator.forecast_results import KeptResults, digest_of
-from simulator.forecast_samples import STRIDE_H, Recording, draw
-from simulator.reproduce_forecast import report, run
-from simulator.training import Effort
+from simulator.learning.forecast_samples import STRIDE_H, Recording, draw
+from simulator.learning.training import Effort
+from simulator.reproduce.forecast import report, run
+from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, LAST_CALIBRATION_DAY, bitbrains_task
+from simulator.reproduce.forecast_judging import TaskResult
+from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days, planetlab_task
+from simulator.reproduce.forecast_results import KeptResults, digest_of
 
 TINY = Effort(600, 300, FitOptions(trees=5, leaves=4, min_leaf=20))
 STAMPS = (*PLANETLAB_TRAIN, *PLANETLAB_TEST)

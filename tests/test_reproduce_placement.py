@@ -7,24 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from placement.learning.usage import STEP_S
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
-from placement.usage import STEP_S
-from simulator.placement_page import frontier, report
-from simulator.reproduce_emptying import WARMUP_S, Fleet, before_it_counts, owned
-from simulator.reproduce_emptying import cell as emptying_cell
-from simulator.reproduce_placement import (
-    ADVERSARIES,
-    CELLS,
-    Cell,
-    Setting,
-    attack,
-    attacks,
-    kept,
-    run_cell,
-    summary,
-)
-from simulator.trace import NEVER, Pods, Trace, Usage
+from simulator.reproduce.emptying import WARMUP_S, Fleet, before_it_counts, owned
+from simulator.reproduce.emptying import cell as emptying_cell
+from simulator.reproduce.placement import ADVERSARIES, CELLS, Cell, Setting, attack, attacks, kept, run_cell, summary
+from simulator.reproduce.placement_page import frontier, report
+from simulator.traces.trace import NEVER, Pods, Trace, Usage
 
 DAY_S = 86_400
 GIB = 2**30

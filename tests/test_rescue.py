@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement import repair as repair_module
-from placement import rescue
-from placement.bounds import PatternBound, counting_bound
 from placement.errors import ConfigError
-from placement.plans import Deadline
-from placement.repair import Packing, Search, Settling, keep_siblings, repair
-from placement.rescue import pack, relabel
+from placement.planning import repair as repair_module
+from placement.planning import rescue
+from placement.planning.bounds import PatternBound, counting_bound
+from placement.planning.plans import Deadline
+from placement.planning.repair import Packing, Search, Settling, keep_siblings, repair
+from placement.planning.rescue import pack, relabel
 
 
 def ticking(step_s: float = 0.01) -> Callable[[], float]:

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement.baselines import Target
 from placement.errors import PlacementError
+from placement.learning.baselines import Target
+from placement.learning.prediction import Rungs
+from placement.learning.rightsize import RightsizePolicy
+from placement.learning.usage import DAY, STEP_S
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import PodSpec
-from placement.prediction import Rungs
 from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
-from placement.rightsize import RightsizePolicy
-from placement.usage import DAY, STEP_S
-from scheduler.cli_rightsize import _rendered, rightsize
+from scheduler.cli.rightsize import _rendered, rightsize
 from scheduler.errors import ApiError
-from scheduler.reclaimer import KEEP_LABEL
+from scheduler.learning.reclaimer import KEEP_LABEL
+from scheduler.learning.rightsizing import Advice, advise, config_maps, require_current_policy, usd_per_month
 from scheduler.recording import kept_of
-from scheduler.rightsizing import Advice, advise, config_maps, require_current_policy, usd_per_month
 
 GIB = 2**30
 NODE = NodeSpec("n", ((CPU, 64_000),))

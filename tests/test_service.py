@@ -23,10 +23,10 @@ from placement.pods import GpuRequest
 from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from scheduler.errors import ListenError
+from scheduler.learning.telemetry import Sample, SampleError, Subject, UsageStore
 from scheduler.metrics import Metrics
 from scheduler.service import GrpcServer
 from scheduler.settings import GrpcSettings
-from scheduler.telemetry import Sample, SampleError, Subject, UsageStore
 from tests.live_engine import Live, cpu_pod
 
 REPO = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from scheduler.cli_shadow import shadow
+from scheduler.cli.shadow import shadow
 from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
 from scheduler.shadow import NodePrices, compare, to_html, to_text, wilson
 

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.baselines import Target
-from placement.forecasting import EACH, LEAST_OUTCOMES, Forecaster, rungs_below
 from placement.knowledge import Forecast, Forecasts
+from placement.learning.baselines import Target
+from placement.learning.forecasting import EACH, LEAST_OUTCOMES, Forecaster, rungs_below
+from placement.learning.prediction import HISTORY, MODEL, REQUEST, Answers, Prediction, Rungs, ask
+from placement.learning.rightsize import recommend
+from placement.learning.siblings import LEAST_HOURS, LEAST_SIBLINGS, SIBLINGS, Siblings, group_of
+from placement.learning.usage import STEP_S
 from placement.pods import PodSpec
-from placement.prediction import HISTORY, MODEL, REQUEST, Answers, Prediction, Rungs, ask
 from placement.resources import CPU, MEMORY
-from placement.rightsize import recommend
-from placement.siblings import LEAST_HOURS, LEAST_SIBLINGS, SIBLINGS, Siblings, group_of
-from placement.usage import STEP_S
 
 GIB = 2**30
 ASKED = {CPU: 4000, MEMORY: 4 * GIB}

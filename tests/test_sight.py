@@ -10,27 +10,27 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement.baselines import PEAK, Target
 from placement.errors import ConfigError, ModelError
-from placement.prediction import Question, ask, load_predictor, load_rungs
+from placement.learning.baselines import PEAK, Target
+from placement.learning.prediction import Question, ask, load_predictor, load_rungs
+from placement.learning.spans import JUDGED, NOBODY, SERVED, Span
+from placement.learning.usage import DAY, HOUR, STEP_S, UsageHistory, UsageSeries
 from placement.resources import CPU, MEMORY
-from placement.spans import JUDGED, NOBODY, SERVED, Span
 from placement.strategies import STRATEGIES
-from placement.usage import DAY, HOUR, STEP_S, UsageHistory, UsageSeries
-from simulator import learning
-from simulator.accuracy import evaluate, html
-from simulator.cli_learn import train as train_command
-from simulator.cli_trace import convert, info
-from simulator.forecast_samples import Recording
-from simulator.learning import read_learnable
-from simulator.recorded import usage_of_trace
+from simulator.cli.learn import train as train_command
+from simulator.cli.trace import convert, info
+from simulator.learning import recordings as learning
+from simulator.learning.accuracy import evaluate, html
+from simulator.learning.forecast_samples import Recording
+from simulator.learning.recordings import read_learnable
+from simulator.learning.sight import Judged, digest_of, sight_of
+from simulator.learning.training import Effort, content_of, deployable_recording, span_of, train
+from simulator.learning.training import Split as TrainingSplit
 from simulator.replay import Replay, ReplayOptions
-from simulator.sight import Judged, digest_of, sight_of
-from simulator.trace import Trace
-from simulator.training import Effort, content_of, deployable_recording, span_of, train
-from simulator.training import Split as TrainingSplit
-from simulator.usage_learner import UsageLearner
-from simulator.usage_truth import UsageTruth
+from simulator.traces.recorded import usage_of_trace
+from simulator.traces.trace import Trace
+from simulator.usage.usage_learner import UsageLearner
+from simulator.usage.usage_truth import UsageTruth
 from tests.test_one_forecaster import busy_trace
 from tests.test_training import made_up
 
@@ -130,7 +130,7 @@ def test_what_is_served_is_judged_on_what_came_later(folder: Path) -> None:
 def test_the_past_of_a_later_recording_is_not_told_by_who_was_fitted_on_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simulator import accuracy
+    from simulator.learning import accuracy
 
     whole = replace(made_up(days=24), start_s=BEGINS_S)
     model, _ = load_predictor(folder, TARGET)

@@ -24,11 +24,11 @@ from simulator.delivery import DELIVERIES, num_sampled
 from simulator.fleet import HOSTNAME, Elastic
 from simulator.measures import measure
 from simulator.replay import Interruptions, Replay, ReplayOptions
-from simulator.reproduce_fgd import Protocol, differs, experiment, published
-from simulator.sources import open_trace
-from simulator.synth import Recipe, synthesise
-from simulator.trace import NodeEvent, Trace, TraceError
-from simulator.validate import RULES, fixed, rule_table, validate
+from simulator.reproduce.fgd import Protocol, differs, experiment, published
+from simulator.traces.sources import open_trace
+from simulator.traces.synth import Recipe, synthesise
+from simulator.traces.trace import NodeEvent, Trace, TraceError
+from simulator.traces.validate import RULES, fixed, rule_table, validate
 from tests.slow_rules import On, fits, taints_ok, wants
 
 SMALL = Recipe(seed=3, days=0.3, gpu_nodes=4, small_gpu_nodes=4, cpu_nodes=3, owners=20, load=1.2)

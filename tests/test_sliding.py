@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement import sliding
-from placement.histograms import KOORDINATOR_CPU, VPA_CPU, HistogramSpec, histogram_percentiles
-from placement.usage import DAY, HOUR
-from placement.windows import SLIDE_FROM, Past, window_percentiles
+from placement.learning import sliding
+from placement.learning.histograms import KOORDINATOR_CPU, VPA_CPU, HistogramSpec, histogram_percentiles
+from placement.learning.usage import DAY, HOUR
+from placement.learning.windows import SLIDE_FROM, Past, window_percentiles
 
 pytestmark = pytest.mark.skipif(not sliding.HAS_NUMBA, reason="without numba there is nothing to compare")
 

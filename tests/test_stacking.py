@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.stacking import Calibration, conformal, pinball, stack
+from placement.learning.stacking import Calibration, conformal, pinball, stack
 
 
 @settings(max_examples=20, deadline=None)

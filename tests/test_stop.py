@@ -19,12 +19,12 @@ import pytest
 
 from placement.state import ClusterState
 from placement.strategies import strategy_named
-from scheduler import planner_process
 from scheduler.engine import Engine
 from scheduler.gates import GATE
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
-from scheduler.planner_process import Message, PlannerProcess
+from scheduler.planning import planner_process
+from scheduler.planning.planner_process import Message, PlannerProcess
 from scheduler.settings import KubeSettings, Settings
 from scheduler.view import Reader
 from tests.api_server import ApiServer, api_server, kubeconfig, node_object, pod_object

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from placement.errors import ConfigError
 from placement.knowledge import AGES_S, HORIZONS_S, Forecast, Forecasts, Knowledge, Lifespan, Lifetimes
+from placement.learning.survival import NUM_PARTS, Survival, certain, class_shares, lifespans, part_of
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from placement.strategy import PREDICTED_FULL, main_reason
-from placement.survival import NUM_PARTS, Survival, certain, class_shares, lifespans, part_of
-from simulator.lifetime_learner import LifetimeLearner, TrueLifetimes
 from simulator.replay import Replay, ReplayOptions
-from simulator.trace import Trace
+from simulator.traces.trace import Trace
+from simulator.usage.lifetime_learner import LifetimeLearner, TrueLifetimes
 
 GIB = 2**30
 HOUR_S = 3600

@@ -6,7 +6,7 @@ import pytest
 
 from placement import objects
 from scheduler.gates import GATE, NODE_ANNOTATION, TIME_ANNOTATION, timestamp
-from scheduler.sweeper import stale
+from scheduler.planning.sweeper import stale
 
 NOW_S = 1_000_000.0
 

@@ -9,20 +9,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement import boosted
-from placement.baselines import P95, PEAK, Target
 from placement.errors import ConfigError, ModelError
-from placement.features import FeatureSchema
+from placement.learning import boosted
+from placement.learning.baselines import P95, PEAK, Target
+from placement.learning.features import FeatureSchema
+from placement.learning.stacking import Calibration
+from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU, FloatArray
-from placement.stacking import Calibration
-from placement.usage import DAY, HOUR, UsageSeries
-from simulator.accuracy import evaluate, html, table_rows
-from simulator.forecast_bitbrains import generations
-from simulator.forecast_judging import Bands, TaskResult, applied, between, calibrate, level_now, stack_on
-from simulator.forecast_planetlab import hourly
-from simulator.forecast_samples import Recording, Samples, folds_of
-from simulator.joint_packing import SAME_KIND, Replay, balanced, joint_need, kind_weight, plans
-from simulator.reproduce_eurosys import (
+from simulator.learning.accuracy import evaluate, html, table_rows
+from simulator.learning.forecast_samples import Recording, Samples, folds_of
+from simulator.learning.training import Effort, Split, train
+from simulator.reproduce.eurosys import (
     BUDGET,
     adaptive_knob,
     filled,
@@ -33,9 +30,12 @@ from simulator.reproduce_eurosys import (
     own_factors,
     upper_bound,
 )
-from simulator.reproduce_forecast import coverage_intervals
-from simulator.reproduce_packing import Replayed, first_fit, overloaded, weekday_of
-from simulator.training import Effort, Split, train
+from simulator.reproduce.forecast import coverage_intervals
+from simulator.reproduce.forecast_bitbrains import generations
+from simulator.reproduce.forecast_judging import Bands, TaskResult, applied, between, calibrate, level_now, stack_on
+from simulator.reproduce.forecast_planetlab import hourly
+from simulator.reproduce.joint_packing import SAME_KIND, Replay, balanced, joint_need, kind_weight, plans
+from simulator.reproduce.packing import Replayed, first_fit, overloaded, weekday_of
 
 
 def made_up(num: int = 24, days: int = 10, seed: int = 0) -> UsageSeries:
@@ -292,8 +292,8 @@ def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(
     pytest.importorskip("polars")
     import polars as pl
 
-    from simulator.cli_learn import evaluate as evaluate_command
-    from simulator.cli_learn import train as train_command
+    from simulator.cli.learn import evaluate as evaluate_command
+    from simulator.cli.learn import train as train_command
 
     series = made_up(12, 7)
     share = series.share(CPU)
@@ -334,7 +334,7 @@ def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(
     ],
 )
 def test_training_says_what_an_output_means_before_it_reads(tmp_path: Path, given: list[str], says: str) -> None:
-    from simulator.cli_learn import train as train_command
+    from simulator.cli.learn import train as train_command
 
     refused = CliRunner().invoke(train_command, [str(tmp_path), *given])
     assert refused.exit_code == 2
@@ -426,7 +426,7 @@ def test_the_level_rises_while_forecasts_fall_short_and_counts_only_what_was_giv
 
 
 def test_a_constant_workload_forecast_at_its_level_is_covered_whatever_the_rounding() -> None:
-    from simulator.accuracy import scores
+    from simulator.learning.accuracy import scores
 
     truth = np.random.default_rng(3).uniform(0.01, 0.9, 500).astype(np.float32)
     index = np.arange(500)

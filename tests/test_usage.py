@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import StateError
+from placement.learning.usage import DAY, STEP_S, UsageHistory, UsageSeries
 from placement.resources import CPU, MEMORY
-from placement.usage import DAY, STEP_S, UsageHistory, UsageSeries
 
 
 def test_a_series_with_rows_and_amounts_of_different_length_is_refused() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from placement.learning.usage import DAY
 from placement.resources import CPU, MEMORY
-from placement.usage import DAY
-from simulator.usage_readers import (
+from simulator.traces.usage_readers import (
     TraceError,
     joined_days,
     read_bitbrains_rnd,

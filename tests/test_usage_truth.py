@@ -9,26 +9,26 @@ import pytest
 
 from placement.errors import ConfigError
 from placement.knowledge import Forecast, Forecasts, Knowledge
+from placement.learning.packed import share_over
+from placement.learning.prediction import REQUEST, Rungs
+from placement.learning.reclaim import is_reclaimed
+from placement.learning.usage import STEP_S
 from placement.nodes import NodeSpec
-from placement.packed import share_over
 from placement.pods import PodSpec
-from placement.prediction import REQUEST, Rungs
-from placement.reclaim import is_reclaimed
 from placement.resources import CPU, MEMORY, PODS
 from placement.scorers import Columns, Demand, Hot
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
-from placement.usage import STEP_S
-from simulator.cli import never_placed
+from simulator.cli.simulate import never_placed
 from simulator.compare import Question, compare
-from simulator.reclaiming import Reclaiming, batch_on_reclaimed, on_reclaimed
 from simulator.replay import GIVE_UP_S, Interruptions, Replay, ReplayOptions
 from simulator.report import to_html
-from simulator.rightsizing import Restoring, Rightsizing
-from simulator.rollouts import Rollouts
-from simulator.trace import NodeEvent, NodeEvents, Trace, Usage
-from simulator.usage_learner import HORIZON, UsageLearner
-from simulator.usage_truth import UsageTruth
+from simulator.traces.trace import NodeEvent, NodeEvents, Trace, Usage
+from simulator.usage.reclaiming import Reclaiming, batch_on_reclaimed, on_reclaimed
+from simulator.usage.rightsizing import Restoring, Rightsizing
+from simulator.usage.rollouts import Rollouts
+from simulator.usage.usage_learner import HORIZON, UsageLearner
+from simulator.usage.usage_truth import UsageTruth
 
 GIB = 2**30
 HOUR_S = 3600

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest
-from scheduler.learner import Learner
+from scheduler.learning.learner import Learner
 from scheduler.ledger import Seen
 from tests.live_engine import Live, cpu_pod
 

@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 import simulator.compare as comparing
-from placement.baselines import Target
-from placement.forecasting import Forecaster
-from placement.horizons import MOST_WORKLOADS
 from placement.knowledge import Knowledge
-from placement.lifetimes import LifetimeForecaster
+from placement.learning.baselines import Target
+from placement.learning.forecasting import Forecaster
+from placement.learning.horizons import MOST_WORKLOADS
+from placement.learning.lifetimes import LifetimeForecaster
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
+from scheduler.learning.telemetry import Sample, Subject, UsageStore
+from scheduler.learning.usage_learner import UsageLearner
 from scheduler.ledger import Seen
 from scheduler.metrics import Metrics
 from scheduler.settings import UsageSettings
-from scheduler.telemetry import Sample, Subject, UsageStore
-from scheduler.usage_learner import UsageLearner
-from simulator.cli import learned_notes
+from simulator.cli.simulate import learned_notes
 from simulator.compare import Question, compare
-from simulator.learning import read_learnable, train
-from simulator.trace import Trace
-from simulator.training import Effort
+from simulator.learning.recordings import read_learnable, train
+from simulator.learning.training import Effort
+from simulator.traces.trace import Trace
 from tests.life_traces import by_the_hour
 from tests.live_engine import GIB, Live
 from tests.test_lifetime_training import with_usage

@@ -24,13 +24,13 @@ import pytest
 import yaml
 
 from placement import log
+from placement.learning.reclaim import RECLAIMED_CPU
 from placement.log_lines import read_log
 from placement.nodes import NodeSpec
 from placement.playback import verify
 from placement.pods import PodSpec
-from placement.reclaim import RECLAIMED_CPU
 from placement.resources import CPU, MEMORY, PODS, parse_quantity
-from scheduler.cli_bundle import strategies_of
+from scheduler.cli.bundle import strategies_of
 from scheduler.recording import kept_of
 from tests.conftest import REPO
 from tests.e2e.control_plane import ControlPlane, ControlPlaneError, Ullage, free_port, needs_admission_policies
@@ -58,7 +58,7 @@ def recorded_usage(rng: random.Random) -> list[tuple[float, float, list[float], 
             cores = [4 * x * rng.uniform(0.7, 1.1) for x in busy]
             found.append((4.0, 8.0 * GIB, cores, [2 * GIB * rng.uniform(0.9, 1.1) for _ in range(steps)]))
         return found
-    from simulator.usage_readers import read_bitbrains_rnd
+    from simulator.traces.usage_readers import read_bitbrains_rnd
 
     series = read_bitbrains_rnd(folder)
     first = rng.randrange(0, series.num_steps - steps)

@@ -27,10 +27,10 @@ from placement.pods import PodSpec
 from placement.prices import device_prices
 from placement.resources import GPU_SHARE, parse_quantity
 from placement.strategies import STRATEGIES
-from scheduler.cli_bundle import strategies_of
-from simulator.openb import read_openb
+from scheduler.cli.bundle import strategies_of
 from simulator.replay import Replay, ReplayOptions
-from simulator.trace import NEVER, Trace
+from simulator.traces.openb import read_openb
+from simulator.traces.trace import NEVER, Trace
 from tests.e2e.control_plane import REPO, ControlPlane, Ullage
 from tests.e2e.drive import PODS, Cluster, cluster_of, devices_of, pod_json
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scheduler.doctor import examine
-from scheduler.doctor_facts import Table, pod_spec, read_facts
+from scheduler.doctor.doctor import examine
+from scheduler.doctor.facts import Table, pod_spec, read_facts
 from tests.e2e.control_plane import IS_NEWEST, NAMESPACE, REPO, ControlPlane, binaries
 from tests.e2e.renderers import renderer
 

@@ -1,0 +1,569 @@
+"""Forecasts of a cluster: keeps the past of each workload, and decides which rung counts, and with which factor.
+
+The same object learns in ``ullage serve`` and in a replay: samples in, questions out, answers in, knowledge out; time
+is an argument. The expensive part, asking the rungs, is :func:`placement.learning.prediction.ask`. Here is what
+follows from outcomes:
+
+- a *factor* per rung and resource, so that CPU and memory together would have stayed below what was said in
+  :data:`LEVEL` of the cases; before there are outcomes enough a rung promises nothing and the next one answers;
+- *drift*: a rung whose promises are kept too seldom is shut until they are kept again (:class:`CoverageMonitor`);
+- *crowding*: when nodes were short of CPU for more than :attr:`Forecaster.budget` of the last day, every rung is shut until
+  it is less than half of that: workloads may all keep below their own peaks and yet be too much together;
+- *age*: without news an answer moves towards the request;
+- *the first day*: a model's answers about who has no day of history are a rung of their own, which promises nothing before
+  :data:`LEAST_OUTCOMES` newcomers have shown here how far they come true;
+- *cold start*: with ``siblings``, who has no day of history is predicted from those who have
+  (:mod:`placement.learning.siblings`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import ceil, isnan
+
+import numpy as np
+
+from placement.knowledge import Forecast, Forecasts, Knowledge, workload_of
+from placement.learning.baselines import PEAK, Target
+from placement.learning.drift import CoverageMonitor, Crowding
+from placement.learning.facts import Facts
+from placement.learning.horizons import MOST_WORKLOADS
+from placement.learning.kin import Standings
+from placement.learning.prediction import (
+    HISTORY,
+    LEARNED,
+    LEAST,
+    MODEL,
+    OUTCOME_DAYS,
+    REQUEST,
+    YOUNG,
+    Answers,
+    Prediction,
+    Question,
+    Ratio,
+    Requests,
+    Rungs,
+)
+from placement.learning.siblings import SIBLINGS, Siblings
+from placement.learning.usage import DAY, HISTORY_DAYS, STEP_S, SingleArray, UsageHistory
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY, FloatArray
+
+LEVEL = 0.95
+"""Promised share of windows in which neither CPU nor memory exceeds its upper quantile."""
+EACH = 1 - (1 - LEVEL) / 2
+"""The share for each resource, so that it holds for both."""
+LEAST_OUTCOMES = 39
+"""With fewer, no factor covers :data:`EACH`: ``ceil((n + 1) * EACH) <= n`` (split conformal prediction)."""
+LEAST_MOMENTS = 4
+"""The outcomes of one moment are alike; there must be so many."""
+MIN_RECORDED = 0.5
+"""An outcome counts only if this share of its window was measured."""
+REMEMBERED = 500
+"""Outcomes per rung and resource behind the error that is reported."""
+ROUND = 0.01
+"""Smaller changes of an upper quantile, as a share of the request, are not worth a new version of knowledge."""
+EXACT = 1e-6
+"""Forecasts are made in single precision."""
+DAY_S, HOUR_S = 86_400, 3600
+
+
+def asked_of(specs: Iterable[PodSpec]) -> dict[str, dict[str, int]]:
+    """What a pod of each workload asks for: the largest of the given classes."""
+    found: dict[str, dict[str, int]] = {}
+    for spec in specs:
+        workload = workload_of(spec.namespace, spec.owner)
+        if workload:
+            asks = found.setdefault(workload, dict.fromkeys(LEARNED, 0))
+            for resource in LEARNED:
+                asks[resource] = max(asks[resource], spec.amount(resource))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """What was said for the window after ``made_s``."""
+
+    workload: str
+    made_s: int
+    of: Mapping[str, Prediction]
+    factors: Mapping[tuple[str, str], float]
+    """Those in force then; a rung without one promised nothing."""
+    requested: Requests
+
+
+@dataclass
+class _Known:
+    """One workload."""
+
+    history: UsageHistory
+    last_s: float = -1.0
+    """Newest sign of its usage."""
+    is_changed: bool = False
+    is_tried: bool = False
+    """Whether the rungs were tried on its past."""
+    promised_s: int = -1
+    answers: Answers | None = None
+    has_stood: bool = False
+    """Whether others can be told how it stood on the past."""
+    used: Mapping[str, int] = field(default_factory=dict)
+    """The most of each resource when it was last asked about; only while that is all there is."""
+
+
+@dataclass
+class _Score:
+    """Pinball loss and usage of the last outcomes of one rung and resource."""
+
+    outcomes: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    def error(self) -> float:
+        """Mean loss over mean usage; NaN before the first outcome."""
+        usage = sum(u for _, u in self.outcomes)
+        return sum(loss for loss, _ in self.outcomes) / usage if usage else float("nan")
+
+
+class _Outcomes:
+    """Ratios of truth to what was said, of the last :data:`OUTCOME_DAYS`, and the factor that follows from them.
+
+    It is one of the largest ratios, so only as many of those as may matter are looked at for each new outcome; all of
+    them are when an hour is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._by_hour: dict[int, array[float]] = {}
+        self._num = 0
+        self._new: array[float] = array("d")
+        self._largest: FloatArray | None = None
+        """At least :attr:`_room` of them, but for those in ``_new``; None = to be gathered."""
+        self._room = 0
+        self._quantile: float | None = None
+
+    def add(self, made_s: int, ratio: float) -> None:
+        """One outcome."""
+        self._by_hour.setdefault(made_s // HOUR_S, array("d")).append(ratio)
+        self._new.append(ratio)
+        self._num += 1
+
+    def settle(self, now_s: float) -> None:
+        """Forget what is old, and fit."""
+        oldest = (now_s - OUTCOME_DAYS * DAY_S) // HOUR_S
+        old = [hour for hour in self._by_hour if hour < oldest]
+        for hour in old:
+            self._num -= len(self._by_hour.pop(hour))
+            self._largest = None
+        if not (self._new or old):
+            return
+        rank = min(ceil((self._num + 1) * EACH), self._num)
+        place = self._num - rank + 1
+        if self._largest is None or place > self._room:
+            self._room = 2 * place
+            every = np.concatenate([np.zeros(0), *(np.frombuffer(of) for of in self._by_hour.values())])
+            kept = min(self._room, len(every))
+            self._largest = np.partition(every, len(every) - kept)[len(every) - kept :] if kept else every
+        else:
+            self._largest = np.concatenate([self._largest, np.frombuffer(self._new)])
+        self._new = array("d")
+        self._quantile = None
+        if self._num >= LEAST_OUTCOMES and len(self._by_hour) >= LEAST_MOMENTS:
+            at = len(self._largest) - place
+            self._quantile = float(np.partition(self._largest, at)[at])
+
+    @property
+    def quantile(self) -> float | None:
+        """The ratio that :data:`EACH` of the outcomes stay below; None while there are too few."""
+        return self._quantile
+
+
+class Forecaster:
+    """See the module. ``fresh_s`` and ``stale_s`` bound the ageing of a forecast towards the request."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        rungs: Rungs | None = None,
+        fresh_s: float = 900,
+        stale_s: float = 6 * 3600,
+        max_workloads: int = MOST_WORKLOADS,
+        budget: float = 0.01,
+        factor: float = 0.0,
+        siblings: bool = False,
+    ) -> None:
+        self.rungs = rungs or Rungs.of_history(target)
+        self.siblings = Siblings(EACH) if siblings and not self.rungs.parts else None
+        """They tell nothing of parts of the day."""
+        self.target = target
+        self.fresh_s, self.stale_s, self.max_workloads = fresh_s, stale_s, max_workloads
+        self.budget = budget
+        self.first_factor = factor
+        """Stands until there are outcomes, as if fitted elsewhere; 0 = none."""
+        self.monitor = CoverageMonitor()
+        self.crowding = Crowding(budget)
+        self.scores: dict[tuple[str, str], _Score] = {}
+        self.num_refused = 0
+        """Samples that histories refused (from the future, too old, negative)."""
+        self.num_turned_away = 0
+        """Samples of workloads beyond ``max_workloads``."""
+        self.num_left_out = 0
+        """Workloads that are here and found no place when it was last asked who is."""
+        self.standings = Standings(len(LEARNED))
+        """What workloads tell of each other, where rungs read it."""
+        self._known: dict[str, _Known] = {}
+        self._promises: deque[_Promise] = deque()
+        self._outcomes: dict[tuple[str, str], _Outcomes] = {}
+        self._newcomers: dict[str, dict[str, int]] = {resource: {} for resource in LEARNED}
+        """By resource: of whom outcomes of their first day are remembered, and when the last one began."""
+
+    def use(self, rungs: Rungs) -> None:
+        """New rungs (a model was loaded, or lost): every answer is asked again, outcomes start anew."""
+        self.rungs = rungs
+        self.monitor = CoverageMonitor()
+        self.scores.clear()
+        self._promises.clear()
+        self._outcomes.clear()
+        for newcomers in self._newcomers.values():
+            newcomers.clear()
+        if self.siblings is not None:
+            self.siblings = None if rungs.parts else Siblings(EACH)
+        for known in self._known.values():
+            known.is_changed = True
+            known.is_tried = False
+            known.promised_s = -1
+            known.answers = None
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    # ── samples ───────────────────────────────────────────────────────────────────────────────
+
+    def add(self, workload: str, time_s: int, now_s: int, *, cpu_millicores: int = -1, memory_bytes: int = -1) -> bool:
+        """One sample of one pod; the largest of a workload's pods stays per five minutes. True when taken."""
+        known = self._of(workload)
+        if known is None:
+            return False
+        taken = known.history.add(time_s, cpu_millicores=cpu_millicores, memory_bytes=memory_bytes, now_s=now_s)
+        return self._taken(known, time_s, taken)
+
+    def add_oom(self, workload: str, time_s: int, now_s: int, memory_bytes: int) -> bool:
+        """A pod was killed for want of memory while it used, or asked for, ``memory_bytes``. True when taken."""
+        known = self._of(workload)
+        if known is None:
+            return False
+        return self._taken(known, time_s, known.history.add_oom(time_s, memory_bytes, now_s=now_s))
+
+    def _of(self, workload: str) -> _Known | None:
+        known = self._known.get(workload)
+        if known is None:
+            if len(self._known) >= self.max_workloads:
+                self.num_turned_away += 1
+                return None
+            known = self._known[workload] = _Known(UsageHistory(workload, days=HISTORY_DAYS))
+        return known
+
+    def _taken(self, known: _Known, time_s: int, is_taken: bool) -> bool:
+        if not is_taken:
+            self.num_refused += 1
+            return False
+        known.is_changed = True
+        known.last_s = max(known.last_s, time_s)
+        return True
+
+    def seen(self, workload: str, time_s: float) -> None:
+        """The workload was measured just now, whatever the sample: its forecast is as fresh as that."""
+        known = self._known.get(workload)
+        if known is not None:
+            known.last_s = max(known.last_s, time_s)
+
+    def keep(self, workloads: Iterable[str]) -> None:
+        """Forget workloads that are neither here nor measured within a day; the rest stay.
+
+        When all places are taken, who comes later is left out until one is free.
+        """
+        kept = set(workloads)
+        newest = max((k.last_s for k in self._known.values()), default=0.0)
+        for name in [n for n, k in self._known.items() if n not in kept and newest - k.last_s > DAY_S]:
+            del self._known[name]
+        is_full = len(self._known) >= self.max_workloads
+        self.num_left_out = len(kept - self._known.keys()) if is_full else 0
+        self.standings.keep(self._known)
+
+    def pasts(self, now_s: float, days: int) -> tuple[list[str], SingleArray]:
+        """Workloads with samples enough, and ``(W, 2, days * DAY)`` their CPU and memory up to now, NaN for gaps."""
+        end = int(now_s) // STEP_S
+        names, tables = [], []
+        for name, known in self._known.items():
+            table = np.stack([known.history.latest(resource, end, days * DAY) for resource in LEARNED])
+            if (table[0] >= 0).sum() >= LEAST:
+                names.append(name)
+                tables.append(table)
+        found = np.array(tables, np.float32).reshape(len(names), len(LEARNED), days * DAY)
+        found[found < 0] = np.nan
+        return names, found
+
+    # ── forecasts ─────────────────────────────────────────────────────────────────────────────
+
+    def questions(self, requested: Mapping[str, Requests], facts: Mapping[str, Facts] | None = None) -> list[Question]:
+        """Workloads to be asked about: their history changed, or what they ask for.
+
+        Ask, :meth:`take` and call again until there are none: where rungs read kin, a workload that is new is first asked
+        only how it stood on the past, so that all can be told of all when they are tried on it.
+
+        Parameters
+        ----------
+        facts : beside the workloads' names, which tell namespace and owner.
+        """
+        found = []
+        for workload, asks in requested.items():
+            known = self._known.get(workload)
+            if known is None:
+                continue
+            is_stale = known.answers is None or known.answers.requested != asks
+            history = known.history.snapshot() if known.is_changed or is_stale else None
+            if history is not None:
+                known.is_changed = False
+                if self.siblings is not None:
+                    known.used = {r: int(samples.max(initial=0)) for r, samples in history.samples.items()}
+                stands = self.rungs.reads_kin and not known.has_stood
+                judges = not known.is_tried and not stands
+                found.append(Question(workload, dict(asks), history, judges, stands=stands))
+        return self._told(found, facts or {}) if self.rungs.reads_kin else found
+
+    def _told(self, questions: list[Question], facts: Mapping[str, Facts]) -> list[Question]:
+        """Questions with what kin tell of the workload, by the time of its newest sample."""
+        standings = self.standings
+        standings.meet({q.workload: facts.get(q.workload) or Facts.of_workload(q.workload) for q in questions})
+        at: dict[int, SingleArray] = {}
+        found = []
+        for question in questions:
+            if not question.stands:
+                hours = (0, *self.rungs.moments_h) if question.judges else (0,)
+                times = [question.history.end_s - h * HOUR_S for h in hours]
+                at |= {time_s: standings.features(time_s) for time_s in times if time_s not in at}
+                row = standings.row(question.workload)
+                question = replace(question, kin=np.stack([at[time_s][row] for time_s in times]))
+            found.append(question)
+        return found
+
+    def ask_again(self, workloads: Iterable[str]) -> None:
+        """Questions that got no answer are asked next time."""
+        for workload in workloads:
+            known = self._known.get(workload)
+            if known is not None:
+                known.is_changed = True
+
+    def take(self, answers: Iterable[Answers]) -> None:
+        """Keep answers; each is also a promise, at most one an hour and workload."""
+        keys = [*self._outcomes, *((SIBLINGS, resource) for resource in LEARNED)]
+        factors = {key: f for key in keys for f in (self.factor(*key),) if f is not None}
+        for answer in answers:
+            known = self._known.get(answer.workload)
+            if known is None:
+                continue
+            for time_s, values in answer.stood:
+                self.standings.add(answer.workload, time_s, values)
+            if self.rungs.reads_kin and not known.has_stood:
+                known.has_stood = known.is_changed = True
+                continue
+            known.answers, known.is_tried = answer, True
+            for tried in answer.tried:
+                self._learn(tried, answer.workload)
+            promised = self._with_siblings(known, answer)
+            if promised and answer.end_s >= known.promised_s + HOUR_S:
+                known.promised_s = answer.end_s
+                self._promises.append(_Promise(answer.workload, answer.end_s, promised, factors, answer.requested))
+
+    def _with_siblings(self, known: _Known, answer: Answers) -> Mapping[str, Prediction]:
+        """What is said, and what its siblings say of the workload, whether it needs that or not."""
+        if self.siblings is None:
+            return answer.of
+        is_known = _has_history(answer)
+        told = self.siblings.predict(answer.workload, answer.requested, {} if is_known else known.used)
+        both = {
+            r: replace(said, uppers={**said.uppers, **told[r].uppers}) if r in told else said
+            for r, said in answer.of.items()
+        }
+        return both if is_known else {**told, **both}
+
+    def _learn(self, outcome: Ratio, workload: str) -> None:
+        key = outcome.rung, outcome.resource
+        self._outcomes.setdefault(key, _Outcomes()).add(outcome.made_s, outcome.ratio)
+        if outcome.rung == YOUNG:
+            newcomers = self._newcomers[outcome.resource]
+            newcomers[workload] = max(outcome.made_s, newcomers.get(workload, 0))
+
+    def renewed(self, knowledge: Knowledge, now_s: float) -> Knowledge | None:
+        """The next version of knowledge, None if no forecast changed."""
+        new = self.forecasts(now_s, knowledge.forecasts)
+        if knowledge.forecasts == new or (not new.of and knowledge.forecasts is None):
+            return None
+        return knowledge.but(forecasts=new)
+
+    def forecasts(self, now_s: float, old: Forecasts | None = None) -> Forecasts:
+        """Every workload's forecast now. What hardly changed stays as it was in ``old``."""
+        found: dict[str, Forecast] = {}
+        before: Mapping[str, Forecast] = old.of if old is not None else {}
+        for workload, known in self._known.items():
+            if known.answers is None:
+                continue
+            new = self._forecast(known, known.answers, now_s)
+            kept = before.get(workload)
+            found[workload] = kept if kept is not None and _is_like(kept, new, known.answers.requested) else new
+        return Forecasts(found, self.target.name, self.rungs.source)
+
+    def _forecast(self, known: _Known, answers: Answers, now_s: float) -> Forecast:
+        age_s = max(0.0, now_s - known.last_s)
+        asked = answers.requested
+        of = answers.of if _has_history(answers) else self._with_siblings(known, answers)
+        rung = self._rung_of(of) if age_s < self.stale_s else REQUEST
+        old = min(1.0, max(0.0, (age_s - self.fresh_s) / (self.stale_s - self.fresh_s)))
+        uppers, means, deviations, parts = [], [], [], []
+        for resource in LEARNED:
+            wants = asked.get(resource, 0)
+            said, factor = of.get(resource), self.factor(rung, resource)
+            if said is None or factor is None or rung not in said.uppers:
+                uppers.append(wants)
+                means.append(wants)
+                deviations.append(0)
+                parts.append([wants] * len(next((p.parts for p in of.values()), ())))
+                continue
+            upper = said.uppers[rung]
+            # With parts of the day the upper quantile is what is guaranteed, and the parts are the peaks.
+            guaranteed = _aged(_limited(said.ordinary if said.parts else upper, factor, wants), wants, old)
+            uppers.append(guaranteed)
+            means.append(min(round(said.mean), guaranteed))
+            deviations.append(round(said.deviation))
+            parts.append([_aged(_limited(upper if isnan(p) else p, factor, wants), wants, old) for p in said.parts])
+        windows = tuple((c, m) for c, m in zip(*parts, strict=True)) if rung != REQUEST else ()
+        (cpu, memory), (mean_cpu, mean_memory), (deviation_cpu, deviation_memory) = uppers, means, deviations
+        coarse_s = int(age_s) // STEP_S * STEP_S
+        return Forecast(cpu, memory, mean_cpu, mean_memory, deviation_cpu, deviation_memory, rung, coarse_s, windows)
+
+    def oldest_s(self, now_s: float) -> float:
+        """Age of the oldest usage behind a forecast that does not stand on the request; 0 without any."""
+        ages = [now_s - k.last_s for k in self._known.values() if k.answers is not None]
+        return max((age for age in ages if age < self.stale_s), default=0.0)
+
+    # ── rungs ─────────────────────────────────────────────────────────────────────────────────
+
+    def factor(self, rung: str, resource: str) -> float | None:
+        """By which a rung's answers are multiplied; None while it has no outcomes to promise with.
+
+        A rule on the largest samples is never lowered: below the peaks of the past it would promise that they do not
+        come back. Nor is what is said of newcomers.
+        """
+        if rung == SIBLINGS:
+            return None if self.siblings is None else self.siblings.factor(resource)
+        outcomes = self._outcomes.get((rung, resource))
+        found = None if outcomes is None else outcomes.quantile
+        if rung == YOUNG:
+            # A newcomer is one draw from the workloads, not from their hours.
+            enough = found is not None and len(self._newcomers[resource]) >= LEAST_OUTCOMES
+            return max(found, 1.0) if found is not None and enough else None
+        if found is None:
+            return self.first_factor if self.first_factor and rung != REQUEST else None
+        return max(found, 1.0) if rung == HISTORY else found
+
+    def trusted(self, rung: str) -> bool:
+        """Whether a rung's coverage is in its band, for every resource, and nodes are not crowded."""
+        return not self.crowding.is_crowded and all(self.monitor.trusted(f"{rung}/{r}") for r in LEARNED)
+
+    @property
+    def rung(self) -> str:
+        """The best rung that may answer now."""
+        usable = (n for n, _ in self.rungs.predictors if self.trusted(n) and any(self.factor(n, r) for r in LEARNED))
+        return next(usable, REQUEST)
+
+    def _rung_of(self, of: Mapping[str, Prediction]) -> str:
+        # Newcomers are told by the model, siblings are known by their histories.
+        names = [name for name, _ in self.rungs.predictors]
+        names += [YOUNG] * self.trusted(MODEL) + [SIBLINGS] * self.trusted(HISTORY)
+        for name in names:
+            if self.trusted(name) and any(
+                name in p.uppers and self.factor(name, resource) is not None for resource, p in of.items()
+            ):
+                return name
+        return REQUEST
+
+    def coverage(self, rung: str, resource: str) -> float:
+        """Share of the remembered outcomes that were covered; 1 before the first."""
+        return self.monitor.coverage(f"{rung}/{resource}")
+
+    # ── outcomes ──────────────────────────────────────────────────────────────────────────────
+
+    def settle(self, now_s: float) -> int:
+        """Hold promises whose window has passed against what was measured, and fit; how many were judged."""
+        judged = 0
+        while self._promises and self._promises[0].made_s + self.target.horizon_h * HOUR_S <= now_s - STEP_S:
+            judged += self._judge(self._promises.popleft())
+        for outcomes in self._outcomes.values():
+            outcomes.settle(now_s)
+        oldest_s = now_s - OUTCOME_DAYS * DAY_S
+        for resource, newcomers in self._newcomers.items():
+            self._newcomers[resource] = {name: at for name, at in newcomers.items() if at >= oldest_s}
+        if self.siblings is not None:
+            self.siblings.settle()
+            self.siblings.renew(k.answers for k in self._known.values() if k.answers is not None)
+        self.crowding.settle()
+        return judged
+
+    def _judge(self, promise: _Promise) -> int:
+        known = self._known.get(promise.workload)
+        if known is None:
+            return 0
+        length = self.target.horizon_h * HOUR_S // STEP_S
+        judged = 0
+        for resource, said in promise.of.items():
+            seen = known.history.window(resource, promise.made_s, length)
+            if len(seen) < MIN_RECORDED * length:
+                continue
+            truth = float(seen.max() if self.target.statistic == PEAK else np.percentile(seen, 95))
+            wants = promise.requested.get(resource, 0)
+            for rung, upper in said.uppers.items():
+                ratio = truth / max(upper, 1.0)
+                if rung != SIBLINGS:
+                    self._learn(Ratio(rung, resource, promise.made_s, ratio), promise.workload)
+                elif self.siblings is not None:
+                    self.siblings.learn(promise.workload, resource, promise.made_s, ratio)
+                    if HISTORY in said.uppers:
+                        continue  # it has a history of its own: nothing was promised by its siblings
+                factor = promise.factors.get((rung, resource))
+                if factor is None:
+                    continue
+                promised = _limited(upper, factor, wants)
+                self.monitor.observe(f"{rung}/{resource}", truth * (1 - 3 * EXACT) <= promised)
+                loss = max(LEVEL * (truth - promised), (LEVEL - 1) * (truth - promised))
+                self.scores.setdefault((rung, resource), _Score()).outcomes.append((loss, truth))
+            judged += 1
+        return judged
+
+
+def _has_history(answers: Answers) -> bool:
+    """Whether a resource was measured for long enough."""
+    return any(HISTORY in said.uppers for said in answers.of.values())
+
+
+def _limited(upper: float, factor: float, asked: int) -> int:
+    """An answer times its factor, at most the request; who was seen above his request is not held to it."""
+    found = upper * factor * (1 - EXACT)
+    return ceil(min(found, asked) if upper <= asked else found)
+
+
+def _aged(upper: int, asked: int, old: float) -> int:
+    return upper + ceil(max(asked - upper, 0) * old)
+
+
+def _is_like(old: Forecast, new: Forecast, requested: Requests) -> bool:
+    """Whether a new forecast says the same, but for less than :data:`ROUND` of the request."""
+    if old.rung != new.rung or len(old.windows) != len(new.windows) or abs(new.age_s - old.age_s) > HOUR_S:
+        return False
+    pairs = zip(((old.cpu, old.memory), *old.windows), ((new.cpu, new.memory), *new.windows), strict=True)
+    slack = [ROUND * requested.get(resource, 0) for resource in (CPU, MEMORY)]
+    return all(abs(a - b) <= s for one, other in pairs for a, b, s in zip(one, other, slack, strict=True))
+
+
+def rungs_below(rung: str) -> int:
+    """0 for a model, 1 for history, 2 for newcomers by the model, 3 for siblings, 4 for the request: how far it has fallen."""
+    return (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST).index(rung)

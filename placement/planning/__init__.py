@@ -1,0 +1,1 @@
+"""Plans with a stated bound: batches, rescue, consolidation, purchase. Imports the core, never what is learned."""

@@ -1,0 +1,1 @@
+"""Commands about a live cluster: options and formats around the code that works."""

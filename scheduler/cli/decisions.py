@@ -1,0 +1,173 @@
+"""``ullage decisions``: list, filter and export records; make them from an event log."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from placement.errors import ConfigError
+from scheduler.cli.explain import RECORDS
+from scheduler.cli.record import steps
+from scheduler.decisions import SHOWN, flat, write_parquet
+from scheduler.records import Query, RecordReader, RecordStore
+from scheduler.settings import MODES
+
+TELL_S = 5.0
+"""How often a long command says how far it is."""
+_AGO_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def parse_time(text: str, now_s: float) -> float:
+    """Unix seconds of ``-2h``, ``now`` or a number.
+
+    Raises
+    ------
+    ConfigError : it is none of them.
+    """
+    match = re.match(r"^-(\d+(?:\.\d+)?)([smhd])$", text)
+    if match:
+        return now_s - float(match[1]) * _AGO_S[match[2]]
+    try:
+        return now_s if text == "now" else float(text)
+    except ValueError:
+        raise ConfigError(f"time {text!r}: write it like -2h, -30m, -7d, now, or Unix seconds") from None
+
+
+@click.group()
+def decisions() -> None:
+    """List, filter and export recorded decisions."""
+
+
+def _filters(command: Any) -> Any:
+    """Options that choose records."""
+    for option in (
+        click.option("-n", "--namespace", default="", help="Only this namespace (default: all)."),
+        click.option("--node", default="", help="Only decisions for this node."),
+        click.option("--mode", type=click.Choice([*MODES, "log"]), help="Only pods answered in this mode."),
+        click.option("--outcome", type=click.Choice(["placed", "rejected"]), help="Only these."),
+        click.option("--agrees/--differs", default=None, help="Only pods that ended up where we said, or elsewhere."),
+        click.option("--since", default="0", help="Not before: -2h, or Unix seconds."),
+        click.option("--until", default="now", help="Not after."),
+        RECORDS,
+    ):
+        command = option(command)
+    return command
+
+
+def _query(options: dict[str, Any], limit: int = -1) -> Query:
+    now_s = time.time()
+    until = float("inf") if options["until"] == "now" else parse_time(options["until"], now_s)
+    return Query(
+        namespace=options["namespace"],
+        node=options["node"],
+        mode=options["mode"] or "",
+        outcome=options["outcome"] or "",
+        agrees=options["agrees"],
+        since_s=parse_time(options["since"], now_s),
+        until_s=until,
+        limit=limit,
+    )
+
+
+@decisions.command("list")
+@_filters
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Newest so many.")
+@click.option("--no-headers", is_flag=True, help="Without the line of headings.")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "wide", "json", "yaml", "csv"]), default="table", help="Format."
+)
+def list_decisions(limit: int, no_headers: bool, output: str, **options: Any) -> None:
+    """The newest decisions that match."""
+    with RecordReader(options["records"]) as reader:
+        rows = [flat(record) for record in reader.find(_query(options, limit))]
+    if not rows:
+        click.echo("no decision matches; leave filters out one by one, or look further back with --since", err=True)
+    body = {"apiVersion": "ullage.dev/v1", "kind": "DecisionList", "items": rows}
+    if output == "json":
+        click.echo(json.dumps(body, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), nl=False)
+    elif output == "csv":
+        click.echo(_csv(rows, no_headers), nl=False)
+    else:
+        columns = SHOWN if output == "table" or not rows else tuple(rows[0])
+        click.echo(_table(rows, columns, no_headers), nl=False)
+
+
+def _csv(rows: list[dict[str, Any]], no_headers: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else list(SHOWN), lineterminator="\n")
+    if not no_headers:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _table(rows: list[dict[str, Any]], columns: tuple[str, ...], no_headers: bool) -> str:
+    words = [[_cell(row[c]) for c in columns] for row in rows]
+    lines = words if no_headers else [[c.upper() for c in columns], *words]
+    widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(columns))]
+    return "".join("  ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+@decisions.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@_filters
+def export(target: Path, **options: Any) -> None:
+    """Write all matching decisions to TARGET as Parquet."""
+    with RecordReader(options["records"]) as reader:
+        number = write_parquet(reader.find(_query(options)), target)
+    click.echo(f"{number} decisions written to {target}", err=True)
+
+
+def _now_and_then(say: Callable[[str], None], total: int) -> Callable[[int], None]:
+    """What says how many of so many events have been read, every few seconds."""
+    told_s = time.monotonic()
+
+    def tell(number: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s >= TELL_S:
+            told_s = time.monotonic()
+            say(f"{number:,} of {total:,} events")
+
+    return tell
+
+
+@decisions.command("from-log")
+@click.argument("log", type=click.Path(exists=True, path_type=Path))
+@click.option("--strategy", "tomls", multiple=True, type=click.Path(exists=True, path_type=Path), help="More TOMLs.")
+@click.option("--epoch", "epoch_s", type=float, help="Unix time of the log's second 0; default: what the log says.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@RECORDS
+def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: bool, records: str) -> None:
+    """Make records from an event log (folder or bundle), of a live run or a replay, so that `explain` works on it."""
+    from placement.log_lines import begin_of, read_log
+    from placement.strategies import STRATEGIES, strategy_from_toml
+    from scheduler.cli.bundle import strategies_of
+    from scheduler.recorder import record_log
+
+    header, events, _lost = read_log(log)
+    known = [*strategies_of(header), *STRATEGIES.values(), *(strategy_from_toml(path) for path in tomls)]
+    store = RecordStore(Path(records))
+    try:
+        start_s = begin_of(header, events.events) if epoch_s is None else epoch_s
+        tell = _now_and_then(steps(quiet=quiet), len(events))
+        number = record_log(events, known, store, epoch_s=start_s, progress=tell)
+    finally:
+        store.close()
+    click.echo(f"{number} decisions written to {records}", err=True)

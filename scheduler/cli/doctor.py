@@ -1,0 +1,137 @@
+"""``ullage doctor``: finds the traps in a scheduler configuration, our settings, manifests, or a live cluster."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from placement.errors import ConfigError
+from scheduler.doctor.doctor import (
+    RULES,
+    Finding,
+    examine,
+    explain,
+    from_probes,
+    rule_named,
+    rules_markdown,
+    to_dict,
+    to_json,
+    worst_first,
+)
+from scheduler.doctor.facts import Facts, read_facts
+from scheduler.doctor.live import Found, Probe, probe
+from scheduler.doctor.rules import SEVERITIES, Hit
+from scheduler.errors import ApiError
+from scheduler.settings import KubeSettings
+
+FORMATS = ("table", "json", "yaml", "markdown")
+
+
+@click.group("doctor", invoke_without_command=True)
+@click.option("--config", type=click.Path(), help="kube-scheduler's --config file, or rendered manifests.")
+@click.option("--settings", "settings_path", type=click.Path(), help="Settings file of `ullage serve`.")
+@click.option("--kube-version", default="", help="Version of kube-scheduler, like 1.36, where no manifest tells.")
+@click.option("--live", is_flag=True, help="Also probe the cluster, hop by hop.")
+@click.option("--kubeconfig", default="", help="With --live: kubeconfig (default: $KUBECONFIG, then in-cluster).")
+@click.option("--context", default="", help="With --live: context of the kubeconfig.")
+@click.option("--address", default="", metavar="HOST:PORT", help="With --live: connect here instead (port-forward).")
+@click.option("--certificates", default="", metavar="DIR", help="With --live: ca.crt, client.crt, client.key here.")
+@click.option("--as", "account", default="", metavar="USER", help="With --live: check this account's rights.")
+@click.option("--fail-on", type=click.Choice(SEVERITIES), default="info", help="Mildest severity that exits 1.")
+@click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="Format on standard output.")
+@click.pass_context
+def doctor(
+    context_: click.Context,
+    config: str | None,
+    settings_path: str | None,
+    kube_version: str,
+    live: bool,
+    kubeconfig: str,
+    context: str,
+    address: str,
+    certificates: str,
+    account: str,
+    fail_on: str,
+    output: str,
+) -> None:
+    """Find the traps of the extender contract. Exits 1 if there are findings, 0 if there are none."""
+    if context_.invoked_subcommand is not None:
+        return
+    if config is None and settings_path is None:
+        raise ConfigError("nothing to examine: give --config FILE, --settings FILE, or both (and --live to probe)")
+    facts = read_facts(config, settings_path, kube_version)
+    findings = []
+    if live:
+        kube = KubeSettings(kubeconfig=kubeconfig, context=context)
+        found, facts = asyncio.run(_probe(facts, kube, Probe(address, certificates, account)))
+        findings = from_probes(found)
+    findings = worst_first([*examine(facts), *findings])
+    click.echo(_rendered(findings, facts, output), nl=False)
+    threshold = SEVERITIES.index(fail_on)
+    if any(SEVERITIES.index(f.severity) >= threshold for f in findings):
+        context_.exit(1)
+
+
+async def _probe(facts: Facts, kube: KubeSettings, options: Probe) -> tuple[list[Found], Facts]:
+    from scheduler.kube import KubeClient  # aiohttp: half a second that offline runs need not wait for
+
+    try:
+        client = await KubeClient.connect(kube)
+    except ApiError as error:
+        found, facts = await probe(facts, None, options)
+        return [("UD413", Hit("(Kubernetes API)", str(error))), *found], facts
+    try:
+        return await probe(facts, client, options)
+    finally:
+        await client.close()
+
+
+@doctor.command("explain")
+@click.argument("code", required=False)
+@click.option("-o", "--output", type=click.Choice(("text", "markdown")), default="text", help="Format.")
+def explain_code(code: str | None, output: str) -> None:
+    """Say what CODE means and what to do; without CODE list all."""
+    if code:
+        click.echo(explain(rule_named(code)), nl=False)
+    elif output == "markdown":
+        click.echo(rules_markdown(), nl=False)
+    else:
+        for rule in RULES:
+            click.echo(f"{rule.code}  {rule.severity:<8} {rule.title}")
+
+
+def _rendered(findings: list[Finding], facts: Facts, output: str) -> str:
+    if output == "json":
+        return to_json(findings, facts) + "\n"
+    if output == "yaml":
+        text: str = yaml.safe_dump(to_dict(findings, facts), sort_keys=False, allow_unicode=True)
+        return text
+    if output == "markdown":
+        lines = ["| code | severity | path | message | fix |", "|---|---|---|---|---|"]
+        lines += [f"| {f.code} | {f.severity} | `{f.path}` | {f.message} | {f.fix} |" for f in findings]
+        return "\n".join(lines) + "\n"
+    return _table(findings, facts)
+
+
+def _table(findings: list[Finding], facts: Facts) -> str:
+    counts = to_dict(findings, facts)["checked"]
+    looked = f"{counts['extenders']} extender entries, {counts['manifests']} manifests"
+    if not findings:
+        return f"No findings ({looked}; {len(RULES)} rules).\n"
+    console = Console(width=max(100, Console().width))
+    table = Table("code", "severity", "where", "what and what to do", box=None, pad_edge=False)
+    colours = {"error": "red", "warning": "yellow", "info": "cyan"}
+    for finding in findings:
+        shade = colours[finding.severity]
+        words = f"{escape(finding.message)}\n[dim]→ {escape(finding.fix)}[/dim]"
+        table.add_row(finding.code, f"[{shade}]{finding.severity}[/{shade}]", escape(finding.path), words)
+    with console.capture() as capture:
+        console.print(table)
+    summary = to_dict(findings, facts)["summary"]
+    tail = ", ".join(f"{summary[s]} {s}" for s in reversed(SEVERITIES) if summary[s])
+    return f"{capture.get()}\n{tail} ({looked}). More on a code: ullage doctor explain CODE\n"

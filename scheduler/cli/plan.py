@@ -1,0 +1,226 @@
+"""``ullage plan apply`` and ``ullage plan status``, and the live cluster for the commands that plan."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from placement.errors import ConfigError, why
+from placement.planning.make import plan_of_document
+from placement.planning.plans import Plan
+from placement.planning.snapshots import SnapshotFile
+from placement.recording import Recording
+from scheduler.cli.record import fetch, steps
+from scheduler.cluster_reader import take_snapshot
+from scheduler.kube import KubeClient
+from scheduler.planning.adherence import adherence
+from scheduler.planning.applier import Applier, ApplyLimits, rows, summary, why_not_valid
+from scheduler.planning.record import PlanRecord, PlanState, State, alone, fresh_record, read_record, save_record
+from scheduler.settings import read_settings
+
+T = TypeVar("T")
+KUBECONFIG = click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
+CONTEXT = click.option("--context", help="Context of the kubeconfig.")
+OUTPUT = click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="Format."
+)
+
+
+def with_client(kubeconfig: str | None, context: str | None, work: Callable[[KubeClient], Awaitable[T]]) -> T:
+    """``work`` with a client of the cluster, by kubeconfig's conventions."""
+    settings = read_settings(None, {"kube.kubeconfig": kubeconfig or "", "kube.context": context or ""})
+
+    async def run() -> T:
+        client = await KubeClient.connect(settings.kube)
+        try:
+            return await work(client)
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+@dataclass(frozen=True)
+class Live:
+    """The live cluster for the commands that plan; ``trace_of`` makes the simulator's trace of a recording."""
+
+    trace_of: Callable[[Recording], Any]
+
+    def snapshot(self, kubeconfig: str | None, context: str | None) -> SnapshotFile:
+        """The cluster now."""
+        return with_client(kubeconfig, context, take_snapshot)
+
+    def recording(self, kubeconfig: str | None, context: str | None, prometheus: str, days: float) -> Any:
+        """The trace of what the cluster's pods did in the last days, from Prometheus."""
+        keys = {"kube.kubeconfig": kubeconfig or "", "kube.context": context or "", "usage.prometheus": prometheus}
+        settings = read_settings(None, keys)
+        found = fetch(settings.kube, settings.usage, name="history", days=days, say=steps(quiet=False))
+        return self.trace_of(found)
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"plan {path}: cannot be read ({why(error)}); make one with `ullage plan … -o json`"
+        ) from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"plan {path}: is not a plan; make one with `ullage plan … -o json`")
+    return plan_of_document(document)
+
+
+@click.command()
+@click.argument("path", metavar="PLAN", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--yes", is_flag=True, help="Really do it; without this, only say what would be done.")
+@click.option("--abandon", is_flag=True, help="Give the plan up: open the nodes that it cordoned and did not empty.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Default: PLAN.record.json.")
+@click.option("--max-evictions", type=click.IntRange(min=0), help="Stop before one more. Default: the plan's own.")
+@click.option("--refusal-deadline", "refusal_s", type=click.FloatRange(0), default=300, show_default=True,
+              help="Seconds to wait for a disruption budget.")  # fmt: skip
+@click.option("--settle-deadline", "settle_s", type=click.FloatRange(0), default=180, show_default=True,
+              help="Seconds beyond its grace period until an evicted pod ends; again until its replacement runs.")  # fmt: skip
+@KUBECONFIG
+@CONTEXT
+@OUTPUT
+def apply(
+    path: Path, yes: bool, abandon: bool, record: Path | None, max_evictions: int | None, refusal_s: float,
+    settle_s: float, kubeconfig: str | None, context: str | None, output: str,
+) -> None:  # fmt: skip
+    """Act on a plan (JSON or YAML of `ullage plan … -o`), step by step. Says what it would do until told --yes.
+
+    Pods are evicted through the Eviction API. It stops when the cluster is no longer the one that was planned for, and
+    can be interrupted at any time: the same command goes on. Exit code 1 when the plan was stopped.
+    """
+    plan = _read_plan(path)
+    where = record or path.with_name(path.name + ".record.json")
+    limits = ApplyLimits(refusal_s, settle_s, max_evictions=max_evictions)
+    with alone(where) if yes or abandon else nullcontext():
+        kept = read_record(where, plan)
+        found = kept or fresh_record(plan)
+        if abandon:
+            if kept is None:
+                raise ConfigError(f"record {where}: there is none, so nothing was begun; check --record")
+            _abandon(found, where, limits, kubeconfig, context)
+        elif yes:
+            _go_on(found, where, limits, kubeconfig, context)
+        else:
+            _say(found, kubeconfig, context)
+    _print(found, output)
+    if found.outcome == PlanState.STOPPED:
+        click.get_current_context().exit(1)
+
+
+def _applier(client: KubeClient, record: PlanRecord, where: Path, limits: ApplyLimits) -> Applier:
+    began = time.monotonic()
+
+    def say(number: int, message: str) -> None:
+        step = f"step {number + 1}/{len(record.steps)}: " if number >= 0 else ""
+        click.echo(f"{time.monotonic() - began:7.1f} s  {step}{message}", err=True)
+
+    return Applier(client, record, lambda: save_record(record, where), limits, say)
+
+
+def _go_on(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
+    save_record(record, where)
+    click.echo(f"record: {where}", err=True)
+    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).run())
+
+
+def _abandon(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
+    outcome = PlanState.ABANDONED if record.outcome == PlanState.RUNNING else record.outcome
+    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).give_back(outcome))
+
+
+def _say(record: PlanRecord, kubeconfig: str | None, context: str | None) -> None:
+    """Dry: whether the plan still holds on the cluster as it is."""
+    plan = record.to_plan
+    if any(step.state != State.PENDING for step in record.steps):
+        click.echo("begun before; --yes goes on, --abandon gives it up", err=True)
+        return
+    wrong = with_client(kubeconfig, context, lambda client: why_not_valid(client, plan))
+    for problem in wrong:
+        click.echo(f"would stop: {problem}", err=True)
+    if wrong or not plan.steps:
+        why = "" if wrong else ": the plan has no steps"
+        click.echo(f"nothing would be done{why}", err=True)
+        return
+    click.echo(f"{len(plan.steps)} steps would be done; nothing was changed, --yes does it", err=True)
+
+
+def _print(record: PlanRecord, output: str) -> None:
+    listed = rows(record)
+    document = {
+        "apiVersion": "ullage.dev/v1",
+        "kind": "PlanProgress",
+        "outcome": str(record.outcome),
+        "reason": record.reason,
+        "evictions": record.evictions,
+        "steps": listed,
+    }
+    if output == "table":
+        click.echo(summary(record))
+        for row in listed:
+            gone = f" ({row['actual']})" if row["actual"] and row["actual"] != row["planned"] else ""
+            click.echo(f"{row['step']:4}  {row['state']:8}  {row['what']}{gone}  {row['reason']}".rstrip())
+    else:
+        click.echo(_dumped(document, output))
+
+
+def _dumped(document: dict[str, Any], output: str) -> str:
+    if output == "json":
+        return json.dumps(document, indent=2, ensure_ascii=False)
+    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True)).rstrip()
+
+
+@click.command()
+@click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
+@click.option("--differs", is_flag=True, help="Only pods that are not where they were planned.")
+@KUBECONFIG
+@CONTEXT
+@OUTPUT
+def status(namespace: str, differs: bool, kubeconfig: str | None, context: str | None, output: str) -> None:
+    """Live batches: planned against actual, pod by pod, with the reason for each difference, and what gated pods wait
+    for. Reads the API alone."""
+    found = with_client(kubeconfig, context, lambda client: adherence(client, namespace))
+    shown = [pod for pod in found if not differs or pod.reason != "as planned"]
+    counts: dict[str, int] = {}
+    for pod in found:
+        counts[pod.outcome] = counts.get(pod.outcome, 0) + 1
+    if output != "table":
+        items = [
+            {
+                "pod": p.pod,
+                "planned": p.planned,
+                "actual": p.actual,
+                "planned_devices": p.planned_devices,
+                "actual_devices": p.actual_devices,
+                "outcome": p.outcome,
+                "reason": p.reason,
+            }
+            for p in shown
+        ]
+        click.echo(_dumped({"apiVersion": "ullage.dev/v1", "kind": "PlanAdherence", **counts, "items": items}, output))
+        return
+    width = max((len(p.pod) for p in shown), default=0)
+    click.echo(", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "no pod of ours is planned")
+    for pod in shown:
+        places = (_place(pod.planned or "-", pod.planned_devices), _place(pod.actual or "-", pod.actual_devices))
+        click.echo(f"{pod.pod:{width}}  {' -> '.join(places)}  {pod.reason}")
+
+
+def _place(node: str, devices: str) -> str:
+    return f"{node} [{devices}]" if devices else node
+
+
+COMMANDS = (apply, status)
+"""What the live side adds to ``ullage plan``."""

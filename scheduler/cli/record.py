@@ -1,0 +1,89 @@
+"""``ullage record``: options and progress around :mod:`scheduler.recording`.
+
+The trace format belongs to the simulator, which this package does not import: the command line hands the writer in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from placement.recording import Recording
+from scheduler.kube import KubeClient
+from scheduler.learning.prometheus import Prometheus
+from scheduler.metrics import Metrics
+from scheduler.recording import record
+from scheduler.settings import KubeSettings, UsageSettings, read_settings
+
+
+def steps(*, quiet: bool) -> Callable[[str], None]:
+    """Says on standard error what was done, and after how many seconds."""
+    began = time.monotonic()
+
+    def say(message: str) -> None:
+        if not quiet:
+            click.echo(f"{time.monotonic() - began:7.1f} s  {message}", err=True)
+
+    return say
+
+
+def fetch(kube: KubeSettings, usage: UsageSettings, *, name: str, days: float, say: Callable[[str], None]) -> Recording:
+    """The recording of the cluster and Prometheus that the settings name."""
+
+    async def run() -> Recording:
+        client = await KubeClient.connect(kube)
+        prometheus = Prometheus(usage, Metrics())
+        try:
+            return await record(client, prometheus, name=name, days=days, page_size=kube.page_size, progress=say)
+        finally:
+            await prometheus.close()
+            await client.close()
+
+    return asyncio.run(run())
+
+
+def command(write: Callable[[Recording, Path], str]) -> click.Command:
+    """The command; ``write`` makes a trace of a recording and says what it is."""
+
+    @click.command()
+    @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+    @click.option("-p", "--prometheus", required=True, help="Address, such as http://localhost:9090.")
+    @click.option("--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of usage.")
+    @click.option("--name", help="Of the trace; default: the file's.")
+    @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
+    @click.option("--context", help="Context of the kubeconfig.")
+    @click.option("--busy-share", type=click.FloatRange(0.001, 1), default=0.5, show_default=True,
+                  help="At most this share of the time is spent in queries.")  # fmt: skip
+    @click.option("--timeout", "timeout_s", type=float, default=60, show_default=True, help="Of one query, seconds.")
+    @click.option("--token-file", default="", help="Bearer token for Prometheus.")
+    @click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+    def record_command(
+        target: Path, prometheus: str, days: float, name: str | None, kubeconfig: str | None, context: str | None,
+        busy_share: float, timeout_s: float, token_file: str, ca: str, quiet: bool,
+    ) -> None:  # fmt: skip
+        """Record the cluster and what its pods used into the trace TARGET (.ullage).
+
+        Nodes and pods come from the Kubernetes API, usage from Prometheus. Then: `ullage train TARGET -m MODEL`.
+        """
+        keys = {
+            "kube.kubeconfig": kubeconfig or "",
+            "kube.context": context or "",
+            "usage.prometheus": prometheus,
+            "usage.busy_share": busy_share,
+            "usage.timeout_s": timeout_s,
+            "usage.prometheus_token_file": token_file,
+            "usage.prometheus_ca": ca,
+        }
+        settings = read_settings(None, keys)
+        found = fetch(settings.kube, settings.usage, name=name or target.stem, days=days, say=steps(quiet=quiet))
+        for note in found.notes:
+            click.echo(f"note: {note}", err=True)
+        click.echo(write(found, target))
+
+    record_command.name = "record"
+    return record_command

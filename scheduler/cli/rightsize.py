@@ -1,0 +1,188 @@
+"""``ullage rightsize``: options and formats around :mod:`scheduler.learning.rightsizing`."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from placement.learning.horizons import HORIZONS
+from placement.learning.prediction import load_rungs, target_of
+from placement.learning.rightsize import Recommendation, RightsizePolicy
+from scheduler.cli.record import steps
+from scheduler.kube import KubeClient
+from scheduler.learning.prometheus import Prometheus
+from scheduler.learning.rightsizing import (
+    SIZERS,
+    Advice,
+    advise,
+    apply,
+    config_maps,
+    namespaces_of,
+    require_current_policy,
+    usd_per_month,
+)
+from scheduler.metrics import Metrics
+from scheduler.recording import record
+from scheduler.settings import Settings, read_settings
+
+
+@click.command()
+@click.option("-p", "--prometheus", required=True, help="Address, such as http://localhost:9090.")
+@click.option("-m", "--model", default="", help="Folder of `ullage train`, or rule:NAME; default: rule:max7d.")
+@click.option(
+    "--horizon", type=click.Choice(HORIZONS), default="24h-peak", show_default=True, help="What is predicted."
+)
+@click.option("--days", type=click.FloatRange(0.01, 28), default=28, show_default=True, help="Of history.")
+@click.option("--margin", type=click.FloatRange(1, 10), default=1.15, show_default=True,
+              help="On the upper quantile; packed takes what its own forecasts were wrong by, once that is known.")  # fmt: skip
+@click.option(
+    "--sizer", type=click.Choice(SIZERS), default="forecast", show_default=True,
+    help="Each pod by its own upper quantile, or so that pods packed together keep within the budget.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=click.FloatRange(0.0001, 0.5), default=0.01, show_default=True,
+    help="With --sizer packed: of node-time over CPU.",
+)  # fmt: skip
+@click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
+@click.option("--apply", "applies", is_flag=True, help="Write the ConfigMaps that the admission policy reads.")
+@click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
+@click.option("--context", help="Context of the kubeconfig.")
+@click.option(
+    "--busy-share", type=click.FloatRange(0.001, 1), default=0.5, show_default=True, help="Of time in queries."
+)
+@click.option("--token-file", default="", help="Bearer token for Prometheus.")
+@click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", help="Format.")
+def rightsize(
+    prometheus: str, model: str, horizon: str, days: float, margin: float, sizer: str, budget: float, namespace: str,
+    applies: bool, kubeconfig: str | None, context: str | None, busy_share: float, token_file: str, ca: str,
+    quiet: bool, output: str,
+) -> None:  # fmt: skip
+    """What each workload should ask for, what that saves, and how far to believe it. Changes nothing by itself."""
+    keys = {
+        "kube.kubeconfig": kubeconfig or "",
+        "kube.context": context or "",
+        "usage.prometheus": prometheus,
+        "usage.busy_share": busy_share,
+        "usage.timeout_s": 60,
+        "usage.prometheus_token_file": token_file,
+        "usage.prometheus_ca": ca,
+        "usage.model": model,
+        "usage.horizon": horizon,
+    }
+    settings = read_settings(None, keys)
+    advice, written = asyncio.run(
+        _run(settings, days, RightsizePolicy(margin=margin), sizer, budget, namespace, applies, steps(quiet=quiet))
+    )
+    click.echo(_rendered(advice, output))
+    if applies:
+        click.echo(f"written: ConfigMap ullage-rightsize in {', '.join(written) or 'no namespace'}", err=True)
+    elif output == "table":
+        click.echo("nothing was changed; --apply writes what the admission policy reads", err=True)
+
+
+async def _run(
+    settings: Settings, days: float, policy: RightsizePolicy, sizer: str, budget: float, namespace: str, applies: bool,
+    say: Callable[[str], None],
+) -> tuple[Advice, list[str]]:  # fmt: skip
+    target = target_of(settings.usage.horizon)
+    rungs = load_rungs(settings.usage.model, target)
+    client = await KubeClient.connect(settings.kube)
+    prometheus = Prometheus(settings.usage, Metrics())
+    try:
+        if applies:
+            await require_current_policy(client)
+        known = await namespaces_of(client)
+        size = settings.kube.page_size
+        recording = await record(client, prometheus, name="rightsize", days=days, page_size=size, progress=say)
+        advice = advise(recording, known, rungs, policy, sizer=sizer, budget=budget)
+        if namespace:
+            known = [n for n in known if n.name == namespace]
+            mine = tuple(r for r in advice.recommendations if r.workload.startswith(f"{namespace}/"))
+            restart = tuple(name for name in advice.restart if name.startswith(f"{namespace}/"))
+            advice = replace(advice, recommendations=mine, restart=restart)
+        written = await apply(client, config_maps(advice.recommendations), known) if applies else []
+        return advice, written
+    finally:
+        await prometheus.close()
+        await client.close()
+
+
+def _row(found: Recommendation) -> dict[str, Any]:
+    return {
+        "workload": found.workload,
+        "replicas": found.replicas,
+        "cpu_millicores": found.cpu,
+        "new_cpu_millicores": found.new_cpu,
+        "memory_bytes": found.memory,
+        "new_memory_bytes": found.new_memory,
+        "usd_per_month": round(usd_per_month(found), 2),
+        "rung": found.rung,
+        "age_s": found.age_s,
+        "kept": found.why_kept,
+    }
+
+
+def _rendered(advice: Advice, output: str) -> str:
+    rows = [_row(found) for found in advice.recommendations]
+    if output == "json":
+        body = {
+            "apiVersion": "ullage.dev/v1",
+            "kind": "RightsizeAdvice",
+            "target": advice.target,
+            "source": advice.source,
+            "sizer": advice.sizer,
+            "scale": advice.scale,
+            "restart": advice.restart,
+            "usd_per_month": round(advice.usd_per_month, 2),
+            "items": rows,
+        }
+        return json.dumps(body, indent=2, ensure_ascii=False)
+    if output == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(_row(_NOBODY)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().rstrip("\n")
+    return _table(advice)
+
+
+_NOBODY = Recommendation("", 0, 0, 0, 0, 0, "", 0)
+
+
+def _table(advice: Advice) -> str:
+    lines = [("DIFF CPU", "DIFF MEMORY", "WORKLOAD", "PODS", "CPU", "MEMORY", "USD/MONTH", "RUNG", "KEPT BECAUSE")]
+    for r in advice.recommendations:
+        lines.append(
+            (
+                f"{r.new_cpu - r.cpu:+d}m" if r.new_cpu != r.cpu else "-",
+                f"{(r.new_memory - r.memory) / 2**20:+.0f}Mi" if r.new_memory != r.memory else "-",
+                r.workload,
+                str(r.replicas),
+                f"{r.cpu}m -> {r.new_cpu}m",
+                f"{r.memory / 2**20:.0f}Mi -> {r.new_memory / 2**20:.0f}Mi",
+                f"{usd_per_month(r):.2f}",
+                r.rung,
+                r.why_kept or "-",
+            )
+        )
+    packed = f" CPU: {advice.scale:g} times each workload's 95th percentile." if advice.scale else ""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = "\n".join("  ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+    if advice.restart:
+        packed += (
+            "\nNodes were out of CPU in the last day: nothing is recommended, and these right-sized pods should restart, "
+            f"after --apply has emptied the ConfigMaps: {', '.join(advice.restart)}"
+        )
+    return (
+        f"{text}\n\n{advice.usd_per_month:.2f} USD a month of requests (OpenCost's default prices; real only when nodes go). "
+        f"Predicted: {advice.target}, 95 % of windows stay under it before the margin; source: {advice.source}.{packed}"
+    )

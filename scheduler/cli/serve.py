@@ -1,0 +1,138 @@
+"""``ullage serve``: options, signals and exit codes around :class:`scheduler.app.App`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from placement.errors import ConfigError, PlacementError
+from scheduler.jsonlog import log_to_stderr
+from scheduler.settings import MODES, Settings, read_settings
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--config", "config", type=click.Path(dir_okay=False), help="Settings, TOML or YAML; options below win.")
+@click.option("--mode", type=click.Choice(MODES), help="off, shadow (default), score or decide.")
+@click.option("--strategy", help="Name or TOML of the strategy.")
+@click.option("--workload", "knowledge", help="Workload file to price devices by; default: learn from the cluster.")
+@click.option("--model", help="Folder of `ullage train` to predict usage and lifetimes with, or rule:NAME for usage.")
+@click.option("--prometheus", help="Where usage comes from, such as http://prometheus.monitoring:9090.")
+@click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
+@click.option("--context", help="Context of the kubeconfig.")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
+@click.option("--admin-port", type=int, help="Loopback port for switching modes while running.")
+@click.option("--log-dir", help="Folder of the event log.")
+@click.option("--records", help="SQLite file of decision records.")
+@click.option(
+    "--log-level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    show_default=True,
+    help="Mildest that is logged, as JSON lines on standard error.",
+)
+@click.option("--check", is_flag=True, help="Read the settings, say what is wrong with them, and end.")
+def serve(config: str | None, log_level: str, check: bool, **options: Any) -> None:
+    """Answer kube-scheduler as its extender.
+
+    SIGTERM ends it gracefully; SIGHUP reads --config again (mode, exempt namespaces, ignored wishes, certificates).
+    """
+    overrides = _overrides(options)
+    settings = read_settings(config, overrides)
+    if check:
+        _read_files(settings)
+        click.echo("settings are good", err=True)
+        return
+    log_to_stderr(log_level)
+    asyncio.run(_serve(settings, config, overrides))
+
+
+def _read_files(settings: Settings) -> None:
+    """Whether the files that settings name can be used. A service that runs waits for a model to appear; this does not.
+
+    Raises
+    ------
+    PlacementError : one cannot.
+    """
+    from placement.learning.lifetime_model import load_lifetimes
+    from placement.learning.prediction import RULE_PREFIX, load_rungs, target_of
+    from scheduler.learning.learner import read_workload
+
+    if settings.knowledge:
+        read_workload(settings.knowledge)
+    if settings.usage.model:
+        load_rungs(settings.usage.model, target_of(settings.usage.horizon))
+        if not settings.usage.model.startswith(RULE_PREFIX):
+            load_lifetimes(Path(settings.usage.model))
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as dotted settings."""
+    keys = {
+        "kubeconfig": "kube.kubeconfig",
+        "context": "kube.context",
+        "host": "http.host",
+        "port": "http.port",
+        "admin_port": "http.admin_port",
+        "log_dir": "log.folder",
+        "records": "records.path",
+        "model": "usage.model",
+        "prometheus": "usage.prometheus",
+    }
+    return {keys.get(name, name): value for name, value in options.items() if value is not None}
+
+
+async def _serve(settings: Settings, config: str | None, overrides: dict[str, Any]) -> None:
+    from scheduler.app import App
+    from scheduler.kube import KubeClient
+    from scheduler.quiet import Quiet
+
+    client = await KubeClient.connect(settings.kube)
+    try:
+        app = App(settings, client, Quiet(is_ours=True))
+    except PlacementError:
+        await client.close()
+        raise
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(app, config, overrides))
+    try:
+        if await _unless(stop, app.start()):
+            await app.run(stop)
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await app.stop()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do it, and give it up when ``stop`` is set meanwhile: an API server that does not answer is no reason to stay."""
+    task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    if not task.cancelled():
+        task.result()
+    return not stop.is_set()
+
+
+def _reload(app: Any, config: str | None, overrides: dict[str, Any]) -> None:
+    """Bad settings change nothing: the old ones stay in force."""
+    try:
+        app.reload(read_settings(config, overrides))
+    except (ConfigError, PlacementError) as error:
+        log.error("settings not taken over", extra={"error": str(error)})

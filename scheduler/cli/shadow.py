@@ -1,0 +1,73 @@
+"""``ullage shadow report``: what shadow mode would have changed, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from placement.errors import why
+from scheduler.cli.decisions import parse_time
+from scheduler.cli.explain import RECORDS
+from scheduler.errors import RecordError
+from scheduler.records import Query, RecordReader
+from scheduler.settings import MODES
+from scheduler.shadow import NodePrices, compare, to_html, to_text
+
+
+@click.group()
+def shadow() -> None:
+    """Compare what we would have done with what happened."""
+
+
+@shadow.command()
+@RECORDS
+@click.option("--mode", type=click.Choice([*MODES, "log", "all"]), default="shadow", show_default=True, help="Which.")
+@click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
+@click.option("--since", default="0", help="Not before: -7d, or Unix seconds.")
+@click.option("--usd-per-core-hour", "core_usd", type=float, default=0.031611, show_default=True, help="Price.")
+@click.option("--usd-per-gib-hour", "gib_usd", type=float, default=0.004237, show_default=True, help="Price.")
+@click.option("--usd-per-gpu-hour", "gpu_usd", type=float, default=0.95, show_default=True, help="Price.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the bootstrap.")
+@click.option("--report", type=click.Path(path_type=Path), help="Also write a self-contained HTML file.")
+@click.option("-o", "--output", type=click.Choice(("text", "json", "html")), default="text", help="On standard output.")
+def report(
+    records: str,
+    mode: str,
+    namespace: str,
+    since: str,
+    core_usd: float,
+    gib_usd: float,
+    gpu_usd: float,
+    seed: int,
+    report: Path | None,
+    output: str,
+) -> None:
+    """Agreement, nodes that could be empty, USD a month, each with its uncertainty."""
+    query = Query(
+        mode="" if mode == "all" else mode,
+        namespace=namespace,
+        since_s=parse_time(since, time.time()),
+        newest_first=False,
+    )
+    with RecordReader(records) as reader:
+        found = compare(reader, reader.find(query), NodePrices(core_usd, gib_usd, gpu_usd), seed)
+    command = " ".join(["ullage", *sys.argv[1:]])
+    if report is not None:
+        _write(report, to_html(found, command))
+    if output == "json":
+        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        click.echo(to_html(found, command) if output == "html" else to_text(found), nl=False)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be written ({why(error)}); check the folder and its free space") from error

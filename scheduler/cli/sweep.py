@@ -1,0 +1,44 @@
+"""``ullage sweep``: options around :mod:`scheduler.planning.sweeper`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import click
+
+from scheduler.errors import ApiError
+from scheduler.kube import KubeClient
+from scheduler.planning.sweeper import Swept
+from scheduler.planning.sweeper import sweep as run_sweep
+from scheduler.settings import read_settings
+
+
+@click.command()
+@click.option("--deadline", default=180.0, show_default=True, type=click.FloatRange(min=0), help="Seconds.")
+@click.option("--gang-deadline", default=1200.0, show_default=True, type=click.FloatRange(min=0), help="For gangs.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
+@click.option("--context", help="Context of the kubeconfig.")
+def sweep(deadline: float, gang_deadline: float, dry_run: bool, kubeconfig: str | None, context: str | None) -> None:
+    """Lift scheduling gates and clear nominations of ours that are older than the deadline.
+
+    For a CronJob outside the Deployment: no pod waits for a planner that is not there. Exit code 1 if a pod could not
+    be mended.
+    """
+    settings = read_settings(None, {"kube.kubeconfig": kubeconfig or "", "kube.context": context or ""})
+
+    async def once() -> Swept:
+        client = await KubeClient.connect(settings.kube)
+        try:
+            return await run_sweep(
+                client, time.time, deadline_s=deadline, gang_deadline_s=gang_deadline, is_dry=dry_run
+            )
+        finally:
+            await client.close()
+
+    swept = asyncio.run(once())
+    would = "would be " if dry_run else ""
+    click.echo(f"{swept.seen} pods: {swept.lifted} gates {would}lifted, {swept.cleared} nominations {would}cleared")
+    if swept.failed:
+        raise ApiError(f"{len(swept.failed)} pods could not be mended, first: {swept.failed[0]}; run it again")

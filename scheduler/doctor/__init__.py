@@ -1,0 +1,1 @@
+"""``ullage doctor``: facts, rules over them, and live probes."""

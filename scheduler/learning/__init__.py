@@ -1,0 +1,1 @@
+"""Live learning: usage and lifetimes in, knowledge, reclaimed capacity and requests out."""

@@ -1,0 +1,121 @@
+"""Asks the models in a process of its own, so that no verb waits for them.
+
+Twenty workloads with 28 days of history take some 80 ms of CPU, 200 when they are asked about for the first time. On a
+thread that would hold the interpreter for most of it. A worker is started on first use, at low priority; it loads the
+model folder itself (checksums included) and keeps it. A worker that dies is replaced at the next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import multiprocessing
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Protocol
+
+from placement.errors import PlacementError
+from placement.learning.baselines import Target
+from placement.learning.prediction import Answers, Question, Rungs, ask, load_rungs
+from scheduler.slices import give_way
+
+log = logging.getLogger(__name__)
+
+NICENESS = 10
+PR_SET_PDEATHSIG = 1
+"""``prctl(2)``: the signal to get when the parent dies."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which rungs are asked."""
+
+    folder: str
+    """Of the model; empty = the history alone."""
+    stamp: float
+    """Its card's time of change."""
+    target: Target
+    parts: bool = False
+    """Whether parts of the day are wanted."""
+
+
+class WorkerLostError(PlacementError):
+    """The worker process died; the questions may be asked again."""
+
+
+class Asker(Protocol):
+    """Answers questions away from the event loop."""
+
+    async def answers(self, source: Source, questions: list[Question]) -> list[Answers]:
+        """Ask the rungs of ``source``."""
+        ...
+
+    def close(self) -> None:
+        """End what runs."""
+        ...
+
+
+class WorkerProcess:
+    """An :class:`Asker` in a process of its own."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    async def answers(self, source: Source, questions: list[Question]) -> list[Answers]:
+        """See :class:`Asker`.
+
+        Raises
+        ------
+        WorkerLostError : the process died, for want of memory most likely. ModelError : it cannot load the folder.
+        """
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
+        try:
+            return await asyncio.wrap_future(self._pool.submit(_answers, source, questions))
+        except BrokenProcessPool as error:
+            self.close()
+            raise WorkerLostError("the prediction worker died; it is started anew (is memory short?)") from error
+
+    def close(self) -> None:
+        """See :class:`Asker`."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        for process in list((pool._processes or {}).values()):  # the interpreter's end would wait for what runs
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class OnThread:
+    """An :class:`Asker` on a thread of this process: for commands, where nobody waits for a verb."""
+
+    async def answers(self, source: Source, questions: list[Question]) -> list[Answers]:
+        """See :class:`Asker`."""
+        return await asyncio.to_thread(_answers, source, questions)
+
+    def close(self) -> None:
+        """See :class:`Asker`."""
+
+
+_loaded: dict[Source, Rungs] = {}
+
+
+def _begin() -> None:
+    """Low priority; and never outlive a parent that was killed. A terminal sends Ctrl-C to all; the parent decides."""
+    give_way(NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _answers(source: Source, questions: list[Question]) -> list[Answers]:
+    if source not in _loaded:
+        rungs = load_rungs(source.folder, source.target, parts=source.parts)
+        _loaded.clear()
+        _loaded[source] = rungs
+    return ask(_loaded[source], questions)

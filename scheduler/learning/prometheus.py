@@ -1,0 +1,279 @@
+"""Reads what pods used from Prometheus, and never at Prometheus' expense.
+
+Every query has a time-out (told to the server too), an answer has a largest size, ranges are cut so that no answer
+exceeds a number of points, one query runs at a time, and after each one the reader rests so that queries take no
+more than a share of the time: a slow server is asked less. Counter resets are mended by ``rate()``, stale series are
+left out by Prometheus itself; values that make no sense are dropped and counted.
+
+Metrics read: ``container_cpu_usage_seconds_total``, ``container_memory_working_set_bytes`` (cAdvisor) and
+``kube_pod_owner`` (kube-state-metrics).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from placement.errors import ConfigError, why
+from placement.knowledge import workload_of
+from placement.learning.usage import STEP_S
+from placement.resources import CPU, MEMORY, FloatArray
+from scheduler.errors import SourceError
+from scheduler.metrics import Metrics
+from scheduler.settings import UsageSettings
+
+CONTAINERS = '{container!="",container!="POD"}'
+"""Real containers: not the pod's own cgroup (no container), nor the pause container of old cAdvisors."""
+WINDOW_S = 120
+"""Of the rate that stands for "now"; two scrapes must fall into it."""
+MAX_CORES = 10_000.0
+"""A pod above this was read in a wrong unit."""
+MAX_BYTES = 2.0**50
+MAX_STEPS = 10_000
+"""Prometheus itself refuses more than 11,000 steps."""
+
+
+def cpu_expression(window_s: int) -> str:
+    """Cores by pod, over a window."""
+    return f"sum by (namespace, pod) (rate(container_cpu_usage_seconds_total{CONTAINERS}[{window_s}s]))"
+
+
+def memory_expression(window_s: int) -> str:
+    """Largest working set by pod, in a window."""
+    series = f"container_memory_working_set_bytes{CONTAINERS}"
+    return f"sum by (namespace, pod) (max_over_time({series}[{window_s}s]))"
+
+
+EXPRESSIONS: dict[str, Callable[[int], str]] = {CPU: cpu_expression, MEMORY: memory_expression}
+
+
+class PodSeries(NamedTuple):
+    """One resource of one pod: ``(S,)`` unix seconds, and cores or bytes."""
+
+    namespace: str
+    pod: str
+    resource: str
+    time_s: FloatArray
+    values: FloatArray
+
+
+class _Series(Struct):
+    metric: dict[str, str]
+    value: tuple[float, str] | None = None
+    values: list[tuple[float, str]] = []
+
+
+class _Data(Struct):
+    resultType: str = ""
+    result: list[_Series] = []
+
+
+class _Answer(Struct):
+    status: str
+    data: _Data | None = None
+    errorType: str = ""
+    error: str = ""
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class Prometheus:
+    """One server. Close it when done."""
+
+    def __init__(
+        self, settings: UsageSettings, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.base = settings.prometheus.rstrip("/")
+        if not self.base.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"usage.prometheus = {settings.prometheus!r}: must be an address such as http://prometheus:9090"
+            )
+        self._clock = clock
+        self._rest_until = 0.0
+        self._one = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
+        self._ssl = _authority(settings.prometheus_ca)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    # ── usage ─────────────────────────────────────────────────────────────────────────────────
+
+    async def now(self, unix_s: float) -> list[PodSeries]:
+        """What each pod uses at this moment; pods without two recent scrapes are absent."""
+        found = []
+        for resource, expression in EXPRESSIONS.items():
+            answer = await self._ask("query", {"query": expression(WINDOW_S), "time": f"{unix_s:.3f}"})
+            found += self._pods(answer, resource)
+        return found
+
+    async def history(self, first_s: int, last_s: int) -> AsyncIterator[list[PodSeries]]:
+        """Five-minute samples on the grid that end in ``[first_s, last_s]``, oldest chunk first, one list a query."""
+        start = -(-first_s // STEP_S) * STEP_S
+        per_query = await self._steps_per_query(last_s)
+        while start <= last_s:
+            end = min(last_s // STEP_S * STEP_S, start + (per_query - 1) * STEP_S)
+            if end < start:
+                return
+            for resource, expression in EXPRESSIONS.items():
+                asked = {"query": expression(STEP_S), "start": str(start), "end": str(end), "step": str(STEP_S)}
+                yield self._pods(await self._ask("query_range", asked), resource)
+            start = end + STEP_S
+
+    async def _steps_per_query(self, at_s: int) -> int:
+        """How many steps fit into the largest answer, from the number of pods measured in the last week."""
+        expression = (
+            f"count(sum by (namespace, pod) (last_over_time(container_cpu_usage_seconds_total{CONTAINERS}[7d])))"
+        )
+        answer = await self._ask("query", {"query": expression, "time": str(at_s)})
+        number = _number(answer[0].value[1]) if answer and answer[0].value else 1.0
+        return max(1, min(MAX_STEPS, int(self.settings.max_points / (number if number >= 1 else 1.0))))
+
+    async def owners(self, at_s: int, days: float) -> dict[tuple[str, str], str]:
+        """Workload of each pod seen in the ``days`` before ``at_s``, by (namespace, pod)."""
+        labels = "namespace, pod, owner_kind, owner_name"
+        expression = f"group by ({labels}) (last_over_time(kube_pod_owner[{max(1, math.ceil(days * 24))}h]))"
+        found = {}
+        for series in await self._ask("query", {"query": expression, "time": str(at_s)}):
+            name = series.metric
+            kind, owner = name.get("owner_kind", ""), name.get("owner_name", "")
+            if kind and owner and kind != "<none>":
+                namespace = name.get("namespace", "")
+                found[namespace, name.get("pod", "")] = workload_of(namespace, f"{kind}/{owner}")
+        return found
+
+    def _pods(self, answer: list[_Series], resource: str) -> list[PodSeries]:
+        """Series by pod, without values that make no sense."""
+        most = MAX_CORES if resource == CPU else MAX_BYTES
+        found = []
+        for series in answer:
+            pairs = series.values or ([series.value] if series.value else [])
+            table = np.array([(at, _number(value)) for at, value in pairs], float).reshape(-1, 2)
+            good = np.isfinite(table[:, 1]) & (table[:, 1] >= 0) & (table[:, 1] <= most)
+            if not good.all():
+                self.metrics.usage_refused.labels("impossible value").inc(int((~good).sum()))
+            pod = series.metric.get("pod", "")
+            if pod and good.any():
+                found.append(PodSeries(series.metric.get("namespace", ""), pod, resource, *table[good].T))
+        return found
+
+    # ── one query ─────────────────────────────────────────────────────────────────────────────
+
+    async def _ask(self, path: str, form: dict[str, str]) -> list[_Series]:
+        """Send a query when its turn comes.
+
+        Raises
+        ------
+        SourceError : no answer in time, a refusal, too large an answer, or one that is not Prometheus'.
+        """
+        async with self._one:
+            await asyncio.sleep(max(0.0, self._rest_until - self._clock()))
+            began = self._clock()
+            try:
+                answer = await self._send(path, form)
+            except SourceError as error:
+                self.metrics.usage_queries.labels(error.kind).inc()
+                raise
+            finally:
+                taken = self._clock() - began
+                self._rest_until = self._clock() + taken * (1 / self.settings.busy_share - 1)
+                self.metrics.usage_query_duration.observe(taken)
+            self.metrics.usage_queries.labels("answered").inc()
+            return answer
+
+    async def _send(self, path: str, form: dict[str, str]) -> list[_Series]:
+        settings, url = self.settings, f"{self.base}/api/v1/{path}"
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=settings.timeout_s))
+        try:
+            data = form | {"timeout": f"{settings.timeout_s:g}s"}
+            async with self._session.post(url, data=data, headers=self._headers(), ssl=self._ssl) as response:
+                body = await self._read(response, url)
+                status = response.status
+        except TimeoutError as error:
+            raise SourceError(
+                f"Prometheus {self.base}: no answer within {settings.timeout_s:g} s; "
+                "raise usage.timeout_s or lower usage.max_points",
+                "timeout",
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise SourceError(
+                f"Prometheus {self.base}: cannot be reached ({error}); check its address", "away"
+            ) from error
+        return _result(self.base, status, body)
+
+    async def _read(self, response: aiohttp.ClientResponse, url: str) -> bytes:
+        parts, size = [], 0
+        async for chunk in response.content.iter_chunked(2**18):
+            size += len(chunk)
+            if size > self.settings.max_answer_bytes:
+                raise SourceError(
+                    f"{url}: the answer exceeds {self.settings.max_answer_bytes} bytes; lower usage.max_points",
+                    "too large",
+                )
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def _headers(self) -> dict[str, str]:
+        path = self.settings.prometheus_token_file
+        if not path:
+            return {}
+        try:
+            return {"Authorization": f"Bearer {Path(path).read_text(encoding='utf-8').strip()}"}
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(
+                f"usage.prometheus_token_file {path}: cannot be read ({why(error)})", "refused"
+            ) from error
+
+
+def _number(text: str) -> float:
+    """A sample's value; NaN for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _result(base: str, status: int, body: bytes) -> list[_Series]:
+    try:
+        answer = _decode(body)
+    except msgspec.MsgspecError as error:
+        if status >= 300:
+            text = body[:100].decode("utf-8", "replace")
+            raise SourceError(
+                f"Prometheus {base}: HTTP {status} {text}; check address and rights", "refused"
+            ) from error
+        raise SourceError(f"{base}: the answer is not Prometheus' ({error}); check the address", "malformed") from error
+    if answer.status != "success" or answer.data is None:
+        raise SourceError(f"Prometheus {base}: {answer.errorType} {answer.error[:300]}", "refused")
+    return answer.data.result
+
+
+def _authority(path: str) -> ssl.SSLContext | bool:
+    """How to check the server's certificate.
+
+    Raises
+    ------
+    ConfigError : the file cannot be used.
+    """
+    if not path:
+        return True
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"usage.prometheus_ca = {path!r}: cannot be used ({error}); give a PEM file") from error

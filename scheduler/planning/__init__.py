@@ -1,0 +1,1 @@
+"""Live plans: batches nominated, plans applied, gates swept."""

@@ -1,0 +1,479 @@
+"""Acts on a plan, step by step, and only as long as the cluster is the one that was planned for.
+
+Before each step the cluster is looked at again; the intent is written to the record, then the act is done, then its
+outcome is written. So a process that was killed anywhere goes on with the same record: whatever was on its way is looked
+up, never repeated blindly. A step ends when the API shows its effect: the pod is gone and its replacement (same
+namespace, owner and template hash, not there before) is bound. If it is bound elsewhere than planned, if a pod or node
+changed, or if a target carries more load than planned, everything stops: later steps relied on it.
+
+What a plan holds while it runs is given back when it stops or is abandoned: nodes that it cordoned and has not emptied
+are opened, nominations and marks that nobody used are cleared. Evictions go one at a time through the Eviction API; a
+refusal by a disruption budget (429) is waited for, up to a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import TypeVar
+
+from placement import objects
+from placement.owners import template_of
+from placement.planning.plans import Action, Plan, Step
+from placement.planning.problems import check_steps
+from placement.planning.snapshots import cluster_of
+from scheduler.api import Who
+from scheduler.cluster_reader import take_snapshot
+from scheduler.errors import ApiError
+from scheduler.evictions import TOO_MANY, cordon, cordon_state, evict, mark_target, open_again
+from scheduler.gates import GATE, clear, lift, nominate
+from scheduler.kube import KubeClient
+from scheduler.planning.looks import (
+    PlanLeft,
+    grace_s,
+    peers,
+    pod_of,
+    require_empty,
+    require_movable,
+    require_room,
+    split,
+)
+from scheduler.planning.record import PlanRecord, PlanState, State, StepRecord, words
+
+T = TypeVar("T")
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
+POLL_S = 0.25
+GONE = (404, 409, 422)
+
+
+@dataclass(frozen=True)
+class ApplyLimits:
+    """How long a step may take, and how many pods may be evicted."""
+
+    refusal_s: float = 300.0
+    """A disruption budget that refuses for longer stops the plan."""
+    settle_s: float = 180.0
+    """From an eviction until the pod has ended, its grace period apart; then, or from a nomination, until the pod is bound."""
+    outage_s: float = 60.0
+    """The API may be away for so long; then the work is interrupted, to be resumed."""
+    max_evictions: int | None = None
+    """None = as many as the plan has."""
+
+
+async def why_not_valid(client: KubeClient, plan: Plan) -> list[str]:
+    """What is wrong with a whole plan on the cluster as it is now; empty when every step would fit.
+
+    Raises
+    ------
+    PlacementError : the cluster cannot be read.
+    """
+    cluster = cluster_of(await take_snapshot(client))
+    known = set(cluster.node_names())
+    waits = {pod.uid: why for pod, why in cluster.not_now}
+    pods = {*cluster.state.residents, *(pod.uid for pod in cluster.pending), *waits}
+    wrong = [
+        f"step {i}: node {name} is gone"
+        for i, step in enumerate(plan.steps)
+        for name in (step.source, step.target)
+        if name and name not in known
+    ]
+    wrong += [
+        f"step {i}: pod {s.name or s.pod} is gone" for i, s in enumerate(plan.steps) if s.pod and s.pod not in pods
+    ]
+    wrong += [
+        f"step {i}: pod {s.name or s.pod} is not to be placed now: {waits[s.pod]}"
+        for i, s in enumerate(plan.steps)
+        if s.pod in waits
+    ]
+    return wrong or check_steps(cluster, plan)
+
+
+class Applier:
+    """One plan, one record. ``save`` makes the record durable; ``say`` tells people what happens."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        record: PlanRecord,
+        save: Callable[[], None],
+        limits: ApplyLimits,
+        say: Callable[[int, str], None],
+    ) -> None:
+        self.client = client
+        self.record = record
+        self.plan = record.to_plan
+        self.save = save
+        self.limits = limits
+        self.say = say
+        self._later = {s.pod: i for i, s in enumerate(self.plan.steps) if s.action == Action.PLACE}
+        """UID → the step that places it; of an evicted pod, its replacement."""
+        self._evicted = {s.pod: i for i, s in enumerate(self.plan.steps) if s.action == Action.EVICT}
+
+    # ── the loop ──────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> PlanState:
+        """Go on until the plan is done or reality has left it.
+
+        Raises
+        ------
+        PlacementError : the API is away, or the record cannot be written: nothing is given back, the same call resumes.
+        """
+        if self.record.outcome != PlanState.RUNNING:
+            return self.record.outcome
+        try:
+            if all(step.state == State.PENDING for step in self.record.steps):
+                wrong = await self._patiently(partial(why_not_valid, self.client, self.plan))
+                if wrong:
+                    raise PlanLeft(f"the cluster is no longer the one that was planned for: {wrong[0]}")
+            await self._steps()
+        except PlanLeft as left:
+            self.record.reason = str(left)
+            await self.give_back(PlanState.STOPPED)
+        else:
+            self.record.outcome = PlanState.DONE
+            self.save()
+        return self.record.outcome
+
+    async def _steps(self) -> None:
+        i = 0
+        while i < len(self.plan.steps):
+            step = self.plan.steps[i]
+            if step.action == Action.PLACE:
+                group = list(takewhile(lambda j: self.plan.steps[j].action == Action.PLACE, range(i, self._len)))
+            else:
+                group = [i]
+            if any(self.record.steps[j].state != State.DONE for j in group):
+                await self._patiently(partial(self._act, group))
+            i = group[-1] + 1
+
+    @property
+    def _len(self) -> int:
+        return len(self.plan.steps)
+
+    async def _act(self, group: list[int]) -> None:
+        i = group[0]
+        step = self.plan.steps[i]
+        try:
+            if step.action == Action.PLACE:
+                await self._place(group)
+            elif step.action in (Action.MOVE, Action.EVICT):
+                await self._move(i, step)
+            elif step.action == Action.CORDON:
+                await self._cordon(i, step)
+            else:
+                await require_empty(self.client, step.source)
+                if step.source in self.record.cordoned:
+                    self.record.cordoned.remove(step.source)  # emptied: that is what was wanted, it stays closed
+                self._done(i, f"{step.source} is empty")
+        except PlanLeft as left:
+            for j in group:
+                if self.record.steps[j].state != State.DONE:
+                    self.record.steps[j].state, self.record.steps[j].reason = State.FAILED, str(left)
+            self.save()
+            raise
+
+    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
+        """``act()``, again while the API is away or busy, for a time."""
+        end = time.monotonic() + self.limits.outage_s
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                return await act()
+            except ApiError as error:
+                if (error.status and error.status < 500 and error.status != TOO_MANY) or time.monotonic() > end:
+                    raise
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _put(self, i: int, state: State) -> StepRecord:
+        self.record.steps[i].state = state
+        self.save()
+        return self.record.steps[i]
+
+    def _done(self, i: int, what: str) -> None:
+        self._put(i, State.DONE)
+        self.say(i, what)
+
+    # ── nodes ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _cordon(self, i: int, step: Step) -> None:
+        node = step.source
+        try:
+            closed, owner = await cordon_state(self.client, node)
+            if closed and owner != self.record.id:
+                self._done(i, f"{node} was cordoned already; it is not this plan's to open")
+                return
+            if node not in self.record.cordoned:
+                self.record.cordoned.append(node)
+                self._put(i, State.STARTED)
+            if not closed:
+                await cordon(self.client, node, self.record.id)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            raise PlanLeft(f"node {node} is gone") from error
+        self._done(i, f"{node} is cordoned")
+
+    # ── evictions ─────────────────────────────────────────────────────────────────────────────
+
+    async def _move(self, i: int, step: Step) -> None:
+        """Evict, and for a move see the replacement to its node."""
+        entry = self.record.steps[i]
+        target = step.target or self._target_later(step)
+        if entry.state == State.PENDING:
+            pod = await require_movable(self.client, step)
+            if step.target:
+                await require_room(self.client, pod, step.target)
+            self._within_budget()
+            entry.template = template_of(objects.pod_spec(pod))
+            entry.known = sorted(p.metadata.uid for p in await peers(self.client, entry.template))
+            await self._reserve(step.source)
+            self.record.evictions += 1
+            self._put(i, State.STARTED)
+        if entry.state == State.STARTED:
+            await self._evict(step, target)
+            self._put(i, State.EVICTED)
+            self.say(i, f"{step.name} is evicted")
+        await self._until_gone(step)
+        if target:
+            await self._replacement(i, target, wait_bound=bool(step.target))
+        self._done(i, f"{entry.replacement_name} is on {entry.actual}" if entry.actual else f"{step.name} is gone")
+
+    def _target_later(self, step: Step) -> str:
+        later = self._later.get(step.pod)
+        return "" if later is None else self.plan.steps[later].target
+
+    def _within_budget(self) -> None:
+        most = self.limits.max_evictions
+        if most is not None and self.record.evictions >= most:
+            raise PlanLeft(f"the budget of {most} evictions is used up")
+
+    async def _evict(self, step: Step, target: str) -> None:
+        """Until the API has accepted the eviction, or the pod is gone (then it was accepted, or somebody else's)."""
+        who = Who(step.pod, *split(step))
+        end = time.monotonic() + self.limits.refusal_s
+        wait_s = FIRST_WAIT_S
+        while True:
+            pod = await pod_of(self.client, step)
+            if pod is None or pod.metadata.deletionTimestamp:
+                return
+            try:
+                if target:
+                    self.record.marked[step.pod] = (who.namespace, who.name)
+                    self.save()
+                    await mark_target(self.client, who, target)
+                await evict(self.client, who)
+                return
+            except ApiError as error:
+                if error.status not in (404, 409, TOO_MANY):
+                    raise
+                if time.monotonic() > end:
+                    raise PlanLeft(
+                        f"a disruption budget refused the eviction of {step.name} for {self.limits.refusal_s:g} s: {error}"
+                    ) from error
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _until_gone(self, step: Step) -> None:
+        limit_s = self.limits.settle_s + await grace_s(self.client, step)
+        end = time.monotonic() + limit_s
+        while await pod_of(self.client, step) is not None:
+            if time.monotonic() > end:
+                raise PlanLeft(f"pod {step.name} was evicted but did not end within {limit_s:g} s")
+            await asyncio.sleep(POLL_S)
+        if self.record.marked.pop(step.pod, None):
+            self.save()
+
+    async def _replacement(self, i: int, target: str, *, wait_bound: bool) -> None:
+        """Find the pod that came for the evicted one and steer it to ``target``."""
+        entry = self.record.steps[i]
+        end = time.monotonic() + self.limits.settle_s
+        while True:
+            found = await self._find(i)
+            if found is not None:
+                node = found.spec.nodeName or ""
+                if node:
+                    self._bound(entry, found, node, target)
+                    return
+                await self._nominate(found, target)
+                await self._lift(found)
+                if not wait_bound:
+                    return
+            if time.monotonic() > end:
+                what = "was not bound" if found else "did not appear"
+                raise PlanLeft(
+                    f"the replacement of {self.plan.steps[i].name} {what} within {self.limits.settle_s:g} s of the eviction"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _find(self, i: int) -> objects.Pod | None:
+        """The replacement of step ``i``: one of its template that is neither old nor another step's."""
+        entry = self.record.steps[i]
+        others = {other.replacement for j, other in enumerate(self.record.steps) if j != i and other.replacement}
+        candidates = [
+            pod
+            for pod in await peers(self.client, entry.template)
+            if pod.metadata.uid not in entry.known and pod.metadata.uid not in others
+        ]
+        if not candidates:
+            return None
+        chosen = next((p for p in candidates if p.metadata.uid == entry.replacement), candidates[0])
+        if chosen.metadata.uid != entry.replacement:
+            entry.replacement = chosen.metadata.uid
+            entry.replacement_name = f"{chosen.metadata.namespace}/{chosen.metadata.name}"
+            self.save()
+        return chosen
+
+    def _bound(self, entry: StepRecord, pod: objects.Pod, node: str, target: str) -> None:
+        entry.actual = node
+        self.record.nominated.pop(pod.metadata.uid, None)
+        if node != target:
+            raise PlanLeft(f"pod {pod.metadata.namespace}/{pod.metadata.name} went to {node}, not to {target}")
+
+    # ── pending pods ──────────────────────────────────────────────────────────────────────────
+
+    async def _place(self, group: list[int]) -> None:
+        """Nominate all, then lift their gates, then see all bound: gangs start whole."""
+        waiting: dict[int, objects.Pod] = {}
+        for i in group:
+            step = self.plan.steps[i]
+            if self.record.steps[i].state == State.DONE or step.pod in self._evicted:
+                continue
+            pod = await pod_of(self.client, step)
+            if pod is None:
+                raise PlanLeft(f"pod {step.name} is gone")
+            if not pod.spec.nodeName:
+                await require_room(self.client, pod, step.target)
+                self._put(i, State.STARTED)
+                await self._nominate(pod, step.target, step.devices)
+            waiting[i] = pod
+        for pod in waiting.values():
+            if not pod.spec.nodeName:
+                await self._lift(pod)
+        for i in group:
+            if self.record.steps[i].state != State.DONE:
+                await self._until_bound(i)
+
+    async def _until_bound(self, i: int) -> None:
+        step, entry = self.plan.steps[i], self.record.steps[i]
+        end = time.monotonic() + self.limits.settle_s
+        evicted = self._evicted.get(step.pod)
+        while True:
+            pod = await (pod_of(self.client, step) if evicted is None else self._find(evicted))
+            if pod is None and evicted is None:
+                raise PlanLeft(f"pod {step.name} is gone")
+            if pod is not None and pod.spec.nodeName:
+                self._bound(entry, pod, pod.spec.nodeName, step.target)
+                self._done(i, f"{pod.metadata.namespace}/{pod.metadata.name} is on {entry.actual}")
+                return
+            if pod is not None and evicted is not None:
+                await self._nominate(pod, step.target)
+                await self._lift(pod)
+            if time.monotonic() > end:
+                raise PlanLeft(
+                    f"pod {step.name} was nominated to {step.target} but not bound in {self.limits.settle_s:g} s"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _reserve(self, node: str) -> None:
+        """Nominate pending pods that are to come to ``node`` before room is made: a nomination holds it for them."""
+        for pod, i in self._later.items():
+            step = self.plan.steps[i]
+            if step.target != node or pod in self._evicted or pod in self.record.nominated:
+                continue
+            found = await pod_of(self.client, step)
+            if found is not None and not found.spec.nodeName:
+                await self._nominate(found, node)
+
+    async def _nominate(self, pod: objects.Pod, node: str, devices: str = "") -> None:
+        """Write our nomination, once; a pod that is gone or bound by now is seen at the next look."""
+        meta = pod.metadata
+        if (
+            self.record.nominated.get(meta.uid) == (meta.namespace, meta.name, node)
+            and pod.status.nominatedNodeName == node
+        ):
+            return
+        self.record.nominated[meta.uid] = (meta.namespace, meta.name, node)
+        self.save()
+        try:
+            await nominate(self.client, Who(meta.uid, meta.namespace, meta.name), node, time.time(), devices)
+        except ApiError as error:
+            if error.status not in GONE:
+                raise
+
+    async def _lift(self, pod: objects.Pod) -> None:
+        if not any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()):
+            return
+        try:
+            await lift(self.client, Who(pod.metadata.uid, pod.metadata.namespace, pod.metadata.name))
+        except ApiError as error:
+            if error.status not in GONE:
+                raise
+
+    # ── giving up ─────────────────────────────────────────────────────────────────────────────
+
+    async def give_back(self, outcome: PlanState) -> None:
+        """Take back what the plan holds and has not used: cordons of nodes it did not empty, nominations, marks.
+
+        Raises
+        ------
+        ApiError : the API is away; calling again goes on.
+        """
+        for node in list(self.record.cordoned):
+            opened = await self._patiently(partial(open_again, self.client, node, self.record.id))
+            self.record.cordoned.remove(node)
+            self.save()
+            self.say(-1, f"{node} is open again" if opened else f"{node} is no longer this plan's to open")
+        for uid, (namespace, name, node) in list(self.record.nominated.items()):
+            who = Who(uid, namespace, name)
+            await self._patiently(partial(clear, self.client, who, node))
+            await self._patiently(partial(self._free, who))
+            del self.record.nominated[uid]
+            self.save()
+        for uid, (namespace, name) in list(self.record.marked.items()):
+            await self._patiently(partial(self._unmark, Who(uid, namespace, name)))
+            del self.record.marked[uid]
+        self.record.outcome = outcome
+        self.save()
+
+    async def _free(self, who: Who) -> None:
+        """No pod stays behind our gate for a plan that is over."""
+        try:
+            await lift(self.client, who)
+        except ApiError as error:
+            if error.status not in GONE:
+                raise
+
+    async def _unmark(self, who: Who) -> None:
+        try:
+            await mark_target(self.client, who, None)
+        except ApiError as error:
+            if error.status not in GONE:
+                raise
+
+
+def summary(record: PlanRecord) -> str:
+    """How applying stands, in a sentence."""
+    done = sum(step.state == State.DONE for step in record.steps)
+    text = f"{record.outcome}: {done} of {len(record.steps)} steps done, {record.evictions} pods evicted"
+    return f"{text}; {record.reason}" if record.reason else text
+
+
+def rows(record: PlanRecord) -> list[dict[str, str | int]]:
+    """Planned against actual, step by step."""
+    plan = record.to_plan
+    return [
+        {
+            "step": i,
+            "what": words(step),
+            "state": str(entry.state),
+            "planned": step.target,
+            "actual": entry.actual,
+            "reason": entry.reason or ("as planned" if entry.state == State.DONE else ""),
+        }
+        for i, (step, entry) in enumerate(zip(plan.steps, record.steps, strict=True), 1)
+    ]

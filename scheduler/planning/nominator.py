@@ -1,0 +1,453 @@
+"""Live batches: collect gated pods, solve, nominate, lift the gates, and see every nomination to its end.
+
+A pod with our gate waits for a short window; a gang waits until it is complete. The batch is solved in another
+process (:mod:`scheduler.planning.solver`). Then each pod gets its nomination, and when all of a gang have theirs the gates
+go. kube-scheduler tries the nominated node first, with all its filters, and binds.
+
+Nothing waits for ever. A gate older than ``gate_deadline_s`` is lifted without a plan; pods the model does not cover
+are let go at once. A nomination ends when the pod is bound, when kube-scheduler wrote another one, or when
+``nomination_deadline_s`` passed: then it is cleared, for a stale one keeps room. Only the replica that leads plans.
+Nothing is kept here that the API does not say, so a new leader goes on where the old one died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict, replace
+from typing import NamedTuple
+
+from placement.errors import PlacementError
+from placement.gangs import Groups
+from placement.planning.plans import Plan
+from placement.planning.problems import Cluster, batch_plan, batch_problem
+from placement.pods import Pod
+from placement.state import devices_mask, devices_text
+from scheduler.api import Api
+from scheduler.engine import Engine
+from scheduler.errors import ApiError
+from scheduler.gates import clear, lift, nominate
+from scheduler.ledger import Seen
+from scheduler.planning.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, Place, judged, why_not_bound
+from scheduler.planning.solver import Solver
+from scheduler.settings import PlanSettings
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.02
+SETTLE_S = 0.2
+LOOK_S = 1.0
+SLICE = 8
+"""Pods that are counted, here and by whoever is told, before others may run: under a millisecond."""
+MAX_DELIVERIES = 4
+"""Batches on their way at once; beyond it pods wait for one to arrive, and the next batch is larger."""
+GONE = (404, 409)
+UNCOVERED = "the model does not cover it"
+KILLED = "the kill switch is thrown"
+NO_PLACE = "no place was found for it in time"
+
+
+class Promise(NamedTuple):
+    """A pod, where it is to go, and which devices (as bits) are kept for it there."""
+
+    seen: Seen
+    node: str
+    devices: int = 0
+
+
+def unit_of(seen: Seen, groups: Groups) -> tuple[str, str]:
+    """Who is planned, held and delivered together: (namespace, gang), or the UID of a pod that is alone."""
+    return groups.gang_of(seen.spec) or (seen.namespace, seen.uid)
+
+
+class Nominator:
+    """See the module. ``adherence`` holds the last planned pods that ended."""
+
+    def __init__(self, engine: Engine, api: Api, settings: PlanSettings, writer: Api | None = None) -> None:
+        self.engine = engine
+        self.api = api
+        self.writer = writer or api
+        """For writes that may be repeated, many at once."""
+        self.settings = settings
+        self.solver = Solver()
+        self.groups = engine.reader.groups
+        self.adherence: deque[Adherence] = deque(maxlen=10_000)
+        self.on_promised: Callable[[list[tuple[str, str, int]]], None] = lambda promised: None
+        """Told the UID, node and devices (as bits) of planned pods, a few at a time, before anything is patched."""
+        self._active: dict[str, tuple[str, float]] = {}
+        """UID → planned node, and since when by the ledger's clock."""
+        self._cleared: set[str] = set()
+        """UIDs of those whose nomination we took back; their end is when the watch shows it."""
+        self._since: dict[str, float] = {}
+        """UID → when its gate was first seen by the ledger's clock."""
+        self._busy: set[str] = set()
+        """UIDs of pods that are planned and on their way, until the watch shows them without our gate."""
+        self._running: Counter[tuple[str, str] | None] = Counter()
+        """Gang → members that are not gated, as of ``_looked_s`` by the ledger's clock."""
+        self._looked_s = float("-inf")
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._batches = 0
+        self._retry_s = 0.0
+
+    async def run(self) -> None:
+        """Watch and plan, while this replica serves; a batch is solved while the one before it is delivered."""
+        batch: asyncio.Task[None] | None = None
+        settle_s = 0.0
+        try:
+            while True:
+                await asyncio.sleep(TICK_S)
+                if self.engine.why_not_serving():
+                    continue
+                if (now := self.engine.ledger.clock()) >= settle_s:
+                    settle_s = now + SETTLE_S
+                    await self.settle()
+                if batch is not None and batch.done():
+                    batch.result()
+                    batch = None
+                for delivery in [d for d in self._deliveries if d.done()]:
+                    self._deliveries.discard(delivery)
+                    delivery.result()
+                if batch is None and len(self._deliveries) < MAX_DELIVERIES and (ready := self.ready()):
+                    batch = asyncio.create_task(self.plan(ready))
+        finally:
+            for task in (*self._deliveries, *([batch] if batch is not None else ())):
+                task.cancel()
+            self.solver.close()
+
+    # ── what waits ────────────────────────────────────────────────────────────────────────────
+
+    def ready(self) -> list[Seen]:
+        """Gated pods whose window is over, gangs whole or not at all, oldest first; at most one batch."""
+        ledger, now = self.engine.ledger, self.engine.ledger.clock()
+        for uid in [u for u in self._since if u not in ledger.gated]:
+            del self._since[uid]
+        for uid in ledger.gated:
+            self._since.setdefault(uid, now)
+        self._busy &= ledger.gated.keys()
+        if now < self._retry_s or self.engine.modes.is_killed:
+            return []
+        waiting = [uid for uid in self._since if uid not in self._busy]
+        if not waiting or self._since[waiting[0]] > now - self.settings.window_s:
+            return []
+        found: list[Seen] = []
+        for members in self._by_unit(waiting).values():
+            fits = not found or len(found) + len(members) <= self.settings.max_pods
+            if fits and not self._why_waits(members, now):
+                found += members
+        if not found:
+            self._retry_s = now + self.settings.window_s
+        return found
+
+    def _by_unit(self, uids: Iterable[str]) -> dict[tuple[str, str], list[Seen]]:
+        units: dict[tuple[str, str], list[Seen]] = defaultdict(list)
+        for uid in uids:
+            seen = self.engine.ledger.gated[uid]
+            units[unit_of(seen, self.groups)].append(seen)
+        return units
+
+    def _why_waits(self, members: list[Seen], now: float) -> str:
+        """What a gang lacks, empty when it is all there; who runs already is looked for once in a while, there may be
+        many."""
+        gang = self.groups.gang_of(members[0].spec)
+        size = max(seen.spec.gang_size for seen in members)
+        if gang is None or not (why := self.groups.why_waits(gang, len(members), size)):
+            return ""
+        if now - self._looked_s >= LOOK_S:
+            ledger, self._looked_s = self.engine.ledger, now
+            classes = Counter(seen.spec for uid, seen in ledger.pods.items() if uid not in ledger.gated)
+            self._running.clear()
+            for spec, number in classes.items():
+                self._running[self.groups.gang_of(spec)] += number
+        running = self._running[gang]
+        return self.groups.why_waits(gang, len(members) + running, size) if running else why
+
+    # ── one batch ─────────────────────────────────────────────────────────────────────────────
+
+    async def plan(self, waiting: list[Seen]) -> None:
+        """Solve for these pods and deliver; what cannot be placed waits for the next window."""
+        metrics = self.engine.metrics
+        began = time.monotonic()
+        # A leader before us may have died between nominating and lifting: what all of a gang got still holds.
+        held = [s for s in waiting if s.planned and s.planned == s.nominated]
+        unheld = {unit_of(s, self.groups) for s in waiting if not (s.planned and s.planned == s.nominated)}
+        finished = [s for s in held if unit_of(s, self.groups) not in unheld]
+        await self._each(finished, self._relift)
+        rest = [s for s in waiting if s not in finished]
+        if not rest:
+            return
+        for seen in rest:
+            self._forget(seen.uid, "planned again")
+        single = [s for s in rest if self.groups.gang_of(s.spec) is None and s.spec.gpu is None]
+        aimed = [s for s in single if self.engine.ledger.target_for(s.uid, s.spec)]
+        if aimed:
+            await self._each(aimed, self._aim)
+            rest = [s for s in rest if s not in aimed]
+        pods = tuple(Pod(s.uid, f"{s.namespace}/{s.name}", self.groups.resolved(s.spec)) for s in rest)
+        if not pods:
+            return
+        try:
+            plan = await self._solve(pods)
+        except PlacementError as error:
+            log.warning("batch not planned", extra={"error": str(error)})
+            metrics.plan_batches.labels("failed").inc()
+            self._retry_s = self.engine.ledger.clock() + self.settings.window_s
+            return
+        metrics.plan_batches.labels(plan.ending.value).inc()
+        metrics.plan_solve.observe(time.monotonic() - began)
+        self._measure(replace(plan, time_s=time.monotonic() - began), len(pods))
+        gangs = await self._hold(plan, {s.uid: s for s in rest})
+        log.debug(
+            "batch planned", extra={"pods": len(rest), "placed": len(plan.steps), "seconds": time.monotonic() - began}
+        )
+        self._busy |= {promise.seen.uid for members in gangs for promise in members}
+        self._deliveries.add(asyncio.create_task(self._deliver(gangs)))
+        if not gangs:
+            self._retry_s = self.engine.ledger.clock() + self.settings.window_s
+
+    def _measure(self, plan: Plan, num_pods: int) -> None:
+        metrics = self.engine.metrics
+        metrics.plan_value.labels(plan.kind).set(plan.value)
+        metrics.plan_bound.labels(plan.kind).set(plan.value if plan.bound is None else plan.bound)
+        metrics.plan_gap.labels(plan.kind).set(plan.details["stranding_gap_share"])
+        metrics.plan_time.labels(plan.kind).set(plan.time_s)
+        metrics.see_wishes(plan.kind, plan.details)
+        metrics.plan_placed.labels("placed").inc(len(plan.steps))
+        metrics.plan_placed.labels("no place").inc(num_pods - len(plan.steps))
+        metrics.plans.labels(plan.kind, plan.ending.value).inc()
+
+    async def _hold(self, plan: Plan, waiting: dict[str, Seen]) -> list[list[Promise]]:
+        """Count the plan's pods on their nodes, so that the next batch sees them; gangs that changed meanwhile wait."""
+        ledger = self.engine.ledger
+        gangs: dict[tuple[str, str], list[Promise]] = defaultdict(list)
+        for step in plan.steps:
+            seen = waiting[step.pod]
+            gangs[unit_of(seen, self.groups)].append(Promise(seen, step.target, devices_mask(step.devices)))
+        whole: list[list[Promise]] = []
+        promised: list[tuple[str, str, int]] = []
+        for members in gangs.values():
+            if len(promised) >= SLICE:
+                self.on_promised(promised)
+                promised = []
+                await asyncio.sleep(0)
+            counted = [
+                seen
+                for seen, node, devices in members
+                if seen.uid in ledger.gated and ledger.assume(seen.who, seen.spec, node, devices)
+            ]
+            if len(counted) == len(members):
+                whole.append(members)
+                promised += [(seen.uid, node, devices) for seen, node, devices in members]
+            else:
+                for seen in counted:
+                    ledger.forget(seen.uid, "not nominated")
+        self.on_promised(promised)
+        return whole
+
+    async def _solve(self, pods: tuple[Pod, ...]) -> Plan:
+        problem = batch_problem(Cluster(self.engine.state, pods))
+        uncovered = {p.uid for p in pods} - {p.uid for members in problem.pods for p in members}
+        gated = self.engine.ledger.gated
+        await self._let_go({gated[u]: UNCOVERED for u in uncovered if u in gated})
+        self._batches += 1
+        seed = self.engine.settings.seed + self._batches
+        batched = await self.solver.solve(problem.batch, self.settings.time_s, seed)
+        return batch_plan(problem, batched, time_s=0.0)
+
+    async def _deliver(self, gangs: list[list[Promise]]) -> None:
+        queue, began = iter(gangs), time.monotonic()
+
+        async def deliver() -> None:
+            for members in queue:
+                if not await self._deliver_gang(members):
+                    self._busy -= {promise.seen.uid for promise in members}
+                    self._retry_s = self.engine.ledger.clock() + self.settings.window_s
+
+        await asyncio.gather(*[deliver() for _ in range(min(self.settings.width, len(gangs)))])
+        log.debug("batch delivered", extra={"gangs": len(gangs), "seconds": time.monotonic() - began})
+
+    async def _deliver_gang(self, members: list[Promise]) -> bool:
+        """Nominations first, all of them; only then the gates. False when something is left to do."""
+        outcomes: list[bool] = []
+        if len(members) == 1:
+            return await self._nominate(members[0]) and await self._lift(members[0].seen)
+        promises = {promise.seen.uid: promise for promise in members}
+
+        async def nominated(seen: Seen) -> None:
+            outcomes.append(await self._nominate(promises[seen.uid]))
+
+        async def lifted(seen: Seen) -> None:
+            outcomes.append(await self._lift(seen))
+
+        seen = [promise.seen for promise in members]
+        await self._each(seen, nominated)
+        if all(outcomes):
+            await self._each(seen, lifted)
+        return all(outcomes)
+
+    async def _aim(self, seen: Seen) -> None:
+        """The replacement of a pod that an applied plan evicted goes where that plan wants it."""
+        ledger = self.engine.ledger
+        node = ledger.target_for(seen.uid, seen.spec)
+        if ledger.assume(seen.who, seen.spec, node, 0):
+            self._busy.add(seen.uid)
+            if not await self._deliver_gang([Promise(seen, node)]):
+                self._busy.discard(seen.uid)
+
+    async def _each(self, pods: Iterable[Seen], act: Callable[[Seen], Awaitable[None]]) -> None:
+        queue = iter(pods)
+
+        async def worker() -> None:
+            for seen in queue:
+                await act(seen)
+
+        await asyncio.gather(*[worker() for _ in range(self.settings.width)])
+
+    async def _nominate(self, promise: Promise) -> bool:
+        seen, node, devices = promise
+        ledger = self.engine.ledger
+        if self.engine.why_not_serving():
+            ledger.forget(seen.uid, "not nominated")
+            return False
+        try:
+            await nominate(self.writer, seen.who, node, time.time(), devices_text(devices))
+        except ApiError as error:
+            self._failed("nominate", error)
+            ledger.forget(seen.uid, "not nominated")
+            return False
+        self._active[seen.uid] = (node, ledger.clock())
+        self.engine.metrics.plan_patches.labels("nominate", "done").inc()
+        return True
+
+    async def _lift(self, seen: Seen) -> bool:
+        try:
+            await lift(self.writer, seen.who)
+        except ApiError as error:
+            self._failed("lift", error)
+            return False
+        self.engine.metrics.plan_patches.labels("lift", "done").inc()
+        return True
+
+    async def _relift(self, seen: Seen) -> None:
+        """Its nomination stands, by a leader before us or by a patch whose answer was lost; only the gate is left."""
+        self._take_over(seen)
+        await self._lift(seen)
+
+    def _take_over(self, seen: Seen) -> None:
+        """From now on it counts, and has an end."""
+        ledger = self.engine.ledger
+        self._active[seen.uid] = (seen.planned, ledger.clock())
+        ledger.assume(seen.who, seen.spec, seen.planned, seen.planned_devices)
+
+    async def _let_go(self, pods: dict[Seen, str]) -> None:
+        """Lift the gates of pods without a plan, and take back what was nominated; ``pods`` say why."""
+
+        async def free(seen: Seen) -> None:
+            if seen.planned and seen.planned == seen.nominated and not await self._clear(seen):
+                return
+            await self._lift(seen)
+            log.info("gate lifted without a plan", extra={"pod": f"{seen.namespace}/{seen.name}", "reason": pods[seen]})
+            self.engine.metrics.plan_pods.labels("let go").inc()
+
+        await self._each(pods, free)
+
+    async def _clear(self, seen: Seen) -> bool:
+        """Whether the nomination is gone for certain."""
+        try:
+            await clear(self.api, seen.who, seen.planned)
+        except ApiError as error:
+            self._failed("clear", error)
+            return False
+        self.engine.metrics.plan_patches.labels("clear", "done").inc()
+        return True
+
+    def _failed(self, what: str, error: ApiError) -> None:
+        outcome = "gone" if error.status in GONE else "failed"
+        self.engine.metrics.plan_patches.labels(what, outcome).inc()
+        if outcome == "failed":
+            log.warning("planned pod not patched", extra={"what": what, "error": str(error)})
+
+    # ── how it ends ───────────────────────────────────────────────────────────────────────────
+
+    async def settle(self) -> None:
+        """Gates past the deadline go; nominations that ended are counted, and old ones cleared."""
+        ledger, now = self.engine.ledger, self.engine.ledger.clock()
+        metrics, settings = self.engine.metrics, self.settings
+        metrics.plan_gated.set(len(ledger.gated))
+        self._adopt()
+        gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in ledger.gated]
+        late = [seen for seen, since in gated if now - since > self._deadline(seen)]
+        await self._let_go(self._why_late(late, now))
+        old = []
+        for uid, (node, since) in list(self._active.items()):
+            seen = ledger.pods.get(uid)
+            if seen is None:
+                self._end(uid, Adherence(uid, node, "", ENDED))
+            elif seen.node:
+                self._end(uid, self._compare(seen, node))
+            elif seen.planned == node and seen.nominated != node:
+                is_expired = uid in self._cleared and not seen.nominated
+                why = EXPIRED if is_expired else why_not_bound(seen.nominated)
+                self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why))
+            elif now - since > settings.nomination_deadline_s and seen.planned == node:
+                old.append(seen)
+        await self._each(old, self._expire)
+        metrics.plan_nominations.set(len(self._active))
+
+    def _why_late(self, late: list[Seen], now: float) -> dict[Seen, str]:
+        if not late:
+            return {}
+        if self.engine.modes.is_killed:
+            return dict.fromkeys(late, KILLED)
+        gangs = self._by_unit(self.engine.ledger.gated)
+        why = {unit: self._why_waits(members, now) for unit, members in gangs.items()}
+        return {seen: why[unit_of(seen, self.groups)] or NO_PLACE for seen in late}
+
+    def _deadline(self, seen: Seen) -> float:
+        if self.engine.modes.is_killed:
+            return 0.0
+        is_alone = self.groups.gang_of(seen.spec) is None
+        return self.settings.gate_deadline_s if is_alone else self.settings.gang_deadline_s
+
+    def _adopt(self) -> None:
+        """Nominations of another leader, before us or while we did not lead."""
+        for seen in list(self.engine.ledger.planned.values()):
+            known, _ = self._active.get(seen.uid, ("", 0.0))
+            if seen.planned != known and seen.nominated == seen.planned and seen.uid not in self._busy:
+                self._take_over(seen)
+
+    async def _expire(self, seen: Seen) -> None:
+        if await self._clear(seen):
+            self._cleared.add(seen.uid)
+            self._active[seen.uid] = (seen.planned, self.engine.ledger.clock())
+
+    def _compare(self, seen: Seen, planned: str) -> Adherence:
+        row = self.engine.state.row_of.get(planned)
+        node = None if row is None else self.engine.state.nodes[row]
+        wanted = Place(planned, seen.planned_devices if seen.planned == planned else 0)
+        is_cordoned = node is not None and node.unschedulable
+        return judged(
+            f"{seen.namespace}/{seen.name}",
+            wanted,
+            Place(seen.node, seen.devices),
+            is_known=node is not None,
+            is_cordoned=is_cordoned,
+        )
+
+    def _end(self, uid: str, adherence: Adherence) -> None:
+        self._active.pop(uid, None)
+        self._cleared.discard(uid)
+        self.adherence.append(adherence)
+        outcome = adherence.outcome
+        if outcome != AS_PLANNED:
+            log.info("pod left its plan", extra=asdict(adherence))
+        self.engine.metrics.plan_pods.labels(outcome).inc()
+        if not adherence.actual:
+            self.engine.ledger.forget(uid, "plan ended")
+
+    def _forget(self, uid: str, how: str) -> None:
+        self._active.pop(uid, None)
+        self._cleared.discard(uid)
+        self.engine.ledger.forget(uid, how)

@@ -1,0 +1,201 @@
+"""What has been done of a plan, on disk: written before and after every act, so that a kill at any point loses nothing.
+
+The file holds the plan itself and the state of each step. It is replaced whole (written beside, synced, renamed), and
+one process at a time may work on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from placement.errors import ConfigError, why
+from placement.planning.make import plan_document, plan_of_document
+from placement.planning.plans import Action, Plan, Step
+from scheduler.errors import RecordError
+
+KIND = "PlanRecord"
+VERSION = 1
+
+
+class State(StrEnum):
+    """Where one step stands."""
+
+    PENDING = "pending"
+    STARTED = "started"
+    """It is about to be done, or was done and the answer is not known: to be looked up."""
+    EVICTED = "evicted"
+    """The pod is gone; its replacement is awaited."""
+    DONE = "done"
+    FAILED = "failed"
+    """Reality left the plan here; ``reason`` says how."""
+
+
+class PlanState(StrEnum):
+    """How applying a plan ended, or that it has not."""
+
+    RUNNING = "running"
+    """Not finished: the same command goes on."""
+    DONE = "done"
+    STOPPED = "stopped"
+    """Reality left the plan; what was held for it is given back."""
+    ABANDONED = "abandoned"
+    """Somebody asked to give it up; what was held for it is given back."""
+
+
+class StepRecord(Struct, omit_defaults=True):
+    """One step."""
+
+    state: State = State.PENDING
+    known: list[str] = []
+    """UIDs of the pods of the same template before the eviction: a replacement is none of these."""
+    template: tuple[str, str, str] = ("", "", "")
+    """(namespace, owner, template hash) of the pod."""
+    replacement: str = ""
+    """UID of the pod that came for the evicted one."""
+    replacement_name: str = ""
+    actual: str = ""
+    """Node where the pod or its replacement ended."""
+    reason: str = ""
+    """Why ``actual`` is not what was planned, or what is awaited."""
+
+
+class PlanRecord(Struct, omit_defaults=False):
+    """The file."""
+
+    kind: str
+    version: int
+    id: str
+    plan: dict[str, Any]
+    outcome: PlanState
+    steps: list[StepRecord]
+    reason: str = ""
+    evictions: int = 0
+    cordoned: list[str] = []
+    """Nodes that this plan cordoned and has not opened again."""
+    nominated: dict[str, tuple[str, str, str]] = {}
+    """UID → (namespace, name, node) of nominations for this plan that have not ended."""
+    marked: dict[str, tuple[str, str]] = {}
+    """UID → (namespace, name) of pods that carry the target of their replacement."""
+
+    @property
+    def to_plan(self) -> Plan:
+        """The plan."""
+        return plan_of_document(self.plan)
+
+
+def plan_id(plan: Plan) -> str:
+    """Short digest of a plan's steps: marks on the cluster carry it."""
+    return hashlib.sha256(msgspec.json.encode(plan.steps)).hexdigest()[:12]
+
+
+def fresh_record(plan: Plan) -> PlanRecord:
+    """A record of a plan of which nothing is done.
+
+    Raises
+    ------
+    ConfigError : the plan is not one that can be applied.
+    """
+    if plan.count(Action.BUY):
+        raise ConfigError("a purchase plan adds machines, which only your provider can do; nothing here applies it")
+    steps = [StepRecord() for _ in plan.steps]
+    return PlanRecord(KIND, VERSION, plan_id(plan), plan_document(plan), PlanState.RUNNING, steps)
+
+
+def read_record(path: Path, plan: Plan) -> PlanRecord | None:
+    """The record of this plan at ``path``; None when there is none yet.
+
+    Raises
+    ------
+    RecordError : the file is damaged, of another version, or of another plan.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordError(f"record {path}: cannot be read ({why(error)}); check its rights") from error
+    try:
+        record = msgspec.json.decode(data, type=PlanRecord)
+    except msgspec.MsgspecError as error:
+        raise RecordError(f"record {path}: {error}; it is damaged or no record, give another --record") from error
+    if (record.kind, record.version) != (KIND, VERSION):
+        raise RecordError(
+            f"record {path}: is {record.kind} {record.version}, not {KIND} {VERSION}; give another --record"
+        )
+    if record.id != plan_id(plan) or len(record.steps) != len(plan.steps):
+        raise RecordError(
+            f"record {path}: belongs to another plan ({record.id}, not {plan_id(plan)}); give another --record, or "
+            "the plan that it belongs to"
+        )
+    return record
+
+
+def save_record(record: PlanRecord, path: Path) -> None:
+    """Replace the file, durably.
+
+    Raises
+    ------
+    RecordError : it cannot be written; nothing more may be done then.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise RecordError(
+            f"record {path}: cannot be written ({why(error)}); free some space or give another --record"
+        ) from error
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the record's lock; it goes with the process, whatever ends it.
+
+    Raises
+    ------
+    RecordError : another process holds it, or its folder cannot be written.
+    """
+    lock = path.with_name(path.name + ".lock")
+    try:
+        file = lock.open("w")
+    except OSError as error:
+        raise RecordError(
+            f"record {path}: its folder cannot be written ({why(error)}); give another --record"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordError(f"record {path}: another process is applying this plan; wait for it") from error
+        yield
+
+
+def words(step: Step) -> str:
+    """A step as a sentence."""
+    who = step.name or step.pod
+    return {
+        Action.PLACE: f"place {who} on {step.target}",
+        Action.MOVE: f"evict {who} from {step.source}, its replacement goes to {step.target}",
+        Action.EVICT: f"evict {who} from {step.source}",
+        Action.CORDON: f"cordon {step.source}",
+        Action.DELETE: f"see that {step.source} is empty; it stays cordoned, for your provider to remove",
+        Action.BUY: f"add {step.target}",
+    }[step.action]

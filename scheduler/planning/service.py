@@ -1,0 +1,278 @@
+"""The gRPC service ``Plans``: ask, follow, fetch, apply; see ``proto/ullage/v1/plans.proto``.
+
+One plan is made at a time, in a process of its own; one is applied at a time, and only if the settings allow it. Plans
+live in memory, the last ones only; what was applied has its record on disk, and goes on from there after a restart.
+Errors: ``INVALID_ARGUMENT`` the question makes no sense, ``NOT_FOUND`` no such plan, ``RESOURCE_EXHAUSTED`` another plan is
+made or applied, ``PERMISSION_DENIED`` applying is off, ``UNAVAILABLE`` another replica leads or the API is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # the library has no types
+
+from placement.errors import ConfigError, PlacementError
+from placement.planning.make import KINDS, PROGRESS_UNITS, PlanningError, Request, SaleShape
+from placement.planning.plans import Action, Plan
+from placement.planning.snapshots import KIND, VERSION, SnapshotFile
+from scheduler._pb import plans_pb2 as pb
+from scheduler._pb import plans_pb2_grpc
+from scheduler.engine import Engine
+from scheduler.errors import ApiError, RecordError
+from scheduler.kube import KubeClient
+from scheduler.planning.adherence import AS_PLANNED, Adherence
+from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
+from scheduler.planning.record import PlanRecord, PlanState, alone, fresh_record, plan_id, read_record, save_record
+from scheduler.planning.worker import PlanWorker, Progress
+
+log = logging.getLogger(__name__)
+
+KEPT = 32
+LOOK_S = 0.5
+"""Between looks whether this replica still leads while it applies a plan."""
+Context = Any
+"""``grpc.aio.ServicerContext``; the library has no types."""
+
+
+class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # generated code has no types
+    """``ended`` gives the last planned pods of live batches, oldest first."""
+
+    def __init__(self, engine: Engine, client: KubeClient, ended: Callable[[], Iterable[Adherence]]) -> None:
+        self.engine = engine
+        self.client = client
+        self.ended = ended
+        self.plans: OrderedDict[str, Plan] = OrderedDict()
+        self._running: dict[str, PlanWorker] = {}
+        self._number = 0
+        self._is_applying = False
+
+    # ── planning ──────────────────────────────────────────────────────────────────────────────
+
+    async def Make(self, request: pb.MakePlanRequest, context: Context) -> AsyncIterator[pb.MakePlanEvent]:
+        """Plan; see the proto."""
+        await self._serving(context)
+        if self._running:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "another plan is being made; wait, or Finish it")
+        try:
+            asked = self._request(request)
+        except ConfigError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        self._number += 1
+        name = f"plan-{self._number}"
+        worker = self._running[name] = PlanWorker(asked, self.engine.settings.kube)
+        ending = "failed"
+        try:
+            async for event in worker.events():
+                if isinstance(event, Progress):
+                    unit = PROGRESS_UNITS[asked.kind]
+                    progress = pb.PlanProgress(value=event.value, bound=event.bound, unit=unit, seconds=event.time_s)
+                    yield pb.MakePlanEvent(id=name, progress=progress)
+                else:
+                    ending = event.ending.value
+                    self._keep(name, event)
+                    yield pb.MakePlanEvent(id=name, plan=plan_message(name, event))
+        except ConfigError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except ApiError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        except PlanningError as error:
+            log.error("plan failed", extra={"error": str(error)})
+            await context.abort(grpc.StatusCode.INTERNAL, str(error))
+        except asyncio.CancelledError:
+            ending = "cancelled"
+            raise
+        finally:
+            self.engine.metrics.plans.labels(asked.kind, ending).inc()
+            del self._running[name]
+            worker.close()
+
+    def _request(self, request: pb.MakePlanRequest) -> Request:
+        kind = pb.PlanKind.Name(request.kind).removeprefix("PLAN_KIND_").lower() if request.kind in _KINDS else ""
+        most_s = self.engine.settings.plan.max_time_s
+        if kind not in KINDS:
+            raise ConfigError(f"kind {request.kind} is no plan; set one of {', '.join(KINDS)}")
+        if not 0 < request.time_seconds <= most_s:
+            raise ConfigError(f"time_seconds {request.time_seconds:g} must be above 0 and at most {most_s:g}")
+        if request.HasField("max_moves") and request.max_moves < 0:
+            raise ConfigError(f"max_moves {request.max_moves} is negative; leave it out for no limit")
+        unpriced = next((s.name for s in request.shapes if not s.HasField("usd_per_hour")), None)
+        if unpriced is not None:
+            raise ConfigError(f"shape {unpriced} has no usd_per_hour; give its price (0 for one that is owned)")
+        shapes = tuple(
+            SaleShape(
+                s.name,
+                dict(s.amounts),
+                s.usd_per_hour,
+                s.limit or None,
+                s.spot,
+                s.interruption_usd_per_hour,
+                s.num_gpus,
+                s.gpu_model,
+                s.term_hours,
+                s.pool,
+            )
+            for s in request.shapes
+        )
+        return Request(
+            kind,
+            SnapshotFile(KIND, VERSION, [], [], []),  # the worker reads the cluster
+            request.time_seconds,
+            request.seed,
+            request.max_moves if request.HasField("max_moves") else None,
+            request.usd_per_move,
+            dict(request.usd_per_hour) or None,
+            shapes,
+            request.interruptions_per_hour,
+            request.usd_per_interruption,
+            request.usd_per_pod_interrupted,
+            max_nodes=request.max_nodes if request.HasField("max_nodes") else None,
+            hours_of_use=request.hours_of_use if request.HasField("hours_of_use") else None,
+        )
+
+    def _keep(self, name: str, plan: Plan) -> None:
+        self.plans[name] = plan
+        while len(self.plans) > KEPT:
+            self.plans.popitem(last=False)
+        metrics = self.engine.metrics
+        metrics.plan_value.labels(plan.kind).set(plan.value)
+        if plan.bound is not None:
+            metrics.plan_bound.labels(plan.kind).set(plan.bound)
+            metrics.plan_gap.labels(plan.kind).set(plan.gap_share or 0.0)
+        metrics.plan_moves.labels(plan.kind).set(plan.count(Action.MOVE) + plan.count(Action.EVICT))
+        metrics.plan_time.labels(plan.kind).set(plan.time_s)
+        if plan.kind == "batch":
+            metrics.see_wishes(plan.kind, plan.details)
+
+    async def Finish(self, request: pb.FinishPlanRequest, context: Context) -> pb.FinishPlanResponse:
+        """Ask for the best so far."""
+        worker = self._running.get(request.id)
+        if worker is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no plan {request.id!r} is being made")
+        else:
+            worker.finish()
+        return pb.FinishPlanResponse()
+
+    async def Get(self, request: pb.GetPlanRequest, context: Context) -> pb.Plan:
+        """A plan that was made."""
+        return plan_message(request.id, await self._plan(request.id, context))
+
+    async def _plan(self, name: str, context: Context) -> Plan:
+        plan = self.plans.get(name)
+        if plan is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no plan {name!r} is kept; the last {KEPT} are")
+        assert plan is not None, "abort() raises"
+        return plan
+
+    async def _serving(self, context: Context) -> None:
+        why = self.engine.why_not_serving()
+        if why:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{why}; ask again, or another replica")
+
+    # ── applying ──────────────────────────────────────────────────────────────────────────────
+
+    async def Apply(self, request: pb.ApplyPlanRequest, context: Context) -> AsyncIterator[pb.ApplyPlanEvent]:
+        """Act on a plan; see the proto."""
+        await self._serving(context)
+        plan = await self._plan(request.id, context)
+        settings = self.engine.settings.plan
+        try:
+            if not request.confirmed and not request.abandon:
+                for problem in await why_not_valid(self.client, plan):
+                    yield pb.ApplyPlanEvent(message=f"would stop: {problem}")
+                yield pb.ApplyPlanEvent(message="nothing was changed; set confirmed to do it", outcome="running")
+                return
+            if not settings.applies:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, "plan.applies is off; plans are proposals here")
+            if self._is_applying:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "another plan is being applied; wait for it")
+            self._is_applying = True
+            try:
+                async for event in self._apply(request, plan):
+                    yield event
+            finally:
+                self._is_applying = False
+        except (ConfigError, RecordError) as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except PlacementError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{error}; the same call goes on")
+
+    async def _apply(self, request: pb.ApplyPlanRequest, plan: Plan) -> AsyncIterator[pb.ApplyPlanEvent]:
+        where = Path(self.engine.settings.plan.records) / f"{plan_id(plan)}.record.json"
+        most = request.max_evictions if request.HasField("max_evictions") else None
+        told: asyncio.Queue[pb.ApplyPlanEvent] = asyncio.Queue()
+        with alone(where):
+            record = read_record(where, plan) or fresh_record(plan)
+            save_record(record, where)
+
+            def say(number: int, message: str) -> None:
+                told.put_nowait(pb.ApplyPlanEvent(step=number + 1, message=message, evictions=record.evictions))
+
+            applier = Applier(
+                self.client, record, lambda: save_record(record, where), ApplyLimits(max_evictions=most), say
+            )
+            work = applier.give_back(PlanState.ABANDONED) if request.abandon else applier.run()
+            task: asyncio.Task[Any] = asyncio.ensure_future(work)
+            try:
+                while not task.done() or not told.empty():
+                    event = None
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_S):
+                            event = await told.get()
+                    if event is not None:
+                        yield event
+                    why = self.engine.why_not_serving()
+                    if why and not task.done():
+                        raise ApiError(f"interrupted: {why}")
+                task.result()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            yield _last(record)
+        self.engine.metrics.plan_applied.labels(plan.kind, str(record.outcome)).inc()
+
+    # ── adherence ─────────────────────────────────────────────────────────────────────────────
+
+    async def ListAdherence(self, request: pb.ListAdherenceRequest, _context: Context) -> pb.ListAdherenceResponse:
+        """The last planned pods of live batches that ended."""
+        found = [a for a in self.ended() if not request.differs or a.reason != AS_PLANNED]
+        rows = [pb.PodAdherence(**asdict(a)) for a in found]
+        return pb.ListAdherenceResponse(pods=rows)
+
+
+_KINDS = pb.PlanKind.values()
+
+
+def _last(record: PlanRecord) -> pb.ApplyPlanEvent:
+    return pb.ApplyPlanEvent(outcome=str(record.outcome), reason=record.reason, evictions=record.evictions)
+
+
+def plan_message(name: str, plan: Plan) -> pb.Plan:
+    """A plan on the wire; what is not known stays absent."""
+    return pb.Plan(
+        id=name,
+        kind=pb.PlanKind.Value(f"PLAN_KIND_{plan.kind.upper()}"),
+        ending=pb.PlanEnding.Value(f"PLAN_ENDING_{plan.ending.value.upper()}"),
+        unit=plan.unit,
+        value=plan.value,
+        bound=plan.bound,
+        gap_share=plan.gap_share,
+        usd_per_hour=plan.usd_per_hour,
+        payback_seconds=plan.payback_s,
+        seconds=plan.time_s,
+        details=plan.details,
+        reasons=plan.reasons,
+        steps=[
+            pb.PlanStep(
+                action=s.action.value, pod_uid=s.pod, name=s.name, source=s.source, target=s.target, devices=s.devices
+            )
+            for s in plan.steps
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Commands about traces, replays, models and plans: options and formats around the code that works."""

@@ -1,0 +1,105 @@
+"""``ullage reproduce``: published results repeated, ours beside them, one sub-command each."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from placement.errors import ConfigError
+from placement.strategies import nearest
+from simulator.cli.learn import (
+    reproduce_cold_start,
+    reproduce_eurosys21,
+    reproduce_forecast,
+    reproduce_lifetimes,
+    reproduce_packing,
+)
+from simulator.cli.plan import reproduce_priority_matters
+from simulator.cli.simulate import check_writable
+from simulator.output import API_VERSION, output_option, progress, render, write_whole
+from simulator.reproduce.emptying import empty_nodes_command
+from simulator.reproduce.placement import adversaries_command, placement_command
+
+
+@click.group()
+def reproduce() -> None:
+    """Repeat published results and hold ours against them."""
+
+
+@reproduce.command("fgd-atc23")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of the openb trace.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
+@click.option("-j", "--jobs", type=click.IntRange(0), default=0, help="Processes; 0 = one per core.")
+@click.option(
+    "--node-order",
+    type=click.Choice(["published", "reversed", "random", "ratio-up", "ratio-down"]),
+    default="published",
+    show_default=True,
+    help="Tie-break order of the nodes; ratio = cores per GPU.",
+)
+@click.option(
+    "--delivery",
+    default="decide",
+    show_default=True,
+    help="How decisions arrive: decide, score, decide+ties and so on.",
+)
+@click.option("--variant", "only", multiple=True, help="Only these pod lists; repeat. Default: all that are there.")
+@click.option("--policy", "policies", multiple=True, help="Only these policies; repeat. Default: all seven.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@output_option
+def fgd_atc23(
+    data: Path,
+    report: Path | None,
+    jobs: int,
+    node_order: str,
+    delivery: str,
+    only: tuple[str, ...],
+    policies: tuple[str, ...],
+    quiet: bool,
+    output: str,
+) -> None:
+    """The FGD paper (USENIX ATC'23): 490 experiments equal to the published tables, and `priced` beside them."""
+    from simulator.delivery import delivery_named
+    from simulator.reproduce.fgd import POLICIES, Setting, run
+
+    for policy in policies:
+        if policy not in POLICIES:
+            raise ConfigError(f"unknown policy {policy!r}; {nearest(policy, list(POLICIES))}")
+
+    delivery_named(delivery)
+    if report is not None:
+        check_writable(report)
+    with progress("replaying", quiet=quiet) as advance:
+        chosen = policies or tuple(POLICIES)
+        result = run(data, jobs=jobs, setting=Setting(node_order, delivery, chosen), only=only, progress=advance)
+    rows: list[dict[str, Any]] = [
+        {"trace": trace, **{p: found[p]["130"] for p in chosen}} for trace, found in result["results"].items()
+    ]
+    if report is not None:
+        from simulator.report import fgd_html
+
+        write_whole({report: fgd_html(result, "ullage " + shlex.join(sys.argv[1:]))})
+        click.echo(f"report: {report}", err=True)
+    if output == "table":
+        from simulator.report import fgd_headline
+
+        click.echo(f"{fgd_headline(result)}\nGPU allocation, %, when 130 % has been asked for, mean of 10 seeds:\n")
+    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, rows, output))
+
+
+for _command in (
+    reproduce_forecast,
+    reproduce_eurosys21,
+    reproduce_packing,
+    reproduce_lifetimes,
+    reproduce_cold_start,
+    empty_nodes_command,
+    placement_command,
+    adversaries_command,
+    reproduce_priority_matters,
+):
+    reproduce.add_command(_command)

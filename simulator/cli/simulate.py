@@ -1,0 +1,364 @@
+"""``ullage simulate``, ``compare`` and ``strategies``.
+
+What replays is imported where it is called: help and shell completion are to answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from placement.errors import ConfigError, PlacementError
+from placement.learning.horizons import HORIZONS
+from simulator.output import API_VERSION, bad_rows, output_option, progress, render, write_whole
+
+if TYPE_CHECKING:
+    from simulator.compare import Comparison, Question
+
+DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
+
+
+def _question_options(command: Any) -> Any:
+    options = (
+        click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds."),
+        click.option(
+            "--first-seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds count up from here."
+        ),
+        click.option(
+            "--delivery",
+            "deliveries",
+            multiple=True,
+            default=("decide",),
+            show_default=True,
+            help="How a decision arrives: decide, score, stock, nominate, or decide+sampling and so on; repeat.",
+        ),
+        click.option(
+            "--load",
+            "loads",
+            type=click.FloatRange(0, 10, min_open=True),
+            multiple=True,
+            help="Resample to a steady state at this offered GPU load, anew for every seed; repeat.",
+        ),
+        click.option(
+            "--lifetimes",
+            type=click.FloatRange(0, min_open=True),
+            default=20.0,
+            show_default=True,
+            help="With --load: length of the replay, in mean lifetimes.",
+        ),
+        click.option(
+            "--fleet",
+            type=click.Choice(["trace", "elastic", "peak"]),
+            default="trace",
+            show_default=True,
+            help="The trace's nodes; bought as needed; or fixed at the most that best-fit bought.",
+        ),
+        click.option(
+            "--prices", type=click.Path(dir_okay=False), default="", help="Price book: ours, or a file of OpenCost's."
+        ),
+        click.option(
+            "--spot-share",
+            type=click.FloatRange(0, 1),
+            default=0.0,
+            show_default=True,
+            help="With --fleet elastic: of the nodes that it buys.",
+        ),
+        click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Spot interruptions a node-hour."),
+        click.option("--warmup", "warmup_s", type=click.IntRange(0), default=0, help="Seconds not measured."),
+        click.option(
+            "--until",
+            type=click.Choice(["arrivals", "empty"]),
+            default="arrivals",
+            show_default=True,
+            help="Stop at the last arrival, or when the last pod has left.",
+        ),
+        click.option("--fill", is_flag=True, help="Ignore departures, drop what does not fit (the ATC'23 protocol)."),
+        click.option(
+            "--mechanism",
+            type=click.Choice(["none", "rightsized", "reclaimed"]),
+            default="none",
+            show_default=True,
+            help="How to overcommit, on traces with usage: lower requests, or sell unused capacity to batch.",
+        ),
+        click.option(
+            "--keep-namespace",
+            "keep_namespaces",
+            multiple=True,
+            help="Whose pods keep their requests under the mechanism, as Guaranteed pods do; repeat.",
+        ),
+        click.option(
+            "--model",
+            type=click.Path(file_okay=False),
+            default="",
+            help="Folder of `ullage train` to forecast usage and lifetimes with, or rule:NAME, a baseline of usage such as "
+            "rule:vpa-p95; default: the largest sample of seven days.",
+        ),
+        click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", show_default=True, help="Of usage."),
+        click.option(
+            "--learn-lifetimes",
+            is_flag=True,
+            help="Learn during the replay how long pods live, as `ullage serve` does, for strategies that read it; "
+            "a --model that tells of lifetimes does so as well.",
+        ),
+        click.option("--siblings", is_flag=True, help="Predict owners without a day of history from their siblings."),
+        bad_rows,
+        click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        output_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[str, Any]) -> Question:
+    from simulator.compare import Question
+
+    return Question(
+        traces=tuple(dict.fromkeys(traces)),
+        strategies=tuple(dict.fromkeys(strategies)),
+        deliveries=given["deliveries"],
+        seeds=tuple(range(given["first_seed"], given["first_seed"] + given["seeds"])),
+        loads=given["loads"],
+        lifetimes=given["lifetimes"],
+        fleet=given["fleet"],
+        prices=given["prices"],
+        spot_share=given["spot_share"],
+        interruptions=given["interruptions"],
+        warmup_s=given["warmup_s"],
+        until=given["until"],
+        fill=given["fill"],
+        skip_bad_rows=given["bad_rows"] == "skip",
+        mechanism=given["mechanism"],
+        keep_namespaces=tuple(dict.fromkeys(given["keep_namespaces"])),
+        model=given["model"],
+        horizon=given["horizon"],
+        siblings=given["siblings"],
+        learn_lifetimes=given["learn_lifetimes"],
+    )
+
+
+@click.command()
+@click.argument("trace")
+@click.option("-s", "--strategy", required=True, help="Name or TOML file; see `ullage strategies`.")
+@click.option(
+    "--log",
+    type=click.Path(file_okay=False),
+    default="",
+    help="Folder for the event log of the first seed: `ullage decisions from-log` makes records for `explain` of it.",
+)
+@_question_options
+def simulate(trace: str, strategy: str, log: str, output: str, report: str | None, quiet: bool, **given: Any) -> None:
+    """Replay TRACE with one strategy.
+
+    TRACE is a .ullage file, `demo`, or READER:PATH[:OPTION] such as openb:DIR:default.
+    """
+    _run(_question((trace,), (strategy,), given), output, report, quiet, jobs=1, cache="", log=log)
+
+
+@click.command("compare")
+@click.argument("traces", nargs=-1, required=True)
+@click.option("-s", "--strategy", "strategies", multiple=True, help="Name or TOML file; repeat. Default: four of them.")
+@click.option("-j", "--jobs", type=click.IntRange(0), default=0, help="Processes; 0 = one per core.")
+@click.option(
+    "--cache", default=".cache/ullage", show_default=True, help="Finished cells are kept here; empty = keep none."
+)
+@_question_options
+def compare(
+    traces: tuple[str, ...],
+    strategies: tuple[str, ...],
+    jobs: int,
+    cache: str,
+    output: str,
+    report: str | None,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Replay TRACES with several strategies and report the difference.
+
+    The same command, interrupted and run again, goes on where it stopped.
+    """
+    question = _question(traces, strategies or DEFAULT_STRATEGIES, given)
+    _run(question, output, report, quiet, jobs=jobs, cache=cache)
+
+
+def _run(
+    question: Question, output: str, report: str | None, quiet: bool, *, jobs: int, cache: str, log: str = ""
+) -> None:
+    from simulator.compare import compare as run_compare
+    from simulator.compare import document
+
+    if report:
+        check_writable(Path(report))
+    if log and any(Path(log).glob("*")):
+        raise PlacementError(f"log {log}: the folder is not empty; choose another")
+    command = "ullage " + " ".join(sys.argv[1:])
+    with progress("replaying", quiet=quiet) as advance:
+        result = run_compare(
+            question, jobs=jobs, keep=Path(cache) if cache else None, command=command, progress=advance, log=log
+        )
+    if report:
+        write_report(result, Path(report))
+        click.echo(f"report: {report}", err=True)
+    for line in learned_notes(result):
+        click.echo(line, err=True)
+    if output == "table":
+        click.echo(result.headline + "\n")
+        if question.until == "empty":
+            for line in never_placed(result):
+                click.echo(line, err=True)
+    click.echo(render(document(result), short_rows(result), output))
+
+
+def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """The table people read on a terminal."""
+    rows = []
+    for line in comparison.summary:
+        primary = comparison.metric
+        spread = line["sd"] if primary == "usd_per_month" else _percent(line["sd"])
+        if len(comparison.question.seeds) == 1:
+            spread = None  # one seed has none
+        rows.append(
+            {
+                "trace": line["trace"],
+                "strategy": line["strategy"],
+                "GPU %": _percent(line["gpu_allocated_share"]),
+                "CPU %": _percent(line["cpu_allocated_share"]),
+                "placed": int(line["placed"] or 0),
+                "p95 wait s": round(line["pending_s_p95"] or 0),
+                "USD/month": round(line["usd_per_month"] or 0),
+                "sd" if primary == "usd_per_month" else "sd %": spread,
+            }
+        )
+        if comparison.question.spot_share or comparison.question.interruptions:
+            rows[-1] |= {
+                "USD on demand": round(line["usd_on_demand"] or 0),
+                "USD spot": round(line["usd_spot"] or 0),
+                "evicted": line["evictions"],
+                "lost pod-h": line["lost_pod_hours"],
+            }
+        if line["over_cpu_share"] is not None:
+            rows[-1] |= {
+                "over CPU %": _percent(line["over_cpu_share"]),
+                "OOM kills": line["oom_kills"],
+                "throttled core-h": line["throttled_core_hours"],
+            }
+    return rows
+
+
+def learned_notes(comparison: Comparison) -> list[str]:
+    """What a reader must know of what was learned, or remembered, in the replays."""
+    found = dict.fromkeys((row["trace"], note) for row in comparison.rows for note in row.get("learned_notes", ()))
+    return [f"note: {trace}: {note}" for trace, note in found]
+
+
+def never_placed(comparison: Comparison) -> list[str]:
+    """Which pods never found a place although the replay ran until everything had ended, first seed."""
+    from simulator.compare import label
+
+    lines = []
+    for row in comparison.rows:
+        if row["seed"] != comparison.question.seeds[0] or not row["metrics"]["unplaced"]:
+            continue
+        unplaced, named = row["metrics"]["unplaced"], row["metrics"].get("unplaced_pods", [])
+        num = sum(unplaced.values())
+        why = ", ".join(f"{count} × {reason}" for reason, count in sorted(unplaced.items(), key=lambda item: -item[1]))
+        more = f" and {num - len(named)} more" if num > len(named) else ""
+        lines.append(
+            f"{row['trace']}, {label(comparison.question, row)}: never placed ({why}): {', '.join(named)}{more}"
+        )
+    return lines
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
+
+
+def check_writable(path: Path) -> None:
+    """Complain about an output place before the work, not after."""
+    if path.suffix in (".json", ".md"):
+        raise ConfigError(f"report {path}: is the HTML file, JSON and Markdown come beside it; let it end in .html")
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlacementError(f"report {path}: its folder cannot be made ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK):
+        raise PlacementError(f"report {path}: {folder} is read-only; choose another folder")
+
+
+def write_report(comparison: Comparison, path: Path) -> None:
+    """HTML at ``path``, JSON and Markdown beside it: whole, or not at all."""
+    from simulator.compare import document
+    from simulator.report import to_html, to_markdown
+
+    texts = {
+        path: to_html(comparison),
+        path.with_suffix(".json"): render(document(comparison), [], "json") + "\n",
+        path.with_suffix(".md"): to_markdown(comparison),
+    }
+    write_whole(texts)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def strategies(context: click.Context) -> None:
+    """List, describe and show strategies."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_strategies, output="table")
+
+
+@strategies.command("list")
+@output_option
+def list_strategies(output: str) -> None:
+    """Every strategy that ships."""
+    from placement.strategies import STRATEGIES
+
+    rows = [
+        {"name": s.name, "kind": s.kind, "ties": s.ties, "digest": s.digest, "description": s.description}
+        for s in STRATEGIES.values()
+    ]
+    click.echo(render({"apiVersion": API_VERSION, "kind": "StrategyList", "items": rows}, rows, output))
+
+
+@strategies.command("describe")
+@click.argument("name")
+def describe(name: str) -> None:
+    """What a strategy adds up, in words."""
+    from placement.strategies import strategy_named
+    from placement.strategy import scorer_name
+
+    strategy = strategy_named(name)
+    click.echo(f"{strategy.name}: {strategy.description}\n")
+    for title, terms in (
+        ("", strategy.scorers),
+        ("once pods have been seen to leave, instead:", strategy.leaving),
+        ("where none of the pods asks for a device, instead:", strategy.bare),
+    ):
+        if title and terms:
+            click.echo(f"\n  {title}")
+        for weighted in terms:
+            text = (type(weighted.scorer).__doc__ or "").strip().splitlines()[0]
+            click.echo(f"  {weighted.weight:+d} × {scorer_name(weighted.scorer)}: {text}")
+    soft = "added" if strategy.soft else "not added"
+    click.echo(f"\n  devices: {strategy.devices}; ties: {strategy.ties}; kube-scheduler's soft rules: {soft}")
+    read = [*strategy.needs, *["predicted use"] * strategy.reads_usage, *["lifetimes"] * strategy.reads_lifetimes]
+    if read:
+        click.echo(f"  reads what was learned: {', '.join(read)}")
+    click.echo(f"  digest: {strategy.digest}")
+
+
+@strategies.command("show")
+@click.argument("name")
+def show(name: str) -> None:
+    """A strategy as TOML, to change and pass back with --strategy FILE.toml."""
+    from placement.strategies import strategy_named, strategy_to_toml
+
+    click.echo(strategy_to_toml(strategy_named(name)), nl=False)
+
+
+__all__ = ["ConfigError", "compare", "simulate", "strategies"]

@@ -1,0 +1,279 @@
+"""``ullage trace``: look at, check, convert, cut and make traces."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.strategies import nearest
+from simulator.cost import read_price_book
+from simulator.output import API_VERSION, bad_rows, output_option, render, write_whole
+from simulator.traces.calendar_option import BEGINS, check_begin
+from simulator.traces.churn import Churn, resample
+from simulator.traces.lanl import read_failures
+from simulator.traces.sources import BUNDLED, open_trace
+from simulator.traces.synth import Recipe, synthesise
+from simulator.traces.trace import NodeEvents, Trace
+from simulator.traces.trace_facts import facts_of, rows_of, workload_of
+from simulator.traces.validate import RULES, fixed, take, validate
+
+
+def _no_bundled(_context: click.Context, _argument: click.Parameter, target: Path) -> Path:
+    """The file to write; not one that every command would take for the bundled trace."""
+    if str(target) == BUNDLED:
+        raise click.BadParameter(f"`{target}` is the bundled trace's name; call the file {target}.ullage.")
+    return target
+
+
+@click.group()
+def trace() -> None:
+    """Make, check, convert and look at traces.
+
+    TRACE is a .ullage file, `demo`, or READER:PATH[:OPTION], such as openb:DIR:default.
+    """
+
+
+@trace.command()
+@click.argument("source", metavar="TRACE")
+@click.option(
+    "--workload",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write its workload here, for `ullage serve --workload`.",
+)
+@bad_rows
+@output_option
+def info(source: str, workload: Path | None, bad_rows: str, output: str) -> None:
+    """What is in a trace."""
+    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    if workload is not None:
+        write_whole(
+            {workload: msgspec.json.format(msgspec.json.encode(workload_of(found))).decode() + "\n"}, "workload"
+        )
+        click.echo(f"wrote {workload}", err=True)
+    facts = facts_of(found)
+    click.echo(render({"apiVersion": API_VERSION, "kind": "TraceInfo", **facts}, rows_of(facts), output))
+
+
+@trace.command("validate")
+@click.argument("source", metavar="TRACE|explain")
+@click.argument("code", required=False)
+@click.option("--fix", "fix_to", type=click.Path(dir_okay=False, path_type=Path), help="Write a mended copy here.")
+@bad_rows
+@output_option
+def validate_trace(source: str, code: str | None, fix_to: Path | None, bad_rows: str, output: str) -> None:
+    """Check a trace by coded rules (exit 1 if an error is found), or `validate explain CODE` (without CODE: all of them)."""
+    if source == "explain":
+        click.echo(explain_rule(code) if code else "\n".join(f"{r.code}  {r.severity:8} {r.title}" for r in RULES))
+        return
+    if code is not None:
+        raise click.UsageError(f"one trace at a time; what is {code!r}?")
+    found = open_trace(source, skip_bad_rows=bad_rows == "skip", check=False)
+    if fix_to is not None:
+        found, codes = fixed(found)
+        found.save(fix_to)
+        click.echo(f"mended {', '.join(codes) or 'nothing'}; wrote {fix_to}", err=True)
+    findings = validate(found)
+    rows = [asdict(finding) for finding in findings]
+    if not rows:
+        click.echo(f"no findings ({len(RULES)} rules)", err=True)
+    if rows or output != "table":
+        click.echo(render({"apiVersion": API_VERSION, "kind": "Findings", "findings": rows}, rows, output))
+    if any(finding.severity == "error" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def explain_rule(code: str) -> str:
+    """What a code means and how to mend it."""
+    rule = next((r for r in RULES if r.code == code.upper()), None)
+    if rule is None:
+        raise ConfigError(f"unknown code {code!r}; {nearest(code.upper(), [r.code for r in RULES])}")
+    mechanical = "yes, with --fix" if rule.repair is not None else "no"
+    return f"{rule.code} ({rule.severity}): {rule.title}\nFix: {rule.fix}\nMechanical: {mechanical}"
+
+
+@trace.command()
+@click.argument("source", metavar="TRACE")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@click.option("--prices", type=click.Path(path_type=Path), help="Price book CSV to keep in the trace.")
+@BEGINS
+@bad_rows
+def convert(source: str, target: Path, prices: Path | None, begins_s: int | None, bad_rows: str) -> None:
+    """Write any trace in the native format."""
+    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    if begins_s is not None:
+        check_begin(found.manifest.name, found.manifest.has_calendar)
+        found = found.but(manifest=replace(found.manifest, begins_s=begins_s))
+    if prices is not None:
+        found = found.but(prices=tuple(read_price_book(prices).shapes.values()))
+    found.save(target)
+    click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes, digest {found.digest}", err=True)
+
+
+@trace.command("from-log")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+def from_log(source: Path, target: Path) -> None:
+    """Make a trace of what happened live. SOURCE is the service's log folder or a bundle."""
+    from placement.log_lines import begin_of, read_log
+    from simulator.traces.from_log import trace_of
+
+    header, events, lost = read_log(source)
+    found = trace_of(events, source.name.partition(".")[0], begins_s=begin_of(header, events.events))
+    found.save(target)
+    click.echo(f"{target}: {len(found.pods)} pods on {len(found.nodes)} nodes, {lost} events lost", err=True)
+
+
+@trace.command("slice")
+@click.argument("source", metavar="TRACE")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@click.option("--from", "from_s", type=int, default=0, help="First second of arrival.")
+@click.option("--to", "to_s", type=int, help="Last second of arrival, exclusive.")
+@click.option("--pods", "num_pods", type=click.IntRange(1), help="At most so many pods, from the start.")
+@click.option("--nodes", "num_nodes", type=click.IntRange(1), help="At most so many nodes, from the start.")
+@bad_rows
+def slice_trace(
+    source: str,
+    target: Path,
+    from_s: int,
+    to_s: int | None,
+    num_pods: int | None,
+    num_nodes: int | None,
+    bad_rows: str,
+) -> None:
+    """Cut a trace by time, pods and nodes."""
+    whole = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    found = cut(whole, from_s, to_s, num_pods, num_nodes)
+    if not len(found.pods):
+        last = int(whole.pods.arrival_s[-1]) if len(whole.pods) else 0
+        raise ConfigError(f"trace {source}: no pod arrives in that time; arrivals end at second {last}")
+    found.save(target)
+    click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes", err=True)
+
+
+def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_nodes: int | None) -> Trace:
+    """The part of a trace that arrives in ``[from_s, to_s)``, at most so many pods and nodes."""
+    pods = found.pods
+    keep = pods.arrival_s >= from_s
+    if to_s is not None:
+        keep &= pods.arrival_s < to_s
+    rows = np.flatnonzero(keep)[:num_pods]
+    nodes = found.nodes[:num_nodes]
+    names = {node.name for node in nodes}
+    notes = (*found.manifest.notes, f"cut: {len(rows)} of {len(pods)} pods, {len(nodes)} of {len(found.nodes)} nodes")
+    return take(found, rows).but(
+        manifest=replace(found.manifest, notes=notes),
+        nodes=nodes,
+        failures=NodeEvents(tuple(e for e in found.failures.rows() if e.node in names)),
+        events=(),
+    )
+
+
+@trace.command()
+@click.argument("source", metavar="TRACE")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@click.option(
+    "--load", type=click.FloatRange(0, 10, min_open=True), default=1.0, show_default=True, help="Offered GPU load."
+)
+@click.option(
+    "--lifetimes",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Length, in mean lifetimes.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -> None:
+    """Resample a trace's (request, lifetime) pairs to a steady state at a given load; it starts full."""
+    made = resample(open_trace(source), Churn(load=load, mean_lifetimes=lifetimes, seed=seed))
+    made.save(target)
+    click.echo(f"wrote {target}: {len(made.pods)} pods, {made.manifest.notes[1]}", err=True)
+
+
+@trace.command()
+@click.argument("source", metavar="TRACE")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@click.option("--lanl", type=click.Path(path_type=Path), required=True, help="Folder of the lanl-failures data.")
+@click.option("--system", type=int, default=18, show_default=True, help="Which of the recorded systems.")
+@click.option("--from", "start_s", type=int, default=0, help="Recorded seconds after the system's first failure.")
+@click.option("--speed", type=float, default=1.0, show_default=True, help="Recorded seconds per second of the trace.")
+@bad_rows
+def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed: float, bad_rows: str) -> None:
+    """Lay recorded node failures over a trace's fleet."""
+    found = open_trace(source)
+    last = int(found.pods.arrival_s[-1]) if len(found.pods) else 0
+    events = read_failures(
+        lanl,
+        found.nodes,
+        system=system,
+        start_s=start_s,
+        length_s=last,
+        speed=speed,
+        skip_bad_rows=bad_rows == "skip",
+    )
+    found.but(failures=events).save(target)
+    click.echo(f"wrote {target}: {len(events.events)} failures and repairs", err=True)
+
+
+@trace.command("join")
+@click.argument("source", metavar="ARRIVALS")
+@click.argument("usage", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@click.option(
+    "--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True, help="Of the pods."
+)
+@click.option("--replicas", type=click.IntRange(1), default=8, show_default=True, help="Most pods of one workload.")
+@click.option("--from-day", type=click.FloatRange(0), default=1.0, show_default=True, help="Of the usage recording.")
+@click.option(
+    "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Usage times this."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@bad_rows
+def join_usage(
+    source: str,
+    usage: Path,
+    target: Path,
+    share: float,
+    replicas: int,
+    from_day: float,
+    scale: float,
+    seed: int,
+    bad_rows: str,
+) -> None:
+    """Give ARRIVALS the recorded USAGE of machines of the same size rank; docs/results-learning.md states the recipe."""
+    from simulator.traces.joined import Join, join
+    from simulator.traces.usage_readers import read_usage
+
+    recipe = Join(share=share, replicas=replicas, from_day=from_day, scale=scale, seed=seed)
+    made = join(open_trace(source, skip_bad_rows=bad_rows == "skip"), read_usage(usage), recipe)
+    made.save(target)
+    click.echo(f"wrote {target}: {len(made.pods)} pods, {len(made.usage.pod)} samples, digest {made.digest}", err=True)
+
+
+def _recipe_options(command: Any) -> Any:
+    for field in reversed(fields(Recipe)):
+        flag = "--" + field.name.replace("_", "-")
+        default: Any = field.default
+        name = f"{flag}/--no-{flag[2:]}" if isinstance(default, bool) else flag
+        help_text = field.metadata["help"]
+        kind = click.IntRange(0) if name == "--seed" else type(default)
+        command = click.option(name, type=kind, default=default, show_default=True, help=help_text)(command)
+    return command
+
+
+@trace.command()
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@click.option("--name", default="", help="Name of the trace; default synth-SEED.")
+@_recipe_options
+def synth(target: Path, name: str, **recipe: Any) -> None:
+    """Make a trace up from a seed: owners, daily rhythm, heavy tails, gangs, rules, GPU shares."""
+    made = synthesise(Recipe(**recipe))
+    if name:
+        made = made.but(manifest=replace(made.manifest, name=name))
+    made.save(target)
+    click.echo(f"wrote {target}: {len(made.pods)} pods, {len(made.nodes)} nodes, digest {made.digest}", err=True)

@@ -1,0 +1,1 @@
+"""``ullage train`` and ``ullage evaluate``: samples, fits, and how good they are."""

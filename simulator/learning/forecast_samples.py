@@ -1,0 +1,227 @@
+"""Forecast samples: recorded usage turned into rows that a model can be fitted and judged on.
+
+A sample is one workload at one hour: its features, the target that came true, its weight (cores), who it is and
+when it ended. Gaps in the recent past or in the target drop the sample; nothing is imputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from placement.learning.baselines import BASELINES, Target, forecast, oracle
+from placement.learning.features import (
+    CLOCK,
+    Context,
+    FeatureSchema,
+    FeatureTable,
+    cluster_context,
+    common_features,
+    kin_features,
+    side_by_side,
+    target_features,
+)
+from placement.learning.kin import LAG_H, codes_of, from_kin, own_facts, standing
+from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
+from placement.learning.windows import Past
+from placement.resources import CPU, MEMORY, AnyArray, BoolArray, FloatArray, IntArray
+
+MIN_RECORDED = 0.5
+"""A sample needs this share of its last 24 h (or of the series so far) recorded."""
+
+STRIDE_H = 5
+"""Forecasts are judged every five hours: coprime with 24, so that every hour of the day is met."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``S`` samples of one task, flat.
+
+    ``rows`` (S, F) float32 features; ``truth`` (S,) share; ``weight`` (S,) cores; ``workload`` (S,) index;
+    ``hour`` (S,) whole hours from the series' start to the origin; ``start_day`` and ``end_day`` (S,) day (0-based)
+    of the origin and of the target's last sample; ``groups`` (S,) names for calibration.
+    """
+
+    schema: FeatureSchema
+    rows: SingleArray = field(repr=False)
+    truth: SingleArray = field(repr=False)
+    weight: FloatArray = field(repr=False)
+    workload: IntArray = field(repr=False)
+    hour: IntArray = field(repr=False)
+    start_day: IntArray = field(repr=False)
+    end_day: IntArray = field(repr=False)
+    groups: AnyArray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def pick(self, mask: BoolArray | IntArray) -> Samples:
+        """Some of the samples."""
+        return Samples(
+            self.schema,
+            self.rows[mask],
+            self.truth[mask],
+            self.weight[mask],
+            self.workload[mask],
+            self.hour[mask],
+            self.start_day[mask],
+            self.end_day[mask],
+            self.groups[mask],
+        )
+
+
+def concatenate(parts: Sequence[Samples]) -> Samples:
+    """Samples of several recordings, whose workload indices and days are already distinct."""
+    names = ("rows", "truth", "weight", "workload", "hour", "start_day", "end_day", "groups")
+    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
+    return Samples(parts[0].schema, *columns)
+
+
+class Recording:
+    """One usage series prepared for many tasks: pasts, context and common features are computed once.
+
+    Shares are cut at 1: a limit cannot be exceeded, what the recording shows above it (a few per cent on
+    Bitbrains) is measurement error.
+    """
+
+    def __init__(self, series: UsageSeries, origins: IntArray, *, as_live: bool = False) -> None:
+        self.series = series
+        self.as_live = as_live
+        """As a row is served: without the cluster's mean, with what its kin tell; and without a clock that only this
+        recording has."""
+        self.origins = origins
+        self.shares = {r: np.minimum(series.share(r), np.float32(1)) for r in series.usage}
+        self.pasts = {r: self.past(r, origins) for r in self.shares}
+        self._common: dict[str, FeatureTable] = {}
+        self._baselines: dict[tuple[str, str], tuple[IntArray, SingleArray]] = {}
+        """By resource and name: the hours of a table that does not depend on the target, and the table."""
+
+    def past(self, resource: str, origins: IntArray) -> Past:
+        """The past of one resource at the given origins."""
+        return Past(self.shares[resource], origins, self.series.provisioned[resource], resource, self.series.start_s)
+
+    @cached_property
+    def cores(self) -> FloatArray:
+        """(N,) cores provisioned; 1 where the recording has no CPU."""
+        given = self.series.provisioned.get(CPU)
+        return np.ones(len(self.series.workloads)) if given is None else given
+
+    def context(self, resource: str) -> Context:
+        """Neighbours of a resource: the other one, the requests, the cluster."""
+        other = MEMORY if resource == CPU else CPU
+        memory = self.series.provisioned.get(MEMORY, np.full(len(self.series.workloads), np.nan))
+        mean, bursting = cluster_context(self.pasts[resource]) if not self.as_live else (None, None)
+        return Context(self.cores, memory / 2**30, self.pasts.get(other), mean, bursting)
+
+    def common(self, resource: str) -> FeatureTable:
+        """Features shared by all targets of a resource, cached."""
+        if resource not in self._common:
+            table = common_features(self.pasts[resource], self.context(resource))
+            if self.as_live and not self.series.has_calendar:
+                table.values[:, :, [table.schema.names.index(name) for name in CLOCK]] = np.nan
+            self._common[resource] = table
+        return self._common[resource]
+
+    def features(self, resource: str, target: Target) -> FeatureTable:
+        """(N, O, F) all features of a task."""
+        return side_by_side(self.common(resource), target_features(self.pasts[resource], target))
+
+    def kin(self, resource: str, target: Target) -> FeatureTable:
+        """(N, O, K) what other workloads tell, as of :data:`LAG_H` hours before each origin."""
+        past, facts = self.pasts[resource], self.series.facts
+        context = Context(self.cores, self.cores)
+        if any(any(f.keys()) for f in facts):
+            earlier = past.at(past.origins - LAG_H * HOUR)
+            context = replace(context, kin=from_kin(codes_of(facts), own_facts(facts), standing(earlier, target)))
+        return kin_features(past, context)
+
+    def samples(self, resource: str, target: Target, *, first_workload: int = 0, first_day: int = 0) -> Samples:
+        """All usable samples of a task."""
+        past = self.pasts[resource]
+        common = self.common(resource)
+        tables = [common, target_features(past, target)]
+        if self.as_live:
+            tables.append(self.kin(resource, target))
+        truth = oracle(past, target)
+        recorded = common.values[:, :, common.schema.names.index("recorded_24h")]
+        possible = np.minimum(self.origins / DAY, 1)[None, :]
+        usable = np.isfinite(truth) & (recorded >= MIN_RECORDED * possible)
+        row, column = np.nonzero(usable)
+        groups = np.array(self.series.groups or [""] * len(self.series.workloads))
+        origin = self.origins[column]
+        return Samples(
+            FeatureSchema(tuple(name for table in tables for name in table.schema.names)),
+            _rows_of(tables, usable),
+            truth[usable],
+            self.cores[row],
+            row + first_workload,
+            origin // HOUR,
+            origin // DAY + first_day,
+            (origin + target.horizon_h * HOUR - 1) // DAY + first_day,
+            groups[row],
+        )
+
+    def baselines(
+        self, resource: str, target: Target, samples: Samples, names: Iterable[str], *, first_workload: int = 0
+    ) -> Mapping[str, SingleArray]:
+        """Name → (S,) forecast of each baseline at the given samples; those that ignore the target are cached."""
+        hours = np.unique(samples.hour)
+        phase = self.origins[0] % HOUR if len(self.origins) else 0
+        past = self.pasts[resource].at(hours * HOUR + phase)
+        column = np.searchsorted(hours, samples.hour)
+        out = {}
+        for name in names:
+            table = self._baseline(resource, target, name, past, hours)
+            out[name] = table[samples.workload - first_workload, column]
+        return out
+
+    def _baseline(self, resource: str, target: Target, name: str, past: Past, hours: IntArray) -> SingleArray:
+        if BASELINES[name].reads_target:
+            return forecast(name, past, target)
+        known, table = self._baselines.get((resource, name), (hours[:0], None))
+        if table is None or not np.isin(hours, known).all():
+            known, table = hours, forecast(name, past, target)
+            self._baselines[resource, name] = (known, table)
+        found: SingleArray = table[:, np.searchsorted(known, hours)]
+        return found
+
+
+AT_ONCE = 4096
+"""Rows that are gathered before the next table: they stay in the cache."""
+
+
+def _rows_of(tables: Sequence[FeatureTable], usable: BoolArray) -> SingleArray:
+    """(S, F) the features of all tables, side by side, where ``usable`` (N, O)."""
+    index = np.flatnonzero(usable)
+    rows = np.empty((len(index), sum(len(table.schema) for table in tables)), np.float32)
+    first = 0
+    for table in tables:
+        num = len(table.schema)
+        flat = table.values.reshape(-1, num)
+        for begin in range(0, len(index), AT_ONCE):
+            part = index[begin : begin + AT_ONCE]
+            rows[begin : begin + AT_ONCE, first : first + num] = flat[part]
+        first += num
+    return rows
+
+
+def draw(importance: FloatArray, most: int, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:
+    """At most ``most`` indices, ascending, and the factor that each one's weight must be multiplied by.
+
+    Drawn with replacement in proportion to the root of ``importance`` (all > 0): sums of weighted terms stay right on
+    average, and what counts more is seen more often, so that they scatter less than with as many drawn evenly.
+    """
+    if len(importance) <= most:
+        return np.arange(len(importance)), np.ones(len(importance))
+    chance = np.sqrt(importance)
+    chance /= chance.sum()
+    index, times = np.unique(rng.choice(len(chance), most, p=chance), return_counts=True)
+    return index, times / (most * chance[index])
+
+
+def folds_of(count: int, num: int, seed: int) -> IntArray:
+    """(count,) fold of each workload, balanced, from a seed."""
+    return np.random.default_rng(seed).permutation(count) % num

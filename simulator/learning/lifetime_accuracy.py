@@ -1,0 +1,105 @@
+"""Lifetimes in the accuracy report: rows for a terminal, and a section of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from simulator.charts import Line, line_chart, with_names
+from simulator.learning.lifetime_training import best_rule
+from simulator.page_style import sheet
+
+COLUMNS = ("accuracy", "c_index", "log_loss", "brier", "calibration_error", "pods")
+AGES = {"0s": "at arrival", "900s": "after 15 minutes", "3600s": "after an hour"}
+GROUPS = {
+    "all": "all",
+    "held_out_owners": "owners never fitted on",
+    "new_owners": "owners seen for the first time",
+    "known_owners": "owners seen before",
+}
+CLASSES = ("to 15 minutes", "to an hour", "to a day", "longer")
+
+
+def _text(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def rows_of(ages: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row per age and group of owners: the model and the best rule in hindsight, by accuracy and by loss."""
+    rows = []
+    for age, entry in ages.items():
+        for group, title in GROUPS.items():
+            if group not in entry:
+                continue
+            mine, (rule, best) = entry[group]["model"], best_rule(entry[group], "accuracy")
+            by_loss, least = best_rule(entry[group], "log_loss")
+            rows.append(
+                {
+                    "lifetimes": f"{AGES[age]}, {title}",
+                    "pods": _text(mine["pods"]),
+                    "accuracy": _text(mine["accuracy"]),
+                    "best rule": rule,
+                    "its accuracy": _text(best),
+                    "C-index": _text(mine["c_index"]),
+                    "log loss": _text(mine["log_loss"]),
+                    "least of rules": f"{_text(least)} {by_loss}",
+                    "calibration error": _text(mine["calibration_error"]),
+                }
+            )
+    return rows
+
+
+def headline(lifetimes: Mapping[str, Any]) -> str:
+    """The result at arrival in words."""
+    entry = lifetimes["ages"].get("0s")
+    if entry is None:
+        return "no pod arrived in the part that is judged"
+    mine, (rule, best) = entry["all"]["model"], best_rule(entry["all"], "accuracy")
+    ours, rules = ("–" if value is None else f"{value:.1%}" for value in (mine["accuracy"], best))
+    return f"the class of lifetime is right for {ours} of pods at arrival (the best simple rule, {rule}: {rules})"
+
+
+def section(lifetimes: Mapping[str, Any]) -> list[str]:
+    """Parts of the HTML page."""
+    data, trained = lifetimes["data"], lifetimes["trained_on"] or {}
+    body = [
+        "<h2>Lifetimes</h2>",
+        f'<p class="lead">Trained on {escape(str(trained.get("name", "?")))}, judged on the last third of '
+        f"{escape(str(data['name']))} ({data['pods']:,} pods of {data['owners']:,} owners, {data['days']:g} days). "
+        f"The trees have {lifetimes['share']:.0%} of the mixture with the history. Classes: {', '.join(CLASSES)}. "
+        "Loss in nats, pods that still run included; Brier score and calibration of the chances to be gone within 15 "
+        "minutes, an hour, a day. Rules speak of the owner, or else of its size, or else of everyone; "
+        "<i>history</i> is what answers without a model.</p>",
+    ]
+    note = lifetimes.get("judged", {}).get("note", "")
+    body += [f'<p class="lead">{escape(note)}.</p>'] * bool(note)
+    for age, entry in lifetimes["ages"].items():
+        body.append(f"<h3>{escape(AGES[age])}</h3>")
+        points = entry["reliability"]
+        if points:
+            body.append(_diagram(points))
+        body.append(_classes(entry["classes"]))
+        body += [_table(title, entry[group]) for group, title in GROUPS.items() if group in entry]
+    return body
+
+
+def _diagram(points: Sequence[Sequence[float]]) -> str:
+    x = [p[0] for p in points]
+    lines = [Line("model", x, [p[1] for p in points]), Line("ideal", x, x)]
+    svg = line_chart("Reliability of lifetimes", lines, x_label="chance to be gone", y_label="share gone")
+    return with_names(svg, [line.name for line in lines])
+
+
+def _table(title: str, table: Mapping[str, Mapping[str, float | int | None]]) -> str:
+    order = sorted(table, key=lambda n: (table[n]["log_loss"] or 0.0, n))
+    rows = [(name, name == "model", [_text(table[name][c]) for c in COLUMNS]) for name in order]
+    return sheet((title, *(c.replace("_", " ") for c in COLUMNS)), rows)
+
+
+def _classes(classes: Sequence[Mapping[str, float | int | None]]) -> str:
+    rows = [
+        (name, False, [_text(one[key]) for key in ("pods", "found", "right")])
+        for name, one in zip(CLASSES, classes, strict=True)
+    ]
+    return sheet(("class, by the model", "pods", "found", "right when said"), rows)

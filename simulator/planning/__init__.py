@@ -1,0 +1,1 @@
+"""Plans in replays, on recorded clusters and on committed instances."""

@@ -1,0 +1,209 @@
+"""A plan as one HTML file: what it gains in a sentence, the nodes before and after as a picture, and its steps.
+
+Self-contained: inline style and SVG, no script, no network; it looks as the other pages do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from placement.planning.plans import Action, Ending, Plan, Step
+from placement.planning.problems import Cluster
+from placement.resources import CPU, GPU_SHARE, MEMORY
+from simulator.cost import HOURS_A_MONTH
+from simulator.page_style import STYLE
+
+NAMES = 3
+"""Pods that :func:`brief` names where it counts the rest."""
+ROUNDING = 1e-6
+"""A certified gap below this share is none."""
+MAX_NODES = 300
+"""Rows of the picture; larger clusters show the nodes that change most."""
+BAR, ROW, LEFT = 220, 18, 170
+NAME_LETTERS = 22
+TITLES = {CPU: "CPU", MEMORY: "Memory", GPU_SHARE: "GPU"}
+
+PLAN_STYLE = """
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 20px 32px; }
+.pair h3 { margin: 0 0 4px; } svg.nodes text { font-size: 12px; } svg.nodes .gone { fill: var(--soft); }
+.key { display: flex; flex-wrap: wrap; gap: 2px 18px; color: var(--soft); font-size: 14px; margin: 0 0 12px; }
+.key i { display: inline-block; height: 12px; margin-right: 6px; vertical-align: -1px; background: var(--c2); width: 18px; }
+.key i.was { background: var(--c1); width: 3px; }
+"""
+
+
+def headline(plan: Plan) -> str:
+    """What the plan does and how good it is, in words."""
+    if plan.ending == Ending.INFEASIBLE:
+        bound = "it cannot be done, for the reasons given (infeasible)"
+    elif plan.gap_share is None:
+        bound = f"no bound is known ({plan.ending})"
+    elif plan.gap_share > ROUNDING:
+        bound = f"at most {100 * plan.gap_share:.3g} % from the best possible ({plan.ending})"
+    else:
+        bound = "nothing better exists"
+    money = {"consolidate": "saves ", "purchase": "costs "}.get(plan.kind, "")
+    value = f"{plan.value:g} {plan.unit}"
+    if plan.usd_per_hour == 0 and plan.kind == "consolidate":
+        value = "saves nothing"
+    elif plan.usd_per_hour is not None:
+        value = f"{money}{plan.usd_per_hour:,.2f} USD per hour ({plan.usd_per_hour * HOURS_A_MONTH:,.0f} a month)"
+    payback = f", paid back in {plan.payback_s / 60:.0f} minutes" if plan.payback_s is not None else ""
+    counts = [f"{n} × {action}" for action in Action if action != Action.BUY and (n := plan.count(action))]
+    bought = Counter(step.name for step in plan.steps if step.action == Action.BUY)
+    counts += [f"buy {number} × {shape}" for shape, number in bought.most_common()]
+    return f"{plan.kind}: {value}{payback}; {bound}. {', '.join(counts) or 'No steps'}."
+
+
+def wishes(plan: Plan) -> str:
+    """How much of the pods' soft wishes a batch meets, in words; empty where there are none."""
+    met, bound = (plan.details.get(f"wishes_met_share{end}") for end in ("", "_bound"))
+    if met is None or bound is None:
+        return ""
+    best = "no more is possible" if bound == met else f"at most {100 * bound:.4g} % is possible"
+    return f"{100 * met:.4g} % of the soft wishes are met; with these many pods placed {best}."
+
+
+def target(step: Step) -> str:
+    """Where a step leads, with the devices that its pod gets there."""
+    return f"{step.target} (GPU {step.devices})" if step.devices else step.target
+
+
+def brief(reasons: Sequence[str]) -> list[str]:
+    """Reasons for a terminal: what is said of many pods is said once, with the first few names."""
+    alike: dict[str, list[str]] = {}
+    for reason in reasons:
+        pod = re.match(r"pod (\S+(?: \(expected \d+\))?) (.+)", reason)
+        alike.setdefault(pod[2] if pod else reason, []).append(pod[1] if pod else "")
+    lines = []
+    for what, names in alike.items():
+        if names == [""] or len(names) <= NAMES:
+            lines += [f"pod {name} {what}" if name else what for name in names]
+        else:
+            named = f"{', '.join(names[:NAMES])} and {len(names) - NAMES} more"
+            lines.append(f"{len(names)} pods, each {what} ({named}; -o json names all)")
+    return lines
+
+
+def _shares(cluster: Cluster, where: Mapping[str, str], resource: str) -> dict[str, float]:
+    """Allocated share of a resource per node that offers it, for pods on the nodes that ``where`` says."""
+    specs = {uid: r.spec for uid, r in cluster.state.residents.items()} | {p.uid: p.spec for p in cluster.pending}
+    taken = dict.fromkeys(cluster.node_names(), 0)
+    for uid, home in where.items():
+        taken[home] += specs[uid].amount(resource)
+    nodes = cluster.state.nodes
+    offered = {name: node.amounts.get(resource, 0) for name in taken if (node := nodes[cluster.state.row_of[name]])}
+    return {name: amount / offered[name] for name, amount in taken.items() if offered[name]}
+
+
+def _after(cluster: Cluster, plan: Plan) -> tuple[dict[str, str], dict[str, str], set[str]]:
+    """Who runs where before and after the plan, and the nodes that are gone."""
+    before = {uid: cluster.state.name(r.row) for uid, r in cluster.state.residents.items()}
+    after = dict(before)
+    gone = set()
+    for step in plan.steps:
+        if step.action == Action.DELETE:
+            gone.add(step.source)
+        elif step.action == Action.EVICT:
+            after.pop(step.pod, None)
+        elif step.action in (Action.MOVE, Action.PLACE):
+            after[step.pod] = step.target
+    return before, {uid: node for uid, node in after.items() if node not in gone}, gone
+
+
+def step_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Steps for people; what is bought alike is one row."""
+    rows: list[dict[str, Any]] = []
+    start = 0
+    while start < len(plan.steps):
+        step, end = plan.steps[start], start + 1
+        if step.action == Action.BUY:
+            while end < len(plan.steps) and (plan.steps[end].action, plan.steps[end].name) == (step.action, step.name):
+                end += 1
+        what, to = step.name or step.pod, target(step)
+        number: int | str = end
+        if end - start > 1:
+            what, number = f"{end - start} × {what}", f"{start + 1}–{end}"
+            to = f"{to} … {target(plan.steps[end - 1])}"
+        rows.append({"step": number, "action": str(step.action), "pod": what, "from": step.source, "to": to})
+        start = end
+    return rows
+
+
+def picture(cluster: Cluster, plan: Plan) -> str:
+    """A panel per resource: one row per node, allocated before (line) and after (bar)."""
+    before, after, gone = _after(cluster, plan)
+    offers = {name for node in cluster.state.nodes if node is not None for name, n in node.amounts.items() if n}
+    resources = [CPU, MEMORY, *sorted(name for name in offers if name == GPU_SHARE or name.endswith("/gpu"))]
+    old = {r: _shares(cluster, before, r) for r in resources}
+    new = {r: _shares(cluster, after, r) for r in resources}
+    change = {n: sum(abs(new[r].get(n, 0.0) - old[r].get(n, 0.0)) for r in resources) for n in old[CPU]}
+    names = sorted(sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES])
+    panels = "".join(_panel(r, [n for n in names if n in old[r]], old[r], new[r], gone) for r in resources)
+    few = f" The {MAX_NODES} of {len(change):,} nodes that change most." if len(change) > MAX_NODES else ""
+    return (
+        '<section><h2>Nodes before and after</h2><p class="lead">Share of what each node offers that pods have asked '
+        f'for.{few}</p><div class="card"><p class="key"><span><i class="was"></i>before</span><span><i></i>after</span>'
+        f'</p><div class="pair">{panels}</div></div></section>'
+    )
+
+
+def _panel(
+    resource: str, names: Sequence[str], old: Mapping[str, float], new: Mapping[str, float], gone: set[str]
+) -> str:
+    """One resource, for the nodes that offer it; two stand side by side where the page is wide."""
+    if not names:
+        return ""
+    title = TITLES.get(resource, resource)
+    said = [f"{n} {100 * old[n]:.0f} % to {100 * new[n]:.0f} %" for n in names if old[n] != new[n] or n in gone]
+    label = f"{title} allocated, before and after: {'; '.join(said) or 'no node changes'}"
+    parts = [
+        f"<div><h3>{escape(title)} allocated</h3>",
+        f'<svg class="nodes" viewBox="0 0 {LEFT + BAR} {ROW * len(names)}" role="img" aria-label="{escape(label)}">',
+    ]
+    for i, name in enumerate(names):
+        y = i * ROW + 2
+        share, was = min(new[name], 1.0), min(old[name], 1.0)
+        mark, look = (" (goes)", ' class="gone"') if name in gone else ("", "")
+        room = NAME_LETTERS - len(mark)
+        short = name if len(name) <= room else f"{name[: room - 1]}…"
+        parts.append(f"<g><title>{escape(name)}: {100 * old[name]:.0f} % before, {100 * new[name]:.0f} % after</title>")
+        parts.append(f'<text x="0" y="{y + 10}"{look}>{escape(short)}{mark}</text>')
+        parts.append(f'<rect x="{LEFT}" y="{y}" width="{BAR}" height="12" fill="var(--line)" opacity=".6"/>')
+        parts.append(f'<rect x="{LEFT}" y="{y}" width="{share * BAR:.1f}" height="12" fill="var(--c2)"/>')
+        x = LEFT + max(was * BAR - 1, 0)
+        parts.append(f'<rect x="{x:.1f}" y="{y - 1}" width="3" height="14" fill="var(--c1)"/></g>')
+    return "\n".join([*parts, "</svg></div>"])
+
+
+def page(cluster: Cluster, plan: Plan) -> str:
+    """The whole file."""
+    cells = "\n".join(
+        f"<tr><th scope='row'>{row['step']}</th>"
+        + "".join(f"<td>{escape(row[key])}</td>" for key in ("action", "pod", "from", "to"))
+        + "</tr>"
+        for row in step_rows(plan)
+    )
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in plan.reasons)
+    bound = "unknown" if plan.bound is None else f"{plan.bound:g}"
+    says = headline(plan).removeprefix(f"{plan.kind}: ")
+    heads = "".join(f"<th scope='col'>{head}</th>" for head in ("step", "action", "pod or shape", "from", "to"))
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Ullage plan: {plan.kind}</title><style>{STYLE}{PLAN_STYLE}</style></head><body><main>",
+        f'<h1>Ullage · plan · {plan.kind}</h1><p class="headline">{escape(says[:1].upper() + says[1:])}</p>',
+        f'<p class="lead">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
+        f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
+        "" if plan.count(Action.BUY) else picture(cluster, plan),
+        f"<h2>Notes</h2><ul>{reasons}</ul>" if reasons else "",
+        "<h2 id='steps'>Steps</h2>",
+        "<div class='card' role='region' tabindex='0' aria-labelledby='steps'><table class='words'>" if cells else "",
+        f"<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>" if cells else "<p>None.</p>",
+        "</main></body></html>",
+    ]
+    return "\n".join(parts)

@@ -1,0 +1,44 @@
+"""A trace at one moment as a snapshot, so that plans can be tried on recorded clusters.
+
+The trace is replayed up to that moment with a strategy that is named; what then runs and waits is the snapshot. Every
+pod counts as one that its owner would recreate, for a trace has nobody who would not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from placement.planning.snapshots import KIND, VERSION, SnapshotFile, SnapshotPod
+from placement.pods import PodSpec
+from placement.strategies import strategy_named
+from simulator.replay import Replay, ReplayOptions
+from simulator.traces.trace import Trace, TraceError
+
+
+def snapshot_of_trace(trace: Trace, *, strategy: str, at_s: int | None, seed: int) -> SnapshotFile:
+    """State after ``at_s`` seconds of the trace's own clock; None = when the last pod arrives.
+
+    Raises
+    ------
+    TraceError : the trace has no pod, or no node is left at that moment.
+    """
+    arrivals = trace.pods.arrival_s
+    if not len(arrivals):
+        raise TraceError(f"trace {trace.manifest.name}: has no pod, so there is nothing to plan")
+    end_s = int(arrivals[-1]) if at_s is None else at_s
+    replay = Replay(trace, strategy_named(strategy), ReplayOptions(end_s=end_s, seed=seed))
+    replay.run()
+    specs: dict[PodSpec, int] = {}
+    owner = f"Trace/{trace.manifest.name}"
+
+    def row(uid: str, spec: PodSpec, node: str, devices: int) -> SnapshotPod:
+        owned = spec if spec.owner else replace(spec, owner=owner)
+        return SnapshotPod(uid, f"{spec.namespace}/{uid}", specs.setdefault(owned, len(specs)), node, devices)
+
+    state = replay.state
+    pods = [row(uid, r.spec, state.name(r.row), r.devices) for uid, r in state.residents.items()]
+    pods += [row(replay.uids[p], replay.specs[p], "", 0) for p in replay.waiting()]
+    nodes = [node for node in state.nodes if node is not None]
+    if not nodes:
+        raise TraceError(f"trace {trace.manifest.name}: has no node at second {end_s}; give another --at")
+    return SnapshotFile(KIND, VERSION, nodes, list(specs), pods)

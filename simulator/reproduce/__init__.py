@@ -1,0 +1,1 @@
+"""``ullage reproduce``: published results and our own goals, each by one command."""

@@ -1,0 +1,174 @@
+"""``ullage reproduce cold-start``: the next six hours of a workload that has run for 15, 60 or 180 minutes.
+
+What is known of it stands in :mod:`simulator.reproduce.cold_samples`. Names in four folds; fitted on 0303, 0306 and 0309 with a
+start at every hour, tested on 0322 and 0325 with one at every third; rounds, weights and the conformal factor come from
+models that left 0309 out, on other names. Rivals are tuned on the training days of the other names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.learning.baselines import tuned_scale
+from placement.learning.boosted import FitOptions
+from placement.learning.stacking import conformal, pinball, stack
+from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
+from placement.resources import CPU, BoolArray, FloatArray, IntArray
+from simulator.learning.forecast_samples import Samples, concatenate, folds_of
+from simulator.learning.training import Effort, fit_bases, predictions
+from simulator.reproduce.cold_samples import MIXED_RULE, TARGET, Cold, Population
+from simulator.reproduce.cold_siblings import judge_siblings
+from simulator.reproduce.forecast_judging import FOLDS, LEVEL
+from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN
+from simulator.reproduce.seeds import pooled
+from simulator.traces.usage_readers import read_planetlab
+
+MINUTES = (15, 60, 180)
+START_HOURS = (0, 3, 6, 9, 12, 15)
+"""Starts that are judged; models are fitted on every hour's."""
+BASES = ("anchor", "expected", "population_p95")
+EFFORT = Effort(
+    30_000, 10_000, FitOptions(trees=200, learning_rate=0.06, leaves=15, min_leaf=100, feature_share=0.3, patience=25)
+)
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """Cold samples of all days and starts, with who is who."""
+
+    cold: Cold
+    fold: IntArray
+    judged: BoolArray
+    past: BoolArray
+    held: BoolArray
+    test: BoolArray
+
+
+def _folded(population: Population, minutes: int, seed: int) -> _Folded:
+    length = minutes * 60 // STEP_S
+    starts = range(0, DAY - TARGET.horizon_h * HOUR - length + 1, HOUR)
+    parts = [population.cold(day, begin, length) for day in range(len(population.days)) for begin in starts]
+    samples = concatenate([part.samples for part in parts])
+    rules = {name: np.concatenate([part.rules[name] for part in parts]) for name in parts[0].rules}
+    stamps = [day.name.rsplit("-", 1)[-1] for day in population.days]
+    train_days = [i for i, stamp in enumerate(stamps) if stamp in PLANETLAB_TRAIN]
+    test_days = [i for i, stamp in enumerate(stamps) if stamp in PLANETLAB_TEST]
+    if len(train_days) < 2 or not test_days:
+        raise ConfigError(
+            f"cold start needs two of {PLANETLAB_TRAIN} and one of {PLANETLAB_TEST}; the folder has {stamps}"
+        )
+    judged = np.isin(samples.hour, [hour * HOUR for hour in START_HOURS])
+    fold = folds_of(len(population.names), FOLDS, seed)[samples.workload]
+    return _Folded(
+        Cold(samples, rules),
+        fold,
+        judged,
+        np.isin(samples.start_day, train_days),
+        samples.start_day == train_days[-1],
+        np.isin(samples.start_day, test_days) & judged,
+    )
+
+
+def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> dict[str, Any]:
+    """One length of history: the model, every tuned rule, and the ratio to the best of them.
+
+    Beside them stands :data:`MIXED_RULE`, a tuned mean of two rules, which is no single rule and much harder to beat.
+
+    Raises
+    ------
+    ConfigError : a day that the protocol needs is not there.
+    """
+    given = _folded(population, minutes, seed)
+    samples, test = given.cold.samples, given.test
+    truth, weight = samples.truth.astype(float), samples.weight
+    tuned = {name: values.copy() for name, values in given.cold.rules.items()}
+    unseen, seen = (np.full(len(samples), np.nan) for _ in range(2))
+    for k in range(FOLDS):
+        mine, others = given.fold == k, given.fold != k
+        fit = given.past & given.judged & others
+        for name, values in given.cold.rules.items():
+            scale = tuned_scale(values[fit], truth[fit], weight[fit], LEVEL)
+            tuned[name][mine] = np.minimum(values[mine] * scale, 1)
+        forecast = _fold(samples, given.past & others, given.held, others, effort, seed + 10 * k)
+        neighbour = given.fold == (k + 1) % FOLDS
+        for table, those in ((unseen, mine & test), (seen, neighbour & test)):
+            table[those] = forecast(samples.pick(those))
+    losses = {name: pinball(truth[test], values[test], weight[test], LEVEL) for name, values in tuned.items()}
+    mixed = losses.pop(MIXED_RULE)
+    best = min(losses, key=lambda n: losses[n])
+    loss = pinball(truth[test], unseen[test], weight[test], LEVEL)
+    return {
+        "model": loss,
+        "seen_workloads": pinball(truth[test], seen[test], weight[test], LEVEL),
+        "best_rule": best,
+        "best_rule_pinball": losses[best],
+        "ratio": loss / losses[best],
+        "mixed_rule_pinball": mixed,
+        "ratio_to_mixed_rule": loss / mixed,
+        "coverage": float((samples.truth[test] <= unseen[test].astype(np.float32)).mean()),
+        "samples": int(test.sum()),
+        "tuned_rules": losses,
+    }
+
+
+def _fold(
+    samples: Samples, train: BoolArray, held: BoolArray, others: BoolArray, effort: Effort, seed: int
+) -> Callable[[Samples], FloatArray]:
+    """A fold's forecast: rounds, weights and factor from the last training day by models that left it out."""
+    nothing = np.zeros(len(samples), bool)
+    stop = held & others
+    tuning = fit_bases(
+        samples, resource=CPU, target=TARGET, train=train & ~held, stop=stop, effort=effort, seed=seed, bases=BASES
+    )
+    final = fit_bases(
+        samples, resource=CPU, target=TARGET, train=train, stop=nothing, effort=effort, seed=seed + 5, bases=BASES,
+        rounds=[model.rounds for model in tuning],
+    )  # fmt: skip
+    chosen = samples.pick(stop)
+    parts = predictions(tuning, chosen.rows)
+    truth = chosen.truth.astype(float)
+    weights = stack(parts, truth, chosen.weight, LEVEL)
+    factor = conformal(weights @ parts, truth, chosen.groups, LEVEL, min_group=len(chosen) + 1).cluster
+
+    def forecast(wanted: Samples) -> FloatArray:
+        return np.asarray(np.clip(weights @ predictions(final, wanted.rows) * factor, 0, 1), float)
+
+    return forecast
+
+
+def run(
+    data: Path,
+    *,
+    seed: int = 9,
+    seeds: int = 1,
+    effort: Effort = EFFORT,
+    minutes: Sequence[int] = MINUTES,
+    progress: Progress = lambda message: None,
+) -> dict[str, Any]:
+    """All lengths of history, and what the deployed forecaster says of new names; the JSON report.
+
+    With several ``seeds``, from ``seed`` on, every figure is their mean (see :mod:`simulator.reproduce.seeds`).
+
+    Raises
+    ------
+    TraceError : PlanetLab is missing or damaged. ConfigError : a day that the protocol needs is not there.
+    """
+    days: list[UsageSeries] = read_planetlab(data / "planetlab")
+    population = Population(days)
+    siblings = judge_siblings(days)
+    reports = []
+    for number in range(seed, seed + seeds):
+        found = {}
+        for length in minutes:
+            found[f"{length}min"] = one(population, length, effort=effort, seed=number)
+            progress(f"seed {number}, {length} minutes: ratio {found[f'{length}min']['ratio']:.3f}")
+        reports.append({"history": found, "siblings": siblings, "level": LEVEL, "seed": number})
+    return pooled(reports, range(seed, seed + seeds), ("history",))

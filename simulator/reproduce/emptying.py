@@ -1,0 +1,208 @@
+"""``ullage reproduce empty-nodes``: how much of a fixed fleet stays empty, with lifetimes learned and with the true ones.
+
+Azure arrivals (a seeded share of the batches), a batch's make-up as the owner, on a fleet of one shape that is large
+enough for nobody to wait. Everyone places the same pods on the same nodes; what differs is how much of the node-time is
+empty, which is what can be drained, switched off, or given to who needs a whole node. Lifetimes are learned while the
+replay runs, from pods that ended or ran on before the decision; the first day and a half only warms up. A model
+(``ullage train``) is fitted on all batches of that day and a half, as known at its end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from placement.learning.lifetime_model import LifetimeModel
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY, PODS
+from placement.scorers import SHARE, ExitTime, Leftover
+from placement.strategies import STRATEGIES
+from placement.strategy import Strategy, Weighted
+from simulator.cost import PriceBook, Rates
+from simulator.learning.lifetime_training import train_lifetimes
+from simulator.measures import measure
+from simulator.output import API_VERSION, output_option, progress, render
+from simulator.replay import Policy, Replay, ReplayOptions
+from simulator.traces.azure import read_azure
+from simulator.traces.trace import NEVER, Trace
+from simulator.usage.lifetime_learner import LifetimeLearner, TrueLifetimes
+
+WARMUP_S = 129_600
+ENDLESS_S = 432_000
+"""Of pods that still ran when the recording stopped: the replay ends before they do."""
+CELLS = (
+    *((name, "none") for name in ("kube-default", "best-fit")),
+    *((name, "learned") for name in ("nilas", "emptying", "ullage")),
+    *((name, "model") for name in ("nilas", "ullage")),
+    *((name, "true") for name in ("nilas", "exit-times")),
+)
+BOUND = Strategy(
+    "exit-times",
+    (Weighted(ExitTime(early=100), SHARE), Weighted(Leftover(), -1)),
+    description="only for certain lifetimes: prolong least, and do not waste room that is free for long",
+)
+"""The best that we found for lifetimes that are known; with learned ones it does harm."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Equal nodes."""
+
+    num_nodes: int = 110
+    millicores: int = 64_000
+    memory_gib: int = 256
+
+    def nodes(self) -> tuple[NodeSpec, ...]:
+        """As specs."""
+        amounts = ((CPU, self.millicores), (MEMORY, self.memory_gib << 30), (PODS, 250))
+        return tuple(NodeSpec(f"node-{i:04d}", amounts) for i in range(self.num_nodes))
+
+
+def owned(trace: Trace, share: float, seed: int, *, alone: bool = False) -> Trace:
+    """A seeded share of the batches; pods of batches of equal make-up share an owner, or each has its own (``alone``)."""
+    pods = trace.pods
+    members: dict[int, Counter[int]] = {}
+    for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True):
+        members.setdefault(gang, Counter())[spec] += 1
+    chosen = np.random.default_rng([seed, 0xE4]).random(int(pods.gang.max()) + 1) < share
+    kept = np.flatnonzero(chosen[pods.gang])
+    numbers: dict[tuple[Any, ...], int] = {}
+    specs: list[PodSpec] = []
+    for pod in kept.tolist():
+        c = int(pods.spec[pod])
+        make_up = (c, *sorted(members[int(pods.gang[pod])].items()))
+        number = pod if alone else numbers.setdefault(make_up, len(numbers))
+        specs.append(replace(trace.specs[c], owner=f"Batch/{number}"))
+    classes = {spec: i for i, spec in enumerate(dict.fromkeys(specs))}
+    made = pods.of(
+        name=pods.name[kept],
+        spec=np.array([classes[s] for s in specs], np.int64),
+        arrival_s=pods.arrival_s[kept],
+        departure_s=pods.departure_s[kept],
+    )
+    return trace.but(specs=tuple(classes), pods=made)
+
+
+def before_it_counts(trace: Trace) -> Trace:
+    """What is known of a trace when the warm-up is over: who runs then has not ended."""
+    pods = trace.pods
+    now = int(pods.arrival_s[0]) + WARMUP_S
+    here = np.flatnonzero(pods.arrival_s <= now)
+    ends = pods.departure_s[here]
+    made = pods.of(
+        name=pods.name[here],
+        spec=pods.spec[here],
+        arrival_s=pods.arrival_s[here],
+        departure_s=np.where(ends > now, NEVER, ends),
+    )
+    return trace.but(pods=made)
+
+
+def cell(
+    trace: Trace,
+    alone: Trace,
+    strategy: str,
+    lifetimes: str,
+    fleet: Fleet,
+    seed: int,
+    model: LifetimeModel | None = None,
+) -> dict[str, Any]:
+    """One replay in numbers."""
+    used = (alone if lifetimes == "true" else trace).but(nodes=fleet.nodes())
+    policies: tuple[Policy, ...] = ()
+    learner = LifetimeLearner(model=model if lifetimes == "model" else None)
+    if lifetimes in ("learned", "model"):
+        policies = (learner,)
+    elif lifetimes == "true":
+        arrival, departure = used.pods.arrival_s, used.pods.departure_s
+        policies = (TrueLifetimes(np.where(departure == NEVER, ENDLESS_S, departure - arrival)),)
+    end_s = int(used.pods.arrival_s[-1])
+    options = ReplayOptions(seed=seed, policies=policies, warmup_s=WARMUP_S, end_s=end_s, log=False)
+    outcome = Replay(used, {**STRATEGIES, BOUND.name: BOUND}[strategy], options).run()
+    metrics = measure(outcome, used, PriceBook({}, Rates()))["metrics"]
+    return {
+        "strategy": strategy,
+        "lifetimes": lifetimes,
+        "seed": seed,
+        "empty_share": metrics["empty_nodes_mean"] / fleet.num_nodes,
+        "cpu_allocated_share": metrics["cpu_allocated_share"],
+        "placed": metrics["placed"],
+        "pods": metrics["pods"],
+        "pending_s_p99": metrics["pending_s_p99"],
+        "decisions": outcome.num_decisions,
+        "rungs": dict(learner.forecaster.by_rung()),
+        "cpu_s": outcome.cpu_s,
+    }
+
+
+def run(data: Path, fleet: Fleet, share: float, seeds: range, advance: Any) -> dict[str, Any]:
+    """Every cell on every seed, and the points of node-time gained on `best-fit`; the JSON report.
+
+    Raises
+    ------
+    TraceError : the trace is missing or damaged.
+    """
+    azure = read_azure(data / "azure-v1-vms")
+    model = train_lifetimes(before_it_counts(owned(azure, 1, 0))).model
+    rows = []
+    for seed in seeds:
+        trace, alone = owned(azure, share, seed), owned(azure, share, seed, alone=True)
+        for strategy, lifetimes in CELLS:
+            rows.append(cell(trace, alone, strategy, lifetimes, fleet, seed, model))
+            advance(len(rows), len(seeds) * len(CELLS))
+    base = {r["seed"]: r["empty_share"] for r in rows if r["strategy"] == "best-fit"}
+    summary = []
+    for strategy, lifetimes in CELLS:
+        mine = [r for r in rows if (r["strategy"], r["lifetimes"]) == (strategy, lifetimes)]
+        points = [100 * (r["empty_share"] - base[r["seed"]]) for r in mine]
+        summary.append(
+            {
+                "strategy": strategy,
+                "lifetimes": lifetimes,
+                "empty_share": float(np.mean([r["empty_share"] for r in mine])),
+                "points": float(np.mean(points)),
+                "points_low": min(points),
+                "points_high": max(points),
+                "pending_s_p99": max(r["pending_s_p99"] for r in mine),
+                "unplaced": sum(r["pods"] - r["placed"] for r in mine),
+            }
+        )
+    return {
+        "fleet": vars(fleet),
+        "share": share,
+        "seeds": len(seeds),
+        "first_seed": seeds.start,
+        "summary": summary,
+        "cells": rows,
+    }
+
+
+@click.command("empty-nodes")
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of Azure's batches that are replayed.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from --seed on.")
+@click.option("--nodes", type=click.IntRange(1), default=110, show_default=True, help="Size of the fleet.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@output_option
+def empty_nodes_command(data: Path, share: float, seed: int, seeds: int, nodes: int, quiet: bool, output: str) -> None:
+    """Node-time that stays empty on a fixed fleet, by lifetimes: learned, and the true ones as the bound."""
+    with progress("replaying", quiet=quiet) as advance:
+        result = run(data, Fleet(num_nodes=nodes), share, range(seed, seed + seeds), advance)
+    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in result["summary"]]
+    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
+
+
+__all__ = ["empty_nodes_command"]

@@ -1,0 +1,1 @@
+"""What is replayed: readers of recorded traces, makers of synthetic ones, and the native format."""

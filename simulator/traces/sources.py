@@ -1,0 +1,103 @@
+"""From what a user types to a trace: a ``.ullage`` file, ``demo``, or ``READER:PATH[:OPTION]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from placement.errors import ConfigError
+from placement.strategies import nearest
+from simulator.traces.openb import read_openb
+from simulator.traces.trace import Trace, TraceError
+
+DEMO = Path(__file__).parent.parent / "samples" / "demo.ullage"
+"""The bundled sample; `make demo-trace` makes it again from its seed."""
+
+
+BUNDLED = "demo"
+"""What the trace that ships is called."""
+
+
+def _openb(path: Path, option: str, skip: bool) -> Trace:
+    variant, *extras = (option or "default").split(",")
+    unknown = sorted({*extras} - {"all-nodes", "no-departures"})
+    if unknown:
+        raise ConfigError(f"trace openb: {unknown[0]!r}; {nearest(unknown[0], ['all-nodes', 'no-departures'])}")
+    nodes = "all" if "all-nodes" in extras else "gpu"
+    departures = "no-departures" not in extras
+    return read_openb(path, variant=variant, nodes=nodes, departures=departures, skip_bad_rows=skip)
+
+
+def _azure(path: Path, option: str, skip: bool) -> Trace:
+    from simulator.traces.azure import read_azure
+
+    window, *extras = option.split(",")
+    if extras not in ([], ["gangs"]):
+        raise ConfigError(f"trace azure-v1-vms: unknown option {','.join(extras)!r}; there is 'gangs'")
+    return read_azure(path, window=window or "v1.dev", gangs=bool(extras), skip_bad_rows=skip)
+
+
+def _dlrm(path: Path, option: str, skip: bool) -> Trace:
+    from simulator.traces.dlrm import read_dlrm
+
+    _no_option("alibaba-dlrm-2025", option)
+    return read_dlrm(path, skip_bad_rows=skip)
+
+
+def _recorded(path: Path, option: str, skip: bool) -> Trace:
+    from placement.log_lines import begin_of, read_log
+    from simulator.traces.from_log import trace_of
+
+    _no_option("ullage-log", option)
+    header, events, num_lost = read_log(path)
+    notes = ["made from a live log"] + ([f"{num_lost} events were lost by its recorder"] if num_lost else [])
+    trace = trace_of(events, path.name.partition(".")[0], begins_s=begin_of(header, events.events))
+    manifest = replace(trace.manifest, source="ullage-log", notes=tuple(notes))
+    return trace.but(manifest=manifest, events=tuple(events))
+
+
+def _no_option(reader: str, option: str) -> None:
+    if option:
+        raise ConfigError(f"trace {reader}: takes no option, {option!r} was given; leave it out")
+
+
+READERS: dict[str, Callable[[Path, str, bool], Trace]] = {
+    "openb": _openb,
+    "azure-v1-vms": _azure,
+    "alibaba-dlrm-2025": _dlrm,
+    "ullage-log": _recorded,
+}
+"""Recorded sources by name; the option after the second colon is the reader's: openb's pod list, Azure's window
+(with ``,gangs`` its batches start together or not at all)."""
+MARKS = {
+    "openb_node_list_gpu_node.csv": "openb",
+    "flav_map.txt": "azure-v1-vms",
+    "disaggregated_DLRM_trace.csv.gz": "alibaba-dlrm-2025",
+}
+"""A file that tells what a folder holds."""
+
+
+def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) -> Trace:
+    """The trace that ``text`` names. ``check`` False lets in a native trace that contradicts itself.
+
+    Raises
+    ------
+    TraceError : it names nothing that can be read.
+    ConfigError : no such reader, or option of it.
+    """
+    if text == BUNDLED:
+        return Trace.load(DEMO)
+    reader, _, rest = text.partition(":")
+    if rest:
+        if reader not in READERS:
+            raise ConfigError(f"trace {text!r}: unknown reader {reader!r}; {nearest(reader, list(READERS))}")
+        path, _, option = rest.partition(":")
+        return READERS[reader](Path(path), option, skip_bad_rows)
+    given = Path(text)
+    if given.is_dir() and not (given / "manifest.json").exists():
+        kind = next((kind for file, kind in MARKS.items() if (given / file).exists()), None)
+        if kind is None:
+            raise TraceError(f"trace {text!r}: a folder with no trace in it; to name its reader: openb:{text}:default")
+        return READERS[kind](given, "", skip_bad_rows)
+    return Trace.load(given, check=check)
