@@ -14,6 +14,7 @@ import logging
 
 import numpy as np
 
+from placement.errors import PlacementError
 from placement.resources import DEVICES_ANNOTATION
 from scheduler.api import Api, Who, can_exist, pod_path
 from scheduler.engine import Engine
@@ -65,6 +66,8 @@ class Binder:
             return await self._post(binding, reservation)
         except ApiError as error:
             return self._count("api", f"ullage: {error}")
+        except PlacementError as error:
+            return self._count("refused", f"ullage: {error}")
 
     def _count(self, outcome: str, error: str) -> str:
         self.engine.metrics.binds.labels(outcome).inc()
@@ -154,6 +157,7 @@ class Binder:
         Raises
         ------
         ApiError : the API does not answer; nothing is known then.
+        ConfigError, WireError : the pod was edited until it makes no sense; it is not bound, for a bound one always does.
         """
         if not can_exist(namespace, name):
             self.engine.ledger.lose(uid)
@@ -181,13 +185,17 @@ class Binder:
                 continue
             try:
                 seen = await self.look_up(held.uid, held.name, held.namespace)
+                is_settled = seen is None or bool(seen.node)
             except ApiError as error:
                 log.warning("reservation cannot be looked up", extra={**held.about, "error": str(error)})
                 if 400 <= error.status < 500 and error.status not in ABOUT_US:
                     continue
                 return
+            except PlacementError as error:
+                log.warning("reservation of a pod that is not understood", extra={**held.about, "error": str(error)})
+                is_settled = False
             stands = self.engine.ledger.reservations.get(held.uid) is held and held.uid not in self._in_flight
-            if seen is None or seen.node or not stands:
+            if is_settled or not stands:
                 continue
             held.is_binding = False
             if not held.is_nominated:

@@ -161,9 +161,20 @@ class Ledger:
                 self._settle(self.pods[uid], has_run=has_run)
             for seen in [s for s in self.planned.values() if s.planned == node.name]:
                 self._follow_nomination(seen)
-        elif self.state.nodes[row] != node:
+        elif (old := self.state.nodes[row]) is not None and old != node:
             self.state.update_node(node, time_s=self.time_s)
             self.node_changes += 1
+            if node.num_gpus > old.num_gpus:
+                self._recount_devices(row)
+
+    def _recount_devices(self, row: int) -> None:
+        """A node has devices that it had not, or not at the moment: those in use were in use all the time. A kubelet says
+        that there are none until the device plugin has started anew, and one that is broken is missing until it is mended.
+        """
+        for uid in list(self.state.residents_on[row]):
+            seen = self.pods.get(uid)
+            if seen is not None and seen.node:
+                self._settle(seen)
 
     def lose_node(self, name: str) -> None:
         """A node is gone. Its pods wait: the API still lists them for a while, and it may come back."""

@@ -57,6 +57,8 @@ _is_plain = re.compile(rb"[0-9A-Za-z._-]+").fullmatch
 """Whether the name's JSON is the name between quotes, whoever writes it."""
 
 Words = NDArray[np.uint64]
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: for no JSON or the wrong shape, for bytes that are no UTF-8, for lists a thousand deep."""
 
 
 # ── what a request says of its pod ────────────────────────────────────────────────────────────
@@ -473,7 +475,7 @@ def _front(body: memoryview, key: bytes) -> tuple[bytes, int] | None:
 def _decoded_front(front: bytes) -> _Front | None:
     try:
         return _decode_front(front)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 
@@ -507,7 +509,7 @@ def _fields(body: bytes | memoryview | Raw) -> dict[str, Raw]:
     """Top-level members by lower-cased name, not decoded and not copied."""
     try:
         return {key.lower(): value for key, value in _decode_object(body).items()}
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise _refused("the body is not a JSON object", error) from error
 
 
@@ -529,7 +531,7 @@ def _is_null(raw: Raw) -> bool:
 def _decoded(decode: Any, raw: Raw, what: str) -> Any:
     try:
         return decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise _refused(f"{what} cannot be read", error) from error
 
 
@@ -567,7 +569,7 @@ def _read_full(body: bytes | memoryview, table: NameTable) -> Question | None:
     try:
         names = _names_in(_decode_full_items(body).Nodes)  # counts them before each becomes an object to give back
         args: _Full = _decode_full(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         if _budget.left < 0:
             raise _refused("the body", error) from error
         return None

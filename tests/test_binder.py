@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -34,6 +35,7 @@ class FakeApi:
         self.on_bind: Callable[[], None] = lambda: None
         self.before_get = asyncio.Event()
         self.before_bind = asyncio.Event()
+        self.pod: dict[str, Any] = POD
         self.before_get.set()
         self.before_bind.set()
 
@@ -51,7 +53,7 @@ class FakeApi:
             self.on_bind()
             return b"{}"
         await self.before_get.wait()
-        return msgspec.json.encode(POD)
+        return msgspec.json.encode(self.pod)
 
 
 def no_answer() -> None:
@@ -147,3 +149,16 @@ async def test_a_refused_binding_gives_its_devices_back_at_once(tmp_path: Path) 
     case.api.on_bind = refuse
     assert "forbidden" in await case.bind()
     assert case.free == 1000
+
+
+async def test_a_pod_that_is_edited_until_nobody_understands_it_ends_nothing_but_its_own_reservation(
+    tmp_path: Path,
+) -> None:
+    """Whoever may edit a pod must not be able to end the service: annotations of a pending pod are free."""
+    case = Case(tmp_path)
+    case.api.pod = POD | {"metadata": POD["metadata"] | {"annotations": {"ullage.dev/gpu-count": "many"}}}
+    case.now_s += 100
+    await case.binder.settle_overdue()
+    assert case.free == 1000
+    case.ledger.lose("uid-g")
+    assert "does not divide" in await case.binder.bind(Binding("g", "shop", "uid-h", "n1"))

@@ -34,8 +34,8 @@ SPECS = (
 DEVICES = {0: 0, 1: 0b10, 2: 0b101}
 
 
-def node(name: str, size: int = 8) -> NodeSpec:
-    return NodeSpec(name, ((CPU, size * 1000),), num_gpus=4)
+def node(name: str, size: int = 8, gpus: int = 4) -> NodeSpec:
+    return NodeSpec(name, ((CPU, size * 1000),), num_gpus=gpus)
 
 
 def pod(uid: str, kind: int = 0, version: int = 1, **changes: Any) -> Seen:
@@ -121,9 +121,10 @@ class Histories(RuleBasedStateMachine):
             return multiple()
         return ("gone", self.pods.pop(data.draw(st.sampled_from(sorted(self.pods)))))
 
-    @rule(target=events, name=st.sampled_from(NODES), size=st.integers(7, 8))
-    def node_appears(self, name: str, size: int) -> Any:
-        self.nodes[name] = node(name, size)
+    @rule(target=events, name=st.sampled_from(NODES), size=st.integers(7, 8), gpus=st.sampled_from((0, 1, 4)))
+    def node_appears(self, name: str, size: int, gpus: int) -> Any:
+        """Or changes; device plugins come, go and find devices broken."""
+        self.nodes[name] = node(name, size, gpus)
         return ("node", self.nodes[name])
 
     @rule(target=events, name=st.sampled_from(NODES))
@@ -181,7 +182,7 @@ class Histories(RuleBasedStateMachine):
         free = np.zeros_like(state.gpu_free)
         for row, spec in enumerate(state.nodes):
             if spec is not None:
-                free[row, : spec.num_gpus] = 1000
+                free[row, : spec.num_gpus] = 1000  # those of a resident that are not there are below zero
         for resident in state.residents.values():
             taken[:, resident.row] += state.delta(resident.spec)
             for device in range(4):
@@ -190,6 +191,15 @@ class Histories(RuleBasedStateMachine):
                     free[resident.row, device] -= resident.spec.gpu.milli
         assert (taken == state.taken).all()
         assert (free == state.gpu_free).all()
+
+    @invariant()
+    def devices_that_are_there_and_in_use_are_counted(self) -> None:
+        state = self.ledger.state
+        for uid, resident in state.residents.items():
+            seen = self.ledger.pods.get(uid)
+            if seen is not None and seen.node and resident.is_bound and seen.spec.gpu is not None:
+                there = (1 << int(state.gpu_count[resident.row])) - 1
+                assert not (seen.devices & there) & ~resident.devices
 
     @invariant()
     def reservations_are_the_residents_not_seen_bound(self) -> None:
@@ -359,6 +369,22 @@ def test_devices_that_a_node_does_not_have_are_not_counted() -> None:
     ledger = fresh("a")
     ledger.see(pod("u", 1, 5, node="a", devices=1 << 9))
     assert ledger.state.residents["u"].devices == 0
+
+
+def test_devices_in_use_are_in_use_however_late_their_node_says_that_it_has_them() -> None:
+    """A kubelet that begins, or whose device plugin begins anew, offers none for a while; its pods run on."""
+    ledger = fresh()
+    ledger.see(pod("u", 2, 5, node="a", devices=0b101))
+    ledger.see_node(node("a", gpus=0))
+    assert ledger.state.residents["u"].devices == 0
+    ledger.see_node(node("a"))
+    assert ledger.state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000]
+    ledger.see_node(node("a", gpus=1))
+    ledger.see(pod("u", 2, 6, node="a", devices=0b101, is_leaving=True))
+    ledger.see_node(node("a"))
+    assert ledger.state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000]
+    ledger.lose("u")
+    assert ledger.state.gpu_free[0, :4].tolist() == [1000] * 4
 
 
 def test_a_finished_pod_gives_everything_back_while_it_is_still_listed() -> None:

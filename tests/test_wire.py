@@ -151,11 +151,14 @@ def test_a_pod_whose_text_looks_like_a_name_list_changes_nothing() -> None:
         b'{"Pod":{},"NodeNames":7}',
         b'{"Pod":{},"NodeNames":[1]}',
         b"[" * 100_000,
+        b'{"Pod":{"metadata":{"name":"\xff"}},"Nodes":null,"NodeNames":["node-0001"]}',
+        b'{"Pod":{"metadata":{"name":"\xff"}},"Nodes":{"metadata":{},"items":[]},"NodeNames":null}',
+        b'{"Pod":{"metadata":{},"x":' + b"[" * 10_000 + b"]" * 10_000 + b'},"Nodes":null,"NodeNames":["node-0001"]}',
     ],
 )
 def test_what_is_not_a_request_is_one_clean_error(body: bytes) -> None:
     with pytest.raises(WireError):
-        wire.read_question(body, NameTable(["a"]))
+        wire.read_question(body, NameTable(["a", "node-0001"]))
 
 
 def test_a_list_of_names_that_no_cluster_has_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
