@@ -38,7 +38,7 @@ from scheduler.metrics import Metrics
 from scheduler.planning.planner_process import PlannerProcess
 from scheduler.quiet import Quiet
 from scheduler.recorder import Recorder
-from scheduler.server import HttpServer, load_certificates
+from scheduler.server import HttpServer
 from scheduler.settings import MODES, Settings
 from scheduler.view import Reader, sinks
 from scheduler.warmup import warm_up
@@ -271,7 +271,7 @@ class App:
             self._failure.exception()
 
     def reload(self, settings: Settings) -> None:
-        """Take over what may change while running: mode, exempt namespaces, ignored wishes, certificates."""
+        """Take over what may change while running: mode, exempt namespaces, ignored wishes."""
         self.engine.modes.switch(settings.mode)
         self.engine.exempt = frozenset(settings.exempt_namespaces)
         self.engine.settings = replace(
@@ -279,8 +279,6 @@ class App:
             exempt_namespaces=settings.exempt_namespaces,
             ignored_wishes=settings.ignored_wishes,
         )
-        if self.http.context is not None:
-            load_certificates(self.http.context, self.settings.http)
         log.info("settings read again", extra={"mode": settings.mode})
 
     # ── the slow clock ────────────────────────────────────────────────────────────────────────

@@ -107,9 +107,19 @@ class KubeClient:
         await self.session.close()
 
     async def headers(self, extra: dict[str, str] | None = None) -> dict[str, str]:
-        """What every request carries, credentials included; ``extra`` wins."""
+        """What every request carries, credentials included; ``extra`` wins.
+
+        Raises
+        ------
+        ApiError : the service account's token cannot be read now.
+        """
+        from kubernetes.aio.config import ConfigException
+
         headers = {"Accept": "application/json", "User-Agent": "ullage"}
-        token = await self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        try:
+            token = await self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        except (ConfigException, OSError) as error:
+            raise ApiError(f"{self.base}: the token of the service account cannot be read: {error}") from error
         if token:
             kind, _, rest = token.strip().partition(" ")
             headers["Authorization"] = f"Bearer {rest.strip() or kind}"

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from placement.errors import ConfigError
+from scheduler.certificates import followed_context
 from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
 from scheduler.quiet import Quiet
@@ -380,41 +379,11 @@ def problem(status: int, message: str) -> Response:
     return Response(b'{"Error":"' + text.encode("utf-8", "replace") + b'"}', status)
 
 
-def tls_context(http: HttpSettings) -> ssl.SSLContext | None:
-    """TLS as the settings say; None for plain HTTP.
-
-    Raises
-    ------
-    ConfigError : a certificate or key cannot be used.
-    """
-    if not http.tls_cert:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    load_certificates(context, http)
-    return context
-
-
-def load_certificates(context: ssl.SSLContext, http: HttpSettings) -> None:
-    """(Re)read certificate, key and client authority; new connections use them."""
-    try:
-        context.load_cert_chain(http.tls_cert, http.tls_key)
-        if http.client_ca:
-            context.load_verify_locations(http.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"TLS files {http.tls_cert}, {http.tls_key}, {http.client_ca or '(no client authority)'}: {error}; "
-            "they must be PEM, readable, and key and certificate must belong together"
-        ) from error
-
-
 class HttpServer:
     """Listens, and ends connections that idle or dawdle."""
 
     def __init__(self, http: HttpSettings, handler: Handler, metrics: Metrics, quiet: Quiet | None = None) -> None:
         self.limits = Limits(http, metrics, handler, quiet or Quiet())
-        self.context: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -433,8 +402,9 @@ class HttpServer:
         ConfigError : TLS files are bad.
         """
         http = self.limits.http
-        self.context = tls_context(http)
-        extra: dict[str, Any] = {"ssl": self.context, "ssl_handshake_timeout": 10} if self.context else {}
+        extra: dict[str, Any] = {}
+        if http.tls_cert:
+            extra = {"ssl": followed_context(http), "ssl_handshake_timeout": 10}
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(

@@ -32,6 +32,7 @@ from placement.state import device_indices
 from placement.strategy import Decision, Strategy
 from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc, plans_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from scheduler.certificates import Files
 from scheduler.engine import Answered, Engine
 from scheduler.errors import ListenError
 from scheduler.grpc_guard import Guard
@@ -433,8 +434,6 @@ def credentials(settings: GrpcSettings) -> Any:
     ------
     ConfigError : a file cannot be read.
     """
-    paths = [Path(p) for p in (settings.tls_key, settings.tls_cert, settings.client_ca) if p]
-    stamps: list[float] = []
 
     def read() -> Any:
         key, certificate = Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes()
@@ -442,21 +441,15 @@ def credentials(settings: GrpcSettings) -> Any:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
     def renewed() -> Any:
-        """New certificates if a file changed since the last look, else None; a half-written file is none."""
+        """New certificates if a file changed since the last look, else None; those that do not go together change nothing."""
         try:
-            now = [p.stat().st_mtime for p in paths]
-            if now == stamps:
-                return None
-            configuration = read()
+            return read() if files.are_renewed() else None
         except OSError as error:
             log.warning("gRPC certificates cannot be read again", extra={"error": str(error)})
             return None
-        stamps[:] = now
-        return configuration
 
     try:
-        first = read()
-        stamps[:] = [p.stat().st_mtime for p in paths]
+        files, first = Files(settings.tls_key, settings.tls_cert, settings.client_ca), read()
     except OSError as error:
         raise ConfigError(
             f"gRPC certificates: cannot be read ({why(error)}); check grpc.tls_cert, tls_key, client_ca"

@@ -64,7 +64,7 @@ class HttpSettings:
     tls_cert: str = ""
     """PEM file of our certificate chain; empty serves plain HTTP."""
     tls_key: str = ""
-    """PEM file of its key."""
+    """PEM file of its key. Both are read again for new connections once they changed, so renewed files need no restart."""
     client_ca: str = ""
     """PEM file of the authority that signs callers' certificates; set it to demand one (mTLS)."""
     max_header_bytes: int = _number(16_384, 1024, 2**20)
@@ -145,7 +145,7 @@ class GrpcSettings:
     tls_cert: str = ""
     """PEM file of our certificate chain; empty serves in the clear, which only loopback should see."""
     tls_key: str = ""
-    """PEM file of its key. Both are read again for every new connection, so renewed files need no restart."""
+    """PEM file of its key. Both are read again for new connections once they changed, so renewed files need no restart."""
     client_ca: str = ""
     """PEM file of the authority that signs callers' certificates; set it to demand one (mTLS)."""
     max_message_bytes: int = _number(4 * 2**20, 1024, 2**30)

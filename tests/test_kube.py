@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import ssl
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 from msgspec import Raw
 
 from scheduler.api import Who
@@ -85,6 +87,27 @@ async def test_a_refusal_says_what_to_do(tmp_path: Path, status: int, part: str)
 async def test_an_expired_token_is_renewed_once_and_the_call_repeated(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
         api.fail_next("GET", "/version", 401)
+        assert b"36" in await client.call("GET", "/version")
+
+
+async def test_a_token_that_cannot_be_read_for_a_moment_is_a_call_that_failed(tmp_path: Path) -> None:
+    """And no end of the process: whoever follows the API tries again."""
+    token, authority = tmp_path / "token", tmp_path / "ca.crt"
+    token.write_text("secret")
+    authority.write_text("any")
+    where = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    loader = InClusterConfigLoader(str(token), str(authority), environ=where)
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        loader.load_and_set(client.configuration)
+        assert b"36" in await client.call("GET", "/version")
+        for content in (None, ""):
+            loader.token_expires_at = datetime.datetime.now()
+            token.unlink() if content is None else token.write_text(content)
+            with pytest.raises(ApiError, match="token of the service account"):
+                await client.call("GET", "/version")
+            with pytest.raises(ApiError, match="token of the service account"):
+                await anext(client.watch("/api/v1/pods", "1", timeout_s=5, silence_s=5))
+        token.write_text("another")
         assert b"36" in await client.call("GET", "/version")
 
 

@@ -363,8 +363,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def ask_over_tls(port: int, folder: Path, client: str | None) -> tuple[int, bytes]:
-    context = ssl.create_default_context(cafile=str(folder / "authority.pem"))
+async def ask_over_tls(port: int, folder: Path, client: str | None, authority: str = "authority") -> tuple[int, bytes]:
+    context = ssl.create_default_context(cafile=str(folder / f"{authority}.pem"))
     if client is not None:
         context.load_cert_chain(folder / f"{client}.pem", folder / f"{client}.key")
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
@@ -391,6 +391,45 @@ async def test_only_callers_with_a_good_certificate_are_answered(certificates: P
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError, asyncio.TimeoutError)):
             await ask(server.port, post(b"plain text"))
         assert await ask_over_tls(server.port, certificates, "client") == (200, b"secret")
+
+
+async def test_renewed_certificates_and_authorities_are_taken_without_a_word(
+    certificates: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A certificate and its key come one after the other: between the two, the old pair serves."""
+    issue(certificates, "renewed", "stranger")
+
+    def put(target: str, source: str) -> None:
+        (tmp_path / target).write_bytes((certificates / source).read_bytes())
+
+    async def refuses(client: str, authority: str) -> bool:
+        try:
+            await ask_over_tls(server.port, certificates, client, authority)
+        except (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError):
+            return True
+        return False
+
+    for target, source in (("tls.crt", "server.pem"), ("tls.key", "server.key"), ("ca.crt", "authority.pem")):
+        put(target, source)
+    http = replace(
+        SMALL,
+        tls_cert=str(tmp_path / "tls.crt"),
+        tls_key=str(tmp_path / "tls.key"),
+        client_ca=str(tmp_path / "ca.crt"),
+    )
+    async with serving(http) as server:
+        assert await ask_over_tls(server.port, certificates, "client") == (200, b"secret")
+        put("tls.crt", "renewed.pem")
+        for _ in range(2):
+            assert await ask_over_tls(server.port, certificates, "client") == (200, b"secret")
+        assert [r.message for r in caplog.records].count("certificates cannot be read again, the old ones serve") == 1
+        put("tls.key", "renewed.key")
+        put("ca.crt", "stranger.pem")
+        assert await ask_over_tls(server.port, certificates, "foreign", "stranger") == (200, b"secret")
+        assert await refuses("client", "stranger"), "its authority is not trusted any more"
+        assert await refuses("foreign", "authority"), "the old certificate is gone"
+        (tmp_path / "tls.key").unlink()
+        assert await ask_over_tls(server.port, certificates, "foreign", "stranger") == (200, b"secret")
 
 
 async def test_large_bodies_cross_tls_whole(certificates: Path) -> None:

@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 def serve(config: str | None, log_level: str, check: bool, **options: Any) -> None:
     """Answer kube-scheduler as its extender.
 
-    SIGTERM ends it gracefully; SIGHUP reads --config again (mode, exempt namespaces, ignored wishes, certificates).
+    SIGTERM ends it gracefully; SIGHUP reads --config again (mode, exempt namespaces, ignored wishes). Renewed
+    certificates are taken for new connections by themselves.
     """
     overrides = _overrides(options)
     settings = read_settings(config, overrides)

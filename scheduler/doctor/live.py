@@ -72,7 +72,7 @@ LIVE_RULES: tuple[Rule, ...] = (
         WARNING,
         "The certificate ends soon",
         "After that every call fails.",
-        "Renew it; cert-manager does so by itself, and SIGHUP makes Ullage read it again.",
+        "Renew it; cert-manager does so by itself, and Ullage takes it for new connections.",
     ),
     Rule(
         "UD404",
