@@ -6,7 +6,7 @@ file may begin with a checkpoint, events that rebuild the ledger of that moment,
 
 ::
 
-    {"ullage_log": 3, …}                         header: version, Unix time of second 0, strategies as TOML by digest
+    {"ullage_log": 4, …}                         header: version, Unix time of second 0, strategies as TOML by digest
     {"spec": 7, "is": {…}}                       pod class 7
     [time_s, kind, subject, node, devices, …]    one event, as in placement.log
     {"checkpoint": "begin" | "end"}
@@ -35,9 +35,10 @@ from placement.pods import PodSpec
 from placement.resources import IntArray
 from placement.state import ClusterState
 
-FORMAT, READS = 3, (1, 2, 3)
+FORMAT, READS = 4, (1, 2, 3, 4)
 """Format 1 has no ``pod_found``: pods that ran when the log began are said to be bound then. Formats 1 and 2 have no
-``pod_updated``: a pod whose class changes is said to be released, and bound anew."""
+``pod_updated``: a pod whose class changes is said to be released, and bound anew. Formats 1 to 3 have no ``pod_stranded``:
+pods whose node goes are said to be released."""
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,7 @@ class Difference(NamedTuple):
 
 
 def apply(state: ClusterState, event: Event) -> None:
-    """Make one recorded change; decisions change nothing.
+    """Make one recorded change; decisions, and ends of pods that hold no room, change nothing.
 
     Raises
     ------
@@ -60,9 +60,11 @@ def apply(state: ClusterState, event: Event) -> None:
         state.forget(subject, time_s=time_s)
     elif kind == log.POD_RELEASED:
         state.release(subject, time_s=time_s)
+    elif kind == log.POD_STRANDED:
+        state.strand(subject, time_s=time_s)
     elif kind == log.KNOWLEDGE:
         state.learn(detail, time_s=time_s)
-    elif kind != log.DECISION:
+    elif kind not in (log.DECISION, log.POD_ENDED):
         raise StateError(f"event kind {kind!r} is unknown to this release; read the log with the one that wrote it")
 
 

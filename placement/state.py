@@ -386,6 +386,11 @@ class ClusterState:
         self.log.append(Event(time_s, log.POD_RELEASED, uid))
         return resident
 
+    def strand(self, uid: str, *, time_s: int = 0) -> None:
+        """The pod's node is about to go, and whether the pod ends with it nobody knows yet."""
+        resident = self._dismiss(uid)
+        self.log.append(Event(time_s, log.POD_STRANDED, uid, self.name(resident.row)))
+
     def _resident(self, uid: str) -> Resident:
         try:
             return self.residents[uid]

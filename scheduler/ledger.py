@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct, structs
 
+from placement.log import POD_ENDED, Event
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import template_of
 from placement.pods import PodSpec
@@ -178,14 +179,16 @@ class Ledger:
 
     def lose_node(self, name: str) -> None:
         """A node is gone. Its pods wait: the API still lists them for a while, and it may come back."""
-        if name not in self.state.row_of:
+        row = self.state.row_of.get(name)
+        if row is None:
             return
-        for resident in self.state.remove_node(name, time_s=self.time_s):
-            if self.reservations.pop(resident.uid, None):
-                self.metrics.reservation_ends.labels("node gone").inc()
-            seen = self.pods.get(resident.uid)
+        for uid in list(self.state.residents_on[row]):
+            seen = self.pods.get(uid)
             if seen is not None and seen.node == name:
-                self._waiting.setdefault(name, {})[resident.uid] = True
+                self.state.strand(uid, time_s=self.time_s)
+                self._waiting.setdefault(name, {})[uid] = True
+        for resident in self.state.remove_node(name, time_s=self.time_s):
+            self._end_reservation(resident.uid, "node gone")
         self.topology += 1
         self.node_changes += 1
 
@@ -286,7 +289,8 @@ class Ledger:
         self.planned.pop(uid, None)
         seen = self.pods.pop(uid, None)
         if seen is not None:
-            self._wait_no_longer(uid, seen.node)
+            if self._wait_no_longer(uid, seen.node):
+                self.state.log.append(Event(self.time_s, POD_ENDED, uid))
             for target in self._expected(seen.spec).values():
                 if target.taken_by == uid:
                     target.taken_by = ""
@@ -294,11 +298,13 @@ class Ledger:
                 self._expect(seen)
         self._drop(uid, "deleted")
 
-    def _wait_no_longer(self, uid: str, node: str) -> None:
+    def _wait_no_longer(self, uid: str, node: str) -> bool:
+        """Whether it had run on that node before the node went."""
         waiting = self._waiting.get(node, {})
-        waiting.pop(uid, None)
+        has_run = waiting.pop(uid, False)
         if not waiting:
             self._waiting.pop(node, None)
+        return has_run
 
     def _bury(self, uid: str) -> None:
         self._tombstones[uid] = None

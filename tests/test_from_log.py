@@ -26,7 +26,7 @@ from scheduler.settings import LogSettings
 from simulator.learning.lifetime_samples import _Teller
 from simulator.replay import Replay
 from simulator.traces.from_log import trace_of
-from simulator.traces.trace import TraceError
+from simulator.traces.trace import NEVER, TraceError
 
 BEGINS_S = 1_900_000_000
 SPEC = PodSpec(request=((CPU, 1000),))
@@ -165,3 +165,19 @@ def test_a_pod_that_comes_back_with_its_node_or_is_edited_has_one_life() -> None
     ]
     pods = trace_of(events, "t").pods
     assert (pods.arrival_s.tolist(), pods.departure_s.tolist()[1]) == ([10, 100], 500)
+
+
+def test_a_pod_whose_node_goes_ends_when_it_is_gone_itself() -> None:
+    events = [
+        Event(0, log.NODE_ADDED, "a", detail=NodeSpec("a", ((CPU, 10**6),))),
+        Event(10, log.POD_BOUND, "stays", "a", 0, SPEC),
+        Event(20, log.POD_BOUND, "goes", "a", 0, SPEC),
+        Event(100, log.POD_STRANDED, "stays", "a"),
+        Event(100, log.POD_STRANDED, "goes", "a"),
+        Event(100, log.NODE_REMOVED, "a"),
+        Event(300, log.POD_ENDED, "goes"),
+        Event(400, log.NODE_ADDED, "a", detail=NodeSpec("a", ((CPU, 10**6),))),
+        Event(400, log.POD_FOUND, "stays", "a", 0, SPEC),
+    ]
+    pods = trace_of(events, "t").pods
+    assert (pods.arrival_s.tolist(), pods.departure_s.tolist()) == ([10, 20], [NEVER, 300])

@@ -193,6 +193,20 @@ class Histories(RuleBasedStateMachine):
         assert (free == state.gpu_free).all()
 
     @invariant()
+    def whoever_runs_or_may_come_back_lives(self) -> None:
+        """By the log alone."""
+        alive: set[str] = set()
+        for event in self.ledger.state.log:
+            if event.kind in (log.POD_BOUND, log.POD_FOUND):
+                alive.add(event.subject)
+            elif event.kind in (log.POD_RELEASED, log.POD_ENDED):
+                alive.discard(event.subject)
+        runs = {uid for uid, resident in self.ledger.state.residents.items() if resident.is_bound}
+        assert alive == runs | {
+            uid for pods in self.ledger._waiting.values() for uid, has_run in pods.items() if has_run
+        }
+
+    @invariant()
     def devices_that_are_there_and_in_use_are_counted(self) -> None:
         state = self.ledger.state
         for uid, resident in state.residents.items():
@@ -309,6 +323,28 @@ def test_pods_that_come_back_with_their_node_are_not_new() -> None:
     ledger.see_node(node("a"))
     kinds = {event.subject: event.kind for event in ledger.state.log if event.subject in ("old", "new")}
     assert kinds == {"old": log.POD_FOUND, "new": log.POD_BOUND}
+
+
+def test_a_pod_whose_node_goes_lives_on_until_it_is_gone_itself() -> None:
+    """A Node that is made anew under running pods (a kubelet that registers again) ends no pod."""
+    ledger, heard = fresh("a"), LifetimeForecaster()
+    ledger.state.log.also_tell(heard.hear)
+    for uid in ("back", "gone"):
+        ledger.see(pod(uid, node="a"))
+    since_s = {uid: running.since_s for uid, running in heard.history.running.items()}
+    ledger.lose_node("a")
+    assert {uid: running.since_s for uid, running in heard.history.running.items()} == since_s
+    ledger.lose("gone")
+    assert set(heard.history.running) == {"back"}
+    ledger.see_node(node("a"))
+    assert heard.history.running["back"].since_s == since_s["back"], "one life"
+    ledger.lose("back")
+    assert not heard.history.running
+    kinds = [event.kind for event in ledger.state.log if event.subject == "back"]
+    assert kinds == [log.POD_BOUND, log.POD_STRANDED, log.POD_FOUND, log.POD_RELEASED]
+    kinds = [event.kind for event in ledger.state.log if event.subject == "gone"]
+    assert kinds == [log.POD_BOUND, log.POD_STRANDED, log.POD_ENDED]
+    assert rebuild(ledger.state.log).residents == {}
 
 
 def test_a_target_that_was_met_before_the_evicted_pod_ended_stays_met() -> None:

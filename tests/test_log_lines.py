@@ -132,8 +132,8 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named() -> None:
         list(LineReader().events([lines[0], b'[0,"node_removed"]\n'], "x"))
     torn = [lines[0], b'[0,"knowle']
     assert list(LineReader().events(torn, "x")) == []
-    with pytest.raises(ConfigError, match="format 4, this build reads 1, 2, 3"):
-        list(LineReader().events([b'{"ullage_log":4}\n'], "x"))
+    with pytest.raises(ConfigError, match="format 5, this build reads 1, 2, 3, 4"):
+        list(LineReader().events([b'{"ullage_log":5}\n'], "x"))
 
 
 @pytest.mark.parametrize(

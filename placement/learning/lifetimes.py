@@ -176,19 +176,22 @@ class LifetimeForecaster:
         self.history.skip(now_s)
 
     def hear(self, event: Event) -> None:
-        """An event of the ledger's log, in order: pods run from when they are bound until they are released.
+        """An event of the ledger's log, in order: pods run from when they are bound until they are released, also while
+        their node is gone and they may come back with it.
 
         Those that were there before the log began run since nobody knows when.
         """
         if event.kind == log.POD_ASSUMED:
             self._assumed[event.subject] = event.detail
+        elif event.kind == log.POD_FOUND and event.subject in self.history.running:
+            return  # it comes back with its node, and lived on
         elif event.kind in (log.POD_BOUND, log.POD_FOUND):
             spec = self._assumed.pop(event.subject, event.detail)
             if spec is not None:
                 self.began(event.subject, spec, event.time_s, was_there=event.kind == log.POD_FOUND)
         elif event.kind == log.POD_FORGOTTEN:
             self._assumed.pop(event.subject, None)
-        elif event.kind == log.POD_RELEASED:
+        elif event.kind in (log.POD_RELEASED, log.POD_ENDED):
             self._assumed.pop(event.subject, None)
             self.ended(event.subject, event.time_s)
 

@@ -23,12 +23,12 @@ from placement.learning.horizons import MOST_WORKLOADS
 from placement.learning.lifetime_model import load_lifetimes
 from placement.learning.lifetimes import POPULATION, RUNGS, LifetimeForecaster, answer
 from placement.learning.prediction import HISTORY, RULE_PREFIX
-from placement.log import POD_ASSUMED, POD_BOUND, POD_FORGOTTEN, POD_FOUND, POD_RELEASED, Event
+from placement.log import POD_ASSUMED, POD_BOUND, POD_ENDED, POD_FORGOTTEN, POD_FOUND, POD_RELEASED, Event
 from scheduler.engine import Engine
 
 log = logging.getLogger(__name__)
 
-HEARD = frozenset({POD_ASSUMED, POD_BOUND, POD_FOUND, POD_FORGOTTEN, POD_RELEASED})
+HEARD = frozenset({POD_ASSUMED, POD_BOUND, POD_FOUND, POD_FORGOTTEN, POD_RELEASED, POD_ENDED})
 SLICE = 50
 """Pods or workloads before others may run: one or two milliseconds."""
 AT_ONCE = 500

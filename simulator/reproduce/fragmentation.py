@@ -9,7 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from placement.knowledge import Knowledge
-from placement.log import NODE_ADDED, POD_ASSUMED, POD_BOUND, POD_FORGOTTEN, POD_FOUND, POD_RELEASED, EventLog
+from placement.log import (
+    NODE_ADDED,
+    POD_ASSUMED,
+    POD_BOUND,
+    POD_FORGOTTEN,
+    POD_FOUND,
+    POD_RELEASED,
+    POD_STRANDED,
+    EventLog,
+)
 from placement.program import has_compiled
 from placement.resources import CPU, FloatArray, IntArray
 from placement.scorers import Columns, fragmentation
@@ -39,7 +48,7 @@ def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "aut
                 event.devices,
             )
             sign = 1
-        elif kind in (POD_RELEASED, POD_FORGOTTEN):
+        elif kind in (POD_RELEASED, POD_STRANDED, POD_FORGOTTEN):
             sign = -1
         else:
             continue

@@ -50,7 +50,7 @@ def trace_of(events: Iterable[Event], name: str, *, begins_s: int = 0) -> Trace:
             if event.kind in (log.POD_BOUND, log.POD_FOUND):
                 bound.setdefault(subject, event.time_s)
                 departures.pop(subject, None)
-        elif event.kind == log.POD_RELEASED:
+        elif event.kind in (log.POD_RELEASED, log.POD_ENDED):
             departures[subject] = event.time_s
     if not specs or not nodes:
         raise TraceError(f"log {name}: holds {len(nodes)} nodes and {len(specs)} pods; a trace needs both")
