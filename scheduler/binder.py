@@ -55,6 +55,10 @@ class Binder:
                 return self._count("gone", "ullage: the pod is gone")
             if seen.node:
                 return self._already(binding, seen)
+            if (
+                why := self.engine.why_not_serving()
+            ):  # the lead may have gone while it was looked up, and devices with it
+                return self._count("refused", f"ullage: {why}")
             if binding.node not in self.engine.state.row_of:
                 return self._node_gone(binding)
             held = self.engine.ledger.reservations.get(binding.uid)

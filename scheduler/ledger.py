@@ -386,13 +386,14 @@ class Ledger:
                 del self.targets[template]
 
     def target_for(self, uid: str, spec: PodSpec) -> str:
-        """Node where a plan wants this pod, as the replacement of one that it evicted; empty if no plan cares."""
+        """Node where a plan wants this pod, as the replacement of one that it evicted; empty if no plan cares, or its node is
+        gone."""
         if not self._expected(spec):
             return ""
         self._forget_targets()
-        expected = self._expected(spec)
-        mine = next((t for t in expected.values() if t.taken_by == uid), None)
-        free = mine or next((t for t in expected.values() if not t.taken_by), None)
+        there = [target for target in self._expected(spec).values() if target.node in self.state.row_of]
+        mine = next((t for t in there if t.taken_by == uid), None)
+        free = mine or next((t for t in there if not t.taken_by), None)
         if free is None:
             return ""
         free.taken_by = uid

@@ -162,3 +162,18 @@ async def test_a_pod_that_is_edited_until_nobody_understands_it_ends_nothing_but
     assert case.free == 1000
     case.ledger.lose("uid-g")
     assert "does not divide" in await case.binder.bind(Binding("g", "shop", "uid-h", "n1"))
+
+
+async def test_no_binding_goes_out_once_the_lead_is_gone(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.api.on_bind = no_answer
+    await case.bind()
+    case.api.before_get.clear()
+    bound: list[bool] = []
+    case.api.on_bind = lambda: bound.append(True)
+    again = asyncio.create_task(case.bind())
+    await asyncio.sleep(0)
+    case.binder.engine.is_leading = lambda: False
+    case.api.before_get.set()
+    assert await again == "ullage: another replica leads"
+    assert not bound

@@ -454,7 +454,8 @@ def test_devices_are_counted_only_as_many_as_asked_for_and_where_they_are_free()
 def test_a_target_that_nobody_came_for_is_forgotten_after_a_while() -> None:
     now = [0.0]
     ledger = Ledger(ClusterState(), lambda: now[0], Metrics())
-    ledger.see_node(node("a"))
+    for name in ("a", "b"):
+        ledger.see_node(node(name))
     spec = PodSpec(((CPU, 500),), owner="ReplicaSet/r")
     ledger.see(Seen("old", "old", "default", 1, spec, node="a", target="b", is_leaving=True))
     now[0] = TARGET_S - 1
@@ -462,6 +463,14 @@ def test_a_target_that_nobody_came_for_is_forgotten_after_a_while() -> None:
     assert ledger.target_for("newer", spec) == ""
     now[0] = TARGET_S + 1
     assert ledger.target_for("new", spec) == ""
+
+
+def test_a_target_whose_node_is_gone_is_nobodys() -> None:
+    ledger, spec = fresh("a"), PodSpec(((CPU, 100),), owner="ReplicaSet/web")
+    ledger.see(Seen("old", "old", "default", 1, spec, node="a", target="b", is_leaving=True))
+    assert ledger.target_for("new", spec) == ""
+    ledger.see_node(node("b"))
+    assert ledger.target_for("new", spec) == "b"
 
 
 def test_one_pod_that_comes_meets_one_target() -> None:

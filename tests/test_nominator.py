@@ -222,6 +222,18 @@ async def test_pods_that_are_not_modelled_are_let_go_at_once(tmp_path: Path) -> 
         assert outcome(planner, "let go") == 1
 
 
+async def test_a_pod_is_let_go_once_however_late_the_watch_shows_it(tmp_path: Path) -> None:
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        api.put("pods", gated("large", "100"))
+        await until(lambda: planner.engine.ledger.gated.keys() == {"uid-large"})
+        api.is_silent = True
+        planner.obey(Order(float("inf"), is_killed=True))
+        await until(lambda: is_free(api, "large"))
+        await asyncio.sleep(0.7)  # several looks
+        assert planner.engine.ledger.gated
+        assert outcome(planner, "let go") == 1
+
+
 async def test_the_replacement_of_an_evicted_pod_goes_where_its_plan_wants_it(tmp_path: Path) -> None:
     owner = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": True}]
     async with cluster() as api, running(api, tmp_path, plan=PLAN) as scheduler:

@@ -84,7 +84,7 @@ class Nominator:
         self._since: dict[str, float] = {}
         """UID → when its gate was first seen by the ledger's clock."""
         self._busy: set[str] = set()
-        """UIDs of pods that are planned and on their way, until the watch shows them without our gate."""
+        """UIDs of pods that are planned and on their way, or were let go, until the watch shows them without our gate."""
         self._running: Counter[tuple[str, str] | None] = Counter()
         """Gang → members that are not gated, as of ``_looked_s`` by the ledger's clock."""
         self._looked_s = float("-inf")
@@ -347,7 +347,9 @@ class Nominator:
         async def free(seen: Seen) -> None:
             if seen.planned and seen.planned == seen.nominated and not await self._clear(seen):
                 return
-            await self._lift(seen)
+            if not await self._lift(seen):
+                return
+            self._busy.add(seen.uid)
             log.info("gate lifted without a plan", extra={"pod": f"{seen.namespace}/{seen.name}", "reason": pods[seen]})
             self.engine.metrics.plan_pods.labels("let go").inc()
 
@@ -377,7 +379,8 @@ class Nominator:
         metrics, settings = self.engine.metrics, self.settings
         metrics.plan_gated.set(len(ledger.gated))
         self._adopt()
-        gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in ledger.gated]
+        waiting = ledger.gated.keys() - self._busy
+        gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in waiting]
         late = [seen for seen, since in gated if now - since > self._deadline(seen)]
         await self._let_go(self._why_late(late, now))
         old = []
