@@ -2,7 +2,8 @@
 
 A pod class is written once and named by a number afterwards; candidates are a bitmap of rows. Rows need not be
 stored: the ledger gives the lowest free row to each new node, so a reader that follows node events knows them. A
-file may begin with a checkpoint, events that rebuild the ledger of that moment, so that older files can go.
+file may begin with a checkpoint, events that rebuild the ledger of that moment, so that older files can go. After events
+were lost, a reader goes from what it knows to the next checkpoint; what happened in between seems to happen then.
 
 ::
 
@@ -21,7 +22,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -135,6 +136,75 @@ def checkpoint_events(state: ClusterState, time_s: int) -> list[Event]:
     return events
 
 
+class _Pod(NamedTuple):
+    """Where a pod is, as events said."""
+
+    node: str
+    devices: int
+    spec: PodSpec
+    is_bound: bool
+
+
+class _Known:
+    """What events said is there."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.time_s = 0
+        self.nodes: dict[str, NodeSpec] = {}
+        self.pods: dict[str, _Pod] = {}
+        self.namespaces: dict[str, NamespaceSpec] = {}
+        for event in events:
+            self.follow(event)
+
+    def follow(self, event: Event) -> None:
+        """One more event."""
+        kind, subject, detail = event.kind, event.subject, event.detail
+        self.time_s = event.time_s
+        if kind in (log.NODE_ADDED, log.NODE_UPDATED):
+            self.nodes[subject] = detail
+        elif kind == log.NODE_REMOVED:
+            self.nodes.pop(subject, None)
+        elif kind == log.NAMESPACE:
+            self.namespaces[subject] = detail
+        elif kind in (log.POD_RELEASED, log.POD_FORGOTTEN, log.POD_STRANDED):
+            self.pods.pop(subject, None)
+        elif kind == log.POD_UPDATED and subject in self.pods:
+            self.pods[subject] = self.pods[subject]._replace(devices=event.devices, spec=detail)
+        elif kind == log.POD_BOUND and detail is None and subject in self.pods:
+            self.pods[subject] = self.pods[subject]._replace(is_bound=True)
+        elif kind in (log.POD_ASSUMED, log.POD_BOUND, log.POD_FOUND) and detail is not None:
+            self.pods[subject] = _Pod(event.node, event.devices, detail, kind != log.POD_ASSUMED)
+
+    def until(self, checkpoint: Sequence[Event]) -> Iterator[Event]:
+        """Events that lead from here to the ledger of a checkpoint."""
+        there = _Known(checkpoint)
+        time_s = there.time_s if checkpoint else self.time_s
+        stay = {uid for uid, pod in self.pods.items() if uid in there.pods and there.pods[uid].node == pod.node}
+        for uid in self.pods.keys() - stay:
+            yield Event(time_s, log.POD_RELEASED if self.pods[uid].is_bound else log.POD_FORGOTTEN, uid)
+        for name in self.nodes.keys() - there.nodes.keys():
+            yield Event(time_s, log.NODE_REMOVED, name)
+        for name, node in there.nodes.items():
+            if self.nodes.get(name) != node:
+                kind = log.NODE_UPDATED if name in self.nodes else log.NODE_ADDED
+                yield Event(time_s, kind, name, detail=node)
+        for name in self.namespaces.keys() | there.namespaces.keys():
+            namespace = there.namespaces.get(name, NamespaceSpec(name, ()))
+            if self.namespaces.get(name) != namespace:
+                yield Event(time_s, log.NAMESPACE, name, detail=namespace)
+        for uid, pod in there.pods.items():
+            old = self.pods[uid] if uid in stay else None
+            if old is None:
+                kind = log.POD_FOUND if pod.is_bound else log.POD_ASSUMED
+                yield Event(time_s, kind, uid, pod.node, pod.devices, pod.spec)
+                continue
+            if old[:3] != pod[:3]:
+                yield Event(time_s, log.POD_UPDATED, uid, pod.node, pod.devices, pod.spec)
+            if pod.is_bound and not old.is_bound:
+                yield Event(time_s, log.POD_BOUND, uid, pod.node, pod.devices)
+        yield from (event for event in checkpoint if event.kind == log.KNOWLEDGE)
+
+
 class LineReader:
     """Turns lines back into events. Feed the files of one run in order; ``header`` is the first one's."""
 
@@ -142,11 +212,18 @@ class LineReader:
         self.header: dict[str, Any] = {}
         self.num_lost = 0
         self._specs: dict[int, PodSpec] = {}
+        self._known = _Known()
+        self._checkpoint: list[Event] | None = None
+        """The one that is being read, if it is."""
+        self._is_torn = False
+        """Events were lost since the last checkpoint."""
+        self._has_started = False
+        self._forget_rows()
+
+    def _forget_rows(self) -> None:
         self._names: list[str] = []
         self._free: list[int] = []
         self._row_of: dict[str, int] = {}
-        self._skips = False
-        self._has_started = False
 
     def events(self, lines: Iterable[bytes], source: str) -> Iterator[Event]:
         """Events of one file.
@@ -161,26 +238,34 @@ class LineReader:
                 return
             try:
                 value = msgspec.json.decode(line)
-                if isinstance(value, list):
-                    event = self._event(value)
-                    if not self._skips:
-                        self._has_started = True
-                        self._follow(event)
-                        yield event
+                if not isinstance(value, list):
+                    found = self._mark(value, source)
+                elif self._checkpoint is not None:
+                    self._checkpoint.append(self._event(value))
+                    continue
                 else:
-                    self._mark(value, source)
+                    found = [self._event(value)]
+                    self._follow_rows(found[0])
             except (msgspec.MsgspecError, KeyError, IndexError, ValueError, TypeError) as error:
                 raise ConfigError(
                     f"log {source}, line {number}: damaged ({error}); use another copy of the file"
                 ) from error
+            for event in found:
+                self._has_started = True
+                self._known.follow(event)
+                yield event
 
-    def _mark(self, value: dict[str, Any], source: str) -> None:
+    def _mark(self, value: dict[str, Any], source: str) -> list[Event]:
+        """What a line that is no event tells: events after the end of a checkpoint, else nothing."""
         if "spec" in value:
             self._specs[value["spec"]] = msgspec.convert(value["is"], PodSpec)
         elif "lost" in value:
             self.num_lost += int(value["lost"])
+            self._is_torn = True
         elif "checkpoint" in value:
-            self._skips = value["checkpoint"] == "begin" and self._has_started
+            checkpoint = self._checkpoint
+            self._checkpoint = [] if value["checkpoint"] == "begin" else None
+            return [] if checkpoint is None else self._taken(checkpoint)
         elif value.get("ullage_log") not in READS:
             raise ConfigError(
                 f"log {source}: format {value.get('ullage_log')!r}, this build reads {', '.join(map(str, READS))}; "
@@ -188,7 +273,20 @@ class LineReader:
             )
         else:
             self._specs.clear()
+            self._checkpoint = None
             self.header = self.header or value
+        return []
+
+    def _taken(self, checkpoint: list[Event]) -> list[Event]:
+        """What a checkpoint tells: all at the beginning, what was lost after a loss, else nothing new."""
+        if self._has_started and not self._is_torn:
+            return []
+        found = list(self._known.until(checkpoint)) if self._has_started else checkpoint
+        self._is_torn = False
+        self._forget_rows()
+        for event in checkpoint:
+            self._follow_rows(event)
+        return found
 
     def _event(self, value: list[Any]) -> Event:
         time_s, kind, subject, node, devices, detail = value
@@ -207,7 +305,7 @@ class LineReader:
             return tuple(self._names[row] for row in np.flatnonzero(bits).tolist())
         return None if offered is None else tuple(offered)
 
-    def _follow(self, event: Event) -> None:
+    def _follow_rows(self, event: Event) -> None:
         """Give rows as the ledger does: the lowest free one."""
         if event.kind == log.NODE_ADDED:
             row = heapq.heappop(self._free) if self._free else len(self._names)

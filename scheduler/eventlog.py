@@ -1,8 +1,8 @@
 """The live event log on disk: lines of :mod:`placement.log_lines` in segments, written by a thread of its own.
 
 The hot path appends to a queue and goes on. A full or broken disk never stops serving: events are then counted as
-lost, the file says so, and a checkpoint makes what follows whole again. A finished segment is compressed; every
-segment begins with a checkpoint, so the oldest can go.
+lost, the file says so, and a checkpoint makes what follows whole again; what came in between is not written, for it may
+speak of what was lost. A finished segment is compressed; every segment begins with a checkpoint, so the oldest can go.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from placement.errors import ConfigError, why
 from placement.log import Event, EventLog
@@ -32,6 +32,13 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = 0.05
 RETRY_S = 5.0
+
+
+class _Checkpoint(NamedTuple):
+    """The ledger of one moment; it ``heals`` a log that lost events before it."""
+
+    events: list[Event]
+    heals: bool
 
 
 class NoLog(EventLog):
@@ -51,8 +58,8 @@ class DiskLog(EventLog):
     """Writes the log of one run below ``settings.folder``."""
 
     __slots__ = (
-        "_begins_s", "_discarded", "_dropped", "_file", "_is_broken", "_metrics", "_pace", "_queue", "_segment", "_settings",
-        "_size", "_state", "_stop", "_strategies", "_thread", "_told", "_version", "_wants", "_writer", "folder",
+        "_begins_s", "_discarded", "_dropped", "_file", "_is_broken", "_is_torn", "_metrics", "_pace", "_queue", "_segment",
+        "_settings", "_size", "_state", "_stop", "_strategies", "_thread", "_told", "_version", "_wants", "_writer", "folder",
     )  # fmt: skip
 
     def __init__(self, settings: LogSettings, metrics: Metrics, version: str, quiet: Quiet | None = None) -> None:
@@ -62,7 +69,7 @@ class DiskLog(EventLog):
         self._metrics = metrics
         self._version = version
         self._pace = (quiet or Quiet()).pace()
-        self._queue: deque[Event | list[Event]] = deque()
+        self._queue: deque[Event | _Checkpoint] = deque()
         self._state: ClusterState | None = None
         self._begins_s = 0
         self._strategies: dict[str, str] = {}
@@ -71,13 +78,17 @@ class DiskLog(EventLog):
         self._segment = 0
         self._size = 0
         self._dropped = 0
-        """Events that found the queue full; the event loop alone counts here."""
+        """Events that found the queue full, or came before it was whole again; the event loop alone counts here."""
         self._discarded = 0
         """Events that were taken and not written; the thread alone counts here."""
         self._told = 0
         """Of both, those that the file says were lost."""
         self._wants = False
+        """The thread wants a checkpoint."""
         self._is_broken = False
+        """The thread could not write, and has had no checkpoint since."""
+        self._is_torn = False
+        """The queue was full, and no checkpoint followed yet."""
         self._stop = threading.Event()
         name = time.strftime("run-%Y%m%dT%H%M%S", time.gmtime()) + f"-{os.getpid()}"
         self.folder = Path(settings.folder) / name
@@ -98,15 +109,19 @@ class DiskLog(EventLog):
     # ── the event loop's side ─────────────────────────────────────────────────────────────────
 
     def _put(self, event: Event) -> None:
-        if len(self._queue) >= self._settings.queue:
+        if self._is_torn or len(self._queue) >= self._settings.queue:
             self._dropped += 1
             self._metrics.log_dropped.inc()
-            return
-        self._queue.append(event)
-        if self._wants and self._state is not None:
+            self._is_torn = True
+            if self._state is None or len(self._queue) > self._settings.queue // 2:
+                return
+        else:
+            self._queue.append(event)
+        if (self._wants or self._is_torn) and self._state is not None:
             # The ledger appends after it changed, so the checkpoint holds this event's effect and follows it.
-            self._wants = False
-            self._queue.append(checkpoint_events(self._state, event.time_s))
+            checkpoint = _Checkpoint(checkpoint_events(self._state, event.time_s), heals=self._is_torn)
+            self._wants = self._is_torn = False
+            self._queue.append(checkpoint)
 
     def close(self) -> None:
         """Write what is queued and end."""
@@ -140,6 +155,10 @@ class DiskLog(EventLog):
             except OSError as again:
                 log.info("segment left unfinished", extra={"error": str(again)})
             self._file = None
+        with suppress(OSError):  # a disk that is full for days would be left with as many files as looks
+            path = self._path
+            if not path.stat().st_size:
+                path.unlink()
         self._wants = self._is_broken = True
 
     def _drain(self) -> None:
@@ -148,8 +167,7 @@ class DiskLog(EventLog):
             if len(self._queue) < self._settings.queue // 4 and not self._stop.is_set():
                 self._pace.step()
             item = self._queue.popleft()
-            if isinstance(item, list):
-                self._is_broken = False
+            if isinstance(item, _Checkpoint):
                 self._rotate(item)
                 continue
             if self._is_broken:
@@ -162,11 +180,8 @@ class DiskLog(EventLog):
         if written and self._file is not None:
             self._file.flush()
             self._metrics.log_events.inc(written)
-        lost = self._dropped + self._discarded - self._told
-        if lost and self._file is not None:
-            self._write(self._writer.mark(lost=lost))
-            self._told += lost
-            self._wants = True
+        if self._file is not None and self._dropped + self._discarded > self._told:
+            self._tell_lost()
         if self._size > self._settings.segment_bytes:
             self._wants = True
             self._size = 0
@@ -176,11 +191,20 @@ class DiskLog(EventLog):
         self._file.write(line)
         self._size += len(line)
 
+    def _tell_lost(self) -> None:
+        lost = self._dropped + self._discarded - self._told
+        self._write(self._writer.mark(lost=lost))
+        self._told += lost
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{self._segment:06d}.jsonl"
+
     def _open(self) -> None:
         self._segment += 1
         self._size = 0
         self._writer = LineWriter()
-        path = self.folder / f"{self._segment:06d}.jsonl"
+        path = self._path
         self.folder.mkdir(parents=True, exist_ok=True)  # who makes room may have taken it away
         self._file = path.open("wb")
         _retain(Path(self._settings.folder), self._settings.max_bytes, path)
@@ -188,14 +212,17 @@ class DiskLog(EventLog):
             self._writer.header(version=self._version, begins_unix_s=self._begins_s, strategies=self._strategies)
         )
 
-    def _rotate(self, checkpoint: list[Event]) -> None:
+    def _rotate(self, checkpoint: _Checkpoint) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-            _compress(self.folder / f"{self._segment:06d}.jsonl")
+            _compress(self._path)
         self._open()
+        if checkpoint.heals or self._is_broken:
+            self._tell_lost()
+        self._is_broken = False
         self._write(self._writer.mark(checkpoint="begin"))
-        for event in checkpoint:
+        for event in checkpoint.events:
             self._write(self._writer.event(event))
         self._write(self._writer.mark(checkpoint="end"))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +115,31 @@ def test_a_checkpoint_gives_the_same_rows_columns_and_residents(
     assert (again.gpu_free[: state.num_rows] == state.gpu_free[: state.num_rows, : again.gpu_free.shape[1]]).all()
     new = NodeSpec("fresh", ((CPU, 1),))
     assert again.add_node(new) == state.add_node(new)
+
+
+@given(STEPS, STEPS, STEPS)
+@settings(max_examples=60, deadline=None)
+def test_after_a_loss_a_checkpoint_makes_whole_what_follows(
+    before: list[tuple[int, int, int]], lost: list[tuple[int, int, int]], after: list[tuple[int, int, int]]
+) -> None:
+    state = history(before + lost + after)
+    until = [len(history(steps).log) for steps in (before, before + lost)]
+    events = state.log.events
+    writer = LineWriter()
+    lines = [writer.header(version="1"), *(writer.event(e) for e in events[: until[0]])]
+    lines += [writer.mark(lost=until[1] - until[0]), writer.mark(checkpoint="begin")]
+    lines += [writer.event(e) for e in checkpoint_events(rebuild(events[: until[1]]), 7)]
+    lines += [writer.mark(checkpoint="end"), *(writer.event(e) for e in events[until[1] :])]
+    read = list(LineReader().events(b"".join(lines).splitlines(keepends=True), "memory"))
+    assert plain(read)[len(read) - (len(events) - until[1]) :] == plain(events[until[1] :]), "candidates by name, too"
+    again = rebuild(read)
+
+    def residents(ledger: ClusterState) -> dict[str, tuple[PodSpec, str, int, bool]]:
+        return {u: (r.spec, ledger.name(r.row), r.devices, r.is_bound) for u, r in ledger.residents.items()}
+
+    assert residents(again) == residents(state)
+    assert {n.name: n for n in again.nodes if n is not None} == {n.name: n for n in state.nodes if n is not None}
+    assert again.namespaces == state.namespaces
 
 
 def test_knowledge_survives_the_disk_with_its_digest() -> None:
@@ -263,3 +290,49 @@ def test_a_log_without_a_disk_keeps_nothing() -> None:
     state = ClusterState(events=quiet)
     state.add_node(NodeSpec("n", ((CPU, 1),)))
     assert len(state.log) == 0
+
+
+def test_a_queue_that_overflows_for_a_while_leaves_a_log_that_can_be_followed(tmp_path: Path) -> None:
+    disk = DiskLog(LogSettings(folder=str(tmp_path), queue=100), Metrics(), "test")
+    state = ClusterState(events=disk)
+    state.add_node(NodeSpec("n", ((CPU, 10**6),)))
+    for i in range(300):
+        state.bind(f"u{i}", SPECS[0], "n")
+    disk.attach(state, [], begins_unix_s=BEGINS_S)
+    time.sleep(0.3)
+    for i in range(150, 300):  # their beginnings were lost
+        state.release(f"u{i}")
+        time.sleep(0.002)
+    disk.close()
+    _, events, lost = read_log(tmp_path)
+    assert lost > 200
+    assert set(rebuild(events).residents) == set(state.residents)
+
+
+def test_a_disk_that_is_full_for_long_is_not_filled_with_empty_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eventlog, "RETRY_S", 0.001)
+    header = LineWriter.header
+    tries = 0
+
+    def full(self: LineWriter, **facts: Any) -> bytes:
+        nonlocal tries
+        tries += 1
+        if tries < 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return header(self, **facts)
+
+    monkeypatch.setattr(LineWriter, "header", full)
+    disk = DiskLog(LogSettings(folder=str(tmp_path)), Metrics(), "test")
+    state = ClusterState(events=disk)
+    state.add_node(NodeSpec("n", ((CPU, 10**6),)))
+    disk.attach(state, [], begins_unix_s=BEGINS_S)
+    for i in range(5000):
+        state.bind(f"u{i}", SPECS[0], "n")
+        time.sleep(0.005)
+        if tries >= 20:
+            break
+    disk.close()
+    assert len(list(disk.folder.iterdir())) == 1
+    assert set(rebuild(read_log(tmp_path)[1]).residents) == set(state.residents)
