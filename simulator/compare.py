@@ -248,6 +248,12 @@ def _notes(question: Question, trace: Trace, options: ReplayOptions) -> list[str
             notes.append(
                 f"the model learned from this time: of usage it says nothing before {until:%Y-%m-%d %H:%M} UTC"
             )
+        reads_clock = any(isinstance(p, UsageLearner) and p.rungs.reads_clock for p in options.policies)
+        if reads_clock and not trace.manifest.has_calendar:
+            notes.append(
+                "the model looks at hours and weekdays, and this trace does not say when it began: of usage it says nothing "
+                "here; tell with `ullage trace convert --begins-at`"
+            )
         is_timeless = usage is not None and not usage.calendar and not trace.manifest.has_calendar
         if learns and is_timeless and (card.get("data") or {}).get("name") == trace.manifest.name:
             notes.append(

@@ -129,9 +129,25 @@ def test_autopilot_weighs_400_bins_by_load_and_age(resource: str, half_life_h: f
     for row in range(4):
         for column, origin in enumerate(ORIGINS.tolist()):
             share, weight = decayed(row, origin, half_life_h, 1.0)
-            edge = (reached(np.floor(share * 400).astype(int), weight * share, level) + 1) / 400
+            bucket = np.floor(share * 400).astype(int)
+            edge = (reached(bucket, weight * (bucket + 1) / 400, level) + 1) / 400
             # a bin on the edge of the percentile may differ by rounding: one bin at most
             assert found[row, column] == pytest.approx(min(1.1 * edge, 1), abs=1.1 / 400 + 1e-6)
+
+
+def test_autopilot_knows_a_workload_that_is_idle() -> None:
+    """All of its load is in the first bin; without load there is no histogram by load, but one by bins."""
+    idle = Past(np.zeros((1, DAY), np.float32), np.array([DAY]), np.ones(1))
+    assert forecast("autopilot-mw", idle, Target(6, PEAK))[0, 0] == pytest.approx(1.1 / 400)
+
+
+@pytest.mark.parametrize(("resource", "least"), [(CPU, 0.025), (MEMORY, 250e6)])
+def test_vpa_has_floors_where_it_is_named_so(resource: str, least: float) -> None:
+    given = np.array([2, 10, 0.5]) * least
+    past = Past(np.array([[1e-4], [0.9], [0.5]], np.float32).repeat(DAY, axis=1), np.array([DAY]), given, resource)
+    plain, floored = (forecast(f"vpa-p90{more}", past, Target(6, PEAK))[:, 0] for more in ("", "-floors"))
+    assert plain[0] < floored[0] == pytest.approx(0.5)
+    assert (floored[1], floored[2]) == (plain[1], 1.0), "never above the limit"
 
 
 def test_vpa_memory_takes_one_peak_a_day() -> None:

@@ -7,8 +7,8 @@ one scalar that "tuned" means, on a preceding period.
 Definitions and sources: VPA recommender (decaying histogram, p90, +15 %), Koordinator (12 h / 24 h half-life,
 p95 / p98, +10 %, request while younger than a day), KRR (p95 over 14 days), Crane (p99 over 7 days; maximum over
 the same phase of 7 days), Autopilot (EuroSys'20: load-adjusted histogram), N-sigma, RC-like and max predictors
-(EuroSys'21), Coach (ASPLOS'25: six windows of 4 h). VPA's floors of 25 m and 250 MiB a pod are left out: with them it does
-worse, and a rival is to be met at its best.
+(EuroSys'21), Coach (ASPLOS'25: six windows of 4 h). VPA's floors of 25 m and 250 MB a pod stand apart (``vpa-p90-floors``):
+with them it does worse, and a rival is to be met at its best.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from placement.learning.histograms import (
 )
 from placement.learning.usage import DAY, HOUR, SingleArray
 from placement.learning.windows import P95, PEAK, Past, trailing_max, trailing_sum, window_percentiles
-from placement.resources import CPU, FloatArray, IntArray
+from placement.resources import CPU, MEMORY, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,19 @@ def max_predictor(past: Past, target: Target) -> SingleArray:
     return np.fmax(n_sigma(past, target, n=5, hours=10), percentile(past, target, percent=99, hours=10))
 
 
-def vpa(past: Past, target: Target, *, percent: float) -> SingleArray:
+VPA_FLOORS = {CPU: 0.025, MEMORY: 250e6}
+"""Cores and bytes of a pod below which VPA recommends nothing (``pod-recommendation-min-*``)."""
+
+
+def vpa(past: Past, target: Target, *, percent: float, floors: bool = False) -> SingleArray:
     """VPA's recommender: decayed percentile of samples (CPU) or daily peaks (memory), plus 15 %."""
     if past.resource == CPU:
         value = histogram_percentiles(past, VPA_CPU, (percent,))[0]
     else:
         value = daily_peak_percentiles(past, VPA_MEMORY, (percent,))[0]
-    return np.asarray(1.15 * value, np.float32)
+    found: SingleArray = np.asarray(1.15 * value, np.float32)
+    least = VPA_FLOORS[past.resource] / past.provisioned if floors else np.zeros(len(past.share))
+    return np.maximum(found, least[:, None].astype(np.float32))
 
 
 def koordinator(past: Past, target: Target) -> SingleArray:
@@ -212,6 +218,8 @@ def _entries() -> Iterable[Baseline]:
     yield Baseline("max-predictor", max_predictor)
     yield Baseline("vpa-p90", partial(vpa, percent=90.0))
     yield Baseline("vpa-p95", partial(vpa, percent=95.0))
+    yield Baseline("vpa-p90-floors", partial(vpa, percent=90.0, floors=True))
+    yield Baseline("vpa-p95-floors", partial(vpa, percent=95.0, floors=True))
     yield Baseline("koordinator", koordinator)
     yield Baseline("seasonal-d1", partial(seasonal, days=1), 2, True)
     yield Baseline("dsp-max", partial(seasonal, days=7), 7, True)

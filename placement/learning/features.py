@@ -231,7 +231,7 @@ def _days(past: Past) -> Iterator[Table]:
     table[~np.isfinite(table)] = np.nan
     for days in (7, 14, 28):
         ordered = np.sort(np.where(np.isnan(table[:days]), -np.inf, table[:days]), axis=0)[::-1]
-        for rank in (2, 3, days // 2):
+        for rank in dict.fromkeys((2, 3, days // 2)):
             yield f"day_max_rank{rank}_of_{days}", ordered[rank - 1]
     hour = (past.end_s // 3600) % 24
     weekday = (past.end_s // 86400 + 3) % 7

@@ -10,8 +10,9 @@ follows from outcomes:
 - *crowding*: when nodes were short of CPU for more than :attr:`Forecaster.budget` of the last day, every rung is shut until
   it is less than half of that: workloads may all keep below their own peaks and yet be too much together;
 - *age*: without news an answer moves towards the request;
-- *the first day*: a model's answers about who has no day of history are a rung of their own, which promises nothing before
-  :data:`LEAST_OUTCOMES` newcomers have shown here how far they come true;
+- *the first day*: a model's answers about newcomers, who have no day of history, are a rung of their own, which promises
+  nothing before :data:`LEAST_OUTCOMES` of them have shown here how far they come true. A newcomer is who was first measured
+  after a whole day in which others were: of all others nobody knows how old they are;
 - *cold start*: with ``siblings``, who has no day of history is predicted from those who have
   (:mod:`placement.learning.siblings`).
 """
@@ -48,7 +49,7 @@ from placement.learning.prediction import (
     Rungs,
 )
 from placement.learning.siblings import SIBLINGS, Siblings
-from placement.learning.usage import DAY, HISTORY_DAYS, STEP_S, SingleArray, UsageHistory
+from placement.learning.usage import DAY, HISTORY_DAYS, STEP_S, PastUsage, SingleArray, UsageHistory
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, FloatArray
 
@@ -109,6 +110,8 @@ class _Known:
     answers: Answers | None = None
     has_stood: bool = False
     """Whether others can be told how it stood on the past."""
+    is_back: bool = False
+    """Whether it was known before and forgotten: its history does not tell when it began."""
     used: Mapping[str, int] = field(default_factory=dict)
     """The most of each resource when it was last asked about; only while that is all there is."""
 
@@ -212,6 +215,10 @@ class Forecaster:
         self.standings = Standings(len(LEARNED))
         """What workloads tell of each other, where rungs read it."""
         self._known: dict[str, _Known] = {}
+        self._begin_s: int | None = None
+        """When the oldest sample was taken of anybody."""
+        self._forgotten: dict[str, float] = {}
+        """When those were last measured that are gone, in the order in which they were forgotten."""
         self._promises: deque[_Promise] = deque()
         self._outcomes: dict[tuple[str, str], _Outcomes] = {}
         self._newcomers: dict[str, dict[str, int]] = {resource: {} for resource in LEARNED}
@@ -260,7 +267,8 @@ class Forecaster:
             if len(self._known) >= self.max_workloads:
                 self.num_turned_away += 1
                 return None
-            known = self._known[workload] = _Known(UsageHistory(workload, days=HISTORY_DAYS))
+            is_back = self._forgotten.pop(workload, None) is not None
+            known = self._known[workload] = _Known(UsageHistory(workload, days=HISTORY_DAYS), is_back=is_back)
         return known
 
     def _taken(self, known: _Known, time_s: int, is_taken: bool) -> bool:
@@ -269,7 +277,12 @@ class Forecaster:
             return False
         known.is_changed = True
         known.last_s = max(known.last_s, time_s)
+        self._begin_s = time_s if self._begin_s is None else min(self._begin_s, time_s)
         return True
+
+    def _is_new(self, known: _Known, history: PastUsage) -> bool:
+        """Whether a workload began when its history does: what runs once a day would have been measured before."""
+        return not known.is_back and self._begin_s is not None and history.first_s - self._begin_s >= DAY_S
 
     def seen(self, workload: str, time_s: float) -> None:
         """The workload was measured just now, whatever the sample: its forecast is as fresh as that."""
@@ -285,7 +298,12 @@ class Forecaster:
         kept = set(workloads)
         newest = max((k.last_s for k in self._known.values()), default=0.0)
         for name in [n for n, k in self._known.items() if n not in kept and newest - k.last_s > DAY_S]:
-            del self._known[name]
+            self._forgotten[name] = self._known.pop(name).last_s
+        while self._forgotten and (
+            len(self._forgotten) > self.max_workloads
+            or newest - next(iter(self._forgotten.values())) > HISTORY_DAYS * DAY_S
+        ):
+            del self._forgotten[next(iter(self._forgotten))]
         is_full = len(self._known) >= self.max_workloads
         self.num_left_out = len(kept - self._known.keys()) if is_full else 0
         self.standings.keep(self._known)
@@ -328,7 +346,8 @@ class Forecaster:
                     known.used = {r: int(samples.max(initial=0)) for r, samples in history.samples.items()}
                 stands = self.rungs.reads_kin and not known.has_stood
                 judges = not known.is_tried and not stands
-                found.append(Question(workload, dict(asks), history, judges, stands=stands))
+                is_new = self._is_new(known, history)
+                found.append(Question(workload, dict(asks), history, judges, stands=stands, is_new=is_new))
         return self._told(found, facts or {}) if self.rungs.reads_kin else found
 
     def _told(self, questions: list[Question], facts: Mapping[str, Facts]) -> list[Question]:

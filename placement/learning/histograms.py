@@ -64,7 +64,7 @@ def histogram_percentiles(
 ) -> SingleArray:
     """(P, N, O) percentiles of a decaying histogram of all samples, in shares; the bucket's upper edge.
 
-    ``by_value`` weighs each sample by its size as well (Autopilot's load-adjusted histogram).
+    ``by_value`` weighs each sample by the upper edge of its bucket as well (Autopilot's load-adjusted histogram).
     """
     amounts = past.blocks * past.provisioned[:, None, None]
     return _decayed(past, spec, amounts, np.isfinite(past.blocks), percents, by_value)
@@ -119,9 +119,10 @@ def _decayed(
         if hour == blocks:
             break
         weight = np.where(present[:, hour], within, 0.0)
+        bucket = spec.bucket(amounts[:, hour])
         if by_value:
-            weight = weight * np.nan_to_num(amounts[:, hour])
-        index = spec.bucket(amounts[:, hour]) + offset
+            weight = weight * spec.upper_edges[bucket]
+        index = bucket + offset
         mass = mass * decay + np.bincount(index.ravel(), weight.ravel(), num * size).reshape(num, size)
     return out
 
@@ -133,16 +134,16 @@ def _compiled(
     """The same in a compiled loop."""
     per_hour = amounts.shape[2]
     within = 2.0 ** (-(per_hour - 1 - np.arange(per_hour)) / per_hour / spec.half_life_h)
-    weight = np.where(present, within, 0.0)
+    weight, bucket = np.where(present, within, 0.0), spec.bucket(amounts)
     if by_value:
-        weight = weight * np.nan_to_num(amounts)
+        weight = weight * spec.upper_edges[bucket]
     wanted = np.full(amounts.shape[1] + 1, -1, np.int64)
     inside = (past.hours >= 0) & (past.hours <= amounts.shape[1])
     wanted[past.hours[inside]] = np.flatnonzero(inside)
     found = np.full((len(percents), len(amounts), len(past.origins)), np.nan)
     levels = np.array([percent / 100 for percent in percents])
     decay = 2.0 ** (-1.0 / spec.half_life_h)
-    sliding.decayed_percentiles(spec.bucket(amounts), weight, wanted, decay, levels, spec.upper_edges[:size], found)
+    sliding.decayed_percentiles(bucket, weight, wanted, decay, levels, spec.upper_edges[:size], found)
     return np.asarray(found / past.provisioned[None, :, None], np.float32)
 
 

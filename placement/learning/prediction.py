@@ -23,13 +23,13 @@ from placement.errors import ModelError
 from placement.knowledge import NUM_WINDOWS
 from placement.learning import boosted
 from placement.learning.baselines import BASELINES, Target, forecast, oracle
-from placement.learning.features import Context, featurize, schema_of
+from placement.learning.features import CLOCK, Context, featurize, schema_of
 from placement.learning.kin import NAMES as KIN
 from placement.learning.kin import standing
 from placement.learning.lifetime_model import SECTION
-from placement.learning.spans import JUDGED, SERVED, Span
+from placement.learning.spans import JUDGED, NOBODY, SERVED, Span
 from placement.learning.stacking import Calibration
-from placement.learning.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
+from placement.learning.usage import CALENDAR_FROM_S, DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
 from placement.learning.windows import Past
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 from placement.strategies import nearest
@@ -37,7 +37,7 @@ from placement.strategies import nearest
 MODEL = "model"
 HISTORY = "history"
 YOUNG = "young"
-"""A model's answer about who has less than a day of samples: outcomes of its own, and below the history."""
+"""A model's answer about a newcomer, who has less than a day of samples: outcomes of its own, and below the history."""
 REQUEST = "request"
 """Rungs, best first."""
 
@@ -103,6 +103,10 @@ class Predictor(Protocol):
     def reads_kin(self) -> bool:
         """Whether it wants to know what other workloads tell."""
 
+    @property
+    def reads_clock(self) -> bool:
+        """Whether it says nothing by a clock without a calendar."""
+
     def shares(self, batch: Batch, resource: str) -> SingleArray | None:
         """``(N, O)`` upper quantile of the target's statistic after each origin; None = not this resource."""
 
@@ -116,6 +120,7 @@ class HistoryPredictor:
     """Resource → (baseline name, scale)."""
     tries: tuple[int, int] = (5, 48)
     reads_kin: bool = False
+    reads_clock: bool = False
 
     @classmethod
     def plain(cls, target: Target) -> HistoryPredictor:
@@ -143,7 +148,9 @@ class ModelPredictor:
     """The best rung: fitted quantile models, averaged per resource, mixed with the baseline, calibrated.
 
     Asked about a moment from which they learned, the ``judged`` models answer in their place, which had not; where even
-    those had, nobody does. So a model is tried honestly on the past that it was trained on.
+    those had, nobody does. So a model is tried honestly on the past that it was trained on. Nor does one that looks at hour
+    and weekday answer by a clock that has no calendar (:data:`placement.learning.usage.CALENDAR_FROM_S`): trees that never missed
+    the hour take a missing one for midnight.
     """
 
     target: Target
@@ -165,13 +172,31 @@ class ModelPredictor:
         """Whether a tree looks at others: models of recordings without owners do not."""
         return any(model.reads(KIN) for of in (self.models, self.judged) for models in of.values() for model in models)
 
+    @cached_property
+    def reads_clock(self) -> bool:
+        """Whether a tree looks at hour or weekday: models of recordings without a calendar do not."""
+        return any(
+            model.reads(CLOCK) for of in (self.models, self.judged) for models in of.values() for model in models
+        )
+
+    def who(self, times_s: IntArray) -> IntArray:
+        """Who may be asked about windows that begin then (any shape): see :meth:`placement.learning.spans.Span.who`."""
+        found = np.full(times_s.shape, SERVED) if self.span is None else self.span.who(times_s)
+        if not self.reads_clock:
+            return found
+        known: IntArray = np.where(times_s < CALENDAR_FROM_S, NOBODY, found)
+        return known
+
     def shares(self, batch: Batch, resource: str) -> SingleArray | None:
         """See :class:`Predictor`; NaN where nobody may answer."""
         baseline = self.history.shares(batch, resource)
         if not self.models.get(resource) or baseline is None:
             return None
-        rows, times_s = self.features(batch, resource), batch.past[resource].end_s
-        if self.span is None or (who := self.span.who(times_s)).min(initial=SERVED) == SERVED:
+        who = self.who(batch.past[resource].end_s)
+        if who.max(initial=NOBODY) == NOBODY:
+            return np.full(baseline.shape, np.nan, np.float32)
+        rows = self.features(batch, resource)
+        if who.min() == SERVED:
             return self._mixed(self.models, resource, rows, baseline)
         found = np.full(baseline.shape, np.nan, np.float32)
         for models, at in ((self.models, who == SERVED), (self.judged or self.models, who == JUDGED)):
@@ -221,6 +246,11 @@ class Rungs:
     def reads_kin(self) -> bool:
         """Whether workloads have to tell of each other."""
         return any(p.reads_kin for _, p in self.predictors)
+
+    @cached_property
+    def reads_clock(self) -> bool:
+        """Whether one of them says nothing by a clock without a calendar."""
+        return any(p.reads_clock for _, p in self.predictors)
 
     @cached_property
     def moments_h(self) -> tuple[int, ...]:
@@ -308,6 +338,8 @@ class Question:
     """``(1 + M, R, K)`` what its kin tell, now and at :attr:`Rungs.moments_h` (these only where it is tried)."""
     stands: bool = False
     """Only how it stood is asked, now and then: for others to be told of it."""
+    is_new: bool = False
+    """Whether it is known to have begun when its history does: else nobody says :data:`YOUNG` of it, then or now."""
 
 
 @dataclass(frozen=True)
@@ -417,6 +449,7 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
     batch = batch_of(questions, days * DAY)
     end_s = questions[0].history.end_s
     of: list[dict[str, Prediction]] = [{} for _ in questions]
+    is_new: BoolArray = np.array([q.is_new for q in questions])
     for resource in LEARNED:
         past, scale = batch.past[resource], batch.scale[resource]
         usual = _usual(past.share, scale, rungs.parts, end_s)
@@ -426,9 +459,9 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
             of[i][resource] = Prediction(said, *usual[i])
         young = uppers.get(MODEL)
         if young is not None:
-            for i in np.flatnonzero(_is_young(past)[:, 0] & np.isfinite(young[:, 0])).tolist():
+            for i in np.flatnonzero(_is_young(past)[:, 0] & is_new & np.isfinite(young[:, 0])).tolist():
                 of[i][resource] = Prediction({YOUNG: float(young[i, 0] * scale[i])}, *usual[i])
-    ratios = _ratios(rungs, batch, _told(rungs, questions), end_s) if judges else [()] * len(questions)
+    ratios = _ratios(rungs, batch, _told(rungs, questions), end_s, is_new) if judges else [()] * len(questions)
     stood: list[tuple[tuple[int, SingleArray], ...]] = [()] * len(questions)
     if rungs.reads_kin:
         stood = [((end_s, rows[0]),) for rows in _standings(batch, rungs.target)]
@@ -475,7 +508,7 @@ def _moments_h(predictor: Predictor, target: Target) -> Sequence[int]:
     return range(target.horizon_h, OUTCOME_DAYS * 24, every_h)[:most]
 
 
-def _ratios(rungs: Rungs, batch: Batch, told: SingleArray, end_s: int) -> list[tuple[Ratio, ...]]:
+def _ratios(rungs: Rungs, batch: Batch, told: SingleArray, end_s: int, is_new: BoolArray) -> list[tuple[Ratio, ...]]:
     """How every rung would have done at past moments, by workload."""
     found: list[list[Ratio]] = [[] for _ in batch.cores]
     for name, predictor in rungs.predictors:
@@ -490,7 +523,9 @@ def _ratios(rungs: Rungs, batch: Batch, told: SingleArray, end_s: int) -> list[t
                 continue
             ratio = oracle(past, rungs.target) / upper
             made_s = end_s - (steps - past.origins) * STEP_S
-            for rung, mask in ((name, _is_known(past)), (YOUNG, _is_young(past)))[: 1 + (name == MODEL)]:
+            for rung, mask in ((name, _is_known(past)), (YOUNG, _is_young(past) & is_new[:, None]))[
+                : 1 + (name == MODEL)
+            ]:
                 for i, o in zip(*np.nonzero(mask & np.isfinite(ratio)), strict=True):
                     found[i].append(Ratio(rung, resource, int(made_s[o]), float(ratio[i, o])))
     return [tuple(ratios) for ratios in found]

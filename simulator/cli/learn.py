@@ -248,6 +248,8 @@ def reproduce_forecast(
     from simulator.reproduce.forecast import run
 
     result = run(data, seed=seed, only=only, keep=keep, progress=_say(quiet))
+    for name, why in result["omitted"].items():
+        click.echo(f"note: {name} is left out: {why}", err=True)
     rows = [
         {
             "task": name,
@@ -262,7 +264,10 @@ def reproduce_forecast(
     ]
     _emit("Reproduction", result, rows, output)
     if output == "table":
-        click.echo(f"\ngeomean {result['geomean']:.3f}  worst {result['worst']:.3f}  vs VPA {result['vs_vpa']:.3f}")
+        click.echo(
+            f"\ngeomean {result['geomean']:.3f}  worst {result['worst']:.3f}  vs VPA {result['vs_vpa']:.3f} "
+            f"(with its floors {result['vs_vpa_floors']:.3f})"
+        )
 
 
 @click.command("eurosys21")

@@ -17,11 +17,11 @@ import numpy as np
 from placement.errors import ConfigError, ModelError
 from placement.learning import boosted
 from placement.learning.baselines import Target, baselines_within, tuned_scale
-from placement.learning.features import schema_of
+from placement.learning.features import CLOCK, schema_of
 from placement.learning.prediction import LEAST
 from placement.learning.spans import Span
 from placement.learning.stacking import pinball
-from placement.learning.usage import HOUR, STEP_S, UsageSeries
+from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import AnyArray, BoolArray, FloatArray
 from simulator.charts import Line, line_chart, with_names
 from simulator.learning import lifetime_accuracy
@@ -81,6 +81,11 @@ def evaluate(
     tasks = sorted({(m.resource, m.target.horizon_h, m.target.statistic) for m in served})
     if not tasks:
         raise ModelError(f"{folder} has no model for {', '.join(series.usage)}; train one on such data")
+    if not series.has_calendar and any(model.reads(CLOCK) for model in (*served, *before)):
+        raise ConfigError(
+            f"{series.name} does not say when it began, and the models of {folder} look at hours and weekdays: tell with "
+            "--begins-at, or train them on a recording without a calendar"
+        )
     try:
         trained_on, facts = card["data"], {task: _facts(card, *task) for task in tasks}
     except (KeyError, TypeError) as error:
@@ -206,9 +211,12 @@ def _is_in(names: Sequence[str], digests: str) -> BoolArray:
 def _masks(
     recording: Recording, resource: str, late: Samples, novelty: Mapping[str, BoolArray]
 ) -> dict[str, BoolArray]:
-    """Name → (S,) samples of a kind of workload; apart from those of less than a day (rung `young`)."""
-    measured = np.cumsum(recording.pasts[resource].hour_count, axis=1)[late.workload, late.hour - 1]
-    found, is_young = {name: mask[late.workload] for name, mask in novelty.items()}, measured < LEAST
+    """Name → (S,) samples of a kind of workload; apart from newcomers with less than a day (rung `young`)."""
+    past = recording.pasts[resource]
+    measured = np.cumsum(past.hour_count, axis=1)[late.workload, late.hour - 1]
+    is_new = np.isfinite(past.share).argmax(axis=1) >= DAY
+    is_young = (measured < LEAST) & is_new[late.workload]
+    found = {name: mask[late.workload] for name, mask in novelty.items()}
     return found | {"unseen, after a day": found["unseen"] & ~is_young, "less than a day": is_young}
 
 

@@ -24,6 +24,7 @@ from simulator.reproduce.forecast_judging import (
     FOLDS,
     LEVEL,
     STACKED_BASELINES,
+    TWINS,
     Bands,
     TaskResult,
     applied,
@@ -48,8 +49,8 @@ BAND_SHRINK = {1: 0.2, 6: 0.2, 24: 0.6}
 CALIBRATION_DAYS = 14
 """Conformal factors come from the last two weeks at most, so that they follow the cluster."""
 
-STACKABLE = tuple(n for n in baselines_within(FIRST_HISTORY_DAY) if n != "replay-p99-7d")
-"""Rules that may join the stack; the one left out is ``p99_7d`` by another name where a workload stands alone."""
+STACKABLE = tuple(n for n in baselines_within(FIRST_HISTORY_DAY) if n not in TWINS)
+"""Rules that may join the stack."""
 
 Progress = Callable[[str], None]
 Number = TypeVar("Number", int, float)
@@ -106,7 +107,10 @@ def bitbrains_task(
     rivals = recording.baselines(resource, target, judged, baselines_within(FIRST_HISTORY_DAY))
     test = judged.start_day > LAST_CALIBRATION_DAY
     if not test.any():
-        raise ConfigError(f"{name}: no usable sample after day {LAST_CALIBRATION_DAY}; the recording is full of gaps")
+        raise ConfigError(
+            f"{name}: no usable sample after day {LAST_CALIBRATION_DAY}: the recording ends too soon after it "
+            f"({recording.series.num_days:g} days for a window of {target.horizon_h} h), or is full of gaps"
+        )
     past = ~test & (judged.end_day <= LAST_CALIBRATION_DAY)
     fold = fold_of[judged.workload]
     raw, tuned, scales = rival_losses(judged, rivals, test, past, fold)

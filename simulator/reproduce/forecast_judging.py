@@ -22,6 +22,8 @@ LEVEL = 0.95
 FOLDS = 4
 STACKED_BASELINES = 6
 """How many baselines, the best of the days before, join the models in the stack."""
+TWINS = ("replay-p99-7d", "vpa-p90-floors", "vpa-p95-floors")
+"""Rules that join no stack: ``p99_7d`` by another name where a workload stands alone, and ``vpa-*`` but for tiny workloads."""
 MODELS_SHARE = 0.9
 """What the prior of the stack gives the models together; the rest goes to the simple rules."""
 PULL = 0.01

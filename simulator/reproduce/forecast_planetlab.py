@@ -26,6 +26,7 @@ from simulator.reproduce.forecast_judging import (
     FOLDS,
     LEVEL,
     STACKED_BASELINES,
+    TWINS,
     Bands,
     TaskResult,
     applied,
@@ -188,7 +189,8 @@ def planetlab_task(days: Days, target: Target, *, effort: Effort, seed: int, pro
 def _leaders(samples: Samples, tables: Mapping[str, SingleArray], past: BoolArray) -> FloatArray:
     """(R, S) forecasts of the rules that did best on the days that models are fitted on."""
     truth, weight = samples.truth[past].astype(float), samples.weight[past]
-    loss = {name: pinball(truth, values[past].astype(float), weight, LEVEL) for name, values in tables.items()}
+    rules = {name: values for name, values in tables.items() if name not in TWINS}
+    loss = {name: pinball(truth, values[past].astype(float), weight, LEVEL) for name, values in rules.items()}
     return np.stack([tables[n].astype(float) for n in sorted(loss, key=lambda n: loss[n])[:STACKED_BASELINES]])
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
+from placement.errors import ConfigError
 from placement.learning.prediction import card_of, load_rungs, target_of
 from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.strategies import STRATEGIES
@@ -253,8 +254,10 @@ FOREIGN_FACTOR = 0.4
 
 
 def foreign_model(data: Path, folder: Path) -> None:
-    """Trees from another kind of cluster: the CPU of PlanetLab's machines, first recorded day."""
-    train(read_planetlab(data / "planetlab")[0], folder, seed=0, targets=[target_of(FOREIGN)])
+    """Trees from another kind of cluster: the CPU of PlanetLab's machines, first recorded day. They do not look at the
+    hour, which the joined trace could not tell them."""
+    day = replace(read_planetlab(data / "planetlab")[0], start_s=0)
+    train(day, folder, seed=0, targets=[target_of(FOREIGN)])
 
 
 def attack(
@@ -385,7 +388,11 @@ def placement_command(
     rows: list[dict[str, Any]] = []
     setting, total = Setting(warmup_days, days, model=model), seeds * len(CELLS) + len(FRONTIER)
     digests = []
-    load_rungs(model, HORIZON)  # a mistake shows at once
+    if load_rungs(model, HORIZON).reads_clock:  # a mistake shows at once
+        raise ConfigError(
+            f"model {model}: looks at hours and weekdays, which the joined recipe does not have; "
+            "give one that was trained on a recording without a calendar, such as `ullage trace join` makes"
+        )
     card = f"-{hashlib.sha256(card_of(model)).hexdigest()[:12]}" if model else ""
     with progress("replaying", quiet=quiet) as advance:
         for seed in range(seeds):
