@@ -178,6 +178,26 @@ async def test_owners_are_workloads_not_their_generations() -> None:
         assert await client.owners(NOW, 1) == {("shop", "web-7c9d8bf6c4-abcde"): "shop/Deployment/web"}
 
 
+async def test_labels_that_a_scrape_renamed_name_the_pod_that_was_measured() -> None:
+    """kube-state-metrics and cAdvisor scraped without ``honor_labels``: the plain labels are the scraper's."""
+    scraper = {"namespace": "monitoring", "pod": "state-metrics-0"}
+    pods = [scraper | {"exported_namespace": "shop", "exported_pod": f"web-{i}"} for i in (1, 2)]
+    owners = [{**pod, "owner_kind": "StatefulSet", "owner_name": f"w{i}"} for i, pod in enumerate(pods)]
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.raw = (
+            200,
+            json.dumps(
+                {"status": "success", "data": {"result": [{"metric": m, "value": [NOW, "1"]} for m in owners]}}
+            ).encode(),
+        )
+        assert await client.owners(NOW, 1) == {
+            ("shop", "web-1"): "shop/StatefulSet/w0",
+            ("shop", "web-2"): "shop/StatefulSet/w1",
+        }
+        found = {(s.namespace, s.pod) for s in await client.now(NOW)}
+    assert found == {("shop", "web-1"), ("shop", "web-2")}
+
+
 def test_settings_that_contradict_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"stale_s(.|\n)*usage.prometheus = 'prom:9090'"):
         read_settings(None, {"usage.stale_s": 10, "usage.prometheus": "prom:9090"})

@@ -15,7 +15,7 @@ import asyncio
 import math
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,15 +43,21 @@ MAX_STEPS = 10_000
 """Prometheus itself refuses more than 11,000 steps."""
 
 
+BY = "namespace, pod, exported_namespace, exported_pod"
+"""What names a pod. Where a scrape's own labels win (``honor_labels: false``), the pod's are the exported ones."""
+
+
 def cpu_expression(window_s: int) -> str:
-    """Cores by pod, over a window."""
-    return f"sum by (namespace, pod) (rate(container_cpu_usage_seconds_total{CONTAINERS}[{window_s}s]))"
+    """Cores by pod, over a window. Of series that only differ in who scraped them (a pair of Prometheus servers, two
+    jobs) one counts; what a container used before a restart, under another ``id``, is added."""
+    rate = f"rate(container_cpu_usage_seconds_total{CONTAINERS}[{window_s}s])"
+    return f"sum by ({BY}) (max by ({BY}, container, id, name) ({rate}))"
 
 
 def memory_expression(window_s: int) -> str:
-    """Largest working set by pod, in a window."""
+    """Largest working set by pod, in a window; before and after a restart a container does not hold it twice."""
     series = f"container_memory_working_set_bytes{CONTAINERS}"
-    return f"sum by (namespace, pod) (max_over_time({series}[{window_s}s]))"
+    return f"sum by ({BY}) (max by ({BY}, container) (max_over_time({series}[{window_s}s])))"
 
 
 EXPRESSIONS: dict[str, Callable[[int], str]] = {CPU: cpu_expression, MEMORY: memory_expression}
@@ -137,24 +143,21 @@ class Prometheus:
 
     async def _steps_per_query(self, at_s: int) -> int:
         """How many steps fit into the largest answer, from the number of pods measured in the last week."""
-        expression = (
-            f"count(sum by (namespace, pod) (last_over_time(container_cpu_usage_seconds_total{CONTAINERS}[7d])))"
-        )
+        expression = f"count(sum by ({BY}) (last_over_time(container_cpu_usage_seconds_total{CONTAINERS}[7d])))"
         answer = await self._ask("query", {"query": expression, "time": str(at_s)})
         number = _number(answer[0].value[1]) if answer and answer[0].value else 1.0
         return max(1, min(MAX_STEPS, int(self.settings.max_points / (number if number >= 1 else 1.0))))
 
     async def owners(self, at_s: int, days: float) -> dict[tuple[str, str], str]:
         """Workload of each pod seen in the ``days`` before ``at_s``, by (namespace, pod)."""
-        labels = "namespace, pod, owner_kind, owner_name"
-        expression = f"group by ({labels}) (last_over_time(kube_pod_owner[{max(1, math.ceil(days * 24))}h]))"
+        series = f'kube_pod_owner{{owner_is_controller!="false"}}[{max(1, math.ceil(days * 24))}h]'
+        expression = f"group by ({BY}, owner_kind, owner_name) (last_over_time({series}))"
         found = {}
-        for series in await self._ask("query", {"query": expression, "time": str(at_s)}):
-            name = series.metric
-            kind, owner = name.get("owner_kind", ""), name.get("owner_name", "")
+        for answer in await self._ask("query", {"query": expression, "time": str(at_s)}):
+            kind, owner = answer.metric.get("owner_kind", ""), answer.metric.get("owner_name", "")
             if kind and owner and kind != "<none>":
-                namespace = name.get("namespace", "")
-                found[namespace, name.get("pod", "")] = workload_of(namespace, f"{kind}/{owner}")
+                namespace, pod = _pod_of(answer.metric)
+                found[namespace, pod] = workload_of(namespace, f"{kind}/{owner}")
         return found
 
     def _pods(self, answer: list[_Series], resource: str) -> list[PodSeries]:
@@ -167,9 +170,9 @@ class Prometheus:
             good = np.isfinite(table[:, 1]) & (table[:, 1] >= 0) & (table[:, 1] <= most)
             if not good.all():
                 self.metrics.usage_refused.labels("impossible value").inc(int((~good).sum()))
-            pod = series.metric.get("pod", "")
+            namespace, pod = _pod_of(series.metric)
             if pod and good.any():
-                found.append(PodSeries(series.metric.get("namespace", ""), pod, resource, *table[good].T))
+                found.append(PodSeries(namespace, pod, resource, *table[good].T))
         return found
 
     # ── one query ─────────────────────────────────────────────────────────────────────────────
@@ -239,6 +242,12 @@ class Prometheus:
             raise SourceError(
                 f"usage.prometheus_token_file {path}: cannot be read ({why(error)})", "refused"
             ) from error
+
+
+def _pod_of(labels: Mapping[str, str]) -> tuple[str, str]:
+    """Namespace and name of the pod that was measured, not of the one that measured it."""
+    namespace, pod = labels.get("exported_namespace", ""), labels.get("exported_pod", "")
+    return namespace or labels.get("namespace", ""), pod or labels.get("pod", "")
 
 
 def _number(text: str) -> float:

@@ -19,6 +19,7 @@ from placement.learning.siblings import SIBLINGS
 from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import CPU
+from simulator.reproduce.forecast_judging import ratio
 from simulator.traces.usage_readers import host_of
 
 TARGET = Target(6)
@@ -87,5 +88,5 @@ def summary(said: Sequence[tuple[str, str, int, float]], rung: str) -> dict[str,
         "true": float(truth.mean()),
         "pinball": loss,
         "request_pinball": asked,
-        "ratio": loss / asked,
+        "ratio": ratio(loss, asked),
     }

@@ -24,7 +24,7 @@ from simulator.learning.forecast_samples import Samples, concatenate, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.cold_samples import MIXED_RULE, TARGET, Cold, Population
 from simulator.reproduce.cold_siblings import judge_siblings
-from simulator.reproduce.forecast_judging import FOLDS, LEVEL
+from simulator.reproduce.forecast_judging import FOLDS, LEVEL, ratio
 from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN
 from simulator.reproduce.seeds import pooled
 from simulator.traces.usage_readers import read_planetlab
@@ -110,9 +110,9 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
         "seen_workloads": pinball(truth[test], seen[test], weight[test], LEVEL),
         "best_rule": best,
         "best_rule_pinball": losses[best],
-        "ratio": loss / losses[best],
+        "ratio": ratio(loss, losses[best]),
         "mixed_rule_pinball": mixed,
-        "ratio_to_mixed_rule": loss / mixed,
+        "ratio_to_mixed_rule": ratio(loss, mixed),
         "coverage": float((samples.truth[test] <= unseen[test].astype(np.float32)).mean()),
         "samples": int(test.sum()),
         "tuned_rules": losses,

@@ -21,15 +21,12 @@ from placement.resources import CPU, MEMORY, FloatArray
 from simulator.learning.forecast_samples import Recording
 from simulator.learning.training import Effort
 from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, bitbrains_task, generations
-from simulator.reproduce.forecast_judging import LEVEL, TaskResult
+from simulator.reproduce.forecast_judging import LEVEL, TaskResult, ratio
 from simulator.reproduce.forecast_planetlab import Days, planetlab_task
 from simulator.reproduce.forecast_results import KeptResults, code_files, digest_of
 from simulator.traces.usage_readers import read_bitbrains_rnd, read_planetlab
 
 Progress = Callable[[str], None]
-
-LEAST_LOSS = 1e-6
-"""Share of the mean truth below which losses are alike: single precision cannot tell more."""
 
 
 def coverage_intervals(
@@ -183,11 +180,6 @@ def report(results: Sequence[TaskResult], seed: int) -> dict[str, Any]:
         "seed": seed,
         "protocol": "unseen workloads (4 folds) and later days; see simulator/reproduce/forecast.py",
     }
-
-
-def ratio(loss: float, rival: float) -> float:
-    """``loss / rival`` of losses relative to the mean truth; finite where a rival makes no error (constant usage)."""
-    return max(loss, LEAST_LOSS) / max(rival, LEAST_LOSS)
 
 
 def _entry(result: TaskResult, interval: tuple[float, float], by_day: tuple[float, float]) -> dict[str, Any]:

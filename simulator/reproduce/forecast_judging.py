@@ -35,6 +35,13 @@ MOST_STACKED = 8_000
 BANDS = 5
 MIN_BAND = 300
 """Outcomes below which a band goes with the others' factor."""
+LEAST_LOSS = 1e-6
+"""Share of the mean truth below which losses are alike: single precision cannot tell more."""
+
+
+def ratio(loss: float, rival: float) -> float:
+    """``loss / rival`` of losses relative to the mean truth; finite where a rival makes no error (constant usage)."""
+    return max(loss, LEAST_LOSS) / max(rival, LEAST_LOSS)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""What the queries make of a Prometheus as it is found: pairs of servers, restarts, scrapes that rename labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scheduler.learning.prometheus import cpu_expression, memory_expression
+
+CPU_SERIES, MEMORY_SERIES = "container_cpu_usage_seconds_total", "container_memory_working_set_bytes"
+pytestmark = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed"
+)
+
+
+def holds(folder: Path, expression: str, series: dict[str, str], expected: dict[str, float]) -> None:
+    """Let Prometheus' own engine evaluate it after ten minutes of scrapes every 30 s."""
+    test = {
+        "interval": "30s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": expression,
+                "eval_time": "10m",
+                "exp_samples": [{"labels": labels, "value": value} for labels, value in expected.items()],
+            }
+        ],
+    }
+    path = folder / "test.yml"
+    path.write_text(json.dumps({"evaluation_interval": "30s", "tests": [test]}))
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def named(metric: str, container: str = "main", **labels: str) -> str:
+    found = {"namespace": "shop", "pod": "web", "container": container, "id": f"/pods/{container}", **labels}
+    return metric + "{" + ",".join(f'{key}="{value}"' for key, value in found.items()) + "}"
+
+
+def test_a_pair_of_servers_and_two_jobs_do_not_count_a_pod_twice(tmp_path: Path) -> None:
+    for metric, values, expression, wanted in (
+        (CPU_SERIES, "0+15x20", cpu_expression(300), 0.5),
+        (MEMORY_SERIES, "100x20", memory_expression(300), 100.0),
+    ):
+        twice = {
+            named(metric, prometheus_replica="a"): values,
+            named(metric, prometheus_replica="b"): values,
+            named(metric, job="cadvisor", container="side"): values,
+            named(metric, job="kubelet", container="side"): values,
+        }
+        holds(tmp_path, expression, twice, {'{namespace="shop",pod="web"}': 2 * wanted})
+
+
+def test_the_pods_own_cgroup_and_its_pause_container_are_left_out(tmp_path: Path) -> None:
+    for metric, values, expression, wanted in (
+        (CPU_SERIES, "0+15x20", cpu_expression(300), 0.5),
+        (MEMORY_SERIES, "100x20", memory_expression(300), 100.0),
+    ):
+        series = {
+            named(metric): values,
+            named(metric, container="", id="/pods"): values,
+            named(metric, container="POD"): values,
+        }
+        holds(tmp_path, expression, series, {'{namespace="shop",pod="web"}': wanted})
+
+
+def test_a_restarted_container_holds_its_memory_once_and_used_its_cpu_before_and_after(tmp_path: Path) -> None:
+    """It restarts after 8 of ten minutes, under another id; the old series is seen last at 7:30."""
+    before, after = named(MEMORY_SERIES, id="/pods/1"), named(MEMORY_SERIES, id="/pods/2")
+    series = {before: "100x15 stale", after: "_x16 90x20"}
+    holds(tmp_path, memory_expression(300), series, {'{namespace="shop",pod="web"}': 100.0})
+    before, after = named(CPU_SERIES, id="/pods/1"), named(CPU_SERIES, id="/pods/2")
+    series = {before: "0+30x16 stale", after: "_x16 0+30x20"}
+    holds(tmp_path, cpu_expression(600), series, {'{namespace="shop",pod="web"}': 1.025})  # rates reach to the edges
+
+
+def test_a_counter_that_is_reset_is_no_negative_use(tmp_path: Path) -> None:
+    series = {named(CPU_SERIES): "0+30x15 0+30x20"}
+    holds(tmp_path, cpu_expression(300), series, {'{namespace="shop",pod="web"}': 0.9})
+
+
+def test_where_the_scrape_renames_labels_pods_are_still_apart(tmp_path: Path) -> None:
+    own = {"namespace": "kube-system", "pod": "kubelet", "exported_namespace": "shop"}
+    series = {named(MEMORY_SERIES, **own, exported_pod=pod): f"{amount}x20" for pod, amount in (("a", 1), ("b", 2))}
+    labels = '{namespace="kube-system",pod="kubelet",exported_namespace="shop",exported_pod="%s"}'
+    holds(tmp_path, memory_expression(300), series, {labels % "a": 1.0, labels % "b": 2.0})
