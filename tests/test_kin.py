@@ -221,11 +221,12 @@ def test_without_owners_nothing_is_held_out_by_them_and_the_groups_are_as_before
 
 
 def history(forecaster: Forecaster, cpu: Mapping[str, SingleArray]) -> int:
-    end_s = 0
+    end_s = STEP_S * max(map(len, cpu.values()))
     for name, share in cpu.items():
         for step, value in enumerate(share.tolist(), 1):
-            at = end_s = step * STEP_S
-            forecaster.add(name, at, at, cpu_millicores=round(4000 * value), memory_bytes=round(8 * GIB * value))
+            forecaster.add(
+                name, step * STEP_S, end_s, cpu_millicores=round(4000 * value), memory_bytes=round(8 * GIB * value)
+            )
     return end_s
 
 

@@ -114,7 +114,7 @@ class Crowding:
         self._days, self._fell, self._rose = 1, 0, -WEEK
 
     def look(self, time_s: float, num_full: int, num_nodes: int) -> None:
-        """So many of the nodes are used up at this moment; times never go back."""
+        """So many of the nodes are used up at this moment; times never go back but after :meth:`rewind`."""
         slot = int(time_s) // STEP_S
         if self._looks and self._looks[-1][0] == slot:
             _, full, nodes = self._looks.pop()
@@ -122,6 +122,13 @@ class Crowding:
         self._looks.append((slot, num_full, num_nodes))
         while self._looks[0][0] <= slot - DAY:
             self._looks.popleft()
+
+    def rewind(self, now_s: float) -> None:
+        """Forget what was noted of the time after now: the clock was ahead."""
+        slot = int(now_s) // STEP_S
+        while self._looks and self._looks[-1][0] > slot:
+            self._looks.pop()
+        self._fell, self._rose = min(self._fell, slot), min(self._rose, slot)
 
     def settle(self) -> None:
         """Decide anew."""

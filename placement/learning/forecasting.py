@@ -215,6 +215,7 @@ class Forecaster:
         self.standings = Standings(len(LEARNED))
         """What workloads tell of each other, where rungs read it."""
         self._known: dict[str, _Known] = {}
+        self._now_s = 0.0
         self._begin_s: int | None = None
         """When the oldest sample was taken of anybody."""
         self._forgotten: dict[str, float] = {}
@@ -248,6 +249,7 @@ class Forecaster:
 
     def add(self, workload: str, time_s: int, now_s: int, *, cpu_millicores: int = -1, memory_bytes: int = -1) -> bool:
         """One sample of one pod; the largest of a workload's pods stays per five minutes. True when taken."""
+        self._look_at_clock(now_s)
         known = self._of(workload)
         if known is None:
             return False
@@ -260,6 +262,24 @@ class Forecaster:
         if known is None:
             return False
         return self._taken(known, time_s, known.history.add_oom(time_s, memory_bytes, now_s=now_s))
+
+    def _look_at_clock(self, now_s: float) -> None:
+        """When it was set back, nothing of the time after now may stand: it would count as the newest for as long. What was
+        forgotten as too old is learned anew from the histories."""
+        if now_s < self._now_s - STEP_S:
+            for known in self._known.values():
+                known.history.rewind(int(now_s))
+                known.last_s, known.promised_s = min(known.last_s, now_s), min(known.promised_s, int(now_s))
+                known.is_changed, known.is_tried, known.has_stood = True, False, False
+            self._outcomes.clear()
+            for newcomers in self._newcomers.values():
+                newcomers.clear()
+            self._promises = deque(promise for promise in self._promises if promise.made_s <= now_s)
+            self.standings.rewind(now_s)
+            self.crowding.rewind(now_s)
+            if self.siblings is not None:
+                self.siblings.rewind(now_s)
+        self._now_s = now_s
 
     def _of(self, workload: str) -> _Known | None:
         known = self._known.get(workload)
@@ -514,6 +534,7 @@ class Forecaster:
 
     def settle(self, now_s: float) -> int:
         """Hold promises whose window has passed against what was measured, and fit; how many were judged."""
+        self._look_at_clock(now_s)
         judged = 0
         while self._promises and self._promises[0].made_s + self.target.horizon_h * HOUR_S <= now_s - STEP_S:
             judged += self._judge(self._promises.popleft())

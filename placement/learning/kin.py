@@ -169,6 +169,10 @@ class Standings:
         if times[slot] // SLOT_S != time_s // SLOT_S or time_s < times[slot]:
             times[slot], self._values[row, slot] = time_s, values
 
+    def rewind(self, now_s: float) -> None:
+        """Forget what was noted of the time after now: the clock was ahead."""
+        self._times[self._times > now_s] = -1
+
     def features(self, time_s: int) -> SingleArray:
         """(W, R, :data:`NAMES`) of all workloads (:meth:`row`) at a moment, from what was known by then."""
         if self._order is None:

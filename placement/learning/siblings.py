@@ -71,8 +71,14 @@ class _Outcomes:
         of[workload] = max(ratio, of.get(workload, 0.0))
         self._worst[workload] = max(ratio, self._worst.get(workload, 0.0))
 
+    def rewind(self, hour: int) -> None:
+        """Forget what came after it."""
+        self.hours = {h: of for h, of in self.hours.items() if h <= hour}
+        self._forget()
+        self.is_new = True
+
     def _forget(self) -> None:
-        oldest = max(self.hours) - DAY_H
+        oldest = max(self.hours, default=0) - DAY_H
         self.hours = {hour: of for hour, of in self.hours.items() if hour > oldest}
         self._worst = {}
         for of in self.hours.values():
@@ -151,6 +157,11 @@ class Siblings:
     def learn(self, workload: str, resource: str, made_s: int, ratio: float) -> None:
         """Truth ÷ what was said for the window after ``made_s``."""
         self._outcomes[resource].add(workload, made_s // HOUR_S, ratio)
+
+    def rewind(self, now_s: float) -> None:
+        """Forget what was noted of the time after now: the clock was ahead."""
+        for outcomes in self._outcomes.values():
+            outcomes.rewind(int(now_s) // HOUR_S)
 
     def settle(self) -> None:
         """Forget all but the last day of outcomes, and fit."""

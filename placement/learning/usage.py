@@ -151,7 +151,8 @@ class UsageHistory:
         """Record one sample; True when it was taken. ``-1`` stands for "not measured"."""
         slot = -(-time_s // STEP_S)
         in_future = now_s is not None and time_s > now_s + STEP_S
-        too_old = self._last >= 0 and slot <= self._last - self._size
+        newest = max(self._last, -1 if now_s is None else now_s // STEP_S)
+        too_old = newest >= 0 and slot <= newest - self._size
         if min(cpu_millicores, memory_bytes) < -1 or max(cpu_millicores, memory_bytes) < 0 or in_future or too_old:
             self.refused += 1
             return False
@@ -178,6 +179,17 @@ class UsageHistory:
         for ring in self._ring.values():
             ring[gone] = -1
         self._last = slot
+
+    def rewind(self, now_s: int) -> None:
+        """Forget what was recorded of the time after now: the clock was ahead."""
+        last = now_s // STEP_S + 1
+        if self._last <= last:
+            return
+        gone = np.arange(max(last, self._last - self._size) + 1, self._last + 1) % self._size
+        for ring in self._ring.values():
+            ring[gone] = -1
+        self._last = last if self._first <= last else -1
+        self._first = min(self._first, self._last)
 
     def latest(self, resource: str, end: int, length: int) -> IntArray:
         """``(length,)`` samples up to the one of step ``end`` (at most the ring), −1 where nothing came."""

@@ -94,9 +94,12 @@ class UsageStore:
         self.metrics.telemetry_queue.set(len(self._queue))
 
     async def put(self, sample: Sample) -> str:
-        """Keep a checked sample; ``accepted`` or ``stale``. Waits while the queue is full and somebody takes."""
+        """Keep a checked sample; ``accepted`` or ``stale``. Waits while the queue is full and somebody takes.
+
+        One that is of the future by now, because the clock was set back, keeps no other out.
+        """
         known = self.latest.get(sample.subject)
-        if known is not None and known.unix_s > sample.unix_s:
+        if known is not None and sample.unix_s < known.unix_s <= self.clock() + FUTURE_S:
             return self._counted("stale")
         while self.has_taker and len(self._queue) >= self.max_samples:
             self._room.clear()

@@ -57,6 +57,8 @@ PER_VISIT = 20
 """Questions per visit to the worker: about a tenth of a second of its time and 2.6 MB of histories."""
 MOST_KILLED = 10_000
 """Kills kept between two looks; more than that tell nothing new."""
+EMPTY_S = 86_400
+"""As long a time for which Prometheus had nothing at all is asked for again: what it reads from may have been away."""
 SETTLE_S = 30
 """A five-minute sample is read this long after its end: scrapes come late."""
 
@@ -241,18 +243,22 @@ class UsageLearner:
     async def _read_history(self, prometheus: Prometheus) -> None:
         now_s = self.clock()
         last_s = int(now_s - SETTLE_S) // STEP_S * STEP_S
+        if self._read_to_s > last_s:
+            self._read_to_s = 0  # the clock was set back: nobody knows what was there to be read at that time
         days = self.settings.history_days
         first_s = self._read_to_s + STEP_S if self._read_to_s else int(now_s - days * 86_400)
         if first_s > last_s:
             return
         owners = await prometheus.owners(last_s, (last_s - first_s) / 86_400 + 1 / 24)
-        names = self._uids()
+        names, is_empty = self._uids(), True
         async for chunk in prometheus.history(first_s, last_s):
+            is_empty = is_empty and not chunk
             for series in chunk:
                 uid = names.get((series.namespace, series.pod))
                 workload = self._workload(uid) if uid else owners.get((series.namespace, series.pod), "")
                 await self._add_series(workload, series, int(now_s))
-        self._read_to_s = last_s
+        if not is_empty or last_s - first_s > EMPTY_S:
+            self._read_to_s = last_s
 
     async def _add_series(self, workload: str, series: PodSeries, now_s: int) -> None:
         if not workload:
