@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from placement.errors import ConfigError
 from placement.gangs import SIZE as GANG_SIZE
@@ -32,6 +32,7 @@ from placement.pods import (
     WeightedNodeTerm,
     WeightedPodTerm,
 )
+from placement.recording import Parts
 from placement.resources import (
     CPU,
     DEFAULT_CPU_MILLICORES,
@@ -317,6 +318,21 @@ def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Am
                 total[name] = amount
     _add(total, _amounts(spec.overhead))
     return total
+
+
+def parts_of(pod: Pod) -> dict[str, Parts]:
+    """What the pod's requests for CPU and memory are made of."""
+    spec, whole = pod.spec, effective_requests(pod)
+    own = structs.replace(spec, initContainers=None, overhead=None, resources=None)
+    sidecars = [c for c in spec.initContainers or () if c.restartPolicy == "Always"]
+    beside = structs.replace(spec, containers=None, initContainers=sidecars, resources=None)
+    starting = structs.replace(spec, containers=None, resources=None)
+    found = [effective_requests(structs.replace(pod, spec=part)) for part in (own, beside, starting)]
+    of_pod = _amounts(spec.resources.requests if spec.resources else None)
+    return {
+        name: Parts(0, 0, whole[name]) if name in of_pod else Parts(*(amounts.get(name, 0) for amounts in found))
+        for name in (CPU, MEMORY)
+    }
 
 
 def _scored(pod: Pod, requests: Amounts) -> tuple[int, int]:

@@ -9,6 +9,22 @@ from placement.pods import PodSpec
 from placement.resources import IntArray
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pod's request for one resource is made of: the larger of ``containers + beside`` and ``least``."""
+
+    containers: int
+    """Of its containers, which right-sizing lowers."""
+    beside: int = 0
+    """Of sidecars (init containers that go on running) and the runtime's overhead."""
+    least: int = 0
+    """While it starts (init containers), or for the pod as a whole: lower it cannot be made."""
+
+    def total(self, containers: int) -> int:
+        """With so much for its containers."""
+        return max(containers + self.beside, self.least)
+
+
 @dataclass(frozen=True)
 class RecordedPod:
     """One pod and its samples.
@@ -31,6 +47,8 @@ class RecordedPod:
     """Thousandths of what the owner asks of CPU and memory that right-sizing left of it; ``spec`` has what remains."""
     node: str = ""
     """Where it runs; empty for one that is gone or waits."""
+    parts: tuple[Parts, Parts] | None = None
+    """Of CPU and memory, as they are now; None = all is its containers'."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from placement.errors import ConfigError
 from placement.knowledge import workload_of
 from placement.learning.usage import STEP_S
 from placement.nodes import NodeSpec
+from placement.objects import Pod, parts_of
 from placement.pods import PodSpec
-from placement.recording import RecordedPod, Recording
-from placement.resources import CPU, IntArray
+from placement.recording import Parts, RecordedPod, Recording
+from placement.resources import CPU, MEMORY, IntArray
 from scheduler.errors import WireError
 from scheduler.kube import KubeClient
 from scheduler.learning.prometheus import PodSeries, Prometheus
@@ -49,6 +50,7 @@ class _Made(Struct):
 
 
 _decode_made = msgspec.json.Decoder(_Made).decode
+_decode_pod = msgspec.json.Decoder(Pod).decode
 
 
 @dataclass
@@ -60,6 +62,7 @@ class _Pod:
     is_here: bool = False
     kept_milli: tuple[int, int] = (1000, 1000)
     node: str = ""
+    parts: tuple[Parts, Parts] | None = None
     samples: dict[int, list[int]] = field(default_factory=dict)
     """Grid time → [millicores, bytes]."""
 
@@ -126,9 +129,11 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
         made = _decode_made(raw)
         meta, started = made.metadata, made.status and made.status.startTime
         kept = kept_of((meta.annotations or {}).get(RIGHTSIZED, ""))
+        parts = parts_of(_decode_pod(raw))
         pods[seen.namespace, seen.name] = _Pod(
-            seen.spec, _unix(started or meta.creationTimestamp), not seen.has_ended, kept, seen.node
-        )
+            seen.spec, _unix(started or meta.creationTimestamp), not seen.has_ended, kept, seen.node,
+            (parts[CPU], parts[MEMORY]),
+        )  # fmt: skip
     return nodes, pods, unreadable
 
 
@@ -185,5 +190,5 @@ def _recorded(key: tuple[str, str], pod: _Pod) -> RecordedPod:
     departure = -1 if pod.is_here else (times[-1] if times else max(arrival, 0))
     return RecordedPod(
         "/".join(key), pod.spec, max(arrival, 0), departure, np.array(times, np.int64), table[:, 0], table[:, 1],
-        pod.kept_milli, pod.node,
+        pod.kept_milli, pod.node, pod.parts,
     )  # fmt: skip

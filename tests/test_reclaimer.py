@@ -38,10 +38,10 @@ class Node:
         chosen = {"mode": "on", "growth_share": 1.0} | settings
         self.controller = Reclaimer(self.live.engine, self, ReclaimSettings(**chosen), self.current, lambda: 1000.0)  # type: ignore[arg-type]  # only call() is used
 
-    def show(self, cpu_milli: int, memory_mib: int) -> None:
+    def show(self, cpu_milli: int, memory_mib: int, *, marked: bool = True) -> None:
         """The watch shows the node with this offer."""
         amounts = ((CPU, 20_000), (MEMORY, 64 * GIB), (RECLAIMED_CPU, cpu_milli), (RECLAIMED_MEMORY, memory_mib))
-        self.live.ledger.see_node(NodeSpec("big", tuple(sorted(amounts)), labels=MARKED))
+        self.live.ledger.see_node(NodeSpec("big", tuple(sorted(amounts)), labels=MARKED if marked else ()))
 
     async def call(self, method: str, path: str, body: Any = None, **_: Any) -> bytes:
         """The API: takes the offer over, or refuses."""
@@ -68,6 +68,41 @@ async def test_the_offer_is_what_prediction_leaves_and_unmarked_nodes_are_left_a
     node.calls.clear()
     await node.controller.turn()
     assert node.calls == [], "an offer that stands is not patched again"
+
+
+async def test_a_node_that_is_marked_no_longer_offers_nothing(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    await node.controller.turn()
+    assert node.offers[0] > 0
+    node.batch("runs", 5000)
+    node.show(*node.offers, marked=False)
+    node.calls.clear()
+    await node.controller.turn()
+    assert node.offers == (0, 0)
+    assert len([path for _, path in node.calls if "eviction" in path]) == 1
+    node.live.ledger.lose("runs")
+    node.show(0, 0, marked=False)
+    node.calls.clear()
+    await node.controller.turn()
+    assert node.calls == []
+
+
+async def test_what_is_remembered_of_nodes_that_are_gone_does_not_grow(tmp_path: Path) -> None:
+    node = Node(tmp_path, mode="dry")
+    for i in range(5):
+        name = f"spot-{i}"
+        node.live.ledger.see_node(NodeSpec(name, ((CPU, 20_000), (MEMORY, 64 * GIB)), labels=MARKED))
+        await node.controller.turn()
+        node.live.ledger.lose_node(name)
+    await node.controller.turn()
+    assert set(node.controller._dry) == {"big"}
+
+
+async def test_a_measurement_of_the_future_is_not_the_present(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.current |= {f"web-{i}": Current(5000.0, 9000, GIB) for i in range(2)}
+    await node.controller.turn()
+    assert node.offers[0] > 10_000, "it would stand until the clock has caught up"
 
 
 async def test_present_use_counts_before_prediction_does(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -16,13 +17,15 @@ from placement.learning.prediction import Rungs
 from placement.learning.rightsize import RightsizePolicy
 from placement.learning.usage import DAY, STEP_S
 from placement.nodes import NamespaceSpec, NodeSpec
+from placement.objects import Pod, parts_of
 from placement.pods import PodSpec
-from placement.recording import RecordedPod, Recording
+from placement.recording import Parts, RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from scheduler.cli.rightsize import _rendered, rightsize
 from scheduler.errors import ApiError
 from scheduler.learning.reclaimer import KEEP_LABEL
-from scheduler.learning.rightsizing import Advice, advise, config_maps, require_current_policy, usd_per_month
+from scheduler.learning.rightsizing import Advice, advise, apply, config_maps, require_current_policy, usd_per_month
+from scheduler.learning.steering import Steered
 from scheduler.recording import kept_of
 
 GIB = 2**30
@@ -151,3 +154,102 @@ async def test_a_policy_that_does_not_note_what_it_lowered_stops_the_writing() -
         await require_current_policy(OnePolicy(shipped.replace(b"ullage.dev/rightsized", b"")))
     with pytest.raises(ApiError):
         await require_current_policy(OnePolicy(status=500))
+
+
+# ── what is beside the containers, and who else steers ────────────────────────────────────────
+
+
+def lowered_again(parts: Parts, runs: int = 6) -> list[tuple[int, int]]:
+    """(thousandths written, millicores that remain for the containers) of one run after the other, as admission does it."""
+    found, milli = [], 1000
+    base = pod("web-1", "StatefulSet/web", cpu=100)
+    for _ in range(runs):
+        now = replace(parts, containers=parts.containers if milli == 1000 else parts.containers * milli // 1000 + 1)
+        amounts = ((CPU, now.total(now.containers)), (MEMORY, 8 * GIB))
+        memory = Parts(8 * GIB)
+        running = replace(base, spec=replace(base.spec, request=amounts), kept_milli=(milli, 1000), parts=(now, memory))
+        data = config_maps(advice(running).recommendations).get("shop", {})
+        milli = int(data.get("StatefulSet.web.cpu", 1000))
+        found.append((milli, parts.containers * milli // 1000 + 1))
+    return found
+
+
+def test_sidecars_and_init_containers_are_not_made_up_for_by_the_containers() -> None:
+    """Each run would believe that the owner asked for more than the last one did, and lower containers further."""
+    assert {milli for milli, _ in lowered_again(Parts(4000))} == {29}, "115 of 4,000"
+    assert {milli for milli, _ in lowered_again(Parts(4000, beside=60))} == {14}, "55 beside a sidecar of 60"
+    assert {left for _, left in lowered_again(Parts(4000, beside=300))} == {29}, (
+        "the floor of a pod, whatever sidecars ask"
+    )
+    assert {left for _, left in lowered_again(Parts(4000, least=2000))} == {2001}, "no lower than would free anything"
+    assert {milli for milli, _ in lowered_again(Parts(4000, least=5000))} == {1000}
+    assert {milli for milli, _ in lowered_again(Parts(0, least=4000))} == {1000}, "requests of the pod as a whole"
+
+
+def made_of(**spec: object) -> dict[str, Parts]:
+    body = {"metadata": {"name": "x", "namespace": "x"}, "spec": spec}
+    return parts_of(msgspec.convert(body, Pod))
+
+
+def asks(cpu: str, **more: object) -> dict[str, object]:
+    return {"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}, **more}
+
+
+def test_a_pod_is_taken_apart_as_its_request_is_put_together() -> None:
+    assert made_of(containers=[asks("1"), asks("2")])[CPU] == Parts(3000)
+    sidecar, init = asks("300m", restartPolicy="Always"), asks("5")
+    found = made_of(containers=[asks("1")], initContainers=[sidecar, init], overhead={"cpu": "50m"})
+    assert found[CPU] == Parts(1000, 350, 5350)
+    assert found[MEMORY] == Parts(GIB, GIB, 2 * GIB)
+    assert found[CPU].total(1000) == 5350
+    whole = made_of(containers=[asks("1")], resources={"requests": {"cpu": "7"}})
+    assert (whole[CPU], whole[MEMORY]) == (Parts(0, 0, 7000), Parts(GIB))
+
+
+def test_what_autoscalers_and_limits_steer_is_left_alone() -> None:
+    rungs, policy = Rungs.of_history(Target(24)), RightsizePolicy()
+    recording = Recording("r", (NODE,), (pod("web-1", "ReplicaSet/web-7c9d8bf6c4"), pod("db-0", "StatefulSet/db")))
+    steered = Steered({("shop", "web"): {CPU: "HPA"}}, {"shop": {MEMORY: "LimitRange"}})
+    found = {r.workload: r for r in advise(recording, PLAIN, rungs, policy, steered=steered).recommendations}
+    web, db = found["shop/Deployment/web"], found["shop/StatefulSet/db"]
+    assert (web.why_kept, web.new_cpu, web.new_memory) == ("LimitRange; HPA", web.cpu, web.memory)
+    assert (db.why_kept, db.held, db.new_memory) == ("", "LimitRange", db.memory)
+    assert db.new_cpu < db.cpu
+    assert config_maps(found.values()).keys() == {"shop"}
+    assert list(config_maps(found.values())["shop"]) == ["StatefulSet.db.cpu"]
+
+
+def test_a_config_map_holds_what_the_api_takes_the_largest_savings_first() -> None:
+    one = advice(pod("web-1", "StatefulSet/web")).recommendations[0]
+    many = [replace(one, workload=f"shop/StatefulSet/{i:04d}{'x' * 200}") for i in range(3000)]
+    odd = replace(one, workload="shop/Odd/a:b")
+    long = replace(one, workload=f"shop/StatefulSet/{'x' * 240}")
+    left_out: list[str] = []
+    data = config_maps([odd, long, *many], left_out)["shop"]
+    assert sum(2 * len(key) + len(value) for key, value in data.items()) < 1_000_000
+    assert 1500 < len(data) < 6000
+    assert left_out[:2] == [odd.workload, long.workload]
+    assert left_out[2:] == [one.workload for one in many[len(data) // 2 :]]
+
+
+class Namespaces:
+    """An API that takes ConfigMaps but in one namespace."""
+
+    def __init__(self, refuses: str) -> None:
+        self.refuses, self.written = refuses, list[str]()
+
+    async def call(self, method: str, path: str, body: object = None, **_more: object) -> bytes:
+        namespace = path.split("/")[4]
+        if namespace == self.refuses:
+            raise ApiError("it is being terminated", 403)
+        if method == "PATCH":
+            self.written.append(namespace)
+        return b""
+
+
+async def test_a_namespace_that_refuses_keeps_no_other_from_its_recommendations() -> None:
+    api = Namespaces("b")
+    known = [NamespaceSpec(name, ()) for name in "abc"]
+    with pytest.raises(PlacementError, match=r"refused in b \(it is being terminated\); written in a, c"):
+        await apply(api, {name: {"StatefulSet.web.cpu": "144"} for name in "abc"}, known)
+    assert api.written == ["a", "c"]

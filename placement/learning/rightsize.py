@@ -7,13 +7,14 @@ because too little memory kills. Guaranteed pods and marked namespaces keep thei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from placement.knowledge import Forecast, Forecasts, workload_of
 from placement.learning.prediction import YOUNG
 from placement.learning.siblings import SIBLINGS
 from placement.pods import PodSpec
+from placement.recording import Parts
 from placement.resources import CPU, MEMORY
 
 MIB = 2**20
@@ -46,6 +47,11 @@ class Recommendation:
     age_s: int
     why_kept: str = ""
     """Why nothing is changed; empty if something is."""
+    beside_cpu: int = 0
+    beside_memory: int = 0
+    """Of the amounts before and after, what is not its containers' and stays as it is."""
+    held: str = ""
+    """Why one of the two is not changed, where the other is."""
 
     @property
     def saved_cpu(self) -> int:
@@ -65,6 +71,8 @@ def recommend(
     most_memory: Mapping[str, int] | None = None,
     kept_namespaces: frozenset[str] = frozenset(),
     policy: RightsizePolicy | None = None,
+    parts: Mapping[str, Mapping[str, Parts]] | None = None,
+    held: Callable[[str], Mapping[str, str]] = lambda workload: {},
 ) -> list[Recommendation]:
     """One recommendation per workload, the largest saving of CPU first.
 
@@ -72,6 +80,8 @@ def recommend(
     ----------
     pods : classes with how many pods of each run.
     most_memory : by workload, the largest memory sample ever recorded, bytes.
+    parts : by workload and resource, what is not its containers'; missing = nothing.
+    held : of a workload, resources that must not be lowered, and why.
     """
     rules = policy or RightsizePolicy()
     specs: dict[str, list[tuple[PodSpec, int]]] = {}
@@ -83,15 +93,28 @@ def recommend(
     for workload, classes in specs.items():
         forecast = None if forecasts is None else forecasts.of.get(workload)
         peak = (most_memory or {}).get(workload, 0)
-        found.append(_one(workload, classes, forecast, peak, kept_namespaces, rules))
+        of = (parts or {}).get(workload, {})
+        bounds = _Bounds(peak, of.get(CPU, Parts(0)), of.get(MEMORY, Parts(0)), held(workload))
+        found.append(_one(workload, classes, forecast, bounds, kept_namespaces, rules))
     return sorted(found, key=lambda r: (-r.saved_cpu, -r.saved_memory, r.workload))
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """What a workload's requests must not fall below, and which must not fall."""
+
+    peak: int
+    """Bytes."""
+    cpu: Parts
+    memory: Parts
+    held: Mapping[str, str]
 
 
 def _one(
     workload: str,
     classes: list[tuple[PodSpec, int]],
     forecast: Forecast | None,
-    peak: int,
+    bounds: _Bounds,
     kept: frozenset[str],
     rules: RightsizePolicy,
 ) -> Recommendation:
@@ -102,12 +125,20 @@ def _one(
     why = _why_kept(classes, forecast, kept)
     if why or forecast is None:
         return Recommendation(workload, replicas, cpu, memory, cpu, memory, rung, age_s, why)
-    new_cpu = _lowered(cpu, forecast.cpu * rules.margin, rules.least_cpu, rules.worth_share)
-    new_memory = _lowered(
-        memory, max(forecast.memory, peak) * rules.margin, rules.least_memory, rules.worth_share, step=MIB
-    )
-    why = "" if new_cpu < cpu or new_memory < memory else "fits as it is"
-    return Recommendation(workload, replicas, cpu, memory, new_cpu, new_memory, rung, age_s, why)
+    new_cpu, new_memory = cpu, memory
+    if CPU not in bounds.held:
+        least = bounds.cpu.total(rules.least_cpu)
+        new_cpu = _lowered(cpu, forecast.cpu * rules.margin, least, rules.worth_share)
+    if MEMORY not in bounds.held:
+        least = bounds.memory.total(rules.least_memory)
+        wanted = max(forecast.memory, bounds.peak) * rules.margin
+        new_memory = _lowered(memory, wanted, least, rules.worth_share, step=MIB)
+    held = "; ".join(dict.fromkeys(bounds.held.values()))
+    why = "" if new_cpu < cpu or new_memory < memory else held or "fits as it is"
+    return Recommendation(
+        workload, replicas, cpu, memory, new_cpu, new_memory, rung, age_s, why, bounds.cpu.beside, bounds.memory.beside,
+        "" if why else held,
+    )  # fmt: skip
 
 
 def _why_kept(classes: list[tuple[PodSpec, int]], forecast: Forecast | None, kept: frozenset[str]) -> str:

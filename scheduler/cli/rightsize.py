@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from placement.errors import PlacementError
 from placement.learning.horizons import HORIZONS
 from placement.learning.prediction import load_rungs, target_of
 from placement.learning.rightsize import Recommendation, RightsizePolicy
@@ -28,6 +29,7 @@ from scheduler.learning.rightsizing import (
     require_current_policy,
     usd_per_month,
 )
+from scheduler.learning.steering import who_steers
 from scheduler.metrics import Metrics
 from scheduler.recording import record
 from scheduler.settings import Settings, read_settings
@@ -101,15 +103,26 @@ async def _run(
         if applies:
             await require_current_policy(client)
         known = await namespaces_of(client)
+        steered = await who_steers(client)
+        if steered.unknown:
+            who = f"{', '.join(steered.unknown)}: cannot be read, so what they steer is not left alone"
+            if applies:
+                raise PlacementError(f"{who}; see that they can be listed, or run without --apply")
+            click.echo(f"note: {who}", err=True)
         size = settings.kube.page_size
         recording = await record(client, prometheus, name="rightsize", days=days, page_size=size, progress=say)
-        advice = advise(recording, known, rungs, policy, sizer=sizer, budget=budget)
+        advice = advise(recording, known, rungs, policy, sizer=sizer, budget=budget, steered=steered)
         if namespace:
             known = [n for n in known if n.name == namespace]
             mine = tuple(r for r in advice.recommendations if r.workload.startswith(f"{namespace}/"))
             restart = tuple(name for name in advice.restart if name.startswith(f"{namespace}/"))
             advice = replace(advice, recommendations=mine, restart=restart)
-        written = await apply(client, config_maps(advice.recommendations), known) if applies else []
+        left_out: list[str] = []
+        data = config_maps(advice.recommendations, left_out)
+        if left_out:
+            which = f"{len(left_out)} workloads, such as {left_out[0]}"
+            click.echo(f"note: {which}, have no place in their namespace's ConfigMap and keep their requests", err=True)
+        written = await apply(client, data, known) if applies else []
         return advice, written
     finally:
         await prometheus.close()
@@ -128,6 +141,7 @@ def _row(found: Recommendation) -> dict[str, Any]:
         "rung": found.rung,
         "age_s": found.age_s,
         "kept": found.why_kept,
+        "held": found.held,
     }
 
 
@@ -171,7 +185,7 @@ def _table(advice: Advice) -> str:
                 f"{r.memory / 2**20:.0f}Mi -> {r.new_memory / 2**20:.0f}Mi",
                 f"{usd_per_month(r):.2f}",
                 r.rung,
-                r.why_kept or "-",
+                r.why_kept or r.held or "-",
             )
         )
     packed = f" CPU: {advice.scale:g} times each workload's 95th percentile." if advice.scale else ""

@@ -7,8 +7,9 @@ When guaranteed pods want their own back, the offer shrinks in the same round, a
 are evicted (through the Eviction API, so that PDBs hold; a refusal is counted and tried again).
 
 ``dry`` computes, logs and counts, and changes nothing. Without fresh usage forecasts fall to the request, so offers
-shrink by themselves: no news never sells capacity. A restart leaves offers standing, for the next leader goes on with
-them; ``withdraw`` takes every offer back and evicts what runs on it.
+shrink by themselves: no news never sells capacity. A node that is no longer marked takes its offer back. A restart
+leaves offers standing, for the next leader goes on with them; ``withdraw`` takes every offer back and evicts what runs
+on it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from placement.learning.reclaim import (
     offer,
     to_evict,
 )
+from placement.nodes import NodeSpec
 from placement.resources import CPU, MEMORY
 from placement.state import Resident
 from scheduler.engine import Engine
@@ -62,6 +64,12 @@ class _Round:
     evicts: tuple[str, ...]
 
 
+def _shown(node: NodeSpec) -> Offer:
+    """What a node offers as it stands."""
+    amounts = dict(node.amounts)
+    return Offer(amounts.get(RECLAIMED_CPU, 0), amounts.get(RECLAIMED_MEMORY, 0))
+
+
 class Reclaimer:
     """See the module. ``current`` is what each pod uses now, by UID."""
 
@@ -90,16 +98,19 @@ class Reclaimer:
                 await self.turn()
 
     async def turn(self) -> None:
-        """Look at every marked node, and act."""
+        """Look at every node that is marked, or offers something, and act."""
         kept = self._kept_namespaces()
-        rounds = [self._look(row, kept) for row, node in enumerate(self.engine.state.nodes) if self._is_marked(node)]
+        rounds = [
+            self._look(row, node, kept)
+            for row, node in enumerate(self.engine.state.nodes)
+            if node is not None and (self._is_marked(node) or _shown(node) != Offer())
+        ]
+        self._dry = {found.node: self._dry.get(found.node, Offer()) for found in rounds}
         for found in rounds:
             await self._act(found)
         self._gauges(rounds)
 
-    def _is_marked(self, node: Any) -> bool:
-        if node is None:
-            return False
+    def _is_marked(self, node: NodeSpec) -> bool:
         key, _, value = self.settings.node_label.partition("=")
         labels = dict(node.labels)
         return not key or (key in labels and (not value or labels[key] == value))
@@ -110,16 +121,13 @@ class Reclaimer:
 
     # ── one node ──────────────────────────────────────────────────────────────────────────────
 
-    def _look(self, row: int, kept: frozenset[str]) -> _Round:
+    def _look(self, row: int, node: NodeSpec, kept: frozenset[str]) -> _Round:
         state = self.engine.state
-        node = state.nodes[row]
-        assert node is not None, "marked nodes exist"
         amounts = dict(node.amounts)
-        shown = Offer(amounts.get(RECLAIMED_CPU, 0), amounts.get(RECLAIMED_MEMORY, 0))
-        old = shown if self.settings.mode != "dry" else self._dry.get(node.name, Offer())
+        old = _shown(node) if self.settings.mode != "dry" else self._dry.get(node.name, Offer())
         residents = list(state.residents_on[row].values())
         new = room = Offer()
-        if self.settings.mode != "withdraw":
+        if self.settings.mode != "withdraw" and self._is_marked(node):
             load = self._load(amounts, residents, kept)
             new, room = offer(load, old, self.policy), offer(load, EVERYTHING, self.policy)
         reclaimed = [self._pod(r) for r in residents if is_reclaimed(r.spec)]
@@ -140,7 +148,7 @@ class Reclaimer:
 
     def _used(self, uid: str) -> tuple[int | None, int | None]:
         now = self.current.get(uid)
-        if now is None or self.unix_s() - now.unix_s > FRESH_S:
+        if now is None or abs(self.unix_s() - now.unix_s) > FRESH_S:
             return None, None
         return now.cpu_millicores, now.memory_bytes
 

@@ -8,6 +8,7 @@ else is changed: no running pod, no Deployment, no Guaranteed pod.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -28,16 +29,20 @@ from placement.learning.rightsize import Recommendation, RightsizePolicy, recomm
 from placement.learning.usage import DAY, STEP_S
 from placement.nodes import NamespaceSpec
 from placement.objects import namespace_spec
-from placement.pods import PodSpec
-from placement.recording import RecordedPod, Recording
+from placement.recording import Parts, RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from scheduler.api import Api
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
 from scheduler.learning.reclaimer import KEEP_LABEL
+from scheduler.learning.steering import NOBODY_STEERS, Steered
 from scheduler.recording import RIGHTSIZED
 
 CONFIG_MAP = "ullage-rightsize"
+MOST_BYTES = 900_000
+"""Of a ConfigMap: the API takes 1 MiB of data, etcd 1.5 MiB in all."""
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+"""Of a ConfigMap's data."""
 MANAGER = "ullage-rightsize"
 POLICIES = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"
 USD_PER_CORE_HOUR = 0.031611
@@ -83,16 +88,18 @@ def advise(
     *,
     sizer: str = "forecast",
     budget: float = 0.01,
+    steered: Steered = NOBODY_STEERS,
 ) -> Advice:
     """Predict every workload of a recording and recommend.
 
     Parameters
     ----------
+    steered : what others do with requests, so that they must stay.
     sizer : one of :data:`SIZERS`.
     budget : of node-time over CPU, for ``packed``.
     """
     forecaster = Forecaster(rungs.target, rungs=rungs, max_workloads=EVERY_WORKLOAD)
-    recording = replace(recording, pods=tuple(replace(p, spec=_as_asked(p)) for p in recording.pods))
+    recording = replace(recording, pods=tuple(_as_asked(pod) for pod in recording.pods))
     most: dict[str, int] = {}
     end_s = max((int(p.time_s[-1]) for p in recording.pods if len(p.time_s)), default=0)
     for pod in recording.pods:
@@ -118,7 +125,10 @@ def advise(
         forecasts, scale = _packed(forecaster, recording, end_s, budget, margin)
         most = {workload: round(memory * margin) for workload, memory in most.items()}
         policy = replace(policy, margin=1.0)
-    found = recommend(here.items(), forecasts, most_memory=most, kept_namespaces=kept, policy=policy)
+    found = recommend(
+        here.items(), forecasts, most_memory=most, kept_namespaces=kept, policy=policy, parts=_parts(recording.pods),
+        held=steered.of,
+    )  # fmt: skip
     return Advice(tuple(found), rungs.target.name, rungs.source, sizer, scale, restart)
 
 
@@ -151,13 +161,35 @@ def _crowding(forecaster: Forecaster, recording: Recording, end_s: int) -> tuple
     return tuple(pod for name in crowded for pod in to_restore(now[name], lowered[name], offered[name]))
 
 
-def _as_asked(pod: RecordedPod) -> PodSpec:
-    """What the pod's owner asks for: a recommendation is a share of that, also where an earlier one is in force."""
-    amounts = dict(pod.spec.request)
-    for resource, kept in zip((CPU, MEMORY), pod.kept_milli, strict=True):
-        if kept < 1000 and resource in amounts:
-            amounts[resource] = (amounts[resource] - 1) * 1000 // kept  # admission rounds up by one
-    return replace(pod.spec, request=tuple(sorted(amounts.items())))
+def _as_asked(pod: RecordedPod) -> RecordedPod:
+    """What the pod's owner asks for: a recommendation is a share of that, also where an earlier one is in force.
+
+    Admission lowers what containers ask for, and rounds up by one; sidecars, init containers and overhead stay.
+    """
+    amounts, asked = dict(pod.spec.request), []
+    for at, (resource, kept) in enumerate(zip((CPU, MEMORY), pod.kept_milli, strict=True)):
+        parts = pod.parts[at] if pod.parts else Parts(amounts.get(resource, 0))
+        if kept < 1000 and parts.containers:
+            parts = replace(parts, containers=(parts.containers - 1) * 1000 // kept)
+            amounts[resource] = parts.total(parts.containers)
+        asked.append(parts)
+    cpu, memory = asked
+    return replace(pod, spec=replace(pod.spec, request=tuple(sorted(amounts.items()))), parts=(cpu, memory))
+
+
+def _parts(pods: Iterable[RecordedPod]) -> dict[str, dict[str, Parts]]:
+    """By workload and resource, of the pod that asks for most."""
+    found: dict[str, dict[str, Parts]] = {}
+    for pod in pods:
+        workload = workload_of(pod.spec.namespace, pod.spec.owner)
+        if not workload or pod.parts is None:
+            continue
+        of = found.setdefault(workload, {})
+        for resource, parts in zip((CPU, MEMORY), pod.parts, strict=True):
+            largest = of.get(resource, parts)
+            if parts.total(parts.containers) >= largest.total(largest.containers):
+                of[resource] = parts
+    return found
 
 
 def _packed(
@@ -199,33 +231,50 @@ async def namespaces_of(client: KubeClient) -> list[NamespaceSpec]:
     return found
 
 
-def config_maps(recommendations: Iterable[Recommendation]) -> dict[str, dict[str, str]]:
-    """Namespace → data of its ConfigMap: ``Deployment.web.cpu`` → thousandths of the request, at most 1000."""
+def config_maps(
+    recommendations: Iterable[Recommendation], left_out: list[str] | None = None
+) -> dict[str, dict[str, str]]:
+    """Namespace → data of its ConfigMap: ``Deployment.web.cpu`` → thousandths of its containers' request, at most 1000.
+
+    Those that save most come first; whose name is no key of a ConfigMap, or who would make it larger than the API takes,
+    is noted in ``left_out``.
+    """
     found: dict[str, dict[str, str]] = {}
+    size: Counter[str] = Counter()
     for one in recommendations:
         if one.why_kept:
             continue
         namespace, kind, name = one.workload.split("/", 2)
-        data = found.setdefault(namespace, {})
-        for resource, now, new in (("cpu", one.cpu, one.new_cpu), ("memory", one.memory, one.new_memory)):
-            if new < now:
-                data[f"{kind}.{name}.{resource}"] = str(-(-new * 1000 // now))
+        data = {
+            f"{kind}.{name}.{resource}": str(-(-(new - beside) * 1000 // (now - beside)))
+            for resource, now, new, beside in (
+                (CPU, one.cpu, one.new_cpu, one.beside_cpu),
+                (MEMORY, one.memory, one.new_memory, one.beside_memory),
+            )
+            if new < now
+        }
+        # The API server keeps each key a second time, among the managed fields.
+        needs = sum(2 * len(key) + 30 for key in data)
+        if size[namespace] + needs > MOST_BYTES or not all(_KEY.fullmatch(key) for key in data):
+            if left_out is not None:
+                left_out.append(one.workload)
+            continue
+        size[namespace] += needs
+        found.setdefault(namespace, {}).update(data)
     return found
 
 
-async def apply(client: KubeClient, data: Mapping[str, Mapping[str, str]], known: Iterable[NamespaceSpec]) -> list[str]:
+async def apply(client: Api, data: Mapping[str, Mapping[str, str]], known: Iterable[NamespaceSpec]) -> list[str]:
     """Write one ConfigMap per namespace; one that has nothing to say any more is emptied. The namespaces written.
 
     Raises
     ------
-    ApiError : the API refuses.
+    PlacementError : the API refused some of them; the others are written all the same.
     """
-    written = []
+    written, refused = [], []
     for namespace in sorted({n.name for n in known}):
         wanted = dict(data.get(namespace, {}))
         path = f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}"
-        if not wanted and not await _exists(client, path):
-            continue
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -233,8 +282,19 @@ async def apply(client: KubeClient, data: Mapping[str, Mapping[str, str]], known
             "data": wanted,
         }
         query = f"?fieldManager={MANAGER}&force=true"
-        await client.call("PATCH", path + query, body, content_type="application/apply-patch+yaml")
-        written.append(namespace)
+        try:
+            if not wanted and not await _exists(client, path):
+                continue
+            await client.call("PATCH", path + query, body, content_type="application/apply-patch+yaml")
+        except ApiError as error:
+            refused.append(f"{namespace} ({error})")
+        else:
+            written.append(namespace)
+    if refused:
+        raise PlacementError(
+            f"ConfigMap {CONFIG_MAP} was refused in {', '.join(refused)}; written in {', '.join(written) or 'none'}: "
+            "see to the rights and quotas there, and run it again"
+        )
     return written
 
 
@@ -260,7 +320,7 @@ async def require_current_policy(client: Api) -> None:
         )
 
 
-async def _exists(client: KubeClient, path: str) -> bool:
+async def _exists(client: Api, path: str) -> bool:
     try:
         await client.call("GET", path)
     except ApiError as error:

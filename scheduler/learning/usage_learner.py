@@ -300,7 +300,7 @@ class UsageLearner:
         used: dict[int, int] = {}
         for uid, now in self.current.items():
             resident = state.residents.get(uid)
-            if resident is None or now.cpu_millicores is None or now_s - now.unix_s > STEP_S:
+            if resident is None or now.cpu_millicores is None or abs(now_s - now.unix_s) > STEP_S:
                 continue
             if not is_reclaimed(resident.spec):
                 used[resident.row] = used.get(resident.row, 0) + now.cpu_millicores
