@@ -178,6 +178,8 @@ class UsageSettings:
     """PEM file of the authority that signed Prometheus' certificate; empty = the system's."""
     prometheus_token_file: str = ""
     """File with a bearer token, read anew for each query; empty = none."""
+    prometheus_selector: str = ""
+    """Label matchers such as ``cluster="a"`` for every metric, where one address answers for several clusters; empty = none."""
     model: str = ""
     """Folder written by ``ullage train``; ``rule:NAME`` = this baseline as the history rung; empty = ``rule:max7d``.
     A folder is looked at again when its card changes; lifetimes in it are for strategies that read them."""

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.learning.prometheus import cpu_expression, memory_expression
+from placement.errors import ConfigError
+from scheduler.learning.prometheus import CPU_USAGE, MEMORY_USAGE, Prometheus, cpu_expression, memory_expression
+from scheduler.metrics import Metrics
+from scheduler.settings import UsageSettings
 
-CPU_SERIES, MEMORY_SERIES = "container_cpu_usage_seconds_total", "container_memory_working_set_bytes"
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed"
 )
@@ -43,8 +45,8 @@ def named(metric: str, container: str = "main", **labels: str) -> str:
 
 def test_a_pair_of_servers_and_two_jobs_do_not_count_a_pod_twice(tmp_path: Path) -> None:
     for metric, values, expression, wanted in (
-        (CPU_SERIES, "0+15x20", cpu_expression(300), 0.5),
-        (MEMORY_SERIES, "100x20", memory_expression(300), 100.0),
+        (CPU_USAGE, "0+15x20", cpu_expression(300), 0.5),
+        (MEMORY_USAGE, "100x20", memory_expression(300), 100.0),
     ):
         twice = {
             named(metric, prometheus_replica="a"): values,
@@ -57,8 +59,8 @@ def test_a_pair_of_servers_and_two_jobs_do_not_count_a_pod_twice(tmp_path: Path)
 
 def test_the_pods_own_cgroup_and_its_pause_container_are_left_out(tmp_path: Path) -> None:
     for metric, values, expression, wanted in (
-        (CPU_SERIES, "0+15x20", cpu_expression(300), 0.5),
-        (MEMORY_SERIES, "100x20", memory_expression(300), 100.0),
+        (CPU_USAGE, "0+15x20", cpu_expression(300), 0.5),
+        (MEMORY_USAGE, "100x20", memory_expression(300), 100.0),
     ):
         series = {
             named(metric): values,
@@ -70,21 +72,36 @@ def test_the_pods_own_cgroup_and_its_pause_container_are_left_out(tmp_path: Path
 
 def test_a_restarted_container_holds_its_memory_once_and_used_its_cpu_before_and_after(tmp_path: Path) -> None:
     """It restarts after 8 of ten minutes, under another id; the old series is seen last at 7:30."""
-    before, after = named(MEMORY_SERIES, id="/pods/1"), named(MEMORY_SERIES, id="/pods/2")
+    before, after = named(MEMORY_USAGE, id="/pods/1"), named(MEMORY_USAGE, id="/pods/2")
     series = {before: "100x15 stale", after: "_x16 90x20"}
     holds(tmp_path, memory_expression(300), series, {'{namespace="shop",pod="web"}': 100.0})
-    before, after = named(CPU_SERIES, id="/pods/1"), named(CPU_SERIES, id="/pods/2")
+    before, after = named(CPU_USAGE, id="/pods/1"), named(CPU_USAGE, id="/pods/2")
     series = {before: "0+30x16 stale", after: "_x16 0+30x20"}
     holds(tmp_path, cpu_expression(600), series, {'{namespace="shop",pod="web"}': 1.025})  # rates reach to the edges
 
 
 def test_a_counter_that_is_reset_is_no_negative_use(tmp_path: Path) -> None:
-    series = {named(CPU_SERIES): "0+30x15 0+30x20"}
+    series = {named(CPU_USAGE): "0+30x15 0+30x20"}
     holds(tmp_path, cpu_expression(300), series, {'{namespace="shop",pod="web"}': 0.9})
 
 
 def test_where_the_scrape_renames_labels_pods_are_still_apart(tmp_path: Path) -> None:
     own = {"namespace": "kube-system", "pod": "kubelet", "exported_namespace": "shop"}
-    series = {named(MEMORY_SERIES, **own, exported_pod=pod): f"{amount}x20" for pod, amount in (("a", 1), ("b", 2))}
+    series = {named(MEMORY_USAGE, **own, exported_pod=pod): f"{amount}x20" for pod, amount in (("a", 1), ("b", 2))}
     labels = '{namespace="kube-system",pod="kubelet",exported_namespace="shop",exported_pod="%s"}'
     holds(tmp_path, memory_expression(300), series, {labels % "a": 1.0, labels % "b": 2.0})
+
+
+def test_pods_of_another_cluster_with_the_same_names_are_left_out(tmp_path: Path) -> None:
+    series = {named(MEMORY_USAGE, cluster=name): f"{amount}x20" for name, amount in (("a", 1), ("b", 2))}
+    holds(tmp_path, memory_expression(300), series, {'{namespace="shop",pod="web"}': 2.0})
+    holds(tmp_path, memory_expression(300, 'cluster="a"'), series, {'{namespace="shop",pod="web"}': 1.0})
+
+
+@pytest.mark.parametrize("text", ["cluster=a", 'cluster="a"}', 'a="b" or c="d"', 'a="b",', "{}", 'a="b"c'])
+def test_a_selector_that_is_none_is_refused(text: str) -> None:
+    settings = UsageSettings(prometheus="http://localhost:9090", prometheus_selector=text)
+    with pytest.raises(ConfigError, match="must be label matchers"):
+        Prometheus(settings, Metrics())
+    for good in ('cluster="a"', 'a!="b",c=~"d.*|e",f!~"\\\\w"'):
+        Prometheus(UsageSettings(prometheus="http://localhost:9090", prometheus_selector=good), Metrics())

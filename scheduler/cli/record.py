@@ -61,10 +61,11 @@ def command(write: Callable[[Recording, Path], str]) -> click.Command:
     @click.option("--timeout", "timeout_s", type=float, default=60, show_default=True, help="Of one query, seconds.")
     @click.option("--token-file", default="", help="Bearer token for Prometheus.")
     @click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
+    @click.option("--selector", default="", help='Label matchers for each metric, such as cluster="a".')
     @click.option("-q", "--quiet", is_flag=True, help="No progress.")
     def record_command(
         target: Path, prometheus: str, days: float, name: str | None, kubeconfig: str | None, context: str | None,
-        busy_share: float, timeout_s: float, token_file: str, ca: str, quiet: bool,
+        busy_share: float, timeout_s: float, token_file: str, ca: str, selector: str, quiet: bool,
     ) -> None:  # fmt: skip
         """Record the cluster and what its pods used into the trace TARGET (.ullage).
 
@@ -78,6 +79,7 @@ def command(write: Callable[[Recording, Path], str]) -> click.Command:
             "usage.timeout_s": timeout_s,
             "usage.prometheus_token_file": token_file,
             "usage.prometheus_ca": ca,
+            "usage.prometheus_selector": selector,
         }
         settings = read_settings(None, keys)
         found = fetch(settings.kube, settings.usage, name=name or target.stem, days=days, say=steps(quiet=quiet))

@@ -61,11 +61,12 @@ from scheduler.settings import Settings, read_settings
 )
 @click.option("--token-file", default="", help="Bearer token for Prometheus.")
 @click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
+@click.option("--selector", default="", help='Label matchers for each metric, such as cluster="a".')
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", help="Format.")
 def rightsize(
     prometheus: str, model: str, horizon: str, days: float, margin: float, sizer: str, budget: float, namespace: str,
-    applies: bool, kubeconfig: str | None, context: str | None, busy_share: float, token_file: str, ca: str,
+    applies: bool, kubeconfig: str | None, context: str | None, busy_share: float, token_file: str, ca: str, selector: str,
     quiet: bool, output: str,
 ) -> None:  # fmt: skip
     """What each workload should ask for, what that saves, and how far to believe it. Changes nothing by itself."""
@@ -77,6 +78,7 @@ def rightsize(
         "usage.timeout_s": 60,
         "usage.prometheus_token_file": token_file,
         "usage.prometheus_ca": ca,
+        "usage.prometheus_selector": selector,
         "usage.model": model,
         "usage.horizon": horizon,
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -32,8 +33,11 @@ from scheduler.errors import SourceError
 from scheduler.metrics import Metrics
 from scheduler.settings import UsageSettings
 
-CONTAINERS = '{container!="",container!="POD"}'
+CONTAINERS = ('container!=""', 'container!="POD"')
 """Real containers: not the pod's own cgroup (no container), nor the pause container of old cAdvisors."""
+CPU_USAGE, MEMORY_USAGE = "container_cpu_usage_seconds_total", "container_memory_working_set_bytes"
+_MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"([^"\\\n]|\\.)*"'
+_SELECTOR = re.compile(rf"{_MATCHER}(,{_MATCHER})*")
 WINDOW_S = 120
 """Of the rate that stands for "now"; two scrapes must fall into it."""
 MAX_CORES = 10_000.0
@@ -47,20 +51,24 @@ BY = "namespace, pod, exported_namespace, exported_pod"
 """What names a pod. Where a scrape's own labels win (``honor_labels: false``), the pod's are the exported ones."""
 
 
-def cpu_expression(window_s: int) -> str:
+def _of(metric: str, *matchers: str) -> str:
+    return f"{metric}{{{','.join(filter(None, matchers))}}}"
+
+
+def cpu_expression(window_s: int, selector: str = "") -> str:
     """Cores by pod, over a window. Of series that only differ in who scraped them (a pair of Prometheus servers, two
     jobs) one counts; what a container used before a restart, under another ``id``, is added."""
-    rate = f"rate(container_cpu_usage_seconds_total{CONTAINERS}[{window_s}s])"
+    rate = f"rate({_of(CPU_USAGE, *CONTAINERS, selector)}[{window_s}s])"
     return f"sum by ({BY}) (max by ({BY}, container, id, name) ({rate}))"
 
 
-def memory_expression(window_s: int) -> str:
+def memory_expression(window_s: int, selector: str = "") -> str:
     """Largest working set by pod, in a window; before and after a restart a container does not hold it twice."""
-    series = f"container_memory_working_set_bytes{CONTAINERS}"
+    series = _of(MEMORY_USAGE, *CONTAINERS, selector)
     return f"sum by ({BY}) (max by ({BY}, container) (max_over_time({series}[{window_s}s])))"
 
 
-EXPRESSIONS: dict[str, Callable[[int], str]] = {CPU: cpu_expression, MEMORY: memory_expression}
+EXPRESSIONS: dict[str, Callable[[int, str], str]] = {CPU: cpu_expression, MEMORY: memory_expression}
 
 
 class PodSeries(NamedTuple):
@@ -107,6 +115,11 @@ class Prometheus:
             raise ConfigError(
                 f"usage.prometheus = {settings.prometheus!r}: must be an address such as http://prometheus:9090"
             )
+        self.selector = settings.prometheus_selector
+        if self.selector and not _SELECTOR.fullmatch(self.selector):
+            raise ConfigError(
+                f'usage.prometheus_selector = {self.selector!r}: must be label matchers such as cluster="a",env!="test"'
+            )
         self._clock = clock
         self._rest_until = 0.0
         self._one = asyncio.Lock()
@@ -124,7 +137,7 @@ class Prometheus:
         """What each pod uses at this moment; pods without two recent scrapes are absent."""
         found = []
         for resource, expression in EXPRESSIONS.items():
-            answer = await self._ask("query", {"query": expression(WINDOW_S), "time": f"{unix_s:.3f}"})
+            answer = await self._ask("query", {"query": expression(WINDOW_S, self.selector), "time": f"{unix_s:.3f}"})
             found += self._pods(answer, resource)
         return found
 
@@ -137,20 +150,26 @@ class Prometheus:
             if end < start:
                 return
             for resource, expression in EXPRESSIONS.items():
-                asked = {"query": expression(STEP_S), "start": str(start), "end": str(end), "step": str(STEP_S)}
+                asked = {
+                    "query": expression(STEP_S, self.selector),
+                    "start": str(start),
+                    "end": str(end),
+                    "step": str(STEP_S),
+                }
                 yield self._pods(await self._ask("query_range", asked), resource)
             start = end + STEP_S
 
     async def _steps_per_query(self, at_s: int) -> int:
         """How many steps fit into the largest answer, from the number of pods measured in the last week."""
-        expression = f"count(sum by ({BY}) (last_over_time(container_cpu_usage_seconds_total{CONTAINERS}[7d])))"
+        expression = f"count(sum by ({BY}) (last_over_time({_of(CPU_USAGE, *CONTAINERS, self.selector)}[7d])))"
         answer = await self._ask("query", {"query": expression, "time": str(at_s)})
         number = _number(answer[0].value[1]) if answer and answer[0].value else 1.0
         return max(1, min(MAX_STEPS, int(self.settings.max_points / (number if number >= 1 else 1.0))))
 
     async def owners(self, at_s: int, days: float) -> dict[tuple[str, str], str]:
         """Workload of each pod seen in the ``days`` before ``at_s``, by (namespace, pod)."""
-        series = f'kube_pod_owner{{owner_is_controller!="false"}}[{max(1, math.ceil(days * 24))}h]'
+        owners = _of("kube_pod_owner", 'owner_is_controller!="false"', self.selector)
+        series = f"{owners}[{max(1, math.ceil(days * 24))}h]"
         expression = f"group by ({BY}, owner_kind, owner_name) (last_over_time({series}))"
         found = {}
         for answer in await self._ask("query", {"query": expression, "time": str(at_s)}):
