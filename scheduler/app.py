@@ -196,9 +196,7 @@ class App:
             return None
         from scheduler.planning.service import PlansService
 
-        return PlansService(
-            self.engine, self.client, lambda: () if self.planner is None else tuple(self.planner.adherence)
-        )
+        return PlansService(self.engine, lambda: () if self.planner is None else tuple(self.planner.adherence))
 
     async def _check_rights(self) -> None:
         """Fail at once where waiting would not help; anything else is retried by whoever lists."""

@@ -1,6 +1,6 @@
 """The gRPC service ``Plans``: ask, follow, fetch, apply; see ``proto/ullage/v1/plans.proto``.
 
-One plan is made at a time, in a process of its own; one is applied at a time, and only if the settings allow it. Plans
+One plan is made at a time, one is applied at a time, each in a process of its own; applied only if the settings allow it. Plans
 live in memory, the last ones only; what was applied has its record on disk, and goes on from there after a restart.
 Errors: ``INVALID_ARGUMENT`` the question makes no sense, ``NOT_FOUND`` no such plan, ``RESOURCE_EXHAUSTED`` another plan is
 made or applied, ``PERMISSION_DENIED`` applying is off, ``UNAVAILABLE`` another replica leads or the API is away.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # the library has no types
+import msgspec
 
 from placement.errors import ConfigError, PlacementError
 from placement.planning.make import KINDS, PROGRESS_UNITS, PlanningError, Request, SaleShape
@@ -27,11 +28,9 @@ from scheduler._pb import plans_pb2 as pb
 from scheduler._pb import plans_pb2_grpc
 from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
-from scheduler.kube import KubeClient
 from scheduler.planning.adherence import AS_PLANNED, Adherence
-from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
-from scheduler.planning.record import PlanRecord, PlanState, alone, fresh_record, plan_id, read_record, save_record
-from scheduler.planning.worker import PlanWorker, Progress
+from scheduler.planning.record import plan_id
+from scheduler.planning.worker import Ended, Happened, Order, PlanWorker, Progress, Worker, apply, check
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +44,8 @@ Context = Any
 class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # generated code has no types
     """``ended`` gives the last planned pods of live batches, oldest first."""
 
-    def __init__(self, engine: Engine, client: KubeClient, ended: Callable[[], Iterable[Adherence]]) -> None:
+    def __init__(self, engine: Engine, ended: Callable[[], Iterable[Adherence]]) -> None:
         self.engine = engine
-        self.client = client
         self.ended = ended
         self.plans: OrderedDict[str, Plan] = OrderedDict()
         self._running: dict[str, PlanWorker] = {}
@@ -92,7 +90,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         finally:
             self.engine.metrics.plans.labels(asked.kind, ending).inc()
             del self._running[name]
-            worker.close()
+            await worker.close()
 
     def _request(self, request: pb.MakePlanRequest) -> Request:
         kind = pb.PlanKind.Name(request.kind).removeprefix("PLAN_KIND_").lower() if request.kind in _KINDS else ""
@@ -185,7 +183,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         settings = self.engine.settings.plan
         try:
             if not request.confirmed and not request.abandon:
-                for problem in await why_not_valid(self.client, plan):
+                for problem in await self._wrong_with(plan):
                     yield pb.ApplyPlanEvent(message=f"would stop: {problem}")
                 yield pb.ApplyPlanEvent(message="nothing was changed; set confirmed to do it", outcome="running")
                 return
@@ -204,39 +202,36 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         except PlacementError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{error}; the same call goes on")
 
+    async def _wrong_with(self, plan: Plan) -> list[str]:
+        worker = Worker(check, msgspec.json.encode(plan), self.engine.settings.kube)
+        try:
+            found: list[str] = await worker.hear()
+            return found
+        finally:
+            await worker.close()
+
     async def _apply(self, request: pb.ApplyPlanRequest, plan: Plan) -> AsyncIterator[pb.ApplyPlanEvent]:
-        where = Path(self.engine.settings.plan.records) / f"{plan_id(plan)}.record.json"
+        settings = self.engine.settings
+        where = Path(settings.plan.records) / f"{plan_id(plan)}.record.json"
         most = request.max_evictions if request.HasField("max_evictions") else None
-        told: asyncio.Queue[pb.ApplyPlanEvent] = asyncio.Queue()
-        with alone(where):
-            record = read_record(where, plan) or fresh_record(plan)
-            save_record(record, where)
-
-            def say(number: int, message: str) -> None:
-                told.put_nowait(pb.ApplyPlanEvent(step=number + 1, message=message, evictions=record.evictions))
-
-            applier = Applier(
-                self.client, record, lambda: save_record(record, where), ApplyLimits(max_evictions=most), say
-            )
-            work = applier.give_back(PlanState.ABANDONED) if request.abandon else applier.run()
-            task: asyncio.Task[Any] = asyncio.ensure_future(work)
-            try:
-                while not task.done() or not told.empty():
-                    event = None
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK_S):
-                            event = await told.get()
-                    if event is not None:
-                        yield event
-                    why = self.engine.why_not_serving()
-                    if why and not task.done():
-                        raise ApiError(f"interrupted: {why}")
-                task.result()
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-            yield _last(record)
-        self.engine.metrics.plan_applied.labels(plan.kind, str(record.outcome)).inc()
+        worker = Worker(apply, Order(msgspec.json.encode(plan), where, most, request.abandon), settings.kube)
+        ended = None
+        try:
+            while ended is None:
+                said = None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        said = await worker.hear()
+                if isinstance(said, Happened):
+                    yield pb.ApplyPlanEvent(step=said.step, message=said.message, evictions=said.evictions)
+                if isinstance(said, Ended):
+                    ended = said
+                elif why := self.engine.why_not_serving():
+                    raise ApiError(f"interrupted: {why}")
+        finally:
+            await worker.close()
+        yield pb.ApplyPlanEvent(outcome=str(ended.outcome), reason=ended.reason, evictions=ended.evictions)
+        self.engine.metrics.plan_applied.labels(plan.kind, str(ended.outcome)).inc()
 
     # ── adherence ─────────────────────────────────────────────────────────────────────────────
 
@@ -248,10 +243,6 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
 
 
 _KINDS = pb.PlanKind.values()
-
-
-def _last(record: PlanRecord) -> pb.ApplyPlanEvent:
-    return pb.ApplyPlanEvent(outcome=str(record.outcome), reason=record.reason, evictions=record.evictions)
 
 
 def plan_message(name: str, plan: Plan) -> pb.Plan:

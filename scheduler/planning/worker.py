@@ -1,8 +1,9 @@
-"""Plans that were asked for over gRPC, made in a process of their own: snapshot, solver and checker all run there.
+"""Planning and applying for whoever asks over gRPC, in a process of its own for each: it holds up no answer.
 
-The worker reads the cluster through the API by itself, so that a large list costs the event loop that answers
-kube-scheduler nothing; it runs at low priority and ends with its parent. What it says on the way (value and bound) comes
-through a pipe, and last the plan or the reason why there is none.
+A worker reads the cluster through the API by itself, so that a large list costs the event loop that answers
+kube-scheduler nothing; it runs at low priority and ends with its parent. What it says on the way comes through a pipe, which
+a thread reads: a worker that is slow at saying something holds nobody up either. Killed at any moment, an applied plan goes
+on from its record (:mod:`scheduler.planning.record`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,18 +29,20 @@ from placement.planning.make import PlanningError, Request, plan_for
 from placement.planning.plans import Deadline, Plan
 from placement.planning.snapshots import SnapshotFile
 from scheduler.cluster_reader import take_snapshot
-from scheduler.errors import ApiError
+from scheduler.errors import ApiError, RecordError
 from scheduler.kube import KubeClient
+from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
+from scheduler.planning.record import PlanState, alone, fresh_record, read_record, save_record
 from scheduler.planning.solver import NICE
 from scheduler.settings import KubeSettings
 from scheduler.slices import give_way
 
 GRACE_S = 120.0
 """Beyond its limit, for the start of the process, reading the cluster, and the last solver step."""
-DEATH_S = 0.1
-"""From the end of a worker's pipe to its exit code; answers wait for so long at most."""
 NOTE_S = 0.05
 """At most one word of progress in this time; the last one before the plan always comes."""
+
+Say = Callable[[Any], None]
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,28 @@ class Progress:
     time_s: float
 
 
-async def _read(kube: KubeSettings) -> SnapshotFile:
-    client = await KubeClient.connect(kube)
-    try:
-        return await take_snapshot(client)
-    finally:
-        await client.close()
+@dataclass(frozen=True)
+class Failure:
+    """Why a worker gave up."""
+
+    kind: str
+    message: str
+    status: int
+
+    def error(self) -> PlacementError:
+        """The same as it was raised."""
+        if self.kind == "ApiError":
+            return ApiError(self.message, self.status)
+        kinds = {"ConfigError": ConfigError, "RecordError": RecordError}
+        return kinds.get(self.kind, PlanningError)(self.message)
 
 
-def _serve(request: Request, kube: KubeSettings, cancelled: Event, answer: Connection) -> None:
+@dataclass(frozen=True)
+class _Death:
+    exit_code: int | None
+
+
+def _begin(work: Callable[..., None], words: tuple[Any, ...], answer: Connection) -> None:
     give_way(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
     os.dup2(2, 1)  # solvers print at times
@@ -69,35 +87,88 @@ def _serve(request: Request, kube: KubeSettings, cancelled: Event, answer: Conne
         os._exit(0)
 
     threading.Thread(target=follow, daemon=True).start()
+    try:
+        work(answer.send, *words)
+    except PlacementError as error:
+        status = error.status if isinstance(error, ApiError) else 0
+        answer.send(Failure(type(error).__name__, str(error), status))
+
+
+class Worker:
+    """``work(say, *words)`` in a process: :meth:`hear` what it says, then :meth:`close`."""
+
+    def __init__(self, work: Callable[..., None], *words: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._answer, child = context.Pipe(duplex=False)
+        self._process = context.Process(target=_begin, args=(work, words, child), daemon=True)
+        self._process.start()
+        child.close()
+        self._said: asyncio.Queue[Any] = asyncio.Queue()
+        self._is_dead = asyncio.Event()
+        threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), daemon=True).start()
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._answer, suppress(RuntimeError):  # the loop may be closed by then
+            with suppress(EOFError, OSError):
+                while True:
+                    loop.call_soon_threadsafe(self._said.put_nowait, self._answer.recv())
+            self._process.join()
+            loop.call_soon_threadsafe(self._said.put_nowait, _Death(self._process.exitcode))
+            loop.call_soon_threadsafe(self._is_dead.set)
+
+    async def hear(self) -> Any:
+        """The next thing it says.
+
+        Raises
+        ------
+        PlacementError : it gave up, or (PlanningError) died.
+        """
+        said = await self._said.get()
+        if isinstance(said, Failure):
+            raise said.error()
+        if isinstance(said, _Death):
+            raise PlanningError.of_death(said.exit_code)
+        return said
+
+    async def close(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        await self._is_dead.wait()
+
+
+# ── making ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _read(kube: KubeSettings) -> SnapshotFile:
+    client = await KubeClient.connect(kube)
+    try:
+        return await take_snapshot(client)
+    finally:
+        await client.close()
+
+
+def _make(say: Say, request: Request, kube: KubeSettings, cancelled: Event) -> None:
     told_s = 0.0
 
     def note(value: float, bound: float | None) -> None:
         nonlocal told_s
         if deadline.elapsed_s - told_s >= NOTE_S:
             told_s = deadline.elapsed_s
-            answer.send(("note", (value, bound, told_s)))
+            say(Progress(value, bound, told_s))
 
-    try:
-        taken = asyncio.run(_read(kube))
-        deadline = Deadline(request.time_s, time.perf_counter, cancelled.is_set, note=note)
-        plan = plan_for(msgspec.structs.replace(request, snapshot=taken), deadline)
-        answer.send(("plan", msgspec.json.encode(plan)))
-    except PlacementError as error:
-        status = error.status if isinstance(error, ApiError) else 0
-        answer.send((type(error).__name__, (str(error), status)))
+    taken = asyncio.run(_read(kube))
+    deadline = Deadline(request.time_s, time.perf_counter, cancelled.is_set, note=note)
+    say(msgspec.json.encode(plan_for(msgspec.structs.replace(request, snapshot=taken), deadline)))
 
 
 class PlanWorker:
     """One plan in one process: iterate :meth:`events`; :meth:`finish` asks for the best so far; then :meth:`close`."""
 
     def __init__(self, request: Request, kube: KubeSettings) -> None:
-        context = multiprocessing.get_context("spawn")
         self._limit_s = request.time_s + GRACE_S
-        self._cancelled = context.Event()
-        self._answer, child = context.Pipe(duplex=False)
-        self._process = context.Process(target=_serve, args=(request, kube, self._cancelled, child), daemon=True)
-        self._process.start()
-        child.close()
+        self._cancelled = multiprocessing.get_context("spawn").Event()
+        self._worker = Worker(_make, request, kube, self._cancelled)
+        self.close = self._worker.close
 
     def finish(self) -> None:
         """Ask for the best plan so far."""
@@ -111,46 +182,84 @@ class PlanWorker:
         ConfigError : the question makes no sense. ApiError : the cluster cannot be read.
         PlanningError : the worker failed, died or hung.
         """
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        loop.add_reader(self._answer.fileno(), ready.set)
-        end = loop.time() + self._limit_s
+        end = asyncio.get_running_loop().time() + self._limit_s
+        while True:
+            try:
+                async with asyncio.timeout_at(end):
+                    said = await self._worker.hear()
+            except TimeoutError as error:
+                raise PlanningError("the planner did not answer in time and was stopped; give it less to do") from error
+            if not isinstance(said, Progress):
+                yield msgspec.json.decode(said, type=Plan)
+                return
+            yield said
+
+
+# ── applying ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to do with a plan whose record is, or will be, at ``record``."""
+
+    plan: bytes
+    record: Path
+    max_evictions: int | None = None
+    abandons: bool = False
+
+
+@dataclass(frozen=True)
+class Happened:
+    """Something that happened while a plan is applied."""
+
+    step: int
+    """From 1; 0 = none."""
+    message: str
+    evictions: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How applying stands at last."""
+
+    outcome: PlanState
+    reason: str
+    evictions: int
+
+
+def check(say: Say, plan: bytes, kube: KubeSettings) -> None:
+    """In a worker: say what is wrong with a plan on the cluster as it is now, all at once."""
+
+    async def work() -> list[str]:
+        client = await KubeClient.connect(kube)
         try:
-            while True:
-                try:
-                    async with asyncio.timeout_at(end):
-                        await ready.wait()
-                except TimeoutError as error:
-                    raise PlanningError(
-                        "the planner did not answer in time and was stopped; give it less to do"
-                    ) from error
-                ready.clear()
-                while self._answer.poll():
-                    found = self._take()
-                    yield found
-                    if isinstance(found, Plan):
-                        return
+            return await why_not_valid(client, msgspec.json.decode(plan, type=Plan))
         finally:
-            loop.remove_reader(self._answer.fileno())
+            await client.close()
 
-    def _take(self) -> Progress | Plan:
+    say(asyncio.run(work()))
+
+
+def apply(say: Say, order: Order, kube: KubeSettings) -> None:
+    """In a worker: act on a plan, saying what happened and last how it ended."""
+
+    async def work() -> None:
+        plan, where = msgspec.json.decode(order.plan, type=Plan), order.record
+        client = await KubeClient.connect(kube)
         try:
-            kind, data = self._answer.recv()
-        except EOFError as error:
-            self._process.join(DEATH_S)
-            raise PlanningError.of_death(self._process.exitcode) from error
-        if kind == "note":
-            return Progress(*data)
-        if kind == "plan":
-            return msgspec.json.decode(data, type=Plan)
-        message, status = data
-        if kind == "ApiError":
-            raise ApiError(message, status)
-        raise ConfigError(message) if kind == "ConfigError" else PlanningError(message)
+            with alone(where):
+                record = read_record(where, plan) or fresh_record(plan)
+                save_record(record, where)
+                applier = Applier(
+                    client,
+                    record,
+                    lambda: save_record(record, where),
+                    ApplyLimits(max_evictions=order.max_evictions),
+                    lambda number, message: say(Happened(number + 1, message, record.evictions)),
+                )
+                await (applier.give_back(PlanState.ABANDONED) if order.abandons else applier.run())
+                say(Ended(record.outcome, record.reason, record.evictions))
+        finally:
+            await client.close()
 
-    def close(self) -> None:
-        """End the worker, whatever it does."""
-        self._process.kill()
-        with suppress(OSError):
-            self._answer.close()
-        threading.Thread(target=self._process.join, daemon=True).start()
+    asyncio.run(work())
