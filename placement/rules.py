@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from placement.label_index import Homes, Pair, Terms, needs_of, owner_pair
+from placement.label_index import Rows as HomeRows
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.pods import HostPort, NodeTerm, PodSpec, PodTerm, Requirement, Spread, Toleration
 from placement.resources import BoolArray, IntArray
@@ -116,18 +118,17 @@ class Match:
         return matches_labels(self.selector, dict(spec.labels))
 
 
-class Placed(Protocol):
-    """What the index reads of a resident."""
-
-    @property
-    def spec(self) -> PodSpec: ...
-    @property
-    def row(self) -> int: ...
-
-
 Counted = tuple[str, object]
 """Key of a counter: its kind and what it counts."""
 Value = TypeVar("Value")
+
+
+def _needs(key: Counted) -> list[tuple[Pair, ...]]:
+    """What a pod must carry to be counted."""
+    kind, what = key
+    if kind == "all":
+        return needs_of(match.selector for match in what)  # type: ignore[attr-defined]  # tuple of Match
+    return [(owner_pair(*what),)]  # type: ignore[misc]  # namespace and owner
 
 
 def _reads_labels(key: Counted) -> bool:
@@ -152,8 +153,7 @@ def hard_taints(node: NodeSpec) -> tuple[Taint, ...]:
 class RuleIndex:
     """Columns and counters of one ledger. Rows are the ledger's."""
 
-    def __init__(self, residents: Mapping[str, Placed]) -> None:
-        self.residents = residents
+    def __init__(self) -> None:
         self.nodes: list[NodeSpec | None] = []
         self.namespaces: dict[str, NamespaceSpec] = {}
         self._ids: dict[str, int] = {}
@@ -166,12 +166,15 @@ class RuleIndex:
         self._taint_sets: dict[tuple[Taint, ...], int] = {(): 0}
         self._models = np.full(64, ABSENT, np.int64)
         self._counters: dict[Counted, IntArray] = {}
-        self._bumps: dict[PodSpec, tuple[IntArray, ...]] = {}
+        self._homes = Homes()
+        self._bumps: dict[PodSpec, tuple[HomeRows, tuple[IntArray, ...]]] = {}
+        """Class → where its pods are, and every counter that counts them."""
         self._carried: dict[tuple[Match, str], IntArray] = {}
         """Required anti-affinity of residents: how many on each node carry the term."""
         self._ports: dict[HostPort, IntArray] = {}
         self._wishes: dict[tuple[Match, str, int], IntArray] = {}
         """Residents' preferred terms by weight, and required affinity as weight 0: how many carry each."""
+        self._index_terms()
         self._soft_taints: dict[int, tuple[Taint, ...]] = {}
         self._images: dict[str, dict[int, int]] = {}
         """Image name → row → bytes."""
@@ -184,6 +187,18 @@ class RuleIndex:
         self._most_counters = MIN_COUNTERS
         self.epoch = 0
         """Grows when classes may have become relational, or may be so no longer."""
+
+    def _index_terms(self) -> None:
+        """Find all terms by the classes that they may mean."""
+        self._counting: Terms[Counted] = Terms(self._homes)
+        self._carrying: Terms[tuple[Match, str]] = Terms(self._homes)
+        self._wishing: Terms[tuple[Match, str, int]] = Terms(self._homes)
+        for key in self._counters:
+            self._counting.add(key, _needs(key))
+        for term in self._carried:
+            self._carrying.add(term, needs_of([term[0].selector]))
+        for wish in self._wishes:
+            self._wishing.add(wish, needs_of([wish[0].selector]))
 
     @property
     def num_counters(self) -> int:
@@ -300,7 +315,11 @@ class RuleIndex:
 
     def _drop_idle(self) -> None:
         """Drop counters that count nobody, before there are too many. None of them has a say in any answer: nobody is
-        there to be met, kept away from or pleased, and who asks for one again gets a new one."""
+        there to be met, kept away from or pleased, and who asks for one again gets a new one. So it is with classes that
+        have no pod any more."""
+        if self._homes.is_full:
+            self._homes.forget_empty()
+            self._bumps.clear()
         if self.num_counters < self._most_counters:
             return
         self._counters = {k: c for k, c in self._counters.items() if k in self._asked or c.any()}
@@ -309,6 +328,7 @@ class RuleIndex:
         self._wishes = {wish: counter for wish, counter in self._wishes.items() if counter.any()}
         self._most_counters = max(MIN_COUNTERS, 2 * self.num_counters)
         self._asked.clear()
+        self._index_terms()
         self._forget_classes()
 
     # ── rules about the node alone ────────────────────────────────────────────────────────────
@@ -396,25 +416,31 @@ class RuleIndex:
     # ── residents ─────────────────────────────────────────────────────────────────────────────
 
     def bind(self, spec: PodSpec, row: int) -> None:
-        """A resident of this class appeared (already in ``residents``)."""
-        bumps = self._bumps.get(spec)
-        for counter in self._bumps_of(spec) if bumps is None else bumps:
+        """A resident of this class appeared."""
+        rows, counters = self._bumps.get(spec) or self._bumps_of(spec)
+        rows[row] = rows.get(row, 0) + 1
+        for counter in counters:
             counter[row] += 1
 
     def release(self, spec: PodSpec, row: int) -> None:
-        """A resident of this class left (already out of ``residents``)."""
-        bumps = self._bumps.get(spec)
-        for counter in self._bumps_of(spec) if bumps is None else bumps:
+        """A resident of this class left."""
+        rows, counters = self._bumps.get(spec) or self._bumps_of(spec)
+        if rows[row] == 1:
+            del rows[row]
+        else:
+            rows[row] -= 1
+        for counter in counters:
             counter[row] -= 1
 
-    def _bumps_of(self, spec: PodSpec) -> tuple[IntArray, ...]:
-        """Every counter that a pod of this class changes."""
+    def _bumps_of(self, spec: PodSpec) -> tuple[HomeRows, tuple[IntArray, ...]]:
+        """Where pods of this class are, and every counter that one of them changes."""
         self._drop_idle()
         zeros = np.zeros
         for term in spec.pod_rules.anti_affinity:
             key = (Match.of(term, spec.namespace), term.topology_key)
             if key not in self._carried:
                 self._carried[key] = zeros(self._capacity, np.int64)
+                self._carrying.add(key, needs_of([key[0].selector]))
                 self._against.clear()
                 self.epoch += 1
         for port in spec.pod_rules.host_ports:
@@ -425,14 +451,15 @@ class RuleIndex:
         for wish in carried:
             if wish not in self._wishes:
                 self._wishes[wish] = zeros(self._capacity, np.int64)
+                self._wishing.add(wish, needs_of([wish[0].selector]))
                 self._for.clear()
-        bumps = [counter for key, counter in self._counters.items() if self._counts(key, spec)]
+        bumps = [self._counters[key] for key in self._counting.about(spec) if self._counts(key, spec)]
         bumps += [self._wishes[wish] for wish in carried]
         bumps += [
             self._carried[Match.of(term, spec.namespace), term.topology_key] for term in spec.pod_rules.anti_affinity
         ]
         bumps += [self._ports[port] for port in spec.pod_rules.host_ports]
-        return _remembered(self._bumps, spec, tuple(bumps))
+        return _remembered(self._bumps, spec, (self._homes.of(spec), tuple(bumps)))
 
     def _counts(self, key: Counted, spec: PodSpec) -> bool:
         kind, what = key
@@ -445,21 +472,21 @@ class RuleIndex:
         if key not in self._counters:
             self._drop_idle()
             self._counters[key] = np.zeros(self._capacity, np.int64)
+            self._counting.add(key, _needs(key))
             self._bumps.clear()
             self._recount(key)
         self._asked.add(key)
         return self._counters[key][: self.num_rows]
 
     def _recount(self, key: Counted) -> None:
+        rows: list[int] = []
+        numbers: list[int] = []
+        for spec, homes in self._homes.carrying(_needs(key)):
+            if homes and self._counts(key, spec):
+                rows += homes
+                numbers += homes.values()
         counter = self._counters[key]
-        counter[:] = 0
-        known: dict[PodSpec, bool] = {}
-        for resident in self.residents.values():
-            counted = known.get(resident.spec)
-            if counted is None:
-                counted = known[resident.spec] = self._counts(key, resident.spec)
-            if counted:
-                counter[resident.row] += 1
+        counter[:] = np.bincount(np.array(rows, np.int64), np.array(numbers, np.int64), len(counter))
 
     # ── rules about other pods ────────────────────────────────────────────────────────────────
 
@@ -479,8 +506,8 @@ class RuleIndex:
         """Required anti-affinity of residents against a class: topology key, and how many on each node carry it."""
         terms = self._against.get(spec)
         if terms is None:
-            carried, spaces = self._carried.items(), self.namespaces
-            found = [(topology_key, counter) for (m, topology_key), counter in carried if m.covers(spec, spaces)]
+            carried, spaces = self._carried, self.namespaces
+            found = [(key[1], carried[key]) for key in self._carrying.about(spec) if key[0].covers(spec, spaces)]
             terms = _remembered(self._against, spec, found)
         return terms
 
@@ -623,8 +650,9 @@ class RuleIndex:
         """``(N,)`` int64: what residents' own affinity terms give a node for a pod of this class."""
         wishes = self._for.get(spec)
         if wishes is None:
-            wished, spaces = self._wishes.items(), self.namespaces
-            found = [(topology_key, w, counter) for (m, topology_key, w), counter in wished if m.covers(spec, spaces)]
+            wished, spaces = self._wishes, self.namespaces
+            about = [wish for wish in self._wishing.about(spec) if wish[0].covers(spec, spaces)]
+            found = [(topology_key, w, wished[m, topology_key, w]) for m, topology_key, w in about]
             wishes = _remembered(self._for, spec, found)
         total = np.zeros(self.num_rows, np.int64)
         for topology_key, weight, counter in wishes:

@@ -149,7 +149,7 @@ class ClusterState:
         """Node name by row, empty where there is none."""
         self.row_of: dict[str, int] = {}
         self.residents: dict[str, Resident] = {}
-        self.rules = RuleIndex(self.residents)
+        self.rules = RuleIndex()
         self.residents_on: list[dict[str, Resident]] = []
         self.namespaces: dict[str, NamespaceSpec] = {}
         self.version = 0
