@@ -176,6 +176,8 @@ class RuleIndex:
         """Residents' preferred terms by weight, and required affinity as weight 0: how many carry each."""
         self._index_terms()
         self._soft_taints: dict[int, tuple[Taint, ...]] = {}
+        self._num_soft: dict[Taint, int] = {}
+        """PreferNoSchedule taint → nodes that have it, at least one."""
         self._images: dict[str, dict[int, int]] = {}
         """Image name → row → bytes."""
         self._against: dict[PodSpec, list[tuple[str, IntArray]]] = {}
@@ -262,6 +264,8 @@ class RuleIndex:
         soft = tuple(t for t in node.taints if t.effect == "PreferNoSchedule")
         if soft:
             self._soft_taints[row] = soft
+        for taint in soft:
+            self._num_soft[taint] = self._num_soft.get(taint, 0) + 1
         for name, size in node.images:
             self._images.setdefault(name, {})[row] = size
 
@@ -284,7 +288,10 @@ class RuleIndex:
         self._models[row] = ABSENT
         for key in (_NAME, *(key for key, _ in node.labels)):
             self._columns[key][row] = ABSENT
-        self._soft_taints.pop(row, None)
+        for taint in self._soft_taints.pop(row, ()):
+            self._num_soft[taint] -= 1
+            if not self._num_soft[taint]:
+                del self._num_soft[taint]
         for name, _ in node.images:
             holders = self._images.get(name, {})
             holders.pop(row, None)
@@ -636,6 +643,10 @@ class RuleIndex:
     def has_wishes(self) -> bool:
         """Whether nodes or residents may be liked more or less by pods that wish nothing themselves."""
         return bool(self._soft_taints or self._wishes)
+
+    def soft_taints(self) -> frozenset[Taint]:
+        """Every PreferNoSchedule taint that a node has."""
+        return frozenset(self._num_soft)
 
     def soft_tainted(self) -> list[tuple[int, tuple[Taint, ...]]]:
         """Rows with PreferNoSchedule taints, and those taints."""

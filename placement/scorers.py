@@ -75,6 +75,16 @@ class Demand:
         return 0 < self.milli < DEVICE_MILLI
 
 
+def _alike(state: ClusterState) -> list[IntArray]:
+    """Rows of nodes, those with the same device model, number of devices and CPU together."""
+    rows = np.flatnonzero(state.is_alive)
+    order = np.lexsort([column[rows] for column in (state.gpu_model, state.gpu_count, state.offered[CPU_ROW])])
+    rows = rows[order]
+    shapes = np.array([state.gpu_model[rows], state.gpu_count[rows], state.offered[CPU_ROW, rows]])
+    differs = (shapes[:, 1:] != shapes[:, :-1]).any(axis=0)
+    return np.split(rows, np.flatnonzero(differs) + 1) if len(rows) else []
+
+
 class Columns:
     """The ledger's columns plus the tables that a program derives from knowledge.
 
@@ -110,9 +120,11 @@ class Columns:
         self.kind_allowed: BoolArray = np.zeros((max(len(self.typical), 1), 64), np.bool_)
         self._known_models: set[int] = set()
         self._known_groups: dict[tuple[str, int, int], int] = {}
-        for row, node in enumerate(state.nodes):
-            if node is not None:
-                self.node_changed(row, node)
+        for rows in _alike(state):
+            node = state.nodes[rows[0]]
+            assert node is not None, "a row that is alive holds a node"
+            self.node_changed(int(rows[0]), node)
+            self.group[rows] = self.group[rows[0]]
 
     def follow(self) -> None:
         """Bring ``outlook`` up to date: only nodes touched since the last call are added up again.

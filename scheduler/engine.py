@@ -33,7 +33,6 @@ from scheduler.wire import NameTable, Question
 if TYPE_CHECKING:
     from scheduler.view import Reader
 
-PREFER = "PreferNoSchedule"
 NO_DEVICE = "ullage: no device with enough free GPU share"
 NO_ROOM = "ullage: not enough room beside pods already decided"
 UNKNOWN_NODE = "ullage: node not in the view yet"
@@ -119,8 +118,8 @@ class Engine:
         self._table_topology = -1
         self._taints: frozenset[Taint] = frozenset()
         self._taints_at = -1
-        self._wishless: dict[PodSpec, tuple[int, Settings, bool]] = {}
-        """Whether a class has no wish that nobody models, and the nodes and settings of which that is true."""
+        self._wishless: dict[PodSpec, tuple[frozenset[Taint], Settings, bool]] = {}
+        """Whether a class has no wish that nobody models, and the nodes' taints and settings of which that is true."""
         self._counters: dict[tuple[str, str], Any] = {}
 
     @property
@@ -132,7 +131,7 @@ class Engine:
     def table(self) -> NameTable:
         """Names of the nodes now, prepared for the wire."""
         if self._table_topology != self.ledger.topology:
-            self._table = NameTable(["" if n is None else n.name for n in self.state.nodes])
+            self._table = self._table.follow(self.state.names.copy())
             self._table_topology = self.ledger.topology
         return self._table
 
@@ -163,19 +162,19 @@ class Engine:
         """Whether nothing that the pod would like is lost when kube-scheduler does not score."""
         if self.in_force().soft:
             return True
-        known = self._wishless.get(spec)
-        if known is None or known[0] != self.ledger.node_changes or known[1] is not self.settings:
-            left = soft_wishes(spec, self._soft_taints()) - set(self.settings.ignored_wishes)
+        known, taints = self._wishless.get(spec), self._soft_taints()
+        if known is None or known[0] is not taints or known[1] is not self.settings:
+            left = soft_wishes(spec, taints) - set(self.settings.ignored_wishes)
             if len(self._wishless) >= MAX_CLASSES:
                 self._wishless.clear()
-            known = self._wishless[spec] = (self.ledger.node_changes, self.settings, not left)
+            known = self._wishless[spec] = (taints, self.settings, not left)
         return known[2]
 
     def _soft_taints(self) -> frozenset[Taint]:
-        """Every PreferNoSchedule taint in the cluster."""
+        """Every PreferNoSchedule taint in the cluster; the same object as long as they are the same."""
         if self._taints_at != self.ledger.node_changes:
-            taints = (taint for node in self.state.nodes if node is not None for taint in node.taints)
-            self._taints = frozenset(taint for taint in taints if taint.effect == PREFER)
+            taints = self.state.rules.soft_taints()
+            self._taints = self._taints if self._taints == taints else taints
             self._taints_at = self.ledger.node_changes
         return self._taints
 

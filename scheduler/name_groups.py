@@ -8,7 +8,7 @@ look-up in a table that stays in the processor's caches, nothing is tried twice,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ FULL = 0.95
 """Largest share of the places that is taken."""
 MAX_SHIFT = 1 << 14
 """A bucket's shift is a number below; usually a thousand are enough. If none of them will do, the table grows."""
+NO_ROW = np.uint64(2**64 - 1)
+"""At a free place, and for its windows: no name in UTF-8 has such bytes."""
 MAX_GROWTH = 2
 """Times that it grows; names that still find no place, which somebody must have chosen for that, are not in it."""
 
@@ -53,39 +55,109 @@ class Groups(NamedTuple):
         return np.array([array.ctypes.data for array in self], np.int64)
 
 
-def grouped(names: Iterable[tuple[int, bytes]]) -> Groups:
-    """``(row, name)`` of names of 8 to :data:`MAX_LENGTH` bytes that are different."""
+class Group:
+    """Names of one length, and what the look-up needs of them; follows names that come and go.
+
+    ``rows (n,)`` int64 and ``text (n, length)`` uint8 are the names: of 8 to :data:`MAX_LENGTH` bytes, all different, at
+    least one. The table has 2^``growth`` times the places that it needs.
+    """
+
+    def __init__(self, rows: IntArray, text: NDArray[np.uint8], growth: int = 0) -> None:
+        self.rows, self.text, self._growth = rows, text, growth
+        self._is_shared: BoolArray = (text == text[0]).all(axis=0)
+        self.windows = _covering(np.flatnonzero(~self._is_shared).tolist(), text.shape[1])
+        """Offsets from the first byte."""
+        mask = np.where(self._is_shared, 255, 0)
+        self.template = np.concatenate([_quoted(text[0], 0x22), _quoted(mask, 255)])
+        self._mixed = mix(self._words(text))
+        self.shifts, self.place_bits, self._places, self._is_free = _table(self._mixed, growth)
+        self.entries: NDArray[np.uint64] = np.full((1 << self.place_bits, len(self.windows) + 1), NO_ROW)
+        self._enter(np.arange(len(rows)))
+
+    def _words(self, text: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """``(W, n)``: what tells names apart."""
+        parts = [np.ascontiguousarray(text[:, k : k + WORD]).view(np.uint64)[:, 0] for k in self.windows]
+        return np.array(parts, np.uint64)
+
+    def _enter(self, names: IntArray) -> None:
+        """Write down those of some names that have a place."""
+        names = names[self._places[names] >= 0]
+        self.entries[self._places[names], 0] = self.rows[names]
+        self.entries[self._places[names], 1:] = self._words(self.text[names]).T
+
+    def but(self, gone: Collection[int], rows: IntArray, text: NDArray[np.uint8]) -> Group | None:
+        """Without the names of some rows, and with others: this group, or one made anew where new names differ in more
+        than the old ones do, or find no place; None if none is left."""
+        if gone:
+            self._lose(np.isin(self.rows, np.array(list(gone), np.int64)))
+        first = len(self.rows)
+        self.rows, self.text = np.concatenate([self.rows, rows]), np.concatenate([self.text, text])
+        if not first:
+            return Group(rows, text) if len(rows) else None
+        shared = self.template[1 : 1 + text.shape[1]]
+        if (text != shared)[:, self._is_shared].any():
+            return Group(self.rows, self.text, self._growth)
+        return self if self._place(first) else Group(self.rows, self.text, self._growth + 1)
+
+    def _lose(self, is_gone: BoolArray) -> None:
+        places = self._places[is_gone]
+        places = places[places >= 0]
+        self.entries[places] = NO_ROW
+        self._is_free[places] = True
+        stays = ~is_gone
+        self.rows, self.text = self.rows[stays], self.text[stays]
+        self._mixed, self._places = self._mixed[stays], self._places[stays]
+
+    def _place(self, first: int) -> bool:
+        """Find names from ``first`` on a place, moving those of their buckets; whether all have one."""
+        self._mixed = np.append(self._mixed, mix(self._words(self.text[first:])))
+        self._places = np.append(self._places, np.full(len(self.rows) - first, -1))
+        buckets = _buckets(self._mixed, len(self.shifts))
+        moved = np.flatnonzero(np.isin(buckets, buckets[first:]))
+        held = self._places[moved]
+        held = held[held >= 0]
+        self._is_free[held] = True
+        self.entries[held] = NO_ROW
+        unused = np.uint64(64 - self.place_bits)
+        order = moved[np.argsort(buckets[moved], kind="stable")]
+        is_complete = displace(self._mixed, buckets, order, unused, self._is_free, self.shifts, self._places)
+        self._enter(moved)
+        return bool(is_complete)
+
+
+def columns_of(names: Iterable[tuple[int, bytes]]) -> dict[int, tuple[IntArray, NDArray[np.uint8]]]:
+    """Length → rows and names ``(n, length)`` of that length."""
     by_length: dict[int, list[tuple[int, bytes]]] = {}
     for row, name in names:
         by_length.setdefault(len(name), []).append((row, name))
+    return {
+        length: (
+            np.array([row for row, _ in members], np.int64),
+            np.frombuffer(b"".join([name for _, name in members]), np.uint8).reshape(-1, length),
+        )
+        for length, members in by_length.items()
+    }
+
+
+def joined(groups: Mapping[int, Group]) -> Groups:
+    """All groups by the length of their names."""
     of_length = np.full(MAX_LENGTH + 1, -1, np.int64)
     fields: list[int] = []
     windows: list[int] = [0]
     templates, shifts, entries = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint16)], [np.zeros(0, np.uint64)]
     sizes = [0, 0, 0]
-    for number, (length, members) in enumerate(sorted(by_length.items())):
-        text = np.frombuffer(b"".join([name for _, name in members]), np.uint8).reshape(-1, length)
-        is_shared = (text == text[0]).all(axis=0)
-        offsets = _covering(np.flatnonzero(~is_shared).tolist(), length)
-        words = np.zeros((len(offsets), len(members)), np.uint64)
-        for word, k in zip(words, offsets, strict=True):
-            word[:] = np.ascontiguousarray(text[:, k : k + WORD]).view(np.uint64)[:, 0]
-        bucket_shifts, place_bits, places = _table(words)
+    for number, (length, group) in enumerate(sorted(groups.items())):
         of_length[length] = number
-        fields += [length + 2, sizes[0], len(offsets), len(windows), _unused_bits(len(bucket_shifts)), sizes[1]]
-        fields += [64 - place_bits, sizes[2]]
-        windows += [k + 1 for k in offsets]
-        templates.append(np.concatenate([_quoted(text[0], 0x22), _quoted(np.where(is_shared, 255, 0), 255)]))
-        shifts.append(bucket_shifts)
-        table = np.full((1 << place_bits, len(offsets) + 1), np.uint64(2**64 - 1))
-        placed = places >= 0
-        table[places[placed], 0] = np.array([row for row, _ in members])[placed]
-        table[places[placed], 1:] = words.T[placed]
-        entries.append(table.ravel())
+        fields += [length + 2, sizes[0], len(group.windows), len(windows), _unused_bits(len(group.shifts)), sizes[1]]
+        fields += [64 - group.place_bits, sizes[2]]
+        windows += [k + 1 for k in group.windows]
+        templates.append(group.template)
+        shifts.append(group.shifts)
+        entries.append(group.entries.ravel())
         sizes = [sizes[0] + len(templates[-1]), sizes[1] + len(shifts[-1]), sizes[2] + len(entries[-1])]
-    joined = (np.concatenate(templates), np.concatenate(shifts), np.concatenate(entries))
+    parts = (np.concatenate(templates), np.concatenate(shifts), np.concatenate(entries))
     fields = fields or [0] * NUM_FIELDS  # there is always one to look at
-    return Groups(of_length, np.array(fields, np.int64), np.array(windows, np.int64), *joined)
+    return Groups(of_length, np.array(fields, np.int64), np.array(windows, np.int64), *parts)
 
 
 def _covering(positions: list[int], length: int) -> list[int]:
@@ -106,17 +178,26 @@ def _unused_bits(size: int) -> int:
     return 65 - size.bit_length()
 
 
-def _table(words: AnyArray) -> tuple[NDArray[np.uint16], int, IntArray]:
-    """Shifts of the buckets, bits of a place, and the place of every name, −1 for none; ``words (W, n)`` uint64 by
-    window."""
+def mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """``(n,)`` hashes; ``words (W, n)`` by window."""
     mixed = np.zeros(words.shape[1], np.uint64)
     for word in words:
         mixed = (mixed + word) * np.uint64(MIX)
         mixed ^= mixed >> np.uint64(SHIFT)
     mixed *= np.uint64(MIX)
-    bits = max(4, int(len(mixed) / FULL).bit_length())
+    return mixed
+
+
+def _buckets(mixed: NDArray[np.uint64], number: int) -> IntArray:
+    return (mixed >> np.uint64(_unused_bits(number))).astype(np.int64)
+
+
+def _table(mixed: NDArray[np.uint64], more: int = 0) -> tuple[NDArray[np.uint16], int, IntArray, BoolArray]:
+    """Shifts of the buckets, bits of a place, the place of every name, −1 for none, and which places are free; ``more``
+    bits than are needed."""
+    bits = max(4, int(len(mixed) / FULL).bit_length()) + more
     num_buckets = 1 << (bits - 2)
-    buckets = (mixed >> np.uint64(_unused_bits(num_buckets))).astype(np.int64)
+    buckets = _buckets(mixed, num_buckets)
     sizes = np.bincount(buckets, minlength=num_buckets)
     order = np.lexsort((buckets, -sizes[buckets]))  # large buckets first, while there is room
     for growth in range(MAX_GROWTH + 1):
@@ -124,7 +205,7 @@ def _table(words: AnyArray) -> tuple[NDArray[np.uint16], int, IntArray]:
         is_free = np.ones(1 << (bits + growth), np.bool_)
         if displace(mixed, buckets, order, np.uint64(64 - bits - growth), is_free, shifts, places):
             break
-    return shifts, bits + growth, places
+    return shifts, bits + growth, places, is_free
 
 
 @compiled

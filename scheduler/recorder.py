@@ -197,9 +197,11 @@ class IdleNodes:
         """``(N,)`` bool. It never changes: another one is made when a node does."""
         missed = range(self._clock, state.clock)
         self._clock = state.clock
-        if len(missed) > TOUCH_RING // 2 or len(self._idle) != state.num_rows:
+        if len(missed) > min(TOUCH_RING // 2, state.num_rows):
             self._idle = np.array([is_idle(state, row) for row in range(state.num_rows)], np.bool_)
             return self._idle
+        if len(self._idle) != state.num_rows:  # rows are only ever added, and touched then
+            self._idle = np.append(self._idle, np.zeros(state.num_rows - len(self._idle), np.bool_))
         fresh = None
         for clock in missed:
             row = int(state.touched[clock & (TOUCH_RING - 1)])
@@ -269,12 +271,16 @@ class Recorder:
         self._queue.append(taken)
 
     def _nodes(self, state: ClusterState, changes: int) -> Fleet | None:
-        """The nodes now, queued before the first record that is about them."""
-        if self._fleet[0] != changes:
-            fleet = Fleet.of(state)
+        """The nodes now, queued before the first record that is about them. Most changes, as of labels and taints, leave
+        what is written of nodes as it was."""
+        before, fleet = self._fleet
+        if before != changes:
+            now = Fleet.of(state)
+            if fleet is None or not fleet.is_same(now):
+                fleet = now
+                self._queue.append(fleet)
             self._fleet = (changes, fleet)
-            self._queue.append(fleet)
-        return self._fleet[1]
+        return fleet
 
     def bound(self, seen: Seen) -> None:
         """The API shows a pod on a node."""

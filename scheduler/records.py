@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.resources import CPU, MEMORY, BoolArray
+from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.state import ClusterState, device_indices
 from scheduler.errors import RecordError
 from scheduler.settings import RecordSettings
@@ -67,24 +67,27 @@ _UNUSED = "DELETE FROM fleets WHERE NOT EXISTS (SELECT 1 FROM records WHERE flee
 _OLDEST = "DELETE FROM records WHERE id IN (SELECT id FROM records ORDER BY asked_s LIMIT ?)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fleet:
-    """The nodes of one moment by row; empty names are rows of removed nodes."""
+    """The nodes of one moment by row; empty names are rows of removed nodes. Columns are ``(N,)`` int64."""
 
     names: tuple[str, ...]
-    cpu: tuple[int, ...]
+    cpu: IntArray
     """Millicores allocatable."""
-    memory: tuple[int, ...]
+    memory: IntArray
     """Bytes allocatable."""
-    gpus: tuple[int, ...]
+    gpus: IntArray
 
     @classmethod
     def of(cls, state: ClusterState) -> Fleet:
         """Of a ledger, now."""
-        names = tuple("" if node is None else node.name for node in state.nodes)
-        cpu, memory = (state.offered[state.lane(name), : state.num_rows] for name in (CPU, MEMORY))
-        gpus = state.gpu_count[: state.num_rows]
-        return cls(names, tuple(cpu.tolist()), tuple(memory.tolist()), tuple(gpus.tolist()))
+        cpu, memory = (state.offered[state.lane(name), : state.num_rows].copy() for name in (CPU, MEMORY))
+        return cls(tuple(state.names), cpu, memory, state.gpu_count[: state.num_rows].copy())
+
+    def is_same(self, other: Fleet) -> bool:
+        """Whether both say the same of all nodes."""
+        columns = ((self.cpu, other.cpu), (self.memory, other.memory), (self.gpus, other.gpus))
+        return self.names == other.names and all(np.array_equal(a, b) for a, b in columns)
 
     def packed(self) -> tuple[str, bytes]:
         """Digest, and compressed bytes; milliseconds for thousands of nodes, once."""
@@ -92,13 +95,14 @@ class Fleet:
 
     @cached_property
     def _packed(self) -> tuple[str, bytes]:
-        text = _encode([self.names, self.cpu, self.memory, self.gpus])
+        text = _encode([self.names, *(column.tolist() for column in (self.cpu, self.memory, self.gpus))])
         return hashlib.sha256(text).hexdigest()[:16], zlib.compress(text, 1)
 
     @classmethod
     def unpacked(cls, data: bytes) -> Fleet:
         """From :meth:`packed`."""
-        return cls(*(tuple(column) for column in json.loads(zlib.decompress(data))))
+        names, *columns = json.loads(zlib.decompress(data))
+        return cls(tuple(names), *(np.array(column, np.int64) for column in columns))
 
 
 def pack(masks: dict[str, BoolArray]) -> bytes:

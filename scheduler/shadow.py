@@ -37,8 +37,8 @@ class NodePrices:
     def of(self, fleet: Fleet, node: str) -> float:
         """USD an hour of one node."""
         row = fleet.names.index(node)
-        cores, gib = fleet.cpu[row] / 1000, fleet.memory[row] / 2**30
-        return cores * self.core_usd + gib * self.gib_usd + fleet.gpus[row] * self.gpu_usd
+        cores, gib = float(fleet.cpu[row]) / 1000, float(fleet.memory[row]) / 2**30
+        return cores * self.core_usd + gib * self.gib_usd + int(fleet.gpus[row]) * self.gpu_usd
 
 
 class Interval(NamedTuple):

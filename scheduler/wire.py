@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress, count
+from operator import ne
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 
 from placement.resources import AnyArray, BoolArray, IntArray
 from scheduler.errors import WireError
-from scheduler.name_groups import MAX_LENGTH, MIX, SHIFT, WORD, Groups, grouped
+from scheduler.name_groups import MAX_LENGTH, MIX, SHIFT, WORD, Group, Groups, columns_of, joined
 
 wire_kernels: ModuleType | None
 try:
@@ -50,7 +52,6 @@ MAX_NAMES_BYTES = 1 << 24
 """Of a list of names: room for 60,000 of the longest. Names that are not known become objects, which takes long."""
 MAX_ITEMS = 1 << 17
 """Members, nodes and victims of one request: 25 times what Kubernetes is tested with. Each becomes an object."""
-_SCORE_DIGITS = 2
 _NAME_FIRST = b'{"metadata":{"name":"'
 _PREFIX: AnyArray = np.frombuffer(_NAME_FIRST, np.uint8)
 _is_plain = re.compile(rb"[0-9A-Za-z._-]+").fullmatch
@@ -272,6 +273,19 @@ def _hash(words: Iterable[Words], lengths: Words, size: int) -> Words:
     return slots
 
 
+def _plain_names(names: Iterable[tuple[int, str]]) -> list[tuple[int, bytes]]:
+    """Rows and names that the fast ways can look up."""
+    known = [(row, name.encode()) for row, name in names]
+    if not _is_plain(b"".join([name for _, name in known])):  # one look is all that most clusters need
+        known = [(row, name) for row, name in known if _is_plain(name)]
+    return [(row, name) for row, name in known if WORD <= len(name) <= MAX_LENGTH]
+
+
+def _fragment(quoted: bytes, width: int) -> bytes:
+    """``{"Host":"…","Score":  0},``, at least ``width`` bytes."""
+    return (b'{"Host":' + quoted + b',"Score": ').ljust(width - 3) + b"0},"
+
+
 @dataclass
 class NameTable:
     """The nodes of one moment of the ledger, prepared for the wire. ``names[row]`` is empty for a free row."""
@@ -281,23 +295,72 @@ class NameTable:
 
     def __post_init__(self) -> None:
         self.row_of = {name: row for row, name in enumerate(self.names) if name}
-        known = [(row, name.encode()) for name, row in self.row_of.items()]
-        if not _is_plain(b"".join([name for _, name in known])):  # one look is all that most clusters need
-            known = [(row, name) for row, name in known if _is_plain(name)]
-        plain = [(row, name) for row, name in known if WORD <= len(name) <= MAX_LENGTH]
-        self._shortest = min((len(name) for _, name in plain), default=0)
+        plain = _plain_names((row, name) for name, row in self.row_of.items())
         self._groups: Groups | None = None
         self._plain: list[bytes] = []
         if wire_kernels is not None:
-            self._groups = grouped(plain)
-            self._addresses = self._groups.addresses()
+            self._alike = {length: Group(*columns) for length, columns in columns_of(plain).items()}
             self._room: IntArray = np.empty(0, np.int64)
+            self._join()
         else:
             self._rows = np.array([row for row, _ in plain], np.int64)
             self._plain = [name for _, name in plain]
             self._fixed: dict[int, AnyArray] = {}
             if plain:
                 self._build()
+
+    def _join(self) -> None:
+        """Hand the groups over to the compiled look-up."""
+        self._shortest = min(self._alike, default=0)
+        self._groups = joined(self._alike)
+        self._addresses = self._groups.addresses()
+
+    def follow(self, names: Sequence[str]) -> NameTable:
+        """The table of ``names``, of which few differ from those of this one, at the price of these few: it is this one,
+        changed, but for its ``names``, or a new one. Questions that it has read before are of no use any more."""
+        before, fresh = self.names, len(names) - len(self.names)
+        rows = [*compress(count(), map(ne, before, names)), *range(len(before), len(names))]
+        if self._groups is None or fresh < 0 or len(rows) > len(names) // 4:
+            return NameTable(names)
+        gone = {row for row in rows if row < len(before) and before[row]}
+        for row in gone:
+            del self.row_of[before[row]]
+        self.row_of.update((names[row], row) for row in rows if names[row])
+        self.names = names
+        self._regroup(gone, [(row, names[row]) for row in rows if names[row]])
+        self._rewrite(rows, fresh)
+        return self
+
+    def _regroup(self, gone: set[int], come: list[tuple[int, str]]) -> None:
+        """Make the groups anew whose names have gone or come."""
+        columns = columns_of(_plain_names(come))
+        for length in [n for n, group in self._alike.items() if np.isin(group.rows, list(gone)).any()]:
+            columns.setdefault(length, (np.zeros(0, np.int64), np.zeros((0, length), np.uint8)))
+        for length, (rows, text) in columns.items():
+            old = self._alike.get(length)
+            new = Group(rows, text) if old is None else old.but(gone, rows, text)
+            if new is None:
+                del self._alike[length]
+            else:
+                self._alike[length] = new
+        self._join()
+
+    def _rewrite(self, rows: list[int], fresh: int) -> None:
+        """Bring what answers are made of up to date, where it has been made."""
+        made = self.__dict__
+        if "quoted" in made:
+            self.quoted += [b""] * fresh
+            for row in rows:
+                self.quoted[row] = _encode(self.names[row])
+        if "fragments" in made:
+            width = self.fragments.dtype.itemsize
+            parts = [_fragment(self.quoted[row], width) for row in rows]
+            if max(map(len, parts), default=0) > width:
+                del self.fragments
+            else:
+                self.fragments = np.append(self.fragments, np.zeros(fresh, self.fragments.dtype))
+                self.fragments[rows] = np.frombuffer(b"".join(parts), self.fragments.dtype)
+        made.pop("text", None)
 
     def _build(self) -> None:
         self._num_words = (max(map(len, self._plain)) + WORD - 1) // WORD
@@ -334,9 +397,8 @@ class NameTable:
     @cached_property
     def fragments(self) -> AnyArray:
         """``(N,)`` of fixed width: ``{"Host":"…","Score":  0},`` with room for two digits before ``},``."""
-        parts = [b'{"Host":' + name + b',"Score":' for name in self.quoted] or [b""]
-        width = max(map(len, parts)) + _SCORE_DIGITS + 2
-        rows = b"".join(part.ljust(width - 3) + b"0}," for part in parts)
+        width = len(_fragment(max(self.quoted, key=len, default=b""), 0))
+        rows = b"".join([_fragment(name, width) for name in self.quoted] or [_fragment(b"", width)])
         return np.frombuffer(rows, np.dtype((np.void, width)))
 
     @cached_property

@@ -13,7 +13,7 @@ from scheduler.cli.shadow import shadow
 from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
 from scheduler.shadow import NodePrices, compare, to_html, to_text, wilson
 
-FLEET = Fleet(("busy", "idle", "other"), (10_000,) * 3, (2**30,) * 3, (0, 0, 0))
+FLEET = Fleet(("busy", "idle", "other"), np.full(3, 10_000), np.full(3, 2**30), np.zeros(3, np.int64))
 
 
 def write(path: Path, choices: list[tuple[str, str | None]], idle: tuple[bool, ...] = (False, True, True)) -> None:

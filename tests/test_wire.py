@@ -65,7 +65,8 @@ def test_a_name_we_do_not_know_is_never_taken_for_one_we_do(known: list[str], as
 @SETTINGS
 def test_every_name_has_a_place_of_its_own_unless_somebody_chose_names_that_collide(numbers: list[int]) -> None:
     """Equal windows stand for names whose hashes are equal."""
-    _, bits, places = name_groups._table(np.array([numbers], np.uint64))
+    _, bits, places, is_free = name_groups._table(name_groups.mix(np.array([numbers], np.uint64)))
+    assert (np.flatnonzero(~is_free) == np.unique(places[places >= 0])).all()
     placed = places[places >= 0]
     assert len(np.unique(placed)) == len(placed)
     assert (placed < 1 << bits).all()
@@ -82,6 +83,47 @@ def test_names_that_found_no_place_are_looked_up_without_the_table(monkeypatch: 
     names = [f"node-{i:06d}" for i in range(50)]
     question = wire.read_question(args(names[::-1]), NameTable(names))
     assert question.rows.tolist() == list(range(50))[::-1]
+
+
+@given(NAMES, st.lists(st.lists(st.tuples(st.integers(0, 45), st.one_of(st.just(""), NAME)), max_size=4), max_size=4))
+@SETTINGS
+def test_a_table_that_follows_nodes_is_as_one_made_anew(names: list[str], changes: list[list[tuple[int, str]]]) -> None:
+    table = NameTable(names)
+    for some in changes:
+        names = names[:]
+        for row, name in some:
+            if row < len(names) and (not name or name not in names):
+                names[row] = name
+            elif name and name not in names:
+                names.append(name)
+        asked = [name for name in names if name]
+        table = table.follow(names)
+        question = wire.read_question(args(asked), table)
+        assert question.rows.tolist() == [names.index(name) for name in asked]
+        marks = np.arange(len(names)) % 11
+        answer = json.loads(bytes(wire.priorities(question, table, marks)))
+        assert {a["Host"]: a["Score"] for a in answer} == {name: names.index(name) % 11 for name in asked}
+        passed = json.loads(wire.filter_some(question, table, np.ones(len(asked), np.bool_)))
+        assert passed["NodeNames"] == asked
+        assert wire.read_question(args([*asked, "gone"]), table).rows.tolist()[-1] == table.row_of.get("gone", -1)
+
+
+@pytest.mark.parametrize("shape", ["node-{i:06d}", "ip-{i}.internal"])
+def test_a_table_of_thousands_follows_by_changing_its_own(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [shape.format(i=i) for i in range(2000)]
+    table, before = NameTable(names), tuple(names)
+    wire.priorities(wire.read_question(args(names), table), table, np.zeros(2000, np.int64))
+    names = [*names[:7], "", *names[8:], shape.format(i=5000), "another-pool-with-a-very-long-name-1"]
+    followed = table.follow(names)
+    if wire.wire_kernels is not None:
+        assert followed is table
+        monkeypatch.setattr(wire, "_read_plain", None)
+    asked = [name for name in names[::-1] if name]
+    question = wire.read_question(args(asked), followed)
+    assert [names[row] for row in question.rows] == asked
+    answer = json.loads(bytes(wire.priorities(question, followed, np.arange(2002) % 11)))
+    assert [a["Score"] for a in answer] == [int(row) % 11 for row in question.rows]
+    assert before == tuple(shape.format(i=i) for i in range(2000))
 
 
 def test_two_questions_at_once_do_not_share_their_rows() -> None:
