@@ -49,7 +49,9 @@ class Seen(Struct, frozen=True, gc=False):
     has_ended: bool = False
     """Succeeded or Failed: it holds nothing any more."""
     is_gated: bool = False
-    """It carries our scheduling gate."""
+    """Our scheduling gate alone keeps it, and it is not being deleted."""
+    is_held: bool = False
+    """Scheduling gates of others keep it."""
     planned: str = ""
     """Node that a plan of ours nominated, by our annotation."""
     planned_devices: int = 0

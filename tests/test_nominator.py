@@ -143,6 +143,34 @@ async def test_a_gang_waits_until_it_is_whole_and_fits_whole(tmp_path: Path) -> 
         assert not any(nominated(api, f"h{i}") for i in range(4)), "they do not fit, so none is begun"
 
 
+async def test_members_that_leave_or_wait_for_others_do_not_make_a_gang_whole(tmp_path: Path) -> None:
+    """A gang that is begun anew: its old pods still end while the first of the new ones come."""
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        old = member("g", 0, 2)
+        del old["spec"]["schedulingGates"]
+        old["spec"]["nodeName"] = "node-0000"
+        leaving, held = member("leaving", 1, 2), member("held", 1, 2)
+        held["spec"]["schedulingGates"].append({"name": "kueue.x-k8s.io/admission"})
+        for body in (old, leaving):
+            body["metadata"]["deletionTimestamp"] = timestamp(0)
+        for body in (
+            old,
+            leaving,
+            held,
+            member("g", 1, 2),
+            member("leaving", 0, 2),
+            member("held", 0, 2),
+            gated("alone"),
+        ):
+            api.put("pods", body)
+        await until(lambda: is_free(api, "alone"))
+        await asyncio.sleep(0.3)  # several windows
+        assert not any(is_free(api, name) for name in ("g1", "leaving0", "held0"))
+        api.put("pods", member("g", 2, 2))
+        await until(lambda: is_free(api, "g1") and is_free(api, "g2"))
+        assert not planner.engine.ledger.pods["uid-leaving1"].is_gated
+
+
 @pytest.mark.parametrize("status", [500, 0])
 async def test_a_patch_that_fails_is_done_again_and_nothing_stays_reserved(status: int, tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path) as planner:

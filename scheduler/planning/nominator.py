@@ -157,7 +157,8 @@ class Nominator:
             return ""
         if now - self._looked_s >= LOOK_S:
             ledger, self._looked_s = self.engine.ledger, now
-            classes = Counter(seen.spec for uid, seen in ledger.pods.items() if uid not in ledger.gated)
+            there = (seen for uid, seen in ledger.pods.items() if uid not in ledger.gated)
+            classes = Counter(seen.spec for seen in there if not (seen.is_leaving or seen.is_held))
             self._running.clear()
             for spec, number in classes.items():
                 self._running[self.groups.gang_of(spec)] += number
