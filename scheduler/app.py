@@ -135,7 +135,7 @@ class App:
         self._is_warm = False
         self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced and self.learner.is_satisfied
         election = self.election
-        self.lead = Lead(lambda: election is None or election.is_leading, self.informer)
+        self.lead = Lead(lambda: 1 if election is None else election.term, self.informer)
         self.engine.is_leading = lambda: self.lead.may_act
         self.metrics.before_scrape(self._gauges)
         self.metrics.build.info({"version": package_version(), "strategy": self.strategy.name})

@@ -1,6 +1,7 @@
 """Whether this process may act: it leads, and it has seen what the leader before it did.
 
 A new leader reads all pods once more before it answers or plans: the old one's last binds and nominations must be seen.
+Whoever loses the lead while it reads and has it again may have missed another leader, and reads once more.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ log = logging.getLogger(__name__)
 
 
 class Lead:
-    """``is_leading`` says whether we hold the lead now; call :meth:`follow` every half second or so."""
+    """``term`` numbers the times that we lead, from 1; 0 while we do not. Call :meth:`follow` every half second or so."""
 
-    def __init__(self, is_leading: Callable[[], bool], informer: Informer) -> None:
-        self.is_leading = is_leading
+    def __init__(self, term: Callable[[], int], informer: Informer) -> None:
+        self.term = term
         self.informer = informer
-        self._is_caught_up = is_leading()  # then the first lists are read while we lead
+        self._caught_up = term()  # then the first lists are read while we lead
 
     @property
     def may_act(self) -> bool:
         """Whether we lead and are up to date."""
-        return self._is_caught_up and self.is_leading()
+        return 0 < self.term() == self._caught_up
 
     async def follow(self) -> None:
-        """Notice a change, and catch up after one."""
-        if not self.is_leading():
-            self._is_caught_up = False
-        elif not self._is_caught_up and self.informer.is_synced:
-            try:
-                await self.informer.refresh("pods")
-                self._is_caught_up = True
-            except ApiError as error:
-                log.warning("cannot catch up before leading", extra={"error": str(error)})
+        """Catch up once we lead."""
+        term = self.term()
+        if term in (0, self._caught_up) or not self.informer.is_synced:
+            return
+        try:
+            await self.informer.refresh("pods")
+            self._caught_up = term
+        except ApiError as error:
+            log.warning("cannot catch up before leading", extra={"error": str(error)})

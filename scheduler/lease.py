@@ -57,6 +57,7 @@ class Election:
         self.identity = settings.identity or f"{socket.gethostname()}_{os.getpid()}"
         self.path = f"/apis/coordination.k8s.io/v1/namespaces/{settings.namespace}/leases"
         self._renewed_s = float("-inf")
+        self._num_terms = 0
         self._seen = ("", 0.0)
 
     @property
@@ -64,13 +65,18 @@ class Election:
         """Whether this replica holds the Lease for certain, now."""
         return time.monotonic() - self._renewed_s < self.settings.duration_s * 2 / 3
 
+    @property
+    def term(self) -> int:
+        """Which time it is that this replica leads, from 1; 0 while it does not."""
+        return self._num_terms if self.is_leading else 0
+
     async def run(self) -> None:
         """Try to hold the Lease for ever."""
         while True:
             was = self.is_leading
             try:
                 await self._try()
-            except ApiError as error:
+            except (ApiError, msgspec.MsgspecError) as error:  # something before the API server may answer in its place
                 log.warning("lease not renewed", extra={"error": str(error)})
             if self.is_leading != was:
                 log.info("lead changed", extra={"leading": self.is_leading, "identity": self.identity})
@@ -124,6 +130,7 @@ class Election:
                 return
             raise
         self._seen = (_decode(answer).metadata.resourceVersion, started)
+        self._num_terms += not self.is_leading
         self._renewed_s = started
 
     async def release(self) -> None:

@@ -215,20 +215,45 @@ async def test_a_watch_resumes_from_the_last_version_that_it_saw(tmp_path: Path)
 async def test_whoever_leads_again_reads_all_pods_again_before_it_acts(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
         reflector = Reflector("pods", "/api/v1/pods", Names(), client, Metrics())
-        informer, is_leading = Informer([reflector]), True
-        lead = Lead(lambda: is_leading, informer)
+        informer, term = Informer([reflector]), 1
+        lead = Lead(lambda: term, informer)
         informer.start()
         await until(lambda: informer.is_synced)
         await lead.follow()
         assert (lead.may_act, reflector.num_lists) == (True, 1)
-        is_leading = False
+        term = 0
         await lead.follow()
         assert not lead.may_act
-        is_leading = True
+        term = 2
         assert not lead.may_act
         await lead.follow()
         assert (lead.may_act, reflector.num_lists) == (True, 2)
+        term = 3
+        catching_up = asyncio.create_task(lead.follow())
+        await asyncio.sleep(0)
+        term = 4  # lost and won again while the list is read, which is older than what another leader did meanwhile
+        await catching_up
+        assert not lead.may_act
+        await lead.follow()
+        assert (lead.may_act, reflector.num_lists) == (True, 4)
         await informer.stop()
+
+
+async def test_every_time_that_a_replica_leads_has_a_number_of_its_own(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        one, two = (
+            Election(client, LeaseSettings(enabled=True, duration_s=2, identity=name), Metrics()) for name in ("1", "2")
+        )
+        await one._try()
+        await one._try()
+        assert (one.term, two.term) == (1, 0)
+        await one.release()
+        assert one.term == 0
+        await two._try()
+        assert two.term == 1
+        await two.release()
+        await one._try()
+        assert one.term == 2
 
 
 async def test_a_watch_that_falls_silent_is_given_up_and_resumed(tmp_path: Path) -> None:

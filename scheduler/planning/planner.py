@@ -49,6 +49,7 @@ class Planner:
 
     def __init__(self, settings: Settings, client: KubeClient, order: Order) -> None:
         self.order = order
+        self._num_terms = 1
         self.metrics = Metrics()
         ledger = Ledger(ClusterState(events=NoLog()), time.monotonic, self.metrics)
         reader = Reader()
@@ -57,14 +58,20 @@ class Planner:
         self.informer = Informer(
             [Reflector(s.kind, s.path, s, client, self.metrics, naps, is_optional=s.is_optional) for s in followed]
         )
-        self.lead = Lead(lambda: time.monotonic() < self.order.leads_until_s, self.informer)
+        self.lead = Lead(lambda: self._num_terms if self._is_ordered else 0, self.informer)
         self.engine.is_synced = lambda: self.informer.is_synced
         self.engine.is_leading = lambda: self.lead.may_act
         self.patcher = Patcher(client, width=settings.plan.width)
         self.nominator = Nominator(self.engine, client, settings.plan, self.patcher)
 
+    @property
+    def _is_ordered(self) -> bool:
+        """Whether our replica leads, by the last order."""
+        return time.monotonic() < self.order.leads_until_s
+
     def obey(self, order: Order) -> None:
         """Take over what the parent wants."""
+        self._num_terms += not self._is_ordered
         self.order = order
         self.engine.modes.is_killed = order.is_killed
 
