@@ -55,12 +55,12 @@ def trees_of(day: UsageSeries, target: Target, seed: int) -> list[QuantileModel]
     )
 
 
-def rungs_of(models: list[QuantileModel], end_s: int) -> Rungs:
-    """As loaded from a folder whose recording ended then."""
+def rungs_of(models: list[QuantileModel], begin_s: int) -> Rungs:
+    """As loaded from a folder whose recording is of the day that begins then."""
     history = HistoryPredictor.plain(TARGET)
-    model = ModelPredictor(
-        TARGET, {CPU: models}, {CPU: (1.0,)}, {CPU: Calibration(1.0, {})}, history, span=Span(0, end_s, end_s, "")
-    )
+    end_s = begin_s + DAY * STEP_S
+    span = Span(begin_s, end_s, end_s, "")
+    model = ModelPredictor(TARGET, {CPU: models}, {CPU: (1.0,)}, {CPU: Calibration(1.0, {})}, history, span=span)
     return Rungs(((MODEL, model), (HISTORY, history)), TARGET)
 
 
@@ -79,6 +79,7 @@ def main() -> None:
     whole = read_planetlab(given.traces / "planetlab")[:DAYS]
     models = trees_of(whole[0], TARGET, given.seed)
     days = [part_of(day, given.share, given.seed) for day in whole]
+    begin = whole[0].start_s // STEP_S
     found: dict[str, object] = {"names": [len(day.workloads) for day in days], "trees": models[0].rounds}
     for rung, siblings in ((YOUNG, False), (SIBLINGS, True)):
         forecaster = Forecaster(TARGET, max_workloads=EVERY_WORKLOAD, siblings=siblings)
@@ -86,10 +87,10 @@ def main() -> None:
         said: list[tuple[str, str, int, float]] = []
         for number, day in enumerate(days):
             if number == 1 and rung == YOUNG:
-                forecaster.use(rungs_of(models, DAY * STEP_S))
+                forecaster.use(rungs_of(models, begin * STEP_S))
             names = [f"{group}/Host/{host_of(name)}" for name, group in zip(day.workloads, day.groups, strict=True)]
             new = {name: row for row, name in enumerate(names) if name not in seen and number == DAYS - 1}
-            said = played(forecaster, number * DAY, names, new, np.rint(day.share(CPU) * ASKED[CPU]))
+            said = played(forecaster, begin + number * DAY, names, new, np.rint(day.share(CPU) * ASKED[CPU]))
             seen.update(names)
         hours = np.arange(len(said)) // max(len({name for name, *_ in said}), 1) + 1
         found[rung] = {

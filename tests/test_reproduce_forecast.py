@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from placement.errors import ConfigError
@@ -153,6 +154,34 @@ def test_too_few_workloads_and_a_test_without_samples_are_refused() -> None:
     few = [share[:3] for share in planetlab_shares()]
     with pytest.raises(ConfigError, match="planetlab-1h-p95: 3 workloads are too few"):
         planetlab_result(few)
+
+
+def bitbrains_folder(folder: Path, share: np.ndarray) -> Path:
+    """In the layout of the shared recordings; memory is used like CPU."""
+    vm, step = (index.ravel() for index in np.indices(share.shape))
+    used = share.ravel() / 2
+    given = {"vm": np.arange(len(share)), "cpu_cores": 2, "cpu_capacity_mhz": 5000.0, "memory_capacity_mib": 2048.0}
+    (folder / "bitbrains-rnd").mkdir(parents=True)
+    tables = {
+        "usage": {"vm": vm, "time_s": 300 * step, "cpu_usage_mhz": used * 5000, "memory_usage_mib": used * 2048},
+        "provisioned": {
+            name: np.full(len(share), value) if np.isscalar(value) else value for name, value in given.items()
+        },
+    }
+    for name, table in tables.items():
+        pl.DataFrame(table).write_parquet(folder / "bitbrains-rnd" / f"{name}.parquet")
+    return folder
+
+
+def test_a_task_that_the_data_are_too_short_for_is_left_out_and_said(tmp_path: Path) -> None:
+    """Of 63 days one is left to judge on: a window of a day does not begin in it at an hour that is judged."""
+    data = bitbrains_folder(tmp_path, usage(6, days=63))
+    found = run(data, seed=1, effort=TINY, only=("cpu-6h-p95", "cpu-24h-p95"))
+    assert list(found["tasks"]) == ["bitbrains-cpu-6h-p95"]
+    assert np.isfinite([found["geomean"], found["worst"], found["vs_vpa"], found["vs_vpa_floors"]]).all()
+    assert "63 days for a window of 24 h" in found["omitted"]["bitbrains-cpu-24h-p95"]
+    with pytest.raises(ConfigError, match="ends too soon after it"):
+        run(data, seed=1, effort=TINY, only=("cpu-24h-p95",))
 
 
 def test_rows_drawn_by_what_they_count_keep_weighted_sums_right() -> None:

@@ -12,13 +12,15 @@ from click.testing import CliRunner
 
 from placement.errors import ConfigError, ModelError
 from placement.learning.baselines import PEAK, Target
-from placement.learning.prediction import Question, ask, load_predictor, load_rungs
+from placement.learning.prediction import HISTORY, MODEL, YOUNG, Question, ask, load_predictor, load_rungs
 from placement.learning.spans import JUDGED, NOBODY, SERVED, Span
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageHistory, UsageSeries
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.cli.learn import train as train_command
 from simulator.cli.trace import convert, info
+from simulator.compare import Question as Asked
+from simulator.compare import compare
 from simulator.learning import recordings as learning
 from simulator.learning.accuracy import evaluate, html
 from simulator.learning.forecast_samples import Recording
@@ -27,6 +29,7 @@ from simulator.learning.sight import Judged, digest_of, sight_of
 from simulator.learning.training import Effort, content_of, deployable_recording, span_of, train
 from simulator.learning.training import Split as TrainingSplit
 from simulator.replay import Replay, ReplayOptions
+from simulator.reproduce.placement import placement_command
 from simulator.traces.recorded import usage_of_trace
 from simulator.traces.trace import Trace
 from simulator.usage.usage_learner import UsageLearner
@@ -196,17 +199,58 @@ def test_without_a_refit_what_was_judged_is_served_as_it_was(folder: Path, tmp_p
     assert evaluate(series, tmp_path)["judged"] == {"models": "served", "note": ""}
 
 
-def test_trees_do_not_look_at_the_clock_of_a_recording_without_a_calendar(tmp_path: Path) -> None:
+def by_the_hour(begins_s: int) -> UsageSeries:
+    """Workloads that use much in the morning: at once, and as much as never before."""
     rng = np.random.default_rng(0)
-    by_day = rng.uniform(0.2, 0.9, (24, 12, 1)) * (np.arange(24) // 6 == 1)  # at once, and as high as never before
+    by_day = rng.uniform(0.2, 0.9, (24, 12, 1)) * (np.arange(24) // 6 == 1)
     share = (by_day.reshape(24, -1).repeat(HOUR, axis=1) + 0.05).astype(np.float32)
+    return replace(made_up(days=12), start_s=begins_s, usage={CPU: share * 2})
+
+
+def test_trees_do_not_look_at_the_clock_of_a_recording_without_a_calendar(tmp_path: Path) -> None:
     for begins_s, reads in ((BEGINS_S, True), (0, False)):
-        series = replace(made_up(days=12), start_s=begins_s, usage={CPU: share * 2})
-        (trained,) = train(series, tmp_path, seed=2, effort=EFFORT, targets=[Target(1)])
+        (trained,) = train(by_the_hour(begins_s), tmp_path, seed=2, effort=EFFORT, targets=[Target(1)])
         for model in (*trained.served.models, *trained.judged.models):
             assert model.reads(("hour", "weekday")) == reads
     assert json.loads((tmp_path / "card.json").read_text())["span"]["calendar"] is False
     assert load_predictor(tmp_path, Target(1))[0].span is None, "its times mean nothing elsewhere"
+
+
+def rungs_that_answer(folder: Path, end_s: int) -> set[str]:
+    """About two days of steady use that end then, of a workload that is known and of one that is new."""
+    rungs, found = load_rungs(str(folder), TARGET), set[str]()
+    for steps in (2 * DAY, DAY // 2):
+        history = UsageHistory("w")
+        for at in range(end_s - steps * STEP_S, end_s, STEP_S):
+            history.add(at, cpu_millicores=500, memory_bytes=2**30)
+        snapshot = history.snapshot()
+        assert snapshot is not None
+        question = Question("w", {CPU: 2000, MEMORY: 2**31}, snapshot, judges=True, is_new=True)
+        (answer,) = ask(rungs, [question])
+        found |= {*answer.of[CPU].uppers} if answer.of else set()
+        found |= {ratio.rung for ratio in answer.tried if ratio.resource == CPU}
+    return found
+
+
+def test_a_model_that_looks_at_the_clock_says_nothing_by_a_clock_without_a_calendar(tmp_path: Path) -> None:
+    """A missing hour is taken for midnight by trees that never missed it, so leaving it out is no way to say so."""
+    late_s = BEGINS_S + 90 * 86_400
+    train(by_the_hour(BEGINS_S), tmp_path / "knows", seed=2, effort=EFFORT, targets=[TARGET])
+    train(by_the_hour(0), tmp_path / "timeless", seed=2, effort=EFFORT, targets=[TARGET])
+    assert load_rungs(str(tmp_path / "knows"), TARGET).reads_clock
+    assert rungs_that_answer(tmp_path / "knows", late_s) == {MODEL, HISTORY, YOUNG}
+    assert rungs_that_answer(tmp_path / "knows", 90 * 86_400) == {HISTORY}
+    assert rungs_that_answer(tmp_path / "timeless", 90 * 86_400) == {MODEL, HISTORY, YOUNG}
+    with pytest.raises(ConfigError, match=r"does not say when it began, and the models of .* look at hours"):
+        evaluate(by_the_hour(0), tmp_path / "knows")
+    words = ["--data", str(tmp_path), "--model", str(tmp_path / "knows"), "-q"]
+    assert "looks at hours and weekdays" in str(CliRunner().invoke(placement_command, words).exception)
+    trace = busy_trace(2)
+    for begins_s in (0, BEGINS_S):
+        path = tmp_path / f"{begins_s}.ullage"
+        trace.but(manifest=replace(trace.manifest, begins_s=begins_s)).save(path)
+        (row,) = compare(Asked((str(path),), ("predicted",), model=str(tmp_path / "knows"))).rows
+        assert any("of usage it says nothing here" in note for note in row["trace_notes"]) == (begins_s == 0)
 
 
 def test_features_of_a_replay_still_count_hours_where_there_is_no_calendar() -> None:
