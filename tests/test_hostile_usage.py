@@ -208,3 +208,15 @@ def test_packing_of_planetlab_alone_needs_no_bitbrains_and_says_what_it_lacks(tm
     planetlab(tmp_path / "planetlab", ["50"] * 288)
     with pytest.raises(ConfigError, match="packing of PlanetLab needs 4 days; the folder has 1"):
         reproduce_packing.run(tmp_path, only=("planetlab-cpu",))
+
+
+def test_packing_leaves_out_what_a_recording_is_too_short_for(tmp_path: Path) -> None:
+    (tmp_path / "bitbrains-rnd").mkdir()
+    written(tmp_path / "bitbrains-rnd", RND)
+    (tmp_path / "planetlab").mkdir()
+    for day in ("20110306", "20110309", "20110322", "20110303"):
+        planetlab(tmp_path / "planetlab", ["50"] * 288).rename(tmp_path / "planetlab" / f"{day}.tar.gz")
+    found = reproduce_packing.run(tmp_path)
+    assert list(found["tasks"]) == ["planetlab-cpu"]
+    assert set(found["omitted"]) == {"bitbrains-cpu", "bitbrains-cpu-memory"}
+    assert "packing needs 69" in found["omitted"]["bitbrains-cpu"]

@@ -323,6 +323,8 @@ def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], 
         if task not in TASKS:
             raise ConfigError(f"unknown task {task!r}; {nearest(task, list(TASKS))}")
     result = run(data, seed=seed, draws=draws, only=only, progress=_say(quiet))
+    for name, why in result["omitted"].items():
+        click.echo(f"note: {name} is left out: {why}", err=True)
     rows = [
         {
             "task": task,

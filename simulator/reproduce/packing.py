@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, ModelError, PlacementError
 from placement.learning.baselines import P95, Target, forecast
 from placement.learning.boosted import FitOptions
 from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
@@ -436,33 +436,50 @@ def run(
 ) -> dict[str, Any]:
     """All tasks, or ``only`` some; the JSON report, whose top level repeats ``bitbrains-cpu``.
 
-    PlanetLab is left out where it is absent or too short, unless it was asked for.
+    A task for which a recording has too few days is left out; ``omitted`` says why. So is PlanetLab where it is absent,
+    unless it was asked for.
 
     Raises
     ------
-    TraceError : a recording is missing or unreadable. ConfigError : it is too short.
+    TraceError : a recording is missing or unreadable. ConfigError, ModelError : no task can be judged.
     """
     wanted = tuple(only) or TASKS
-    tasks: dict[str, Any] = {}
-    if set(wanted) - {"planetlab-cpu"}:
-        series = read_bitbrains_rnd(data / "bitbrains-rnd")
-        if series.num_days < TEST_DAYS.start + 7:
-            raise ConfigError(
-                f"the Bitbrains recording has {series.num_days:.0f} days; packing needs {TEST_DAYS.start + 7}"
+    tasks, omitted = dict[str, Any](), dict[str, PlacementError]()
+    series = read_bitbrains_rnd(data / "bitbrains-rnd") if set(wanted) - {"planetlab-cpu"} else None
+    effort = effort or Effort(40_000, 10_000, FitOptions(level=0.9))
+    for name in wanted:
+        if name == "planetlab-cpu" and not only and not (data / "planetlab").is_dir():
+            continue
+        try:
+            task = (
+                _planetlab(data)
+                if name == "planetlab-cpu" or series is None
+                else _bitbrains(name, series, seed, effort)
             )
-    if "bitbrains-cpu" in wanted:
-        learned = learn(series, seed, effort or Effort(40_000, 10_000, FitOptions(level=0.9)))
-        progress("models fitted on days to 45")
-        task = bitbrains(series, (CPU,), learned)
-        tasks["bitbrains-cpu"] = task.run(progress)
-        if draws:
-            tasks["bitbrains-cpu"]["draws"] = spread(task, draws, seed, progress)
-    if "bitbrains-cpu-memory" in wanted:
-        tasks["bitbrains-cpu-memory"] = bitbrains(series, (CPU, MEMORY), None).run(progress)
-    if "planetlab-cpu" in only or ("planetlab-cpu" in wanted and (data / "planetlab").is_dir()):
-        days = read_planetlab(data / "planetlab")
-        if len(days) > PLANETLAB_TUNE_DAYS:
-            tasks["planetlab-cpu"] = planetlab(days).run(progress)
-        elif only:
-            raise ConfigError(f"packing of PlanetLab needs {PLANETLAB_TUNE_DAYS + 1} days; the folder has {len(days)}")
-    return {**tasks.get("bitbrains-cpu", {}), "tasks": tasks, "seed": seed}
+            progress(f"{name}: packing")
+            tasks[name] = task.run(progress)
+            if draws and name == "bitbrains-cpu":
+                tasks[name]["draws"] = spread(task, draws, seed, progress)
+        except (ConfigError, ModelError) as error:
+            omitted[name] = error
+            progress(f"{name} is left out: {error}")
+    if not tasks:
+        raise next(iter(omitted.values()))
+    why = {name: str(error) for name, error in omitted.items()}
+    return {**tasks.get("bitbrains-cpu", {}), "tasks": tasks, "omitted": why, "seed": seed}
+
+
+def _bitbrains(name: str, series: UsageSeries, seed: int, effort: Effort) -> Task:
+    needed = TEST_DAYS.start + 7
+    if series.num_days < needed:
+        raise ConfigError(f"the Bitbrains recording has {series.num_days:.0f} days; packing needs {needed}")
+    if name == "bitbrains-cpu":
+        return bitbrains(series, (CPU,), learn(series, seed, effort))
+    return bitbrains(series, (CPU, MEMORY), None)
+
+
+def _planetlab(data: Path) -> Task:
+    days = read_planetlab(data / "planetlab")
+    if len(days) <= PLANETLAB_TUNE_DAYS:
+        raise ConfigError(f"packing of PlanetLab needs {PLANETLAB_TUNE_DAYS + 1} days; the folder has {len(days)}")
+    return planetlab(days)

@@ -402,16 +402,22 @@ def admitted(plane: ControlPlane, namespace: str, owner: str, *, guaranteed: boo
 
 
 def probed(
-    plane: ControlPlane, namespace: str, owner: str, annotations: dict[str, str], *, guaranteed: bool = False
+    plane: ControlPlane,
+    namespace: str,
+    owner: str,
+    annotations: dict[str, str],
+    *,
+    guaranteed: bool = False,
+    **spec: Any,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Requests, and annotations, of such a pod."""
+    """Requests, and annotations, of such a pod; ``spec`` is more of it."""
     amounts = {CPU: "4", MEMORY: "8Gi"}
     resources = {"requests": amounts} | ({"limits": amounts} if guaranteed else {})
     reference = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": "u", "controller": True}
     meta = {"name": "probe", "namespace": namespace, "ownerReferences": [reference]}
     meta |= {"annotations": annotations} if annotations else {}
     containers = [{"name": n, "image": "x", "resources": resources} for n in ("main", "side")]
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers, **spec}}
     made = plane.call("POST", f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod)
     main, side = (c["resources"]["requests"] for c in made["spec"]["containers"])
     assert main == side
@@ -463,6 +469,8 @@ async def test_new_pods_ask_for_what_was_recommended_where_that_is_switched_on(m
             assert abs(kept_of(found.pop("ullage.dev/rightsized"))[0] - 1000 * share) <= 1
             assert found == given
         assert admitted(plane, "default", owner, guaranteed=True) == asks
+        whole = {"requests": {CPU: "9", MEMORY: "17Gi"}}
+        assert probed(plane, "default", owner, {}, resources=whole) == (asks, {}), "the pod as a whole asks for as much"
         assert probed(plane, "default", "stranger-8f5f6d7b9c", {})[1] == {}
         assert admitted(plane, "default", "stranger-8f5f6d7b9c") == asks
         keep = {"metadata": {"labels": {"ullage.dev/keep-requests": "yes"}}}
