@@ -17,7 +17,7 @@ from simulator.learning.training import Effort
 from simulator.reproduce.forecast import report, run
 from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, LAST_CALIBRATION_DAY, bitbrains_task
 from simulator.reproduce.forecast_judging import TaskResult
-from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days, planetlab_task
+from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days, planetlab_task, split_days
 from simulator.reproduce.forecast_results import KeptResults, digest_of
 
 TINY = Effort(600, 300, FitOptions(trees=5, leaves=4, min_leaf=20))
@@ -61,6 +61,19 @@ def test_a_planetlab_forecast_uses_nothing_that_happens_after_it() -> None:
     before = last * HOUR <= noon
     np.testing.assert_array_equal(one.model[per_day:][before], two.model[per_day:][before])
     assert not np.array_equal(one.model[per_day:][~before], two.model[per_day:][~before])
+
+
+def test_planetlab_of_other_days_is_split_as_the_protocols_are() -> None:
+    others = ["20110403", "20110409", "20110411", "20110412", "20110420"]
+    assert split_days(others) == ([0, 1, 2], [3, 4])
+    assert split_days(list(STAMPS)) == ([0, 1, 2], [3, 4])
+    assert split_days(sorted([*STAMPS, *others])) == ([0, 1, 2], [3, 4]), "the protocol's days, where they are there"
+    with pytest.raises(ConfigError, match="needs 3 days"):
+        split_days(others[:2])
+    shares = planetlab_shares()[:3]
+    days = Days([planetlab_day(stamp, share) for stamp, share in zip(others[:3], shares, strict=True)])
+    found = planetlab_task(days, Target(1, P95), effort=TINY, seed=1, progress=silent)
+    assert set(found.day) == {2}
 
 
 def test_planetlab_names_need_no_owner_and_no_host() -> None:

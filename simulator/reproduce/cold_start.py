@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from placement.errors import ConfigError
 from placement.learning.baselines import tuned_scale
 from placement.learning.boosted import FitOptions
 from placement.learning.stacking import conformal, pinball, stack
@@ -25,7 +24,7 @@ from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.cold_samples import MIXED_RULE, TARGET, Cold, Population
 from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.forecast_judging import FOLDS, LEVEL, ratio
-from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN
+from simulator.reproduce.forecast_planetlab import split_days
 from simulator.reproduce.seeds import pooled
 from simulator.traces.usage_readers import read_planetlab
 
@@ -52,19 +51,18 @@ class _Folded:
     test: BoolArray
 
 
+def _stamps(days: Sequence[UsageSeries]) -> list[str]:
+    return [day.name.rsplit("-", 1)[-1] for day in days]
+
+
 def _folded(population: Population, minutes: int, seed: int) -> _Folded:
     length = minutes * 60 // STEP_S
     starts = range(0, DAY - TARGET.horizon_h * HOUR - length + 1, HOUR)
     parts = [population.cold(day, begin, length) for day in range(len(population.days)) for begin in starts]
     samples = concatenate([part.samples for part in parts])
     rules = {name: np.concatenate([part.rules[name] for part in parts]) for name in parts[0].rules}
-    stamps = [day.name.rsplit("-", 1)[-1] for day in population.days]
-    train_days = [i for i, stamp in enumerate(stamps) if stamp in PLANETLAB_TRAIN]
-    test_days = [i for i, stamp in enumerate(stamps) if stamp in PLANETLAB_TEST]
-    if len(train_days) < 2 or not test_days:
-        raise ConfigError(
-            f"cold start needs two of {PLANETLAB_TRAIN} and one of {PLANETLAB_TEST}; the folder has {stamps}"
-        )
+    stamps = _stamps(population.days)
+    train_days, test_days = split_days(stamps)
     judged = np.isin(samples.hour, [hour * HOUR for hour in START_HOURS])
     fold = folds_of(len(population.names), FOLDS, seed)[samples.workload]
     return _Folded(
@@ -84,7 +82,7 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
 
     Raises
     ------
-    ConfigError : a day that the protocol needs is not there.
+    ConfigError : too few days are there.
     """
     given = _folded(population, minutes, seed)
     samples, test = given.cold.samples, given.test
@@ -159,9 +157,11 @@ def run(
 
     Raises
     ------
-    TraceError : PlanetLab is missing or damaged. ConfigError : a day that the protocol needs is not there.
+    TraceError : PlanetLab is missing or damaged. ConfigError : too few days are there.
     """
     days: list[UsageSeries] = read_planetlab(data / "planetlab")
+    train, test = split_days(_stamps(days))
+    judged = {part: [_stamps(days)[i] for i in index] for part, index in (("fitted", train), ("tested", test))}
     population = Population(days)
     siblings = judge_siblings(days)
     reports = []
@@ -170,5 +170,5 @@ def run(
         for length in minutes:
             found[f"{length}min"] = one(population, length, effort=effort, seed=number)
             progress(f"seed {number}, {length} minutes: ratio {found[f'{length}min']['ratio']:.3f}")
-        reports.append({"history": found, "siblings": siblings, "level": LEVEL, "seed": number})
+        reports.append({"history": found, "siblings": siblings, "days": judged, "level": LEVEL, "seed": number})
     return pooled(reports, range(seed, seed + seeds), ("history",))

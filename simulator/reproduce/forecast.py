@@ -22,9 +22,9 @@ from simulator.learning.forecast_samples import Recording
 from simulator.learning.training import Effort
 from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, bitbrains_task, generations
 from simulator.reproduce.forecast_judging import LEVEL, TaskResult, ratio
-from simulator.reproduce.forecast_planetlab import Days, planetlab_task
+from simulator.reproduce.forecast_planetlab import Days, planetlab_task, split_days
 from simulator.reproduce.forecast_results import KeptResults, code_files, digest_of
-from simulator.traces.usage_readers import read_bitbrains_rnd, read_planetlab
+from simulator.traces.usage_readers import planetlab_paths, read_bitbrains_rnd, read_planetlab
 
 Progress = Callable[[str], None]
 
@@ -108,7 +108,8 @@ def run(
         results.append(result)
     if not results:
         raise next(iter(omitted.values()))
-    return {**report(results, seed), "omitted": {name: str(error) for name, error in omitted.items()}}
+    days = {"planetlab_days": _planetlab_days(data)} if any(r.name.startswith("planetlab") for r in results) else {}
+    return {**report(results, seed), **days, "omitted": {name: str(error) for name, error in omitted.items()}}
 
 
 def _key(data: Path, seed: int, effort: Effort) -> str:
@@ -149,6 +150,12 @@ def _tasks(
         )
     for name, target in wanted.planetlab.items():
         yield name, lambda t=target: planetlab_task(days(), t, effort=effort, seed=seed, progress=progress)  # type: ignore[misc]
+
+
+def _planetlab_days(data: Path) -> dict[str, list[str]]:
+    """Which were fitted on and which tested."""
+    stamps = [path.name.partition(".")[0] for path in planetlab_paths(data / "planetlab")]
+    return {part: [stamps[i] for i in of] for part, of in zip(("fitted", "tested"), split_days(stamps), strict=True)}
 
 
 def _bitbrains(data: Path, progress: Progress) -> Recording:

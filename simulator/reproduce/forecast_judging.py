@@ -35,8 +35,8 @@ MOST_STACKED = 8_000
 BANDS = 5
 MIN_BAND = 300
 """Outcomes below which a band goes with the others' factor."""
-LEAST_LOSS = 1e-6
-"""Share of the mean truth below which losses are alike: single precision cannot tell more."""
+LEAST_LOSS = 1e-4
+"""Share of the mean truth below which losses are alike: nobody minds a hundredth of a per cent of constant usage."""
 
 
 def ratio(loss: float, rival: float) -> float:

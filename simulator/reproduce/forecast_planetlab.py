@@ -42,6 +42,7 @@ from simulator.traces.usage_readers import host_of, slice_of
 
 PLANETLAB_TRAIN = ("20110303", "20110306", "20110309")
 PLANETLAB_TEST = ("20110322", "20110325")
+LEAST_DAYS = 3
 BASES = ("max_24h", "p99_24h")
 MOST_ROWS = 40_000
 DAY_BEFORE_HOURS = 3.0
@@ -57,6 +58,31 @@ SHARED = ("max_lag1h", "mean_lag1h", "p50_24h", "p95_24h", "max_24h", "deviation
 """Features of which the mean over the owner's and the host's other workloads is a feature too."""
 
 Progress = Callable[[str], None]
+
+
+def split_days(stamps: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Numbers of the days, oldest first, that are fitted on and that are tested.
+
+    They are the protocol's where two of its first and one of its later days are there; else the first three fifths of what
+    is there, and the rest.
+
+    Raises
+    ------
+    ConfigError : fewer than three days.
+
+    >>> split_days(["20110303", "20110306", "20110325", "20110403"]), split_days(["20110403", "20110409", "20110420"])
+    (([0, 1], [2]), ([0, 1], [2]))
+    """
+    train = [i for i, stamp in enumerate(stamps) if stamp in PLANETLAB_TRAIN]
+    test = [i for i, stamp in enumerate(stamps) if stamp in PLANETLAB_TEST]
+    if len(train) >= 2 and test:
+        return train, test
+    if len(stamps) < LEAST_DAYS:
+        raise ConfigError(
+            f"PlanetLab needs {LEAST_DAYS} days, two to fit on and one to test; the folder has {list(stamps)}"
+        )
+    first = max(2, len(stamps) * 3 // 5)
+    return list(range(first)), list(range(first, len(stamps)))
 
 
 @dataclass
@@ -150,13 +176,9 @@ def planetlab_task(days: Days, target: Target, *, effort: Effort, seed: int, pro
 
     Raises
     ------
-    ConfigError : a day that the protocol needs is not in the folder, or too few names are.
+    ConfigError : too few days are in the folder, or too few names.
     """
-    train_days, test_days = days.numbers(PLANETLAB_TRAIN), days.numbers(PLANETLAB_TEST)
-    if len(train_days) < 2 or not test_days:
-        raise ConfigError(
-            f"PlanetLab needs two of {PLANETLAB_TRAIN} and one of {PLANETLAB_TEST}; the folder has {days.stamps}"
-        )
+    train_days, test_days = split_days(days.stamps)
     require_folds(f"planetlab-{target.name}", len(days.names))
     samples, tables = days.samples(target), days.baselines(target)
     fold = folds_of(len(days.names), FOLDS, seed)[samples.workload]

@@ -274,9 +274,14 @@ def host_of(name: str) -> str:
     return name.rsplit("_", 2)[0]
 
 
+def planetlab_paths(folder: Path) -> list[Path]:
+    """Files of the recorded days in ``folder``, oldest first."""
+    return sorted(p for p in folder.glob("*.tar.gz") if re.fullmatch(r"\d{8}\.tar\.gz", p.name))
+
+
 def read_planetlab(folder: Path) -> list[UsageSeries]:
     """Every recorded day in ``folder``, oldest first."""
-    paths = sorted(p for p in folder.glob("*.tar.gz") if re.fullmatch(r"\d{8}\.tar\.gz", p.name))
+    paths = planetlab_paths(folder)
     if not paths:
         raise TraceError(f"{folder} holds no <day>.tar.gz; give the folder of the PlanetLab days")
     return [read_planetlab_day(path) for path in paths]
