@@ -422,6 +422,10 @@ class RuleIndex:
 
     # ── residents ─────────────────────────────────────────────────────────────────────────────
 
+    def homes(self) -> Iterable[tuple[PodSpec, HomeRows]]:
+        """Classes, and where their pods are: row → number. Some may have no pod."""
+        return self._homes.carrying([])
+
     def bind(self, spec: PodSpec, row: int) -> None:
         """A resident of this class appeared."""
         rows, counters = self._bumps.get(spec) or self._bumps_of(spec)

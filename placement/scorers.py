@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
+from operator import attrgetter
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from placement.knowledge import HORIZONS_S, NUM_WINDOWS, Knowledge, Lifespan, TypicalKind
+from placement.knowledge import AGES_S, HORIZONS_S, MORE_S, NUM_WINDOWS, Knowledge, Lifespan, Lifetimes, TypicalKind
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
@@ -138,8 +141,7 @@ class Columns:
             return
         self._followed = clock
         if start < 0 or clock - start >= min(TOUCH_RING, 4 * state.num_rows):
-            for row in range(state.num_rows):
-                self._add_up(row)
+            self._add_up_all()
             return
         if clock - start == 1:
             self._step(int(state.touched[start & (TOUCH_RING - 1)]))
@@ -147,6 +149,51 @@ class Columns:
         times = Counter(state.touched[i & (TOUCH_RING - 1)] for i in range(start, clock))
         for row, num in times.items():
             (self._step if num == 1 else self._add_up)(int(row))
+
+    def _add_up_all(self) -> None:
+        """Every node from nothing, as :meth:`_add_up`, but without a loop over pods. Which pod adds what is found out for
+        the nodes that are touched later."""
+        self._counted.clear()
+        self.outlook[:] = 0
+        if self.lifetimes is None:
+            homes = [(spec, rows) for spec, rows in self.state.rules.homes() if rows]
+            row = np.fromiter(chain.from_iterable(rows for _, rows in homes), np.int64)
+            number = np.fromiter(chain.from_iterable(rows.values() for _, rows in homes), np.int64)
+            cls = np.repeat(np.arange(len(homes)), [len(rows) for _, rows in homes])
+            self._add([spec for spec, _ in homes], cls, row, number)
+        elif self.state.residents:
+            self._add_living(self.lifetimes)
+
+    def _add(self, specs: list[PodSpec], cls: IntArray, row: IntArray, number: IntArray | int) -> None:
+        """Add ``number (n,)`` new pods of ``cls (n,)`` at ``row (n,)``."""
+        parts = np.array([self._of_new(spec)[0] for spec in specs], np.int64).reshape(-1, NUM_OUTLOOK)
+        for k in np.flatnonzero(parts.any(axis=0)).tolist():
+            np.add.at(self.outlook[:, k], row, parts[cls, k] * number)
+
+    def _add_living(self, lifetimes: Lifetimes) -> None:
+        """Add every pod as :meth:`_of_resident` tells it, by its age."""
+        residents = list(self.state.residents.values())
+
+        def column(of: Iterable[int]) -> IntArray:
+            return np.fromiter(of, np.int64, len(residents))
+
+        _, one, cls = np.unique(
+            column(map(id, map(attrgetter("spec"), residents))), return_index=True, return_inverse=True
+        )
+        specs = [residents[i].spec for i in one.tolist()]
+        row = column(map(attrgetter("row"), residents))
+        self._add(specs, cls, row, 1)
+        age_s = self.now_s - column(map(attrgetter("since_s"), residents))
+        lived_s = np.maximum(age_s, 0)
+        k = np.searchsorted(AGES_S, lived_s, side="right") - 1
+        spans = [lifetimes.of_pod(spec) for spec in specs]
+        stays = np.array(_STAYS)[np.array([span.gone_milli for span in spans])]
+        for h in range(len(HORIZONS_S)):
+            self.outlook[:, FIRST_STAY + h] = 0
+            np.add.at(self.outlook[:, FIRST_STAY + h], row, stays[cls, k, h])
+        life_s = np.array([span.life_s for span in spans])[cls, k]
+        life_s = np.where(life_s > lived_s, life_s, lived_s + np.maximum(lived_s // 2, MORE_S))
+        np.maximum.at(self.outlook[:, LIFE], row, life_s - age_s)
 
     def _add_up(self, row: int) -> None:
         """A node from nothing."""
@@ -179,11 +226,7 @@ class Columns:
     def _of_resident(self, resident: Resident) -> tuple[IntArray, int]:
         """What a pod adds to its node's sums (``LIFE`` is 0, it is no sum), and its end, at 0 or later from ``now_s``."""
         spec, lifetimes = resident.spec, self.lifetimes
-        known = self._new.get(spec)
-        if known is None:
-            part = self.outlook_of(spec).copy()
-            life, part[LIFE] = int(part[LIFE]), 0
-            known = self._new[spec] = (part, life)
+        known = self._of_new(spec)
         if lifetimes is None:
             return known[0], 0
         age_s = self.now_s - resident.since_s
@@ -193,6 +236,15 @@ class Columns:
         part = known[0].copy()
         part[FIRST_STAY:FIRST_WINDOW] = stays
         return part, max(life - age_s, 0)
+
+    def _of_new(self, spec: PodSpec) -> tuple[IntArray, int]:
+        """What a pod that has just come adds to its node's sums, and its lifetime."""
+        known = self._new.get(spec)
+        if known is None:
+            part = self.outlook_of(spec).copy()
+            life, part[LIFE] = int(part[LIFE]), 0
+            known = self._new[spec] = (part, life)
+        return known
 
     def outlook_of(self, spec: PodSpec) -> IntArray:
         """``(NUM_OUTLOOK,)`` int64 of one pod of a class, in millicores, bytes and seconds.
