@@ -235,11 +235,14 @@ class RecordStore:
         self._fleets: set[str] = set()
         """Digests that are in the file for certain."""
         self._has_failed = False
+        self._inode = 0
 
     def open(self) -> bool:
-        """Open or create; False (and one warning) if that is not possible now."""
-        if self._database is not None:
+        """Open or create; False (and one warning) if that is not possible now. A file that was deleted, to make room, is begun
+        anew: what is written to it would be nowhere."""
+        if self._database is not None and self._found() == self._inode:
             return True
+        self.close()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
@@ -250,8 +253,16 @@ class RecordStore:
         except (OSError, sqlite3.Error) as error:
             self._failed(error)
             return False
-        self._database, self._has_failed = database, False
+        self._database, self._has_failed, self._inode = database, False, self._found()
+        self._fleets.clear()
         return True
+
+    def _found(self) -> int:
+        """Which file is there, 0 for none."""
+        try:
+            return self.path.stat().st_ino
+        except OSError:
+            return 0
 
     def _failed(self, error: Exception) -> None:
         if not self._has_failed:

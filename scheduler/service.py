@@ -4,7 +4,8 @@
 it changes nothing. ``Telemetry`` fills a :class:`~scheduler.learning.telemetry.UsageStore`. Health and reflection are the
 standard ones. Messages, calls at once, and memory are bounded by settings; errors have these codes:
 
-* ``INVALID_ARGUMENT`` the bytes or the question make no sense (says why), ``NOT_FOUND`` a candidate node that does not exist;
+* ``INVALID_ARGUMENT`` the bytes or the question make no sense (says why), ``NOT_FOUND`` a candidate node or a resource
+  that does not exist;
 * ``UNAVAILABLE`` the view is not complete, or another replica leads: ask again;
 * ``RESOURCE_EXHAUSTED`` too many calls, or too large a message; ``DEADLINE_EXCEEDED`` the caller's own deadline.
 """
@@ -149,7 +150,10 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):  # type: ignore[mi
         why = self.engine.why_not_serving()
         if why:
             raise _Refused(grpc.StatusCode.UNAVAILABLE, f"{why}; ask again, or another replica")
-        spec = self._spec(question)
+        spec, state = self._spec(question), self.engine.state
+        unknown = next((name for name in spec.amounts if state.lane(name) < 0), None)
+        if unknown is not None:  # a ledger that learned every name would grow with each question
+            raise _Refused(grpc.StatusCode.NOT_FOUND, f"no node offers {unknown!r}, and no pod has it")
         return self.engine.in_force(), spec, self._candidates(question)
 
     def _spec(self, question: pb.PodQuestion) -> PodSpec:

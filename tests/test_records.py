@@ -28,7 +28,7 @@ from scheduler.cli.explain import explain
 from scheduler.errors import RecordError
 from scheduler.explain import in_words, why_not
 from scheduler.ledger import Seen
-from scheduler.recorder import record_log
+from scheduler.recorder import record_log, record_of
 from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
 from scheduler.settings import RecordSettings
 from tests.live_engine import Live, cpu_pod
@@ -134,6 +134,23 @@ def test_a_record_brings_its_fleet_along_when_that_was_lost_or_pruned(tmp_path: 
         found = reader.fleet(fleet.packed()[0])
         assert found is not None
         assert found.is_same(fleet)
+
+
+@pytest.mark.parametrize("pattern", ["records.db", "records.db*"])
+def test_a_file_that_is_deleted_to_make_room_is_begun_anew(tmp_path: Path, pattern: str) -> None:
+    store = RecordStore(tmp_path / "records.db")
+    live = Live(tmp_path / "other.db")
+    taken: list[Record] = []
+    live.engine.listeners.append(lambda answered: taken.append(record_of(answered, live.engine.strategy)))
+    for name in ("first", "second"):
+        live.ask(name, cpu_pod(1))
+    live.recorder.close()
+    assert store.write(taken[:1])
+    for path in tmp_path.glob(pattern):
+        path.unlink()
+    assert store.write(taken[1:])
+    store.close()
+    assert [record.name for record in read(tmp_path / "records.db")] == ["second"]
 
 
 def test_a_foreign_file_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -111,14 +111,17 @@ async def test_scores_and_reasons_name_every_node(tmp_path: Path) -> None:
         (plain(-1), "INVALID_ARGUMENT", "out of range"),
         (plain(1, gpu_count=2, gpu_milli=500), "INVALID_ARGUMENT", "GPU request"),
         (plain(1, candidates=["n1", "ghost"]), "NOT_FOUND", "ghost"),
+        (plain(1, extended={"example.com/nic": 1}), "NOT_FOUND", "no node offers 'example.com/nic'"),
     ],
 )
 async def test_a_bad_question_has_a_code_and_a_reason(
     question: pb.PodQuestion, code: str, says: str, tmp_path: Path
 ) -> None:
-    async with serving(tmp_path) as (_, server), asking(server) as (placement, _telemetry):
+    async with serving(tmp_path) as (live, server), asking(server) as (placement, _telemetry):
+        resources = list(live.state.resources)
         call = placement.Decide(pb.DecideRequest(question=question))
         assert says in await fails(call, getattr(grpc.StatusCode, code))
+        assert live.state.resources == resources, "nothing is kept of questions"
         assert (await placement.Decide(pb.DecideRequest(question=plain(1)))).decision.node
 
 
