@@ -276,7 +276,7 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_la
         )
         said.append(f"{name} {mean:,.2f} ({min(vs):,.2f} to {max(vs):,.2f})")
     body.append(f'<text class="axis" x="{WIDTH / 2}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    return _frame(title, said, body, height)
+    return _frame(title, said, body, height, ' class="rows"')
 
 
 def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, unit: str) -> str:
@@ -285,7 +285,7 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
     most = max((sum(v for _, v in stack) for _, stack in groups), default=0.0)
     if not most:
         return ""
-    right, row, top = 170, 48, 6
+    right, row, top = 200, 48, 6
     height = top + row * len(groups) + 28 * len(parts) + 12
     k = (WIDTH - right) / most
     body, said = [], []
@@ -307,4 +307,4 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
         y = top + row * len(groups) + 24 + 28 * i
         body.append(f'<rect x="0" y="{y - 11}" width="12" height="12" rx="2" fill="{colour(i)}"/>')
         body.append(f'<text class="tick" x="20" y="{y}">{escape(part)}</text>')
-    return _frame(title, said, body, height)
+    return _frame(title, said, body, height, ' class="rows"')

@@ -8,7 +8,6 @@ never mixes results of different inputs. Numbers depend on none of that: not on 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -34,6 +33,7 @@ from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_p
 from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
+from simulator.kept import code_version, kept
 from simulator.measures import SERIES_POINTS, measure
 from simulator.replay import Interruptions, Policy, Replay, ReplayOptions
 from simulator.traces.churn import Churn, resample
@@ -45,7 +45,6 @@ from simulator.usage.reclaiming import batch_on_reclaimed
 from simulator.usage.usage_learner import UsageLearner
 
 Row = dict[str, Any]
-FORMAT = 6
 Within = Callable[[float], None]
 """Called with the share of one cell that is done."""
 
@@ -221,6 +220,7 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
     learned = _notes(question, trace, options)
     return {
         **result,
+        "strategy_description": strategy.description,
         "trace_digest": trace.digest,
         "trace_notes": [*trace.manifest.notes, *learned],
         "learned_notes": learned,
@@ -229,7 +229,7 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
 
 def _notes(question: Question, trace: Trace, options: ReplayOptions) -> list[str]:
     """What a reader must know of what was learned while the trace was replayed."""
-    notes = []
+    notes = [] if len(trace.pods) else ["holds no pods, so nothing was replayed"]
     learns = any(isinstance(policy, UsageLearner | LifetimeLearner) for policy in options.policies)
     num = len({workload_of(spec.namespace, spec.owner) for spec in trace.specs} - {""})
     if learns and num > MOST_WORKLOADS:
@@ -334,29 +334,12 @@ def _key(cell: Cell) -> str:
     trace = trace_of(cell)
     prices = Path(cell.question.prices).read_bytes() if cell.question.prices else b""
     prices += card_of(cell.question.model)
-    parts = (FORMAT, metadata.version("ullage"), trace.digest, strategy_named(cell.strategy).digest, cell.delivery)
+    parts = (code_version(), trace.digest, strategy_named(cell.strategy).digest, cell.delivery)
     return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
 
 
 def _run_and_keep(cell: Cell, keep: str, within: Within | None = None) -> Row:
-    path = Path(keep) / f"{_key(cell)}.json" if keep else None
-    if path is not None and path.is_file():
-        try:
-            return dict(json.loads(path.read_text()))
-        except ValueError:
-            path.unlink()  # cut short by a crash: compute it again
-    row = run_cell(cell, within)
-    if path is not None:
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(row))
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise PlacementError(
-                f"cache {keep}: cannot be written ({error.strerror}); choose another --cache"
-            ) from error
-    return row
+    return kept(Path(keep) if keep else None, _key(cell) if keep else "", lambda: run_cell(cell, within))
 
 
 def run_cells(
@@ -435,9 +418,7 @@ def compare(
             progress(done, len(cells))
     complete = told_apart(cells, [row for row in rows if row is not None])
     metric = primary_metric(question, complete)
-    return Comparison(
-        question, complete, command, metric, headline(question, complete, metric), summarise(question, complete)
-    )
+    return Comparison(question, complete, command, metric, headline(question, complete), summarise(question, complete))
 
 
 def told_apart(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Row]:
@@ -485,7 +466,7 @@ SHOWN = (
 
 
 def primary_metric(question: Question, rows: Sequence[Row]) -> str:
-    """What decides: USD on an elastic fleet, else the share of GPUs (or cores) allocated."""
+    """What decides, of the rows of one trace: USD on an elastic fleet, else the share of GPUs (or cores) allocated."""
     if question.fleet == "elastic":
         return "usd_per_month"
     if any(row["metrics"]["gpu_allocated_share"] for row in rows):
@@ -511,54 +492,88 @@ def labels(question: Question, rows: Sequence[Row]) -> list[str]:
 
 
 def summarise(question: Question, rows: Sequence[Row]) -> list[Row]:
-    """One row per trace and strategy: mean of each shown metric over seeds, and the spread of the primary one."""
-    metric = primary_metric(question, rows)
-    shown = dict.fromkeys((metric, *SHOWN))
+    """One row per trace and strategy: mean of each shown metric over seeds, and the spread of the trace's primary one."""
+    overall = primary_metric(question, rows)
     table: list[Row] = []
     for trace in dict.fromkeys(row["trace"] for row in rows):
+        metric = primary_metric(question, [row for row in rows if row["trace"] == trace])
         for name in labels(question, rows):
             line: Row = {"trace": trace, "strategy": name}
-            for key in shown:
+            for key in dict.fromkeys((overall, metric, *SHOWN)):
                 values = values_of(question, rows, trace, name, key)
                 line[key] = round(float(np.mean(values)), 6) if values else None
             main = values_of(question, rows, trace, name, metric)
+            line["metric"] = metric
             line["sd"] = round(float(np.std(main, ddof=1)), 6) if len(main) > 1 else 0.0
             line["min"], line["max"] = (round(min(main), 6), round(max(main), 6)) if main else (None, None)
             table.append(line)
     return table
 
 
-def headline(question: Question, rows: Sequence[Row], metric: str) -> str:
-    """The result in one sentence: who wins, by how much, worth what, how often."""
-    names = labels(question, rows)
-    traces = list(dict.fromkeys(row["trace"] for row in rows))
-    if len(names) < 2:
-        return f"{names[0]} on {', '.join(traces)}."
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    parts = []
-    for trace in traces:
-        if not all(values_of(question, rows, trace, n, metric) for n in names):
-            parts.append(f"On {trace}, no time was measured.")
-            continue
-        means = {n: float(np.mean(values_of(question, rows, trace, n, metric))) for n in names}
-        best, second = sorted(names, key=lambda n: -sign * means[n])[:2]
-        pairs = list(
-            zip(
-                values_of(question, rows, trace, best, metric),
-                values_of(question, rows, trace, second, metric),
-                strict=True,
-            )
-        )
-        wins = sum(sign * a > sign * b for a, b in pairs)
-        gain = abs(means[best] - means[second])
-        often = f"on {wins} of {len(pairs)} seeds"
-        if metric == "usd_per_month":
-            parts.append(f"On {trace}, {best} costs {gain:,.0f} USD a month less than {second}, {often}.")
-            continue
-        what = "GPU" if metric.startswith("gpu") else "CPU"
+def headline(question: Question, rows: Sequence[Row]) -> str:
+    """The result in a sentence for each trace: who wins, by how much, worth what, how often."""
+    found = []
+    for trace in dict.fromkeys(row["trace"] for row in rows):
+        here = [row for row in rows if row["trace"] == trace]
+        metric = primary_metric(question, here)
+        values = {name: values_of(question, here, trace, name, metric) for name in labels(question, here)}
+        if len(values) < 2:
+            found.append(_alone(question, here, trace, next(iter(values))))
+        elif not all(values.values()):
+            found.append(f"On {trace}, no time was measured.")
+        else:
+            found.append(_winner(question, here, trace, metric, values))
+    return " ".join(found)
+
+
+def _alone(question: Question, rows: Sequence[Row], trace: str, name: str) -> str:
+    """What one strategy did."""
+
+    def mean(metric: str) -> float | None:
+        values = values_of(question, rows, trace, name, metric)
+        return float(np.mean(values)) if values else None
+
+    metric = primary_metric(replace(question, fleet="trace"), rows)
+    said = [f"{name} places {mean('placed') or 0:,.0f} of {mean('pods') or 0:,.0f} pods"]
+    share = mean(metric)
+    if share is not None:
+        said.append(f"allocates {100 * share:.2f} % of the {'GPUs' if metric.startswith('gpu') else 'CPU'}")
+    usd = mean("usd_per_month")
+    if usd is not None:
+        said.append(f"costs {usd:,.0f} USD a month")
+    return f"On {trace}, {_listed(said)}."
+
+
+def _winner(question: Question, rows: Sequence[Row], trace: str, metric: str, values: dict[str, list[float]]) -> str:
+    """Who is best, or who is level."""
+    is_usd = metric in LOWER_IS_BETTER
+    means = {name: float(np.mean(found)) for name, found in values.items()}
+    best, second = sorted(means, key=lambda name: means[name] if is_usd else -means[name])[:2]
+    what = "GPUs" if metric.startswith("gpu") else "CPU"
+
+    def said(mean: float) -> str:
+        return f"{mean:,.0f} USD a month" if is_usd else f"{100 * mean:.2f} % of the {what} allocated"
+
+    level = [name for name in means if said(means[name]) == said(means[best])]
+    if len(level) > 1:
+        them = f"all {len(level)} strategies" if len(level) == len(means) > 2 else _listed(level)
+        return f"On {trace}, {them} are level: {said(means[best])}."
+    pairs = list(zip(values[best], values[second], strict=True))
+    wins = sum((a < b) if is_usd else (a > b) for a, b in pairs)
+    often = f"on {wins} of {len(pairs)} seeds" if len(pairs) > 1 else "on the one seed"
+    gain = abs(means[best] - means[second])
+    if not is_usd:
         worth = _worth(rows, trace, metric, gain)
-        parts.append(f"On {trace}, {best} allocates {100 * gain:.2f} points more {what} than {second}{worth}, {often}.")
-    return " ".join(parts)
+        return f"On {trace}, {best} allocates {100 * gain:.2f} points more {what[:3]} than {second}{worth}, {often}."
+    placed = {name: float(np.mean(values_of(question, rows, trace, name, "placed"))) for name in (best, second)}
+    fewer = placed[second] - placed[best]
+    but = f", but places {fewer:,.1f} fewer pods".replace(".0 ", " ") if fewer > 0 else ""
+    share = f" ({100 * gain / means[second]:.1f} %)" if means[second] else ""
+    return f"On {trace}, {best} costs {gain:,.0f} USD a month{share} less than {second}, {often}{but}."
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
 
 
 def _worth(rows: Sequence[Row], trace: str, metric: str, gain: float) -> str:

@@ -31,10 +31,11 @@ def _variables(shapes: tuple[str, ...], texts: tuple[str, ...]) -> str:
 
 STYLE = f"""html {{ color-scheme: light dark; }}
 :root {{ --ink: {INK}; --soft: {SOFT}; --paper: {PAPER}; --card: {CARD}; --line: #e3e5e8; --mark: {MARK}; --wash: {WASH};
+  --shade: #0003;
   {_variables(SHAPES, TEXTS)} }}
 @media screen and (prefers-color-scheme: dark) {{
   :root {{ --ink: {DARK_INK}; --soft: {DARK_SOFT}; --paper: {DARK_PAPER}; --card: {DARK_CARD}; --line: #32383f;
-    --mark: {DARK_MARK}; --wash: {DARK_WASH}; {_variables(DARK, DARK)} }}
+    --shade: #000c; --mark: {DARK_MARK}; --wash: {DARK_WASH}; {_variables(DARK, DARK)} }}
 }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink);
@@ -51,6 +52,11 @@ p.lead {{ color: var(--soft); margin: 0 0 14px; max-width: 70ch; }}
 section {{ break-inside: avoid; }}
 .card {{ background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px; overflow-x: auto;
   margin-bottom: 12px; }}
+.card:has(table) {{ background: linear-gradient(to right, var(--card) 30%, transparent) left / 40px 100%,
+  linear-gradient(to left, var(--card) 30%, transparent) right / 40px 100%,
+  linear-gradient(to right, var(--shade), transparent) left / 12px 100%,
+  linear-gradient(to left, var(--shade), transparent) right / 12px 100%, var(--card);
+  background-attachment: local, local, scroll, scroll, local; background-repeat: no-repeat; }}
 :focus-visible {{ outline: 2px solid var(--mark); outline-offset: 2px; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 15px; }}
 th, td {{ text-align: right; padding: 7px 7px; border-bottom: 1px solid var(--line); white-space: nowrap; }}
@@ -61,7 +67,9 @@ tbody tr:last-child > * {{ border-bottom: 0; }}
 td.best {{ background: var(--wash); color: var(--mark); font-weight: 700; }}
 tr.model > * {{ font-weight: 600; background: var(--wash); }}
 table.words th, table.words td {{ text-align: left; }}
-table.words td:last-child {{ white-space: normal; overflow-wrap: anywhere; }}
+table.words td:last-child {{ white-space: normal; overflow-wrap: anywhere; min-width: 12em; }}
+details {{ font-size: 15px; margin: 0 0 12px; }} summary {{ color: var(--mark); cursor: pointer; }}
+details dl {{ margin-top: 8px; }}
 svg {{ width: 100%; height: auto; display: block; }}
 svg text {{ fill: var(--ink); font-size: 13px; }}
 svg text.tick, svg text.axis {{ fill: var(--soft); font-size: 12px; }}
@@ -75,9 +83,10 @@ dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 .names {{ display: none; flex-wrap: wrap; gap: 2px 14px; margin-top: 6px; font-size: 14px; font-weight: 600; }}
 .lines:has(svg.bare) .names {{ display: flex; }}
 @media (max-width: 560px) {{ svg text, svg text.tick, svg text.axis {{ font-size: 20px; }} .lines {{ overflow: hidden; }}
+  svg.rows text, svg.rows text.tick, svg.rows text.axis {{ font-size: 23px; }}
   .lines svg {{ width: var(--grow, 100%); }} .lines svg text.name {{ display: none; }} .names {{ display: flex; }}
   main {{ padding: 24px 14px 48px; }} .card {{ padding: 10px; }} dl {{ grid-template-columns: 1fr; }} dd {{ margin-bottom: 8px; }}
-  th:first-child {{ white-space: normal; min-width: 8em; }} }}
+  th:first-child {{ white-space: normal; min-width: 8em; }} .words th:first-child {{ min-width: 0; }} }}
 @media print {{ body {{ background: #fff; }} .card {{ border-color: #bbb; }} main {{ max-width: none; padding: 0; }}
   nav {{ display: none; }} }}
 """

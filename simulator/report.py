@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -30,10 +31,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Heads and rows of cells."""
+    """Heads and rows of cells; ``words`` are read from the left and may wrap."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Section:
     lead: str = ""
     table: Table | None = None
     svg: str = ""
+    terms: Sequence[tuple[str, str]] = ()
+    """Words of the table or picture and what they mean, folded away."""
     names: Sequence[tuple[str, str]] = ()
     """Lines of a chart and their colours: what a phone, which has no room at their ends, shows below."""
 
@@ -72,6 +76,7 @@ COLUMNS: tuple[tuple[str, str, float, int, bool], ...] = (
     ("pending_s_p99", "Wait p99", 1, 0, False),
     ("placed", "Pods placed", 1, 0, True),
     ("evictions", "Pods evicted", 1, 0, False),
+    ("lost_pod_hours", "Pod-hours repeated", 1, 1, False),
     ("node_hours", "Node-hours", 1, 0, False),
     ("usd_per_month", "USD a month", 1, 0, False),
     ("over_cpu_share", "Node-time over CPU %", 100, 3, False),
@@ -81,6 +86,30 @@ COLUMNS: tuple[tuple[str, str, float, int, bool], ...] = (
     ("reclaimed_core_hours", "Core-hours on reclaimed", 1, 0, True),
 )
 """Metric, head, factor, decimals, whether more is better. Waits, in seconds, are shown in the unit that suits them."""
+
+
+MEANINGS = {
+    "gpu_allocated_share": "Of the GPU time that the fleet offered, what running pods had asked for.",
+    "cpu_allocated_share": "The same of CPU time.",
+    "memory_allocated_share": "The same of memory.",
+    "gpu_hours": "GPU time given to pods: the work that got done.",
+    "empty_nodes_mean": "Nodes on which nothing ran, on average over time: they could be switched off.",
+    "fragmented_gpu_share_end": "Free GPU that an average pod could not use where it lies, at the end (FGD's measure).",
+    "pending_s_p50": "Half of the placed pods waited at most so long from arrival to their first node.",
+    "pending_s_p95": "95 % of the placed pods waited at most so long from arrival to their first node.",
+    "pending_s_p99": "99 % of the placed pods waited at most so long from arrival to their first node.",
+    "placed": "Pods that found a node at least once, those of a warm-up included.",
+    "evictions": "Times that a pod lost its node: to a more important pod, a failure, an interruption or a move.",
+    "lost_pod_hours": "What evicted pods had done and had to do again.",
+    "node_hours": "Nodes × hours in the measured time.",
+    "usd_per_month": "What those nodes cost, scaled to 730 hours.",
+    "over_cpu_share": "Node-time in which pods wanted more CPU than the node has, and were throttled.",
+    "over_memory_share": "Node-time in which pods used more memory than the node has.",
+    "oom_kills": "Pods that kubelet killed for memory.",
+    "throttled_core_hours": "CPU time that pods wanted and did not get; not part of any cost.",
+    "reclaimed_core_hours": "CPU time given to batch pods out of what others had asked for and not used.",
+}
+"""What a reader may ask of a column."""
 
 
 UNITS = {
@@ -120,9 +149,9 @@ def to_html(comparison: Comparison) -> str:
         sections += _sections(comparison, trace)
     return render_page(
         Page(
-            title="Ullage · comparison",
+            title="Ullage · comparison" if len(comparison.summary) > 1 else "Ullage · replay",
             headline=comparison.headline,
-            sections=[s for s in sections if s.table or s.svg],
+            sections=[*(s for s in sections if s.table or s.svg), _compared(comparison)],
             command=comparison.command,
             facts=_facts(comparison),
             next_step="change a strategy (ullage strategies show priced > mine.toml, then -s mine.toml), or see what one "
@@ -131,13 +160,28 @@ def to_html(comparison: Comparison) -> str:
     )
 
 
+def _compared(comparison: Comparison) -> Section:
+    """What each strategy is."""
+    found = {row["strategy"]: row["strategy_description"] for row in comparison.rows}
+    return Section(
+        "What was compared" if len(found) > 1 else "The strategy",
+        "ullage strategies describe NAME tells what one adds up, ullage strategies show NAME writes it as a file to change.",
+        Table(
+            ["strategy", "what it is"], [[Cell(name), Cell(said or "–")] for name, said in found.items()], words=True
+        ),
+    )
+
+
 def _worth(comparison: Comparison) -> list[tuple[str, str]]:
     """How a share of the fleet became USD in the headline."""
     if ", worth " not in comparison.headline:
         return []
-    gpu = comparison.metric.startswith("gpu")
-    rate, what = (Rates().gpu, "GPUs") if gpu else (Rates().cpu, "cores")
-    return [("worth", f"points × {what} of the fleet × {rate:g} USD an hour × {HOURS_A_MONTH} hours")]
+    kinds = dict.fromkeys(line["metric"].startswith("gpu") for line in comparison.summary)
+    priced = [(Rates().gpu, "GPUs") if is_gpu else (Rates().cpu, "cores") for is_gpu in kinds]
+    return [
+        ("worth", f"points × {what} of the fleet × {rate:g} USD an hour × {HOURS_A_MONTH} hours")
+        for rate, what in priced
+    ]
 
 
 def _same_costs(comparison: Comparison) -> list[tuple[str, str]]:
@@ -196,8 +240,16 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
     first = {n: next(r for r in rows if label(question, r) == n) for n in names}
     curves = _Curves({n: r["series"] for n, r in first.items()})
     gpu = any(r["metrics"]["gpu_allocated_share"] for r in rows)
+    marked = ["means over seeds"] * (len(question.seeds) > 1) + ["the best is marked"] * (len(names) > 1)
+    hours = duration(3600 * (rows[0]["metrics"]["hours"] or 0))
+    lead = f"{rows[0]['metrics']['pods']:,} pods arrived; measured over {hours}"
     return [
-        Section(f"Side by side{where}", "Means over seeds; the best is marked.", _turned(_table(comparison, trace))),
+        Section(
+            f"{'Side by side' if len(names) > 1 else 'In numbers'}{where}",
+            f"{'; '.join([lead, *marked])}.",
+            _turned(_table(comparison, trace)),
+            terms=_glossary(comparison, trace),
+        ),
         _seeds_section(comparison, trace, where),
         Section(
             f"Over time{where}",
@@ -215,7 +267,7 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
 
 def _seeds_section(comparison: Comparison, trace: str, where: str) -> Section:
     question, rows = comparison.question, [r for r in comparison.rows if r["trace"] == trace]
-    main = comparison.metric
+    main = metric_of(comparison, trace)
     factor = 1.0 if main in LOWER_IS_BETTER else 100.0
     spread = [(n, [factor * v for v in values_of(question, rows, trace, n, main)]) for n in labels(question, rows)]
     return Section(
@@ -223,7 +275,9 @@ def _seeds_section(comparison: Comparison, trace: str, where: str) -> Section:
         "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike."
         if len(question.seeds) > 1
         else "One seed only: with --seeds 5 the spread would tell how much of this is chance.",
-        svg=dot_chart("Spread over seeds", spread, x_label=UNITS[main]),
+        svg=dot_chart("Spread over seeds", spread, x_label=UNITS[main])
+        if max(len(spread), len(question.seeds)) > 1
+        else "",
     )
 
 
@@ -234,13 +288,16 @@ def _gpu_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str)
         for n, r in first.items()
     ]
     causes = [(n, [(cause, 100 * share) for cause, share in r["fragments"].items()]) for n, r in first.items()]
+    grows = all(a <= b for line in arrivals for a, b in pairwise(line.x))  # not where the fleet grows and shrinks
     return [
         Section(
             f"Against what arrived{where}",
             "GPU share allocated when so much has been asked for in all; above 100 % not everything can fit at once.",
             svg=line_chart("Allocation over arrivals", arrivals, x_label="GPU asked for so far, %", y_label="%"),
             names=curves.names,
-        ),
+        )
+        if grows
+        else Section(""),
         Section(
             f"Fragmentation{where}",
             "Free GPU that an average pod could not use where it lies (FGD's measure), share of all GPUs.",
@@ -272,8 +329,8 @@ def _node_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str
 
 
 def _cost_sections(first: dict[str, dict[str, Any]], rows: list[dict[str, Any]], where: str) -> list[Section]:
-    """What nodes cost; equal bars tell nothing."""
-    if len({r["metrics"]["usd"] for r in rows}) == 1:
+    """What nodes cost; equal bars of one colour tell nothing."""
+    if len({r["metrics"]["usd"] for r in rows}) == 1 and not rows[0]["metrics"]["usd_spot"]:
         return []
     kinds = ("on_demand", "spot")
     costs = {n: {kind: r["metrics"][f"usd_{kind}"] for kind in kinds} for n, r in first.items()}
@@ -288,11 +345,16 @@ def _cost_sections(first: dict[str, dict[str, Any]], rows: list[dict[str, Any]],
 
 
 def _unplaced_section(first: dict[str, dict[str, Any]], where: str) -> Section:
-    failed = [(n, sorted(r["metrics"]["unplaced"].items(), key=lambda i: -i[1])[:4]) for n, r in first.items()]
+    failed = [(n, sorted(r["metrics"]["unplaced"].items(), key=lambda i: -i[1])) for n, r in first.items()]
+    shown = [(n, [*f[:4], *([("other reasons", sum(v for _, v in f[4:]))] if f[4:] else [])]) for n, f in failed]
+    named = {n: r["metrics"]["unplaced_pods"][:3] for n, r in first.items() if r["metrics"]["unplaced_pods"]}
+    some = "; ".join(f"{n}: {', '.join(pods)}" for n, pods in named.items())
     return Section(
         f"Who found no place, and why{where}",
-        "Pods never placed in the first seed, by the rule that kept them off most nodes.",
-        svg=bar_chart("Unplaced pods", [(n, [(k, float(v)) for k, v in f]) for n, f in failed], unit="pods"),
+        "Pods of the first seed that had not been placed when it ended, by the rule that kept them off most nodes. "
+        f"The first of them: {some}. The JSON beside this page names more, and ullage simulate --log DIR keeps every "
+        "decision for ullage explain.",
+        svg=bar_chart("Unplaced pods", [(n, [(k, float(v)) for k, v in f]) for n, f in shown], unit="pods"),
     )
 
 
@@ -352,9 +414,25 @@ def _scaled(values: Sequence[float | None], factor: float) -> list[float | None]
     return [None if v is None else factor * v for v in values]
 
 
+def metric_of(comparison: Comparison, trace: str) -> str:
+    """What decides on a trace."""
+    return str(next(line["metric"] for line in comparison.summary if line["trace"] == trace))
+
+
+def _shown(lines: Sequence[dict[str, Any]]) -> list[tuple[str, str, float, int, bool]]:
+    """Columns that say something of these lines."""
+    return [c for c in COLUMNS if any(line[c[0]] or (c[0] in ALWAYS and line[c[0]] is not None) for line in lines)]
+
+
+def _glossary(comparison: Comparison, trace: str) -> list[tuple[str, str]]:
+    """What the shown columns mean."""
+    lines = [line for line in comparison.summary if line["trace"] == trace]
+    return [(head, MEANINGS[key]) for key, head, *_ in _shown(lines) if key in MEANINGS]
+
+
 def _table(comparison: Comparison, trace: str) -> Table:
     lines = [line for line in comparison.summary if line["trace"] == trace]
-    used = [c for c in COLUMNS if any(line[c[0]] or (c[0] in ALWAYS and line[c[0]] is not None) for line in lines)]
+    used = _shown(lines)
     rows = []
     for line in lines:
         cells = [Cell(line["strategy"])]
@@ -366,7 +444,7 @@ def _table(comparison: Comparison, trace: str) -> Table:
             text = "–" if value is None else f"{factor * value:,.{decimals}f}"
             if key.startswith("pending_s") and value is not None:
                 text = duration(value)
-            if key == comparison.metric and value is not None and line["sd"]:
+            if key == line["metric"] and value is not None and line["sd"]:
                 text += f" ± {factor * line['sd']:,.{decimals}f}"
             cells.append(Cell(text, alone and value == best))
         rows.append(cells)

@@ -17,6 +17,7 @@ import pytest
 
 from scheduler.__main__ import root
 from scheduler.learning.learner import read_workload
+from simulator.cli.simulate import readable_weight
 from simulator.output import table
 
 
@@ -332,6 +333,17 @@ def test_the_last_column_goes_on_below_itself_where_the_terminal_ends() -> None:
         "b       9.5",
     ]
     assert len(table(rows, 30).splitlines()) == len(table(rows).splitlines()) == 3
+
+
+def test_describe_shows_weights_that_a_person_can_read_and_keeps_the_exact_ones_in_json() -> None:
+    assert "+640Mi × atc23-fgd" in ullage("strategies", "describe", "priced").stdout
+    found = json.loads(ullage("strategies", "describe", "priced", "-o", "json").stdout)
+    assert found["kind"] == "Strategy"
+    (term,) = (term for term in found["terms"] if term["scorer"] == "atc23-fgd")
+    assert (term["weight"], term["when"]) == (671_088_640, "once pods have been seen to leave")
+    assert [readable_weight(weight) for weight in (1, -200, 0, 1 << 20, -(3 << 30))] == [
+        *("+1", "-200", "+0", "+1Mi", "-3,072Mi"),
+    ]
 
 
 @pytest.mark.parametrize(

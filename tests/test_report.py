@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from placement.scorers import FRAGMENT_CAUSES
+from placement.strategies import STRATEGIES
 from simulator import page_style
 from simulator.charts import Line, line_chart
 from simulator.compare import Comparison, Question, compare, document
-from simulator.report import Cell, Table, _turned, to_html, to_markdown
+from simulator.report import COLUMNS, MEANINGS, Cell, Table, _turned, to_html, to_markdown
 from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace_facts import duration
 
@@ -42,6 +43,25 @@ def test_the_page_says_all_that_the_comparison_found(made: Comparison) -> None:
     assert made.rows[0]["trace_digest"] in page
     assert made.rows[0]["strategy_digest"] in page
     assert made.rows[0]["trace_digest"] in to_markdown(made)
+
+
+def test_the_page_explains_its_words_and_its_strategies(made: Comparison) -> None:
+    page = to_html(made)
+    assert STRATEGIES["best-fit"].description in page
+    assert "<dt>Fragmented GPU %</dt><dd>Free GPU that an average pod could not use" in page
+    assert "pods arrived; measured over" in page
+    assert all(key in MEANINGS for key, *_ in COLUMNS)
+
+
+def test_one_replay_on_a_fleet_that_grows_shows_what_it_cost_and_no_knot(tmp_path: Path) -> None:
+    path = tmp_path / "t.ullage"
+    synthesise(Recipe(seed=5, days=0.1, gpu_nodes=3, small_gpu_nodes=3, cpu_nodes=2, owners=15)).save(path)
+    page = to_html(compare(Question((str(path),), ("best-fit",), fleet="elastic", spot_share=0.5), jobs=1))
+    assert "Ullage · replay" in page
+    assert "best is marked" not in page
+    assert "What it cost" in page
+    assert "Against what arrived" not in page  # shares of a fleet that shrinks go back and forth
+    assert "Every seed" not in page
 
 
 def test_fragments_by_cause_add_up_to_the_fragmented_share(made: Comparison) -> None:

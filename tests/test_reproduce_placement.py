@@ -10,9 +10,10 @@ import pytest
 from placement.learning.usage import STEP_S
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
+from simulator.kept import kept
 from simulator.reproduce.emptying import WARMUP_S, Fleet, before_it_counts, owned
 from simulator.reproduce.emptying import cell as emptying_cell
-from simulator.reproduce.placement import ADVERSARIES, CELLS, Cell, Setting, attack, attacks, kept, run_cell, summary
+from simulator.reproduce.placement import ADVERSARIES, CELLS, Cell, Setting, attack, attacks, run_cell, summary
 from simulator.reproduce.placement_page import frontier, report
 from simulator.traces.trace import NEVER, Pods, Trace, Usage
 

@@ -6,6 +6,7 @@ What replays is imported where it is called: help and shell completion are to an
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from placement.learning.horizons import HORIZONS
 from simulator.output import API_VERSION, bad_rows, output_option, progress, render, write_whole
 
 if TYPE_CHECKING:
+    from placement.strategy import Strategy
     from simulator.compare import Comparison, Question
 
 DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
@@ -68,7 +70,13 @@ def _question_options(command: Any) -> Any:
             help="With --fleet elastic: of the nodes that it buys.",
         ),
         click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Spot interruptions a node-hour."),
-        click.option("--warmup", "warmup_s", type=click.IntRange(0), default=0, help="Seconds not measured."),
+        click.option(
+            "--warmup",
+            "warmup_s",
+            type=click.IntRange(0),
+            default=0,
+            help="Seconds at the start in which cost, shares and waits are not measured; pods count from the start.",
+        ),
         click.option(
             "--until",
             type=click.Choice(["arrivals", "empty"]),
@@ -196,7 +204,7 @@ def _run(
         check_writable(Path(report))
     if log and any(Path(log).glob("*")):
         raise PlacementError(f"log {log}: the folder is not empty; choose another")
-    command = "ullage " + " ".join(sys.argv[1:])
+    command = shlex.join(["ullage", *sys.argv[1:]])
     with progress("replaying", quiet=quiet) as advance:
         result = run_compare(
             question, jobs=jobs, keep=Path(cache) if cache else None, command=command, progress=advance, log=log
@@ -215,11 +223,11 @@ def _run(
 
 
 def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """The table people read on a terminal."""
+    """The table people read on a terminal; what was not measured stays empty."""
     rows = []
+    is_usd = comparison.question.fleet == "elastic"
     for line in comparison.summary:
-        primary = comparison.metric
-        spread = line["sd"] if primary == "usd_per_month" else _percent(line["sd"])
+        spread = line["sd"] if is_usd else _percent(line["sd"])
         if len(comparison.question.seeds) == 1:
             spread = None  # one seed has none
         rows.append(
@@ -229,15 +237,15 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "GPU %": _percent(line["gpu_allocated_share"]),
                 "CPU %": _percent(line["cpu_allocated_share"]),
                 "placed": int(line["placed"] or 0),
-                "p95 wait s": round(line["pending_s_p95"] or 0),
-                "USD/month": round(line["usd_per_month"] or 0),
-                "sd" if primary == "usd_per_month" else "sd %": spread,
+                "p95 wait s": _whole(line["pending_s_p95"]),
+                "USD/month": _whole(line["usd_per_month"]),
+                "sd" if is_usd else "sd %": spread,
             }
         )
         if comparison.question.spot_share or comparison.question.interruptions:
             rows[-1] |= {
-                "USD on demand": round(line["usd_on_demand"] or 0),
-                "USD spot": round(line["usd_spot"] or 0),
+                "USD on demand": _whole(line["usd_on_demand"]),
+                "USD spot": _whole(line["usd_spot"]),
                 "evicted": line["evictions"],
                 "lost pod-h": line["lost_pod_hours"],
             }
@@ -272,6 +280,10 @@ def never_placed(comparison: Comparison) -> list[str]:
             f"{row['trace']}, {label(comparison.question, row)}: never placed ({why}): {', '.join(named)}{more}"
         )
     return lines
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
 def _percent(share: float | None) -> float | None:
@@ -327,29 +339,83 @@ def list_strategies(output: str) -> None:
 
 @strategies.command("describe")
 @click.argument("name")
-def describe(name: str) -> None:
-    """What a strategy adds up, in words."""
+@output_option
+def describe(name: str, output: str) -> None:
+    """What a strategy adds up, in words; exact weights and parameters with -o json."""
     from placement.strategies import strategy_named
-    from placement.strategy import scorer_name
 
     strategy = strategy_named(name)
-    click.echo(f"{strategy.name}: {strategy.description}\n")
-    for title, terms in (
-        ("", strategy.scorers),
-        ("once pods have been seen to leave, instead:", strategy.leaving),
-        ("where none of the pods asks for a device, instead:", strategy.bare),
-    ):
-        if title and terms:
-            click.echo(f"\n  {title}")
-        for weighted in terms:
-            text = (type(weighted.scorer).__doc__ or "").strip().splitlines()[0]
-            click.echo(f"  {weighted.weight:+d} × {scorer_name(weighted.scorer)}: {text}")
+    terms = _terms(strategy)
+    if output == "table":
+        click.echo("\n".join(_in_words(strategy, terms)))
+        return
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": "Strategy",
+        "name": strategy.name,
+        "description": strategy.description,
+        "scores": strategy.kind,
+        "devices": strategy.devices,
+        "ties": strategy.ties,
+        "soft": strategy.soft,
+        "reads": _read(strategy),
+        "digest": strategy.digest,
+        "terms": terms,
+    }
+    rows = [{key: value for key, value in term.items() if key != "parameters"} for term in terms]
+    click.echo(render(document, rows, output))
+
+
+def _terms(strategy: Strategy) -> list[dict[str, Any]]:
+    """Everything that a strategy adds up, and when."""
+    from placement.strategy import asdict_of, scorer_name
+
+    has_cases = strategy.leaving or strategy.bare
+    cases = (
+        ("else" if has_cases else "always", strategy.scorers),
+        ("once pods have been seen to leave", strategy.leaving),
+        ("where none of the pods asks for a device", strategy.bare),
+    )
+    return [
+        {
+            "when": when,
+            "weight": weighted.weight,
+            "scorer": scorer_name(weighted.scorer),
+            "adds": (type(weighted.scorer).__doc__ or "").strip().splitlines()[0],
+            "parameters": asdict_of(weighted.scorer),
+        }
+        for when, terms in cases
+        for weighted in terms
+    ]
+
+
+def _in_words(strategy: Strategy, terms: list[dict[str, Any]]) -> list[str]:
+    lines = [f"{strategy.name}: {strategy.description}", ""]
+    when = terms[0]["when"]
+    for term in terms:
+        if term["when"] != when:
+            when = term["when"]
+            lines += ["", f"  {when}, instead:"]
+        lines.append(f"  {readable_weight(term['weight'])} × {term['scorer']}: {term['adds']}")
+    if any(readable_weight(term["weight"]).endswith("Mi") for term in terms):
+        lines += ["", "  Mi = 2^20, what costs in fixed point count as one; -o json has the whole numbers"]
     soft = "added" if strategy.soft else "not added"
-    click.echo(f"\n  devices: {strategy.devices}; ties: {strategy.ties}; kube-scheduler's soft rules: {soft}")
-    read = [*strategy.needs, *["predicted use"] * strategy.reads_usage, *["lifetimes"] * strategy.reads_lifetimes]
-    if read:
-        click.echo(f"  reads what was learned: {', '.join(read)}")
-    click.echo(f"  digest: {strategy.digest}")
+    lines += ["", f"  devices: {strategy.devices}; ties: {strategy.ties}; kube-scheduler's soft rules: {soft}"]
+    if _read(strategy):
+        lines.append(f"  reads what was learned: {', '.join(_read(strategy))}")
+    return [*lines, f"  digest: {strategy.digest}"]
+
+
+def _read(strategy: Strategy) -> list[str]:
+    """What of all that is learned a strategy reads."""
+    return [*strategy.needs, *["predicted use"] * strategy.reads_usage, *["lifetimes"] * strategy.reads_lifetimes]
+
+
+def readable_weight(weight: int) -> str:
+    """A weight with its sign; whole multiples of 2^20 as Kubernetes writes them, ``+640Mi``."""
+    from placement.scorers import COST_UNIT
+
+    return f"{weight // COST_UNIT:+,d}Mi" if weight and weight % COST_UNIT == 0 else f"{weight:+,d}"
 
 
 @strategies.command("show")

@@ -10,7 +10,6 @@ where that mechanism is on; elsewhere it asks for its own.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -27,6 +26,7 @@ from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, shape
 from simulator.fleet import Elastic
+from simulator.kept import code_version, kept
 from simulator.learning.training import train
 from simulator.measures import measure
 from simulator.output import API_VERSION, output_option, progress, render, write_whole
@@ -329,18 +329,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def kept(cache: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A result, from the cache if an interrupted run has left it there."""
-    path = None if cache is None else cache / f"{key}.json"
-    if path is not None and path.is_file():
-        return dict(json.loads(path.read_text()))
-    row = make()
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(row))
-    return dict(json.loads(json.dumps(row)))
-
-
 def _options(command: Any) -> Any:
     for option in (
         click.option(
@@ -399,7 +387,9 @@ def placement_command(
             trace = joined(data, share, seed)
             digests.append(trace.digest)
             for cell in (*CELLS, *FRONTIER) if seed == 0 else CELLS:
-                key = f"{trace.digest}-{cell.name}-{cell.scale}-{warmup_days}-{days}-{seed}{card}".replace(" ", "_")
+                key = f"{code_version()}-{trace.digest}-{cell.name}-{cell.scale}-{warmup_days}-{days}-{seed}{card}".replace(
+                    " ", "_"
+                )
                 rows.append(kept(cache, key, lambda t=trace, c=cell, s=seed: run_cell(t, c, setting, s)))  # type: ignore[misc]
                 advance(len(rows), total)
     if page is not None:
@@ -445,7 +435,7 @@ def adversaries_command(
             trace = joined(data, share, number)
             digests.append(trace.digest)
             for name in ADVERSARIES:
-                key = f"{trace.digest}-adversary-{name}-{at_day}-{warmup_days}-{days}-{number}"
+                key = f"{code_version()}-{trace.digest}-adversary-{name}-{at_day}-{warmup_days}-{days}-{number}"
                 made = partial(attack, trace, name, setting, at_day, number, foreign)
                 rows.append(kept(cache, key, made))
                 advance(len(rows), seeds * len(ADVERSARIES))
