@@ -28,7 +28,8 @@ def measure(outcome: Outcome, trace: Trace, book: PriceBook) -> dict[str, Any]:
         usd = _fleet_usd(trace, book, hours)
     taken, offered = timeline.taken_s, timeline.offered_s
     last = timeline.series[-1]
-    waited = outcome.pending_s[outcome.pending_s >= 0]
+    is_measured = trace.pods.arrival_s >= timeline.start_s
+    waited = outcome.pending_s[(outcome.pending_s >= 0) & is_measured]
     row: dict[str, Any] = {
         "pods": outcome.num_pods,
         "placed": outcome.num_placed,

@@ -157,10 +157,19 @@ class _Ending(NamedTuple):
 
 
 class _Idle(NamedTuple):
-    """A node may go, unless it has been touched since."""
+    """A node may go, unless it has held a pod since."""
 
     node: str
-    touch: int
+    emptied: int
+    """Which time it is that the node became empty."""
+
+
+class _Spot(NamedTuple):
+    """A spot node is taken back, unless it has gone since."""
+
+    node: NodeSpec
+    stay: int
+    """Which of the stays of nodes this one is."""
 
 
 @dataclass(slots=True)
@@ -171,6 +180,8 @@ class _Waiting:
     """For gangs, the first pod of each."""
     attempts: int = 0
     ready_s: int = 0
+    seen: int = 0
+    """Changes that made room before the last attempt: without another one there is no use in trying again."""
 
 
 class Replay:
@@ -197,6 +208,9 @@ class Replay:
         self._order = count()
         self._waiting: dict[Unit, _Waiting] = {}
         self._retry_at = NEVER
+        self._rooms = 0
+        self._emptied: dict[str, int] = {}
+        self._stays: dict[str, int] = {}
         self._scan_at = NEVER
         self._gathered: list[int] = []
         self._alone_s = NEVER
@@ -287,8 +301,8 @@ class Replay:
         )
         for node in trace.nodes:
             self._node_up(node)
-        for event in trace.failures.rows() if trace.failures is not None else ():
-            self._push(event.time_s, _NODE, event)
+        for event in trace.failures.rows():
+            self._push(max(event.time_s, self.time_s), _NODE, event)  # what was before the first arrival stands then
         for policy in options.policies:
             self._push(self.time_s + policy.every_s, _POLICY, policy)
 
@@ -475,9 +489,9 @@ class Replay:
             self._wait(pod, spec)
         return True
 
-    def wake(self, row: int) -> None:
-        """A node was changed: it may go if it is empty, and who waits is tried as soon as his back-off allows."""
-        self._room(row)
+    def wake(self) -> None:
+        """A node was changed: who waits is tried as soon as his back-off allows."""
+        self._schedule_retry()
 
     def retire(self, name: str) -> None:
         """Delete a node; whatever still runs there is evicted and waits."""
@@ -566,7 +580,8 @@ class Replay:
         if not self._retries:
             reason = self._reason(unit)
             for member in self._pods_of(unit, pod):
-                self.failed[member] = reason
+                if self.first_placed_s[member] < 0:  # who ran and lost his node has had a place
+                    self.failed[member] = reason
             return
         waiting = self._waiting.setdefault(unit, _Waiting())
         waiting.pods.append(pod)
@@ -576,21 +591,31 @@ class Replay:
             self._push(self._scan_at, _SCAN, None)
 
     def _back_off(self, waiting: _Waiting) -> None:
+        waiting.seen = self._rooms
         waiting.ready_s = self.time_s + min(BACKOFF_S << min(waiting.attempts, 8), MAX_BACKOFF_S)
         waiting.attempts += 1
 
     def _room(self, row: int) -> None:
         """Room appeared: an emptied node may go, and waiting pods may be tried when their back-off allows."""
-        if self.scaler is not None and not self.state.residents_on[row]:
-            node = self.state.nodes[row]
-            assert node is not None, "a released pod had a node"
-            self._push(
-                self.time_s + self.scaler.settings.idle_s, _IDLE, _Idle(node.name, int(self.state.last_touch[row]))
-            )
+        self._may_go(row)
         self._schedule_retry()
 
+    def _may_go(self, row: int) -> None:
+        """A node of an elastic fleet goes when it stays empty from now on."""
+        if self.scaler is not None and not self.state.residents_on[row]:
+            name = self.state.name(row)
+            self._emptied[name] = emptied = next(self._order)
+            self._push(self.time_s + self.scaler.settings.idle_s, _IDLE, _Idle(name, emptied))
+
     def _schedule_retry(self) -> None:
-        soonest = min((w.ready_s for w in self._waiting.values() if w.pods), default=NEVER)
+        """Something changed that may make room for whoever waits."""
+        self._rooms += 1
+        self._await_backoff()
+
+    def _await_backoff(self) -> None:
+        """Try again as soon as the first class may that has not been tried since something changed."""
+        waiting = self._waiting.values()
+        soonest = min((w.ready_s for w in waiting if w.pods and w.seen < self._rooms), default=NEVER)
         if soonest == NEVER:
             return
         at = max(soonest, self.time_s)
@@ -601,7 +626,8 @@ class Replay:
     def _retry(self) -> None:
         """Try every waiting class that may be tried: by priority, then by age, as kube-scheduler's queue."""
         now = self.time_s
-        ready = [(unit, w) for unit, w in self._waiting.items() if w.pods and w.ready_s <= now]
+        rooms = self._rooms
+        ready = [(unit, w) for unit, w in self._waiting.items() if w.pods and w.ready_s <= now and w.seen < rooms]
         ready.sort(key=lambda item: (-priority_of(item[0]), item[1].pods[0]))
         for unit, waiting in ready:
             while waiting.pods and self._attempt(waiting.pods[0], unit):
@@ -610,6 +636,7 @@ class Replay:
                 self._back_off(waiting)
             else:
                 waiting.attempts = 0
+        self._await_backoff()
 
     def _preempt(self, pod: int, spec: PodSpec) -> bool:
         """Make room as kube-scheduler does, if lower priorities stand in the way."""
@@ -621,9 +648,12 @@ class Replay:
         if plan is None:
             return False
         self.num_preemptions += 1
+        row = self.state.row_of[plan.node]
         for uid in plan.victims:
             self._evict(self.pod_of[uid])
-        return self._try(pod, spec)
+        found = self._try(pod, spec)
+        self._may_go(row)
+        return found
 
     def _evict(self, pod: int) -> None:
         """A pod loses its node; its owner starts it again from nothing."""
@@ -687,13 +717,11 @@ class Replay:
             self.node_index[node.name] = len(self.node_names)
             self.node_names.append(node.name)
         self.timeline.node_up(node, self.time_s)
+        self._stays[node.name] = stay = next(self._order)
         if node.spot and self.options.spot.per_node_hour > 0:
             wait_s = int(self.node_rng.exponential(3600 / self.options.spot.per_node_hour))
-            self._push(self.time_s + wait_s, _SPOT, node)
-        if self.scaler is not None:
-            idle_at = self.time_s + self.scaler.settings.idle_s
-            self._push(idle_at, _IDLE, _Idle(node.name, int(self.state.last_touch[row])))
-        self._schedule_retry()
+            self._push(self.time_s + wait_s, _SPOT, _Spot(node, stay))
+        self._room(row)
 
     def _node_down(self, name: str) -> None:
         node = self.state.nodes[self.state.row_of[name]]
@@ -710,7 +738,8 @@ class Replay:
     def _node_event(self, event: object) -> None:
         """A recorded change of the fleet, or a node that has booted."""
         if isinstance(event, NodeSpec):
-            self._node_up(event)
+            if event.name not in self.state.row_of:  # else the trace has brought it back already
+                self._node_up(event)
             return
         kind, name = event.kind, event.node  # type: ignore[attr-defined]  # rows of trace.failures
         alive = name in self.state.row_of
@@ -721,18 +750,20 @@ class Replay:
             if node is not None:
                 self._node_up(node)
 
-    def _interrupt(self, node: object) -> None:
-        assert isinstance(node, NodeSpec), "spot interruptions carry their node"
-        if self.state.row_of.get(node.name) is None:
+    def _interrupt(self, subject: object) -> None:
+        assert isinstance(subject, _Spot), "only interruptions are of this kind"
+        node, stay = subject
+        if node.name not in self.state.row_of or self._stays[node.name] != stay:
             return
         self._node_down(node.name)
-        if self.options.spot.return_s:
+        if self.options.spot.return_s and self.scaler is None:  # an elastic fleet buys what it misses
             self._push(self.time_s + self.options.spot.return_s, _NODE, node)
 
     def _idle(self, subject: object) -> None:
         assert isinstance(subject, _Idle), "only idle checks are of this kind"
         row = self.state.row_of.get(subject.node)
-        if row is not None and self.state.last_touch[row] == subject.touch and not self.state.residents_on[row]:
+        is_same = self._emptied.get(subject.node) == subject.emptied
+        if row is not None and is_same and not self.state.residents_on[row]:
             self._node_down(subject.node)
 
     def _scan(self) -> None:

@@ -21,6 +21,8 @@ from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, PODS_ROW, ClusterState
 
 MEASURED = (CPU, MEMORY, GPU_SHARE)
 """Resources that reports show; (millicores, bytes, milli-GPU)."""
+MOST_SAMPLES = 4
+"""A series has at most so many times the samples that were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Timeline:
     time_s: int = 0
     series: list[Sample] = field(default_factory=list)
     node_s: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    """Node-seconds per (shape, spot)."""
+    """Node-seconds per (shape, spot); nodes without a shape count under their own names."""
     taken_s: list[int] = field(default_factory=lambda: [0, 0, 0])
     """Resource-seconds taken, in the order of :data:`MEASURED`; known when the window is closed."""
     offered_s: list[int] = field(default_factory=lambda: [0, 0, 0])
@@ -69,7 +71,7 @@ class Timeline:
     fragment_causes: dict[str, float] = field(default_factory=dict)
     """Milli-GPU that are fragments at the last sample, by cause; empty where no GPU is offered."""
     peak: Counter[str] = field(default_factory=Counter)
-    """Nodes per shape when there were most of them."""
+    """Nodes per shape when there were most of them; nodes without a shape are left out."""
 
     def __post_init__(self) -> None:
         self.time_s = self._fleet_since_s = self.start_s
@@ -78,6 +80,8 @@ class Timeline:
         self._empty_moment = 0
         self._offered = [0, 0, 0]
         self._alive: Counter[tuple[str, bool]] = Counter()
+        self._of_shape: Counter[str] = Counter()
+        self._num_alive = self._most_alive = 0
         self._priorities: Counter[int] = Counter()
         self.num_arrived = 0
         """Pods that have entered the queue so far."""
@@ -142,13 +146,14 @@ class Timeline:
         self._settle_fleet(time_s)
         for i, name in enumerate(MEASURED):
             self._offered[i] += node.amounts.get(name, 0)
-        self._alive[node.shape, node.spot] += 1
+        self._alive[node.shape or node.name, node.spot] += 1
+        self._num_alive += 1
         self._num_empty += 1
         self._empty_moment += self._since(time_s)
-        if self._alive.total() > self.peak.total():
-            self.peak = Counter()
-            for (shape, _), num in self._alive.items():
-                self.peak[shape] += num
+        if node.shape:
+            self._of_shape[node.shape] += 1
+        if self._num_alive > self._most_alive:
+            self._most_alive, self.peak = self._num_alive, +self._of_shape
 
     def node_down(self, node: NodeSpec, residents: list[PodSpec], time_s: int) -> None:
         """A node left, with what ran on it."""
@@ -156,7 +161,10 @@ class Timeline:
         since = self._since(time_s)
         for i, name in enumerate(MEASURED):
             self._offered[i] -= node.amounts.get(name, 0)
-        self._alive[node.shape, node.spot] -= 1
+        self._alive[node.shape or node.name, node.spot] -= 1
+        self._num_alive -= 1
+        if node.shape:
+            self._of_shape[node.shape] -= 1
         if not residents:
             self._num_empty -= 1
             self._empty_moment -= since
@@ -183,7 +191,15 @@ class Timeline:
             self.next_s = self.start_s + self._step
         while self.next_s <= time_s:
             self._sample(self.next_s)
+            if len(self.series) >= MOST_SAMPLES * max(self.samples, 1):
+                self._thin()
             self.next_s += self._step
+
+    def _thin(self) -> None:
+        """The replay goes on for long after the last arrival: every other sample is enough."""
+        self.series = self.series[::2]
+        self._step *= 2
+        self.next_s = self.series[-1].time_s
 
     def _since(self, time_s: int) -> int:
         return max(time_s - self.start_s, 0)
@@ -192,6 +208,8 @@ class Timeline:
         """Count what the fleet has offered since it last changed."""
         time_s = max(time_s, self.start_s)
         passed = time_s - self._fleet_since_s
+        if not passed:
+            return
         for i in range(3):
             self.offered_s[i] += passed * self._offered[i]
         for key, num in self._alive.items():

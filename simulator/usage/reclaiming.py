@@ -81,7 +81,7 @@ class Reclaiming:
                 self.offers[node.name] = new
                 extended = {**node.amounts, RECLAIMED_CPU: new.cpu_milli, RECLAIMED_MEMORY: new.memory_mib}
                 state.update_node(replace(node, allocatable=tuple(sorted(extended.items()))), time_s=replay.time_s)
-                replay.wake(row)
+                replay.wake()
             for uid in to_evict(sold[row], new):
                 replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
                 self.evictions += 1

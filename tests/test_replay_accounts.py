@@ -1,0 +1,131 @@
+"""What replays count: small cases worked out by hand, each a rule that was broken once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY, PODS
+from placement.strategies import STRATEGIES
+from simulator.cost import PriceBook
+from simulator.fleet import HOSTNAME, Elastic, Shape
+from simulator.measures import measure
+from simulator.replay import Interruptions, Outcome, Replay, ReplayOptions
+from simulator.traces.trace import NodeEvent, Trace
+
+BEST_FIT = STRATEGIES["best-fit"]
+
+
+def node(name: str, cores: int = 2, *, spot: bool = False) -> NodeSpec:
+    amounts = ((CPU, cores * 1000), (MEMORY, 64 << 30), (PODS, 50))
+    return NodeSpec(name, amounts, labels=((HOSTNAME, name),), spot=spot)
+
+
+def pod(cores: float, *, gib: int = 1, priority: int = 0) -> PodSpec:
+    """A class of its own for every size."""
+    return PodSpec(((CPU, int(cores * 1000)), (MEMORY, gib << 30)), priority=priority)
+
+
+def sold(cores: int = 2, *, limit: int = 0, spot_usd: float = 0.0) -> Shape:
+    return Shape("m", ((CPU, cores * 1000), (MEMORY, 64 << 30), (PODS, 50)), 1.0, spot_usd, limit=limit)
+
+
+def replayed(trace: Trace, **options: object) -> Outcome:
+    return Replay(trace, BEST_FIT, ReplayOptions(**options)).run()  # type: ignore[arg-type]  # options by name
+
+
+def waits(trace: Trace, outcome: Outcome) -> dict[str, int]:
+    return dict(zip(trace.pods.name.tolist(), outcome.pending_s.tolist(), strict=True))
+
+
+def test_room_that_came_during_a_back_off_is_tried_when_that_ends() -> None:
+    # `late` was tried at 0, 1 and 3 and may be tried again at 7; the room comes at 4, when `early` may be tried at once.
+    trace = Trace.of(
+        "back-off",
+        [node("n", 3)],
+        [
+            ("long", pod(1, gib=4), 0, 100),
+            ("first", pod(0.25, gib=5), 0, 1),
+            ("second", pod(0.25, gib=6), 0, 2),
+            ("third", pod(1.5, gib=7), 0, 4),
+            ("late", pod(1, gib=2), 0, 50),
+            ("early", pod(0.6, gib=1), 3, 50),
+        ],
+    )
+    assert waits(trace, replayed(trace)) == {"long": 0, "first": 0, "second": 0, "third": 0, "late": 7, "early": 1}
+
+
+def test_a_pod_that_ran_and_was_evicted_is_not_counted_as_never_placed() -> None:
+    trace = Trace.of("fill", [node("n")], [("low", pod(2), 0, -1), ("high", pod(2, priority=100), 1, -1)])
+    outcome = replayed(trace, retries=False, departures=False)
+    assert (outcome.num_placed, outcome.unplaced, outcome.num_preemptions) == (2, {}, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_elastic_fleet_gets_no_interrupted_node_back_for_nothing(seed: int) -> None:
+    trace = Trace.of("spot", [], [("pod", pod(2), 0, 9000)])
+    elastic = Elastic((sold(limit=1, spot_usd=0.3),), spot_share=1.0)
+    replay = Replay(trace, BEST_FIT, ReplayOptions(elastic=elastic, spot=Interruptions(1.0, return_s=600), seed=seed))
+    outcome = replay.run()
+    assert replay.scaler is not None
+    assert outcome.timeline.peak == {"m": 1}, "more nodes than the shape's limit"
+    assert replay.scaler.alive["m"] == len(replay.state.row_of)
+
+
+def test_a_repaired_spot_node_is_interrupted_as_often_as_one_that_never_failed() -> None:
+    def interruptions(failures: list[NodeEvent]) -> int:
+        trace = Trace.of("spot", [node("n", spot=True)], [("pod", pod(1), 0, -1)], failures=failures)
+        spot = Interruptions(0.5, return_s=1)
+        return replayed(trace, spot=spot, end_s=3_600_000).num_evictions - len(failures) // 2
+
+    flapping = [NodeEvent(100 * i, ("repair", "fail")[i % 2], "n") for i in range(1, 41)]
+    assert interruptions(flapping) == pytest.approx(interruptions([]), rel=0.15)
+
+
+def test_an_interrupted_node_that_the_trace_repairs_is_not_brought_back_twice() -> None:
+    failures = [NodeEvent(at, "repair", "n") for at in range(0, 36_000, 60)]
+    trace = Trace.of("spot", [node("n", spot=True)], [("pod", pod(1), 0, 36_000)], failures=failures)
+    outcome = replayed(trace, spot=Interruptions(1.0, return_s=600), end_s=36_000)
+    assert outcome.num_evictions > 0
+    assert max(sample.num_nodes for sample in outcome.timeline.series) == 1
+
+
+def test_a_node_that_a_gang_was_tried_on_in_vain_still_goes_when_it_is_idle() -> None:
+    trace = Trace.of("gang", [], [("alone", pod(2), 0, 100), ("g-1", pod(2), 200, 900), ("g-2", pod(2), 200, 900)])
+    trace = trace.but(pods=replace(trace.pods, gang=np.array([-1, 0, 0])))
+    outcome = replayed(trace, elastic=Elastic((sold(limit=1),)), end_s=775)
+    # ordered at 10, there at 70, empty at 170, gone at 770
+    assert sum(outcome.timeline.node_s.values()) == 700
+
+
+def test_what_befell_nodes_before_the_first_arrival_stands_when_it_comes() -> None:
+    failures = [NodeEvent(10, "fail", "n"), NodeEvent(1500, "repair", "n")]
+    trace = Trace.of("early", [node("n"), node("m")], [("pod", pod(1), 1000, 2000)], failures=failures)
+    outcome = replayed(trace)
+    times = [event.time_s for event in outcome.log]
+    assert times[1:] == sorted(times[1:]), "the log runs backwards"
+    assert sum(outcome.timeline.node_s.values()) == 1000 + 500
+
+
+def test_waits_of_the_warm_up_are_not_measured() -> None:
+    pods = [
+        ("first", pod(2), 0, 100),
+        ("second", pod(2), 1, 200),
+        ("third", pod(2), 400, 500),
+        ("last", pod(2), 600, -1),
+    ]
+    trace = Trace.of("warm", [node("n")], pods)
+    metrics = [measure(replayed(trace, warmup_s=s), trace, PriceBook())["metrics"] for s in (0, 300)]
+    assert [m["pending_s_p99"] > 90 for m in metrics] == [True, False]
+    assert [m["placed"] for m in metrics] == [4, 4]
+
+
+def test_samples_stay_few_however_long_after_the_last_arrival_a_replay_goes_on() -> None:
+    trace = Trace.of("long", [node("n")], [("pod", pod(1), 0, 30 * 86_400)])
+    outcome = replayed(trace, samples=100)
+    assert len(outcome.timeline.series) <= 402
+    assert outcome.timeline.series[-1].time_s == 30 * 86_400
