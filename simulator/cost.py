@@ -17,13 +17,16 @@ from pathlib import Path
 
 from placement.errors import why
 from placement.nodes import NodeSpec
-from placement.resources import CPU, MAX_AMOUNT, MEMORY, PODS
+from placement.resources import CPU, GPU_SHARE, MAX_AMOUNT, MAX_DEVICES, MEMORY, PODS
 from placement.strategies import nearest
 from simulator.fleet import Shape
 from simulator.traces.trace import TraceError
 
 HOURS_A_MONTH = 730
 MAX_USD = 1e9
+MAX_USD_PER_HOUR = 1e6
+MAX_CORES, MAX_GIB = 1e5, 1e6
+"""Of one machine: more is a unit mixed up."""
 SYSTEM_RESERVED = {CPU: 80, MEMORY: 1 << 30}
 """Taken off every shape: kubelet and system (the large providers' order of magnitude)."""
 DAEMON_SETS = {CPU: 300, MEMORY: 512 << 20}
@@ -82,11 +85,11 @@ class PriceBook:
         return self.by_type[node.shape] if node.shape in self.by_type else self.rates.node(node)
 
 
-def shape(name: str, cores: int, gib: int, *, gpus: int = 0, model: str = "", rates: Rates | None = None) -> Shape:
+def shape(name: str, cores: float, gib: float, *, gpus: int = 0, model: str = "", rates: Rates | None = None) -> Shape:
     """A general-purpose shape at list-like prices, with system reserve and DaemonSets taken off."""
     rates = rates or Rates()
-    cpu = cores * 1000 - SYSTEM_RESERVED[CPU] - DAEMON_SETS[CPU]
-    memory = (gib << 30) - SYSTEM_RESERVED[MEMORY] - DAEMON_SETS[MEMORY]
+    cpu = round(cores * 1000) - SYSTEM_RESERVED[CPU] - DAEMON_SETS[CPU]
+    memory = round(gib * 2**30) - SYSTEM_RESERVED[MEMORY] - DAEMON_SETS[MEMORY]
     return Shape(
         name,
         ((CPU, cpu), (MEMORY, memory), (PODS, 250)),
@@ -122,6 +125,9 @@ COLUMNS = (
 )
 """Of our CSV, beside those of :data:`RESOURCE`."""
 NEEDED = ("name", "cores", "gib", "usd_per_hour")
+OWN_COLUMNS = {CPU: "cores", MEMORY: "gib", GPU_SHARE: "gpus", PODS: "a resource other than pods"}
+"""Resources that are told otherwise than by a column of :data:`RESOURCE`."""
+_LEAST = {CPU: ("cores", "380m"), MEMORY: ("gib", "1.5 GiB")}
 OPENCOST_COLUMNS = (
     *("EndTimestamp", "InstanceID", "Region", "AssetClass", "InstanceIDField", "InstanceType", "MarketPriceHourly"),
     "Version",
@@ -156,7 +162,8 @@ def read_price_book(path: Path) -> PriceBook:
     if path.suffix == ".json":
         return _opencost_rates(path, text)
     reader = csv.DictReader(text.splitlines())
-    rows, header = list(reader), list(reader.fieldnames or ())
+    rows = [(reader.line_num, row) for row in reader]
+    header = list(reader.fieldnames or ())
     columns = set(header)
     if {"InstanceType", "MarketPriceHourly"} <= columns:
         _check_header(path, header, OPENCOST_COLUMNS)
@@ -165,36 +172,48 @@ def read_price_book(path: Path) -> PriceBook:
     if missing:
         raise TraceError(f"price book {path}: has no column {missing[0]}; docs/traces.md shows what a price book holds")
     _check_header(path, [column for column in header if not column.startswith(RESOURCE)], COLUMNS)
+    for column in header:
+        resource = column.removeprefix(RESOURCE)
+        if column.startswith(RESOURCE) and (resource in ("", *OWN_COLUMNS) or header.count(column) > 1):
+            own = OWN_COLUMNS.get(resource, "a resource's name, once")
+            raise TraceError(f"price book {path}: column {column!r} cannot be read; give {own}, or take it out")
     shapes: dict[str, Shape] = {}
     reservations: dict[str, Reservation] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         if None in row or None in row.values():
             raise TraceError(
                 f"price book {path}, row {number}: has another number of cells than the header; fix the row"
             )
         base = shape(
             row["name"] or f"row-{number}",
-            int(_number(path, number, row, "cores")),
-            int(_number(path, number, row, "gib")),
-            gpus=int(_number(path, number, row, "gpus", 0)),
+            _number(path, number, row, "cores", most=MAX_CORES),
+            _number(path, number, row, "gib", most=MAX_GIB),
+            gpus=_count(path, number, row, "gpus", 0, most=MAX_DEVICES + 1),
             model=row.get("gpu_model") or "",
         )
         if base.name in shapes:
             raise TraceError(f"price book {path}, row {number}: shape {base.name!r} appears twice; rename one")
+        small = next((name for name, amount in base.allocatable if amount <= 0), None)
+        if small is not None:
+            column, least = _LEAST[small]
+            raise TraceError(
+                f"price book {path}, row {number}: {column}={row[column]!r} leaves pods nothing, system reserve and "
+                f"DaemonSets take {least}; give the machine's whole size, or delete the row"
+            )
         extra = {
-            column.removeprefix(RESOURCE): int(_number(path, number, row, column, 0, most=MAX_AMOUNT - 1))
-            for column in sorted(columns)
+            column.removeprefix(RESOURCE): _count(path, number, row, column, 0, most=MAX_AMOUNT)
+            for column in sorted(header)
             if column.startswith(RESOURCE)
         }
         shapes[base.name] = Shape(
             base.name,
             tuple(sorted({**dict(base.allocatable), **extra}.items())),
-            usd_per_hour=_number(path, number, row, "usd_per_hour"),
-            spot_usd_per_hour=_number(path, number, row, "spot_usd_per_hour", 0),
+            usd_per_hour=_number(path, number, row, "usd_per_hour", most=MAX_USD_PER_HOUR),
+            spot_usd_per_hour=_number(path, number, row, "spot_usd_per_hour", 0, most=MAX_USD_PER_HOUR),
             num_gpus=base.num_gpus,
             gpu_model=base.gpu_model,
-            boot_s=int(_number(path, number, row, "boot_s", 60)),
-            limit=int(_number(path, number, row, "limit", 0)),
+            boot_s=_count(path, number, row, "boot_s", 60),
+            limit=_count(path, number, row, "limit", 0),
         )
         if row.get("limit") and not shapes[base.name].limit:
             raise TraceError(
@@ -253,9 +272,9 @@ def _opencost_rates(path: Path, text: str) -> PriceBook:
     return PriceBook({s.name: s for s in catalogue(rates)}, rates)
 
 
-def _opencost_prices(path: Path, rows: list[dict[str, str]]) -> PriceBook:
+def _opencost_prices(path: Path, rows: list[tuple[int, dict[str, str]]]) -> PriceBook:
     prices: dict[str, float] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         if (row.get("AssetClass") or "node").lower() != "node":
             continue
         name = row["InstanceType"]
@@ -292,6 +311,23 @@ def _reservation(path: Path, number: int, row: Mapping[str, str | None]) -> Rese
     return Reservation(usd, terms["term_hours"], int(limit), int(owned)) if usd or owned else None
 
 
+def _count(
+    path: Path,
+    row: int,
+    cells: Mapping[str, str | None],
+    column: str,
+    default: int | None = None,
+    *,
+    most: float = MAX_USD,
+) -> int:
+    number = _number(path, row, cells, column, default, most=most)
+    if number % 1:
+        raise TraceError(
+            f"price book {path}, row {row}: {column}={cells[column]!r} must be a whole number; fix the row"
+        )
+    return int(number)
+
+
 def _number(
     path: Path,
     row: int,
@@ -309,5 +345,7 @@ def _number(
     except ValueError:
         number = math.nan
     if not 0 <= number < most:
-        raise TraceError(f"price book {path}, row {row}: {column}={text!r} must be a number >= 0; fix the row")
+        raise TraceError(
+            f"price book {path}, row {row}: {column}={text!r} must be a number >= 0 and below {most:g}; fix the row"
+        )
     return number

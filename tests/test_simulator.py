@@ -19,7 +19,7 @@ from placement.pods import NodeRules, PodRules, PodSpec, PodTerm
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.compare import Question, compare, document
-from simulator.cost import DEFAULT_SHAPES, read_price_book, shape
+from simulator.cost import DEFAULT_SHAPES, PriceBook, Rates, read_price_book, shape
 from simulator.delivery import DELIVERIES, num_sampled
 from simulator.fleet import HOSTNAME, Elastic
 from simulator.measures import measure
@@ -293,6 +293,19 @@ RESERVED = "name,cores,gib,usd_per_hour,reserved_usd_per_hour,term_hours,reserve
         ("b.csv", "name,cores,gib,usd_per_hour\na,4,16,nan\n", "row 2: usd_per_hour='nan' must be a number >= 0"),
         ("b.csv", "name,cores,gib,usd_per_hour\na,4,16,1,2\n", "row 2: has another number of cells"),
         ("b.csv", "name,cores,gib,usd_per_hour\na,4\n", "row 2: has another number of cells"),
+        ("b.csv", "name,cores,gib,usd_per_hour\na,0.3,64,1\n", "row 2: cores='0.3' leaves pods nothing"),
+        ("b.csv", "name,cores,gib,usd_per_hour\n\na,4,1,1\n", "row 3: gib='1' leaves pods nothing"),
+        ("b.csv", "name,cores,gib,usd_per_hour\na,1e9,64,1\n", "row 2: cores='1e9' must be a number >= 0 and below"),
+        ("b.csv", "name,cores,gib,usd_per_hour,gpus\na,4,16,1,1.5\n", "row 2: gpus='1.5' must be a whole number"),
+        (
+            "b.csv",
+            "name,cores,gib,usd_per_hour,gpus\na,4,16,1,64\n",
+            "row 2: gpus='64' must be a number >= 0 and below",
+        ),
+        ("b.csv", "name,cores,gib,usd_per_hour,boot_s\na,4,16,1,0.5\n", "row 2: boot_s='0.5' must be a whole number"),
+        ("b.csv", "name,cores,gib,usd_per_hour,limit\na,4,16,1,1.5\n", "row 2: limit='1.5' must be a whole number"),
+        ("b.csv", "name,cores,gib,usd_per_hour,resource:cpu\na,4,16,1,5\n", "column 'resource:cpu' .* give cores"),
+        ("b.csv", "name,cores,gib,usd_per_hour,resource:\na,4,16,1,5\n", "column 'resource:' cannot be read"),
         ("b.csv", "name,cores,gib,usd_per_hour,limit\na,4,16,1,0\n", "row 2: limit must be 1 or more; leave it empty"),
         ("b.csv", f"{RESERVED}\na,4,16,1,.5,0,,\n", "row 2: term_hours must be above 0; leave it empty"),
         ("b.csv", f"{RESERVED}\na,4,16,1,.5,,0,\n", "row 2: reserved_limit must be above 0; leave it empty"),
@@ -319,6 +332,24 @@ def test_a_price_book_that_makes_no_sense_is_refused(tmp_path: Path, name: str, 
     (tmp_path / name).write_text(text)
     with pytest.raises(TraceError, match=message):
         read_price_book(tmp_path / name)
+
+
+def test_machines_of_broken_sizes_keep_what_they_have(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("name,cores,gib,usd_per_hour\na,0.5,15.25,1\n")
+    sold = dict(read_price_book(tmp_path / "b.csv").shapes["a"].allocatable)
+    assert (sold[CPU], sold[MEMORY]) == (500 - 380, int(13.75 * 2**30))
+
+
+def test_a_node_that_the_price_book_does_not_know_costs_the_sum_of_its_parts_beside_one_that_it_knows() -> None:
+    amounts = ((CPU, 4000), (MEMORY, 16 << 30))
+    nodes = [NodeSpec("known", amounts, shape="m"), NodeSpec("plain", amounts), NodeSpec("other", amounts, shape="x")]
+    trace = Trace.of(
+        "mixed", nodes, [("p", PodSpec(((CPU, 1000),)), 0, 7200), ("q", PodSpec(((CPU, 1000),)), 3600, -1)]
+    )
+    book = PriceBook({"m": shape("m", 4, 16, rates=Rates(cpu=1.0))})
+    metrics = measure(Replay(trace, STRATEGIES["best-fit"]).run(), trace, book)["metrics"]
+    assert metrics["usd"] == pytest.approx(book.shapes["m"].usd_per_hour + 2 * Rates().node(nodes[1]), abs=1e-5)
+    assert metrics["node_hours"] == 3.0
 
 
 def test_prices_come_from_opencosts_own_files(tmp_path: Path) -> None:
