@@ -201,23 +201,35 @@ def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -
 @click.option("--lanl", type=click.Path(path_type=Path), required=True, help="Folder of the lanl-failures data.")
 @click.option("--system", type=int, default=18, show_default=True, help="Which of the recorded systems.")
 @click.option("--from", "start_s", type=int, default=0, help="Recorded seconds after the system's first failure.")
-@click.option("--speed", type=float, default=1.0, show_default=True, help="Recorded seconds per second of the trace.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Recorded seconds per second of the trace.",
+)
 @bad_rows
 def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed: float, bad_rows: str) -> None:
     """Lay recorded node failures over a trace's fleet."""
-    found = open_trace(source)
-    last = int(found.pods.arrival_s[-1]) if len(found.pods) else 0
-    events = read_failures(
+    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    if not len(found.pods):
+        raise ConfigError(f"trace {source}: holds no pods, so failures would befall nobody; check the trace")
+    first, last = int(found.pods.arrival_s[0]), int(found.pods.arrival_s[-1])
+    eventful = {event.node for event in found.failures.rows()}
+    recorded = read_failures(
         lanl,
-        found.nodes,
+        [node for node in found.nodes if node.name not in eventful],
         system=system,
         start_s=start_s,
-        length_s=last,
+        first_s=first,
+        length_s=max(last, int(found.pods.departure_s.max())) - first + 1,
         speed=speed,
         skip_bad_rows=bad_rows == "skip",
     )
+    events = NodeEvents(tuple(sorted([*found.failures.rows(), *recorded.rows()])))
     found.but(failures=events).save(target)
-    click.echo(f"wrote {target}: {len(events.events)} failures and repairs", err=True)
+    kept = f", beside {len(found.failures.events)} events that the trace had, on other nodes" if eventful else ""
+    click.echo(f"wrote {target}: {len(recorded.events)} failures and repairs{kept}", err=True)
 
 
 @trace.command("join")
@@ -250,7 +262,12 @@ def join_usage(
     from simulator.traces.usage_readers import read_usage
 
     recipe = Join(share=share, replicas=replicas, from_day=from_day, scale=scale, seed=seed)
-    made = join(open_trace(source, skip_bad_rows=bad_rows == "skip"), read_usage(usage), recipe)
+    arrivals = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    made = join(arrivals, read_usage(usage), recipe)
+    if not len(made.pods):
+        raise ConfigError(
+            f"trace {source}: --share {share:g} of {len(arrivals.pods)} pods leaves none; give a larger share"
+        )
     made.save(target)
     click.echo(f"wrote {target}: {len(made.pods)} pods, {len(made.usage.pod)} samples, digest {made.digest}", err=True)
 

@@ -1,8 +1,8 @@
 """Reader for ``lanl-failures``: node failures and repairs at Los Alamos, 1995–2005 (Schroeder and Gibson, DSN'06).
 
 Failures of one system are laid over a trace's fleet: recorded node k hits fleet node k modulo the fleet's size, and the
-recorded clock starts ``start_s`` before the trace's. Old HPC machines: use the shapes (clustering, long repairs), not the
-absolute rates; ``speed`` compresses the clock where a trace is shorter than the record.
+trace's first arrival is ``start_s`` after the system's first failure. Old HPC machines: use the shapes (clustering, long
+repairs), not the absolute rates; ``speed`` compresses the clock where a trace is shorter than the record.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ def read_failures(
     *,
     system: int = 18,
     start_s: int = 0,
+    first_s: int = 0,
     length_s: int,
     speed: float = 1.0,
     skip_bad_rows: bool = False,
 ) -> NodeEvents:
-    """Failures and repairs of one system within ``length_s`` trace seconds, on a fleet.
+    """Failures and repairs of one system within ``length_s`` trace seconds from ``first_s`` on, on a fleet.
 
     Overlapping failures of one node are joined. ``start_s`` counts from the system's first failure, in recorded seconds.
 
@@ -51,7 +52,7 @@ def read_failures(
         at = int((begin - first - start_s) / speed)
         until = max(int((end - first - start_s) / speed), at + 1)
         if 0 <= at < length_s:
-            outages.setdefault(fleet[node % len(fleet)].name, []).append((at, until))
+            outages.setdefault(fleet[node % len(fleet)].name, []).append((first_s + at, first_s + until))
     events: list[NodeEvent] = []
     for name, spans in outages.items():
         for at, until in _joined(spans):

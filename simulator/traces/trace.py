@@ -184,6 +184,13 @@ class Trace:
         lengths = {len(c) for c in (pods.name, pods.spec, pods.arrival_s, pods.departure_s, pods.gang)}
         if len(lengths) > 1:
             raise TraceError(f"trace {name}: pod columns have {sorted(lengths)} rows; the file is damaged")
+        before = np.flatnonzero(pods.arrival_s < 0)
+        if len(before):
+            row = int(before[0])
+            raise TraceError(
+                f"trace {name}, pod {pods.name[row]} (row {row}): arrival_s={pods.arrival_s[row]} is before second 0; "
+                "let `ullage trace validate --fix` begin the clock with it"
+            )
         early = np.flatnonzero((pods.departure_s != NEVER) & (pods.departure_s < pods.arrival_s))
         if len(early):
             row = int(early[0])

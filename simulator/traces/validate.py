@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 
 from placement.pods import PodSpec
@@ -242,6 +243,26 @@ def _sort_pods(trace: Trace) -> Trace:
     return take(trace, np.argsort(trace.pods.arrival_s, kind="stable"))
 
 
+def _before_zero(trace: Trace) -> list[tuple[str, str]]:
+    rows = np.flatnonzero(trace.pods.arrival_s < 0)
+    return [("pods", f"{len(rows)} pods arrive before second 0: {_few(rows, trace)}")] if len(rows) else []
+
+
+def _begin_earlier(trace: Trace) -> Trace:
+    """Every clock of the trace moved on, so that the earliest arrival is at second 0."""
+    pods, usage, manifest = trace.pods, trace.usage, trace.manifest
+    by = -int(pods.arrival_s.min())
+    departure = np.where(pods.departure_s == NEVER, NEVER, pods.departure_s + by)
+    begins_s = manifest.begins_s - by if manifest.begins_s else 0
+    return trace.but(
+        manifest=replace(manifest, begins_s=begins_s),
+        pods=replace(pods, arrival_s=pods.arrival_s + by, departure_s=departure),
+        failures=NodeEvents(tuple(e._replace(time_s=e.time_s + by) for e in trace.failures.rows())),
+        usage=replace(usage, time_s=usage.time_s + by),
+        events=tuple(msgspec.structs.replace(e, time_s=e.time_s + by) for e in trace.events),
+    )
+
+
 def _no_class(trace: Trace) -> list[tuple[str, str]]:
     spec = trace.pods.spec
     rows = np.flatnonzero((spec < 0) | (spec >= len(trace.specs)))
@@ -277,9 +298,17 @@ STRUCTURE = (
     Rule("T015", "error", "A name used twice", "--fix puts .2, .3 … behind the later ones", _twice, _rename),
     Rule("T016", "error", "Pods not in order of arrival", "--fix sorts them", _unsorted, _sort_pods),
     Rule("T017", "error", "A pod of no class", "files of two traces are mixed up: convert again", _no_class),
+    Rule(
+        "T021",
+        "error",
+        "A pod arrives before second 0",
+        "--fix begins the clock with the first of them",
+        _before_zero,
+        _begin_earlier,
+    ),
 )
 """What loading refuses. While one of these stands and cannot be fixed, the other rules cannot look."""
-RULES = (
+_ALL = (
     Rule("T001", "error", "No pods", "check the reader and its options", _no_pods),
     Rule("T002", "warning", "A pod ends as it arrives", "--fix lets it run one second", _zero_life, _stretch),
     Rule(
@@ -322,6 +351,7 @@ RULES = (
     Rule("T019", "warning", "A shape with no price", "add it to the price book, or clear the node's shape", _no_price),
     Rule("T020", "error", "An event log that runs backwards", "take the log from its source again", _log_disorder),
 )
+RULES = tuple(sorted(_ALL, key=lambda rule: rule.code))
 """Every check, in order of code."""
 
 

@@ -1,0 +1,75 @@
+"""`ullage trace`: what it makes out of a trace, and what it refuses to make."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from placement.errors import ConfigError
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
+from simulator.cli.trace import trace as trace_group
+from simulator.traces.lanl import FILE, NEEDED
+from simulator.traces.trace import Manifest, NodeEvent, Trace, TraceError
+from simulator.traces.validate import fixed, validate
+
+POD = PodSpec(((CPU, 1000), (MEMORY, 1 << 30)))
+NODES = [NodeSpec(name, ((CPU, 4000), (MEMORY, 16 << 30))) for name in ("a", "b")]
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(trace_group, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stderr
+
+
+@pytest.fixture
+def lanl(tmp_path: Path) -> Path:
+    """One machine that fails a minute after the record begins, for a minute, and another one after that."""
+    rows = ["18,0,01/01/2000 00:00,01/01/2000 00:01", "18,1,01/01/2000 00:01,01/01/2000 00:02"]
+    with gzip.open(tmp_path / FILE, "wt", encoding="latin-1") as file:
+        file.write("\n".join([",".join(NEEDED), *rows]) + "\n")
+    return tmp_path
+
+
+def test_recorded_failures_begin_with_the_trace_and_leave_its_own_events_alone(tmp_path: Path, lanl: Path) -> None:
+    own = [NodeEvent(600, "remove", "b")]
+    late = Trace.of("late", NODES, [("p", POD, 500, 500), ("q", POD, 500, 900)], failures=own)
+    late.save(tmp_path / "late.ullage")
+    said = run("fail", tmp_path / "late.ullage", tmp_path / "failing.ullage", "--lanl", lanl)
+    failing = Trace.load(tmp_path / "failing.ullage")
+    # both recorded machines fall on the only node that has no events of its own, and their outages touch
+    assert list(failing.failures.rows()) == [
+        NodeEvent(500, "fail", "a"),
+        NodeEvent(600, "remove", "b"),
+        NodeEvent(620, "repair", "a"),
+    ]
+    assert "2 failures and repairs, beside 1 events that the trace had" in said
+
+
+def test_failures_of_a_trace_without_pods_are_refused(tmp_path: Path, lanl: Path) -> None:
+    Trace.of("none", NODES, []).save(tmp_path / "none.ullage")
+    with pytest.raises(ConfigError, match="holds no pods, so failures would befall nobody"):
+        run("fail", tmp_path / "none.ullage", tmp_path / "out.ullage", "--lanl", lanl)
+
+
+def test_a_clock_that_begins_too_early_is_named_and_moved() -> None:
+    trace = Trace.of("early", NODES, [("p", POD, 0, 60), ("q", POD, 90, -1)], failures=[NodeEvent(30, "fail", "a")])
+    pods = replace(trace.pods, arrival_s=trace.pods.arrival_s - 100, departure_s=np.array([-40, -1]))
+    early = trace.but(manifest=Manifest("early", begins_s=2_000_000_000), pods=pods)
+    with pytest.raises(TraceError, match=r"pod p \(row 0\): arrival_s=-100 is before second 0; .*--fix"):
+        early.check()
+    assert "T021" in {finding.code for finding in validate(early)}
+    mended, codes = fixed(early)
+    assert codes[0] == "T021"
+    mended.check()
+    assert mended.pods.arrival_s.tolist() == [0, 90]
+    assert mended.pods.departure_s.tolist() == [60, -1]
+    assert mended.failures.events == (NodeEvent(130, "fail", "a"),)
+    assert mended.manifest.begins_s == 2_000_000_000 - 100
