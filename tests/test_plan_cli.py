@@ -490,7 +490,7 @@ def test_a_purchase_says_in_table_and_page_who_fits_on_the_nodes_that_are_there(
     words = ["purchase", "--snapshot", str(path), "--time", "1", "--report", str(report)]
     result = CliRunner().invoke(plan_group, words, catch_exceptions=False)
     assert f"- {ROOM.format(1)}\n" in result.stdout
-    assert "buy 1 × " in result.stdout
+    assert "Buy 1 × " in result.stdout
     assert ROOM.format(1) in report.read_text(encoding="utf-8")
 
 

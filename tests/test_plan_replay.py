@@ -64,6 +64,11 @@ def test_pods_go_only_to_shapes_with_their_devices_and_model() -> None:
     assert (row["pods"], row["left_out"], row["nodes"]) == (2, 1, "1xgpu")
 
 
+def test_a_fleet_for_nobody_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="trace nobody: holds no pods, so it needs no fleet"):
+        fleet_row(Trace.of("nobody", [], []), BOOK, Deadline(1.0, time.perf_counter))
+
+
 def test_a_fleet_states_usd_a_month_and_a_bound_below_it() -> None:
     row = fleet_row(without_departures(waves()), BOOK, Deadline(1.0, time.perf_counter))
     assert row["pods"] == 120

@@ -25,8 +25,13 @@ MAX_NODES = 300
 """Rows of the picture; larger clusters show the nodes that change most."""
 BAR, ROW, LEFT = 220, 18, 170
 NAME_LETTERS = 22
+POD_ACTIONS, NODE_ACTIONS = (Action.PLACE, Action.MOVE, Action.EVICT), (Action.CORDON, Action.DELETE)
 TITLES = {CPU: "CPU", MEMORY: "Memory", GPU_SHARE: "GPU"}
 
+NEXT = (
+    "Next: plan again with <code>-o json &gt; plan.json</code>; <code>ullage plan apply plan.json</code> says whether every "
+    "step would still fit, and only with <code>--yes</code> it acts."
+)
 PLAN_STYLE = """
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 20px 32px; }
 .pair h3 { margin: 0 0 4px; } svg.nodes text { font-size: 12px; } svg.nodes .gone { fill: var(--soft); }
@@ -53,10 +58,25 @@ def headline(plan: Plan) -> str:
     elif plan.usd_per_hour is not None:
         value = f"{money}{plan.usd_per_hour:,.2f} USD per hour ({plan.usd_per_hour * HOURS_A_MONTH:,.0f} a month)"
     payback = f", paid back in {plan.payback_s / 60:.0f} minutes" if plan.payback_s is not None else ""
-    counts = [f"{n} × {action}" for action in Action if action != Action.BUY and (n := plan.count(action))]
+    return f"{plan.kind}: {value}{payback}; {bound}. {deeds(plan)}."
+
+
+def deeds(plan: Plan) -> str:
+    """What there is to do, counted: ``Move 5 pods, cordon and delete 15 nodes``."""
+    count = {action: plan.count(action) for action in Action}
+    counts = [f"{action} {_many(count[action], 'pod')}" for action in POD_ACTIONS if count[action]]
+    if count[Action.CORDON] and count[Action.CORDON] == count[Action.DELETE]:
+        counts.append(f"cordon and delete {_many(count[Action.CORDON], 'node')}")
+    else:
+        counts += [f"{action} {_many(count[action], 'node')}" for action in NODE_ACTIONS if count[action]]
     bought = Counter(step.name for step in plan.steps if step.action == Action.BUY)
     counts += [f"buy {number} × {shape}" for shape, number in bought.most_common()]
-    return f"{plan.kind}: {value}{payback}; {bound}. {', '.join(counts) or 'No steps'}."
+    said = ", ".join(counts) or "no steps"
+    return said[:1].upper() + said[1:]
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def wishes(plan: Plan) -> str:
@@ -142,9 +162,11 @@ def picture(cluster: Cluster, plan: Plan) -> str:
     old = {r: _shares(cluster, before, r) for r in resources}
     new = {r: _shares(cluster, after, r) for r in resources}
     change = {n: sum(abs(new[r].get(n, 0.0) - old[r].get(n, 0.0)) for r in resources) for n in old[CPU]}
-    names = sorted(sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES])
+    changing = {n for n in change if n in gone or change[n]}
+    names = sorted(sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES], key=lambda n: (n not in changing, n))
     panels = "".join(_panel(r, [n for n in names if n in old[r]], old[r], new[r], gone) for r in resources)
     few = f" The {MAX_NODES} of {len(change):,} nodes that change most." if len(change) > MAX_NODES else ""
+    few += f" {_many(len(changing), 'node')} of {len(change):,} change and come first."
     return (
         '<section><h2>Nodes before and after</h2><p class="lead">Share of what each node offers that pods have asked '
         f'for.{few}</p><div class="card"><p class="key"><span><i class="was"></i>before</span><span><i></i>after</span>'
@@ -199,11 +221,12 @@ def page(cluster: Cluster, plan: Plan) -> str:
         f'<h1>Ullage · plan · {plan.kind}</h1><p class="headline">{escape(says[:1].upper() + says[1:])}</p>',
         f'<p class="lead">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
-        "" if plan.count(Action.BUY) else picture(cluster, plan),
+        picture(cluster, plan) if plan.steps and not plan.count(Action.BUY) else "",
         f"<h2>Notes</h2><ul>{reasons}</ul>" if reasons else "",
         "<h2 id='steps'>Steps</h2>",
         "<div class='card' role='region' tabindex='0' aria-labelledby='steps'><table class='words'>" if cells else "",
         f"<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>" if cells else "<p>None.</p>",
+        f"<footer><p>{NEXT}</p></footer>" if plan.steps and not plan.count(Action.BUY) else "",
         "</main></body></html>",
     ]
     return "\n".join(parts)

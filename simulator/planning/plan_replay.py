@@ -102,6 +102,8 @@ def fleet_row(trace: Trace, book: PriceBook, deadline: Deadline, *, seed: int = 
     """Cheapest fixed fleet that holds the trace's peak, against multi-type first-fit decreasing."""
     if not book.shapes:
         raise ConfigError("the price book sells no shape; give one with at least one row")
+    if not len(trace.pods):
+        raise ConfigError(f"trace {trace.manifest.name}: holds no pods, so it needs no fleet; check the trace")
     shapes = list(book.shapes.values())
     trace, ignored = within(trace, shapes)
     count, when = peak(trace, book)
