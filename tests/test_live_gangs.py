@@ -93,8 +93,8 @@ async def test_pods_of_a_basic_group_are_planned_one_by_one(tmp_path: Path) -> N
         async with planning(api, tmp_path):
             for i in range(4):
                 api.put("pods", member(i, NATIVE, "7"))
-            await until(lambda: sum(bool(nominated(api, f"w{i}")) for i in range(4)) == 3)
-        assert sum(is_free(api, f"w{i}") for i in range(4)) == 3, "three nodes"
+            await until(lambda: sum(is_free(api, f"w{i}") for i in range(4)) == 3)
+        assert sum(bool(nominated(api, f"w{i}")) for i in range(4)) == 3, "three nodes"
 
 
 async def test_pods_of_one_owner_go_together(tmp_path: Path) -> None:

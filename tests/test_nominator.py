@@ -17,6 +17,7 @@ import pytest
 
 from placement import gangs
 from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
+from scheduler.planning import nominator
 from scheduler.planning.adherence import EXPIRED
 from scheduler.planning.planner import Planner
 from scheduler.planning.planner_process import Order
@@ -121,6 +122,23 @@ async def test_batches_that_overlap_never_promise_the_same_room_twice(tmp_path: 
         assert all(homes.count(home) <= 4 for home in homes)
         batches = planner.metrics.registry.get_sample_value("ullage_plan_solve_seconds_count")
         assert (batches or 0) > 1
+
+
+@pytest.mark.parametrize(
+    ("part", "order"),
+    [(100, 12 * "N" + 12 * "L"), (4, 8 * "N" + 4 * "L" + 4 * "N" + 8 * "L"), (1, "N" + 11 * "NL" + "L")],
+)
+async def test_no_gate_goes_right_after_its_nomination(
+    part: int, order: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The API server's cache would have the pod as it was before, and the write would be done twice."""
+    monkeypatch.setattr(nominator, "PART", part)
+    async with cluster() as api:
+        for i in range(12):
+            api.put("pods", gated(f"p{i}"))
+        async with planning(api, tmp_path):
+            await until(lambda: all(is_free(api, f"p{i}") for i in range(12)))
+    assert "".join("N" if path.endswith("/status") else "L" for method, path in api.calls if method == "PATCH") == order
 
 
 async def test_a_gang_waits_until_it_is_whole_and_fits_whole(tmp_path: Path) -> None:
