@@ -794,8 +794,13 @@ class Replay:
         return [(self.trace.specs[c], int(number[c])) for c in np.flatnonzero(number)]
 
     def waiting(self) -> list[int]:
-        """Pods that have arrived and have no place, by class and then oldest first."""
-        return [pod for waiting in self._waiting.values() for pod in waiting.pods]
+        """Pods that have arrived and have no place, by class and then oldest first; not those of gangs that are not complete."""
+        return [
+            pod
+            for unit, waiting in self._waiting.items()
+            for entry in waiting.pods
+            for pod in self._pods_of(unit, entry)
+        ]
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 

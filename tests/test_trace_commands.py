@@ -15,6 +15,7 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from simulator.cli.trace import trace as trace_group
+from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.traces.lanl import FILE, NEEDED
 from simulator.traces.trace import Manifest, NodeEvent, Trace, TraceError
 from simulator.traces.validate import fixed, validate
@@ -73,3 +74,22 @@ def test_a_clock_that_begins_too_early_is_named_and_moved() -> None:
     assert mended.pods.departure_s.tolist() == [60, -1]
     assert mended.failures.events == (NodeEvent(130, "fail", "a"),)
     assert mended.manifest.begins_s == 2_000_000_000 - 100
+
+
+def test_a_snapshot_of_a_trace_holds_every_pod_of_gangs_that_wait() -> None:
+    big = PodSpec(((CPU, 3000), (MEMORY, 1 << 30)))
+    pods = [
+        ("runs", big, 0, -1),
+        *((f"g-{i}", big, 10, -1) for i in range(3)),
+        ("half", big, 20, -1),
+        ("late", big, 90, -1),
+    ]
+    trace = Trace.of("gang", NODES, pods)
+    trace = trace.but(pods=replace(trace.pods, gang=np.array([-1, 0, 0, 0, 1, 1])))
+    taken = snapshot_of_trace(trace, strategy="best-fit", at_s=50, seed=0)
+    waiting = {pod.uid: pod for pod in taken.pods if not pod.node}
+    gangs = {uid: (taken.specs[pod.spec].gang, taken.specs[pod.spec].gang_size) for uid, pod in waiting.items()}
+    assert gangs == {**{f"g-{i}": ("trace/0", 3) for i in range(3)}, "half": ("trace/1", 2)}
+    assert {uid: pod.waits for uid, pod in waiting.items() if pod.waits} == {
+        "half": "others of its gang have not arrived"
+    }

@@ -1,7 +1,8 @@
 """A trace at one moment as a snapshot, so that plans can be tried on recorded clusters.
 
 The trace is replayed up to that moment with a strategy that is named; what then runs and waits is the snapshot. Every
-pod counts as one that its owner would recreate, for a trace has nobody who would not.
+pod counts as one that its owner would recreate, for a trace has nobody who would not. A gang that waits is a gang of the
+snapshot, which one that is not complete yet may not be placed; whoever has run already is planned alone.
 """
 
 from __future__ import annotations
@@ -31,14 +32,25 @@ def snapshot_of_trace(trace: Trace, *, strategy: str, at_s: int | None, seed: in
     specs: dict[PodSpec, int] = {}
     owner = f"Trace/{trace.manifest.name}"
 
-    def row(uid: str, spec: PodSpec, node: str, devices: int) -> SnapshotPod:
+    def row(uid: str, spec: PodSpec, node: str = "", devices: int = 0, waits: str = "") -> SnapshotPod:
         owned = spec if spec.owner else replace(spec, owner=owner)
-        return SnapshotPod(uid, f"{spec.namespace}/{uid}", specs.setdefault(owned, len(specs)), node, devices)
+        name = f"{spec.namespace}/{uid}"
+        return SnapshotPod(uid, name, specs.setdefault(owned, len(specs)), node, devices, waits=waits)
 
     state = replay.state
     pods = [row(uid, r.spec, state.name(r.row), r.devices) for uid, r in state.residents.items()]
-    pods += [row(replay.uids[p], replay.specs[p], "", 0) for p in replay.waiting()]
+    pods += [row(replay.uids[p], _with_gang(replay, p)) for p in replay.waiting()]
+    early = replay.gangs.incomplete(replay.timeline.num_arrived)
+    pods += [row(replay.uids[p], _with_gang(replay, p), waits="others of its gang have not arrived") for p in early]
     nodes = [node for node in state.nodes if node is not None]
     if not nodes:
         raise TraceError(f"trace {trace.manifest.name}: has no node at second {end_s}; give another --at")
     return SnapshotFile(KIND, VERSION, nodes, list(specs), pods)
+
+
+def _with_gang(replay: Replay, pod: int) -> PodSpec:
+    """The class of a pod that waits, with its gang if it still has to start together with others."""
+    gang, spec = replay.gangs.of[pod], replay.specs[pod]
+    if gang < 0 or replay.first_placed_s[pod] >= 0:
+        return spec
+    return replace(spec, gang=f"trace/{gang}", gang_size=len(replay.gangs.with_pod(pod)))
