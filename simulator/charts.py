@@ -46,8 +46,10 @@ def with_names(svg: str, names: Sequence[str]) -> str:
     return f'<div class="card lines">{svg}<div class="names" aria-hidden="true">{spans}</div></div>' if svg else ""
 
 
-def dashes(i: int) -> str:
-    """What tells lines apart that share a colour."""
+def dashes(i: int, equal: int = 0) -> str:
+    """What tells lines apart that share a colour, or that lie on ``equal`` earlier ones, which then show in the gaps."""
+    if equal:
+        return f' stroke-dasharray="{24 // (equal + 1)} {24 - 24 // (equal + 1)}"'
     return f' stroke-dasharray="{8 - 2 * (i // COLOURS % 3)} 4"' if i >= COLOURS else ""
 
 
@@ -114,6 +116,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
     said = []
     for i, line in enumerate(lines):
         path, pen = [], "M"
+        equal = sum((list(e.x), list(e.y)) == (list(line.x), list(line.y)) for e in lines[:i])
         last = None
         for x, y in zip(line.x, line.y, strict=True):
             if y is None:
@@ -123,7 +126,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
             path.append(f"{pen}{LEFT + (x - xs[0]) * kx:.1f},{last:.1f}")
             pen = "L"
         body.append(
-            f'<path d="{"".join(path)}" fill="none" stroke="{colour(i)}" stroke-width="2"{dashes(i)}>'
+            f'<path d="{"".join(path)}" fill="none" stroke="{colour(i)}" stroke-width="2"{dashes(i, equal)}>'
             f"<title>{escape(line.name)}</title></path>"
         )
         if last is not None:

@@ -76,6 +76,12 @@ def test_a_phone_finds_the_names_of_lines_below_the_chart(made: Comparison) -> N
     assert all("best-fit" in names and "kube-default" in names for names in below)
 
 
+def test_lines_that_lie_on_each_other_are_both_seen() -> None:
+    same = [Line(name, [0, 1], [1, 2]) for name in "abc"]
+    chart = line_chart("t", [*same, Line("d", [0, 1], [1, 3])], x_label="hours", y_label="%")
+    assert re.findall(r'stroke-dasharray="([^"]*)"', chart) == ["12 12", "8 16"]
+
+
 def test_few_strategies_become_columns_and_many_stay_rows() -> None:
     table = Table(["strategy", "a", "b"], [[Cell("x"), Cell("1", True), Cell("2")]])
     turned = _turned(table)
