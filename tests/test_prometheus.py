@@ -82,8 +82,8 @@ class FakeProm:
 
 
 @asynccontextmanager
-async def fake_prometheus() -> AsyncIterator[FakeProm]:
-    fake = FakeProm()
+async def fake_prometheus(fake: FakeProm | None = None) -> AsyncIterator[FakeProm]:
+    fake = fake or FakeProm()
     app = web.Application()
     app.router.add_post("/api/v1/{name}", fake.answer)
     runner = web.AppRunner(app)
@@ -247,6 +247,35 @@ async def test_history_is_read_back_and_the_forecast_enters_as_knowledge(tmp_pat
         assert learner.current["uid-web-1"].cpu_millicores == 1000
     kinds = [e.kind for e in live.events]
     assert kinds.count("knowledge") == 1
+
+
+class Churning(FakeProm):
+    """A new job every hour of the last days, of names that sort before everybody's."""
+
+    def _result(self, form: dict[str, str]) -> list[dict[str, Any]]:
+        if "kube_pod_owner" not in form["query"]:
+            return super()._result(form)
+        at, hours = int(form["time"]), int(form["query"].rpartition("[")[2].partition("h")[0])
+        assert hours <= 24, "no query spans more than a day"
+        found = super()._result(form)[-1:]
+        for pod in list(self.pods)[:-1]:
+            age_h = int(pod.removeprefix("job-"))
+            if at - hours * 3600 <= NOW - age_h * 3600 <= at:
+                owner = {"namespace": "shop", "pod": pod, "owner_kind": "Job", "owner_name": f"once{age_h}"}
+                found.append({"metric": owner, "value": [0, "1"]})
+        return found
+
+
+async def test_jobs_that_are_gone_take_no_places_of_those_that_are_here(tmp_path: Path) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus(Churning()) as fake, reader(fake) as client:
+        fake.pods = {f"job-{age_h}": lambda t: 0.1 for age_h in range(280, 1, -1)} | {"web-1": lambda t: 1.0}
+        learner = learner_of(live, clock, client, max_workloads=30, history_days=12)
+        await learner.turn()
+        assert (forecast(live).rung, forecast(live).cpu) == ("history", 1000)
+        assert learner.forecaster.num_turned_away == 0
+        assert len(learner.forecaster) <= 26, "jobs of the last day count: they may be there again tomorrow"
 
 
 async def test_without_its_source_the_forecast_ages_falls_and_rises(tmp_path: Path) -> None:

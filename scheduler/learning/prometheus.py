@@ -43,6 +43,8 @@ WINDOW_S = 120
 MAX_CORES = 10_000.0
 """A pod above this was read in a wrong unit."""
 MAX_BYTES = 2.0**50
+OWNERS_H = 24
+"""Hours of owners per query."""
 MAX_STEPS = 10_000
 """Prometheus itself refuses more than 11,000 steps."""
 
@@ -167,16 +169,20 @@ class Prometheus:
         return max(1, min(MAX_STEPS, int(self.settings.max_points / (number if number >= 1 else 1.0))))
 
     async def owners(self, at_s: int, days: float) -> dict[tuple[str, str], str]:
-        """Workload of each pod seen in the ``days`` before ``at_s``, by (namespace, pod)."""
+        """Workload of each pod seen in the ``days`` before ``at_s``, by (namespace, pod); the newest of a name.
+
+        A day is asked for at a time, the oldest first: where pods come and go, weeks at once would take too long.
+        """
         owners = _of("kube_pod_owner", 'owner_is_controller!="false"', self.selector)
-        series = f"{owners}[{max(1, math.ceil(days * 24))}h]"
-        expression = f"group by ({BY}, owner_kind, owner_name) (last_over_time({series}))"
-        found = {}
-        for answer in await self._ask("query", {"query": expression, "time": str(at_s)}):
-            kind, owner = answer.metric.get("owner_kind", ""), answer.metric.get("owner_name", "")
-            if kind and owner and kind != "<none>":
-                namespace, pod = _pod_of(answer.metric)
-                found[namespace, pod] = workload_of(namespace, f"{kind}/{owner}")
+        hours, found = max(1, math.ceil(days * 24)), dict[tuple[str, str], str]()
+        for back in range((hours - 1) // OWNERS_H * OWNERS_H, -1, -OWNERS_H):
+            series = f"{owners}[{min(OWNERS_H, hours - back)}h]"
+            expression = f"group by ({BY}, owner_kind, owner_name) (last_over_time({series}))"
+            for answer in await self._ask("query", {"query": expression, "time": str(at_s - back * 3600)}):
+                kind, owner = answer.metric.get("owner_kind", ""), answer.metric.get("owner_name", "")
+                if kind and owner and kind != "<none>":
+                    namespace, pod = _pod_of(answer.metric)
+                    found[namespace, pod] = workload_of(namespace, f"{kind}/{owner}")
         return found
 
     def _pods(self, answer: list[_Series], resource: str) -> list[PodSeries]:

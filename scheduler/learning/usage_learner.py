@@ -250,13 +250,16 @@ class UsageLearner:
         if first_s > last_s:
             return
         owners = await prometheus.owners(last_s, (last_s - first_s) / 86_400 + 1 / 24)
+        recent = await prometheus.owners(last_s, 1) if last_s - first_s > 86_400 else owners
+        here = {self._workload(uid) for uid in self.engine.ledger.pods} | set(recent.values())
         names, is_empty = self._uids(), True
         async for chunk in prometheus.history(first_s, last_s):
             is_empty = is_empty and not chunk
             for series in chunk:
                 uid = names.get((series.namespace, series.pod))
                 workload = self._workload(uid) if uid else owners.get((series.namespace, series.pod), "")
-                await self._add_series(workload, series, int(now_s))
+                # Whoever is gone would take the places of those that are here: jobs of the last weeks, say.
+                await self._add_series(workload if workload in here else "", series, int(now_s))
         if not is_empty or last_s - first_s > EMPTY_S:
             self._read_to_s = last_s
 
