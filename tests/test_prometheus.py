@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import resource
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,12 +21,13 @@ from aiohttp import web
 from placement.errors import ConfigError
 from placement.knowledge import Forecast
 from placement.learning import boosted
+from placement.learning.baselines import Target
 from placement.learning.usage import STEP_S
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from scheduler.errors import SourceError
-from scheduler.learning.predict_worker import WorkerProcess
+from scheduler.learning.predict_worker import Source, WorkerLostError, WorkerProcess
 from scheduler.learning.prometheus import Prometheus
 from scheduler.learning.telemetry import Sample, Subject, UsageStore
 from scheduler.learning.usage_learner import UsageLearner
@@ -176,6 +178,17 @@ async def test_owners_are_workloads_not_their_generations() -> None:
     async with fake_prometheus() as fake, reader(fake) as client:
         fake.pods = {"web-7c9d8bf6c4-abcde": lambda t: 1.0}
         assert await client.owners(NOW, 1) == {("shop", "web-7c9d8bf6c4-abcde"): "shop/Deployment/web"}
+
+
+@pytest.mark.parametrize("token", [b"two\nlines", b"nul\x00", b"\xff", None])
+async def test_a_token_that_is_none_is_a_failing_source_and_no_crash(tmp_path: Path, token: bytes | None) -> None:
+    path = tmp_path / "token"
+    if token is not None:
+        path.write_bytes(token)
+    async with fake_prometheus() as fake, reader(fake, prometheus_token_file=str(path)) as client:
+        with pytest.raises(SourceError, match="prometheus_token_file"):
+            await client.now(NOW)
+    assert fake.forms == []
 
 
 async def test_labels_that_a_scrape_renamed_name_the_pod_that_was_measured() -> None:
@@ -458,4 +471,17 @@ async def test_a_worker_process_answers_and_one_that_dies_is_replaced(tmp_path: 
         await learner.turn()
         assert forecast(live).cpu == 2000
         assert 'ullage_fallback_total{reason="prediction worker"} 1.0' in live.metrics.expose().decode()
+    worker.close()
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again() -> None:
+    worker, source = WorkerProcess(), Source("", -1.0, Target(6))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(WorkerLostError, match="cannot be started"):
+            await worker.answers(source, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert await worker.answers(source, []) == []
     worker.close()

@@ -70,16 +70,20 @@ class WorkerProcess:
 
         Raises
         ------
-        WorkerLostError : the process died, for want of memory most likely. ModelError : it cannot load the folder.
+        WorkerLostError : the process died, for want of memory most likely, or cannot be started. ModelError : it cannot
+        load the folder.
         """
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
         try:
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
             return await asyncio.wrap_future(self._pool.submit(_answers, source, questions))
         except BrokenProcessPool as error:
             self.close()
             raise WorkerLostError("the prediction worker died; it is started anew (is memory short?)") from error
+        except OSError as error:
+            self.close()
+            raise WorkerLostError(f"the prediction worker cannot be started ({error}); it is tried again") from error
 
     def close(self) -> None:
         """See :class:`Asker`."""

@@ -262,11 +262,14 @@ class Prometheus:
         if not path:
             return {}
         try:
-            return {"Authorization": f"Bearer {Path(path).read_text(encoding='utf-8').strip()}"}
+            token = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(
                 f"usage.prometheus_token_file {path}: cannot be read ({why(error)})", "refused"
             ) from error
+        if not token.isprintable():
+            raise SourceError(f"usage.prometheus_token_file {path}: must hold one token on one line", "refused")
+        return {"Authorization": f"Bearer {token}"}
 
 
 def _pod_of(labels: Mapping[str, str]) -> tuple[str, str]:
