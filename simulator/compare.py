@@ -211,7 +211,7 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
         None if within is None else lambda done, total: within(done / max(total, 1))
     )
     if cell.log:
-        write_log(Path(cell.log), outcome.log, [strategy])
+        write_log(Path(cell.log), outcome.log, [strategy], begins_s=trace.manifest.begins_s)
     result = measure(outcome, trace, book_of(question))
     if truth is not None:
         use = truth.summary()

@@ -13,8 +13,8 @@ from placement.strategies import strategy_to_toml
 from placement.strategy import Strategy
 
 
-def write_log(folder: Path, events: EventLog, strategies: list[Strategy]) -> None:
-    """Write ``events`` as the only segment of ``folder``, which is made; second 0 of the replay is Unix second 0.
+def write_log(folder: Path, events: EventLog, strategies: list[Strategy], *, begins_s: int = 0) -> None:
+    """Write ``events`` as the only segment of ``folder``, which is made; their second 0 is the Unix time ``begins_s``.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def write_log(folder: Path, events: EventLog, strategies: list[Strategy]) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            file.write(writer.header(version=metadata.version("ullage"), begins_unix_s=0, strategies=tomls))
+            file.write(writer.header(version=metadata.version("ullage"), begins_unix_s=begins_s, strategies=tomls))
             file.writelines(writer.event(event) for event in events)
         part.replace(segment)
     except OSError as error:

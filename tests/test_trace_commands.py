@@ -15,6 +15,7 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from simulator.cli.trace import trace as trace_group
+from simulator.compare import Question, compare
 from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.traces.lanl import FILE, NEEDED
 from simulator.traces.trace import Manifest, NodeEvent, Trace, TraceError
@@ -93,3 +94,16 @@ def test_a_snapshot_of_a_trace_holds_every_pod_of_gangs_that_wait() -> None:
     assert {uid: pod.waits for uid, pod in waiting.items() if pod.waits} == {
         "half": "others of its gang have not arrived"
     }
+
+
+def test_a_replays_log_is_a_trace_of_the_same_calendar(tmp_path: Path) -> None:
+    trace = Trace.of("week", NODES, [("p", POD, 0, 60), ("q", POD, 90, 400), ("r", POD, 500, -1)])
+    trace.but(manifest=replace(trace.manifest, begins_s=2_000_000_000)).save(tmp_path / "week.ullage")
+    compare(Question((str(tmp_path / "week.ullage"),), ("best-fit",)), jobs=1, log=str(tmp_path / "log"))
+    run("from-log", tmp_path / "log", tmp_path / "again.ullage")
+    again = Trace.load(tmp_path / "again.ullage")
+    assert again.manifest.begins_s == 2_000_000_000
+    assert again.pods.name.tolist() == ["p", "q", "r"]
+    assert again.pods.arrival_s.tolist() == [0, 90, 500]
+    assert again.pods.departure_s.tolist() == [60, 400, -1]
+    assert again.nodes == trace.nodes
