@@ -29,7 +29,7 @@ from placement.learning.lifetime_model import SECTION, load_lifetimes
 from placement.learning.prediction import RULE_PREFIX, Rungs, card_of, load_rungs, target_of
 from placement.learning.spans import Span
 from placement.strategies import STRATEGIES, strategy_named
-from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, read_price_book
+from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, book_of_trace, read_price_book
 from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
@@ -126,20 +126,22 @@ def trace_of(cell: Cell) -> Trace:
         trace = _trace(cell.trace, question.skip_bad_rows)
     if question.fleet == "trace":
         return trace
-    shapes = book_of(question).shapes
+    shapes = book_of(question, trace).shapes
     return trace.but(nodes=tuple(shapes[name].node(f"{name}-{i:05d}") for name, num in cell.nodes for i in range(num)))
 
 
-def book_of(question: Question) -> PriceBook:
-    """The price book: a file, the default catalogue for elastic fleets, plain rates else."""
+def book_of(question: Question, trace: Trace | None = None) -> PriceBook:
+    """The price book: a file, else what the trace says, else the default catalogue for elastic fleets, else plain rates."""
     if question.prices:
         return read_price_book(Path(question.prices))
+    if trace is not None and trace.prices:
+        return book_of_trace(trace)
     return PriceBook({}, Rates()) if question.fleet == "trace" else DEFAULT_BOOK
 
 
 def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
     """How a cell is replayed."""
-    book = book_of(question)
+    book = book_of(question, trace)
     elastic = (
         Elastic(tuple(book.shapes.values()), spot_share=question.spot_share) if question.fleet == "elastic" else None
     )
@@ -212,7 +214,7 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
     )
     if cell.log:
         write_log(Path(cell.log), outcome.log, [strategy], begins_s=trace.manifest.begins_s)
-    result = measure(outcome, trace, book_of(question))
+    result = measure(outcome, trace, book_of(question, trace))
     if truth is not None:
         use = truth.summary()
         result["metrics"] |= {key: use[key] for key in USE}

@@ -20,7 +20,7 @@ from placement.nodes import NodeSpec
 from placement.resources import CPU, GPU_SHARE, MAX_AMOUNT, MAX_DEVICES, MEMORY, PODS
 from placement.strategies import nearest
 from simulator.fleet import Shape
-from simulator.traces.trace import TraceError
+from simulator.traces.trace import Trace, TraceError
 
 HOURS_A_MONTH = 730
 MAX_USD = 1e9
@@ -226,6 +226,11 @@ def read_price_book(path: Path) -> PriceBook:
     if not shapes:
         raise TraceError(f"price book {path}: holds no shapes; docs/traces.md shows what a price book holds")
     return PriceBook(shapes, reservations=reservations)
+
+
+def book_of_trace(trace: Trace) -> PriceBook:
+    """The shapes that a trace says are for sale; those that ship where it says none."""
+    return PriceBook({shape.name: shape for shape in trace.prices}) if trace.prices else DEFAULT_BOOK
 
 
 def _check_header(path: Path, header: Sequence[str], known: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
+from simulator.cli.plan import plan as plan_group
 from simulator.cli.trace import trace as trace_group
 from simulator.compare import Question, compare
 from simulator.planning.trace_snapshot import snapshot_of_trace
@@ -107,3 +109,16 @@ def test_a_replays_log_is_a_trace_of_the_same_calendar(tmp_path: Path) -> None:
     assert again.pods.arrival_s.tolist() == [0, 90, 500]
     assert again.pods.departure_s.tolist() == [60, 400, -1]
     assert again.nodes == trace.nodes
+
+
+def test_prices_that_a_trace_keeps_are_those_that_it_is_replayed_at(tmp_path: Path) -> None:
+    source, target, prices = tmp_path / "t.ullage", tmp_path / "priced.ullage", tmp_path / "p.csv"
+    Trace.of("t", [], [("p", POD, 0, 600), ("q", POD, 300, -1)]).save(source)
+    prices.write_text("name,cores,gib,usd_per_hour\nmine,4,16,3.5\n")
+    run("convert", source, target, "--prices", prices)
+    question = Question((str(target),), ("best-fit",), fleet="elastic")
+    kept, given = (compare(q, jobs=1).rows[0] for q in (question, replace(question, prices=str(prices))))
+    assert kept["peak_nodes"] == {"mine": 1}
+    assert kept["metrics"] == given["metrics"]
+    told = CliRunner().invoke(plan_group, ["fleet", str(target), "--time", "1", "-o", "json"], catch_exceptions=False)
+    assert json.loads(told.stdout)["nodes"] == "1xmine"

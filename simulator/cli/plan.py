@@ -20,6 +20,7 @@ from simulator.output import data_only, output_option, progress, render, write_w
 
 if TYPE_CHECKING:
     from placement.planning.snapshots import SnapshotFile
+    from simulator.cost import PriceBook
     from simulator.planning.plan_worker import Request
     from simulator.traces.trace import Trace
 
@@ -195,6 +196,13 @@ class _Given:
         trace = open_trace(str(self.trace))
         return snapshot_of_trace(trace, strategy=self.strategy, at_s=self.at_s, seed=self.seed)
 
+    def prices(self) -> PriceBook:
+        """The price book where none is given: what TRACE says is for sale, else what ships."""
+        from simulator.cost import DEFAULT_BOOK, book_of_trace
+        from simulator.traces.sources import open_trace
+
+        return DEFAULT_BOOK if self.trace is None else book_of_trace(open_trace(self.trace))
+
 
 class Live(Protocol):
     """The live cluster. Only the live side knows the API; the command line hands it over as the context's object."""
@@ -270,9 +278,9 @@ def consolidate(
     usd_per_pod_interrupted: float,
 ) -> None:
     """Empty nodes within a budget of moves, so that the fleet costs least; spot nodes with what interruptions cost."""
-    from simulator.cost import DEFAULT_BOOK, read_price_book
+    from simulator.cost import read_price_book
 
-    book = DEFAULT_BOOK if prices is None else read_price_book(prices)
+    book = given.prices() if prices is None else read_price_book(prices)
     request = _request("consolidate", given)
     usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in request.snapshot.nodes}
     request = _changed(request, usd_per_hour=usd, max_moves=max_moves, max_nodes=max_nodes, usd_per_move=usd_per_move)
@@ -286,7 +294,9 @@ def consolidate(
 
 @plan.command()
 @_common
-@click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
+@click.option(
+    "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
+)
 @click.option("--spot", is_flag=True, help="Offer shapes at their spot price as well.")
 @click.option(
     "--interruptions", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a spot node, per hour."
@@ -336,11 +346,11 @@ def purchase(
     interruptions cost, a reserved one with its whole term.
     """
     from placement.planning.interruptions import usd_at_risk
-    from simulator.cost import DEFAULT_BOOK, read_price_book
+    from simulator.cost import read_price_book
     from simulator.planning.foresight import foresee, history_of, worth_of
     from simulator.planning.selling import for_sale
 
-    book = DEFAULT_BOOK if prices is None else read_price_book(prices)
+    book = given.prices() if prices is None else read_price_book(prices)
     if hours_of_use and not any(reserved.usd_per_hour for reserved in book.reservations.values()):
         raise ConfigError(
             "--hours-of-use decides whether a reservation pays, and nothing is for sale reserved; "
@@ -507,7 +517,9 @@ def bench_command(what: str, instances: int, seed: int, time_s: float, clock: st
 
 @plan.command()
 @click.argument("trace")
-@click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
+@click.option(
+    "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
+)
 @click.option("--time", "time_s", type=float, default=20.0, show_default=True, help="Seconds to plan.")
 @click.option("--fill", is_flag=True, help="Ignore departures: all pods of the trace at once.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
@@ -517,13 +529,13 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     import time
 
     from placement.planning.plans import Deadline
-    from simulator.cost import DEFAULT_BOOK, read_price_book
+    from simulator.cost import book_of_trace, read_price_book
     from simulator.planning.plan_replay import fleet_row, without_departures
     from simulator.traces.sources import open_trace
 
-    book = DEFAULT_BOOK if prices is None else read_price_book(prices)
     with data_only(), progress("planning", is_time=True) as advance:
         read = open_trace(trace)
+        book = book_of_trace(read) if prices is None else read_price_book(prices)
         start = time.perf_counter()
 
         def clock() -> float:
@@ -603,7 +615,9 @@ def expect(
     show_default=True,
     help="What consolidates; one for each strategy, or one for all.",
 )
-@click.option("--prices", type=click.Path(path_type=Path), help="Price book (CSV); the one that ships when absent.")
+@click.option(
+    "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
+)
 @click.option(
     "--every", "every_s", type=click.IntRange(1), default=3600, show_default=True, help="Seconds between acts."
 )
@@ -678,7 +692,7 @@ def replay_command(
     **given: Any,
 ) -> None:
     """Replay TRACE on an elastic fleet with a strategy and a consolidation policy: USD, evictions, waiting."""
-    from simulator.cost import DEFAULT_BOOK, read_price_book
+    from simulator.cost import book_of_trace, read_price_book
     from simulator.planning.plan_replay import Question, judge, judge_all, replay_row, within
     from simulator.traces.sources import open_trace
 
@@ -686,8 +700,9 @@ def replay_command(
         raise ConfigError(
             f"{len(strategies)} strategies and {len(policies)} policies; give one policy, or one for each"
         )
-    book = DEFAULT_BOOK if prices is None else read_price_book(prices)
-    read, ignored = within(open_trace(trace), list(book.shapes.values()))
+    read = open_trace(trace)
+    book = book_of_trace(read) if prices is None else read_price_book(prices)
+    read, ignored = within(read, list(book.shapes.values()))
     rows = []
     pairs = list(dict.fromkeys(zip(strategies, policies * (len(strategies) if len(policies) == 1 else 1), strict=True)))
     with data_only(), progress("replays") as advance:
