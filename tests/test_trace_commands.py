@@ -20,7 +20,7 @@ from simulator.cli.trace import trace as trace_group
 from simulator.compare import Question, compare
 from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.traces.lanl import FILE, NEEDED
-from simulator.traces.trace import Manifest, NodeEvent, Trace, TraceError
+from simulator.traces.trace import Manifest, NodeEvent, NodeEvents, Trace, TraceError, Usage
 from simulator.traces.validate import fixed, validate
 
 POD = PodSpec(((CPU, 1000), (MEMORY, 1 << 30)))
@@ -122,3 +122,22 @@ def test_prices_that_a_trace_keeps_are_those_that_it_is_replayed_at(tmp_path: Pa
     assert kept["metrics"] == given["metrics"]
     told = CliRunner().invoke(plan_group, ["fleet", str(target), "--time", "1", "-o", "json"], catch_exceptions=False)
     assert json.loads(told.stdout)["nodes"] == "1xmine"
+
+
+def test_what_cannot_befall_a_node_is_named_and_left_out(tmp_path: Path) -> None:
+    trace = Trace.of("t", NODES, [("p", POD, 0, 60)], failures=[NodeEvent(5, "fail", "a")])
+    odd = trace.but(failures=NodeEvents((NodeEvent(5, "fail", "a"), NodeEvent(9, "explode", "b"))))
+    odd.save(tmp_path / "odd.ullage")
+    with pytest.raises(TraceError, match="second 9 of node b: 'explode' is none of fail, repair"):
+        Trace.load(tmp_path / "odd.ullage")
+    said = run("validate", tmp_path / "odd.ullage", "--fix", tmp_path / "even.ullage")
+    assert "mended T022" in said
+    assert Trace.load(tmp_path / "even.ullage").failures == trace.failures
+
+
+@pytest.mark.parametrize(("pod", "cpu"), [(1, 10), (-1, 10), (0, -10)])
+def test_usage_that_cannot_be_is_refused_by_row(pod: int, cpu: int) -> None:
+    trace = Trace.of("t", NODES, [("p", POD, 0, 60)])
+    usage = Usage(np.array([0, pod]), np.array([0, 30]), np.array([10, cpu]), np.array([1, 1]))
+    with pytest.raises(TraceError, match=f"usage row 1: pod={pod}, cpu_millicores={cpu}, .* cannot be"):
+        trace.but(usage=usage).check()

@@ -95,8 +95,12 @@ class Pods:
         return len(self.spec)
 
 
+KINDS = ("fail", "repair", "add", "remove", "drain", "spot")
+"""What may befall a node; it goes with all but ``repair`` and ``add``, which bring it back."""
+
+
 class NodeEvent(NamedTuple):
-    """A recorded change of the fleet: ``fail repair add remove drain spot``."""
+    """A recorded change of the fleet, one of :data:`KINDS`."""
 
     time_s: int
     kind: str
@@ -178,8 +182,26 @@ class Trace:
 
         Raises
         ------
-        TraceError : duplicate names, departure before arrival, a class out of range, arrivals out of order.
+        TraceError : duplicate names, times that cannot be, a class out of range, arrivals out of order, a change of a
+            node that is none, usage of pods that are not there or below 0.
         """
+        self._check_pods()
+        name, usage = self.manifest.name, self.usage
+        foreign = next((event for event in self.failures.rows() if event.kind not in KINDS), None)
+        if foreign is not None:
+            raise TraceError(
+                f"trace {name}: second {foreign.time_s} of node {foreign.node}: {foreign.kind!r} is none of "
+                f"{', '.join(KINDS)}; correct it, or let `ullage trace validate --fix` leave it out"
+            )
+        wrong = (usage.pod < 0) | (usage.pod >= len(self.pods)) | (usage.cpu_millicores < 0) | (usage.memory_bytes < 0)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise TraceError(
+                f"trace {name}, usage row {row}: pod={usage.pod[row]}, cpu_millicores={usage.cpu_millicores[row]}, "
+                f"memory_bytes={usage.memory_bytes[row]} cannot be; make the usage table again"
+            )
+
+    def _check_pods(self) -> None:
         pods, name = self.pods, self.manifest.name
         lengths = {len(c) for c in (pods.name, pods.spec, pods.arrival_s, pods.departure_s, pods.gang)}
         if len(lengths) > 1:

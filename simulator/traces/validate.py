@@ -16,7 +16,7 @@ import numpy as np
 
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, IntArray
-from simulator.traces.trace import NEVER, NodeEvents, Pods, Trace, Usage
+from simulator.traces.trace import KINDS, NEVER, NodeEvents, Pods, Trace, Usage
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,15 @@ def _stranger(trace: Trace) -> list[tuple[str, str]]:
 def _drop_strangers(trace: Trace) -> Trace:
     known = {node.name for node in trace.nodes}
     return trace.but(failures=NodeEvents(tuple(e for e in trace.failures.rows() if e.node in known)))
+
+
+def _foreign_kind(trace: Trace) -> list[tuple[str, str]]:
+    kinds = sorted({e.kind for e in trace.failures.rows()} - {*KINDS})
+    return [("failures", f"say what is none of {', '.join(KINDS)}: {', '.join(kinds[:3])}")] if kinds else []
+
+
+def _drop_foreign(trace: Trace) -> Trace:
+    return trace.but(failures=NodeEvents(tuple(e for e in trace.failures.rows() if e.kind in KINDS)))
 
 
 def _disorder(trace: Trace) -> list[tuple[str, str]]:
@@ -349,6 +358,7 @@ _ALL = (
     *STRUCTURE,
     Rule("T018", "warning", "A node that offers nothing", "check the unit, or take the node out", _empty_nodes),
     Rule("T019", "warning", "A shape with no price", "add it to the price book, or clear the node's shape", _no_price),
+    Rule("T022", "error", "A change of a node that is none", "--fix leaves it out", _foreign_kind, _drop_foreign),
     Rule("T020", "error", "An event log that runs backwards", "take the log from its source again", _log_disorder),
 )
 RULES = tuple(sorted(_ALL, key=lambda rule: rule.code))
