@@ -14,7 +14,7 @@ from simulator.kept import kept
 from simulator.reproduce.emptying import WARMUP_S, Fleet, before_it_counts, owned
 from simulator.reproduce.emptying import cell as emptying_cell
 from simulator.reproduce.placement import ADVERSARIES, CELLS, Cell, Setting, attack, attacks, run_cell, summary
-from simulator.reproduce.placement_page import frontier, report
+from simulator.reproduce.placement_page import frontier, headline, report
 from simulator.traces.trace import NEVER, Pods, Trace, Usage
 
 DAY_S = 86_400
@@ -114,3 +114,16 @@ def test_empty_nodes_are_counted_for_the_same_pods(strategy: str, lifetimes: str
     row = emptying_cell(made, alone, strategy, lifetimes, Fleet(num_nodes=8), 0)
     assert row["placed"] == row["pods"] == num
     assert 0 < row["empty_share"] < 1
+
+
+def test_the_page_says_who_is_cheapest_within_the_budget() -> None:
+    def line(cell: str, to_best_fit: float, *, within: bool = True, scale: float = 1.0) -> dict[str, object]:
+        return {"cell": cell, "scale": scale, "usd_to_best_fit": to_best_fit, "within_budget": within}
+
+    lines = [line("best-fit", 1.0), line("ullage", 0.9), line("ullage, rightsized", 0.4)]
+    lines += [line("predicted, rightsized", 0.3, within=False), line("ullage, rightsized", 0.2, scale=0.6)]
+    assert headline(lines) == (
+        "Within the budget of 1 % of node-time over CPU, ullage, rightsized is cheapest, at 40.0 % of plain best fit's USD; "
+        "without overcommit ullage is cheapest, at 90.0 % of plain best fit's USD."
+    )
+    assert "No strategy keeps the budget" in headline([line("best-fit", 1.0, within=False)])

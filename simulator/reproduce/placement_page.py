@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from placement.strategies import STRATEGIES
 from simulator.charts import Spot, Spots, dot_chart, frontier_chart
 from simulator.report import Cell as Text
 from simulator.report import Page, Section, Table, render_page
 from simulator.reproduce.placement import BUDGET, Cell, summary
 
+TO_BEST_FIT = 5
+"""Column of the table that is marked."""
 TITLES = {
     "none": "Without overcommit",
     "rightsized": "Requests lowered at admission (rightsized)",
@@ -53,6 +57,22 @@ def _costs(title: str, groups: list[Spots]) -> Section:
     return Section(title, lead, svg=frontier_chart(title, groups, x_label=risk, y_label=cost, mark_x=100 * BUDGET))
 
 
+def headline(lines: list[dict[str, Any]]) -> str:
+    """Who is cheapest within the budget, with overcommit and without, of the summary's lines."""
+    plain = [line for line in lines if line["scale"] == 1 and line["within_budget"]]
+    priced = [line for line in plain if math.isfinite(line["usd_to_best_fit"])]
+    if not priced:
+        return "No strategy keeps the budget of node-time over CPU beside plain best fit."
+    found = []
+    for what, of in (("", priced), ("without overcommit ", [r for r in priced if r["cell"] in STRATEGIES])):
+        if of:
+            best = min(of, key=lambda line: float(line["usd_to_best_fit"]))
+            found.append(
+                f"{what}{best['cell']} is cheapest, at {100 * best['usd_to_best_fit']:.1f} % of plain best fit's USD"
+            )
+    return f"Within the budget of {100 * BUDGET:g} % of node-time over CPU, {'; '.join(dict.fromkeys(found))}."
+
+
 def report(rows: list[dict[str, Any]]) -> str:
     """A page with a cost–risk frontier for each mechanism and the table."""
     heads = (
@@ -69,7 +89,10 @@ def report(rows: list[dict[str, Any]]) -> str:
         "in budget",
     )
     cells = []
-    for line in summary(rows):
+    lines = summary(rows)
+    kept = [line["usd_to_best_fit"] for line in lines if line["within_budget"]]
+    least = min((usd for usd in kept if math.isfinite(usd)), default=math.nan)
+    for line in lines:
         shown = (
             line["cell"],
             f"{line['scale']:g}",
@@ -83,13 +106,17 @@ def report(rows: list[dict[str, Any]]) -> str:
             f"{line['placed']:.0f}",
             "yes" if line["within_budget"] else "no",
         )
-        cells.append([Text(text) for text in shown])
+        is_best = line["within_budget"] and line["usd_to_best_fit"] == least
+        cells.append([Text(text, is_best and i == TO_BEST_FIT) for i, text in enumerate(shown)])
     sections = [_costs(title, frontier(rows, mechanism)) for mechanism, title in TITLES.items()]
     return render_page(
         Page(
             "Ullage · placement with real use",
-            "Nodes, USD and risk by strategy and overcommit mechanism.",
-            [*sections, Section("Means over seeds", table=Table(heads, cells))],
+            headline(lines),
+            [
+                *sections,
+                Section("Means over seeds", "The cheapest that keeps the budget is marked.", Table(heads, cells)),
+            ],
             "ullage reproduce placement --data DIR --report FILE",
         )
     )
