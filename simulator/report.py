@@ -48,6 +48,8 @@ class Section:
     svg: str = ""
     terms: Sequence[tuple[str, str]] = ()
     """Words of the table or picture and what they mean, folded away."""
+    folded: str = "What the rows and columns mean"
+    """What is folded away."""
     names: Sequence[tuple[str, str]] = ()
     """Lines of a chart and their colours: what a phone, which has no room at their ends, shows below."""
 
@@ -347,13 +349,13 @@ def _cost_sections(first: dict[str, dict[str, Any]], rows: list[dict[str, Any]],
 def _unplaced_section(first: dict[str, dict[str, Any]], where: str) -> Section:
     failed = [(n, sorted(r["metrics"]["unplaced"].items(), key=lambda i: -i[1])) for n, r in first.items()]
     shown = [(n, [*f[:4], *([("other reasons", sum(v for _, v in f[4:]))] if f[4:] else [])]) for n, f in failed]
-    named = {n: r["metrics"]["unplaced_pods"][:3] for n, r in first.items() if r["metrics"]["unplaced_pods"]}
-    some = "; ".join(f"{n}: {', '.join(pods)}" for n, pods in named.items())
+    named = [(n, ", ".join(r["metrics"]["unplaced_pods"])) for n, r in first.items() if r["metrics"]["unplaced_pods"]]
     return Section(
         f"Who found no place, and why{where}",
         "Pods of the first seed that had not been placed when it ended, by the rule that kept them off most nodes. "
-        f"The first of them: {some}. The JSON beside this page names more, and ullage simulate --log DIR keeps every "
-        "decision for ullage explain.",
+        "ullage simulate --log DIR keeps every decision for ullage explain.",
+        terms=named,
+        folded="The first of them",
         svg=bar_chart("Unplaced pods", [(n, [(k, float(v)) for k, v in f]) for n, f in shown], unit="pods"),
     )
 
