@@ -21,6 +21,7 @@ from simulator.compare import Question, compare
 from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.traces.lanl import FILE, NEEDED
 from simulator.traces.trace import Manifest, NodeEvent, NodeEvents, Trace, TraceError, Usage
+from simulator.traces.trace_facts import facts_of, rows_of
 from simulator.traces.validate import fixed, validate
 
 POD = PodSpec(((CPU, 1000), (MEMORY, 1 << 30)))
@@ -141,3 +142,9 @@ def test_usage_that_cannot_be_is_refused_by_row(pod: int, cpu: int) -> None:
     usage = Usage(np.array([0, pod]), np.array([0, 30]), np.array([10, cpu]), np.array([1, 1]))
     with pytest.raises(TraceError, match=f"usage row 1: pod={pod}, cpu_millicores={cpu}, .* cannot be"):
         trace.but(usage=usage).check()
+
+
+def test_pods_that_arrive_at_once_have_no_rate() -> None:
+    facts = facts_of(Trace.of("t", NODES, [("p", POD, 7, 60), ("q", POD, 7, 60)]))
+    assert facts["arrivals"] == {"first_s": 7, "last_s": 7, "per_hour": None}
+    assert {"what": "arrivals", "value": "all in second 7"} in rows_of(facts)

@@ -74,7 +74,8 @@ def _arrivals(arrival_s: IntArray) -> dict[str, float | int | None]:
     if not len(arrival_s):
         return {"first_s": None, "last_s": None, "per_hour": None}
     first, last = int(arrival_s[0]), int(arrival_s[-1])
-    return {"first_s": first, "last_s": last, "per_hour": round(3600 * len(arrival_s) / max(last - first, 1), 1)}
+    per_hour = round(3600 * len(arrival_s) / (last - first), 1) if last > first else None
+    return {"first_s": first, "last_s": last, "per_hour": per_hour}
 
 
 def _resources(trace: Trace, per_class: IntArray) -> dict[str, dict[str, float | int | None]]:
@@ -137,6 +138,8 @@ def _began(begins_s: int | None) -> str:
 def _when(arrivals: dict[str, Any]) -> str:
     if arrivals["first_s"] is None:
         return "none"
+    if arrivals["per_hour"] is None:
+        return f"all in second {arrivals['first_s']:,}"
     span = duration(arrivals["last_s"] - arrivals["first_s"])
     return f"{arrivals['per_hour']:,} an hour over {span}, from second {arrivals['first_s']:,}"
 
