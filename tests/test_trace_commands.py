@@ -106,6 +106,10 @@ def test_a_replays_log_is_a_trace_of_the_same_calendar(tmp_path: Path) -> None:
     run("from-log", tmp_path / "log", tmp_path / "again.ullage")
     again = Trace.load(tmp_path / "again.ullage")
     assert again.manifest.begins_s == 2_000_000_000
+    assert (again.manifest.source, again.manifest.notes) == ("ullage-log", ("made from a live log",))
+    refused = CliRunner().invoke(trace_group, ["from-log", str(tmp_path / "log"), "demo"])
+    assert refused.exit_code == 2
+    assert "call the file demo.ullage" in refused.stderr
     assert again.pods.name.tolist() == ["p", "q", "r"]
     assert again.pods.arrival_s.tolist() == [0, 90, 500]
     assert again.pods.departure_s.tolist() == [60, 400, -1]

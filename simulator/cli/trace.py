@@ -17,7 +17,7 @@ from simulator.output import API_VERSION, bad_rows, output_option, render, write
 from simulator.traces.calendar_option import BEGINS, check_begin
 from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import read_failures
-from simulator.traces.sources import BUNDLED, open_trace
+from simulator.traces.sources import BUNDLED, open_trace, trace_of_service
 from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace import NodeEvents, Trace
 from simulator.traces.trace_facts import facts_of, rows_of, workload_of
@@ -117,16 +117,13 @@ def convert(source: str, target: Path, prices: Path | None, begins_s: int | None
 
 @trace.command("from-log")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 def from_log(source: Path, target: Path) -> None:
     """Make a trace of what happened live. SOURCE is the service's log folder or a bundle."""
-    from placement.log_lines import begin_of, read_log
-    from simulator.traces.from_log import trace_of
-
-    header, events, lost = read_log(source)
-    found = trace_of(events, source.name.partition(".")[0], begins_s=begin_of(header, events.events))
+    found = trace_of_service(source).but(events=())
     found.save(target)
-    click.echo(f"{target}: {len(found.pods)} pods on {len(found.nodes)} nodes, {lost} events lost", err=True)
+    notes = "; ".join(found.manifest.notes)
+    click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes; {notes}", err=True)
 
 
 @trace.command("slice")

@@ -46,10 +46,20 @@ def _dlrm(path: Path, option: str, skip: bool) -> Trace:
 
 
 def _recorded(path: Path, option: str, skip: bool) -> Trace:
+    _no_option("ullage-log", option)
+    return trace_of_service(path)
+
+
+def trace_of_service(path: Path) -> Trace:
+    """What a service's own log, or a bundle, says happened, with the log itself.
+
+    Raises
+    ------
+    PlacementError : it cannot be read, or holds no pod or no node.
+    """
     from placement.log_lines import begin_of, read_log
     from simulator.traces.from_log import trace_of
 
-    _no_option("ullage-log", option)
     header, events, num_lost = read_log(path)
     notes = ["made from a live log"] + ([f"{num_lost} events were lost by its recorder"] if num_lost else [])
     trace = trace_of(events, path.name.partition(".")[0], begins_s=begin_of(header, events.events))
