@@ -31,10 +31,14 @@ NAME_FIELD = "metadata.name"
 _NAME = "\0name"
 """Column of node names; no label key holds a NUL."""
 ABSENT = -1
+NOWHERE = -2
+"""Number of a text that no node has."""
 ANY_ADDRESS = "0.0.0.0"
 MAX_DIGITS = 100
 """Leading zeros included; label values have at most 63 characters."""
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+MIN_TEXTS = 4096
+"""Above, names and label values of nodes that have gone go, too: autoscalers give each node new ones."""
 MIN_COUNTERS = 256
 """Above, counters that count nobody go: rules of pods that have gone must not slow down those that come."""
 MAX_CLASSES = 20_000
@@ -157,8 +161,11 @@ class RuleIndex:
         self.nodes: list[NodeSpec | None] = []
         self.namespaces: dict[str, NamespaceSpec] = {}
         self._ids: dict[str, int] = {}
+        """Names and label values of nodes → their number in the columns."""
         self._texts: list[str] = []
+        self._most_texts = MIN_TEXTS
         self._columns: dict[str, IntArray] = {}
+        self._absent = np.full(64, ABSENT, np.int64)
         self._capacity = 64
         self._alive = np.zeros(64, np.bool_)
         self._unschedulable = np.zeros(64, np.bool_)
@@ -215,11 +222,31 @@ class RuleIndex:
         return len(self.nodes)
 
     def _id(self, text: str) -> int:
+        return self._ids.get(text, NOWHERE)
+
+    def _new_id(self, text: str) -> int:
         number = self._ids.get(text)
         if number is None:
             number = self._ids[text] = len(self._texts)
             self._texts.append(text)
         return number
+
+    def _drop_texts(self) -> None:
+        """Number anew, in the same order, what nodes have; keys that none has lose their column."""
+        self._columns = {key: column for key, column in self._columns.items() if (column != ABSENT).any()}
+        columns = [*self._columns.values(), self._models]
+        is_used = np.zeros(len(self._texts) + 1, np.bool_)  # the last stands for ABSENT
+        for column in columns:
+            is_used[column] = True
+        is_used[ABSENT] = False
+        kept = np.flatnonzero(is_used)
+        number = np.full(len(is_used), ABSENT)
+        number[kept] = np.arange(len(kept))
+        for column in columns:
+            column[:] = number[column]
+        self._texts = [self._texts[i] for i in kept.tolist()]
+        self._ids = {text: i for i, text in enumerate(self._texts)}
+        self._most_texts = max(MIN_TEXTS, 2 * len(self._texts))
 
     def _grow(self, num_rows: int) -> None:
         if num_rows <= self._capacity:
@@ -236,6 +263,7 @@ class RuleIndex:
         self._taints = grown(self._taints, 0)
         self._models = grown(self._models, ABSENT)
         self._columns = {key: grown(column, ABSENT) for key, column in self._columns.items()}
+        self._absent = grown(self._absent, ABSENT)
         self._counters = {key: grown(counter, 0) for key, counter in self._counters.items()}
         self._carried = {key: grown(counter, 0) for key, counter in self._carried.items()}
         self._ports = {key: grown(counter, 0) for key, counter in self._ports.items()}
@@ -243,24 +271,30 @@ class RuleIndex:
         self._forget_classes()
 
     def _column(self, key: str) -> IntArray:
+        """``(capacity,)`` int64: number of each node's value of a label; pods may ask for keys that no node has."""
+        return self._columns.get(key, self._absent)
+
+    def _set(self, key: str, row: int, text: str) -> None:
         column = self._columns.get(key)
         if column is None:
-            column = self._columns[key] = np.full(self._capacity, ABSENT, np.int64)
-        return column
+            column = self._columns[key] = self._absent.copy()
+        column[row] = self._new_id(text)
 
     def add_node(self, row: int, node: NodeSpec) -> None:
         """A node took a row."""
         self._grow(row + 1)
+        if len(self._texts) >= self._most_texts:
+            self._drop_texts()
         while len(self.nodes) <= row:
             self.nodes.append(None)
         self.nodes[row] = node
         self._alive[row] = True
         self._unschedulable[row] = node.unschedulable
         self._taints[row] = self._taint_set(node)
-        self._models[row] = self._id(node.gpu_model) if node.gpu_model else ABSENT
-        self._column(_NAME)[row] = self._id(node.name)
+        self._models[row] = self._new_id(node.gpu_model) if node.gpu_model else ABSENT
+        self._set(_NAME, row, node.name)
         for key, value in node.labels:
-            self._column(key)[row] = self._id(value)
+            self._set(key, row, value)
         soft = tuple(t for t in node.taints if t.effect == "PreferNoSchedule")
         if soft:
             self._soft_taints[row] = soft

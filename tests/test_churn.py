@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from placement.log import EventLog
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
-from placement.pods import HostPort, PodRules, PodSpec, PodTerm, Requirement, WeightedPodTerm
+from placement.pods import HostPort, NodeRules, PodRules, PodSpec, PodTerm, Requirement, WeightedPodTerm
 from placement.program import NOT_FEASIBLE
-from placement.rules import MIN_COUNTERS
+from placement.rules import MIN_COUNTERS, MIN_TEXTS
 from placement.state import MAX_CHANGED, MAX_CLASSES, ClusterState
 from placement.strategies import STRATEGIES
 from tests.generators import fleets, pod_specs
@@ -111,6 +111,26 @@ def test_taints_with_the_time_in_them_are_forgotten_with_their_nodes() -> None:
     assert state.rules.static_mask(spec).tolist() == [True, True]
 
 
+def test_names_and_labels_of_nodes_that_are_gone_are_forgotten() -> None:
+    """They would slow down every rule about topology, and take memory for ever."""
+    state = state_of([machine("stays", labels=((HOSTNAME, "stays"), ("pool", "a")))])
+    spec = replace(job(1), pod_rules=PodRules(), node_rules=NodeRules(node_selector=(("pool", "a"),)))
+    for number in range(3 * MIN_TEXTS):
+        name = f"node-{number}"
+        labels = ((HOSTNAME, name), ("pool", "b"), (f"key-{number}", f"value-{number}"))
+        state.add_node(machine(name, labels=labels))
+        state.remove_node(name)
+    assert len(state.rules._texts) == len(state.rules._ids) <= MIN_TEXTS + 4
+    num_columns = len(state.rules._columns)
+    assert num_columns < MIN_TEXTS
+    for number in range(100):
+        state.rules.static_mask(replace(spec, node_rules=NodeRules(node_selector=((f"asked-{number}", "x"),))))
+    assert (len(state.rules._columns), len(state.rules._texts)) == (num_columns, len(state.rules._ids))
+    state.add_node(machine("node-0", labels=((HOSTNAME, "node-0"), ("pool", "b"))))
+    assert state.rules.static_mask(spec).tolist() == [True, False]
+    assert state.rules.places(HOSTNAME).tolist() == state.rules.places("\0name").tolist()
+
+
 def test_images_that_no_node_has_any_more_are_forgotten() -> None:
     state = state_of([machine("n0")])
     for build in range(100):
@@ -125,7 +145,10 @@ def test_classes_that_are_asked_about_now_and_then_see_every_change_of_nodes(
 ) -> None:
     state, strategy = state_of(nodes), STRATEGIES["best-fit"]
     changes = st.sampled_from(["cordon", "taint", "label", "cpu", "images", "remove", "add"])
+    drops = data.draw(st.booleans())
     for _ in range(data.draw(st.integers(1, 8))):
+        if drops:
+            state.rules._most_texts = 0
         node = data.draw(st.sampled_from(nodes))
         known = None if node.name not in state.row_of else state.nodes[state.row_of[node.name]]
         change = data.draw(changes)
