@@ -64,3 +64,13 @@ def test_a_trace_of_equal_content_and_another_name_or_calendar_is_another_cell(t
         found.append(compare_module.compare(question, jobs=1, keep=tmp_path / "cache"))
     assert [comparison.rows[0]["trace"] for comparison in found] == ["first", "second"]
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_strategy_that_learns_something_else_is_another_cell(tmp_path: Path) -> None:
+    question = compare_module.Question(("demo",), (str(tmp_path / "s.toml"),))
+    keys = set()
+    for needs in ("[]", '["workload"]'):
+        (tmp_path / "s.toml").write_text(f"needs = {needs}\n[scorers.leftover]\nweight = -1\n")
+        (cell,) = compare_module.cells_of(question)
+        keys.add(compare_module._key(cell))
+    assert len(keys) == 2
