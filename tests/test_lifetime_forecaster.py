@@ -201,6 +201,27 @@ def test_another_model_has_to_earn_trust_anew_and_none_falls_to_the_history(fold
     assert known.source == "hazards"
 
 
+def test_a_refit_goes_on_with_the_trust_of_the_model_before_and_a_foreign_model_does_not(folder: Path) -> None:
+    model = model_of(folder)
+    assert len(model.owners) == 8
+    _, learner = replayed(by_the_hour(owners=6, hours=8, seed=9), model, 8 * 3600)
+    forecaster = learner.forecaster
+    record = forecaster.monitors[False].losses
+    some = sorted(model.owners)
+    forecaster.use(replace(model, owners=frozenset([*some[:4], "a", "b", "c", "d"])))
+    assert forecaster.monitors[False].trusted
+    assert forecaster.monitors[False].losses == record
+    forecaster.learn(8 * 3600 + 300)
+    forecaster.renewed(Knowledge.neutral(), 8 * 3600 + 300)
+    assert forecaster.by_rung()["model"] == 6
+    forecaster.use(replace(model, owners=frozenset([*some[:3], "e", "f", "g", "h", "i"])))
+    assert not forecaster.monitors[False].trusted
+    forecaster.monitors[False] = LossMonitor(least=1)
+    forecaster.monitors[False].observe(0.1, 0.5)
+    forecaster.use(replace(model, owners=frozenset()))
+    assert not forecaster.monitors[False].trusted, "of whom it tells is not known"
+
+
 def test_a_model_that_comes_later_finds_features_from_then_on(folder: Path) -> None:
     forecaster = LifetimeForecaster()
     forecaster.began("a", spec_of(0), 0)
@@ -352,7 +373,7 @@ def test_sizes_that_are_gone_are_forgotten_and_a_pod_that_begins_twice_can_be() 
     forecaster.learn(300 + KEPT_S)
     history = forecaster.history
     assert history.lineage is not None
-    assert len(history.survival._keys) == 1, "everyone is remembered"
+    assert len(history.survival._keys) == 2, "everyone and newcomers are remembered"
     assert len(history.lineage._kin) == 1
     assert not forecaster._known
     forecaster.began("again", spec_of(0, 1), 400 + KEPT_S)
@@ -496,7 +517,8 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
     await serving.turn()
     assert 'ullage_fallback_total{reason="lifetime model refused"} 1.0' in live.metrics.expose().decode()
     assert lifetimes_of(live.state.knowledge).source == "hazards"
-    (broken / "lifetimes.txt").write_bytes((folder / "lifetimes.txt").read_bytes())
+    for name in ("lifetimes.txt", "lifetime-classes.txt"):
+        (broken / name).write_bytes((folder / name).read_bytes())
     (broken / "card.json").write_text(boosted.card_text(card))
     serving._card_stamp = -1.0
     await serving.turn()

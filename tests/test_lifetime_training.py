@@ -20,9 +20,10 @@ from placement.learning.baselines import Target
 from placement.learning.boosted import load_card
 from placement.learning.drift import CoverageMonitor, LossMonitor
 from placement.learning.lifetime_history import Kin, LifeHistory, feature_names
-from placement.learning.lifetime_model import load_lifetimes, row_names
+from placement.learning.lifetime_model import Classes, load_lifetimes, row_names
 from placement.learning.lineage import LIMITS_S
 from placement.learning.prediction import HISTORY, load_rungs
+from placement.learning.survival import class_shares
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from simulator.cli.learn import evaluate as evaluate_command
@@ -31,7 +32,7 @@ from simulator.learning.accuracy import html
 from simulator.learning.lifetime_accuracy import headline, rows_of
 from simulator.learning.lifetime_samples import Draw, is_held_out, samples_of, with_owners
 from simulator.learning.lifetime_scores import calibration_error, gone_by, log_loss, reliability, scores
-from simulator.learning.lifetime_training import DRIFT, Bounds, train_lifetimes
+from simulator.learning.lifetime_training import CLASS_SHARE, DRIFT, Bounds, model_shares, train_lifetimes
 from simulator.learning.recordings import AZURE_MARK, Learnable, _with_batches, evaluate, read_learnable, train
 from simulator.learning.training import Effort, Split
 from simulator.traces.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
@@ -78,8 +79,45 @@ def test_the_card_says_what_was_learned_from_and_how_good_it_is(folder: Path) ->
 def test_the_same_recording_and_seed_give_the_same_bytes(folder: Path, trace: Trace) -> None:
     again = train_lifetimes(trace, seed=3, rows=EFFORT.rows)
     assert again.files == {p.name: p.read_text() for p in folder.glob("*.txt")}
-    assert again.files.keys() == {"lifetimes.txt", "judged-lifetimes.txt"}
+    names = {"lifetimes.txt", "lifetime-classes.txt"}
+    assert again.files.keys() == names | {f"judged-{name}" for name in names}
     assert load_card(folder)["lifetimes"] == json.loads(json.dumps(again.section))
+
+
+def test_what_is_served_is_one_distribution_of_hazards_classes_and_the_owners_majority(
+    folder: Path, trace: Trace
+) -> None:
+    model, samples = load_lifetimes(folder), samples_of(trace, [Draw(5e4, 6e4, 300, (0,))], seed=0)
+    assert model is not None
+    assert model.classes is not None
+    assert model.classes.share + model.classes.owner_share == CLASS_SHARE
+    alone = replace(model, classes=None)
+    names = list(feature_names())
+    majority = samples.features[:, [names.index(f"owner:class_{c}") for c in range(4)]]
+    by_trees = model.classes.trees.shares(samples.features)
+    np.testing.assert_allclose(
+        model_shares(model, samples),
+        (1 - CLASS_SHARE) * model_shares(alone, samples)
+        + model.classes.share * by_trees
+        + model.classes.owner_share * majority,
+        atol=0.02,
+    )
+    assert np.abs(by_trees - model_shares(alone, samples)).max() > 0.05
+    unknown = np.full_like(samples.features, np.nan)
+    history = class_shares(samples.rule)
+    found = Classes(model.classes.trees, 0, 1).mixed(history, unknown, history)
+    np.testing.assert_allclose(found, history, err_msg="an owner of whom no pod has ended is told by the history")
+
+
+def test_too_few_arrivals_leave_the_hazards_alone(tmp_path: Path) -> None:
+    pods = [(f"p{i}", spec_of(i % 4), 700 * i, 700 * i + (4000 if i % 2 else 90_000)) for i in range(110)]
+    trace = Trace.of("few", nodes(12), pods)
+    learned = train(Learnable("few", None, trace), tmp_path, seed=1, effort=EFFORT)
+    assert learned.lifetimes is not None
+    assert load_card(tmp_path)["lifetimes"]["judged"]["classes"] is None
+    judged = load_lifetimes(tmp_path, judged=True)
+    assert judged is not None
+    assert judged.classes is None
 
 
 def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Trace) -> None:
@@ -90,6 +128,9 @@ def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Tr
     assert "<h2>Lifetimes</h2>" in page
     assert page.count("<svg") == 2, "nobody was followed for a day from an hour on"
     assert "The class of lifetime is right for" in page
+    shares = report["lifetimes"]["class_shares"]
+    assert shares["trees"] + shares["owner"] == CLASS_SHARE
+    assert f"of what is said of classes trees of their own have {shares['trees']:.0%}" in page
     rows = rows_of(report["lifetimes"]["ages"])
     assert rows[0]["lifetimes"] == "at arrival, all"
     assert {"after 15 minutes, owners never fitted on", "after an hour, all"} <= {row["lifetimes"] for row in rows}
@@ -239,6 +280,11 @@ def test_what_the_folder_predicts_and_the_recording_tells_must_meet(folder: Path
         ({"features": "abc"}, "was fitted for lifetime features abc"),
         ({"share": 7}, "must be 0 to 1"),
         ({"share": None}, "has share None; train again"),
+        ({"classes": {"file": "gone.txt", "sha256": "0", "share": 0.5, "owner_share": 0}}, "gone.txt cannot be read"),
+        ({"classes": {"file": "lifetimes.txt", "sha256": "0", "share": 0.5, "owner_share": 0}}, "match its checksum"),
+        ({"classes": {"file": "lifetimes.txt", "sha256": "0", "share": 0.5, "owner_share": 0.6}}, "1.1 in all"),
+        ({"classes": {"file": "lifetimes.txt", "sha256": "0", "share": 0.5}}, "classes lacks 'owner_share'"),
+        ({"classes": 3}, "classes is no table"),
     ],
 )
 def test_a_damaged_or_foreign_lifetime_model_is_refused(
@@ -251,6 +297,10 @@ def test_a_damaged_or_foreign_lifetime_model_is_refused(
         load_lifetimes(tmp_path)
     (tmp_path / "card.json").write_text(boosted.card_text({**card, "lifetimes": [1]}))
     with pytest.raises(ModelError, match="lifetimes is no table"):
+        load_lifetimes(tmp_path)
+    older = {k: v for k, v in card["lifetimes"].items() if k != "classes"}
+    (tmp_path / "card.json").write_text(boosted.card_text({**card, "lifetimes": older}))
+    with pytest.raises(ModelError, match="lacks 'classes'; train again"):
         load_lifetimes(tmp_path)
 
 
@@ -265,8 +315,14 @@ def test_a_model_refuses_rows_of_other_features(folder: Path) -> None:
     assert model is not None
     with pytest.raises(ModelError, match="expects"):
         model.trees.scores(np.zeros((1, 3), np.float32))
-    from placement.learning.boosted import HazardTrees
+    assert model.classes is not None
+    with pytest.raises(ModelError, match="expects"):
+        model.classes.trees.shares(np.zeros((1, 3), np.float32))
+    from placement.learning.boosted import ClassTrees, HazardTrees
 
+    of_classes = folder / "lifetime-classes.txt"
+    with pytest.raises(ModelError, match="and 4 classes, not 2 and 4"):
+        ClassTrees.load(of_classes, load_card(folder)["lifetimes"]["classes"]["sha256"], row_names()[:2], 4)
     sha = load_card(folder)["lifetimes"]["sha256"]
     with pytest.raises(ModelError, match="features, not 2"):
         HazardTrees.load(folder / "lifetimes.txt", sha, row_names()[:2])

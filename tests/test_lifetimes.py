@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError, ModelError
-from placement.learning.lifetime_history import Kin, LifeHistory, feature_names
+from placement.learning.drift import LEAST
+from placement.learning.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of
 from placement.pods import PodSpec
+from simulator.learning.lifetime_classes import known_at
 from simulator.learning.lifetime_scores import concordance
 from simulator.learning.lifetime_training import model_at
-from simulator.reproduce.lifetimes import Arrivals, known_at, one, stream
+from simulator.reproduce.lifetime_guard import trusted
+from simulator.reproduce.lifetimes import Arrivals, one, stream
 from simulator.traces.trace import NEVER, Manifest, Pods, Trace
 from tests.life_traces import by_the_hour
 
@@ -85,10 +88,10 @@ def made_up(departures: list[int]) -> Trace:
 
 def test_what_happens_later_does_not_change_how_an_arrival_is_described() -> None:
     values = [("a",)] * 4
-    extra = np.zeros((4, 1), np.float32)
-    one = stream(made_up([1500, 9000, 9000, 9000]), ("owner",), values, extra, ("x",), 9e4, 0.0)
-    two = stream(made_up([1500, 70_000, NEVER, 4500]), ("owner",), values, extra, ("x",), 9e4, 0.0)
-    np.testing.assert_array_equal(one.rows, two.rows)
+    one = stream(made_up([1500, 9000, 9000, 9000]), ("owner",), values, 9e4, 0.0)
+    two = stream(made_up([1500, 70_000, NEVER, 4500]), ("owner",), values, 9e4, 0.0)
+    for name, said in one.rules.items():
+        np.testing.assert_array_equal(said, two.rules[name])
     np.testing.assert_array_equal(one.lives.features, two.lives.features)
     np.testing.assert_array_equal(one.lives.rule, two.lives.rule)
     assert two.is_ended.tolist() == [1, 1, 0, 1]
@@ -96,8 +99,7 @@ def test_what_happens_later_does_not_change_how_an_arrival_is_described() -> Non
 
 def test_labels_at_a_moment_hold_nothing_that_was_not_known_then() -> None:
     values = [("a",)] * 3
-    extra = np.zeros((3, 1), np.float32)
-    found = stream(made_up([1500, 300_000, 3200]), ("owner",), values, extra, ("x",), 4e5, 0.0)
+    found = stream(made_up([1500, 300_000, 3200]), ("owner",), values, 4e5, 0.0).lives
     index, classes, weight = known_at(found, 20_000)
     known = set(zip(index.tolist(), classes.tolist(), strict=True))
     assert {(0, 0), (2, 0)} <= known
@@ -110,7 +112,7 @@ def test_labels_at_a_moment_hold_nothing_that_was_not_known_then() -> None:
 def told(trace: Trace) -> Arrivals:
     owners = [(trace.specs[c].owner, "all") for c in trace.pods.spec.tolist()]
     last = float(trace.pods.departure_s.max())
-    return stream(trace, ("owner", "all"), owners, np.zeros((len(owners), 1), np.float32), ("x",), last, 0.0)
+    return stream(trace, ("owner", "all"), owners, last, 0.0)
 
 
 def test_a_model_of_a_moment_holds_nothing_that_was_not_known_then() -> None:
@@ -119,8 +121,13 @@ def test_a_model_of_a_moment_holds_nothing_that_was_not_known_then() -> None:
     other = trace.but(pods=replace(trace.pods, departure_s=departure))
     mine, same = (model_at(told(t).lives, now, most=500, seed=1) for t in (trace, other))
     assert (mine.trees.text, mine.share) == (same.trees.text, same.share)
+    assert mine.classes is not None
+    assert same.classes is not None
+    assert (mine.classes.trees.text, mine.classes.owner_share) == (same.classes.trees.text, same.classes.owner_share)
     later = model_at(told(other).lives, now + 3 * 3600, most=500, seed=1)
     assert later.trees.text != mine.trees.text
+    assert later.classes is not None
+    assert later.classes.trees.text != mine.classes.trees.text
     with pytest.raises(ModelError, match="no pod arrived"):
         model_at(told(trace).lives, -1, most=500, seed=1)
 
@@ -133,6 +140,28 @@ def test_refitted_models_learn_what_rules_on_the_past_cannot_see() -> None:
     assert found["hazards"]["accuracy"] > found["history"]["accuracy"] + 0.1
 
 
+def test_the_guard_lets_a_model_answer_once_enough_of_its_answers_came_true() -> None:
+    """A pod every 1000 s, which lives for 100 s; every third one is of a new workload."""
+    num = 600
+    trace = made_up([1000 * (i + 1) + 100 for i in range(num)])
+    lives = stream(trace, ("owner",), [("a",)] * num, 7e5, 0.0).lives
+    lives = replace(lives, is_new=np.arange(num) % 3 == 0)
+    good, bad = (np.full((num, NUM_HAZARDS), chance) for chance in (0.99, 0.01))
+    kin = np.arange(num)
+    found = trusted(good, lives, kin)
+    for mask in (lives.is_new, ~lives.is_new):
+        earned = np.flatnonzero(found[mask])
+        assert earned[0] == LEAST, "as many outcomes have to be known"
+        assert len(earned) == mask.sum() - LEAST
+    assert not trusted(bad, lives, kin).any()
+    assert not trusted(np.where(np.arange(num)[:, None] < 100, np.nan, good), lives, kin)[:199].any(), (
+        "nobody was asked"
+    )
+    many = np.zeros(num, np.int64)
+    at_once = replace(lives, moment_s=np.full(num, 1000.0))
+    assert not trusted(good, at_once, many).any(), "pods of one class at one look count once"
+
+
 def test_concordance_is_one_for_the_true_order_and_half_for_none() -> None:
     life = np.arange(1.0, 500.0)
     ended = np.ones(499, np.int64)
@@ -140,6 +169,37 @@ def test_concordance_is_one_for_the_true_order_and_half_for_none() -> None:
     assert concordance(life, life, ended, rng) == 1
     assert concordance(-life, life, ended, rng) == 0
     assert concordance(np.zeros(499), life, ended, rng) == 0.5
+
+
+def newcomers(gang: int) -> LifeHistory:
+    """A workload whose pods live on, and twenty that came later, one after the other, whose pods ended at once; they
+    came in gangs of so many."""
+    history = LifeHistory()
+    for i in range(400):
+        history.began(f"old-{i}", Kin("old", (1, 1, 0)), 0)
+    for i in range(20):
+        for j in range(gang):
+            history.began(f"{i}-{j}", Kin(f"new-{i}", (1, 1, 0)), 100_000 + i)
+    for i in range(20):
+        for j in range(gang):
+            history.ended(f"{i}-{j}", 100_060)
+    return history
+
+
+def test_a_new_workload_is_told_by_the_latest_newcomers() -> None:
+    history, now = newcomers(gang=1), 100_100
+    assert history.hazards(Kin("newest", (1, 1, 0)), now)[0] > 0.7
+    assert history.hazards(Kin("newest", (2, 2, 0)), now)[0] > 0.7, "of another size"
+    assert history.hazards(Kin("", (1, 1, 0)), now)[0] < 0.3, "a bare pod is of no new workload"
+    assert history.hazards(Kin("old", (1, 1, 0)), now)[0] < 0.1
+    history.began("x", Kin("newest", (1, 1, 0)), now)
+    history.began("y", Kin("newest", (1, 1, 0)), now)
+    assert [history.running[uid].is_first for uid in "xy"] == [True, False]
+
+
+def test_one_large_gang_is_one_newcomer() -> None:
+    alone, many = (newcomers(gang).hazards(Kin("newest", (1, 1, 0)), 100_100)[0] for gang in (1, 30))
+    assert many == pytest.approx(alone, abs=0.05)
 
 
 def test_a_new_workload_is_told_by_gangs_of_about_its_size() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,17 @@ from hypothesis import strategies as st
 
 from placement.errors import ConfigError
 from placement.knowledge import AGES_S, HORIZONS_S, Forecast, Forecasts, Knowledge, Lifespan, Lifetimes
-from placement.learning.survival import NUM_PARTS, Survival, certain, class_shares, lifespans, part_of
+from placement.learning.survival import (
+    CLASS_STARTS,
+    NUM_PARTS,
+    Survival,
+    certain,
+    class_shares,
+    lifespans,
+    part_of,
+    part_shares,
+    with_classes,
+)
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
@@ -75,6 +87,25 @@ def test_many_that_run_do_not_drown_what_is_remembered() -> None:
 def test_shares_of_classes_add_up_the_parts_of_life() -> None:
     shares = class_shares(np.array([[0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 1.0], [0.0] * 8]))
     np.testing.assert_allclose(shares, [[0.75, 0.125, 0.0625, 0.0625], [0, 0, 0, 1]])
+
+
+@given(
+    st.lists(st.floats(0.005, 0.995), min_size=NUM_PARTS - 1, max_size=NUM_PARTS - 1),
+    st.lists(st.floats(0.01, 1), min_size=4, max_size=4),
+)
+def test_other_shares_of_classes_leave_the_parts_within_a_class_as_they_were(
+    hazards: list[float], raw: list[float]
+) -> None:
+    before, shares = np.array([hazards]), np.array([raw]) / sum(raw)
+    after = with_classes(before, shares)
+    assert (after >= 0).all()
+    assert (after <= 1 + 1e-12).all()
+    np.testing.assert_allclose(class_shares(after), shares, atol=1e-9)
+    old, new = part_shares(before)[0], part_shares(after)[0]
+    for first, last in pairwise((*CLASS_STARTS, NUM_PARTS)):
+        np.testing.assert_allclose(
+            new[first:last] * old[first:last].sum(), old[first:last] * new[first:last].sum(), atol=1e-9
+        )
 
 
 @given(st.lists(st.floats(0, 1), min_size=NUM_PARTS - 1, max_size=NUM_PARTS - 1))

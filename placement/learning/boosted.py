@@ -190,18 +190,45 @@ def fit(
 
 
 @dataclass(frozen=True)
-class ClassModel:
-    """Boosted probabilities of classes (lifetimes): softmax trees on features as they are."""
+class ClassTrees:
+    """Boosted probabilities of classes (of lifetime): softmax trees on features as they are."""
 
     names: tuple[str, ...]
     num_classes: int
     booster: Any = field(repr=False, compare=False)
 
-    def predict(self, rows: SingleArray) -> FloatArray:
-        """(S, K) probabilities for (S, F) features."""
+    @property
+    def text(self) -> str:
+        """What a file holds."""
+        return str(self.booster.model_to_string())
+
+    def shares(self, rows: SingleArray) -> FloatArray:
+        """(S, K) probabilities for (S, F) features.
+
+        Raises
+        ------
+        ModelError : the rows have another number of features.
+        """
         if rows.shape[1] != len(self.names):
             raise ModelError(f"lifetime model expects {len(self.names)} features, got {rows.shape[1]}; retrain it")
         return np.asarray(self.booster.predict(rows, num_threads=1), float).reshape(len(rows), self.num_classes)
+
+    @classmethod
+    def load(cls, path: Path, sha256: str, names: tuple[str, ...], num_classes: int) -> ClassTrees:
+        """From a file.
+
+        Raises
+        ------
+        ModelError : it is missing, damaged, of other features or classes, or LightGBM is not installed.
+        """
+        booster = _read_booster(path, sha256)
+        found = booster.num_feature(), booster.num_model_per_iteration()
+        if found != (len(names), num_classes):
+            raise ModelError(
+                f"model file {path} has {found[0]} features and {found[1]} classes, not {len(names)} and {num_classes}; "
+                "train again"
+            )
+        return cls(names, num_classes, booster)
 
 
 def fit_classes(
@@ -212,7 +239,7 @@ def fit_classes(
     names: Sequence[str],
     num_classes: int,
     options: FitOptions,
-) -> ClassModel:
+) -> ClassTrees:
     """Grow one softmax model on (S, F) rows with integer ``labels``.
 
     Raises
@@ -226,7 +253,7 @@ def fit_classes(
     settings = {k: v for k, v in options.parameters().items() if k != "alpha"}
     settings |= {"objective": "multiclass", "num_class": num_classes}
     data = lightgbm.Dataset(rows, labels, weight=weight, params={"max_bin": 127, "verbose": -1, "num_threads": 1})
-    return ClassModel(tuple(names), num_classes, lightgbm.train(settings, data, options.trees))
+    return ClassTrees(tuple(names), num_classes, lightgbm.train(settings, data, options.trees))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """What is known of pods' lifetimes as they come and go: hazards, and features for models, by workload and size.
 
 Times never go back. A workload's pods are known by their workload (none for bare pods, which have no past in common),
-by workload and size, by size, and among everyone. The same object serves live, in replays and in training, so a model is
-asked with what it was fitted on.
+by workload and size, by size, and among everyone. One of which nobody knows anything is told by newcomers: the first pods
+of other workloads that nobody knew, of its size and of any. The same object serves live, in replays and in training, so
+a model is asked with what it was fitted on.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from placement.learning.survival import NUM_PARTS, Survival, part_of
 from placement.learning.usage import SingleArray
 from placement.pods import PodSpec
 
-KEEP = (0.95, 0.99, 0.999)
-"""What an outcome still weighs after the next one: of a workload, of a size, of all."""
+KEEP = (0.95, 0.95, 0.95, 0.99, 0.999)
+"""What an outcome still weighs after the next one: of a workload, of newcomers of a size, of newcomers, of a size, of all."""
+OWN, NEW_OF_SIZE, NEW, SIZE, ALL = range(len(KEEP))
+"""Levels of the hazards."""
 LEVELS = ("owner", "owner-size", "size-gang", "size", "all")
 """Of the lineage, from the most particular."""
 GANG_STEPS = 3
@@ -48,10 +51,10 @@ class Kin:
         """Of a class of pods."""
         return cls(workload_of(spec.namespace, spec.owner), spec.main_amounts, spec.priority, spec.gang_size)
 
-    @property
-    def keys(self) -> tuple[Hashable, ...]:
-        """Of the hazards: workload, size, everyone."""
-        return self.workload or None, self.size, "all"
+    def keys(self, *, is_new: bool) -> tuple[Hashable, ...]:
+        """Of the hazards: workload, newcomers of the size, newcomers, size, everyone."""
+        new = (("new", self.size), "new") if is_new else (None, None)
+        return self.workload or None, *new, self.size, "all"
 
     @property
     def values(self) -> tuple[Hashable, ...]:
@@ -84,11 +87,15 @@ class Running:
     """When it arrived, as the lineage knows it: without gaps that were taken out of its age."""
     was_there: bool = False
     """It ran before anybody looked: it is older than it seems, and has outlived others that nobody saw."""
+    is_first: bool = False
+    """Nobody had met a pod of its workload before. It stands for its workload among the newcomers: pods that come
+    together live alike, so to count all of them would make the largest one the rule."""
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
         """Whom it tells of in the hazards: pods that were there of their own workload alone, not of all pods alike."""
-        return (self.kin.keys[0], None, None) if self.was_there else self.kin.keys
+        keys = self.kin.keys(is_new=self.is_first)
+        return (keys[OWN], *[None] * (len(keys) - 1)) if self.was_there else keys
 
 
 Outcome = Callable[[str, Running, bool], None]
@@ -122,7 +129,8 @@ class LifeHistory:
         since_s = max(since_s, self.now_s)
         if uid in self.running:
             self.drop(uid)
-        pod = self.running[uid] = Running(kin, since_s, 0, since_s, since_s, was_there)
+        is_first = bool(kin.workload) and not was_there and not self.survival.has_met(OWN, kin.workload)
+        pod = self.running[uid] = Running(kin, since_s, 0, since_s, since_s, was_there, is_first)
         self.survival.enter(pod.keys, 0, since_s)
         if self.lineage is not None:
             (self.lineage.find if was_there else self.lineage.arrive)(kin.values, float(since_s))
@@ -206,7 +214,7 @@ class LifeHistory:
 
     def forget(self, workload: str) -> None:
         """A workload none of whose pods run."""
-        self.survival.forget(0, workload)
+        self.survival.forget(OWN, workload)
         if self.lineage is not None:
             self.lineage.forget(0, workload)
 
@@ -219,29 +227,32 @@ class LifeHistory:
             for step in range(gang_step(LARGEST_GANG) + 1):
                 self.lineage.forget(2, (kin.size, step))
         if not kin.workload:
-            self.survival.forget(1, kin.size)
+            self.survival.forget(SIZE, kin.size)
+            self.survival.forget(NEW_OF_SIZE, ("new", kin.size))
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
 
     def knows(self, kin: Kin) -> bool:
         """Whether a pod of the workload has told anything."""
-        return bool(kin.workload) and self.survival.num_outcomes(0, kin.workload) > 0
+        return bool(kin.workload) and self.survival.num_outcomes(OWN, kin.workload) > 0
 
     @property
     def is_blank(self) -> bool:
         """Whether nothing at all is known."""
-        return self.survival.num_outcomes(2, "all") == 0
+        return self.survival.num_outcomes(ALL, "all") == 0
 
     def hazards(self, kin: Kin | None, now_s: int) -> list[float]:
         """``NUM_PARTS`` chances to end in each part of life; of everyone without kin."""
-        keys = (None, None, "all") if kin is None else kin.keys
-        return self.survival.hazards(keys, now_s)
+        if kin is None:
+            return self.survival.hazards((*[None] * ALL, "all"), now_s)
+        return self.survival.hazards(kin.keys(is_new=bool(kin.workload) and not self.knows(kin)), now_s)
 
     def features(self, kin: Kin, now_s: int) -> SingleArray:
         """(F,) by :func:`feature_names`, of a pod of this kin that arrives now, itself not counted."""
         assert self.lineage is not None, "a history with features"
         cpu, memory, gpu = kin.size
-        seen = [x for level, key in enumerate(kin.keys[:2]) for x in self.survival.seen(level, key, now_s)]
+        told_by = ((OWN, kin.workload or None), (SIZE, kin.size))
+        seen = [x for level, key in told_by for x in self.survival.seen(level, key, now_s)]
         asks = (
             cpu / 1000,
             memory / 2**30,

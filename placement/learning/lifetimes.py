@@ -3,10 +3,11 @@
 The same object learns in ``ullage serve`` and in a replay: pods that come and go in, questions out, answers in, knowledge
 out; time is an argument. Rungs, best first:
 
-- ``model``: boosted hazards (:mod:`placement.learning.lifetime_model`), once they have done no worse than the history
+- ``model``: boosted hazards and classes (:mod:`placement.learning.lifetime_model`), once they have done no worse than the history
   on outcomes of this cluster, and until they do (:class:`LossMonitor`; new workloads apart from known ones);
 - ``history``: hazards of the workload, leaning on its size and on everyone (:mod:`placement.learning.survival`);
-- ``population``: the same for a workload of which no pod has told anything: its size and everyone;
+- ``population``: the same for a workload of which no pod has told anything: first pods of other workloads that nobody
+  knew (of its size, of any), its size and everyone;
 - ``none``: nothing has ended or lived through anything yet.
 
 A promise is what stood when a pod entered a part of life; what comes of it in that part judges both rungs.
@@ -148,13 +149,17 @@ class LifetimeForecaster:
         """Pods that may have ended at any time of a gap."""
 
     def use(self, model: LifetimeModel | None) -> None:
-        """Another model from now on; it has to earn trust anew. Features are kept from the first model on."""
+        """Another model from now on. It has to earn trust anew, unless it is the one before, fitted again: that goes on with
+        what the one before has earned, and with its outcomes. Features are kept from the first model on.
+        """
+        is_refit = model is not None and self.model is not None and model.is_refit_of(self.model)
         self.model = model
-        self.monitors = {True: LossMonitor(), False: LossMonitor()}
+        if not is_refit:
+            self.monitors = {True: LossMonitor(), False: LossMonitor()}
+            self._promised.clear()
+            self._trials.clear()
         if model is not None:
             self.history.follow_features()
-        self._promised.clear()
-        self._trials.clear()
         for known in self._known.values():
             known.is_changed = True
             if known.answer is not None:

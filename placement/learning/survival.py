@@ -1,9 +1,9 @@
 """Lifespans from what ends and what goes on living, as it happens: hazards per owner, leaning on what is more general.
 
 A pod's life is cut at :data:`~placement.knowledge.AGES_S`. Each time a pod ends within a part, or reaches the end of
-it, the part's hazard is updated for all of the pod's keys (its workload, its size, everyone), with old outcomes fading.
-Pods that still run have told of every part they lived through, and of the share of the part they are in, so nothing is
-censored away. A key that has seen little
+it, the part's hazard is updated for all of the pod's keys (its workload, newcomers, its size, everyone), with old
+outcomes fading. Pods that still run have told of every part they lived through, and of the share of the part they are
+in, so nothing is censored away. A key that has seen little
 leans on the next more general one as if it had seen :data:`PRIOR` pods of that (actuarial life table with shrinkage).
 """
 
@@ -79,6 +79,10 @@ class Survival:
                 found.ended[part] = found.ended[part] * keep + ended
                 found.seen[part] = found.seen[part] * keep + 1.0
                 found.outcomes[part] += 1
+
+    def has_met(self, level: int, key: Hashable) -> bool:
+        """Whether a pod of a key ever entered a part of life, as far as is remembered."""
+        return self._keys.find(level, key) is not None
 
     def forget(self, level: int, key: Hashable) -> None:
         """All that is known of a key, none of whose pods run."""
@@ -172,6 +176,19 @@ def part_shares(hazards: FloatArray) -> FloatArray:
 def class_shares(hazards: FloatArray) -> FloatArray:
     """``(B, 4)`` shares of pods that end in each class of lifetime."""
     found: FloatArray = np.add.reduceat(part_shares(hazards), CLASS_STARTS, axis=1)
+    return found
+
+
+def with_classes(hazards: FloatArray, shares: FloatArray) -> FloatArray:
+    """``(B, NUM_PARTS - 1)`` hazards of pods that end in the classes by ``(B, 4)`` shares, and within each as they did.
+
+    One distribution over the parts of life, so its answers at all ages fit together.
+    """
+    parts, tiny = part_shares(hazards), np.finfo(float).tiny
+    factor = shares / np.maximum(class_shares(hazards), tiny)
+    ends = parts * np.repeat(factor, np.diff([*CLASS_STARTS, NUM_PARTS]), axis=1)
+    alive = np.cumsum(ends[:, ::-1], axis=1)[:, ::-1]
+    found: FloatArray = (ends / np.maximum(alive, tiny))[:, :-1]
     return found
 
 

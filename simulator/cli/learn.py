@@ -354,7 +354,7 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
     result = run(data, seed=seed, progress=_say(quiet))
     rows = []
     for trace in ("dlrm", "azure"):
-        ours = {"ullage": "model", "hazards alone": "hazards", "history alone": "history"}
+        ours = {"ullage": "model", "without the guard": "unguarded", "its hazards": "hazards", "history": "history"}
         named = {name: result[trace][key] for name, key in ours.items()}
         for name, entry in {**named, **result[trace]["rules"]}.items():
             rows.append(

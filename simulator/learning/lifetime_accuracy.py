@@ -67,7 +67,8 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
         "<h2>Lifetimes</h2>",
         f'<p class="lead">Trained on {escape(str(trained.get("name", "?")))}, judged on the last third of '
         f"{escape(str(data['name']))} ({data['pods']:,} pods of {data['owners']:,} owners, {data['days']:g} days). "
-        f"The trees have {lifetimes['share']:.0%} of the mixture with the history. Classes: {', '.join(CLASSES)}. "
+        f"The trees have {lifetimes['share']:.0%} of the mixture of hazards with the history{_of_classes(lifetimes)}. "
+        f"Classes: {', '.join(CLASSES)}. "
         "Loss in nats, pods that still run included; Brier score and calibration of the chances to be gone within 15 "
         "minutes, an hour, a day. Rules speak of the owner, or else of its size, or else of everyone; "
         "<i>history</i> is what answers without a model.</p>",
@@ -82,6 +83,15 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
         body.append(_classes(entry["classes"]))
         body += [_table(title, entry[group]) for group, title in GROUPS.items() if group in entry]
     return body
+
+
+def _of_classes(lifetimes: Mapping[str, Any]) -> str:
+    """What is said of classes beside the hazards, in words."""
+    shares = lifetimes["class_shares"]
+    if shares is None:
+        return ""
+    owner = f", the owner's majority {shares['owner']:.0%}" if shares["owner"] else ""
+    return f"; of what is said of classes trees of their own have {shares['trees']:.0%}{owner}"
 
 
 def _diagram(points: Sequence[Sequence[float]]) -> str:

@@ -90,6 +90,13 @@ class LifeSamples:
         features[:, HOUR_COLUMN] = np.nan
         return replace(self, features=features)
 
+    def as_known_at(self, now_s: float) -> LifeSamples:
+        """The same, who ended later still running."""
+        age = now_s - self.arrival_s
+        return replace(
+            self, lifetime_s=np.minimum(self.lifetime_s, age), is_ended=self.is_ended & (self.lifetime_s <= age)
+        )
+
     def parts_of_lives(self, until_s: float, half_life_s: float) -> HazardRows:
         """A row for each part of life that a pod lived through, wholly or partly, as known at ``until_s``.
 

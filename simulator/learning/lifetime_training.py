@@ -14,13 +14,14 @@ import numpy as np
 from placement.errors import ConfigError, ModelError
 from placement.knowledge import workload_of
 from placement.learning import drift
-from placement.learning.boosted import FitOptions, HazardRows, fit_hazards
-from placement.learning.lifetime_model import LifetimeModel, bounded, card_section, row_names
+from placement.learning.boosted import ClassTrees, FitOptions, HazardRows, fit_hazards
+from placement.learning.lifetime_model import OWNERS, Classes, LifetimeModel, bounded, card_section, row_names
 from placement.learning.lineage import NUM_CLASSES
 from placement.learning.prediction import HISTORY
 from placement.learning.spans import SPAN, Span
 from placement.learning.survival import class_shares
 from placement.resources import BoolArray, FloatArray
+from simulator.learning.lifetime_classes import YOUNGEST_S, grown
 from simulator.learning.lifetime_samples import (
     JUDGED_AGES_S,
     Draw,
@@ -31,13 +32,17 @@ from simulator.learning.lifetime_samples import (
     span_of,
     with_owners,
 )
-from simulator.learning.lifetime_scores import Scores, at_age, gone_by, reliability, scores
+from simulator.learning.lifetime_scores import Scores, at_age, gone_by, log_loss, reliability, scores
 from simulator.learning.sight import digest_of
 from simulator.learning.training import FIT_SHARE, TUNED_SHARE
 from simulator.traces.trace import NEVER, Trace
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the trees in the mixture."""
+CLASS_SHARE = 0.5
+"""Of the trees of classes and the owner's majority in what is said of the classes; the hazards have the rest."""
+OWNER_SHARES = (0.0, 0.25)
+"""Of the owner's majority: a part of :data:`CLASS_SHARE`, where that has less loss."""
 HALF_LIFE_S = 7 * 86_400.0
 MIN_S = 3600.0
 """Least length of a recording that tells of lifetimes."""
@@ -139,7 +144,7 @@ def train_lifetimes(
         "drift": DRIFT,
         "figures": BEFORE_REFIT if refit else AS_SERVED,
         SPAN: span_of_lives(owned, bounds, refit=refit).card,
-        "known": known_of(owned),
+        OWNERS: known_of(owned),
         "metrics": judge(judged, later, bounds.last, seed),
     }
     section, files = card_section(model, facts, judged if refit else None)
@@ -177,14 +182,15 @@ def fitted(early: LifeSamples, fit_s: float, late: LifeSamples, mix_s: float, se
     """
     stop = late.parts_of_lives(mix_s, HALF_LIFE_S)
     trees = fit_hazards(early.parts_of_lives(fit_s, HALF_LIFE_S), stop, row_names(), replace(OPTIONS, seed=seed))
-    return LifetimeModel(trees, best_share(LifetimeModel(trees, 1.0), stop))
+    model = LifetimeModel(trees, best_share(LifetimeModel(trees, 1.0), stop))
+    return with_classes(model, grown(early, fit_s, HALF_LIFE_S, seed), late, mix_s)
 
 
 def model_at(samples: LifeSamples, now_s: float, *, most: int, seed: int) -> LifetimeModel:
     """What a daily job would serve at a moment: of at most ``most`` moments until then, by what was known then.
 
-    Rounds and mixture are found as in :func:`train_lifetimes`, the newest lives apart; then trees of so many rounds are
-    grown on all of them.
+    Rounds and mixtures are found as in :func:`train_lifetimes`, the newest lives apart; then trees are grown on all of
+    them, of hazards in so many rounds.
 
     Raises
     ------
@@ -205,7 +211,31 @@ def model_at(samples: LifeSamples, now_s: float, *, most: int, seed: int) -> Lif
     none = lives.pick(np.zeros(len(lives), np.bool_)).parts_of_lives(now_s, HALF_LIFE_S)
     options = replace(OPTIONS, seed=seed, trees=max(tried.trees.rounds, 1))
     trees = fit_hazards(lives.parts_of_lives(now_s, HALF_LIFE_S), none, row_names(), options)
-    return LifetimeModel(trees, tried.share, tried.source)
+    classes = grown(lives, now_s, HALF_LIFE_S, seed)
+    owner_share = OWNER_SHARES[0] if tried.classes is None else tried.classes.owner_share
+    found = None if classes is None else Classes(classes, CLASS_SHARE - owner_share, owner_share)
+    return LifetimeModel(trees, tried.share, tried.source, found)
+
+
+def with_classes(model: LifetimeModel, trees: ClassTrees | None, late: LifeSamples, now_s: float) -> LifetimeModel:
+    """With trees of classes, where there are any, and the owner's share that has the least loss on ``late`` arrivals."""
+    if trees is None:
+        return model
+    arrivals = late.pick((late.age_s == 0) & (now_s - late.arrival_s >= YOUNGEST_S)).as_known_at(now_s)
+
+    def mixed(owner_share: float) -> LifetimeModel:
+        return replace(model, classes=Classes(trees, CLASS_SHARE - owner_share, owner_share))
+
+    if not len(arrivals):
+        return mixed(OWNER_SHARES[0])
+    least, most = OWNER_SHARES[0], OWNER_SHARES[-1]
+    low, high = (model_shares(mixed(share), arrivals) for share in (least, most))
+
+    def loss(owner_share: float) -> float:
+        part = (owner_share - least) / (most - least)
+        return float(log_loss((1 - part) * low + part * high, arrivals.lifetime_s, arrivals.is_ended, 0).sum())
+
+    return mixed(min(OWNER_SHARES, key=loss))
 
 
 def best_share(trees_alone: LifetimeModel, rows: HazardRows) -> float:

@@ -11,7 +11,7 @@ from placement.errors import ConfigError, ModelError, PlacementError
 from placement.knowledge import workload_of
 from placement.learning import boosted
 from placement.learning.baselines import Target
-from placement.learning.lifetime_model import SECTION, load_lifetimes
+from placement.learning.lifetime_model import OWNERS, SECTION, load_lifetimes
 from placement.learning.spans import Span
 from placement.learning.usage import UsageSeries
 from simulator.learning import accuracy, training
@@ -208,9 +208,10 @@ def evaluate_lifetimes(trace: Trace, folder: Path, progress: Progress) -> dict[s
     begin_s, end_s, first_s = (begins_s + round(x) for x in (bounds.mix, bounds.last, bounds.first))
     owners = [digest_of(workload_of(s.namespace, s.owner)) for s in owned.specs if s.owner]
     here = Judged(owned.manifest.name, owned.digest, owned.manifest.has_calendar, first_s, begin_s, end_s, owners)
-    sight = sight_of(span, str(about.get("name", "")), str(trained.get("known", "")).split(), here)
+    sight = sight_of(span, str(about.get("name", "")), str(trained.get(OWNERS, "")).split(), here)
     model = load_lifetimes(folder, judged=sight.before_refit)
     assert model is not None, "the card has a section"
+    classes = model.classes
     from_s = max(bounds.mix, float(sight.from_s - begins_s))
     samples = samples_of(owned, [Draw(from_s, bounds.last, JUDGED, JUDGED_AGES_S)], seed=seed, progress=progress)
     data = data_of(owned, bounds, seed)
@@ -222,5 +223,6 @@ def evaluate_lifetimes(trace: Trace, folder: Path, progress: Progress) -> dict[s
         "trained_on": about,
         "judged": {"models": "before the refit" if sight.before_refit else "served", "note": sight.note},
         "share": model.share,
+        "class_shares": None if classes is None else {"trees": classes.share, "owner": classes.owner_share},
         "ages": judge(model, samples, bounds.last, seed),
     }

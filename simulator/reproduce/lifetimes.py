@@ -3,8 +3,8 @@
 DLRM: applications are owners. Azure: deployment batches are owners, but a batch arrives at one moment, so its own
 siblings have all just started; kin are earlier batches of the same make-up. Everything is look-ahead-free: a pod is
 described, when it arrives, by what had ended or was running then. Models are fitted anew in steps on what is known
-at the step: classes, with the owner's majority (a pod that still runs counts as both of the classes it may yet belong to,
-:func:`known_at`), and the hazards that ``ullage train`` fits and ``ullage serve`` answers with. Half of the answer is each's.
+at the step, by the code of ``ullage train`` (:func:`~simulator.learning.lifetime_training.model_at`), and answer as in
+``ullage serve`` and in replays: where the guard trusts them, else the history answers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from placement.learning.boosted import FitOptions, fit_classes
+from placement.learning.lifetime_history import NUM_HAZARDS
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, class_of
-from placement.learning.usage import SingleArray
+from placement.learning.survival import class_shares
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, FloatArray, IntArray
 from simulator.learning.lifetime_samples import LifeSamples, described, with_owners
 from simulator.learning.lifetime_scores import concordance
-from simulator.learning.lifetime_training import model_at, model_shares
+from simulator.learning.lifetime_training import model_at
+from simulator.reproduce.lifetime_guard import trusted
 from simulator.traces.azure import read_azure
 from simulator.traces.dlrm import read_dlrm
 from simulator.traces.trace import NEVER, Pods, Trace
@@ -35,21 +36,8 @@ NO_OWNER = ("population", "ended")
 """Rules that look at no owner: hazards of all that arrived, whether ended or running, and the shares of all pods that have
 ended. The latter is biased to short lives: of those that came together the short-lived have ended first."""
 AGES_S = (0, *LIMITS_S[:2])
-MOST_FIT = 60_000
 MOST_LIVES = 30_000
-"""That hazards are fitted on."""
-YOUNGEST_S = 300.0
-SETTLED_S = 43_200.0
-"""A prediction is judged when its pod arrived so long ago; who runs on then is taken at its age."""
-SHARES = (0.3, 0.5, 0.7, 0.85, 1.0)
-BEFORE_STEPS = 8
-"""Steps before the test from which the mixture learns."""
-LEAST_SHARE = 0.02
-"""Classes less likely than this are left out for a pod that still runs."""
-LEAST_NEW = 100
-"""Judged pods of owners that were new, without which the trees are not asked about such."""
-HALF_LIFE_S = 7 * 86_400.0
-"""A pod a week ago counts half as much as one that arrived just now."""
+"""That models are fitted on."""
 
 Progress = Callable[[str], None]
 
@@ -58,24 +46,20 @@ Progress = Callable[[str], None]
 class Arrivals:
     """Pods of a trace as they arrived: features, rules' answers, and what came of them."""
 
-    names: tuple[str, ...]
-    rows: SingleArray = field(repr=False)
     arrival_s: FloatArray = field(repr=False)
     lifetime_s: FloatArray = field(repr=False)
     """Until the end, or until the recording stopped."""
     is_ended: IntArray = field(repr=False)
+    is_new: BoolArray = field(repr=False)
+    """The owner had no pod before."""
     rules: dict[str, FloatArray] = field(repr=False)
     """Rule → (P, classes) probabilities."""
     lives: LifeSamples = field(repr=False)
     """The same arrivals as ``ullage serve`` would know them."""
+    kin: IntArray = field(repr=False)
+    """Numbers of their classes of pods."""
     siblings_until_s: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     """Age until which all others of a pod's batch live; infinite without others; empty = there are no batches."""
-
-    @property
-    def is_new(self) -> BoolArray:
-        """(P,) bool: the owner had no pod before."""
-        new: BoolArray = self.rows[:, self.names.index(f"{self.names[0].split(':')[0]}:arrivals")] == 0
-        return new
 
     @property
     def label(self) -> IntArray:
@@ -86,18 +70,19 @@ class Arrivals:
 
 
 def stream(
-    trace: Trace, keys: Sequence[str], values: Sequence[Sequence[object]],
-    extra: SingleArray, extra_names: Sequence[str], horizon_s: float, from_s: float,
-) -> Arrivals:  # fmt: skip
+    trace: Trace, keys: Sequence[str], values: Sequence[Sequence[object]], horizon_s: float, from_s: float
+) -> Arrivals:
     """Replay arrivals and ends in order of time; pods that exist at ``from_s`` seed the history only."""
     lineage = Lineage(keys)
     pods = trace.pods
     ends: list[tuple[float, int]] = []
-    rows: list[list[float]] = []
     kept: list[int] = []
+    met: set[object] = set()
+    is_new: list[bool] = []
     ended_shares = np.full(NUM_CLASSES, 1.0)
     is_told = pods.arrival_s > from_s
-    lives = described(with_owners(trace), {i: [0] for i in np.flatnonzero(is_told).tolist()}, seed=0)
+    owned = with_owners(trace)
+    lives = described(owned, {i: [0] for i in np.flatnonzero(is_told).tolist()}, seed=0)
     everyone = lives.rules["population"].tolist()
     rules: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*RULES, *NO_OWNER)}
     pending: list[int] = []
@@ -107,6 +92,7 @@ def stream(
         if now != pending_s:
             for j in pending:
                 lineage.arrive(values[j], pending_s)
+                met.add(values[j][0])
             pending, pending_s = [], now
         while ends and ends[0][0] <= now:
             end, j = heapq.heappop(ends)
@@ -115,7 +101,7 @@ def stream(
         if is_told[i]:
             population = Prospect(tuple(everyone[len(kept)]))
             kept.append(i)
-            rows.append([*lineage.describe(values[i], now), *extra[i].tolist(), (now % 86_400) / 3600])
+            is_new.append(values[i][0] not in met)
             for name in RULES:
                 rules[name].append((lineage.rule(name, values[i], now) or population).probabilities)
             rules["population"].append(population.probabilities)
@@ -127,10 +113,9 @@ def stream(
     arrival = pods.arrival_s[index].astype(float)
     ended = pods.departure_s[index] != NEVER
     lifetime = np.maximum(np.where(ended, pods.departure_s[index], horizon_s) - arrival, 1.0)
-    names = (*lineage.feature_names, *extra_names, "hour")
     tables = {name: np.array(found) for name, found in rules.items()}
     lives = replace(lives, lifetime_s=lifetime, is_ended=ended)
-    return Arrivals(names, np.asarray(rows, np.float32), arrival, lifetime, ended.astype(np.int64), tables, lives)
+    return Arrivals(arrival, lifetime, ended.astype(np.int64), np.array(is_new), tables, lives, owned.pods.spec[index])
 
 
 def dlrm_arrivals(folder: Path) -> Arrivals:
@@ -140,8 +125,7 @@ def dlrm_arrivals(folder: Path) -> Arrivals:
     values = [(spec.owner, (spec.owner, _size(spec)), _size(spec), "all") for spec in specs]
     ended = trace.pods.departure_s[trace.pods.departure_s != NEVER]
     horizon = float(max(ended.max(), trace.pods.arrival_s.max()))
-    extra, names = _requests(specs)
-    return stream(trace, ("owner", "owner-size", "size", "all"), values, extra, names, horizon, 0.0)
+    return stream(trace, ("owner", "owner-size", "size", "all"), values, horizon, 0.0)
 
 
 def azure_arrivals(folder: Path) -> Arrivals:
@@ -152,18 +136,13 @@ def azure_arrivals(folder: Path) -> Arrivals:
     for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True):
         members.setdefault(gang, Counter())[spec] += 1
     make_up = {gang: tuple(sorted(counter.items())) for gang, counter in members.items()}
-    batch = np.array([sum(members[g].values()) for g in pods.gang.tolist()], np.float32)
-    kinds = np.array([len(members[g]) for g in pods.gang.tolist()], np.float32)
+    num = {gang: sum(of.values()) for gang, of in members.items()}
     values: list[tuple[object, ...]] = [
-        (make_up[g], (s, min(int(b), 50)), s, "all")
-        for g, s, b in zip(pods.gang.tolist(), pods.spec.tolist(), batch.tolist(), strict=True)
+        (make_up[g], (s, min(num[g], 50)), s, "all")
+        for g, s in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True)
     ]
-    extra, names = _requests([trace.specs[s] for s in pods.spec])
-    extra = np.concatenate([extra, batch[:, None], kinds[:, None]], axis=1)
     start = float(pods.arrival_s.min())
-    found = stream(
-        trace, ("make-up", "size-batch", "size", "all"), values, extra, (*names, "batch", "kinds"), 2_100_000.0, start
-    )
+    found = stream(trace, ("make-up", "size-batch", "size", "all"), values, 2_100_000.0, start)
     return replace(found, siblings_until_s=_siblings_until(pods)[pods.arrival_s > start])
 
 
@@ -187,118 +166,28 @@ def _size(spec: PodSpec) -> tuple[int, int, int]:
     return spec.amount(CPU), spec.amount(MEMORY), spec.amount(GPU_SHARE)
 
 
-def _requests(specs: Sequence[PodSpec]) -> tuple[SingleArray, tuple[str, ...]]:
-    table = [[s.amount(CPU) / 1000, s.amount(MEMORY) / 2**30, s.amount(GPU_SHARE) / 1000, s.priority] for s in specs]
-    return np.asarray(table, np.float32), ("cores", "memory_gib", "gpus", "priority")
-
-
 def learned(
     arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress
-) -> tuple[FloatArray, FloatArray]:
-    """(P, classes) probabilities, of the whole and of the hazards alone; NaN before the first step.
+) -> dict[str, FloatArray]:
+    """(P, classes) probabilities by what is served, by its model without the guard, and by that model's hazards alone;
+    NaN before the first step.
 
-    Each step's models know what was known at its start. The trees of classes are mixed with the owner's majority, which
-    knows what happened a minute ago, in the share that did best on what has become of earlier steps' pods. Of an owner
-    never seen they know nothing, and the rung falls: the population's shares answer, unless the trees were right more
-    often on what has become of such pods. The whole is the mean of that and of the hazards.
+    Each step's model knows what was known at its start. The first one has to earn trust.
     """
-    trees = np.full((len(arrivals.arrival_s), NUM_CLASSES), np.nan)
-    out, hazards = trees.copy(), trees.copy()
-    simple, everyone = arrivals.rules["majority"], arrivals.rules["population"]
-    is_new = arrivals.is_new
-    rng = np.random.default_rng(seed)
-    start = first_test_s - BEFORE_STEPS * step_s
+    whole = np.full((len(arrivals.arrival_s), NUM_HAZARDS), np.nan)
+    hazards = whole.copy()
+    start = first_test_s
     while start <= arrivals.arrival_s.max():
         now = (arrivals.arrival_s > start) & (arrivals.arrival_s <= start + step_s)
-        index, label, weight = known_at(arrivals, start)
-        if len(index) > MOST_FIT:
-            chosen = np.sort(rng.choice(len(index), MOST_FIT, replace=False))
-            index, label, weight = index[chosen], label[chosen], weight[chosen]
         if now.any():
-            recent = 0.5 ** ((start - arrivals.arrival_s[index]) / HALF_LIFE_S)
-            options = FitOptions(trees=60, learning_rate=0.08, leaves=7, min_leaf=60, seed=seed)
-            model = fit_classes(
-                arrivals.rows[index], label.astype(float), weight * recent,
-                names=arrivals.names, num_classes=NUM_CLASSES, options=options,
-            )  # fmt: skip
-            trees[now] = model.predict(arrivals.rows[now])
-            if start >= first_test_s:
-                share = _best_share(arrivals, trees, start)
-                out[now] = share * trees[now] + (1 - share) * simple[now]
-                if not _knows_new(arrivals, trees, start):
-                    out[now & is_new] = everyone[now & is_new]
-                served = model_at(arrivals.lives, start, most=MOST_LIVES, seed=seed)
-                hazards[now] = model_shares(served, arrivals.lives.pick(now))
-        progress(f"lifetimes: fitted on {len(index)} labels known at {start:.0f} s")
+            model, lives = model_at(arrivals.lives, start, most=MOST_LIVES, seed=seed), arrivals.lives.pick(now)
+            whole[now] = model.hazards(lives.features, lives.rule)
+            hazards[now] = replace(model, classes=None).hazards(lives.features, lives.rule)
+        progress(f"lifetimes: fitted on what was known at {start:.0f} s")
         start += step_s
-    return (out + hazards) / 2, hazards
-
-
-def _judged(arrivals: Arrivals, trees: FloatArray, now_s: float) -> tuple[IntArray, IntArray]:
-    """(pods, classes) of earlier predictions that can be judged by now."""
-    age = now_s - arrivals.arrival_s
-    judged = np.flatnonzero(np.isfinite(trees[:, 0]) & (age >= SETTLED_S))
-    ended = (arrivals.is_ended[judged] > 0) & (arrivals.lifetime_s[judged] <= age[judged])
-    lived = np.where(ended, arrivals.lifetime_s[judged], age[judged])
-    return judged, np.searchsorted(np.array(LIMITS_S), lived, side="left")
-
-
-def _knows_new(arrivals: Arrivals, trees: FloatArray, now_s: float) -> bool:
-    """Whether the trees beat the population's shares on owners that were new, by what is known of them now."""
-    judged, label = _judged(arrivals, trees, now_s)
-    new = arrivals.is_new[judged]
-    if new.sum() < LEAST_NEW:
-        return False
-    right = [
-        (table[judged][new].argmax(axis=1) == label[new]).mean() for table in (trees, arrivals.rules["population"])
-    ]
-    return bool(right[0] > right[1])
-
-
-def _best_share(arrivals: Arrivals, trees: FloatArray, now_s: float) -> float:
-    """Of the trees in the mixture: the most accurate on earlier predictions that can be judged by now."""
-    judged, label = _judged(arrivals, trees, now_s)
-    if len(judged) < 300:
-        return SHARES[1]
-    simple = arrivals.rules["majority"][judged]
-    right = [((s * trees[judged] + (1 - s) * simple).argmax(axis=1) == label).mean() for s in SHARES]
-    return SHARES[int(np.argmax(right))]
-
-
-def known_at(arrivals: Arrivals, now_s: float) -> tuple[IntArray, IntArray, FloatArray]:
-    """(rows, classes, weights) that may be learned from at ``now_s``: pods that arrived five minutes ago or earlier.
-
-    A pod that still runs is entered with every class that is left to it, by the shares in which pods that reached its age
-    went on (Kaplan and Meier's estimate over all that is known at ``now_s``). Leaving the young out instead would teach
-    that whoever is young ends soon.
-    """
-    age = now_s - arrivals.arrival_s
-    known = age >= YOUNGEST_S
-    ended = known & (arrivals.is_ended > 0) & (arrivals.lifetime_s <= age)
-    running = np.flatnonzero(known & ~ended)
-    survives = survival(np.where(ended, arrivals.lifetime_s, age)[known], ended[known])
-    bounds = np.array([0.0, *LIMITS_S])
-    at_bound = np.append(survives(bounds), 0.0)
-    lived = np.maximum(survives(age[running]), 1e-9)
-    own = np.searchsorted(bounds[1:], age[running], side="left")
-    index, classes, weights = [np.flatnonzero(ended)], [], [np.ones(int(ended.sum()))]
-    classes.append(np.searchsorted(bounds[1:], arrivals.lifetime_s[ended], side="left"))
-    for c in range(NUM_CLASSES):
-        left = np.where(c > own, at_bound[c], np.where(c == own, lived, at_bound[c + 1])) - at_bound[c + 1]
-        likely = left / lived > LEAST_SHARE
-        index.append(running[likely])
-        classes.append(np.full(int(likely.sum()), c))
-        weights.append((left / lived)[likely])
-    return np.concatenate(index), np.concatenate(classes).astype(np.int64), np.concatenate(weights)
-
-
-def survival(time_s: FloatArray, ended: BoolArray) -> Callable[[FloatArray], FloatArray]:
-    """Kaplan and Meier: the share that lives longer than a time, from times of those that ended and of those that run."""
-    order = np.argsort(time_s, kind="stable")
-    times, died = time_s[order], ended[order]
-    at_risk = np.arange(len(times), 0, -1)
-    log_alive = np.concatenate([[0.0], np.cumsum(np.log1p(-np.where(died, 1 / (at_risk + 1), 0.0)))])
-    return lambda at: np.exp(log_alive[np.searchsorted(times, at, side="right")])
+    served = np.where(trusted(whole, arrivals.lives, arrivals.kin)[:, None], whole, arrivals.lives.rule)
+    served[np.isnan(whole[:, 0])] = np.nan
+    return {"served": class_shares(served), "unguarded": class_shares(whole), "hazards": class_shares(hazards)}
 
 
 def judge(probabilities: FloatArray, arrivals: Arrivals, test: IntArray, seed: int) -> dict[str, float]:
@@ -325,7 +214,8 @@ def judge(probabilities: FloatArray, arrivals: Arrivals, test: IntArray, seed: i
 
 def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, progress: Progress) -> dict[str, Any]:
     """One data set: every rule, the model, and the points between them."""
-    ours, hazards = learned(arrivals, first_test_s, step_s, seed=seed, progress=progress)
+    tables = learned(arrivals, first_test_s, step_s, seed=seed, progress=progress)
+    ours = tables["served"]
     test = np.flatnonzero((arrivals.arrival_s > first_test_s) & np.isfinite(ours[:, 0]))
     table = {name: judge(found, arrivals, test, seed) for name, found in arrivals.rules.items()}
     mine = judge(ours, arrivals, test, seed)
@@ -343,7 +233,8 @@ def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, pr
         "pods": len(test),
         "pods_with_known_class": int((arrivals.label[test] >= 0).sum()),
         "model": mine,
-        "hazards": judge(hazards, arrivals, test, seed),
+        "unguarded": judge(tables["unguarded"], arrivals, test, seed),
+        "hazards": judge(tables["hazards"], arrivals, test, seed),
         "history": judge(arrivals.lives.rules["history"], arrivals, test, seed),
         "rules": table,
         "class_shares": [float((arrivals.label[test] == c).mean()) for c in range(NUM_CLASSES)],
