@@ -120,6 +120,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_busy = False
         self.is_clogged = False
         self.is_closing = False
+        self.is_ending = False
         self.expires = 0.0
         self.since = 0.0
         self.was_answered = False
@@ -165,7 +166,10 @@ class Connection(asyncio.BufferedProtocol):
         self._go_on()
 
     def eof_received(self) -> bool:
-        return False
+        """Whoever has nothing more to ask may still read an answer that is being made; TLS knows no such thing."""
+        assert self.transport is not None, "connected"
+        self.is_ending = self.is_busy and self.transport.get_extra_info("sslcontext") is None
+        return self.is_ending
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self.have == len(self.buffer):
@@ -297,7 +301,7 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:
             response = self._failed(error)
         self.is_busy = False
-        self._write(response, keep)
+        self._write(response, keep and not self.is_ending)
         self._go_on()
 
     def _go_on(self) -> None:

@@ -160,6 +160,17 @@ async def test_an_answer_may_take_longer_than_a_request_and_the_last_one_says_so
     assert [b"Connection: close" in head for head in heads] == [False, True, True]
 
 
+@pytest.mark.parametrize("path", ["/", "/slow"])
+async def test_whoever_has_nothing_more_to_ask_still_gets_the_answer(path: str) -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(post(b"last words", path))
+        writer.write_eof()
+        assert await answer(reader) == (200, b"last words")
+        assert await reader.read() == b""
+        await hang_up(writer)
+
+
 async def test_a_handler_that_goes_on_later_keeps_its_body() -> None:
     async with serving() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
