@@ -32,6 +32,7 @@ LONGEST_WAIT_S = 15.0
 LASTING_S = 5.0
 """A watch that lasted so long says that the server is well; one that ended sooner is not begun anew at once."""
 GONE = 410
+PODS = "pods"
 
 
 class _Versioned(Struct):
@@ -216,7 +217,15 @@ class Informer:
 
     def start(self) -> None:
         """Begin to follow; returns at once."""
-        self._tasks = [asyncio.create_task(r.run(), name=f"reflector-{r.kind}") for r in self.reflectors]
+        self._tasks = [asyncio.create_task(self._follow(r), name=f"reflector-{r.kind}") for r in self.reflectors]
+
+    async def _follow(self, reflector: Reflector) -> None:
+        """Pods come last: what a pod asks for is read in the light of claims, volumes, Services and controllers."""
+        if reflector.kind == PODS:
+            for other in self.reflectors:
+                if other.kind != PODS:
+                    await other.synced.wait()
+        await reflector.run()
 
     async def stop(self) -> None:
         """Stop following."""

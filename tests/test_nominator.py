@@ -258,14 +258,29 @@ async def test_a_nomination_that_another_leader_changed_has_an_end_too(tmp_path:
         assert not nominated(api, "p")
 
 
+async def test_what_a_pod_asks_for_is_read_once_its_volumes_are_known(tmp_path: Path) -> None:
+    """Else a planner that begins would let go of whoever waits with a volume."""
+    async with cluster() as api:
+        claim = {"metadata": {"name": "data", "namespace": "default"}, "spec": {"volumeName": "disk"}}
+        api.put("persistentvolumeclaims", claim)
+        api.put("persistentvolumes", {"metadata": {"name": "disk"}, "spec": {}})
+        waits = gated("waits")
+        waits["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]
+        api.put("pods", waits)
+        api.fail_next("GET", "persistentvolumeclaims", 500)
+        async with planning(api, tmp_path) as planner:
+            await until(lambda: is_free(api, "waits"))
+            assert nominated(api, "waits")
+            assert outcome(planner, "let go") == 0
+
+
 async def test_pods_that_are_not_modelled_are_let_go_at_once(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path) as planner:
         odd = gated("odd")
         odd["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]
         api.put("pods", odd)
-        await until(lambda: is_free(api, "odd"))
+        await until(lambda: is_free(api, "odd") and outcome(planner, "let go") == 1)
         assert not nominated(api, "odd")
-        assert outcome(planner, "let go") == 1
 
 
 async def test_a_pod_is_let_go_once_however_late_the_watch_shows_it(tmp_path: Path) -> None:
