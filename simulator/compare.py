@@ -336,7 +336,9 @@ def _key(cell: Cell) -> str:
     trace = trace_of(cell)
     prices = Path(cell.question.prices).read_bytes() if cell.question.prices else b""
     prices += card_of(cell.question.model)
-    parts = (code_version(), trace.digest, strategy_named(cell.strategy).digest, cell.delivery)
+    strategy = strategy_named(cell.strategy)
+    said = (strategy.digest, strategy.needs, strategy.description)  # the digest is silent on the other two
+    parts = (code_version(), trace.manifest, trace.digest, said, cell.delivery)
     return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
 
 

@@ -167,3 +167,24 @@ async def test_an_empty_answer_is_asked_for_again(tmp_path: Path) -> None:
         clock.now += 600
         await learner.turn()
         assert forecast(live).cpu == 3000
+
+
+async def test_a_sample_that_came_late_is_read_again(tmp_path: Path) -> None:
+    """Written from afar: when a step is read first, its last minutes are not there yet."""
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.pods = {"web-1": lambda t: 1.0}
+        learner = learner_of(live, clock, client)
+        clock.now += 100
+        await learner.turn()
+        newest = learner._read_to_s
+        fake.pods = {"web-1": lambda t: 3.0 if t == newest else 1.0}
+        num = len(fake.forms)
+        clock.now += 60
+        await learner.turn()
+        assert not any("start" in form for form in fake.forms[num:]), "nothing is read before there is a new step"
+        clock.now += 300
+        await learner.turn()
+        assert forecast(live).cpu == 3000
+        assert sum("start" in form for form in fake.forms[num:]) == 2, "one range of each resource"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from placement.errors import PlacementError
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU
+from simulator import compare as compare_module
 from simulator import kept as keeping
 from simulator.kept import code_version, kept
+from simulator.traces.trace import Trace
 
 
 def test_a_cell_is_made_once(tmp_path: Path) -> None:
@@ -44,3 +50,27 @@ def test_cells_of_code_that_answers_otherwise_have_other_names(monkeypatch: pyte
     before = code_version()
     monkeypatch.setattr(keeping, "FORMAT", keeping.FORMAT + 1)
     assert code_version() != before
+
+
+def test_a_trace_of_equal_content_and_another_name_or_calendar_is_another_cell(tmp_path: Path) -> None:
+    pod = PodSpec(((CPU, 1000),))
+    trace = Trace.of("first", [NodeSpec("n", ((CPU, 4000),))], [("p", pod, 0, 60), ("q", pod, 90, -1)])
+    dated = trace.but(manifest=replace(trace.manifest, name="second", begins_s=2_000_000_000))
+    found = []
+    for each in (trace, dated):
+        each.save(tmp_path / "t.ullage")
+        compare_module._trace.cache_clear()  # as in another process
+        question = compare_module.Question((str(tmp_path / "t.ullage"),), ("best-fit",))
+        found.append(compare_module.compare(question, jobs=1, keep=tmp_path / "cache"))
+    assert [comparison.rows[0]["trace"] for comparison in found] == ["first", "second"]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_strategy_that_learns_something_else_is_another_cell(tmp_path: Path) -> None:
+    question = compare_module.Question(("demo",), (str(tmp_path / "s.toml"),))
+    keys = set()
+    for needs in ("[]", '["workload"]'):
+        (tmp_path / "s.toml").write_text(f"needs = {needs}\n[scorers.leftover]\nweight = -1\n")
+        (cell,) = compare_module.cells_of(question)
+        keys.add(compare_module._key(cell))
+    assert len(keys) == 2

@@ -73,7 +73,7 @@ def busy_trace(num: int, *, burst: bool = True) -> Trace:
 
 def growing_trace(num: int, late: int, late_h: int, hours: int) -> Trace:
     """``num`` workloads on one node, and ``late`` more of them (the last) that come after ``late_h`` hours."""
-    node = NodeSpec("n0", ((CPU, 4000 * num), (MEMORY, 512 * GIB), (PODS, 110)))
+    node = NodeSpec("n0", ((CPU, 4000 * (num + late)), (MEMORY, 512 * GIB), (PODS, 110)))
     specs = [PodSpec(((CPU, 3000), (MEMORY, 4 * GIB)), owner=f"StatefulSet/db{i}") for i in range(num + late)]
     begins = [0 if i < num else late_h * 3600 for i in range(num + late)]
     pods = [(f"p{i}", s, begin, (hours + 1) * 3600) for i, (s, begin) in enumerate(zip(specs, begins, strict=True))]
@@ -188,6 +188,19 @@ async def test_serve_and_replay_know_the_same_of_owners_that_are_new(tmp_path: P
     assert {n: f.rung for n, f in last.of.items() if f.rung != "history"} == {
         f"default/StatefulSet/db{i}": "siblings" for i in (42, 43, 44)
     }
+
+
+@pytest.mark.parametrize(("late_h", "rung"), [(25, "young"), (12, "request")])
+async def test_serve_and_replay_agree_who_is_a_newcomer(tmp_path: Path, model: str, late_h: int, rung: str) -> None:
+    """Who comes after a day in which others were measured; before, nobody knows."""
+    hours = late_h + 10
+    trace = growing_trace(3, 41, late_h, hours)
+    look, replay = replayed(trace, "predicted", load_rungs(model, TARGET), 3600, hours=hours)
+    known = await served(trace, look, replay, tmp_path / "r.db", "predicted", model, 3600)
+    assert [k.digest for k in known.values()] == [k.digest for k in look.known.values()]
+    last = known[max(known)].forecasts
+    assert last is not None
+    assert {last.of[f"default/StatefulSet/db{i}"].rung for i in range(3, 44)} == {rung}
 
 
 @pytest.fixture(scope="module")

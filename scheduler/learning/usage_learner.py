@@ -245,10 +245,10 @@ class UsageLearner:
         last_s = int(now_s - SETTLE_S) // STEP_S * STEP_S
         if self._read_to_s > last_s:
             self._read_to_s = 0  # the clock was set back: nobody knows what was there to be read at that time
-        days = self.settings.history_days
-        first_s = self._read_to_s + STEP_S if self._read_to_s else int(now_s - days * 86_400)
-        if first_s > last_s:
+        if self._read_to_s == last_s:
             return
+        # The newest sample of the last time is read again: what is written from afar comes minutes late.
+        first_s = self._read_to_s or int(now_s - self.settings.history_days * 86_400)
         owners = await prometheus.owners(last_s, (last_s - first_s) / 86_400 + 1 / 24)
         recent = await prometheus.owners(last_s, 1) if last_s - first_s > 86_400 else owners
         here = {self._workload(uid) for uid in self.engine.ledger.pods} | set(recent.values())
