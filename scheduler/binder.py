@@ -16,6 +16,7 @@ import numpy as np
 
 from placement.errors import PlacementError
 from placement.resources import DEVICES_ANNOTATION
+from placement.state import devices_text
 from scheduler.api import Api, Who, can_exist, pod_path
 from scheduler.engine import Engine
 from scheduler.errors import ApiError
@@ -112,7 +113,7 @@ class Binder:
 
     async def _post(self, binding: Binding, held: Reservation) -> str:
         ledger = self.engine.ledger
-        annotations = {DEVICES_ANNOTATION: ledger.devices_text(held.devices)} if held.devices else {}
+        annotations = {DEVICES_ANNOTATION: devices_text(held.devices)} if held.devices else {}
         body = {
             "apiVersion": "v1",
             "kind": "Binding",

@@ -28,7 +28,6 @@ from scheduler import wire
 from scheduler.api import Who
 from scheduler.binder import Binder
 from scheduler.engine import NO_DEVICE, NO_ROOM, NOT_CHOSEN, UNKNOWN_NODE, Answered, Engine
-from scheduler.errors import WireError
 from scheduler.metrics import CONTENT_TYPE
 from scheduler.server import Request, Response, problem
 from scheduler.wire import Question
@@ -366,6 +365,3 @@ class Extender:
         outcome = "refused" if error else "bound"
         self.engine.metrics.request_duration.labels("bind", outcome).observe(time.perf_counter() - started)
         return Response(wire.bind_answer(error), closes=bool(why))
-
-
-__all__ = ["GPU_PREFIX", "PREFIX", "Extender", "WireError"]

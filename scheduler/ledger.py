@@ -24,7 +24,7 @@ from placement.log import POD_ENDED, Event
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import template_of
 from placement.pods import PodSpec
-from placement.state import ClusterState, device_indices, devices_text
+from placement.state import ClusterState, device_indices
 from scheduler.api import Who
 from scheduler.metrics import Metrics
 
@@ -487,7 +487,3 @@ class Ledger:
         whose Binding got no answer is looked up, too."""
         limit = self.clock() - timeout_s
         return [r for r in self.reservations.values() if r.since_s <= limit and (r.is_binding or not r.is_nominated)]
-
-    def devices_text(self, mask: int) -> str:
-        """A device mask as the annotation's text."""
-        return devices_text(mask)

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from scheduler.errors import ApiError
 from scheduler.kube import KubeClient, refused
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -174,6 +173,3 @@ class Patcher:
             if connection.transport is not None:
                 connection.transport.abort()
         await asyncio.sleep(0)
-
-
-__all__ = ["ApiError", "Patcher"]
