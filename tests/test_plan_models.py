@@ -149,11 +149,11 @@ def test_many_wishes_for_few_nodes_are_met_as_a_whole_program_would(with_rules: 
     batch = replace(batch, wish=wish)
     result = place_batch(batch, seconds(60), gap_share=0.02)
     assert batch.violations(result.placed) == []
-    assert result.wishes_met <= result.wishes_bound < batch.most_wishes(batch.fitting(), result.count)
+    assert result.wishes_met <= result.wishes_bound < batch.most_wishes(batch.fitting(), result.counts)
     assert result.wishes_met >= 0.999 * result.wishes_bound
     assert result.wishes_met > batch.wishes_met(best_fit(batch))
     fitting = batch.fitting()
-    goal = _Goal.wishes(batch, fitting, result.count)
+    goal = _Goal.wishes(batch, fitting, result.counts)
     classes, nodes = np.nonzero(fitting)
     whole = _BatchModel(batch, _Pairs(classes, nodes, fitting > 0), fitting, goal)
     answer = solve_linear(whole.model, Limits(60.0, gap_share=1e-9))

@@ -1,5 +1,9 @@
-"""Batches and gangs: place a group of pending pods at once: as many as possible, then as they wish, then with least
-stranding.
+"""Batches and gangs: place a group of pending pods at once: as many as possible of each priority, the highest first, then
+as they wish, then with least stranding.
+
+**Priorities** are stages, too: most pods of the highest, then most of the next among the placements with as many of those
+above, and so on. A gang is all or none, and counts with each of its pods at that pod's priority. The bound of each priority
+holds for placements with as many pods of those above. Pods of one priority are one such stage.
 
 **Stranding** of a node is what is free there but cannot be used in the node's own proportions: with
 ``u = min_r free_r / allocatable_r``, resource ``r`` strands ``free_r − u · allocatable_r``. A cluster's stranding is
@@ -92,6 +96,7 @@ class Batch:
     near : what pods have for each other.
     parts : the wishes' unit: so many to a point.
     devices : devices of nodes one by one, and what classes take of them; None = no class takes any.
+    priority : ``(C,)`` int64, higher is more important; None = all alike.
     """
 
     request: IntArray
@@ -106,6 +111,7 @@ class Batch:
     near: tuple[Nearness, ...] = ()
     parts: int = 1
     devices: Devices | None = None
+    priority: IntArray | None = None
 
     def __post_init__(self) -> None:
         if self.free.shape[1] == 0:
@@ -135,6 +141,36 @@ class Batch:
         room.flags.writeable = False
         return room
 
+    @cached_property
+    def rank(self) -> IntArray:
+        """``(C,)`` 0 for the classes of the highest priority, 1 for those of the next, …"""
+        if self.priority is None:
+            return np.zeros(len(self.count), np.int64)
+        return np.asarray(np.unique(-self.priority, return_inverse=True)[1], np.int64)
+
+    @cached_property
+    def num_ranks(self) -> int:
+        """Different priorities."""
+        return int(self.rank.max(initial=0)) + 1
+
+    @property
+    def priorities(self) -> list[int]:
+        """Different ones, the highest first."""
+        return [0] if self.priority is None else np.unique(self.priority)[::-1].tolist()
+
+    def by_rank(self, pods: IntArray) -> tuple[int, ...]:
+        """Sums of ``pods`` ``(C,)`` over the classes of each priority, the highest first."""
+        return tuple(int(pods[self.rank == rank].sum()) for rank in range(self.num_ranks))
+
+    def counts(self, placed: IntArray) -> tuple[int, ...]:
+        """Pods of each priority that ``placed`` ``(C, N)`` has, the highest first: compared as tuples are."""
+        return self.by_rank(placed.sum(axis=1))
+
+    def surely(self, counts: tuple[int, ...]) -> IntArray:
+        """``(C,)`` pods of each class that any placement with these counts has at least."""
+        missing = np.array(self.by_rank(self.count), np.int64) - np.array(counts, np.int64)
+        return np.asarray(self.count - missing[self.rank], np.int64)
+
     def packs(self, node: int, pods: IntArray) -> bool:
         """Whether the devices of a node take ``pods`` ``(C,)`` together."""
         devices = self.devices
@@ -160,16 +196,19 @@ class Batch:
         """Parts of a point if each pod had the node it likes best, and all company that it likes and no other."""
         return int(self.count @ self.hopes.max(axis=1)) if self.has_wishes else 0
 
-    def most_wishes(self, fitting: IntArray, count: int) -> int:
-        """Parts of a point that ``count`` pods have at most, each class looked at alone; ``fitting`` from :meth:`fitting`."""
+    def most_wishes(self, fitting: IntArray, counts: tuple[int, ...]) -> int:
+        """Parts of a point that so many pods of each priority have at most, each class looked at alone; ``fitting`` from
+        :meth:`fitting`."""
         if not self.has_wishes:
             return 0
-        return self._most(self.hopes, fitting, count) - least_crowding(self.near, self.count, fitting, count)
+        most = sum(self._most(self.hopes, fitting, rank, count) for rank, count in enumerate(counts))
+        return most - least_crowding(self.near, self.surely(counts), fitting)
 
-    def _most(self, value: IntArray, fitting: IntArray, count: int) -> int:
-        """Sum of ``value`` ``(C, N)`` over ``count`` pods at most, each class looked at alone."""
+    def _most(self, value: IntArray, fitting: IntArray, rank: int, count: int) -> int:
+        """Sum of ``value`` ``(C, N)`` over ``count`` pods of one priority at most, each class looked at alone."""
         found = []
-        for worth, room, pods in zip(value, fitting, self.count.tolist(), strict=True):
+        mine = self.rank == rank
+        for worth, room, pods in zip(value[mine], fitting[mine], self.count[mine].tolist(), strict=True):
             liked = np.flatnonzero(room)
             liked = liked[np.argsort(-worth[liked], kind="stable")][:pods]
             found.append(np.repeat(worth[liked], room[liked])[:pods])
@@ -226,20 +265,31 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batched:
-    """``placed`` ``(C, N)``; count, stranding and wishes with their bounds, and how planning ended.
+    """``placed`` ``(C, N)``; counts, stranding and wishes with their bounds, and how planning ended.
 
-    ``most`` bounds the count itself, ``wishes_bound`` holds at the given count, ``stranding_bound`` at the given count and
-    wishes.
+    ``counts`` are pods placed of each priority, the highest first, and ``most_of_each`` what each can be at most with as
+    many of those above; ``wishes_bound`` holds at these counts, ``stranding_bound`` at these counts and wishes.
     """
 
     placed: IntArray
-    count: int
-    most: int
+    counts: tuple[int, ...]
+    most_of_each: tuple[int, ...]
     stranding: float
     stranding_bound: float
     ending: Ending
     wishes_met: int = 0
     wishes_bound: int = 0
+
+    @property
+    def count(self) -> int:
+        """Pods placed."""
+        return sum(self.counts)
+
+    @property
+    def most(self) -> int:
+        """The sum of ``most_of_each``: a bound on the count where all have one priority, and else ``count`` exactly when no
+        placement has better counts."""
+        return sum(self.most_of_each)
 
     @property
     def gap_share(self) -> float:
@@ -252,26 +302,29 @@ def _by_zone(values: IntArray, zone_of: IntArray, num_zones: int) -> IntArray:
 
 
 def best_fit(batch: Batch, deadline: Deadline | None = None) -> IntArray:
-    """``(C, N)`` greedy placement, largest class first, each pod where it likes best, then where stranding grows least.
+    """``(C, N)`` greedy placement, most important and then largest class first, each pod where it likes best, then where
+    stranding grows least.
 
-    Gangs are placed all or none. Classes with a zone spread go to the emptiest zone that still has room. Wishes count
-    for nothing where fewer pods would be placed for them. After the deadline no further class is begun, but for the first
-    :data:`FIRST_PODS` pods.
+    Gangs are placed all or none, when the first of their classes is up. Classes with a zone spread go to the emptiest zone
+    that still has room. Wishes count for nothing where fewer pods would be placed for them. After the deadline no further
+    class is begun, but for the first :data:`FIRST_PODS` pods.
     """
     placed = _one_by_one(batch, deadline)
     if batch.has_wishes and placed.sum() < batch.count.sum():
         plain = _one_by_one(replace(batch, wish=None, near=()), deadline)
-        placed = plain if plain.sum() > placed.sum() else placed
+        placed = plain if batch.counts(plain) > batch.counts(placed) else placed
     return placed
 
 
-def _one_by_one(batch: Batch, deadline: Deadline | None) -> IntArray:
-    placed = np.zeros(batch.most.shape, np.int64)
-    left = batch.free.copy()
+def _one_by_one(batch: Batch, deadline: Deadline | None, start: IntArray | None = None) -> IntArray:
+    """The pods that ``start`` ``(C, N)`` does not place, put beside those that it does."""
+    placed = np.zeros(batch.most.shape, np.int64) if start is None else start.copy()
+    left = batch.free - batch.request @ placed
     counts = Counts(batch.near, placed) if batch.near else None
     size = batch.request.T @ batch.weights
+    missing = batch.count - placed.sum(axis=1)
     groups: dict[tuple[int, int], list[int]] = {}
-    for c in np.argsort(-size, kind="stable"):
+    for c in np.lexsort((-size, batch.rank)):  # stable
         gang = int(batch.gang[c])
         groups.setdefault((gang, -1) if gang >= 0 else (-1, int(c)), []).append(int(c))
     begun = 0
@@ -285,12 +338,12 @@ def _one_by_one(batch: Batch, deadline: Deadline | None) -> IntArray:
         return deadline is not None and ends(1, deadline.is_late)
 
     for (gang, _), classes in groups.items():
-        if deadline is not None and ends(int(batch.count[classes].sum()), deadline.is_over):
+        if deadline is not None and ends(int(missing[classes].sum()), deadline.is_over):
             break
         trial, trial_left = placed.copy() if gang >= 0 else placed, left.copy() if gang >= 0 else left
         trial_counts = counts.copy() if gang >= 0 and counts is not None else counts
         complete = all(
-            _fill_class(batch, c, int(batch.count[c]), trial, trial_left, trial_counts, is_late) for c in classes
+            _fill_class(batch, c, int(missing[c]), trial, trial_left, trial_counts, is_late) for c in classes
         )
         if gang >= 0 and complete:
             placed, left, counts = trial, trial_left, trial_counts
@@ -405,7 +458,7 @@ def _slopes(batch: Batch) -> FloatArray:
 
 @dataclass(frozen=True)
 class _Goal:
-    """What a program minimises at a fixed ``count``: points given up (negative points), or stranding.
+    """What a program minimises at fixed ``counts``: points given up (negative points), or stranding.
 
     ``slopes`` ``(C, N)`` is a subgradient at the present load, infinite where a class does not fit. Stranding is minimised
     over placements with at least ``points``.
@@ -413,15 +466,15 @@ class _Goal:
 
     batch: Batch
     slopes: FloatArray
-    count: int
+    counts: tuple[int, ...]
     is_wishes: bool = False
     points: int = 0
 
     @classmethod
-    def wishes(cls, batch: Batch, fitting: IntArray, count: int) -> _Goal:
+    def wishes(cls, batch: Batch, fitting: IntArray, counts: tuple[int, ...]) -> _Goal:
         """As many points as possible."""
         assert batch.wish is not None, "only a batch with wishes has this stage"
-        return cls(batch, np.where(fitting > 0, -batch.wish.astype(np.float64), INFINITY), count, is_wishes=True)
+        return cls(batch, np.where(fitting > 0, -batch.wish.astype(np.float64), INFINITY), counts, is_wishes=True)
 
     def cost(self, placed: IntArray) -> float:
         """What ``placed`` costs."""
@@ -430,9 +483,9 @@ class _Goal:
     def first_bound(self, fitting: IntArray) -> float:
         """A bound without any program: convexity for stranding, each class alone for wishes."""
         if self.is_wishes:
-            return -float(self.batch.most_wishes(fitting, self.count))
+            return -float(self.batch.most_wishes(fitting, self.counts))
         present = float(self.batch.stranding_per_node(self.batch.free).sum())
-        return present + _cheapest(self.slopes, self.batch.count, self.count)
+        return present + _cheapest(self.batch, self.slopes, self.counts)
 
     def is_better(self, placed: IntArray, value: float) -> bool:
         """``placed`` costs less than ``value`` and gives up no point of an earlier stage."""
@@ -445,21 +498,30 @@ class _Goal:
         return value - bound <= gap_share * value
 
 
+@dataclass(frozen=True)
+class _Most:
+    """What a program maximises first: pods of priority ``rank``, with at least ``above`` of those above, the highest first."""
+
+    rank: int
+    above: tuple[int, ...]
+
+
 class _BatchModel:
     """The mixed-integer program over some pairs: most pods, most points, or least stranding of the nodes in it."""
 
-    def __init__(self, batch: Batch, pairs: _Pairs, fitting: IntArray, goal: _Goal | None) -> None:
+    def __init__(self, batch: Batch, pairs: _Pairs, fitting: IntArray, goal: _Goal | _Most) -> None:
         self.model = Model()
         self.batch = batch
         self.pairs = pairs
         self.nodes, self.position = np.unique(pairs.nodes, return_inverse=True)
-        self.is_wishes = goal is not None and goal.is_wishes
+        self.is_wishes = isinstance(goal, _Goal) and goal.is_wishes
         self.scale = 1.0 if self.is_wishes else GOAL
         wish = np.zeros(len(pairs.classes), np.int64)
         if batch.wish is not None:
             wish = batch.wish[pairs.classes, pairs.nodes]
-        if goal is None:
-            objective = np.ones(len(pairs.classes))
+        rank = batch.rank[pairs.classes]
+        if isinstance(goal, _Most):
+            objective = (rank == goal.rank).astype(np.float64)
         elif goal.is_wishes:
             objective = wish.astype(np.float64)
         else:
@@ -473,7 +535,8 @@ class _BatchModel:
         self.gang_rows = self.supply_rows.copy()
         num_zones = max(int(batch.zone_of.max()) + 1, *(len(spread.present) for spread in batch.spreads), 0)
         self.zone_rows = np.full((len(batch.count), num_zones), -1, np.int64)
-        self.count_row = self.wish_row = -1
+        self.count_rows = np.full(batch.num_ranks, -1, np.int64)
+        self.wish_row = -1
         self.device_rows: list[tuple[int, int, IntArray]] = []
         """(position of the node, row, devices that a pod of each class counts for)."""
         self._add_supply()
@@ -487,9 +550,13 @@ class _BatchModel:
                 self.company += [_Company(self, rule, place) for place in range(rule.num_places)]
             else:
                 self.company += [_Pull(self, rule, k, fitting) for k in np.flatnonzero(rule.gains > 0).tolist()]
-        if goal is not None:
-            self.count_row = self.model.add_row(self.x, 1.0, lower=goal.count, upper=goal.count)
-        if goal is not None and not self.is_wishes:
+        if isinstance(goal, _Most):
+            for above, count in enumerate(goal.above):
+                self.model.add_row(self.x[rank == above], 1.0, lower=count)
+            return
+        for one, count in enumerate(goal.counts):
+            self.count_rows[one] = self.model.add_row(self.x[rank == one], 1.0, lower=count, upper=count)
+        if not self.is_wishes:
             if goal.points:
                 self.wish_row = self.model.add_row(self.x[wish > 0], wish[wish > 0], lower=goal.points)
             self._add_stranding()
@@ -577,7 +644,7 @@ class _BatchModel:
         """``(C, N)`` reduced profit of each pair, in the model or not; -inf where the pod does not fit."""
         batch = self.batch
         duals = np.append(answer.duals, 0.0) / self.scale  # row -1 = no such row
-        price = duals[self.supply_rows] + duals[self.gang_rows] + duals[self.count_row]
+        price = duals[self.supply_rows] + duals[self.gang_rows] + duals[self.count_rows[batch.rank]]
         profit = -slopes - price[:, None] - duals[self.zone_rows][:, batch.zone_of]
         offered = np.maximum(batch.allocatable[:, self.nodes], 1)
         room = np.maximum(batch.free[:, self.nodes], 1)
@@ -728,65 +795,81 @@ def place_batch(
     gap_share: float = TIGHT,
     start: IntArray | None = None,
 ) -> Batched:
-    """Best placement of the batch within the deadline: most pods, then most wishes, then least stranding to ``gap_share``.
+    """Best placement of the batch within the deadline: most pods of each priority, the highest first, then most wishes, then
+    least stranding to ``gap_share``.
 
     ``start`` ``(C, N)`` is a valid placement to improve on; None = best fit.
     """
     best = best_fit(batch, deadline) if start is None else start
+    found = _in_stages(batch, best, deadline, (seed, threads, gap_share))
+    if found.counts == found.most_of_each:
+        return found
+    placed = _claimed(
+        batch, found.placed, deadline
+    )  # where nothing is proved, later stages may have made room for more
+    if batch.counts(placed) <= found.counts:
+        return found
+    more = as_placed(batch, placed, deadline.ending)
+    most = (max(pair) for pair in zip(more.counts, found.most_of_each, strict=True))
+    return replace(more, most_of_each=tuple(most))
+
+
+def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, how: tuple[int, int, float]) -> Batched:
+    """Counts, wishes, stranding, one after the other."""
+    seed, threads, gap_share = how
     fitting = batch.fitting()
-    total = int(batch.count.sum())
-    most = int(np.minimum(fitting.sum(axis=1), batch.count).sum())
-    if int(best.sum()) < most and np.count_nonzero(fitting) <= MAX_COUNT_PAIRS and not deadline.is_over:
-        best, most = _place_more(batch, best, fitting, most, deadline.part(0.5), seed, threads)
-    count = int(best.sum())
-    assert count <= most <= total, "more pods placed than the bound allows"
-    if count == 0:
+    best, most = _place_more(batch, best, fitting, deadline, (seed, threads))
+    counts = batch.counts(best)
+    total = batch.by_rank(batch.count)
+    assert all(a <= b <= c for a, b, c in zip(counts, most, total, strict=True)), (
+        "more pods placed than the bound allows"
+    )
+    if not any(counts):
         stranding = batch.stranding(best)
-        return Batched(best, count, most, stranding, stranding, deadline.ending)
-    how = (seed, threads, gap_share)
+        return Batched(best, counts, most, stranding, stranding, deadline.ending)
     wishes_bound = 0
     if batch.near:
         return _place_near(batch, best, fitting, most, deadline, how)
     if batch.wish is not None:
-        goal = _Goal.wishes(batch, fitting, count)
+        goal = _Goal.wishes(batch, fitting, counts)
         best, bound = _improve(goal, best, fitting, deadline.part(WISHES_SHARE), how)
         wishes_bound = int(np.floor(POINTS_SLACK * max(1.0, -bound) - bound))
     wishes_met = batch.wishes_met(best)
     slopes = np.where(fitting > 0, _slopes(batch), INFINITY)
-    best, bound = _improve(_Goal(batch, slopes, count, points=wishes_met), best, fitting, deadline, how)
+    best, bound = _improve(_Goal(batch, slopes, counts, points=wishes_met), best, fitting, deadline, how)
     return _ended(batch, best, (most, wishes_bound, bound), deadline, gap_share)
 
 
 def _ended(
-    batch: Batch, best: IntArray, bounds: tuple[int, int, float], deadline: Deadline, gap_share: float
+    batch: Batch, best: IntArray, bounds: tuple[tuple[int, ...], int, float], deadline: Deadline, gap_share: float
 ) -> Batched:
-    """The result, with ``bounds`` on count, wishes and stranding."""
+    """The result, with ``bounds`` on counts, wishes and stranding."""
     most, wishes_bound, bound = bounds
-    count, value, wishes_met = int(best.sum()), batch.stranding(best), batch.wishes_met(best)
+    counts, value, wishes_met = batch.counts(best), batch.stranding(best), batch.wishes_met(best)
     bound = max(0.0, min(bound, value))
     ending = deadline.ending
-    if value - bound <= gap_share * value and wishes_met >= wishes_bound and count == most:
+    if value - bound <= gap_share * value and wishes_met >= wishes_bound and counts == most:
         ending = Ending.OPTIMAL if value - bound <= TIGHT * value else Ending.GAP_REACHED
-    return Batched(best, count, most, value, bound, ending, wishes_met, max(wishes_bound, wishes_met))
+    return Batched(best, counts, most, value, bound, ending, wishes_met, max(wishes_bound, wishes_met))
 
 
 def _place_near(
     batch: Batch,
     best: IntArray,
     fitting: IntArray,
-    most: int,
+    most: tuple[int, ...],
     deadline: Deadline,
     how: tuple[int, int, float],
 ) -> Batched:
-    """Wishes, then stranding, of a batch whose pods wish things of each other, at the count of ``best``.
+    """Wishes, then stranding, of a batch whose pods wish things of each other, at the counts of ``best``.
 
     Points: search; CP-SAT where that is small; where that proves nothing, programs with what pods have for each other in
     zones, which give a bound and another start for the search. Stranding: the same programs as ever, once everybody's place
     is fixed; its bound is without wishes.
     """
     seed, threads, gap_share = how
-    count, begun_s = int(best.sum()), deadline.elapsed_s
-    most_points = batch.most_wishes(fitting, count)
+    counts, begun_s = batch.counts(best), deadline.elapsed_s
+    most_points = batch.most_wishes(fitting, counts)
     split_s = GLANCES * (deadline.elapsed_s - begun_s)
     for_wishes = deadline.part(WISHES_SHARE)
     best = near_search.improve(batch, best, fitting, for_wishes.part(SEARCH_SHARE), seed=seed)
@@ -796,10 +879,10 @@ def _place_near(
         most_points = min(most_points, proved)
     if batch.wishes_met(best) < most_points and not for_wishes.is_over:
         many = tuple(rule for rule in batch.near if rule.num_places > FEW_PLACES)
-        goal = _Goal.wishes(batch, fitting, count)
+        goal = _Goal.wishes(batch, fitting, counts)
         found, cost = _improve(goal, best, fitting, for_wishes.part(BOUND_SHARE), how)
         proved = int(np.floor(POINTS_SLACK * max(1.0, -cost) - cost))
-        most_points = min(most_points, proved - least_crowding(many, batch.count, fitting, count))
+        most_points = min(most_points, proved - least_crowding(many, batch.surely(counts), fitting))
         if not for_wishes.is_over:
             found = near_search.improve(batch, found, fitting, for_wishes, seed=seed + 1)
         best = max((best, found), key=batch.wishes_met)
@@ -807,10 +890,11 @@ def _place_near(
         layout = near_search.split(batch, best)
         room = layout.batch.fitting()
         slopes = np.where(room > 0, _slopes(layout.batch), INFINITY)
-        fixed = _Goal(layout.batch, slopes, count, points=layout.batch.wishes_met(layout.placed))
+        kept = layout.batch.counts(layout.placed)
+        fixed = _Goal(layout.batch, slopes, kept, points=layout.batch.wishes_met(layout.placed))
         best = layout.merge(_improve(fixed, layout.placed, room, deadline.part(0.5), how)[0])
     plain = replace(batch, wish=None, near=())
-    goal = _Goal(plain, np.where(fitting > 0, _slopes(plain), INFINITY), count)
+    goal = _Goal(plain, np.where(fitting > 0, _slopes(plain), INFINITY), counts)
     bound = goal.first_bound(fitting)
     if deadline.left_s > LEAST_SHARE * deadline.time_s and not deadline.is_over:
         found, bound = _improve(goal, best, fitting, deadline, how)
@@ -822,38 +906,87 @@ def _place_near(
 def as_placed(batch: Batch, placed: IntArray, ending: Ending) -> Batched:
     """A valid placement ``(C, N)`` as it is, with the bounds that cost nothing: what fits alone, and convexity."""
     fitting = batch.fitting()
-    most = int(np.minimum(fitting.sum(axis=1), batch.count).sum())
-    count, value = int(placed.sum()), batch.stranding(placed)
-    goal = _Goal(batch, np.where(fitting > 0, _slopes(batch), INFINITY), count)
-    bound = max(0.0, min(goal.first_bound(fitting), value)) if count else value
-    wishes_met, wishes_bound = batch.wishes_met(placed), batch.most_wishes(fitting, count)
-    if count == most and value - bound <= TIGHT * value and wishes_met == wishes_bound:
+    most = _most_alone(batch, fitting)
+    counts, value = batch.counts(placed), batch.stranding(placed)
+    goal = _Goal(batch, np.where(fitting > 0, _slopes(batch), INFINITY), counts)
+    bound = max(0.0, min(goal.first_bound(fitting), value)) if any(counts) else value
+    wishes_met, wishes_bound = batch.wishes_met(placed), batch.most_wishes(fitting, counts)
+    if counts == most and value - bound <= TIGHT * value and wishes_met == wishes_bound:
         ending = Ending.OPTIMAL
-    return Batched(placed, count, most, value, bound, ending, wishes_met, wishes_bound)
+    return Batched(placed, counts, most, value, bound, ending, wishes_met, wishes_bound)
+
+
+def _most_alone(batch: Batch, fitting: IntArray) -> tuple[int, ...]:
+    """Pods of each priority at most, each class looked at alone."""
+    return batch.by_rank(np.minimum(fitting.sum(axis=1), batch.count))
 
 
 def _place_more(
-    batch: Batch, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, seed: int, threads: int
+    batch: Batch, best: IntArray, fitting: IntArray, deadline: Deadline, how: tuple[int, int]
+) -> tuple[IntArray, tuple[int, ...]]:
+    """A placement with better counts, and bounds: priority by priority, as far as they are not what fits alone.
+
+    All of them together get half of the time.
+    """
+    most = list(_most_alone(batch, fitting))
+    first = _first_rank(batch)
+    for rank in range(batch.num_ranks):
+        inside = first <= rank
+        is_small = np.count_nonzero(fitting[inside]) <= MAX_COUNT_PAIRS
+        if batch.counts(best)[rank] < most[rank] and is_small and not deadline.is_over:
+            part = deadline.part(0.5 / (batch.num_ranks - rank))
+            best, most[rank] = _most_of(batch, rank, best, np.where(inside[:, None], fitting, 0), most[rank], part, how)
+    return best, tuple(max(pair) for pair in zip(most, batch.counts(best), strict=True))
+
+
+def _claimed(batch: Batch, placed: IntArray, deadline: Deadline) -> IntArray:
+    """``placed``, or one with better counts: whoever has no place takes one where that is free, or where it is once those
+    of lower priority make way."""
+    first = _first_rank(batch)
+    for rank in range(batch.num_ranks):
+        kept = np.where((first <= rank)[:, None], placed, 0)
+        found = _one_by_one(batch, deadline, kept)
+        if batch.counts(found) > batch.counts(placed) and not batch.violations(found):
+            placed = found
+    return placed
+
+
+def _first_rank(batch: Batch) -> IntArray:
+    """``(C,)`` the highest priority that a class has a part in: its own, or that of a class of its gang."""
+    first = batch.rank.copy()
+    for gang in np.unique(batch.gang[batch.gang >= 0]).tolist():
+        first[batch.gang == gang] = batch.rank[batch.gang == gang].min()
+    return first
+
+
+def _most_of(
+    batch: Batch, rank: int, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, how: tuple[int, int]
 ) -> tuple[IntArray, int]:
-    """Maximise the count over all pairs that fit; HiGHS on the pure form, so bound and placement are exact."""
+    """Most pods of one priority over all pairs that fit; HiGHS on the pure form, so bound and placement are exact.
+
+    Only classes with a part in this priority or one above take part; the others get what is left.
+    """
+    seed, threads = how
     classes, nodes = np.nonzero(fitting)
     pairs = _Pairs(classes, nodes, fitting > 0)
-    program = _BatchModel(batch, pairs, fitting, None)
+    program = _BatchModel(batch, pairs, fitting, _Most(rank, batch.counts(best)[:rank]))
     limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
     answer = solve_linear(program.model, limits, hint=program.hint(best))
     if answer.has_solution:
         placed = _repacked(batch, program.placed(answer.x), deadline)
-        if placed.sum() > best.sum() and not batch.violations(placed):
+        if rank + 1 < batch.num_ranks:
+            placed = _one_by_one(batch, deadline, placed)
+        if batch.counts(placed) > batch.counts(best) and not batch.violations(placed):
             best = placed
     if np.isfinite(answer.bound):
-        most = max(int(best.sum()), min(most, int(np.floor(answer.bound + 1e-6))))
-    return best, most
+        most = min(most, int(np.floor(answer.bound + 1e-6)))
+    return best, max(most, batch.counts(best)[rank])
 
 
 def _improve(
     goal: _Goal, best: IntArray, fitting: IntArray, deadline: Deadline, how: tuple[int, int, float]
 ) -> tuple[IntArray, float]:
-    """A placement that costs less at the count of ``best``, and a bound: price pairs over all nodes, then the integers."""
+    """A placement that costs less at the counts of ``best``, and a bound: price pairs over all nodes, then the integers."""
     seed, threads, gap_share = how
     batch, slopes = goal.batch, goal.slopes
     pairs = _first_pairs(best, slopes)
@@ -897,11 +1030,14 @@ def _note(goal: _Goal, deadline: Deadline, best: IntArray, bound: float) -> None
         deadline.note(goal.cost(best), bound)
 
 
-def _cheapest(slopes: FloatArray, pods: IntArray, count: int) -> float:
-    """Least growth of stranding that ``count`` pods can cause, each looked at alone."""
+def _cheapest(batch: Batch, slopes: FloatArray, counts: tuple[int, ...]) -> float:
+    """Least growth of stranding that so many pods of each priority can cause, each looked at alone."""
     least = slopes.min(axis=1)
-    placeable = np.isfinite(least)
-    return float(np.sort(np.repeat(least[placeable], pods[placeable]))[:count].sum())
+    total = 0.0
+    for rank, count in enumerate(counts):
+        mine = np.isfinite(least) & (batch.rank == rank)
+        total += float(np.sort(np.repeat(least[mine], batch.count[mine]))[:count].sum())
+    return total
 
 
 def _first_pairs(best: IntArray, slopes: FloatArray) -> _Pairs:
@@ -951,7 +1087,7 @@ def _round(
         answer = solve_linear(program.model, limits, hint=program.hint(best))
         if answer.has_solution:
             placed = _repacked(batch, program.placed(answer.x), deadline)
-            if placed.sum() == goal.count and not batch.violations(placed) and goal.is_better(placed, value):
+            if batch.counts(placed) == goal.counts and not batch.violations(placed) and goal.is_better(placed, value):
                 best, value = placed, goal.cost(placed)
                 _note(goal, deadline, best, bound)
         if np.isfinite(answer.bound):

@@ -229,7 +229,7 @@ class _Search:
 def improve(batch: Batch, placed: IntArray, fitting: IntArray, deadline: Deadline, *, seed: int = 0) -> IntArray:
     """A placement ``(C, N)`` of the same pods per class with at least as many points, by ruin and recreate."""
     search = _Search(batch, placed, fitting, seed)
-    most = batch.most_wishes(fitting, int(placed.sum()))
+    most = batch.most_wishes(fitting, batch.counts(placed))
     met = batch.wishes_met(placed)
     idle = 0
     while met < most and idle < PATIENCE and not deadline.is_over:
@@ -262,14 +262,15 @@ def _in_units(batch: Batch) -> tuple[IntArray, IntArray]:
 
 
 def exact(batch: Batch, placed: IntArray, fitting: IntArray, limits: Limits) -> tuple[IntArray, int]:
-    """The placement with most points among those with as many pods as ``placed``, and a bound on points (CP-SAT)."""
+    """The placement with most points among those with as many pods of each priority as ``placed``, and a bound (CP-SAT)."""
     model = Model()
     classes, nodes = np.nonzero(fitting)
     wish = np.zeros(len(classes), np.int64) if batch.wish is None else batch.wish[classes, nodes]
     x = model.add_columns(fitting[classes, nodes], objective=wish)
     column = np.full(fitting.shape, -1, np.int64)
     column[classes, nodes] = x
-    model.add_row(x, 1.0, lower=float(placed.sum()), upper=float(placed.sum()))
+    for rank, pods in enumerate(batch.counts(placed)):
+        model.add_row(x[batch.rank[classes] == rank], 1.0, lower=float(pods), upper=float(pods))
     for c, pods in enumerate(batch.count.tolist()):
         model.add_row(x[classes == c], 1.0, upper=float(pods))
     request, free = _in_units(batch)
@@ -302,7 +303,7 @@ def exact(batch: Batch, placed: IntArray, fitting: IntArray, limits: Limits) -> 
     bound = (
         int(np.floor(answer.bound + 1e-6))
         if np.isfinite(answer.bound)
-        else batch.most_wishes(fitting, int(placed.sum()))
+        else batch.most_wishes(fitting, batch.counts(placed))
     )
     return best, bound
 
@@ -405,6 +406,7 @@ def split(batch: Batch, placed: IntArray) -> Layout:
         wish=wish,
         near=(),
         devices=None if batch.devices is None else batch.devices.only_classes(index),
+        priority=None if batch.priority is None else batch.priority[index],
     )
     return Layout(cut, index, np.stack(rows), len(batch.count))
 

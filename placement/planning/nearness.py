@@ -140,16 +140,16 @@ def best_company(rules: Sequence[Nearness], count: IntArray, fitting: IntArray) 
     return best
 
 
-def least_crowding(rules: Sequence[Nearness], count: IntArray, fitting: IntArray, placed: int) -> int:
-    """Parts that repulsion within a class costs at least when ``placed`` pods of the batch are placed.
+def least_crowding(rules: Sequence[Nearness], surely: IntArray, fitting: IntArray) -> int:
+    """Parts that repulsion within a class costs at least when ``surely`` ``(C,)`` pods of each class are placed.
 
     With ``x`` pods of the class in a place it costs ``x (x - 1)`` times the loss per pair; that is convex, so spreading the
-    pods evenly over the places, as far as they fit, costs least. At least ``count - (all - placed)`` of them are placed.
+    pods evenly over the places, as far as they fit, costs least.
     """
     cost = 0
     for rule in rules:
         c, loss = rule.pod_class, -int(rule.gains[rule.pod_class])
-        left = int(count[c]) - (int(count.sum()) - placed)
+        left = int(surely[c])
         if loss <= 0 or left <= 0:
             continue
         judged = (rule.seat >= 0) & (rule.seat == rule.look)

@@ -453,7 +453,10 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     free, request = np.maximum(cluster.free(), 0), cluster.request(specs)
     devices = devices_of(specs, cluster.state.snapshot().gpu_free[cluster.rows])
     counted = None if devices is None or devices.are_whole else devices
-    batch = Batch(request, count, free, cluster.allocatable(), most, gang_number, zones, devices=counted)
+    priority = np.array([spec.priority for spec in specs], np.int64)
+    batch = Batch(
+        request, count, free, cluster.allocatable(), most, gang_number, zones, devices=counted, priority=priority
+    )
     if is_wishing(rules, specs):
         wishes = wishes_of(rules, specs, count, batch.fitting() > 0, cluster.rows)
         batch = replace(batch, **wishes._asdict())
@@ -480,6 +483,16 @@ def _missing(cluster: Cluster, pods: Iterable[Pod]) -> list[str]:
         why = cluster.why_nowhere(pod.spec) if number == 0 else why
         lines.append(f"pod {pod.name}: {why}" if why else f"pod {pod.name} fits on no node within this plan")
     return lines
+
+
+def _of_priority(priority: int, pods: tuple[int, int, int], *, is_first: bool) -> str:
+    """How many ``pods`` of a priority are placed, there are, and can be placed at most, in words."""
+    placed, all_, most = pods
+    given = "" if is_first else " with as many of those above"
+    bound = (
+        "" if placed == all_ else f", no more can be{given}" if placed == most else f", {most} can be{given} at most"
+    )
+    return f"priority {priority}: {placed} of {all_} pods are placed{bound}"
 
 
 def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Plan:
@@ -509,7 +522,14 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
             "wishes_met_share": batched.wishes_met / possible,
             "wishes_met_share_bound": batched.wishes_bound / possible,
         }
-    reasons = (*problem.left_out, *missing)
+    asked = problem.batch.by_rank(problem.batch.count)
+    by_priority = []
+    for rank, priority in enumerate(problem.batch.priorities if problem.batch.num_ranks > 1 else ()):
+        here, most = batched.counts[rank], batched.most_of_each[rank]
+        details |= {f"placed_priority_{priority}": float(here), f"most_priority_{priority}": float(most)}
+        if missing:
+            by_priority.append(_of_priority(priority, (here, asked[rank], most), is_first=rank == 0))
+    reasons = (*by_priority, *problem.left_out, *missing)
     ending = Ending.INFEASIBLE if batched.most == 0 and missing else batched.ending
     return Plan(
         "batch",

@@ -137,7 +137,7 @@ class Nominator:
     # ── what waits ────────────────────────────────────────────────────────────────────────────
 
     def ready(self) -> list[Seen]:
-        """Gated pods whose window is over, gangs whole or not at all, oldest first; at most one batch."""
+        """Gated pods whose window is over, gangs whole or not at all, most important and then oldest first; at most one batch."""
         ledger, now = self.engine.ledger, self.engine.ledger.clock()
         for uid in [u for u in self._since if u not in ledger.gated]:
             del self._since[uid]
@@ -150,7 +150,8 @@ class Nominator:
         if not waiting or self._since[waiting[0]] > now - self.settings.window_s:
             return []
         found: list[Seen] = []
-        for members in self._by_unit(waiting).values():
+        units = self._by_unit(waiting).values()
+        for members in sorted(units, key=lambda members: -max(seen.spec.priority for seen in members)):
             fits = not found or len(found) + len(members) <= self.settings.max_pods
             if fits and not self._why_waits(members, now):
                 found += members

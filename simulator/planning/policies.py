@@ -81,7 +81,8 @@ def _allowed(state: ClusterState, specs: list[PodSpec], rows: IntArray) -> BoolA
 
 
 def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) -> dict[int, int]:
-    """Ledger row per pod of a window: as many as possible, on the fullest nodes that hold them, stranding least.
+    """Ledger row per pod of a window: as many as possible, the most important first, on the fullest nodes that hold them,
+    stranding least.
 
     Devices are packed one by one wherever shares are asked for or taken; whole ones add up. Which device a pod gets is the
     strategy's to say when it arrives. Pods that plans do not cover are absent, and so is everybody where there is nothing
@@ -114,6 +115,7 @@ def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) ->
         none,
         where,
         devices=devices,
+        priority=np.array([spec.priority for spec in specs], np.int64),
     )
     chosen, part = _fullest(batch)
     placed = batches.place_batch(part, Deadline(time_s, WorkClock()), gap_share=WINDOW_GAP).placed
@@ -125,16 +127,16 @@ def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) ->
 
 
 def _fullest(batch: batches.Batch) -> tuple[IntArray, batches.Batch]:
-    """The shortest prefix of nodes, fullest first, that best fit fills with as many pods as all nodes take."""
+    """The shortest prefix of nodes, fullest first, that best fit fills with as many pods of each priority as all nodes take."""
     offered = np.maximum(batch.allocatable, 1)
     order = np.argsort((batch.free / offered).mean(axis=0), kind="stable")
     takes = np.asarray((batch.fitting() > 0).any(axis=0), np.bool_)
     order = order[takes[order]]
-    wanted = int(batches.best_fit(batch).sum())
+    wanted = batch.counts(batches.best_fit(batch))
     low, high = 1, max(len(order), 1)
     while low < high and len(order):
         middle = (low + high) // 2
-        if int(batches.best_fit(_only(batch, order[:middle])).sum()) >= wanted:
+        if batch.counts(batches.best_fit(_only(batch, order[:middle]))) >= wanted:
             high = middle
         else:
             low = middle + 1
