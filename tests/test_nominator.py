@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ def nominated(api: ApiServer, name: str) -> str:
 
 
 @asynccontextmanager
-async def planning(api: ApiServer, folder: Path, order: Order | None = None) -> AsyncIterator[Planner]:
+async def planning(
+    api: ApiServer, folder: Path, order: Order | None = None, plan: PlanSettings = PLAN
+) -> AsyncIterator[Planner]:
     """The planner, in this process."""
     async with client_of(api, folder, page_size=2) as client:
-        planner = Planner(Settings(plan=PLAN), client, order or Order(float("inf")))
+        planner = Planner(Settings(plan=plan), client, order or Order(float("inf")))
         work = asyncio.create_task(planner.run())
         try:
             yield planner
@@ -91,6 +94,33 @@ async def test_gated_pods_are_nominated_freed_and_counted_when_bound(tmp_path: P
         text = planner.metrics.expose().decode()
         assert 'ullage_plan_gap_ratio{kind="batch"}' in text
         assert 'ullage_plan_value{kind="batch"} 6.0' in text
+
+
+@pytest.mark.parametrize("max_pods", [500, 2])
+async def test_where_room_is_short_it_goes_to_the_highest_priority(max_pods: int, tmp_path: Path) -> None:
+    """Three nodes of eight cores: two for those that came last, the third for the gang; also where a batch is cut short."""
+
+    def ranked(body: dict[str, Any], priority: int) -> dict[str, Any]:
+        body["spec"]["priority"] = priority
+        return body
+
+    plan = replace(PLAN, window_s=0.5, max_pods=max_pods, nomination_deadline_s=20)
+    async with cluster() as api, planning(api, tmp_path, plan=plan):
+        for i in range(3):
+            api.put("pods", ranked(gated(f"early{i}", "6"), -1))
+        for i in range(2):
+            api.put("pods", ranked(member("g", i, 2, "3"), 5))
+        for i in range(2):
+            api.put("pods", ranked(gated(f"late{i}", "7"), 1000))
+        await until(lambda: all(is_free(api, f"late{i}") and is_free(api, f"g{i}") for i in range(2)))
+        assert nominated(api, "late0") != nominated(api, "late1")
+        assert (
+            nominated(api, "g0") == nominated(api, "g1") not in ("", nominated(api, "late0"), nominated(api, "late1"))
+        )
+        await asyncio.sleep(1.2)  # two more windows
+        assert not any(nominated(api, f"early{i}") or is_free(api, f"early{i}") for i in range(3)), (
+            "they wait, planned for nobody"
+        )
 
 
 async def test_a_pod_behind_a_gate_of_others_as_well_takes_no_room_until_that_is_gone(tmp_path: Path) -> None:

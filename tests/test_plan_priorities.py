@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.batches import Batch, ZoneSpread, as_placed, best_fit, place_batch
 from placement.devices import Devices
-from placement.plans import Deadline, Ending, Plan, WorkClock
+from placement.planning.batches import Batch, ZoneSpread, as_placed, best_fit, place_batch
+from placement.planning.plans import Deadline, Ending, Plan, WorkClock
 from placement.resources import IntArray
-from simulator.plan_instances import batch_instance
-from simulator.plan_worker import Request, make_plan
+from simulator.planning.plan_bench import bench
+from simulator.planning.plan_instances import batch_instance
+from simulator.planning.plan_worker import Request, make_plan
 from tests.test_plan_cli import node, pod, taken
 from tests.test_plan_models import seconds, valid_placements
 
@@ -70,7 +71,9 @@ def test_counts_are_those_of_brute_force_priority_by_priority(batch: Batch, is_n
     least = min(batch.stranding(x) for x in valid if (batch.counts(x), batch.wishes_met(x)) == (best, met))
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TOP_NODES", "MAX_NEW_PAIRS", "FIRST_PAIRS") if is_narrow else ():
-            patch.setattr(f"placement.batches.{name}", 1)  # pairs of class and node enter the programs by their price
+            patch.setattr(
+                f"placement.planning.batches.{name}", 1
+            )  # pairs of class and node enter the programs by their price
         result = place_batch(batch, seconds(5))
     assert batch.violations(result.placed) == []
     assert batch.counts(result.placed) == result.counts
@@ -115,7 +118,7 @@ def test_nobody_keeps_a_place_that_somebody_more_important_could_have(
 
 def test_room_that_later_stages_make_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no program counts, stranding may be cut by a placement that has room for one more."""
-    monkeypatch.setattr("placement.batches.MAX_COUNT_PAIRS", -1)
+    monkeypatch.setattr("placement.planning.batches.MAX_COUNT_PAIRS", -1)
     batch = batch_instance(2, num_pods=200, num_nodes=40)
     rng = np.random.default_rng(0)
     batch = replace(batch, priority=rng.integers(0, 3, len(batch.count)))
@@ -147,6 +150,17 @@ def test_short_room_goes_to_the_highest_priorities_and_blind_plans_place_more_po
     assert result.counts[:2] == result.most_of_each[:2]
     assert result.counts > batch.counts(blind.placed)
     assert result.count <= blind.most
+
+
+def test_the_bench_says_what_is_proved_and_what_blind_plans_place() -> None:
+    row = bench("batch-priorities", 1, 0.3, clock="cpu")[0]
+    placed, most, blind, best_fit_placed = (
+        [int(number) for number in str(row[key]).split("+")]
+        for key in ("placed", "most", "blind_placed", "best_fit_placed")
+    )
+    assert placed >= best_fit_placed
+    assert placed >= blind
+    assert row["proved"] == next((k for k in range(4) if placed[k] < most[k]), 4)
 
 
 # ── plans of snapshots ────────────────────────────────────────────────────────────────────────────────────────

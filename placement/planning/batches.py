@@ -47,6 +47,10 @@ FIRST_PAIRS, MORE_PAIRS = 3000, 4
 """Pairs in the first integer program, and how much larger each further one is."""
 MAX_COUNT_PAIRS = 200_000
 """More pairs than this make no program of their own for the count."""
+COUNT_SHARE = 0.5
+"""What a priority of which not all are placed gets of the time that is left."""
+COUNT_SLACK = 1e-6
+"""What a solver's bound on a number of pods may be wrong by."""
 SOLVE_SHARE = 0.85
 """What a solver gets of the time that is left: it looks at its clock between steps only."""
 BUILDS = 3.0
@@ -301,53 +305,97 @@ def _by_zone(values: IntArray, zone_of: IntArray, num_zones: int) -> IntArray:
     return np.asarray(np.bincount(zone_of, weights=values, minlength=num_zones), np.float64).astype(np.int64)
 
 
-def best_fit(batch: Batch, deadline: Deadline | None = None) -> IntArray:
-    """``(C, N)`` greedy placement, most important and then largest class first, each pod where it likes best, then where
-    stranding grows least.
+def best_fit(batch: Batch, deadline: Deadline | None = None, *, is_quick: bool = False) -> IntArray:
+    """``(C, N)`` greedy placement, the most important first, each pod where it likes best, then where stranding grows least.
 
-    Gangs are placed all or none, when the first of their classes is up. Classes with a zone spread go to the emptiest zone
-    that still has room. Wishes count for nothing where fewer pods would be placed for them. After the deadline no further
-    class is begun, but for the first :data:`FIRST_PODS` pods.
+    Of one priority the largest classes come first, as most often that places all; where it does not, the smallest first if
+    that places more (``is_quick``: not tried). Gangs are placed all or none, when the first of their classes is up. Classes
+    with a zone spread go to the emptiest zone that still has room. Wishes count for nothing where fewer pods would be placed
+    for them. After the deadline no further class is begun, but for the first :data:`FIRST_PODS` pods.
     """
-    placed = _one_by_one(batch, deadline)
+    placed = _one_by_one(batch, deadline, is_quick=is_quick)
     if batch.has_wishes and placed.sum() < batch.count.sum():
-        plain = _one_by_one(replace(batch, wish=None, near=()), deadline)
+        plain = _one_by_one(replace(batch, wish=None, near=()), deadline, is_quick=is_quick)
         placed = plain if batch.counts(plain) > batch.counts(placed) else placed
     return placed
 
 
-def _one_by_one(batch: Batch, deadline: Deadline | None, start: IntArray | None = None) -> IntArray:
+@dataclass
+class _Filled:
+    """A placement that grows: ``placed`` ``(C, N)``, what it leaves of nodes ``(R, N)``, and who is near whom."""
+
+    placed: IntArray
+    left: IntArray
+    counts: Counts | None
+
+    def copy(self) -> _Filled:
+        return _Filled(self.placed.copy(), self.left.copy(), None if self.counts is None else self.counts.copy())
+
+
+class _OneByOne:
+    """Class after class, gangs whole. ``deadline`` None = there is none."""
+
+    def __init__(self, batch: Batch, deadline: Deadline | None, start: IntArray | None) -> None:
+        self.batch = batch
+        self.deadline = deadline
+        placed = np.zeros(batch.most.shape, np.int64) if start is None else start.copy()
+        left = batch.free.copy() if start is None else batch.free - batch.request @ placed
+        self.now = _Filled(placed, left, Counts(batch.near, placed) if batch.near else None)
+        self.missing = batch.count - placed.sum(axis=1)
+        self.begun = 0
+
+    def groups(self, *, largest_first: bool) -> list[list[list[int]]]:
+        """Classes that are placed together, by the highest priority among them."""
+        batch, size = self.batch, self.batch.request.T @ self.batch.weights
+        found: dict[tuple[int, int], list[int]] = {}
+        for c in np.lexsort((-size if largest_first else size, batch.rank)).tolist():  # stable
+            gang = int(batch.gang[c])
+            found.setdefault((gang, -1) if gang >= 0 else (-1, c), []).append(c)
+        by_rank: list[list[list[int]]] = [[] for _ in range(batch.num_ranks)]
+        for classes in found.values():
+            by_rank[int(batch.rank[classes[0]])].append(classes)
+        return by_rank
+
+    def _ends(self, pods: int, is_over: bool) -> bool:
+        self.begun += pods
+        return is_over and self.begun > FIRST_PODS
+
+    def _is_late(self) -> bool:
+        return self.deadline is not None and self._ends(1, self.deadline.is_late)
+
+    def fill(self, groups: list[list[int]]) -> bool:
+        """Place what is missing of ``groups``; True when all found a node."""
+        batch, missing, whole = self.batch, self.missing, True
+        for classes in groups:
+            if self.deadline is not None and self._ends(int(missing[classes].sum()), self.deadline.is_over):
+                return False
+            is_gang = batch.gang[classes[0]] >= 0
+            trial = self.now.copy() if is_gang else self.now
+            complete = all(
+                _fill_class(batch, c, int(missing[c]), trial.placed, trial.left, trial.counts, self._is_late)
+                for c in classes
+            )
+            whole = whole and complete
+            if is_gang and complete:
+                self.now = trial
+        return whole
+
+
+def _one_by_one(
+    batch: Batch, deadline: Deadline | None, start: IntArray | None = None, *, is_quick: bool = False
+) -> IntArray:
     """The pods that ``start`` ``(C, N)`` does not place, put beside those that it does."""
-    placed = np.zeros(batch.most.shape, np.int64) if start is None else start.copy()
-    left = batch.free - batch.request @ placed
-    counts = Counts(batch.near, placed) if batch.near else None
-    size = batch.request.T @ batch.weights
-    missing = batch.count - placed.sum(axis=1)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for c in np.lexsort((-size, batch.rank)):  # stable
-        gang = int(batch.gang[c])
-        groups.setdefault((gang, -1) if gang >= 0 else (-1, int(c)), []).append(int(c))
-    begun = 0
-
-    def ends(pods: int, is_over: bool) -> bool:
-        nonlocal begun
-        begun += pods
-        return is_over and begun > FIRST_PODS
-
-    def is_late() -> bool:
-        return deadline is not None and ends(1, deadline.is_late)
-
-    for (gang, _), classes in groups.items():
-        if deadline is not None and ends(int(missing[classes].sum()), deadline.is_over):
-            break
-        trial, trial_left = placed.copy() if gang >= 0 else placed, left.copy() if gang >= 0 else left
-        trial_counts = counts.copy() if gang >= 0 and counts is not None else counts
-        complete = all(
-            _fill_class(batch, c, int(missing[c]), trial, trial_left, trial_counts, is_late) for c in classes
-        )
-        if gang >= 0 and complete:
-            placed, left, counts = trial, trial_left, trial_counts
-    return placed
+    filling = _OneByOne(batch, deadline, start)
+    largest, smallest = (filling.groups(largest_first=first) for first in (True, False))
+    for one, other in zip(largest, smallest, strict=True):
+        before = filling.now if is_quick or len(one) < 2 else filling.now.copy()
+        if filling.fill(one) or before is filling.now or (deadline is not None and deadline.is_over):
+            continue
+        found, filling.now = filling.now, before
+        filling.fill(other)
+        if batch.counts(filling.now.placed) <= batch.counts(found.placed):
+            filling.now = found
+    return filling.now.placed
 
 
 def _fill_class(
@@ -924,17 +972,15 @@ def _most_alone(batch: Batch, fitting: IntArray) -> tuple[int, ...]:
 def _place_more(
     batch: Batch, best: IntArray, fitting: IntArray, deadline: Deadline, how: tuple[int, int]
 ) -> tuple[IntArray, tuple[int, ...]]:
-    """A placement with better counts, and bounds: priority by priority, as far as they are not what fits alone.
-
-    All of them together get half of the time.
-    """
+    """A placement with better counts, and bounds: priority by priority, as far as they are not what fits alone. Each gets
+    :data:`COUNT_SHARE` of the time that is left."""
     most = list(_most_alone(batch, fitting))
     first = _first_rank(batch)
     for rank in range(batch.num_ranks):
         inside = first <= rank
         is_small = np.count_nonzero(fitting[inside]) <= MAX_COUNT_PAIRS
         if batch.counts(best)[rank] < most[rank] and is_small and not deadline.is_over:
-            part = deadline.part(0.5 / (batch.num_ranks - rank))
+            part = deadline.part(COUNT_SHARE)
             best, most[rank] = _most_of(batch, rank, best, np.where(inside[:, None], fitting, 0), most[rank], part, how)
     return best, tuple(max(pair) for pair in zip(most, batch.counts(best), strict=True))
 
@@ -962,16 +1008,26 @@ def _first_rank(batch: Batch) -> IntArray:
 def _most_of(
     batch: Batch, rank: int, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, how: tuple[int, int]
 ) -> tuple[IntArray, int]:
-    """Most pods of one priority over all pairs that fit; HiGHS on the pure form, so bound and placement are exact.
+    """Most pods of one priority over all pairs that fit; HiGHS on the pure form, so bound and placement are exact. The linear
+    program comes first: its bound is there before that of the integers, and often does.
 
     Only classes with a part in this priority or one above take part; the others get what is left.
     """
     seed, threads = how
+    count, begun_s = batch.counts(best)[rank], deadline.elapsed_s
     classes, nodes = np.nonzero(fitting)
     pairs = _Pairs(classes, nodes, fitting > 0)
     program = _BatchModel(batch, pairs, fitting, _Most(rank, batch.counts(best)[:rank]))
-    limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
-    answer = solve_linear(program.model, limits, hint=program.hint(best))
+
+    def limits() -> Limits:
+        return Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
+
+    relaxed = solve_linear(program.model, limits(), relax=True)
+    if relaxed.status == Status.OPTIMAL:
+        most = max(count, min(most, int(np.floor(relaxed.value + COUNT_SLACK))))
+    if most == count or deadline.left_s < deadline.elapsed_s - begun_s:
+        return best, most
+    answer = solve_linear(program.model, limits(), hint=program.hint(best))
     if answer.has_solution:
         placed = _repacked(batch, program.placed(answer.x), deadline)
         if rank + 1 < batch.num_ranks:
@@ -979,7 +1035,7 @@ def _most_of(
         if batch.counts(placed) > batch.counts(best) and not batch.violations(placed):
             best = placed
     if np.isfinite(answer.bound):
-        most = min(most, int(np.floor(answer.bound + 1e-6)))
+        most = min(most, int(np.floor(answer.bound + COUNT_SLACK)))
     return best, max(most, batch.counts(best)[rank])
 
 

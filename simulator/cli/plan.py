@@ -488,6 +488,7 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
             "batch-rules",
             "batch-wishes",
             "batch-company",
+            "batch-priorities",
             "consolidate",
             "consolidate-unlimited",
             "consolidate-spot",

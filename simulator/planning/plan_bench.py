@@ -25,12 +25,15 @@ from simulator.planning.plan_instances import (
     purchase_instance,
     spot_nodes,
     with_company,
+    with_priorities,
     with_wishes,
 )
 
 Row = dict[str, float | int | str | None]
 Clock = Callable[[], float]
 BATCH_SIZES = ((200, 5000), (500, 15000), (200, 1000))
+SHORT_SIZES = ((50, 6), (200, 40), (500, 100))
+"""Pods, and nodes that take about four in five of them."""
 FLEET_SIZES = (100, 200, 400, 1000)
 PURCHASE_SIZES = (200, 1000, 5000)
 INTERRUPTIONS_PER_HOUR, USD_PER_INTERRUPTION, USD_PER_POD_INTERRUPTED = 0.05, 0.2, 0.5
@@ -83,6 +86,35 @@ def _wishes(batch: batches.Batch, greedy: IntArray, result: batches.Batched) -> 
         "best_fit_wishes_percent": 100 * batch.wishes_met(greedy) / possible,
         "wishes_percent": 100 * result.wishes_met / possible,
         "wishes_bound_percent": 100 * result.wishes_bound / possible,
+    }
+
+
+def priorities_row(seed: int, time_s: float, clock: Clock) -> Row:
+    """Pods of four priorities where room is short: placed, and at most, of each; and by a plan blind to priorities."""
+    num_pods, num_nodes = SHORT_SIZES[seed % len(SHORT_SIZES)]
+    batch = with_priorities(batch_instance(seed, num_pods=num_pods, num_nodes=num_nodes), seed)
+    blind = batches.place_batch(replace(batch, priority=None), Deadline(time_s, clock))
+    start = clock()
+    result = batches.place_batch(batch, Deadline(time_s, clock))
+    spent = clock() - start
+    _valid(batch.violations(result.placed))
+    proved = [most == count for most, count in zip(result.most_of_each, result.counts, strict=True)]
+
+    def words(counts: tuple[int, ...]) -> str:
+        return "+".join(str(count) for count in counts)
+
+    return {
+        "seed": seed,
+        "pods": words(batch.by_rank(batch.count)),
+        "nodes": num_nodes,
+        "placed": words(result.counts),
+        "most": words(result.most_of_each),
+        "proved": (proved.index(False) if False in proved else len(proved)),
+        "blind_placed": words(batch.counts(blind.placed)),
+        "best_fit_placed": words(batch.counts(batches.best_fit(batch))),
+        "gap_percent": 100 * result.gap_share,
+        "ending": str(result.ending),
+        "time_s": round(spent, 2),
     }
 
 
@@ -172,6 +204,7 @@ BENCHES: dict[str, Callable[[int, float, Clock], Row]] = {
     "batch-rules": partial(batch_row, with_rules=True),
     "batch-wishes": partial(batch_row, with_rules=True, change=with_wishes),
     "batch-company": partial(batch_row, with_rules=True, change=with_company),
+    "batch-priorities": priorities_row,
     "consolidate": consolidation_row,
     "consolidate-unlimited": partial(consolidation_row, unlimited=True),
     "consolidate-spot": risk_row,

@@ -135,6 +135,12 @@ def with_wishes(batch: Batch, seed: int) -> Batch:
     return replace(batch, wish=np.where(fits, wish - least, 0))
 
 
+def with_priorities(batch: Batch, seed: int) -> Batch:
+    """A batch whose classes have one of four priorities each."""
+    random_ = labelled_random(seed, "priorities")
+    return replace(batch, priority=np.array([random_.randint(0, 3) for _ in batch.count], np.int64))
+
+
 def with_company(batch: Batch, seed: int) -> Batch:
     """A batch with :func:`with_wishes`, and with wishes among its pods, each worth up to 200 points a pod.
 

@@ -132,11 +132,11 @@ def _fullest(batch: batches.Batch) -> tuple[IntArray, batches.Batch]:
     order = np.argsort((batch.free / offered).mean(axis=0), kind="stable")
     takes = np.asarray((batch.fitting() > 0).any(axis=0), np.bool_)
     order = order[takes[order]]
-    wanted = batch.counts(batches.best_fit(batch))
+    wanted = batch.counts(batches.best_fit(batch, is_quick=True))
     low, high = 1, max(len(order), 1)
     while low < high and len(order):
         middle = (low + high) // 2
-        if batch.counts(batches.best_fit(_only(batch, order[:middle]))) >= wanted:
+        if batch.counts(batches.best_fit(_only(batch, order[:middle]), is_quick=True)) >= wanted:
             high = middle
         else:
             low = middle + 1
