@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from tests.plan_referee import GANG, GATE, SIZE, Referee
+from tests.plan_referee import GANG, GANG_LABELS, GATE, GROUP, MEMBERS, SIZE, WORKLOAD, Referee
 
 Object = dict[str, Any]
 ZONES = ("z1", "z2", "z3")
@@ -70,7 +70,7 @@ def a_pod(chance: random.Random, i: int) -> Object:
     owner = chance.choice(["ReplicaSet"] * 8 + ["Job", "DaemonSet", ""])
     metadata: Object = {"name": f"p{i}", "uid": f"p{i}", "namespace": chance.choice(["a", "a", "b"])}
     if owner:
-        metadata["ownerReferences"] = [{"kind": owner, "name": app, "controller": True}]
+        metadata["ownerReferences"] = [{"kind": owner, "name": app, "uid": f"{owner}-{app}", "controller": True}]
     for likely, act in (
         (0.06, lambda: request.update({"example.com/port": "1"})),
         (0.05, lambda: container.update(ports=[{"hostPort": chance.choice([80, 81])}])),
@@ -85,16 +85,52 @@ def a_pod(chance: random.Random, i: int) -> Object:
         (0.06, lambda: spec.update(nodeSelector={"size": "2"})),
         (0.3, lambda: spec.update(affinity=_affinity(chance, app))),
         (0.05, lambda: spec.update(schedulingGates=[{"name": chance.choice([GATE, "example.com/quota"])}])),
-        (0.08, lambda: labels.update({GANG: f"gang-{app}"})),
+        (0.16, lambda: _join_gang(chance, app, labels, marks, spec)),
         (0.08, lambda: request.update({"ullage.dev/gpu-milli": chance.choice(["500", "1000", "300"])})),
         (0.08, lambda: spec.update(topologySpreadConstraints=[_spread(chance, app)])),
     ):
         if chance.random() < likely:
             act()
-    if GANG in labels:
-        marks[SIZE] = str(chance.choice([1, 2, 3]))
     metadata |= {"labels": labels, "annotations": marks}
     return {"kind": "Pod", "metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}
+
+
+def _join_gang(chance: random.Random, app: str, labels: Object, marks: Object, spec: Object) -> None:
+    """In one of the ways in which a pod can say that it does not come alone, sometimes in two; sizes may contradict."""
+    named = f"gang-{app}"
+    for way in chance.sample(["label", "label", "group", "workload", "owner"], chance.choice([1, 1, 1, 2])):
+        if way == "label":
+            labels[chance.choice([GANG, GANG, *GANG_LABELS])] = named
+        elif way == "group":
+            spec["schedulingGroup"] = {"podGroupName": named}
+        elif way == "workload":
+            replica = {"podGroupReplicaKey": chance.choice("01")} if chance.random() < 0.3 else {}
+            spec["workloadRef"] = {"name": named, "podGroup": chance.choice(["w", "w", "v"]), **replica}
+    if chance.random() < 0.7:
+        marks[SIZE] = str(chance.choice([0, 1, 2, 2, 3]))
+
+
+def gang_objects(chance: random.Random) -> list[Object]:
+    """What says how many pods gangs need, for some of the gangs, where such objects are known at all."""
+    found = []
+    for version, kind in ((MEMBERS, "PodGroup"), (GROUP, "PodGroup"), (WORKLOAD, "Workload")):
+        if chance.random() < 0.5:
+            continue
+        for app in APPS:
+            for space in "ab":
+                if chance.random() < 0.4:
+                    continue
+                policy: Object = (
+                    {"gang": {"minCount": chance.randint(1, 3)}} if chance.random() < 0.7 else {"basic": {}}
+                )
+                spec = {
+                    MEMBERS: {"minMember": chance.randint(1, 3)},
+                    GROUP: {"schedulingPolicy": policy},
+                    WORKLOAD: {"podGroups": [{"name": "w", "policy": policy}]},
+                }[version]
+                meta = {"name": f"gang-{app}", "namespace": space}
+                found.append({"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec})
+    return found
 
 
 def _spread(chance: random.Random, app: str) -> Object:
@@ -134,4 +170,4 @@ def cluster(seed: int, *, num_nodes: int = 5, num_pods: int = 18, full: float = 
                 pod["metadata"]["annotations"]["ullage.dev/devices"] = device
             pod["status"]["phase"] = "Running"
             running.append(pod)
-    return [*nodes, *pods, *budgets]
+    return [*nodes, *pods, *budgets, *gang_objects(chance)]

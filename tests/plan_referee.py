@@ -18,7 +18,10 @@ NEVER = (
 )
 GATE = "ullage.dev/plan"
 GANG = "scheduling.x-k8s.io/pod-group"
+GANG_LABELS = ("pod-group.scheduling.sigs.k8s.io/name", GANG, "volcano.sh/group-name")
 SIZE = "ullage.dev/gang-size"
+MEMBERS, GROUP, WORKLOAD = "scheduling.x-k8s.io/v1alpha1", "scheduling.k8s.io/v1alpha2", "scheduling.k8s.io/v1alpha1"
+"""API versions of what says how many pods a gang needs."""
 SUFFIXES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 1000, "M": 10**6}
 
 
@@ -127,9 +130,62 @@ def owner_of(pod: Object) -> str:
     return next((o["kind"] for o in pod["metadata"].get("ownerReferences") or () if o.get("controller")), "")
 
 
-def gang_of(pod: Object) -> str:
-    name = labels_of(pod).get(GANG, "")
-    return f"{pod['metadata']['namespace']}/{name}" if name else ""
+def size_of(pod: Object) -> int:
+    """How many pods its gang has, by its annotation; 0 = it does not say."""
+    text = (pod["metadata"].get("annotations") or {}).get(SIZE, "")
+    return int(text) if text.isdigit() else 0
+
+
+class Gangs:
+    """Who belongs together, and how many that must be, read from pods and from the objects that they name."""
+
+    def __init__(self, objects: list[Object]) -> None:
+        self.needs: dict[tuple[str, ...], int] = {}
+        """Gang → pods at least, where an object says it; 0 = its pods come one by one."""
+        self.listed: set[str] = set()
+        """API versions of which objects are listed: then there are no others."""
+        for thing in objects:
+            version, spec, place = thing.get("apiVersion", ""), thing.get("spec") or {}, thing["metadata"]
+            where = place.get("namespace", ""), place["name"]
+            if thing["kind"] == "PodGroup" and version == MEMBERS:
+                self.needs["label", *where] = max(1, spec.get("minMember", 1))
+            elif thing["kind"] == "PodGroup" and version == GROUP:
+                self.needs["group", *where] = self._count(spec.get("schedulingPolicy") or {})
+            elif thing["kind"] == "Workload" and version == WORKLOAD:
+                for part in spec.get("podGroups") or ():
+                    self.needs["workload", *where, part["name"]] = self._count(part.get("policy") or {})
+            else:
+                continue
+            self.listed.add(version)
+
+    @staticmethod
+    def _count(policy: Object) -> int:
+        return max(1, policy["gang"].get("minCount", 1)) if policy.get("gang") else 0
+
+    def of(self, pod: Object) -> tuple[str, ...]:
+        """Its gang; empty when it is alone."""
+        meta, spec = pod["metadata"], pod["spec"]
+        space = meta["namespace"]
+        named: tuple[str, ...] = ()
+        if name := (spec.get("schedulingGroup") or {}).get("podGroupName"):
+            named = ("group", space, name)
+        elif (ref := spec.get("workloadRef")) and ref.get("name"):
+            named = ("workload", space, ref["name"], ref.get("podGroup", ""), ref.get("podGroupReplicaKey", ""))
+        if named and self.needs.get(named[:4]) != 0:
+            return named
+        for key in GANG_LABELS:
+            if name := labels_of(pod).get(key):
+                return ("volcano" if key.startswith("volcano") else "label", space, name)
+        owner = next((o.get("uid", "") for o in meta.get("ownerReferences") or () if o.get("controller")), "")
+        return ("owner", space, owner) if not named and owner and size_of(pod) > 1 else ()
+
+    def least(self, gang: tuple[str, ...], members: list[Object]) -> int | None:
+        """How many must be there before any of it is placed; None = nobody is, the object that says it is missing."""
+        if (told := self.needs.get(gang[:4])) is not None:
+            return told
+        size = max(size_of(pod) for pod in members)
+        version = {"label": MEMBERS, "group": GROUP, "workload": WORKLOAD}.get(gang[0])
+        return None if not size and version in self.listed else size
 
 
 class Referee:
@@ -138,12 +194,14 @@ class Referee:
     def __init__(self, objects: list[Object]) -> None:
         by_kind: dict[str, list[Object]] = {"Node": [], "Pod": [], "PodDisruptionBudget": []}
         for thing in objects:
-            by_kind[thing["kind"]].append(thing)
+            by_kind.setdefault(thing["kind"], []).append(thing)
+        self.gangs = Gangs(objects)
         self.nodes = {n["metadata"]["name"]: n for n in by_kind["Node"]}
         self.pods = {p["metadata"]["uid"]: p for p in by_kind["Pod"]}
         self.budgets = by_kind["PodDisruptionBudget"]
         self.where = {uid: p["spec"]["nodeName"] for uid, p in self.pods.items() if p["spec"].get("nodeName")}
         self.pending = set(self.pods) - set(self.where)
+        self.waited = frozenset(self.pending)
         self.down: set[str] = set()
         """Evicted and not back yet."""
         self.closed: set[str] = set()
@@ -329,16 +387,40 @@ class Referee:
         left = [u for u, n in self.where.items() if n == node and owner_of(self.pods[u]) not in ("DaemonSet", "Node")]
         return wrong + (["not empty"] if left else [])
 
+    def _who_should_have_got(self, placed: set[str], plan: Plan) -> list[str]:
+        """Whoever has no place in a batch, but would where less important pods of it, of no gang, have theirs."""
+        wrong = []
+        rank = {uid: pod["spec"].get("priority", 0) for uid, pod in self.pods.items()}
+        for uid in sorted(self.pending):
+            meta = self.pods[uid]["metadata"]
+            is_covered = f"pod {meta['namespace']}/{meta['name']} fits on no node within this plan" in plan.reasons
+            if self.gangs.of(self.pods[uid]) or not is_covered:
+                continue
+            for node in sorted({self.where[u] for u in placed if rank[u] < rank[uid]}):
+                lower = {
+                    u: self.where.pop(u)
+                    for u in placed & set(self.where)
+                    if self.where[u] == node and rank[u] < rank[uid] and not self.gangs.of(self.pods[u])
+                }
+                if lower and not self.why_not(uid, node):
+                    wrong.append(f"{uid} has no place, and {sorted(lower)} have")
+                self.where |= lower
+        return wrong
+
     def _judge_end(self, plan: Plan) -> list[str]:
         """Gangs all or none; who lost a place lost it to somebody more important that may take it."""
         wrong = []
         placed = {s.pod for s in plan.steps if s.action == "place"} - self.down
         if plan.kind == "batch":
-            for gang in {gang_of(self.pods[u]) for u in placed} - {""}:
-                members = {u for u, p in self.pods.items() if gang_of(p) == gang}
-                size = max(int((self.pods[u]["metadata"].get("annotations") or {}).get(SIZE, "1")) for u in members)
-                if not members <= set(self.where) or len(members) < size:
-                    wrong.append(f"gang {gang} is in pieces")
+            wrong += self._who_should_have_got(placed, plan)
+        for gang in sorted({self.gangs.of(self.pods[u]) for u in placed & self.waited} - {()}):
+            members = {u for u, p in self.pods.items() if self.gangs.of(p) == gang}
+            there = {u for u in members if not self.pods[u]["metadata"].get("deletionTimestamp")}
+            least = self.gangs.least(gang, [self.pods[u] for u in members])
+            if least is None or len(there) < least:
+                wrong.append(f"gang {gang} is begun without all that it needs")
+            if not there <= set(self.where) | self.down:
+                wrong.append(f"gang {gang} is in pieces")
         for uid in self.down:
             rank = self.pods[uid]["spec"].get("priority", 0)
             winners = [self.pods[u]["spec"] for u in placed if self.pods[u]["spec"].get("priority", 0) > rank]
