@@ -166,7 +166,7 @@ def cluster(seed: int, *, num_nodes: int = 5, num_pods: int = 18, full: float = 
         fits = [n for node in nodes if not referee.why_not(uid, n := node["metadata"]["name"])]
         if fits:
             home = pod["spec"]["nodeName"] = chance.choice(fits)
-            if device := referee.free_device(uid, home):
+            if (device := referee.free_device(uid, home)) and chance.random() < 0.8:
                 pod["metadata"]["annotations"]["ullage.dev/devices"] = device
             pod["status"]["phase"] = "Running"
             running.append(pod)

@@ -7,6 +7,7 @@ a second time from the JSON that a cluster lists. Covers what :mod:`tests.cluste
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations
 from typing import Any
 
 from placement.planning.plans import Plan
@@ -206,10 +207,15 @@ class Referee:
         """Evicted and not back yet."""
         self.closed: set[str] = set()
         self.devices: Counter[tuple[str, int]] = Counter()
+        self.hidden: dict[str, list[int]] = {}
+        """Shares of pods that run on nobody knows which device of a node."""
         for uid, node in self.where.items():
             marks = self.pods[uid]["metadata"].get("annotations") or {}
+            share = needs(self.pods[uid])["ullage.dev/gpu-milli"]
             if index := marks.get("ullage.dev/devices"):
-                self.devices[node, int(index)] += needs(self.pods[uid])["ullage.dev/gpu-milli"]
+                self.devices[node, int(index)] += share
+            elif share:
+                self.hidden.setdefault(node, []).append(share)
 
     # ── one pod, one node, now ────────────────────────────────────────────────────────────────
 
@@ -377,9 +383,18 @@ class Referee:
         if len(set(given)) != count:
             return ["wrong number of devices"]
         offered = amount("gpu", self.nodes[node]["status"]["allocatable"].get("ullage.dev/gpu-milli", "0")) // 1000
+        worst = [f"device {i} may be exceeded" for i in given if self._may_overflow(node, i, asked // count)]
         for index in given:
             self.devices[node, index] += asked // count
+        if worst:
+            return worst
         return [f"device {i} exceeded" for i in given if i >= offered or self.devices[node, i] > 1000]
+
+    def _may_overflow(self, node: str, index: int, share: int) -> bool:
+        """Whether a device that had room for some of those nobody knows where has none any more."""
+        shares, known = self.hidden.get(node, []), self.devices[node, index]
+        some = [sum(chosen) for n in range(1, len(shares) + 1) for chosen in combinations(shares, n)]
+        return any(known + extra <= 1000 < known + extra + share for extra in some)
 
     def _delete(self, node: str) -> list[str]:
         annotations = self.nodes[node]["metadata"].get("annotations") or {}

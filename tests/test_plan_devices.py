@@ -19,7 +19,7 @@ from placement.devices import Devices
 from placement.nodes import NodeSpec
 from placement.planning.batches import Batch, _repacked, best_fit
 from placement.planning.make import plan_document, plan_of_document
-from placement.planning.plans import Deadline, Plan
+from placement.planning.plans import Action, Deadline, Ending, Plan, Step
 from placement.planning.problems import Cluster, batch_plan, batch_problem, check_steps
 from placement.pods import GpuRequest, Pod, PodSpec
 from placement.resources import DEVICES_ANNOTATION
@@ -68,6 +68,60 @@ def planned(state: ClusterState, *pods: Pod) -> Plan:
 
 def where(plan: Plan) -> dict[str, tuple[str, str]]:
     return {step.pod: (step.target, step.devices) for step in plan.steps}
+
+
+def test_pods_on_devices_that_nobody_recorded_may_be_on_any() -> None:
+    state = ledger_of((2, "T4"), (2, "T4"))
+    state.bind("known", pod(0, 1, 300).spec, "n0", 1)
+    state.bind("hidden", pod(0, 1, 600).spec, "n0")
+    assert Cluster(state).device_free().tolist() == [[100, 400], [1000, 1000]]
+    plan = planned(state, *(pod(i, 1, 400) for i in range(1, 7)))
+    found = where(plan)
+    assert sorted(place for place in found.values() if place[0] == "n0") == [("n0", "1")]
+    assert len(found) == 5
+    assert "1 running pods have GPU devices of which it is not recorded which" in plan.reasons[0]
+    state.bind("another", pod(0, 1, 600).spec, "n0")
+    assert Cluster(state).device_free().tolist()[0] == [100, 400], "no device holds both"
+    state.bind("small", pod(0, 1, 350).spec, "n0")
+    assert Cluster(state).device_free().tolist()[0] == [50 + 50, 50]
+    state.bind("whole", pod(0, 2, 1000).spec, "n1")
+    assert Cluster(state).device_free().tolist()[1] == [0, 0]
+    assert not Cluster(ledger_of((2, "T4"))).somewhere()
+
+
+def test_the_checker_sees_a_device_that_may_be_somebody_elses() -> None:
+    state = ledger_of((2, "T4"))
+    state.bind("hidden", pod(0, 1, 600).spec, "n0")
+    given = Cluster(state, (pod(1, 1, 500),))
+    step = Step(Action.PLACE, "u1", "default/p-1", "", "n0", "1")
+    plan = Plan("batch", Ending.DEADLINE, "pods placed", 1, 1, (step,))
+    assert check_steps(given, plan) == ["step 0: device 1 of n0 is exceeded"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_device_is_given_that_a_hidden_pod_may_fill(seed: int) -> None:
+    """Wherever the hidden pods are, as many as fit together, nobody has too little."""
+    rng = np.random.default_rng(seed)
+    state = ledger_of((3, "T4"))
+    known = [int(rng.choice([0, 200, 500])) for _ in range(3)]
+    for device, milli in enumerate(known):
+        if milli:
+            state.bind(f"k{device}", pod(0, 1, milli).spec, "n0", 1 << device)
+    hidden = [int(rng.choice([100, 300, 450])) for _ in range(int(rng.integers(0, 4)))]
+    for i, milli in enumerate(hidden):
+        state.bind(f"h{i}", pod(0, 1, milli).spec, "n0")
+    pods = {f"u{i}": pod(i, 1, int(rng.choice([100, 250, 400]))) for i in range(6)}
+    given = Counter(dict(enumerate(known)))
+    for uid, (_, device) in where(planned(state, *pods.values())).items():
+        gpu = pods[uid].spec.gpu
+        assert gpu is not None
+        given[int(device)] += gpu.milli
+    for places in itertools.product(range(3), repeat=len(hidden)):
+        load = Counter(dict(enumerate(known)))
+        for milli, device in zip(hidden, places, strict=True):
+            load[device] += milli
+        if max(load.values()) <= 1000:
+            assert all(given[d] - known[d] + load[d] <= 1000 for d in range(3))
 
 
 def test_shares_go_where_a_device_has_room_for_them_not_where_the_sum_has() -> None:

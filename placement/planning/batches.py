@@ -313,10 +313,15 @@ def best_fit(batch: Batch, deadline: Deadline | None = None, *, is_quick: bool =
     with a zone spread go to the emptiest zone that still has room. Wishes count for nothing where fewer pods would be placed
     for them. After the deadline no further class is begun, but for the first :data:`FIRST_PODS` pods.
     """
-    placed = _one_by_one(batch, deadline, is_quick=is_quick)
+    placed, seen = _one_by_one(batch, deadline, is_quick=True), batch
     if batch.has_wishes and placed.sum() < batch.count.sum():
-        plain = _one_by_one(replace(batch, wish=None, near=()), deadline, is_quick=is_quick)
-        placed = plain if batch.counts(plain) > batch.counts(placed) else placed
+        blind = replace(batch, wish=None, near=())
+        plain = _one_by_one(blind, deadline, is_quick=True)
+        if batch.counts(plain) > batch.counts(placed):
+            placed, seen = plain, blind
+    if not is_quick and placed.sum() < batch.count.sum():
+        other = _one_by_one(seen, deadline)
+        placed = other if batch.counts(other) > batch.counts(placed) else placed
     return placed
 
 
@@ -980,8 +985,8 @@ def _place_more(
         inside = first <= rank
         is_small = np.count_nonzero(fitting[inside]) <= MAX_COUNT_PAIRS
         if batch.counts(best)[rank] < most[rank] and is_small and not deadline.is_over:
-            part = deadline.part(COUNT_SHARE)
-            best, most[rank] = _most_of(batch, rank, best, np.where(inside[:, None], fitting, 0), most[rank], part, how)
+            room = np.where(inside[:, None], fitting, 0)
+            best, most[rank] = _most_of(batch, rank, best, room, most[rank], deadline, how)
     return best, tuple(max(pair) for pair in zip(most, batch.counts(best), strict=True))
 
 
@@ -1008,34 +1013,32 @@ def _first_rank(batch: Batch) -> IntArray:
 def _most_of(
     batch: Batch, rank: int, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, how: tuple[int, int]
 ) -> tuple[IntArray, int]:
-    """Most pods of one priority over all pairs that fit; HiGHS on the pure form, so bound and placement are exact. The linear
-    program comes first: its bound is there before that of the integers, and often does.
+    """Most pods of one priority over all pairs that fit; HiGHS on the pure form, so bound and placement are exact. Where it has
+    no bound in time, the linear program has one.
 
     Only classes with a part in this priority or one above take part; the others get what is left.
     """
     seed, threads = how
-    count, begun_s = batch.counts(best)[rank], deadline.elapsed_s
     classes, nodes = np.nonzero(fitting)
     pairs = _Pairs(classes, nodes, fitting > 0)
     program = _BatchModel(batch, pairs, fitting, _Most(rank, batch.counts(best)[:rank]))
 
-    def limits() -> Limits:
-        return Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
+    def limits(part: Deadline) -> Limits:
+        return Limits(max(SOLVE_SHARE * part.left_s, 1e-3), threads, seed, work=deadline.work)
 
-    relaxed = solve_linear(program.model, limits(), relax=True)
-    if relaxed.status == Status.OPTIMAL:
-        most = max(count, min(most, int(np.floor(relaxed.value + COUNT_SLACK))))
-    if most == count or deadline.left_s < deadline.elapsed_s - begun_s:
-        return best, most
-    answer = solve_linear(program.model, limits(), hint=program.hint(best))
+    answer = solve_linear(program.model, limits(deadline.part(COUNT_SHARE)), hint=program.hint(best))
     if answer.has_solution:
         placed = _repacked(batch, program.placed(answer.x), deadline)
         if rank + 1 < batch.num_ranks:
             placed = _one_by_one(batch, deadline, placed)
         if batch.counts(placed) > batch.counts(best) and not batch.violations(placed):
             best = placed
-    if np.isfinite(answer.bound):
-        most = min(most, int(np.floor(answer.bound + COUNT_SLACK)))
+    bound = answer.bound
+    if bound >= most and batch.counts(best)[rank] < most and not deadline.is_over:
+        relaxed = solve_linear(program.model, limits(deadline), relax=True)
+        bound = relaxed.value if relaxed.status == Status.OPTIMAL else bound
+    if np.isfinite(bound):
+        most = min(most, int(np.floor(bound + COUNT_SLACK)))
     return best, max(most, batch.counts(best)[rank])
 
 

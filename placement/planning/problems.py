@@ -27,7 +27,16 @@ from placement.planning.repair import Packing
 from placement.planning.rescue import Packed
 from placement.planning.wish_check import recount
 from placement.pods import Pod, PodSpec
-from placement.resources import DEVICE_MILLI, MAX_AMOUNT, BoolArray, FloatArray, IntArray, format_amount
+from placement.resources import (
+    DEVICE_MILLI,
+    DEVICES_ANNOTATION,
+    MAX_AMOUNT,
+    MAX_DEVICES,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    format_amount,
+)
 from placement.state import NUM_DERIVED, ClusterState, Resident, device_indices, devices_text
 
 RELATIONAL = "its rules depend on other pods"
@@ -123,6 +132,30 @@ class Cluster:
     def allocatable(self) -> IntArray:
         """``(R, N)`` what nodes offer."""
         return np.asarray(self.state.snapshot().offered[NUM_DERIVED:, self.rows], np.int64)
+
+    def somewhere(self) -> dict[int, list[Resident]]:
+        """Ledger row → pods there that run on devices of which nobody has recorded which (:data:`DEVICES_ANNOTATION`)."""
+        found: dict[int, list[Resident]] = {}
+        for resident in self.state.residents.values():
+            if resident.spec.gpu is not None and not resident.devices:
+                found.setdefault(resident.row, []).append(resident)
+        return found
+
+    def device_free(self) -> IntArray:
+        """``(N, G)`` thousandths that are free of each device, wherever pods are of which that is not known.
+
+        Any device may hold any of them, as many as fit together beside what is known to be there.
+        """
+        free = self.state.snapshot().gpu_free[self.rows].copy()
+        somewhere = self.somewhere()
+        for n in np.flatnonzero(np.isin(self.rows, list(somewhere))).tolist():
+            sums = 1  # bit s: some of them take s thousandths together
+            for resident in somewhere[int(self.rows[n])]:
+                sums |= sums << (resident.spec.gpu.milli if resident.spec.gpu else 0)
+            for g, left in enumerate(free[n].tolist()):
+                if left > 0:
+                    free[n, g] = left + 1 - (sums & ((2 << left) - 1)).bit_length()
+        return free
 
     def movable(self) -> list[Resident]:
         """Running pods that a plan may move, in ledger order."""
@@ -416,6 +449,8 @@ class BatchProblem:
     left_out: tuple[str, ...]
     devices: Devices | None = None
     """Also where the batch itself needs none, because whole devices add up."""
+    notes: tuple[str, ...] = ()
+    """Lines for people about the cluster."""
 
 
 def _batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
@@ -451,7 +486,10 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
             most[c] = np.minimum(most[c], apart.most_per_node(rules, spec, int(count[c]))[cluster.rows])
     zones = np.zeros(len(cluster.rows), np.int64)
     free, request = np.maximum(cluster.free(), 0), cluster.request(specs)
-    devices = devices_of(specs, cluster.state.snapshot().gpu_free[cluster.rows])
+    devices: Devices | None = None
+    notes: tuple[str, ...] = ()
+    if any(spec.gpu is not None for spec in specs):
+        devices, notes = devices_of(specs, cluster.device_free()), _on_hidden_devices(cluster)
     counted = None if devices is None or devices.are_whole else devices
     priority = np.array([spec.priority for spec in specs], np.int64)
     batch = Batch(
@@ -460,7 +498,18 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     if is_wishing(rules, specs):
         wishes = wishes_of(rules, specs, count, batch.fitting() > 0, cluster.rows)
         batch = replace(batch, **wishes._asdict())
-    return BatchProblem(cluster, batch, members, left_out, devices)
+    return BatchProblem(cluster, batch, members, left_out, devices, notes)
+
+
+def _on_hidden_devices(cluster: Cluster) -> tuple[str, ...]:
+    """A line for people where devices are kept free because somebody may be on them."""
+    pods = sum(map(len, cluster.somewhere().values()))
+    if not pods:
+        return ()
+    return (
+        f"{pods} running pods have GPU devices of which it is not recorded which (annotation {DEVICES_ANNOTATION}): the plan "
+        "keeps off all that may be theirs",
+    )
 
 
 def _masks(devices: Devices | None, placed: IntArray) -> dict[tuple[int, int], list[int]]:
@@ -529,7 +578,7 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
         details |= {f"placed_priority_{priority}": float(here), f"most_priority_{priority}": float(most)}
         if missing:
             by_priority.append(_of_priority(priority, (here, asked[rank], most), is_first=rank == 0))
-    reasons = (*by_priority, *problem.left_out, *missing)
+    reasons = (*by_priority, *problem.notes, *problem.left_out, *missing)
     ending = Ending.INFEASIBLE if batched.most == 0 and missing else batched.ending
     return Plan(
         "batch",
@@ -882,10 +931,20 @@ def _check_devices(cluster: Cluster, plan: Plan) -> list[str]:
     state = cluster.state
     specs = {p.uid: p.spec for p in cluster.pending}
     taken: dict[tuple[str, int], int] = {}
+    hidden: dict[str, list[int]] = {}
     for resident in state.residents.values():
+        home, share = state.name(resident.row), resident.spec.gpu.milli if resident.spec.gpu else 0
         for index in device_indices(resident.devices):
-            key = state.name(resident.row), index
-            taken[key] = taken.get(key, 0) + (resident.spec.gpu.milli if resident.spec.gpu else 0)
+            taken[home, index] = taken.get((home, index), 0) + share
+        if share and not resident.devices:
+            hidden.setdefault(home, []).append(share)
+    at_worst = {
+        key: max(known + extra for extra in _sums(hidden[key[0]]) if known + extra <= DEVICE_MILLI or not extra)
+        for home in hidden
+        for key in ((home, index) for index in range(MAX_DEVICES))
+        for known in (taken.get(key, 0),)
+    }
+    taken |= at_worst
     wrong = []
     for number, step in enumerate(plan.steps):
         if step.action != Action.PLACE or step.pod not in specs:
@@ -904,6 +963,14 @@ def _check_devices(cluster: Cluster, plan: Plan) -> list[str]:
     return wrong
 
 
+def _sums(shares: list[int]) -> set[int]:
+    """What some of ``shares`` are together, none of them included."""
+    found = {0}
+    for share in shares:
+        found |= {so_far + share for so_far in found}
+    return found
+
+
 def _check_wishes(cluster: Cluster, plan: Plan) -> list[str]:
     """Whether the points of wishes that a plan claims are those of its steps."""
     claimed = plan.details.get("wish_points")
@@ -915,7 +982,7 @@ def _check_wishes(cluster: Cluster, plan: Plan) -> list[str]:
     takes = cluster.allowed(kinds)
     for r, need in enumerate(cluster.request(kinds)):
         takes = takes & ((need[:, None] == 0) | (cluster.free()[r] >= need[:, None]))
-    left = cluster.state.snapshot().gpu_free[cluster.rows].tolist()
+    left = cluster.device_free().tolist()
     for k, spec in enumerate(kinds):
         if spec.gpu is not None:
             takes[k] &= [sum(free >= spec.gpu.milli for free in on) >= spec.gpu.count for on in left]
