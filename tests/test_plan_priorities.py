@@ -102,7 +102,10 @@ def test_nobody_keeps_a_place_that_somebody_more_important_could_have(
     batch: Batch, time_s: float, is_cancelled: bool
 ) -> None:
     """However little was searched: in the first placement, and when time ran out anywhere behind it."""
+    quick = best_fit(batch, is_quick=True)
+    assert batch.violations(quick) == []
     first = as_placed(batch, best_fit(batch), Ending.DEADLINE)
+    assert first.counts >= batch.counts(quick)
     valid = valid_placements(batch)
     best = max(batch.counts(x) for x in valid)
     assert batch.violations(first.placed) == []

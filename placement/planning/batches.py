@@ -393,8 +393,9 @@ def _one_by_one(
     filling = _OneByOne(batch, deadline, start)
     largest, smallest = (filling.groups(largest_first=first) for first in (True, False))
     for one, other in zip(largest, smallest, strict=True):
-        before = filling.now if is_quick or len(one) < 2 else filling.now.copy()
-        if filling.fill(one) or before is filling.now or (deadline is not None and deadline.is_over):
+        has_orders = len(one) > 1 and not is_quick
+        before = filling.now.copy() if has_orders else filling.now
+        if filling.fill(one) or not has_orders or (deadline is not None and deadline.is_over):
             continue
         found, filling.now = filling.now, before
         filling.fill(other)
