@@ -436,6 +436,10 @@ class Referee:
                 wrong.append(f"gang {gang} is begun without all that it needs")
             if not there <= set(self.where) | self.down:
                 wrong.append(f"gang {gang} is in pieces")
+        for gang in sorted({self.gangs.of(self.pods[u]) for u in self.down} - {()}):
+            there = {u for u, p in self.pods.items() if self.gangs.of(p) == gang and u not in self.waited}
+            if not there <= self.down:
+                wrong.append(f"gang {gang} is evicted in part")
         for uid in self.down:
             rank = self.pods[uid]["spec"].get("priority", 0)
             winners = [self.pods[u]["spec"] for u in placed if self.pods[u]["spec"].get("priority", 0) > rank]

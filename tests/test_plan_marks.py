@@ -141,8 +141,9 @@ def test_a_rescue_places_gangs_whole_and_takes_none_apart() -> None:
     assert any("its gang is placed whole or not at all" in reason for reason in plan.reasons)
     both = planned("rescue", taken(node("a"), node("b"), *waiting, pod("w-1", "3")))
     assert sorted(s.name for s in both.steps) == ["default/g0-1", "default/g1-1"]
-    running = pod("r-1", "3", "a", metadata=labels)
-    assert planned("rescue", taken(node("a"), running, pod("w-1", "3", priority=9))).steps == ()
+    running = [pod(f"r{i}-1", "2", "a", metadata=labels) for i in range(2)]
+    gone = planned("rescue", taken(node("a"), *running, pod("w-1", "2", priority=9)))
+    assert sorted(evicted(gone)) == ["default/r0-1", "default/r1-1"]
 
 
 def test_devices_that_are_in_use_are_not_given_again() -> None:

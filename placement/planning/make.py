@@ -15,36 +15,32 @@ import numpy as np
 
 from placement.devices import DEVICE_UNITS
 from placement.errors import ConfigError, PlacementError
-from placement.gangs import gang_of
 from placement.marks import FORBIDDEN
 from placement.planning.batches import place_batch
 from placement.planning.commitments import of_shapes, offers
 from placement.planning.commitments import violations as commitment_violations
 from placement.planning.consolidation import Consolidated, Fleet, consolidate
+from placement.planning.giving_way import Rescuer
 from placement.planning.growth import EXPECTED, Growth, grown, kind_of
 from placement.planning.interruptions import Risk, consolidate_with_risk
 from placement.planning.interruptions import violations as risk_violations
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step
 from placement.planning.problems import (
     Cluster,
-    Cuts,
     Sold,
     batch_plan,
     batch_problem,
-    broken_by,
     check_steps,
     consolidation_plan,
     demand_problem,
     fleet_problem,
     purchase_plan,
     require_sums,
-    rescue_plan,
     rescue_problem,
     waiting,
     why_on_no_shape,
 )
 from placement.planning.purchase import Bought, Shape, buy, fluid_bound, is_beyond_limits, unplaceable
-from placement.planning.rescue import pack
 from placement.planning.snapshots import SnapshotFile, cluster_of
 from placement.resources import MAX_AMOUNT
 
@@ -52,7 +48,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 FIRST_SHARE = 0.7
-"""Of the time for a rescue that may have to be made again."""
+"""Of the time for a consolidation that may turn out to empty too many nodes."""
 MOST_USD = 1e6
 """An hour, a move or an interruption: beyond it a price is a mistake, and solvers lose its small change."""
 BEYOND_LIMITS = (
@@ -191,24 +187,8 @@ def _nothing(kind: str, unit: str, reasons: tuple[str, ...], deadline: Deadline)
 
 
 def _rescue(request: Request, cluster: Cluster, deadline: Deadline, beside: Executor | None) -> Plan:
-    """Where a plan would exceed a budget or tear a gang, it is cut there and made again; its bound is the one without cuts."""
-    cuts, bound = Cuts(), None
-    may_break = bool(cluster.budgets.of) or any(gang_of(pod.spec) for pod in cluster.pending)
-    while True:
-        problem = rescue_problem(cluster, cuts)
-        if not (problem.packing.node_of < 0).any():
-            return _nothing("rescue", "pods placed", problem.left_out, deadline)
-        part = deadline.part(FIRST_SHARE) if may_break else deadline
-        if bound is not None:
-            part = replace(part, note=lambda _value, _bound: None)  # what was told already was better
-        packed = pack(problem.packing, part, seed=request.seed, beside=beside)
-        plan = rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
-        more = broken_by(cluster, plan, cuts)
-        if more is None and bound is not None:
-            return replace(plan, bound=max(bound, plan.value), ending=deadline.ending)
-        if more is None:
-            return plan
-        cuts, bound = more, bound or plan.bound
+    plan = Rescuer(cluster, deadline, request.seed, beside).plan()
+    return plan or _nothing("rescue", "pods placed", rescue_problem(cluster).left_out, deadline)
 
 
 def _batch(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:

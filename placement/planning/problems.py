@@ -239,20 +239,22 @@ class Cuts:
     """What a rescue must leave alone because a plan without it broke a rule of the whole: see :func:`broken_by`.
 
     ``kept`` and ``fixed`` are UIDs of running pods that must not be evicted, and must not move either; ``gangs`` are not
-    placed at all.
+    placed at all; ``gone`` are gangs that run and are evicted whole, whatever else happens.
     """
 
     kept: frozenset[str] = frozenset()
     fixed: frozenset[str] = frozenset()
     gangs: frozenset[tuple[str, str]] = frozenset()
     words: tuple[str, ...] = ()
+    gone: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
 class RescueProblem:
     """A packing with the names behind its columns; ``left_out`` says which pending pods the scheduler keeps.
 
-    ``cost`` ``(P,)`` says who among pods that are alike is to go last, ``num_fixed`` how many movable pods are not columns.
+    ``cost`` ``(P,)`` says who among pods that are alike is to go last, ``num_fixed`` how many movable pods stay and are no
+    columns; ``gone`` are evicted with their gangs.
     """
 
     cluster: Cluster
@@ -261,18 +263,22 @@ class RescueProblem:
     left_out: tuple[str, ...]
     cost: IntArray
     num_fixed: int = 0
+    gone: tuple[Resident, ...] = ()
 
 
 def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     """Movable and pending pods as columns.
 
     Running pods count half a tier above pending ones of the same priority, so that nobody loses a place to an equal; a
-    pending pod that must not preempt ranks below everything that runs. Of a gang that runs nobody loses a place.
+    pending pod that must not preempt ranks below everything that runs. Of a gang that runs nobody loses a place, but where
+    ``cuts`` say that it goes whole.
     """
     _require_nodes(cluster)
     cuts = cuts or Cuts()
     movable = cluster.movable()
-    running = [r for r in movable if r.uid not in cuts.fixed]
+    gone = tuple(r for r in movable if cuts.gone and gang_of(r.spec) in cuts.gone)
+    left = {r.uid for r in gone}
+    running = [r for r in movable if r.uid not in cuts.fixed and r.uid not in left]
 
     def why_not(pod: Pod) -> str:
         return cluster.why_left_out(pod.spec) or (IN_PART if gang_of(pod.spec) in cuts.gangs else "")
@@ -280,7 +286,7 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     pending = [pod for pod in cluster.pending if not why_not(pod)]
     left_out = [f"pod {p.name} is left to the scheduler: {why}" for p in cluster.pending if (why := why_not(p))]
     left_out += waiting(cluster)
-    lowest = min((2 * r.spec.priority for r in running), default=2**40)
+    lowest = min((2 * r.spec.priority for r in movable if r.uid not in cuts.fixed), default=2**40)
     tiers = [2 * r.spec.priority + 1 for r in running]
     tiers += [2 * p.spec.priority if p.spec.preempts else min(2 * p.spec.priority, lowest) for p in pending]
     specs, tier, class_of = _classes(zip([r.spec for r in running] + [p.spec for p in pending], tiers, strict=True))
@@ -291,6 +297,8 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     _require_room(cluster, free)
     for r in range(len(free)):
         np.add.at(free[r], node_of[: len(running)], request[r, class_of[: len(running)]])
+    for resident in gone:
+        free[:, column_of[resident.row]] += cluster.request([resident.spec])[:, 0]
     allowed = cluster.allowed(specs)
     for p in range(len(running)):  # whoever runs may stay, even where a new pod could not start
         allowed[class_of[p], node_of[p]] = True
@@ -298,8 +306,33 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     evictable = [r.uid not in cuts.kept and not gang_of(r.spec) for r in running] + [True] * len(pending)
     packing = Packing(request, class_of, tier, free, allowed, node_of, np.array(evictable, np.bool_))
     cost = np.array([cluster.deletion_cost.get(uid, 0) for uid in uids], np.int64)
-    left_out = [*cuts.words, *left_out]
-    return RescueProblem(cluster, packing, uids, tuple(left_out), cost, len(movable) - len(running))
+    left_out = [*cuts.words, *_gone_words(gone), *left_out]
+    num_fixed = len(movable) - len(running) - len(gone)
+    return RescueProblem(cluster, packing, uids, tuple(left_out), cost, num_fixed, gone)
+
+
+def _gone_words(gone: tuple[Resident, ...]) -> list[str]:
+    sizes = Counter(gang_of(resident.spec) for resident in gone)
+    return [f"gang {'/'.join(gang)} gives way, all {pods} pods of it" for gang, pods in sizes.items() if gang]
+
+
+def gangs_that_may_go(cluster: Cluster, below: int) -> list[tuple[str, str]]:
+    """Gangs that run and may be evicted whole: all of a priority ``below`` this one, nobody of them must stay or waits, and
+    budgets allow it; least important and then smallest first."""
+    members: dict[tuple[str, str], list[Resident]] = {}
+    for resident in cluster.state.residents.values():
+        if gang := gang_of(resident.spec):
+            members.setdefault(gang, []).append(resident)
+    waits = {gang_of(pod.spec) for pod in (*cluster.pending, *(pod for pod, _ in cluster.not_now))}
+    found = []
+    for gang, pods in members.items():
+        if max(r.spec.priority for r in pods) >= below:
+            continue
+        needs = Counter(budget for r in pods for budget in cluster.budgets.of.get(r.uid, ()))
+        is_allowed = all(number <= cluster.budgets.allowed[budget] for budget, number in needs.items())
+        if gang not in waits and is_allowed and not any(cluster.why_fixed(r) for r in pods):
+            found.append((max(r.spec.priority for r in pods), len(pods), gang))
+    return [gang for _, _, gang in sorted(found)]
 
 
 def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_s: float) -> Plan:
@@ -310,9 +343,11 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
     placed = int((pending & (node_of >= 0)).sum())
     total = int((node_of >= 0).sum()) + problem.num_fixed
     bound = total + sum(max(0, most - count) for most, count in zip(packed.most, packed.counts, strict=True))
+    bound += len(problem.gone)  # of whom nothing is proved
     names = {pod.uid: pod.name for pod in cluster.pending}
     nodes = cluster.node_names()
-    steps = []
+    home = cluster.state.name
+    steps = [Step(Action.EVICT, r.uid, cluster.name(r.uid), home(r.row)) for r in problem.gone]
     last = np.array([uid in cluster.budgets.of for uid in problem.uids], np.bool_)
     for action, p, source, target in ordered_steps(packing, node_of, last):
         uid = problem.uids[p]
@@ -322,7 +357,7 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
         "pending_before": float(pending.sum()),
         "placed": float(placed),
         "moves": float(packing.num_moves(node_of)),
-        "evictions": float(packing.num_evictions(node_of)),
+        "evictions": float(packing.num_evictions(node_of) + len(problem.gone)),
         "left_out": float(len(problem.left_out)),
     }
     waiting: dict[PodSpec, list[Pod]] = {}
@@ -333,7 +368,7 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
             waiting.setdefault(pod.spec, []).append(pod)
     missing = [line for pods in waiting.values() for line in _missing(cluster, pods)]
     reasons = (*problem.left_out, *missing)
-    done = Ending.OPTIMAL if packed.is_proved else ending
+    done = Ending.OPTIMAL if packed.is_proved and not problem.gone else ending
     if not placed and all(cluster.why_nowhere(spec) for spec in waiting):
         done = Ending.INFEASIBLE
     return Plan("rescue", done, "pods placed", total, bound, tuple(steps), reasons, time_s=time_s, details=details)
@@ -917,13 +952,18 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
 
 
 def _check_gangs(cluster: Cluster, plan: Plan) -> list[str]:
-    """Whether of each gang that waits all pods are placed, or none."""
+    """Whether of each gang that waits all pods are placed, or none, and of each that runs all keep a place, or none."""
     placed = {step.pod for step in plan.steps if step.action == Action.PLACE}
-    members: dict[tuple[str, str], list[bool]] = {}
+    evicted = {step.pod for step in plan.steps if step.action == Action.EVICT} - placed
+    members: dict[tuple[str, tuple[str, str]], list[bool]] = {}
     for pod in cluster.pending:
         if gang := gang_of(pod.spec):
-            members.setdefault(gang, []).append(pod.uid in placed)
-    return [f"gang {'/'.join(gang)} is placed in part" for gang, are in members.items() if any(are) and not all(are)]
+            members.setdefault(("placed", gang), []).append(pod.uid in placed)
+    for uid, resident in cluster.state.residents.items():
+        if gang := gang_of(resident.spec):
+            members.setdefault(("evicted", gang), []).append(uid in evicted)
+    torn = (key for key, are in members.items() if any(are) and not all(are))
+    return [f"gang {'/'.join(gang)} is {what} in part" for what, gang in torn]
 
 
 def _check_devices(cluster: Cluster, plan: Plan) -> list[str]:
