@@ -160,7 +160,9 @@ def test_devices_that_are_in_use_are_not_given_again() -> None:
     room = planned("batch", taken(home, share("a-1", "0"), gpu_pod("w-1", 600)))
     assert [s.devices for s in room.steps] == ["1"]
     foreign = planned("batch", taken(home, share("a-1", "7"), gpu_pod("w-1", 600)))
-    assert len(foreign.steps) == 1, "a device that the node does not have takes no room"
+    assert foreign.steps == (), "a device that the node does not have says nothing of where the pod is"
+    small = planned("batch", taken(home, share("a-1", "7"), gpu_pod("w-1", 400)))
+    assert len(small.steps) == 1
 
 
 def test_a_resource_that_no_node_offers_is_short_and_nothing_breaks() -> None:
