@@ -164,7 +164,7 @@ class Batch:
 
     def by_rank(self, pods: IntArray) -> tuple[int, ...]:
         """Sums of ``pods`` ``(C,)`` over the classes of each priority, the highest first."""
-        return tuple(int(pods[self.rank == rank].sum()) for rank in range(self.num_ranks))
+        return tuple(np.bincount(self.rank, weights=pods, minlength=self.num_ranks).astype(np.int64).tolist())
 
     def counts(self, placed: IntArray) -> tuple[int, ...]:
         """Pods of each priority that ``placed`` ``(C, N)`` has, the highest first: compared as tuples are."""
@@ -325,16 +325,14 @@ def best_fit(batch: Batch, deadline: Deadline | None = None, *, is_quick: bool =
     return placed
 
 
-@dataclass
-class _Filled:
-    """A placement that grows: ``placed`` ``(C, N)``, what it leaves of nodes ``(R, N)``, and who is near whom."""
+@dataclass(frozen=True)
+class _Saved:
+    """Of some ``classes``: where they are ``(c, N)``; and what is left of nodes ``(R, N)``, and who is near whom."""
 
+    classes: list[int]
     placed: IntArray
     left: IntArray
     counts: Counts | None
-
-    def copy(self) -> _Filled:
-        return _Filled(self.placed.copy(), self.left.copy(), None if self.counts is None else self.counts.copy())
 
 
 class _OneByOne:
@@ -343,11 +341,21 @@ class _OneByOne:
     def __init__(self, batch: Batch, deadline: Deadline | None, start: IntArray | None) -> None:
         self.batch = batch
         self.deadline = deadline
-        placed = np.zeros(batch.most.shape, np.int64) if start is None else start.copy()
-        left = batch.free.copy() if start is None else batch.free - batch.request @ placed
-        self.now = _Filled(placed, left, Counts(batch.near, placed) if batch.near else None)
-        self.missing = batch.count - placed.sum(axis=1)
+        self.placed = np.zeros(batch.most.shape, np.int64) if start is None else start.copy()
+        self.left = batch.free.copy() if start is None else batch.free - batch.request @ self.placed
+        self.counts = Counts(batch.near, self.placed) if batch.near else None
+        self.missing = batch.count - self.placed.sum(axis=1)
         self.begun = 0
+
+    def saved(self, classes: list[int]) -> _Saved:
+        """To go back to, as far as only these classes change."""
+        counts = None if self.counts is None else self.counts.copy()
+        return _Saved(classes, self.placed[classes], self.left.copy(), counts)
+
+    def restore(self, saved: _Saved) -> None:
+        """Back to what was saved."""
+        self.placed[saved.classes] = saved.placed
+        self.left, self.counts = saved.left, saved.counts
 
     def groups(self, *, largest_first: bool) -> list[list[list[int]]]:
         """Classes that are placed together, by the highest priority among them."""
@@ -368,21 +376,47 @@ class _OneByOne:
     def _is_late(self) -> bool:
         return self.deadline is not None and self._ends(1, self.deadline.is_late)
 
+    def keep(self, classes: list[int], placed: IntArray) -> None:
+        """Put pods where ``placed`` ``(C, N)`` has them, as far as there is room: of a gang or a spread all of them or none."""
+        batch, rows = self.batch, placed[classes]
+        nodes = np.flatnonzero(rows.any(axis=0))
+        before = self.saved(classes)
+        for k, c in enumerate(classes):
+            for n in nodes[rows[k, nodes] > 0].tolist():
+                self._put(c, n, int(rows[k, n]))
+        kept = self.placed[classes].sum() == rows.sum()
+        if not kept and (batch.gang[classes[0]] >= 0 or any(s.pod_class in classes for s in batch.spreads)):
+            self.restore(before)
+        self.missing[classes] = batch.count[classes] - self.placed[classes].sum(axis=1)
+
+    def _put(self, c: int, n: int, pods: int) -> None:
+        batch, request = self.batch, self.batch.request[:, c]
+        asked = request > 0
+        pods = int(np.min(self.left[asked, n] // request[asked], initial=pods))
+        self.placed[c, n] += pods
+        while pods and not batch.packs(n, self.placed[:, n]):
+            self.placed[c, n] -= 1
+            pods -= 1
+        self.left[:, n] -= pods * request
+        if self.counts is not None and pods:
+            self.counts.change(c, n, pods)
+
     def fill(self, groups: list[list[int]]) -> bool:
         """Place what is missing of ``groups``; True when all found a node."""
         batch, missing, whole = self.batch, self.missing, True
         for classes in groups:
+            if not missing[classes].any():
+                continue
             if self.deadline is not None and self._ends(int(missing[classes].sum()), self.deadline.is_over):
                 return False
-            is_gang = batch.gang[classes[0]] >= 0
-            trial = self.now.copy() if is_gang else self.now
+            before = self.saved(classes) if batch.gang[classes[0]] >= 0 else None
             complete = all(
-                _fill_class(batch, c, int(missing[c]), trial.placed, trial.left, trial.counts, self._is_late)
+                _fill_class(batch, c, int(missing[c]), self.placed, self.left, self.counts, self._is_late)
                 for c in classes
             )
             whole = whole and complete
-            if is_gang and complete:
-                self.now = trial
+            if before is not None and not complete:
+                self.restore(before)
         return whole
 
 
@@ -394,14 +428,20 @@ def _one_by_one(
     largest, smallest = (filling.groups(largest_first=first) for first in (True, False))
     for one, other in zip(largest, smallest, strict=True):
         has_orders = len(one) > 1 and not is_quick
-        before = filling.now.copy() if has_orders else filling.now
-        if filling.fill(one) or not has_orders or (deadline is not None and deadline.is_over):
+        classes = [c for group in one for c in group]
+        before = filling.saved(classes) if has_orders else None
+        if filling.fill(one) or before is None or (deadline is not None and deadline.is_over):
             continue
-        found, filling.now = filling.now, before
+        first = filling.saved(classes)
+        filling.restore(before)
         filling.fill(other)
-        if batch.counts(filling.now.placed) <= batch.counts(found.placed):
-            filling.now = found
-    return filling.now.placed
+        pods = [
+            np.bincount(batch.rank[classes], found.sum(axis=1), batch.num_ranks).tolist()
+            for found in (filling.placed[classes], first.placed)
+        ]
+        if pods[0] <= pods[1]:
+            filling.restore(first)
+    return filling.placed
 
 
 def _fill_class(
@@ -605,11 +645,13 @@ class _BatchModel:
             else:
                 self.company += [_Pull(self, rule, k, fitting) for k in np.flatnonzero(rule.gains > 0).tolist()]
         if isinstance(goal, _Most):
-            for above, count in enumerate(goal.above):
-                self.model.add_row(self.x[rank == above], 1.0, lower=count)
+            for one, columns in self._columns_by(rank):
+                if one < goal.rank:
+                    self.model.add_row(columns, 1.0, lower=goal.above[one])
             return
-        for one, count in enumerate(goal.counts):
-            self.count_rows[one] = self.model.add_row(self.x[rank == one], 1.0, lower=count, upper=count)
+        for one, columns in self._columns_by(rank):
+            count = goal.counts[one]
+            self.count_rows[one] = self.model.add_row(columns, 1.0, lower=count, upper=count)
         if not self.is_wishes:
             if goal.points:
                 self.wish_row = self.model.add_row(self.x[wish > 0], wish[wish > 0], lower=goal.points)
@@ -858,9 +900,8 @@ def place_batch(
     found = _in_stages(batch, best, deadline, (seed, threads, gap_share))
     if found.counts == found.most_of_each:
         return found
-    placed = _claimed(
-        batch, found.placed, deadline
-    )  # where nothing is proved, later stages may have made room for more
+    # where nothing is proved, later stages may have made room for more
+    placed = _claimed(batch, found.placed)
     if batch.counts(placed) <= found.counts:
         return found
     more = as_placed(batch, placed, deadline.ending)
@@ -981,26 +1022,29 @@ def _place_more(
     """A placement with better counts, and bounds: priority by priority, as far as they are not what fits alone. Each gets
     :data:`COUNT_SHARE` of the time that is left."""
     most = list(_most_alone(batch, fitting))
-    first = _first_rank(batch)
+    first, counts = _first_rank(batch), batch.counts(best)
     for rank in range(batch.num_ranks):
+        if counts[rank] == most[rank]:
+            continue
         inside = first <= rank
-        is_small = np.count_nonzero(fitting[inside]) <= MAX_COUNT_PAIRS
-        if batch.counts(best)[rank] < most[rank] and is_small and not deadline.is_over:
-            room = np.where(inside[:, None], fitting, 0)
-            best, most[rank] = _most_of(batch, rank, best, room, most[rank], deadline, how)
+        if np.count_nonzero(fitting[inside]) > MAX_COUNT_PAIRS or deadline.is_over:
+            break
+        room = np.where(inside[:, None], fitting, 0)
+        best, most[rank] = _most_of(batch, rank, best, room, most[rank], deadline, how)
+        counts = batch.counts(best)
     return best, tuple(max(pair) for pair in zip(most, batch.counts(best), strict=True))
 
 
-def _claimed(batch: Batch, placed: IntArray, deadline: Deadline) -> IntArray:
+def _claimed(batch: Batch, placed: IntArray) -> IntArray:
     """``placed``, or one with better counts: whoever has no place takes one where that is free, or where it is once those
-    of lower priority make way."""
-    first = _first_rank(batch)
-    for rank in range(batch.num_ranks):
-        kept = np.where((first <= rank)[:, None], placed, 0)
-        found = _one_by_one(batch, deadline, kept)
-        if batch.counts(found) > batch.counts(placed) and not batch.violations(found):
-            placed = found
-    return placed
+    of lower priority make way. Everybody else stays where that is possible."""
+    filling = _OneByOne(batch, None, None)
+    for groups in filling.groups(largest_first=True):
+        for classes in groups:
+            filling.keep(classes, placed)
+        filling.fill(groups)
+    found = filling.placed
+    return found if batch.counts(found) > batch.counts(placed) and not batch.violations(found) else placed
 
 
 def _first_rank(batch: Batch) -> IntArray:

@@ -573,9 +573,7 @@ def _of_priority(priority: int, pods: tuple[int, int, int], *, is_first: bool) -
     """How many ``pods`` of a priority are placed, there are, and can be placed at most, in words."""
     placed, all_, most = pods
     given = "" if is_first else " with as many of those above"
-    bound = (
-        "" if placed == all_ else f", no more can be{given}" if placed == most else f", {most} can be{given} at most"
-    )
+    bound = f", no more can be{given}" if placed == most else f", {most} can be{given} at most"
     return f"priority {priority}: {placed} of {all_} pods are placed{bound}"
 
 
@@ -611,7 +609,7 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
     for rank, priority in enumerate(problem.batch.priorities if problem.batch.num_ranks > 1 else ()):
         here, most = batched.counts[rank], batched.most_of_each[rank]
         details |= {f"placed_priority_{priority}": float(here), f"most_priority_{priority}": float(most)}
-        if missing:
+        if here < asked[rank]:
             by_priority.append(_of_priority(priority, (here, asked[rank], most), is_first=rank == 0))
     reasons = (*by_priority, *problem.notes, *problem.left_out, *missing)
     ending = Ending.INFEASIBLE if batched.most == 0 and missing else batched.ending
