@@ -95,6 +95,25 @@ async def test_it_improves_and_outlives_workers_that_are_killed() -> None:
         solver.close()
 
 
+@pytest.mark.parametrize("name", ["_first", "_improver"])
+async def test_a_worker_that_is_known_to_be_dead_is_a_failed_batch_and_no_more(name: str) -> None:
+    """Its pool refuses work at once then, which is not a death while it works."""
+    solver = Solver()
+    made = batch(12, 20)
+    try:
+        await solver.solve(made, 20.0, 0)
+        pool = getattr(solver, name)._pool
+        for pid in list(pool._processes):
+            os.kill(pid, signal.SIGKILL)
+        while not pool._broken:
+            await asyncio.sleep(0.01)
+        with pytest.raises(SolverError, match="died"):
+            await solver.solve(made, 20.0, 1)
+        assert made.violations((await solver.solve(made, 20.0, 2)).placed) == []
+    finally:
+        solver.close()
+
+
 async def test_an_improver_that_gets_no_processor_holds_nobody_up() -> None:
     solver = Solver()
     made = batch(12, 20)

@@ -199,12 +199,13 @@ class Solver:
         if found.ending == Ending.OPTIMAL or found.most == 0 or self._is_late():
             return replace(found, placed=placed.unpack())
         self._late_s = time.monotonic() + time_s + GRACE_S
-        running = self._improver.run(improve, sent, placed, time_s, seed)
         try:
-            async with asyncio.timeout(time_s):
-                found, placed = await asyncio.shield(running)
-        except TimeoutError:
-            running.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else will look
+            running = self._improver.run(improve, sent, placed, time_s, seed)
+            try:
+                async with asyncio.timeout(time_s):
+                    found, placed = await asyncio.shield(running)
+            except TimeoutError:
+                running.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else will look
         except BrokenProcessPool as error:
             self._improver.close()
             raise SolverError("the planning process died; the batch is planned again by a new one") from error
