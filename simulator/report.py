@@ -535,7 +535,11 @@ def fgd_html(result: dict[str, Any], command: str) -> str:
     facts = [
         ("experiments", str(result["experiments"])),
         ("decisions", f"{result['decisions']:,}"),
-        ("Random, largest difference of means", f"{result['random_max_abs_diff']} points"),
+        *(
+            [("Random, largest difference of means", f"{result['random_max_abs_diff']} points")]
+            if "random" in policies
+            else []
+        ),
         ("time", f"{result['wall_s']} s, {result['cpu_s']} s of CPU"),
         ("node order", result["node_order"]),
         ("delivery", result["delivery"]),

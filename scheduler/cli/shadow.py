@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -55,7 +56,7 @@ def report(
     )
     with RecordReader(records) as reader:
         found = compare(reader, reader.find(query), NodePrices(core_usd, gib_usd, gpu_usd), seed)
-    command = " ".join(["ullage", *sys.argv[1:]])
+    command = shlex.join(["ullage", *sys.argv[1:]])
     if report is not None:
         _write(report, to_html(found, command))
     if output == "json":
