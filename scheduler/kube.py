@@ -84,6 +84,7 @@ class KubeClient:
         self.settings = settings
         self.base = str(configuration.host).rstrip("/")
         self.tls = _tls(configuration)
+        self.rest_s = REST_S
 
     @classmethod
     async def connect(cls, settings: KubeSettings) -> KubeClient:
@@ -228,7 +229,7 @@ class KubeClient:
                     if response.status == 401:
                         await self._renew()
                     raise refused("WATCH", path, response.status, await response.read())
-                async for line in _lines(response):
+                async for line in _lines(response, self.rest_s):
                     yield _decode_event(line)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(self.base, "WATCH", path, error) from error
@@ -236,7 +237,7 @@ class KubeClient:
             raise ApiError(f"WATCH {path}: an event cannot be read: {error}") from error
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _lines(response: aiohttp.ClientResponse, rest_s: float) -> AsyncIterator[bytes]:
     """Lines of the answer as they come. Under a stream of events they are read a few at a time: to wake up for each
     costs more than to take it in, and disturbs whoever else works."""
     rest = b""
@@ -248,14 +249,14 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         if len(rest) > MAX_LINE_BYTES:
             raise ApiError("a watch event exceeds 64 MiB; this is not a Kubernetes API server")
         if len(chunk) < BACKLOG_BYTES and response.connection is not None:
-            await _rest(response.connection.transport)
+            await _rest(response.connection.transport, rest_s)
 
 
-async def _rest(transport: asyncio.Transport | None) -> None:
+async def _rest(transport: asyncio.Transport | None, rest_s: float) -> None:
     """Leave what comes meanwhile to the kernel."""
     if transport is not None:
         transport.pause_reading()
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(rest_s)
         transport.resume_reading()
 
 

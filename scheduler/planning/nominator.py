@@ -315,13 +315,14 @@ class Nominator:
             await self._deliver([[Promise(seen, node)]])
 
     async def _each(self, pods: Iterable[T], act: Callable[[T], Awaitable[None]]) -> None:
-        queue = iter(pods)
+        listed = list(pods)
+        queue = iter(listed)
 
         async def worker() -> None:
             for pod in queue:
                 await act(pod)
 
-        await asyncio.gather(*[worker() for _ in range(self.settings.width)])
+        await asyncio.gather(*[worker() for _ in range(min(self.settings.width, len(listed)))])
 
     async def _nominate(self, promise: Promise) -> bool:
         seen, node, devices = promise

@@ -39,6 +39,8 @@ from scheduler.view import Reader, group_sinks, sinks
 
 NICE = 5
 """Below answers, and above what may wait for ever."""
+REST_S = 0.01
+"""Between two looks at a watch: a batch waits for longer, and to wake up costs several times what an event does."""
 REPORT_S = 0.5
 REPORTED_PODS = 200
 """At most, in one report or promise: a line stays short."""
@@ -105,6 +107,7 @@ async def _serve(answers: int) -> None:
     settings = msgspec.json.decode(await reader.readline(), type=Settings)
     order = msgspec.json.decode(await reader.readline(), type=Order)
     client = await KubeClient.connect(settings.kube)
+    client.rest_s = REST_S
     try:
         planner = Planner(settings, client, order)
         planner.nominator.on_promised = partial(say_promised, answers)
