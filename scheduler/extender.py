@@ -40,6 +40,9 @@ NOT_SERVING = "not serving"
 """Outcome while the view is not complete or another replica leads: neutral, and the caller is to connect anew, for
 kube-scheduler would stay with us, as long as its connection lasts, when the Service has long turned to the new leader."""
 
+SILENT = ("off", "shadow")
+"""Modes in which the stanza for all pods changes nothing."""
+
 Verb = Callable[[Request], Response | Awaitable[Response]]
 Observe = Callable[[float], None]
 Outcome = tuple[bytes, str]
@@ -218,7 +221,7 @@ class Extender:
         if mode == "shadow":
             decided = engine.decide(head.uid, spec, candidates)
             asker.after = partial(self._record, asker, question, spec, candidates, decided, "shadow")
-        if spec.gpu is None:
+        if spec.gpu is None or (mode in SILENT and not asker.is_gpu):
             return wire.filter_all(question), mode
         passes = self._at(engine.has_devices(spec), question.rows)
         reasons = ((UNKNOWN_NODE, question.rows < 0), (NO_DEVICE, np.ones(len(passes), np.bool_)))
@@ -264,7 +267,7 @@ class Extender:
     def _prioritize(self, asker: _Asker, question: Question, spec: PodSpec) -> Outcome:
         engine, head = self.engine, question.head
         mode = engine.mode_of(head.namespace)
-        if mode in ("off", "shadow"):
+        if mode in SILENT:
             return wire.neutral_priorities(question, engine.table), mode
         held = engine.ledger.reservations.get(head.uid)
         if held is not None and (mode == "decide" or held.is_binding):
@@ -338,7 +341,7 @@ class Extender:
         started = time.perf_counter()
         asked = wire.read_preemption(request.body)
         victims, outcome = asked.victims, "off"
-        if is_gpu or self.engine.mode_of(asked.head.namespace) != "off":
+        if is_gpu or self.engine.mode_of(asked.head.namespace) not in SILENT:
             try:
                 why = self.engine.why_not_serving()
                 if why:

@@ -290,10 +290,15 @@ async def test_a_second_call_with_the_chosen_node_alone_is_confirmed(tmp_path: P
 async def test_modes_differ_as_promised(tmp_path: Path) -> None:
     async with cluster() as api, running(api, tmp_path, mode="shadow") as scheduler:
         modes, state = scheduler.app.engine.modes, scheduler.app.engine.state
-        pod = api.put("pods", pod_object("p"))
+        pod, large = api.put("pods", pod_object("p")), api.put("pods", pod_object("large", milli=1000, count=3))
+        victims = {"NodeNameToMetaVictims": {NAMES[0]: {"Pods": [{"UID": "a"}], "NumPDBViolations": 0}}}
         for mode in ("off", "shadow"):
             modes.switch(mode)
             assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+            assert (await scheduler.filter(large, NAMES))["NodeNames"] == NAMES, "no node has so many devices"
+            assert (await scheduler.filter(large, NAMES, gpu=True))["NodeNames"] == []
+            assert await scheduler.post("/v1/preempt", {"Pod": large, **victims}) == victims
+            assert (await scheduler.post("/v1/gpu/preempt", {"Pod": large, **victims}))["NodeNameToMetaVictims"] == {}
             assert set((await scheduler.prioritize(pod, NAMES)).values()) == {0}
             assert not state.residents
         modes.switch("score")
