@@ -13,6 +13,8 @@ happened, to which input, and what to do. ``TraceError`` lives in ``simulator``,
 can turn every expected failure into one message and an exit code.
 """
 
+import difflib
+
 
 class PlacementError(Exception):
     """Base of every error that Ullage raises on purpose."""
@@ -33,3 +35,9 @@ class StateError(PlacementError):
 def why(error: Exception) -> str:
     """What went wrong, without number and path: the message that quotes it names the input itself."""
     return (error.strerror if isinstance(error, OSError) else "") or str(error)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``did you mean …?`` for the closest known word, or the list of all."""
+    close = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"

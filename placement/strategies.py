@@ -6,13 +6,12 @@ without code: ``ullage strategies show NAME > mine.toml``, recombine, and pass `
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from placement.errors import ConfigError, why
+from placement.errors import ConfigError, nearest, why
 from placement.scorers import (
     COST_UNIT,
     SCORERS,
@@ -161,12 +160,6 @@ _ALL = (
 )
 
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """``; did you mean …?`` for the closest known word, or the list of all."""
-    close = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def strategy_named(name: str) -> Strategy:

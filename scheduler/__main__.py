@@ -12,6 +12,7 @@ import importlib
 import json
 import math
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,7 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         if cmd_name == "record":
-            importlib.import_module(
-                "simulator.traces.recorded"
-            )  # what writes the trace: missed before hours of recording
-            command = command(_write_trace)
+            command = command(_writer)
         if cmd_name in ("plan", "snapshot"):
             _give_cluster(command)
         assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
@@ -88,11 +86,16 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
-def _write_trace(recording: Any, target: Path) -> str:
-    """Save a recording of the live side in the simulator's format; what it is, for the user."""
-    trace = _trace_of(recording)
-    trace.save(target)
-    return f"{target}: {len(trace.nodes)} nodes, {len(trace.pods)} pods, {len(trace.usage.pod)} usage samples"
+def _writer() -> Callable[[Any, Path], str]:
+    """What saves a recording of the live side in the simulator's format, and says for the user what it is."""
+    from simulator.traces.recorded import trace_of_recording
+
+    def write(recording: Any, target: Path) -> str:
+        trace = trace_of_recording(recording)
+        trace.save(target)
+        return f"{target}: {len(trace.nodes)} nodes, {len(trace.pods)} pods, {len(trace.usage.pod)} usage samples"
+
+    return write
 
 
 def _trace_of(recording: Any) -> Any:

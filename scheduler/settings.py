@@ -21,6 +21,8 @@ from placement.learning.horizons import EVERY_WORKLOAD, HORIZONS, MOST_WORKLOADS
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODES = ("off", "shadow", "score", "decide")
 """From silent to alone: no voice · answers neutrally and records · ranks · chooses the node."""
+SIZERS = ("forecast", "packed")
+"""By each pod's own upper quantile; or by what pods together need of nodes (:mod:`placement.learning.packed`)."""
 
 TLS_FILES = ("tls_cert", "tls_key", "client_ca")
 SOFT_WISHES = ("node-affinity", "inter-pod-affinity", "topology-spread", "prefer-no-schedule")

@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from placement.errors import why
+from placement.errors import nearest, why
 from placement.nodes import NodeSpec
 from placement.resources import CPU, GPU_SHARE, MAX_AMOUNT, MAX_DEVICES, MEMORY, PODS
-from placement.strategies import nearest
 from simulator.fleet import Shape
 from simulator.traces.trace import Trace, TraceError
 

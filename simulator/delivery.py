@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, nearest
 from placement.pods import PodSpec
 from placement.program import NOT_FEASIBLE
 from placement.resources import BoolArray, IntArray
 from placement.state import Snapshot
-from placement.strategies import STRATEGIES, nearest
+from placement.strategies import STRATEGIES
 from placement.strategy import Decision, Strategy
 
 MIN_SAMPLED_NODES = 100

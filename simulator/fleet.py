@@ -18,10 +18,9 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.pods import Labels, PodSpec
-from placement.program import NOT_FEASIBLE
 from placement.resources import CPU, PODS
+from placement.scorers import NOT_FEASIBLE
 from placement.state import ClusterState
-from placement.strategies import STRATEGIES
 
 HOSTNAME = "kubernetes.io/hostname"
 """Every node of a cluster has this label."""
@@ -169,6 +168,8 @@ class Autoscaler:
         """Shapes that hold a pod when empty, cheapest per core first."""
         shapes = self._fits.get(spec)
         if shapes is None:
+            from placement.strategies import STRATEGIES  # compiled code: a trace's shapes are read without it
+
             scores = STRATEGIES["first-fit"].scores(self._templates.snapshot(), spec)
             holding = {self._templates.name(row) for row in np.flatnonzero(scores > NOT_FEASIBLE).tolist()}
             shapes = sorted((s for s in self.settings.shapes if s.name in holding), key=_price_per_core)

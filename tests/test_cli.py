@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
-from scheduler.__main__ import root
+from scheduler.__main__ import COMMANDS, root
 from scheduler.learning.learner import read_workload
 from simulator.cli.simulate import readable_weight
 from simulator.output import table
@@ -353,3 +353,13 @@ def test_describe_shows_weights_that_a_person_can_read_and_keeps_the_exact_ones_
 def test_describe_says_what_learned_things_a_strategy_reads(strategy: str, read: str) -> None:
     _, _, said = ullage("strategies", "describe", strategy).stdout.partition("reads what was learned: ")
     assert said.partition("\n")[0] == read
+
+
+def test_help_loads_nothing_that_takes_long() -> None:
+    modules = sorted(
+        {module for module, _, _ in COMMANDS.values()} - {"simulator.cli.reproduce", "simulator.cli.trace"}
+    )
+    code = f"import sys; [__import__(m) for m in {[*modules, 'scheduler.cli.plan']}]; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(modules) <= set(loaded)
+    assert not set(loaded) & {"numba", "polars", "pyarrow", "ortools", "lightgbm", "aiohttp", "grpc", "rich.console"}

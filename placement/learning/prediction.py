@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from placement.errors import ModelError
+from placement.errors import ModelError, nearest
 from placement.knowledge import NUM_WINDOWS
 from placement.learning import boosted
 from placement.learning.baselines import BASELINES, Target, forecast, oracle
@@ -32,7 +32,6 @@ from placement.learning.stacking import Calibration
 from placement.learning.usage import CALENDAR_FROM_S, DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
 from placement.learning.windows import Past
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
-from placement.strategies import nearest
 
 MODEL = "model"
 HISTORY = "history"

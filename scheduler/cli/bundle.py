@@ -15,17 +15,15 @@ import time
 from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from placement.errors import ConfigError, why
-from placement.log import DECISION
-from placement.log_lines import read_log, segments
-from placement.playback import verify
-from placement.strategies import strategy_from_toml
-from placement.strategy import Strategy
 from scheduler.errors import RecordError
+
+if TYPE_CHECKING:
+    from placement.strategy import Strategy
 
 PARTS = ("numpy", "numba", "msgspec", "ortools", "lightgbm", "grpcio", "protobuf", "kubernetes", "aiohttp", "ullage")
 
@@ -46,6 +44,8 @@ def write_bundle(log_folder: Path, config: Path | None, target: Path) -> int:
     ConfigError : there is no log, or the settings cannot be read.
     RecordError : the target cannot be written; what stood there before still does.
     """
+    from placement.log_lines import segments
+
     files = segments(log_folder)
     facts = {"ullage_bundle": 1, "packed_unix_s": int(time.time()), "versions": versions()}
     try:
@@ -80,6 +80,8 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def strategies_of(header: dict[str, Any]) -> list[Strategy]:
     """The strategies whose TOML the log carries."""
+    from placement.strategies import strategy_from_toml
+
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for digest, text in header.get("strategies", {}).items():
@@ -111,6 +113,10 @@ def bundle(source: Path, config: Path | None, target: Path | None, verifies: boo
 
 
 def _verify(source: Path) -> None:
+    from placement.log import DECISION
+    from placement.log_lines import read_log
+    from placement.playback import verify
+
     header, events, lost = read_log(source)
     if lost:
         raise ConfigError(f"{source}: the disk lost {lost} events, so the log cannot be repeated; use a complete one")

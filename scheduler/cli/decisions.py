@@ -9,17 +9,17 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
 from placement.errors import ConfigError
 from scheduler.cli.explain import RECORDS
 from scheduler.cli.record import steps
-from scheduler.decisions import SHOWN, flat, write_parquet
-from scheduler.records import Query, RecordReader, RecordStore
 from scheduler.settings import MODES
+
+if TYPE_CHECKING:
+    from scheduler.records import Query
 
 TELL_S = 5.0
 """How often a long command says how far it is."""
@@ -64,6 +64,8 @@ def _filters(command: Any) -> Any:
 
 
 def _query(options: dict[str, Any], limit: int = -1) -> Query:
+    from scheduler.records import Query
+
     now_s = time.time()
     until = float("inf") if options["until"] == "now" else parse_time(options["until"], now_s)
     return Query(
@@ -87,6 +89,9 @@ def _query(options: dict[str, Any], limit: int = -1) -> Query:
 )
 def list_decisions(limit: int, no_headers: bool, output: str, **options: Any) -> None:
     """The newest decisions that match."""
+    from scheduler.decisions import SHOWN, flat
+    from scheduler.records import RecordReader
+
     with RecordReader(options["records"]) as reader:
         rows = [flat(record) for record in reader.find(_query(options, limit))]
     if not rows:
@@ -95,17 +100,19 @@ def list_decisions(limit: int, no_headers: bool, output: str, **options: Any) ->
     if output == "json":
         click.echo(json.dumps(body, indent=2, ensure_ascii=False))
     elif output == "yaml":
+        import yaml
+
         click.echo(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), nl=False)
     elif output == "csv":
-        click.echo(_csv(rows, no_headers), nl=False)
+        click.echo(_csv(rows, SHOWN, no_headers), nl=False)
     else:
         columns = SHOWN if output == "table" or not rows else tuple(rows[0])
         click.echo(_table(rows, columns, no_headers), nl=False)
 
 
-def _csv(rows: list[dict[str, Any]], no_headers: bool) -> str:
+def _csv(rows: list[dict[str, Any]], shown: tuple[str, ...], no_headers: bool) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else list(SHOWN), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else list(shown), lineterminator="\n")
     if not no_headers:
         writer.writeheader()
     writer.writerows(rows)
@@ -130,6 +137,9 @@ def _cell(value: Any) -> str:
 @_filters
 def export(target: Path, **options: Any) -> None:
     """Write all matching decisions to TARGET as Parquet."""
+    from scheduler.decisions import write_parquet
+    from scheduler.records import RecordReader
+
     with RecordReader(options["records"]) as reader:
         number = write_parquet(reader.find(_query(options)), target)
     click.echo(f"{number} decisions written to {target}", err=True)
@@ -160,6 +170,7 @@ def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: b
     from placement.strategies import STRATEGIES, strategy_from_toml
     from scheduler.cli.bundle import strategies_of
     from scheduler.recorder import record_log
+    from scheduler.records import RecordStore
 
     header, events, _lost = read_log(log)
     known = [*strategies_of(header), *STRATEGIES.values(), *(strategy_from_toml(path) for path in tomls)]

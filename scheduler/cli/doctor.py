@@ -6,9 +6,6 @@ import asyncio
 
 import click
 import yaml
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from placement.errors import ConfigError
 from scheduler.doctor.doctor import (
@@ -123,6 +120,10 @@ def _table(findings: list[Finding], facts: Facts) -> str:
     looked = f"{counts['extenders']} extender entries, {counts['manifests']} manifests"
     if not findings:
         return f"No findings ({looked}; {len(RULES)} rules).\n"
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     console = Console(width=max(100, Console().width))
     table = Table("code", "severity", "where", "what and what to do", box=None, pad_edge=False)
     colours = {"error": "red", "warning": "yellow", "info": "cyan"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from placement.errors import ConfigError
 from scheduler.errors import RecordError
-from scheduler.explain import answer, fleet_of, in_words
-from scheduler.records import Query, RecordReader
+
+if TYPE_CHECKING:
+    from scheduler.records import Query, RecordReader
 
 RECORDS = click.option(
     "--records",
@@ -29,6 +31,9 @@ RECORDS = click.option(
 @RECORDS
 def explain(what: str, namespace: str, node: str, every: bool, output: str, records: str) -> None:
     """Why a pod went where it went. WHAT is pod/NAME, uid/UID or decision/ID."""
+    from scheduler.explain import answer, fleet_of, in_words
+    from scheduler.records import RecordReader
+
     query = _query(what, namespace)
     with RecordReader(records) as reader:
         found = list(reader.find(query))
@@ -43,6 +48,8 @@ def explain(what: str, namespace: str, node: str, every: bool, output: str, reco
 
 
 def _query(what: str, namespace: str) -> Query:
+    from scheduler.records import Query
+
     kind, slash, name = what.partition("/")
     if not slash:
         kind, name = "pod", what
@@ -56,6 +63,8 @@ def _query(what: str, namespace: str) -> Query:
 
 
 def _nothing(what: str, namespace: str, reader: RecordReader) -> str:
+    from scheduler.records import Query
+
     _, _, name = what.rpartition("/")
     elsewhere = sorted({r.namespace for r in reader.find(Query(name=name, limit=100))})
     if elsewhere:

@@ -1,4 +1,7 @@
-"""``ullage plan apply`` and ``ullage plan status``, and the live cluster for the commands that plan."""
+"""``ullage plan apply`` and ``ullage plan status``, and the live cluster for the commands that plan.
+
+What acts is imported where it is called: help and shell completion are to answer at once.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import yaml
 
 from placement.errors import ConfigError, why
-from placement.planning.make import plan_of_document
-from placement.planning.plans import Plan
-from placement.planning.snapshots import SnapshotFile
-from placement.recording import Recording
-from scheduler.cli.record import fetch, steps
-from scheduler.cluster_reader import take_snapshot
-from scheduler.kube import KubeClient
-from scheduler.planning.adherence import adherence
-from scheduler.planning.applier import Applier, ApplyLimits, rows, summary, why_not_valid
-from scheduler.planning.record import PlanRecord, PlanState, State, alone, fresh_record, read_record, save_record
-from scheduler.settings import read_settings
+
+if TYPE_CHECKING:
+    from placement.planning.plans import Plan
+    from placement.planning.snapshots import SnapshotFile
+    from placement.recording import Recording
+    from scheduler.kube import KubeClient
+    from scheduler.planning.applier import Applier, ApplyLimits
+    from scheduler.planning.record import PlanRecord
 
 T = TypeVar("T")
 KUBECONFIG = click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
@@ -37,6 +36,9 @@ OUTPUT = click.option(
 
 def with_client(kubeconfig: str | None, context: str | None, work: Callable[[KubeClient], Awaitable[T]]) -> T:
     """``work`` with a client of the cluster, by kubeconfig's conventions."""
+    from scheduler.kube import KubeClient
+    from scheduler.settings import read_settings
+
     settings = read_settings(None, {"kube.kubeconfig": kubeconfig or "", "kube.context": context or ""})
 
     async def run() -> T:
@@ -57,10 +59,15 @@ class Live:
 
     def snapshot(self, kubeconfig: str | None, context: str | None) -> SnapshotFile:
         """The cluster now."""
+        from scheduler.cluster_reader import take_snapshot
+
         return with_client(kubeconfig, context, take_snapshot)
 
     def recording(self, kubeconfig: str | None, context: str | None, prometheus: str, days: float) -> Any:
         """The trace of what the cluster's pods did in the last days, from Prometheus."""
+        from scheduler.cli.record import fetch, steps
+        from scheduler.settings import read_settings
+
         keys = {"kube.kubeconfig": kubeconfig or "", "kube.context": context or "", "usage.prometheus": prometheus}
         settings = read_settings(None, keys)
         found = fetch(settings.kube, settings.usage, name="history", days=days, say=steps(quiet=False))
@@ -68,6 +75,10 @@ class Live:
 
 
 def _read_plan(path: Path) -> Plan:
+    import yaml
+
+    from placement.planning.make import plan_of_document
+
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -101,6 +112,9 @@ def apply(
     Pods are evicted through the Eviction API. It stops when the cluster is no longer the one that was planned for, and
     can be interrupted at any time: the same command goes on. Exit code 1 when the plan was stopped.
     """
+    from scheduler.planning.applier import ApplyLimits
+    from scheduler.planning.record import PlanState, alone, fresh_record, read_record
+
     plan = _read_plan(path)
     where = record or path.with_name(path.name + ".record.json")
     limits = ApplyLimits(refusal_s, settle_s, max_evictions=max_evictions)
@@ -121,6 +135,9 @@ def apply(
 
 
 def _applier(client: KubeClient, record: PlanRecord, where: Path, limits: ApplyLimits) -> Applier:
+    from scheduler.planning.applier import Applier
+    from scheduler.planning.record import save_record
+
     began = time.monotonic()
 
     def say(number: int, message: str) -> None:
@@ -131,18 +148,25 @@ def _applier(client: KubeClient, record: PlanRecord, where: Path, limits: ApplyL
 
 
 def _go_on(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
+    from scheduler.planning.record import save_record
+
     save_record(record, where)
     click.echo(f"record: {where}", err=True)
     with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).run())
 
 
 def _abandon(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
+    from scheduler.planning.record import PlanState
+
     outcome = PlanState.ABANDONED if record.outcome == PlanState.RUNNING else record.outcome
     with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).give_back(outcome))
 
 
 def _say(record: PlanRecord, kubeconfig: str | None, context: str | None) -> None:
     """Dry: whether the plan still holds on the cluster as it is."""
+    from scheduler.planning.applier import why_not_valid
+    from scheduler.planning.record import State
+
     plan = record.to_plan
     if any(step.state != State.PENDING for step in record.steps):
         click.echo("begun before; --yes goes on, --abandon gives it up", err=True)
@@ -158,6 +182,8 @@ def _say(record: PlanRecord, kubeconfig: str | None, context: str | None) -> Non
 
 
 def _print(record: PlanRecord, output: str) -> None:
+    from scheduler.planning.applier import rows, summary
+
     listed = rows(record)
     document = {
         "apiVersion": "ullage.dev/v1",
@@ -179,6 +205,8 @@ def _print(record: PlanRecord, output: str) -> None:
 def _dumped(document: dict[str, Any], output: str) -> str:
     if output == "json":
         return json.dumps(document, indent=2, ensure_ascii=False)
+    import yaml
+
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True)).rstrip()
 
 
@@ -191,6 +219,8 @@ def _dumped(document: dict[str, Any], output: str) -> str:
 def status(namespace: str, differs: bool, kubeconfig: str | None, context: str | None, output: str) -> None:
     """Live batches: planned against actual, pod by pod, with the reason for each difference, and what gated pods wait
     for. Reads the API alone."""
+    from scheduler.planning.adherence import adherence
+
     found = with_client(kubeconfig, context, lambda client: adherence(client, namespace))
     shown = [pod for pod in found if not differs or pod.reason != "as planned"]
     counts: dict[str, int] = {}

@@ -1,6 +1,7 @@
 """``ullage record``: options and progress around :mod:`scheduler.recording`.
 
 The trace format belongs to the simulator, which this package does not import: the command line hands the writer in.
+What records is imported where it is called: help is to answer at once.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from placement.recording import Recording
-from scheduler.kube import KubeClient
-from scheduler.learning.prometheus import Prometheus
-from scheduler.metrics import Metrics
-from scheduler.recording import record
-from scheduler.settings import KubeSettings, UsageSettings, read_settings
+if TYPE_CHECKING:
+    from placement.recording import Recording
+    from scheduler.settings import KubeSettings, UsageSettings
+
+Write = Callable[["Recording", Path], str]
+"""Makes a trace of a recording, and says what it is."""
 
 
 def steps(*, quiet: bool) -> Callable[[str], None]:
@@ -33,6 +35,10 @@ def steps(*, quiet: bool) -> Callable[[str], None]:
 
 def fetch(kube: KubeSettings, usage: UsageSettings, *, name: str, days: float, say: Callable[[str], None]) -> Recording:
     """The recording of the cluster and Prometheus that the settings name."""
+    from scheduler.kube import KubeClient
+    from scheduler.learning.prometheus import Prometheus
+    from scheduler.metrics import Metrics
+    from scheduler.recording import record
 
     async def run() -> Recording:
         client = await KubeClient.connect(kube)
@@ -46,8 +52,8 @@ def fetch(kube: KubeSettings, usage: UsageSettings, *, name: str, days: float, s
     return asyncio.run(run())
 
 
-def command(write: Callable[[Recording, Path], str]) -> click.Command:
-    """The command; ``write`` makes a trace of a recording and says what it is."""
+def command(writer: Callable[[], Write]) -> click.Command:
+    """The command; ``writer`` finds what writes the trace, or that it is missed, before hours of recording."""
 
     @click.command()
     @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
@@ -71,6 +77,9 @@ def command(write: Callable[[Recording, Path], str]) -> click.Command:
 
         Nodes and pods come from the Kubernetes API, usage from Prometheus. Then: `ullage train TARGET -m MODEL`.
         """
+        from scheduler.settings import read_settings
+
+        write = writer()
         keys = {
             "kube.kubeconfig": kubeconfig or "",
             "kube.context": context or "",

@@ -8,31 +8,18 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from placement.errors import PlacementError
 from placement.learning.horizons import HORIZONS
-from placement.learning.prediction import load_rungs, target_of
-from placement.learning.rightsize import Recommendation, RightsizePolicy
 from scheduler.cli.record import steps
-from scheduler.kube import KubeClient
-from scheduler.learning.prometheus import Prometheus
-from scheduler.learning.rightsizing import (
-    SIZERS,
-    Advice,
-    advise,
-    apply,
-    config_maps,
-    namespaces_of,
-    require_current_policy,
-    usd_per_month,
-)
-from scheduler.learning.steering import who_steers
-from scheduler.metrics import Metrics
-from scheduler.recording import record
-from scheduler.settings import Settings, read_settings
+from scheduler.settings import SIZERS, Settings, read_settings
+
+if TYPE_CHECKING:
+    from placement.learning.rightsize import Recommendation, RightsizePolicy
+    from scheduler.learning.rightsizing import Advice
 
 
 @click.command()
@@ -70,6 +57,8 @@ def rightsize(
     quiet: bool, output: str,
 ) -> None:  # fmt: skip
     """What each workload should ask for, what that saves, and how far to believe it. Changes nothing by itself."""
+    from placement.learning.rightsize import RightsizePolicy
+
     keys = {
         "kube.kubeconfig": kubeconfig or "",
         "kube.context": context or "",
@@ -97,6 +86,14 @@ async def _run(
     settings: Settings, days: float, policy: RightsizePolicy, sizer: str, budget: float, namespace: str, applies: bool,
     say: Callable[[str], None],
 ) -> tuple[Advice, list[str]]:  # fmt: skip
+    from placement.learning.prediction import load_rungs, target_of
+    from scheduler.kube import KubeClient
+    from scheduler.learning.prometheus import Prometheus
+    from scheduler.learning.rightsizing import advise, apply, config_maps, namespaces_of, require_current_policy
+    from scheduler.learning.steering import who_steers
+    from scheduler.metrics import Metrics
+    from scheduler.recording import record
+
     target = target_of(settings.usage.horizon)
     rungs = load_rungs(settings.usage.model, target)
     client = await KubeClient.connect(settings.kube)
@@ -132,6 +129,8 @@ async def _run(
 
 
 def _row(found: Recommendation) -> dict[str, Any]:
+    from scheduler.learning.rightsizing import usd_per_month
+
     return {
         "workload": found.workload,
         "replicas": found.replicas,
@@ -163,18 +162,20 @@ def _rendered(advice: Advice, output: str) -> str:
         }
         return json.dumps(body, indent=2, ensure_ascii=False)
     if output == "csv":
+        from placement.learning.rightsize import Recommendation
+
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(_row(_NOBODY)), lineterminator="\n")
+        nobody = Recommendation("", 0, 0, 0, 0, 0, "", 0)
+        writer = csv.DictWriter(text, list(_row(nobody)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue().rstrip("\n")
     return _table(advice)
 
 
-_NOBODY = Recommendation("", 0, 0, 0, 0, 0, "", 0)
-
-
 def _table(advice: Advice) -> str:
+    from scheduler.learning.rightsizing import usd_per_month
+
     lines = [("DIFF CPU", "DIFF MEMORY", "WORKLOAD", "PODS", "CPU", "MEMORY", "USD/MONTH", "RUNG", "KEPT BECAUSE")]
     for r in advice.recommendations:
         lines.append(

@@ -14,9 +14,7 @@ from placement.errors import why
 from scheduler.cli.decisions import parse_time
 from scheduler.cli.explain import RECORDS
 from scheduler.errors import RecordError
-from scheduler.records import Query, RecordReader
 from scheduler.settings import MODES
-from scheduler.shadow import NodePrices, compare, to_html, to_text
 
 
 @click.group()
@@ -48,6 +46,9 @@ def report(
     output: str,
 ) -> None:
     """Agreement, nodes that could be empty, USD a month, each with its uncertainty."""
+    from scheduler.records import Query, RecordReader
+    from scheduler.shadow import NodePrices, compare, to_html, to_text
+
     query = Query(
         mode="" if mode == "all" else mode,
         namespace=namespace,

@@ -1,4 +1,4 @@
-"""``ullage sweep``: options around :mod:`scheduler.planning.sweeper`."""
+"""``ullage sweep``: options around :mod:`scheduler.planning.sweeper`, which is imported where it is called."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import time
 import click
 
 from scheduler.errors import ApiError
-from scheduler.kube import KubeClient
-from scheduler.planning.sweeper import Swept
-from scheduler.planning.sweeper import sweep as run_sweep
-from scheduler.settings import read_settings
 
 
 @click.command()
@@ -26,6 +22,11 @@ def sweep(deadline: float, gang_deadline: float, dry_run: bool, kubeconfig: str 
     For a CronJob outside the Deployment: no pod waits for a planner that is not there. Exit code 1 if a pod could not
     be mended.
     """
+    from scheduler.kube import KubeClient
+    from scheduler.planning.sweeper import Swept
+    from scheduler.planning.sweeper import sweep as run_sweep
+    from scheduler.settings import read_settings
+
     settings = read_settings(None, {"kube.kubeconfig": kubeconfig or "", "kube.context": context or ""})
 
     async def once() -> Swept:

@@ -28,7 +28,6 @@ import msgspec
 from placement import objects
 from placement.marks import why_waits
 from placement.resources import PLAN_GATE
-from scheduler.cluster_reader import listed, listed_groups
 from scheduler.doctor.facts import DEFAULT_SCHEDULER, Facts, Stanza, Table, list_of, parse_version, table_of
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
 from scheduler.errors import ApiError
@@ -497,6 +496,8 @@ def skewed(theirs_s: float, before_s: float, after_s: float) -> Iterator[Found]:
 
 async def short_gangs(client: KubeClient) -> list[Found]:
     """Gangs behind our gate that cannot be planned yet, a finding for each."""
+    from scheduler.cluster_reader import listed, listed_groups
+
     pods = [pod for pod in await listed(client, "/api/v1/pods", objects.Pod) if pod.status.phase not in ENDED]
     groups = await listed_groups(client)
     waits = why_waits(pods, groups)

@@ -76,10 +76,6 @@ def usd_per_month(found: Recommendation) -> float:
     return hourly * HOURS_PER_MONTH
 
 
-SIZERS = ("forecast", "packed")
-"""By each pod's own upper quantile; or by what pods together need of nodes (:mod:`placement.learning.packed`)."""
-
-
 def advise(
     recording: Recording,
     namespaces: Iterable[NamespaceSpec],
@@ -95,7 +91,7 @@ def advise(
     Parameters
     ----------
     steered : what others do with requests, so that they must stay.
-    sizer : one of :data:`SIZERS`.
+    sizer : one of :data:`scheduler.settings.SIZERS`.
     budget : of node-time over CPU, for ``packed``.
     """
     forecaster = Forecaster(rungs.target, rungs=rungs, max_workloads=EVERY_WORKLOAD)

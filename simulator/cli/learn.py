@@ -7,15 +7,16 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from placement.errors import ConfigError
-from placement.learning.baselines import Target
-from placement.strategies import nearest
+from placement.errors import ConfigError, nearest
 from simulator.output import API_VERSION, FORMATS, check_folder, output_option, progress, render, write_whole
 from simulator.traces.calendar_option import BEGINS
+
+if TYPE_CHECKING:
+    from placement.learning.baselines import Target
 
 DATA = click.option(
     "--data",

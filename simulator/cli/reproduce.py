@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from placement.errors import ConfigError
-from placement.strategies import nearest
+from placement.errors import ConfigError, nearest
 from simulator.cli.learn import (
     reproduce_cold_start,
     reproduce_eurosys21,

@@ -10,9 +10,7 @@ import click
 import msgspec
 import numpy as np
 
-from placement.errors import ConfigError
-from placement.strategies import nearest
-from simulator.cost import read_price_book
+from placement.errors import ConfigError, nearest
 from simulator.output import API_VERSION, bad_rows, output_option, render, write_whole
 from simulator.traces.calendar_option import BEGINS, check_begin
 from simulator.traces.churn import Churn, resample
@@ -110,6 +108,8 @@ def convert(source: str, target: Path, prices: Path | None, begins_s: int | None
         check_begin(found.manifest.name, found.manifest.has_calendar)
         found = found.but(manifest=replace(found.manifest, begins_s=begins_s))
     if prices is not None:
+        from simulator.cost import read_price_book
+
         found = found.but(prices=tuple(read_price_book(prices).shapes.values()))
     found.save(target)
     click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes, digest {found.digest}", err=True)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from placement.errors import ConfigError
-from placement.strategies import nearest
+from placement.errors import ConfigError, nearest
 from simulator.traces.openb import read_openb
 from simulator.traces.trace import Trace, TraceError
 
