@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from placement.devices import Devices
 from placement.planning import near_search
-from placement.planning.batches import Batch, ZoneSpread, as_placed, best_fit, place_batch
+from placement.planning.batch import Batch, ZoneSpread
+from placement.planning.batches import as_placed, place_batch
+from placement.planning.best_fit import best_fit
 from placement.planning.nearness import Counts, Nearness
 from placement.planning.plans import Deadline, Ending, WorkClock
 from placement.resources import IntArray
@@ -78,7 +80,7 @@ def test_company_counts_as_brute_force_would(batch: Batch) -> None:
     for few_places in (64, 0):  # as in large batches: zones, hosts; pairs of class and node enter by their price
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(near_search, "MAX_PAIRS", -1)
-            patch.setattr("placement.planning.batches.FEW_PLACES", few_places)
+            patch.setattr("placement.planning.batch_program.FEW_PLACES", few_places)
             for name in ("TOP_NODES", "MAX_NEW_PAIRS", "FIRST_PAIRS"):
                 patch.setattr(f"placement.planning.batches.{name}", 1)
             searched = place_batch(batch, seconds(5))

@@ -17,7 +17,8 @@ from msgspec import structs
 
 from placement.devices import Devices
 from placement.nodes import NodeSpec
-from placement.planning.batches import Batch, _repacked, best_fit
+from placement.planning.batch import Batch
+from placement.planning.best_fit import best_fit, repacked
 from placement.planning.make import plan_document, plan_of_document
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step
 from placement.planning.problems import Cluster, batch_plan, batch_problem, check_steps
@@ -201,8 +202,8 @@ def test_devices_are_packed_until_the_time_is_over_and_no_longer() -> None:
     assert best_fit(batch).sum() == 100
     crowded = np.zeros((1, 50), np.int64)
     crowded[0, 0] = 13  # twelve fit
-    assert _repacked(batch, crowded, Deadline(1.0, lambda: 0.0)).sum() == 13
-    assert _repacked(batch, crowded, Deadline(1.0, lambda: 0.0, cancelled=lambda: True)).sum() == 0
+    assert repacked(batch, crowded, Deadline(1.0, lambda: 0.0)).sum() == 13
+    assert repacked(batch, crowded, Deadline(1.0, lambda: 0.0, cancelled=lambda: True)).sum() == 0
 
 
 def test_the_ledger_gives_no_device_twice() -> None:

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from placement.devices import Devices
 from placement.errors import ConfigError
 from placement.planning import consolidation, purchase
-from placement.planning.batches import Batch, ZoneSpread, _BatchModel, _Goal, _Pairs, as_placed, best_fit, place_batch
+from placement.planning.batch import Batch, ZoneSpread
+from placement.planning.batch_program import BatchModel, Goal, Pairs
+from placement.planning.batches import as_placed, place_batch
+from placement.planning.best_fit import best_fit
 from placement.planning.consolidation import Fleet, consolidate, prefix_search
 from placement.planning.patterns import best_pattern
 from placement.planning.plans import Deadline, Ending, WorkClock
@@ -153,9 +156,9 @@ def test_many_wishes_for_few_nodes_are_met_as_a_whole_program_would(with_rules: 
     assert result.wishes_met >= 0.999 * result.wishes_bound
     assert result.wishes_met > batch.wishes_met(best_fit(batch))
     fitting = batch.fitting()
-    goal = _Goal.wishes(batch, fitting, result.counts)
+    goal = Goal.wishes(batch, fitting, result.counts)
     classes, nodes = np.nonzero(fitting)
-    whole = _BatchModel(batch, _Pairs(classes, nodes, fitting > 0), fitting, goal)
+    whole = BatchModel(batch, Pairs(classes, nodes, fitting > 0), fitting, goal)
     answer = solve_linear(whole.model, Limits(60.0, gap_share=1e-9))
     assert answer.has_solution
     assert round(answer.value) <= result.wishes_bound

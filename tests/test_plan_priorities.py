@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.devices import Devices
-from placement.planning.batches import Batch, ZoneSpread, as_placed, best_fit, place_batch
+from placement.planning.batch import Batch, ZoneSpread
+from placement.planning.batches import as_placed, place_batch
+from placement.planning.best_fit import best_fit
 from placement.planning.plans import Deadline, Ending, Plan, WorkClock
 from placement.resources import IntArray
 from simulator.planning.plan_bench import bench

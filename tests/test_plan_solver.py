@@ -11,7 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from placement.planning.batches import Batch, as_placed, best_fit, place_batch
+from placement.planning.batch import Batch
+from placement.planning.batches import as_placed, place_batch
+from placement.planning.best_fit import best_fit
 from placement.planning.plans import Deadline, Ending
 from scheduler.planning.solver import Sent, Solver, SolverError, Sparse, first
 

@@ -19,7 +19,7 @@ from placement.planning.solver import Answer, Limits, Model, solve_integer
 from placement.resources import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from placement.planning.batches import Batch
+    from placement.planning.batch import Batch
 
 TOP_NODES, TOP_OF_PLACE = 256, 24
 """Nodes that a pod is tried on: the best liked, and the best liked of each place of rules with few places."""

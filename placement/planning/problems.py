@@ -18,7 +18,7 @@ from placement.devices import DEVICE_UNITS, WHOLE_DEVICES, Devices, device_units
 from placement.errors import ConfigError
 from placement.gangs import gang_of
 from placement.planning import apart, apart_check
-from placement.planning.batches import Batch, Batched
+from placement.planning.batch import Batch, Batched
 from placement.planning.company import is_wishing, wishes_of
 from placement.planning.consolidation import Consolidated, Fleet
 from placement.planning.plans import Action, Ending, Plan, Step

@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.errors import PlacementError
-from placement.planning.batches import Batch, Batched, as_placed, best_fit, place_batch
+from placement.planning.batch import Batch, Batched
+from placement.planning.batches import as_placed, place_batch
+from placement.planning.best_fit import best_fit
 from placement.planning.plans import Deadline, Ending
 from placement.resources import IntArray
 

@@ -14,7 +14,10 @@ from functools import partial
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.planning import batches, consolidation, purchase
+from placement.planning import consolidation, purchase
+from placement.planning.batch import Batch, Batched
+from placement.planning.batches import place_batch
+from placement.planning.best_fit import best_fit
 from placement.planning.interruptions import Risk, consolidate_with_risk
 from placement.planning.interruptions import violations as risk_violations
 from placement.planning.plans import Deadline
@@ -48,15 +51,15 @@ def batch_row(
     clock: Clock,
     *,
     with_rules: bool = False,
-    change: Callable[[batches.Batch, int], batches.Batch] | None = None,
+    change: Callable[[Batch, int], Batch] | None = None,
 ) -> Row:
     """Pending batches of two hundred and five hundred pods, against best fit; ``change`` adds wishes or devices."""
     num_pods, num_nodes = BATCH_SIZES[seed % len(BATCH_SIZES)]
     batch = batch_instance(seed, num_pods=num_pods, num_nodes=num_nodes, with_rules=with_rules)
     batch = change(batch, seed) if change is not None else batch
-    greedy = batches.best_fit(batch)
+    greedy = best_fit(batch)
     start = clock()
-    result = batches.place_batch(batch, Deadline(time_s, clock))
+    result = place_batch(batch, Deadline(time_s, clock))
     spent = clock() - start
     _valid(batch.violations(result.placed))
     return {
@@ -75,11 +78,11 @@ def batch_row(
     }
 
 
-def _wishes(batch: batches.Batch, greedy: IntArray, result: batches.Batched) -> Row:
+def _wishes(batch: Batch, greedy: IntArray, result: Batched) -> Row:
     possible = batch.wishes_possible
     alone = {}
     if batch.near:  # as if pods did not know of each other
-        apart = batches.best_fit(replace(batch, near=()))
+        apart = best_fit(replace(batch, near=()))
         alone = {"alone_wishes_percent": 100 * batch.wishes_met(apart) / possible}
     return {
         **alone,
@@ -93,9 +96,9 @@ def priorities_row(seed: int, time_s: float, clock: Clock) -> Row:
     """Pods of four priorities where room is short: placed, and at most, of each; and by a plan blind to priorities."""
     num_pods, num_nodes = SHORT_SIZES[seed % len(SHORT_SIZES)]
     batch = with_priorities(batch_instance(seed, num_pods=num_pods, num_nodes=num_nodes), seed)
-    blind = batches.place_batch(replace(batch, priority=None), Deadline(time_s, clock))
+    blind = place_batch(replace(batch, priority=None), Deadline(time_s, clock))
     start = clock()
-    result = batches.place_batch(batch, Deadline(time_s, clock))
+    result = place_batch(batch, Deadline(time_s, clock))
     spent = clock() - start
     _valid(batch.violations(result.placed))
     proved = [most == count for most, count in zip(result.most_of_each, result.counts, strict=True)]
@@ -111,7 +114,7 @@ def priorities_row(seed: int, time_s: float, clock: Clock) -> Row:
         "most": words(result.most_of_each),
         "proved": (proved.index(False) if False in proved else len(proved)),
         "blind_placed": words(batch.counts(blind.placed)),
-        "best_fit_placed": words(batch.counts(batches.best_fit(batch))),
+        "best_fit_placed": words(batch.counts(best_fit(batch))),
         "gap_percent": 100 * result.gap_share,
         "ending": str(result.ending),
         "time_s": round(spent, 2),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from placement.planning.batches import Batch, ZoneSpread
+from placement.planning.batch import Batch, ZoneSpread
 from placement.planning.company import PARTS
 from placement.planning.consolidation import Fleet
 from placement.planning.nearness import Nearness

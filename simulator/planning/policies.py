@@ -19,7 +19,10 @@ import numpy as np
 
 from placement.devices import devices_of
 from placement.errors import ConfigError
-from placement.planning import batches, consolidation
+from placement.planning import consolidation
+from placement.planning.batch import Batch
+from placement.planning.batches import place_batch
+from placement.planning.best_fit import best_fit
 from placement.planning.plans import Deadline, WorkClock
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
@@ -106,7 +109,7 @@ def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) ->
     devices = None if devices is None or devices.are_whole else devices
     none = np.full(len(specs), -1, np.int64)
     where = np.zeros(len(nodes.rows), np.int64)
-    batch = batches.Batch(
+    batch = Batch(
         request[lanes],
         count,
         np.maximum(nodes.free[lanes], 0),
@@ -118,7 +121,7 @@ def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) ->
         priority=np.array([spec.priority for spec in specs], np.int64),
     )
     chosen, part = _fullest(batch)
-    placed = batches.place_batch(part, Deadline(time_s, WorkClock()), gap_share=WINDOW_GAP).placed
+    placed = place_batch(part, Deadline(time_s, WorkClock()), gap_share=WINDOW_GAP).placed
     return {
         pod: int(nodes.rows[chosen[n]])
         for c, spec in enumerate(specs)
@@ -126,17 +129,17 @@ def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) ->
     }
 
 
-def _fullest(batch: batches.Batch) -> tuple[IntArray, batches.Batch]:
+def _fullest(batch: Batch) -> tuple[IntArray, Batch]:
     """The shortest prefix of nodes, fullest first, that best fit fills with as many pods of each priority as all nodes take."""
     offered = np.maximum(batch.allocatable, 1)
     order = np.argsort((batch.free / offered).mean(axis=0), kind="stable")
     takes = np.asarray((batch.fitting() > 0).any(axis=0), np.bool_)
     order = order[takes[order]]
-    wanted = batch.counts(batches.best_fit(batch, is_quick=True))
+    wanted = batch.counts(best_fit(batch, is_quick=True))
     low, high = 1, max(len(order), 1)
     while low < high and len(order):
         middle = (low + high) // 2
-        if batch.counts(batches.best_fit(_only(batch, order[:middle]), is_quick=True)) >= wanted:
+        if batch.counts(best_fit(_only(batch, order[:middle]), is_quick=True)) >= wanted:
             high = middle
         else:
             low = middle + 1
@@ -144,7 +147,7 @@ def _fullest(batch: batches.Batch) -> tuple[IntArray, batches.Batch]:
     return chosen, _only(batch, chosen)
 
 
-def _only(batch: batches.Batch, nodes: IntArray) -> batches.Batch:
+def _only(batch: Batch, nodes: IntArray) -> Batch:
     return replace(
         batch,
         free=batch.free[:, nodes],
