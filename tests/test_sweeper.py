@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from placement import objects
 from scheduler.gates import GATE, NODE_ANNOTATION, TIME_ANNOTATION, timestamp
-from scheduler.planning.sweeper import stale
+from scheduler.planning.sweeper import stale, sweep
+from tests.api_server import api_server, client_of, pod_object
 
 NOW_S = 1_000_000.0
 
@@ -68,3 +71,18 @@ def test_an_age_that_cannot_be_read_counts_as_old(text: str | None) -> None:
     body = pod(0)
     body.metadata.creationTimestamp = text
     assert is_stale(body) == (True, "")
+
+
+async def test_a_pod_that_cannot_be_read_keeps_no_other_behind_its_gate(tmp_path: Path) -> None:
+    """As an API server would send that is newer than we are."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for name in ("a-odd", "b-old"):
+            body = pod_object(name, creationTimestamp=timestamp(NOW_S - 1000))
+            body["spec"]["schedulingGates"] = [{"name": GATE}]
+            api.put("pods", body)
+        odd = api.pod("a-odd")
+        api.put("pods", odd | {"spec": odd["spec"] | {"schedulingGroup": ["of another shape"]}})
+        swept = await sweep(client, lambda: NOW_S, deadline_s=60, gang_deadline_s=600)
+        assert (swept.seen, swept.lifted) == (2, 1)
+        assert "cannot be read" in swept.failed[0]
+        assert not api.pod("b-old")["spec"].get("schedulingGates")

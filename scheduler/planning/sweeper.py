@@ -72,14 +72,18 @@ async def sweep(
 
     Raises
     ------
-    ApiError : pods cannot be listed. A pod that cannot be patched is reported in the result instead.
+    ApiError : pods cannot be listed. A pod that cannot be read or patched is reported in the result instead.
     """
     found: list[_Stale] = []
     swept = Swept()
     async for page in client.list_pages("/api/v1/pods", page_size=PAGE):
         for raw in page.items or ():
             swept.seen += 1
-            what = stale(_decode(raw), now(), deadline_s, gang_deadline_s)
+            try:
+                what = stale(_decode(raw), now(), deadline_s, gang_deadline_s)
+            except msgspec.MsgspecError as error:  # an API server newer than we are; others are swept all the same
+                swept.failed += (f"a pod cannot be read: {error}",)
+                continue
             if what is not None:
                 found.append(what)
     queue = iter(found)
