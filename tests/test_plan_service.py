@@ -164,6 +164,9 @@ async def test_a_cluster_that_cannot_be_read_is_unavailable_and_the_next_plan_is
         asked = pb.MakePlanRequest(kind=pb.PLAN_KIND_BATCH, time_seconds=1)
         assert "500" in await fails(h.stub.Make(asked).read(), grpc.StatusCode.UNAVAILABLE)
         await h.made(kind=pb.PLAN_KIND_BATCH)
+        for name in ("a", "b"):
+            h.api.delete("nodes", name)
+        assert "has no nodes" in await fails(h.stub.Make(asked).read(), grpc.StatusCode.INVALID_ARGUMENT)
         h.live.engine.is_leading = lambda: False
         assert "leads" in await fails(h.stub.Make(asked).read(), grpc.StatusCode.UNAVAILABLE)
 

@@ -66,7 +66,7 @@ class Failure:
         """The same as it was raised."""
         if self.kind == "ApiError":
             return ApiError(self.message, self.status)
-        kinds = {"ConfigError": ConfigError, "RecordError": RecordError}
+        kinds = {"ConfigError": ConfigError, "SnapshotError": ConfigError, "RecordError": RecordError}
         return kinds.get(self.kind, PlanningError)(self.message)
 
 
