@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
+from placement.nodes import NodeSpec
+from placement.pods import PodSpec
+from placement.resources import CPU, MEMORY
 from scheduler.rights import RIGHTS
-from tests.e2e.control_plane import NAMESPACE, ControlPlane, Ullage, free_port
+from tests.e2e.control_plane import NAMESPACE, REPO, ControlPlane, Ullage, free_port
 from tests.e2e.drive import PATIENCE, PODS, cluster_of, node_json, pod_json
 from tests.e2e.test_faults import SHARED, burst, fleet, settled
 
@@ -287,6 +291,91 @@ def test_every_right_suffices_and_each_is_missed_when_it_is_taken_away(plane: Co
         if right.is_local and right.verb != "update":
             assert not lame.has_asked, "without the Lease nobody leads"
     print(f"{len(ALL)} rights, each missed when it was taken away")
+
+
+def plan_pod(name: str, cores: int, on: str = "") -> dict[str, Any]:
+    """A pod of a replica set that a plan may move."""
+    body = pod_json(name, PodSpec(((CPU, cores * 1000), (MEMORY, 2**28))), on)
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": name, "controller": True}
+    body["metadata"]["ownerReferences"] = [owner]
+    return body
+
+
+def test_each_right_of_plan_apply_is_missed_when_it_is_taken_away(plane: ControlPlane, tmp_path: Path) -> None:
+    """As shipped; that together they are enough is what :mod:`tests.e2e.test_apply` runs with. Where an API serves no gang
+    objects, nobody asks for them. Each refusal comes before anything is evicted, so the same cluster does for all."""
+    amounts = ((CPU, 4000), (MEMORY, 2**33), ("pods", 110))
+    for name, cores in (("n0", 4000), ("n1", 4000), ("n2", 2000)):
+        plane.call("POST", "/api/v1/nodes", node_json(NodeSpec(name, ((CPU, cores), *amounts[1:]))))
+    for name, cores, on in (("x", 2, "n0"), ("z", 1, "n0"), ("y", 3, "n1"), ("v", 1, "n2")):
+        plane.call("POST", PODS, plan_pod(name, cores, on))
+    role = grant_plan_apply(plane)
+    path = "/api/v1/namespaces/ullage-system/serviceaccounts/ullage-plan-apply/token"
+    token = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    config = str(plane.kubeconfig("plan-apply", plane.call("POST", path, token)["status"]["token"]))
+
+    def ullage(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "scheduler", "plan", *words, "--kubeconfig", config, "-o", "json"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    def kept(kind: str) -> str:
+        made = ullage(kind, "--live", "--time", "0.5")
+        assert made.returncode == 0, made.stderr
+        (tmp_path / f"{kind}.json").write_text(made.stdout)
+        return str(tmp_path / f"{kind}.json")
+
+    consolidation = kept("consolidate")
+    plane.call("POST", PODS, plan_pod("w", 2))
+    rescue = kept("rescue")
+    rights = [
+        (rule["apiGroups"][0], r, verb) for rule in role["rules"] for r in rule["resources"] for verb in rule["verbs"]
+    ]
+    for group, resource, verb in (right for right in rights if "scheduling" not in right[0]):
+        grant_plan_apply(plane, (group, resource, verb))
+        is_last = (resource, verb) == ("pods/status", "patch")
+        acts = ("apply", rescue if is_last else consolidation, "--yes")
+        done = ullage(*(("consolidate", "--live", "--time", "0.5") if verb == "list" else acts))
+        said = (done.stderr + done.stdout).replace('\\"', '"')
+        assert done.returncode == 1, f"{verb} {resource}: {said}"
+        assert f'cannot {verb} resource "{resource}" in API group "{group}"' in said
+        for record in tmp_path.glob("*.record.json"):
+            record.unlink()
+        opened = {"spec": {"unschedulable": None}}
+        plane.call("PATCH", "/api/v1/nodes/n2", opened, "application/merge-patch+json")
+    assert all("deletionTimestamp" not in p["metadata"] for p in plane.call("GET", PODS)["items"])
+
+
+def grant_plan_apply(plane: ControlPlane, without: tuple[str, str, str] | None = None) -> dict[str, Any]:
+    """Apply the component, or take one right of it away and wait until the authorizer knows; the role as shipped."""
+    text = (REPO / "manifests" / "kustomize" / "components" / "plan-apply" / "rbac.yaml").read_text()
+    documents = {document["kind"]: document for document in yaml.safe_load_all(text)}
+    role: dict[str, Any] = documents["ClusterRole"]
+    if without is None:
+        plane.call("POST", "/api/v1/namespaces/ullage-system/serviceaccounts", documents["ServiceAccount"])
+        for kind in ("ClusterRole", "ClusterRoleBinding"):
+            plane.call("POST", f"{RBAC}/{kind.lower()}s", documents[kind])
+        return role
+    group, resource, verb = without
+    rules = [
+        {"apiGroups": rule["apiGroups"], "resources": [r], "verbs": [v]}
+        for rule in role["rules"]
+        for r in rule["resources"]
+        for v in rule["verbs"]
+        if (rule["apiGroups"][0], r, v) != without
+    ]
+    path = f"{RBAC}/clusterroles/ullage-plan-apply"
+    plane.call("PUT", path, {**plane.call("GET", path), "rules": rules})
+    base, _, sub = resource.partition("/")
+    asked = {"group": group, "resource": base, "subresource": sub, "verb": verb}
+    account = "system:serviceaccount:ullage-system:ullage-plan-apply"
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": account, "resourceAttributes": asked},
+    }
+    reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    until(lambda: not plane.call("POST", reviews, review)["status"]["allowed"], f"{without} is taken away")
+    return role
 
 
 def node(name: str) -> dict[str, Any]:
