@@ -78,6 +78,33 @@ def test_reasons_are_of_the_moment_of_the_decision(live: Live, tmp_path: Path) -
         assert second.was_idle(fleet, "n0") is False
 
 
+def test_records_follow_nodes_that_change_come_and_go(live: Live, tmp_path: Path) -> None:
+    live.ask("first", cpu_pod(1))
+    nodes = live.recorder._fleet[1]
+    soft = live.engine._soft_taints()
+    node = live.state.nodes[0]
+    assert node is not None
+    live.ledger.see_node(replace(node, labels=(("team", "a"),)))
+    live.ask("second", cpu_pod(1))
+    assert live.recorder._fleet[1] is nodes
+    assert live.engine._soft_taints() is soft
+    taint = Taint("spot", "", "PreferNoSchedule")
+    live.ledger.see_node(replace(node, name="n3", taints=(taint,)))
+    live.ledger.lose_node("n0")
+    live.ask("third", cpu_pod(1), allowed=(0, 1, 2, 3))
+    assert live.engine._soft_taints() == {taint}
+    live.recorder.close()
+    first, second, third = read(tmp_path / "records.db")
+    assert first.fleet == second.fleet != third.fleet
+    with RecordReader(str(tmp_path / "records.db")) as reader:
+        fleet = reader.fleet(third.fleet)
+        assert fleet is not None
+        assert fleet.names == ("", "n1", "n2", "n3")
+        assert third.was_idle(fleet, "n3") is True
+    live.ledger.lose_node("n3")
+    assert not live.engine._soft_taints()
+
+
 def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
     live = Live(tmp_path / "records.db", queue=10)
     live.recorder.close()  # nobody writes any more
