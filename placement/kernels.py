@@ -623,15 +623,14 @@ def add_exit_time(rows, num, row, terms, t, own, nodes):
 
 
 @_jit
-def add_emptying(rows, num, row, weight, own, nodes, chances):
+def add_emptying(rows, num, row, weight, nodes, chances):
     last = chances.shape[0] - 1
     for i in range(num):
         n = rows[i]
         total = np.int64(0)
         for h in range(FIRST_STAY, FIRST_WINDOW):
-            before = nodes[n, h]
-            total += chances[min(before + own[h], last)] - chances[min(before, last)]
-        row[n] += weight * total
+            total += chances[min(nodes[n, h], last)]
+        row[n] -= weight * total
 
 
 @_jit
@@ -681,7 +680,7 @@ def add_outlook(c, rows, num, row, terms, delta, ledger, outlook):
         elif op == 32:
             add_exit_time(rows, num, row, terms, t, own, nodes)
         elif op == 34:
-            add_emptying(rows, num, row, terms[t, 1], own, nodes, outlook.chances)
+            add_emptying(rows, num, row, terms[t, 1], nodes, outlook.chances)
     for t in range(terms.shape[0]):
         if terms[t, 0] == 33:
             admit_windows(rows, num, row, terms, t, own, ledger, nodes)

@@ -17,11 +17,21 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from operator import attrgetter
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from placement.knowledge import AGES_S, HORIZONS_S, MORE_S, NUM_WINDOWS, Knowledge, Lifespan, Lifetimes, TypicalKind
+from placement.knowledge import (
+    AGES_S,
+    HORIZONS_S,
+    MORE_S,
+    NUM_WINDOWS,
+    Knowledge,
+    Lifespan,
+    Lifetimes,
+    TypicalKind,
+    workload_of,
+)
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
@@ -88,6 +98,28 @@ def _alike(state: ClusterState) -> list[IntArray]:
     return np.split(rows, np.flatnonzero(differs) + 1) if len(rows) else []
 
 
+class _Share(NamedTuple):
+    """What a pod adds to its node: to what is summed over pods, and what is not."""
+
+    sums: IntArray
+    end_s: int
+    """Expected, in seconds from ``now_s``."""
+    stays: tuple[int, ...]
+    """One per horizon."""
+    workload: str
+    """Empty for a pod of none."""
+
+
+@dataclass(slots=True)
+class _Kin:
+    """Pods of one workload on one node."""
+
+    stays: tuple[int, ...]
+    """The largest of them, per horizon."""
+    of: dict[str, tuple[int, ...]]
+    """By pod."""
+
+
 class Columns:
     """The ledger's columns plus the tables that a program derives from knowledge.
 
@@ -103,10 +135,12 @@ class Columns:
         self.lifetimes = knowledge.lifetimes
         self.now_s = 0 if self.lifetimes is None else self.lifetimes.as_of_s
         self._outlook_of: dict[PodSpec, IntArray] = {}
-        self._new: dict[PodSpec, tuple[IntArray, int]] = {}
-        """Class → what a pod that has just come adds to a node."""
-        self._counted: dict[int, dict[str, tuple[IntArray, int]]] = {}
-        """Row → pod → what it adds to the node's sums, and its expected end in seconds from ``now_s``."""
+        self._new: dict[PodSpec, _Share] = {}
+        """Class → what a pod that has just come at ``now_s`` adds to a node."""
+        self._counted: dict[int, dict[str, _Share]] = {}
+        """Row → pod → what it adds to the node."""
+        self._kin: dict[int, dict[str, _Kin]] = {}
+        """Row → workload, or the one pod of none → its pods there."""
         self.outlook: IntArray = np.zeros((state.is_alive.shape[0], NUM_OUTLOOK), np.int64)
         """``(N, NUM_OUTLOOK)``: see :meth:`follow`."""
         self._followed = -1
@@ -132,8 +166,9 @@ class Columns:
     def follow(self) -> None:
         """Bring ``outlook`` up to date: only nodes touched since the last call are added up again.
 
-        A node's entry is the sum over its pods of :meth:`outlook_of`, with lifetimes as of each pod's age, but for
-        ``LIFE``: how many seconds after ``now_s`` the last of its pods is expected to be gone, 0 if it is empty.
+        A node's entry is the sum over its pods of :meth:`outlook_of`, with lifetimes as of each pod's age, but for two:
+        ``LIFE`` is how many seconds after ``now_s`` the last of its pods is expected to be gone, 0 if it is empty, and of
+        stays it is the largest of each workload's pods that is summed (:class:`Emptying` says why).
         """
         state = self.state
         clock, start = state.clock, self._followed
@@ -154,6 +189,7 @@ class Columns:
         """Every node from nothing, as :meth:`_add_up`, but without a loop over pods. Which pod adds what is found out for
         the nodes that are touched later."""
         self._counted.clear()
+        self._kin.clear()
         self.outlook[:] = 0
         if self.lifetimes is None:
             homes = [(spec, rows) for spec, rows in self.state.rules.homes() if rows]
@@ -166,7 +202,7 @@ class Columns:
 
     def _add(self, specs: list[PodSpec], cls: IntArray, row: IntArray, number: IntArray | int) -> None:
         """Add ``number (n,)`` new pods of ``cls (n,)`` at ``row (n,)``."""
-        parts = np.array([self._of_new(spec)[0] for spec in specs], np.int64).reshape(-1, NUM_OUTLOOK)
+        parts = np.array([self._of_new(spec).sums for spec in specs], np.int64).reshape(-1, NUM_OUTLOOK)
         for k in np.flatnonzero(parts.any(axis=0)).tolist():
             np.add.at(self.outlook[:, k], row, parts[cls, k] * number)
 
@@ -187,21 +223,26 @@ class Columns:
         lived_s = np.maximum(age_s, 0)
         k = np.searchsorted(AGES_S, lived_s, side="right") - 1
         spans = [lifetimes.of_pod(spec) for spec in specs]
-        stays = np.array(_STAYS)[np.array([span.gone_milli for span in spans])]
+        stays = np.array(_STAYS)[np.array([span.gone_milli for span in spans])][cls, k]
+        workloads: dict[str, int] = {"": -1}
+        kin = np.array([workloads.setdefault(self._of_new(spec).workload, len(workloads)) for spec in specs])[cls]
+        kin = np.where(kin < 0, len(workloads) + np.arange(len(kin)), kin)
+        _, one, kin = np.unique(row * (len(workloads) + len(kin)) + kin, return_index=True, return_inverse=True)
         for h in range(len(HORIZONS_S)):
-            self.outlook[:, FIRST_STAY + h] = 0
-            np.add.at(self.outlook[:, FIRST_STAY + h], row, stays[cls, k, h])
+            most = np.zeros(len(one), np.int64)
+            np.maximum.at(most, kin, stays[:, h])
+            np.add.at(self.outlook[:, FIRST_STAY + h], row[one], most)
         life_s = np.array([span.life_s for span in spans])[cls, k]
         life_s = np.where(life_s > lived_s, life_s, lived_s + np.maximum(lived_s // 2, MORE_S))
         np.maximum.at(self.outlook[:, LIFE], row, life_s - age_s)
 
     def _add_up(self, row: int) -> None:
         """A node from nothing."""
-        counted = {r.uid: self._of_resident(r) for r in self.state.residents_on[row].values()}
-        self._counted[row] = counted
-        entry = self.outlook[row]
-        entry[:] = np.add.reduce([part for part, _ in counted.values()]) if counted else 0
-        entry[LIFE] = max((end for _, end in counted.values()), default=0)
+        residents = self.state.residents_on[row].values()
+        self._counted[row], self._kin[row] = {}, {}
+        self.outlook[row] = 0
+        for resident in residents:
+            self._came(row, resident)
 
     def _step(self, row: int) -> None:
         """A node that was touched once: one pod came, or one went, or none."""
@@ -209,41 +250,68 @@ class Columns:
         if counted is None:
             self._add_up(row)
         elif len(residents) > len(counted):
-            resident = residents[next(reversed(residents))]
-            part, end = counted[resident.uid] = self._of_resident(resident)
-            entry = self.outlook[row]
-            entry += part
-            if end > entry[LIFE]:
-                entry[LIFE] = end
+            self._came(row, residents[next(reversed(residents))])
         elif len(residents) < len(counted):
             (uid,) = counted.keys() - residents.keys()
-            part, end = counted.pop(uid)
-            entry = self.outlook[row]
-            entry -= part
-            if end == entry[LIFE]:
-                entry[LIFE] = max((one for _, one in counted.values()), default=0)
+            self._went(row, uid)
 
-    def _of_resident(self, resident: Resident) -> tuple[IntArray, int]:
-        """What a pod adds to its node's sums (``LIFE`` is 0, it is no sum), and its end, at 0 or later from ``now_s``."""
+    def _came(self, row: int, resident: Resident) -> None:
+        share = self._counted[row][resident.uid] = self._of_resident(resident)
+        entry, kin = self.outlook[row], self._kin[row]
+        entry += share.sums
+        if share.end_s > entry[LIFE]:
+            entry[LIFE] = share.end_s
+        if self.lifetimes is None:
+            return
+        own = kin.get(share.workload or resident.uid)
+        if own is None:
+            kin[share.workload or resident.uid] = _Kin(share.stays, {resident.uid: share.stays})
+            entry[FIRST_STAY:FIRST_WINDOW] += share.stays
+        else:
+            own.of[resident.uid] = share.stays
+            self._stay(entry, own)
+
+    def _went(self, row: int, uid: str) -> None:
+        counted, entry, kin = self._counted[row], self.outlook[row], self._kin[row]
+        share = counted.pop(uid)
+        entry -= share.sums
+        if share.end_s == entry[LIFE]:
+            entry[LIFE] = max((one.end_s for one in counted.values()), default=0)
+        if self.lifetimes is None:
+            return
+        own = kin[share.workload or uid]
+        del own.of[uid]
+        self._stay(entry, own)
+        if not own.of:
+            del kin[share.workload or uid]
+
+    @staticmethod
+    def _stay(entry: IntArray, own: _Kin) -> None:
+        """Count a workload with the largest stays of the pods that it has there now."""
+        most = tuple(map(max, zip(_NO_STAYS, *set(own.of.values()), strict=True)))
+        if most != own.stays:
+            entry[FIRST_STAY:FIRST_WINDOW] += np.subtract(most, own.stays)
+            own.stays = most
+
+    def _of_resident(self, resident: Resident) -> _Share:
+        """What a pod adds to its node, as of its age."""
         spec, lifetimes = resident.spec, self.lifetimes
         known = self._of_new(spec)
         if lifetimes is None:
-            return known[0], 0
+            return known
         age_s = self.now_s - resident.since_s
         if age_s <= 0:
-            return known[0], known[1] - age_s
+            return known._replace(end_s=known.end_s - age_s)
         life, *stays = living(lifetimes.of_pod(spec), age_s)
-        part = known[0].copy()
-        part[FIRST_STAY:FIRST_WINDOW] = stays
-        return part, max(life - age_s, 0)
+        return known._replace(end_s=max(life - age_s, 0), stays=tuple(stays))
 
-    def _of_new(self, spec: PodSpec) -> tuple[IntArray, int]:
-        """What a pod that has just come adds to its node's sums, and its lifetime."""
+    def _of_new(self, spec: PodSpec) -> _Share:
         known = self._new.get(spec)
         if known is None:
-            part = self.outlook_of(spec).copy()
-            life, part[LIFE] = int(part[LIFE]), 0
-            known = self._new[spec] = (part, life)
+            sums = self.outlook_of(spec).copy()
+            life, *stays = sums[LIFE:FIRST_WINDOW].tolist()
+            sums[LIFE:FIRST_WINDOW] = 0
+            known = self._new[spec] = _Share(sums, life, tuple(stays), workload_of(spec.namespace, spec.owner))
         return known
 
     def outlook_of(self, spec: PodSpec) -> IntArray:
@@ -294,6 +362,7 @@ STAY_UNIT = 64
 """A stay is minus the binary logarithm of the chance to be gone within a horizon, in these parts: stays add up where
 chances multiply."""
 LEAST_CHANCE = 1 / 4096
+_NO_STAYS = (0,) * len(HORIZONS_S)
 
 
 _STAYS = tuple(round(-math.log2(max(milli / 1000, LEAST_CHANCE)) * STAY_UNIT) for milli in range(1001))
@@ -1009,11 +1078,18 @@ class ExitTime:
 
 @dataclass(frozen=True, slots=True)
 class Emptying:
-    """The chance that the node would be empty soon, as far as the pod takes it away; a cost.
+    """The chance that the node would be empty soon; a cost, whatever the pod.
 
-    A node is empty within a horizon if all of its pods are gone by then, which is the product of their chances, each as
-    of its age. Summed over :data:`placement.knowledge.HORIZONS_S`, in :data:`SHARE`. Where lifetimes are certain this is
-    NILAS with four steps; where they are not it weighs every pod's doubt, which a largest expected exit time cannot.
+    A node is empty within a horizon if all of its pods are gone by then. Pods of one workload came together and go together
+    (a batch, a roll-out), so of each workload the chance of its likeliest to stay counts, as if the others followed it;
+    workloads are independent of each other: the product of those. Summed over :data:`placement.knowledge.HORIZONS_S`,
+    in :data:`SHARE`, four for an empty node: it is opened when no other has room.
+
+    To a pod that lives for sure until t, this is the occupation of the node that it adds up to t. Weighing the horizons by
+    the chance that the pod itself lives so long is the expected prolongation in full. That is better where lifetimes
+    are certain, and no better where they are learned: who is said to be short-lived is long-lived too often, and then
+    the node that was about to empty is occupied for days (``docs/results-learning.md``, section 6). Compare NILAS
+    (LAVA, MLSys'25), which takes one expected exit time for certain: :class:`ExitTime`.
     """
 
     kind: ClassVar[str] = "absolute"
@@ -1025,10 +1101,8 @@ class Emptying:
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         columns.follow()
         table = chances()
-        before = columns.outlook[rows, FIRST_STAY:FIRST_WINDOW]
-        after = before + columns.outlook_of(demand.spec)[FIRST_STAY:FIRST_WINDOW]
-        last = len(table) - 1
-        total: IntArray = (table[np.minimum(after, last)] - table[np.minimum(before, last)]).sum(axis=1)
+        stays = columns.outlook[rows, FIRST_STAY:FIRST_WINDOW]
+        total: IntArray = -table[np.minimum(stays, len(table) - 1)].sum(axis=1)
         return total
 
 

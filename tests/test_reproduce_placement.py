@@ -11,7 +11,7 @@ from placement.learning.usage import STEP_S
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from simulator.kept import kept
-from simulator.reproduce.emptying import WARMUP_S, Fleet, before_it_counts, owned
+from simulator.reproduce.emptying import WARMUP_S, Fleet, before_it_counts, most_empty, owned
 from simulator.reproduce.emptying import cell as emptying_cell
 from simulator.reproduce.placement import ADVERSARIES, CELLS, Cell, Setting, attack, attacks, run_cell, summary
 from simulator.reproduce.placement_page import frontier, headline, report
@@ -113,7 +113,20 @@ def test_empty_nodes_are_counted_for_the_same_pods(strategy: str, lifetimes: str
     assert ((known.pods.departure_s <= WARMUP_S) | (known.pods.departure_s == NEVER)).all()
     row = emptying_cell(made, alone, strategy, lifetimes, Fleet(num_nodes=8), 0)
     assert row["placed"] == row["pods"] == num
-    assert 0 < row["empty_share"] < 1
+    assert 0 < row["empty_share"] <= most_empty(made, Fleet(num_nodes=8)) < 1
+
+
+def test_no_more_nodes_can_be_empty_than_requests_leave() -> None:
+    big, small = (PodSpec(((CPU, cpu), (MEMORY, GIB)), owner=name) for name, cpu in (("big", 64_000), ("small", 1000)))
+    pods = Pods.of(
+        name=np.array(["a", "b", "c", "end"], object),
+        spec=np.array([0, 1, 1, 1]),
+        arrival_s=np.array([0, 0, WARMUP_S + 500, WARMUP_S + 1000]),
+        departure_s=np.array([WARMUP_S + 300, NEVER, WARMUP_S + 900, NEVER]),
+    )
+    trace = Trace.of("t", [], [("x", big, 0, 10), ("y", small, 0, 10)]).but(pods=pods)
+    assert trace.specs == (big, small)
+    assert most_empty(trace, Fleet(num_nodes=4)) == pytest.approx(1 - (2 * 300 + 1 * 700) / 1000 / 4)
 
 
 def test_the_page_says_who_is_cheapest_within_the_budget() -> None:

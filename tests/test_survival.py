@@ -139,8 +139,36 @@ def test_a_long_pod_goes_to_the_node_that_stays_occupied_anyhow(strategy: str) -
     decide = STRATEGIES[strategy].decide
     assert STRATEGIES["best-fit"].decide(state.snapshot(), _spec("new")).node == "n0"
     assert decide(state.snapshot(), _spec("new")).node == "n1"
+
+
+def test_what_outlived_its_prediction_is_expected_to_go_on() -> None:
+    lives = {f"default/StatefulSet/{name}": certain(s) for name, s in (("soon", 600), ("days", 200_000))}
+    state = ClusterState(knowledge=Knowledge.neutral())
+    for node in _nodes(2):
+        state.add_node(node)
+    state.bind("a", _spec("soon", 4000), "n0")
+    state.bind("b", _spec("days", 1000), "n1")
     state.learn(state.knowledge.but(lifetimes=Lifetimes(lives, certain(3600), as_of_s=199_990)), time_s=199_990)
-    assert decide(state.snapshot(), _spec("soon")).node == "n0", "what outlived its prediction is expected to go on"
+    assert STRATEGIES["nilas"].decide(state.snapshot(), _spec("soon")).node == "n0"
+
+
+@pytest.mark.parametrize("strategy", ["emptying", "ullage"])
+def test_pods_of_one_workload_go_together_and_those_of_many_do_not(strategy: str) -> None:
+    """Six pods of a batch empty their node as soon as one of them does; three of as many workloads leave one by one."""
+    half = Lifespan((3600,) * len(AGES_S), ((500,) * len(HORIZONS_S),) * len(AGES_S))
+    state = ClusterState(knowledge=Knowledge.neutral().but(lifetimes=Lifetimes({}, half)))
+    for node in _nodes(3):
+        state.add_node(node)
+    for i in range(6):
+        state.bind(f"batch-{i}", _spec("batch", 800), "n0")
+    for i in range(3):
+        state.bind(f"alone-{i}", _spec(f"w{i}", 200), "n1")
+    decide = STRATEGIES[strategy].decide
+    assert STRATEGIES["best-fit"].decide(state.snapshot(), _spec("new")).node == "n0"
+    assert decide(state.snapshot(), _spec("new")).node == "n1", "less likely to be empty soon"
+    for i in range(3):
+        state.release(f"alone-{i}")
+    assert decide(state.snapshot(), _spec("new")).node == "n0", "nor is a node opened that is not needed"
 
 
 def test_coach_admits_by_part_of_the_day_and_says_so() -> None:
