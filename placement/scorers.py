@@ -102,12 +102,17 @@ class _Share(NamedTuple):
     """What a pod adds to its node: to what is summed over pods, and what is not."""
 
     sums: IntArray
+    """Without stays."""
+    alone: IntArray
+    """With its stays, which it adds where none of its workload is."""
     end_s: int
     """Expected, in seconds from ``now_s``."""
     stays: tuple[int, ...]
     """One per horizon."""
     workload: str
     """Empty for a pod of none."""
+    resident: Resident | None = None
+    """Whose share it is; None for a class."""
 
 
 @dataclass(slots=True)
@@ -116,8 +121,13 @@ class _Kin:
 
     stays: tuple[int, ...]
     """The largest of them, per horizon."""
-    of: dict[str, tuple[int, ...]]
-    """By pod."""
+    of: dict[tuple[int, ...], int]
+    """How many pods have which."""
+
+
+def _largest(stays: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Per horizon; none of nobody."""
+    return tuple(map(max, zip(_NO_STAYS, *stays, strict=True)))
 
 
 class Columns:
@@ -183,7 +193,7 @@ class Columns:
             return
         times = Counter(state.touched[i & (TOUCH_RING - 1)] for i in range(start, clock))
         for row, num in times.items():
-            (self._step if num == 1 else self._add_up)(int(row))
+            (self._step if num == 1 else self._catch_up)(int(row))
 
     def _add_up_all(self) -> None:
         """Every node from nothing, as :meth:`_add_up`, but without a loop over pods. Which pod adds what is found out for
@@ -238,11 +248,24 @@ class Columns:
 
     def _add_up(self, row: int) -> None:
         """A node from nothing."""
-        residents = self.state.residents_on[row].values()
-        self._counted[row], self._kin[row] = {}, {}
-        self.outlook[row] = 0
-        for resident in residents:
-            self._came(row, resident)
+        counted = {r.uid: self._of_resident(r) for r in self.state.residents_on[row].values()}
+        kin: dict[str, _Kin] = {}
+        for uid, share in counted.items():
+            own = kin.get(share.workload or uid)
+            if own is None:
+                kin[share.workload or uid] = _Kin(share.stays, {share.stays: 1})
+            else:
+                own.of[share.stays] = own.of.get(share.stays, 0) + 1
+        for own in kin.values():
+            if len(own.of) > 1:
+                own.stays = _largest(own.of)
+        self._counted[row], self._kin[row] = counted, kin
+        entry = self.outlook[row]
+        entry[:] = np.add.reduce([share.sums for share in counted.values()]) if counted else 0
+        entry[FIRST_STAY:FIRST_WINDOW] = tuple(
+            map(sum, zip(_NO_STAYS, *(own.stays for own in kin.values()), strict=True))
+        )
+        entry[LIFE] = max((share.end_s for share in counted.values()), default=0)
 
     def _step(self, row: int) -> None:
         """A node that was touched once: one pod came, or one went, or none."""
@@ -255,63 +278,82 @@ class Columns:
             (uid,) = counted.keys() - residents.keys()
             self._went(row, uid)
 
+    def _catch_up(self, row: int) -> None:
+        """A node that was touched more than once: whoever went, came, or went and came again."""
+        residents, counted = self.state.residents_on[row], self._counted.get(row)
+        if counted is None:
+            self._add_up(row)
+            return
+        for uid in counted.keys() - residents.keys():
+            self._went(row, uid)
+        for uid, resident in residents.items():
+            share = counted.get(uid)
+            if share is None or share.resident is not resident:
+                if share is not None:
+                    self._went(row, uid)
+                self._came(row, resident)
+
     def _came(self, row: int, resident: Resident) -> None:
         share = self._counted[row][resident.uid] = self._of_resident(resident)
         entry, kin = self.outlook[row], self._kin[row]
-        entry += share.sums
         if share.end_s > entry[LIFE]:
             entry[LIFE] = share.end_s
-        if self.lifetimes is None:
-            return
-        own = kin.get(share.workload or resident.uid)
+        key, stays = share.workload or resident.uid, share.stays
+        own = kin.get(key)
         if own is None:
-            kin[share.workload or resident.uid] = _Kin(share.stays, {resident.uid: share.stays})
-            entry[FIRST_STAY:FIRST_WINDOW] += share.stays
-        else:
-            own.of[resident.uid] = share.stays
+            kin[key] = _Kin(stays, {stays: 1})
+            entry += share.alone
+            return
+        entry += share.sums
+        own.of[stays] = own.of.get(stays, 0) + 1
+        if own.of[stays] == 1:
             self._stay(entry, own)
 
     def _went(self, row: int, uid: str) -> None:
         counted, entry, kin = self._counted[row], self.outlook[row], self._kin[row]
         share = counted.pop(uid)
-        entry -= share.sums
         if share.end_s == entry[LIFE]:
             entry[LIFE] = max((one.end_s for one in counted.values()), default=0)
-        if self.lifetimes is None:
-            return
-        own = kin[share.workload or uid]
-        del own.of[uid]
-        self._stay(entry, own)
-        if not own.of:
-            del kin[share.workload or uid]
+        key, stays = share.workload or uid, share.stays
+        own = kin[key]
+        entry -= share.sums
+        own.of[stays] -= 1
+        if not own.of[stays]:
+            del own.of[stays]
+            self._stay(entry, own)
+            if not own.of:
+                del kin[key]
 
     @staticmethod
     def _stay(entry: IntArray, own: _Kin) -> None:
         """Count a workload with the largest stays of the pods that it has there now."""
-        most = tuple(map(max, zip(_NO_STAYS, *set(own.of.values()), strict=True)))
+        most = _largest(own.of)
         if most != own.stays:
-            entry[FIRST_STAY:FIRST_WINDOW] += np.subtract(most, own.stays)
+            for h, (now, before) in enumerate(zip(most, own.stays, strict=True), FIRST_STAY):
+                entry[h] += now - before
             own.stays = most
 
     def _of_resident(self, resident: Resident) -> _Share:
         """What a pod adds to its node, as of its age."""
         spec, lifetimes = resident.spec, self.lifetimes
-        known = self._of_new(spec)
-        if lifetimes is None:
-            return known
-        age_s = self.now_s - resident.since_s
-        if age_s <= 0:
-            return known._replace(end_s=known.end_s - age_s)
-        life, *stays = living(lifetimes.of_pod(spec), age_s)
-        return known._replace(end_s=max(life - age_s, 0), stays=tuple(stays))
+        sums, alone, end_s, stays, workload, _ = self._of_new(spec)
+        age_s = 0 if lifetimes is None else self.now_s - resident.since_s
+        if lifetimes is None or age_s <= 0:
+            return _Share(sums, alone, end_s - age_s, stays, workload, resident)
+        life, *left = living(lifetimes.of_pod(spec), age_s)
+        alone = sums.copy()
+        alone[FIRST_STAY:FIRST_WINDOW] = left
+        return _Share(sums, alone, max(life - age_s, 0), tuple(left), workload, resident)
 
     def _of_new(self, spec: PodSpec) -> _Share:
         known = self._new.get(spec)
         if known is None:
-            sums = self.outlook_of(spec).copy()
-            life, *stays = sums[LIFE:FIRST_WINDOW].tolist()
-            sums[LIFE:FIRST_WINDOW] = 0
-            known = self._new[spec] = _Share(sums, life, tuple(stays), workload_of(spec.namespace, spec.owner))
+            alone = self.outlook_of(spec).copy()
+            life, *stays = alone[LIFE:FIRST_WINDOW].tolist()
+            alone[LIFE] = 0
+            sums = alone.copy()
+            sums[FIRST_STAY:FIRST_WINDOW] = 0
+            known = self._new[spec] = _Share(sums, alone, life, tuple(stays), workload_of(spec.namespace, spec.owner))
         return known
 
     def outlook_of(self, spec: PodSpec) -> IntArray:

@@ -25,6 +25,7 @@ from placement.learning.survival import (
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
+from placement.scorers import LIFE, Columns
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from placement.strategy import PREDICTED_FULL, main_reason
@@ -236,3 +237,24 @@ def test_true_lifetimes_are_those_of_the_trace() -> None:
     assert replay.state.knowledge.lifetimes is not None
     assert replay.state.knowledge.lifetimes.of_pod(_spec("x")) == certain(5000)
     assert replay.state.knowledge.lifetimes.of_pod(_spec("y")) == certain(400)
+
+
+def test_a_pod_that_went_and_came_again_counts_as_of_its_return() -> None:
+    half = lifespans(np.array([[0.5] * (NUM_PARTS - 1) + [1.0]]))[0]
+    state = ClusterState(knowledge=Knowledge.neutral().but(lifetimes=Lifetimes({}, half, as_of_s=5000)))
+    (node,) = _nodes(1)
+    state.add_node(node)
+    for uid in ("a", "b"):
+        state.bind(uid, _spec("w"), "n0", time_s=0)
+    columns = Columns(state)
+    columns.follow()
+    state.release("a", time_s=4990)
+    columns.follow()
+    state.bind("a", _spec("w"), "n0", time_s=4995)
+    state.release("b", time_s=4995)
+    state.bind("b", _spec("w"), "n0", time_s=4999)
+    columns.follow()
+    fresh = Columns(state)
+    fresh.follow()
+    assert (columns.outlook == fresh.outlook).all()
+    assert columns.outlook[0, LIFE] == half.life_s[0] + 4999 - 5000
