@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from placement.nodes import NodeSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.cost import HOURS_A_MONTH, PriceBook
 from simulator.replay import Outcome
@@ -19,7 +21,7 @@ def measure(outcome: Outcome, trace: Trace, book: PriceBook) -> dict[str, Any]:
     """Metrics and series of one replay, JSON-ready; NaN becomes None."""
     timeline = outcome.timeline
     hours = timeline.measured_s / 3600
-    fleet = {node.shape or node.name: node for node in trace.nodes}
+    fleet = {(node.shape or node.name, node.spot): node for node in trace.nodes}
     usd = {"on_demand": 0.0, "spot": 0.0}
     for (shape, spot), seconds in timeline.node_s.items():
         price = _price(book, shape, spot, fleet)
@@ -80,10 +82,10 @@ def measure(outcome: Outcome, trace: Trace, book: PriceBook) -> dict[str, Any]:
     }
 
 
-def _price(book: PriceBook, shape: str, spot: bool, fleet: dict[str, Any]) -> float:
+def _price(book: PriceBook, shape: str, spot: bool, fleet: Mapping[tuple[str, bool], NodeSpec]) -> float:
     if shape in book.shapes:
         return book.shapes[shape].price(spot=spot)
-    node = fleet.get(shape)
+    node = fleet.get((shape, spot))
     return book.usd_per_hour(node) if node is not None else 0.0
 
 

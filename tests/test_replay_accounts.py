@@ -124,6 +124,20 @@ def test_waits_of_the_warm_up_are_not_measured() -> None:
     assert [m["placed"] for m in metrics] == [4, 4]
 
 
+def test_spot_nodes_of_a_shape_that_the_price_book_does_not_know_cost_less_than_others() -> None:
+    fleet = [
+        replace(node("sold"), shape="m"),
+        replace(node("dear"), shape="odd"),
+        replace(node("cheap", spot=True), shape="odd"),
+    ]
+    trace = Trace.of("odd", fleet, [("pod", pod(1), 0, 3600)])
+    book = PriceBook({"m": sold()})
+    row = measure(replayed(trace), trace, book)["metrics"]
+    assert row["usd_on_demand"] == pytest.approx(1.0 + book.rates.node(fleet[1]), abs=1e-5)
+    assert row["usd_spot"] == pytest.approx(book.rates.node(fleet[2]), abs=1e-5)
+    assert row["usd_spot"] < row["usd_on_demand"] - 1.0
+
+
 def test_samples_stay_few_however_long_after_the_last_arrival_a_replay_goes_on() -> None:
     trace = Trace.of("long", [node("n")], [("pod", pod(1), 0, 30 * 86_400)])
     outcome = replayed(trace, samples=100)

@@ -44,7 +44,7 @@ def lanl(tmp_path: Path) -> Path:
 
 
 def test_recorded_failures_begin_with_the_trace_and_leave_its_own_events_alone(tmp_path: Path, lanl: Path) -> None:
-    own = [NodeEvent(600, "remove", "b")]
+    own = [NodeEvent(550, "remove", "b"), NodeEvent(550, "add", "b"), NodeEvent(600, "remove", "b")]
     late = Trace.of("late", NODES, [("p", POD, 500, 500), ("q", POD, 500, 900)], failures=own)
     late.save(tmp_path / "late.ullage")
     said = run("fail", tmp_path / "late.ullage", tmp_path / "failing.ullage", "--lanl", lanl)
@@ -52,10 +52,16 @@ def test_recorded_failures_begin_with_the_trace_and_leave_its_own_events_alone(t
     # both recorded machines fall on the only node that has no events of its own, and their outages touch
     assert list(failing.failures.rows()) == [
         NodeEvent(500, "fail", "a"),
-        NodeEvent(600, "remove", "b"),
+        *own,
         NodeEvent(620, "repair", "a"),
     ]
-    assert "2 failures and repairs, beside 1 events that the trace had" in said
+    assert "2 failures and repairs, beside 3 events that the trace had" in said
+
+
+def test_changes_of_one_second_stay_in_their_order_when_changes_are_sorted() -> None:
+    events = [NodeEvent(9, "remove", "b"), NodeEvent(9, "add", "b"), NodeEvent(5, "fail", "a")]
+    mended, _ = fixed(Trace.of("t", NODES, [("p", POD, 0, 60)], failures=events))
+    assert list(mended.failures.rows()) == [events[2], *events[:2]]
 
 
 def test_failures_of_a_trace_without_pods_are_refused(tmp_path: Path, lanl: Path) -> None:

@@ -223,7 +223,8 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
         speed=speed,
         skip_bad_rows=bad_rows == "skip",
     )
-    events = NodeEvents(tuple(sorted([*found.failures.rows(), *recorded.rows()])))
+    both = [*found.failures.rows(), *recorded.rows()]
+    events = NodeEvents(tuple(sorted(both, key=lambda event: event.time_s)))  # within a second as they happened
     found.but(failures=events).save(target)
     kept = f", beside {len(found.failures.events)} events that the trace had, on other nodes" if eventful else ""
     click.echo(f"wrote {target}: {len(recorded.events)} failures and repairs{kept}", err=True)

@@ -141,7 +141,8 @@ def _disorder(trace: Trace) -> list[tuple[str, str]]:
 
 
 def _sort_failures(trace: Trace) -> Trace:
-    return trace.but(failures=NodeEvents(tuple(sorted(trace.failures.rows()))))
+    ordered = sorted(trace.failures.rows(), key=lambda event: event.time_s)  # within a second as they happened
+    return trace.but(failures=NodeEvents(tuple(ordered)))
 
 
 def _empty_load(trace: Trace) -> list[tuple[str, str]]:
