@@ -1,7 +1,7 @@
 """The ordered event log: the one record of everything that changed and everything that was decided.
 
-Live, the ledger writes it; a simulation writes the same one. Feeding a log to :func:`rebuild` gives the
-ledger back; feeding it to :func:`verify` also repeats every decision and compares node and devices. The
+Live, the ledger writes it; a simulation writes the same one. Feeding a log to :func:`placement.playback.rebuild` gives the
+ledger back; feeding it to :func:`placement.playback.verify` also repeats every decision and compares node and devices. The
 table is the trace format's event table.
 """
 

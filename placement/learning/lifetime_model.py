@@ -5,8 +5,8 @@ history answers for it; the answer is the chance to end in that part, of those w
 every part that a pod lived through, wholly or partly, is a row to learn from, so pods that still run are not left out;
 Singer and Willett 1993). Boosting starts from the rule's answer. Hazards are a mixture with the rule.
 
-A second model says, of a pod that arrives, in which of four classes its life will end (:mod:`placement.lineage`). What is
-served is one distribution of both: classes by a mixture of what both say with the owner's majority, parts of life within
+A second model says, of a pod that arrives, in which of four classes its life will end (:mod:`placement.learning.lineage`).
+What is served is one distribution of both: classes by a mixture of what both say with the owner's majority, parts of life within
 a class by the hazards.
 """
 
