@@ -414,6 +414,8 @@ class ClusterState:
         taken += delta
         if resident.devices:
             assert spec.gpu is not None, "devices are taken by pods that ask for a GPU"
+            if (most := resident.devices.bit_length()) > self.gpu_free.shape[1]:  # none offers as many at the moment
+                self._allocate(num_lanes=self.offered.shape[0], num_rows=self.offered.shape[1], num_gpus=most)
             free, milli = self._share_of[row], spec.gpu.milli
             for index in device_indices(resident.devices):
                 free[index] -= milli

@@ -117,6 +117,19 @@ def test_a_checkpoint_gives_the_same_rows_columns_and_residents(
     assert again.add_node(new) == state.add_node(new)
 
 
+def test_a_log_may_begin_while_a_node_offers_none_of_the_devices_that_are_in_use() -> None:
+    """As kubelets do while a device plugin starts anew."""
+    state = ClusterState()
+    node = NodeSpec("n", ((CPU, 4000),), num_gpus=4, gpu_model="T4")
+    state.add_node(node)
+    state.bind("p", SPECS[1], "n", 0b1000)
+    state.update_node(NodeSpec("n", node.allocatable))
+    again = rebuild(checkpoint_events(state, 0))
+    for one in (state, again):
+        one.update_node(node)
+    assert again.gpu_free[0].tolist() == state.gpu_free[0].tolist() == [1000, 1000, 1000, 600]
+
+
 @given(STEPS, STEPS, STEPS)
 @settings(max_examples=60, deadline=None)
 def test_after_a_loss_a_checkpoint_makes_whole_what_follows(

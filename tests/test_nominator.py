@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from placement import gangs
+from placement.planning.batch import Batch, Batched
 from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
 from scheduler.planning import nominator
 from scheduler.planning.adherence import EXPIRED
@@ -275,6 +276,42 @@ async def test_a_new_leader_finishes_what_the_old_one_began(tmp_path: Path) -> N
             assert nominated(api, "half") == "node-0001"
 
 
+async def test_what_the_old_leader_nominated_is_freed_once_however_late_the_watch_shows_it(tmp_path: Path) -> None:
+    async with cluster() as api:
+        half = gated("half")
+        half["metadata"]["annotations"] = {NODE_ANNOTATION: "node-0001", TIME_ANNOTATION: timestamp(0)}
+        half["status"]["nominatedNodeName"] = "node-0001"
+        api.put("pods", half)
+        async with planning(api, tmp_path) as planner:
+            await until(lambda: planner.informer.is_synced)
+            api.is_silent = True
+            await until(lambda: is_free(api, "half"))
+            await asyncio.sleep(0.3)  # several windows
+            assert planner.engine.ledger.gated
+        assert len([path for method, path in api.calls if method == "PATCH" and "/status" not in path]) == 1
+
+
+async def test_a_gang_of_which_some_were_nominated_is_planned_again_however_long_that_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Meanwhile what stands in the API counts again."""
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        at_once = planner.nominator.solver.solve
+
+        async def slow(batch: Batch, time_s: float, seed: int) -> Batched:
+            found = await at_once(batch, time_s, seed)
+            await asyncio.sleep(3 * nominator.SETTLE_S)
+            return found
+
+        monkeypatch.setattr(planner.nominator.solver, "solve", slow)
+        api.fail_next("PATCH", "/pods/g1/status", 500)
+        for i in range(2):
+            api.put("pods", member("g", i, 2))
+        await until(lambda: is_free(api, "g0") and is_free(api, "g1"))
+        assert nominated(api, "g0")
+        assert nominated(api, "g1")
+
+
 async def test_a_nomination_that_another_leader_changed_has_an_end_too(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path) as planner:
         api.put("pods", gated("p"))
@@ -358,6 +395,16 @@ async def test_no_orders_no_planning_and_the_kill_switch_frees_every_pod(tmp_pat
         planner.obey(Order(float("inf")))
         api.put("pods", gated("q"))
         await until(lambda: bool(nominated(api, "q")))
+
+
+async def test_a_batch_on_its_way_is_not_nominated_after_the_kill_switch(tmp_path: Path) -> None:
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        planner.nominator.on_promised = lambda _promised: planner.obey(Order(float("inf"), is_killed=True))
+        for i in range(3):
+            api.put("pods", gated(f"p{i}"))
+        await until(lambda: all(is_free(api, f"p{i}") for i in range(3)))
+        assert not any("/status" in path for method, path in api.calls if method == "PATCH")
+        assert not planner.engine.ledger.reservations
 
 
 async def test_a_planner_that_is_killed_is_started_anew_and_answers_never_wait_for_it(tmp_path: Path) -> None:

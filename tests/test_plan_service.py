@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from scheduler._pb import plans_pb2 as pb
 from scheduler._pb import plans_pb2_grpc
-from scheduler.planning import worker
+from scheduler.planning import service, worker
 from scheduler.planning.adherence import Adherence
 from scheduler.planning.service import PlansService
 from scheduler.service import GrpcServer
@@ -182,6 +184,58 @@ async def test_applying_is_dry_and_off_by_default(tmp_path: Path, monkeypatch: p
         call = h.stub.Apply(pb.ApplyPlanRequest(id=plan.id, confirmed=True))
         assert "plan.applies is off" in await fails(call.read(), grpc.StatusCode.PERMISSION_DENIED)
         assert h.api.version == before
+
+
+async def test_checks_that_are_asked_for_at_once_take_one_process_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds the whole cluster in memory."""
+    there: list[int] = []
+
+    class Counted(worker.Worker):
+        num = 0
+
+        def __init__(self, *words: Any) -> None:
+            Counted.num += 1
+            there.append(Counted.num)
+            super().__init__(*words)
+
+        async def close(self) -> None:
+            await super().close()
+            Counted.num -= 1
+
+    async with here(tmp_path) as h:
+        _, plan = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        monkeypatch.setattr(service, "Worker", Counted)
+        calls = [h.stub.Apply(pb.ApplyPlanRequest(id=plan.id)) for _ in range(3)]
+        for dry in await asyncio.gather(*[applied_dry(call) for call in calls]):
+            assert "nothing was changed" in dry[-1].message
+    assert there == [1, 1, 1]
+
+
+async def applied_dry(call: Any) -> list[pb.ApplyPlanEvent]:
+    return [event async for event in call]
+
+
+async def test_a_plan_that_is_long_holds_up_nobody_while_its_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe takes 64 KiB; the rest waits until the process has imported the solvers."""
+    has_gone_on = threading.Event()
+    start = SpawnProcess.start
+
+    def patient(process: Any) -> None:
+        assert has_gone_on.wait(10), "whoever starts a process goes on before it has"
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", patient)
+    working = worker.Worker(length, b"x" * 200_000)
+    has_gone_on.set()
+    assert await working.hear() == 200_000
+    await working.close()
+
+
+def length(say: worker.Say, data: bytes) -> None:
+    """In a worker."""
+    say(len(data))
 
 
 async def recreate(api: ApiServer, plan: pb.Plan) -> None:

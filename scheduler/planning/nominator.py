@@ -251,6 +251,8 @@ class Nominator:
                 self.on_promised(promised)
                 promised = []
                 await asyncio.sleep(0)
+            for promise in members:  # who had a nomination already may have been taken up again while this was solved
+                self._forget(promise.seen.uid, "planned again")
             counted = [
                 seen
                 for seen, node, devices in members
@@ -327,7 +329,7 @@ class Nominator:
     async def _nominate(self, promise: Promise) -> bool:
         seen, node, devices = promise
         ledger = self.engine.ledger
-        if self.engine.why_not_serving():
+        if self.engine.why_not_serving() or self.engine.modes.is_killed:
             ledger.forget(seen.uid, "not nominated")
             return False
         try:
@@ -352,7 +354,10 @@ class Nominator:
     async def _relift(self, seen: Seen) -> None:
         """Its nomination stands, by a leader before us or by a patch whose answer was lost; only the gate is left."""
         self._take_over(seen)
-        await self._lift(seen)
+        if await self._lift(seen):
+            self._busy.add(seen.uid)
+        else:
+            self._retry_s = self.engine.ledger.clock() + self.settings.window_s
 
     def _take_over(self, seen: Seen) -> None:
         """From now on it counts, and has an end."""

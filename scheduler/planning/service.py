@@ -51,6 +51,8 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         self._running: dict[str, PlanWorker] = {}
         self._number = 0
         self._is_applying = False
+        self._check_turn = asyncio.Lock()
+        """One at a time: each is a process that holds the whole cluster."""
 
     # ── planning ──────────────────────────────────────────────────────────────────────────────
 
@@ -203,12 +205,13 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{error}; the same call goes on")
 
     async def _wrong_with(self, plan: Plan) -> list[str]:
-        worker = Worker(check, msgspec.json.encode(plan), self.engine.settings.kube)
-        try:
-            found: list[str] = await worker.hear()
-            return found
-        finally:
-            await worker.close()
+        async with self._check_turn:
+            worker = Worker(check, msgspec.json.encode(plan), self.engine.settings.kube)
+            try:
+                found: list[str] = await worker.hear()
+                return found
+            finally:
+                await worker.close()
 
     async def _apply(self, request: pb.ApplyPlanRequest, plan: Plan) -> AsyncIterator[pb.ApplyPlanEvent]:
         settings = self.engine.settings

@@ -1,9 +1,9 @@
 """Planning and applying for whoever asks over gRPC, in a process of its own for each: it holds up no answer.
 
 A worker reads the cluster through the API by itself, so that a large list costs the event loop that answers
-kube-scheduler nothing; it runs at low priority and ends with its parent. What it says on the way comes through a pipe, which
-a thread reads: a worker that is slow at saying something holds nobody up either. Killed at any moment, an applied plan goes
-on from its record (:mod:`scheduler.planning.record`).
+kube-scheduler nothing; it runs at low priority and ends with its parent. A thread starts it and reads the pipe through which
+it says things: a worker that is slow at hearing or saying something holds nobody up either. Killed at any moment, an applied
+plan goes on from its record (:mod:`scheduler.planning.record`).
 """
 
 from __future__ import annotations
@@ -101,20 +101,30 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._answer, child = context.Pipe(duplex=False)
         self._process = context.Process(target=_begin, args=(work, words, child), daemon=True)
-        self._process.start()
-        child.close()
         self._said: asyncio.Queue[Any] = asyncio.Queue()
-        self._is_dead = asyncio.Event()
-        threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), daemon=True).start()
+        self._has_started, self._is_dead = asyncio.Event(), asyncio.Event()
+        threading.Thread(target=self._live, args=(asyncio.get_running_loop(), child), daemon=True).start()
+
+    def _live(self, loop: asyncio.AbstractEventLoop, child: Connection) -> None:
+        with self._answer, suppress(RuntimeError):  # the loop may be closed by then
+            try:
+                with child:
+                    self._process.start()  # waits, where words are many, until what reads them is imported there
+            except OSError as error:
+                said = Failure("OSError", f"the process cannot be started: {error}", 0)
+                loop.call_soon_threadsafe(self._said.put_nowait, said)
+            else:
+                loop.call_soon_threadsafe(self._has_started.set)
+                self._listen(loop)
+            loop.call_soon_threadsafe(self._is_dead.set)
+            loop.call_soon_threadsafe(self._has_started.set)
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._answer, suppress(RuntimeError):  # the loop may be closed by then
-            with suppress(EOFError, OSError):
-                while True:
-                    loop.call_soon_threadsafe(self._said.put_nowait, self._answer.recv())
-            self._process.join()
-            loop.call_soon_threadsafe(self._said.put_nowait, _Death(self._process.exitcode))
-            loop.call_soon_threadsafe(self._is_dead.set)
+        with suppress(EOFError, OSError):
+            while True:
+                loop.call_soon_threadsafe(self._said.put_nowait, self._answer.recv())
+        self._process.join()
+        loop.call_soon_threadsafe(self._said.put_nowait, _Death(self._process.exitcode))
 
     async def hear(self) -> Any:
         """The next thing it says.
@@ -132,8 +142,10 @@ class Worker:
 
     async def close(self) -> None:
         """End it, whatever it does."""
-        self._process.kill()
-        await self._is_dead.wait()
+        await self._has_started.wait()
+        if not self._is_dead.is_set():
+            self._process.kill()
+            await self._is_dead.wait()
 
 
 # ── making ────────────────────────────────────────────────────────────────────────────────────
