@@ -65,6 +65,8 @@ def _say(quiet: bool) -> Callable[[str], None]:
 
 
 def _target(text: str) -> Target:
+    from placement.learning.baselines import Target
+
     hours, _, statistic = text.partition("-")
     if not hours.endswith("h") or not hours[:-1].isdigit() or statistic not in ("peak", "p95") or int(hours[:-1]) < 1:
         raise ConfigError(f"horizon {text!r} is not understood; write 1h-peak, 6h-p95, 24h-peak …")
