@@ -69,6 +69,25 @@ def test_nobody_who_must_not_preempt_and_no_equal_sends_a_gang_away() -> None:
         assert rescued(node("n0", 2), member("g", 0, "n0"), waiting).steps == ()
 
 
+def test_a_gang_that_waits_and_does_not_fit_whole_is_named_and_bounded() -> None:
+    waiting = [member("w", i, "", priority=9) for i in range(2)]
+    plan = rescued(node("n0", 3), pod("x-1", "1", "n0", priority=9), *waiting)
+    assert plan.steps == ()
+    assert sum("its gang is placed whole or not at all" in reason for reason in plan.reasons) == 2
+    assert "nothing is pending" not in plan.reasons
+    assert (plan.ending, plan.value) == (Ending.DEADLINE, 1)
+    assert plan.bound is not None
+    assert plan.bound >= 2, "one of the gang would fit"
+
+
+def test_a_gang_that_waits_takes_the_place_of_one_that_runs() -> None:
+    running = [member("g", i, "n0", "1") for i in range(2)]
+    waiting = [member("w", i, "", priority=9) for i in range(2)]
+    plan = rescued(node("n0", 4), *running, *waiting)
+    assert evicted(plan) == ["g0-1", "g1-1"]
+    assert sorted(s.name for s in plan.steps if s.action == Action.PLACE) == ["default/w0-1", "default/w1-1"]
+
+
 def test_pods_of_no_gang_and_moves_come_first() -> None:
     """One pod of their priority is less than the two of a gang."""
     single = [pod("x-1", "2", "n2", priority=0)]

@@ -25,7 +25,7 @@ from placement.planning.problems import (
     rescue_plan,
     rescue_problem,
 )
-from placement.planning.rescue import pack
+from placement.planning.rescue import as_it_is, pack
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -82,12 +82,14 @@ class Rescuer:
         cluster, deadline, bound = self.cluster, self.deadline, None
         while True:
             problem = rescue_problem(cluster, cuts)
-            if not (problem.packing.node_of < 0).any():
+            packing = problem.packing
+            is_anybody_left = bool((packing.node_of < 0).any())
+            if not is_anybody_left and bound is None:
                 return None
             limit = part()
             if bound is not None:
                 limit = replace(limit, note=lambda _value, _bound: None)  # what was told already was better
-            packed = pack(problem.packing, limit, seed=self.seed, beside=self.beside)
+            packed = pack(packing, limit, seed=self.seed, beside=self.beside) if is_anybody_left else as_it_is(packing)
             plan = rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
             more = broken_by(cluster, plan, cuts)
             if more is None and bound is not None:

@@ -70,6 +70,12 @@ class Packed:
         return self.most == self.counts
 
 
+def as_it_is(packing: Packing) -> Packed:
+    """Where nobody waits: everybody stays."""
+    counts = packing.counts(packing.node_of)
+    return Packed(packing.node_of, counts, counts, ())
+
+
 def pack(packing: Packing, deadline: Deadline, *, seed: int = 0, beside: Executor | None = None) -> Packed:
     """Best placement within the deadline; at least as good as the present one, whatever the limit.
 
