@@ -124,6 +124,21 @@ async def test_where_room_is_short_it_goes_to_the_highest_priority(max_pods: int
         )
 
 
+async def test_pods_that_fit_nowhere_fill_no_batch_after_batch_however_important(tmp_path: Path) -> None:
+    plan = replace(PLAN, max_pods=2, gate_deadline_s=600)
+    async with cluster() as api, planning(api, tmp_path, plan=plan) as planner:
+        for i in range(2):
+            large = gated(f"large{i}", "100")
+            large["spec"]["priority"] = 1000
+            api.put("pods", large)
+        await until(lambda: len(planner.engine.ledger.gated) == 2)
+        for i in range(3):
+            api.put("pods", gated(f"p{i}"))
+        await until(lambda: all(is_free(api, f"p{i}") for i in range(3)))
+        assert all(nominated(api, f"p{i}") for i in range(3))
+        assert not is_free(api, "large0")
+
+
 async def test_a_pod_behind_a_gate_of_others_as_well_takes_no_room_until_that_is_gone(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path):
         body = gated("held", "8")
@@ -282,9 +297,8 @@ async def test_what_the_old_leader_nominated_is_freed_once_however_late_the_watc
         half["metadata"]["annotations"] = {NODE_ANNOTATION: "node-0001", TIME_ANNOTATION: timestamp(0)}
         half["status"]["nominatedNodeName"] = "node-0001"
         api.put("pods", half)
+        api.is_silent = True
         async with planning(api, tmp_path) as planner:
-            await until(lambda: planner.informer.is_synced)
-            api.is_silent = True
             await until(lambda: is_free(api, "half"))
             await asyncio.sleep(0.3)  # several windows
             assert planner.engine.ledger.gated

@@ -102,6 +102,8 @@ class Nominator:
         """UID → when its gate was first seen by the ledger's clock."""
         self._busy: set[str] = set()
         """UIDs of pods that are planned and on their way, or were let go, until the watch shows them without our gate."""
+        self._left: set[str] = set()
+        """UIDs of pods for which the last batch had no place."""
         self._running: Counter[tuple[str, str] | None] = Counter()
         """Gang → members that are not gated, as of ``_looked_s`` by the ledger's clock."""
         self._looked_s = float("-inf")
@@ -137,7 +139,8 @@ class Nominator:
     # ── what waits ────────────────────────────────────────────────────────────────────────────
 
     def ready(self) -> list[Seen]:
-        """Gated pods whose window is over, gangs whole or not at all, most important and then oldest first; at most one batch."""
+        """Gated pods whose window is over, gangs whole or not at all, most important and then oldest first; at most one batch.
+        Those that had no place in the last one come after the others, whom they would keep out of every batch."""
         ledger, now = self.engine.ledger, self.engine.ledger.clock()
         for uid in [u for u in self._since if u not in ledger.gated]:
             del self._since[uid]
@@ -150,8 +153,11 @@ class Nominator:
         if not waiting or self._since[waiting[0]] > now - self.settings.window_s:
             return []
         found: list[Seen] = []
-        units = self._by_unit(waiting).values()
-        for members in sorted(units, key=lambda members: -max(seen.spec.priority for seen in members)):
+
+        def rank(members: list[Seen]) -> tuple[bool, int]:
+            return members[0].uid in self._left, -max(seen.spec.priority for seen in members)
+
+        for members in sorted(self._by_unit(waiting).values(), key=rank):
             fits = not found or len(found) + len(members) <= self.settings.max_pods
             if fits and not self._why_waits(members, now):
                 found += members
@@ -221,7 +227,9 @@ class Nominator:
         log.debug(
             "batch planned", extra={"pods": len(rest), "placed": len(plan.steps), "seconds": time.monotonic() - began}
         )
-        self._busy |= {promise.seen.uid for members in gangs for promise in members}
+        placed = {promise.seen.uid for members in gangs for promise in members}
+        self._busy |= placed
+        self._left = {seen.uid for seen in rest} - placed
         self._deliveries.add(asyncio.create_task(self._deliver(gangs)))
         if not gangs:
             self._retry_s = self.engine.ledger.clock() + self.settings.window_s
