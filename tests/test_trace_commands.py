@@ -58,6 +58,13 @@ def test_recorded_failures_begin_with_the_trace_and_leave_its_own_events_alone(t
     assert "2 failures and repairs, beside 3 events that the trace had" in said
 
 
+def test_failures_where_every_node_has_events_of_its_own_are_refused(tmp_path: Path, lanl: Path) -> None:
+    own = [NodeEvent(5, "fail", "a"), NodeEvent(9, "fail", "b")]
+    Trace.of("failing", NODES, [("p", POD, 0, 60)], failures=own).save(tmp_path / "t.ullage")
+    with pytest.raises(ConfigError, match="every node has events of its own"):
+        run("fail", tmp_path / "t.ullage", tmp_path / "out.ullage", "--lanl", lanl)
+
+
 def test_changes_of_one_second_stay_in_their_order_when_changes_are_sorted() -> None:
     events = [NodeEvent(9, "remove", "b"), NodeEvent(9, "add", "b"), NodeEvent(5, "fail", "a")]
     mended, _ = fixed(Trace.of("t", NODES, [("p", POD, 0, 60)], failures=events))

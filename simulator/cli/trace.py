@@ -213,9 +213,14 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
         raise ConfigError(f"trace {source}: holds no pods, so failures would befall nobody; check the trace")
     first, last = int(found.pods.arrival_s[0]), int(found.pods.arrival_s[-1])
     eventful = {event.node for event in found.failures.rows()}
+    quiet = [node for node in found.nodes if node.name not in eventful]
+    if found.nodes and not quiet:
+        raise ConfigError(
+            f"trace {source}: every node has events of its own, so none is left to fail; give another trace"
+        )
     recorded = read_failures(
         lanl,
-        [node for node in found.nodes if node.name not in eventful],
+        quiet,
         system=system,
         start_s=start_s,
         first_s=first,
