@@ -59,11 +59,11 @@ class Group:
     """Names of one length, and what the look-up needs of them; follows names that come and go.
 
     ``rows (n,)`` int64 and ``text (n, length)`` uint8 are the names: of 8 to :data:`MAX_LENGTH` bytes, all different, at
-    least one. The table has 2^``growth`` times the places that it needs.
+    least one. The table has 2^``growth`` times the places that it needs: more of them where others are to come.
     """
 
     def __init__(self, rows: IntArray, text: NDArray[np.uint8], growth: int = 0) -> None:
-        self.rows, self.text, self._growth = rows, text, growth
+        self.rows, self.text = rows, text
         self._is_shared: BoolArray = (text == text[0]).all(axis=0)
         self.windows = _covering(np.flatnonzero(~self._is_shared).tolist(), text.shape[1])
         """Offsets from the first byte."""
@@ -95,9 +95,8 @@ class Group:
         if not first:
             return Group(rows, text) if len(rows) else None
         shared = self.template[1 : 1 + text.shape[1]]
-        if (text != shared)[:, self._is_shared].any():
-            return Group(self.rows, self.text, self._growth)
-        return self if self._place(first) else Group(self.rows, self.text, self._growth + 1)
+        differs = bool((text != shared)[:, self._is_shared].any())
+        return Group(self.rows, self.text, 1) if differs or not self._place(first) else self
 
     def _lose(self, is_gone: BoolArray) -> None:
         places = self._places[is_gone]

@@ -108,6 +108,17 @@ def test_a_table_that_follows_nodes_is_as_one_made_anew(names: list[str], change
         assert wire.read_question(args([*asked, "gone"]), table).rows.tolist()[-1] == table.row_of.get("gone", -1)
 
 
+def test_a_table_of_nodes_that_come_one_by_one_stays_as_small_as_its_names_allow() -> None:
+    """It is to stay in the processor's caches."""
+    rows, text = name_groups.columns_of((i, f"node-{i:06d}".encode()) for i in range(4000))[11]
+    group: name_groups.Group | None = name_groups.Group(rows[:100], text[:100])
+    for first in range(100, 4000, 20):
+        assert group is not None
+        group = group.but((), rows[first : first + 20], text[first : first + 20])
+        assert group is not None
+        assert len(group.entries) <= 8 * len(group.rows)
+
+
 @pytest.mark.parametrize("shape", ["node-{i:06d}", "ip-{i}.internal"])
 def test_a_table_of_thousands_follows_by_changing_its_own(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [shape.format(i=i) for i in range(2000)]
