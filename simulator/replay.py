@@ -211,6 +211,7 @@ class Replay:
         self._rooms = 0
         self._emptied: dict[str, int] = {}
         self._stays: dict[str, int] = {}
+        self._taken_away: set[str] = set()
         self._scan_at = NEVER
         self._gathered: list[int] = []
         self._alone_s = NEVER
@@ -738,15 +739,19 @@ class Replay:
     def _node_event(self, event: object) -> None:
         """A recorded change of the fleet, or a node that has booted."""
         if isinstance(event, NodeSpec):
-            if event.name not in self.state.row_of:  # else the trace has brought it back already
+            # else the trace has brought it back already, or took it while it was away
+            if event.name not in self.state.row_of and event.name not in self._taken_away:
                 self._node_up(event)
             return
         kind, name = event.kind, event.node  # type: ignore[attr-defined]  # rows of trace.failures
         alive = name in self.state.row_of
-        if kind in ("fail", "remove", "drain", "spot") and alive:
-            self._node_down(name)
-        elif kind in ("repair", "add") and not alive:
-            node = next((n for n in self.trace.nodes if n.name == name), None)
+        if kind in ("fail", "remove", "drain", "spot"):
+            self._taken_away.add(name)
+            if alive:
+                self._node_down(name)
+        elif kind in ("repair", "add"):
+            self._taken_away.discard(name)
+            node = None if alive else next((n for n in self.trace.nodes if n.name == name), None)
             if node is not None:
                 self._node_up(node)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from placement.log import NODE_ADDED
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
@@ -92,6 +93,18 @@ def test_an_interrupted_node_that_the_trace_repairs_is_not_brought_back_twice() 
     outcome = replayed(trace, spot=Interruptions(1.0, return_s=600), end_s=36_000)
     assert outcome.num_evictions > 0
     assert max(sample.num_nodes for sample in outcome.timeline.series) == 1
+
+
+def test_an_interrupted_node_that_the_trace_takes_away_meanwhile_stays_away_until_the_trace_brings_it() -> None:
+    failures = [NodeEvent(3000, "remove", "n"), NodeEvent(9000, "add", "n")]
+    trace = Trace.of("spot", [node("n", spot=True)], [("pod", pod(1), 0, 36_000)], failures=failures)
+    outcome = replayed(
+        trace, spot=Interruptions(3600.0, return_s=600), end_s=12_000
+    )  # there for a second, away for ten minutes
+    came = [event.time_s for event in outcome.log if event.kind == NODE_ADDED]
+    assert [at for at in came if 3000 <= at < 9000] == []
+    assert min(at for at in came if at >= 9000) == 9000
+    assert len(came) > 8
 
 
 def test_a_node_that_a_gang_was_tried_on_in_vain_still_goes_when_it_is_idle() -> None:
