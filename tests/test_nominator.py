@@ -280,6 +280,27 @@ async def test_a_nomination_that_was_cleared_ends_once_however_late_the_watch_sh
         assert outcome(planner, "not bound") == 1
 
 
+async def test_a_nomination_that_is_written_again_has_not_ended_because_the_watch_is_late(tmp_path: Path) -> None:
+    """The annotation of the first one stays when that is cleared."""
+    async with cluster(nodes=1) as api, planning(api, tmp_path) as planner:
+        again = gated("p")
+        again["metadata"]["annotations"] = {NODE_ANNOTATION: "node-0000", TIME_ANNOTATION: timestamp(0)}
+        api.put("pods", again)
+        await until(lambda: "uid-p" in planner.engine.ledger.gated)
+        api.is_silent = True
+        await until(lambda: is_free(api, "p"))
+        await asyncio.sleep(3 * nominator.SETTLE_S)
+        assert planner.engine.ledger.reservations.keys() == {"uid-p"}
+        api.compact()
+        api.version += 1
+        api.is_silent = False
+        api.cut()
+        await until(lambda: planner.engine.ledger.reservations["uid-p"].is_nominated)
+        bind(api, "p", "node-0000")
+        await until(lambda: outcome(planner, "as planned") == 1)
+        assert outcome(planner, "not bound") == 0
+
+
 async def test_a_new_leader_finishes_what_the_old_one_began(tmp_path: Path) -> None:
     async with cluster() as api:
         half = gated("half")

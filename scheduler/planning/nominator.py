@@ -422,7 +422,7 @@ class Nominator:
                 self._end(uid, Adherence(uid, node, "", ENDED))
             elif seen.node:
                 self._end(uid, self._compare(seen, node))
-            elif seen.planned == node and seen.nominated != node:
+            elif seen.planned == node and seen.nominated != node and not self._is_to_be_shown(uid):
                 is_expired = uid in self._cleared and not seen.nominated
                 why = EXPIRED if is_expired else why_not_bound(seen.nominated)
                 self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why))
@@ -430,6 +430,12 @@ class Nominator:
                 old.append(seen)
         await self._each(old, self._expire)
         metrics.plan_nominations.set(len(self._active))
+
+    def _is_to_be_shown(self, uid: str) -> bool:
+        """Whether the watch has yet to show our nomination. A pod that had one before keeps its annotation, so until then it
+        looks as if the new one had been taken back."""
+        held = self.engine.ledger.reservations.get(uid)
+        return held is not None and not held.is_nominated and uid not in self._cleared
 
     def _why_late(self, late: list[Seen], now: float) -> dict[Seen, str]:
         if not late:
