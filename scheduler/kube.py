@@ -21,6 +21,7 @@ import yaml
 from msgspec import Raw, Struct
 
 from scheduler.errors import ApiError
+from scheduler.rights import what_to_do
 from scheduler.settings import KubeSettings
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -85,6 +86,8 @@ class KubeClient:
         self.base = str(configuration.host).rstrip("/")
         self.tls = _tls(configuration)
         self.rest_s = REST_S
+        self.purpose = ""
+        """What it is used for, where that is one of :data:`scheduler.rights.GRANTS`: refusals then name that manifest."""
 
     @classmethod
     async def connect(cls, settings: KubeSettings) -> KubeClient:
@@ -151,7 +154,7 @@ class KubeClient:
                     if response.status == 401 and attempt == 0 and await self._renew():
                         continue
                     if response.status >= 300:
-                        raise refused(method, path, response.status, answer)
+                        raise refused(method, path, response.status, answer, self.purpose)
                     return answer
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise _unreachable(self.base, method, path, error) from error
@@ -228,7 +231,7 @@ class KubeClient:
                 if response.status != 200:
                     if response.status == 401:
                         await self._renew()
-                    raise refused("WATCH", path, response.status, await response.read())
+                    raise refused("WATCH", path, response.status, await response.read(), self.purpose)
                 async for line in _lines(response, self.rest_s):
                     yield _decode_event(line)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -301,15 +304,15 @@ def _tls(configuration: Any) -> ssl.SSLContext | bool:
     return context
 
 
-def refused(method: str, path: str, code: int, body: bytes) -> ApiError:
-    """The error that stands for an answer other than 2xx."""
+def refused(method: str, path: str, code: int, body: bytes, purpose: str = "") -> ApiError:
+    """The error that stands for an answer other than 2xx; ``purpose`` as for :func:`scheduler.rights.what_to_do`."""
     status = read_status(body)
     text = status.message or body[:200].decode("utf-8", "replace")
     hint = {
-        401: "; the credentials are not accepted: log in again or check the token",
-        403: "; the account lacks this right: apply manifests/kustomize/base/rbac.yaml",
+        401: "the credentials are not accepted: log in again or check the token",
+        403: what_to_do(text, purpose),
     }.get(code, "")
-    return ApiError(f"{method} {path}: {code} {text}{hint}", code, status.reason)
+    return ApiError(f"{method} {path}: {code} {text}{hint and f'; {hint}'}", code, status.reason)
 
 
 def _unreachable(base: str, method: str, path: str, error: BaseException) -> ApiError:

@@ -6,6 +6,7 @@ without it.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from placement.gangs import KINDS
@@ -70,6 +71,44 @@ OPTIONAL: dict[str, tuple[Right, ...]] = {
     ),
 }
 """What settings ask for beyond the table; a component of each name grants it."""
+
+
+APPLIES = "plan.applies"
+"""Of which the rights are on an account of their own: what the table has is granted there once more."""
+GRANTS = {
+    "plan.enabled": "components/plan",
+    APPLIES: "components/plan-apply",
+    "reclaim.mode": "components/reclaim",
+}
+"""Where under ``manifests/kustomize`` the rights are that a setting asks for; the table's are in ``base``."""
+_DENIED = re.compile(r'cannot (\S+) resource "([^"]+)" in API group "([^"]*)"')
+"""What the API server says of a right that is not granted; admission forbids in other words."""
+
+
+def what_to_do(refusal: str, purpose: str = "") -> str:
+    """Which right a 403 says is missing, and which manifest has it; empty where it is not about rights.
+
+    ``purpose`` is the setting of :data:`GRANTS` for which the call was made, empty = any.
+
+    >>> what_to_do('User "u" cannot create resource "pods/eviction" in API group "" at the cluster scope', "plan.applies")
+    'the account may not create pods/eviction: grant it what manifests/kustomize/components/plan-apply/rbac.yaml does'
+    """
+    found = _DENIED.search(refusal)
+    if found is None:
+        return ""
+    verb, resource, group = found.groups()
+
+    def has(rights: tuple[Right, ...]) -> bool:
+        return any((r.group, r.resource) == (group, resource) and verb in r.verbs for r in rights)
+
+    if has(RIGHTS) and purpose != APPLIES:
+        folders = ["base"]
+    else:
+        asked = [purpose] if purpose else [setting for setting in GRANTS if has(OPTIONAL[setting])]
+        folders = [GRANTS[setting] for setting in asked]
+    files = " or ".join(f"manifests/kustomize/{folder}/rbac.yaml" for folder in folders)
+    missing = f"the account may not {verb} {resource}{f'.{group}' if group else ''}"
+    return f"{missing}: grant it what {files} does" if files else missing
 
 
 def needed(settings: Settings | None) -> tuple[Right, ...]:

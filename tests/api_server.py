@@ -116,7 +116,7 @@ class ApiServer:
                 if status == 0:
                     assert request.transport is not None
                     request.transport.abort()
-                return self._status(status or 500, "a fault, as ordered")
+                return self._status(status or 500, _denial(request) if status == 403 else "a fault, as ordered")
         return await self._serve(request)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
@@ -252,6 +252,20 @@ class ApiServer:
                 return self._status(409, "the object has been modified")
             return web.json_response(self.put(kind, value))
         return web.json_response(old)
+
+
+def _denial(request: web.Request) -> str:
+    """In the words of the real one, of an account that lacks a right."""
+    parts = request.path.strip("/").split("/")
+    group = parts[1] if parts[0] == "apis" else ""
+    parts = parts[2:] if parts[0] == "api" else parts[3:]
+    parts = parts[2:] if parts[0] == "namespaces" and len(parts) > 2 else parts
+    resource = "/".join((parts[0], *parts[2:]))
+    verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "get"}[request.method]
+    if verb == "get" and len(parts) == 1:
+        verb = "watch" if "watch" in request.query else "list"
+    what = f'{resource} is forbidden: User "system:serviceaccount:ullage-system:ullage" cannot {verb}'
+    return f'{what} resource "{resource}" in API group "{group}" at the cluster scope'
 
 
 def _selected(value: dict[str, Any], request: web.Request) -> bool:

@@ -24,6 +24,7 @@ from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.looks import PlanLeft, require_empty
 from scheduler.planning.record import PlanState, alone, fresh_record, read_record, save_record
+from scheduler.rights import APPLIES
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
 pytestmark = pytest.mark.timeout(90)
@@ -196,6 +197,19 @@ async def test_an_api_that_stays_away_interrupts_and_keeps_everything_for_the_ne
         assert len(here.cordoned()) == 1, "it will be wanted"
         here.api.faults.clear()
         assert await here.applier(plan).run() == PlanState.DONE
+
+
+async def test_a_right_that_is_missing_is_named_with_the_manifest_that_grants_it(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        here.client.purpose = APPLIES
+        plan = await here.plan()
+        applier = here.applier(plan)
+        here.api.fail_next("POST", "eviction", 403)
+        with pytest.raises(
+            ApiError, match=r"may not create pods/eviction: grant it .*components/plan-apply/rbac\.yaml"
+        ):
+            await applier.run()
+        assert await here.applier(plan).run() == PlanState.DONE, "it goes on once that is granted"
 
 
 async def test_a_budget_is_waited_for_and_a_long_refusal_stops_the_plan_and_opens_the_node(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ async def test_no_api_no_rights_and_a_taken_port_end_with_1_and_what_to_do(tmp_p
         api.fail_next("GET", "/nodes", 403)
         cases = [
             (kubeconfig(1, tmp_path), "0", "check the address"),
-            (kubeconfig(api.port, tmp_path), "0", "lacks this right"),
+            (kubeconfig(api.port, tmp_path), "0", "may not list nodes"),
             (kubeconfig(api.port, tmp_path), port, "stop what holds the port"),
         ]
         for config, listen, part in cases:

@@ -30,7 +30,7 @@ from scheduler.doctor.facts import Facts, containers, pod_spec, read_facts
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes
-from scheduler.rights import OPTIONAL, RIGHTS
+from scheduler.rights import APPLIES, GRANTS, OPTIONAL, RIGHTS, what_to_do
 from scheduler.settings import parse_settings
 from scheduler.view import Reader, group_sinks, sinks
 from tests.e2e.renderers import folder
@@ -231,6 +231,33 @@ def test_a_component_grants_what_its_setting_asks_for(component: str, setting: s
     assert asked <= granted
     if component == "plan":
         assert asked == granted
+
+
+def test_a_refusal_names_the_missing_right_and_a_manifest_that_grants_it() -> None:
+    rights = [(right, "") for right in RIGHTS]
+    rights += [(right, setting) for setting, some in OPTIONAL.items() for right in some]
+    rights += [(right, APPLIES) for right in OPTIONAL[APPLIES]]
+    assert GRANTS.keys() == OPTIONAL.keys()
+    for right, purpose in rights:
+        for verb in right.verbs:
+            refusal = f'nodes "n" is forbidden: User "u" cannot {verb} resource "{right.resource}" in API group "{right.group}"'
+            said = what_to_do(f"{refusal} at the cluster scope", purpose)
+            assert said.startswith(f"the account may not {verb} {right.resource}")
+            files = re.findall(r"manifests/kustomize/\S+", said)
+            assert files
+            for file in files:
+                granted = [
+                    rule
+                    for document in yaml.safe_load_all((REPO / file).read_text())
+                    for rule in document.get("rules", ())
+                    if right.group in rule["apiGroups"]
+                    and right.resource in rule["resources"]
+                    and verb in rule["verbs"]
+                ]
+                assert granted, (file, right, verb)
+    assert what_to_do('pods "p" is forbidden: exceeded quota: q') == "", "admission: no right would help"
+    unknown = 'User "u" cannot delete resource "nodes" in API group ""'
+    assert what_to_do(unknown) == "the account may not delete nodes"
 
 
 def test_the_base_settings_are_settings() -> None:

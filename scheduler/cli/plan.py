@@ -34,8 +34,10 @@ OUTPUT = click.option(
 )
 
 
-def with_client(kubeconfig: str | None, context: str | None, work: Callable[[KubeClient], Awaitable[T]]) -> T:
-    """``work`` with a client of the cluster, by kubeconfig's conventions."""
+def with_client(
+    kubeconfig: str | None, context: str | None, work: Callable[[KubeClient], Awaitable[T]], purpose: str = ""
+) -> T:
+    """``work`` with a client of the cluster, by kubeconfig's conventions; ``purpose`` is the client's."""
     from scheduler.kube import KubeClient
     from scheduler.settings import read_settings
 
@@ -43,6 +45,7 @@ def with_client(kubeconfig: str | None, context: str | None, work: Callable[[Kub
 
     async def run() -> T:
         client = await KubeClient.connect(settings.kube)
+        client.purpose = purpose
         try:
             return await work(client)
         finally:
@@ -149,29 +152,32 @@ def _applier(client: KubeClient, record: PlanRecord, where: Path, limits: ApplyL
 
 def _go_on(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
     from scheduler.planning.record import save_record
+    from scheduler.rights import APPLIES
 
     save_record(record, where)
     click.echo(f"record: {where}", err=True)
-    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).run())
+    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).run(), APPLIES)
 
 
 def _abandon(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
     from scheduler.planning.record import PlanState
+    from scheduler.rights import APPLIES
 
     outcome = PlanState.ABANDONED if record.outcome == PlanState.RUNNING else record.outcome
-    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).give_back(outcome))
+    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).give_back(outcome), APPLIES)
 
 
 def _say(record: PlanRecord, kubeconfig: str | None, context: str | None) -> None:
     """Dry: whether the plan still holds on the cluster as it is."""
     from scheduler.planning.applier import why_not_valid
     from scheduler.planning.record import State
+    from scheduler.rights import APPLIES
 
     plan = record.to_plan
     if any(step.state != State.PENDING for step in record.steps):
         click.echo("begun before; --yes goes on, --abandon gives it up", err=True)
         return
-    wrong = with_client(kubeconfig, context, lambda client: why_not_valid(client, plan))
+    wrong = with_client(kubeconfig, context, lambda client: why_not_valid(client, plan), APPLIES)
     for problem in wrong:
         click.echo(f"would stop: {problem}", err=True)
     if wrong or not plan.steps:

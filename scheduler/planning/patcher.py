@@ -130,7 +130,7 @@ class Patcher:
         if status in (0, 401):
             return await self.client.call(method, path, body, content_type=content_type, timeout_s=timeout_s)
         if status >= 300:
-            raise refused(method, path, status, answer)
+            raise refused(method, path, status, answer, self.client.purpose)
         return b""
 
     async def _ask(self, method: str, path: str, body: object, content_type: str) -> tuple[int, bytes]:

@@ -107,7 +107,7 @@ async def _serve(answers: int) -> None:
     settings = msgspec.json.decode(await reader.readline(), type=Settings)
     order = msgspec.json.decode(await reader.readline(), type=Order)
     client = await KubeClient.connect(settings.kube)
-    client.rest_s = REST_S
+    client.rest_s, client.purpose = REST_S, "plan.enabled"
     try:
         planner = Planner(settings, client, order)
         planner.nominator.on_promised = partial(say_promised, answers)

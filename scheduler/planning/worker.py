@@ -34,6 +34,7 @@ from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.record import PlanState, alone, fresh_record, read_record, save_record
 from scheduler.planning.solver import NICE
+from scheduler.rights import APPLIES
 from scheduler.settings import KubeSettings
 from scheduler.slices import give_way
 
@@ -153,6 +154,7 @@ class Worker:
 
 async def _read(kube: KubeSettings) -> SnapshotFile:
     client = await KubeClient.connect(kube)
+    client.purpose = "plan.enabled"
     try:
         return await take_snapshot(client)
     finally:
@@ -244,6 +246,7 @@ def check(say: Say, plan: bytes, kube: KubeSettings) -> None:
 
     async def work() -> list[str]:
         client = await KubeClient.connect(kube)
+        client.purpose = APPLIES
         try:
             return await why_not_valid(client, msgspec.json.decode(plan, type=Plan))
         finally:
@@ -258,6 +261,7 @@ def apply(say: Say, order: Order, kube: KubeSettings) -> None:
     async def work() -> None:
         plan, where = msgspec.json.decode(order.plan, type=Plan), order.record
         client = await KubeClient.connect(kube)
+        client.purpose = APPLIES
         try:
             with alone(where):
                 record = read_record(where, plan) or fresh_record(plan)
