@@ -18,6 +18,7 @@ from placement.planning.plans import Action, Deadline, Ending, Plan, Step
 from placement.planning.problems import check_steps
 from placement.planning.snapshots import SnapshotError, SnapshotFile, SnapshotPod, cluster_of, snapshot_of_objects
 from simulator.cli.plan import plan as plan_group
+from simulator.planning.plan_page import headline
 from simulator.planning.snapshots import write_snapshot
 from tests.cluster_objects import cluster
 from tests.plan_referee import Referee
@@ -302,6 +303,35 @@ def test_a_table_for_machines_has_its_header_and_no_words_of_people(tmp_path: Pa
         done = CliRunner().invoke(plan_group, words)
         assert done.stdout.splitlines() == ["step,action,pod,from,to", *rows]
         assert ("default/x-1" if rows else "nothing is pending") in done.stderr
+
+
+CLAIM = [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]
+
+
+@pytest.mark.parametrize("kind", ["rescue", "batch"])
+def test_where_the_model_covers_nobody_who_waits_nothing_is_called_infeasible(kind: str) -> None:
+    waits = [gpu_pod(f"g{i}-1", 500) if kind == "rescue" else pod(f"v{i}-1", "1", volumes=CLAIM) for i in range(2)]
+    plan = planned(kind, taken(node("a"), *waits))
+    assert (plan.ending, plan.steps, plan.gap_share) == (Ending.OPTIMAL, (), 0.0)
+    assert plan.reasons[0].startswith("nobody is planned for: 2 pods wait, and all are left to the scheduler. ")
+    why = "it asks for GPU devices" if kind == "rescue" else "claim data is not modelled"
+    assert [reason.endswith(f"is left to the scheduler: {why}") for reason in plan.reasons[1:]] == [True, True]
+    assert "the model does not cover who waits" in headline(plan)
+    beside = planned(kind, taken(node("a"), *waits, pod("w-1", "50")))
+    assert (beside.value, beside.bound, beside.steps) == (0, 0, ())
+    assert beside.ending != Ending.INFEASIBLE, "one can be placed nowhere; of the others nothing is known"
+    assert "nothing better exists" in headline(beside)
+
+
+def test_a_purchase_for_pods_that_are_not_modelled_is_not_called_infeasible() -> None:
+    shape = SaleShape("m", {"cpu": 8000, "memory": 64 * 2**30, "pods": 110}, 1.0)
+    waits = pod("v-1", "9", volumes=CLAIM)
+    plan = planned("purchase", taken(node("a"), waits), shapes=(shape,))
+    assert (plan.ending, plan.steps) == (Ending.OPTIMAL, ())
+    assert "nothing is bought: whether a new node would help who is not modelled is not known" in plan.reasons
+    both = planned("purchase", taken(node("a"), waits, pod("w-1", "50")), shapes=(shape,))
+    assert both.ending == Ending.OPTIMAL
+    assert planned("purchase", taken(node("a"), pod("w-1", "50")), shapes=(shape,)).ending == Ending.INFEASIBLE
 
 
 @pytest.mark.parametrize("kind", ["rescue", "batch"])

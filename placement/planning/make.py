@@ -27,6 +27,7 @@ from placement.planning.interruptions import violations as risk_violations
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step
 from placement.planning.problems import (
     Cluster,
+    DemandProblem,
     Sold,
     batch_plan,
     batch_problem,
@@ -54,6 +55,12 @@ MOST_USD = 1e6
 BEYOND_LIMITS = (
     "what may be bought holds less than the pods ask for, even if pods could be cut; raise limits, or offer more"
 )
+LEFT = {
+    "rescue": "`ullage plan batch` places those with GPU devices, or kept apart by rules, where there is room; for the "
+    "others, and to make room, there is kube-scheduler's own preemption",
+    "batch": "kube-scheduler tries them by itself; they hold up nobody",
+}
+"""What to do where a plan is for nobody."""
 NONE_FOUND = (
     "no nodes within the limits of the shapes were found that hold all pods, nor a proof that there are none; give more "
     "time, raise limits, or offer more"
@@ -180,21 +187,29 @@ def _require_sense(request: Request) -> None:
             raise ConfigError(f"shape {shape.name}: a limit of {shape.limit} is not possible; give 1 or more, or none")
 
 
-def _nothing(kind: str, unit: str, reasons: tuple[str, ...], deadline: Deadline) -> Plan:
-    ending = Ending.INFEASIBLE if reasons else Ending.OPTIMAL
-    reasons = reasons or ("nothing is pending",)
-    return Plan(kind, ending, unit, 0.0, 0.0, (), reasons, time_s=deadline.elapsed_s)
+def _nothing(kind: str, cluster: Cluster, left_out: tuple[str, ...], deadline: Deadline) -> Plan:
+    """The plan where nobody who waits is in the model. That proves nothing about them."""
+    num = len(cluster.pending)
+    if num:
+        left_out = (
+            f"nobody is planned for: {num} pods wait, and all are left to the scheduler. {LEFT[kind]}",
+            *left_out,
+        )
+    reasons = left_out or ("nothing is pending",)
+    details = {"in_no_model": float(num)} if num else {}
+    spent_s = deadline.elapsed_s
+    return Plan(kind, Ending.OPTIMAL, "pods placed", 0.0, 0.0, (), reasons, time_s=spent_s, details=details)
 
 
 def _rescue(request: Request, cluster: Cluster, deadline: Deadline, beside: Executor | None) -> Plan:
     plan = Rescuer(cluster, deadline, request.seed, beside).plan()
-    return plan or _nothing("rescue", "pods placed", rescue_problem(cluster).left_out, deadline)
+    return plan or _nothing("rescue", cluster, rescue_problem(cluster).left_out, deadline)
 
 
 def _batch(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
     problem = batch_problem(cluster)
     if not problem.pods:
-        return _nothing("batch", "pods placed", problem.left_out, deadline)
+        return _nothing("batch", cluster, problem.left_out, deadline)
     return batch_plan(problem, place_batch(problem.batch, deadline, seed=request.seed), time_s=deadline.elapsed_s)
 
 
@@ -289,7 +304,8 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
         problem = demand_problem(others, resources, sold, use=use, steady=steady)
         problem = replace(problem, left_out=(*large.values(), *problem.left_out))
     if not problem.pods:
-        return replace(_bought_none(problem.left_out, said, deadline, is_any_housed=housed > 0), details=there)
+        plan = _bought_none(problem, said, deadline, is_any_housed=housed > 0)
+        return replace(plan, details={**plan.details, **there})
     problem = replace(problem, left_out=(*said, *problem.left_out))
     terms = np.array([s.term_hours for s in request.shapes])
     longest = max(float(terms.max(initial=0.0)), 1.0) if request.hours_of_use is None else request.hours_of_use
@@ -315,15 +331,22 @@ def _purchase(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
     return _with_commitments(plan, request.shapes, bought)
 
 
-def _bought_none(left_out: tuple[str, ...], said: tuple[str, ...], deadline: Deadline, *, is_any_housed: bool) -> Plan:
-    """The plan where nothing is left to buy for: infeasible only where nobody who waits or is expected gets a place."""
+def _bought_none(problem: DemandProblem, said: tuple[str, ...], deadline: Deadline, *, is_any_housed: bool) -> Plan:
+    """The plan where nothing is left to buy for: infeasible only where all who wait or are expected can get no place."""
+    left_out = problem.left_out
     reasons = (*said, *left_out)
     if not left_out and said:
         reasons = (*reasons, "the nodes that are there are enough")
     elif is_any_housed:
         reasons = (*reasons, "the nodes that are there are enough for the others")
-    ending = Ending.INFEASIBLE if left_out and not is_any_housed else Ending.OPTIMAL
-    return replace(_nothing("purchase", "USD per hour", reasons, deadline), ending=ending)
+    elif problem.num_unjudged:
+        reasons = (*reasons, "nothing is bought: whether a new node would help who is not modelled is not known")
+    is_proved = bool(left_out) and not is_any_housed and not problem.num_unjudged
+    ending = Ending.INFEASIBLE if is_proved else Ending.OPTIMAL
+    details = {"in_no_model": float(problem.num_unjudged)} if problem.num_unjudged and not is_any_housed else {}
+    reasons = reasons or ("nothing is pending",)
+    spent_s = deadline.elapsed_s
+    return Plan("purchase", ending, "USD per hour", 0.0, 0.0, (), reasons, time_s=spent_s, details=details)
 
 
 def _steady(cluster: Cluster, growth: Sequence[Growth]) -> set[str]:

@@ -264,6 +264,8 @@ class RescueProblem:
     cost: IntArray
     num_fixed: int = 0
     gone: tuple[Resident, ...] = ()
+    num_unjudged: int = 0
+    """Pending pods that the model does not cover: whether they could be placed is not known."""
 
 
 def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
@@ -308,7 +310,8 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     cost = np.array([cluster.deletion_cost.get(uid, 0) for uid in uids], np.int64)
     left_out = [*cuts.words, *_gone_words(gone), *left_out]
     num_fixed = len(movable) - len(running) - len(gone)
-    return RescueProblem(cluster, packing, uids, tuple(left_out), cost, num_fixed, gone)
+    num_unjudged = sum(bool(cluster.why_left_out(pod.spec)) for pod in cluster.pending)
+    return RescueProblem(cluster, packing, uids, tuple(left_out), cost, num_fixed, gone, num_unjudged)
 
 
 def _gone_words(gone: tuple[Resident, ...]) -> list[str]:
@@ -369,7 +372,7 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
     missing = [line for pods in waiting.values() for line in _missing(cluster, pods)]
     reasons = (*problem.left_out, *missing)
     done = Ending.OPTIMAL if packed.is_proved and not problem.gone else ending
-    if not placed and all(cluster.why_nowhere(spec) for spec in waiting):
+    if not (placed or problem.num_unjudged) and waiting and all(cluster.why_nowhere(spec) for spec in waiting):
         done = Ending.INFEASIBLE
     return Plan("rescue", done, "pods placed", total, bound, tuple(steps), reasons, time_s=time_s, details=details)
 
@@ -486,6 +489,8 @@ class BatchProblem:
     """Also where the batch itself needs none, because whole devices add up."""
     notes: tuple[str, ...] = ()
     """Lines for people about the cluster."""
+    num_unjudged: int = 0
+    """Pending pods that the model does not cover: whether they could be placed is not known."""
 
 
 def _batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
@@ -533,7 +538,7 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     if is_wishing(rules, specs):
         wishes = wishes_of(rules, specs, count, batch.fitting() > 0, cluster.rows)
         batch = replace(batch, **wishes._asdict())
-    return BatchProblem(cluster, batch, members, left_out, devices, notes)
+    return BatchProblem(cluster, batch, members, left_out, devices, notes, len(reasons) - len(pods))
 
 
 def _on_hidden_devices(cluster: Cluster) -> tuple[str, ...]:
@@ -612,7 +617,8 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
         if here < asked[rank]:
             by_priority.append(_of_priority(priority, (here, asked[rank], most), is_first=rank == 0))
     reasons = (*by_priority, *problem.notes, *problem.left_out, *missing)
-    ending = Ending.INFEASIBLE if batched.most == 0 and missing else batched.ending
+    is_proved = batched.most == 0 and missing and not problem.num_unjudged
+    ending = Ending.INFEASIBLE if is_proved else batched.ending
     return Plan(
         "batch",
         ending,
@@ -761,6 +767,8 @@ class DemandProblem:
     pods: tuple[tuple[Pod, ...], ...]
     left_out: tuple[str, ...]
     use: FloatArray
+    num_unjudged: int = 0
+    """Pods that are left out though a shape for sale might hold them: they are not modelled."""
 
 
 @dataclass(frozen=True)
@@ -785,9 +793,10 @@ def demand_problem(
     that pods run, by UID (1 for the others); UIDs in ``steady`` must not be on machines that can be interrupted.
     """
     models = sold.models
-    kept, left_out = [], []
+    kept, left_out, num_unjudged = [], [], 0
     for pod in pods:
         why = f"{pod.spec.unmodelled[0]} is not modelled" if pod.spec.unmodelled else ""
+        num_unjudged += bool(why)
         known = {*resources, WHOLE_DEVICES}
         foreign = [name for name, amount in pod.spec.request if amount and name not in known]
         why = why or (f"no shape offers {foreign[0]}" if foreign else "")
@@ -821,7 +830,8 @@ def demand_problem(
     def demand(units: list[int]) -> Demand:
         return Demand(np.array([*rows, units], np.int64).reshape(len(resources) + 1, len(specs)), count, allowed)
 
-    return DemandProblem(demand(rounded), demand(exact), members, tuple(left_out), np.array(shares)[tier // 2])
+    shares_of = np.array(shares)[tier // 2]
+    return DemandProblem(demand(rounded), demand(exact), members, tuple(left_out), shares_of, num_unjudged)
 
 
 def _chooses(spec: PodSpec) -> bool:

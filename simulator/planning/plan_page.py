@@ -45,6 +45,8 @@ def headline(plan: Plan) -> str:
     """What the plan does and how good it is, in words."""
     if plan.ending == Ending.INFEASIBLE:
         bound = "it cannot be done, for the reasons given (infeasible)"
+    elif "in_no_model" in plan.details:
+        bound = "the model does not cover who waits, for the reasons given"
     elif plan.gap_share is None:
         bound = f"no bound is known ({plan.ending})"
     elif plan.gap_share > ROUNDING:
