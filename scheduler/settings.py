@@ -259,6 +259,10 @@ class PlanSettings:
     """Whether plans may be applied over gRPC; needs the rights of the component ``plan-apply``."""
     records: str = "/var/lib/ullage/plans"
     """Folder for the records of applied plans; must outlive a restart."""
+    records_max_age_days: float = _number(14, 0.01, 3650)
+    """Of plans that ended, as for decision records; looked at whenever a plan is applied."""
+    records_max_bytes: int = _number(2 * 2**30, 2**20, 2**44)
+    """Oldest records of plans that ended go beyond this."""
 
 
 @dataclass(frozen=True)

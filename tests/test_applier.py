@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from scheduler.gates import GATE, TARGET_ANNOTATION
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.looks import PlanLeft, require_empty
-from scheduler.planning.record import PlanState, alone, fresh_record, read_record, save_record
+from scheduler.planning.record import PlanState, Retention, alone, fresh_record, read_record, save_record
 from scheduler.rights import APPLIES
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
@@ -380,6 +381,39 @@ def test_a_record_belongs_to_one_plan_and_one_process(tmp_path: Path) -> None:
         save_record(fresh_record(plan), tmp_path / "none" / "r.json")
     with pytest.raises(RecordError, match="cannot be written"), alone(tmp_path / "none" / "r.json"):
         pass
+
+
+def test_records_of_plans_that_ended_go_by_age_and_by_size_and_no_other(tmp_path: Path) -> None:
+    def put(name: str, outcome: PlanState, age_s: float) -> Path:
+        record = fresh_record(
+            Plan("consolidate", Ending.OPTIMAL, "nodes saved", 1, 1, (Step(Action.CORDON, source=name),))
+        )
+        record.outcome = outcome
+        path = tmp_path / f"{name}.record.json"
+        with alone(path):
+            save_record(record, path)
+        os.utime(path, (10**6 - age_s, 10**6 - age_s))
+        return path
+
+    for old, outcome in enumerate((PlanState.DONE, PlanState.STOPPED, PlanState.ABANDONED)):
+        put(f"old-{old}", outcome, 86_400 + 10)
+    runs = put("runs", PlanState.RUNNING, 10**6)
+    used, last = put("used", PlanState.DONE, 86_400 + 5), put("last", PlanState.DONE, 5)
+    newer = [put(f"newer-{i}", PlanState.DONE, 100 - i) for i in range(3)]
+    broken, foreign = tmp_path / "broken.record.json", tmp_path / "plan.json"
+    broken.write_text("{")
+    foreign.write_text("{}")
+    for path in (broken, foreign):
+        os.utime(path, (0, 0))
+    with alone(used):
+        assert Retention(1, 2**30).prune(tmp_path, 10**6) == 3
+    kept = {runs, used, last, *newer, broken, foreign}
+    assert {path for path in tmp_path.iterdir() if path.suffix == ".json"} == kept
+    assert len(list(tmp_path.glob("*.lock"))) == 6, "with the record goes its lock"
+    room = last.stat().st_size + newer[2].stat().st_size
+    assert Retention(1, room).prune(tmp_path, 10**6) == 3, "too old, and then the oldest"
+    assert {path for path in tmp_path.iterdir() if path.suffix == ".json"} == kept - {used, *newer[:2]}
+    assert Retention(1, 1).prune(tmp_path / "nowhere", 10**6) == 0
 
 
 def test_a_plan_survives_its_document_and_a_foreign_document_is_refused() -> None:

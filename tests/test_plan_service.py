@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +15,12 @@ from typing import Any
 import grpc
 import pytest
 
+from placement.planning.plans import Action, Ending, Plan, Step
 from scheduler._pb import plans_pb2 as pb
 from scheduler._pb import plans_pb2_grpc
 from scheduler.planning import service, worker
 from scheduler.planning.adherence import Adherence
+from scheduler.planning.record import SUFFIX, PlanState, fresh_record, save_record
 from scheduler.planning.service import PlansService
 from scheduler.service import GrpcServer
 from scheduler.settings import GrpcSettings, KubeSettings, PlanSettings
@@ -266,6 +269,12 @@ async def applied(h: Here, request: pb.ApplyPlanRequest) -> list[pb.ApplyPlanEve
 
 async def test_a_plan_is_applied_interrupted_by_the_caller_and_resumed(tmp_path: Path) -> None:
     async with here(tmp_path, applies=True) as h:
+        record = fresh_record(
+            Plan("consolidate", Ending.OPTIMAL, "nodes saved", 1, 1, (Step(Action.CORDON, source="x"),))
+        )
+        record.outcome, old = PlanState.DONE, tmp_path / f"0ld{SUFFIX}"
+        save_record(record, old)
+        os.utime(old, (0, 0))
         _, plan = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
         h.api.refusals = 10**6
         call = h.stub.Apply(pb.ApplyPlanRequest(id=plan.id, confirmed=True))
@@ -279,6 +288,7 @@ async def test_a_plan_is_applied_interrupted_by_the_caller_and_resumed(tmp_path:
         await task
         assert (events[-1].outcome, events[-1].evictions) == ("done", 1)
         assert h.metric("ullage_plans_applied_total", kind="consolidate", outcome="done") == 1
+        assert len(list(tmp_path.glob(f"*{SUFFIX}"))) == 1, "its own; the old one is pruned"
 
 
 async def test_an_interrupted_plan_can_be_given_up(tmp_path: Path) -> None:

@@ -116,10 +116,10 @@ def apply(
     can be interrupted at any time: the same command goes on. Exit code 1 when the plan was stopped.
     """
     from scheduler.planning.applier import ApplyLimits
-    from scheduler.planning.record import PlanState, alone, fresh_record, read_record
+    from scheduler.planning.record import SUFFIX, PlanState, alone, fresh_record, read_record
 
     plan = _read_plan(path)
-    where = record or path.with_name(path.name + ".record.json")
+    where = record or path.with_name(path.name + SUFFIX)
     limits = ApplyLimits(refusal_s, settle_s, max_evictions=max_evictions)
     with alone(where) if yes or abandon else nullcontext():
         kept = read_record(where, plan)

@@ -2,6 +2,8 @@
 
 The file holds the plan itself and the state of each step. It is replaced whole (written beside, synced, renamed), and
 one process at a time may work on it.
+Records of plans that were applied over gRPC are in a folder of ours, and go when they are old; a record beside a plan of
+somebody's is theirs.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from scheduler.errors import RecordError
 
 KIND = "PlanRecord"
 VERSION = 1
+SUFFIX = ".record.json"
+"""Ends the name of a record's file."""
 
 
 class State(StrEnum):
@@ -186,6 +191,40 @@ def alone(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise RecordError(f"record {path}: another process is applying this plan; wait for it") from error
         yield
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long records of plans that ended are kept in a folder of ours: by age and by size, as decision records are."""
+
+    max_age_days: float
+    max_bytes: int
+
+    def prune(self, folder: Path, now_s: float) -> int:
+        """Delete what is older, and the oldest beyond the size; how many went. ``now_s`` is unix time.
+
+        A record of a plan that has not ended stays, however old: it knows what the plan holds. So does what cannot be read, or
+        is in use.
+        """
+        ended = []
+        for path in folder.glob(f"*{SUFFIX}"):
+            try:
+                is_ended = msgspec.json.decode(path.read_bytes(), type=PlanRecord).outcome != PlanState.RUNNING
+                found = path.stat()
+            except (OSError, msgspec.MsgspecError):
+                continue
+            if is_ended:
+                ended.append((found.st_mtime, found.st_size, path))
+        left, gone = sum(size for _, size, _ in ended), 0
+        for changed_s, size, path in sorted(ended):
+            if changed_s >= now_s - self.max_age_days * 86_400 and left <= self.max_bytes:
+                break
+            with suppress(RecordError, OSError), alone(path):
+                path.unlink()
+                path.with_name(path.name + ".lock").unlink(missing_ok=True)
+                left -= size
+                gone += 1
+        return gone
 
 
 def words(step: Step) -> str:

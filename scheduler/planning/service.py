@@ -29,7 +29,7 @@ from scheduler._pb import plans_pb2_grpc
 from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
 from scheduler.planning.adherence import AS_PLANNED, Adherence
-from scheduler.planning.record import plan_id
+from scheduler.planning.record import SUFFIX, Retention, plan_id
 from scheduler.planning.worker import Ended, Happened, Order, PlanWorker, Progress, Worker, apply, check
 
 log = logging.getLogger(__name__)
@@ -215,9 +215,10 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
 
     async def _apply(self, request: pb.ApplyPlanRequest, plan: Plan) -> AsyncIterator[pb.ApplyPlanEvent]:
         settings = self.engine.settings
-        where = Path(settings.plan.records) / f"{plan_id(plan)}.record.json"
+        where = Path(settings.plan.records) / f"{plan_id(plan)}{SUFFIX}"
+        retention = Retention(settings.plan.records_max_age_days, settings.plan.records_max_bytes)
         most = request.max_evictions if request.HasField("max_evictions") else None
-        worker = Worker(apply, Order(msgspec.json.encode(plan), where, most, request.abandon), settings.kube)
+        worker = Worker(apply, Order(msgspec.json.encode(plan), where, retention, most, request.abandon), settings.kube)
         ended = None
         try:
             while ended is None:

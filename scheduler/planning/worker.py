@@ -32,7 +32,7 @@ from scheduler.cluster_reader import take_snapshot
 from scheduler.errors import ApiError, RecordError
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
-from scheduler.planning.record import PlanState, alone, fresh_record, read_record, save_record
+from scheduler.planning.record import PlanState, Retention, alone, fresh_record, read_record, save_record
 from scheduler.planning.solver import NICE
 from scheduler.rights import APPLIES
 from scheduler.settings import KubeSettings
@@ -218,6 +218,8 @@ class Order:
 
     plan: bytes
     record: Path
+    retention: Retention
+    """Of the records in that folder."""
     max_evictions: int | None = None
     abandons: bool = False
 
@@ -278,4 +280,5 @@ def apply(say: Say, order: Order, kube: KubeSettings) -> None:
         finally:
             await client.close()
 
+    order.retention.prune(order.record.parent, time.time())
     asyncio.run(work())
