@@ -11,7 +11,7 @@ from typing import Any
 
 from placement.errors import PlacementError, why
 
-FORMAT = 8
+FORMAT = 9
 """Counts up whenever equal questions are answered otherwise than before, so that older cells are computed again."""
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter, process_time
@@ -33,6 +33,7 @@ from simulator.delivery import DELIVERIES, Courier, Delivery
 from simulator.fleet import Elastic
 from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of, priority_of
 from simulator.planning.buying import autoscaler
+from simulator.spare import Spare
 from simulator.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -149,6 +150,11 @@ class Outcome:
         return self.num_decisions / self.loop_cpu_s if self.loop_cpu_s else 0.0
 
 
+def backoff_s(attempts: int) -> int:
+    """Seconds before a pod that was tried in vain so often is tried again."""
+    return min(BACKOFF_S << min(attempts - 1, 8), MAX_BACKOFF_S)
+
+
 class _Ending(NamedTuple):
     """A pod's lifetime is over, unless it has moved since."""
 
@@ -178,10 +184,29 @@ class _Waiting:
 
     pods: deque[int] = field(default_factory=deque)
     """For gangs, the first pod of each."""
-    attempts: int = 0
+    came: deque[int] = field(default_factory=deque)
+    """What ``failures`` was before each of them came."""
+    failures: int = 0
+    """Attempts in vain, each of which counts for all who waited then."""
     ready_s: int = 0
     seen: int = 0
     """Changes that made room before the last attempt: without another one there is no use in trying again."""
+
+    def join(self, pod: int) -> None:
+        """Wait behind those who do; whoever is first speaks for the class."""
+        self.pods.append(pod)
+        self.came.append(self.failures - (len(self.pods) > 1))  # the last attempt was his, too
+
+    def leave(self) -> None:
+        """The first has found room."""
+        self.pods.popleft()
+        self.came.popleft()
+
+    def back_off(self, time_s: int, rooms: int) -> None:
+        """The first was tried in vain: wait as long as kube-scheduler lets a pod that was tried so often."""
+        self.failures += 1
+        self.seen = rooms
+        self.ready_s = time_s + backoff_s(self.failures - self.came[0])
 
 
 class Replay:
@@ -383,7 +408,7 @@ class Replay:
         if self._waiting:
             waiting = self._waiting.get(spec)
             if waiting is not None and waiting.pods:
-                waiting.pods.append(pod)  # its class has no room: it would find none either
+                waiting.join(pod)  # its class has no room: it would find none either
                 return
         if not self._try(pod, spec):
             self._wait(pod, spec)
@@ -403,7 +428,7 @@ class Replay:
             unit = tuple(self.specs[member] for member in members)
             waiting = self._waiting.get(unit)
             if waiting is not None and waiting.pods:
-                waiting.pods.append(members[0])
+                waiting.join(members[0])
             elif not self._try_together(members):
                 self._wait(members[0], unit)
 
@@ -430,7 +455,7 @@ class Replay:
                 continue
             waiting = self._waiting.get(spec)
             if waiting is not None and waiting.pods:
-                waiting.pods.append(pod)
+                waiting.join(pod)
             elif not self._try(pod, spec):
                 self._wait(pod, spec)
 
@@ -485,7 +510,7 @@ class Replay:
         self._room(row)
         waiting = self._waiting.get(spec)
         if waiting is not None and waiting.pods:
-            waiting.pods.append(pod)
+            waiting.join(pod)
         elif not self._try(pod, spec):
             self._wait(pod, spec)
         return True
@@ -585,16 +610,12 @@ class Replay:
                     self.failed[member] = reason
             return
         waiting = self._waiting.setdefault(unit, _Waiting())
-        waiting.pods.append(pod)
-        self._back_off(waiting)
+        waiting.join(pod)
+        if len(waiting.pods) == 1:  # else an evicted pod joins those of its class, and waits as long as they do
+            waiting.back_off(self.time_s, self._rooms)
         if self.scaler is not None and self._scan_at == NEVER:
             self._scan_at = self.time_s + self.scaler.settings.scan_s
             self._push(self._scan_at, _SCAN, None)
-
-    def _back_off(self, waiting: _Waiting) -> None:
-        waiting.seen = self._rooms
-        waiting.ready_s = self.time_s + min(BACKOFF_S << min(waiting.attempts, 8), MAX_BACKOFF_S)
-        waiting.attempts += 1
 
     def _room(self, row: int) -> None:
         """Room appeared: an emptied node may go, and waiting pods may be tried when their back-off allows."""
@@ -624,19 +645,21 @@ class Replay:
             self._retry_at = at
             self._push(at, _RETRY, None)
 
+    @staticmethod
+    def _by_urgency(entries: Iterable[tuple[Unit, _Waiting]]) -> list[tuple[Unit, _Waiting]]:
+        """In the order of kube-scheduler's queue: by priority, then by age."""
+        return sorted(entries, key=lambda entry: (-priority_of(entry[0]), entry[1].pods[0]))
+
     def _retry(self) -> None:
         """Try every waiting class that may be tried: by priority, then by age, as kube-scheduler's queue."""
         now = self.time_s
         rooms = self._rooms
-        ready = [(unit, w) for unit, w in self._waiting.items() if w.pods and w.ready_s <= now and w.seen < rooms]
-        ready.sort(key=lambda item: (-priority_of(item[0]), item[1].pods[0]))
-        for unit, waiting in ready:
+        ready = ((unit, w) for unit, w in self._waiting.items() if w.pods and w.ready_s <= now and w.seen < rooms)
+        for unit, waiting in self._by_urgency(ready):
             while waiting.pods and self._attempt(waiting.pods[0], unit):
-                waiting.pods.popleft()
+                waiting.leave()
             if waiting.pods:
-                self._back_off(waiting)
-            else:
-                waiting.attempts = 0
+                waiting.back_off(now, self._rooms)
         self._await_backoff()
 
     def _preempt(self, pod: int, spec: PodSpec) -> bool:
@@ -773,21 +796,30 @@ class Replay:
 
     def _scan(self) -> None:
         assert self.scaler is not None, "only an elastic fleet is scanned"
-        wanted = Counter[PodSpec]()
-        for unit, waiting in self._waiting.items():
-            for spec, num in classes_of(unit).items():
-                wanted[spec] += num * len(waiting.pods)
-        classes = [(spec, num) for spec, num in wanted.items() if num]
+        classes = list(self._without_room().items())
         classes.sort(key=lambda item: (-item[0].priority, -max(item[0].amounts.values(), default=0)))
         orders = self.scaler.order(classes, self.time_s, self._came(self.scaler.settings))
         for node, ready_s in orders:
             self._push(ready_s, _NODE, node)
-        if classes:
+        if any(w.pods for w in self._waiting.values()):
             self._scan_at = self.time_s + self.scaler.settings.scan_s
             if orders or self._queue:
                 self._push(self._scan_at, _SCAN, None)
             else:
                 self._scan_at = NEVER
+
+    def _without_room(self) -> Counter[PodSpec]:
+        """How many pods of each class wait and would find no node as things are."""
+        spare: Spare | None = None
+        wanted = Counter[PodSpec]()
+        for unit, waiting in self._by_urgency((unit, w) for unit, w in self._waiting.items() if w.pods):
+            num = len(waiting.pods)
+            if waiting.seen < self._rooms:  # they have not been tried since something changed
+                spare = spare or Spare(self.snapshot, self.strategy)
+                num -= spare.takes(unit, num)
+            if num:
+                wanted.update({spec: each * num for spec, each in classes_of(unit).items()})
+        return wanted
 
     def _came(self, settings: Elastic) -> list[tuple[PodSpec, int]]:
         """Classes that arrived within what the buyer looks back to, and how many of each."""
@@ -811,7 +843,7 @@ class Replay:
 
     def _finish(self, num_seen: int) -> Outcome:
         for pod in self._gathered:  # the replay ends inside a window
-            self._waiting.setdefault(self.specs[pod], _Waiting()).pods.append(pod)
+            self._waiting.setdefault(self.specs[pod], _Waiting()).join(pod)
         self.timeline.finish(self.time_s)
         unplaced: Counter[str] = Counter(self.failed.values())
         waiting = [(pod, reason) for pod, reason in self._queued() if self.first_placed_s[pod] < 0]

@@ -20,6 +20,7 @@ from simulator.cli.trace import trace as trace_group
 from simulator.compare import Question, compare
 from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.traces.lanl import FILE, NEEDED
+from simulator.traces.sources import open_trace
 from simulator.traces.trace import Manifest, NodeEvent, NodeEvents, Trace, TraceError, Usage
 from simulator.traces.trace_facts import facts_of, rows_of
 from simulator.traces.validate import fixed, validate
@@ -165,3 +166,39 @@ def test_pods_that_arrive_at_once_have_no_rate() -> None:
     facts = facts_of(Trace.of("t", NODES, [("p", POD, 7, 60), ("q", POD, 7, 60)]))
     assert facts["arrivals"] == {"first_s": 7, "last_s": 7, "per_hour": None}
     assert {"what": "arrivals", "value": "all in second 7"} in rows_of(facts)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("dmeo", "did you mean 'demo'?"),
+        ("opneb", "did you mean 'openb'?"),
+        ("openb", "openb:PATH"),
+        ("mien.ullage", "did you mean 'mine.ullage'?"),
+        ("xyz", "give a path or `demo`"),
+    ],
+)
+def test_a_misspelt_trace_is_told_what_may_have_been_meant(
+    text: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.ullage").touch()
+    with pytest.raises(TraceError, match="no such file; ") as refused:
+        open_trace(text)
+    assert str(refused.value).endswith(hint)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("demo", "ullage trace info demo"),
+        ("dmeo", "ullage trace info demo"),
+        ("openb:x", "ullage trace info openb:x"),
+        ("xyz", "No such command 'xyz'."),
+    ],
+)
+def test_a_trace_in_place_of_a_command_is_told_how_to_be_looked_at(word: str, says: str) -> None:
+    refused = CliRunner().invoke(trace_group, [word])
+    assert refused.exit_code == 2
+    assert refused.stderr.rstrip().endswith(says)

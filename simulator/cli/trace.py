@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,23 @@ def _no_bundled(_context: click.Context, _argument: click.Parameter, target: Pat
     return target
 
 
-@click.group()
+class _Commands(click.Group):
+    """Says how to look at a trace where one was named instead of a command."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it."""
+        word = args[0]
+        if word not in self.commands and not ctx.resilient_parsing:
+            is_near = difflib.get_close_matches(word, [*self.commands, BUNDLED], 1) == [BUNDLED]
+            named = BUNDLED if is_near else word if ":" in word or Path(word).is_file() else ""
+            if named:
+                raise click.UsageError(f"No such command '{word}'. To look at a trace: ullage trace info {named}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands)
 def trace() -> None:
     """Make, check, convert and look at traces.
 

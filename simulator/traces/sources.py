@@ -87,6 +87,15 @@ MARKS = {
 """A file that tells what a folder holds."""
 
 
+def _meant(path: Path) -> str:
+    """What may have been meant by a path at which there is nothing."""
+    if path.name in READERS:
+        return f"to name what the reader {path.name} is to read: {path.name}:PATH"
+    here = [str(path.with_name(near.name)) for near in path.parent.glob("*.ullage")]
+    hint = nearest(str(path), [BUNDLED, *READERS, *here])
+    return hint if hint.startswith("did") else f"give a path or `{BUNDLED}`"
+
+
 def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) -> Trace:
     """The trace that ``text`` names. ``check`` False lets in a native trace that contradicts itself.
 
@@ -104,6 +113,8 @@ def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) ->
         path, _, option = rest.partition(":")
         return READERS[reader](Path(path), option, skip_bad_rows)
     given = Path(text)
+    if not given.exists():
+        raise TraceError(f"trace {text}: no such file; {_meant(given)}")
     if given.is_dir() and not (given / "manifest.json").exists():
         kind = next((kind for file, kind in MARKS.items() if (given / file).exists()), None)
         if kind is None:

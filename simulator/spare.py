@@ -1,0 +1,67 @@
+"""Who would find room as things are, before an autoscaler buys for those who would not.
+
+A pod in back-off has not been tried since room came. cluster-autoscaler asks where such pods would go on the nodes that
+are there (``filter_out_schedulable``) and counts only the others as unschedulable; so does :class:`Spare`, for classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import IntArray
+from placement.scorers import NOT_FEASIBLE
+from placement.state import NUM_DERIVED, Snapshot
+from placement.strategy import Strategy
+from simulator.gangs import Unit, classes_of
+
+
+class Spare:
+    """What is free on the nodes that are there; pods take of it in thought, and nothing of the ledger changes."""
+
+    def __init__(self, snapshot: Snapshot, strategy: Strategy) -> None:
+        self._snapshot = snapshot
+        self._strategy = strategy
+        self._free: IntArray = np.asarray(snapshot.offered[NUM_DERIVED:] - snapshot.taken[NUM_DERIVED:], np.int64)
+        self._devices: IntArray = snapshot.gpu_free.astype(np.int64)
+
+    def takes(self, unit: Unit, num: int) -> int:
+        """How many of ``num`` pods of a class, or gangs of one make-up, would find room; it is theirs from now on."""
+        if isinstance(unit, PodSpec):
+            return self._pods(unit, num)
+        return next((done for done in range(num) if not self._gang(unit)), num)
+
+    def _gang(self, unit: tuple[PodSpec, ...]) -> bool:
+        """Room for all pods of one gang; else nothing is taken."""
+        before = self._free.copy(), self._devices.copy()
+        if all(self._pods(spec, num) == num for spec, num in classes_of(unit).items()):
+            return True
+        self._free, self._devices = before
+        return False
+
+    def _pods(self, spec: PodSpec, num: int) -> int:
+        """First fit on the nodes that the strategy allows; pods with rules about others count one to a node."""
+        state = self._snapshot.state
+        need = state.delta(spec)[NUM_DERIVED:]
+        lanes = np.flatnonzero(need)
+        most = 1 if state.rules.is_relational(spec) else num
+        found = 0
+        for row in np.flatnonzero(self._strategy.scores(self._snapshot, spec) > NOT_FEASIBLE).tolist():
+            fits = min(int((self._free[lanes, row] // need[lanes]).min(initial=most)), num - found)
+            if spec.gpu is not None:
+                fits = _take(self._devices[row], spec.gpu, fits)
+            self._free[:, row] -= fits * need
+            found += fits
+            if found == num:
+                break
+        return found
+
+
+def _take(free: IntArray, gpu: GpuRequest, num: int) -> int:
+    """How many of ``num`` requests the devices of a node ``(G,)`` hold, tightest first; what they hold is taken."""
+    for done in range(num):
+        enough = np.flatnonzero(free >= gpu.milli)
+        if len(enough) < gpu.count:
+            return done
+        free[enough[np.argsort(free[enough], kind="stable")[: gpu.count]]] -= gpu.milli
+    return num

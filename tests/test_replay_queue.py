@@ -1,0 +1,209 @@
+"""The queue of a replay: back-off by kube-scheduler's rule, and an autoscaler that buys for nobody who has room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from placement.log import POD_BOUND
+from placement.nodes import NodeSpec
+from placement.pods import GpuRequest, PodRules, PodSpec
+from placement.resources import CPU, MEMORY, PODS
+from placement.state import ClusterState
+from placement.strategies import STRATEGIES
+from simulator.fleet import HOSTNAME, Elastic, Shape
+from simulator.gangs import Unit
+from simulator.replay import Outcome, Replay, ReplayOptions, backoff_s
+from simulator.spare import Spare
+from simulator.traces.trace import NodeEvent, Trace
+
+BEST_FIT = STRATEGIES["best-fit"]
+TWO, FOUR = PodSpec(((CPU, 2000),)), PodSpec(((CPU, 4000),))
+TICK = PodSpec(((CPU, 500), (MEMORY, 1)))
+"""Comes and goes each second on a node that holds nobody else: a change that makes no room for who waits."""
+LONG_S = 100_000
+END_S = 150
+
+
+def node(name: str, millicores: int, *, pods: int = 50, gpus: int = 0, memory: int = 0) -> NodeSpec:
+    amounts = ((CPU, millicores), (MEMORY, memory), (PODS, pods))
+    return NodeSpec(name, amounts, labels=((HOSTNAME, name),), num_gpus=gpus)
+
+
+def ticking(pods: list[tuple[str, PodSpec, int, int]]) -> list[tuple[str, PodSpec, int, int]]:
+    """The pods, and one tick that ends in each second."""
+    return sorted(pods + [(f"tick-{i}", TICK, i, i + 1) for i in range(END_S)], key=lambda pod: pod[2])
+
+
+def kube_backoff_s(attempts: int) -> int:
+    """``calculateBackoffDuration`` of kube-scheduler's queue, as it is written there; first 1 s, most 10 s."""
+    duration = 1
+    for _ in range(1, attempts):
+        if duration > 10 - duration:
+            return 10
+        duration += duration
+    return duration
+
+
+def test_back_off_is_that_of_kube_scheduler() -> None:
+    assert [backoff_s(n) for n in range(1, 7)] == [1, 2, 4, 8, 10, 10]
+    assert [backoff_s(n) for n in range(1, 40)] == [kube_backoff_s(n) for n in range(1, 40)]
+
+
+def placements(outcome: Outcome) -> dict[str, list[int]]:
+    """When each pod was bound."""
+    found: dict[str, list[int]] = {}
+    for event in outcome.log:
+        if event.kind == POD_BOUND:
+            found.setdefault(event.subject, []).append(event.time_s)
+    return found
+
+
+def test_pods_that_lose_their_node_together_are_tried_after_one_second() -> None:
+    pods = [(f"p{i}", TWO, 0, LONG_S) for i in range(12)]
+    trace = Trace.of("together", [node("a", 24_000), node("b", 24_000)], pods, failures=[NodeEvent(100, "fail", "a")])
+    bound = placements(Replay(trace, BEST_FIT, ReplayOptions(end_s=END_S)).run())
+    assert list(bound.values()) == [[0, 101]] * 12
+
+
+def test_an_evicted_pod_does_not_put_off_those_of_its_class_that_wait() -> None:
+    # `late` is tried in vain at 95 (its first attempt) and at 96, when a tick has ended; `ran` loses its node at 97
+    pods = ticking([("ran", TWO, 0, LONG_S), ("stays", TWO, 1, 98), ("late", TWO, 95, LONG_S)])
+    nodes = [node("a", 2000), node("b", 2000), node("ticks", 500, memory=1)]
+    trace = Trace.of("joins", nodes, pods, failures=[NodeEvent(97, "fail", "a"), NodeEvent(120, "repair", "a")])
+    bound = placements(Replay(trace, BEST_FIT, ReplayOptions(end_s=END_S)).run())
+    assert bound["late"] == [98], "tried two seconds after its second attempt, whoever joined meanwhile"
+    assert bound["ran"][0] == 0
+    assert 120 <= bound["ran"][1] <= 130
+
+
+def starts_by_kube_rule(arrivals: list[int], releases: list[int]) -> list[int]:
+    """When identical pods start that share attempts, second by second: each attempt in vain counts for all who wait,
+    and the oldest backs off by how often he was tried. Something changes in each second."""
+    free, ready_s, waiting = 0, 0, list[int]()
+    attempts, starts = [0] * len(arrivals), [-1] * len(arrivals)
+    for now in range(END_S):
+        free += releases.count(now)
+        if waiting and ready_s <= now:
+            while waiting and free:
+                starts[waiting.pop(0)] = now
+                free -= 1
+            for pod in waiting:
+                attempts[pod] += 1
+            if waiting:
+                ready_s = now + kube_backoff_s(attempts[waiting[0]])
+        for pod in (p for p, arrival in enumerate(arrivals) if arrival == now):
+            if not waiting and free:
+                starts[pod], free = now, free - 1
+                continue
+            attempts[pod] = 1  # its own, or the last of those who wait already
+            if not waiting:
+                ready_s = now + kube_backoff_s(1)
+            waiting.append(pod)
+    return starts
+
+
+@given(
+    arrivals=st.lists(st.integers(1, 60), min_size=1, max_size=8).map(sorted),
+    releases=st.lists(st.integers(1, 90), min_size=1, max_size=8),
+)
+def test_identical_pods_that_wait_back_off_as_the_oldest_of_them_would(
+    arrivals: list[int], releases: list[int]
+) -> None:
+    taken = [(f"held-{i}", FOUR, 0, at) for i, at in enumerate(releases)]
+    wanted = [(f"wants-{i}", replace(FOUR, namespace="other"), at, LONG_S) for i, at in enumerate(arrivals)]
+    nodes = [node("ticks", 500, memory=1), *(node(f"n{i}", 4000) for i in range(len(releases)))]
+    trace = Trace.of("shared", nodes, ticking(taken + wanted))
+    bound = placements(Replay(trace, BEST_FIT, ReplayOptions(end_s=END_S - 1)).run())
+    starts = [bound.get(name, [-1])[0] for name, *_ in wanted]
+    assert starts == starts_by_kube_rule(arrivals, releases)
+
+
+# ── who buys for whom ─────────────────────────────────────────────────────────────────────────────────────────
+
+SOLD = Shape("m", ((CPU, 2000), (PODS, 50)), 1.0)
+
+
+def bought(pods: list[tuple[str, PodSpec, int, int]], shape: Shape = SOLD) -> tuple[int, dict[str, list[int]]]:
+    """Nodes that were ordered, and when pods were bound; a tick keeps everybody's back-off long."""
+    trace = Trace.of("elastic", [node("ticks", 500, memory=1)], ticking(pods))
+    replay = Replay(trace, BEST_FIT, ReplayOptions(elastic=Elastic((shape,)), end_s=END_S))
+    outcome = replay.run()
+    assert replay.scaler is not None
+    return replay.scaler.ordered, placements(outcome)
+
+
+def test_nothing_is_bought_for_a_pod_in_back_off_whose_node_has_come() -> None:
+    # ordered at the scan at 10 and there at 70; the pod was tried at 65 and may be tried again at 75, after the next scan
+    ordered, bound = bought([("p", TWO, 0, LONG_S)])
+    assert bound["p"] == [75]
+    assert ordered == 1
+
+
+def test_a_node_is_bought_for_those_in_back_off_who_find_no_room_beside_the_others() -> None:
+    ordered, bound = bought([("first", TWO, 0, LONG_S), ("second", TWO, 62, LONG_S)])
+    assert bound["first"] == [75]
+    assert ordered == 2, "one at 10, and at 70 one for the second alone, because the first has room"
+
+
+def test_of_two_classes_in_back_off_one_has_room_and_the_other_is_bought_for() -> None:
+    other = replace(TWO, namespace="other")
+    ordered, bound = bought([("first", TWO, 0, LONG_S), ("second", other, 62, LONG_S)])
+    assert ordered == 2
+    assert bound["first"] == [75], "the older one"
+
+
+def test_changes_that_make_no_room_keep_nobody_from_getting_a_node() -> None:
+    ordered, bound = bought([("p", TWO, 3, LONG_S)])
+    assert ordered == 1
+    assert bound["p"][0] < 90
+
+
+def spare(nodes: list[NodeSpec], *placed: tuple[PodSpec, str, int]) -> Spare:
+    state = ClusterState()
+    for each in nodes:
+        state.add_node(each)
+    for i, (spec, name, devices) in enumerate(placed):
+        state.bind(f"uid-{i}", spec, name, devices)
+    return Spare(state.snapshot(), BEST_FIT)
+
+
+def test_room_in_thought_is_given_once() -> None:
+    room = spare([node("a", 6000), node("b", 3000)], (TWO, "a", 0))
+    assert [room.takes(FOUR, 3), room.takes(TWO, 3), room.takes(PodSpec(((CPU, 1000),)), 3)] == [1, 1, 1]
+
+
+def test_a_gang_in_thought_takes_all_of_its_room_or_none() -> None:
+    gang: Unit = (TWO, TWO, FOUR)
+    room = spare([node("a", 6000), node("b", 4000), node("c", 4000)])
+    assert room.takes(gang, 5) == 1
+    assert room.takes(TWO, 5) == 3, "what the second gang tried is free again"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fits"),
+    [(GpuRequest(1), 1), (GpuRequest(2), 0), (GpuRequest(1, 400), 3), (GpuRequest(1, 600), 2), (GpuRequest(1, 700), 1)],
+)
+def test_devices_in_thought_are_counted_one_by_one(gpu: GpuRequest, fits: int) -> None:
+    share = PodSpec(((CPU, 100),), gpu=GpuRequest(1, 400))
+    room = spare([node("a", 8000, gpus=2)], (share, "a", 1))  # 600 and 1,000 are free
+    assert room.takes(PodSpec(((CPU, 100),), gpu=gpu), 9) == fits
+
+
+def test_pods_that_keep_apart_count_one_to_a_node() -> None:
+    apart = PodSpec(((CPU, 1000),), owner="o", pod_rules=PodRules(max_per_node=1))
+    assert spare([node("a", 8000), node("b", 8000)]).takes(apart, 5) == 2
+
+
+def test_thought_changes_nothing() -> None:
+    state = ClusterState()
+    state.add_node(node("a", 8000, gpus=1))
+    free, version = state.taken.copy(), state.version
+    Spare(state.snapshot(), BEST_FIT).takes(PodSpec(((CPU, 100),), gpu=GpuRequest(1, 400)), 2)
+    assert (state.taken == free).all()
+    assert np.unique(state.gpu_free[0]).max() == 1000
+    assert state.version == version
