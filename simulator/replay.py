@@ -373,8 +373,9 @@ class Replay:
             if self.generation[subject.pod] == subject.generation:
                 self._end(subject.pod)
         elif kind == _RETRY:
-            self._retry_at = NEVER
-            self._retry()
+            if self.time_s == self._retry_at:  # else an earlier one has taken its place
+                self._retry_at = NEVER
+                self._retry()
         elif kind == _NODE:
             self._node_event(subject)
         elif kind == _SCAN:
