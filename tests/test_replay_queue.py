@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.log import POD_BOUND
@@ -107,6 +107,7 @@ def starts_by_kube_rule(arrivals: list[int], releases: list[int]) -> list[int]:
     return starts
 
 
+@settings(deadline=None)
 @given(
     arrivals=st.lists(st.integers(1, 60), min_size=1, max_size=8).map(sorted),
     releases=st.lists(st.integers(1, 90), min_size=1, max_size=8),
@@ -121,6 +122,27 @@ def test_identical_pods_that_wait_back_off_as_the_oldest_of_them_would(
     bound = placements(Replay(trace, BEST_FIT, ReplayOptions(end_s=END_S - 1)).run())
     starts = [bound.get(name, [-1])[0] for name, *_ in wanted]
     assert starts == starts_by_kube_rule(arrivals, releases)
+
+
+def test_every_wake_up_of_the_queue_tries_somebody() -> None:
+    class Watched(Replay):
+        def __init__(self, trace: Trace, options: ReplayOptions) -> None:
+            super().__init__(trace, BEST_FIT, options)
+            self.tried_s: list[int] = []
+
+        def _retry(self) -> None:
+            before = self.num_decisions
+            super()._retry()
+            assert self.num_decisions > before
+            self.tried_s.append(self.time_s)
+
+    # `late` is tried at 0, 1 and 3 and waits for 7; `early` comes at 5 and is tried at 6, which leaves two wake-ups at 7
+    changes = [(f"change-{at}", replace(TICK, namespace=str(at)), 0, at) for at in (1, 3, 4, 6, 9)]
+    wants = [("late", FOUR, 0, LONG_S), ("early", replace(FOUR, namespace="other"), 5, LONG_S)]
+    nodes = [node("n", 4000), node("changes", 2500, memory=5)]
+    replay = Watched(Trace.of("two", nodes, [*changes, ("held", TWO, 0, 99), *wants]), ReplayOptions(end_s=20))
+    replay.run()
+    assert replay.tried_s == [1, 3, 6, 7, 9, 15]
 
 
 # ── who buys for whom ─────────────────────────────────────────────────────────────────────────────────────────
