@@ -6,7 +6,9 @@
     ├── WireError     a request that is not what kube-scheduler sends; answered with a 4xx
     ├── ApiError      the Kubernetes API refused, is away, or cannot be reached as configured
     ├── SourceError   a source of usage (Prometheus) is away, slow, or makes no sense
-    └── ListenError   a port cannot be listened on
+    ├── ListenError   a port cannot be listened on
+    ├── RecordError   a record is not there, or cannot be read or written
+    └── PlanPaused    a plan that is applied cannot go on now; the same command goes on
 """
 
 from __future__ import annotations
@@ -45,3 +47,7 @@ class ListenError(PlacementError):
 
 class RecordError(PlacementError):
     """What was asked for is not in the records, or they cannot be read or written."""
+
+
+class PlanPaused(PlacementError):
+    """A plan that is being applied cannot go on for now. Nothing is given back: asked again, it goes on where it was."""

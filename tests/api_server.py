@@ -45,6 +45,8 @@ class ApiServer:
         self.faults: list[tuple[str, str, int, bool]] = []
         self.changed = asyncio.Event()
         self.refusals = 0
+        self.evictions_left = 10**6
+        """Beyond so many the budget refuses."""
         """So many evictions are refused, as by a disruption budget."""
         self.ends_after_s = 0.0
         """From its eviction to the end of a pod."""
@@ -197,9 +199,10 @@ class ApiServer:
             return self._status(404, f"pods {name} not found")
         if body["deleteOptions"]["preconditions"]["uid"] != pod["metadata"]["uid"]:
             return self._status(409, "the UID in the precondition does not match")
-        if self.refusals:
-            self.refusals -= 1
+        if self.refusals or not self.evictions_left:
+            self.refusals = max(0, self.refusals - 1)
             return self._status(429, "Cannot evict pod as it would violate the pod's disruption budget.")
+        self.evictions_left -= 1
         if self.ends_after_s:
             pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
             self.put("pods", pod)

@@ -7,7 +7,7 @@ a second time from the JSON that a cluster lists. Covers what :mod:`tests.cluste
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any
 
 from placement.planning.plans import Plan
@@ -348,12 +348,24 @@ class Referee:
         """What is wrong, with the step where it goes wrong."""
         wrong: list[str] = []
         evicted: set[str] = set()
+        leavers: dict[object, int] = {}
+        """Gang → the step where the last one of it left so far."""
         for number, step in enumerate(plan.steps):
             found: list[str] = []
             if step.action in ("move", "evict"):
-                found += [] if self.where.get(step.pod) == step.source else [f"not on {step.source}"]
-                found += self._take_off(step.pod)
-                evicted.add(step.pod)
+                gang = self.gangs.of(self.pods[step.pod])
+                if gang and leavers.get(gang, number - 1) != number - 1:
+                    found.append("its gang is moved in pieces")
+                leaves = takewhile(lambda s: s.action in ("move", "evict"), plan.steps[number:])
+                for other in takewhile(lambda s, gang=gang: self.gangs.of(self.pods[s.pod]) == gang, leaves):
+                    if other.pod in evicted:
+                        continue  # left with the first of its gang
+                    found += [] if self.where.get(other.pod) == other.source else [f"not on {other.source}"]
+                    found += self._take_off(other.pod)
+                    evicted.add(other.pod)
+                    if not gang:
+                        break
+                leavers[gang] = number
             if step.action in ("move", "place"):
                 if step.action == "place" and step.pod not in self.down:
                     found += [] if step.pod in self.pending else ["not pending"]

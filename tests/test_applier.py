@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from scheduler.gates import GATE, TARGET_ANNOTATION
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.looks import PlanLeft, require_empty
-from scheduler.planning.record import PlanState, Retention, alone, fresh_record, read_record, save_record
+from scheduler.planning.record import PlanState, Retention, alone, fresh_record, plan_id, read_record, save_record
 from scheduler.rights import APPLIES
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
@@ -381,6 +382,13 @@ def test_a_record_belongs_to_one_plan_and_one_process(tmp_path: Path) -> None:
         save_record(fresh_record(plan), tmp_path / "none" / "r.json")
     with pytest.raises(RecordError, match="cannot be written"), alone(tmp_path / "none" / "r.json"):
         pass
+
+
+def test_plans_without_gangs_keep_the_ids_that_their_records_have() -> None:
+    steps = (Step(Action.CORDON, source="a"), Step(Action.MOVE, "u", "ns/p", "a", "b"))
+    plan = Plan("consolidate", Ending.OPTIMAL, "nodes saved", 1, 1, steps)
+    assert plan_id(plan) == "712d0cdbc0cb"
+    assert plan_id(replace(plan, steps=(replace(steps[1], gang="ns/g"),))) != plan_id(replace(plan, steps=steps[1:]))
 
 
 def test_records_of_plans_that_ended_go_by_age_and_by_size_and_no_other(tmp_path: Path) -> None:

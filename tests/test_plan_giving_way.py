@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,8 +143,16 @@ def test_as_many_are_placed_as_by_trying_all_sets_of_gangs_and_no_gang_goes_for_
 
 def test_the_checker_sees_a_gang_that_is_evicted_in_part() -> None:
     given = cluster_of(taken(node("n0", 4), member("g", 0, "n0"), member("g", 1, "n0")))
-    plan = Plan("rescue", Ending.DEADLINE, "pods placed", 1, 2, (Step(Action.EVICT, "uid-g0-1", "g0-1", "n0"),))
-    assert check_steps(given, plan) == ["gang default/g is evicted in part"]
+
+    def wrong(*steps: Step) -> list[str]:
+        return check_steps(given, Plan("rescue", Ending.DEADLINE, "pods placed", 1, 2, steps))
+
+    one = Step(Action.EVICT, "uid-g0-1", "g0-1", "n0", gang="default/g")
+    assert wrong(one) == ["gang default/g is evicted in part"]
+    other = replace(one, pod="uid-g1-1", name="g1-1")
+    assert wrong(one, other) == []
+    assert wrong(one, Step(Action.CORDON, source="n0"), other) == ["gang default/g is moved in pieces"]
+    assert wrong(one, replace(other, gang="")) == ["step 1: pod uid-g1-1 is of gang default/g, and the step of none"]
 
 
 @pytest.mark.parametrize("first", range(100, 130, 10))

@@ -8,9 +8,10 @@ zero. Time never comes from here; :class:`Deadline` carries the caller's clock i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 
 from placement.errors import ConfigError
 
@@ -61,6 +62,28 @@ class Step:
     target: str = ""
     devices: str = ""
     """Indices of the GPU devices of ``target`` that the pod gets, comma-separated; empty for none."""
+    gang: str = ""
+    """Of a running pod that is evicted or moved: its gang, if it has one. Such steps of a gang are one: :func:`together`."""
+
+
+def together(steps: Sequence[Step]) -> Iterator[range]:
+    """Numbers of steps that are done as one: evictions and moves of one gang, where all leave before any comes back, and
+    placements in a row, where all are nominated before any may start; every other step is one by itself.
+
+    >>> a, b = Step(Action.MOVE, "a", gang="ns/g"), Step(Action.MOVE, "b", gang="ns/g")
+    >>> [list(some) for some in together((Step(Action.CORDON), a, b, Step(Action.MOVE, "c")))]
+    [[0], [1, 2], [3]]
+    """
+
+    def key(numbered: tuple[int, Step]) -> tuple[bool, str, int]:
+        number, step = numbered
+        is_placed = step.action == Action.PLACE
+        is_alone = not (is_placed or (step.gang and step.action in (Action.MOVE, Action.EVICT)))
+        return is_placed, step.gang, number if is_alone else -1
+
+    for _, some in groupby(enumerate(steps), key):
+        numbers = [number for number, _ in some]
+        yield range(numbers[0], numbers[-1] + 1)
 
 
 @dataclass(frozen=True)

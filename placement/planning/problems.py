@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from placement.planning import apart, apart_check
 from placement.planning.batch import Batch, Batched
 from placement.planning.company import is_wishing, wishes_of
 from placement.planning.consolidation import Consolidated, Fleet
-from placement.planning.plans import Action, Ending, Plan, Step
+from placement.planning.plans import Action, Ending, Plan, Step, together
 from placement.planning.purchase import Bought, Demand, Shape
 from placement.planning.repair import Packing
 from placement.planning.rescue import Packed
@@ -266,6 +267,8 @@ class RescueProblem:
     gone: tuple[Resident, ...] = ()
     num_unjudged: int = 0
     """Pending pods that the model does not cover: whether they could be placed is not known."""
+    gangs: tuple[tuple[str, str] | None, ...] = ()
+    """Of each pod in ``uids``."""
 
 
 def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
@@ -311,12 +314,17 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     left_out = [*cuts.words, *_gone_words(gone), *left_out]
     num_fixed = len(movable) - len(running) - len(gone)
     num_unjudged = sum(bool(cluster.why_left_out(pod.spec)) for pod in cluster.pending)
-    return RescueProblem(cluster, packing, uids, tuple(left_out), cost, num_fixed, gone, num_unjudged)
+    gangs = tuple(gang_of(spec) for spec in (*(r.spec for r in running), *(p.spec for p in pending)))
+    return RescueProblem(cluster, packing, uids, tuple(left_out), cost, num_fixed, gone, num_unjudged, gangs)
 
 
 def _gone_words(gone: tuple[Resident, ...]) -> list[str]:
     sizes = Counter(gang_of(resident.spec) for resident in gone)
     return [f"gang {'/'.join(gang)} gives way, all {pods} pods of it" for gang, pods in sizes.items() if gang]
+
+
+def _gang_name(gang: tuple[str, str] | None) -> str:
+    return "/".join(gang) if gang else ""
 
 
 def gangs_that_may_go(cluster: Cluster, below: int) -> list[tuple[str, str]]:
@@ -350,12 +358,18 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
     names = {pod.uid: pod.name for pod in cluster.pending}
     nodes = cluster.node_names()
     home = cluster.state.name
-    steps = [Step(Action.EVICT, r.uid, cluster.name(r.uid), home(r.row)) for r in problem.gone]
+    gone = sorted(problem.gone, key=lambda r: gang_of(r.spec) or ("", ""))
+    steps = [
+        Step(Action.EVICT, r.uid, cluster.name(r.uid), home(r.row), gang=_gang_name(gang_of(r.spec))) for r in gone
+    ]
     last = np.array([uid in cluster.budgets.of for uid in problem.uids], np.bool_)
-    for action, p, source, target in ordered_steps(packing, node_of, last):
+    numbers: dict[tuple[str, str], int] = {}
+    gangs = np.array([-1 if g is None else numbers.setdefault(g, len(numbers)) for g in problem.gangs], np.int64)
+    for action, p, source, target in ordered_steps(packing, node_of, last, gangs):
         uid = problem.uids[p]
-        where = [nodes[n] if n >= 0 else "" for n in (source, target)]
-        steps.append(Step(action, uid, names.get(uid) or cluster.name(uid), *where))
+        before, after = (nodes[n] if n >= 0 else "" for n in (source, target))
+        gang = "" if action == Action.PLACE else _gang_name(problem.gangs[p])
+        steps.append(Step(action, uid, names.get(uid) or cluster.name(uid), before, after, gang=gang))
     details = {
         "pending_before": float(pending.sum()),
         "placed": float(placed),
@@ -395,12 +409,13 @@ def cheapest_go(packing: Packing, node_of: IntArray, cost: IntArray) -> IntArray
 
 
 def ordered_steps(
-    packing: Packing, node_of: IntArray, last: BoolArray | None = None
+    packing: Packing, node_of: IntArray, last: BoolArray | None = None, gangs: IntArray | None = None
 ) -> list[tuple[Action, int, int, int]]:
     """(action, pod, source, target) so that each step fits when the steps before it are done.
 
+    Pods of one of ``gangs`` ``(P,)`` (-1 = none) that move are one step: all leave, then all fit; so are those that wait.
     Evictions come first. A circle of moves is broken by letting its smallest pod wait: an eviction, and a placement
-    later; pods of ``last`` ``(P,)`` only where there is no other.
+    later; a gang's, and pods of ``last`` ``(P,)``, only where there is no other.
     """
     left = packing.left(packing.node_of)
     request = packing.request[:, packing.class_of]
@@ -408,26 +423,46 @@ def ordered_steps(
     for p in np.flatnonzero((packing.node_of >= 0) & (node_of < 0)).tolist():
         left[:, packing.node_of[p]] += request[:, p]
         steps.append((Action.EVICT, p, int(packing.node_of[p]), -1))
-    waiting: list[int] = np.flatnonzero((node_of >= 0) & (node_of != packing.node_of)).tolist()
-    source = {p: int(packing.node_of[p]) for p in waiting}
+    units: dict[tuple[int, bool], list[int]] = {}
+    source = packing.node_of.tolist()
+    for p in np.flatnonzero((node_of >= 0) & (node_of != packing.node_of)).tolist():
+        gang = -1 if gangs is None else int(gangs[p])
+        units.setdefault((p, False) if gang < 0 else (len(source) + gang, source[p] >= 0), []).append(p)
+    waiting = list(units.values())
     size = (request / np.maximum(packing.free.sum(axis=1), 1)[:, None]).sum(axis=0)
+
+    def fits(unit: list[int]) -> bool:
+        if len(unit) == 1:
+            return bool((left[:, node_of[unit[0]]] >= request[:, unit[0]]).all())
+        there = {int(node_of[p]): left[:, node_of[p]].copy() for p in unit}
+        for p in unit:
+            if source[p] in there:
+                there[source[p]] += request[:, p]
+        for p in unit:
+            there[int(node_of[p])] -= request[:, p]
+        return all(bool((room >= 0).all()) for room in there.values())
+
+    def cost(unit: list[int]) -> tuple[bool, bool, float, int]:
+        return len(unit) > 1, last is not None and bool(last[unit].any()), float(size[unit].sum()), unit[0]
+
     while waiting:
-        ready = [p for p in waiting if (left[:, node_of[p]] >= request[:, p]).all()]
+        ready = [unit for unit in waiting if fits(unit)]
         if not ready:
-            p = min((q for q in waiting if source[q] >= 0), key=lambda q: (last is not None and last[q], size[q], q))
-            left[:, source[p]] += request[:, p]
-            steps.append((Action.EVICT, p, source[p], -1))
-            source[p] = -1
-            continue
-        for p in ready:
-            target = int(node_of[p])
-            if (left[:, target] < request[:, p]).any():
-                continue
-            left[:, target] -= request[:, p]
-            if source[p] >= 0:
+            for p in min((unit for unit in waiting if source[unit[0]] >= 0), key=cost):
                 left[:, source[p]] += request[:, p]
-            steps.append((Action.MOVE if source[p] >= 0 else Action.PLACE, p, source[p], target))
-            waiting.remove(p)
+                steps.append((Action.EVICT, p, source[p], -1))
+                source[p] = -1
+            continue
+        for unit in ready:
+            if not fits(unit):
+                continue
+            for p in unit:
+                target = int(node_of[p])
+                left[:, target] -= request[:, p]
+                if source[p] >= 0:
+                    left[:, source[p]] += request[:, p]
+                steps.append((Action.MOVE if source[p] >= 0 else Action.PLACE, p, source[p], target))
+            waiting.remove(unit)
     return steps
 
 
@@ -462,15 +497,21 @@ def over_budget(cluster: Cluster, plan: Plan) -> dict[int, int]:
     """Number of a disruption budget → the step at which more of its pods are down than it allows."""
     down: dict[int, set[str]] = {}
     over: dict[int, int] = {}
-    for number, step in enumerate(plan.steps):
-        for budget in cluster.budgets.of.get(step.pod, ()):
-            pods = down.setdefault(budget, set())
-            if step.action in (Action.EVICT, Action.MOVE) and len(pods) >= cluster.budgets.allowed[budget]:
-                over.setdefault(budget, number)
-            if step.action == Action.EVICT:
-                pods.add(step.pod)
-            elif step.action == Action.PLACE:
-                pods.discard(step.pod)
+    for some in together(plan.steps):
+        moved: dict[int, int] = {}
+        for number in some:
+            step = plan.steps[number]
+            for budget in cluster.budgets.of.get(step.pod, ()):
+                pods = down.setdefault(budget, set())
+                leaves = step.action in (Action.EVICT, Action.MOVE)
+                if leaves and len(pods) + moved.get(budget, 0) >= cluster.budgets.allowed[budget]:
+                    over.setdefault(budget, number)
+                if step.action == Action.EVICT:
+                    pods.add(step.pod)
+                elif step.action == Action.MOVE:
+                    moved[budget] = moved.get(budget, 0) + 1  # up again with the last of its gang
+                elif step.action == Action.PLACE:
+                    pods.discard(step.pod)
     return over
 
 
@@ -657,7 +698,8 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     _require_nodes(cluster)
     rows, names = cluster.rows, cluster.node_names()
     column_of = {int(row): n for n, row in enumerate(rows)}
-    running = cluster.movable()
+    torn = _gangs_beyond_budget(cluster)
+    running = [r for r in cluster.movable() if gang_of(r.spec) not in torn]
     specs, _, class_of = _classes((r.spec, 0) for r in running)
     count = np.zeros((len(specs), len(rows)), np.int64)
     pods: dict[tuple[int, int], tuple[str, ...]] = {}
@@ -668,7 +710,7 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     deletable = np.array([name not in cluster.never_delete for name in names], np.bool_)
     stays = {n: cluster.never_delete[names[n]] for n in np.flatnonzero(~deletable).tolist()}
     for resident in cluster.state.residents.values():
-        why = cluster.why_fixed(resident)
+        why = cluster.why_fixed(resident) or torn.get(gang_of(resident.spec), "")
         if why and not resident.spec.owner.startswith(("DaemonSet/", "Node/")):
             n = column_of[resident.row]
             deletable[n] = False
@@ -682,6 +724,20 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     fleet = Fleet(request, count, free, cluster.allowed(specs), deletable, usd)
     reasons = tuple(f"{num} of {len(names)} nodes stay: {why}" for why, num in Counter(stays.values()).most_common())
     return FleetProblem(cluster, fleet, pods, prices is not None, kept, reasons)
+
+
+def _gangs_beyond_budget(cluster: Cluster) -> dict[tuple[str, str] | None, str]:
+    """Gangs whose pods cannot all be down at once, and so are not moved, since a gang moves at once: and why."""
+    needs: dict[tuple[str, str], Counter[int]] = {}
+    for resident in cluster.movable() if cluster.budgets.of else ():
+        if gang := gang_of(resident.spec):
+            needs.setdefault(gang, Counter()).update(cluster.budgets.of.get(resident.uid, ()))
+    return {
+        gang: f"its gang moves at once, and disruption budget {cluster.budgets.names[budget]} allows less"
+        for gang, budgets in needs.items()
+        for budget, number in budgets.items()
+        if number > cluster.budgets.allowed[budget]
+    }
 
 
 def _keep_room(cluster: Cluster, free: IntArray, deletable: BoolArray) -> int:
@@ -719,6 +775,34 @@ def _price(prices: Mapping[str, float], name: str) -> float:
     return prices[name]
 
 
+def _by_node(moves: Mapping[str, list[Step]]) -> list[Step]:
+    """Node by node: cordon, move its pods, delete. A gang's pods move at once, from whichever nodes, closed by then."""
+    gangs: dict[str, list[Step]] = {}
+    for step in chain.from_iterable(moves.values()):
+        if step.gang:
+            gangs.setdefault(step.gang, []).append(step)
+    steps: list[Step] = []
+    done, closed = set[str](), set[str]()
+
+    def close(node: str) -> None:
+        if node not in closed:
+            closed.add(node)
+            steps.append(Step(Action.CORDON, source=node))
+
+    for node, some in moves.items():
+        close(node)
+        for step in some:
+            if not step.gang:
+                steps.append(step)
+            elif step.gang not in done:
+                done.add(step.gang)
+                for other in gangs[step.gang]:
+                    close(other.source)
+                steps += gangs[step.gang]
+        steps.append(Step(Action.DELETE, source=node))
+    return steps
+
+
 def consolidation_plan(
     problem: FleetProblem, result: Consolidated, *, usd_per_move: float = 0.0, time_s: float = 0.0
 ) -> Plan:
@@ -727,15 +811,16 @@ def consolidation_plan(
     names = cluster.node_names()
     room = result.arrivals.copy()
     worth = fleet.usd_per_hour / np.maximum(fleet.pods, 1)
-    steps: list[Step] = []
-    for n in sorted(np.flatnonzero(result.deleted), key=lambda n: (-worth[n], n)):
-        steps.append(Step(Action.CORDON, source=names[n]))
+    moves: dict[int, list[Step]] = {}
+    for n in sorted(np.flatnonzero(result.deleted).tolist(), key=lambda n: (-worth[n], n)):
+        moves[n] = []
         for c in np.flatnonzero(fleet.count[:, n]):
-            for uid in problem.pods[int(c), int(n)]:
+            for uid in problem.pods[int(c), n]:
                 target = int(np.flatnonzero(room[c])[0])
                 room[c, target] -= 1
-                steps.append(Step(Action.MOVE, uid, cluster.name(uid), names[n], names[target]))
-        steps.append(Step(Action.DELETE, source=names[n]))
+                gang = _gang_name(gang_of(cluster.state.residents[uid].spec))
+                moves[n].append(Step(Action.MOVE, uid, cluster.name(uid), names[n], names[target], gang=gang))
+    steps = _by_node({names[n]: some for n, some in moves.items()})
     usd = result.usd_per_hour if problem.has_prices else None
     payback = None
     if usd is not None and usd > 0 and usd_per_move > 0:
@@ -923,7 +1008,12 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
         put(uid, home, 1)
     closed: set[str] = set()
     wrong: list[str] = []
+    runs = {some.start: some for some in together(plan.steps)}
     for number, step in enumerate(plan.steps):
+        if step.gang:  # all of it leaves, then it comes back
+            for other in (plan.steps[i] for i in runs.get(number, ())):
+                if where.get(other.pod) == other.source:
+                    put(other.pod, other.source, -1)
         if step.action == Action.CORDON:
             closed.add(step.source)
         elif step.action == Action.DELETE:
@@ -935,10 +1025,16 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
         elif step.action in (Action.MOVE, Action.EVICT, Action.PLACE):
             if step.pod in fixed:
                 wrong.append(f"step {number}: pod {step.pod} must not be touched")
+            gang = _gang_that_leaves(cluster, step)
+            if step.gang != gang:
+                is_of, says = gang or "none", step.gang or "none"
+                wrong.append(f"step {number}: pod {step.pod} is of gang {is_of}, and the step of {says}")
             if where.get(step.pod, "") != step.source:
                 wrong.append(f"step {number}: pod {step.pod} is not on {step.source or 'no node'}")
             elif step.source:
-                put(step.pod, where.pop(step.pod), -1)
+                home = where.pop(step.pod)
+                if not step.gang:
+                    put(step.pod, home, -1)
             if step.target:
                 put(step.pod, step.target, 1)
                 where[step.pod] = step.target
@@ -970,8 +1066,18 @@ def _check_gangs(cluster: Cluster, plan: Plan) -> list[str]:
     for uid, resident in cluster.state.residents.items():
         if gang := gang_of(resident.spec):
             members.setdefault(("evicted", gang), []).append(uid in evicted)
-    torn = (key for key, are in members.items() if any(are) and not all(are))
-    return [f"gang {'/'.join(gang)} is {what} in part" for what, gang in torn]
+    torn = [
+        f"gang {'/'.join(gang)} is {what} in part" for (what, gang), are in members.items() if any(are) and not all(are)
+    ]
+    runs = [gang for gang, _ in groupby(_gang_that_leaves(cluster, step) for step in plan.steps) if gang]
+    return torn + [f"gang {gang} is moved in pieces" for gang, times in Counter(runs).items() if times > 1]
+
+
+def _gang_that_leaves(cluster: Cluster, step: Step) -> str:
+    """Of a running pod that is evicted or moved; empty for any other step."""
+    resident = cluster.state.residents.get(step.pod)
+    gang = gang_of(resident.spec) if resident and step.source else None
+    return "/".join(gang) if gang else ""
 
 
 def _check_devices(cluster: Cluster, plan: Plan) -> list[str]:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19scheduler/_pb/plans.proto\x12\tullage.v1\"\xb0\x02\n\tNodeShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x07\x61mounts\x18\x02 \x03(\x0b\x32!.ullage.v1.NodeShape.AmountsEntry\x12\x19\n\x0cusd_per_hour\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05limit\x18\x04 \x01(\x03\x12\x0c\n\x04spot\x18\x05 \x01(\x08\x12!\n\x19interruption_usd_per_hour\x18\x06 \x01(\x01\x12\x10\n\x08num_gpus\x18\x07 \x01(\x05\x12\x11\n\tgpu_model\x18\x08 \x01(\t\x12\x12\n\nterm_hours\x18\t \x01(\x01\x12\x0c\n\x04pool\x18\n \x01(\t\x1a.\n\x0c\x41mountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0f\n\r_usd_per_hour\"\xe0\x03\n\x0fMakePlanRequest\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.ullage.v1.PlanKind\x12\x14\n\x0ctime_seconds\x18\x02 \x01(\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x16\n\tmax_moves\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12@\n\x0cusd_per_hour\x18\x05 \x03(\x0b\x32*.ullage.v1.MakePlanRequest.UsdPerHourEntry\x12\x14\n\x0cusd_per_move\x18\x06 \x01(\x01\x12$\n\x06shapes\x18\x07 \x03(\x0b\x32\x14.ullage.v1.NodeShape\x12\x1e\n\x16interruptions_per_hour\x18\x08 \x01(\x01\x12\x1c\n\x14usd_per_interruption\x18\t \x01(\x01\x12\x1f\n\x17usd_per_pod_interrupted\x18\n \x01(\x01\x12\x19\n\x0chours_of_use\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_nodes\x18\x0c \x01(\x03H\x02\x88\x01\x01\x1a\x31\n\x0fUsdPerHourEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_max_movesB\x0f\n\r_hours_of_useB\x0c\n\n_max_nodes\"r\n\rMakePlanEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12+\n\x08progress\x18\x02 \x01(\x0b\x32\x17.ullage.v1.PlanProgressH\x00\x12\x1f\n\x04plan\x18\x03 \x01(\x0b\x32\x0f.ullage.v1.PlanH\x00\x42\x07\n\x05\x65vent\"Z\n\x0cPlanProgress\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x12\n\x05\x62ound\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x42\x08\n\x06_bound\"j\n\x08PlanStep\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x0f\n\x07pod_uid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x01(\t\"\xc0\x03\n\x04Plan\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x04kind\x18\x02 \x01(\x0e\x32\x13.ullage.v1.PlanKind\x12%\n\x06\x65nding\x18\x03 \x01(\x0e\x32\x15.ullage.v1.PlanEnding\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x01\x12\x12\n\x05\x62ound\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tgap_share\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cusd_per_hour\x18\x08 \x01(\x01H\x02\x88\x01\x01\x12\x1c\n\x0fpayback_seconds\x18\t \x01(\x01H\x03\x88\x01\x01\x12\x0f\n\x07seconds\x18\n \x01(\x01\x12-\n\x07\x64\x65tails\x18\x0b \x03(\x0b\x32\x1c.ullage.v1.Plan.DetailsEntry\x12\x0f\n\x07reasons\x18\x0c \x03(\t\x12\"\n\x05steps\x18\r \x03(\x0b\x32\x13.ullage.v1.PlanStep\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_boundB\x0c\n\n_gap_shareB\x0f\n\r_usd_per_hourB\x12\n\x10_payback_seconds\"\x1f\n\x11\x46inishPlanRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x14\n\x12\x46inishPlanResponse\"\x1c\n\x0eGetPlanRequest\x12\n\n\x02id\x18\x01 \x01(\t\"p\n\x10\x41pplyPlanRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tconfirmed\x18\x02 \x01(\x08\x12\x0f\n\x07\x61\x62\x61ndon\x18\x03 \x01(\x08\x12\x1a\n\rmax_evictions\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_max_evictions\"c\n\x0e\x41pplyPlanEvent\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tevictions\x18\x05 \x01(\x03\"\'\n\x14ListAdherenceRequest\x12\x0f\n\x07\x64iffers\x18\x01 \x01(\x08\"}\n\x0cPodAdherence\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0f\n\x07planned\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x17\n\x0fplanned_devices\x18\x05 \x01(\t\x12\x16\n\x0e\x61\x63tual_devices\x18\x06 \x01(\t\">\n\x15ListAdherenceResponse\x12%\n\x04pods\x18\x01 \x03(\x0b\x32\x17.ullage.v1.PodAdherence*\x83\x01\n\x08PlanKind\x12\x19\n\x15PLAN_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10PLAN_KIND_RESCUE\x10\x01\x12\x13\n\x0fPLAN_KIND_BATCH\x10\x02\x12\x19\n\x15PLAN_KIND_CONSOLIDATE\x10\x03\x12\x16\n\x12PLAN_KIND_PURCHASE\x10\x04*\xb0\x01\n\nPlanEnding\x12\x1b\n\x17PLAN_ENDING_UNSPECIFIED\x10\x00\x12\x17\n\x13PLAN_ENDING_OPTIMAL\x10\x01\x12\x1b\n\x17PLAN_ENDING_GAP_REACHED\x10\x02\x12\x18\n\x14PLAN_ENDING_DEADLINE\x10\x03\x12\x19\n\x15PLAN_ENDING_CANCELLED\x10\x04\x12\x1a\n\x16PLAN_ENDING_INFEASIBLE\x10\x05\x32\xd8\x02\n\x05Plans\x12>\n\x04Make\x12\x1a.ullage.v1.MakePlanRequest\x1a\x18.ullage.v1.MakePlanEvent0\x01\x12\x45\n\x06\x46inish\x12\x1c.ullage.v1.FinishPlanRequest\x1a\x1d.ullage.v1.FinishPlanResponse\x12\x31\n\x03Get\x12\x19.ullage.v1.GetPlanRequest\x1a\x0f.ullage.v1.Plan\x12\x41\n\x05\x41pply\x12\x1b.ullage.v1.ApplyPlanRequest\x1a\x19.ullage.v1.ApplyPlanEvent0\x01\x12R\n\rListAdherence\x12\x1f.ullage.v1.ListAdherenceRequest\x1a .ullage.v1.ListAdherenceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19scheduler/_pb/plans.proto\x12\tullage.v1\"\xb0\x02\n\tNodeShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x07\x61mounts\x18\x02 \x03(\x0b\x32!.ullage.v1.NodeShape.AmountsEntry\x12\x19\n\x0cusd_per_hour\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05limit\x18\x04 \x01(\x03\x12\x0c\n\x04spot\x18\x05 \x01(\x08\x12!\n\x19interruption_usd_per_hour\x18\x06 \x01(\x01\x12\x10\n\x08num_gpus\x18\x07 \x01(\x05\x12\x11\n\tgpu_model\x18\x08 \x01(\t\x12\x12\n\nterm_hours\x18\t \x01(\x01\x12\x0c\n\x04pool\x18\n \x01(\t\x1a.\n\x0c\x41mountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0f\n\r_usd_per_hour\"\xe0\x03\n\x0fMakePlanRequest\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.ullage.v1.PlanKind\x12\x14\n\x0ctime_seconds\x18\x02 \x01(\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x16\n\tmax_moves\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12@\n\x0cusd_per_hour\x18\x05 \x03(\x0b\x32*.ullage.v1.MakePlanRequest.UsdPerHourEntry\x12\x14\n\x0cusd_per_move\x18\x06 \x01(\x01\x12$\n\x06shapes\x18\x07 \x03(\x0b\x32\x14.ullage.v1.NodeShape\x12\x1e\n\x16interruptions_per_hour\x18\x08 \x01(\x01\x12\x1c\n\x14usd_per_interruption\x18\t \x01(\x01\x12\x1f\n\x17usd_per_pod_interrupted\x18\n \x01(\x01\x12\x19\n\x0chours_of_use\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_nodes\x18\x0c \x01(\x03H\x02\x88\x01\x01\x1a\x31\n\x0fUsdPerHourEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_max_movesB\x0f\n\r_hours_of_useB\x0c\n\n_max_nodes\"r\n\rMakePlanEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12+\n\x08progress\x18\x02 \x01(\x0b\x32\x17.ullage.v1.PlanProgressH\x00\x12\x1f\n\x04plan\x18\x03 \x01(\x0b\x32\x0f.ullage.v1.PlanH\x00\x42\x07\n\x05\x65vent\"Z\n\x0cPlanProgress\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x12\n\x05\x62ound\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x42\x08\n\x06_bound\"x\n\x08PlanStep\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x0f\n\x07pod_uid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x01(\t\x12\x0c\n\x04gang\x18\x07 \x01(\t\"\xc0\x03\n\x04Plan\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x04kind\x18\x02 \x01(\x0e\x32\x13.ullage.v1.PlanKind\x12%\n\x06\x65nding\x18\x03 \x01(\x0e\x32\x15.ullage.v1.PlanEnding\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x01\x12\x12\n\x05\x62ound\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tgap_share\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cusd_per_hour\x18\x08 \x01(\x01H\x02\x88\x01\x01\x12\x1c\n\x0fpayback_seconds\x18\t \x01(\x01H\x03\x88\x01\x01\x12\x0f\n\x07seconds\x18\n \x01(\x01\x12-\n\x07\x64\x65tails\x18\x0b \x03(\x0b\x32\x1c.ullage.v1.Plan.DetailsEntry\x12\x0f\n\x07reasons\x18\x0c \x03(\t\x12\"\n\x05steps\x18\r \x03(\x0b\x32\x13.ullage.v1.PlanStep\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_boundB\x0c\n\n_gap_shareB\x0f\n\r_usd_per_hourB\x12\n\x10_payback_seconds\"\x1f\n\x11\x46inishPlanRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x14\n\x12\x46inishPlanResponse\"\x1c\n\x0eGetPlanRequest\x12\n\n\x02id\x18\x01 \x01(\t\"p\n\x10\x41pplyPlanRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tconfirmed\x18\x02 \x01(\x08\x12\x0f\n\x07\x61\x62\x61ndon\x18\x03 \x01(\x08\x12\x1a\n\rmax_evictions\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_max_evictions\"c\n\x0e\x41pplyPlanEvent\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tevictions\x18\x05 \x01(\x03\"\'\n\x14ListAdherenceRequest\x12\x0f\n\x07\x64iffers\x18\x01 \x01(\x08\"}\n\x0cPodAdherence\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0f\n\x07planned\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x17\n\x0fplanned_devices\x18\x05 \x01(\t\x12\x16\n\x0e\x61\x63tual_devices\x18\x06 \x01(\t\">\n\x15ListAdherenceResponse\x12%\n\x04pods\x18\x01 \x03(\x0b\x32\x17.ullage.v1.PodAdherence*\x83\x01\n\x08PlanKind\x12\x19\n\x15PLAN_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10PLAN_KIND_RESCUE\x10\x01\x12\x13\n\x0fPLAN_KIND_BATCH\x10\x02\x12\x19\n\x15PLAN_KIND_CONSOLIDATE\x10\x03\x12\x16\n\x12PLAN_KIND_PURCHASE\x10\x04*\xb0\x01\n\nPlanEnding\x12\x1b\n\x17PLAN_ENDING_UNSPECIFIED\x10\x00\x12\x17\n\x13PLAN_ENDING_OPTIMAL\x10\x01\x12\x1b\n\x17PLAN_ENDING_GAP_REACHED\x10\x02\x12\x18\n\x14PLAN_ENDING_DEADLINE\x10\x03\x12\x19\n\x15PLAN_ENDING_CANCELLED\x10\x04\x12\x1a\n\x16PLAN_ENDING_INFEASIBLE\x10\x05\x32\xd8\x02\n\x05Plans\x12>\n\x04Make\x12\x1a.ullage.v1.MakePlanRequest\x1a\x18.ullage.v1.MakePlanEvent0\x01\x12\x45\n\x06\x46inish\x12\x1c.ullage.v1.FinishPlanRequest\x1a\x1d.ullage.v1.FinishPlanResponse\x12\x31\n\x03Get\x12\x19.ullage.v1.GetPlanRequest\x1a\x0f.ullage.v1.Plan\x12\x41\n\x05\x41pply\x12\x1b.ullage.v1.ApplyPlanRequest\x1a\x19.ullage.v1.ApplyPlanEvent0\x01\x12R\n\rListAdherence\x12\x1f.ullage.v1.ListAdherenceRequest\x1a .ullage.v1.ListAdherenceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MAKEPLANREQUEST_USDPERHOURENTRY']._serialized_options = b'8\001'
   _globals['_PLAN_DETAILSENTRY']._loaded_options = None
   _globals['_PLAN_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_PLANKIND']._serialized_start=2130
-  _globals['_PLANKIND']._serialized_end=2261
-  _globals['_PLANENDING']._serialized_start=2264
-  _globals['_PLANENDING']._serialized_end=2440
+  _globals['_PLANKIND']._serialized_start=2144
+  _globals['_PLANKIND']._serialized_end=2275
+  _globals['_PLANENDING']._serialized_start=2278
+  _globals['_PLANENDING']._serialized_end=2454
   _globals['_NODESHAPE']._serialized_start=41
   _globals['_NODESHAPE']._serialized_end=345
   _globals['_NODESHAPE_AMOUNTSENTRY']._serialized_start=282
@@ -54,27 +54,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLANPROGRESS']._serialized_start=946
   _globals['_PLANPROGRESS']._serialized_end=1036
   _globals['_PLANSTEP']._serialized_start=1038
-  _globals['_PLANSTEP']._serialized_end=1144
-  _globals['_PLAN']._serialized_start=1147
-  _globals['_PLAN']._serialized_end=1595
-  _globals['_PLAN_DETAILSENTRY']._serialized_start=1488
-  _globals['_PLAN_DETAILSENTRY']._serialized_end=1534
-  _globals['_FINISHPLANREQUEST']._serialized_start=1597
-  _globals['_FINISHPLANREQUEST']._serialized_end=1628
-  _globals['_FINISHPLANRESPONSE']._serialized_start=1630
-  _globals['_FINISHPLANRESPONSE']._serialized_end=1650
-  _globals['_GETPLANREQUEST']._serialized_start=1652
-  _globals['_GETPLANREQUEST']._serialized_end=1680
-  _globals['_APPLYPLANREQUEST']._serialized_start=1682
-  _globals['_APPLYPLANREQUEST']._serialized_end=1794
-  _globals['_APPLYPLANEVENT']._serialized_start=1796
-  _globals['_APPLYPLANEVENT']._serialized_end=1895
-  _globals['_LISTADHERENCEREQUEST']._serialized_start=1897
-  _globals['_LISTADHERENCEREQUEST']._serialized_end=1936
-  _globals['_PODADHERENCE']._serialized_start=1938
-  _globals['_PODADHERENCE']._serialized_end=2063
-  _globals['_LISTADHERENCERESPONSE']._serialized_start=2065
-  _globals['_LISTADHERENCERESPONSE']._serialized_end=2127
-  _globals['_PLANS']._serialized_start=2443
-  _globals['_PLANS']._serialized_end=2787
+  _globals['_PLANSTEP']._serialized_end=1158
+  _globals['_PLAN']._serialized_start=1161
+  _globals['_PLAN']._serialized_end=1609
+  _globals['_PLAN_DETAILSENTRY']._serialized_start=1502
+  _globals['_PLAN_DETAILSENTRY']._serialized_end=1548
+  _globals['_FINISHPLANREQUEST']._serialized_start=1611
+  _globals['_FINISHPLANREQUEST']._serialized_end=1642
+  _globals['_FINISHPLANRESPONSE']._serialized_start=1644
+  _globals['_FINISHPLANRESPONSE']._serialized_end=1664
+  _globals['_GETPLANREQUEST']._serialized_start=1666
+  _globals['_GETPLANREQUEST']._serialized_end=1694
+  _globals['_APPLYPLANREQUEST']._serialized_start=1696
+  _globals['_APPLYPLANREQUEST']._serialized_end=1808
+  _globals['_APPLYPLANEVENT']._serialized_start=1810
+  _globals['_APPLYPLANEVENT']._serialized_end=1909
+  _globals['_LISTADHERENCEREQUEST']._serialized_start=1911
+  _globals['_LISTADHERENCEREQUEST']._serialized_end=1950
+  _globals['_PODADHERENCE']._serialized_start=1952
+  _globals['_PODADHERENCE']._serialized_end=2077
+  _globals['_LISTADHERENCERESPONSE']._serialized_start=2079
+  _globals['_LISTADHERENCERESPONSE']._serialized_end=2141
+  _globals['_PLANS']._serialized_start=2457
+  _globals['_PLANS']._serialized_end=2801
 # @@protoc_insertion_point(module_scope)

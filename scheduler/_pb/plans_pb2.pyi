@@ -124,20 +124,22 @@ class PlanProgress(_message.Message):
     def __init__(self, value: _Optional[float] = ..., bound: _Optional[float] = ..., unit: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class PlanStep(_message.Message):
-    __slots__ = ("action", "pod_uid", "name", "source", "target", "devices")
+    __slots__ = ("action", "pod_uid", "name", "source", "target", "devices", "gang")
     ACTION_FIELD_NUMBER: _ClassVar[int]
     POD_UID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    GANG_FIELD_NUMBER: _ClassVar[int]
     action: str
     pod_uid: str
     name: str
     source: str
     target: str
     devices: str
-    def __init__(self, action: _Optional[str] = ..., pod_uid: _Optional[str] = ..., name: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., devices: _Optional[str] = ...) -> None: ...
+    gang: str
+    def __init__(self, action: _Optional[str] = ..., pod_uid: _Optional[str] = ..., name: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., devices: _Optional[str] = ..., gang: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("id", "kind", "ending", "unit", "value", "bound", "gap_share", "usd_per_hour", "payback_seconds", "seconds", "details", "reasons", "steps")

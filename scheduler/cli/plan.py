@@ -188,7 +188,7 @@ def _say(record: PlanRecord, kubeconfig: str | None, context: str | None) -> Non
 
 
 def _print(record: PlanRecord, output: str) -> None:
-    from scheduler.planning.applier import rows, summary
+    from scheduler.planning.record import rows, summary
 
     listed = rows(record)
     document = {

@@ -9,26 +9,32 @@ changed, or if a target carries more load than planned, everything stops: later 
 What a plan holds while it runs is given back when it stops or is abandoned: nodes that it cordoned and has not emptied
 are opened, nominations and marks that nobody used are cleared. Evictions go one at a time through the Eviction API; a
 refusal by a disruption budget (429) is waited for, up to a deadline.
+
+What leaves of a gang leaves in one step, for part of it is of no use: begun only when its budgets let all of it go and all
+replacements find room, and once begun no stop and no interruption comes between its evictions. If a budget refuses one of
+them all the same, the plan is paused, not given up: the same command goes on with that gang.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from typing import TypeVar
 
 from placement import objects
+from placement.errors import PlacementError
+from placement.marks import forbidden
 from placement.owners import template_of
-from placement.planning.plans import Action, Plan, Step
+from placement.planning.plans import Action, Plan, Step, together
 from placement.planning.problems import check_steps
 from placement.planning.snapshots import cluster_of
 from scheduler.api import Who
 from scheduler.cluster_reader import take_snapshot
-from scheduler.errors import ApiError
+from scheduler.errors import ApiError, PlanPaused
 from scheduler.evictions import TOO_MANY, cordon, cordon_state, evict, mark_target, open_again
 from scheduler.gates import GATE, clear, lift, nominate
 from scheduler.kube import KubeClient
@@ -41,8 +47,9 @@ from scheduler.planning.looks import (
     require_movable,
     require_room,
     split,
+    why_not_at_once,
 )
-from scheduler.planning.record import PlanRecord, PlanState, State, StepRecord, words
+from scheduler.planning.record import PlanRecord, PlanState, State, StepRecord
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
@@ -111,6 +118,8 @@ class Applier:
         self.say = say
         self._later = {s.pod: i for i, s in enumerate(self.plan.steps) if s.action == Action.PLACE}
         """UID → the step that places it; of an evicted pod, its replacement."""
+        self._is_stopping = False
+        """Somebody wants to stop; only evictions of a gang that has begun to leave are still done."""
         self._evicted = {s.pod: i for i, s in enumerate(self.plan.steps) if s.action == Action.EVICT}
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────
@@ -139,29 +148,18 @@ class Applier:
         return self.record.outcome
 
     async def _steps(self) -> None:
-        i = 0
-        while i < len(self.plan.steps):
-            step = self.plan.steps[i]
-            if step.action == Action.PLACE:
-                group = list(takewhile(lambda j: self.plan.steps[j].action == Action.PLACE, range(i, self._len)))
-            else:
-                group = [i]
-            if any(self.record.steps[j].state != State.DONE for j in group):
-                await self._patiently(partial(self._act, group))
-            i = group[-1] + 1
+        for some in together(self.plan.steps):
+            if any(self.record.steps[j].state != State.DONE for j in some):
+                await self._patiently(partial(self._act, some))
 
-    @property
-    def _len(self) -> int:
-        return len(self.plan.steps)
-
-    async def _act(self, group: list[int]) -> None:
+    async def _act(self, group: Sequence[int]) -> None:
         i = group[0]
         step = self.plan.steps[i]
         try:
             if step.action == Action.PLACE:
                 await self._place(group)
             elif step.action in (Action.MOVE, Action.EVICT):
-                await self._move(i, step)
+                await self._move(group)
             elif step.action == Action.CORDON:
                 await self._cordon(i, step)
             else:
@@ -170,11 +168,12 @@ class Applier:
                     self.record.cordoned.remove(step.source)  # emptied: that is what was wanted, it stays closed
                 self._done(i, f"{step.source} is empty")
         except PlanLeft as left:
+            why = f"{left}{self._pieces(group)}"
             for j in group:
                 if self.record.steps[j].state != State.DONE:
-                    self.record.steps[j].state, self.record.steps[j].reason = State.FAILED, str(left)
+                    self.record.steps[j].state, self.record.steps[j].reason = State.FAILED, why
             self.save()
-            raise
+            raise PlanLeft(why) from left
 
     async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
         """``act()``, again while the API is away or busy, for a time."""
@@ -220,37 +219,99 @@ class Applier:
 
     # ── evictions ─────────────────────────────────────────────────────────────────────────────
 
-    async def _move(self, i: int, step: Step) -> None:
-        """Evict, and for a move see the replacement to its node."""
-        entry = self.record.steps[i]
-        target = step.target or self._target_later(step)
-        if entry.state == State.PENDING:
-            pod = await require_movable(self.client, step)
-            if step.target:
-                await require_room(self.client, pod, step.target)
-            self._within_budget()
-            entry.template = template_of(objects.pod_spec(pod))
+    async def _move(self, group: Sequence[int]) -> None:
+        """Evict a pod, or what leaves of a gang, and see replacements to their nodes."""
+        if all(self.record.steps[i].state == State.PENDING for i in group):
+            await self._begin(group)
+        await self._uninterrupted(self._evictions(group), is_whole=len(group) == 1)
+        for i in group:
+            await self._until_gone(self.plan.steps[i])
+        await self._replacements(group)
+        for i in group:
+            entry, name = self.record.steps[i], self.plan.steps[i].name
+            self._done(i, f"{entry.replacement_name} is on {entry.actual}" if entry.actual else f"{name} is gone")
+
+    async def _begin(self, group: Sequence[int]) -> None:
+        """Look that all of it may go and all replacements find room; then say that it goes."""
+        steps = [self.plan.steps[i] for i in group]
+        pods = {step.pod: await require_movable(self.client, step) for step in steps}
+        for target in sorted({step.target for step in steps if step.target}):
+            coming = [pods[step.pod] for step in steps if step.target == target]
+            await require_room(self.client, coming, target, pods.keys())
+        self._within_budget(len(group))
+        if len(group) > 1:
+            await self._until_all_may_go(list(pods.values()))
+        for i, step in zip(group, steps, strict=True):
+            entry = self.record.steps[i]
+            entry.template = template_of(objects.pod_spec(pods[step.pod]))
             entry.known = sorted(p.metadata.uid for p in await peers(self.client, entry.template))
-            await self._reserve(step.source)
-            self.record.evictions += 1
-            self._put(i, State.STARTED)
-        if entry.state == State.STARTED:
-            await self._evict(step, target)
+        for source in sorted({step.source for step in steps}):
+            await self._reserve(source)
+        for i in group:
+            self.record.steps[i].state = State.STARTED
+        self.record.evictions += len(group)
+        self.save()
+
+    async def _until_all_may_go(self, pods: list[objects.Pod]) -> None:
+        end = time.monotonic() + self.limits.refusal_s
+        wait_s = FIRST_WAIT_S
+        while why := await why_not_at_once(self.client, pods):
+            if time.monotonic() > end:
+                raise PlanLeft(f"{why}, for {self.limits.refusal_s:g} s: a gang goes at once or not at all")
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _evictions(self, group: Sequence[int]) -> None:
+        """All of them; what was accepted is written down at once."""
+        for i in group:
+            step = self.plan.steps[i]
+            if self.record.steps[i].state != State.STARTED:
+                continue
+            try:
+                await self._evict(step, step.target or self._target_later(step))
+            except PlanLeft as left:
+                if all(self.record.steps[j].state == State.STARTED for j in group):
+                    raise  # nobody has left: the gang is whole
+                on = "the same command goes on with it, --abandon leaves it like that"
+                raise PlanPaused(f"{left}{self._pieces(group)}; {on}") from left
             self._put(i, State.EVICTED)
             self.say(i, f"{step.name} is evicted")
-        await self._until_gone(step)
-        if target:
-            await self._replacement(i, target, wait_bound=bool(step.target))
-        self._done(i, f"{entry.replacement_name} is on {entry.actual}" if entry.actual else f"{step.name} is gone")
+
+    async def _uninterrupted(self, evictions: Coroutine[None, None, None], *, is_whole: bool) -> None:
+        """To the end even where somebody wants to stop meanwhile, who then waits for no budget; ``is_whole``: stop at once."""
+        if is_whole:
+            await evictions
+            return
+        work = asyncio.ensure_future(evictions)
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self._is_stopping = True
+            with suppress(PlacementError, PlanLeft):  # the record says how far it came
+                await work
+            raise
+
+    def _pieces(self, group: Sequence[int]) -> str:
+        """What has become of a gang of which only a part has gone or come back; empty where that is not so."""
+        states = [self.record.steps[i].state for i in group]
+        gang = self.plan.steps[group[0]].gang
+        evicted = sum(state in (State.EVICTED, State.DONE) for state in states)
+        if not gang or len(group) < 2 or not evicted:
+            return ""
+        text = f"; of gang {gang} {evicted} of {len(group)} pods are evicted"
+        if not any(self.plan.steps[i].target or self._target_later(self.plan.steps[i]) for i in group):
+            return text
+        return f"{text}, {sum(bool(self.record.steps[i].actual) for i in group)} replacements are bound"
 
     def _target_later(self, step: Step) -> str:
         later = self._later.get(step.pod)
         return "" if later is None else self.plan.steps[later].target
 
-    def _within_budget(self) -> None:
+    def _within_budget(self, more: int) -> None:
         most = self.limits.max_evictions
-        if most is not None and self.record.evictions >= most:
-            raise PlanLeft(f"the budget of {most} evictions is used up")
+        if most is not None and self.record.evictions + more > most:
+            gang = f", of which a gang of {more} would be more than is left" if more > 1 else ""
+            raise PlanLeft(f"the budget of {most} evictions is used up{gang}")
 
     async def _evict(self, step: Step, target: str) -> None:
         """Until the API has accepted the eviction, or the pod is gone (then it was accepted, or somebody else's)."""
@@ -261,6 +322,8 @@ class Applier:
             pod = await pod_of(self.client, step)
             if pod is None or pod.metadata.deletionTimestamp:
                 return
+            if why := forbidden(pod.metadata):
+                raise PlanLeft(f"pod {step.name} must not be moved: {why}")
             try:
                 if target:
                     self.record.marked[step.pod] = (who.namespace, who.name)
@@ -271,7 +334,7 @@ class Applier:
             except ApiError as error:
                 if error.status not in (404, 409, TOO_MANY):
                     raise
-                if time.monotonic() > end:
+                if self._is_stopping or time.monotonic() > end:
                     raise PlanLeft(
                         f"a disruption budget refused the eviction of {step.name} for {self.limits.refusal_s:g} s: {error}"
                     ) from error
@@ -288,25 +351,32 @@ class Applier:
         if self.record.marked.pop(step.pod, None):
             self.save()
 
-    async def _replacement(self, i: int, target: str, *, wait_bound: bool) -> None:
-        """Find the pod that came for the evicted one and steer it to ``target``."""
-        entry = self.record.steps[i]
+    async def _replacements(self, group: Sequence[int]) -> None:
+        """Find the pods that came for those evicted and steer each to its target; the gates of a gang's go together.
+
+        Those that a later step places are steered, and waited for there.
+        """
+        steps = {i: self.plan.steps[i] for i in group}
+        wanted = {i: target for i, step in steps.items() if (target := step.target or self._target_later(step))}
         end = time.monotonic() + self.limits.settle_s
-        while True:
-            found = await self._find(i)
-            if found is not None:
-                node = found.spec.nodeName or ""
-                if node:
-                    self._bound(entry, found, node, target)
-                    return
-                await self._nominate(found, target)
-                await self._lift(found)
-                if not wait_bound:
-                    return
+        while wanted:
+            found = {i: pod for i in wanted if (pod := await self._find(i)) is not None}
+            coming = {i: pod for i, pod in found.items() if not pod.spec.nodeName}
+            for i, pod in coming.items():
+                await self._nominate(pod, wanted[i])
+            if len(found) == len(wanted):
+                for pod in coming.values():
+                    await self._lift(pod)
+            for i, pod in found.items():
+                if pod.spec.nodeName:
+                    self._bound(self.record.steps[i], pod, pod.spec.nodeName, wanted.pop(i))
+            if found.keys() >= wanted.keys() and not any(steps[i].target for i in wanted):
+                return
             if time.monotonic() > end:
-                what = "was not bound" if found else "did not appear"
+                late = next((i for i in wanted if i not in found), min(wanted))
+                what = "was not bound" if late in found else "did not appear"
                 raise PlanLeft(
-                    f"the replacement of {self.plan.steps[i].name} {what} within {self.limits.settle_s:g} s of the eviction"
+                    f"the replacement of {steps[late].name} {what} within {self.limits.settle_s:g} s of the eviction"
                 )
             await asyncio.sleep(POLL_S)
 
@@ -336,7 +406,7 @@ class Applier:
 
     # ── pending pods ──────────────────────────────────────────────────────────────────────────
 
-    async def _place(self, group: list[int]) -> None:
+    async def _place(self, group: Sequence[int]) -> None:
         """Nominate all, then lift their gates, then see all bound: gangs start whole."""
         waiting: dict[int, objects.Pod] = {}
         for i in group:
@@ -347,7 +417,7 @@ class Applier:
             if pod is None:
                 raise PlanLeft(f"pod {step.name} is gone")
             if not pod.spec.nodeName:
-                await require_room(self.client, pod, step.target)
+                await require_room(self.client, [pod], step.target)
                 self._put(i, State.STARTED)
                 await self._nominate(pod, step.target, step.devices)
             waiting[i] = pod
@@ -454,26 +524,3 @@ class Applier:
         except ApiError as error:
             if error.status not in GONE:
                 raise
-
-
-def summary(record: PlanRecord) -> str:
-    """How applying stands, in a sentence."""
-    done = sum(step.state == State.DONE for step in record.steps)
-    text = f"{record.outcome}: {done} of {len(record.steps)} steps done, {record.evictions} pods evicted"
-    return f"{text}; {record.reason}" if record.reason else text
-
-
-def rows(record: PlanRecord) -> list[dict[str, str | int]]:
-    """Planned against actual, step by step."""
-    plan = record.to_plan
-    return [
-        {
-            "step": i,
-            "what": words(step),
-            "state": str(entry.state),
-            "planned": step.target,
-            "actual": entry.actual,
-            "reason": entry.reason or ("as planned" if entry.state == State.DONE else ""),
-        }
-        for i, (step, entry) in enumerate(zip(plan.steps, record.steps, strict=True), 1)
-    ]

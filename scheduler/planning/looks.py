@@ -5,17 +5,18 @@ Read-only. Everything is asked of the API anew; what a step may rely on is decid
 
 from __future__ import annotations
 
+from collections.abc import Container
 from urllib.parse import quote
 
 import msgspec
 
 from placement import objects
-from placement.marks import forbidden
+from placement.marks import Budget, forbidden
 from placement.owners import TEMPLATE_LABELS, template_of
 from placement.planning.plans import Step
 from placement.planning.snapshots import cluster_of, snapshot_of
 from scheduler.api import pod_path
-from scheduler.cluster_reader import listed
+from scheduler.cluster_reader import BUDGETS, listed
 from scheduler.errors import ApiError
 from scheduler.gates import TIMEOUT_S
 from scheduler.kube import KubeClient
@@ -122,8 +123,9 @@ async def require_movable(client: KubeClient, step: Step) -> objects.Pod:
     return pod
 
 
-async def require_room(client: KubeClient, pod: objects.Pod, target: str) -> None:
-    """Look that ``target`` would take the pod now, with everything that runs or is nominated there.
+async def require_room(client: KubeClient, pods: list[objects.Pod], target: str, leaving: Container[str] = ()) -> None:
+    """Look that ``target`` would take all of these pods now, with everything that runs or is nominated there, but for pods of
+    which the UIDs are in ``leaving``.
 
     Raises
     ------
@@ -137,16 +139,30 @@ async def require_room(client: KubeClient, pod: objects.Pod, target: str) -> Non
         raise
     if node.spec.unschedulable:
         raise PlanLeft(f"node {target} is cordoned")
-    there = [p for p in await _on(client, target) if p.metadata.uid != pod.metadata.uid]
+    coming = {pod.metadata.uid for pod in pods}
+    there = [p for p in await _on(client, target) if p.metadata.uid not in coming and p.metadata.uid not in leaving]
     for other in there:
         other.spec.nodeName = target
     cluster = cluster_of(snapshot_of([node], there))
-    spec = objects.pod_spec(pod)
-    if not cluster.allowed([spec])[0, 0]:
-        raise PlanLeft(f"node {target} has changed: its labels or taints do not let {pod.metadata.name} in")
-    request, free = cluster.request([spec])[:, 0], cluster.free()[:, 0]
+    specs = [objects.pod_spec(pod) for pod in pods]
+    names = ", ".join(pod.metadata.name for pod in pods)
+    for spec in specs:
+        cluster.state.delta(spec)  # the resource axis grows now: columns made later must agree
+    if not cluster.allowed(specs).all():
+        raise PlanLeft(f"node {target} has changed: its labels or taints do not let {names} in")
+    request, free = cluster.request(specs).sum(axis=1), cluster.free()[:, 0]
     if ((request > free) & (request > 0)).any():
-        raise PlanLeft(f"node {target} carries more load than planned: no room for {pod.metadata.name}")
+        raise PlanLeft(f"node {target} carries more load than planned: no room for {names}")
+
+
+async def why_not_at_once(client: KubeClient, pods: list[objects.Pod]) -> str:
+    """Which disruption budget does not let all of these pods go now; empty when every one does."""
+    for budget in await listed(client, BUDGETS, Budget):
+        covered, allowed = sum(budget.covers(pod) for pod in pods), budget.status.disruptionsAllowed
+        if covered > allowed:
+            name = f"{budget.metadata.namespace}/{budget.metadata.name}"
+            return f"disruption budget {name} lets {allowed} of {covered} go now"
+    return ""
 
 
 async def peers(client: KubeClient, template: tuple[str, str, str]) -> list[objects.Pod]:

@@ -99,8 +99,9 @@ class PlanRecord(Struct, omit_defaults=False):
 
 
 def plan_id(plan: Plan) -> str:
-    """Short digest of a plan's steps: marks on the cluster carry it."""
-    return hashlib.sha256(msgspec.json.encode(plan.steps)).hexdigest()[:12]
+    """Short digest of a plan's steps: marks on the cluster carry it. Steps of no gang count as they did before there was one."""
+    steps = [{k: v for k, v in msgspec.to_builtins(s).items() if k != "gang" or v} for s in plan.steps]
+    return hashlib.sha256(msgspec.json.encode(steps)).hexdigest()[:12]
 
 
 def fresh_record(plan: Plan) -> PlanRecord:
@@ -229,7 +230,7 @@ class Retention:
 
 def words(step: Step) -> str:
     """A step as a sentence."""
-    who = step.name or step.pod
+    who = f"{step.name or step.pod}{f' (gang {step.gang})' if step.gang else ''}"
     return {
         Action.PLACE: f"place {who} on {step.target}",
         Action.MOVE: f"evict {who} from {step.source}, its replacement goes to {step.target}",
@@ -238,3 +239,26 @@ def words(step: Step) -> str:
         Action.DELETE: f"see that {step.source} is empty; it stays cordoned, for your provider to remove",
         Action.BUY: f"add {step.target}",
     }[step.action]
+
+
+def summary(record: PlanRecord) -> str:
+    """How applying stands, in a sentence."""
+    done = sum(step.state == State.DONE for step in record.steps)
+    text = f"{record.outcome}: {done} of {len(record.steps)} steps done, {record.evictions} pods evicted"
+    return f"{text}; {record.reason}" if record.reason else text
+
+
+def rows(record: PlanRecord) -> list[dict[str, str | int]]:
+    """Planned against actual, step by step."""
+    plan = record.to_plan
+    return [
+        {
+            "step": i,
+            "what": words(step),
+            "state": str(entry.state),
+            "planned": step.target,
+            "actual": entry.actual,
+            "reason": entry.reason or ("as planned" if entry.state == State.DONE else ""),
+        }
+        for i, (step, entry) in enumerate(zip(plan.steps, record.steps, strict=True), 1)
+    ]

@@ -30,7 +30,7 @@ from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
 from scheduler.planning.adherence import AS_PLANNED, Adherence
 from scheduler.planning.record import SUFFIX, Retention, plan_id
-from scheduler.planning.worker import Ended, Happened, Order, PlanWorker, Progress, Worker, apply, check
+from scheduler.planning.worker import ApplyWorker, Ended, Happened, Order, PlanWorker, Progress, Worker, check
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         where = Path(settings.plan.records) / f"{plan_id(plan)}{SUFFIX}"
         retention = Retention(settings.plan.records_max_age_days, settings.plan.records_max_bytes)
         most = request.max_evictions if request.HasField("max_evictions") else None
-        worker = Worker(apply, Order(msgspec.json.encode(plan), where, retention, most, request.abandon), settings.kube)
+        worker = ApplyWorker(Order(msgspec.json.encode(plan), where, retention, most, request.abandon), settings.kube)
         ended = None
         try:
             while ended is None:
@@ -233,7 +233,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
                 elif why := self.engine.why_not_serving():
                     raise ApiError(f"interrupted: {why}")
         finally:
-            await worker.close()
+            await worker.stop()
         yield pb.ApplyPlanEvent(outcome=str(ended.outcome), reason=ended.reason, evictions=ended.evictions)
         self.engine.metrics.plan_applied.labels(plan.kind, str(ended.outcome)).inc()
 
@@ -266,7 +266,13 @@ def plan_message(name: str, plan: Plan) -> pb.Plan:
         reasons=plan.reasons,
         steps=[
             pb.PlanStep(
-                action=s.action.value, pod_uid=s.pod, name=s.name, source=s.source, target=s.target, devices=s.devices
+                action=s.action.value,
+                pod_uid=s.pod,
+                name=s.name,
+                source=s.source,
+                target=s.target,
+                devices=s.devices,
+                gang=s.gang,
             )
             for s in plan.steps
         ],

@@ -29,7 +29,7 @@ from placement.planning.make import PlanningError, Request, plan_for
 from placement.planning.plans import Deadline, Plan
 from placement.planning.snapshots import SnapshotFile
 from scheduler.cluster_reader import take_snapshot
-from scheduler.errors import ApiError, RecordError
+from scheduler.errors import ApiError, PlanPaused, RecordError
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.record import PlanState, Retention, alone, fresh_record, read_record, save_record
@@ -40,6 +40,10 @@ from scheduler.slices import give_way
 
 GRACE_S = 120.0
 """Beyond its limit, for the start of the process, reading the cluster, and the last solver step."""
+STOPPING_S = 0.1
+"""Between looks whether a plan is to be interrupted."""
+STOP_S = 10.0
+"""For the evictions of a gang that has begun to leave; then the process is killed, and the record knows how far it came."""
 NOTE_S = 0.05
 """At most one word of progress in this time; the last one before the plan always comes."""
 
@@ -67,7 +71,12 @@ class Failure:
         """The same as it was raised."""
         if self.kind == "ApiError":
             return ApiError(self.message, self.status)
-        kinds = {"ConfigError": ConfigError, "SnapshotError": ConfigError, "RecordError": RecordError}
+        kinds: dict[str, type[PlacementError]] = {
+            "ConfigError": ConfigError,
+            "SnapshotError": ConfigError,
+            "RecordError": RecordError,
+            "PlanPaused": PlanPaused,
+        }
         return kinds.get(self.kind, PlanningError)(self.message)
 
 
@@ -257,8 +266,8 @@ def check(say: Say, plan: bytes, kube: KubeSettings) -> None:
     say(asyncio.run(work()))
 
 
-def apply(say: Say, order: Order, kube: KubeSettings) -> None:
-    """In a worker: act on a plan, saying what happened and last how it ended."""
+def apply(say: Say, order: Order, kube: KubeSettings, stopping: Event) -> None:
+    """In a worker: act on a plan, saying what happened and last how it ended, or stands once it is ``stopping``."""
 
     async def work() -> None:
         plan, where = msgspec.json.decode(order.plan, type=Plan), order.record
@@ -280,5 +289,29 @@ def apply(say: Say, order: Order, kube: KubeSettings) -> None:
         finally:
             await client.close()
 
+    async def until_told() -> None:
+        acting = asyncio.create_task(work())
+        while not (acting.done() or stopping.is_set()):
+            await asyncio.wait((acting,), timeout=STOPPING_S)
+        acting.cancel()  # of no effect once it is done
+        with suppress(asyncio.CancelledError):
+            await acting
+
     order.retention.prune(order.record.parent, time.time())
-    asyncio.run(work())
+    asyncio.run(until_told())
+
+
+class ApplyWorker(Worker):
+    """A plan that is applied in a process; :meth:`stop` ends it between two steps."""
+
+    def __init__(self, order: Order, kube: KubeSettings) -> None:
+        self._stopping = multiprocessing.get_context("spawn").Event()
+        super().__init__(apply, order, kube, self._stopping)
+
+    async def stop(self) -> None:
+        """Let it come to where a plan may be interrupted, for a while; then end it."""
+        self._stopping.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self._is_dead.wait()
+        await self.close()
