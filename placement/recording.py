@@ -8,6 +8,9 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import IntArray
 
+GRID_S = 300
+"""Between samples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -59,3 +62,9 @@ class Recording:
     nodes: tuple[NodeSpec, ...]
     pods: tuple[RecordedPod, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def first_s(self) -> int:
+        """Unix time when it begins: a step before the first sample, or with the first arrival where there is none."""
+        measured = [int(pod.time_s[0]) for pod in self.pods if len(pod.time_s)]
+        return min(measured) - GRID_S if measured else min(pod.arrival_s for pod in self.pods)

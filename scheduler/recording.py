@@ -27,6 +27,8 @@ from placement.resources import CPU, MEMORY, IntArray
 from scheduler.errors import WireError
 from scheduler.kube import KubeClient
 from scheduler.learning.prometheus import PodSeries, Prometheus
+from scheduler.metrics import Metrics
+from scheduler.settings import KubeSettings, UsageSettings
 from scheduler.view import Reader
 
 RIGHTSIZED = "ullage.dev/rightsized"
@@ -111,6 +113,24 @@ async def record(
     }
     notes = tuple(f"{number} {what}" for what, number in found.items() if number)
     return Recording(name, tuple(nodes), tuple(recorded), notes)
+
+
+async def record_with(
+    kube: KubeSettings,
+    usage: UsageSettings,
+    *,
+    name: str,
+    days: float,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Recording:
+    """The recording of the cluster and the Prometheus that the settings name. Raises as :func:`record` does."""
+    client = await KubeClient.connect(kube)
+    prometheus = Prometheus(usage, Metrics())
+    try:
+        return await record(client, prometheus, name=name, days=days, page_size=kube.page_size, progress=progress)
+    finally:
+        await prometheus.close()
+        await client.close()
 
 
 async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], dict[tuple[str, str], _Pod], int]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.planning.expected import DAY_S, WEEK_S, PodHistory, Rung, expect, least_windows
+from placement.planning.foresight import foresee, worth_of
 from placement.planning.growth import Growth, grown, growth_of
 from placement.planning.problems import Cluster
 from placement.planning.snapshots import SnapshotFile
@@ -24,7 +25,7 @@ from placement.state import ClusterState
 from scheduler.cli.plan import Live
 from simulator.cli.plan import plan as plan_group
 from simulator.cost import Rates, read_price_book
-from simulator.planning.foresight import Judging, foresee, history_of, judged, last_seen, worth_of
+from simulator.planning.foresight import Judging, history_of, judged, last_seen
 from simulator.planning.selling import for_sale
 from simulator.planning.snapshots import write_snapshot
 from simulator.traces.recorded import trace_of_recording

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,12 +24,16 @@ from scheduler.planning.adherence import Adherence
 from scheduler.planning.record import SUFFIX, PlanState, fresh_record, save_record
 from scheduler.planning.service import PlansService
 from scheduler.service import GrpcServer
-from scheduler.settings import GrpcSettings, KubeSettings, PlanSettings
+from scheduler.settings import GrpcSettings, KubeSettings, PlanSettings, UsageSettings
 from tests.api_server import ApiServer, api_server, kubeconfig, node_object, pod_object
 from tests.live_engine import Live
+from tests.test_prometheus import FakeProm, fake_prometheus
+from tests.test_recorded import OWNER
 from tests.test_service import fails
 
 pytestmark = pytest.mark.timeout(120)
+NOW = int(time.time())
+"""Workers read Prometheus up to the real now; the past here ends with it."""
 
 
 def owned(name: str, on: str, cpu: str = "1") -> dict[str, Any]:
@@ -113,9 +118,51 @@ async def test_a_purchase_is_for_who_fits_on_no_node_that_is_there(tmp_path: Pat
         )
 
 
+class Bursts(FakeProm):
+    """Three pods for two hours, every eight hours, the last until three hours ago; and one that runs on."""
+
+    def _result(self, form: dict[str, str]) -> list[dict[str, Any]]:
+        found = super()._result(form)
+        for series in found:
+            name = series["metric"].get("pod", "")
+            if "values" in series and name != "web-0":
+                age_h = int(name.split("-")[1]) * 8
+                series["values"] = [v for v in series["values"] if age_h + 3 <= (NOW - v[0]) / 3600 <= age_h + 5]
+        return found
+
+
+async def test_a_purchase_ahead_is_also_for_who_came_and_went_so_far(tmp_path: Path) -> None:
+    async with here(tmp_path) as h, fake_prometheus(Bursts()) as prometheus:
+        prometheus.pods = {f"burst-{k}-{i}": lambda t: 0.5 for k in range(20) for i in range(3)} | {
+            "web-0": lambda t: 0.5
+        }
+        usage = UsageSettings(prometheus=f"http://127.0.0.1:{prometheus.port}", busy_share=1.0)
+        h.live.engine.settings = replace(h.live.engine.settings, usage=usage)
+        alike = pod_object("web-0", cpu="6", ownerReferences=[OWNER])
+        alike["metadata"]["namespace"], alike["spec"]["nodeName"], alike["status"]["phase"] = "shop", "a", "Running"
+        h.api.put("pods", alike)
+        shape = pb.NodeShape(name="m", amounts={"cpu": 8000, "memory": 64 << 30, "pods": 110}, usd_per_hour=1.0)
+        _, now = await h.made(kind=pb.PLAN_KIND_PURCHASE, shapes=[shape])
+        assert (len(now.steps), list(now.reasons)) == (0, ["nothing is pending"])
+        ahead = {"ahead_seconds": 8 * 3600, "history_days": 6.0}
+        _, plan = await h.made(kind=pb.PLAN_KIND_PURCHASE, shapes=[shape], **ahead)
+        assert "within 8 h, at quantile 0.9: at the peak 3 pods more and 0 fewer than now" in plan.reasons[0]
+        assert [step.name for step in plan.steps] == ["m", "m"], "one of the three finds room on b"
+        assert plan.details["housed"] == 1
+        prometheus.raw = (500, b"no")
+        asked = pb.MakePlanRequest(kind=pb.PLAN_KIND_PURCHASE, shapes=[shape], time_seconds=1, **ahead)
+        assert "no foresight: " in await fails(h.stub.Make(asked).read(), grpc.StatusCode.UNAVAILABLE)
+
+
 @pytest.mark.parametrize(
     ("question", "says"),
     [
+        ({"kind": pb.PLAN_KIND_PURCHASE, "ahead_seconds": 3600}, "needs a history: set usage.prometheus"),
+        ({"kind": pb.PLAN_KIND_PURCHASE, "ahead_seconds": 0}, "is no span"),
+        ({"kind": pb.PLAN_KIND_PURCHASE, "ahead_seconds": 60, "quantile": 1.0}, "below 1"),
+        ({"kind": pb.PLAN_KIND_PURCHASE, "ahead_seconds": 60, "history_days": 0.0}, "must be 0.01 to 400"),
+        ({"kind": pb.PLAN_KIND_PURCHASE, "quantile": 0.5}, "changes nothing without ahead_seconds"),
+        ({"kind": pb.PLAN_KIND_RESCUE, "ahead_seconds": 60}, "is of a purchase"),
         ({}, "is no plan"),
         ({"kind": 77}, "is no plan"),
         ({"kind": pb.PLAN_KIND_RESCUE, "time_seconds": 0.0}, "above 0"),

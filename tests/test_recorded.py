@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 from placement.errors import ConfigError
 from placement.learning.facts import Facts
 from placement.learning.usage import STEP_S
+from placement.planning.foresight import DefaultRates, history_of_recording, worth_of
 from placement.pods import PodSpec
 from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from scheduler.recording import record
+from simulator.cost import Rates
+from simulator.planning.foresight import history_of, last_seen
 from simulator.traces.recorded import WEEK_S, trace_of_recording, usage_of_trace
 from simulator.traces.trace import Trace, TraceError
 from simulator.traces.usage_readers import read_usage
@@ -73,6 +77,22 @@ async def test_usage_of_a_workload_is_that_of_its_largest_pod_on_the_clock_of_th
     assert cpu[0] == pytest.approx(1.5)
     assert cpu[-1] == pytest.approx(0.5)
     assert np.isfinite(cpu).all()
+
+
+async def test_what_is_expected_of_a_recording_is_what_is_expected_of_its_trace(tmp_path: Path) -> None:
+    recording = await recorded(tmp_path)
+    trace, rates = trace_of_recording(recording), Rates()
+    assert asdict(DefaultRates()) == {name: getattr(rates, name) for name in asdict(DefaultRates())}
+    history, specs = history_of_recording(recording, rates, days=2)
+    other = history_of(trace, last_seen(trace), worth_of(trace.specs, rates), days=2)
+    origin = trace.manifest.begins_s
+    assert (specs, history.now_s, history.since_s) == (trace.specs, other.now_s + origin, other.since_s + origin)
+    assert (history.arrival_s == other.arrival_s + origin).all()
+    assert (history.end_s == np.where(other.end_s < 0, -1, other.end_s + origin)).all()
+    assert (history.classes == other.classes).all()
+    assert (history.worth == other.worth).all()
+    with pytest.raises(ConfigError, match="has no pods"):
+        history_of_recording(Recording("empty", (), ()), rates)
 
 
 async def test_a_prometheus_without_our_pods_is_said_so(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from placement.errors import StateError
 from placement.learning.facts import Facts
+from placement.recording import GRID_S
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
 
 SingleArray = NDArray[np.float32]
 """Usage and features: half the memory of doubles, and what the trees compare anyway."""
 
-STEP_S = 300
+STEP_S = GRID_S
 """Grid of every series: five minutes, the step of the public traces and of Prometheus recording rules."""
 
 HOUR = 3600 // STEP_S

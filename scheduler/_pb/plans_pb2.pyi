@@ -67,7 +67,7 @@ class NodeShape(_message.Message):
     def __init__(self, name: _Optional[str] = ..., amounts: _Optional[_Mapping[str, int]] = ..., usd_per_hour: _Optional[float] = ..., limit: _Optional[int] = ..., spot: _Optional[bool] = ..., interruption_usd_per_hour: _Optional[float] = ..., num_gpus: _Optional[int] = ..., gpu_model: _Optional[str] = ..., term_hours: _Optional[float] = ..., pool: _Optional[str] = ...) -> None: ...
 
 class MakePlanRequest(_message.Message):
-    __slots__ = ("kind", "time_seconds", "seed", "max_moves", "usd_per_hour", "usd_per_move", "shapes", "interruptions_per_hour", "usd_per_interruption", "usd_per_pod_interrupted", "hours_of_use", "max_nodes")
+    __slots__ = ("kind", "time_seconds", "seed", "max_moves", "usd_per_hour", "usd_per_move", "shapes", "interruptions_per_hour", "usd_per_interruption", "usd_per_pod_interrupted", "hours_of_use", "max_nodes", "ahead_seconds", "quantile", "history_days")
     class UsdPerHourEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,9 @@ class MakePlanRequest(_message.Message):
     USD_PER_POD_INTERRUPTED_FIELD_NUMBER: _ClassVar[int]
     HOURS_OF_USE_FIELD_NUMBER: _ClassVar[int]
     MAX_NODES_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    QUANTILE_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_DAYS_FIELD_NUMBER: _ClassVar[int]
     kind: PlanKind
     time_seconds: float
     seed: int
@@ -99,7 +102,10 @@ class MakePlanRequest(_message.Message):
     usd_per_pod_interrupted: float
     hours_of_use: float
     max_nodes: int
-    def __init__(self, kind: _Optional[_Union[PlanKind, str]] = ..., time_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., max_moves: _Optional[int] = ..., usd_per_hour: _Optional[_Mapping[str, float]] = ..., usd_per_move: _Optional[float] = ..., shapes: _Optional[_Iterable[_Union[NodeShape, _Mapping]]] = ..., interruptions_per_hour: _Optional[float] = ..., usd_per_interruption: _Optional[float] = ..., usd_per_pod_interrupted: _Optional[float] = ..., hours_of_use: _Optional[float] = ..., max_nodes: _Optional[int] = ...) -> None: ...
+    ahead_seconds: int
+    quantile: float
+    history_days: float
+    def __init__(self, kind: _Optional[_Union[PlanKind, str]] = ..., time_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., max_moves: _Optional[int] = ..., usd_per_hour: _Optional[_Mapping[str, float]] = ..., usd_per_move: _Optional[float] = ..., shapes: _Optional[_Iterable[_Union[NodeShape, _Mapping]]] = ..., interruptions_per_hour: _Optional[float] = ..., usd_per_interruption: _Optional[float] = ..., usd_per_pod_interrupted: _Optional[float] = ..., hours_of_use: _Optional[float] = ..., max_nodes: _Optional[int] = ..., ahead_seconds: _Optional[int] = ..., quantile: _Optional[float] = ..., history_days: _Optional[float] = ...) -> None: ...
 
 class MakePlanEvent(_message.Message):
     __slots__ = ("id", "progress", "plan")

@@ -35,21 +35,9 @@ def steps(*, quiet: bool) -> Callable[[str], None]:
 
 def fetch(kube: KubeSettings, usage: UsageSettings, *, name: str, days: float, say: Callable[[str], None]) -> Recording:
     """The recording of the cluster and Prometheus that the settings name."""
-    from scheduler.kube import KubeClient
-    from scheduler.learning.prometheus import Prometheus
-    from scheduler.metrics import Metrics
-    from scheduler.recording import record
+    from scheduler.recording import record_with
 
-    async def run() -> Recording:
-        client = await KubeClient.connect(kube)
-        prometheus = Prometheus(usage, Metrics())
-        try:
-            return await record(client, prometheus, name=name, days=days, page_size=kube.page_size, progress=say)
-        finally:
-            await prometheus.close()
-            await client.close()
-
-    return asyncio.run(run())
+    return asyncio.run(record_with(kube, usage, name=name, days=days, progress=say))
 
 
 def command(writer: Callable[[], Write]) -> click.Command:

@@ -21,6 +21,7 @@ import grpc  # type: ignore[import-untyped]  # the library has no types
 import msgspec
 
 from placement.errors import ConfigError, PlacementError
+from placement.planning.foresight import DAYS, QUANTILE
 from placement.planning.make import KINDS, PROGRESS_UNITS, PlanningError, Request, SaleShape
 from placement.planning.plans import Action, Plan
 from placement.planning.snapshots import KIND, VERSION, SnapshotFile
@@ -30,11 +31,13 @@ from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
 from scheduler.planning.adherence import AS_PLANNED, Adherence
 from scheduler.planning.record import SUFFIX, Retention, plan_id
-from scheduler.planning.worker import ApplyWorker, Ended, Happened, Order, PlanWorker, Progress, Worker, check
+from scheduler.planning.worker import Ahead, ApplyWorker, Ended, Happened, Order, PlanWorker, Progress, Worker, check
 
 log = logging.getLogger(__name__)
 
 KEPT = 32
+MIN_DAYS, MAX_DAYS = 0.01, 400.0
+"""Of history, as on the command line."""
 LOOK_S = 0.5
 """Between looks whether this replica still leads while it applies a plan."""
 Context = Any
@@ -62,12 +65,12 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         if self._running:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "another plan is being made; wait, or Finish it")
         try:
-            asked = self._request(request)
+            asked, ahead = self._request(request), self._ahead(request)
         except ConfigError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         self._number += 1
         name = f"plan-{self._number}"
-        worker = self._running[name] = PlanWorker(asked, self.engine.settings.kube)
+        worker = self._running[name] = PlanWorker(asked, self.engine.settings.kube, ahead)
         ending = "failed"
         try:
             async for event in worker.events():
@@ -136,6 +139,27 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             max_nodes=request.max_nodes if request.HasField("max_nodes") else None,
             hours_of_use=request.hours_of_use if request.HasField("hours_of_use") else None,
         )
+
+    def _ahead(self, request: pb.MakePlanRequest) -> Ahead | None:
+        given = [name for name in ("ahead_seconds", "quantile", "history_days") if request.HasField(name)]
+        if given and request.kind != pb.PLAN_KIND_PURCHASE:
+            raise ConfigError(f"{given[0]} is of a purchase; leave it out")
+        if "ahead_seconds" not in given:
+            if given:
+                raise ConfigError(f"{given[0]} changes nothing without ahead_seconds; give both")
+            return None
+        quantile = request.quantile if "quantile" in given else QUANTILE
+        days = request.history_days if "history_days" in given else DAYS
+        usage = self.engine.settings.usage
+        if not 0 < request.ahead_seconds < 10**10:
+            raise ConfigError(f"ahead_seconds {request.ahead_seconds} is no span; give more than 0, or leave it out")
+        if not 0 < quantile < 1:
+            raise ConfigError(f"quantile {quantile:g} must be above 0 and below 1")
+        if not MIN_DAYS <= days <= MAX_DAYS:
+            raise ConfigError(f"history_days {days:g} must be {MIN_DAYS:g} to {MAX_DAYS:g}")
+        if not usage.prometheus:
+            raise ConfigError("ahead_seconds needs a history: set usage.prometheus, or leave it out")
+        return Ahead(request.ahead_seconds, quantile, days, usage)
 
     def _keep(self, name: str, plan: Plan) -> None:
         self.plans[name] = plan

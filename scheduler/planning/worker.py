@@ -25,21 +25,25 @@ from typing import Any
 import msgspec
 
 from placement.errors import ConfigError, PlacementError
+from placement.planning.foresight import DefaultRates, Foreseen, foresee, history_of_recording
 from placement.planning.make import PlanningError, Request, plan_for
 from placement.planning.plans import Deadline, Plan
 from placement.planning.snapshots import SnapshotFile
 from scheduler.cluster_reader import take_snapshot
-from scheduler.errors import ApiError, PlanPaused, RecordError
+from scheduler.errors import ApiError, PlanPaused, RecordError, SourceError
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.record import PlanState, Retention, alone, fresh_record, read_record, save_record
 from scheduler.planning.solver import NICE
+from scheduler.recording import record_with
 from scheduler.rights import APPLIES
-from scheduler.settings import KubeSettings
+from scheduler.settings import KubeSettings, UsageSettings
 from scheduler.slices import give_way
 
 GRACE_S = 120.0
 """Beyond its limit, for the start of the process, reading the cluster, and the last solver step."""
+HISTORY_S = 1800.0
+"""Beyond that, to read weeks of history from Prometheus, which is asked for a share of the time only (``usage.busy_share``)."""
 STOPPING_S = 0.1
 """Between looks whether a plan is to be interrupted."""
 STOP_S = 10.0
@@ -170,7 +174,31 @@ async def _read(kube: KubeSettings) -> SnapshotFile:
         await client.close()
 
 
-def _make(say: Say, request: Request, kube: KubeSettings, cancelled: Event) -> None:
+@dataclass(frozen=True)
+class Ahead:
+    """A purchase is also for the demand expected within ``span_s``, at ``quantile``, by ``days`` of what Prometheus saw."""
+
+    span_s: int
+    quantile: float
+    days: float
+    usage: UsageSettings
+
+    async def foreseen(self, kube: KubeSettings) -> Foreseen:
+        """Read the past, and what is to be expected.
+
+        Raises
+        ------
+        ApiError : the cluster or Prometheus cannot be read. ConfigError : nothing was measured.
+        """
+        try:
+            recording = await record_with(kube, self.usage, name="history", days=self.days)
+        except SourceError as error:
+            raise ApiError(f"no foresight: {error}") from error
+        history, specs = history_of_recording(recording, DefaultRates(), days=self.days)
+        return foresee(history, specs, self.span_s, self.quantile)
+
+
+def _make(say: Say, request: Request, kube: KubeSettings, ahead: Ahead | None, cancelled: Event) -> None:
     told_s = 0.0
 
     def note(value: float, bound: float | None) -> None:
@@ -179,18 +207,21 @@ def _make(say: Say, request: Request, kube: KubeSettings, cancelled: Event) -> N
             told_s = deadline.elapsed_s
             say(Progress(value, bound, told_s))
 
-    taken = asyncio.run(_read(kube))
+    if ahead is not None:
+        seen = asyncio.run(ahead.foreseen(kube))
+        request = msgspec.structs.replace(request, growth=seen.growth, foresight=seen.words)
+    request = msgspec.structs.replace(request, snapshot=asyncio.run(_read(kube)))
     deadline = Deadline(request.time_s, time.perf_counter, cancelled.is_set, note=note)
-    say(msgspec.json.encode(plan_for(msgspec.structs.replace(request, snapshot=taken), deadline)))
+    say(msgspec.json.encode(plan_for(request, deadline)))
 
 
 class PlanWorker:
     """One plan in one process: iterate :meth:`events`; :meth:`finish` asks for the best so far; then :meth:`close`."""
 
-    def __init__(self, request: Request, kube: KubeSettings) -> None:
-        self._limit_s = request.time_s + GRACE_S
+    def __init__(self, request: Request, kube: KubeSettings, ahead: Ahead | None = None) -> None:
+        self._limit_s = request.time_s + GRACE_S + (0.0 if ahead is None else HISTORY_S)
         self._cancelled = multiprocessing.get_context("spawn").Event()
-        self._worker = Worker(_make, request, kube, self._cancelled)
+        self._worker = Worker(_make, request, kube, ahead, self._cancelled)
         self.close = self._worker.close
 
     def finish(self) -> None:

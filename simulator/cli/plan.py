@@ -345,9 +345,10 @@ def purchase(
     Pods that fit on the nodes that are there need no other; the plan says how many. A spot node counts with what
     interruptions cost, a reserved one with its whole term.
     """
+    from placement.planning.foresight import foresee, worth_of
     from placement.planning.interruptions import usd_at_risk
     from simulator.cost import read_price_book
-    from simulator.planning.foresight import foresee, history_of, worth_of
+    from simulator.planning.foresight import history_of
     from simulator.planning.selling import for_sale
 
     book = given.prices() if prices is None else read_price_book(prices)

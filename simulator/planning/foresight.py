@@ -7,33 +7,17 @@ The rivals are the simplest: demand stays where it is (``last``), or rises to wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.planning.expected import DAY_S, Expected, PodHistory, Rung, expect
-from placement.planning.growth import Growth, growth_of
+from placement.planning.expected import DAY_S, Expected, PodHistory, expect
+from placement.planning.foresight import DAYS, hours
 from placement.pods import PodSpec
-from placement.resources import CPU, MEMORY, FloatArray
-from simulator.cost import Rates
+from placement.resources import CPU, FloatArray
 from simulator.planning.plan_bench import Row
 from simulator.traces.trace import NEVER, Trace
-
-DAYS = 28.0
-"""Of history, as ``ullage record`` takes: load changes for good, and older windows are of another cluster."""
-
-
-def worth_of(specs: tuple[PodSpec, ...], rates: Rates) -> FloatArray:
-    """``(S,)`` USD an hour for what a pod of each class asks for."""
-    return np.array(
-        [
-            spec.amount(CPU) / 1000 * rates.cpu
-            + spec.amount(MEMORY) / 2**30 * rates.memory_gib
-            + (spec.gpu.count * spec.gpu.milli / 1000 * rates.gpu if spec.gpu else 0.0)
-            for spec in specs
-        ]
-    )
 
 
 def cores_of(specs: tuple[PodSpec, ...]) -> FloatArray:
@@ -66,43 +50,6 @@ def history_of(trace: Trace, now_s: int, worth: FloatArray, *, days: float = DAY
     return PodHistory(now_s, since_s, arrival, ends, pods.spec[seen].astype(np.int64), worth)
 
 
-@dataclass(frozen=True)
-class Foreseen:
-    """What a purchase is made for beyond pending pods, and in words what that stands on and how sure it is."""
-
-    growth: tuple[Growth, ...]
-    words: tuple[str, ...]
-    expected: Expected
-
-
-def foresee(
-    history: PodHistory, specs: tuple[PodSpec, ...], span_s: int, quantile: float, *, owner: str = ""
-) -> Foreseen:
-    """What is expected within ``span_s``, of the classes ``specs`` of a history; bare pods count as ``owner``'s."""
-    expected = expect(history, span_s, quantile)
-    named = [replace(spec, owner=spec.owner or owner) for spec in specs]
-    growth = growth_of(named, expected.rise, np.array(expected.use))
-    return Foreseen(growth, _words(history, expected, span_s), expected)
-
-
-def _words(history: PodHistory, expected: Expected, span_s: int) -> tuple[str, ...]:
-    seen = f"{_hours(history.now_s - history.since_s)} h of history with {len(history.arrival_s)} pods"
-    if expected.rung == Rung.NOTHING:
-        return (f"not enough history to expect anything in {_hours(span_s)} h ({seen}): only pending pods count",)
-    more, fewer = int(np.maximum(expected.rise, 0).sum()), int(np.maximum(-expected.rise, 0).sum())
-    rise = f"at the peak {more} pods more and {fewer} fewer than now (worth {expected.peak:+.2f} USD/h on {expected.level:.2f})"
-    basis = f"{expected.windows} {expected.rung}" if expected.windows else str(expected.rung)
-    if expected.tested:
-        record = f"{expected.held} of {expected.tested} earlier forecasts made like this were not exceeded"
-    else:
-        record = "how sure that is cannot be said: no earlier forecast made like this has come to its end"
-    return (f"within {_hours(span_s)} h, at quantile {expected.quantile:g}: {rise}", f"from {basis}; {seen}", record)
-
-
-def _hours(seconds: int) -> str:
-    return f"{seconds / 3600:.3g}"
-
-
 # ── judged ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -131,7 +78,7 @@ def judged(trace: Trace, judging: Judging, tick: Callable[[int, int], None] = la
     first = int(trace.pods.arrival_s.min())
     moments = list(range(first + judging.since_s, first + judging.until_s - judging.ahead_s + 1, judging.every_s))
     if not moments:
-        needed, there = _hours(judging.since_s + judging.ahead_s), _hours(judging.until_s)
+        needed, there = hours(judging.since_s + judging.ahead_s), hours(judging.until_s)
         raise ConfigError(
             f"trace {trace.manifest.name}: a forecast needs {needed} h (--since and --ahead), and {there} h are looked at; "
             "give less of these, or a later --until"

@@ -14,6 +14,7 @@ import numpy as np
 from placement.devices import DEVICE_UNITS, device_units
 from placement.errors import ConfigError
 from placement.planning import purchase
+from placement.planning.foresight import worth_of
 from placement.planning.plans import Deadline
 from placement.pods import PodSpec
 from placement.resources import PODS, FloatArray, IntArray
@@ -22,7 +23,6 @@ from simulator.cost import HOURS_A_MONTH, PriceBook
 from simulator.delivery import delivery_named, delivery_of
 from simulator.fleet import Elastic, Shape
 from simulator.measures import measure
-from simulator.planning.foresight import worth_of
 from simulator.planning.plan_bench import Row
 from simulator.planning.policies import Consolidation, Promise
 from simulator.replay import Outcome, Replay, ReplayOptions

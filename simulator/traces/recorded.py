@@ -34,8 +34,7 @@ def trace_of_recording(recording: Recording) -> Trace:
             f"recording {recording.name}: holds {len(recording.nodes)} nodes and {len(recording.pods)} pods; "
             "a trace needs both"
         )
-    measured = [int(p.time_s[0]) for p in recording.pods if len(p.time_s)]
-    first = min(measured) - STEP_S if measured else min(p.arrival_s for p in recording.pods)
+    first = recording.first_s
     origin = first // WEEK_S * WEEK_S
     pods = sorted(recording.pods, key=lambda p: max(p.arrival_s, first))
     classes = {spec: i for i, spec in enumerate(dict.fromkeys(p.spec for p in pods))}
