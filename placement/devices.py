@@ -5,7 +5,7 @@ Plans of batches pack shares exactly, device by device, as the ledger has them f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,23 @@ UNLIMITED = 2**31
 def share_rank(spec: PodSpec) -> int:
     """For an order in which devices are packed well: 1000 without a share, else its thousandths; largest first."""
     return DEVICE_MILLI if spec.gpu is None else spec.gpu.milli
+
+
+def sure_of(left: Sequence[int], hidden: Iterable[GpuRequest]) -> list[int]:
+    """Thousandths free of each device of a node however the ``hidden`` pods lie, which run there on devices of which nobody
+    has recorded which; ``left`` is without them.
+
+    Any device may hold any of them, as many as fit together beside what is known to be there. Where one fits nowhere, or all
+    ask for more than there is, what is known is not so, and nothing is free for certain.
+    """
+    sums, total, fits = 1, 0, True  # bit s of sums: some of them take s thousandths of one device together
+    for gpu in hidden:
+        fits = fits and sum(free >= gpu.milli for free in left) >= gpu.count
+        sums = (sums | sums << gpu.milli) & ((2 << DEVICE_MILLI) - 1)
+        total += gpu.total_milli
+    if not fits or total > sum(free for free in left if free > 0):
+        return [min(free, 0) for free in left]
+    return [free if free <= 0 else free + 1 - (sums & ((2 << free) - 1)).bit_length() for free in left]
 
 
 def devices_of(specs: Sequence[PodSpec], gpu_free: IntArray) -> Devices | None:

@@ -140,6 +140,8 @@ class _Room:
         self.spec = spec
         self.need: IntArray = state.delta(spec)
         self.free: IntArray = state.offered[:, row] - state.taken[:, row]
+        self.row = row
+        self.gone: set[str] = set()
         self.devices: IntArray = state.gpu_free[row].copy()
 
     def _move(self, resident: Resident, sign: int) -> None:
@@ -148,11 +150,15 @@ class _Room:
         if gpu is not None:
             for index in device_indices(resident.devices):
                 self.devices[index] += sign * gpu.milli
+            if self.row in self.state.unrecorded:
+                self.devices[:] = self.state.free_devices(self.row, self.gone)
 
     def remove(self, resident: Resident) -> None:
+        self.gone.add(resident.uid)
         self._move(resident, 1)
 
     def put_back(self, resident: Resident) -> None:
+        self.gone.discard(resident.uid)
         self._move(resident, -1)
 
     def fits(self) -> bool:

@@ -16,7 +16,7 @@ from placement.pods import PodSpec
 from placement.program import CODE, CodeArray, Known, Program
 from placement.resources import PODS, BoolArray, IntArray
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
-from placement.strategy import PREDICTED_FULL, Strategy
+from placement.strategy import PREDICTED_FULL, UNRECORDED, Strategy
 
 NOT_OFFERED = "not offered by the caller"
 MAX_KNOWN = 1000
@@ -123,6 +123,8 @@ def _reasons(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntAr
     if program.admits:
         demand = program.demands[program._class(spec)]
         broken.append((PREDICTED_FULL, program.fits(demand, rows) & ~program.admitted(demand, rows)))
+    if state.unrecorded:
+        broken.append((UNRECORDED, state.hides_devices(spec)[rows]))
     broken.append((NO_DEVICE, np.ones(len(rows), np.bool_)))
     grouped = []
     left = np.ones(len(rows), np.bool_)

@@ -944,7 +944,7 @@ class DeviceWorth:
 
     def device_scores(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         """``(n, G)`` int64: minus the cost of each device for a shared pod, very low where it does not fit."""
-        free = columns.state.gpu_free[rows]
+        free = np.maximum(columns.state.gpu_free[rows], 0)  # below where somebody was seen on a device that is taken
         fits = free >= demand.milli
         worth = columns.worth[columns.group[rows]]
         at = np.take_along_axis

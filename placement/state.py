@@ -6,26 +6,28 @@ Everything handed out is a read-only view (:class:`Snapshot`), valid until the n
 Layout, chosen so that a bind is one vector addition and a release its exact inverse: ``taken`` and
 ``offered`` are ``(L, N)`` int64 with one row per quantity; the first rows are derived counts that no filter
 bounds (:data:`SCORED_CPU` …), the rest is the resource axis, which grows when a new resource appears.
-``gpu_free`` is ``(N, G)`` int64, free thousandths per device. Node rows are stable; a removed node leaves a
-free row that the next node takes, lowest first, so equal event sequences give equal rows.
+``gpu_free`` is ``(N, G)`` int64, free thousandths per device; beside pods that run on devices of which nobody
+recorded which, what is free for certain (:func:`placement.devices.sure_of`). Node rows are stable; a removed node
+leaves a free row that the next node takes, lowest first, so equal event sequences give equal rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from placement import log
+from placement.devices import sure_of
 from placement.errors import StateError
 from placement.knowledge import Knowledge
 from placement.log import Event, EventLog
 from placement.nodes import NamespaceSpec, NodeSpec
-from placement.pods import PodSpec
+from placement.pods import GpuRequest, PodSpec
 from placement.resources import (
     BASE_RESOURCES,
     CPU,
@@ -151,6 +153,8 @@ class ClusterState:
         self.residents: dict[str, Resident] = {}
         self.rules = RuleIndex()
         self.residents_on: list[dict[str, Resident]] = []
+        self.unrecorded: dict[int, dict[str, GpuRequest]] = {}
+        """Row → what pods ask for that are bound there, on devices of which nobody recorded which."""
         self.namespaces: dict[str, NamespaceSpec] = {}
         self.version = 0
         self.epoch = 0
@@ -302,6 +306,8 @@ class ClusterState:
         self._offer(row, node)
         if _read_once(node) != _read_once(old):
             self._changed(row)
+        if row in self.unrecorded:
+            self._keep_off(row)
         self.log.append(Event(time_s, log.NODE_UPDATED, node.name, detail=node))
 
     def remove_node(self, name: str, *, time_s: int = 0) -> list[Resident]:
@@ -352,6 +358,11 @@ class ClusterState:
             new = Resident(uid, old.spec, old.row, old.devices, old.since_s, True)
             self.residents[uid] = new
             self.residents_on[old.row][uid] = new
+            if old.spec.gpu is not None and (not old.devices or old.row in self.unrecorded):
+                if not old.devices:
+                    self._hide(new, old.spec.gpu)
+                self._keep_off(old.row)
+                self._touch(old.row)
             self.log.append(Event(time_s, log.POD_BOUND, uid, self.name(old.row), old.devices))
 
     def bind(
@@ -371,6 +382,8 @@ class ClusterState:
         self.residents[uid] = new
         self.residents_on[old.row][uid] = new
         self._count(new)
+        if old.row in self.unrecorded:
+            self._keep_off(old.row)
         self.log.append(Event(time_s, log.POD_UPDATED, uid, self.name(old.row), devices, spec))
 
     def forget(self, uid: str, *, time_s: int = 0) -> None:
@@ -419,6 +432,11 @@ class ClusterState:
             free, milli = self._share_of[row], spec.gpu.milli
             for index in device_indices(resident.devices):
                 free[index] -= milli
+            if row in self.unrecorded:
+                self._keep_off(row)
+        elif spec.gpu is not None and resident.is_bound:
+            self._hide(resident, spec.gpu)
+            self._keep_off(row)
         self.rules.bind(spec, row)
         self._touch(row)
 
@@ -439,8 +457,56 @@ class ClusterState:
             free, milli = self._share_of[row], spec.gpu.milli
             for index in device_indices(resident.devices):
                 free[index] += milli
+            if row in self.unrecorded:
+                self._keep_off(row)
+        elif spec.gpu is not None and resident.is_bound:
+            hidden = self.unrecorded[row]
+            del hidden[resident.uid]
+            if not hidden:
+                del self.unrecorded[row]
+            self._keep_off(row)
         self.rules.release(spec, row)
         self._touch(row)
+
+    # ── devices that nobody recorded ──────────────────────────────────────────────────────────
+
+    def _hide(self, resident: Resident, gpu: GpuRequest) -> None:
+        self.unrecorded.setdefault(resident.row, {})[resident.uid] = gpu
+
+    def _keep_off(self, row: int) -> None:
+        """Write what is free for certain of a node's devices."""
+        share = self._share_of[row]
+        for index, free in enumerate(self.free_devices(row)):
+            share[index] = free
+
+    def free_devices(self, row: int, without: Container[str] = ()) -> list[int]:
+        """Thousandths that are free for certain of each device of a node, once the pods ``without`` (UIDs) are gone.
+
+        Assumed pods take what they were given and prove nothing: where one is not bound yet, somebody else may lie.
+        """
+        left = [DEVICE_MILLI if index < self.gpu_count[row] else 0 for index in range(self.gpu_free.shape[1])]
+        assumed = [0] * len(left)
+        for uid, resident in self.residents_on[row].items():
+            gpu = resident.spec.gpu
+            if gpu is not None and uid not in without:
+                for index in device_indices(resident.devices):
+                    if resident.is_bound:
+                        left[index] -= gpu.milli
+                    else:
+                        assumed[index] += gpu.milli
+        hidden = [gpu for uid, gpu in self.unrecorded.get(row, {}).items() if uid not in without]
+        return [free - taken for free, taken in zip(sure_of(left, hidden), assumed, strict=True)]
+
+    def hides_devices(self, spec: PodSpec) -> BoolArray:
+        """``(N,)`` bool: nodes where devices would be free for a class, were it not for pods that may lie on them."""
+        hides: BoolArray = np.zeros(self.num_rows, np.bool_)
+        if spec.gpu is None:
+            return hides
+        milli, count = spec.gpu.milli, spec.gpu.count
+        for row, hidden in self.unrecorded.items():
+            would = sum(free >= milli for free in self.free_devices(row, hidden)) >= count
+            hides[row] = would and np.count_nonzero(self.gpu_free[row] >= milli) < count
+        return hides
 
     # ── knowledge and views ───────────────────────────────────────────────────────────────────
 

@@ -25,6 +25,7 @@ from placement.soft import soft_score
 from placement.state import NUM_DERIVED, ClusterState, Snapshot
 
 PREDICTED_FULL = "predicted use exceeds what the strategy allows on the node"
+UNRECORDED = "devices may be those of running pods without the annotation ullage.dev/devices"
 MAX_PRIORITY = 10
 """An extender's marks are 0–10 (``extender/v1.MaxExtenderPriority``)."""
 
@@ -226,6 +227,7 @@ def reasons(
     text = state.rules.reasons(spec)
     demand = program.demands[program._class(spec)]
     lanes = [lane for lane in range(NUM_DERIVED, len(demand.delta)) if demand.delta[lane] > 0]
+    hides = state.hides_devices(spec)
     for row, node in enumerate(state.nodes):
         if node is None:
             continue
@@ -239,7 +241,7 @@ def reasons(
             if short:
                 reason = "Too many pods" if short == ["pods"] else f"Insufficient {', '.join(short)}"
             elif not program.fits(demand, np.array([row]))[0]:
-                reason = "no device with enough free share"
+                reason = UNRECORDED if hides[row] else "no device with enough free share"
             elif not program.admitted(demand, np.array([row]))[0]:
                 reason = PREDICTED_FULL
         if reason:

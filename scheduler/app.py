@@ -254,8 +254,8 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.binder.drain()
-        if self.election is not None:
+        is_done = await self.binder.drain()
+        if self.election is not None and is_done:  # else the Lease expires, after they have
             await self.election.release()
         await self.informer.stop()
         self.usage.asker.close()
@@ -299,6 +299,7 @@ class App:
         metrics.cache_objects.labels("nodes").set(len(state.row_of))
         metrics.cache_objects.labels("pods").set(len(ledger.pods))
         metrics.reservations.set(len(ledger.reservations))
+        metrics.devices_twice.set(ledger.devices_given_twice())
         oldest = min((r.since_s for r in ledger.reservations.values()), default=ledger.clock())
         metrics.reservation_age.set(ledger.clock() - oldest)
         in_force = "off" if self.engine.modes.is_killed else self.engine.modes.default

@@ -126,13 +126,16 @@ class Binder:
             "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},
         }
         is_first, held.is_binding = not held.is_binding, True
-        if is_first:
-            held.since_s = ledger.clock()
-        path = pod_path(binding.namespace, binding.name) + "/binding"
+        held.since_s = ledger.clock()
+        timeout_s = self.engine.settings.kube.bind_timeout_s
+        path = (
+            pod_path(binding.namespace, binding.name) + f"/binding?timeout={timeout_s:g}s"
+        )  # the server gives up, too
         try:
-            await self.api.call("POST", path, body, timeout_s=self.engine.settings.kube.bind_timeout_s)
+            await self.api.call("POST", path, body, timeout_s=timeout_s)
         except ApiError as error:
             return await self._failed(binding, held, error, is_first=is_first)
+        held.is_accepted = True
         return self._count("bound", "")
 
     async def _failed(self, binding: Binding, held: Reservation, error: ApiError, *, is_first: bool) -> str:
@@ -206,10 +209,16 @@ class Binder:
             if not held.is_nominated:
                 self.engine.ledger.forget(held.uid, "deadline")
 
-    async def drain(self) -> None:
-        """Wait for Bindings that are on their way."""
-        if self._in_flight:
-            await asyncio.wait(self._in_flight.values(), timeout=self.engine.settings.kube.bind_timeout_s)
+    async def drain(self) -> bool:
+        """Wait for Bindings that are on their way; whether none is left that may take effect unseen."""
+        try:
+            async with asyncio.timeout(self.engine.settings.kube.bind_timeout_s):
+                while self._in_flight:
+                    await asyncio.wait(self._in_flight.values())
+        except TimeoutError:
+            log.warning("stopped with Bindings on their way", extra={"bindings": len(self._in_flight)})
+        held = self.engine.ledger.reservations.values()
+        return not self._in_flight and not any(one.is_binding and not one.is_accepted for one in held)
 
     async def run(self) -> None:
         """Settle overdue reservations for ever."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from scheduler.view import Reader
 
 NO_DEVICE = "ullage: no device with enough free GPU share"
+UNRECORDED = "ullage: GPU devices may be those of running pods without ullage.dev/devices"
 NO_ROOM = "ullage: not enough room beside pods already decided"
 UNKNOWN_NODE = "ullage: node not in the view yet"
 NOT_CHOSEN = "ullage: another node was chosen"
@@ -244,14 +245,8 @@ class Engine:
             return row is not None
         if spec.gpu.models and state.nodes[row].gpu_model not in spec.gpu.models:  # type: ignore[union-attr]  # named row
             return False
-        free = state.gpu_free[row].copy()
-        for uid in victims:
-            resident = state.residents.get(uid)
-            if resident is not None and resident.row == row and resident.spec.gpu is not None:
-                for device in range(resident.devices.bit_length()):
-                    if resident.devices >> device & 1:
-                        free[device] += resident.spec.gpu.milli
-        return int((free[: state.gpu_count[row]] >= spec.gpu.milli).sum()) >= spec.gpu.count
+        free = state.free_devices(row, set(victims))
+        return sum(milli >= spec.gpu.milli for milli in free) >= spec.gpu.count
 
     # ── what is left behind ───────────────────────────────────────────────────────────────────
 

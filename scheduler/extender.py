@@ -27,7 +27,7 @@ from placement.strategy import MAX_PRIORITY, Decision
 from scheduler import wire
 from scheduler.api import Who
 from scheduler.binder import Binder
-from scheduler.engine import NO_DEVICE, NO_ROOM, NOT_CHOSEN, UNKNOWN_NODE, Answered, Engine
+from scheduler.engine import NO_DEVICE, NO_ROOM, NOT_CHOSEN, UNKNOWN_NODE, UNRECORDED, Answered, Engine
 from scheduler.metrics import CONTENT_TYPE
 from scheduler.server import Request, Response, problem
 from scheduler.wire import Question
@@ -224,7 +224,8 @@ class Extender:
         if spec.gpu is None or (mode in SILENT and not asker.is_gpu):
             return wire.filter_all(question), mode
         passes = self._at(engine.has_devices(spec), question.rows)
-        reasons = ((UNKNOWN_NODE, question.rows < 0), (NO_DEVICE, np.ones(len(passes), np.bool_)))
+        hidden = self._at(engine.state.hides_devices(spec), question.rows)
+        reasons = ((UNKNOWN_NODE, question.rows < 0), (UNRECORDED, hidden), (NO_DEVICE, np.ones(len(passes), np.bool_)))
         return wire.filter_some(question, engine.table, passes, reasons), mode
 
     def _held(self, question: Question) -> bytes | None:
@@ -254,7 +255,8 @@ class Extender:
             return wire.filter_some(question, engine.table, passes, ((NOT_CHOSEN, ~passes),)), "decided"
         nothing = np.zeros(len(rows), np.bool_)
         no_device = ~self._at(engine.has_devices(spec), rows)
-        reasons = ((UNKNOWN_NODE, rows < 0), (NO_DEVICE, no_device), (NO_ROOM, ~nothing))
+        hidden = self._at(engine.state.hides_devices(spec), rows)
+        reasons = ((UNKNOWN_NODE, rows < 0), (UNRECORDED, hidden), (NO_DEVICE, no_device), (NO_ROOM, ~nothing))
         return wire.filter_some(question, engine.table, nothing, reasons), "rejected"
 
     @staticmethod

@@ -7,6 +7,8 @@ events arrive, arrive twice or get lost until the next list does not matter:
 
 * an observation older than the one we hold is ignored (resource versions);
 * a UID that ended never comes back (tombstones; UIDs are never used twice);
+* devices of a bound pod are those that we gave it, or those first seen on it: its owner may edit annotations, and an
+  edit moves nobody to another device. A bound pod on devices that nobody recorded may be on any of its node's;
 * a bound pod whose node is not known yet waits for it, and is counted when the node appears.
 
 No I/O here and one clock, which is an argument: a property test drives this with random histories.
@@ -15,15 +17,18 @@ No I/O here and one clock, which is an argument: a property test drives this wit
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from msgspec import Struct, structs
 
 from placement.log import POD_ENDED, Event
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import template_of
 from placement.pods import PodSpec
+from placement.resources import DEVICE_MILLI
 from placement.state import ClusterState, device_indices
 from scheduler.api import Who
 from scheduler.metrics import Metrics
@@ -85,11 +90,13 @@ class Reservation(Struct, gc=False):
     node: str
     devices: int
     since_s: float
-    """Of the ledger's clock: when it was made, or when the first Binding was sent."""
+    """Of the ledger's clock: when it was made, or when the last Binding was sent."""
     is_guess: bool = False
     """Not decided, only likely (``score``): it may end elsewhere without anything being wrong."""
     is_binding: bool = False
     """A Binding was sent and its outcome is not known: only the API may end this."""
+    is_accepted: bool = False
+    """The API took our Binding: where the pod is, and on which devices, we know better than its annotations."""
     is_nominated: bool = False
     """It stands as a nomination of ours in the API, whoever wrote that: it ends when that does."""
     decision_id: str = ""
@@ -145,6 +152,8 @@ class Ledger:
         self._waiting: dict[str, dict[str, bool]] = {}
         """Node that is not known → pods on it, and whether they ran there before it went."""
         self._tombstones: dict[str, None] = {}
+        self._disbelieved: dict[str, int] = {}
+        """UID of a bound pod → devices that its annotation names, and that it was not given."""
 
     @property
     def time_s(self) -> int:
@@ -215,6 +224,8 @@ class Ledger:
                 return
             if old.spec is not seen.spec and old.spec == seen.spec:
                 seen = structs.replace(seen, spec=old.spec)
+        if seen.node and seen.spec.gpu is not None:
+            seen = self._as_given(seen, old)
         if seen.oom_s > (0 if old is None else old.oom_s):
             self.on_oom(seen)
         if seen.has_ended:
@@ -287,6 +298,7 @@ class Ledger:
     def lose(self, uid: str) -> None:
         """The pod ended or was deleted; it will not come back under this UID."""
         self._bury(uid)
+        self._disbelieved.pop(uid, None)
         self.gated.pop(uid, None)
         self.planned.pop(uid, None)
         seen = self.pods.pop(uid, None)
@@ -313,16 +325,34 @@ class Ledger:
         if len(self._tombstones) > MAX_TOMBSTONES:
             del self._tombstones[next(iter(self._tombstones))]
 
+    def _as_given(self, seen: Seen, old: Seen | None) -> Seen:
+        """A bound pod with the devices that it was given, whatever its annotation says since."""
+        held = self.reservations.get(seen.uid)
+        if old is not None and old.node == seen.node:
+            devices = old.devices
+        elif held is not None and held.is_accepted and held.node == seen.node:
+            devices = held.devices
+        else:
+            return seen
+        if seen.devices == devices:
+            self._disbelieved.pop(seen.uid, None)
+            return seen
+        if self._disbelieved.get(seen.uid) != seen.devices:
+            self._disbelieved[seen.uid] = seen.devices
+            self._conflict("devices changed", seen)
+        return structs.replace(seen, devices=devices)
+
     def _settle(self, seen: Seen, *, has_run: bool = False) -> None:
         """Make the columns say what the API says of a bound pod; one that ``has_run`` is not new on its node."""
         uid, state = seen.uid, self.state
         row = state.row_of.get(seen.node)
         resident = state.residents.get(uid)
-        devices = 0 if row is None else self._devices(seen, row)
+        is_there = resident is not None and resident.is_bound and resident.row == row
+        if resident is not None and is_there and resident.devices == seen.devices and seen.spec.gpu is not None:
+            devices = resident.devices  # its node may say at the moment that it has none
+        else:
+            devices = 0 if row is None else self._devices(seen, row)
         if resident is not None:
-            if not devices and resident.devices and resident.row == row and resident.spec.gpu == seen.spec.gpu:
-                self._conflict("devices unrecorded", seen)
-                devices = resident.devices
             is_same = resident.devices == devices and resident.spec == seen.spec
             if resident.row == row and (resident.is_bound or is_same):
                 if not is_same:
@@ -342,13 +372,28 @@ class Ledger:
         state.bind(uid, seen.spec, seen.node, devices, time_s=self.time_s, was_there=was_there)
 
     def _devices(self, seen: Seen, row: int) -> int:
-        """The annotation's devices as far as this node has them."""
-        if seen.spec.gpu is None or not seen.devices:
+        """The annotation's devices; 0 = nobody knows which, also where the node does not have them or they are not as many
+        as the pod asks for."""
+        if seen.spec.gpu is None:
             return 0
-        possible = seen.devices & ((1 << int(self.state.gpu_count[row])) - 1)
-        if possible != seen.devices or possible.bit_count() != seen.spec.gpu.count:
+        if not seen.devices:
+            self._conflict("devices unrecorded", seen)
+        elif seen.devices >> int(self.state.gpu_count[row]) or seen.devices.bit_count() != seen.spec.gpu.count:
             self._conflict("devices impossible", seen)
-        return possible
+        else:
+            return seen.devices
+        return 0
+
+    def devices_given_twice(self) -> int:
+        """Devices of which bound pods hold more than there is."""
+        state, found = self.state, 0
+        for row in np.flatnonzero((state.gpu_free < 0).any(axis=1)).tolist():
+            held = Counter[int]()
+            for resident in state.residents_on[row].values():
+                if resident.is_bound and resident.spec.gpu is not None:
+                    held.update(dict.fromkeys(device_indices(resident.devices), resident.spec.gpu.milli))
+            found += sum(milli > DEVICE_MILLI for milli in held.values())
+        return found
 
     def _conflict(self, what: str, seen: Seen) -> None:
         self.metrics.conflicts.labels(what).inc()

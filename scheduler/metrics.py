@@ -58,6 +58,9 @@ class Metrics:
         self.conflicts = counter(
             "ullage_ledger_conflicts_total", "Observations that differed from what was decided or planned.", ["what"]
         )
+        self.devices_twice = gauge(
+            "ullage_devices_given_twice", "GPU devices of which running pods hold more than there is."
+        )
         self.binds = counter("ullage_binds_total", "Bindings asked of the API, by outcome.", ["outcome"])
         self.is_leader = gauge("ullage_leader", "1 when this replica answers.")
         self.mode = gauge("ullage_mode", "1 for the global mode in force.", ["mode"])

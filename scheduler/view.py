@@ -19,8 +19,8 @@ from placement.errors import ConfigError
 from placement.gangs import KINDS, Groups, Kind
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
-from placement.pods import NodeTerm, PodSpec, Requirement
-from placement.resources import DEVICES_ANNOTATION, GPU_SHARE, parse_quantity
+from placement.pods import GpuRequest, NodeTerm, PodSpec, Requirement
+from placement.resources import DEVICE_MILLI, DEVICES_ANNOTATION, GPU_SHARE
 from placement.state import devices_mask
 from scheduler.errors import WireError
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
@@ -141,18 +141,18 @@ class Reader:
         return self._classes.setdefault(spec, spec)
 
     def _bound_spec(self, pod: objects.Pod) -> PodSpec:
-        """The class of a pod that runs already: if its GPU request makes no sense, its shares count in total only."""
+        """The class of a pod that runs already. If its annotations make no sense of its GPU shares, they are a share of one
+        device or whole ones, as of any other pod: it holds them all the same."""
         try:
             return self._spec(pod)
         except ConfigError as error:
             log.warning("GPU request not understood", extra={"pod": pod.metadata.name, "error": str(error)})
-        total = 0
+        total = objects.effective_requests(pod).get(GPU_SHARE, 0)
         for container in (*(pod.spec.containers or ()), *(pod.spec.initContainers or ())):
-            asks = container.resources.requests if container.resources else None
-            if asks and GPU_SHARE in asks:
-                total += parse_quantity(asks.pop(GPU_SHARE), GPU_SHARE)
+            if container.resources and container.resources.requests:
+                container.resources.requests.pop(GPU_SHARE, None)
         spec = self._spec(pod)
-        return replace(spec, request=tuple(sorted((*spec.request, (GPU_SHARE, total)))))
+        return replace(spec, gpu=GpuRequest(-(-total // DEVICE_MILLI), min(total, DEVICE_MILLI))) if total else spec
 
     def node(self, raw: Raw) -> NodeSpec:
         """A node; equal images are one object.

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from msgspec.structs import replace
 
 from placement.pods import GpuRequest
+from placement.resources import DEVICES_ANNOTATION
 from scheduler.binder import Binder
 from scheduler.errors import ApiError
 from scheduler.ledger import Seen
+from scheduler.settings import KubeSettings, Settings
 from scheduler.wire import Binding
 from tests.live_engine import Live, cpu_pod
 
@@ -36,6 +39,8 @@ class FakeApi:
         self.before_get = asyncio.Event()
         self.before_bind = asyncio.Event()
         self.pod: dict[str, Any] = POD
+        self.bindings: list[tuple[str, Any]] = []
+        """Path and body of each."""
         self.before_get.set()
         self.before_bind.set()
 
@@ -49,6 +54,7 @@ class FakeApi:
         timeout_s: float = 30,
     ) -> bytes:
         if method == "POST":
+            self.bindings.append((path, body))
             await self.before_bind.wait()
             self.on_bind()
             return b"{}"
@@ -177,3 +183,150 @@ async def test_no_binding_goes_out_once_the_lead_is_gone(tmp_path: Path) -> None
     case.api.before_get.set()
     assert await again == "ullage: another replica leads"
     assert not bound
+
+
+def bound_to(node: str, devices: str) -> dict[str, Any]:
+    """The pod as the API shows it, bound."""
+    meta = POD["metadata"] | {"resourceVersion": "5", "annotations": {DEVICES_ANNOTATION: devices} if devices else {}}
+    return POD | {"metadata": meta, "spec": POD["spec"] | {"nodeName": node}}
+
+
+def refusal(status: int) -> Callable[[], None]:
+    def refuse() -> None:
+        raise ApiError("as ordered", status)
+
+    return refuse
+
+
+async def test_every_attempt_names_the_same_devices_and_tells_the_server_when_to_give_up(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    for status in (0, 500, 504, 429, 409, 404):
+        case.api.on_bind = refusal(status)
+        assert "as ordered" in await case.bind()
+        assert case.free == 400, "the first attempt may still take effect, whatever becomes of the others"
+    case.api.on_bind = lambda: None
+    assert await case.bind() == ""
+    assert len(case.api.bindings) == 7
+    assert {path for path, _ in case.api.bindings} == {"/api/v1/namespaces/shop/pods/g/binding?timeout=5s"}
+    for _, body in case.api.bindings:
+        assert body["metadata"]["annotations"] == {DEVICES_ANNOTATION: "0"}
+        assert body["metadata"]["uid"] == "uid-g", "never a pod of the same name"
+
+
+async def test_the_deadline_of_a_lost_binding_counts_from_the_last_attempt(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.api.on_bind = no_answer
+    await case.bind()
+    case.now_s = 59.0
+    await case.bind()
+    case.now_s = 61.0
+    await case.binder.settle_overdue()
+    assert case.free == 400, "the second attempt was sent two seconds ago"
+    case.now_s = 119.5
+    await case.binder.settle_overdue()
+    assert case.free == 1000
+
+
+async def test_a_list_that_is_read_while_a_binding_is_on_its_way_frees_nothing(tmp_path: Path) -> None:
+    """It shows the pod as it was: unbound, edited, or nominated elsewhere."""
+    case = Case(tmp_path)
+    case.api.before_bind.clear()
+    binding = asyncio.create_task(case.bind())
+    await asyncio.sleep(0)
+    for version, changes in enumerate(
+        ({}, {"is_leaving": True}, {"planned": "n2", "nominated": "n2"}, {"nominated": ""})
+    ):
+        case.ledger.see(replace(case.seen, version=version + 2, **changes))
+        case.now_s += 1000
+        await case.binder.settle_overdue()
+        assert case.free == 400
+    case.api.before_bind.set()
+    assert await binding == ""
+    assert case.ledger.reservations["uid-g"].is_accepted
+
+
+@pytest.mark.parametrize("status", [0, 404, 409, 504])
+async def test_a_pod_that_is_deleted_while_it_is_bound_leaves_its_devices_to_others(
+    tmp_path: Path, status: int
+) -> None:
+    """No Binding can take effect any more: it names the UID."""
+    case = Case(tmp_path)
+    case.api.before_bind.clear()
+    binding = asyncio.create_task(case.bind())
+    await asyncio.sleep(0)
+    assert case.free == 400
+    case.ledger.lose("uid-g")
+    assert case.free == 1000
+    case.api.pod = POD | {"metadata": POD["metadata"] | {"uid": "uid-new"}}
+    case.api.on_bind = refusal(status)
+    case.api.before_bind.set()
+    assert await binding == "ullage: the pod is gone"
+    case.ledger.see(replace(case.seen, version=9, node="n1", devices=0b1))
+    assert case.free == 1000, "a late event brings nobody back"
+
+
+@pytest.mark.parametrize("status", [0, 409, 500])
+@pytest.mark.parametrize(
+    ("node", "devices", "left"),
+    [
+        ("n2", "1", [1000, 400]),
+        ("n2", "0", [400, 1000]),
+        ("n2", "", [400, 400]),
+        ("n2", "0,1", [400, 400]),
+        ("n1", "0", [1000, 1000]),
+    ],
+)
+async def test_what_another_leader_bound_is_counted_as_it_says(
+    tmp_path: Path, status: int, node: str, devices: str, left: list[int]
+) -> None:
+    """Ours was refused, or got no answer: the pod is where the API shows it, on the devices that the Binding named."""
+    case = Case(tmp_path)
+    case.ledger.forget("uid-g", "test")
+    assert case.ledger.assume(case.seen.who, SPEC, "n2", 0b1)
+    case.api.on_bind, case.api.pod = refusal(status), bound_to(node, devices)
+    error = await case.bind("n2")
+    assert (error == "") == (node == "n2")
+    assert case.ledger.state.gpu_free[2].tolist() == left
+    assert not case.ledger.reservations
+    assert case.ledger.devices_given_twice() == 0
+
+
+async def test_devices_that_are_taken_after_the_decision_are_not_bound(tmp_path: Path) -> None:
+    """By a pod of which nobody knows where it lies: it may be on the very device."""
+    case = Case(tmp_path)
+    hidden = Seen("uid-x", "x", "shop", 1, cpu_pod(1, gpu=GpuRequest(1, 500)), node="n1")
+    case.ledger.see(hidden)
+    assert case.free == -100
+    assert await case.bind() == "ullage: the devices on this node are no longer free"
+    assert not case.api.bindings
+    case.ledger.lose("uid-x")
+    assert await case.bind() == ""
+
+
+async def test_a_device_that_is_given_twice_is_said_whoever_did_it(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    assert await case.bind() == ""
+    stranger = Seen("uid-x", "x", "shop", 1, cpu_pod(1, gpu=GpuRequest(1, 500)), node="n1", devices=0b1)
+    case.ledger.see(stranger)
+    assert case.ledger.devices_given_twice() == 0, "ours is not seen there yet"
+    case.ledger.see(replace(case.seen, version=2, node="n1", devices=0b1))
+    assert case.ledger.devices_given_twice() == 1
+    case.ledger.lose("uid-x")
+    assert case.ledger.devices_given_twice() == 0
+
+
+async def test_who_stops_says_whether_bindings_are_on_their_way(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    assert await case.binder.drain()
+    case.binder.engine.settings = Settings(kube=KubeSettings(bind_timeout_s=0.1))
+    case.api.before_bind.clear()
+    binding = asyncio.create_task(case.bind())
+    await asyncio.sleep(0)
+    assert not await case.binder.drain()
+    case.api.on_bind = no_answer
+    case.api.before_bind.set()
+    assert not await case.binder.drain(), "it may take effect"
+    assert "no answer" in await binding
+    case.api.on_bind = lambda: None
+    assert await case.bind() == ""
+    assert await case.binder.drain()

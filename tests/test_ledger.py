@@ -6,6 +6,7 @@ from dataclasses import replace as with_class
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -17,7 +18,7 @@ from placement.learning.lifetimes import LifetimeForecaster
 from placement.nodes import NodeSpec
 from placement.playback import rebuild
 from placement.pods import GpuRequest, PodSpec
-from placement.resources import CPU
+from placement.resources import CPU, DEVICES_ANNOTATION, GPU_SHARE
 from placement.state import ClusterState
 from scheduler.api import Who
 from scheduler.ledger import TARGET_S, Ledger, Seen
@@ -50,6 +51,10 @@ def fresh(*names: str) -> Ledger:
     return ledger
 
 
+def conflicts(ledger: Ledger, what: str) -> float | None:
+    return ledger.metrics.registry.get_sample_value("ullage_ledger_conflicts_total", {"what": what})
+
+
 class Histories(RuleBasedStateMachine):
     """An API server that changes, a watch that mangles what it says, and a scheduler that decides."""
 
@@ -63,6 +68,7 @@ class Histories(RuleBasedStateMachine):
         self.kind_of: dict[str, int] = {}
         self.version = 0
         self.count = 0
+        self.first_seen: dict[tuple[str, str], int] = {}
 
     # what the cluster does; every change is an event that somebody may deliver
 
@@ -108,6 +114,12 @@ class Histories(RuleBasedStateMachine):
             return multiple()
         uid = data.draw(st.sampled_from(sorted(self.pods)))
         return self.change(uid, spec=with_class(self.pods[uid].spec, labels=(("app", label),)))
+
+    @rule(target=events, data=st.data(), devices=st.sampled_from((0, 0b1, 0b10, 0b101, 1 << 9)))
+    def annotate(self, data: Any, devices: int) -> Any:
+        """Whoever may edit a pod may write what he likes."""
+        bound = [u for u, p in self.pods.items() if p.node]
+        return self.change(data.draw(st.sampled_from(bound)), devices=devices) if bound else multiple()
 
     @rule(target=events, data=st.data())
     def finish(self, data: Any) -> Any:
@@ -173,6 +185,12 @@ class Histories(RuleBasedStateMachine):
         if self.ledger.reservations:
             self.ledger.forget(data.draw(st.sampled_from(sorted(self.ledger.reservations))), "test")
 
+    @rule(data=st.data())
+    def the_api_takes_a_binding(self, data: Any) -> None:
+        if self.ledger.reservations:
+            held = self.ledger.reservations[data.draw(st.sampled_from(sorted(self.ledger.reservations)))]
+            held.is_binding = held.is_accepted = True
+
     # what must hold
 
     @invariant()
@@ -190,6 +208,11 @@ class Histories(RuleBasedStateMachine):
                     assert resident.spec.gpu is not None
                     free[resident.row, device] -= resident.spec.gpu.milli
         assert (taken == state.taken).all()
+        hidden = [r for r in state.residents.values() if r.is_bound and r.spec.gpu and not r.devices]
+        rows = sorted({resident.row for resident in hidden})
+        assert sorted(state.unrecorded) == rows
+        for row in rows:
+            free[row] = state.free_devices(row)  # tests/test_unrecorded.py says what these are
         assert (free == state.gpu_free).all()
 
     @invariant()
@@ -212,8 +235,15 @@ class Histories(RuleBasedStateMachine):
         for uid, resident in state.residents.items():
             seen = self.ledger.pods.get(uid)
             if seen is not None and seen.node and resident.is_bound and seen.spec.gpu is not None:
-                there = (1 << int(state.gpu_count[resident.row])) - 1
-                assert not (seen.devices & there) & ~resident.devices
+                assert resident.devices == seen.devices or uid in state.unrecorded[resident.row]
+                assert resident.devices in (0, seen.devices)
+
+    @invariant()
+    def a_bound_pod_stays_on_its_devices(self) -> None:
+        """Whatever is written on it since."""
+        for uid, seen in self.ledger.pods.items():
+            if seen.node and seen.spec.gpu is not None:
+                assert self.first_seen.setdefault((uid, seen.node), seen.devices) == seen.devices
 
     @invariant()
     def reservations_are_the_residents_not_seen_bound(self) -> None:
@@ -290,11 +320,13 @@ def test_a_pod_that_is_edited_goes_on_living() -> None:
 
 
 def test_a_label_gives_no_device_away_that_nobody_wrote_down() -> None:
+    """Somebody else bound the pod: what we would have given it, nobody told its node."""
     ledger = fresh("a")
     ledger.assume(Who("u", "default", "p"), SPECS[1], "a", 0b10)
     for version, label in ((2, "x"), (3, "y")):
         ledger.see(replace(pod("u", 1, version, node="a"), spec=with_class(SPECS[1], labels=(("app", label),))))
-        assert ledger.state.residents["u"].devices == 0b10
+        assert "u" in ledger.state.unrecorded[0]
+        assert ledger.state.gpu_free[0].tolist() == [600] * 4, "it may be on any"
 
 
 def test_nothing_is_kept_of_namespaces_that_are_gone() -> None:
@@ -405,6 +437,8 @@ def test_devices_that_a_node_does_not_have_are_not_counted() -> None:
     ledger = fresh("a")
     ledger.see(pod("u", 1, 5, node="a", devices=1 << 9))
     assert ledger.state.residents["u"].devices == 0
+    assert ledger.state.gpu_free[0].tolist() == [600] * 4, "it is somewhere"
+    assert conflicts(ledger, "devices impossible") == 1
 
 
 def test_devices_in_use_are_in_use_however_late_their_node_says_that_it_has_them() -> None:
@@ -482,15 +516,73 @@ def test_one_pod_that_comes_meets_one_target() -> None:
     assert ledger.target_for("new-3", spec) == ""
 
 
-def test_a_pod_that_was_bound_without_a_word_of_its_devices_keeps_those_that_it_was_given() -> None:
+@pytest.mark.parametrize("written", [0, 0b11, 1 << 9])
+def test_a_pod_that_we_bound_is_on_the_devices_that_we_gave_it_whatever_its_annotation_says(written: int) -> None:
     ledger = fresh("a")
     seen = pod("u", 2)
     ledger.see(seen)
     ledger.assume(seen.who, SPECS[2], "a", 0b101)
-    ledger.see(replace(seen, version=2, node="a"))
+    held = ledger.reservations["u"]
+    held.is_binding = held.is_accepted = True
+    ledger.see(replace(seen, version=2, node="a", devices=written))
+    ledger.see(replace(seen, version=3, node="a", devices=written, is_leaving=True))
+    assert conflicts(ledger, "devices changed") == 1, "once for each edit"
     assert ledger.state.residents["u"].devices == 0b101
     assert ledger.state.residents["u"].is_bound
     assert ledger.state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000]
+
+
+@pytest.mark.parametrize("written", [0, 0b10, 0b1100])
+def test_an_annotation_that_is_edited_moves_no_pod_to_another_device(written: int) -> None:
+    """Also after the node was away, and while its device plugin is: a tenant can write what he likes on a running pod."""
+    ledger = fresh("a")
+    first = pod("u", 2, node="a", devices=0b101)
+    ledger.see(first)
+    edited = replace(first, version=2, devices=written)
+    ledger.see(edited)
+    for step in (
+        lambda: ledger.see(replace(edited, version=3, is_leaving=True)),
+        lambda: (ledger.lose_node("a"), ledger.see_node(node("a"))),
+        lambda: (
+            ledger.see_node(node("a", gpus=0)),
+            ledger.see(replace(edited, version=4)),
+            ledger.see_node(node("a")),
+        ),
+    ):
+        step()
+        assert ledger.state.residents["u"].devices == 0b101
+        assert ledger.state.gpu_free[0].tolist() == [0, 1000, 0, 1000]
+    assert conflicts(ledger, "devices changed") == 1
+    ledger.see(replace(first, version=5))
+    ledger.see(replace(edited, version=6))
+    assert conflicts(ledger, "devices changed") == 2, "put right, and edited again"
+    ledger.lose("u")
+    assert ledger.state.gpu_free[0].tolist() == [1000] * 4
+
+
+def test_devices_that_are_written_on_a_running_pod_are_not_believed_either() -> None:
+    ledger = fresh("a")
+    seen = pod("u", 1, node="a")
+    ledger.see(seen)
+    assert conflicts(ledger, "devices unrecorded") == 1
+    ledger.see(replace(seen, version=2, devices=0b1))
+    assert ledger.state.gpu_free[0].tolist() == [600] * 4, "nobody but who bound it knows"
+    assert (conflicts(ledger, "devices unrecorded"), conflicts(ledger, "devices changed")) == (1, 1)
+
+
+def test_a_request_that_is_edited_until_nobody_understands_it_holds_its_devices() -> None:
+    """The count of devices is an annotation, and may be edited as any other."""
+    ledger, reader = fresh("a"), Reader()
+    body: dict[str, Any] = {
+        "metadata": {"name": "u", "namespace": "default", "uid": "u", "annotations": {DEVICES_ANNOTATION: "0,2"}},
+        "spec": {"nodeName": "a", "containers": [{"resources": {"requests": {GPU_SHARE: "2000"}}}]},
+    }
+    for version, count in enumerate(("2", "many", "3", "1", "")):
+        body["metadata"] |= {"resourceVersion": str(version + 1)}
+        body["metadata"]["annotations"]["ullage.dev/gpu-count"] = count
+        ledger.see(reader.pod(json.encode(body)))
+        assert ledger.state.gpu_free[0].tolist() == [0, 1000, 0, 1000]
+        assert ledger.state.taken[ledger.state.lane(GPU_SHARE), 0] == 2000
 
 
 def test_a_nomination_keeps_room_wherever_it_was_made_and_gives_it_back() -> None:
@@ -520,8 +612,7 @@ def test_a_nomination_whose_devices_are_taken_keeps_its_room_without_them() -> N
     assert state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000], "who has the devices keeps them, and no others go"
     assert not ledger.keeps_devices(held), "nobody may bind it like this"
     ledger.see(replace(nominated, version=2))
-    what = {"what": "planned devices taken"}
-    assert ledger.metrics.registry.get_sample_value("ullage_ledger_conflicts_total", what) == 1
+    assert conflicts(ledger, "planned devices taken") == 1
     ledger.see(replace(nominated, version=3, nominated=""))
     assert (state.taken[:, 0] == state.delta(SPECS[2])).all()
 

@@ -87,7 +87,6 @@ def test_pods_on_devices_that_nobody_recorded_may_be_on_any() -> None:
     assert Cluster(state).device_free().tolist()[0] == [50 + 50, 50]
     state.bind("whole", pod(0, 2, 1000).spec, "n1")
     assert Cluster(state).device_free().tolist()[1] == [0, 0]
-    assert not Cluster(ledger_of((2, "T4"))).somewhere()
 
 
 def test_the_checker_sees_a_device_that_may_be_somebody_elses() -> None:

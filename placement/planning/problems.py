@@ -134,29 +134,9 @@ class Cluster:
         """``(R, N)`` what nodes offer."""
         return np.asarray(self.state.snapshot().offered[NUM_DERIVED:, self.rows], np.int64)
 
-    def somewhere(self) -> dict[int, list[Resident]]:
-        """Ledger row → pods there that run on devices of which nobody has recorded which (:data:`DEVICES_ANNOTATION`)."""
-        found: dict[int, list[Resident]] = {}
-        for resident in self.state.residents.values():
-            if resident.spec.gpu is not None and not resident.devices:
-                found.setdefault(resident.row, []).append(resident)
-        return found
-
     def device_free(self) -> IntArray:
-        """``(N, G)`` thousandths that are free of each device, wherever pods are of which that is not known.
-
-        Any device may hold any of them, as many as fit together beside what is known to be there.
-        """
-        free = self.state.snapshot().gpu_free[self.rows].copy()
-        somewhere = self.somewhere()
-        for n in np.flatnonzero(np.isin(self.rows, list(somewhere))).tolist():
-            sums = 1  # bit s: some of them take s thousandths together
-            for resident in somewhere[int(self.rows[n])]:
-                sums |= sums << (resident.spec.gpu.milli if resident.spec.gpu else 0)
-            for g, left in enumerate(free[n].tolist()):
-                if left > 0:
-                    free[n, g] = left + 1 - (sums & ((2 << left) - 1)).bit_length()
-        return free
+        """``(N, G)`` thousandths that are free for certain of each device."""
+        return self.state.snapshot().gpu_free[self.rows]
 
     def movable(self) -> list[Resident]:
         """Running pods that a plan may move, in ledger order."""
@@ -584,7 +564,7 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
 
 def _on_hidden_devices(cluster: Cluster) -> tuple[str, ...]:
     """A line for people where devices are kept free because somebody may be on them."""
-    pods = sum(map(len, cluster.somewhere().values()))
+    pods = sum(map(len, cluster.state.unrecorded.values()))
     if not pods:
         return ()
     return (
