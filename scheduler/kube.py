@@ -132,12 +132,19 @@ class KubeClient:
     async def call(
         self, method: str, path: str, body: Any = None, *, content_type: str = "application/json", timeout_s: float = 30
     ) -> bytes:
-        """One request; its answer's body.
+        """One request; its answer's body. ``timeout_s`` is for everything, renewed credentials included.
 
         Raises
         ------
         ApiError : any status but 2xx (``status`` says which), or no answer (``status`` 0).
         """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._call(method, path, body, content_type)
+        except TimeoutError as error:
+            raise _unreachable(self.base, method, path, error) from error
+
+    async def _call(self, method: str, path: str, body: Any, content_type: str) -> bytes:
         for attempt in (0, 1):
             headers = await self.headers({"Content-Type": content_type} if body is not None else None)
             data = None if body is None else msgspec.json.encode(body)
@@ -147,7 +154,7 @@ class KubeClient:
                     self.base + path,
                     data=data,
                     headers=headers,
-                    timeout=aiohttp.ClientTimeout(total=timeout_s),
+                    timeout=aiohttp.ClientTimeout(total=None),
                     **self._connection(),
                 ) as response:
                     answer = await response.read()
@@ -156,7 +163,7 @@ class KubeClient:
                     if response.status >= 300:
                         raise refused(method, path, response.status, answer, self.purpose)
                     return answer
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except (aiohttp.ClientError, OSError) as error:
                 raise _unreachable(self.base, method, path, error) from error
         raise ApiError(f"{method} {path}: 401 after renewing the credentials; log in again", 401)
 

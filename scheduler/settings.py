@@ -104,7 +104,7 @@ class KubeSettings:
     silence_timeout_s: float = _number(120, 5, 3600)
     """A watch without a byte for so long is taken for dead; bookmarks arrive about once a minute."""
     bind_timeout_s: float = _number(5, 0.1, 120)
-    """One Binding POST."""
+    """One Binding POST; with a lease, at most a third of its duration: none outlives the term that it was sent in."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,8 @@ class Settings:
     ignored_wishes: tuple[str, ...] = ()
     """Soft wishes that may be ignored in ``decide``; see docs/operate.md."""
     assume_timeout_s: float = _number(60, 1, 3600)
-    """A reservation that neither bound nor failed by then is looked up, and forgotten if the API says unbound."""
+    """A reservation that neither bound nor failed by then is looked up, and forgotten if the API says unbound. At least
+    ``kube.bind_timeout_s``: until then a Binding without an answer may take effect."""
     exempt_namespaces: tuple[str, ...] = ()
     """Pods of these namespaces get neutral answers: Ullage's own must be among them."""
     name_losers: bool = False
@@ -399,7 +400,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     """Settings that do not go together or name what does not exist: their keys, and why."""
     from placement.strategies import strategy_named  # half a second of imports that readers of one section spare
 
-    http, grpc, usage, lease = settings.http, settings.grpc, settings.usage, settings.lease
+    http, grpc, usage, lease, kube = settings.http, settings.grpc, settings.usage, settings.lease, settings.kube
     for name, tls in (("http", http), ("grpc", grpc)):
         cert, key, authority = (f"{name}.{part}" for part in TLS_FILES)
         if bool(tls.tls_cert) != bool(tls.tls_key):
@@ -435,6 +436,17 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     if lease.renew_s * 3 > lease.duration_s:
         wrong = f"must be at most a third of lease.duration_s ({lease.duration_s:g}), or one lost call costs the lead"
         yield ("lease.renew_s", "lease.duration_s"), f"lease.renew_s = {lease.renew_s:g}: {wrong}"
+    if settings.assume_timeout_s < kube.bind_timeout_s:
+        wrong = f"must be at least kube.bind_timeout_s ({kube.bind_timeout_s:g}), or devices are free before a Binding fails"
+        yield (
+            ("assume_timeout_s", "kube.bind_timeout_s"),
+            f"assume_timeout_s = {settings.assume_timeout_s:g}: {wrong}",
+        )
+    if lease.enabled and kube.bind_timeout_s * 3 > lease.duration_s:
+        wrong = (
+            f"must be at most a third of lease.duration_s ({lease.duration_s:g}), or a Binding could outlive the lead"
+        )
+        yield ("kube.bind_timeout_s", "lease.duration_s"), f"kube.bind_timeout_s = {kube.bind_timeout_s:g}: {wrong}"
 
 
 def _no_file(key: str, path: str, fix: str) -> Iterator[tuple[tuple[str, ...], str]]:
