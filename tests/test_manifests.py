@@ -21,6 +21,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from placement.gangs import KINDS, Groups
+from placement.resources import DEVICES_ANNOTATION
 from placement.state import ClusterState
 from scheduler.cli.decisions import decisions
 from scheduler.cli.doctor import doctor
@@ -104,6 +105,16 @@ def test_what_is_rendered_passes_our_own_doctor(rendered: Facts) -> None:
     assert [f"{f.code} {f.path} {f.message}" for f in examine(rendered)] == []
     assert rendered.settings is not None
     assert any(True for _ in rendered.our_deployments)
+
+
+def test_every_install_has_the_same_guard_of_devices(rendered: Facts) -> None:
+    text = (KUSTOMIZE / "base" / "devices-policy.yaml").read_text()
+    written = {document["kind"]: document["spec"] for document in yaml.safe_load_all(text)}
+    (policy,) = rendered.kind("ValidatingAdmissionPolicy")
+    (binding,) = rendered.kind("ValidatingAdmissionPolicyBinding")
+    assert policy["spec"] == written["ValidatingAdmissionPolicy"]
+    assert binding["spec"] == written["ValidatingAdmissionPolicyBinding"] | {"policyName": policy["metadata"]["name"]}
+    assert f"'{DEVICES_ANNOTATION}'" in text
 
 
 def test_every_object_carries_the_conventional_labels(rendered: Facts) -> None:

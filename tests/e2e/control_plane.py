@@ -199,13 +199,16 @@ class ControlPlane:
                 raise ControlPlaneError(f"{name} did not become ready:\n{self.log_of(name)}")
             time.sleep(0.1)
 
-    def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
-        """One request as administrator; decoded JSON, or text."""
+    def call(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json", *, user: str = ""
+    ) -> Any:
+        """One request as administrator, or in the name of ``user``; decoded JSON, or text."""
+        headers = {"Authorization": "Bearer admin-token", "Content-Type": content_type}
         request = urllib.request.Request(
             f"https://127.0.0.1:{self.api_port}{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": "Bearer admin-token", "Content-Type": content_type},
+            headers=headers | ({"Impersonate-User": user} if user else {}),
         )
         context = ssl._create_unverified_context()
         with urllib.request.urlopen(request, context=context, timeout=30) as answer:

@@ -25,13 +25,19 @@ from tests.e2e.renderers import renderer
 
 KUSTOMIZE = REPO / "manifests" / "kustomize"
 CHART = REPO / "manifests" / "chart"
-PLURALS = {"NetworkPolicy": "networkpolicies", "MutatingAdmissionPolicy": "mutatingadmissionpolicies"}
+PLURALS = {
+    "NetworkPolicy": "networkpolicies",
+    "MutatingAdmissionPolicy": "mutatingadmissionpolicies",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+}
 CLUSTER_WIDE = (
     "Namespace",
     "ClusterRole",
     "ClusterRoleBinding",
     "MutatingAdmissionPolicy",
     "MutatingAdmissionPolicyBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
 )
 FOREIGN = ("cert-manager.io/v1", "monitoring.coreos.com/v1")
 """Custom resources: their definitions are not installed here."""

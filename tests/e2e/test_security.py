@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from placement.nodes import NodeSpec
-from placement.pods import PodSpec
-from placement.resources import CPU, MEMORY
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import CPU, DEVICES_ANNOTATION, MEMORY
 from scheduler.rights import RIGHTS
 from tests.e2e.control_plane import NAMESPACE, REPO, ControlPlane, Ullage, free_port
 from tests.e2e.drive import PATIENCE, PODS, cluster_of, node_json, pod_json
@@ -377,6 +377,49 @@ def grant_plan_apply(plane: ControlPlane, without: tuple[str, str, str] | None =
     reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
     until(lambda: not plane.call("POST", reviews, review)["status"]["allowed"], f"{without} is taken away")
     return role
+
+
+def test_devices_are_written_by_who_may_bind_and_by_nobody_else(plane: ControlPlane) -> None:
+    """Whoever may edit pods cannot make one that runs, or a new one, claim a device."""
+    rules = [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "create", "update", "patch"]},
+        {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
+    ]
+    plane.call("POST", f"{RBAC}/clusterroles", {"metadata": {"name": "tenant"}, "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "tenant"}
+    user = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "tenant"}
+    binding = {"metadata": {"name": "tenant"}, "roleRef": role, "subjects": [user]}
+    plane.call("POST", f"{RBAC}/namespaces/default/rolebindings", binding)
+    text = (REPO / "manifests" / "kustomize" / "base" / "devices-policy.yaml").read_text()
+    for document in yaml.safe_load_all(text):
+        plural = {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}.get(document["kind"])
+        plural = plural or "validatingadmissionpolicybindings"
+        plane.call("POST", f"/apis/admissionregistration.k8s.io/v1/{plural}", document)
+    merge, ours = "application/merge-patch+json", f"system:serviceaccount:{NAMESPACE}:ullage"
+    share = PodSpec(((CPU, 100), (MEMORY, 2**20)), GpuRequest(1, 500))
+
+    def refused(method: str, path: str, body: dict[str, Any], kind: str = "application/json") -> bool:
+        try:
+            plane.call(method, path, body, kind, user="tenant")
+        except urllib.error.HTTPError as error:
+            return error.code == 403 and "is written with the binding" in error.read().decode()
+        return False
+
+    claims = f"{PODS}?dryRun=All"
+    until(lambda: refused("POST", claims, pod_json("q", share, devices=1)), "the policy is in force")
+    assert refused("POST", claims, pod_json("q", share, node="n", devices=1))
+    assert not refused("POST", PODS, pod_json("p", share))
+    annotations = {DEVICES_ANNOTATION: "1"}
+    target = {"apiVersion": "v1", "kind": "Node", "name": "n"}
+    bound = {"metadata": {"name": "p", "annotations": annotations}, "target": target}
+    plane.call("POST", f"{PODS}/p/binding", {"apiVersion": "v1", "kind": "Binding", **bound}, user=ours)
+    for path in (f"{PODS}/p", f"{PODS}/p/status"):
+        for said in ("0", "0,1", None):
+            assert refused("PATCH", path, {"metadata": {"annotations": {DEVICES_ANNOTATION: said}}}, merge)
+    assert not refused("PATCH", f"{PODS}/p", {"metadata": {"annotations": {"other": "x"}}}, merge)
+    assert plane.call("GET", f"{PODS}/p")["metadata"]["annotations"] == annotations | {"other": "x"}
+    plane.call("PATCH", f"{PODS}/p", {"metadata": {"annotations": {DEVICES_ANNOTATION: "2"}}}, merge)
+    assert plane.call("GET", f"{PODS}/p")["metadata"]["annotations"][DEVICES_ANNOTATION] == "2", "who may bind may mend"
 
 
 def node(name: str) -> dict[str, Any]:
