@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import resource
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -122,12 +121,28 @@ async def test_a_long_range_is_cut_so_that_no_answer_exceeds_the_points() -> Non
 
 
 async def test_a_slow_server_is_given_rest_in_proportion() -> None:
-    async with fake_prometheus() as fake, reader(fake, busy_share=0.25) as client:
-        fake.delay_s = 0.1
-        began = time.monotonic()
+    """By a clock that only a query, and a rest, move on."""
+    now_s, took_s, rests = 0.0, iter((0.1, 0.4, 0.0, 0.2)), list[float]()
+
+    class Slow(FakeProm):
+        async def answer(self, request: web.Request) -> web.Response:
+            nonlocal now_s
+            now_s += next(took_s)
+            return await super().answer(request)
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now_s
+        rests.append(seconds)
+        now_s += seconds
+
+    async with fake_prometheus(Slow()) as fake:
+        settings = UsageSettings(prometheus=f"http://127.0.0.1:{fake.port}", busy_share=0.25)
+        client = Prometheus(settings, Metrics(), clock=lambda: now_s, sleep=sleep)
         await client.now(NOW)
+        now_s += 0.5  # nobody asks for a while, which counts as rest
         await client.now(NOW)
-        assert time.monotonic() - began >= 4 * 0.1 + 3 * 0.3 * 0.9
+        await client.close()
+    assert rests == pytest.approx([0, 0.3, 0.7, 0])
 
 
 @pytest.mark.parametrize(

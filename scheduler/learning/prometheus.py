@@ -16,7 +16,7 @@ import math
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +108,12 @@ class Prometheus:
     """One server. Close it when done."""
 
     def __init__(
-        self, settings: UsageSettings, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: UsageSettings,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -123,6 +128,7 @@ class Prometheus:
                 f'usage.prometheus_selector = {self.selector!r}: must be label matchers such as cluster="a",env!="test"'
             )
         self._clock = clock
+        self._sleep = sleep
         self._rest_until = 0.0
         self._one = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
@@ -210,7 +216,7 @@ class Prometheus:
         SourceError : no answer in time, a refusal, too large an answer, or one that is not Prometheus'.
         """
         async with self._one:
-            await asyncio.sleep(max(0.0, self._rest_until - self._clock()))
+            await self._sleep(max(0.0, self._rest_until - self._clock()))
             began = self._clock()
             try:
                 answer = await self._send(path, form)
