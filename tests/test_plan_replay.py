@@ -152,3 +152,10 @@ def test_a_trace_begun_later_has_everybody_who_runs_by_then() -> None:
     assert list(later.pods.name) == ["runs", "stays", "new"]
     assert later.pods.arrival_s.tolist() == [60, 60, 80]
     assert later.pods.departure_s.tolist() == [200, -1, 90]
+
+
+def test_a_trace_begun_later_is_replayed_and_measured_from_there() -> None:
+    rows = [("ended", pod(100), 0, 50), ("runs", pod(100), 10, 700), ("new", pod(100), 80, 900)]
+    row = replay_row(Trace.of("t", (), rows), BOOK, Question("best-fit", "none", since_s=60))
+    assert (row["placed"], row["evictions"]) == (2, 0)
+    assert row["usd"] > 0

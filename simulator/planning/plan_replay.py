@@ -180,7 +180,8 @@ def spent(timeline: Timeline, time_s: int, book: PriceBook) -> float:
 
 def replay_row(trace: Trace, book: PriceBook, question: Question) -> Row:
     """What a policy does to a trace."""
-    outcome, promises = _replay(_begun(trace, question), book, question)
+    trace = _begun(trace, question)
+    outcome, promises = _replay(trace, book, question)
     metrics = measure(outcome, trace, book)["metrics"]
     waited = outcome.pending_s[outcome.pending_s >= 0]
     return {
