@@ -152,6 +152,8 @@ class Ledger:
         self._waiting: dict[str, dict[str, bool]] = {}
         """Node that is not known → pods on it, and whether they ran there before it went."""
         self._tombstones: dict[str, None] = {}
+        self._adrift: dict[str, tuple[Reservation, PodSpec]] = {}
+        """UID → what was being bound to a node when that went: the Binding may take effect, and the node come back."""
         self._disbelieved: dict[str, int] = {}
         """UID of a bound pod → devices that its annotation names, and that it was not given."""
 
@@ -171,6 +173,9 @@ class Ledger:
             self.node_changes += 1
             for uid, has_run in sorted(self._waiting.pop(node.name, {}).items()):
                 self._settle(self.pods[uid], has_run=has_run)
+            for held, spec in list(self._adrift.values()):
+                if held.node == node.name:
+                    self._take_up(held, spec)
             for seen in [s for s in self.planned.values() if s.planned == node.name]:
                 self._follow_nomination(seen)
         elif (old := self.state.nodes[row]) is not None and old != node:
@@ -199,9 +204,19 @@ class Ledger:
                 self.state.strand(uid, time_s=self.time_s)
                 self._waiting.setdefault(name, {})[uid] = True
         for resident in self.state.remove_node(name, time_s=self.time_s):
+            held = self.reservations.get(resident.uid)
+            if held is not None and held.is_binding:
+                self._adrift[held.uid] = held, resident.spec
             self._end_reservation(resident.uid, "node gone")
         self.topology += 1
         self.node_changes += 1
+
+    def _take_up(self, held: Reservation, spec: PodSpec) -> None:
+        """The node of a Binding that may still take effect is back: the devices are as taken as they were."""
+        del self._adrift[held.uid]
+        if held.uid not in self.state.residents:
+            self.state.assume(held.uid, spec, held.node, held.devices, time_s=self.time_s)
+            self.reservations[held.uid] = held
 
     def see_namespace(self, namespace: NamespaceSpec) -> None:
         """A namespace and its labels."""
@@ -224,8 +239,10 @@ class Ledger:
                 return
             if old.spec is not seen.spec and old.spec == seen.spec:
                 seen = structs.replace(seen, spec=old.spec)
-        if seen.node and seen.spec.gpu is not None:
-            seen = self._as_given(seen, old)
+        if seen.node:
+            self._adrift.pop(seen.uid, None)
+            if seen.spec.gpu is not None:
+                seen = self._as_given(seen, old)
         if seen.oom_s > (0 if old is None else old.oom_s):
             self.on_oom(seen)
         if seen.has_ended:
@@ -299,6 +316,7 @@ class Ledger:
         """The pod ended or was deleted; it will not come back under this UID."""
         self._bury(uid)
         self._disbelieved.pop(uid, None)
+        self._adrift.pop(uid, None)
         self.gated.pop(uid, None)
         self.planned.pop(uid, None)
         seen = self.pods.pop(uid, None)

@@ -291,6 +291,29 @@ async def test_what_another_leader_bound_is_counted_as_it_says(
     assert case.ledger.devices_given_twice() == 0
 
 
+@pytest.mark.parametrize("end", ["unbound", "deleted", "bound elsewhere", "bound there"])
+async def test_a_node_that_is_made_anew_keeps_devices_for_a_binding_that_may_take_effect(
+    tmp_path: Path, end: str
+) -> None:
+    case = Case(tmp_path)
+    node = case.ledger.state.nodes[1]
+    assert node is not None
+    case.api.on_bind = no_answer
+    await case.bind()
+    case.ledger.lose_node("n1")
+    assert await case.bind() == "ullage: the node is gone"
+    if end == "deleted":
+        case.ledger.lose("uid-g")
+    elif end != "unbound":
+        case.ledger.see(replace(case.seen, version=2, node="n2" if end == "bound elsewhere" else "n1", devices=0b1))
+    case.ledger.see_node(node)
+    assert case.free == (400 if end in ("unbound", "bound there") else 1000)
+    assert set(case.ledger.reservations) == ({"uid-g"} if end == "unbound" else set())
+    case.now_s += 100
+    await case.binder.settle_overdue()
+    assert case.free == (400 if end == "bound there" else 1000), "the API has shown what became of it"
+
+
 async def test_devices_that_are_taken_after_the_decision_are_not_bound(tmp_path: Path) -> None:
     """By a pod of which nobody knows where it lies: it may be on the very device."""
     case = Case(tmp_path)
