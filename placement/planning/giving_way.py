@@ -14,7 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from placement.gangs import gang_of
+from placement.planning.gang_program import is_small_enough, solve_whole
 from placement.planning.plans import Action, Deadline, Ending, Plan
 from placement.planning.problems import (
     Cluster,
@@ -25,11 +28,13 @@ from placement.planning.problems import (
     rescue_plan,
     rescue_problem,
 )
-from placement.planning.rescue import as_it_is, pack
+from placement.planning.rescue import Packed, as_it_is, pack
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+SEARCH_SHARE = 0.8
+"""Of the time, before a program for small clusters with gangs."""
 FIRST_SHARE = 0.7
 """Of the time for a rescue that may have to be made again."""
 MOST_GANGS = 16
@@ -49,10 +54,23 @@ class Rescuer:
     def plan(self) -> Plan | None:
         """The best plan; None where nobody waits who is modelled."""
         gangs = self._below_who_waits()
+        is_ganged = bool(gangs) or any(gang_of(pod.spec) for pod in self.cluster.pending)
+        is_exact = is_ganged and is_small_enough(rescue_problem(self.cluster).packing)
+        search = replace(self, deadline=self.deadline.part(SEARCH_SHARE)) if is_exact else self
+        found = search._search(gangs)
+        if found is None or not is_exact or found.ending in (Ending.OPTIMAL, Ending.INFEASIBLE):
+            return found
+        exact = self._exact(gangs, found.bound)
+        if exact is None or self._is_better(found, exact):
+            return found
+        return exact
+
+    def _search(self, gangs: list[Gang]) -> Plan | None:
         may_break = bool(self.cluster.budgets.of) or any(gang_of(pod.spec) for pod in self.cluster.pending)
         first = self._kept(Cuts(), lambda: self.deadline.part(FIRST_SHARE) if may_break or gangs else self.deadline)
         if first is None or not gangs or first.ending in (Ending.OPTIMAL, Ending.INFEASIBLE):
             return first
+        gangs = gangs[:MOST_GANGS]
         plan = self._without(frozenset(gangs), len(gangs) + 1)
         if plan is None:
             return first
@@ -63,12 +81,46 @@ class Rescuer:
                 plan, gone = trial, gone - {gang}
         return plan if self._is_better(plan, first) else first
 
+    def _exact(self, gangs: list[Gang], bound: float | None) -> Plan | None:
+        """By a program in which gangs are whole, cut where a budget is broken as the search is; None where it ends too late."""
+        cluster, cuts, may_go = self.cluster, Cuts(), frozenset(gangs)
+        while not self.deadline.is_over:
+            problem = rescue_problem(cluster, cuts)
+            numbers = {gang: number for number, gang in enumerate(dict.fromkeys(g for g in problem.gangs if g))}
+            of_each = np.array([-1 if gang is None else numbers[gang] for gang in problem.gangs], np.int64)
+            goes = {number: gang in may_go for gang, number in numbers.items()}
+            whole = solve_whole(problem.packing, of_each, goes, self.deadline, self.seed)
+            if whole is None:
+                return None
+            node_of = dict(zip(problem.uids, whole.node_of.tolist(), strict=True))
+            runs = dict(zip(problem.uids, (problem.packing.node_of >= 0).tolist(), strict=True))
+            without = [
+                (uid, gang) for uid, gang in zip(problem.uids, problem.gangs, strict=True) if gang and node_of[uid] < 0
+            ]
+            gone = frozenset(gang for uid, gang in without if runs[uid])
+            waits = frozenset(gang for uid, gang in without if not runs[uid])
+            told = rescue_problem(cluster, replace(cuts, gone=gone, gangs=cuts.gangs | waits))
+            places = np.array([node_of[uid] for uid in told.uids], np.int64)
+            counts = told.packing.counts(places)
+            packed = Packed(places, counts, counts, ())
+            plan = rescue_plan(told, packed, self.deadline.ending, time_s=self.deadline.elapsed_s)
+            more = broken_by(cluster, plan, replace(cuts, gone=gone, gangs=cuts.gangs | waits))
+            if more is not None:
+                cuts = replace(more, gone=frozenset(), gangs=cuts.gangs)
+                continue
+            if whole.is_proved and not cuts.words:
+                is_nowhere = plan.ending == Ending.INFEASIBLE
+                return replace(plan, bound=plan.value, ending=Ending.INFEASIBLE if is_nowhere else Ending.OPTIMAL)
+            known = None if bound is None else max(bound, plan.value)
+            return replace(plan, bound=known, ending=self.deadline.ending)
+        return None
+
     def _below_who_waits(self) -> list[Gang]:
         """Gangs that may go and are all below somebody who waits and may take their place."""
         waiting = [pod.spec.priority for pod in self.cluster.pending if pod.spec.preempts]
         if not waiting or all(gang_of(r.spec) is None for r in self.cluster.state.residents.values()):
             return []
-        return gangs_that_may_go(self.cluster, max(waiting))[:MOST_GANGS]
+        return gangs_that_may_go(self.cluster, max(waiting))
 
     def _without(self, gone: frozenset[Gang], num_left: int) -> Plan | None:
         """A plan in which these gangs are evicted, in one of ``num_left`` parts of the time; None where a budget forbids it."""
@@ -76,27 +128,30 @@ class Rescuer:
         plan = self._kept(Cuts(gone=gone), lambda: quiet.part(1 / num_left))
         return None if plan is None or over_budget(self.cluster, plan) else plan
 
-    def _kept(self, cuts: Cuts, part: Callable[[], Deadline]) -> Plan | None:
-        """A plan that keeps budgets and tears no gang that waits: where it would, it is cut there and made again. Its bound is
-        the one without cuts."""
-        cluster, deadline, bound = self.cluster, self.deadline, None
-        while True:
-            problem = rescue_problem(cluster, cuts)
-            packing = problem.packing
-            is_anybody_left = bool((packing.node_of < 0).any())
-            if not is_anybody_left and bound is None:
-                return None
-            limit = part()
-            if bound is not None:
-                limit = replace(limit, note=lambda _value, _bound: None)  # what was told already was better
-            packed = pack(packing, limit, seed=self.seed, beside=self.beside) if is_anybody_left else as_it_is(packing)
-            plan = rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
-            more = broken_by(cluster, plan, cuts)
-            if more is None and bound is not None:
-                return replace(plan, bound=max(bound, plan.value), ending=deadline.ending)
-            if more is None:
-                return plan
-            cuts, bound = more, bound or plan.bound
+    def _kept(self, cuts: Cuts, part: Callable[[], Deadline], bound: float | None = None) -> Plan | None:
+        """A plan that keeps budgets and tears no gang that waits: where it would, it is cut there and made again, and a gang
+        is tried whole as well. Its bound is the one without cuts."""
+        cluster, deadline = self.cluster, self.deadline
+        problem = rescue_problem(cluster, cuts)
+        packing = problem.packing
+        is_anybody_left = bool((packing.node_of < 0).any())
+        if not is_anybody_left and bound is None:
+            return None
+        limit = part()
+        if bound is not None:
+            limit = replace(limit, note=lambda _value, _bound: None)  # what was told already was better
+        packed = pack(packing, limit, seed=self.seed, beside=self.beside) if is_anybody_left else as_it_is(packing)
+        plan = rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
+        more = broken_by(cluster, plan, cuts)
+        if more is None:
+            return plan if bound is None else replace(plan, bound=max(bound, plan.value), ending=deadline.ending)
+        bound = plan.bound if bound is None else bound
+        cut = self._kept(more, part, bound)
+        torn = more.gangs - cuts.gangs - cuts.whole
+        if not torn or cut is None:
+            return cut
+        whole = self._kept(replace(cuts, whole=cuts.whole | torn), part, bound)
+        return whole if whole is not None and self._is_better(whole, cut) else cut
 
     def _is_better(self, one: Plan, other: Plan) -> bool:
         """More pods placed, tier by tier, the highest first; else fewer displaced."""

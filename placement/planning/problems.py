@@ -220,7 +220,8 @@ class Cuts:
     """What a rescue must leave alone because a plan without it broke a rule of the whole: see :func:`broken_by`.
 
     ``kept`` and ``fixed`` are UIDs of running pods that must not be evicted, and must not move either; ``gangs`` are not
-    placed at all; ``gone`` are gangs that run and are evicted whole, whatever else happens.
+    placed at all; ``gone`` are gangs that run and are evicted whole, whatever else happens; pods of ``whole``, gangs that wait,
+    come right after the most important of their gang.
     """
 
     kept: frozenset[str] = frozenset()
@@ -228,6 +229,7 @@ class Cuts:
     gangs: frozenset[tuple[str, str]] = frozenset()
     words: tuple[str, ...] = ()
     gone: frozenset[tuple[str, str]] = frozenset()
+    whole: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -271,9 +273,16 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     pending = [pod for pod in cluster.pending if not why_not(pod)]
     left_out = [f"pod {p.name} is left to the scheduler: {why}" for p in cluster.pending if (why := why_not(p))]
     left_out += waiting(cluster)
-    lowest = min((2 * r.spec.priority for r in movable if r.uid not in cuts.fixed), default=2**40)
-    tiers = [2 * r.spec.priority + 1 for r in running]
-    tiers += [2 * p.spec.priority if p.spec.preempts else min(2 * p.spec.priority, lowest) for p in pending]
+    lowest = min((4 * r.spec.priority for r in movable if r.uid not in cuts.fixed), default=2**40)
+    tiers = [4 * r.spec.priority + 2 for r in running]
+    first: dict[tuple[str, str], int] = {}
+    for spec in (pod.spec for pod in pending):
+        if (gang := gang_of(spec)) and gang in cuts.whole:
+            first[gang] = max(first.get(gang, spec.priority), spec.priority)
+    for spec in (pod.spec for pod in pending):
+        leads = first.get(gang_of(spec) or ("", ""), spec.priority)
+        rank = 4 * leads - (spec.priority < leads)  # below who leads the gang, above all less important than that
+        tiers.append(rank if spec.preempts else min(rank, lowest))
     specs, tier, class_of = _classes(zip([r.spec for r in running] + [p.spec for p in pending], tiers, strict=True))
     column_of = np.full(cluster.state.num_rows, -1, np.int64)
     column_of[cluster.rows] = np.arange(len(cluster.rows))
