@@ -4,28 +4,44 @@
 
 replays the FGD paper's `default` (1,213 nodes, seed 42) if the recorded traces are there, else a made-up trace, and prints
 the median of five runs per strategy and back end, and each as a ratio to `first-fit`. Strategies that read
-predictions are given a made-up forecast of every class (a seeded share of what it asks for) and, for comparison, none.
+predictions are given a made-up forecast of every class (a seeded share of what it asks for) or lifespan (seeded hazards).
+
+Where Azure's recording is there, a tenth of it is replayed as well, with departures on 110 nodes: with forecasts, and with
+lifetimes that change every five minutes, as :class:`simulator.usage.lifetime_learner.LifetimeLearner` learned them in a
+replay before; what learning itself costs is told apart.
+
+``slower`` is how many times as long a decision takes as by the strategy's plain counterpart (`priced` of `ullage`, else
+`best-fit`) in the same run.
+
+Before each replay garbage is collected: of what earlier ones left behind, none is collected on the next one's time.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from time import process_time
+from typing import Any
 
 import numpy as np
 
-from placement.knowledge import Forecast, Forecasts, Knowledge, Workload, workload_of
+from placement.knowledge import Forecast, Forecasts, Knowledge, Lifetimes, Workload, workload_of
+from placement.learning.survival import NUM_PARTS, lifespans
 from placement.prices import device_prices
 from placement.program import has_compiled
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.replay import Replay, ReplayOptions
+from simulator.reproduce.emptying import Fleet, owned
 from simulator.reproduce.fgd import Protocol
+from simulator.traces.azure import read_azure
 from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace import Trace
+from simulator.usage.lifetime_learner import LifetimeLearner
 
 CASES = (
     ("first-fit", "auto"),
@@ -38,6 +54,12 @@ CASES = (
 )
 PREDICTED = ("koordinator", "predicted", "coach-6x4h", "ullage")
 """Strategies that are measured once more with forecasts, compiled."""
+SHARE = 0.1
+"""Of Azure's batches that are replayed."""
+LIVING = ("nilas", "emptying", "ullage")
+"""And with lifetimes."""
+PLAIN = {"ullage": "priced"}
+"""What a strategy that reads predictions is held against, where it is not `best-fit`."""
 
 
 def with_forecasts(trace: Trace, knowledge: Knowledge, seed: int) -> tuple[Trace, Knowledge]:
@@ -53,6 +75,115 @@ def with_forecasts(trace: Trace, knowledge: Knowledge, seed: int) -> tuple[Trace
     return replace(trace, specs=specs), replace(knowledge, forecasts=Forecasts(of, "6h-peak", "made up"))
 
 
+def with_lifetimes(trace: Trace, knowledge: Knowledge, seed: int) -> tuple[Trace, Knowledge]:
+    """The same, and a lifespan for each owner as well."""
+    trace, knowledge = with_forecasts(trace, knowledge, seed)
+    rng = np.random.default_rng(seed)
+    names = sorted({workload_of(spec.namespace, spec.owner) for spec in trace.specs})
+    *found, everyone = lifespans(
+        np.column_stack([rng.uniform(0.05, 0.6, (len(names) + 1, NUM_PARTS - 1)), np.ones(len(names) + 1)])
+    )
+    return trace, replace(knowledge, lifetimes=Lifetimes(dict(zip(names, found, strict=True)), everyone))
+
+
+@dataclass
+class Recorder:
+    """Learns lifetimes, keeps every version, and the time that it took."""
+
+    learner: LifetimeLearner = field(default_factory=LifetimeLearner)
+    versions: list[Knowledge] = field(default_factory=list)
+    spent_s: float = 0.0
+
+    @property
+    def every_s(self) -> int:
+        """Seconds between two versions."""
+        return self.learner.every_s
+
+    def act(self, replay: Replay) -> None:
+        """Learn."""
+        began = process_time()
+        self.learner.act(replay)
+        self.spent_s += process_time() - began
+        self.versions.append(replay.state.knowledge)
+
+
+@dataclass
+class Told:
+    """Tells versions that were learned before."""
+
+    versions: list[Knowledge]
+    every_s: int
+
+    def __post_init__(self) -> None:
+        self._next = iter(self.versions)
+
+    def act(self, replay: Replay) -> None:
+        """The next one."""
+        replay.state.learn(next(self._next), time_s=replay.time_s)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A replay that is timed."""
+
+    name: str
+    strategy: str
+    trace: Trace
+    options: ReplayOptions
+    told: Recorder | None = None
+
+    def run(self) -> float:
+        """Decisions a second."""
+        policies = () if self.told is None else (Told(self.told.versions, self.told.every_s),)
+        gc.collect()
+        return (
+            Replay(self.trace, STRATEGIES[self.strategy], replace(self.options, policies=policies))
+            .run()
+            .decisions_per_s
+        )
+
+
+def medians(cases: list[Case], runs: int) -> dict[str, int]:
+    """Of each case's rates, taken by turns; the first run compiles, and does not count."""
+    rates: dict[str, list[float]] = {case.name: [] for case in cases}
+    for _ in range(runs + 1):
+        for case in cases:
+            rates[case.name].append(case.run())
+    return {name: round(median(found[1:])) for name, found in rates.items()}
+
+
+def slower(rates: dict[str, int], names: list[tuple[str, str]], suffix: str) -> dict[str, float]:
+    """By case: how many times as long a decision takes as by the plain counterpart of its strategy."""
+    return {case: round(rates[PLAIN.get(name, "best-fit") + suffix] / rates[case], 2) for case, name in names}
+
+
+def churn(folder: Path, runs: int) -> dict[str, Any]:
+    """Azure's VMs, which also leave."""
+    fleet = Fleet()
+    trace = owned(read_azure(folder), SHARE, 0).but(nodes=fleet.nodes())
+    neutral = Knowledge.neutral()
+    options = ReplayOptions(knowledge=neutral, end_s=int(trace.pods.arrival_s[-1]), log=False, samples=1, checks=False)
+    recorder = Recorder()
+    Replay(trace, STRATEGIES["best-fit"], replace(options, policies=(recorder,))).run()
+    _, known = with_forecasts(trace, neutral, 0)
+    renamed = {workload_of(spec.namespace, f"StatefulSet/class-{i}"): spec for i, spec in enumerate(trace.specs)}
+    assert known.forecasts is not None, "just made"
+    of = {workload_of(renamed[name].namespace, renamed[name].owner): one for name, one in known.forecasts.of.items()}
+    forecasts = replace(options, knowledge=replace(neutral, forecasts=Forecasts(of, "6h-peak", "made up")))
+    cases = [Case(name, name, trace, options) for name in ("best-fit", "priced")]
+    cases += [Case(f"{name}+forecasts", name, trace, forecasts) for name in PREDICTED]
+    cases += [Case(f"{name}+lifetimes", name, trace, options, recorder) for name in LIVING]
+    rates = medians(cases, runs)
+    return {
+        "trace": f"azure, {SHARE:.0%} of the batches, seed 0",
+        "nodes": fleet.num_nodes,
+        "decisions_per_s": rates,
+        "slower": slower(rates, [(case.name, case.strategy) for case in cases[2:]], ""),
+        "versions_of_lifetimes": len(recorder.versions),
+        "ms_to_learn_a_version": round(1000 * recorder.spent_s / len(recorder.versions), 2),
+    }
+
+
 def main() -> None:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,35 +197,39 @@ def main() -> None:
         trace, name = synthesise(Recipe(rules=False)), "made up"
         workload = Workload.of(trace.specs, [1] * len(trace.specs))
         knowledge = Knowledge(0, workload, device_prices(workload, trace.nodes))
-    rates: dict[str, list[float]] = {}
-    predicted = with_forecasts(trace, knowledge, 0)
-    cases = [(f"{strategy}/{backend}", strategy, backend, (trace, knowledge)) for strategy, backend in CASES]
+
+    def case(name: str, strategy: str, backend: str, pods: Trace, known: Knowledge) -> Case:
+        options = ReplayOptions(
+            retries=False, departures=False, knowledge=known, backend=backend, samples=1, checks=False
+        )
+        return Case(name, strategy, pods, options)
+
+    cases = [case(f"{strategy}/{backend}", strategy, backend, trace, knowledge) for strategy, backend in CASES]
     if knowledge.workload is not None:
         leaving = replace(knowledge, workload=replace(knowledge.workload, leaving=True))
-        cases.append(("priced+leaving/auto", "priced", "auto", (trace, leaving)))
-    cases += [(f"{strategy}+forecasts/auto", strategy, "auto", predicted) for strategy in PREDICTED]
-    for _ in range(arguments.runs + 1):
-        for case, strategy, backend, (pods, known) in cases:
-            if backend == "auto" and not has_compiled():
-                continue
-            options = ReplayOptions(
-                retries=False, departures=False, knowledge=known, backend=backend, samples=1, checks=False
-            )
-            outcome = Replay(pods, STRATEGIES[strategy], options).run()
-            rates.setdefault(case, []).append(outcome.decisions_per_s)
-    medians = {case: round(median(found[1:])) for case, found in rates.items()}  # the first run compiles
-    floor = medians.get("first-fit/auto") or next(iter(medians.values()))
-    print(
-        json.dumps(
-            {
-                "trace": name,
-                "nodes": len(trace.nodes),
-                "decisions_per_s": medians,
-                "ratio_to_first_fit": {case: round(rate / floor, 3) for case, rate in medians.items()},
-            },
-            indent=2,
+        cases.append(case("priced+leaving/auto", "priced", "auto", trace, leaving))
+    learned = [
+        case(f"{strategy}+{what}/auto", strategy, "auto", *known)
+        for what, known, strategies in (
+            ("forecasts", with_forecasts(trace, knowledge, 0), PREDICTED),
+            ("lifetimes", with_lifetimes(trace, knowledge, 0), LIVING),
         )
-    )
+        for strategy in strategies
+    ]
+    cases = [one for one in cases + learned if one.options.backend != "auto" or has_compiled()]
+    rates = medians(cases, arguments.runs)
+    floor = rates.get("first-fit/auto") or next(iter(rates.values()))
+    result: dict[str, Any] = {
+        "trace": name,
+        "nodes": len(trace.nodes),
+        "decisions_per_s": rates,
+        "ratio_to_first_fit": {name: round(rate / floor, 3) for name, rate in rates.items()},
+    }
+    if has_compiled():
+        result["slower"] = slower(rates, [(one.name, one.strategy) for one in learned], "/auto")
+        if (arguments.traces / "azure-v1-vms").is_dir():
+            result["churn"] = churn(arguments.traces / "azure-v1-vms", arguments.runs)
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -19,22 +19,24 @@ from numba import types
 from numba.experimental import structref
 
 from placement.machine_code import compiled
-from placement.resources import BoolArray, FloatArray, IntArray
-from placement.scorers import (
-    COST_UNIT,
+from placement.outlook import (
     FIRST_STAY,
     FIRST_WINDOW,
     LIFE,
     MEAN_CPU,
     MEAN_MEMORY,
-    MIB,
-    NOT_FEASIBLE,
-    SHARE,
     UNKNOWN_CPU,
     UNKNOWN_MEMORY,
     UPPER_CPU,
     UPPER_MEMORY,
+    Entries,
+    Slots,
+    add_up,
+    come,
+    go,
 )
+from placement.resources import BoolArray, FloatArray, IntArray
+from placement.scorers import COST_UNIT, MIB, NOT_FEASIBLE, SHARE
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
@@ -139,6 +141,30 @@ class Handle(structref.StructRefProxy):
 
 structref.define_boxing(HandleType, Handle)
 structref.define_constructor(Handle, HandleType, ["cache", "ledger", "prices", "fgd", "outlook"])
+
+
+@structref.register
+class SlotsType(types.StructRef):
+    """:class:`placement.outlook.Slots` as one argument, for the same reason."""
+
+    def preprocess_fields(self, fields):
+        return tuple((name, types.unliteral(kind)) for name, kind in fields)
+
+
+class SlotsHandle(structref.StructRefProxy):
+    """``slots``."""
+
+    def __new__(cls, slots):
+        return make_slots(slots)
+
+
+structref.define_boxing(SlotsType, SlotsHandle)
+structref.define_constructor(SlotsHandle, SlotsType, ["slots"])
+
+
+@_jit
+def make_slots(slots):
+    return SlotsHandle(slots)
 
 
 @_jit
@@ -845,6 +871,29 @@ def entry(kernel: Any, num_integers: int, handle: Any) -> Any:
     A call of the kernel itself looks the types of all its arguments up, 0.7 of 1.3 µs.
     """
     return kernel.compile((types.int64,) * num_integers + (handle._numba_type_,))
+
+
+@_jit
+def come_to(slot, row, c, kin, since_s, handle):
+    """See :func:`placement.outlook.come`."""
+    come(handle.slots, slot, row, c, kin, since_s)
+
+
+@_jit
+def go_from(slot, handle):
+    """See :func:`placement.outlook.go`."""
+    go(handle.slots, slot)
+
+
+def slot_entries(slots: Slots) -> Entries:
+    """The changes of some slots, as functions that look no types up."""
+    handle = make_slots(slots)
+    come_in, go_out = entry(come_to, 5, handle), entry(go_from, 1, handle)
+    return Entries(
+        lambda slot, row, c, kin, since_s: come_in(slot, row, c, kin, since_s, handle),
+        lambda slot: go_out(slot, handle),
+        lambda: add_up(slots),
+    )
 
 
 @_jit

@@ -248,6 +248,12 @@ def size_of(amounts: tuple[int, int, int]) -> str:
     return f"*/{cpu}/{memory}/{gpu}"
 
 
+def names_of(spec: PodSpec) -> tuple[str, str, str]:
+    """What lifetimes of a class of pods may be told under, best first: workload and size, workload, size."""
+    workload, size = workload_of(spec.namespace, spec.owner), size_of(spec.main_amounts)
+    return f"{workload} {size}", workload, size
+
+
 @dataclass(frozen=True)
 class Lifetimes:
     """How long pods live, by workload (:func:`workload_of`), conditional on age.
@@ -267,10 +273,13 @@ class Lifetimes:
         """The lifespan of pods of this class."""
         found = self._found.get(spec)
         if found is None:
-            workload, size, of = workload_of(spec.namespace, spec.owner), size_of(spec.main_amounts), self.of
-            found = of.get(f"{workload} {size}") or of.get(workload) or of.get(size) or self.everyone
-            self._found[spec] = found
+            found = self._found[spec] = self.of_names(names_of(spec))
         return found
+
+    def of_names(self, names: tuple[str, str, str]) -> Lifespan:
+        """The lifespan of pods of these names (:func:`names_of`)."""
+        of = self.of
+        return of.get(names[0]) or of.get(names[1]) or of.get(names[2]) or self.everyone
 
     @cached_property
     def _found(self) -> dict[PodSpec, Lifespan]:

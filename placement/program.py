@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from placement.outlook import NUM_OUTLOOK, Residents
 from placement.pods import PodSpec
 from placement.resources import DEVICE_MILLI, BoolArray, IntArray
 from placement.scorers import (
     ADMITTING,
     FIRST_OUTLOOK,
     NOT_FEASIBLE,
-    NUM_OUTLOOK,
     NUM_PARAMS,
     AtcFgd,
     Columns,
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 MAX_CACHED_SCORES = 16_000_000
 """Scores kept per program (128 MB): 3,000 classes on 5,000 nodes."""
+KEPT_CLASSES = 1024
+"""Classes that outlive new knowledge of what is expected; of more, those that come no more would never be forgotten."""
 FIRST_CLASSES = 256
 """Classes that there is room for at first; room that is not used yet takes no memory."""
 
@@ -117,17 +119,26 @@ class Program:
         self.is_compiled = kernels is not None and state.backend != "numpy"
         self.is_plain = self.is_compiled and not strategy.soft
         """Nothing but cached rows goes into a decision, unless rules about other pods do."""
+        self.known = state.knowledge
+        self.moved = -1
+        self.residents: Residents | None = None
         self._reset()
 
     # ── keeping the cache in step with the ledger ─────────────────────────────────────────────
 
     def _reset(self) -> None:
         """Start over: arrays moved, or knowledge changed."""
-        state = self.state
+        state, before = self.state, self.known
+        known = self.known = state.knowledge
         self.epoch = state.epoch
+        if self.moved != state.moved:
+            self.moved, self.residents = state.moved, self._new_residents()
+        elif known.prices is before.prices and known.workload is before.workload and len(self.demands) <= KEPT_CLASSES:
+            self._expect_anew()
+            return
         self.num_changes = len(state.changed_rows)
         self._choose_terms()
-        self.columns = Columns(state)
+        self.columns = Columns(state, known, self.residents)
         num_cols = state.is_alive.shape[0]
         self.max_classes = max(64, MAX_CACHED_SCORES // num_cols)
         self.class_of: dict[PodSpec, int] = {}
@@ -139,6 +150,23 @@ class Program:
         self.followed: list[int] = []
         """Per class, how many changes of nodes ``permitted`` knows of."""
         self._grow(min(FIRST_CLASSES, self.max_classes))
+
+    def _new_residents(self) -> Residents:
+        if self.is_compiled:
+            return Residents(self.state, kernels.slot_entries)
+        return Residents(self.state)
+
+    def _expect_anew(self) -> None:
+        """Only what is expected is known otherwise: classes and tables stay."""
+        if self.reads_outlook:
+            self.columns.residents.learn(self.known.forecasts, self.known.lifetimes)
+            self.started = [-1] * len(self.started)
+
+    def _expect(self, c: int, spec: PodSpec, start: int) -> None:
+        """What is expected of nodes as of now, and of a class that is asked about for the first time since it changed."""
+        self.columns.follow()
+        if start < 0:
+            self.own[c] = self.columns.outlook_of(spec)
 
     def _choose_terms(self) -> None:
         """What is added up may depend on what is known."""
@@ -212,8 +240,6 @@ class Program:
         self.scores[c] = NOT_FEASIBLE
         self.deltas[c] = delta
         self.gpus[c] = demand.milli, demand.count, demand.gpu_class
-        if self.reads_outlook:
-            self.own[c] = self.columns.outlook_of(spec)
         self.permitted[c, : state.num_rows] = state.rules.static_mask(spec)[: state.num_rows]
         self.permitted[c, : state.num_rows] &= state.is_alive[: state.num_rows]
         self.followed.append(self.num_changes)
@@ -234,7 +260,7 @@ class Program:
         state = self.state
         if self.epoch != state.epoch:
             self._reset()
-        elif self.num_changes != len(state.changed_rows):
+        if self.num_changes != len(state.changed_rows):
             self._follow_nodes()
         c = self.class_of.get(spec)
         if c is None:
@@ -254,7 +280,7 @@ class Program:
                 self._refresh(c, start)
             else:
                 if self.reads_outlook:
-                    self.columns.follow()
+                    self._expect(c, spec, start)
                 self._bring_up(c, start, state.clock, state.num_rows, self.handle)
             self.started[c] = state.clock
         scores: IntArray = self.scores[c, : state.num_rows]
@@ -337,7 +363,7 @@ class Program:
                 started, clock = self.started, state.clock
                 start, started[c] = started[c], clock
                 if self.reads_outlook:
-                    self.columns.follow()
+                    self._expect(c, spec, start)
                 answer: tuple[int, int, int] = self._decide(
                     c, draw, start, clock, state.num_rows, self.ties, self.device_rule, self.handle
                 )
@@ -363,7 +389,7 @@ class Program:
             return bool(((self.scores_among(spec, None) > NOT_FEASIBLE) & ~candidates).any())
         start, self.started[c] = self.started[c], state.clock
         if self.reads_outlook:
-            self.columns.follow()
+            self._expect(c, spec, start)
         answer: bool = kernels.leaves_out(c, start, state.clock, state.num_rows, candidates, self.handle)
         return answer
 

@@ -11,30 +11,29 @@ point appears only where a published definition demands it, in one fixed order o
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
-from operator import attrgetter
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from placement.knowledge import (
-    AGES_S,
-    HORIZONS_S,
-    MORE_S,
-    NUM_WINDOWS,
-    Knowledge,
-    Lifespan,
-    Lifetimes,
-    TypicalKind,
-    workload_of,
-)
+from placement.knowledge import Knowledge, TypicalKind
 from placement.nodes import NodeSpec
+from placement.outlook import (
+    FIRST_STAY,
+    FIRST_WINDOW,
+    LIFE,
+    MEAN_CPU,
+    MEAN_MEMORY,
+    STAY_UNIT,
+    UNKNOWN_CPU,
+    UNKNOWN_MEMORY,
+    UPPER_CPU,
+    UPPER_MEMORY,
+    Residents,
+)
 from placement.pods import PodSpec
-from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
+from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
@@ -45,9 +44,7 @@ from placement.state import (
     PODS_ROW,
     SCORED_CPU,
     SCORED_MEMORY,
-    TOUCH_RING,
     ClusterState,
-    Resident,
     gpu_class,
 )
 
@@ -60,11 +57,6 @@ MIB = 20
 NUM_PARAMS = 8
 NOT_FEASIBLE = -(2**62)
 """Score of a node that a hard rule, its free resources, or a scorer that admits excludes."""
-
-MEAN_CPU, MEAN_MEMORY, UPPER_CPU, UPPER_MEMORY, UNKNOWN_CPU, UNKNOWN_MEMORY, LIFE, FIRST_STAY = range(8)
-FIRST_WINDOW = FIRST_STAY + len(HORIZONS_S)
-"""Entries of an outlook: one stay per horizon, then the windows, CPU and memory of each."""
-NUM_OUTLOOK = FIRST_WINDOW + 2 * NUM_WINDOWS
 
 
 class Demand:
@@ -98,38 +90,6 @@ def _alike(state: ClusterState) -> list[IntArray]:
     return np.split(rows, np.flatnonzero(differs) + 1) if len(rows) else []
 
 
-class _Share(NamedTuple):
-    """What a pod adds to its node: to what is summed over pods, and what is not."""
-
-    sums: IntArray
-    """Without stays."""
-    alone: IntArray
-    """With its stays, which it adds where none of its workload is."""
-    end_s: int
-    """Expected, in seconds from ``now_s``."""
-    stays: tuple[int, ...]
-    """One per horizon."""
-    workload: str
-    """Empty for a pod of none."""
-    resident: Resident | None = None
-    """Whose share it is; None for a class."""
-
-
-@dataclass(slots=True)
-class _Kin:
-    """Pods of one workload on one node."""
-
-    stays: tuple[int, ...]
-    """The largest of them, per horizon."""
-    of: dict[tuple[int, ...], int]
-    """How many pods have which."""
-
-
-def _largest(stays: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """Per horizon; none of nobody."""
-    return tuple(map(max, zip(_NO_STAYS, *stays, strict=True)))
-
-
 class Columns:
     """The ledger's columns plus the tables that a program derives from knowledge.
 
@@ -137,23 +97,18 @@ class Columns:
     which device model.
     """
 
-    def __init__(self, state: ClusterState, knowledge: Knowledge | None = None) -> None:
+    def __init__(
+        self, state: ClusterState, knowledge: Knowledge | None = None, residents: Residents | None = None
+    ) -> None:
         self.state = state
         knowledge = state.knowledge if knowledge is None else knowledge
         self.prices = knowledge.prices
-        self.forecasts = knowledge.forecasts
-        self.lifetimes = knowledge.lifetimes
-        self.now_s = 0 if self.lifetimes is None else self.lifetimes.as_of_s
-        self._outlook_of: dict[PodSpec, IntArray] = {}
-        self._new: dict[PodSpec, _Share] = {}
-        """Class → what a pod that has just come at ``now_s`` adds to a node."""
-        self._counted: dict[int, dict[str, _Share]] = {}
-        """Row → pod → what it adds to the node."""
-        self._kin: dict[int, dict[str, _Kin]] = {}
-        """Row → workload, or the one pod of none → its pods there."""
-        self.outlook: IntArray = np.zeros((state.is_alive.shape[0], NUM_OUTLOOK), np.int64)
-        """``(N, NUM_OUTLOOK)``: see :meth:`follow`."""
-        self._followed = -1
+        self.residents = residents or Residents(state)
+        self.outlook = self.residents.outlook
+        """``(N, NUM_OUTLOOK)``: see :class:`placement.outlook.Residents`."""
+        self.follow = self.residents.follow
+        self.outlook_of = self.residents.outlook_of
+        self.residents.learn(knowledge.forecasts, knowledge.lifetimes)
         self.typical: tuple[TypicalKind, ...] = () if knowledge.workload is None else knowledge.workload.typical()
         prices = self.prices
         if prices is None:
@@ -172,208 +127,6 @@ class Columns:
             assert node is not None, "a row that is alive holds a node"
             self.node_changed(int(rows[0]), node)
             self.group[rows] = self.group[rows[0]]
-
-    def follow(self) -> None:
-        """Bring ``outlook`` up to date: only nodes touched since the last call are added up again.
-
-        A node's entry is the sum over its pods of :meth:`outlook_of`, with lifetimes as of each pod's age, but for two:
-        ``LIFE`` is how many seconds after ``now_s`` the last of its pods is expected to be gone, 0 if it is empty, and of
-        stays it is the largest of each workload's pods that is summed (:class:`Emptying` says why).
-        """
-        state = self.state
-        clock, start = state.clock, self._followed
-        if start == clock:
-            return
-        self._followed = clock
-        if start < 0 or clock - start >= min(TOUCH_RING, 4 * state.num_rows):
-            self._add_up_all()
-            return
-        if clock - start == 1:
-            self._step(int(state.touched[start & (TOUCH_RING - 1)]))
-            return
-        times = Counter(state.touched[i & (TOUCH_RING - 1)] for i in range(start, clock))
-        for row, num in times.items():
-            (self._step if num == 1 else self._catch_up)(int(row))
-
-    def _add_up_all(self) -> None:
-        """Every node from nothing, as :meth:`_add_up`, but without a loop over pods. Which pod adds what is found out for
-        the nodes that are touched later."""
-        self._counted.clear()
-        self._kin.clear()
-        self.outlook[:] = 0
-        if self.lifetimes is None:
-            homes = [(spec, rows) for spec, rows in self.state.rules.homes() if rows]
-            row = np.fromiter(chain.from_iterable(rows for _, rows in homes), np.int64)
-            number = np.fromiter(chain.from_iterable(rows.values() for _, rows in homes), np.int64)
-            cls = np.repeat(np.arange(len(homes)), [len(rows) for _, rows in homes])
-            self._add([spec for spec, _ in homes], cls, row, number)
-        elif self.state.residents:
-            self._add_living(self.lifetimes)
-
-    def _add(self, specs: list[PodSpec], cls: IntArray, row: IntArray, number: IntArray | int) -> None:
-        """Add ``number (n,)`` new pods of ``cls (n,)`` at ``row (n,)``."""
-        parts = np.array([self._of_new(spec).sums for spec in specs], np.int64).reshape(-1, NUM_OUTLOOK)
-        for k in np.flatnonzero(parts.any(axis=0)).tolist():
-            np.add.at(self.outlook[:, k], row, parts[cls, k] * number)
-
-    def _add_living(self, lifetimes: Lifetimes) -> None:
-        """Add every pod as :meth:`_of_resident` tells it, by its age."""
-        residents = list(self.state.residents.values())
-
-        def column(of: Iterable[int]) -> IntArray:
-            return np.fromiter(of, np.int64, len(residents))
-
-        _, one, cls = np.unique(
-            column(map(id, map(attrgetter("spec"), residents))), return_index=True, return_inverse=True
-        )
-        specs = [residents[i].spec for i in one.tolist()]
-        row = column(map(attrgetter("row"), residents))
-        self._add(specs, cls, row, 1)
-        age_s = self.now_s - column(map(attrgetter("since_s"), residents))
-        lived_s = np.maximum(age_s, 0)
-        k = np.searchsorted(AGES_S, lived_s, side="right") - 1
-        spans = [lifetimes.of_pod(spec) for spec in specs]
-        stays = np.array(_STAYS)[np.array([span.gone_milli for span in spans])][cls, k]
-        workloads: dict[str, int] = {"": -1}
-        kin = np.array([workloads.setdefault(self._of_new(spec).workload, len(workloads)) for spec in specs])[cls]
-        kin = np.where(kin < 0, len(workloads) + np.arange(len(kin)), kin)
-        _, one, kin = np.unique(row * (len(workloads) + len(kin)) + kin, return_index=True, return_inverse=True)
-        for h in range(len(HORIZONS_S)):
-            most = np.zeros(len(one), np.int64)
-            np.maximum.at(most, kin, stays[:, h])
-            np.add.at(self.outlook[:, FIRST_STAY + h], row[one], most)
-        life_s = np.array([span.life_s for span in spans])[cls, k]
-        life_s = np.where(life_s > lived_s, life_s, lived_s + np.maximum(lived_s // 2, MORE_S))
-        np.maximum.at(self.outlook[:, LIFE], row, life_s - age_s)
-
-    def _add_up(self, row: int) -> None:
-        """A node from nothing."""
-        counted = {r.uid: self._of_resident(r) for r in self.state.residents_on[row].values()}
-        kin: dict[str, _Kin] = {}
-        for uid, share in counted.items():
-            own = kin.get(share.workload or uid)
-            if own is None:
-                kin[share.workload or uid] = _Kin(share.stays, {share.stays: 1})
-            else:
-                own.of[share.stays] = own.of.get(share.stays, 0) + 1
-        for own in kin.values():
-            if len(own.of) > 1:
-                own.stays = _largest(own.of)
-        self._counted[row], self._kin[row] = counted, kin
-        entry = self.outlook[row]
-        entry[:] = np.add.reduce([share.sums for share in counted.values()]) if counted else 0
-        entry[FIRST_STAY:FIRST_WINDOW] = tuple(
-            map(sum, zip(_NO_STAYS, *(own.stays for own in kin.values()), strict=True))
-        )
-        entry[LIFE] = max((share.end_s for share in counted.values()), default=0)
-
-    def _step(self, row: int) -> None:
-        """A node that was touched once: one pod came, or one went, or none."""
-        residents, counted = self.state.residents_on[row], self._counted.get(row)
-        if counted is None:
-            self._add_up(row)
-        elif len(residents) > len(counted):
-            self._came(row, residents[next(reversed(residents))])
-        elif len(residents) < len(counted):
-            (uid,) = counted.keys() - residents.keys()
-            self._went(row, uid)
-
-    def _catch_up(self, row: int) -> None:
-        """A node that was touched more than once: whoever went, came, or went and came again."""
-        residents, counted = self.state.residents_on[row], self._counted.get(row)
-        if counted is None:
-            self._add_up(row)
-            return
-        for uid in counted.keys() - residents.keys():
-            self._went(row, uid)
-        for uid, resident in residents.items():
-            share = counted.get(uid)
-            if share is None or share.resident is not resident:
-                if share is not None:
-                    self._went(row, uid)
-                self._came(row, resident)
-
-    def _came(self, row: int, resident: Resident) -> None:
-        share = self._counted[row][resident.uid] = self._of_resident(resident)
-        entry, kin = self.outlook[row], self._kin[row]
-        if share.end_s > entry[LIFE]:
-            entry[LIFE] = share.end_s
-        key, stays = share.workload or resident.uid, share.stays
-        own = kin.get(key)
-        if own is None:
-            kin[key] = _Kin(stays, {stays: 1})
-            entry += share.alone
-            return
-        entry += share.sums
-        own.of[stays] = own.of.get(stays, 0) + 1
-        if own.of[stays] == 1:
-            self._stay(entry, own)
-
-    def _went(self, row: int, uid: str) -> None:
-        counted, entry, kin = self._counted[row], self.outlook[row], self._kin[row]
-        share = counted.pop(uid)
-        if share.end_s == entry[LIFE]:
-            entry[LIFE] = max((one.end_s for one in counted.values()), default=0)
-        key, stays = share.workload or uid, share.stays
-        own = kin[key]
-        entry -= share.sums
-        own.of[stays] -= 1
-        if not own.of[stays]:
-            del own.of[stays]
-            self._stay(entry, own)
-            if not own.of:
-                del kin[key]
-
-    @staticmethod
-    def _stay(entry: IntArray, own: _Kin) -> None:
-        """Count a workload with the largest stays of the pods that it has there now."""
-        most = _largest(own.of)
-        if most != own.stays:
-            for h, (now, before) in enumerate(zip(most, own.stays, strict=True), FIRST_STAY):
-                entry[h] += now - before
-            own.stays = most
-
-    def _of_resident(self, resident: Resident) -> _Share:
-        """What a pod adds to its node, as of its age."""
-        spec, lifetimes = resident.spec, self.lifetimes
-        sums, alone, end_s, stays, workload, _ = self._of_new(spec)
-        age_s = 0 if lifetimes is None else self.now_s - resident.since_s
-        if lifetimes is None or age_s <= 0:
-            return _Share(sums, alone, end_s - age_s, stays, workload, resident)
-        life, *left = living(lifetimes.of_pod(spec), age_s)
-        alone = sums.copy()
-        alone[FIRST_STAY:FIRST_WINDOW] = left
-        return _Share(sums, alone, max(life - age_s, 0), tuple(left), workload, resident)
-
-    def _of_new(self, spec: PodSpec) -> _Share:
-        known = self._new.get(spec)
-        if known is None:
-            alone = self.outlook_of(spec).copy()
-            life, *stays = alone[LIFE:FIRST_WINDOW].tolist()
-            alone[LIFE] = 0
-            sums = alone.copy()
-            sums[FIRST_STAY:FIRST_WINDOW] = 0
-            known = self._new[spec] = _Share(sums, alone, life, tuple(stays), workload_of(spec.namespace, spec.owner))
-        return known
-
-    def outlook_of(self, spec: PodSpec) -> IntArray:
-        """``(NUM_OUTLOOK,)`` int64 of one pod of a class, in millicores, bytes and seconds.
-
-        Mean use, upper use, request of a pod without a forecast (its mean, too), lifetime, stays, upper use by window.
-        """
-        known = self._outlook_of.get(spec)
-        if known is None:
-            forecast = None if self.forecasts is None else self.forecasts.of_pod(spec)
-            own = (0,) * (FIRST_WINDOW - LIFE) if self.lifetimes is None else living(self.lifetimes.of_pod(spec), 0)
-            if forecast is None:
-                asked = (spec.amount(CPU), spec.amount(MEMORY))
-                known = np.array([*asked, 0, 0, *asked, *own, *[0] * (2 * NUM_WINDOWS)], np.int64)
-            else:
-                upper = (forecast.cpu, forecast.memory)
-                windows = [x for w in forecast.windows or (upper,) * NUM_WINDOWS for x in w]
-                known = np.array([forecast.mean_cpu, forecast.mean_memory, *upper, 0, 0, *own, *windows], np.int64)
-            self._outlook_of[spec] = known
-        return known
 
     def free(self, rows: IntArray) -> IntArray:
         """``(n, L)`` int64: what is free of each quantity on some nodes; a copy."""
@@ -398,22 +151,6 @@ class Columns:
             self.kind_allowed = np.pad(self.kind_allowed, ((0, 0), (0, model)))
         for m, kind in enumerate(self.typical):
             self.kind_allowed[m, model] = not kind.models or node.gpu_model in kind.models
-
-
-STAY_UNIT = 64
-"""A stay is minus the binary logarithm of the chance to be gone within a horizon, in these parts: stays add up where
-chances multiply."""
-LEAST_CHANCE = 1 / 4096
-_NO_STAYS = (0,) * len(HORIZONS_S)
-
-
-_STAYS = tuple(round(-math.log2(max(milli / 1000, LEAST_CHANCE)) * STAY_UNIT) for milli in range(1001))
-
-
-def living(lifespan: Lifespan, age_s: int) -> tuple[int, ...]:
-    """Whole lifetime in seconds, then one stay per horizon, of a pod of this age."""
-    life_s, gone = lifespan.at(age_s)
-    return (life_s, *(_STAYS[milli] for milli in gone))
 
 
 @cache

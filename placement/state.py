@@ -159,6 +159,8 @@ class ClusterState:
         self.version = 0
         self.epoch = 0
         """Grows when arrays move or knowledge changes; then everything cached is stale."""
+        self.moved = 0
+        """Grows when arrays move, or changes of nodes are forgotten."""
         self.changed_rows: list[int] = []
         """Rows whose node was added, removed, or changed in what a score or rule reads, in order."""
         self.num_rows = 0
@@ -170,6 +172,8 @@ class ClusterState:
         self._deltas: dict[PodSpec, IntArray] = {}
         self.touched: IntArray = np.zeros(TOUCH_RING, np.int64)
         self._touched = memoryview(self.touched)  # type: ignore[arg-type]  # arrays are buffers
+        self.changes: list[Resident | None] = [None] * TOUCH_RING
+        """Beside ``touched``: who came or left with a touch, by turns; None where a node changed."""
         self._allocate(num_lanes=NUM_DERIVED + len(BASE_RESOURCES), num_rows=64, num_gpus=1)
 
     # ── arrays ────────────────────────────────────────────────────────────────────────────────
@@ -200,6 +204,7 @@ class ClusterState:
         self._share_of = [memoryview(free) for free in self.gpu_free]
         self._last_touch = memoryview(self.last_touch)  # type: ignore[arg-type]  # as above
         self.epoch += 1
+        self.moved += 1
 
     def _ensure_lanes(self, names: Iterable[str]) -> None:
         new = [name for name in names if name not in self.row_of_resource]
@@ -234,9 +239,11 @@ class ClusterState:
             self._deltas[spec] = delta
         return delta
 
-    def _touch(self, row: int) -> None:
+    def _touch(self, row: int, resident: Resident | None = None) -> None:
         clock = self.clock
-        self._touched[clock & (TOUCH_RING - 1)] = row
+        at = clock & (TOUCH_RING - 1)
+        self._touched[at] = row
+        self.changes[at] = resident
         self._last_touch[row] = clock
         self.clock = clock + 1
         self.version += 1
@@ -285,6 +292,7 @@ class ClusterState:
         if len(self.changed_rows) >= MAX_CHANGED:
             self.changed_rows.clear()
             self.epoch += 1
+            self.moved += 1
         self.changed_rows.append(row)
 
     def _withdraw(self, row: int) -> None:
@@ -438,7 +446,7 @@ class ClusterState:
             self._hide(resident, spec.gpu)
             self._keep_off(row)
         self.rules.bind(spec, row)
-        self._touch(row)
+        self._touch(row, resident)
 
     def _dismiss(self, uid: str) -> Resident:
         resident = self._resident(uid)
@@ -466,7 +474,7 @@ class ClusterState:
                 del self.unrecorded[row]
             self._keep_off(row)
         self.rules.release(spec, row)
-        self._touch(row)
+        self._touch(row, resident)
 
     # ── devices that nobody recorded ──────────────────────────────────────────────────────────
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
-from placement.knowledge import AGES_S, HORIZONS_S, Forecast, Forecasts, Knowledge, Lifespan, Lifetimes
+from placement.knowledge import AGES_S, HORIZONS_S, Forecast, Forecasts, Knowledge, Lifespan, Lifetimes, workload_of
 from placement.learning.survival import (
     CLASS_STARTS,
     NUM_PARTS,
@@ -23,9 +24,10 @@ from placement.learning.survival import (
     with_classes,
 )
 from placement.nodes import NodeSpec
+from placement.outlook import FIRST_STAY, FIRST_WINDOW, LIFE, NUM_OUTLOOK
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
-from placement.scorers import LIFE, Columns
+from placement.scorers import Columns
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from placement.strategy import PREDICTED_FULL, main_reason
@@ -258,3 +260,74 @@ def test_a_pod_that_went_and_came_again_counts_as_of_its_return() -> None:
     fresh.follow()
     assert (columns.outlook == fresh.outlook).all()
     assert columns.outlook[0, LIFE] == half.life_s[0] + 4999 - 5000
+
+
+def outlook_by_definition(state: ClusterState) -> list[list[int]]:
+    """Of each node, pod by pod, as :class:`placement.outlook.Residents` says."""
+    known = state.knowledge
+    assert known.lifetimes is not None
+    found = []
+    for residents in state.residents_on:
+        entry, kin = [0] * NUM_OUTLOOK, {}
+        for resident in residents.values():
+            spec, age_s = resident.spec, known.lifetimes.as_of_s - resident.since_s
+            workload = workload_of(spec.namespace, spec.owner)
+            forecast = known.forecasts.of.get(workload) if known.forecasts is not None else None
+            if forecast is None:
+                asked = [spec.amount(CPU), spec.amount(MEMORY)]
+                use, windows = [*asked, 0, 0, *asked], [0] * 12
+            else:
+                upper = (forecast.cpu, forecast.memory)
+                use = [forecast.mean_cpu, forecast.mean_memory, *upper, 0, 0]
+                windows = [x for window in forecast.windows or [upper] * 6 for x in window]
+            life_s, gone = known.lifetimes.of_pod(spec).at(max(age_s, 0))
+            stays = [round(-64 * math.log2(max(milli / 1000, 1 / 4096))) for milli in gone]
+            kin.setdefault(workload or resident.uid, []).append(stays)
+            for k, share in [*enumerate(use), *enumerate(windows, FIRST_WINDOW)]:
+                entry[k] += share
+            entry[LIFE] = max(entry[LIFE], life_s - age_s)
+        for stays in kin.values():
+            for h, most in enumerate(map(max, zip(*stays, strict=True)), FIRST_STAY):
+                entry[h] += most
+        found.append(entry)
+    return found
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_the_outlook_of_a_node_is_what_its_pods_add_up_to_by_definition(backend: str) -> None:
+    rng = np.random.default_rng(5)
+    specs = [_spec(f"w{i % 70}" if i % 9 else "", 100 + i) for i in range(150)]
+    state = ClusterState(backend=backend, knowledge=Knowledge.neutral())
+    for node in _nodes(4, cpu=10**6):
+        state.add_node(node)
+    strategy = STRATEGIES["ullage"]
+    checked = 0
+    for step in range(400):
+        if step % 50 == 0:
+            names = [workload_of(s.namespace, s.owner) for s in specs]
+            rows = rng.uniform(0, 0.9, (len(names), NUM_PARTS - 1))
+            told = lifespans(np.column_stack([rows, np.ones(len(rows))]))
+            upper = rng.integers(0, 999, (len(names), 2)).tolist()
+            forecasts = Forecasts(
+                {name: Forecast(a, b, a // 2, b // 2) for name, (a, b) in zip(names, upper, strict=True) if a % 3}
+            )
+            lives = {name: one for name, one in zip(names, told, strict=True) if name and rng.random() < 0.7}
+            known = state.knowledge.but(forecasts=forecasts, lifetimes=Lifetimes(lives, told[0], 40 * step))
+            state.learn(known, time_s=40 * step)
+        for _ in range(int(rng.integers(1, 4))):  # some decisions see one change, others many
+            here = list(state.residents)
+            uid = f"p{int(rng.integers(0, 250))}"
+            if uid in state.residents:
+                state.release(uid, time_s=40 * step)
+            else:
+                state.bind(
+                    uid, specs[int(rng.integers(0, len(specs)))], f"n{int(rng.integers(0, 4))}", time_s=40 * step
+                )
+            if here and rng.random() < 0.1 and here[0] in state.residents:
+                state.update_pod(here[0], specs[step % len(specs)], time_s=40 * step)
+        strategy.decide(state.snapshot(), specs[step % len(specs)])
+        if step % 7 == 0:
+            columns = strategy.program(state).columns
+            assert columns.outlook[:4].tolist() == outlook_by_definition(state)
+            checked += len(state.residents)
+    assert checked > 5000
