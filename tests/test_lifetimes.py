@@ -109,6 +109,14 @@ def test_labels_at_a_moment_hold_nothing_that_was_not_known_then() -> None:
     assert sorted(zip(later.tolist(), classes.tolist(), strict=True)) == [(0, 0), (1, 3), (2, 0)]
 
 
+def test_trees_do_not_read_the_hour_of_a_recording_without_a_calendar() -> None:
+    dated = by_the_hour(owners=2, hours=8)
+    hour = feature_names().index("hour")
+    assert np.isfinite(told(dated).lives.features[:, hour]).all()
+    undated = dated.but(manifest=replace(dated.manifest, begins_s=0))
+    assert np.isnan(told(undated).lives.features[:, hour]).all(), "as in `ullage train`"
+
+
 def told(trace: Trace) -> Arrivals:
     owners = [(trace.specs[c].owner, "all") for c in trace.pods.spec.tolist()]
     last = float(trace.pods.departure_s.max())
@@ -176,7 +184,7 @@ def newcomers(gang: int) -> LifeHistory:
     came in gangs of so many."""
     history = LifeHistory()
     for i in range(400):
-        history.began(f"old-{i}", Kin("old", (1, 1, 0)), 0)
+        history.began(f"old-{i}", Kin("old", (1, 1, 0)), 100 * i)
     for i in range(20):
         for j in range(gang):
             history.began(f"{i}-{j}", Kin(f"new-{i}", (1, 1, 0)), 100_000 + i)
@@ -200,6 +208,55 @@ def test_a_new_workload_is_told_by_the_latest_newcomers() -> None:
 def test_one_large_gang_is_one_newcomer() -> None:
     alone, many = (newcomers(gang).hazards(Kin("newest", (1, 1, 0)), 100_100)[0] for gang in (1, 30))
     assert many == pytest.approx(alone, abs=0.05)
+
+
+def test_new_workloads_are_told_by_newcomers_in_gangs_of_about_as_many() -> None:
+    history = LifeHistory()
+    for i in range(20):
+        history.began(f"large-{i}", Kin(f"large-{i}", (1, 1, 0), gang_size=100 + i), 1000 * i)
+        history.ended(f"large-{i}", 1000 * i + 100)
+        history.began(f"small-{i}", Kin(f"small-{i}", (1, 1, 0), gang_size=2), 1000 * i + 200)
+    now = 30_000
+
+    def first_hazard(gang: int) -> float:
+        return history.hazards(Kin("newest", (1, 1, 0), gang_size=gang), now)[0]
+
+    assert first_hazard(110) > 0.7 > first_hazard(0) > 0.3 > first_hazard(2)
+    assert first_hazard(900) == pytest.approx(first_hazard(0)), "of such gangs nothing is known"
+    large, small = (history.hazards(Kin("", (1, 1, 0), gang_size=gang), now)[0] for gang in (110, 2))
+    assert large > 0.6 > 0.4 > small, "bare pods of such gangs lean on them too"
+    for i in range(20):
+        history.drop(f"small-{i}")
+    history.forget_size(Kin("", (1, 1, 0)))
+    assert first_hazard(110) == pytest.approx(first_hazard(0))
+
+
+def test_a_burst_counts_as_the_root_of_its_pods() -> None:
+    def outcomes(gap_s: int) -> float:
+        """On how many the first part of life stands, of a workload of which 64 pods came so long after one another, and ended."""
+        history = LifeHistory(with_features=True)
+        events = sorted((i * gap_s + age, i, age) for i in range(64) for age in (0, 100))
+        for at_s, i, age in events:
+            if age:
+                history.ended(f"a-{i}", at_s)
+            else:
+                history.began(f"a-{i}", Kin("a", (1, 1, 0)), at_s)
+        return float(history.features(Kin("a", (1, 1, 0)), 10_000)[feature_names().index("owner:seen_0")])
+
+    assert outcomes(gap_s=0) == pytest.approx(sum(0.95 ** (i / 8) / 8 for i in range(64)), rel=1e-5)
+    assert outcomes(gap_s=60) == pytest.approx(sum(0.95**i for i in range(64)), rel=1e-5)
+
+
+def test_pods_that_come_within_a_minute_are_one_burst() -> None:
+    lineage = Lineage(("owner",))
+    for now in (0.0, 59.0, 60.0):
+        lineage.arrive(("a",), now)
+    lineage.end(("a",), 59.0, 100.0)
+    found = dict(zip(lineage.feature_names, lineage.describe(("a",), 200.0), strict=True))
+    assert [found[f"owner:burst_{i}_pods"] for i in range(2)] == [1, 2]
+    assert [found[f"owner:burst_{i}_ended_share"] for i in range(2)] == [0, 0.5]
+    lineage.withdraw(("a",), 60.0)
+    assert lineage.describe(("a",), 200.0)[lineage.feature_names.index("owner:burst_0_pods")] == 2
 
 
 def test_a_new_workload_is_told_by_gangs_of_about_its_size() -> None:

@@ -1,9 +1,10 @@
 """What is known of pods' lifetimes as they come and go: hazards, and features for models, by workload and size.
 
 Times never go back. A workload's pods are known by their workload (none for bare pods, which have no past in common),
-by workload and size, by size, and among everyone. One of which nobody knows anything is told by newcomers: the first pods
-of other workloads that nobody knew, of its size and of any. The same object serves live, in replays and in training, so
-a model is asked with what it was fitted on.
+by workload and size, by size (and where the size of the gang is known by both), and among everyone. One of which nobody
+knows anything is told by newcomers: the first pods of other workloads that nobody knew, of its size and gang, of its size,
+and of any. Pods that came together are a burst: they live alike, so a burst counts as the root of its pods. The same object
+serves live, in replays and in training, so a model is asked with what it was fitted on.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from placement.knowledge import AGES_S, workload_of
-from placement.learning.lineage import Lineage
+from placement.learning.lineage import BURST_S, Lineage
 from placement.learning.survival import NUM_PARTS, Survival, part_of
 from placement.learning.usage import SingleArray
 from placement.pods import PodSpec
 
-KEEP = (0.95, 0.95, 0.95, 0.99, 0.999)
-"""What an outcome still weighs after the next one: of a workload, of newcomers of a size, of newcomers, of a size, of all."""
-OWN, NEW_OF_SIZE, NEW, SIZE, ALL = range(len(KEEP))
-"""Levels of the hazards."""
+KEEP = (0.95, 0.95, 0.95, 0.95, 0.95, 0.99, 0.999)
+"""What an outcome still weighs after the next one, by level of the hazards."""
+OWN, NEW_OF_GANG, NEW_OF_SIZE, NEW, GANG, SIZE, ALL = range(len(KEEP))
+"""Levels of the hazards: a workload; newcomers of a size in gangs of about as many, of a size, newcomers; a size in gangs of
+about as many, a size, everyone."""
 LEVELS = ("owner", "owner-size", "size-gang", "size", "all")
 """Of the lineage, from the most particular."""
 GANG_STEPS = 3
@@ -52,9 +54,10 @@ class Kin:
         return cls(workload_of(spec.namespace, spec.owner), spec.main_amounts, spec.priority, spec.gang_size)
 
     def keys(self, *, is_new: bool) -> tuple[Hashable, ...]:
-        """Of the hazards: workload, newcomers of the size, newcomers, size, everyone."""
-        new = (("new", self.size), "new") if is_new else (None, None)
-        return self.workload or None, *new, self.size, "all"
+        """Of the hazards, by their levels."""
+        gang = (self.size, doublings(self.gang_size)) if self.gang_size else None
+        new = (gang and ("new", *gang), ("new", self.size), "new") if is_new else (None, None, None)
+        return self.workload or None, *new, gang, self.size, "all"
 
     @property
     def values(self) -> tuple[Hashable, ...]:
@@ -74,12 +77,32 @@ def gang_step(pods: int) -> int:
     return round(GANG_STEPS * math.log2(min(pods, LARGEST_GANG)))
 
 
+def doublings(pods: int) -> int:
+    """The same in coarser steps: hazards have less to stand on than trees."""
+    return round(math.log2(min(pods, LARGEST_GANG)))
+
+
+@dataclass(slots=True)
+class Burst:
+    """Pods of one workload that came together."""
+
+    since_s: int
+    pods: int = 0
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """By level, of each pod's outcomes: one pod stands for its workload among newcomers, whoever came with it."""
+        root = 1 / math.sqrt(self.pods)
+        return root, 1.0, 1.0, 1.0, root, root, root
+
+
 @dataclass(slots=True)
 class Running:
     """A pod that has not ended."""
 
     kin: Kin
     since_s: int
+    burst: Burst
     part: int = 0
     entered_s: int = 0
     """When it entered its part of life."""
@@ -114,6 +137,8 @@ class LifeHistory:
         self.lineage = Lineage(LEVELS) if with_features else None
         self.running: dict[str, Running] = {}
         """By UID."""
+        self._bursts: dict[tuple[str, bool], Burst] = {}
+        """The latest of each workload; who was there, and for how long nobody knows, apart."""
         self.now_s = 0
         """Time never goes back: what is said to have happened before counts as of now."""
         self._on_outcome = on_outcome
@@ -130,11 +155,22 @@ class LifeHistory:
         if uid in self.running:
             self.drop(uid)
         is_first = bool(kin.workload) and not was_there and not self.survival.has_met(OWN, kin.workload)
-        pod = self.running[uid] = Running(kin, since_s, 0, since_s, since_s, was_there, is_first)
+        burst = self._burst((kin.workload, was_there), since_s)
+        pod = self.running[uid] = Running(kin, since_s, burst, 0, since_s, since_s, was_there, is_first)
         self.survival.enter(pod.keys, 0, since_s)
         if self.lineage is not None:
             (self.lineage.find if was_there else self.lineage.arrive)(kin.values, float(since_s))
         heapq.heappush(self._passing, (since_s + AGES_S[1], uid, since_s))
+
+    def _burst(self, key: tuple[str, bool], since_s: int) -> Burst:
+        """To which a pod that begins belongs: of a bare pod, its own."""
+        latest = self._bursts.get(key)
+        if latest is None or since_s - latest.since_s >= BURST_S:
+            latest = Burst(since_s)
+            if key[0]:
+                self._bursts[key] = latest
+        latest.pods += 1
+        return latest
 
     def ended(self, uid: str, time_s: int) -> None:
         """A pod is gone; one that was never seen is ignored."""
@@ -188,7 +224,7 @@ class LifeHistory:
     def _learn(self, uid: str, pod: Running, *, ended: bool) -> None:
         if self._on_outcome is not None:
             self._on_outcome(uid, pod, ended)
-        self.survival.outcome(pod.keys, pod.part, ended=ended)
+        self.survival.outcome(pod.keys, pod.part, ended=ended, weights=pod.burst.weights)
 
     def skip(self, now_s: int) -> None:
         """Nobody looked until now: the time since the last news counts in nobody's age."""
@@ -215,6 +251,8 @@ class LifeHistory:
     def forget(self, workload: str) -> None:
         """A workload none of whose pods run."""
         self.survival.forget(OWN, workload)
+        for was_there in (False, True):
+            self._bursts.pop((workload, was_there), None)
         if self.lineage is not None:
             self.lineage.forget(0, workload)
 
@@ -229,6 +267,9 @@ class LifeHistory:
         if not kin.workload:
             self.survival.forget(SIZE, kin.size)
             self.survival.forget(NEW_OF_SIZE, ("new", kin.size))
+            for doubling in range(doublings(LARGEST_GANG) + 1):
+                self.survival.forget(GANG, (kin.size, doubling))
+                self.survival.forget(NEW_OF_GANG, ("new", kin.size, doubling))
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
 

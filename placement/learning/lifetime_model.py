@@ -23,8 +23,8 @@ import numpy as np
 from placement.errors import ModelError
 from placement.knowledge import AGES_S
 from placement.learning import boosted
-from placement.learning.lifetime_history import NUM_HAZARDS, feature_names
-from placement.learning.lineage import LIMITS_S, NUM_CLASSES
+from placement.learning.lifetime_history import KEEP, NUM_HAZARDS, feature_names
+from placement.learning.lineage import BURST_S, LIMITS_S, NUM_CLASSES
 from placement.learning.survival import class_shares, with_classes
 from placement.learning.usage import SingleArray
 from placement.resources import FloatArray
@@ -51,8 +51,9 @@ def row_names() -> tuple[str, ...]:
 
 
 def digest() -> str:
-    """Names the features, and the parts of life, in files."""
-    return hashlib.sha256("\n".join((*row_names(), str(AGES_S), str(LIMITS_S))).encode()).hexdigest()[:12]
+    """Names the features, the parts of life, what a burst is and how the history fades, in files."""
+    settings = (str(x) for x in (AGES_S, LIMITS_S, BURST_S, KEEP))
+    return hashlib.sha256("\n".join((*row_names(), *settings)).encode()).hexdigest()[:12]
 
 
 def bounded(hazards: FloatArray) -> FloatArray:

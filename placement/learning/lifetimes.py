@@ -7,7 +7,7 @@ out; time is an argument. Rungs, best first:
   on outcomes of this cluster, and until they do (:class:`LossMonitor`; new workloads apart from known ones);
 - ``history``: hazards of the workload, leaning on its size and on everyone (:mod:`placement.learning.survival`);
 - ``population``: the same for a workload of which no pod has told anything: first pods of other workloads that nobody
-  knew (of its size, of any), its size and everyone;
+  knew (of its size and gang, of its size, of any), its size and everyone;
 - ``none``: nothing has ended or lived through anything yet.
 
 A promise is what stood when a pod entered a part of life; what comes of it in that part judges both rungs.
@@ -287,7 +287,7 @@ class LifetimeForecaster:
             known.is_changed, known.asked_s = False, now_s
             known.is_new = not history.knows(one)
             features = None if self.model is None else history.features(known.kin, now_s)
-            found.append(LifeQuestion(one, history.hazards(one, now_s), features))
+            found.append(LifeQuestion(one, history.hazards(known.kin, now_s), features))
         return found
 
     def take(self, answers: Iterable[LifeAnswer]) -> None:

@@ -29,7 +29,9 @@ TYPICAL_S = (300.0, 1800.0, 14_400.0, 259_200.0)
 KEPT = 16
 """Ended lifetimes remembered per key."""
 BURSTS = 4
-"""Moments of arrival remembered per key: a batch of fifty pods is one of them."""
+"""Bursts of arrivals remembered per key: a batch of fifty pods is one of them."""
+BURST_S = 60
+"""Pods that arrive so shortly after the first of a burst belong to it: a cluster binds a batch one by one."""
 
 
 def class_of(lifetime_s: float) -> int:
@@ -83,7 +85,7 @@ class _Kin:
     recent: deque[list[float]] = field(default_factory=lambda: deque(maxlen=KEPT))
     """[arrival, end or -1] of the latest arrivals: unlike ``ended``, not biased towards short lives."""
     bursts: deque[list[float]] = field(default_factory=lambda: deque(maxlen=BURSTS))
-    """[arrival, pods, ended pods, sum of their logarithmic lifetimes] of the latest moments at which pods arrived."""
+    """[first arrival, pods, ended pods, sum of their logarithmic lifetimes] of the latest bursts."""
     running: int = 0
     started_sum: float = 0.0
     last_arrival_s: float = -1.0
@@ -137,7 +139,7 @@ class Lineage:
             kin.started_sum += now_s
             kin.last_arrival_s = now_s
             kin.recent.append([now_s, -1.0])
-            if kin.bursts and kin.bursts[-1][0] == now_s:
+            if kin.bursts and now_s - kin.bursts[-1][0] < BURST_S:
                 kin.bursts[-1][1] += 1
             else:
                 kin.bursts.append([now_s, 1.0, 0.0, 0.0])
@@ -151,7 +153,7 @@ class Lineage:
             kin.last_end_s = now_s
             _close(kin.recent, started_s, now_s)
             for burst in kin.bursts:
-                if burst[0] == started_s:
+                if 0 <= started_s - burst[0] < BURST_S:
                     burst[2] += 1
                     burst[3] += math.log(lifetime)
             kin.ended.append(math.log(lifetime))
@@ -179,7 +181,7 @@ class Lineage:
             open_now = next((entry for entry in kin.recent if entry[0] == started_s and entry[1] < 0), None)
             if open_now is not None:
                 kin.recent.remove(open_now)
-            for burst in [b for b in kin.bursts if b[0] == started_s]:
+            for burst in [b for b in kin.bursts if 0 <= started_s - b[0] < BURST_S]:
                 burst[1] -= 1
                 if not burst[1]:
                     kin.bursts.remove(burst)
@@ -253,7 +255,7 @@ def _latest(kin: _Kin, now_s: float) -> list[float]:
 
 
 def _bursts(kin: _Kin, now_s: float) -> list[float]:
-    """Of the latest moments of arrival, newest first: their age, how many came, how many ended, how long those lived."""
+    """Of the latest bursts, newest first: their age, how many came, how many ended, how long those lived."""
     out: list[float] = []
     for start, pods, ended, life in reversed(kin.bursts):
         out += [math.log1p(now_s - start), pods, ended / pods, life / ended if ended else MISSING]

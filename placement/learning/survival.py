@@ -3,8 +3,8 @@
 A pod's life is cut at :data:`~placement.knowledge.AGES_S`. Each time a pod ends within a part, or reaches the end of
 it, the part's hazard is updated for all of the pod's keys (its workload, newcomers, its size, everyone), with old
 outcomes fading. Pods that still run have told of every part they lived through, and of the share of the part they are
-in, so nothing is censored away. A key that has seen little
-leans on the next more general one as if it had seen :data:`PRIOR` pods of that (actuarial life table with shrinkage).
+in, so nothing is censored away. A key that has seen little leans on the next more general one
+as if it had seen :data:`PRIOR` pods of that (actuarial life table with shrinkage).
 """
 
 from __future__ import annotations
@@ -72,12 +72,17 @@ class Survival:
                 found.inside[part] -= 1
                 found.entered_s[part] -= at_s
 
-    def outcome(self, keys: Sequence[Hashable], part: int, *, ended: bool) -> None:
-        """A pod ended in a part of life, or lived through it."""
-        for found, keep in zip(self._keys.meet_each(keys), self.keep, strict=True):
+    def outcome(self, keys: Sequence[Hashable], part: int, *, ended: bool, weights: Sequence[float] = ()) -> None:
+        """A pod ended in a part of life, or lived through it; ``weights`` say by level how much it counts, 1 if not given.
+
+        Older outcomes fade by as much.
+        """
+        each = zip(self._keys.meet_each(keys), self.keep, weights or [1.0] * len(self.keep), strict=True)
+        for found, keep, weight in each:
             if found is not None:
-                found.ended[part] = found.ended[part] * keep + ended
-                found.seen[part] = found.seen[part] * keep + 1.0
+                kept = keep**weight
+                found.ended[part] = found.ended[part] * kept + weight * ended
+                found.seen[part] = found.seen[part] * kept + weight
                 found.outcomes[part] += 1
 
     def has_met(self, level: int, key: Hashable) -> bool:

@@ -114,7 +114,9 @@ def stream(
     ended = pods.departure_s[index] != NEVER
     lifetime = np.maximum(np.where(ended, pods.departure_s[index], horizon_s) - arrival, 1.0)
     tables = {name: np.array(found) for name, found in rules.items()}
-    lives = replace(lives, lifetime_s=lifetime, is_ended=ended)
+    lives = replace(
+        lives if trace.manifest.has_calendar else lives.without_hours(), lifetime_s=lifetime, is_ended=ended
+    )
     return Arrivals(arrival, lifetime, ended.astype(np.int64), np.array(is_new), tables, lives, owned.pods.spec[index])
 
 
