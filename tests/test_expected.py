@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
+from placement.planning.cluster import Cluster
 from placement.planning.expected import DAY_S, WEEK_S, PodHistory, Rung, expect, least_windows
 from placement.planning.foresight import foresee, worth_of
 from placement.planning.growth import Growth, grown, growth_of
-from placement.planning.problems import Cluster
 from placement.planning.snapshots import SnapshotFile
 from placement.pods import Pod, PodSpec
 from placement.state import ClusterState

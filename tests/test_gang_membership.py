@@ -21,7 +21,7 @@ from placement.gangs import (
     gang_of,
     gang_size,
 )
-from placement.planning.problems import batch_problem
+from placement.planning.batch_problems import batch_problem
 from placement.planning.snapshots import cluster_of
 from placement.pods import PodSpec
 from placement.resources import CPU

@@ -9,8 +9,9 @@ import pytest
 
 from placement.nodes import NodeSpec
 from placement.planning import apart_check
+from placement.planning.batch_problems import batch_problem
+from placement.planning.cluster import Cluster
 from placement.planning.plans import Plan
-from placement.planning.problems import Cluster, batch_problem
 from placement.planning.snapshots import cluster_of
 from placement.pods import Pod, PodRules, PodSpec
 from placement.state import ClusterState
@@ -33,7 +34,7 @@ def with_port(made: dict[str, Any], port: int) -> dict[str, Any]:
 
 
 def left(plan: Plan) -> list[str]:
-    return [reason for reason in plan.reasons if "left to the scheduler" in reason]
+    return [reason for reason in plan.reasons if " is left to the scheduler: " in reason]
 
 
 def test_replicas_that_must_be_apart_are_planned_apart() -> None:

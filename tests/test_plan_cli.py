@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.planning.make import PlanningError, SaleShape, plan_document
+from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Ending, Plan, Step
-from placement.planning.problems import check_steps, rescue_problem
+from placement.planning.rescue_problems import rescue_problem
 from placement.planning.snapshots import SnapshotError, SnapshotFile, cluster_of, snapshot_of_objects
 from placement.pods import PodSpec
 from simulator.cli.plan import plan as plan_group

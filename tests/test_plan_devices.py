@@ -18,10 +18,12 @@ from msgspec import structs
 from placement.devices import Devices
 from placement.nodes import NodeSpec
 from placement.planning.batch import Batch
+from placement.planning.batch_problems import batch_plan, batch_problem
 from placement.planning.best_fit import best_fit, repacked
+from placement.planning.cluster import Cluster
 from placement.planning.make import plan_document, plan_of_document
+from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step
-from placement.planning.problems import Cluster, batch_plan, batch_problem, check_steps
 from placement.pods import GpuRequest, Pod, PodSpec
 from placement.resources import DEVICES_ANNOTATION
 from placement.state import ClusterState, device_indices

@@ -11,8 +11,8 @@ import pytest
 
 from placement.planning.make import Request, plan_for
 from placement.planning.plans import Action, Deadline, Plan, WorkClock, together
-from placement.planning.problems import ordered_steps
 from placement.planning.repair import Packing
+from placement.planning.steps import ordered_steps
 from tests.plan_referee import Referee
 from tests.test_plan_cli import node, pod, taken
 from tests.test_plan_giving_way import member

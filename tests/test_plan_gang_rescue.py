@@ -11,9 +11,9 @@ import pytest
 
 from placement.gangs import gang_of
 from placement.planning import gang_program
+from placement.planning.cluster import Cluster
 from placement.planning.make import Request, plan_for
 from placement.planning.plans import Action, Deadline, Ending, Plan, WorkClock
-from placement.planning.problems import Cluster
 from placement.planning.snapshots import cluster_of
 from tests.plan_referee import Referee
 from tests.test_plan_cli import node, pod, taken

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from placement.planning.make import Request, plan_for
+from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step, WorkClock
-from placement.planning.problems import check_steps
 from placement.planning.snapshots import cluster_of, snapshot_of_objects
 from tests.cluster_objects import cluster
 from tests.plan_referee import Referee

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from placement.errors import ConfigError
 from placement.planning.make import Request, SaleShape, plan_for
+from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step
-from placement.planning.problems import check_steps
 from placement.planning.snapshots import SnapshotError, SnapshotFile, SnapshotPod, cluster_of, snapshot_of_objects
 from simulator.cli.plan import plan as plan_group
 from simulator.planning.plan_page import headline

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from placement.planning.batch_problems import batch_problem
 from placement.planning.make import plan_document
+from placement.planning.plan_check import check_steps
 from placement.planning.plans import Plan
-from placement.planning.problems import batch_problem, check_steps
 from placement.planning.snapshots import SnapshotFile, cluster_of, snapshot_of_objects
 from placement.planning.wish_check import recount
 from placement.soft import fixed_wishes, soft_parts

@@ -1,10 +1,10 @@
 """Rescues of a cluster: plans that keep rules of the whole, and gangs that give way whole or not at all.
 
 A packing knows pods. Budgets and gangs that wait are kept by making the plan again without what broke them
-(:func:`placement.planning.problems.broken_by`). A gang that runs is one thing: evicting some of its pods would waste the rest,
-so none of them gives way by itself. Where more important pods still wait, all gangs below them are taken off in thought, and
-each is then put back, the most important first, as long as that costs nobody above it a place; what is left off is evicted,
-counted as all its pods.
+(:func:`~placement.planning.rescue_problems.broken_by`). A gang that runs is one thing: evicting some of its pods would waste
+the rest, so none of them gives way by itself. Where more important pods still wait, all gangs below them are taken off in
+thought, and each is then put back, the most important first, as long as that costs nobody above it a place; what is left off
+is evicted, counted as all its pods.
 """
 
 from __future__ import annotations
@@ -17,18 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from placement.gangs import gang_of
+from placement.planning.cluster import Cluster
 from placement.planning.gang_program import is_small_enough, solve_whole
 from placement.planning.plans import Action, Deadline, Ending, Plan
-from placement.planning.problems import (
-    Cluster,
-    Cuts,
-    broken_by,
-    gangs_that_may_go,
-    over_budget,
-    rescue_plan,
-    rescue_problem,
-)
 from placement.planning.rescue import Packed, as_it_is, pack
+from placement.planning.rescue_problems import Cuts, broken_by, gangs_that_may_go, rescue_plan, rescue_problem
+from placement.planning.steps import over_budget
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -13,7 +13,7 @@ from dataclasses import replace
 import msgspec
 
 from placement.knowledge import workload_of
-from placement.planning.problems import Cluster
+from placement.planning.cluster import Cluster
 from placement.pods import Pod, PodSpec
 from placement.resources import FloatArray, IntArray
 from placement.strategies import STRATEGIES

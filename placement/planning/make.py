@@ -16,32 +16,22 @@ import numpy as np
 from placement.devices import DEVICE_UNITS
 from placement.errors import ConfigError, PlacementError
 from placement.marks import FORBIDDEN
+from placement.planning.batch_problems import batch_plan, batch_problem
 from placement.planning.batches import place_batch
+from placement.planning.cluster import Cluster, require_sums, waiting
 from placement.planning.commitments import of_shapes, offers
 from placement.planning.commitments import violations as commitment_violations
 from placement.planning.consolidation import Consolidated, Fleet, consolidate
+from placement.planning.demand_problems import DemandProblem, Sold, demand_problem, purchase_plan, why_on_no_shape
+from placement.planning.fleet_problems import consolidation_plan, fleet_problem
 from placement.planning.giving_way import Rescuer
 from placement.planning.growth import EXPECTED, Growth, grown, kind_of
 from placement.planning.interruptions import Risk, consolidate_with_risk
 from placement.planning.interruptions import violations as risk_violations
+from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step
-from placement.planning.problems import (
-    Cluster,
-    DemandProblem,
-    Sold,
-    batch_plan,
-    batch_problem,
-    check_steps,
-    consolidation_plan,
-    demand_problem,
-    fleet_problem,
-    purchase_plan,
-    require_sums,
-    rescue_problem,
-    waiting,
-    why_on_no_shape,
-)
 from placement.planning.purchase import Bought, Shape, buy, fluid_bound, is_beyond_limits, unplaceable
+from placement.planning.rescue_problems import rescue_problem
 from placement.planning.snapshots import SnapshotFile, cluster_of
 from placement.resources import MAX_AMOUNT
 

@@ -16,7 +16,7 @@ from placement.errors import ConfigError, PlacementError
 from placement.gangs import KINDS, Groups
 from placement.marks import Budget, deletion_cost, forbidden, why_stays, why_waits
 from placement.nodes import NamespaceSpec, NodeSpec
-from placement.planning.problems import Budgets, Cluster
+from placement.planning.cluster import Budgets, Cluster
 from placement.pods import Labels, Pod, PodSpec
 from placement.resources import DEVICES_ANNOTATION
 from placement.state import ClusterState, devices_mask

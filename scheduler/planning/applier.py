@@ -29,8 +29,8 @@ from placement import objects
 from placement.errors import PlacementError
 from placement.marks import forbidden
 from placement.owners import template_of
+from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Plan, Step, together
-from placement.planning.problems import check_steps
 from placement.planning.snapshots import cluster_of
 from scheduler.api import Who
 from scheduler.cluster_reader import take_snapshot

@@ -23,8 +23,9 @@ from typing import NamedTuple, TypeVar
 
 from placement.errors import PlacementError
 from placement.gangs import Groups
+from placement.planning.batch_problems import batch_plan, batch_problem
+from placement.planning.cluster import Cluster
 from placement.planning.plans import Plan
-from placement.planning.problems import Cluster, batch_plan, batch_problem
 from placement.pods import Pod
 from placement.state import devices_mask, devices_text
 from scheduler.api import Api

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from placement.planning.cluster import Cluster
 from placement.planning.plans import Action, Ending, Plan, Step
-from placement.planning.problems import Cluster
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.cost import HOURS_A_MONTH
 from simulator.page_style import STYLE

@@ -416,6 +416,35 @@ def test_a_rescue_moves_what_is_in_the_way_and_places_the_pending_pod(plane: Con
     asyncio.run(run())
 
 
+def test_a_gang_moves_in_one_step_also_where_it_is_interrupted(plane: ControlPlane, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with here(plane, tmp_path) as h:
+            labels = {"app": "g", "pod-template-hash": "5f4d", "scheduling.x-k8s.io/pod-group": "g"}
+            await h.place("g", template("g", 1, labels=labels), ["n0", "n1", "n2"])
+            await h.place("web", template("web", 1), ["n3", "n3"])
+            await budget(h, "g", 3)
+            plane.start_scheduler([])
+            plan = await h.plan("consolidate")
+            moves = [number for number, step in enumerate(plan["steps"]) if step.get("gang") == "default/g"]
+            assert moves == list(range(moves[0], moves[0] + 3)), plan["steps"]
+            process = subprocess.Popen(h.command("plan", "apply", str(h.path), "--yes"), stderr=subprocess.PIPE)
+            await h.seen(process, lambda record: record["evictions"] > 0, "the gang leaves")
+            process.send_signal(signal.SIGINT)
+            await asyncio.to_thread(process.communicate)
+            assert process.returncode == 130
+            record = h.record()
+            assert (record["outcome"], record["evictions"]) == ("running", 3)
+            assert {record["steps"][number]["state"] for number in moves} <= {"evicted", "done"}, "all have left"
+            report = await h.apply("--yes")
+            as_planned(report)
+            assert report["evictions"] == 3
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.nothing_is_lost()
+            assert {h.cluster.node_of(pod["metadata"]["name"]) for pod in h.standin.members("g")} == {"n3"}
+
+    asyncio.run(run())
+
+
 def test_replacements_without_a_gate_are_steered_by_the_extender(plane: ControlPlane, tmp_path: Path) -> None:
     async def run() -> None:
         async with here(plane, tmp_path, nodes=5) as h:

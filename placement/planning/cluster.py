@@ -1,0 +1,203 @@
+"""A cluster as planners see it: a ledger, who waits, and who must stay where it is.
+
+What a planner may touch is decided here, once: pods that are marked, that nobody recreates, that have volumes or
+claims we do not model, or whose rules depend on other pods or devices are *fixed*: they keep their place, and what they
+take is not offered. Pending pods of those kinds are left to the scheduler, and the plan says so. Everything else
+becomes classes of identical pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from placement.errors import ConfigError
+from placement.pods import Pod, PodSpec
+from placement.resources import (
+    MAX_AMOUNT,
+    BoolArray,
+    IntArray,
+    format_amount,
+)
+from placement.state import NUM_DERIVED, ClusterState, Resident
+
+RELATIONAL = "its rules depend on other pods"
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Disruption budgets: ``of`` maps UIDs to the numbers of theirs; ``allowed`` is how many pods may be down at a time."""
+
+    of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    allowed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A ledger with what planning needs beyond it.
+
+    ``never_move`` maps the UIDs of running pods to the reason why they stay; ``never_delete`` maps node names likewise;
+    ``usd_per_hour`` maps node names to prices, None when prices are not known. ``not_now`` are pods that wait for somebody
+    else, and why; ``deletion_cost`` says, by UID, who among pods that are alike is to go last.
+    """
+
+    state: ClusterState
+    pending: tuple[Pod, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    never_move: Mapping[str, str] = field(default_factory=dict)
+    never_delete: Mapping[str, str] = field(default_factory=dict)
+    usd_per_hour: Mapping[str, float] | None = None
+    not_now: tuple[tuple[Pod, str], ...] = ()
+    deletion_cost: Mapping[str, int] = field(default_factory=dict)
+    budgets: Budgets = field(default_factory=Budgets)
+
+    def __post_init__(self) -> None:
+        for pod in self.pending:
+            self.state.delta(pod.spec)  # the resource axis grows now or not at all: columns made later must agree
+
+    @property
+    def rows(self) -> IntArray:
+        """Ledger rows that hold a node, ascending: the columns of every problem."""
+        return np.flatnonzero(self.state.snapshot().is_alive)
+
+    def node_names(self) -> list[str]:
+        """Names in the order of the columns."""
+        return [self.state.name(int(row)) for row in self.rows]
+
+    def why_fixed(self, resident: Resident) -> str:
+        """Why a running pod must keep its place; empty when it may move."""
+        spec = resident.spec
+        if resident.uid in self.never_move:
+            return self.never_move[resident.uid]
+        if not spec.owner:
+            return "nobody would recreate it (no controller)"
+        if spec.owner.startswith(("DaemonSet/", "Node/")):
+            return "it belongs to its node"
+        return self.why_left_out(spec)
+
+    def why_left_out(self, spec: PodSpec, *, is_batch: bool = False) -> str:
+        """Why the model does not cover a class; empty when it does. ``is_batch``: it is one that hands out devices, and looks
+        at rules about other pods by itself."""
+        if spec.unmodelled:
+            return f"{spec.unmodelled[0]} is not modelled"
+        if spec.gpu is not None and not is_batch:
+            return "it asks for GPU devices"
+        if not is_batch and self.state.rules.is_relational(spec):
+            return RELATIONAL
+        return ""
+
+    def request(self, specs: list[PodSpec]) -> IntArray:
+        """``(R, C)`` requests over the ledger's resource axis."""
+        if not specs:
+            return np.zeros((self.state.snapshot().offered.shape[0] - NUM_DERIVED, 0), np.int64)
+        return np.stack([self.state.delta(spec)[NUM_DERIVED:] for spec in specs], axis=1)
+
+    def allowed(self, specs: list[PodSpec]) -> BoolArray:
+        """``(C, N)`` nodes that the rules of each class permit."""
+        rows = self.rows
+        if not specs:
+            return np.zeros((0, len(rows)), np.bool_)
+        masks: dict[object, BoolArray] = {}  # classes of different sizes mostly have the same rules
+        for spec in specs:
+            rules = (spec.node_rules, spec.gpu)
+            if rules not in masks:
+                masks[rules] = self.state.rules.static_mask(spec)[rows]
+        return np.stack([masks[spec.node_rules, spec.gpu] for spec in specs])
+
+    def free(self) -> IntArray:
+        """``(R, N)`` allocatable less everything that runs."""
+        view = self.state.snapshot()
+        return np.asarray((view.offered - view.taken)[NUM_DERIVED:, self.rows], np.int64)
+
+    def allocatable(self) -> IntArray:
+        """``(R, N)`` what nodes offer."""
+        return np.asarray(self.state.snapshot().offered[NUM_DERIVED:, self.rows], np.int64)
+
+    def device_free(self) -> IntArray:
+        """``(N, G)`` thousandths that are free for certain of each device."""
+        return self.state.snapshot().gpu_free[self.rows]
+
+    def movable(self) -> list[Resident]:
+        """Running pods that a plan may move, in ledger order."""
+        return [r for r in self.state.residents.values() if not self.why_fixed(r)]
+
+    def why_nowhere(self, spec: PodSpec) -> str:
+        """Which rules leave no node for a class, even if all nodes were empty; empty when some node could take it."""
+        rows = self.rows
+        left = np.ones(len(rows), np.bool_)
+        words = []
+        need = self.request([spec])
+        permissions = self.state.rules.permissions(spec, rows)
+        small = [
+            (f"too small: {name}", self.allocatable()[r] >= need[r, 0])
+            for r, name in enumerate(self.state.resources)
+            if need[r, 0] > 0
+        ]
+        for text, holds in (*permissions, *small):
+            hit = left & ~holds
+            if hit.any():
+                words.append(f"{text} ({hit.sum()} of {len(rows)} nodes)")
+            left &= holds
+        return "" if left.any() else "no node could take it even if empty: " + "; ".join(words)
+
+    def name(self, uid: str) -> str:
+        """A pod's name for people, its UID when there is none."""
+        return self.names.get(uid, uid)
+
+
+def require_room(cluster: Cluster, free: IntArray) -> None:
+    """Refuse a node whose pods ask for more than it offers: no plan from there is feasible by itself."""
+    if (free < 0).any():
+        r, n = (int(i[0]) for i in np.nonzero(free < 0))
+        name = cluster.state.resources[r]
+        over = format_amount(-int(free[r, n]), name)
+        raise ConfigError(
+            f"node {cluster.node_names()[n]} is overfull: its pods ask for {over} of {name} more than it offers; "
+            "take a fresh snapshot, or leave that node out of its input"
+        )
+
+
+def require_nodes(cluster: Cluster) -> None:
+    if len(cluster.rows) == 0:
+        raise ConfigError("the cluster has no nodes, so there is nothing to plan; take a snapshot of a running cluster")
+    require_sums(cluster)
+
+
+def require_sums(cluster: Cluster) -> None:
+    """Refuse quantities that no 64-bit sum holds, over all nodes or all pods that wait; planners add them up."""
+    offered = cluster.allocatable().sum(axis=1, dtype=np.float64).tolist()
+    asked: dict[str, float] = {}
+    for pod in cluster.pending:
+        for name, amount in pod.spec.request:
+            asked[name] = asked.get(name, 0.0) + amount
+    sums = [("nodes offer", name, total) for name, total in zip(cluster.state.resources, offered, strict=True)]
+    for who, name, total in [*sums, *(("pending pods ask for", name, total) for name, total in asked.items())]:
+        if total >= MAX_AMOUNT:
+            raise ConfigError(
+                f"{who} {format_amount(int(total), name)} of {name} in all, too much to add up (2^62); look for a quantity "
+                "that is a mistake"
+            )
+
+
+def classes_of(specs: Iterable[tuple[PodSpec, int]]) -> tuple[list[PodSpec], IntArray, IntArray]:
+    """Distinct (spec, tier) pairs: specs ``C``, tiers ``(C,)``, and the class of each pod ``(P,)``."""
+    index: dict[tuple[PodSpec, int], int] = {}
+    class_of = [index.setdefault(key, len(index)) for key in specs]
+    return [s for s, _ in index], np.array([t for _, t in index], np.int64), np.array(class_of, np.int64)
+
+
+def waiting(cluster: Cluster) -> tuple[str, ...]:
+    """One line per pod that is not to be placed now."""
+    return tuple(f"pod {pod.name} is not to be placed now: {why}" for pod, why in cluster.not_now)
+
+
+def why_unplaced(cluster: Cluster, pods: Iterable[Pod]) -> list[str]:
+    """One line per pod of a class that got no place: the rules in its way, or that there is no room now."""
+    lines, why = [], ""
+    for number, pod in enumerate(pods):
+        why = cluster.why_nowhere(pod.spec) if number == 0 else why
+        lines.append(f"pod {pod.name}: {why}" if why else f"pod {pod.name} fits on no node within this plan")
+    return lines
