@@ -21,8 +21,16 @@ from placement.planning.cluster import Cluster
 from placement.planning.gang_program import is_small_enough, solve_whole
 from placement.planning.plans import Action, Deadline, Ending, Plan
 from placement.planning.rescue import Packed, as_it_is, pack
-from placement.planning.rescue_problems import Cuts, broken_by, gangs_that_may_go, rescue_plan, rescue_problem
+from placement.planning.rescue_problems import (
+    Cuts,
+    RescueProblem,
+    broken_by,
+    gangs_that_may_go,
+    rescue_plan,
+    rescue_problem,
+)
 from placement.planning.steps import over_budget
+from placement.resources import IntArray
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -77,30 +85,19 @@ class Rescuer:
 
     def _exact(self, gangs: list[Gang], bound: float | None) -> Plan | None:
         """By a program in which gangs are whole, cut where a budget is broken as the search is; None where it ends too late."""
-        cluster, cuts, may_go = self.cluster, Cuts(), frozenset(gangs)
+        cuts, may_go = Cuts(), frozenset(gangs)
         while not self.deadline.is_over:
-            problem = rescue_problem(cluster, cuts)
+            problem = rescue_problem(self.cluster, cuts)
             numbers = {gang: number for number, gang in enumerate(dict.fromkeys(g for g in problem.gangs if g))}
             of_each = np.array([-1 if gang is None else numbers[gang] for gang in problem.gangs], np.int64)
             goes = {number: gang in may_go for gang, number in numbers.items()}
             whole = solve_whole(problem.packing, of_each, goes, self.deadline, self.seed)
             if whole is None:
                 return None
-            node_of = dict(zip(problem.uids, whole.node_of.tolist(), strict=True))
-            runs = dict(zip(problem.uids, (problem.packing.node_of >= 0).tolist(), strict=True))
-            without = [
-                (uid, gang) for uid, gang in zip(problem.uids, problem.gangs, strict=True) if gang and node_of[uid] < 0
-            ]
-            gone = frozenset(gang for uid, gang in without if runs[uid])
-            waits = frozenset(gang for uid, gang in without if not runs[uid])
-            told = rescue_problem(cluster, replace(cuts, gone=gone, gangs=cuts.gangs | waits))
-            places = np.array([node_of[uid] for uid in told.uids], np.int64)
-            counts = told.packing.counts(places)
-            packed = Packed(places, counts, counts, ())
-            plan = rescue_plan(told, packed, self.deadline.ending, time_s=self.deadline.elapsed_s)
-            more = broken_by(cluster, plan, replace(cuts, gone=gone, gangs=cuts.gangs | waits))
+            plan, told = self._told(problem, whole.node_of, cuts)
+            more = broken_by(self.cluster, plan, told)
             if more is not None:
-                cuts = replace(more, gone=frozenset(), gangs=cuts.gangs)
+                cuts = replace(more, gone=cuts.gone, gangs=cuts.gangs)
                 continue
             if whole.is_proved and not cuts.words:
                 is_nowhere = plan.ending == Ending.INFEASIBLE
@@ -108,6 +105,18 @@ class Rescuer:
             known = None if bound is None else max(bound, plan.value)
             return replace(plan, bound=known, ending=self.deadline.ending)
         return None
+
+    def _told(self, problem: RescueProblem, node_of: IntArray, cuts: Cuts) -> tuple[Plan, Cuts]:
+        """The plan of a placement ``(P,)`` in which gangs are whole, and ``cuts`` with those that it leaves without a place."""
+        without = {gang: p for p, gang in enumerate(problem.gangs) if gang and node_of[p] < 0}
+        gone = frozenset(gang for gang, p in without.items() if problem.packing.node_of[p] >= 0)
+        cuts = replace(cuts, gone=gone, gangs=cuts.gangs | (without.keys() - gone))
+        told = rescue_problem(self.cluster, cuts)
+        place = dict(zip(problem.uids, node_of.tolist(), strict=True))
+        places = np.array([place[uid] for uid in told.uids], np.int64)
+        counts = told.packing.counts(places)
+        packed = Packed(places, counts, counts, ())
+        return rescue_plan(told, packed, self.deadline.ending, time_s=self.deadline.elapsed_s), cuts
 
     def _below_who_waits(self) -> list[Gang]:
         """Gangs that may go and are all below somebody who waits and may take their place."""
