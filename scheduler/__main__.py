@@ -1,8 +1,8 @@
 """``ullage``: the command line, and the only place that knows both the live and the simulated side.
 
 Sub-commands load when they are called, so that ``ullage --help`` answers at once and a base install runs what it
-can. Every expected failure is one message: 1 for failures, 2 for wrong usage, 130 for Ctrl-C; ``--debug`` shows the
-traceback.
+can. Every expected failure is one message: 1 for failures, 2 for wrong usage, 130 for Ctrl-C, 143 for SIGTERM, which ends
+a command as Ctrl-C does; ``--debug`` shows the traceback.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import difflib
 import importlib
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -182,9 +184,26 @@ def _with_nearest(error: click.ClickException) -> click.ClickException:
     return click.UsageError(f"{error.message} Did you mean '{near[0]}'?", context) if near else error
 
 
+class _Ended:
+    """Lets SIGTERM end a command as Ctrl-C does, by whatever listens for that; ``ullage serve`` listens for both itself."""
+
+    def __init__(self) -> None:
+        self.code = 130
+        signal.signal(signal.SIGTERM, self)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.code = 128 + number
+        listener = signal.getsignal(signal.SIGINT)
+        if callable(listener):
+            listener(signal.SIGINT, frame)
+        else:  # Ctrl-C is ignored, as shells have it for what they start in the background
+            raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of the ``ullage`` command."""
     debug = "--debug" in sys.argv
+    ended = _Ended()
     try:
         code = root.main(standalone_mode=False, prog_name="ullage")  # click hands back the code of ctx.exit(code)
         sys.exit(code if isinstance(code, int) else 0)
@@ -196,7 +215,12 @@ def main() -> None:
             "ullage: interrupted; run the same command again: where it keeps finished work, it takes it up again",
             err=True,
         )
-        sys.exit(130)
+        sys.exit(ended.code)
+    except MemoryError:
+        if debug:
+            raise
+        click.echo("ullage: memory ran out; give smaller numbers, or a machine with more", err=True)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if debug:
             raise

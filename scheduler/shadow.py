@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from placement.resources import BoolArray, FloatArray
+from placement.resources import BoolArray, FloatArray, format_amount
 from scheduler.explain import when
 from scheduler.records import IDLE, Fleet, Record, RecordReader
 
@@ -303,7 +303,10 @@ def _rows(shadow: Shadow) -> list[tuple[str, str]]:
         ("USD a month, less with us", shadow.usd_a_month.text("{:+,.0f}")),
     ]
     if shadow.allocation:
-        lines.append(("requests, more with us", ", ".join(f"{k} {v:+,d}" for k, v in shadow.allocation.items())))
+        more = (
+            f"{name} {'+' * (amount >= 0)}{format_amount(amount, name)}" for name, amount in shadow.allocation.items()
+        )
+        lines.append(("requests, more with us", ", ".join(more)))
     return lines
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ from simulator.usage.lifetime_learner import LifetimeLearner
 from simulator.usage.mechanisms import use_policies
 from simulator.usage.reclaiming import batch_on_reclaimed
 from simulator.usage.usage_learner import UsageLearner
+from simulator.workers import in_processes
 
 Row = dict[str, Any]
 Within = Callable[[float], None]
@@ -145,7 +144,12 @@ def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
     elastic = (
         Elastic(tuple(book.shapes.values()), spot_share=question.spot_share) if question.fleet == "elastic" else None
     )
-    last = int(trace.pods.arrival_s[-1]) if len(trace.pods) else 0
+    first, last = (int(trace.pods.arrival_s[0]), int(trace.pods.arrival_s[-1])) if len(trace.pods) else (0, 0)
+    if question.warmup_s and question.until == "arrivals" and question.warmup_s >= last - first:
+        raise ConfigError(
+            f"trace {trace.manifest.name}: --warmup {question.warmup_s} leaves nothing to measure: its arrivals span "
+            f"{last - first:,} s; give less, or --until empty"
+        )
     return ReplayOptions(
         seed=cell.seed,
         delivery=delivery_named(delivery_of(cell.strategy, cell.delivery)),
@@ -366,15 +370,7 @@ def run_cells(
 
             yield i, _run_and_keep(cell, folder, within)
         return
-    # Fresh processes: threads of polars and OR-Tools do not survive a fork.
-    with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run_and_keep, cell, folder): i for i, cell in enumerate(cells)}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # waiting here: the end of `with` would forget to cancel
-            raise
+    yield from in_processes(jobs, _run_and_keep, [(cell, folder) for cell in cells])
 
 
 def with_peak_fleets(cells: Sequence[Cell], *, jobs: int, keep: Path | None) -> list[Cell]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
+from scheduler import __main__ as main_module
 from scheduler.__main__ import COMMANDS, root
 from scheduler.learning.learner import read_workload
 from simulator.cli.simulate import readable_weight
@@ -91,7 +92,11 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
         (("simulate", "demo", "-s", "best-fit", "--delivery", "decid"), 2, "did you mean 'decide'"),
         (("simulate", "demo", "-s", "nowhere.toml"), 2, "cannot be read"),
         (("simulate", "demo", "-s", "best-fit", "--report", "/proc/x/r.html"), 1, "cannot be made"),
+        (("simulate", "demo", "-s", "best-fit", "--seeds", "99999999999"), 2, "not in the range"),
+        (("simulate", "demo", "-s", "best-fit", "--warmup", "9999999"), 2, "leaves nothing to measure"),
         (("trace", "synth", "--days", "-1", "x.ullage"), 2, "must be > 0"),
+        (("trace", "synth", "--days", "1e9", "x.ullage"), 2, "--days 1e+09 is more than is made up"),
+        (("trace", "synth", "--gpu-nodes", "99999999999", "x.ullage"), 2, "--gpu-nodes 1e+11 is more"),
         (("reproduce", "fgd-atc23", "--data", "/nowhere"), 1, "no such folder"),
         (("trace", "validate", "explain", "T9"), 2, "unknown code"),
     ],
@@ -104,8 +109,10 @@ def test_a_mistake_is_one_clear_message(arguments: tuple[str, ...], code: int, m
     assert run.stdout == ""
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str) -> None:
+@pytest.mark.parametrize(
+    ("jobs", "number", "code"), [("1", signal.SIGINT, 130), ("2", signal.SIGINT, 130), ("2", signal.SIGTERM, 143)]
+)
+def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str, number: signal.Signals, code: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "scheduler", "compare", "demo", "-s", "kube-default", "--seeds", "50", "-j", jobs],
         stdout=subprocess.PIPE,
@@ -117,9 +124,9 @@ def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str) -> None:
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".cache/ullage/*.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)  # its errors end with the last process that could write any
+    assert process.returncode == code
     assert "takes it up again" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob(".cache/ullage/*.tmp"))
@@ -363,3 +370,30 @@ def test_help_loads_nothing_that_takes_long() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert set(modules) <= set(loaded)
     assert not set(loaded) & {"numba", "polars", "pyarrow", "ortools", "lightgbm", "aiohttp", "grpc", "rich.console"}
+
+
+def test_what_is_asked_for_twice_counts_once(tmp_path: Path) -> None:
+    words = "trace synth --days 0.05 --gpu-nodes 1 --small-gpu-nodes 1 --cpu-nodes 1 --no-rules t.ullage"
+    assert ullage(*words.split(), cwd=tmp_path).returncode == 0
+    words = "compare t.ullage -s best-fit -s best-fit --delivery decide --delivery decide --cache= -j 1 -q -o csv"
+    run = ullage(*words.split(), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert [line.split(",")[1] for line in run.stdout.splitlines()[1:]] == ["best-fit"]
+
+
+def test_memory_that_runs_out_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(**_options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sys, "argv", ["ullage", "version"])
+    monkeypatch.setattr(main_module.root, "main", exhausted)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main_module.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 1
+    assert "memory ran out" in capsys.readouterr().err

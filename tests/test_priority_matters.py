@@ -89,3 +89,10 @@ def test_a_bad_seed_names_its_line(tmp_path: Path) -> None:
     path.write_text("12\nabc\n")
     with pytest.raises(ConfigError, match=r"line 2: 'abc' is not a seed"):
         read_seeds(path)
+
+
+def test_a_seeds_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.txt"
+    path.write_bytes(b"\xff\xfe12")
+    with pytest.raises(ConfigError, match=r"seeds\.txt: .*can't decode byte 0xff.*one integer per line"):
+        read_seeds(path)

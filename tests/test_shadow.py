@@ -46,6 +46,7 @@ def test_each_pod_is_counted_once_under_what_became_of_it(tmp_path: Path) -> Non
     assert (found.agreed, found.differed, found.ours_only, found.theirs_only, found.neither) == (2, 1, 1, 1, 1)
     assert found.nodes_fewer.value == 1
     assert found.allocation == {"cpu": 0}
+    assert "requests, more with us                cpu +0 cores" in to_text(found)
     assert "too few to judge" in found.headline()
 
 

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from simulator.compare import Comparison, Question
 
 DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
+STRATEGIES_HELP = f"Name or TOML file; see `ullage strategies`; repeat. Default: {', '.join(DEFAULT_STRATEGIES)}."
 
 
 def _question_options(command: Any) -> Any:
     options = (
-        click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds."),
+        click.option("--seeds", type=click.IntRange(1, 100_000), default=1, show_default=True, help="How many seeds."),
         click.option(
             "--first-seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds count up from here."
         ),
@@ -129,9 +130,9 @@ def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[
     return Question(
         traces=tuple(dict.fromkeys(traces)),
         strategies=tuple(dict.fromkeys(strategies)),
-        deliveries=given["deliveries"],
+        deliveries=tuple(dict.fromkeys(given["deliveries"])),
         seeds=tuple(range(given["first_seed"], given["first_seed"] + given["seeds"])),
-        loads=given["loads"],
+        loads=tuple(dict.fromkeys(given["loads"])),
         lifetimes=given["lifetimes"],
         fleet=given["fleet"],
         prices=given["prices"],
@@ -170,7 +171,7 @@ def simulate(trace: str, strategy: str, log: str, output: str, report: str | Non
 
 @click.command("compare")
 @click.argument("traces", nargs=-1, required=True)
-@click.option("-s", "--strategy", "strategies", multiple=True, help="Name or TOML file; repeat. Default: four of them.")
+@click.option("-s", "--strategy", "strategies", multiple=True, help=STRATEGIES_HELP)
 @click.option("-j", "--jobs", type=click.IntRange(0), default=0, help="Processes; 0 = one per core.")
 @click.option(
     "--cache", default=".cache/ullage", show_default=True, help="Finished cells are kept here; empty = keep none."

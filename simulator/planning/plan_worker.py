@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 
@@ -22,6 +22,7 @@ from placement.errors import ConfigError, PlacementError
 from placement.planning.make import PlanningError, Request, SaleShape, plan_for
 from placement.planning.plans import Deadline, Plan
 from simulator.reproduce.priority import warm_up
+from simulator.workers import deaf_children
 
 LOOK_S = 0.2
 GRACE_S = 180.0
@@ -35,15 +36,15 @@ def make_plan(request: Request, cancelled: Event | None = None) -> Plan:
         return plan_for(request, Deadline(request.time_s, time.perf_counter, stop), beside)
 
 
-def _serve(data: bytes, cancelled: Event, answer: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+def _serve(cancelled: Event, pipe: Connection) -> None:
     os.dup2(2, 1)  # solvers print at times, and standard output is data
+    data = pipe.recv_bytes()
     warm_up()
     try:
         plan = make_plan(msgspec.json.decode(data, type=Request), cancelled)
-        answer.send(("plan", msgspec.json.encode(plan)))
+        pipe.send(("plan", msgspec.json.encode(plan)))
     except PlacementError as error:
-        answer.send((type(error).__name__, str(error).encode()))
+        pipe.send((type(error).__name__, str(error).encode()))
 
 
 class Planner:
@@ -53,12 +54,13 @@ class Planner:
         context = multiprocessing.get_context("spawn")
         self._time_s = request.time_s
         self._cancelled = context.Event()
-        self._answer, child = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_serve, args=(msgspec.json.encode(request), self._cancelled, child), daemon=True
-        )
-        self._process.start()
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._cancelled, child), daemon=True)
+        with deaf_children():  # this process decides what Ctrl-C means
+            self._process.start()
         child.close()
+        with suppress(OSError):  # it died before it had read its task, which result() says
+            self._pipe.send_bytes(msgspec.json.encode(request))
 
     def cancel(self) -> None:
         """Ask for the best plan so far."""
@@ -68,7 +70,7 @@ class Planner:
         """The plan; a worker that failed, died or hangs becomes an error. ``tick`` is told the time that passed."""
         start = time.monotonic()
         try:
-            while not self._answer.poll(LOOK_S):
+            while not self._pipe.poll(LOOK_S):
                 tick(elapsed_s := time.monotonic() - start)
                 if elapsed_s < self._time_s + GRACE_S:
                     continue
@@ -76,8 +78,8 @@ class Planner:
                     f"the planner did not answer {GRACE_S:.0f} s after its limit of {self._time_s:g} s; "
                     "it was stopped, give a smaller problem or more time"
                 )
-            kind, data = self._answer.recv()
-        except EOFError as error:
+            kind, data = self._pipe.recv()
+        except (EOFError, OSError) as error:
             self._process.join(5)
             raise PlanningError.of_death(self._process.exitcode) from error
         if kind == "plan":

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -31,6 +29,7 @@ from simulator.replay import Outcome, Replay, ReplayOptions
 from simulator.reproduce.fragmentation import fragmentation_along
 from simulator.traces.openb import read_openb
 from simulator.traces.trace import Pods, Trace, TraceError
+from simulator.workers import in_processes
 
 SEEDS = tuple(range(42, 52))
 POLICIES = {
@@ -265,15 +264,7 @@ def _jobs(tasks: list[tuple[str, str, int, Setting]], jobs: int) -> Iterator[tup
     if jobs == 1:
         yield from (_job(*task) for task in tasks)
         return
-    # Fresh processes: polars' threads do not survive a fork.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_job, *task) for task in tasks]
-        try:
-            for done in as_completed(futures):
-                yield done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # waiting here: the end of `with` would forget to cancel
-            raise
+    yield from (done for _, done in in_processes(jobs, _job, tasks))
 
 
 def run(

@@ -19,13 +19,13 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.planning.bounds import PatternBound, class_counts
 from placement.planning.fullness import all_fit
 from placement.planning.patterns import best_pattern
@@ -35,6 +35,7 @@ from placement.planning.rescue import Packed, pack
 from placement.resources import IntArray
 from simulator.planning.plan_instances import PriorityInstance, priority_instance
 from simulator.reproduce.default_scheduler import default_placement, placed_share
+from simulator.workers import in_processes
 
 GRID_NODES = (4, 8, 16, 32)
 GRID_PODS_PER_NODE = (4, 8)
@@ -95,8 +96,8 @@ def read_seeds(path: Path) -> list[int]:
     """One seed per line."""
     try:
         lines = path.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise ConfigError(f"seeds file {path}: {error.strerror}; pass a file with one integer per line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"seeds file {path}: {why(error)}; pass a file with one integer per line") from error
     seeds = []
     for number, line in enumerate(lines, 1):
         if not line.isdigit() or int(line) >= 2**128:
@@ -204,17 +205,11 @@ def reproduce(
     missing = [cell for cell in cells if cell not in done]
     progress(len(done), len(cells))
     if missing:
-        with ProcessPoolExecutor(max_workers=jobs, initializer=warm_up) as pool:
-            futures = [pool.submit(run_cell, cell, seeds, time_s, clock, threads) for cell in missing]
-            try:
-                for future in as_completed(futures):
-                    result = future.result()
-                    _keep(folder, result)
-                    done[result.cell] = result
-                    progress(len(done), len(cells))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # waiting here: the end of `with` would forget to cancel
-                raise
+        tasks = [(cell, seeds, time_s, clock, threads) for cell in missing]
+        for _, result in in_processes(jobs, run_cell, tasks, begin=warm_up):
+            _keep(folder, result)
+            done[result.cell] = result
+            progress(len(done), len(cells))
     return [done[cell] for cell in cells]
 
 

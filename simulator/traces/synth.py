@@ -31,12 +31,23 @@ def _asked(default: float, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+MOST = {
+    "days": 1000,
+    "load": 100,
+    "owners": 100_000,
+    "gpu-nodes": 100_000,
+    "small-gpu-nodes": 100_000,
+    "cpu-nodes": 100_000,
+}
+"""The largest trace that is made up: what is above is a slip, and would fill the memory first."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What to make up."""
 
     seed: int = _asked(7, "Equal seeds make equal traces, byte for byte.")
-    days: float = _asked(2.0, "Length.")
+    days: float = _asked(2.0, "Length, in days.")
     load: float = _asked(1.0, "Offered GPU time over the fleet's; above 1 something must wait.")
     gpu_nodes: int = _asked(40, "Nodes with eight A100.")
     small_gpu_nodes: int = _asked(20, "Nodes with four T4.")
@@ -50,6 +61,11 @@ class Recipe:
             raise ConfigError(f"synth: days={self.days} and load={self.load} must be > 0")
         if min(self.gpu_nodes, self.small_gpu_nodes, self.cpu_nodes) < 0 or self.owners < 1:
             raise ConfigError("synth: node counts must be >= 0 and owners >= 1")
+        asked = {"days": self.days, "load": self.load, "owners": self.owners}
+        asked |= {"gpu-nodes": self.gpu_nodes, "small-gpu-nodes": self.small_gpu_nodes, "cpu-nodes": self.cpu_nodes}
+        for name, number in asked.items():
+            if number > MOST[name]:
+                raise ConfigError(f"synth: --{name} {number:g} is more than is made up; give at most {MOST[name]:,}")
         if self.gpu_nodes + self.small_gpu_nodes == 0:
             raise ConfigError("synth: needs at least one GPU node; load is measured in GPU time")
 

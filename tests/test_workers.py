@@ -1,0 +1,93 @@
+"""Worker processes: none is left behind, and one that dies is said."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import resource_tracker, spawn
+from pathlib import Path
+
+import pytest
+
+from placement.errors import PlacementError
+from placement.planning.make import PlanningError
+from placement.planning.snapshots import SnapshotFile
+from simulator.planning.plan_worker import Planner, Request
+from simulator.workers import in_processes
+
+PARENT = """
+from simulator.workers import in_processes
+from tests.test_workers import says_who_it_is
+
+if __name__ == "__main__":
+    list(in_processes(1, says_who_it_is, [(0,), (600,)]))
+"""
+
+
+def sleeps(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def says_who_it_is(seconds: float) -> None:
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+
+
+def dies(_task: int) -> None:
+    os._exit(1)
+
+
+def hears_ctrl_c(_task: int) -> bool:
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_tasks_come_back_with_their_index() -> None:
+    assert sorted(in_processes(2, sleeps, [(0.0,), (0.01,), (0.02,)])) == [(0, 0.0), (1, 0.01), (2, 0.02)]
+
+
+def test_who_stops_listening_ends_what_runs() -> None:
+    results = in_processes(2, sleeps, [(0.0,), (600.0,)])
+    assert next(results) == (0, 0.0)
+    results.close()  # type: ignore[attr-defined]  # a generator
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_dies_is_one_message() -> None:
+    with pytest.raises(PlacementError, match="want of memory; give fewer --jobs"):
+        list(in_processes(1, dies, [(0,)]))
+
+
+def test_workers_do_not_hear_ctrl_c() -> None:
+    assert list(in_processes(1, hears_ctrl_c, [(0,)])) == [(0, False)]
+    assert hears_ctrl_c(0)
+
+
+def test_a_killed_parent_leaves_no_worker(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT, encoding="utf-8")
+    root = str(Path(__file__).parent.parent)
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    rest, _ = parent.communicate(timeout=60)  # its output ends with the last process that holds it
+    assert all(int(line) == worker for line in rest.split())
+
+
+def test_a_planner_that_dies_before_it_reads_its_task_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource_tracker.ensure_running()
+    monkeypatch.setattr(spawn, "_python_exe", b"/bin/false")
+    pods = SnapshotFile("x" * 1_000_000, 1, [], [], [])  # more than a pipe holds
+    planner = Planner(Request("rescue", pods, 1.0))
+    try:
+        with pytest.raises(PlanningError, match="the planner died"):
+            planner.result()
+    finally:
+        planner.close()
