@@ -273,13 +273,10 @@ class Lifetimes:
         """The lifespan of pods of this class."""
         found = self._found.get(spec)
         if found is None:
-            found = self._found[spec] = self.of_names(names_of(spec))
+            both, workload, size = names_of(spec)
+            of = self.of.get
+            found = self._found[spec] = of(both) or of(workload) or of(size) or self.everyone
         return found
-
-    def of_names(self, names: tuple[str, str, str]) -> Lifespan:
-        """The lifespan of pods of these names (:func:`names_of`)."""
-        of = self.of
-        return of.get(names[0]) or of.get(names[1]) or of.get(names[2]) or self.everyone
 
     @cached_property
     def _found(self) -> dict[PodSpec, Lifespan]:

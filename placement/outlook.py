@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -82,6 +83,8 @@ class Slots(NamedTuple):
     """``(N, NUM_OUTLOOK)``."""
     now: IntArray
     """``(2,)``: ledger time at which lifetimes were learned; 1 where there are any."""
+    most: IntArray
+    """``(horizons,)``: room to work in."""
 
 
 @compiled
@@ -98,16 +101,18 @@ def _count(slots: Slots, slot: int, sign: int) -> None:
 def _stay(slots: Slots, slot: int, sign: int) -> None:
     """Count what the stays of a slot's pod are more than those of its workload's other pods on the node, which is all
     that they change there; ``slot`` itself is not in the node's list."""
-    row, kin = slots.row[slot], slots.kin[slot]
+    row, kin, most = slots.row[slot], slots.kin[slot], slots.most
     entry, stays = slots.outlook[row], slots.stays
     for h in range(NUM_HORIZONS):
-        most = 0
-        other = slots.first[row] if kin >= 0 else NOWHERE
-        while other != NOWHERE:
-            if slots.kin[other] == kin:
-                most = max(most, stays[other, h])
-            other = slots.after[other]
-        entry[FIRST_STAY + h] += sign * max(stays[slot, h] - most, 0)
+        most[h] = 0
+    other = slots.first[row] if kin >= 0 else NOWHERE
+    while other != NOWHERE:
+        if slots.kin[other] == kin:
+            for h in range(NUM_HORIZONS):
+                most[h] = max(most[h], stays[other, h])
+        other = slots.after[other]
+    for h in range(NUM_HORIZONS):
+        entry[FIRST_STAY + h] += sign * max(stays[slot, h] - most[h], 0)
 
 
 @compiled
@@ -225,7 +230,8 @@ class Residents:
         """Of each class: what its lifetimes may be told under, the workload in the middle."""
         self._kin: list[int] = []
         self._workloads: dict[str, int] = {}
-        self._told: list[tuple[Forecast | None, Lifespan | None]] = []
+        self._use_told: list[Forecast | None] = []
+        self._life_told: list[Lifespan | None] = []
         self._free: list[int] = []
         self._most = MIN_CLASSES
         self._make_room(Slots(*[np.zeros(0, np.int64)] * len(Slots._fields)), num_slots, FIRST_ROOM)
@@ -255,6 +261,7 @@ class Residents:
             first=self._first,
             outlook=self.outlook,
             now=self._now,
+            most=np.zeros(NUM_HORIZONS, np.int64),
         )
         self._come, self._go, self._add_up = self._entries(self._slots)
 
@@ -323,7 +330,8 @@ class Residents:
         workloads = self._workloads
         self._kin.append(workloads.setdefault(names[1], len(workloads)) if names[1] else NOWHERE)
         self._specs.append(spec)
-        self._told.append((None, None))
+        self._use_told.append(None)
+        self._life_told.append(None)
         self._write_use(c, None)
         self._tell(c)
         return c
@@ -331,22 +339,23 @@ class Residents:
     def _tell(self, first: int) -> None:
         """Look up what is known of the classes from ``first`` on, and write what is new."""
         forecasts: Mapping[str, Forecast] = {} if self._forecasts is None else self._forecasts.of
-        lifetimes, told = self._lifetimes, self._told
-        living: list[tuple[int, Lifespan]] = []
-        for c, names in enumerate(self._names[first:], first):
-            forecast = forecasts.get(names[1])
-            lifespan = None if lifetimes is None else lifetimes.of_names(names)
-            before = told[c]
-            if before[0] is forecast and before[1] is lifespan:
-                continue
-            told[c] = forecast, lifespan
-            if forecast is not before[0]:
+        used, names = self._use_told, self._names[first:]
+        for c, (_, workload, _) in enumerate(names, first):
+            forecast = forecasts.get(workload)
+            if forecast is not used[c]:
+                used[c] = forecast
                 self._write_use(c, forecast)
-            if lifespan is not before[1]:
-                if lifespan is None:
-                    self._slots.own[c, LIFE:FIRST_WINDOW] = 0
-                else:
-                    living.append((c, lifespan))
+        lifetimes, lived = self._lifetimes, self._life_told
+        if lifetimes is None:
+            lived[first:] = [None] * len(names)
+            self._slots.own[first:, LIFE:FIRST_WINDOW] = 0
+            return
+        of, everyone = lifetimes.of.get, lifetimes.everyone
+        now = [of(both) or of(workload) or of(size) or everyone for both, workload, size in names]
+        living = [
+            (c, one) for c, (one, before) in enumerate(zip(now, lived[first:], strict=True), first) if one is not before
+        ]
+        lived[first:] = now
         if living:
             self._write_life(living)
 
@@ -363,8 +372,10 @@ class Residents:
 
     def _write_life(self, of: list[tuple[int, Lifespan]]) -> None:
         classes = [c for c, _ in of]
+        size = len(of), NUM_AGES, NUM_HORIZONS
         life_s = np.array([lifespan.life_s for _, lifespan in of], np.int64)
-        left = STAYS[np.array([lifespan.gone_milli for _, lifespan in of], np.int64)]
+        gone = chain.from_iterable(row for _, lifespan in of for row in lifespan.gone_milli)
+        left = STAYS[np.fromiter(gone, np.int64, math.prod(size))].reshape(size)
         slots = self._slots
         slots.life_s[classes], slots.left[classes] = life_s, left
         slots.own[classes, LIFE] = np.where(life_s[:, 0] > 0, life_s[:, 0], MORE_S)
