@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from placement.nodes import NamespaceSpec, NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from scheduler.errors import ApiError
-from scheduler.learning.reclaimer import KEEP_LABEL, Reclaimer
+from scheduler.learning.reclaimer import AT_ONCE, KEEP_LABEL, Reclaimer
 from scheduler.learning.usage_learner import Current
 from scheduler.ledger import Seen
 from scheduler.settings import ReclaimSettings
@@ -96,6 +97,21 @@ async def test_what_is_remembered_of_nodes_that_are_gone_does_not_grow(tmp_path:
         node.live.ledger.lose_node(name)
     await node.controller.turn()
     assert set(node.controller._dry) == {"big"}
+
+
+async def test_others_are_served_while_many_nodes_are_looked_at(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    for i in range(2 * AT_ONCE):
+        node.live.ledger.see_node(NodeSpec(f"n{i}", ((CPU, 20_000), (MEMORY, 64 * GIB)), labels=MARKED))
+
+    async def goes() -> None:
+        node.live.ledger.lose_node(f"n{2 * AT_ONCE - 1}")
+
+    other = asyncio.create_task(goes())
+    await node.controller.turn()
+    assert other.done()
+    patched = {path.split("/")[4] for _, path in node.calls}
+    assert patched == {"big", *(f"n{i}" for i in range(2 * AT_ONCE - 1))}, "a node that went meanwhile is not patched"
 
 
 async def test_a_measurement_of_the_future_is_not_the_present(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ EVERYTHING = Offer(2**40, 2**40)
 """An offer that may grow without limit: who must leave depends on what is there, not on how fast offers grow."""
 FRESH_S = 120.0
 """A measurement older than this is not "now"; the pod's expectation stands for it."""
+AT_ONCE = 50
+"""Nodes that are looked at before verbs are answered: each is looked at as it is then, with its pods of that moment."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,13 @@ class Reclaimer:
 
     async def turn(self) -> None:
         """Look at every node that is marked, or offers something, and act."""
-        kept = self._kept_namespaces()
-        rounds = [
-            self._look(row, node, kept)
-            for row, node in enumerate(self.engine.state.nodes)
-            if node is not None and (self._is_marked(node) or _shown(node) != Offer())
-        ]
+        kept, nodes, rounds = self._kept_namespaces(), self.engine.state.nodes, []
+        for row in range(len(nodes)):
+            node = nodes[row]
+            if node is not None and (self._is_marked(node) or _shown(node) != Offer()):
+                rounds.append(self._look(row, node, kept))
+            if row % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
         self._dry = {found.node: self._dry.get(found.node, Offer()) for found in rounds}
         for found in rounds:
             await self._act(found)
