@@ -425,6 +425,73 @@ def test_a_late_event_of_a_deleted_pod_does_not_bring_it_back() -> None:
     assert not ledger.state.residents
 
 
+def test_an_event_that_is_older_than_what_is_known_changes_nothing() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("u", 0, 5, node="a"))
+    ledger.see(pod("u", 0, 4, planned="a", nominated="a"))
+    assert ledger.pods["u"].version == 5
+    assert ledger.state.residents["u"].is_bound
+
+
+def test_an_event_seen_twice_is_told_once() -> None:
+    ledger = fresh("a")
+    bound: list[str] = []
+    killed: list[int] = []
+    ledger.on_bound = lambda seen: bound.append(seen.uid)
+    ledger.on_oom = lambda seen: killed.append(seen.oom_s)
+    ledger.see(pod("u", 0, 1))
+    for version, oom_s in ((2, 0), (2, 0), (3, 7), (3, 7), (4, 7), (5, 9)):
+        ledger.see(pod("u", 0, version, node="a", oom_s=oom_s))
+    assert bound == ["u"]
+    assert killed == [7, 9]
+
+
+def test_whoever_prepared_for_the_nodes_is_told_of_every_change() -> None:
+    ledger = fresh("a")
+    seen = [(ledger.topology, ledger.node_changes)]
+    for change in (
+        lambda: ledger.see_node(node("b")),
+        lambda: ledger.see_node(node("b", size=4)),
+        lambda: ledger.see_node(node("b", size=4)),
+        lambda: ledger.lose_node("b"),
+        lambda: ledger.lose_node("b"),
+    ):
+        change()
+        seen.append((ledger.topology, ledger.node_changes))
+    assert seen == [(1, 1), (2, 2), (2, 3), (2, 3), (3, 4), (3, 4)]
+
+
+def test_only_what_is_old_is_looked_up() -> None:
+    now = [100.0]
+    ledger = Ledger(ClusterState(), lambda: now[0], Metrics())
+    ledger.see_node(node("a"))
+    for uid in ("first", "second"):
+        ledger.assume(Who(uid, "default", uid), SPECS[0], "a", 0)
+        now[0] += 10
+    assert [held.uid for held in ledger.overdue(30)] == []
+    assert [held.uid for held in ledger.overdue(20)] == ["first"]
+    assert [held.uid for held in ledger.overdue(10)] == ["first", "second"]
+
+
+def test_devices_that_nobody_wrote_down_are_neither_invented_nor_called_impossible() -> None:
+    ledger = fresh("a", "b")
+    ledger.assume(Who("u", "default", "p"), SPECS[1], "a", 0b10)
+    ledger.see(pod("u", 1, 2, node="b"))
+    assert ledger.state.residents["u"].devices == 0, "those it was given are on another node"
+    assert (ledger.state.gpu_free[:2, :4] == 1000).all()
+    count = ledger.metrics.registry.get_sample_value
+    assert not count("ullage_ledger_conflicts_total", {"what": "devices impossible"})
+    assert not count("ullage_ledger_conflicts_total", {"what": "devices unrecorded"})
+    assert count("ullage_ledger_conflicts_total", {"what": "bound elsewhere"}) == 1
+
+
+def test_a_nomination_of_others_ends_no_decision_of_ours() -> None:
+    ledger = fresh("a", "b")
+    ledger.assume(Who("u", "default", "pod-u"), SPECS[0], "a", 0)
+    ledger.see(pod("u", 0, 2, planned="a", nominated="b"))
+    assert ledger.reservations["u"].node == "a"
+
+
 def test_pods_of_a_node_not_yet_known_count_once_it_appears() -> None:
     ledger = fresh()
     ledger.see(pod("u", 2, 5, node="a", devices=0b101))
