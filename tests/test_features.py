@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from placement.learning.baselines import PEAK, Target
-from placement.learning.features import Context, FeatureSchema, cluster_context, featurize
+from placement.learning.features import Context, FeatureSchema, cluster_context, featurize, schema_of
 from placement.learning.usage import DAY, HOUR
 from placement.learning.windows import P95, Past
 
@@ -30,6 +30,15 @@ def test_no_feature_reads_a_sample_at_or_after_its_origin(target: Target, origin
         past = Past(share, origins, np.ones(3))
         tables.append(featurize(past, target, context(past)).values)
     np.testing.assert_array_equal(tables[0], tables[1])
+
+
+def test_the_schema_does_not_depend_on_what_is_known_beside_the_series() -> None:
+    past = Past(SHARE, np.array([29 * DAY]), np.ones(3))
+    for target in (Target(1, PEAK), Target(6, P95), Target(24, PEAK)):
+        schema = featurize(past, target, context(past)).schema
+        assert len(schema) > 100
+        assert schema.digest == schema_of(target).digest
+    assert schema_of(Target(1, PEAK)).digest != schema_of(Target(24, PEAK)).digest
 
 
 def test_a_single_row_equals_its_row_of_a_large_table() -> None:

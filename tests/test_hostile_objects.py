@@ -18,6 +18,7 @@ import pytest
 from msgspec import Raw
 
 from placement.errors import PlacementError
+from placement.pods import GpuRequest
 from placement.state import devices_mask
 from scheduler.modes import Modes
 from scheduler.view import Reader, sinks
@@ -196,10 +197,16 @@ def test_an_annotation_of_devices_that_is_none_means_none(text: str) -> None:
 def test_a_count_of_gpus_that_is_none_is_a_bad_request_not_a_defect(tmp_path: Path) -> None:
     live = Live(tmp_path / "records.db")
     by_kind = {sink.kind: sink for sink in sinks(live.ledger, Modes("decide"), Reader())}
-    for text in ("²", "9" * 5000):
+    for number, text in enumerate(("²", "9" * 5000, "1")):
         body = pod()
+        body["metadata"] |= {"uid": f"u{number}"}
         body["metadata"]["annotations"]["ullage.dev/gpu-count"] = text
         by_kind["pods"].put(Raw(json.dumps(body).encode()))
+    bad, worse, good = (live.ledger.pods[f"u{number}"].spec for number in range(3))
+    assert good.gpu == GpuRequest(1, 300, ("A100",))
+    for spec in (bad, worse):
+        assert spec.gpu is None
+        assert spec.amount("ullage.dev/gpu-milli") == 300, "which no node offers"
     live.recorder.close()
 
 

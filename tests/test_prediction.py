@@ -9,7 +9,6 @@ from placement.errors import ModelError
 from placement.knowledge import Forecast
 from placement.learning.baselines import PEAK, Target
 from placement.learning.drift import CoverageMonitor, Crowding, is_full
-from placement.learning.features import schema_of
 from placement.learning.forecasting import Forecaster
 from placement.learning.prediction import (
     HISTORY,
@@ -236,9 +235,3 @@ def test_a_model_of_another_horizon_and_an_empty_folder_are_refused(
         load_predictor(trained[0], Target(24, PEAK))
     with pytest.raises(ModelError, match="cannot be read as a model card"):
         load_predictor(tmp_path, TARGET)
-
-
-def test_the_schema_does_not_depend_on_what_is_known_beside_the_series() -> None:
-    assert len(schema_of(TARGET)) > 100
-    assert schema_of(TARGET).digest == schema_of(TARGET).digest
-    assert schema_of(TARGET).digest != schema_of(Target(24, PEAK)).digest
