@@ -316,7 +316,7 @@ class Referee:
 
     def _take_off(self, uid: str) -> list[str]:
         wrong = self.why_stays(uid)
-        del self.where[uid]
+        self.where.pop(uid, None)
         self.down.add(uid)
         for budget in self.budgets:
             covered = self._covered(budget)
@@ -348,6 +348,8 @@ class Referee:
         """What is wrong, with the step where it goes wrong."""
         wrong: list[str] = []
         evicted: set[str] = set()
+        ahead: set[str] = set()
+        """Left with the first of their gang, before their own steps."""
         leavers: dict[object, int] = {}
         """Gang → the step where the last one of it left so far."""
         for number, step in enumerate(plan.steps):
@@ -357,14 +359,13 @@ class Referee:
                 if gang and leavers.get(gang, number - 1) != number - 1:
                     found.append("its gang is moved in pieces")
                 leaves = takewhile(lambda s: s.action in ("move", "evict"), plan.steps[number:])
-                for other in takewhile(lambda s, gang=gang: self.gangs.of(self.pods[s.pod]) == gang, leaves):
-                    if other.pod in evicted:
-                        continue  # left with the first of its gang
+                of_it = list(takewhile(lambda s, gang=gang: self.gangs.of(self.pods[s.pod]) == gang, leaves))
+                first, *others = of_it if gang else of_it[:1]
+                for other in () if first.pod in ahead else (first, *others):
                     found += [] if self.where.get(other.pod) == other.source else [f"not on {other.source}"]
                     found += self._take_off(other.pod)
                     evicted.add(other.pod)
-                    if not gang:
-                        break
+                ahead = (ahead | {s.pod for s in others}) - {first.pod}
                 leavers[gang] = number
             if step.action in ("move", "place"):
                 if step.action == "place" and step.pod not in self.down:

@@ -24,12 +24,13 @@ from scheduler.evictions import CORDON_ANNOTATION
 from scheduler.gates import GATE, TARGET_ANNOTATION
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
-from scheduler.planning.looks import PlanLeft, require_empty
+from scheduler.planning.looks import PlanLeft, pod_of, require_empty
 from scheduler.planning.record import PlanState, Retention, alone, fresh_record, plan_id, read_record, save_record
 from scheduler.rights import APPLIES
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
 pytestmark = pytest.mark.timeout(90)
+PODS = "/api/v1/namespaces/default/pods"
 LIMITS = ApplyLimits(refusal_s=0.5, settle_s=2, outage_s=0.3)
 
 
@@ -348,6 +349,29 @@ async def test_a_circle_is_broken_by_an_eviction_whose_replacement_is_placed_lat
         where = {p["metadata"]["labels"]["app"]: p["spec"]["nodeName"] for p in here.pods().values()}
         assert where == {"x": "b", "y": "a"}
         here.nothing_is_held()
+
+
+async def test_a_nomination_is_written_again_only_where_it_was_cleared_and_another_process_gives_it_back(
+    tmp_path: Path,
+) -> None:
+    async with cluster(tmp_path, pod("late", "", "late")) as here:
+        here.scheduled = lambda _nominated: ""
+        step = Step(Action.PLACE, "uid-late", "default/late", "", "b")
+        plan = Plan("batch", Ending.OPTIMAL, "pods placed", 1, 1, (step,))
+        applier = here.applier(plan)
+        for written in (1, 1, 2):
+            if written == 2:
+                del here.pods()["late"]["status"]["nominatedNodeName"]
+            found = await pod_of(here.client, step)
+            assert found is not None
+            await applier._nominate(found, "b")
+            assert here.pods()["late"]["status"]["nominatedNodeName"] == "b"
+            assert [c for c in here.api.calls if c[0] == "PATCH"] == [("PATCH", f"{PODS}/late/status")] * written
+        other = here.applier(plan)
+        assert other.record.nominated == {"uid-late": ("default", "late", "b")}
+        await other.give_back(PlanState.ABANDONED)
+        assert not here.pods()["late"]["status"].get("nominatedNodeName")
+        assert not here.pods()["late"]["spec"].get("schedulingGates")
 
 
 async def test_a_plan_can_be_given_up_after_a_crash(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from placement.planning.batch_problems import batch_problem
 from placement.planning.cluster import Cluster
 from placement.planning.plans import Plan
 from placement.planning.snapshots import cluster_of
-from placement.pods import Pod, PodRules, PodSpec
+from placement.pods import HostPort, Pod, PodRules, PodSpec, PodTerm, Requirement
 from placement.state import ClusterState
 from simulator.planning.plan_worker import Request, make_plan
 from tests.test_plan_wishes import APPS, node, planned, pod, taken, where
@@ -124,3 +125,41 @@ def test_random_batches_break_no_rule_in_any_order(seed: int) -> None:
         assert state.rules.relational_mask(specs[step.pod])[row], f"{step.name} cannot go to {step.target}"
         state.bind(step.pod, specs[step.pod], step.target)
     assert len(plan.steps) + len(left(plan)) > 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_checker_sees_every_broken_rule_about_other_pods_and_no_other(seed: int) -> None:
+    """Pods put anywhere: a placement breaks a rule where its pod could not come once all others are there."""
+    rng = random.Random(seed)
+
+    def spec() -> PodSpec:
+        term = PodTerm(rng.choice((HOST, "zone")), (Requirement("app", "In", (rng.choice(APPS),)),))
+        port = HostPort(80, "TCP", rng.choice(("0.0.0.0", "10.0.0.1", "10.0.0.2")))
+        rules = PodRules(
+            anti_affinity=(term,) if rng.random() < 0.3 else (),
+            host_ports=(port,) if rng.random() < 0.3 else (),
+            max_per_node=rng.choice((0, 0, 0, 1, 2)),
+        )
+        labels = (("app", rng.choice(APPS)),)
+        return PodSpec((("cpu", 1),), owner=f"Job/{rng.randrange(3)}", labels=labels, pod_rules=rules)
+
+    found = Counter[bool]()
+    for _ in range(40):
+        state = ClusterState()
+        for name, zone in (("a", "x"), ("b", "x"), ("c", "y"), ("d", "")):
+            state.add_node(NodeSpec(name, (("cpu", 8000),), ((HOST, name), *((("zone", zone),) if zone else ()))))
+        specs = [spec() for _ in range(4)]
+        for i in range(rng.randrange(4)):
+            state.bind(f"r{i}", rng.choice(specs), rng.choice("abcd"))
+        placed = [(rng.choice(specs), rng.choice("abcd")) for _ in range(rng.randint(1, 4))]
+        says = bool(apart_check.broken(state, placed))
+        for i, (one, home) in enumerate(placed):
+            state.bind(f"p{i}", one, home)
+        is_broken = False
+        for i, (one, home) in enumerate(placed):
+            state.release(f"p{i}")
+            is_broken |= not state.rules.relational_mask(one)[state.row_of[home]]
+            state.bind(f"p{i}", one, home)
+        assert says == is_broken, (placed, state.residents)
+        found[says] += 1
+    assert min(found[True], found[False]) >= 5

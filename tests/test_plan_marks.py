@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +205,82 @@ def test_every_step_of_a_plan_for_a_random_cluster_holds_when_it_is_taken(kind: 
             shapes=shapes if kind == "purchase" else (),
         )
         assert Referee(objects).judge(plan, budget if kind == "consolidate" else None) == [], f"seed {seed}"
+
+
+def spoiled(plan: Plan, nodes: list[str], chance: random.Random) -> Plan:
+    """The plan with one step sent elsewhere, left out, done twice, out of turn, or with other devices."""
+    steps, at, other = list(plan.steps), chance.randrange(len(plan.steps)), chance.randrange(len(plan.steps))
+    step = steps[at]
+    roll = chance.randrange(5)
+    if roll == 0 and step.target:
+        steps[at] = replace(step, target=chance.choice(nodes))
+    elif roll == 0:
+        steps[at] = replace(step, source=chance.choice(nodes))
+    elif roll == 1:
+        del steps[at]
+    elif roll == 2:
+        steps.insert(other, step)
+    elif roll == 3:
+        steps[at], steps[other] = steps[other], steps[at]
+    elif step.action == Action.PLACE:
+        steps[at] = replace(step, devices=chance.choice(["", "0", "1", "0,1", "5"]))
+    return replace(plan, steps=tuple(steps))
+
+
+@pytest.mark.parametrize("kind", ["rescue", "batch", "consolidate"])
+def test_what_the_referee_finds_wrong_in_a_spoiled_plan_the_checker_finds_wrong_too(kind: str) -> None:
+    """Whether an eviction was worth it is the planner's to say, not the checker's."""
+    found: Counter[bool] = Counter()
+    for seed in range(40):
+        objects = cluster(seed)
+        file = snapshot_of_objects(json.dumps({"items": objects}).encode())
+        usd = {o["metadata"]["name"]: 1.0 + i for i, o in enumerate(objects) if o["kind"] == "Node"}
+        plan = planned(kind, file, seed=seed, usd_per_hour=usd if kind == "consolidate" else None)
+        given, chance = cluster_of(file), random.Random(seed)
+        for _ in range(20 if plan.steps else 0):
+            other = spoiled(plan, sorted(usd), chance)
+            says = [word for word in Referee(objects).judge(other) if "to nobody more important" not in word]
+            checked = check_steps(given, other)
+            assert bool(checked) == bool(says), (seed, other.steps, says, checked)
+            found[bool(says)] += 1
+    assert min(found[True], found[False]) >= 10
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda n: n.update(spec={"unschedulable": True}), "it is cordoned"),
+        (
+            lambda n: n.update(spec={"taints": [{"key": "k", "value": "", "effect": "NoExecute"}]}),
+            "it has a taint that the pod does not tolerate",
+        ),
+        (lambda n: n["metadata"]["labels"].update(pool="b"), "the pod's node selector asks for another"),
+        (lambda n: n["metadata"]["labels"].update(disk="9"), "the pod's node affinity asks for another"),
+        (lambda n: n["metadata"]["labels"].update(harmless="yes"), ""),
+    ],
+)
+def test_the_checker_sees_that_a_node_has_changed_since_the_plan(
+    change: Callable[[dict[str, Any]], None], why: str
+) -> None:
+    """Or pods would be evicted to make room for one that may not come."""
+    home = node("a", 2)
+    home["metadata"]["labels"] = {"pool": "a", "disk": "3"}
+    small = [{"matchExpressions": [{"key": "disk", "operator": "Lt", "values": ["5"]}]}]
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": small}}}
+    waits = pod("w-1", "2", priority=9, nodeSelector={"pool": "a"}, affinity=affinity)
+    things = [home, pod("low-1", "2", "a"), waits]
+    plan = planned("rescue", taken(*things))
+    assert evicted(plan) == ["default/low-1"]
+    change(home)
+    assert check_steps(cluster_of(taken(*things)), plan) == ([f"step 1: a takes no such pod: {why}"] if why else [])
+
+
+def test_the_checker_sees_that_a_node_has_been_marked_since_the_plan() -> None:
+    things = [node("a"), node("b"), pod("x-1", "1", "a"), pod("y-1", "1", "b")]
+    plan = planned("consolidate", taken(*things), usd_per_hour={"a": 2.0, "b": 1.0})
+    assert plan.count(Action.DELETE) == 1
+    things[0]["metadata"]["annotations"] = {"karpenter.sh/do-not-disrupt": "true"}
+    assert any("a must not be deleted" in word for word in check_steps(cluster_of(taken(*things)), plan))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Rungs of prediction: who answers, how old data widens, how a rung falls and rises."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from placement.errors import ModelError
-from placement.knowledge import Forecast
+from placement.knowledge import NUM_WINDOWS, Forecast
 from placement.learning.baselines import PEAK, Target
 from placement.learning.drift import CoverageMonitor, Crowding, is_full
 from placement.learning.forecasting import Forecaster
@@ -14,6 +15,8 @@ from placement.learning.prediction import (
     HISTORY,
     MODEL,
     REQUEST,
+    HistoryPredictor,
+    ModelPredictor,
     Question,
     Rungs,
     ask,
@@ -21,6 +24,7 @@ from placement.learning.prediction import (
     load_predictor,
     load_rungs,
 )
+from placement.learning.stacking import Calibration
 from placement.learning.usage import DAY, STEP_S, PastUsage, UsageHistory, UsageSeries
 from placement.resources import CPU, MEMORY
 from simulator.learning.training import Effort, train
@@ -61,6 +65,45 @@ def test_history_predicts_in_ledger_units_and_names_its_rung() -> None:
     assert found.of[MEMORY].uppers == {HISTORY: pytest.approx(2**31)}
     made = forecast(forecaster(), 2 * 86_400)
     assert (made.rung, made.cpu, made.mean_cpu, made.age_s) == (HISTORY, 1000, 1000, 0)
+
+
+def test_what_is_usual_is_that_of_the_last_day_and_of_the_last_week_by_parts_of_the_day() -> None:
+    part = DAY // NUM_WINDOWS
+    bursts = {5: 3500, 2 * DAY: 4000, 2 * DAY + 1: 700, 8 * DAY + part + 3: 900, 9 * DAY: 300}
+    past = UsageHistory("w")
+    for slot in range(1, 9 * DAY + 1):
+        past.add(slot * STEP_S, cpu_millicores=bursts.get(slot, 100), memory_bytes=-1)
+    snapshot = past.snapshot()
+    assert snapshot is not None
+    (found,) = ask(Rungs.of_history(TARGET, parts=True), [Question("w", REQUESTED, snapshot)])
+    cpu, last = found.of[CPU], np.full(DAY, 100.0)
+    last[[part + 2, -1]] = 900, 300
+    assert (cpu.mean, cpu.deviation, cpu.ordinary) == pytest.approx((last.mean(), last.std(), 100))
+    assert cpu.parts == pytest.approx((700, 900, *(100,) * (NUM_WINDOWS - 2))), "700 and 300 are at midnight"
+    assert MEMORY not in found.of
+    (found,) = ask(Rungs.of_history(TARGET), [Question("w", REQUESTED, snapshot)])
+    assert (found.of[CPU].ordinary, found.of[CPU].parts) == (0, ())
+
+
+class Constant:
+    """A model that always says the same."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return np.full(len(rows), self.share)
+
+
+@pytest.mark.parametrize(("weights", "share"), [((0.5, 0.25), 0.45), ((0.0, 0.0), 0.2), ((0.75, 0.5), 0.7)])
+def test_a_mix_gives_models_their_weights_and_the_baseline_what_is_left(
+    weights: tuple[float, float], share: float
+) -> None:
+    models: Any = {CPU: (Constant(0.4), Constant(0.8))}
+    factors = {CPU: Calibration(1.0, {})}
+    mix = ModelPredictor(TARGET, models, {CPU: weights}, factors, HistoryPredictor.plain(TARGET))
+    found = mix._mixed(models, CPU, np.zeros((2, 3, 1), np.float32), np.full((2, 3), 0.2, np.float32))
+    assert found == pytest.approx(np.full((2, 3), share))
 
 
 def test_before_there_are_outcomes_the_request_answers() -> None:

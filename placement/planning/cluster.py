@@ -24,6 +24,8 @@ from placement.resources import (
 from placement.state import NUM_DERIVED, ClusterState, Resident
 
 RELATIONAL = "its rules depend on other pods"
+OF_THE_NODE = ("DaemonSet/", "Node/")
+"""Owners whose pods come and go with their node."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Cluster:
             return self.never_move[resident.uid]
         if not spec.owner:
             return "nobody would recreate it (no controller)"
-        if spec.owner.startswith(("DaemonSet/", "Node/")):
+        if spec.owner.startswith(OF_THE_NODE):
             return "it belongs to its node"
         return self.why_left_out(spec)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.gangs import gang_of
-from placement.planning.cluster import Cluster, classes_of, require_nodes
+from placement.planning.cluster import OF_THE_NODE, Cluster, classes_of, require_nodes
 from placement.planning.consolidation import Consolidated, Fleet
 from placement.planning.plans import Action, Plan, Step
 from placement.planning.steps import gang_name
@@ -56,7 +56,7 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     stays = {n: cluster.never_delete[names[n]] for n in np.flatnonzero(~deletable).tolist()}
     for resident in cluster.state.residents.values():
         why = cluster.why_fixed(resident) or torn.get(gang_of(resident.spec), "")
-        if why and not resident.spec.owner.startswith(("DaemonSet/", "Node/")):
+        if why and not resident.spec.owner.startswith(OF_THE_NODE):
             n = column_of[resident.row]
             deletable[n] = False
             stays.setdefault(n, f"a pod there cannot be moved: {why}")

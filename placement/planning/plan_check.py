@@ -8,7 +8,8 @@ from itertools import groupby
 from placement.gangs import gang_of
 from placement.planning import apart_check
 from placement.planning.batch_problems import batch_reasons
-from placement.planning.cluster import Cluster
+from placement.planning.cluster import OF_THE_NODE, Cluster
+from placement.planning.node_check import why_barred
 from placement.planning.plans import Action, Plan, Step, together
 from placement.planning.steps import over_budget
 from placement.planning.wish_check import recount
@@ -22,12 +23,14 @@ from placement.state import device_indices
 def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
     """Replay a plan's steps on plain dictionaries; what is wrong with them, empty when nothing is.
 
-    Shares no code with the planners: requests are summed by resource name, every step must fit when it is taken, nothing
-    fixed moves, nothing lands on a cordoned or deleted node, and a deleted node is empty of what may move.
+    Shares no code with the planners: requests are summed by resource name, every step must fit when it is taken and keep
+    the rules of its node, nothing fixed moves, nothing lands on a cordoned or deleted node, and a deleted node may be
+    deleted and holds only pods that go with it.
     """
     state = cluster.state
     names = cluster.node_names()
-    offered = {n: dict(node.amounts) for n in names if (node := state.nodes[state.row_of[n]]) is not None}
+    nodes = {n: node for n in names if (node := state.nodes[state.row_of[n]]) is not None}
+    offered = {n: dict(node.amounts) for n, node in nodes.items()}
     where = {uid: state.name(r.row) for uid, r in state.residents.items()}
     specs = {uid: r.spec for uid, r in state.residents.items()} | {p.uid: p.spec for p in cluster.pending}
     fixed = {uid for uid, r in state.residents.items() if cluster.why_fixed(r)}
@@ -50,10 +53,12 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
         if step.action == Action.CORDON:
             closed.add(step.source)
         elif step.action == Action.DELETE:
+            if why := cluster.never_delete.get(step.source):
+                wrong.append(f"step {number}: {step.source} must not be deleted: {why}")
             wrong += [
                 f"step {number}: pod {u} is on {step.source}"
                 for u, n in where.items()
-                if n == step.source and u not in fixed
+                if n == step.source and not specs[u].owner.startswith(OF_THE_NODE)
             ]
         elif step.action in (Action.MOVE, Action.EVICT, Action.PLACE):
             if step.pod in fixed:
@@ -79,6 +84,8 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
                 wrong += [f"step {number}: {r} on {step.target} is exceeded" for r in over]
                 if step.target in closed:
                     wrong.append(f"step {number}: {step.target} takes no pods any more")
+                if why := why_barred(specs[step.pod], nodes[step.target]):
+                    wrong.append(f"step {number}: {step.target} takes no such pod: {why}")
     wrong += [
         f"step {at}: disruption budget {cluster.budgets.names[number]} is exceeded"
         for number, at in over_budget(cluster, plan).items()

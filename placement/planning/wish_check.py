@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.nodes import NodeSpec
-from placement.pods import NodeTerm, PodSpec, PodTerm, Spread
+from placement.planning.node_check import is_met
+from placement.pods import PodSpec, PodTerm, Spread
 from placement.resources import BoolArray
-from placement.rules import Match, is_tolerated, matches_labels
+from placement.rules import Match, is_tolerated
 from placement.state import ClusterState
 
 UNIT = 1000
@@ -178,7 +179,7 @@ class _View:
         if c.honor_affinity:
             if any(labels.get(key) != value for key, value in rules.node_selector):
                 return False
-            if rules.affinity is not None and not any(_is_met(term, node) for term in rules.affinity):
+            if rules.affinity is not None and not any(is_met(term, node) for term in rules.affinity):
                 return False
         hard = [t for t in node.taints if t.effect in ("NoSchedule", "NoExecute")]
         return not c.honor_taints or all(is_tolerated(t, rules.tolerations) for t in hard)
@@ -205,15 +206,7 @@ def _untolerated(spec: PodSpec, node: NodeSpec) -> int:
 
 
 def _liked(spec: PodSpec, node: NodeSpec) -> int:
-    return sum(wish.weight for wish in spec.node_rules.preferred if _is_met(wish.term, node))
-
-
-def _is_met(term: NodeTerm, node: NodeSpec) -> bool:
-    if not (term.expressions or term.fields) or any(f.key != "metadata.name" for f in term.fields):
-        return False
-    return matches_labels(term.expressions, dict(node.labels)) and matches_labels(
-        term.fields, {"metadata.name": node.name}
-    )
+    return sum(wish.weight for wish in spec.node_rules.preferred if is_met(wish.term, node))
 
 
 def _pulls(
