@@ -539,7 +539,7 @@ class ClusterState:
 
 
 class Snapshot:
-    """Read-only view of the ledger, valid until its next change (``version`` tells).
+    """Read-only view of the ledger, valid until its next change (the ledger's ``version`` tells).
 
     Views alias the ledger's memory, so making one copies nothing.
     """
@@ -548,11 +548,6 @@ class Snapshot:
 
     def __init__(self, state: ClusterState) -> None:
         self.state = state
-
-    @property
-    def version(self) -> int:
-        """The ledger's version; a view taken at another one shows what has happened since."""
-        return self.state.version
 
     def _view(self, array: AnyArray) -> AnyArray:
         view = array.view()
@@ -590,14 +585,6 @@ class Snapshot:
         return self.state.knowledge
 
 
-def free_amount(state: ClusterState, resource: str) -> IntArray:
-    """``(N,)`` int64: allocatable minus requested of one resource, 0 for rows without a node."""
-    lane = state.lane(resource)
-    if lane < 0:
-        return np.zeros(state.num_rows, np.int64)
-    return (state.offered[lane] - state.taken[lane])[: state.num_rows]
-
-
 __all__ = [
     "CPU_ROW",
     "GPU_CLASSES",
@@ -614,6 +601,5 @@ __all__ = [
     "Snapshot",
     "device_indices",
     "devices_text",
-    "free_amount",
     "gpu_class",
 ]
