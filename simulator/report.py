@@ -260,7 +260,7 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
             names=curves.names,
         ),
         *(_gpu_sections(first, curves, where) if gpu else ()),
-        *_node_sections(first, curves, where),
+        *_node_sections(curves, where),
         *_cost_sections(first, rows, where),
         *_use_sections(first, where),
         _unplaced_section(first, where),
@@ -314,7 +314,7 @@ def _gpu_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str)
     ]
 
 
-def _node_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str) -> list[Section]:
+def _node_sections(curves: _Curves, where: str) -> list[Section]:
     """Nodes in use."""
     busy = [
         Line(n, curves.times(c["time_s"]), [a - b for a, b in zip(c["nodes"], c["empty_nodes"], strict=True)])

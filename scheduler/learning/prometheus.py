@@ -90,7 +90,6 @@ class _Series(Struct):
 
 
 class _Data(Struct):
-    resultType: str = ""
     result: list[_Series] = []
 
 
