@@ -66,6 +66,25 @@ def test_a_pod_that_ran_and_was_evicted_is_not_counted_as_never_placed() -> None
     assert (outcome.num_placed, outcome.unplaced, outcome.num_preemptions) == (2, {}, 1)
 
 
+@pytest.mark.parametrize(
+    ("high", "options", "num_preemptions"),
+    [
+        (pod(2, priority=100), {}, 1),
+        (replace(pod(2, priority=100), preempts=False), {}, 0),
+        (pod(2, priority=100), {"preemption": False}, 0),
+        (pod(2, gib=2), {}, 0),
+    ],
+    ids=["more important", "polite", "switched off", "as important"],
+)
+def test_only_who_may_and_is_more_important_takes_anothers_place(
+    high: PodSpec, options: dict[str, bool], num_preemptions: int
+) -> None:
+    trace = Trace.of("full", [node("n")], [("low", pod(2), 0, 100), ("high", high, 1, 10)])
+    outcome = replayed(trace, **options)
+    assert outcome.num_preemptions == num_preemptions
+    assert (waits(trace, outcome)["high"] == 0) is bool(num_preemptions)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_an_elastic_fleet_gets_no_interrupted_node_back_for_nothing(seed: int) -> None:
     trace = Trace.of("spot", [], [("pod", pod(2), 0, 9000)])
