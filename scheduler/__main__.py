@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import json
 import math
 import signal
@@ -204,6 +205,8 @@ def main() -> None:
     """Entry point of the ``ullage`` command."""
     debug = "--debug" in sys.argv
     ended = _Ended()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: no name, no locale ends a command
     try:
         code = root.main(standalone_mode=False, prog_name="ullage")  # click hands back the code of ctx.exit(code)
         sys.exit(code if isinstance(code, int) else 0)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from placement.errors import ConfigError
-from placement.resources import format_amount
+from placement.resources import GPU_SHARE, format_amount
 from scheduler.records import Fleet, Record, RecordReader
 
 
@@ -27,7 +27,7 @@ def asked_for(request: dict[str, Any]) -> str:
         models = f" of {' or '.join(gpu['models'])}" if gpu["models"] else ""
         share = f"{gpu['milli'] / 1000:g} of a GPU" if gpu["milli"] < 1000 else f"{gpu['count']} whole GPU"
         words.append(share + models)
-    words += [f"{v} {k}" for k, v in others.items()]
+    words += [format_amount(v, k) if k == GPU_SHARE else f"{v} {k}" for k, v in others.items()]
     return ", ".join(words) or "nothing"
 
 

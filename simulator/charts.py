@@ -35,6 +35,11 @@ def colour(i: int) -> str:
     return f"var(--c{i % COLOURS})"
 
 
+def part_colour(i: int) -> str:
+    """The i-th colour for parts of a bar, none of which is a series' own."""
+    return f"var(--p{i % COLOURS})"
+
+
 def ink(i: int) -> str:
     """The i-th colour as text can be read in."""
     return f"var(--t{i % COLOURS})"
@@ -300,7 +305,7 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
                 continue
             body.append(
                 f'<rect x="{x:.1f}" y="{y + 23}" width="{value * k:.1f}" height="18" rx="2" '
-                f'fill="{colour(parts.index(part))}"><title>{escape(part)}: {_number(value)} {escape(unit)}</title></rect>'
+                f'fill="{part_colour(parts.index(part))}"><title>{escape(part)}: {_number(value)} {escape(unit)}</title></rect>'
             )
             x += value * k
         total = f"{_number(sum(v for _, v in stack))} {unit}"
@@ -308,6 +313,6 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
         said.append(f"{name} {total} ({', '.join(f'{part} {_number(value)}' for part, value in stack if value)})")
     for i, part in enumerate(parts):
         y = top + row * len(groups) + 24 + 28 * i
-        body.append(f'<rect x="0" y="{y - 11}" width="12" height="12" rx="2" fill="{colour(i)}"/>')
+        body.append(f'<rect x="0" y="{y - 11}" width="12" height="12" rx="2" fill="{part_colour(i)}"/>')
         body.append(f'<text class="tick" x="20" y="{y}">{escape(part)}</text>')
     return _frame(title, said, body, height, ' class="rows"')

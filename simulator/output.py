@@ -43,11 +43,11 @@ def write_whole(texts: Mapping[Path, str], what: str = "report") -> None:
     ------
     PlacementError : a place cannot be written (read-only, full).
     """
-    parts = {target: target.with_name(f".{target.name}.tmp") for target in texts}
+    parts = {target: target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in texts}
     target = next(iter(texts))
     try:
         for target, part in parts.items():
-            part.write_text(texts[target], encoding="utf-8")
+            part.write_text(texts[target], encoding="utf-8", errors="backslashreplace")  # names of files may be no text
         for target, part in parts.items():
             os.replace(part, target)
     except OSError as error:

@@ -1,8 +1,9 @@
 """The look that every HTML page shares: no network, light and dark, readable on a phone and on paper.
 
-Colours of series are variables: ``--c0`` … ``--c7`` for shapes (the Okabe–Ito palette, which stays apart for
-colour-blind readers, two of them darkened to a contrast of 3 on white, and grey) and ``--t0`` … ``--t7`` for text (a contrast
-of 4.5 or more on the card, as WCAG asks); in the dark both are the same, brighter ones.
+Colours of series are variables, and a strategy has the same one on all of a page: ``--c0`` … ``--c7`` for shapes (the
+Okabe–Ito palette, which stays apart for colour-blind readers, two of them darkened to a contrast of 3 on white, and grey)
+and ``--t0`` … ``--t7`` for text (a contrast of 4.5 or more on the card, as WCAG asks); in the dark both are the same,
+brighter ones. ``--p0`` … ``--p7`` are other, muted ones for the parts that a bar is made of.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from html import escape
 SHAPES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C68800", "#3A9CD2", "#1b1f24", "#8A8A8A")
 TEXTS = ("#0072B2", "#B54F00", "#007A59", "#A8487F", "#8F6200", "#1F77A8", "#1b1f24", "#666666")
 DARK = ("#4DA3E0", "#F08A3C", "#2BC79A", "#E39AC6", "#F0B429", "#7CC7F2", "#e8eaed", "#A8A8A8")
+PARTS = ("#4B5D78", "#9A7FB8", "#7A6A4F", "#5F97A0", "#8F8754", "#2F3A44", "#84909E", "#6B3F69")
+DARK_PARTS = ("#8FA3C4", "#C2A8E0", "#B8A582", "#93C4CB", "#CFC68C", "#D5DCE3", "#AAB6C4", "#B07CAE")
 PAPER, CARD, INK, SOFT, MARK, WASH = "#fcfcfa", "#ffffff", "#1b1f24", "#5b6470", "#0072b2", "#eef5fa"
 DARK_PAPER, DARK_CARD, DARK_INK, DARK_SOFT, DARK_MARK, DARK_WASH = (
     "#14171a",
@@ -24,18 +27,19 @@ DARK_PAPER, DARK_CARD, DARK_INK, DARK_SOFT, DARK_MARK, DARK_WASH = (
 )
 
 
-def _variables(shapes: tuple[str, ...], texts: tuple[str, ...]) -> str:
-    named = [f"--c{i}:{c}" for i, c in enumerate(shapes)] + [f"--t{i}:{c}" for i, c in enumerate(texts)]
-    return ";".join(named)
+def _variables(shapes: tuple[str, ...], texts: tuple[str, ...], parts: tuple[str, ...]) -> str:
+    return ";".join(
+        f"--{kind}{i}:{c}" for kind, row in zip("ctp", (shapes, texts, parts), strict=True) for i, c in enumerate(row)
+    )
 
 
 STYLE = f"""html {{ color-scheme: light dark; }}
 :root {{ --ink: {INK}; --soft: {SOFT}; --paper: {PAPER}; --card: {CARD}; --line: #e3e5e8; --mark: {MARK}; --wash: {WASH};
   --shade: #0003;
-  {_variables(SHAPES, TEXTS)} }}
+  {_variables(SHAPES, TEXTS, PARTS)} }}
 @media screen and (prefers-color-scheme: dark) {{
   :root {{ --ink: {DARK_INK}; --soft: {DARK_SOFT}; --paper: {DARK_PAPER}; --card: {DARK_CARD}; --line: #32383f;
-    --shade: #000c; --mark: {DARK_MARK}; --wash: {DARK_WASH}; {_variables(DARK, DARK)} }}
+    --shade: #000c; --mark: {DARK_MARK}; --wash: {DARK_WASH}; {_variables(DARK, DARK, DARK_PARTS)} }}
 }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink);

@@ -19,7 +19,7 @@ from scheduler import __main__ as main_module
 from scheduler.__main__ import COMMANDS, root
 from scheduler.learning.learner import read_workload
 from simulator.cli.simulate import readable_weight
-from simulator.output import table
+from simulator.output import table, write_whole
 
 
 def ullage(
@@ -397,3 +397,23 @@ def test_memory_that_runs_out_is_one_message(
         signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 1
     assert "memory ran out" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_end_nothing(tmp_path: Path) -> None:
+    words = "trace synth --days 0.05 --gpu-nodes 1 --small-gpu-nodes 1 --cpu-nodes 1 --no-rules t.ullage"
+    assert ullage(*words.split(), cwd=tmp_path).returncode == 0
+    os.rename(tmp_path / "t.ullage", os.fsencode(tmp_path) + b"/t\xff.ullage")
+    words = "-s best-fit -q --report r.html -o json"
+    run = ullage("simulate", "t\udcff.ullage", *words.split(), cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0, run.stderr
+    assert "t\\udcff.ullage" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert json.loads(run.stdout)["kind"] == "Comparison"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = set()
+    for number in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda number=number: number)
+        monkeypatch.setattr(os, "replace", lambda part, target: places.add(part))
+        write_whole({tmp_path / "r.html": "text"})
+    assert len(places) == 2

@@ -120,7 +120,9 @@ def test_text_and_shapes_stand_out_from_what_they_are_on() -> None:
         assert _contrast(text, look.CARD) >= 4.5
     for text in (*look.DARK, look.DARK_INK, look.DARK_SOFT, look.DARK_MARK):
         assert _contrast(text, look.DARK_CARD) >= 4.5
-    assert all(_contrast(shape, look.CARD) >= 3 for shape in look.SHAPES)
+    assert all(_contrast(shape, look.CARD) >= 3 for shape in (*look.SHAPES, *look.PARTS))
+    assert all(_contrast(shape, look.DARK_CARD) >= 3 for shape in (*look.DARK, *look.DARK_PARTS))
+    assert set(look.PARTS).isdisjoint(look.SHAPES), "a part of a bar is not taken for a strategy"
     assert _contrast(look.MARK, look.WASH) >= 4.5
     assert _contrast(look.DARK_MARK, look.DARK_WASH) >= 4.5
     assert _contrast(look.SOFT, look.PAPER) >= 4.5
@@ -139,6 +141,13 @@ def test_long_names_of_lines_stand_below_the_chart_on_every_screen() -> None:
     assert 'class="bare"' not in short
     assert '<text class="name"' not in long
     assert 'class="bare"' in long
+
+
+def test_parts_of_bars_have_no_colour_of_a_strategy(made: Comparison) -> None:
+    page = to_html(made)
+    bars = "".join(re.findall(r'aria-label="(?:Fragmentation by cause|Unplaced pods|Cost).*?</svg>', page, re.S))
+    assert "var(--p0)" in bars
+    assert "var(--c" not in bars
 
 
 def test_lines_that_share_a_colour_differ_in_their_dashes() -> None:

@@ -27,9 +27,25 @@ def shadow() -> None:
 @click.option("--mode", type=click.Choice([*MODES, "log", "all"]), default="shadow", show_default=True, help="Which.")
 @click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
 @click.option("--since", default="0", help="Not before: -7d, or Unix seconds.")
-@click.option("--usd-per-core-hour", "core_usd", type=float, default=0.031611, show_default=True, help="Price.")
-@click.option("--usd-per-gib-hour", "gib_usd", type=float, default=0.004237, show_default=True, help="Price.")
-@click.option("--usd-per-gpu-hour", "gpu_usd", type=float, default=0.95, show_default=True, help="Price.")
+@click.option(
+    "--usd-per-core-hour",
+    "core_usd",
+    type=click.FloatRange(0),
+    default=0.031611,
+    show_default=True,
+    help="Of one core.",
+)
+@click.option(
+    "--usd-per-gib-hour",
+    "gib_usd",
+    type=click.FloatRange(0),
+    default=0.004237,
+    show_default=True,
+    help="Of one GiB of memory.",
+)
+@click.option(
+    "--usd-per-gpu-hour", "gpu_usd", type=click.FloatRange(0), default=0.95, show_default=True, help="Of one GPU."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the bootstrap.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a self-contained HTML file.")
 @click.option("-o", "--output", type=click.Choice(("text", "json", "html")), default="text", help="On standard output.")

@@ -291,7 +291,7 @@ def headline(report: Report) -> str:
     spread = sorted({f"{100 * share:.1f}" for share in (min(coverages), max(coverages))}, key=float)
     return (
         f"the model is ahead of its best rival on {ahead} of {len(rows)} tasks, "
-        f"and covers {' to '.join(spread)} % of outcomes ({report['level']:.0%} promised)"
+        f"and covers {' to '.join(spread)} % of outcomes ({100 * report['level']:.0f} % promised)"
     )
 
 
@@ -299,7 +299,7 @@ def _intro(report: Report) -> str:
     trained, note = report["model"], report.get("judged", {}).get("note", "")
     return (
         f'<p class="lead">Models trained on {escape(str(trained["name"]))} ({trained["workloads"]} workloads, '
-        f"{trained['days']:g} days), judged on the last third of the recording at the {report['level']:.0%} quantile. "
+        f"{trained['days']:g} days), judged on the last third of the recording at the {100 * report['level']:.0f} % quantile. "
         "Pinball loss is divided by the mean of the truth; slack is what is reserved and not used, severity what is "
         "used and not reserved, both as shares of use. Tuned: one scalar from the days before.</p>"
         + f'<p class="lead">{escape(note)}.</p>'

@@ -56,7 +56,7 @@ def headline(lifetimes: Mapping[str, Any]) -> str:
     if entry is None:
         return "no pod arrived in the part that is judged"
     mine, (rule, best) = entry["all"]["model"], best_rule(entry["all"], "accuracy")
-    ours, rules = ("–" if value is None else f"{value:.1%}" for value in (mine["accuracy"], best))
+    ours, rules = ("–" if value is None else f"{100 * value:.1f} %" for value in (mine["accuracy"], best))
     return f"the class of lifetime is right for {ours} of pods at arrival (the best simple rule, {rule}: {rules})"
 
 
@@ -67,7 +67,7 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
         "<h2>Lifetimes</h2>",
         f'<p class="lead">Trained on {escape(str(trained.get("name", "?")))}, judged on the last third of '
         f"{escape(str(data['name']))} ({data['pods']:,} pods of {data['owners']:,} owners, {data['days']:g} days). "
-        f"The trees have {lifetimes['share']:.0%} of the mixture of hazards with the history{_of_classes(lifetimes)}. "
+        f"The trees have {100 * lifetimes['share']:.0f} % of the mixture of hazards with the history{_of_classes(lifetimes)}. "
         f"Classes: {', '.join(CLASSES)}. "
         "Loss in nats, pods that still run included; Brier score and calibration of the chances to be gone within 15 "
         "minutes, an hour, a day. Rules speak of the owner, or else of its size, or else of everyone; "
@@ -90,8 +90,8 @@ def _of_classes(lifetimes: Mapping[str, Any]) -> str:
     shares = lifetimes["class_shares"]
     if shares is None:
         return ""
-    owner = f", the owner's majority {shares['owner']:.0%}" if shares["owner"] else ""
-    return f"; of what is said of classes trees of their own have {shares['trees']:.0%}{owner}"
+    owner = f", the owner's majority {100 * shares['owner']:.0f} %" if shares["owner"] else ""
+    return f"; of what is said of classes trees of their own have {100 * shares['trees']:.0f} %{owner}"
 
 
 def _diagram(points: Sequence[Sequence[float]]) -> str:
