@@ -35,8 +35,8 @@ from placement.outlook import (
     come,
     go,
 )
-from placement.resources import BoolArray, FloatArray, IntArray
-from placement.scorers import COST_UNIT, MIB, NOT_FEASIBLE, SHARE
+from placement.resources import NOT_FEASIBLE, BoolArray, FloatArray, IntArray
+from placement.scorers import COST_UNIT, MIB, SHARE
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,

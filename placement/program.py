@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from placement.outlook import NUM_OUTLOOK, Residents
 from placement.pods import PodSpec
-from placement.resources import DEVICE_MILLI, BoolArray, IntArray
+from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, IntArray
 from placement.scorers import (
     ADMITTING,
     FIRST_OUTLOOK,
-    NOT_FEASIBLE,
     NUM_PARAMS,
     AtcFgd,
     Columns,

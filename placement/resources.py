@@ -26,6 +26,9 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 AnyArray = NDArray[Any]
 
+NOT_FEASIBLE = -(2**62)
+"""Score of a node that a hard rule, its free resources, or a scorer that admits excludes."""
+
 CPU = "cpu"
 MEMORY = "memory"
 PODS = "pods"

@@ -33,7 +33,7 @@ from placement.outlook import (
     Residents,
 )
 from placement.pods import PodSpec
-from placement.resources import DEVICE_MILLI, BoolArray, FloatArray, IntArray
+from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, FloatArray, IntArray
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
@@ -55,8 +55,6 @@ COST_UNIT = 1 << 20
 MIB = 20
 """Memory enters fixed-point products in MiB, so that they stay inside int64."""
 NUM_PARAMS = 8
-NOT_FEASIBLE = -(2**62)
-"""Score of a node that a hard rule, its free resources, or a scorer that admits excludes."""
 
 
 class Demand:

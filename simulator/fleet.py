@@ -18,8 +18,7 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.pods import Labels, PodSpec
-from placement.resources import CPU, PODS
-from placement.scorers import NOT_FEASIBLE
+from placement.resources import CPU, NOT_FEASIBLE, PODS
 from placement.state import ClusterState
 
 HOSTNAME = "kubernetes.io/hostname"

@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from placement.pods import GpuRequest, PodSpec
-from placement.resources import IntArray
-from placement.scorers import NOT_FEASIBLE
+from placement.resources import NOT_FEASIBLE, IntArray
 from placement.state import NUM_DERIVED, Snapshot
 from placement.strategy import Strategy
 from simulator.gangs import Unit, classes_of

@@ -18,6 +18,7 @@ from placement.learning.usage import DAY, HOUR, STEP_S, UsageHistory, UsageSerie
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.cli.learn import train as train_command
+from simulator.cli.reproduce_replays import placement_command
 from simulator.cli.trace import convert, info
 from simulator.compare import Question as Asked
 from simulator.compare import compare
@@ -29,7 +30,6 @@ from simulator.learning.sight import Judged, digest_of, sight_of
 from simulator.learning.training import Effort, content_of, deployable_recording, span_of, train
 from simulator.learning.training import Split as TrainingSplit
 from simulator.replay import Replay, ReplayOptions
-from simulator.reproduce.placement import placement_command
 from simulator.traces.recorded import usage_of_trace
 from simulator.traces.trace import Trace
 from simulator.usage.usage_learner import UsageLearner

@@ -18,10 +18,9 @@ from simulator.cli.learn import (
     reproduce_packing,
 )
 from simulator.cli.plan import reproduce_priority_matters
+from simulator.cli.reproduce_replays import adversaries_command, empty_nodes_command, placement_command
 from simulator.cli.simulate import check_writable
 from simulator.output import API_VERSION, output_option, progress, render, write_whole
-from simulator.reproduce.emptying import empty_nodes_command
-from simulator.reproduce.placement import adversaries_command, placement_command
 
 
 @click.group()

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from placement.learning.lifetime_model import LifetimeModel
@@ -27,7 +26,6 @@ from placement.strategy import Strategy, Weighted
 from simulator.cost import PriceBook, Rates
 from simulator.learning.lifetime_training import train_lifetimes
 from simulator.measures import measure
-from simulator.output import API_VERSION, output_option, progress, render
 from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.traces.azure import read_azure
 from simulator.traces.trace import NEVER, Trace
@@ -200,28 +198,3 @@ def run(data: Path, fleet: Fleet, share: float, seeds: range, advance: Any) -> d
         "summary": summary,
         "cells": rows,
     }
-
-
-@click.command("empty-nodes")
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings.")
-@click.option(
-    "--share",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.1,
-    show_default=True,
-    help="Of Azure's batches that are replayed.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from --seed on.")
-@click.option("--nodes", type=click.IntRange(1), default=110, show_default=True, help="Size of the fleet.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@output_option
-def empty_nodes_command(data: Path, share: float, seed: int, seeds: int, nodes: int, quiet: bool, output: str) -> None:
-    """Node-time that stays empty on a fixed fleet, by lifetimes: learned, and the true ones as the bound."""
-    with progress("replaying", quiet=quiet) as advance:
-        result = run(data, Fleet(num_nodes=nodes), share, range(seed, seed + seeds), advance)
-    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in result["summary"]]
-    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
-
-
-__all__ = ["empty_nodes_command"]

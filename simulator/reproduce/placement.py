@@ -29,7 +29,7 @@ from simulator.fleet import Elastic
 from simulator.kept import code_version, kept
 from simulator.learning.training import train
 from simulator.measures import measure
-from simulator.output import API_VERSION, output_option, progress, render, write_whole
+from simulator.output import API_VERSION, progress, render, write_whole
 from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.traces.joined import Join, join
 from simulator.traces.sources import open_trace
@@ -329,38 +329,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def _options(command: Any) -> Any:
-    for option in (
-        click.option(
-            "--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings."
-        ),
-        click.option(
-            "--share",
-            type=click.FloatRange(0, 1, min_open=True),
-            default=0.02,
-            show_default=True,
-            help="Of the arrivals that are replayed.",
-        ),
-        click.option("--days", type=click.IntRange(2), default=29, show_default=True, help="Length of a replay."),
-        click.option(
-            "--warmup-days", type=click.IntRange(0), default=15, show_default=True, help="Days that are not measured."
-        ),
-        click.option(
-            "--cache", type=click.Path(path_type=Path), help="Keeps finished cells, to go on after an interruption."
-        ),
-        click.option("-q", "--quiet", is_flag=True, help="No progress."),
-        output_option,
-    ):
-        command = option(command)
-    return command
-
-
-@click.command("placement")
-@_options
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from 0 on.")
-@click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
-@click.option("--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train`, or rule:NAME.")
-def placement_command(
+def compare_strategies(
     data: Path,
     share: float,
     days: int,
@@ -402,14 +371,7 @@ def placement_command(
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 
 
-@click.command("adversaries")
-@_options
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random; the first one."
-)
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds, from --seed on.")
-@click.option("--at-day", type=click.IntRange(0), default=18, show_default=True, help="When the change comes.")
-def adversaries_command(
+def attack_all(
     data: Path,
     share: float,
     days: int,
@@ -472,4 +434,4 @@ def attacks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-__all__ = ["adversaries_command", "placement_command"]
+__all__ = ["attack_all", "compare_strategies"]

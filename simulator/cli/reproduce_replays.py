@@ -1,0 +1,86 @@
+"""``ullage reproduce placement``, ``adversaries`` and ``empty-nodes``: replays on joined and recorded traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simulator.output import API_VERSION, output_option, progress, render
+
+
+@click.command("empty-nodes")
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of Azure's batches that are replayed.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from --seed on.")
+@click.option("--nodes", type=click.IntRange(1), default=110, show_default=True, help="Size of the fleet.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@output_option
+def empty_nodes_command(data: Path, share: float, seed: int, seeds: int, nodes: int, quiet: bool, output: str) -> None:
+    """Node-time that stays empty on a fixed fleet, by lifetimes: learned, and the true ones as the bound."""
+    from simulator.reproduce.emptying import Fleet, run
+
+    with progress("replaying", quiet=quiet) as advance:
+        result = run(data, Fleet(num_nodes=nodes), share, range(seed, seed + seeds), advance)
+    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in result["summary"]]
+    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
+
+
+def _options(command: Any) -> Any:
+    for option in (
+        click.option(
+            "--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings."
+        ),
+        click.option(
+            "--share",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=0.02,
+            show_default=True,
+            help="Of the arrivals that are replayed.",
+        ),
+        click.option("--days", type=click.IntRange(2), default=29, show_default=True, help="Length of a replay."),
+        click.option(
+            "--warmup-days", type=click.IntRange(0), default=15, show_default=True, help="Days that are not measured."
+        ),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Keeps finished cells, to go on after an interruption."
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        output_option,
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("placement")
+@_options
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from 0 on.")
+@click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
+@click.option("--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train`, or rule:NAME.")
+def placement_command(**asked: Any) -> None:
+    """Strategies with and without overcommit on the joined recipe: nodes, USD, violations, kills."""
+    from simulator.reproduce.placement import compare_strategies
+
+    compare_strategies(**asked)
+
+
+@click.command("adversaries")
+@_options
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random; the first one."
+)
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds, from --seed on.")
+@click.option("--at-day", type=click.IntRange(0), default=18, show_default=True, help="When the change comes.")
+def adversaries_command(**asked: Any) -> None:
+    """What breaks predictions, and whether the budget holds or the rung falls."""
+    from simulator.reproduce.placement import attack_all
+
+    attack_all(**asked)
