@@ -386,7 +386,8 @@ def _value(spec: Any, value: Any, path: str, problems: list[str]) -> Any:
         fits = is_number and isinstance(value, int)
     if not fits:
         wanted = "list of texts" if isinstance(default, tuple) else str(spec.type)
-        problems.append(f"{path} = {value!r}: must be a {wanted}; write it like {path} = {default!r}")
+        article = "an" if wanted[0] in "aeiou" else "a"
+        problems.append(f"{path} = {value!r}: must be {article} {wanted}; write it like {path} = {default!r}")
         return default
     rule = spec.metadata.get("rule")
     broken = rule.broken(value) if rule else ""

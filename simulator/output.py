@@ -126,6 +126,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+|[-–]?")
 """A number as text, or none."""
+MOST_STANDING = 3
+"""More rows than this are there to be compared, column by column, however wide they are."""
 LEAST_WRAPPED = 24
 """A last column narrower than this is not wrapped: it would be all height."""
 
@@ -136,7 +138,10 @@ def _terminal_columns() -> int | None:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> str:
-    """Aligned columns, plain text; the words of the last one go on below themselves beyond ``columns`` letters."""
+    """Aligned columns, plain text; the words of the last one go on below themselves beyond ``columns`` letters.
+
+    Few rows that are half as wide again nonetheless stand one below the other, a line for each key.
+    """
     if not rows:
         return "(nothing)"
     keys = list(rows[0])
@@ -146,6 +151,10 @@ def table(rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> str:
     start = sum(widths[:-1]) + 2 * (len(keys) - 1)
     room = 0 if columns is None or right[-1] else columns - start
     wraps = widths[-1] > room >= LEAST_WRAPPED
+    is_far_too_wide = columns is not None and not wraps and 2 * (start + widths[-1]) > 3 * columns
+    if is_far_too_wide and len(rows) <= MOST_STANDING:
+        wide = max(map(len, keys))
+        return "\n\n".join("\n".join(f"{k.upper():{wide}}  {v}" for k, v in zip(keys, c, strict=True)) for c in cells)
 
     def line(parts: Sequence[str]) -> str:
         padded = (p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right, strict=True))

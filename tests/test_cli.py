@@ -417,3 +417,23 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(os, "replace", lambda part, target: places.add(part))
         write_whole({tmp_path / "r.html": "text"})
     assert len(places) == 2
+
+
+def test_few_rows_that_are_too_wide_stand_one_below_the_other() -> None:
+    rows = [{"trace": "demo", "usd a month": 6005.71}, {"trace": "other", "usd a month": 1.0}]
+    assert table(rows, 12).splitlines() == [
+        "TRACE        demo",
+        "USD A MONTH  6,005.71",
+        "",
+        "TRACE        other",
+        "USD A MONTH  1.00",
+    ]
+    assert len(table(rows).splitlines()) == 3, "not on a terminal: the same everywhere"
+    assert len(table(rows * 3, 12).splitlines()) == 7
+
+
+def test_a_report_that_cannot_be_is_refused_before_the_replay(tmp_path: Path) -> None:
+    run = ullage("plan", "rescue", "nowhere.ullage", "--report", "/proc/x/r.html", cwd=tmp_path)
+    assert (run.returncode, "its folder cannot be made" in run.stderr) == (1, True)
+    run = ullage("plan", "rescue", "nowhere.ullage", "--report", str(tmp_path), cwd=tmp_path)
+    assert (run.returncode, "is a directory" in run.stderr) == (2, True)

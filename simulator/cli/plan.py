@@ -150,14 +150,22 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
-        click.option("--report", type=click.Path(path_type=Path), help="Also write a picture of the plan (HTML)."),
+        click.option(
+            "--report",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Also write a picture of the plan (HTML).",
+        ),
         output_option,
     )
 
     @functools.wraps(function)
     def gathered(**options: Any) -> None:
-        names = [field.name for field in fields(_Given)]
-        function(_Given(**{name: options.pop(name) for name in names}), **options)
+        from simulator.cli.simulate import check_writable
+
+        given = _Given(**{field.name: options.pop(field.name) for field in fields(_Given)})
+        if given.report is not None:
+            check_writable(given.report)
+        function(given, **options)
 
     for option in reversed(options):
         gathered = option(gathered)
@@ -194,7 +202,8 @@ class _Given:
         from simulator.traces.sources import open_trace
 
         trace = open_trace(str(self.trace))
-        return snapshot_of_trace(trace, strategy=self.strategy, at_s=self.at_s, seed=self.seed)
+        with progress("replaying TRACE") as advance:
+            return snapshot_of_trace(trace, strategy=self.strategy, at_s=self.at_s, seed=self.seed, progress=advance)
 
     def prices(self) -> PriceBook:
         """The price book where none is given: what TRACE says is for sale, else what ships."""
@@ -415,13 +424,9 @@ def _changed(request: Request, **changes: object) -> Request:
 def _run(request: Request, given: _Given) -> None:
     """Plan in a worker; Ctrl-C asks for the best plan so far."""
     from placement.planning.snapshots import cluster_of
-    from simulator.cli.simulate import check_writable
     from simulator.planning.plan_page import page
     from simulator.planning.plan_worker import Planner
 
-    report = given.report
-    if report is not None:
-        check_writable(report)
     planner = Planner(request)
     try:
         with progress("planning", is_time=True) as advance:
@@ -431,9 +436,9 @@ def _run(request: Request, given: _Given) -> None:
         made = planner.result()
     finally:
         planner.close()
-    if report is not None:
-        write_whole({report: page(cluster_of(request.snapshot, request.usd_per_hour), made)})
-        click.echo(f"report: {report}", err=True)
+    if given.report is not None:
+        write_whole({given.report: page(cluster_of(request.snapshot, request.usd_per_hour), made)})
+        click.echo(f"report: {given.report}", err=True)
     _print(made, given.output)
 
 

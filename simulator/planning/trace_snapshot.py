@@ -12,12 +12,14 @@ from dataclasses import replace
 from placement.planning.snapshots import KIND, VERSION, SnapshotFile, SnapshotPod
 from placement.pods import PodSpec
 from placement.strategies import strategy_named
-from simulator.replay import Replay, ReplayOptions
+from simulator.replay import Progress, Replay, ReplayOptions
 from simulator.traces.trace import Trace, TraceError
 
 
-def snapshot_of_trace(trace: Trace, *, strategy: str, at_s: int | None, seed: int) -> SnapshotFile:
-    """State after ``at_s`` seconds of the trace's own clock; None = when the last pod arrives.
+def snapshot_of_trace(
+    trace: Trace, *, strategy: str, at_s: int | None, seed: int, progress: Progress | None = None
+) -> SnapshotFile:
+    """State after ``at_s`` seconds of the trace's own clock; None = when the last pod arrives. ``progress`` hears of pods.
 
     Raises
     ------
@@ -28,7 +30,7 @@ def snapshot_of_trace(trace: Trace, *, strategy: str, at_s: int | None, seed: in
         raise TraceError(f"trace {trace.manifest.name}: has no pod, so there is nothing to plan")
     end_s = int(arrivals[-1]) if at_s is None else at_s
     replay = Replay(trace, strategy_named(strategy), ReplayOptions(end_s=end_s, seed=seed))
-    replay.run()
+    replay.run(progress)
     specs: dict[PodSpec, int] = {}
     owner = f"Trace/{trace.manifest.name}"
 
