@@ -133,6 +133,7 @@ async def test_what_a_gang_needs_is_looked_for_again_right_before_it_leaves(
     async with ganged(tmp_path, pod("x-0", "a", "x", "1")) as here:
         here.api.put("poddisruptionbudgets", budget(3))
         applier = here.applier(AFTER_ANOTHER)
+        here.api.ends_after_s = 0.5  # time to change something before the gang is looked at
         applying = asyncio.create_task(applier.run())
         while not applier.record.evictions:
             await asyncio.sleep(0.005)
@@ -149,6 +150,7 @@ async def test_a_budget_that_would_let_some_of_a_gang_go_is_waited_for(tmp_path:
     async with ganged(tmp_path, pod("x-0", "a", "x", "1")) as here:
         here.api.put("poddisruptionbudgets", budget(3))
         applier = here.applier(AFTER_ANOTHER, limits=ApplyLimits(refusal_s=20, settle_s=5))
+        here.api.ends_after_s = 0.5  # time to change something before the gang is looked at
         applying = asyncio.create_task(applier.run())
         while not applier.record.evictions:
             await asyncio.sleep(0.005)
