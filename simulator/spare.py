@@ -49,7 +49,7 @@ class Spare:
             fits = min(int((self._free[lanes, row] // need[lanes]).min(initial=most)), num - found)
             if spec.gpu is not None:
                 fits = _take(self._devices[row], spec.gpu, fits)
-            self._free[:, row] -= fits * need
+            self._free[lanes, row] -= fits * need[lanes]
             found += fits
             if found == num:
                 break

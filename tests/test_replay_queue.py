@@ -206,6 +206,14 @@ def test_a_gang_in_thought_takes_all_of_its_room_or_none() -> None:
     assert room.takes(TWO, 5) == 3, "what the second gang tried is free again"
 
 
+def test_a_gang_that_asks_for_what_no_node_offers_yet_takes_nothing() -> None:
+    """Its first pod had no room when it was tried, so nobody has asked for what the second wants."""
+    fpga = PodSpec(((CPU, 1000), ("example.com/fpga", 1)))
+    room = spare([node("a", 6000)])
+    assert room.takes((TWO, fpga), 3) == 0
+    assert room.takes(TWO, 5) == 3
+
+
 @pytest.mark.parametrize(
     ("gpu", "fits"),
     [(GpuRequest(1), 1), (GpuRequest(2), 0), (GpuRequest(1, 400), 3), (GpuRequest(1, 600), 2), (GpuRequest(1, 700), 1)],
