@@ -194,6 +194,8 @@ class ClusterState:
         self.offered: IntArray = self._offered_rows.T
         self.taken: IntArray = self._taken_rows.T
         self.gpu_free: IntArray = grown(get("gpu_free"), (num_rows, num_gpus), np.int64)
+        self._gpu_known: IntArray = grown(get("_gpu_known"), (num_rows, num_gpus), np.int64)
+        """Beside ``gpu_free``, for rows in ``unrecorded`` alone: what is free but for the pods that may lie anywhere."""
         self.gpu_count: IntArray = grown(get("gpu_count"), (num_rows,), np.int64)
         self.gpu_model: IntArray = grown(get("gpu_model"), (num_rows,), np.int64)
         self.is_alive: BoolArray = grown(get("is_alive"), (num_rows,), np.bool_)
@@ -486,6 +488,8 @@ class ClusterState:
         share = self._share_of[row]
         for index, free in enumerate(self.free_devices(row)):
             share[index] = free
+        if row in self.unrecorded:
+            self._gpu_known[row] = self.free_devices(row, self.unrecorded[row])
 
     def free_devices(self, row: int, without: Container[str] = ()) -> list[int]:
         """Thousandths that are free for certain of each device of a node, once the pods ``without`` (UIDs) are gone.
@@ -508,13 +512,20 @@ class ClusterState:
     def hides_devices(self, spec: PodSpec) -> BoolArray:
         """``(N,)`` bool: nodes where devices would be free for a class, were it not for pods that may lie on them."""
         hides: BoolArray = np.zeros(self.num_rows, np.bool_)
-        if spec.gpu is None:
+        if spec.gpu is None or not self.unrecorded:
             return hides
         milli, count = spec.gpu.milli, spec.gpu.count
-        for row, hidden in self.unrecorded.items():
-            would = sum(free >= milli for free in self.free_devices(row, hidden)) >= count
-            hides[row] = would and np.count_nonzero(self.gpu_free[row] >= milli) < count
+        rows = np.fromiter(self.unrecorded, np.int64, len(self.unrecorded))
+        would = (self._gpu_known[rows] >= milli).sum(axis=1) >= count
+        hides[rows] = would & ((self.gpu_free[rows] >= milli).sum(axis=1) < count)
+        if spec.gpu.models:
+            hides &= self.offers_models(spec.gpu)
         return hides
+
+    def offers_models(self, gpu: GpuRequest) -> BoolArray:
+        """``(N,)`` bool: nodes whose devices are of a model that is accepted."""
+        accepted = [i for model, i in self.models.items() if not gpu.models or model in gpu.models]
+        return np.isin(self.gpu_model[: self.num_rows], accepted)
 
     # ── knowledge and views ───────────────────────────────────────────────────────────────────
 

@@ -233,8 +233,7 @@ class Engine:
             return np.ones(rows, np.bool_)
         enough: BoolArray = (state.gpu_free[:rows] >= spec.gpu.milli).sum(axis=1) >= spec.gpu.count
         if spec.gpu.models:
-            accepted = [i for model, i in state.models.items() if model in spec.gpu.models]
-            enough &= np.isin(state.gpu_model[:rows], accepted)
+            enough &= state.offers_models(spec.gpu)
         return enough
 
     def fits_without(self, spec: PodSpec, node: str, victims: Sequence[str]) -> bool:

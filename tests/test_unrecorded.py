@@ -114,6 +114,11 @@ def test_no_device_is_ever_given_twice(seed: int, backend: str) -> None:
                     state.forget(uid)
         assert max(load(device) for device in range(3)) <= 1000
         assert state.gpu_free[0].tolist() == state.free_devices(0)
+        hidden = state.unrecorded.get(0, {})
+        known, certain = state.free_devices(0, hidden), state.gpu_free[0].tolist()
+        for asked in (200, 500, 1000):
+            hides = max(certain) < asked <= max(known)
+            assert state.hides_devices(share(asked)).tolist() == [hides]
     assert any(mask for mask, _ in truth.values())
     again = rebuild(state.log)
     assert (again.gpu_free[0, :3] == state.gpu_free[0, :3]).all()
@@ -175,6 +180,8 @@ def test_the_reason_names_what_keeps_the_devices(backend: str) -> None:
         NO_DEVICE: [False, True, True],
     }
     assert state.hides_devices(PodSpec(((CPU, 100),))).tolist() == [False] * 3
+    other = PodSpec(((CPU, 100),), GpuRequest(1, 600, ("A100",)))
+    assert not state.hides_devices(other).any(), "devices of another model would not be free for it either"
 
 
 def test_who_ends_gives_up_the_devices_that_it_might_have_had(tmp_path: Path) -> None:
