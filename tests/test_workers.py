@@ -91,3 +91,28 @@ def test_a_planner_that_dies_before_it_reads_its_task_is_said(monkeypatch: pytes
             planner.result()
     finally:
         planner.close()
+
+
+def test_a_solver_leaves_ctrl_c_to_who_listens() -> None:
+    code = """
+import signal
+import numpy as np
+from placement.planning.solver import Limits, Model, solve_integer
+
+model = Model()
+model.add_columns(np.array([3]), objective=1.0)
+assert solve_integer(model, Limits(5.0)).value == 3
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    root = str(Path(__file__).parent.parent)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=100,
+    )
+    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr

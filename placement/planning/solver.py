@@ -261,6 +261,7 @@ def _run_cp_sat(built: Any, variables: list[Any], limits: Limits) -> Answer:
     from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()
+    solver.parameters.catch_sigint_signal = False  # it would leave the process without its own listener to Ctrl-C
     work_limit = limits.work_limit
     if limits.work is None:
         solver.parameters.max_time_in_seconds = limits.time_s
