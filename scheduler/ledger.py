@@ -212,9 +212,11 @@ class Ledger:
         self.node_changes += 1
 
     def _take_up(self, held: Reservation, spec: PodSpec) -> None:
-        """The node of a Binding that may still take effect is back: the devices are as taken as they were."""
+        """The node is back of a Binding that may still take effect, if it was not refused meanwhile: the devices are as taken
+        as they were. Whether the pod is still nominated, what is seen of it says."""
         del self._adrift[held.uid]
-        if held.uid not in self.state.residents:
+        if held.is_binding and held.uid not in self.state.residents:
+            held.is_nominated = False
             self.state.assume(held.uid, spec, held.node, held.devices, time_s=self.time_s)
             self.reservations[held.uid] = held
 

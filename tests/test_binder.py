@@ -314,6 +314,38 @@ async def test_a_node_that_is_made_anew_keeps_devices_for_a_binding_that_may_tak
     assert case.free == (400 if end == "bound there" else 1000), "the API has shown what became of it"
 
 
+async def test_a_binding_that_was_refused_while_its_node_was_away_keeps_nothing_there(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    node = case.ledger.state.nodes[1]
+    assert node is not None
+
+    def refuse() -> None:
+        case.ledger.lose_node("n1")
+        raise ApiError("forbidden", 403)
+
+    case.api.on_bind = refuse
+    assert "forbidden" in await case.bind()
+    case.ledger.see_node(node)
+    assert not case.ledger.reservations
+    assert case.free == 1000
+
+
+async def test_a_nomination_that_ended_while_its_node_was_away_keeps_nothing_there_for_ever(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    node = case.ledger.state.nodes[1]
+    assert node is not None
+    case.ledger.see(replace(case.seen, version=2, planned="n1", nominated="n1", planned_devices=0b1))
+    case.api.on_bind = no_answer
+    await case.bind()
+    case.ledger.lose_node("n1")
+    case.ledger.see(replace(case.seen, version=3))
+    case.ledger.see_node(node)
+    assert case.free == 400, "the Binding may still arrive"
+    case.now_s += 100
+    await case.binder.settle_overdue()
+    assert case.free == 1000
+
+
 async def test_devices_that_are_taken_after_the_decision_are_not_bound(tmp_path: Path) -> None:
     """By a pod of which nobody knows where it lies: it may be on the very device."""
     case = Case(tmp_path)
