@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,19 @@ def test_a_young_gate_is_left_alone_and_an_old_one_is_lifted() -> None:
 
 def test_a_gate_of_somebody_else_is_never_lifted() -> None:
     assert is_stale(pod(10_000, gated=False)) == (False, "")
+
+
+def test_a_gate_stays_while_one_of_somebody_else_keeps_the_pod_too_unless_all_are_to_go() -> None:
+    """Or the planner would never see a pod that waited for its quota for longer than the deadline."""
+    body = pod(10_000)
+    assert body.spec.schedulingGates is not None
+    body.spec.schedulingGates.append({"name": "kueue.x-k8s.io/admission"})
+    assert is_stale(body) == (False, "")
+    at_once = stale(body, NOW_S, 0, 0)
+    assert at_once is not None
+    assert at_once.is_gated
+    body.spec.schedulingGates.pop()
+    assert is_stale(body) == (True, "")
 
 
 def test_an_old_nomination_of_ours_is_cleared_and_one_by_kube_scheduler_is_not() -> None:
@@ -86,3 +100,45 @@ async def test_a_pod_that_cannot_be_read_keeps_no_other_behind_its_gate(tmp_path
         assert (swept.seen, swept.lifted) == (2, 1)
         assert "cannot be read" in swept.failed[0]
         assert not api.pod("b-old")["spec"].get("schedulingGates")
+
+
+def left_behind(name: str, node: str) -> dict[str, Any]:
+    """A pod that an old planner nominated to ``node`` and left behind its gate."""
+    marks = {NODE_ANNOTATION: node, TIME_ANNOTATION: timestamp(NOW_S - 1000)}
+    body = pod_object(name, creationTimestamp=timestamp(NOW_S - 1000), annotations=marks)
+    body["spec"]["schedulingGates"] = [{"name": GATE}]
+    body["status"]["nominatedNodeName"] = node
+    return body
+
+
+async def test_a_sweep_takes_nominations_and_gates_and_a_dry_one_says_how_many(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for name in ("a", "b"):
+            api.put("pods", left_behind(name, "n"))
+        only = pod_object("c", creationTimestamp=timestamp(NOW_S - 1000))
+        only["spec"]["schedulingGates"] = [{"name": GATE}]
+        api.put("pods", only)
+        for is_dry in (True, False):
+            swept = await sweep(client, lambda: NOW_S, deadline_s=60, gang_deadline_s=600, is_dry=is_dry)
+            assert (swept.seen, swept.lifted, swept.cleared, swept.failed) == (3, 3, 2, ())
+            is_swept = [
+                not (api.pod(name)["spec"].get("schedulingGates") or api.pod(name)["status"].get("nominatedNodeName"))
+                for name in "abc"
+            ]
+            assert is_swept == [not is_dry] * 3
+
+
+async def test_a_patch_that_fails_is_reported_keeps_its_own_gate_and_no_other(tmp_path: Path) -> None:
+    """A pod that is gone meanwhile is no failure."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for name in ("a", "b", "c", "d"):
+            api.put("pods", left_behind(name, "n"))
+        api.fail_next("PATCH", "/pods/a/status", 403)
+        api.fail_next("PATCH", "/pods/b", 404)
+        api.fail_next("PATCH", "/pods/c", 409)
+        swept = await sweep(client, lambda: NOW_S, deadline_s=60, gang_deadline_s=600)
+        assert len(swept.failed) == 1
+        assert "403" in swept.failed[0]
+        assert api.pod("a")["spec"]["schedulingGates"] == [{"name": GATE}], "it would outlive its gate"
+        assert not api.pod("d")["spec"].get("schedulingGates")
+        assert not api.pod("d")["status"].get("nominatedNodeName")

@@ -44,14 +44,19 @@ class _Stale:
 
 
 def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: float) -> _Stale | None:
-    """What of a pod is to be swept, None if nothing is. A time that cannot be read counts as old."""
+    """What of a pod is to be swept, None if nothing is. A time that cannot be read counts as old.
+
+    While a gate of somebody else keeps the pod as well, ours costs it nothing, and planners have not begun to count its
+    time: it stays, unless the deadline is 0.
+    """
     meta, status = pod.metadata, pod.status
     if pod.spec.nodeName or status.phase in ("Succeeded", "Failed"):
         return None
     labels, annotations = meta.labels or {}, meta.annotations or {}
     limit_s = gang_deadline_s if objects.gang_besides_labels(pod) or gang_named(labels) else deadline_s
-    has_gate = any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ())
-    is_gated = has_gate and _age_s(meta.creationTimestamp, now_s) > limit_s
+    gates = {gate.get("name") for gate in pod.spec.schedulingGates or ()}
+    is_ripe = GATE in gates and (len(gates) == 1 or limit_s <= 0)
+    is_gated = is_ripe and _age_s(meta.creationTimestamp, now_s) > limit_s
     planned = annotations.get(NODE_ANNOTATION, "")
     is_ours = bool(planned) and planned == status.nominatedNodeName
     is_old = is_ours and (is_gated or _age_s(annotations.get(TIME_ANNOTATION), now_s) > limit_s)
