@@ -286,6 +286,34 @@ def test_the_checker_finds_what_is_wrong_with_a_plan() -> None:
     assert "uid-x-1 is not on b" in check_steps(cluster, lost)[0]
 
 
+def test_what_a_node_has_too_little_of_stops_only_pods_that_ask_for_it() -> None:
+    """A device plugin that went away leaves its pods on a node that offers none any more."""
+    odd = node("a")
+    odd["status"]["allocatable"]["example.com/fpga"] = "0"
+    holds = pod("x-1", "1", "a")
+    holds["spec"]["containers"][0]["resources"]["requests"]["example.com/fpga"] = "1"
+    asks = pod("w-2", "1")
+    asks["spec"]["containers"][0]["resources"]["requests"]["example.com/fpga"] = "1"
+    cluster = cluster_of(taken(odd, holds, pod("w-1", "1"), asks))
+
+    def wrong(name: str) -> list[str]:
+        steps = (Step(Action.PLACE, f"uid-{name}", name, "", "a"),)
+        return check_steps(cluster, Plan("rescue", Ending.DEADLINE, "pods", 1, 2, steps))
+
+    assert wrong("w-1") == []
+    assert wrong("w-2") == ["step 0: example.com/fpga on a is exceeded"]
+
+
+def test_the_checker_counts_pods_too() -> None:
+    small = node("a")
+    small["status"]["allocatable"]["pods"] = "1"
+    cluster = cluster_of(taken(small, pod("x-1", "1", "a"), pod("w-1", "1")))
+    step = Step(Action.PLACE, "uid-w-1", "w-1", "", "a")
+    assert check_steps(cluster, Plan("rescue", Ending.DEADLINE, "pods", 1, 2, (step,))) == [
+        "step 0: pods on a is exceeded"
+    ]
+
+
 def test_a_cluster_without_nodes_is_refused() -> None:
     with pytest.raises(SnapshotError, match="holds no Node"):
         taken(pod("w-1", "1"))

@@ -16,6 +16,7 @@ from placement.planning.wish_check import recount
 from placement.resources import (
     DEVICE_MILLI,
     MAX_DEVICES,
+    PODS,
 )
 from placement.state import device_indices
 
@@ -37,7 +38,7 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
     taken: dict[str, dict[str, int]] = {n: {} for n in names}
 
     def put(uid: str, node: str, sign: int) -> None:
-        for resource, amount in {**specs[uid].amounts, "pods": 1}.items():
+        for resource, amount in {**specs[uid].amounts, PODS: 1}.items():
             taken[node][resource] = taken[node].get(resource, 0) + sign * amount
 
     for uid, home in where.items():
@@ -79,7 +80,7 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
                 over = [
                     r
                     for r, a in taken[step.target].items()
-                    if a > offered[step.target].get(r, 0) and specs[step.pod].amounts.get(r, 1)
+                    if a > offered[step.target].get(r, 0) and (r == PODS or specs[step.pod].amount(r))
                 ]
                 wrong += [f"step {number}: {r} on {step.target} is exceeded" for r in over]
                 if step.target in closed:
