@@ -370,6 +370,40 @@ async def test_a_device_that_is_given_twice_is_said_whoever_did_it(tmp_path: Pat
     assert case.ledger.devices_given_twice() == 0
 
 
+async def test_a_pod_that_ended_while_its_binding_had_no_answer_holds_nothing(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.api.on_bind = no_answer
+    case.api.pod = bound_to("n1", "0") | {"status": {"phase": "Succeeded"}}
+    assert await case.bind() == "ullage: the pod is gone"
+    assert case.free == 1000
+
+
+async def test_bindings_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+
+    def counted(outcome: str) -> float:
+        labels = {"outcome": outcome}
+        return case.binder.engine.metrics.registry.get_sample_value("ullage_binds_total", labels) or 0.0
+
+    case.api.on_bind = no_answer
+    await case.bind()
+    case.api.on_bind = lambda: None
+    await case.bind()
+    assert (counted("failed"), counted("bound"), counted("refused")) == (1, 1, 0)
+
+
+async def test_one_binding_that_may_take_effect_is_enough_to_keep_the_lead(tmp_path: Path) -> None:
+    """Beside reservations of which nothing was sent."""
+    case = Case(tmp_path)
+    other = Seen("uid-o", "o", "shop", 1, SPEC)
+    case.ledger.see(other)
+    assert case.ledger.assume(other.who, SPEC, "n2", 0b1)
+    assert await case.binder.drain()
+    case.api.on_bind = no_answer
+    await case.bind()
+    assert not await case.binder.drain()
+
+
 async def test_who_stops_says_whether_bindings_are_on_their_way(tmp_path: Path) -> None:
     case = Case(tmp_path)
     assert await case.binder.drain()

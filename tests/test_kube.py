@@ -7,6 +7,8 @@ import datetime
 import json
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -351,6 +353,63 @@ async def test_one_holder_at_a_time_and_a_dead_one_is_replaced(tmp_path: Path) -
         assert not one.is_leading
         assert not both
         second.cancel()
+
+
+async def test_a_leader_without_an_answer_stops_long_before_a_standby_may_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("scheduler.lease.time", SimpleNamespace(monotonic=lambda: now[0]))
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        one, two = (
+            Election(client, LeaseSettings(enabled=True, duration_s=15, identity=name), Metrics()) for name in "12"
+        )
+        await one._try()
+        first = dict(api.objects["leases/ullage-system/ullage"]["spec"])
+        assert (first["leaseDurationSeconds"], first["leaseTransitions"]) == (15, 0)
+        now[0] = 101.0
+        await one._try()
+        await two._try()
+        renewed = dict(api.objects["leases/ullage-system/ullage"]["spec"])
+        assert (renewed["acquireTime"], renewed["leaseTransitions"]) == (first["acquireTime"], 0)
+        for now[0], leads in ((110.9, True), (111.0, False), (115.9, False)):
+            await two._try()
+            assert (one.is_leading, two.is_leading) == (leads, False)
+        now[0] = 116.0
+        await two._try()
+        assert (one.is_leading, two.is_leading) == (False, True)
+        taken = api.objects["leases/ullage-system/ullage"]["spec"]
+        assert (taken["holderIdentity"], taken["leaseTransitions"]) == ("2", 1)
+        assert taken["acquireTime"] > first["acquireTime"]
+
+
+async def test_whoever_finds_another_name_in_the_lease_leads_no_more(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        election = Election(client, LeaseSettings(enabled=True, identity="1"), Metrics())
+        await election._try()
+        assert election.is_leading
+        lease = api.objects["leases/ullage-system/ullage"]
+        api.put("leases", lease | {"spec": lease["spec"] | {"holderIdentity": "by-hand"}})
+        await election._try()
+        assert not election.is_leading
+
+
+async def test_no_call_for_the_lease_takes_so_long_that_there_is_no_time_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        timeouts: list[float] = []
+        call = client.call
+
+        async def timed(*words: Any, timeout_s: float, **more: Any) -> bytes:
+            timeouts.append(timeout_s)
+            return await call(*words, timeout_s=timeout_s, **more)
+
+        monkeypatch.setattr(client, "call", timed)
+        for duration_s in (15.0, 2.0):
+            election = Election(client, LeaseSettings(enabled=True, duration_s=duration_s, identity="1"), Metrics())
+            await election._try()
+        assert timeouts == [5, 5, 1, 1]
 
 
 async def test_whoever_lost_a_race_for_the_lease_does_not_lead_until_it_has_read_it_again(tmp_path: Path) -> None:

@@ -432,6 +432,17 @@ async def test_no_orders_no_planning_and_the_kill_switch_frees_every_pod(tmp_pat
         await until(lambda: bool(nominated(api, "q")))
 
 
+async def test_who_does_not_lead_lifts_no_gate_however_late(tmp_path: Path) -> None:
+    plan = replace(PLAN, gate_deadline_s=0.1)
+    async with cluster() as api, planning(api, tmp_path, Order(), plan) as planner:
+        api.put("pods", gated("large", "100"))
+        await until(lambda: "uid-large" in planner.engine.ledger.gated)
+        await asyncio.sleep(4 * nominator.SETTLE_S)
+        assert not is_free(api, "large"), "whoever leads may be about to plan it"
+        planner.obey(Order(float("inf")))
+        await until(lambda: is_free(api, "large"))
+
+
 async def test_a_batch_on_its_way_is_not_nominated_after_the_kill_switch(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path) as planner:
         planner.nominator.on_promised = lambda _promised: planner.obey(Order(float("inf"), is_killed=True))

@@ -25,7 +25,7 @@ from scheduler._pb import placement_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from scheduler.errors import ListenError
 from scheduler.learning.telemetry import Sample, SampleError, Subject, UsageStore
 from scheduler.metrics import Metrics
-from scheduler.service import GrpcServer
+from scheduler.service import GrpcServer, plain_spec
 from scheduler.settings import GrpcSettings
 from tests.live_engine import Live, cpu_pod
 
@@ -495,3 +495,8 @@ def test_the_generated_code_is_what_the_protocol_files_generate(tmp_path: Path) 
         assert made.read_text() == (REPO / "scheduler" / "_pb" / made.name).read_text(), (
             f"run `make proto`: {made.name}"
         )
+
+
+def test_a_plain_pod_is_in_the_namespace_that_it_names() -> None:
+    assert plain_spec(pb.PlainPod(namespace="shop")).namespace == "shop"
+    assert plain_spec(pb.PlainPod()).namespace == "default"

@@ -197,9 +197,8 @@ class Nominator:
         metrics = self.engine.metrics
         began = time.monotonic()
         # A leader before us may have died between nominating and lifting: what all of a gang got still holds.
-        held = [s for s in waiting if s.planned and s.planned == s.nominated]
         unheld = {unit_of(s, self.groups) for s in waiting if not (s.planned and s.planned == s.nominated)}
-        finished = [s for s in held if unit_of(s, self.groups) not in unheld]
+        finished = [s for s in waiting if unit_of(s, self.groups) not in unheld]
         await self._each(finished, self._relift)
         rest = [s for s in waiting if s not in finished]
         if not rest:
