@@ -385,3 +385,27 @@ def test_the_devices_of_a_placement_add_up() -> None:
         assert gpu is not None
         used[step.devices] += gpu.milli
     assert dict(used) == {"0": 1000, "1": 1000, "2": 1000, "3": 1000}
+
+
+@pytest.mark.parametrize(
+    ("free", "sizes", "fits"),
+    [
+        ((500, 600), (300, 300, 250, 250), True),
+        ((500, 600), (350, 350, 200, 200), False),
+        ((700, 700, 600), (400, 400, 300, 300, 300, 300), True),
+        ((700, 700, 500), (400, 400, 400, 400), False),
+    ],
+)
+def test_shares_that_best_fit_cannot_pack_are_packed_if_there_is_a_way(
+    free: tuple[int, ...], sizes: tuple[int, ...], fits: bool
+) -> None:
+    kinds = sorted(set(sizes))
+    pods = np.array([sizes.count(kind) for kind in kinds])
+    devices = Devices(np.array([free]), np.ones(len(kinds), np.int64), np.array(kinds))
+    given = devices.assign(0, pods)
+    assert (given is not None) == fits
+    left = dict(enumerate(free))
+    for kind, mask in given or ():
+        left[mask.bit_length() - 1] -= kinds[kind]
+    assert min(left.values()) >= 0
+    assert len(given or ()) == (len(sizes) if fits else 0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.log import POD_BOUND
+from placement.log import POD_BOUND, POD_RELEASED
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodRules, PodSpec
 from placement.resources import CPU, MEMORY, PODS
@@ -237,3 +237,50 @@ def test_thought_changes_nothing() -> None:
     assert (state.taken == free).all()
     assert np.unique(state.gpu_free[0]).max() == 1000
     assert state.version == version
+
+
+class Moves:
+    """Moves a pod to a row at its one act; keeps whether it could."""
+
+    every_s = 100
+
+    def __init__(self, *moves: tuple[str, int]) -> None:
+        self.moves = moves
+        self.could: list[bool] = []
+
+    def act(self, replay: Replay) -> None:
+        if replay.time_s == self.every_s:
+            self.could = [replay.migrate(uid, row, restart_s=30, checkpoint_s=60) for uid, row in self.moves]
+
+
+def test_a_moved_pod_stays_for_what_is_left_and_lost_and_one_that_cannot_go_loses_nothing() -> None:
+    pods = [("moves", TWO, 0, 1000), ("endless", TWO, 0, -1), ("cannot", TWO, 0, 1000)]
+    full = ("full", PodSpec(((CPU, 9000),)), 0, 2000)
+    trace = Trace.of("moves", [node("a", 6000), node("b", 8000), node("c", 9000)], [*pods, full])
+    policy = Moves(("moves", 1), ("endless", 1), ("cannot", 2))
+    replay = Replay(trace, BEST_FIT, ReplayOptions(end_s=1500, policies=(policy,)))
+    outcome = replay.run()
+    assert policy.could == [True, True, False]
+    assert (outcome.num_evictions, outcome.lost_pod_s) == (2, 2 * (60 + 30))
+    released = {event.subject: event.time_s for event in outcome.log if event.kind == POD_RELEASED}
+    assert released == {"moves": 1000 + 60 + 30, "endless": 100, "cannot": 1000}
+    assert [replay.placed_s[replay.pod_of[uid]] for uid in ("moves", "endless", "cannot")] == [100, 100, 0]
+
+
+def test_a_pod_that_waits_backs_off_longer_after_its_second_attempt() -> None:
+    pods = [("a", PodSpec(((CPU, 3000),)), 0, 13), ("b", PodSpec(((CPU, 1000),)), 0, 12), ("waits", TWO, 10, LONG_S)]
+    outcome = Replay(Trace.of("waits", [node("n", 4000)], pods), BEST_FIT, ReplayOptions(end_s=END_S)).run()
+    assert placements(outcome)["waits"] == [14], "tried at 10 and at 12, when one has ended, and then after two seconds"
+
+
+@pytest.mark.parametrize(("learn_from", "source"), [(2, "pods here after 3 arrivals"), (64, "nothing")])
+def test_what_was_learned_before_anybody_left_is_learned_anew_when_the_first_one_does(
+    learn_from: int, source: str
+) -> None:
+    pods = [("a", TWO, 0, 10), ("b", TWO, 1, 20), ("c", TWO, 2, LONG_S), ("d", TWO, 15, LONG_S)]
+    options = ReplayOptions(end_s=30, learn_from=learn_from)
+    replay = Replay(Trace.of("leaves", [node("n", 16_000)], pods), STRATEGIES["priced"], options)
+    replay.run()
+    workload = replay.state.knowledge.workload
+    assert workload is not None
+    assert (workload.source, workload.leaving) == (source, learn_from == 2)
