@@ -413,7 +413,7 @@ class GrpcServer:
         """SERVING while the engine would answer."""
         statuses = health_pb2.HealthCheckResponse
         status = statuses.NOT_SERVING if self.engine.why_not_serving() else statuses.SERVING
-        for name in ("", SERVICES[0]):
+        for name in ("", SERVICES[0], *((PLANS,) if self.plans is not None else ())):
             await self._health.set(name, status)
         await self._health.set(SERVICES[1], statuses.SERVING)
 

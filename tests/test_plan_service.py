@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from placement.planning.plans import Action, Ending, Plan, Step
 from scheduler._pb import plans_pb2 as pb
@@ -48,8 +49,9 @@ def owned(name: str, on: str, cpu: str = "1") -> dict[str, Any]:
 class Here:
     """Server, stub and what they work on."""
 
-    def __init__(self, api: ApiServer, live: Live, stub: Any) -> None:
-        self.api, self.live, self.stub = api, live, stub
+    def __init__(self, api: ApiServer, live: Live, channel: Any) -> None:
+        self.api, self.live = api, live
+        self.stub, self.health = plans_pb2_grpc.PlansStub(channel), health_pb2_grpc.HealthStub(channel)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.live.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -80,7 +82,7 @@ async def here(folder: Path, **plan: Any) -> AsyncIterator[Here]:
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-                yield Here(api, live, plans_pb2_grpc.PlansStub(channel))
+                yield Here(api, live, channel)
         finally:
             await server.stop(0)
             live.recorder.close()
@@ -102,6 +104,15 @@ async def test_a_plan_is_made_told_measured_and_fetched_again(tmp_path: Path) ->
         _, without = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
         assert not without.HasField("usd_per_hour"), "not known is not zero"
         await fails(h.stub.Get(pb.GetPlanRequest(id="plan-99")), grpc.StatusCode.NOT_FOUND)
+
+
+async def test_health_of_plans_follows_the_engine(tmp_path: Path) -> None:
+    async with here(tmp_path) as h:
+        watch = h.health.Watch(health_pb2.HealthCheckRequest(service="ullage.v1.Plans"))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        h.live.engine.is_leading = lambda: False
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
 
 
 async def test_a_purchase_is_for_who_fits_on_no_node_that_is_there(tmp_path: Path) -> None:
