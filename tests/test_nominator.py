@@ -417,6 +417,23 @@ async def test_the_replacement_of_an_evicted_pod_goes_where_its_plan_wants_it(tm
         assert (await scheduler.filter(third, ["node-0000"]))["NodeNames"] == ["node-0000"]
 
 
+async def test_a_replacement_whose_node_has_filled_meanwhile_is_planned_like_any_other_pod(tmp_path: Path) -> None:
+    owner = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": True}]
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        old = pod_object("old", ownerReferences=owner, annotations={TARGET_ANNOTATION: "node-0002"})
+        old["spec"]["nodeName"] = "node-0000"
+        fills = pod_object("fills", cpu="7")
+        fills["spec"]["nodeName"] = "node-0002"
+        api.put("pods", old)
+        api.put("pods", fills)
+        await until(lambda: {"uid-old", "uid-fills"} <= planner.engine.ledger.pods.keys())
+        api.delete("pods", "old", "default")
+        await until(lambda: "uid-old" not in planner.engine.ledger.pods)
+        api.put("pods", gated("new", ownerReferences=owner))
+        await until(lambda: is_free(api, "new"))
+        assert nominated(api, "new") in ("node-0000", "node-0001")
+
+
 async def test_no_orders_no_planning_and_the_kill_switch_frees_every_pod(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path, Order()) as planner:
         api.put("pods", gated("p"))

@@ -21,6 +21,8 @@ from dataclasses import asdict, replace
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from placement.errors import PlacementError
 from placement.gangs import Groups
 from placement.planning.batch_problems import batch_plan, batch_problem
@@ -206,7 +208,7 @@ class Nominator:
         for seen in rest:
             self._forget(seen.uid, "planned again")
         single = [s for s in rest if self.groups.gang_of(s.spec) is None and s.spec.gpu is None]
-        aimed = [s for s in single if self.engine.ledger.target_for(s.uid, s.spec)]
+        aimed = [s for s in single if self._fits_its_target(s)]
         if aimed:
             await self._each(aimed, self._aim)
             rest = [s for s in rest if s not in aimed]
@@ -315,6 +317,13 @@ class Nominator:
             self._busy -= left
             self._retry_s = self.engine.ledger.clock() + self.settings.window_s
         log.debug("batch delivered", extra={"pods": len(arrived), "seconds": time.monotonic() - began})
+
+    def _fits_its_target(self, seen: Seen) -> bool:
+        """Whether an applied plan wants the pod somewhere, and it could go there now."""
+        engine = self.engine
+        row = engine.state.row_of.get(engine.ledger.target_for(seen.uid, seen.spec), -1)
+        there = engine.mask(np.array([row]))
+        return row >= 0 and engine.in_force().decide(engine.state.snapshot(), seen.spec, there, 0).is_placed
 
     async def _aim(self, seen: Seen) -> None:
         """The replacement of a pod that an applied plan evicted goes where that plan wants it."""
