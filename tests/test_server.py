@@ -98,6 +98,25 @@ async def test_requests_on_one_connection_are_answered_in_order_whatever_their_s
         await hang_up(writer)
 
 
+async def test_nothing_is_done_for_a_request_that_comes_after_the_last_one() -> None:
+    """Its caller will send it again elsewhere: a pod would be counted twice."""
+    done: list[bytes] = []
+
+    def kept(request: Request) -> Response:
+        done.append(bytes(request.body))
+        return Response(done[-1])
+
+    server = HttpServer(SMALL, kept, Metrics())
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(post(b"first") + post(b"last", extra="Connection: close\r\n") + post(b"late"))
+    assert [await answer(reader), await answer(reader)] == [(200, b"first"), (200, b"last")]
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert done == [b"first", b"last"]
+    await hang_up(writer)
+    await server.stop(0.1)
+
+
 async def test_large_answers_stay_whole_while_their_reader_dawdles() -> None:
     async with serving() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
