@@ -606,3 +606,14 @@ def test_less_work_ends_a_plan_earlier() -> None:
     little, much = consolidate(fleet, Deadline(0.01, short)), consolidate(fleet, Deadline(1.0, long))
     assert short.done_s < long.done_s
     assert little.usd_per_hour <= much.usd_per_hour
+
+
+@pytest.mark.parametrize("usd", [3.8583226, 3.8583224])
+def test_a_saving_that_only_rounding_keeps_from_its_bound_is_optimal(usd: float) -> None:
+    count, free = np.array([[1, 1, 1, 1]]), np.array([[0, 0, 0, 2]])
+    deletable = np.array([True, True, True, False])
+    fleet = Fleet(np.array([[1]]), count, free, np.ones((1, 4), bool), deletable, np.full(4, usd))
+    result = consolidate(fleet, seconds(5), max_moves=3)
+    assert result.usd_per_hour == pytest.approx(2 * usd, rel=1e-12)
+    assert result.ending == Ending.OPTIMAL
+    assert result.usd_per_hour <= result.bound <= result.usd_per_hour * (1 + 1e-6)

@@ -194,10 +194,11 @@ def consolidate(
     if whole or max_moves is not None:
         best = _add_nodes(fleet, best, max_moves, deadline, seed)
     deadline.note(best.usd_per_hour, max(bound, best.usd_per_hour))
-    proved = 1e-9 if max_moves is not None else PROOF_GAP
+    proved = PROOF_GAP if max_moves is None or _is_best_in_whole_prices(fleet, best, bound) else 1e-9
     if fleet.count.size <= EXACT_CELLS and best.usd_per_hour < bound * (1 - proved) and not deadline.is_over:
         best, most = exactly(fleet, best, max_moves, deadline, seed)
         bound = min(bound, most)
+        proved = max(proved, PROOF_GAP if _is_best_in_whole_prices(fleet, best, bound) else 0.0)
     bound = max(bound, best.usd_per_hour) + 0.0  # no negative zero
     gap = (bound - best.usd_per_hour) / bound if bound > 0 else 0.0
     most = _with_small_change(fleet, bound)
@@ -209,6 +210,11 @@ def consolidate(
     return Consolidated(
         best.deleted, best.arrivals, best.usd_per_hour, max(most, best.usd_per_hour), best.moves, ending
     )
+
+
+def _is_best_in_whole_prices(fleet: Fleet, best: Consolidated, bound: float) -> bool:
+    """Whether a plan reaches a bound at the prices of the programs: what is left between them is rounding then."""
+    return float(np.round(fleet.usd_per_hour[best.deleted] * CENT).sum()) / CENT >= bound * (1 - 1e-9)
 
 
 def _with_small_change(fleet: Fleet, bound: float) -> float:
