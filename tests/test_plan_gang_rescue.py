@@ -130,3 +130,22 @@ def test_a_budget_is_kept_by_the_program_too() -> None:
         plan = plan_for(Request("rescue", taken(*objects), 1.0), Deadline(0.05, WorkClock()))
         assert plan.count(Action.EVICT) == (3 if allowed == 3 else 0), "the gang is whole, or nobody goes for it"
         assert plan.count(Action.PLACE) == plan.count(Action.EVICT)
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_gangs_of_which_a_part_shares_a_budget_do_not_all_give_way(
+    monkeypatch: pytest.MonkeyPatch, *, is_small: bool
+) -> None:
+    gangs = [member(f"g{k}", i, f"n{2 * k + i}") for k in range(2) for i in range(2)]
+    for first in (gangs[0], gangs[2]):
+        first["metadata"]["labels"]["app"] = "db"
+    waiting = [pod(f"w{i}-1", "2", priority=9) for i in range(4)]
+    objects = [*(node(f"n{i}", 2) for i in range(4)), *gangs, *waiting, budget(1)]
+    for one in objects:
+        one["metadata"].setdefault("namespace", "default")
+        one.setdefault("spec", {})
+    if not is_small:
+        monkeypatch.setattr(gang_program, "MOST_PAIRS", 0)
+    plan = plan_for(Request("rescue", taken(*objects), 1.0), Deadline(0.05, WorkClock()))
+    assert Referee(objects).judge(plan) == []
+    assert (plan.count(Action.EVICT), plan.count(Action.PLACE)) == (2, 2), "one of them goes, whole"

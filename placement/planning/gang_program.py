@@ -8,7 +8,7 @@ each at the counts of those above; last, as many pods as possible stay where the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,15 +35,28 @@ def is_small_enough(packing: Packing) -> bool:
     return packing.allowed.size <= MOST_PAIRS
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A disruption budget of gangs: at most ``allowed`` pods go, of which each gang has so many (``pods``)."""
+
+    pods: Mapping[int, int]
+    allowed: int
+
+
 def solve_whole(
-    packing: Packing, gangs: IntArray, may_go: Mapping[int, bool], deadline: Deadline, seed: int
+    packing: Packing,
+    gangs: IntArray,
+    may_go: Mapping[int, bool],
+    shared: Sequence[Shared],
+    deadline: Deadline,
+    seed: int,
 ) -> Whole | None:
     """The best placement in which gangs are whole; None where none was found in time.
 
     ``gangs`` ``(P,)`` has the gang of each pod, -1 for none. Pods of a gang that run must keep a place, all or, where
-    ``may_go`` says so of the gang, none; those that wait get one, all or none.
+    ``may_go`` says so of the gang, none, within budgets that are ``shared``; those that wait get one, all or none.
     """
-    program = _Program(packing, gangs, may_go)
+    program = _Program(packing, gangs, may_go, shared)
     counts: list[int] = []
     x, is_proved = None, True
     for stage in range(len(packing.tiers) + 1):
@@ -63,8 +76,8 @@ def solve_whole(
 class _Program:
     """Columns: pods of each allowed (class, node) pair, of these who stay, and a binary for each gang."""
 
-    def __init__(self, packing: Packing, gangs: IntArray, may_go: Mapping[int, bool]) -> None:
-        self.packing = packing
+    def __init__(self, packing: Packing, gangs: IntArray, may_go: Mapping[int, bool], shared: Sequence[Shared]) -> None:
+        self.packing, self.shared = packing, shared
         self.classes, self.nodes = np.nonzero(packing.allowed)
         self.home = packing.per_node(packing.node_of)
         self.tier = packing.tier[packing.class_of]
@@ -104,6 +117,11 @@ class _Program:
             whole = wholes[gang, runs]
             values = np.append(np.ones(len(columns), np.int64), -size)
             model.add_row(np.append(columns, whole), values, lower=0, upper=0)
+        for budget in self.shared:
+            stay = [(wholes[gang, True], pods) for gang, pods in budget.pods.items() if (gang, True) in wholes]
+            if stay:
+                columns, pods = (np.array(part).ravel() for part in zip(*stay, strict=True))
+                model.add_row(columns, pods, lower=int(pods.sum()) - budget.allowed, upper=INFINITY)
         if is_last:
             at_home = np.minimum(self.home[self.classes, self.nodes], self.size[self.classes])
             stays = np.flatnonzero(at_home)

@@ -18,7 +18,7 @@ import numpy as np
 
 from placement.gangs import gang_of
 from placement.planning.cluster import Cluster
-from placement.planning.gang_program import is_small_enough, solve_whole
+from placement.planning.gang_program import Shared, is_small_enough, solve_whole
 from placement.planning.plans import Action, Deadline, Ending, Plan
 from placement.planning.rescue import Packed, as_it_is, pack
 from placement.planning.rescue_problems import (
@@ -26,6 +26,7 @@ from placement.planning.rescue_problems import (
     RescueProblem,
     broken_by,
     gangs_that_may_go,
+    needs_of,
     rescue_plan,
     rescue_problem,
 )
@@ -72,7 +73,7 @@ class Rescuer:
         first = self._kept(Cuts(), lambda: self.deadline.part(FIRST_SHARE) if may_break or gangs else self.deadline)
         if first is None or not gangs or first.ending in (Ending.OPTIMAL, Ending.INFEASIBLE):
             return first
-        gangs = gangs[:MOST_GANGS]
+        gangs = self._at_once(gangs)[:MOST_GANGS]
         plan = self._without(frozenset(gangs), len(gangs) + 1)
         if plan is None:
             return first
@@ -85,13 +86,15 @@ class Rescuer:
 
     def _exact(self, gangs: list[Gang], bound: float | None) -> Plan | None:
         """By a program in which gangs are whole, cut where a budget is broken as the search is; None where it ends too late."""
-        cuts, may_go = Cuts(), frozenset(gangs)
+        cuts, may_go, residents = Cuts(), frozenset(gangs), self.cluster.state.residents
         while not self.deadline.is_over:
             problem = rescue_problem(self.cluster, cuts)
             numbers = {gang: number for number, gang in enumerate(dict.fromkeys(g for g in problem.gangs if g))}
             of_each = np.array([-1 if gang is None else numbers[gang] for gang in problem.gangs], np.int64)
-            goes = {number: gang in may_go for gang, number in numbers.items()}
-            whole = solve_whole(problem.packing, of_each, goes, self.deadline, self.seed)
+            held = {gang_of(residents[uid].spec) for uid in cuts.kept | cuts.fixed}
+            goes = {number: gang in may_go and gang not in held for gang, number in numbers.items()}
+            shared = self._shared({gang: number for gang, number in numbers.items() if goes[number]})
+            whole = solve_whole(problem.packing, of_each, goes, shared, self.deadline, self.seed)
             if whole is None:
                 return None
             plan, told = self._told(problem, whole.node_of, cuts)
@@ -105,6 +108,25 @@ class Rescuer:
             known = None if bound is None else max(bound, plan.value)
             return replace(plan, bound=known, ending=self.deadline.ending)
         return None
+
+    def _shared(self, numbers: dict[Gang, int]) -> list[Shared]:
+        """The budgets of these gangs, by their numbers."""
+        budgets = self.cluster.budgets
+        pods: dict[int, Counter[int]] = {}
+        for gang, number in numbers.items():
+            for budget, needed in needs_of(self.cluster, gang).items():
+                pods.setdefault(budget, Counter())[number] += needed
+        return [Shared(of, budgets.allowed[budget]) for budget, of in pods.items()]
+
+    def _at_once(self, gangs: list[Gang]) -> list[Gang]:
+        """Of these, the first that may all go within their budgets."""
+        left, found = Counter(dict(enumerate(self.cluster.budgets.allowed))), []
+        for gang in gangs:
+            needed = needs_of(self.cluster, gang)
+            if needed <= left:
+                left -= needed
+                found.append(gang)
+        return found
 
     def _told(self, problem: RescueProblem, node_of: IntArray, cuts: Cuts) -> tuple[Plan, Cuts]:
         """The plan of a placement ``(P,)`` in which gangs are whole, and ``cuts`` with those that it leaves without a place."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,6 +120,15 @@ def _gone_words(gone: tuple[Resident, ...]) -> list[str]:
     return [f"gang {'/'.join(gang)} gives way, all {pods} pods of it" for gang, pods in sizes.items() if gang]
 
 
+def _needs(cluster: Cluster, pods: Iterable[Resident]) -> Counter[int]:
+    return Counter(budget for r in pods for budget in cluster.budgets.of.get(r.uid, ()))
+
+
+def needs_of(cluster: Cluster, gang: tuple[str, str]) -> Counter[int]:
+    """Number of a disruption budget → pods of a gang that runs which it covers."""
+    return _needs(cluster, (r for r in cluster.state.residents.values() if gang_of(r.spec) == gang))
+
+
 def gangs_that_may_go(cluster: Cluster, below: int) -> list[tuple[str, str]]:
     """Gangs that run and may be evicted whole: all of a priority ``below`` this one, nobody of them must stay or waits, and
     budgets allow it; least important and then smallest first."""
@@ -131,7 +141,7 @@ def gangs_that_may_go(cluster: Cluster, below: int) -> list[tuple[str, str]]:
     for gang, pods in members.items():
         if max(r.spec.priority for r in pods) >= below:
             continue
-        needs = Counter(budget for r in pods for budget in cluster.budgets.of.get(r.uid, ()))
+        needs = _needs(cluster, pods)
         is_allowed = all(number <= cluster.budgets.allowed[budget] for budget, number in needs.items())
         if gang not in waits and is_allowed and not any(cluster.why_fixed(r) for r in pods):
             found.append((max(r.spec.priority for r in pods), len(pods), gang))
