@@ -134,6 +134,23 @@ def test_old_history_widens_towards_the_request_and_then_gives_way_to_it() -> No
     assert [f.rung for f in found] == [HISTORY, HISTORY, HISTORY, REQUEST]
 
 
+def test_a_mean_that_moves_below_the_same_peak_is_told() -> None:
+    """Who places by means, as Koordinator does, would else read one of long ago; what others read stays as it was."""
+    made, end_s = forecaster(cpu=100), 2 * 86_400
+    made.add("w", end_s, end_s, cpu_millicores=3000, memory_bytes=2**31)
+    made.take(ask(made.rungs, made.questions({"w": REQUESTED})))
+    before = made.forecasts(end_s)
+    later_s = end_s + 6 * 3600
+    for at in range(end_s + STEP_S, later_s + 1, STEP_S):
+        made.add("w", at, later_s, cpu_millicores=2000, memory_bytes=2**31)
+    made.take(ask(made.rungs, made.questions({"w": REQUESTED})))
+    old, new, fresh = before.of["w"], made.forecasts(later_s, before).of["w"], forecast(made, later_s)
+    assert old.mean_cpu < 200
+    assert new.mean_cpu == fresh.mean_cpu > 500
+    assert new.deviation_cpu == fresh.deviation_cpu
+    assert (new.cpu, new.memory, new.windows) == (old.cpu, old.memory, old.windows)
+
+
 def test_a_resource_without_samples_keeps_its_request_beside_one_that_is_predicted() -> None:
     found = forecast(forecaster(cpu=500, memory=-1), 2 * 86_400)
     assert (found.cpu, found.memory, found.mean_memory) == (500, 2**33, 2**33)

@@ -449,7 +449,7 @@ class Forecaster:
                 continue
             new = self._forecast(known, known.answers, now_s)
             kept = before.get(workload)
-            found[workload] = kept if kept is not None and _is_like(kept, new, known.answers.requested) else new
+            found[workload] = new if kept is None else _kept(kept, new, known.answers.requested)
         return Forecasts(found, self.target.name, self.rungs.source)
 
     def _forecast(self, known: _Known, answers: Answers, now_s: float) -> Forecast:
@@ -602,6 +602,22 @@ def _is_like(old: Forecast, new: Forecast, requested: Requests) -> bool:
     pairs = zip(((old.cpu, old.memory), *old.windows), ((new.cpu, new.memory), *new.windows), strict=True)
     slack = [ROUND * requested.get(resource, 0) for resource in (CPU, MEMORY)]
     return all(abs(a - b) <= s for one, other in pairs for a, b, s in zip(one, other, slack, strict=True))
+
+
+def _kept(old: Forecast, new: Forecast, requested: Requests) -> Forecast:
+    """``old`` where ``new`` says the same, with what is new of means that moved by themselves; else ``new``."""
+    if not _is_like(old, new, requested):
+        return new
+    moved = abs(new.mean_cpu - old.mean_cpu), abs(new.mean_memory - old.mean_memory)
+    if all(by <= ROUND * requested.get(resource, 0) for by, resource in zip(moved, (CPU, MEMORY), strict=True)):
+        return old
+    return replace(
+        old,
+        mean_cpu=min(new.mean_cpu, old.cpu),
+        mean_memory=min(new.mean_memory, old.memory),
+        deviation_cpu=new.deviation_cpu,
+        deviation_memory=new.deviation_memory,
+    )
 
 
 def rungs_below(rung: str) -> int:
