@@ -130,7 +130,7 @@ def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Tr
     assert "The class of lifetime is right for" in page
     shares = report["lifetimes"]["class_shares"]
     assert shares["trees"] + shares["owner"] == CLASS_SHARE
-    assert f"of what is said of classes trees of their own have {shares['trees']:.0%}" in page
+    assert f"of what is said of classes trees of their own have {100 * shares['trees']:.0f} %" in page
     rows = rows_of(report["lifetimes"]["ages"])
     assert rows[0]["lifetimes"] == "at arrival, all"
     assert {"after 15 minutes, owners never fitted on", "after an hour, all"} <= {row["lifetimes"] for row in rows}
