@@ -116,3 +116,34 @@ except KeyboardInterrupt:
         timeout=100,
     )
     assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
+
+
+def test_ctrl_c_during_a_solve_of_highs_is_not_lost() -> None:
+    code = """
+import os
+import signal
+import threading
+import numpy as np
+from placement.planning.solver import Limits, Model, solve_linear
+
+rng = np.random.default_rng(0)
+model = Model()
+columns = model.add_columns(np.ones(200), objective=rng.integers(50, 100, 200))
+for _ in range(40):
+    weights = rng.integers(20, 100, 200)
+    model.add_row(columns, weights, upper=float(weights.sum() // 2))
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    solve_linear(model, Limits(1.5))
+except KeyboardInterrupt:
+    print("heard")
+"""
+    root = str(Path(__file__).parent.parent)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=100,
+    )
+    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr

@@ -157,6 +157,7 @@ def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: Flo
 
     Both run on one thread, whatever ``limits.threads`` says.
     """
+    from concurrent.futures import ThreadPoolExecutor
     from datetime import timedelta
 
     from ortools.math_opt.python import mathopt
@@ -178,9 +179,11 @@ def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: Flo
         variables = list(built.variables())
         hints = [mathopt.SolutionHint(variable_values=dict(zip(variables, hint.tolist(), strict=True)))]
     engine = mathopt.SolverType.GLOP if is_lp else mathopt.SolverType.HIGHS
-    result = mathopt.solve(
-        built, engine, params=parameters, model_params=mathopt.ModelSolveParameters(solution_hints=hints)
-    )
+    hinted = mathopt.ModelSolveParameters(solution_hints=hints)
+    # MathOpt swallows what a listener to Ctrl-C raises. In a thread of its own it hears none: the wait for it does, and
+    # leaves when the solve has ended.
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(mathopt.solve, built, engine, params=parameters, model_params=hinted).result()
     if limits.work is not None:
         limits.work.spend(node_s * (ROOT_NODES + int(result.solve_stats.node_count)))
     return _read_math_opt(result, is_lp, model)
