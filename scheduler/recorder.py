@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -361,17 +361,33 @@ def record_log(
 ) -> int:
     """Write a record for every decision of an event log, live or simulated; how many.
 
-    Times are the log's seconds plus ``epoch_s``. What became of a pod is its next binding in the log. ``progress`` is
-    told now and then how many events have been read.
+    All are written in one transaction, or none. Times are the log's seconds plus ``epoch_s``. What became of a pod is
+    its next binding in the log. ``progress`` is told now and then how many events have been read.
 
     Raises
     ------
     ConfigError : a strategy is missing, or the file cannot be written.
     """
+    written = 0
+
+    def counted() -> Iterator[Record | Fleet | Bound]:
+        nonlocal written
+        for item in _items(events, strategies, epoch_s, progress):
+            written += isinstance(item, Record)
+            yield item
+
+    if not store.write(counted()):
+        raise RecordError(f"records {store.path}: cannot be written; check the folder's rights and free space")
+    return written
+
+
+def _items(
+    events: Iterable[Event], strategies: Sequence[Strategy], epoch_s: float, progress: Callable[[int], None]
+) -> Iterator[Record | Fleet | Bound]:
+    """What the store is given, in order."""
     by_digest = {strategy.digest: strategy for strategy in strategies}
     state, idle, known = ClusterState(events=EventLog()), IdleNodes(), Rejections()
-    batch: list[Record | Fleet | Seen | Bound] = []
-    written, fleet, is_new = 0, "", True
+    fleet, is_new = "", True
     for number, event in enumerate(events):
         if event.kind == placement_log.DECISION:
             record = _replayed(event, number, by_digest, state, idle, known)
@@ -379,28 +395,18 @@ def record_log(
             if is_new:
                 nodes = Fleet.of(state)
                 fleet, is_new = nodes.packed()[0], False
-                batch.append(nodes)
+                yield nodes
             record.fleet = fleet
-            batch.append(record)
-            written += 1
+            yield record
         else:
             apply(state, event)
             is_new = is_new or event.kind.startswith("node_")
             if event.kind == placement_log.POD_BOUND:
                 resident = state.residents[event.subject]
                 where = state.name(resident.row)
-                batch.append(Bound(event.subject, where, resident.devices, event.time_s + epoch_s))
-        if len(batch) >= BATCH:
-            _flush(store, batch)
+                yield Bound(event.subject, where, resident.devices, event.time_s + epoch_s)
+        if (number + 1) % BATCH == 0:
             progress(number + 1)
-    _flush(store, batch)
-    return written
-
-
-def _flush(store: RecordStore, batch: list[Record | Fleet | Seen | Bound]) -> None:
-    if batch and not store.write(batch):
-        raise RecordError(f"records {store.path}: cannot be written; check the folder's rights and free space")
-    batch.clear()
 
 
 def _replayed(

@@ -22,6 +22,7 @@ from scheduler.records import IDLE, Fleet, Record, RecordReader
 
 HOURS_A_MONTH = 730.0
 RESAMPLES = 1000
+KUBE, LOG = "kube-scheduler", "the log"
 FEW = 100
 """Below so many settled pods a report says that it proves nothing."""
 
@@ -82,6 +83,8 @@ class Shadow:
     pods: int = 0
     from_s: float = 0.0
     to_s: float = 0.0
+    placer: str = KUBE
+    """Whose choices ours are compared with."""
     agreed: int = 0
     differed: int = 0
     ours_only: int = 0
@@ -112,13 +115,19 @@ class Shadow:
             return "No decision is recorded that matches: nothing to compare. Does a scheduler call us? Ask `ullage doctor`."
         if not settled:
             return "No pod with a choice of ours has been seen bound yet: nothing to compare."
-        start = f"Ullage agreed with kube-scheduler on {100 * self.agreement.value:.0f} % of {settled:,} pods"
+        start = f"Ullage agreed with {self.placer} on {100 * self.agreement.value:.0f} % of {settled:,} pods"
         if self.is_little:
             return f"{start}; too few to judge (below {FEW})."
         if not self.usd_a_month.is_clear:
             return f"{start}; no clear difference in nodes put to use."
         word = "less" if self.usd_a_month.value > 0 else "more"
         return f"{start}; its choices would have cost about {abs(self.usd_a_month.value):,.0f} USD a month {word}."
+
+    def limits(self) -> str:
+        """What the comparison does not say."""
+        steps = f"One step deep: each choice is judged in the world that {self.placer}'s earlier choices left. "
+        of_log = "In a log, what wrote it bound the pods: in a replay's, its own strategy, which agrees with itself. "
+        return steps + (of_log if self.placer == LOG else "") + PRICED
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -144,25 +153,23 @@ class Shadow:
             "allocation": self.allocation,
             "strategies": self.by_strategy,
             "examples": self.examples,
-            "limits": LIMITS,
+            "limits": self.limits(),
         }
 
 
-LIMITS = (
-    "One step deep: each choice is judged in the world that kube-scheduler's earlier choices left. "
-    "USD assumes that an idle node is switched off and that nodes stay in use as long as they were seen to."
-)
+PRICED = "USD assumes that an idle node is switched off and that nodes stay in use as long as they were seen to."
 
 
 def compare(reader: RecordReader, records: Iterable[Record], prices: NodePrices, seed: int = 0) -> Shadow:
     """Compare the last decision about each pod with where it was bound. ``records`` come oldest first."""
     shadow = Shadow()
     last: dict[str, Pod] = {}
-    busy = BusyTimes()
+    busy, modes = BusyTimes(), set[str]()
     for record in records:
         shadow.records += 1
         shadow.from_s = shadow.from_s or record.asked_s
         shadow.to_s = record.asked_s
+        modes.add(record.mode)
         shadow.by_strategy[record.strategy] = shadow.by_strategy.get(record.strategy, 0) + 1
         fleet = reader.fleet(record.fleet)
         last[record.uid] = _pod(record, fleet, prices)
@@ -170,6 +177,8 @@ def compare(reader: RecordReader, records: Iterable[Record], prices: NodePrices,
             busy.see(record, fleet)
     pods = list(last.values())
     shadow.pods = len(pods)
+    if "log" in modes:
+        shadow.placer = LOG if modes == {"log"} else f"{KUBE} or {LOG}"
     shadow.busy_hours = busy.mean_s(shadow.to_s) / 3600
     _count(shadow, pods)
     _estimate(shadow, [p for p in pods if p.record.agrees is not None], seed)
@@ -296,7 +305,7 @@ def _rows(shadow: Shadow) -> list[tuple[str, str]]:
         ("agreed", f"{shadow.agreed:,} pods: {value:.1f} % (95 %: {low:.1f} % to {high:.1f} %)"),
         ("differed", f"{shadow.differed:,} pods"),
         ("only we had a node", f"{shadow.ours_only:,} pods, not seen bound"),
-        ("only kube-scheduler had", f"{shadow.theirs_only:,} pods"),
+        (f"only {shadow.placer} had", f"{shadow.theirs_only:,} pods"),
         ("nobody had", f"{shadow.neither:,} pods"),
         ("idle nodes put to use, fewer with us", shadow.nodes_fewer.text()),
         ("a node put to use stays in use for", f"{shadow.busy_hours:,.2f} hours"),
@@ -321,7 +330,7 @@ def to_text(shadow: Shadow) -> str:
             f"    {e['decision']:<18} {e['pod']}: {e['ours']} instead of {e['theirs']} ({e['usd_an_hour']:+.3f} USD/h)"
             for e in shadow.examples
         ]
-    return "\n".join([*lines, "", f"  {LIMITS}", ""])
+    return "\n".join([*lines, "", f"  {shadow.limits()}", ""])
 
 
 _STYLE = """
@@ -352,7 +361,7 @@ def to_html(shadow: Shadow, command: str) -> str:
         f"<td>{html.escape(e['theirs'])}</td><td>{e['usd_an_hour']:+.3f}</td></tr>"
         for e in shadow.examples
     )
-    heads = ("decision", "pod", "ours", "kube-scheduler's", "USD/h less with us")
+    heads = ("decision", "pod", "ours", f"{shadow.placer}'s", "USD/h less with us")
     table = (
         '<h2 id="worth">Differences worth most</h2><p>Ask <code>ullage explain decision/ID</code> why.</p>'
         '<div class="wide" role="region" tabindex="0" aria-labelledby="worth"><table><thead><tr>'
@@ -366,7 +375,7 @@ def to_html(shadow: Shadow, command: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Ullage shadow report</title><style>{_STYLE}</style></head><body><main>"
         f"<h1>{html.escape(shadow.headline())}</h1>{_bar(shadow)}<table><tbody>{cells}</tbody></table>{table}"
-        f"<footer><p>{html.escape(LIMITS)}</p><p><code>{html.escape(command)}</code></p></footer></main></body></html>\n"
+        f"<footer><p>{html.escape(shadow.limits())}</p><p><code>{html.escape(command)}</code></p></footer></main></body></html>\n"
     )
 
 
@@ -376,7 +385,7 @@ def _bar(shadow: Shadow) -> str:
         ("agreed", shadow.agreed, "agreed"),
         ("differed", shadow.differed, "differed"),
         ("only we had a node", shadow.ours_only, "ours"),
-        ("only kube-scheduler had", shadow.theirs_only, "theirs"),
+        (f"only {shadow.placer} had", shadow.theirs_only, "theirs"),
         ("nobody had", shadow.neither, "nobody"),
     )
     seen = [(f"{name}: {count:,} pods", count, colour) for name, count, colour in parts if count]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.api_server import ApiServer, api_server, kubeconfig, node_object
 
@@ -45,6 +46,25 @@ async def test_check_opens_the_files_that_settings_name(tmp_path: Path) -> None:
     assert "workload.json" in text
     assert "Traceback" not in text
     assert (await run("--check"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "where", "says"),
+    [
+        ("--records", "folder", "is a folder; give a file"),
+        ("--log-dir", "file", "is a file; give a folder"),
+        ("--log-dir", "file/log", "file is no folder"),
+    ],
+)
+def test_check_says_where_nothing_can_be_written(tmp_path: Path, option: str, where: str, says: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    code, text = asyncio.run(run("--check", option, str(tmp_path / where)))
+    assert code == 2
+    assert says in text
+    assert "Traceback" not in text
+    good = {"--records": "folder/new/r.db", "--log-dir": "folder"}[option]
+    assert asyncio.run(run("--check", option, str(tmp_path / good)))[0] == 0
 
 
 async def test_no_api_no_rights_and_a_taken_port_end_with_1_and_what_to_do(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ BEGINS_S = 1_900_000_000
 SPEC = PodSpec(request=((CPU, 1000),))
 
 
-def lived(folder: Path) -> Path:
-    """A log of ten pods on two nodes, one of which joins late and one pod of which leaves."""
+def lived(folder: Path, *, decides: bool = False) -> Path:
+    """A log of ten pods on two nodes, one of which joins late and one pod of which leaves; with or without decisions."""
     disk = DiskLog(LogSettings(folder=str(folder)), Metrics(), "test")
     state = ClusterState(events=disk)
     strategy = STRATEGIES["first-fit"]
@@ -44,6 +44,9 @@ def lived(folder: Path) -> Path:
         if i == 5:
             state.add_node(NodeSpec("b", ((CPU, 6000),)), time_s=i)
         decision = strategy.decide(state.snapshot(), SPEC)
+        if decides:
+            asked = Asked(strategy.digest, SPEC, None, None)
+            disk.append(Event(i, log.DECISION, f"u{i}", str(decision.node), decision.devices, asked))
         state.bind(f"u{i}", SPEC, decision.node, decision.devices, time_s=i)
     state.release("u3", time_s=20)
     disk.close()
@@ -182,3 +185,39 @@ def test_a_pod_whose_node_goes_ends_when_it_is_gone_itself() -> None:
     ]
     pods = trace_of(events, "t").pods
     assert (pods.arrival_s.tolist(), pods.departure_s.tolist()) == ([10, 20], [NEVER, 300])
+
+
+def test_records_of_a_log_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lived(tmp_path / "log", decides=True)
+    arguments = ["decisions", "from-log", str(tmp_path / "log"), "--records", str(tmp_path / "r.db")]
+    with monkeypatch.context() as patch:
+        patch.setattr("scheduler.records._FINAL", _FULL)
+        failed = CliRunner().invoke(root, arguments)
+    assert isinstance(failed.exception, RecordError)
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    assert CliRunner().invoke(root, arguments).exit_code == 0
+    with RecordReader(str(tmp_path / "r.db")) as reader:
+        before = [record.row() for record in reader.find(Query())]
+    assert len(before) == 10
+    with monkeypatch.context() as patch:
+        patch.setattr("scheduler.records._FINAL", _FULL)
+        assert isinstance(CliRunner().invoke(root, [*arguments, "--epoch", "5"]).exception, RecordError)
+    with RecordReader(str(tmp_path / "r.db")) as reader:
+        assert [record.row() for record in reader.find(Query())] == before, "what was there is as it was"
+
+
+_FULL = "INSERT INTO no_such_table VALUES (?, ?, ?, ?)"
+"""What SQLite refuses, as it does what a full disk has no room for."""
+
+
+def test_a_report_of_a_log_says_who_bound_its_pods(tmp_path: Path) -> None:
+    lived(tmp_path / "log", decides=True)
+    to = ["--records", str(tmp_path / "r.db")]
+    assert CliRunner().invoke(root, ["decisions", "from-log", str(tmp_path / "log"), *to]).exit_code == 0
+    unseen = CliRunner().invoke(root, ["shadow", "report", *to])
+    assert "no decision was made in mode shadow; those that match are seen with --mode log" in unseen.output
+    seen = CliRunner().invoke(root, ["shadow", "report", *to, "--mode", "log"]).output
+    assert "Ullage agreed with the log on 100 % of 10 pods" in seen
+    assert "only the log had" in seen
+    assert "in a replay's, its own strategy" in seen
+    assert "kube-scheduler" not in seen

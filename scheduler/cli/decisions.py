@@ -174,11 +174,17 @@ def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: b
 
     header, events, _lost = read_log(log)
     known = [*strategies_of(header), *STRATEGIES.values(), *(strategy_from_toml(path) for path in tomls)]
-    store = RecordStore(Path(records))
+    target = Path(records)
+    is_new, written = not target.exists(), False
+    store = RecordStore(target)
     try:
         start_s = begin_of(header, events.events) if epoch_s is None else epoch_s
         tell = _now_and_then(steps(quiet=quiet), len(events))
         number = record_log(events, known, store, epoch_s=start_s, progress=tell)
+        written = True
     finally:
         store.close()
+        if is_new and not written:
+            for end in ("", "-wal", "-shm"):
+                target.with_name(target.name + end).unlink(missing_ok=True)
     click.echo(f"{number} decisions written to {records}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
@@ -68,12 +69,41 @@ def _read_files(settings: Settings) -> None:
     from placement.learning.prediction import RULE_PREFIX, load_rungs, target_of
     from scheduler.learning.learner import read_workload
 
+    _check_places(settings)
     if settings.knowledge:
         read_workload(settings.knowledge)
     if settings.usage.model:
         load_rungs(settings.usage.model, target_of(settings.usage.horizon))
         if not settings.usage.model.startswith(RULE_PREFIX):
             load_lifetimes(Path(settings.usage.model))
+
+
+def _check_places(settings: Settings) -> None:
+    """Whether what settings say to write to is of the kind that it must be, as far as it exists.
+
+    Raises
+    ------
+    ConfigError : it is not, or this user may not write to it.
+    """
+    for name, text, is_folder in (
+        ("log.folder", settings.log.folder, True),
+        ("records.path", settings.records.path, False),
+    ):
+        path = Path(text)
+        problem = ""
+        if not text:
+            continue
+        if path.exists():
+            if path.is_dir() != is_folder:
+                problem = "is a file; give a folder" if is_folder else "is a folder; give a file"
+            elif not os.access(path, os.W_OK):
+                problem = "may not be written by this user; change its rights, or give another"
+        else:
+            above = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+            if not above.is_dir():
+                problem = f"cannot be made, because {above} is no folder; give another"
+        if problem:
+            raise ConfigError(f"{name} {text}: {problem}")
 
 
 def _overrides(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +18,12 @@ from scheduler.cli.explain import RECORDS
 from scheduler.errors import RecordError
 from scheduler.settings import MODES
 
+if TYPE_CHECKING:
+    from scheduler.records import Query, RecordReader
+
+
+HELP = "Only pods answered in this mode; log: records of `ullage decisions from-log`."
+
 
 @click.group()
 def shadow() -> None:
@@ -24,7 +32,7 @@ def shadow() -> None:
 
 @shadow.command()
 @RECORDS
-@click.option("--mode", type=click.Choice([*MODES, "log", "all"]), default="shadow", show_default=True, help="Which.")
+@click.option("--mode", type=click.Choice([*MODES, "log", "all"]), default="shadow", show_default=True, help=HELP)
 @click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
 @click.option("--since", default="0", help="Not before: -7d, or Unix seconds.")
 @click.option(
@@ -73,6 +81,10 @@ def report(
     )
     with RecordReader(records) as reader:
         found = compare(reader, reader.find(query), NodePrices(core_usd, gib_usd, gpu_usd), seed)
+        others = _modes(reader, query) if not found.records and mode != "all" else []
+    if others:
+        ways = " or ".join(f"--mode {other}" for other in others)
+        click.echo(f"no decision was made in mode {mode}; those that match are seen with {ways}", err=True)
     command = shlex.join(["ullage", *sys.argv[1:]])
     if report is not None:
         _write(report, to_html(found, command))
@@ -80,6 +92,11 @@ def report(
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:
         click.echo(to_html(found, command) if output == "html" else to_text(found), nl=False)
+
+
+def _modes(reader: RecordReader, query: Query) -> list[str]:
+    """Modes in which a decision that matches was made."""
+    return [mode for mode in (*MODES, "log") if any(True for _ in reader.find(replace(query, mode=mode, limit=1)))]
 
 
 def _write(path: Path, text: str) -> None:
