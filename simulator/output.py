@@ -137,6 +137,11 @@ def _terminal_columns() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def heading(key: str) -> str:
+    """A key as tables for people have it: ``bound_usd_per_month`` is BOUND USD/MONTH, ``gap_percent`` GAP %."""
+    return key.replace("_percent", " %").replace("_per_", "/").replace("_", " ").upper()
+
+
 def table(rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> str:
     """Aligned columns, plain text; the words of the last one go on below themselves beyond ``columns`` letters.
 
@@ -146,15 +151,15 @@ def table(rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> str:
         return "(nothing)"
     keys = list(rows[0])
     cells = [[cell(row[k]) for k in keys] for row in rows]
-    widths = [max(len(k), *(len(line[i]) for line in cells)) for i, k in enumerate(keys)]
+    widths = [max(len(heading(k)), *(len(line[i]) for line in cells)) for i, k in enumerate(keys)]
     right = [any(map(str.strip, column)) and all(map(NUMBER.fullmatch, column)) for column in zip(*cells, strict=True)]
     start = sum(widths[:-1]) + 2 * (len(keys) - 1)
     room = 0 if columns is None or right[-1] else columns - start
     wraps = widths[-1] > room >= LEAST_WRAPPED
     is_far_too_wide = columns is not None and not wraps and 2 * (start + widths[-1]) > 3 * columns
     if is_far_too_wide and len(rows) <= MOST_STANDING:
-        wide = max(map(len, keys))
-        return "\n\n".join("\n".join(f"{k.upper():{wide}}  {v}" for k, v in zip(keys, c, strict=True)) for c in cells)
+        wide = max(len(heading(k)) for k in keys)
+        return "\n\n".join("\n".join(f"{heading(k):{wide}}  {v}" for k, v in zip(keys, c, strict=True)) for c in cells)
 
     def line(parts: Sequence[str]) -> str:
         padded = (p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right, strict=True))
@@ -164,7 +169,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> str:
         first, *more = textwrap.wrap(parts[-1], room, break_on_hyphens=False) if wraps and parts[-1] else parts[-1:]
         return "\n".join([line([*parts[:-1], first]), *(" " * start + text for text in more)])
 
-    return "\n".join([line([k.upper() for k in keys]), *(lines(c) for c in cells)])
+    return "\n".join([line([heading(k) for k in keys]), *(lines(c) for c in cells)])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from placement.planning.plans import Deadline
 from placement.pods import GpuRequest, PodSpec
 from simulator.cost import PriceBook, Rates, shape
 from simulator.delivery import delivery_of
+from simulator.output import table
 from simulator.planning.plan_replay import (
     Question,
     demand_of,
@@ -62,6 +63,13 @@ def test_pods_go_only_to_shapes_with_their_devices_and_model() -> None:
     assert exact.tolist() == [0.0, 2 * DEVICE_UNITS, 0.4 * DEVICE_UNITS]
     row = fleet_row(trace, GPU_BOOK, Deadline(1.0, time.perf_counter))
     assert (row["pods"], row["left_out"], row["nodes"]) == (2, 1, "1xgpu")
+
+
+def test_headings_of_a_fleet_are_words() -> None:
+    row = fleet_row(without_departures(waves()), BOOK, Deadline(1.0, time.perf_counter))
+    shown = table([row], 60)
+    assert "_" not in shown
+    assert all(words in shown for words in ("PEAK S", "BOUND USD/MONTH", "GAP %", "LEFT OUT"))
 
 
 def test_a_fleet_for_nobody_is_refused_in_words() -> None:
