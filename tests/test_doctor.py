@@ -19,6 +19,7 @@ from scheduler.doctor.facts import duration_s, parse_version, read_facts
 from scheduler.rights import OPTIONAL, RIGHTS
 
 REPO = Path(__file__).resolve().parent.parent
+GUARD = REPO / "manifests" / "kustomize" / "base" / "devices-policy.yaml"
 
 
 class World:
@@ -71,7 +72,7 @@ class World:
             "roleRef": {"kind": "ClusterRole", "name": "ullage"},
             "subjects": [{"kind": "ServiceAccount", "name": "ullage"}],
         }
-        self.extra: list[dict[str, Any]] = []
+        self.extra: list[dict[str, Any]] = list(yaml.safe_load_all(GUARD.read_text()))
         self.version = "1.36"
 
     def codes(self, folder: Path) -> set[str]:
@@ -255,6 +256,10 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD308", lambda w: _pod(w.ours)["containers"][0].pop("readinessProbe")),
     ("UD309", lambda w: _pod(w.ours)["containers"][0]["securityContext"].pop("capabilities")),
     ("UD310", lambda w: w.extra.append(_policy("JSONPatch"))),
+    ("UD312", lambda w: w.extra.clear()),
+    ("UD312", lambda w: w.extra.pop()),
+    ("UD312", lambda w: w.extra[1]["spec"].update(validationActions=["Audit"])),
+    ("UD312", lambda w: w.extra[1]["spec"].update(policyName="another")),
     ("UD311", _both(lambda w: w.extra.append(_policy("ApplyConfiguration")), lambda w: setattr(w, "version", "1.35"))),
 ]
 

@@ -20,10 +20,12 @@ import yaml
 from aiohttp import web
 
 from placement.gangs import SIZE
+from placement.resources import DEVICES_ANNOTATION, GPU_SHARE
 from scheduler.binder import Binder
 from scheduler.doctor.doctor import from_probes
 from scheduler.doctor.facts import Facts, read_facts
 from scheduler.doctor.live import LIVE_RULES, Probe, hops, probe, read_metrics, shared, skewed, wrong_answer
+from scheduler.doctor.manifests import POLICY
 from scheduler.doctor.rules import Hit
 from scheduler.extender import Extender
 from scheduler.gates import GATE
@@ -223,6 +225,8 @@ class Api:
         self.reviews: list[dict[str, Any]] = []
         self.user = "admin"
         self.pods: list[dict[str, Any]] = [POD]
+        self.guard: list[dict[str, Any]] | None = []
+        """Policy and binding; None = who asks may not list them."""
 
     async def handle(self, request: web.Request) -> web.Response:
         if request.path == "/version":
@@ -233,6 +237,11 @@ class Api:
             stamp = datetime.fromtimestamp(int(time.time() + self.clock_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             status = {"userInfo": {"username": self.user}}
             return web.json_response({"metadata": {"creationTimestamp": stamp}, "status": status})
+        if "/validatingadmissionpolic" in request.path:
+            if self.guard is None:
+                return web.json_response({"message": "forbidden"}, status=403)
+            kind = POLICY if request.path.endswith("policies") else f"{POLICY}Binding"
+            return web.json_response({"metadata": {}, "items": [o for o in self.guard if o["kind"] == kind]})
         items = self.pods if request.path.endswith("pods") else [{"metadata": {"name": n}} for n in NODES]
         return web.json_response({"metadata": {}, "items": items})
 
@@ -295,6 +304,27 @@ async def test_gangs_that_lack_pods_are_reported_where_batches_are_planned(certi
         found, _ = await probe(planning, client, Probe(address))
         hit = Hit("(gang shop/train)", f"its gang has 1 of 3 pods (annotation {SIZE})")
         assert found == [("UD416", hit)]
+
+
+async def test_gpu_shares_without_the_guard_of_devices_are_said(certificates: Any, tmp_path: Path) -> None:
+    folder = certificates("good")
+    guard = list(yaml.safe_load_all((REPO / "manifests/kustomize/base/devices-policy.yaml").read_text()))
+    async with extender(folder, tmp_path) as (_, address), api(tmp_path) as (served, client):
+        plain = facts_of(folder, tmp_path)
+        shares = facts_of(folder, tmp_path, managedResources=[{"name": GPU_SHARE}])
+
+        async def said(facts: Facts) -> list[tuple[str, str]]:
+            return [(code, hit.message) for code, hit in (await probe(facts, client, Probe(address)))[0]]
+
+        assert await said(plain) == [], "nobody asks for shares"
+        assert await said(shares) == [("UD417", f"no ValidatingAdmissionPolicy is about {DEVICES_ANNOTATION}")]
+        served.guard = guard[:1]
+        unbound = "no ValidatingAdmissionPolicyBinding denies by ullage-devices"
+        assert await said(shares) == [("UD417", unbound)]
+        served.guard = guard
+        assert await said(shares) == []
+        served.guard = None
+        assert await said(shares) == [], "what may not be seen is not judged"
 
 
 async def test_another_accounts_rights_are_asked_by_name(certificates: Any, tmp_path: Path) -> None:

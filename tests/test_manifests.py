@@ -117,6 +117,15 @@ def test_every_install_has_the_same_guard_of_devices(rendered: Facts) -> None:
     assert f"'{DEVICES_ANNOTATION}'" in text
 
 
+def test_the_chart_leaves_the_guard_of_devices_out_on_request_and_the_doctor_says_so(tmp_path: Path) -> None:
+    command = [_tool("helm"), "template", "ullage", str(CHART), "--kube-version", "1.36.3"]
+    facts = _render([*command, "--set", "devicesPolicy.enabled=false"], tmp_path)
+    assert not list(facts.kind("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"))
+    assert [finding.code for finding in examine(facts)] == ["UD312"]
+    without = _render([*command, "--set", "devicesPolicy.enabled=false,scheduler.gpu.enabled=false"], tmp_path)
+    assert not examine(without)
+
+
 def test_every_object_carries_the_conventional_labels(rendered: Facts) -> None:
     wanted = {f"app.kubernetes.io/{key}" for key in ("name", "instance", "version", "part-of", "managed-by")}
     for manifest in rendered.objects:

@@ -29,6 +29,7 @@ from placement import objects
 from placement.marks import why_waits
 from placement.resources import PLAN_GATE
 from scheduler.doctor.facts import DEFAULT_SCHEDULER, Facts, Stanza, Table, list_of, parse_version, table_of
+from scheduler.doctor.manifests import UNGUARDED, gives_shares, why_unguarded
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
 from scheduler.errors import ApiError
 from scheduler.rights import RIGHTS
@@ -164,6 +165,7 @@ LIVE_RULES: tuple[Rule, ...] = (
         "Its pods stay behind our gate until plan.gang_deadline_s and then go without a plan, no longer all or none.",
         "Create the missing pods, or mend minMember (minCount) of its group or the annotation ullage.dev/gang-size.",
     ),
+    Rule("UD417", WARNING, *UNGUARDED),
 )
 
 
@@ -203,6 +205,8 @@ async def probe(facts: Facts, client: KubeClient | None, options: Probe) -> tupl
             found += await _unless_forbidden(neighbours(client, facts), [])
             if facts.settings is not None and facts.settings.plan.enabled:
                 found += await _unless_forbidden(short_gangs(client), [])
+            if gives_shares(facts):
+                found += await _unless_forbidden(unguarded(client), [])
         except ApiError as error:
             found.append(("UD413", Hit("(Kubernetes API)", str(error))))
     for stanza in facts.ours:
@@ -508,6 +512,16 @@ async def short_gangs(client: KubeClient) -> list[Found]:
         if name and meta.uid in waits and {gate.get("name") for gate in pod.spec.schedulingGates or ()} == {PLAN_GATE}:
             found[meta.namespace, name] = ("UD416", Hit(f"(gang {meta.namespace}/{name})", waits[meta.uid]))
     return list(found.values())
+
+
+async def unguarded(client: KubeClient) -> list[Found]:
+    """A finding if no policy of the cluster keeps strangers from writing which devices a pod has."""
+    policies, bindings = [
+        msgspec.json.decode(await client.call("GET", f"/apis/admissionregistration.k8s.io/v1/{plural}"))["items"]
+        for plural in ("validatingadmissionpolicies", "validatingadmissionpolicybindings")
+    ]
+    reason = why_unguarded(policies, bindings)
+    return [("UD417", Hit("(admission policies)", reason))] if reason else []
 
 
 async def neighbours(client: KubeClient, facts: Facts) -> list[Found]:

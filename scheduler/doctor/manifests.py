@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from placement.resources import DEVICES_ANNOTATION, GPU_SHARE
 from scheduler.doctor.facts import Facts, Table, containers, is_ullage, list_of, path_of, pod_spec, table_of
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
 from scheduler.rights import needed
 
+POLICY = "ValidatingAdmissionPolicy"
 Granted = tuple[str, str, str]
 """Group, resource, verb."""
 
@@ -148,6 +150,36 @@ def _policy_version(facts: Facts) -> Iterator[Hit]:
         yield Hit(path_of(policy), f"MutatingAdmissionPolicy is not on by default in {major}.{minor}")
 
 
+def gives_shares(facts: Facts) -> bool:
+    """Whether some stanza of ours manages GPU shares."""
+    return any(GPU_SHARE in stanza.resources for stanza in facts.ours)
+
+
+def why_unguarded(policies: Iterable[Table], bindings: Iterable[Table]) -> str:
+    """Why just anybody may write which devices a pod has, empty if a policy denies it. Policies may have any name."""
+    about = {_name(policy) for policy in policies if DEVICES_ANNOTATION in str(policy.get("spec"))}
+    if not about:
+        return f"no ValidatingAdmissionPolicy is about {DEVICES_ANNOTATION}"
+    specs = [table_of(binding.get("spec")) for binding in bindings]
+    if any(s.get("policyName") in about and "Deny" in list_of(s.get("validationActions")) for s in specs):
+        return ""
+    return f"no ValidatingAdmissionPolicyBinding denies by {' or '.join(sorted(about))}"
+
+
+def _unguarded(facts: Facts) -> Iterator[Hit]:
+    if gives_shares(facts) and any(True for _ in facts.our_deployments):
+        policies, bindings = facts.kind(POLICY), facts.kind(f"{POLICY}Binding")
+        if reason := why_unguarded(policies, bindings):
+            yield Hit(POLICY, reason)
+
+
+UNGUARDED = (
+    "Anybody may write which GPU devices a pod has",
+    f"A restart and a new leader know {DEVICES_ANNOTATION} alone: who may edit pods can have a device given twice.",
+    "Apply devices-policy.yaml of the base (chart: devicesPolicy.enabled), or a policy of your own that does the same.",
+)
+"""Title, why and fix of the rule about manifests and of the one about the cluster."""
+
 MANIFEST_RULES: tuple[Rule, ...] = (
     Rule(
         "UD301",
@@ -237,4 +269,5 @@ MANIFEST_RULES: tuple[Rule, ...] = (
         "Switch the feature gate and API on, set gate and schedulerName in pod templates, or upgrade.",
         _policy_version,
     ),
+    Rule("UD312", WARNING, *UNGUARDED, _unguarded),
 )
