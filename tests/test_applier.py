@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import fcntl
 import itertools
 import os
 import time
@@ -446,6 +447,22 @@ def test_records_of_plans_that_ended_go_by_age_and_by_size_and_no_other(tmp_path
     assert Retention(1, room).prune(tmp_path, 10**6) == 3, "too old, and then the oldest"
     assert {path for path in tmp_path.iterdir() if path.suffix == ".json"} == kept - {used, *newer[:2]}
     assert Retention(1, 1).prune(tmp_path / "nowhere", 10**6) == 0
+
+
+def test_a_lock_that_is_taken_away_before_it_is_held_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, flock = tmp_path / "r.json", fcntl.flock
+    lock = path.with_name("r.json.lock")
+
+    def late(file: Any, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        lock.unlink()  # somebody prunes the record at this moment
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with alone(path):
+        with pytest.raises(RecordError, match="another process"), alone(path):
+            pass
+        assert lock.exists()
 
 
 def test_a_plan_survives_its_document_and_a_foreign_document_is_refused() -> None:

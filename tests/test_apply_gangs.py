@@ -102,6 +102,29 @@ async def test_killed_at_any_write_the_same_command_goes_on_with_the_gang(tmp_pa
     assert number > 10, "there were writes to be killed at"
 
 
+async def test_a_replacement_that_was_seen_home_is_not_waited_for_again(tmp_path: Path) -> None:
+    async with ganged(tmp_path) as here:
+        applier = here.applier(PLAN)
+        applier.say = stop_at_home
+        with pytest.raises(Crash):
+            await applier.run()
+        states = [step.state for step in applier.record.steps]
+        assert states == [State.DONE, State.EVICTED, State.EVICTED]
+        here.wanted["g"] = 2
+        here.api.delete(
+            "pods", applier.record.steps[0].replacement_name.rpartition("/")[2], "default"
+        )  # it has done its work
+        again = here.applier(PLAN)
+        assert await again.run() == PlanState.DONE, again.record.reason
+        assert gang_of(here) == ["d"] * 2
+        here.nothing_is_held()
+
+
+def stop_at_home(_number: int, message: str) -> None:
+    if " is on " in message:
+        raise Crash
+
+
 @pytest.mark.parametrize("why", ["room", "evictions", "marked", "budget"])
 async def test_a_gang_that_cannot_go_whole_does_not_go_at_all(why: str, tmp_path: Path) -> None:
     async with ganged(tmp_path) as here:

@@ -12,11 +12,11 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 from msgspec import Struct
@@ -180,18 +180,29 @@ def alone(path: Path) -> Iterator[None]:
     RecordError : another process holds it, or its folder cannot be written.
     """
     lock = path.with_name(path.name + ".lock")
-    try:
-        file = lock.open("w")
-    except OSError as error:
-        raise RecordError(
-            f"record {path}: its folder cannot be written ({why(error)}); give another --record"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordError(f"record {path}: another process is applying this plan; wait for it") from error
+    with ExitStack() as held:
+        is_ours = False
+        while not is_ours:
+            try:
+                file = held.enter_context(lock.open("w"))
+            except OSError as error:
+                raise RecordError(
+                    f"record {path}: its folder cannot be written ({why(error)}); give another --record"
+                ) from error
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RecordError(f"record {path}: another process is applying this plan; wait for it") from error
+            is_ours = _is_at(file, lock)  # who pruned the record took the file away between the two
         yield
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether the open file is the one that others would open."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)
