@@ -113,7 +113,7 @@ def apply(
     """Act on a plan (JSON or YAML of `ullage plan … -o`), step by step. Says what it would do until told --yes.
 
     Pods are evicted through the Eviction API. It stops when the cluster is no longer the one that was planned for, and
-    can be interrupted at any time: the same command goes on. Exit code 1 when the plan was stopped.
+    can be interrupted at any time (Ctrl-C, SIGTERM): the same command goes on. Exit code 1 when the plan was stopped.
     """
     from scheduler.planning.applier import ApplyLimits
     from scheduler.planning.record import SUFFIX, PlanState, alone, fresh_record, read_record
@@ -151,12 +151,16 @@ def _applier(client: KubeClient, record: PlanRecord, where: Path, limits: ApplyL
 
 
 def _go_on(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
-    from scheduler.planning.record import save_record
+    from scheduler.planning.record import save_record, summary
     from scheduler.rights import APPLIES
 
     save_record(record, where)
     click.echo(f"record: {where}", err=True)
-    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).run(), APPLIES)
+    try:
+        with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).run(), APPLIES)
+    except KeyboardInterrupt:  # SIGTERM, too
+        click.echo(f"{summary(record)}; the same command goes on, --abandon gives it up", err=True)
+        raise
 
 
 def _abandon(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:

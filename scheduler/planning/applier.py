@@ -354,7 +354,8 @@ class Applier:
     async def _replacements(self, group: Sequence[int]) -> None:
         """Find the pods that came for those evicted and steer each to its target; the gates of a gang's go together.
 
-        One that has been on its target is not looked for again, whatever became of it since. Those that a later step places are steered, and waited for there.
+        One that has been on its target is not looked for again, whatever became of it since. Those that a later step
+        places are steered, and waited for there.
         """
         steps = {i: self.plan.steps[i] for i in group if self.record.steps[i].state != State.DONE}
         wanted = {i: target for i, step in steps.items() if (target := step.target or self._target_later(step))}
