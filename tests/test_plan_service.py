@@ -62,6 +62,11 @@ class Here:
         events = [event async for event in self.stub.Make(asked)]
         return events, events[-1].plan
 
+    async def failing(self, asked: pb.MakePlanRequest) -> None:
+        """Ask, and hear it to its end."""
+        async for _ in self.stub.Make(asked):
+            pass
+
 
 @asynccontextmanager
 async def here(folder: Path, **plan: Any) -> AsyncIterator[Here]:
@@ -96,7 +101,8 @@ async def test_a_plan_is_made_told_measured_and_fetched_again(tmp_path: Path) ->
         assert plan.usd_per_hour == pytest.approx(0.5)
         assert plan.gap_share == 0
         assert {event.id for event in events} == {plan.id}
-        assert all(e.progress.unit == "USD per hour saved" for e in events[:-1])
+        assert events[0].WhichOneof("event") is None, "whoever wants to finish it knows its name at once"
+        assert all(e.progress.unit == "USD per hour saved" for e in events[1:-1])
         assert await h.stub.Get(pb.GetPlanRequest(id=plan.id)) == plan
         assert h.metric("ullage_plans_total", kind="consolidate", ending="optimal") == 1
         assert h.metric("ullage_plan_moves", kind="consolidate") == 1
@@ -162,7 +168,29 @@ async def test_a_purchase_ahead_is_also_for_who_came_and_went_so_far(tmp_path: P
         assert plan.details["housed"] == 1
         prometheus.raw = (500, b"no")
         asked = pb.MakePlanRequest(kind=pb.PLAN_KIND_PURCHASE, shapes=[shape], time_seconds=1, **ahead)
-        assert "no foresight: " in await fails(h.stub.Make(asked).read(), grpc.StatusCode.UNAVAILABLE)
+        assert "no foresight: " in await fails(h.failing(asked), grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_purchase_ahead_is_finished_while_its_history_is_read(tmp_path: Path) -> None:
+    async with here(tmp_path) as h, fake_prometheus() as prometheus:
+        prometheus.delay_s = 10**6
+        usage = UsageSettings(prometheus=f"http://127.0.0.1:{prometheus.port}", timeout_s=600)
+        h.live.engine.settings = replace(h.live.engine.settings, usage=usage)
+        h.api.put("pods", pod_object("waits", cpu="8"))
+        shape = pb.NodeShape(name="m", amounts={"cpu": 8000, "memory": 64 << 30, "pods": 110}, usd_per_hour=1.0)
+        making = h.stub.Make(
+            pb.MakePlanRequest(kind=pb.PLAN_KIND_PURCHASE, shapes=[shape], time_seconds=60, ahead_seconds=3600)
+        )
+        last = await making.read()
+        while not prometheus.forms:
+            await asyncio.sleep(0.05)
+        await h.stub.Finish(pb.FinishPlanRequest(id=last.id))
+        async with asyncio.timeout(60):
+            while not last.HasField("plan"):
+                last = await making.read()
+        assert [step.name for step in last.plan.steps] == ["m"]
+        assert last.plan.reasons[0] == worker.NOT_READ
+        assert h.metric("ullage_plans_total", kind="purchase", ending="failed") == 0
 
 
 @pytest.mark.parametrize(
@@ -196,7 +224,7 @@ async def test_a_purchase_ahead_is_also_for_who_came_and_went_so_far(tmp_path: P
 async def test_a_bad_question_is_refused_with_its_reason(question: dict[str, Any], says: str, tmp_path: Path) -> None:
     async with here(tmp_path) as h:
         asked = pb.MakePlanRequest(**{"time_seconds": 1.0, **question})
-        assert says in await fails(h.stub.Make(asked).read(), grpc.StatusCode.INVALID_ARGUMENT)
+        assert says in await fails(h.failing(asked), grpc.StatusCode.INVALID_ARGUMENT)
 
 
 async def test_one_plan_is_made_at_a_time_and_ends_when_asked_or_when_the_caller_goes(tmp_path: Path) -> None:
@@ -225,13 +253,13 @@ async def test_a_cluster_that_cannot_be_read_is_unavailable_and_the_next_plan_is
     async with here(tmp_path) as h:
         h.api.fail_next("GET", "/api/v1/pods", 500)
         asked = pb.MakePlanRequest(kind=pb.PLAN_KIND_BATCH, time_seconds=1)
-        assert "500" in await fails(h.stub.Make(asked).read(), grpc.StatusCode.UNAVAILABLE)
+        assert "500" in await fails(h.failing(asked), grpc.StatusCode.UNAVAILABLE)
         await h.made(kind=pb.PLAN_KIND_BATCH)
         for name in ("a", "b"):
             h.api.delete("nodes", name)
-        assert "has no nodes" in await fails(h.stub.Make(asked).read(), grpc.StatusCode.INVALID_ARGUMENT)
+        assert "has no nodes" in await fails(h.failing(asked), grpc.StatusCode.INVALID_ARGUMENT)
         h.live.engine.is_leading = lambda: False
-        assert "leads" in await fails(h.stub.Make(asked).read(), grpc.StatusCode.UNAVAILABLE)
+        assert "leads" in await fails(h.failing(asked), grpc.StatusCode.UNAVAILABLE)
 
 
 async def test_applying_is_dry_and_off_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

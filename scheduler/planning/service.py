@@ -73,6 +73,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         worker = self._running[name] = PlanWorker(asked, self.engine.settings.kube, ahead)
         ending = "failed"
         try:
+            yield pb.MakePlanEvent(id=name)
             async for event in worker.events():
                 if isinstance(event, Progress):
                     unit = PROGRESS_UNITS[asked.kind]

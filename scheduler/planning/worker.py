@@ -14,13 +14,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -45,13 +45,16 @@ GRACE_S = 120.0
 HISTORY_S = 1800.0
 """Beyond that, to read weeks of history from Prometheus, which is asked for a share of the time only (``usage.busy_share``)."""
 STOPPING_S = 0.1
-"""Between looks whether a plan is to be interrupted."""
+"""Between looks whether somebody tells a worker to end what it does."""
 STOP_S = 10.0
 """For the evictions of a gang that has begun to leave; then the process is killed, and the record knows how far it came."""
 NOTE_S = 0.05
 """At most one word of progress in this time; the last one before the plan always comes."""
 
+NOT_READ = "finished before its history was read, so nothing is expected: only pending pods count"
+
 Say = Callable[[Any], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,17 @@ def _begin(work: Callable[..., None], words: tuple[Any, ...], answer: Connection
     except PlacementError as error:
         status = error.status if isinstance(error, ApiError) else 0
         answer.send(Failure(type(error).__name__, str(error), status))
+
+
+async def until_told(work: Coroutine[None, None, T], told: Event) -> T | None:
+    """What ``work`` returns; None where somebody has ``told`` it to end before."""
+    doing = asyncio.create_task(work)
+    while not (doing.done() or told.is_set()):
+        await asyncio.wait((doing,), timeout=STOPPING_S)
+    doing.cancel()  # of no effect once it is done
+    with suppress(asyncio.CancelledError):
+        return await doing
+    return None
 
 
 class Worker:
@@ -208,8 +222,9 @@ def _make(say: Say, request: Request, kube: KubeSettings, ahead: Ahead | None, c
             say(Progress(value, bound, told_s))
 
     if ahead is not None:
-        seen = asyncio.run(ahead.foreseen(kube))
-        request = msgspec.structs.replace(request, growth=seen.growth, foresight=seen.words)
+        seen = asyncio.run(until_told(ahead.foreseen(kube), cancelled))
+        growth, words = ((), (NOT_READ,)) if seen is None else (seen.growth, seen.words)
+        request = msgspec.structs.replace(request, growth=growth, foresight=words)
     request = msgspec.structs.replace(request, snapshot=asyncio.run(_read(kube)))
     deadline = Deadline(request.time_s, time.perf_counter, cancelled.is_set, note=note)
     say(msgspec.json.encode(plan_for(request, deadline)))
@@ -320,16 +335,8 @@ def apply(say: Say, order: Order, kube: KubeSettings, stopping: Event) -> None:
         finally:
             await client.close()
 
-    async def until_told() -> None:
-        acting = asyncio.create_task(work())
-        while not (acting.done() or stopping.is_set()):
-            await asyncio.wait((acting,), timeout=STOPPING_S)
-        acting.cancel()  # of no effect once it is done
-        with suppress(asyncio.CancelledError):
-            await acting
-
     order.retention.prune(order.record.parent, time.time())
-    asyncio.run(until_told())
+    asyncio.run(until_told(work(), stopping))
 
 
 class ApplyWorker(Worker):
