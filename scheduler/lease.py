@@ -58,6 +58,7 @@ class Election:
         self.path = f"/apis/coordination.k8s.io/v1/namespaces/{settings.namespace}/leases"
         self._renewed_s = float("-inf")
         self._num_terms = 0
+        self._num_transitions = 0
         self._seen = ("", 0.0)
 
     @property
@@ -91,7 +92,8 @@ class Election:
         except ApiError as error:
             if error.status != 404:
                 raise
-            await self._write("POST", self.path, self._body("", 0, acquired=True), started)
+            self._num_transitions = 0
+            await self._write("POST", self.path, self._body("", acquired=True), started)
             return
         lease = _decode(body)
         holder, version = lease.spec.holderIdentity or "", lease.metadata.resourceVersion
@@ -102,11 +104,11 @@ class Election:
         if holder and not is_ours and started - self._seen[1] < duration:
             self._renewed_s = float("-inf")
             return
-        transitions = (lease.spec.leaseTransitions or 0) + (not is_ours)
-        body_out = self._body(version, transitions, acquired=not is_ours, since=lease.spec.acquireTime)
+        self._num_transitions = (lease.spec.leaseTransitions or 0) + (not is_ours)
+        body_out = self._body(version, acquired=not is_ours, since=lease.spec.acquireTime)
         await self._write("PUT", f"{self.path}/{self.settings.name}", body_out, started)
 
-    def _body(self, version: str, transitions: int, *, acquired: bool, since: str | None = None) -> dict[str, Any]:
+    def _body(self, version: str, *, acquired: bool, since: str | None = None) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         return {
             "apiVersion": "coordination.k8s.io/v1",
@@ -117,7 +119,7 @@ class Election:
                 "leaseDurationSeconds": max(1, int(self.settings.duration_s)),
                 "acquireTime": now if acquired or since is None else since,
                 "renewTime": now,
-                "leaseTransitions": transitions,
+                "leaseTransitions": self._num_transitions,
             },
         }
 
@@ -138,7 +140,7 @@ class Election:
         if not self.is_leading:
             return
         self._renewed_s = float("-inf")
-        body = self._body(self._seen[0], 0, acquired=False)
+        body = self._body(self._seen[0], acquired=False)
         body["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
         try:
             await self.api.call("PUT", f"{self.path}/{self.settings.name}", body, timeout_s=2)
