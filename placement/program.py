@@ -142,7 +142,8 @@ class Program:
         self.max_classes = max(64, MAX_CACHED_SCORES // num_cols)
         self.class_of: dict[PodSpec, int] = {}
         self.plain_of: dict[PodSpec, int] = {}
-        """Classes that no rule about other pods concerns, as of ``rules_epoch``: the fast way to a decision."""
+        """Classes that no rule about other pods concerns, as of ``rules_epoch``, and that know of all changes of nodes: the fast
+        way to a decision."""
         self.rules_epoch = self.state.rules.epoch
         self.demands: list[Demand] = []
         self.started: list[int] = []
@@ -246,6 +247,7 @@ class Program:
 
     def _follow_nodes(self) -> None:
         """Nodes were added, changed or removed since the last question; classes follow when they are asked about."""
+        self.plain_of.clear()
         state, allowed = self.state, self.columns.kind_allowed
         for row in sorted(set(state.changed_rows[self.num_changes :])):
             node = state.nodes[row]
@@ -344,7 +346,7 @@ class Program:
             or self.rules_epoch != state.rules.epoch
         ):
             self._class(spec)
-            self.plain_of.clear()
+            self.plain_of.clear()  # whom rules concern may have changed
             self.rules_epoch = state.rules.epoch
         c = self.plain_of.get(spec)
         if c is None:

@@ -38,7 +38,7 @@ from placement.scorers import COST_UNIT, BalancedAfter, BalancedAllocation, Colu
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_from_toml, strategy_named, strategy_to_toml
 from placement.strategy import Strategy, Weighted
-from tests.generators import fleets, pod_specs
+from tests.generators import fleets, node_specs, pod_specs
 from tests.slow_rules import On, may_go
 
 quick = settings(
@@ -144,6 +144,72 @@ def test_both_back_ends_score_and_decide_alike(
         if one.is_placed:
             for state in (compiled, plain):
                 state.bind(str(i), spec, one.node, one.devices)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_every_class_hears_of_a_changed_node_whoever_asks_first(backend: str) -> None:
+    state, strategy = ClusterState(backend=backend), STRATEGIES["best-fit"]
+    small, large = (NodeSpec(f"n{i}", ((CPU, 4000 * (i + 1)), (PODS, 9))) for i in range(2))
+    one, two = (PodSpec(((CPU, milli),)) for milli in (500, 700))
+
+    def home(spec: PodSpec) -> str:
+        return strategy.decide(state.snapshot(), spec).node
+
+    state.add_node(small)
+    state.add_node(large)
+    assert (home(one), home(two)) == ("n0", "n0")
+    state.update_node(replace(small, unschedulable=True))
+    assert strategy.scores(state.snapshot(), one).argmax() == 1
+    assert home(two) == "n1"
+    state.update_node(small)
+    assert strategy.scores(state.snapshot(), two).argmax() == 0
+    assert home(one) == "n0"
+    state.remove_node("n0")
+    assert strategy.scores(state.snapshot(), two).argmax() == 1
+    state.add_node(small)
+    assert strategy.scores(state.snapshot(), two).argmax() == 0
+    assert home(one) == "n0"
+    assert strategy.scores(state.snapshot(), one).argmax() == 0
+
+
+@pytest.mark.skipif(not has_compiled(), reason="numba is not installed")
+@quick
+@given(
+    fleets(),
+    st.lists(pod_specs(), min_size=2, max_size=6),
+    st.lists(st.tuples(st.sampled_from("abcdefg"), node_specs(), st.integers(0, 2**20)), max_size=16),
+    st.sampled_from(sorted(STRATEGIES)),
+)
+def test_both_back_ends_agree_while_nodes_come_go_and_change(
+    nodes: list[NodeSpec], specs: list[PodSpec], changes: list[tuple[str, NodeSpec, int]], strategy: str
+) -> None:
+    """Asked in any order, about any nodes, with pods that others put where they do not fit, on devices that nobody recorded."""
+    states, chosen = [state_of(nodes, specs), state_of(nodes, specs, "numpy")], STRATEGIES[strategy]
+    for step, (what, node, number) in enumerate(changes):
+        names = sorted(states[0].row_of)
+        spec, name = specs[number % len(specs)], names[number % len(names)] if names else ""
+        said = []
+        for state in states:
+            if what == "a" and name:
+                state.update_node(replace(node, name=name), time_s=step)
+            elif what == "b" and name:
+                state.remove_node(name, time_s=step)
+            elif what == "c":
+                state.add_node(replace(node, name=f"new-{step}"), time_s=step)
+            elif what == "d" and name:
+                state.bind(str(step), spec, name, time_s=step)
+            elif what == "e" and state.residents:
+                state.release(min(state.residents), time_s=step)
+            candidates = np.array([number >> row & 1 for row in range(state.num_rows)], np.bool_)
+            scores = (
+                [chosen.scores(state.snapshot(), spec, among) for among in (None, candidates)] if number % 3 else []
+            )
+            decisions = [
+                chosen.decide(state.snapshot(), s, among, number) for s in specs for among in (None, candidates)
+            ]
+            leaves_out = [chosen.program(state).leaves_out(s, candidates) for s in specs]
+            said.append(([s.tolist() for s in scores], decisions, leaves_out))
+        assert said[0] == said[1]
 
 
 def outlooks_of(specs: list[PodSpec], seed: int, as_of_s: int) -> tuple[Forecasts, Lifetimes]:
