@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from scheduler.api import Api, Who, pod_path
 from scheduler.errors import ApiError
-from scheduler.gates import MANAGER, MERGE, TARGET_ANNOTATION, TIMEOUT_S
+from scheduler.gates import MANAGER, MERGE, TARGET_ANNOTATION, TIMEOUT_S, patch_pod
 
 CORDON_ANNOTATION = "ullage.dev/cordoned-by"
 """Annotation on a node: the plan that cordoned it, and may open it again."""
@@ -59,7 +59,7 @@ async def mark_target(api: Api, who: Who, node: str | None) -> None:
     uid, namespace, name = who
     body = {"metadata": {"uid": uid, "annotations": {TARGET_ANNOTATION: node}}}
     path = f"{pod_path(namespace, name)}?{MANAGER}"
-    await api.call("PATCH", path, body, content_type=MERGE, timeout_s=TIMEOUT_S)
+    await patch_pod(api, path, body, MERGE)
 
 
 async def cordon_state(api: Api, node: str) -> tuple[bool, str]:

@@ -54,6 +54,22 @@ def unix_of(text: str) -> float | None:
     return moment.timestamp() if moment.tzinfo else None
 
 
+async def patch_pod(api: Api, path: str, body: dict[str, Any], content_type: str) -> None:
+    """Patch a pod that is named by its UID as well.
+
+    Raises
+    ------
+    ApiError : 404 when the pod is gone, 409 when another one has its name (the API server says 422, for a UID cannot be
+        changed); anything else may be tried again.
+    """
+    try:
+        await api.call("PATCH", path, body, content_type=content_type, timeout_s=TIMEOUT_S)
+    except ApiError as error:
+        if error.status == 422 and "metadata.uid" in str(error):
+            raise ApiError(str(error), 409, error.reason) from error
+        raise
+
+
 async def nominate(api: Api, who: Who, node: str, unix_s: float, devices: str = "") -> None:
     """Write the nomination of a pod, marked as ours, with the devices that it is to get there.
 
@@ -61,13 +77,13 @@ async def nominate(api: Api, who: Who, node: str, unix_s: float, devices: str = 
 
     Raises
     ------
-    ApiError : 404 or 409 when the pod is gone or another one has its name; anything else may be tried again.
+    ApiError : as :func:`patch_pod`.
     """
     uid, namespace, name = who
     marks = {NODE_ANNOTATION: node, TIME_ANNOTATION: timestamp(unix_s), PLANNED_DEVICES_ANNOTATION: devices or None}
     body = {"metadata": {"uid": uid, "annotations": marks}, "status": {"nominatedNodeName": node}}
     path = f"{pod_path(namespace, name)}/status?{WRITE}"
-    await api.call("PATCH", path, body, content_type=MERGE, timeout_s=TIMEOUT_S)
+    await patch_pod(api, path, body, MERGE)
 
 
 async def lift(api: Api, who: Who) -> None:
@@ -78,7 +94,7 @@ async def lift(api: Api, who: Who) -> None:
         "spec": {"schedulingGates": [{"name": GATE, "$patch": "delete"}]},
     }
     path = f"{pod_path(namespace, name)}?{WRITE}"
-    await api.call("PATCH", path, body, content_type=STRATEGIC, timeout_s=TIMEOUT_S)
+    await patch_pod(api, path, body, STRATEGIC)
 
 
 async def clear(api: Api, who: Who, node: str) -> bool:

@@ -181,7 +181,6 @@ class Reflector:
         events = self.client.watch(
             self.path, self.version, timeout_s=settings.watch_timeout_s, silence_s=settings.silence_timeout_s
         )
-        self.last_sign = time.monotonic()
         count, latest = 0, None
         try:
             async for event in events:

@@ -229,7 +229,7 @@ class ApiServer:
                     inner.pop(last)
             return web.json_response(self.put(kind, value))
         if body["metadata"].pop("uid", old["metadata"].get("uid")) != old["metadata"].get("uid"):
-            return self._status(409, "the UID in the precondition does not match")
+            return self._status(422, f'Pod "{name}" is invalid: metadata.uid: Invalid value: field is immutable')
         gates = body.get("spec", {}).pop("schedulingGates", None)
         if gates is not None:
             gone = {gate["name"] for gate in gates if gate.get("$patch") == "delete"}

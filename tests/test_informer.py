@@ -11,6 +11,7 @@ import pytest
 from scheduler import informer
 from scheduler.errors import ApiError
 from scheduler.informer import LONGEST_WAIT_S, Reflector
+from scheduler.kube import ListMeta, Page
 from scheduler.metrics import Metrics
 from scheduler.settings import KubeSettings
 
@@ -29,6 +30,9 @@ class Nothing:
 
     def lose(self, key: str) -> None:
         assert key
+
+    def listed(self) -> None:
+        pass
 
 
 class SlowServer:
@@ -58,3 +62,34 @@ async def test_lists_that_time_out_are_asked_for_less_and_less_often(monkeypatch
     with pytest.raises(asyncio.CancelledError):
         await reflector.run()
     assert pauses[-1] >= LONGEST_WAIT_S / 2
+
+
+class RefusingServer:
+    """Its list is empty, and then every watch is refused."""
+
+    def __init__(self) -> None:
+        self.settings, self.now_s = KubeSettings(), 0.0
+
+    async def list_pages(self, _path: str, *, page_size: int) -> AsyncIterator[Page]:
+        assert page_size
+        yield Page(ListMeta("7"))
+
+    async def watch(self, _path: str, _version: str, **_times: float) -> AsyncIterator[Any]:
+        raise ApiError("refused", 503)
+        yield  # makes it an iterator
+
+
+async def test_a_view_that_nothing_renews_grows_old_however_often_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = RefusingServer()
+    monkeypatch.setattr(informer.time, "monotonic", lambda: server.now_s)
+
+    async def sleep(seconds: float) -> None:
+        server.now_s += seconds
+        if server.now_s > 600:
+            raise asyncio.CancelledError
+
+    reflector = Reflector("pods", "/api/v1/pods", Nothing(), server, Metrics())  # type: ignore[arg-type]  # no calls
+    monkeypatch.setattr(informer.asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await reflector.run()
+    assert reflector.age_s > 600 - 2 * LONGEST_WAIT_S

@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from scheduler.api import Who
 from scheduler.errors import ApiError
+from scheduler.evictions import mark_target
 from scheduler.gates import GATE, clear, lift, nominate
 from scheduler.informer import Informer, Reflector
 from scheduler.kube import KubeClient
@@ -431,9 +432,10 @@ async def test_a_new_pod_of_the_same_name_keeps_its_nomination_and_its_gate(tmp_
         api.put("pods", new)
         old = Who("uid-old", "default", "p")
         assert not await clear(client, old, "n")
-        for act in (lift(client, old), nominate(client, old, "other", 0.0)):
-            with pytest.raises(ApiError, match="409"):
+        for act in (lift(client, old), nominate(client, old, "other", 0.0), mark_target(client, old, "other")):
+            with pytest.raises(ApiError, match="immutable") as caught:
                 await act
+            assert caught.value.status == 409, "as if it were gone"
         assert api.pod("p")["status"]["nominatedNodeName"] == "n"
         assert api.pod("p")["spec"]["schedulingGates"] == [{"name": GATE}]
         assert await clear(client, Who("uid-new", "default", "p"), "n")

@@ -54,7 +54,7 @@ from scheduler.planning.record import PlanRecord, PlanState, State, StepRecord
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 POLL_S = 0.25
-GONE = (404, 409, 422)
+GONE = (404, 409)
 
 
 @dataclass(frozen=True)
