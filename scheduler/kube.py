@@ -164,6 +164,8 @@ class KubeClient:
                         raise refused(method, path, response.status, answer, self.purpose)
                     return answer
             except (aiohttp.ClientError, OSError) as error:
+                if _is_distrust(error) and attempt == 0 and await self._renew():
+                    continue
                 raise _unreachable(self.base, method, path, error) from error
         raise ApiError(f"{method} {path}: 401 after renewing the credentials; log in again", 401)
 
@@ -186,7 +188,8 @@ class KubeClient:
         return extra
 
     async def _renew(self) -> bool:
-        """Read the configuration again after a 401: tokens and client certificates are replaced while we run."""
+        """Read the configuration again after a 401, or where the server's certificate is not trusted: tokens, client
+        certificates and the authority are replaced while we run."""
         try:
             configuration = await _configuration(self.settings)
             self.tls = _tls(configuration)
@@ -242,6 +245,8 @@ class KubeClient:
                 async for line in _lines(response, self.rest_s):
                     yield _decode_event(line)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if _is_distrust(error):
+                await self._renew()
             raise _unreachable(self.base, "WATCH", path, error) from error
         except msgspec.MsgspecError as error:
             raise ApiError(f"WATCH {path}: an event cannot be read: {error}") from error
@@ -322,8 +327,13 @@ def refused(method: str, path: str, code: int, body: bytes, purpose: str = "") -
     return ApiError(f"{method} {path}: {code} {text}{hint and f'; {hint}'}", code, status.reason)
 
 
+def _is_distrust(error: BaseException) -> bool:
+    """Whether a connection was given up because of the server's certificate."""
+    return isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError)
+
+
 def _unreachable(base: str, method: str, path: str, error: BaseException) -> ApiError:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+    if _is_distrust(error):
         advice = "its certificate is not signed by the configured authority; check certificate-authority-data"
     elif isinstance(error, TimeoutError):
         advice = "no answer in time; check that the API server is up and reachable"

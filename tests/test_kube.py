@@ -6,6 +6,8 @@ import asyncio
 import datetime
 import json
 import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +29,8 @@ from scheduler.metrics import Metrics
 from scheduler.settings import KubeSettings, LeaseSettings
 from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object, pod_object
 from tests.certificates import found, issue
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Names:
@@ -118,6 +122,31 @@ async def test_a_token_that_cannot_be_read_for_a_moment_is_a_call_that_failed(tm
         assert b"36" in await client.call("GET", "/version")
 
 
+@asynccontextmanager
+async def tls_client(folder: Path, context: ssl.SSLContext, handle: Handler) -> AsyncIterator[KubeClient]:
+    """A client that trusts ``us.pem`` and is ``current.pem``, and a server of one page."""
+    app = web.Application()
+    app.router.add_get("/version", handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    cluster = {"server": f"https://127.0.0.1:{runner.addresses[0][1]}", "certificate-authority": "us.pem"}
+    user = {"client-certificate": "current.pem", "client-key": "current.key"}
+    whole = {
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (folder / "kubeconfig").write_text(json.dumps(whole), encoding="utf-8")
+    client = await KubeClient.connect(KubeSettings(kubeconfig=str(folder / "kubeconfig")))
+    try:
+        yield client
+    finally:
+        await client.close()
+        await runner.cleanup()
+
+
 async def test_a_client_certificate_that_was_replaced_is_read_again(tmp_path: Path) -> None:
     found(tmp_path, "us")
     for name in ("old", "new", "server"):
@@ -131,30 +160,35 @@ async def test_a_client_certificate_that_was_replaced_is_read_again(tmp_path: Pa
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "us.pem"))
     context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
     context.verify_mode = ssl.CERT_REQUIRED
-    app = web.Application()
-    app.router.add_get("/version", handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     for ending in ("pem", "key"):
         (tmp_path / f"current.{ending}").write_bytes((tmp_path / f"old.{ending}").read_bytes())
-    cluster = {"server": f"https://127.0.0.1:{runner.addresses[0][1]}", "certificate-authority": "us.pem"}
-    user = {"client-certificate": "current.pem", "client-key": "current.key"}
-    whole = {
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": user}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    (tmp_path / "kubeconfig").write_text(json.dumps(whole), encoding="utf-8")
-    client = await KubeClient.connect(KubeSettings(kubeconfig=str(tmp_path / "kubeconfig")))
-    with pytest.raises(ApiError, match="401"):
-        await client.call("GET", "/version")
-    for ending in ("pem", "key"):
-        (tmp_path / f"current.{ending}").write_bytes((tmp_path / f"new.{ending}").read_bytes())
-    assert await client.call("GET", "/version") == b"new"
-    await client.close()
-    await runner.cleanup()
+    async with tls_client(tmp_path, context, handle) as client:
+        with pytest.raises(ApiError, match="401"):
+            await client.call("GET", "/version")
+        for ending in ("pem", "key"):
+            (tmp_path / f"current.{ending}").write_bytes((tmp_path / f"new.{ending}").read_bytes())
+        assert await client.call("GET", "/version") == b"new"
+
+
+async def test_an_authority_that_was_replaced_is_read_again(tmp_path: Path) -> None:
+    for authority, server in (("us", "current"), ("them", "other")):
+        found(tmp_path, authority)
+        issue(tmp_path, server, authority)
+
+    async def handle(_request: web.Request) -> web.Response:
+        return web.Response(text="here", headers={"Connection": "close"})
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "current.pem", tmp_path / "current.key")
+    async with tls_client(tmp_path, context, handle) as client:
+        assert await client.call("GET", "/version") == b"here"
+        context.load_cert_chain(tmp_path / "other.pem", tmp_path / "other.key")
+        with pytest.raises(ApiError, match="not signed by the configured authority"):
+            await client.call("GET", "/version")
+        with pytest.raises(ApiError, match="not signed by the configured authority"):
+            await anext(client.watch("/version", "1", timeout_s=5, silence_s=5))
+        (tmp_path / "us.pem").write_bytes((tmp_path / "them.pem").read_bytes())
+        assert await client.call("GET", "/version") == b"here"
 
 
 async def test_no_server_is_one_sentence(tmp_path: Path) -> None:
