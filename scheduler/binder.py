@@ -57,7 +57,7 @@ class Binder:
             if seen.node:
                 return self._already(binding, seen)
             if (
-                why := self.engine.why_not_serving()
+                why := self.engine.why_not_binding()
             ):  # the lead may have gone while it was looked up, and devices with it
                 return self._count("refused", f"ullage: {why}")
             if binding.node not in self.engine.state.row_of:

@@ -112,6 +112,8 @@ class Engine:
         self.exempt = frozenset(settings.exempt_namespaces)
         self.is_leading: Callable[[], bool] = lambda: True
         self.is_synced: Callable[[], bool] = lambda: True
+        self.may_bind: Callable[[], bool] = lambda: True
+        """Whether every Binding of a process before this one has been seen."""
         self._draws = random.Random(settings.seed)
         self._ids = itertools.count(1)
         self._run = format(time.time_ns() // 1_000_000, "x")
@@ -143,6 +145,12 @@ class Engine:
         if not self.is_leading():
             return "another replica leads"
         return ""
+
+    def why_not_binding(self) -> str:
+        """Why no devices are bound now; empty when they are."""
+        if not self.may_bind():
+            return self.why_not_serving() or "a Binding sent before a restart may still take effect; try again"
+        return self.why_not_serving()
 
     def in_force(self) -> Strategy:
         """The strategy, or the fallback while knowledge that it needs is missing."""

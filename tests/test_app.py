@@ -61,12 +61,17 @@ async def until(what: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running(api: ApiServer, folder: Path, *, wait: bool = True, **changes: Any) -> AsyncIterator[Scheduler]:
+async def running(
+    api: ApiServer, folder: Path, *, wait: bool = True, is_first: bool = True, **changes: Any
+) -> AsyncIterator[Scheduler]:
+    """``is_first``: no process was there before that may have sent Bindings."""
     kube = KubeSettings(page_size=2, silence_timeout_s=5)
     defaults: dict[str, Any] = {"mode": "decide", "strategy": "best-fit", "kube": kube}
     settings = Settings(http=HttpSettings(host="127.0.0.1", port=0, deadline_ms=5000), **(defaults | changes))
     async with client_of(api, folder, page_size=2) as client, aiohttp.ClientSession() as session:
         app = App(settings, client, Quiet())
+        if is_first:
+            app.engine.may_bind = lambda: True
         await app.start()
         life = asyncio.create_task(app.run(asyncio.Event()))
         try:
@@ -160,6 +165,27 @@ async def test_devices_are_bound_once_and_come_back_after_a_restart(tmp_path: Pa
         async with running(api, tmp_path) as again:
             state = again.app.engine.state
             assert sorted(state.gpu_free[:3, :2].ravel().tolist()) == [400] * 6
+
+
+async def test_a_binding_that_was_sent_before_a_restart_keeps_its_device(tmp_path: Path) -> None:
+    """The process was killed with it on its way, and its next life must not take the device for free."""
+    kube = KubeSettings(bind_timeout_s=1)
+    async with cluster(gpus=1, nodes=1) as api, client_of(api, tmp_path) as killed:
+        old, new = (api.put("pods", pod_object(name, milli=600)) for name in ("old", "new"))
+        meta = {"name": "old", "uid": "uid-old", "annotations": {"ullage.dev/devices": "0"}}
+        body = {"metadata": meta, "target": {"name": NAMES[0]}}
+        api.bindings_go_on.clear()
+        late = asyncio.create_task(killed.call("POST", "/api/v1/namespaces/default/pods/old/binding", body))
+        await until(lambda: ("POST", "/api/v1/namespaces/default/pods/old/binding") in api.calls)
+        async with running(api, tmp_path, is_first=False, kube=kube) as scheduler:
+            assert (await scheduler.filter(new, NAMES[:1], gpu=True))["NodeNames"] == NAMES[:1]
+            assert "may still take effect" in await scheduler.bind(new, NAMES[0])
+            api.bindings_go_on.set()
+            await late
+            await until(lambda: scheduler.app.lead.may_bind)
+            assert "no longer free" in await scheduler.bind(new, NAMES[0])
+            assert api.pod(old["metadata"]["name"])["spec"]["nodeName"] == NAMES[0]
+            assert "nodeName" not in api.pod("new")["spec"]
 
 
 @pytest.mark.parametrize(("status", "after_effect"), [(0, True), (500, True), (504, True), (0, False), (500, False)])
