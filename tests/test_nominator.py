@@ -18,13 +18,17 @@ import pytest
 
 from placement import gangs
 from placement.planning.batch import Batch, Batched
+from scheduler.errors import ApiError
 from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
+from scheduler.ledger import Seen
 from scheduler.planning import nominator
 from scheduler.planning.adherence import EXPIRED
+from scheduler.planning.nominator import Nominator
 from scheduler.planning.planner import Planner
 from scheduler.planning.planner_process import Order
 from scheduler.settings import PlanSettings, Settings
 from tests.api_server import ApiServer, client_of, pod_object
+from tests.live_engine import Live, cpu_pod
 from tests.test_app import cluster, running, until
 
 pytestmark = pytest.mark.timeout(90)
@@ -247,6 +251,40 @@ async def test_a_patch_that_fails_is_done_again_and_nothing_stays_reserved(statu
             bind(api, f"p{i}", nominated(api, f"p{i}"))
         await until(lambda: outcome(planner, "as planned") == 4)
         assert not planner.engine.ledger.reservations
+
+
+class Refusing:
+    """An API that takes no patch."""
+
+    async def call(self, *_args: object, **_more: object) -> bytes:
+        raise ApiError("429 too many requests", 429)
+
+
+async def test_a_pod_that_is_refused_again_and_again_is_tried_less_and_less_often(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch a window, each pod of it patched anew, would keep an API server that is overloaded as it is."""
+    live, now_s = Live(tmp_path / "records.db"), 0.0
+    live.ledger.clock = lambda: now_s
+    planner = Nominator(live.engine, Refusing(), PLAN)
+    bad, good = (Seen(name, name, "shop", 1, cpu_pod(1), is_gated=True) for name in ("bad", "good"))
+    for seen in (bad, good):
+        live.ledger.see(seen)
+    assert planner.ready() == []
+    waits = []
+    for _ in range(8):
+        now_s += 10
+        assert set(planner.ready()) == {bad, good}
+        assert not await planner._lift(bad)
+        began_s = now_s
+        while bad not in planner.ready():
+            assert planner.ready() == [good], "whose own patches are not refused"
+            now_s += 0.1
+        waits.append(now_s - began_s)
+    assert waits == sorted(waits)
+    assert waits[-1] == pytest.approx(5, abs=0.2)
+    assert [r.message for r in caplog.records].count("planned pod not patched") == 1
+    planner.solver.close()
 
 
 async def test_a_nomination_that_nobody_takes_is_cleared_and_one_that_was_replaced_is_left(tmp_path: Path) -> None:

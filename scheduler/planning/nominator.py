@@ -36,6 +36,7 @@ from scheduler.errors import ApiError
 from scheduler.gates import clear, lift, nominate
 from scheduler.ledger import Seen
 from scheduler.planning.adherence import AS_PLANNED, ENDED, EXPIRED, Adherence, Place, judged, why_not_bound
+from scheduler.planning.patience import Patience
 from scheduler.planning.solver import Solver
 from scheduler.settings import PlanSettings
 
@@ -105,6 +106,7 @@ class Nominator:
         """UID → when its gate was first seen by the ledger's clock."""
         self._busy: set[str] = set()
         """UIDs of pods that are planned and on their way, or were let go, until the watch shows them without our gate."""
+        self._patience = Patience()
         self._left: set[str] = set()
         """UIDs of pods for which the last batch had no place."""
         self._running: Counter[tuple[str, str] | None] = Counter()
@@ -156,11 +158,13 @@ class Nominator:
         if not waiting or self._since[waiting[0]] > now - self.settings.window_s:
             return []
         found: list[Seen] = []
+        resting = {unit_of(s, self.groups) for u, s in ledger.gated.items() if self._patience.is_resting(u, now)}
 
         def rank(members: list[Seen]) -> tuple[bool, int]:
             return members[0].uid in self._left, -max(seen.spec.priority for seen in members)
 
-        for members in sorted(self._by_unit(waiting).values(), key=rank):
+        units = self._by_unit(waiting)
+        for members in sorted((units[unit] for unit in units.keys() - resting), key=rank):
             fits = not found or len(found) + len(members) <= self.settings.max_pods
             if fits and not self._why_waits(members, now):
                 found += members
@@ -352,20 +356,20 @@ class Nominator:
         try:
             await nominate(self.writer, seen.who, node, time.time(), devices_text(devices))
         except ApiError as error:
-            self._failed("nominate", error)
+            self._failed("nominate", seen, error)
             ledger.forget(seen.uid, "not nominated")
             return False
         self._active[seen.uid] = (node, ledger.clock())
-        self.engine.metrics.plan_patches.labels("nominate", "done").inc()
+        self._worked("nominate", seen)
         return True
 
     async def _lift(self, seen: Seen) -> bool:
         try:
             await lift(self.writer, seen.who)
         except ApiError as error:
-            self._failed("lift", error)
+            self._failed("lift", seen, error)
             return False
-        self.engine.metrics.plan_patches.labels("lift", "done").inc()
+        self._worked("lift", seen)
         return True
 
     async def _relift(self, seen: Seen) -> None:
@@ -401,15 +405,19 @@ class Nominator:
         try:
             await clear(self.api, seen.who, seen.planned)
         except ApiError as error:
-            self._failed("clear", error)
+            self._failed("clear", seen, error)
             return False
-        self.engine.metrics.plan_patches.labels("clear", "done").inc()
+        self._worked("clear", seen)
         return True
 
-    def _failed(self, what: str, error: ApiError) -> None:
+    def _worked(self, what: str, seen: Seen) -> None:
+        self._patience.worked(seen.uid)
+        self.engine.metrics.plan_patches.labels(what, "done").inc()
+
+    def _failed(self, what: str, seen: Seen, error: ApiError) -> None:
         outcome = "gone" if error.status in GONE else "failed"
         self.engine.metrics.plan_patches.labels(what, outcome).inc()
-        if outcome == "failed":
+        if outcome == "failed" and self._patience.failed(seen.uid, self.engine.ledger.clock()):
             log.warning("planned pod not patched", extra={"what": what, "error": str(error)})
 
     # ── how it ends ───────────────────────────────────────────────────────────────────────────
@@ -420,8 +428,9 @@ class Nominator:
         metrics, settings = self.engine.metrics, self.settings
         metrics.plan_gated.set(len(ledger.gated))
         self._adopt()
-        waiting = ledger.gated.keys() - self._busy
-        gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in waiting]
+        self._patience.keep(ledger.pods)
+        waiting = [uid for uid in ledger.gated.keys() - self._busy if not self._patience.is_resting(uid, now)]
+        gated = [(ledger.gated[uid], self._since[uid]) for uid in waiting if uid in self._since]
         late = [seen for seen, since in gated if now - since > self._deadline(seen)]
         await self._let_go(self._why_late(late, now))
         old = []
@@ -436,7 +445,8 @@ class Nominator:
                 why = EXPIRED if is_expired else why_not_bound(seen.nominated)
                 self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why))
             elif now - since > settings.nomination_deadline_s and seen.planned == node:
-                old.append(seen)
+                if not self._patience.is_resting(uid, now):
+                    old.append(seen)
         await self._each(old, self._expire)
         metrics.plan_nominations.set(len(self._active))
 
