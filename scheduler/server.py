@@ -9,7 +9,9 @@ Nothing that a client sends can raise here: the worst is a 4xx and a closed conn
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ KEEP_BUFFER = 1 << 20
 """Only larger bodies count as pending, so that announcing some and dawdling keeps nobody out; a larger buffer is not
 kept by its connection, but one such for all, for a while."""
 SPARE_S = 60.0
+BACKLOG = 512
 _REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -383,6 +386,17 @@ def problem(status: int, message: str) -> Response:
     return Response(b'{"Error":"' + text.encode("utf-8", "replace") + b'"}', status)
 
 
+def _every_address(port: int) -> socket.socket:
+    """Listens on one port of all addresses: a cluster's pods may have IPv6 addresses alone, or both."""
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is built in, and switched off
+                raise
+    return socket.create_server(("", port), backlog=BACKLOG)
+
+
 class HttpServer:
     """Listens, and ends connections that idle or dawdle."""
 
@@ -411,12 +425,11 @@ class HttpServer:
             extra = {"ssl": followed_context(http), "ssl_handshake_timeout": 10}
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                lambda: Connection(self.limits), http.host, http.port, backlog=512, **extra
-            )
+            place = {"host": http.host, "port": http.port} if http.host else {"sock": _every_address(http.port)}
+            self._server = await loop.create_server(lambda: Connection(self.limits), backlog=BACKLOG, **place, **extra)
         except OSError as error:
             raise ListenError(
-                f"cannot listen on {http.host}:{http.port} ({error.strerror or error}); "
+                f"cannot listen on {http.host or 'every address'}, port {http.port} ({error.strerror or error}); "
                 "stop what holds the port or set http.port"
             ) from error
         self._sweeper = asyncio.create_task(self._sweep())

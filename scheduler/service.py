@@ -393,7 +393,8 @@ class GrpcServer:
             plans_pb2_grpc.add_PlansServicer_to_server(self.plans, server)
             services = (*SERVICES, PLANS)
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = f"{settings.host}:{max(settings.port, 0)}"
+        host = f"[{settings.host.strip('[]')}]" if ":" in settings.host else settings.host
+        address = f"{host}:{max(settings.port, 0)}"
         try:
             if settings.tls_cert:
                 self.port = server.add_secure_port(address, credentials(settings))

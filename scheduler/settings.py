@@ -59,8 +59,8 @@ def _choice(default: str, choices: tuple[str, ...]) -> Any:
 class HttpSettings:
     """The port that kube-scheduler calls."""
 
-    host: str = "0.0.0.0"
-    """Address to listen on."""
+    host: str = ""
+    """Address to listen on; empty = every one, of IPv6 and IPv4 as far as the machine has them."""
     port: int = _number(8443, 0, 65535)
     """0 picks a free one and says which."""
     tls_cert: str = ""

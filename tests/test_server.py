@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -78,8 +81,8 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-async def ask(port: int, data: bytes) -> tuple[int, bytes]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def ask(port: int, data: bytes, host: str = "127.0.0.1") -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(data)
         return await answer(reader)
@@ -362,6 +365,35 @@ async def test_noise_never_harms_a_good_client() -> None:
         gc.collect()
         assert len(server.limits.connections) <= 1
         assert server.limits.pending_bytes == 0
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has a loopback address of it."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+async def test_pods_with_addresses_of_either_kind_are_reached_without_a_setting() -> None:
+    async with serving(HttpSettings(port=0)) as server:
+        for host in ("127.0.0.1", "::1"):
+            assert await ask(server.port, post(b"hello"), host) == (200, b"hello")
+
+
+async def test_where_ipv6_is_switched_off_the_other_addresses_are_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = socket.create_server
+
+    def without_ipv6(address: tuple[str, int], *, family: int = socket.AF_INET, **more: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return create(address, family=family, **more)
+
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    async with serving(HttpSettings(port=0)) as server:
+        assert await ask(server.port, post(b"hello")) == (200, b"hello")
 
 
 async def test_a_taken_port_is_one_sentence() -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from placement.resources import GPU_SHARE
 from scheduler.doctor.facts import OUR_PATHS, Facts, Stanza, duration_s, list_of, table_of
+from scheduler.settings import LOOPBACK
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 SEVERITIES = (INFO, WARNING, ERROR)
@@ -367,8 +368,9 @@ def _self_exempt(facts: Facts) -> Iterator[Hit]:
 
 
 def _serves_plain(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is not None and not facts.settings.http.tls_cert and facts.settings.http.host != "127.0.0.1":
-        yield Hit("http.tls_cert", f"verbs are served without TLS on {facts.settings.http.host}")
+    if facts.settings is not None and not facts.settings.http.tls_cert and facts.settings.http.host not in LOOPBACK:
+        where = facts.settings.http.host or "every address"
+        yield Hit("http.tls_cert", f"verbs are served without TLS on {where}")
 
 
 def _anybody(facts: Facts) -> Iterator[Hit]:

@@ -445,9 +445,8 @@ class Nominator:
                 why = EXPIRED if is_expired else why_not_bound(seen.nominated)
                 self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why))
             elif now - since > settings.nomination_deadline_s and seen.planned == node:
-                if not self._patience.is_resting(uid, now):
-                    old.append(seen)
-        await self._each(old, self._expire)
+                old.append(seen)
+        await self._each([s for s in old if not self._patience.is_resting(s.uid, now)], self._expire)
         metrics.plan_nominations.set(len(self._active))
 
     def _is_to_be_shown(self, uid: str) -> bool:
