@@ -1,8 +1,8 @@
 """``ullage``: the command line, and the only place that knows both the live and the simulated side.
 
 Sub-commands load when they are called, so that ``ullage --help`` answers at once and a base install runs what it
-can. Every expected failure is one message: 1 for failures, 2 for wrong usage, 130 for Ctrl-C, 143 for SIGTERM, which ends
-a command as Ctrl-C does; ``--debug`` shows the traceback.
+can. Every expected failure is one message: 1 for failures, 2 for wrong usage (an input that
+is not there is one), 130 for Ctrl-C, 143 for SIGTERM, which ends a command as Ctrl-C does; ``--debug`` shows the traceback.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import msgspec
 import yaml
 from msgspec import Raw, Struct
 
+from placement.errors import ConfigError
 from scheduler.errors import ApiError
 from scheduler.rights import what_to_do
 from scheduler.settings import KubeSettings
@@ -95,7 +96,7 @@ class KubeClient:
 
         Raises
         ------
-        ApiError : no usable configuration.
+        ConfigError : the file is not there. ApiError : no usable configuration.
         """
         configuration = await _configuration(settings)
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
@@ -287,7 +288,7 @@ async def _configuration(settings: KubeSettings) -> Any:
         path = KUBE_CONFIG_DEFAULT_LOCATION
     if path and not any(Path(part).expanduser().is_file() for part in path.split(os.pathsep)):
         given = "--kubeconfig" if settings.kubeconfig else "$KUBECONFIG"
-        raise ApiError(f"kubeconfig {path}: no such file; correct {given}, or leave it out inside a pod")
+        raise ConfigError(f"kubeconfig {path}: no such file; correct {given}, or leave it out inside a pod")
     try:
         if path:
             await load_kube_config(

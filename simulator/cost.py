@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from placement.errors import nearest, why
+from placement.errors import ConfigError, nearest, why
 from placement.nodes import NodeSpec
 from placement.resources import CPU, GPU_SHARE, MAX_AMOUNT, MAX_DEVICES, MEMORY, PODS
 from simulator.fleet import Shape
@@ -151,11 +151,14 @@ def read_price_book(path: Path) -> PriceBook:
 
     Raises
     ------
+    ConfigError : the file is not there.
     TraceError : a column is missing, unknown or there twice, a name appears twice, or a price is negative or not a
         number; the row is named.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"price book {path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"price book {path}: cannot be read ({why(error)}); check the path") from error
     if path.suffix == ".json":

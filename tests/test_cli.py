@@ -87,7 +87,7 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
         (("simulate", "demo", "-s", "bestfit"), 2, "did you mean 'best-fit'"),
         (("simulate", "demo"), 2, "Missing option"),
         (("simulat", "demo"), 2, "Did you mean 'simulate'"),
-        (("simulate", "nowhere.ullage", "-s", "best-fit"), 1, "no such file"),
+        (("simulate", "nowhere.ullage", "-s", "best-fit"), 2, "no such file"),
         (("simulate", "opnb:x", "-s", "best-fit"), 2, "did you mean 'openb'"),
         (("simulate", "demo", "-s", "best-fit", "--delivery", "decid"), 2, "did you mean 'decide'"),
         (("simulate", "demo", "-s", "nowhere.toml"), 2, "cannot be read"),
@@ -97,7 +97,7 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
         (("trace", "synth", "--days", "-1", "x.ullage"), 2, "must be > 0"),
         (("trace", "synth", "--days", "1e9", "x.ullage"), 2, "--days 1e+09 is more than is made up"),
         (("trace", "synth", "--gpu-nodes", "99999999999", "x.ullage"), 2, "--gpu-nodes 1e+11 is more"),
-        (("reproduce", "fgd-atc23", "--data", "/nowhere"), 1, "no such folder"),
+        (("reproduce", "fgd-atc23", "--data", "/nowhere"), 2, "no such folder"),
         (("trace", "validate", "explain", "T9"), 2, "unknown code"),
     ],
 )
@@ -164,6 +164,52 @@ def test_the_demo_tells_of_lifetimes_and_says_that_it_has_no_usage(tmp_path: Pat
     assert "<h2>Lifetimes</h2>" in (tmp_path / "accuracy.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "trace info {}.ullage",
+        "trace validate {}.ullage",
+        "simulate openb:{} -s best-fit",
+        "simulate azure-v1-vms:{} -s best-fit",
+        "simulate alibaba-dlrm-2025:{} -s best-fit",
+        "simulate demo -s {}.toml",
+        "simulate demo -s best-fit --prices {}.csv",
+        "train {}.ullage -m model",
+        "evaluate demo -m {}",
+        "plan rescue --snapshot {}.json",
+        "plan apply {}.json",
+        "plan status --kubeconfig {}",
+        "reproduce fgd-atc23 --data {}",
+        "reproduce packing --data {}",
+        "reproduce priority-matters --seeds-file {}",
+        "decisions list --records {}.db",
+        "decisions from-log {} t.ullage",
+        "bundle {} t.tgz",
+        "serve --config {}.yaml",
+        "doctor --live --settings {}.yaml",
+        "doctor --live --config {} --kubeconfig nothing-there",
+    ],
+)
+def test_an_input_that_is_not_there_is_wrong_usage(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stanza = "kind: KubeSchedulerConfiguration"
+    (tmp_path / "nothing.yaml").write_text(stanza)
+    monkeypatch.chdir(tmp_path)
+    name = "nothing.yaml" if "nothing-there" in words else "nothing-there"
+    monkeypatch.setattr(sys, "argv", ["ullage", *words.format(name).split()])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main_module.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr()
+    assert ended.value.code == 2, said.err
+    assert "nothing-there" in said.err
+    assert not said.out
+
+
 def test_training_names_what_it_cannot_learn_from(tmp_path: Path) -> None:
     for words, code, says in (
         ("train nowhere -m model", 2, "does not exist"),
@@ -216,7 +262,7 @@ def test_an_azure_window_that_is_not_there_is_answered_with_those_that_are(tmp_p
     (tmp_path / "v1.dev.txt.gz").touch()
     (tmp_path / "v1.dev.c2100000.txt.gz").touch()
     refused = ullage("trace", "info", f"azure-v1-vms:{tmp_path}:v1.prod")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "windows there: v1.dev" in refused.stderr
 
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 from msgspec import Raw
 
+from placement.errors import ConfigError
 from scheduler.api import Who
 from scheduler.errors import ApiError
 from scheduler.evictions import mark_target
@@ -212,10 +213,10 @@ async def test_a_kubeconfig_that_is_not_there_is_said_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(tmp_path / "nowhere")
-    with pytest.raises(ApiError, match=r"nowhere: no such file; correct --kubeconfig"):
+    with pytest.raises(ConfigError, match=r"nowhere: no such file; correct --kubeconfig"):
         await KubeClient.connect(KubeSettings(kubeconfig=path))
     monkeypatch.setenv("KUBECONFIG", path)
-    with pytest.raises(ApiError, match=r"nowhere: no such file; correct \$KUBECONFIG"):
+    with pytest.raises(ConfigError, match=r"nowhere: no such file; correct \$KUBECONFIG"):
         await KubeClient.connect(KubeSettings())
     assert not caplog.records, "one message is enough"
 

@@ -183,7 +183,7 @@ def test_a_misspelt_trace_is_told_what_may_have_been_meant(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.ullage").touch()
-    with pytest.raises(TraceError, match="no such file; ") as refused:
+    with pytest.raises(ConfigError, match="no such file; ") as refused:
         open_trace(text)
     assert str(refused.value).endswith(hint)
     assert "\n" not in str(refused.value)

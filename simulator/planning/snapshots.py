@@ -19,8 +19,10 @@ def read_snapshot(path: Path) -> SnapshotFile:
     """The snapshot in a file, checked."""
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"snapshot {path}: no such file; check the path") from error
     except OSError as error:
-        raise SnapshotError(f"snapshot {path}: {error.strerror}; check the path") from error
+        raise SnapshotError(f"snapshot {path}: {error.strerror}; check its rights") from error
     try:
         header = msgspec.json.decode(data, type=_Header)
         if header.kind != KIND:

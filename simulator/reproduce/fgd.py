@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from placement.errors import why
+from placement.errors import ConfigError, why
 from placement.knowledge import Knowledge, Workload
 from placement.log import NODE_ADDED, POD_BOUND
 from placement.prices import device_prices
@@ -232,7 +232,7 @@ def published(data: Path, what: str) -> dict[tuple[str, str, int], FloatArray]:
 def variants(data: Path) -> list[str]:
     """Every pod list that has its arrival orders."""
     if not data.is_dir():
-        raise TraceError(f"{data}: no such folder; give the one that holds openb_pod_list_*.csv")
+        raise ConfigError(f"{data}: no such folder; give the one that holds openb_pod_list_*.csv")
     found = sorted(
         path.stem.removeprefix("openb_pod_list_")
         for path in data.glob("openb_pod_list_*.csv")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.errors import why
+from placement.errors import ConfigError, why
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from simulator.traces.trace import NEVER, Manifest, Pods, Rows, Trace, TraceError
@@ -115,7 +115,7 @@ def _lines(path: Path) -> list[str]:
         names = sorted(p.name.removesuffix(".txt.gz") for p in windows)
         others = [name for name in names if any(other.startswith(f"{name}.c") for other in names)]  # with durations
         fix = f"windows there: {', '.join(others)}" if others else "give the folder of the azure-v1-vms files"
-        raise TraceError(f"trace {path}: no such file; {fix}") from error
+        raise ConfigError(f"trace {path}: no such file; {fix}") from error
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise TraceError(f"trace {path}: is cut short or not text ({why(error)}); copy it again") from error
 

@@ -101,8 +101,8 @@ def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) ->
 
     Raises
     ------
-    TraceError : it names nothing that can be read.
-    ConfigError : no such reader, or option of it.
+    TraceError : it cannot be read, or holds no trace.
+    ConfigError : no such file, reader, or option of it.
     """
     if text == BUNDLED:
         return Trace.load(DEMO)
@@ -114,7 +114,7 @@ def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) ->
         return READERS[reader](Path(path), option, skip_bad_rows)
     given = Path(text)
     if not given.exists():
-        raise TraceError(f"trace {text}: no such file; {_meant(given)}")
+        raise ConfigError(f"trace {text}: no such file; {_meant(given)}")
     if given.is_dir() and not (given / "manifest.json").exists():
         kind = next((kind for file, kind in MARKS.items() if (given / file).exists()), None)
         if kind is None:

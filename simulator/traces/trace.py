@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from placement.errors import PlacementError, why
+from placement.errors import ConfigError, PlacementError, why
 from placement.learning.usage import CALENDAR_FROM_S
 from placement.log import Event
 from placement.nodes import NodeSpec
@@ -325,7 +325,7 @@ class Trace:
 
         Raises
         ------
-        TraceError : not there, truncated, not a trace, or of another format version.
+        ConfigError : it is not there. TraceError : truncated, not a trace, or of another format version.
         """
         parts = _parts_of(path)
         try:
@@ -375,7 +375,7 @@ def _parts_of(path: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
     except FileNotFoundError as error:
-        raise TraceError(f"trace {path}: no such file; give a path or `demo`") from error
+        raise ConfigError(f"trace {path}: no such file; give a path or `demo`") from error
     except OSError as error:
         raise TraceError(f"trace {path}: cannot be read ({why(error)}); check its rights, or copy it again") from error
     except (zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted, unknown packing
@@ -464,6 +464,6 @@ class Rows:
                         continue
                     yield row
         except FileNotFoundError as error:
-            raise TraceError(f"trace {self.path}: no such file; {there}") from error
+            raise ConfigError(f"trace {self.path}: no such file; {there}") from error
         except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
             raise TraceError(f"trace {self.path}: cannot be read ({why(error)}); copy it again") from error
