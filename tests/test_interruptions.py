@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
-from placement.planning.consolidation import Fleet, consolidate
+from placement.planning.consolidation import consolidate
+from placement.planning.fleet import Fleet
 from placement.planning.interruptions import Risk, consolidate_with_risk, violations
 from placement.planning.plans import Deadline, Ending, WorkClock
 from simulator.cli.plan import plan as plan_group

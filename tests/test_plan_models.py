@@ -13,16 +13,20 @@ from hypothesis import strategies as st
 
 from placement.devices import Devices
 from placement.errors import ConfigError
-from placement.planning import consolidation, purchase
+from placement.planning import purchase
 from placement.planning.batch import Batch, ZoneSpread
 from placement.planning.batch_program import BatchModel, Goal, Pairs
 from placement.planning.batches import as_placed, place_batch
 from placement.planning.best_fit import best_fit
-from placement.planning.consolidation import Fleet, consolidate, prefix_search
+from placement.planning.consolidation import consolidate
+from placement.planning.fleet import CENT, Fleet
+from placement.planning.fleet import violations as fleet_violations
 from placement.planning.patterns import best_pattern
 from placement.planning.plans import Deadline, Ending, WorkClock
+from placement.planning.prefix_search import prefix_search
 from placement.planning.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
 from placement.planning.refit import refit
+from placement.planning.relaxation import Relaxation
 from placement.planning.repacking import Repacking
 from placement.planning.solver import Limits, Model, solve_integer, solve_linear
 from placement.resources import IntArray
@@ -282,12 +286,12 @@ def most_saved(fleet: Fleet, budget: int | None) -> float:
 def test_consolidation_saves_what_brute_force_would(fleet: Fleet, budget: int | None) -> None:
     best = most_saved(fleet, budget)
     result = consolidate(fleet, seconds(5), max_moves=budget)
-    assert consolidation.violations(fleet, result, budget) == []
+    assert fleet_violations(fleet, result, budget) == []
     assert result.usd_per_hour <= best + 1e-9 <= result.bound + 2e-9
     if result.ending == Ending.OPTIMAL:
         assert result.usd_per_hour == pytest.approx(best)
     rival = prefix_search(fleet, max_moves=budget)
-    assert consolidation.violations(fleet, rival, budget) == []
+    assert fleet_violations(fleet, rival, budget) == []
     assert result.usd_per_hour >= rival.usd_per_hour - 1e-9
 
 
@@ -295,14 +299,14 @@ def test_consolidation_saves_what_brute_force_would(fleet: Fleet, budget: int | 
 @given(fleets())
 def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet) -> None:
     best = most_saved(fleet, None)
-    relaxed = consolidation._Relaxation(fleet, None)
+    relaxed = Relaxation(fleet, None)
     gone = np.flatnonzero(fleet.deletable)[:1]
     choices = [np.isin(np.arange(len(fleet.usd_per_hour)), nodes) for nodes in (gone, np.flatnonzero(fleet.deletable))]
-    cuts = [lambda deadline, choice=choice: relaxed.cut(choice, deadline) for choice in choices]
-    for sharpen in (relaxed.sharpen, lambda deadline: relaxed.separate(deadline, 0), *cuts):
+    cuts = [lambda deadline, choice=choice: relaxed.rows.cut(choice, deadline) for choice in choices]
+    for sharpen in (relaxed.rows.sharpen, relaxed.separate, *cuts):
         sharpen(seconds(5))
-        answer = relaxed.solve(0.0, seconds(5), 0, 1e-6)
-        assert answer.bound / consolidation.CENT >= best - 1e-6
+        answer = relaxed.solve(0.0, seconds(5), 1e-6)
+        assert answer.bound / CENT >= best - 1e-6
 
 
 @pytest.mark.parametrize("work_limit", [1e-9, 1e-4, 1e-2])
@@ -322,12 +326,12 @@ def test_a_choice_that_cannot_be_packed_is_cut_off() -> None:
     request, count = np.array([[3], [1]]), np.array([[0, 0, 3, 0]])
     free = np.array([[5, 5, 0, 1], [9, 9, 9, 9]])
     fleet = Fleet(request, count, free, np.ones((1, 4), bool), np.array([False, False, True, False]), np.ones(4))
-    relaxed = consolidation._Relaxation(fleet, None)
-    answer = relaxed.solve(0.0, seconds(5), 0, 1e-6)
-    assert answer.value == pytest.approx(consolidation.CENT)
-    assert relaxed.cut(answer.x > 0.5, seconds(5))
-    assert relaxed.solve(0.0, seconds(5), 0, 1e-6).value == pytest.approx(0.0)
-    assert not relaxed.cut(np.zeros(4, bool), seconds(5)), "who loses nothing is not cut off"
+    relaxed = Relaxation(fleet, None)
+    answer = relaxed.solve(0.0, seconds(5), 1e-6)
+    assert answer.value == pytest.approx(CENT)
+    assert relaxed.rows.cut(answer.x > 0.5, seconds(5))
+    assert relaxed.solve(0.0, seconds(5), 1e-6).value == pytest.approx(0.0)
+    assert not relaxed.rows.cut(np.zeros(4, bool), seconds(5)), "who loses nothing is not cut off"
     assert most_saved(fleet, None) == 0.0
 
 
@@ -364,10 +368,10 @@ def test_of_equally_good_choices_the_one_that_leaves_most_room_is_taken() -> Non
     count = np.array([[1, 1, 0]])
     fleet = Fleet(np.array([[2]]), count, np.array([[9, 3, 1]]), np.ones((1, 3), bool), np.ones(3, bool), np.ones(3))
     fleet = replace(fleet, deletable=np.array([True, True, False]))
-    relaxed = consolidation._Relaxation(fleet, None)
-    answer = relaxed.solve(0.0, seconds(5), 0, 1e-6)
+    relaxed = Relaxation(fleet, None)
+    answer = relaxed.solve(0.0, seconds(5), 1e-6)
     assert (answer.x > 0.5).tolist() == [False, True, False]
-    assert relaxed.spare(answer.x > 0.5) == pytest.approx((10 - 2) / 13)
+    assert relaxed.rows.spare(answer.x > 0.5) == pytest.approx((10 - 2) / 13)
 
 
 @pytest.mark.parametrize("budget", [None, 60])
@@ -376,7 +380,7 @@ def test_a_consolidation_that_is_cancelled_at_once_is_valid_and_states_no_more_t
 ) -> None:
     fleet = fleet_instance(4, num_nodes=100)
     result = consolidate(fleet, Deadline(5.0, WorkClock(), cancelled=lambda: True), max_moves=budget)
-    assert consolidation.violations(fleet, result, budget) == []
+    assert fleet_violations(fleet, result, budget) == []
     assert result.ending == Ending.CANCELLED
     assert prefix_search(fleet, max_moves=budget).usd_per_hour <= result.usd_per_hour <= result.bound
 
@@ -392,10 +396,10 @@ def test_room_of_one_kind_here_and_of_another_there_is_not_room_for_both() -> No
         np.array([False, False, True]),
         np.array([1.0, 1.0, 1.0]),
     )
-    relaxed = consolidation._Relaxation(fleet, None)
-    assert relaxed.solve(0.0, seconds(5), 0, 1e-6).value == pytest.approx(consolidation.CENT)
-    relaxed.separate(seconds(5), 0)
-    assert relaxed.solve(0.0, seconds(5), 0, 1e-6).value == pytest.approx(0.0)
+    relaxed = Relaxation(fleet, None)
+    assert relaxed.solve(0.0, seconds(5), 1e-6).value == pytest.approx(CENT)
+    relaxed.separate(seconds(5))
+    assert relaxed.solve(0.0, seconds(5), 1e-6).value == pytest.approx(0.0)
     assert most_saved(fleet, None) == 0.0
     assert consolidate(fleet, seconds(5)).ending == Ending.OPTIMAL
 
@@ -441,7 +445,7 @@ def test_a_hundred_nodes_are_consolidated_far_beyond_the_prefix_search() -> None
     fleet = fleet_instance(5, num_nodes=100)
     budget = int(fleet.pods.sum()) // 10
     result = consolidate(fleet, seconds(20), max_moves=budget)
-    assert consolidation.violations(fleet, result, budget) == []
+    assert fleet_violations(fleet, result, budget) == []
     assert result.usd_per_hour > 1.2 * prefix_search(fleet, max_moves=budget).usd_per_hour
     assert result.gap_share < 0.02
 
@@ -573,7 +577,7 @@ def test_the_fluid_bound_is_below_every_fleet() -> None:
 def test_a_fleet_without_a_budget_is_consolidated_within_a_percent_of_the_bound() -> None:
     fleet = fleet_instance(1, num_nodes=60)
     result = consolidate(fleet, seconds(2.0))
-    assert consolidation.violations(fleet, result, None) == []
+    assert fleet_violations(fleet, result, None) == []
     assert result.usd_per_hour > prefix_search(fleet).usd_per_hour
     assert result.gap_share < 0.02
 

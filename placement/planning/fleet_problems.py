@@ -12,13 +12,10 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.gangs import gang_of
 from placement.planning.cluster import OF_THE_NODE, Cluster, classes_of, require_nodes
-from placement.planning.consolidation import Consolidated, Fleet
+from placement.planning.fleet import Consolidated, Fleet
 from placement.planning.plans import Action, Plan, Step
 from placement.planning.steps import gang_name
-from placement.resources import (
-    BoolArray,
-    IntArray,
-)
+from placement.resources import BoolArray, IntArray
 
 
 @dataclass(frozen=True)

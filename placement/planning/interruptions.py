@@ -16,20 +16,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.planning.consolidation import (
-    CENT,
-    EXACT_CELLS,
-    MIN_SOLVE_S,
-    Consolidated,
-    Fleet,
-    consolidate,
-    exactly,
-    nothing,
-    prefix_search,
-)
-from placement.planning.consolidation import violations as fleet_violations
+from placement.planning.class_flow import EXACT_CELLS, exactly
+from placement.planning.consolidation import consolidate
+from placement.planning.fleet import CENT, Consolidated, Fleet
+from placement.planning.fleet import violations as fleet_violations
 from placement.planning.patterns import best_pattern
 from placement.planning.plans import Deadline, Ending
+from placement.planning.prefix_search import prefix_search
+from placement.planning.relaxation import MIN_SOLVE_S
 from placement.planning.solver import INFINITY, Limits, Model, Status, solve_linear
 from placement.resources import BoolArray, FloatArray, IntArray
 
@@ -115,7 +109,7 @@ def consolidate_with_risk(
     usual = consolidate(weighed, deadline.part(USUAL_SHARE), max_moves=max_moves, seed=seed)
     closed = replace(weighed, allowed=weighed.allowed & (risk.exposure == 0.0))
     safe = consolidate(closed, deadline.part(SAFE_SHARE), max_moves=max_moves, seed=seed)
-    best = nothing(fleet)
+    best = Consolidated.nothing(fleet)
     for plan in (usual, safe, prefix_search(weighed, max_moves=max_moves)):
         kept = _kept(fleet, risk, _sheltered(fleet, risk, plan))
         best = kept if kept.usd_per_hour > best.usd_per_hour else best

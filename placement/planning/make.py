@@ -21,8 +21,9 @@ from placement.planning.batches import place_batch
 from placement.planning.cluster import Cluster, require_sums, waiting
 from placement.planning.commitments import of_shapes, offers
 from placement.planning.commitments import violations as commitment_violations
-from placement.planning.consolidation import Consolidated, Fleet, consolidate
+from placement.planning.consolidation import consolidate
 from placement.planning.demand_problems import DemandProblem, Sold, demand_problem, purchase_plan, why_on_no_shape
+from placement.planning.fleet import Consolidated, Fleet
 from placement.planning.fleet_problems import consolidation_plan, fleet_problem
 from placement.planning.giving_way import Rescuer
 from placement.planning.growth import EXPECTED, Growth, grown, kind_of

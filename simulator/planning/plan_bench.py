@@ -14,13 +14,16 @@ from functools import partial
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.planning import consolidation, purchase
+from placement.planning import purchase
 from placement.planning.batch import Batch, Batched
 from placement.planning.batches import place_batch
 from placement.planning.best_fit import best_fit
+from placement.planning.consolidation import consolidate
+from placement.planning.fleet import violations as fleet_violations
 from placement.planning.interruptions import Risk, consolidate_with_risk
 from placement.planning.interruptions import violations as risk_violations
 from placement.planning.plans import Deadline
+from placement.planning.prefix_search import prefix_search
 from placement.resources import IntArray
 from simulator.planning.plan_instances import (
     batch_instance,
@@ -125,11 +128,11 @@ def consolidation_row(seed: int, time_s: float, clock: Clock, *, unlimited: bool
     """Fleets of 100 to 1,000 nodes, 30 % spot, against Karpenter's prefix search with the same budget of moves."""
     fleet = fleet_instance(seed, num_nodes=FLEET_SIZES[seed % len(FLEET_SIZES)])
     budget = None if unlimited else int(MOVES_SHARE * fleet.pods.sum())
-    rival = consolidation.prefix_search(fleet, max_moves=budget)
+    rival = prefix_search(fleet, max_moves=budget)
     start = clock()
-    result = consolidation.consolidate(fleet, Deadline(time_s, clock), max_moves=budget)
+    result = consolidate(fleet, Deadline(time_s, clock), max_moves=budget)
     spent = clock() - start
-    _valid(consolidation.violations(fleet, result, budget))
+    _valid(fleet_violations(fleet, result, budget))
     return {
         "seed": seed,
         "nodes": len(fleet.usd_per_hour),
@@ -154,7 +157,7 @@ def risk_row(seed: int, time_s: float, clock: Clock) -> Row:
         USD_PER_INTERRUPTION,
         np.full(len(fleet.count), USD_PER_POD_INTERRUPTED),
     )
-    blind = consolidation.consolidate(fleet, Deadline(time_s, clock), max_moves=budget)
+    blind = consolidate(fleet, Deadline(time_s, clock), max_moves=budget)
     start = clock()
     result = consolidate_with_risk(fleet, risk, Deadline(time_s, clock), max_moves=budget)
     spent = clock() - start

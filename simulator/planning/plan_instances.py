@@ -16,7 +16,7 @@ import numpy as np
 
 from placement.planning.batch import Batch, ZoneSpread
 from placement.planning.company import PARTS
-from placement.planning.consolidation import Fleet
+from placement.planning.fleet import Fleet
 from placement.planning.nearness import Nearness
 from placement.planning.purchase import Demand, Shape
 from placement.resources import BoolArray, IntArray

@@ -19,11 +19,13 @@ import numpy as np
 
 from placement.devices import devices_of
 from placement.errors import ConfigError
-from placement.planning import consolidation
 from placement.planning.batch import Batch
 from placement.planning.batches import place_batch
 from placement.planning.best_fit import best_fit
+from placement.planning.consolidation import consolidate
+from placement.planning.fleet import Consolidated, Fleet, violations
 from placement.planning.plans import Deadline, WorkClock
+from placement.planning.prefix_search import prefix_search
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray, IntArray
 from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, NUM_DERIVED, ClusterState, Resident
@@ -232,11 +234,11 @@ class Consolidation:
         budget = int(self.moves_share * fleet.count.sum())
         view = _View.of(self, replay, nodes) if self.kind == "planned" and self.history_s else None
         if self.kind == "karpenter-prefix":
-            plan = consolidation.prefix_search(fleet, max_moves=budget)
+            plan = prefix_search(fleet, max_moves=budget)
         else:
             fleet = fleet if view is None else view.weighed(fleet)
-            plan = consolidation.consolidate(fleet, Deadline(self.plan_s, WorkClock()), max_moves=budget)
-        wrong = consolidation.violations(fleet, plan, budget)
+            plan = consolidate(fleet, Deadline(self.plan_s, WorkClock()), max_moves=budget)
+        wrong = violations(fleet, plan, budget)
         assert not wrong, f"{self.kind} plan at {replay.time_s} s: {wrong[0]}"
         if plan.deleted.any():
             band: tuple[float, float | None, float | None] = (plan.usd_per_hour, None, None)
@@ -249,7 +251,7 @@ class Consolidation:
         self,
         replay: Replay,
         rows: IntArray,
-        plan: consolidation.Consolidated,
+        plan: Consolidated,
         pods: dict[tuple[int, int], list[str]],
         band: tuple[float, float | None, float | None],
     ) -> None:
@@ -273,9 +275,7 @@ class Consolidation:
     def _migrate(self, replay: Replay, uid: str, row: int) -> bool:
         return replay.migrate(uid, row, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
 
-    def _fleet(
-        self, replay: Replay, nodes: _Nodes
-    ) -> tuple[consolidation.Fleet, dict[tuple[int, int], list[str]], IntArray]:
+    def _fleet(self, replay: Replay, nodes: _Nodes) -> tuple[Fleet, dict[tuple[int, int], list[str]], IntArray]:
         """Movable pods by class and node, and their main amounts ``(3, C)``.
 
         A limit per node and owner becomes a resource of its own.
@@ -303,7 +303,7 @@ class Consolidation:
         lanes = request.any(axis=1)
         extra_request, extra_free = _limits(specs, residents, column_of)
         usd = np.array([self._price(state, int(row)) for row in nodes.rows])
-        fleet = consolidation.Fleet(
+        fleet = Fleet(
             np.concatenate([request[lanes], extra_request]),
             count,
             np.concatenate([free[lanes], extra_free]),
@@ -394,16 +394,14 @@ class _View:
             elastic.scan_s + min(s.boot_s for s in elastic.shapes),
         )
 
-    def weighed(self, fleet: consolidation.Fleet) -> consolidation.Fleet:
+    def weighed(self, fleet: Fleet) -> Fleet:
         """The fleet at what deleting a node is likely to save; nodes kept for demand take no part."""
         worth = fleet.usd_per_hour * self.stays - self.move_usd
         free = np.where(self.kept, 0, fleet.free)
         deletable = fleet.deletable & ~self.kept & (worth > 0)
         return replace(fleet, free=free, deletable=deletable, usd_per_hour=np.maximum(worth, 0.0))
 
-    def saving(
-        self, amount: IntArray, plan: consolidation.Consolidated, price: float
-    ) -> tuple[float, float | None, float | None]:
+    def saving(self, amount: IntArray, plan: Consolidated, price: float) -> tuple[float, float | None, float | None]:
         """USD an hour until the next act: what is expected, and in the worst and the best of the past intervals.
 
         ``price`` of what goes is the most that can be bought again, and what is saved at most. On both sides one
@@ -417,9 +415,7 @@ class _View:
         least = float(self._bought_again(amount, plan, price).min())
         return expected, plan.usd_per_hour - worst - self.one_usd, max(expected, price - least) + self.one_usd
 
-    def _bought_again(
-        self, amount: IntArray, plan: consolidation.Consolidated, most_usd: float, whole: float = 0.0
-    ) -> FloatArray:
+    def _bought_again(self, amount: IntArray, plan: Consolidated, most_usd: float, whole: float = 0.0) -> FloatArray:
         """``(J,)`` USD an hour for nodes bought because the plan took room away, if demand rises as in the past."""
         left = np.where(plan.deleted, 0, outlook.room(self.free - amount @ plan.arrivals, self.mean_pod))
         if self.pod_usd == 0.0:
