@@ -10,7 +10,7 @@ from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, Rates, shape
 from simulator.fleet import Autoscaler, Elastic, Shape
 from simulator.planning.buying import Buyer, autoscaler
-from simulator.planning.plan_replay import Question, replay_row
+from simulator.planning.replays import Question, replay_row
 from simulator.replay import Replay, ReplayOptions
 from tests.test_policies import waves
 

@@ -19,8 +19,8 @@ from placement.planning.fleet import Fleet
 from placement.planning.interruptions import Risk, consolidate_with_risk, violations
 from placement.planning.plans import Deadline, Ending, WorkClock
 from simulator.cli.plan import plan as plan_group
-from simulator.planning.plan_bench import bench
-from simulator.planning.plan_instances import fleet_instance, spot_nodes
+from simulator.planning.bench import bench
+from simulator.planning.instances import fleet_instance, spot_nodes
 from simulator.planning.snapshots import write_snapshot
 from tests.test_plan_cli import node, pod, taken
 from tests.test_plan_models import fleets, seconds

@@ -19,7 +19,7 @@ from placement.planning.best_fit import best_fit
 from placement.planning.nearness import Counts, Nearness
 from placement.planning.plans import Deadline, Ending, WorkClock
 from placement.resources import IntArray
-from simulator.planning.plan_instances import batch_instance, with_company
+from simulator.planning.instances import batch_instance, with_company
 from tests.test_plan_models import batches, seconds, valid_placements
 
 

@@ -16,7 +16,7 @@ from placement.planning.plans import Plan
 from placement.planning.snapshots import cluster_of
 from placement.pods import HostPort, Pod, PodRules, PodSpec, PodTerm, Requirement
 from placement.state import ClusterState
-from simulator.planning.plan_worker import Request, make_plan
+from simulator.planning.worker import Request, make_plan
 from tests.test_plan_wishes import APPS, node, planned, pod, taken, where
 
 HOST = "kubernetes.io/hostname"

@@ -24,10 +24,10 @@ from placement.pods import PodSpec
 from simulator.cli.plan import plan as plan_group
 from simulator.cli.plan import snapshot
 from simulator.output import data_only
-from simulator.planning.plan_page import brief, headline, page, step_rows
-from simulator.planning.plan_worker import Planner, Request, make_plan
+from simulator.planning.page import brief, headline, page, step_rows
 from simulator.planning.snapshots import read_snapshot, write_snapshot
 from simulator.planning.trace_snapshot import snapshot_of_trace
+from simulator.planning.worker import Planner, Request, make_plan
 from simulator.traces.trace import Trace, TraceError
 
 

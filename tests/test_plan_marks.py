@@ -20,7 +20,7 @@ from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step
 from placement.planning.snapshots import SnapshotError, SnapshotFile, SnapshotPod, cluster_of, snapshot_of_objects
 from simulator.cli.plan import plan as plan_group
-from simulator.planning.plan_page import headline
+from simulator.planning.page import headline
 from simulator.planning.snapshots import write_snapshot
 from tests.cluster_objects import cluster
 from tests.plan_referee import Referee

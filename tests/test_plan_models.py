@@ -30,7 +30,7 @@ from placement.planning.relaxation import Relaxation
 from placement.planning.repacking import Repacking
 from placement.planning.solver import Limits, Model, solve_integer, solve_linear
 from placement.resources import IntArray
-from simulator.planning.plan_instances import batch_instance, fleet_instance, purchase_instance
+from simulator.planning.instances import batch_instance, fleet_instance, purchase_instance
 
 
 def seconds(limit: float) -> Deadline:

@@ -16,9 +16,9 @@ from placement.planning.batches import as_placed, place_batch
 from placement.planning.best_fit import best_fit
 from placement.planning.plans import Deadline, Ending, Plan, WorkClock
 from placement.resources import IntArray
-from simulator.planning.plan_bench import bench
-from simulator.planning.plan_instances import batch_instance
-from simulator.planning.plan_worker import Request, make_plan
+from simulator.planning.bench import bench
+from simulator.planning.instances import batch_instance
+from simulator.planning.worker import Request, make_plan
 from tests.test_plan_cli import node, pod, taken
 from tests.test_plan_models import seconds, valid_placements
 

@@ -15,18 +15,8 @@ from placement.pods import GpuRequest, PodSpec
 from simulator.cost import PriceBook, Rates, shape
 from simulator.delivery import delivery_of
 from simulator.output import table
-from simulator.planning.plan_replay import (
-    Question,
-    demand_of,
-    fleet_row,
-    judge,
-    judge_all,
-    peak,
-    replay_row,
-    since,
-    within,
-    without_departures,
-)
+from simulator.planning.peak_fleet import demand_of, fleet_row, peak, within, without_departures
+from simulator.planning.replays import Question, judge, judge_all, replay_row, since
 from simulator.traces.trace import Trace
 from tests.test_policies import BOOK, HOUR_S, waves
 

@@ -18,9 +18,9 @@ from placement.planning.snapshots import SnapshotFile, cluster_of, snapshot_of_o
 from placement.planning.wish_check import recount
 from placement.soft import fixed_wishes, soft_parts
 from simulator.cli.plan import plan as plan_group
-from simulator.planning.plan_page import page, wishes
-from simulator.planning.plan_worker import Request, make_plan
+from simulator.planning.page import page, wishes
 from simulator.planning.snapshots import write_snapshot
+from simulator.planning.worker import Request, make_plan
 
 APPS, ZONES = ("web", "db", "log"), ("x", "y", "z")
 SOFT = {"key": "slow", "value": "yes", "effect": "PreferNoSchedule"}

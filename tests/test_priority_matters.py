@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from placement.errors import ConfigError
-from simulator.planning.plan_instances import priority_instance
+from simulator.planning.instances import priority_instance
 from simulator.reproduce.default_scheduler import default_placement, node_scores
 from simulator.reproduce.priority import Cell, grid, packing_of, read_seeds, reproduce, run_cell, run_instance, summary
 

@@ -16,7 +16,7 @@ import pytest
 from placement.errors import PlacementError
 from placement.planning.make import PlanningError
 from placement.planning.snapshots import SnapshotFile
-from simulator.planning.plan_worker import Planner, Request
+from simulator.planning.worker import Planner, Request
 from simulator.workers import in_processes
 
 PARENT = """

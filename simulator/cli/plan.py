@@ -21,7 +21,7 @@ from simulator.output import data_only, output_option, progress, render, write_w
 if TYPE_CHECKING:
     from placement.planning.snapshots import SnapshotFile
     from simulator.cost import PriceBook
-    from simulator.planning.plan_worker import Request
+    from simulator.planning.worker import Request
     from simulator.traces.trace import Trace
 
 
@@ -408,7 +408,7 @@ def _past(
 
 
 def _request(kind: str, given: _Given) -> Request:
-    from simulator.planning.plan_worker import Request
+    from simulator.planning.worker import Request
 
     if not given.time_s > 0:
         raise ConfigError(f"--time {given.time_s:g} leaves nothing to plan in; give more than 0 seconds")
@@ -424,8 +424,8 @@ def _changed(request: Request, **changes: object) -> Request:
 def _run(request: Request, given: _Given) -> None:
     """Plan in a worker; Ctrl-C asks for the best plan so far."""
     from placement.planning.snapshots import cluster_of
-    from simulator.planning.plan_page import page
-    from simulator.planning.plan_worker import Planner
+    from simulator.planning.page import page
+    from simulator.planning.worker import Planner
 
     planner = Planner(request)
     try:
@@ -444,7 +444,7 @@ def _run(request: Request, given: _Given) -> None:
 
 def _print(made: Plan, output: str) -> None:
     from placement.planning.make import plan_document
-    from simulator.planning.plan_page import brief, headline, step_rows, target, wishes
+    from simulator.planning.page import brief, headline, step_rows, target, wishes
 
     rows = [
         {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": target(s)}
@@ -511,7 +511,7 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
 @output_option
 def bench_command(what: str, instances: int, seed: int, time_s: float, clock: str, output: str) -> None:
     """Plans on committed instances: value, certified gap, and the rival beside them."""
-    from simulator.planning.plan_bench import bench
+    from simulator.planning.bench import bench
 
     with data_only(), progress("plans") as advance:
         rows = bench(what, instances, time_s, advance, clock=clock, first_seed=seed)
@@ -537,7 +537,7 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
 
     from placement.planning.plans import Deadline
     from simulator.cost import book_of_trace, read_price_book
-    from simulator.planning.plan_replay import fleet_row, without_departures
+    from simulator.planning.peak_fleet import fleet_row, without_departures
     from simulator.traces.sources import open_trace
 
     with data_only(), progress("planning", is_time=True) as advance:
@@ -700,7 +700,8 @@ def replay_command(
 ) -> None:
     """Replay TRACE on an elastic fleet with a strategy and a consolidation policy: USD, evictions, waiting."""
     from simulator.cost import book_of_trace, read_price_book
-    from simulator.planning.plan_replay import Question, judge, judge_all, replay_row, within
+    from simulator.planning.peak_fleet import within
+    from simulator.planning.replays import Question, judge, judge_all, replay_row
     from simulator.traces.sources import open_trace
 
     if len(policies) not in (1, len(strategies)):

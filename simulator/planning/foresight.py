@@ -16,7 +16,7 @@ from placement.planning.expected import DAY_S, Expected, PodHistory, expect
 from placement.planning.foresight import DAYS, hours
 from placement.pods import PodSpec
 from placement.resources import CPU, FloatArray
-from simulator.planning.plan_bench import Row
+from simulator.planning.bench import Row
 from simulator.traces.trace import NEVER, Trace
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from placement.resources import BoolArray, FloatArray, IntArray
-from simulator.planning.plan_instances import PriorityInstance, labelled_random
+from simulator.planning.instances import PriorityInstance, labelled_random
 
 MAX_SCORE = 100
 SPREAD_WEIGHT = 2

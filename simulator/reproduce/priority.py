@@ -33,7 +33,7 @@ from placement.planning.plans import Deadline
 from placement.planning.repair import Packing, Search, Settling, repair
 from placement.planning.rescue import Packed, pack
 from placement.resources import IntArray
-from simulator.planning.plan_instances import PriorityInstance, priority_instance
+from simulator.planning.instances import PriorityInstance, priority_instance
 from simulator.reproduce.default_scheduler import default_placement, placed_share
 from simulator.workers import in_processes
 

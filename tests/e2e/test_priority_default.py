@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.planning.plan_instances import PriorityInstance, priority_instance
+from simulator.planning.instances import PriorityInstance, priority_instance
 from simulator.reproduce.default_scheduler import UNPLACED, _Cluster, node_scores
 from tests.e2e.control_plane import IS_NEWEST, ControlPlane
 from tests.e2e.drive import PODS, Cluster, cluster_of

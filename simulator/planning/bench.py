@@ -1,6 +1,6 @@
 """Plans on committed instances: value, certified gap and rival, one row per instance.
 
-The instances come from :mod:`simulator.planning.plan_instances` and are a function of their seed, so every figure in the
+The instances come from :mod:`simulator.planning.instances` and are a function of their seed, so every figure in the
 documentation can be made again with one command.
 """
 
@@ -25,7 +25,7 @@ from placement.planning.interruptions import violations as risk_violations
 from placement.planning.plans import Deadline
 from placement.planning.prefix_search import prefix_search
 from placement.resources import IntArray
-from simulator.planning.plan_instances import (
+from simulator.planning.instances import (
     batch_instance,
     fleet_instance,
     purchase_instance,
