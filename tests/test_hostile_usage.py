@@ -208,6 +208,9 @@ def test_packing_of_planetlab_alone_needs_no_bitbrains_and_says_what_it_lacks(tm
     planetlab(tmp_path / "planetlab", ["50"] * 288)
     with pytest.raises(ConfigError, match="packing of PlanetLab needs 4 days; the folder has 1"):
         reproduce_packing.run(tmp_path, only=("planetlab-cpu",))
+    (tmp_path / "planetlab").rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"no folder planetlab in it \(it has elsewhere\)"):
+        reproduce_packing.run(tmp_path, only=("planetlab-cpu",))
 
 
 def test_packing_leaves_out_what_a_recording_is_too_short_for(tmp_path: Path) -> None:
@@ -220,3 +223,5 @@ def test_packing_leaves_out_what_a_recording_is_too_short_for(tmp_path: Path) ->
     assert list(found["tasks"]) == ["planetlab-cpu"]
     assert set(found["omitted"]) == {"bitbrains-cpu", "bitbrains-cpu-memory"}
     assert "packing needs 69" in found["omitted"]["bitbrains-cpu"]
+    (tmp_path / "bitbrains-rnd").rename(tmp_path / "elsewhere")
+    assert "no folder bitbrains-rnd in it" in reproduce_packing.run(tmp_path)["omitted"]["bitbrains-cpu-memory"]

@@ -197,6 +197,23 @@ def test_a_task_that_the_data_are_too_short_for_is_left_out_and_said(tmp_path: P
         run(data, seed=1, effort=TINY, only=("cpu-24h-p95",))
 
 
+def test_a_data_set_that_is_not_there_leaves_its_tasks_out_and_is_read_no_second_time(tmp_path: Path) -> None:
+    data, said = bitbrains_folder(tmp_path, usage(6, days=63)), list[str]()
+    found = run(data, seed=1, effort=TINY, only=("planetlab-1h", "cpu-6h-p95"))
+    assert list(found["tasks"]) == ["bitbrains-cpu-6h-p95"]
+    assert set(found["omitted"]) == {"planetlab-1h-peak", "planetlab-1h-p95"}
+    assert "no folder planetlab in it (it has bitbrains-rnd); give the folder that holds planetlab/" in str(
+        found["omitted"]["planetlab-1h-p95"]
+    )
+    with pytest.raises(ConfigError, match=f"give its parent, {tmp_path}"):
+        run(data / "bitbrains-rnd", only=("bitbrains",))
+    (tmp_path / "short").mkdir()
+    with pytest.raises(ConfigError, match="the Bitbrains recording has 8 days"):
+        run(bitbrains_folder(tmp_path / "short", usage(6, days=8)), only=("bitbrains",), progress=said.append)
+    assert said.count("read 6 Bitbrains workloads") == 1
+    assert said.count("bitbrains-cpu-1h-peak is left out") == 1
+
+
 def test_rows_drawn_by_what_they_count_keep_weighted_sums_right() -> None:
     rng = np.random.default_rng(4)
     importance = rng.pareto(1.5, 50_000) + 0.01

@@ -102,6 +102,13 @@ def test_a_workload_without_a_single_sample_is_dropped_and_counted() -> None:
     assert dict(series.repairs) == {"workloads without samples or capacity dropped": 1}
 
 
+def test_files_of_two_recordings_are_told_apart(tmp_path: Path) -> None:
+    usage = pl.read_parquet(bitbrains(tmp_path) / "usage.parquet")
+    usage.with_columns(vm=pl.lit(2)).write_parquet(tmp_path / "usage.parquet")
+    with pytest.raises(TraceError, match=r"has none of the 1 VMs of usage\.parquet"):
+        read_bitbrains_rnd(tmp_path)
+
+
 def test_a_missing_file_and_a_missing_column_are_named(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"lacks usage\.parquet"):
         read_bitbrains_rnd(tmp_path)

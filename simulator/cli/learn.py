@@ -64,6 +64,13 @@ def _say(quiet: bool) -> Callable[[str], None]:
     return say
 
 
+def _note_omitted(omitted: Mapping[str, str]) -> None:
+    """Say what is left out, and why; what has one cause is told together."""
+    for why in dict.fromkeys(omitted.values()):
+        names = [name for name, cause in omitted.items() if cause == why]
+        click.echo(f"note: left out: {', '.join(names)}: {why}", err=True)
+
+
 def _target(text: str) -> Target:
     from placement.learning.baselines import Target
 
@@ -251,8 +258,7 @@ def reproduce_forecast(
     from simulator.reproduce.forecast import run
 
     result = run(data, seed=seed, only=only, keep=keep, progress=_say(quiet))
-    for name, why in result["omitted"].items():
-        click.echo(f"note: {name} is left out: {why}", err=True)
+    _note_omitted(result["omitted"])
     rows = [
         {
             "task": name,
@@ -326,8 +332,7 @@ def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], 
         if task not in TASKS:
             raise ConfigError(f"unknown task {task!r}; {nearest(task, list(TASKS))}")
     result = run(data, seed=seed, draws=draws, only=only, progress=_say(quiet))
-    for name, why in result["omitted"].items():
-        click.echo(f"note: {name} is left out: {why}", err=True)
+    _note_omitted(result["omitted"])
     rows = [
         {
             "task": task,
@@ -355,8 +360,9 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
     from simulator.reproduce.lifetimes import run
 
     result = run(data, seed=seed, progress=_say(quiet))
+    _note_omitted(result["omitted"])
     rows = []
-    for trace in ("dlrm", "azure"):
+    for trace in (name for name in ("dlrm", "azure") if name in result):
         ours = {"ullage": "model", "without the guard": "unguarded", "its hazards": "hazards", "history": "history"}
         named = {name: result[trace][key] for name, key in ours.items()}
         for name, entry in {**named, **result[trace]["rules"]}.items():

@@ -23,6 +23,7 @@ from simulator.learning.forecast_samples import Samples, concatenate, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.cold_samples import MIXED_RULE, TARGET, Cold, Population
 from simulator.reproduce.cold_siblings import judge_siblings
+from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.forecast_judging import FOLDS, LEVEL, ratio
 from simulator.reproduce.forecast_planetlab import split_days
 from simulator.reproduce.seeds import pooled
@@ -159,7 +160,7 @@ def run(
     ------
     TraceError : PlanetLab is missing or damaged. ConfigError : too few days are there.
     """
-    days: list[UsageSeries] = read_planetlab(data / "planetlab")
+    days: list[UsageSeries] = read_planetlab(data_set(data, "planetlab"))
     train, test = split_days(_stamps(days))
     judged = {part: [_stamps(days)[i] for i in index] for part, index in (("fitted", train), ("tested", test))}
     population = Population(days)

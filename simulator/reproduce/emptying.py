@@ -27,6 +27,7 @@ from simulator.cost import PriceBook, Rates
 from simulator.learning.lifetime_training import train_lifetimes
 from simulator.measures import measure
 from simulator.replay import Policy, Replay, ReplayOptions
+from simulator.reproduce.data_sets import data_set
 from simulator.traces.azure import read_azure
 from simulator.traces.trace import NEVER, Trace
 from simulator.usage.lifetime_learner import LifetimeLearner, TrueLifetimes
@@ -162,7 +163,7 @@ def run(data: Path, fleet: Fleet, share: float, seeds: range, advance: Any) -> d
     ------
     TraceError : the trace is missing or damaged.
     """
-    azure = read_azure(data / "azure-v1-vms")
+    azure = read_azure(data_set(data, "azure-v1-vms"))
     model = train_lifetimes(before_it_counts(owned(azure, 1, 0))).model
     rows, bounds = [], []
     for seed in seeds:

@@ -31,6 +31,7 @@ from placement.learning.windows import trailing_max, window_percentiles
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Recording, Samples, concatenate, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
+from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.seeds import pooled
 from simulator.traces.usage_readers import read_bitbrains_rnd
 
@@ -411,7 +412,7 @@ def run(
     ------
     TraceError : Bitbrains is missing or unreadable. ConfigError : it is too short.
     """
-    series = read_bitbrains_rnd(data / "bitbrains-rnd")
+    series = read_bitbrains_rnd(data_set(data, "bitbrains-rnd"))
     if series.num_days < REFIT_DAYS[-1] + 3:
         raise ConfigError(
             f"the Bitbrains recording has {series.num_days:.0f} days; this protocol needs {REFIT_DAYS[-1] + 3}"

@@ -239,7 +239,8 @@ def variants(data: Path) -> list[str]:
         if (data / "fgd-atc23" / f"arrivals_{path.stem.removeprefix('openb_pod_list_')}.parquet").is_file()
     )
     if not found:
-        raise TraceError(f"{data}: holds no openb_pod_list_X.csv with fgd-atc23/arrivals_X.parquet; nothing to replay")
+        meant = f"; give --data {data / 'openb'}" if (data / "openb").is_dir() else ", so there is nothing to replay"
+        raise TraceError(f"{data}: holds no openb_pod_list_X.csv with fgd-atc23/arrivals_X.parquet{meant}")
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from placement.learning.usage import DAY, HOUR
 from placement.resources import CPU, MEMORY, FloatArray
 from simulator.learning.forecast_samples import Recording
 from simulator.learning.training import Effort
+from simulator.reproduce.data_sets import Once, data_set
 from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, bitbrains_task, generations
 from simulator.reproduce.forecast_judging import LEVEL, TaskResult, ratio
 from simulator.reproduce.forecast_planetlab import Days, planetlab_task, split_days
@@ -80,12 +81,12 @@ def run(
 ) -> dict[str, Any]:
     """All tasks (or those whose name contains one of ``only``) on a folder of traces; the JSON report.
 
-    A task for which a data set has too few names, days or samples is left out; ``omitted`` says why. ``keep`` is a folder
-    where each task's result is left as soon as it is there, and taken from in a later run.
+    A task whose data set is absent, or has too few names, days or samples, is left out; ``omitted`` says why. ``keep`` is
+    a folder where each task's result is left as soon as it is there, and taken from in a later run.
 
     Raises
     ------
-    TraceError : a data set is missing or unreadable. ConfigError, ModelError : no task can be judged, or none is chosen.
+    TraceError : a data set is unreadable. ConfigError, ModelError : no task can be judged, or none is chosen.
     """
     effort = effort or Effort(60_000, by_weight=True)
     wanted = _Wanted.of(only)
@@ -102,7 +103,7 @@ def run(
                 result = made()
             except (ConfigError, ModelError) as error:
                 omitted[name] = error
-                progress(f"{name} is left out: {error}")
+                progress(f"{name} is left out")
                 continue
             result = result if kept is None else kept.put(result)
         results.append(result)
@@ -141,8 +142,8 @@ def _tasks(
     data: Path, seed: int, effort: Effort, wanted: _Wanted, progress: Progress
 ) -> Iterator[tuple[str, Callable[[], TaskResult]]]:
     """Name of each task, and what judges it; data sets are read when the first task of theirs is judged."""
-    recording = cache(partial(_bitbrains, data, progress))
-    days = cache(lambda: Days(read_planetlab(data / "planetlab")))
+    recording = Once(partial(_bitbrains, data, progress))
+    days = Once(lambda: Days(read_planetlab(data_set(data, "planetlab"))))
     for name, (resource, target) in wanted.bitbrains.items():
         yield (
             name,
@@ -159,7 +160,7 @@ def _planetlab_days(data: Path) -> dict[str, list[str]]:
 
 
 def _bitbrains(data: Path, progress: Progress) -> Recording:
-    series = read_bitbrains_rnd(data / "bitbrains-rnd")
+    series = read_bitbrains_rnd(data_set(data, "bitbrains-rnd"))
     progress(f"read {len(series.workloads)} Bitbrains workloads")
     generations(int(series.num_days))
     return Recording(series, np.arange(FIRST_FIT_DAY * DAY, series.num_steps, HOUR))

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from placement.errors import ConfigError, ModelError, PlacementError
 from placement.learning.lifetime_history import NUM_HAZARDS
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, class_of
 from placement.learning.survival import class_shares
@@ -26,6 +27,7 @@ from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, FloatArray, I
 from simulator.learning.lifetime_samples import LifeSamples, described, with_owners
 from simulator.learning.lifetime_scores import concordance
 from simulator.learning.lifetime_training import model_at
+from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.lifetime_guard import trusted
 from simulator.traces.azure import read_azure
 from simulator.traces.dlrm import read_dlrm
@@ -256,20 +258,33 @@ def _by_owner(ours: FloatArray, arrivals: Arrivals, test: IntArray, seed: int) -
 
 
 def run(data: Path, *, seed: int = 5, progress: Progress = lambda message: None) -> dict[str, Any]:
-    """DLRM and Azure; the JSON report.
+    """DLRM and Azure; the JSON report. A trace that is absent, or too short, is left out; ``omitted`` says why.
 
     Raises
     ------
-    TraceError : a trace is missing or damaged.
+    TraceError : a trace is damaged. ConfigError, ModelError : neither can be judged.
     """
-    dlrm = dlrm_arrivals(data / "alibaba-dlrm-2025")
-    azure = azure_arrivals(data / "azure-v1-vms")
-    span = dlrm.arrival_s.max() - dlrm.arrival_s.min()
-    first = float(dlrm.arrival_s.min() + 0.5 * span)
-    begin = float(azure.arrival_s.min())
-    return {
-        "dlrm": one(dlrm, first, 21_600.0, seed=seed, progress=progress),
-        "azure": one(azure, begin + 1.5 * 86_400, 10_800.0, seed=seed, progress=progress),
-        "classes_s": list(LIMITS_S),
-        "seed": seed,
-    }
+    found, omitted = dict[str, Any](), dict[str, PlacementError]()
+    for name, judged in (("dlrm", _dlrm), ("azure", _azure)):
+        try:
+            found[name] = judged(data, seed, progress)
+        except (ConfigError, ModelError) as error:
+            omitted[name] = error
+            progress(f"{name} is left out")
+    if not found:
+        raise next(iter(omitted.values()))
+    why = {name: str(error) for name, error in omitted.items()}
+    return {**found, "omitted": why, "classes_s": list(LIMITS_S), "seed": seed}
+
+
+def _dlrm(data: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    arrivals = dlrm_arrivals(data_set(data, "alibaba-dlrm-2025"))
+    span = arrivals.arrival_s.max() - arrivals.arrival_s.min()
+    first = float(arrivals.arrival_s.min() + 0.5 * span)
+    return one(arrivals, first, 21_600.0, seed=seed, progress=progress)
+
+
+def _azure(data: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    arrivals = azure_arrivals(data_set(data, "azure-v1-vms"))
+    begin = float(arrivals.arrival_s.min())
+    return one(arrivals, begin + 1.5 * 86_400, 10_800.0, seed=seed, progress=progress)

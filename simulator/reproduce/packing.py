@@ -28,6 +28,7 @@ from placement.learning.windows import Past
 from placement.resources import CPU, MEMORY, FloatArray, IntArray
 from simulator.learning.forecast_samples import Recording, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
+from simulator.reproduce.data_sets import Once, data_set
 from simulator.reproduce.eurosys import filled
 from simulator.reproduce.joint_packing import PLACE_DAYS, Plan, Replay, plans
 from simulator.traces.usage_readers import read_bitbrains_rnd, read_planetlab
@@ -436,33 +437,26 @@ def run(
 ) -> dict[str, Any]:
     """All tasks, or ``only`` some; the JSON report, whose top level repeats ``bitbrains-cpu``.
 
-    A task for which a recording has too few days is left out; ``omitted`` says why. So is PlanetLab where it is absent,
-    unless it was asked for.
+    A task whose recording is absent, or has too few days, is left out; ``omitted`` says why.
 
     Raises
     ------
-    TraceError : a recording is missing or unreadable. ConfigError, ModelError : no task can be judged.
+    TraceError : a recording is unreadable. ConfigError, ModelError : no task can be judged.
     """
     wanted = tuple(only) or TASKS
     tasks, omitted = dict[str, Any](), dict[str, PlacementError]()
-    series = read_bitbrains_rnd(data / "bitbrains-rnd") if set(wanted) - {"planetlab-cpu"} else None
+    series = Once(lambda: read_bitbrains_rnd(data_set(data, "bitbrains-rnd")))
     effort = effort or Effort(40_000, 10_000, FitOptions(level=0.9))
     for name in wanted:
-        if name == "planetlab-cpu" and not only and not (data / "planetlab").is_dir():
-            continue
         try:
-            task = (
-                _planetlab(data)
-                if name == "planetlab-cpu" or series is None
-                else _bitbrains(name, series, seed, effort)
-            )
+            task = _planetlab(data) if name == "planetlab-cpu" else _bitbrains(name, series(), seed, effort)
             progress(f"{name}: packing")
             tasks[name] = task.run(progress)
             if draws and name == "bitbrains-cpu":
                 tasks[name]["draws"] = spread(task, draws, seed, progress)
         except (ConfigError, ModelError) as error:
             omitted[name] = error
-            progress(f"{name} is left out: {error}")
+            progress(f"{name} is left out")
     if not tasks:
         raise next(iter(omitted.values()))
     why = {name: str(error) for name, error in omitted.items()}
@@ -479,7 +473,7 @@ def _bitbrains(name: str, series: UsageSeries, seed: int, effort: Effort) -> Tas
 
 
 def _planetlab(data: Path) -> Task:
-    days = read_planetlab(data / "planetlab")
+    days = read_planetlab(data_set(data, "planetlab"))
     if len(days) <= PLANETLAB_TUNE_DAYS:
         raise ConfigError(f"packing of PlanetLab needs {PLANETLAB_TUNE_DAYS + 1} days; the folder has {len(days)}")
     return planetlab(days)

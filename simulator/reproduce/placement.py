@@ -31,6 +31,7 @@ from simulator.learning.training import train
 from simulator.measures import measure
 from simulator.output import API_VERSION, progress, render, write_whole
 from simulator.replay import Policy, Replay, ReplayOptions
+from simulator.reproduce.data_sets import data_set
 from simulator.traces.joined import Join, join
 from simulator.traces.sources import open_trace
 from simulator.traces.trace import Pods, Trace, Usage
@@ -110,7 +111,7 @@ class Setting:
 
 def joined(data: Path, share: float, seed: int) -> Trace:
     """DLRM arrivals that fit the shape, with Bitbrains usage, from ``data`` (the folder of all recordings)."""
-    arrivals = open_trace(f"alibaba-dlrm-2025:{data / 'alibaba-dlrm-2025'}")
+    arrivals = open_trace(f"alibaba-dlrm-2025:{data_set(data, 'alibaba-dlrm-2025')}")
     most = SHAPE.node("").amounts
     small = np.array([all(s.amount(r) <= most[r] for r in (CPU, MEMORY)) for s in arrivals.specs])
     pods = arrivals.pods
@@ -122,7 +123,7 @@ def joined(data: Path, share: float, seed: int) -> Trace:
         departure_s=pods.departure_s[kept],
     )
     arrivals = arrivals.but(pods=fitting)
-    return join(arrivals, read_usage(data / "bitbrains-rnd"), Join(share=share, seed=seed))
+    return join(arrivals, read_usage(data_set(data, "bitbrains-rnd")), Join(share=share, seed=seed))
 
 
 def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str, Any]:
@@ -256,7 +257,7 @@ FOREIGN_FACTOR = 0.4
 def foreign_model(data: Path, folder: Path) -> None:
     """Trees from another kind of cluster: the CPU of PlanetLab's machines, first recorded day. They do not look at the
     hour, which the joined trace could not tell them."""
-    day = replace(read_planetlab(data / "planetlab")[0], start_s=0)
+    day = replace(read_planetlab(data_set(data, "planetlab"))[0], start_s=0)
     train(day, folder, seed=0, targets=[target_of(FOREIGN)])
 
 
@@ -387,6 +388,7 @@ def attack_all(
     rows: list[dict[str, Any]] = []
     digests = []
     setting = Setting(warmup_days, days)
+    data_set(data, "planetlab")  # a mistake shows at once
     with TemporaryDirectory() as folder, progress("replaying", quiet=quiet) as advance:
 
         def foreign() -> Path:

@@ -195,6 +195,10 @@ def read_bitbrains_rnd(folder: Path, *, max_cores: float = 8.0) -> UsageSeries:
     sane &= pl.col("cpu_capacity_mhz").is_finite() & pl.col("memory_capacity_mib").is_finite()
     kept = given.filter(sane).sort("vm").with_row_index("row")
     dropped = usage.join(kept, on="vm", how="anti")["vm"].n_unique()
+    if dropped and not usage["vm"].is_in(given["vm"].implode()).any():
+        raise TraceError(
+            f"{given_path}: has none of the {dropped} VMs of {usage_path.name}; are the files of two recordings mixed up?"
+        )
     if dropped and not kept.height:
         raise TraceError(f"{given_path}: none of the {dropped} VMs with samples has cores, capacity and memory above 0")
     joined = usage.join(kept, on="vm", how="inner", maintain_order="left")
