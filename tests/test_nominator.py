@@ -18,6 +18,8 @@ import pytest
 
 from placement import gangs
 from placement.planning.batch import Batch, Batched
+from scheduler import gates
+from scheduler.api import Who
 from scheduler.errors import ApiError
 from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
 from scheduler.ledger import Seen
@@ -26,6 +28,7 @@ from scheduler.planning.adherence import EXPIRED
 from scheduler.planning.nominator import Nominator
 from scheduler.planning.planner import Planner
 from scheduler.planning.planner_process import Order
+from scheduler.planning.solver import SolverError
 from scheduler.settings import PlanSettings, Settings
 from tests.api_server import ApiServer, client_of, pod_object
 from tests.live_engine import Live, cpu_pod
@@ -506,6 +509,104 @@ async def test_a_batch_on_its_way_is_not_nominated_after_the_kill_switch(tmp_pat
         await until(lambda: all(is_free(api, f"p{i}") for i in range(3)))
         assert not any("/status" in path for method, path in api.calls if method == "PATCH")
         assert not planner.engine.ledger.reservations
+
+
+async def test_a_batch_on_its_way_is_not_nominated_once_the_lead_is_lost(tmp_path: Path) -> None:
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        planner.nominator.on_promised = lambda _promised: planner.obey(Order())
+        for i in range(3):
+            api.put("pods", gated(f"p{i}"))
+        await until(lambda: bool(planner.nominator._deliveries))
+        await until(lambda: all(delivery.done() for delivery in planner.nominator._deliveries))
+        assert not any(method == "PATCH" for method, _ in api.calls), "another replica plans for these pods now"
+        assert not planner.engine.ledger.reservations
+        planner.nominator.on_promised = lambda _promised: None
+        planner.obey(Order(float("inf")))
+        await until(lambda: all(is_free(api, f"p{i}") and nominated(api, f"p{i}") for i in range(3)))
+
+
+async def test_members_that_run_are_counted_once_however_long_the_others_wait(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(nominator, "LOOK_S", 0.05)
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        runs = member("g", 0, 4)
+        del runs["spec"]["schedulingGates"]
+        runs["spec"]["nodeName"] = "node-0000"
+        for body in (runs, member("g", 1, 4), member("g", 2, 4)):
+            api.put("pods", body)
+        await until(lambda: len(planner.engine.ledger.gated) == 2)
+        await asyncio.sleep(0.7)  # a dozen looks
+        assert not is_free(api, "g1")
+        api.put("pods", member("g", 3, 4))
+        await until(lambda: all(is_free(api, f"g{i}") for i in range(1, 4)))
+
+
+async def test_a_batch_that_cannot_be_solved_is_counted_and_solved_in_the_next_window(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        solve, errors = planner.nominator.solver.solve, [SolverError("the planning process died")]
+
+        async def flaky(*words: Any) -> Batched:
+            if errors:
+                raise errors.pop()
+            return await solve(*words)
+
+        monkeypatch.setattr(planner.nominator.solver, "solve", flaky)
+        api.put("pods", gated("p"))
+        await until(lambda: is_free(api, "p"))
+        assert nominated(api, "p")
+        failed = planner.metrics.registry.get_sample_value("ullage_plan_batches_total", {"ending": "failed"})
+        assert failed == 1
+
+
+async def test_a_gang_that_lost_a_member_while_it_was_planned_keeps_no_room_and_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        solve, lost = planner.nominator.solver.solve, []
+
+        async def slow(*words: Any) -> Batched:
+            found = await solve(*words)
+            if not lost:
+                lost.append("g0")
+                api.delete("pods", "g0", "default")
+                await until(lambda: "uid-g0" not in planner.engine.ledger.gated)
+            return found
+
+        monkeypatch.setattr(planner.nominator.solver, "solve", slow)
+        for i in range(3):
+            api.put("pods", member("g", i, 3))
+        await until(lambda: bool(lost) and "uid-g0" not in planner.engine.ledger.gated)
+        await asyncio.sleep(0.3)  # several windows
+        assert not planner.engine.ledger.reservations
+        assert not any(method == "PATCH" for method, _ in api.calls)
+        api.put("pods", member("g", 3, 3))
+        await until(lambda: all(is_free(api, f"g{i}") for i in range(1, 4)))
+
+
+async def test_a_gate_that_could_not_be_lifted_is_lifted_later_and_nobody_is_nominated_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refused: list[str] = []
+
+    async def flaky(api: Any, who: Who) -> None:
+        if who.name not in refused:
+            refused.append(who.name)
+            raise ApiError("busy", status=500)
+        await gates.lift(api, who)
+
+    monkeypatch.setattr(nominator, "lift", flaky)
+    async with cluster() as api, planning(api, tmp_path, plan=replace(PLAN, nomination_deadline_s=20)):
+        for i in range(2):
+            api.put("pods", member("g", i, 2))
+        api.put("pods", gated("alone"))
+        names = ("g0", "g1", "alone")
+        await until(lambda: all(is_free(api, name) for name in names))
+        assert sorted(refused) == sorted(names)
+        assert all(nominated(api, name) for name in names)
+        assert sum(path.endswith("/status") for method, path in api.calls if method == "PATCH") == 3
 
 
 async def test_a_planner_that_is_killed_is_started_anew_and_answers_never_wait_for_it(tmp_path: Path) -> None:
