@@ -181,3 +181,32 @@ async def test_withdrawing_takes_everything_back(tmp_path: Path) -> None:
     await node.controller.turn()
     assert node.offers == (0, 0)
     assert any("eviction" in path for _, path in node.calls)
+
+
+async def test_after_the_kill_switch_or_without_the_lead_nothing_is_offered_and_nobody_evicted(tmp_path: Path) -> None:
+    node = Node(tmp_path, mode="withdraw")
+    node.show(9000, 1024)
+    node.batch("one", 4000)
+    node.batch("two", 5000)
+    modes, call = node.live.engine.modes, node.call
+    modes.is_killed = True
+    await node.controller.turn()
+    assert node.calls == []
+
+    async def killed_meanwhile(method: str, path: str, body: Any = None, **_: Any) -> bytes:
+        if "eviction" in path:
+            modes.is_killed = True
+        return await call(method, path, body)
+
+    modes.is_killed = False
+    node.call = killed_meanwhile  # type: ignore[method-assign]
+    await node.controller.turn()
+    assert len([path for _, path in node.calls if "eviction" in path]) == 1
+    modes.is_killed = False
+    node.live.engine.is_leading = lambda: False
+    node.calls.clear()
+    await node.controller.turn()
+    assert node.calls == []
+    node.live.engine.is_leading = lambda: True
+    await node.controller.turn()
+    assert node.calls

@@ -93,11 +93,15 @@ class Reclaimer:
         self._said: set[str] = set()
 
     async def run(self) -> None:
-        """Round after round, while this replica serves."""
+        """Round after round, while this replica may act."""
         while True:
             await asyncio.sleep(self.settings.every_s)
-            if not self.engine.why_not_serving():
+            if self._may_act():
                 await self.turn()
+
+    def _may_act(self) -> bool:
+        """Whether this replica serves and the kill switch is not thrown."""
+        return not (self.engine.why_not_serving() or self.engine.modes.is_killed)
 
     async def turn(self) -> None:
         """Look at every node that is marked, or offers something, and act."""
@@ -168,11 +172,12 @@ class Reclaimer:
         if self.settings.mode == "dry":
             self._dry[found.node] = found.new
             return
-        if found.new != found.old:
+        if found.new != found.old and self._may_act():
             await self._try("patch", self._patch(found))
         if self.settings.evicts:
             for uid in found.evicts:
-                await self._try("evict", self._evict(uid))
+                if self._may_act():  # a round takes long where many nodes are patched
+                    await self._try("evict", self._evict(uid))
 
     async def _try(self, what: str, work: Any) -> None:
         count = self.engine.metrics.reclaim_actions.labels
