@@ -241,6 +241,21 @@ async def test_memory_is_bounded_when_nobody_takes_samples() -> None:
     assert store.refused["evicted"] == 900
 
 
+async def test_a_sample_that_waited_while_a_newer_one_of_its_pod_came_is_stale() -> None:
+    store = UsageStore(1, Metrics(), lambda: 1000.0)
+    store.has_taker = True
+    await store.put(Sample(Subject("pod", "other"), 1.0, cpu_millicores=1.0))
+    pod = Subject("pod", "uid")
+    newer, older = (asyncio.create_task(store.put(Sample(pod, at, cpu_millicores=at))) for at in (20.0, 10.0))
+    await asyncio.sleep(0)
+    store.take(1)
+    assert await newer == "accepted"
+    store.take(1)
+    assert await older == "stale"
+    assert store.latest[pod].cpu_millicores == 20
+    assert len(store) == 0
+
+
 async def test_senders_wait_when_somebody_takes_samples() -> None:
     store = UsageStore(10, Metrics(), lambda: 1000.0)
     store.has_taker = True

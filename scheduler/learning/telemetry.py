@@ -98,12 +98,11 @@ class UsageStore:
 
         One that is of the future by now, because the clock was set back, keeps no other out.
         """
-        known = self.latest.get(sample.subject)
-        if known is not None and sample.unix_s < known.unix_s <= self.clock() + FUTURE_S:
-            return self._counted("stale")
-        while self.has_taker and len(self._queue) >= self.max_samples:
+        while not (is_stale := self._is_stale(sample)) and self.has_taker and len(self._queue) >= self.max_samples:
             self._room.clear()
             await self._room.wait()
+        if is_stale:
+            return self._counted("stale")
         if len(self._queue) >= self.max_samples:
             self._queue.popleft()
             self._counted("evicted")
@@ -114,6 +113,10 @@ class UsageStore:
             self.latest.popitem(last=False)
         self._arrived_s = self.clock()
         return self._counted("accepted")
+
+    def _is_stale(self, sample: Sample) -> bool:
+        known = self.latest.get(sample.subject)
+        return known is not None and sample.unix_s < known.unix_s <= self.clock() + FUTURE_S
 
     def _counted(self, outcome: str) -> str:
         self.metrics.telemetry_samples.labels(outcome).inc()
