@@ -518,10 +518,11 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
     await serving.turn()
     assert 'ullage_fallback_total{reason="lifetime model refused"} 1.0' in live.metrics.expose().decode()
     assert lifetimes_of(live.state.knowledge).source == "hazards"
-    for name in ("lifetimes.txt", "lifetime-classes.txt"):
-        (broken / name).write_bytes((folder / name).read_bytes())
     (broken / "card.json").write_text(boosted.card_text(card))
-    serving._card_stamp = -1.0
+    await serving.turn()
+    assert 'ullage_fallback_total{reason="lifetime model refused"} 2.0' in live.metrics.expose().decode()
+    for name in ("lifetimes.txt", "lifetime-classes.txt"):  # the card came first
+        (broken / name).write_bytes((folder / name).read_bytes())
     await serving.turn()
     assert lifetimes_of(live.state.knowledge).source == "hazards, model model"
 

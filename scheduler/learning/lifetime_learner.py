@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from placement.errors import ModelError
-from placement.learning.boosted import CARD
 from placement.learning.horizons import MOST_WORKLOADS
 from placement.learning.lifetime_model import load_lifetimes
 from placement.learning.lifetimes import POPULATION, RUNGS, LifetimeForecaster, answer
 from placement.learning.prediction import HISTORY, RULE_PREFIX
 from placement.log import POD_ASSUMED, POD_BOUND, POD_ENDED, POD_FORGOTTEN, POD_FOUND, POD_RELEASED, Event
 from scheduler.engine import Engine
+from scheduler.learning.model_folder import ModelFolder
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class LifetimeLearner:
             max_workloads=max_workloads, every_s=every_s, begins_s=round(clock()) - engine.ledger.time_s
         )
         self._heard: deque[Event] = deque()
-        self._card_stamp = -1.0
+        self._folder = ModelFolder(self.folder)
         self._counted: Counter[str] = Counter()
         self._is_full = False
         if self.is_needed:
@@ -131,18 +131,12 @@ class LifetimeLearner:
     # ── the model ─────────────────────────────────────────────────────────────────────────────
 
     async def _follow_model(self) -> None:
-        """Load the folder when its card changed; one that cannot be used, or holds no lifetimes, leaves the history."""
-        if not self.folder:
+        """Load the folder when it changed; one that cannot be used, or holds no lifetimes, leaves the history."""
+        if not self.folder or not self._folder.has_changed():
             return
-        try:
-            stamp = (Path(self.folder) / CARD).stat().st_mtime
-        except OSError:
-            stamp = 0.0
-        if stamp == self._card_stamp:
-            return
-        self._card_stamp = stamp
         try:
             model = await asyncio.to_thread(load_lifetimes, Path(self.folder))
+            self._folder.taken()
         except ModelError as error:
             model = None
             self.engine.metrics.fallback.labels("lifetime model refused").inc()

@@ -15,11 +15,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from placement.errors import ModelError
 from placement.knowledge import Forecasts, workload_of
-from placement.learning.boosted import CARD
 from placement.learning.drift import is_full
 from placement.learning.facts import facts_of
 from placement.learning.forecasting import Forecaster, asked_of, rungs_below
@@ -41,6 +39,7 @@ from placement.resources import CPU, MEMORY
 from placement.state import CPU_ROW
 from scheduler.engine import Engine
 from scheduler.errors import SourceError
+from scheduler.learning.model_folder import ModelFolder
 from scheduler.learning.predict_worker import Asker, OnThread, Source, WorkerLostError
 from scheduler.learning.prometheus import PodSeries, Prometheus
 from scheduler.learning.telemetry import Sample, UsageStore
@@ -107,7 +106,7 @@ class UsageLearner:
         self.answered_s: dict[str, float] = {}
         """When each source last answered, unix time."""
         self._read_to_s = 0
-        self._card_stamp = -1.0
+        self._folder = ModelFolder(settings.model)
         self._model = ""
         """Folder in use; empty = the history alone."""
         self._rungs_before: dict[str, str] = {}
@@ -151,19 +150,13 @@ class UsageLearner:
     # ── the model ─────────────────────────────────────────────────────────────────────────────
 
     async def _follow_model(self) -> None:
-        """Load the folder when its card changed; a folder that cannot be used leaves the history rung."""
-        if not self.settings.model:
+        """Load the folder when it changed; one that cannot be used leaves the history rung."""
+        if not self.settings.model or not self._folder.has_changed():
             return
-        try:
-            stamp = (Path(self.settings.model) / CARD).stat().st_mtime
-        except OSError:
-            stamp = 0.0
-        if stamp == self._card_stamp:
-            return
-        self._card_stamp = stamp
         try:
             rungs = await asyncio.to_thread(load_rungs, self.settings.model, self.target, parts=self.parts)
             self._model = self.settings.model
+            self._folder.taken()
         except ModelError as error:
             self._model = ""
             self.engine.metrics.fallback.labels("model refused").inc()
@@ -315,7 +308,7 @@ class UsageLearner:
 
     async def _predict(self, questions: list[Question]) -> bool:
         """Whether the worker answered."""
-        source = Source(self._model, self._card_stamp, self.target, self.parts)
+        source = Source(self._model, self._folder.stamp, self.target, self.parts)
         for first in range(0, len(questions), PER_VISIT):
             part = questions[first : first + PER_VISIT]
             try:
