@@ -136,7 +136,7 @@ class App:
         self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced and self.learner.is_satisfied
         election = self.election
         self.lead = Lead(lambda: 1 if election is None else election.term, self.informer)
-        self.lead.await_binds(settings.kube.bind_timeout_s, lambda: bool(state.gpu_count.any()))
+        self.lead.await_binds(settings.kube.bind_reach_s, lambda: bool(state.gpu_count.any()))
         self.engine.is_leading = lambda: self.lead.may_act
         self.engine.may_bind = lambda: self.lead.may_bind
         self.metrics.before_scrape(self._gauges)

@@ -98,7 +98,7 @@ class Election:
         lease = _decode(body)
         holder, version = lease.spec.holderIdentity or "", lease.metadata.resourceVersion
         if version != self._seen[0]:
-            self._seen = (version, started)
+            self._seen = (version, time.monotonic())  # it may have been renewed while we asked
         duration = lease.spec.leaseDurationSeconds or self.settings.duration_s
         is_ours = holder == self.identity
         if holder and not is_ours and started - self._seen[1] < duration:

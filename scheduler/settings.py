@@ -103,8 +103,14 @@ class KubeSettings:
     """A watch is renewed after this; bookmarks make that free."""
     silence_timeout_s: float = _number(120, 5, 3600)
     """A watch without a byte for so long is taken for dead; bookmarks arrive about once a minute."""
-    bind_timeout_s: float = _number(5, 0.1, 120)
-    """One Binding POST; with a lease, at most a third of its duration: none outlives the term that it was sent in."""
+    bind_timeout_s: float = _number(2.5, 0.1, 120)
+    """One Binding POST; with a lease, at most a sixth of its duration: none outlives the term that it was sent in."""
+
+    @property
+    def bind_reach_s(self) -> float:
+        """Seconds from sending a Binding until it has taken effect or never will: it may reach the API server as late as we
+        give up, which counts the timeout from there and may not hear that we are gone."""
+        return 2 * self.bind_timeout_s
 
 
 @dataclass(frozen=True)
@@ -287,7 +293,7 @@ class Settings:
     """Soft wishes that may be ignored in ``decide``; see docs/operate.md."""
     assume_timeout_s: float = _number(60, 1, 3600)
     """A reservation that neither bound nor failed by then is looked up, and forgotten if the API says unbound. At least
-    ``kube.bind_timeout_s``: until then a Binding without an answer may take effect."""
+    twice ``kube.bind_timeout_s``: until then a Binding without an answer may take effect."""
     exempt_namespaces: tuple[str, ...] = ()
     """Pods of these namespaces get neutral answers: Ullage's own must be among them."""
     name_losers: bool = False
@@ -437,15 +443,16 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     if lease.renew_s * 3 > lease.duration_s:
         wrong = f"must be at most a third of lease.duration_s ({lease.duration_s:g}), or one lost call costs the lead"
         yield ("lease.renew_s", "lease.duration_s"), f"lease.renew_s = {lease.renew_s:g}: {wrong}"
-    if settings.assume_timeout_s < kube.bind_timeout_s:
-        wrong = f"must be at least kube.bind_timeout_s ({kube.bind_timeout_s:g}), or devices are free before a Binding fails"
+    if settings.assume_timeout_s < kube.bind_reach_s:
+        least = f"must be at least twice kube.bind_timeout_s ({kube.bind_timeout_s:g})"
+        wrong = f"{least}, or devices are free before a Binding fails"
         yield (
             ("assume_timeout_s", "kube.bind_timeout_s"),
             f"assume_timeout_s = {settings.assume_timeout_s:g}: {wrong}",
         )
-    if lease.enabled and kube.bind_timeout_s * 3 > lease.duration_s:
+    if lease.enabled and kube.bind_reach_s * 3 > lease.duration_s:
         wrong = (
-            f"must be at most a third of lease.duration_s ({lease.duration_s:g}), or a Binding could outlive the lead"
+            f"must be at most a sixth of lease.duration_s ({lease.duration_s:g}), or a Binding could outlive the lead"
         )
         yield ("kube.bind_timeout_s", "lease.duration_s"), f"kube.bind_timeout_s = {kube.bind_timeout_s:g}: {wrong}"
 

@@ -74,6 +74,26 @@ async def test_the_holder_says_for_how_long_it_holds_the_lease(tmp_path: Path, c
         assert api.objects[LEASE]["spec"]["leaseTransitions"] == 5
 
 
+async def test_a_lease_that_was_renewed_while_it_was_read_lasts_from_then(tmp_path: Path, clock: Clock) -> None:
+    async with served(tmp_path) as (_, client):
+        one, two = replica(client, "1"), replica(client, "2")
+        call = client.call
+
+        async def slow(method: str, path: str, *words: Any, **more: Any) -> bytes:
+            clock.now += 5  # on its way; then it is renewed, then read
+            client.call = call  # type: ignore[method-assign]  # the network is slow once
+            await one._try()
+            return await call(method, path, *words, **more)
+
+        client.call = slow  # type: ignore[method-assign]  # the network is slow once
+        await two._try()
+        clock.now += 9.9
+        assert one.is_leading
+        clock.now += 5
+        await two._try()
+        assert not two.is_leading, "14.9 s since the renewal"
+
+
 async def test_a_lease_that_somebody_made_in_advance_is_taken(tmp_path: Path, clock: Clock) -> None:
     async with served(tmp_path) as (api, client):
         put_lease(api)

@@ -72,10 +72,10 @@ def test_every_problem_is_named_with_path_value_rule_and_fix(tmp_path: Path) -> 
         ('[http]\ntls_cert = "/no/c"\ntls_key = "/no/k"\n', "no such file"),
         ("[lease]\nrenew_s = 10\n", "at most a third"),
         (
-            "[kube]\nbind_timeout_s = 6\n[lease]\nenabled = true\n",
-            r"kube.bind_timeout_s = 6: must be at most a third of lease.duration_s \(15\), or a Binding could outlive",
+            "[kube]\nbind_timeout_s = 2.6\n[lease]\nenabled = true\n",
+            r"kube.bind_timeout_s = 2.6: must be at most a sixth of lease.duration_s \(15\), or a Binding could outlive",
         ),
-        ("assume_timeout_s = 4\n", r"assume_timeout_s = 4: must be at least kube.bind_timeout_s \(5\)"),
+        ("assume_timeout_s = 4\n", r"assume_timeout_s = 4: must be at least twice kube.bind_timeout_s \(2.5\)"),
         ('ignored_wishes = ["hope"]\n', "ignored_wishes has 'hope'"),
         ('strategy = "prised"\n', "strategy = 'prised': unknown strategy 'prised'; did you mean 'priced'"),
         ('fallback_strategy = "/no/own.toml"\n', "cannot be read"),
@@ -93,7 +93,7 @@ def test_contradictions_are_named(tmp_path: Path, text: str, part: str) -> None:
 
 
 def test_who_is_alone_may_wait_for_a_binding_as_long_as_he_likes(tmp_path: Path) -> None:
-    assert read_settings(write(tmp_path, "[kube]\nbind_timeout_s = 60\n")).kube.bind_timeout_s == 60
+    assert read_settings(write(tmp_path, "[kube]\nbind_timeout_s = 30\n")).kube.bind_timeout_s == 30
 
 
 def test_a_missing_file_is_one_sentence() -> None:

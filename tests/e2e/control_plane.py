@@ -292,7 +292,7 @@ class Ullage:
         http = {"host": "127.0.0.1", "port": self.port, "admin_port": self.admin_port, "deadline_ms": 10_000}
         kube: dict[str, Any] = {"kubeconfig": str(plane.service_account())}
         if "lease" in settings:  # a short one leaves Bindings little time
-            kube["bind_timeout_s"] = min(settings["lease"]["duration_s"] / 3, settings.get("assume_timeout_s", 60))
+            kube["bind_timeout_s"] = min(settings["lease"]["duration_s"] / 6, settings.get("assume_timeout_s", 60) / 2)
         self.settings = {"mode": "decide", "strategy": "best-fit", "http": http, "kube": kube, **settings}
 
     def start(self, *, wait: bool = True) -> None:
