@@ -421,7 +421,8 @@ class Referee:
         rank = {uid: pod["spec"].get("priority", 0) for uid, pod in self.pods.items()}
         for uid in sorted(self.pending):
             meta = self.pods[uid]["metadata"]
-            is_covered = f"pod {meta['namespace']}/{meta['name']} fits on no node within this plan" in plan.reasons
+            told = f"pod {meta['namespace']}/{meta['name']} fits on no node within this plan: "
+            is_covered = any(reason.startswith(told) for reason in plan.reasons)
             if self.gangs.of(self.pods[uid]) or not is_covered:
                 continue
             for node in sorted({self.where[u] for u in placed if rank[u] < rank[uid]}):

@@ -480,7 +480,19 @@ def test_a_pod_whose_rules_exclude_every_node_is_named_with_the_rules(kind: str)
 
 def test_a_pod_that_only_lacks_room_now_is_not_called_impossible() -> None:
     made = make_plan(Request("batch", taken(node("a"), pod("x-1", "3", "a"), pod("w-1", "2")), 1.0))
-    assert made.reasons == ("pod default/w-1 fits on no node within this plan",)
+    short = "of 1 nodes that could take it if empty, cpu is short on 1"
+    assert made.reasons == (f"pod default/w-1 fits on no node within this plan: {short}",)
+
+
+def test_a_pod_without_a_place_is_told_what_is_short_and_who_goes_where_it_would_fit() -> None:
+    """One node is too small for it if empty, one is full, and what another has goes to the more important pod."""
+    nodes = (node("a", cpu=1), node("b"), node("c"))
+    pods = (pod("x-1", "3", "b"), pod("w-1", "3", priority=5), pod("w-2", "3"))
+    (reason,) = (r for r in make_plan(Request("batch", taken(*nodes, *pods), 1.0)).reasons if r.startswith("pod "))
+    assert reason == (
+        "pod default/w-2 fits on no node within this plan: of 2 nodes that could take it if empty, cpu is short on 1, "
+        "1 have room, but others of this plan go there"
+    )
 
 
 def test_a_priority_beyond_32_bits_and_a_uid_used_twice_are_refused_by_name() -> None:

@@ -139,7 +139,9 @@ def test_shares_go_where_a_device_has_room_for_them_not_where_the_sum_has() -> N
     assert [step.devices for step in plan_message("p", plan).steps] == [step.devices for step in plan.steps]
     only = planned(state, pod(1, 1, 500, models=("T4",)))
     assert only.steps == ()
-    assert only.reasons == ("pod default/p-1 fits on no node within this plan",)
+    (reason,) = only.reasons
+    assert reason.startswith("pod default/p-1 fits on no node within this plan: ")
+    assert reason.endswith("1 have room, but others of this plan go there or what is free is split over devices")
     assert planned(state, pod(5, 3, 1000)).steps == ()
     assert where(planned(state, pod(5, 2, 1000)))["u5"] == ("n1", "0,1")
 

@@ -277,5 +277,7 @@ def test_the_output_says_which_devices_a_pod_gets(tmp_path: Any) -> None:
     assert "a (GPU 1)" in table
     document = json.loads(CliRunner().invoke(plan_group, [*words, "-o", "json"]).stdout)
     assert sorted(step["devices"] for step in document["steps"]) == ["0", "1"]
-    assert document["reasons"] == ["pod default/s-2 fits on no node within this plan"]
+    (reason,) = document["reasons"]
+    assert reason.startswith("pod default/s-2 fits on no node within this plan: of 1 nodes ")
+    assert reason.endswith("1 have room, but others of this plan go there or what is free is split over devices")
     assert "a (GPU 0)" in page(cluster_of(file), make_plan(Request("batch", file, 1.0)))

@@ -145,6 +145,29 @@ class Cluster:
             left &= holds
         return "" if left.any() else "no node could take it even if empty: " + "; ".join(words)
 
+    def why_no_room(self, spec: PodSpec) -> str:
+        """What is short, before the plan, on the nodes that a class may run on."""
+        rows, view = self.rows, self.state.snapshot()
+        need = self.request([spec])[:, 0]
+        may = np.ones(len(rows), np.bool_)
+        for _, holds in self.state.rules.permissions(spec, rows):
+            may &= holds
+        fits, words = may.copy(), []
+        for r in np.flatnonzero(need > 0).tolist():
+            offered = view.offered[NUM_DERIVED + r, rows]
+            has_room = offered - view.taken[NUM_DERIVED + r, rows] >= need[r]
+            may &= offered >= need[r]
+            fits &= has_room
+            words.append((self.state.resources[r], has_room))
+        short = [(name, int((may & ~has_room).sum())) for name, has_room in words]
+        told = [f"{name} is short on {number}" for name, number in short if number]
+        if fits.any():
+            causes = ["others of this plan go there"]
+            causes += ["its gang is not whole"] * bool(spec.gang or spec.gang_size)
+            causes += ["what is free is split over devices"] * (spec.gpu is not None)
+            told.append(f"{fits.sum()} have room, but {' or '.join(causes)}")
+        return f"of {may.sum()} nodes that could take it if empty, {', '.join(told)}"
+
     def name(self, uid: str) -> str:
         """A pod's name for people, its UID when there is none."""
         return self.names.get(uid, uid)
@@ -197,9 +220,10 @@ def waiting(cluster: Cluster) -> tuple[str, ...]:
 
 
 def why_unplaced(cluster: Cluster, pods: Iterable[Pod]) -> list[str]:
-    """One line per pod of a class that got no place: the rules in its way, or that there is no room now."""
-    lines, why = [], ""
-    for number, pod in enumerate(pods):
-        why = cluster.why_nowhere(pod.spec) if number == 0 else why
-        lines.append(f"pod {pod.name}: {why}" if why else f"pod {pod.name} fits on no node within this plan")
-    return lines
+    """One line per pod of a class that got no place: the rules in its way, or what there is too little of now."""
+    pods = list(pods)
+    if not pods:
+        return []
+    why = cluster.why_nowhere(pods[0].spec)
+    why = f": {why}" if why else f" fits on no node within this plan: {cluster.why_no_room(pods[0].spec)}"
+    return [f"pod {pod.name}{why}" for pod in pods]
