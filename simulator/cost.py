@@ -76,6 +76,10 @@ class PriceBook:
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     """By shape."""
 
+    def is_guessed(self, node: NodeSpec) -> bool:
+        """Whether nobody said what a node costs: the sum of its parts at the default rates counts."""
+        return node.shape not in self.shapes and node.shape not in self.by_type and self.rates == Rates()
+
     def usd_per_hour(self, node: NodeSpec) -> float:
         """What a node costs."""
         shape = self.shapes.get(node.shape)

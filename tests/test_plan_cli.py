@@ -520,6 +520,9 @@ def test_what_is_said_of_many_pods_is_said_once() -> None:
         "9 pods, each is left to the scheduler: it has volumes (a/0, a/1, a/2 and 6 more; -o json names all)",
         "pod b/1 waits",
     ]
+    assert brief([f"pod a/{i}: too small: cpu" for i in range(4)]) == [
+        "4 pods: too small: cpu (a/0, a/1, a/2 and 1 more; -o json names all)"
+    ]
     expected = brief([f"pod a/w (expected {i}) is left out" for i in range(4)])
     assert len(expected) == 1
     assert expected[0].startswith("4 pods, each is left out (a/w (expected 0), ")
@@ -532,7 +535,45 @@ def test_a_purchase_says_in_table_and_page_who_fits_on_the_nodes_that_are_there(
     result = CliRunner().invoke(plan_group, words, catch_exceptions=False)
     assert f"- {ROOM.format(1)}\n" in result.stdout
     assert "Buy 1 × " in result.stdout
+    assert "STEP  ACTION  SHAPE" in result.stdout
     assert ROOM.format(1) in report.read_text(encoding="utf-8")
+
+
+def test_usd_by_prices_that_nobody_told_are_said_to_be_that(tmp_path: Path) -> None:
+    path, prices = tmp_path / "c.json", tmp_path / "p.csv"
+    write_snapshot(taken(node("n1"), node("n2", labels={"node.kubernetes.io/instance-type": "m"}), pod("w", "9")), path)
+    prices.write_text("name,cores,gib,usd_per_hour\nm,16,64,1\n")
+
+    def notes(*words: str) -> str:
+        given = [words[0], "--snapshot", str(path), "--time", "1", *words[1:]]
+        return CliRunner().invoke(plan_group, given, catch_exceptions=False).stderr
+
+    assert "note: USD of 2 of 2 nodes by OpenCost's default rates" in notes("consolidate")
+    assert "note: USD of 1 of 2 nodes by OpenCost's default rates" in notes("consolidate", "--prices", str(prices))
+    assert "note" not in notes("consolidate", "--no-prices")
+    assert "note: USD of the shapes that ship, by OpenCost's default rates" in notes("purchase")
+    assert "note" not in notes("purchase", "--prices", str(prices))
+    prices.with_suffix(".json").write_text('{"CPU": "0.03", "RAM": "0.004"}')
+    assert "note" not in notes("consolidate", "--prices", str(prices.with_suffix(".json")))
+
+
+def test_machines_bought_alike_are_one_row_for_people_and_one_each_for_programs(tmp_path: Path) -> None:
+    path, report = tmp_path / "c.json", tmp_path / "r.html"
+    write_snapshot(taken(node("n1", cpu=1), *(pod(f"w-{i}", "15") for i in range(40))), path)
+    words = ["purchase", "--snapshot", str(path), "--time", "1", "--prices", str(tmp_path / "p.csv")]
+    (tmp_path / "p.csv").write_text("name,cores,gib,usd_per_hour\nm,16,64,1\n")
+    made = {
+        form: CliRunner().invoke(plan_group, [*words, "-o", form], catch_exceptions=False).stdout
+        for form in ("markdown", "csv")
+    }
+    assert "| step | action | shape | from | to |" in made["markdown"]
+    assert "| 1–40 | buy | 40 × m |  | m-1 … m-40 |" in made["markdown"]
+    assert made["csv"].count(",buy,m,,m-") == 40
+    words = ["batch", "--snapshot", str(path), "--time", "1", "--report", str(report)]
+    CliRunner().invoke(plan_group, words, catch_exceptions=False)
+    assert report.read_text(encoding="utf-8").count("<li>") == 1
+    assert "40 pods: no node could take it even if empty" in report.read_text(encoding="utf-8")
+    assert "default/w-39</details>" in report.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("usd_per_interruption", "is_spot"), [(0.0, True), (1000.0, False)])

@@ -130,6 +130,7 @@ def reproduce_priority_matters(
 # ── ullage plan ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
+GUESSED = "OpenCost's default rates, not by what you pay; --prices FILE tells that"
 LIVE_HELP = "Read the cluster through the API."
 KUBECONFIG_HELP = "With --live. Default: $KUBECONFIG, ~/.kube/config, then the pod's service account."
 
@@ -291,7 +292,11 @@ def consolidate(
 
     book = given.prices() if prices is None else read_price_book(prices)
     request = _request("consolidate", given)
-    usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in request.snapshot.nodes}
+    nodes = request.snapshot.nodes
+    usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in nodes}
+    guessed = sum(map(book.is_guessed, nodes)) if usd else 0
+    if guessed:
+        click.echo(f"note: USD of {guessed} of {len(nodes)} nodes by {GUESSED}", err=True)
     request = _changed(request, usd_per_hour=usd, max_moves=max_moves, max_nodes=max_nodes, usd_per_move=usd_per_move)
     risk = {
         "interruptions_per_hour": interruptions,
@@ -356,7 +361,7 @@ def purchase(
     """
     from placement.planning.foresight import foresee, worth_of
     from placement.planning.interruptions import usd_at_risk
-    from simulator.cost import read_price_book
+    from simulator.cost import DEFAULT_BOOK, read_price_book
     from simulator.planning.foresight import history_of
     from simulator.planning.selling import for_sale
 
@@ -368,6 +373,8 @@ def purchase(
         )
     past = _past(given, ahead_s, history, prometheus, days)
     request = _request("purchase", given)
+    if book is DEFAULT_BOOK:
+        click.echo(f"note: USD of the shapes that ship, by {GUESSED}", err=True)
     shapes = for_sale(book, request.snapshot.nodes, spot=spot, risk=usd_at_risk(interruptions, usd_per_interruption))
     request = _changed(request, shapes=shapes, hours_of_use=hours_of_use)
     if past is not None and ahead_s is not None:
@@ -460,7 +467,10 @@ def _print(made: Plan, output: str) -> None:
     if output == "csv" and not rows:
         click.echo("step,action,pod,from,to")
     elif rows or output in ("json", "yaml"):
-        click.echo(render(plan_document(made), step_rows(made) if output == "table" else rows, output))
+        if output in ("table", "markdown"):
+            what = "shape" if made.kind == "purchase" else "pod"
+            rows = [{what if key == "pod" else key: cell for key, cell in row.items()} for row in step_rows(made)]
+        click.echo(render(plan_document(made), rows, output))
 
 
 @click.command()

@@ -97,18 +97,36 @@ def target(step: Step) -> str:
 
 def brief(reasons: Sequence[str]) -> list[str]:
     """Reasons for a terminal: what is said of many pods is said once, with the first few names."""
-    alike: dict[str, list[str]] = {}
-    for reason in reasons:
-        pod = re.match(r"pod (\S+(?: \(expected \d+\))?) (.+)", reason)
-        alike.setdefault(pod[2] if pod else reason, []).append(pod[1] if pod else "")
     lines = []
-    for what, names in alike.items():
-        if names == [""] or len(names) <= NAMES:
-            lines += [f"pod {name} {what}" if name else what for name in names]
-        else:
+    for what, names in _alike(reasons):
+        if names:
             named = f"{', '.join(names[:NAMES])} and {len(names) - NAMES} more"
-            lines.append(f"{len(names)} pods, each {what} ({named}; -o json names all)")
+            what += f" ({named}; -o json names all)"
+        lines.append(what)
     return lines
+
+
+def _alike(reasons: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each reason; what is said of many pods once, and beside it all their names."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for reason in reasons:
+        pod = re.match(r"pod ([^\s:]+(?: \(expected \d+\))?)(:?) (.+)", reason)
+        what, name = (f"{pod[2] or ', each'} {pod[3]}", pod[1]) if pod else (reason, "")
+        alike.setdefault(what, []).append((name, reason))
+    found: list[tuple[str, list[str]]] = []
+    for what, said in alike.items():
+        names = [name for name, _ in said if name]
+        found += [(f"{len(names)} pods{what}", names)] if len(names) > NAMES else [(reason, []) for _, reason in said]
+    return found
+
+
+def _notes(reasons: Sequence[str]) -> str:
+    """The reasons as a list; many names are folded away."""
+    items = []
+    for what, names in _alike(reasons):
+        folded = f"<details><summary>their names</summary>{escape(', '.join(names))}</details>" if names else ""
+        items.append(f"<li>{escape(what)}{folded}</li>")
+    return f"<h2>Notes</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
 def _shares(cluster: Cluster, where: Mapping[str, str], resource: str) -> dict[str, float]:
@@ -169,9 +187,10 @@ def picture(cluster: Cluster, plan: Plan) -> str:
     panels = "".join(_panel(r, [n for n in names if n in old[r]], old[r], new[r], gone) for r in resources)
     few = f" The {MAX_NODES} of {len(change):,} nodes that change most." if len(change) > MAX_NODES else ""
     few += f" {_many(len(changing), 'node')} of {len(change):,} change and come first."
+    lead = f"Share of what each node offers that pods have asked for; a full bar is 100 %.{few}"
     return (
-        '<section><h2>Nodes before and after</h2><p class="lead">Share of what each node offers that pods have asked '
-        f'for.{few}</p><div class="card"><p class="key"><span><i class="was"></i>before</span><span><i></i>after</span>'
+        f'<section><h2>Nodes before and after</h2><p class="lead">{lead}</p><div class="card"><p class="key">'
+        '<span><i class="was"></i>before</span><span><i></i>after</span>'
         f'</p><div class="pair">{panels}</div></div></section>'
     )
 
@@ -212,7 +231,6 @@ def page(cluster: Cluster, plan: Plan) -> str:
         + "</tr>"
         for row in step_rows(plan)
     )
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in plan.reasons)
     bound = "unknown" if plan.bound is None else f"{plan.bound:g}"
     says = headline(plan).removeprefix(f"{plan.kind}: ")
     heads = "".join(f"<th scope='col'>{head}</th>" for head in ("step", "action", "pod or shape", "from", "to"))
@@ -224,7 +242,7 @@ def page(cluster: Cluster, plan: Plan) -> str:
         f'<p class="lead">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
         picture(cluster, plan) if plan.steps and not plan.count(Action.BUY) else "",
-        f"<h2>Notes</h2><ul>{reasons}</ul>" if reasons else "",
+        _notes(plan.reasons),
         "<h2 id='steps'>Steps</h2>",
         "<div class='card' role='region' tabindex='0' aria-labelledby='steps'><table class='words'>" if cells else "",
         f"<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>" if cells else "<p>None.</p>",
