@@ -390,11 +390,7 @@ def test_devices_are_written_by_who_may_bind_and_by_nobody_else(plane: ControlPl
     user = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "tenant"}
     binding = {"metadata": {"name": "tenant"}, "roleRef": role, "subjects": [user]}
     plane.call("POST", f"{RBAC}/namespaces/default/rolebindings", binding)
-    text = (REPO / "manifests" / "kustomize" / "base" / "devices-policy.yaml").read_text()
-    for document in yaml.safe_load_all(text):
-        plural = {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}.get(document["kind"])
-        plural = plural or "validatingadmissionpolicybindings"
-        plane.call("POST", f"/apis/admissionregistration.k8s.io/v1/{plural}", document)
+    apply_policy(plane, "base/devices-policy.yaml")
     merge, ours = "application/merge-patch+json", f"system:serviceaccount:{NAMESPACE}:ullage"
     share = PodSpec(((CPU, 100), (MEMORY, 2**20)), GpuRequest(1, 500))
 
@@ -420,6 +416,45 @@ def test_devices_are_written_by_who_may_bind_and_by_nobody_else(plane: ControlPl
     assert plane.call("GET", f"{PODS}/p")["metadata"]["annotations"] == annotations | {"other": "x"}
     plane.call("PATCH", f"{PODS}/p", {"metadata": {"annotations": {DEVICES_ANNOTATION: "2"}}}, merge)
     assert plane.call("GET", f"{PODS}/p")["metadata"]["annotations"][DEVICES_ANNOTATION] == "2", "who may bind may mend"
+
+
+def apply_policy(plane: ControlPlane, path: str) -> None:
+    """A ValidatingAdmissionPolicy and its binding, as shipped."""
+    for document in yaml.safe_load_all((REPO / "manifests" / "kustomize" / path).read_text()):
+        plural = {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}.get(document["kind"])
+        plural = plural or "validatingadmissionpolicybindings"
+        plane.call("POST", f"/apis/admissionregistration.k8s.io/v1/{plural}", document)
+
+
+def test_pods_with_shares_are_left_to_our_scheduler(plane: ControlPlane) -> None:
+    """Nobody else can bind one then, however its Binding may cross ours."""
+    apply_policy(plane, "components/gpu-shares/policy.yaml")
+    asks = PodSpec(((CPU, 100), (MEMORY, 2**20)))
+    share = PodSpec(asks.request, GpuRequest(1, 500))
+
+    def refused(spec: PodSpec, node: str = "", *, starts: bool = False, **fields: str) -> bool:
+        body = pod_json("p", spec, node)
+        body["spec"] |= fields
+        if starts:
+            body["spec"]["initContainers"] = body["spec"]["containers"]
+            body["spec"]["containers"] = pod_json("p", asks)["spec"]["containers"]
+            body["spec"]["initContainers"][0]["name"] = "first"
+        try:
+            plane.call("POST", f"{PODS}?dryRun=All", body)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode()
+            assert "bound by Ullage alone" in said, said
+            return True
+        return False
+
+    ours = {"schedulerName": "ullage-scheduler"}
+    until(lambda: refused(share), "the policy is in force")
+    assert refused(share, starts=True)
+    assert refused(share, "n", **ours)
+    assert not refused(share, **ours)
+    assert not refused(share, starts=True, **ours)
+    assert not refused(asks)
+    assert not refused(asks, "n")
 
 
 def node(name: str) -> dict[str, Any]:
