@@ -48,9 +48,13 @@ def renderings(folder: Path) -> dict[str, list[Table]]:
     tree = folder / "kustomize"
     shutil.copytree(KUSTOMIZE, tree, ignore=shutil.ignore_patterns("tls"))
     subprocess.run(["sh", str(tree / "overlays" / "self-signed" / "make-certs.sh")], check=True, capture_output=True)
+    whole = tree / "overlays" / "whole"
+    whole.mkdir()
+    components = [f"../../components/{path.name}" for path in sorted((tree / "components").iterdir())]
+    (whole / "kustomization.yaml").write_text(json.dumps({"resources": ["../self-signed"], "components": components}))
     commands = {
         f"kustomize {overlay}": [renderer("kustomize"), "build", str(tree / "overlays" / overlay)]
-        for overlay in ("self-signed", "cert-manager", "default-scheduler", "node-pool")
+        for overlay in ("self-signed", "cert-manager", "default-scheduler", "node-pool", "whole")
     }
     helm = [renderer("helm"), "template", "ullage", str(CHART), "-n", NAMESPACE, "--kube-version", "1.36.3"]
     commands["chart"] = helm
