@@ -127,7 +127,7 @@ async def test_a_gang_that_stays_short_is_let_go_at_its_deadline_and_the_log_say
                 await until(lambda: is_free(api, "w0"))
                 await until(lambda: outcome(planner, "let go") >= 1)
         assert not nominated(api, "w0")
-    said = [record for record in caplog.records if record.message == "gate lifted without a plan"]
+    said = [record for record in caplog.records if record.message == "gates lifted without a plan"]
     assert {vars(record)["reason"] for record in said} == {"its gang has 1 of 3 pods (minMember of PodGroup train)"}
 
 

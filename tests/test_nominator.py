@@ -6,6 +6,7 @@ Most tests run the planner here; the last ones run the app, which keeps it in a 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -254,6 +255,25 @@ async def test_a_patch_that_fails_is_done_again_and_nothing_stays_reserved(statu
             bind(api, f"p{i}", nominated(api, f"p{i}"))
         await until(lambda: outcome(planner, "as planned") == 4)
         assert not planner.engine.ledger.reservations
+
+
+class Taking:
+    """An API that takes every patch."""
+
+    async def call(self, *_args: object, **_more: object) -> bytes:
+        return b""
+
+
+async def test_many_pods_that_are_let_go_are_one_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    planner = Nominator(Live(tmp_path / "records.db").engine, Taking(), PLAN)
+    pods = {Seen(f"p{i}", f"p{i}", "shop", 1, cpu_pod(1)): nominator.UNCOVERED for i in range(300)}
+    with caplog.at_level(logging.INFO, logger="scheduler.planning.nominator"):
+        await planner._let_go(pods)
+    (said,) = caplog.records
+    assert (vars(said)["pods"], vars(said)["reason"]) == (300, nominator.UNCOVERED)
+    planner.solver.close()
 
 
 class Refusing:

@@ -17,7 +17,7 @@ import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
@@ -84,6 +84,14 @@ def _parts(gangs: list[list[Promise]]) -> Iterator[list[list[Promise]]]:
         yield part
 
 
+def _say(what: str, pods: list[tuple[str, str]]) -> None:
+    """One line in the log for each reason, with one of its pods: there may be hundreds, and metrics and ``ullage plan status``
+    have them all."""
+    examples = {reason: pod for pod, reason in pods}
+    for reason, number in Counter(reason for _, reason in pods).items():
+        log.info(what, extra={"reason": reason, "pods": number, "pod": examples[reason]})
+
+
 class Nominator:
     """See the module. ``adherence`` holds the last planned pods that ended."""
 
@@ -107,6 +115,8 @@ class Nominator:
         self._busy: set[str] = set()
         """UIDs of pods that are planned and on their way, or were let go, until the watch shows them without our gate."""
         self._patience = Patience()
+        self._astray: list[tuple[str, str]] = []
+        """Pods that left their plan since that was said last, and why."""
         self._left: set[str] = set()
         """UIDs of pods for which the last batch had no place."""
         self._running: Counter[tuple[str, str] | None] = Counter()
@@ -389,16 +399,19 @@ class Nominator:
     async def _let_go(self, pods: dict[Seen, str]) -> None:
         """Lift the gates of pods without a plan, and take back what was nominated; ``pods`` say why."""
 
+        freed: list[tuple[str, str]] = []
+
         async def free(seen: Seen) -> None:
             if seen.planned and seen.planned == seen.nominated and not await self._clear(seen):
                 return
             if not await self._lift(seen):
                 return
             self._busy.add(seen.uid)
-            log.info("gate lifted without a plan", extra={"pod": f"{seen.namespace}/{seen.name}", "reason": pods[seen]})
+            freed.append((f"{seen.namespace}/{seen.name}", pods[seen]))
             self.engine.metrics.plan_pods.labels("let go").inc()
 
         await self._each(pods, free)
+        _say("gates lifted without a plan", freed)
 
     async def _clear(self, seen: Seen) -> bool:
         """Whether the nomination is gone for certain."""
@@ -446,6 +459,8 @@ class Nominator:
                 self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why))
             elif now - since > settings.nomination_deadline_s and seen.planned == node:
                 old.append(seen)
+        _say("pods left their plans", self._astray)
+        self._astray.clear()
         await self._each([s for s in old if not self._patience.is_resting(s.uid, now)], self._expire)
         metrics.plan_nominations.set(len(self._active))
 
@@ -501,7 +516,7 @@ class Nominator:
         self.adherence.append(adherence)
         outcome = adherence.outcome
         if outcome != AS_PLANNED:
-            log.info("pod left its plan", extra=asdict(adherence))
+            self._astray.append((adherence.pod, adherence.reason))
         self.engine.metrics.plan_pods.labels(outcome).inc()
         if not adherence.actual:
             self.engine.ledger.forget(uid, "plan ended")
