@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from placement.rates import RATES
 from placement.resources import BoolArray, FloatArray, format_amount
 from scheduler.explain import when
 from scheduler.records import IDLE, Fleet, Record, RecordReader
@@ -31,9 +32,9 @@ FEW = 100
 class NodePrices:
     """USD an hour by what a node offers; the defaults are OpenCost's (configs/default.json)."""
 
-    core_usd: float = 0.031611
-    gib_usd: float = 0.004237
-    gpu_usd: float = 0.95
+    core_usd: float = RATES.cpu
+    gib_usd: float = RATES.memory_gib
+    gpu_usd: float = RATES.gpu
 
     def of(self, fleet: Fleet, node: str) -> float:
         """USD an hour of one node."""

@@ -26,8 +26,9 @@ from placement.learning.horizons import MOST_WORKLOADS
 from placement.learning.lifetime_model import SECTION, load_lifetimes
 from placement.learning.prediction import RULE_PREFIX, Rungs, card_of, load_rungs, target_of
 from placement.learning.spans import Span
+from placement.rates import RATES
 from placement.strategies import STRATEGIES, strategy_named
-from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, Rates, book_of_trace, read_price_book
+from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, book_of_trace, read_price_book
 from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
@@ -135,7 +136,7 @@ def book_of(question: Question, trace: Trace | None = None) -> PriceBook:
         return read_price_book(Path(question.prices))
     if trace is not None and trace.prices:
         return book_of_trace(trace)
-    return PriceBook({}, Rates()) if question.fleet == "trace" else DEFAULT_BOOK
+    return PriceBook({}, RATES) if question.fleet == "trace" else DEFAULT_BOOK
 
 
 def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:
@@ -583,9 +584,9 @@ def _worth(rows: Sequence[Row], trace: str, metric: str, gain: float) -> str:
     if not hours or not share:
         return ""
     if metric.startswith("gpu"):
-        fleet = found["gpu_hours"] / share / hours * Rates().gpu
+        fleet = found["gpu_hours"] / share / hours * RATES.gpu
     else:
-        fleet = found["core_hours"] / share / hours * Rates().cpu
+        fleet = found["core_hours"] / share / hours * RATES.cpu
     return f", worth {gain * fleet * HOURS_A_MONTH:,.0f} USD a month"
 
 

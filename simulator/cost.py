@@ -17,6 +17,7 @@ from pathlib import Path
 
 from placement.errors import ConfigError, nearest, why
 from placement.nodes import NodeSpec
+from placement.rates import RATES, Rates
 from placement.resources import CPU, GPU_SHARE, MAX_AMOUNT, MAX_DEVICES, MEMORY, PODS
 from simulator.fleet import Shape
 from simulator.traces.trace import Trace, TraceError
@@ -32,24 +33,13 @@ DAEMON_SETS = {CPU: 300, MEMORY: 512 << 20}
 """Taken off every shape: CNI, logs, metrics agents."""
 
 
-@dataclass(frozen=True)
-class Rates:
-    """USD an hour per core, GiB and GPU; OpenCost's defaults."""
-
-    cpu: float = 0.031611
-    memory_gib: float = 0.004237
-    gpu: float = 0.95
-    spot_cpu: float = 0.006655
-    spot_memory_gib: float = 0.000892
-    spot_gpu: float = 0.308
-
-    def node(self, node: NodeSpec) -> float:
-        """A node as the sum of its parts."""
-        amounts = node.amounts
-        cpu, memory, gpu = (
-            (self.spot_cpu, self.spot_memory_gib, self.spot_gpu) if node.spot else (self.cpu, self.memory_gib, self.gpu)
-        )
-        return amounts.get(CPU, 0) / 1000 * cpu + amounts.get(MEMORY, 0) / 2**30 * memory + node.num_gpus * gpu
+def parts_usd(node: NodeSpec, rates: Rates) -> float:
+    """USD an hour of a node as the sum of its parts."""
+    amounts = node.amounts
+    cpu, memory, gpu = rates.cpu, rates.memory_gib, rates.gpu
+    if node.spot:
+        cpu, memory, gpu = rates.spot_cpu, rates.spot_memory_gib, rates.spot_gpu
+    return amounts.get(CPU, 0) / 1000 * cpu + amounts.get(MEMORY, 0) / 2**30 * memory + node.num_gpus * gpu
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class PriceBook:
     """Shapes by name, and rates for everything else."""
 
     shapes: Mapping[str, Shape] = field(default_factory=dict)
-    rates: Rates = Rates()
+    rates: Rates = RATES
     by_type: Mapping[str, float] = field(default_factory=dict)
     """USD an hour of instance types that are priced but not for sale here: their size is not known."""
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
@@ -85,12 +75,12 @@ class PriceBook:
         shape = self.shapes.get(node.shape)
         if shape is not None:
             return shape.price(spot=node.spot)
-        return self.by_type[node.shape] if node.shape in self.by_type else self.rates.node(node)
+        return self.by_type[node.shape] if node.shape in self.by_type else parts_usd(node, self.rates)
 
 
 def shape(name: str, cores: float, gib: float, *, gpus: int = 0, model: str = "", rates: Rates | None = None) -> Shape:
     """A general-purpose shape at list-like prices, with system reserve and DaemonSets taken off."""
-    rates = rates or Rates()
+    rates = rates or RATES
     cpu = round(cores * 1000) - SYSTEM_RESERVED[CPU] - DAEMON_SETS[CPU]
     memory = round(gib * 2**30) - SYSTEM_RESERVED[MEMORY] - DAEMON_SETS[MEMORY]
     return Shape(
@@ -118,7 +108,7 @@ def catalogue(rates: Rates) -> tuple[Shape, ...]:
     return tuple(shape(n, cores, gib, gpus=g, model=m, rates=rates) for n, cores, gib, g, m in _CATALOGUE)
 
 
-DEFAULT_SHAPES = catalogue(Rates())
+DEFAULT_SHAPES = catalogue(RATES)
 """The catalogue that ships; committed so that USD can be repeated."""
 DEFAULT_BOOK = PriceBook({s.name: s for s in DEFAULT_SHAPES})
 RESOURCE = "resource:"
@@ -297,7 +287,7 @@ def _opencost_prices(path: Path, rows: list[tuple[int, dict[str, str]]]) -> Pric
     if not prices:
         raise TraceError(f"price book {path}: prices no node; rows of nodes have AssetClass node")
     shapes = {s.name: replace(s, usd_per_hour=prices.get(s.name, s.usd_per_hour)) for s in DEFAULT_SHAPES}
-    return PriceBook(shapes, Rates(), {name: price for name, price in prices.items() if name not in shapes})
+    return PriceBook(shapes, RATES, {name: price for name, price in prices.items() if name not in shapes})
 
 
 def _reservation(path: Path, number: int, row: Mapping[str, str | None]) -> Reservation | None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import jinja2
 
+from placement.rates import RATES
 from simulator.charts import Line, bar_chart, dot_chart, heat_map, ink, line_chart
 from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
-from simulator.cost import HOURS_A_MONTH, Rates
+from simulator.cost import HOURS_A_MONTH
 from simulator.output import markdown
 from simulator.page_style import STYLE
 from simulator.traces.trace_facts import duration
@@ -179,7 +180,7 @@ def _worth(comparison: Comparison) -> list[tuple[str, str]]:
     if ", worth " not in comparison.headline:
         return []
     kinds = dict.fromkeys(line["metric"].startswith("gpu") for line in comparison.summary)
-    priced = [(Rates().gpu, "GPUs") if is_gpu else (Rates().cpu, "cores") for is_gpu in kinds]
+    priced = [(RATES.gpu, "GPUs") if is_gpu else (RATES.cpu, "cores") for is_gpu in kinds]
     return [
         ("worth", f"points × {what} of the fleet × {rate:g} USD an hour × {HOURS_A_MONTH} hours")
         for rate, what in priced

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
+from placement.rates import RATES
 
 REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("placement", "scheduler", "simulator")
@@ -128,6 +131,14 @@ def test_placement_is_pure(path: Path) -> None:
 def test_every_module_says_why_it_exists(path: Path) -> None:
     if path.name != "__init__.py":
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name(path)} has no docstring"
+
+
+def test_default_rates_stand_in_one_place() -> None:
+    numbers = [number for number in asdict(RATES).values() if number < 0.1]
+    assert len(numbers) == 4
+    for path in FILES:
+        found = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert name(path) == "placement/rates.py" or not found.intersection(numbers), f"{name(path)} repeats a rate"
 
 
 def test_compiled_code_multiplies_no_matrices() -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from placement.errors import ConfigError
 from placement.pods import GpuRequest, PodSpec
+from placement.rates import Rates
 from placement.strategies import STRATEGIES
-from simulator.cost import PriceBook, Rates, shape
+from simulator.cost import PriceBook, shape
 from simulator.fleet import Autoscaler, Elastic, Shape
 from simulator.planning.buying import Buyer, autoscaler
 from simulator.planning.replays import Question, replay_row

@@ -21,10 +21,11 @@ from placement.planning.foresight import foresee, worth_of
 from placement.planning.growth import Growth, grown, growth_of
 from placement.planning.snapshots import SnapshotFile
 from placement.pods import Pod, PodSpec
+from placement.rates import Rates
 from placement.state import ClusterState
 from scheduler.cli.plan import Live
 from simulator.cli.plan import plan as plan_group
-from simulator.cost import Rates, read_price_book
+from simulator.cost import read_price_book
 from simulator.planning.foresight import Judging, history_of, judged, last_seen
 from simulator.planning.selling import for_sale
 from simulator.planning.snapshots import write_snapshot

@@ -12,7 +12,8 @@ from placement.errors import ConfigError
 from placement.planning import purchase
 from placement.planning.plans import Deadline
 from placement.pods import GpuRequest, PodSpec
-from simulator.cost import PriceBook, Rates, shape
+from placement.rates import Rates
+from simulator.cost import PriceBook, shape
 from simulator.delivery import delivery_of
 from simulator.output import table
 from simulator.planning.peak_fleet import demand_of, fleet_row, peak, within, without_departures

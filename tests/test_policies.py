@@ -10,8 +10,9 @@ import pytest
 
 from placement.errors import ConfigError
 from placement.pods import PodSpec
+from placement.rates import Rates
 from placement.strategies import strategy_named
-from simulator.cost import PriceBook, Rates, shape
+from simulator.cost import PriceBook, shape
 from simulator.delivery import DELIVERIES
 from simulator.fleet import Elastic
 from simulator.measures import measure

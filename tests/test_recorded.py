@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ import pytest
 from placement.errors import ConfigError
 from placement.learning.facts import Facts
 from placement.learning.usage import STEP_S
-from placement.planning.foresight import DefaultRates, history_of_recording, worth_of
+from placement.planning.foresight import history_of_recording, worth_of
 from placement.pods import PodSpec
+from placement.rates import Rates
 from placement.recording import RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from scheduler.recording import record
-from simulator.cost import Rates
 from simulator.planning.foresight import history_of, last_seen
 from simulator.traces.recorded import WEEK_S, trace_of_recording, usage_of_trace
 from simulator.traces.trace import Trace, TraceError
@@ -82,7 +81,6 @@ async def test_usage_of_a_workload_is_that_of_its_largest_pod_on_the_clock_of_th
 async def test_what_is_expected_of_a_recording_is_what_is_expected_of_its_trace(tmp_path: Path) -> None:
     recording = await recorded(tmp_path)
     trace, rates = trace_of_recording(recording), Rates()
-    assert asdict(DefaultRates()) == {name: getattr(rates, name) for name in asdict(DefaultRates())}
     history, specs = history_of_recording(recording, rates, days=2)
     other = history_of(trace, last_seen(trace), worth_of(trace.specs, rates), days=2)
     origin = trace.manifest.begins_s

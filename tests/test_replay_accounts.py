@@ -12,7 +12,7 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from placement.strategies import STRATEGIES
-from simulator.cost import PriceBook
+from simulator.cost import PriceBook, parts_usd
 from simulator.fleet import HOSTNAME, Elastic, Shape
 from simulator.measures import measure
 from simulator.replay import Interruptions, Outcome, Replay, ReplayOptions
@@ -165,8 +165,8 @@ def test_spot_nodes_of_a_shape_that_the_price_book_does_not_know_cost_less_than_
     trace = Trace.of("odd", fleet, [("pod", pod(1), 0, 3600)])
     book = PriceBook({"m": sold()})
     row = measure(replayed(trace), trace, book)["metrics"]
-    assert row["usd_on_demand"] == pytest.approx(1.0 + book.rates.node(fleet[1]), abs=1e-5)
-    assert row["usd_spot"] == pytest.approx(book.rates.node(fleet[2]), abs=1e-5)
+    assert row["usd_on_demand"] == pytest.approx(1.0 + parts_usd(fleet[1], book.rates), abs=1e-5)
+    assert row["usd_spot"] == pytest.approx(parts_usd(fleet[2], book.rates), abs=1e-5)
     assert row["usd_spot"] < row["usd_on_demand"] - 1.0
 
 

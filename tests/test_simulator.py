@@ -16,10 +16,11 @@ from placement.log import KNOWLEDGE, POD_RELEASED
 from placement.nodes import NodeSpec
 from placement.playback import verify
 from placement.pods import NodeRules, PodRules, PodSpec, PodTerm
+from placement.rates import Rates
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.compare import Question, compare, document
-from simulator.cost import DEFAULT_SHAPES, PriceBook, Rates, read_price_book, shape
+from simulator.cost import DEFAULT_SHAPES, PriceBook, parts_usd, read_price_book, shape
 from simulator.delivery import DELIVERIES, num_sampled
 from simulator.fleet import HOSTNAME, Elastic
 from simulator.measures import measure
@@ -348,7 +349,7 @@ def test_a_node_that_the_price_book_does_not_know_costs_the_sum_of_its_parts_bes
     )
     book = PriceBook({"m": shape("m", 4, 16, rates=Rates(cpu=1.0))})
     metrics = measure(Replay(trace, STRATEGIES["best-fit"]).run(), trace, book)["metrics"]
-    assert metrics["usd"] == pytest.approx(book.shapes["m"].usd_per_hour + 2 * Rates().node(nodes[1]), abs=1e-5)
+    assert metrics["usd"] == pytest.approx(book.shapes["m"].usd_per_hour + 2 * parts_usd(nodes[1], Rates()), abs=1e-5)
     assert metrics["node_hours"] == 3.0
 
 

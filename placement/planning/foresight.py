@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from placement.errors import ConfigError
 from placement.planning.expected import DAY_S, Expected, PodHistory, Rung, expect
 from placement.planning.growth import Growth, growth_of
 from placement.pods import PodSpec
+from placement.rates import Rates
 from placement.recording import Recording
 from placement.resources import CPU, MEMORY, FloatArray
 
@@ -23,31 +23,6 @@ DAYS = 28.0
 """Of history, as ``ullage record`` takes: load changes for good, and older windows are of another cluster."""
 QUANTILE = 0.9
 """Of the demand to prepare for."""
-
-
-class Rates(Protocol):
-    """USD an hour per core, GiB and GPU."""
-
-    @property
-    def cpu(self) -> float:
-        """Per core."""
-
-    @property
-    def memory_gib(self) -> float:
-        """Per GiB."""
-
-    @property
-    def gpu(self) -> float:
-        """Per device."""
-
-
-@dataclass(frozen=True)
-class DefaultRates:
-    """OpenCost's defaults."""
-
-    cpu: float = 0.031611
-    memory_gib: float = 0.004237
-    gpu: float = 0.95
 
 
 def worth_of(specs: Sequence[PodSpec], rates: Rates) -> FloatArray:

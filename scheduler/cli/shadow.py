@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from placement.errors import why
+from placement.rates import RATES
 from scheduler.cli.decisions import parse_time
 from scheduler.cli.explain import RECORDS
 from scheduler.errors import RecordError
@@ -39,7 +40,7 @@ def shadow() -> None:
     "--usd-per-core-hour",
     "core_usd",
     type=click.FloatRange(0),
-    default=0.031611,
+    default=RATES.cpu,
     show_default=True,
     help="Of one core.",
 )
@@ -47,12 +48,12 @@ def shadow() -> None:
     "--usd-per-gib-hour",
     "gib_usd",
     type=click.FloatRange(0),
-    default=0.004237,
+    default=RATES.memory_gib,
     show_default=True,
     help="Of one GiB of memory.",
 )
 @click.option(
-    "--usd-per-gpu-hour", "gpu_usd", type=click.FloatRange(0), default=0.95, show_default=True, help="Of one GPU."
+    "--usd-per-gpu-hour", "gpu_usd", type=click.FloatRange(0), default=RATES.gpu, show_default=True, help="Of one GPU."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the bootstrap.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a self-contained HTML file.")

@@ -29,6 +29,7 @@ from placement.learning.rightsize import Recommendation, RightsizePolicy, recomm
 from placement.learning.usage import DAY, STEP_S
 from placement.nodes import NamespaceSpec
 from placement.objects import namespace_spec
+from placement.rates import RATES
 from placement.recording import Parts, RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from scheduler.api import Api
@@ -45,9 +46,6 @@ _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 """Of a ConfigMap's data."""
 MANAGER = "ullage-rightsize"
 POLICIES = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"
-USD_PER_CORE_HOUR = 0.031611
-USD_PER_GIB_HOUR = 0.004237
-"""OpenCost's default prices (configs/default.json)."""
 HOURS_PER_MONTH = 730
 
 
@@ -72,7 +70,7 @@ class Advice:
 
 def usd_per_month(found: Recommendation) -> float:
     """Of one workload's saved requests."""
-    hourly = found.saved_cpu / 1000 * USD_PER_CORE_HOUR + found.saved_memory / 2**30 * USD_PER_GIB_HOUR
+    hourly = found.saved_cpu / 1000 * RATES.cpu + found.saved_memory / 2**30 * RATES.memory_gib
     return hourly * HOURS_PER_MONTH
 
 

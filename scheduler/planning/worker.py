@@ -25,10 +25,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from placement.errors import ConfigError, PlacementError
-from placement.planning.foresight import DefaultRates, Foreseen, foresee, history_of_recording
+from placement.planning.foresight import Foreseen, foresee, history_of_recording
 from placement.planning.make import PlanningError, Request, plan_for
 from placement.planning.plans import Deadline, Plan
 from placement.planning.snapshots import SnapshotFile
+from placement.rates import RATES
 from scheduler.cluster_reader import take_snapshot
 from scheduler.errors import ApiError, PlanPaused, RecordError, SourceError
 from scheduler.kube import KubeClient
@@ -208,7 +209,7 @@ class Ahead:
             recording = await record_with(kube, self.usage, name="history", days=self.days)
         except SourceError as error:
             raise ApiError(f"no foresight: {error}") from error
-        history, specs = history_of_recording(recording, DefaultRates(), days=self.days)
+        history, specs = history_of_recording(recording, RATES, days=self.days)
         return foresee(history, specs, self.span_s, self.quantile)
 
 

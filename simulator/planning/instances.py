@@ -19,6 +19,7 @@ from placement.planning.company import PARTS
 from placement.planning.fleet import Fleet
 from placement.planning.nearness import Nearness
 from placement.planning.purchase import Demand, Shape
+from placement.rates import RATES
 from placement.resources import BoolArray, IntArray
 from placement.soft import INTER_POD_WEIGHT, MAX_SCORE
 
@@ -191,9 +192,6 @@ def _pod_classes(random_: np.random.Generator, num_classes: int, num_pods: int) 
 
 SPOT_SHARE = 0.3
 SPOT_DISCOUNT = 0.4
-USD_PER_CORE_HOUR = 0.031611
-USD_PER_GIB_HOUR = 0.004237
-"""OpenCost's default prices."""
 
 
 def fleet_instance(seed: int, *, num_nodes: int, pods_per_node: int = 10, num_classes: int = 100) -> Fleet:
@@ -209,7 +207,7 @@ def fleet_instance(seed: int, *, num_nodes: int, pods_per_node: int = 10, num_cl
     shape = np.array(NODE_SHAPES)[random_.integers(2, len(NODE_SHAPES), size=num_nodes)]
     allocatable = np.stack([shape[:, 0], shape[:, 1] * GIB, np.full(num_nodes, 110)]).astype(np.int64)
     spot = random_.random(num_nodes) < SPOT_SHARE
-    price = shape[:, 0] / 1000 * USD_PER_CORE_HOUR + shape[:, 1] * USD_PER_GIB_HOUR
+    price = shape[:, 0] / 1000 * RATES.cpu + shape[:, 1] * RATES.memory_gib
     allowed = np.ones((num_classes, num_nodes), np.bool_)
     allowed[random_.random(num_classes) < 0.5] = ~spot
     on_node = np.zeros((num_classes, num_nodes), np.int64)
@@ -228,7 +226,7 @@ def spot_nodes(seed: int, *, num_nodes: int) -> BoolArray:
     """``(N,)`` which nodes of :func:`fleet_instance` are spot: those at the discount."""
     fleet = fleet_instance(seed, num_nodes=num_nodes)
     shapes = np.array(NODE_SHAPES)
-    full = shapes[:, 0] / 1000 * USD_PER_CORE_HOUR + shapes[:, 1] * USD_PER_GIB_HOUR
+    full = shapes[:, 0] / 1000 * RATES.cpu + shapes[:, 1] * RATES.memory_gib
     return np.asarray(~np.isclose(fleet.usd_per_hour[:, None], full).any(axis=1), np.bool_)
 
 

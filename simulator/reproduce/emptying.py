@@ -19,11 +19,12 @@ import numpy as np
 from placement.learning.lifetime_model import LifetimeModel
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
+from placement.rates import RATES
 from placement.resources import CPU, MEMORY, PODS
 from placement.scorers import SHARE, ExitTime, Leftover
 from placement.strategies import STRATEGIES
 from placement.strategy import Strategy, Weighted
-from simulator.cost import PriceBook, Rates
+from simulator.cost import PriceBook
 from simulator.learning.lifetime_training import train_lifetimes
 from simulator.measures import measure
 from simulator.replay import Policy, Replay, ReplayOptions
@@ -140,7 +141,7 @@ def cell(
     end_s = int(used.pods.arrival_s[-1])
     options = ReplayOptions(seed=seed, policies=policies, warmup_s=WARMUP_S, end_s=end_s, log=False)
     outcome = Replay(used, {**STRATEGIES, BOUND.name: BOUND}[strategy], options).run()
-    metrics = measure(outcome, used, PriceBook({}, Rates()))["metrics"]
+    metrics = measure(outcome, used, PriceBook({}, RATES))["metrics"]
     return {
         "strategy": strategy,
         "lifetimes": lifetimes,
