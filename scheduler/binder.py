@@ -25,6 +25,7 @@ from scheduler.wire import Binding
 
 log = logging.getLogger(__name__)
 
+EARLIER = "a Binding sent before a restart may still take effect; try again"
 LOOK_UPS_PER_TICK = 50
 ABOUT_US = (401, 403, 408, 429)
 """Refusals below 500 that the next call would meet as well; all others are about one pod."""
@@ -57,11 +58,13 @@ class Binder:
             if seen.node:
                 return self._already(binding, seen)
             if (
-                why := self.engine.why_not_binding()
+                why := self.engine.why_not_serving()
             ):  # the lead may have gone while it was looked up, and devices with it
                 return self._count("refused", f"ullage: {why}")
             if binding.node not in self.engine.state.row_of:
                 return self._node_gone(binding)
+            if not self.engine.may_bind():
+                return self._count("refused", f"ullage: {EARLIER}")
             held = self.engine.ledger.reservations.get(binding.uid)
             if held is not None and held.is_binding and held.node != binding.node:
                 return self._count("failed", f"ullage: a Binding to {held.node} may still take effect; try again")

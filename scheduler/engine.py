@@ -146,12 +146,6 @@ class Engine:
             return "another replica leads"
         return ""
 
-    def why_not_binding(self) -> str:
-        """Why no devices are bound now; empty when they are."""
-        if not self.may_bind():
-            return self.why_not_serving() or "a Binding sent before a restart may still take effect; try again"
-        return self.why_not_serving()
-
     def in_force(self) -> Strategy:
         """The strategy, or the fallback while knowledge that it needs is missing."""
         needs = self.strategy.needs

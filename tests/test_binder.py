@@ -207,7 +207,8 @@ async def test_every_attempt_names_the_same_devices_and_tells_the_server_when_to
     case.api.on_bind = lambda: None
     assert await case.bind() == ""
     assert len(case.api.bindings) == 7
-    assert {path for path, _ in case.api.bindings} == {"/api/v1/namespaces/shop/pods/g/binding?timeout=5s"}
+    timeout = f"timeout={KubeSettings().bind_timeout_s:g}s"
+    assert {path for path, _ in case.api.bindings} == {f"/api/v1/namespaces/shop/pods/g/binding?{timeout}"}
     for _, body in case.api.bindings:
         assert body["metadata"]["annotations"] == {DEVICES_ANNOTATION: "0"}
         assert body["metadata"]["uid"] == "uid-g", "never a pod of the same name"
