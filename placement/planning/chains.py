@@ -1,14 +1,15 @@
-"""Compiled kernels of repair: ejection chains, ejection search, and annealing home, over plain arrays.
+"""Compiled kernels of repair: ejection chains, ejection search, and annealing home, on one :class:`Scene`.
 
-State of a placement: ``node`` ``(P,)``, ``left`` ``(N, R)``, and per node a doubly linked list of its pods: ``head``
-``(N,)`` and ``links`` ``(2, P)`` (after, before), so that a pod comes and goes in constant time. ``request`` is
-``(P, R)``, ``allowed`` ``(C, N)``, ``cls`` and ``tier`` ``(P,)``; here tier 0 is the most important. Callers are in
-:mod:`placement.planning.repair`, which says what is done and why.
+A pod comes and goes in constant time: the pods of a node are a doubly linked list. Callers are in
+:mod:`placement.planning.repair`, which says what is done and why. Here tier 0 is the most important. Of pods and nodes,
+``p`` is placed on ``n``; ``q`` leaves ``n`` for ``m``; ``s`` leaves ``m``.
 
 Compiled with numba where that is installed; the same functions run, slower, without it.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,10 +17,92 @@ from placement.machine_code import compiled
 from placement.resources import BoolArray, FloatArray, IntArray
 
 
+class Scene(NamedTuple):
+    """A placement, which the kernels change, and the rules that it keeps to."""
+
+    node: IntArray
+    """``(P,)`` where a pod is; −1 = it waits."""
+    left: IntArray
+    """``(N, R)`` what a node has left."""
+    links: IntArray
+    """``(2, P)`` the pod after and the pod before on the same node, −1 = none."""
+    head: IntArray
+    """``(N,)`` the first pod of a node, −1 = none."""
+    request: IntArray
+    """``(P, R)``."""
+    allowed: BoolArray
+    """``(C, N)``."""
+    cls: IntArray
+    """``(P,)`` the class of a pod."""
+    tier: IntArray
+    """``(P,)``."""
+    evictable: BoolArray
+    """``(P,)``."""
+    scale: FloatArray
+    """``(R,)`` what a unit is worth: the reciprocal of what all nodes offer."""
+    size: FloatArray
+    """``(P,)`` what a pod asks for, by ``scale``."""
+
+
+class Homes(NamedTuple):
+    """Who is where against where he ran; siblings are interchangeable."""
+
+    home: IntArray
+    """``(C, N)`` pods of a class that ran on a node."""
+    now: IntArray
+    """``(C, N)`` pods of a class that are there now."""
+    of: IntArray
+    """``(P,)`` node that a pod ran on, −1 = none."""
+    missing: IntArray
+    """``(T,)`` pods that wait now, per tier."""
+
+
+class Best(NamedTuple):
+    """The best placement so far."""
+
+    node: IntArray
+    """``(P,)``."""
+    missing: IntArray
+    """``(T,)`` pods that wait, per tier."""
+    cost: FloatArray
+    """``(1,)``."""
+
+
+# ── one pod ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @compiled
 def fits(left: IntArray, request: IntArray, n: int, p: int) -> bool:
     for r in range(left.shape[1]):  # noqa: SIM110  compiled code wants the loop
         if left[n, r] < request[p, r]:
+            return False
+    return True
+
+
+@compiled
+def fits_without(left: IntArray, request: IntArray, n: int, p: int, q: int) -> bool:
+    """``p`` fits on ``n`` once ``q`` has left it."""
+    for r in range(left.shape[1]):  # noqa: SIM110
+        if left[n, r] + request[q, r] < request[p, r]:
+            return False
+    return True
+
+
+@compiled
+def fits_without_two(left: IntArray, request: IntArray, n: int, p: int, q: int, s: int) -> bool:
+    """``p`` fits on ``n`` once ``q`` and ``s`` have left it."""
+    for r in range(left.shape[1]):  # noqa: SIM110
+        if left[n, r] + request[q, r] + request[s, r] < request[p, r]:
+            return False
+    return True
+
+
+@compiled
+def can_trade(left: IntArray, request: IntArray, n: int, q: int, m: int, s: int) -> bool:
+    """``q`` of ``n`` and ``s`` of ``m`` fit in each other's place."""
+    for r in range(left.shape[1]):
+        extra = request[q, r] - request[s, r]
+        if left[n, r] + extra < 0 or left[m, r] - extra < 0:
             return False
     return True
 
@@ -55,13 +138,21 @@ def detach(node: IntArray, left: IntArray, links: IntArray, head: IntArray, requ
 
 
 @compiled
-def best_node(
-    left: IntArray, request: IntArray, allowed: BoolArray, cls: IntArray, scale: FloatArray, p: int, skip: int
-) -> int:
+def attach_all(scene: Scene, node_of: IntArray) -> None:
+    """Begin with the placement ``node_of`` ``(P,)``, where everybody waits."""
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    for p in range(node_of.shape[0]):
+        if node_of[p] >= 0:
+            attach(node, left, links, head, request, p, node_of[p])
+
+
+@compiled
+def best_node(scene: Scene, p: int, skip: int) -> int:
     """Eligible node that is left with least, or -1."""
+    left, request, allowed, scale = scene.left, scene.request, scene.allowed, scene.scale
     best = -1
     best_slack = 1e300
-    c = cls[p]
+    c = scene.cls[p]
     for n in range(left.shape[0]):
         if n == skip or not allowed[c, n] or not fits(left, request, n, p):
             continue
@@ -74,39 +165,25 @@ def best_node(
     return best
 
 
-@compiled
-def fits_without(left: IntArray, request: IntArray, n: int, p: int, q: int) -> bool:
-    """``p`` fits on ``n`` once ``q`` has left it."""
-    for r in range(left.shape[1]):  # noqa: SIM110
-        if left[n, r] + request[q, r] < request[p, r]:
-            return False
-    return True
+# ── ejection chains ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @compiled
-def move_one(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    scale: FloatArray,
-    p: int,
-) -> bool:
+def move_one(scene: Scene, p: int) -> bool:
     """Place ``p`` by moving one pod: the move that leaves least space where the moved pod lands."""
-    c = cls[p]
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    scale = scene.scale
+    c = scene.cls[p]
     best_q = -1
     best_m = -1
     best_slack = 1e300
     for n in range(left.shape[0]):
-        if not allowed[c, n]:
+        if not scene.allowed[c, n]:
             continue
         q = head[n]
         while q >= 0:
             if fits_without(left, request, n, p, q):
-                m = best_node(left, request, allowed, cls, scale, q, n)
+                m = best_node(scene, q, n)
                 if m >= 0:
                     slack = 0.0
                     for r in range(left.shape[1]):
@@ -126,17 +203,10 @@ def move_one(
 
 
 @compiled
-def swap_two(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    p: int,
-) -> bool:
+def swap_two(scene: Scene, p: int) -> bool:
     """Place ``p`` on ``n`` by swapping a larger pod of ``n`` for a smaller one of another node."""
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    allowed, cls = scene.allowed, scene.cls
     num_nodes, num_resources = left.shape
     for n in range(num_nodes):
         if not allowed[cls[p], n]:
@@ -170,18 +240,10 @@ def swap_two(
 
 
 @compiled
-def chain_two(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    scale: FloatArray,
-    p: int,
-) -> bool:
+def chain_two(scene: Scene, p: int) -> bool:
     """Place ``p`` on ``n`` by moving q from ``n`` to ``m``, and s from ``m`` elsewhere."""
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    allowed, cls = scene.allowed, scene.cls
     num_nodes = left.shape[0]
     for n in range(num_nodes):
         if not allowed[cls[p], n]:
@@ -198,7 +260,7 @@ def chain_two(
                     s = head[m]
                     while s >= 0:
                         if fits_without(left, request, m, q, s):
-                            t = best_node(left, request, allowed, cls, scale, s, m)
+                            t = best_node(scene, s, m)
                             if t >= 0:
                                 detach(node, left, links, head, request, s)
                                 attach(node, left, links, head, request, s, t)
@@ -212,38 +274,26 @@ def chain_two(
 
 
 @compiled
-def evict_lower(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    tier: IntArray,
-    evictable: BoolArray,
-    p: int,
-    gone: IntArray,
-) -> int:
+def evict_lower(scene: Scene, p: int, gone: IntArray) -> int:
     """Place ``p`` by evicting strictly less important pods of one node; returns how many went to ``gone``.
 
     Per node, pods leave in order of (tier, then size, larger first) until ``p`` fits, and those that turn out not
     to matter come back. The node whose highest victim is lowest wins, then the one with fewest victims.
     """
-    num_nodes = left.shape[0]
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
     best = -1
     best_top = -1
     best_count = 1 << 60
     trial = np.empty(node.shape[0], np.int64)
-    for n in range(num_nodes):
-        if not allowed[cls[p], n]:
+    for n in range(left.shape[0]):
+        if not scene.allowed[scene.cls[p], n]:
             continue
-        count = victims(left, links, head, request, tier, evictable, p, n, trial)
+        count = victims(scene, p, n, trial)
         if count == 0:
             continue
         top = 1 << 60
         for i in range(count):
-            top = min(top, tier[trial[i]])
+            top = min(top, scene.tier[trial[i]])
         if top > best_top or (top == best_top and count < best_count):
             best_top = top
             best_count = count
@@ -259,24 +309,15 @@ def evict_lower(
 
 
 @compiled
-def victims(
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    tier: IntArray,
-    evictable: BoolArray,
-    p: int,
-    n: int,
-    trial: IntArray,
-) -> int:
+def victims(scene: Scene, p: int, n: int, trial: IntArray) -> int:
     """Pods to evict from ``n`` for ``p``, least important first, into ``trial``; 0 when that does not help."""
-    num_resources = left.shape[1]
-    room = left[n].copy()
+    request, tier = scene.request, scene.tier
+    num_resources = scene.left.shape[1]
+    room = scene.left[n].copy()
     count = 0
-    q = head[n]
+    q = scene.head[n]
     while q >= 0:
-        if tier[q] > tier[p] and evictable[q]:
+        if tier[q] > tier[p] and scene.evictable[q]:
             at = count
             while at > 0 and tier[trial[at - 1]] < tier[q]:
                 trial[at] = trial[at - 1]
@@ -285,7 +326,7 @@ def victims(
             count += 1
             for r in range(num_resources):
                 room[r] += request[q, r]
-        q = links[0, q]
+        q = scene.links[0, q]
     for r in range(num_resources):
         room[r] -= request[p, r]
         if room[r] < 0:
@@ -312,21 +353,10 @@ def victims(
 
 
 @compiled
-def repair_all(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    tier: IntArray,
-    evictable: BoolArray,
-    scale: FloatArray,
-    rank: FloatArray,
-    depth: int,
-) -> None:
+def repair_all(scene: Scene, rank: FloatArray, depth: int) -> None:
     """Work through all pending pods, most important first, then by ``rank``, until none can be placed."""
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    tier = scene.tier
     num_pods = node.shape[0]
     tried = np.zeros(num_pods, np.bool_)
     gone = np.empty(num_pods, np.int64)
@@ -342,19 +372,22 @@ def repair_all(
         if p < 0:
             return
         tried[p] = True
-        n = best_node(left, request, allowed, cls, scale, p, -1)
+        n = best_node(scene, p, -1)
         if n >= 0:
             attach(node, left, links, head, request, p, n)
             continue
-        if depth >= 1 and move_one(node, left, links, head, request, allowed, cls, scale, p):
+        if depth >= 1 and move_one(scene, p):
             continue
-        if depth >= 2 and swap_two(node, left, links, head, request, allowed, cls, p):
+        if depth >= 2 and swap_two(scene, p):
             continue
-        if depth >= 3 and chain_two(node, left, links, head, request, allowed, cls, scale, p):
+        if depth >= 3 and chain_two(scene, p):
             continue
-        count = evict_lower(node, left, links, head, request, allowed, cls, tier, evictable, p, gone)
+        count = evict_lower(scene, p, gone)
         for i in range(count):
             tried[gone[i]] = False
+
+
+# ── ejection search ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @compiled
@@ -369,28 +402,17 @@ def random(state: IntArray) -> int:
 
 
 @compiled
-def cheapest_ejection(
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    cost: FloatArray,
-    p: int,
-    state: IntArray,
-    found: IntArray,
-) -> float:
+def cheapest_ejection(scene: Scene, cost: FloatArray, p: int, state: IntArray, found: IntArray) -> float:
     """Cheapest one or two pods of one node whose leaving makes room for ``p``; into ``found``, ties by chance."""
-    num_nodes, num_resources = left.shape
+    left, request, links = scene.left, scene.request, scene.links
     best = 1e300
     ties = 0
     found[0] = -1
     found[1] = -1
-    for n in range(num_nodes):
-        if not allowed[cls[p], n]:
+    for n in range(left.shape[0]):
+        if not scene.allowed[scene.cls[p], n]:
             continue
-        q = head[n]
+        q = scene.head[n]
         while q >= 0:
             if cost[q] <= best:
                 if fits_without(left, request, n, p, q):
@@ -403,45 +425,30 @@ def cheapest_ejection(
                     s = links[0, q]
                     while s >= 0:
                         both = cost[q] + cost[s]
-                        if both <= best:
-                            ok = True
-                            for r in range(num_resources):
-                                if left[n, r] + request[q, r] + request[s, r] < request[p, r]:
-                                    ok = False
-                                    break
-                            if ok:
-                                ties = ties + 1 if both == best else 1
-                                if ties == 1 or random(state) % ties == 0:
-                                    best = both
-                                    found[0] = q
-                                    found[1] = s
+                        if both <= best and fits_without_two(left, request, n, p, q, s):
+                            ties = ties + 1 if both == best else 1
+                            if ties == 1 or random(state) % ties == 0:
+                                best = both
+                                found[0] = q
+                                found[1] = s
                         s = links[0, s]
             q = links[0, q]
     return best
 
 
 @compiled
-def shake(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    state: IntArray,
-    tries: int,
-) -> None:
+def shake(scene: Scene, state: IntArray, tries: int) -> None:
     """Random feasible relocations and swaps: the same pods stay placed, on other nodes."""
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    allowed, cls = scene.allowed, scene.cls
     num_pods = node.shape[0]
-    num_nodes, num_resources = left.shape
     for _ in range(tries):
         q = random(state) % num_pods
         n = node[q]
         if n < 0:
             continue
         if random(state) & 1:
-            m = random(state) % num_nodes
+            m = random(state) % left.shape[0]
             if m != n and allowed[cls[q], m] and fits(left, request, m, q):
                 detach(node, left, links, head, request, q)
                 attach(node, left, links, head, request, q, m)
@@ -450,13 +457,7 @@ def shake(
         m = node[s]
         if m < 0 or m == n or not allowed[cls[q], m] or not allowed[cls[s], n]:
             continue
-        ok = True
-        for r in range(num_resources):
-            change = request[q, r] - request[s, r]
-            if left[n, r] + change < 0 or left[m, r] - change < 0:
-                ok = False
-                break
-        if ok:
+        if can_trade(left, request, n, q, m, s):
             detach(node, left, links, head, request, q)
             detach(node, left, links, head, request, s)
             attach(node, left, links, head, request, q, m)
@@ -464,18 +465,44 @@ def shake(
 
 
 @compiled
+def who_waits(tier: IntArray, waiting: IntArray, num_waiting: int, target: int, state: IntArray) -> int:
+    """Place in ``waiting`` of a pod drawn from those of tier ``target``, now and then from all; −1 where there is none."""
+    at = -1
+    seen = 0
+    anyone = random(state) % 8 == 0
+    for i in range(num_waiting):
+        if anyone or tier[waiting[i]] == target:
+            seen += 1
+            if random(state) % seen == 0:
+                at = i
+    return at
+
+
+@compiled
+def price_ejections(scene: Scene, p: int, penalty: FloatArray, cost: FloatArray) -> None:
+    """What it costs to eject each pod for ``p``, into ``cost``: the less important cost hardly anything."""
+    tier, size = scene.tier, scene.size
+    for q in range(tier.shape[0]):
+        if tier[q] < tier[p] or not scene.evictable[q]:
+            cost[q] = 1e300
+        elif tier[q] == tier[p]:
+            cost[q] = (1.0 + penalty[q]) * 1e3 * size[p] / size[q]
+        else:
+            cost[q] = 1.0 + penalty[q] * 1e-3
+
+
+@compiled
+def first_difference(missing: IntArray, best: IntArray) -> int:
+    """Whether fewer pods wait (1) in the most important tier with another number than in the best, or more (−1); 0 = none."""
+    for t in range(missing.shape[0]):
+        if missing[t] != best[t]:
+            return 1 if missing[t] < best[t] else -1
+    return 0
+
+
+@compiled
 def search(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    tier: IntArray,
-    evictable: BoolArray,
-    scale: FloatArray,
-    size: FloatArray,
+    scene: Scene,
     floor: IntArray,
     penalty: FloatArray,
     kept: IntArray,
@@ -484,6 +511,8 @@ def search(
     rounds: int,
 ) -> int:
     """``rounds`` of ejection search from the current placement; 1 when ``floor`` was reached."""
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    tier = scene.tier
     num_pods = node.shape[0]
     num_tiers = floor.shape[0]
     missing = np.zeros(num_tiers, np.int64)
@@ -504,31 +533,18 @@ def search(
                 break
         if target < 0:
             return 1
-        at = -1
-        seen = 0
-        anyone = random(state) % 8 == 0
-        for i in range(num_waiting):
-            if anyone or tier[waiting[i]] == target:
-                seen += 1
-                if random(state) % seen == 0:
-                    at = i
+        at = who_waits(tier, waiting, num_waiting, target, state)
         p = waiting[at]
-        n = best_node(left, request, allowed, cls, scale, p, -1)
+        n = best_node(scene, p, -1)
         placed = True
         if n >= 0:
             attach(node, left, links, head, request, p, n)
-        elif not move_one(node, left, links, head, request, allowed, cls, scale, p):
+        elif not move_one(scene, p):
             placed = False
         if not placed:
             penalty[p] += 1.0
-            for q in range(num_pods):
-                if tier[q] < tier[p] or not evictable[q]:
-                    cost[q] = 1e300
-                elif tier[q] == tier[p]:
-                    cost[q] = (1.0 + penalty[q]) * 1e3 * size[p] / size[q]
-                else:
-                    cost[q] = 1.0 + penalty[q] * 1e-3
-            price = cheapest_ejection(left, links, head, request, allowed, cls, cost, p, state, found)
+            price_ejections(scene, p, penalty, cost)
+            price = cheapest_ejection(scene, cost, p, state, found)
             if price >= 1e299 or found[0] < 0:
                 continue
             n = node[found[0]]
@@ -543,15 +559,15 @@ def search(
         missing[tier[p]] -= 1
         num_waiting -= 1
         waiting[at] = waiting[num_waiting]
-        for t in range(num_tiers):
-            if missing[t] != best_missing[t]:
-                if missing[t] < best_missing[t]:
-                    best_missing[:] = missing
-                    kept[:] = node
-                break
+        if first_difference(missing, best_missing) > 0:
+            best_missing[:] = missing
+            kept[:] = node
         if not placed:
-            shake(node, left, links, head, request, allowed, cls, state, 10)
+            shake(scene, state, 10)
     return 0
+
+
+# ── annealing home ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @compiled
@@ -570,27 +586,80 @@ def leaving(home: IntArray, now: IntArray, c: int, n: int) -> float:
 
 @compiled
 def arriving(home: IntArray, now: IntArray, c: int, n: int) -> float:
+    """One displaced pod less when class ``c`` gets a pod on ``n``, or none."""
     return -1.0 if now[c, n] < home[c, n] else 0.0
 
 
 @compiled
+def who_yields(scene: Scene, q: int, m: int, state: IntArray) -> int:
+    """A pod of ``m``, drawn from those of other classes that make room for ``q``; −1 = none does.
+
+    It trades places with ``q``, or, where ``q`` waits, waits instead and is no more important.
+    """
+    left, request, cls, tier = scene.left, scene.request, scene.cls, scene.tier
+    n = scene.node[q]
+    pick = -1
+    seen = 0
+    s = scene.head[m]
+    while s >= 0:
+        ok = cls[s] != cls[q]
+        if ok and n < 0:
+            ok = scene.evictable[s] and tier[s] >= tier[q] and fits_without(left, request, m, q, s)
+        elif ok:
+            ok = scene.allowed[cls[s], n] and can_trade(left, request, n, q, m, s)
+        if ok:
+            seen += 1
+            if seen == 1 or random(state) % seen == 0:
+                pick = s
+        s = scene.links[0, s]
+    return pick
+
+
+@compiled
+def change_of(scene: Scene, homes: Homes, q: int, m: int, s: int, weight: float) -> float:
+    """What it costs that ``q`` goes to ``m``, from where ``s`` leaves for where ``q`` was; −1 = nobody leaves."""
+    home, now = homes.home, homes.now
+    n, c = scene.node[q], scene.cls[q]
+    change = arriving(home, now, c, m)
+    if n >= 0:
+        change += leaving(home, now, c, n)
+    elif s < 0:
+        change -= weight  # one pod less waits
+    if s >= 0:
+        change += leaving(home, now, scene.cls[s], m)
+        if n >= 0:
+            change += arriving(home, now, scene.cls[s], n)
+    return change
+
+
+@compiled
+def go(scene: Scene, homes: Homes, q: int, m: int, s: int) -> None:
+    """``q`` goes to ``m``, from where ``s`` leaves for where ``q`` was; −1 = nobody leaves."""
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    now, cls, tier = homes.now, scene.cls, scene.tier
+    n = node[q]
+    if s >= 0:
+        detach(node, left, links, head, request, s)
+        now[cls[s], m] -= 1
+    if n >= 0:
+        detach(node, left, links, head, request, q)
+        now[cls[q], n] -= 1
+    else:
+        homes.missing[tier[q]] -= 1
+    if s >= 0 and n >= 0:
+        attach(node, left, links, head, request, s, n)
+        now[cls[s], n] += 1
+    elif s >= 0:
+        homes.missing[tier[s]] += 1
+    attach(node, left, links, head, request, q, m)
+    now[cls[q], m] += 1
+
+
+@compiled
 def cool(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    tier: IntArray,
-    evictable: BoolArray,
-    home: IntArray,
-    now: IntArray,
-    home_of: IntArray,
-    missing: IntArray,
-    kept: IntArray,
-    best_missing: IntArray,
-    best_cost: FloatArray,
+    scene: Scene,
+    homes: Homes,
+    best: Best,
     cost: float,
     state: IntArray,
     rounds: int,
@@ -602,87 +671,29 @@ def cool(
     Proposals relocate a pod, swap two, bring one home, place a waiting pod, let it take the place of one that is not
     more important. Kept as best is only what places at least as many pods per tier.
     """
-    num_pods = node.shape[0]
-    num_nodes, num_resources = left.shape
-    num_tiers = missing.shape[0]
+    num_pods = scene.node.shape[0]
+    num_nodes = scene.left.shape[0]
     for _ in range(rounds):
         x = random(state)
         kind = x & 3
         q = ((x >> 2 & 0xFFFFFFF) * num_pods) >> 28
-        n = node[q]
-        c = cls[q]
-        m = home_of[q] if kind == 1 and home_of[q] >= 0 else ((x >> 30 & 0xFFFFFFF) * num_nodes) >> 28
-        if m == n or not allowed[c, m]:
+        n = scene.node[q]
+        m = homes.of[q] if kind == 1 and homes.of[q] >= 0 else ((x >> 30 & 0xFFFFFFF) * num_nodes) >> 28
+        if m == n or not scene.allowed[scene.cls[q], m]:
             continue
-        free = fits(left, request, m, q)
-        if free and (n < 0 or kind <= 1):
-            change = arriving(home, now, c, m)
-            if n >= 0:
-                change += leaving(home, now, c, n)
-            else:
-                change -= weight
-            if accepted(change, temperature, state):
-                if n >= 0:
-                    detach(node, left, links, head, request, q)
-                    now[c, n] -= 1
-                else:
-                    missing[tier[q]] -= 1
-                attach(node, left, links, head, request, q, m)
-                now[c, m] += 1
-                cost += change
-        elif not free or kind > 1:
-            waits = n < 0
-            seen = 0
-            pick = -1
-            s = head[m]
-            while s >= 0:
-                ok = cls[s] != c
-                if ok and waits:
-                    ok = evictable[s] and tier[s] >= tier[q] and fits_without(left, request, m, q, s)
-                elif ok:
-                    ok = allowed[cls[s], n]
-                    for r in range(num_resources):
-                        extra = request[q, r] - request[s, r]
-                        if left[n, r] + extra < 0 or left[m, r] - extra < 0:
-                            ok = False
-                            break
-                if ok:
-                    seen += 1
-                    if seen == 1 or random(state) % seen == 0:
-                        pick = s
-                s = links[0, s]
-            if pick < 0:
+        s = -1
+        if not fits(scene.left, scene.request, m, q) or (n >= 0 and kind > 1):
+            s = who_yields(scene, q, m, state)
+            if s < 0:
                 continue
-            d = cls[pick]
-            change = leaving(home, now, d, m) + arriving(home, now, c, m)
-            if n >= 0:
-                change += leaving(home, now, c, n)
-                change += weight if waits else arriving(home, now, d, n)
-            if accepted(change, temperature, state):
-                detach(node, left, links, head, request, pick)
-                now[d, m] -= 1
-                if n >= 0:
-                    detach(node, left, links, head, request, q)
-                    now[c, n] -= 1
-                else:
-                    missing[tier[q]] -= 1
-                if waits:
-                    missing[tier[pick]] += 1
-                else:
-                    attach(node, left, links, head, request, pick, n)
-                    now[d, n] += 1
-                attach(node, left, links, head, request, q, m)
-                now[c, m] += 1
-                cost += change
-        else:
+        change = change_of(scene, homes, q, m, s, weight)
+        if not accepted(change, temperature, state):
             continue
-        order = 0
-        for t in range(num_tiers):
-            if missing[t] != best_missing[t]:
-                order = 1 if missing[t] < best_missing[t] else -1
-                break
-        if order > 0 or (order == 0 and cost < best_cost[0] - 0.5):
-            best_cost[0] = cost
-            best_missing[:] = missing
-            kept[:] = node
+        go(scene, homes, q, m, s)
+        cost += change
+        order = first_difference(homes.missing, best.missing)
+        if order > 0 or (order == 0 and cost < best.cost[0] - 0.5):
+            best.cost[0] = cost
+            best.missing[:] = homes.missing
+            best.node[:] = scene.node
     return cost

@@ -4,16 +4,18 @@ In tight packings hardly any two pods can trade places, because both would have 
 two nodes together can nearly always be split in many ways. :func:`split` enumerates the feasible splits and draws
 one of them at a temperature (heat bath), so that a whole neighbourhood is one step of annealing; :func:`cool_pairs`
 mixes such steps with the small ones of :func:`placement.planning.chains.cool`. State and names are those of
-:mod:`placement.planning.chains`.
+:mod:`placement.planning.chains`; the two nodes are ``a`` and ``b``.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from placement.machine_code import compiled
-from placement.planning.chains import attach, cool, detach, random
-from placement.resources import BoolArray, FloatArray, IntArray
+from placement.planning.chains import Best, Homes, Scene, attach, cool, detach, random
+from placement.resources import FloatArray, IntArray
 
 MAX_CLASSES = 64
 """Two nodes with more classes are left to small steps."""
@@ -23,68 +25,51 @@ SPREAD = 3.0
 """Splits that cost more than so many temperatures are not drawn."""
 
 
-@compiled
-def classes_of(
-    links: IntArray, head: IntArray, cls: IntArray, a: int, b: int, kinds: IntArray, count: IntArray, one: IntArray
-) -> int:
-    """Distinct classes on two nodes into ``kinds``, with their ``count`` and ``one`` pod each; -1 when too many."""
-    size = 0
-    for n in (a, b):
-        q = head[n]
-        while q >= 0:
-            at = 0
-            while at < size and kinds[at] != cls[q]:
-                at += 1
-            if at == size:
-                if size == MAX_CLASSES:
-                    return -1
-                kinds[at] = cls[q]
-                count[at] = 0
-                one[at] = q
-                size += 1
-            count[at] += 1
-            q = links[0, q]
-    return size
+class Deal(NamedTuple):
+    """The pods of two nodes by class, overwritten by each split.
+
+    Classes have numbers ``g``, and an ``order`` ``i`` in which they are dealt; ``K`` is one more than there can be.
+    """
+
+    kinds: IntArray
+    """``(K,)`` which class it is."""
+    num: IntArray
+    """``(K,)`` pods of it."""
+    one: IntArray
+    """``(K,)`` one of these."""
+    weight: FloatArray
+    """``(K,)`` −1 × the share of all room that its pods take."""
+    order: IntArray
+    """``(K,)`` numbers of classes, largest first."""
+    taken: IntArray
+    """``(K,)`` pods that ``a`` gets of the class that is ``i``-th."""
+    chosen: IntArray
+    """``(K,)`` the same, of the split that was drawn."""
+    gain: IntArray
+    """``(K,)`` pods at home among the first ``i`` classes."""
+    most: IntArray
+    """``(K,)`` pods that can be at home among the others."""
+    room: IntArray
+    """``(2, K, R)`` what ``a`` and ``b`` have left after the first ``i`` classes."""
+    rest: IntArray
+    """``(2, K, R)`` sum, and least request, of the others."""
 
 
-@compiled
-def deal(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    cls: IntArray,
-    now: IntArray,
-    a: int,
-    b: int,
-    c: int,
-    wanted: int,
-) -> None:
-    """Move pods of class ``c`` between two nodes until ``a`` has ``wanted``."""
-    while now[c, a] != wanted:
-        source, target = (a, b) if now[c, a] > wanted else (b, a)
-        q = head[source]
-        while cls[q] != c:
-            q = links[0, q]
-        detach(node, left, links, head, request, q)
-        attach(node, left, links, head, request, q, target)
-        now[c, source] -= 1
-        now[c, target] += 1
+class Known(NamedTuple):
+    """Pairs of nodes that can be split as they are and in no other way.
 
+    These are nineteen in twenty, and most of them come up again before either node has changed.
+    """
 
-@compiled
-def ends(room: IntArray, wanted: IntArray) -> bool:
-    """``wanted`` does not fit into ``room``."""
-    for r in range(room.shape[0]):  # noqa: SIM110
-        if room[r] < wanted[r]:
-            return True
-    return False
+    mark: IntArray
+    """``(N + C,)`` random numbers of nodes (below 2^30) and classes (below 2^24), as Zobrist (1970) has them in chess."""
+    dead: IntArray
+    """Signatures of such pairs, each in a place of its own; as many as a power of two."""
 
 
 @compiled
 def signature(links: IntArray, head: IntArray, cls: IntArray, mark: IntArray, a: int, b: int, slack: int) -> int:
-    """A number that hardly any other contents of two nodes have, whichever comes first; ``mark`` as in :func:`split`."""
+    """A number that hardly any other contents of two nodes have, whichever comes first."""
     num_nodes = head.shape[0]
     key = slack + 1
     for n in (a, b):
@@ -98,51 +83,44 @@ def signature(links: IntArray, head: IntArray, cls: IntArray, mark: IntArray, a:
 
 
 @compiled
-def split(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    home: IntArray,
-    now: IntArray,
-    a: int,
-    b: int,
-    temperature: float,
-    state: IntArray,
-    scratch: IntArray,
-    weight: FloatArray,
-    space: IntArray,
-    mark: IntArray,
-    dead: IntArray,
-) -> int:
-    """Deal the pods of ``a`` and ``b`` out anew; returns how many more of them are at home.
+def classes_of(scene: Scene, a: int, b: int, deal: Deal) -> int:
+    """Number of classes on two nodes, which go into ``deal``; -1 when too many."""
+    kinds, cls = deal.kinds, scene.cls
+    size = 0
+    for n in (a, b):
+        q = scene.head[n]
+        while q >= 0:
+            g = 0
+            while g < size and kinds[g] != cls[q]:
+                g += 1
+            if g == size:
+                if size == MAX_CLASSES:
+                    return -1
+                kinds[g] = cls[q]
+                deal.num[g] = 0
+                deal.one[g] = q
+                size += 1
+            deal.num[g] += 1
+            q = scene.links[0, q]
+    return size
 
-    Depth first over classes, largest first; a branch ends when a side is overfull, when nothing more fits on one side
-    and the rest not on the other, or when too few pods could come home. Among the feasible splits one is drawn with
-    probability proportional to exp(pods at home ÷ temperature). ``scratch`` ``(8, MAX_CLASSES + 1)``, ``weight``
-    and ``space`` ``(4, MAX_CLASSES + 1, R)`` are overwritten.
 
-    Nineteen pairs in twenty can be split as they are and in no other way, and most of them come up again before either
-    node has changed: ``dead``, of a size that is a power of two, keeps their signatures, made from random numbers
-    ``mark`` ``(N + C,)`` of nodes (below 2^30) and classes (below 2^24) as Zobrist (1970) does for positions in chess.
-    """
-    slack = int(SPREAD * temperature)
-    key = signature(links, head, cls, mark, a, b, slack)
-    if dead[key & (dead.shape[0] - 1)] == key:
-        return 0
-    kinds, count, one, order = scratch[0], scratch[1], scratch[2], scratch[3]
-    taken, gain, chosen, most = scratch[4], scratch[5], scratch[6], scratch[7]
-    size = classes_of(links, head, cls, a, b, kinds, count, one)
-    if size < 2:
-        return 0
-    num_resources = left.shape[1]
-    room = space[:2]
+@compiled
+def at_home(home: IntArray, c: int, here: int, there: int, a: int, b: int) -> int:
+    """Pods of class ``c`` at home with so many on ``a`` and so many on ``b``."""
+    return min(home[c, a], here) + min(home[c, b], there)
+
+
+@compiled
+def lay_out(scene: Scene, homes: Homes, a: int, b: int, size: int, deal: Deal) -> int:
+    """Take all pods off two nodes and put the classes in order; returns how many pods are at home as things are."""
+    request, now, home = scene.request, homes.now, homes.home
+    kinds, count, one, order, weight = deal.kinds, deal.num, deal.one, deal.order, deal.weight
+    room, rest = deal.room, deal.rest
+    num_resources = request.shape[1]
     for r in range(num_resources):
-        room[0, 0, r] = left[a, r]
-        room[1, 0, r] = left[b, r]
+        room[0, 0, r] = scene.left[a, r]
+        room[1, 0, r] = scene.left[b, r]
         for g in range(size):
             room[0, 0, r] += now[kinds[g], a] * request[one[g], r]
             room[1, 0, r] += now[kinds[g], b] * request[one[g], r]
@@ -150,16 +128,14 @@ def split(
         weight[g] = 0.0
         for r in range(num_resources):
             weight[g] -= count[g] * request[one[g], r] / (room[0, 0, r] + room[1, 0, r] + 1.0)
-    for g in range(size):
-        at = g
-        while at > 0 and weight[order[at - 1]] > weight[g]:
-            order[at] = order[at - 1]
-            at -= 1
-        order[at] = g
-    rest = space[2:]  # sum and least of what is left to deal
+        i = g
+        while i > 0 and weight[order[i - 1]] > weight[g]:
+            order[i] = order[i - 1]
+            i -= 1
+        order[i] = g
     rest[0, size] = 0
     rest[1, size] = np.int64(1) << 62
-    most[size] = 0
+    deal.most[size] = 0
     present = 0
     for i in range(size - 1, -1, -1):
         g = order[i]
@@ -167,21 +143,72 @@ def split(
         for r in range(num_resources):
             rest[0, i, r] = rest[0, i + 1, r] + count[g] * request[one[g], r]
             rest[1, i, r] = min(rest[1, i + 1, r], request[one[g], r])
-        most[i] = most[i + 1] + min(count[g], home[c, a] + home[c, b])
-        present += min(home[c, a], now[c, a]) + min(home[c, b], now[c, b])
-    least = present - slack
-    leaves = 0
-    taken[0] = -1
-    gain[0] = 0
+        deal.most[i] = deal.most[i + 1] + min(count[g], home[c, a] + home[c, b])
+        present += at_home(home, c, now[c, a], now[c, b], a, b)
+    return present
+
+
+@compiled
+def lacks(room: IntArray, wanted: IntArray) -> bool:
+    """``wanted`` does not fit into ``room``."""
+    for r in range(room.shape[0]):  # noqa: SIM110
+        if room[r] < wanted[r]:
+            return True
+    return False
+
+
+@compiled
+def hand_out(
+    room: IntArray, rest: IntArray, request: IntArray, p: int, i: int, size: int, here: int, there: int
+) -> bool:
+    """Give pods like ``p`` to two nodes, so that ``i`` classes are dealt.
+
+    False where one node is overfull, or takes nothing more and the other not the rest.
+    """
+    for r in range(request.shape[1]):
+        room[0, i, r] = room[0, i - 1, r] - here * request[p, r]
+        room[1, i, r] = room[1, i - 1, r] - there * request[p, r]
+        if room[0, i, r] < 0 or room[1, i, r] < 0:
+            return False
+    return i == size or not (
+        (lacks(room[0, i], rest[1, i]) and lacks(room[1, i], rest[0, i]))
+        or (lacks(room[1, i], rest[1, i]) and lacks(room[0, i], rest[0, i]))
+    )
+
+
+@compiled
+def draw(
+    scene: Scene,
+    homes: Homes,
+    a: int,
+    b: int,
+    size: int,
+    present: int,
+    slack: int,
+    temperature: float,
+    state: IntArray,
+    deal: Deal,
+) -> tuple[int, bool]:
+    """Splits that were found, one of which is ``chosen``, and whether these are all.
+
+    Depth first over classes, largest first; a branch ends when a side is overfull, when nothing more fits on one side
+    and the rest not on the other, or when too few pods could come home.
+    """
+    home, allowed, request = homes.home, scene.allowed, scene.request
+    count, one, order, kinds, most = deal.num, deal.one, deal.order, deal.kinds, deal.most
+    taken, gain, chosen, room, rest = deal.taken, deal.gain, deal.chosen, deal.room, deal.rest
+    found = 0
     total = 0.0
     visits = 0
+    taken[0] = -1
+    gain[0] = 0
     i = 0
     while i >= 0:
         if i == size:
             chance = np.exp((gain[size] - present) / temperature)
             total += chance
-            leaves += 1
-            if leaves == 1 or random(state) % 1_000_000 * 1e-6 * total < chance:
+            found += 1
+            if found == 1 or random(state) % 1_000_000 * 1e-6 * total < chance:
                 chosen[:size] = taken[:size]
             i -= 1
             continue
@@ -190,80 +217,101 @@ def split(
         taken[i] += 1
         visits += 1
         if visits > MAX_VISITS:
-            break
+            return found, False
         if taken[i] > count[g]:
             i -= 1
             continue
         here = taken[i]
         there = count[g] - here
-        gain[i + 1] = gain[i] + min(home[c, a], here) + min(home[c, b], there)
-        if gain[i + 1] + most[i + 1] < least or (here > 0 and not allowed[c, a]) or (there > 0 and not allowed[c, b]):
+        gain[i + 1] = gain[i] + at_home(home, c, here, there, a, b)
+        if gain[i + 1] + most[i + 1] < present - slack:
             continue
-        fits = True
-        for r in range(num_resources):
-            room[0, i + 1, r] = room[0, i, r] - here * request[one[g], r]
-            room[1, i + 1, r] = room[1, i, r] - there * request[one[g], r]
-            if room[0, i + 1, r] < 0 or room[1, i + 1, r] < 0:
-                fits = False
-                break
-        if fits and i + 1 < size:
-            fits = not (
-                (ends(room[0, i + 1], rest[1, i + 1]) and ends(room[1, i + 1], rest[0, i + 1]))
-                or (ends(room[1, i + 1], rest[1, i + 1]) and ends(room[0, i + 1], rest[0, i + 1]))
-            )
-        if fits:
+        if (here > 0 and not allowed[c, a]) or (there > 0 and not allowed[c, b]):
+            continue
+        if hand_out(room, rest, request, one[g], i + 1, size, here, there):
             i += 1
             taken[i] = -1
-    if leaves == 1 and visits <= MAX_VISITS:
-        dead[key & (dead.shape[0] - 1)] = key
-        return 0
-    if leaves == 0:
-        return 0
+    return found, True
+
+
+@compiled
+def move_between(scene: Scene, homes: Homes, a: int, b: int, c: int, wanted: int) -> None:
+    """Move pods of class ``c`` between two nodes until ``a`` has ``wanted``."""
+    node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
+    now, cls = homes.now, scene.cls
+    while now[c, a] != wanted:
+        source, target = (a, b) if now[c, a] > wanted else (b, a)
+        q = head[source]
+        while cls[q] != c:
+            q = links[0, q]
+        detach(node, left, links, head, request, q)
+        attach(node, left, links, head, request, q, target)
+        now[c, source] -= 1
+        now[c, target] += 1
+
+
+@compiled
+def split(
+    scene: Scene, homes: Homes, a: int, b: int, slack: int, temperature: float, state: IntArray, deal: Deal
+) -> tuple[int, bool]:
+    """Deal the pods of ``a`` and ``b`` out anew: how many more of them are at home, and whether that was the only way.
+
+    Among the feasible splits one is drawn with probability proportional to exp(pods at home ÷ temperature); those that
+    cost more than ``slack`` are not.
+    """
+    size = classes_of(scene, a, b, deal)
+    if size < 2:
+        return 0, False
+    present = lay_out(scene, homes, a, b, size, deal)
+    found, are_all = draw(scene, homes, a, b, size, present, slack, temperature, state, deal)
+    if found == 0 or (found == 1 and are_all):
+        return 0, found == 1
+    home, now = homes.home, homes.now
     after = 0
     for i in range(size):
-        g = order[i]
-        c = kinds[g]
-        deal(node, left, links, head, request, cls, now, a, b, c, chosen[i])
-        after += min(home[c, a], now[c, a]) + min(home[c, b], now[c, b])
-    return after - present
+        c = deal.kinds[deal.order[i]]
+        move_between(scene, homes, a, b, c, deal.chosen[i])
+        after += at_home(home, c, now[c, a], now[c, b], a, b)
+    return after - present, False
 
 
 @compiled
 def cool_pairs(
-    node: IntArray,
-    left: IntArray,
-    links: IntArray,
-    head: IntArray,
-    request: IntArray,
-    allowed: BoolArray,
-    cls: IntArray,
-    tier: IntArray,
-    evictable: BoolArray,
-    home: IntArray,
-    now: IntArray,
-    home_of: IntArray,
-    missing: IntArray,
-    kept: IntArray,
-    best_missing: IntArray,
-    best_cost: FloatArray,
+    scene: Scene,
+    homes: Homes,
+    best: Best,
+    known: Known,
     cost: float,
     state: IntArray,
     rounds: int,
     small: int,
     temperature: float,
     weight: float,
-    mark: IntArray,
-    dead: IntArray,
 ) -> float:
     """``rounds`` of annealing, each a new split of two nodes and ``small`` small steps; returns the cost.
 
     A displaced pod's node meets its home, any other node meets a random one. Small steps keep the best.
     """
+    node, links, head, cls, home_of = scene.node, scene.links, scene.head, scene.cls, homes.of
+    mark, dead = known.mark, known.dead
+    slack = int(SPREAD * temperature)
     num_pods = node.shape[0]
-    num_nodes = left.shape[0]
-    scratch = np.empty((8, MAX_CLASSES + 1), np.int64)
-    weight_of = np.empty(MAX_CLASSES + 1, np.float64)
-    space = np.empty((4, MAX_CLASSES + 1, left.shape[1]), np.int64)
+    num_nodes, num_resources = scene.left.shape
+    numbers = np.empty((8, MAX_CLASSES + 1), np.int64)
+    space = np.empty((4, MAX_CLASSES + 1, num_resources), np.int64)
+    deal = Deal(
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        np.empty(MAX_CLASSES + 1, np.float64),
+        numbers[3],
+        numbers[4],
+        numbers[5],
+        numbers[6],
+        numbers[7],
+        space[:2],
+        space[2:],
+    )
     for _ in range(rounds):
         q = random(state) % num_pods
         a = node[q] if node[q] >= 0 else random(state) % num_nodes
@@ -271,32 +319,15 @@ def cool_pairs(
         if node[q] >= 0 and home_of[q] >= 0 and home_of[q] != a:
             b = home_of[q]
         if a != b:
-            scene = (node, left, links, head, request, allowed, cls, home, now)
-            cost -= split(*scene, a, b, temperature, state, scratch, weight_of, space, mark, dead)
-            if cost < best_cost[0] - 0.5 and (missing == best_missing).all():
-                best_cost[0] = cost
-                kept[:] = node
-        cost = cool(
-            node,
-            left,
-            links,
-            head,
-            request,
-            allowed,
-            cls,
-            tier,
-            evictable,
-            home,
-            now,
-            home_of,
-            missing,
-            kept,
-            best_missing,
-            best_cost,
-            cost,
-            state,
-            small,
-            temperature,
-            weight,
-        )
+            key = signature(links, head, cls, mark, a, b, slack)
+            place = key & (dead.shape[0] - 1)
+            if dead[place] != key:
+                gain, is_only = split(scene, homes, a, b, slack, temperature, state, deal)
+                cost -= gain
+                if is_only:
+                    dead[place] = key
+            if cost < best.cost[0] - 0.5 and (homes.missing == best.missing).all():
+                best.cost[0] = cost
+                best.node[:] = node
+        cost = cool(scene, homes, best, cost, state, small, temperature, weight)
     return cost

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.planning.chains import attach, repair_all, search
-from placement.planning.pairs import cool_pairs
+from placement.planning.chains import Best, Homes, Scene, attach_all, repair_all, search
+from placement.planning.pairs import Known, cool_pairs
 from placement.resources import BoolArray, FloatArray, IntArray
 
 UNPLACED = -1
@@ -126,39 +126,29 @@ class Packing:
         return int(((self.node_of >= 0) & (node_of < 0)).sum())
 
 
-@dataclass
-class _State:
-    """Columns as the kernels want them, for one packing and one placement."""
-
-    node: IntArray
-    left: IntArray
-    links: IntArray
-    head: IntArray
-    request: IntArray
-    tier: IntArray
-    scale: FloatArray
-    size: FloatArray
-
-    @classmethod
-    def of(cls, packing: Packing, node_of: IntArray) -> _State:
-        num_pods = len(node_of)
-        request = np.array(packing.request[:, packing.class_of].T, order="C")
-        total = packing.free.sum(axis=1, dtype=np.float64) if packing.num_nodes else np.ones(len(packing.free))
-        scale: FloatArray = np.where(total > 0, 1.0 / np.maximum(total, 1.0), 0.0)
-        tiers = packing.tiers
-        tier = len(tiers) - 1 - np.searchsorted(tiers[::-1], packing.tier[packing.class_of])
-        node = np.full(num_pods, UNPLACED, np.int64)
-        left = np.array(packing.free.T, order="C")  # a copy, always: the kernels write to it
-        links = np.full((2, num_pods), -1, np.int64)
-        head = np.full(packing.num_nodes, -1, np.int64)
-        state = cls(node, left, links, head, request, tier.astype(np.int64), scale, request @ scale + 1e-12)
-        for p in np.flatnonzero(node_of >= 0):
-            attach(node, left, links, head, request, p, node_of[p])
-        return state
-
-    @property
-    def core(self) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
-        return self.node, self.left, self.links, self.head, self.request
+def scene_of(packing: Packing, node_of: IntArray) -> Scene:
+    """A placement as the kernels want it; what they write to are copies."""
+    num_pods = len(node_of)
+    request = np.array(packing.request[:, packing.class_of].T, order="C")
+    total = packing.free.sum(axis=1, dtype=np.float64) if packing.num_nodes else np.ones(len(packing.free))
+    scale: FloatArray = np.where(total > 0, 1.0 / np.maximum(total, 1.0), 0.0)
+    tiers = packing.tiers
+    tier = len(tiers) - 1 - np.searchsorted(tiers[::-1], packing.tier[packing.class_of])
+    scene = Scene(
+        node=np.full(num_pods, UNPLACED, np.int64),
+        left=np.array(packing.free.T, order="C"),  # a copy, always
+        links=np.full((2, num_pods), -1, np.int64),
+        head=np.full(packing.num_nodes, -1, np.int64),
+        request=request,
+        allowed=packing.allowed,
+        cls=packing.class_of,
+        tier=tier.astype(np.int64),
+        evictable=packing.evictable,
+        scale=scale,
+        size=request @ scale + 1e-12,
+    )
+    attach_all(scene, node_of)
+    return scene
 
 
 def repair(packing: Packing, *, depth: int = 3, largest_first: bool = False) -> IntArray:
@@ -171,14 +161,12 @@ def repair(packing: Packing, *, depth: int = 3, largest_first: bool = False) -> 
     best = packing.node_of
     best_key = (packing.counts(best), 0)
     for sign in (-1.0,) if largest_first else (1.0, -1.0):
-        state = _State.of(packing, packing.node_of)
-        rank = sign * state.size
-        extra = (packing.allowed, packing.class_of, state.tier, packing.evictable, state.scale, rank, depth)
-        repair_all(*state.core, *extra)
-        key = (packing.counts(state.node), -packing.num_moves(state.node))
+        scene = scene_of(packing, packing.node_of)
+        repair_all(scene, sign * scene.size, depth)
+        key = (packing.counts(scene.node), -packing.num_moves(scene.node))
         if key > best_key:
-            best, best_key = state.node.copy(), key
-        if (state.node >= 0).all():
+            best, best_key = scene.node, key
+        if (scene.node >= 0).all():
             break
     return best
 
@@ -189,20 +177,16 @@ class Search:
     def __init__(self, packing: Packing, node_of: IntArray, *, seed: int = 0) -> None:
         self.packing = packing
         self.best = node_of.copy()
-        self._state = _State.of(packing, node_of)
+        self._scene = scene_of(packing, node_of)
         self._penalty = np.zeros(len(node_of), np.float64)
         self._random = np.array([(seed * 2654435761 + 88172645463325252) & (2**62 - 1) | 1], np.int64)
         num_tiers = len(packing.tiers)
-        tier = self._state.tier
-        self.missing = np.bincount(tier[node_of < 0], minlength=num_tiers).astype(np.int64)
+        self.missing = np.bincount(self._scene.tier[node_of < 0], minlength=num_tiers).astype(np.int64)
         """``(T,)`` pods without a place in ``best``, per tier, most important first."""
 
     def run(self, floor: IntArray, *, rounds: int) -> bool:
         """True once ``floor``, the fewest that can stay without a place per tier, is reached."""
-        s, packing = self._state, self.packing
-        extra = (packing.allowed, packing.class_of, s.tier, packing.evictable, s.scale, s.size)
-        done = search(*s.core, *extra, floor, self._penalty, self.best, self.missing, self._random, rounds)
-        return bool(done)
+        return bool(search(self._scene, floor, self._penalty, self.best, self.missing, self._random, rounds))
 
 
 class Settling:
@@ -214,41 +198,32 @@ class Settling:
 
     def __init__(self, packing: Packing, node_of: IntArray, *, seed: int = 0, dead_pairs: int = DEAD_PAIRS) -> None:
         self.packing = packing
-        self._home = packing.per_node(packing.node_of)
         self._random = np.array([(seed * 40503 + 362436069362436069) & (2**62 - 1) | 1], np.int64)
+        home, now = packing.per_node(packing.node_of), packing.per_node(node_of)
         marks = np.random.default_rng(seed)
         of_node = marks.integers(1 << 20, 1 << 30, packing.num_nodes)
-        self._mark = np.concatenate([of_node, marks.integers(1 << 14, 1 << 24, len(self._home))])
-        self._dead = np.zeros(dead_pairs, np.int64)
-        self._restart(node_of)
-
-    def _restart(self, node_of: IntArray) -> None:
-        self._state = _State.of(self.packing, node_of)
-        self._now = self.packing.per_node(node_of)
-        self._missing = np.bincount(self._state.tier[node_of < 0], minlength=len(self.packing.tiers)).astype(np.int64)
-        self._best_missing = self._missing.copy()
-        self._cost = np.maximum(self._home - self._now, 0).sum() + WAITING_WEIGHT * self._missing.sum()
-        self._best_node = node_of.copy()
-        self._best_cost = np.array([self._cost], np.float64)
+        mark = np.concatenate([of_node, marks.integers(1 << 14, 1 << 24, len(home))])
+        self._known = Known(mark, np.zeros(dead_pairs, np.int64))
+        self._scene = scene_of(packing, node_of)
+        missing = np.bincount(self._scene.tier[node_of < 0], minlength=len(packing.tiers)).astype(np.int64)
+        self._homes = Homes(home, now, packing.node_of, missing)
+        self._cost = float(np.maximum(home - now, 0).sum() + WAITING_WEIGHT * missing.sum())
+        self._best = Best(node_of.copy(), missing.copy(), np.array([self._cost]))
 
     @property
     def displaced(self) -> int:
         """Displaced pods of the best placement so far."""
-        return round(float(self._best_cost[0] - WAITING_WEIGHT * self._best_missing.sum()))
+        return round(float(self._best.cost[0] - WAITING_WEIGHT * self._best.missing.sum()))
 
     @property
     def best(self) -> IntArray:
         """``(P,)`` best placement so far, siblings named so that whoever can stays."""
-        return keep_siblings(self.packing, self._best_node)
+        return keep_siblings(self.packing, self._best.node)
 
     def run(self, *, rounds: int, temperature: float) -> None:
         """Anneal for ``rounds`` splits of two nodes, each with :data:`SMALL_STEPS` small steps."""
-        s, packing = self._state, self.packing
-        rules = (packing.allowed, packing.class_of, s.tier, packing.evictable)
-        counts = (self._home, self._now, packing.node_of, self._missing)
-        best = (self._best_node, self._best_missing, self._best_cost)
-        end = (float(self._cost), self._random, rounds, SMALL_STEPS, temperature, WAITING_WEIGHT)
-        self._cost = float(cool_pairs(*s.core, *rules, *counts, *best, *end, self._mark, self._dead))
+        end = (self._cost, self._random, rounds, SMALL_STEPS, temperature, WAITING_WEIGHT)
+        self._cost = float(cool_pairs(self._scene, self._homes, self._best, self._known, *end))
 
 
 def keep_siblings(packing: Packing, node_of: IntArray) -> IntArray:
