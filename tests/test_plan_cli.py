@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -526,6 +527,33 @@ def test_what_is_said_of_many_pods_is_said_once() -> None:
     expected = brief([f"pod a/w (expected {i}) is left out" for i in range(4)])
     assert len(expected) == 1
     assert expected[0].startswith("4 pods, each is left out (a/w (expected 0), ")
+
+
+def test_the_page_of_a_purchase_has_the_price_of_each_shape_and_the_command_that_makes_it_again() -> None:
+    file = taken(node("a"), *(pod(f"w-{i}", "30") for i in range(3)))
+    small, large = (
+        SaleShape(name, {"cpu": cpu, "memory": 64 << 30, "pods": 110}, usd)
+        for name, cpu, usd in (("<small>", 4000, 0.11), ("large", 32000, 1.23456))
+    )
+    spot = msgspec.structs.replace(large, name="large:spot", usd_per_hour=0.4, spot=True, limit=1,
+                                   interruption_usd_per_hour=0.05)  # fmt: skip
+    kept = msgspec.structs.replace(large, name="kept", usd_per_hour=0.3, term_hours=720.0, limit=1)
+    sold = (small, large, spot, kept)
+    plan = make_plan(Request("purchase", file, 5.0, shapes=sold))
+    assert sorted(step.name for step in plan.steps) == ["kept", "large", "large:spot"]
+    html = page(cluster_of(file), plan, sold=sold, command="ullage plan purchase 'a & b'")
+    rows = re.findall(r"<tr><th scope='row'>(large|large:spot|kept)</th>(.*?)</tr>", html)
+    cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows if "<td>buy" not in row}
+    assert cells == {
+        "large": ["1", "1.2346", "1.23", "901"],
+        "large:spot": ["1", "0.4000", "0.40", "292"],
+        "kept": ["1", "0.3000", "0.30", "219"],
+    }
+    assert (
+        "Interruptions of spot nodes are expected to cost 0.05 USD an hour besides. 1 other shape was for sale." in html
+    )
+    assert "<code>ullage plan purchase &#x27;a &amp; b&#x27;</code>" in html
+    assert "What is bought" not in page(cluster_of(file), replace(plan, steps=()), sold=sold)
 
 
 def test_a_purchase_says_in_table_and_page_who_fits_on_the_nodes_that_are_there(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ goes to standard error. Nothing here changes a cluster.
 from __future__ import annotations
 
 import functools
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -444,7 +446,9 @@ def _run(request: Request, given: _Given) -> None:
     finally:
         planner.close()
     if given.report is not None:
-        write_whole({given.report: page(cluster_of(request.snapshot, request.usd_per_hour), made)})
+        before = cluster_of(request.snapshot, request.usd_per_hour)
+        command = shlex.join(["ullage", *sys.argv[1:]])
+        write_whole({given.report: page(before, made, sold=request.shapes, command=command)})
         click.echo(f"report: {given.report}", err=True)
     _print(made, given.output)
 

@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 
 from placement.planning.cluster import Cluster
+from placement.planning.make import SaleShape
 from placement.planning.plans import Action, Ending, Plan, Step
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.cost import HOURS_A_MONTH
@@ -223,8 +224,33 @@ def _panel(
     return "\n".join([*parts, "</svg></div>"])
 
 
-def page(cluster: Cluster, plan: Plan) -> str:
-    """The whole file."""
+def _shopping(plan: Plan, sold: Sequence[SaleShape]) -> str:
+    """What is bought at which price, a row a shape; empty where nothing is."""
+    number = Counter(step.name for step in plan.steps if step.action == Action.BUY)
+    bought = [shape for shape in sold if number[shape.name]]
+    if not bought:
+        return ""
+    rows = []
+    for shape in bought:
+        usd, of_all = shape.usd_per_hour, number[shape.name] * shape.usd_per_hour
+        cells = (f"{number[shape.name]:,}", f"{usd:,.4f}", f"{of_all:,.2f}", f"{of_all * HOURS_A_MONTH:,.0f}")
+        numbers = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f"<tr><th scope='row'>{escape(shape.name)}</th>{numbers}</tr>")
+    heads = ("shape", "nodes", "USD an hour each", "USD an hour", "USD a month")
+    left = len(sold) - len(bought)
+    others = f" {_many(left, 'other shape')} {'was' if left == 1 else 'were'} for sale." if left else ""
+    risk = sum(number[shape.name] * shape.interruption_usd_per_hour for shape in bought)
+    risks = f" Interruptions of spot nodes are expected to cost {risk:,.2f} USD an hour besides." if risk else ""
+    return (
+        f"<h2 id='bought'>What is bought</h2><p class='lead'>A month has {HOURS_A_MONTH} hours.{risks}{others}</p>"
+        "<div class='card' role='region' tabindex='0' aria-labelledby='bought'><table>"
+        f"<thead><tr>{''.join(f'<th scope=col>{head}</th>' for head in heads)}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def page(cluster: Cluster, plan: Plan, *, sold: Sequence[SaleShape] = (), command: str = "") -> str:
+    """The whole file; ``sold`` are the shapes that a purchase chose from, ``command`` plans the same again."""
     cells = "\n".join(
         f"<tr><th scope='row'>{row['step']}</th>"
         + "".join(f"<td>{escape(row[key])}</td>" for key in ("action", "pod", "from", "to"))
@@ -242,11 +268,15 @@ def page(cluster: Cluster, plan: Plan) -> str:
         f'<p class="lead">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
         picture(cluster, plan) if plan.steps and not plan.count(Action.BUY) else "",
+        _shopping(plan, sold),
         _notes(plan.reasons),
         "<h2 id='steps'>Steps</h2>",
         "<div class='card' role='region' tabindex='0' aria-labelledby='steps'><table class='words'>" if cells else "",
         f"<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>" if cells else "<p>None.</p>",
-        f"<footer><p>{NEXT}</p></footer>" if plan.steps and not plan.count(Action.BUY) else "",
+        "<footer>",
+        f"<p>{NEXT}</p>" if plan.steps and not plan.count(Action.BUY) else "",
+        f"<p><code>{escape(command)}</code></p>" if command else "",
+        "</footer>",
         "</main></body></html>",
     ]
     return "\n".join(parts)
