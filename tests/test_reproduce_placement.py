@@ -130,11 +130,15 @@ def test_no_more_nodes_can_be_empty_than_requests_leave() -> None:
 
 
 def test_the_page_says_who_is_cheapest_within_the_budget() -> None:
-    def line(cell: str, to_best_fit: float, *, within: bool = True, scale: float = 1.0) -> dict[str, object]:
-        return {"cell": cell, "scale": scale, "usd_to_best_fit": to_best_fit, "within_budget": within}
+    def line(
+        cell: str, to_best_fit: float, *, within: bool = True, scale: float = 1.0, placed: float = 9
+    ) -> dict[str, object]:
+        found = {"cell": cell, "scale": scale, "usd_to_best_fit": to_best_fit, "within_budget": within}
+        return {**found, "placed": placed}
 
     lines = [line("best-fit", 1.0), line("ullage", 0.9), line("ullage, rightsized", 0.4)]
     lines += [line("predicted, rightsized", 0.3, within=False), line("ullage, rightsized", 0.2, scale=0.6)]
+    lines += [line("best-fit, reclaimed", 0.1, placed=8)]
     assert headline(lines) == (
         "Within the budget of 1 % of node-time over CPU, ullage, rightsized is cheapest, at 40.0 % of plain best fit's USD; "
         "without overcommit ullage is cheapest, at 90.0 % of plain best fit's USD."

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement.errors import ConfigError, ModelError
+from placement.errors import ConfigError, ModelError, PlacementError
 from placement.learning import boosted
 from placement.learning.baselines import P95, PEAK, Target
 from placement.learning.features import FeatureSchema
@@ -18,6 +18,8 @@ from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU, FloatArray
 from simulator.learning.accuracy import evaluate, html, table_rows
 from simulator.learning.forecast_samples import Recording, Samples, folds_of
+from simulator.learning.recordings import Learnable
+from simulator.learning.recordings import train as train_recording
 from simulator.learning.training import Effort, Split, train
 from simulator.reproduce.eurosys import (
     BUDGET,
@@ -115,6 +117,30 @@ def test_a_recording_of_one_workload_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has 1 workload, too few to leave some out for judging"):
         train(made_up(num=1), tmp_path, targets=[Target(1)])
     assert not list(tmp_path.iterdir())
+
+
+def test_horizons_that_a_recording_is_too_short_for_are_said_and_alone_refused(tmp_path: Path) -> None:
+    series = made_up(days=4)
+    quick = Effort(1000, 300)
+    learned = train_recording(Learnable("r", series), tmp_path / "m", seed=0, effort=quick)
+    assert [t.target.name for t in learned.usage] == ["1h-peak", "1h-p95"]
+    *few, short = learned.notes
+    assert short == "not learned: made-up: its 4 days are too few for 24h-peak, 24h-p95; record 4.69"
+    assert [words.startswith("not learned: only 92 samples of cpu 6h-p") for words in few] == [True, True]
+    assert set(json.loads((tmp_path / "m" / "card.json").read_text())["tasks"]) == {"cpu-1h-peak", "cpu-1h-p95"}
+    with pytest.raises(ConfigError, match="its 4 days are too few for 48h-peak"):
+        train_recording(Learnable("r", series), tmp_path / "n", seed=0, effort=quick, targets=[Target(48)])
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_recording_full_of_gaps_is_said_to_be_that(tmp_path: Path) -> None:
+    series = made_up(days=4)
+    rng = np.random.default_rng(0)
+    holes = {r: np.where(rng.random(t.shape) < 0.6, np.float32(np.nan), t) for r, t in series.usage.items()}
+    with pytest.raises(
+        PlacementError, match=r"\(61 % of made-up is missing; windows of which a third is are left out\)"
+    ):
+        train_recording(Learnable("r", replace(series, usage=holes)), tmp_path, seed=0, effort=Effort(1000, 300))
 
 
 def test_generations_never_fit_on_what_they_are_used_for_and_follow_each_other() -> None:

@@ -102,6 +102,18 @@ def test_a_workload_without_a_single_sample_is_dropped_and_counted() -> None:
     assert dict(series.repairs) == {"workloads without samples or capacity dropped": 1}
 
 
+def test_use_that_is_zero_throughout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="cpu is 0 throughout"):
+        read_bitbrains_rnd(bitbrains(tmp_path, mhz=0.0))
+
+
+def test_a_folder_of_data_sets_names_them(tmp_path: Path) -> None:
+    (tmp_path / "bitbrains-rnd").mkdir()
+    (tmp_path / "planetlab").mkdir()
+    with pytest.raises(TraceError, match=f"name one: {tmp_path}/bitbrains-rnd, {tmp_path}/planetlab"):
+        read_usage(tmp_path)
+
+
 def test_files_of_two_recordings_are_told_apart(tmp_path: Path) -> None:
     usage = pl.read_parquet(bitbrains(tmp_path) / "usage.parquet")
     usage.with_columns(vm=pl.lit(2)).write_parquet(tmp_path / "usage.parquet")

@@ -143,9 +143,11 @@ def train(
         try:
             trained = training.train(
                 source.usage, folder, seed=seed, effort=effort, targets=targets, created_s=created_s,
-                progress=progress, more=more, files=files, refit=refit,
+                progress=progress, note=notes.append, more=more, files=files, refit=refit,
             )  # fmt: skip
+            notes += [f"not learned: {words}"] if (words := training.too_long(source.usage, targets)) else []
         except PlacementError as error:
+            error = type(error)(f"{error}{training.gaps(source.usage)}")
             errors.append(error)
             notes.append(f"usage is not learned: {error}")
     if lifetimes is None and not trained:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, ModelError, PlacementError
 from placement.learning import drift
 from placement.learning.baselines import P95, PEAK, Target, baselines_within, tuned_scale
 from placement.learning.boosted import FitOptions, QuantileModel, base_of, files_of, fit
@@ -158,6 +158,8 @@ TARGETS = tuple(Target(h, s) for h in (1, 6, 24) for s in (PEAK, P95))
 LONG_DAYS = 20.0
 """A recording with more days to fit on than this is judged every :data:`STRIDE_H` hours only."""
 
+MANY_GAPS = 0.2
+"""Of a recording: more is worth saying when too little is left of it."""
 FIT_SHARE, TUNED_SHARE = 0.58, 0.68
 """Of a recording: where fitting ends, and where what was held back for calibration, or to choose a mixture of lifetimes,
 ends. The rest judges. (The Bitbrains protocol: 52 and 61 of 90 days.)"""
@@ -345,6 +347,33 @@ def _metrics(late: Samples, model: FloatArray, rival: FloatArray, held: BoolArra
     return out
 
 
+def longest_h(num_days: float) -> float:
+    """The longest horizon that a recording can judge: one and a half times as much of it is left for that."""
+    return max(1.0, num_days * 24 * (1 - TUNED_SHARE) / 1.5)
+
+
+def too_long(series: UsageSeries, targets: Sequence[Target] = ()) -> str:
+    """What to say of the horizons that a recording is too short for; empty when there are none.
+
+    >>> too_long(UsageSeries("r", ("w",), 0, {"cpu": np.zeros((1, 3 * DAY), np.float32)}, {"cpu": np.ones(1)}))
+    'r: its 3 days are too few for 24h-peak, 24h-p95; record 4.69'
+    """
+    missed = [t for t in (targets or TARGETS) if t.horizon_h > longest_h(series.num_days)]
+    if not missed:
+        return ""
+    days = max(t.horizon_h for t in missed) * 1.5 / 24 / (1 - TUNED_SHARE)
+    named = ", ".join(t.name for t in missed)
+    return f"{series.name}: its {series.num_days:.3g} days are too few for {named}; record {days:.3g}"
+
+
+def gaps(series: UsageSeries) -> str:
+    """What to add to a complaint about too few samples, where much of a recording is missing."""
+    missing = 1 - min(float(np.isfinite(table).mean()) for table in series.usage.values())
+    if missing < MANY_GAPS:
+        return ""
+    return f" ({100 * missing:.0f} % of {series.name} is missing; windows of which a third is are left out)"
+
+
 def train(
     series: UsageSeries,
     folder: Path,
@@ -354,17 +383,19 @@ def train(
     targets: Sequence[Target] = (),
     created_s: int = 0,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    note: Callable[[str], None] = lambda words: None,
     more: Mapping[str, object] | None = None,
     files: Mapping[str, str] | None = None,
     refit: bool = True,
 ) -> list[Trained]:
     """Fit every resource and target of a recording, then write models with their card to ``folder``, with ``more`` in the
     card and other ``files`` (name → text) beside it. With ``refit`` models that were fitted again on everything are
-    served, and those that were judged stand beside them.
+    served, and those that were judged stand beside them. A target of which there is too little of any resource is left
+    out, and ``note`` is told.
 
     Raises
     ------
-    ConfigError : the recording is too short, or has too few workloads. ModelError : too few samples to fit a task.
+    ConfigError : the recording is too short, or has too few workloads. ModelError : too few samples to fit any target.
     """
     split = Split.of(series.num_days)
     recording = deployable_recording(series, split)
@@ -373,16 +404,26 @@ def train(
         raise ConfigError(
             f"{series.name} has {len(held)} workload{'s' * (len(held) > 1)}, too few to leave some out for judging; give more"
         )
-    longest = (series.num_days * 24 - split.last_calibration * 24) / 1.5
-    wanted = [t for t in (targets or TARGETS) if t.horizon_h <= max(1.0, longest)]
+    wanted = [t for t in (targets or TARGETS) if t.horizon_h <= longest_h(series.num_days)]
+    if not wanted:
+        raise ConfigError(too_long(series, targets))
     tasks = [(resource, target) for resource in series.usage for target in wanted]
-    trained = []
+    found: dict[tuple[str, Target], Trained] = {}
+    failed: dict[Target, PlacementError] = {}
     effort = effort or Effort(30_000, by_weight=True)
     for number, (resource, target) in enumerate(tasks):
         progress(f"{resource} {target.name}", number, len(tasks))
-        trained.append(
-            train_task(recording, resource, target, split, effort=effort, seed=seed, held_out=held, refit=refit)
-        )
+        try:
+            found[resource, target] = train_task(
+                recording, resource, target, split, effort=effort, seed=seed, held_out=held, refit=refit
+            )
+        except (ConfigError, ModelError) as error:
+            failed.setdefault(target, error)
+    trained = [one for (_, target), one in found.items() if target not in failed]
+    if not trained:
+        raise next(iter(failed.values()))
+    for complaint in failed.values():
+        note(f"not learned: {complaint}")
     progress("saving", len(tasks), len(tasks))
     card = {**model_card(series, split, trained, held, seed=seed, created_s=created_s, refit=refit), **(more or {})}
     judged = [m for t in trained for m in t.judged.models] if refit else []

@@ -57,10 +57,15 @@ def _costs(title: str, groups: list[Spots]) -> Section:
     return Section(title, lead, svg=frontier_chart(title, groups, x_label=risk, y_label=cost, mark_x=100 * BUDGET))
 
 
+def counts(line: dict[str, Any], lines: list[dict[str, Any]]) -> bool:
+    """Whether a line's USD can be held against others': within the budget, and no fewer pods placed than by best fit."""
+    asked = next((other["placed"] for other in lines if other["cell"] == "best-fit"), 0.0)
+    return bool(line["within_budget"] and line["placed"] >= asked and math.isfinite(line["usd_to_best_fit"]))
+
+
 def headline(lines: list[dict[str, Any]]) -> str:
-    """Who is cheapest within the budget, with overcommit and without, of the summary's lines."""
-    plain = [line for line in lines if line["scale"] == 1 and line["within_budget"]]
-    priced = [line for line in plain if math.isfinite(line["usd_to_best_fit"])]
+    """Who is cheapest within the budget, with overcommit and without, of the summary's lines that did all the work."""
+    priced = [line for line in lines if line["scale"] == 1 and counts(line, lines)]
     if not priced:
         return "No strategy keeps the budget of node-time over CPU beside plain best fit."
     found = []
@@ -90,8 +95,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     )
     cells = []
     lines = summary(rows)
-    kept = [line["usd_to_best_fit"] for line in lines if line["within_budget"]]
-    least = min((usd for usd in kept if math.isfinite(usd)), default=math.nan)
+    least = min((line["usd_to_best_fit"] for line in lines if counts(line, lines)), default=math.nan)
     for line in lines:
         shown = (
             line["cell"],
@@ -106,7 +110,7 @@ def report(rows: list[dict[str, Any]]) -> str:
             f"{line['placed']:.0f}",
             "yes" if line["within_budget"] else "no",
         )
-        is_best = line["within_budget"] and line["usd_to_best_fit"] == least
+        is_best = counts(line, lines) and line["usd_to_best_fit"] == least
         cells.append([Text(text, is_best and i == TO_BEST_FIT) for i, text in enumerate(shown)])
     sections = [_costs(title, frontier(rows, mechanism)) for mechanism, title in TITLES.items()]
     return render_page(
@@ -115,7 +119,11 @@ def report(rows: list[dict[str, Any]]) -> str:
             headline(lines),
             [
                 *sections,
-                Section("Means over seeds", "The cheapest that keeps the budget is marked.", Table(heads, cells)),
+                Section(
+                    "Means over seeds",
+                    "The cheapest that keeps the budget and places as many pods as best fit is marked.",
+                    Table(heads, cells),
+                ),
             ],
             "ullage reproduce placement --data DIR --report FILE",
         )

@@ -149,6 +149,8 @@ def _checked(
 def _check_units(series: UsageSeries) -> None:
     """Refuse a table whose typical use is far above what was provisioned: percent, MHz, MiB for MB …"""
     for resource, table in series.usage.items():
+        if (table == 0).any() and not (table > 0).any():
+            raise TraceError(f"{series.name}: {resource} is 0 throughout; is it the right column, and the right data?")
         count = np.maximum(np.isfinite(table).sum(axis=1), 1)
         typical = np.nansum(table, axis=1, dtype=float) / count / np.maximum(series.provisioned[resource], 1e-9)
         wrong = int((typical > MAX_SHARE).sum())
@@ -489,6 +491,9 @@ def read_usage(folder: Path) -> UsageSeries:
             return USAGE_READERS[name](folder)
     if next(folder.glob("*.tar.gz"), None) is not None:
         return joined_days(read_planetlab(folder))
+    within = [name for name in (*signs, "planetlab") if (folder / name).is_dir()]
+    if within:
+        raise TraceError(f"{folder} holds several data sets; name one: {', '.join(str(folder / n) for n in within)}")
     known = ", ".join((*USAGE_READERS, "planetlab"))
     raise TraceError(
         f"{folder} is no usage data set that Ullage reads ({known}); "
