@@ -720,3 +720,81 @@ def test_after_a_restart_the_target_of_a_pod_that_is_still_leaving_is_read_back(
     assert gone.target_for("new", owner) == "", (
         "gone before the restart: nobody tells, and the plan's own process steers"
     )
+
+
+def test_a_nomination_that_keeps_room_alone_gets_its_devices_once_they_are_free() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("other", 2, node="a", devices=0b101))
+    nominated = pod("u", 2, planned="a", nominated="a", planned_devices=0b101)
+    ledger.see(nominated)
+    ledger.lose("other")
+    ledger.see(replace(nominated, version=2))
+    held = ledger.reservations["u"]
+    assert (held.devices, held.is_nominated) == (0b101, True)
+    assert ledger.keeps_devices(held)
+    assert ledger.state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000], "its own, to the last thousandth"
+
+
+def test_a_binding_on_its_way_keeps_the_room_that_it_has_whatever_becomes_free() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("other", 2, node="a", devices=0b101))
+    nominated = pod("u", 2, planned="a", nominated="a", planned_devices=0b101)
+    ledger.see(nominated)
+    ledger.reservations["u"].is_binding = True
+    ledger.lose("other")
+    ledger.see(replace(nominated, version=2))
+    assert ledger.reservations["u"].is_binding
+
+
+def test_an_annotation_that_names_fewer_devices_than_a_pod_asks_for_is_not_believed() -> None:
+    ledger = fresh("a")
+    ledger.see(pod("u", 2, 5, node="a", devices=0b1))
+    assert conflicts(ledger, "devices impossible") == 1
+    assert ledger.state.residents["u"].devices == 0
+    assert ledger.state.gpu_free[0, :4].tolist() == [0] * 4, "it has two, and nobody knows which"
+
+
+def test_devices_are_given_twice_where_bound_pods_hold_more_than_there_is() -> None:
+    ledger = fresh("a")
+    half = PodSpec(((CPU, 100),), gpu=GpuRequest(1, 500))
+    for number in range(2):
+        ledger.see(Seen(f"half-{number}", "p", "default", 1, half, node="a", devices=0b10))
+    assert ledger.devices_given_twice() == 0
+    for number in range(2):
+        ledger.see(pod(f"whole-{number}", 2, node="a", devices=0b1100))
+    assert ledger.devices_given_twice() == 2, "not the one that is shared and full"
+    ledger.lose("whole-0")
+    assert ledger.devices_given_twice() == 0
+
+
+def test_a_target_whose_pod_was_lost_is_the_next_ones() -> None:
+    owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
+    ledger = fresh("a", "b")
+    ledger.see(Seen("old", "old", "default", 1, owner, node="a", target="b", is_leaving=True))
+    ledger.see(Seen("new", "new", "default", 2, owner))
+    assert ledger.target_for("new", owner) == "b"
+    assert ledger.target_for("newer", owner) == ""
+    ledger.lose("new")
+    assert ledger.target_for("newer", owner) == "b"
+
+
+def test_a_pod_that_goes_elsewhere_than_it_was_told_leaves_the_other_target_to_another() -> None:
+    owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
+    ledger = fresh("a", "b", "c")
+    for uid, target in (("old-b", "b"), ("old-c", "c")):
+        ledger.see(Seen(uid, uid, "default", 1, owner, node="a", target=target, is_leaving=True))
+    assert ledger.target_for("new", owner) == "b"
+    ledger.see(Seen("new", "new", "default", 2, owner, node="c"))
+    assert ledger.target_for("late", owner) == "c"
+    assert ledger.target_for("later", owner) == "", "two were evicted, and one has come"
+
+
+def test_a_pod_that_is_nominated_takes_one_target_of_two_on_a_node() -> None:
+    owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
+    ledger = fresh("a", "b")
+    for uid in ("old-1", "old-2"):
+        ledger.see(Seen(uid, uid, "default", 1, owner, node="a", target="b", is_leaving=True))
+    nominated = Seen("new", "new", "default", 2, owner, planned="b", nominated="b")
+    for version in (2, 3, 4):
+        ledger.see(replace(nominated, version=version))
+    assert ledger.target_for("late", owner) == "b"
