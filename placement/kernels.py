@@ -405,6 +405,15 @@ def _sum_labels(cpu, total, model, fgd, enough, below):
     return q1 + q2 + q4 + xl + xr + na
 
 
+@_inline
+def _free_share(n, ledger):
+    """What the devices of a node have free for certain, in all."""
+    total = 0
+    for g in range(ledger.gpu_count[n]):
+        total += ledger.gpu_free[n, g]
+    return total
+
+
 @_jit
 def survey(n, ledger, fgd):
     """F_n(M) of a node as it is, computed once per touch."""
@@ -421,8 +430,7 @@ def survey(n, ledger, fgd):
             else:
                 below[k] += share
     cpu = ledger.offered[CPU_ROW, n] - ledger.taken[CPU_ROW, n]
-    total = ledger.offered[GPU_ROW, n] - ledger.taken[GPU_ROW, n]
-    fgd.fragment[n] = _sum_labels(cpu, total, fgd.model[n], fgd, enough, below)
+    fgd.fragment[n] = _sum_labels(cpu, _free_share(n, ledger), fgd.model[n], fgd, enough, below)
     fgd.stamp[n] = ledger.last_touch[n]
     return fgd.fragment[n]
 
@@ -485,7 +493,7 @@ def fgd_best(n, milli, count, cpu_ask, ledger, fgd):
     """(score, device) of FGD; device is −1 for whole devices."""
     before = survey(n, ledger, fgd)
     cpu = ledger.offered[CPU_ROW, n] - ledger.taken[CPU_ROW, n] - cpu_ask
-    total = ledger.offered[GPU_ROW, n] - ledger.taken[GPU_ROW, n]
+    total = _free_share(n, ledger)
     if milli == FULL or count == 0:
         after = _fragment_without(n, FULL, FULL if count else 0, count, cpu, total, fgd)
         return _squash(before - after, fgd.thresholds), -1

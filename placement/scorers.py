@@ -570,6 +570,14 @@ def fragmentation(columns: Columns, cpu: IntArray, free: IntArray, models: IntAr
     return result
 
 
+def _free_shares(columns: Columns, rows: IntArray) -> IntArray:
+    """``(n, G)`` what each device has free for certain; 0 for those that a node no longer has, whoever is still on them."""
+    state = columns.state
+    free = state.gpu_free[rows]
+    there = np.arange(free.shape[1]) < state.gpu_count[rows, None]
+    return np.where(there, free, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class AtcFgd:
     """Fragmentation gradient descent: how much expected fragment the placement removes, squashed to 0–100.
@@ -587,7 +595,7 @@ class AtcFgd:
         """``(n, G)`` int64: score of each device for a shared pod, −1 where it does not fit."""
         state = columns.state
         cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
-        free, models = state.gpu_free[rows], state.gpu_model[rows]
+        free, models = _free_shares(columns, rows), state.gpu_model[rows]
         before = fragmentation(columns, cpu, free, models)
         scores = np.full(free.shape, -1, np.int64)
         for device in range(free.shape[1]):
@@ -605,7 +613,7 @@ class AtcFgd:
             return self.device_scores(columns, demand, rows).max(axis=1)
         state = columns.state
         cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
-        free, models = state.gpu_free[rows], state.gpu_model[rows]
+        free, models = _free_shares(columns, rows), state.gpu_model[rows]
         before = fragmentation(columns, cpu, free, models)
         whole = free == DEVICE_MILLI
         taken = whole & (np.cumsum(whole, axis=1) <= demand.count)

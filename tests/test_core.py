@@ -212,6 +212,25 @@ def test_both_back_ends_agree_while_nodes_come_go_and_change(
         assert said[0] == said[1]
 
 
+@pytest.mark.skipif(not has_compiled(), reason="numba is not installed")
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_both_back_ends_agree_where_devices_are_not_recorded_or_gone(strategy: str) -> None:
+    """What a node's devices have free for certain is less than what its pods have left of it."""
+    asks: list[GpuRequest | None] = [None, GpuRequest(1, 150), GpuRequest(1, 600), GpuRequest(1), GpuRequest(2)]
+    specs = [PodSpec(((CPU, 500 + 300 * i),), gpu=gpu) for i, gpu in enumerate(asks)]
+    nodes = [NodeSpec(f"n{i}", ((CPU, 4000 + 1000 * i), (PODS, 50)), num_gpus=8, gpu_model="A") for i in range(3)]
+    said = []
+    for state in (state_of(nodes, specs), state_of(nodes, specs, "numpy")):
+        state.bind("hidden", specs[2], "n0")
+        state.bind("known", specs[1], "n0", 0b100)
+        state.bind("lost", specs[4], "n1", 0b11000000)
+        state.update_node(replace(nodes[1], num_gpus=4))
+        chosen = STRATEGIES[strategy]
+        scores = [chosen.scores(state.snapshot(), spec).tolist() for spec in specs]
+        said.append((scores, [chosen.decide(state.snapshot(), spec, None, 7) for spec in specs]))
+    assert said[0] == said[1]
+
+
 def outlooks_of(specs: list[PodSpec], seed: int, as_of_s: int) -> tuple[Forecasts, Lifetimes]:
     """Made-up forecasts of most workloads, with and without windows, and lifetimes of some."""
     rng = np.random.default_rng(seed)
