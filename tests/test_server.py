@@ -259,6 +259,8 @@ def test_how_bytes_are_cut_into_packets_does_not_matter(body: bytes, cuts: list[
         (b"GET x HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nbroken\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: y\r\n folded: z\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length : 1\r\n\r\nx", 400),
         (b"POST / HTTP/1.1\r\n\r\n", 411),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
         (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
@@ -290,6 +292,15 @@ async def test_a_client_that_dawdles_is_told_so_and_others_are_not_held_up() -> 
         status, _ = await answer(reader)
         assert status == 408
         assert await reader.read() == b""
+        await hang_up(writer)
+
+
+async def test_whoever_dawdles_after_an_answer_is_told_so_too() -> None:
+    async with serving(replace(SMALL, request_timeout_s=0.2)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(post(b"x") + b"POST / HTTP/1.1\r\nContent-Le")
+        assert await answer(reader) == (200, b"x")
+        assert (await answer(reader))[0] == 408
         await hang_up(writer)
 
 
@@ -348,6 +359,114 @@ async def test_announced_bodies_count_against_one_budget_and_are_given_back() ->
             while server.limits.pending_bytes:
                 await asyncio.sleep(0.01)
         assert (await ask(server.port, post(b"z" * 1_500_000)))[0] == 200
+        async with asyncio.timeout(10):
+            while server.limits.connections:
+                await asyncio.sleep(0.01)
+        assert server.limits.pending_bytes == 0, "given back once"
+
+
+async def test_small_bodies_that_are_announced_and_do_not_come_keep_nobody_out() -> None:
+    async with serving(replace(SMALL, max_pending_bytes=2_000_000)) as server:
+        held = []
+        for _ in range(4):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
+            held.append(writer)
+        async with asyncio.timeout(10):
+            while sum(connection.head is not None for connection in server.limits.connections) < 4:
+                await asyncio.sleep(0.01)
+        body = b"z" * 1_500_000
+        assert await ask(server.port, post(body)) == (200, body)
+        for writer in held:
+            await hang_up(writer)
+
+
+async def test_whoever_announces_a_large_body_gets_memory_as_it_comes() -> None:
+    async with serving() as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n" + b"x" * FIRST_BUFFER)
+        async with asyncio.timeout(10):
+            while not any(connection.have > FIRST_BUFFER for connection in server.limits.connections):
+                await asyncio.sleep(0.01)
+        (connection,) = server.limits.connections
+        assert len(connection.buffer) <= 4 * FIRST_BUFFER
+        await hang_up(writer)
+
+
+async def test_of_those_who_only_hold_connections_the_first_makes_room() -> None:
+    async with serving(replace(SMALL, max_connections=3)) as server:
+        silent = []
+        for number in range(3):
+            silent.append(await asyncio.open_connection("127.0.0.1", server.port))
+            async with asyncio.timeout(10):
+                while len(server.limits.connections) <= number:
+                    await asyncio.sleep(0.01)
+        assert await ask(server.port, post(b"new")) == (200, b"new")
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(silent[0][0].read(), 10) == b""
+        for reader, writer in silent[1:]:
+            writer.write(post(b"late"))
+            assert await answer(reader) == (200, b"late")
+        for _, writer in silent:
+            await hang_up(writer)
+
+
+async def test_a_body_may_be_as_large_as_is_allowed_and_no_larger() -> None:
+    async with serving(replace(SMALL, max_body_bytes=100_000)) as server:
+        assert await ask(server.port, post(b"x" * 100_000)) == (200, b"x" * 100_000)
+        assert (await ask(server.port, b"POST / HTTP/1.1\r\nContent-Length: 100001\r\n\r\n"))[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("version", "extra", "stays"),
+    [
+        ("1.0", "", False),
+        ("1.0", "Connection: keep-alive\r\n", True),
+        ("1.0", "Connection: close, keep-alive\r\n", False),
+        ("1.1", "", True),
+        ("1.1", "Connection: Close\r\n", False),
+    ],
+)
+async def test_a_connection_stays_as_its_caller_expects(version: str, extra: str, stays: bool) -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(post(b"x", extra=extra).replace(b"HTTP/1.1", f"HTTP/{version}".encode()))
+        assert await answer(reader) == (200, b"x")
+        if stays:
+            writer.write(post(b"y"))
+            assert await answer(reader) == (200, b"y")
+        else:
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        await hang_up(writer)
+
+
+async def test_a_large_body_that_somebody_still_reads_is_not_written_over() -> None:
+    goes_on, found = asyncio.Event(), list[bytes]()
+
+    async def patient(request: Request) -> Response:
+        await goes_on.wait()
+        found.append(bytes(request.body))
+        return Response()
+
+    def handler(request: Request) -> object:
+        return patient(request) if request.path == "/patient" else echo(request)
+
+    server = HttpServer(SMALL, handler, Metrics())  # type: ignore[arg-type]  # both kinds of answers
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    body = b"a" * (5 * 2**19)
+    writer.write(post(body, "/patient"))
+    async with asyncio.timeout(10):
+        while not any(connection.is_busy for connection in server.limits.connections):
+            await asyncio.sleep(0.01)
+    for letter in (b"b", b"c"):
+        other = letter * (5 * 2**19)
+        assert await ask(server.port, post(other)) == (200, other)
+    goes_on.set()
+    assert (await answer(reader))[0] == 200
+    assert found == [body]
+    await hang_up(writer)
+    await server.stop(0.1)
 
 
 async def test_noise_never_harms_a_good_client() -> None:
