@@ -421,7 +421,7 @@ def test_a_gap_in_which_nobody_looked_counts_in_no_age(folder: Path, with_model:
     forecaster.begin_round(week + 300)
     forecaster.ended("stays", week + 300)
     forecaster.learn(week + 1200)
-    each = 3**-0.5  # three came together
+    each = 2**-0.5  # three came together, of which one tells nothing
     assert history.survival.seen(0, WEB, week + 1200)[:2] == pytest.approx([each * (1 + 0.95**each)] * 2)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError, ModelError
+from placement.knowledge import AGES_S
 from placement.learning.drift import LEAST
 from placement.learning.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of
@@ -245,6 +246,24 @@ def test_a_burst_counts_as_the_root_of_its_pods() -> None:
 
     assert outcomes(gap_s=0) == pytest.approx(sum(0.95 ** (i / 8) / 8 for i in range(64)), rel=1e-5)
     assert outcomes(gap_s=60) == pytest.approx(sum(0.95**i for i in range(64)), rel=1e-5)
+
+
+def test_who_is_dropped_takes_no_weight_from_its_burst() -> None:
+    def outcomes(dropped: int, *, was_there: bool = False) -> float:
+        """On how many the first part of life stands, of a workload of which nine pods lived through it beside those dropped."""
+        history, kin = LifeHistory(with_features=True), Kin("a", (1, 1, 0))
+        for i in range(9 + dropped):
+            history.began(f"a-{i}", kin, 0, was_there=was_there)
+        for i in range(dropped):
+            history.drop(f"a-{9 + i}")
+        history.pass_by(AGES_S[1] + 1)
+        return float(history.features(kin, AGES_S[1] + 1)[feature_names().index("owner:seen_0")])
+
+    alone = sum(0.95 ** (i / 3) / 3 for i in range(9))
+    assert outcomes(0) == pytest.approx(alone, rel=1e-5)
+    assert outcomes(27) == pytest.approx(alone, rel=1e-5), "as if they had never been"
+    ended = sum(0.95 ** (i / 6) / 6 for i in range(9))
+    assert outcomes(27, was_there=True) == pytest.approx(ended, rel=1e-5), "who was there was one of many alike"
 
 
 def test_pods_that_come_within_a_minute_are_one_burst() -> None:

@@ -88,6 +88,7 @@ class Burst:
 
     since_s: int
     pods: int = 0
+    """Without those that are withdrawn: who never tells how it ended takes no weight from the others."""
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -191,8 +192,11 @@ class LifeHistory:
             self.lineage.end(pod.kin.values, float(pod.arrived_s), float(pod.arrived_s + lived_s))
 
     def drop(self, uid: str) -> None:
-        """A pod is gone, nobody knows since when: it tells nothing more."""
+        """A pod is gone, nobody knows since when: it tells nothing more, and its burst is one pod less (who was there before
+        anybody looked always goes like this, and has told of the parts of life that it was seen to live through)."""
         pod = self.running.pop(uid)
+        if not pod.was_there:
+            pod.burst.pods -= 1
         self.survival.leave(pod.keys, pod.part, pod.entered_s)
         if self.lineage is not None:
             (self.lineage.lose if pod.was_there else self.lineage.withdraw)(pod.kin.values, float(pod.arrived_s))
