@@ -41,12 +41,8 @@ class SolverError(PlacementError):
     """The worker died, hung, or returned a placement that breaks a rule."""
 
 
-def _begin(is_patient: bool) -> None:
-    """In a worker: keep standard output clean, and end when the parent does."""
-    os.nice(NICE if is_patient else FIRST_NICE)
-    if is_patient and sys.platform == "linux":  # at low priority giving way takes milliseconds; this does it at once
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    os.dup2(2, 1)
+def end_with_parent() -> None:
+    """In a worker: end when the parent does, however that ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"
 
@@ -55,6 +51,15 @@ def _begin(is_patient: bool) -> None:
         os._exit(0)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _begin(is_patient: bool) -> None:
+    """In a worker: keep standard output clean, and end when the parent does."""
+    os.nice(NICE if is_patient else FIRST_NICE)
+    if is_patient and sys.platform == "linux":  # at low priority giving way takes milliseconds; this does it at once
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.dup2(2, 1)
+    end_with_parent()
 
 
 def _checked(batch: Batch, batched: Batched) -> Batched:

@@ -35,7 +35,7 @@ from scheduler.errors import ApiError, PlanPaused, RecordError, SourceError
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.record import PlanState, Retention, alone, fresh_record, read_record, save_record
-from scheduler.planning.solver import NICE
+from scheduler.planning.solver import NICE, end_with_parent
 from scheduler.recording import record_with
 from scheduler.rights import APPLIES
 from scheduler.settings import KubeSettings, UsageSettings
@@ -97,14 +97,7 @@ def _begin(work: Callable[..., None], words: tuple[Any, ...], answer: Connection
     give_way(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
     os.dup2(2, 1)  # solvers print at times
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this runs in a worker"
-
-    def follow() -> None:
-        parent.join()
-        os._exit(0)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
     try:
         work(answer.send, *words)
     except PlacementError as error:
