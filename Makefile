@@ -42,6 +42,7 @@ check: install ## Format, lint, types, generated code and tests, as CI runs them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests
 	$(MAKE) test
 
 bench: install ## Decisions per second, as ratios

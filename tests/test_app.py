@@ -561,7 +561,7 @@ async def test_who_stops_with_a_binding_on_its_way_leaves_the_lease_to_expire(tm
 
 async def test_who_does_not_lead_lets_no_caller_stay(tmp_path: Path) -> None:
     """The Service sends new connections to the leader; one that is kept would stay with a leader of the past."""
-    leads = {"enabled": True, "duration_s": 60, "renew_s": 0.2}
+    leads: dict[str, Any] = {"enabled": True, "duration_s": 60, "renew_s": 0.2}
     async with (
         cluster(gpus=1, nodes=1) as api,
         running(api, tmp_path, lease=LeaseSettings(**leads, identity="a")) as one,

@@ -21,7 +21,7 @@ from scheduler.wire import Binding
 from tests.live_engine import Live, cpu_pod
 
 SPEC = cpu_pod(1, gpu=GpuRequest(1, 600))
-POD = {
+POD: dict[str, Any] = {
     "metadata": {"name": "g", "namespace": "shop", "uid": "uid-g", "resourceVersion": "1"},
     "spec": {
         "containers": [
@@ -234,9 +234,8 @@ async def test_a_list_that_is_read_while_a_binding_is_on_its_way_frees_nothing(t
     case.api.before_bind.clear()
     binding = asyncio.create_task(case.bind())
     await asyncio.sleep(0)
-    for version, changes in enumerate(
-        ({}, {"is_leaving": True}, {"planned": "n2", "nominated": "n2"}, {"nominated": ""})
-    ):
+    edits: list[dict[str, Any]] = [{}, {"is_leaving": True}, {"planned": "n2", "nominated": "n2"}, {"nominated": ""}]
+    for version, changes in enumerate(edits):
         case.ledger.see(replace(case.seen, version=version + 2, **changes))
         case.now_s += 1000
         await case.binder.settle_overdue()

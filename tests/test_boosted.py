@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_a_damaged_file_a_foreign_schema_and_a_foreign_format_are_refused(model:
 
 def test_too_few_samples_and_gaps_are_refused() -> None:
     rows, truth, weight = sample(100)
-    arguments = {"resource": "cpu", "target": TARGET, "base": "max_24h", "schema": SCHEMA}
+    arguments: dict[str, Any] = {"resource": "cpu", "target": TARGET, "base": "max_24h", "schema": SCHEMA}
     with pytest.raises(ModelError, match="too few to fit 6h-peak of cpu"):
         fit(rows, truth, weight, options=FitOptions(), **arguments)
     truth[3] = np.nan

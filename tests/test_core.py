@@ -91,7 +91,7 @@ def test_every_placement_keeps_every_hard_rule_and_every_refusal_is_right(
     for i, spec in enumerate(specs):
         allowed = {n.name for n in nodes if may_go(spec, n, nodes, placed)}
         scores = STRATEGIES[strategy].scores(state.snapshot(), spec)
-        assert {state.name(r) for r in np.flatnonzero(scores > NOT_FEASIBLE)} == allowed
+        assert {state.name(int(r)) for r in np.flatnonzero(scores > NOT_FEASIBLE)} == allowed
         decision = STRATEGIES[strategy].decide(state.snapshot(), spec, None, int(rng.integers(0, 2**62)))
         assert decision.is_placed == bool(allowed)
         if decision.is_placed:
@@ -290,11 +290,11 @@ def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_chan
             states[0].name(int(row)) for mask in rejected.values() for row in np.flatnonzero(mask)
         }
         for state in states:
-            fresh = Columns(state)
-            fresh.follow()
+            anew = Columns(state)
+            anew.follow()
             kept = chosen.program(state).columns
             kept.follow()
-            assert (kept.outlook[: state.num_rows] == fresh.outlook[: state.num_rows]).all()
+            assert (kept.outlook[: state.num_rows] == anew.outlook[: state.num_rows]).all()
         gone = f"{int(rng.integers(0, i + 1))}"
         for state in states:
             if one.is_placed:

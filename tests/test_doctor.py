@@ -257,7 +257,7 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD309", lambda w: _pod(w.ours)["containers"][0]["securityContext"].pop("capabilities")),
     ("UD310", lambda w: w.extra.append(_policy("JSONPatch"))),
     ("UD312", lambda w: w.extra.clear()),
-    ("UD312", lambda w: w.extra.pop()),
+    ("UD312", lambda w: w.extra.remove(w.extra[1])),
     ("UD312", lambda w: w.extra[1]["spec"].update(validationActions=["Audit"])),
     ("UD312", lambda w: w.extra[1]["spec"].update(policyName="another")),
     ("UD311", _both(lambda w: w.extra.append(_policy("ApplyConfiguration")), lambda w: setattr(w, "version", "1.35"))),

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -427,7 +428,7 @@ def test_an_option_that_changes_nothing_or_makes_no_sense_is_refused(words: str,
 def test_pods_marked_never_to_be_interrupted_get_no_spot(tmp_path: Path) -> None:
     book, path = tmp_path / "prices.csv", tmp_path / "c.json"
     book.write_text("name,cores,gib,usd_per_hour,spot_usd_per_hour\nm,8,32,1.0,0.1\n", encoding="utf-8")
-    marked = {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}}
+    marked: dict[str, Any] = {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}}
     write_snapshot(taken(node("n1", cpu=1), pod("a-1", "5"), pod("b-1", "5", **marked)), path)
     words = ["purchase", "--snapshot", str(path), "--time", "1", "--prices", str(book), "--spot", "-o", "json"]
     made = json.loads(CliRunner().invoke(plan_group, words, catch_exceptions=False).stdout)

@@ -45,7 +45,7 @@ def lived(folder: Path, *, decides: bool = False) -> Path:
             state.add_node(NodeSpec("b", ((CPU, 6000),)), time_s=i)
         decision = strategy.decide(state.snapshot(), SPEC)
         if decides:
-            asked = Asked(strategy.digest, SPEC, None, None)
+            asked = Asked(strategy.digest, SPEC, 0, None)
             disk.append(Event(i, log.DECISION, f"u{i}", str(decision.node), decision.devices, asked))
         state.bind(f"u{i}", SPEC, decision.node, decision.devices, time_s=i)
     state.release("u3", time_s=20)
@@ -110,7 +110,7 @@ def test_a_bundle_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -
 def test_records_of_an_old_log_are_dated_by_its_first_event(tmp_path: Path) -> None:
     """Its oldest segments are gone: the header tells when the one that is left was opened, an hour into the run."""
     strategy = STRATEGIES["first-fit"]
-    asked = Asked(strategy.digest, SPEC, None, None)
+    asked = Asked(strategy.digest, SPEC, 0, None)
     writer = LineWriter()
     lines = [
         writer.header(started_unix_s=BEGINS_S + 3600, strategies={strategy.digest: strategy_to_toml(strategy)}),

@@ -322,7 +322,7 @@ async def behave_grpc(service: Service) -> None:
 async def besieged(service: Service, good: Callable[[Service], Awaitable[None]], *attacks: Awaitable[None]) -> None:
     """Run the attacks while a good caller goes on; the first failure of anybody ends it."""
     service.is_over = False
-    others = [asyncio.ensure_future(dawdle(service)) for _ in range(NUM_SLOW)]
+    others: list[asyncio.Future[Any]] = [asyncio.ensure_future(dawdle(service)) for _ in range(NUM_SLOW)]
     others.append(asyncio.ensure_future(good(service)))
     running = asyncio.gather(*attacks)
     try:
@@ -332,8 +332,8 @@ async def besieged(service: Service, good: Callable[[Service], Awaitable[None]],
             await task
         await running
     finally:
-        for task in (running, *others):
-            task.cancel()
+        for each in (running, *others):
+            each.cancel()
         await asyncio.gather(running, *others, return_exceptions=True)
 
 

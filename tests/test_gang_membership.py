@@ -50,7 +50,7 @@ def _seen(uid: str, labels: dict[str, str]) -> Seen:
 )
 def test_a_pod_is_of_a_gang_for_all_who_ask_or_for_none(labels: dict[str, str], is_gang: bool) -> None:
     """A label without a value names no gang; before, the planner took all such pods of a namespace for one."""
-    meta = {"metadata": {"labels": labels}}
+    meta: dict[str, Any] = {"metadata": {"labels": labels}}
     problem = batch_problem(cluster_of(taken(node("a"), pod("x-1", "1", **meta), pod("x-2", "2", **meta))))
     assert (problem.batch.gang >= 0).tolist() == [is_gang] * 2
     assert (unit_of(_seen("1", labels), Groups()) == unit_of(_seen("2", labels), Groups())) is is_gang
@@ -75,8 +75,8 @@ def test_a_class_of_pods_knows_the_size_of_its_gang_if_it_says_so() -> None:
 
 # ── other sources than labels ─────────────────────────────────────────────────────────────────
 
-NATIVE = {"schedulingGroup": {"podGroupName": "train"}}
-OF_WORKLOAD = {"workloadRef": {"name": "job", "podGroup": "workers", "podGroupReplicaKey": "1"}}
+NATIVE: dict[str, Any] = {"schedulingGroup": {"podGroupName": "train"}}
+OF_WORKLOAD: dict[str, Any] = {"workloadRef": {"name": "job", "podGroup": "workers", "podGroupReplicaKey": "1"}}
 SIZED = {"annotations": {SIZE: "3"}}
 
 
@@ -93,7 +93,9 @@ def pod_group(pods: int, name: str = "train") -> dict[str, Any]:
 
 def workload(**parts: int) -> dict[str, Any]:
     """Of Kubernetes 1.35."""
-    policies = {name: {"gang": {"minCount": pods}} if pods else {"basic": {}} for name, pods in parts.items()}
+    policies: dict[str, Any] = {
+        name: {"gang": {"minCount": pods}} if pods else {"basic": {}} for name, pods in parts.items()
+    }
     return named(
         WORKLOAD, "job", {"podGroups": [{"name": name, "policy": policy} for name, policy in policies.items()]}
     )
@@ -179,7 +181,7 @@ def test_all_that_wait_of_a_gang_are_placed_or_none_though_fewer_would_do() -> N
 
 
 def test_each_replica_of_a_workload_is_a_gang_of_its_own() -> None:
-    second = {"workloadRef": OF_WORKLOAD["workloadRef"] | {"podGroupReplicaKey": "2"}}
+    second: dict[str, Any] = {"workloadRef": OF_WORKLOAD["workloadRef"] | {"podGroupReplicaKey": "2"}}
     pods = [pod("a-1", "1", **OF_WORKLOAD), pod("b-1", "1", **OF_WORKLOAD), pod("c-1", "1", **second)]
     assert reasons(*pods, workload(workers=2)) == {"its gang has 1 of 2 pods (minCount of Workload job/workers)"}
 

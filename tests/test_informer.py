@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from scheduler import informer
 from scheduler.errors import ApiError
 from scheduler.informer import LONGEST_WAIT_S, Reflector
 from scheduler.kube import ListMeta, Page
@@ -50,7 +50,7 @@ class SlowServer:
 
 async def test_lists_that_time_out_are_asked_for_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     server, pauses = SlowServer(), list[float]()
-    monkeypatch.setattr(informer.time, "monotonic", lambda: server.now_s)
+    monkeypatch.setattr(time, "monotonic", lambda: server.now_s)
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
@@ -58,7 +58,7 @@ async def test_lists_that_time_out_are_asked_for_less_and_less_often(monkeypatch
             raise asyncio.CancelledError
 
     reflector = Reflector("pods", "/api/v1/pods", Nothing(), server, Metrics())  # type: ignore[arg-type]  # lists only
-    monkeypatch.setattr(informer.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
         await reflector.run()
     assert pauses[-1] >= LONGEST_WAIT_S / 2
@@ -81,7 +81,7 @@ class RefusingServer:
 
 async def test_a_view_that_nothing_renews_grows_old_however_often_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     server = RefusingServer()
-    monkeypatch.setattr(informer.time, "monotonic", lambda: server.now_s)
+    monkeypatch.setattr(time, "monotonic", lambda: server.now_s)
 
     async def sleep(seconds: float) -> None:
         server.now_s += seconds
@@ -89,7 +89,7 @@ async def test_a_view_that_nothing_renews_grows_old_however_often_it_is_tried(mo
             raise asyncio.CancelledError
 
     reflector = Reflector("pods", "/api/v1/pods", Nothing(), server, Metrics())  # type: ignore[arg-type]  # no calls
-    monkeypatch.setattr(informer.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
         await reflector.run()
     assert reflector.age_s > 600 - 2 * LONGEST_WAIT_S

@@ -229,11 +229,14 @@ def test_recordings_that_tell_nothing_of_lifetimes_are_named(tmp_path: Path, dep
     assert not (tmp_path / "m").exists()
 
 
+NONE = np.zeros(0, np.int64)
+
+
 def test_few_lives_are_too_few(tmp_path: Path) -> None:
     trace = by_the_hour(owners=1, hours=3, every_s=1200)
     with pytest.raises(ModelError, match=r"parts of lives, of which pods ended in \d+, are too few"):
         train(Learnable("t", None, trace), tmp_path, seed=0, effort=EFFORT)
-    empty = trace.but(pods=Pods.of(name=[], spec=[], arrival_s=[], departure_s=[]))
+    empty = trace.but(pods=Pods.of(name=NONE, spec=NONE, arrival_s=NONE, departure_s=NONE))
     with pytest.raises(ConfigError, match="has no pods"):
         with_owners(empty)
     endless = trace.but(pods=replace(trace.pods, departure_s=np.full(len(trace.pods), NEVER)))

@@ -17,7 +17,7 @@ def double(number: int) -> int:
 @pytest.mark.skipif(not machine_code.HAS_NUMBA, reason="numba is not installed")
 def test_where_nothing_can_be_kept_kernels_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    real = machine_code.njit
+    real = machine_code.njit  # type: ignore[attr-defined]  # it is numba's
 
     def homeless(**options: Any) -> Callable[..., Any]:
         asked.append(options)

@@ -585,7 +585,7 @@ async def test_a_gang_that_lost_a_member_while_it_was_planned_keeps_no_room_and_
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with cluster() as api, planning(api, tmp_path) as planner:
-        solve, lost = planner.nominator.solver.solve, []
+        solve, lost = planner.nominator.solver.solve, list[Any]()
 
         async def slow(*words: Any) -> Batched:
             found = await solve(*words)

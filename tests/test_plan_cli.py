@@ -237,7 +237,7 @@ def test_with_and_without_foresight_a_purchase_places_who_fits_in_the_same_way()
 
 
 def test_room_of_a_pod_that_is_not_modelled_is_kept_and_the_pod_is_named_all_the_same() -> None:
-    claim = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
+    claim: dict[str, Any] = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
     plan = bought(node("a"), pod("v-1", "3", priority=1, **claim), pod("w-1", "3"))
     assert [s.name for s in plan.steps] == ["plain"]
     assert plan.reasons == ("pod default/v-1 is left out: claim data is not modelled",)
@@ -273,7 +273,7 @@ def test_the_nearest_shape_is_the_one_whose_scarcest_resource_is_exceeded_least(
 
 def test_a_pod_that_must_not_be_interrupted_is_left_out_where_only_spot_is_for_sale() -> None:
     spot = SaleShape("cheap", {"cpu": 8000, "memory": 64 * GIB, "pods": 110}, 0.1, spot=True)
-    marks = {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}}
+    marks: dict[str, Any] = {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}}
     plan = bought(node("a", cpu=1), pod("m-1", "5", **marks), pod("w-1", "5"), shapes=(spot,))
     assert [s.name for s in plan.steps] == ["cheap"]
     assert plan.reasons[0].startswith("pod default/m-1 is left out: it must not be interrupted")

@@ -114,10 +114,10 @@ def test_no_device_is_given_that_a_hidden_pod_may_fill(seed: int) -> None:
         state.bind(f"h{i}", pod(0, 1, milli).spec, "n0")
     pods = {f"u{i}": pod(i, 1, int(rng.choice([100, 250, 400]))) for i in range(6)}
     given = Counter(dict(enumerate(known)))
-    for uid, (_, device) in where(planned(state, *pods.values())).items():
+    for uid, (_, devices) in where(planned(state, *pods.values())).items():
         gpu = pods[uid].spec.gpu
         assert gpu is not None
-        given[int(device)] += gpu.milli
+        given[int(devices)] += gpu.milli
     for places in itertools.product(range(3), repeat=len(hidden)):
         load = Counter(dict(enumerate(known)))
         for milli, device in zip(hidden, places, strict=True):

@@ -126,7 +126,7 @@ def test_a_pod_behind_our_own_gate_is_planned_for() -> None:
 
 def test_a_gang_of_which_one_pod_cannot_be_planned_is_left_out_whole() -> None:
     labels = {"labels": {"scheduling.x-k8s.io/pod-group": "train"}}
-    claim = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
+    claim: dict[str, Any] = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
     members = [pod("g-1", "1", metadata=labels), pod("h-1", "1", metadata=labels, **claim)]
     for kind in ("batch", "rescue"):
         plan = planned(kind, taken(node("a"), *members, pod("w-1", "1")))

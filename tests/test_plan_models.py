@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -303,7 +304,8 @@ def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet) -> N
     gone = np.flatnonzero(fleet.deletable)[:1]
     choices = [np.isin(np.arange(len(fleet.usd_per_hour)), nodes) for nodes in (gone, np.flatnonzero(fleet.deletable))]
     cuts = [lambda deadline, choice=choice: relaxed.rows.cut(choice, deadline) for choice in choices]
-    for sharpen in (relaxed.rows.sharpen, relaxed.separate, *cuts):
+    sharpenings: list[Callable[[Deadline], object]] = [relaxed.rows.sharpen, relaxed.separate, *cuts]
+    for sharpen in sharpenings:
         sharpen(seconds(5))
         answer = relaxed.solve(0.0, seconds(5), 1e-6)
         assert answer.bound / CENT >= best - 1e-6
@@ -562,7 +564,7 @@ def test_ruin_and_recreate_keeps_every_pod_and_never_costs_more() -> None:
     market = purchase.market_of(demand, shapes, demand.request[0].astype(np.float64))
     nodes = [(f.shape, f.counts) for f in start.fillings for _ in range(f.nodes)]
     better = refit(market, nodes, lambda: False, rounds=60, seed=1)
-    assert (sum(counts for _, counts in better) == sum(counts for _, counts in nodes)).all()
+    assert np.array_equal(sum(counts for _, counts in better), sum(counts for _, counts in nodes))
     assert all((demand.request @ counts <= shapes[s].capacity).all() for s, counts in better)
     assert sum(shapes[s].cost for s, _ in better) < start.cost
 

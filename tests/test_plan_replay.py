@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_an_act_saves_what_it_promised_while_demand_holds_still() -> None:
 
 
 def test_a_move_costs_its_restart_and_the_work_since_the_last_checkpoint() -> None:
-    def row(**costs: int) -> dict[str, object]:
+    def row(**costs: Any) -> dict[str, Any]:
         return replay_row(waves(), BOOK, Question("kube-default", "karpenter-prefix", every_s=HOUR_S, **costs))
 
     free, quick, far = row(restart_s=0), row(restart_s=60), row(restart_s=60, checkpoint_s=600)
@@ -155,6 +156,6 @@ def test_a_trace_begun_later_has_everybody_who_runs_by_then() -> None:
 
 def test_a_trace_begun_later_is_replayed_and_measured_from_there() -> None:
     rows = [("ended", pod(100), 0, 50), ("runs", pod(100), 10, 700), ("new", pod(100), 80, 900)]
-    row = replay_row(Trace.of("t", (), rows), BOOK, Question("best-fit", "none", since_s=60))
+    row: dict[str, Any] = replay_row(Trace.of("t", (), rows), BOOK, Question("best-fit", "none", since_s=60))
     assert (row["placed"], row["evictions"]) == (2, 0)
     assert row["usd"] > 0

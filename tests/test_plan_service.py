@@ -161,7 +161,7 @@ async def test_a_purchase_ahead_is_also_for_who_came_and_went_so_far(tmp_path: P
         shape = pb.NodeShape(name="m", amounts={"cpu": 8000, "memory": 64 << 30, "pods": 110}, usd_per_hour=1.0)
         _, now = await h.made(kind=pb.PLAN_KIND_PURCHASE, shapes=[shape])
         assert (len(now.steps), list(now.reasons)) == (0, ["nothing is pending"])
-        ahead = {"ahead_seconds": 8 * 3600, "history_days": 6.0}
+        ahead: dict[str, Any] = {"ahead_seconds": 8 * 3600, "history_days": 6.0}
         _, plan = await h.made(kind=pb.PLAN_KIND_PURCHASE, shapes=[shape], **ahead)
         assert "within 8 h, at quantile 0.9: at the peak 3 pods more and 0 fewer than now" in plan.reasons[0]
         assert [step.name for step in plan.steps] == ["m", "m"], "one of the three finds room on b"

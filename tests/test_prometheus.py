@@ -101,7 +101,8 @@ async def fake_prometheus(fake: FakeProm | None = None) -> AsyncIterator[FakePro
 @asynccontextmanager
 async def reader(fake: FakeProm, metrics: Metrics | None = None, **settings: Any) -> AsyncIterator[Prometheus]:
     address = f"http://127.0.0.1:{fake.port}"
-    client = Prometheus(UsageSettings(**({"prometheus": address, "busy_share": 1.0} | settings)), metrics or Metrics())
+    given: dict[str, Any] = {"prometheus": address, "busy_share": 1.0, **settings}
+    client = Prometheus(UsageSettings(**given), metrics or Metrics())
     try:
         yield client
     finally:

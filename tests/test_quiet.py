@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -238,9 +239,9 @@ def test_an_answered_question_leaves_nothing_for_the_collector(tmp_path: Path, v
 
 
 def test_a_thread_rests_after_every_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, rests = [1.0], []
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(module.time, "sleep", rests.append)
+    now, rests = [1.0], list[float]()
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", rests.append)
     pace = Quiet().pace()
     for _ in range(40):
         pace.step()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -175,7 +176,7 @@ def bitbrains_folder(folder: Path, share: np.ndarray) -> Path:
     used = share.ravel() / 2
     given = {"vm": np.arange(len(share)), "cpu_cores": 2, "cpu_capacity_mhz": 5000.0, "memory_capacity_mib": 2048.0}
     (folder / "bitbrains-rnd").mkdir(parents=True)
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "usage": {"vm": vm, "time_s": 300 * step, "cpu_usage_mhz": used * 5000, "memory_usage_mib": used * 2048},
         "provisioned": {
             name: np.full(len(share), value) if np.isscalar(value) else value for name, value in given.items()

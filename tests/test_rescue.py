@@ -208,7 +208,13 @@ def test_search_reaches_a_perfect_packing_that_greedy_misses() -> None:
     """Three nodes of ten must take 6+4, 7+3 and 5+5; best fit in any order of size leaves somebody out."""
     request = np.array([[6, 4, 7, 3, 5, 5]])
     packing = Packing(
-        request, np.arange(6), np.zeros(6), np.full((1, 3), 10), np.ones((6, 3), bool), np.full(6, -1), np.ones(6, bool)
+        request,
+        np.arange(6),
+        np.zeros(6, np.int64),
+        np.full((1, 3), 10),
+        np.ones((6, 3), bool),
+        np.full(6, -1),
+        np.ones(6, bool),
     )
     search = Search(packing, packing.node_of)
     assert search.run(np.zeros(1, np.int64), rounds=5000)
@@ -216,8 +222,9 @@ def test_search_reaches_a_perfect_packing_that_greedy_misses() -> None:
 
 
 def test_an_overfull_node_is_refused_with_its_number() -> None:
+    none, yes = np.zeros(1, np.int64), np.ones((1, 1), np.bool_)
     with pytest.raises(ConfigError, match="node number 0 is overfull"):
-        Packing(np.array([[5]]), np.zeros(1), np.zeros(1), np.array([[3]]), np.ones((1, 1)), np.zeros(1), np.ones(1))
+        Packing(np.array([[5]]), none, none, np.array([[3]]), yes, none, yes[0])
 
 
 def test_a_time_limit_of_zero_is_refused() -> None:

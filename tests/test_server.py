@@ -165,7 +165,7 @@ async def test_an_answer_may_take_longer_than_a_request_and_the_last_one_says_so
 
     server = HttpServer(replace(SMALL, request_timeout_s=0.1), wait, Metrics())
     await server.start()
-    heads = []
+    heads: list[Any] = []
     for path in ("/", "/last", "/"):
         gate.clear()
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

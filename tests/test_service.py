@@ -336,7 +336,7 @@ async def report_raw(channel: Any) -> Any:
     """A Telemetry stream without a sample."""
 
     async def nothing() -> AsyncIterator[bytes]:
-        for sample in ():
+        for sample in tuple[bytes, ...]():
             yield sample
 
     return await channel.stream_unary("/ullage.v1.Telemetry/Report")(nothing())

@@ -63,7 +63,9 @@ def test_nodes_that_we_leave_idle_are_worth_their_price(tmp_path: Path) -> None:
 
 def test_a_difference_that_is_chance_is_not_called_clear(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    pairs = [("busy", "idle") if rng.random() < 0.5 else ("idle", "busy") for _ in range(300)]
+    pairs: list[tuple[str, str | None]] = [
+        ("busy", "idle") if rng.random() < 0.5 else ("idle", "busy") for _ in range(300)
+    ]
     write(tmp_path / "r.db", pairs)
     with RecordReader(str(tmp_path / "r.db")) as reader:
         found = compare(reader, reader.find(Query(newest_first=False)), NodePrices())

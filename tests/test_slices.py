@@ -6,7 +6,9 @@ import os
 import platform
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ ON_LINUX = pytest.mark.skipif(
 
 @ON_LINUX
 def test_a_thread_gets_a_short_slice_and_those_it_starts_do_not() -> None:
-    seen: list[object] = []
+    seen: list[Any] = []
 
     def child() -> None:
         seen.append(_slice_ns())
@@ -64,7 +66,7 @@ def test_where_it_cannot_be_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> 
 
 @ON_LINUX
 def test_who_gives_way_has_a_lower_priority_and_long_slices_and_so_have_its_threads() -> None:
-    seen: list[object] = []
+    seen: list[Any] = []
 
     def child() -> None:
         seen.append((os.getpriority(os.PRIO_PROCESS, 0), _slice_ns()))
@@ -79,9 +81,9 @@ def test_who_gives_way_has_a_lower_priority_and_long_slices_and_so_have_its_thre
     thread = threading.Thread(target=planning)
     thread.start()
     thread.join()
-    told, nice, done, (nice_after, slice_ns) = seen[0], seen[1], seen[2], seen[3]  # type: ignore[misc]
+    told, nice, done, (nice_after, slice_ns) = seen
     assert done is True
-    assert nice_after == min(19, nice + 1)  # type: ignore[operator]
+    assert nice_after == min(19, nice + 1)
     if not _knows_slices(told):
         pytest.skip("this kernel does not tell, or knows no slices of one's own")
     assert slice_ns == round(LONG_S * 1e9)
@@ -90,8 +92,8 @@ def test_who_gives_way_has_a_lower_priority_and_long_slices_and_so_have_its_thre
 def test_who_can_wait_rests_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     rests: list[float] = []
     now = [0.0]
-    monkeypatch.setattr(slices.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(slices.time, "sleep", rests.append)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", rests.append)
     naps = Naps()
     for _ in range(100):
         now[0] += slices.WORK_S / 10

@@ -17,7 +17,7 @@ class Lists:
     """An API with objects by path; a number is a status."""
 
     def __init__(self, **lists: Any) -> None:
-        self.lists = {HPAS: [], VPAS: 404, LIMIT_RANGES: []} | lists
+        self.lists: dict[str, Any] = {HPAS: [], VPAS: 404, LIMIT_RANGES: []} | lists
 
     async def list_pages(self, path: str, *, page_size: int) -> Any:
         found = self.lists[path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_many_that_run_do_not_drown_what_is_remembered() -> None:
 
 def test_shares_of_classes_add_up_the_parts_of_life() -> None:
     shares = class_shares(np.array([[0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 1.0], [0.0] * 8]))
-    np.testing.assert_allclose(shares, [[0.75, 0.125, 0.0625, 0.0625], [0, 0, 0, 1]])
+    np.testing.assert_allclose(shares, np.array([[0.75, 0.125, 0.0625, 0.0625], [0, 0, 0, 1]]))
 
 
 @given(
@@ -268,7 +269,7 @@ def outlook_by_definition(state: ClusterState) -> list[list[int]]:
     assert known.lifetimes is not None
     found = []
     for residents in state.residents_on:
-        entry, kin = [0] * NUM_OUTLOOK, {}
+        entry, kin = [0] * NUM_OUTLOOK, dict[Any, Any]()
         for resident in residents.values():
             spec, age_s = resident.spec, known.lifetimes.as_of_s - resident.since_s
             workload = workload_of(spec.namespace, spec.owner)

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -30,7 +31,7 @@ REQUESTS = st.one_of(
 LEFT = st.lists(st.integers(-2, 10).map(lambda tenths: 100 * tenths), min_size=1, max_size=3)
 
 
-def share(milli: int, count: int = 1, **more: int) -> PodSpec:
+def share(milli: int, count: int = 1, **more: Any) -> PodSpec:
     return PodSpec(((CPU, 100),), GpuRequest(count, milli), **more)
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from placement.learning.usage import DAY
 from placement.resources import CPU, MEMORY
+from simulator.traces.trace import TraceError
 from simulator.traces.usage_readers import (
-    TraceError,
     joined_days,
     read_bitbrains_rnd,
     read_planetlab,

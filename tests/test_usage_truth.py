@@ -35,6 +35,12 @@ HOUR_S = 3600
 NODE = NodeSpec("n", ((CPU, 4000), (MEMORY, 8 * GIB), (PODS, 110)))
 
 
+def forecasts_of(replay: Replay) -> Forecasts:
+    found = replay.state.knowledge.forecasts
+    assert found is not None
+    return found
+
+
 def _spec(name: str, cpu: int = 1000, gib: int = 2) -> PodSpec:
     return PodSpec(tuple(sorted(((CPU, cpu), (MEMORY, gib * GIB)))), owner=f"StatefulSet/{name}")
 
@@ -83,11 +89,11 @@ def test_forecasts_come_from_the_past_alone_and_lower_what_is_expected():
     learner = _learner(truth)
     replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=20 * HOUR_S))
     replay.run()
-    (forecast,) = replay.state.knowledge.forecasts.of.values()
+    (forecast,) = forecasts_of(replay).of.values()
     assert (forecast.rung, forecast.cpu) == (REQUEST, 3000), "twenty hours are too little to forecast from"
     replay = Replay(trace, STRATEGIES["predicted"], ReplayOptions(policies=(truth, learner), end_s=26 * HOUR_S))
     replay.run()
-    (forecast,) = replay.state.knowledge.forecasts.of.values()
+    (forecast,) = forecasts_of(replay).of.values()
     assert 300 <= forecast.cpu < 1000
 
 
@@ -210,7 +216,7 @@ def test_coach_forecasts_each_part_of_the_day_from_the_past_of_that_part():
     learner = UsageLearner(truth, Rungs.of_history(HORIZON, parts=True), factor=1.0)
     replay = Replay(trace, STRATEGIES["coach-6x4h"], ReplayOptions(policies=(truth, learner), end_s=72 * HOUR_S))
     replay.run()
-    (forecast,) = replay.state.knowledge.forecasts.of.values()
+    (forecast,) = forecasts_of(replay).of.values()
     assert [cpu for cpu, _ in forecast.windows] == [2000, 300, 300, 300, 300, 300]
 
 

@@ -414,7 +414,7 @@ def probed(
     amounts = {CPU: "4", MEMORY: "8Gi"}
     resources = {"requests": amounts} | ({"limits": amounts} if guaranteed else {})
     reference = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": "u", "controller": True}
-    meta = {"name": "probe", "namespace": namespace, "ownerReferences": [reference]}
+    meta: dict[str, Any] = {"name": "probe", "namespace": namespace, "ownerReferences": [reference]}
     meta |= {"annotations": annotations} if annotations else {}
     containers = [{"name": n, "image": "x", "resources": resources} for n in ("main", "side")]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers, **spec}}

@@ -214,7 +214,7 @@ async def test_the_doctor_sees_what_is_broken_in_a_live_cluster(plane: ControlPl
 
         role = await asyncio.to_thread(plane.call, "GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/ullage")
         path = "/apis/rbac.authorization.k8s.io/v1/clusterroles/ullage"
-        patch = [{"op": "remove", "path": "/rules/0"}]
+        patch: list[dict[str, Any]] = [{"op": "remove", "path": "/rules/0"}]
         await asyncio.to_thread(plane.call, "PATCH", path, patch, "application/json-patch+json")
         assert "UD408" in await asyncio.to_thread(codes)
         patch = [{"op": "replace", "path": "/rules", "value": role["rules"]}]

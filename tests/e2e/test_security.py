@@ -447,7 +447,7 @@ def test_pods_with_shares_are_left_to_our_scheduler(plane: ControlPlane) -> None
             return True
         return False
 
-    ours = {"schedulerName": "ullage-scheduler"}
+    ours: dict[str, Any] = {"schedulerName": "ullage-scheduler"}
     until(lambda: refused(share), "the policy is in force")
     assert refused(share, starts=True)
     assert refused(share, "n", **ours)

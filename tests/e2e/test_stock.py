@@ -90,12 +90,12 @@ async def add_owners(cluster: Cluster) -> None:
         for app in ("web", "db"):
             service = {"selector": {"app": app}, "ports": [{"port": 80}]}
             await create(cluster, "/api/v1", space, "services", app, service)
-        template = {"metadata": {"labels": {"app": "web", "team": "x"}}}
+        template: dict[str, Any] = {"metadata": {"labels": {"app": "web", "team": "x"}}}
         template["spec"] = {"containers": [{"name": "c", "image": "x"}]}
-        exact = {"matchLabels": {"app": "web"}}
+        exact: dict[str, Any] = {"matchLabels": {"app": "web"}}
         wide = {"matchExpressions": [{"key": "team", "operator": "Exists"}]}
         for kind, selector in (("ReplicaSet", exact), ("StatefulSet", wide)):
-            spec = {"selector": selector, "template": template, "serviceName": "web", "replicas": 0}
+            spec: dict[str, Any] = {"selector": selector, "template": template, "serviceName": "web", "replicas": 0}
             if kind == "ReplicaSet":
                 spec.pop("serviceName")
             await create(cluster, "/apis/apps/v1", space, f"{kind.lower()}s", "owner", spec)
