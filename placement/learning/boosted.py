@@ -189,6 +189,11 @@ def fit(
     return QuantileModel(resource, target, options.level, base, schema, booster)
 
 
+def _require(rows: SingleArray, names: tuple[str, ...]) -> None:
+    if rows.shape[1] != len(names):
+        raise ModelError(f"lifetime model expects {len(names)} features, got {rows.shape[1]}; retrain it")
+
+
 @dataclass(frozen=True)
 class ClassTrees:
     """Boosted probabilities of classes (of lifetime): softmax trees on features as they are."""
@@ -209,8 +214,7 @@ class ClassTrees:
         ------
         ModelError : the rows have another number of features.
         """
-        if rows.shape[1] != len(self.names):
-            raise ModelError(f"lifetime model expects {len(self.names)} features, got {rows.shape[1]}; retrain it")
+        _require(rows, self.names)
         return np.asarray(self.booster.predict(rows, num_threads=1), float).reshape(len(rows), self.num_classes)
 
     @classmethod
@@ -280,8 +284,7 @@ class HazardTrees:
         ------
         ModelError : the rows have another number of features.
         """
-        if rows.shape[1] != len(self.names):
-            raise ModelError(f"lifetime model expects {len(self.names)} features, got {rows.shape[1]}; retrain it")
+        _require(rows, self.names)
         return np.asarray(self.booster.predict(rows, raw_score=True, num_threads=1), float)
 
     @classmethod

@@ -56,13 +56,9 @@ def split(step: Step) -> tuple[str, str]:
 
 async def pod_of(client: KubeClient, step: Step) -> objects.Pod | None:
     """The step's pod, None when that very pod is gone."""
-    namespace, name = split(step)
-    try:
-        body = await client.call("GET", pod_path(namespace, name), timeout_s=TIMEOUT_S)
-    except ApiError as error:
-        if error.status == 404:
-            return None
-        raise
+    body = await _read(client, step)
+    if body is None:
+        return None
     found = _decode_pod(body)
     gone = found.metadata.uid != step.pod or found.status.phase in ("Succeeded", "Failed")
     return None if gone else found
@@ -70,16 +66,23 @@ async def pod_of(client: KubeClient, step: Step) -> objects.Pod | None:
 
 async def grace_s(client: KubeClient, step: Step) -> float:
     """Seconds that the step's pod may take to end once it is evicted; 0 when it is gone."""
-    namespace, name = split(step)
-    try:
-        body = await client.call("GET", pod_path(namespace, name), timeout_s=TIMEOUT_S)
-    except ApiError as error:
-        if error.status == 404:
-            return 0.0
-        raise
+    body = await _read(client, step)
+    if body is None:
+        return 0.0
     pod = _decode_leaving(body)
     given = pod.metadata.deletionGracePeriodSeconds
     return float((given if given is not None else pod.spec.terminationGracePeriodSeconds) or 0)
+
+
+async def _read(client: KubeClient, step: Step) -> bytes | None:
+    """What the API says of a pod of that name, None when there is none."""
+    namespace, name = split(step)
+    try:
+        return await client.call("GET", pod_path(namespace, name), timeout_s=TIMEOUT_S)
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise
 
 
 async def _on(client: KubeClient, node: str) -> list[objects.Pod]:
