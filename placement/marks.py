@@ -60,7 +60,11 @@ def why_stays(pod: objects.Pod, budgets: Iterable[Budget]) -> str:
         return why
     if pod.metadata.deletionTimestamp:
         return DELETED
-    empty = next((b.metadata.name for b in budgets if b.status.disruptionsAllowed < 1), "")
+    covering = [(b.metadata.name, b.status.disruptionsAllowed) for b in budgets]
+    if len(covering) > 1:
+        both = " and ".join(name for name, _ in covering[:2])
+        return f"disruption budgets {both} both cover it, and the API evicts no pod with more than one"
+    empty = next((name for name, allowed in covering if allowed < 1), "")
     return f"disruption budget {empty} allows none" if empty else ""
 
 

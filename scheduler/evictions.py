@@ -19,6 +19,8 @@ CORDON_ANNOTATION = "ullage.dev/cordoned-by"
 """Annotation on a node: the plan that cordoned it, and may open it again."""
 TOO_MANY = 429
 """What the API answers when a disruption budget allows no more evictions now."""
+SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
+"""In the API's answer (500) for a pod that it will not evict while that is so."""
 
 
 class _NodeMeta(Struct):

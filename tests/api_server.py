@@ -199,6 +199,9 @@ class ApiServer:
             return self._status(404, f"pods {name} not found")
         if body["deleteOptions"]["preconditions"]["uid"] != pod["metadata"]["uid"]:
             return self._status(409, "the UID in the precondition does not match")
+        if self._num_budgets(pod) > 1:
+            said = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+            return self._status(500, said)
         if self.refusals or not self.evictions_left:
             self.refusals = max(0, self.refusals - 1)
             return self._status(429, "Cannot evict pod as it would violate the pod's disruption budget.")
@@ -210,6 +213,12 @@ class ApiServer:
         else:
             self.delete("pods", name, namespace)
         return web.json_response({"kind": "Status", "status": "Success"}, status=201)
+
+    def _num_budgets(self, pod: dict[str, Any]) -> int:
+        """Budgets that cover a pod by labels."""
+        labels = pod["metadata"].get("labels", {}).items()
+        budgets = (value for key, value in self.objects.items() if key.startswith("poddisruptionbudgets/"))
+        return sum(budget["spec"]["selector"]["matchLabels"].items() <= labels for budget in budgets)
 
     async def _patch(self, request: web.Request, kind: str, namespace: str, name: str) -> web.Response:
         old = self.objects.get(self.key(kind, namespace, name))

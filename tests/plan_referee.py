@@ -311,6 +311,7 @@ class Referee:
         wrong += ["its node's"] if owner_of(pod) in ("DaemonSet", "Node") else []
         volumes = pod["spec"].get("volumes") or ()
         wrong += ["volume"] if any("persistentVolumeClaim" in v or "ephemeral" in v for v in volumes) else []
+        wrong += ["two budgets"] if sum(uid in self._covered(budget) for budget in self.budgets) > 1 else []
         wrong += ["claim"] if pod["spec"].get("resourceClaims") else []
         return wrong
 

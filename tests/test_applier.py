@@ -26,7 +26,16 @@ from scheduler.gates import GATE, TARGET_ANNOTATION
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.looks import PlanLeft, pod_of, require_empty
-from scheduler.planning.record import PlanState, Retention, alone, fresh_record, plan_id, read_record, save_record
+from scheduler.planning.record import (
+    PlanState,
+    Retention,
+    State,
+    alone,
+    fresh_record,
+    plan_id,
+    read_record,
+    save_record,
+)
 from scheduler.rights import APPLIES
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
 
@@ -233,6 +242,22 @@ async def test_a_budget_is_waited_for_and_a_long_refusal_stops_the_plan_and_open
         assert here.evicted == []
         here.nothing_is_held()
         assert await here.applier(plan).run() == PlanState.STOPPED, "it is not begun again"
+
+
+async def test_a_pod_that_a_second_budget_covers_meanwhile_ends_the_plan(tmp_path: Path) -> None:
+    """The API would answer 500 for ever."""
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        for name in ("one", "two"):
+            body = {"spec": {"selector": {"matchLabels": {"app": "web"}}}, "status": {"disruptionsAllowed": 5}}
+            here.api.put("poddisruptionbudgets", body | {"metadata": {"name": name, "namespace": "default"}})
+        applier = here.applier(plan)
+        applier.record.steps[0].state = State.STARTED  # the whole plan was looked at before
+        assert await applier.run() == PlanState.STOPPED
+        assert "more than one PodDisruptionBudget" in applier.record.reason
+        assert here.cordoned() == []
+        assert here.evicted == []
+        here.nothing_is_held()
 
 
 def _leave(here: Cluster, how: str, plan: Plan) -> None:

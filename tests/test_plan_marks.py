@@ -65,6 +65,18 @@ def test_a_rescue_evicts_no_more_of_a_budget_than_it_allows(allowed: int) -> Non
         assert plan.bound == 3.0
 
 
+def test_what_two_budgets_cover_stays_for_the_api_would_not_evict_it() -> None:
+    low = [one_of("db", f"low-{i}", "2", f"n{i}") for i in range(3)]
+    nodes = [node(f"n{i}", 2) for i in range(3)]
+    both = budget(3), budget(3) | {"metadata": {"name": "other", "namespace": "default"}}
+    plan = planned("rescue", taken(*nodes, *low, pod("w-1", "2", priority=9), *both))
+    assert plan.steps == ()
+    file = taken(*nodes, *low, *both)
+    assert {p.stays for p in file.pods} == {
+        "disruption budgets db and other both cover it, and the API evicts no pod with more than one"
+    }
+
+
 def test_moves_of_a_budget_go_one_at_a_time_and_are_no_evictions() -> None:
     """Each replacement runs before the next pod goes, so a budget of one is enough for any number of moves."""
     running = [one_of("db", f"x-{i}", "1", f"n{i}") for i in range(3)]

@@ -35,7 +35,7 @@ from placement.planning.snapshots import cluster_of
 from scheduler.api import Who
 from scheduler.cluster_reader import take_snapshot
 from scheduler.errors import ApiError, PlanPaused
-from scheduler.evictions import TOO_MANY, cordon, cordon_state, evict, mark_target, open_again
+from scheduler.evictions import SEVERAL_BUDGETS, TOO_MANY, cordon, cordon_state, evict, mark_target, open_again
 from scheduler.gates import GATE, clear, lift, nominate
 from scheduler.kube import KubeClient
 from scheduler.planning.looks import (
@@ -332,6 +332,8 @@ class Applier:
                 await evict(self.client, who)
                 return
             except ApiError as error:
+                if SEVERAL_BUDGETS in str(error):
+                    raise PlanLeft(f"pod {step.name} is evicted by nobody: it has {SEVERAL_BUDGETS}") from error
                 if error.status not in (404, 409, TOO_MANY):
                     raise
                 if self._is_stopping or time.monotonic() > end:
