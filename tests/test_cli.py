@@ -98,6 +98,11 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
         (("trace", "synth", "--days", "1e9", "x.ullage"), 2, "--days 1e+09 is more than is made up"),
         (("trace", "synth", "--gpu-nodes", "99999999999", "x.ullage"), 2, "--gpu-nodes 1e+11 is more"),
         (("reproduce", "fgd-atc23", "--data", "/nowhere"), 2, "no such folder"),
+        (
+            ("reproduce", "priority-matters", "--seeds-file", "/dev/null", "--util", "nan"),
+            2,
+            "util is a number above 0",
+        ),
         (("reproduce", "lifetimes", "--data", "/"), 2, "give the folder that holds alibaba-dlrm-2025/"),
         (("reproduce", "placement", "--data", "/"), 2, "give the folder that holds alibaba-dlrm-2025/"),
         (("reproduce", "adversaries", "--data", "/"), 2, "give the folder that holds planetlab/"),

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from placement.errors import ConfigError
 from placement.learning.usage import STEP_S
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
+from simulator.cli.reproduce_replays import adversaries_command, placement_command
 from simulator.kept import kept
 from simulator.reproduce.emptying import WARMUP_S, Fleet, before_it_counts, most_empty, owned
 from simulator.reproduce.emptying import cell as emptying_cell
@@ -86,6 +89,33 @@ def test_attacks_are_pooled_over_seeds() -> None:
     assert (one["within_budget"], one["fell"], one["fell_after_s_most"], one["oom_kills"]) == (False, 1, 3600, 2)
     assert one["usd_to_best_fit"] == pytest.approx(0.6)
     assert (two["within_budget"], two["fell"], two["fell_after_s_most"]) == (True, 0, None)
+
+
+def test_settings_that_leave_nothing_to_measure_are_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--warmup-days 5 of --days 5 leaves nothing to measure"):
+        Setting(5, 5)
+    (tmp_path / "planetlab").mkdir()
+    late = CliRunner().invoke(adversaries_command, ["--data", str(tmp_path), "--days", "20", "--at-day", "20"])
+    assert "--at-day 20: the replay is over by then" in str(late.exception)
+    (tmp_path / "file").touch()
+    words = ["--data", str(tmp_path), "--report", str(tmp_path / "file" / "r.html")]
+    assert "is no folder" in str(CliRunner().invoke(placement_command, words).exception)
+
+
+def test_a_share_that_leaves_no_vms_is_refused() -> None:
+    pods = Trace.of("t", [], [(str(i), PodSpec(((CPU, 1),)), i * DAY_S, NEVER) for i in range(3)])
+    gangs = pods.but(
+        pods=Pods.of(
+            name=pods.pods.name,
+            spec=pods.pods.spec,
+            arrival_s=pods.pods.arrival_s,
+            departure_s=pods.pods.departure_s,
+            gang=np.arange(3),
+        )
+    )
+    assert len(owned(gangs, 1, 0).pods) == 3
+    with pytest.raises(ConfigError, match="0 of 3 VMs are replayed on seed 0"):
+        owned(gangs, 1e-9, 0)
 
 
 def test_names_of_cells_tell_them_apart() -> None:

@@ -7,6 +7,7 @@ goes to standard error. Nothing here changes a cluster.
 from __future__ import annotations
 
 import functools
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -105,8 +106,8 @@ def reproduce_priority_matters(
     """Rescue plans on the instances of "Priority Matters" (arXiv 2511.08373), with its outcome classes."""
     from simulator.reproduce import priority as reproduce_priority
 
-    if min(*nodes, *pods_per_node, *priorities, 1) < 1 or min(util) <= 0:
-        raise ConfigError("nodes, pods per node and priorities start at 1, and util is above 0")
+    if min(*nodes, *pods_per_node, *priorities, 1) < 1 or not all(0 < share < math.inf for share in util):
+        raise ConfigError("nodes, pods per node and priorities start at 1, and util is a number above 0")
     seeds = reproduce_priority.read_seeds(seeds_file)[:num_seeds]
     with progress("cells") as advance:
         results = reproduce_priority.reproduce(

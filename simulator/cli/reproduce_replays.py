@@ -78,7 +78,11 @@ def placement_command(**asked: Any) -> None:
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random; the first one."
 )
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds, from --seed on.")
-@click.option("--at-day", type=click.IntRange(0), default=18, show_default=True, help="When the change comes.")
+@click.option(
+    "--at-day",
+    type=click.IntRange(0),
+    help="When the change comes. Default: a quarter of what is measured is before it.",
+)
 def adversaries_command(**asked: Any) -> None:
     """What breaks predictions, and whether the budget holds or the rung falls."""
     from simulator.reproduce.placement import attack_all

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from placement.errors import ConfigError
 from placement.learning.lifetime_model import LifetimeModel
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
@@ -72,6 +73,11 @@ def owned(trace: Trace, share: float, seed: int, *, alone: bool = False) -> Trac
         members.setdefault(gang, Counter())[spec] += 1
     chosen = np.random.default_rng([seed, 0xE4]).random(int(pods.gang.max()) + 1) < share
     kept = np.flatnonzero(chosen[pods.gang])
+    if not len(kept) or pods.arrival_s[kept[-1]] - pods.arrival_s[kept[0]] <= WARMUP_S:
+        raise ConfigError(
+            f"{len(kept)} of {len(pods)} VMs are replayed on seed {seed}, none after the first {WARMUP_S / 86_400:g} days, which "
+            "only warm up; give more with --share"
+        )
     numbers: dict[tuple[Any, ...], int] = {}
     specs: list[PodSpec] = []
     for pod in kept.tolist():

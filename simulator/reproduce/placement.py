@@ -29,7 +29,7 @@ from simulator.fleet import Elastic
 from simulator.kept import code_version, kept
 from simulator.learning.training import train
 from simulator.measures import measure
-from simulator.output import API_VERSION, progress, render, write_whole
+from simulator.output import API_VERSION, check_folder, progress, render, write_whole
 from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.reproduce.data_sets import data_set
 from simulator.traces.joined import Join, join
@@ -108,6 +108,10 @@ class Setting:
     horizon: str = HORIZON.name
     """What is forecast."""
 
+    def __post_init__(self) -> None:
+        if self.days <= self.warmup_days:
+            raise ConfigError(f"--warmup-days {self.warmup_days} of --days {self.days} leaves nothing to measure")
+
 
 def joined(data: Path, share: float, seed: int) -> Trace:
     """DLRM arrivals that fit the shape, with Bitbrains usage, from ``data`` (the folder of all recordings)."""
@@ -116,6 +120,8 @@ def joined(data: Path, share: float, seed: int) -> Trace:
     small = np.array([all(s.amount(r) <= most[r] for r in (CPU, MEMORY)) for s in arrivals.specs])
     pods = arrivals.pods
     kept = np.flatnonzero(small[pods.spec])
+    if not len(kept):
+        raise ConfigError(f"none of the {len(pods)} instances of {arrivals.manifest.name} fits {SHAPE.name}")
     fitting = Pods.of(
         name=pods.name[kept],
         spec=pods.spec[kept],
@@ -123,7 +129,10 @@ def joined(data: Path, share: float, seed: int) -> Trace:
         departure_s=pods.departure_s[kept],
     )
     arrivals = arrivals.but(pods=fitting)
-    return join(arrivals, read_usage(data_set(data, "bitbrains-rnd")), Join(share=share, seed=seed))
+    found = join(arrivals, read_usage(data_set(data, "bitbrains-rnd")), Join(share=share, seed=seed))
+    if not len(found.pods):
+        raise ConfigError(f"--share {share:g} of {len(kept)} instances leaves none on seed {seed}; give more")
+    return found
 
 
 def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str, Any]:
@@ -346,6 +355,8 @@ def compare_strategies(
     rows: list[dict[str, Any]] = []
     setting, total = Setting(warmup_days, days, model=model), seeds * len(CELLS) + len(FRONTIER)
     digests = []
+    if page is not None:
+        check_folder(page.parent, "report")
     if load_rungs(model, HORIZON).reads_clock:  # a mistake shows at once
         raise ConfigError(
             f"model {model}: looks at hours and weekdays, which the joined recipe does not have; "
@@ -382,12 +393,16 @@ def attack_all(
     output: str,
     seed: int,
     seeds: int,
-    at_day: int,
+    at_day: int | None,
 ) -> None:
     """What breaks predictions, and whether the budget holds or the rung falls."""
     rows: list[dict[str, Any]] = []
     digests = []
     setting = Setting(warmup_days, days)
+    if at_day is None:
+        at_day = min(days - 1, warmup_days + max(1, (days - warmup_days) // 4))
+    if at_day >= days:
+        raise ConfigError(f"--at-day {at_day}: the replay is over by then; --days {days} must be more")
     data_set(data, "planetlab")  # a mistake shows at once
     with TemporaryDirectory() as folder, progress("replaying", quiet=quiet) as advance:
 
