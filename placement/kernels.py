@@ -32,6 +32,8 @@ from placement.outlook import (
     Entries,
     Slots,
     add_up,
+    add_up_lives,
+    add_up_use,
     come,
     go,
 )
@@ -893,14 +895,35 @@ def go_from(slot, handle):
     go(handle.slots, slot)
 
 
+@_jit
+def add_all(handle):
+    """See :func:`placement.outlook.add_up`."""
+    add_up(handle.slots)
+
+
+@_jit
+def add_use(handle):
+    """See :func:`placement.outlook.add_up_use`."""
+    add_up_use(handle.slots)
+
+
+@_jit
+def add_lives(handle):
+    """See :func:`placement.outlook.add_up_lives`."""
+    add_up_lives(handle.slots)
+
+
 def slot_entries(slots: Slots) -> Entries:
     """The changes of some slots, as functions that look no types up."""
     handle = make_slots(slots)
     come_in, go_out = entry(come_to, 5, handle), entry(go_from, 1, handle)
+    everything, use, lives = (entry(kernel, 0, handle) for kernel in (add_all, add_use, add_lives))
     return Entries(
         lambda slot, row, c, kin, since_s: come_in(slot, row, c, kin, since_s, handle),
         lambda slot: go_out(slot, handle),
-        lambda: add_up(slots),
+        lambda: everything(handle),
+        lambda: use(handle),
+        lambda: lives(handle),
     )
 
 

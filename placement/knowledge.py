@@ -13,6 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
+from struct import Struct
 
 import numpy as np
 
@@ -204,6 +206,9 @@ HORIZONS_S = (1800, 7200, 28_800, 86_400)
 """Spans within which a pod may be gone: half an hour, two, eight, a day."""
 MORE_S = 300
 """A pod that outlived its prediction is expected to live on for half its age, and for so long at least."""
+MOST_S = 1 << 40
+"""Longest lifetime that may be told: what times add up to stays in the range of :func:`placement.scorers.log_minutes`."""
+_LIFESPAN = Struct(f"={len(AGES_S) * (1 + len(HORIZONS_S))}q")
 
 
 @dataclass(frozen=True)
@@ -223,8 +228,15 @@ class Lifespan:
             raise ConfigError(
                 f"a lifespan has {shapes} entries; give {len(AGES_S)} ages and {len(HORIZONS_S)} horizons"
             )
-        if min(self.life_s) < 0 or any(not 0 <= x <= 1000 for row in self.gone_milli for x in row):
-            raise ConfigError("a lifespan has a negative lifetime, or a chance outside of 0 to 1000 thousandths")
+        if not 0 <= min(self.life_s) <= max(self.life_s) <= MOST_S:
+            raise ConfigError(f"a lifespan has lifetimes of {self.life_s} s, must be from 0 to {MOST_S}")
+        if any(not 0 <= x <= 1000 for row in self.gone_milli for x in row):
+            raise ConfigError("a lifespan has a chance outside of 0 to 1000 thousandths")
+
+    @cached_property
+    def packed(self) -> bytes:
+        """Lifetimes and chances as int64, one after the other, for :mod:`placement.residents`; kept, as ``text`` is."""
+        return _LIFESPAN.pack(*self.life_s, *chain.from_iterable(self.gone_milli))
 
     @cached_property
     def text(self) -> str:

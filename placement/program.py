@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from placement.outlook import NUM_OUTLOOK, Residents
+from placement.outlook import NUM_OUTLOOK
 from placement.pods import PodSpec
+from placement.residents import Residents
 from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, IntArray
 from placement.scorers import (
     ADMITTING,

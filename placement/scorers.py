@@ -30,9 +30,9 @@ from placement.outlook import (
     UNKNOWN_MEMORY,
     UPPER_CPU,
     UPPER_MEMORY,
-    Residents,
 )
 from placement.pods import PodSpec
+from placement.residents import Residents
 from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, FloatArray, IntArray
 from placement.state import (
     CPU_ROW,
@@ -103,7 +103,7 @@ class Columns:
         self.prices = knowledge.prices
         self.residents = residents or Residents(state)
         self.outlook = self.residents.outlook
-        """``(N, NUM_OUTLOOK)``: see :class:`placement.outlook.Residents`."""
+        """``(N, NUM_OUTLOOK)``: see :class:`placement.residents.Residents`."""
         self.follow = self.residents.follow
         self.outlook_of = self.residents.outlook_of
         self.residents.learn(knowledge.forecasts, knowledge.lifetimes)

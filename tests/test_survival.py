@@ -264,7 +264,7 @@ def test_a_pod_that_went_and_came_again_counts_as_of_its_return() -> None:
 
 
 def outlook_by_definition(state: ClusterState) -> list[list[int]]:
-    """Of each node, pod by pod, as :class:`placement.outlook.Residents` says."""
+    """Of each node, pod by pod, as :class:`placement.residents.Residents` says."""
     known = state.knowledge
     assert known.lifetimes is not None
     found = []
