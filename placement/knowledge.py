@@ -238,6 +238,10 @@ class Lifespan:
         """Lifetimes and chances as int64, one after the other, for :mod:`placement.residents`; kept, as ``text`` is."""
         return _LIFESPAN.pack(*self.life_s, *chain.from_iterable(self.gone_milli))
 
+    def prepare(self) -> int:
+        """Make what digests and ledgers read, so that nobody waits for it who decides; returns the size of it."""
+        return len(self.text) + len(self.packed)
+
     @cached_property
     def text(self) -> str:
         """For digests; kept, because a version of knowledge repeats most lifespans of the one before."""
@@ -289,6 +293,28 @@ class Lifetimes:
             of = self.of.get
             found = self._found[spec] = of(both) or of(workload) or of(size) or self.everyone
         return found
+
+    def others(self, before: Lifetimes) -> list[tuple[str, Lifespan]]:
+        """Names and lifespans of those that are other objects than in ``before``, or new.
+
+        The last answer is kept: who learns a version asks once, so that nobody waits who decides by it.
+        """
+        kept = self._others.get(before._identity)
+        if kept is None:
+            get = before.of.get
+            kept = [(name, one) for name, one in self.of.items() if get(name) is not one]
+            self._others.clear()
+            self._others[before._identity] = kept
+        return kept
+
+    @cached_property
+    def _identity(self) -> object:
+        """Of this very object, for those who must not keep it alive."""
+        return object()
+
+    @cached_property
+    def _others(self) -> dict[object, list[tuple[str, Lifespan]]]:
+        return {}
 
     @cached_property
     def _found(self) -> dict[PodSpec, Lifespan]:

@@ -39,6 +39,7 @@ STAYS: IntArray = np.array(
 MOST_USE = 1 << 48
 """No pod counts with more millicores or bytes (256 TiB): so sums over 32,000 pods of a node stay inside int64."""
 NO_FORECASTS: Mapping[str, Forecast] = {}
+NO_LIFETIMES: Mapping[str, Lifespan] = {}
 NO_LIFE = (0,) * (FIRST_WINDOW - LIFE)
 EVERYONE = 0
 """Row of the lifespan of pods of whom nothing else is known."""
@@ -61,8 +62,6 @@ class Residents:
         self._entries = entries
         self._forecasts = NO_FORECASTS
         self._lifetimes: Lifetimes | None = None
-        self._lives: Mapping[str, Lifespan] = {}
-        """Of ``_lifetimes``, by name."""
         self._clock = -1
         """Of the ledger, when it was last followed; below 0 nobody is known."""
         num_rows = state.is_alive.shape[0]
@@ -256,18 +255,18 @@ class Residents:
 
     def _hear_of_lives(self, lifetimes: Lifetimes | None) -> None:
         """Read the lifespans that are others than before, and find those of classes whose names came or went."""
-        before, rows = self._lives, self._life_row
-        now: Mapping[str, Lifespan] = {} if lifetimes is None else lifetimes.of
-        self._lifetimes, self._lives = lifetimes, now
+        before, self._lifetimes = self._lifetimes, lifetimes
+        was: Mapping[str, Lifespan] = NO_LIFETIMES if before is None else before.of
+        now: Mapping[str, Lifespan] = NO_LIFETIMES if lifetimes is None else lifetimes.of
+        others = list(now.items()) if before is None or lifetimes is None else lifetimes.others(before)
         if lifetimes is not None:
             self._unread.append((EVERYONE, lifetimes.everyone))
-        get = before.get
-        others = [(name, one) for name, one in now.items() if get(name) is not one]
+        rows = self._life_row
         self._unread += [(rows[name], one) for name, one in others if name in rows]
-        came = [name for name, _ in others if name not in before]
+        came = [name for name, _ in others if name not in was]
         self._find_lives(came)
-        if len(before) + len(came) > len(now):
-            self._find_lives(before.keys() - now.keys())
+        if len(was) + len(came) > len(now):
+            self._find_lives(was.keys() - now.keys())
         self._read()
 
     def _find_lives(self, names: Collection[str]) -> None:
@@ -277,9 +276,9 @@ class Residents:
 
     def _find_life(self, c: int) -> None:
         """What a class is told by now: the first of its names that is known."""
-        rows = self._life_row
+        rows, of = self._life_row, NO_LIFETIMES if self._lifetimes is None else self._lifetimes.of
         for name in self._names[c]:
-            one = self._lives.get(name)
+            one = of.get(name)
             if one is not None:
                 row = rows.get(name)
                 if row is None:
