@@ -643,8 +643,9 @@ def add_hot(rows, num, row, terms, t, own, ledger, nodes):
 def _log_minutes(seconds):
     value = (max(seconds, 0) + 60) * 16 // 60
     exponent = 0
-    while value >> exponent >= 32:
-        exponent += 1
+    for step in (32, 16, 8, 4, 2, 1):
+        if value >> (exponent + step - 1) >= 32:
+            exponent += step
     return 16 * exponent + (value >> exponent) - 16
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from struct import Struct
+from typing import NamedTuple
 
 import numpy as np
 
@@ -233,14 +234,9 @@ class Lifespan:
         if any(not 0 <= x <= 1000 for row in self.gone_milli for x in row):
             raise ConfigError("a lifespan has a chance outside of 0 to 1000 thousandths")
 
-    @cached_property
     def packed(self) -> bytes:
-        """Lifetimes and chances as int64, one after the other, for :mod:`placement.residents`; kept, as ``text`` is."""
+        """Lifetimes and then chances, as int64."""
         return _LIFESPAN.pack(*self.life_s, *chain.from_iterable(self.gone_milli))
-
-    def prepare(self) -> int:
-        """Make what digests and ledgers read, so that nobody waits for it who decides; returns the size of it."""
-        return len(self.text) + len(self.packed)
 
     @cached_property
     def text(self) -> str:
@@ -252,6 +248,23 @@ class Lifespan:
         k = bisect_right(AGES_S, max(age_s, 0)) - 1
         life = self.life_s[k]
         return (life if life > age_s else age_s + max(age_s // 2, MORE_S)), self.gone_milli[k]
+
+
+def unpacked(lifespans: Iterable[Lifespan]) -> IntArray:
+    """``(n, ages + ages x horizons)`` int64: whole lifetimes, then chances, of each."""
+    numbers: IntArray = np.frombuffer(b"".join([one.packed() for one in lifespans]), np.int64)
+    return numbers.reshape(-1, _LIFESPAN.size // 8)
+
+
+class LifeChanges(NamedTuple):
+    """What one version of :class:`Lifetimes` tells otherwise than another. What is the very same object is the same."""
+
+    names: list[str]
+    """Told otherwise, or new."""
+    numbers: IntArray
+    """Of everyone, then of ``names``: see :func:`unpacked`."""
+    moved: list[str]
+    """Names that came or went."""
 
 
 def size_of(amounts: tuple[int, int, int]) -> str:
@@ -294,17 +307,24 @@ class Lifetimes:
             found = self._found[spec] = of(both) or of(workload) or of(size) or self.everyone
         return found
 
-    def others(self, before: Lifetimes) -> list[tuple[str, Lifespan]]:
-        """Names and lifespans of those that are other objects than in ``before``, or new.
+    def changes(self, before: Lifetimes | None) -> LifeChanges:
+        """Against ``before``, or nothing.
 
-        The last answer is kept: who learns a version asks once, so that nobody waits who decides by it.
+        The last answer is kept: who learns a version asks once, so that nobody waits for it who decides.
         """
-        kept = self._others.get(before._identity)
+        key = None if before is None else before._identity
+        kept = self._changes.get(key)
         if kept is None:
-            get = before.of.get
-            kept = [(name, one) for name, one in self.of.items() if get(name) is not one]
-            self._others.clear()
-            self._others[before._identity] = kept
+            was: Mapping[str, Lifespan] = {} if before is None else before.of
+            get = was.get
+            others = [(name, one) for name, one in self.of.items() if get(name) is not one]
+            moved = [name for name, _ in others if name not in was]
+            if len(was) + len(moved) > len(self.of):
+                moved += sorted(was.keys() - self.of.keys())
+            numbers = unpacked([self.everyone, *(one for _, one in others)])
+            kept = LifeChanges([name for name, _ in others], numbers, moved)
+            self._changes.clear()
+            self._changes[key] = kept
         return kept
 
     @cached_property
@@ -313,7 +333,7 @@ class Lifetimes:
         return object()
 
     @cached_property
-    def _others(self) -> dict[object, list[tuple[str, Lifespan]]]:
+    def _changes(self) -> dict[object, LifeChanges]:
         return {}
 
     @cached_property

@@ -8,12 +8,13 @@ another object is read, into a row of its own that all classes which are told by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from itertools import repeat
 from operator import attrgetter
 
 import numpy as np
 
-from placement.knowledge import MORE_S, NUM_WINDOWS, Forecast, Forecasts, Lifespan, Lifetimes, names_of
+from placement.knowledge import MORE_S, NUM_WINDOWS, Forecast, Forecasts, Lifespan, Lifetimes, names_of, unpacked
 from placement.outlook import (
     FIRST_STAY,
     FIRST_WINDOW,
@@ -39,10 +40,9 @@ STAYS: IntArray = np.array(
 MOST_USE = 1 << 48
 """No pod counts with more millicores or bytes (256 TiB): so sums over 32,000 pods of a node stay inside int64."""
 NO_FORECASTS: Mapping[str, Forecast] = {}
-NO_LIFETIMES: Mapping[str, Lifespan] = {}
 NO_LIFE = (0,) * (FIRST_WINDOW - LIFE)
-EVERYONE = 0
-"""Row of the lifespan of pods of whom nothing else is known."""
+EVERYONE, NOBODY = range(2)
+"""Rows of the lifespan of pods of whom nothing else is known, and of lifespans that no class is told by."""
 MIN_CLASSES = 1024
 """Above, classes without a pod are forgotten once they are half of all."""
 FIRST_ROOM = 64
@@ -82,7 +82,7 @@ class Residents:
         self._life_row: dict[str, int] = {}
         """Rows of the lifespans that some class is told by."""
         self._unread: list[tuple[int, Lifespan]] = []
-        """Rows that are not written yet."""
+        """Of those rows, what is not written yet."""
         self._kin: list[int] = []
         self._workloads: dict[str, int] = {}
         self._use_told: list[Forecast | None] = []
@@ -256,48 +256,42 @@ class Residents:
     def _hear_of_lives(self, lifetimes: Lifetimes | None) -> None:
         """Read the lifespans that are others than before, and find those of classes whose names came or went."""
         before, self._lifetimes = self._lifetimes, lifetimes
-        was: Mapping[str, Lifespan] = NO_LIFETIMES if before is None else before.of
-        now: Mapping[str, Lifespan] = NO_LIFETIMES if lifetimes is None else lifetimes.of
-        others = list(now.items()) if before is None or lifetimes is None else lifetimes.others(before)
-        if lifetimes is not None:
-            self._unread.append((EVERYONE, lifetimes.everyone))
-        rows = self._life_row
-        self._unread += [(rows[name], one) for name, one in others if name in rows]
-        came = [name for name, _ in others if name not in was]
-        self._find_lives(came)
-        if len(was) + len(came) > len(now):
-            self._find_lives(was.keys() - now.keys())
-        self._read()
-
-    def _find_lives(self, names: Collection[str]) -> None:
-        for name in names:
+        if lifetimes is None:
+            self._slots.told[:] = EVERYONE
+            return
+        changes = lifetimes.changes(before)
+        self._write_lives([EVERYONE, *map(self._life_row.get, changes.names, repeat(NOBODY))], changes.numbers)
+        for name in changes.moved:
             for c in self._named.get(name, ()):
                 self._find_life(c)
+        self._read()
 
     def _find_life(self, c: int) -> None:
         """What a class is told by now: the first of its names that is known."""
-        rows, of = self._life_row, NO_LIFETIMES if self._lifetimes is None else self._lifetimes.of
+        rows, told = self._life_row, self._slots.told
+        told[c] = EVERYONE
+        if self._lifetimes is None:
+            return
         for name in self._names[c]:
-            one = of.get(name)
+            one = self._lifetimes.of.get(name)
             if one is not None:
                 row = rows.get(name)
                 if row is None:
-                    row = rows[name] = len(rows) + 1
+                    row = rows[name] = NOBODY + 1 + len(rows)
                     self._unread.append((row, one))
-                self._slots.told[c] = row
+                told[c] = row
                 return
-        self._slots.told[c] = EVERYONE
 
     def _read(self) -> None:
-        """Write what was found, all of it at once."""
-        if not self._unread:
-            return
-        rows = [row for row, _ in self._unread]
-        num_lives = len(self._slots.life_s)
-        if len(self._life_row) >= num_lives:
-            self._make_room(self._slots, num_lives=max(2 * num_lives, len(self._life_row) + 1))
-        numbers = np.frombuffer(b"".join([one.packed for _, one in self._unread]), np.int64).reshape(len(rows), -1)
-        slots = self._slots
-        slots.life_s[rows] = numbers[:, :NUM_AGES]
-        slots.left[rows] = STAYS[numbers[:, NUM_AGES:]].reshape(-1, NUM_AGES, NUM_HORIZONS)
-        self._unread.clear()
+        """Write the lifespans that are new to classes, all of them at once."""
+        if self._unread:
+            num_lives = len(self._slots.life_s)
+            if NOBODY + len(self._life_row) >= num_lives:
+                self._make_room(self._slots, num_lives=max(2 * num_lives, NOBODY + 1 + len(self._life_row)))
+            self._write_lives([row for row, _ in self._unread], unpacked([one for _, one in self._unread]))
+            self._unread.clear()
+
+    def _write_lives(self, rows: list[int], numbers: IntArray) -> None:
+        slots, at = self._slots, np.array(rows, np.int64)
+        slots.life_s[at] = numbers[:, :NUM_AGES]
+        slots.left[at] = STAYS[numbers[:, NUM_AGES:]].reshape(-1, NUM_AGES, NUM_HORIZONS)

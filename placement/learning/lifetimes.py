@@ -327,7 +327,7 @@ class LifetimeForecaster:
         ]
 
     def spell_out(self, stale: Sequence[Kin]) -> None:
-        """Make lifespans of answers, by the rung that counts now: some twenty microseconds each."""
+        """Make lifespans of answers, by the rung that counts now: some ten microseconds each."""
         rows = []
         for kin in stale:
             known = self._known[kin]
@@ -338,7 +338,6 @@ class LifetimeForecaster:
         if rows:
             found = lifespans(np.array(rows), [self._known[kin].rung for kin in stale])
             for kin, lifespan in zip(stale, found, strict=True):
-                lifespan.prepare()
                 self._known[kin].lifespan = lifespan
 
     def lifetimes(self, now_s: int) -> Lifetimes:
@@ -354,8 +353,7 @@ class LifetimeForecaster:
         everyone = np.array([self._everyone or self.history.hazards(None, now_s)])
         (population,) = lifespans(everyone, [NONE if self.history.is_blank else POPULATION])
         told = Lifetimes(of, population, now_s, self.source)
-        if self._told is not None:
-            told.others(self._told)
+        told.changes(self._told)
         self._told = told
         return told
 
