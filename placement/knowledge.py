@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
+from operator import itemgetter
 from struct import Struct
 from typing import NamedTuple
 
@@ -161,7 +162,7 @@ NUM_WINDOWS = 6
 """Parts of the day that usage is forecast for: six of four hours (Coach, ASPLOS'25)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Forecast:
     """What one pod of a workload will use in the coming window: upper quantile, mean and deviation, in ledger units.
 
@@ -185,6 +186,11 @@ class Forecast:
         if self.windows and len(self.windows) != NUM_WINDOWS:
             raise ConfigError(f"a forecast has {len(self.windows)} windows; give {NUM_WINDOWS}, or none")
 
+    @cached_property
+    def text(self) -> str:
+        """For digests; kept, because a version of knowledge repeats most forecasts of the one before."""
+        return repr(self)
+
 
 @dataclass(frozen=True)
 class Forecasts:
@@ -199,6 +205,11 @@ class Forecasts:
     def of_pod(self, spec: PodSpec) -> Forecast | None:
         """The forecast of one pod of this class; None = count its request."""
         return self.of.get(workload_of(spec.namespace, spec.owner))
+
+    def text(self) -> bytes:
+        """For digests."""
+        of = ", ".join([f"({name!r}, {one.text})" for name, one in sorted(self.of.items(), key=itemgetter(0))])
+        return f"([{of}], {self.target!r})".encode()
 
 
 AGES_S = (0, 300, 900, 3600, 14_400, 43_200, 86_400, 259_200)
@@ -233,6 +244,10 @@ class Lifespan:
             raise ConfigError(f"a lifespan has lifetimes of {self.life_s} s, must be from 0 to {MOST_S}")
         if any(not 0 <= x <= 1000 for row in self.gone_milli for x in row):
             raise ConfigError("a lifespan has a chance outside of 0 to 1000 thousandths")
+
+    def warm(self) -> None:
+        """Make the text now: who learns has time for it, who decides has not."""
+        _ = self.text
 
     def packed(self) -> bytes:
         """Lifetimes and then chances, as int64."""
@@ -327,6 +342,11 @@ class Lifetimes:
             self._changes[key] = kept
         return kept
 
+    def text(self) -> bytes:
+        """For digests."""
+        lines = [f"{name}|{one.text}" for name, one in sorted(self.of.items(), key=itemgetter(0))]
+        return "\n".join([*lines, self.everyone.text, str(self.as_of_s)]).encode()
+
     @cached_property
     def _identity(self) -> object:
         """Of this very object, for those who must not keep it alive."""
@@ -362,11 +382,9 @@ class Knowledge:
             digest.update(repr(self.prices.groups).encode())
             digest.update(np.ascontiguousarray(self.prices.worth).tobytes())
         if self.forecasts is not None:
-            digest.update(repr((sorted(self.forecasts.of.items()), self.forecasts.target)).encode())
+            digest.update(self.forecasts.text())
         if self.lifetimes is not None:
-            known = self.lifetimes
-            lines = [f"{name}|{one.text}" for name, one in sorted(known.of.items())]
-            digest.update("\n".join([*lines, known.everyone.text, str(known.as_of_s)]).encode())
+            digest.update(self.lifetimes.text())
         return digest.hexdigest()[:12]
 
     @classmethod

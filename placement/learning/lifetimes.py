@@ -327,7 +327,7 @@ class LifetimeForecaster:
         ]
 
     def spell_out(self, stale: Sequence[Kin]) -> None:
-        """Make lifespans of answers, by the rung that counts now: some ten microseconds each."""
+        """Make lifespans of answers, by the rung that counts now: some twenty microseconds each."""
         rows = []
         for kin in stale:
             known = self._known[kin]
@@ -338,6 +338,7 @@ class LifetimeForecaster:
         if rows:
             found = lifespans(np.array(rows), [self._known[kin].rung for kin in stale])
             for kin, lifespan in zip(stale, found, strict=True):
+                lifespan.warm()
                 self._known[kin].lifespan = lifespan
 
     def lifetimes(self, now_s: int) -> Lifetimes:
