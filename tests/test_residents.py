@@ -206,7 +206,7 @@ class StartOver:
 def test_decisions_while_lifetimes_change_are_those_of_a_strategy_that_starts_over(strategy: str, backend: str) -> None:
     rng = np.random.default_rng(3)
     pods, clock = [], 0
-    for i in range(500):
+    for i in range(240):
         clock += int(rng.exponential(60))
         life = int(rng.lognormal(7, 1.5)) + 1
         workload = int(rng.integers(0, 40))
