@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from placement.knowledge import Forecast, Forecasts
 from placement.learning.reclaim import RECLAIMED_CPU, RECLAIMED_MEMORY
 from placement.nodes import NamespaceSpec, NodeSpec
@@ -210,3 +212,65 @@ async def test_after_the_kill_switch_or_without_the_lead_nothing_is_offered_and_
     node.live.engine.is_leading = lambda: True
     await node.controller.turn()
     assert node.calls
+
+
+async def test_a_node_whose_label_says_something_else_offers_nothing(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    amounts = ((CPU, 20_000), (MEMORY, 64 * GIB))
+    node.live.ledger.see_node(NodeSpec("big", amounts, labels=(("ullage.dev/reclaim", "disabled"),)))
+    await node.controller.turn()
+    assert node.calls == []
+
+
+async def test_what_reclaimed_pods_use_takes_nothing_from_the_offer(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.current |= {f"web-{i}": Current(1000.0, 900, GIB) for i in range(2)}
+    await node.controller.turn()
+    before = node.offers
+    node.batch("runs", 9000)
+    node.current["runs"] = Current(1000.0, 9000, 20 * GIB)
+    await node.controller.turn()
+    assert node.offers == before
+    assert not any("eviction" in path for _, path in node.calls)
+
+
+async def test_beside_present_use_a_pod_that_is_not_measured_counts_as_predicted(tmp_path: Path) -> None:
+    offers = []
+    for use in (0, None):
+        (tmp_path / str(use)).mkdir()
+        node = Node(tmp_path / str(use))
+        node.current["web-0"] = Current(1000.0, 9000, GIB)
+        if use is not None:
+            node.current["web-1"] = Current(1000.0, use, GIB)
+        await node.controller.turn()
+        offers.append(node.offers[0])
+    assert offers[0] - offers[1] >= 900, "a core is predicted"
+
+
+async def test_a_pod_that_is_gone_already_is_evicted_and_where_none_may_be_none_is(tmp_path: Path) -> None:
+    node = Node(tmp_path, mode="withdraw", evicts=False)
+    node.show(9000, 1024)
+    node.batch("runs", 9000)
+    await node.controller.turn()
+    assert node.offers == (0, 0)
+    assert not any("eviction" in path for _, path in node.calls)
+    call = node.call
+
+    async def gone(method: str, path: str, body: Any = None, **_: Any) -> bytes:
+        if "eviction" in path:
+            raise ApiError("no such pod", 404)
+        return await call(method, path, body)
+
+    node.call = gone  # type: ignore[method-assign]
+    node.controller.settings = ReclaimSettings(mode="withdraw")
+    await node.controller.turn()
+    assert 'ullage_reclaim_actions_total{outcome="done",what="evict"} 1.0' in node.live.metrics.expose().decode()
+
+
+async def test_a_refusal_is_said_once_until_it_goes_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node = Node(tmp_path)
+    for refuses in (True, True, False, True, True):
+        node.refuses = refuses
+        node.show(0, 0)
+        await node.controller.turn()
+    assert sum("was refused" in record.message for record in caplog.records) == 2
