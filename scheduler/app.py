@@ -201,13 +201,16 @@ class App:
         return PlansService(self.engine, lambda: () if self.planner is None else tuple(self.planner.adherence))
 
     async def _check_rights(self) -> None:
-        """Fail at once where waiting would not help; anything else is retried by whoever lists."""
-        for reflector in self.informer.reflectors:
-            try:
-                await self.client.call("GET", f"{reflector.path}?limit=1", timeout_s=30)
-            except ApiError as error:
-                if error.status in (401, 403) and not reflector.is_optional:
-                    raise
+        """Fail at once where waiting would not help; anything else is retried by whoever lists. All are asked at once: an API
+        server that answers none keeps the probes waiting for one time-out, not for ten."""
+        asked = [r for r in self.informer.reflectors if not r.is_optional]
+        calls = (self.client.call("GET", f"{r.path}?limit=1", timeout_s=30) for r in asked)
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(answer, ApiError):
+                if answer.status in (401, 403):
+                    raise answer
+            elif isinstance(answer, BaseException):
+                raise answer
 
     async def _warm_up(self) -> None:
         await asyncio.to_thread(warm_up, (self.engine.strategy, self.engine.fallback))

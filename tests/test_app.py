@@ -97,6 +97,22 @@ async def cluster(gpus: int = 2, nodes: int = 3) -> AsyncIterator[ApiServer]:
 NAMES = [f"node-{i:04d}" for i in range(3)]
 
 
+async def test_rights_are_asked_for_at_once(tmp_path: Path) -> None:
+    """An API server that lets each call run into its time-out would keep a start beyond its probes."""
+    async with cluster() as api, client_of(api, tmp_path) as client:
+        app = App(Settings(http=HttpSettings(host="127.0.0.1", port=0)), client, Quiet())
+        all_asked = asyncio.Barrier(sum(not r.is_optional for r in app.informer.reflectors))
+
+        async def call(*_args: object, **_more: object) -> bytes:
+            await all_asked.wait()
+            return b""
+
+        client.call = call  # type: ignore[method-assign]  # the server of this test answers when all have asked
+        async with asyncio.timeout(30):
+            await app._check_rights()
+        assert all_asked.parties > 1
+
+
 async def test_decide_answers_with_one_node_that_counts_at_once(tmp_path: Path) -> None:
     async with cluster() as api, running(api, tmp_path) as scheduler:
         chosen = []
