@@ -13,6 +13,7 @@ from placement.learning.baselines import P95, PEAK, Target
 from placement.learning.boosted import FitOptions
 from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU
+from simulator.cli.learn import _say
 from simulator.learning.forecast_samples import STRIDE_H, Recording, draw
 from simulator.learning.training import Effort
 from simulator.reproduce.forecast import report, run
@@ -212,7 +213,21 @@ def test_a_data_set_that_is_not_there_leaves_its_tasks_out_and_is_read_no_second
     with pytest.raises(ConfigError, match="the Bitbrains recording has 8 days"):
         run(bitbrains_folder(tmp_path / "short", usage(6, days=8)), only=("bitbrains",), progress=said.append)
     assert said.count("read 6 Bitbrains workloads") == 1
-    assert said.count("bitbrains-cpu-1h-peak is left out") == 1
+    assert said.count("bitbrains-cpu-1h-peak is left out (1 of 12)") == 1
+
+
+def test_long_work_says_how_much_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter([0.0, 1.0, 10.0, 20.0, 21.0, 23.0])
+    say = _say(False, lambda: next(times))
+    for message in ("read", "a (1 of 3)", "b (2 of 3)", "c (3 of 3)", "d (1 of 2)"):
+        say(message)
+    assert capsys.readouterr().err.splitlines() == [
+        "    1.0 s  read",
+        "   10.0 s  a (1 of 3), about 20 s left",
+        "   20.0 s  b (2 of 3), about 10 s left",
+        "   21.0 s  c (3 of 3)",
+        "   23.0 s  d (1 of 2), about 2 s left",
+    ]
 
 
 def test_rows_drawn_by_what_they_count_keep_weighted_sums_right() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,12 +55,22 @@ SEEDS = click.option(
 QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 
-def _say(quiet: bool) -> Callable[[str], None]:
-    start = time.monotonic()
+def _say(quiet: bool, clock: Callable[[], float] = time.monotonic) -> Callable[[str], None]:
+    """Prints messages with the time so far; of those that end in ``(3 of 16)``, such as long work has, the time left too."""
+    start = began = last = clock()
+    whole = 0
 
     def say(message: str) -> None:
+        nonlocal began, last, whole
+        now, left = clock(), ""
+        if counted := re.search(r"\((\d+) of (\d+)\)$", message):
+            done, total = int(counted[1]), int(counted[2])
+            if total != whole or done == 1:
+                whole, began = total, last
+            left = f", about {(now - began) / done * (total - done):.0f} s left" if 0 < done < total else ""
+            last = now
         if not quiet:
-            click.echo(f"{time.monotonic() - start:7.1f} s  {message}", err=True)
+            click.echo(f"{now - start:7.1f} s  {message}{left}", err=True)
 
     return say
 

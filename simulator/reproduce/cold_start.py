@@ -165,11 +165,12 @@ def run(
     judged = {part: [_stamps(days)[i] for i in index] for part, index in (("fitted", train), ("tested", test))}
     population = Population(days)
     siblings = judge_siblings(days)
-    reports = []
+    reports: list[dict[str, Any]] = []
     for number in range(seed, seed + seeds):
         found = {}
         for length in minutes:
             found[f"{length}min"] = one(population, length, effort=effort, seed=number)
-            progress(f"seed {number}, {length} minutes: ratio {found[f'{length}min']['ratio']:.3f}")
+            done = f"{len(reports) * len(minutes) + len(found)} of {seeds * len(minutes)}"
+            progress(f"seed {number}, {length} minutes: ratio {found[f'{length}min']['ratio']:.3f} ({done})")
         reports.append({"history": found, "siblings": siblings, "days": judged, "level": LEVEL, "seed": number})
     return pooled(reports, range(seed, seed + seeds), ("history",))

@@ -425,7 +425,7 @@ def run(
     reports = []
     for number in range(seed, seed + seeds):
         reports.append(_one(series, usage, members, origins, effort=effort, seed=number, progress=progress))
-        progress(f"seed {number}: {reports[-1]['gap_closed']:.1%} of the gap")
+        progress(f"seed {number}: {reports[-1]['gap_closed']:.1%} of the gap ({len(reports)} of {seeds})")
     return pooled(reports, range(seed, seed + seeds), HEADLINE)
 
 

@@ -96,16 +96,18 @@ def run(
         )
     kept = None if keep is None else KeptResults(keep, _key(data, seed, effort))
     results, omitted = [], dict[str, PlacementError]()
-    for name, made in _tasks(data, seed, effort, wanted, progress):
+    whole = len(wanted.bitbrains) + len(wanted.planetlab)
+    for number, (name, made) in enumerate(_tasks(data, seed, effort, wanted, progress), 1):
         result = None if kept is None else kept.get(name)
         if result is None:
             try:
                 result = made()
             except (ConfigError, ModelError) as error:
                 omitted[name] = error
-                progress(f"{name} is left out")
+                progress(f"{name} is left out ({number} of {whole})")
                 continue
             result = result if kept is None else kept.put(result)
+        progress(f"{name}: ratio {ratio(result.loss, result.best[1]):.3f} ({number} of {whole})")
         results.append(result)
     if not results:
         raise next(iter(omitted.values()))

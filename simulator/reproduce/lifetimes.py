@@ -180,14 +180,16 @@ def learned(
     """
     whole = np.full((len(arrivals.arrival_s), NUM_HAZARDS), np.nan)
     hazards = whole.copy()
-    start = first_test_s
+    start, steps = first_test_s, 0
+    fits = int((arrivals.arrival_s.max() - first_test_s) // step_s) + 1
     while start <= arrivals.arrival_s.max():
         now = (arrivals.arrival_s > start) & (arrivals.arrival_s <= start + step_s)
         if now.any():
             model, lives = model_at(arrivals.lives, start, most=MOST_LIVES, seed=seed), arrivals.lives.pick(now)
             whole[now] = model.hazards(lives.features, lives.rule)
             hazards[now] = replace(model, classes=None).hazards(lives.features, lives.rule)
-        progress(f"lifetimes: fitted on what was known at {start:.0f} s")
+        steps += 1
+        progress(f"lifetimes: fitted on what was known at {start:.0f} s ({steps} of {fits})")
         start += step_s
     served = np.where(trusted(whole, arrivals.lives, arrivals.kin)[:, None], whole, arrivals.lives.rule)
     served[np.isnan(whole[:, 0])] = np.nan

@@ -447,7 +447,7 @@ def run(
     tasks, omitted = dict[str, Any](), dict[str, PlacementError]()
     series = Once(lambda: read_bitbrains_rnd(data_set(data, "bitbrains-rnd")))
     effort = effort or Effort(40_000, 10_000, FitOptions(level=0.9))
-    for name in wanted:
+    for number, name in enumerate(wanted, 1):
         try:
             task = _planetlab(data) if name == "planetlab-cpu" else _bitbrains(name, series(), seed, effort)
             progress(f"{name}: packing")
@@ -456,7 +456,9 @@ def run(
                 tasks[name]["draws"] = spread(task, draws, seed, progress)
         except (ConfigError, ModelError) as error:
             omitted[name] = error
-            progress(f"{name} is left out")
+            progress(f"{name} is left out ({number} of {len(wanted)})")
+        else:
+            progress(f"{name}: {tasks[name]['gap_closed']:.1%} of the gap ({number} of {len(wanted)})")
     if not tasks:
         raise next(iter(omitted.values()))
     why = {name: str(error) for name, error in omitted.items()}
