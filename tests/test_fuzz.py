@@ -98,7 +98,7 @@ async def serving(folder: Path) -> AsyncIterator[Service]:
             "assume_timeout_s": 2,
             "http": {"host": "127.0.0.1", "port": http, "admin_port": admin, "request_timeout_s": 0.5},
             "grpc": {"port": rpc},
-            "kube": {"kubeconfig": kubeconfig(api.port, folder), "bind_timeout_s": 2},
+            "kube": {"kubeconfig": kubeconfig(api.port, folder), "bind_timeout_s": 1},
             "records": {"path": str(folder / "records.db")},
             "log": {"folder": str(folder / "log"), "max_bytes": 10**8},
         }
