@@ -31,8 +31,8 @@ class Lead:
         self._has_devices: Callable[[], bool] = lambda: False
 
     def await_binds(self, timeout_s: float, has_devices: Callable[[], bool]) -> None:
-        """Bindings of a process before this one may take effect for ``timeout_s`` more; pods are read again for that only
-        where there are devices."""
+        """Bindings of a process before this one may take effect for ``timeout_s`` more; where there are no devices, none of
+        them matters."""
         self._binds_until_s = time.monotonic() + timeout_s
         self._sees_binds, self._has_devices = False, has_devices
 
@@ -44,7 +44,7 @@ class Lead:
     @property
     def may_bind(self) -> bool:
         """Whether no Binding of a process before this one can come as a surprise."""
-        return self.may_act and self._sees_binds
+        return self.may_act and (self._sees_binds or not self._has_devices())
 
     async def follow(self) -> None:
         """Catch up once we lead."""

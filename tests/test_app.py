@@ -185,7 +185,6 @@ async def test_devices_are_bound_once_and_come_back_after_a_restart(tmp_path: Pa
 
 async def test_a_binding_that_was_sent_before_a_restart_keeps_its_device(tmp_path: Path) -> None:
     """The process was killed with it on its way, and its next life must not take the device for free."""
-    kube = KubeSettings(bind_timeout_s=1)
     async with cluster(gpus=1, nodes=1) as api, client_of(api, tmp_path) as killed:
         old, new = (api.put("pods", pod_object(name, milli=600)) for name in ("old", "new"))
         meta = {"name": "old", "uid": "uid-old", "annotations": {"ullage.dev/devices": "0"}}
@@ -193,15 +192,27 @@ async def test_a_binding_that_was_sent_before_a_restart_keeps_its_device(tmp_pat
         api.bindings_go_on.clear()
         late = asyncio.create_task(killed.call("POST", "/api/v1/namespaces/default/pods/old/binding", body))
         await until(lambda: ("POST", "/api/v1/namespaces/default/pods/old/binding") in api.calls)
-        async with running(api, tmp_path, is_first=False, kube=kube) as scheduler:
+        async with running(api, tmp_path, is_first=False) as scheduler:
+            scheduler.app.lead.await_binds(3600, lambda: True)
             assert (await scheduler.filter(new, NAMES[:1], gpu=True))["NodeNames"] == NAMES[:1]
             assert "may still take effect" in await scheduler.bind(new, NAMES[0])
             api.bindings_go_on.set()
             await late
+            scheduler.app.lead.await_binds(0, lambda: True)
             await until(lambda: scheduler.app.lead.may_bind)
             assert "no longer free" in await scheduler.bind(new, NAMES[0])
             assert api.pod(old["metadata"]["name"])["spec"]["nodeName"] == NAMES[0]
             assert "nodeName" not in api.pod("new")["spec"]
+
+
+async def test_where_there_are_no_devices_nothing_is_waited_for_after_a_start(tmp_path: Path) -> None:
+    async with cluster(gpus=0) as api, running(api, tmp_path, is_first=False) as scheduler:
+        has_devices = scheduler.app.lead._has_devices
+        scheduler.app.lead.await_binds(3600, has_devices)
+        assert scheduler.app.engine.may_bind()
+        api.put("nodes", node_object("late", gpus=1))
+        await until(lambda: "late" in scheduler.app.engine.state.row_of)
+        assert not scheduler.app.engine.may_bind()
 
 
 @pytest.mark.parametrize(("status", "after_effect"), [(0, True), (500, True), (504, True), (0, False), (500, False)])

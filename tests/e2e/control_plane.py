@@ -296,12 +296,12 @@ class Ullage:
         self.settings = {"mode": "decide", "strategy": "best-fit", "http": http, "kube": kube, **settings}
 
     def start(self, *, wait: bool = True) -> None:
-        """Start (again), and wait until it is ready."""
+        """Start (again), and wait until it is ready and binds devices."""
         path = self.plane.folder / f"{self.name}.json"
         path.write_text(json.dumps(self.settings))
         self.plane.spawn(self.name, sys.executable, *self.program, "serve", "--config", str(path))
         if wait:
-            self.plane.wait(self.name, lambda: self.get("/readyz") == "ok")
+            self.plane.wait(self.name, lambda: self.get("/readyz") == "ok" and bool(self.ledger()["binding"]))
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """End it, politely or not."""

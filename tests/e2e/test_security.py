@@ -21,6 +21,7 @@ import yaml
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, DEVICES_ANNOTATION, MEMORY
+from scheduler.binder import EARLIER
 from scheduler.rights import RIGHTS
 from tests.e2e.control_plane import NAMESPACE, REPO, ControlPlane, Ullage, free_port
 from tests.e2e.drive import PATIENCE, PODS, cluster_of, node_json, pod_json
@@ -242,15 +243,18 @@ class Used:
         phantom = pod_json("phantom", SHARED)
         phantom["metadata"]["uid"] = f"phantom-{self.ullage.name}"
         self.post("/v1/filter", {"Pod": phantom, "Nodes": None, "NodeNames": ["node-0000", "node-0001"]})
-        self.post("/v1/gpu/bind", names)
+        while EARLIER in self.post("/v1/gpu/bind", names):
+            time.sleep(0.2)
         self.has_asked = True
 
-    def post(self, path: str, body: dict[str, Any]) -> None:
+    def post(self, path: str, body: dict[str, Any]) -> str:
         """Call a verb and keep the answer."""
         url = f"http://127.0.0.1:{self.ullage.port}{path}"
         request = urllib.request.Request(url, method="POST", data=json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=60) as answer:
-            self.answers += answer.read().decode()
+            said = str(answer.read().decode())
+        self.answers += said
+        return said
 
     def said(self) -> str:
         """Everything it has said so far."""
