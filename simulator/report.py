@@ -441,17 +441,21 @@ def _table(comparison: Comparison, trace: str) -> Table:
         cells = [Cell(line["strategy"])]
         for key, _, factor, decimals, more in used:
             values = [x[key] for x in lines if x[key] is not None]
-            best = max(values) if more else min(values)
-            alone = max(values) != min(values)
+            texts = {value: _text(key, factor * value, decimals) for value in values}  # who looks alike is as good
+            best, differ = texts[max(values) if more else min(values)], len(set(texts.values())) > 1
             value = line[key]
-            text = "–" if value is None else f"{factor * value:,.{decimals}f}"
-            if key.startswith("pending_s") and value is not None:
-                text = duration(value)
+            text = "–" if value is None else texts[value]
+            is_best = differ and text == best
             if key == line["metric"] and value is not None and line["sd"]:
                 text += f" ± {factor * line['sd']:,.{decimals}f}"
-            cells.append(Cell(text, alone and value == best))
+            cells.append(Cell(text, is_best))
         rows.append(cells)
     return Table(["strategy", *(c[1] for c in used)], rows)
+
+
+def _text(key: str, value: float, decimals: int) -> str:
+    """A value of the table, in words where it is a time."""
+    return duration(value) if key.startswith("pending_s") else f"{value:,.{decimals}f}"
 
 
 def _turned(table: Table) -> Table:

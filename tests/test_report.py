@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from placement.strategies import STRATEGIES
 from simulator import page_style
 from simulator.charts import Line, line_chart
 from simulator.compare import Comparison, Question, compare, document
-from simulator.report import COLUMNS, MEANINGS, Cell, Table, _turned, to_html, to_markdown
+from simulator.report import COLUMNS, MEANINGS, Cell, Table, _table, _turned, to_html, to_markdown
 from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace_facts import duration
 
@@ -62,6 +63,17 @@ def test_one_replay_on_a_fleet_that_grows_shows_what_it_cost_and_no_knot(tmp_pat
     assert "What it cost" in page
     assert "Against what arrived" not in page  # shares of a fleet that shrinks go back and forth
     assert "Every seed" not in page
+
+
+def test_who_looks_as_good_as_the_best_is_marked_as_well_and_nobody_where_all_look_alike(made: Comparison) -> None:
+    first, second, *_ = made.summary
+    close = {"placed": 100.2, "usd_per_month": 10.4}, {"placed": 100.4, "usd_per_month": 10.1}
+    lines = [{**line, **values} for line, values in zip((first, second), close, strict=True)]
+    lines.append({**second, "strategy": "third", "placed": 99.0, "usd_per_month": 9.6})
+    table = _table(replace(made, summary=lines), first["trace"])
+    marked = dict(zip(table.heads, zip(*([cell.best for cell in row] for row in table.rows), strict=True), strict=True))
+    assert marked["Pods placed"] == (True, True, False)
+    assert marked["USD a month"] == (False, False, False)
 
 
 def test_fragments_by_cause_add_up_to_the_fragmented_share(made: Comparison) -> None:
