@@ -283,7 +283,7 @@ class Consolidation:
         state = replay.state
         column_of = {int(row): n for n, row in enumerate(nodes.rows)}
         residents = list(state.residents.values())
-        movable = {spec: is_modelled(state, spec) for spec in {r.spec for r in residents}}
+        movable = {spec: is_modelled(state, spec) for spec in dict.fromkeys(r.spec for r in residents)}
         specs = [spec for spec, may in movable.items() if may]
         index = {spec: c for c, spec in enumerate(specs)}
         count = np.zeros((len(specs), len(nodes.rows)), np.int64)
