@@ -1,24 +1,21 @@
 """The loop: a trace's events, in virtual time, through the very object that decides live.
 
 Each pod goes through ``Strategy.decide`` on the ledger; nothing here chooses. What surrounds a decision live is
-simulated: the pending queue with kube-scheduler's order and back-off, preemption, nodes that come, go and fail, a
-fleet that grows, and the delivery that loses quality on the way.
-
-Pods of one gang start together or not at all (:mod:`simulator.gangs`).
+simulated: the pending queue (:mod:`simulator.pending`), preemption, nodes that come, go and fail, a fleet that grows, and
+the delivery that loses quality on the way. Pods of one gang start together or not at all (:mod:`simulator.gangs`).
 
 Not simulated: image pulls, kubelet start-up, and the scheduler's own latency; a decision takes no virtual time.
-Identical pods that wait share one attempt (the first that finds no room speaks for its class).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import count
 from time import perf_counter, process_time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,11 +24,13 @@ from placement.knowledge import Knowledge, Workload
 from placement.log import DECISION, Asked, Event, EventLog
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.state import NUM_DERIVED, ClusterState, Resident
+from placement.state import ClusterState, Resident
 from placement.strategy import Decision, Strategy, main_reason
+from simulator.accounts import check_ledger
 from simulator.delivery import DELIVERIES, Courier, Delivery
 from simulator.fleet import Elastic
-from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of, priority_of
+from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of
+from simulator.pending import NEVER, Pending
 from simulator.planning.buying import autoscaler
 from simulator.spare import Spare
 from simulator.timeline import Timeline
@@ -39,10 +38,6 @@ from simulator.timeline import Timeline
 if TYPE_CHECKING:
     from simulator.traces.trace import Trace
 
-BACKOFF_S = 1
-MAX_BACKOFF_S = 10
-"""kube-scheduler's ``podInitialBackoffSeconds`` and ``podMaxBackoffSeconds``."""
-NEVER = -1
 DRAWS = 4096
 GIVE_UP_S = 86_400
 """A replay that runs until everything has ended stops when nobody has run for so long after the last recorded event."""
@@ -150,11 +145,6 @@ class Outcome:
         return self.num_decisions / self.loop_cpu_s if self.loop_cpu_s else 0.0
 
 
-def backoff_s(attempts: int) -> int:
-    """Seconds before a pod that was tried in vain so often is tried again."""
-    return min(BACKOFF_S << min(attempts - 1, 8), MAX_BACKOFF_S)
-
-
 class _Ending(NamedTuple):
     """A pod's lifetime is over, unless it has moved since."""
 
@@ -176,37 +166,6 @@ class _Spot(NamedTuple):
     node: NodeSpec
     stay: int
     """Which of the stays of nodes this one is."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """Pods of one class, or gangs of one make-up, that found no room: oldest first."""
-
-    pods: deque[int] = field(default_factory=deque)
-    """For gangs, the first pod of each."""
-    came: deque[int] = field(default_factory=deque)
-    """What ``failures`` was before each of them came."""
-    failures: int = 0
-    """Attempts in vain, each of which counts for all who waited then."""
-    ready_s: int = 0
-    seen: int = 0
-    """Changes that made room before the last attempt: without another one there is no use in trying again."""
-
-    def join(self, pod: int) -> None:
-        """Wait behind those who do; whoever is first speaks for the class."""
-        self.pods.append(pod)
-        self.came.append(self.failures - (len(self.pods) > 1))  # the last attempt was his, too
-
-    def leave(self) -> None:
-        """The first has found room."""
-        self.pods.popleft()
-        self.came.popleft()
-
-    def back_off(self, time_s: int, rooms: int) -> None:
-        """The first was tried in vain: wait as long as kube-scheduler lets a pod that was tried so often."""
-        self.failures += 1
-        self.seen = rooms
-        self.ready_s = time_s + backoff_s(self.failures - self.came[0])
 
 
 class Replay:
@@ -231,9 +190,8 @@ class Replay:
         self._note = self.state.log.append if self.options.log else None
         self._queue: list[tuple[int, int, int, object]] = []
         self._order = count()
-        self._waiting: dict[Unit, _Waiting] = {}
+        self._pending = Pending()
         self._retry_at = NEVER
-        self._rooms = 0
         self._emptied: dict[str, int] = {}
         self._stays: dict[str, int] = {}
         self._taken_away: set[str] = set()
@@ -255,7 +213,16 @@ class Replay:
         end_s = self._end_s(arrivals)
         num, i = len(arrivals), 0
         arrive: Callable[[int], None] = self._gather if self.options.delivery.window_s else self._arrive
-        handle = self._handle
+        handlers: dict[int, Callable[[Any], None]] = {
+            _END: self._ended,
+            _NODE: self._node_event,
+            _SPOT: self._interrupt,
+            _IDLE: self._idle,
+            _RETRY: self._wake_up,
+            _SCAN: self._scan,
+            _WINDOW: self._close_window,
+            _POLICY: self._act,
+        }
         if self.gangs:
             arrive = self._arrive_in_gangs(arrive)
         while True:
@@ -269,7 +236,7 @@ class Replay:
                 self.time_s = time_s
                 if time_s >= timeline.next_s:
                     timeline.advance(time_s)
-                handle(kind, subject)
+                handlers[kind](subject)
             elif arrival is not None and (end_s == NEVER or arrival <= end_s):
                 self.time_s = arrival
                 if arrival >= timeline.next_s:
@@ -350,7 +317,7 @@ class Replay:
             self._alone_s = NEVER
             self._in_vain.clear()
             return False
-        if not any(w.pods for w in self._waiting.values()):
+        if not self._pending:
             return True
         if self._alone_s == NEVER:
             self._alone_s = time_s
@@ -367,33 +334,8 @@ class Replay:
     def _push(self, time_s: int, kind: int, subject: object) -> None:
         heapq.heappush(self._queue, (time_s, kind, next(self._order), subject))
 
-    def _handle(self, kind: int, subject: object) -> None:
-        if kind == _END:
-            assert isinstance(subject, _Ending), "only ends are of this kind"
-            if self.generation[subject.pod] == subject.generation:
-                self._end(subject.pod)
-        elif kind == _RETRY:
-            if self.time_s == self._retry_at:  # else an earlier one has taken its place
-                self._retry_at = NEVER
-                self._retry()
-        elif kind == _NODE:
-            self._node_event(subject)
-        elif kind == _SCAN:
-            self._scan_at = NEVER
-            self._scan()
-        elif kind == _IDLE:
-            self._idle(subject)
-        elif kind == _SPOT:
-            self._interrupt(subject)
-        else:
-            self._planned(kind, subject)
-
-    def _planned(self, kind: int, subject: object) -> None:
-        """A window closes, or a policy's time has come."""
-        if kind == _WINDOW:
-            self._close_window()
-            return
-        policy: Policy = subject  # type: ignore[assignment]  # only policies are pushed with this kind
+    def _act(self, policy: Policy) -> None:
+        """A policy's time has come."""
         policy.act(self)
         self._push(self.time_s + policy.every_s, _POLICY, policy)
 
@@ -404,15 +346,13 @@ class Replay:
         return self._draws
 
     def _arrive(self, pod: int) -> None:
-        spec = self.specs[pod]
         self.timeline.num_arrived = pod + 1
-        if self._waiting:
-            waiting = self._waiting.get(spec)
-            if waiting is not None and waiting.pods:
-                waiting.join(pod)  # its class has no room: it would find none either
-                return
-        if not self._try(pod, spec):
-            self._wait(pod, spec)
+        self._enter(pod, self.specs[pod])
+
+    def _enter(self, pod: int, unit: Unit) -> None:
+        """Wait behind others of the class, or be tried."""
+        if not (self._pending.join_behind(unit, pod) or self._attempt(pod, unit)):
+            self._wait(pod, unit)
 
     def _arrive_in_gangs(self, alone: Callable[[int], None]) -> Callable[[int], None]:
         """Pods of gangs wait for each other; all others arrive as ever."""
@@ -423,15 +363,8 @@ class Replay:
                 alone(pod)
                 return
             self.timeline.num_arrived = pod + 1
-            members = self.gangs.join(pod)
-            if not members:
-                return
-            unit = tuple(self.specs[member] for member in members)
-            waiting = self._waiting.get(unit)
-            if waiting is not None and waiting.pods:
-                waiting.join(members[0])
-            elif not self._try_together(members):
-                self._wait(members[0], unit)
+            if members := self.gangs.join(pod):
+                self._enter(members[0], tuple(self.specs[member] for member in members))
 
         return arrive
 
@@ -442,7 +375,7 @@ class Replay:
             self._push(self.time_s + self.options.delivery.window_s, _WINDOW, None)
         self._gathered.append(pod)
 
-    def _close_window(self) -> None:
+    def _close_window(self, _: object) -> None:
         """Plan what has gathered; who gets no node of the plan goes the ordinary way."""
         from simulator.planning.policies import plan_window
 
@@ -451,14 +384,8 @@ class Replay:
         pods.sort(key=lambda pod: (-self.specs[pod].priority, -share_rank(self.specs[pod])))
         planned = plan_window(self, pods)
         for pod in pods:
-            spec = self.specs[pod]
-            if pod in planned and self._place_at(pod, spec, planned[pod]):
-                continue
-            waiting = self._waiting.get(spec)
-            if waiting is not None and waiting.pods:
-                waiting.join(pod)
-            elif not self._try(pod, spec):
-                self._wait(pod, spec)
+            if pod not in planned or not self._place_at(pod, self.specs[pod], planned[pod]):
+                self._enter(pod, self.specs[pod])
 
     def _place_at(self, pod: int, spec: PodSpec, row: int) -> bool:
         """Place a pod on one node if every rule allows it there, as kube-scheduler checks a nominated node."""
@@ -482,39 +409,37 @@ class Replay:
         """
         pod = self.pod_of[uid]
         home = self.state.residents[uid]
-        spec, lifetime, started = home.spec, self.lifetimes[pod], self.placed_s[pod]
-        ran = self.time_s - started
-        lost = min(ran, checkpoint_s) + restart_s
-        self._release(pod)
-        self.lifetimes[pod] = max(lifetime - ran, 0) + lost if lifetime >= 0 else lifetime
-        if self._place_at(pod, spec, row):
-            self.num_evictions += 1
-            self.lost_pod_s += lost
+        lifetime, started = self.lifetimes[pod], self.placed_s[pod]
+        lost = self._uproot(pod, restart_s, checkpoint_s)
+        if self._place_at(pod, home.spec, row):
+            self._count_eviction(lost)
             self._room(home.row)
             return True
-        self.lifetimes[pod] = max(lifetime - ran, 0) if lifetime >= 0 else lifetime
-        self._place(pod, spec, home.row, self.state.name(home.row), home.devices)
+        self.lifetimes[pod] = max(lifetime - (self.time_s - started), 0) if lifetime >= 0 else lifetime
+        self._place(pod, home.spec, home.row, self.state.name(home.row), home.devices)
         self.placed_s[pod] = started
         self.lifetimes[pod] = lifetime
         return False
 
-    def evict(self, uid: str, *, restart_s: int, checkpoint_s: int) -> bool:
+    def evict(self, uid: str, *, restart_s: int, checkpoint_s: int) -> None:
         """Evict a running pod and leave its replacement to the scheduler, at the cost that :meth:`migrate` states."""
-        pod = self.pod_of[uid]
-        spec, row, lifetime = self.specs[pod], self.state.residents[uid].row, self.lifetimes[pod]
-        ran = self.time_s - self.placed_s[pod]
-        lost = min(ran, checkpoint_s) + restart_s
-        self._release(pod)
-        self.lifetimes[pod] = max(lifetime - ran, 0) + lost if lifetime >= 0 else lifetime
-        self.num_evictions += 1
-        self.lost_pod_s += lost
+        pod, row = self.pod_of[uid], self.state.residents[uid].row
+        self._count_eviction(self._uproot(pod, restart_s, checkpoint_s))
         self._room(row)
-        waiting = self._waiting.get(spec)
-        if waiting is not None and waiting.pods:
-            waiting.join(pod)
-        elif not self._try(pod, spec):
-            self._wait(pod, spec)
-        return True
+        self._enter(pod, self.specs[pod])
+
+    def _uproot(self, pod: int, restart_s: int, checkpoint_s: int) -> int:
+        """Take a running pod off its node; returns the seconds by which that lengthens its stay."""
+        lifetime, ran_s = self.lifetimes[pod], self.time_s - self.placed_s[pod]
+        lost_s = min(ran_s, checkpoint_s) + restart_s
+        self._release(pod)
+        if lifetime >= 0:
+            self.lifetimes[pod] = max(lifetime - ran_s, 0) + lost_s
+        return lost_s
+
+    def _count_eviction(self, lost_s: int) -> None:
+        self.num_evictions += 1
+        self.lost_pod_s += lost_s
 
     def wake(self) -> None:
         """A node was changed: who waits is tried as soon as his back-off allows."""
@@ -588,7 +513,10 @@ class Replay:
                 self._queue, (time_s + lifetime, _END, next(self._order), _Ending(pod, self.generation[pod]))
             )
 
-    def _end(self, pod: int) -> None:
+    def _ended(self, ending: _Ending) -> None:
+        pod = ending.pod
+        if self.generation[pod] != ending.generation:
+            return
         row = self._release(pod).row
         self.has_ended[pod] = 1
         self._room(row)
@@ -610,10 +538,7 @@ class Replay:
                 if self.first_placed_s[member] < 0:  # who ran and lost his node has had a place
                     self.failed[member] = reason
             return
-        waiting = self._waiting.setdefault(unit, _Waiting())
-        waiting.join(pod)
-        if len(waiting.pods) == 1:  # else an evicted pod joins those of its class, and waits as long as they do
-            waiting.back_off(self.time_s, self._rooms)
+        self._pending.join(unit, pod, self.time_s)
         if self.scaler is not None and self._scan_at == NEVER:
             self._scan_at = self.time_s + self.scaler.settings.scan_s
             self._push(self._scan_at, _SCAN, None)
@@ -632,13 +557,12 @@ class Replay:
 
     def _schedule_retry(self) -> None:
         """Something changed that may make room for whoever waits."""
-        self._rooms += 1
+        self._pending.rooms += 1
         self._await_backoff()
 
     def _await_backoff(self) -> None:
         """Try again as soon as the first class may that has not been tried since something changed."""
-        waiting = self._waiting.values()
-        soonest = min((w.ready_s for w in waiting if w.pods and w.seen < self._rooms), default=NEVER)
+        soonest = self._pending.soonest_s()
         if soonest == NEVER:
             return
         at = max(soonest, self.time_s)
@@ -646,21 +570,18 @@ class Replay:
             self._retry_at = at
             self._push(at, _RETRY, None)
 
-    @staticmethod
-    def _by_urgency(entries: Iterable[tuple[Unit, _Waiting]]) -> list[tuple[Unit, _Waiting]]:
-        """In the order of kube-scheduler's queue: by priority, then by age."""
-        return sorted(entries, key=lambda entry: (-priority_of(entry[0]), entry[1].pods[0]))
+    def _wake_up(self, _: object) -> None:
+        if self.time_s == self._retry_at:  # else an earlier one has taken its place
+            self._retry_at = NEVER
+            self._retry()
 
     def _retry(self) -> None:
-        """Try every waiting class that may be tried: by priority, then by age, as kube-scheduler's queue."""
-        now = self.time_s
-        rooms = self._rooms
-        ready = ((unit, w) for unit, w in self._waiting.items() if w.pods and w.ready_s <= now and w.seen < rooms)
-        for unit, waiting in self._by_urgency(ready):
+        """Try every waiting class that may be tried."""
+        for unit, waiting in self._pending.ready(self.time_s):
             while waiting.pods and self._attempt(waiting.pods[0], unit):
                 waiting.leave()
             if waiting.pods:
-                waiting.back_off(now, self._rooms)
+                waiting.back_off(self.time_s, self._pending.rooms)
         self._await_backoff()
 
     def _preempt(self, pod: int, spec: PodSpec) -> bool:
@@ -686,9 +607,7 @@ class Replay:
         self._requeue(pod)
 
     def _requeue(self, pod: int) -> None:
-        self.num_evictions += 1
-        if self.lifetimes[pod] >= 0:
-            self.lost_pod_s += self.time_s - self.placed_s[pod]
+        self._count_eviction(self.time_s - self.placed_s[pod] if self.lifetimes[pod] >= 0 else 0)
         self._wait(pod, self.specs[pod])
         self._schedule_retry()
 
@@ -699,10 +618,9 @@ class Replay:
     def _queued(self) -> list[tuple[int, str]]:
         """Every pod that waits, and why."""
         found = [(pod, INCOMPLETE) for pod in self.gangs.incomplete(self.timeline.num_arrived)]
-        for unit, waiting in self._waiting.items():
-            if waiting.pods:
-                reason = self._reason(unit)
-                found += [(pod, reason) for entry in waiting.pods for pod in self._pods_of(unit, entry)]
+        for unit, waiting in self._pending:
+            reason = self._reason(unit)
+            found += [(pod, reason) for entry in waiting.pods for pod in self._pods_of(unit, entry)]
         return found
 
     def _reason(self, spec: Unit) -> str:
@@ -779,43 +697,39 @@ class Replay:
             if node is not None:
                 self._node_up(node)
 
-    def _interrupt(self, subject: object) -> None:
-        assert isinstance(subject, _Spot), "only interruptions are of this kind"
-        node, stay = subject
+    def _interrupt(self, spot: _Spot) -> None:
+        node, stay = spot
         if node.name not in self.state.row_of or self._stays[node.name] != stay:
             return
         self._node_down(node.name)
         if self.options.spot.return_s and self.scaler is None:  # an elastic fleet buys what it misses
             self._push(self.time_s + self.options.spot.return_s, _NODE, node)
 
-    def _idle(self, subject: object) -> None:
-        assert isinstance(subject, _Idle), "only idle checks are of this kind"
-        row = self.state.row_of.get(subject.node)
-        is_same = self._emptied.get(subject.node) == subject.emptied
+    def _idle(self, idle: _Idle) -> None:
+        row = self.state.row_of.get(idle.node)
+        is_same = self._emptied.get(idle.node) == idle.emptied
         if row is not None and is_same and not self.state.residents_on[row]:
-            self._node_down(subject.node)
+            self._node_down(idle.node)
 
-    def _scan(self) -> None:
+    def _scan(self, _: object) -> None:
         assert self.scaler is not None, "only an elastic fleet is scanned"
+        self._scan_at = NEVER
         classes = list(self._without_room().items())
         classes.sort(key=lambda item: (-item[0].priority, -max(item[0].amounts.values(), default=0)))
         orders = self.scaler.order(classes, self.time_s, self._came(self.scaler.settings))
         for node, ready_s in orders:
             self._push(ready_s, _NODE, node)
-        if any(w.pods for w in self._waiting.values()):
+        if self._pending and (orders or self._queue):
             self._scan_at = self.time_s + self.scaler.settings.scan_s
-            if orders or self._queue:
-                self._push(self._scan_at, _SCAN, None)
-            else:
-                self._scan_at = NEVER
+            self._push(self._scan_at, _SCAN, None)
 
     def _without_room(self) -> Counter[PodSpec]:
         """How many pods of each class wait and would find no node as things are."""
         spare: Spare | None = None
         wanted = Counter[PodSpec]()
-        for unit, waiting in self._by_urgency((unit, w) for unit, w in self._waiting.items() if w.pods):
+        for unit, waiting in self._pending.by_urgency():
             num = len(waiting.pods)
-            if waiting.seen < self._rooms:  # they have not been tried since something changed
+            if waiting.seen < self._pending.rooms:  # they have not been tried since something changed
                 spare = spare or Spare(self.snapshot, self.strategy)
                 num -= spare.takes(unit, num)
             if num:
@@ -833,18 +747,13 @@ class Replay:
 
     def waiting(self) -> list[int]:
         """Pods that have arrived and have no place, by class and then oldest first; not those of gangs that are not complete."""
-        return [
-            pod
-            for unit, waiting in self._waiting.items()
-            for entry in waiting.pods
-            for pod in self._pods_of(unit, entry)
-        ]
+        return [pod for unit, waiting in self._pending for entry in waiting.pods for pod in self._pods_of(unit, entry)]
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 
     def _finish(self, num_seen: int) -> Outcome:
         for pod in self._gathered:  # the replay ends inside a window
-            self._waiting.setdefault(self.specs[pod], _Waiting()).join(pod)
+            self._pending.add(self.specs[pod], pod)
         self.timeline.finish(self.time_s)
         unplaced: Counter[str] = Counter(self.failed.values())
         waiting = [(pod, reason) for pod, reason in self._queued() if self.first_placed_s[pod] < 0]
@@ -879,34 +788,18 @@ class Replay:
         )
 
     def _check(self, num_seen: int) -> None:
-        """Nothing lost, nothing counted twice: pods are in one place each, and columns are sums of residents."""
-        state = self.state
+        """Nothing lost, nothing counted twice: pods are in one place each, and the ledger is the sum of its residents."""
         where = Counter[str]()
         for pod in range(num_seen):
             where["failed" if pod in self.failed else "placed" if self.first_placed_s[pod] >= 0 else "waiting"] += 1
         waiting = [pod for pod, _ in self._queued()]
         assert len(waiting) == len(set(waiting)), "a pod waits twice"
         assert where["waiting"] == sum(self.first_placed_s[pod] < 0 for pod in waiting), "a pod was lost"
-        assert not any(self.uids[pod] in state.residents for pod in waiting), "a pod both runs and waits"
+        assert not any(self.uids[pod] in self.state.residents for pod in waiting), "a pod both runs and waits"
         for members in self.gangs.all():
             started = {self.first_placed_s[pod] for pod in members if pod < num_seen}
             assert len(started) <= 1, "a gang did not start together"
-        taken = np.zeros_like(state.taken)
-        gpu_free = np.zeros_like(state.gpu_free)
-        for row, node in enumerate(state.nodes):
-            if node is not None:
-                gpu_free[row, : node.num_gpus] = 1000
-        for resident in state.residents.values():
-            taken[:, resident.row] += state.delta(resident.spec)
-            for g in range(resident.devices.bit_length()):
-                if resident.devices >> g & 1 and resident.spec.gpu is not None:
-                    gpu_free[resident.row, g] -= resident.spec.gpu.milli
-        assert (taken == state.taken).all(), "the ledger's columns are not the sum of its residents"
-        assert (gpu_free == state.gpu_free).all(), "device shares are not what residents left"
-        assert (gpu_free >= 0).all(), "a device is given twice"
-        lanes = slice(NUM_DERIVED, None)
-        over = (state.taken[lanes] > state.offered[lanes]) & state.is_alive
-        assert not over.any(), "a node is over its allocatable"
+        check_ledger(self.state)
 
 
 __all__ = ["Interruptions", "Outcome", "Replay", "ReplayOptions"]

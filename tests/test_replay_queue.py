@@ -17,7 +17,8 @@ from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from simulator.fleet import HOSTNAME, Elastic, Shape
 from simulator.gangs import Unit
-from simulator.replay import Outcome, Replay, ReplayOptions, backoff_s
+from simulator.pending import backoff_s
+from simulator.replay import Outcome, Replay, ReplayOptions
 from simulator.spare import Spare
 from simulator.traces.trace import NodeEvent, Trace
 

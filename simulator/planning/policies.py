@@ -329,10 +329,11 @@ class Consolidation:
             here = list(state.residents_on[int(rows[n])])
             if used[n] >= LOW_UTILISATION or len(here) > budget:
                 break
-            moved = sum(replay.evict(uid, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s) for uid in here)
-            budget -= moved
-            if moved:
-                self.promises.append(Promise(replay.time_s, 0.0, None, None, 0.0, 0.0, 0, moved, 0))
+            for uid in here:
+                replay.evict(uid, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
+            budget -= len(here)
+            if here:
+                self.promises.append(Promise(replay.time_s, 0.0, None, None, 0.0, 0.0, 0, len(here), 0))
 
 
 @dataclass(frozen=True)
