@@ -24,6 +24,7 @@ from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc
 from tests.e2e.control_plane import IS_NEWEST, NAMESPACE, REPO, ControlPlane, Ullage, free_port
 from tests.e2e.drive import Cluster, cluster_of
+from tests.e2e.test_security import apply_policy
 
 GIB = 2**30
 BATCHING = {"UD125"} if IS_NEWEST else set[str]()
@@ -223,5 +224,9 @@ async def test_the_doctor_sees_what_is_broken_in_a_live_cluster(plane: ControlPl
         patch = [{"op": "add", "path": "/rules/-", "value": wide}]
         await asyncio.to_thread(plane.call, "PATCH", path, patch, "application/json-patch+json")
         assert await asyncio.to_thread(codes) == BATCHING | {"UD409"}
+        admin = ("--kubeconfig", str(plane.kubeconfig("admin", "admin-token")))
+        assert "UD417" in await asyncio.to_thread(codes, *admin), "nobody guards who writes devices"
+        await asyncio.to_thread(apply_policy, plane, "base/devices-policy.yaml")
+        assert "UD417" not in await asyncio.to_thread(codes, *admin)
         await asyncio.to_thread(installed.ullage.end)
         assert "UD402" in await asyncio.to_thread(codes)
