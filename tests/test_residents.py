@@ -34,7 +34,7 @@ from placement.residents import MOST_USE, Residents
 from placement.resources import CPU, MAX_AMOUNT, MEMORY, PODS
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
-from simulator.replay import Replay, ReplayOptions
+from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.traces.trace import Trace
 from simulator.usage.lifetime_learner import LifetimeLearner
 
@@ -213,7 +213,7 @@ def test_decisions_while_lifetimes_change_are_those_of_a_strategy_that_starts_ov
         pods.append((f"p{i}", _spec(f"StatefulSet/w{workload}", 500 * (1 + (workload + i) % 3)), clock, clock + life))
     trace = Trace.of("t", [_node(i, cpu=16_000) for i in range(12)], pods)
 
-    def outcome(*policies: object) -> list[int]:
+    def outcome(*policies: Policy) -> list[int]:
         options = ReplayOptions(knowledge=Knowledge.neutral(), backend=backend, policies=(LifetimeLearner(), *policies))
         replayed = Replay(trace, STRATEGIES[strategy], options).run()
         return [int(x) for x in replayed.node_of]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.live_engine import GIB, Live
 from tests.test_prometheus import NOW, Clock, learner_of
 
 
-def see(live: Live, name: str, spec: PodSpec, version: int = 1, **more: int) -> None:
+def see(live: Live, name: str, spec: PodSpec, version: int = 1, **more: Any) -> None:
     live.ledger.see(Seen(f"uid-{name}", name, "shop", version, spec, "n1", **more))
 
 
