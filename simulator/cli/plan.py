@@ -1,4 +1,4 @@
-"""Commands about plans: `ullage reproduce priority-matters`, `ullage plan …`, `ullage snapshot`.
+"""Plans of a cluster: `ullage plan rescue`, `batch`, `consolidate`, `purchase`, and `ullage snapshot`.
 
 Thin: each command reads its input, calls a pure planner with a clock, and prints. Standard output is data, progress
 goes to standard error. Nothing here changes a cluster.
@@ -7,7 +7,6 @@ goes to standard error. Nothing here changes a cluster.
 from __future__ import annotations
 
 import functools
-import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -19,118 +18,15 @@ import click
 
 from placement.errors import ConfigError
 from placement.planning.plans import Plan
-from simulator.output import data_only, output_option, progress, render, write_whole
+from simulator.cli import plan_traces
+from simulator.cli.spans import seconds
+from simulator.output import output_option, progress, render, write_whole
 
 if TYPE_CHECKING:
     from placement.planning.snapshots import SnapshotFile
     from simulator.cost import PriceBook
     from simulator.planning.worker import Request
     from simulator.traces.trace import Trace
-
-
-def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str], tuple[Any, ...]]:
-    """Callback that reads a comma-separated list."""
-
-    def read(_context: click.Context, parameter: click.Parameter, text: str) -> tuple[Any, ...]:
-        try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError as error:
-            raise click.BadParameter(f"{text!r} is not a comma-separated list of numbers", param=parameter) from error
-
-    return read
-
-
-def seconds(_context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
-    """Callback that reads a span of time: ``24h``, ``30m``, ``7d``, or seconds."""
-    if text is None:
-        return None
-    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:], 0)
-    try:
-        found = round(float(text[:-1]) * unit) if unit else int(text)
-    except (ValueError, OverflowError):
-        found = 0
-    if not 0 < found < 10**10:
-        raise click.BadParameter(
-            f"{text!r} is no span of time; write it like 24h, 30m, 7d, or seconds", param=parameter
-        )
-    return found
-
-
-@click.command("priority-matters")
-@click.option("--seeds-file", type=click.Path(path_type=Path), required=True, help="One seed per line.")
-@click.option("--seeds", "num_seeds", type=click.IntRange(min=1), help="Only the first so many seeds.")
-@click.option("--time", "time_s", type=float, default=1.0, show_default=True, help="Seconds per instance.")
-@click.option("--nodes", default="4,8,16,32", show_default=True, callback=numbers(int), help="Cluster sizes.")
-@click.option("--pods-per-node", default="4,8", show_default=True, callback=numbers(int), help="Pods ÷ nodes.")
-@click.option("--priorities", default="1,2,4", show_default=True, callback=numbers(int), help="Number of tiers.")
-@click.option(
-    "--util",
-    default="0.90,0.95,1.00,1.05",
-    show_default=True,
-    callback=numbers(float),
-    help="What pods ask for over what nodes offer.",
-)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
-@click.option(
-    "--threads", type=click.IntRange(1, 2), default=2, show_default=True, help="Threads of each plan, so cores per job."
-)
-@click.option(
-    "--clock",
-    type=click.Choice(["wall", "cpu"]),
-    default="wall",
-    show_default=True,
-    help="What --time is measured by; cpu, on a machine that has other work to do, is that of each thread.",
-)
-@click.option(
-    "--work-dir",
-    type=click.Path(path_type=Path),
-    default=Path("priority-matters"),
-    show_default=True,
-    help="Finished cells are kept here; the same command takes up again after an interruption.",
-)
-@output_option
-def reproduce_priority_matters(
-    seeds_file: Path,
-    num_seeds: int | None,
-    time_s: float,
-    nodes: tuple[int, ...],
-    pods_per_node: tuple[int, ...],
-    priorities: tuple[int, ...],
-    util: tuple[float, ...],
-    jobs: int,
-    threads: int,
-    clock: str,
-    work_dir: Path,
-    output: str,
-) -> None:
-    """Rescue plans on the instances of "Priority Matters" (arXiv 2511.08373), with its outcome classes."""
-    from simulator.reproduce import priority as reproduce_priority
-
-    if min(*nodes, *pods_per_node, *priorities, 1) < 1 or not all(0 < share < math.inf for share in util):
-        raise ConfigError("nodes, pods per node and priorities start at 1, and util is a number above 0")
-    seeds = reproduce_priority.read_seeds(seeds_file)[:num_seeds]
-    with progress("cells") as advance:
-        results = reproduce_priority.reproduce(
-            reproduce_priority.grid(nodes, pods_per_node, priorities, util),
-            seeds,
-            time_s=time_s,
-            jobs=jobs,
-            work_dir=work_dir,
-            clock=clock,
-            threads=threads,
-            progress=advance,
-        )
-    document = reproduce_priority.summary(results)
-    keys = ["instances", "no_call", "called", "improved", "default_optimal", "failed", "proved", "improved_within_50ms"]
-    keys += ["usage_gain_pp", "moves_per_pod"]
-    cells: list[dict[str, Any]] = document["cells"]  # type: ignore[assignment]  # a list of rows, built above
-    where = ["nodes", "pods_per_node", "priorities", "util"]
-    rows = [{key: cell[key] for key in where + keys} for cell in cells]
-    total = {"nodes": "all", "pods_per_node": "", "priorities": "", "util": ""}
-    click.echo(render(document, [*rows, {**total, **{key: document[key] for key in keys}}], output))
-
-
-# ── ullage plan ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 GUESSED = "OpenCost's default rates, not by what you pay; --prices FILE tells that"
@@ -241,6 +137,10 @@ def plan() -> None:
 
     Nothing is changed: every plan is a proposal, and `plan apply` says what it would do until told `--yes`.
     """
+
+
+for command in plan_traces.COMMANDS:
+    plan.add_command(command)
 
 
 @plan.command()
@@ -498,245 +398,3 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
     write_snapshot(taken, path)
     pending = sum(not pod.node for pod in taken.pods)
     click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)
-
-
-@plan.command("bench")
-@click.argument(
-    "what",
-    type=click.Choice(
-        [
-            "batch",
-            "batch-rules",
-            "batch-wishes",
-            "batch-company",
-            "batch-priorities",
-            "consolidate",
-            "consolidate-unlimited",
-            "consolidate-spot",
-            "purchase",
-        ]
-    ),
-)
-@click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first; the next follow.")
-@click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds per plan.")
-@click.option(
-    "--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="What --time is measured by."
-)
-@output_option
-def bench_command(what: str, instances: int, seed: int, time_s: float, clock: str, output: str) -> None:
-    """Plans on committed instances: value, certified gap, and the rival beside them."""
-    from simulator.planning.bench import bench
-
-    with data_only(), progress("plans") as advance:
-        rows = bench(what, instances, time_s, advance, clock=clock, first_seed=seed)
-    document = {"apiVersion": "ullage.dev/v1", "kind": "PlanBench", "bench": what, "time_s": time_s, "rows": rows}
-    click.echo(render(document, rows, output))
-
-
-# ── plans over traces ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-@plan.command()
-@click.argument("trace")
-@click.option(
-    "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
-)
-@click.option("--time", "time_s", type=float, default=20.0, show_default=True, help="Seconds to plan.")
-@click.option("--fill", is_flag=True, help="Ignore departures: all pods of the trace at once.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
-@output_option
-def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int, output: str) -> None:
-    """Cheapest fixed fleet that holds TRACE at its peak, with a certified gap and USD a month."""
-    import time
-
-    from placement.planning.plans import Deadline
-    from simulator.cost import book_of_trace, read_price_book
-    from simulator.planning.peak_fleet import fleet_row, without_departures
-    from simulator.traces.sources import open_trace
-
-    with data_only(), progress("planning", is_time=True) as advance:
-        read = open_trace(trace)
-        book = book_of_trace(read) if prices is None else read_price_book(prices)
-        start = time.perf_counter()
-
-        def clock() -> float:
-            """The time; who looks at it moves the bar."""
-            now = time.perf_counter()
-            advance(min(now - start, time_s), time_s)
-            return now
-
-        row = fleet_row(without_departures(read) if fill else read, book, Deadline(time_s, clock), seed=seed)
-    click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanFleet", **row}, [row], output))
-
-
-@plan.command()
-@click.argument("trace")
-@click.option("--ahead", "ahead_s", callback=seconds, metavar="SPAN", default="6h", show_default=True, help="How far.")
-@click.option(
-    "--quantile",
-    "quantiles",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    multiple=True,
-    default=(0.5, 0.9),
-    show_default=True,
-    help="Of the demand; repeat.",
-)
-@click.option(
-    "--every", "every_s", callback=seconds, metavar="SPAN", default="1h", show_default=True, help="A forecast."
-)
-@click.option(
-    "--since", "since_s", callback=seconds, metavar="SPAN", default="1d", help="First forecast, after the start."
-)
-@click.option(
-    "--until", "until_s", callback=seconds, metavar="SPAN", help="Its time ahead ends then. Default: the end."
-)
-@click.option("--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of history.")
-@output_option
-def expect(
-    trace: str,
-    ahead_s: int,
-    quantiles: tuple[float, ...],
-    every_s: int,
-    since_s: int,
-    until_s: int | None,
-    days: float,
-    output: str,
-) -> None:
-    """How well a purchase foresees demand: on TRACE's past, judged by its later hours, beside simple rules."""
-    from simulator.planning.foresight import Judging, judged
-    from simulator.traces.sources import open_trace
-
-    rows = []
-    with data_only(), progress("forecasts") as advance:
-        read = open_trace(trace)
-        if len(read.pods):
-            until_s = until_s or int(read.pods.arrival_s.max() - read.pods.arrival_s.min())
-        for quantile in quantiles:
-            rows += judged(read, Judging(ahead_s, quantile, every_s, since_s, until_s or 0, days), advance)
-    click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanExpect", "rows": rows}, rows, output))
-
-
-@plan.command("replay")
-@click.argument("trace")
-@click.option(
-    "-s",
-    "--strategy",
-    "strategies",
-    multiple=True,
-    default=("planned",),
-    show_default=True,
-    help="What places; repeat.",
-)
-@click.option(
-    "--policy",
-    "policies",
-    type=click.Choice(["none", "planned", "karpenter-prefix", "descheduler"]),
-    multiple=True,
-    default=("planned",),
-    show_default=True,
-    help="What consolidates; one for each strategy, or one for all.",
-)
-@click.option(
-    "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
-)
-@click.option(
-    "--every", "every_s", type=click.IntRange(1), default=3600, show_default=True, help="Seconds between acts."
-)
-@click.option("--moves-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Budget per act.")
-@click.option(
-    "--history",
-    "history_s",
-    type=click.IntRange(0),
-    default=7200,
-    show_default=True,
-    help="Seconds of the past from which `planned` expects demand; 0 = it expects nothing.",
-)
-@click.option(
-    "--least-saved",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="Share of an interval for which a node's room must likely not be missed.",
-)
-@click.option(
-    "--buys",
-    type=click.Choice(["default", "ffd", "planned", "foreseen"]),
-    default="default",
-    show_default=True,
-    help="How the fleet buys: cheapest shape per core, Karpenter's first-fit decreasing, a plan for all who wait, or "
-    "node by node for those and for who is to come.",
-)
-@click.option(
-    "--foresees",
-    "foresees_s",
-    type=click.IntRange(0),
-    default=300,
-    show_default=True,
-    help="With `--buys foreseen`: as many pods as came in the last so many seconds are expected.",
-)
-@click.option(
-    "--restart", "restart_s", type=click.IntRange(0), default=60, show_default=True, help="Seconds a moved pod is down."
-)
-@click.option(
-    "--checkpoint",
-    "checkpoint_s",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Seconds between checkpoints: a moved pod does at most so much of its work again; 0 = none.",
-)
-@click.option("--since", "since_s", type=click.IntRange(0), default=0, help="Begin so many seconds into the trace.")
-@click.option("--until", "end_s", type=click.IntRange(1), help="Stop so many seconds after the first arrival.")
-@click.option(
-    "--judge",
-    "act",
-    type=click.IntRange(0),
-    help="Instead: what this act promised, and what it saved; 0 = each act until --until.",
-)
-@click.option(
-    "--span",
-    "span_s",
-    type=click.IntRange(1),
-    help="With --judge ACT: seconds it is judged over; an interval when absent.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
-@output_option
-def replay_command(
-    trace: str,
-    strategies: tuple[str, ...],
-    policies: tuple[str, ...],
-    prices: Path | None,
-    act: int | None,
-    span_s: int | None,
-    output: str,
-    end_s: int | None,
-    **given: Any,
-) -> None:
-    """Replay TRACE on an elastic fleet with a strategy and a consolidation policy: USD, evictions, waiting."""
-    from simulator.cost import book_of_trace, read_price_book
-    from simulator.planning.peak_fleet import within
-    from simulator.planning.replays import Question, judge, judge_all, replay_row
-    from simulator.traces.sources import open_trace
-
-    if len(policies) not in (1, len(strategies)):
-        raise ConfigError(
-            f"{len(strategies)} strategies and {len(policies)} policies; give one policy, or one for each"
-        )
-    read = open_trace(trace)
-    book = book_of_trace(read) if prices is None else read_price_book(prices)
-    read, ignored = within(read, list(book.shapes.values()))
-    rows = []
-    pairs = list(dict.fromkeys(zip(strategies, policies * (len(strategies) if len(policies) == 1 else 1), strict=True)))
-    with data_only(), progress("replays") as advance:
-        for done, (strategy, policy) in enumerate(pairs, 1):
-            question = Question(strategy, policy, end_s=end_s or -1, **given)
-            if act is None:
-                rows.append(replay_row(read, book, question))
-            elif act:
-                rows.append(judge(read, book, question, act, span_s or question.every_s))
-            else:
-                rows += judge_all(read, book, question)
-            advance(done, len(pairs))
-    document = {"apiVersion": "ullage.dev/v1", "kind": "PlanReplay", "ignored": list(ignored), "rows": rows}
-    click.echo(render(document, rows, output))

@@ -17,7 +17,7 @@ from simulator.cli.learn import (
     reproduce_lifetimes,
     reproduce_packing,
 )
-from simulator.cli.plan import reproduce_priority_matters
+from simulator.cli.reproduce_priority import reproduce_priority_matters
 from simulator.cli.reproduce_replays import adversaries_command, empty_nodes_command, placement_command
 from simulator.cli.simulate import check_writable
 from simulator.output import API_VERSION, output_option, progress, render, write_whole
