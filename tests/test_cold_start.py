@@ -9,6 +9,7 @@ from simulator.reproduce.cold_samples import Population
 from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.cold_start import MINUTES
 from simulator.reproduce.neighbours import expected_of_others, mean_of_others, number_of_others
+from simulator.reproduce.outcomes import NOISE, Pairs, looks_of, outcomes_of_others, pairs_of
 from simulator.reproduce.seeds import pooled
 
 NAMES = ("h1_net_site_a", "h2_net_site_a", "h1_net_site_b", "h3_com_site_c")
@@ -98,6 +99,55 @@ def test_the_first_recorded_day_has_no_earlier_days() -> None:
     column = found.schema.names.index
     assert np.isnan(found.rows[:, column("owner_earlier")]).all()
     assert np.isnan(found.rows[:, column("expected_earlier")]).all()
+
+
+def test_other_days_may_be_named_later_ones_too() -> None:
+    later = Population([day(SHARE, "20110303"), day(YESTERDAY)])
+    found, as_before = later.cold(0, 6 * HOUR, 3, [1]).samples, population(SHARE).cold(1, 6 * HOUR, 3).samples
+    np.testing.assert_array_equal(found.rows, as_before.rows)
+
+
+def pairs(name: np.ndarray, samples: np.ndarray, outcome: np.ndarray) -> Pairs:
+    return Pairs(name, np.zeros(len(name), int), looks_of(samples), np.log(outcome + NOISE), np.ones(len(name)))
+
+
+def test_outcomes_are_those_of_the_owners_others_that_looked_alike() -> None:
+    owners = np.repeat([0, 1], 60)
+    name = np.arange(120)
+    busy = name % 2 == 1
+    samples = np.where(busy, 0.3, 0.02)[:, None] * np.ones(3)
+    outcome = np.select([~busy & (owners == 0), busy & (owners == 0), ~busy], [0.05, 0.4, 0.2], 0.8)
+    found = outcomes_of_others(pairs(name, samples, outcome), name, looks_of(samples), owners)
+    for look in ("peak", "mean", "growth"):
+        np.testing.assert_allclose(found[f"outcome_{look}_q50"], outcome, rtol=0.25, err_msg=look)
+    below, above = found["outcome_mean_q50"], found["outcome_mean_q95"]
+    assert (below < above).all(), "the population is wider than the owner"
+    np.testing.assert_allclose(
+        found["outcome"], np.mean([found[f"outcome_{look}_q95"] for look in ("peak", "mean", "growth")], axis=0)
+    )
+
+
+def test_an_owner_without_others_is_given_the_populations_outcomes() -> None:
+    owners = np.array([0, *[1] * 40])
+    samples = np.full((41, 3), 0.1)
+    outcome = np.where(owners == 0, 0.9, 0.2)
+    found = outcomes_of_others(pairs(np.arange(41), samples, outcome), np.arange(1), looks_of(samples[:1]), owners)
+    assert found["outcome_mean_q50"][0] == pytest.approx(0.2, rel=0.1), "its own pair is not looked at"
+
+
+def test_without_pairs_no_outcome_is_known() -> None:
+    none = pairs(np.zeros(0, int), np.zeros((0, 3)), np.zeros(0))
+    found = outcomes_of_others(none, np.arange(2), looks_of(np.full((2, 3), 0.1)), np.zeros(2, int))
+    assert all(np.isnan(value).all() for value in found.values())
+
+
+def test_a_pair_is_of_every_whole_hour_that_leaves_room_for_its_outcome() -> None:
+    found = pairs_of(SHARE, np.array([4, 5, 6, 7]), 3, 6 * HOUR)
+    assert sorted(set(found.begin.tolist())) == list(range(0, 17 * HOUR + 1, HOUR))
+    assert len(found) == 18 * 4
+    first = np.percentile(SHARE[0, 3 : 3 + 6 * HOUR], 95)
+    assert np.exp(found.outcome[0]) - NOISE == pytest.approx(first)
+    assert np.exp(found.looks[0]) - NOISE == pytest.approx([f(SHARE[0, :3]) for f in (np.max, np.mean, np.std)])
 
 
 def test_new_names_of_later_days_are_predicted_from_their_slice() -> None:

@@ -9,7 +9,7 @@ earlier days, are never looked at.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,13 +20,18 @@ from placement.learning.windows import Past
 from placement.resources import CPU, FloatArray, IntArray
 from simulator.learning.forecast_samples import Samples
 from simulator.reproduce.neighbours import codes_of, expected_of_others, mean_of_others, number_of_others
+from simulator.reproduce.outcomes import Pairs, looks_of, outcomes_of_others, pairs_of, together
 from simulator.traces.usage_readers import host_of
 
 TARGET = Target(6, P95)
 LOOK_BACK = 6 * HOUR
 """Samples of the neighbours that count."""
+SAME_DAY = 2.0
+"""What a pair of the day itself counts beside one of another day."""
 MIXED_RULE = "own-and-owner"
 """Half of the workload's own maximum so far, half of what its owner's others need: the base of the first model."""
+OUTCOME = "owner_outcome"
+"""What the owner's others that looked alike came to need; see :mod:`simulator.reproduce.outcomes`."""
 RULES = ("last", "max24h", "p95_24h", "p99_24h", "nsigma-2-24h", "nsigma-3-24h", "nsigma-5-24h", "vpa-p90", "vpa-p95")
 
 Feature = tuple[str, FloatArray]
@@ -45,6 +50,7 @@ class Population:
 
     def __init__(self, days: Sequence[UsageSeries]) -> None:
         self.days = days
+        self._made: dict[tuple[int, int], Pairs] = {}
         self.names = sorted({name for day in days for name in day.workloads})
         number = {name: i for i, name in enumerate(self.names)}
         self.shares = np.full((len(days), len(self.names), DAY), np.nan, np.float32)
@@ -65,13 +71,21 @@ class Population:
             "owner_at_site": codes_of([f"{o} {s}" for o, s in zip(owners, sites, strict=True)]),
         }
 
-    def cold(self, day: int, begin: int, length: int) -> Cold:
-        """Every workload of a day as if begun at sample ``begin`` and ``length`` samples old."""
+    def cold(self, day: int, begin: int, length: int, known: Sequence[int] | None = None) -> Cold:
+        """Every workload of a day as if begun at sample ``begin`` and ``length`` samples old.
+
+        ``known`` are the other days that neighbours are looked up in: those before, if not given.
+        """
+        others = range(day) if known is None else known
         rows, now = self.index[day], begin + length
         share = self.shares[day][rows]
         own = share[:, begin:now]
         features = dict(_own(own.astype(float)))
-        features |= self._neighbours(day, begin, now)
+        features |= self._neighbours(day, begin, now, others)
+        pairs = self._pairs(day, begin, length, others)
+        for what in ("owner", "host"):
+            found = outcomes_of_others(pairs, rows, looks_of(own), self.keys[what])
+            features |= {f"{what}_{name}": values for name, values in found.items()}
         owner, population = features["owner_p95"], features["population_p95"]
         nearest = np.where(np.isfinite(owner), owner, population)
         features["anchor"] = 0.5 * features["own_max"] + 0.5 * nearest
@@ -87,6 +101,7 @@ class Population:
         )  # fmt: skip
         rules = self._rules(day, begin, own) | {"population-q95": population, "owner": nearest}
         rules[MIXED_RULE] = features["anchor"]
+        rules[OUTCOME] = np.where(np.isfinite(features[OUTCOME]), features[OUTCOME], population)
         return Cold(samples, rules)
 
     def _rules(self, day: int, begin: int, own: SingleArray) -> dict[str, FloatArray]:
@@ -97,13 +112,24 @@ class Population:
         found = {name: forecast(name, past, TARGET)[:, 0].astype(float) for name in RULES}
         return found | {"request": np.ones(len(own))}
 
-    def _neighbours(self, day: int, begin: int, now: int) -> dict[str, FloatArray]:
-        """Features of other workloads, from samples before ``now`` and from earlier days."""
+    def _pairs(self, day: int, begin: int, length: int, others: Sequence[int]) -> Pairs:
+        """Pairs of other days, and those of the day whose outcome is known by now."""
+        for number in (*others, day):
+            if (number, length) not in self._made:
+                share, rows = self.shares[number], self.index[number]
+                self._made[number, length] = pairs_of(share[rows], rows, length, TARGET.horizon_h * HOUR)
+        today = self._made[day, length]
+        over = today.pick(today.begin + TARGET.horizon_h * HOUR <= begin)
+        same_day = replace(over, weight=over.weight * SAME_DAY)
+        return together([*(self._made[number, length] for number in others), same_day])
+
+    def _neighbours(self, day: int, begin: int, now: int, others: Sequence[int]) -> dict[str, FloatArray]:
+        """Features of other workloads, from samples before ``now`` and from other days."""
         rows = self.index[day]
         recent = self.shares[day][rows, max(0, now - LOOK_BACK) : now].astype(float)
         own = self.shares[day][rows, begin:now].astype(float)
         level, mean = np.percentile(recent, 95, axis=1), recent.mean(axis=1)
-        earlier = self._earlier(day, now)
+        earlier = self._earlier(others, now)
         growth = self._growth(day, now, now - begin)
         found = {"population_p95": np.full(len(rows), np.percentile(level, 95))}
         found["population_mean"] = np.full(len(rows), mean.mean())
@@ -124,12 +150,12 @@ class Population:
         found["expected_earlier"] = expected_of_others(earlier, owners, hosts)[rows]
         return found
 
-    def _earlier(self, day: int, now: int) -> FloatArray:
-        """(N,) P95 of the coming window on earlier recorded days, averaged; NaN for names that were not there."""
+    def _earlier(self, others: Sequence[int], now: int) -> FloatArray:
+        """(N,) P95 of the coming window on other recorded days, averaged; NaN for names that were not there."""
         total, count = np.zeros(len(self.names)), np.zeros(len(self.names))
-        for before in range(day):
-            rows = self.index[before]
-            window = self.shares[before][rows, now : now + TARGET.horizon_h * HOUR]
+        for number in others:
+            rows = self.index[number]
+            window = self.shares[number][rows, now : now + TARGET.horizon_h * HOUR]
             total[rows] += np.percentile(window, 95, axis=1)
             count[rows] += 1
         out: FloatArray = np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -1,8 +1,9 @@
 """``ullage reproduce cold-start``: the next six hours of a workload that has run for 15, 60 or 180 minutes.
 
 What is known of it stands in :mod:`simulator.reproduce.cold_samples`. Names in four folds; fitted on 0303, 0306 and 0309 with a
-start at every hour, tested on 0322 and 0325 with one at every third; rounds, weights and the conformal factor come from
-models that left 0309 out, on other names. Rivals are tuned on the training days of the other names.
+start at every hour, tested on 0322 and 0325 with one at every third. The days that are fitted on are looked up in each
+other, whichever was first; the conformal factor comes from models that left a day out, on that day and on names of another
+fold that they have not seen either. Rivals are tuned on the training days of the other names.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import numpy as np
 
 from placement.learning.baselines import tuned_scale
 from placement.learning.boosted import FitOptions
-from placement.learning.stacking import conformal, pinball, stack
+from placement.learning.stacking import conformal, pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Samples, concatenate, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
-from simulator.reproduce.cold_samples import MIXED_RULE, TARGET, Cold, Population
+from simulator.reproduce.cold_samples import MIXED_RULE, OUTCOME, TARGET, Cold, Population
 from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.forecast_judging import FOLDS, LEVEL, ratio
@@ -32,10 +33,7 @@ from simulator.traces.usage_readers import read_planetlab
 MINUTES = (15, 60, 180)
 START_HOURS = (0, 3, 6, 9, 12, 15)
 """Starts that are judged; models are fitted on every hour's."""
-BASES = ("anchor", "expected", "population_p95")
-EFFORT = Effort(
-    30_000, 10_000, FitOptions(trees=200, learning_rate=0.06, leaves=15, min_leaf=100, feature_share=0.3, patience=25)
-)
+EFFORT = Effort(40_000, options=FitOptions(trees=200, learning_rate=0.06, leaves=15, min_leaf=300, feature_share=0.3))
 
 Progress = Callable[[str], None]
 
@@ -48,7 +46,6 @@ class _Folded:
     fold: IntArray
     judged: BoolArray
     past: BoolArray
-    held: BoolArray
     test: BoolArray
 
 
@@ -59,11 +56,12 @@ def _stamps(days: Sequence[UsageSeries]) -> list[str]:
 def _folded(population: Population, minutes: int, seed: int) -> _Folded:
     length = minutes * 60 // STEP_S
     starts = range(0, DAY - TARGET.horizon_h * HOUR - length + 1, HOUR)
-    parts = [population.cold(day, begin, length) for day in range(len(population.days)) for begin in starts]
+    train_days, test_days = split_days(_stamps(population.days))
+    known = {day: [other for other in train_days if other != day] for day in train_days}
+    days = range(len(population.days))
+    parts = [population.cold(day, begin, length, known.get(day)) for day in days for begin in starts]
     samples = concatenate([part.samples for part in parts])
     rules = {name: np.concatenate([part.rules[name] for part in parts]) for name in parts[0].rules}
-    stamps = _stamps(population.days)
-    train_days, test_days = split_days(stamps)
     judged = np.isin(samples.hour, [hour * HOUR for hour in START_HOURS])
     fold = folds_of(len(population.names), FOLDS, seed)[samples.workload]
     return _Folded(
@@ -71,7 +69,6 @@ def _folded(population: Population, minutes: int, seed: int) -> _Folded:
         fold,
         judged,
         np.isin(samples.start_day, train_days),
-        samples.start_day == train_days[-1],
         np.isin(samples.start_day, test_days) & judged,
     )
 
@@ -79,7 +76,8 @@ def _folded(population: Population, minutes: int, seed: int) -> _Folded:
 def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> dict[str, Any]:
     """One length of history: the model, every tuned rule, and the ratio to the best of them.
 
-    Beside them stands :data:`MIXED_RULE`, a tuned mean of two rules, which is no single rule and much harder to beat.
+    Beside them stand :data:`MIXED_RULE`, a tuned mean of two rules, which is no single rule and much harder to beat, and
+    :data:`OUTCOME`, what the trees start from, tuned likewise.
 
     Raises
     ------
@@ -96,12 +94,12 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
         for name, values in given.cold.rules.items():
             scale = tuned_scale(values[fit], truth[fit], weight[fit], LEVEL)
             tuned[name][mine] = np.minimum(values[mine] * scale, 1)
-        forecast = _fold(samples, given.past & others, given.held, others, effort, seed + 10 * k)
+        forecast = _fold(samples, given.past, given.fold, k, effort, seed + 10 * k)
         neighbour = given.fold == (k + 1) % FOLDS
         for table, those in ((unseen, mine & test), (seen, neighbour & test)):
             table[those] = forecast(samples.pick(those))
     losses = {name: pinball(truth[test], values[test], weight[test], LEVEL) for name, values in tuned.items()}
-    mixed = losses.pop(MIXED_RULE)
+    mixed, outcome = losses.pop(MIXED_RULE), losses.pop(OUTCOME)
     best = min(losses, key=lambda n: losses[n])
     loss = pinball(truth[test], unseen[test], weight[test], LEVEL)
     return {
@@ -112,6 +110,8 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
         "ratio": ratio(loss, losses[best]),
         "mixed_rule_pinball": mixed,
         "ratio_to_mixed_rule": ratio(loss, mixed),
+        "outcome_pinball": outcome,
+        "ratio_to_outcome": ratio(loss, outcome),
         "coverage": float((samples.truth[test] <= unseen[test].astype(np.float32)).mean()),
         "samples": int(test.sum()),
         "tuned_rules": losses,
@@ -119,28 +119,27 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
 
 
 def _fold(
-    samples: Samples, train: BoolArray, held: BoolArray, others: BoolArray, effort: Effort, seed: int
+    samples: Samples, past: BoolArray, fold: IntArray, mine: int, effort: Effort, seed: int
 ) -> Callable[[Samples], FloatArray]:
-    """A fold's forecast: rounds, weights and factor from the last training day by models that left it out."""
-    nothing = np.zeros(len(samples), bool)
-    stop = held & others
-    tuning = fit_bases(
-        samples, resource=CPU, target=TARGET, train=train & ~held, stop=stop, effort=effort, seed=seed, bases=BASES
+    """The forecast for the names of fold ``mine``; its factor is from days and names that its like have not seen."""
+    others, fresh = fold != mine, fold == (mine + 1) % FOLDS
+    truths, said = [], []
+    for day in np.unique(samples.start_day[past]):
+        held = samples.start_day == day
+        chosen = samples.pick(past & held & fresh)
+        truths.append(chosen.truth.astype(float))
+        said.append(_trees(samples, past & ~held & others & ~fresh, effort, seed)(chosen))
+    truth, forecasts = np.concatenate(truths), np.concatenate(said)
+    factor = conformal(forecasts, truth, np.zeros(len(truth)), LEVEL, min_group=len(truth) + 1).cluster
+    final = _trees(samples, past & others, effort, seed + 5)
+    return lambda wanted: np.asarray(np.clip(final(wanted) * factor, 0, 1), float)
+
+
+def _trees(samples: Samples, train: BoolArray, effort: Effort, seed: int) -> Callable[[Samples], FloatArray]:
+    models = fit_bases(
+        samples, resource=CPU, target=TARGET, train=train, stop=None, effort=effort, seed=seed, bases=(OUTCOME,)
     )
-    final = fit_bases(
-        samples, resource=CPU, target=TARGET, train=train, stop=nothing, effort=effort, seed=seed + 5, bases=BASES,
-        rounds=[model.rounds for model in tuning],
-    )  # fmt: skip
-    chosen = samples.pick(stop)
-    parts = predictions(tuning, chosen.rows)
-    truth = chosen.truth.astype(float)
-    weights = stack(parts, truth, chosen.weight, LEVEL)
-    factor = conformal(weights @ parts, truth, chosen.groups, LEVEL, min_group=len(chosen) + 1).cluster
-
-    def forecast(wanted: Samples) -> FloatArray:
-        return np.asarray(np.clip(weights @ predictions(final, wanted.rows) * factor, 0, 1), float)
-
-    return forecast
+    return lambda wanted: np.asarray(predictions(models, wanted.rows)[0], float)
 
 
 def run(
