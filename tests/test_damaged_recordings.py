@@ -36,8 +36,8 @@ def azure(folder: Path, *, sizes: str = SIZES, bins: str = BINS, vms: str = VMS,
     return folder
 
 
-def complaint(read: Callable[[], object]) -> str:
-    with pytest.raises(TraceError) as caught:
+def complaint(read: Callable[[], object], kind: type[PlacementError] = TraceError) -> str:
+    with pytest.raises(kind) as caught:
         read()
     assert "Errno" not in str(caught.value)
     return str(caught.value)
@@ -86,8 +86,7 @@ def test_azure_files_that_cannot_be_read(tmp_path: Path) -> None:
     (folder / "v1.dev.txt.gz").write_bytes(b"not gzip at all")
     assert "v1.dev.txt.gz: is cut short or not text" in complaint(lambda: read_azure(folder))
     (folder / "v1.dev.txt.gz").unlink()
-    with pytest.raises(ConfigError, match="no such file"):
-        read_azure(folder)
+    assert "no such file" in complaint(lambda: read_azure(folder), ConfigError)
     file = folder / "flav_map.txt"
     assert "(Not a directory)" in complaint(lambda: read_azure(file))
 
@@ -95,8 +94,8 @@ def test_azure_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_windows_without_durations_are_not_offered(tmp_path: Path) -> None:
     folder = azure(tmp_path)
     (folder / "v1.train.txt.gz").write_bytes(gzip.compress(VMS.encode()))
-    assert complaint(lambda: read_azure(folder, window="v9")).endswith("windows there: v1.dev")
-    assert complaint(lambda: read_azure(folder, window="v1.train")).endswith("windows there: v1.dev")
+    assert complaint(lambda: read_azure(folder, window="v9"), ConfigError).endswith("windows there: v1.dev")
+    assert complaint(lambda: read_azure(folder, window="v1.train"), ConfigError).endswith("windows there: v1.dev")
 
 
 HEAD = (
