@@ -352,6 +352,20 @@ def test_the_snapshot_command_reads_what_kubectl_prints(tmp_path: Path) -> None:
     assert len(read_snapshot(tmp_path / "s.json").pods) == 3
 
 
+@pytest.mark.parametrize(("number", "named"), [(1, "default/s-0"), (12, "default/s-9 and 2 more")])
+def test_pods_on_nodes_that_are_not_listed_are_counted_and_named(number: int, named: str, tmp_path: Path) -> None:
+    strays = [pod(f"s-{i}", "1", "gone") for i in range(number)]
+    finished = pod("done-1", "1", "gone") | {"status": {"phase": "Succeeded"}}
+    (tmp_path / "o.json").write_text(json.dumps({"items": [*FRAGMENTED, *strays, finished]}))
+    words = [str(tmp_path / "o.json"), "-f", str(tmp_path / "s.json")]
+    result = CliRunner().invoke(snapshot, words, catch_exceptions=False)
+    said = result.stderr.splitlines()
+    assert said[0].endswith("2 nodes, 3 pods, 0 of them pending")
+    assert said[1].startswith(f"note: left out: {number} pods on nodes that are not in the list: default/s-0")
+    assert said[1].endswith(named)
+    assert read_snapshot(tmp_path / "s.json").left_out == [f"default/s-{i}" for i in range(number)]
+
+
 def test_a_plan_needs_one_source_of_its_cluster(tmp_path: Path) -> None:
     write_snapshot(taken(*FRAGMENTED), tmp_path / "s.json")
     for words in ([], ["demo", "--snapshot", str(tmp_path / "s.json")], ["demo", "--live"]):

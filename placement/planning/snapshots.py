@@ -65,6 +65,8 @@ class SnapshotFile(msgspec.Struct):
     never_delete: dict[str, str] = {}
     """Node name → why it must stay."""
     budgets: list[SnapshotBudget] = []
+    left_out: list[str] = []
+    """Names of the pods that are bound to nodes that were not listed; they are in no other field."""
 
 
 def cluster_of(snapshot: SnapshotFile, usd_per_hour: Mapping[str, float] | None = None) -> Cluster:
@@ -178,7 +180,7 @@ def snapshot_of(
     budgets: Iterable[Budget] = (),
     groups: Groups | None = None,
 ) -> SnapshotFile:
-    """Snapshot of decoded objects; finished pods are left out, and those on nodes that are gone.
+    """Snapshot of decoded objects; finished pods are left out, and by name those on nodes that are not listed.
 
     What ``groups`` say is in the pods that wait.
 
@@ -195,7 +197,9 @@ def snapshot_of(
         except ConfigError as error:
             raise _named(f"node {node.metadata.name}", error) from error
     places = {"", *(node.name for node in described)}
-    pods = [p for p in pods if p.status.phase not in ("Succeeded", "Failed") and (p.spec.nodeName or "") in places]
+    pods = [p for p in pods if p.status.phase not in ("Succeeded", "Failed")]
+    left_out = [f"{p.metadata.namespace}/{p.metadata.name}" for p in pods if (p.spec.nodeName or "") not in places]
+    pods = [p for p in pods if (p.spec.nodeName or "") in places]
     waits = why_waits(pods, groups)
     covered: dict[tuple[str, Labels], tuple[int, ...]] = {}  # pods with the same labels have the same budgets
     num_devices = {node.name: node.num_gpus for node in described}
@@ -238,6 +242,7 @@ def snapshot_of(
         [objects.namespace_spec(m.name, m.labels) for m in namespaces],
         never,
         [SnapshotBudget(f"{b.metadata.namespace}/{b.metadata.name}", b.status.disruptionsAllowed) for b in budgets],
+        left_out,
     )
 
 

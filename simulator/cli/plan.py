@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 GUESSED = "OpenCost's default rates, not by what you pay; --prices FILE tells that"
+NAMED = 10
+"""Pods that a note names; of the others it says how many."""
 LIVE_HELP = "Read the cluster through the API."
 KUBECONFIG_HELP = "With --live. Default: $KUBECONFIG, ~/.kube/config, then the pod's service account."
 
@@ -398,3 +400,6 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
     write_snapshot(taken, path)
     pending = sum(not pod.node for pod in taken.pods)
     click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)
+    if gone := taken.left_out:
+        named = ", ".join(gone[:NAMED]) + (f" and {len(gone) - NAMED} more" if len(gone) > NAMED else "")
+        click.echo(f"note: left out: {len(gone)} pods on nodes that are not in the list: {named}", err=True)
