@@ -21,6 +21,8 @@ RECORDS = click.option(
     help="File written by `ullage serve --records` or `ullage decisions from-log`.",
 )
 
+FORMS = "pod/NAME, uid/UID or decision/ID"
+
 
 @click.command()
 @click.argument("what", metavar="pod/NAME")
@@ -30,7 +32,7 @@ RECORDS = click.option(
 @click.option("-o", "--output", type=click.Choice(("text", "json")), default="text", help="Format.")
 @RECORDS
 def explain(what: str, namespace: str, node: str, every: bool, output: str, records: str) -> None:
-    """Why a pod went where it went. WHAT is pod/NAME, uid/UID or decision/ID."""
+    """Why a pod went where it went. Ask about pod/NAME (or NAME alone), uid/UID or decision/ID."""
     from scheduler.explain import answer, fleet_of, in_words
     from scheduler.records import RecordReader
 
@@ -59,14 +61,18 @@ def _query(what: str, namespace: str) -> Query:
         return Query(uid=name)
     if kind == "decision":
         return Query(id=name)
-    raise ConfigError(f"{what!r}: explain pod/NAME, uid/UID or decision/ID")
+    raise ConfigError(f"{what!r}: explain {FORMS}")
 
 
 def _nothing(what: str, namespace: str, reader: RecordReader) -> str:
     from scheduler.records import Query
 
-    _, _, name = what.rpartition("/")
+    kind, _, name = what.rpartition("/")
     elsewhere = sorted({r.namespace for r in reader.find(Query(name=name, limit=100))})
     if elsewhere:
         return f"{what} has no record in namespace {namespace}; it has in {', '.join(elsewhere)}: use -n"
-    return f"{what} is in none of the {reader.count()} records of {reader.path}; it may be older than what is kept"
+    asked = what if kind else f"{what}, read as pod/{what},"
+    wrong = "" if kind else f", or no pod: explain takes {FORMS}"
+    return (
+        f"{asked} is in none of the {reader.count()} records of {reader.path}; it may be older than what is kept{wrong}"
+    )
