@@ -17,6 +17,7 @@ import yaml
 
 from placement.errors import ConfigError, why
 from placement.learning.horizons import EVERY_WORKLOAD, HORIZONS, MOST_WORKLOADS
+from scheduler.errors import yaml_fault
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODES = ("off", "shadow", "score", "decide")
@@ -343,7 +344,7 @@ def _read_table(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"settings {path}: cannot be read ({why(error)}); check the path and its rights") from error
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"settings {path}: does not parse: {error}") from error
+        raise ConfigError(f"settings {path}: does not parse: {yaml_fault(error)}") from error
     if table is None:
         return {}
     if not isinstance(table, dict):

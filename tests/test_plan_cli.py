@@ -22,6 +22,7 @@ from placement.planning.plans import Action, Ending, Plan, Step
 from placement.planning.rescue_problems import rescue_problem
 from placement.planning.snapshots import SnapshotError, SnapshotFile, cluster_of, snapshot_of_objects
 from placement.pods import PodSpec
+from scheduler.cli.plan import apply
 from simulator.cli.plan import plan as plan_group
 from simulator.cli.plan import snapshot
 from simulator.output import data_only
@@ -364,6 +365,26 @@ def test_pods_on_nodes_that_are_not_listed_are_counted_and_named(number: int, na
     assert said[1].startswith(f"note: left out: {number} pods on nodes that are not in the list: default/s-0")
     assert said[1].endswith(named)
     assert read_snapshot(tmp_path / "s.json").left_out == [f"default/s-{i}" for i in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[a]\nb = 1\n[c.d]\nx = "y"\n', "is neither JSON nor YAML (line 2: expected '<document start>'"),
+        ("\x07", "is neither JSON nor YAML (unacceptable character #x0007"),
+        ("a: 2026-99-99", "is neither JSON nor YAML (month must be in 1..12)"),
+        ("[" * 5000, "is neither JSON nor YAML (maximum recursion depth"),
+        ('a = "b"', "is not a plan"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_one_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "p").write_text(text)
+    result = CliRunner().invoke(apply, [str(tmp_path / "p")])
+    assert isinstance(result.exception, ConfigError)
+    message = str(result.exception)
+    assert message.startswith(f"plan {tmp_path / 'p'}: {said}")
+    assert message.endswith("; make one with `ullage plan … -o json`")
+    assert len(message.splitlines()) == 1
 
 
 def test_a_plan_needs_one_source_of_its_cluster(tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ def test_nothing_given_is_the_careful_default() -> None:
     assert Settings().http.idle_timeout_s > 90
 
 
+def test_a_file_that_does_not_parse_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_settings(write(tmp_path, '[http]\nport = "1"\n', "ullage.yaml"))
+    assert str(caught.value).endswith("does not parse: line 2: expected '<document start>', but found '<scalar>'")
+
+
 def test_every_problem_is_named_with_path_value_rule_and_fix(tmp_path: Path) -> None:
     path = write(
         tmp_path,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from placement.errors import ConfigError, why
+from scheduler.errors import yaml_fault
 
 if TYPE_CHECKING:
     from placement.planning.plans import Plan
@@ -84,9 +85,13 @@ def _read_plan(path: Path) -> Plan:
 
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"plan {path}: cannot be read ({why(error)}); make one with `ullage plan … -o json`"
+        ) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"plan {path}: is neither JSON nor YAML ({yaml_fault(error)}); make one with `ullage plan … -o json`"
         ) from error
     if not isinstance(document, dict):
         raise ConfigError(f"plan {path}: is not a plan; make one with `ullage plan … -o json`")
