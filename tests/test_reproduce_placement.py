@@ -173,4 +173,12 @@ def test_the_page_says_who_is_cheapest_within_the_budget() -> None:
         "Within the budget of 1 % of node-time over CPU, ullage, rightsized is cheapest, at 40.0 % of plain best fit's USD; "
         "without overcommit ullage is cheapest, at 90.0 % of plain best fit's USD."
     )
+    nobody = headline([line("best-fit", 1.0), line("ullage", 1.1), line("ullage, rightsized", 0.4)])
+    assert nobody.endswith("USD; without overcommit nothing is cheaper than plain best fit.")
+    assert headline([line("best-fit", 1.0), line("priced", 0.9999), line("best-fit, rightsized", 1.2)]) == (
+        "Within the budget of 1 % of node-time over CPU, nothing is cheaper than plain best fit."
+    )
+    assert headline([line("best-fit", 1.0), line("priced", 0.9), line("best-fit, rightsized", 1.2)]) == (
+        "Within the budget of 1 % of node-time over CPU, priced is cheapest, at 90.0 % of plain best fit's USD."
+    )
     assert "No strategy keeps the budget" in headline([line("best-fit", 1.0, within=False)])

@@ -68,14 +68,19 @@ def headline(lines: list[dict[str, Any]]) -> str:
     priced = [line for line in lines if line["scale"] == 1 and counts(line, lines)]
     if not priced:
         return "No strategy keeps the budget of node-time over CPU beside plain best fit."
-    found = []
-    for what, of in (("", priced), ("without overcommit ", [r for r in priced if r["cell"] in STRATEGIES])):
-        if of:
-            best = min(of, key=lambda line: float(line["usd_to_best_fit"]))
-            found.append(
-                f"{what}{best['cell']} is cheapest, at {100 * best['usd_to_best_fit']:.1f} % of plain best fit's USD"
-            )
-    return f"Within the budget of {100 * BUDGET:g} % of node-time over CPU, {'; '.join(dict.fromkeys(found))}."
+    plain = [line for line in priced if line["cell"] in STRATEGIES]
+    found = [_cheapest(priced)]
+    if plain and (without := _cheapest(plain)) != found[0]:
+        found.append(f"without overcommit {without}")
+    return f"Within the budget of {100 * BUDGET:g} % of node-time over CPU, {'; '.join(found)}."
+
+
+def _cheapest(lines: list[dict[str, Any]]) -> str:
+    best = min(lines, key=lambda line: float(line["usd_to_best_fit"]))
+    percent = f"{100 * best['usd_to_best_fit']:.1f}"
+    if best["cell"] == "best-fit" or percent == "100.0":
+        return "nothing is cheaper than plain best fit"
+    return f"{best['cell']} is cheapest, at {percent} % of plain best fit's USD"
 
 
 def report(rows: list[dict[str, Any]]) -> str:
