@@ -8,8 +8,8 @@ from placement.resources import CPU
 from simulator.reproduce.cold_samples import Population
 from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.cold_start import MINUTES
-from simulator.reproduce.neighbours import expected_of_others, mean_of_others, number_of_others
-from simulator.reproduce.outcomes import NOISE, Pairs, looks_of, outcomes_of_others, pairs_of
+from simulator.reproduce.neighbours import NOISE, expected_of_others, mean_of_others, number_of_others
+from simulator.reproduce.outcomes import Pairs, looks_of, outcomes_of_others, pairs_of
 from simulator.reproduce.seeds import pooled
 
 NAMES = ("h1_net_site_a", "h2_net_site_a", "h1_net_site_b", "h3_com_site_c")
