@@ -1,13 +1,20 @@
 """Cold start: what is known of a workload that has run for minutes, and what must not be."""
 
+import io
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from placement.errors import ModelError
+from placement.learning.boosted import FitOptions
 from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU
+from simulator.learning.training import Effort
 from simulator.reproduce.cold_samples import Population
 from simulator.reproduce.cold_siblings import judge_siblings
-from simulator.reproduce.cold_start import MINUTES
+from simulator.reproduce.cold_start import MINUTES, run
 from simulator.reproduce.neighbours import NOISE, expected_of_others, mean_of_others, number_of_others
 from simulator.reproduce.outcomes import Pairs, looks_of, outcomes_of_others, pairs_of
 from simulator.reproduce.seeds import pooled
@@ -174,6 +181,34 @@ def test_new_names_of_later_days_are_predicted_from_their_slice() -> None:
     assert last["ratio"] is not None
     assert last["true"] < last["promised"] < 0.4
     assert last["ratio"] < 0.6
+
+
+def recorded(folder: Path, days: int, names: int) -> Path:
+    """A folder of PlanetLab days, one archive each, of made-up use."""
+    rng = np.random.default_rng(4)
+    (folder / "planetlab").mkdir()
+    for day in range(days):
+        with tarfile.open(folder / "planetlab" / f"2011030{day + 1}.tar.gz", "w:gz") as archive:
+            for i in range(names):
+                body = "\n".join(str(percent) for percent in rng.integers(1, 40, DAY)).encode()
+                entry = tarfile.TarInfo(f"2011030{day + 1}/h{i}_net_site_{'ab'[i % 2]}")
+                entry.size = len(body)
+                archive.addfile(entry, io.BytesIO(body))
+    return folder
+
+
+def test_a_length_that_leaves_too_few_samples_is_left_out_and_said(tmp_path: Path) -> None:
+    """Eight names in four folds, two days: four names fit on one day, 18 starts of 15 minutes or 16 of 180."""
+    data, said = recorded(tmp_path, 3, 8), list[str]()
+    effort = Effort(1000, options=FitOptions(trees=2, leaves=3, min_leaf=34))
+    found = run(data, effort=effort, minutes=(180, 15), progress=said.append)
+    assert list(found["history"]) == ["15min"]
+    assert list(found["omitted"]) == ["180min"]
+    assert "64 samples are too few to fit 6h-p95 of cpu" in found["omitted"]["180min"]
+    assert said[0] == "seed 9, 180 minutes: left out (1 of 2)"
+    assert said[-1].endswith("(2 of 2)")
+    with pytest.raises(ModelError, match="too few to fit"):
+        run(data, effort=effort, minutes=(180,))
 
 
 def test_several_seeds_are_one_report_with_its_spread() -> None:

@@ -399,6 +399,7 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
     from simulator.reproduce.cold_start import run
 
     result = run(data, seed=seed, seeds=seeds, progress=_say(quiet))
+    _note_omitted(result["omitted"])
     spread = result.get("spread", {}).get("history", {})
     rows = [
         {

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from placement.errors import ModelError
 from placement.learning.baselines import tuned_scale
 from placement.learning.boosted import FitOptions
 from placement.learning.stacking import conformal, pinball
@@ -153,23 +154,34 @@ def run(
 ) -> dict[str, Any]:
     """All lengths of history, and what the deployed forecaster says of new names; the JSON report.
 
-    With several ``seeds``, from ``seed`` on, every figure is their mean (see :mod:`simulator.reproduce.seeds`).
+    A length that leaves too few samples to fit is left out; ``omitted`` says why. With several ``seeds``, from ``seed`` on,
+    every figure is their mean (see :mod:`simulator.reproduce.seeds`).
 
     Raises
     ------
-    TraceError : PlanetLab is missing or damaged. ConfigError : too few days are there.
+    TraceError : PlanetLab is missing or damaged. ConfigError : too few days are there. ModelError : no length can be judged.
     """
     days: list[UsageSeries] = read_planetlab(data_set(data, "planetlab"))
     train, test = split_days(_stamps(days))
     judged = {part: [_stamps(days)[i] for i in index] for part, index in (("fitted", train), ("tested", test))}
     population = Population(days)
     siblings = judge_siblings(days)
-    reports: list[dict[str, Any]] = []
+    reports, omitted = list[dict[str, Any]](), dict[str, ModelError]()
     for number in range(seed, seed + seeds):
-        found = {}
-        for length in minutes:
-            found[f"{length}min"] = one(population, length, effort=effort, seed=number)
-            done = f"{len(reports) * len(minutes) + len(found)} of {seeds * len(minutes)}"
-            progress(f"seed {number}, {length} minutes: ratio {found[f'{length}min']['ratio']:.3f} ({done})")
+        found: dict[str, dict[str, Any]] = {}
+        for place, length in enumerate(minutes, 1):
+            name, done = f"{length}min", f"({len(reports) * len(minutes) + place} of {seeds * len(minutes)})"
+            try:
+                found[name] = one(population, length, effort=effort, seed=number)
+            except ModelError as error:
+                omitted.setdefault(name, error)
+                progress(f"seed {number}, {length} minutes: left out {done}")
+            else:
+                progress(f"seed {number}, {length} minutes: ratio {found[name]['ratio']:.3f} {done}")
         reports.append({"history": found, "siblings": siblings, "days": judged, "level": LEVEL, "seed": number})
-    return pooled(reports, range(seed, seed + seeds), ("history",))
+    for report in reports:
+        report["history"] = {name: entry for name, entry in report["history"].items() if name not in omitted}
+    if omitted and not reports[0]["history"]:
+        raise next(iter(omitted.values()))
+    why = {name: str(error) for name, error in omitted.items()}
+    return {**pooled(reports, range(seed, seed + seeds), ("history",)), "omitted": why}
