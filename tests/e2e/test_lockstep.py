@@ -12,7 +12,7 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -73,7 +73,9 @@ def recorded() -> Trace:
     if folder.is_dir():
         return read_openb(folder, departures=False)
     print(f"no {folder}: the bundled trace instead")
-    return Trace.load(REPO / "simulator" / "samples" / "demo.ullage")
+    demo = Trace.load(REPO / "simulator" / "samples" / "demo.ullage")
+    specs = [PodSpec(spec.request, gpu=spec.gpu) for spec in demo.specs]  # `pod_json` and `node_json` write no rules
+    return replace(demo, specs=specs, nodes=[replace(node, taints=()) for node in demo.nodes])
 
 
 def story(recorded: Trace, num_pods: int, seed: int) -> Story:
