@@ -65,7 +65,8 @@ MAX_DEVICES = 63
 """Of one node: devices are bits of an int64."""
 
 MAX_AMOUNT = 2**62
-"""Quantities at or above this are refused: sums of them would leave int64."""
+"""Quantities at or above this are refused: the sum of two would leave int64. The ledger adds up many, and caps them
+(:data:`placement.state.MOST_COUNTED`)."""
 
 DEFAULT_CPU_MILLICORES = 100
 DEFAULT_MEMORY_BYTES = 200 * 1024 * 1024

@@ -50,6 +50,9 @@ NUM_GPU_CLASSES = 5
 NUM_DERIVED = GPU_CLASSES + NUM_GPU_CLASSES
 CPU_ROW, MEMORY_ROW, PODS_ROW, GPU_ROW = range(NUM_DERIVED, NUM_DERIVED + len(BASE_RESOURCES))
 
+MOST_COUNTED = 2**50
+"""A request from here on counts as this much, and a node offers less: it fits nowhere, and where it was bound by hand
+nothing fits beside it. So what thousands of such pods take on one node stays within int64."""
 PLACES = 1 << 20
 MAX_CLASSES = 50_000
 """Classes whose sums are kept; beyond it they are made anew."""
@@ -229,10 +232,10 @@ class ClusterState:
             self._ensure_lanes(spec.amounts)
             delta = np.zeros(self.taken.shape[0], np.int64)
             for name, amount in spec.amounts.items():
-                delta[self.row_of_resource[name]] = amount
+                delta[self.row_of_resource[name]] = min(amount, MOST_COUNTED)
             delta[PODS_ROW] = 1
-            delta[SCORED_CPU] = spec.scored_cpu
-            delta[SCORED_MEMORY] = spec.scored_memory
+            delta[SCORED_CPU] = min(spec.scored_cpu, MOST_COUNTED)
+            delta[SCORED_MEMORY] = min(spec.scored_memory, MOST_COUNTED)
             if (kind := gpu_class(spec)) >= 0:
                 delta[GPU_CLASSES + kind] = 1
             delta.flags.writeable = False
@@ -282,7 +285,7 @@ class ClusterState:
     def _offer(self, row: int, node: NodeSpec) -> None:
         """Write what a node offers; residents' columns stay."""
         for name, amount in node.amounts.items():
-            self.offered[self.row_of_resource[name], row] = amount
+            self.offered[self.row_of_resource[name], row] = min(amount, MOST_COUNTED - 1)
         self.gpu_count[row] = node.num_gpus
         self.place[row] = place_of(node.name)
         self.gpu_model[row] = self.models.setdefault(node.gpu_model, len(self.models))

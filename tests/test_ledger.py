@@ -18,8 +18,9 @@ from placement.learning.lifetimes import LifetimeForecaster
 from placement.nodes import NodeSpec
 from placement.playback import rebuild
 from placement.pods import GpuRequest, PodSpec
-from placement.resources import CPU, DEVICES_ANNOTATION, GPU_SHARE
+from placement.resources import CPU, DEVICES_ANNOTATION, GPU_SHARE, MAX_AMOUNT, MEMORY
 from placement.state import ClusterState
+from placement.strategies import STRATEGIES
 from scheduler.api import Who
 from scheduler.ledger import TARGET_S, Ledger, Seen
 from scheduler.metrics import Metrics
@@ -798,3 +799,32 @@ def test_a_pod_that_is_nominated_takes_one_target_of_two_on_a_node() -> None:
     for version in (2, 3, 4):
         ledger.see(replace(nominated, version=version))
     assert ledger.target_for("late", owner) == "b"
+
+
+@pytest.mark.parametrize("amount", [2**50, MAX_AMOUNT - 1])
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+@pytest.mark.parametrize("strategy", ["first-fit", "best-fit", "kube-default"])
+def test_a_node_with_absurd_requests_bound_by_hand_is_full_until_they_leave(
+    strategy: str, backend: str, amount: int
+) -> None:
+    """What they take in all is beyond int64; whatever size the node says it has, it looks neither free nor odd."""
+    state = ClusterState(backend=backend)
+    huge = PodSpec(((CPU, amount), (MEMORY, amount), ("x.io/y", amount)))
+    small, absurd = PodSpec(((CPU, 1), (MEMORY, 1), ("x.io/y", 1))), 500
+    for name, size in (("a", 2**40), ("b", MAX_AMOUNT - 1)):
+        state.add_node(NodeSpec(name, ((CPU, size), (MEMORY, size), ("pods", 2 * absurd), ("x.io/y", size))))
+    before = state.taken.copy()
+    for number in range(absurd):
+        for name in "ab":
+            state.bind(f"{name}{number}", huge, name)
+        if number in (0, 1, 2, 3, 4, 7, 15, absurd - 1):
+            for asked in (small, huge):
+                assert STRATEGIES[strategy].decide(state.snapshot(), asked).node == ""
+            assert STRATEGIES[strategy].decide(state.snapshot(), PodSpec(())).node
+            assert (state.taken >= 0).all()
+    for number in range(absurd):
+        for name in "ab":
+            state.release(f"{name}{number}")
+    assert (state.taken == before).all()
+    assert STRATEGIES[strategy].decide(state.snapshot(), small).node
+    assert STRATEGIES[strategy].decide(state.snapshot(), huge).node == ""

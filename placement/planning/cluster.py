@@ -193,13 +193,18 @@ def require_nodes(cluster: Cluster) -> None:
 
 def require_sums(cluster: Cluster) -> None:
     """Refuse quantities that no 64-bit sum holds, over all nodes or all pods that wait; planners add them up."""
-    offered = cluster.allocatable().sum(axis=1, dtype=np.float64).tolist()
+    offered: dict[str, float] = {}
     asked: dict[str, float] = {}
+    for node in cluster.state.nodes:
+        for name, amount in node.amounts.items() if node else ():
+            offered[name] = offered.get(name, 0.0) + amount
     for pod in cluster.pending:
         for name, amount in pod.spec.request:
             asked[name] = asked.get(name, 0.0) + amount
-    sums = [("nodes offer", name, total) for name, total in zip(cluster.state.resources, offered, strict=True)]
-    for who, name, total in [*sums, *(("pending pods ask for", name, total) for name, total in asked.items())]:
+    for who, name, total in [
+        *(("nodes offer", name, total) for name, total in offered.items()),
+        *(("pending pods ask for", name, total) for name, total in asked.items()),
+    ]:
         if total >= MAX_AMOUNT:
             raise ConfigError(
                 f"{who} {format_amount(int(total), name)} of {name} in all, too much to add up (2^62); look for a quantity "
