@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from placement.page_style import STYLE
 from placement.rates import RATES
 from placement.resources import BoolArray, FloatArray, format_amount
 from scheduler.explain import when
@@ -335,59 +336,62 @@ def to_text(shadow: Shadow) -> str:
 
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#59636e;--line:#d1d9e0;--ground:#fff;--agreed:#1a7f37;
---differed:#cf222e;--ours:#8250df;--theirs:#9a6700;--nobody:#818b98}
-@media screen and (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--line:#3d444d;--ground:#0d1117;
---agreed:#3fb950;--differed:#f85149;--ours:#ab7df8;--theirs:#d29922;--nobody:#656c76}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:56rem;margin:2rem auto;
-padding:0 1rem}h1{font-size:1.4rem}table{border-collapse:collapse;width:100%;margin:1rem 0}
-td,th{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top;font-weight:400}
-th{color:var(--soft)}td:last-child{overflow-wrap:anywhere}
-.bar{display:flex;height:1.5rem;border-radius:4px;overflow:hidden;margin:1rem 0 .4rem}
-.bar span{display:block;min-width:2px}.key{display:flex;flex-wrap:wrap;gap:.1rem 1.2rem;margin:0;padding:0;list-style:none}
-.key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.4rem}
-.wide{overflow-x:auto}:focus-visible{outline:2px solid var(--ours)}
-footer{color:var(--soft);font-size:.85rem}code{overflow-wrap:anywhere}
-@media print{body{margin:0}}
+.bar { display: flex; height: 24px; border-radius: 4px; overflow: hidden; margin-bottom: 10px; }
+.bar span { display: block; min-width: 2px; }
+.key { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 0; padding: 0; list-style: none; font-size: 14px; }
+.key i { display: inline-block; width: 12px; height: 12px; margin-right: 6px; vertical-align: -1px; }
 """
 
 
 def to_html(shadow: Shadow, command: str) -> str:
-    """The report as one self-contained file."""
+    """The report as one self-contained file, in the look of the other pages."""
     cells = "".join(
         f'<tr><th scope="row">{html.escape(n)}</th><td>{html.escape(t)}</td></tr>' for n, t in _rows(shadow)
     )
-    examples = "".join(
-        f"<tr><td>{html.escape(e['decision'])}</td><td>{html.escape(e['pod'])}</td><td>{html.escape(e['ours'])}</td>"
-        f"<td>{html.escape(e['theirs'])}</td><td>{e['usd_an_hour']:+.3f}</td></tr>"
-        for e in shadow.examples
-    )
-    heads = ("decision", "pod", "ours", f"{shadow.placer}'s", "USD/h less with us")
-    table = (
-        '<h2 id="worth">Differences worth most</h2><p>Ask <code>ullage explain decision/ID</code> why.</p>'
-        '<div class="wide" role="region" tabindex="0" aria-labelledby="worth"><table><thead><tr>'
-        + "".join(f'<th scope="col">{head}</th>' for head in heads)
-        + f"</tr></thead><tbody>{examples}</tbody></table></div>"
-        if examples
-        else ""
-    )
+    sections = ""
+    if cells:
+        sections = (
+            f'<section><h2 id="seen">What was seen</h2>{_bar(shadow)}'
+            '<div class="card" role="region" tabindex="0" aria-labelledby="seen"><table class="words">'
+            f"<tbody>{cells}</tbody></table></div></section>"
+        )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Ullage shadow report</title><style>{_STYLE}</style></head><body><main>"
-        f"<h1>{html.escape(shadow.headline())}</h1>{_bar(shadow)}<table><tbody>{cells}</tbody></table>{table}"
-        f"<footer><p>{html.escape(shadow.limits())}</p><p><code>{html.escape(command)}</code></p></footer></main></body></html>\n"
+        f"<title>Ullage shadow report</title><style>{STYLE}{_STYLE}</style></head><body><main>"
+        f'<h1>Ullage · shadow report</h1><p class="headline">{html.escape(shadow.headline())}</p>'
+        f'<p class="lead">{html.escape(shadow.limits())}</p>{sections}{_worth(shadow)}'
+        f"<footer><p>Repeat it:</p><p><code>{html.escape(command)}</code></p></footer></main></body></html>\n"
+    )
+
+
+def _worth(shadow: Shadow) -> str:
+    """The table of the differences that are worth most; empty where there are none."""
+    examples = "".join(
+        f'<tr><th scope="row">{html.escape(e["pod"])}</th><td>{html.escape(e["ours"])}</td>'
+        f"<td>{html.escape(e['theirs'])}</td><td>{e['usd_an_hour']:+.3f}</td><td>{html.escape(e['decision'])}</td></tr>"
+        for e in shadow.examples
+    )
+    heads = ("pod", "ours", f"{shadow.placer}'s", "USD/h less with us", "decision")
+    if not examples:
+        return ""
+    return (
+        '<section><h2 id="worth">Differences worth most</h2>'
+        '<p class="lead">Ask <code>ullage explain decision/ID</code> why.</p>'
+        '<div class="card" role="region" tabindex="0" aria-labelledby="worth"><table><thead><tr>'
+        + "".join(f'<th scope="col">{head}</th>' for head in heads)
+        + f"</tr></thead><tbody>{examples}</tbody></table></div></section>"
     )
 
 
 def _bar(shadow: Shadow) -> str:
     """What became of the pods: a bar, and its key with the counts."""
     parts = (
-        ("agreed", shadow.agreed, "agreed"),
-        ("differed", shadow.differed, "differed"),
-        ("only we had a node", shadow.ours_only, "ours"),
-        (f"only {shadow.placer} had", shadow.theirs_only, "theirs"),
-        ("nobody had", shadow.neither, "nobody"),
+        ("agreed", shadow.agreed, "c2"),
+        ("differed", shadow.differed, "c1"),
+        ("only we had a node", shadow.ours_only, "c0"),
+        (f"only {shadow.placer} had", shadow.theirs_only, "c4"),
+        ("nobody had", shadow.neither, "c7"),
     )
     seen = [(f"{name}: {count:,} pods", count, colour) for name, count, colour in parts if count]
     if not seen:
@@ -395,4 +399,7 @@ def _bar(shadow: Shadow) -> str:
     spans = "".join(f'<span style="flex:{count};background:var(--{colour})"></span>' for _, count, colour in seen)
     key = "".join(f'<li><i style="background:var(--{colour})"></i>{text}</li>' for text, _, colour in seen)
     said = "; ".join(text for text, _, _ in seen)
-    return f'<div class="bar" role="img" aria-label="{said}">{spans}</div><ul class="key">{key}</ul>'
+    return (
+        f'<div class="card"><div class="bar" role="img" aria-label="{said}">{spans}</div>'
+        f'<ul class="key">{key}</ul></div>'
+    )

@@ -13,12 +13,12 @@ from typing import Any
 
 import jinja2
 
+from placement.page_style import STYLE
 from placement.rates import RATES
 from simulator.charts import Line, bar_chart, dot_chart, heat_map, ink, line_chart
 from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
 from simulator.cost import HOURS_A_MONTH
 from simulator.output import markdown
-from simulator.page_style import STYLE
 from simulator.traces.trace_facts import duration
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from placement import page_style
 from placement.scorers import FRAGMENT_CAUSES
 from placement.strategies import STRATEGIES
-from simulator import page_style
 from simulator.charts import Line, line_chart
 from simulator.compare import Comparison, Question, compare, document
 from simulator.report import COLUMNS, MEANINGS, Cell, Table, _table, _turned, to_html, to_markdown

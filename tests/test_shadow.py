@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from placement.page_style import STYLE
 from scheduler.cli.shadow import shadow
 from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
 from scheduler.shadow import NodePrices, compare, to_html, to_text, wilson
@@ -100,6 +102,10 @@ def test_the_same_content_stands_in_every_format(tmp_path: Path) -> None:
     assert "http" not in page.read_text()
     assert 'aria-label="agreed: 60 pods; differed: 60 pods"' in page.read_text()
     assert "</i>differed: 60 pods</li>" in page.read_text()
+    assert f"<style>{STYLE}" in page.read_text(), "it looks as the other pages do"
+    used = set(re.findall(r"var\((--\w+)\)", page.read_text()))
+    assert all(f"{colour}:" in STYLE for colour in used), "every colour is one of the house"
+    assert page.read_text().count('<div class="card"') == 3
     assert told["headline"] in CliRunner().invoke(shadow, base).stdout
 
 

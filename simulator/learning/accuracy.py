@@ -22,13 +22,13 @@ from placement.learning.prediction import LEAST
 from placement.learning.spans import Span
 from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
+from placement.page_style import STYLE, sheet
 from placement.resources import AnyArray, BoolArray, FloatArray
 from simulator.charts import Line, line_chart, with_names
 from simulator.learning import lifetime_accuracy
 from simulator.learning.forecast_samples import Recording, Samples
 from simulator.learning.sight import Judged, Sight, digest_of, sight_of
 from simulator.learning.training import LEVEL, Split, content_of, deployable_recording, predictions
-from simulator.page_style import STYLE, sheet
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 Report = dict[str, Any]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from placement.page_style import sheet
 from simulator.charts import Line, line_chart, with_names
 from simulator.learning.lifetime_training import best_rule
-from simulator.page_style import sheet
 
 COLUMNS = ("accuracy", "c_index", "log_loss", "brier", "calibration_error", "pods")
 AGES = {"0s": "at arrival", "900s": "after 15 minutes", "3600s": "after an hour"}

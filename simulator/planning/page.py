@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from placement.page_style import STYLE
 from placement.planning.cluster import Cluster
 from placement.planning.make import SaleShape
 from placement.planning.plans import Action, Ending, Plan, Step
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.cost import HOURS_A_MONTH
-from simulator.page_style import STYLE
 
 NAMES = 3
 """Pods that :func:`brief` names where it counts the rest."""
