@@ -4,6 +4,7 @@
 
     PlacementError
     ├── ConfigError     a strategy, setting or parameter that cannot be used
+    │   └── TooLarge    a quantity that is too large to add up
     ├── ModelError      a model file that does not belong to this build
     └── StateError      a change that contradicts the ledger
 
@@ -22,6 +23,10 @@ class PlacementError(Exception):
 
 class ConfigError(PlacementError):
     """A strategy, setting or parameter that cannot be used; the command line exits 2."""
+
+
+class TooLarge(ConfigError):
+    """A quantity that is too large to add up."""
 
 
 class ModelError(PlacementError):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import Struct, field, structs
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, TooLarge
 from placement.gangs import SIZE as GANG_SIZE
 from placement.gangs import SchedulingGroup, WorkloadReference, gang_size, gang_unlabelled
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
@@ -43,6 +43,7 @@ from placement.resources import (
     GPU_MODEL_LABEL,
     GPU_SHARE,
     MEMORY,
+    MOST_COUNTED,
     parse_quantity,
     whole_number,
 )
@@ -318,6 +319,26 @@ def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Am
                 total[name] = amount
     _add(total, _amounts(spec.overhead))
     return total
+
+
+def cap_requests(pod: Pod) -> None:
+    """Lower what a pod asks for, in place, to what the ledger counts at most: so a pod that is bound is counted, and its
+    node is full, whatever it asks for.
+
+    Raises
+    ------
+    ConfigError : a quantity does not parse, or is negative.
+    """
+    spec = pod.spec
+    asked = [c.resources.requests for c in (*(spec.containers or ()), *(spec.initContainers or ())) if c.resources]
+    for quantities in (*asked, spec.resources.requests if spec.resources else None, spec.overhead):
+        for name, text in (quantities or {}).items():
+            try:
+                is_absurd = parse_quantity(text, name) > MOST_COUNTED
+            except TooLarge:
+                is_absurd = True
+            if is_absurd and quantities is not None:
+                quantities[name] = f"{MOST_COUNTED}{'m' if name == CPU else ''}"
 
 
 def parts_of(pod: Pod) -> dict[str, Parts]:

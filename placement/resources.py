@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, TooLarge
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -65,8 +65,11 @@ MAX_DEVICES = 63
 """Of one node: devices are bits of an int64."""
 
 MAX_AMOUNT = 2**62
-"""Quantities at or above this are refused: the sum of two would leave int64. The ledger adds up many, and caps them
-(:data:`placement.state.MOST_COUNTED`)."""
+"""Quantities at or above this are refused: the sum of two would leave int64. The ledger adds up many, and caps them."""
+
+MOST_COUNTED = 2**50
+"""A request from here on counts as this much, and a node offers less: it fits nowhere, and where it was bound by hand
+nothing fits beside it. So what thousands of such pods take on one node stays within int64."""
 
 DEFAULT_CPU_MILLICORES = 100
 DEFAULT_MEMORY_BYTES = 200 * 1024 * 1024
@@ -94,7 +97,7 @@ def parse_quantity(text: str | int | float, resource: str, *, offered: bool = Fa
 
     Raises
     ------
-    ConfigError : the text is not a quantity, is negative, or is too large to add up.
+    ConfigError : the text is not a quantity or is negative. TooLarge : it is too large to add up.
     """
     match = _QUANTITY.match(str(text).strip())
     if match is None:
@@ -104,11 +107,11 @@ def parse_quantity(text: str | int | float, resource: str, *, offered: bool = Fa
     try:
         value = Decimal(match[1] + (match[2] or "")) * _SUFFIX[match[3] or ""] * (1000 if resource == CPU else 1)
     except ArithmeticError as error:
-        raise ConfigError(f"quantity {text!r} of {resource} is too large; it must stay below 2^62") from error
+        raise TooLarge(f"quantity {text!r} of {resource} is too large; it must stay below 2^62") from error
     if value < 0:
         raise ConfigError(f"quantity {text!r} of {resource} is negative; requests and capacities are >= 0")
     if value >= MAX_AMOUNT:
-        raise ConfigError(f"quantity {text!r} of {resource} is too large; it must stay below 2^62")
+        raise TooLarge(f"quantity {text!r} of {resource} is too large; it must stay below 2^62")
     return int(value.to_integral_value(ROUND_FLOOR if offered else ROUND_CEILING))
 
 

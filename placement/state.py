@@ -34,6 +34,7 @@ from placement.resources import (
     DEVICE_MILLI,
     GPU_SHARE,
     MAX_DEVICES,
+    MOST_COUNTED,
     PODS,
     AnyArray,
     BoolArray,
@@ -50,9 +51,6 @@ NUM_GPU_CLASSES = 5
 NUM_DERIVED = GPU_CLASSES + NUM_GPU_CLASSES
 CPU_ROW, MEMORY_ROW, PODS_ROW, GPU_ROW = range(NUM_DERIVED, NUM_DERIVED + len(BASE_RESOURCES))
 
-MOST_COUNTED = 2**50
-"""A request from here on counts as this much, and a node offers less: it fits nowhere, and where it was bound by hand
-nothing fits beside it. So what thousands of such pods take on one node stays within int64."""
 PLACES = 1 << 20
 MAX_CLASSES = 50_000
 """Classes whose sums are kept; beyond it they are made anew."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,12 +142,16 @@ class Reader:
         return self._classes.setdefault(spec, spec)
 
     def _bound_spec(self, pod: objects.Pod) -> PodSpec:
-        """The class of a pod that runs already. If its annotations make no sense of its GPU shares, they are a share of one
-        device or whole ones, as of any other pod: it holds them all the same."""
+        """The class of a pod that runs already. What it asks for beyond reason is the most that is counted. If its annotations
+        make no sense of its GPU shares, they are a share of one device or whole ones, as of any other pod: it holds them
+        all the same."""
         try:
             return self._spec(pod)
         except ConfigError as error:
-            log.warning("GPU request not understood", extra={"pod": pod.metadata.name, "error": str(error)})
+            log.warning("request of a bound pod not understood", extra={"pod": pod.metadata.name, "error": str(error)})
+        objects.cap_requests(pod)
+        with suppress(ConfigError):
+            return self._spec(pod)
         total = objects.effective_requests(pod).get(GPU_SHARE, 0)
         for container in (*(pod.spec.containers or ()), *(pod.spec.initContainers or ())):
             if container.resources and container.resources.requests:

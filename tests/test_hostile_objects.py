@@ -23,7 +23,7 @@ from placement.state import devices_mask
 from scheduler.modes import Modes
 from scheduler.view import Reader, sinks
 from tests.api_server import node_object, pod_object
-from tests.live_engine import Live
+from tests.live_engine import Live, cpu_pod
 
 TEXTS = (
     "²", "٣", "9" * 5000, "-1", "1e999999", "1e-999999", "4611686018427387903", "9223372036854775807", "9E", "0", "1n",
@@ -218,3 +218,36 @@ def test_a_number_beyond_64_bits_is_no_defect(number: int) -> None:
     raw = json.dumps(body).encode()
     reader = Reader()
     assert reader.spec(raw) == reader.spec(raw) == Reader().spec(raw)
+
+
+HUGE = {"cpu": "1", "memory": "4611686018427387903"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [{"containers": [HUGE]}] * 3,
+        [{"containers": [{"cpu": "1", "memory": "8Ei"}]}],
+        [{"containers": [{"cpu": "9e99", "memory": "1Gi"}]}],
+        [{"containers": [HUGE, HUGE]}],
+        [{"initContainers": [{"memory": "1e40"}], "containers": [{"cpu": "1"}]}],
+        [{"containers": [{"cpu": "1"}], "overhead": {"memory": "9Ei"}}],
+        [{"containers": [{"cpu": "1"}], "resources": {"memory": "9Ei"}}],
+    ],
+)
+def test_a_pod_bound_by_hand_with_an_absurd_request_fills_its_node(asked: list[Any], tmp_path: Path) -> None:
+    live = Live(tmp_path / "records.db")
+    by_kind = {sink.kind: sink for sink in sinks(live.ledger, Modes("decide"), Reader())}
+    assert live.ask("before", cpu_pod(0.1), (0,)).decision.is_placed
+    for number, parts in enumerate(asked):
+        body = pod_object(f"p{number}")
+        body["spec"]["nodeName"] = "n0"
+        for part, table in parts.items():
+            if "ontainers" in part:
+                table = [{"name": f"c{i}", "resources": {"requests": requests}} for i, requests in enumerate(table)]
+            body["spec"][part] = {"requests": table} if part == "resources" else table
+        by_kind["pods"].put(Raw(json.dumps(body).encode()))
+        assert not live.ask(f"after{number}", cpu_pod(0.1), (0,)).decision.is_placed
+    assert len(live.state.residents) == 1 + len(asked)
+    assert live.ask("elsewhere", cpu_pod(0.1)).decision.is_placed
+    live.recorder.close()
