@@ -74,8 +74,9 @@ def recorded() -> Trace:
         return read_openb(folder, departures=False)
     print(f"no {folder}: the bundled trace instead")
     demo = Trace.load(REPO / "simulator" / "samples" / "demo.ullage")
-    specs = [PodSpec(spec.request, gpu=spec.gpu) for spec in demo.specs]  # `pod_json` and `node_json` write no rules
-    return replace(demo, specs=specs, nodes=[replace(node, taints=()) for node in demo.nodes])
+    # `pod_json` and `node_json` write no rules
+    specs = tuple(PodSpec(spec.request, gpu=spec.gpu) for spec in demo.specs)
+    return replace(demo, specs=specs, nodes=tuple(replace(node, taints=()) for node in demo.nodes))
 
 
 def story(recorded: Trace, num_pods: int, seed: int) -> Story:
