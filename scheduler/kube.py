@@ -194,7 +194,7 @@ class KubeClient:
         try:
             configuration = await _configuration(self.settings)
             self.tls = _tls(configuration)
-        except (ApiError, OSError):  # errors of TLS are among them
+        except (ApiError, ConfigError, OSError):  # errors of TLS are among them
             return False
         self.configuration = configuration
         return True

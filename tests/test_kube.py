@@ -102,6 +102,23 @@ async def test_an_expired_token_is_renewed_once_and_the_call_repeated(tmp_path: 
         assert b"36" in await client.call("GET", "/version")
 
 
+async def test_a_kubeconfig_that_is_away_while_we_run_is_a_call_that_failed(tmp_path: Path) -> None:
+    """Whoever writes it anew may remove it first; the process goes on, and the next call reads it."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        path = Path(client.settings.kubeconfig)
+        text = path.read_text()
+        path.unlink()
+        api.fail_next("GET", "/version", 401)
+        with pytest.raises(ApiError, match="401"):
+            await client.call("GET", "/version")
+        api.fail_next("GET", "/pods", 401)
+        with pytest.raises(ApiError, match="401"):
+            await anext(client.watch("/api/v1/pods", "1", timeout_s=5, silence_s=5))
+        path.write_text(text)
+        api.fail_next("GET", "/version", 401)
+        assert b"36" in await client.call("GET", "/version")
+
+
 async def test_a_token_that_cannot_be_read_for_a_moment_is_a_call_that_failed(tmp_path: Path) -> None:
     """And no end of the process: whoever follows the API tries again."""
     token, authority = tmp_path / "token", tmp_path / "ca.crt"

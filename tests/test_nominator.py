@@ -310,6 +310,39 @@ async def test_a_pod_that_is_refused_again_and_again_is_tried_less_and_less_ofte
     planner.solver.close()
 
 
+async def test_of_pods_that_matter_the_same_the_oldest_come_first(tmp_path: Path) -> None:
+    live, now_s = Live(tmp_path / "records.db"), 0.0
+    live.ledger.clock = lambda: now_s
+    planner = Nominator(live.engine, Taking(), replace(PLAN, max_pods=10))
+    pods = [Seen(f"p{i}", f"p{i}", "shop", 1, cpu_pod(1), is_gated=True) for i in range(30)]
+    for seen in pods:
+        live.ledger.see(seen)
+    assert planner.ready() == []
+    now_s = 1.0
+    assert planner.ready() == pods[:10]
+    planner.solver.close()
+
+
+async def test_gates_whose_deadline_is_over_are_lifted_from_the_oldest_on(tmp_path: Path) -> None:
+    lifted: list[str] = []
+
+    class Noting(Taking):
+        async def call(self, *args: object, **_more: object) -> bytes:
+            lifted.append(str(args[1]).rpartition("/")[2].partition("?")[0])
+            return b""
+
+    live, now_s = Live(tmp_path / "records.db"), 0.0
+    live.ledger.clock = lambda: now_s
+    planner = Nominator(live.engine, Noting(), PLAN)
+    for i in range(30):
+        live.ledger.see(Seen(f"p{i}", f"p{i}", "shop", 1, cpu_pod(1), is_gated=True))
+    assert planner.ready() == []
+    now_s = PLAN.gate_deadline_s + 1
+    await planner.settle()
+    assert lifted == [f"p{i}" for i in range(30)]
+    planner.solver.close()
+
+
 async def test_a_nomination_that_nobody_takes_is_cleared_and_one_that_was_replaced_is_left(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path) as planner:
         api.put("pods", gated("old"))

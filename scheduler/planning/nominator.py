@@ -173,8 +173,8 @@ class Nominator:
         def rank(members: list[Seen]) -> tuple[bool, int]:
             return members[0].uid in self._left, -max(seen.spec.priority for seen in members)
 
-        units = self._by_unit(waiting)
-        for members in sorted((units[unit] for unit in units.keys() - resting), key=rank):
+        units = [members for unit, members in self._by_unit(waiting).items() if unit not in resting]
+        for members in sorted(units, key=rank):
             fits = not found or len(found) + len(members) <= self.settings.max_pods
             if fits and not self._why_waits(members, now):
                 found += members
@@ -442,8 +442,8 @@ class Nominator:
         metrics.plan_gated.set(len(ledger.gated))
         self._adopt()
         self._patience.keep(ledger.pods)
-        waiting = [uid for uid in ledger.gated.keys() - self._busy if not self._patience.is_resting(uid, now)]
-        gated = [(ledger.gated[uid], self._since[uid]) for uid in waiting if uid in self._since]
+        waiting = {uid for uid in ledger.gated.keys() - self._busy if not self._patience.is_resting(uid, now)}
+        gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in waiting]
         late = [seen for seen, since in gated if now - since > self._deadline(seen)]
         await self._let_go(self._why_late(late, now))
         old = []
