@@ -322,16 +322,18 @@ def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Am
 
 
 def cap_requests(pod: Pod) -> None:
-    """Lower what a pod asks for, in place, to what the ledger counts at most: so a pod that is bound is counted, and its
-    node is full, whatever it asks for.
+    """Lower what a pod asks for and was granted, in place, to what the ledger counts at most: so a pod that is bound is
+    counted, and its node is full, whatever it asks for.
 
     Raises
     ------
     ConfigError : a quantity does not parse, or is negative.
     """
-    spec = pod.spec
-    asked = [c.resources.requests for c in (*(spec.containers or ()), *(spec.initContainers or ())) if c.resources]
-    for quantities in (*asked, spec.resources.requests if spec.resources else None, spec.overhead):
+    spec, status = pod.spec, pod.status
+    granted = (*(status.containerStatuses or ()), *(status.initContainerStatuses or ()))
+    parts = (*(spec.containers or ()), *(spec.initContainers or ()), *granted, spec)
+    asked = [part.resources.requests for part in parts if part.resources]
+    for quantities in (*asked, *(one.allocatedResources for one in granted), spec.overhead):
         for name, text in (quantities or {}).items():
             try:
                 is_absurd = parse_quantity(text, name) > MOST_COUNTED

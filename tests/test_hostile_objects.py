@@ -233,6 +233,8 @@ HUGE = {"cpu": "1", "memory": "4611686018427387903"}
         [{"initContainers": [{"memory": "1e40"}], "containers": [{"cpu": "1"}]}],
         [{"containers": [{"cpu": "1"}], "overhead": {"memory": "9Ei"}}],
         [{"containers": [{"cpu": "1"}], "resources": {"memory": "9Ei"}}],
+        [{"containers": [{"cpu": "1"}], "status": {"allocatedResources": {"memory": "9Ei"}}}],
+        [{"initContainers": [{"cpu": "1"}], "status": {"resources": {"requests": {"cpu": "9e99"}}}}],
     ],
 )
 def test_a_pod_bound_by_hand_with_an_absurd_request_fills_its_node(asked: list[Any], tmp_path: Path) -> None:
@@ -242,7 +244,11 @@ def test_a_pod_bound_by_hand_with_an_absurd_request_fills_its_node(asked: list[A
     for number, parts in enumerate(asked):
         body = pod_object(f"p{number}")
         body["spec"]["nodeName"] = "n0"
+        status = [{"name": "c0", **parts.get("status", {})}]  # what kubelet says that it granted
+        body["status"] = {"containerStatuses": status, "initContainerStatuses": status}
         for part, table in parts.items():
+            if part == "status":
+                continue
             if "ontainers" in part:
                 table = [{"name": f"c{i}", "resources": {"requests": requests}} for i, requests in enumerate(table)]
             body["spec"][part] = {"requests": table} if part == "resources" else table
