@@ -3,7 +3,7 @@
 PlanetLab has no starts, so every series is begun at several hours of the day. Known are its few samples, what the other
 workloads of its owner (slice), its host, its site and its owner at that site did in the last six hours, what they did
 in the coming window on earlier recorded days, and the population. The workload's own earlier samples, of the day or of
-earlier days, are never looked at.
+earlier days, are never looked at for itself: it is one of the population, and of those that tell owners and hosts apart.
 """
 
 from __future__ import annotations
