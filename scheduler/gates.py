@@ -59,13 +59,13 @@ async def patch_pod(api: Api, path: str, body: dict[str, Any], content_type: str
 
     Raises
     ------
-    ApiError : 404 when the pod is gone, 409 when another one has its name (the API server says 422, for a UID cannot be
-        changed); anything else may be tried again.
+    ApiError : 404 when the pod is gone, 409 when another one has its name or it was bound meanwhile (the API server says
+        422, for a UID cannot be changed and a bound pod not be nominated); anything else may be tried again.
     """
     try:
         await api.call("PATCH", path, body, content_type=content_type, timeout_s=TIMEOUT_S)
     except ApiError as error:
-        if error.status == 422 and "metadata.uid" in str(error):
+        if error.status == 422 and any(cause in str(error) for cause in ("metadata.uid", "already bound to a node")):
             raise ApiError(str(error), 409, error.reason) from error
         raise
 

@@ -239,6 +239,10 @@ class ApiServer:
             return web.json_response(self.put(kind, value))
         if body["metadata"].pop("uid", old["metadata"].get("uid")) != old["metadata"].get("uid"):
             return self._status(422, f'Pod "{name}" is invalid: metadata.uid: Invalid value: field is immutable')
+        nominated = body.get("status", {}).get("nominatedNodeName")
+        if nominated and value["spec"].get("nodeName") and nominated != value["status"].get("nominatedNodeName"):
+            reason = "status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node"
+            return self._status(422, f'Pod "{name}" is invalid: {reason}')
         gates = body.get("spec", {}).pop("schedulingGates", None)
         if gates is not None:
             gone = {gate["name"] for gate in gates if gate.get("$patch") == "delete"}

@@ -400,6 +400,23 @@ async def test_a_nomination_is_written_again_only_where_it_was_cleared_and_anoth
         assert not here.pods()["late"]["spec"].get("schedulingGates")
 
 
+async def test_a_pod_that_was_bound_since_it_was_looked_at_is_not_nominated_and_the_plan_goes_on(
+    tmp_path: Path,
+) -> None:
+    """The API server lets nobody nominate a bound pod (422); the next look sees where it is."""
+    async with cluster(tmp_path, pod("late", "", "late")) as here:
+        here.scheduled = lambda _nominated: ""
+        step = Step(Action.PLACE, "uid-late", "default/late", "", "b")
+        applier = here.applier(Plan("batch", Ending.OPTIMAL, "pods placed", 1, 1, (step,)))
+        found = await pod_of(here.client, step)
+        assert found is not None
+        bound = here.pods()["late"]
+        here.api.put("pods", bound | {"spec": bound["spec"] | {"nodeName": "a"}})
+        await applier._nominate(found, "b")
+        assert ("PATCH", f"{PODS}/late/status") in here.api.calls
+        assert not here.pods()["late"]["status"].get("nominatedNodeName")
+
+
 async def test_a_plan_can_be_given_up_after_a_crash(tmp_path: Path) -> None:
     async with cluster(tmp_path, *copies()) as here:
         plan = await here.plan()
