@@ -63,5 +63,5 @@ class Admin:
             "pods": pods,
             "reservations": sorted(self.engine.ledger.reservations),
             "serving": not self.engine.why_not_serving(),
-            "binding": self.engine.may_bind(),
+            "binding": self.engine.may_give_devices(),
         }

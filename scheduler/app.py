@@ -138,7 +138,7 @@ class App:
         self.lead = Lead(lambda: 1 if election is None else election.term, self.informer)
         self.lead.await_binds(settings.kube.bind_reach_s, lambda: bool(state.gpu_count.any()))
         self.engine.is_leading = lambda: self.lead.may_act
-        self.engine.may_bind = lambda: self.lead.may_bind
+        self.engine.may_give_devices = lambda: self.lead.may_give_devices
         self.metrics.before_scrape(self._gauges)
         self.metrics.build.info({"version": package_version(), "strategy": self.strategy.name})
 

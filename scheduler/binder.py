@@ -63,7 +63,7 @@ class Binder:
                 return self._count("refused", f"ullage: {why}")
             if binding.node not in self.engine.state.row_of:
                 return self._node_gone(binding)
-            if not self.engine.may_bind():
+            if seen.spec.gpu is not None and not self.engine.may_give_devices():
                 return self._count("refused", f"ullage: {EARLIER}")
             held = self.engine.ledger.reservations.get(binding.uid)
             if held is not None and held.is_binding and held.node != binding.node:

@@ -112,8 +112,8 @@ class Engine:
         self.exempt = frozenset(settings.exempt_namespaces)
         self.is_leading: Callable[[], bool] = lambda: True
         self.is_synced: Callable[[], bool] = lambda: True
-        self.may_bind: Callable[[], bool] = lambda: True
-        """Whether every Binding of a process before this one has been seen."""
+        self.may_give_devices: Callable[[], bool] = lambda: True
+        """Whether every Binding of a process before this one has been seen, so that free devices are free."""
         self._draws = random.Random(settings.seed)
         self._ids = itertools.count(1)
         self._run = format(time.time_ns() // 1_000_000, "x")

@@ -42,7 +42,7 @@ class Lead:
         return 0 < self.term() == self._caught_up
 
     @property
-    def may_bind(self) -> bool:
+    def may_give_devices(self) -> bool:
         """Whether no Binding of a process before this one can come as a surprise."""
         return self.may_act and (self._sees_binds or not self._has_devices())
 

@@ -71,7 +71,7 @@ async def running(
     async with client_of(api, folder, page_size=2) as client, aiohttp.ClientSession() as session:
         app = App(settings, client, Quiet())
         if is_first:
-            app.engine.may_bind = lambda: True
+            app.engine.may_give_devices = lambda: True
         await app.start()
         life = asyncio.create_task(app.run(asyncio.Event()))
         try:
@@ -199,7 +199,7 @@ async def test_a_binding_that_was_sent_before_a_restart_keeps_its_device(tmp_pat
             api.bindings_go_on.set()
             await late
             scheduler.app.lead.await_binds(0, lambda: True)
-            await until(lambda: scheduler.app.lead.may_bind)
+            await until(lambda: scheduler.app.lead.may_give_devices)
             assert "no longer free" in await scheduler.bind(new, NAMES[0])
             assert api.pod(old["metadata"]["name"])["spec"]["nodeName"] == NAMES[0]
             assert "nodeName" not in api.pod("new")["spec"]
@@ -209,10 +209,10 @@ async def test_where_there_are_no_devices_nothing_is_waited_for_after_a_start(tm
     async with cluster(gpus=0) as api, running(api, tmp_path, is_first=False) as scheduler:
         has_devices = scheduler.app.lead._has_devices
         scheduler.app.lead.await_binds(3600, has_devices)
-        assert scheduler.app.engine.may_bind()
+        assert scheduler.app.engine.may_give_devices()
         api.put("nodes", node_object("late", gpus=1))
         await until(lambda: "late" in scheduler.app.engine.state.row_of)
-        assert not scheduler.app.engine.may_bind()
+        assert not scheduler.app.engine.may_give_devices()
 
 
 @pytest.mark.parametrize(("status", "after_effect"), [(0, True), (500, True), (504, True), (0, False), (500, False)])

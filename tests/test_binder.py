@@ -170,6 +170,17 @@ async def test_a_pod_that_is_edited_until_nobody_understands_it_ends_nothing_but
     assert "does not divide" in await case.binder.bind(Binding("g", "shop", "uid-h", "n1"))
 
 
+async def test_who_asks_for_no_device_does_not_wait_for_bindings_of_a_process_before_this_one(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    plain = Seen("uid-c", "c", "shop", 1, cpu_pod(1))
+    case.ledger.see(plain)
+    case.binder.engine.may_give_devices = lambda: False
+    assert "sent before a restart" in await case.bind()
+    assert not case.api.bindings
+    assert await case.binder.bind(Binding("c", "shop", "uid-c", "n1")) == ""
+    assert [body["metadata"]["name"] for _, body in case.api.bindings] == ["c"]
+
+
 async def test_no_binding_goes_out_once_the_lead_is_gone(tmp_path: Path) -> None:
     case = Case(tmp_path)
     case.api.on_bind = no_answer
