@@ -8,7 +8,8 @@ predictions are given a made-up forecast of every class (a seeded share of what 
 
 Where Azure's recording is there, a tenth of it is replayed as well, with departures on 110 nodes: with forecasts, and with
 lifetimes that change every five minutes, as :class:`simulator.usage.lifetime_learner.LifetimeLearner` learned them in a
-replay before; what learning itself costs is told apart.
+replay before; what learning itself costs is told apart. That has what a version tells otherwise than the one before, which
+cases ``+changes`` gather on the time of decisions instead.
 
 ``slower`` is how many times as long a decision takes as by the strategy's plain counterpart (`priced` of `ullage`, else
 `best-fit`) in the same run.
@@ -106,6 +107,13 @@ class Recorder:
         self.spent_s += process_time() - began
         self.versions.append(replay.state.knowledge)
 
+    def anew(self) -> list[Knowledge]:
+        """The versions, of which nobody has asked yet what they tell otherwise; their digests are made, as who learns does."""
+        made = [replace(known, lifetimes=replace(known.lifetimes)) for known in self.versions if known.lifetimes]
+        for known in made:
+            _ = known.digest
+        return made
+
 
 @dataclass
 class Told:
@@ -131,10 +139,14 @@ class Case:
     trace: Trace
     options: ReplayOptions
     told: Recorder | None = None
+    gathers: bool = False
+    """What a version tells otherwise, on the time of decisions."""
 
     def run(self) -> float:
         """Decisions a second."""
-        policies = () if self.told is None else (Told(self.told.versions, self.told.every_s),)
+        policies: tuple[Told, ...] = ()
+        if self.told is not None:
+            policies = (Told(self.told.anew() if self.gathers else self.told.versions, self.told.every_s),)
         gc.collect()
         return (
             Replay(self.trace, STRATEGIES[self.strategy], replace(self.options, policies=policies))
@@ -173,6 +185,7 @@ def churn(folder: Path, runs: int) -> dict[str, Any]:
     cases = [Case(name, name, trace, options) for name in ("best-fit", "priced")]
     cases += [Case(f"{name}+forecasts", name, trace, forecasts) for name in PREDICTED]
     cases += [Case(f"{name}+lifetimes", name, trace, options, recorder) for name in LIVING]
+    cases += [Case(f"{name}+lifetimes+changes", name, trace, options, recorder, gathers=True) for name in LIVING]
     rates = medians(cases, runs)
     return {
         "trace": f"azure, {SHARE:.0%} of the batches, seed 0",
