@@ -315,17 +315,14 @@ class Lifetimes:
 
     def of_pod(self, spec: PodSpec) -> Lifespan:
         """The lifespan of pods of this class."""
-        found = self._found.get(spec)
-        if found is None:
-            both, workload, size = names_of(spec)
-            of = self.of.get
-            found = self._found[spec] = of(both) or of(workload) or of(size) or self.everyone
-        return found
+        both, workload, size = names_of(spec)
+        of = self.of.get
+        return of(both) or of(workload) or of(size) or self.everyone
 
     def changes(self, before: Lifetimes | None) -> LifeChanges:
         """Against ``before``, or nothing.
 
-        The last answer is kept: who learns a version asks once, so that nobody waits for it who decides.
+        The last answer is kept: who learns a version asks once, for all strategies that read it.
         """
         key = None if before is None else before._identity
         kept = self._changes.get(key)
@@ -354,11 +351,6 @@ class Lifetimes:
 
     @cached_property
     def _changes(self) -> dict[object, LifeChanges]:
-        return {}
-
-    @cached_property
-    def _found(self) -> dict[PodSpec, Lifespan]:
-        """Classes that were looked up: after each new version every pod on a node is."""
         return {}
 
 
