@@ -377,23 +377,26 @@ async def test_a_circle_is_broken_by_an_eviction_whose_replacement_is_placed_lat
         here.nothing_is_held()
 
 
+PLACE_LATE = Plan(
+    "batch", Ending.OPTIMAL, "pods placed", 1, 1, (Step(Action.PLACE, "uid-late", "default/late", "", "b"),)
+)
+
+
 async def test_a_nomination_is_written_again_only_where_it_was_cleared_and_another_process_gives_it_back(
     tmp_path: Path,
 ) -> None:
     async with cluster(tmp_path, pod("late", "", "late")) as here:
         here.scheduled = lambda _nominated: ""
-        step = Step(Action.PLACE, "uid-late", "default/late", "", "b")
-        plan = Plan("batch", Ending.OPTIMAL, "pods placed", 1, 1, (step,))
-        applier = here.applier(plan)
+        applier = here.applier(PLACE_LATE)
         for written in (1, 1, 2):
             if written == 2:
                 del here.pods()["late"]["status"]["nominatedNodeName"]
-            found = await pod_of(here.client, step)
+            found = await pod_of(here.client, PLACE_LATE.steps[0])
             assert found is not None
             await applier._nominate(found, "b")
             assert here.pods()["late"]["status"]["nominatedNodeName"] == "b"
             assert [c for c in here.api.calls if c[0] == "PATCH"] == [("PATCH", f"{PODS}/late/status")] * written
-        other = here.applier(plan)
+        other = here.applier(PLACE_LATE)
         assert other.record.nominated == {"uid-late": ("default", "late", "b")}
         await other.give_back(PlanState.ABANDONED)
         assert not here.pods()["late"]["status"].get("nominatedNodeName")
@@ -406,9 +409,8 @@ async def test_a_pod_that_was_bound_since_it_was_looked_at_is_not_nominated_and_
     """The API server lets nobody nominate a bound pod (422); the next look sees where it is."""
     async with cluster(tmp_path, pod("late", "", "late")) as here:
         here.scheduled = lambda _nominated: ""
-        step = Step(Action.PLACE, "uid-late", "default/late", "", "b")
-        applier = here.applier(Plan("batch", Ending.OPTIMAL, "pods placed", 1, 1, (step,)))
-        found = await pod_of(here.client, step)
+        applier = here.applier(PLACE_LATE)
+        found = await pod_of(here.client, PLACE_LATE.steps[0])
         assert found is not None
         bound = here.pods()["late"]
         here.api.put("pods", bound | {"spec": bound["spec"] | {"nodeName": "a"}})

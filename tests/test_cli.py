@@ -1,4 +1,4 @@
-"""The command line as a user meets it: answers, mistakes, exit codes. Every call is a real process."""
+"""The command line as a user meets it: answers, mistakes, exit codes. A call is a real process, but for :func:`ended_here`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def ullage(
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **(env or {})},
     )
+
+
+def ended_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """The exit code in this process, which keeps what it does on SIGTERM."""
+    monkeypatch.setattr(sys, "argv", ["ullage", *arguments])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main_module.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return ended.value.code
 
 
 def test_help_lists_what_there_is() -> None:
@@ -206,15 +218,9 @@ def test_an_input_that_is_not_there_is_wrong_usage(
     (tmp_path / "nothing.yaml").write_text(stanza)
     monkeypatch.chdir(tmp_path)
     name = "nothing.yaml" if "nothing-there" in words else "nothing-there"
-    monkeypatch.setattr(sys, "argv", ["ullage", *words.format(name).split()])
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main_module.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    code = ended_here(monkeypatch, *words.format(name).split())
     said = capsys.readouterr()
-    assert ended.value.code == 2, said.err
+    assert code == 2, said.err
     assert "nothing-there" in said.err
     assert not said.out
 
@@ -442,15 +448,8 @@ def test_memory_that_runs_out_is_one_message(
     def exhausted(**_options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(sys, "argv", ["ullage", "version"])
     monkeypatch.setattr(main_module.root, "main", exhausted)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main_module.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == 1
+    assert ended_here(monkeypatch, "version") == 1
     assert "memory ran out" in capsys.readouterr().err
 
 
