@@ -19,6 +19,7 @@ import click
 from placement.errors import ConfigError
 from placement.planning.plans import Plan
 from simulator.cli import plan_traces
+from simulator.cli.options import PRICES, SEED
 from simulator.cli.spans import seconds
 from simulator.output import output_option, progress, render, write_whole
 
@@ -51,7 +52,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
             "-s", "--strategy", default="best-fit", show_default=True, help="Of TRACE: replays it up to then."
         ),
         click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
+        SEED,
         click.option(
             "--report",
             type=click.Path(dir_okay=False, path_type=Path),
@@ -213,9 +214,7 @@ def consolidate(
 
 @plan.command()
 @_common
-@click.option(
-    "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
-)
+@PRICES
 @click.option("--spot", is_flag=True, help="Offer shapes at their spot price as well.")
 @click.option(
     "--interruptions", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a spot node, per hour."

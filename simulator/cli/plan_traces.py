@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError
+from simulator.cli.options import PRICES, SEED
 from simulator.cli.spans import seconds
 from simulator.output import data_only, output_option, progress, render
 
@@ -48,12 +49,10 @@ def bench_command(what: str, instances: int, seed: int, time_s: float, clock: st
 
 @click.command()
 @click.argument("trace")
-@click.option(
-    "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
-)
+@PRICES
 @click.option("--time", "time_s", type=float, default=20.0, show_default=True, help="Seconds to plan.")
 @click.option("--fill", is_flag=True, help="Ignore departures: all pods of the trace at once.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@SEED
 @output_option
 def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int, output: str) -> None:
     """Cheapest fixed fleet that holds TRACE at its peak, with a certified gap and USD a month."""
@@ -146,9 +145,7 @@ def expect(
     show_default=True,
     help="What consolidates; one for each strategy, or one for all.",
 )
-@click.option(
-    "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
-)
+@PRICES
 @click.option(
     "--every", "every_s", type=click.IntRange(1), default=3600, show_default=True, help="Seconds between acts."
 )
@@ -209,7 +206,7 @@ def expect(
     type=click.IntRange(1),
     help="With --judge ACT: seconds it is judged over; an interval when absent.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@SEED
 @output_option
 def replay_command(
     trace: str,

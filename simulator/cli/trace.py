@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from placement.errors import ConfigError, nearest
+from simulator.cli.options import SEED
 from simulator.output import API_VERSION, bad_rows, output_option, render, write_whole
 from simulator.traces.calendar_option import BEGINS, check_begin
 from simulator.traces.churn import Churn, resample
@@ -201,7 +202,7 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
     show_default=True,
     help="Length, in mean lifetimes.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@SEED
 def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -> None:
     """Resample a trace's (request, lifetime) pairs to a steady state at a given load; it starts full."""
     made = resample(open_trace(source), Churn(load=load, mean_lifetimes=lifetimes, seed=seed))
@@ -264,7 +265,7 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
 @click.option(
     "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Usage times this."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@SEED
 @bad_rows
 def join_usage(
     source: str,
