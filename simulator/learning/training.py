@@ -413,12 +413,14 @@ def train(
     effort = effort or Effort(30_000, by_weight=True)
     for number, (resource, target) in enumerate(tasks):
         progress(f"{resource} {target.name}", number, len(tasks))
+        if target in failed:
+            continue
         try:
             found[resource, target] = train_task(
                 recording, resource, target, split, effort=effort, seed=seed, held_out=held, refit=refit
             )
         except (ConfigError, ModelError) as error:
-            failed.setdefault(target, error)
+            failed[target] = error
     trained = [one for (_, target), one in found.items() if target not in failed]
     if not trained:
         raise next(iter(failed.values()))
