@@ -246,9 +246,10 @@ class Lifespan:
             raise ConfigError("a lifespan has a chance outside of 0 to 1000 thousandths")
 
     def warm(self) -> None:
-        """Make the text now: who learns has time for it, who decides has not."""
-        _ = self.text
+        """Make text and numbers now: who learns has time for it, who decides has not."""
+        _ = self.text, self.packed
 
+    @cached_property
     def packed(self) -> bytes:
         """Lifetimes and then chances, as int64."""
         return _LIFESPAN.pack(*self.life_s, *chain.from_iterable(self.gone_milli))
@@ -267,7 +268,7 @@ class Lifespan:
 
 def unpacked(lifespans: Iterable[Lifespan]) -> IntArray:
     """``(n, ages + ages x horizons)`` int64: whole lifetimes, then chances, of each."""
-    numbers: IntArray = np.frombuffer(b"".join([one.packed() for one in lifespans]), np.int64)
+    numbers: IntArray = np.frombuffer(b"".join([one.packed for one in lifespans]), np.int64)
     return numbers.reshape(-1, _LIFESPAN.size // 8)
 
 

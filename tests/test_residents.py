@@ -240,7 +240,7 @@ def test_a_version_says_what_it_tells_otherwise_and_for_whom_it_was_asked() -> N
 
 def test_lifespans_beyond_reason_are_refused() -> None:
     gone = ((0,) * len(HORIZONS_S),) * len(AGES_S)
-    assert Lifespan((MOST_S,) * len(AGES_S), gone).packed()
+    assert Lifespan((MOST_S,) * len(AGES_S), gone).packed
     for life_s in (-1, MOST_S + 1, 2**64):
         with pytest.raises(ConfigError, match="lifetimes"):
             Lifespan((life_s,) * len(AGES_S), gone)
