@@ -68,7 +68,7 @@ class PriceBook:
 
     def is_guessed(self, node: NodeSpec) -> bool:
         """Whether nobody said what a node costs: the sum of its parts at the default rates counts."""
-        return node.shape not in self.shapes and node.shape not in self.by_type and self.rates == Rates()
+        return node.shape not in self.shapes and node.shape not in self.by_type and self.rates == RATES
 
     def usd_per_hour(self, node: NodeSpec) -> float:
         """What a node costs."""
