@@ -10,7 +10,7 @@ only when the node is asked again after the eviction: a node that such a rule ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,8 +120,7 @@ def _victims_on(
 
 def _violating(pods: list[Resident], budgets: list[Budget]) -> set[str]:
     """Pods whose eviction, in this order, would break a budget (``filterPodsWithPDBViolation``)."""
-    left: Mapping[int, int] = {i: b.allowed for i, b in enumerate(budgets)}
-    remaining = dict(left)
+    remaining = [budget.allowed for budget in budgets]
     broken: set[str] = set()
     for pod in pods:
         for i, budget in enumerate(budgets):

@@ -148,6 +148,18 @@ def _proxied(world: World) -> None:
     _pod(world.scheduler)["containers"][0]["env"] = [{"name": "https_proxy", "value": "http://proxy:3128"}]
 
 
+def _two_profiles(*shares: int) -> Callable[[World], None]:
+    """Profiles that say each for itself how many nodes are looked at; the last says nothing where one is missing."""
+
+    def spoil(world: World) -> None:
+        del world.config["percentageOfNodesToScore"]
+        world.config["profiles"] = [{"schedulerName": "a"}, {"schedulerName": "b"}]
+        for profile, share in zip(world.config["profiles"], shares, strict=False):
+            profile["percentageOfNodesToScore"] = share
+
+    return spoil
+
+
 def _second_gpu_entry(world: World) -> None:
     world.config["extenders"].append({**world.gpu, "bindVerb": "", "urlPrefix": "https://other.ns.svc/x"})
 
@@ -191,9 +203,9 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD103", _drop(_all, "nodeCacheCapable")),
     ("UD104", _drop(_tls, "caFile")),
     ("UD104", _set(_tls, insecure=True)),
-    ("UD105", _set(_all, urlPrefix="http://ullage.ullage-system.svc:8443/v1")),
-    ("UD105", _both(_set(_all, enableHTTPS=False), _drop(_all, "tlsConfig"))),
-    ("UD106", _set(_all, urlPrefix="http://ullage.ullage-system.svc:8443/v1")),
+    ("UD105 UD106", _set(_all, urlPrefix="http://ullage.ullage-system.svc:8443/v1")),
+    ("UD105 UD130 UD207", _both(_set(_all, enableHTTPS=False), _drop(_all, "tlsConfig"))),
+    ("UD106 UD105", _set(_all, urlPrefix="http://ullage.ullage-system.svc:8443/v1")),
     ("UD107", _set(_all, urlPrefix="ullage.ullage-system.svc:8443/v1")),
     ("UD107", _drop(_all, "urlPrefix")),
     ("UD108", _set(_all, urlPrefix="https://ullage.ullage-system.svc:8443")),
@@ -213,32 +225,32 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD118", _set(_all, weight=1000)),
     ("UD119", _drop(lambda w: w.config, "percentageOfNodesToScore")),
     ("UD119", _set(lambda w: w.config, percentageOfNodesToScore=101)),
-    ("UD120", _set(_all, bindVerb="bind")),
-    ("UD121", _set(_all, bindVerb="bind")),
+    ("UD120 UD121", _set(_all, bindVerb="bind")),
+    ("UD121 UD120", _set(_all, bindVerb="bind")),
     ("UD122", _set(_gpu, managedResources=[{"name": "cpu"}])),
     ("UD122", _set(_gpu, managedResources=[{"name": "kubernetes.io/thing"}])),
-    ("UD123", _second_gpu_entry),
+    ("UD123 UD112 UD131", _second_gpu_entry),
     ("UD124", _drop(lambda w: w.config, "leaderElection")),
     ("UD125", _default_profile),
     ("UD126", lambda w: setattr(w, "version", "1.28")),
-    ("UD127", _both(_set(_gpu, ignorable=True), lambda w: setattr(w, "version", "1.29"))),
+    ("UD127 UD111 UD126", _both(_set(_gpu, ignorable=True), lambda w: setattr(w, "version", "1.29"))),
     ("UD128", _set(_all, urlPrefix="https://10.0.0.7:8443/v1")),
     ("UD129", _drop(_tls, "keyFile")),
-    ("UD130", _both(_drop(_tls, "keyFile"), _drop(_tls, "certFile"))),
+    ("UD130 UD207", _both(_drop(_tls, "keyFile"), _drop(_tls, "certFile"))),
     ("UD131", _later_filter),
     ("UD132", _drop(lambda w: w.config, "extenders")),
     ("UD132", _set(lambda w: w.config, extenders="https://ullage.ullage-system.svc:8443/v1")),
     ("UD201", _set(_http, deadline_ms=290)),
-    ("UD202", _both(_default_profile, _set(lambda w: w.settings, exempt_namespaces=[]))),
+    ("UD202 UD125", _both(_default_profile, _set(lambda w: w.settings, exempt_namespaces=[]))),
     ("UD203", _both(_set(_http, tls_cert="", tls_key="", client_ca=""))),
     ("UD204", _set(_http, client_ca="")),
     ("UD205", _set(_http, health_port=0)),
     ("UD206", _set(_http, idle_timeout_s=60)),
-    ("UD207", _both(_drop(_tls, "keyFile"), _drop(_tls, "certFile"))),
+    ("UD207 UD130", _both(_drop(_tls, "keyFile"), _drop(_tls, "certFile"))),
     ("UD208", _set(lambda w: w.settings, mode="decice")),
     ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0"})),
     ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"})),
-    ("UD210", _both(_set(lambda w: w.settings, plan={"enabled": True}), lambda w: setattr(w, "version", "1.34"))),
+    ("UD210 UD301", _both(_set(lambda w: w.settings, plan={"enabled": True}), lambda w: setattr(w, "version", "1.34"))),
     ("UD211", _both(_set(lambda w: w.settings, strategy="kube-default"), lambda w: setattr(w, "version", "1.35"))),
     ("UD211", _set(lambda w: w.settings, fallback_strategy="kube-default-1.35")),
     ("UD212", _set(lambda w: w.settings, strategy="predicted", usage={"model": "/models/m"})),
@@ -261,7 +273,86 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD312", lambda w: w.extra[1]["spec"].update(validationActions=["Audit"])),
     ("UD312", lambda w: w.extra[1]["spec"].update(policyName="another")),
     ("UD311", _both(lambda w: w.extra.append(_policy("ApplyConfiguration")), lambda w: setattr(w, "version", "1.35"))),
+    ("UD101", _set(lambda w: w.config, apiVersion="kubescheduler.config.k8s.io/v1", kind="Policy")),
+    ("UD105 UD106", _set(_all, urlPrefix="http://128.0.0.1:8443/v1")),
+    ("UD109", _both(*(_drop(_all, verb) for verb in ("filterVerb", "prioritizeVerb", "preemptVerb", "weight")))),
+    ("UD112", _drop(_gpu, "filterVerb")),
+    ("UD115 UD201", _set(_all, httpTimeout="99ms")),
+    ("UD115", _set(_all, httpTimeout="2001ms")),
+    ("UD116", _set(_all, weight=True)),
+    ("UD118", _set(_all, weight=101)),
+    ("UD119", _set(lambda w: w.config, percentageOfNodesToScore=-1)),
+    ("UD119", _set(lambda w: w.config, percentageOfNodesToScore=True)),
+    ("UD119", _two_profiles(100)),
+    ("UD119", _two_profiles(100, 101)),
+    ("UD122", _set(_gpu, managedResources=[{"name": "requests.ullage.dev/gpu-milli"}])),
+    ("UD124", _set(lambda w: w.config, leaderElection={"leaderElect": True})),
+    ("UD126", lambda w: setattr(w, "version", "1.37")),
+    ("UD126", lambda w: setattr(w, "version", "1.33")),
+    ("UD111 UD126", _both(_set(_gpu, ignorable=True), lambda w: setattr(w, "version", "1.30"))),
+    ("UD129 UD130 UD207", _drop(_tls, "certFile")),
+    ("UD201", _set(_http, deadline_ms=226)),
+    ("UD206", _set(_http, idle_timeout_s=90)),
+    ("UD209", _set(lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0", "client_ca": "c"})),
+    ("UD211", _set(lambda w: w.settings, strategy="kube-default-1.35")),
+    ("UD309", lambda w: _pod(w.ours)["containers"][0]["securityContext"].update(runAsNonRoot=False)),
+    ("UD309", lambda w: _pod(w.ours)["containers"][0]["securityContext"].pop("readOnlyRootFilesystem")),
+    ("UD309", lambda w: _pod(w.ours)["containers"][0]["securityContext"].pop("allowPrivilegeEscalation")),
+    ("UD309", lambda w: _pod(w.ours)["containers"][0]["securityContext"].pop("seccompProfile")),
 ]
+"""Every code that a change to the good world brings, the meant one first."""
+
+
+def _by_data(world: World) -> None:
+    for table in (world.all, world.gpu):
+        table["tlsConfig"] = {"caData": "Y2E=", "certData": "Y2VydA==", "keyData": "a2V5"}
+
+
+def _other_filters_first(world: World) -> None:
+    other = {**world.all, "urlPrefix": "https://other.ns.svc/x", "filterVerb": "check", "prioritizeVerb": "rank"}
+    world.config["extenders"].insert(0, other)
+
+
+def _loopback(host: str) -> Callable[[World], None]:
+    return _set(_all, urlPrefix=f"http://{host}:8443/v1", enableHTTPS=False)
+
+
+NEARLY: list[Callable[[World], None]] = [
+    lambda w: setattr(w, "version", "1.34"),
+    lambda w: setattr(w, "version", "1.35"),
+    _both(lambda w: setattr(w, "version", "1.35"), _set(lambda w: w.settings, strategy="kube-default-1.35")),
+    _set(lambda w: w.settings, strategy="kube-default"),
+    _by_data,
+    _other_filters_first,
+    _loopback("127.0.0.1"),
+    _loopback("localhost"),
+    _loopback("[::1]"),
+    _set(_all, urlPrefix="https://ullage.ullage-system.svc:8443/v1/"),
+    _both(_set(_all, urlPrefix="https://10.0.0.7:8443/v1"), _set(_tls, serverName="ullage.ullage-system.svc")),
+    _both(_set(_all, httpTimeout="100ms"), _set(_http, deadline_ms=75)),
+    _set(_all, httpTimeout="2s"),
+    _set(_all, weight=1),
+    _set(_all, weight=100),
+    _both(_drop(_all, "prioritizeVerb"), _drop(_all, "weight")),
+    _set(lambda w: w.config, percentageOfNodesToScore=0),
+    _set(lambda w: w.config, leaderElection={"leaderElect": False}),
+    _two_profiles(100, 30),
+    _set(_http, deadline_ms=224),
+    _set(_http, idle_timeout_s=91),
+    _set(_http, host="127.0.0.1", tls_cert="", tls_key="", client_ca=""),
+    _set(
+        lambda w: w.settings, grpc={"port": 9443, "host": "0.0.0.0", "tls_cert": "c", "tls_key": "k", "client_ca": "a"}
+    ),
+    _both(_set(lambda w: w.settings["lease"], enabled=False), lambda w: w.ours["spec"].update(replicas=1)),
+    lambda w: _pod(w.ours).update(schedulerName="default-scheduler"),
+    lambda w: _pod(w.ours).update(schedulerName="another"),
+    _both(
+        _host_network,
+        lambda w: w.config.update(extenders=[w.all]),
+        _set(_all, urlPrefix="https://ullage.example.com/v1"),
+    ),
+]
+"""What is next to a trap and is none."""
 
 
 def test_nothing_is_found_in_a_good_world(tmp_path: Path) -> None:
@@ -282,15 +373,24 @@ def test_a_model_that_is_asked_is_no_trap(settings: dict[str, object], tmp_path:
     assert "UD212" not in world.codes(tmp_path)
 
 
-@pytest.mark.parametrize(("code", "spoil"), SPOILS, ids=[f"{c}-{i}" for i, (c, _) in enumerate(SPOILS)])
-def test_each_rule_sees_its_trap(code: str, spoil: Callable[[World], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("codes", "spoil"), SPOILS, ids=[f"{c}-{i}" for i, (c, _) in enumerate(SPOILS)])
+def test_each_rule_sees_its_trap_and_the_others_do_not(
+    codes: str, spoil: Callable[[World], None], tmp_path: Path
+) -> None:
     world = World()
     spoil(world)
-    assert code in world.codes(tmp_path)
+    assert world.codes(tmp_path) == set(codes.split())
+
+
+@pytest.mark.parametrize("change", NEARLY)
+def test_what_is_next_to_a_trap_is_none(change: Callable[[World], None], tmp_path: Path) -> None:
+    world = World()
+    change(world)
+    assert world.codes(tmp_path) == set()
 
 
 def test_every_offline_rule_is_spoiled_here_and_codes_are_unique() -> None:
-    assert {rule.code for rule in RULES if rule.check} == {code for code, _ in SPOILS}
+    assert {rule.code for rule in RULES if rule.check} == {codes.split()[0] for codes, _ in SPOILS}
     assert len({rule.code for rule in RULES}) == len(RULES) >= 20
 
 

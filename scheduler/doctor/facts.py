@@ -125,10 +125,14 @@ class SchedulerConfig:
         return tuple(Stanza(table_of(e), self.path(f"extenders[{i}]"), i, self) for i, e in enumerate(entries))
 
     @property
+    def profiles(self) -> tuple[Table, ...]:
+        """Entries of ``profiles``; without any, kube-scheduler has one of defaults."""
+        return tuple(table_of(profile) for profile in list_of(self.table.get("profiles")) or [{}])
+
+    @property
     def names(self) -> tuple[str, ...]:
         """``schedulerName`` of each profile; kube-scheduler's own default where none is given."""
-        profiles = list_of(self.table.get("profiles")) or [{}]
-        return tuple(str(table_of(p).get("schedulerName") or DEFAULT_SCHEDULER) for p in profiles)
+        return tuple(str(profile.get("schedulerName") or DEFAULT_SCHEDULER) for profile in self.profiles)
 
     @property
     def serves_default(self) -> bool:

@@ -227,15 +227,18 @@ def _weight_loud(facts: Facts) -> Iterator[Hit]:
 
 
 def _sampling(facts: Facts) -> Iterator[Hit]:
+    key = "percentageOfNodesToScore"
     for config in facts.configs:
         if not config.stanzas:
             continue
-        share = config.table.get("percentageOfNodesToScore")
-        where = config.path("percentageOfNodesToScore")
-        if share is None:
-            yield Hit(where, "percentageOfNodesToScore is unset: with 100 nodes and more the extender sees a sample")
-        elif not isinstance(share, int) or isinstance(share, bool) or not 0 <= share <= 100:
-            yield Hit(where, f"percentageOfNodesToScore is {share!r}; kube-scheduler refuses it")
+        shares = [profile.get(key) for profile in config.profiles]
+        given = {config.path(key): config.table.get(key)}
+        given |= {config.path(f"profiles[{i}].{key}"): share for i, share in enumerate(shares)}
+        if config.table.get(key) is None and None in shares:
+            yield Hit(config.path(key), f"{key} is unset: with 100 nodes and more the extender sees a sample")
+        for where, share in given.items():
+            if share is not None and (not isinstance(share, int) or isinstance(share, bool) or not 0 <= share <= 100):
+                yield Hit(where, f"{key} is {share!r}; kube-scheduler refuses it")
 
 
 def _binders(facts: Facts) -> Iterator[Hit]:
@@ -400,7 +403,7 @@ def _clear_grpc(facts: Facts) -> Iterator[Hit]:
     if facts.settings is None or facts.settings.grpc.port < 0:
         return
     grpc = facts.settings.grpc
-    if grpc.host not in ("127.0.0.1", "localhost", "::1") and not (grpc.tls_cert and grpc.client_ca):
+    if grpc.host not in LOOPBACK and not (grpc.tls_cert and grpc.client_ca):
         lacks = "TLS" if not grpc.tls_cert else "client certificates"
         yield Hit("grpc.tls_cert" if not grpc.tls_cert else "grpc.client_ca", f"gRPC on {grpc.host} without {lacks}")
 
