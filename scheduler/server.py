@@ -31,6 +31,8 @@ KEEP_BUFFER = 1 << 20
 """Only larger bodies count as pending, so that announcing some and dawdling keeps nobody out; a larger buffer is not
 kept by its connection, but one such for all, for a while."""
 SPARE_S = 60.0
+MAX_LINGERING = 64
+"""Refused callers who may go on sending before the first of them is hung up on."""
 BACKLOG = 512
 _REASONS = {
     200: "OK",
@@ -87,6 +89,8 @@ class Limits:
     handler: Handler
     quiet: Quiet
     connections: set[Connection] = field(default_factory=set)
+    lingering: dict[Connection, None] = field(default_factory=dict)
+    """Those that were refused and may still send, the first one first; they count as connections no more."""
     pending_bytes: int = 0
     is_stopping: bool = False
     spare: bytearray | None = None
@@ -124,6 +128,8 @@ class Connection(asyncio.BufferedProtocol):
         self.is_clogged = False
         self.is_closing = False
         self.is_ending = False
+        self.ignores = 0
+        """Bytes that are still read and thrown away once the connection lingers."""
         self.expires = 0.0
         self.since = 0.0
         self.was_answered = False
@@ -147,10 +153,11 @@ class Connection(asyncio.BufferedProtocol):
             self.refuse(429, "too many connections; close some, or raise http.max_connections")
             return
         oldest.is_closing = True
-        oldest.transport.abort()
+        oldest.hang_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.limits.connections.discard(self)
+        self.limits.lingering.pop(self, None)
         self._unreserve()
         self.is_closing = True
         self._end_asking()
@@ -181,6 +188,9 @@ class Connection(asyncio.BufferedProtocol):
         return memoryview(self.buffer)[self.have :]
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self.is_closing:
+            self._ignore(nbytes)
+            return
         if self.have == 0 and self.head is None:
             self.arrived = time.perf_counter()
             self.expires = time.monotonic() + self.limits.http.request_timeout_s
@@ -231,7 +241,7 @@ class Connection(asyncio.BufferedProtocol):
             raise WireError("the request line is not METHOD /PATH HTTP/1.1")
         if parts[2] not in (b"HTTP/1.1", b"HTTP/1.0"):
             raise WireError("only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
-        length, keep = -1, parts[2] == b"HTTP/1.1"
+        length, keep, is_waiting = -1, parts[2] == b"HTTP/1.1", False
         for line in lines[1:]:
             name, colon, value = line.partition(b":")
             if not colon or not name or name != name.strip():
@@ -244,11 +254,13 @@ class Connection(asyncio.BufferedProtocol):
             elif key == b"connection":
                 options = value.lower()
                 keep = b"close" not in options and (keep or b"keep-alive" in options)
-            elif key == b"expect" and value.strip().lower() == b"100-continue" and self.transport is not None:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            elif key == b"expect":
+                is_waiting = value.strip().lower() == b"100-continue"
         method = parts[0].decode("ascii")
         if length < 0 and method == "POST":
             raise WireError("a POST needs a Content-Length", 411)
+        if is_waiting and self.transport is not None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.need = max(length, 0)
         self.head = (method, parts[1].decode("ascii"), keep)
 
@@ -323,6 +335,8 @@ class Connection(asyncio.BufferedProtocol):
         """Send the answer, then do what comes after it, whether or not anybody is there to read it."""
         self._unreserve()
         self._send(response, keep and not response.closes and not self.limits.is_stopping)
+        if self.is_closing and self.transport is not None:
+            self.transport.close()
         if response.after is not None:
             try:
                 response.after()
@@ -350,7 +364,6 @@ class Connection(asyncio.BufferedProtocol):
             self.expires = time.monotonic() + wait
         else:
             self.is_closing = True
-            transport.close()
 
     def _send_large(self, transport: asyncio.Transport, head: bytes, body: bytes | memoryview, size: int) -> None:
         """In one piece, so that the reader wakes once, from memory that is used again: fresh pages cost more than
@@ -365,8 +378,33 @@ class Connection(asyncio.BufferedProtocol):
             self.outgoing = bytearray()  # the transport may still read what it was given
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer without reading further, and close."""
-        self._write(problem(status, message), keep=False)
+        """Answer at once, and close when the caller has, or has sent as much and for as long as any request may."""
+        transport, http = self.transport, self.limits.http
+        if transport is None or transport.is_closing():
+            return
+        self._unreserve()
+        self._send(problem(status, message), keep=False)
+        self._end_asking()
+        self.buffer, self.have, self.head = bytearray(FIRST_BUFFER), 0, None
+        self.ignores, self.expires = http.max_body_bytes, time.monotonic() + http.request_timeout_s
+        self.limits.connections.discard(self)
+        self.limits.lingering[self] = None
+        if len(self.limits.lingering) > MAX_LINGERING:
+            next(iter(self.limits.lingering)).hang_up()
+        if transport.can_write_eof():  # TLS cannot: there the caller has "Connection: close" to go by
+            transport.write_eof()
+        transport.resume_reading()
+
+    def _ignore(self, nbytes: int) -> None:
+        self.ignores -= nbytes
+        if self.ignores < 0 and self in self.limits.lingering:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close now, whatever is on its way."""
+        self.limits.lingering.pop(self, None)
+        if self.transport is not None:
+            self.transport.abort()
 
     def _unreserve(self) -> None:
         self.limits.pending_bytes -= self.reserved
@@ -439,7 +477,7 @@ class HttpServer:
         while True:
             await asyncio.sleep(pause)
             now = time.monotonic()
-            for connection in list(self.limits.connections):
+            for connection in (*self.limits.connections, *self.limits.lingering):
                 if now > connection.expires and not connection.is_busy:
                     self._expire(connection)
             self.limits.metrics.connections.set(len(self.limits.connections))
@@ -452,7 +490,7 @@ class HttpServer:
         if transport is None:
             return
         if connection.is_closing or connection.is_clogged:
-            transport.abort()
+            connection.hang_up()
         elif connection.have or connection.head is not None:
             connection.refuse(408, "the request did not arrive in http.request_timeout_s")
         else:
@@ -469,6 +507,6 @@ class HttpServer:
         end = time.monotonic() + grace_s
         while any(c.is_busy for c in self.limits.connections) and time.monotonic() < end:
             await asyncio.sleep(0.01)
-        for connection in list(self.limits.connections):
+        for connection in (*self.limits.connections, *self.limits.lingering):
             if connection.transport is not None:
                 connection.transport.close()

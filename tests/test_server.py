@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import http.client
 import os
 import random
 import socket
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from placement.errors import ConfigError
 from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
-from scheduler.server import FIRST_BUFFER, HttpServer, Request, Response
+from scheduler.server import FIRST_BUFFER, MAX_LINGERING, HttpServer, Request, Response
 from scheduler.settings import HttpSettings
 from tests.certificates import found, issue
 
@@ -408,6 +409,87 @@ async def test_of_those_who_only_hold_connections_the_first_makes_room() -> None
             writer.write(post(b"late"))
             assert await answer(reader) == (200, b"late")
         for _, writer in silent:
+            await hang_up(writer)
+
+
+def posted(port: int, size: int, context: ssl.SSLContext | None = None) -> tuple[int, bytes]:
+    """As most clients do it: the whole request is sent before its answer is looked at."""
+    if context is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    else:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+    try:
+        connection.request("POST", "/", bytes(size))
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("status", [413, 429])
+async def test_whoever_is_refused_hears_why_though_most_of_the_body_is_still_to_come(
+    status: int, tls: bool, certificates: Path
+) -> None:
+    size = 32 * 2**20
+    limited = replace(SMALL, max_body_bytes=size - 1 if status == 413 else size, max_pending_bytes=2**20)
+    context = None
+    if tls:
+        limited = replace(limited, tls_cert=str(certificates / "server.pem"), tls_key=str(certificates / "server.key"))
+        context = ssl.create_default_context(cafile=str(certificates / "authority.pem"))
+    async with serving(limited) as server:
+        got, body = await asyncio.to_thread(posted, server.port, size, context)
+        assert got == status
+        assert b"Error" in body
+        async with asyncio.timeout(10):
+            while server.limits.lingering:
+                await asyncio.sleep(0.01)
+        assert server.limits.pending_bytes == 0
+
+
+async def test_whoever_waits_for_leave_to_send_is_refused_without_it() -> None:
+    async with serving(replace(SMALL, max_body_bytes=2000)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2001\r\n\r\n")
+        assert (await answer(reader))[0] == 413
+        await hang_up(writer)
+
+
+async def refused(server: HttpServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A caller who was refused and has not hung up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n")
+    assert (await answer(reader))[0] == 413
+    return reader, writer
+
+
+async def test_whoever_was_refused_and_sends_on_and_on_is_hung_up_on() -> None:
+    async with serving() as server:
+        _, writer = await refused(server)
+        with pytest.raises(ConnectionError):
+            await send_all(writer, [bytes(2**20)] * 200)
+        assert not server.limits.lingering
+        await hang_up(writer)
+
+
+async def test_whoever_was_refused_and_stays_is_hung_up_on() -> None:
+    async with serving(replace(SMALL, request_timeout_s=0.2)) as server:
+        _, writer = await refused(server)
+        async with asyncio.timeout(10):
+            while server.limits.lingering:
+                await asyncio.sleep(0.01)
+        await hang_up(writer)
+
+
+async def test_callers_who_were_refused_and_stay_are_few_and_keep_nobody_out() -> None:
+    async with serving(replace(SMALL, max_connections=2)) as server:
+        held = [await refused(server) for _ in range(MAX_LINGERING + 3)]
+        assert len(server.limits.lingering) == MAX_LINGERING
+        assert not server.limits.connections
+        for _, writer in held[-3:]:
+            writer.write(post(b"late"))
+        assert await ask(server.port, post(b"new")) == (200, b"new")
+        for _, writer in held:
             await hang_up(writer)
 
 
