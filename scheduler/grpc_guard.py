@@ -2,19 +2,25 @@
 
 Bytes that are no message end a call with INVALID_ARGUMENT; by itself grpcio would call that the server's failure
 (UNKNOWN or INTERNAL) and write a traceback into the log for each. Streams last as long as their callers like, so they
-may take only a part of the calls at once.
+may take only a part of the calls at once; whoever stops reading what comes loses the stream, for behind it may be what
+there is one of: the process that plans, or the one that applies a plan.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # the library has no types
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # nor has this
 
+READ_S = 30.0
+"""A caller takes a message of its stream within this time, or the stream ends."""
+TELL_S = 1.0
+"""For the status of such a stream to leave; it may wait behind what is not read."""
 _GARBAGE = object()
 Behavior = Callable[[Any, Any], Any]
 
@@ -62,28 +68,36 @@ class _Slots:
             self.taken -= 1
 
 
+async def _send(responses: AsyncIterator[Any], context: Any) -> None:
+    """Every response, each in its time; then the generator is closed at once, and what it holds given back."""
+    async with aclosing(responses):  # type: ignore[type-var]  # every method that streams is a generator
+        async for response in responses:
+            try:
+                async with asyncio.timeout(READ_S):
+                    await context.write(response)
+            except TimeoutError:
+                break
+        else:
+            return
+    message = f"nothing was read of this stream for {READ_S:g} s; call again, and read on"
+    try:
+        async with asyncio.timeout(TELL_S):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+    except TimeoutError as error:  # it leaves once the caller reads again
+        raise asyncio.CancelledError(message) from error
+
+
 def _guarded(behavior: Behavior, *, takes_stream: bool, slots: _Slots | None) -> Behavior:
-    """The same method; what it is (coroutine or asynchronous generator) stays, for grpcio looks at that."""
-
-    def place(context: Any) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if slots is None else slots.one(context)
-
-    if inspect.isasyncgenfunction(behavior):
-
-        async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
-            if not takes_stream:
-                await _check(request, context)
-            async with place(context):
-                async for response in behavior(_checked(request, context) if takes_stream else request, context):
-                    yield response
-
-        return generate
+    """The same method as a coroutine; one that is an asynchronous generator is read here."""
+    is_generator = inspect.isasyncgenfunction(behavior)
 
     async def answer(request: Any, context: Any) -> Any:
         if not takes_stream:
             await _check(request, context)
-        async with place(context):
-            return await behavior(_checked(request, context) if takes_stream else request, context)
+        place: AbstractAsyncContextManager[None] = nullcontext() if slots is None else slots.one(context)
+        async with place:
+            answers = behavior(_checked(request, context) if takes_stream else request, context)
+            return await (_send(answers, context) if is_generator else answers)
 
     return answer
 

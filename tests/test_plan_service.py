@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from placement.planning.make import Request
 from placement.planning.plans import Action, Ending, Plan, Step
+from placement.planning.snapshots import KIND, VERSION, SnapshotFile
+from scheduler import grpc_guard
 from scheduler._pb import plans_pb2 as pb
 from scheduler._pb import plans_pb2_grpc
 from scheduler.planning import service, worker
@@ -49,8 +54,8 @@ def owned(name: str, on: str, cpu: str = "1") -> dict[str, Any]:
 class Here:
     """Server, stub and what they work on."""
 
-    def __init__(self, api: ApiServer, live: Live, channel: Any) -> None:
-        self.api, self.live = api, live
+    def __init__(self, api: ApiServer, live: Live, target: str, channel: Any) -> None:
+        self.api, self.live, self.target = api, live, target
         self.stub, self.health = plans_pb2_grpc.PlansStub(channel), health_pb2_grpc.HealthStub(channel)
 
     def metric(self, name: str, **labels: str) -> float:
@@ -86,8 +91,9 @@ async def here(folder: Path, **plan: Any) -> AsyncIterator[Here]:
         server = GrpcServer(GrpcSettings(port=0), live.engine, PlansService(live.engine, lambda: ended))
         await server.start()
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-                yield Here(api, live, channel)
+            target = f"127.0.0.1:{server.port}"
+            async with grpc.aio.insecure_channel(target) as channel:
+                yield Here(api, live, target, channel)
         finally:
             await server.stop(0)
             live.recorder.close()
@@ -247,6 +253,93 @@ async def test_one_plan_is_made_at_a_time_and_ends_when_asked_or_when_the_caller
         while not h.metric("ullage_plans_total", kind="rescue", ending="cancelled"):
             await asyncio.sleep(0.05)
         await h.made(kind=pb.PLAN_KIND_BATCH)
+
+
+NARROW = [("grpc.http2.lookahead_bytes", 65_535), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]
+"""Of a channel that takes no more than this before somebody reads."""
+
+
+class Talker:
+    """Plans nothing, and says what it is made to say."""
+
+    says: Iterable[worker.Progress | Plan] = ()
+    num_closed = 0
+
+    def __init__(self, *_: Any) -> None:
+        self.left = iter(self.says)
+
+    async def events(self) -> AsyncIterator[worker.Progress | Plan]:
+        for said in self.left:
+            yield said
+
+    async def close(self) -> None:
+        Talker.num_closed += 1
+
+
+async def drained(call: Any) -> None:
+    """Read on to the end of a stream."""
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def begun(h: Here, channel: Any) -> Any:
+    """A plan is asked for, and only its name is read."""
+    async with asyncio.timeout(30):
+        while True:
+            call = plans_pb2_grpc.PlansStub(channel).Make(pb.MakePlanRequest(kind=pb.PLAN_KIND_BATCH, time_seconds=1))
+            try:
+                assert (await call.read()).id
+                return call
+            except grpc.aio.AioRpcError:  # the one before is still being made
+                await asyncio.sleep(0.02)
+
+
+async def test_a_plan_that_is_not_read_keeps_no_other_from_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan("batch", Ending.OPTIMAL, "pods", 0.0, 0.0, reasons=("x" * 1000,) * 3000)
+    monkeypatch.setattr(Talker, "says", [plan])
+    monkeypatch.setattr(service, "PlanWorker", Talker)
+    async with here(tmp_path) as h, grpc.aio.insecure_channel(h.target, NARROW) as channel:
+        calls = [await begun(h, channel) for _ in range(3)]
+        assert h.metric("ullage_plans_total", kind="batch", ending="optimal") >= 2
+        assert len((await calls[0].read()).plan.reasons) == 3000, "it is there for whoever is slow"
+
+
+async def test_whoever_reads_no_progress_loses_the_stream_and_not_the_planner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_guard, "READ_S", 0.2)
+    monkeypatch.setattr(Talker, "says", itertools.repeat(worker.Progress(1.0, 2.0, 3.0)))
+    monkeypatch.setattr(Talker, "num_closed", 0)
+    monkeypatch.setattr(service, "PlanWorker", Talker)
+    async with here(tmp_path) as h, grpc.aio.insecure_channel(h.target, NARROW) as channel:
+        lost = await begun(h, channel)
+        await begun(h, channel)
+        assert Talker.num_closed == 1
+        assert h.metric("ullage_plans_total", kind="batch", ending="cancelled") == 1
+        said = await fails(drained(lost), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert "nothing was read" in said
+
+
+def talk(say: worker.Say, *_: Any) -> None:
+    """In a worker."""
+    for number in range(100):
+        say(worker.Progress(number, None, 0.1))
+    say(msgspec.json.encode(Plan("batch", Ending.OPTIMAL, "pods", 99.0, None)))
+
+
+async def test_whoever_is_slow_hears_the_newest_of_a_plan_and_not_all_there_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Taking each word in its time, a slow reader would hold the planner long after the plan was made."""
+    monkeypatch.setattr(worker, "_make", talk)
+    asked = Request("batch", SnapshotFile(KIND, VERSION, [], [], []), 1.0)
+    planning = worker.PlanWorker(asked, KubeSettings())
+    await planning._worker._is_dead.wait()
+    heard = [said async for said in planning.events()]
+    assert [type(said) for said in heard] == [Plan]
+    await planning.close()
 
 
 async def test_a_cluster_that_cannot_be_read_is_unavailable_and_the_next_plan_is_not(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         self._number += 1
         name = f"plan-{self._number}"
         worker = self._running[name] = PlanWorker(asked, self.engine.settings.kube, ahead)
-        ending = "failed"
+        ending, plan = "failed", None
         try:
             yield pb.MakePlanEvent(id=name)
             async for event in worker.events():
@@ -80,9 +80,8 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
                     progress = pb.PlanProgress(value=event.value, bound=event.bound, unit=unit, seconds=event.time_s)
                     yield pb.MakePlanEvent(id=name, progress=progress)
                 else:
-                    ending = event.ending.value
-                    self._keep(name, event)
-                    yield pb.MakePlanEvent(id=name, plan=plan_message(name, event))
+                    ending, plan = event.ending.value, event
+                    self._keep(name, plan)
         except ConfigError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except ApiError as error:
@@ -90,13 +89,15 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         except PlanningError as error:
             log.error("plan failed", extra={"error": str(error)})
             await context.abort(grpc.StatusCode.INTERNAL, str(error))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             ending = "cancelled"
             raise
         finally:
             self.engine.metrics.plans.labels(asked.kind, ending).inc()
             del self._running[name]
             await worker.close()
+        if plan is not None:  # the next may be made while this one is read
+            yield pb.MakePlanEvent(id=name, plan=plan_message(name, plan))
 
     def _request(self, request: pb.MakePlanRequest) -> Request:
         kind = pb.PlanKind.Name(request.kind).removeprefix("PLAN_KIND_").lower() if request.kind in _KINDS else ""

@@ -50,7 +50,7 @@ STOPPING_S = 0.1
 STOP_S = 10.0
 """For the evictions of a gang that has begun to leave; then the process is killed, and the record knows how far it came."""
 NOTE_S = 0.05
-"""At most one word of progress in this time; the last one before the plan always comes."""
+"""At most one word of progress in this time."""
 
 NOT_READ = "finished before its history was read, so nothing is expected: only pending pods count"
 
@@ -162,6 +162,10 @@ class Worker:
             raise PlanningError.of_death(said.exit_code)
         return said
 
+    def says_more(self) -> bool:
+        """Whether :meth:`hear` would not wait."""
+        return not self._said.empty()
+
     async def close(self) -> None:
         """End it, whatever it does."""
         await self._has_started.wait()
@@ -238,7 +242,7 @@ class PlanWorker:
         self._cancelled.set()
 
     async def events(self) -> AsyncIterator[Progress | Plan]:
-        """What the worker says, the plan last.
+        """What the worker says, the plan last. Whoever is slow to take it misses progress.
 
         Raises
         ------
@@ -255,7 +259,8 @@ class PlanWorker:
             if not isinstance(said, Progress):
                 yield msgspec.json.decode(said, type=Plan)
                 return
-            yield said
+            if not self._worker.says_more():
+                yield said
 
 
 # ── applying ──────────────────────────────────────────────────────────────────────────────────
