@@ -12,6 +12,7 @@ import pytest
 from placement.errors import ConfigError
 from placement.learning.facts import Facts
 from placement.learning.usage import STEP_S
+from placement.nodes import NodeSpec
 from placement.planning.foresight import history_of_recording, worth_of
 from placement.pods import PodSpec
 from placement.rates import Rates
@@ -22,6 +23,8 @@ from simulator.planning.foresight import history_of, last_seen
 from simulator.traces.recorded import WEEK_S, trace_of_recording, usage_of_trace
 from simulator.traces.trace import Trace, TraceError
 from simulator.traces.usage_readers import read_usage
+from simulator.traces.validate import validate
+from simulator.usage.usage_truth import RecordedUse
 from tests.api_server import api_server, client_of, node_object, pod_object
 from tests.test_prometheus import NOW, fake_prometheus, reader
 
@@ -59,6 +62,23 @@ async def test_a_recorded_pod_arrives_when_its_kubelet_took_it_not_when_it_began
     recording = await recorded(tmp_path)
     (bare,) = [pod for pod in recording.pods if pod.name == "default/bare"]
     assert bare.arrival_s == datetime.fromisoformat("2023-11-01T01:00:00Z").timestamp()
+
+
+def test_a_pod_whose_memory_is_known_before_its_cpu_is_recorded_and_replayed(tmp_path: Path) -> None:
+    spec = PodSpec(((CPU, 1000), (MEMORY, 2**30)), namespace="shop", owner="Deployment/web")
+    times = WEEK_S + np.arange(1, 5, dtype=np.int64) * STEP_S
+    pods = tuple(
+        RecordedPod(f"shop/web-{i}", spec, WEEK_S, -1, times, np.array(cpu), np.array(memory))
+        for i, (cpu, memory) in enumerate((([-1, 300, -1, 500], [7, 8, 9, -1]), ([-1, -1, 40, 50], [1, 2, 3, 4])))
+    )
+    trace = trace_of_recording(Recording("mine", (NodeSpec("n", ((CPU, 4000),)),), pods))
+    trace.save(tmp_path / "mine.ullage")
+    assert not [f for f in validate(Trace.load(tmp_path / "mine.ullage")) if f.where == "usage"]
+    use, both = RecordedUse(trace.usage), np.arange(2)
+    seen = [use.at(both, STEP_S * i).tolist() for i in (1, 3, 4)]
+    assert seen == [[[0, 0], [7, 1]], [[300, 40], [9, 3]], [[500, 50], [9, 4]]]
+    series = usage_of_trace(trace)
+    assert np.nan_to_num(series.usage[CPU][0], nan=-1).tolist() == pytest.approx([-1, 0.3, 0.04, 0.5])
 
 
 async def test_usage_of_a_workload_is_that_of_its_largest_pod_on_the_clock_of_the_week(tmp_path: Path) -> None:
@@ -105,8 +125,6 @@ def test_a_trace_without_usage_or_owners_cannot_be_learned_from() -> None:
     spec = PodSpec(((CPU, 1000), (MEMORY, 2**30)))
     times = np.arange(1, 9, dtype=np.int64) * STEP_S + WEEK_S
     pod = RecordedPod("default/bare", spec, 0, -1, times, np.full(8, 100), np.full(8, 2**20))
-    from placement.nodes import NodeSpec
-
     trace = trace_of_recording(Recording("bare", (NodeSpec("n", ((CPU, 4000),)),), (pod,)))
     assert len(trace.usage.pod) == 8
     with pytest.raises(TraceError, match="have an owner"):

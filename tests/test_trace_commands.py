@@ -154,10 +154,10 @@ def test_what_cannot_befall_a_node_is_named_and_left_out(tmp_path: Path) -> None
     assert Trace.load(tmp_path / "even.ullage").failures == trace.failures
 
 
-@pytest.mark.parametrize(("pod", "cpu"), [(1, 10), (-1, 10), (0, -10)])
-def test_usage_that_cannot_be_is_refused_by_row(pod: int, cpu: int) -> None:
+@pytest.mark.parametrize(("pod", "cpu", "memory"), [(1, 10, 1), (-1, 10, 1), (0, -10, 1), (0, -1, -1), (0, 1, -2)])
+def test_usage_that_cannot_be_is_refused_by_row(pod: int, cpu: int, memory: int) -> None:
     trace = Trace.of("t", NODES, [("p", POD, 0, 60)])
-    usage = Usage(np.array([0, pod]), np.array([0, 30]), np.array([10, cpu]), np.array([1, 1]))
+    usage = Usage(np.array([0, pod]), np.array([0, 30]), np.array([10, cpu]), np.array([1, memory]))
     with pytest.raises(TraceError, match=f"usage row 1: pod={pod}, cpu_millicores={cpu}, .* cannot be"):
         trace.but(usage=usage).check()
 

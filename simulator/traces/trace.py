@@ -31,7 +31,7 @@ from placement.learning.usage import CALENDAR_FROM_S
 from placement.log import Event
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
-from placement.resources import AnyArray, IntArray
+from placement.resources import AnyArray, BoolArray, IntArray
 from simulator.fleet import Shape
 from simulator.traces.event_table import from_columns, to_columns
 
@@ -120,13 +120,19 @@ class NodeEvents:
 
 @dataclass(frozen=True)
 class Usage:
-    """What pods used: one row per pod and sample."""
+    """What pods used: one row per pod and sample; −1 where one of the two was not measured."""
 
     pod: IntArray
     """Index of the pod."""
     time_s: IntArray
     cpu_millicores: IntArray
     memory_bytes: IntArray
+
+    @property
+    def impossible(self) -> BoolArray:
+        """``(S,)``: rows in which something is below what not measured is written as, or nothing was measured."""
+        least, most = (f(self.cpu_millicores, self.memory_bytes) for f in (np.minimum, np.maximum))
+        return np.asarray((least < -1) | (most < 0))
 
     @classmethod
     def empty(cls) -> Usage:
@@ -183,7 +189,7 @@ class Trace:
         Raises
         ------
         TraceError : duplicate names, times that cannot be, a class out of range, arrivals out of order, a change of a
-            node that is none, usage of pods that are not there or below 0.
+            node that is none, usage of pods that are not there or that cannot be.
         """
         self._check_pods()
         name, usage = self.manifest.name, self.usage
@@ -193,7 +199,7 @@ class Trace:
                 f"trace {name}: second {foreign.time_s} of node {foreign.node}: {foreign.kind!r} is none of "
                 f"{', '.join(KINDS)}; correct it, or let `ullage trace validate --fix` leave it out"
             )
-        wrong = (usage.pod < 0) | (usage.pod >= len(self.pods)) | (usage.cpu_millicores < 0) | (usage.memory_bytes < 0)
+        wrong = (usage.pod < 0) | (usage.pod >= len(self.pods)) | usage.impossible
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise TraceError(

@@ -174,7 +174,7 @@ def _bad_usage(trace: Trace) -> list[tuple[str, str]]:
     found = []
     if len(usage.pod) and (usage.pod.min() < 0 or usage.pod.max() >= len(trace.pods)):
         found.append(("usage", "names pods that are not there"))
-    if len(usage.pod) and (usage.cpu_millicores.min() < 0 or usage.memory_bytes.min() < 0):
+    if usage.impossible.any():
         found.append(("usage", "has negative samples"))
     return found
 

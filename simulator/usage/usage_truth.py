@@ -32,14 +32,23 @@ WHOLE = 2**40
 
 
 class RecordedUse:
-    """Use of pods by time, from a trace's usage table; a pod without a sample at hand uses its last, or nothing."""
+    """Use of pods by time, from a trace's usage table; a pod without a sample at hand uses its last, or nothing.
+
+    Each resource by itself: a rate takes two samples, so a young pod's memory is known before its CPU.
+    """
 
     def __init__(self, usage: Usage) -> None:
         order = np.lexsort((usage.time_s, usage.pod))
         self.pod, self.time_s = usage.pod[order], usage.time_s[order]
-        self.columns = np.stack([usage.cpu_millicores[order], usage.memory_bytes[order]]).astype(np.float64)
+        self.columns = np.stack([self._filled(c[order]) for c in (usage.cpu_millicores, usage.memory_bytes)])
         self.span = int(self.time_s.max()) + 1 if len(order) else 1
         self.key = self.pod * self.span + self.time_s
+
+    def _filled(self, column: IntArray) -> FloatArray:
+        """``(S,)`` float64: what was measured at each row, or before of the same pod; 0 where nothing was."""
+        last = np.maximum.accumulate(np.where(column >= 0, np.arange(len(column)), -1))
+        known = (last >= 0) & (self.pod[last] == self.pod)
+        return np.where(known, column[last], 0).astype(np.float64)
 
     def at(self, pods: IntArray, time_s: int) -> FloatArray:
         """``(2, P)`` float64: millicores and bytes of the newest sample not after ``time_s``."""
