@@ -110,7 +110,8 @@ def _pod(workload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policy(patch_type: str) -> dict[str, Any]:
-    mutations = [{"patchType": patch_type}]
+    gates = '[JSONPatch{op: "add", path: "/spec/schedulingGates", value: [Object.spec.schedulingGates{name: "g"}]}]'
+    mutations = [{"patchType": patch_type, "jsonPatch": {"expression": gates}}]
     return {"kind": "MutatingAdmissionPolicy", "metadata": {"name": "gate"}, "spec": {"mutations": mutations}}
 
 

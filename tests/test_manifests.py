@@ -50,9 +50,58 @@ CHART_VALUES = {
         "prometheusRule.enabled=true",
         "grafanaDashboard.enabled=true",
     ),
-    "plan": ("plan.enabled=true", "plan.apply=true", "reclaim.enabled=true", "settings.reclaim.mode=on"),
+    "plan": (
+        "plan.enabled=true",
+        "plan.apply=true",
+        "reclaim.enabled=true",
+        "settings.reclaim.mode=on",
+        "gpuShares.enabled=true",
+        "rightsize.enabled=true",
+    ),
     "existing": ("certificates.mode=existing", "certificates.serverSecret=a", "certificates.clientSecret=b"),
 }
+
+
+COMPONENTS = {
+    "dashboard": ("grafanaDashboard.enabled=true",),
+    "gpu-shares": ("gpuShares.enabled=true",),
+    "monitoring": ("serviceMonitor.enabled=true", "prometheusRule.enabled=true"),
+    "plan": ("plan.enabled=true",),
+    "plan-apply": ("plan.apply=true",),
+    "prometheus": ("networkPolicy.apiServerPorts={443,6443,9090}",),
+    "reclaim": ("reclaim.enabled=true",),
+    "rightsize": ("rightsize.enabled=true",),
+}
+"""Component of kustomize → values of the chart that do the same."""
+SHARED = {
+    "ClusterRole": "rules",
+    "ClusterRoleBinding": "subjects",
+    "MutatingAdmissionPolicy": "spec",
+    "MutatingAdmissionPolicyBinding": "spec",
+    "PrometheusRule": "spec",
+    "ValidatingAdmissionPolicy": "spec",
+    "ValidatingAdmissionPolicyBinding": "spec",
+}
+"""Kind → what is the same to the letter in both installs; other objects carry labels of the release, or values."""
+FIRST_VALUES = """
+nameOverride fullnameOverride image.repository image.tag image.digest image.pullPolicy imagePullSecrets replicas
+mode strategy exemptNamespaces settings scheduler.enabled scheduler.name scheduler.replicas
+scheduler.image.repository scheduler.image.tag scheduler.image.digest scheduler.image.pullPolicy
+scheduler.percentageOfNodesToScore scheduler.weight scheduler.httpTimeout scheduler.gpu.enabled
+scheduler.gpu.httpTimeout scheduler.nodePool.enabled scheduler.nodePool.key scheduler.nodePool.value
+scheduler.qps scheduler.burst scheduler.extraArgs scheduler.resources.requests.cpu
+scheduler.resources.requests.memory scheduler.resources.limits.memory certificates.mode certificates.days
+certificates.serverSecret certificates.clientSecret serviceAccount.annotations rbac.create service.port
+healthPort adminPort resources.requests.cpu resources.requests.memory resources.limits.memory
+storage.volume.emptyDir.sizeLimit priorityClassName podAnnotations podLabels podSecurityContext.runAsNonRoot
+podSecurityContext.runAsUser podSecurityContext.runAsGroup podSecurityContext.fsGroup
+podSecurityContext.seccompProfile.type securityContext.runAsNonRoot securityContext.allowPrivilegeEscalation
+securityContext.readOnlyRootFilesystem securityContext.capabilities.drop securityContext.seccompProfile.type
+nodeSelector tolerations affinity topologySpreadConstraints extraArgs extraEnv networkPolicy.enabled
+networkPolicy.apiServerPorts podDisruptionBudget.enabled serviceMonitor.enabled serviceMonitor.interval
+serviceMonitor.labels
+"""
+"""Keys of the first chart; one that came later has its default in the helper `ullage.defaults` as well."""
 
 
 def _tool(name: str) -> str:
@@ -110,8 +159,8 @@ def test_what_is_rendered_passes_our_own_doctor(rendered: Facts) -> None:
 def test_every_install_has_the_same_guard_of_devices(rendered: Facts) -> None:
     text = (KUSTOMIZE / "base" / "devices-policy.yaml").read_text()
     written = {document["kind"]: document["spec"] for document in yaml.safe_load_all(text)}
-    (policy,) = rendered.kind("ValidatingAdmissionPolicy")
-    (binding,) = rendered.kind("ValidatingAdmissionPolicyBinding")
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    policy, binding = (o for k in kinds for o in rendered.kind(k) if o["metadata"]["name"].endswith("-devices"))
     assert policy["spec"] == written["ValidatingAdmissionPolicy"]
     assert binding["spec"] == written["ValidatingAdmissionPolicyBinding"] | {"policyName": policy["metadata"]["name"]}
     assert f"'{DEVICES_ANNOTATION}'" in text
@@ -200,26 +249,82 @@ def test_the_base_grants_exactly_the_rights_in_the_table() -> None:
     assert granted == {(r.is_local, r.group, r.resource, verb) for r in RIGHTS for verb in r.verbs}
 
 
-def test_the_chart_grants_what_the_components_do() -> None:
-    documents = [
-        document
-        for name in ("plan", "plan-apply", "reclaim")
-        for path in sorted((KUSTOMIZE / "components" / name).glob("*.yaml"))
-        for document in yaml.safe_load_all(path.read_text())
-    ]
-    command = [_tool("helm"), "template", "ullage", str(CHART), "-n", "ullage-system", "--kube-version", "1.36.3"]
-    chart = list(yaml.safe_load_all(_output(*command, *(w for v in CHART_VALUES["plan"] for w in ("--set", v)))))
-    shared = {"ClusterRole": "rules", "ClusterRoleBinding": "subjects", "MutatingAdmissionPolicy": "spec",
-              "MutatingAdmissionPolicyBinding": "spec"}  # fmt: skip
+def _chart(*values: str, chart: Path = CHART) -> list[dict[str, Any]]:
+    """What the chart renders, in the namespace of the kustomize base."""
+    command = [_tool("helm"), "template", "ullage", str(chart), "-n", "ullage-system", "--kube-version", "1.36.3"]
+    return [d for d in yaml.safe_load_all(_output(*command, *(w for v in values for w in ("--set", v)))) if d]
+
+
+def test_every_component_of_kustomize_is_one_of_the_chart_and_the_other_way_round() -> None:
+    assert COMPONENTS.keys() == {path.name for path in (KUSTOMIZE / "components").iterdir()}
+    sections: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    told = {name.partition("=")[0] for values in COMPONENTS.values() for name in values}
+    for section, values in sections.items():
+        if isinstance(values, dict) and values.get("enabled") is False:
+            assert f"{section}.enabled" in told, f"{section}: no component offers it with kustomize"
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_chart_offers_what_a_component_does(component: str) -> None:
+    folder = KUSTOMIZE / "components" / component
+    before, after = _chart(), _chart(*COMPONENTS[component])
+    chart = [d for d in after if d not in before]
     compared = 0
-    for ours in (d for d in documents if d["kind"] in shared):
-        part = shared[ours["kind"]]
-        theirs = [
-            d for d in chart if d and (d["kind"], d["metadata"]["name"]) == (ours["kind"], ours["metadata"]["name"])
-        ]
-        assert [d[part] for d in theirs] == [ours[part]], (ours["kind"], ours["metadata"]["name"])
-        compared += 1
-    assert compared == 10
+    for name in yaml.safe_load((folder / "kustomization.yaml").read_text()).get("resources", ()):
+        for ours in yaml.safe_load_all((folder / name).read_text()):
+            kind, part = ours["kind"], SHARED.get(ours["kind"])
+            if kind == "NetworkPolicy":  # those of kustomize add up, the chart has one
+                extender = next(d for d in chart if d["kind"] == kind and d["metadata"]["name"] == "ullage")
+                ports = [port for rule in extender["spec"]["egress"] for port in rule["ports"]]
+                assert [p for rule in ours["spec"]["egress"] for p in rule["ports"] if p not in ports] == []
+            else:
+                wanted = ours["metadata"]["name"]
+                theirs = [d for d in chart if (d["kind"], d["metadata"]["name"]) == (kind, wanted)]
+                assert len(theirs) == 1, (kind, wanted)
+                assert part is None or theirs[0][part] == ours[part], (kind, wanted)
+            compared += 1
+    assert compared or component == "dashboard", "another test compares the dashboards"
+
+
+def _leaves(values: dict[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}"
+
+
+def _without(values: dict[str, Any], keys: set[str], before: str = "") -> dict[str, Any]:
+    """Values but for some; a section of which nothing is left is not there."""
+    kept = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            if rest := _without(value, keys, f"{before}{key}."):
+                kept[key] = rest
+        elif f"{before}{key}" not in keys:
+            kept[key] = value
+    return kept
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        ("plan.enabled=true", "plan.apply=true", "reclaim.enabled=true"),
+        ("gpuShares.enabled=true", "rightsize.enabled=true", "prometheusRule.enabled=true"),
+        ("grafanaDashboard.enabled=true", "devicesPolicy.enabled=false", "scheduler.enabled=false"),
+    ],
+    ids=["as-they-were", "plan", "policies", "dashboard"],
+)
+def test_values_kept_from_the_first_chart_render_as_today(values: tuple[str, ...], tmp_path: Path) -> None:
+    """`helm upgrade --reuse-values` keeps the values of the old chart, and adds nothing from the new one."""
+    now: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    younger = set(_leaves(now)) - set(FIRST_VALUES.split())
+    assert younger, "keys that came since"
+    shutil.copytree(CHART, tmp_path / "chart")
+    (tmp_path / "chart" / "values.yaml").write_text(yaml.safe_dump(_without(now, younger)))
+    existing = ("certificates.mode=existing", "certificates.serverSecret=a", "certificates.clientSecret=b")
+    assert _chart(*existing, *values, chart=tmp_path / "chart") == _chart(*existing, *values)
 
 
 def test_every_kind_that_we_follow_has_its_right_and_no_other_is_asked_for() -> None:

@@ -9,6 +9,8 @@ from scheduler.doctor.facts import Facts, Table, containers, is_ullage, list_of,
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
 from scheduler.rights import needed
 
+TYPED = "Object."
+"""How CEL writes the type of a part of the object."""
 POLICY = "ValidatingAdmissionPolicy"
 Granted = tuple[str, str, str]
 """Group, resource, verb."""
@@ -137,9 +139,13 @@ def _privileged(facts: Facts) -> Iterator[Hit]:
 
 def _json_patch(facts: Facts) -> Iterator[Hit]:
     for policy in facts.kind("MutatingAdmissionPolicy"):
-        for i, mutation in enumerate(list_of(table_of(policy.get("spec")).get("mutations"))):
-            if table_of(mutation).get("patchType") == "JSONPatch":
-                yield Hit(f"{path_of(policy)}.mutations[{i}].patchType", "patchType is JSONPatch")
+        spec = table_of(policy.get("spec"))
+        variables = [table_of(variable).get("expression") for variable in list_of(spec.get("variables"))]
+        for i, mutation in enumerate(list_of(spec.get("mutations"))):
+            table = table_of(mutation)
+            values = [table_of(table.get("jsonPatch")).get("expression"), *variables]
+            if table.get("patchType") == "JSONPatch" and any(TYPED in str(value) for value in values):
+                yield Hit(f"{path_of(policy)}.mutations[{i}]", "a JSONPatch whose values are typed objects")
 
 
 def _policy_version(facts: Facts) -> Iterator[Hit]:
@@ -256,7 +262,7 @@ MANIFEST_RULES: tuple[Rule, ...] = (
     Rule(
         "UD310",
         ERROR,
-        "A JSONPatch admission policy",
+        "A JSONPatch of typed objects",
         "A list of typed objects as value panics inside kube-apiserver 1.36.3, even with failurePolicy Ignore.",
         "Use patchType: ApplyConfiguration.",
         _json_patch,

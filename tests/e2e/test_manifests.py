@@ -59,6 +59,7 @@ def renderings(folder: Path) -> dict[str, list[Table]]:
     helm = [renderer("helm"), "template", "ullage", str(CHART), "-n", NAMESPACE, "--kube-version", "1.36.3"]
     commands["chart"] = helm
     commands["chart, live batches"] = [*helm, "--set", "plan.enabled=true,plan.apply=true"]
+    commands["chart, policies"] = [*helm, "--set", "gpuShares.enabled=true,rightsize.enabled=true"]
     commands["chart, default scheduler"] = [*helm, "--set", "scheduler.enabled=false"]
     rendered = {}
     for name, command in commands.items():

@@ -1,3 +1,23 @@
+{{/* What `helm upgrade --reuse-values` leaves out: keys that are younger than the values it keeps. As in values.yaml; a
+template that reads one of them includes this first. */}}
+{{- define "ullage.defaults" -}}
+{{- $younger := dict
+  "devicesPolicy" (dict "enabled" true)
+  "gpuShares" (dict "enabled" false)
+  "rightsize" (dict "enabled" false)
+  "plan" (dict "enabled" false "policy" true "sweeperDeadline" 180 "sweeperGangDeadline" 1200 "apply" false)
+  "reclaim" (dict "enabled" false)
+  "prometheusRule" (dict "enabled" false "labels" dict)
+  "grafanaDashboard" (dict "enabled" false "labels" (dict "grafana_dashboard" "1")) -}}
+{{- range $section, $defaults := $younger -}}
+{{- $given := get $.Values $section | default dict -}}
+{{- range $key, $value := $defaults -}}
+{{- if not (hasKey $given $key) }}{{ $_ := set $given $key $value }}{{ end -}}
+{{- end -}}
+{{- $_ := set $.Values $section $given -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "ullage.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
@@ -93,6 +113,7 @@ extenders:
 {{- end -}}
 
 {{- define "ullage.settings" -}}
+{{- include "ullage.defaults" . -}}
 {{- $own := dict
   "mode" .Values.mode
   "strategy" .Values.strategy
