@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -201,8 +202,19 @@ class _Ended:
             raise KeyboardInterrupt
 
 
+def _open_closed_streams() -> None:
+    """Standard streams that are closed lead nowhere instead: Python has none then, and the next files and sockets, ours or
+    a worker's, would get their numbers and whatever a library prints."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  # as long as the process lives
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
 def main() -> None:
     """Entry point of the ``ullage`` command."""
+    _open_closed_streams()
     debug = "--debug" in sys.argv
     ended = _Ended()
     if isinstance(sys.stdout, io.TextIOWrapper):

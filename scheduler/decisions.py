@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from placement.errors import ConfigError, why
+from placement.whole_files import whole_file
 from scheduler.errors import RecordError
 from scheduler.explain import when
 from scheduler.records import Record
@@ -71,11 +72,9 @@ def write_parquet(records: Iterable[Record], path: Path) -> int:
     names = list(rows[0]) if rows else ["id", "asked_s"]
     kind = {n: pa.float64() for n in floats} | {n: pa.bool_() for n in booleans} | {n: pa.int64() for n in integers}
     schema = pa.schema([(name, kind.get(name, pa.string())) for name in names])
-    partial = path.with_name(path.name + ".partial")
     try:
-        pq.write_table(pa.Table.from_pylist(rows, schema), partial, compression="zstd")
-        partial.replace(path)
+        with whole_file(path) as part:
+            pq.write_table(pa.Table.from_pylist(rows, schema), part, compression="zstd")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RecordError(f"{path}: cannot be written ({why(error)}); check the folder and its free space") from error
     return len(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from placement.log import EventLog
 from placement.log_lines import LineWriter
 from placement.strategies import strategy_to_toml
 from placement.strategy import Strategy
+from placement.whole_files import whole_file
 
 
 def write_log(folder: Path, events: EventLog, strategies: list[Strategy], *, begins_s: int = 0) -> None:
@@ -23,14 +23,10 @@ def write_log(folder: Path, events: EventLog, strategies: list[Strategy], *, beg
     writer = LineWriter()
     tomls = {strategy.digest: strategy_to_toml(strategy) for strategy in strategies}
     segment = folder / "000001.jsonl"
-    part = segment.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with whole_file(segment) as part, part.open("wb") as file:
             file.write(writer.header(version=metadata.version("ullage"), begins_unix_s=begins_s, strategies=tomls))
             file.writelines(writer.event(event) for event in events)
-        part.replace(segment)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise PlacementError(f"log {folder}: cannot be written ({error.strerror}); choose another folder") from error

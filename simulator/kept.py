@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from placement.errors import PlacementError, why
+from placement.whole_files import whole_file
 
 FORMAT = 9
 """Counts up whenever equal questions are answered otherwise than before, so that older cells are computed again."""
@@ -31,20 +31,26 @@ def kept(folder: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> d
         return dict(json.loads(json.dumps(make())))
     path = folder / f"{key}.json"
     try:
-        if path.is_file():
-            try:
-                return dict(json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError):
-                path.unlink()  # cut short by a crash: compute it again
+        if (left := _left(path)) is not None:
+            return left
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PlacementError(f"cache {folder}: cannot be used ({why(error)}); choose another --cache") from error
     row = make()
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(row), encoding="utf-8")
-        os.replace(temporary, path)
+        with whole_file(path) as part:
+            part.write_text(json.dumps(row), encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise PlacementError(f"cache {folder}: cannot be written ({why(error)}); choose another --cache") from error
     return dict(json.loads(json.dumps(row)))
+
+
+def _left(path: Path) -> dict[str, Any] | None:
+    """What an earlier run left, if it is whole. Others may use the folder at the same time."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):  # cut short by a crash: compute it again
+        path.unlink(missing_ok=True)
+        return None

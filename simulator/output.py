@@ -11,13 +11,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from placement.errors import PlacementError
+from placement.whole_files import whole_file
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
 API_VERSION = "ullage.dev/v1"
@@ -43,21 +44,16 @@ def write_whole(texts: Mapping[Path, str], what: str = "report") -> None:
     ------
     PlacementError : a place cannot be written (read-only, full).
     """
-    parts = {target: target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in texts}
     target = next(iter(texts))
     try:
-        for target, part in parts.items():
-            part.write_text(texts[target], encoding="utf-8", errors="backslashreplace")  # names of files may be no text
-        for target, part in parts.items():
-            os.replace(part, target)
+        with ExitStack() as parts:
+            for target, text in reversed(list(texts.items())):  # who is entered last takes its place first
+                part = parts.enter_context(whole_file(target))
+                part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
     except OSError as error:
         raise PlacementError(
             f"{what} {target}: cannot be written ({error.strerror}); nothing was kept, choose another place"
         ) from error
-    finally:
-        for part in parts.values():
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
 
 
 def check_folder(folder: Path, what: str) -> None:

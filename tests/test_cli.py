@@ -119,6 +119,9 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
         (("reproduce", "placement", "--data", "/"), 2, "give the folder that holds alibaba-dlrm-2025/"),
         (("reproduce", "adversaries", "--data", "/"), 2, "give the folder that holds planetlab/"),
         (("reproduce", "empty-nodes", "--data", "/"), 2, "give the folder that holds azure-v1-vms/"),
+        (("trace", "info", "."), 2, "a folder with no trace in it"),
+        (("train", ".", "-m", "model"), 2, "is no usage data set"),
+        (("reproduce", "fgd-atc23", "--data", "."), 2, "holds no openb_pod_list_X.csv"),
         (("trace", "validate", "explain", "T9"), 2, "unknown code"),
     ],
 )
@@ -152,6 +155,30 @@ def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str, number: signal
     assert "Traceback" not in errors
     assert not list(tmp_path.glob(".cache/ullage/*.tmp"))
     assert len(list(tmp_path.glob(".cache/ullage/*.json"))) < 50, "what had not begun is left undone"
+
+
+def test_standard_streams_that_are_closed_lead_nowhere(tmp_path: Path) -> None:
+    """As under a daemon: the answer goes nowhere, and not into whatever file is opened next."""
+    command = f"exec {sys.executable} -m scheduler"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    listed, asked, made = (
+        subprocess.run(
+            ["sh", "-c", f"{command} {words}"], capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
+        for words in ("strategies >&-", "snapshot - -f s.json <&-", "trace synth t.ullage --days 0.1 <&- >&- 2>&-")
+    )
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert asked.returncode == 1
+    assert asked.stderr.startswith("ullage: the input is not a list of Kubernetes objects")
+    assert made.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["t.ullage"]
+
+
+def test_a_report_is_refused_before_the_work_where_a_file_would_take_the_place_of_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "report.html")
+    refused = ullage("simulate", "demo", "-s", "best-fit", "--report", "report.html", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == "ullage: report report.html: it is no file, and a file would take its place; name a file\n"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from placement.errors import ConfigError
 from placement.learning.usage import DAY
 from placement.resources import CPU, MEMORY
 from simulator.traces.trace import TraceError
@@ -110,7 +111,7 @@ def test_use_that_is_zero_throughout_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_data_sets_names_them(tmp_path: Path) -> None:
     (tmp_path / "bitbrains-rnd").mkdir()
     (tmp_path / "planetlab").mkdir()
-    with pytest.raises(TraceError, match=f"name one: {tmp_path}/bitbrains-rnd, {tmp_path}/planetlab"):
+    with pytest.raises(ConfigError, match=f"name one: {tmp_path}/bitbrains-rnd, {tmp_path}/planetlab"):
         read_usage(tmp_path)
 
 
@@ -122,14 +123,16 @@ def test_files_of_two_recordings_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_missing_column_are_named(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"lacks usage\.parquet"):
+    with pytest.raises(ConfigError, match=r"lacks usage\.parquet"):
         read_bitbrains_rnd(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds no <day>\.tar\.gz"):
+        read_planetlab(tmp_path)
     bitbrains(tmp_path)
     pl.DataFrame({"vm": [1]}).write_parquet(tmp_path / "usage.parquet")
     with pytest.raises(TraceError, match="no column time_s"):
         read_bitbrains_rnd(tmp_path)
     (tmp_path / "usage.parquet").unlink()
-    with pytest.raises(TraceError, match="no usage data set that Ullage reads"):
+    with pytest.raises(ConfigError, match="no usage data set that Ullage reads"):
         read_usage(tmp_path)
 
 

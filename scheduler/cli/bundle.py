@@ -12,7 +12,6 @@ import platform
 import tarfile
 import tempfile
 import time
-from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from placement.errors import ConfigError, why
+from placement.whole_files import whole_file
 from scheduler.errors import RecordError
 
 if TYPE_CHECKING:
@@ -52,22 +52,17 @@ def write_bundle(log_folder: Path, config: Path | None, target: Path) -> int:
         settings = None if config is None else config.read_bytes()
     except OSError as error:
         raise ConfigError(f"settings {config}: cannot be read ({why(error)}); check the path and its rights") from error
-    part = target.with_name(f".{target.name}.tmp")
     try:
-        with tarfile.open(part, "w:gz") as archive:
+        with whole_file(target) as part, tarfile.open(part, "w:gz") as archive:
             _add(archive, "bundle.json", json.dumps(facts, indent=2).encode())
             if config is not None and settings is not None:
                 _add(archive, f"settings{config.suffix}", settings)
             for path in files:
                 archive.add(path, arcname=f"log/{path.name}")
-        part.replace(target)
     except OSError as error:
         raise RecordError(
             f"bundle {target}: cannot be written ({why(error)}); check the folder and its free space"
         ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     return len(files)
 
 

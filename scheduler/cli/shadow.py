@@ -14,6 +14,7 @@ import click
 
 from placement.errors import why
 from placement.rates import RATES
+from placement.whole_files import whole_file
 from scheduler.cli.decisions import parse_time
 from scheduler.cli.explain import RECORDS
 from scheduler.errors import RecordError
@@ -101,9 +102,8 @@ def _modes(reader: RecordReader, query: Query) -> list[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RecordError(f"{path}: cannot be written ({why(error)}); check the folder and its free space") from error

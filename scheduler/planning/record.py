@@ -24,6 +24,7 @@ from msgspec import Struct
 from placement.errors import ConfigError, why
 from placement.planning.make import plan_document, plan_of_document
 from placement.planning.plans import Action, Plan, Step
+from placement.whole_files import whole_file
 from scheduler.errors import RecordError
 
 KIND = "PlanRecord"
@@ -153,13 +154,11 @@ def save_record(record: PlanRecord, path: Path) -> None:
     ------
     RecordError : it cannot be written; nothing more may be done then.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -15,6 +15,7 @@ import click
 
 from placement.errors import ConfigError, PlacementError
 from placement.learning.horizons import HORIZONS
+from placement.whole_files import require_file
 from simulator.output import API_VERSION, bad_rows, output_option, progress, render, write_whole
 
 if TYPE_CHECKING:
@@ -296,6 +297,10 @@ def check_writable(path: Path) -> None:
     if path.suffix in (".json", ".md"):
         raise ConfigError(f"report {path}: is the HTML file, JSON and Markdown come beside it; let it end in .html")
     folder = path.parent
+    try:
+        require_file(path)
+    except OSError as error:
+        raise ConfigError(f"report {path}: {error.strerror}; name a file") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,6 +8,7 @@ import msgspec
 
 from placement.errors import ConfigError
 from placement.planning.snapshots import KIND, VERSION, SnapshotError, SnapshotFile
+from simulator.output import write_whole
 
 
 class _Header(msgspec.Struct):
@@ -40,10 +41,10 @@ def read_snapshot(path: Path) -> SnapshotFile:
 
 
 def write_snapshot(snapshot: SnapshotFile, path: Path) -> None:
-    """Write the whole file, or nothing."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(msgspec.json.encode(snapshot))
-        part.replace(path)
-    except OSError as error:
-        raise SnapshotError(f"snapshot {path}: {error.strerror}; give a folder that can be written") from error
+    """Write the whole file, or nothing.
+
+    Raises
+    ------
+    PlacementError : it cannot be written.
+    """
+    write_whole({path: msgspec.json.encode(snapshot).decode()}, "snapshot")

@@ -240,7 +240,7 @@ def variants(data: Path) -> list[str]:
     )
     if not found:
         meant = f"; give --data {data / 'openb'}" if (data / "openb").is_dir() else ", so there is nothing to replay"
-        raise TraceError(f"{data}: holds no openb_pod_list_X.csv with fgd-atc23/arrivals_X.parquet{meant}")
+        raise ConfigError(f"{data}: holds no openb_pod_list_X.csv with fgd-atc23/arrivals_X.parquet{meant}")
     return found
 
 
@@ -287,7 +287,7 @@ def run(
     started = perf_counter()
     chosen = [variant for variant in variants(data) if not only or variant in only]
     if not chosen:
-        raise TraceError(f"{data}: holds none of {', '.join(only)}; it has {', '.join(variants(data))}")
+        raise ConfigError(f"{data}: holds none of {', '.join(only)}; it has {', '.join(variants(data))}")
     tasks = [(str(data), variant, seed, setting) for variant in chosen for seed in SEEDS]
     # From both ends, so that two workers seldom load the same variant.
     tasks = [tasks[i // 2] if i % 2 == 0 else tasks[-1 - i // 2] for i in range(len(tasks))]

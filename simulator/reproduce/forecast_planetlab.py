@@ -79,7 +79,7 @@ def split_days(stamps: Sequence[str]) -> tuple[list[int], list[int]]:
         return train, test
     if len(stamps) < LEAST_DAYS:
         raise ConfigError(
-            f"PlanetLab needs {LEAST_DAYS} days, two to fit on and one to test; the folder has {list(stamps)}"
+            f"PlanetLab needs {LEAST_DAYS} days, two to fit on and one to test; the folder has {', '.join(stamps)}"
         )
     first = max(2, len(stamps) * 3 // 5)
     return list(range(first)), list(range(first, len(stamps)))

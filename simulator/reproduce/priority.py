@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -33,6 +32,7 @@ from placement.planning.plans import Deadline
 from placement.planning.repair import Packing, Search, Settling, repair
 from placement.planning.rescue import Packed, pack
 from placement.resources import IntArray
+from placement.whole_files import whole_file
 from simulator.planning.instances import PriorityInstance, priority_instance
 from simulator.reproduce.default_scheduler import default_placement, placed_share
 from simulator.workers import in_processes
@@ -218,10 +218,8 @@ def _path(folder: Path, cell: Cell) -> Path:
 
 
 def _keep(folder: Path, result: CellResult) -> None:
-    path = _path(folder, result.cell)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(msgspec.json.encode(result))
-    part.replace(path)
+    with whole_file(_path(folder, result.cell)) as part:
+        part.write_bytes(msgspec.json.encode(result))
 
 
 def _kept(folder: Path, cells: Iterable[Cell]) -> Iterable[tuple[Cell, CellResult]]:

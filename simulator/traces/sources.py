@@ -8,7 +8,7 @@ from pathlib import Path
 
 from placement.errors import ConfigError, nearest
 from simulator.traces.openb import read_openb
-from simulator.traces.trace import Trace, TraceError
+from simulator.traces.trace import Trace
 
 DEMO = Path(__file__).parent.parent / "samples" / "demo.ullage"
 """The bundled sample; `make demo-trace` makes it again from its seed."""
@@ -101,8 +101,8 @@ def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) ->
 
     Raises
     ------
-    TraceError : it cannot be read, or holds no trace.
-    ConfigError : no such file, reader, or option of it.
+    TraceError : it cannot be read.
+    ConfigError : no such file, reader, or option of it; or the folder holds no trace.
     """
     if text == BUNDLED:
         return Trace.load(DEMO)
@@ -118,6 +118,6 @@ def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) ->
     if given.is_dir() and not (given / "manifest.json").exists():
         kind = next((kind for file, kind in MARKS.items() if (given / file).exists()), None)
         if kind is None:
-            raise TraceError(f"trace {text!r}: a folder with no trace in it; to name its reader: openb:{text}:default")
+            raise ConfigError(f"trace {text!r}: a folder with no trace in it; to name its reader: openb:{text}:default")
         return READERS[kind](given, "", skip_bad_rows)
     return Trace.load(given, check=check)

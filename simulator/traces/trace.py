@@ -11,9 +11,6 @@ import csv
 import gzip
 import hashlib
 import io
-import os
-import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -32,6 +29,7 @@ from placement.log import Event
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import AnyArray, BoolArray, IntArray
+from placement.whole_files import whole_file
 from simulator.fleet import Shape
 from simulator.traces.event_table import from_columns, to_columns
 
@@ -275,19 +273,13 @@ class Trace:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        except OSError as error:
-            raise TraceError(f"trace {path}: cannot be written ({error.strerror}); choose another folder") from error
-        try:
-            with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for part, data in self._parts():
                     archive.writestr(zipfile.ZipInfo(part, (1980, 1, 1, 0, 0, 0)), data)
-            os.chmod(name, _mode_of_new_files())
-            os.replace(name, path)
         except OSError as error:
-            raise TraceError(f"trace {path}: cannot be written ({error.strerror}); nothing was kept") from error
-        finally:
-            Path(name).unlink(missing_ok=True)
+            raise TraceError(
+                f"trace {path}: cannot be written ({error.strerror}); nothing was kept, choose another place"
+            ) from error
 
     def _parts(self) -> Iterator[tuple[str, bytes]]:
         yield "manifest.json", msgspec.json.format(msgspec.json.encode(self.manifest))
@@ -406,13 +398,6 @@ def _parquet(columns: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     pl.DataFrame(columns).write_parquet(buffer, compression="zstd", statistics=False)
     return buffer.getvalue()
-
-
-def _mode_of_new_files() -> int:
-    """Permissions that an ordinary new file gets; temporary files are private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return (stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH) & ~mask
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from placement.errors import why
+from placement.errors import ConfigError, why
 from placement.learning.facts import Facts
 from placement.learning.usage import DAY, HISTORY_DAYS, STEP_S, SingleArray, UsageSeries
 from placement.resources import CPU, MEMORY, FloatArray, IntArray
@@ -47,7 +47,7 @@ Repairs = list[tuple[str, int]]
 def _require(folder: Path, *names: str) -> list[Path]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise TraceError(f"{folder} lacks {', '.join(missing)}; give the data set's own folder")
+        raise ConfigError(f"{folder} lacks {', '.join(missing)}; give the data set's own folder")
     return [folder / name for name in names]
 
 
@@ -289,7 +289,7 @@ def read_planetlab(folder: Path) -> list[UsageSeries]:
     """Every recorded day in ``folder``, oldest first."""
     paths = planetlab_paths(folder)
     if not paths:
-        raise TraceError(f"{folder} holds no <day>.tar.gz; give the folder of the PlanetLab days")
+        raise ConfigError(f"{folder} holds no <day>.tar.gz; give the folder of the PlanetLab days")
     return [read_planetlab_day(path) for path in paths]
 
 
@@ -473,7 +473,8 @@ def read_usage(folder: Path) -> UsageSeries:
 
     Raises
     ------
-    TraceError : the folder is of no known kind, or the trace has no usage.
+    ConfigError : the folder is of no known kind, or lacks a file of its kind.
+    TraceError : a file is damaged, or the trace has no usage.
     """
     if folder.suffix == ".ullage":
         from simulator.traces.recorded import usage_of_trace  # that module reads tables with this one
@@ -493,9 +494,9 @@ def read_usage(folder: Path) -> UsageSeries:
         return joined_days(read_planetlab(folder))
     within = [name for name in (*signs, "planetlab") if (folder / name).is_dir()]
     if within:
-        raise TraceError(f"{folder} holds several data sets; name one: {', '.join(str(folder / n) for n in within)}")
+        raise ConfigError(f"{folder} holds several data sets; name one: {', '.join(str(folder / n) for n in within)}")
     known = ", ".join((*USAGE_READERS, "planetlab"))
-    raise TraceError(
+    raise ConfigError(
         f"{folder} is no usage data set that Ullage reads ({known}); "
         f"a trace is a .ullage file, a service's log is named ullage-log:{folder}"
     )

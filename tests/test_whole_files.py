@@ -1,0 +1,110 @@
+"""Files that are there whole or not at all, wherever they lead and whatever fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from placement.errors import PlacementError
+from placement.planning.snapshots import KIND, VERSION, SnapshotFile
+from placement.whole_files import whole_file
+from scheduler.cli.shadow import _write
+from scheduler.errors import RecordError
+from scheduler.planning.record import PlanRecord, PlanState, save_record
+from simulator.kept import kept
+from simulator.output import write_whole
+from simulator.planning.snapshots import write_snapshot
+from simulator.traces.trace import Trace
+
+EMPTY = SnapshotFile(KIND, VERSION, [], [], [])
+
+
+def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.write_text("before")
+    with pytest.raises(FileNotFoundError), whole_file(target) as part:
+        part.write_text((tmp_path / "not there").read_text())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "before")]
+
+
+def test_two_who_write_the_same_file_at_once_write_one_each(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    with whole_file(target) as first, whole_file(target) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert target.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text("before")
+    link.symlink_to(real)
+    write_whole({link: "after"})
+    assert link.is_symlink()
+    assert real.read_text() == "after"
+
+
+def test_several_files_are_all_written_or_none(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(PlacementError, match=r"report .*: cannot be written"):
+        write_whole({tmp_path / "a": "a", tmp_path / "b": "b", tmp_path / "c": "c"})
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_no_file_takes_the_place_of_a_pipe_or_a_device(tmp_path: Path) -> None:
+    """As root, a report at ``/dev/null`` would leave the machine without one."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(PlacementError, match="it is no file"):
+        write_whole({pipe: "x"})
+    with pytest.raises(PlacementError, match="it is no file"):
+        write_snapshot(EMPTY, pipe)
+    with pytest.raises(PlacementError, match="it is no file"):
+        Trace.of("t", [], []).save(pipe)
+    with pytest.raises(RecordError, match="it is no file"):
+        _write(pipe, "x")
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_full_disk_leaves_nothing_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_given: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
+    record = PlanRecord("PlanRecord", 1, "id", {}, PlanState.RUNNING, [])
+    acts: dict[str, Callable[[], object]] = {
+        "snapshot": lambda: write_snapshot(EMPTY, tmp_path / "a"),
+        "a": lambda: _write(tmp_path / "a", "x"),
+        "cache": lambda: kept(tmp_path, "a", dict),
+        "record": lambda: save_record(record, tmp_path / "a"),
+    }
+    for what, act in acts.items():
+        with pytest.raises(PlacementError, match=rf"{what}.*: cannot be written \(No space left on device\)"):
+            act()
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("was", ["", "cut sho"])
+def test_a_cell_that_another_process_takes_away_meanwhile_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was: str
+) -> None:
+    """Both find it damaged; the other one is quicker."""
+    cell = tmp_path / "a.json"
+    cell.write_text(was)
+
+    def taken(_text: str) -> object:
+        cell.unlink()
+        raise ValueError("damaged")
+
+    monkeypatch.setattr(
+        keeping.json, "loads", lambda text, loads=json.loads: taken(text) if text == was else loads(text)
+    )
+    assert kept(tmp_path, "a", lambda: {"x": 1}) == {"x": 1}
