@@ -8,6 +8,7 @@ brighter ones. ``--p0`` … ``--p7`` are other, muted ones for the parts that a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -77,11 +78,11 @@ details dl {{ margin-top: 8px; }}
 svg {{ width: 100%; height: auto; display: block; }}
 svg text {{ fill: var(--ink); font-size: 13px; }}
 svg text.tick, svg text.axis {{ fill: var(--soft); font-size: 12px; }}
-svg text.name {{ font-weight: 600; }}
+svg text.name {{ font-weight: 600; paint-order: stroke; stroke: var(--card); stroke-width: 4px; }}
 svg .grid {{ stroke: var(--line); stroke-width: 1; }}
 svg .mark {{ stroke: var(--soft); stroke-width: 1.5; }}
 footer {{ margin-top: 56px; padding-top: 20px; border-top: 1px solid var(--line); color: var(--soft); font-size: 14px; }}
-code {{ font: 13px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }}
+code {{ font: .9em/1.6 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; }}
 dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 .names {{ display: none; flex-wrap: wrap; gap: 2px 14px; margin-top: 6px; font-size: 14px; font-weight: 600; }}
@@ -94,6 +95,12 @@ dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 @media print {{ body {{ background: #fff; }} .card {{ border-color: #bbb; }} main {{ max-width: none; padding: 0; }}
   nav {{ display: none; }} }}
 """
+
+
+def coded(text: str) -> str:
+    """A sentence as HTML; what stands between backticks is code, and a % stays with its number."""
+    text = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", escape(text, quote=False))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
 def sheet(head: Sequence[str], rows: Sequence[tuple[str, bool, Sequence[str]]]) -> str:

@@ -251,22 +251,31 @@ def _end_labels(ends: list[tuple[float, int, str]], x: float) -> list[str]:
     return body
 
 
-def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_label: str) -> str:
-    """One row per group, its name above it, a dot per value, a bar at the mean: the spread over seeds."""
+def dot_chart(
+    title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_label: str, mark_x: float | None = None
+) -> str:
+    """One row per group, its name and mean above it, a dot per value, a bar at the mean; a dashed line at ``mark_x``."""
     values = [v for _, vs in groups for v in vs]
     if not values:
         return ""
-    low, high = min(values), max(values)
+    marks = [] if mark_x is None else [mark_x]
+    low, high = min(values + marks), max(values + marks)
     pad = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
     low, high = low - pad, high + pad
-    left, right, row, top = 16, 24, 48, 6
+    left, right, row, top = 16, 24, 44, 6
     height = top + row * len(groups) + 56
     k = (WIDTH - left - right) / (high - low)
+    decimals = 2 if high < 100 else 1 if high < 1000 else 0
     body, said = [], []
     for tick in ticks(low, high, 6):
         x = left + (tick - low) * k
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 50}"/>')
         body.append(f'<text class="tick" x="{x:.1f}" y="{height - 32}" text-anchor="middle">{_number(tick)}</text>')
+    for at in marks:
+        x = left + (at - low) * k
+        body.append(
+            f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 50}" stroke-dasharray="4 4"/>'
+        )
     for i, (name, vs) in enumerate(groups):
         y = top + row * i + 34
         body.append(f'<text class="name" x="0" y="{y - 17}">{escape(name)}</text>')
@@ -282,6 +291,7 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_la
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 11}" y2="{y + 11}" stroke="{colour(i)}" stroke-width="3">'
             f"<title>{escape(name)}: {mean:,.2f}</title></line>"
         )
+        body.append(f'<text class="name" x="{WIDTH}" y="{y - 17}" text-anchor="end">{mean:,.{decimals}f}</text>')
         said.append(f"{name} {mean:,.2f} ({min(vs):,.2f} to {max(vs):,.2f})")
     body.append(f'<text class="axis" x="{WIDTH / 2}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>')
     return _frame(title, said, body, height, ' class="rows"')

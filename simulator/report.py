@@ -5,15 +5,14 @@ The same :class:`~simulator.compare.Comparison` is also given as Markdown; JSON 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import jinja2
 
-from placement.page_style import STYLE
+from placement.page_style import STYLE, coded
 from placement.rates import RATES
 from simulator.charts import Line, bar_chart, dot_chart, heat_map, ink, line_chart
 from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
@@ -136,13 +135,13 @@ MAX_COLUMNS = 8
 def _template() -> jinja2.Template:
     loader = jinja2.PackageLoader("simulator", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["coded"] = coded
     return environment.get_template("report.html.j2")
 
 
 def render_page(page: Page) -> str:
     """The HTML of a page."""
-    sections = [replace(s, lead=re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", s.lead)) for s in page.sections]
-    return _template().render(**vars(replace(page, sections=sections)), style=STYLE)
+    return _template().render(**vars(page), style=STYLE)
 
 
 def to_html(comparison: Comparison) -> str:
@@ -157,8 +156,8 @@ def to_html(comparison: Comparison) -> str:
             sections=[*(s for s in sections if s.table or s.svg), _compared(comparison)],
             command=comparison.command,
             facts=_facts(comparison),
-            next_step="change a strategy (ullage strategies show priced > mine.toml, then -s mine.toml), or see what one "
-            "would change in your cluster (ullage serve: shadow by default, it only watches).",
+            next_step="change a strategy (`ullage strategies show priced > mine.toml`, then `-s mine.toml`), or see what "
+            "one would change in your cluster (`ullage serve`: shadow by default, it only watches).",
         )
     )
 
@@ -168,7 +167,8 @@ def _compared(comparison: Comparison) -> Section:
     found = {row["strategy"]: row["strategy_description"] for row in comparison.rows}
     return Section(
         "What was compared" if len(found) > 1 else "The strategy",
-        "ullage strategies describe NAME tells what one adds up, ullage strategies show NAME writes it as a file to change.",
+        "`ullage strategies describe NAME` tells what one adds up, `ullage strategies show NAME` writes it as a file to "
+        "change.",
         Table(
             ["strategy", "what it is"], [[Cell(name), Cell(said or "–")] for name, said in found.items()], words=True
         ),
@@ -246,20 +246,24 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
     marked = ["means over seeds"] * (len(question.seeds) > 1) + ["the best is marked"] * (len(names) > 1)
     hours = duration(3600 * (rows[0]["metrics"]["hours"] or 0))
     lead = f"{rows[0]['metrics']['pods']:,} pods arrived; measured over {hours}"
+    what = "GPUs" if gpu else "cores"
+    seeds = _seeds_section(comparison, trace, where)
+    numbers = Section(
+        f"{'Side by side' if len(names) > 1 else 'In numbers'}{where}",
+        f"{'; '.join([lead, *marked])}.",
+        _turned(_table(comparison, trace)),
+        terms=_glossary(comparison, trace),
+    )
+    over_time = Section(
+        f"Over time{where}",
+        f"Share of {what} allocated, first seed.",
+        svg=curves.chart(
+            "Allocation over time", curves.of("gpu_share" if gpu else "cpu_share", 100), f"{what} allocated, %"
+        ),
+        names=curves.names,
+    )
     return [
-        Section(
-            f"{'Side by side' if len(names) > 1 else 'In numbers'}{where}",
-            f"{'; '.join([lead, *marked])}.",
-            _turned(_table(comparison, trace)),
-            terms=_glossary(comparison, trace),
-        ),
-        _seeds_section(comparison, trace, where),
-        Section(
-            f"Over time{where}",
-            f"Share of {'GPUs' if gpu else 'cores'} allocated, first seed.",
-            svg=curves.chart("Allocation over time", curves.of("gpu_share" if gpu else "cpu_share", 100), "%"),
-            names=curves.names,
-        ),
+        *((seeds, numbers, over_time) if seeds.svg else (over_time, numbers)),  # a picture first
         *(_gpu_sections(first, curves, where) if gpu else ()),
         *_node_sections(curves, where),
         *_cost_sections(first, rows, where),
@@ -275,9 +279,10 @@ def _seeds_section(comparison: Comparison, trace: str, where: str) -> Section:
     spread = [(n, [factor * v for v in values_of(question, rows, trace, n, main)]) for n in labels(question, rows)]
     return Section(
         f"Every seed{where}",
-        "A dot is one seed, a bar the mean. Dots that lie on top of each other are runs that chose alike."
+        "A dot is one seed; the bar and the number are their mean. Dots that lie on top of each other are runs that chose "
+        "alike."
         if len(question.seeds) > 1
-        else "One seed only: with --seeds 5 the spread would tell how much of this is chance.",
+        else "One seed only: with `--seeds 5` the spread would tell how much of this is chance.",
         svg=dot_chart("Spread over seeds", spread, x_label=UNITS[main])
         if max(len(spread), len(question.seeds)) > 1
         else "",
@@ -354,7 +359,7 @@ def _unplaced_section(first: dict[str, dict[str, Any]], where: str) -> Section:
     return Section(
         f"Who found no place, and why{where}",
         "Pods of the first seed that had not been placed when it ended, by the rule that kept them off most nodes. "
-        "ullage simulate --log DIR keeps every decision for ullage explain.",
+        "`ullage simulate --log DIR` keeps every decision for `ullage explain`.",
         terms=named,
         folded="The first of them",
         svg=bar_chart("Unplaced pods", [(n, [(k, float(v)) for k, v in f]) for n, f in shown], unit="pods"),

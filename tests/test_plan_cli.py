@@ -134,7 +134,7 @@ def test_consolidation_keeps_the_room_of_pods_that_are_about_to_start() -> None:
     objects = (node("a"), node("b"), pod("q-1", "1", "a"), pod("p-1", "4"))
     plan = make_plan(Request("consolidate", taken(*objects), 1.0, usd_per_hour={"a": 1.0, "b": 1.0}))
     assert plan.steps == ()
-    assert "room is kept for 1 pending pods that fit now; their nodes stay" in plan.reasons
+    assert "room is kept for 1 pending pod that fits now; its node stays" in plan.reasons
     small = (node("a"), node("b"), pod("q-1", "1", "a"), pod("p-1", "3"))
     plan = make_plan(Request("consolidate", taken(*small), 1.0, usd_per_hour={"a": 1.0, "b": 1.0}))
     assert [s.source for s in plan.steps if s.action == Action.DELETE] == ["b"]
@@ -637,6 +637,32 @@ def test_machines_bought_alike_are_one_row_for_people_and_one_each_for_programs(
     assert report.read_text(encoding="utf-8").count("<li>") == 1
     assert "40 pods: no node could take it even if empty" in report.read_text(encoding="utf-8")
     assert "default/w-39</details>" in report.read_text(encoding="utf-8")
+
+
+def test_what_is_said_of_two_pods_is_said_once_with_both_names() -> None:
+    said = [f"pod default/{name}: it is held" for name in "ab"] + ["pod default/c is too big"]
+    assert brief(said) == ["2 pods: it is held (default/a, default/b)", "pod default/c is too big"]
+
+
+def test_a_rescue_counts_those_who_waited_not_those_who_ran() -> None:
+    given = taken(node("n1"), pod("a-1", "1", "n1"), pod("w-1", "3"), pod("w-2", "9"))
+    made = make_plan(Request("rescue", given, time_s=1))
+    assert headline(made).startswith("rescue: places 1 of 2 pending pods; ")
+
+
+def test_a_page_shows_first_the_nodes_that_change_and_folds_the_others_away() -> None:
+    given = taken(
+        *(node(f"n{i}") for i in range(3)), pod("a-1", "1", "n0"), pod("b-1", "2", "n1"), pod("c-1", "4", "n2")
+    )
+    made = make_plan(Request("consolidate", given, time_s=1, usd_per_hour={f"n{i}": 1.0 for i in range(3)}))
+    assert made.count(Action.MOVE) == 1
+    shown, folded = page(cluster_of(given), made).split("<details><summary>The nodes that stay as they are")
+    assert "2 nodes of 3 change." in shown
+    assert "<title>n2:" not in shown
+    assert "<title>n2: 100 % before, 100 % after</title>" in folded
+    line = 'width="3" height="14"'
+    assert shown.count(line) == 4, "CPU and memory of two nodes"
+    assert line not in folded
 
 
 @pytest.mark.parametrize(("usd_per_interruption", "is_spot"), [(0.0, True), (1000.0, False)])

@@ -11,7 +11,7 @@ import pytest
 from placement import page_style
 from placement.scorers import FRAGMENT_CAUSES
 from placement.strategies import STRATEGIES
-from simulator.charts import Line, line_chart
+from simulator.charts import Line, dot_chart, line_chart
 from simulator.compare import Comparison, Question, compare, document
 from simulator.report import COLUMNS, MEANINGS, Cell, Table, _table, _turned, to_html, to_markdown
 from simulator.traces.synth import Recipe, synthesise
@@ -44,6 +44,33 @@ def test_the_page_says_all_that_the_comparison_found(made: Comparison) -> None:
     assert made.rows[0]["trace_digest"] in page
     assert made.rows[0]["strategy_digest"] in page
     assert made.rows[0]["trace_digest"] in to_markdown(made)
+
+
+def test_a_picture_comes_before_the_numbers_and_has_them_too(made: Comparison, tmp_path: Path) -> None:
+    page = to_html(made)
+    assert page.index("<svg") < page.index("<table")
+    means = [f"{100 * line['gpu_allocated_share']:.2f}</text>" for line in made.summary]
+    assert all(mean in page for mean in means)
+    alone = replace(made, summary=made.summary[:1], rows=made.rows[:1], question=replace(made.question, seeds=(0,)))
+    assert to_html(alone).index("<svg") < to_html(alone).index("<table")
+
+
+def test_what_stands_between_backticks_is_shown_as_code(made: Comparison) -> None:
+    assert page_style.coded("a < `b --c` at 5 %") == "a &lt; <code>b --c</code> at 5\N{NO-BREAK SPACE}%"
+    assert "<code>ullage serve</code>" in to_html(made)
+    assert "`" not in to_html(made)
+
+
+def test_a_dashed_line_marks_what_dots_are_held_against() -> None:
+    chart = dot_chart("c", [("a", [120.0]), ("b", [])], x_label="x", mark_x=100)
+    x = [
+        float(found)
+        for found in re.findall(r'class="mark" x1="([\d.]+)"|<circle cx="([\d.]+)"', chart)
+        for found in found
+        if found
+    ]
+    assert len(x) == 2
+    assert 0 < x[0] < x[1]
 
 
 def test_the_page_explains_its_words_and_its_strategies(made: Comparison) -> None:

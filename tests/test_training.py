@@ -106,11 +106,15 @@ def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: P
         (tmp_path / "card.json").write_text(boosted.card_text({k: v for k, v in card.items() if k != part}))
         with pytest.raises(ModelError, match=rf"card\.json lacks '{part}'; train again or restore the file"):
             evaluate(series, tmp_path)
-    page = html(report)
+    page = html(report, "ullage evaluate <x>")
     links = _Links()
     links.feed(page)
     assert not links.outside
-    assert "<svg" in page
+    assert page.index("<svg") < page.index("<table")
+    assert f"cpu-6h-peak {100 * float(row['ratio']):,.2f} (" in page, (
+        "the first picture holds the model against its rival"
+    )
+    assert "<code>ullage evaluate &lt;x&gt;</code>" in page
 
 
 def test_a_recording_of_one_workload_is_refused(tmp_path: Path) -> None:

@@ -171,7 +171,10 @@ def consolidation_plan(
     unit = "USD per hour saved" if problem.has_prices else "nodes saved"
     reasons = () if problem.has_prices else ("no prices are known: the plan counts nodes, not USD",)
     if problem.kept:
-        reasons = (*reasons, f"room is kept for {problem.kept} pending pods that fit now; their nodes stay")
+        who = "1 pending pod that fits now; its node stays"
+        if problem.kept > 1:
+            who = f"{problem.kept} pending pods that fit now; their nodes stay"
+        reasons = (*reasons, f"room is kept for {who}")
     reasons = (*reasons, *problem.stays)
     value, bound = result.usd_per_hour, result.bound
     return Plan(

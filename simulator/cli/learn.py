@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -245,7 +247,7 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
     for note in result.get("notes", ()):
         click.echo(f"note: {note}", err=True)
     if report is not None:
-        write_whole({report: html(result)})
+        write_whole({report: html(result, shlex.join(["ullage", *sys.argv[1:]]))})
         click.echo(f"report: {report}", err=True)
     lives = lifetime_rows(result["lifetimes"]["ages"]) if "lifetimes" in result else []
     _emit_both("Accuracy", result, table_rows(result), lives, output)

@@ -22,14 +22,18 @@ from placement.learning.prediction import LEAST
 from placement.learning.spans import Span
 from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
-from placement.page_style import STYLE, sheet
+from placement.page_style import STYLE, coded, sheet
 from placement.resources import AnyArray, BoolArray, FloatArray
-from simulator.charts import Line, line_chart, with_names
+from simulator.charts import Line, dot_chart, line_chart, with_names
 from simulator.learning import lifetime_accuracy
 from simulator.learning.forecast_samples import Recording, Samples
 from simulator.learning.sight import Judged, Sight, digest_of, sight_of
 from simulator.learning.training import LEVEL, Split, content_of, deployable_recording, predictions
 
+NEXT = (
+    "Next: `model` of the section `[usage]` of the settings has `ullage serve` forecast with it, and falls back to history "
+    "by itself where the model stops holding. Without a model the largest sample of seven days answers."
+)
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 Report = dict[str, Any]
 
@@ -257,23 +261,25 @@ def table_rows(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def html(report: Report) -> str:
-    """The report as one self-contained page."""
+def html(report: Report, command: str = "") -> str:
+    """The report as one self-contained page; ``command`` makes it again."""
     said = headline(report)
     body = [
         f"<h1>Ullage · accuracy on {escape(str(report['data']))}</h1>",
         f'<p class="headline">{escape(said[:1].upper() + said[1:])}.</p>',
     ]
-    body += [_intro(report)] * bool(report["tasks"])
-    for name, task in report["tasks"].items():
+    body += _overview(report) if report["tasks"] else []
+    for i, (name, task) in enumerate(report["tasks"].items()):
         body += [
-            f"<h2>{escape(name)}</h2>",
+            f'<h2 id="t{i}">{escape(name)}</h2>',
             _diagram(task["reliability"]),
             _predictors(task["predictors"]),
             _groups("workloads", task["novelty"]),
             _groups("group", task["groups"]),
         ]
     body += lifetime_accuracy.section(report["lifetimes"]) if "lifetimes" in report else []
+    again = f"<p>Repeat it:</p><p><code>{escape(command)}</code></p>" if command else ""
+    body.append(f"<footer><p>{coded(NEXT)}</p>{again}</footer>")
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -293,6 +299,24 @@ def headline(report: Report) -> str:
         f"the model is ahead of its best rival on {ahead} of {len(rows)} tasks, "
         f"and covers {' to '.join(spread)} % of outcomes ({100 * report['level']:.0f} % promised)"
     )
+
+
+def _overview(report: Report) -> list[str]:
+    """The answer as a picture, the way to each task, and the answer in numbers."""
+    rows = table_rows(report)
+    ratios = [(row["task"], [100 * float(row["ratio"])] if row["ratio"] != "-" else []) for row in rows]
+    chart = dot_chart("Model against rival", ratios, x_label="pinball loss, % of the best rival's", mark_x=100)
+    links = "".join(f'<a href="#t{i}">{escape(row["task"])}</a>' for i, row in enumerate(rows))
+    heads = tuple(rows[0])
+    return [
+        f'<nav aria-label="Contents">{links}</nav>',
+        "<h2>At a glance</h2>",
+        '<p class="lead">Left of the dashed line the model loses less than its best rival: of all simple rules, raw and '
+        "tuned, the one that turned out best.</p>",
+        f'<div class="card">{chart}</div>',
+        sheet(heads, [(row["task"], False, [escape(row[head]) for head in heads[1:]]) for row in rows]),
+        _intro(report),
+    ]
 
 
 def _intro(report: Report) -> str:

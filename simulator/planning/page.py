@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from placement.page_style import STYLE
+from placement.page_style import STYLE, coded
 from placement.planning.cluster import Cluster
 from placement.planning.make import SaleShape
 from placement.planning.plans import Action, Ending, Plan, Step
@@ -30,8 +30,8 @@ POD_ACTIONS, NODE_ACTIONS = (Action.PLACE, Action.MOVE, Action.EVICT), (Action.C
 TITLES = {CPU: "CPU", MEMORY: "Memory", GPU_SHARE: "GPU"}
 
 NEXT = (
-    "Next: plan again with <code>-o json &gt; plan.json</code>; <code>ullage plan apply plan.json</code> says whether every "
-    "step would still fit, and only with <code>--yes</code> it acts."
+    "Next: plan again with `-o json > plan.json`; `ullage plan apply plan.json` says whether every step would still fit, "
+    "and only with `--yes` it acts."
 )
 PLAN_STYLE = """
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 20px 32px; }
@@ -56,6 +56,9 @@ def headline(plan: Plan) -> str:
         bound = "nothing better exists"
     money = {"consolidate": "saves ", "purchase": "costs "}.get(plan.kind, "")
     value = f"{plan.value:g} {plan.unit}"
+    if "pending_before" in plan.details:  # a rescue's value counts who runs already as well
+        waited = plan.details["pending_before"] + plan.details["left_out"]
+        value = f"places {plan.details['placed']:,g} of {_many(round(waited), 'pending pod')}"
     if plan.usd_per_hour == 0 and plan.kind == "consolidate":
         value = "saves nothing"
     elif plan.usd_per_hour is not None:
@@ -85,7 +88,7 @@ def _many(number: int, what: str) -> str:
 def wishes(plan: Plan) -> str:
     """How much of the pods' soft wishes a batch meets, in words; empty where there are none."""
     met, bound = (plan.details.get(f"wishes_met_share{end}") for end in ("", "_bound"))
-    if met is None or bound is None:
+    if met is None or bound is None or not plan.value:
         return ""
     best = "no more is possible" if bound == met else f"at most {100 * bound:.4g} % is possible"
     return f"{100 * met:.4g} % of the soft wishes are met; with these many pods placed {best}."
@@ -100,9 +103,10 @@ def brief(reasons: Sequence[str]) -> list[str]:
     """Reasons for a terminal: what is said of many pods is said once, with the first few names."""
     lines = []
     for what, names in _alike(reasons):
-        if names:
-            named = f"{', '.join(names[:NAMES])} and {len(names) - NAMES} more"
-            what += f" ({named}; -o json names all)"
+        if len(names) > NAMES:
+            what += f" ({', '.join(names[:NAMES])} and {len(names) - NAMES} more; -o json names all)"
+        elif names:
+            what += f" ({', '.join(names)})"
         lines.append(what)
     return lines
 
@@ -117,7 +121,7 @@ def _alike(reasons: Sequence[str]) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     for what, said in alike.items():
         names = [name for name, _ in said if name]
-        found += [(f"{len(names)} pods{what}", names)] if len(names) > NAMES else [(reason, []) for _, reason in said]
+        found += [(f"{len(names)} pods{what}", names)] if len(names) > 1 else [(reason, []) for _, reason in said]
     return found
 
 
@@ -125,8 +129,11 @@ def _notes(reasons: Sequence[str]) -> str:
     """The reasons as a list; many names are folded away."""
     items = []
     for what, names in _alike(reasons):
-        folded = f"<details><summary>their names</summary>{escape(', '.join(names))}</details>" if names else ""
-        items.append(f"<li>{escape(what)}{folded}</li>")
+        named = escape(", ".join(names))
+        folded = f" ({named})" if names else ""
+        if len(names) > NAMES:
+            folded = f"<details><summary>their names</summary>{named}</details>"
+        items.append(f"<li>{coded(what)}{folded}</li>")
     return f"<h2>Notes</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
@@ -183,16 +190,21 @@ def picture(cluster: Cluster, plan: Plan) -> str:
     old = {r: _shares(cluster, before, r) for r in resources}
     new = {r: _shares(cluster, after, r) for r in resources}
     change = {n: sum(abs(new[r].get(n, 0.0) - old[r].get(n, 0.0)) for r in resources) for n in old[CPU]}
+    most = sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES]
     changing = {n for n in change if n in gone or change[n]}
-    names = sorted(sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES], key=lambda n: (n not in changing, n))
-    panels = "".join(_panel(r, [n for n in names if n in old[r]], old[r], new[r], gone) for r in resources)
-    few = f" The {MAX_NODES} of {len(change):,} nodes that change most." if len(change) > MAX_NODES else ""
-    few += f" {_many(len(changing), 'node')} of {len(change):,} change and come first."
-    lead = f"Share of what each node offers that pods have asked for; a full bar is 100 %.{few}"
+
+    def panels(names: Sequence[str]) -> str:
+        return "".join(_panel(r, [n for n in names if n in old[r]], old[r], new[r], gone) for r in resources)
+
+    few = f" Shown are the {MAX_NODES} that change most." if len(change) > MAX_NODES else ""
+    lead = f"{_many(len(changing), 'node')} of {len(change):,} {'changes' if len(changing) == 1 else 'change'}.{few}"
+    lead += " Bars are the share of what a node offers that pods have asked for; a full one is 100 %."
+    same = panels(sorted(n for n in most if n not in changing))
+    rest = f"<details><summary>The nodes that stay as they are</summary><div class='pair'>{same}</div></details>"
     return (
-        f'<section><h2>Nodes before and after</h2><p class="lead">{lead}</p><div class="card"><p class="key">'
+        f'<section><h2>Nodes before and after</h2><p class="lead">{coded(lead)}</p><div class="card"><p class="key">'
         '<span><i class="was"></i>before</span><span><i></i>after</span>'
-        f'</p><div class="pair">{panels}</div></div></section>'
+        f'</p><div class="pair">{panels(sorted(n for n in most if n in changing))}</div>{rest if same else ""}</div></section>'
     )
 
 
@@ -220,7 +232,8 @@ def _panel(
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{BAR}" height="12" fill="var(--line)" opacity=".6"/>')
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{share * BAR:.1f}" height="12" fill="var(--c2)"/>')
         x = LEFT + max(was * BAR - 1, 0)
-        parts.append(f'<rect x="{x:.1f}" y="{y - 1}" width="3" height="14" fill="var(--c1)"/></g>')
+        line = f'<rect x="{x:.1f}" y="{y - 1}" width="3" height="14" fill="var(--c1)"/>'
+        parts.append((line if old[name] != new[name] or name in gone else "") + "</g>")
     return "\n".join([*parts, "</svg></div>"])
 
 
@@ -274,8 +287,8 @@ def page(cluster: Cluster, plan: Plan, *, sold: Sequence[SaleShape] = (), comman
         "<div class='card' role='region' tabindex='0' aria-labelledby='steps'><table class='words'>" if cells else "",
         f"<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>" if cells else "<p>None.</p>",
         "<footer>",
-        f"<p>{NEXT}</p>" if plan.steps and not plan.count(Action.BUY) else "",
-        f"<p><code>{escape(command)}</code></p>" if command else "",
+        f"<p>{coded(NEXT)}</p>" if plan.steps and not plan.count(Action.BUY) else "",
+        f"<p>Repeat it:</p><p><code>{escape(command)}</code></p>" if command else "",
         "</footer>",
         "</main></body></html>",
     ]
