@@ -104,7 +104,5 @@ def test_a_cell_that_another_process_takes_away_meanwhile_is_made(
         cell.unlink()
         raise ValueError("damaged")
 
-    monkeypatch.setattr(
-        keeping.json, "loads", lambda text, loads=json.loads: taken(text) if text == was else loads(text)
-    )
+    monkeypatch.setattr(json, "loads", lambda text, loads=json.loads: taken(text) if text == was else loads(text))
     assert kept(tmp_path, "a", lambda: {"x": 1}) == {"x": 1}
