@@ -6,6 +6,7 @@ BIN := .venv/bin
 TRACES ?= ../shared/traces
 SEEDS ?= ../shared/design/priority-matters-seeds.txt
 E2E ?= tests/e2e
+CHROMIUM ?= chromium
 
 help: ## List targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,9 @@ install: .venv/installed ## Make .venv with every extra and the `ullage` command
 demo: .venv/demo ## Install and run the main job: compare strategies on the bundled trace, write out/demo.html
 	$(BIN)/ullage compare demo -s kube-default -s most-allocated -s best-fit -s atc23-fgd -s priced --seeds 3 --report out/demo.html
 	@echo; echo "open out/demo.html in a browser; every command: $(BIN)/ullage --help"
+
+picture: demo ## Make the picture in README.md again, of out/demo.html (needs Chromium)
+	$(CHROMIUM) --headless --no-sandbox --hide-scrollbars --window-size=1024,850 --screenshot=docs/images/demo.png out/demo.html
 
 demo-trace: install ## Make the bundled trace again from its seed
 	$(BIN)/ullage trace synth --seed 7 --days 1.5 --load 1.15 --gpu-nodes 24 --small-gpu-nodes 16 --cpu-nodes 16 --name demo simulator/samples/demo.ullage
@@ -85,4 +89,4 @@ e2e: install ## End to end (E2E=FILES runs some) on a real etcd, kube-apiserver,
 clean: ## Remove what the targets made
 	rm -rf .venv out .cache build
 
-.PHONY: help install demo demo-trace test format check bench evidence proto e2e clean
+.PHONY: help install demo picture demo-trace test format check bench evidence proto e2e clean
