@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = 0.05
 RETRY_S = 5.0
+LATER_S = 60.0
+"""A segment that was written this much after now was written while the clock was ahead; files of other machines may differ a
+little."""
 
 
 class _Checkpoint(NamedTuple):
@@ -241,14 +244,14 @@ def _compress(path: Path) -> None:
 
 def _retain(folder: Path, max_bytes: int, current: Path) -> None:
     """Delete the oldest segments but ``current`` until the folder is small enough; the last ones of runs that ended are
-    not compressed."""
-    found = []
+    not compressed. Those from after now, by a clock that was ahead, go first: they would never be the oldest."""
+    found, now_s = [], time.time()
     for path in folder.glob("run-*/*.jsonl*"):
         with suppress(FileNotFoundError):  # somebody else made room
             status = path.stat()
-            found.append((status.st_mtime, status.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
+            found.append((status.st_mtime <= now_s + LATER_S, status.st_mtime, status.st_size, path))
+    total = sum(size for _, _, size, _ in found)
+    for _, _, size, path in sorted(found):
         if total <= max_bytes:
             return
         if path == current:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -87,8 +89,16 @@ class KubeClient:
         self.base = str(configuration.host).rstrip("/")
         self.tls = _tls(configuration)
         self.rest_s = REST_S
+        self._date = ""
         self.purpose = ""
         """What it is used for, where that is one of :data:`scheduler.rights.GRANTS`: refusals then name that manifest."""
+
+    def server_s(self) -> float:
+        """Unix time by the API server's clock when it last answered a call; by ours where it does not say."""
+        try:
+            return parsedate_to_datetime(self._date).timestamp()
+        except ValueError:
+            return time.time()
 
     @classmethod
     async def connect(cls, settings: KubeSettings) -> KubeClient:
@@ -159,6 +169,7 @@ class KubeClient:
                     **self._connection(),
                 ) as response:
                     answer = await response.read()
+                    self._date = response.headers.get("Date", "")
                     if response.status == 401 and attempt == 0 and await self._renew():
                         continue
                     if response.status >= 300:

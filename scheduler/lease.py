@@ -1,7 +1,8 @@
 """One replica answers: leader election over a ``coordination.k8s.io`` Lease.
 
 The same protocol as client-go's: whoever holds the Lease renews it; others take over when it has not *changed* for
-its duration, judged by their own monotonic clock, so clock skew between machines does not matter. Updates carry
+its duration, judged by a clock of their own that nobody sets and that runs while the machine sleeps, so clock skew
+between machines does not matter, and whoever wakes late does not believe that it still leads. Updates carry
 the resource version, so two replicas cannot both succeed. A leader that could not renew for two thirds of the
 duration stops answering before anybody else may start.
 """
@@ -12,7 +13,6 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from scheduler.api import Api
+from scheduler.clocks import boot_s
 from scheduler.errors import ApiError
 from scheduler.metrics import Metrics
 from scheduler.settings import LeaseSettings
@@ -64,7 +65,7 @@ class Election:
     @property
     def is_leading(self) -> bool:
         """Whether this replica holds the Lease for certain, now."""
-        return time.monotonic() - self._renewed_s < self.settings.duration_s * 2 / 3
+        return boot_s() - self._renewed_s < self.settings.duration_s * 2 / 3
 
     @property
     def term(self) -> int:
@@ -85,7 +86,7 @@ class Election:
             await asyncio.sleep(self.settings.renew_s)
 
     async def _try(self) -> None:
-        started = time.monotonic()
+        started = boot_s()
         timeout_s = max(1.0, self.settings.duration_s / 3)
         try:
             body = await self.api.call("GET", f"{self.path}/{self.settings.name}", timeout_s=timeout_s)
@@ -98,7 +99,7 @@ class Election:
         lease = _decode(body)
         holder, version = lease.spec.holderIdentity or "", lease.metadata.resourceVersion
         if version != self._seen[0]:
-            self._seen = (version, time.monotonic())  # it may have been renewed while we asked
+            self._seen = (version, boot_s())  # it may have been renewed while we asked
         duration = lease.spec.leaseDurationSeconds or self.settings.duration_s
         is_ours = holder == self.identity
         if holder and not is_ours and started - self._seen[1] < duration:

@@ -29,6 +29,7 @@ from placement.rejections import MAX_KNOWN, Rejections, Standing
 from placement.resources import BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
+from scheduler.clocks import calm_s
 from scheduler.errors import RecordError
 from scheduler.quiet import Quiet
 from scheduler.records import IDLE, Bound, Fleet, Record, RecordStore, pack
@@ -300,7 +301,7 @@ class Recorder:
                 self.metrics.records_dropped.inc(len(batch))
             if time.monotonic() - pruned_s > PRUNE_EVERY_S:
                 pruned_s = time.monotonic()
-                self.store.prune(time.time())
+                self.store.prune(calm_s(), time.time())
         self.store.close()
 
     def _written_out(self, item: Taken | Fleet | Seen, last: dict[int, Masks]) -> Record | Fleet | Seen:

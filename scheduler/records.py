@@ -64,6 +64,7 @@ _FINAL = (
     "RETURNING asked_s, mode, node"
 )
 _UNUSED = "DELETE FROM fleets WHERE NOT EXISTS (SELECT 1 FROM records WHERE fleet = digest)"
+_FUTURE = "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE asked_s > ? ORDER BY asked_s DESC LIMIT ?)"
 _OLDEST = "DELETE FROM records WHERE id IN (SELECT id FROM records ORDER BY asked_s LIMIT ?)"
 
 
@@ -304,8 +305,9 @@ class RecordStore:
             database.execute("INSERT OR IGNORE INTO fleets VALUES (?, ?)", (digest, nodes))
             self._fleets.add(digest)
 
-    def prune(self, now_s: float) -> int:
-        """Delete what is too old, and the oldest while the file is too large; how many went."""
+    def prune(self, now_s: float, clock_s: float) -> int:
+        """Delete what is too old by ``now_s``, and the oldest while the file is too large; how many went. Before those, what is
+        from after ``clock_s``, the Unix time as records carry it: the clock was ahead, and none of it would grow old."""
         if self._database is None:
             return 0
         oldest_s = now_s - self.settings.max_age_days * 86_400
@@ -317,7 +319,8 @@ class RecordStore:
                     if not count:
                         break
                     number = max(1, int(count * PRUNE_SHARE))
-                    gone += database.execute(_OLDEST, (number,)).rowcount
+                    future = database.execute(_FUTURE, (clock_s, number)).rowcount
+                    gone += future or database.execute(_OLDEST, (number,)).rowcount
                 self._fleets.clear()
                 database.execute(_UNUSED)
             self._database.execute("PRAGMA incremental_vacuum").fetchall()

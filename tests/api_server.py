@@ -58,6 +58,8 @@ class ApiServer:
         """Watches end at once, in good order."""
         self.cuts = 0
         self.port = 0
+        self.date = ""
+        """What its clock says, as in ``Date``; empty for the time that it is."""
 
     # ── what a test does ──────────────────────────────────────────────────────────────────────
 
@@ -119,7 +121,10 @@ class ApiServer:
                     assert request.transport is not None
                     request.transport.abort()
                 return self._status(status or 500, _denial(request) if status == 403 else "a fault, as ordered")
-        return await self._serve(request)
+        answer = await self._serve(request)
+        if self.date and not answer.prepared:
+            answer.headers["Date"] = self.date
+        return answer
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/version":

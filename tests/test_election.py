@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,19 +23,16 @@ LEASE = "leases/ullage-system/ullage"
 
 
 class Clock:
-    """The monotonic clock of every replica."""
+    """The clock of every replica that runs on while its machine sleeps."""
 
     def __init__(self) -> None:
         self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr("scheduler.lease.time", SimpleNamespace(monotonic=found.monotonic))
+    monkeypatch.setattr("scheduler.lease.boot_s", lambda: found.now)
     return found
 
 

@@ -9,7 +9,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -412,7 +411,7 @@ async def test_a_leader_without_an_answer_stops_long_before_a_standby_may_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("scheduler.lease.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("scheduler.lease.boot_s", lambda: now[0])
     async with api_server() as api, client_of(api, tmp_path) as client:
         one, two = (
             Election(client, LeaseSettings(enabled=True, duration_s=15, identity=name), Metrics()) for name in "12"

@@ -138,7 +138,7 @@ def test_old_records_and_too_many_are_pruned_oldest_first(tmp_path: Path) -> Non
     now_s = 2_000_000_000.0
     store.write([_sample(i, now_s - 200_000 + i) for i in range(50)])
     store.write([_sample(i, now_s + i) for i in range(50, 8000)])
-    assert store.prune(now_s) >= 50
+    assert store.prune(now_s + 8000, now_s + 8000) >= 50
     left = read(tmp_path / "r.db")
     assert len(left) > 0
     assert store._bytes() <= 2**20
@@ -151,7 +151,7 @@ def test_a_record_brings_its_fleet_along_when_that_was_lost_or_pruned(tmp_path: 
     store, now_s = RecordStore(tmp_path / "r.db"), 2_000_000_000.0
     fleet = Fleet(("n0", "n1"), np.array([4000, 8000]), np.array([1, 1]), np.array([0, 0]))
     store.write([fleet])
-    store.prune(now_s)
+    store.prune(now_s, now_s)
     for number in range(2):
         record = _sample(number, now_s + number)
         record.nodes = fleet

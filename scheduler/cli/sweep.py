@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import click
 
@@ -33,7 +32,7 @@ def sweep(deadline: float, gang_deadline: float, dry_run: bool, kubeconfig: str 
         client = await KubeClient.connect(settings.kube)
         try:
             return await run_sweep(
-                client, time.time, deadline_s=deadline, gang_deadline_s=gang_deadline, is_dry=dry_run
+                client, client.server_s, deadline_s=deadline, gang_deadline_s=gang_deadline, is_dry=dry_run
             )
         finally:
             await client.close()

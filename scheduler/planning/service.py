@@ -27,6 +27,7 @@ from placement.planning.plans import Action, Plan
 from placement.planning.snapshots import KIND, VERSION, SnapshotFile
 from scheduler._pb import plans_pb2 as pb
 from scheduler._pb import plans_pb2_grpc
+from scheduler.clocks import calm_s
 from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
 from scheduler.planning.adherence import AS_PLANNED, Adherence
@@ -244,7 +245,8 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         where = Path(settings.plan.records) / f"{plan_id(plan)}{SUFFIX}"
         retention = Retention(settings.plan.records_max_age_days, settings.plan.records_max_bytes)
         most = request.max_evictions if request.HasField("max_evictions") else None
-        worker = ApplyWorker(Order(msgspec.json.encode(plan), where, retention, most, request.abandon), settings.kube)
+        order = Order(msgspec.json.encode(plan), where, retention, calm_s(), most, request.abandon)
+        worker = ApplyWorker(order, settings.kube)
         ended = None
         try:
             while ended is None:

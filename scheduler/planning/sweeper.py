@@ -2,8 +2,9 @@
 
 It runs outside our Deployment (a CronJob with rights of its own: list pods, patch pods and their status) and needs
 nothing of ours but the API: a gate's age is the pod's, for gates can only be set at creation, and a nomination's age
-stands beside it. Its deadlines are longer than the planner's own, so while a planner lives there is nothing to sweep.
-Running it twice, or beside a planner, does no harm: every patch tests what it changes.
+stands beside it. Now is what the API server's clock says, which wrote the former: ours may be wrong. Its deadlines are
+longer than the planner's own, so while a planner lives there is nothing to sweep. Running it twice, or beside a
+planner, does no harm: every patch tests what it changes.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: fl
     is_gated = is_ripe and _age_s(meta.creationTimestamp, now_s) > limit_s
     planned = annotations.get(NODE_ANNOTATION, "")
     is_ours = bool(planned) and planned == status.nominatedNodeName
-    is_old = is_ours and (is_gated or _age_s(annotations.get(TIME_ANNOTATION), now_s) > limit_s)
+    planned_s = _age_s(annotations.get(TIME_ANNOTATION), now_s)
+    if planned_s < -limit_s:  # by a clock that was ahead; it is not older than its pod
+        planned_s = _age_s(meta.creationTimestamp, now_s)
+    is_old = is_ours and (is_gated or planned_s > limit_s)
     if not is_gated and not is_old:
         return None
     return _Stale(Who(meta.uid, meta.namespace, meta.name), planned if is_old else "", is_gated)
@@ -73,7 +77,7 @@ def _age_s(text: str | None, now_s: float) -> float:
 async def sweep(
     client: KubeClient, now: Callable[[], float], *, deadline_s: float, gang_deadline_s: float, is_dry: bool = False
 ) -> Swept:
-    """One pass over all pods; nominations go before gates, so that none outlives its gate.
+    """One pass over all pods, ``now`` being asked after each page; nominations go before gates, so that none outlives its gate.
 
     Raises
     ------
@@ -82,10 +86,11 @@ async def sweep(
     found: list[_Stale] = []
     swept = Swept()
     async for page in client.list_pages("/api/v1/pods", page_size=PAGE):
+        now_s = now()
         for raw in page.items or ():
             swept.seen += 1
             try:
-                what = stale(_decode(raw), now(), deadline_s, gang_deadline_s)
+                what = stale(_decode(raw), now_s, deadline_s, gang_deadline_s)
             except msgspec.MsgspecError as error:  # an API server newer than we are; others are swept all the same
                 swept.failed += (f"a pod cannot be read: {error}",)
                 continue

@@ -274,6 +274,8 @@ class Order:
     record: Path
     retention: Retention
     """Of the records in that folder."""
+    now_s: float
+    """By which these are old: Unix time of whoever asks, for the worker's own process has seen no clock jump."""
     max_evictions: int | None = None
     abandons: bool = False
 
@@ -334,7 +336,7 @@ def apply(say: Say, order: Order, kube: KubeSettings, stopping: Event) -> None:
         finally:
             await client.close()
 
-    order.retention.prune(order.record.parent, time.time())
+    order.retention.prune(order.record.parent, order.now_s)
     asyncio.run(until_told(work(), stopping))
 
 
