@@ -2,7 +2,7 @@
 
 The autoscaler is the same for every strategy, so that differences in USD come from placement alone. It answers
 pods that fit nowhere: what is already booting is filled first (first fit), the rest gets new nodes of the shape
-that is cheapest per offered core among those that hold the pod when empty, every hard rule included (as
+that is cheapest per offered core; of those that hold the pod when empty, every hard rule included (as
 cluster-autoscaler simulates a template of each node group). For a pod that no shape holds, nothing is bought. A
 node that stays empty for the idle timeout goes. Every shape's ``allocatable`` has system reserve and DaemonSet
 requests taken off already.
@@ -95,6 +95,7 @@ class Elastic:
 class _Booting:
     """Room on a node that was ordered and is not there yet."""
 
+    shape: str
     ready_s: int
     offered: dict[str, int]
     free: dict[str, int]
@@ -144,9 +145,10 @@ class Autoscaler:
     def _fill_booting(self, spec: PodSpec, num: int, booting: list[_Booting] | None = None) -> int:
         """How many of ``num`` pods of a class find room on what is booting, first fit."""
         amounts = {**spec.amounts, PODS: 1}
+        shapes = {shape.name for shape in self._holding(spec)}
         found = 0
         for node in self._booting if booting is None else booting:
-            while found < num and node.take(amounts):
+            while found < num and node.shape in shapes and node.take(amounts):
                 found += 1
         return found
 
@@ -156,7 +158,7 @@ class Autoscaler:
         spot = shape.spot_usd_per_hour > 0 and int(self.ordered * self.settings.spot_share) > before
         node = shape.node(f"{shape.name}-{self.ordered:06d}", spot=spot)
         self.alive[shape.name] = self.alive.get(shape.name, 0) + 1
-        self._booting.append(_Booting(time_s + shape.boot_s, node.amounts, dict(node.amounts)))
+        self._booting.append(_Booting(shape.name, time_s + shape.boot_s, node.amounts, dict(node.amounts)))
         return node, time_s + shape.boot_s
 
     def _cheapest(self, spec: PodSpec) -> Shape | None:

@@ -29,7 +29,6 @@ from simulator.reproduce.fgd import Protocol, differs, experiment, published
 from simulator.traces.sources import open_trace
 from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace import NodeEvent, Trace, TraceError
-from simulator.traces.validate import RULES, fixed, rule_table, validate
 from tests.slow_rules import On, fits, taints_ok, wants
 
 SMALL = Recipe(seed=3, days=0.3, gpu_nodes=4, small_gpu_nodes=4, cpu_nodes=3, owners=20, load=1.2)
@@ -262,24 +261,9 @@ def test_prices_that_are_no_numbers_are_refused_by_row(tmp_path: Path) -> None:
         read_price_book(path)
 
 
-def test_every_rule_of_validate_has_its_own_code_and_fixes_what_it_says(small: Trace) -> None:
-    assert len({rule.code for rule in RULES}) == len(RULES)
-    strange = small.but(
-        failures=replace(small.failures, events=(NodeEvent(5, "fail", "ghost"), NodeEvent(1, "fail", "ghost")))
-    )
-    assert {"T008", "T009"} <= {f.code for f in validate(strange)}
-    mended, codes = fixed(strange)
-    assert {"T008"} <= set(codes)
-    assert not {"T008", "T009"} & {f.code for f in validate(mended)}
-
-
 def test_shapes_carry_system_reserve() -> None:
     for known in DEFAULT_SHAPES:
         assert dict(known.allocatable)[CPU] % 1000 != 0
-
-
-def test_the_documented_rules_are_the_rules_there_are() -> None:
-    assert rule_table() in (Path(__file__).parent.parent / "docs" / "traces.md").read_text()
 
 
 RESERVED = "name,cores,gib,usd_per_hour,reserved_usd_per_hour,term_hours,reserved_limit,reserved_owned"

@@ -15,13 +15,13 @@ from placement.errors import ConfigError
 from placement.nodes import NodeSpec, Taint
 from placement.pods import GpuRequest, HostPort, NodeRules, PodRules, PodSpec, PodTerm, Requirement, Spread, Toleration
 from placement.resources import CPU, MEMORY, PODS
+from simulator.fleet import HOSTNAME
 from simulator.traces.trace import Manifest, Pods, Trace, Usage
 
 DAY_S = 86_400
 GIB = 1 << 30
 ZONES = ("a", "b", "c")
 ZONE_LABEL = "topology.kubernetes.io/zone"
-HOST_LABEL = "kubernetes.io/hostname"
 GPU_TAINT = Taint("nvidia.com/gpu", "present", "NoSchedule")
 TOLERATES_GPU = Toleration("nvidia.com/gpu", "Exists")
 
@@ -113,7 +113,7 @@ def _distinct(classes: list[PodSpec]) -> tuple[tuple[PodSpec, ...], np.ndarray]:
 
 def _fleet(recipe: Recipe) -> list[NodeSpec]:
     def node(name: str, i: int, cores: int, gib: int, gpus: int, model: str) -> NodeSpec:
-        labels = tuple(sorted({ZONE_LABEL: ZONES[i % 3], HOST_LABEL: name}.items()))
+        labels = tuple(sorted({ZONE_LABEL: ZONES[i % 3], HOSTNAME: name}.items()))
         taints = (GPU_TAINT,) if gpus and recipe.rules else ()
         offered = ((CPU, cores * 1000 - 400), (MEMORY, gib * GIB - 2 * GIB), (PODS, 250))
         return NodeSpec(name, offered, labels, taints, num_gpus=gpus, gpu_model=model)
@@ -151,11 +151,11 @@ def _owner(i: int, recipe: Recipe, rng: np.random.Generator) -> PodSpec:
         elif style < 0.12:
             pod_rules = PodRules(max_per_node=int(rng.integers(2, 6)))
         elif style < 0.16:
-            pod_rules = PodRules(spread=(Spread(HOST_LABEL, 1, False, selector),))
+            pod_rules = PodRules(spread=(Spread(HOSTNAME, 1, False, selector),))
         elif style < 0.18 and gpu is None:
             pod_rules = PodRules(host_ports=(HostPort(9000 + i),))
         elif style < 0.22 and gpu is None:
-            pod_rules = PodRules(anti_affinity=(PodTerm(HOST_LABEL, selector),))
+            pod_rules = PodRules(anti_affinity=(PodTerm(HOSTNAME, selector),))
         elif style < 0.30:
             node_rules = NodeRules(((ZONE_LABEL, str(rng.choice(list(ZONES)))),), tolerations=node_rules.tolerations)
     return PodSpec(

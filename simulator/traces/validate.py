@@ -14,8 +14,10 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
+from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, IntArray
+from simulator.fleet import HOSTNAME
 from simulator.traces.trace import KINDS, NEVER, NodeEvents, Pods, Trace, Usage
 
 
@@ -240,8 +242,14 @@ def _unique(names: list[str]) -> list[str]:
 def _rename(trace: Trace) -> Trace:
     names = np.array(_unique(trace.pods.name.tolist()), object)
     nodes = zip(trace.nodes, _unique([n.name for n in trace.nodes]), strict=True)
-    fleet = tuple(replace(node, name=name) for node, name in nodes)
+    fleet = tuple(_renamed(node, name) for node, name in nodes)
     return trace.but(pods=replace(trace.pods, name=names), nodes=fleet)
+
+
+def _renamed(node: NodeSpec, name: str) -> NodeSpec:
+    """A node of another name; a label that says the name, by which pods keep apart, goes with it."""
+    labels = tuple((k, name if (k, v) == (HOSTNAME, node.name) else v) for k, v in node.labels)
+    return replace(node, name=name, labels=labels)
 
 
 def _unsorted(trace: Trace) -> list[tuple[str, str]]:
