@@ -21,6 +21,7 @@ from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU
 from scheduler.app import App
 from scheduler.engine import UNRECORDED
+from scheduler.errors import ApiError
 from scheduler.quiet import Quiet
 from scheduler.settings import HttpSettings, KubeSettings, LeaseSettings, LogSettings, Settings
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
@@ -111,6 +112,64 @@ async def test_rights_are_asked_for_at_once(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             await app._check_rights()
         assert all_asked.parties > 1
+
+
+@pytest.mark.parametrize("part", ["watch", "binder", "learner", "lifetimes", "warm-up", "lead"])
+async def test_a_part_that_fails_ends_the_replica_and_says_why(part: str, tmp_path: Path) -> None:
+    """A restart is safe; a frozen view that goes on deciding is not."""
+
+    async def fail() -> None:
+        raise RuntimeError(f"a defect of the {part}")
+
+    async with cluster() as api, client_of(api, tmp_path) as client:
+        settings = Settings(http=HttpSettings(host="127.0.0.1", port=0), strategy="nilas", mode="decide")
+        app = App(settings, client, Quiet())
+        owners: dict[str, tuple[object, str]] = {
+            "watch": (app.informer.reflectors[-1], "run"),
+            "binder": (app.binder, "run"),
+            "learner": (app.learner, "run"),
+            "lifetimes": (app.lifetimes, "run"),
+            "warm-up": (app, "_warm_up"),
+            "lead": (app.lead, "follow"),
+        }
+        setattr(*owners[part], fail)
+        try:
+            await app.start()
+            with pytest.raises(RuntimeError, match=f"a defect of the {part}"):
+                await app.run(asyncio.Event())
+        finally:
+            await app.stop()
+
+
+async def test_told_to_stop_a_replica_ends_and_answers_nobody_any_more(tmp_path: Path) -> None:
+    async with cluster() as api, client_of(api, tmp_path) as client, aiohttp.ClientSession() as session:
+        app = App(Settings(http=HttpSettings(host="127.0.0.1", port=0, health_port=0)), client, Quiet())
+        await app.start()
+        stop = asyncio.Event()
+        life = asyncio.create_task(app.run(stop))
+        page = f"http://127.0.0.1:{app.http.port}/healthz"
+        async with session.get(page) as response:
+            assert response.status == 200
+        assert not life.done()
+        stop.set()
+        await life
+        await app.stop()
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(page)
+
+
+@pytest.mark.parametrize("status", [0, 403, 404, 500])
+async def test_a_start_fails_at_once_only_where_waiting_would_not_help(status: int, tmp_path: Path) -> None:
+    async with cluster() as api, client_of(api, tmp_path) as client:
+        app = App(Settings(http=HttpSettings(host="127.0.0.1", port=0)), client, Quiet())
+        api.fail_next("GET", "/nodes", status)
+        if status in (401, 403):
+            with pytest.raises(ApiError, match="nodes"):
+                await app.start()
+        else:
+            await app.start()
+            await until(lambda: app.informer.is_synced)
+        await app.stop()
 
 
 async def test_decide_answers_with_one_node_that_counts_at_once(tmp_path: Path) -> None:

@@ -186,6 +186,12 @@ def test_changes_that_make_no_room_keep_nobody_from_getting_a_node() -> None:
     assert bound["p"][0] < 90
 
 
+def test_a_node_is_bought_for_a_pod_that_asks_for_nothing() -> None:
+    trace = Trace.of("nothing", [], [("p", PodSpec(()), 0, 100)])
+    outcome = Replay(trace, BEST_FIT, ReplayOptions(elastic=Elastic((SOLD,)))).run()
+    assert outcome.pending_s.tolist() == [70], "ordered at the scan at 10, there after a minute"
+
+
 def spare(nodes: list[NodeSpec], *placed: tuple[PodSpec, str, int]) -> Spare:
     state = ClusterState()
     for each in nodes:
@@ -285,3 +291,20 @@ def test_what_was_learned_before_anybody_left_is_learned_anew_when_the_first_one
     workload = replay.state.knowledge.workload
     assert workload is not None
     assert (workload.source, workload.leaving) == (source, learn_from == 2)
+
+
+def test_what_a_replay_learns_of_prices_is_of_the_nodes_that_are_there() -> None:
+    share = PodSpec(((CPU, 100),), GpuRequest(1, 500))
+    nodes = [node("gone", 4000, gpus=2), node("n", 4000, gpus=1), node("never", 4000)]
+    pods = [(f"p{i}", share, 10 * i, LONG_S) for i in range(4)]
+
+    def learned_of(nodes: list[NodeSpec], failures: list[NodeEvent]) -> object:
+        options = ReplayOptions(end_s=60, learn_from=2)
+        trace = Trace.of("prices", nodes, pods, failures=failures)
+        replay = Replay(trace, STRATEGIES["priced"], options)
+        replay.run()
+        learned = replay.state.knowledge.prices
+        assert learned is not None
+        return learned.groups, learned.worth.tolist()
+
+    assert learned_of(nodes, [NodeEvent(5, "remove", "gone")]) == learned_of(nodes[1:], []) != learned_of(nodes, [])

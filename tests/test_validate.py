@@ -18,7 +18,7 @@ from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.fleet import HOSTNAME, Shape
 from simulator.traces.trace import Manifest, NodeEvent, NodeEvents, Pods, Trace, Usage
-from simulator.traces.validate import RULES, fixed, rule_table, validate
+from simulator.traces.validate import RULES, fixed, rule_table, take, validate
 
 GIB = 1 << 30
 SMALL, GPU = PodSpec(((CPU, 1000), (MEMORY, GIB))), PodSpec(((CPU, 2000), (MEMORY, GIB)), GpuRequest(2, 1000, ("T4",)))
@@ -66,12 +66,12 @@ def usage(**columns: list[int]) -> Callable[[Trace], Trace]:
     return lambda trace: trace.but(usage=replace(trace.usage, **{k: np.array(c) for k, c in columns.items()}))
 
 
-def asks(cpu: int = 1000, memory: int = GIB, gpu: GpuRequest | None = None, **other: int) -> PodSpec:
-    return PodSpec(((CPU, cpu), (MEMORY, memory), *other.items()), gpu)
+def asks(cpu: int = 1000, memory: int = GIB, gpu: GpuRequest | None = None, other: str = "") -> PodSpec:
+    return PodSpec(((CPU, cpu), (MEMORY, memory), *([(other, 1)] if other else ())), gpu)
 
 
 SPOILS: list[tuple[str, Callable[[Trace], Trace]]] = [
-    ("T001", lambda t: t.but(pods=Pods.of(name=[], spec=[], arrival_s=[], departure_s=[]), usage=Usage.empty())),
+    ("T001", lambda t: t.but(pods=take(t, np.zeros(0, np.int64)).pods, usage=Usage.empty())),
     ("T002", pods(departure_s=[500, 90, -1, 20])),
     ("T003", spec(asks(0, 0))),
     ("T003", spec(PodSpec(()))),
@@ -80,7 +80,7 @@ SPOILS: list[tuple[str, Callable[[Trace], Trace]]] = [
     ("T004", spec(asks(memory=1))),
     ("T004 T005", spec(asks(memory=(1 << 46) + 1))),
     ("T005", spec(asks(4001))),
-    ("T005", spec(asks(**{"example.com/fpga": 1}))),
+    ("T005", spec(asks(other="example.com/fpga"))),
     ("T005", spec(asks(gpu=GpuRequest(3)))),
     ("T006", spec(asks(gpu=GpuRequest(1, 1000, ("V100", "A100"))))),
     ("T007", lambda t: t.but(nodes=(), failures=NodeEvents())),
@@ -91,9 +91,10 @@ SPOILS: list[tuple[str, Callable[[Trace], Trace]]] = [
     ("T011", pods(gang=[-1, 0, 3, 3])),
     ("T012", usage(pod=[0, 4])),
     ("T012", usage(pod=[-1, 3])),
-    ("T012", usage(cpu_millicores=[0, -1])),
-    ("T012", usage(memory_bytes=[0, -1])),
-    ("T013", spec(asks(**{GPU_SHARE: 1}))),
+    ("T012", usage(cpu_millicores=[0, -2])),
+    ("T012", usage(memory_bytes=[0, -2])),
+    ("T012", usage(cpu_millicores=[0, -1], memory_bytes=[0, -1])),
+    ("T013", spec(asks(other=GPU_SHARE))),
     ("T014", pods(departure_s=[500, 9, -1, 21])),
     ("T015", pods(name=["p", "q", "p", "s"])),
     ("T015", lambda t: t.but(nodes=(*t.nodes, t.nodes[1]))),
@@ -125,6 +126,7 @@ NEARLY: list[Callable[[Trace], Trace]] = [
     pods(arrival_s=[0, 10, 20, 25], departure_s=[1, 11, -1, 26]),
     failures(*((i, kind, "a") for i, kind in enumerate(("fail", "repair", "add", "remove", "drain", "spot")))),
     second_node(allocatable=((CPU, 1), (MEMORY, 1 << 20))),
+    usage(cpu_millicores=[-1, 0], memory_bytes=[0, -1]),
     second_node(shape=""),
     lambda trace: trace.but(prices=(), nodes=(trace.nodes[0], replace(trace.nodes[1], shape="odd"))),
     lambda trace: trace.but(usage=Usage.empty(), events=(), failures=NodeEvents()),
