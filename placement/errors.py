@@ -16,6 +16,8 @@ can turn every expected failure into one message and an exit code.
 
 import difflib
 
+import msgspec
+
 
 class PlacementError(Exception):
     """Base of every error that Ullage raises on purpose."""
@@ -35,6 +37,10 @@ class ModelError(PlacementError):
 
 class StateError(PlacementError):
     """A change that contradicts the ledger: an unknown node, a pod bound twice."""
+
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: for no JSON or the wrong shape, for bytes that are no UTF-8, for lists a thousand deep."""
 
 
 def why(error: Exception) -> str:

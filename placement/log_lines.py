@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 
 from placement import log
-from placement.errors import ConfigError, why
+from placement.errors import UNREADABLE, ConfigError, why
 from placement.knowledge import Knowledge
 from placement.log import Asked, Event, EventLog
 from placement.nodes import NamespaceSpec, NodeSpec
@@ -246,7 +246,7 @@ class LineReader:
                 else:
                     found = [self._event(value)]
                     self._follow_rows(found[0])
-            except (msgspec.MsgspecError, KeyError, IndexError, ValueError, TypeError) as error:
+            except (*UNREADABLE, KeyError, IndexError, ValueError, TypeError) as error:
                 raise ConfigError(
                     f"log {source}, line {number}: damaged ({error}); use another copy of the file"
                 ) from error

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from placement import objects
+from placement.errors import UNREADABLE
 from placement.gangs import KINDS, Groups
 from placement.marks import Budget
 from placement.planning.snapshots import SnapshotError, SnapshotFile, snapshot_of
@@ -32,7 +33,7 @@ async def listed(client: KubeClient, path: str, kind: Any) -> list[Any]:
     async for page in client.list_pages(path, page_size=client.settings.page_size):
         try:
             found += [decode(raw) for raw in page.items or ()]
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise ApiError(f"GET {path}: an object cannot be read: {error}") from error
     return found
 

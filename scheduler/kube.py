@@ -22,7 +22,7 @@ import msgspec
 import yaml
 from msgspec import Raw, Struct
 
-from placement.errors import ConfigError
+from placement.errors import UNREADABLE, ConfigError
 from scheduler.errors import ApiError
 from scheduler.rights import what_to_do
 from scheduler.settings import KubeSettings
@@ -75,7 +75,7 @@ def read_status(body: bytes | Raw) -> Status:
     """The API's Status object; an empty one if it is something else."""
     try:
         return _decode_status(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return Status()
 
 
@@ -219,7 +219,7 @@ class KubeClient:
             body = await self.call("GET", f"{path}{mark}{urlencode(query)}", timeout_s=60)
             try:
                 page = _decode_page(body)
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 raise ApiError(
                     f"GET {path}: the answer is not a Kubernetes list ({error}); is {self.base} an API server?"
                 ) from error
@@ -260,7 +260,7 @@ class KubeClient:
             if _is_distrust(error):
                 await self._renew()
             raise _unreachable(self.base, "WATCH", path, error) from error
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise ApiError(f"WATCH {path}: an event cannot be read: {error}") from error
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from placement.errors import UNREADABLE
 from scheduler.api import Api
 from scheduler.clocks import boot_s
 from scheduler.errors import ApiError
@@ -78,7 +79,7 @@ class Election:
             was = self.is_leading
             try:
                 await self._try()
-            except (ApiError, msgspec.MsgspecError) as error:  # something before the API server may answer in its place
+            except (ApiError, *UNREADABLE) as error:  # something before the API server may answer in its place
                 log.warning("lease not renewed", extra={"error": str(error)})
             if self.is_leading != was:
                 log.info("lead changed", extra={"leading": self.is_leading, "identity": self.identity})

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import Raw, Struct
 
-from placement.errors import ConfigError
+from placement.errors import UNREADABLE, ConfigError
 from placement.knowledge import workload_of
 from placement.learning.usage import STEP_S
 from placement.nodes import NodeSpec
@@ -138,7 +138,7 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
     async for raw in _objects(client, "/api/v1/nodes", page_size):
         try:
             nodes.append(reader.node(raw))
-        except (ConfigError, msgspec.MsgspecError):
+        except (ConfigError, *UNREADABLE):
             unreadable += 1
     async for raw in _objects(client, "/api/v1/pods", page_size):
         try:

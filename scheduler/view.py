@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from placement import objects
-from placement.errors import ConfigError
+from placement.errors import UNREADABLE, ConfigError
 from placement.gangs import KINDS, Groups, Kind
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
@@ -120,7 +120,7 @@ class Reader:
     def _decode(self, raw: Raw | bytes) -> objects.Pod:
         try:
             return _decode_pod(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise WireError(f"the pod cannot be read: {error}") from error
 
     def _spec(self, pod: objects.Pod) -> PodSpec:
@@ -242,7 +242,7 @@ class KindSink:
         """See :class:`scheduler.informer.Sink`."""
         try:
             return self.on_put(raw)
-        except (ConfigError, WireError, msgspec.MsgspecError) as error:
+        except (ConfigError, WireError, *UNREADABLE) as error:
             meta = _decode_object(raw).metadata
             log.warning(
                 "object not understood", extra={"resource": self.kind, "object": meta.name, "error": str(error)}

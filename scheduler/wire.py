@@ -26,6 +26,7 @@ import numpy as np
 from msgspec import Raw, Struct
 from numpy.typing import NDArray
 
+from placement.errors import UNREADABLE
 from placement.resources import AnyArray, BoolArray, IntArray
 from scheduler.errors import WireError
 from scheduler.name_groups import MAX_LENGTH, MIX, SHIFT, WORD, Group, Groups, columns_of, joined
@@ -58,8 +59,6 @@ _is_plain = re.compile(rb"[0-9A-Za-z._-]+").fullmatch
 """Whether the name's JSON is the name between quotes, whoever writes it."""
 
 Words = NDArray[np.uint64]
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises: for no JSON or the wrong shape, for bytes that are no UTF-8, for lists a thousand deep."""
 
 
 # ── what a request says of its pod ────────────────────────────────────────────────────────────

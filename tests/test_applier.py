@@ -439,9 +439,14 @@ def test_a_record_belongs_to_one_plan_and_one_process(tmp_path: Path) -> None:
     assert read_record(path, plan) == fresh_record(plan)
     with pytest.raises(RecordError, match="another plan"):
         read_record(path, other)
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(RecordError, match="damaged"):
-        read_record(path, plan)
+    for damaged in (
+        path.read_bytes()[:50],
+        path.read_bytes().replace(b"cordon", b"c\xffrdon"),
+        b'{"x":' + b"[" * 100_000,
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError, match="damaged"):
+            read_record(path, plan)
     path.write_text('{"kind":"PlanRecord","version":9,"id":"","plan":{},"outcome":"running","steps":[]}')
     with pytest.raises(RecordError, match="PlanRecord 9"):
         read_record(path, plan)

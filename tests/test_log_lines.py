@@ -170,6 +170,8 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named() -> None:
     lines = [writer.header(), writer.event(Event(0, log.NODE_REMOVED, "n"))]
     with pytest.raises(ConfigError, match=r"log x, line 2: damaged"):
         list(LineReader().events([lines[0], b'[0,"node_removed"]\n'], "x"))
+    with pytest.raises(ConfigError, match=r"log x, line 2: damaged"):
+        list(LineReader().events([lines[0], b"[" * 100_000 + b"\n"], "x"))
     torn = [lines[0], b'[0,"knowle']
     assert list(LineReader().events(torn, "x")) == []
     with pytest.raises(ConfigError, match="format 5, this build reads 1, 2, 3, 4"):

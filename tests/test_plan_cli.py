@@ -316,6 +316,12 @@ def test_the_checker_counts_pods_too() -> None:
     ]
 
 
+@pytest.mark.parametrize("item", [b'{"kind":"\xff"}', b'{"kind":"Node","x":' + b"[" * 100_000, b"7"])
+def test_what_is_no_list_of_objects_is_said_to_be_none(item: bytes) -> None:
+    with pytest.raises(SnapshotError, match="the input is not a list of Kubernetes objects"):
+        snapshot_of_objects(b'{"items":[' + item)
+
+
 def test_a_cluster_without_nodes_is_refused() -> None:
     with pytest.raises(SnapshotError, match="holds no Node"):
         taken(pod("w-1", "1"))
@@ -336,11 +342,13 @@ def test_a_snapshot_file_comes_back_as_it_was(tmp_path: Path) -> None:
         ('{"kind":"ClusterSnapshot","version":99}', "version 99 is not the version 1"),
         ('{"kind":"List"}', "kind is List, not ClusterSnapshot"),
         ('{"kind":"ClusterSnapshot","version":1,"nodes":', "damaged"),
+        ('{"kind":"\xff"}', "damaged"),
+        ('{"kind":"ClusterSnapshot","version":1,"x":' + "[" * 100_000, "damaged"),
     ],
 )
 def test_a_foreign_snapshot_says_what_to_do(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "s.json"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(SnapshotError, match=message):
         read_snapshot(path)
 

@@ -153,6 +153,9 @@ async def test_a_slow_server_is_given_rest_in_proportion() -> None:
         ((200, b"<html>a login page</html>"), "malformed"),
         ((422, b'{"status":"error","errorType":"execution","error":"query timed out"}'), "refused"),
         ((200, b'{"status":"success"}'), "refused"),
+        ((200, b'{"status":"\xff"}'), "malformed"),
+        ((200, b'{"x":' + b"[" * 4000), "malformed"),
+        ((200, b'{"status":"success","data":{"result":[{"metric":{},"value":[1e400,"1"]}]}}'), "malformed"),
         ((200, b" " * 5000), "too large"),
     ],
 )

@@ -459,7 +459,7 @@ def load_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} cannot be read as a model card ({why(error)}); train again or give another folder"
         ) from error

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 import msgspec
 
 from placement import objects
-from placement.errors import ConfigError, PlacementError
+from placement.errors import UNREADABLE, ConfigError, PlacementError
 from placement.gangs import KINDS, Groups
 from placement.marks import Budget, deletion_cost, forbidden, why_stays, why_waits
 from placement.nodes import NamespaceSpec, NodeSpec
@@ -163,7 +163,7 @@ def snapshot_of_objects(data: bytes) -> SnapshotFile:
         pods = [msgspec.json.decode(item, type=objects.Pod) for item in by_kind.get("Pod", ())]
         spaces = [msgspec.json.decode(item, type=objects.Node).metadata for item in by_kind.get("Namespace", ())]
         budgets = [msgspec.json.decode(item, type=Budget) for item in by_kind.get("PodDisruptionBudget", ())]
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise SnapshotError(
             f"the input is not a list of Kubernetes objects ({error}); "
             "pipe in `kubectl get nodes,pods,namespaces,pdb -A -o json`"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from placement.errors import ConfigError, why
+from placement.errors import UNREADABLE, ConfigError, why
 from placement.knowledge import DevicePrices, Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
@@ -41,7 +41,7 @@ def read_workload(path: str) -> Workload:
     """
     try:
         return msgspec.json.decode(Path(path).read_bytes(), type=Workload)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigError(
             f"workload {path}: cannot be used ({why(error)}); write one with Workload's fields as JSON"
         ) from error

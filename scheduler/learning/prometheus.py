@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from placement.errors import ConfigError, why
+from placement.errors import UNREADABLE, ConfigError, why
 from placement.knowledge import workload_of
 from placement.learning.usage import STEP_S
 from placement.resources import CPU, MEMORY, FloatArray
@@ -294,7 +294,7 @@ def _number(text: str) -> float:
 def _result(base: str, status: int, body: bytes) -> list[_Series]:
     try:
         answer = _decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         if status >= 300:
             text = body[:100].decode("utf-8", "replace")
             raise SourceError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec import Struct
 
+from placement.errors import UNREADABLE
 from placement.resources import CPU, MEMORY
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
@@ -111,7 +112,7 @@ async def who_steers(client: KubeClient) -> Steered:
             elif error.status != 404:
                 raise
             continue
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             unknown.append(path.rpartition("/")[2])
             continue
         for one in found:

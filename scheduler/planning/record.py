@@ -21,7 +21,7 @@ from typing import IO, Any
 import msgspec
 from msgspec import Struct
 
-from placement.errors import ConfigError, why
+from placement.errors import UNREADABLE, ConfigError, why
 from placement.planning.make import plan_document, plan_of_document
 from placement.planning.plans import Action, Plan, Step
 from placement.whole_files import whole_file
@@ -133,7 +133,7 @@ def read_record(path: Path, plan: Plan) -> PlanRecord | None:
         raise RecordError(f"record {path}: cannot be read ({why(error)}); check its rights") from error
     try:
         record = msgspec.json.decode(data, type=PlanRecord)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RecordError(f"record {path}: {error}; it is damaged or no record, give another --record") from error
     if (record.kind, record.version) != (KIND, VERSION):
         raise RecordError(
@@ -222,7 +222,7 @@ class Retention:
             try:
                 is_ended = msgspec.json.decode(path.read_bytes(), type=PlanRecord).outcome != PlanState.RUNNING
                 found = path.stat()
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, *UNREADABLE):
                 continue
             if is_ended:
                 ended.append((found.st_mtime, found.st_size, path))

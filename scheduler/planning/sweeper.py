@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from placement import objects
+from placement.errors import UNREADABLE
 from placement.gangs import gang_named
 from scheduler.api import Who
 from scheduler.errors import ApiError
@@ -91,7 +92,7 @@ async def sweep(
             swept.seen += 1
             try:
                 what = stale(_decode(raw), now_s, deadline_s, gang_deadline_s)
-            except msgspec.MsgspecError as error:  # an API server newer than we are; others are swept all the same
+            except UNREADABLE as error:  # an API server newer than we are; others are swept all the same
                 swept.failed += (f"a pod cannot be read: {error}",)
                 continue
             if what is not None:

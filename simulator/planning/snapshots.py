@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from placement.errors import ConfigError
+from placement.errors import UNREADABLE, ConfigError
 from placement.planning.snapshots import KIND, VERSION, SnapshotError, SnapshotFile
 from simulator.output import write_whole
 
@@ -36,7 +36,7 @@ def read_snapshot(path: Path) -> SnapshotFile:
                 "snapshot with this build, or read it with the build that wrote it"
             )
         return msgspec.json.decode(data, type=SnapshotFile)
-    except (msgspec.DecodeError, ConfigError) as error:
+    except (*UNREADABLE, ConfigError) as error:
         raise SnapshotError(f"snapshot {path}: {error}; it is damaged or was edited, take a new one") from error
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from placement.errors import ConfigError, why
+from placement.errors import UNREADABLE, ConfigError, why
 from placement.planning.bounds import PatternBound, class_counts
 from placement.planning.fullness import all_fit
 from placement.planning.patterns import best_pattern
@@ -228,7 +228,7 @@ def _kept(folder: Path, cells: Iterable[Cell]) -> Iterable[tuple[Cell, CellResul
         if path.exists():
             try:
                 yield cell, msgspec.json.decode(path.read_bytes(), type=CellResult)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise ConfigError(f"work file {path} is damaged ({error}); delete it and run again") from error
 
 
