@@ -109,6 +109,39 @@ def test_in_any_order_of_steps_gangs_move_whole_and_every_step_fits(seed: int) -
     assert len(left_in_one) == len(set(left_in_one)), "no gang leaves twice"
 
 
+def test_a_circle_is_broken_by_its_smallest_pod_and_not_by_a_gang_or_those_of_last_if_there_is_another() -> None:
+    """Two full nodes change their pods; who waits meanwhile is evicted first and placed last."""
+
+    def waits(sizes: list[int], *, gang: list[int] | None = None, last: list[bool] | None = None) -> set[int]:
+        size = np.array(sizes, np.int64)
+        before = np.array([0] * (len(sizes) - 1) + [1], np.int64)  # all but the last pod on the first node
+        free = np.array([[int(size[:-1].sum()), int(size[-1])]], np.int64)
+        most = np.full_like(free, free.max())
+        num = len(sizes)
+        packing = Packing(
+            size[None, :], np.arange(num), np.zeros(num, np.int64), most, np.ones((num, 2), np.bool_), before,
+            np.ones(num, np.bool_),
+        )  # fmt: skip
+        steps = ordered_steps(
+            packing,
+            1 - before,
+            None if last is None else np.array(last),
+            None if gang is None else np.array(gang, np.int64),
+        )
+        evicted = {p for action, p, *_ in steps if action == Action.EVICT}
+        assert evicted == {p for action, p, *_ in steps if action == Action.PLACE}
+        return evicted
+
+    assert waits([3, 3]) == {0}, "of two alike the first"
+    assert waits([3, 3], last=[True, False]) == {1}
+    assert waits([3, 3], last=[True, True]) == {0}, "there is no other"
+    assert waits([3, 1]) == {1}, "the smaller one"
+    assert waits([1, 2, 3], last=[True, False, False]) == {1, 2}
+    assert waits([1, 1, 3], gang=[0, 0, -1]) == {2}, "smaller, but a gang"
+    assert waits([1, 1, 3], gang=[0, 0, -1], last=[False, False, True]) == {2}, "a gang is the last resort"
+    assert waits([1, 1, 1, 1], gang=[0, 0, 0, 1]) == {3}, "a gang of which one pod moves is that pod"
+
+
 def test_what_is_done_together() -> None:
     gang = [member("g", i, f"n{i}", "1", priority=0) for i in range(2)]
     plan = planned("rescue", node("n0", 1), node("n1", 1), *gang, *(pod(f"w{i}-1", "1", priority=9) for i in range(2)))

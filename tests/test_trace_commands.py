@@ -12,13 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from placement.errors import ConfigError
+from placement.log import POD_RELEASED, Event
 from placement.nodes import NodeSpec
-from placement.pods import PodSpec
-from placement.resources import CPU, MEMORY
+from placement.pods import GpuRequest, PodSpec
+from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.cli.plan import plan as plan_group
 from simulator.cli.trace import trace as trace_group
 from simulator.compare import Question, compare
 from simulator.planning.trace_snapshot import snapshot_of_trace
+from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import FILE, NEEDED
 from simulator.traces.sources import open_trace
 from simulator.traces.trace import Manifest, NodeEvent, NodeEvents, Trace, TraceError, Usage
@@ -202,3 +204,55 @@ def test_a_trace_in_place_of_a_command_is_told_how_to_be_looked_at(word: str, sa
     refused = CliRunner().invoke(trace_group, [word])
     assert refused.exit_code == 2
     assert refused.stderr.rstrip().endswith(says)
+
+
+GPU_POD, OTHER = PodSpec(((CPU, 100),), GpuRequest(1, 500)), PodSpec(((CPU, 200),), GpuRequest(2))
+GPU_NODES = [NodeSpec(name, ((CPU, 4000), (MEMORY, 16 << 30)), num_gpus=4) for name in ("a", "b")]
+
+
+def with_lives(nodes: list[NodeSpec]) -> Trace:
+    lives = [
+        ("p", GPU_POD, 0, 600),
+        ("q", OTHER, 5, 305),
+        ("r", OTHER, 9, 100_009),
+        ("s", POD, 10, 1010),
+        ("t", POD, 9, -1),
+    ]
+    trace = Trace.of("lives", nodes, lives)
+    usage = Usage(np.array([0, 4]), np.array([60, 60]), np.array([5, 5]), np.array([5, 5]))
+    return trace.but(usage=usage, events=(Event(0, POD_RELEASED, "p", "a"),))
+
+
+def test_a_resampled_trace_offers_the_load_it_was_asked_for_from_the_first_second_on(tmp_path: Path) -> None:
+    with_lives(GPU_NODES).save(tmp_path / "lives.ullage")
+    run("churn", tmp_path / "lives.ullage", tmp_path / "churn.ullage", "--load", "1.5", "--lifetimes", "40")
+    trace = Trace.load(tmp_path / "churn.ullage")
+    assert (len(trace.usage.pod), trace.events) == (0, ()), "of pods that are not there any more"
+    pods = trace.pods
+    life = pods.departure_s - pods.arrival_s
+    assert life.min() >= 1
+    assert life.max() <= 86_400
+    mean_s = (600 + 300 + 86_400 + 1000) / 4
+    gpu = np.array([spec.amount(GPU_SHARE) for spec in trace.specs])[pods.spec]
+    offered = 8 * 1000 * 40 * mean_s
+    new = pods.arrival_s > 0
+    assert (gpu * life)[new].sum() / offered == pytest.approx(1.5, rel=0.1)
+    for at_s in (0, 20 * mean_s):  # in a steady state as much is there at any time
+        here = (pods.arrival_s <= at_s) & (pods.departure_s > at_s)
+        assert gpu[here].sum() / 8000 == pytest.approx(1.5, rel=0.75)
+    assert set(life[new].tolist()) == {600, 300, 86_400, 1000}
+    assert {"p", "t"}.isdisjoint(pods.name.tolist())
+
+
+@pytest.mark.parametrize(
+    ("trace", "message"),
+    [
+        (with_lives([]), "its fleet has no GPU"),
+        (with_lives(NODES), "its fleet has no GPU"),
+        (Trace.of("lives", GPU_NODES, [("p", POD, 0, 60), ("q", GPU_POD, 5, -1)]), "no pod that ends asks for a GPU"),
+        (Trace.of("lives", GPU_NODES, [("q", GPU_POD, 5, -1)]), "no pod has a lifetime"),
+    ],
+)
+def test_churn_without_gpu_time_is_refused(trace: Trace, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"trace lives: {message}"):
+        resample(trace, Churn())

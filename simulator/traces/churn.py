@@ -14,7 +14,7 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.resources import GPU_SHARE
-from simulator.traces.trace import NEVER, Manifest, Pods, Trace
+from simulator.traces.trace import NEVER, Manifest, Pods, Trace, Usage
 
 DAY_S = 86_400
 
@@ -36,7 +36,12 @@ class Churn:
 
 
 def resample(trace: Trace, churn: Churn) -> Trace:
-    """A steady-state workload out of a trace's own (request, lifetime) pairs."""
+    """A steady-state workload out of a trace's own (request, lifetime) pairs; what its pods used and its log stay behind.
+
+    Raises
+    ------
+    ConfigError : no pod has a lifetime, or there is no GPU time to offer or to ask for.
+    """
     pods = trace.pods
     pairs = np.flatnonzero((pods.departure_s != NEVER) & (pods.departure_s > pods.arrival_s))
     if not len(pairs):
@@ -45,6 +50,9 @@ def resample(trace: Trace, churn: Churn) -> Trace:
     spec = pods.spec[pairs]
     gpu = np.array([s.amount(GPU_SHARE) for s in trace.specs], np.float64)[spec]
     fleet = sum(n.amounts.get(GPU_SHARE, 0) for n in trace.nodes)
+    if not fleet or not gpu.any():
+        who = "no pod that ends asks for a GPU" if fleet else "its fleet has no GPU"
+        raise ConfigError(f"trace {trace.manifest.name}: {who}; churn offers load in GPU time")
     rng = np.random.default_rng([churn.seed, 0xC0DE])
     rate = churn.load * fleet / float((gpu * life).mean())
     horizon = int(churn.mean_lifetimes * life.mean())
@@ -66,5 +74,8 @@ def resample(trace: Trace, churn: Churn) -> Trace:
     )
     notes = (f"resampled from {trace.manifest.name}: {churn}", f"{present} residents at the start")
     return trace.but(
-        manifest=Manifest(f"{trace.manifest.name}-load-{100 * churn.load:g}", "churn", churn.seed, notes), pods=made
+        manifest=Manifest(f"{trace.manifest.name}-load-{100 * churn.load:g}", "churn", churn.seed, notes),
+        pods=made,
+        usage=Usage.empty(),
+        events=(),
     )
