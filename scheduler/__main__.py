@@ -97,7 +97,8 @@ def _writer() -> Callable[[Any, Path], str]:
     def write(recording: Any, target: Path) -> str:
         trace = trace_of_recording(recording)
         trace.save(target)
-        return f"{target}: {len(trace.nodes)} nodes, {len(trace.pods)} pods, {len(trace.usage.pod)} usage samples"
+        held = f"{len(trace.nodes):,} nodes, {len(trace.pods):,} pods, {len(trace.usage.pod):,} usage samples"
+        return f"{target}: {held}"
 
     return write
 

@@ -218,6 +218,8 @@ class App:
             await asyncio.sleep(SYNC_PAUSE_S)
         self.quiet.calm()
         self._is_warm = True
+        state = self.engine.state
+        log.info("view complete", extra={"nodes": len(state.row_of), "pods": len(state.residents)})
 
     async def _listen_beside(self, http: Any, handler: Any) -> None:
         server = HttpServer(http, handler, self.metrics)

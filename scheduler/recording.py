@@ -92,14 +92,19 @@ async def record(
     by_workload = {workload_of(p.spec.namespace, p.spec.owner): p.spec for p in pods.values()}
     by_workload.pop("", None)
     unknown: set[tuple[str, str]] = set()
-    async for chunk in prometheus.history(int(end_s - days * 86_400), end_s):
+    first_s = int(end_s - days * 86_400)
+    async for chunk in prometheus.history(first_s, end_s):
         for series in chunk:
             pod = _pod_of(series, pods, owners, by_workload)
             if pod is None:
                 unknown.add((series.namespace, series.pod))
             else:
                 _add(pod, series)
-        progress(f"usage of {sum(1 for p in pods.values() if p.samples)} pods read")
+        until_s = max((float(series.time_s[-1]) for series in chunk if len(series.time_s)), default=None)
+        if until_s is not None:
+            percent = 100 * (until_s - first_s) / (end_s - first_s)
+            measured = sum(1 for pod in pods.values() if pod.samples)
+            progress(f"{chunk[0].resource} of {measured:,} pods read, {percent:.0f} % of the time")
     recorded = [_recorded(key, pod) for key, pod in pods.items()]
     if not any(len(p.time_s) for p in recorded):
         raise ConfigError(

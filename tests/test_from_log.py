@@ -79,6 +79,7 @@ def test_a_bundle_verifies_and_becomes_a_trace(tmp_path: Path) -> None:
     target = tmp_path / "bundle.tar.gz"
     packed = runner.invoke(root, ["bundle", str(lived(tmp_path / "log")), "-o", str(target)])
     assert packed.exit_code == 0, packed.output
+    assert packed.stderr == f"{target}: 1 log segment; repeat it: ullage bundle {target} --verify\n"
     verified = runner.invoke(root, ["bundle", "--verify", str(target)])
     assert verified.exit_code == 0, verified.output
     assert json.loads(verified.stdout)["different"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from tests.test_prometheus import NOW, fake_prometheus, reader
 OWNER: dict[str, Any] = {"kind": "ReplicaSet", "name": "web-7c9d8bf6c4", "controller": True}
 
 
-async def recorded(folder: Path, days: float = 0.5) -> Recording:
+async def recorded(folder: Path, days: float = 0.5, say: Callable[[str], None] = lambda said: None) -> Recording:
     """Two pods of one workload that run, a third that is gone, and a stranger without a workload here."""
     async with api_server() as api, client_of(api, folder) as client, fake_prometheus() as fake, reader(fake) as prom:
         api.put("nodes", node_object("n0"))
@@ -44,7 +45,17 @@ async def recorded(folder: Path, days: float = 0.5) -> Recording:
         bare["status"]["startTime"] = "2023-11-01T01:00:00Z"
         api.put("pods", bare)
         fake.pods = {"web-1": lambda t: 0.5, "web-2": lambda t: 1.5 if t < NOW - 7200 else 0.1, "web-0": lambda t: 0.2}
-        return await record(client, prom, name="mine", days=days, now_s=NOW)
+        return await record(client, prom, name="mine", days=days, now_s=NOW, progress=say)
+
+
+async def test_a_recording_says_how_much_of_which_resource_is_read(tmp_path: Path) -> None:
+    said: list[str] = []
+    await recorded(tmp_path, say=said.append)
+    assert said == [
+        "1 nodes, 3 pods",
+        "cpu of 3 pods read, 100 % of the time",
+        "memory of 3 pods read, 100 % of the time",
+    ]
 
 
 async def test_a_recorded_trace_holds_pods_nodes_and_usage_and_survives_its_file(tmp_path: Path) -> None:

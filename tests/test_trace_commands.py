@@ -156,6 +156,15 @@ def test_what_cannot_befall_a_node_is_named_and_left_out(tmp_path: Path) -> None
     assert Trace.load(tmp_path / "even.ullage").failures == trace.failures
 
 
+def test_a_trace_is_cut_by_spans_of_its_clock(tmp_path: Path) -> None:
+    trace = Trace.of("t", NODES, [(f"p{i}", POD, i * 1800, 9000) for i in range(5)])
+    trace.save(tmp_path / "t.ullage")
+    run("slice", tmp_path / "t.ullage", tmp_path / "cut.ullage", "--from", "1h", "--to", "7200")
+    assert list(Trace.load(tmp_path / "cut.ullage").pods.name) == ["p2", "p3"]
+    run("slice", tmp_path / "t.ullage", tmp_path / "cut.ullage", "--from", "0", "--to", "30m")
+    assert list(Trace.load(tmp_path / "cut.ullage").pods.name) == ["p0"]
+
+
 @pytest.mark.parametrize(("pod", "cpu", "memory"), [(1, 10, 1), (-1, 10, 1), (0, -10, 1), (0, -1, -1), (0, 1, -2)])
 def test_usage_that_cannot_be_is_refused_by_row(pod: int, cpu: int, memory: int) -> None:
     trace = Trace.of("t", NODES, [("p", POD, 0, 60)])

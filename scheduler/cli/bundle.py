@@ -104,7 +104,9 @@ def bundle(source: Path, config: Path | None, target: Path | None, verifies: boo
         return
     target = target or Path("ullage-bundle.tar.gz")
     count = write_bundle(source, config, target)
-    click.echo(f"{target}: {count} log segments", err=True)
+    click.echo(
+        f"{target}: {count} log segment{'s' * (count != 1)}; repeat it: ullage bundle {target} --verify", err=True
+    )
 
 
 def _verify(source: Path) -> None:

@@ -134,5 +134,8 @@ def _table(findings: list[Finding], facts: Facts) -> str:
     with console.capture() as capture:
         console.print(table)
     summary = to_dict(findings, facts)["summary"]
-    tail = ", ".join(f"{summary[s]} {s}" for s in reversed(SEVERITIES) if summary[s])
+    plural = {"error": "errors", "warning": "warnings"}
+    tail = ", ".join(
+        f"{summary[s]} {s if summary[s] == 1 else plural.get(s, s)}" for s in reversed(SEVERITIES) if summary[s]
+    )
     return f"{capture.get()}\n{tail} ({looked}). More on a code: ullage doctor explain CODE\n"

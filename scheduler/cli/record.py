@@ -83,6 +83,7 @@ def command(writer: Callable[[], Write]) -> click.Command:
         for note in found.notes:
             click.echo(f"note: {note}", err=True)
         click.echo(write(found, target))
+        click.echo(f"look at it: ullage trace info {target}; learn from it: ullage train {target} -m MODEL", err=True)
 
     record_command.name = "record"
     return record_command

@@ -228,7 +228,8 @@ def read_facts(path: str | None, settings_path: str | None = None, kube_version:
     objects = tuple(d for d in documents if d.get("kind") and d.get("kind") != KIND)
     if path is not None and not configs and not objects:
         raise ConfigError(
-            f"{path}: holds no {KIND} and no manifest; give kube-scheduler's --config file or rendered manifests"
+            f"{path}: holds no {KIND} and no manifest; give kube-scheduler's --config file or rendered manifests, and our "
+            "own settings with --settings"
         )
     version = parse_version(kube_version) if kube_version else _version_of(objects)
     table = _settings_in(objects) if settings_path is None else _settings_file(Path(settings_path))

@@ -114,7 +114,8 @@ class Learner:
         prices = await asyncio.to_thread(price, workload, nodes)
         now = ledger.state.knowledge  # forecasts may have come while the thread ran
         ledger.state.learn(now.but(workload=workload, prices=prices), time_s=ledger.time_s)
-        log.info("knowledge learned", extra={"digest": ledger.state.knowledge.digest, "kinds": len(workload.kinds)})
+        said = {"digest": ledger.state.knowledge.digest, "kinds": len(workload.kinds)}
+        log.info("knowledge learned", extra=said | {"strategy": self.engine.in_force().name})
 
     async def run(self) -> None:
         """Learn soon, then every so often."""

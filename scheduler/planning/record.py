@@ -253,6 +253,8 @@ def words(step: Step) -> str:
 
 def summary(record: PlanRecord) -> str:
     """How applying stands, in a sentence."""
+    if record.outcome == PlanState.RUNNING and all(step.state == State.PENDING for step in record.steps):
+        return f"not begun: {len(record.steps)} steps"
     done = sum(step.state == State.DONE for step in record.steps)
     text = f"{record.outcome}: {done} of {len(record.steps)} steps done, {record.evictions} pods evicted"
     return f"{text}; {record.reason}" if record.reason else text

@@ -235,7 +235,7 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
     not yet fitted again, else only what came later.
     """
     from simulator.cli.simulate import check_writable
-    from simulator.learning.accuracy import html, table_rows
+    from simulator.learning.accuracy import headline, html, table_rows
     from simulator.learning.recordings import evaluate as judge
     from simulator.learning.recordings import read_learnable
 
@@ -250,6 +250,9 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
         write_whole({report: html(result, shlex.join(["ullage", *sys.argv[1:]]))})
         click.echo(f"report: {report}", err=True)
     lives = lifetime_rows(result["lifetimes"]["ages"]) if "lifetimes" in result else []
+    if output == "table":
+        said = headline(result)
+        click.echo(f"{said[:1].upper()}{said[1:]}.\n")
     _emit_both("Accuracy", result, table_rows(result), lives, output)
 
 

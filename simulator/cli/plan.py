@@ -20,7 +20,7 @@ from placement.errors import ConfigError
 from placement.planning.plans import Plan
 from simulator.cli import plan_traces
 from simulator.cli.options import PRICES, SEED
-from simulator.cli.spans import seconds
+from simulator.cli.spans import moment, seconds
 from simulator.output import output_option, progress, render, write_whole
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--kubeconfig", help=KUBECONFIG_HELP),
         click.option("--context", help="Of the kubeconfig; with --live."),
         click.option(
-            "--at", "at_s", type=click.IntRange(0), help="Of TRACE: second of its clock. Default: its last arrival."
+            "--at",
+            "at_s",
+            metavar="SPAN",
+            callback=moment,
+            help="Of TRACE: time of its clock, such as 12h, or seconds. Default: its last arrival.",
         ),
         click.option(
             "-s", "--strategy", default="best-fit", show_default=True, help="Of TRACE: replays it up to then."
@@ -105,7 +109,7 @@ class _Given:
         from simulator.traces.sources import open_trace
 
         trace = open_trace(str(self.trace))
-        with progress("replaying TRACE") as advance:
+        with progress(f"replaying {trace.manifest.name}") as advance:
             return snapshot_of_trace(trace, strategy=self.strategy, at_s=self.at_s, seed=self.seed, progress=advance)
 
     def prices(self) -> PriceBook:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import click
 
 
+def moment(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Callback that reads a time since a clock began: a span, or 0."""
+    return 0 if text == "0" else seconds(context, parameter, text)
+
+
 def seconds(_context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """Callback that reads a span of time: ``24h``, ``30m``, ``7d``, or seconds."""
     if text is None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from placement.errors import ConfigError, nearest
 from simulator.cli.options import SEED
+from simulator.cli.spans import moment
 from simulator.output import API_VERSION, bad_rows, output_option, render, write_whole
 from simulator.traces.calendar_option import BEGINS, check_begin
 from simulator.traces.churn import Churn, resample
@@ -147,8 +148,10 @@ def from_log(source: Path, target: Path) -> None:
 @trace.command("slice")
 @click.argument("source", metavar="TRACE")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
-@click.option("--from", "from_s", type=int, default=0, help="First second of arrival.")
-@click.option("--to", "to_s", type=int, help="Last second of arrival, exclusive.")
+@click.option(
+    "--from", "from_s", metavar="SPAN", callback=moment, default="0", help="First arrival, such as 6h, or seconds."
+)
+@click.option("--to", "to_s", metavar="SPAN", callback=moment, help="Last arrival, exclusive, such as 12h, or seconds.")
 @click.option("--pods", "num_pods", type=click.IntRange(1), help="At most so many pods, from the start.")
 @click.option("--nodes", "num_nodes", type=click.IntRange(1), help="At most so many nodes, from the start.")
 @bad_rows
@@ -255,7 +258,7 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
 
 @trace.command("join")
 @click.argument("source", metavar="ARRIVALS")
-@click.argument("usage", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("usage", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 @click.option(
     "--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True, help="Of the pods."
