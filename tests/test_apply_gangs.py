@@ -16,7 +16,7 @@ from scheduler.errors import PlanPaused
 from scheduler.gates import GATE
 from scheduler.planning.applier import Applier, ApplyLimits
 from scheduler.planning.record import PlanState, State
-from tests.test_applier import LIMITS, Cluster, Crash, cluster, pod
+from tests.test_applier import LIMITS, PODS, Cluster, Crash, cluster, pod
 
 pytestmark = pytest.mark.timeout(90)
 LABEL = "scheduling.x-k8s.io/pod-group"
@@ -118,6 +118,22 @@ async def test_a_replacement_that_was_seen_home_is_not_waited_for_again(tmp_path
         assert await again.run() == PlanState.DONE, again.record.reason
         assert gang_of(here) == ["d"] * 2
         here.nothing_is_held()
+
+
+async def test_while_nothing_comes_a_namespace_is_listed_ever_more_rarely_and_once_for_a_whole_gang(
+    tmp_path: Path,
+) -> None:
+    """Without a template hash all of it is listed; three members, looked for four times a second, made 36 lists of this."""
+    members = [member(i, "abc"[i]) for i in range(3)]
+    for body in members:
+        del body["metadata"]["labels"]["pod-template-hash"]
+    async with cluster(tmp_path, *members, nodes="abcd") as here:
+        here.wanted["g"] = 0
+        applier = here.applier(PLAN, limits=replace(LIMITS, settle_s=3))
+        assert await applier.run() == PlanState.STOPPED
+        assert "did not appear" in applier.record.reason
+        lists = [path for how, path in here.api.calls if how == "GET" and path == PODS]
+        assert 2 < len(lists) <= 12
 
 
 def stop_at_home(_number: int, message: str) -> None:

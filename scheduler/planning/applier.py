@@ -53,8 +53,25 @@ from scheduler.planning.record import PlanRecord, PlanState, State, StepRecord
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
-POLL_S = 0.25
+POLL_S, LONGEST_POLL_S = 0.25, 3.0
 GONE = (404, 409)
+Template = tuple[str, str, str]
+Peers = dict[Template, list[objects.Pod]]
+"""Template → its pods, as of one look: where pods carry no template hash, that is a list of their whole namespace."""
+
+
+class Looks:
+    """Pauses between looks at what others do: short after each change, and half as long again after each look that saw none."""
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._wait_s = POLL_S
+
+    async def pause(self, seen: object) -> None:
+        """After a look; ``seen`` is all of it that matters."""
+        self._wait_s = POLL_S if seen != self._seen else min(1.5 * self._wait_s, LONGEST_POLL_S)
+        self._seen = seen
+        await asyncio.sleep(self._wait_s)
 
 
 @dataclass(frozen=True)
@@ -241,10 +258,11 @@ class Applier:
         self._within_budget(len(group))
         if len(group) > 1:
             await self._until_all_may_go(list(pods.values()))
+        there: Peers = {}
         for i, step in zip(group, steps, strict=True):
             entry = self.record.steps[i]
             entry.template = template_of(objects.pod_spec(pods[step.pod]))
-            entry.known = sorted(p.metadata.uid for p in await peers(self.client, entry.template))
+            entry.known = sorted(p.metadata.uid for p in await self._peers(entry.template, there))
         for source in sorted({step.source for step in steps}):
             await self._reserve(source)
         for i in group:
@@ -361,9 +379,10 @@ class Applier:
         """
         steps = {i: self.plan.steps[i] for i in group if self.record.steps[i].state != State.DONE}
         wanted = {i: target for i, step in steps.items() if (target := step.target or self._target_later(step))}
-        end = time.monotonic() + self.limits.settle_s
+        end, looks = time.monotonic() + self.limits.settle_s, Looks()
         while wanted:
-            found = {i: pod for i in wanted if (pod := await self._find(i)) is not None}
+            there: Peers = {}
+            found = {i: pod for i in wanted if (pod := await self._find(i, there)) is not None}
             coming = {i: pod for i, pod in found.items() if not pod.spec.nodeName}
             for i, pod in coming.items():
                 await self._nominate(pod, wanted[i])
@@ -381,15 +400,21 @@ class Applier:
                 raise PlanLeft(
                     f"the replacement of {steps[late].name} {what} within {self.limits.settle_s:g} s of the eviction"
                 )
-            await asyncio.sleep(POLL_S)
+            await looks.pause({pod.metadata.uid: pod.spec.nodeName for pod in found.values()})
 
-    async def _find(self, i: int) -> objects.Pod | None:
+    async def _peers(self, template: Template, there: Peers) -> list[objects.Pod]:
+        """Pods of a template, listed once for all who ask in the same look."""
+        if template not in there:
+            there[template] = await peers(self.client, template)
+        return there[template]
+
+    async def _find(self, i: int, there: Peers) -> objects.Pod | None:
         """The replacement of step ``i``: one of its template that is neither old nor another step's."""
         entry = self.record.steps[i]
         others = {other.replacement for j, other in enumerate(self.record.steps) if j != i and other.replacement}
         candidates = [
             pod
-            for pod in await peers(self.client, entry.template)
+            for pod in await self._peers(entry.template, there)
             if pod.metadata.uid not in entry.known and pod.metadata.uid not in others
         ]
         if not candidates:
@@ -433,10 +458,10 @@ class Applier:
 
     async def _until_bound(self, i: int) -> None:
         step, entry = self.plan.steps[i], self.record.steps[i]
-        end = time.monotonic() + self.limits.settle_s
+        end, looks = time.monotonic() + self.limits.settle_s, Looks()
         evicted = self._evicted.get(step.pod)
         while True:
-            pod = await (pod_of(self.client, step) if evicted is None else self._find(evicted))
+            pod = await (pod_of(self.client, step) if evicted is None else self._find(evicted, {}))
             if pod is None and evicted is None:
                 raise PlanLeft(f"pod {step.name} is gone")
             if pod is not None and pod.spec.nodeName:
@@ -450,7 +475,7 @@ class Applier:
                 raise PlanLeft(
                     f"pod {step.name} was nominated to {step.target} but not bound in {self.limits.settle_s:g} s"
                 )
-            await asyncio.sleep(POLL_S)
+            await looks.pause(pod and pod.metadata.uid)
 
     async def _reserve(self, node: str) -> None:
         """Nominate pending pods that are to come to ``node`` before room is made: a nomination holds it for them."""
