@@ -97,6 +97,8 @@ def violations(fleet: Fleet, plan: Consolidated, max_moves: int | None) -> list[
     """What an independent look finds wrong with a plan; empty when it is valid."""
     gone = plan.deleted
     wrong = [f"node number {n} must stay" for n in np.flatnonzero(gone & ~fleet.deletable)]
+    if (plan.arrivals < 0).any():
+        wrong.append("fewer pods than none arrive")
     if (plan.arrivals[:, gone] > 0).any():
         wrong.append("a node that goes receives pods")
     over = (fleet.request @ plan.arrivals > fleet.free).any(axis=0) & ~gone
