@@ -318,7 +318,58 @@ def _loopback(host: str) -> Callable[[World], None]:
     return _set(_all, urlPrefix=f"http://{host}:8443/v1", enableHTTPS=False)
 
 
+def _grant_everything(world: World) -> None:
+    world.role["rules"] = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+
+
+def _role_of_another(world: World) -> None:
+    role = {**world.role, "metadata": {"name": "other"}, "rules": [{"apiGroups": [""], "resources": ["secrets"]}]}
+    subjects = [{"kind": "ServiceAccount", "name": "other"}]
+    binding = {**world.binding, "metadata": {"name": "other"}, "subjects": subjects}
+    world.extra += [role, {**binding, "roleRef": {"kind": "ClusterRole", "name": "other"}}]
+
+
+def _two_bindings(world: World) -> None:
+    """Half of the rights by a role of the namespace."""
+    kept, moved = world.role["rules"][1:], world.role["rules"][:1]
+    world.role["rules"] = kept
+    role = {"kind": "Role", "metadata": {"name": "ullage"}, "rules": moved}
+    world.extra += [role, {**world.binding, "kind": "RoleBinding", "roleRef": {"kind": "Role", "name": "ullage"}}]
+
+
+def _secured_as_a_pod(world: World) -> None:
+    own = _pod(world.ours)["containers"][0]["securityContext"]
+    _pod(world.ours)["securityContext"] = {key: own.pop(key) for key in ("runAsNonRoot", "seccompProfile")}
+
+
+def _beside(**extra: Any) -> Callable[[World], None]:
+    """A container of another program in our pod."""
+
+    def spoil(world: World) -> None:
+        ours = _pod(world.ours)["containers"]
+        ours.append({"name": "other", "image": "other:1", "securityContext": ours[0]["securityContext"], **extra})
+
+    return spoil
+
+
+def _static_pod(world: World) -> None:
+    pod = {**_pod(world.scheduler), "hostNetwork": True}
+    world.scheduler = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kube-scheduler"}, "spec": pod}
+
+
+SPOILS += [
+    ("UD302", _grant_everything),
+    ("UD303", _static_pod),
+    ("UD309", _beside(securityContext={})),
+]
+
+
 NEARLY: list[Callable[[World], None]] = [
+    _role_of_another,
+    _two_bindings,
+    _secured_as_a_pod,
+    _beside(),
+    _both(_proxied, lambda w: _pod(w.scheduler)["containers"][0]["env"].append({"name": "no_proxy", "value": ".svc"})),
     lambda w: setattr(w, "version", "1.34"),
     lambda w: setattr(w, "version", "1.35"),
     _both(lambda w: setattr(w, "version", "1.35"), _set(lambda w: w.settings, strategy="kube-default-1.35")),
