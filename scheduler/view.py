@@ -21,7 +21,7 @@ from placement.gangs import KINDS, Groups, Kind
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
 from placement.pods import GpuRequest, NodeTerm, PodSpec, Requirement
-from placement.resources import DEVICE_MILLI, DEVICES_ANNOTATION, GPU_SHARE
+from placement.resources import DEVICE_MILLI, DEVICES_ANNOTATION, GPU_SHARE, MOST_COUNTED
 from placement.state import devices_mask
 from scheduler.errors import WireError
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
@@ -367,10 +367,23 @@ def group_sinks(groups: Groups) -> list[KindSink]:
 def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
     """Every kind that is followed."""
 
+    beyond: dict[str, tuple[str, ...]] = {}
+    """Node → what it offers more of than is counted; said once."""
+
     def put_node(raw: Raw) -> str:
         node = reader.node(raw)
+        much = tuple(name for name, amount in node.allocatable if amount >= MOST_COUNTED)
+        if much != beyond.pop(node.name, ()) and much:
+            more = {"node": node.name, "resources": ",".join(much), "counted": MOST_COUNTED - 1}
+            log.warning("a node offers more than is counted; the rest of it stays empty", extra=more)
+        if much:
+            beyond[node.name] = much
         ledger.see_node(node)
         return node.name
+
+    def lose_node(name: str) -> None:
+        beyond.pop(name, None)
+        ledger.lose_node(name)
 
     def put_pod(raw: Raw) -> str:
         seen = reader.pod(raw)
@@ -391,7 +404,7 @@ def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
     core = "/api/v1"
     return [
         KindSink("namespaces", f"{core}/namespaces", put_namespace, lose_namespace, lambda: ledger.state.namespaces),
-        KindSink("nodes", f"{core}/nodes", put_node, ledger.lose_node, lambda: ledger.state.row_of),
+        KindSink("nodes", f"{core}/nodes", put_node, lose_node, lambda: ledger.state.row_of),
         _volumes(reader.volumes),
         _by_namespace("claims", f"{core}/persistentvolumeclaims", reader.claims, _read_claim),
         _by_namespace("services", f"{core}/services", reader.owners.services, _read_service),

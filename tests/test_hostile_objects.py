@@ -19,6 +19,7 @@ from msgspec import Raw
 
 from placement.errors import PlacementError
 from placement.pods import GpuRequest
+from placement.resources import MOST_COUNTED
 from placement.state import devices_mask
 from scheduler.modes import Modes
 from scheduler.view import Reader, sinks
@@ -256,4 +257,22 @@ def test_a_pod_bound_by_hand_with_an_absurd_request_fills_its_node(asked: list[A
         assert not live.ask(f"after{number}", cpu_pod(0.1), (0,)).decision.is_placed
     assert len(live.state.residents) == 1 + len(asked)
     assert live.ask("elsewhere", cpu_pod(0.1)).decision.is_placed
+    live.recorder.close()
+
+
+def test_a_node_of_which_not_all_is_counted_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    live = Live(tmp_path / "records.db")
+    nodes = next(sink for sink in sinks(live.ledger, Modes("decide"), Reader()) if sink.kind == "nodes")
+
+    def told(memory: str) -> list[Any]:
+        caplog.clear()
+        body = node_object("large")
+        body["status"]["allocatable"]["memory"] = memory
+        nodes.put(Raw(json.dumps(body).encode()))
+        return [(r.node, r.resources, r.counted) for r in caplog.records if "offers more" in r.message]  # type: ignore[attr-defined]  # extra
+
+    large = [("large", "memory", MOST_COUNTED - 1)]
+    assert [told("1Gi"), told("1Pi"), told("1Pi"), told("1Gi"), told("2Pi")] == [[], large, [], [], large]
+    nodes.lose("large")
+    assert told("2Pi") == large, "another node of that name"
     live.recorder.close()
