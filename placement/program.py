@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from placement.knowledge import Knowledge
 from placement.outlook import NUM_OUTLOOK
 from placement.pods import PodSpec
 from placement.residents import Residents
@@ -33,15 +34,14 @@ from placement.scorers import (
     chances,
     sigmoid_thresholds,
 )
+from placement.soft import soft_score
 from placement.state import TOUCH_RING, ClusterState
+from placement.weighted import Weighted
 
 try:
     from placement import kernels
 except ImportError:  # numba is an extra; everything works without it, slower
     kernels = None  # type: ignore[assignment]  # a module or nothing
-
-if TYPE_CHECKING:
-    from placement.strategy import Strategy
 
 MAX_CACHED_SCORES = 16_000_000
 """Scores kept per program (128 MB): 3,000 classes on 5,000 nodes."""
@@ -108,10 +108,29 @@ class Sorted(NamedTuple):
     totals: list[int]
 
 
+class Compilable(Protocol):
+    """What a program reads of the :class:`~placement.strategy.Strategy` that it is made of."""
+
+    @property
+    def devices(self) -> str:
+        """A device rule, of :data:`DEVICE_RULES`."""
+
+    @property
+    def ties(self) -> str:
+        """A tie-break, of :data:`TIES`."""
+
+    @property
+    def soft(self) -> bool:
+        """Whether kube-scheduler's soft rules are added."""
+
+    def terms(self, knowledge: Knowledge) -> tuple[Weighted, ...]:
+        """What is added up, given what is known."""
+
+
 class Program:
     """One strategy on one ledger. Made and kept by :class:`~placement.strategy.Strategy`."""
 
-    def __init__(self, strategy: Strategy, state: ClusterState) -> None:
+    def __init__(self, strategy: Compilable, state: ClusterState) -> None:
         self.strategy = strategy
         self.state = state
         self.ties = TIES[strategy.ties]
@@ -437,7 +456,7 @@ class Program:
             scores = np.where(mask, scores, NOT_FEASIBLE)
         if self.strategy.soft:
             feasible = scores > NOT_FEASIBLE
-            extra = self.strategy.soft_scores(state, spec, feasible)
+            extra = soft_score(state.rules, spec, feasible)
             if extra is not None:
                 scores = np.where(feasible, scores + extra, NOT_FEASIBLE)
         return scores

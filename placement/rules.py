@@ -722,14 +722,6 @@ class RuleIndex:
 
     # ── why not ───────────────────────────────────────────────────────────────────────────────
 
-    def reasons(self, spec: PodSpec) -> list[str]:
-        """Per row, the first rule that rejects it, in kube-scheduler's words; empty where none does."""
-        texts = [""] * self.num_rows
-        for text, mask in reversed(self.permissions(spec, np.arange(self.num_rows))):
-            for row in np.flatnonzero(~mask).tolist():
-                texts[row] = text
-        return texts
-
     def permissions(self, spec: PodSpec, rows: IntArray) -> list[tuple[str, BoolArray]]:
         """Each rule that concerns this class, in kube-scheduler's order: its words when broken, and ``(n,)`` bool
         where among ``rows (n,)`` it holds."""

@@ -22,7 +22,6 @@ IMAGE_WEIGHT = 1
 HARD_AFFINITY_WEIGHT = 1
 """``hardPodAffinityWeight``: what a resident's required affinity adds for a pod that it wants near."""
 HOSTNAME = "kubernetes.io/hostname"
-ZONE = "topology.kubernetes.io/zone"
 MIN_IMAGE_BYTES = 23 * 1024 * 1024
 MAX_IMAGE_BYTES_PER_CONTAINER = 1000 * 1024 * 1024
 

@@ -40,7 +40,8 @@ from placement.scorers import (
     Stranded,
     UsageThresholds,
 )
-from placement.strategy import Strategy, Weighted, asdict_of, scorer_name
+from placement.strategy import Strategy
+from placement.weighted import Weighted
 
 
 def _one(name: str, scorer: Scorer, description: str, weight: int = 1, **options: Any) -> Strategy:
@@ -181,8 +182,8 @@ def strategy_to_toml(strategy: Strategy) -> str:
         lines.append(f"needs = {list(strategy.needs)}".replace("'", '"'))
     for table, terms in (("scorers", strategy.scorers), ("leaving", strategy.leaving), ("bare", strategy.bare)):
         for weighted in terms:
-            lines += ["", f"[{table}.{scorer_name(weighted.scorer)}]", f"weight = {weighted.weight}"]
-            for key, value in asdict_of(weighted.scorer).items():
+            lines += ["", f"[{table}.{weighted.name}]", f"weight = {weighted.weight}"]
+            for key, value in weighted.parameters.items():
                 lines.append(f"{key} = {list(value) if isinstance(value, tuple) else value}")
     return "\n".join(lines) + "\n"
 

@@ -24,8 +24,9 @@ from placement.knowledge import Knowledge, Workload
 from placement.log import DECISION, Asked, Event, EventLog
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
+from placement.rejections import main_reason
 from placement.state import ClusterState, Resident
-from placement.strategy import Decision, Strategy, main_reason
+from placement.strategy import Decision, Strategy
 from simulator.accounts import check_ledger
 from simulator.delivery import DELIVERIES, Courier, Delivery
 from simulator.fleet import Elastic

@@ -37,8 +37,10 @@ from placement.resources import CPU, MEMORY, PODS, format_amount, parse_quantity
 from placement.scorers import COST_UNIT, BalancedAfter, BalancedAllocation, Columns, sigmoid_thresholds
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_from_toml, strategy_named, strategy_to_toml
-from placement.strategy import Strategy, Weighted
+from placement.strategy import Strategy
+from placement.weighted import Weighted
 from tests.generators import fleets, node_specs, pod_specs
+from tests.slow_reasons import reasons
 from tests.slow_rules import On, may_go
 
 quick = settings(
@@ -286,8 +288,8 @@ def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_chan
             assert {reason: mask.tolist() for reason, mask in again.items()} == {
                 reason: mask.tolist() for reason, mask in fresh.items()
             }
-        assert {n for names in chosen.explain(states[0].snapshot(), spec).reasons.values() for n in names} == {
-            states[0].name(int(row)) for mask in rejected.values() for row in np.flatnonzero(mask)
+        assert reasons(states[0], chosen, spec) == {
+            reason: {states[0].name(int(row)) for row in np.flatnonzero(mask)} for reason, mask in rejected.items()
         }
         for state in states:
             anew = Columns(state)
@@ -463,17 +465,6 @@ def test_a_pod_is_never_bound_twice() -> None:
         state.release("u")
     with pytest.raises(StateError, match="node x is not in the ledger"):
         state.bind("u", spec, "x")
-
-
-def test_an_explanation_names_reasons_parts_and_the_runner_up() -> None:
-    state = ClusterState()
-    for i, cores in enumerate((1, 8, 16)):
-        state.add_node(NodeSpec(f"n{i}", (("cpu", cores * 1000), ("memory", 1 << 34))))
-    answer = STRATEGIES["best-fit"].explain(state.snapshot(), PodSpec((("cpu", 4000),)))
-    assert answer.decision.node == "n1"
-    assert answer.runner_up == "n2"
-    assert answer.reasons == {"Insufficient cpu": ("n0",)}
-    assert answer.totals["n1"] == sum(answer.parts["n1"].values())
 
 
 def test_counting_thresholds_equals_the_sigmoid_formula() -> None:

@@ -27,11 +27,11 @@ from placement.learning.survival import (
 from placement.nodes import NodeSpec
 from placement.outlook import FIRST_STAY, FIRST_WINDOW, LIFE, NUM_OUTLOOK
 from placement.pods import PodSpec
+from placement.rejections import PREDICTED_FULL, main_reason, rejections
 from placement.resources import CPU, MEMORY, PODS
 from placement.scorers import Columns
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
-from placement.strategy import PREDICTED_FULL, main_reason
 from simulator.replay import Replay, ReplayOptions
 from simulator.traces.trace import Trace
 from simulator.usage.lifetime_learner import LifetimeLearner, TrueLifetimes
@@ -189,7 +189,7 @@ def test_coach_admits_by_part_of_the_day_and_says_so() -> None:
     assert coach.decide(state.snapshot(), _spec("night", 500)).node == "n0"
     assert not coach.decide(state.snapshot(), _spec("day", 500)).is_placed, "8 cores by day do not fit into 6"
     assert main_reason(state.snapshot(), coach, _spec("day", 500)) == PREDICTED_FULL
-    assert coach.explain(state.snapshot(), _spec("day", 500)).reasons == {PREDICTED_FULL: ("n0",)}
+    assert list(rejections(coach, state.snapshot(), _spec("day", 500))) == [PREDICTED_FULL]
 
 
 @pytest.mark.parametrize("used", [(5300, 0), (0, 62 * GIB)])
@@ -203,7 +203,7 @@ def test_koordinator_leaves_out_nodes_above_its_thresholds(used: tuple[int, int]
     assert rule.decide(state.snapshot(), pod).node == "n0", "a pod that was not measured counts nothing"
     state.bind("b", _spec("busy", 500), "n0")
     assert not rule.decide(state.snapshot(), pod).is_placed, "over 65 % of CPU or 95 % of memory"
-    assert rule.explain(state.snapshot(), pod).reasons == {PREDICTED_FULL: ("n0",)}
+    assert list(rejections(rule, state.snapshot(), pod)) == [PREDICTED_FULL]
     idle = Forecasts({"default/StatefulSet/busy": Forecast(8000, 64 * GIB, 5200, 60 * GIB, rung="history")})
     state.learn(state.knowledge.but(forecasts=idle))
     assert rule.decide(state.snapshot(), pod).node == "n0"

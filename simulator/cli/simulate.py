@@ -374,7 +374,6 @@ def describe(name: str, output: str) -> None:
 
 def _terms(strategy: Strategy) -> list[dict[str, Any]]:
     """Everything that a strategy adds up, and when."""
-    from placement.strategy import asdict_of, scorer_name
 
     has_cases = strategy.leaving or strategy.bare
     cases = (
@@ -386,9 +385,9 @@ def _terms(strategy: Strategy) -> list[dict[str, Any]]:
         {
             "when": when,
             "weight": weighted.weight,
-            "scorer": scorer_name(weighted.scorer),
+            "scorer": weighted.name,
             "adds": (type(weighted.scorer).__doc__ or "").strip().splitlines()[0],
-            "parameters": asdict_of(weighted.scorer),
+            "parameters": weighted.parameters,
         }
         for when, terms in cases
         for weighted in terms

@@ -24,7 +24,8 @@ from placement.rates import RATES
 from placement.resources import CPU, MEMORY, PODS
 from placement.scorers import SHARE, ExitTime, Leftover
 from placement.strategies import STRATEGIES
-from placement.strategy import Strategy, Weighted
+from placement.strategy import Strategy
+from placement.weighted import Weighted
 from simulator.cost import PriceBook
 from simulator.learning.lifetime_training import train_lifetimes
 from simulator.measures import measure

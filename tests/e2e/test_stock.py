@@ -14,6 +14,7 @@ import json
 import os
 from typing import Any
 
+import numpy as np
 import pytest
 
 from placement.pods import PodSpec
@@ -118,7 +119,12 @@ def best(core: Core, spec: PodSpec, profile: str) -> set[str]:
 
 def parts(core: Core, spec: PodSpec) -> dict[str, dict[str, int]]:
     """Every node's score in its parts, for messages."""
-    return STRATEGIES[PROFILE].explain(core.ledger.state.snapshot(), spec, top=NUM_NODES).parts
+    state = core.ledger.state
+    program = STRATEGIES[PROFILE].program(state)
+    found = program.parts(spec, np.arange(state.num_rows))
+    return {
+        state.name(row): dict(zip(program.names, found[:, row].tolist(), strict=True)) for row in range(state.num_rows)
+    }
 
 
 async def place(cluster: Cluster, pod: dict[str, Any]) -> tuple[dict[str, Any], str]:
