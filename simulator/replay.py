@@ -33,6 +33,7 @@ from simulator.fleet import Elastic
 from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of
 from simulator.pending import NEVER, Pending
 from simulator.planning.buying import autoscaler
+from simulator.planning.windows import plan_window
 from simulator.spare import Spare
 from simulator.timeline import Timeline
 
@@ -378,12 +379,10 @@ class Replay:
 
     def _close_window(self, _: object) -> None:
         """Plan what has gathered; who gets no node of the plan goes the ordinary way."""
-        from simulator.planning.policies import plan_window
-
         pods, self._gathered = self._gathered, []
         # shares last, largest first: then the tightest device for each is what the plan has in mind
         pods.sort(key=lambda pod: (-self.specs[pod].priority, -share_rank(self.specs[pod])))
-        planned = plan_window(self, pods)
+        planned = plan_window(self.snapshot, {pod: self.specs[pod] for pod in pods})
         for pod in pods:
             if pod not in planned or not self._place_at(pod, self.specs[pod], planned[pod]):
                 self._enter(pod, self.specs[pod])

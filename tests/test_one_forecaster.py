@@ -26,7 +26,8 @@ from scheduler.settings import UsageSettings
 from simulator.compare import Question, cells_of, compare, rungs_of
 from simulator.learning.training import Effort, train
 from simulator.replay import Replay, ReplayOptions
-from simulator.reproduce.placement import Setting, attack
+from simulator.reproduce.adversaries import attack
+from simulator.reproduce.placement import Setting
 from simulator.traces.trace import Trace, Usage
 from simulator.usage.usage_learner import UsageLearner
 from simulator.usage.usage_truth import UsageTruth

@@ -14,9 +14,10 @@ from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from simulator.cli.reproduce_replays import adversaries_command, placement_command
 from simulator.kept import kept
+from simulator.reproduce.adversaries import ADVERSARIES, attack, attacks
 from simulator.reproduce.emptying import WARMUP_S, Fleet, before_it_counts, most_empty, owned
 from simulator.reproduce.emptying import cell as emptying_cell
-from simulator.reproduce.placement import ADVERSARIES, CELLS, Cell, Setting, attack, attacks, run_cell, summary
+from simulator.reproduce.placement import CELLS, Cell, Setting, run_cell, summary
 from simulator.reproduce.placement_page import frontier, headline, report
 from simulator.traces.trace import NEVER, Pods, Trace, Usage
 

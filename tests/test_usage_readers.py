@@ -14,13 +14,13 @@ from placement.errors import ConfigError
 from placement.learning.usage import DAY
 from placement.resources import CPU, MEMORY
 from simulator.traces.trace import TraceError
+from simulator.traces.usage_grid import to_grid
 from simulator.traces.usage_readers import (
     joined_days,
     read_bitbrains_rnd,
     read_planetlab,
     read_planetlab_day,
     read_usage,
-    to_grid,
 )
 
 ONE = {CPU: np.array([4.0])}

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from simulator.output import API_VERSION, output_option, progress, render
+from simulator.output import API_VERSION, check_folder, output_option, progress, render, write_whole
 
 
 @click.command("empty-nodes")
@@ -65,11 +65,35 @@ def _options(command: Any) -> Any:
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from 0 on.")
 @click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
 @click.option("--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train`, or rule:NAME.")
-def placement_command(**asked: Any) -> None:
+def placement_command(
+    data: Path,
+    share: float,
+    days: int,
+    warmup_days: int,
+    cache: Path | None,
+    quiet: bool,
+    output: str,
+    seeds: int,
+    page: Path | None,
+    model: str,
+) -> None:
     """Strategies with and without overcommit on the joined recipe: nodes, USD, violations, kills."""
-    from simulator.reproduce.placement import compare_strategies
+    from simulator.reproduce.placement import Setting, run
+    from simulator.reproduce.placement_page import report
 
-    compare_strategies(**asked)
+    setting = Setting(warmup_days, days, model=model)
+    if page is not None:
+        check_folder(page.parent, "report")
+    with progress("replaying", quiet=quiet) as advance:
+        result = run(data, share, setting, seeds=seeds, cache=cache, progress=advance)
+    if page is not None:
+        write_whole({page: report(result["cells"])})
+    _emit(result, result["summary"], output)
+
+
+def _emit(result: dict[str, Any], rows: list[dict[str, Any]], output: str) -> None:
+    shown = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 
 
 @click.command("adversaries")
@@ -83,8 +107,25 @@ def placement_command(**asked: Any) -> None:
     type=click.IntRange(0),
     help="When the change comes. Default: a quarter of what is measured is before it.",
 )
-def adversaries_command(**asked: Any) -> None:
+def adversaries_command(
+    data: Path,
+    share: float,
+    days: int,
+    warmup_days: int,
+    cache: Path | None,
+    quiet: bool,
+    output: str,
+    seed: int,
+    seeds: int,
+    at_day: int | None,
+) -> None:
     """What breaks predictions, and whether the budget holds or the rung falls."""
-    from simulator.reproduce.placement import attack_all
+    from simulator.reproduce.adversaries import run, shown
+    from simulator.reproduce.placement import Setting
 
-    attack_all(**asked)
+    setting = Setting(warmup_days, days)
+    if at_day is None:
+        at_day = min(days - 1, warmup_days + max(1, (days - warmup_days) // 4))
+    with progress("replaying", quiet=quiet) as advance:
+        result = run(data, share, setting, range(seed, seed + seeds), at_day=at_day, cache=cache, progress=advance)
+    _emit(result, [shown(row) for row in result["cells"]] if seeds == 1 else result["summary"], output)

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from placement.resources import CPU, MEMORY, FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from simulator.replay import Replay
+from simulator.replay import Replay
 
 STEP_S = 10
 """Grid of the demand that is looked at."""

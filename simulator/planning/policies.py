@@ -1,9 +1,8 @@
-"""What acts on a replayed cluster besides its scheduler: batches that are planned and nominated, and consolidation.
+"""What acts on a replayed cluster besides its scheduler: consolidation at intervals.
 
-``nominate`` gathers arriving pods for a window and plans them together (:func:`plan_window`). A :class:`Consolidation`
-acts at intervals: ``planned`` (:func:`placement.planning.consolidation.consolidate`), ``karpenter-prefix`` (the prefix search),
-or ``descheduler`` (``HighNodeUtilization``: evict everything from nodes under a threshold and hope that the scheduler
-packs it). All pay the true cost of a move: the restart, and the work since the last checkpoint.
+A :class:`Consolidation` is ``planned`` (:func:`placement.planning.consolidation.consolidate`), ``karpenter-prefix`` (the
+prefix search), or ``descheduler`` (``HighNodeUtilization``: evict everything from nodes under a threshold and hope that the
+scheduler packs it). All pay the true cost of a move: the restart, and the work since the last checkpoint.
 
 Planners stop by counted work (:class:`placement.planning.plans.WorkClock`), so replays repeat whatever else the machine does.
 """
@@ -13,15 +12,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from placement.devices import devices_of
 from placement.errors import ConfigError
-from placement.planning.batch import Batch
-from placement.planning.batches import place_batch
-from placement.planning.best_fit import best_fit
 from placement.planning.consolidation import consolidate
 from placement.planning.fleet import Consolidated, Fleet, violations
 from placement.planning.plans import Deadline, WorkClock
@@ -32,135 +26,14 @@ from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, NUM_DERIVED, ClusterSt
 from simulator.cost import PriceBook
 from simulator.fleet import Shape
 from simulator.planning import outlook
-
-if TYPE_CHECKING:
-    from simulator.replay import Replay
+from simulator.planning.windows import Nodes, is_modelled, requests_of
+from simulator.replay import Replay
 
 POLICIES = ("none", "planned", "karpenter-prefix", "descheduler")
 LOW_UTILISATION = 0.2
 """Descheduler's example threshold for ``HighNodeUtilization``: under it in every resource, a node is emptied."""
-WINDOW_S, WINDOW_GAP = 2.0, 0.01
-"""Most work for a window, and the gap at which its plan is good enough."""
 MAIN = np.array([CPU_ROW, MEMORY_ROW, GPU_ROW]) - NUM_DERIVED
 """CPU, memory and device share among the ledger's resources."""
-MIN_BATCH = 2
-"""Fewer pods than this are decided one by one: there is nothing to plan."""
-
-
-def is_modelled(state: ClusterState, spec: PodSpec, *, devices: bool = False) -> bool:
-    """Whether plans cover a class: no rules about other pods but a limit per node, and no shares of a device, unless the
-    plan packs ``devices`` one by one."""
-    if spec.unmodelled or (spec.gpu is not None and spec.gpu.milli != DEVICE_MILLI and not devices):
-        return False
-    rules = spec.pod_rules
-    limit_only = not (rules.host_ports or rules.affinity or rules.anti_affinity or any(s.hard for s in rules.spread))
-    return limit_only and (bool(rules.max_per_node) or not state.rules.is_relational(spec))
-
-
-@dataclass(frozen=True)
-class _Nodes:
-    """The ledger's living nodes as columns ``N``."""
-
-    rows: IntArray
-    free: IntArray
-    allocatable: IntArray
-
-    @classmethod
-    def of(cls, replay: Replay) -> _Nodes:
-        view = replay.snapshot
-        rows = np.flatnonzero(view.is_alive)
-        offered = view.offered[NUM_DERIVED:, rows]
-        return cls(rows, np.asarray(offered - view.taken[NUM_DERIVED:, rows], np.int64), np.asarray(offered, np.int64))
-
-
-def _requests(state: ClusterState, specs: list[PodSpec]) -> IntArray:
-    """``(R, C)`` over the ledger's resource axis."""
-    return np.stack([state.delta(spec)[NUM_DERIVED:] for spec in specs], axis=1)
-
-
-def _allowed(state: ClusterState, specs: list[PodSpec], rows: IntArray) -> BoolArray:
-    return np.stack([state.rules.static_mask(spec)[rows] & state.rules.relational_mask(spec)[rows] for spec in specs])
-
-
-# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def plan_window(replay: Replay, pods: list[int], *, time_s: float = WINDOW_S) -> dict[int, int]:
-    """Ledger row per pod of a window: as many as possible, the most important first, on the fullest nodes that hold them,
-    stranding least.
-
-    Devices are packed one by one wherever shares are asked for or taken; whole ones add up. Which device a pod gets is the
-    strategy's to say when it arrives. Pods that plans do not cover are absent, and so is everybody where there is nothing
-    to plan.
-    """
-    state = replay.state
-    members: dict[PodSpec, list[int]] = defaultdict(list)
-    for pod in pods:
-        if is_modelled(state, replay.specs[pod], devices=True):
-            members[replay.specs[pod]].append(pod)
-    nodes = _Nodes.of(replay) if members else None
-    if nodes is None or len(nodes.rows) == 0 or sum(map(len, members.values())) < MIN_BATCH:
-        return {}
-    specs = list(members)
-    request = _requests(state, specs)
-    lanes = request.any(axis=1)
-    count = np.array([len(members[spec]) for spec in specs], np.int64)
-    limit = np.array([spec.pod_rules.max_per_node or len(pods) for spec in specs], np.int64)
-    most = np.where(_allowed(state, specs, nodes.rows), np.minimum(count, limit)[:, None], 0)
-    devices = devices_of(specs, replay.snapshot.gpu_free[nodes.rows])
-    devices = None if devices is None or devices.are_whole else devices
-    none = np.full(len(specs), -1, np.int64)
-    where = np.zeros(len(nodes.rows), np.int64)
-    batch = Batch(
-        request[lanes],
-        count,
-        np.maximum(nodes.free[lanes], 0),
-        nodes.allocatable[lanes],
-        most,
-        none,
-        where,
-        devices=devices,
-        priority=np.array([spec.priority for spec in specs], np.int64),
-    )
-    chosen, part = _fullest(batch)
-    placed = place_batch(part, Deadline(time_s, WorkClock()), gap_share=WINDOW_GAP).placed
-    return {
-        pod: int(nodes.rows[chosen[n]])
-        for c, spec in enumerate(specs)
-        for pod, n in zip(members[spec], np.repeat(np.arange(len(chosen)), placed[c]).tolist(), strict=False)
-    }
-
-
-def _fullest(batch: Batch) -> tuple[IntArray, Batch]:
-    """The shortest prefix of nodes, fullest first, that best fit fills with as many pods of each priority as all nodes take."""
-    offered = np.maximum(batch.allocatable, 1)
-    order = np.argsort((batch.free / offered).mean(axis=0), kind="stable")
-    takes = np.asarray((batch.fitting() > 0).any(axis=0), np.bool_)
-    order = order[takes[order]]
-    wanted = batch.counts(best_fit(batch, is_quick=True))
-    low, high = 1, max(len(order), 1)
-    while low < high and len(order):
-        middle = (low + high) // 2
-        if batch.counts(best_fit(_only(batch, order[:middle]), is_quick=True)) >= wanted:
-            high = middle
-        else:
-            low = middle + 1
-    chosen = np.sort(order[:high]) if len(order) else np.arange(1)
-    return chosen, _only(batch, chosen)
-
-
-def _only(batch: Batch, nodes: IntArray) -> Batch:
-    return replace(
-        batch,
-        free=batch.free[:, nodes],
-        allocatable=batch.allocatable[:, nodes],
-        most=batch.most[:, nodes],
-        zone_of=batch.zone_of[nodes],
-        devices=None if batch.devices is None else batch.devices.only(nodes),
-    )
-
-
-# ── consolidation ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -229,7 +102,7 @@ class Consolidation:
             self._consolidate(replay)
 
     def _consolidate(self, replay: Replay) -> None:
-        nodes = _Nodes.of(replay)
+        nodes = Nodes.of(replay.snapshot)
         fleet, pods, amount = self._fleet(replay, nodes)
         budget = int(self.moves_share * fleet.count.sum())
         view = _View.of(self, replay, nodes) if self.kind == "planned" and self.history_s else None
@@ -275,7 +148,7 @@ class Consolidation:
     def _migrate(self, replay: Replay, uid: str, row: int) -> bool:
         return replay.migrate(uid, row, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
 
-    def _fleet(self, replay: Replay, nodes: _Nodes) -> tuple[Fleet, dict[tuple[int, int], list[str]], IntArray]:
+    def _fleet(self, replay: Replay, nodes: Nodes) -> tuple[Fleet, dict[tuple[int, int], list[str]], IntArray]:
         """Movable pods by class and node, and their main amounts ``(3, C)``.
 
         A limit per node and owner becomes a resource of its own.
@@ -299,7 +172,7 @@ class Consolidation:
             pods[c, n].append(resident.uid)
         free, request = np.maximum(nodes.free, 0), np.zeros((len(nodes.free), 0), np.int64)
         if specs:
-            request = _requests(state, specs)
+            request = requests_of(state, specs)
         lanes = request.any(axis=1)
         extra_request, extra_free = _limits(specs, residents, column_of)
         usd = np.array([self._price(state, int(row)) for row in nodes.rows])
@@ -359,7 +232,7 @@ class _View:
     delay_s: int
 
     @classmethod
-    def of(cls, policy: Consolidation, replay: Replay, nodes: _Nodes) -> _View:
+    def of(cls, policy: Consolidation, replay: Replay, nodes: Nodes) -> _View:
         seen = outlook.Seen.of(replay)
         free, mean_pod = nodes.free[MAIN], seen.mean_pod
         room = outlook.room(free, mean_pod)

@@ -1,4 +1,4 @@
-"""``ullage reproduce placement|adversaries``: strategies and overcommit on the joined recipe, with real use.
+"""``ullage reproduce placement``: strategies and overcommit on the joined recipe, with real use.
 
 Every cell replays the same joined trace (:mod:`simulator.traces.joined`) on an elastic fleet of one shape, with throttling and
 kills (:mod:`simulator.usage.usage_truth`), and with every workload rolled out once a week, as deployments are; that is when an
@@ -10,32 +10,28 @@ where that mechanism is on; elsewhere it asks for its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import click
 import numpy as np
 
 from placement.errors import ConfigError
 from placement.learning.prediction import card_of, load_rungs, target_of
-from placement.resources import CPU, MEMORY, BoolArray, IntArray
+from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, shape
 from simulator.fleet import Elastic
 from simulator.kept import code_version, kept
-from simulator.learning.training import train
 from simulator.measures import measure
-from simulator.output import API_VERSION, check_folder, progress, render, write_whole
 from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.reproduce.data_sets import data_set
 from simulator.traces.joined import Join, join
 from simulator.traces.sources import open_trace
-from simulator.traces.trace import Pods, Trace, Usage
-from simulator.traces.usage_readers import read_planetlab, read_usage
+from simulator.traces.trace import Pods, Trace
+from simulator.traces.usage_readers import read_usage
 from simulator.usage.lifetime_learner import LifetimeLearner
 from simulator.usage.reclaiming import Reclaiming, batch_on_reclaimed
 from simulator.usage.rightsizing import Restoring, Rightsizing
@@ -196,129 +192,10 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
     }
 
 
-Change = Callable[[Trace, BoolArray, int], Trace]
-
-
-def _scaled(trace: Trace, cpu: Any, memory: Any) -> Trace:
-    usage = trace.usage
-    columns = [np.rint(c * f).astype(np.int64) for c, f in ((usage.cpu_millicores, cpu), (usage.memory_bytes, memory))]
-    return trace.but(usage=Usage(usage.pod, usage.time_s, *columns))
-
-
-def _requests(trace: Trace) -> IntArray:
-    asked = np.array([s.main_amounts[:2] for s in trace.specs], np.int64)
-    found: IntArray = asked[trace.pods.spec[trace.usage.pod]].T
-    return found
-
-
-def _regime(trace: Trace, liars: BoolArray, at_s: int) -> Trace:
-    return _scaled(trace, np.where(trace.usage.time_s >= at_s, 3.0, 1.0), 1.0)
-
-
-def _burst(trace: Trace, liars: BoolArray, at_s: int) -> Trace:
-    usage, asked = trace.usage, _requests(trace)
-    now = (usage.time_s >= at_s) & (usage.time_s < at_s + 3600)
-    cpu = np.where(now, asked[0], usage.cpu_millicores)
-    return trace.but(usage=replace(usage, cpu_millicores=cpu))
-
-
-def _lying(trace: Trace, liars: BoolArray, at_s: int) -> Trace:
-    usage, asked = trace.usage, _requests(trace)
-    lies = liars[trace.pods.spec[usage.pod]]
-    return trace.but(
-        usage=Usage(
-            usage.pod,
-            usage.time_s,
-            np.where(lies, 2 * asked[0], usage.cpu_millicores),
-            np.where(lies, asked[1] * 3 // 2, usage.memory_bytes),
-        )
-    )
-
-
-def _leaks(trace: Trace, liars: BoolArray, at_s: int) -> Trace:
-    usage, asked = trace.usage, _requests(trace)
-    age_days = (usage.time_s - trace.pods.arrival_s[usage.pod]) / DAY_S
-    leaked = np.minimum(usage.memory_bytes + asked[1] * 0.25 * age_days, 1.5 * asked[1]).astype(np.int64)
-    return trace.but(
-        usage=replace(usage, memory_bytes=np.where(liars[trace.pods.spec[usage.pod]], leaked, usage.memory_bytes))
-    )
-
-
-def _foreign(trace: Trace, liars: BoolArray, at_s: int) -> Trace:
-    return trace
-
-
-ADVERSARIES: dict[str, Change] = {
-    "none": _foreign,
-    "regime-change": _regime,
-    "burst-together": _burst,
-    "lying-requests": _lying,
-    "memory-leaks": _leaks,
-    "foreign-factor": _foreign,
-    "foreign-model": _foreign,
-}
-FOREIGN = "1h-peak"
-"""What the trees from another cluster predict: its recordings are of a day each."""
-FOREIGN_FACTOR = 0.4
-"""Of the daily maximum: a factor that would fit a cluster whose load falls."""
-
-
-def foreign_model(data: Path, folder: Path) -> None:
-    """Trees from another kind of cluster: the CPU of PlanetLab's machines, first recorded day. They do not look at the
-    hour, which the joined trace could not tell them."""
-    day = replace(read_planetlab(data_set(data, "planetlab"))[0], start_s=0)
-    train(day, folder, seed=0, targets=[target_of(FOREIGN)])
-
-
-def attack(
-    trace: Trace, name: str, setting: Setting, at_day: int, seed: int, foreign: Callable[[], Path] | None = None
-) -> dict[str, Any]:
-    """`ullage` with right-sizing under one adversary, and beside it `best-fit` without a mechanism.
-
-    ``fell_after_s`` is when the rung fell after the attack began, ``was_open`` whether it was open before. ``foreign``
-    makes the folder of the model for ``foreign-model``, which forecasts from the start, as in ``ullage serve``.
-    """
-    at_s = int(trace.pods.arrival_s[0]) + at_day * DAY_S
-    liars = np.random.default_rng([seed, 7]).random(len(trace.specs)) < 0.1
-    changed = ADVERSARIES[name](trace, liars, at_s)
-    if name == "foreign-factor":
-        setting = replace(setting, factor=FOREIGN_FACTOR)
-        at_s = int(trace.pods.arrival_s[0])
-    if name == "foreign-model" and foreign is not None:
-        setting = replace(setting, model=str(foreign()), horizon=FOREIGN)
-        at_s = int(trace.pods.arrival_s[0])
-    row = run_cell(changed, Cell("ullage", "rightsized", "packed"), setting, seed)
-    falls = [t - at_s for t, rung, *_ in row["rungs"] if rung == "request" and t >= at_s]
-    plain = run_cell(changed, Cell("best-fit"), replace(setting, factor=0.0, model="", horizon=HORIZON.name), seed)
-    return {
-        "adversary": name,
-        **row,
-        "was_open": is_open([(t, rung) for t, rung, *_ in row["rungs"]], at_s, at_first=setting.factor > 0),
-        "fell_after_s": falls[0] if falls else None,
-        "over_without_mechanism": plain["over_cpu_guaranteed_share"],
-        "kills_without_mechanism": plain["oom_kills"],
-        "usd_without_mechanism": plain["usd"],
-    }
-
-
-def is_open(changes: Sequence[tuple[float, str]], at_s: float, *, at_first: bool) -> bool:
-    """Whether forecasts were used just before then, by the changes of rung so far; without any, as ``at_first``.
-
-    >>> is_open([(10.0, "history"), (20.0, "request")], 20.0, at_first=False), is_open([], 20.0, at_first=False)
-    (True, False)
-    """
-    before = [rung for t, rung in changes if t < at_s]
-    return before[-1] != "request" if before else at_first
-
-
 KEYS = (
     *("nodes_mean", "usd", "placed", "over_cpu_share", "over_cpu_guaranteed_share", "over_memory_share"),
     *("oom_kills", "throttled_core_hours", "reclaimed_core_hours", "reclaimed_evictions", "within_budget"),
 )
-
-
-def _shown(row: dict[str, Any], *first: str) -> dict[str, Any]:
-    return {k: round(row[k], 5) if isinstance(row[k], float) else row[k] for k in (*first, *KEYS)}
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -339,116 +216,30 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def compare_strategies(
-    data: Path,
-    share: float,
-    days: int,
-    warmup_days: int,
-    cache: Path | None,
-    quiet: bool,
-    output: str,
-    seeds: int,
-    page: Path | None,
-    model: str,
-) -> None:
-    """Strategies with and without overcommit on the joined recipe: nodes, USD, violations, kills."""
+def run(
+    data: Path, share: float, setting: Setting, *, seeds: int, cache: Path | None, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Every cell on ``seeds`` seeds from 0 on; the JSON report. ``cache`` keeps finished cells; ``progress`` gets done and total.
+
+    Raises
+    ------
+    ConfigError : the model looks at what the joined recipe does not have, or nothing is left to replay.
+    """
     rows: list[dict[str, Any]] = []
-    setting, total = Setting(warmup_days, days, model=model), seeds * len(CELLS) + len(FRONTIER)
+    total = seeds * len(CELLS) + len(FRONTIER)
     digests = []
-    if page is not None:
-        check_folder(page.parent, "report")
-    if load_rungs(model, HORIZON).reads_clock:  # a mistake shows at once
+    if load_rungs(setting.model, HORIZON).reads_clock:  # a mistake shows at once
         raise ConfigError(
-            f"model {model}: looks at hours and weekdays, which the joined recipe does not have; "
+            f"model {setting.model}: looks at hours and weekdays, which the joined recipe does not have; "
             "give one that was trained on a recording without a calendar, such as `ullage trace join` makes"
         )
-    card = f"-{hashlib.sha256(card_of(model)).hexdigest()[:12]}" if model else ""
-    with progress("replaying", quiet=quiet) as advance:
-        for seed in range(seeds):
-            trace = joined(data, share, seed)
-            digests.append(trace.digest)
-            for cell in (*CELLS, *FRONTIER) if seed == 0 else CELLS:
-                key = f"{code_version()}-{trace.digest}-{cell.name}-{cell.scale}-{warmup_days}-{days}-{seed}{card}".replace(
-                    " ", "_"
-                )
-                rows.append(kept(cache, key, lambda t=trace, c=cell, s=seed: run_cell(t, c, setting, s)))  # type: ignore[misc]
-                advance(len(rows), total)
-    if page is not None:
-        from simulator.reproduce.placement_page import report
-
-        write_whole({page: report(rows)})
-    table = summary(rows)
-    result = {"traces": digests, "budget": BUDGET, "seeds": seeds, "summary": table, "cells": rows}
-    shown = [{k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()} for line in table]
-    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
-
-
-def attack_all(
-    data: Path,
-    share: float,
-    days: int,
-    warmup_days: int,
-    cache: Path | None,
-    quiet: bool,
-    output: str,
-    seed: int,
-    seeds: int,
-    at_day: int | None,
-) -> None:
-    """What breaks predictions, and whether the budget holds or the rung falls."""
-    rows: list[dict[str, Any]] = []
-    digests = []
-    setting = Setting(warmup_days, days)
-    if at_day is None:
-        at_day = min(days - 1, warmup_days + max(1, (days - warmup_days) // 4))
-    if at_day >= days:
-        raise ConfigError(f"--at-day {at_day}: the replay is over by then; --days {days} must be more")
-    data_set(data, "planetlab")  # a mistake shows at once
-    with TemporaryDirectory() as folder, progress("replaying", quiet=quiet) as advance:
-
-        def foreign() -> Path:
-            foreign_model(data, Path(folder))
-            return Path(folder)
-
-        for number in range(seed, seed + seeds):
-            trace = joined(data, share, number)
-            digests.append(trace.digest)
-            for name in ADVERSARIES:
-                key = f"{code_version()}-{trace.digest}-adversary-{name}-{at_day}-{warmup_days}-{days}-{number}"
-                made = partial(attack, trace, name, setting, at_day, number, foreign)
-                rows.append(kept(cache, key, made))
-                advance(len(rows), seeds * len(ADVERSARIES))
-    result = {"trace": digests[0], "traces": digests, "budget": BUDGET, "seed": seed, "seeds": seeds, "at_day": at_day}
-    shown = [_shown(row, *ATTACKED) for row in rows] if seeds == 1 else attacks(rows)
-    document = {"apiVersion": API_VERSION, "kind": "Reproduction", **result, "summary": attacks(rows), "cells": rows}
-    click.echo(render(document, shown, output))
-
-
-ATTACKED = ("adversary", "was_open", "fell_after_s", "over_without_mechanism", "kills_without_mechanism")
-
-
-def attacks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each adversary over the seeds: node-time over CPU by guaranteed pods, when the rung fell, USD to `best-fit`."""
-    table = []
-    for name in dict.fromkeys(row["adversary"] for row in rows):
-        mine = [row for row in rows if row["adversary"] == name]
-        line: dict[str, Any] = {"adversary": name, "seeds": len(mine)}
-        for key, column in (
-            ("over", "over_cpu_guaranteed_share"),
-            ("over_without_mechanism", "over_without_mechanism"),
-        ):
-            over = [row[column] for row in mine]
-            line |= {key: float(np.mean(over)), f"{key}_low": min(over), f"{key}_high": max(over)}
-        falls = [row["fell_after_s"] for row in mine if row["fell_after_s"] is not None]
-        line |= {
-            "within_budget": all(row["within_budget"] for row in mine),
-            "fell": len(falls),
-            "fell_after_s_most": max(falls, default=None),
-            "oom_kills": sum(row["oom_kills"] for row in mine),
-            "usd_to_best_fit": float(np.mean([row["usd"] / row["usd_without_mechanism"] for row in mine])),
-        }
-        table.append(line)
-    return table
-
-
-__all__ = ["attack_all", "compare_strategies"]
+    card = f"-{hashlib.sha256(card_of(setting.model)).hexdigest()[:12]}" if setting.model else ""
+    for seed in range(seeds):
+        trace = joined(data, share, seed)
+        digests.append(trace.digest)
+        for cell in (*CELLS, *FRONTIER) if seed == 0 else CELLS:
+            name = f"{cell.name}-{cell.scale}-{setting.warmup_days}-{setting.days}-{seed}{card}"
+            key = f"{code_version()}-{trace.digest}-{name}".replace(" ", "_")
+            rows.append(kept(cache, key, partial(run_cell, trace, cell, setting, seed)))
+            progress(len(rows), total)
+    return {"traces": digests, "budget": BUDGET, "seeds": seeds, "summary": summary(rows), "cells": rows}

@@ -17,7 +17,7 @@ from placement.learning.usage import STEP_S, UsageSeries
 from placement.recording import Recording
 from placement.resources import CPU, MEMORY, IntArray
 from simulator.traces.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
-from simulator.traces.usage_readers import to_grid
+from simulator.traces.usage_grid import to_grid
 
 WEEK_S = 7 * 86_400
 

@@ -1,8 +1,7 @@
 """Readers of recorded usage: every data set becomes one :class:`placement.learning.usage.UsageSeries`.
 
-Units are converted here and nowhere else: cores and bytes, five-minute grid, NaN for gaps. What a data set is
-known to do wrong (duplicates, rows out of order, tiny negative values) is mended and counted; what would
-poison training (a unit mix-up, an impossible value, a series without a single sample) is refused by name.
+Units are converted here and nowhere else: cores and bytes, NaN for gaps. What holds of every recording is checked where
+samples are put on the grid (:mod:`simulator.traces.usage_grid`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,27 +20,14 @@ import polars as pl
 
 from placement.errors import ConfigError, why
 from placement.learning.facts import Facts
-from placement.learning.usage import DAY, HISTORY_DAYS, STEP_S, SingleArray, UsageSeries
-from placement.resources import CPU, MEMORY, FloatArray, IntArray
+from placement.learning.usage import DAY, STEP_S, SingleArray, UsageSeries
+from placement.resources import CPU, MEMORY
+from simulator.traces.recorded import usage_of_trace
 from simulator.traces.trace import Trace, TraceError
+from simulator.traces.usage_grid import Repairs, checked, to_grid
 from simulator.traces.usage_tables import load, require_unique, without_repeats
 
 MIB = float(2**20)
-
-MAX_SHARE = 4.0
-"""A workload whose mean use is above this many times what it was given was read in a wrong unit."""
-
-MAX_NEGATIVE = 1e-3
-"""Negative values down to this share of the provisioned amount are noise around zero, not errors."""
-
-MOST_APART_S = 3600
-"""Samples that are typically further apart than this make no series of five-minute steps."""
-
-MOST_SILENT_DAYS = HISTORY_DAYS
-"""A time in which nobody was recorded for longer than this is a jump of the clock: no forecast looks further back."""
-
-Amounts = Mapping[str, FloatArray]
-Repairs = list[tuple[str, int]]
 
 
 def _require(folder: Path, *names: str) -> list[Path]:
@@ -49,133 +35,6 @@ def _require(folder: Path, *names: str) -> list[Path]:
     if missing:
         raise ConfigError(f"{folder} lacks {', '.join(missing)}; give the data set's own folder")
     return [folder / name for name in names]
-
-
-def to_grid(
-    name: str, index: IntArray, time_s: IntArray, values: Amounts, *, workloads: tuple[str, ...], provisioned: Amounts
-) -> UsageSeries:
-    """Put samples on the regular grid and check them.
-
-    Parameters
-    ----------
-    index : (S,) row of each sample in ``workloads``.
-    time_s : (S,) end of each sample; rounded up to the grid.
-    values : per resource (S,) float64, cores or bytes; NaN = not measured.
-    provisioned : per resource (N,).
-
-    Raises
-    ------
-    TraceError : nothing to read, negative or infinite values, or values in a wrong unit.
-    """
-    if not len(index):
-        raise TraceError(f"{name} holds no samples; nothing can be learned from it")
-    slot = -(-time_s // STEP_S)
-    _check_times(name, slot)
-    first = int(slot.min())
-    width = int(slot.max()) - first + 1
-    cell = index.astype(np.int64) * width + (slot - first)
-    repairs = _count_disorder(index, cell)
-    usage: dict[str, SingleArray] = {}
-    for resource, column in values.items():
-        clean, mended = _checked(name, resource, column, provisioned[resource][index], index, workloads)
-        repairs += mended
-        table = np.full(len(workloads) * width, np.nan, np.float32)
-        table[cell] = clean
-        usage[resource] = table.reshape(len(workloads), width)
-    series = UsageSeries(name, workloads, first * STEP_S, usage, dict(provisioned), repairs=tuple(repairs))
-    _check_units(series)
-    return _drop_empty(series)
-
-
-def _check_times(name: str, slot: IntArray) -> None:
-    """Refuse a clock that jumped, or that counts something else than seconds."""
-    steps = np.unique(slot)
-    apart = np.diff(steps) * STEP_S
-    if steps[0] < 0:
-        raise TraceError(
-            f"{name}: a sample is at second {int(steps[0]) * STEP_S}; times are seconds since 1970, or since 0"
-        )
-    if len(apart) and apart.max() > MOST_SILENT_DAYS * 86_400:
-        at = int(steps[int(apart.argmax())]) * STEP_S
-        raise TraceError(
-            f"{name}: nothing was recorded for {apart.max() / 86_400:.0f} days after second {at}; the clock jumped, or a "
-            "timestamp is in milliseconds: correct these rows or remove them"
-        )
-    if len(apart) and np.median(apart) > MOST_APART_S:
-        raise TraceError(
-            f"{name}: samples are typically {np.median(apart):.0f} s apart; five-minute samples are needed (are the times "
-            "in milliseconds?)"
-        )
-
-
-def _count_disorder(index: IntArray, cell: IntArray) -> Repairs:
-    """Samples out of order within a workload and samples that share a grid cell (the last one stays)."""
-    same = index[1:] == index[:-1]
-    disorder = int((same & (cell[1:] < cell[:-1])).sum())
-    seen = np.zeros(int(cell.max()) + 1, bool)
-    seen[cell] = True
-    duplicates = len(cell) - int(seen.sum())
-    return [(what, n) for what, n in (("samples out of order", disorder), ("duplicate samples", duplicates)) if n]
-
-
-def _checked(
-    name: str, resource: str, column: FloatArray, limit: FloatArray, index: IntArray, workloads: Sequence[object]
-) -> tuple[FloatArray, Repairs]:
-    """(S,) the samples without noise below zero, and what was mended; NaN where nothing was measured.
-
-    Raises
-    ------
-    TraceError : an infinite value, or one that is clearly negative.
-    """
-    infinite = np.abs(column) > np.finfo(np.float32).max
-    if infinite.any():
-        worst = workloads[int(index[int(np.argmax(infinite))])]
-        raise TraceError(f"{name}: {resource} of {worst} is infinite; remove the row or its workload")
-    limit = np.where(np.isfinite(limit), limit, 0.0)
-    negative = column < 0
-    if (negative & (column < -MAX_NEGATIVE * limit)).any():
-        at = int(np.nanargmin(column))
-        raise TraceError(
-            f"{name}: {resource} of {workloads[int(index[at])]} is {column[at]:g}; usage cannot be negative "
-            "(a counter reset read as a rate?), remove these rows"
-        )
-    counts = (
-        ("samples without a value left as gaps", np.isnan(column)),
-        (f"tiny negative {resource} samples set to 0", negative),
-    )
-    return np.where(negative, 0.0, column), [(what, int(mask.sum())) for what, mask in counts if mask.any()]
-
-
-def _check_units(series: UsageSeries) -> None:
-    """Refuse a table whose typical use is far above what was provisioned: percent, MHz, MiB for MB …"""
-    for resource, table in series.usage.items():
-        if (table == 0).any() and not (table > 0).any():
-            raise TraceError(f"{series.name}: {resource} is 0 throughout; is it the right column, and the right data?")
-        count = np.maximum(np.isfinite(table).sum(axis=1), 1)
-        typical = np.nansum(table, axis=1, dtype=float) / count / np.maximum(series.provisioned[resource], 1e-9)
-        wrong = int((typical > MAX_SHARE).sum())
-        if wrong == len(typical) or wrong > max(1, 0.02 * len(typical)):
-            worst = int(np.argmax(typical))
-            raise TraceError(
-                f"{series.name}: {wrong} of {len(typical)} workloads use more than {MAX_SHARE:g} times the {resource} "
-                f"they were given ({series.workloads[worst]}: {typical[worst]:.3g} times); the columns are in "
-                "different units (percent, MHz or cores; MB or MiB), convert one of them"
-            )
-
-
-def _drop_empty(series: UsageSeries) -> UsageSeries:
-    alive = np.ones(len(series.workloads), bool)
-    for resource, table in series.usage.items():
-        given = series.provisioned[resource]
-        alive &= np.isfinite(table).any(axis=1) & (given > 0) & np.isfinite(given)
-    if alive.all():
-        return series
-    if not alive.any():
-        raise TraceError(f"{series.name}: no workload has both samples and a provisioned amount")
-    kept = series.pick(alive)
-    return replace(
-        kept, repairs=(*series.repairs, ("workloads without samples or capacity dropped", int((~alive).sum())))
-    )
 
 
 def read_bitbrains_rnd(folder: Path, *, max_cores: float = 8.0) -> UsageSeries:
@@ -392,7 +251,7 @@ def _mended(
     """The table with its samples checked one by one: an average over a step would hide what is wrong with them."""
     values = frame[column].cast(pl.Float64).to_numpy()
     given = limit.cast(pl.Float64).to_numpy()
-    clean, repairs = _checked(str(path), resource, values, given, np.arange(len(values)), frame[name].to_list())
+    clean, repairs = checked(str(path), resource, values, given, np.arange(len(values)), frame[name].to_list())
     return frame.with_columns(pl.Series(column, clean)).filter(pl.col(column).is_not_nan()), repairs
 
 
@@ -477,8 +336,6 @@ def read_usage(folder: Path) -> UsageSeries:
     TraceError : a file is damaged, or the trace has no usage.
     """
     if folder.suffix == ".ullage":
-        from simulator.traces.recorded import usage_of_trace  # that module reads tables with this one
-
         return usage_of_trace(Trace.load(folder))
     signs = {
         "bitbrains-rnd": "usage.parquet",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from simulator.usage.contention import LEAST_WEIGHT, share_cpu, to_kill
 if TYPE_CHECKING:
     from simulator.replay import Replay
     from simulator.traces.trace import Usage
-    from simulator.usage.usage_learner import UsageLearner
 
 RESTART_S = 30
 LOADS_EVERY_S = 3600
@@ -92,6 +91,13 @@ class Here:
         )
 
 
+class Observer(Protocol):
+    """Who is told what was measured."""
+
+    def observe(self, replay: Replay, killed: BoolArray) -> None:
+        """Of one step: what pods got is in :attr:`UsageTruth.latest`; ``killed (P,)`` lost their memory."""
+
+
 @dataclass
 class UsageTruth:
     """Contention of every step, and its records."""
@@ -100,7 +106,7 @@ class UsageTruth:
     measured_from_s: int = 0
     """Records begin here; before it, contention happens all the same."""
     every_s: int = STEP_S
-    learner: UsageLearner | None = None
+    learner: Observer | None = None
     """Sees what was measured in each step."""
     node_steps: int = 0
     over_cpu_steps: int = 0
