@@ -28,7 +28,7 @@ from placement.learning.prediction import RULE_PREFIX, Rungs, card_of, load_rung
 from placement.learning.spans import Span
 from placement.rates import RATES
 from placement.strategies import STRATEGIES, strategy_named
-from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, book_of_trace, read_price_book
+from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, book_for
 from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
@@ -132,11 +132,8 @@ def trace_of(cell: Cell) -> Trace:
 
 def book_of(question: Question, trace: Trace | None = None) -> PriceBook:
     """The price book: a file, else what the trace says, else the default catalogue for elastic fleets, else plain rates."""
-    if question.prices:
-        return read_price_book(Path(question.prices))
-    if trace is not None and trace.prices:
-        return book_of_trace(trace)
-    return PriceBook({}, RATES) if question.fleet == "trace" else DEFAULT_BOOK
+    book = book_for(trace, Path(question.prices) if question.prices else None)
+    return PriceBook({}, RATES) if book is DEFAULT_BOOK and question.fleet == "trace" else book
 
 
 def options_of(question: Question, cell: Cell, trace: Trace) -> ReplayOptions:

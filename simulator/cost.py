@@ -224,9 +224,18 @@ def read_price_book(path: Path) -> PriceBook:
     return PriceBook(shapes, reservations=reservations)
 
 
-def book_of_trace(trace: Trace) -> PriceBook:
-    """The shapes that a trace says are for sale; those that ship where it says none."""
-    return PriceBook({shape.name: shape for shape in trace.prices}) if trace.prices else DEFAULT_BOOK
+def book_for(trace: Trace | None, prices: Path | None) -> PriceBook:
+    """The price book that is given; else the shapes that the trace says are for sale; else those that ship.
+
+    Raises
+    ------
+    TraceError : the file is no price book.
+    """
+    if prices is not None:
+        return read_price_book(prices)
+    if trace is not None and trace.prices:
+        return PriceBook({shape.name: shape for shape in trace.prices})
+    return DEFAULT_BOOK
 
 
 def _check_header(path: Path, header: Sequence[str], known: Sequence[str]) -> None:

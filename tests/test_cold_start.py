@@ -199,14 +199,18 @@ def recorded(folder: Path, days: int, names: int) -> Path:
 
 def test_a_length_that_leaves_too_few_samples_is_left_out_and_said(tmp_path: Path) -> None:
     """Eight names in four folds, two days: four names fit on one day, 18 starts of 15 minutes or 16 of 180."""
-    data, said = recorded(tmp_path, 3, 8), list[str]()
+    data, said = recorded(tmp_path, 3, 8), list[tuple[str, int, int]]()
+
+    def say(message: str, done: int = 0, total: int = 0, /) -> None:
+        said.append((message, done, total))
+
     effort = Effort(1000, options=FitOptions(trees=2, leaves=3, min_leaf=34))
-    found = run(data, effort=effort, minutes=(180, 15), progress=said.append)
+    found = run(data, effort=effort, minutes=(180, 15), progress=say)
     assert list(found["history"]) == ["15min"]
     assert list(found["omitted"]) == ["180min"]
     assert "64 samples are too few to fit 6h-p95 of cpu" in found["omitted"]["180min"]
-    assert said[0] == "seed 9, 180 minutes: left out (1 of 2)"
-    assert said[-1].endswith("(2 of 2)")
+    assert said[0] == ("seed 9, 180 minutes: left out", 1, 2)
+    assert said[-1][1:] == (2, 2)
     with pytest.raises(ModelError, match="too few to fit"):
         run(data, effort=effort, minutes=(180,))
 

@@ -19,6 +19,7 @@ from simulator.learning.lifetime_scores import concordance
 from simulator.learning.lifetime_training import model_at
 from simulator.reproduce.lifetime_guard import trusted
 from simulator.reproduce.lifetimes import Arrivals, one, stream
+from simulator.reproduce.parts import silent
 from simulator.traces.trace import NEVER, Manifest, Pods, Trace
 from tests.life_traces import by_the_hour
 
@@ -142,7 +143,7 @@ def test_a_model_of_a_moment_holds_nothing_that_was_not_known_then() -> None:
 
 
 def test_refitted_models_learn_what_rules_on_the_past_cannot_see() -> None:
-    found = one(told(by_the_hour(owners=6)), 24 * 3600, 7200, seed=1, progress=lambda message: None)
+    found = one(told(by_the_hour(owners=6)), 24 * 3600, 7200, seed=1, progress=silent)
     assert found["pods"] == 6 * 12 * 6
     assert found["points"] == pytest.approx(100 * (found["accuracy"] - found["best_rule_accuracy"]))
     assert found["points"] > 10

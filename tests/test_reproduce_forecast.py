@@ -21,13 +21,10 @@ from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, LAST_CALIBRATI
 from simulator.reproduce.forecast_judging import TaskResult
 from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days, planetlab_task, split_days
 from simulator.reproduce.forecast_results import KeptResults, digest_of
+from simulator.reproduce.parts import silent
 
 TINY = Effort(600, 300, FitOptions(trees=5, leaves=4, min_leaf=20))
 STAMPS = (*PLANETLAB_TRAIN, *PLANETLAB_TEST)
-
-
-def silent(message: str) -> None:
-    del message
 
 
 def planetlab_day(stamp: str, share: np.ndarray) -> UsageSeries:
@@ -200,7 +197,11 @@ def test_a_task_that_the_data_are_too_short_for_is_left_out_and_said(tmp_path: P
 
 
 def test_a_data_set_that_is_not_there_leaves_its_tasks_out_and_is_read_no_second_time(tmp_path: Path) -> None:
-    data, said = bitbrains_folder(tmp_path, usage(6, days=63)), list[str]()
+    data, said = bitbrains_folder(tmp_path, usage(6, days=63)), list[tuple[str, int, int]]()
+
+    def say(message: str, done: int = 0, total: int = 0, /) -> None:
+        said.append((message, done, total))
+
     found = run(data, seed=1, effort=TINY, only=("planetlab-1h", "cpu-6h-p95"))
     assert list(found["tasks"]) == ["bitbrains-cpu-6h-p95"]
     assert set(found["omitted"]) == {"planetlab-1h-peak", "planetlab-1h-p95"}
@@ -211,16 +212,17 @@ def test_a_data_set_that_is_not_there_leaves_its_tasks_out_and_is_read_no_second
         run(data / "bitbrains-rnd", only=("bitbrains",))
     (tmp_path / "short").mkdir()
     with pytest.raises(ConfigError, match="the Bitbrains recording has 8 days"):
-        run(bitbrains_folder(tmp_path / "short", usage(6, days=8)), only=("bitbrains",), progress=said.append)
-    assert said.count("read 6 Bitbrains workloads") == 1
-    assert said.count("bitbrains-cpu-1h-peak is left out (1 of 12)") == 1
+        run(bitbrains_folder(tmp_path / "short", usage(6, days=8)), only=("bitbrains",), progress=say)
+    assert said.count(("read 6 Bitbrains workloads", 0, 0)) == 1
+    assert said.count(("bitbrains-cpu-1h-peak is left out", 1, 12)) == 1
 
 
 def test_long_work_says_how_much_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     times = iter([0.0, 1.0, 10.0, 20.0, 21.0, 23.0])
     say = _say(False, lambda: next(times))
-    for message in ("read", "a (1 of 3)", "b (2 of 3)", "c (3 of 3)", "d (1 of 2)"):
-        say(message)
+    say("read")
+    for message, done, total in (("a", 1, 3), ("b", 2, 3), ("c", 3, 3), ("d", 1, 2)):
+        say(message, done, total)
     assert capsys.readouterr().err.splitlines() == [
         "    1.0 s  read",
         "   10.0 s  a (1 of 3), about 20 s left",

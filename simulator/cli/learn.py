@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import shlex
 import sys
 import time
@@ -20,6 +19,7 @@ from simulator.traces.calendar_option import BEGINS
 
 if TYPE_CHECKING:
     from placement.learning.baselines import Target
+    from simulator.reproduce.parts import Progress
 
 DATA = click.option(
     "--data",
@@ -57,22 +57,23 @@ SEEDS = click.option(
 QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 
-def _say(quiet: bool, clock: Callable[[], float] = time.monotonic) -> Callable[[str], None]:
-    """Prints messages with the time so far; of those that end in ``(3 of 16)``, such as long work has, the time left too."""
+def _say(quiet: bool, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Prints messages with the time so far; where they end a part, how many are done, and the time left too."""
     start = began = last = clock()
     whole = 0
 
-    def say(message: str) -> None:
+    def say(message: str, done: int = 0, total: int = 0, /) -> None:
         nonlocal began, last, whole
-        now, left = clock(), ""
-        if counted := re.search(r"\((\d+) of (\d+)\)$", message):
-            done, total = int(counted[1]), int(counted[2])
+        now = clock()
+        if total:
             if total != whole or done == 1:
                 whole, began = total, last
-            left = f", about {(now - began) / done * (total - done):.0f} s left" if 0 < done < total else ""
+            message += f" ({done} of {total})"
+            if done < total:
+                message += f", about {(now - began) / done * (total - done):.0f} s left"
             last = now
         if not quiet:
-            click.echo(f"{now - start:7.1f} s  {message}{left}", err=True)
+            click.echo(f"{now - start:7.1f} s  {message}", err=True)
 
     return say
 

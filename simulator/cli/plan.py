@@ -112,12 +112,12 @@ class _Given:
         with progress(f"replaying {trace.manifest.name}") as advance:
             return snapshot_of_trace(trace, strategy=self.strategy, at_s=self.at_s, seed=self.seed, progress=advance)
 
-    def prices(self) -> PriceBook:
-        """The price book where none is given: what TRACE says is for sale, else what ships."""
-        from simulator.cost import DEFAULT_BOOK, book_of_trace
+    def book(self, prices: Path | None) -> PriceBook:
+        """The price book that is given, else what TRACE says is for sale, else what ships."""
+        from simulator.cost import book_for
         from simulator.traces.sources import open_trace
 
-        return DEFAULT_BOOK if self.trace is None else book_of_trace(open_trace(self.trace))
+        return book_for(None if prices or self.trace is None else open_trace(self.trace), prices)
 
 
 class Live(Protocol):
@@ -198,9 +198,7 @@ def consolidate(
     usd_per_pod_interrupted: float,
 ) -> None:
     """Empty nodes within a budget of moves, so that the fleet costs least; spot nodes with what interruptions cost."""
-    from simulator.cost import read_price_book
-
-    book = given.prices() if prices is None else read_price_book(prices)
+    book = given.book(prices)
     request = _request("consolidate", given)
     nodes = request.snapshot.nodes
     usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in nodes}
@@ -269,11 +267,11 @@ def purchase(
     """
     from placement.planning.foresight import foresee, worth_of
     from placement.planning.interruptions import usd_at_risk
-    from simulator.cost import DEFAULT_BOOK, read_price_book
+    from simulator.cost import DEFAULT_BOOK
     from simulator.planning.foresight import history_of
     from simulator.planning.selling import for_sale
 
-    book = given.prices() if prices is None else read_price_book(prices)
+    book = given.book(prices)
     if hours_of_use and not any(reserved.usd_per_hour for reserved in book.reservations.values()):
         raise ConfigError(
             "--hours-of-use decides whether a reservation pays, and nothing is for sale reserved; "

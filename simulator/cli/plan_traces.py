@@ -59,13 +59,13 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     import time
 
     from placement.planning.plans import Deadline
-    from simulator.cost import book_of_trace, read_price_book
+    from simulator.cost import book_for
     from simulator.planning.peak_fleet import fleet_row, without_departures
     from simulator.traces.sources import open_trace
 
     with data_only(), progress("planning", is_time=True) as advance:
         read = open_trace(trace)
-        book = book_of_trace(read) if prices is None else read_price_book(prices)
+        book = book_for(read, prices)
         start = time.perf_counter()
 
         def clock() -> float:
@@ -220,7 +220,7 @@ def replay_command(
     **given: Any,
 ) -> None:
     """Replay TRACE on an elastic fleet with a strategy and a consolidation policy: USD, evictions, waiting."""
-    from simulator.cost import book_of_trace, read_price_book
+    from simulator.cost import book_for
     from simulator.planning.peak_fleet import within
     from simulator.planning.replays import Question, judge, judge_all, replay_row
     from simulator.traces.sources import open_trace
@@ -230,7 +230,7 @@ def replay_command(
             f"{len(strategies)} strategies and {len(policies)} policies; give one policy, or one for each"
         )
     read = open_trace(trace)
-    book = book_of_trace(read) if prices is None else read_price_book(prices)
+    book = book_for(read, prices)
     read, ignored = within(read, list(book.shapes.values()))
     rows = []
     pairs = list(dict.fromkeys(zip(strategies, policies * (len(strategies) if len(policies) == 1 else 1), strict=True)))

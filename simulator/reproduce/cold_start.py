@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from placement.errors import ModelError
 from placement.learning.baselines import tuned_scale
 from placement.learning.boosted import FitOptions
 from placement.learning.stacking import conformal, pinball
@@ -28,6 +27,7 @@ from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.forecast_judging import FOLDS, LEVEL, ratio
 from simulator.reproduce.forecast_planetlab import split_days
+from simulator.reproduce.parts import Omitted, Progress, silent
 from simulator.reproduce.seeds import pooled
 from simulator.traces.usage_readers import read_planetlab
 
@@ -35,8 +35,6 @@ MINUTES = (15, 60, 180)
 START_HOURS = (0, 3, 6, 9, 12, 15)
 """Starts that are judged; models are fitted on every hour's."""
 EFFORT = Effort(40_000, options=FitOptions(trees=200, learning_rate=0.06, leaves=15, min_leaf=300, feature_share=0.3))
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def run(
     seeds: int = 1,
     effort: Effort = EFFORT,
     minutes: Sequence[int] = MINUTES,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """All lengths of history, and what the deployed forecaster says of new names; the JSON report.
 
@@ -166,22 +164,19 @@ def run(
     judged = {part: [_stamps(days)[i] for i in index] for part, index in (("fitted", train), ("tested", test))}
     population = Population(days)
     siblings = judge_siblings(days)
-    reports, omitted = list[dict[str, Any]](), dict[str, ModelError]()
+    reports, omitted = list[dict[str, Any]](), Omitted()
     for number in range(seed, seed + seeds):
         found: dict[str, dict[str, Any]] = {}
         for place, length in enumerate(minutes, 1):
-            name, done = f"{length}min", f"({len(reports) * len(minutes) + place} of {seeds * len(minutes)})"
-            try:
+            name = f"{length}min"
+            with omitted.unless_judged(name):
                 found[name] = one(population, length, effort=effort, seed=number)
-            except ModelError as error:
-                omitted.setdefault(name, error)
-                progress(f"seed {number}, {length} minutes: left out {done}")
-            else:
-                progress(f"seed {number}, {length} minutes: ratio {found[name]['ratio']:.3f} {done}")
+            what = f"ratio {found[name]['ratio']:.3f}" if name in found else "left out"
+            progress(
+                f"seed {number}, {length} minutes: {what}", len(reports) * len(minutes) + place, seeds * len(minutes)
+            )
         reports.append({"history": found, "siblings": siblings, "days": judged, "level": LEVEL, "seed": number})
     for report in reports:
         report["history"] = {name: entry for name, entry in report["history"].items() if name not in omitted}
-    if omitted and not reports[0]["history"]:
-        raise next(iter(omitted.values()))
-    why = {name: str(error) for name, error in omitted.items()}
+    why = omitted.reasons(reports[0]["history"])
     return {**pooled(reports, range(seed, seed + seeds), ("history",)), "omitted": why}

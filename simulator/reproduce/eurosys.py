@@ -15,7 +15,7 @@ back within one sample (five minutes) when they need it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Recording, Samples, concatenate, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.data_sets import data_set
+from simulator.reproduce.parts import Progress, silent
 from simulator.reproduce.seeds import pooled
 from simulator.traces.usage_readers import read_bitbrains_rnd
 
@@ -81,8 +82,6 @@ HEADLINE = (
 LEAST_GAP = 1e-6
 """Savings below which there is nothing to close: shares are of single precision."""
 MARGINS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35, 1.4, 1.5, 1.6, 1.8, 2.0)
-
-Progress = Callable[[str], None]
 
 
 def group_by_cores(cores: FloatArray, size: float, rng: np.random.Generator) -> list[IntArray]:
@@ -402,7 +401,7 @@ def run(
     seed: int = 11,
     seeds: int = 1,
     effort: Effort | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """The whole reproduction on a folder of traces; the JSON report.
 
@@ -425,7 +424,7 @@ def run(
     reports = []
     for number in range(seed, seed + seeds):
         reports.append(_one(series, usage, members, origins, effort=effort, seed=number, progress=progress))
-        progress(f"seed {number}: {reports[-1]['gap_closed']:.1%} of the gap ({len(reports)} of {seeds})")
+        progress(f"seed {number}: {reports[-1]['gap_closed']:.1%} of the gap", len(reports), seeds)
     return pooled(reports, range(seed, seed + seeds), HEADLINE)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.errors import ConfigError, ModelError, PlacementError
+from placement.errors import ConfigError
 from placement.learning.baselines import P95, PEAK, Target
 from placement.learning.usage import DAY, HOUR
 from placement.resources import CPU, MEMORY, FloatArray
@@ -25,9 +25,8 @@ from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, bitbrains_task
 from simulator.reproduce.forecast_judging import LEVEL, TaskResult, ratio
 from simulator.reproduce.forecast_planetlab import Days, planetlab_task, split_days
 from simulator.reproduce.forecast_results import KeptResults, code_files, digest_of
+from simulator.reproduce.parts import Omitted, Progress, silent
 from simulator.traces.usage_readers import planetlab_paths, read_bitbrains_rnd, read_planetlab
-
-Progress = Callable[[str], None]
 
 
 def coverage_intervals(
@@ -77,7 +76,7 @@ def run(
     effort: Effort | None = None,
     only: Sequence[str] = (),
     keep: Path | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """All tasks (or those whose name contains one of ``only``) on a folder of traces; the JSON report.
 
@@ -95,24 +94,22 @@ def run(
             f"no task matches {', '.join(only)}; names are like bitbrains-cpu-1h-peak and planetlab-6h-p95"
         )
     kept = None if keep is None else KeptResults(keep, _key(data, seed, effort))
-    results, omitted = [], dict[str, PlacementError]()
+    results, omitted = [], Omitted()
     whole = len(wanted.bitbrains) + len(wanted.planetlab)
     for number, (name, made) in enumerate(_tasks(data, seed, effort, wanted, progress), 1):
         result = None if kept is None else kept.get(name)
         if result is None:
-            try:
+            with omitted.unless_judged(name):
                 result = made()
-            except (ConfigError, ModelError) as error:
-                omitted[name] = error
-                progress(f"{name} is left out ({number} of {whole})")
+            if result is None:
+                progress(f"{name} is left out", number, whole)
                 continue
             result = result if kept is None else kept.put(result)
-        progress(f"{name}: ratio {ratio(result.loss, result.best[1]):.3f} ({number} of {whole})")
+        progress(f"{name}: ratio {ratio(result.loss, result.best[1]):.3f}", number, whole)
         results.append(result)
-    if not results:
-        raise next(iter(omitted.values()))
+    why = omitted.reasons(results)
     days = {"planetlab_days": _planetlab_days(data)} if any(r.name.startswith("planetlab") for r in results) else {}
-    return {**report(results, seed), **days, "omitted": {name: str(error) for name, error in omitted.items()}}
+    return {**report(results, seed), **days, "omitted": why}
 
 
 def _key(data: Path, seed: int, effort: Effort) -> str:

@@ -8,7 +8,7 @@ outcome was known by then. Nothing is fitted on an outcome that the forecast pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from simulator.reproduce.forecast_judging import (
     rival_losses,
     stack_on,
 )
+from simulator.reproduce.parts import Progress
 
 LAST_TRAIN_DAY = 52
 LAST_CALIBRATION_DAY = 61
@@ -52,7 +53,6 @@ CALIBRATION_DAYS = 14
 STACKABLE = tuple(n for n in baselines_within(FIRST_HISTORY_DAY) if n not in TWINS)
 """Rules that may join the stack."""
 
-Progress = Callable[[str], None]
 Number = TypeVar("Number", int, float)
 
 

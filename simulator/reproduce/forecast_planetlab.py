@@ -9,7 +9,7 @@ earlier recorded days. Its *own* earlier days are not looked at, by the models a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -38,6 +38,7 @@ from simulator.reproduce.forecast_judging import (
     stack_on,
 )
 from simulator.reproduce.neighbours import codes_of, mean_of_others
+from simulator.reproduce.parts import Progress
 from simulator.traces.usage_readers import host_of, slice_of
 
 PLANETLAB_TRAIN = ("20110303", "20110306", "20110309")
@@ -56,8 +57,6 @@ SHRINK = 0.5
 """How far a band's factor is drawn to the one for all: it comes from few hours."""
 SHARED = ("max_lag1h", "mean_lag1h", "p50_24h", "p95_24h", "max_24h", "deviation_24h", "window_p95_28d")
 """Features of which the mean over the owner's and the host's other workloads is a feature too."""
-
-Progress = Callable[[str], None]
 
 
 def split_days(stamps: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from placement.errors import ConfigError, ModelError, PlacementError
 from placement.learning.lifetime_history import NUM_HAZARDS
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, class_of
 from placement.learning.survival import class_shares
@@ -29,6 +28,7 @@ from simulator.learning.lifetime_scores import concordance
 from simulator.learning.lifetime_training import model_at
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.lifetime_guard import trusted
+from simulator.reproduce.parts import Omitted, Progress, silent
 from simulator.traces.azure import read_azure
 from simulator.traces.dlrm import read_dlrm
 from simulator.traces.trace import NEVER, Pods, Trace
@@ -40,8 +40,6 @@ ended. The latter is biased to short lives: of those that came together the shor
 AGES_S = (0, *LIMITS_S[:2])
 MOST_LIVES = 30_000
 """That models are fitted on."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def learned(
             whole[now] = model.hazards(lives.features, lives.rule)
             hazards[now] = replace(model, classes=None).hazards(lives.features, lives.rule)
         steps += 1
-        progress(f"lifetimes: fitted on what was known at {start:.0f} s ({steps} of {fits})")
+        progress(f"lifetimes: fitted on what was known at {start:.0f} s", steps, fits)
         start += step_s
     served = np.where(trusted(whole, arrivals.lives, arrivals.kin)[:, None], whole, arrivals.lives.rule)
     served[np.isnan(whole[:, 0])] = np.nan
@@ -259,24 +257,20 @@ def _by_owner(ours: FloatArray, arrivals: Arrivals, test: IntArray, seed: int) -
     return out
 
 
-def run(data: Path, *, seed: int = 5, progress: Progress = lambda message: None) -> dict[str, Any]:
+def run(data: Path, *, seed: int = 5, progress: Progress = silent) -> dict[str, Any]:
     """DLRM and Azure; the JSON report. A trace that is absent, or too short, is left out; ``omitted`` says why.
 
     Raises
     ------
     TraceError : a trace is damaged. ConfigError, ModelError : neither can be judged.
     """
-    found, omitted = dict[str, Any](), dict[str, PlacementError]()
+    found, omitted = dict[str, Any](), Omitted()
     for name, judged in (("dlrm", _dlrm), ("azure", _azure)):
-        try:
+        with omitted.unless_judged(name):
             found[name] = judged(data, seed, progress)
-        except (ConfigError, ModelError) as error:
-            omitted[name] = error
+        if name in omitted:
             progress(f"{name} is left out")
-    if not found:
-        raise next(iter(omitted.values()))
-    why = {name: str(error) for name, error in omitted.items()}
-    return {**found, "omitted": why, "classes_s": list(LIMITS_S), "seed": seed}
+    return {**found, "omitted": omitted.reasons(found), "classes_s": list(LIMITS_S), "seed": seed}
 
 
 def _dlrm(data: Path, seed: int, progress: Progress) -> dict[str, Any]:

@@ -12,7 +12,7 @@ first three recorded days, tested on the rest).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.errors import ConfigError, ModelError, PlacementError
+from placement.errors import ConfigError
 from placement.learning.baselines import P95, Target, forecast
 from placement.learning.boosted import FitOptions
 from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
@@ -31,6 +31,7 @@ from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.data_sets import Once, data_set
 from simulator.reproduce.eurosys import filled
 from simulator.reproduce.joint_packing import PLACE_DAYS, Plan, Replay, plans
+from simulator.reproduce.parts import Omitted, Progress, silent
 from simulator.traces.usage_readers import read_bitbrains_rnd, read_planetlab
 
 NODE_CORES = 32.0
@@ -62,8 +63,6 @@ COARSE = 10
 SIGMAS = tuple(float(n) for n in np.arange(1.0, 8.1, 0.5))
 TASKS = ("bitbrains-cpu", "bitbrains-cpu-memory", "planetlab-cpu")
 OURS = ("ullage", "ullage-daily", "learned", "learned+vpa")
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -433,7 +432,7 @@ def run(
     draws: int = 0,
     only: Sequence[str] = (),
     effort: Effort | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """All tasks, or ``only`` some; the JSON report, whose top level repeats ``bitbrains-cpu``.
 
@@ -444,24 +443,19 @@ def run(
     TraceError : a recording is unreadable. ConfigError, ModelError : no task can be judged.
     """
     wanted = tuple(only) or TASKS
-    tasks, omitted = dict[str, Any](), dict[str, PlacementError]()
+    tasks, omitted = dict[str, Any](), Omitted()
     series = Once(lambda: read_bitbrains_rnd(data_set(data, "bitbrains-rnd")))
     effort = effort or Effort(40_000, 10_000, FitOptions(level=0.9))
     for number, name in enumerate(wanted, 1):
-        try:
+        with omitted.unless_judged(name):
             task = _planetlab(data) if name == "planetlab-cpu" else _bitbrains(name, series(), seed, effort)
             progress(f"{name}: packing")
             tasks[name] = task.run(progress)
             if draws and name == "bitbrains-cpu":
                 tasks[name]["draws"] = spread(task, draws, seed, progress)
-        except (ConfigError, ModelError) as error:
-            omitted[name] = error
-            progress(f"{name} is left out ({number} of {len(wanted)})")
-        else:
-            progress(f"{name}: {tasks[name]['gap_closed']:.1%} of the gap ({number} of {len(wanted)})")
-    if not tasks:
-        raise next(iter(omitted.values()))
-    why = {name: str(error) for name, error in omitted.items()}
+        what = " is left out" if name in omitted else f": {tasks[name]['gap_closed']:.1%} of the gap"
+        progress(f"{name}{what}", number, len(wanted))
+    why = omitted.reasons(tasks)
     return {**tasks.get("bitbrains-cpu", {}), "tasks": tasks, "omitted": why, "seed": seed}
 
 
