@@ -10,7 +10,7 @@ import pytest
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
-from placement.planning.fleet import Consolidated, Fleet, violations
+from placement.planning.fleet import Emptied, Fleet, violations
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from placement.state import NUM_DERIVED, ClusterState
@@ -144,8 +144,8 @@ GONE = [True, True, False, False]
 MOVED = [[0, 0, 2, 0], [0, 0, 1, 0]]
 
 
-def plan(gone: list[bool], arrivals: list[list[int]]) -> Consolidated:
-    return Consolidated.of(FLEET, np.array(gone), np.array(arrivals))
+def plan(gone: list[bool], arrivals: list[list[int]]) -> Emptied:
+    return Emptied.of(FLEET, np.array(gone), np.array(arrivals))
 
 
 def test_a_consolidation_that_is_valid_passes_and_moves_as_many_pods_as_it_says() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from placement.planning.fleet import CENT, Consolidated, Fleet, violations
+from placement.planning.fleet import CENT, Emptied, Fleet, violations
 from placement.planning.plans import Deadline
 from placement.planning.solver import Limits, Model, solve_integer
 from placement.resources import FloatArray
@@ -17,13 +17,13 @@ EXACT_CELLS = 12_000
 
 def exactly(
     fleet: Fleet,
-    best: Consolidated,
+    best: Emptied,
     max_moves: int | None,
     deadline: Deadline,
     seed: int,
     *,
     usd_per_arrival: FloatArray | None = None,
-) -> tuple[Consolidated, float]:
+) -> tuple[Emptied, float]:
     """A plan no worse than ``best``, and the most that any saves with prices rounded to millionths.
 
     That is infinite where nothing is proved. ``usd_per_arrival`` ``(C, N)`` is what a pod costs an hour where it arrives.

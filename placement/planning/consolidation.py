@@ -14,15 +14,13 @@ model (:mod:`placement.planning.class_flow`). No plan is worse than the rival's 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from placement.errors import ConfigError
 from placement.planning.class_flow import EXACT_CELLS, exactly
 from placement.planning.displaced import pack, packed
 from placement.planning.exchanges import exchanged, repacked
-from placement.planning.fleet import CENT, Consolidated, Fleet
+from placement.planning.fleet import CENT, Consolidated, Emptied, Fleet
 from placement.planning.plans import Deadline, Ending
 from placement.planning.prefix_search import prefix_search
 from placement.planning.relaxation import PROOF_GAP, Relaxation
@@ -90,7 +88,7 @@ class _Consolidation:
         self._note()
         return self._proved()
 
-    def _offer(self, plan: Consolidated) -> bool:
+    def _offer(self, plan: Emptied) -> bool:
         """Keep a plan that is the best so far."""
         is_better = plan.usd_per_hour > self.best.usd_per_hour
         self.best = plan if is_better else self.best
@@ -151,7 +149,7 @@ class _Consolidation:
             if waiting.any():
                 failures += 1
             else:
-                self.best = Consolidated.of(fleet, deleted, arrivals)
+                self.best = Emptied.of(fleet, deleted, arrivals)
 
     # ── without a budget ──────────────────────────────────────────────────────────────────────
 
@@ -199,7 +197,7 @@ class _Consolidation:
         """Better nodes for some that go, one exchange after the other, until too many in a row gain nothing."""
         failures = 0
         while True:
-            if self._offer(Consolidated.of(self.fleet, now.gone, now.arrivals)):
+            if self._offer(Emptied.of(self.fleet, now.gone, now.arrivals)):
                 self._note()
             if deadline.is_over or failures >= TRIALS:
                 return
@@ -220,7 +218,7 @@ class _Consolidation:
         usd, bound = self.best.usd_per_hour, max(self.bound, self.best.usd_per_hour) + 0.0  # no negative zero
         most = _with_small_change(fleet, bound)
         is_proved = most <= bound * (1 + MOST_ROUNDING) and (bound <= 0 or (bound - usd) / bound <= slack)
-        return replace(self.best, bound=max(most, usd), ending=Ending.OPTIMAL if is_proved else deadline.ending)
+        return Consolidated.proved(self.best, max(most, usd), Ending.OPTIMAL if is_proved else deadline.ending)
 
     def _is_best_in_whole_prices(self) -> bool:
         """Whether the plan reaches the bound at the prices of the programs: what is left between them is rounding then."""

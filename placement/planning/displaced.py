@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.planning.fleet import FILLING_S, Consolidated, Fleet
+from placement.planning.fleet import FILLING_S, Emptied, Fleet
 from placement.planning.plans import Deadline
 from placement.planning.repacking import scarcity_of
 from placement.planning.repair import Packing, Search
@@ -26,24 +26,24 @@ SEARCH_PODS = 40
 
 def packed(
     fleet: Fleet, answer: Answer, deadline: Deadline, seed: int, *, give_back: bool = True
-) -> tuple[Consolidated, bool]:
+) -> tuple[Emptied, bool]:
     """The chosen nodes as a plan, and whether all of them could go.
 
     When their pods do not all fit, the cheapest nodes for what is left over come back, until they do.
     """
     if not answer.has_solution:
-        return Consolidated.nothing(fleet), False
+        return Emptied.nothing(fleet), False
     deleted = answer.x > 0.5
     whole = True
     while deleted.any():
         arrivals, waiting = pack(fleet, deleted, deadline, seed)
         if not waiting.any():
-            return Consolidated.of(fleet, deleted, arrivals), whole
+            return Emptied.of(fleet, deleted, arrivals), whole
         whole = False
         if not give_back:
             break
         deleted = _bring_back(fleet, deleted, waiting)
-    return Consolidated.nothing(fleet), False
+    return Emptied.nothing(fleet), False
 
 
 def _bring_back(fleet: Fleet, deleted: BoolArray, waiting: IntArray) -> BoolArray:

@@ -66,26 +66,39 @@ class Fleet:
 
 
 @dataclass(frozen=True)
-class Consolidated:
-    """``deleted`` ``(N,)`` bool; ``arrivals`` ``(C, N)`` pods that nodes receive; USD per hour saved, and at most."""
+class Emptied:
+    """A plan about which nothing is proved.
+
+    ``deleted`` ``(N,)`` bool; ``arrivals`` ``(C, N)`` pods that nodes receive; USD per hour saved; pods that move.
+    """
 
     deleted: BoolArray
     arrivals: IntArray
     usd_per_hour: float
-    bound: float
     moves: int
+
+    @staticmethod
+    def of(fleet: Fleet, deleted: BoolArray, arrivals: IntArray) -> Emptied:
+        """The plan at the fleet's prices."""
+        return Emptied(deleted, arrivals, float(fleet.usd_per_hour[deleted].sum()), int(arrivals.sum()))
+
+    @staticmethod
+    def nothing(fleet: Fleet) -> Emptied:
+        """The plan that deletes nothing."""
+        return Emptied.of(fleet, np.zeros(fleet.free.shape[1], np.bool_), np.zeros_like(fleet.count))
+
+
+@dataclass(frozen=True)
+class Consolidated(Emptied):
+    """A plan with the most USD per hour that any plan saves, and how planning ended."""
+
+    bound: float
     ending: Ending
 
-    @classmethod
-    def of(cls, fleet: Fleet, deleted: BoolArray, arrivals: IntArray) -> Consolidated:
-        """A plan about which nothing is proved."""
-        usd = float(fleet.usd_per_hour[deleted].sum())
-        return cls(deleted, arrivals, usd, 0.0, int(arrivals.sum()), Ending.DEADLINE)
-
-    @classmethod
-    def nothing(cls, fleet: Fleet) -> Consolidated:
-        """The plan that deletes nothing."""
-        return cls.of(fleet, np.zeros(fleet.free.shape[1], np.bool_), np.zeros_like(fleet.count))
+    @staticmethod
+    def proved(plan: Emptied, bound: float, ending: Ending) -> Consolidated:
+        """A plan, and what is known of it."""
+        return Consolidated(plan.deleted, plan.arrivals, plan.usd_per_hour, plan.moves, bound, ending)
 
     @property
     def gap_share(self) -> float:
@@ -93,7 +106,7 @@ class Consolidated:
         return (self.bound - self.usd_per_hour) / self.bound if self.bound > 0 else 0.0
 
 
-def violations(fleet: Fleet, plan: Consolidated, max_moves: int | None) -> list[str]:
+def violations(fleet: Fleet, plan: Emptied, max_moves: int | None) -> list[str]:
     """What an independent look finds wrong with a plan; empty when it is valid."""
     gone = plan.deleted
     wrong = [f"node number {n} must stay" for n in np.flatnonzero(gone & ~fleet.deletable)]

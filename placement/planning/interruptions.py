@@ -18,7 +18,7 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.planning.class_flow import EXACT_CELLS, exactly
 from placement.planning.consolidation import consolidate
-from placement.planning.fleet import CENT, Consolidated, Fleet
+from placement.planning.fleet import CENT, Consolidated, Emptied, Fleet
 from placement.planning.fleet import violations as fleet_violations
 from placement.planning.patterns import best_pattern
 from placement.planning.plans import Deadline, Ending
@@ -109,7 +109,7 @@ def consolidate_with_risk(
     usual = consolidate(weighed, deadline.part(USUAL_SHARE), max_moves=max_moves, seed=seed)
     closed = replace(weighed, allowed=weighed.allowed & (risk.exposure == 0.0))
     safe = consolidate(closed, deadline.part(SAFE_SHARE), max_moves=max_moves, seed=seed)
-    best = Consolidated.nothing(fleet)
+    best = Emptied.nothing(fleet)
     for plan in (usual, safe, prefix_search(weighed, max_moves=max_moves)):
         kept = _kept(fleet, risk, _sheltered(fleet, risk, plan))
         best = kept if kept.usd_per_hour > best.usd_per_hour else best
@@ -120,10 +120,10 @@ def consolidate_with_risk(
         bound = min(bound, proved + _rounding(fleet, risk))
     bound = max(bound, best.usd_per_hour) + 0.0  # no negative zero
     done = bound - best.usd_per_hour <= max(1e-9 * max(bound, 1e-9), _rounding(fleet, risk))
-    return replace(best, bound=bound, ending=Ending.OPTIMAL if done else deadline.ending)
+    return Consolidated.proved(best, bound, Ending.OPTIMAL if done else deadline.ending)
 
 
-def _sheltered(fleet: Fleet, risk: Risk, plan: Consolidated) -> Consolidated:
+def _sheltered(fleet: Fleet, risk: Risk, plan: Emptied) -> Emptied:
     """The plan with pods sent on from spot nodes to nodes where they cost less, while there is room; safest nodes first."""
     exposure, arrivals = risk.exposure, plan.arrivals.copy()
     free = fleet.free - fleet.request @ arrivals
@@ -144,7 +144,7 @@ def _sheltered(fleet: Fleet, risk: Risk, plan: Consolidated) -> Consolidated:
     return replace(plan, arrivals=arrivals, usd_per_hour=risk.saved(fleet, plan.deleted, arrivals))
 
 
-def _kept(fleet: Fleet, risk: Risk, plan: Consolidated) -> Consolidated:
+def _kept(fleet: Fleet, risk: Risk, plan: Emptied) -> Emptied:
     """The plan without the deletions that cost more than they save: their pods stay, those that cost most elsewhere first."""
     worth, exposure = risk.weighed(fleet).usd_per_hour, risk.exposure
     deleted, arrivals = plan.deleted.copy(), plan.arrivals.copy()

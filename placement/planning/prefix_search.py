@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.planning.fleet import Consolidated, Fleet
-from placement.planning.plans import Ending
+from placement.planning.fleet import Emptied, Fleet
 from placement.resources import BoolArray, IntArray
 
 PREFIX_CANDIDATES = 100
 PREFIX_ROUNDS = 10
 
 
-def prefix_search(fleet: Fleet, *, max_moves: int | None = None) -> Consolidated:
+def prefix_search(fleet: Fleet, *, max_moves: int | None = None) -> Emptied:
     """Karpenter's multi-node consolidation, delete-only, repeated up to ten times within one move budget.
 
     Per round: candidates by pod count, the first hundred; binary search for the longest prefix whose pods fit on all
@@ -38,8 +37,7 @@ def prefix_search(fleet: Fleet, *, max_moves: int | None = None) -> Consolidated
         deleted[gone] = True
         arrivals[:, gone] = 0
         arrivals = arrivals + moved
-    usd = float(fleet.usd_per_hour[deleted].sum())
-    return Consolidated(deleted, arrivals, usd, usd, moves, Ending.DEADLINE)
+    return Emptied(deleted, arrivals, float(fleet.usd_per_hour[deleted].sum()), moves)
 
 
 def _longest_prefix(

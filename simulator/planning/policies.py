@@ -17,7 +17,7 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.planning.consolidation import consolidate
-from placement.planning.fleet import Consolidated, Fleet, violations
+from placement.planning.fleet import Consolidated, Emptied, Fleet, violations
 from placement.planning.plans import Deadline, WorkClock
 from placement.planning.prefix_search import prefix_search
 from placement.pods import PodSpec
@@ -47,8 +47,8 @@ class Promise:
     """The same if demand does what it did in the worst of the past intervals and nodes come whole; None with too few."""
     high: float | None
     """The same in the best of them, if no node that goes would have gone by itself."""
-    bound: float
-    """Most that any plan could save by the same reckoning, if nothing was bought again."""
+    bound: float | None
+    """Most that any plan could save by the same reckoning, if nothing was bought again; None where nothing is proved."""
     price: float
     """USD an hour of the nodes that went."""
     deleted: int
@@ -106,6 +106,7 @@ class Consolidation:
         fleet, pods, amount = self._fleet(replay, nodes)
         budget = int(self.moves_share * fleet.count.sum())
         view = _View.of(self, replay, nodes) if self.kind == "planned" and self.history_s else None
+        plan: Emptied
         if self.kind == "karpenter-prefix":
             plan = prefix_search(fleet, max_moves=budget)
         else:
@@ -124,7 +125,7 @@ class Consolidation:
         self,
         replay: Replay,
         rows: IntArray,
-        plan: Consolidated,
+        plan: Emptied,
         pods: dict[tuple[int, int], list[str]],
         band: tuple[float, float | None, float | None],
     ) -> None:
@@ -143,7 +144,8 @@ class Consolidation:
             if not replay.state.residents_on[row]:
                 replay.retire(replay.state.name(row))
         deleted = int(plan.deleted.sum())
-        self.promises.append(Promise(replay.time_s, *band, plan.bound, usd, deleted, moves, refused))
+        bound = plan.bound if isinstance(plan, Consolidated) else None
+        self.promises.append(Promise(replay.time_s, *band, bound, usd, deleted, moves, refused))
 
     def _migrate(self, replay: Replay, uid: str, row: int) -> bool:
         return replay.migrate(uid, row, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
@@ -206,7 +208,7 @@ class Consolidation:
                 replay.evict(uid, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
             budget -= len(here)
             if here:
-                self.promises.append(Promise(replay.time_s, 0.0, None, None, 0.0, 0.0, 0, len(here), 0))
+                self.promises.append(Promise(replay.time_s, 0.0, None, None, None, 0.0, 0, len(here), 0))
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,7 @@ class _View:
         deletable = fleet.deletable & ~self.kept & (worth > 0)
         return replace(fleet, free=free, deletable=deletable, usd_per_hour=np.maximum(worth, 0.0))
 
-    def saving(self, amount: IntArray, plan: Consolidated, price: float) -> tuple[float, float | None, float | None]:
+    def saving(self, amount: IntArray, plan: Emptied, price: float) -> tuple[float, float | None, float | None]:
         """USD an hour until the next act: what is expected, and in the worst and the best of the past intervals.
 
         ``price`` of what goes is the most that can be bought again, and what is saved at most. On both sides one
@@ -289,7 +291,7 @@ class _View:
         least = float(self._bought_again(amount, plan, price).min())
         return expected, plan.usd_per_hour - worst - self.one_usd, max(expected, price - least) + self.one_usd
 
-    def _bought_again(self, amount: IntArray, plan: Consolidated, most_usd: float, whole: float = 0.0) -> FloatArray:
+    def _bought_again(self, amount: IntArray, plan: Emptied, most_usd: float, whole: float = 0.0) -> FloatArray:
         """``(J,)`` USD an hour for nodes bought because the plan took room away, if demand rises as in the past."""
         left = np.where(plan.deleted, 0, outlook.room(self.free - amount @ plan.arrivals, self.mean_pod))
         if self.pod_usd == 0.0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,10 @@ def run(
         found: dict[str, dict[str, Any]] = {}
         for place, length in enumerate(minutes, 1):
             name = f"{length}min"
-            with omitted.unless_judged(name):
-                found[name] = one(population, length, effort=effort, seed=number)
-            what = f"ratio {found[name]['ratio']:.3f}" if name in found else "left out"
+            result = omitted.unless(name, partial(one, population, length, effort=effort, seed=number))
+            if result is not None:
+                found[name] = result
+            what = "left out" if result is None else f"ratio {result['ratio']:.3f}"
             progress(
                 f"seed {number}, {length} minutes: {what}", len(reports) * len(minutes) + place, seeds * len(minutes)
             )

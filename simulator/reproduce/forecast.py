@@ -99,8 +99,7 @@ def run(
     for number, (name, made) in enumerate(_tasks(data, seed, effort, wanted, progress), 1):
         result = None if kept is None else kept.get(name)
         if result is None:
-            with omitted.unless_judged(name):
-                result = made()
+            result = omitted.unless(name, made)
             if result is None:
                 progress(f"{name} is left out", number, whole)
                 continue

@@ -13,6 +13,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +267,11 @@ def run(data: Path, *, seed: int = 5, progress: Progress = silent) -> dict[str, 
     """
     found, omitted = dict[str, Any](), Omitted()
     for name, judged in (("dlrm", _dlrm), ("azure", _azure)):
-        with omitted.unless_judged(name):
-            found[name] = judged(data, seed, progress)
-        if name in omitted:
+        result = omitted.unless(name, partial(judged, data, seed, progress))
+        if result is None:
             progress(f"{name} is left out")
+        else:
+            found[name] = result
     return {**found, "omitted": omitted.reasons(found), "classes_s": list(LIMITS_S), "seed": seed}
 
 

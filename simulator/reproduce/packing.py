@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -419,7 +419,7 @@ def spread(task: Task, draws: int, seed: int, progress: Progress) -> list[dict[s
     out = []
     for k in range(draws):
         rows = np.sort(np.random.default_rng([seed, k]).choice(num, num * 4 // 5, replace=False))
-        entry = task.pick(rows, policies).run(lambda message: None)
+        entry = task.pick(rows, policies).run(silent)
         out.append({n: entry[n] for n in ("best_history", "gap_closed", "violations", "gap_closed_daily", "density")})
         progress(f"draw {k + 1} of {draws}: {entry['gap_closed']:.1%} of the gap")
     return out
@@ -446,15 +446,20 @@ def run(
     tasks, omitted = dict[str, Any](), Omitted()
     series = Once(lambda: read_bitbrains_rnd(data_set(data, "bitbrains-rnd")))
     effort = effort or Effort(40_000, 10_000, FitOptions(level=0.9))
+
+    def judged(name: str) -> dict[str, Any]:
+        task = _planetlab(data) if name == "planetlab-cpu" else _bitbrains(name, series(), seed, effort)
+        progress(f"{name}: packing")
+        found = task.run(progress)
+        return {**found, "draws": spread(task, draws, seed, progress)} if draws and name == "bitbrains-cpu" else found
+
     for number, name in enumerate(wanted, 1):
-        with omitted.unless_judged(name):
-            task = _planetlab(data) if name == "planetlab-cpu" else _bitbrains(name, series(), seed, effort)
-            progress(f"{name}: packing")
-            tasks[name] = task.run(progress)
-            if draws and name == "bitbrains-cpu":
-                tasks[name]["draws"] = spread(task, draws, seed, progress)
-        what = " is left out" if name in omitted else f": {tasks[name]['gap_closed']:.1%} of the gap"
-        progress(f"{name}{what}", number, len(wanted))
+        found = omitted.unless(name, partial(judged, name))
+        if found is None:
+            progress(f"{name} is left out", number, len(wanted))
+        else:
+            tasks[name] = found
+            progress(f"{name}: {found['gap_closed']:.1%} of the gap", number, len(wanted))
     why = omitted.reasons(tasks)
     return {**tasks.get("bitbrains-cpu", {}), "tasks": tasks, "omitted": why, "seed": seed}
 

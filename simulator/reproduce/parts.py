@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable, Collection
+from typing import Protocol, TypeVar
 
 from placement.errors import ConfigError, ModelError, PlacementError
+
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -29,13 +30,13 @@ class Omitted:
     def __contains__(self, name: str) -> bool:
         return name in self._errors
 
-    @contextmanager
-    def unless_judged(self, name: str) -> Iterator[None]:
-        """Leave the part out where its recording is absent, too short, or holds too few samples."""
+    def unless(self, name: str, judge: Callable[[], T]) -> T | None:
+        """What ``judge`` finds of a part; None, and left out, where its recording is absent, too short, or too small."""
         try:
-            yield
+            return judge()
         except (ConfigError, ModelError) as error:
             self._errors.setdefault(name, error)
+            return None
 
     def reasons(self, judged: Collection[object]) -> dict[str, str]:
         """Why each part is left out.
