@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from placement.command_text import shown_command
 from placement.errors import why
 from placement.rates import RATES
 from placement.whole_files import whole_file
@@ -87,7 +87,7 @@ def report(
     if others:
         ways = " or ".join(f"--mode {other}" for other in others)
         click.echo(f"no decision was made in mode {mode}; those that match are seen with {ways}", err=True)
-    command = shlex.join(["ullage", *sys.argv[1:]])
+    command = shown_command(["ullage", *sys.argv[1:]])
     if report is not None:
         _write(report, to_html(found, command))
     if output == "json":

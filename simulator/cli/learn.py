@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from placement.command_text import shown_command
 from placement.errors import ConfigError, nearest
 from simulator.output import API_VERSION, FORMATS, check_folder, output_option, progress, render, write_whole
 from simulator.traces.calendar_option import BEGINS
@@ -248,7 +248,7 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
     for note in result.get("notes", ()):
         click.echo(f"note: {note}", err=True)
     if report is not None:
-        write_whole({report: html(result, shlex.join(["ullage", *sys.argv[1:]]))})
+        write_whole({report: html(result, shown_command(["ullage", *sys.argv[1:]]))})
         click.echo(f"report: {report}", err=True)
     lives = lifetime_rows(result["lifetimes"]["ages"]) if "lifetimes" in result else []
     if output == "table":

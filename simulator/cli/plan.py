@@ -7,7 +7,6 @@ goes to standard error. Nothing here changes a cluster.
 from __future__ import annotations
 
 import functools
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from placement.command_text import shown_command
 from placement.errors import ConfigError
 from placement.planning.plans import Plan
 from simulator.cli import plan_traces
@@ -351,7 +351,7 @@ def _run(request: Request, given: _Given) -> None:
         planner.close()
     if given.report is not None:
         before = cluster_of(request.snapshot, request.usd_per_hour)
-        command = shlex.join(["ullage", *sys.argv[1:]])
+        command = shown_command(["ullage", *sys.argv[1:]])
         write_whole({given.report: page(before, made, sold=request.shapes, command=command)})
         click.echo(f"report: {given.report}", err=True)
     _print(made, given.output)

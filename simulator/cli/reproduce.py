@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from placement.command_text import shown_command
 from placement.errors import ConfigError, nearest
 from simulator.cli.learn import (
     reproduce_cold_start,
@@ -80,7 +80,7 @@ def fgd_atc23(
     if report is not None:
         from simulator.report import fgd_html
 
-        write_whole({report: fgd_html(result, "ullage " + shlex.join(sys.argv[1:]))})
+        write_whole({report: fgd_html(result, shown_command(["ullage", *sys.argv[1:]]))})
         click.echo(f"report: {report}", err=True)
     if output == "table":
         from simulator.report import fgd_headline

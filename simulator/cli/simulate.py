@@ -6,13 +6,13 @@ What replays is imported where it is called: help and shell completion are to an
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from placement.command_text import shown_command
 from placement.errors import ConfigError, PlacementError
 from placement.learning.horizons import HORIZONS
 from placement.whole_files import require_file
@@ -206,7 +206,7 @@ def _run(
         check_writable(Path(report))
     if log and any(Path(log).glob("*")):
         raise PlacementError(f"log {log}: the folder is not empty; choose another")
-    command = shlex.join(["ullage", *sys.argv[1:]])
+    command = shown_command(["ullage", *sys.argv[1:]])
     with progress("replaying", quiet=quiet) as advance:
         result = run_compare(
             question, jobs=jobs, keep=Path(cache) if cache else None, command=command, progress=advance, log=log
