@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -541,6 +542,27 @@ async def test_no_orders_no_planning_and_the_kill_switch_frees_every_pod(tmp_pat
         planner.obey(Order(float("inf")))
         api.put("pods", gated("q"))
         await until(lambda: bool(nominated(api, "q")))
+
+
+async def test_orders_that_stop_coming_end_the_planning_and_new_ones_are_followed_after_another_look(
+    tmp_path: Path,
+) -> None:
+    """Another replica may have led meanwhile."""
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        (pods,) = (reflector for reflector in planner.informer.reflectors if reflector.kind == "pods")
+        planner.obey(Order(time.monotonic() + 0.2))
+        await until(lambda: not planner.engine.is_leading())
+        api.put("pods", gated("p"))
+        await until(lambda: "uid-p" in planner.engine.ledger.gated)
+        await asyncio.sleep(0.5)
+        assert not is_free(api, "p")
+        looks = pods.num_lists
+        planner.obey(Order(float("inf")))
+        assert not planner.engine.is_leading(), "not before it is up to date"
+        await until(lambda: is_free(api, "p"))
+        assert pods.num_lists == looks + 1
+        planner.obey(Order(float("inf")))
+        assert planner.engine.is_leading(), "the same term goes on"
 
 
 async def test_who_does_not_lead_lifts_no_gate_however_late(tmp_path: Path) -> None:
