@@ -6,13 +6,18 @@ import asyncio
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from placement.planning.make import plan_document
-from scheduler.planning.record import PlanRecord, PlanState, State
+from placement.planning.plans import Action, Ending, Plan, Step
+from scheduler.__main__ import root
+from scheduler.cli.plan import apply
+from scheduler.planning.record import PlanRecord, PlanState, State, fresh_record, save_record
 from tests.api_server import kubeconfig
 from tests.test_applier import cluster, copies
 
@@ -60,3 +65,21 @@ async def test_told_to_end_it_says_how_far_it_is_and_the_same_command_goes_on(
         assert process.returncode == 0, said
         assert f"done: {len(plan.steps)} of {len(plan.steps)} steps done" in out.decode()
         here.nothing_is_held()
+
+
+def test_a_plan_that_has_ended_says_so_last_and_promises_no_way_on(tmp_path: Path) -> None:
+    steps = (Step(Action.CORDON, source="a"), Step(Action.DELETE, source="a"))
+    plan = Plan("consolidate", Ending.OPTIMAL, "nodes saved", 1, 1, steps)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan_document(plan)))
+    record = fresh_record(plan)
+    record.outcome, record.reason = PlanState.STOPPED, "node a is gone"
+    save_record(record, path.with_name("plan.json.record.json"))
+    said = CliRunner().invoke(apply, [str(path)])
+    assert said.exit_code == 1
+    assert said.stdout.splitlines()[-1] == "stopped: 0 of 2 steps done, 0 pods evicted; node a is gone"
+    assert "plan again on the cluster as it is now" in said.stderr
+    assert "goes on" not in said.stderr
+    path.write_text(json.dumps(plan_document(replace(plan, steps=steps[:1]))))
+    other = CliRunner().invoke(root, ["plan", "apply", str(path)])
+    assert "; stopped); give another --record" in str(other.exception)

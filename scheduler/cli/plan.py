@@ -138,6 +138,8 @@ def apply(
         else:
             _say(found, kubeconfig, context)
     _print(found, output)
+    if found.outcome in (PlanState.STOPPED, PlanState.ABANDONED):
+        click.echo(f"it has ended (record: {where}); plan again on the cluster as it is now", err=True)
     if found.outcome == PlanState.STOPPED:
         click.get_current_context().exit(1)
 
@@ -179,10 +181,12 @@ def _abandon(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: s
 def _say(record: PlanRecord, kubeconfig: str | None, context: str | None) -> None:
     """Dry: whether the plan still holds on the cluster as it is."""
     from scheduler.planning.applier import why_not_valid
-    from scheduler.planning.record import State
+    from scheduler.planning.record import PlanState, State
     from scheduler.rights import APPLIES
 
     plan = record.to_plan
+    if record.outcome != PlanState.RUNNING:
+        return  # what is printed of it says how it ended
     if any(step.state != State.PENDING for step in record.steps):
         click.echo("begun before; --yes goes on, --abandon gives it up", err=True)
         return
@@ -209,10 +213,10 @@ def _print(record: PlanRecord, output: str) -> None:
         "steps": listed,
     }
     if output == "table":
-        click.echo(summary(record))
         for row in listed:
             gone = f" ({row['actual']})" if row["actual"] and row["actual"] != row["planned"] else ""
             click.echo(f"{row['step']:4}  {row['state']:8}  {row['what']}{gone}  {row['reason']}".rstrip())
+        click.echo(summary(record))  # last: a long plan would push it off the screen
     else:
         click.echo(_dumped(document, output))
 

@@ -141,8 +141,8 @@ def read_record(path: Path, plan: Plan) -> PlanRecord | None:
         )
     if record.id != plan_id(plan) or len(record.steps) != len(plan.steps):
         raise RecordError(
-            f"record {path}: belongs to another plan ({record.id}, not {plan_id(plan)}); give another --record, or "
-            "the plan that it belongs to"
+            f"record {path}: belongs to another plan ({record.id}, not {plan_id(plan)}; {record.outcome}); give another "
+            "--record, or the plan that it belongs to, or move the record away once that plan has ended"
         )
     return record
 
@@ -256,7 +256,8 @@ def summary(record: PlanRecord) -> str:
     if record.outcome == PlanState.RUNNING and all(step.state == State.PENDING for step in record.steps):
         return f"not begun: {len(record.steps)} steps"
     done = sum(step.state == State.DONE for step in record.steps)
-    text = f"{record.outcome}: {done} of {len(record.steps)} steps done, {record.evictions} pods evicted"
+    evicted = f"{record.evictions} pod{'s' * (record.evictions != 1)} evicted"
+    text = f"{record.outcome}: {done} of {len(record.steps)} steps done, {evicted}"
     return f"{text}; {record.reason}" if record.reason else text
 
 
