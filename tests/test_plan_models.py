@@ -29,8 +29,8 @@ from placement.planning.purchase import Demand, Shape, buy, first_fit_decreasing
 from placement.planning.refit import refit
 from placement.planning.relaxation import Relaxation
 from placement.planning.repacking import Repacking
-from placement.planning.solver import Limits, Model, solve_integer, solve_linear
-from placement.resources import IntArray
+from placement.planning.solver import Answer, Limits, Model, solve_integer, solve_linear
+from placement.resources import FloatArray, IntArray
 from simulator.planning.instances import batch_instance, fleet_instance, purchase_instance
 
 
@@ -450,6 +450,23 @@ def test_a_hundred_nodes_are_consolidated_far_beyond_the_prefix_search() -> None
     assert fleet_violations(fleet, result, budget) == []
     assert result.usd_per_hour > 1.2 * prefix_search(fleet, max_moves=budget).usd_per_hour
     assert result.gap_share < 0.02
+
+
+def test_a_choice_that_was_cut_short_is_made_again_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[bool] = []
+
+    def hasty(model: Model, limits: Limits, *, relax: bool = False, hint: FloatArray | None = None) -> Answer:
+        if not relax and not cut:
+            cut.append(True)
+            limits = replace(limits, gap_share=0.5)
+        return solve_linear(model, limits, relax=relax, hint=hint)
+
+    monkeypatch.setattr("placement.planning.relaxation.solve_linear", hasty)
+    fleet = fleet_instance(13, num_nodes=200)
+    budget = int(fleet.pods.sum()) // 10
+    result = consolidate(fleet, Deadline(10, WorkClock()), max_moves=budget)
+    assert cut
+    assert result.ending == Ending.OPTIMAL
 
 
 def test_a_node_without_a_price_is_named() -> None:

@@ -30,6 +30,8 @@ from placement.resources import BoolArray
 
 FIRST_SHARE, SHARPEN_SHARE = 0.05, 0.3
 """Of the time, for the first choice, and for the rows of a second."""
+AGAIN_SHARE = 0.8
+"""Of what is left, for the first choice once more where it packed and was not proved the best."""
 MARGINS = (0.0, 0.01, 0.03, 0.08, 0.2, 0.6)
 """Shares of room that are held back when a choice does not pack."""
 CHOICE_SHARE, CHOICE_GAP = 0.05, 1e-4
@@ -79,7 +81,9 @@ class _Consolidation:
         part = deadline if has_budget else deadline.part(FIRST_PACK_SHARE)
         plan, whole = packed(self.fleet, answer, part, self.seed, give_back=False)
         self._offer(plan)
-        if not whole and has_budget:
+        if whole and has_budget:
+            self._choose_again()
+        elif has_budget:
             whole = self._hold_room_back()
         elif not whole:
             self._repack(answer)
@@ -105,6 +109,14 @@ class _Consolidation:
         return answer
 
     # ── within a budget ───────────────────────────────────────────────────────────────────────
+
+    def _choose_again(self) -> None:
+        """The choice once more with the time that is left, where a slow machine or a hard program cut the first short."""
+        if self.deadline.is_over or self.best.usd_per_hour >= self.bound * (1 - PROOF_GAP):
+            return
+        answer = self._choose(0.0, self.deadline.part(AGAIN_SHARE), PROOF_GAP)
+        plan, _ = packed(self.fleet, answer, self.deadline, self.seed)
+        self._offer(plan)
 
     def _hold_room_back(self) -> bool:
         """Choices that leave more and more room, until one packs whole; then less again, as far as that packs."""
