@@ -27,8 +27,9 @@ from placement.strategy import MAX_PRIORITY, Decision, Strategy
 from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes
+from scheduler.name_table import NameTable
 from scheduler.settings import Settings
-from scheduler.wire import NameTable, Question
+from scheduler.wire import Question
 
 if TYPE_CHECKING:
     from scheduler.view import Reader

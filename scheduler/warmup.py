@@ -18,7 +18,8 @@ from placement.rejections import rejections
 from placement.resources import CPU, DEVICE_MILLI, MEMORY
 from placement.state import ClusterState
 from placement.strategy import Strategy
-from scheduler.wire import NameTable, priorities, read_question
+from scheduler.name_table import NameTable
+from scheduler.wire import priorities, read_question
 
 _REQUESTS = (
     b'{"Pod":{"metadata":{}},"Nodes":null,"NodeNames":["node-0000","node-0001"]}',

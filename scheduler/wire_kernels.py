@@ -1,7 +1,7 @@
-"""The compiled twin of :mod:`scheduler.wire`: one pass over the bytes of thousands of names, or of thousands of Node
+"""The compiled twin of :mod:`scheduler.name_table`: one pass over the bytes of thousands of names, or of thousands of Node
 objects, in and out.
 
-Importing this needs numba; :mod:`scheduler.wire` does so only if it is there, and works with NumPy otherwise. Both
+Importing this needs numba; :mod:`scheduler.name_table` does so only if it is there, and works with NumPy otherwise. Both
 give the same answers; every test of the codec runs with both.
 
 The global interpreter lock is kept: a pass takes less than a thread of ours may hold the lock once it has it.

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scheduler import name_groups, wire
+from scheduler import name_groups, name_table, wire
 from scheduler.errors import WireError
-from scheduler.wire import NameTable
+from scheduler.name_table import NameTable
 
 META = {"name": "web-0", "namespace": "shop", "uid": "u-1", "resourceVersion": "7"}
 POD = {"metadata": META, "spec": {"containers": None}}
@@ -38,9 +38,9 @@ def args(names: list[str] | None, **extra: Any) -> bytes:
 def back_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test of the codec runs with the compiled look-up and with the plain one."""
     if request.param == "numpy":
-        monkeypatch.setattr(wire, "wire_kernels", None)
+        monkeypatch.setattr(name_table, "wire_kernels", None)
     else:
-        assert wire.wire_kernels is not None, "tests run with every extra installed"
+        assert name_table.wire_kernels is not None, "tests run with every extra installed"
 
 
 @given(NAMES, st.randoms())
@@ -126,7 +126,7 @@ def test_a_table_of_thousands_follows_by_changing_its_own(shape: str, monkeypatc
     wire.priorities(wire.read_question(args(names), table), table, np.zeros(2000, np.int64))
     names = [*names[:7], "", *names[8:], shape.format(i=5000), "another-pool-with-a-very-long-name-1"]
     followed = table.follow(names)
-    if wire.wire_kernels is not None:
+    if name_table.wire_kernels is not None:
         assert followed is table
         monkeypatch.setattr(wire, "_read_plain", None)
     asked = [name for name in names[::-1] if name]
@@ -355,7 +355,7 @@ def test_thousands_of_full_nodes_take_the_path_without_objects_per_node() -> Non
     body = go({"Pod": POD, "Nodes": {"metadata": {}, "items": nodes}, "NodeNames": None})
     question = wire.read_question(body, NameTable(names))
     assert question.rows.tolist() == list(range(500))
-    assert (question.names is None) == (wire.wire_kernels is not None)
+    assert (question.names is None) == (name_table.wire_kernels is not None)
 
 
 @pytest.mark.parametrize(
