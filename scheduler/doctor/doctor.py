@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from placement.errors import ConfigError
+from scheduler.doctor.configuration import CONFIG_RULES
 from scheduler.doctor.facts import Facts
 from scheduler.doctor.live import LIVE_RULES, Found
 from scheduler.doctor.manifests import MANIFEST_RULES
-from scheduler.doctor.rules import CONFIG_RULES, SETTINGS_RULES, SEVERITIES, Rule
+from scheduler.doctor.own_settings import SETTINGS_RULES
+from scheduler.doctor.rules import SEVERITIES, Rule
 
 RULES: tuple[Rule, ...] = (*CONFIG_RULES, *SETTINGS_RULES, *MANIFEST_RULES, *LIVE_RULES)
 
