@@ -255,11 +255,6 @@ class Informer:
             finally:
                 self._tasks[i] = asyncio.create_task(reflector.run(), name=f"reflector-{kind}")
 
-    def problems(self) -> list[str]:
-        """Why we are not synced, or what is interrupted now."""
-        waiting = [r for r in self.reflectors if r.problem or not r.synced.is_set()]
-        return [f"{r.kind}: {r.problem or 'first list not finished'}" for r in waiting]
-
     def raise_dead(self) -> None:
         """A reflector that ended did so by a defect: say so instead of serving a frozen view."""
         for task in self._tasks:

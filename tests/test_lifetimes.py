@@ -34,7 +34,6 @@ def test_an_outlook_rules_out_what_was_outlived_and_never_expects_an_earlier_end
     assert sum(later.probabilities) == pytest.approx(1)
     assert all(p == 0 for p, limit in zip(later.probabilities, LIMITS_S, strict=False) if limit <= age)
     assert later.expected_s(age) >= age
-    assert later.remaining_s(age) > 0
 
 
 def test_something_that_is_no_distribution_is_refused() -> None:

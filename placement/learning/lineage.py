@@ -68,13 +68,6 @@ class Prospect:
         mean = sum(p * math.log(t) for p, t in zip(self.probabilities, TYPICAL_S, strict=True)) / total
         return max(math.exp(mean), age_s)
 
-    def remaining_s(self, age_s: float) -> float:
-        """Expected time to live of a pod of this age; a pod that outlived every class is expected to double its age."""
-        later = self.at_age(age_s)
-        if later.likeliest == NUM_CLASSES - 1 and age_s > TYPICAL_S[-1]:
-            return age_s
-        return max(later.expected_s(age_s) - age_s, 60.0)
-
 
 @dataclass
 class _Kin:

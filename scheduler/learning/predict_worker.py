@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import multiprocessing
 import signal
 import sys
@@ -22,8 +21,6 @@ from placement.errors import PlacementError
 from placement.learning.baselines import Target
 from placement.learning.prediction import Answers, Question, Rungs, ask, load_rungs
 from scheduler.slices import give_way
-
-log = logging.getLogger(__name__)
 
 NICENESS = 10
 PR_SET_PDEATHSIG = 1

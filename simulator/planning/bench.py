@@ -239,8 +239,3 @@ def bench(
         rows.append(row(seed, time_s, CLOCKS[clock]))
         progress(done, instances)
     return rows
-
-
-def mean(rows: list[Row], key: str) -> float:
-    """Mean of a numeric column."""
-    return float(np.mean([value for row in rows if isinstance(value := row[key], float | int)]))
