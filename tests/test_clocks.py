@@ -7,6 +7,8 @@ import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from placement.errors import ConfigError
 from scheduler import clocks, recorder
 from scheduler.eventlog import _retain
 from scheduler.gates import GATE, NODE_ANNOTATION, TIME_ANNOTATION, timestamp
+from scheduler.planning.planner import Planner
+from scheduler.planning.planner_process import Order
 from scheduler.planning.sweeper import sweep
 from scheduler.records import Query, RecordReader, RecordStore
 from scheduler.settings import RecordSettings
@@ -52,6 +56,13 @@ def names(path: Path) -> set[str]:
             return {record.name for record in reader.find(Query())}
     except ConfigError:
         return set()
+
+
+def test_a_planner_that_slept_waits_for_its_next_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    planning: Any = SimpleNamespace(order=Order(100.0))
+    for now_s, plans in ((99.0, True), (101.0, False)):
+        monkeypatch.setattr("scheduler.planning.planner.boot_s", lambda at=now_s: at)
+        assert Planner._is_ordered.__get__(planning) is plans
 
 
 def test_records_outlive_a_clock_that_jumps_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ import msgspec
 
 from placement.state import ClusterState
 from placement.strategies import strategy_named
+from scheduler.clocks import boot_s
 from scheduler.engine import Engine
 from scheduler.eventlog import NoLog
 from scheduler.informer import Informer, Reflector
@@ -69,7 +70,7 @@ class Planner:
     @property
     def _is_ordered(self) -> bool:
         """Whether our replica leads, by the last order."""
-        return time.monotonic() < self.order.leads_until_s
+        return boot_s() < self.order.leads_until_s
 
     def obey(self, order: Order) -> None:
         """Take over what the parent wants."""

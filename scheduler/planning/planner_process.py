@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from placement.state import devices_text
+from scheduler.clocks import boot_s
 from scheduler.engine import Engine
 from scheduler.planning.adherence import Adherence
 from scheduler.settings import KubeSettings
@@ -39,7 +40,7 @@ class Order(Struct):
     """What the planning process is told, twice a second."""
 
     leads_until_s: float = 0.0
-    """Of the machine's monotonic clock, which both processes read."""
+    """By :func:`scheduler.clocks.boot_s`, which both processes read: an order does not outlive the sleep of its machine."""
     is_killed: bool = False
     """The kill switch is thrown: nothing is planned, and gates are lifted."""
 
@@ -138,7 +139,7 @@ class PlannerProcess:
 
     async def _order(self, stdin: asyncio.StreamWriter) -> None:
         while not stdin.is_closing():
-            leads_until_s = time.monotonic() + LEAD_S if self.engine.is_leading() else 0.0
+            leads_until_s = boot_s() + LEAD_S if self.engine.is_leading() else 0.0
             stdin.write(msgspec.json.encode(Order(leads_until_s, self.engine.modes.is_killed)) + b"\n")
             await asyncio.sleep(ORDER_S)
 
