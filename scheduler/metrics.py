@@ -111,6 +111,20 @@ class Metrics:
         self.prediction_trusted = gauge(
             "ullage_prediction_trusted", "1 while a rung may answer, 0 while its coverage is out of its band.", ["rung"]
         )
+        self.prediction_newcomers = gauge(
+            "ullage_prediction_newcomers",
+            "Newcomers of the last ten days whose first hours are behind a rung's factor; with fewer than 39 it says nothing.",
+            ["rung", "resource"],
+        )
+        self.siblings_pairs = gauge(
+            "ullage_siblings_pairs",
+            "Looks of workloads with what came of them, by which newcomers are told.",
+            ["resource"],
+        )
+        self.siblings_age = gauge(
+            "ullage_siblings_age_seconds",
+            "Time since the newest look of which it is known what came; NaN before the first.",
+        )
         self.prediction_falls = counter(
             "ullage_prediction_falls_total",
             "Workloads' predictions that fell a rung, by the rung they fell to.",

@@ -195,7 +195,7 @@ class UsageSettings:
     horizon: str = _choice("6h-peak", HORIZONS)
     """What is predicted: window and statistic."""
     siblings: bool = False
-    """Whether a workload without a day of history is predicted from others of its namespace and kind of owner."""
+    """Whether a newcomer is predicted in its first day from what others came to need who looked alike."""
     every_s: float = _number(30, 0.5, 86_400)
     """Between looks at the sources."""
     history_days: float = _number(28, 0.01, 28)

@@ -84,7 +84,7 @@ class Question:
     horizon: str = "6h-peak"
     """What is forecast of usage: window and statistic."""
     siblings: bool = False
-    """Whether workloads without a day of history are predicted from their siblings."""
+    """Whether newcomers are predicted in their first day from others who looked alike."""
     learn_lifetimes: bool = False
     """Whether strategies that read lifetimes learn them during the replay, as in ``ullage serve``; a model that tells of
     lifetimes switches it on."""

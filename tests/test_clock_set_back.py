@@ -13,7 +13,6 @@ from placement.learning.facts import Facts
 from placement.learning.forecasting import Forecaster
 from placement.learning.kin import LEVELS, Standings
 from placement.learning.prediction import HISTORY, ask
-from placement.learning.siblings import Siblings
 from placement.learning.usage import DAY, STEP_S, UsageHistory
 from placement.resources import CPU, MEMORY
 from scheduler.learning.telemetry import Sample, Subject, UsageStore
@@ -104,7 +103,7 @@ def test_crowding_set_back_forgets_the_future_and_keeps_the_past() -> None:
     assert not crowding.is_crowded, "a day of calm ends it, not a year"
 
 
-def test_kin_and_siblings_set_back_hear_what_is_said_now() -> None:
+def test_kin_set_back_hear_what_is_said_now() -> None:
     standings = Standings(1)
     standings.meet({name: Facts("shop", "Deployment", name) for name in "ab"})
     for at, value in ((NOW + 90 * DAY_S, 0.9), (NOW, 0.1)):
@@ -112,14 +111,6 @@ def test_kin_and_siblings_set_back_hear_what_is_said_now() -> None:
             standings.add(name, at, np.full((1, len(LEVELS)), value, np.float32))
         standings.rewind(NOW)
     assert standings.features(NOW)[standings.row("a"), 0, 0] == pytest.approx(0.1)
-    siblings = Siblings(0.5)
-    for hour in (*range(9000, 9020), *range(30)):
-        if hour == 0:
-            siblings.rewind(NOW)
-        for name in ("a", "b", "c"):
-            siblings.learn(name, CPU, NOW + hour * 3600, 5.0 if hour >= 9000 else 2.0)
-    siblings.settle()
-    assert siblings.factor(CPU) == 2.0
 
 
 async def test_a_sample_from_before_the_clock_was_set_back_keeps_no_subject_out() -> None:

@@ -9,14 +9,15 @@ import pytest
 
 from placement.errors import ModelError
 from placement.learning.boosted import FitOptions
+from placement.learning.siblings import NOISE, looks_of
 from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU
 from simulator.learning.training import Effort
 from simulator.reproduce.cold_samples import Population
 from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.cold_start import MINUTES, run
-from simulator.reproduce.neighbours import NOISE, expected_of_others, mean_of_others, number_of_others
-from simulator.reproduce.outcomes import Pairs, looks_of, outcomes_of_others, pairs_of
+from simulator.reproduce.neighbours import expected_of_others, mean_of_others, number_of_others
+from simulator.reproduce.outcomes import Pairs, outcomes_of_others, pairs_of
 from simulator.reproduce.seeds import pooled
 
 NAMES = ("h1_net_site_a", "h2_net_site_a", "h1_net_site_b", "h3_com_site_c")
@@ -159,28 +160,33 @@ def test_a_pair_is_of_every_whole_hour_that_leaves_room_for_its_outcome() -> Non
 
 def test_new_names_of_later_days_are_predicted_from_their_slice() -> None:
     rng = np.random.default_rng(3)
-    share = rng.uniform(0.05, 0.3, (48, 1)) * rng.uniform(0.7, 1, (48, DAY))
+    share = rng.uniform(0.05, 0.3, (66, 1)) * rng.uniform(0.7, 1, (66, DAY))
 
     def day(stamp: str, first: int, last: int) -> UsageSeries:
-        names = tuple(f"h{i}_x_{'a' if i < 44 else 'rare'}" for i in range(first, last))
+        names = tuple(f"h{i}_x_{'a' if i < 64 else 'rare'}" for i in range(first, last))
         groups = tuple(f"x_{name.rsplit('_', 1)[-1]}" for name in names)
         table = share[first:last].astype(np.float32)
         return UsageSeries(f"planetlab-{stamp}", names, 0, {CPU: table}, {CPU: np.ones(len(names))}, groups)
 
-    found = judge_siblings([day("1", 0, 42), day("2", 0, 42), day("3", 0, 48)])
+    found = judge_siblings([day("1", 0, 20), day("2", 0, 62), day("3", 0, 66)])
     assert list(found) == ["planetlab-2", "planetlab-3"]
-    assert found["planetlab-2"]["forecasts"] == 0
-    assert found["planetlab-2"]["coverage"] is None
-    last = found["planetlab-3"]
-    assert last["workloads"] == 2, "a slice that nobody knows keeps its request"
-    assert last["forecasts"] == 6 * 18
-    assert last["answered"] == 2 * 16 / (6 * 18), "twenty hours of outcomes are known two hours into the day"
-    assert last["coverage"] == 1
-    assert last["true"] is not None
-    assert last["promised"] is not None
-    assert last["ratio"] is not None
-    assert last["true"] < last["promised"] < 0.4
-    assert last["ratio"] < 0.6
+    second, last = found["planetlab-2"], found["planetlab-3"]
+    assert second["forecasts"] == 42 * 18
+    assert second["answered"] == 8 / 18, "outcomes of four hours are known eleven hours into the day"
+    assert last["workloads"] == 4, "a slice that nobody knows is told by all others"
+    assert last["forecasts"] == 4 * 18
+    assert last["answered"] == 1
+    for entry in (second, last):
+        assert entry["coverage"] is not None
+        assert entry["coverage"] >= 0.975
+        assert entry["true"] is not None
+        assert entry["promised"] is not None
+        assert entry["ratio"] is not None
+        assert entry["true"] < entry["promised"] < 0.4
+        assert entry["ratio"] < 0.5
+    nobody = judge_siblings([day("1", 0, 20), day("2", 0, 20)])["planetlab-2"]
+    assert nobody["forecasts"] == 0
+    assert nobody["coverage"] is None
 
 
 def recorded(folder: Path, days: int, names: int) -> Path:

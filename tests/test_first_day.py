@@ -87,7 +87,7 @@ def test_a_model_is_asked_from_three_hours_on_and_says_so_by_another_name() -> N
         assert snapshot is not None
         (answers[steps],) = ask(RUNGS, [Question("w", ASKS, snapshot, is_new=True)])
         assert YOUNG not in {n for p in ask(RUNGS, [Question("w", ASKS, snapshot)])[0].of.values() for n in p.uppers}
-    assert answers[LEAST_YOUNG - 1].of == {}
+    assert answers[LEAST_YOUNG - 1].of[CPU].uppers == {}
     for steps in (LEAST_YOUNG, LEAST - 1):
         assert answers[steps].of[CPU].uppers.keys() == {YOUNG}
         assert np.isclose(answers[steps].of[CPU].uppers[YOUNG], 500, rtol=1e-3)
@@ -97,8 +97,8 @@ def test_a_model_is_asked_from_three_hours_on_and_says_so_by_another_name() -> N
         history.add(step * STEP_S, cpu_millicores=1000, memory_bytes=GIB)
     snapshot = history.snapshot()
     assert snapshot is not None
-    assert ask(Rungs.of_history(TARGET), [Question("w", ASKS, snapshot, is_new=True)])[0].of == {}, (
-        "without a model nothing changes"
+    assert ask(Rungs.of_history(TARGET), [Question("w", ASKS, snapshot, is_new=True)])[0].of[CPU].uppers == {}, (
+        "without a model nothing is said"
     )
 
 
@@ -206,7 +206,7 @@ def test_who_comes_back_is_no_newcomer() -> None:
     assert told(made, newcomers(1, first=100)[0], now).rung == YOUNG
     now = played(made, weekly, 102, 6)
     assert told(made, weekly[0], now).rung == REQUEST
-    assert made._newcomers[CPU][weekly[0]] < 30 * HOUR_S, "it teaches nothing anew"
+    assert made._newcomers[YOUNG, CPU][weekly[0]] < 30 * HOUR_S, "it teaches nothing anew"
 
 
 def test_what_is_remembered_of_the_forgotten_is_bounded() -> None:

@@ -11,7 +11,6 @@ import pytest
 from placement.learning.baselines import PEAK, Target
 from placement.learning.forecasting import Forecaster, asked_of
 from placement.learning.prediction import HISTORY, MODEL, Batch, HistoryPredictor, Question, Rungs, ask
-from placement.learning.siblings import SIBLINGS
 from placement.learning.usage import STEP_S, SingleArray
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
@@ -114,19 +113,6 @@ def test_a_workload_that_comes_back_within_four_weeks_is_no_newcomer(away_days: 
     made.keep(["other"])
     fill(made, back_s, back_s + 4 * HOUR_S, {"w": 1000})
     assert [q.is_new for q in asked(made, "w")] == [is_new]
-
-
-def test_what_siblings_say_of_a_workload_that_is_known_is_judged_without_its_own_use() -> None:
-    made = Forecaster(TARGET, siblings=True)
-    names = {f"shop/Deployment/w{i}": 1000 for i in range(59)} | {"shop/Deployment/large": 3000}
-    fill(made, NOW, NOW + DAY_S, names)
-    for hour in range(24, 60):
-        asked(made, *names)
-        made.settle(NOW + hour * HOUR_S)
-        fill(made, NOW + hour * HOUR_S, NOW + (hour + 1) * HOUR_S, names)
-    made.settle(NOW + 61 * HOUR_S)
-    factor = made.factor(SIBLINGS, CPU)
-    assert factor == pytest.approx(3.0, rel=1e-3), "one in sixty used three times what the others do"
 
 
 @dataclass

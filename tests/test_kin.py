@@ -288,10 +288,11 @@ def test_a_factor_is_the_same_order_statistic_however_outcomes_come_and_go() -> 
             made_s = max(0, int(now) - int(rng.integers(0, 3 * HOUR_S)))
             made.add(made_s, ratio)
             kept.append((made_s // HOUR_S, ratio))
-        made.settle(now)
+        level = EACH if step % 7 else 1 - (1 - EACH) * rng.uniform()
+        made.settle(now, level)
         kept = [(hour, ratio) for hour, ratio in kept if hour >= (now - 10 * 86_400) // HOUR_S]
         expected = None
         if len(kept) >= LEAST_OUTCOMES and len({hour for hour, _ in kept}) >= LEAST_MOMENTS:
-            rank = min(ceil((len(kept) + 1) * EACH), len(kept))
+            rank = min(ceil((len(kept) + 1) * level), len(kept))
             expected = sorted(ratio for _, ratio in kept)[rank - 1]
         assert made.quantile == expected

@@ -179,16 +179,17 @@ async def test_serve_and_replay_know_the_same_at_every_step(
 
 
 async def test_serve_and_replay_know_the_same_of_owners_that_are_new(tmp_path: Path) -> None:
-    hours, every_s = 54, 3600
-    trace = growing_trace(42, 3, 49, hours)
+    hours, every_s = 37, 3600
+    trace = growing_trace(12, 42, 27, hours)
     look, replay = replayed(trace, "predicted", load_rungs("", TARGET), every_s, hours=hours, siblings=True)
     known = await served(trace, look, replay, tmp_path / "r.db", "predicted", "", every_s, siblings=True)
     assert [k.digest for k in known.values()] == [k.digest for k in look.known.values()]
     last = known[max(known)].forecasts
     assert last is not None
     assert {n: f.rung for n, f in last.of.items() if f.rung != "history"} == {
-        f"default/StatefulSet/db{i}": "siblings" for i in (42, 43, 44)
+        f"default/StatefulSet/db{i}": "siblings" for i in range(12, 54)
     }
+    assert {f.cpu < 3000 for f in last.of.values()} == {True}
 
 
 @pytest.mark.parametrize(("late_h", "rung"), [(25, "young"), (12, "request")])

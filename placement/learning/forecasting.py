@@ -13,8 +13,8 @@ follows from outcomes:
 - *the first day*: a model's answers about newcomers, who have no day of history, are a rung of their own, which promises
   nothing before :data:`LEAST_OUTCOMES` of them have shown here how far they come true. A newcomer is who was first measured
   after a whole day in which others were: of all others nobody knows how old they are;
-- *cold start*: with ``siblings``, who has no day of history is predicted from those who have
-  (:mod:`placement.learning.siblings`).
+- *cold start*: with ``siblings``, newcomers are told by what others came to need who had looked alike
+  (:mod:`placement.learning.siblings`); it promises nothing before as many of them have shown how far that comes true.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from math import ceil, isnan
+from math import ceil, isnan, sqrt
 
 import numpy as np
 
@@ -42,11 +42,14 @@ from placement.learning.prediction import (
     REQUEST,
     YOUNG,
     Answers,
+    Cells,
+    Pair,
     Prediction,
     Question,
     Ratio,
     Requests,
     Rungs,
+    is_seen,
 )
 from placement.learning.siblings import SIBLINGS, Siblings
 from placement.learning.usage import DAY, HISTORY_DAYS, STEP_S, PastUsage, SingleArray, UsageHistory
@@ -69,6 +72,8 @@ ROUND = 0.01
 """Smaller changes of an upper quantile, as a share of the request, are not worth a new version of knowledge."""
 EXACT = 1e-6
 """Forecasts are made in single precision."""
+OF_NEWCOMERS = (YOUNG, SIBLINGS)
+"""Rungs that answer in the first day alone, and learn from that of others."""
 DAY_S, HOUR_S = 86_400, 3600
 
 
@@ -94,6 +99,8 @@ class _Promise:
     factors: Mapping[tuple[str, str], float]
     """Those in force then; a rung without one promised nothing."""
     requested: Requests
+    cells: Cells
+    """What it looked like."""
 
 
 @dataclass
@@ -142,6 +149,7 @@ class _Outcomes:
         self._largest: FloatArray | None = None
         """At least :attr:`_room` of them, but for those in ``_new``; None = to be gathered."""
         self._room = 0
+        self._level = 0.0
         self._quantile: float | None = None
 
     def add(self, made_s: int, ratio: float) -> None:
@@ -150,16 +158,17 @@ class _Outcomes:
         self._new.append(ratio)
         self._num += 1
 
-    def settle(self, now_s: float) -> None:
+    def settle(self, now_s: float, level: float) -> None:
         """Forget what is old, and fit."""
         oldest = (now_s - OUTCOME_DAYS * DAY_S) // HOUR_S
         old = [hour for hour in self._by_hour if hour < oldest]
         for hour in old:
             self._num -= len(self._by_hour.pop(hour))
             self._largest = None
-        if not (self._new or old):
+        if not (self._new or old or level != self._level):
             return
-        rank = min(ceil((self._num + 1) * EACH), self._num)
+        self._level = level
+        rank = min(ceil((self._num + 1) * level), self._num)
         place = self._num - rank + 1
         if self._largest is None or place > self._room:
             self._room = 2 * place
@@ -176,7 +185,7 @@ class _Outcomes:
 
     @property
     def quantile(self) -> float | None:
-        """The ratio that :data:`EACH` of the outcomes stay below; None while there are too few."""
+        """The ratio that ``level`` of the outcomes stay below; None while there are too few."""
         return self._quantile
 
 
@@ -196,7 +205,7 @@ class Forecaster:
         siblings: bool = False,
     ) -> None:
         self.rungs = rungs or Rungs.of_history(target)
-        self.siblings = Siblings(EACH) if siblings and not self.rungs.parts else None
+        self.siblings = Siblings(LEARNED) if siblings and not self.rungs.parts else None
         """They tell nothing of parts of the day."""
         self.target = target
         self.fresh_s, self.stale_s, self.max_workloads = fresh_s, stale_s, max_workloads
@@ -222,8 +231,10 @@ class Forecaster:
         """When those were last measured that are gone, in the order in which they were forgotten."""
         self._promises: deque[_Promise] = deque()
         self._outcomes: dict[tuple[str, str], _Outcomes] = {}
-        self._newcomers: dict[str, dict[str, int]] = {resource: {} for resource in LEARNED}
-        """By resource: of whom outcomes of their first day are remembered, and when the last one began."""
+        self._newcomers: dict[tuple[str, str], dict[str, int]] = {}
+        """By rung and resource: of whom outcomes of their first day are remembered, and when the last one began."""
+        self._recalled: list[tuple[str, Requests, Pair]] = []
+        """First days that were read back, to be held against the siblings once all of them are."""
 
     def use(self, rungs: Rungs) -> None:
         """New rungs (a model was loaded, or lost): every answer is asked again, outcomes start anew."""
@@ -231,16 +242,22 @@ class Forecaster:
         self.monitor = CoverageMonitor()
         self.scores.clear()
         self._promises.clear()
-        self._outcomes.clear()
-        for newcomers in self._newcomers.values():
-            newcomers.clear()
-        if self.siblings is not None:
-            self.siblings = None if rungs.parts else Siblings(EACH)
+        self._forget_outcomes()
+        if rungs.parts:
+            self.siblings = None
         for known in self._known.values():
             known.is_changed = True
             known.is_tried = False
             known.promised_s = -1
             known.answers = None
+
+    def _forget_outcomes(self) -> None:
+        """All that is learned anew when every workload is tried on its past."""
+        self._outcomes.clear()
+        self._newcomers.clear()
+        self._recalled.clear()
+        if self.siblings is not None:
+            self.siblings = Siblings(LEARNED)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -271,14 +288,10 @@ class Forecaster:
                 known.history.rewind(int(now_s))
                 known.last_s, known.promised_s = min(known.last_s, now_s), min(known.promised_s, int(now_s))
                 known.is_changed, known.is_tried, known.has_stood = True, False, False
-            self._outcomes.clear()
-            for newcomers in self._newcomers.values():
-                newcomers.clear()
+            self._forget_outcomes()
             self._promises = deque(promise for promise in self._promises if promise.made_s <= now_s)
             self.standings.rewind(now_s)
             self.crowding.rewind(now_s)
-            if self.siblings is not None:
-                self.siblings.rewind(now_s)
         self._now_s = now_s
 
     def _of(self, workload: str) -> _Known | None:
@@ -319,6 +332,8 @@ class Forecaster:
         newest = max((k.last_s for k in self._known.values()), default=0.0)
         for name in [n for n, k in self._known.items() if n not in kept and newest - k.last_s > DAY_S]:
             self._forgotten[name] = self._known.pop(name).last_s
+            if self.siblings is not None:
+                self.siblings.forget(name)
         while self._forgotten and (
             len(self._forgotten) > self.max_workloads
             or newest - next(iter(self._forgotten.values())) > HISTORY_DAYS * DAY_S
@@ -367,7 +382,9 @@ class Forecaster:
                 stands = self.rungs.reads_kin and not known.has_stood
                 judges = not known.is_tried and not stands
                 is_new = self._is_new(known, history)
-                found.append(Question(workload, dict(asks), history, judges, stands=stands, is_new=is_new))
+                looks = self.siblings is not None
+                question = Question(workload, dict(asks), history, judges, stands=stands, is_new=is_new, looks=looks)
+                found.append(question)
         return self._told(found, facts or {}) if self.rungs.reads_kin else found
 
     def _told(self, questions: list[Question], facts: Mapping[str, Facts]) -> list[Question]:
@@ -395,8 +412,7 @@ class Forecaster:
 
     def take(self, answers: Iterable[Answers]) -> None:
         """Keep answers; each is also a promise, at most one an hour and workload."""
-        keys = [*self._outcomes, *((SIBLINGS, resource) for resource in LEARNED)]
-        factors = {key: f for key in keys for f in (self.factor(*key),) if f is not None}
+        factors = {key: f for key in self._outcomes for f in (self.factor(*key),) if f is not None}
         for answer in answers:
             known = self._known.get(answer.workload)
             if known is None:
@@ -406,31 +422,36 @@ class Forecaster:
             if self.rungs.reads_kin and not known.has_stood:
                 known.has_stood = known.is_changed = True
                 continue
-            known.answers, known.is_tried = answer, True
+            known.answers, known.is_tried = self._with_siblings(known, answer), True
             for tried in answer.tried:
                 self._learn(tried, answer.workload)
-            promised = self._with_siblings(known, answer)
-            if promised and answer.end_s >= known.promised_s + HOUR_S:
+            if self.siblings is not None:
+                for pair in answer.pairs:
+                    self.siblings.learn(answer.workload, pair.made_s, pair.cells, pair.outcome, answer.requested)
+                self._recalled += ((answer.workload, answer.requested, pair) for pair in answer.pairs if pair.is_young)
+            said = known.answers.of
+            is_told = any(p.uppers for p in said.values()) or is_seen(answer.cells)
+            if is_told and answer.end_s >= known.promised_s + HOUR_S:
                 known.promised_s = answer.end_s
-                self._promises.append(_Promise(answer.workload, answer.end_s, promised, factors, answer.requested))
+                promise = _Promise(answer.workload, answer.end_s, said, factors, answer.requested, answer.cells)
+                self._promises.append(promise)
 
-    def _with_siblings(self, known: _Known, answer: Answers) -> Mapping[str, Prediction]:
-        """What is said, and what its siblings say of the workload, whether it needs that or not."""
-        if self.siblings is None:
-            return answer.of
-        is_known = _has_history(answer)
-        told = self.siblings.predict(answer.workload, answer.requested, {} if is_known else known.used)
-        both = {
-            r: replace(said, uppers={**said.uppers, **told[r].uppers}) if r in told else said
-            for r, said in answer.of.items()
-        }
-        return both if is_known else {**told, **both}
+    def _with_siblings(self, known: _Known, answer: Answers) -> Answers:
+        """The same; of a newcomer also what its siblings say."""
+        if self.siblings is None or not answer.is_new or _has_history(answer):
+            return answer
+        of = {}
+        for resource, said in answer.of.items():
+            asked, used = answer.requested.get(resource, 0), known.used.get(resource, 0)
+            upper = self.siblings.predict(answer.workload, resource, answer.cells[resource], asked, used)
+            of[resource] = said if upper is None else replace(said, uppers={**said.uppers, SIBLINGS: upper})
+        return replace(answer, of=of)
 
     def _learn(self, outcome: Ratio, workload: str) -> None:
         key = outcome.rung, outcome.resource
         self._outcomes.setdefault(key, _Outcomes()).add(outcome.made_s, outcome.ratio)
-        if outcome.rung == YOUNG:
-            newcomers = self._newcomers[outcome.resource]
+        if outcome.rung in OF_NEWCOMERS:
+            newcomers = self._newcomers.setdefault(key, {})
             newcomers[workload] = max(outcome.made_s, newcomers.get(workload, 0))
 
     def renewed(self, knowledge: Knowledge, now_s: float) -> Knowledge | None:
@@ -455,7 +476,7 @@ class Forecaster:
     def _forecast(self, known: _Known, answers: Answers, now_s: float) -> Forecast:
         age_s = max(0.0, now_s - known.last_s)
         asked = answers.requested
-        of = answers.of if _has_history(answers) else self._with_siblings(known, answers)
+        of = answers.of
         rung = self._rung_of(of) if age_s < self.stale_s else REQUEST
         old = min(1.0, max(0.0, (age_s - self.fresh_s) / (self.stale_s - self.fresh_s)))
         uppers, means, deviations, parts = [], [], [], []
@@ -493,17 +514,27 @@ class Forecaster:
         A rule on the largest samples is never lowered: below the peaks of the past it would promise that they do not
         come back. Nor is what is said of newcomers.
         """
-        if rung == SIBLINGS:
-            return None if self.siblings is None else self.siblings.factor(resource)
         outcomes = self._outcomes.get((rung, resource))
         found = None if outcomes is None else outcomes.quantile
-        if rung == YOUNG:
-            # A newcomer is one draw from the workloads, not from their hours.
-            enough = found is not None and len(self._newcomers[resource]) >= LEAST_OUTCOMES
+        if rung in OF_NEWCOMERS:
+            enough = found is not None and self.num_newcomers(rung, resource) >= LEAST_OUTCOMES
             return max(found, 1.0) if found is not None and enough else None
         if found is None:
             return self.first_factor if self.first_factor and rung != REQUEST else None
         return max(found, 1.0) if rung == HISTORY else found
+
+    def _level(self, rung: str, resource: str) -> float:
+        """Of outcomes that shall stay below what is said.
+
+        A newcomer is one draw from the workloads, not from their hours: of so few workloads the share is not known better
+        than to a standard error. It is added for siblings, which fell short without; the model's answers did not.
+        """
+        num = self.num_newcomers(rung, resource) if rung == SIBLINGS else 0
+        return min(EACH + sqrt(EACH * (1 - EACH) / num), 1.0) if num else EACH
+
+    def num_newcomers(self, rung: str, resource: str) -> int:
+        """Of how many the outcomes of their first day are remembered."""
+        return len(self._newcomers.get((rung, resource), ()))
 
     def trusted(self, rung: str) -> bool:
         """Whether a rung's coverage is in its band, for every resource, and nodes are not crowded."""
@@ -538,37 +569,42 @@ class Forecaster:
         judged = 0
         while self._promises and self._promises[0].made_s + self.target.horizon_h * HOUR_S <= now_s - STEP_S:
             judged += self._judge(self._promises.popleft())
-        for outcomes in self._outcomes.values():
-            outcomes.settle(now_s)
+        self._recall()
         oldest_s = now_s - OUTCOME_DAYS * DAY_S
-        for resource, newcomers in self._newcomers.items():
-            self._newcomers[resource] = {name: at for name, at in newcomers.items() if at >= oldest_s}
-        if self.siblings is not None:
-            self.siblings.settle()
-            self.siblings.renew(k.answers for k in self._known.values() if k.answers is not None)
+        for key, newcomers in self._newcomers.items():
+            self._newcomers[key] = {name: at for name, at in newcomers.items() if at >= oldest_s}
+        for key, outcomes in self._outcomes.items():
+            outcomes.settle(now_s, self._level(*key))
         self.crowding.settle()
         return judged
+
+    def _recall(self) -> None:
+        """Hold first days that were read back against what others who looked alike came to need."""
+        if self.siblings is None:
+            return
+        for workload, requested, pair in self._recalled:
+            for resource, truth in pair.outcome.items():
+                asked, used = requested.get(resource, 0), pair.used[resource]
+                said = self.siblings.predict(workload, resource, pair.cells[resource], asked, used)
+                if said is not None and not isnan(truth):
+                    self._learn(Ratio(SIBLINGS, resource, pair.made_s, truth / said), workload)
+        self._recalled.clear()
 
     def _judge(self, promise: _Promise) -> int:
         known = self._known.get(promise.workload)
         if known is None:
             return 0
         length = self.target.horizon_h * HOUR_S // STEP_S
-        judged = 0
+        outcome: dict[str, float] = {}
         for resource, said in promise.of.items():
             seen = known.history.window(resource, promise.made_s, length)
             if len(seen) < MIN_RECORDED * length:
                 continue
             truth = float(seen.max() if self.target.statistic == PEAK else np.percentile(seen, 95))
             wants = promise.requested.get(resource, 0)
+            outcome[resource] = truth
             for rung, upper in said.uppers.items():
-                ratio = truth / max(upper, 1.0)
-                if rung != SIBLINGS:
-                    self._learn(Ratio(rung, resource, promise.made_s, ratio), promise.workload)
-                elif self.siblings is not None:
-                    self.siblings.learn(promise.workload, resource, promise.made_s, ratio)
-                    if HISTORY in said.uppers:
-                        continue  # it has a history of its own: nothing was promised by its siblings
+                self._learn(Ratio(rung, resource, promise.made_s, truth / max(upper, 1.0)), promise.workload)
                 factor = promise.factors.get((rung, resource))
                 if factor is None:
                     continue
@@ -576,8 +612,9 @@ class Forecaster:
                 self.monitor.observe(f"{rung}/{resource}", truth * (1 - 3 * EXACT) <= promised)
                 loss = max(LEVEL * (truth - promised), (LEVEL - 1) * (truth - promised))
                 self.scores.setdefault((rung, resource), _Score()).outcomes.append((loss, truth))
-            judged += 1
-        return judged
+        if self.siblings is not None:
+            self.siblings.learn(promise.workload, promise.made_s, promise.cells, outcome, promise.requested)
+        return len(outcome)
 
 
 def _has_history(answers: Answers) -> bool:

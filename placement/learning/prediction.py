@@ -27,6 +27,7 @@ from placement.learning.features import CLOCK, Context, featurize, schema_of
 from placement.learning.kin import NAMES as KIN
 from placement.learning.kin import standing
 from placement.learning.lifetime_model import SECTION
+from placement.learning.siblings import LENGTHS, UNSEEN, cells_at
 from placement.learning.spans import JUDGED, NOBODY, SERVED, Span
 from placement.learning.stacking import Calibration
 from placement.learning.usage import CALENDAR_FROM_S, DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
@@ -76,6 +77,8 @@ class Batch:
     cores: FloatArray
     memory_gib: FloatArray
     """``(N,)`` requests; NaN where memory is not asked for."""
+    asked: Mapping[str, IntArray]
+    """Resource → ``(N,)`` requests in the ledger's unit, 0 where none."""
     kin: SingleArray
     """``(N, O, R, K)`` what its kin tell of each workload, at the origins (:data:`placement.learning.kin.NAMES`)."""
 
@@ -338,7 +341,9 @@ class Question:
     stands: bool = False
     """Only how it stood is asked, now and then: for others to be told of it."""
     is_new: bool = False
-    """Whether it is known to have begun when its history does: else nobody says :data:`YOUNG` of it, then or now."""
+    """Whether it is known to have begun when its history does: else nothing is said of its first day, then or now."""
+    looks: bool = False
+    """Whether it is asked what it looks like, and if it judges, what came of such looks: for newcomers to be told by."""
 
 
 @dataclass(frozen=True)
@@ -366,6 +371,29 @@ class Ratio:
     ratio: float
 
 
+Cells = Mapping[str, tuple[int, ...]]
+"""By resource: what a workload looked like, by the last minutes (:func:`placement.learning.siblings.cells_at`)."""
+
+
+def is_seen(cells: Cells) -> bool:
+    """Whether there is any look."""
+    return any(max(of) > UNSEEN for of in cells.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a workload looked like at a moment of the past, and what came of it."""
+
+    made_s: int
+    cells: Cells
+    outcome: Mapping[str, float]
+    """By resource, in its ledger unit."""
+    used: Mapping[str, float]
+    """The most until then."""
+    is_young: bool
+    """Whether it was a newcomer in its first day."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """What is said about a question, as of the end of the history."""
@@ -374,9 +402,14 @@ class Answers:
     requested: Requests
     end_s: int
     of: Mapping[str, Prediction]
-    """By resource; one without enough samples is missing."""
+    """By resource; one without a sample is missing, one with too few has no uppers, but for newcomers."""
     tried: tuple[Ratio, ...] = ()
     """On the past, where that was asked."""
+    cells: Cells = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
+    """Of the past, where that was asked."""
+    is_new: bool = False
+    """As asked."""
     stood: tuple[tuple[int, SingleArray], ...] = field(default=(), compare=False)
     """Time and ``(R, LEVELS)`` of its standings, where rungs read kin; a question that ``stands`` gets nothing else."""
 
@@ -402,7 +435,7 @@ def ask(rungs: Rungs, questions: Iterable[Question]) -> list[Answers]:
 
 def batch_of(questions: Sequence[Question], steps: int) -> Batch:
     """Histories with one end as a table of the last ``steps`` samples (whole hours), asked about the present."""
-    past, scale = {}, {}
+    past, scale, every = {}, {}, {}
     start = questions[0].history.end_s - (steps - 1) * STEP_S
     for resource in LEARNED:
         table = np.full((len(questions), steps), -1, np.int64)
@@ -416,14 +449,14 @@ def batch_of(questions: Sequence[Question], steps: int) -> Batch:
         share = np.minimum(share / unit[:, None].astype(np.float32), np.float32(1))
         # Histograms have absolute buckets: in cores and bytes, as in training.
         past[resource] = Past(share, np.array([steps]), unit / (1000 if resource == CPU else 1), resource, start)
-        scale[resource] = unit
+        scale[resource], every[resource] = unit, asked
     cores = np.array([q.requested.get(CPU, 1000) / 1000 for q in questions])
     memory = np.array([q.requested[MEMORY] / 2**30 if MEMORY in q.requested else np.nan for q in questions])
     kin = np.full((len(questions), 1, len(LEARNED), len(KIN)), np.nan, np.float32)
     for told, question in zip(kin, questions, strict=True):
         if question.kin is not None:
             told[0] = question.kin[0]
-    return Batch(past, scale, cores, memory, kin)
+    return Batch(past, scale, cores, memory, every, kin)
 
 
 def _stand(rungs: Rungs, questions: Sequence[Question], days: int) -> list[Answers]:
@@ -457,16 +490,67 @@ def _ask_batch(rungs: Rungs, questions: Sequence[Question], judges: bool, days: 
             said = {n: float(u[i, 0] * scale[i]) for n, u in uppers.items() if u is not None and np.isfinite(u[i, 0])}
             of[i][resource] = Prediction(said, *usual[i])
         young = uppers.get(MODEL)
+        for i in np.flatnonzero(_is_begun(past)[:, 0]).tolist():
+            of[i][resource] = Prediction({}, *usual[i])
         if young is not None:
             for i in np.flatnonzero(_is_young(past)[:, 0] & is_new & np.isfinite(young[:, 0])).tolist():
                 of[i][resource] = Prediction({YOUNG: float(young[i, 0] * scale[i])}, *usual[i])
+    looks: list[Cells] = [{}] * len(questions)
+    pairs: list[tuple[Pair, ...]] = [()] * len(questions)
+    if any(q.looks for q in questions):
+        looks = [cells for (cells,) in _cells(batch, batch.past[CPU].origins)]
+        pairs = _pairs(rungs, batch, end_s, is_new) if judges else pairs
     ratios = _ratios(rungs, batch, _told(rungs, questions), end_s, is_new) if judges else [()] * len(questions)
     stood: list[tuple[tuple[int, SingleArray], ...]] = [()] * len(questions)
     if rungs.reads_kin:
         stood = [((end_s, rows[0]),) for rows in _standings(batch, rungs.target)]
     return [
-        Answers(q.workload, q.requested, end_s, predictions, tried, now)
-        for q, predictions, tried, now in zip(questions, of, ratios, stood, strict=True)
+        Answers(q.workload, q.requested, end_s, predictions, tried, cells, seen, q.is_new, now)
+        for q, predictions, tried, cells, seen, now in zip(questions, of, ratios, looks, pairs, stood, strict=True)
+    ]
+
+
+def _cells(batch: Batch, origins: IntArray) -> list[list[Cells]]:
+    """By workload and origin."""
+    first = max(int(origins[0]) - max(LENGTHS), 0) if len(origins) else 0
+    of = []
+    for resource in LEARNED:
+        asked = batch.asked[resource]
+        unit = batch.scale[resource] / np.where(asked > 0, asked, np.nan)
+        share = (batch.past[resource].share[:, first:] * unit[:, None]).astype(np.float32)
+        of.append(cells_at(share, origins - first).tolist())
+    return [
+        [dict(zip(LEARNED, map(tuple, at), strict=True)) for at in zip(*one, strict=True)]
+        for one in zip(*of, strict=True)
+    ]
+
+
+def _pairs(rungs: Rungs, batch: Batch, end_s: int, is_new: BoolArray) -> list[tuple[Pair, ...]]:
+    """What every workload looked like at moments of the past, and what came of it."""
+    steps, history = batch.past[CPU].share.shape[1], rungs.predictors[-1][1]
+    hours = [h for h in _moments_h(history, rungs.target) if h * HOUR < steps][::-1]
+    origins = steps - np.array(hours, np.int64) * HOUR
+    then = {resource: past.at(origins) for resource, past in batch.past.items()}
+    outcome, used = {}, {}
+    for resource, past in then.items():
+        unit = batch.scale[resource][:, None]
+        outcome[resource] = oracle(past, rungs.target) * unit
+        used[resource] = np.fmax.accumulate(past.share, axis=1)[:, origins - 1] * unit
+    is_young = is_new[:, None] & np.any([_is_begun(past) for past in then.values()], axis=0)
+    is_young &= ~np.any([_is_known(past) for past in then.values()], axis=0)
+    return [
+        tuple(
+            Pair(
+                end_s - h * 3600,
+                cells,
+                {resource: float(table[i, o]) for resource, table in outcome.items()},
+                {resource: float(table[i, o]) for resource, table in used.items()},
+                bool(is_young[i, o]),
+            )
+            for o, (h, cells) in enumerate(zip(hours, of, strict=True))
+            if is_seen(cells)
+        )
+        for i, of in enumerate(_cells(batch, origins))
     ]
 
 
@@ -483,6 +567,13 @@ def _is_known(past: Past) -> BoolArray:
     """``(N, O)``: whether there are samples enough before each origin."""
     known: BoolArray = _measured(past) >= LEAST
     return known
+
+
+def _is_begun(past: Past) -> BoolArray:
+    """``(N, O)``: whether there is something, but less than that."""
+    measured = _measured(past)
+    begun: BoolArray = (measured > 0) & (measured < LEAST)
+    return begun
 
 
 def _is_young(past: Past) -> BoolArray:

@@ -367,10 +367,17 @@ class UsageLearner:
         for rung in (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST):
             metrics.prediction_rung.labels(rung).set(rungs[rung])
         names = [rung for rung, _ in forecaster.rungs.predictors]
-        for rung in (*names, *[YOUNG] * (MODEL in names), *[SIBLINGS] * (forecaster.siblings is not None)):
+        of_newcomers = [YOUNG] * (MODEL in names) + [SIBLINGS] * (forecaster.siblings is not None)
+        for rung in (*names, *of_newcomers):
             metrics.prediction_trusted.labels(rung).set(int(forecaster.trusted(rung)))
             for resource in LEARNED:
                 metrics.prediction_coverage.labels(rung, resource).set(forecaster.coverage(rung, resource))
+                if rung in of_newcomers:
+                    metrics.prediction_newcomers.labels(rung, resource).set(forecaster.num_newcomers(rung, resource))
+        if forecaster.siblings is not None:
+            metrics.siblings_age.set(now_s - forecaster.siblings.newest_s)
+            for resource in LEARNED:
+                metrics.siblings_pairs.labels(resource).set(forecaster.siblings.num_pairs(resource))
         for (rung, resource), score in forecaster.scores.items():
             metrics.prediction_error.labels(rung, resource).set(score.error())
         metrics.prediction_age.set(forecaster.oldest_s(now_s))

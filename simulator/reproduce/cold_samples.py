@@ -15,12 +15,13 @@ import numpy as np
 
 from placement.learning.baselines import P95, Target, forecast
 from placement.learning.features import FeatureSchema
+from placement.learning.siblings import looks_of
 from placement.learning.usage import DAY, HOUR, STEP_S, SingleArray, UsageSeries
 from placement.learning.windows import Past
 from placement.resources import CPU, FloatArray, IntArray
 from simulator.learning.forecast_samples import Samples
 from simulator.reproduce.neighbours import codes_of, expected_of_others, mean_of_others, number_of_others
-from simulator.reproduce.outcomes import Pairs, looks_of, outcomes_of_others, pairs_of, together
+from simulator.reproduce.outcomes import Pairs, outcomes_of_others, pairs_of, together
 from simulator.traces.usage_readers import host_of
 
 TARGET = Target(6, P95)

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from placement.learning.siblings import NOISE
 from placement.learning.usage import SingleArray
 from placement.resources import FloatArray, IntArray
-
-NOISE = 0.005
-"""Added to shares before logarithms are taken: half the step in which PlanetLab was recorded."""
 
 
 def codes_of(names: Sequence[str]) -> IntArray:

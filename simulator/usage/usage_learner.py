@@ -38,7 +38,7 @@ class UsageLearner:
     factor: float = 0.0
     """Factor that stands until there are outcomes, as if fitted elsewhere; 0 = none."""
     siblings: bool = False
-    """Whether workloads without a day of history are predicted from their siblings."""
+    """Whether newcomers are predicted in their first day from others who looked alike."""
     fallen: list[tuple[int, str, float, float]] = field(default_factory=list)
     """(time, rung, coverage of the history rung, node-time short of CPU in the last day) at each change of rung."""
 
