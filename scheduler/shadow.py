@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from placement.page_style import STYLE
+from placement.page_style import STYLE, coded
 from placement.rates import RATES
 from placement.resources import BoolArray, FloatArray, format_amount
 from scheduler.explain import when
@@ -359,8 +359,8 @@ def to_html(shadow: Shadow, command: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Ullage shadow report</title><style>{STYLE}{_STYLE}</style></head><body><main>"
-        f'<h1>Ullage · shadow report</h1><p class="headline">{html.escape(shadow.headline())}</p>'
-        f'<p class="lead">{html.escape(shadow.limits())}</p>{sections}{_worth(shadow)}'
+        f'<h1>Ullage · shadow report</h1><p class="headline">{coded(shadow.headline())}</p>'
+        f'<p class="lead">{coded(shadow.limits())}</p>{sections}{_worth(shadow)}'
         f"<footer><p>Repeat it:</p><p><code>{html.escape(command)}</code></p></footer></main></body></html>\n"
     )
 

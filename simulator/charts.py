@@ -204,12 +204,17 @@ class Spots:
 def frontier_chart(
     title: str, groups: Sequence[Spots], *, x_label: str, y_label: str, mark_x: float | None = None
 ) -> str:
-    """Risk against cost: a dot per seed, small dots joined along a knob; a dashed line at the budget."""
+    """Risk against cost: a dot per seed, small dots joined along a knob; a dashed line at the budget.
+
+    Groups that share a colour differ: those after the first with it have rings and dashed lines.
+    """
     points = [p for g in groups for p in (*g.loose, *g.path)]
     if not points:
         return ""
     most = max([p.x for p in points] + ([mark_x] if mark_x is not None else []))
-    xs, ys = (0.0, most * 1.05 or 1.0), (0.0, max(p.y for p in points) * 1.05 or 1.0)
+    low, high = min(p.y for p in points), max(p.y for p in points)
+    pad = (high - low) * 0.08 or 1.0
+    xs, ys = (0.0, most * 1.05 or 1.0), (low - pad, high + pad)
     body, kx, ky = _axes(xs, ys, x_label, y_label, NAMES_BELOW)
     floor = HEIGHT - BOTTOM
     if mark_x is not None:
@@ -217,17 +222,20 @@ def frontier_chart(
         body.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{floor}" stroke-dasharray="4 4"/>')
     legend = []
     for i, group in enumerate(groups):
+        look = f'fill="{colour(i)}" fill-opacity="0.75"'
+        if i >= COLOURS:
+            look = f'fill="var(--card)" stroke="{colour(i)}" stroke-width="1.5"'
         if group.path:
-            path = "L".join(f"{LEFT + p.x * kx:.1f},{floor - p.y * ky:.1f}" for p in group.path)
-            body.append(f'<path d="M{path}" fill="none" stroke="{colour(i)}" stroke-width="1.5"/>')
+            path = "L".join(f"{LEFT + p.x * kx:.1f},{floor - (p.y - ys[0]) * ky:.1f}" for p in group.path)
+            body.append(f'<path d="M{path}" fill="none" stroke="{colour(i)}" stroke-width="1.5"{dashes(i)}/>')
         for spots, radius in ((group.path, 2.5), (group.loose, 4.5)):
             body += [
-                f'<circle cx="{LEFT + p.x * kx:.1f}" cy="{floor - p.y * ky:.1f}" r="{radius}" fill="{colour(i)}" '
-                f'fill-opacity="0.75"><title>{escape(f"{group.name}: {p.note}")}</title></circle>'
+                f'<circle cx="{LEFT + p.x * kx:.1f}" cy="{floor - (p.y - ys[0]) * ky:.1f}" r="{radius}" {look}>'
+                f"<title>{escape(f'{group.name}: {p.note}')}</title></circle>"
                 for p in spots
             ]
         y = HEIGHT + 20 + 24 * i
-        legend.append(f'<circle cx="{LEFT + 4}" cy="{y - 5}" r="4" fill="{colour(i)}"/>')
+        legend.append(f'<circle cx="{LEFT + 4}" cy="{y - 5}" r="4" {look}/>')
         legend.append(f'<text class="tick" x="{LEFT + 16}" y="{y}">{escape(group.name)}</text>')
     said = [
         f"{g.name} {_number(min(p.x for p in spots))} to {_number(max(p.x for p in spots))} {x_label}, "

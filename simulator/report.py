@@ -557,7 +557,7 @@ def fgd_html(result: dict[str, Any], command: str) -> str:
     return render_page(
         Page(
             "Ullage · FGD, USENIX ATC'23",
-            headline.replace("`", ""),
+            headline,
             sections,
             command,
             facts,

@@ -11,7 +11,7 @@ import pytest
 from placement import page_style
 from placement.scorers import FRAGMENT_CAUSES
 from placement.strategies import STRATEGIES
-from simulator.charts import Line, dot_chart, line_chart
+from simulator.charts import BOTTOM, HEIGHT, TOP, Line, Spot, Spots, dot_chart, frontier_chart, line_chart
 from simulator.compare import Comparison, Question, compare, document
 from simulator.report import COLUMNS, MEANINGS, Cell, Table, _table, _turned, to_html, to_markdown
 from simulator.traces.synth import Recipe, synthesise
@@ -193,6 +193,17 @@ def test_lines_that_share_a_colour_differ_in_their_dashes() -> None:
     chart = line_chart("c", [Line(str(i), [0, 1], [0, i]) for i in range(10)], x_label="x", y_label="y")
     looks = re.findall(r'stroke="([^"]*)" stroke-width="2"( stroke-dasharray="[^"]*")?', chart)
     assert len(looks) == len(set(looks)) == 10
+
+
+def test_a_frontier_fills_its_chart_and_tells_groups_of_one_colour_apart() -> None:
+    groups = [Spots(str(i), [Spot(i, 900 + i, "")], [Spot(i, 900, ""), Spot(i, 910, "")]) for i in range(10)]
+    chart = frontier_chart("c", groups, x_label="x", y_label="y", mark_x=1)
+    heights = [float(y) for y in re.findall(r'<circle cx="[^"]*" cy="([^"]*)" r="[24].5"', chart)]
+    assert TOP < min(heights) < TOP + 40
+    assert HEIGHT - BOTTOM - 40 < max(heights) < HEIGHT - BOTTOM
+    looks = set(re.findall(r'r="4" ([^/]*)/>', chart))
+    lines = set(re.findall(r'fill="none" (stroke=[^/]*)/>', chart))
+    assert len(looks) == len(lines) == 10
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement.page_style import STYLE
+from placement.page_style import STYLE, coded
 from scheduler.cli.shadow import shadow
 from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
 from scheduler.shadow import NodePrices, compare, to_html, to_text, wilson
@@ -98,7 +98,7 @@ def test_the_same_content_stands_in_every_format(tmp_path: Path) -> None:
     told = json.loads(run.stdout)
     assert told["outcomes"]["agreed"] == told["outcomes"]["differed"] == 60
     assert told["agreement_share"]["low"] < 0.5 < told["agreement_share"]["high"]
-    assert told["headline"] in page.read_text()
+    assert coded(told["headline"]) in page.read_text()
     assert "http" not in page.read_text()
     assert 'aria-label="agreed: 60 pods; differed: 60 pods"' in page.read_text()
     assert "</i>differed: 60 pods</li>" in page.read_text()

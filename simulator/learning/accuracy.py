@@ -266,7 +266,7 @@ def html(report: Report, command: str = "") -> str:
     said = headline(report)
     body = [
         f"<h1>Ullage · accuracy on {escape(str(report['data']))}</h1>",
-        f'<p class="headline">{escape(said[:1].upper() + said[1:])}.</p>',
+        f'<p class="headline">{coded(said[:1].upper() + said[1:])}.</p>',
     ]
     body += _overview(report) if report["tasks"] else []
     for i, (name, task) in enumerate(report["tasks"].items()):

@@ -277,7 +277,7 @@ def page(cluster: Cluster, plan: Plan, *, sold: Sequence[SaleShape] = (), comman
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>Ullage plan: {plan.kind}</title><style>{STYLE}{PLAN_STYLE}</style></head><body><main>",
-        f'<h1>Ullage · plan · {plan.kind}</h1><p class="headline">{escape(says[:1].upper() + says[1:])}</p>',
+        f'<h1>Ullage · plan · {plan.kind}</h1><p class="headline">{coded(says[:1].upper() + says[1:])}</p>',
         f'<p class="lead">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
         picture(cluster, plan) if plan.steps and not plan.count(Action.BUY) else "",

@@ -11,7 +11,7 @@ from simulator.report import Cell as Text
 from simulator.report import Page, Section, Table, render_page
 from simulator.reproduce.placement import BUDGET, Cell, summary
 
-TO_BEST_FIT = 5
+TO_BEST_FIT = "to best fit"
 """Column of the table that is marked."""
 TITLES = {
     "none": "Without overcommit",
@@ -84,52 +84,56 @@ def _cheapest(lines: list[dict[str, Any]]) -> str:
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """A page with a cost–risk frontier for each mechanism and the table."""
-    heads = (
-        "strategy and mechanism",
-        "requests ×",
-        "seeds",
-        "nodes",
-        "USD",
-        "to best fit",
-        "over CPU, %",
-        "most, %",
-        "OOM kills",
-        "pods placed",
-        "in budget",
-    )
-    cells = []
+    """A page with a cost–risk frontier for each mechanism, and in numbers."""
     lines = summary(rows)
     least = min((line["usd_to_best_fit"] for line in lines if counts(line, lines)), default=math.nan)
+    as_asked, scaled = [], []
     for line in lines:
-        shown = (
-            line["cell"],
-            f"{line['scale']:g}",
-            f"{line['seeds']}",
-            f"{line['nodes_mean']:.1f}",
-            f"{line['usd']:,.0f}",
-            f"{line['usd_to_best_fit']:.2f}",
-            f"{100 * line['over_cpu_guaranteed_share']:.2f}",
-            f"{100 * line['over_high']:.2f}",
-            f"{line['oom_kills']:.1f}",
-            f"{line['placed']:.0f}",
-            "yes" if line["within_budget"] else "no",
-        )
         is_best = counts(line, lines) and line["usd_to_best_fit"] == least
-        cells.append([Text(text, is_best and i == TO_BEST_FIT) for i, text in enumerate(shown)])
+        shown = _shown(line)
+        cells = [Text(text, is_best and head == TO_BEST_FIT) for head, text in shown.items()]
+        if line["scale"] == 1:
+            as_asked.append(cells)
+        else:
+            scaled.append([cells[0], Text(f"{line['scale']:g}"), *cells[1:]])
+    heads = tuple(_shown(lines[0]))
+    seeds = max(line["seeds"] for line in lines)
     sections = [_costs(title, frontier(rows, mechanism)) for mechanism, title in TITLES.items()]
+    sections.append(
+        Section(
+            "Means over seeds",
+            f"{seeds} seed{'s' * (seeds > 1)}. The cheapest that keeps the budget and places as many pods as best fit is marked.",
+            Table(heads, as_asked),
+        )
+    )
+    if scaled:
+        sections.append(
+            Section(
+                "The same with requests scaled",
+                "The joined dots above.",
+                Table((heads[0], "CPU ×", *heads[1:]), scaled),
+            )
+        )
     return render_page(
         Page(
             "Ullage · placement with real use",
             headline(lines),
-            [
-                *sections,
-                Section(
-                    "Means over seeds",
-                    "The cheapest that keeps the budget and places as many pods as best fit is marked.",
-                    Table(heads, cells),
-                ),
-            ],
+            sections,
             "ullage reproduce placement --data DIR --report FILE",
         )
     )
+
+
+def _shown(line: dict[str, Any]) -> dict[str, str]:
+    """What the tables show of a line, by head."""
+    return {
+        "strategy and mechanism": line["cell"],
+        "nodes": f"{line['nodes_mean']:.1f}",
+        "USD": f"{line['usd']:,.0f}",
+        TO_BEST_FIT: f"{line['usd_to_best_fit']:.2f}",
+        "over CPU, %": f"{100 * line['over_cpu_guaranteed_share']:.2f}",
+        "most, %": f"{100 * line['over_high']:.2f}",
+        "OOM kills": f"{line['oom_kills']:.1f}",
+        "placed": f"{line['placed']:,.0f}",
+        "in budget": "yes" if line["within_budget"] else "no",
+    }
