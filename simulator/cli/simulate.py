@@ -114,7 +114,9 @@ def _question_options(command: Any) -> Any:
             help="Learn during the replay how long pods live, as `ullage serve` does, for strategies that read it; "
             "a --model that tells of lifetimes does so as well.",
         ),
-        click.option("--siblings", is_flag=True, help="Predict new owners in their first day from others who looked alike."),
+        click.option(
+            "--siblings", is_flag=True, help="Predict new owners in their first day from others who looked alike."
+        ),
         bad_rows,
         click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
