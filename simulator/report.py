@@ -301,7 +301,9 @@ def _gpu_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str)
         Section(
             f"Against what arrived{where}",
             "GPU share allocated when so much has been asked for in all; above 100 % not everything can fit at once.",
-            svg=line_chart("Allocation over arrivals", arrivals, x_label="GPU asked for so far, %", y_label="%"),
+            svg=line_chart(
+                "Allocation over arrivals", arrivals, x_label="GPU asked for so far, %", y_label="GPUs allocated, %"
+            ),
             names=curves.names,
         )
         if grows
@@ -309,7 +311,7 @@ def _gpu_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str)
         Section(
             f"Fragmentation{where}",
             "Free GPU that an average pod could not use where it lies (FGD's measure), share of all GPUs.",
-            svg=curves.chart("Fragmentation", curves.of("fragmented_gpu_share", 100), "%", from_zero=True),
+            svg=curves.chart("Fragmentation", curves.of("fragmented_gpu_share", 100), "of all GPUs, %", from_zero=True),
             names=curves.names,
         ),
         Section(
@@ -378,7 +380,7 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
             Section(
                 f"Contention{where}",
                 "Share of nodes whose pods want more CPU than the node has, first seed.",
-                svg=curves.chart("Contention", curves.of("over_cpu_share", 100), "%", from_zero=True),
+                svg=curves.chart("Contention", curves.of("over_cpu_share", 100), "of nodes, %", from_zero=True),
                 names=curves.names,
             )
         )
