@@ -73,7 +73,9 @@ def test_azure_files_that_make_no_sense(tmp_path: Path, files: dict[str, str], m
 
 
 def test_a_damaged_row_of_azure_is_counted_when_told_to_skip(tmp_path: Path) -> None:
-    trace = read_azure(azure(tmp_path, vms=VMS.replace("300", "-3")), skip_bad_rows=True)
+    folder = azure(tmp_path, vms=VMS.replace("300", "-3"))
+    assert complaint(lambda: read_azure(folder)).endswith("(--bad-rows=skip of simulate, compare and trace)")
+    trace = read_azure(folder, skip_bad_rows=True)
     assert len(trace.pods) == 3
     assert "1 bad rows or VMs skipped" in trace.manifest.notes
 

@@ -87,13 +87,13 @@ def _vms(
             continue
         (time_s, letters), (other_s, ends) = line, outcome
         if time_s != other_s or len(letters) != len(ends):
-            rows.bad("holds other VMs than the same row of the durations", "take both files from one window,")
+            rows.bad("holds other VMs than the same row of the durations", "take both files from one window")
             continue
         for letter, end in zip(letters, ends, strict=True):
             if letter == "|":
                 batch += 1
             elif letter not in index:
-                rows.bad(f"size letter {letter!r} is not in flav_map.txt", "take the map of this window,")
+                rows.bad(f"size letter {letter!r} is not in flav_map.txt", "take the map of this window")
             elif end[:1] not in ("U", "C") or end[1:] not in durations:
                 rows.bad(f"duration {end!r} is not U<bin> or C<bin> with a bin of v1.interval_map.txt", "fix it")
             else:

@@ -412,7 +412,10 @@ class Rows:
     def bad(self, what: str, fix: str) -> None:
         """A row that cannot be used: stop, or count it."""
         if not self.skip:
-            raise TraceError(f"trace {self.path.name}, row {self.row}: {what}; {fix} or pass --bad-rows=skip")
+            raise TraceError(
+                f"trace {self.path.name}, row {self.row}: {what}; {fix}, or leave it out "
+                "(--bad-rows=skip of simulate, compare and trace)"
+            )
         self.skipped += 1
 
     def integer(self, text: str | None, column: str, *, least: int = 0, most: int = 2**53) -> int | None:
@@ -450,7 +453,7 @@ class Rows:
                 for self.row, row in enumerate(reader, start=2):
                     if None in row or None in row.values():
                         self.bad(
-                            "has another number of cells than the header", "the file may be cut short: copy it again,"
+                            "has another number of cells than the header", "the file may be cut short: copy it again"
                         )
                         continue
                     yield row
