@@ -1,6 +1,7 @@
 """Readers of recorded usage: made-up files in the published layouts, and the recorded ones where present."""
 
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -40,14 +41,26 @@ def bitbrains(folder: Path, *, mhz: float = 2000.0, rows: int = 3) -> Path:
     return folder
 
 
-def planetlab(folder: Path, lines: list[str]) -> Path:
+def planetlab(folder: Path, lines: list[str], names: Sequence[str] = ("host_uni_slice",)) -> Path:
+    """A day of slices of these names, in this order; all have the same ``lines``, but for the first: its host's number."""
     path = folder / "20110303.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        body = "\n".join(lines).encode()
-        entry = tarfile.TarInfo("20110303/host_uni_slice")
-        entry.size = len(body)
-        archive.addfile(entry, BytesIO(body))
+        for name in names:
+            number = name.partition("_")[0].removeprefix("host")
+            body = "\n".join([number, *lines[1:]] if number else lines).encode()
+            entry = tarfile.TarInfo(f"20110303/{name}")
+            entry.size = len(body)
+            archive.addfile(entry, BytesIO(body))
     return path
+
+
+def test_a_planetlab_day_is_the_same_in_whatever_order_it_was_packed(tmp_path: Path) -> None:
+    packed = ["host7_uni_b", "host3_uni_a", "host5_org_a"]
+    days = [read_planetlab_day(planetlab(tmp_path, ["50"] * DAY, names)) for names in (packed, sorted(packed))]
+    for day in days:
+        assert day.workloads == ("host3_uni_a", "host5_org_a", "host7_uni_b")
+        assert day.groups == ("uni_a", "org_a", "uni_b")
+        assert day.usage[CPU][:, 0].tolist() == pytest.approx([0.03, 0.05, 0.07])
 
 
 def test_mhz_and_mib_become_cores_and_bytes(tmp_path: Path) -> None:

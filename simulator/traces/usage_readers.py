@@ -82,7 +82,7 @@ def read_bitbrains_rnd(folder: Path, *, max_cores: float = 8.0) -> UsageSeries:
 
 
 def read_planetlab_day(path: Path) -> UsageSeries:
-    """One PlanetLab day: 288 integer percentages for each slice; one core provisioned by convention."""
+    """One PlanetLab day: 288 integer percentages for each slice, by name; one core provisioned by convention."""
     names, rows = [], []
     try:
         start = datetime.strptime(path.name[:8], "%Y%m%d").replace(tzinfo=UTC)
@@ -103,7 +103,8 @@ def read_planetlab_day(path: Path) -> UsageSeries:
     twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         raise TraceError(f"{path}: {twice[0]} appears twice; keep one file of each slice")
-    table = np.stack(rows)
+    order = sorted(range(len(names)), key=names.__getitem__)  # not the archive's: what is drawn of them depends on it
+    names, table = [names[i] for i in order], np.stack([rows[i] for i in order])
     if table.max() <= 0.01 and (table * 100 % 1 != 0).any():
         raise TraceError(f"{path}: no value is above 1; CPU use is in percent here, multiply fractions by 100")
     groups = tuple(slice_of(name) for name in names)
