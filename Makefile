@@ -22,7 +22,7 @@ help: ## List targets
 install: .venv/installed ## Make .venv with every extra and the `ullage` command in it
 
 .venv/demo: pyproject.toml
-	@test -x $(BIN)/ullage || { echo "installing into .venv (a minute or two) …"; $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q -e '.[sim,plan,fast]'; }
+	@test -x $(BIN)/ullage || { echo "installing into .venv (a minute or two); the first run compiles as well …"; $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q -e '.[sim,plan,fast]'; }
 	@touch $@
 
 demo: .venv/demo ## Install and run the main job: compare strategies on the bundled trace, write out/demo.html
