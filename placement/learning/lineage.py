@@ -2,8 +2,8 @@
 
 A pod's owner (ReplicaSet, Job, application, deployment batch) is the one thing that says anything about its
 lifetime. :class:`Lineage` keeps, per owner and per coarser kin, what is known *now*: lifetimes of those that ended,
-ages of those that still run. :class:`Prospect` is the answer, a distribution over four classes of lifetime that is
-conditioned on age again and again while the pod lives (LAVA, MLSys'25; classes of Resource Central, SOSP'17).
+ages of those that still run. :class:`Prospect` is the answer of a simple rule: a distribution over the four classes of
+lifetime of Resource Central (SOSP'17).
 The features of :mod:`placement.learning.lifetime_history`, and so of the models of ``ullage train``, are those of a lineage.
 """
 
@@ -13,8 +13,6 @@ import math
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from placement.errors import ConfigError
 from placement.learning.by_level import ByLevel
@@ -41,32 +39,13 @@ def class_of(lifetime_s: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """Probabilities of the classes for a pod of a given age."""
+    """Probabilities of the classes for a pod that arrives."""
 
     probabilities: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if len(self.probabilities) != NUM_CLASSES or min(self.probabilities) < 0 or sum(self.probabilities) <= 0:
             raise ConfigError(f"{self.probabilities} is no distribution over {NUM_CLASSES} classes of lifetime")
-
-    def at_age(self, age_s: float) -> Prospect:
-        """The same pod, known to have lived ``age_s`` so far: classes that it outlived are ruled out."""
-        kept = [0.0 if i < NUM_CLASSES - 1 and LIMITS_S[i] <= age_s else p for i, p in enumerate(self.probabilities)]
-        total = sum(kept)
-        if total <= 0:
-            kept, total = [0.0] * (NUM_CLASSES - 1) + [1.0], 1.0
-        return Prospect(tuple(p / total for p in kept))
-
-    @property
-    def likeliest(self) -> int:
-        """The most probable class, the shorter one of equals."""
-        return int(np.argmax(self.probabilities))
-
-    def expected_s(self, age_s: float = 0.0) -> float:
-        """Geometric mean of the lifetime, never below the age."""
-        total = sum(self.probabilities)
-        mean = sum(p * math.log(t) for p, t in zip(self.probabilities, TYPICAL_S, strict=True)) / total
-        return max(math.exp(mean), age_s)
 
 
 @dataclass
