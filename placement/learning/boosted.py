@@ -150,7 +150,6 @@ def fit(
     schema: FeatureSchema,
     options: FitOptions,
     held_out: tuple[SingleArray, SingleArray, FloatArray] | None = None,
-    on_round: Callable[[int], None] | None = None,
 ) -> QuantileModel:
     """Grow one model on (S, F) rows; ``held_out`` (rows, truth, weight) stops it early.
 
@@ -183,8 +182,6 @@ def fit(
     if held_out is not None:
         valid = [dataset(held_out, data)]
         callbacks.append(lightgbm.early_stopping(options.patience, verbose=False))
-    if on_round is not None:
-        callbacks.append(lambda env: on_round(env.iteration))
     booster = lightgbm.train(options.parameters(), data, options.trees, valid_sets=valid, callbacks=callbacks)
     return QuantileModel(resource, target, options.level, base, schema, booster)
 

@@ -353,7 +353,7 @@ def victims(scene: Scene, p: int, n: int, trial: IntArray) -> int:
 
 
 @compiled
-def repair_all(scene: Scene, rank: FloatArray, depth: int) -> None:
+def repair_all(scene: Scene, rank: FloatArray) -> None:
     """Work through all pending pods, most important first, then by ``rank``, until none can be placed."""
     node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
     tier = scene.tier
@@ -376,11 +376,7 @@ def repair_all(scene: Scene, rank: FloatArray, depth: int) -> None:
         if n >= 0:
             attach(node, left, links, head, request, p, n)
             continue
-        if depth >= 1 and move_one(scene, p):
-            continue
-        if depth >= 2 and swap_two(scene, p):
-            continue
-        if depth >= 3 and chain_two(scene, p):
+        if move_one(scene, p) or swap_two(scene, p) or chain_two(scene, p):
             continue
         count = evict_lower(scene, p, gone)
         for i in range(count):

@@ -151,18 +151,18 @@ def scene_of(packing: Packing, node_of: IntArray) -> Scene:
     return scene
 
 
-def repair(packing: Packing, *, depth: int = 3, largest_first: bool = False) -> IntArray:
+def repair(packing: Packing) -> IntArray:
     """``(P,)`` node of each pod after repair: never fewer pods placed in the tiers that count most.
 
     Both orders within a tier are tried, small first (places more when not all fit) and large first (places all more
-    often when they do), and the better result is returned. ``depth`` limits the chains: 0 only direct fits,
-    1 moves one pod, 2 swaps, 3 moves two. ``largest_first`` tries that order only, for callers that need all placed.
+    often when they do), and the better result is returned. A pod that fits nowhere makes one pod move, two swap, or two move,
+    and last takes the room of others that count less.
     """
     best = packing.node_of
     best_key = (packing.counts(best), 0)
-    for sign in (-1.0,) if largest_first else (1.0, -1.0):
+    for sign in (1.0, -1.0):
         scene = scene_of(packing, packing.node_of)
-        repair_all(scene, sign * scene.size, depth)
+        repair_all(scene, sign * scene.size)
         key = (packing.counts(scene.node), -packing.num_moves(scene.node))
         if key > best_key:
             best, best_key = scene.node, key

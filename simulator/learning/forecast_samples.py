@@ -138,7 +138,7 @@ class Recording:
             context = replace(context, kin=from_kin(codes_of(facts), own_facts(facts), standing(earlier, target)))
         return kin_features(past, context)
 
-    def samples(self, resource: str, target: Target, *, first_workload: int = 0, first_day: int = 0) -> Samples:
+    def samples(self, resource: str, target: Target, *, first_day: int = 0) -> Samples:
         """All usable samples of a task."""
         past = self.pasts[resource]
         common = self.common(resource)
@@ -157,7 +157,7 @@ class Recording:
             _rows_of(tables, usable),
             truth[usable],
             self.cores[row],
-            row + first_workload,
+            row,
             origin // HOUR,
             origin // DAY + first_day,
             (origin + target.horizon_h * HOUR - 1) // DAY + first_day,
@@ -165,7 +165,7 @@ class Recording:
         )
 
     def baselines(
-        self, resource: str, target: Target, samples: Samples, names: Iterable[str], *, first_workload: int = 0
+        self, resource: str, target: Target, samples: Samples, names: Iterable[str]
     ) -> Mapping[str, SingleArray]:
         """Name → (S,) forecast of each baseline at the given samples; those that ignore the target are cached."""
         hours = np.unique(samples.hour)
@@ -175,7 +175,7 @@ class Recording:
         out = {}
         for name in names:
             table = self._baseline(resource, target, name, past, hours)
-            out[name] = table[samples.workload - first_workload, column]
+            out[name] = table[samples.workload, column]
         return out
 
     def _baseline(self, resource: str, target: Target, name: str, past: Past, hours: IntArray) -> SingleArray:

@@ -103,7 +103,6 @@ def fit_bases(
     seed: int,
     bases: tuple[str, ...],
     rounds: Sequence[int] = (),
-    on_model: Callable[[QuantileModel], None] | None = None,
 ) -> list[QuantileModel]:
     """One model per base on the samples ``train``; rounds are cut where the loss on ``stop`` stops falling, if given.
 
@@ -129,8 +128,6 @@ def fit_bases(
             held_out=(held.rows, held.truth, held.weight) if held else None,
         )
         models.append(model)
-        if on_model is not None:
-            on_model(model)
     return models
 
 

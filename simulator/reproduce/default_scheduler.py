@@ -174,13 +174,13 @@ class _Cluster:
         return (UNPLACED, []) if best is None else (best[1], best[2])
 
 
-def default_placement(instance: PriorityInstance, ties: random.Random | None = None) -> IntArray:
+def default_placement(instance: PriorityInstance) -> IntArray:
     """``(P,)`` node of each pod, replica sets laid out one after the other; ``-1`` = pending.
 
     Replica sets arrive one by one; after a preemption its victims are recreated and everything pending is tried
-    again, higher priority first. ``ties`` defaults to the instance's own stream.
+    again, higher priority first. Ties are settled by the instance's own stream.
     """
-    cluster = _Cluster.of(instance, ties or labelled_random(instance.seed, "ties"))
+    cluster = _Cluster.of(instance, labelled_random(instance.seed, "ties"))
     pending: list[int] = []
     for s, replicas in enumerate(instance.replicas):
         first = int(instance.replicas[:s].sum())
