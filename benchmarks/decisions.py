@@ -37,7 +37,7 @@ from placement.program import has_compiled
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.replay import Replay, ReplayOptions
-from simulator.reproduce.emptying import Fleet, owned
+from simulator.reproduce.emptying import Fleet, batches, drawn
 from simulator.reproduce.fgd import Protocol
 from simulator.traces.azure import read_azure
 from simulator.traces.synth import Recipe, synthesise
@@ -172,7 +172,8 @@ def slower(rates: dict[str, int], names: list[tuple[str, str]], suffix: str) -> 
 def churn(folder: Path, runs: int) -> dict[str, Any]:
     """Azure's VMs, which also leave."""
     fleet = Fleet()
-    trace = owned(read_azure(folder), SHARE, 0).but(nodes=fleet.nodes())
+    recorded = read_azure(folder)
+    trace = drawn(recorded, batches(recorded), SHARE, 0).but(nodes=fleet.nodes())
     neutral = Knowledge.neutral()
     options = ReplayOptions(knowledge=neutral, end_s=int(trace.pods.arrival_s[-1]), log=False, samples=1, checks=False)
     recorder = Recorder()

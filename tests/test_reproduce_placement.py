@@ -1,4 +1,4 @@
-"""Cells of ``ullage reproduce placement|adversaries|empty-nodes`` on made-up traces: what is counted, and what is shown."""
+"""Cells of ``ullage reproduce placement|adversaries`` on made-up traces: what is counted, and what is shown."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from placement.resources import CPU, MEMORY
 from simulator.cli.reproduce_replays import adversaries_command, placement_command
 from simulator.kept import kept
 from simulator.reproduce.adversaries import ADVERSARIES, attack, attacks
-from simulator.reproduce.emptying import WARMUP_S, Fleet, before_it_counts, most_empty, owned
-from simulator.reproduce.emptying import cell as emptying_cell
 from simulator.reproduce.placement import CELLS, Cell, Setting, run_cell, summary
 from simulator.reproduce.placement_page import frontier, headline, report
-from simulator.traces.trace import NEVER, Pods, Trace, Usage
+from simulator.traces.trace import Trace, Usage
 
 DAY_S = 86_400
 GIB = 2**30
@@ -103,61 +101,8 @@ def test_settings_that_leave_nothing_to_measure_are_refused_before_the_work(tmp_
     assert "is no folder" in str(CliRunner().invoke(placement_command, words).exception)
 
 
-def test_a_share_that_leaves_no_vms_is_refused() -> None:
-    pods = Trace.of("t", [], [(str(i), PodSpec(((CPU, 1),)), i * DAY_S, NEVER) for i in range(3)])
-    gangs = pods.but(
-        pods=Pods.of(
-            name=pods.pods.name,
-            spec=pods.pods.spec,
-            arrival_s=pods.pods.arrival_s,
-            departure_s=pods.pods.departure_s,
-            gang=np.arange(3),
-        )
-    )
-    assert len(owned(gangs, 1, 0).pods) == 3
-    with pytest.raises(ConfigError, match="0 of 3 VMs are replayed on seed 0"):
-        owned(gangs, 1e-9, 0)
-
-
 def test_names_of_cells_tell_them_apart() -> None:
     assert len({(c.name, c.scale) for c in CELLS}) == len(CELLS)
-
-
-@pytest.mark.parametrize(("strategy", "lifetimes"), [("best-fit", "none"), ("emptying", "learned"), ("nilas", "true")])
-def test_empty_nodes_are_counted_for_the_same_pods(strategy: str, lifetimes: str) -> None:
-    small = PodSpec(((CPU, 2000), (MEMORY, 4 * GIB)))
-    num = 300
-    arrival = np.arange(num) * 900
-    pods = Pods.of(
-        name=np.array([f"p{i}" for i in range(num)], object),
-        spec=np.zeros(num, np.int64),
-        arrival_s=arrival,
-        departure_s=arrival + np.where(np.arange(num) % 5, 1200, 40_000),
-        gang=np.arange(num) // 2,
-    )
-    trace = Trace.of("t", [], [("x", small, 0, 10)]).but(pods=pods)
-    made, alone = owned(trace, 1.0, 0), owned(trace, 1.0, 0, alone=True)
-    assert len(made.specs) == 1
-    assert len(alone.specs) == num
-    known = before_it_counts(made)
-    assert known.pods.arrival_s.max() <= WARMUP_S
-    assert ((known.pods.departure_s <= WARMUP_S) | (known.pods.departure_s == NEVER)).all()
-    row = emptying_cell(made, alone, strategy, lifetimes, Fleet(num_nodes=8), 0)
-    assert row["placed"] == row["pods"] == num
-    assert 0 < row["empty_share"] <= most_empty(made, Fleet(num_nodes=8)) < 1
-
-
-def test_no_more_nodes_can_be_empty_than_requests_leave() -> None:
-    big, small = (PodSpec(((CPU, cpu), (MEMORY, GIB)), owner=name) for name, cpu in (("big", 64_000), ("small", 1000)))
-    pods = Pods.of(
-        name=np.array(["a", "b", "c", "end"], object),
-        spec=np.array([0, 1, 1, 1]),
-        arrival_s=np.array([0, 0, WARMUP_S + 500, WARMUP_S + 1000]),
-        departure_s=np.array([WARMUP_S + 300, NEVER, WARMUP_S + 900, NEVER]),
-    )
-    trace = Trace.of("t", [], [("x", big, 0, 10), ("y", small, 0, 10)]).but(pods=pods)
-    assert trace.specs == (big, small)
-    assert most_empty(trace, Fleet(num_nodes=4)) == pytest.approx(1 - (2 * 300 + 1 * 700) / 1000 / 4)
 
 
 def test_the_page_says_who_is_cheapest_within_the_budget() -> None:

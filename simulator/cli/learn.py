@@ -78,7 +78,7 @@ def _say(quiet: bool, clock: Callable[[], float] = time.monotonic) -> Progress:
     return say
 
 
-def _note_omitted(omitted: Mapping[str, str]) -> None:
+def note_omitted(omitted: Mapping[str, str]) -> None:
     """Say what is left out, and why; what has one cause is told together."""
     for why in dict.fromkeys(omitted.values()):
         names = [name for name, cause in omitted.items() if cause == why]
@@ -275,7 +275,7 @@ def reproduce_forecast(
     from simulator.reproduce.forecast import run
 
     result = run(data, seed=seed, only=only, keep=keep, progress=_say(quiet))
-    _note_omitted(result["omitted"])
+    note_omitted(result["omitted"])
     rows = [
         {
             "task": name,
@@ -349,7 +349,7 @@ def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], 
         if task not in TASKS:
             raise ConfigError(f"unknown task {task!r}; {nearest(task, list(TASKS))}")
     result = run(data, seed=seed, draws=draws, only=only, progress=_say(quiet))
-    _note_omitted(result["omitted"])
+    note_omitted(result["omitted"])
     rows = [
         {
             "task": task,
@@ -377,7 +377,7 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
     from simulator.reproduce.lifetimes import run
 
     result = run(data, seed=seed, progress=_say(quiet))
-    _note_omitted(result["omitted"])
+    note_omitted(result["omitted"])
     rows = []
     for trace in (name for name in ("dlrm", "azure") if name in result):
         ours = {"ullage": "model", "without the guard": "unguarded", "its hazards": "hazards", "history": "history"}
@@ -405,7 +405,7 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
     from simulator.reproduce.cold_start import run
 
     result = run(data, seed=seed, seeds=seeds, progress=_say(quiet))
-    _note_omitted(result["omitted"])
+    note_omitted(result["omitted"])
     spread = result.get("spread", {}).get("history", {})
     rows = [
         {

@@ -7,30 +7,57 @@ from typing import Any
 
 import click
 
+from placement.errors import ConfigError, nearest
+from simulator.cli.learn import note_omitted
 from simulator.output import API_VERSION, check_folder, output_option, progress, render, write_whole
 
 
 @click.command("empty-nodes")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings.")
 @click.option(
+    "--set-up",
+    "set_ups",
+    multiple=True,
+    help="Arrivals and cores of a node: azure-32, azure-64, …; again for more.  [default: all]",
+)
+@click.option(
     "--share",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.1,
-    show_default=True,
-    help="Of Azure's batches that are replayed.",
+    help="Of what is replayed.  [default: .1 of Azure's batches, .5 of DLRM's applications]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from --seed on.")
-@click.option("--nodes", type=click.IntRange(1), default=110, show_default=True, help="Size of the fleet.")
+@click.option("--nodes", type=click.IntRange(1), help="Size of the fleets.  [default: the least on which nobody waits]")
+@click.option("--tuning", is_flag=True, help="The days before those that are judged.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @output_option
-def empty_nodes_command(data: Path, share: float, seed: int, seeds: int, nodes: int, quiet: bool, output: str) -> None:
-    """Node-time that stays empty on a fixed fleet, by lifetimes: learned, and the true ones as the bound."""
-    from simulator.reproduce.emptying import Fleet, run
+def empty_nodes_command(
+    data: Path,
+    set_ups: tuple[str, ...],
+    share: float | None,
+    seed: int,
+    seeds: int,
+    nodes: int | None,
+    tuning: bool,
+    quiet: bool,
+    output: str,
+) -> None:
+    """Node-time that stays empty where nobody waits, by lifetimes: learned, and the true ones as the bound."""
+    from simulator.reproduce.emptying import SET_UPS, run
 
+    for name in set_ups:
+        if name not in SET_UPS:
+            raise ConfigError(f"--set-up {name}: there is none of that name; {nearest(name, list(SET_UPS))}")
+    asked = [name for name in SET_UPS if name in set_ups or not set_ups]
     with progress("replaying", quiet=quiet) as advance:
-        result = run(data, Fleet(num_nodes=nodes), share, range(seed, seed + seeds), advance)
-    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in result["summary"]]
+        result = run(data, asked, range(seed, seed + seeds), advance, tuning=tuning, share=share, num_nodes=nodes)
+    note_omitted(result["omitted"])
+    shown = [
+        {"set_up": name, "nodes": found["nodes"], "most_points": found["most_points"], **row}
+        for name, found in result["set_ups"].items()
+        for row in found["cells"]
+    ]
+    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in shown]
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 
 

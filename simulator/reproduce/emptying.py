@@ -1,48 +1,51 @@
-"""``ullage reproduce empty-nodes``: how much of a fixed fleet stays empty, with lifetimes learned and with the true ones.
+"""``ullage reproduce empty-nodes``: how many nodes stay empty, with lifetimes learned and with the true ones.
 
-Azure arrivals (a seeded share of the batches), a batch's make-up as the owner, on a fleet of one shape that is large
-enough for nobody to wait. Everyone places the same pods on the same nodes; what differs is how much of the node-time is
-empty, which is what can be drained, switched off, or given to who needs a whole node. Lifetimes are learned while the
-replay runs, from pods that ended or ran on before the decision; the first day and a half only warms up. A model
-(``ullage train``) is fitted on all batches of that day and a half, as known at its end.
+Recorded arrivals on nodes of one size, and enough of them for nobody to wait, so that what differs between strategies
+is only how much of the node-time is empty: what can be drained, switched off, or given to who needs a whole node. A rule
+that opens a node only where no other has room decides alike on every such fleet; one replay on many nodes tells what it
+occupies, on average and at most. A set-up's fleet is the least on which nobody waits, whoever decides.
+
+Set-ups are arrivals by sizes of nodes. Azure: a seeded share of the batches, a batch's make-up as owner, on nodes of two,
+four and eight times the largest VM. DLRM: a seeded share of the applications, their CPU instances, on nodes of the shape
+that its recorded clusters get elsewhere (``dlrm-shapes.csv``), and of twice that. Lifetimes are learned while the replay
+runs, from pods that ended or ran on before the decision; the days before those that count only warm up.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.learning.lifetime_model import LifetimeModel
+from placement.knowledge import Lifetimes
 from placement.nodes import NodeSpec
-from placement.pods import PodSpec
+from placement.pods import PodRules, PodSpec
 from placement.rates import RATES
-from placement.resources import CPU, MEMORY, PODS
+from placement.resources import CPU, MEMORY, PODS, STORAGE, IntArray
 from placement.scorers import SHARE, ExitTime, Leftover
 from placement.strategies import STRATEGIES
 from placement.strategy import Strategy
 from placement.weighted import Weighted
 from simulator.cost import PriceBook
-from simulator.learning.lifetime_training import train_lifetimes
 from simulator.measures import measure
-from simulator.replay import Policy, Replay, ReplayOptions
+from simulator.replay import Outcome, Policy, Replay, ReplayOptions
 from simulator.reproduce.data_sets import data_set
 from simulator.traces.azure import read_azure
+from simulator.traces.dlrm import RDMA, read_dlrm
 from simulator.traces.trace import NEVER, Trace
 from simulator.usage.lifetime_learner import LifetimeLearner, TrueLifetimes
 
-WARMUP_S = 129_600
-ENDLESS_S = 432_000
-"""Of pods that still ran when the recording stopped: the replay ends before they do."""
+DAY_S = 86_400
+Progress = Callable[[float, float], None]
 CELLS = (
-    *((name, "none") for name in ("kube-default", "best-fit")),
-    *((name, "learned") for name in ("nilas", "emptying", "ullage")),
-    *((name, "model") for name in ("nilas", "ullage")),
-    *((name, "true") for name in ("nilas", "exit-times")),
+    ("best-fit", "none"),
+    *((name, "learned") for name in ("nilas", "ullage")),
+    *((name, "true") for name in ("nilas", "ullage", "exit-times")),
 )
 BOUND = Strategy(
     "exit-times",
@@ -57,35 +60,111 @@ class Fleet:
     """Equal nodes."""
 
     num_nodes: int = 110
-    millicores: int = 64_000
-    memory_gib: int = 256
+    amounts: tuple[tuple[str, int], ...] = ((CPU, 64_000), (MEMORY, 256 << 30), (PODS, 250))
 
     def nodes(self) -> tuple[NodeSpec, ...]:
         """As specs."""
-        amounts = ((CPU, self.millicores), (MEMORY, self.memory_gib << 30), (PODS, 250))
-        return tuple(NodeSpec(f"node-{i:04d}", amounts) for i in range(self.num_nodes))
+        return tuple(NodeSpec(f"node-{i:04d}", self.amounts) for i in range(self.num_nodes))
 
 
-def owned(trace: Trace, share: float, seed: int, *, alone: bool = False) -> Trace:
-    """A seeded share of the batches; pods of batches of equal make-up share an owner, or each has its own (``alone``)."""
+class Owned(NamedTuple):
+    """Of each pod ``(P,)``: what a seed draws it with, −1 for pods that are left out; and its owner."""
+
+    drawn: IntArray
+    owner: Sequence[object]
+
+
+def batches(trace: Trace) -> Owned:
+    """Batches are drawn, and those of equal make-up have one owner for each size of VM."""
     pods = trace.pods
     members: dict[int, Counter[int]] = {}
     for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True):
         members.setdefault(gang, Counter())[spec] += 1
-    chosen = np.random.default_rng([seed, 0xE4]).random(int(pods.gang.max()) + 1) < share
-    kept = np.flatnonzero(chosen[pods.gang])
-    if not len(kept) or pods.arrival_s[kept[-1]] - pods.arrival_s[kept[0]] <= WARMUP_S:
-        raise ConfigError(
-            f"{len(kept)} of {len(pods)} VMs are replayed on seed {seed}, none after the first {WARMUP_S / 86_400:g} days, which "
-            "only warm up; give more with --share"
-        )
-    numbers: dict[tuple[Any, ...], int] = {}
+    make_up = {gang: tuple(sorted(counted.items())) for gang, counted in members.items()}
+    return Owned(
+        pods.gang, [(spec, make_up[gang]) for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True)]
+    )
+
+
+def applications(trace: Trace) -> Owned:
+    """Applications are drawn, and own their instances; those with a GPU live on other nodes and are left out."""
+    owners = {name: i for i, name in enumerate(dict.fromkeys(spec.owner for spec in trace.specs))}
+    number = np.array([-1 if spec.gpu else owners[spec.owner] for spec in trace.specs], np.int64)
+    return Owned(number[trace.pods.spec], [trace.specs[spec].owner for spec in trace.pods.spec.tolist()])
+
+
+class Days(NamedTuple):
+    """Since the first arrival."""
+
+    warm_up_s: int
+    end_s: int
+    """The last arrival, if that is earlier."""
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """A recording, who owns its pods, and what they are placed on."""
+
+    folder: str
+    read: Callable[[Path], Trace]
+    owned: Callable[[Trace], Owned]
+    share: float
+    """Of what is drawn."""
+    cores: tuple[int, ...]
+    """Sizes of nodes."""
+    per_core: tuple[tuple[str, float], ...]
+    """What nodes offer besides."""
+    tuning: Days
+    judged: Days
+    every_s: int
+    """Lifetimes are told anew. Between two such moments nodes do not age, so this is short beside the lives that matter."""
+
+    def fleet(self, cores: int, num_nodes: int) -> Fleet:
+        """Of so many nodes of one size."""
+        others = tuple((name, int(cores * amount)) for name, amount in self.per_core)
+        return Fleet(num_nodes, ((CPU, cores * 1000), *others, (PODS, 250)))
+
+
+ARRIVALS = {
+    "azure": Arrivals(
+        folder="azure-v1-vms",
+        read=read_azure,
+        owned=batches,
+        share=0.1,
+        cores=(32, 64, 128),
+        per_core=((MEMORY, 4 << 30),),
+        tuning=Days(64_800, 129_600),
+        judged=Days(129_600, 30 * DAY_S),
+        every_s=300,
+    ),
+    "dlrm": Arrivals(
+        folder="alibaba-dlrm-2025",
+        read=read_dlrm,
+        owned=applications,
+        share=0.5,
+        cores=(208, 416),
+        per_core=((MEMORY, (1152 << 30) / 208), (STORAGE, (4 << 40) / 208), (RDMA, 100 / 208)),
+        tuning=Days(669_600, 1_338_000),
+        judged=Days(1_338_000, 90 * DAY_S),
+        every_s=1800,
+    ),
+}
+"""Days: Azure from three quarters of the second day on and from half past the second; DLRM its second quarter and second half."""
+SET_UPS = {f"{name}-{cores}": (name, cores) for name, arrivals in ARRIVALS.items() for cores in arrivals.cores}
+
+
+def drawn(trace: Trace, owned: Owned, share: float, seed: int, *, alone: bool = False) -> Trace:
+    """A seeded share of what is drawn; every pod has its owner, or one for itself (``alone``). Limits of pods of an owner
+    on a node are left out, because they would hold for owners only."""
+    pods = trace.pods
+    chosen = np.random.default_rng([seed, 0xE4]).random(int(owned.drawn.max()) + 1) < share
+    kept = np.flatnonzero(chosen[owned.drawn] & (owned.drawn >= 0))
+    numbers: dict[object, int] = {}
     specs: list[PodSpec] = []
     for pod in kept.tolist():
-        c = int(pods.spec[pod])
-        make_up = (c, *sorted(members[int(pods.gang[pod])].items()))
-        number = pod if alone else numbers.setdefault(make_up, len(numbers))
-        specs.append(replace(trace.specs[c], owner=f"Batch/{number}"))
+        number = pod if alone else numbers.setdefault(owned.owner[pod], len(numbers))
+        spec = trace.specs[int(pods.spec[pod])]
+        specs.append(replace(spec, owner=f"Owner/{number}", pod_rules=PodRules()))
     classes = {spec: i for i, spec in enumerate(dict.fromkeys(specs))}
     made = pods.of(
         name=pods.name[kept],
@@ -96,114 +175,255 @@ def owned(trace: Trace, share: float, seed: int, *, alone: bool = False) -> Trac
     return trace.but(specs=tuple(classes), pods=made)
 
 
-def before_it_counts(trace: Trace) -> Trace:
-    """What is known of a trace when the warm-up is over: who runs then has not ended."""
-    pods = trace.pods
-    now = int(pods.arrival_s[0]) + WARMUP_S
-    here = np.flatnonzero(pods.arrival_s <= now)
-    ends = pods.departure_s[here]
-    made = pods.of(
-        name=pods.name[here],
-        spec=pods.spec[here],
-        arrival_s=pods.arrival_s[here],
-        departure_s=np.where(ends > now, NEVER, ends),
-    )
-    return trace.but(pods=made)
+def window(trace: Trace, days: Days) -> tuple[int, int]:
+    """From when to when node-time counts.
+
+    Raises
+    ------
+    ConfigError : nobody arrives then.
+    """
+    arrival_s = trace.pods.arrival_s
+    if not len(arrival_s) or arrival_s[-1] - arrival_s[0] <= days.warm_up_s:
+        raise ConfigError(
+            f"of {len(arrival_s)} pods that are replayed none arrives after the first {days.warm_up_s / DAY_S:g} days, which "
+            "only warm up; give more with --share"
+        )
+    first_s = int(arrival_s[0])
+    return first_s + days.warm_up_s, min(first_s + days.end_s, int(arrival_s[-1]))
 
 
-def most_empty(trace: Trace, fleet: Fleet) -> float:
-    """Share of the node-time that counts which no rule can leave more of empty: requests divided by what nodes offer,
-    rounded up at every moment (CPU and memory apart, the larger counts), as if pods could be cut and moved for nothing."""
+class Needed(NamedTuple):
+    """Nodes that no rule can do without."""
+
+    mean: float
+    most: int
+
+
+def needed(trace: Trace, fleet: Fleet, days: Days) -> Needed:
+    """Requests divided by what a node offers, rounded up at every moment (each resource apart, the largest counts), as if
+    pods could be cut and moved for nothing: the mean over the days that count, and the most of all."""
     pods = trace.pods
-    start_s, end_s = int(pods.arrival_s[0]) + WARMUP_S, int(pods.arrival_s[-1])
+    start_s, end_s = window(trace, days)
     ends = np.where(pods.departure_s == NEVER, end_s, pods.departure_s)
     times_s = np.concatenate([pods.arrival_s, ends])
     order = np.argsort(times_s, kind="stable")
     until_s = np.clip(np.append(times_s[order], end_s), start_s, end_s)
-    needed = np.zeros(len(order), np.int64)
-    for resource, offered in ((CPU, fleet.millicores), (MEMORY, fleet.memory_gib << 30)):
-        asked = np.array([spec.amount(resource) for spec in trace.specs], np.int64)[pods.spec]
-        needed = np.maximum(needed, -(-np.cumsum(np.concatenate([asked, -asked])[order]) // offered))
-    return 1 - float((needed * np.diff(until_s)).sum()) / (end_s - start_s) / fleet.num_nodes
+    nodes = np.zeros(len(order), np.int64)
+    for resource, offered in fleet.amounts:
+        asked = np.array([1 if resource == PODS else spec.amount(resource) for spec in trace.specs], np.int64)[
+            pods.spec
+        ]
+        nodes = np.maximum(nodes, -(-np.cumsum(np.concatenate([asked, -asked])[order]) // offered))
+    return Needed(
+        float((nodes * np.diff(until_s)).sum()) / (end_s - start_s), int(nodes[times_s[order] <= end_s].max())
+    )
 
 
-def cell(
-    trace: Trace,
-    alone: Trace,
-    strategy: str,
-    lifetimes: str,
-    fleet: Fleet,
-    seed: int,
-    model: LifetimeModel | None = None,
-) -> dict[str, Any]:
+def most_occupied(outcome: Outcome, trace: Trace, end_s: int) -> int:
+    """Nodes that were occupied at once, of a replay in which nobody moved."""
+    pods = trace.pods
+    held: Counter[int] = Counter()
+    most = 0
+    here = np.flatnonzero(pods.arrival_s <= end_s)
+    gone = here[pods.departure_s[here] != NEVER]
+    times_s = np.concatenate([pods.departure_s[gone], pods.arrival_s[here]])
+    comes = np.repeat([False, True], [len(gone), len(here)])
+    # who arrives and leaves in the same second leaves afterwards
+    late = ~comes & np.concatenate([pods.departure_s[gone] <= pods.arrival_s[gone], np.zeros(len(here), np.bool_)])
+    for i in np.lexsort((comes + 2 * late, times_s)).tolist():
+        node = int(outcome.node_of[gone[i] if i < len(gone) else here[i - len(gone)]])
+        held[node] += 1 if comes[i] else -1
+        if not held[node]:
+            del held[node]
+        most = max(most, len(held))
+    return most
+
+
+@dataclass
+class Recorder:
+    """Learns lifetimes and keeps every version."""
+
+    learner: LifetimeLearner
+    versions: list[Lifetimes | None] = field(default_factory=list)
+
+    @property
+    def every_s(self) -> int:
+        """Seconds between two versions."""
+        return self.learner.every_s
+
+    def act(self, replay: Replay) -> None:
+        """Learn."""
+        self.learner.act(replay)
+        self.versions.append(replay.state.knowledge.lifetimes)
+
+
+@dataclass
+class Told:
+    """Tells again what was learned in a replay of the same pods: where nobody waits, that does not depend on who decides."""
+
+    versions: Iterator[Lifetimes | None]
+    every_s: int
+
+    def act(self, replay: Replay) -> None:
+        """Tell the next version."""
+        replay.state.learn(replay.state.knowledge.but(lifetimes=next(self.versions)), time_s=replay.time_s)
+
+
+class Pods(NamedTuple):
+    """What all cells of one seed have in common."""
+
+    owned: Trace
+    alone: Trace
+    """The same pods, each with an owner of its own."""
+    days: Days
+    every_s: int
+    """Lifetimes are told anew."""
+    lifetimes: Sequence[Lifetimes | None]
+    """As learned at each such moment."""
+    seed: int
+
+
+def gathered(recorded: Trace, arrivals: Arrivals, share: float, seed: int, *, tuning: bool) -> Pods:
+    """One seed's pods, and what is learned of them as they come and go."""
+    owned, days = arrivals.owned(recorded), arrivals.tuning if tuning else arrivals.judged
+    traces = [drawn(recorded, owned, share, seed, alone=alone) for alone in (False, True)]
+    pods = Pods(traces[0], traces[1], days, arrivals.every_s, (), seed)
+    cores = max(arrivals.cores)
+    fleet = arrivals.fleet(cores, 4 * needed(pods.owned, arrivals.fleet(cores, 1), days).most + 4)
+    recorder = Recorder(LifetimeLearner(arrivals.every_s))
+    _replay(pods.owned.but(nodes=fleet.nodes()), STRATEGIES["best-fit"], pods, recorder)
+    return pods._replace(lifetimes=recorder.versions)
+
+
+def _replay(trace: Trace, strategy: Strategy, pods: Pods, *policies: Policy) -> Outcome:
+    end_s = window(trace, pods.days)[1]
+    options = ReplayOptions(seed=pods.seed, policies=policies, warmup_s=pods.days.warm_up_s, end_s=end_s, log=False)
+    return Replay(trace, strategy, options).run()
+
+
+def cell(pods: Pods, strategy: str, lifetimes: str, fleet: Fleet) -> dict[str, Any]:
     """One replay in numbers."""
-    used = (alone if lifetimes == "true" else trace).but(nodes=fleet.nodes())
+    used = (pods.alone if lifetimes == "true" else pods.owned).but(nodes=fleet.nodes())
+    start_s, end_s = window(used, pods.days)
     policies: tuple[Policy, ...] = ()
-    learner = LifetimeLearner(model=model if lifetimes == "model" else None)
-    if lifetimes in ("learned", "model"):
-        policies = (learner,)
+    if lifetimes == "learned":
+        policies = (Told(iter(pods.lifetimes), pods.every_s),)
     elif lifetimes == "true":
         arrival, departure = used.pods.arrival_s, used.pods.departure_s
-        policies = (TrueLifetimes(np.where(departure == NEVER, ENDLESS_S, departure - arrival)),)
-    end_s = int(used.pods.arrival_s[-1])
-    options = ReplayOptions(seed=seed, policies=policies, warmup_s=WARMUP_S, end_s=end_s, log=False)
-    outcome = Replay(used, {**STRATEGIES, BOUND.name: BOUND}[strategy], options).run()
+        endless_s = 2 * (end_s - int(arrival[0]))  # the replay is over before they are
+        policies = (TrueLifetimes(np.where(departure == NEVER, endless_s, departure - arrival), pods.every_s),)
+    outcome = _replay(used, {**STRATEGIES, BOUND.name: BOUND}[strategy], pods, *policies)
     metrics = measure(outcome, used, PriceBook({}, RATES))["metrics"]
+    here = used.pods.arrival_s <= end_s
     return {
         "strategy": strategy,
         "lifetimes": lifetimes,
-        "seed": seed,
-        "empty_share": metrics["empty_nodes_mean"] / fleet.num_nodes,
-        "cpu_allocated_share": metrics["cpu_allocated_share"],
-        "placed": metrics["placed"],
-        "pods": metrics["pods"],
-        "pending_s_p99": metrics["pending_s_p99"],
-        "decisions": outcome.num_decisions,
-        "rungs": dict(learner.forecaster.by_rung()),
+        "seed": pods.seed,
+        "occupied_nodes": fleet.num_nodes - metrics["empty_nodes_mean"],
+        "most_occupied_nodes": most_occupied(outcome, used, end_s),
+        "waited": int((outcome.pending_s[here] != 0).sum()),
+        "pods": int(here.sum()),
+        "days": (end_s - start_s) / DAY_S,
         "cpu_s": outcome.cpu_s,
     }
 
 
-def run(data: Path, fleet: Fleet, share: float, seeds: range, advance: Any) -> dict[str, Any]:
-    """Every cell on every seed, and the points of node-time gained on `best-fit`; the JSON report.
-
-    Raises
-    ------
-    TraceError : the trace is missing or damaged.
-    """
-    azure = read_azure(data_set(data, "azure-v1-vms"))
-    model = train_lifetimes(before_it_counts(owned(azure, 1, 0))).model
-    rows, bounds = [], []
-    for seed in seeds:
-        trace, alone = owned(azure, share, seed), owned(azure, share, seed, alone=True)
-        bounds.append(most_empty(trace, fleet))
-        for strategy, lifetimes in CELLS:
-            rows.append(cell(trace, alone, strategy, lifetimes, fleet, seed, model))
-            advance(len(rows), len(seeds) * len(CELLS))
-    base = {r["seed"]: r["empty_share"] for r in rows if r["strategy"] == "best-fit"}
-    summary = []
+def one(pods: Pods, arrivals: Arrivals, cores: int) -> Iterator[dict[str, Any]]:
+    """Every cell of a set-up on one seed, on so many nodes that one is always empty."""
+    num_nodes = 2 * needed(pods.owned, arrivals.fleet(cores, 1), pods.days).most + 4
     for strategy, lifetimes in CELLS:
-        mine = [r for r in rows if (r["strategy"], r["lifetimes"]) == (strategy, lifetimes)]
-        points = [100 * (r["empty_share"] - base[r["seed"]]) for r in mine]
-        summary.append(
+        row = cell(pods, strategy, lifetimes, arrivals.fleet(cores, num_nodes))
+        while row["most_occupied_nodes"] == num_nodes:
+            num_nodes *= 2
+            row = cell(pods, strategy, lifetimes, arrivals.fleet(cores, num_nodes))
+        yield row
+
+
+def judged(rows: Sequence[dict[str, Any]], needs: dict[int, float], num_nodes: int | None) -> dict[str, Any]:
+    """A set-up: the points of node-time that each cell leaves empty beyond best fit, on the least fleet on which nobody
+    waits or on one that is given; ``needs`` by seed."""
+    fleets = {
+        seed: num_nodes or max(row["most_occupied_nodes"] for row in rows if row["seed"] == seed) for seed in needs
+    }
+    base = {row["seed"]: row["occupied_nodes"] for row in rows if row["strategy"] == "best-fit"}
+    cells = []
+    for strategy, lifetimes in CELLS:
+        mine = [row for row in rows if (row["strategy"], row["lifetimes"]) == (strategy, lifetimes)]
+        freed = {row["seed"]: base[row["seed"]] - row["occupied_nodes"] for row in mine}
+        points = [100 * freed[seed] / fleets[seed] for seed in freed]
+        cells.append(
             {
                 "strategy": strategy,
                 "lifetimes": lifetimes,
-                "empty_share": float(np.mean([r["empty_share"] for r in mine])),
+                "empty_share": float(np.mean([1 - row["occupied_nodes"] / fleets[row["seed"]] for row in mine])),
                 "points": float(np.mean(points)),
                 "points_low": min(points),
                 "points_high": max(points),
-                "pending_s_p99": max(r["pending_s_p99"] for r in mine),
-                "unplaced": sum(r["pods"] - r["placed"] for r in mine),
+                "freed_of_occupied": float(np.mean([freed[seed] / base[seed] for seed in freed])),
+                "waited": sum(row["waited"] for row in mine),
             }
         )
     return {
-        "fleet": vars(fleet),
-        "share": share,
+        "nodes": float(np.mean(list(fleets.values()))),
+        "pods": float(np.mean([row["pods"] for row in rows])),
+        "most_points": float(np.mean([100 * (base[seed] - needs[seed]) / fleets[seed] for seed in needs])),
+        "cells": cells,
+        "rows": list(rows),
+    }
+
+
+def run(
+    data: Path,
+    names: Sequence[str],
+    seeds: range,
+    advance: Progress,
+    *,
+    tuning: bool = False,
+    share: float | None = None,
+    num_nodes: int | None = None,
+) -> dict[str, Any]:
+    """Every cell of each set-up on every seed; the JSON report. Set-ups whose recording is absent are left out, and
+    ``omitted`` says why.
+
+    Raises
+    ------
+    TraceError : a recording is damaged. ConfigError : there is none, a share leaves nobody, or a fleet is too small.
+    """
+    found, omitted = dict[str, Any](), dict[str, ConfigError]()
+    done = 0
+    for source, arrivals in ARRIVALS.items():
+        mine = [name for name in names if SET_UPS[name][0] == source]
+        if not mine:
+            continue
+        try:
+            trace = arrivals.read(data_set(data, arrivals.folder))
+        except ConfigError as error:
+            omitted |= dict.fromkeys(mine, error)
+            continue
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in mine}
+        needs: dict[str, dict[int, float]] = {name: {} for name in mine}
+        for seed in seeds:
+            pods = gathered(trace, arrivals, share or arrivals.share, seed, tuning=tuning)
+            for name in mine:
+                cores = SET_UPS[name][1]
+                needs[name][seed] = needed(pods.owned, arrivals.fleet(cores, 1), pods.days).mean
+                for row in one(pods, arrivals, cores):
+                    if num_nodes and row["most_occupied_nodes"] > num_nodes:
+                        least = row["most_occupied_nodes"]
+                        raise ConfigError(
+                            f"--nodes {num_nodes}: {name} needs {least} on seed {seed}, or pods wait; give more"
+                        )
+                    rows[name].append(row)
+                    done += 1
+                    advance(done, len(names) * len(seeds) * len(CELLS))
+        found |= {name: judged(rows[name], needs[name], num_nodes) for name in mine}
+    if not found:
+        raise next(iter(omitted.values()))
+    return {
+        "days": "tuning" if tuning else "judged",
+        "share": {name: share or arrivals.share for name, arrivals in ARRIVALS.items()},
         "seeds": len(seeds),
         "first_seed": seeds.start,
-        "most_empty_share": float(np.mean(bounds)),
-        "most_points": 100 * (float(np.mean(bounds)) - float(np.mean(list(base.values())))),
-        "summary": summary,
-        "cells": rows,
+        "set_ups": found,
+        "omitted": {name: str(error) for name, error in omitted.items()},
     }

@@ -60,6 +60,8 @@ class TrueLifetimes:
 
     def __post_init__(self) -> None:
         self._known: dict[int, Lifespan] = {}
+        self._told: dict[int, tuple[str, Lifespan]] = {}
+        (self._everyone,) = lifespans(np.array([[UNKNOWN] * (len(AGES_S) - 1) + [1.0]]))
 
     def act(self, replay: Replay) -> None:
         """Tell of who is here and of who arrives before the next act."""
@@ -67,12 +69,12 @@ class TrueLifetimes:
         low, high = np.searchsorted(pods.arrival_s, [now, now + self.every_s])
         chosen = {*range(int(low), int(high)), *(replay.pod_of[uid] for uid in replay.state.residents)}
         specs = replay.trace.specs
-        of = {}
-        for pod in sorted(chosen):
+        for pod in chosen - self._told.keys():
             spec = specs[pods.spec[pod]]
-            of[workload_of(spec.namespace, spec.owner)] = self._of(int(self.life_s[pod]))
-        (everyone,) = lifespans(np.array([[UNKNOWN] * (len(AGES_S) - 1) + [1.0]]))
-        replay.state.learn(replay.state.knowledge.but(lifetimes=Lifetimes(of, everyone, now, "truth")), time_s=now)
+            self._told[pod] = workload_of(spec.namespace, spec.owner), self._of(int(self.life_s[pod]))
+        of = dict([self._told[pod] for pod in sorted(chosen)])
+        lifetimes = Lifetimes(of, self._everyone, now, "truth")
+        replay.state.learn(replay.state.knowledge.but(lifetimes=lifetimes), time_s=now)
 
     def _of(self, life_s: int) -> Lifespan:
         if life_s not in self._known:
