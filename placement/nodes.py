@@ -28,7 +28,12 @@ class Taint:
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One node: all that a decision reads, in integer units."""
+    """One node: all that a decision reads, in kube-scheduler's integers (millicores, bytes, counts).
+
+    Raises
+    ------
+    ConfigError : an amount is out of range, or there are more devices than a bit mask holds.
+    """
 
     name: str
     allocatable: tuple[tuple[str, int], ...]

@@ -136,6 +136,10 @@ class GpuRequest:
     """``count`` devices with ``milli`` thousandths free on each; below 1000 only with count 1.
 
     ``models`` empty accepts any model.
+
+    Raises
+    ------
+    ConfigError : no device, a share outside of 1 to 1000, or shares of several devices.
     """
 
     count: int
@@ -157,7 +161,12 @@ class GpuRequest:
 
 @dataclass(frozen=True)
 class PodSpec:
-    """One class of pods: all that a decision reads, in integer units."""
+    """One class of pods: all that a decision reads, in kube-scheduler's integers (millicores, bytes, counts).
+
+    Raises
+    ------
+    ConfigError : an amount is below 0 or not below 2^62, or ``gang_size`` is below 0.
+    """
 
     request: tuple[tuple[str, int], ...]
     """Effective requests, sorted by resource name, without ``pods`` (always 1) and without GPU shares."""

@@ -120,7 +120,12 @@ class Strategy:
         return self.leaving if self.leaving and workload.leaving else self.scorers
 
     def program(self, state: ClusterState) -> Program:
-        """This strategy compiled against a ledger; kept by the ledger, invisible in answers."""
+        """This strategy compiled against a ledger; kept by the ledger, invisible in answers.
+
+        Raises
+        ------
+        ConfigError : it needs a part of knowledge that is not there.
+        """
         program: Program | None = state.programs.get(self.digest)
         if program is None:
             for need in self.needs:
@@ -139,6 +144,10 @@ class Strategy:
         ----------
         candidates : ``(N,)`` bool, the nodes that may be chosen; None = all.
         draw : non-negative random integer that settles random ties and devices.
+
+        Raises
+        ------
+        ConfigError : the strategy needs a part of knowledge that is not there.
         """
         state = snapshot.state
         program = state.programs.get(self.digest) or self.program(state)

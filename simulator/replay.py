@@ -171,7 +171,7 @@ class _Spot(NamedTuple):
 
 
 class Replay:
-    """One trace, one strategy, one set of options."""
+    """One trace, one strategy, one set of options: equal ones give equal outcomes. All times are the trace's seconds."""
 
     def __init__(self, trace: Trace, strategy: Strategy, options: ReplayOptions | None = None) -> None:
         self.trace = trace
@@ -205,7 +205,12 @@ class Replay:
     # ── the loop ──────────────────────────────────────────────────────────────────────────────
 
     def run(self, progress: Progress | None = None) -> Outcome:
-        """Replay to the end; see :class:`Outcome`."""
+        """Replay to the end; see :class:`Outcome`. Once for each replay.
+
+        Raises
+        ------
+        ConfigError : the strategy needs a part of knowledge that the options' lacks.
+        """
         started, cpu_started = perf_counter(), process_time()
         self._begin()
         loop_started = process_time()

@@ -46,6 +46,10 @@ class UsageSeries:
     ``provisioned[resource]`` is ``(N,)``: the request, which is also the limit. ``groups`` names a coarser
     class of each workload (owner, image, size) for calibration by group; ``facts`` say what else is known of each, and
     then groups are owners.
+
+    Raises
+    ------
+    StateError : a workload has no row of a table, or no provisioned amount.
     """
 
     name: str

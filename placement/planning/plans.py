@@ -155,6 +155,10 @@ class Deadline:
 
     ``clock`` returns seconds that never fall; ``cancelled`` is asked between slices of work; ``note`` is told the value
     and the bound (None = not known yet) of the best plan so far, each time one of them gets better.
+
+    Raises
+    ------
+    ConfigError : ``time_s`` is not above 0.
     """
 
     time_s: float
