@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +30,7 @@ from placement.planning.purchase import Demand, Shape, buy, first_fit_decreasing
 from placement.planning.refit import refit
 from placement.planning.relaxation import Relaxation
 from placement.planning.repacking import Repacking
-from placement.planning.solver import Answer, Limits, Model, solve_integer, solve_linear
+from placement.planning.solver import Answer, Limits, Model, Status, solve_integer, solve_linear
 from placement.resources import FloatArray, IntArray
 from simulator.planning.instances import batch_instance, fleet_instance, purchase_instance
 
@@ -640,3 +641,16 @@ def test_a_saving_that_only_rounding_keeps_from_its_bound_is_optimal(usd: float)
     assert result.usd_per_hour == pytest.approx(2 * usd, rel=1e-12)
     assert result.ending == Ending.OPTIMAL
     assert result.usd_per_hour <= result.bound <= result.usd_per_hour * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("coefficient", [1e6, 1e15, 2.0**50, 2.0**60])
+def test_a_program_with_numbers_that_highs_does_not_take_has_no_answer_and_no_bound(coefficient: float) -> None:
+    """As of a pod that was bound by hand and asks for a pebibyte; MathOpt ends with an error of its own."""
+    model = Model()
+    x = model.add_columns(np.full(3, 5), objective=1.0)
+    model.add_row(x, np.array([coefficient, 1.0, 1.0]), upper=2 * coefficient)
+    answer = solve_linear(model, Limits(10.0))
+    if coefficient < 1e15:
+        assert (answer.status, answer.value) == (Status.OPTIMAL, 11.0)
+    else:
+        assert (answer.status, answer.bound) == (Status.UNKNOWN, math.inf)

@@ -22,6 +22,8 @@ from placement.planning.plans import WorkClock
 from placement.resources import BoolArray, FloatArray, IntArray
 
 INFINITY = float("inf")
+MOST_IN_HIGHS = 1e15
+"""Coefficients from here on are infinite to HiGHS (its option ``large_matrix_value``), which refuses the model."""
 ENTRY_S, ROOT_NODES, CP_SAT_S = 3e-6, 20, 4.0
 """On a :class:`WorkClock`: a branch-and-bound node of HiGHS per entry of the matrix, what its root counts for in nodes,
 and CP-SAT's deterministic second; all measured, and rough."""
@@ -155,7 +157,7 @@ class Model:
 def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: FloatArray | None = None) -> Answer:
     """HiGHS through MathOpt: a mixed-integer program, or with ``relax`` its linear relaxation and duals (GLOP).
 
-    Both run on one thread, whatever ``limits.threads`` says.
+    Both run on one thread, whatever ``limits.threads`` says. Nothing is known of what HiGHS does not take.
     """
     from concurrent.futures import ThreadPoolExecutor
     from datetime import timedelta
@@ -163,9 +165,11 @@ def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: Flo
     from ortools.math_opt.python import mathopt
 
     arrays = model.arrays()
+    is_lp = relax or not arrays["integer"].any()
+    if not is_lp and np.abs(arrays["values"]).max(initial=0.0) >= MOST_IN_HIGHS:
+        return Answer(Status.UNKNOWN, np.zeros(0), -INFINITY, INFINITY)
     proto = _math_opt_proto(arrays, relax)
     built = mathopt.Model.from_model_proto(proto)
-    is_lp = relax or not arrays["integer"].any()
     parameters = mathopt.SolveParameters(random_seed=limits.seed % 2**31)
     node_s = ENTRY_S * max(len(arrays["values"]), 1)
     if limits.work is None:
