@@ -129,7 +129,7 @@ class Reflector:
                     self.problem = ""
                 began = time.monotonic()
                 await self._watch()
-                if time.monotonic() - began >= LASTING_S:  # ended by the server, as agreed
+                if time.monotonic() - began >= LASTING_S:  # ended by the server, as agreed, or silent
                     continue
             except ApiError as error:
                 if error.status == GONE:
@@ -174,17 +174,21 @@ class Reflector:
             if i % SLICE == SLICE - 1:
                 self.give_way()
                 await asyncio.sleep(0)
-        self.last_sign = time.monotonic()
+        self._is_there()
 
     async def _watch(self) -> None:
         settings = self.client.settings
         events = self.client.watch(
-            self.path, self.version, timeout_s=settings.watch_timeout_s, silence_s=settings.silence_timeout_s
+            self.path,
+            self.version,
+            timeout_s=settings.watch_timeout_s,
+            silence_s=settings.silence_timeout_s,
+            opened=self._is_there,
         )
         count, latest = 0, None
         try:
             async for event in events:
-                self.last_sign = time.monotonic()
+                self._is_there()
                 self.problem = ""
                 self.take(event)
                 latest = event.object
@@ -195,6 +199,9 @@ class Reflector:
         finally:
             if latest is not None:  # an object is read once for its content; its version is needed to resume only
                 self.version = _decode_any(latest).metadata.resourceVersion or self.version
+
+    def _is_there(self) -> None:
+        self.last_sign = time.monotonic()
 
     def take(self, event: WatchEvent) -> None:
         """One watch event."""

@@ -11,7 +11,7 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -229,13 +229,17 @@ class KubeClient:
                 return
 
     async def watch(
-        self, path: str, resource_version: str, *, timeout_s: float, silence_s: float
+        self, path: str, resource_version: str, *, timeout_s: float, silence_s: float, opened: Callable[[], None]
     ) -> AsyncIterator[WatchEvent]:
-        """Events after ``resource_version``, bookmarks included, until the server ends the watch.
+        """Events after ``resource_version``, bookmarks included, until the server ends the watch or says nothing for
+        ``silence_s``; ``opened`` is called once it has agreed to it.
+
+        Silence alone is no fault: while nothing of a kind changes, kube-apiserver has no newer version to put into a
+        bookmark, and sends none. Whoever asks again hears whether it is there.
 
         Raises
         ------
-        ApiError : refused (410 when the version is too old), cut, or silent for ``silence_s``.
+        ApiError : refused (410 when the version is too old), cut, or no answer in ``silence_s``.
         """
         query = {
             "watch": "1",
@@ -254,8 +258,12 @@ class KubeClient:
                     if response.status == 401:
                         await self._renew()
                     raise refused("WATCH", path, response.status, await response.read(), self.purpose)
-                async for line in _lines(response, self.rest_s):
-                    yield _decode_event(line)
+                opened()
+                try:
+                    async for line in _lines(response, self.rest_s):
+                        yield _decode_event(line)
+                except aiohttp.SocketTimeoutError:
+                    return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if _is_distrust(error):
                 await self._renew()

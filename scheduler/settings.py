@@ -103,7 +103,7 @@ class KubeSettings:
     watch_timeout_s: float = _number(290, 5, 3600)
     """A watch is renewed after this; bookmarks make that free."""
     silence_timeout_s: float = _number(120, 5, 3600)
-    """A watch without a byte for so long is taken for dead; bookmarks arrive about once a minute."""
+    """A watch without a byte for so long is begun anew, for it may be dead; where nothing changes, the server says nothing."""
     bind_timeout_s: float = _number(2.5, 0.1, 120)
     """One Binding POST; with a lease, at most a sixth of its duration: none outlives the term that it was sent in."""
 

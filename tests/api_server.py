@@ -54,6 +54,8 @@ class ApiServer:
         self.bindings_go_on = asyncio.Event()
         """Until it is set, Bindings take their time."""
         self.bindings_go_on.set()
+        self.is_mute = False
+        """Watches are taken and not even agreed to."""
         self.is_curt = False
         """Watches end at once, in good order."""
         self.cuts = 0
@@ -162,6 +164,9 @@ class ApiServer:
     async def _watch(self, request: web.Request, kind: str) -> web.StreamResponse:
         since = int(request.query["resourceVersion"])
         cuts = self.cuts
+        while self.is_mute:
+            self.changed.clear()
+            await self.changed.wait()
         response = web.StreamResponse()
         await response.prepare(request)
         if since < self.compacted:

@@ -112,7 +112,7 @@ async def test_a_kubeconfig_that_is_away_while_we_run_is_a_call_that_failed(tmp_
             await client.call("GET", "/version")
         api.fail_next("GET", "/pods", 401)
         with pytest.raises(ApiError, match="401"):
-            await anext(client.watch("/api/v1/pods", "1", timeout_s=5, silence_s=5))
+            await anext(client.watch("/api/v1/pods", "1", timeout_s=5, silence_s=5, opened=lambda: None))
         path.write_text(text)
         api.fail_next("GET", "/version", 401)
         assert b"36" in await client.call("GET", "/version")
@@ -134,7 +134,7 @@ async def test_a_token_that_cannot_be_read_for_a_moment_is_a_call_that_failed(tm
             with pytest.raises(ApiError, match="token of the service account"):
                 await client.call("GET", "/version")
             with pytest.raises(ApiError, match="token of the service account"):
-                await anext(client.watch("/api/v1/pods", "1", timeout_s=5, silence_s=5))
+                await anext(client.watch("/api/v1/pods", "1", timeout_s=5, silence_s=5, opened=lambda: None))
         token.write_text("another")
         assert b"36" in await client.call("GET", "/version")
 
@@ -203,7 +203,7 @@ async def test_an_authority_that_was_replaced_is_read_again(tmp_path: Path) -> N
         with pytest.raises(ApiError, match="not signed by the configured authority"):
             await client.call("GET", "/version")
         with pytest.raises(ApiError, match="not signed by the configured authority"):
-            await anext(client.watch("/version", "1", timeout_s=5, silence_s=5))
+            await anext(client.watch("/version", "1", timeout_s=5, silence_s=5, opened=lambda: None))
         (tmp_path / "us.pem").write_bytes((tmp_path / "them.pem").read_bytes())
         assert await client.call("GET", "/version") == b"here"
 
@@ -324,6 +324,32 @@ async def test_a_watch_that_falls_silent_is_given_up_and_resumed(tmp_path: Path)
         api.is_silent = False
         await until(lambda: "late" in sink.names)
         assert reflector.num_lists == 1
+        task.cancel()
+
+
+async def test_a_kind_of_which_nothing_changes_is_silent_and_well(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """kube-apiserver sends bookmarks only of versions that a watch has not seen, and etcd tells it new ones of a quiet kind
+    every ten minutes."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        object.__setattr__(client.settings, "silence_timeout_s", 0.2)
+        reflector, _sink, task = await followed(api, client)
+        signs = set[float]()
+        await until(lambda: signs.add(reflector.last_sign) or len(signs) == 4)
+        assert not reflector.problem
+        assert not caplog.records
+        assert reflector.num_lists == 1
+        task.cancel()
+
+
+async def test_a_server_that_takes_a_watch_and_answers_nothing_is_a_problem(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        object.__setattr__(client.settings, "silence_timeout_s", 0.2)
+        reflector, _sink, task = await followed(api, client)
+        api.is_mute = True
+        api.cut()
+        await until(lambda: "no answer in time" in reflector.problem)
         task.cancel()
 
 
