@@ -1,5 +1,7 @@
 """Cold start: a new owner is told by what others needed who had looked alike, never below what it used, while that holds."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,6 +108,19 @@ def test_nobody_is_said_to_use_less_than_it_did_and_nothing_is_said_where_nothin
     made.learn(NEW, 0, {CPU: cells(CALM)}, {CPU: float("nan")}, ASKED)
     made.learn(NEW, 0, {CPU: cells(CALM)}, {CPU: 10.0}, {CPU: 0})
     assert made.num_pairs(CPU) == 40
+
+
+def test_newcomers_in_many_namespaces_take_no_memory() -> None:
+    made = taught([(f"shop{i}/Deployment/a", CALM, 0.1) for i in range(40)])
+    look = cells(CALM)
+    tracemalloc.start()
+    try:
+        said = {made.predict(f"preview{i}/Deployment/web", CPU, look, 1000, 0) for i in range(300)}
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(said) == 1, "all of them are told by all others"
+    assert kept < 8 * 2**20
 
 
 def test_the_most_samples_that_a_workload_has_tell_of_it() -> None:

@@ -33,6 +33,8 @@ HIGH = 0.9
 """The quantile of a newcomer's pairs that is said, before the factor."""
 PAIRS = 48
 """Of each workload, the latest."""
+GROUPS = 64
+"""Whose counts are kept at once, 56 KiB each and resource: newcomers may come in thousands of namespaces."""
 LENGTHS = (HOUR // 4, HOUR, 3 * HOUR)
 """Samples that a look may be taken of. A newcomer is told by the most that it has."""
 MEASURED = 0.75
@@ -208,7 +210,7 @@ class _Table:
         """Group → its workloads that have pairs."""
         self._everyone = np.zeros((len(LENGTHS), NUM_CELLS, NUM_BINS), np.int64)
         self._counted: dict[str, IntArray] = {}
-        """Group → counts of its pairs, until the next pair."""
+        """Group → counts of its pairs, until the next pair; of :data:`GROUPS` at most."""
         self.num_pairs = 0
 
     def learn(self, workload: str, cells: Cells, share: float) -> None:
@@ -260,6 +262,8 @@ class _Table:
         if not everyone.any():
             return None
         if group not in self._counted:
+            if len(self._counted) == GROUPS:
+                del self._counted[next(iter(self._counted))]
             self._counted[group] = _counts(self._rings[name].pairs for name in self._groups.get(group, {}))
         others = self._counted[group][length] - own[length]
         near = PEAKS.kernel[cells[length]]
