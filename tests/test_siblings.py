@@ -326,12 +326,15 @@ def test_who_left_tells_nothing_any_more() -> None:
     assert 0 < cluster.made.siblings.num_pairs(CPU) <= 26 < before
 
 
-def test_new_rungs_are_tried_anew_on_the_past_and_what_newcomers_showed_is_recalled() -> None:
-    """As after a restart, when all samples are read back: it need not wait for other newcomers."""
+@pytest.mark.parametrize("is_first", [False, True])
+def test_new_rungs_are_tried_anew_on_the_past_and_what_newcomers_showed_is_recalled(is_first: bool) -> None:
+    """As after a restart, when all samples are read back: it need not wait for other newcomers, whoever is asked first."""
     cluster = lived()
     cluster.pass_hours(15)
     before = cluster.made.factor(SIBLINGS, CPU)
     assert before is not None
+    if is_first:
+        cluster.cpu = {NEW: cluster.cpu.pop(NEW), **cluster.cpu}
     cluster.made.use(Rungs.of_history(Target(1)))
     assert cluster.made.factor(SIBLINGS, CPU) is None
     cluster.look()

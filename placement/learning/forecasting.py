@@ -588,6 +588,10 @@ class Forecaster:
                 said = self.siblings.predict(workload, resource, pair.cells[resource], asked, used)
                 if said is not None and not isnan(truth):
                     self._learn(Ratio(SIBLINGS, resource, pair.made_s, truth / said), workload)
+        if self._recalled:
+            # Who was asked before all pairs were read back was told by the few that were there.
+            for known in self._known.values():
+                known.answers = known.answers and self._with_siblings(known, known.answers)
         self._recalled.clear()
 
     def _judge(self, promise: _Promise) -> int:
