@@ -21,23 +21,28 @@ def require_file(target: Path) -> None:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """Where to write ``target``: a file beside it, empty at first, that takes its place once the block has ended well, and
-    goes otherwise. Of a link, what it leads to is written.
+    """Where to write ``target``: a file beside it, empty at first, that takes its place and its rights once the block has
+    ended well, and goes otherwise. Of a link, what it leads to is written.
 
     Raises
     ------
     OSError : the folder cannot be written, or there is something else than a file.
     """
     require_file(target)
-    if target.is_file():
+    try:
         target = target.resolve()
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, "it is a link that leads to itself") from error
     part = _new_beside(target)
     try:
+        with suppress(FileNotFoundError):
+            part.chmod(target.stat().st_mode & 0o777)  # what was kept from others still is
         yield part
         part.replace(target)
-    finally:
-        with suppress(OSError):
+    except BaseException:
+        with suppress(OSError):  # after a success the name is free, and another may have it by now
             part.unlink(missing_ok=True)
+        raise
 
 
 def _new_beside(target: Path) -> Path:

@@ -470,6 +470,34 @@ async def test_a_plan_is_applied_interrupted_by_the_caller_and_resumed(tmp_path:
         assert len(list(tmp_path.glob(f"*{SUFFIX}"))) == 1, "its own; the old one is pruned"
 
 
+class Doer:
+    """Applies nothing, and says that it did."""
+
+    num_stopped = 0
+
+    def __init__(self, *_: Any) -> None: ...
+
+    async def hear(self) -> worker.Happened:
+        return worker.Happened(1, "done", 0)
+
+    async def stop(self) -> None:
+        Doer.num_stopped += 1
+
+
+async def test_an_applied_plan_of_which_nothing_is_read_is_stopped_before_another_may_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Doer, "num_stopped", 0)
+    monkeypatch.setattr(service, "ApplyWorker", Doer)
+    async with here(tmp_path, applies=True) as h:
+        plans = PlansService(h.live.engine, lambda: ())
+        plans.plans["p"] = Plan("batch", Ending.OPTIMAL, "pods", 0.0, 0.0)
+        events = plans.Apply(pb.ApplyPlanRequest(id="p", confirmed=True), None)
+        await anext(events)
+        await events.aclose()
+        assert Doer.num_stopped == 1
+
+
 async def test_an_interrupted_plan_can_be_given_up(tmp_path: Path) -> None:
     async with here(tmp_path, applies=True) as h:
         _, plan = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)

@@ -50,6 +50,39 @@ def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path) -> N
     assert real.read_text() == "after"
 
 
+def test_a_link_that_leads_to_nothing_yet_stays_one(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)
+    write_whole({link: "after"})
+    assert link.is_symlink()
+    assert real.read_text() == "after"
+
+
+def test_a_link_that_leads_to_itself_is_refused_in_words(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with pytest.raises(PlacementError, match="leads to itself"):
+        write_whole({link: "x"})
+
+
+def test_who_might_not_read_a_file_may_not_read_what_takes_its_place(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.touch(mode=0o600)
+    write_whole({target: "after"})
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_another_begins_right_after_is_left_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def replaced(part: Path, target: Path) -> None:
+        os.replace(part, target)
+        part.write_text("another's")
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with whole_file(tmp_path / "a") as part:
+        part.write_text("ours")
+    assert part.read_text() == "another's"
+
+
 def test_several_files_are_all_written_or_none(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with pytest.raises(PlacementError, match=r"report .*: cannot be written"):

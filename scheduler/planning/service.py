@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
 
     # ── applying ──────────────────────────────────────────────────────────────────────────────
 
-    async def Apply(self, request: pb.ApplyPlanRequest, context: Context) -> AsyncIterator[pb.ApplyPlanEvent]:
+    async def Apply(self, request: pb.ApplyPlanRequest, context: Context) -> AsyncGenerator[pb.ApplyPlanEvent, None]:
         """Act on a plan; see the proto."""
         await self._serving(context)
         plan = await self._plan(request.id, context)
@@ -222,8 +222,11 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "another plan is being applied; wait for it")
             self._is_applying = True
             try:
-                async for event in self._apply(request, plan):
-                    yield event
+                async with aclosing(
+                    self._apply(request, plan)
+                ) as events:  # its process has ended before another one begins
+                    async for event in events:
+                        yield event
             finally:
                 self._is_applying = False
         except (ConfigError, RecordError) as error:
@@ -240,7 +243,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             finally:
                 await worker.close()
 
-    async def _apply(self, request: pb.ApplyPlanRequest, plan: Plan) -> AsyncIterator[pb.ApplyPlanEvent]:
+    async def _apply(self, request: pb.ApplyPlanRequest, plan: Plan) -> AsyncGenerator[pb.ApplyPlanEvent, None]:
         settings = self.engine.settings
         where = Path(settings.plan.records) / f"{plan_id(plan)}{SUFFIX}"
         retention = Retention(settings.plan.records_max_age_days, settings.plan.records_max_bytes)
@@ -262,8 +265,8 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
                     raise ApiError(f"interrupted: {why}")
         finally:
             await worker.stop()
-        yield pb.ApplyPlanEvent(outcome=str(ended.outcome), reason=ended.reason, evictions=ended.evictions)
         self.engine.metrics.plan_applied.labels(plan.kind, str(ended.outcome)).inc()
+        yield pb.ApplyPlanEvent(outcome=str(ended.outcome), reason=ended.reason, evictions=ended.evictions)
 
     # ── adherence ─────────────────────────────────────────────────────────────────────────────
 
