@@ -5,6 +5,8 @@
 do-nothing extender decodes the request with ``json`` and answers with the first node (as ``decide`` does), or with
 all of them and equal scores (as ``score`` does).
 
+``ullage serve`` runs only while it is measured: beside the others it would follow the watch, at their cost.
+
 Beside the rates it prints the CPU milliseconds that every process spent per pod, from the first to the last binding:
 where all cores are busy these say where the rate comes from, and they do not suffer from noise as it does.
 """
@@ -116,7 +118,6 @@ async def measure(num_nodes: int, num_pods: int, rounds: int, modes: list[str]) 
             async with cluster_of(plane) as cluster:
                 offer = ((CPU, 32_000), (MEMORY, 128 * GIB), (PODS, 110))
                 await cluster.add_nodes(NodeSpec(f"node-{i:05d}.example.internal", offer) for i in range(num_nodes))
-                await asyncio.to_thread(ullage.start)
                 ways = {
                     "stock": [],
                     "nothing-decide": stanza(f"http://127.0.0.1:{port}/one", prioritizes=False),
@@ -129,8 +130,11 @@ async def measure(num_nodes: int, num_pods: int, rounds: int, modes: list[str]) 
                 spent: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
                 for _ in range(rounds):
                     for way, extenders in ways.items():
-                        await asyncio.to_thread(ullage.switch, "score" if way.endswith("score") else "decide")
+                        if way.startswith("ullage"):
+                            ullage.settings["mode"] = way.rpartition("-")[2]
+                            await asyncio.to_thread(ullage.start)
                         rate, cpu = await run_once(cluster, plane, extenders, num_pods, nothing.pid or 0)
+                        await asyncio.to_thread(ullage.end)
                         rates[way].append(rate)
                         spent[way].append(cpu)
                         sys.stderr.write(
