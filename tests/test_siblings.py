@@ -342,6 +342,20 @@ def test_new_rungs_are_tried_anew_on_the_past_and_what_newcomers_showed_is_recal
     assert cluster.new().rung == SIBLINGS
 
 
+def test_what_a_wave_of_newcomers_taught_outlives_a_restart() -> None:
+    cluster = lived()
+    cluster.cpu |= {f"shop/Job/riser{i}": 400 for i in range(120)}
+    cluster.pass_hours(3)
+    cluster.cpu |= dict.fromkeys((name for name in cluster.cpu if "riser" in name), 3900)
+    cluster.pass_hours(16)  # the past is tried every five hours: so that the last calm one is among them
+    before = cluster.made.factor(SIBLINGS, CPU)
+    cluster.made.use(Rungs.of_history(Target(1)))
+    cluster.look()
+    assert before is not None
+    assert cluster.made.factor(SIBLINGS, CPU) == pytest.approx(before, rel=0.1)
+    assert cluster.new().cpu > 3000, "nobody is believed to stay calm"
+
+
 def test_a_clock_that_is_set_back_teaches_siblings_anew() -> None:
     cluster = lived()
     made = cluster.made

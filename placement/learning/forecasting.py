@@ -427,8 +427,10 @@ class Forecaster:
                 self._learn(tried, answer.workload)
             if self.siblings is not None:
                 for pair in answer.pairs:
-                    self.siblings.learn(answer.workload, pair.made_s, pair.cells, pair.outcome, answer.requested)
-                self._recalled += ((answer.workload, answer.requested, pair) for pair in answer.pairs if pair.is_young)
+                    if pair.is_young:
+                        self._recalled.append((answer.workload, answer.requested, pair))
+                    else:
+                        self._teach(answer.workload, answer.requested, pair)
             said = known.answers.of
             is_told = any(p.uppers for p in said.values()) or is_seen(answer.cells)
             if is_told and answer.end_s >= known.promised_s + HOUR_S:
@@ -579,20 +581,34 @@ class Forecaster:
         return judged
 
     def _recall(self) -> None:
-        """Hold first days that were read back against what others who looked alike came to need."""
+        """Hold first days that were read back against what others who looked alike came to need.
+
+        Each hour of them knows what came of other newcomers by then: what surprised at that time is a surprise again.
+        """
         if self.siblings is None:
             return
+        self._recalled.sort(key=lambda recalled: recalled[2].made_s)
+        num_over = 0
         for workload, requested, pair in self._recalled:
+            while self._recalled[num_over][2].made_s + self.target.horizon_h * HOUR_S <= pair.made_s:
+                self._teach(*self._recalled[num_over])
+                num_over += 1
             for resource, truth in pair.outcome.items():
                 asked, used = requested.get(resource, 0), pair.used[resource]
                 said = self.siblings.predict(workload, resource, pair.cells[resource], asked, used)
                 if said is not None and not isnan(truth):
                     self._learn(Ratio(SIBLINGS, resource, pair.made_s, truth / said), workload)
+        for recalled in self._recalled[num_over:]:
+            self._teach(*recalled)
         if self._recalled:
             # Who was asked before all pairs were read back was told by the few that were there.
             for known in self._known.values():
                 known.answers = known.answers and self._with_siblings(known, known.answers)
         self._recalled.clear()
+
+    def _teach(self, workload: str, requested: Requests, pair: Pair) -> None:
+        if self.siblings is not None:
+            self.siblings.learn(workload, pair.made_s, pair.cells, pair.outcome, requested)
 
     def _judge(self, promise: _Promise) -> int:
         known = self._known.get(promise.workload)
