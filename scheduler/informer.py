@@ -31,7 +31,7 @@ FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 15.0
 LASTING_S = 5.0
 """A watch that lasted so long says that the server is well; one that ended sooner is not begun anew at once."""
-NOT_SERVED, GONE = 404, 410
+GONE = 410
 PODS = "pods"
 
 
@@ -136,9 +136,7 @@ class Reflector:
                     self._relist("too old")
                 else:
                     self._note(error)
-                if self.is_optional and error.status in (403, NOT_SERVED):
-                    if error.status == NOT_SERVED:
-                        self._is_there()
+                if self.is_optional and error.status in (403, 404):
                     self.synced.set()
                     backoff.next_s = LONGEST_WAIT_S
             await asyncio.sleep(backoff.pause_s(time.monotonic() - began))

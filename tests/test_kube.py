@@ -400,17 +400,6 @@ async def test_what_is_learned_while_a_list_is_read_is_not_lost_by_it(tmp_path: 
         assert sink.names == {"a", "b", "younger"}
 
 
-async def test_a_kind_that_the_server_does_not_have_does_not_grow_old(tmp_path: Path) -> None:
-    """Else `UllageViewOld` fires for ever on every cluster without PodGroups."""
-    async with api_server() as api, client_of(api, tmp_path) as client:
-        path = "/apis/scheduling.x-k8s.io/v1alpha1/podgroups"
-        reflector = Reflector("podgroups", path, Names(), client, Metrics(), is_optional=True, last_sign=0.0)
-        task = asyncio.create_task(reflector.run())
-        await until(reflector.synced.is_set)
-        assert reflector.last_sign > 0.0
-        task.cancel()
-
-
 async def test_an_optional_kind_that_is_not_granted_does_not_hold_up_readiness(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
         api.fail_next("GET", "/nodes", 403)
