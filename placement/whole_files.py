@@ -36,7 +36,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     part = _new_beside(target)
     try:
         with suppress(FileNotFoundError):
-            part.chmod(target.stat().st_mode & 0o777)  # what was kept from others still is
+            part.chmod(target.stat().st_mode & 0o777 | 0o200)  # what was kept from others still is; the block writes it
         yield part
         part.replace(target)
     except BaseException:

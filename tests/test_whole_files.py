@@ -65,11 +65,12 @@ def test_a_link_that_leads_to_itself_is_refused_in_words(tmp_path: Path) -> None
         write_whole({link: "x"})
 
 
-def test_who_might_not_read_a_file_may_not_read_what_takes_its_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [(0o600, 0o600), (0o400, 0o600)])
+def test_who_might_not_read_a_file_may_not_read_what_takes_its_place(before: int, after: int, tmp_path: Path) -> None:
     target = tmp_path / "a"
-    target.touch(mode=0o600)
+    target.touch(mode=before)
     write_whole({target: "after"})
-    assert target.stat().st_mode & 0o777 == 0o600
+    assert target.stat().st_mode & 0o777 == after
 
 
 def test_what_another_begins_right_after_is_left_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
