@@ -123,7 +123,7 @@ class Metrics:
         )
         self.siblings_age = gauge(
             "ullage_siblings_age_seconds",
-            "Time since the newest look of which it is known what came; NaN before the first.",
+            "Time since the newest look of which it is known what came; NaN before the first, and where siblings are off.",
         )
         self.prediction_falls = counter(
             "ullage_prediction_falls_total",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 
 from placement.knowledge import Knowledge
@@ -46,3 +47,9 @@ async def test_a_service_says_how_much_siblings_know_and_how_old_it_is(tmp_path:
     assert exposed(live.metrics, 'ullage_prediction_newcomers{resource="cpu",rung="siblings"}') == 1
     assert exposed(live.metrics, 'ullage_prediction_trusted{rung="siblings"}') == 1
     assert exposed(live.metrics, 'ullage_siblings_pairs{resource="cpu"}') > pairs
+
+
+async def test_a_service_that_is_not_told_by_siblings_does_not_say_that_they_are_up_to_date(tmp_path: Path) -> None:
+    live = Live(tmp_path / "r.db")
+    UsageLearner(live.engine, UsageSettings(), lambda: True)
+    assert isnan(exposed(live.metrics, "ullage_siblings_age_seconds"))

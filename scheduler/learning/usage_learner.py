@@ -374,6 +374,7 @@ class UsageLearner:
                 metrics.prediction_coverage.labels(rung, resource).set(forecaster.coverage(rung, resource))
                 if rung in of_newcomers:
                     metrics.prediction_newcomers.labels(rung, resource).set(forecaster.num_newcomers(rung, resource))
+        metrics.siblings_age.set(float("nan"))
         if forecaster.siblings is not None:
             metrics.siblings_age.set(now_s - forecaster.siblings.newest_s)
             for resource in LEARNED:
