@@ -85,6 +85,8 @@ class Cluster:
         self.allocatable: dict[str, dict[str, int]] = {}
         self.wrongs: list[str] = []
         """Moments at which a node was over its allocatable, or a device over its thousand."""
+        self._made = self._seen = 0
+        """Versions of the newest pod that was created here, and of the newest thing that the watch showed."""
         self._changed = asyncio.Event()
 
     async def call(self, method: str, path: str, body: Any = None, *, ok: Iterable[int] = (200, 201, 202)) -> Any:
@@ -95,7 +97,10 @@ class Cluster:
             text = await response.read()
             if response.status not in ok:
                 raise RuntimeError(f"{method} {path}: {response.status} {text[:300]!r}")
-            return json.loads(text)
+            answer = json.loads(text)
+        if (method, path) == ("POST", PODS):
+            self._made = max(self._made, int(answer["metadata"]["resourceVersion"]))
+        return answer
 
     async def many(self, jobs: Iterable[tuple[Any, ...]], width: int = 32) -> None:
         """Many requests, ``width`` at a time."""
@@ -137,6 +142,7 @@ class Cluster:
         self._on.clear()
         for name, pod in self.pods.items():
             self._note(name, pod)
+        self._seen = int(listed["metadata"]["resourceVersion"])
         self._changed.set()
         query = f"watch=1&resourceVersion={listed['metadata']['resourceVersion']}"
         headers = {"Authorization": "Bearer admin-token"}
@@ -159,6 +165,7 @@ class Cluster:
     def _take(self, event: dict[str, Any]) -> None:
         pod = event["object"]
         name = pod["metadata"]["name"]
+        self._seen = max(self._seen, int(pod["metadata"]["resourceVersion"]))
         old = self.pods.pop(name, None)
         self.bound.discard(name)
         if old is not None:
@@ -222,8 +229,8 @@ class Cluster:
         return any(c["type"] == "PodScheduled" and c["status"] == "False" for c in conditions)
 
     def all_bound(self) -> bool:
-        """Whether every pod has a node."""
-        return all(pod["spec"].get("nodeName") for pod in self.pods.values())
+        """Whether every pod has a node, those that were just created and are not in view yet among them."""
+        return self._seen >= self._made and all(pod["spec"].get("nodeName") for pod in self.pods.values())
 
     async def ledger_agrees(self, ullage: Ullage) -> None:
         """Wait until Ullage's ledger equals the API; fails after :data:`AGREE_S`."""
