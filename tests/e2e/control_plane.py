@@ -256,8 +256,8 @@ class ControlPlane:
         answer = self.call("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/ullage/token", request)
         return self.kubeconfig("ullage", answer["status"]["token"])
 
-    def start_scheduler(self, extenders: list[dict[str, Any]], percentage: int = 100) -> None:
-        """kube-scheduler with these extenders."""
+    def start_scheduler(self, extenders: list[dict[str, Any]], percentage: int = 100, qps: int = 2000) -> None:
+        """kube-scheduler with these extenders; ``qps``: requests a second that it allows itself (its own default: 50)."""
         kubeconfig = str(self.kubeconfig("scheduler", "scheduler-token"))
         path = self.folder / "scheduler.json"
         path.write_text(
@@ -266,7 +266,7 @@ class ControlPlane:
                     "apiVersion": "kubescheduler.config.k8s.io/v1",
                     "kind": "KubeSchedulerConfiguration",
                     "leaderElection": {"leaderElect": False},
-                    "clientConnection": {"kubeconfig": kubeconfig, "qps": 2000, "burst": 4000},
+                    "clientConnection": {"kubeconfig": kubeconfig, "qps": qps, "burst": 2 * qps},
                     "percentageOfNodesToScore": percentage,
                     "podInitialBackoffSeconds": 1,
                     "podMaxBackoffSeconds": 1,
