@@ -37,7 +37,7 @@ from placement.program import has_compiled
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.replay import Replay, ReplayOptions
-from simulator.reproduce.emptying import Fleet, batches, drawn
+from simulator.reproduce.emptying import ARRIVALS, batches, drawn
 from simulator.reproduce.fgd import Protocol
 from simulator.traces.azure import read_azure
 from simulator.traces.synth import Recipe, synthesise
@@ -171,7 +171,7 @@ def slower(rates: dict[str, int], names: list[tuple[str, str]], suffix: str) -> 
 
 def churn(folder: Path, runs: int) -> dict[str, Any]:
     """Azure's VMs, which also leave."""
-    fleet = Fleet()
+    fleet = ARRIVALS["azure"].fleet(64, 110)
     recorded = read_azure(folder)
     trace = drawn(recorded, batches(recorded), SHARE, 0).but(nodes=fleet.nodes())
     neutral = Knowledge.neutral()

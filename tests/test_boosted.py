@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.forecasts import FastRow
 from placement.errors import ModelError
 from placement.learning import boosted
 from placement.learning.baselines import PEAK, Target
 from placement.learning.boosted import (
     FLOOR,
-    FastRow,
     FitOptions,
     QuantileModel,
     base_of,

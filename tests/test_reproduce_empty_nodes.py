@@ -22,7 +22,6 @@ from simulator.reproduce.emptying import (
     CELLS,
     SET_UPS,
     Days,
-    Fleet,
     applications,
     batches,
     cell,
@@ -37,6 +36,10 @@ from simulator.usage.lifetime_learner import LifetimeLearner
 
 GIB = 2**30
 DAYS = Days(129_600, 10_000_000)
+
+
+def fleet(num_nodes: int) -> em.Fleet:
+    return em.ARRIVALS["azure"].fleet(64, num_nodes)
 
 
 def made(num: int = 300) -> Trace:
@@ -99,26 +102,26 @@ def test_a_share_that_leaves_nobody_is_refused() -> None:
 def test_what_is_occupied_does_not_depend_on_how_many_nodes_are_left(
     strategy: str, lifetimes: str, pods: em.Pods
 ) -> None:
-    few, many = (cell(pods, strategy, lifetimes, Fleet(num)) for num in (12, 40))
+    few, many = (cell(pods, strategy, lifetimes, fleet(num)) for num in (12, 40))
     for key in ("most_occupied_nodes", "waited", "pods"):
         assert few[key] == many[key]
     assert few["occupied_nodes"] == pytest.approx(many["occupied_nodes"], abs=1e-6)
-    least = needed(pods.owned, Fleet(), DAYS)
+    least = needed(pods.owned, fleet(110), DAYS)
     assert 0 < least.mean < few["occupied_nodes"] < few["most_occupied_nodes"] < 12
     assert least.most <= few["most_occupied_nodes"]
     assert few["waited"] == 0
 
 
 def test_the_least_fleet_is_one_on_which_nobody_waits_and_on_one_node_less_somebody_does(pods: em.Pods) -> None:
-    most = cell(pods, "best-fit", "none", Fleet(40))["most_occupied_nodes"]
-    enough, less = (cell(pods, "best-fit", "none", Fleet(num))["waited"] for num in (most, most - 1))
+    most = cell(pods, "best-fit", "none", fleet(40))["most_occupied_nodes"]
+    enough, less = (cell(pods, "best-fit", "none", fleet(num))["waited"] for num in (most, most - 1))
     assert enough == 0 < less
 
 
 @pytest.mark.parametrize("strategy", ["nilas", "ullage"])
 def test_what_was_learned_with_best_fit_is_what_each_strategy_would_have_learned(strategy: str, pods: em.Pods) -> None:
-    told = cell(pods, strategy, "learned", Fleet(12))
-    trace = pods.owned.but(nodes=Fleet(12).nodes())
+    told = cell(pods, strategy, "learned", fleet(12))
+    trace = pods.owned.but(nodes=fleet(12).nodes())
     own = em.Recorder(LifetimeLearner(pods.every_s))
     end_s = window(trace, DAYS)[1]
     options = ReplayOptions(policies=(own,), warmup_s=DAYS.warm_up_s, end_s=end_s)
@@ -130,7 +133,7 @@ def test_what_was_learned_with_best_fit_is_what_each_strategy_would_have_learned
 
 
 def test_nodes_that_are_occupied_at_once_are_counted_one_by_one() -> None:
-    trace = made().but(nodes=Fleet(40).nodes())
+    trace = made().but(nodes=fleet(40).nodes())
     pods = trace.pods
     brief = pods.of(
         name=pods.name,
@@ -159,7 +162,7 @@ def test_no_fewer_nodes_can_be_occupied_than_requests_need() -> None:
     )
     trace = Trace.of("t", [], [("x", big, 0, 10), ("y", small, 0, 10)]).but(pods=pods)
     assert trace.specs == (big, small)
-    found = needed(trace, Fleet(), DAYS)
+    found = needed(trace, fleet(110), DAYS)
     assert found.mean == pytest.approx((2 * 300 + 1 * 700) / 1000)
     assert found.most == 2
 

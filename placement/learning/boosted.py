@@ -12,7 +12,6 @@ Files are LightGBM's own text with a JSON card that holds schema hash and checks
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -338,62 +337,6 @@ def fit_hazards(data: HazardRows, held_out: HazardRows, names: Sequence[str], op
         callbacks = [lightgbm.early_stopping(options.patience, verbose=False)]
     booster = lightgbm.train(settings, train, options.trees, valid_sets=valid, callbacks=callbacks)
     return HazardTrees(tuple(names), booster)
-
-
-class FastRow:
-    """Predicts one prepared row through LightGBM's single-row fast path, with no allocation.
-
-    :meth:`load` divides a row by its base once, when the workload's features change; :meth:`predict` is what a
-    request path may call. Not for concurrent use: one per thread.
-    """
-
-    def __init__(self, model: QuantileModel) -> None:
-        from lightgbm.basic import _LIB
-
-        self._model = model
-        self._row = np.zeros(len(model.schema), np.float32)
-        self._base = 1.0
-        self._out = ctypes.c_double()
-        self._length = ctypes.c_int64()
-        self._fast = ctypes.c_void_p()
-        handle = model.booster._handle if hasattr(model.booster, "_handle") else model.booster.handle
-        status = _LIB.LGBM_BoosterPredictForMatSingleRowFastInit(
-            handle,
-            ctypes.c_int(0),
-            ctypes.c_int(0),
-            ctypes.c_int(model.booster.best_iteration or -1),
-            ctypes.c_int(0),
-            ctypes.c_int32(len(model.schema)),
-            ctypes.c_char_p(b"num_threads=1"),
-            ctypes.byref(self._fast),
-        )
-        if status != 0:
-            raise ModelError(f"LightGBM refuses its fast path for {model.name}; use predict() of the model")
-        self._call = _LIB.LGBM_BoosterPredictForMatSingleRowFast
-        self._free = _LIB.LGBM_FastConfigFree
-        self._arguments = (
-            self._fast,
-            self._row.ctypes.data_as(ctypes.c_void_p),
-            ctypes.byref(self._length),
-            ctypes.byref(self._out),
-        )
-
-    def load(self, row: SingleArray) -> None:
-        """Prepare one (F,) row."""
-        table = row[None, :]
-        base = base_of(self._model.schema, table, self._model.base)
-        self._row[:] = scale_free(self._model.schema, table, base, self._model.base)[0]
-        self._base = float(base[0])
-
-    def predict(self) -> float:
-        """The share predicted for the loaded row."""
-        self._call(*self._arguments)
-        share = self._out.value * self._base
-        return 0.0 if share < 0.0 else 1.0 if share > 1.0 else share
-
-    def __del__(self) -> None:
-        if getattr(self, "_fast", None):
-            self._free(self._fast)
 
 
 JUDGED = "judged-"

@@ -57,7 +57,11 @@ def empty_nodes_command(
         for name, found in result["set_ups"].items()
         for row in found["cells"]
     ]
-    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in shown]
+    _emit(result, shown, output)
+
+
+def _emit(result: dict[str, Any], rows: list[dict[str, Any]], output: str) -> None:
+    shown = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 
 
@@ -116,11 +120,6 @@ def placement_command(
     if page is not None:
         write_whole({page: report(result["cells"])})
     _emit(result, result["summary"], output)
-
-
-def _emit(result: dict[str, Any], rows: list[dict[str, Any]], output: str) -> None:
-    shown = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
 
 
 @click.command("adversaries")

@@ -59,8 +59,8 @@ BOUND = Strategy(
 class Fleet:
     """Equal nodes."""
 
-    num_nodes: int = 110
-    amounts: tuple[tuple[str, int], ...] = ((CPU, 64_000), (MEMORY, 256 << 30), (PODS, 250))
+    num_nodes: int
+    amounts: tuple[tuple[str, int], ...]
 
     def nodes(self) -> tuple[NodeSpec, ...]:
         """As specs."""
