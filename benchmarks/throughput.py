@@ -5,7 +5,8 @@
 do-nothing extender decodes the request with ``json`` and answers with the first node (as ``decide`` does), or with
 all of them and equal scores (as ``score`` does).
 
-``ullage serve`` runs only while it is measured: beside the others it would follow the watch, at their cost.
+``ullage serve`` runs only while it is measured: beside the others it would follow the watch, at their cost. What it does in
+its first seconds is not a pod's, so it is given some to settle.
 
 Beside the rates it prints the CPU milliseconds that every process spent per pod, from the first to the last binding:
 where all cores are busy these say where the rate comes from, and they do not suffer from noise as it does.
@@ -36,6 +37,8 @@ from tests.e2e.drive import PODS as POD_PATH
 from tests.e2e.drive import Cluster, cluster_of, pod_json
 
 GIB = 2**30
+SETTLE_S = 6.0
+"""After the start of ``ullage serve``."""
 POD = PodSpec(request=((CPU, 500), (MEMORY, GIB)))
 
 
@@ -133,6 +136,7 @@ async def measure(num_nodes: int, num_pods: int, rounds: int, modes: list[str]) 
                         if way.startswith("ullage"):
                             ullage.settings["mode"] = way.rpartition("-")[2]
                             await asyncio.to_thread(ullage.start)
+                            await asyncio.sleep(SETTLE_S)
                         rate, cpu = await run_once(cluster, plane, extenders, num_pods, nothing.pid or 0)
                         await asyncio.to_thread(ullage.end)
                         rates[way].append(rate)
