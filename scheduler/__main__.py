@@ -15,42 +15,66 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from placement.errors import ConfigError, PlacementError
+from scheduler.cli.examples import epilog
 from scheduler.cli.option_needs import NEEDS, Held
 
-COMMANDS = {
-    "serve": ("scheduler.cli.serve", "serve", "Answer kube-scheduler as its extender."),
-    "simulate": ("simulator.cli.simulate", "simulate", "Replay a trace with one strategy."),
-    "compare": (
-        "simulator.cli.simulate",
-        "compare",
-        "Replay traces with several strategies and report the difference.",
-    ),
-    "strategies": ("simulator.cli.simulate", "strategies", "List, describe and show strategies."),
-    "trace": ("simulator.cli.trace", "trace", "Make, check, convert and look at traces."),
-    "record": ("scheduler.cli.record", "command", "Record a trace of your cluster: pods, nodes and their usage."),
-    "train": ("simulator.cli.learn", "train", "Learn what pods will use from a trace, and write models with a card."),
-    "evaluate": ("simulator.cli.learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
-    "rightsize": ("scheduler.cli.rightsize", "rightsize", "What each workload should ask for, by prediction."),
-    "plan": ("simulator.cli.plan", "plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
-    "snapshot": ("simulator.cli.plan", "snapshot", "Save a cluster's state to a file."),
-    "sweep": ("scheduler.cli.sweep", "sweep", "Lift stale scheduling gates and clear stale nominations of ours."),
-    "reproduce": ("simulator.cli.reproduce", "reproduce", "Repeat published results and hold ours against them."),
-    "doctor": ("scheduler.cli.doctor", "doctor", "Find the traps in a scheduler configuration or a live set-up."),
-    "explain": ("scheduler.cli.explain", "explain", "Why a pod went where it went."),
-    "decisions": ("scheduler.cli.decisions", "decisions", "List and export recorded decisions."),
-    "shadow": ("scheduler.cli.shadow", "shadow", "What shadow mode would have changed, and its worth."),
-    "bundle": ("scheduler.cli.bundle", "bundle", "Pack log, configuration and versions into one file."),
+SECTIONS = {
+    "Simulate": {
+        "compare": (
+            "simulator.cli.simulate",
+            "compare",
+            "Replay traces with several strategies and report the difference.",
+        ),
+        "simulate": ("simulator.cli.simulate", "simulate", "Replay a trace with one strategy."),
+        "strategies": ("simulator.cli.simulate", "strategies", "List, describe and show strategies."),
+        "trace": ("simulator.cli.trace", "trace", "Make, check, convert and look at traces."),
+        "reproduce": ("simulator.cli.reproduce", "reproduce", "Repeat published results and hold ours against them."),
+    },
+    "Learn": {
+        "record": ("scheduler.cli.record", "command", "Record a trace of your cluster: pods, nodes and their usage."),
+        "train": (
+            "simulator.cli.learn",
+            "train",
+            "Learn from a trace what pods will use and how long they live: models with a card.",
+        ),
+        "evaluate": ("simulator.cli.learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
+        "rightsize": ("scheduler.cli.rightsize", "rightsize", "What each workload should ask for, by prediction."),
+    },
+    "Run": {
+        "doctor": (
+            "scheduler.cli.doctor",
+            "doctor",
+            "Find the traps in a scheduler configuration or a live set-up.",
+        ),
+        "serve": ("scheduler.cli.serve", "serve", "Answer kube-scheduler as its extender; in shadow unless told."),
+        "shadow": ("scheduler.cli.shadow", "shadow", "What shadow mode would have changed, and its worth."),
+        "explain": ("scheduler.cli.explain", "explain", "Why a pod went where it went."),
+        "decisions": ("scheduler.cli.decisions", "decisions", "List and export recorded decisions."),
+        "bundle": ("scheduler.cli.bundle", "bundle", "Pack log, configuration and versions into one file."),
+    },
+    "Plan": {
+        "plan": (
+            "simulator.cli.plan",
+            "plan",
+            "Optimal plans with a stated bound: rescue, batch, consolidate, purchase.",
+        ),
+        "snapshot": ("simulator.cli.plan", "snapshot", "Save a cluster's state to a file."),
+        "sweep": ("scheduler.cli.sweep", "sweep", "Lift stale scheduling gates and clear stale nominations of ours."),
+    },
 }
-"""Name → (module, attribute, one line of help)."""
+"""Heading of the help → name → (module, attribute, one line of help)."""
+
+COMMANDS = {name: command for section in SECTIONS.values() for name, command in section.items()}
 
 EXTRAS = {
     "lightgbm": "learn",
@@ -84,10 +108,12 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, COMMANDS[name][2]) for name in self.list_commands(ctx) if name in COMMANDS]
-        rows += [("completion", "Print shell completion."), ("version", "Print versions.")]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        sections = {title: [(name, told) for name, (_, _, told) in part.items()] for title, part in SECTIONS.items()}
+        sections["Shell"] = [("completion", "Print shell completion."), ("version", "Print versions.")]
+        width = max(len(name) for rows in sections.values() for name, _ in rows)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), told) for name, told in rows])
 
 
 def _writer() -> Callable[[Any, Path], str]:
@@ -123,13 +149,19 @@ def _finish(command: click.Command, path: str) -> None:
     """What holds for every command, however deep; ``path`` is its name after those of its groups.
 
     Numbers of options are finite (click takes ``nan`` and ``inf``, ``nan`` even where it states a range), options that
-    would change nothing are refused, and a group lists its commands by their whole first paragraph (click cuts it short).
+    would change nothing are refused, help shows defaults and ends with examples, names are completed, and a group lists
+    its commands by their whole first paragraph (click cuts it short).
     """
+    command.epilog = epilog(path)
     if path in NEEDS and command.callback is not None and not isinstance(command.callback, Held):
         command.callback = Held(command.callback, NEEDS[path])
     for option in command.params:
         if isinstance(option.type, click.types.FloatParamType) and option.callback is None:
             option.callback = _finite
+        if isinstance(option, click.Option):
+            option.show_default = option.default != ""
+        if option.type is click.STRING:
+            option.type = NAMES.get(str(option.name), option.type)
     if isinstance(command, click.Group):
         for name, part in command.commands.items():
             part.short_help = part.short_help or " ".join((part.help or "").split("\n\n")[0].split())
@@ -143,7 +175,54 @@ def _finite(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
     return value
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Name(click.ParamType):
+    """A text that is completed: with names that are known, else as a file."""
+
+    name = "text"
+
+    def __init__(self, known: Callable[[], Iterable[str]]) -> None:
+        self.known = known
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that begin so; a file where none does."""
+        found = [CompletionItem(name) for name in self.known() if name.startswith(incomplete)]
+        return found or [CompletionItem(incomplete, type="file")]
+
+
+def _strategies() -> Iterable[str]:
+    from placement.strategies import STRATEGIES
+
+    return STRATEGIES
+
+
+def _deliveries() -> Iterable[str]:
+    from simulator.delivery import DELIVERIES
+
+    return DELIVERIES
+
+
+FILES = (
+    *("trace", "traces", "source", "history", "records", "log_dir", "knowledge", "model"),
+    *("kubeconfig", "token_file", "ca"),
+)
+NAMES = {
+    **dict.fromkeys(("strategy", "strategies"), Name(_strategies)),
+    **dict.fromkeys(("delivery", "deliveries"), Name(_deliveries)),
+    **dict.fromkeys(FILES, Name(tuple)),
+}
+"""Parameter → how its text is completed. Files are mere texts where more may be written, or where ours is the complaint."""
+
+ENDING = """\b
+Begin with: ullage compare demo --report out/demo.html
+Exit codes: 0 done; 1 failed, or a check found something; 2 wrong usage; 130 interrupted.
+Every command explains itself: ullage COMMAND -h."""
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=ENDING,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="ullage", message="%(prog)s %(version)s")
 def root(debug: bool) -> None:

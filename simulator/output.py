@@ -70,7 +70,7 @@ def check_folder(folder: Path, what: str) -> None:
 
 
 output_option = click.option(
-    "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="Format on standard output."
+    "-o", "--output", type=click.Choice(FORMATS), default="table", help="Format on standard output."
 )
 
 
@@ -78,7 +78,6 @@ bad_rows = click.option(
     "--bad-rows",
     type=click.Choice(["stop", "skip"]),
     default="stop",
-    show_default=True,
     help="Of a recorded source: name the first damaged row and stop, or leave such rows out and count them.",
 )
 

@@ -54,6 +54,36 @@ def test_help_lists_what_there_is() -> None:
         assert command in shown.stdout
 
 
+def test_help_shows_defaults_and_examples_and_the_first_one_where_to_begin() -> None:
+    shown = " ".join(ullage("doctor", "--help").stdout.split())
+    assert "Mildest severity that exits 1. [default: info]" in shown
+    assert '[default: ""]' not in shown
+    assert "Examples: ullage doctor --config scheduler.yaml" in shown
+    first = ullage("--help").stdout
+    assert "Begin with: ullage compare demo" in first
+    assert "Exit codes: 0 done; 1 failed" in first
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("compare demo -s pric", ["plain,priced", "plain,priced-steady"]),
+        ("serve --strategy nil", ["plain,nilas"]),
+        ("strategies describe nil", ["plain,nilas"]),
+        ("simulate demo --delivery decide+s", ["plain,decide+sampling"]),
+        ("compare demo -s ./mine", ["file,./mine"]),
+        ("trace info my", ["file,my"]),
+        ("doctor explain ud103", ["plain,UD103"]),
+        ("trace validate explain t005", ["plain,T005"]),
+        ("comp", ["plain,compare", "plain,completion"]),
+    ],
+)
+def test_names_and_files_are_completed(line: str, completed: list[str]) -> None:
+    words = ["ullage", *line.split()]
+    asked = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1), "_ULLAGE_COMPLETE": "bash_complete"}
+    assert ullage(env=asked).stdout.split() == completed
+
+
 def test_version_is_machine_readable() -> None:
     assert json.loads(ullage("version", "-o", "json").stdout)["kind"] == "Version"
 

@@ -9,6 +9,7 @@ import click
 import pytest
 
 from scheduler.__main__ import root
+from scheduler.cli.examples import EXAMPLES
 from scheduler.cli.option_needs import NEEDS, refuse_idle
 
 REPO = Path(__file__).resolve().parent.parent
@@ -76,6 +77,14 @@ def test_commands_that_are_named_exist(path: Path) -> None:
                 if wrong:
                     unknown.append(f"{line}: {wrong}")
     assert unknown == []
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_the_examples_of_help_exist_and_are_of_their_command(path: str) -> None:
+    for line in EXAMPLES[path]:
+        words = line.partition("| ")[2].split() or line.partition(" > ")[0].split()
+        assert " ".join(words).startswith(f"ullage {path}"), line
+        assert _known(words[1:]) == "", line
 
 
 @pytest.mark.parametrize(

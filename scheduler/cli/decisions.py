@@ -82,7 +82,7 @@ def _query(options: dict[str, Any], limit: int = -1) -> Query:
 
 @decisions.command("list")
 @_filters
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Newest so many.")
+@click.option("--limit", type=click.IntRange(1), default=50, help="Newest so many.")
 @click.option("--no-headers", is_flag=True, help="Without the line of headings.")
 @click.option(
     "-o", "--output", type=click.Choice(["table", "wide", "json", "yaml", "csv"]), default="table", help="Format."

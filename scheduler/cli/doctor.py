@@ -89,7 +89,11 @@ async def _probe(facts: Facts, kube: KubeSettings, options: Probe) -> tuple[list
 
 
 @doctor.command("explain")
-@click.argument("code", required=False)
+@click.argument(
+    "code",
+    required=False,
+    shell_complete=lambda _context, _code, begun: [r.code for r in RULES if r.code.startswith(begun.upper())],
+)
 @click.option("-o", "--output", type=click.Choice(("text", "markdown")), default="text", help="Format.")
 def explain_code(code: str | None, output: str) -> None:
     """Say what CODE means and what to do; without CODE list all."""

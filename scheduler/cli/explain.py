@@ -17,7 +17,6 @@ RECORDS = click.option(
     "--records",
     envvar="ULLAGE_RECORDS",
     default="records.db",
-    show_default=True,
     help="File written by `ullage serve --records` or `ullage decisions from-log`.",
 )
 
@@ -26,7 +25,7 @@ FORMS = "pod/NAME, uid/UID or decision/ID"
 
 @click.command()
 @click.argument("what", metavar="pod/NAME")
-@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of the pod.")
+@click.option("-n", "--namespace", default="default", help="Namespace of the pod.")
 @click.option("--node", default="", help="Also say why not this node.")
 @click.option("--all", "every", is_flag=True, help="Every decision about the pod, oldest first, not just the last.")
 @click.option("-o", "--output", type=click.Choice(("text", "json")), default="text", help="Format.")

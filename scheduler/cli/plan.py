@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 KUBECONFIG = click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
 CONTEXT = click.option("--context", help="Context of the kubeconfig.")
-OUTPUT = click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="Format."
-)
+OUTPUT = click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="Format.")
 
 
 def with_client(
@@ -104,9 +102,9 @@ def _read_plan(path: Path) -> Plan:
 @click.option("--abandon", is_flag=True, help="Give the plan up: open the nodes that it cordoned and did not empty.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Default: PLAN.record.json.")
 @click.option("--max-evictions", type=click.IntRange(min=0), help="Stop before one more. Default: the plan's own.")
-@click.option("--refusal-deadline", "refusal_s", type=click.FloatRange(0), default=300, show_default=True,
+@click.option("--refusal-deadline", "refusal_s", type=click.FloatRange(0), default=300,
               help="Seconds to wait for a disruption budget.")  # fmt: skip
-@click.option("--settle-deadline", "settle_s", type=click.FloatRange(0), default=180, show_default=True,
+@click.option("--settle-deadline", "settle_s", type=click.FloatRange(0), default=180,
               help="Seconds beyond its grace period until an evicted pod ends; again until its replacement runs.")  # fmt: skip
 @KUBECONFIG
 @CONTEXT

@@ -46,13 +46,13 @@ def command(writer: Callable[[], Write]) -> click.Command:
     @click.command()
     @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
     @click.option("-p", "--prometheus", required=True, help="Address, such as http://localhost:9090.")
-    @click.option("--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of usage.")
+    @click.option("--days", type=click.FloatRange(0.01, 400), default=28, help="Of usage.")
     @click.option("--name", help="Of the trace; default: the file's.")
     @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
     @click.option("--context", help="Context of the kubeconfig.")
-    @click.option("--busy-share", type=click.FloatRange(0.001, 1), default=0.5, show_default=True,
+    @click.option("--busy-share", type=click.FloatRange(0.001, 1), default=0.5,
                   help="At most this share of the time is spent in queries.")  # fmt: skip
-    @click.option("--timeout", "timeout_s", type=float, default=60, show_default=True, help="Of one query, seconds.")
+    @click.option("--timeout", "timeout_s", type=float, default=60, help="Of one query, seconds.")
     @click.option("--token-file", default="", help="Bearer token for Prometheus.")
     @click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
     @click.option("--selector", default="", help='Label matchers for each metric, such as cluster="a".')

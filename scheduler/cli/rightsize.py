@@ -25,27 +25,23 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("-p", "--prometheus", required=True, help="Address, such as http://localhost:9090.")
 @click.option("-m", "--model", default="", help="Folder of `ullage train`, or rule:NAME; default: rule:max7d.")
-@click.option(
-    "--horizon", type=click.Choice(HORIZONS), default="24h-peak", show_default=True, help="What is predicted."
-)
-@click.option("--days", type=click.FloatRange(0.01, 28), default=28, show_default=True, help="Of history.")
-@click.option("--margin", type=click.FloatRange(1, 10), default=1.15, show_default=True,
+@click.option("--horizon", type=click.Choice(HORIZONS), default="24h-peak", help="What is predicted.")
+@click.option("--days", type=click.FloatRange(0.01, 28), default=28, help="Of history.")
+@click.option("--margin", type=click.FloatRange(1, 10), default=1.15,
               help="On the upper quantile; packed takes what its own forecasts were wrong by, once that is known.")  # fmt: skip
 @click.option(
-    "--sizer", type=click.Choice(SIZERS), default="forecast", show_default=True,
+    "--sizer", type=click.Choice(SIZERS), default="forecast",
     help="Each pod by its own upper quantile, or so that pods packed together keep within the budget.",
 )  # fmt: skip
 @click.option(
-    "--budget", type=click.FloatRange(0.0001, 0.5), default=0.01, show_default=True,
+    "--budget", type=click.FloatRange(0.0001, 0.5), default=0.01,
     help="With --sizer packed: of node-time over CPU.",
 )  # fmt: skip
 @click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
 @click.option("--apply", "applies", is_flag=True, help="Write the ConfigMaps that the admission policy reads.")
 @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
 @click.option("--context", help="Context of the kubeconfig.")
-@click.option(
-    "--busy-share", type=click.FloatRange(0.001, 1), default=0.5, show_default=True, help="Of time in queries."
-)
+@click.option("--busy-share", type=click.FloatRange(0.001, 1), default=0.5, help="Of time in queries.")
 @click.option("--token-file", default="", help="Bearer token for Prometheus.")
 @click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
 @click.option("--selector", default="", help='Label matchers for each metric, such as cluster="a".')

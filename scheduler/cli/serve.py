@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
     "--log-level",
     default="info",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    show_default=True,
     help="Mildest that is logged, as JSON lines on standard error.",
 )
 @click.option("--check", is_flag=True, help="Read the settings, say what is wrong with them, and end.")

@@ -34,7 +34,7 @@ def shadow() -> None:
 
 @shadow.command()
 @RECORDS
-@click.option("--mode", type=click.Choice([*MODES, "log", "all"]), default="shadow", show_default=True, help=HELP)
+@click.option("--mode", type=click.Choice([*MODES, "log", "all"]), default="shadow", help=HELP)
 @click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
 @click.option("--since", default="0", help="Not before: -7d, or Unix seconds.")
 @click.option(
@@ -42,7 +42,6 @@ def shadow() -> None:
     "core_usd",
     type=click.FloatRange(0),
     default=RATES.cpu,
-    show_default=True,
     help="Of one core.",
 )
 @click.option(
@@ -50,12 +49,9 @@ def shadow() -> None:
     "gib_usd",
     type=click.FloatRange(0),
     default=RATES.memory_gib,
-    show_default=True,
     help="Of one GiB of memory.",
 )
-@click.option(
-    "--usd-per-gpu-hour", "gpu_usd", type=click.FloatRange(0), default=RATES.gpu, show_default=True, help="Of one GPU."
-)
+@click.option("--usd-per-gpu-hour", "gpu_usd", type=click.FloatRange(0), default=RATES.gpu, help="Of one GPU.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the bootstrap.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a self-contained HTML file.")
 @click.option("-o", "--output", type=click.Choice(("text", "json", "html")), default="text", help="On standard output.")

@@ -10,8 +10,8 @@ from scheduler.errors import ApiError
 
 
 @click.command()
-@click.option("--deadline", default=180.0, show_default=True, type=click.FloatRange(min=0), help="Seconds.")
-@click.option("--gang-deadline", default=1200.0, show_default=True, type=click.FloatRange(min=0), help="For gangs.")
+@click.option("--deadline", default=180.0, type=click.FloatRange(min=0), help="Seconds.")
+@click.option("--gang-deadline", default=1200.0, type=click.FloatRange(min=0), help="For gangs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
 @click.option("--context", help="Context of the kubeconfig.")

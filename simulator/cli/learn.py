@@ -49,7 +49,6 @@ SEEDS = click.option(
     "--seeds",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
     help="How many seeds, from --seed on: figures are means, `spread` holds least and most.",
 )
 
@@ -124,15 +123,14 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
 @click.command()
 @click.argument("trace", type=LEARN)
 @click.option("-m", "--model", type=FOLDER, help="Folder to write; `-o MODEL` does as well.  [required]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of everything random.")
 @click.option(
     "--horizon", "horizons", multiple=True, help="Such as 6h-peak; repeat. Default: 1, 6 and 24 h, peak and p95."
 )
-@click.option("--rows", type=click.IntRange(1000), default=30_000, show_default=True, help="Samples per model.")
+@click.option("--rows", type=click.IntRange(1000), default=30_000, help="Samples per model.")
 @click.option(
     "--refit/--no-refit",
     default=True,
-    show_default=True,
     help="Serve models that were fitted again on all of TRACE, after they were judged; or those that were judged.",
 )
 @BEGINS
@@ -142,7 +140,6 @@ def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], ou
     "--output",
     metavar=f"[{'|'.join(FORMATS)}|MODEL]",
     default="table",
-    show_default=True,
     help="Format on standard output; anything else is the folder to write.",
 )
 def train(
@@ -259,7 +256,7 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
 
 @click.command("forecast")
 @DATA
-@click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=7, help="Of everything random.")
 @click.option("--only", multiple=True, help="Only tasks whose name contains this; repeat.")
 @click.option(
     "--keep",
@@ -298,7 +295,7 @@ def reproduce_forecast(
 
 @click.command("eurosys21")
 @DATA
-@click.option("--seed", type=click.IntRange(0), default=11, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=11, help="Of everything random.")
 @SEEDS
 @QUIET
 @output_option
@@ -334,7 +331,7 @@ def _with_spread(result: Mapping[str, Any]) -> str:
 
 @click.command("packing")
 @DATA
-@click.option("--seed", type=click.IntRange(0), default=3, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=3, help="Of everything random.")
 @click.option("--draws", type=click.IntRange(0), default=0, help="Repeat on this many draws of four fifths of the VMs.")
 @click.option(
     "--only", multiple=True, metavar="TASK", help="bitbrains-cpu, bitbrains-cpu-memory or planetlab-cpu; repeat."
@@ -369,7 +366,7 @@ def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], 
 
 @click.command("lifetimes")
 @DATA
-@click.option("--seed", type=click.IntRange(0), default=5, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=5, help="Of everything random.")
 @QUIET
 @output_option
 def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None:
@@ -396,7 +393,7 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
 
 @click.command("cold-start")
 @DATA
-@click.option("--seed", type=click.IntRange(0), default=9, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=9, help="Of everything random.")
 @SEEDS
 @QUIET
 @output_option

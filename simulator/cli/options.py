@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+SEED = click.option("--seed", type=click.IntRange(0), default=0, help="Of everything random.")
 PRICES = click.option(
     "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
 )

@@ -52,10 +52,8 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
             callback=moment,
             help="Of TRACE: time of its clock, such as 12h, or seconds. Default: its last arrival.",
         ),
-        click.option(
-            "-s", "--strategy", default="best-fit", show_default=True, help="Of TRACE: replays it up to then."
-        ),
-        click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds to plan."),
+        click.option("-s", "--strategy", default="best-fit", help="Of TRACE: replays it up to then."),
+        click.option("--time", "time_s", type=float, default=10.0, help="Seconds to plan."),
         SEED,
         click.option(
             "--report",
@@ -173,17 +171,12 @@ def batch(given: _Given) -> None:
 @click.option(
     "--usd-per-move", type=click.FloatRange(0), default=0.0, help="What one move costs, for the payback time."
 )
-@click.option(
-    "--interruptions", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a spot node, per hour."
-)
-@click.option(
-    "--usd-per-interruption", type=click.FloatRange(0), default=0.0, show_default=True, help="What one costs you."
-)
+@click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Of a spot node, per hour.")
+@click.option("--usd-per-interruption", type=click.FloatRange(0), default=0.0, help="What one costs you.")
 @click.option(
     "--usd-per-pod-interrupted",
     type=click.FloatRange(0),
     default=0.0,
-    show_default=True,
     help="And for each pod on it.",
 )
 def consolidate(
@@ -218,12 +211,8 @@ def consolidate(
 @_common
 @PRICES
 @click.option("--spot", is_flag=True, help="Offer shapes at their spot price as well.")
-@click.option(
-    "--interruptions", type=click.FloatRange(0), default=0.0, show_default=True, help="Of a spot node, per hour."
-)
-@click.option(
-    "--usd-per-interruption", type=click.FloatRange(0), default=0.0, show_default=True, help="What one costs you."
-)
+@click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Of a spot node, per hour.")
+@click.option("--usd-per-interruption", type=click.FloatRange(0), default=0.0, help="What one costs you.")
 @click.option(
     "--ahead", "ahead_s", callback=seconds, metavar="SPAN", help="Also for the demand expected within it, such as 24h."
 )
@@ -231,7 +220,6 @@ def consolidate(
     "--quantile",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.9,
-    show_default=True,
     help="With --ahead: of the demand to prepare for.",
 )
 @click.option(
@@ -240,9 +228,7 @@ def consolidate(
 @click.option(
     "-p", "--prometheus", help="With --live and --ahead: take the history from here, such as http://host:9090."
 )
-@click.option(
-    "--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="With --ahead: days of history."
-)
+@click.option("--days", type=click.FloatRange(0.01, 400), default=28, help="With --ahead: days of history.")
 @click.option(
     "--hours-of-use", type=click.FloatRange(0, min_open=True),
     help="For how long pods will run; the longest term of a reservation when absent.",
@@ -388,10 +374,7 @@ def _print(made: Plan, output: str) -> None:
 @click.option("--kubeconfig", help=KUBECONFIG_HELP)
 @click.option("--context", help="Of the kubeconfig; with --live.")
 def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, context: str | None) -> None:
-    """Save a cluster's state to a file, with --live or from kubectl.
-
-    kubectl get nodes,pods,namespaces,pdb -A -o json | ullage snapshot - -f FILE
-    """
+    """Save a cluster's state to a file, with --live or from what kubectl lists, to plan from it."""
     from placement.planning.snapshots import snapshot_of_objects
     from simulator.planning.snapshots import write_snapshot
 

@@ -30,12 +30,10 @@ from simulator.output import data_only, output_option, progress, render
         ]
     ),
 )
-@click.option("--instances", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first; the next follow.")
-@click.option("--time", "time_s", type=float, default=10.0, show_default=True, help="Seconds per plan.")
-@click.option(
-    "--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="What --time is measured by."
-)
+@click.option("--instances", type=click.IntRange(min=1), default=20, help="How many.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the first; the next follow.")
+@click.option("--time", "time_s", type=float, default=10.0, help="Seconds per plan.")
+@click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", help="What --time is measured by.")
 @output_option
 def bench_command(what: str, instances: int, seed: int, time_s: float, clock: str, output: str) -> None:
     """Plans on committed instances: value, certified gap, and the rival beside them."""
@@ -50,7 +48,7 @@ def bench_command(what: str, instances: int, seed: int, time_s: float, clock: st
 @click.command()
 @click.argument("trace")
 @PRICES
-@click.option("--time", "time_s", type=float, default=20.0, show_default=True, help="Seconds to plan.")
+@click.option("--time", "time_s", type=float, default=20.0, help="Seconds to plan.")
 @click.option("--fill", is_flag=True, help="Ignore departures: all pods of the trace at once.")
 @SEED
 @output_option
@@ -80,26 +78,23 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
 
 @click.command()
 @click.argument("trace")
-@click.option("--ahead", "ahead_s", callback=seconds, metavar="SPAN", default="6h", show_default=True, help="How far.")
+@click.option("--ahead", "ahead_s", callback=seconds, metavar="SPAN", default="6h", help="How far.")
 @click.option(
     "--quantile",
     "quantiles",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     multiple=True,
     default=(0.5, 0.9),
-    show_default=True,
     help="Of the demand; repeat.",
 )
-@click.option(
-    "--every", "every_s", callback=seconds, metavar="SPAN", default="1h", show_default=True, help="A forecast."
-)
+@click.option("--every", "every_s", callback=seconds, metavar="SPAN", default="1h", help="A forecast.")
 @click.option(
     "--since", "since_s", callback=seconds, metavar="SPAN", default="1d", help="First forecast, after the start."
 )
 @click.option(
     "--until", "until_s", callback=seconds, metavar="SPAN", help="Its time ahead ends then. Default: the end."
 )
-@click.option("--days", type=click.FloatRange(0.01, 400), default=28, show_default=True, help="Of history.")
+@click.option("--days", type=click.FloatRange(0.01, 400), default=28, help="Of history.")
 @output_option
 def expect(
     trace: str,
@@ -133,7 +128,6 @@ def expect(
     "strategies",
     multiple=True,
     default=("planned",),
-    show_default=True,
     help="What places; repeat.",
 )
 @click.option(
@@ -142,34 +136,28 @@ def expect(
     type=click.Choice(["none", "planned", "karpenter-prefix", "descheduler"]),
     multiple=True,
     default=("planned",),
-    show_default=True,
     help="What consolidates; one for each strategy, or one for all.",
 )
 @PRICES
-@click.option(
-    "--every", "every_s", type=click.IntRange(1), default=3600, show_default=True, help="Seconds between acts."
-)
-@click.option("--moves-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Budget per act.")
+@click.option("--every", "every_s", type=click.IntRange(1), default=3600, help="Seconds between acts.")
+@click.option("--moves-share", type=click.FloatRange(0, 1), default=0.1, help="Budget per act.")
 @click.option(
     "--history",
     "history_s",
     type=click.IntRange(0),
     default=7200,
-    show_default=True,
     help="Seconds of the past from which `planned` expects demand; 0 = it expects nothing.",
 )
 @click.option(
     "--least-saved",
     type=click.FloatRange(0, 1),
     default=0.0,
-    show_default=True,
     help="Share of an interval for which a node's room must likely not be missed.",
 )
 @click.option(
     "--buys",
     type=click.Choice(["default", "ffd", "planned", "foreseen"]),
     default="default",
-    show_default=True,
     help="How the fleet buys: cheapest shape per core, Karpenter's first-fit decreasing, a plan for all who wait, or "
     "node by node for those and for who is to come.",
 )
@@ -178,18 +166,14 @@ def expect(
     "foresees_s",
     type=click.IntRange(0),
     default=300,
-    show_default=True,
     help="With `--buys foreseen`: as many pods as came in the last so many seconds are expected.",
 )
-@click.option(
-    "--restart", "restart_s", type=click.IntRange(0), default=60, show_default=True, help="Seconds a moved pod is down."
-)
+@click.option("--restart", "restart_s", type=click.IntRange(0), default=60, help="Seconds a moved pod is down.")
 @click.option(
     "--checkpoint",
     "checkpoint_s",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     help="Seconds between checkpoints: a moved pod does at most so much of its work again; 0 = none.",
 )
 @click.option("--since", "since_s", type=click.IntRange(0), default=0, help="Begin so many seconds into the trace.")

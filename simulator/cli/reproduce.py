@@ -36,14 +36,12 @@ def reproduce() -> None:
     "--node-order",
     type=click.Choice(["published", "reversed", "random", "ratio-up", "ratio-down"]),
     default="published",
-    show_default=True,
     help="Tie-break order of the nodes; ratio = cores per GPU.",
 )
 @click.option(
     "--delivery",
     default="decide",
-    show_default=True,
-    help="How decisions arrive: decide, score, decide+ties and so on.",
+    help="How decisions arrive, as for `ullage compare`.",
 )
 @click.option("--variant", "only", multiple=True, help="Only these pod lists; repeat. Default: all that are there.")
 @click.option("--policy", "policies", multiple=True, help="Only these policies; repeat. Default: all seven.")

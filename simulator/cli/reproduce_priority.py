@@ -28,33 +28,28 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
 @click.command("priority-matters")
 @click.option("--seeds-file", type=click.Path(path_type=Path), required=True, help="One seed per line.")
 @click.option("--seeds", "num_seeds", type=click.IntRange(min=1), help="Only the first so many seeds.")
-@click.option("--time", "time_s", type=float, default=1.0, show_default=True, help="Seconds per instance.")
-@click.option("--nodes", default="4,8,16,32", show_default=True, callback=numbers(int), help="Cluster sizes.")
-@click.option("--pods-per-node", default="4,8", show_default=True, callback=numbers(int), help="Pods ÷ nodes.")
-@click.option("--priorities", default="1,2,4", show_default=True, callback=numbers(int), help="Number of tiers.")
+@click.option("--time", "time_s", type=float, default=1.0, help="Seconds per instance.")
+@click.option("--nodes", default="4,8,16,32", callback=numbers(int), help="Cluster sizes.")
+@click.option("--pods-per-node", default="4,8", callback=numbers(int), help="Pods ÷ nodes.")
+@click.option("--priorities", default="1,2,4", callback=numbers(int), help="Number of tiers.")
 @click.option(
     "--util",
     default="0.90,0.95,1.00,1.05",
-    show_default=True,
     callback=numbers(float),
     help="What pods ask for over what nodes offer.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
-@click.option(
-    "--threads", type=click.IntRange(1, 2), default=2, show_default=True, help="Threads of each plan, so cores per job."
-)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Processes.")
+@click.option("--threads", type=click.IntRange(1, 2), default=2, help="Threads of each plan, so cores per job.")
 @click.option(
     "--clock",
     type=click.Choice(["wall", "cpu"]),
     default="wall",
-    show_default=True,
     help="What --time is measured by; cpu, on a machine that has other work to do, is that of each thread.",
 )
 @click.option(
     "--work-dir",
     type=click.Path(path_type=Path),
     default=Path("priority-matters"),
-    show_default=True,
     help="Finished cells are kept here; the same command takes up again after an interruption.",
 )
 @output_option

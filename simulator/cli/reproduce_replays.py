@@ -25,8 +25,8 @@ from simulator.output import API_VERSION, check_folder, output_option, progress,
     type=click.FloatRange(0, 1, min_open=True),
     help="Of what is replayed.  [default: .1 of Azure's batches, .5 of DLRM's applications]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from --seed on.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(1), default=3, help="How many seeds, from --seed on.")
 @click.option("--nodes", type=click.IntRange(1), help="Size of the fleets.  [default: the least on which nobody waits]")
 @click.option("--tuning", is_flag=True, help="The days before those that are judged.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -74,13 +74,10 @@ def _options(command: Any) -> Any:
             "--share",
             type=click.FloatRange(0, 1, min_open=True),
             default=0.02,
-            show_default=True,
             help="Of the arrivals that are replayed.",
         ),
-        click.option("--days", type=click.IntRange(2), default=29, show_default=True, help="Length of a replay."),
-        click.option(
-            "--warmup-days", type=click.IntRange(0), default=15, show_default=True, help="Days that are not measured."
-        ),
+        click.option("--days", type=click.IntRange(2), default=29, help="Length of a replay."),
+        click.option("--warmup-days", type=click.IntRange(0), default=15, help="Days that are not measured."),
         click.option(
             "--cache", type=click.Path(path_type=Path), help="Keeps finished cells, to go on after an interruption."
         ),
@@ -93,7 +90,7 @@ def _options(command: Any) -> Any:
 
 @click.command("placement")
 @_options
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds, from 0 on.")
+@click.option("--seeds", type=click.IntRange(1), default=3, help="How many seeds, from 0 on.")
 @click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
 @click.option("--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train`, or rule:NAME.")
 def placement_command(
@@ -124,10 +121,8 @@ def placement_command(
 
 @click.command("adversaries")
 @_options
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random; the first one."
-)
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds, from --seed on.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of everything random; the first one.")
+@click.option("--seeds", type=click.IntRange(1), default=1, help="How many seeds, from --seed on.")
 @click.option(
     "--at-day",
     type=click.IntRange(0),

@@ -28,17 +28,15 @@ STRATEGIES_HELP = f"Name or TOML file; see `ullage strategies`; repeat. Default:
 
 def _question_options(command: Any) -> Any:
     options = (
-        click.option("--seeds", type=click.IntRange(1, 100_000), default=1, show_default=True, help="How many seeds."),
-        click.option(
-            "--first-seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds count up from here."
-        ),
+        click.option("--seeds", type=click.IntRange(1, 100_000), default=1, help="How many seeds."),
+        click.option("--first-seed", type=click.IntRange(0), default=0, help="Seeds count up from here."),
         click.option(
             "--delivery",
             "deliveries",
             multiple=True,
             default=("decide",),
-            show_default=True,
-            help="How a decision arrives: decide, score, stock, nominate, or decide+sampling and so on; repeat.",
+            help="How a decision arrives: decide, score, stock, nominate, or decide with some loss of a live one: "
+            "decide+sampling, +rounding, +ties, +rounding+ties, +in-tree; repeat.",
         ),
         click.option(
             "--load",
@@ -51,14 +49,12 @@ def _question_options(command: Any) -> Any:
             "--lifetimes",
             type=click.FloatRange(0, min_open=True),
             default=20.0,
-            show_default=True,
             help="With --load: length of the replay, in mean lifetimes.",
         ),
         click.option(
             "--fleet",
             type=click.Choice(["trace", "elastic", "peak"]),
             default="trace",
-            show_default=True,
             help="The trace's nodes; bought as needed; or fixed at the most that best-fit bought.",
         ),
         click.option(
@@ -68,7 +64,6 @@ def _question_options(command: Any) -> Any:
             "--spot-share",
             type=click.FloatRange(0, 1),
             default=0.0,
-            show_default=True,
             help="With --fleet elastic: of the nodes that it buys.",
         ),
         click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Spot interruptions a node-hour."),
@@ -83,7 +78,6 @@ def _question_options(command: Any) -> Any:
             "--until",
             type=click.Choice(["arrivals", "empty"]),
             default="arrivals",
-            show_default=True,
             help="Stop at the last arrival, or when the last pod has left.",
         ),
         click.option("--fill", is_flag=True, help="Ignore departures, drop what does not fit (the ATC'23 protocol)."),
@@ -91,7 +85,6 @@ def _question_options(command: Any) -> Any:
             "--mechanism",
             type=click.Choice(["none", "rightsized", "reclaimed"]),
             default="none",
-            show_default=True,
             help="How to overcommit, on traces with usage: lower requests, or sell unused capacity to batch.",
         ),
         click.option(
@@ -107,7 +100,7 @@ def _question_options(command: Any) -> Any:
             help="Folder of `ullage train` to forecast usage and lifetimes with, or rule:NAME, a baseline of usage such as "
             "rule:vpa-p95; default: the largest sample of seven days.",
         ),
-        click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", show_default=True, help="Of usage."),
+        click.option("--horizon", type=click.Choice(HORIZONS), default="6h-peak", help="Of usage."),
         click.option(
             "--learn-lifetimes",
             is_flag=True,
@@ -176,9 +169,7 @@ def simulate(trace: str, strategy: str, log: str, output: str, report: str | Non
 @click.argument("traces", nargs=-1, required=True)
 @click.option("-s", "--strategy", "strategies", multiple=True, help=STRATEGIES_HELP)
 @click.option("-j", "--jobs", type=click.IntRange(0), default=0, help="Processes; 0 = one per core.")
-@click.option(
-    "--cache", default=".cache/ullage", show_default=True, help="Finished cells are kept here; empty = keep none."
-)
+@click.option("--cache", default=".cache/ullage", help="Finished cells are kept here; empty = keep none.")
 @_question_options
 def compare(
     traces: tuple[str, ...],
@@ -346,28 +337,28 @@ def list_strategies(output: str) -> None:
 
 
 @strategies.command("describe")
-@click.argument("name")
+@click.argument("strategy", metavar="NAME")
 @output_option
-def describe(name: str, output: str) -> None:
+def describe(strategy: str, output: str) -> None:
     """What a strategy adds up, in words; exact weights and parameters with -o json."""
     from placement.strategies import strategy_named
 
-    strategy = strategy_named(name)
-    terms = _terms(strategy)
+    found = strategy_named(strategy)
+    terms = _terms(found)
     if output == "table":
-        click.echo("\n".join(_in_words(strategy, terms)))
+        click.echo("\n".join(_in_words(found, terms)))
         return
     document = {
         "apiVersion": API_VERSION,
         "kind": "Strategy",
-        "name": strategy.name,
-        "description": strategy.description,
-        "scores": strategy.kind,
-        "devices": strategy.devices,
-        "ties": strategy.ties,
-        "soft": strategy.soft,
-        "reads": _read(strategy),
-        "digest": strategy.digest,
+        "name": found.name,
+        "description": found.description,
+        "scores": found.kind,
+        "devices": found.devices,
+        "ties": found.ties,
+        "soft": found.soft,
+        "reads": _read(found),
+        "digest": found.digest,
         "terms": terms,
     }
     rows = [{key: value for key, value in term.items() if key != "parameters"} for term in terms]
@@ -426,12 +417,12 @@ def readable_weight(weight: int) -> str:
 
 
 @strategies.command("show")
-@click.argument("name")
-def show(name: str) -> None:
+@click.argument("strategy", metavar="NAME")
+def show(strategy: str) -> None:
     """A strategy as TOML, to change and pass back with --strategy FILE.toml."""
     from placement.strategies import strategy_named, strategy_to_toml
 
-    click.echo(strategy_to_toml(strategy_named(name)), nl=False)
+    click.echo(strategy_to_toml(strategy_named(strategy)), nl=False)
 
 
 __all__ = ["ConfigError", "compare", "simulate", "strategies"]

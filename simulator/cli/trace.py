@@ -79,7 +79,11 @@ def info(source: str, workload: Path | None, bad_rows: str, output: str) -> None
 
 @trace.command("validate")
 @click.argument("source", metavar="TRACE|explain")
-@click.argument("code", required=False)
+@click.argument(
+    "code",
+    required=False,
+    shell_complete=lambda _context, _code, begun: [r.code for r in RULES if r.code.startswith(begun.upper())],
+)
 @click.option("--fix", "fix_to", type=click.Path(dir_okay=False, path_type=Path), help="Write a mended copy here.")
 @bad_rows
 @output_option
@@ -195,14 +199,11 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
 @trace.command()
 @click.argument("source", metavar="TRACE")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
-@click.option(
-    "--load", type=click.FloatRange(0, 10, min_open=True), default=1.0, show_default=True, help="Offered GPU load."
-)
+@click.option("--load", type=click.FloatRange(0, 10, min_open=True), default=1.0, help="Offered GPU load.")
 @click.option(
     "--lifetimes",
     type=click.FloatRange(0, min_open=True),
     default=20.0,
-    show_default=True,
     help="Length, in mean lifetimes.",
 )
 @SEED
@@ -217,13 +218,12 @@ def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -
 @click.argument("source", metavar="TRACE")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 @click.option("--lanl", type=click.Path(path_type=Path), required=True, help="Folder of the lanl-failures data.")
-@click.option("--system", type=int, default=18, show_default=True, help="Which of the recorded systems.")
+@click.option("--system", type=int, default=18, help="Which of the recorded systems.")
 @click.option("--from", "start_s", type=int, default=0, help="Recorded seconds after the system's first failure.")
 @click.option(
     "--speed",
     type=click.FloatRange(0, min_open=True),
     default=1.0,
-    show_default=True,
     help="Recorded seconds per second of the trace.",
 )
 @bad_rows
@@ -260,14 +260,10 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
 @click.argument("source", metavar="ARRIVALS")
 @click.argument("usage", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
-@click.option(
-    "--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True, help="Of the pods."
-)
-@click.option("--replicas", type=click.IntRange(1), default=8, show_default=True, help="Most pods of one workload.")
-@click.option("--from-day", type=click.FloatRange(0), default=1.0, show_default=True, help="Of the usage recording.")
-@click.option(
-    "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Usage times this."
-)
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, help="Of the pods.")
+@click.option("--replicas", type=click.IntRange(1), default=8, help="Most pods of one workload.")
+@click.option("--from-day", type=click.FloatRange(0), default=1.0, help="Of the usage recording.")
+@click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, help="Usage times this.")
 @SEED
 @bad_rows
 def join_usage(
@@ -303,7 +299,7 @@ def _recipe_options(command: Any) -> Any:
         name = f"{flag}/--no-{flag[2:]}" if isinstance(default, bool) else flag
         help_text = field.metadata["help"]
         kind = click.IntRange(0) if name == "--seed" else type(default)
-        command = click.option(name, type=kind, default=default, show_default=True, help=help_text)(command)
+        command = click.option(name, type=kind, default=default, help=help_text)(command)
     return command
 
 
