@@ -316,10 +316,14 @@ async def _configuration(settings: KubeSettings) -> Any:
         else:
             load_incluster_config(client_configuration=configuration)
     except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        where = path or "the pod's service account (no kubeconfig was found)"
+        why = str(error).rstrip(".")
+        if path:
+            raise ApiError(
+                f"no Kubernetes configuration from {path}: {why}; pass another as --kubeconfig FILE"
+            ) from error
         raise ApiError(
-            f"no Kubernetes configuration from {where}: {str(error).rstrip('.')}; "
-            "pass --kubeconfig FILE, or run in a pod with a service account"
+            f"no Kubernetes configuration: $KUBECONFIG is not set, {KUBE_CONFIG_DEFAULT_LOCATION} is not there, and this is "
+            f"no pod with a service account ({why}); pass --kubeconfig FILE"
         ) from error
     return configuration
 

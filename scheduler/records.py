@@ -381,7 +381,9 @@ class RecordReader:
 
     def __init__(self, path: str) -> None:
         if not Path(path).is_file():
-            raise ConfigError(f"records {path}: no such file; `ullage serve --records FILE` writes one")
+            raise ConfigError(
+                f"records {path}: no such file; `ullage serve --records FILE` writes one, --records FILE names it"
+            )
         try:
             self._database = sqlite3.connect(f"file:{Path(path).absolute()}?mode=ro", uri=True, timeout=5)
             row = self._database.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()

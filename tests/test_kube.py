@@ -225,6 +225,17 @@ async def test_a_bad_kubeconfig_is_one_sentence(tmp_path: Path, text: str) -> No
         await KubeClient.connect(KubeSettings(kubeconfig=str(path)))
 
 
+async def test_where_nothing_tells_of_a_cluster_every_place_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    said = r"\$KUBECONFIG is not set, .*/config is not there, .*; pass --kubeconfig FILE$"
+    with pytest.raises(ApiError, match=said):
+        await KubeClient.connect(KubeSettings())
+
+
 async def test_a_kubeconfig_that_is_not_there_is_said_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

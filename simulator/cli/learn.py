@@ -14,6 +14,7 @@ import click
 
 from placement.command_text import shown_command
 from placement.errors import ConfigError, nearest
+from simulator.cli.options import REPORT
 from simulator.output import API_VERSION, FORMATS, check_folder, output_option, progress, render, write_whole
 from simulator.traces.calendar_option import BEGINS
 
@@ -222,7 +223,7 @@ def _emit_both(
     required=True,
     help="Folder of `ullage train`.",
 )
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
+@REPORT
 @BEGINS
 @QUIET
 @output_option
@@ -232,13 +233,10 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
     Nothing is judged that a model was fitted on: on the recording that it was trained on those are judged that were
     not yet fitted again, else only what came later.
     """
-    from simulator.cli.simulate import check_writable
     from simulator.learning.accuracy import headline, html, table_rows
     from simulator.learning.recordings import evaluate as judge
     from simulator.learning.recordings import read_learnable
 
-    if report is not None:
-        check_writable(report)
     source = read_learnable(trace, begins_s)
     with progress(f"evaluating on {source.name}", quiet=quiet) as advance:
         result = judge(source, model, progress=lambda _name, done, total: advance(done, total))

@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
+from placement.errors import ConfigError, PlacementError
+from placement.whole_files import require_file
+
+
+class _Page(click.Path):
+    """A page to write. A place that cannot be written is a complaint before the work, not after."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """The path, once its folder is there."""
+        if str(value).endswith(os.sep):  # click sees a file where there is no such folder yet
+            self.fail(f"{value} is a folder; name a file in it, such as {value}report.html.", param, context)
+        path: Path = super().convert(value, param, context)
+        if context is None or not context.resilient_parsing:
+            _check_writable(path)
+        return path
+
+
+def _check_writable(path: Path) -> None:
+    if path.suffix in (".json", ".md"):
+        raise ConfigError(f"report {path}: is the HTML file, JSON and Markdown come beside it; let it end in .html")
+    folder = path.parent
+    try:
+        require_file(path)
+    except OSError as error:
+        raise ConfigError(f"report {path}: {error.strerror}; name a file") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlacementError(f"report {path}: its folder cannot be made ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK):
+        raise PlacementError(f"report {path}: {folder} is read-only; choose another folder")
+
+
+REPORT = click.option("--report", type=_Page(), help="Write an HTML report here.")
 SEED = click.option("--seed", type=click.IntRange(0), default=0, help="Of everything random.")
 PRICES = click.option(
     "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."

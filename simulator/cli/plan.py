@@ -19,7 +19,7 @@ from placement.command_text import shown_command
 from placement.errors import ConfigError
 from placement.planning.plans import Plan
 from simulator.cli import plan_traces
-from simulator.cli.options import PRICES, SEED
+from simulator.cli.options import PRICES, REPORT, SEED
 from simulator.cli.spans import moment, seconds
 from simulator.output import output_option, progress, render, write_whole
 
@@ -55,22 +55,13 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("-s", "--strategy", default="best-fit", help="Of TRACE: replays it up to then."),
         click.option("--time", "time_s", type=float, default=10.0, help="Seconds to plan."),
         SEED,
-        click.option(
-            "--report",
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="Also write a picture of the plan (HTML).",
-        ),
+        REPORT,
         output_option,
     )
 
     @functools.wraps(function)
     def gathered(**options: Any) -> None:
-        from simulator.cli.simulate import check_writable
-
-        given = _Given(**{field.name: options.pop(field.name) for field in fields(_Given)})
-        if given.report is not None:
-            check_writable(given.report)
-        function(given, **options)
+        function(_Given(**{field.name: options.pop(field.name) for field in fields(_Given)}), **options)
 
     for option in reversed(options):
         gathered = option(gathered)

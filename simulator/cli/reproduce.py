@@ -17,9 +17,9 @@ from simulator.cli.learn import (
     reproduce_lifetimes,
     reproduce_packing,
 )
+from simulator.cli.options import REPORT
 from simulator.cli.reproduce_priority import reproduce_priority_matters
 from simulator.cli.reproduce_replays import adversaries_command, empty_nodes_command, placement_command
-from simulator.cli.simulate import check_writable
 from simulator.output import API_VERSION, output_option, progress, render, write_whole
 
 
@@ -30,7 +30,7 @@ def reproduce() -> None:
 
 @reproduce.command("fgd-atc23")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of the openb trace.")
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report here.")
+@REPORT
 @click.option("-j", "--jobs", type=click.IntRange(0), default=0, help="Processes; 0 = one per core.")
 @click.option(
     "--node-order",
@@ -67,8 +67,6 @@ def fgd_atc23(
             raise ConfigError(f"unknown policy {policy!r}; {nearest(policy, list(POLICIES))}")
 
     delivery_named(delivery)
-    if report is not None:
-        check_writable(report)
     with progress("replaying", quiet=quiet) as advance:
         chosen = policies or tuple(POLICIES)
         result = run(data, jobs=jobs, setting=Setting(node_order, delivery, chosen), only=only, progress=advance)

@@ -9,7 +9,8 @@ import click
 
 from placement.errors import ConfigError, nearest
 from simulator.cli.learn import note_omitted
-from simulator.output import API_VERSION, check_folder, output_option, progress, render, write_whole
+from simulator.cli.options import REPORT
+from simulator.output import API_VERSION, output_option, progress, render, write_whole
 
 
 @click.command("empty-nodes")
@@ -91,7 +92,7 @@ def _options(command: Any) -> Any:
 @click.command("placement")
 @_options
 @click.option("--seeds", type=click.IntRange(1), default=3, help="How many seeds, from 0 on.")
-@click.option("--report", "page", type=click.Path(path_type=Path), help="HTML page with the cost–risk frontier.")
+@REPORT
 @click.option("--model", type=click.Path(file_okay=False), default="", help="Folder of `ullage train`, or rule:NAME.")
 def placement_command(
     data: Path,
@@ -102,20 +103,18 @@ def placement_command(
     quiet: bool,
     output: str,
     seeds: int,
-    page: Path | None,
+    report: Path | None,
     model: str,
 ) -> None:
     """Strategies with and without overcommit on the joined recipe: nodes, USD, violations, kills."""
+    from simulator.reproduce import placement_page
     from simulator.reproduce.placement import Setting, run
-    from simulator.reproduce.placement_page import report
 
     setting = Setting(warmup_days, days, model=model)
-    if page is not None:
-        check_folder(page.parent, "report")
     with progress("replaying", quiet=quiet) as advance:
         result = run(data, share, setting, seeds=seeds, cache=cache, progress=advance)
-    if page is not None:
-        write_whole({page: report(result["cells"])})
+    if report is not None:
+        write_whole({report: placement_page.report(result["cells"])})
     _emit(result, result["summary"], output)
 
 

@@ -5,7 +5,6 @@ What replays is imported where it is called: help and shell completion are to an
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import click
 from placement.command_text import shown_command
 from placement.errors import ConfigError, PlacementError
 from placement.learning.horizons import HORIZONS
-from placement.whole_files import require_file
+from simulator.cli.options import REPORT
 from simulator.output import API_VERSION, bad_rows, output_option, progress, render, write_whole
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def _question_options(command: Any) -> Any:
             "--siblings", is_flag=True, help="Predict new owners in their first day from others who looked alike."
         ),
         bad_rows,
-        click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML report here."),
+        REPORT,
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
         output_option,
     )
@@ -157,7 +156,7 @@ def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[
     help="Folder for the event log of the first seed: `ullage decisions from-log` makes records for `explain` of it.",
 )
 @_question_options
-def simulate(trace: str, strategy: str, log: str, output: str, report: str | None, quiet: bool, **given: Any) -> None:
+def simulate(trace: str, strategy: str, log: str, output: str, report: Path | None, quiet: bool, **given: Any) -> None:
     """Replay TRACE with one strategy.
 
     TRACE is a .ullage file, `demo`, or READER:PATH[:OPTION] such as openb:DIR:default.
@@ -177,7 +176,7 @@ def compare(
     jobs: int,
     cache: str,
     output: str,
-    report: str | None,
+    report: Path | None,
     quiet: bool,
     **given: Any,
 ) -> None:
@@ -190,13 +189,11 @@ def compare(
 
 
 def _run(
-    question: Question, output: str, report: str | None, quiet: bool, *, jobs: int, cache: str, log: str = ""
+    question: Question, output: str, report: Path | None, quiet: bool, *, jobs: int, cache: str, log: str = ""
 ) -> None:
     from simulator.compare import compare as run_compare
     from simulator.compare import document
 
-    if report:
-        check_writable(Path(report))
     if log and any(Path(log).glob("*")):
         raise PlacementError(f"log {log}: the folder is not empty; choose another")
     command = shown_command(["ullage", *sys.argv[1:]])
@@ -205,7 +202,7 @@ def _run(
             question, jobs=jobs, keep=Path(cache) if cache else None, command=command, progress=advance, log=log
         )
     if report:
-        write_report(result, Path(report))
+        write_report(result, report)
         click.echo(f"report: {report}", err=True)
     for line in learned_notes(result):
         click.echo(line, err=True)
@@ -283,23 +280,6 @@ def _whole(value: float | None) -> int | None:
 
 def _percent(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 2)
-
-
-def check_writable(path: Path) -> None:
-    """Complain about an output place before the work, not after."""
-    if path.suffix in (".json", ".md"):
-        raise ConfigError(f"report {path}: is the HTML file, JSON and Markdown come beside it; let it end in .html")
-    folder = path.parent
-    try:
-        require_file(path)
-    except OSError as error:
-        raise ConfigError(f"report {path}: {error.strerror}; name a file") from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PlacementError(f"report {path}: its folder cannot be made ({error.strerror}); choose another") from error
-    if not os.access(folder, os.W_OK):
-        raise PlacementError(f"report {path}: {folder} is read-only; choose another folder")
 
 
 def write_report(comparison: Comparison, path: Path) -> None:
