@@ -175,7 +175,7 @@ def _finite(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
     return value
 
 
-class Name(click.ParamType):
+class Name(click.ParamType[str]):
     """A text that is completed: with names that are known, else as a file."""
 
     name = "text"

@@ -283,7 +283,7 @@ def test_a_recording_is_told_once_when_it_began(tmp_path: Path) -> None:
     assert not CliRunner().invoke(convert, [trace, str(told_path), "--begins-at", "2026-03-02T01:00+01:00"]).exception
     assert Trace.load(told_path).manifest.begins_s == BEGINS_S
     began = [CliRunner().invoke(info, [one]).stdout for one in (trace, str(told_path))]
-    assert "not known: models do not learn hours" in began[0]
+    assert "not known, so models learn no hours of the day" in began[0]
     assert "2026-03-02 00:00:00 UTC" in began[1]
     with pytest.raises(ConfigError, match="says itself when it began"):
         read_learnable(str(told_path), BEGINS_S)

@@ -16,13 +16,13 @@ class _Page(click.Path):
     """A page to write. A place that cannot be written is a complaint before the work, not after."""
 
     def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
+        super().__init__(dir_okay=False)
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
         """The path, once its folder is there."""
         if str(value).endswith(os.sep):  # click sees a file where there is no such folder yet
             self.fail(f"{value} is a folder; name a file in it, such as {value}report.html.", param, context)
-        path: Path = super().convert(value, param, context)
+        path = Path(str(super().convert(value, param, context)))
         if context is None or not context.resilient_parsing:
             _check_writable(path)
         return path

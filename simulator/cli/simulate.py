@@ -313,7 +313,10 @@ def list_strategies(output: str) -> None:
         {"name": s.name, "kind": s.kind, "ties": s.ties, "digest": s.digest, "description": s.description}
         for s in STRATEGIES.values()
     ]
-    click.echo(render({"apiVersion": API_VERSION, "kind": "StrategyList", "items": rows}, rows, output))
+    shown = [{key: cell for key, cell in row.items() if key != "digest"} for row in rows]
+    click.echo(render({"apiVersion": API_VERSION, "kind": "StrategyList", "items": rows}, shown, output))
+    if output == "table":
+        click.echo("\nsee them at work: ullage compare TRACE -s kube-default -s priced -s ullage", err=True)
 
 
 @strategies.command("describe")

@@ -131,7 +131,7 @@ def rows_of(facts: dict[str, Any]) -> list[dict[str, str]]:
 
 def _began(begins_s: int | None) -> str:
     if begins_s is None:
-        return "not known: models do not learn hours; tell with trace convert --begins-at"
+        return "not known, so models learn no hours of the day; `ullage trace convert --begins-at` tells it"
     return f"{datetime.fromtimestamp(begins_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
