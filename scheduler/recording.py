@@ -75,17 +75,17 @@ async def record(
     *,
     name: str,
     days: float,
+    now_s: float,
     page_size: int = 500,
-    now_s: float | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Recording:
-    """The cluster and its usage over the last ``days``.
+    """The cluster and its usage over the ``days`` before ``now_s``, in Unix time.
 
     Raises
     ------
     ApiError : the API refuses or is away. SourceError : Prometheus does. ConfigError : nothing was measured.
     """
-    end_s = int(now_s if now_s is not None else time.time())
+    end_s = int(now_s)
     nodes, pods, unreadable = await _cluster(client, page_size)
     progress(f"{len(nodes)} nodes, {len(pods)} pods")
     owners = await prometheus.owners(end_s, days)
@@ -132,7 +132,9 @@ async def record_with(
     client = await KubeClient.connect(kube)
     prometheus = Prometheus(usage, Metrics())
     try:
-        return await record(client, prometheus, name=name, days=days, page_size=kube.page_size, progress=progress)
+        return await record(
+            client, prometheus, name=name, days=days, now_s=time.time(), page_size=kube.page_size, progress=progress
+        )
     finally:
         await prometheus.close()
         await client.close()

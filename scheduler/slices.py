@@ -28,9 +28,9 @@ _ATTR = struct.Struct("=IIQiIQQQ")
 """size, policy, flags, nice, priority, runtime in ns, deadline, period."""
 
 
-def answer_soon(slice_s: float = SHORT_S) -> bool:
+def answer_soon() -> bool:
     """Short slices for the calling thread, not for those that it starts; False where that cannot be had."""
-    return _set_slice(slice_s, _RESET_ON_FORK)
+    return _set_slice(SHORT_S, _RESET_ON_FORK)
 
 
 def give_way(nice: int) -> bool:

@@ -14,7 +14,7 @@ from placement.errors import ConfigError
 from placement.knowledge import Knowledge, Lifetimes, size_of
 from placement.learning import boosted
 from placement.learning.boosted import load_card
-from placement.learning.drift import LossMonitor
+from placement.learning.drift import LEAST, WINDOW, LossMonitor
 from placement.learning.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
 from placement.learning.lifetime_model import LifetimeModel, load_lifetimes
 from placement.learning.lifetimes import KEPT_S, LifeAnswer, LifetimeForecaster, answer
@@ -158,18 +158,21 @@ def test_a_model_that_does_worse_than_the_history_is_never_asked(folder: Path) -
 
 
 def test_a_model_that_was_trusted_falls_when_its_outcomes_turn_and_rises_again() -> None:
-    monitor = LossMonitor(window=50, least=10)
+    monitor = LossMonitor()
     assert all(np.isnan(monitor.losses))
-    for _ in range(9):
+    for _ in range(LEAST - 1):
         monitor.observe(0.1, 0.5)
     assert not monitor.trusted, "too few outcomes"
     monitor.observe(0.1, 0.5)
     assert monitor.trusted
-    for _ in range(60):
+    for _ in range(WINDOW):
         monitor.observe(0.9, 0.5)
     assert (monitor.trusted, monitor.falls) == (False, 1)
-    for _ in range(60):
+    assert monitor.losses == (0.9, 0.5), "the latest alone count"
+    for _ in range(WINDOW - 1):
         monitor.observe(0.5, 0.5)
+    assert not monitor.trusted
+    monitor.observe(0.5, 0.5)
     assert monitor.trusted
 
 
@@ -177,11 +180,18 @@ def test_a_fall_is_counted_by_what_answers_instead() -> None:
     forecaster = LifetimeForecaster()
     kin = Kin.of(spec_of(0))
     for is_new, rung in ((False, "history"), (True, "population")):
-        monitor = forecaster.monitors[is_new] = LossMonitor(least=1)
-        monitor.observe(0.1, 0.5)
-        forecaster._trials[kin, 0, is_new] = _trial(9.0, 0.5)
+        forecaster.monitors[is_new] = trusted_monitor()
+        forecaster._trials[kin, 0, is_new] = _trial(900.0, 0.5)
         forecaster.settle()
         assert forecaster.counts.falls[rung] == 1
+
+
+def trusted_monitor() -> LossMonitor:
+    monitor = LossMonitor()
+    for _ in range(LEAST):
+        monitor.observe(0.1, 0.5)
+    assert monitor.trusted
+    return monitor
 
 
 def _trial(mine: float, rule: float):  # type: ignore[no-untyped-def]  # a private type
@@ -216,8 +226,7 @@ def test_a_refit_goes_on_with_the_trust_of_the_model_before_and_a_foreign_model_
     assert forecaster.by_rung()["model"] == 6
     forecaster.use(replace(model, owners=frozenset([*some[:3], "e", "f", "g", "h", "i"])))
     assert not forecaster.monitors[False].trusted
-    forecaster.monitors[False] = LossMonitor(least=1)
-    forecaster.monitors[False].observe(0.1, 0.5)
+    forecaster.monitors[False] = trusted_monitor()
     forecaster.use(replace(model, owners=frozenset()))
     assert not forecaster.monitors[False].trusted, "of whom it tells is not known"
 

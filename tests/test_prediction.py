@@ -9,7 +9,7 @@ import pytest
 from placement.errors import ModelError
 from placement.knowledge import NUM_WINDOWS, Forecast
 from placement.learning.baselines import PEAK, Target
-from placement.learning.drift import CoverageMonitor, Crowding, is_full
+from placement.learning.drift import LEAST, WINDOW, Crowding, is_full
 from placement.learning.forecasting import Forecaster
 from placement.learning.prediction import (
     HISTORY,
@@ -172,15 +172,15 @@ def test_a_kill_for_want_of_memory_counts_as_more_than_was_used() -> None:
 
 def test_a_rung_that_under_covers_is_shut_and_opens_again_when_it_recovers() -> None:
     made, end_s = forecaster(), 2 * 86_400
-    made.monitor = monitor = CoverageMonitor(window=200, least=100)
-    for _ in range(100):
+    monitor = made.monitor
+    for _ in range(LEAST):
         monitor.observe("history/cpu", True)
     assert forecast(made, end_s).rung == HISTORY
-    for _ in range(30):
+    for _ in range(LEAST // 3):
         monitor.observe("history/cpu", False)
     assert forecast(made, end_s).rung == made.rung == REQUEST
     assert monitor.falls == 1
-    for _ in range(200):
+    for _ in range(WINDOW):
         monitor.observe("history/cpu", True)
     assert forecast(made, end_s).rung == made.rung == HISTORY
 

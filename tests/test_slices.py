@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scheduler import slices
-from scheduler.slices import LONG_S, Naps, answer_soon, give_way
+from scheduler.slices import LONG_S, SHORT_S, Naps, answer_soon, give_way
 
 
 def _slice_ns() -> int | None:
@@ -40,7 +40,7 @@ def test_a_thread_gets_a_short_slice_and_those_it_starts_do_not() -> None:
         seen.append(_slice_ns())
 
     def answering() -> None:
-        seen.extend((_slice_ns(), answer_soon(0.0007), answer_soon(0.0005), _slice_ns()))
+        seen.extend((_slice_ns(), answer_soon(), answer_soon(), _slice_ns()))
         thread = threading.Thread(target=child)
         thread.start()
         thread.join()
@@ -55,7 +55,7 @@ def test_a_thread_gets_a_short_slice_and_those_it_starts_do_not() -> None:
     assert again is True, "it can be asked twice"
     if not _knows_slices(before):
         pytest.skip("this kernel does not tell, or knows no slices of one's own")
-    assert after == 500_000
+    assert after == round(SHORT_S * 1e9)
     assert of_child == before
 
 

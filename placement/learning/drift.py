@@ -26,25 +26,22 @@ class CoverageMonitor:
     outcomes is at least :data:`FLOOR`; it is trusted again :data:`RECOVER` above that, so that it does not flap.
     """
 
-    def __init__(
-        self, *, floor: float = FLOOR, recover: float = RECOVER, window: int = WINDOW, least: int = LEAST
-    ) -> None:
-        self._floor, self._recover, self._least, self._window = floor, recover, least, window
+    def __init__(self) -> None:
         self._outcomes: dict[str, deque[bool]] = {}
         self._shut: set[str] = set()
         self.falls = 0
 
     def observe(self, rung: str, covered: bool) -> None:
         """One outcome: was the usage at or below the rung's upper quantile?"""
-        outcomes = self._outcomes.setdefault(rung, deque(maxlen=self._window))
+        outcomes = self._outcomes.setdefault(rung, deque(maxlen=WINDOW))
         outcomes.append(covered)
-        if len(outcomes) < self._least:
+        if len(outcomes) < LEAST:
             return
         coverage = self.coverage(rung)
-        if rung not in self._shut and coverage < self._floor:
+        if rung not in self._shut and coverage < FLOOR:
             self._shut.add(rung)
             self.falls += 1
-        elif rung in self._shut and coverage >= self._floor + self._recover:
+        elif rung in self._shut and coverage >= FLOOR + RECOVER:
             self._shut.discard(rung)
 
     def coverage(self, rung: str) -> float:
@@ -64,9 +61,7 @@ class LossMonitor:
     last :data:`WINDOW` outcomes, it is worse by more than :data:`MARGIN_NATS`, and earns it again as before.
     """
 
-    def __init__(self, *, window: int = WINDOW, least: int = LEAST, margin: float = MARGIN_NATS) -> None:
-        self._least, self._margin = least, margin
-        self._window = window
+    def __init__(self) -> None:
         self._losses: deque[tuple[int, int]] = deque()
         """In millionths: sums of integers stay exact, whatever comes and goes."""
         self._mine = self._rule = 0
@@ -75,16 +70,16 @@ class LossMonitor:
 
     def observe(self, mine: float, rule: float) -> None:
         """The losses on one outcome."""
-        if len(self._losses) == self._window:
+        if len(self._losses) == WINDOW:
             old_mine, old_rule = self._losses.popleft()
             self._mine, self._rule = self._mine - old_mine, self._rule - old_rule
         new = round(mine * MILLION), round(rule * MILLION)
         self._losses.append(new)
         self._mine, self._rule = self._mine + new[0], self._rule + new[1]
-        if len(self._losses) < self._least:
+        if len(self._losses) < LEAST:
             return
         ours, theirs = self.losses
-        if self.trusted and ours > theirs + self._margin:
+        if self.trusted and ours > theirs + MARGIN_NATS:
             self.trusted = False
             self.falls += 1
         elif not self.trusted and ours <= theirs:

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -104,8 +105,10 @@ async def _run(
             if applies:
                 raise PlacementError(f"{who}; see that they can be listed, or run without --apply")
             click.echo(f"note: {who}", err=True)
-        size = settings.kube.page_size
-        recording = await record(client, prometheus, name="rightsize", days=days, page_size=size, progress=say)
+        recording = await record(
+            client, prometheus, name="rightsize", days=days, now_s=time.time(), page_size=settings.kube.page_size,
+            progress=say,
+        )  # fmt: skip
         advice = advise(recording, known, rungs, policy, sizer=sizer, budget=budget, steered=steered)
         if namespace:
             known = [n for n in known if n.name == namespace]

@@ -19,6 +19,8 @@ from placement.resources import CPU, MEMORY
 from simulator.traces.trace import NEVER, Manifest, Pods, Rows, Trace, TraceError
 
 FIRST_BIN_S = 150
+LENGTH_S = 2_100_000
+"""Of the recording, in the name of the file of durations: who still runs then has none."""
 MAX_S = 10**10
 """No time and no duration of a recording is longer: three hundred years."""
 
@@ -28,7 +30,6 @@ def read_azure(
     *,
     window: str = "v1.dev",
     gangs: bool = True,
-    censored_at_s: int = 2_100_000,
     skip_bad_rows: bool = False,
 ) -> Trace:
     """The 259,159 VMs of ``v1.dev``, which have durations.
@@ -45,7 +46,7 @@ def read_azure(
     durations = _bins(data / "v1.interval_map.txt")
     rows = Rows(data / f"{window}.txt.gz", skip_bad_rows)
     started = _rows(rows)
-    ended = _rows(Rows(data / f"{window}.c{censored_at_s}.txt.gz", skip_bad_rows))
+    ended = _rows(Rows(data / f"{window}.c{LENGTH_S}.txt.gz", skip_bad_rows))
     if len(started) != len(ended):
         raise TraceError(
             f"trace {window}: {len(started)} rows of VMs but {len(ended)} of durations; files of two windows are mixed "

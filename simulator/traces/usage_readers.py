@@ -28,6 +28,12 @@ from simulator.traces.usage_grid import Repairs, checked, to_grid
 from simulator.traces.usage_tables import load, require_unique, without_repeats
 
 MIB = float(2**20)
+MAX_CORES = 8.0
+"""Bitbrains VMs with more are left out."""
+MAX_GAP_S = 900
+"""Of the thirty business VMs: an interval longer than this is a gap, not a sample."""
+LIMIT_CORES = 16.0
+"""Assumed of the container of cluster-trace-v2018."""
 
 
 def _require(folder: Path, *names: str) -> list[Path]:
@@ -37,11 +43,11 @@ def _require(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def read_bitbrains_rnd(folder: Path, *, max_cores: float = 8.0) -> UsageSeries:
+def read_bitbrains_rnd(folder: Path) -> UsageSeries:
     """GWA-T-12 Rnd: CPU and memory of up to 350 VMs over three months, against what was provisioned.
 
     Provisioned values flicker, so each VM gets its medians. VMs without capacity or with more than
-    ``max_cores`` cores are dropped (10 of 350), as are samples of the other columns.
+    :data:`MAX_CORES` cores are dropped (10 of 350), as are samples of the other columns.
     """
     usage_path, given_path = _require(folder, "usage.parquet", "provisioned.parquet")
     usage = load(usage_path, keys=("vm", "time_s"), numbers=("vm", "time_s", "cpu_usage_mhz", "memory_usage_mib"))
@@ -51,7 +57,7 @@ def read_bitbrains_rnd(folder: Path, *, max_cores: float = 8.0) -> UsageSeries:
     given = given.group_by("vm").agg(
         pl.median("cpu_cores"), pl.median("cpu_capacity_mhz"), pl.median("memory_capacity_mib")
     )
-    sane = (pl.col("cpu_cores") >= 1) & (pl.col("cpu_cores") <= max_cores)
+    sane = (pl.col("cpu_cores") >= 1) & (pl.col("cpu_cores") <= MAX_CORES)
     sane &= (pl.col("cpu_capacity_mhz") > 0) & (pl.col("memory_capacity_mib") > 0)
     sane &= pl.col("cpu_capacity_mhz").is_finite() & pl.col("memory_capacity_mib").is_finite()
     kept = given.filter(sane).sort("vm").with_row_index("row")
@@ -173,8 +179,8 @@ def _require_positive(path: Path, frame: pl.DataFrame, column: str) -> None:
         raise TraceError(f"{path}, row {at + 1}: {column} is {frame[column][at]!r}; expected more than 0")
 
 
-def read_bitbrains_small(folder: Path, *, max_gap_s: int = 900) -> UsageSeries:
-    """Thirty business VMs over a month; an interval longer than ``max_gap_s`` is a gap, not a sample.
+def read_bitbrains_small(folder: Path) -> UsageSeries:
+    """Thirty business VMs over a month; an interval longer than :data:`MAX_GAP_S` is a gap, not a sample.
 
     Memory use was not recorded. A sample that covers several grid cells (up to the gap limit) fills them all.
     """
@@ -190,7 +196,7 @@ def read_bitbrains_small(folder: Path, *, max_gap_s: int = 900) -> UsageSeries:
         raise TraceError(f"{meta_path}: none of the {number} VMs has cores and capacity above 0")
     joined = (
         trace.cast({"id": pl.String})
-        .filter(pl.col("duration") <= max_gap_s * 1000)
+        .filter(pl.col("duration") <= MAX_GAP_S * 1000)
         .join(meta.with_row_index("row"), on="id", how="inner", maintain_order="left")
     )
     cores = (joined["cpu_usage"] / joined["cpu_capacity"] * joined["cpu_count"]).to_numpy()
@@ -256,12 +262,12 @@ def _mended(
     return frame.with_columns(pl.Series(column, clean)).filter(pl.col(column).is_not_nan()), repairs
 
 
-def read_alibaba_2018_containers(folder: Path, *, limit_cores: float = 16.0) -> UsageSeries:
+def read_alibaba_2018_containers(folder: Path) -> UsageSeries:
     """One container of cluster-trace-v2018, minute samples averaged; its scale is VASim's, its limit assumed."""
     (path,) = _require(folder, "c_12104_perf_event_log.csv.gz")
     frame = load(path, keys=("TIMESTAMP",), numbers=("CPU_USAGE_ACTUAL",)).cast({"TIMESTAMP": pl.String})
     frame, repeats = without_repeats(frame, "TIMESTAMP")
-    limit = pl.Series([limit_cores]).new_from_index(0, frame.height)
+    limit = pl.Series([LIMIT_CORES]).new_from_index(0, frame.height)
     frame, mended = _mended(path, frame, "CPU_USAGE_ACTUAL", limit, "TIMESTAMP", CPU)
     try:
         time = frame["TIMESTAMP"].str.head(19).str.strptime(pl.Datetime("ms"), "%Y.%m.%d-%H:%M:%S")
@@ -280,7 +286,7 @@ def read_alibaba_2018_containers(folder: Path, *, limit_cores: float = 16.0) -> 
         mean["time_s"].to_numpy().astype(np.int64),
         {CPU: mean["cores"].to_numpy()},
         workloads=("c_12104",),
-        provisioned={CPU: np.array([limit_cores])},
+        provisioned={CPU: np.array([LIMIT_CORES])},
     )
     return replace(series, repairs=(*series.repairs, *repeats, *mended))
 
