@@ -1,4 +1,4 @@
-"""Recordings of Azure, DLRM and LANL as users have them at times: cut short, mixed up, with cells that make no sense.
+"""Recordings of Azure, DLRM, openb and LANL as users have them at times: cut short, mixed up, with cells that make no sense.
 
 All files are made up in the formats' shapes. Each fault is one message that names the file and, where there is one, the row.
 """
@@ -13,12 +13,14 @@ import pytest
 
 from placement.errors import ConfigError, PlacementError
 from placement.nodes import NodeSpec
-from placement.resources import CPU
+from placement.pods import GpuRequest
+from placement.resources import CPU, MEMORY, PODS
 from simulator.traces.azure import read_azure
 from simulator.traces.dlrm import FILE as DLRM
 from simulator.traces.dlrm import read_dlrm
 from simulator.traces.lanl import FILE as LANL
 from simulator.traces.lanl import read_failures
+from simulator.traces.openb import read_openb
 from simulator.traces.trace import NodeEvents, Trace, TraceError
 
 SIZES = "1,2 a\n2,4 b\n"
@@ -56,6 +58,10 @@ def test_azure_as_it_should_be(tmp_path: Path) -> None:
         ({"vms": "", "ends": ""}, "holds no VM"),
         ({"vms": "0 a,b\n300 b\n"}, "row 1: holds other VMs"),
         ({"vms": VMS.replace("300", "-3")}, "row 2: '-3' is not a time in seconds"),
+        (
+            {"vms": VMS + "299 a\n", "ends": ENDS + "299 U1\n"},
+            "row 3: second 299 is before the second 300 of a row above",
+        ),
         ({"vms": VMS.replace("300", "9" * 30), "ends": ENDS.replace("300", "9" * 30)}, "is not a time in seconds"),
         ({"vms": VMS.replace("b", "z")}, "size letter 'z' is not in flav_map.txt"),
         ({"ends": ENDS.replace("U1", "X1")}, "duration 'X1' is not U<bin> or C<bin>"),
@@ -127,7 +133,7 @@ def test_dlrm_as_it_should_be(tmp_path: Path) -> None:
         (HEAD + ROW.replace("4,16", "4,-1"), "row 2: memory_request='-1' is not a number >= 0"),
         (HEAD + ROW.replace("10,20", "20,10"), "row 2: deletion_time=10 precedes creation_time=20"),
         (HEAD + ROW.replace("10,20", "inf,20"), "row 2: time='inf' is not a number"),
-        (HEAD + ROW + ROW, "pod 'one' appears twice"),
+        (HEAD + ROW + ROW, "row 3: instance_sn='one' appears twice"),
         (HEAD + ROW + "two,HN", "row 3: has another number of cells than the header"),
     ],
 )
@@ -143,6 +149,70 @@ def test_dlrm_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / DLRM).unlink()
     (tmp_path / DLRM).mkdir()
     assert complaint(lambda: read_dlrm(tmp_path)).endswith(f"{DLRM}: cannot be read (Is a directory); copy it again")
+
+
+NODE_LIST = "openb_node_list_gpu_node.csv"
+POD_LIST = "openb_pod_list_default.csv"
+NODES = "sn,cpu_milli,memory_mib,gpu,model\nn1,64000,2048,2,T4\nn0,32000,1024,0,\n"
+PODS_HEAD = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,creation_time,deletion_time\n"
+SHARE, WHOLE, PLAIN = "share,1000,512,1,500,T4|P100,20,30\n", "whole,2000,256,2,0,,10,10\n", "plain,500,128,,0,,20,25\n"
+
+
+def openb(folder: Path, pods: str = PODS_HEAD + SHARE + WHOLE + PLAIN, nodes: str = NODES) -> Path:
+    (folder / NODE_LIST).write_text(nodes)
+    (folder / POD_LIST).write_text(pods)
+    return folder
+
+
+def test_openb_as_it_should_be(tmp_path: Path) -> None:
+    trace = read_openb(openb(tmp_path))
+    pods = trace.pods
+    assert pods.name.tolist() == ["whole", "share", "plain"], "by arrival, then as in the file"
+    assert (pods.arrival_s.tolist(), pods.departure_s.tolist()) == ([10, 20, 20], [10, 30, 25])
+    whole, share, plain = (trace.specs[c] for c in pods.spec)
+    assert (whole.gpu, share.gpu, plain.gpu) == (GpuRequest(2), GpuRequest(1, 500, ("T4", "P100")), None)
+    assert share.request == ((CPU, 1000), (MEMORY, 512 * 2**20))
+    plain_node, gpu_node = trace.nodes
+    assert (plain_node.name, plain_node.num_gpus, plain_node.gpu_model) == ("n0", 0, "")
+    assert (gpu_node.num_gpus, gpu_node.gpu_model) == (2, "T4")
+    assert dict(gpu_node.allocatable) == {CPU: 64_000, MEMORY: 2**31, PODS: 1001}
+
+
+def test_openb_without_departures_is_taken_in_the_order_of_the_file(tmp_path: Path) -> None:
+    without = "".join(line.rsplit(",", 2)[0] + "\n" for line in (PODS_HEAD, SHARE, WHOLE, PLAIN))
+    pods = read_openb(openb(tmp_path, without), departures=False).pods
+    assert pods.name.tolist() == ["share", "whole", "plain"]
+    assert (pods.arrival_s.tolist(), pods.departure_s.tolist()) == ([0, 1, 2], [-1, -1, -1])
+    with pytest.raises(TraceError, match="has no times; read it as openb:DIR:VARIANT,no-departures"):
+        read_openb(tmp_path)
+    openb(tmp_path, "".join(line.rsplit(",", 1)[0] + "\n" for line in (PODS_HEAD, SHARE)))
+    with pytest.raises(TraceError, match="has no times"):
+        read_openb(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"pods": PODS_HEAD + SHARE + SHARE}, f"{POD_LIST}, row 3: name='share' appears twice"),
+        ({"pods": PODS_HEAD + SHARE.replace("20,30", "20,19")}, "row 2: deletion_time=19 precedes creation_time=20"),
+        ({"pods": PODS_HEAD + SHARE.replace("20,30", "20,")}, "row 2: deletion_time='' is not a number"),
+        ({"pods": PODS_HEAD + SHARE.replace("500", "0")}, "row 2: gpu_milli='0' is not a number between 1 and 1000"),
+        ({"pods": PODS_HEAD + SHARE.replace("500", "1001")}, "gpu_milli='1001' is not a number between 1 and 1000"),
+        ({"pods": PODS_HEAD + SHARE.replace("1000,512", "-1,512")}, "row 2: cpu_milli='-1' is not a number"),
+        ({"pods": PODS_HEAD + SHARE.replace("1000,512", "1000,nan")}, "row 2: memory_mib='nan' is not a number"),
+        ({"nodes": NODES + "n1,1,1,0,\n"}, f"{NODE_LIST}, row 4: sn='n1' appears twice"),
+        ({"nodes": NODES.replace("2048,2", "2048,x")}, f"{NODE_LIST}, row 2: gpu='x' is not a number"),
+    ],
+)
+def test_openb_files_that_make_no_sense(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    folder = openb(tmp_path, **files)
+    assert message in complaint(lambda: read_openb(folder))
+
+
+def test_a_damaged_row_of_openb_is_counted_when_told_to_skip(tmp_path: Path) -> None:
+    trace = read_openb(openb(tmp_path, PODS_HEAD + SHARE + SHARE + PLAIN), skip_bad_rows=True)
+    assert trace.pods.name.tolist() == ["share", "plain"]
+    assert trace.manifest.notes == ("1 bad rows skipped",)
 
 
 FLEET = (NodeSpec("n0", ((CPU, 1000),)), NodeSpec("n1", ((CPU, 1000),)))

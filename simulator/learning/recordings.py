@@ -63,13 +63,13 @@ def read_learnable(text: str, begins_s: int | None = None) -> Learnable:
         if begins_s is not None:
             check_begin(series.name, series.has_calendar)
             series = replace(series, start_s=series.start_s + begins_s)
-        return Learnable(series.name, series, notes=_hours(series.name, series.has_calendar))
+        return Learnable(series.name, series)
     trace = open_trace(_with_batches(text))
     if begins_s is not None:
         check_begin(trace.manifest.name, trace.manifest.has_calendar)
         trace = trace.but(manifest=replace(trace.manifest, begins_s=begins_s))
     name = trace.manifest.name
-    notes = _hours(name, trace.manifest.has_calendar)
+    notes: list[str] = []
     usage = None
     try:
         usage = usage_of_trace(trace)
@@ -83,11 +83,13 @@ def read_learnable(text: str, begins_s: int | None = None) -> Learnable:
     return Learnable(name, usage, trace if ends else None, notes)
 
 
-def _hours(name: str, has_calendar: bool) -> list[str]:
+def _hours(source: Learnable) -> list[str]:
     """What is to be said of a recording without a calendar."""
-    if has_calendar:
+    if any(part.has_calendar for part in (source.usage, source.trace and source.trace.manifest) if part is not None):
         return []
-    return [f"{name}: does not say when it began, so models do not look at hours and weekdays; tell with --begins-at"]
+    return [
+        f"{source.name}: does not say when it began, so models do not look at hours and weekdays; tell with --begins-at"
+    ]
 
 
 def _with_batches(text: str) -> str:
@@ -151,13 +153,13 @@ def train(
             errors.append(error)
             notes.append(f"usage is not learned: {error}")
     if lifetimes is None and not trained:
-        raise type(errors[0])("; ".join(str(error) for error in errors))
+        raise type(errors[0])("; ".join(notes))
     if lifetimes is not None and not trained:
         found = lifetimes.section["data"]
         data = {"name": found["name"], "workloads": found["owners"], "days": found["days"], "resources": []}
         card = {"data": data, "created_s": created_s, "seed": seed, "tasks": {}, **more}
         training.write_model([], folder, card, files)
-    return Learned(trained, lifetimes, notes)
+    return Learned(trained, lifetimes, _hours(source) + notes)
 
 
 def evaluate(

@@ -87,6 +87,9 @@ def _vms(
                 rows.skipped += 1
             continue
         (time_s, letters), (other_s, ends) = line, outcome
+        if arrival and time_s < arrival[-1]:
+            rows.bad(f"second {time_s} is before the second {arrival[-1]} of a row above", "copy both files again")
+            continue
         if time_s != other_s or len(letters) != len(ends):
             rows.bad("holds other VMs than the same row of the durations", "take both files from one window")
             continue

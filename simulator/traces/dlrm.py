@@ -36,7 +36,7 @@ def read_dlrm(data: Path, *, skip_bad_rows: bool = False) -> Trace:
         spec = _spec(row, rows)
         arrival = _time(row["creation_time"], 0, rows)
         departure = _time(row["deletion_time"], NEVER, rows)
-        if spec is None or arrival is None or departure is None:
+        if spec is None or arrival is None or departure is None or not rows.is_first(row["instance_sn"], "instance_sn"):
             continue
         if departure != NEVER and departure < arrival:
             rows.bad(f"deletion_time={departure} precedes creation_time={arrival}", "fix the row")

@@ -42,7 +42,7 @@ def read_openb(
     for row in _read(rows, ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli")):
         spec = _spec(row, rows)
         times = (len(names), NEVER) if not departures else _times(row, rows)
-        if spec is None or times is None:
+        if spec is None or times is None or not rows.is_first(row["name"], "name"):
             continue
         names.append(row["name"])
         spec_of.append(classes.setdefault(spec, len(classes)))
@@ -87,7 +87,7 @@ def _spec(row: dict[str, str], rows: Rows) -> PodSpec | None:
 
 
 def _times(row: dict[str, str], rows: Rows) -> tuple[int, int] | None:
-    if "creation_time" not in row:
+    if "creation_time" not in row or "deletion_time" not in row:
         raise TraceError(f"trace {rows.path.name}: has no times; read it as openb:DIR:VARIANT,no-departures")
     arrival = rows.integer(row["creation_time"], "creation_time")
     departure = rows.integer(row["deletion_time"], "deletion_time")
@@ -106,7 +106,7 @@ def _read_nodes(path: Path) -> list[NodeSpec]:
         cpu = rows.integer(row["cpu_milli"], "cpu_milli", most=10**9)
         memory = rows.integer(row["memory_mib"], "memory_mib", most=10**9)
         gpus = rows.integer(row["gpu"], "gpu", most=62)
-        if cpu is None or memory is None or gpus is None:
+        if cpu is None or memory is None or gpus is None or not rows.is_first(row["sn"], "sn"):
             raise AssertionError("nodes are never skipped: rows.bad raises")
         allocatable = ((CPU, cpu), (MEMORY, memory << 20), (PODS, MAX_PODS))
         fleet.append(NodeSpec(row["sn"], allocatable, num_gpus=gpus, gpu_model=row["model"] or ""))

@@ -408,6 +408,7 @@ class Rows:
     skip: bool = False
     skipped: int = 0
     row: int = 0
+    _names: set[str] = field(default_factory=set)
 
     def bad(self, what: str, fix: str) -> None:
         """A row that cannot be used: stop, or count it."""
@@ -428,6 +429,14 @@ class Rows:
             self.bad(f"{column}={text!r} is not a number between {least} and {most}", "fix the row")
             return None
         return number
+
+    def is_first(self, name: str, column: str) -> bool:
+        """Whether nothing of this name came before; False after :meth:`bad`."""
+        if name in self._names:
+            self.bad(f"{column}={name!r} appears twice", "keep one of the rows")
+            return False
+        self._names.add(name)
+        return True
 
     def table(
         self, needed: Iterable[str], what: str, there: str, *, encoding: str = "utf-8"
