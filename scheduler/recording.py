@@ -114,6 +114,7 @@ async def record(
     found = {
         "pods are gone with their whole workload and were left out": len(unknown),
         "pods have no usage": sum(1 for p in recorded if not len(p.time_s)),
+        "values made no sense and were left out": prometheus.num_refused,
         "objects could not be read": unreadable,
     }
     notes = tuple(f"{number} {what}" for what, number in found.items() if number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -67,6 +68,21 @@ async def test_a_recorded_trace_holds_pods_nodes_and_usage_and_survives_its_file
     gone = list(trace.pods.name).index("shop/web-0")
     assert trace.pods.departure_s[gone] > 0
     assert "1 pods have no usage" in trace.manifest.notes
+
+
+async def test_values_that_make_no_sense_are_left_out_and_said(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
+        api.put("nodes", node_object("n0"))
+        pod = pod_object("web-1", cpu="2", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
+        pod["metadata"]["namespace"] = "shop"
+        api.put("pods", pod)
+        wrong = iter([math.nan, math.inf, -1.0, 1e9])
+        fake.pods = {"web-1": lambda t: next(wrong, 0.5)}
+        recording = await record(client, prom, name="mine", days=0.1, now_s=NOW)
+    assert recording.notes == ("4 values made no sense and were left out",)
+    (web,) = recording.pods
+    assert web.cpu_millicores[:5].tolist() == [-1] * 4 + [500], "gaps"
+    assert (web.memory_bytes > 0).all()
 
 
 async def test_a_recorded_pod_arrives_when_its_kubelet_took_it_not_when_it_began_to_wait(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ class Prometheus:
     ) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.num_refused = 0
+        """Values that made no sense."""
         self.base = settings.prometheus.rstrip("/")
         if not self.base.startswith(("http://", "https://")):
             raise ConfigError(
@@ -199,6 +201,7 @@ class Prometheus:
             table = np.array([(at, _number(value)) for at, value in pairs], float).reshape(-1, 2)
             good = np.isfinite(table[:, 1]) & (table[:, 1] >= 0) & (table[:, 1] <= most)
             if not good.all():
+                self.num_refused += int((~good).sum())
                 self.metrics.usage_refused.labels("impossible value").inc(int((~good).sum()))
             namespace, pod = _pod_of(series.metric)
             if pod and good.any():
