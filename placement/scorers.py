@@ -839,6 +839,9 @@ class ExitTime:
     part alone). Both parts count with the logarithm of their length, in ``step`` sixteenths of a doubling rounded down,
     and ``growth`` or ``early`` thousandths: long occupations gather on few nodes, and a short pod goes where others
     leave soon as well, so that the room which is free for long stays free for who needs it long.
+
+    A node's end is as of when lifetimes were learned, the pod's as of now: beside each other the pod's is too soon by the
+    time between. Scores are kept until a node or knowledge changes, so they cannot follow the clock.
     """
 
     growth: int = 1000
