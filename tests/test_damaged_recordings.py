@@ -6,6 +6,7 @@ All files are made up in the formats' shapes. Each fault is one message that nam
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import pytest
 from placement.errors import ConfigError, PlacementError
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest
-from placement.resources import CPU, MEMORY, PODS
+from placement.resources import CPU, MEMORY, PODS, STORAGE
 from simulator.traces.azure import read_azure
 from simulator.traces.dlrm import FILE as DLRM
-from simulator.traces.dlrm import read_dlrm
+from simulator.traces.dlrm import RDMA, read_dlrm
 from simulator.traces.lanl import FILE as LANL
 from simulator.traces.lanl import read_failures
 from simulator.traces.openb import read_openb
@@ -49,6 +50,20 @@ def test_azure_as_it_should_be(tmp_path: Path) -> None:
     trace = read_azure(azure(tmp_path))
     assert trace.pods.arrival_s.tolist() == [0, 0, 0, 300]
     assert trace.pods.departure_s.tolist() == [900, -1, 150, 1200]
+    assert trace.pods.gang.tolist() == [0, 0, 1, 2], "VMs of one row are a batch, up to a bar"
+    assert read_azure(tmp_path, gangs=False).pods.gang.tolist() == [-1] * 4
+    assert [trace.specs[c].labels for c in trace.pods.spec] == [(("size", letter),) for letter in "abab"]
+    assert trace.specs[0].request == ((CPU, 1000), (MEMORY, 2 * 2**30))
+    assert trace.manifest.notes == (
+        "durations are bin middles",
+        "VMs alive before the window are missing: discard a day of warm-up",
+    )
+
+
+def test_azure_sizes_have_fractions_and_blank_lines_say_nothing(tmp_path: Path) -> None:
+    trace = read_azure(azure(tmp_path, sizes="0.5,0.75 a\n\n2,4 b\n", vms=VMS.replace("\n", "\n\n")))
+    assert trace.specs[0].request == ((CPU, 500), (MEMORY, 3 * 2**28))
+    assert len(trace.pods) == 4
 
 
 @pytest.mark.parametrize(
@@ -57,6 +72,11 @@ def test_azure_as_it_should_be(tmp_path: Path) -> None:
         ({"vms": ""}, "0 rows of VMs but 2 of durations"),
         ({"vms": "", "ends": ""}, "holds no VM"),
         ({"vms": "0 a,b\n300 b\n"}, "row 1: holds other VMs"),
+        ({"ends": ENDS.replace("300", "301")}, "row 2: holds other VMs"),
+        ({"vms": VMS + "400 a\n"}, "3 rows of VMs but 2 of durations; files of two windows are mixed up"),
+        ({"ends": ENDS.replace("U1", "U7")}, "duration 'U7' is not U<bin> or C<bin>"),
+        ({"sizes": "0,4 a\n"}, "row 1: size '0,4' must be above 0"),
+        ({"sizes": "1,0 a\n"}, "row 1: size '1,0' must be above 0"),
         ({"vms": VMS.replace("300", "-3")}, "row 2: '-3' is not a time in seconds"),
         (
             {"vms": VMS + "299 a\n", "ends": ENDS + "299 U1\n"},
@@ -84,6 +104,8 @@ def test_a_damaged_row_of_azure_is_counted_when_told_to_skip(tmp_path: Path) -> 
     trace = read_azure(folder, skip_bad_rows=True)
     assert len(trace.pods) == 3
     assert "1 bad rows or VMs skipped" in trace.manifest.notes
+    azure(tmp_path, ends=ENDS.replace("300", "-3"))
+    assert "1 bad rows or VMs skipped" in read_azure(folder, skip_bad_rows=True).manifest.notes
 
 
 def test_azure_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -121,6 +143,30 @@ def dlrm(folder: Path, text: str) -> Path:
 def test_dlrm_as_it_should_be(tmp_path: Path) -> None:
     trace = read_dlrm(dlrm(tmp_path, HEAD + ROW))
     assert (trace.pods.arrival_s.tolist(), trace.pods.departure_s.tolist()) == ([10], [20])
+    (spec,) = trace.specs
+    assert spec.request == ((CPU, 4000), (MEMORY, 16 * 2**30))
+    assert (spec.gpu, spec.owner, spec.pod_rules.max_per_node) == (GpuRequest(1), "Application/app", 8)
+    assert dict(spec.labels) == {"app": "app", "role": "HN"}
+    assert trace.manifest.notes == ()
+
+
+def test_dlrm_instances_are_in_order_and_what_is_not_said_is_for_ever_or_nothing(tmp_path: Path) -> None:
+    head = HEAD.strip() + ",disk_request,rdma_request\n"
+    rows = [
+        "late,CN,a,0.0005,1,,,30,30,0,",
+        "there,CN,a,1,0.3,0,-1,,5,0.5,25",
+        "stays,CN,b,1,1,0,-1,20,,,",
+    ]
+    trace = read_dlrm(dlrm(tmp_path, head + "\n".join(rows) + "\n"))
+    assert trace.pods.name.tolist() == ["there", "stays", "late"]
+    assert trace.pods.arrival_s.tolist() == [0, 20, 30]
+    assert trace.pods.departure_s.tolist() == [5, -1, 30]
+    there, stays, late = (trace.specs[c] for c in trace.pods.spec)
+    assert dict(there.request) == {CPU: 1000, MEMORY: math.ceil(0.3 * 2**30), RDMA: 25, STORAGE: 2**29}
+    assert dict(stays.request) == {CPU: 1000, MEMORY: 2**30}
+    assert dict(late.request) == {CPU: 1, MEMORY: 2**30}, "rounded up"
+    assert [(s.gpu, s.pod_rules.max_per_node) for s in (there, stays, late)] == [(None, 0)] * 3
+    assert read_dlrm(dlrm(tmp_path, HEAD + ROW + ROW), skip_bad_rows=True).manifest.notes == ("1 bad rows skipped",)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +179,9 @@ def test_dlrm_as_it_should_be(tmp_path: Path) -> None:
         (HEAD + ROW.replace("4,16", "4,-1"), "row 2: memory_request='-1' is not a number >= 0"),
         (HEAD + ROW.replace("10,20", "20,10"), "row 2: deletion_time=10 precedes creation_time=20"),
         (HEAD + ROW.replace("10,20", "inf,20"), "row 2: time='inf' is not a number"),
+        (HEAD + ROW.replace("16,1", "16,65"), "row 2: gpu_request='65' is not a number between 0 and 64"),
+        (HEAD + ROW.replace("8,10", "-2,10"), "row 2: max_instance_per_node='-2' is not a number between -1"),
+        (HEAD + ROW[:-1] + ",7\n", "row 2: has another number of cells than the header"),
         (HEAD + ROW + ROW, "row 3: instance_sn='one' appears twice"),
         (HEAD + ROW + "two,HN", "row 3: has another number of cells than the header"),
     ],
