@@ -1,9 +1,10 @@
 """Readers of recorded usage: made-up files in the published layouts, and the recorded ones where present."""
 
+import gzip
 import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -69,6 +70,92 @@ def test_mhz_and_mib_become_cores_and_bytes(tmp_path: Path) -> None:
     assert series.usage[MEMORY][0, 0] == 2**29
     assert series.share(MEMORY)[0, 0] == 0.25
     assert series.groups == ("4-core",)
+
+
+def test_each_vm_of_bitbrains_has_the_medians_of_what_it_was_given_and_odd_ones_are_left_out(tmp_path: Path) -> None:
+    pl.DataFrame(
+        {"vm": [1, 2, 3, 4, 5], "time_s": [300] * 5, "cpu_usage_mhz": [1000.0] * 5, "memory_usage_mib": [256.0] * 5}
+    ).write_parquet(tmp_path / "usage.parquet")
+    given = [
+        (1, 2, 4000.0, 512.0), (1, 2, 4000.0, 512.0), (1, 8, 9000.0, 9999.0),
+        (2, 8, 16_000.0, 1024.0), (3, 9, 16_000.0, 1024.0), (4, 0, 4000.0, 1024.0), (5, 1, 4000.0, 0.0),
+    ]  # fmt: skip
+    names = ["vm", "cpu_cores", "cpu_capacity_mhz", "memory_capacity_mib"]
+    pl.DataFrame(given, schema=names, orient="row").write_parquet(tmp_path / "provisioned.parquet")
+    series = read_bitbrains_rnd(tmp_path)
+    assert series.workloads == ("vm-1", "vm-2")
+    assert series.provisioned[CPU].tolist() == [2, 8]
+    assert series.provisioned[MEMORY].tolist() == [512 * 2**20, 2**30]
+    assert series.usage[CPU].ravel().tolist() == [0.5, 0.5]
+    assert series.groups == ("2-core", "8-core")
+    assert dict(series.repairs) == {"VMs without capacity or with too many cores dropped": 3}
+    infinite = [(1, 2, 4000.0, 512.0), (2, 8, np.inf, 1024.0)]
+    pl.DataFrame(infinite, schema=names, orient="row").write_parquet(tmp_path / "provisioned.parquet")
+    assert read_bitbrains_rnd(tmp_path).workloads == ("vm-1",)
+
+
+def test_an_interval_of_bitbrains_small_fills_all_its_steps_and_a_long_one_is_a_gap(tmp_path: Path) -> None:
+    pl.DataFrame({"id": ["b", "a"], "cpu_count": [2, 1], "cpu_capacity": [5000.0, 0.0]}).write_parquet(
+        tmp_path / "meta.parquet"
+    )
+    start = datetime(2013, 8, 12, tzinfo=UTC)
+    minutes = [5, 15, 30, 40]
+    pl.DataFrame(
+        {
+            "id": ["b"] * 4 + ["a"],
+            "timestamp": [start + timedelta(minutes=m) for m in (*minutes, 5)],
+            "duration": [300_000, 600_000, 900_001, 440_000, 300_000],
+            "cpu_usage": [500.0, 1000.0, 1500.0, 2500.0, 1.0],
+        }
+    ).write_parquet(tmp_path / "trace.parquet")
+    series = read_usage(tmp_path)
+    assert series.workloads == ("vm-b",)
+    assert series.start_s == int(start.timestamp()) + 300
+    found = np.nan_to_num(series.usage[CPU][0], nan=-1).round(4).tolist()
+    assert found == pytest.approx([0.2, 0.4, 0.4, -1, -1, -1, -1, 1.0])
+    assert dict(series.repairs) == {"VMs without capacity dropped": 1}
+
+
+def test_fragments_of_surf_lisa_follow_one_another_from_when_the_job_came_and_are_averaged(tmp_path: Path) -> None:
+    begin_s = 1_665_093_600
+    pl.DataFrame(
+        {
+            "id": [1, 2],
+            "submission_time": [begin_s * 1000, (begin_s + 300) * 1000],
+            "duration": [450_000, 150_000],
+            "cpu_count": [16, 4],
+            "cpu_capacity": [32_000.0, 4000.0],
+        }
+    ).write_parquet(tmp_path / "week_tasks.parquet")
+    parts = [(1, 150_000, 1000.0), (2, 150_000, 4000.0), (1, 150_000, 3000.0), (1, 150_000, 8000.0)]
+    pl.DataFrame(parts, schema=["id", "duration", "cpu_usage"], orient="row").write_parquet(
+        tmp_path / "week_fragments.parquet"
+    )
+    series = read_usage(tmp_path)
+    assert (series.workloads, series.start_s) == (("job-1", "job-2"), begin_s + 300)
+    assert np.nan_to_num(series.usage[CPU], nan=-1).tolist() == [[1.0, 4.0], [-1, 4.0]]
+
+
+def test_minutes_of_a_container_are_averaged_into_the_step_that_they_end_in(tmp_path: Path) -> None:
+    rows = ["TIMESTAMP,CPU_USAGE_ACTUAL"]
+    rows += [f"2023.04.02-00:0{m}:00:000,{cores}" for m, cores in ((0, 9), (1, 2), (5, 4), (6, 8))]
+    (tmp_path / "c_12104_perf_event_log.csv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    series = read_usage(tmp_path)
+    assert series.start_s == int(datetime(2023, 4, 2, tzinfo=UTC).timestamp())
+    assert series.usage[CPU].tolist() == [[9.0, 3.0, 8.0]]
+    assert series.provisioned[CPU].tolist() == [16.0]
+
+
+def test_memory_of_inference_containers_is_the_largest_in_each_step(tmp_path: Path) -> None:
+    rows = ["value,timestamp_anon,container_ip", ",1,b", "0.25,57,a", "0.75,300,a", "0.5,301,a", "0.5,10,", "0.5,10,"]
+    (tmp_path / "pod_memory_util_anon.csv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    series = read_usage(tmp_path)
+    assert (series.workloads, series.start_s) == (("a",), 300)
+    assert series.usage[MEMORY].tolist() == [[0.75, 0.5]]
+    assert dict(series.repairs) == {
+        "samples without a value left as gaps": 1,
+        "rows without a container dropped": 2,
+    }
 
 
 def test_a_gap_stays_a_gap() -> None:
