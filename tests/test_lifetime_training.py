@@ -229,6 +229,17 @@ def test_recordings_that_tell_nothing_of_lifetimes_are_named(tmp_path: Path, dep
     assert not (tmp_path / "m").exists()
 
 
+def test_where_nothing_can_be_learned_it_is_said_of_both_parts_why(tmp_path: Path) -> None:
+    pods = [(f"p{i}", spec_of(0), i, 900) for i in range(40)]
+    usage = Usage(np.zeros(2, np.int64), np.array([300, 600_000_000]), np.full(2, 100), np.full(2, GIB))
+    Trace.of("t", nodes(1), pods).but(usage=usage).save(tmp_path / "t.ullage")
+    with pytest.raises(ConfigError) as caught:
+        train(read_learnable(str(tmp_path / "t.ullage")), tmp_path / "m", seed=0, effort=EFFORT)
+    usage_why, _, lives_why = str(caught.value).partition("; lifetimes are not learned: ")
+    assert usage_why.startswith("usage is not learned: t: nothing was recorded for 6944 days after second 300")
+    assert "too short to learn lifetimes" in lives_why
+
+
 NONE = np.zeros(0, np.int64)
 
 

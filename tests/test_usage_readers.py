@@ -194,6 +194,16 @@ def test_percentages_read_as_cores_are_recognised() -> None:
         )  # fmt: skip
 
 
+def test_use_that_is_next_to_nothing_is_in_another_unit(tmp_path: Path) -> None:
+    use = pl.read_parquet(bitbrains(tmp_path) / "usage.parquet")
+    use.with_columns(memory_usage_mib=pl.lit(512 / 2**20)).write_parquet(tmp_path / "usage.parquet")
+    with pytest.raises(TraceError, match=r"memory is below 0\.001 of what was given throughout; .* bytes or MiB"):
+        read_bitbrains_rnd(tmp_path)
+    some = pl.when(pl.int_range(pl.len()) == 1).then(2.5).otherwise(0)
+    use.with_columns(memory_usage_mib=some).write_parquet(tmp_path / "usage.parquet")
+    assert read_bitbrains_rnd(tmp_path).num_steps == 3, "idle, but for once"
+
+
 def test_a_workload_without_a_single_sample_is_dropped_and_counted() -> None:
     series = to_grid(
         "made-up", np.array([0]), np.array([300]), {CPU: np.array([1.0])},

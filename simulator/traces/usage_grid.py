@@ -18,6 +18,9 @@ from simulator.traces.trace import TraceError
 MAX_SHARE = 4.0
 """A workload whose mean use is above this many times what it was given was read in a wrong unit."""
 
+LEAST_SHARE = 1e-3
+"""Of what was given: where no sample of any workload is above it, use was read in a wrong unit, or is something else."""
+
 MAX_NEGATIVE = 1e-3
 """Negative values down to this share of the provisioned amount are noise around zero, not errors."""
 
@@ -127,12 +130,17 @@ def checked(
 
 
 def _check_units(series: UsageSeries) -> None:
-    """Refuse a table whose typical use is far above what was provisioned: percent, MHz, MiB for MB …"""
+    """Refuse a table whose use is far above what was provisioned, or next to nothing: percent, MHz, cores, MiB for bytes …"""
     for resource, table in series.usage.items():
-        if (table == 0).any() and not (table > 0).any():
-            raise TraceError(f"{series.name}: {resource} is 0 throughout; is it the right column, and the right data?")
+        given = np.maximum(series.provisioned[resource], 1e-9)
+        largest = float((np.fmax.reduce(table, axis=1, initial=-1) / given).max())
+        if 0 <= largest < LEAST_SHARE:
+            raise TraceError(
+                f"{series.name}: {resource} is {f'below {LEAST_SHARE:g} of what was given' if largest else '0'} throughout; "
+                "is it the right column, in the right unit (cores or millicores, bytes or MiB), and the right data?"
+            )
         count = np.maximum(np.isfinite(table).sum(axis=1), 1)
-        typical = np.nansum(table, axis=1, dtype=float) / count / np.maximum(series.provisioned[resource], 1e-9)
+        typical = np.nansum(table, axis=1, dtype=float) / count / given
         wrong = int((typical > MAX_SHARE).sum())
         if wrong == len(typical) or wrong > max(1, 0.02 * len(typical)):
             worst = int(np.argmax(typical))
