@@ -92,6 +92,7 @@ SPOILS: list[tuple[str, Callable[[Trace], Trace]]] = [
     ("T012", usage(pod=[0, 4])),
     ("T012", usage(pod=[-1, 3])),
     ("T012", usage(cpu_millicores=[0, -2])),
+    ("T012", usage(time_s=[0, -1])),
     ("T012", usage(memory_bytes=[0, -2])),
     ("T012", usage(cpu_millicores=[0, -1], memory_bytes=[0, -1])),
     ("T013", spec(asks(other=GPU_SHARE))),

@@ -128,9 +128,9 @@ class Usage:
 
     @property
     def impossible(self) -> BoolArray:
-        """``(S,)``: rows in which something is below what not measured is written as, or nothing was measured."""
+        """``(S,)``: rows before second 0, with something below what not measured is written as, or nothing measured."""
         least, most = (f(self.cpu_millicores, self.memory_bytes) for f in (np.minimum, np.maximum))
-        return np.asarray((least < -1) | (most < 0))
+        return np.asarray((self.time_s < 0) | (least < -1) | (most < 0))
 
     @classmethod
     def empty(cls) -> Usage:
@@ -201,8 +201,9 @@ class Trace:
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise TraceError(
-                f"trace {name}, usage row {row}: pod={usage.pod[row]}, cpu_millicores={usage.cpu_millicores[row]}, "
-                f"memory_bytes={usage.memory_bytes[row]} cannot be; make the usage table again"
+                f"trace {name}, usage row {row}: pod={usage.pod[row]}, time_s={usage.time_s[row]}, "
+                f"cpu_millicores={usage.cpu_millicores[row]}, memory_bytes={usage.memory_bytes[row]} cannot be; "
+                "make the usage table again"
             )
 
     def _check_pods(self) -> None:

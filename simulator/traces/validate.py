@@ -177,7 +177,7 @@ def _bad_usage(trace: Trace) -> list[tuple[str, str]]:
     if len(usage.pod) and (usage.pod.min() < 0 or usage.pod.max() >= len(trace.pods)):
         found.append(("usage", "names pods that are not there"))
     if usage.impossible.any():
-        found.append(("usage", "has negative samples"))
+        found.append(("usage", "has negative samples or times, or rows that hold nothing"))
     return found
 
 
