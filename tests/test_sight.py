@@ -25,7 +25,7 @@ from simulator.compare import compare
 from simulator.learning import recordings as learning
 from simulator.learning.accuracy import evaluate, html
 from simulator.learning.forecast_samples import Recording
-from simulator.learning.recordings import read_learnable
+from simulator.learning.recordings import read_learnable, undated
 from simulator.learning.sight import Judged, digest_of, sight_of
 from simulator.learning.training import Effort, content_of, deployable_recording, span_of, train
 from simulator.learning.training import Split as TrainingSplit
@@ -274,11 +274,11 @@ def test_content_tells_recordings_apart_whatever_they_are_called() -> None:
 
 def test_a_recording_is_told_once_when_it_began(tmp_path: Path) -> None:
     trace = "demo"
-    assert "does not say when it began" in " ".join(read_learnable(trace).notes)
+    assert undated(read_learnable(trace))
     told = read_learnable(trace, BEGINS_S)
     assert told.trace is not None
     assert told.trace.manifest.begins_s == BEGINS_S
-    assert not [note for note in told.notes if "began" in note]
+    assert not undated(told)
     told_path = tmp_path / "told.ullage"
     assert not CliRunner().invoke(convert, [trace, str(told_path), "--begins-at", "2026-03-02T01:00+01:00"]).exception
     assert Trace.load(told_path).manifest.begins_s == BEGINS_S
@@ -295,10 +295,10 @@ def test_a_recording_is_told_once_when_it_began(tmp_path: Path) -> None:
 
 def test_a_folder_of_usage_is_told_when_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "read_usage", lambda path: made_up())
-    assert "does not say when it began" in read_learnable(str(tmp_path)).notes[0]
+    assert undated(read_learnable(str(tmp_path)))
     told = read_learnable(str(tmp_path), BEGINS_S)
     assert told.usage is not None
-    assert (told.usage.start_s, told.notes) == (BEGINS_S, [])
+    assert (told.usage.start_s, undated(told)) == (BEGINS_S, [])
 
 
 def test_usage_of_a_trace_is_by_the_calendar_in_training_and_in_a_replay() -> None:

@@ -128,7 +128,8 @@ def test_horizons_that_a_recording_is_too_short_for_are_said_and_alone_refused(t
     quick = Effort(1000, 300)
     learned = train_recording(Learnable("r", series), tmp_path / "m", seed=0, effort=quick)
     assert [t.target.name for t in learned.usage] == ["1h-peak", "1h-p95"]
-    *few, short = learned.notes
+    hours, *few, short = learned.notes
+    assert hours.startswith("r: does not say when it began, so models do not look at hours and weekdays")
     assert short == "not learned: made-up: its 4 days are too few for 24h-peak, 24h-p95; record 4.69"
     assert [words.startswith("not learned: only 92 samples of cpu 6h-p") for words in few] == [True, True]
     assert set(json.loads((tmp_path / "m" / "card.json").read_text())["tasks"]) == {"cpu-1h-peak", "cpu-1h-p95"}

@@ -83,9 +83,10 @@ def read_learnable(text: str, begins_s: int | None = None) -> Learnable:
     return Learnable(name, usage, trace if ends else None, notes)
 
 
-def _hours(source: Learnable) -> list[str]:
-    """What is to be said of a recording without a calendar."""
-    if any(part.has_calendar for part in (source.usage, source.trace and source.trace.manifest) if part is not None):
+def undated(source: Learnable) -> list[str]:
+    """What is to be said of a recording without a calendar; nothing of one that has it."""
+    told_by = source.usage if source.trace is None else source.trace.manifest
+    if told_by is None or told_by.has_calendar:
         return []
     return [
         f"{source.name}: does not say when it began, so models do not look at hours and weekdays; tell with --begins-at"
@@ -159,7 +160,7 @@ def train(
         data = {"name": found["name"], "workloads": found["owners"], "days": found["days"], "resources": []}
         card = {"data": data, "created_s": created_s, "seed": seed, "tasks": {}, **more}
         training.write_model([], folder, card, files)
-    return Learned(trained, lifetimes, _hours(source) + notes)
+    return Learned(trained, lifetimes, undated(source) + notes)
 
 
 def evaluate(
