@@ -360,6 +360,28 @@ async def test_a_rescue_holds_the_place_before_it_makes_room(tmp_path: Path) -> 
         assert plan.count(Action.MOVE) + plan.count(Action.EVICT) >= 1
         assert await here.applier(plan).run() == PlanState.DONE
         assert here.pods()["big-0"]["spec"]["nodeName"]
+        calls = here.api.calls
+        assert calls.index(("PATCH", f"{PODS}/big-0/status")) < min(n for n, c in enumerate(calls) if "eviction" in c[1])
+        here.nothing_is_held()
+
+
+async def test_a_place_is_not_held_while_others_of_the_plan_come_and_more_has_to_leave(tmp_path: Path) -> None:
+    """Beside the nomination they would find no room, kube-scheduler's filters count it."""
+    pods = (pod("x-0", "a", "x", "4"), pod("w-0", "a", "w", "3"), pod("z-0", "c", "z"), pod("big-0", "", "big", "7"))
+    async with cluster(tmp_path, *pods) as here:
+        steps = (
+            Step(Action.MOVE, "uid-x-0", "default/x-0", "a", "b"),
+            Step(Action.MOVE, "uid-z-0", "default/z-0", "c", "a"),
+            Step(Action.MOVE, "uid-w-0", "default/w-0", "a", "c"),
+            Step(Action.PLACE, "uid-big-0", "default/big-0", "", "a"),
+        )
+        plan = Plan("rescue", Ending.DEADLINE, "pods placed", 1, 1, steps)
+        assert await why_not_valid(here.client, plan) == []
+        applier = here.applier(plan)
+        assert await applier.run() == PlanState.DONE, applier.record.reason
+        calls = here.api.calls
+        held, leaves = ("PATCH", f"{PODS}/big-0/status"), ("POST", f"{PODS}/w-0/eviction")
+        assert calls.index(held) < calls.index(leaves), "held before the last of it leaves"
         here.nothing_is_held()
 
 

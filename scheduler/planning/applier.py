@@ -264,7 +264,7 @@ class Applier:
             entry.template = template_of(objects.pod_spec(pods[step.pod]))
             entry.known = sorted(p.metadata.uid for p in await self._peers(entry.template, there))
         for source in sorted({step.source for step in steps}):
-            await self._reserve(source)
+            await self._reserve(source, group[0])
         for i in group:
             self.record.steps[i].state = State.STARTED
         self.record.evictions += len(group)
@@ -477,13 +477,19 @@ class Applier:
                 )
             await looks.pause(pod and pod.metadata.uid)
 
-    async def _reserve(self, node: str) -> None:
-        """Nominate pending pods that are to come to ``node`` before room is made: a nomination holds it for them."""
+    async def _reserve(self, node: str, first: int) -> None:
+        """Nominate pending pods that are to come to ``node`` before step ``first`` makes room: a nomination holds it for them.
+
+        One for which more has to leave waits while others still come in between: they would find no room beside it.
+        """
+        steps = self.plan.steps
         for pod, i in self._later.items():
-            step = self.plan.steps[i]
-            if step.target != node or pod in self._evicted or pod in self.record.nominated:
+            if steps[i].target != node or i < first or pod in self._evicted or pod in self.record.nominated:
                 continue
-            found = await pod_of(self.client, step)
+            last = max(j for j in range(first, i) if steps[j].source == node)
+            if any(steps[j].target == node for j in range(first, last)):
+                continue
+            found = await pod_of(self.client, steps[i])
             if found is not None and not found.spec.nodeName:
                 await self._nominate(found, node)
 
