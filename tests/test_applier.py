@@ -8,7 +8,7 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.looks import PlanLeft, pod_of, require_empty
 from scheduler.planning.record import (
+    PlanRecord,
     PlanState,
     Retention,
     State,
@@ -35,6 +36,7 @@ from scheduler.planning.record import (
     plan_id,
     read_record,
     save_record,
+    summary,
 )
 from scheduler.rights import APPLIES
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
@@ -108,18 +110,37 @@ class Cluster:
     async def plan(self, kind: str = "consolidate") -> Plan:
         return plan_for(Request(kind, await take_snapshot(self.client)), Deadline(1.0, time.perf_counter))
 
-    def applier(self, plan: Plan, *, crash_at: int = 0, limits: ApplyLimits = LIMITS) -> Applier:
-        """Goes on with the record on disk; the ``crash_at``-th write is the last thing that happens."""
+    def applier(
+        self,
+        plan: Plan,
+        *,
+        crash_at: int = 0,
+        counts: Callable[[PlanRecord], bool] = lambda _record: True,
+        limits: ApplyLimits = LIMITS,
+    ) -> Applier:
+        """Goes on with the record on disk; the ``crash_at``-th write that ``counts`` is the last thing that happens."""
         path = self.folder / "record.json"
         record = read_record(path, plan) or fresh_record(plan)
         writes = itertools.count(1)
 
         def save() -> None:
             save_record(record, path)
-            if next(writes) == crash_at:
+            if counts(record) and next(writes) == crash_at:
                 raise Crash
 
         return Applier(self.client, record, save, limits, lambda _number, _message: None)
+
+    def dying(self, *, after: int) -> Callable[..., Awaitable[bytes]]:
+        """``call`` of the client; the ``after``-th act on the cluster is the last thing that happens."""
+        call, acts = self.client.call, itertools.count(1)
+
+        async def dying(method: str, *words: Any, **more: Any) -> bytes:
+            answer = await call(method, *words, **more)
+            if method != "GET" and next(acts) == after:
+                raise Crash
+            return answer
+
+        return dying
 
     def nothing_is_held(self) -> None:
         for body in self.pods().values():
@@ -185,6 +206,33 @@ async def test_killed_at_any_write_the_same_command_goes_on_and_evicts_nobody_tw
             assert len(set(here.homes())) == 1
             here.nothing_is_held()
     assert number > 10, "there were writes to be killed at"
+
+
+@pytest.mark.parametrize("kind", ["consolidate", "rescue"])
+async def test_killed_right_after_any_act_the_same_command_finds_it_done(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it meant to do was written down before."""
+    running = [pod("x-0", "a", "x", "4"), pod("y-0", "b", "y", "3")]
+    for number in itertools.count(1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        pods = copy.deepcopy(running) + [pod("big-0", "", "big", "6")] * (kind == "rescue")
+        async with cluster(folder, *pods, nodes="ab") as here:
+            plan = await here.plan(kind)
+            with monkeypatch.context() as patch:
+                patch.setattr(here.client, "call", here.dying(after=number))
+                try:
+                    await here.applier(plan).run()
+                    break
+                except Crash:
+                    pass
+            assert await here.applier(plan).run() == PlanState.DONE, number
+            assert len(here.evicted) == plan.count(Action.MOVE) == 1, number
+            assert "" not in here.homes()
+            assert here.cordoned() == [step.source for step in plan.steps if step.action == Action.DELETE]
+            here.nothing_is_held()
+    assert number > 5, "there were acts to be killed after"
 
 
 @pytest.mark.parametrize("status", [0, 500, 503])
@@ -319,6 +367,50 @@ async def test_it_stops_where_reality_leaves_the_plan(how: str, says: str, tmp_p
         assert here.cordoned() == ([target] if how == "target cordoned" else [])
         assert not applier.record.nominated
         assert not applier.record.cordoned
+
+
+async def test_killed_while_it_stops_the_same_command_gives_the_rest_back_and_does_nothing_else(tmp_path: Path) -> None:
+    """Once a node is open again, a plan that went on would evict pods from it all the same, and call it emptied."""
+    for number in itertools.count(1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with cluster(folder, *copies()) as here:
+            plan = await here.plan()
+            here.scheduled = lambda _nominated: "nowhere"
+            stopping = here.applier(plan, crash_at=number, counts=lambda record: record.outcome == PlanState.STOPPED)
+            try:
+                await stopping.run()
+                break
+            except Crash:
+                pass
+            evicted = list(here.evicted)
+            here.scheduled = lambda nominated: nominated  # what stood in the way is gone
+            again = here.applier(plan)
+            assert await again.run() == PlanState.STOPPED
+            assert "went to nowhere" in again.record.reason
+            assert not again.record.owes
+            assert (here.cordoned(), here.evicted) == ([], evicted), number
+    assert number == 3, "it was killed before a node was opened, and after"
+
+
+async def test_an_api_that_goes_away_while_a_plan_stops_is_no_reason_to_go_on_with_it(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        with pytest.raises(Crash):
+            await here.applier(plan, crash_at=2).run()
+        _leave(here, "marked", plan)
+        for _ in range(40):
+            here.api.fail_next("PATCH", "nodes", 503)
+        applier = here.applier(plan)
+        with pytest.raises(ApiError):
+            await applier.run()
+        assert here.cordoned()
+        assert "some of what it held is still to be given back" in summary(applier.record)
+        here.api.faults.clear()
+        for body in here.pods().values():
+            body["metadata"]["annotations"].clear()
+        assert await here.applier(plan).run() == PlanState.STOPPED
+        assert (here.cordoned(), here.evicted) == ([], [])
 
 
 async def test_a_plan_that_no_longer_holds_is_not_begun(tmp_path: Path) -> None:
@@ -488,11 +580,11 @@ def test_plans_without_gangs_keep_the_ids_that_their_records_have() -> None:
 
 
 def test_records_of_plans_that_ended_go_by_age_and_by_size_and_no_other(tmp_path: Path) -> None:
-    def put(name: str, outcome: PlanState, age_s: float) -> Path:
+    def put(name: str, outcome: PlanState, age_s: float, cordoned: Sequence[str] = ()) -> Path:
         record = fresh_record(
             Plan("consolidate", Ending.OPTIMAL, "nodes saved", 1, 1, (Step(Action.CORDON, source=name),))
         )
-        record.outcome = outcome
+        record.outcome, record.cordoned = outcome, list(cordoned)
         path = tmp_path / f"{name}.record.json"
         with alone(path):
             save_record(record, path)
@@ -501,7 +593,7 @@ def test_records_of_plans_that_ended_go_by_age_and_by_size_and_no_other(tmp_path
 
     for old, outcome in enumerate((PlanState.DONE, PlanState.STOPPED, PlanState.ABANDONED)):
         put(f"old-{old}", outcome, 86_400 + 10)
-    runs = put("runs", PlanState.RUNNING, 10**6)
+    runs, owes = put("runs", PlanState.RUNNING, 10**6), put("owes", PlanState.STOPPED, 10**6, cordoned=["owes"])
     used, last = put("used", PlanState.DONE, 86_400 + 5), put("last", PlanState.DONE, 5)
     newer = [put(f"newer-{i}", PlanState.DONE, 100 - i) for i in range(3)]
     broken, foreign = tmp_path / "broken.record.json", tmp_path / "plan.json"
@@ -511,9 +603,9 @@ def test_records_of_plans_that_ended_go_by_age_and_by_size_and_no_other(tmp_path
         os.utime(path, (0, 0))
     with alone(used):
         assert Retention(1, 2**30).prune(tmp_path, 10**6) == 3
-    kept = {runs, used, last, *newer, broken, foreign}
+    kept = {runs, owes, used, last, *newer, broken, foreign}
     assert {path for path in tmp_path.iterdir() if path.suffix == ".json"} == kept
-    assert len(list(tmp_path.glob("*.lock"))) == 6, "with the record goes its lock"
+    assert len(list(tmp_path.glob("*.lock"))) == 7, "with the record goes its lock"
     room = last.stat().st_size + newer[2].stat().st_size
     assert Retention(1, room).prune(tmp_path, 10**6) == 3, "too old, and then the oldest"
     assert {path for path in tmp_path.iterdir() if path.suffix == ".json"} == kept - {used, *newer[:2]}

@@ -142,13 +142,15 @@ class Applier:
     # ── the loop ──────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> PlanState:
-        """Go on until the plan is done or reality has left it.
+        """Go on until the plan is done or reality has left it, or to the end of giving back what it held.
 
         Raises
         ------
-        PlacementError : the API is away, or the record cannot be written: nothing is given back, the same call resumes.
+        PlacementError : the API is away, or the record cannot be written: the same call resumes.
         """
         if self.record.outcome != PlanState.RUNNING:
+            if self.record.owes:
+                await self.give_back(self.record.outcome)
             return self.record.outcome
         try:
             if all(step.state == State.PENDING for step in self.record.steps):
@@ -189,8 +191,7 @@ class Applier:
             for j in group:
                 if self.record.steps[j].state != State.DONE:
                     self.record.steps[j].state, self.record.steps[j].reason = State.FAILED, why
-            self.save()
-            raise PlanLeft(why) from left
+            raise PlanLeft(why) from left  # written down with the outcome: a plan that has failed never goes on
 
     async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
         """``act()``, again while the API is away or busy, for a time."""
@@ -523,10 +524,14 @@ class Applier:
     async def give_back(self, outcome: PlanState) -> None:
         """Take back what the plan holds and has not used: cordons of nodes it did not empty, nominations, marks.
 
+        The outcome is written first, so that whoever resumes gives back the rest and nothing else.
+
         Raises
         ------
         ApiError : the API is away; calling again goes on.
         """
+        self.record.outcome = outcome
+        self.save()
         for node in list(self.record.cordoned):
             opened = await self._patiently(partial(open_again, self.client, node, self.record.id))
             self.record.cordoned.remove(node)
@@ -541,8 +546,7 @@ class Applier:
         for uid, (namespace, name) in list(self.record.marked.items()):
             await self._patiently(partial(self._unmark, Who(uid, namespace, name)))
             del self.record.marked[uid]
-        self.record.outcome = outcome
-        self.save()
+            self.save()
 
     async def _free(self, who: Who) -> None:
         """No pod stays behind our gate for a plan that is over."""

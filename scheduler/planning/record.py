@@ -98,6 +98,12 @@ class PlanRecord(Struct, omit_defaults=False):
         """The plan."""
         return plan_of_document(self.plan)
 
+    @property
+    def owes(self) -> bool:
+        """Whether it ended early and was interrupted before all that it held was given back."""
+        has_ended_early = self.outcome in (PlanState.STOPPED, PlanState.ABANDONED)
+        return has_ended_early and bool(self.cordoned or self.nominated or self.marked)
+
 
 def plan_id(plan: Plan) -> str:
     """Short digest of a plan's steps: marks on the cluster carry it. Steps of no gang count as they did before there was one."""
@@ -214,17 +220,17 @@ class Retention:
     def prune(self, folder: Path, now_s: float) -> int:
         """Delete what is older, and the oldest beyond the size; how many went. ``now_s`` is unix time.
 
-        A record of a plan that has not ended stays, however old: it knows what the plan holds. So does what cannot be read, or
-        is in use.
+        A record of a plan that has not ended, or not given back all, stays, however old: it knows what the plan holds. So does
+        what cannot be read, or is in use.
         """
         ended = []
         for path in folder.glob(f"*{SUFFIX}"):
             try:
-                is_ended = msgspec.json.decode(path.read_bytes(), type=PlanRecord).outcome != PlanState.RUNNING
+                record = msgspec.json.decode(path.read_bytes(), type=PlanRecord)
                 found = path.stat()
             except (OSError, *UNREADABLE):
                 continue
-            if is_ended:
+            if record.outcome != PlanState.RUNNING and not record.owes:
                 ended.append((found.st_mtime, found.st_size, path))
         left, gone = sum(size for _, size, _ in ended), 0
         for changed_s, size, path in sorted(ended):
@@ -258,7 +264,8 @@ def summary(record: PlanRecord) -> str:
     done = sum(step.state == State.DONE for step in record.steps)
     evicted = f"{record.evictions} pod{'s' * (record.evictions != 1)} evicted"
     text = f"{record.outcome}: {done} of {len(record.steps)} steps done, {evicted}"
-    return f"{text}; {record.reason}" if record.reason else text
+    text += f"; {record.reason}" if record.reason else ""
+    return f"{text}; some of what it held is still to be given back, --yes does that" if record.owes else text
 
 
 def rows(record: PlanRecord) -> list[dict[str, str | int]]:
