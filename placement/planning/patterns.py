@@ -204,11 +204,11 @@ def _fill(
     capacity: IntArray,
     weight: FloatArray,
     order: IntArray,
-    lower: float,
+    top: float,
     limit: int,
     best: IntArray,
 ) -> tuple[float, float]:
-    """Best pattern worth more than ``lower`` into ``best``; its value (or ``lower``) and a valid upper bound."""
+    """Best pattern into ``best``, which holds one worth ``top``; its value and a valid upper bound."""
     num_resources = request.shape[0]
     depth = order.shape[0]
     room = capacity.astype(np.float64)
@@ -216,7 +216,6 @@ def _fill(
     surrogate[0] = 1.0
     taken = np.zeros(depth, np.int64)
     worth = np.zeros(depth + 1, np.float64)
-    top = lower
     upper = _fractional(value, weight, count, order, 0, 1.0)
     k = 0
     nodes = 0
@@ -264,7 +263,6 @@ def best_pattern(
     count: IntArray,
     capacity: IntArray,
     *,
-    lower: float = 0.0,
     limit: int = 200_000,
 ) -> Pattern:
     """Most valuable filling of one node.
@@ -273,13 +271,12 @@ def best_pattern(
     ----------
     value : ``(C,)`` float64; classes worth nothing are left out.
     request : ``(R, C)`` int64. count : ``(C,)`` int64 pods per class. capacity : ``(R,)`` int64.
-    lower : only a pattern worth more is wanted; when there is none, ``counts`` is zero and ``value`` is ``lower``.
     limit : search nodes after which the best so far is returned with an honest ``upper``.
     """
     counts = np.zeros(len(value), np.int64)
     useful = np.flatnonzero((value > 1e-12) & (count > 0) & (request <= capacity[:, None]).all(axis=0))
     if len(useful) == 0:
-        return Pattern(counts, lower, lower)
+        return Pattern(counts, 0.0, 0.0)
     v, q, n = value[useful], np.ascontiguousarray(request[:, useful]), count[useful]
     capacity = np.array(capacity, np.int64)  # one memory layout, so that the kernels are compiled once
     share = np.ascontiguousarray(q / np.maximum(capacity, 1)[:, None])
@@ -288,9 +285,8 @@ def best_pattern(
     order = np.argsort(-v / weight, kind="stable").astype(np.int64)
     best = np.zeros(len(useful), np.int64)
     _greedy(v, share, n, best)
-    start = float(v @ best)
-    if start <= lower or (q @ best > capacity).any():
-        best[:], start = 0, lower
-    top, upper = _fill(v, q, n, capacity, weight, order, start, limit, best)
+    if (q @ best > capacity).any():  # shares are rounded
+        best[:] = 0
+    top, upper = _fill(v, q, n, capacity, weight, order, float(v @ best), limit, best)
     counts[useful] = best
     return Pattern(counts, float(top), float(upper))

@@ -89,8 +89,9 @@ GIB = 2**30
 def batch_instance(seed: int, *, num_pods: int, num_nodes: int, with_rules: bool = False) -> Batch:
     """Pending pods in ``num_pods / 5`` classes, nodes of seven shapes about 80 % full, three resources.
 
-    ``with_rules`` adds a node selector on a third of the classes, at most one pod per node on a fifth
-    (anti-affinity), zone spread with skew 1 on a fifth, and gangs of two classes on a fifth.
+    ``with_rules`` adds a node selector on about a third of the classes, at most one pod per node on a fifth
+    (anti-affinity), zone spread with skew 1 on a fifth, and gangs of two classes on a fifth. Classes of one pod per node
+    have the selectors of the first fifth in place of their own; published figures stand on that.
     """
     random_ = np.random.default_rng(seed)
     num_classes = max(1, num_pods // 5)
