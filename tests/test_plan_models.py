@@ -366,6 +366,14 @@ def test_who_saves_nothing_is_never_told_of_a_negative_zero() -> None:
     assert "-" not in repr([*told, result.bound])
 
 
+@pytest.mark.parametrize("budget", [None, 300])
+def test_the_rival_counts_a_pod_once_whose_new_node_goes_as_well(budget: int | None) -> None:
+    fleet = fleet_instance(1, num_nodes=200)
+    rival = prefix_search(fleet, max_moves=budget)
+    assert fleet_violations(fleet, rival, budget) == []
+    assert rival.moves == fleet.pods[rival.deleted].sum() > 0
+
+
 def test_of_equally_good_choices_the_one_that_leaves_most_room_is_taken() -> None:
     """Nodes 0 and 1 cost the same; node 0 has more room, so node 1 goes."""
     count = np.array([[1, 1, 0]])

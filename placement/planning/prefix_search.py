@@ -23,21 +23,19 @@ def prefix_search(fleet: Fleet, *, max_moves: int | None = None) -> Emptied:
     budget = int(fleet.pods.sum()) if max_moves is None else max_moves
     deleted = np.zeros(fleet.free.shape[1], np.bool_)
     arrivals = np.zeros_like(fleet.count)
-    moves = 0
     for _ in range(PREFIX_ROUNDS):
         count = fleet.count + arrivals
         order = np.argsort(np.where(deleted | ~fleet.deletable, 1 << 40, count.sum(axis=0)), kind="stable")
         candidates = [int(n) for n in order[:PREFIX_CANDIDATES] if fleet.deletable[n] and not deleted[n]]
-        found = _longest_prefix(fleet, count, deleted, arrivals, candidates, budget - moves)
+        left = budget - int(fleet.pods[deleted].sum())
+        found = _longest_prefix(fleet, count, deleted, arrivals, candidates, left)
         if found is None:
             break
         prefix, moved = found
-        gone = list(prefix)
-        moves += int(count[:, gone].sum())
-        deleted[gone] = True
-        arrivals[:, gone] = 0
+        deleted[prefix] = True
+        arrivals[:, prefix] = 0
         arrivals = arrivals + moved
-    return Emptied(deleted, arrivals, float(fleet.usd_per_hour[deleted].sum()), moves)
+    return Emptied.of(fleet, deleted, arrivals)
 
 
 def _longest_prefix(
@@ -49,7 +47,7 @@ def _longest_prefix(
         middle = (low + high + 1) // 2
         prefix = candidates[:middle]
         moved = None
-        if int(count[:, prefix].sum()) <= budget:
+        if int(fleet.pods[prefix].sum()) <= budget:
             moved = _first_fit(fleet, count[:, prefix].sum(axis=1), deleted, arrivals, prefix)
         if moved is None:
             high = middle - 1
