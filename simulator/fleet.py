@@ -3,9 +3,10 @@
 The autoscaler is the same for every strategy, so that differences in USD come from placement alone. It answers
 pods that fit nowhere: what is already booting is filled first (first fit), the rest gets new nodes of the shape
 that is cheapest per offered core; of those that hold the pod when empty, every hard rule included (as
-cluster-autoscaler simulates a template of each node group). For a pod that no shape holds, nothing is bought. A
-node that stays empty for the idle timeout goes. Every shape's ``allocatable`` has system reserve and DaemonSet
-requests taken off already.
+cluster-autoscaler simulates a template of each node group). Pods of one class that keep apart node by node are
+counted so there, too; other rules between pods on nodes that are on their way are not. For a pod that no shape
+holds, nothing is bought. A node that stays empty for the idle timeout goes. Every shape's ``allocatable`` has
+system reserve and DaemonSet requests taken off already.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.pods import Labels, PodSpec
 from placement.resources import CPU, NOT_FEASIBLE, PODS
+from placement.rules import Match
 from placement.state import ClusterState
 
 HOSTNAME = "kubernetes.io/hostname"
@@ -146,11 +148,20 @@ class Autoscaler:
         """How many of ``num`` pods of a class find room on what is booting, first fit."""
         amounts = {**spec.amounts, PODS: 1}
         shapes = {shape.name for shape in self._holding(spec)}
+        most = self._most_per_node(spec) or num
         found = 0
         for node in self._booting if booting is None else booting:
-            while found < num and node.shape in shapes and node.take(amounts):
+            end = min(found + most, num)
+            while found < end and node.shape in shapes and node.take(amounts):
                 found += 1
         return found
+
+    def _most_per_node(self, spec: PodSpec) -> int:
+        """Pods of a class that their own rules let share a node; 0 = any number."""
+        own, namespaces = spec.pod_rules, self._templates.rules.namespaces
+        apart = (term for term in own.anti_affinity if term.topology_key == HOSTNAME)
+        is_alone = any(Match.of(term, spec.namespace).covers(spec, namespaces) for term in apart)
+        return 1 if is_alone or own.host_ports else own.max_per_node
 
     def _buy(self, shape: Shape, time_s: int) -> tuple[NodeSpec, int]:
         before = int(self.ordered * self.settings.spot_share)

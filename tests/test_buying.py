@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from placement.errors import ConfigError
-from placement.pods import GpuRequest, PodSpec
+from placement.pods import GpuRequest, HostPort, PodRules, PodSpec, PodTerm, Requirement
 from placement.rates import Rates
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, shape
-from simulator.fleet import Autoscaler, Elastic, Shape
+from simulator.fleet import HOSTNAME, Autoscaler, Elastic, Shape
 from simulator.planning.buying import Buyer, autoscaler
 from simulator.planning.replays import Question, replay_row
 from simulator.replay import Replay, ReplayOptions
@@ -48,6 +50,28 @@ def test_pods_with_much_memory_get_nodes_with_much_memory() -> None:
 def test_nodes_with_devices_are_bought_only_for_pods_that_ask_for_one(buys: str) -> None:
     assert "gpu" not in ordered(buys, [(pod(3000, 4), 9)])
     assert ordered(buys, [(pod(3000, 4, gpu=GpuRequest(1)), 4)]) == ["gpu", "gpu"]
+
+
+APART = PodRules(anti_affinity=(PodTerm(HOSTNAME, (Requirement("app", "In", ("a",)),)),))
+
+
+@pytest.mark.parametrize(
+    ("rules", "nodes"),
+    [
+        (APART, 3),
+        (PodRules(host_ports=(HostPort(80),)), 3),
+        (PodRules(max_per_node=2), 2),
+        (replace(APART, anti_affinity=(replace(APART.anti_affinity[0], topology_key="zone"),)), 1),
+        (replace(APART, anti_affinity=(PodTerm(HOSTNAME, (Requirement("app", "In", ("b",)),)),)), 1),
+    ],
+)
+@pytest.mark.parametrize("buys", PURCHASES)
+def test_pods_that_share_no_node_are_bought_one_each(buys: str, rules: PodRules, nodes: int) -> None:
+    """At once, and counted so on what is booting: the next scan buys nothing."""
+    scaler = autoscaler(Elastic(SHAPES, buys=buys))
+    pending = [(pod(1000, 4, labels=(("app", "a"),), pod_rules=rules), 3), (pod(500, 2), 1)]
+    assert len(scaler.order(pending, 0)) == nodes
+    assert scaler.order(pending, 10) == []
 
 
 @pytest.mark.parametrize("buys", ["ffd", "planned", "foreseen"])

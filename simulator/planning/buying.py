@@ -81,17 +81,19 @@ class Buyer(Autoscaler):
         specs = [spec for spec, _ in pending]
         request = [[spec.amount(name) for spec in specs] for name in names]
         request += [[1] * len(specs), [device_units(spec.gpu) for spec in specs]]
-        for_sale = [self._on_offer(shape, names) for shape in shapes]
+        apart = {i: most for i, spec in enumerate(specs) if (most := self._most_per_node(spec))}
+        request += [[int(i == c) for c in range(len(specs))] for i in apart]  # a resource of which a node has so many
+        for_sale = [self._on_offer(shape, names, list(apart.values())) for shape in shapes]
         allowed = np.array(
             [[_sells_to(shape, spec) and shape in self._holding(spec) for shape in shapes] for spec in specs]
         )
         count = np.array([num for _, num in pending], np.int64)
         return purchase.Demand(np.array(request, np.int64), count, allowed), for_sale
 
-    def _on_offer(self, shape: Shape, names: list[str]) -> purchase.Shape:
+    def _on_offer(self, shape: Shape, names: list[str], apart: list[int]) -> purchase.Shape:
         amounts = dict(shape.allocatable)
         capacity: IntArray = np.array(
-            [*(amounts.get(name, 0) for name in (*names, PODS)), DEVICE_UNITS * shape.num_gpus], np.int64
+            [*(amounts.get(name, 0) for name in (*names, PODS)), DEVICE_UNITS * shape.num_gpus, *apart], np.int64
         )
         limit = max(shape.limit - self.alive.get(shape.name, 0), 0) if shape.limit else None
         return purchase.Shape(shape.name, capacity, shape.usd_per_hour, limit)
