@@ -25,7 +25,7 @@ from simulator.replay import GIVE_UP_S, Interruptions, Replay, ReplayOptions
 from simulator.report import to_html
 from simulator.traces.trace import NodeEvent, NodeEvents, Trace, Usage
 from simulator.usage.reclaiming import Reclaiming, batch_on_reclaimed, on_reclaimed
-from simulator.usage.rightsizing import Restoring, Rightsizing
+from simulator.usage.rightsizing import SIZERS, Restoring, Rightsizing
 from simulator.usage.rollouts import Rollouts
 from simulator.usage.usage_learner import HORIZON, UsageLearner
 from simulator.usage.usage_truth import UsageTruth
@@ -234,7 +234,8 @@ def test_pods_without_a_forecast_heat_nothing_beyond_what_their_requests_keep_fr
     assert hot.score(columns, Demand(spec, state.delta(spec)), rows)[0] < 0
 
 
-def test_the_rung_falls_when_nodes_are_crowded_and_what_was_lowered_gets_its_request_back():
+@pytest.mark.parametrize("sizer", SIZERS)
+def test_the_rung_falls_when_nodes_are_crowded_and_what_was_lowered_gets_its_request_back(sizer):
     specs = [_spec("a", cpu=3000), _spec("b", cpu=3000)]
     trace = _trace(specs, [800, 800], [0.5, 0.5], hours=24 * 9, nodes=2)
     usage = trace.usage
@@ -243,7 +244,7 @@ def test_the_rung_falls_when_nodes_are_crowded_and_what_was_lowered_gets_its_req
     trace = trace.but(usage=Usage(usage.pod, usage.time_s, cpu, usage.memory_bytes))
     truth = UsageTruth(trace.usage)
     learner = _learner(truth)
-    sizing = Rightsizing(learner, "packed", node_cpu=4000, node_memory=8 * GIB)
+    sizing = Rightsizing(learner, sizer, node_cpu=4000, node_memory=8 * GIB, tuned_at_s=5 * 24 * HOUR_S)
     policies = (truth, learner, sizing, Restoring(sizing), Rollouts(seed=3))
     options = ReplayOptions(policies=policies, end_s=risen_s + 12 * HOUR_S)
     replay = Replay(trace, STRATEGIES["best-fit"], options)

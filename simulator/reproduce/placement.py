@@ -155,9 +155,7 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
             budget=BUDGET,
             tuned_at_s=start + 7 * DAY_S,
         )
-        policies.append(rightsizing)
-        if not cell.sized_by.startswith("vpa"):
-            policies.append(Restoring(rightsizing))
+        policies += [rightsizing, Restoring(rightsizing)]
     policies.append(Rollouts(seed, setting.rollout_hours))
     reclaiming = Reclaiming(truth)
     if cell.mechanism == "reclaimed":

@@ -39,7 +39,7 @@ class Rightsizing:
     would have kept the budget over the past days: what counts is the node, not the pod (``vpa-tuned`` finds its number
     in the same way). None asks for less CPU than the mean. Memory is the largest sample plus 15 %, for ``packed`` times
     the learner's factor instead. ``scale`` is one more factor on CPU, to draw a
-    frontier with. ``packed`` follows the learner's rung and falls to the request with it.
+    frontier with. One guard for all: while the learner's rung is shut, each sizes by the request.
     """
 
     learner: UsageLearner
@@ -107,10 +107,10 @@ class Rightsizing:
     def _sizes(self, replay: Replay) -> tuple[Forecasts | None, RightsizePolicy]:
         """Forecasts for :func:`placement.learning.rightsize.recommend`, and how it is to read them."""
         forecaster = self.learner.forecaster
+        if not self.learner.promises:
+            return None, RightsizePolicy()
         if self.sizer == "forecast":
             return replay.state.knowledge.forecasts, RightsizePolicy()
-        if self.sizer == "packed" and not self.learner.promises:
-            return None, RightsizePolicy()
         names, pasts = forecaster.pasts(self.learner.clock_s(replay), DAYS)
         if not names or (self.sizer == "vpa-tuned" and replay.time_s < self.tuned_at_s):
             return None, RightsizePolicy()
