@@ -1,6 +1,7 @@
 """Training, judging and the reproductions' arithmetic, on made-up series."""
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,11 +17,11 @@ from placement.learning.features import FeatureSchema
 from placement.learning.stacking import Calibration
 from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU, FloatArray
-from simulator.learning.accuracy import evaluate, html, table_rows
+from simulator.learning.accuracy import best_rival, evaluate, headline, html, table_rows
 from simulator.learning.forecast_samples import Recording, Samples, folds_of
 from simulator.learning.recordings import Learnable
 from simulator.learning.recordings import train as train_recording
-from simulator.learning.training import Effort, Split, train
+from simulator.learning.training import Effort, Split, train, verdict
 from simulator.reproduce.eurosys import (
     BUDGET,
     adaptive_knob,
@@ -115,6 +116,35 @@ def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: P
         "the first picture holds the model against its rival"
     )
     assert "<code>ullage evaluate &lt;x&gt;</code>" in page
+
+
+def test_training_says_where_a_rule_does_better_as_evaluate_does(tmp_path: Path) -> None:
+    """Regular workloads, and three days of others that are calm but on the day that judges."""
+    share = np.random.default_rng(5).uniform(0.05, 0.06, (24, 3 * DAY)).astype(np.float32)
+    share[:, 2 * DAY :] *= np.random.default_rng(6).uniform(1, 16, (24, DAY)).astype(np.float32)
+    names = tuple(f"w{i}" for i in range(24))
+    wild = UsageSeries("wild", names, 0, {CPU: share}, {CPU: np.ones(24)})
+    found = []
+    for name, series in (("regular", made_up()), ("wild", wild)):
+        folder = tmp_path / name
+        trained = train(series, folder, seed=2, effort=Effort(3000, 800), targets=[Target(1, PEAK)])
+        (task,) = trained
+        report = evaluate(series, folder)
+        predictors = report["tasks"][task.name]["predictors"]
+        best = predictors[task.best_rule]
+        assert task.best_rule == best_rival(predictors)
+        assert task.metrics["pinball"] == pytest.approx(predictors["model"]["pinball"])
+        assert task.metrics["best_rule_pinball"] == pytest.approx(min(best["pinball"], best["tuned_pinball"]))
+        said = json.loads((folder / "card.json").read_text())["verdict"]
+        assert said == verdict(series, trained)
+        assert said.startswith(f"the model is ahead of the best rule on {int(not task.loses)} of 1 tasks")
+        assert f"on {int(not task.loses)} of 1 tasks" in headline(report)
+        found.append((task.loses, said))
+    (regular, calm), (lost, warned) = found
+    assert not regular
+    assert calm == "the model is ahead of the best rule on 1 of 1 tasks"
+    assert lost
+    assert re.search(r"behind on cpu-1h-peak \(\d+\.\d\d x the loss of [\w-]+\): .* than these 3 and 24$", warned)
 
 
 def test_a_recording_of_one_workload_is_refused(tmp_path: Path) -> None:
@@ -342,6 +372,8 @@ def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(
     done = CliRunner().invoke(train_command, command)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["tasks"].keys() == {"cpu-1h-peak", "memory-1h-peak"}
+    said = json.loads(done.stdout)["verdict"]
+    assert done.stderr.splitlines()[-1] == f"{'warning' if 'behind' in said else 'note'}: {said}"
     judged = CliRunner().invoke(evaluate_command, [str(tmp_path), "-m", model, "--report", str(page), "-q"])
     assert judged.exit_code == 0, judged.output
     assert "cpu-1h-peak" in judged.stdout

@@ -179,9 +179,12 @@ def train(
     if refit:
         click.echo("note: figures are of before the last fit; what is served was then fitted on all of it", err=True)
     click.echo(f"model: {model}; judge it with: ullage evaluate {trace} -m {model} --report accuracy.html", err=True)
+    if learned.verdict:
+        kind = "warning" if any(t.loses for t in learned.usage) else "note"
+        click.echo(f"{kind}: {learned.verdict}", err=True)
     table = [
         {
-            "task": f"{t.resource}-{t.target.name}",
+            "task": t.name,
             "baseline": t.baseline,
             "scale": f"{t.scale:.3f}",
             "weight of model": f"{sum(t.served.weights):.2f}",

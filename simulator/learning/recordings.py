@@ -109,6 +109,8 @@ class Learned:
     usage: list[training.Trained]
     lifetimes: TrainedLifetimes | None
     notes: list[str]
+    verdict: str = ""
+    """How usage models did beside the best rules, in words; empty without any."""
 
 
 def train(
@@ -160,7 +162,8 @@ def train(
         data = {"name": found["name"], "workloads": found["owners"], "days": found["days"], "resources": []}
         card = {"data": data, "created_s": created_s, "seed": seed, "tasks": {}, **more}
         training.write_model([], folder, card, files)
-    return Learned(trained, lifetimes, undated(source) + notes)
+    said = training.verdict(source.usage, trained) if source.usage is not None and trained else ""
+    return Learned(trained, lifetimes, undated(source) + notes, said)
 
 
 def evaluate(

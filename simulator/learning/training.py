@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from math import ceil
+from math import ceil, gcd
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ from placement.learning.prediction import HISTORY
 from placement.learning.spans import SPAN, Span
 from placement.learning.stacking import conformal, pinball, stack
 from placement.learning.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, SingleArray, UsageSeries
-from placement.resources import BoolArray, FloatArray, IntArray
-from simulator.learning.forecast_samples import STRIDE_H, Recording, Samples, draw, folds_of
+from placement.resources import AnyArray, BoolArray, FloatArray, IntArray
+from simulator.learning.forecast_samples import STRIDE_H, Recording, Samples, concatenate, draw, folds_of
 from simulator.learning.sight import digest_of
 from simulator.output import write_whole
 
@@ -160,6 +160,8 @@ MANY_GAPS = 0.2
 FIT_SHARE, TUNED_SHARE = 0.58, 0.68
 """Of a recording: where fitting ends, and where what was held back for calibration, or to choose a mixture of lifetimes,
 ends. The rest judges. (The Bitbrains protocol: 52 and 61 of 90 days.)"""
+COMPARED = 6000
+"""Samples on which all rules are held against the model: some thirty rules cost more than the model does."""
 MIN_DAYS = 0.9
 """Least length of a recording that can be split into fit, calibration and test."""
 
@@ -194,6 +196,16 @@ class Split:
         mask: BoolArray = samples.hour % (STRIDE_H if self.last_fit > LONG_DAYS else 1) == 0
         return mask
 
+    def compared(self, samples: Samples, num_workloads: int) -> BoolArray:
+        """(S,) on which samples all rules are compared: some :data:`COMPARED`, whole hours, by turns at all times of day."""
+        stride = STRIDE_H if self.last_fit > LONG_DAYS else 1
+        hours = self.last_calibration / TUNED_SHARE * (1 - TUNED_SHARE) * 24
+        every = ceil(num_workloads * hours / stride / COMPARED)
+        while gcd(every, 24) > 1:
+            every += 1
+        mask: BoolArray = samples.hour % (every * stride) == 0
+        return mask
+
     def masks(self, samples: Samples, horizon_h: int) -> tuple[BoolArray, BoolArray, BoolArray]:
         """(fit, calibration, test) masks over samples; a target never reaches into the next part."""
         start = samples.hour / 24
@@ -218,6 +230,18 @@ class Trained:
 
     Weights and factor are from outcomes of the judged models on all days that those had not been fitted on.
     """
+    best_rule: str
+    """That turned out best on the days it was judged on, raw or tuned; empty where none were left."""
+
+    @property
+    def name(self) -> str:
+        """As in the card."""
+        return f"{self.resource}-{self.target.name}"
+
+    @property
+    def loses(self) -> bool:
+        """Whether that rule did better than the model."""
+        return bool(self.best_rule) and self.metrics["pinball"] > self.metrics["best_rule_pinball"]
 
 
 @dataclass(frozen=True)
@@ -280,14 +304,22 @@ def train_task(
     after = np.flatnonzero((samples.hour / 24 >= split.last_fit) & split.judged(samples))
     since, is_tune, is_late = samples.pick(after), calibration[after], test[after]
     tune, late = since.pick(is_tune), since.pick(is_late)
-    baseline, scale = _best_baseline(recording, resource, target, tune, split)
-    raw = recording.baselines(resource, target, since, (baseline,))[baseline].astype(float)
-    parts = np.concatenate([predictions(models, since.rows), np.minimum(raw * scale, 1)[None, :]])
+    if len(tune) < MIN_TUNE:
+        raise ConfigError(
+            f"only {len(tune)} samples of {resource} {target.name} fall into the calibration days; "
+            "the recording is too short or too full of gaps for this horizon"
+        )
+    is_compared = split.compared(late, len(recording.series.workloads))
+    rules = _Rules.of(recording, resource, target, tune, late.pick(is_compared), split)
+    raw = recording.baselines(resource, target, since, (rules.chosen,))[rules.chosen].astype(float)
+    parts = np.concatenate([predictions(models, since.rows), np.minimum(raw * rules.scale, 1)[None, :]])
     mixed = _mixture(models, parts[:, is_tune], tune)
     metrics: dict[str, float] = {}
     if len(late):
-        said = np.array([*mixed.weights, 1 - sum(mixed.weights)]) @ parts[:, is_late] * mixed.calibration
-        metrics = _metrics(late, np.clip(said, 0, 1), parts[-1, is_late], held_out[late.workload])
+        said = np.clip(np.array([*mixed.weights, 1 - sum(mixed.weights)]) @ parts[:, is_late] * mixed.calibration, 0, 1)
+        metrics = _metrics(late, said, parts[-1, is_late], held_out[late.workload])
+    if is_compared.any():
+        metrics |= {"pinball": _loss(late.pick(is_compared), said[is_compared]), "best_rule_pinball": rules.best_loss}
     served = mixed
     if refit:
         coarse = replace(effort, options=replace(effort.options, bin_rows=BIN_ROWS))
@@ -297,7 +329,7 @@ def train_task(
             rounds=[model.rounds for model in models],
         )  # fmt: skip
         served = replace(_mixture(models, parts, since), models=tuple(again))
-    return Trained(resource, target, mixed, baseline, scale, metrics, served)
+    return Trained(resource, target, mixed, rules.chosen, rules.scale, metrics, served, rules.best)
 
 
 BIN_ROWS = 8_000
@@ -312,25 +344,37 @@ def _mixture(models: list[QuantileModel], parts: FloatArray, samples: Samples) -
     return Mixture(tuple(models), tuple(float(w) for w in weights[:-1]), factor)
 
 
-def _best_baseline(
-    recording: Recording, resource: str, target: Target, tune: Samples, split: Split
-) -> tuple[str, float]:
-    """The baseline that, tuned, does best in the calibration period: (name, scale)."""
-    if len(tune) < MIN_TUNE:
-        raise ConfigError(
-            f"only {len(tune)} samples of {resource} {target.name} fall into the calibration days; "
-            "the recording is too short or too full of gaps for this horizon"
-        )
-    best: tuple[float, str, float] | None = None
-    truth, weight = tune.truth.astype(float), tune.weight
-    for name, values in recording.baselines(resource, target, tune, baselines_within(split.first_hour / 24)).items():
-        forecast = values.astype(float)
-        scale = tuned_scale(forecast, truth, weight, LEVEL)
-        loss = pinball(truth, np.minimum(forecast * scale, 1), weight, LEVEL)
-        if best is None or loss < best[0]:
-            best = (loss, name, scale)
-    assert best is not None
-    return best[1:]
+@dataclass(frozen=True)
+class _Rules:
+    """How simple rules did on one task."""
+
+    chosen: str
+    """By the calibration days, tuned."""
+    scale: float
+    best: str
+    """Of later days, as shipped or tuned; empty where none are left."""
+    best_loss: float
+
+    @classmethod
+    def of(
+        cls, recording: Recording, resource: str, target: Target, tune: Samples, late: Samples, split: Split
+    ) -> _Rules:
+        both, names = concatenate([tune, late]), baselines_within(split.first_hour / 24)
+        truth, weight, num = tune.truth.astype(float), tune.weight, len(tune)
+        scales, before, after = dict[str, float](), dict[str, float](), dict[str, float]()
+        for name, values in recording.baselines(resource, target, both, names).items():
+            raw = values.astype(float)
+            scales[name] = tuned_scale(raw[:num], truth, weight, LEVEL)
+            tuned = np.minimum(raw * scales[name], 1)
+            before[name] = _loss(tune, tuned[:num])
+            after[name] = min(_loss(late, raw[num:]), _loss(late, tuned[num:])) if len(late) else 0.0
+        chosen = min(before, key=lambda name: before[name])
+        best = min(after, key=lambda name: after[name]) if len(late) else ""
+        return cls(chosen, scales[chosen], best, after.get(best, 0.0))
+
+
+def _loss(samples: Samples, forecast: AnyArray) -> float:
+    return pinball(samples.truth.astype(float), forecast.astype(float), samples.weight, LEVEL)
 
 
 def _metrics(late: Samples, model: FloatArray, rival: FloatArray, held: BoolArray) -> dict[str, float]:
@@ -470,6 +514,26 @@ def content_of(series: UsageSeries) -> str:
     return found.hexdigest()[:16]
 
 
+def verdict(series: UsageSeries, trained: Sequence[Trained]) -> str:
+    """How models did beside the best rules, as ``ullage evaluate`` of the recording says it, and what follows, in words."""
+    judged, lost = [t for t in trained if t.best_rule], [t for t in trained if t.loses]
+    said = f"the model is ahead of the best rule on {len(judged) - len(lost)} of {len(judged)} tasks"
+    if len(judged) < len(trained):
+        said += f"; no day was left to judge {', '.join(t.name for t in trained if not t.best_rule)}"
+    if not lost:
+        return said
+    losses = ", ".join(f"{t.name} ({_times(t)} x the loss of {t.best_rule})" for t in lost)
+    return (
+        f"{said}, and behind on {losses}: for these leave usage.model out (the largest sample of seven days answers then), "
+        f"and train again on more days or workloads than these {series.num_days:.3g} and {len(series.workloads)}"
+    )
+
+
+def _times(task: Trained) -> str:
+    rule = task.metrics["best_rule_pinball"]
+    return f"{task.metrics['pinball'] / rule:.2f}" if rule else "any number"
+
+
 def span_of(series: UsageSeries, split: Split, *, refit: bool) -> Span:
     """What models of a recording learn from."""
     judged_s = split.judged_from_s(series)
@@ -509,6 +573,7 @@ def model_card(
             "split_days": [round(split.first_hour / 24, 2), round(split.last_fit, 2), round(split.last_calibration, 2)],
         },
         "figures": BEFORE_REFIT if refit else AS_SERVED,
+        "verdict": verdict(series, trained),
         SPAN: span_of(series, split, refit=refit).card,
         "fitted_on": fitted_on(series, np.ones(len(held), np.bool_)) if refit else before,
         "judged_fitted_on": before,
@@ -517,13 +582,14 @@ def model_card(
         "level": LEVEL,
         "drift": {"coverage_floor": drift.FLOOR, "window": drift.WINDOW, "falls_to": HISTORY},
         "tasks": {
-            f"{t.resource}-{t.target.name}": {
+            t.name: {
                 "weights": list(t.served.weights),
                 "calibration": t.served.calibration,
                 "judged": {"weights": list(t.judged.weights), "calibration": t.judged.calibration},
                 "baseline": t.baseline,
                 "scale": t.scale,
                 "trees": [int(m.booster.num_trees()) for m in t.served.models],
+                "best_rule": t.best_rule,
                 **t.metrics,
             }
             for t in trained
