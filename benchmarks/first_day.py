@@ -3,7 +3,7 @@
 The first three PlanetLab days one after the other (the others are for tests), in a seeded part of the slices. Trees are
 fitted on the first day; from then on they are loaded as ``ullage serve`` loads a folder, so that nothing of that day
 counts for them; newcomers of the second day give the factor, names that no earlier day had are judged on the third,
-every hour, by the peak of the next six. Prints one JSON line.
+every hour from a quarter of an hour on, by the peak of the next six. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import zlib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,11 +29,11 @@ from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import CPU
 from simulator.learning.forecast_samples import Recording, folds_of
 from simulator.learning.training import Effort, bases_for, effort_for, fit_bases
-from simulator.reproduce.cold_siblings import ASKED, TARGET, played, summary
+from simulator.reproduce.cold_siblings import ASKED, QUARTER, TARGET, Said, played, summary
 from simulator.traces.usage_readers import host_of, joined_days, read_planetlab
 
 DAYS = 3
-FIRST_H = (1, 3, 6, 12, 24)
+FIRST_H = (0, 1, 3, 6, 12, 24)
 """Hours of the first day at which it is cut to tell how good answers are."""
 
 
@@ -84,7 +85,7 @@ def main() -> None:
     for rung, siblings in ((YOUNG, False), (SIBLINGS, True)):
         forecaster = Forecaster(TARGET, max_workloads=EVERY_WORKLOAD, siblings=siblings)
         seen: set[str] = set()
-        said: list[tuple[str, str, int, float]] = []
+        said: list[Said] = []
         for number, day in enumerate(days):
             if number == 1 and rung == YOUNG:
                 forecaster.use(rungs_of(models, begin * STEP_S))
@@ -92,14 +93,14 @@ def main() -> None:
             new = {name: row for row, name in enumerate(names) if name not in seen and number == DAYS - 1}
             said = played(forecaster, begin + number * DAY, names, new, np.rint(day.share(CPU) * ASKED[CPU]))
             seen.update(names)
-        hours = np.arange(len(said)) // max(len({name for name, *_ in said}), 1) + 1
+        said = [one for one in said if one.step % HOUR == QUARTER]
         found[rung] = {
             **summary(said, rung),
-            "on": {on: sum(one[1] == on for one in said) for on in (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST)},
-            "all": summary([(name, rung, promised, truth) for name, _, promised, truth in said], rung),
+            "on": {on: sum(one.rung == on for one in said) for on in (MODEL, HISTORY, YOUNG, SIBLINGS, REQUEST)},
+            "all": summary([replace(one, rung=rung) for one in said], rung),
             "factor": forecaster.factor(rung, CPU),
             "by_hour": {
-                f"{low}-{high}": summary([one for one, h in zip(said, hours, strict=True) if low <= h < high], rung)
+                f"{low}-{high}": summary([one for one in said if low * HOUR <= one.step < high * HOUR], rung)
                 for low, high in pairwise(FIRST_H)
             },
         }

@@ -14,7 +14,7 @@ from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU
 from simulator.learning.training import Effort
 from simulator.reproduce.cold_samples import Population
-from simulator.reproduce.cold_siblings import judge_siblings
+from simulator.reproduce.cold_siblings import interval, judge_siblings
 from simulator.reproduce.cold_start import MINUTES, run
 from simulator.reproduce.neighbours import expected_of_others, mean_of_others, number_of_others
 from simulator.reproduce.outcomes import Pairs, outcomes_of_others, pairs_of
@@ -184,9 +184,22 @@ def test_new_names_of_later_days_are_predicted_from_their_slice() -> None:
         assert entry["ratio"] is not None
         assert entry["true"] < entry["promised"] < 0.4
         assert entry["ratio"] < 0.5
+        assert entry["interval"][0] <= entry["coverage"] <= entry["interval"][1]
+    assert list(last["first_hour"]) == ["15min", "30min", "45min", "60min"]
+    assert all((of["forecasts"], of["answered"]) == (4, 1) for of in last["first_hour"].values())
+    assert second["first_hour"]["60min"]["answered"] == 0
     nobody = judge_siblings([day("1", 0, 20), day("2", 0, 20)])["planetlab-2"]
     assert nobody["forecasts"] == 0
     assert nobody["coverage"] is None
+
+
+def test_outcomes_of_one_name_are_alike_so_an_interval_draws_names() -> None:
+    covered = np.arange(200) >= 10
+    alone = interval(covered, [str(i) for i in range(200)])
+    assert alone == pytest.approx([0.92, 0.98], abs=0.005)
+    of_twenty = interval(covered, [str(i // 10) for i in range(200)])
+    assert of_twenty == pytest.approx([0.85, 1.0], abs=0.001), "all misses are one name's"
+    assert interval(np.ones(4, np.bool_), ["a", "a", "b", "b"]) == [1, 1]
 
 
 def recorded(folder: Path, days: int, names: int) -> Path:

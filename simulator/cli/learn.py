@@ -422,6 +422,10 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
         }
         for name, entry in result["history"].items()
     ]
+    siblings = dict(result["siblings"])
+    siblings |= {
+        f"{day}, {at}": of for day, entry in result["siblings"].items() for at, of in entry["first_hour"].items()
+    }
     rows += [
         {
             "history": f"siblings, {name}",
@@ -432,7 +436,7 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
             "to own and owner": "",
             "coverage": f"{entry['coverage']:.3f}",
         }
-        for name, entry in result["siblings"].items()
+        for name, entry in sorted(siblings.items())
         if entry["workloads"]
     ]
     _emit("Reproduction", result, rows, output)
