@@ -108,7 +108,7 @@ def test_a_workload_that_comes_back_within_four_weeks_is_no_newcomer(away_days: 
     made = Forecaster(TARGET)
     fill(made, NOW, NOW + DAY_S, {"w": 1000, "other": 1000})
     back_s = NOW + (1 + away_days) * DAY_S
-    made.add("other", back_s, back_s, cpu_millicores=1)
+    fill(made, back_s - 25 * HOUR_S, back_s, {"other": 1000})
     made.keep(["other"])
     made.keep(["other"])
     fill(made, back_s, back_s + 4 * HOUR_S, {"w": 1000})

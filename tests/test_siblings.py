@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from placement.knowledge import Forecast, Forecasts
 from placement.learning.baselines import Target
-from placement.learning.forecasting import LEAST_OUTCOMES, Forecaster, rungs_below
+from placement.learning.forecasting import LEAST_OUTCOMES, RECALLED_AT_ONCE, Forecaster, rungs_below
 from placement.learning.prediction import HISTORY, MODEL, REQUEST, Question, Rungs, ask
 from placement.learning.rightsize import recommend
 from placement.learning.siblings import (
@@ -342,18 +342,51 @@ def test_new_rungs_are_tried_anew_on_the_past_and_what_newcomers_showed_is_recal
     assert cluster.new().rung == SIBLINGS
 
 
-def test_what_a_wave_of_newcomers_taught_outlives_a_restart() -> None:
+@pytest.mark.parametrize("hours", [14, 15, 16])
+def test_what_a_wave_of_newcomers_taught_outlives_a_restart(hours: int) -> None:
+    """Every hour of their first day is recalled: the last calm one is among them, whatever the time of the restart."""
     cluster = lived()
     cluster.cpu |= {f"shop/Job/riser{i}": 400 for i in range(120)}
     cluster.pass_hours(3)
     cluster.cpu |= dict.fromkeys((name for name in cluster.cpu if "riser" in name), 3900)
-    cluster.pass_hours(16)  # the past is tried every five hours: so that the last calm one is among them
+    cluster.pass_hours(hours)
     before = cluster.made.factor(SIBLINGS, CPU)
     cluster.made.use(Rungs.of_history(Target(1)))
     cluster.look()
     assert before is not None
     assert cluster.made.factor(SIBLINGS, CPU) == pytest.approx(before, rel=0.1)
     assert cluster.new().cpu > 3000, "nobody is believed to stay calm"
+
+
+def test_a_recall_lets_others_run_and_ends_as_one_in_one_piece() -> None:
+    found = []
+    for is_spread in (True, False):
+        cluster = lived()
+        made = cluster.made
+        made.use(Rungs.of_history(Target(1)))
+        made.take(ask(made.rungs, made.questions(dict.fromkeys(cluster.cpu, ASKED))))
+        pauses = sum(1 for _ in made.recall()) if is_spread else 0
+        made.settle(cluster.now_s)
+        assert sum(1 for _ in made.recall()) == 0, "nothing is recalled twice"
+        found.append((made.factor(SIBLINGS, CPU), made.forecasts(cluster.now_s)))
+        if is_spread:
+            looks = 6 * LEAST_OUTCOMES
+            assert pauses >= 2 * looks // RECALLED_AT_ONCE
+    assert found[0] == found[1]
+    assert found[0][0] is not None
+
+
+def test_who_may_have_come_in_a_gap_of_measuring_is_no_newcomer() -> None:
+    cluster = lived()
+    cluster.now_s += 5 * HOUR_S
+    cluster.cpu["shop/Deployment/of-the-gap"] = 500
+    cluster.pass_hours(1)
+    assert cluster.made.forecasts(cluster.now_s).of["shop/Deployment/of-the-gap"].rung == REQUEST
+    assert cluster.new().rung == SIBLINGS, "who came before it is one as before"
+    cluster.pass_hours(23)
+    cluster.cpu["shop/Deployment/after-it"] = 500
+    cluster.pass_hours(1)
+    assert cluster.made.forecasts(cluster.now_s).of["shop/Deployment/after-it"].rung == SIBLINGS
 
 
 def test_a_clock_that_is_set_back_teaches_siblings_anew() -> None:

@@ -12,7 +12,7 @@ follows from outcomes:
 - *age*: without news an answer moves towards the request;
 - *the first day*: a model's answers about newcomers, who have no day of history, are a rung of their own, which promises
   nothing before :data:`LEAST_OUTCOMES` of them have shown here how far they come true. A newcomer is who was first measured
-  after a whole day in which others were: of all others nobody knows how old they are;
+  after a whole day in each hour of which others were: of all others nobody knows how old they are;
 - *cold start*: with ``siblings``, newcomers are told by what others came to need who had looked alike
   (:mod:`placement.learning.siblings`); it promises nothing before as many of them have shown how far that comes true.
 """
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil, isnan, sqrt
 
@@ -74,6 +74,8 @@ EXACT = 1e-6
 """Forecasts are made in single precision."""
 OF_NEWCOMERS = (YOUNG, SIBLINGS)
 """Rungs that answer in the first day alone, and learn from that of others."""
+RECALLED_AT_ONCE = 20
+"""Looks of first days that are recalled before others may run: a few milliseconds."""
 DAY_S, HOUR_S = 86_400, 3600
 
 
@@ -225,8 +227,8 @@ class Forecaster:
         """What workloads tell of each other, where rungs read it."""
         self._known: dict[str, _Known] = {}
         self._now_s = 0.0
-        self._begin_s: int | None = None
-        """When the oldest sample was taken of anybody."""
+        self._hours: set[int] = set()
+        """Those in which anybody was measured, as long as histories reach."""
         self._forgotten: dict[str, float] = {}
         """When those were last measured that are gone, in the order in which they were forgotten."""
         self._promises: deque[_Promise] = deque()
@@ -290,6 +292,7 @@ class Forecaster:
                 known.is_changed, known.is_tried, known.has_stood = True, False, False
             self._forget_outcomes()
             self._promises = deque(promise for promise in self._promises if promise.made_s <= now_s)
+            self._hours = {hour for hour in self._hours if hour <= now_s // HOUR_S}
             self.standings.rewind(now_s)
             self.crowding.rewind(now_s)
         self._now_s = now_s
@@ -310,12 +313,16 @@ class Forecaster:
             return False
         known.is_changed = True
         known.last_s = max(known.last_s, time_s)
-        self._begin_s = time_s if self._begin_s is None else min(self._begin_s, time_s)
+        self._hours.add(time_s // HOUR_S)
         return True
 
     def _is_new(self, known: _Known, history: PastUsage) -> bool:
-        """Whether a workload began when its history does: what runs once a day would have been measured before."""
-        return not known.is_back and self._begin_s is not None and history.first_s - self._begin_s >= DAY_S
+        """Whether a workload began when its history does: it would have been measured in the day before, as others were.
+
+        What runs once a day would; after a gap in measuring nobody knows who came in it.
+        """
+        first = history.first_s // HOUR_S
+        return not known.is_back and self._hours.issuperset(range(first - DAY_S // HOUR_S, first))
 
     def seen(self, workload: str, time_s: float) -> None:
         """The workload was measured just now, whatever the sample: its forecast is as fresh as that."""
@@ -339,6 +346,8 @@ class Forecaster:
             or newest - next(iter(self._forgotten.values())) > HISTORY_DAYS * DAY_S
         ):
             del self._forgotten[next(iter(self._forgotten))]
+        oldest = newest // HOUR_S - (HISTORY_DAYS + 1) * 24
+        self._hours = {hour for hour in self._hours if hour >= oldest}
         is_full = len(self._known) >= self.max_workloads
         self.num_left_out = len(kept - self._known.keys()) if is_full else 0
         self.standings.keep(self._known)
@@ -568,10 +577,11 @@ class Forecaster:
     def settle(self, now_s: float) -> int:
         """Hold promises whose window has passed against what was measured, and fit; how many were judged."""
         self._look_at_clock(now_s)
+        for _ in self.recall():
+            pass
         judged = 0
         while self._promises and self._promises[0].made_s + self.target.horizon_h * HOUR_S <= now_s - STEP_S:
             judged += self._judge(self._promises.popleft())
-        self._recall()
         oldest_s = now_s - OUTCOME_DAYS * DAY_S
         for key, newcomers in self._newcomers.items():
             self._newcomers[key] = {name: at for name, at in newcomers.items() if at >= oldest_s}
@@ -580,31 +590,37 @@ class Forecaster:
         self.crowding.settle()
         return judged
 
-    def _recall(self) -> None:
+    def recall(self) -> Iterator[None]:
         """Hold first days that were read back against what others who looked alike came to need.
 
         Each hour of them knows what came of other newcomers by then: what surprised at that time is a surprise again.
+        :meth:`settle` does it, at once; where others wait, go through this before, and let them run whenever it yields.
         """
+        recalled, self._recalled = self._recalled, []
+        if not recalled:
+            return
+        window_s = self.target.horizon_h * HOUR_S
+        looks = [(pair.made_s, 1, at) for at, (_, _, pair) in enumerate(recalled)]
+        ends = [(made_s + window_s, 0, at) for made_s, _, at in looks]
+        for number, (_, is_look, at) in enumerate(sorted(looks + ends), 1):
+            (self._remember if is_look else self._teach)(*recalled[at])
+            if number % RECALLED_AT_ONCE == 0:
+                yield
+        # Who was asked before all pairs were read back was told by the few that were there.
+        for number, known in enumerate(list(self._known.values()), 1):
+            known.answers = known.answers and self._with_siblings(known, known.answers)
+            if number % RECALLED_AT_ONCE == 0:
+                yield
+
+    def _remember(self, workload: str, requested: Requests, pair: Pair) -> None:
+        """What siblings would have said of a look, beside what came of it."""
         if self.siblings is None:
             return
-        self._recalled.sort(key=lambda recalled: recalled[2].made_s)
-        num_over = 0
-        for workload, requested, pair in self._recalled:
-            while self._recalled[num_over][2].made_s + self.target.horizon_h * HOUR_S <= pair.made_s:
-                self._teach(*self._recalled[num_over])
-                num_over += 1
-            for resource, truth in pair.outcome.items():
-                asked, used = requested.get(resource, 0), pair.used[resource]
-                said = self.siblings.predict(workload, resource, pair.cells[resource], asked, used)
-                if said is not None and not isnan(truth):
-                    self._learn(Ratio(SIBLINGS, resource, pair.made_s, truth / said), workload)
-        for recalled in self._recalled[num_over:]:
-            self._teach(*recalled)
-        if self._recalled:
-            # Who was asked before all pairs were read back was told by the few that were there.
-            for known in self._known.values():
-                known.answers = known.answers and self._with_siblings(known, known.answers)
-        self._recalled.clear()
+        for resource, truth in pair.outcome.items():
+            asked, used = requested.get(resource, 0), pair.used[resource]
+            said = self.siblings.predict(workload, resource, pair.cells[resource], asked, used)
+            if said is not None and not isnan(truth):
+                self._learn(Ratio(SIBLINGS, resource, pair.made_s, truth / said), workload)
 
     def _teach(self, workload: str, requested: Requests, pair: Pair) -> None:
         if self.siblings is not None:

@@ -526,9 +526,11 @@ def _cells(batch: Batch, origins: IntArray) -> list[list[Cells]]:
 
 
 def _pairs(rungs: Rungs, batch: Batch, end_s: int, is_new: BoolArray) -> list[tuple[Pair, ...]]:
-    """What every workload looked like at moments of the past, and what came of it."""
+    """What every workload looked like at moments of the past, and what came of it: every hour of a newcomer's first day."""
     steps, history = batch.past[CPU].share.shape[1], rungs.predictors[-1][1]
-    hours = [h for h in _moments_h(history, rungs.target) if h * HOUR < steps][::-1]
+    moments = _moments_h(history, rungs.target)
+    every = range(rungs.target.horizon_h, OUTCOME_DAYS * 24) if is_new.any() else moments
+    hours = [h for h in every if h * HOUR < steps][::-1]
     origins = steps - np.array(hours, np.int64) * HOUR
     then = {resource: past.at(origins) for resource, past in batch.past.items()}
     outcome, used = {}, {}
@@ -538,6 +540,7 @@ def _pairs(rungs: Rungs, batch: Batch, end_s: int, is_new: BoolArray) -> list[tu
         used[resource] = np.fmax.accumulate(past.share, axis=1)[:, origins - 1] * unit
     is_young = is_new[:, None] & np.any([_is_begun(past) for past in then.values()], axis=0)
     is_young &= ~np.any([_is_known(past) for past in then.values()], axis=0)
+    is_told = is_young | np.isin(hours, moments)
     return [
         tuple(
             Pair(
@@ -548,7 +551,7 @@ def _pairs(rungs: Rungs, batch: Batch, end_s: int, is_new: BoolArray) -> list[tu
                 bool(is_young[i, o]),
             )
             for o, (h, cells) in enumerate(zip(hours, of, strict=True))
-            if is_seen(cells)
+            if is_told[i, o] and is_seen(cells)
         )
         for i, of in enumerate(_cells(batch, origins))
     ]

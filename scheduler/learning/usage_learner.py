@@ -143,6 +143,8 @@ class UsageLearner:
         while questions := forecaster.questions(requested, facts):
             if not await self._predict(questions):
                 break
+        for _ in forecaster.recall():
+            await asyncio.sleep(0)
         forecaster.settle(self.clock())
         self._note_left_out()
         self._publish()
