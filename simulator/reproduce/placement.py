@@ -20,6 +20,7 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.learning.prediction import card_of, load_rungs, target_of
+from placement.learning.siblings import SIBLINGS
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, shape
@@ -103,6 +104,8 @@ class Setting:
     """Folder of ``ullage train`` to forecast with; empty = the history alone."""
     horizon: str = HORIZON.name
     """What is forecast."""
+    siblings: bool = False
+    """Whether newcomers are told by who looked alike."""
 
     def __post_init__(self) -> None:
         if self.days <= self.warmup_days:
@@ -138,7 +141,7 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
     truth = UsageTruth(trace.usage, measured_from_s=measured_s)
     parts = STRATEGIES[cell.strategy].reads_parts
     rungs = load_rungs(setting.model, target_of(setting.horizon), parts=parts)
-    learner = UsageLearner(truth, rungs, budget=BUDGET, factor=setting.factor)
+    learner = UsageLearner(truth, rungs, budget=BUDGET, factor=setting.factor, siblings=setting.siblings)
     policies: list[Policy] = [truth]
     if cell.sized_by != "request":
         policies.append(learner)
@@ -184,6 +187,9 @@ def run_cell(trace: Trace, cell: Cell, setting: Setting, seed: int) -> dict[str,
         **use,
         "rungs": learner.fallen,
         "factor": [learner.forecaster.factor(learner.forecaster.rung, r) for r in (CPU, MEMORY)],
+        "newcomers": learner.forecaster.num_newcomers(SIBLINGS, CPU),
+        "newcomers_factor": [learner.forecaster.factor(SIBLINGS, r) for r in (CPU, MEMORY)],
+        "newcomers_coverage": [learner.forecaster.coverage(SIBLINGS, r) for r in (CPU, MEMORY)],
         "restored": 0 if rightsizing is None else rightsizing.restored,
         "knobs": [] if rightsizing is None else rightsizing.knobs,
         "cpu_s": outcome.cpu_s,
