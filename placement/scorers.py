@@ -11,9 +11,10 @@ point appears only where a published definition demands it, in one fixed order o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
 from functools import cache
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
@@ -160,15 +161,18 @@ def chances() -> IntArray:
     return table
 
 
-class Scorer(Protocol):
+@dataclass(frozen=True, slots=True)
+class Scorer(ABC):
     """What a strategy adds up."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int]
 
     def params(self) -> tuple[int, ...]:
-        """At most :data:`NUM_PARAMS` − 2 integers for the compiled twin."""
+        """At most :data:`NUM_PARAMS` − 2 integers for the compiled twin: the scorer's own parameters, in order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
+    @abstractmethod
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         """``(n,)`` int64 for node rows ``(n,)``."""
 
@@ -179,10 +183,9 @@ def _after(columns: Columns, demand: Demand, rows: IntArray, lane: int) -> tuple
     return state.taken[lane, rows] + demand.delta[lane], state.offered[lane, rows]
 
 
-def _total_free(columns: Columns, rows: IntArray) -> IntArray:
-    state = columns.state
-    free: IntArray = state.offered[GPU_ROW].take(rows) - state.taken[GPU_ROW].take(rows)
-    return free
+def _free(columns: Columns, rows: IntArray, lane: int) -> IntArray:
+    """What is free of one quantity on each node."""
+    return columns.state.offered[lane, rows] - columns.state.taken[lane, rows]
 
 
 _BASE_SHIFT = np.array([[0], [MIB], [0], [0]], np.int64)
@@ -200,21 +203,17 @@ def _base_references(cpu: int, memory_mib: int, gpu_milli: int) -> IntArray:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstFit:
+class FirstFit(Scorer):
     """Every node alike: the first that fits wins."""
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 0
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         return np.zeros(len(rows), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(Scorer):
     """What stays free after placement, in shares of a reference machine, summed over CPU, memory and GPUs.
 
     With weight −1 this is best fit (least left over), with weight 1 worst fit.
@@ -224,11 +223,7 @@ class Leftover:
     """Millicores of the reference machine."""
     reference_memory_mib: int = 1 << 20
     reference_gpu_milli: int = 8_000
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 1
-
-    def params(self) -> tuple[int, ...]:
-        return (self.reference_cpu, self.reference_memory_mib, self.reference_gpu_milli)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         base = slice(CPU_ROW, GPU_ROW + 1)
@@ -236,29 +231,25 @@ class Leftover:
         left -= demand.delta[base, None]
         left >>= _BASE_SHIFT
         left *= _BASE_SHARE
-        left //= _base_references(*self.params())
+        left //= _base_references(self.reference_cpu, self.reference_memory_mib, self.reference_gpu_milli)
         total: IntArray = np.add.reduce(left)
         return total
 
 
 @dataclass(frozen=True, slots=True)
-class Alignment:
+class Alignment(Scorer):
     """Dot product of what is free and what is asked (Tetris; Grandl et al., SIGCOMM'14), in reference shares."""
 
     reference_cpu: int = 128_000
     reference_memory_mib: int = 1 << 20
     reference_gpu_milli: int = 8_000
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 2
 
-    def params(self) -> tuple[int, ...]:
-        return (self.reference_cpu, self.reference_memory_mib, self.reference_gpu_milli)
-
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
-        state, delta = columns.state, demand.delta
-        cpu = (state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]) * SHARE // self.reference_cpu
-        memory = ((state.offered[MEMORY_ROW, rows] - state.taken[MEMORY_ROW, rows]) >> MIB) * SHARE
-        gpu = _total_free(columns, rows) * SHARE // self.reference_gpu_milli
+        delta = demand.delta
+        cpu = _free(columns, rows, CPU_ROW) * SHARE // self.reference_cpu
+        memory = (_free(columns, rows, MEMORY_ROW) >> MIB) * SHARE
+        gpu = _free(columns, rows, GPU_ROW) * SHARE // self.reference_gpu_milli
         asked_cpu = delta[CPU_ROW] * SHARE // self.reference_cpu
         asked_memory = (delta[MEMORY_ROW] >> MIB) * SHARE // self.reference_memory_mib
         asked_gpu = demand.milli * demand.count * SHARE // self.reference_gpu_milli
@@ -286,35 +277,27 @@ def _kube_mean(columns: Columns, demand: Demand, rows: IntArray, *, most: bool) 
 
 
 @dataclass(frozen=True, slots=True)
-class LeastAllocated:
+class LeastAllocated(Scorer):
     """NodeResourcesFit's default (``noderesources/least_allocated.go``), CPU and memory weighted alike."""
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 3
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         return _kube_mean(columns, demand, rows, most=False)
 
 
 @dataclass(frozen=True, slots=True)
-class MostAllocated:
+class MostAllocated(Scorer):
     """NodeResourcesFit's bin packing (``noderesources/most_allocated.go``)."""
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 4
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         return _kube_mean(columns, demand, rows, most=True)
 
 
 @dataclass(frozen=True, slots=True)
-class RequestedToCapacity:
+class RequestedToCapacity(Scorer):
     """NodeResourcesFit's RequestedToCapacityRatio with a two-point shape (``requested_to_capacity_ratio.go``).
 
     Scores are 0–10 at the two utilisations, as in the configuration API.
@@ -324,7 +307,6 @@ class RequestedToCapacity:
     low_score: int = 0
     high_percent: int = 100
     high_score: int = 10
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 5
 
     def params(self) -> tuple[int, ...]:
@@ -360,17 +342,13 @@ def _balance(cpu: IntArray, cpu_offered: IntArray, memory: IntArray, memory_offe
 
 
 @dataclass(frozen=True, slots=True)
-class BalancedAllocation:
+class BalancedAllocation(Scorer):
     """NodeResourcesBalancedAllocation from 1.36 on (``balanced_allocation.go``): 75 = the pod changes nothing.
 
     Zero everywhere for a pod that asks for neither CPU nor memory, as the plug-in skips those.
     """
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 6
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         if not demand.delta[CPU_ROW] and not demand.delta[MEMORY_ROW]:
@@ -384,14 +362,10 @@ class BalancedAllocation:
 
 
 @dataclass(frozen=True, slots=True)
-class BalancedAfter:
+class BalancedAfter(Scorer):
     """NodeResourcesBalancedAllocation up to 1.35: how balanced the node is with the pod, however it was before."""
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 7
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         if not demand.delta[CPU_ROW] and not demand.delta[MEMORY_ROW]:
@@ -405,48 +379,36 @@ class BalancedAfter:
 
 
 @dataclass(frozen=True, slots=True)
-class AtcDotProduct:
+class AtcDotProduct(Scorer):
     """Small dot product of free and asked preferred, GPUs merged, "max" norm."""
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 10
 
-    def params(self) -> tuple[int, ...]:
-        return ()
-
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
-        state = columns.state
-        cpu = (state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]) / 128000.0
-        gpu = _total_free(columns, rows) / 8000.0
+        cpu = _free(columns, rows, CPU_ROW) / 128000.0
+        gpu = _free(columns, rows, GPU_ROW) / 8000.0
         asked_cpu, asked_gpu = int(demand.delta[CPU_ROW]) / 128000.0, demand.milli * demand.count / 8000.0
         return (100.0 * (1.0 - (cpu * asked_cpu + gpu * asked_gpu) / 2.0)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class AtcBestFit:
+class AtcBestFit(Scorer):
     """Least left over, CPU and GPU weighted alike; the artifact then normalises over the candidates."""
 
     kind: ClassVar[str] = "relative"
     opcode: ClassVar[int] = 11
 
-    def params(self) -> tuple[int, ...]:
-        return ()
-
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         cpu, offered = _after(columns, demand, rows, CPU_ROW)
-        gpu = _total_free(columns, rows) - demand.milli * demand.count
+        gpu = _free(columns, rows, GPU_ROW) - demand.milli * demand.count
         return (100.0 * (1.0 - 0.5 * ((offered - cpu) / 128000.0) - 0.5 * (gpu / 8000.0))).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class AtcPacking:
+class AtcPacking(Scorer):
     """GPU packing: partly used devices first, then partly used nodes, then empty nodes with few devices."""
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 12
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         if not demand.count:
@@ -466,14 +428,10 @@ class AtcPacking:
 
 
 @dataclass(frozen=True, slots=True)
-class AtcClustering:
+class AtcClustering(Scorer):
     """Pods of one GPU class together, on the fullest node."""
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 13
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         if not demand.count:
@@ -482,7 +440,7 @@ class AtcClustering:
         num_classes = hosted.sum(axis=0)
         own = hosted[demand.gpu_class]
         bonus = np.where(own & (num_classes == 1), 75, np.where(own, 50, np.where(num_classes == 0, 25, 0)))
-        return 25 * (8000 - _total_free(columns, rows)) // 8000 + bonus
+        return 25 * (8000 - _free(columns, rows, GPU_ROW)) // 8000 + bonus
 
 
 @cache
@@ -579,23 +537,18 @@ def _free_shares(columns: Columns, rows: IntArray) -> IntArray:
 
 
 @dataclass(frozen=True, slots=True)
-class AtcFgd:
+class AtcFgd(Scorer):
     """Fragmentation gradient descent: how much expected fragment the placement removes, squashed to 0–100.
 
     For a shared pod, the best device counts.
     """
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 14
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def device_scores(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         """``(n, G)`` int64: score of each device for a shared pod, −1 where it does not fit."""
-        state = columns.state
-        cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
-        free, models = _free_shares(columns, rows), state.gpu_model[rows]
+        cpu = _free(columns, rows, CPU_ROW)
+        free, models = _free_shares(columns, rows), columns.state.gpu_model[rows]
         before = fragmentation(columns, cpu, free, models)
         scores = np.full(free.shape, -1, np.int64)
         for device in range(free.shape[1]):
@@ -611,9 +564,8 @@ class AtcFgd:
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         if demand.is_shared:
             return self.device_scores(columns, demand, rows).max(axis=1)
-        state = columns.state
-        cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
-        free, models = _free_shares(columns, rows), state.gpu_model[rows]
+        cpu = _free(columns, rows, CPU_ROW)
+        free, models = _free_shares(columns, rows), columns.state.gpu_model[rows]
         before = fragmentation(columns, cpu, free, models)
         whole = free == DEVICE_MILLI
         taken = whole & (np.cumsum(whole, axis=1) <= demand.count)
@@ -626,7 +578,7 @@ class AtcFgd:
 
 
 @dataclass(frozen=True, slots=True)
-class Stranded:
+class Stranded(Scorer):
     """Free GPU that no CPU is left for: the growth of Σ w·max(0, R − C/k), in milli-GPU, as a cost.
 
     One term assumes that every GPU needs k cores; a few of them span the cores per GPU that pods ask for
@@ -635,7 +587,6 @@ class Stranded:
 
     millicores_per_gpu: tuple[int, ...] = (3200, 8000, 11400, 14000)
     weights_milli: tuple[int, ...] = (80, 30, 50, 10)
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 20
 
     def __post_init__(self) -> None:
@@ -655,16 +606,15 @@ class Stranded:
         return total
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
-        state = columns.state
-        cpu = state.offered[CPU_ROW, rows] - state.taken[CPU_ROW, rows]
-        gpu = _total_free(columns, rows)
+        cpu = _free(columns, rows, CPU_ROW)
+        gpu = _free(columns, rows, GPU_ROW)
         before = self._stranded(cpu, gpu)
         after = self._stranded(cpu - demand.delta[CPU_ROW], gpu - demand.milli * demand.count)
         return (before - after) // 1000
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceWorth:
+class DeviceWorth(Scorer):
     """What the shares taken were worth, at LP prices, as a cost; the cheapest sufficient device counts.
 
     ``open_milli`` is added when a shared pod breaks a whole device. ``whole_milli`` is what a node loses per device when
@@ -675,11 +625,7 @@ class DeviceWorth:
     open_milli: int = 5
     factor: int = 2
     whole_milli: int = 0
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 21
-
-    def params(self) -> tuple[int, ...]:
-        return (self.open_milli, self.factor, self.whole_milli)
 
     def _broken(self, whole: IntArray, count: int) -> IntArray:
         """The cost of ``count`` fewer whole devices on nodes that have ``whole``."""
@@ -708,7 +654,7 @@ class DeviceWorth:
 
 
 @dataclass(frozen=True, slots=True)
-class Rank:
+class Rank(Scorer):
     """Explicit first fit: a cost that grows along an order of nodes, ``span_milli`` from first to last.
 
     The order is drawn from the nodes' names (:func:`placement.state.place_of`): kinds of nodes are well mixed in it, and
@@ -717,11 +663,7 @@ class Rank:
     """
 
     span_milli: int = 800
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 22
-
-    def params(self) -> tuple[int, ...]:
-        return (self.span_milli,)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         return -(self.span_milli * columns.state.place[rows])  # places are 2^20, as is COST_UNIT
@@ -734,7 +676,7 @@ FIRST_OUTLOOK = 30
 
 
 @dataclass(frozen=True, slots=True)
-class LoadAware:
+class LoadAware(Scorer):
     """Koordinator's load-aware score: mean over CPU and memory of the share that use leaves free, 0–100.
 
     A node's use is what its pods are known to use on average; the pod itself is estimated at a share of its request
@@ -743,11 +685,7 @@ class LoadAware:
 
     cpu_percent: int = 85
     memory_percent: int = 70
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 30
-
-    def params(self) -> tuple[int, ...]:
-        return (self.cpu_percent, self.memory_percent)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         columns.follow()
@@ -763,7 +701,7 @@ class LoadAware:
 
 
 @dataclass(frozen=True, slots=True)
-class UsageThresholds:
+class UsageThresholds(Scorer):
     """Koordinator's load-aware filter: 0, or :data:`NOT_FEASIBLE` where a node's pods use more than a share of it.
 
     Use is what pods that were measured use on average, the pod itself left out, in whole per cent; pods without a
@@ -773,11 +711,7 @@ class UsageThresholds:
 
     cpu_percent: int = 65
     memory_percent: int = 95
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 35
-
-    def params(self) -> tuple[int, ...]:
-        return (self.cpu_percent, self.memory_percent)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         columns.follow()
@@ -793,7 +727,7 @@ class UsageThresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Hot:
+class Hot(Scorer):
     """How far predicted use would exceed a safe part of the node: 0 below, else minus thousandths of allocatable.
 
     Use is the sum of upper quantiles of the pods on the node and of the pod itself, compared with ``safe_percent`` of
@@ -803,11 +737,7 @@ class Hot:
 
     safe_percent: int = 100
     memory_factor: int = 4
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 31
-
-    def params(self) -> tuple[int, ...]:
-        return (self.safe_percent, self.memory_factor)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         columns.follow()
@@ -832,7 +762,7 @@ def log_minutes(seconds: IntArray) -> IntArray:
 
 
 @dataclass(frozen=True, slots=True)
-class ExitTime:
+class ExitTime(Scorer):
     """By how much the pod would prolong the node's occupation, and by how much it would leave before it is over.
 
     A node is occupied until the last of its pods is expected to be gone (LAVA, MLSys'25, whose NILAS takes the first
@@ -847,15 +777,11 @@ class ExitTime:
     growth: int = 1000
     early: int = 0
     step: int = 1
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 32
 
     def __post_init__(self) -> None:
         if self.step < 1:
             raise ValueError(f"step is {self.step}, must be at least 1")
-
-    def params(self) -> tuple[int, ...]:
-        return (self.growth, self.early, self.step)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         columns.follow()
@@ -865,7 +791,7 @@ class ExitTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Emptying:
+class Emptying(Scorer):
     """The chance that the node would be empty soon; a cost, whatever the pod.
 
     A node is empty within a horizon if all of its pods are gone by then. Pods of one workload came together and go together
@@ -880,11 +806,7 @@ class Emptying:
     (LAVA, MLSys'25), which takes one expected exit time for certain: :class:`ExitTime`.
     """
 
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 34
-
-    def params(self) -> tuple[int, ...]:
-        return ()
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         columns.follow()
@@ -895,7 +817,7 @@ class Emptying:
 
 
 @dataclass(frozen=True, slots=True)
-class FitsWindows:
+class FitsWindows(Scorer):
     """Admission by part of the day (Coach, ASPLOS'25): in each, predicted use of all pods must fit into the node.
 
     0 where it does, else :data:`NOT_FEASIBLE`. Pods without a forecast count with their request, and an empty node
@@ -903,11 +825,7 @@ class FitsWindows:
     """
 
     percent: int = 100
-    kind: ClassVar[str] = "absolute"
     opcode: ClassVar[int] = 33
-
-    def params(self) -> tuple[int, ...]:
-        return (self.percent,)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         columns.follow()

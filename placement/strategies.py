@@ -247,7 +247,7 @@ def _scorer(path: Path, table: str, name: str, parameters: Any) -> Weighted:
     kind = SCORERS[name]
     if not isinstance(parameters, dict):
         raise ConfigError(f"strategy {path}: {table}.{name} must be a table, as in [{table}.{name}]")
-    defaults = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]  # every scorer is a dataclass
+    defaults = {f.name: f.default for f in fields(kind)}
     _check_keys(str(path), f"{table}.{name}.", parameters, ["weight", *defaults])
     values: dict[str, Any] = {}
     for key, value in parameters.items():

@@ -23,7 +23,7 @@ class Weighted:
     @property
     def parameters(self) -> dict[str, Any]:
         """The scorer's parameters by name."""
-        return asdict(self.scorer)  # type: ignore[call-overload]  # every scorer is a dataclass
+        return asdict(self.scorer)
 
     def __str__(self) -> str:
         return f"{self.name}*{self.weight}{sorted(self.parameters.items())}"
