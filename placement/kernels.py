@@ -381,7 +381,7 @@ def add_atc(rows, num, row, terms, t, delta, gpu, ledger):
 
 @_inline
 def _sum_labels(cpu, total, model, fgd, enough, below):
-    """F_n(M); summed per label in the artifact's order, see ``scorers.fragmentation``."""
+    """F_n(M); summed per label in the artifact's order, see :func:`placement.fragments.fragmentation`."""
     kinds, probability = fgd.kinds, fgd.probability
     q1 = q2 = q4 = xl = xr = na = 0.0
     for m in range(kinds.shape[0]):

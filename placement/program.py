@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from placement.columns import Columns, Demand
 from placement.knowledge import Knowledge
 from placement.outlook import NUM_OUTLOOK
 from placement.pods import PodSpec
@@ -28,15 +29,13 @@ from placement.scorers import (
     FIRST_OUTLOOK,
     NUM_PARAMS,
     AtcFgd,
-    Columns,
-    Demand,
     DeviceWorth,
+    Weighted,
     chances,
     sigmoid_thresholds,
 )
 from placement.soft import soft_score
 from placement.state import TOUCH_RING, ClusterState
-from placement.weighted import Weighted
 
 try:
     from placement import kernels
@@ -49,8 +48,6 @@ KEPT_CLASSES = 1024
 """Classes that outlive new knowledge of what is expected; of more, those that come no more would never be forgotten."""
 FIRST_CLASSES = 256
 """Classes that there is room for at first; room that is not used yet takes no memory."""
-
-__all__ = ["DEVICE_RULES", "MAX_CACHED_SCORES", "NOT_FEASIBLE", "TIES", "Program", "compiled_fragments", "has_compiled"]
 
 MANY_TOUCHES = 32
 """Above, NumPy looks for rows that were touched twice; below, scoring one twice is cheaper than finding out."""

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from placement.knowledge import Knowledge, TypicalKind
-from placement.nodes import NodeSpec
+from placement.columns import Columns, Demand
+from placement.fragments import fragmentation
 from placement.outlook import (
     FIRST_STAY,
     FIRST_WINDOW,
@@ -32,21 +32,16 @@ from placement.outlook import (
     UPPER_CPU,
     UPPER_MEMORY,
 )
-from placement.pods import PodSpec
-from placement.residents import Residents
-from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, FloatArray, IntArray
+from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, FloatArray, IntArray
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
     GPU_ROW,
     MEMORY_ROW,
-    NUM_DERIVED,
     NUM_GPU_CLASSES,
     PODS_ROW,
     SCORED_CPU,
     SCORED_MEMORY,
-    ClusterState,
-    gpu_class,
 )
 
 SHARE = 1 << 20
@@ -56,109 +51,6 @@ COST_UNIT = 1 << 20
 MIB = 20
 """Memory enters fixed-point products in MiB, so that they stay inside int64."""
 NUM_PARAMS = 8
-
-
-class Demand:
-    """One pod class as scorers see it: its delta and its GPU request."""
-
-    __slots__ = ("count", "delta", "gpu_class", "milli", "need", "spec")
-
-    def __init__(self, spec: PodSpec, delta: IntArray) -> None:
-        self.spec = spec
-        self.delta = delta
-        self.milli = 0 if spec.gpu is None else spec.gpu.milli
-        self.count = 0 if spec.gpu is None else spec.gpu.count
-        self.gpu_class = gpu_class(spec)
-        self.need: IntArray = np.where(delta > 0, delta, np.iinfo(np.int64).min)
-        """``(L,)``: what must be free of each quantity; the least integer where nothing is asked."""
-        self.need[:NUM_DERIVED] = np.iinfo(np.int64).min
-
-    @property
-    def is_shared(self) -> bool:
-        """Asks for part of one device."""
-        return 0 < self.milli < DEVICE_MILLI
-
-
-def _alike(state: ClusterState) -> list[IntArray]:
-    """Rows of nodes, those with the same device model, number of devices and CPU together."""
-    rows = np.flatnonzero(state.is_alive)
-    order = np.lexsort([column[rows] for column in (state.gpu_model, state.gpu_count, state.offered[CPU_ROW])])
-    rows = rows[order]
-    shapes = np.array([state.gpu_model[rows], state.gpu_count[rows], state.offered[CPU_ROW, rows]])
-    differs = (shapes[:, 1:] != shapes[:, :-1]).any(axis=0)
-    return np.split(rows, np.flatnonzero(differs) + 1) if len(rows) else []
-
-
-class Columns:
-    """The ledger's columns plus the tables that a program derives from knowledge.
-
-    ``group (N,)`` is each node's price group; ``kind_allowed (M, models)`` says which typical kind may use
-    which device model.
-    """
-
-    def __init__(
-        self, state: ClusterState, knowledge: Knowledge | None = None, residents: Residents | None = None
-    ) -> None:
-        self.state = state
-        knowledge = state.knowledge if knowledge is None else knowledge
-        self.prices = knowledge.prices
-        self.residents = residents or Residents(state)
-        self.outlook = self.residents.outlook
-        """``(N, NUM_OUTLOOK)``: see :class:`placement.residents.Residents`."""
-        self.follow = self.residents.follow
-        self.outlook_of = self.residents.outlook_of
-        self.residents.learn(knowledge.forecasts, knowledge.lifetimes)
-        self.typical: tuple[TypicalKind, ...] = () if knowledge.workload is None else knowledge.workload.typical()
-        prices = self.prices
-        if prices is None:
-            self.worth: IntArray = np.zeros((1, DEVICE_MILLI + 1), np.int64)
-        else:
-            mean = np.rint(prices.worth.mean(axis=0, keepdims=True)).astype(np.int64)
-            self.worth = np.concatenate([prices.worth, mean])
-        self.group: IntArray = np.zeros(state.is_alive.shape[0], np.int64)
-        self.kinds: IntArray = np.array([[k.cpu, k.milli, k.count] for k in self.typical], np.int64).reshape(-1, 3)
-        self.probability: FloatArray = np.array([k.probability for k in self.typical], np.float64)
-        self.kind_allowed: BoolArray = np.zeros((max(len(self.typical), 1), 64), np.bool_)
-        self._known_models: set[int] = set()
-        self._known_groups: dict[tuple[str, int, int], int] = {}
-        for rows in _alike(state):
-            node = state.nodes[rows[0]]
-            assert node is not None, "a row that is alive holds a node"
-            self.node_changed(int(rows[0]), node)
-            self.group[rows] = self.group[rows[0]]
-
-    def free(self, rows: IntArray) -> IntArray:
-        """``(n, L)`` int64: what is free of each quantity on some nodes; a copy."""
-        free: IntArray = self.state.offered.T.take(rows, axis=0)
-        free -= self.state.taken.T.take(rows, axis=0)
-        return free
-
-    def node_changed(self, row: int, node: NodeSpec) -> None:
-        """Look a new or changed node up in the tables."""
-        prices = self.prices
-        cpu = int(self.state.offered[CPU_ROW, row])
-        if prices is not None:
-            shape = (node.gpu_model, node.num_gpus, cpu)
-            if shape not in self._known_groups:
-                self._known_groups[shape] = prices.group_of(*shape)
-            self.group[row] = self._known_groups[shape]
-        model = self.state.models[node.gpu_model]
-        if model in self._known_models:
-            return
-        self._known_models.add(model)
-        if model >= self.kind_allowed.shape[1]:
-            self.kind_allowed = np.pad(self.kind_allowed, ((0, 0), (0, model)))
-        for m, kind in enumerate(self.typical):
-            self.kind_allowed[m, model] = not kind.models or node.gpu_model in kind.models
-
-
-@cache
-def chances() -> IntArray:
-    """``(S,)`` int64: fixed-point chance of each stay, 0 from 20 halvings on."""
-    table = np.rint(SHARE * 2.0 ** (-np.arange(20 * STAY_UNIT + 1) / STAY_UNIT)).astype(np.int64)
-    table[-1] = 0
-    table.flags.writeable = False
-    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,65 +361,6 @@ def sigmoid_thresholds() -> FloatArray:
     return np.array(thresholds)
 
 
-FRAGMENT_CAUSES = (
-    "too little CPU and GPU",
-    "devices with too little left",
-    "too little CPU",
-    "pods that want no GPU",
-    "pods that want no GPU, and too little CPU for them",
-    "device models that pods do not accept",
-)
-"""Why free GPU is a fragment, in the order of :func:`fragments`' rows (the artifact's q1, q2, q4, xl, xr, na)."""
-
-
-def fragments(columns: Columns, cpu: IntArray, free: IntArray, models: IntArray) -> FloatArray:
-    """FGD's expected fragment of nodes by cause, in milli-GPU: ``(6, n)`` float64.
-
-    Parameters
-    ----------
-    cpu : ``(n,)`` free millicores. free : ``(n, G)`` free shares. models : ``(n,)`` device model ids.
-    """
-    labels = np.zeros((6, len(cpu)))
-    total = free.sum(axis=1)
-    shares: dict[int, tuple[IntArray, IntArray]] = {}
-    """Share → devices with at least that much free, and what the others have free."""
-    for (need_cpu, milli, count), p, allowed_models in zip(
-        columns.kinds.tolist(), columns.probability.tolist(), columns.kind_allowed, strict=False
-    ):
-        has_cpu = cpu >= need_cpu
-        expected = p * total
-        if count == 0:
-            labels[3] += np.where(has_cpu, expected, 0.0)
-            labels[4] += np.where(has_cpu, 0.0, expected)
-            continue
-        if milli not in shares:
-            enough = free >= milli
-            shares[milli] = enough.sum(axis=1), np.where(enough, 0, free).sum(axis=1)
-        num_enough, below = shares[milli]
-        has_gpu = num_enough >= count
-        allowed = allowed_models[models]
-        if not allowed.all():
-            labels[5] += np.where(allowed, 0.0, expected)
-            expected = np.where(allowed, expected, 0.0)
-            below = np.where(allowed, below, 0)
-        labels[0] += np.where(has_cpu | has_gpu, 0.0, expected)
-        labels[2] += np.where(has_gpu & ~has_cpu, expected, 0.0)
-        labels[1] += np.where(has_cpu, np.where(has_gpu, p * below, expected), 0.0)
-    return labels
-
-
-def fragmentation(columns: Columns, cpu: IntArray, free: IntArray, models: IntArray) -> FloatArray:
-    """FGD's expected fragment F_n(M) of nodes, in milli-GPU: ``(n,)`` float64. Parameters as of :func:`fragments`.
-
-    Notes
-    -----
-    ATC'23, section 4. Summed per label in the artifact's order q1, q2, q4, xl, xr, na, which decides last bits.
-    """
-    labels = fragments(columns, cpu, free, models)
-    result: FloatArray = labels[0] + labels[1] + labels[2] + labels[3] + labels[4] + labels[5]
-    return result
-
-
 def _free_shares(columns: Columns, rows: IntArray) -> IntArray:
     """``(n, G)`` what each device has free for certain; 0 for those that a node no longer has, whoever is still on them."""
     state = columns.state
@@ -672,7 +505,7 @@ class Rank(Scorer):
 # ── by predicted use and lifetime ─────────────────────────────────────────────────────────────
 
 FIRST_OUTLOOK = 30
-"""Scorers from this opcode on read :attr:`Columns.outlook`."""
+"""Scorers from this opcode on read :attr:`placement.columns.Columns.outlook`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -790,6 +623,15 @@ class ExitTime(Scorer):
         return -((self.growth * growth + self.early * early) // 1000)
 
 
+@cache
+def chances() -> IntArray:
+    """``(S,)`` int64: fixed-point chance of each stay, 0 from 20 halvings on."""
+    table = np.rint(SHARE * 2.0 ** (-np.arange(20 * STAY_UNIT + 1) / STAY_UNIT)).astype(np.int64)
+    table[-1] = 0
+    table.flags.writeable = False
+    return table
+
+
 @dataclass(frozen=True, slots=True)
 class Emptying(Scorer):
     """The chance that the node would be empty soon; a cost, whatever the pod.
@@ -867,3 +709,24 @@ SCORERS: dict[str, type[Scorer]] = {
     "fits-windows": FitsWindows,
 }
 """Every scorer by the name that a TOML uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A scorer and how loud it is; negative turns it round."""
+
+    scorer: Scorer
+    weight: int = 1
+
+    @property
+    def name(self) -> str:
+        """The scorer as a TOML calls it."""
+        return next((name for name, kind in SCORERS.items() if kind is type(self.scorer)), type(self.scorer).__name__)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The scorer's parameters by name."""
+        return asdict(self.scorer)
+
+    def __str__(self) -> str:
+        return f"{self.name}*{self.weight}{sorted(self.parameters.items())}"

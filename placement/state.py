@@ -32,10 +32,8 @@ from placement.resources import (
     BASE_RESOURCES,
     CPU,
     DEVICE_MILLI,
-    GPU_SHARE,
     MAX_DEVICES,
     MOST_COUNTED,
-    PODS,
     AnyArray,
     BoolArray,
     IntArray,
@@ -595,23 +593,3 @@ class Snapshot:
     def knowledge(self) -> Knowledge:
         """What has been learned, as of this version."""
         return self.state.knowledge
-
-
-__all__ = [
-    "CPU_ROW",
-    "GPU_CLASSES",
-    "GPU_ROW",
-    "GPU_SHARE",
-    "MEMORY_ROW",
-    "NUM_DERIVED",
-    "PODS",
-    "PODS_ROW",
-    "SCORED_CPU",
-    "SCORED_MEMORY",
-    "ClusterState",
-    "Resident",
-    "Snapshot",
-    "device_indices",
-    "devices_text",
-    "gpu_class",
-]

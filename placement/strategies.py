@@ -39,9 +39,9 @@ from placement.scorers import (
     Scorer,
     Stranded,
     UsageThresholds,
+    Weighted,
 )
 from placement.strategy import Strategy
-from placement.weighted import Weighted
 
 
 def _one(name: str, scorer: Scorer, description: str, weight: int = 1, **options: Any) -> Strategy:

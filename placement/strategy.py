@@ -18,9 +18,8 @@ from placement.knowledge import Knowledge
 from placement.pods import PodSpec
 from placement.program import DEVICE_RULES, TIES, Program
 from placement.resources import BoolArray, IntArray
-from placement.scorers import Emptying, ExitTime, FitsWindows, Hot, LoadAware, UsageThresholds
+from placement.scorers import Emptying, ExitTime, FitsWindows, Hot, LoadAware, UsageThresholds, Weighted
 from placement.state import ClusterState, Snapshot
-from placement.weighted import Weighted
 
 MAX_PRIORITY = 10
 """An extender's marks are 0–10 (``extender/v1.MaxExtenderPriority``)."""

@@ -24,9 +24,8 @@ from placement.log import Asked, Event, EventLog
 from placement.nodes import NodeSpec
 from placement.playback import apply
 from placement.pods import PodSpec
-from placement.program import NOT_FEASIBLE
 from placement.rejections import MAX_KNOWN, Rejections, Standing
-from placement.resources import BoolArray, IntArray
+from placement.resources import NOT_FEASIBLE, BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
 from scheduler.clocks import calm_s

@@ -27,8 +27,7 @@ from grpc_reflection.v1alpha import reflection
 
 from placement.errors import ConfigError, PlacementError, why
 from placement.pods import GpuRequest, NodeRules, PodSpec
-from placement.program import NOT_FEASIBLE
-from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray
+from placement.resources import CPU, DEVICE_MILLI, MEMORY, NOT_FEASIBLE, BoolArray
 from placement.state import device_indices
 from placement.strategy import Decision, Strategy
 from scheduler._pb import placement_pb2 as pb

@@ -13,8 +13,7 @@ import numpy as np
 
 from placement.errors import ConfigError, nearest
 from placement.pods import PodSpec
-from placement.program import NOT_FEASIBLE
-from placement.resources import BoolArray, IntArray
+from placement.resources import NOT_FEASIBLE, BoolArray, IntArray
 from placement.state import Snapshot
 from placement.strategies import STRATEGIES
 from placement.strategy import Decision, Strategy

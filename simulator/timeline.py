@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from placement.columns import Columns
+from placement.fragments import FRAGMENT_CAUSES, fragments
 from placement.knowledge import Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, DEVICE_MILLI, GPU_SHARE, MAX_AMOUNT, MEMORY, IntArray
-from placement.scorers import FRAGMENT_CAUSES, Columns, fragments
 from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, PODS_ROW, ClusterState
 
 MEASURED = (CPU, MEMORY, GPU_SHARE)

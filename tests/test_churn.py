@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from placement.log import EventLog
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.pods import HostPort, NodeRules, PodRules, PodSpec, PodTerm, Requirement, WeightedPodTerm
-from placement.program import NOT_FEASIBLE
+from placement.resources import NOT_FEASIBLE
 from placement.rules import MIN_COUNTERS, MIN_TEXTS
 from placement.state import MAX_CHANGED, MAX_CLASSES, ClusterState
 from placement.strategies import STRATEGIES

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from placement.columns import Columns
 from placement.errors import ConfigError, StateError
 from placement.knowledge import (
     AGES_S,
@@ -31,14 +32,13 @@ from placement.log import DECISION, Asked, Event
 from placement.nodes import NodeSpec
 from placement.playback import rebuild, verify
 from placement.pods import GpuRequest, PodSpec
-from placement.program import NOT_FEASIBLE, has_compiled
+from placement.program import has_compiled
 from placement.rejections import Rejections, rejections
-from placement.resources import CPU, MEMORY, PODS, format_amount, parse_quantity
-from placement.scorers import COST_UNIT, BalancedAfter, BalancedAllocation, Columns, sigmoid_thresholds
+from placement.resources import CPU, MEMORY, NOT_FEASIBLE, PODS, format_amount, parse_quantity
+from placement.scorers import COST_UNIT, BalancedAfter, BalancedAllocation, Weighted, sigmoid_thresholds
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_from_toml, strategy_named, strategy_to_toml
 from placement.strategy import Strategy
-from placement.weighted import Weighted
 from tests.generators import fleets, node_specs, pod_specs
 from tests.slow_reasons import reasons
 from tests.slow_rules import On, may_go

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec, Taint
 from placement.pods import GpuRequest, PodSpec
-from placement.program import NOT_FEASIBLE
 from placement.rejections import Rejections, rejections
+from placement.resources import NOT_FEASIBLE
 from placement.state import ClusterState
 from placement.strategies import strategy_named
 from scheduler.cli.decisions import decisions, parse_time

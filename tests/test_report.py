@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from placement import page_style
-from placement.scorers import FRAGMENT_CAUSES
+from placement.fragments import FRAGMENT_CAUSES
 from placement.strategies import STRATEGIES
 from simulator.charts import BOTTOM, HEIGHT, TOP, Line, Spot, Spots, dot_chart, frontier_chart, line_chart
 from simulator.compare import Comparison, Question, compare, document

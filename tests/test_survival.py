@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from placement.columns import Columns
 from placement.errors import ConfigError
 from placement.knowledge import AGES_S, HORIZONS_S, Forecast, Forecasts, Knowledge, Lifespan, Lifetimes, workload_of
 from placement.learning.survival import (
@@ -29,7 +30,6 @@ from placement.outlook import FIRST_STAY, FIRST_WINDOW, LIFE, NUM_OUTLOOK
 from placement.pods import PodSpec
 from placement.rejections import PREDICTED_FULL, main_reason, rejections
 from placement.resources import CPU, MEMORY, PODS
-from placement.scorers import Columns
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from simulator.replay import Replay, ReplayOptions

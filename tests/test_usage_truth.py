@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from placement.columns import Columns, Demand
 from placement.errors import ConfigError
 from placement.knowledge import Forecast, Forecasts, Knowledge
 from placement.learning.packed import share_over
@@ -16,7 +17,7 @@ from placement.learning.usage import STEP_S
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
-from placement.scorers import Columns, Demand, Hot
+from placement.scorers import Hot
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from simulator.cli.simulate import never_placed

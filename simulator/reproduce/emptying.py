@@ -27,10 +27,9 @@ from placement.nodes import NodeSpec
 from placement.pods import PodRules, PodSpec
 from placement.rates import RATES
 from placement.resources import CPU, MEMORY, PODS, STORAGE, IntArray
-from placement.scorers import SHARE, ExitTime, Leftover
+from placement.scorers import SHARE, ExitTime, Leftover, Weighted
 from placement.strategies import STRATEGIES
 from placement.strategy import Strategy
-from placement.weighted import Weighted
 from simulator.cost import PriceBook
 from simulator.measures import measure
 from simulator.replay import Outcome, Policy, Replay, ReplayOptions

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from placement.columns import Columns
+from placement.fragments import fragmentation
 from placement.knowledge import Knowledge
 from placement.log import (
     NODE_ADDED,
@@ -21,7 +23,6 @@ from placement.log import (
 )
 from placement.program import has_compiled
 from placement.resources import CPU, FloatArray, IntArray
-from placement.scorers import Columns, fragmentation
 from placement.state import CPU_ROW, ClusterState, device_indices
 from placement.strategies import STRATEGIES
 

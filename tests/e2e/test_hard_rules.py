@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from placement.pods import PodSpec
-from placement.program import NOT_FEASIBLE
+from placement.resources import NOT_FEASIBLE
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from scheduler.eventlog import NoLog

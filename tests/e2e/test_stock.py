@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from placement.pods import PodSpec
-from placement.program import NOT_FEASIBLE
+from placement.resources import NOT_FEASIBLE
 from placement.strategies import STRATEGIES
 from tests.e2e.control_plane import IS_NEWEST, ControlPlane
 from tests.e2e.drive import Cluster, cluster_of
