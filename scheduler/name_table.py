@@ -1,8 +1,8 @@
 """Names of nodes, thousands in a request, to rows of the ledger, and back to what answers are made of.
 
-No Python object per node is made (:meth:`NameTable.rows_of`): names are compared as 8-byte windows against a table of the
-nodes that we know, byte for byte exact, and the answer to ``prioritize`` is one gather of prepared fragments. With numba the
-look-up is one compiled pass. What it does not find, or what does not look exactly as Go writes it, is read by
+With numba no Python object per node is made (:meth:`NameTable.rows_of`): the look-up is one compiled pass that compares names
+as 8-byte windows against a table of the nodes that we know, byte for byte exact. Without it a dictionary does. The answer to
+``prioritize`` is one gather of prepared fragments. What is not known, or does not look exactly as Go writes it, is read by
 :mod:`scheduler.wire` the plain way.
 """
 
@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from placement.errors import UNREADABLE
 from placement.resources import AnyArray, BoolArray, IntArray
-from scheduler.name_groups import MAX_LENGTH, MIX, SHIFT, WORD, Group, Groups, columns_of, joined
+from scheduler.name_groups import MAX_LENGTH, WORD, Group, Groups, columns_of, joined
 
 wire_kernels: ModuleType | None
 try:
@@ -31,16 +31,13 @@ try:
 except ImportError:  # numba is an extra; everything works without it, slower
     wire_kernels = None
 
-MAX_PROBES = 32
-UINT64 = np.uint64
-_MIX = UINT64(MIX)
-_SHIFT = UINT64(SHIFT)
+MAX_NAMES_BYTES = 1 << 24
+"""Of a list of names: room for 60,000 of the longest. Where each becomes an object, more would take long."""
 _PREFIX: AnyArray = np.frombuffer(b'{"metadata":{"name":"', np.uint8)
 _is_plain = re.compile(rb"[0-9A-Za-z._-]+").fullmatch
 """Whether the name's JSON is the name between quotes, whoever writes it."""
 _encode = msgspec.json.Encoder().encode
-
-Words = NDArray[np.uint64]
+_decode_names = msgspec.json.Decoder(list[str]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +53,6 @@ class Parts(Sequence[memoryview]):
 
     def __getitem__(self, k: Any) -> Any:
         return self.body[int(self.starts[k]) : int(self.ends[k])]
-
-
-def _words(names: Sequence[bytes], lengths: IntArray, num_words: int) -> Words:
-    """``(W, N)`` windows of 8 bytes at offsets min(8k, length − 8)."""
-    joined = np.frombuffer(b"".join(names), np.uint8)
-    at_byte = np.ndarray((len(joined) - WORD + 1,), UINT64, joined, 0, (1,))
-    starts = np.cumsum(lengths) - lengths
-    return np.array([at_byte[starts + np.minimum(WORD * k, lengths - WORD)] for k in range(num_words)])
-
-
-def _factor(k: int) -> Any:
-    """What the k-th window is multiplied by, uint64."""
-    return UINT64((MIX * (2 * k + 3)) & (2**64 - 1))
-
-
-def _mixed(words: Iterable[Words], lengths: Words) -> Words:
-    """``(n,)`` 64-bit hashes."""
-    mixed = lengths * _MIX
-    for k, word in enumerate(words):
-        mixed += word * _factor(k)
-    mixed ^= mixed >> _SHIFT
-    mixed *= _MIX
-    return mixed
-
-
-def _hash(words: Iterable[Words], lengths: Words, size: int) -> Words:
-    """``(n,)`` slots below the power of two ``size``."""
-    slots: Words = _mixed(words, lengths) >> UINT64(64 - size.bit_length() + 1)
-    return slots
 
 
 def _plain_names(names: Iterable[tuple[int, str]]) -> list[tuple[int, bytes]]:
@@ -109,19 +77,12 @@ class NameTable:
 
     def __post_init__(self) -> None:
         self.row_of = {name: row for row, name in enumerate(self.names) if name}
-        plain = _plain_names((row, name) for name, row in self.row_of.items())
         self._groups: Groups | None = None
-        self._plain: list[bytes] = []
         if wire_kernels is not None:
+            plain = _plain_names((row, name) for name, row in self.row_of.items())
             self._alike = {length: Group(*columns) for length, columns in columns_of(plain).items()}
             self._room: IntArray = np.empty(0, np.int64)
             self._join()
-        else:
-            self._rows = np.array([row for row, _ in plain], np.int64)
-            self._plain = [name for _, name in plain]
-            self._fixed: dict[int, AnyArray] = {}
-            if plain:
-                self._build()
 
     def _join(self) -> None:
         """Hand the groups over to the compiled look-up."""
@@ -176,33 +137,6 @@ class NameTable:
                 self.fragments[rows] = np.frombuffer(b"".join(parts), self.fragments.dtype)
         made.pop("text", None)
 
-    def _build(self) -> None:
-        self._num_words = (max(map(len, self._plain)) + WORD - 1) // WORD
-        lengths = np.array([len(n) for n in self._plain], np.int64)
-        self._words = _words(self._plain, lengths, self._num_words)
-        self._lengths = lengths.astype(UINT64)
-        self._size = 1 << max(8, (4 * len(self._plain)).bit_length())
-        self._keys = self._telling_words()
-        self._slots = self._slots_by(self._keys)
-
-    def _slots_by(self, keys: tuple[int, ...]) -> AnyArray:
-        """Linear-probing table of the entries, hashed by these windows; −1 is a free slot."""
-        slots = [-1] * (self._size + max(len(self._plain), MAX_PROBES) + 1)  # ends in a free one, however names collide
-        for i, slot in enumerate(_hash([self._words[k] for k in keys], self._lengths, self._size).tolist()):
-            while slots[slot] >= 0:
-                slot += 1
-            slots[slot] = i
-        return np.array(slots, np.int32)
-
-    def _telling_words(self) -> tuple[int, ...]:
-        """The fewest windows that tell all names apart (with their lengths), usually one or two."""
-        columns = range(self._num_words)
-        for keys in [(k,) for k in columns] + [(i, k) for k in columns for i in range(k)]:
-            count = len(np.unique(_mixed([self._words[k] for k in keys], self._lengths)))
-            if count == len(self._plain):
-                return keys
-        return tuple(columns)
-
     @cached_property
     def quoted(self) -> list[bytes]:
         """JSON strings of the names, by row."""
@@ -221,17 +155,25 @@ class NameTable:
         return np.frombuffer(self.fragments.tobytes(), np.uint8)
 
     def rows_of(self, body: bytes | memoryview, begin: int, end: int) -> tuple[IntArray, BoolArray | None] | None:
-        """Rows of ``"a","b",…`` in ``body[begin:end]`` as Go writes it, and maybe the same as a mask; None if any name
-        needs the plain path."""
+        """Rows of ``"a","b",…`` in ``body[begin:end]``, and maybe the same as a mask; None if any name needs the plain path."""
         if end - begin < WORD + 2:
             return None
         if wire_kernels is None or self._groups is None:
-            rows = self._uniform(bytes(body[begin:end])) if self._plain else None
+            rows = self._by_name(bytes(body[begin:end]))
             return None if rows is None else (rows, None)
         asked = np.zeros(len(self.names), np.bool_)
         found = self._found((end - begin) // (self._shortest + 3) + 1)
         count = wire_kernels.rows_of(np.frombuffer(body, np.uint8), begin, end, self._addresses, found, asked)
         return None if count < 0 else (found[:count], asked)
+
+    def _by_name(self, listed: bytes) -> IntArray | None:
+        """Rows without the compiled look-up; None if a name is not known."""
+        if len(listed) > MAX_NAMES_BYTES:
+            return None
+        try:
+            return np.array([*map(self.row_of.__getitem__, _decode_names(b"[" + listed + b"]"))], np.int64)
+        except (*UNREADABLE, KeyError):
+            return None
 
     def _found(self, size: int) -> IntArray:
         """At least ``(size,)`` int64 to write to: the same as last time unless somebody still reads there, since fresh
@@ -270,66 +212,3 @@ class NameTable:
             cells[tens, width - 4] = ord("1")
         answer[-1] = ord("]")
         return answer.data  # type: ignore[return-value]  # a memoryview is written as bytes are, without a copy
-
-    def _uniform(self, region: bytes) -> IntArray | None:
-        """Rows if every name is as long as the first; otherwise as :meth:`_mixed` finds them."""
-        length = region.find(b'"', 1) - 1
-        stride = length + 3
-        count = (len(region) + 1) // stride if length >= WORD else 0
-        if count * stride != len(region) + 1:
-            return self._mixed(np.frombuffer(region, np.uint8))
-        keys = [
-            np.ndarray((count,), UINT64, region, 1 + min(WORD * k, length - WORD), (stride,)).copy() for k in self._keys
-        ]
-        found = self._find(keys, np.full(count, length, UINT64))
-        if found is None or not self._of_length(length)[found].tobytes().startswith(region):
-            return self._mixed(np.frombuffer(region, np.uint8))
-        return self._rows[found]
-
-    def _of_length(self, length: int) -> AnyArray:
-        """``"name",`` of every name of that length, zeros for the others; fixed width."""
-        table = self._fixed.get(length)
-        if table is None:
-            width = length + 3
-            rows = [b'"' + name + b'",' if len(name) == length else bytes(width) for name in self._plain]
-            table = self._fixed[length] = np.frombuffer(b"".join(rows), np.dtype((np.void, width)))
-        return table
-
-    def _mixed(self, buffer: AnyArray) -> IntArray | None:
-        """Rows when lengths differ."""
-        quotes = np.flatnonzero(buffer == 0x22)
-        if len(quotes) % 2 or len(quotes) == 0 or quotes[0] != 0 or quotes[-1] != len(buffer) - 1:
-            return None
-        starts, ends = quotes[0::2] + 1, quotes[1::2]
-        lengths = ends - starts
-        if (starts[1:] - ends[:-1] != 3).any() or (buffer[ends[:-1] + 1] != 0x2C).any() or (lengths < WORD).any():
-            return None
-        at_byte = np.ndarray((len(buffer) - WORD + 1,), UINT64, buffer, 0, (1,))
-        last = lengths - WORD
-        words = [at_byte[starts + np.minimum(WORD * k, last)] for k in range(self._num_words)]
-        found = self._find([words[k] for k in self._keys], lengths.astype(UINT64))
-        if found is None or not all((self._words[k][found] == words[k]).all() for k in range(self._num_words)):
-            return None
-        return self._rows[found]
-
-    def _find(self, keys: list[Words], lengths: Words) -> IntArray | None:
-        """Entries whose length and telling windows are as asked; the caller compares the remaining bytes."""
-        slots = _hash(keys, lengths, self._size).astype(np.int64)
-        found = self._slots[slots].astype(np.int64)
-        missing = np.flatnonzero(~self._is_same(found, keys, lengths))
-        for probe in range(1, MAX_PROBES):
-            if not len(missing):
-                return found
-            at = self._slots[slots[missing] + probe].astype(np.int64)
-            if (at < 0).any():
-                return None
-            found[missing] = at
-            missing = missing[~self._is_same(at, [w[missing] for w in keys], lengths[missing])]
-        return None
-
-    def _is_same(self, found: IntArray, keys: list[Words], lengths: Words) -> BoolArray:
-        same: BoolArray = self._lengths[found] == lengths
-        for k, key in zip(self._keys, keys, strict=True):
-            same &= self._words[k][found] == key
-        same &= found >= 0
-        return same

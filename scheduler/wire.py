@@ -20,7 +20,7 @@ from msgspec import Raw, Struct
 from placement.errors import UNREADABLE
 from placement.resources import BoolArray, IntArray
 from scheduler.errors import WireError
-from scheduler.name_table import NameTable
+from scheduler.name_table import MAX_NAMES_BYTES, NameTable
 
 _NAMES_KEY = b'"NodeNames":['
 _NAMES_END = b"]}"
@@ -30,8 +30,6 @@ USUAL_POD = 1 << 14
 """Bytes of a request that usually hold its pod, which comes before the names."""
 LARGE_POD = 1 << 23
 """Bytes that hold it always: etcd takes no object of two megabytes."""
-MAX_NAMES_BYTES = 1 << 24
-"""Of a list of names: room for 60,000 of the longest. Names that are not known become objects, which takes long."""
 MAX_ITEMS = 1 << 17
 """Members, nodes and victims of one request: 25 times what Kubernetes is tested with. Each becomes an object."""
 
