@@ -446,14 +446,6 @@ class Replay:
         self.num_evictions += 1
         self.lost_pod_s += lost_s
 
-    def wake(self) -> None:
-        """A node was changed: who waits is tried as soon as his back-off allows."""
-        self._schedule_retry()
-
-    def retire(self, name: str) -> None:
-        """Delete a node; whatever still runs there is evicted and waits."""
-        self._node_down(name)
-
     def _attempt(self, pod: int, unit: Unit) -> bool:
         """Try a pod, or the gang that it is the first of."""
         return self._try(pod, unit) if isinstance(unit, PodSpec) else self._try_together(self.gangs.with_pod(pod))
@@ -551,7 +543,7 @@ class Replay:
     def _room(self, row: int) -> None:
         """Room appeared: an emptied node may go, and waiting pods may be tried when their back-off allows."""
         self._may_go(row)
-        self._schedule_retry()
+        self.wake()
 
     def _may_go(self, row: int) -> None:
         """A node of an elastic fleet goes when it stays empty from now on."""
@@ -560,8 +552,8 @@ class Replay:
             self._emptied[name] = emptied = next(self._order)
             self._push(self.time_s + self.scaler.settings.idle_s, _IDLE, _Idle(name, emptied))
 
-    def _schedule_retry(self) -> None:
-        """Something changed that may make room for whoever waits."""
+    def wake(self) -> None:
+        """Something changed that may make room: who waits is tried as soon as his back-off allows."""
         self._pending.rooms += 1
         self._await_backoff()
 
@@ -614,7 +606,7 @@ class Replay:
     def _requeue(self, pod: int) -> None:
         self._count_eviction(self.time_s - self.placed_s[pod] if self.lifetimes[pod] >= 0 else 0)
         self._wait(pod, self.specs[pod])
-        self._schedule_retry()
+        self.wake()
 
     def _pods_of(self, unit: Unit, pod: int) -> list[int]:
         """The pods that an entry of the queue stands for."""
@@ -671,7 +663,8 @@ class Replay:
             self._push(self.time_s + wait_s, _SPOT, _Spot(node, stay))
         self._room(row)
 
-    def _node_down(self, name: str) -> None:
+    def retire(self, name: str) -> None:
+        """A node goes; whatever still runs there is evicted and waits."""
         node = self.state.nodes[self.state.row_of[name]]
         assert node is not None, "a named node exists"
         evicted = self.state.remove_node(name, time_s=self.time_s)
@@ -695,7 +688,7 @@ class Replay:
         if kind in ("fail", "remove", "drain", "spot"):
             self._taken_away.add(name)
             if alive:
-                self._node_down(name)
+                self.retire(name)
         elif kind in ("repair", "add"):
             self._taken_away.discard(name)
             node = None if alive else next((n for n in self.trace.nodes if n.name == name), None)
@@ -706,7 +699,7 @@ class Replay:
         node, stay = spot
         if node.name not in self.state.row_of or self._stays[node.name] != stay:
             return
-        self._node_down(node.name)
+        self.retire(node.name)
         if self.options.spot.return_s and self.scaler is None:  # an elastic fleet buys what it misses
             self._push(self.time_s + self.options.spot.return_s, _NODE, node)
 
@@ -714,7 +707,7 @@ class Replay:
         row = self.state.row_of.get(idle.node)
         is_same = self._emptied.get(idle.node) == idle.emptied
         if row is not None and is_same and not self.state.residents_on[row]:
-            self._node_down(idle.node)
+            self.retire(idle.node)
 
     def _scan(self, _: object) -> None:
         assert self.scaler is not None, "only an elastic fleet is scanned"

@@ -128,6 +128,28 @@ ALWAYS = {"over_cpu_share", "oom_kills", "throttled_core_hours"}
 """Shown though all are zero: that nothing was contended is a result."""
 
 
+USE = (
+    (
+        "Contention",
+        "Share of nodes whose pods want more CPU than the node has, first seed.",
+        "Contention",
+        "over_cpu_share",
+        100,
+        "of nodes, %",
+    ),
+    (
+        "Throttled",
+        "Cores that pods wanted and did not get. Not part of any cost above.",
+        "Throttled",
+        "throttled_cores",
+        1.0,
+        "cores",
+    ),
+    ("Out of memory", "Pods killed by kubelet on nodes over their memory.", "OOM kills", "oom_kills", 1.0, "kills"),
+)
+"""Contention over time: title, sentence, title of the picture, column, factor, unit."""
+
+
 MAX_COLUMNS = 8
 """More strategies than this are rows of the table, not columns."""
 
@@ -374,34 +396,16 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
     if not used:
         return []
     curves = _Curves(used)
-    sections = []
-    if any(map(any, (u["over_cpu_share"] for u in used.values()))):
-        sections.append(
-            Section(
-                f"Contention{where}",
-                "Share of nodes whose pods want more CPU than the node has, first seed.",
-                svg=curves.chart("Contention", curves.of("over_cpu_share", 100), "of nodes, %", from_zero=True),
-                names=curves.names,
-            )
+    sections = [
+        Section(
+            f"{title}{where}",
+            lead,
+            svg=curves.chart(chart, curves.of(key, factor), unit, from_zero=True),
+            names=curves.names,
         )
-    if any(map(any, (u["throttled_cores"] for u in used.values()))):
-        sections.append(
-            Section(
-                f"Throttled{where}",
-                "Cores that pods wanted and did not get. Not part of any cost above.",
-                svg=curves.chart("Throttled", curves.of("throttled_cores"), "cores", from_zero=True),
-                names=curves.names,
-            )
-        )
-    if any(sum(u["oom_kills"]) for u in used.values()):
-        sections.append(
-            Section(
-                f"Out of memory{where}",
-                "Pods killed by kubelet on nodes over their memory.",
-                svg=curves.chart("OOM kills", curves.of("oom_kills"), "kills", from_zero=True),
-                names=curves.names,
-            )
-        )
+        for title, lead, chart, key, factor, unit in USE
+        if any(any(u[key]) for u in used.values())
+    ]
     for n, u in used.items():
         heat = u["map"]
         sections.append(
@@ -487,81 +491,3 @@ def to_markdown(comparison: Comparison) -> str:
     parts += ["```", comparison.command, "```", ""]
     parts += [f"- {name}: {value}" for name, value in _facts(comparison)]
     return "\n".join(parts) + "\n"
-
-
-def _two(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def fgd_headline(result: dict[str, Any]) -> str:
-    """What `ullage reproduce fgd-atc23` found, in words."""
-    wins, parts = result["priced"], []
-    if result["deterministic"]:
-        parts.append(
-            f"{result['exact']} of {result['deterministic']} deterministic experiments equal the published tables at all "
-            "131 points."
-        )
-    if wins["pairs"]:
-        parts.append(
-            f"`priced` beats FGD in {wins['wins']} of {wins['pairs']} pairs of trace and seed, by {wins['mean_gain']:.2f} "
-            f"points on average and {wins['min_gain']:.2f} at least."
-        )
-    return " ".join(parts) or "GPU allocation by policy."
-
-
-def fgd_html(result: dict[str, Any], command: str) -> str:
-    """The page of `ullage reproduce fgd-atc23`."""
-    results = result["results"]
-    policies = list(next(iter(results.values())))
-    rows = []
-    for trace, by_policy in results.items():
-        best = max(by_policy[p]["130"] or 0.0 for p in policies)
-        rows.append(
-            [Cell(trace)]
-            + [
-                Cell(f"{_two(by_policy[p]['100'])} / {_two(by_policy[p]['130'])}", by_policy[p]["130"] == best)
-                for p in policies
-            ]
-        )
-    sections = [
-        Section(
-            "GPU allocation, %",
-            "When 100 % / 130 % of the GPUs have been asked for; mean of ten seeds.",
-            Table(["trace", *policies], rows),
-        )
-    ]
-    for trace in results:
-        lines = []
-        for policy in policies:
-            curve = result["curves"][f"{trace}/{policy}"]
-            points = [(k, v) for k, v in enumerate(curve) if k >= 70]
-            lines.append(Line(policy, [p[0] for p in points], [p[1] for p in points]))
-        sections.append(
-            Section(
-                trace,
-                svg=line_chart(trace, lines, x_label="GPU asked for, %", y_label="GPU allocated, %"),
-                names=[(policy, ink(i)) for i, policy in enumerate(policies)],
-            )
-        )
-    headline = fgd_headline(result)
-    facts = [
-        ("experiments", str(result["experiments"])),
-        ("decisions", f"{result['decisions']:,}"),
-        *(
-            [("Random, largest difference of means", f"{result['random_max_abs_diff']} points")]
-            if "random" in policies
-            else []
-        ),
-        ("time", f"{result['wall_s']} s, {result['cpu_s']} s of CPU"),
-        ("node order", result["node_order"]),
-        ("delivery", result["delivery"]),
-    ]
-    return render_page(
-        Page(
-            "Ullage · FGD, USENIX ATC'23",
-            headline,
-            sections,
-            command,
-            facts,
-        )
-    )

@@ -74,14 +74,14 @@ def fgd_atc23(
         {"trace": trace, **{p: found[p]["130"] for p in chosen}} for trace, found in result["results"].items()
     ]
     if report is not None:
-        from simulator.report import fgd_html
+        from simulator.reproduce.fgd_page import report as page
 
-        write_whole({report: fgd_html(result, shown_command(["ullage", *sys.argv[1:]]))})
+        write_whole({report: page(result, shown_command(["ullage", *sys.argv[1:]]))})
         click.echo(f"report: {report}", err=True)
     if output == "table":
-        from simulator.report import fgd_headline
+        from simulator.reproduce.fgd_page import headline
 
-        click.echo(f"{fgd_headline(result)}\nGPU allocation, %, when 130 % has been asked for, mean of 10 seeds:\n")
+        click.echo(f"{headline(result)}\nGPU allocation, %, when 130 % has been asked for, mean of 10 seeds:\n")
     click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, rows, output))
 
 
