@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -37,12 +37,11 @@ from placement.program import has_compiled
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.replay import Replay, ReplayOptions
-from simulator.reproduce.emptying import ARRIVALS, batches, drawn
+from simulator.reproduce.emptying import ARRIVALS, Recorder, batches, drawn
 from simulator.reproduce.fgd import Protocol
 from simulator.traces.azure import read_azure
 from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace import Trace
-from simulator.usage.lifetime_learner import LifetimeLearner
 
 CASES = (
     ("first-fit", "auto"),
@@ -88,24 +87,16 @@ def with_lifetimes(trace: Trace, knowledge: Knowledge, seed: int) -> tuple[Trace
 
 
 @dataclass
-class Recorder:
-    """Learns lifetimes, keeps every version, and the time that it took."""
+class Timed(Recorder):
+    """Keeps also the time that learning took."""
 
-    learner: LifetimeLearner = field(default_factory=LifetimeLearner)
-    versions: list[Knowledge] = field(default_factory=list)
     spent_s: float = 0.0
-
-    @property
-    def every_s(self) -> int:
-        """Seconds between two versions."""
-        return self.learner.every_s
 
     def act(self, replay: Replay) -> None:
         """Learn."""
         began = process_time()
-        self.learner.act(replay)
+        super().act(replay)
         self.spent_s += process_time() - began
-        self.versions.append(replay.state.knowledge)
 
     def anew(self) -> list[Knowledge]:
         """The versions, of which nobody has asked yet what they tell otherwise; their digests are made, as who learns does."""
@@ -138,7 +129,7 @@ class Case:
     strategy: str
     trace: Trace
     options: ReplayOptions
-    told: Recorder | None = None
+    told: Timed | None = None
     gathers: bool = False
     """What a version tells otherwise, on the time of decisions."""
 
@@ -176,7 +167,7 @@ def churn(folder: Path, runs: int) -> dict[str, Any]:
     trace = drawn(recorded, batches(recorded), SHARE, 0).but(nodes=fleet.nodes())
     neutral = Knowledge.neutral()
     options = ReplayOptions(knowledge=neutral, end_s=int(trace.pods.arrival_s[-1]), log=False, samples=1, checks=False)
-    recorder = Recorder()
+    recorder = Timed()
     Replay(trace, STRATEGIES["best-fit"], replace(options, policies=(recorder,))).run()
     _, known = with_forecasts(trace, neutral, 0)
     renamed = {workload_of(spec.namespace, f"StatefulSet/class-{i}"): spec for i, spec in enumerate(trace.specs)}

@@ -13,6 +13,7 @@ The loops are compiled where numba is installed. :mod:`placement.kernels` makes 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from placement.knowledge import AGES_S, HORIZONS_S, MORE_S, NUM_WINDOWS
@@ -230,10 +231,4 @@ class Entries(NamedTuple):
 
 def plain_entries(slots: Slots) -> Entries:
     """Without a handle."""
-    return Entries(
-        lambda slot, row, c, kin, since_s: come(slots, slot, row, c, kin, since_s),
-        lambda slot: go(slots, slot),
-        lambda: add_up(slots),
-        lambda: add_up_use(slots),
-        lambda: add_up_lives(slots),
-    )
+    return Entries(*(partial(change, slots) for change in (come, go, add_up, add_up_use, add_up_lives)))

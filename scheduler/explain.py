@@ -7,7 +7,7 @@ from typing import Any
 
 from placement.errors import ConfigError
 from placement.resources import GPU_SHARE, format_amount
-from scheduler.records import Fleet, Record, RecordReader
+from scheduler.records import Fleet, Record
 
 
 def when(unix_s: float) -> str:
@@ -173,8 +173,3 @@ def _final(record: Record) -> str:
     if record.agrees is None:
         return f"bound to {record.final_node}{later}"
     return f"bound to {record.final_node}{later}, {'as chosen' if record.agrees else f'not to {record.node}'}"
-
-
-def fleet_of(reader: RecordReader, record: Record) -> Fleet | None:
-    """The nodes a record is about."""
-    return reader.fleet(record.fleet)

@@ -394,7 +394,7 @@ def _items(
             record.asked_s += epoch_s
             if is_new:
                 nodes = Fleet.of(state)
-                fleet, is_new = nodes.packed()[0], False
+                fleet, is_new = nodes.packed[0], False
                 yield nodes
             record.fleet = fleet
             yield record

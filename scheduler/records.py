@@ -90,18 +90,15 @@ class Fleet:
         columns = ((self.cpu, other.cpu), (self.memory, other.memory), (self.gpus, other.gpus))
         return self.names == other.names and all(np.array_equal(a, b) for a, b in columns)
 
+    @cached_property
     def packed(self) -> tuple[str, bytes]:
         """Digest, and compressed bytes; milliseconds for thousands of nodes, once."""
-        return self._packed
-
-    @cached_property
-    def _packed(self) -> tuple[str, bytes]:
         text = _encode([self.names, *(column.tolist() for column in (self.cpu, self.memory, self.gpus))])
         return hashlib.sha256(text).hexdigest()[:16], zlib.compress(text, 1)
 
     @classmethod
     def unpacked(cls, data: bytes) -> Fleet:
-        """From :meth:`packed`."""
+        """From the bytes of :attr:`packed`."""
         names, *columns = json.loads(zlib.decompress(data))
         return cls(tuple(names), *(np.array(column, np.int64) for column in columns))
 
@@ -174,7 +171,7 @@ class Record:
     def row(self) -> tuple[Any, ...]:
         """Values in the order of the columns."""
         if self.nodes is not None:
-            self.fleet = self.nodes.packed()[0]
+            self.fleet = self.nodes.packed[0]
         values = {c: getattr(self, c) for c in _COLUMNS}
         for key in ("request", "prediction", "top", "reasons"):
             values[key] = _encode(values[key]).decode()
@@ -300,7 +297,7 @@ class RecordStore:
         return True
 
     def _put_fleet(self, database: sqlite3.Connection, fleet: Fleet) -> None:
-        digest, nodes = fleet.packed()
+        digest, nodes = fleet.packed
         if digest not in self._fleets:
             database.execute("INSERT OR IGNORE INTO fleets VALUES (?, ?)", (digest, nodes))
             self._fleets.add(digest)

@@ -45,9 +45,9 @@ class ApiServer:
         self.faults: list[tuple[str, str, int, bool]] = []
         self.changed = asyncio.Event()
         self.refusals = 0
+        """So many evictions are refused, as by a disruption budget."""
         self.evictions_left = 10**6
         """Beyond so many the budget refuses."""
-        """So many evictions are refused, as by a disruption budget."""
         self.ends_after_s = 0.0
         """From its eviction to the end of a pod."""
         self.is_silent = False

@@ -158,7 +158,7 @@ def test_a_record_brings_its_fleet_along_when_that_was_lost_or_pruned(tmp_path: 
         assert store.write([record])
     store.close()
     with RecordReader(str(tmp_path / "r.db")) as reader:
-        found = reader.fleet(fleet.packed()[0])
+        found = reader.fleet(fleet.packed[0])
         assert found is not None
         assert found.is_same(fleet)
 

@@ -126,7 +126,7 @@ def test_what_was_learned_with_best_fit_is_what_each_strategy_would_have_learned
     end_s = window(trace, DAYS)[1]
     options = ReplayOptions(policies=(own,), warmup_s=DAYS.warm_up_s, end_s=end_s)
     outcome = Replay(trace, STRATEGIES[strategy], options).run()
-    assert own.versions == list(pods.lifetimes)
+    assert [known.lifetimes for known in own.versions] == list(pods.lifetimes)
     assert 12 - outcome.timeline.empty_node_s / outcome.timeline.measured_s == pytest.approx(
         told["occupied_nodes"], abs=1e-6
     )

@@ -21,7 +21,7 @@ FLEET = Fleet(("busy", "idle", "other"), np.full(3, 10_000), np.full(3, 2**30), 
 def write(path: Path, choices: list[tuple[str, str | None]], idle: tuple[bool, ...] = (False, True, True)) -> None:
     """One record a minute: (our node, the node it was bound to)."""
     store = RecordStore(path)
-    digest = FLEET.packed()[0]
+    digest = FLEET.packed[0]
     store.write([FLEET])
     store.write([_record(i, ours, theirs, digest, idle) for i, (ours, theirs) in enumerate(choices)])
     store.close()
@@ -78,7 +78,7 @@ def test_a_difference_that_is_chance_is_not_called_clear(tmp_path: Path) -> None
 
 def test_only_the_last_decision_about_a_pod_counts(tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "r.db")
-    digest = FLEET.packed()[0]
+    digest = FLEET.packed[0]
     first = _record(0, "other", "busy", digest, (False, True, True))
     second = _record(1, "busy", "busy", digest, (False, True, True))
     second.uid = first.uid

@@ -32,7 +32,7 @@ FORMS = "pod/NAME, uid/UID or decision/ID"
 @RECORDS
 def explain(what: str, namespace: str, node: str, every: bool, output: str, records: str) -> None:
     """Why a pod went where it went. Ask about pod/NAME (or NAME alone), uid/UID or decision/ID."""
-    from scheduler.explain import answer, fleet_of, in_words
+    from scheduler.explain import answer, in_words
     from scheduler.records import RecordReader
 
     query = _query(what, namespace)
@@ -42,10 +42,10 @@ def explain(what: str, namespace: str, node: str, every: bool, output: str, reco
             raise RecordError(_nothing(what, namespace, reader))
         chosen = found[::-1] if every else found[:1]
         if output == "json":
-            told = [answer(r, fleet_of(reader, r), node, len(found)) for r in chosen]
+            told = [answer(r, reader.fleet(r.fleet), node, len(found)) for r in chosen]
             click.echo(json.dumps(told if every else told[0], indent=2, ensure_ascii=False))
             return
-        click.echo("\n".join(in_words(r, fleet_of(reader, r), node, len(found)) for r in chosen), nl=False)
+        click.echo("\n".join(in_words(r, reader.fleet(r.fleet), node, len(found)) for r in chosen), nl=False)
 
 
 def _query(what: str, namespace: str) -> Query:

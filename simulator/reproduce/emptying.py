@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.knowledge import Lifetimes
+from placement.knowledge import Knowledge, Lifetimes
 from placement.nodes import NodeSpec
 from placement.pods import PodRules, PodSpec
 from placement.rates import RATES
@@ -240,10 +240,10 @@ def most_occupied(outcome: Outcome, trace: Trace, end_s: int) -> int:
 
 @dataclass
 class Recorder:
-    """Learns lifetimes and keeps every version."""
+    """Learns lifetimes and keeps every version of knowledge."""
 
-    learner: LifetimeLearner
-    versions: list[Lifetimes | None] = field(default_factory=list)
+    learner: LifetimeLearner = field(default_factory=LifetimeLearner)
+    versions: list[Knowledge] = field(default_factory=list)
 
     @property
     def every_s(self) -> int:
@@ -253,7 +253,7 @@ class Recorder:
     def act(self, replay: Replay) -> None:
         """Learn."""
         self.learner.act(replay)
-        self.versions.append(replay.state.knowledge.lifetimes)
+        self.versions.append(replay.state.knowledge)
 
 
 @dataclass
@@ -291,7 +291,7 @@ def gathered(recorded: Trace, arrivals: Arrivals, share: float, seed: int, *, tu
     fleet = arrivals.fleet(cores, 4 * needed(pods.owned, arrivals.fleet(cores, 1), days).most + 4)
     recorder = Recorder(LifetimeLearner(arrivals.every_s))
     _replay(pods.owned.but(nodes=fleet.nodes()), STRATEGIES["best-fit"], pods, recorder)
-    return pods._replace(lifetimes=recorder.versions)
+    return pods._replace(lifetimes=[known.lifetimes for known in recorder.versions])
 
 
 def _replay(trace: Trace, strategy: Strategy, pods: Pods, *policies: Policy) -> Outcome:
