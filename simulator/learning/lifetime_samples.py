@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -151,12 +150,10 @@ def with_owners(trace: Trace) -> Trace:
         raise ConfigError(f"trace {name}: no pod ends, so nothing tells how long pods live; give a longer recording")
     if any(spec.owner for spec in trace.specs) or not (pods.gang >= 0).any():
         return trace
-    members: dict[int, Counter[int]] = {}
-    for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True):
-        members.setdefault(gang, Counter())[spec] += 1
     numbers: dict[tuple[tuple[int, int], ...], int] = {}
-    size = {gang: sum(of.values()) for gang, of in members.items() if gang >= 0}
-    owner = {g: numbers.setdefault(tuple(sorted(of.items())), len(numbers)) for g, of in members.items() if g >= 0}
+    batches = {gang: of for gang, of in pods.make_ups().items() if gang >= 0}
+    size = {gang: sum(number for _, number in of) for gang, of in batches.items()}
+    owner = {gang: numbers.setdefault(of, len(numbers)) for gang, of in batches.items()}
     found: dict[tuple[int, int], int] = {}
     specs: list[PodSpec] = []
     classes = np.zeros(len(pods), np.int64)

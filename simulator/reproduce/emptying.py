@@ -76,10 +76,7 @@ class Owned(NamedTuple):
 def batches(trace: Trace) -> Owned:
     """Batches are drawn, and those of equal make-up have one owner for each size of VM."""
     pods = trace.pods
-    members: dict[int, Counter[int]] = {}
-    for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True):
-        members.setdefault(gang, Counter())[spec] += 1
-    make_up = {gang: tuple(sorted(counted.items())) for gang, counted in members.items()}
+    make_up = pods.make_ups()
     return Owned(
         pods.gang, [(spec, make_up[gang]) for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True)]
     )

@@ -10,7 +10,6 @@ at the step, by the code of ``ullage train`` (:func:`~simulator.learning.lifetim
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -135,11 +134,8 @@ def azure_arrivals(folder: Path) -> Arrivals:
     """VMs of Azure; kin are batches of the same make-up, of the same size of batch and VM, and of the same VM."""
     trace = read_azure(folder)
     pods = trace.pods
-    members: dict[int, Counter[int]] = {}
-    for gang, spec in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True):
-        members.setdefault(gang, Counter())[spec] += 1
-    make_up = {gang: tuple(sorted(counter.items())) for gang, counter in members.items()}
-    num = {gang: sum(of.values()) for gang, of in members.items()}
+    make_up = pods.make_ups()
+    num = {gang: sum(number for _, number in of) for gang, of in make_up.items()}
     values: list[tuple[object, ...]] = [
         (make_up[g], (s, min(num[g], 50)), s, "all")
         for g, s in zip(pods.gang.tolist(), pods.spec.tolist(), strict=True)

@@ -13,6 +13,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -91,6 +92,13 @@ class Pods:
 
     def __len__(self) -> int:
         return len(self.spec)
+
+    def make_ups(self) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Gang → its classes, and how many pods of each; under −1 those of no gang."""
+        members: dict[int, Counter[int]] = {}
+        for gang, spec in zip(self.gang.tolist(), self.spec.tolist(), strict=True):
+            members.setdefault(gang, Counter())[spec] += 1
+        return {gang: tuple(sorted(counted.items())) for gang, counted in members.items()}
 
 
 KINDS = ("fail", "repair", "add", "remove", "drain", "spot")
