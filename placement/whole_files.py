@@ -1,11 +1,19 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, whatever ends the writer, and whatever the machine.
+
+A writer holds a lock on the file that it writes, which goes with its process. So a file beside a target that nobody
+holds was left by a writer that was killed, and goes when the target is next written.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
+from typing import IO
 
 
 def require_file(target: Path) -> None:
@@ -22,7 +30,7 @@ def require_file(target: Path) -> None:
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
     """Where to write ``target``: a file beside it, empty at first, that takes its place and its rights once the block has
-    ended well, and goes otherwise. Of a link, what it leads to is written.
+    ended well and all of it is on the disk, and goes otherwise. Of a link, what it leads to is written.
 
     Raises
     ------
@@ -33,25 +41,58 @@ def whole_file(target: Path) -> Iterator[Path]:
         target = target.resolve()
     except RuntimeError as error:
         raise OSError(errno.ELOOP, "it is a link that leads to itself") from error
-    part = _new_beside(target)
-    try:
-        with suppress(FileNotFoundError):
-            part.chmod(target.stat().st_mode & 0o777 | 0o200)  # what was kept from others still is; the block writes it
-        yield part
-        part.replace(target)
-    except BaseException:
-        with suppress(OSError):  # after a success the name is free, and another may have it by now
-            part.unlink(missing_ok=True)
-        raise
-
-
-def _new_beside(target: Path) -> Path:
-    """A file that nobody else has: of those who write the same target at once, each writes one, and the last one stays."""
-    number = 0
-    while True:
-        part = target.with_name(f".{target.name}.{number}.tmp")
+    part, file = _new_beside(target)
+    with file:
         try:
-            part.touch(exist_ok=False)
-            return part
+            with suppress(FileNotFoundError):
+                part.chmod(target.stat().st_mode & 0o777 | 0o200)  # kept from others as it was; the block writes it
+            yield part
+            os.fsync(file.fileno())  # else a machine that stops may leave the new name without its content
+            part.replace(target)
+        except BaseException:
+            with suppress(OSError):  # after a success the name is free, and another may have it by now
+                part.unlink(missing_ok=True)
+            raise
+
+
+def _new_beside(target: Path) -> tuple[Path, IO[bytes]]:
+    """A file that nobody else has, and our hold on it: of those who write the same target at once, each writes one, and the
+    last one stays."""
+    names = (target.with_name(f".{target.name}.{number}.tmp") for number in count())
+    part = next(names)
+    while True:
+        try:
+            file = part.open("xb")
         except FileExistsError:
-            number += 1
+            part = part if _was_left(part) else next(names)
+            continue
+        with suppress(OSError):  # a file system that has no locks: there nothing is taken for left
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if is_at(file, part):  # else another took it for left before it was locked
+            break
+        file.close()
+    while (other := next(names)).exists():
+        _was_left(other)
+    return part, file
+
+
+def _was_left(part: Path) -> bool:
+    """Whether the name is free now: a file that nobody holds is removed."""
+    try:
+        with part.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_at(file, part):
+                part.unlink()
+    except FileNotFoundError:
+        return not part.is_symlink()  # one that leads to nothing
+    except OSError:
+        return False
+    return True
+
+
+def is_at(file: IO[bytes] | IO[str], path: Path) -> bool:
+    """Whether an open file is the one that others would open."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

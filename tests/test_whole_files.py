@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -39,6 +43,51 @@ def test_two_who_write_the_same_file_at_once_write_one_each(tmp_path: Path) -> N
         second.write_text("second")
     assert target.read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+WRITER = """
+import pathlib, sys
+from placement.whole_files import whole_file
+with whole_file(pathlib.Path(sys.argv[1])):
+    print(flush=True)
+    input()
+"""
+
+
+def test_what_killed_writers_left_goes_when_the_file_is_next_written(tmp_path: Path) -> None:
+    """And not while they write."""
+    target = tmp_path / "a"
+    with ExitStack() as writers:
+        for _ in range(2):
+            command = [sys.executable, "-c", WRITER, str(target)]
+            writer = writers.enter_context(Popen(command, stdin=PIPE, stdout=PIPE))
+            writers.callback(writer.kill)
+            assert writer.stdout is not None
+            assert writer.stdout.readline()
+        with whole_file(target) as part:
+            assert part.name == ".a.2.tmp"
+        assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.0.tmp", ".a.1.tmp"}
+    write_whole({target: "after"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_no_writer_leaves_is_left_alone(tmp_path: Path) -> None:
+    """Where everybody may write somebody else may have put it there."""
+    (tmp_path / ".a.0.tmp").symlink_to(tmp_path / "nothing")
+    (tmp_path / ".a.1.tmp").mkdir()
+    write_whole({tmp_path / "a": "after"})
+    assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.0.tmp", ".a.1.tmp"}
+
+
+def test_nothing_is_taken_for_left_where_a_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_given: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with whole_file(tmp_path / "a") as first, whole_file(tmp_path / "a") as second:
+        assert first != second
 
 
 def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +24,7 @@ from msgspec import Struct
 from placement.errors import UNREADABLE, ConfigError, why
 from placement.planning.make import plan_document, plan_of_document
 from placement.planning.plans import Action, Plan, Step
-from placement.whole_files import whole_file
+from placement.whole_files import is_at, whole_file
 from scheduler.errors import RecordError
 
 KIND = "PlanRecord"
@@ -161,10 +161,8 @@ def save_record(record: PlanRecord, path: Path) -> None:
     RecordError : it cannot be written; nothing more may be done then.
     """
     try:
-        with whole_file(path) as part, part.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
+        with whole_file(path) as part:
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -198,16 +196,8 @@ def alone(path: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RecordError(f"record {path}: another process is applying this plan; wait for it") from error
-            is_ours = _is_at(file, lock)  # who pruned the record took the file away between the two
+            is_ours = is_at(file, lock)  # who pruned the record took the file away between the two
         yield
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether the open file is the one that others would open."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @dataclass(frozen=True)
