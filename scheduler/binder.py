@@ -5,6 +5,10 @@ are bound here. The API server copies a Binding's annotations to the pod, so nod
 
 A reservation of devices ends only when the API has shown what became of the pod. A POST whose answer was lost
 leaves it in place (``is_binding``) until a read says; a timer alone never frees a device.
+
+A Binding names the version of its pod that it was decided for, and the API server refuses it once the pod has changed.
+kube-scheduler writes into the pod that it got no answer, long before another replica may lead: a Binding that comes
+even later, from a machine that was stopped with it on its way, takes no device that was given away meanwhile.
 """
 
 from __future__ import annotations
@@ -48,7 +52,8 @@ class Binder:
         task.add_done_callback(lambda _: self._in_flight.pop(binding.uid))
         return await asyncio.shield(task)  # the POST goes on even if the caller hangs up
 
-    async def _bind(self, binding: Binding) -> str:
+    async def _bind(self, binding: Binding, *, is_again: bool = False) -> str:
+        """One attempt; a second one where the pod turns out to have changed since it was last seen."""
         try:
             if not can_exist(binding.namespace, binding.name):
                 return self._count("gone", "ullage: no pod can have that name")
@@ -71,7 +76,7 @@ class Binder:
             reservation = self._reserve(binding, seen)
             if reservation is None:
                 return self._count("no device", "ullage: the devices on this node are no longer free")
-            return await self._post(binding, reservation)
+            return await self._post(binding, reservation, seen.version, is_again=is_again)
         except ApiError as error:
             return self._count("api", f"ullage: {error}")
         except PlacementError as error:
@@ -114,7 +119,7 @@ class Binder:
             return None
         return engine.ledger.reservations[binding.uid]
 
-    async def _post(self, binding: Binding, held: Reservation) -> str:
+    async def _post(self, binding: Binding, held: Reservation, version: int, *, is_again: bool) -> str:
         ledger = self.engine.ledger
         annotations = {DEVICES_ANNOTATION: devices_text(held.devices)} if held.devices else {}
         body = {
@@ -124,6 +129,7 @@ class Binder:
                 "name": binding.name,
                 "namespace": binding.namespace,
                 "uid": binding.uid,
+                "resourceVersion": str(version or ""),
                 "annotations": annotations,
             },
             "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},
@@ -137,12 +143,16 @@ class Binder:
         try:
             await self.api.call("POST", path, body, timeout_s=timeout_s)
         except ApiError as error:
-            return await self._failed(binding, held, error, is_first=is_first)
+            named = None if is_again else version
+            return await self._failed(binding, held, error, named, is_first=is_first)
         held.is_accepted = True
         return self._count("bound", "")
 
-    async def _failed(self, binding: Binding, held: Reservation, error: ApiError, *, is_first: bool) -> str:
-        """Find out what the API did, then answer. While nobody knows, the reservation stays.
+    async def _failed(
+        self, binding: Binding, held: Reservation, error: ApiError, version: int | None, *, is_first: bool
+    ) -> str:
+        """Find out what the API did, then answer; bind again if the pod has another ``version`` by now (None: do not). While
+        nobody knows, the reservation stays.
 
         After a refusal nothing of ours is on its way to etcd, if nothing was before (``is_first``). Without an answer, or
         with one of 500 and more, a Binding may be, and that the pod is not bound yet says nothing: it keeps node and
@@ -158,6 +168,8 @@ class Binder:
             return self._count("gone", "ullage: the pod is gone")
         if seen.node:
             return self._already(binding, seen)
+        if error.status == 409 and version not in (None, seen.version):
+            return await self._bind(binding, is_again=True)
         if is_refused:
             self.engine.ledger.forget(binding.uid, "bind failed")
         return self._count("failed", f"ullage: {error}")

@@ -1,7 +1,7 @@
 """A small Kubernetes API over real HTTP, for tests that need its faults on demand.
 
 It keeps objects with resource versions and a history, and speaks list (pages, field and label selectors), watch
-(bookmarks, 410 after compaction), bindings (UID precondition, conflict, annotations copied), leases (conflict on a stale
+(bookmarks, 410 after compaction), bindings (preconditions, conflict, annotations copied), leases (conflict on a stale
 version), patches (merge, JSON, and of strategic ones what takes a gate away) and evictions (UID, a budget's refusals).
 What a test wants to go wrong it says by ``fail_next``. The real API server is used in ``tests/e2e``.
 """
@@ -195,6 +195,8 @@ class ApiServer:
             return self._status(404, f"pods {name} not found")
         if body["metadata"].get("uid") not in (None, "", pod["metadata"]["uid"]):
             return self._status(409, "the UID in the precondition does not match")
+        if body["metadata"].get("resourceVersion") not in (None, "", pod["metadata"]["resourceVersion"]):
+            return self._status(409, "the ResourceVersion in the precondition does not match")
         if pod["spec"].get("nodeName"):
             return self._status(409, f"pod {name} is already assigned to node {pod['spec']['nodeName']}")
         pod["spec"]["nodeName"] = body["target"]["name"]

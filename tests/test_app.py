@@ -264,6 +264,36 @@ async def test_a_binding_that_was_sent_before_a_restart_keeps_its_device(tmp_pat
             assert "nodeName" not in api.pod("new")["spec"]
 
 
+async def test_a_binding_that_arrives_once_another_leads_takes_no_device_that_was_given_away(tmp_path: Path) -> None:
+    """The leader's machine was stopped with it on its way. Meanwhile kube-scheduler had no answer and wrote so into the pod."""
+    kube = KubeSettings(page_size=2, silence_timeout_s=5, bind_timeout_s=0.3)
+    async with cluster(gpus=1, nodes=1) as api, running(api, tmp_path, kube=kube) as stopped:
+        old, new = (api.put("pods", pod_object(name, milli=600)) for name in ("old", "new"))
+        api.bindings_go_on.clear()
+        assert "no answer in time" in await stopped.bind(old, NAMES[0])
+        old["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "message": "no answer in time"}]
+        api.put("pods", old)
+        async with running(api, tmp_path) as leader:
+            binding = asyncio.create_task(leader.bind(new, NAMES[0]))
+            await until(lambda: ("POST", "/api/v1/namespaces/default/pods/new/binding") in api.calls)
+            api.bindings_go_on.set()
+            assert await binding == ""
+            assert "nodeName" not in api.pod("old")["spec"]
+            assert leader.app.ledger.devices_given_twice() == 0
+
+
+async def test_a_pod_that_changed_just_before_its_binding_is_bound_at_the_second_attempt(tmp_path: Path) -> None:
+    async with cluster(gpus=1, nodes=1) as api, running(api, tmp_path) as scheduler:
+        pod = api.put("pods", pod_object("g", milli=600))
+        await until(lambda: "uid-g" in scheduler.app.ledger.pods)
+        api.is_silent = True
+        pod["metadata"]["labels"] = {"changed": "by-somebody"}
+        api.put("pods", pod)
+        assert await scheduler.bind(pod, NAMES[0]) == ""
+        assert api.calls.count(("POST", "/api/v1/namespaces/default/pods/g/binding")) == 2
+        assert scheduler.app.metrics.registry.get_sample_value("ullage_binds_total", {"outcome": "failed"}) is None
+
+
 async def test_where_there_are_no_devices_nothing_is_waited_for_after_a_start(tmp_path: Path) -> None:
     async with cluster(gpus=0) as api, running(api, tmp_path, is_first=False) as scheduler:
         has_devices = scheduler.app.lead._has_devices
