@@ -389,7 +389,7 @@ NEARLY: list[Callable[[World], None]] = [
     _set(lambda w: w.config, percentageOfNodesToScore=0),
     _set(lambda w: w.config, leaderElection={"leaderElect": False}),
     _two_profiles(100, 30),
-    _set(_http, deadline_ms=224),
+    _set(_http, deadline_ms=225),
     _set(_http, idle_timeout_s=91),
     _set(_http, host="127.0.0.1", tls_cert="", tls_key="", client_ca=""),
     _set(

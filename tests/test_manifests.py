@@ -221,7 +221,16 @@ def test_certificates_that_the_chart_makes_share_one_authority(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "value", ["mode=banana", "replicas=0", "scheduler.name=default-scheduler", "image.digest=latest", "imgae.tag=1"]
+    "value",
+    [
+        "mode=banana",
+        "replicas=0",
+        "scheduler.name=default-scheduler",
+        "scheduler.name=it's",
+        'scheduler.name=a"b',
+        "image.digest=latest",
+        "imgae.tag=1",
+    ],
 )
 def test_the_values_schema_refuses_what_makes_no_sense(value: str) -> None:
     command = [_tool("helm"), "template", "ullage", str(CHART), "--kube-version", "1.36.3", "--set", value]

@@ -15,13 +15,13 @@ NEW_BALANCE = (1, 36)
 def _deadline(facts: Facts) -> Iterator[Hit]:
     if facts.settings is None:
         return
-    deadline_s = facts.settings.http.deadline_ms / 1000
+    deadline_ms = facts.settings.http.deadline_ms
     for stanza in facts.ours:
         timeout_s = stanza.timeout_s
-        if timeout_s is not None and deadline_s > 0.75 * timeout_s:
+        if timeout_s is not None and 4 * deadline_ms > 3 * round(1000 * timeout_s, 6):
             yield Hit(
                 "http.deadline_ms",
-                f"our deadline of {deadline_s:g} s leaves too little of httpTimeout {timeout_s:g} s ({stanza.path})",
+                f"our deadline of {deadline_ms / 1000:g} s leaves too little of httpTimeout {timeout_s:g} s ({stanza.path})",
             )
 
 
