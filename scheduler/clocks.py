@@ -7,8 +7,9 @@
   hour that models look at. A clock that was ahead and is set back is noticed where it would do harm: forecasts forget
   what they noted after now; records and logs from after now are the first to make room.
 * What is deleted for its age goes by :func:`calm_s`: a clock that jumps ahead ages nothing.
-* What another machine judges goes by the API server's clock (:meth:`scheduler.kube.KubeClient.server_s`): the sweeper
-  compares times that the API wrote with it. ``ullage doctor --live`` says how far ours is off (UD410).
+* What another machine judges goes by the API server's clock (:meth:`scheduler.kube.KubeClient.server_s`): planners write
+  it beside nominations, and the sweeper compares such times with it.
+  ``ullage doctor --live`` says how far ours is off (UD410).
 """
 
 from __future__ import annotations

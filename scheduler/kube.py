@@ -23,6 +23,7 @@ import yaml
 from msgspec import Raw, Struct
 
 from placement.errors import UNREADABLE, ConfigError
+from scheduler.clocks import boot_s
 from scheduler.errors import ApiError
 from scheduler.rights import what_to_do
 from scheduler.settings import KubeSettings
@@ -89,16 +90,20 @@ class KubeClient:
         self.base = str(configuration.host).rstrip("/")
         self.tls = _tls(configuration)
         self.rest_s = REST_S
-        self._date = ""
+        self._boot_unix_s: float | None = None
+        """What the API server's clock says to be unix time when our :func:`boot_s` began."""
         self.purpose = ""
         """What it is used for, where that is one of :data:`scheduler.rights.GRANTS`: refusals then name that manifest."""
 
     def server_s(self) -> float:
-        """Unix time by the API server's clock when it last answered a call; by ours where it does not say."""
+        """Unix time by the API server's clock, as of its last answer to a call; by ours where it does not say."""
+        return time.time() if self._boot_unix_s is None else self._boot_unix_s + boot_s()
+
+    def _set_clock(self, date: str) -> None:
         try:
-            return parsedate_to_datetime(self._date).timestamp()
+            self._boot_unix_s = parsedate_to_datetime(date).timestamp() - boot_s()
         except ValueError:
-            return time.time()
+            self._boot_unix_s = None
 
     @classmethod
     async def connect(cls, settings: KubeSettings) -> KubeClient:
@@ -169,7 +174,7 @@ class KubeClient:
                     **self._connection(),
                 ) as response:
                     answer = await response.read()
-                    self._date = response.headers.get("Date", "")
+                    self._set_clock(response.headers.get("Date", ""))
                     if response.status == 401 and attempt == 0 and await self._renew():
                         continue
                     if response.status >= 300:

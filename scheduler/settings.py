@@ -56,6 +56,11 @@ def _choice(default: str, choices: tuple[str, ...]) -> Any:
     return field(default=default, metadata={"rule": Rule(choices=choices)})
 
 
+OLD_VIEW_S = 300
+"""A kind of which the API said nothing for so long is not followed any more, to the alert and to the doctor: a watch that is
+silent is begun anew well before."""
+
+
 @dataclass(frozen=True)
 class HttpSettings:
     """The port that kube-scheduler calls."""
@@ -102,7 +107,7 @@ class KubeSettings:
     """Objects per page of a list: bounds the memory of one answer and the pause of one decode."""
     watch_timeout_s: float = _number(290, 5, 3600)
     """A watch is renewed after this; bookmarks make that free."""
-    silence_timeout_s: float = _number(120, 5, 3600)
+    silence_timeout_s: float = _number(120, 5, OLD_VIEW_S - 60)
     """A watch without a byte for so long is begun anew, for it may be dead; where nothing changes, the server says nothing."""
     bind_timeout_s: float = _number(2.5, 0.1, 120)
     """One Binding POST; with a lease, at most a sixth of its duration: none outlives the term that it was sent in."""

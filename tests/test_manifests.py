@@ -32,7 +32,7 @@ from scheduler.ledger import Ledger
 from scheduler.metrics import Metrics
 from scheduler.modes import Modes
 from scheduler.rights import APPLIES, GRANTS, OPTIONAL, RIGHTS, what_to_do
-from scheduler.settings import parse_settings
+from scheduler.settings import OLD_VIEW_S, parse_settings
 from scheduler.view import Reader, group_sinks, sinks
 from tests.e2e.renderers import folder
 
@@ -458,6 +458,10 @@ def test_alerts_are_of_metrics_that_exist_and_alike_in_both_installs() -> None:
     alerts = [alert for group in groups for alert in group["rules"]]
     for alert in alerts:
         _check_expression(alert["expr"], alert["alert"])
+    (view_old,) = (alert for alert in alerts if alert["alert"] == "UllageViewOld")
+    assert view_old["expr"].endswith(f"> {OLD_VIEW_S}"), (
+        "as the doctor judges, and not before a silent watch is begun anew"
+    )
     table = (REPO / "docs" / "operate.md").read_text()
     assert [a["alert"] for a in alerts if f"`{a['alert']}`" not in table] == []
 

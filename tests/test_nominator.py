@@ -13,6 +13,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from placement.planning.batch import Batch, Batched
 from scheduler import gates
 from scheduler.api import Who
 from scheduler.errors import ApiError
-from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
+from scheduler.gates import GATE, NODE_ANNOTATION, TARGET_ANNOTATION, TIME_ANNOTATION, timestamp, unix_of
 from scheduler.ledger import Seen
 from scheduler.planning import nominator
 from scheduler.planning.adherence import EXPIRED
@@ -104,6 +106,19 @@ async def test_gated_pods_are_nominated_freed_and_counted_when_bound(tmp_path: P
         text = planner.metrics.expose().decode()
         assert 'ullage_plan_gap_ratio{kind="batch"}' in text
         assert 'ullage_plan_value{kind="batch"} 6.0' in text
+
+
+async def test_nominations_carry_the_time_of_the_api_server(tmp_path: Path) -> None:
+    """The sweeper goes by it, and would clear those of a planner whose clock is behind as soon as they are written."""
+    server_s = 10**9
+    async with cluster() as api:
+        api.date = format_datetime(datetime.fromtimestamp(server_s, UTC), usegmt=True)
+        async with planning(api, tmp_path):
+            api.put("pods", gated("p"))
+            await until(lambda: is_free(api, "p"))
+        planned_s = unix_of(api.pod("p")["metadata"]["annotations"][TIME_ANNOTATION])
+        assert planned_s is not None
+        assert server_s <= planned_s < server_s + 10**6
 
 
 @pytest.mark.parametrize("max_pods", [500, 2])

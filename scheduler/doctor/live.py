@@ -33,7 +33,7 @@ from scheduler.doctor.manifests import UNGUARDED, gives_shares, why_unguarded
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
 from scheduler.errors import ApiError
 from scheduler.rights import RIGHTS
-from scheduler.settings import Settings
+from scheduler.settings import OLD_VIEW_S, Settings
 
 if TYPE_CHECKING:
     from scheduler.kube import KubeClient
@@ -43,8 +43,6 @@ Found = tuple[str, Hit]
 """Code and place."""
 
 EXPIRES_SOON_S = 14 * 86_400
-OLD_VIEW_S = 180
-"""Bookmarks arrive about once a minute; three missed are a dead watch."""
 SKEW_S = 5
 OLD_USAGE_S = 600
 NAMES_ASKED = 500

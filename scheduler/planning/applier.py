@@ -505,7 +505,8 @@ class Applier:
         self.record.nominated[meta.uid] = (meta.namespace, meta.name, node)
         self.save()
         try:
-            await nominate(self.client, Who(meta.uid, meta.namespace, meta.name), node, time.time(), devices)
+            who = Who(meta.uid, meta.namespace, meta.name)
+            await nominate(self.client, who, node, self.client.server_s(), devices)
         except ApiError as error:
             if error.status not in GONE:
                 raise

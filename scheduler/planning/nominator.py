@@ -95,11 +95,19 @@ def _say(what: str, pods: list[tuple[str, str]]) -> None:
 class Nominator:
     """See the module. ``adherence`` holds the last planned pods that ended."""
 
-    def __init__(self, engine: Engine, api: Api, settings: PlanSettings, writer: Api | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        api: Api,
+        settings: PlanSettings,
+        writer: Api | None = None,
+        server_s: Callable[[], float] = time.time,
+    ) -> None:
         self.engine = engine
         self.api = api
         self.writer = writer or api
         """For writes that may be repeated, many at once."""
+        self.server_s = server_s
         self.settings = settings
         self.solver = Solver()
         self.groups = engine.reader.groups
@@ -364,7 +372,7 @@ class Nominator:
             ledger.forget(seen.uid, "not nominated")
             return False
         try:
-            await nominate(self.writer, seen.who, node, time.time(), devices_text(devices))
+            await nominate(self.writer, seen.who, node, self.server_s(), devices_text(devices))
         except ApiError as error:
             self._failed("nominate", seen, error)
             ledger.forget(seen.uid, "not nominated")

@@ -65,7 +65,7 @@ class Planner:
         self.engine.is_synced = lambda: self.informer.is_synced
         self.engine.is_leading = lambda: self.lead.may_act
         self.patcher = Patcher(client, width=settings.plan.width)
-        self.nominator = Nominator(self.engine, client, settings.plan, self.patcher)
+        self.nominator = Nominator(self.engine, client, settings.plan, self.patcher, client.server_s)
 
     @property
     def _is_ordered(self) -> bool:

@@ -2,7 +2,7 @@
 
 It runs outside our Deployment (a CronJob with rights of its own: list pods, patch pods and their status) and needs
 nothing of ours but the API: a gate's age is the pod's, for gates can only be set at creation, and a nomination's age
-stands beside it. Now is what the API server's clock says, which wrote the former: ours may be wrong. Its deadlines are
+stands beside it. Both are by the API server's clock, and so is now: ours may be wrong. Its deadlines are
 longer than the planner's own, so while a planner lives there is nothing to sweep. Running it twice, or beside a
 planner, does no harm: every patch tests what it changes.
 """
