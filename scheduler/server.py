@@ -358,12 +358,10 @@ class Connection(asyncio.BufferedProtocol):
             transport.write(head + response.body)
         else:
             self._send_large(transport, head, response.body, size)
-        if keep:
-            http = self.limits.http
-            wait = http.request_timeout_s if self.have else http.idle_timeout_s
-            self.expires = time.monotonic() + wait
-        else:
-            self.is_closing = True
+        http = self.limits.http
+        is_idle = keep and not self.have
+        self.expires = time.monotonic() + (http.idle_timeout_s if is_idle else http.request_timeout_s)
+        self.is_closing |= not keep
 
     def _send_large(self, transport: asyncio.Transport, head: bytes, body: bytes | memoryview, size: int) -> None:
         """In one piece, so that the reader wakes once, from memory that is used again: fresh pages cost more than
@@ -386,7 +384,7 @@ class Connection(asyncio.BufferedProtocol):
         self._send(problem(status, message), keep=False)
         self._end_asking()
         self.buffer, self.have, self.head = bytearray(FIRST_BUFFER), 0, None
-        self.ignores, self.expires = http.max_body_bytes, time.monotonic() + http.request_timeout_s
+        self.ignores = http.max_body_bytes
         self.limits.connections.discard(self)
         self.limits.lingering[self] = None
         if len(self.limits.lingering) > MAX_LINGERING:

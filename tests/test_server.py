@@ -499,6 +499,24 @@ async def test_a_body_may_be_as_large_as_is_allowed_and_no_larger() -> None:
         assert (await ask(server.port, b"POST / HTTP/1.1\r\nContent-Length: 100001\r\n\r\n"))[0] == 413
 
 
+async def test_the_last_answer_on_a_connection_has_its_own_time_to_be_read() -> None:
+    """However long it took to be made."""
+
+    async def late(_request: Request) -> Response:
+        for connection in server.limits.connections:
+            connection.expires = 0.0
+        return Response(bytes(2**25))
+
+    server = HttpServer(SMALL, late, Metrics())
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(post(b"", extra="Connection: close\r\n"))
+    await asyncio.sleep(1.2)  # two looks at who takes too long
+    assert await answer(reader) == (200, bytes(2**25))
+    await hang_up(writer)
+    await server.stop(0.1)
+
+
 @pytest.mark.parametrize(
     ("version", "extra", "stays"),
     [
