@@ -385,6 +385,11 @@ def _gpu(pod: Pod, total: int) -> GpuRequest | None:
 
 # ── rules ─────────────────────────────────────────────────────────────────────────────────────
 
+MAX_RULES = 250
+"""Rules about other pods of one pod that are modelled. Each may take a column over all nodes, and a pod has room for tens of
+thousands: some tenant's would fill the memory. Beyond it none is: kube-scheduler sees to all of them, and no plan moves or
+nominates the pod."""
+
 
 def _labels(labels: Mapping[str, str] | None) -> Labels:
     return tuple(sorted((labels or {}).items()))
@@ -538,6 +543,9 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
     scored_cpu, scored_memory = _scored(pod, requests)
     gpu = _gpu(pod, requests.pop(GPU_SHARE, 0))
     terms, unmodelled = _volumes(pod, volumes or {})
+    rules = _pod_rules(pod, default_spread(pod, owners))
+    if rules.number > MAX_RULES:
+        rules, unmodelled = PodRules(), (*unmodelled, f"a pod with more than {MAX_RULES} rules about other pods")
     owner = _controller(pod)
     containers = [*(pod.spec.containers or ()), *(pod.spec.initContainers or ())]
     return PodSpec(
@@ -551,7 +559,7 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
         nonzero_cpu=scored_cpu,
         nonzero_memory=scored_memory,
         node_rules=_node_rules(pod, terms),
-        pod_rules=_pod_rules(pod, default_spread(pod, owners)),
+        pod_rules=rules,
         images=tuple(sorted(map(normalised_image, [*(c.image for c in containers if c.image), *_mounted_images(pod)]))),
         num_containers=max(len(containers), 1),
         unmodelled=unmodelled,

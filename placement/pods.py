@@ -130,6 +130,11 @@ class PodRules:
     max_per_node: int = 0
     """Ours: at most so many pods of the same namespace and owner on one node; 0 = no limit."""
 
+    @property
+    def number(self) -> int:
+        """How many rules there are."""
+        return sum(map(len, (self.affinity, self.anti_affinity, self.preferred, self.spread, self.host_ports)))
+
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
@@ -188,7 +193,7 @@ class PodSpec:
     num_containers: int = 1
     """Containers and init containers: the divisor of kube-scheduler's image locality thresholds."""
     unmodelled: tuple[str, ...] = ()
-    """Why this pod must never be moved or nominated (volumes and claims that we do not model)."""
+    """Why this pod must never be moved or nominated (volumes, claims and masses of rules that we do not model)."""
     guaranteed: bool = False
     """Quality of service class Guaranteed: requests are never lowered."""
     gang_size: int = 0

@@ -18,6 +18,7 @@ import pytest
 from msgspec import Raw
 
 from placement.errors import PlacementError
+from placement.objects import MAX_RULES
 from placement.pods import GpuRequest
 from placement.resources import MOST_COUNTED
 from placement.state import devices_mask
@@ -193,6 +194,27 @@ def test_a_reader_that_has_seen_many_pods_reads_as_one_that_has_seen_none() -> N
 @pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "0,x", "-1", "64"])
 def test_an_annotation_of_devices_that_is_none_means_none(text: str) -> None:
     assert devices_mask(text) == 0
+
+
+@pytest.mark.parametrize(("number", "modelled"), [(MAX_RULES, MAX_RULES), (MAX_RULES + 1, 0), (5000, 0)])
+def test_a_pod_with_thousands_of_rules_about_others_takes_no_column_for_each(
+    number: int, modelled: int, tmp_path: Path
+) -> None:
+    """Half a megabyte of a tenant's pod took eighty, and more, at 2,000 nodes, for as long as it ran."""
+    live = Live(tmp_path / "records.db")
+    terms = [
+        {"labelSelector": {"matchLabels": {"app": f"a{i}"}}, "topologyKey": "kubernetes.io/hostname"}
+        for i in range(number)
+    ]
+    rule = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+    meta = {"name": "p", "namespace": "shop", "uid": "uid-p", "resourceVersion": "7"}
+    body = {"metadata": meta, "spec": {"nodeName": "n1", "containers": [{"name": "c"}], "affinity": rule}}
+    seen = live.engine.reader.pod(json.dumps(body).encode())
+    live.ledger.see(seen)
+    assert live.state.residents["uid-p"].is_bound, "it takes room as any other does"
+    assert live.state.rules.num_counters == modelled
+    assert bool(seen.spec.unmodelled) == (not modelled)
+    live.recorder.close()
 
 
 def test_a_count_of_gpus_that_is_none_is_a_bad_request_not_a_defect(tmp_path: Path) -> None:
