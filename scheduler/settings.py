@@ -191,7 +191,8 @@ class UsageSettings:
     prometheus_ca: str = ""
     """PEM file of the authority that signed Prometheus' certificate; empty = the system's."""
     prometheus_token_file: str = ""
-    """File with a bearer token, read anew for each query; empty = none."""
+    """File with a bearer token, or a scheme and what belongs to it (``Basic dXNlcjpwYXNz``), read anew for each query; empty =
+    none."""
     prometheus_selector: str = ""
     """Label matchers such as ``cluster="a"`` for every metric, where one address answers for several clusters; empty = none."""
     model: str = ""
@@ -439,7 +440,10 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     if usage.stale_s <= usage.fresh_s:
         wrong = f"must be above usage.fresh_s ({usage.fresh_s:g}); predictions age between"
         yield ("usage.stale_s", "usage.fresh_s"), f"usage.stale_s = {usage.stale_s:g}: {wrong}"
-    if usage.prometheus and not usage.prometheus.startswith(("http://", "https://")):
+    if "@" in usage.prometheus.split("//", 1)[-1].split("/", 1)[0]:
+        wrong = "names a user, and with the password every log and bundle would show it"
+        yield ("usage.prometheus",), f"usage.prometheus: {wrong}; write `Basic BASE64` to usage.prometheus_token_file"
+    elif usage.prometheus and not usage.prometheus.startswith(("http://", "https://")):
         wrong = "must be an address such as http://prometheus:9090"
         yield ("usage.prometheus",), f"usage.prometheus = {usage.prometheus!r}: {wrong}"
     for wish in settings.ignored_wishes:

@@ -47,6 +47,7 @@ class FakeProm:
         """Pod → cores at a time."""
         self.memory = float(GIB) / 2
         self.forms: list[dict[str, str]] = []
+        self.authorizations: list[str] = []
         self.delay_s = 0.0
         self.raw: tuple[int, bytes] | None = None
         self.port = 0
@@ -54,6 +55,7 @@ class FakeProm:
     async def answer(self, request: web.Request) -> web.Response:
         form = {k: str(v) for k, v in (await request.post()).items()}
         self.forms.append(form)
+        self.authorizations.append(request.headers.get("Authorization", ""))
         await asyncio.sleep(self.delay_s)
         if self.raw is not None:
             return web.Response(status=self.raw[0], body=self.raw[1])
@@ -208,6 +210,15 @@ async def test_a_token_that_is_none_is_a_failing_source_and_no_crash(tmp_path: P
         with pytest.raises(SourceError, match="prometheus_token_file"):
             await client.now(NOW)
     assert fake.forms == []
+
+
+@pytest.mark.parametrize(("token", "sent"), [("abc", "Bearer abc"), ("Basic bWU6c2VjcmV0", "Basic bWU6c2VjcmV0")])
+async def test_a_token_file_may_hold_any_scheme_of_credentials(tmp_path: Path, token: str, sent: str) -> None:
+    path = tmp_path / "token"
+    path.write_text(token + "\n")
+    async with fake_prometheus() as fake, reader(fake, prometheus_token_file=str(path)) as client:
+        await client.now(NOW)
+    assert set(fake.authorizations) == {sent}
 
 
 async def test_labels_that_a_scrape_renamed_name_the_pod_that_was_measured() -> None:

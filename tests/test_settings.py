@@ -98,6 +98,14 @@ def test_contradictions_are_named(tmp_path: Path, text: str, part: str) -> None:
         read_settings(write(tmp_path, text))
 
 
+@pytest.mark.parametrize("address", ["http://me:secret@prometheus:9090", "me:secret@prometheus:9090/x"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path, address: str) -> None:
+    """Settings are part of a bundle, and addresses of what the log says."""
+    with pytest.raises(ConfigError, match=r"usage\.prometheus: names a user") as caught:
+        read_settings(write(tmp_path, f'[usage]\nprometheus = "{address}"\n'))
+    assert "secret" not in str(caught.value)
+
+
 def test_who_is_alone_may_wait_for_a_binding_as_long_as_he_likes(tmp_path: Path) -> None:
     assert read_settings(write(tmp_path, "[kube]\nbind_timeout_s = 30\n")).kube.bind_timeout_s == 30
 

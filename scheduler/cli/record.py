@@ -53,7 +53,7 @@ def command(writer: Callable[[], Write]) -> click.Command:
     @click.option("--busy-share", type=click.FloatRange(0.001, 1), default=0.5,
                   help="At most this share of the time is spent in queries.")  # fmt: skip
     @click.option("--timeout", "timeout_s", type=float, default=60, help="Of one query, seconds.")
-    @click.option("--token-file", default="", help="Bearer token for Prometheus.")
+    @click.option("--token-file", default="", help="Bearer token for Prometheus, or `Basic BASE64`.")
     @click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
     @click.option("--selector", default="", help='Label matchers for each metric, such as cluster="a".')
     @click.option("-q", "--quiet", is_flag=True, help="No progress.")

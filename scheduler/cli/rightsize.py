@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
 @click.option("--context", help="Context of the kubeconfig.")
 @click.option("--busy-share", type=click.FloatRange(0.001, 1), default=0.5, help="Of time in queries.")
-@click.option("--token-file", default="", help="Bearer token for Prometheus.")
+@click.option("--token-file", default="", help="Bearer token for Prometheus, or `Basic BASE64`.")
 @click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
 @click.option("--selector", default="", help='Label matchers for each metric, such as cluster="a".')
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")

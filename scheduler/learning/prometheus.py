@@ -277,7 +277,7 @@ class Prometheus:
             ) from error
         if not token.isprintable():
             raise SourceError(f"usage.prometheus_token_file {path}: must hold one token on one line", "refused")
-        return {"Authorization": f"Bearer {token}"}
+        return {"Authorization": token if " " in token else f"Bearer {token}"}
 
 
 def _pod_of(labels: Mapping[str, str]) -> tuple[str, str]:
