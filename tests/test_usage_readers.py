@@ -194,6 +194,17 @@ def test_percentages_read_as_cores_are_recognised() -> None:
         )  # fmt: skip
 
 
+def test_a_single_sample_that_no_pod_can_use_is_refused(tmp_path: Path) -> None:
+    use = pl.read_parquet(bitbrains(tmp_path) / "usage.parquet")
+    absurd = pl.when(pl.int_range(pl.len()) == 1).then(2.0**31).otherwise(512.0)
+    use.with_columns(memory_usage_mib=absurd).write_parquet(tmp_path / "usage.parquet")
+    with pytest.raises(TraceError, match=r"memory of vm-1 reaches 2\.2518e\+15, more than a pod can use"):
+        read_bitbrains_rnd(tmp_path)
+    use.with_columns(memory_usage_mib=absurd / 2).write_parquet(tmp_path / "usage.parquet")
+    with pytest.raises(TraceError, match="different units"):
+        read_bitbrains_rnd(tmp_path)
+
+
 def test_use_that_is_next_to_nothing_is_in_another_unit(tmp_path: Path) -> None:
     use = pl.read_parquet(bitbrains(tmp_path) / "usage.parquet")
     use.with_columns(memory_usage_mib=pl.lit(512 / 2**20)).write_parquet(tmp_path / "usage.parquet")

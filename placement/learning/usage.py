@@ -33,6 +33,9 @@ DAY = 24 * HOUR
 CALENDAR_FROM_S = 631_152_000
 """1990. A clock that shows an earlier time counts from a beginning that nobody wrote down: it tells neither hour nor weekday."""
 
+MOST_USED = {CPU: 10_000.0, MEMORY: 2.0**50}
+"""Cores and bytes of one pod: what is above was read in a wrong unit, or is no measurement."""
+
 HISTORY_DAYS = 28
 """How far back any baseline or feature looks."""
 

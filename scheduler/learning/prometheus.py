@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from placement.errors import UNREADABLE, ConfigError, why
 from placement.knowledge import workload_of
-from placement.learning.usage import STEP_S
+from placement.learning.usage import MOST_USED, STEP_S
 from placement.resources import CPU, MEMORY, FloatArray
 from scheduler.errors import SourceError
 from scheduler.metrics import Metrics
@@ -40,9 +40,6 @@ _MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"([^"\\\n]|\\.)*"'
 _SELECTOR = re.compile(rf"{_MATCHER}(,{_MATCHER})*")
 WINDOW_S = 120
 """Of the rate that stands for "now"; two scrapes must fall into it."""
-MAX_CORES = 10_000.0
-"""A pod above this was read in a wrong unit."""
-MAX_BYTES = 2.0**50
 OWNERS_H = 24
 """Hours of owners per query."""
 MAX_STEPS = 10_000
@@ -194,7 +191,7 @@ class Prometheus:
 
     def _pods(self, answer: list[_Series], resource: str) -> list[PodSeries]:
         """Series by pod, without values that make no sense."""
-        most = MAX_CORES if resource == CPU else MAX_BYTES
+        most = MOST_USED[resource]
         found = []
         for series in answer:
             pairs = series.values or ([series.value] if series.value else [])

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from placement.learning.usage import HISTORY_DAYS, STEP_S, SingleArray, UsageSeries
+from placement.learning.usage import HISTORY_DAYS, MOST_USED, STEP_S, SingleArray, UsageSeries
 from placement.resources import FloatArray, IntArray
 from simulator.traces.trace import TraceError
 
@@ -133,7 +133,13 @@ def _check_units(series: UsageSeries) -> None:
     """Refuse a table whose use is far above what was provisioned, or next to nothing: percent, MHz, cores, MiB for bytes …"""
     for resource, table in series.usage.items():
         given = np.maximum(series.provisioned[resource], 1e-9)
-        largest = float((np.fmax.reduce(table, axis=1, initial=-1) / given).max())
+        most = np.fmax.reduce(table, axis=1, initial=-1)
+        if most.max() > MOST_USED[resource]:
+            raise TraceError(
+                f"{series.name}: {resource} of {series.workloads[int(most.argmax())]} reaches {most.max():g}, more than a "
+                "pod can use; remove the row, or convert its unit"
+            )
+        largest = float((most / given).max())
         if 0 <= largest < LEAST_SHARE:
             raise TraceError(
                 f"{series.name}: {resource} is {f'below {LEAST_SHARE:g} of what was given' if largest else '0'} throughout; "
