@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -261,6 +262,83 @@ def test_without_outcomes_nothing_is_known() -> None:
     }
 
 
+# ── promises ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Says(LifetimeModel):
+    """Nine in ten end in whatever part of life."""
+
+    def hazards(self, features: SingleArray, rule: FloatArray) -> FloatArray:
+        return np.full((len(features), NUM_HAZARDS), 0.9)
+
+
+SAYS = Says(cast("boosted.HazardTrees", None), 1.0)
+RIGHT, WRONG = -math.log(0.9), -math.log(0.1)
+
+
+def promising() -> LifetimeForecaster:
+    """It has answered about a workload of which nobody has told anything."""
+    forecaster = LifetimeForecaster(SAYS)
+    forecaster.began("first", spec_of(0), 0)
+    forecaster.learn(10)
+    return forecaster
+
+
+def test_outcomes_of_one_round_count_once_for_each_part_of_life() -> None:
+    forecaster = promising()
+    for uid in "abc":
+        forecaster.began(uid, spec_of(0), 20)
+    forecaster.ended("a", 100)
+    forecaster.ended("b", 100)
+    forecaster.ended("c", 500)
+    forecaster.settle()
+    monitor = forecaster.monitors[True]
+    assert monitor.losses[0] == pytest.approx(((2 * RIGHT + WRONG) / 3 + RIGHT) / 2, abs=1e-6)
+    assert math.isnan(forecaster.monitors[False].losses[0]), "what is promised is of who was new then"
+    before = monitor.losses
+    forecaster.settle()
+    assert monitor.losses == before, "and only once"
+
+
+def test_who_was_there_or_has_no_part_of_life_left_to_live_through_is_promised_nothing() -> None:
+    forecaster = promising()
+    forecaster.began("a", spec_of(0), 20)
+    forecaster.began("old", spec_of(0), 20, was_there=True)
+    forecaster.changed(5 * 86_400)
+    forecaster.ended("a", 5 * 86_400)
+    assert not forecaster._promised
+    forecaster.settle()
+    assert forecaster.monitors[True].losses[0] == pytest.approx(WRONG, abs=1e-6), "it ended in the last part"
+
+
+def test_another_model_is_not_judged_by_what_the_one_before_promised() -> None:
+    forecaster = promising()
+    for uid in "ab":
+        forecaster.began(uid, spec_of(0), 20)
+    forecaster.ended("a", 100)
+    forecaster.use(replace(SAYS, source="another"))
+    forecaster.ended("b", 110)
+    forecaster.settle()
+    assert math.isnan(forecaster.monitors[True].losses[0])
+
+
+def test_another_model_is_asked_about_everybody_at_once() -> None:
+    forecaster = promising()
+    kin = Kin.of(spec_of(0))
+    assert forecaster.changed(20) == []
+    forecaster.use(replace(SAYS, source="another"))
+    assert forecaster.changed(20) == [kin, kin.alike]
+
+
+def test_kin_are_asked_about_when_a_pod_passes_a_part_of_life_and_once_an_hour() -> None:
+    forecaster, kin = promising(), Kin.of(spec_of(0))
+    assert forecaster.changed(300) == [], "a part of life is closed above"
+    assert forecaster.changed(301) == [kin, kin.alike]
+    forecaster.learn(3700)
+    assert forecaster.changed(7299) == []
+    assert forecaster.changed(7300) == [kin, kin.alike]
+
+
 # ── who is told ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -322,6 +400,22 @@ def test_workloads_beyond_the_limit_are_told_by_their_size() -> None:
     assert set(forecaster.lifetimes(600).of) == {WEB, size_of((500, GIB, 0))}
     assert forecaster.counts.turned_away == 2
     assert len(forecaster) == 1
+
+
+def test_a_known_workload_is_never_turned_away() -> None:
+    forecaster = LifetimeForecaster(max_workloads=1)
+    for number in range(3):
+        forecaster.began(f"p{number}", spec_of(0, 500 + number), 0)
+    assert forecaster.counts.turned_away == 0
+
+
+def test_a_size_that_comes_back_stands_for_its_workload_again() -> None:
+    forecaster = LifetimeForecaster()
+    for number, cpu in enumerate((500, 4000, 500)):
+        forecaster.began(f"p{number}", spec_of(0, cpu), 1000 * number)
+    forecaster.learn(4000)
+    found = forecaster.lifetimes(4000)
+    assert found.of[WEB] is found.of[f"{WEB} {size_of((500, GIB, 0))}"]
 
 
 def test_workloads_without_pods_make_room_for_others_the_longest_idle_first() -> None:
@@ -432,6 +526,19 @@ def test_a_gap_in_which_nobody_looked_counts_in_no_age(folder: Path, with_model:
     forecaster.learn(week + 1200)
     each = 2**-0.5  # three came together, of which one tells nothing
     assert history.survival.seen(0, WEB, week + 1200)[:2] == pytest.approx([each * (1 + 0.95**each)] * 2)
+
+
+@pytest.mark.parametrize(("every_s", "longest_s"), [(300, 6 * 3600), (7200, 6 * 3600), (4 * 3600, 12 * 3600)])
+def test_a_gap_is_longer_than_six_hours_and_than_three_rounds(every_s: int, longest_s: int) -> None:
+    forecaster = LifetimeForecaster(every_s=every_s)
+    forecaster.begin_round(100)
+    forecaster.begin_round(100 + longest_s)
+    assert forecaster.counts.jumps == 0
+    forecaster.begin_round(50)
+    forecaster.begin_round(100 + 2 * longest_s)
+    assert forecaster.counts.jumps == 0, "the clock was back for a moment"
+    forecaster.begin_round(101 + 3 * longest_s)
+    assert forecaster.counts.jumps == 1
 
 
 def test_a_clock_that_goes_back_ages_nobody() -> None:

@@ -26,7 +26,7 @@ from placement import log
 from placement.knowledge import Knowledge, Lifespan, Lifetimes, size_of
 from placement.learning.drift import LossMonitor
 from placement.learning.horizons import MOST_WORKLOADS
-from placement.learning.lifetime_history import Kin, LifeHistory, Running
+from placement.learning.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, Running
 from placement.learning.lifetime_model import LEAST_HAZARD, LifetimeModel, ask
 from placement.learning.prediction import HISTORY, MODEL
 from placement.learning.survival import lifespans
@@ -74,9 +74,9 @@ class LifeAnswer:
 
 def answer(model: LifetimeModel | None, questions: Sequence[LifeQuestion]) -> list[LifeAnswer]:
     """Ask the model; may run anywhere. An answer does not depend on which other questions are asked with it."""
-    rows = [q.features for q in questions if q.features is not None]
-    if model is None or len(rows) < len(questions):
+    if model is None:
         return [LifeAnswer(q.kin, tuple(q.rule)) for q in questions]
+    rows = [q.features for q in questions if q.features is not None]
     said = ask(model, rows, [q.rule for q in questions])
     return [LifeAnswer(q.kin, tuple(q.rule), tuple(mine)) for q, mine in zip(questions, said, strict=True)]
 
@@ -139,8 +139,8 @@ class LifetimeForecaster:
         self._known: dict[Kin, _Known] = {}
         self._sizes: dict[str, dict[tuple[int, int, int], int]] = {}
         """Workload → sizes of its pods, and when each was last seen."""
-        self._promised: dict[str, tuple[LifeAnswer, bool, int]] = {}
-        """By UID: what stood when the pod entered its part of life, whether it was new, and the part."""
+        self._promised: dict[str, tuple[LifeAnswer, bool]] = {}
+        """By UID: what stood when the pod entered its part of life, and whether it was new."""
         self._trials: dict[tuple[Kin, int, bool], _Trial] = {}
         self._assumed: dict[str, PodSpec] = {}
         self._everyone: list[float] = []
@@ -218,7 +218,7 @@ class LifetimeForecaster:
         if kin.workload:
             self._sizes.setdefault(kin.workload, {})[kin.size] = since_s
         if not was_there:
-            self._promise(uid, kin, 0)
+            self._promise(uid, kin)
 
     def ended(self, uid: str, time_s: int) -> None:
         """A pod is gone; one that was never seen is ignored."""
@@ -241,19 +241,19 @@ class LifetimeForecaster:
             known.kin, known.last_s, known.is_changed = one, max(known.last_s, time_s), True
             known.num_running += more
 
-    def _promise(self, uid: str, kin: Kin, part: int) -> None:
+    def _promise(self, uid: str, kin: Kin) -> None:
         for one in _told_by(kin):
             known = self._known.get(one)
             if known is not None and known.answer is not None:
                 if known.answer.model is not None:
-                    self._promised[uid] = known.answer, known.is_new, part
+                    self._promised[uid] = known.answer, known.is_new
                 return
 
     def _judge(self, uid: str, pod: Running, ended: bool) -> None:
         """An outcome, before it is learned from. Nothing is promised to pods that were there: how old they are is not known."""
-        promised = self._promised.pop(uid, None)
-        if promised is not None and promised[2] == pod.part and pod.part < len(promised[0].rule) - 1:
-            said, is_new, part = promised
+        promised, part = self._promised.pop(uid, None), pod.part
+        if promised is not None:
+            said, is_new = promised
             assert said.model is not None, "only what a model said is a promise"
             trial = self._trials.setdefault((pod.kin, part, is_new), _Trial())
             trial.num += 1
@@ -262,8 +262,8 @@ class LifetimeForecaster:
         if ended:
             return
         self._sign(pod.kin, self.history.now_s)
-        if not pod.was_there:
-            self._promise(uid, pod.kin, pod.part + 1)
+        if not pod.was_there and part + 1 < NUM_HAZARDS:  # in the last part all end
+            self._promise(uid, pod.kin)
 
     # ── lifetimes ─────────────────────────────────────────────────────────────────────────────
 
