@@ -213,8 +213,8 @@ def _add(pod: _Pod, series: PodSeries) -> None:
 def _recorded(key: tuple[str, str], pod: _Pod) -> RecordedPod:
     times = sorted(pod.samples)
     table: IntArray = np.array([pod.samples[t] for t in times], np.int64).reshape(-1, 2)
-    first = times[0] - STEP_S if times else pod.arrival_s
-    arrival = pod.arrival_s if 0 <= pod.arrival_s <= first or not times else first
+    is_known = not times or 0 <= pod.arrival_s < times[0]  # else one before had the name, or the stamp makes no sense
+    arrival = pod.arrival_s if is_known else times[0] - STEP_S
     departure = -1 if pod.is_here else (times[-1] if times else max(arrival, 0))
     return RecordedPod(
         "/".join(key), pod.spec, max(arrival, 0), departure, np.array(times, np.int64), table[:, 0], table[:, 1],

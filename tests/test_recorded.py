@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,53 @@ async def test_a_recorded_pod_arrives_when_its_kubelet_took_it_not_when_it_began
     assert bare.arrival_s == datetime.fromisoformat("2023-11-01T01:00:00Z").timestamp()
 
 
+async def test_lives_run_from_the_kubelet_or_a_step_before_the_first_sample_to_the_last_one(tmp_path: Path) -> None:
+    begin, step = NOW // STEP_S * STEP_S, STEP_S
+    stamps = {
+        name: datetime.fromtimestamp(at, UTC).isoformat() for name, at in (("ran", begin - 1000), ("again", begin))
+    }
+
+    def until(last_s: float, cores: float) -> Callable[[float], float]:
+        return lambda t: cores if t <= last_s else math.nan
+
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
+        api.put("nodes", node_object("n0"))
+        for name in ("ran", "again", "over", "never", "odd"):
+            pod = pod_object(name, ownerReferences=[OWNER], creationTimestamp=stamps.get(name, "2023-11-01T00:00:00Z"))
+            pod["metadata"]["namespace"] = "shop"
+            if name in ("over", "never"):
+                pod["status"]["phase"] = "Succeeded"
+            if name == "odd":
+                pod["metadata"]["creationTimestamp"] = "yesterday"
+            api.put("pods", pod)
+        fake.pods = {
+            "ran": lambda t: 0.0006 if t > begin - 1000 else math.nan,
+            "again": lambda t: 0.5,
+            "over": until(begin - 2 * step, 0.5),
+            "odd": lambda t: 0.5,
+            "gone": until(begin - 3 * step, 0.5),
+        }
+        fake.memory = math.nan
+        days = 6 * step / 86_400
+        recording = await record(client, prom, name="mine", days=days, now_s=NOW)
+    first = begin - 6 * step
+    lives = {pod.name.removeprefix("shop/"): (pod.arrival_s, pod.departure_s) for pod in recording.pods}
+    assert lives == {
+        "ran": (begin - 1000, -1),
+        "again": (first - step, -1),
+        "over": (int(datetime(2023, 11, 1, tzinfo=UTC).timestamp()), begin - 2 * step),
+        "never": (int(datetime(2023, 11, 1, tzinfo=UTC).timestamp()),) * 2,
+        "odd": (first - step, -1),
+        "gone": (first - step, begin - 3 * step),
+    }
+    (ran,) = [pod for pod in recording.pods if pod.name == "shop/ran"]
+    assert ran.cpu_millicores.tolist() == [1] * 4, "rounded"
+    assert ran.memory_bytes.tolist() == [-1] * 4
+    assert ran.time_s.tolist() == [begin - k * step for k in (3, 2, 1, 0)]
+
+
 def test_a_pod_whose_memory_is_known_before_its_cpu_is_recorded_and_replayed(tmp_path: Path) -> None:
-    spec = PodSpec(((CPU, 1000), (MEMORY, 2**30)), namespace="shop", owner="Deployment/web")
+    spec = PodSpec(((CPU, 1000), (MEMORY, 10)), namespace="shop", owner="Deployment/web")
     times = WEEK_S + np.arange(1, 5, dtype=np.int64) * STEP_S
     pods = tuple(
         RecordedPod(f"shop/web-{i}", spec, WEEK_S, -1, times, np.array(cpu), np.array(memory))
