@@ -23,6 +23,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from heapq import merge
 from math import ceil, isnan, sqrt
 
 import numpy as np
@@ -75,7 +76,7 @@ EXACT = 1e-6
 OF_NEWCOMERS = (YOUNG, SIBLINGS)
 """Rungs that answer in the first day alone, and learn from that of others."""
 RECALLED_AT_ONCE = 20
-"""Looks of first days that are recalled before others may run: a few milliseconds."""
+"""Looks of first days that are recalled before others may run: one or two milliseconds."""
 DAY_S, HOUR_S = 86_400, 3600
 
 
@@ -599,10 +600,11 @@ class Forecaster:
         recalled, self._recalled = self._recalled, []
         if not recalled:
             return
+        recalled.sort(key=lambda one: one[2].made_s)
         window_s = self.target.horizon_h * HOUR_S
-        looks = [(pair.made_s, 1, at) for at, (_, _, pair) in enumerate(recalled)]
-        ends = [(made_s + window_s, 0, at) for made_s, _, at in looks]
-        for number, (_, is_look, at) in enumerate(sorted(looks + ends), 1):
+        looks = ((pair.made_s, True, at) for at, (_, _, pair) in enumerate(recalled))
+        ends = ((pair.made_s + window_s, False, at) for at, (_, _, pair) in enumerate(recalled))
+        for number, (_, is_look, at) in enumerate(merge(looks, ends), 1):
             (self._remember if is_look else self._teach)(*recalled[at])
             if number % RECALLED_AT_ONCE == 0:
                 yield
