@@ -8,7 +8,7 @@ table is the trace format's event table.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -58,7 +58,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     """The pod's :class:`~placement.pods.PodSpec`."""
     draw: int
     """The random number that settled ties."""
-    candidates: tuple[str, ...] | None
+    candidates: Iterable[str] | None
     """Names that were offered; None = every node."""
 
 

@@ -91,14 +91,16 @@ def verify(events: Iterable[Event], strategies: Iterable[Strategy], *, backend: 
         strategy = by_digest.get(asked.strategy)
         if strategy is None:
             raise StateError(f"event {sequence}: strategy {asked.strategy} is not at hand; pass its TOML")
-        candidates = None if asked.candidates is None else _mask(state, asked.candidates)
-        decision = strategy.decide(state.snapshot(), asked.spec, candidates, asked.draw)
+        decision = strategy.decide(state.snapshot(), asked.spec, offered(state, asked), asked.draw)
         recorded, repeated = (event.node, event.devices), (decision.node, decision.devices)
         if recorded != repeated:
             yield Difference(sequence, event.subject, recorded, repeated)
 
 
-def _mask(state: ClusterState, names: tuple[str, ...]) -> BoolArray:
+def offered(state: ClusterState, asked: Asked) -> BoolArray | None:
+    """``(N,)`` bool: the nodes that a question was about; None = every node."""
+    if asked.candidates is None:
+        return None
     mask = np.zeros(state.num_rows, np.bool_)
-    mask[[state.row_of[name] for name in names if name in state.row_of]] = True
+    mask[[state.row_of[name] for name in asked.candidates if name in state.row_of]] = True
     return mask

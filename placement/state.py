@@ -565,11 +565,6 @@ class Snapshot:
         return view
 
     @property
-    def num_nodes(self) -> int:
-        """Rows in use, tombstones included."""
-        return self.state.num_rows
-
-    @property
     def offered(self) -> IntArray:
         """``(L, N)`` int64: allocatable per quantity and node."""
         return self._view(self.state.offered[:, : self.state.num_rows])
@@ -588,8 +583,3 @@ class Snapshot:
     def is_alive(self) -> BoolArray:
         """``(N,)`` bool: rows that hold a node."""
         return self._view(self.state.is_alive[: self.state.num_rows])
-
-    @property
-    def knowledge(self) -> Knowledge:
-        """What has been learned, as of this version."""
-        return self.state.knowledge

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -44,15 +44,14 @@ MAX_CLASSES = 10_000
 """Of pods about which something is remembered; beyond it remembering starts over."""
 
 
-class RowSet(NamedTuple):
-    """Candidates of one decision, kept cheaply: rows into the names of one moment."""
+class RowSet(Struct, frozen=True, gc=False):
+    """Names of the candidates of one decision, kept cheaply: rows into the names of one moment."""
 
     names: Sequence[str]
     rows: IntArray
 
-    def to_names(self) -> tuple[str, ...]:
-        """The candidates' names."""
-        return tuple(self.names[row] for row in self.rows.tolist())
+    def __iter__(self) -> Iterator[str]:
+        return (self.names[row] for row in self.rows.tolist())
 
 
 class Answered(Struct, frozen=True, gc=False):
@@ -204,7 +203,7 @@ class Engine:
         )
         return decision, draw
 
-    def _offered(self, strategy: Strategy, spec: PodSpec, candidates: BoolArray) -> Any:
+    def _offered(self, strategy: Strategy, spec: PodSpec, candidates: BoolArray) -> RowSet | None:
         """None if the candidates leave out no node where the pod fits (then the question is "anywhere?")."""
         if not strategy.program(self.state).leaves_out(spec, candidates):
             return None

@@ -22,7 +22,7 @@ from placement import log as placement_log
 from placement.errors import ConfigError
 from placement.log import Asked, Event, EventLog
 from placement.nodes import NodeSpec
-from placement.playback import apply
+from placement.playback import apply, offered
 from placement.pods import PodSpec
 from placement.rejections import MAX_KNOWN, Rejections, Standing
 from placement.resources import NOT_FEASIBLE, BoolArray, IntArray
@@ -419,10 +419,7 @@ def _replayed(
     if strategy is None:
         raise ConfigError(f"event {number}: strategy {asked.strategy} is not at hand; give its TOML with --strategy")
     row = state.row_of.get(event.node, -1)
-    candidates = None
-    if asked.candidates is not None:
-        candidates = np.zeros(state.num_rows, np.bool_)
-        candidates[[state.row_of[name] for name in names_of(asked)]] = True
+    candidates = offered(state, asked)
     knowledge = state.knowledge.digest
     score = int(strategy.scores(state.snapshot(), asked.spec, candidates)[row]) if row >= 0 else NOT_FEASIBLE
     decision = Decision(row, event.node, event.devices, score, state.version, strategy.digest, knowledge)
@@ -446,9 +443,3 @@ def _replayed(
     taken = take(answered, strategy, state, known, candidates)
     taken.idle = idle.mask(state)
     return taken.record()
-
-
-def names_of(asked: Asked) -> tuple[str, ...]:
-    """Candidates by name: the live engine keeps them as rows of one moment."""
-    names: Any = asked.candidates
-    return tuple(names.to_names()) if hasattr(names, "to_names") else tuple(names)

@@ -60,7 +60,7 @@ def history(steps: list[tuple[int, int, int]]) -> ClusterState:
             names = tuple(state.name(r) for r in range(state.num_rows))
             offered = RowSet(names, np.flatnonzero(mask)) if all(names) and kind else None
             decision = strategy.decide(state.snapshot(), SPECS[kind], mask if offered else None, i)
-            asked = Asked(strategy.digest, SPECS[kind], i, offered)  # type: ignore[arg-type]  # kept cheaply
+            asked = Asked(strategy.digest, SPECS[kind], i, offered)
             state.log.append(Event(i, log.DECISION, f"u{i}", decision.node, decision.devices, asked))
             if decision.is_placed:
                 state.assume(f"u{i}", SPECS[kind], decision.node, decision.devices, time_s=i)
@@ -82,9 +82,7 @@ def plain(events: list[Event]) -> list[Event]:
     made = []
     for event in events:
         if isinstance(event.detail, Asked) and event.detail.candidates is not None:
-            offered = event.detail.candidates
-            names = offered.to_names() if isinstance(offered, RowSet) else tuple(offered)
-            event = replace(event, detail=replace(event.detail, candidates=names))
+            event = replace(event, detail=replace(event.detail, candidates=tuple(event.detail.candidates)))
         made.append(event)
     return made
 
