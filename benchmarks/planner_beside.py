@@ -87,7 +87,7 @@ def _gated() -> bytes:
     value["metadata"]["annotations"]["{notes}"] = ""
     value["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "{cpu}m", "memory": "{memory}Mi"}
     value["spec"]["{spec}"] = value["status"]["{status}"] = ""
-    text = _bytes(value)
+    text = encoded(value)
     for gap in ("notes", "spec", "status"):
         text = text.replace(b',"{%b}":""' % gap.encode(), b"%b")
     for gap in ("name", "uid"):
@@ -97,21 +97,38 @@ def _gated() -> bytes:
     return text
 
 
-class World:
+class Still:
+    """Objects of a stand-in, by path and name, of which none changes."""
+
+    def __init__(self, lists: dict[str, dict[str, bytes]]) -> None:
+        self.lists = lists
+        self.version = 1
+        self.watchers: dict[str, set[asyncio.Transport]] = {}
+
+    def since(self, version: int) -> bytes:
+        """What a watch of pods from ``version`` on is told first."""
+        return b""
+
+    def patch(self, name: str, body: dict[str, Any]) -> None:
+        """A pod is patched."""
+
+
+class World(Still):
     """Nodes and pods of the stand-in, and what its watches say of gated pods: created, nominated, free, bound, gone."""
 
     def __init__(self, num_nodes: int) -> None:
-        self.is_busy = False
-        self.num_bound = 0
-        self.watchers: dict[str, set[asyncio.Transport]] = {}
         rng = random.Random(1)
         nodes = names(num_nodes)
-        self.lists: dict[str, dict[str, bytes]] = {
-            "/api/v1/nodes": {n: _bytes(_node(n, rng.choice((8, 16, 64)))) for n in nodes},
-            "/api/v1/namespaces": {"default": _bytes({"metadata": {"name": "default"}})},
-        }
+        super().__init__(
+            {
+                "/api/v1/nodes": {n: encoded(_node(n, rng.choice((8, 16, 64)))) for n in nodes},
+                "/api/v1/namespaces": {"default": encoded({"metadata": {"name": "default"}})},
+            }
+        )
+        self.is_busy = False
+        self.num_bound = 0
         pods = [_bound(f"r{i}", nodes[i % num_nodes], f"{rng.choice((250, 500, 1000))}m") for i in range(num_nodes * 2)]
-        self.lists[POD_PATH] = {p["metadata"]["name"]: _bytes(p) for p in (*pods, pod(UID))}
+        self.lists[POD_PATH] = {p["metadata"]["name"]: encoded(p) for p in (*pods, pod(UID))}
         self.history: deque[tuple[int, bytes]] = deque(maxlen=HISTORY)
         self._unsent: list[bytes] = []
         self._pods: dict[str, Gated] = {}
@@ -119,7 +136,6 @@ class World:
         self._old: deque[str] = deque()
         self._numbers = itertools.count(1)
         self._rng = random.Random(3)
-        self.version = 1
 
     def patch(self, name: str, body: dict[str, Any]) -> None:
         """A patch, and the events that it causes."""
@@ -164,7 +180,6 @@ class World:
                     transport.write(data)
 
     def since(self, version: int) -> bytes:
-        """What a watch from ``version`` on is told first."""
         if self.history and version + 1 < self.history[0][0]:
             return b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old resource version"}}\n'
         self._send()
@@ -192,7 +207,8 @@ def ask_first() -> None:
         answer_soon()
 
 
-def _bytes(value: Any) -> bytes:
+def encoded(value: Any) -> bytes:
+    """JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -214,7 +230,7 @@ def _bound(name: str, node: str, cpu: str) -> dict[str, Any]:
 class Api(asyncio.Protocol):
     """An API server that says yes, after as long as a real one takes."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Still) -> None:
         self.world = world
         self.read = b""
         self.watched = ""
@@ -299,18 +315,24 @@ def serve_api(pipe: Any, num_nodes: int) -> None:
     asyncio.run(run())
 
 
-def _settings(folder: Path, api_port: int, options: argparse.Namespace) -> Path:
-    """Settings of ``ullage serve``."""
-    kubeconfig = {
+def kubeconfig(folder: Path, api_port: int) -> Path:
+    """That leads to a stand-in."""
+    config = {
         "apiVersion": "v1", "kind": "Config", "current-context": "x",
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api_port}"}}],
         "users": [{"name": "u", "user": {"token": "t"}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
     }  # fmt: skip
-    (folder / "kubeconfig").write_text(json.dumps(kubeconfig), encoding="utf-8")
+    path = folder / "kubeconfig"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def _settings(folder: Path, api_port: int, options: argparse.Namespace) -> Path:
+    """Settings of ``ullage serve``."""
     settings = {
         "mode": "decide", "strategy": options.strategy, "http": {"host": "127.0.0.1", "port": options.port},
-        "kube": {"kubeconfig": str(folder / "kubeconfig")}, "log": {"folder": str(folder / "log")},
+        "kube": {"kubeconfig": str(kubeconfig(folder, api_port))}, "log": {"folder": str(folder / "log")},
         "records": {"path": str(folder / "records.db")}, "plan": {"enabled": True, "time_s": options.time},
     }  # fmt: skip
     path = folder / "ullage.json"

@@ -14,13 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.planner_beside import Api, Still, encoded, kubeconfig, page
 from benchmarks.verbs import node_object, pod
 from tests.e2e.control_plane import free_port
 
@@ -48,45 +47,16 @@ def bound_pod(number: int, num_nodes: int) -> dict[str, Any]:
 
 def serve_api(port: int, num_nodes: int, num_pods: int) -> None:
     """Process: lists in pages, watches that stay silent."""
-    kinds = {
-        "nodes": [json.dumps(node(i)) for i in range(num_nodes)],
-        "pods": [json.dumps(bound_pod(i, num_nodes)) for i in range(num_pods)],
-    }
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                path, _, query = head.split(" ", 2)[1].partition("?")
-                options = dict(part.split("=", 1) for part in query.split("&") if "=" in part)
-                if "watch" in options:
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
-                    await writer.drain()
-                    await asyncio.sleep(3600)
-                items = kinds.get(path.rsplit("/", 1)[-1], [])
-                start, limit = int(options.get("continue") or 0), int(options.get("limit") or 500)
-                token = str(start + limit) if start + limit < len(items) else ""
-                page = ",".join(items[start : start + limit])
-                body = f'{{"metadata":{{"resourceVersion":"9","continue":"{token}"}},"items":[{page}]}}'.encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+    nodes = (node(i) for i in range(num_nodes))
+    pods = (bound_pod(i, num_nodes) for i in range(num_pods))
+    lists = {"/api/v1/nodes": nodes, "/api/v1/pods": pods}
+    world = Still({path: {one["metadata"]["name"]: encoded(one) for one in found} for path, found in lists.items()})
 
     async def run() -> None:
-        server = await asyncio.start_server(handle, "127.0.0.1", port)
+        server = await asyncio.get_running_loop().create_server(lambda: Api(world), "127.0.0.1", port)
         await server.serve_forever()
 
     asyncio.run(run())
-
-
-def is_ready(port: int) -> bool:
-    """Whether the replica says so."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def memory_mb(pid: int, key: str) -> float:
@@ -106,24 +76,16 @@ def main() -> None:
     api = multiprocessing.Process(target=serve_api, args=(api_port, options.nodes, options.pods), daemon=True)
     api.start()
     with tempfile.TemporaryDirectory() as folder:
-        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{api_port}"}}
-        context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
-        kubeconfig = {"clusters": [cluster], "users": [{"name": "u", "user": {}}], "contexts": [context]}
-        path = Path(folder) / "kubeconfig"
-        path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "x", **kubeconfig}))
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{api_port}/version", timeout=60):
-                    break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.5)
+        path = kubeconfig(Path(folder), api_port)
+        while not page(api_port, "/version"):
+            time.sleep(0.5)
         began = time.monotonic()
         command = [sys.executable, "-m", "scheduler", "serve", "--kubeconfig", str(path), "--host", "127.0.0.1"]
         process = subprocess.Popen(
             [*command, "--port", str(port), "--strategy", options.strategy, "--log-level", "error"]
         )
         try:
-            while not is_ready(port):
+            while page(port, "/readyz") != "ok":
                 if process.poll() is not None:
                     raise SystemExit("ullage serve ended")
                 time.sleep(0.05)
