@@ -479,6 +479,7 @@ def test_sizes_that_are_gone_are_forgotten_and_a_pod_that_begins_twice_can_be() 
     assert len(history.survival._keys) == 2, "everyone and newcomers are remembered"
     assert len(history.lineage._kin) == 1
     assert not forecaster._known
+    assert not history._bursts
     forecaster.began("again", spec_of(0, 1), 400 + KEPT_S)
     forecaster.ended("again", 450 + KEPT_S)
 

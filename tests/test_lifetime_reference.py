@@ -10,8 +10,29 @@ import numpy as np
 import pytest
 
 from placement.knowledge import AGES_S
-from placement.learning.lifetime_history import KEEP, NUM_HAZARDS, REQUESTS, Kin, LifeHistory, feature_names
-from placement.learning.lineage import BURST_S, BURSTS, FORGET, KEPT, LIMITS_S, NUM_CLASSES, Lineage, class_of
+from placement.learning.lifetime_history import (
+    KEEP,
+    NUM_HAZARDS,
+    OWN,
+    REQUESTS,
+    SIZE,
+    Kin,
+    LifeHistory,
+    doublings,
+    feature_names,
+    gang_step,
+)
+from placement.learning.lineage import (
+    BURST_S,
+    BURSTS,
+    FORGET,
+    KEPT,
+    KIN_FEATURES,
+    LIMITS_S,
+    NUM_CLASSES,
+    Lineage,
+    class_of,
+)
 from placement.learning.survival import PRIOR, UNKNOWN
 
 NAN = math.nan
@@ -121,6 +142,56 @@ def test_a_lineage_describes_kin_as_all_of_their_lives_do(seed: int) -> None:
             assert told == pytest.approx(wanted, nan_ok=True)
 
 
+def told(lineage: Lineage, now_s: float) -> dict[str, float]:
+    """Features of the key ``x``, but for what says that pods arrived."""
+    found = dict(zip(KIN_FEATURES, lineage.describe(("x",), now_s), strict=True))
+    return {k: v for k, v in found.items() if k not in ("arrivals", "since_arrival_log")}
+
+
+def test_who_is_withdrawn_leaves_nothing_but_that_pods_arrived() -> None:
+    lineage = Lineage(("owner",))
+    lineage.arrive(("x",), 10)
+    lineage.arrive(("x",), 10)
+    lineage.end(("x",), 10, 60)
+    before = told(lineage, 1000)
+    for at_s in (30, 200, 210):
+        lineage.arrive(("x",), at_s)
+    for at_s in (210, 30, 200):
+        lineage.withdraw(("x",), at_s)
+    assert told(lineage, 1000) == pytest.approx(before, nan_ok=True)
+    lineage.withdraw(("x",), 10)
+    left = told(lineage, 1000)
+    assert (left["running"], left["previous_runs"], left["burst_0_pods"]) == (0, 0, 1), "the one that ended stays"
+
+
+def test_who_is_found_and_lost_was_only_there() -> None:
+    lineage = Lineage(("owner",))
+    lineage.arrive(("x",), 100)
+    before = told(lineage, 1000)
+    lineage.find(("x",), 700)
+    assert told(lineage, 1000) == pytest.approx(
+        before | {"running": 2, "running_mean_age_log": math.log1p(600)}, nan_ok=True
+    )
+    lineage.lose(("x",), 700)
+    assert told(lineage, 1000) == pytest.approx(before, nan_ok=True)
+
+
+def test_simple_rules_say_what_their_names_do() -> None:
+    lineage = Lineage(("owner",))
+    for at_s in (0, 100, 200):
+        lineage.arrive(("x",), at_s)
+    lineage.end(("x",), 0, 600)
+    lineage.end(("x",), 100, 1300)
+    said = {name: lineage.rule(name, ("x",), 5200) for name in ("last", "majority", "mean", "survival")}
+    shares = {name: one.probabilities for name, one in said.items() if one is not None}
+    assert shares["last"] == (0, 1, 0, 0)
+    assert shares["majority"] == pytest.approx((FORGET / (1 + FORGET), 1 / (1 + FORGET), 0, 0))
+    assert shares["mean"] == (1, 0, 0, 0), "849 seconds, in logarithms"
+    assert shares["survival"] == pytest.approx((1 / 3, 2 / 3 / 2, 1 / 6, 1 / 6)), (
+        "of who outlived an hour nothing is known"
+    )
+
+
 # ── hazards ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -138,7 +209,7 @@ def bursts_of(all_lives: Sequence[Life]) -> dict[str, list[Life]]:
 
 
 def hazards_of(all_lives: Sequence[Life], kin: Kin, now_s: int) -> tuple[list[float], list[float]]:
-    """Hazards of kin, and how many pods those of its workload stand on, from all lives at once."""
+    """Hazards of kin, and how many pods those of its workload and of its size stand on, from all lives at once."""
     bursts, firsts = bursts_of(all_lives), dict[str, str]()
     for one in all_lives:
         firsts.setdefault(one.kin.workload, one.uid)
@@ -165,7 +236,7 @@ def hazards_of(all_lives: Sequence[Life], kin: Kin, now_s: int) -> tuple[list[fl
             outcomes.append((left, True, one.uid, part))
     outcomes.sort()
     wanted = kin.keys(is_new=bool(kin.workload) and not any(keys[uid][0] == kin.workload for _, _, uid, *_ in outcomes))
-    hazards, seen_of_own = [UNKNOWN] * NUM_HAZARDS + [1.0], list[float]()
+    hazards, stands_on = [UNKNOWN] * NUM_HAZARDS + [1.0], {OWN: [0.0] * NUM_HAZARDS, SIZE: [0.0] * NUM_HAZARDS}
     for level in reversed(range(len(KEEP))):
         if wanted[level] is None:
             continue
@@ -182,10 +253,10 @@ def hazards_of(all_lives: Sequence[Life], kin: Kin, now_s: int) -> tuple[list[fl
                 number += 1
             here = [now_s - entered for uid, p, entered in inside if p == part and keys[uid][level] == wanted[level]]
             share = sum(here) / (AGES_S[part + 1] - AGES_S[part]) * (seen / number if number else 1.0)
-            if level == 0:
-                seen_of_own.append(seen + share)
+            if level in stands_on:
+                stands_on[level][part] = seen + share
             hazards[part] = (gone + PRIOR * hazards[part]) / (seen + share + PRIOR)
-    return hazards, seen_of_own
+    return hazards, stands_on[OWN] + stands_on[SIZE]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -197,7 +268,8 @@ def test_hazards_are_what_all_lives_together_say(seed: int) -> None:
         + [(one.end_s, 0, one.uid, one) for one in all_lives if math.isfinite(one.end_s)],
         key=lambda event: event[:3],
     )
-    columns = [feature_names().index(f"owner:seen_{part}") for part in range(NUM_HAZARDS)]
+    names = [f"{level}:seen_{part}" for level in ("owner", "size") for part in range(NUM_HAZARDS)]
+    columns = [feature_names().index(name) for name in names]
     for number, (at_s, is_begin, uid, one) in enumerate(events):
         history.pass_by(int(at_s))
         if is_begin:
@@ -213,7 +285,99 @@ def test_hazards_are_what_all_lives_together_say(seed: int) -> None:
             hazards, seen = hazards_of([o for o in all_lives if o.since_s <= at_s], kin, now)
             assert history.hazards(kin, now) == pytest.approx(hazards)
             features = history.features(kin, now)
-            assert features[columns].tolist() == pytest.approx(seen or [0.0] * NUM_HAZARDS, rel=1e-4)
+            assert features[columns].tolist() == pytest.approx(seen, rel=1e-4)
             assert features[-len(REQUESTS) - 1 :].tolist() == pytest.approx(
                 [0.001, kin.size[1] / 2**30, 0, 0, kin.gang_size, (7 * 3600 + now) % 86_400 / 3600], rel=1e-4
             )
+
+
+# ── what a history does with odd news ─────────────────────────────────────────────────────────
+
+A = Kin("a", (1, 1, 0))
+
+
+def seen(history: LifeHistory, now_s: int) -> list[float]:
+    return history.survival.seen(OWN, "a", now_s)
+
+
+def test_time_that_goes_back_stands_still() -> None:
+    history = LifeHistory()
+    history.began("p", A, 5000)
+    history.pass_by(10_000)
+    history.pass_by(500)
+    assert history.now_s == 10_000
+    history.ended("p", 6000)
+    assert seen(history, 10_000)[:4] == [1, 1, 1, 1], "it lived for 5000 s"
+
+
+def test_a_pod_that_begins_anew_is_as_old_as_that() -> None:
+    history = LifeHistory()
+    for since_s in (0, 200):
+        history.began("p", A, since_s)
+    for uid in ("q", "q"):
+        history.began(uid, A, 200)
+    history.pass_by(450)
+    assert {pod.part for pod in history.running.values()} == {0}
+    history.pass_by(501)
+    assert {pod.part for pod in history.running.values()} == {1}, "and passes each part once"
+
+
+def test_who_was_there_is_of_no_burst_with_who_comes() -> None:
+    history = LifeHistory()
+    for number in range(8):
+        history.began(f"old-{number}", A, 0, was_there=True)
+    history.began("new", A, 10)
+    history.ended("new", 100)
+    assert history.survival.num_outcomes(OWN, "a") == 1
+    assert history.survival.hazards(("a", *[None] * 6), 0)[0] == pytest.approx((1 + PRIOR * UNKNOWN) / (1 + PRIOR))
+
+
+def test_a_gap_is_in_no_life_and_whoever_is_next_passes_first() -> None:
+    history = LifeHistory(with_features=True)
+    history.began("old", A, 0)
+    history.pass_by(200_000)
+    history.began("young", A, 200_000)
+    history.skip(300_000)
+    assert [pod.part for pod in history.running.values()] == [6, 0]
+    history.pass_by(300_301)
+    assert [pod.part for pod in history.running.values()] == [6, 1]
+    history.pass_by(100_000 + AGES_S[7] + 1)
+    assert [pod.part for pod in history.running.values()] == [7, 5]
+    history.ended("young", 100_000 + AGES_S[7] + 1)
+    last_log = history.features(A, 400_000)[feature_names().index("owner:last_log")]
+    assert last_log == pytest.approx(math.log(AGES_S[7] + 1 - 200_000))
+
+
+def test_who_is_dropped_was_never_there_for_the_lineage() -> None:
+    history = LifeHistory(with_features=True)
+    history.began("p", A, 0)
+    before = history.features(A, 500)
+    history.began("q", A, 200)
+    history.drop("q")
+    after = history.features(A, 500)
+    changed = {
+        name for name, x, y in zip(feature_names(), before, after, strict=True) if x != y and not (x != x and y != y)
+    }
+    assert {name.partition(":")[2] for name in changed} == {"arrivals", "since_arrival_log"}
+
+
+def test_a_lineage_that_begins_late_begins_with_who_runs_in_their_order() -> None:
+    history = LifeHistory()
+    history.began("old", A, 0, was_there=True)
+    history.began("p", A, 100)
+    history.began("q", A, 200)
+    history.began("p", A, 300)
+    history.follow_features()
+    found = dict(zip(feature_names(), history.features(A, 1000).tolist(), strict=True))
+    assert (found["owner:running"], found["owner:arrivals"]) == (3, 2)
+    assert found["owner:since_arrival_log"] == pytest.approx(math.log1p(700))
+    lineage = history.lineage
+    history.follow_features()
+    assert history.lineage is lineage, "and goes on"
+
+
+def test_gangs_of_about_as_many_are_kin_and_the_largest_are_all_alike() -> None:
+    assert gang_step(5000) == gang_step(1024) == 30
+    assert doublings(5000) == doublings(1024) == 10
+    assert gang_step(100) == gang_step(105) != gang_step(130)
+    assert doublings(100) == doublings(130) != doublings(200)

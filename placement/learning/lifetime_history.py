@@ -155,7 +155,7 @@ class LifeHistory:
         since_s = max(since_s, self.now_s)
         if uid in self.running:
             self.drop(uid)
-        is_first = bool(kin.workload) and not was_there and not self.survival.has_met(OWN, kin.workload)
+        is_first = bool(kin.workload) and not self.survival.has_met(OWN, kin.workload)
         burst = self._burst((kin.workload, was_there), since_s)
         pod = self.running[uid] = Running(kin, since_s, burst, 0, since_s, since_s, was_there, is_first)
         self.survival.enter(pod.keys, 0, since_s)
@@ -183,7 +183,7 @@ class LifeHistory:
         if pod.was_there:
             self.drop(uid)  # at what age it ended is not known
             return
-        lived_s = max(time_s - pod.since_s, 1)
+        lived_s = time_s - pod.since_s
         assert part_of(lived_s) == pod.part, "who lived through a part was passed by before"
         self._learn(uid, pod, ended=True)
         del self.running[uid]

@@ -145,12 +145,11 @@ _PLACES = [[_position(age + horizon) for horizon in HORIZONS_S] for age in AGES_
 
 
 def lifespans(hazards: FloatArray, rungs: Sequence[str] = ()) -> list[Lifespan]:
-    """One lifespan per row of ``(B, NUM_PARTS)`` hazards; ``rungs`` says what each stands on.
+    """One lifespan per row of ``(B, NUM_PARTS)`` hazards, of which the last is 1; ``rungs`` says what each stands on.
 
     The expected lifetime is the geometric mean over the parts that are left; chances are interpolated within a part.
     """
     alive = np.concatenate([np.ones((len(hazards), 1)), np.cumprod(1 - hazards, axis=1)], axis=1)
-    alive[:, -1] = 0.0
     ends = alive[:, :-1] - alive[:, 1:]
     life = np.empty((len(hazards), NUM_PARTS))
     gone = np.empty((len(hazards), NUM_PARTS, len(HORIZONS_S)))
