@@ -23,7 +23,7 @@ from placement.resources import CPU, MEMORY
 from scheduler.recording import record
 from simulator.planning.foresight import history_of, last_seen
 from simulator.traces.recorded import WEEK_S, trace_of_recording, usage_of_trace
-from simulator.traces.trace import Trace, TraceError
+from simulator.traces.trace import Trace, TraceError, Usage
 from simulator.traces.usage_readers import read_usage
 from simulator.traces.validate import validate
 from simulator.usage.usage_truth import RecordedUse
@@ -151,6 +151,15 @@ def test_a_pod_whose_memory_is_known_before_its_cpu_is_recorded_and_replayed(tmp
     assert seen == [[[0, 0], [7, 1]], [[300, 40], [9, 3]], [[500, 50], [9, 4]]]
     series = usage_of_trace(trace)
     assert np.nan_to_num(series.usage[CPU][0], nan=-1).tolist() == pytest.approx([-1, 0.3, 0.04, 0.5])
+
+
+def test_samples_of_a_trace_that_come_twice_or_too_late_are_counted() -> None:
+    spec = PodSpec(((CPU, 1000), (MEMORY, 100)), owner="Deployment/web")
+    trace = Trace.of("t", (), [("p", spec, 0, -1), ("q", spec, 0, -1)])
+    pod, time_s = np.array([0, 0, 0, 1, 1]), np.array([300, 600, 300, 300, 600])
+    series = usage_of_trace(trace.but(usage=Usage(pod, time_s, np.arange(5) * 100, np.full(5, 50))))
+    assert dict(series.repairs) == {"samples out of order": 1, "duplicate samples": 1}
+    assert series.usage[CPU][0].tolist() == pytest.approx([0.3, 0.4])
 
 
 async def test_usage_of_a_workload_is_that_of_its_largest_pod_on_the_clock_of_the_week(tmp_path: Path) -> None:

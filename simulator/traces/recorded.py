@@ -17,7 +17,7 @@ from placement.learning.usage import STEP_S, UsageSeries
 from placement.recording import Recording
 from placement.resources import CPU, MEMORY, IntArray
 from simulator.traces.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
-from simulator.traces.usage_grid import to_grid
+from simulator.traces.usage_grid import disorder, to_grid
 
 WEEK_S = 7 * 86_400
 
@@ -115,7 +115,14 @@ def usage_of_trace(trace: Trace) -> UsageSeries:
         np.maximum.at(largest, inverse.ravel(), column)
         values[resource] = np.where(largest < 0, np.nan, largest / unit)
     provisioned = {CPU: members.cpu / 1000.0, MEMORY: members.memory.astype(float)}
+    pod, time_s = usage.pod[known], usage.time_s[known]
+    repairs = disorder(pod, pod * (int(time_s.max()) + 1) + time_s)
     series = to_grid(name, keys[0], keys[1] * STEP_S, values, workloads=members.names, provisioned=provisioned)
     facts = facts_of(trace.specs)
     groups = tuple(group_of(workload) for workload in series.workloads)
-    return replace(series, groups=groups, facts=tuple(facts[workload] for workload in series.workloads))
+    return replace(
+        series,
+        groups=groups,
+        facts=tuple(facts[workload] for workload in series.workloads),
+        repairs=(*repairs, *series.repairs),
+    )

@@ -57,13 +57,13 @@ def to_grid(
     first = int(slot.min())
     width = int(slot.max()) - first + 1
     cell = index.astype(np.int64) * width + (slot - first)
-    repairs = _count_disorder(index, cell)
+    repairs = disorder(index, cell)
     usage: dict[str, SingleArray] = {}
     for resource, column in values.items():
         clean, mended = checked(name, resource, column, provisioned[resource][index], index, workloads)
         repairs += mended
         table = np.full(len(workloads) * width, np.nan, np.float32)
-        table[cell] = clean
+        table[cell] = clean  # of samples that share a cell the last one stays
         usage[resource] = table.reshape(len(workloads), width)
     series = UsageSeries(name, workloads, first * STEP_S, usage, dict(provisioned), repairs=tuple(repairs))
     _check_units(series)
@@ -91,14 +91,11 @@ def _check_times(name: str, slot: IntArray) -> None:
         )
 
 
-def _count_disorder(index: IntArray, cell: IntArray) -> Repairs:
-    """Samples out of order within a workload and samples that share a grid cell (the last one stays)."""
-    same = index[1:] == index[:-1]
-    disorder = int((same & (cell[1:] < cell[:-1])).sum())
-    seen = np.zeros(int(cell.max()) + 1, bool)
-    seen[cell] = True
-    duplicates = len(cell) - int(seen.sum())
-    return [(what, n) for what, n in (("samples out of order", disorder), ("duplicate samples", duplicates)) if n]
+def disorder(index: IntArray, cell: IntArray) -> Repairs:
+    """Samples that come before the one above them of the same ``index``, and samples of which another has the ``cell``."""
+    back = int(((index[1:] == index[:-1]) & (cell[1:] < cell[:-1])).sum())
+    duplicates = len(cell) - len(np.unique(cell))
+    return [(what, n) for what, n in (("samples out of order", back), ("duplicate samples", duplicates)) if n]
 
 
 def checked(
