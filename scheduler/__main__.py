@@ -175,10 +175,8 @@ def _finite(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
     return value
 
 
-class Name(click.ParamType[str]):
+class Name(click.types.StringParamType):
     """A text that is completed: with names that are known, else as a file."""
-
-    name = "text"
 
     def __init__(self, known: Callable[[], Iterable[str]]) -> None:
         self.known = known
