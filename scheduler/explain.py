@@ -7,6 +7,7 @@ from typing import Any
 
 from placement.errors import ConfigError
 from placement.resources import GPU_SHARE, format_amount
+from placement.strategies import STRATEGIES
 from scheduler.records import Fleet, Record
 
 
@@ -105,7 +106,7 @@ def why_not(record: Record, fleet: Fleet | None, node: str) -> dict[str, Any]:
     difference = compare(record.top[0], entry)
     if entry["score"] == record.score:
         return {"node": node, "why": "tie", "words": f"{node} scored the same; ties go to the first node"}
-    words = f"{node} scored {record.score - entry['score']} less than {record.node}: {difference}"
+    words = f"{node} scored {record.score - entry['score']:,} less than {record.node}: {difference}"
     return {"node": node, "why": "outscored", "words": words}
 
 
@@ -113,7 +114,7 @@ def compare(best: dict[str, Any], other: dict[str, Any]) -> str:
     """By which parts ``best`` leads, largest first."""
     parts = {k: v - other["parts"].get(k, 0) for k, v in best["parts"].items()}
     ranked = sorted(((v, k) for k, v in parts.items() if v), key=lambda p: (-abs(p[0]), p[1]))
-    return ", ".join(f"{name} {value:+d}" for value, name in ranked) or "every part is equal"
+    return ", ".join(f"{name} {value:+,d}" for value, name in ranked) or "every part is equal"
 
 
 def in_words(record: Record, fleet: Fleet | None, node: str = "", attempts: int = 1) -> str:
@@ -143,20 +144,22 @@ def in_words(record: Record, fleet: Fleet | None, node: str = "", attempts: int 
 def _chosen(record: Record) -> list[str]:
     devices = f", devices {','.join(map(str, record.device_indices))}" if record.devices else ""
     verb = "would have gone" if record.mode == "shadow" else "went"
-    lines = [f"  {verb} to {record.node}{devices}, score {record.score}"]
+    lines = [f"  {verb} to {record.node}{devices}, score {record.score:,}"]
     others = [e for e in record.top if e["node"] != record.node]
     if record.top and others:
         lead = record.score - others[0]["score"]
         if lead:
-            lines.append(f"  ahead of {others[0]['node']} by {lead}: {compare(record.top[0], others[0])}")
+            lines.append(f"  ahead of {others[0]['node']} by {lead:,}: {compare(record.top[0], others[0])}")
         else:
             lines.append(f"  {others[0]['node']} scored the same; ties go to the first node")
-    lines += [f"    {e['node']:<24} {e['score']:>14}  {_parts(e)}" for e in record.top]
+    lines += [f"    {e['node']:<24} {e['score']:>18,}  {_parts(e)}" for e in record.top]
+    if any(e["parts"] for e in record.top) and record.strategy in STRATEGIES:
+        lines.append(f"    higher is better; what each part means: ullage strategies describe {record.strategy}")
     return lines
 
 
 def _parts(entry: dict[str, Any]) -> str:
-    return "  ".join(f"{name}={value}" for name, value in entry["parts"].items())
+    return "  ".join(f"{name}={value:,}" for name, value in entry["parts"].items())
 
 
 def _rejected(record: Record, told: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ import msgspec
 import yaml
 from msgspec import Raw, Struct
 
-from placement.errors import UNREADABLE, ConfigError
+from placement.errors import UNREADABLE, ConfigError, nearest
 from scheduler.clocks import boot_s
 from scheduler.errors import ApiError
 from scheduler.rights import what_to_do
@@ -323,6 +323,11 @@ async def _configuration(settings: KubeSettings) -> Any:
     except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         why = str(error).rstrip(".")
         if path:
+            known = _contexts(path)
+            if settings.context and known and settings.context not in known:
+                raise ConfigError(
+                    f"kubeconfig {path}: has no context {settings.context!r}; {nearest(settings.context, known)}"
+                ) from error
             raise ApiError(
                 f"no Kubernetes configuration from {path}: {why}; pass another as --kubeconfig FILE"
             ) from error
@@ -331,6 +336,17 @@ async def _configuration(settings: KubeSettings) -> Any:
             f"no pod with a service account ({why}); pass --kubeconfig FILE"
         ) from error
     return configuration
+
+
+def _contexts(path: str) -> list[str]:
+    """Names of the contexts of a kubeconfig; none where it has no context in use, or cannot be read."""
+    from kubernetes.aio.config import ConfigException, list_kube_config_contexts
+
+    try:
+        found, _ = list_kube_config_contexts(config_file=path)
+    except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return []
+    return [str(context["name"]) for context in found]
 
 
 def _tls(configuration: Any) -> ssl.SSLContext | bool:

@@ -355,7 +355,22 @@ def _read_table(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(table, dict):
         raise ConfigError(f"settings {path}: must be a table of keys, is a {type(table).__name__}")
+    refuse_objects(table, path)
     return table
+
+
+def refuse_objects(table: dict[str, Any], path: Path) -> None:
+    """Complain once about a file that is not for us, rather than about each of its keys.
+
+    Raises
+    ------
+    ConfigError : it holds a Kubernetes object.
+    """
+    if "apiVersion" in table and "kind" in table:
+        raise ConfigError(
+            f"settings {path}: holds a {table['kind']}, not settings of `ullage serve`; kube-scheduler's --config file and "
+            "manifests are for `ullage doctor --config`"
+        )
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:
@@ -378,7 +393,8 @@ def _section(kind: Any, table: Any, prefix: str, problems: list[str]) -> Any:
         if spec is None:
             close = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"known here: {', '.join(known)}"
-            problems.append(f"{prefix}{key} = {value!r}: no such setting; {hint}")
+            shown = "…" if isinstance(value, dict | list) else repr(value)
+            problems.append(f"{prefix}{key} = {shown}: no such setting; {hint}")
         elif hasattr(spec.default, "__dataclass_fields__"):
             values[spec.name] = _section(type(spec.default), value, f"{prefix}{key}.", problems)
         else:

@@ -225,6 +225,12 @@ async def test_a_bad_kubeconfig_is_one_sentence(tmp_path: Path, text: str) -> No
         await KubeClient.connect(KubeSettings(kubeconfig=str(path)))
 
 
+async def test_a_context_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) -> None:
+    path = kubeconfig(1, tmp_path)
+    with pytest.raises(ConfigError, match=r"has no context 'prod'; known: \w+$"):
+        await KubeClient.connect(KubeSettings(kubeconfig=path, context="prod"))
+
+
 async def test_where_nothing_tells_of_a_cluster_every_place_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

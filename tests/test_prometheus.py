@@ -171,6 +171,13 @@ async def test_bad_answers_are_named_and_counted(raw: tuple[int, bytes], kind: s
     assert f'ullage_usage_queries_total{{outcome="{kind}"}} 1.0' in metrics.expose().decode()
 
 
+async def test_an_answer_that_is_none_is_told_in_one_line() -> None:
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.raw = (400, b"Client sent an HTTP request\n to an HTTPS server.\n")
+        with pytest.raises(SourceError, match=r"HTTP 400 Client sent an HTTP request to an HTTPS server\.; check"):
+            await client.now(NOW)
+
+
 async def test_a_server_that_is_away_or_too_slow_is_named() -> None:
     async with fake_prometheus() as fake, reader(fake, timeout_s=0.1) as client:
         fake.delay_s = 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -289,6 +290,8 @@ def test_explain_answers_in_words_and_says_why_not_another_node(live: Live, tmp_
     run = CliRunner().invoke(explain, ["pod/web-0", "-n", "shop", "--node", "n0", "--records", path])
     assert run.exit_code == 0, run.output
     assert "went to n1" in run.stdout
+    assert "what each part means: ullage strategies describe best-fit" in run.stdout
+    assert re.search(r" -?\d{1,3}(,\d{3})+  leftover=", run.stdout), "scores are read in groups of three digits"
     assert "n0 was turned away: Insufficient cpu" in run.stdout
     assert "bound to n2" in run.stdout
     assert "not to n1" in run.stdout

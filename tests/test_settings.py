@@ -91,6 +91,11 @@ def test_every_problem_is_named_with_path_value_rule_and_fix(tmp_path: Path) -> 
         ('[plan]\napplies = true\n[grpc]\nport = 0\nhost = "0.0.0.0"\n', "callers without a certificate"),
         ("http = 3\n", r"must be a table; write \[http\]"),
         ("mode = \n", "does not parse"),
+        ("[secret]\npassword = 'x'\n", "secret = …: no such setting"),
+        (
+            "apiVersion = 'kubescheduler.config.k8s.io/v1'\nkind = 'KubeSchedulerConfiguration'\nextenders = []\n",
+            "holds a KubeSchedulerConfiguration, not settings of `ullage serve`; .* for `ullage doctor --config`$",
+        ),
     ],
 )
 def test_contradictions_are_named(tmp_path: Path, text: str, part: str) -> None:

@@ -132,5 +132,7 @@ def _verify(source: Path) -> None:
             indent=2,
         )
     )
+    told = f"{len(differences):,} come out otherwise" if differences else "all come out as they were"
+    click.echo(f"{decisions:,} decisions asked again: {told}", err=True)
     if differences:
         raise click.exceptions.Exit(1)

@@ -142,7 +142,7 @@ def export(target: Path, **options: Any) -> None:
 
     with RecordReader(options["records"]) as reader:
         number = write_parquet(reader.find(_query(options)), target)
-    click.echo(f"{number} decisions written to {target}", err=True)
+    click.echo(f"{number:,} decisions written to {target}", err=True)
 
 
 def _now_and_then(say: Callable[[str], None], total: int) -> Callable[[int], None]:
@@ -187,4 +187,4 @@ def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: b
         if is_new and not written:
             for end in ("", "-wal", "-shm"):
                 target.with_name(target.name + end).unlink(missing_ok=True)
-    click.echo(f"{number} decisions written to {records}", err=True)
+    click.echo(f"{number:,} decisions written to {records}; ask about a pod: ullage explain pod/NAME -n NS", err=True)

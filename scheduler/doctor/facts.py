@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import yaml
 
 from placement.errors import ConfigError, why
-from scheduler.settings import Settings, parse_settings
+from scheduler.settings import Settings, parse_settings, refuse_objects
 
 KIND = "KubeSchedulerConfiguration"
 OUR_PATHS = ("/v1", "/v1/gpu")
@@ -240,6 +240,8 @@ def read_facts(path: str | None, settings_path: str | None = None, kube_version:
 def _settings_file(path: Path) -> Table:
     if path.suffix != ".toml":
         documents = _documents(path)
+        for document in documents[:1]:
+            refuse_objects(document, path)
         return documents[0] if documents else {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -296,7 +296,7 @@ def _result(base: str, status: int, body: bytes) -> list[_Series]:
         answer = _decode(body)
     except UNREADABLE as error:
         if status >= 300:
-            text = body[:100].decode("utf-8", "replace")
+            text = " ".join(body[:100].decode("utf-8", "replace").split())
             raise SourceError(
                 f"Prometheus {base}: HTTP {status} {text}; check address and rights", "refused"
             ) from error
