@@ -111,6 +111,7 @@ async def record(
             f"Prometheus {prometheus.base} has no usage of this cluster's pods in the last {days:g} days; "
             "does it scrape cAdvisor (container_cpu_usage_seconds_total with namespace and pod)?"
         )
+    reach_days = (end_s - min(p.time_s[0] for p in recorded if len(p.time_s))) / 86_400
     found = {
         "pods are gone with their whole workload and were left out": len(unknown),
         "pods have no usage": sum(1 for p in recorded if not len(p.time_s)),
@@ -118,6 +119,10 @@ async def record(
         "objects could not be read": unreadable,
     }
     notes = tuple(f"{number} {what}" for what, number in found.items() if number)
+    if reach_days < 0.9 * days:
+        notes += (
+            f"usage reaches back {reach_days:.1f} of {days:g} days: Prometheus has no older samples of these pods",
+        )
     return Recording(name, tuple(nodes), tuple(recorded), notes)
 
 

@@ -349,6 +349,17 @@ def test_every_code_of_trace_validate_is_listed_without_one() -> None:
     assert "T020" in listed.stdout
 
 
+def test_what_comes_next_is_said_and_one_seed_has_no_spread(tmp_path: Path) -> None:
+    assert ullage("trace", "slice", "demo", "t.ullage", "--pods", "60", cwd=tmp_path).returncode == 0
+    run = ullage("simulate", "t.ullage", "-s", "best-fit", "--log", "log", "-o", "csv", cwd=tmp_path)
+    assert "ullage decisions from-log log" in run.stderr
+    assert run.stdout.startswith("trace,strategy,GPU %,CPU %,placed,p95 wait s,USD/month\n")
+    run = ullage("simulate", "t.ullage", "-s", "best-fit", "--seeds", "2", "-o", "csv", cwd=tmp_path)
+    assert run.stdout.splitlines()[0].endswith(",USD/month,sd %")
+    run = ullage("decisions", "from-log", "log", "-q", cwd=tmp_path)
+    assert run.stderr.endswith("decisions written to records.db; ask about a pod: ullage explain pod/NAME -n NS\n")
+
+
 def test_traces_and_strategies_of_one_name_are_compared_not_averaged(tmp_path: Path) -> None:
     for pods in ("60", "90"):
         assert ullage("trace", "slice", "demo", f"{pods}.ullage", "--pods", pods, cwd=tmp_path).returncode == 0

@@ -361,6 +361,15 @@ def test_the_snapshot_command_reads_what_kubectl_prints(tmp_path: Path) -> None:
     assert len(read_snapshot(tmp_path / "s.json").pods) == 3
 
 
+def test_a_plan_that_can_be_acted_on_says_how(tmp_path: Path) -> None:
+    write_snapshot(taken(*FRAGMENTED, pod("w-1", "2")), tmp_path / "s.json")
+    words = ["rescue", "--snapshot", str(tmp_path / "s.json"), "--time", "1"]
+    told = CliRunner().invoke(plan_group, words, catch_exceptions=False)
+    assert "STEP  ACTION  POD" in told.stdout
+    assert told.stderr.endswith("to act on it: -o json > plan.json, then ullage plan apply plan.json\n")
+    assert CliRunner().invoke(plan_group, [*words, "-o", "json"], catch_exceptions=False).stderr == ""
+
+
 @pytest.mark.parametrize(("number", "named"), [(1, "default/s-0"), (12, "default/s-9 and 2 more")])
 def test_pods_on_nodes_that_are_not_listed_are_counted_and_named(number: int, named: str, tmp_path: Path) -> None:
     strays = [pod(f"s-{i}", "1", "gone") for i in range(number)]

@@ -46,6 +46,8 @@ class FakeProm:
         self.pods: dict[str, Callable[[float], float]] = {}
         """Pod → cores at a time."""
         self.memory = float(GIB) / 2
+        self.oldest_s = 0
+        """It holds no samples from before."""
         self.forms: list[dict[str, str]] = []
         self.authorizations: list[str] = []
         self.delay_s = 0.0
@@ -77,7 +79,7 @@ class FakeProm:
 
             if "start" in form:
                 start, end, step = (int(form[k]) for k in ("start", "end", "step"))
-                series["values"] = [at(t) for t in range(start, end + 1, step)]
+                series["values"] = [at(t) for t in range(start, end + 1, step) if t >= self.oldest_s]
             else:
                 series["value"] = at(float(form["time"]))
             found.append(series)

@@ -70,6 +70,21 @@ async def test_a_recorded_trace_holds_pods_nodes_and_usage_and_survives_its_file
     assert "1 pods have no usage" in trace.manifest.notes
 
 
+async def test_usage_that_reaches_back_less_far_than_asked_for_is_said(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
+        api.put("nodes", node_object("n0"))
+        pod = pod_object("web-1", cpu="2", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
+        pod["metadata"]["namespace"] = "shop"
+        api.put("pods", pod)
+        fake.pods = {"web-1": lambda t: 0.5}
+        fake.oldest_s = NOW - 43_200
+        short, whole = [
+            await record(client, prom, name="mine", days=days, now_s=NOW, progress=lambda _: None) for days in (2, 0.5)
+        ]
+    assert short.notes[-1] == "usage reaches back 0.5 of 2 days: Prometheus has no older samples of these pods"
+    assert not any("reaches back" in note for note in whole.notes)
+
+
 async def test_values_that_make_no_sense_are_left_out_and_said(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
         api.put("nodes", node_object("n0"))

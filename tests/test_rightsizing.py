@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement.errors import PlacementError
+from placement.errors import ConfigError, PlacementError
 from placement.learning.baselines import Target
 from placement.learning.prediction import Rungs
 from placement.learning.rightsize import RightsizePolicy
@@ -21,12 +21,14 @@ from placement.objects import Pod, parts_of
 from placement.pods import PodSpec
 from placement.recording import Parts, RecordedPod, Recording
 from placement.resources import CPU, MEMORY
-from scheduler.cli.rightsize import _rendered, rightsize
+from scheduler.cli.rightsize import _rendered, _run, rightsize
 from scheduler.errors import ApiError
 from scheduler.learning.reclaimer import KEEP_LABEL
 from scheduler.learning.rightsizing import Advice, advise, apply, config_maps, require_current_policy, usd_per_month
 from scheduler.learning.steering import Steered
 from scheduler.recording import kept_of
+from scheduler.settings import read_settings
+from tests.api_server import api_server, kubeconfig
 
 GIB = 2**30
 NODE = NodeSpec("n", ((CPU, 64_000),))
@@ -130,6 +132,15 @@ def test_wrong_usage_is_one_message() -> None:
     assert done.exit_code != 0
     assert "must be an address" in str(done.exception)
     assert json.dumps(CliRunner().invoke(rightsize, ["--help"]).output)
+
+
+async def test_a_namespace_that_is_not_there_is_a_mistake_not_an_empty_answer(tmp_path: Path) -> None:
+    async with api_server() as api:
+        api.put("namespaces", {"metadata": {"name": "shop"}})
+        path = kubeconfig(api.port, tmp_path)
+        settings = read_settings(None, {"kube.kubeconfig": path, "usage.prometheus": "http://127.0.0.1:1"})
+        with pytest.raises(ConfigError, match="there is no namespace 'shpo'; did you mean 'shop'"):
+            await _run(settings, 1, RightsizePolicy(), "forecast", 0.01, "shpo", False, lambda _: None)
 
 
 class OnePolicy:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from placement.errors import PlacementError
+from placement.errors import ConfigError, PlacementError, nearest
 from placement.learning.horizons import HORIZONS
 from scheduler.cli.record import steps
 from scheduler.settings import SIZERS, Settings, read_settings
@@ -99,6 +99,8 @@ async def _run(
         if applies:
             await require_current_policy(client)
         known = await namespaces_of(client)
+        if namespace and namespace not in (names := [n.name for n in known]):
+            raise ConfigError(f"there is no namespace {namespace!r}; {nearest(namespace, names)}")
         steered = await who_steers(client)
         if steered.unknown:
             who = f"{', '.join(steered.unknown)}: cannot be read, so what they steer is not left alone"
@@ -185,20 +187,21 @@ def _table(advice: Advice) -> str:
                 str(r.replicas),
                 f"{r.cpu}m -> {r.new_cpu}m",
                 f"{r.memory / 2**20:.0f}Mi -> {r.new_memory / 2**20:.0f}Mi",
-                f"{usd_per_month(r):.2f}",
+                f"{usd_per_month(r):,.2f}",
                 r.rung,
                 r.why_kept or r.held or "-",
             )
         )
     packed = f" CPU: {advice.scale:g} times each workload's 95th percentile." if advice.scale else ""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = "\n".join("  ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+    pads = (str.rjust, str.rjust, str.ljust, str.rjust, str.ljust, str.ljust, str.rjust, str.ljust, str.ljust)
+    text = "\n".join("  ".join(p(w, n) for p, w, n in zip(pads, line, widths, strict=True)).rstrip() for line in lines)
     if advice.restart:
         packed += (
             "\nNodes were out of CPU in the last day: nothing is recommended, and these right-sized pods should restart, "
             f"after --apply has emptied the ConfigMaps: {', '.join(advice.restart)}"
         )
     return (
-        f"{text}\n\n{advice.usd_per_month:.2f} USD a month of requests (OpenCost's default prices; real only when nodes go). "
+        f"{text}\n\n{advice.usd_per_month:,.2f} USD a month of requests (OpenCost's default prices; real only when nodes go). "
         f"Predicted: {advice.target}, 95 % of windows stay under it before the margin; source: {advice.source}.{packed}"
     )

@@ -332,6 +332,10 @@ def _run(request: Request, given: _Given) -> None:
         write_whole({given.report: page(before, made, sold=request.shapes, command=command)})
         click.echo(f"report: {given.report}", err=True)
     _print(made, given.output)
+    if given.output == "table" and given.trace is None and made.steps and made.kind != "purchase":
+        click.echo(
+            "\nnothing was changed; to act on it: -o json > plan.json, then ullage plan apply plan.json", err=True
+        )
 
 
 def _print(made: Plan, output: str) -> None:
@@ -353,8 +357,8 @@ def _print(made: Plan, output: str) -> None:
         click.echo("step,action,pod,from,to")
     elif rows or output in ("json", "yaml"):
         if output in ("table", "markdown"):
-            what = "shape" if made.kind == "purchase" else "pod"
-            rows = [{what if key == "pod" else key: cell for key, cell in row.items()} for row in step_rows(made)]
+            names = {"pod": "shape", "from": ""} if made.kind == "purchase" else {}  # nothing is bought from a node
+            rows = [{names.get(k, k): cell for k, cell in row.items() if names.get(k, k)} for row in step_rows(made)]
         click.echo(render(plan_document(made), rows, output))
 
 

@@ -204,6 +204,10 @@ def _run(
     if report:
         write_report(result, report)
         click.echo(f"report: {report}", err=True)
+    if log:
+        click.echo(
+            f"log: {log}; to ask why: ullage decisions from-log {log}, then ullage explain pod/NAME -n NS", err=True
+        )
     for line in learned_notes(result):
         click.echo(line, err=True)
     if output == "table":
@@ -219,9 +223,6 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
     rows = []
     is_usd = comparison.question.fleet == "elastic"
     for line in comparison.summary:
-        spread = line["sd"] if is_usd else _percent(line["sd"])
-        if len(comparison.question.seeds) == 1:
-            spread = None  # one seed has none
         rows.append(
             {
                 "trace": line["trace"],
@@ -231,9 +232,10 @@ def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "placed": int(line["placed"] or 0),
                 "p95 wait s": _whole(line["pending_s_p95"]),
                 "USD/month": _whole(line["usd_per_month"]),
-                "sd" if is_usd else "sd %": spread,
             }
         )
+        if len(comparison.question.seeds) > 1:
+            rows[-1] |= {"sd": line["sd"]} if is_usd else {"sd %": _percent(line["sd"])}
         if comparison.question.spot_share or comparison.question.interruptions:
             rows[-1] |= {
                 "USD on demand": _whole(line["usd_on_demand"]),

@@ -111,7 +111,7 @@ def rows_of(facts: dict[str, Any]) -> list[dict[str, str]]:
         f"{pods['several_gpus']:,} several; {pods['naming_models']:,} name models",
         "rules": f"{pods['with_rules']:,} pods",
         "arrivals": _when(arrivals),
-        "lifetimes": ", ".join(f"{q} {duration(s)}" for q, s in life.items()),
+        "lifetimes": ", ".join(f"{q} {duration(s)}" for q, s in life.items() if s is not None) or "none ended",
         "never end": f"{facts['never_end']:,} pods",
         "fleet": f"{fleet['nodes']:,} nodes" if fleet["nodes"] else "none: replay with --fleet elastic",
     }
