@@ -647,7 +647,7 @@ def test_machines_bought_alike_are_one_row_for_people_and_one_each_for_programs(
         for form in ("markdown", "csv")
     }
     assert "| step | action | shape | to |" in made["markdown"]
-    assert "| 1–40 | buy | 40 × m |  | m-1 … m-40 |" in made["markdown"]
+    assert "| 1–40 | buy | 40 × m | m-1 … m-40 |" in made["markdown"]
     assert made["csv"].count(",buy,m,,m-") == 40
     words = ["batch", "--snapshot", str(path), "--time", "1", "--report", str(report)]
     CliRunner().invoke(plan_group, words, catch_exceptions=False)
