@@ -47,13 +47,19 @@ class Preemption:
 
 
 def choose_victims(
-    state: ClusterState, spec: PodSpec, *, offset: int = 0, budgets: Iterable[Budget] = ()
+    state: ClusterState,
+    spec: PodSpec,
+    *,
+    offset: int = 0,
+    budgets: Iterable[Budget] = (),
+    at_least: int = MIN_CANDIDATES,
 ) -> Preemption | None:
     """The node to preempt on and its victims, or None if no eviction of lower priorities helps.
 
     Parameters
     ----------
     offset : where the search for candidates starts; kube-scheduler draws it at random.
+    at_least : candidates that are compared where there are so many.
     """
     permitted = state.rules.static_mask(spec)[: state.num_rows]
     if state.rules.is_relational(spec):
@@ -61,7 +67,7 @@ def choose_victims(
     rows = np.flatnonzero(permitted)
     if not len(rows):
         return None
-    wanted = max(int(len(rows) * MIN_CANDIDATES_SHARE), MIN_CANDIDATES)
+    wanted = max(int(len(rows) * MIN_CANDIDATES_SHARE), at_least)
     covering = list(budgets)
     found: list[tuple[Preemption, list[Resident]]] = []
     for row in np.roll(rows, -(offset % len(rows))).tolist():

@@ -1,15 +1,16 @@
-"""The reproduction of "Priority Matters": golden instances, the emulated default scheduler, outcome classes."""
+"""The reproduction of "Priority Matters": golden instances, the default scheduler, outcome classes."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from placement.errors import ConfigError
-from simulator.planning.instances import priority_instance
-from simulator.reproduce.default_scheduler import default_placement, node_scores
+from simulator.planning.instances import PriorityInstance, priority_instance
+from simulator.reproduce.default_scheduler import PROFILE, DefaultScheduler, default_placement
 from simulator.reproduce.priority import Cell, grid, packing_of, read_seeds, reproduce, run_cell, run_instance, summary
 
 GOLDEN_SEED = 484806185843093489
@@ -25,19 +26,27 @@ def test_the_generator_is_bit_exact() -> None:
 
 
 def test_default_scores_follow_the_published_arithmetic() -> None:
-    """By hand: node 0 empty, node 1 half full in CPU with one sibling; least 40 and 15, balanced and spread on top."""
-    free = np.array([[1000, 500], [1000, 1000]])
-    scores = node_scores(free, np.array([[1000], [1000]]), np.array([[600], [200]]), np.array([0, 1]), 2)
-    # least: ((400+800)/10)//2 = 60; CPU of node 1 would overflow, so a pod that fits is used below
-    fits = node_scores(free, np.array([[1000], [1000]]), np.array([[300], [200]]), np.array([0, 1]), 2)
-    least = [(70 + 80) // 2, (20 + 80) // 2]
-    balance_after = [int((1 - abs(0.3 - 0.2) / 2) * 100), int((1 - abs(0.8 - 0.2) / 2) * 100)]
-    balance_before = [100, int((1 - 0.5 / 2) * 100)]
+    """By hand: node 0 empty, node 1 with one sibling; least allocated 75 and 50, balanced and spread on top."""
+    both = np.array([1000, 1000])
+    instance = PriorityInstance(1, 2, np.array([2]), np.array([[300], [200]]), np.array([1]), both)
+    scheduler = DefaultScheduler(instance)
+    scheduler.bind(0, 1)
+    least = [(70 + 80) // 2, (40 + 60) // 2]
+    balance_after = [int((1 - abs(0.3 - 0.2) / 2) * 100), int((1 - abs(0.6 - 0.4) / 2) * 100)]
+    balance_before = [100, int((1 - abs(0.3 - 0.2) / 2) * 100)]
     balanced = [50 + int((50 + a - b) / 2) for a, b in zip(balance_after, balance_before, strict=True)]
     counts = [2, round(1 * np.log(4) + 2)]
     spread = [100 * (max(counts) + min(counts) - c) // max(counts) for c in counts]
-    assert fits.tolist() == [a + b + 2 * c for a, b, c in zip(least, balanced, spread, strict=True)]
-    assert scores[0] > scores[1]
+    scores = PROFILE.scores(scheduler.state.snapshot(), scheduler.spec(1))
+    assert scores.tolist() == [a + b + 2 * c for a, b, c in zip(least, balanced, spread, strict=True)]
+    assert scheduler.equals(1).tolist() == [0]
+
+
+def test_large_clusters_are_looked_at_in_part_and_in_turn() -> None:
+    """Of 200 nodes that all fit, 100 are looked at (48 %, at least 100), then the next ones."""
+    instance = priority_instance(GOLDEN_SEED, num_nodes=200, pods_per_node=1, num_priorities=1, util=0.9)
+    scheduler = DefaultScheduler(instance)
+    assert [set(scheduler.equals(0).tolist()) for _ in range(3)] == [{*range(100)}, {*range(100, 200)}, {*range(100)}]
 
 
 def test_the_default_scheduler_preempts_for_the_more_important() -> None:
@@ -49,6 +58,16 @@ def test_the_default_scheduler_preempts_for_the_more_important() -> None:
         counts = packing.counts(node_of)
         top = int(instance.replicas[instance.priority == instance.priority.max()].sum())
         assert counts[0] == top, "whoever matters most finds room"
+
+
+def test_the_default_scheduler_is_the_published_one() -> None:
+    """Where pods are, digested, over sizes and priorities; ties come from the instance's own stream."""
+    digest = hashlib.sha256()
+    for seed in range(GOLDEN_SEED, GOLDEN_SEED + 12):
+        nodes, priorities = (4, 8, 16)[seed % 3], (1, 2, 4)[seed % 3]
+        instance = priority_instance(seed, num_nodes=nodes, pods_per_node=8, num_priorities=priorities, util=1.05)
+        digest.update(default_placement(instance).tobytes())
+    assert digest.hexdigest()[:12] == "0f4ba591d1b4"
 
 
 def test_two_threads_place_what_one_does() -> None:

@@ -1,6 +1,6 @@
 """Reproduce "Priority Matters" (arXiv 2511.08373): its instances, its outcome classes, our planner.
 
-Each instance is a seed in a cell of the published grid. The default scheduler (emulated) places the pods; when some
+Each instance is a seed in a cell of the published grid. The default scheduler places the pods; when some
 stay pending, the planner is *called*, and the outcome is one of the published classes:
 
 * ``no_call``: the default placed everything;

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from typing import Any
 
 import numpy as np
 import pytest
 
 from simulator.planning.instances import PriorityInstance, priority_instance
-from simulator.reproduce.default_scheduler import UNPLACED, _Cluster, node_scores
+from simulator.reproduce.default_scheduler import UNPLACED, DefaultScheduler
 from tests.e2e.control_plane import IS_NEWEST, ControlPlane
 from tests.e2e.drive import PODS, Cluster, cluster_of
 
@@ -24,22 +23,6 @@ NUM_INSTANCES = int(os.environ.get("ULLAGE_E2E_PRIORITY", "20"))
 APPS = "/apis/apps/v1/namespaces/default/replicasets"
 FIRST_SEED = 484806185843093489
 """The golden instance's."""
-
-
-def equals(emulated: _Cluster, pod: int) -> set[int]:
-    """Best nodes of the emulation; empty when none is feasible."""
-    instance, s = emulated.instance, emulated.set_of[pod]
-    nodes = emulated.candidates(instance.request[:, s, None])
-    if len(nodes) == 0:
-        return set()
-    scores = node_scores(
-        emulated.free[:, nodes],
-        instance.allocatable[:, None],
-        instance.request[:, s, None],
-        emulated.siblings[s, nodes],
-        len(nodes),
-    )
-    return set(nodes[scores == scores.max()].tolist())
 
 
 def node(number: int, instance: PriorityInstance) -> dict[str, Any]:
@@ -86,14 +69,14 @@ async def place(cluster: Cluster, instance: PriorityInstance, name: str, owner: 
 async def compare(cluster: Cluster, instance: PriorityInstance) -> tuple[int, list[str]]:
     """Decisions compared, and how they differ."""
     await cluster.many((("POST", "/api/v1/nodes", node(i, instance)) for i in range(instance.num_nodes)), width=4)
-    emulated = _Cluster.of(instance, random.Random(0))
+    emulated = DefaultScheduler(instance)
     differences = []
     pod = 0
     for s, replicas in enumerate(instance.replicas.tolist()):
         owner = await replica_set(cluster, s)
         await asyncio.sleep(0.05)
         for _ in range(replicas):
-            expected = equals(emulated, pod)
+            expected = set(emulated.equals(pod).tolist())
             real = await place(cluster, instance, f"p{pod:03d}", owner, s)
             if (real == UNPLACED) != (not expected) or (real != UNPLACED and real not in expected):
                 differences.append(f"seed {instance.seed}, pod {pod}: kube-scheduler {real}, ours {sorted(expected)}")
