@@ -310,6 +310,15 @@ def test_time_that_goes_back_stands_still() -> None:
     assert seen(history, 10_000)[:4] == [1, 1, 1, 1], "it lived for 5000 s"
 
 
+def test_a_pod_that_ends_in_the_second_it_began_has_ended_by_then() -> None:
+    history = LifeHistory(with_features=True)
+    history.began("p", A, 100)
+    history.ended("p", 100)
+    found = dict(zip(feature_names(), history.features(A, 100).tolist(), strict=True))
+    assert (found["owner:ended"], found["owner:last_log"], found["owner:since_end_log"]) == (1, 0, 0)
+    assert seen(history, 100)[0] == 1
+
+
 def test_a_pod_that_begins_anew_is_as_old_as_that() -> None:
     history = LifeHistory()
     for since_s in (0, 200):
