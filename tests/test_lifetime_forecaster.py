@@ -542,8 +542,9 @@ def test_a_gap_is_longer_than_six_hours_and_than_three_rounds(every_s: int, long
     assert forecaster.counts.jumps == 1
 
 
-def test_a_clock_that_goes_back_ages_nobody() -> None:
-    forecaster = LifetimeForecaster()
+@pytest.mark.parametrize("with_model", [False, True])
+def test_a_clock_that_goes_back_ages_nobody(with_model: bool) -> None:
+    forecaster = LifetimeForecaster(SAYS if with_model else None)
     forecaster.begin_round(10_000)
     forecaster.learn(10_000)
     forecaster.begin_round(2000)

@@ -296,6 +296,7 @@ class LifeHistory:
         """(F,) by :func:`feature_names`, of a pod of this kin that arrives now, itself not counted."""
         assert self.lineage is not None, "a history with features"
         cpu, memory, gpu = kin.size
+        now_s = max(now_s, self.now_s)
         told_by = ((OWN, kin.workload or None), (SIZE, kin.size))
         seen = [x for level, key in told_by for x in self.survival.seen(level, key, now_s)]
         asks = (
