@@ -7,7 +7,7 @@ import pytest
 
 from placement.errors import ConfigError
 from placement.learning.usage import STEP_S, UsageSeries
-from placement.pods import PodSpec
+from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, MEMORY
 from simulator.traces.joined import Join, join
 from simulator.traces.trace import Trace
@@ -54,6 +54,41 @@ def test_workloads_have_at_most_so_many_replicas():
     made = join(_arrivals(), _series(), Join(share=1, from_day=0, replicas=4))
     owners = [made.specs[c].owner for c in made.pods.spec]
     assert max(owners.count(o) for o in set(owners)) == 4
+
+
+def test_each_sample_is_the_machines_share_at_that_step_of_what_the_pod_asks_for():
+    """Pods of one size, one at a time and with a GPU, whose machine's share tells the step; the second day is the first."""
+    steps = np.arange(600)
+    cores = np.full((1, 600), 4.0)
+    table = {CPU: (steps / 1000 * cores).astype(np.float32), MEMORY: (steps / 2000 * cores).astype(np.float32)}
+    table[MEMORY][0, 290] = np.nan
+    series = UsageSeries("machine", ("m",), 0, table, {CPU: np.array([4.0]), MEMORY: np.array([4.0])})
+    spec = PodSpec(((CPU, 100_000), (MEMORY, 10**6)), GpuRequest(1), owner="Application/a")
+    late = (600 - 288) * STEP_S - 100
+    arrivals = Trace.of("t", (), [("p", spec, 299, 901), ("q", spec, 600, -1), ("r", spec, late, late + 9000)])
+    made = join(arrivals, series, Join(share=1, from_day=1))
+    found = dict[str, list[tuple[int, ...]]]()
+    rows = zip(made.usage.pod, made.usage.time_s, made.usage.cpu_millicores, made.usage.memory_bytes, strict=True)
+    for pod, *row in rows:
+        found.setdefault(made.pods.name[pod], []).append(tuple(int(x) for x in row))
+    assert found == {
+        "p": [(STEP_S * k, 100 * (288 + k), 500 * (288 + k)) for k in (0, 1, 3, 4)],
+        "q": [(STEP_S * k, 100 * (288 + k), 500 * (288 + k)) for k in range(3, 312)],
+        "r": [(STEP_S * k, 100 * (288 + k), 500 * (288 + k)) for k in (311,)],
+    }, "step 290 was not measured, and nothing after the last of them"
+    assert [s.gpu for s in made.specs] == [None]
+    assert made.pods.departure_s.tolist() == [901, -1, late + 9000]
+
+
+def test_workloads_are_cut_by_arrival():
+    made = join(_arrivals(), _series(), Join(share=1, from_day=0, replicas=4))
+    small = [made.specs[c].owner for c in made.pods.spec if made.specs[c].amount(CPU) == 500]
+    assert small == [f"Application/500.0.{i // 4}" for i in range(20)]
+
+
+def test_so_large_a_share_of_the_pods_is_kept():
+    assert 0 < len(join(_arrivals(), _series(), Join(share=0.2, from_day=0)).pods) < 30
+    assert len(join(_arrivals(), _series(), Join(share=0, from_day=0)).pods) == 0
 
 
 def test_the_same_seed_makes_the_same_trace_and_another_seed_another():
