@@ -168,6 +168,36 @@ def test_a_pod_whose_memory_is_known_before_its_cpu_is_recorded_and_replayed(tmp
     assert np.nan_to_num(series.usage[CPU][0], nan=-1).tolist() == pytest.approx([-1, 0.3, 0.04, 0.5])
 
 
+def test_who_came_before_the_first_sample_is_there_from_then_on_and_who_ended_before_is_over_at_once() -> None:
+    spec, none = PodSpec(((CPU, 1000), (MEMORY, 100))), np.zeros(0, np.int64)
+    one = np.array([WEEK_S + 2 * STEP_S]), np.array([500]), np.array([50])
+    pods = (
+        RecordedPod("s/runs", spec, WEEK_S - 5000, -1, *one),
+        RecordedPod("s/over", spec, WEEK_S - 9000, WEEK_S - 1, none, none, none),
+        RecordedPod("s/waits", spec, WEEK_S + 400, -1, none, none, none),
+        RecordedPod("s/gone", spec, WEEK_S + 350, WEEK_S + 600, none, none, none),
+    )
+    trace = trace_of_recording(Recording("mine", (NodeSpec("n", ((CPU, 4000),)),), pods))
+    assert trace.pods.name.tolist() == ["s/runs", "s/over", "s/gone", "s/waits"]
+    assert trace.pods.arrival_s.tolist() == [300, 300, 350, 400]
+    assert trace.pods.departure_s.tolist() == [-1, 300, 600, -1]
+    assert (trace.manifest.begins_s, trace.usage.time_s.tolist()) == (WEEK_S, [600])
+
+
+def test_a_workload_is_given_what_its_largest_pod_asks_for_and_who_asks_for_nothing_is_left_out() -> None:
+    asks = [(1000, 20), (500, 40), (0, 40), (500, 0)]
+    specs = [PodSpec(tuple((r, a) for r, a in ((CPU, c), (MEMORY, m)) if a), owner="Deployment/web") for c, m in asks]
+    trace = Trace.of("t", (), [(f"p{i}", spec, 0, -1) for i, spec in enumerate(specs)])
+    usage = Usage(
+        np.arange(4), np.array([300, 301, 302, 303]), np.array([100, 50, 900, 900]), np.array([-1, 10, 15, 15])
+    )
+    series = usage_of_trace(trace.but(usage=usage))
+    assert (series.provisioned[CPU].tolist(), series.provisioned[MEMORY].tolist()) == ([1.0], [40.0])
+    assert series.start_s == 300
+    assert series.usage[CPU].tolist() == pytest.approx(np.array([[0.1, 0.05]], np.float32))
+    assert np.nan_to_num(series.usage[MEMORY], nan=-1).tolist() == [[-1, 10]]
+
+
 def test_samples_of_a_trace_that_come_twice_or_too_late_are_counted() -> None:
     spec = PodSpec(((CPU, 1000), (MEMORY, 100)), owner="Deployment/web")
     trace = Trace.of("t", (), [("p", spec, 0, -1), ("q", spec, 0, -1)])
