@@ -87,6 +87,8 @@ class Shadow:
     to_s: float = 0.0
     placer: str = KUBE
     """Whose choices ours are compared with."""
+    in_shadow: bool = False
+    """Every decision was made in mode ``shadow``."""
     agreed: int = 0
     differed: int = 0
     ours_only: int = 0
@@ -130,6 +132,17 @@ class Shadow:
         steps = f"One step deep: each choice is judged in the world that {self.placer}'s earlier choices left. "
         of_log = "In a log, what wrote it bound the pods: in a replay's, its own strategy, which agrees with itself. "
         return steps + (of_log if self.placer == LOG else "") + PRICED
+
+    def next_step(self) -> str:
+        """What to do with the result; empty where there is none."""
+        if not self.in_shadow or not self.agreed + self.differed:
+            return ""
+        if self.is_little:
+            return "Next: leave it in shadow until there are more pods."
+        return (
+            "Next: `ullage explain decision/ID` says why; `kubectl label namespace NS ullage.dev/mode=score` gives it one "
+            "voice among kube-scheduler's own in one namespace, `=off` takes it back."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -179,6 +192,7 @@ def compare(reader: RecordReader, records: Iterable[Record], prices: NodePrices,
             busy.see(record, fleet)
     pods = list(last.values())
     shadow.pods = len(pods)
+    shadow.in_shadow = modes == {"shadow"}
     if "log" in modes:
         shadow.placer = LOG if modes == {"log"} else f"{KUBE} or {LOG}"
     shadow.busy_hours = busy.mean_s(shadow.to_s) / 3600
@@ -332,7 +346,8 @@ def to_text(shadow: Shadow) -> str:
             f"    {e['decision']:<18} {e['pod']}: {e['ours']} instead of {e['theirs']} ({e['usd_an_hour']:+.3f} USD/h)"
             for e in shadow.examples
         ]
-    return "\n".join([*lines, "", f"  {shadow.limits()}", ""])
+    ends = [f"  {text}" for text in (shadow.limits(), shadow.next_step()) if text]
+    return "\n".join([*lines, "", *ends, ""])
 
 
 _STYLE = """
@@ -361,7 +376,8 @@ def to_html(shadow: Shadow, command: str) -> str:
         f"<title>Ullage shadow report</title><style>{STYLE}{_STYLE}</style></head><body><main>"
         f'<h1>Ullage · shadow report</h1><p class="headline">{coded(shadow.headline())}</p>'
         f'<p class="lead">{coded(shadow.limits())}</p>{sections}{_worth(shadow)}'
-        f"<footer><p>Repeat it:</p><p><code>{html.escape(command)}</code></p></footer></main></body></html>\n"
+        f"<footer><p>{coded(shadow.next_step())}</p><p>Repeat it:</p><p><code>{html.escape(command)}</code></p></footer>"
+        "</main></body></html>\n"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def test_each_pod_is_counted_once_under_what_became_of_it(tmp_path: Path) -> Non
     assert found.allocation == {"cpu": 0}
     assert "requests, more with us                cpu +0 cores" in to_text(found)
     assert "too few to judge" in found.headline()
+    assert to_text(found).endswith("  Next: leave it in shadow until there are more pods.\n")
 
 
 def test_nodes_that_we_leave_idle_are_worth_their_price(tmp_path: Path) -> None:
@@ -61,6 +63,9 @@ def test_nodes_that_we_leave_idle_are_worth_their_price(tmp_path: Path) -> None:
     assert found.usd_a_month.value == pytest.approx(10 * 730 * 200 / 199, rel=0.01)
     assert found.usd_a_month.is_clear
     assert "USD a month less" in found.headline()
+    assert "kubectl label namespace NS ullage.dev/mode=score" in found.next_step()
+    assert "ullage.dev/mode=score" in to_html(found, "")
+    assert replace(found, in_shadow=False).next_step() == "", "what decides already is past that step"
 
 
 def test_a_difference_that_is_chance_is_not_called_clear(tmp_path: Path) -> None:

@@ -357,8 +357,7 @@ def _print(made: Plan, output: str) -> None:
         click.echo("step,action,pod,from,to")
     elif rows or output in ("json", "yaml"):
         if output in ("table", "markdown"):
-            names = {"pod": "shape", "from": ""} if made.kind == "purchase" else {}  # nothing is bought from a node
-            rows = [{names.get(k, k): cell for k, cell in row.items() if names.get(k, k)} for row in step_rows(made)]
+            rows = step_rows(made)
         click.echo(render(plan_document(made), rows, output))
 
 

@@ -24,7 +24,7 @@ ROUNDING = 1e-6
 """A certified gap below this share is none."""
 MAX_NODES = 300
 """Rows of the picture; larger clusters show the nodes that change most."""
-BAR, ROW, LEFT = 220, 18, 170
+BAR, ROW, LEFT, NUMBERS = 150, 18, 160, 80
 NAME_LETTERS = 22
 POD_ACTIONS, NODE_ACTIONS = (Action.PLACE, Action.MOVE, Action.EVICT), (Action.CORDON, Action.DELETE)
 TITLES = {CPU: "CPU", MEMORY: "Memory", GPU_SHARE: "GPU"}
@@ -164,7 +164,7 @@ def _after(cluster: Cluster, plan: Plan) -> tuple[dict[str, str], dict[str, str]
 
 
 def step_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Steps for people; what is bought alike is one row."""
+    """Steps for people, with equal keys; what is bought alike is one row, and comes from no node."""
     rows: list[dict[str, Any]] = []
     start = 0
     while start < len(plan.steps):
@@ -177,7 +177,9 @@ def step_rows(plan: Plan) -> list[dict[str, Any]]:
         if end - start > 1:
             what, number = f"{end - start} × {what}", f"{start + 1}–{end}"
             to = f"{to} … {target(plan.steps[end - 1])}"
-        rows.append({"step": number, "action": str(step.action), "pod": what, "from": step.source, "to": to})
+        row: dict[str, Any] = {"step": number, "action": str(step.action)}
+        row |= {"shape": what} if plan.kind == "purchase" else {"pod": what, "from": step.source}
+        rows.append(row | {"to": to})
         start = end
     return rows
 
@@ -219,7 +221,7 @@ def _panel(
     label = f"{title} allocated, before and after: {'; '.join(said) or 'no node changes'}"
     parts = [
         f"<div><h3>{escape(title)} allocated</h3>",
-        f'<svg class="nodes" viewBox="0 0 {LEFT + BAR} {ROW * len(names)}" role="img" aria-label="{escape(label)}">',
+        f'<svg class="nodes" viewBox="0 0 {LEFT + BAR + NUMBERS} {ROW * len(names)}" role="img" aria-label="{escape(label)}">',
     ]
     for i, name in enumerate(names):
         y = i * ROW + 2
@@ -232,8 +234,14 @@ def _panel(
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{BAR}" height="12" fill="var(--line)" opacity=".6"/>')
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{share * BAR:.1f}" height="12" fill="var(--c2)"/>')
         x = LEFT + max(was * BAR - 1, 0)
-        line = f'<rect x="{x:.1f}" y="{y - 1}" width="3" height="14" fill="var(--c1)"/>'
-        parts.append((line if old[name] != new[name] or name in gone else "") + "</g>")
+        line, percent = (
+            f'<rect x="{x:.1f}" y="{y - 1}" width="3" height="14" fill="var(--c1)"/>',
+            f"{100 * new[name]:.0f} %",
+        )
+        if old[name] != new[name] or name in gone:
+            parts.append(line)
+            percent = f"{100 * old[name]:.0f} → {percent}"
+        parts.append(f'<text x="{LEFT + BAR + NUMBERS}" y="{y + 10}" text-anchor="end"{look}>{percent}</text></g>')
     return "\n".join([*parts, "</svg></div>"])
 
 
@@ -264,15 +272,14 @@ def _shopping(plan: Plan, sold: Sequence[SaleShape]) -> str:
 
 def page(cluster: Cluster, plan: Plan, *, sold: Sequence[SaleShape] = (), command: str = "") -> str:
     """The whole file; ``sold`` are the shapes that a purchase chose from, ``command`` plans the same again."""
+    rows = step_rows(plan)
     cells = "\n".join(
-        f"<tr><th scope='row'>{row['step']}</th>"
-        + "".join(f"<td>{escape(row[key])}</td>" for key in ("action", "pod", "from", "to"))
-        + "</tr>"
-        for row in step_rows(plan)
+        f"<tr><th scope='row'>{step}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in others)}</tr>"
+        for step, *others in (row.values() for row in rows)
     )
     bound = "unknown" if plan.bound is None else f"{plan.bound:g}"
     says = headline(plan).removeprefix(f"{plan.kind}: ")
-    heads = "".join(f"<th scope='col'>{head}</th>" for head in ("step", "action", "pod or shape", "from", "to"))
+    heads = "".join(f"<th scope='col'>{head}</th>" for head in (rows[0] if rows else ()))
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
