@@ -366,7 +366,7 @@ def test_a_plan_that_can_be_acted_on_says_how(tmp_path: Path) -> None:
     words = ["rescue", "--snapshot", str(tmp_path / "s.json"), "--time", "1"]
     told = CliRunner().invoke(plan_group, words, catch_exceptions=False)
     assert "STEP  ACTION  POD" in told.stdout
-    assert told.stderr.endswith("to act on it: -o json > plan.json, then ullage plan apply plan.json\n")
+    assert told.stderr.endswith("to act on it: the same with -o json > plan.json, then ullage plan apply plan.json\n")
     assert CliRunner().invoke(plan_group, [*words, "-o", "json"], catch_exceptions=False).stderr == ""
 
 

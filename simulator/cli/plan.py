@@ -334,7 +334,8 @@ def _run(request: Request, given: _Given) -> None:
     _print(made, given.output)
     if given.output == "table" and given.trace is None and made.steps and made.kind != "purchase":
         click.echo(
-            "\nnothing was changed; to act on it: -o json > plan.json, then ullage plan apply plan.json", err=True
+            "\nnothing was changed; to act on it: the same with -o json > plan.json, then ullage plan apply plan.json",
+            err=True,
         )
 
 
