@@ -77,7 +77,17 @@ def deletion_cost(pod: objects.Pod) -> int:
 
 
 def why_waits(pods: Iterable[objects.Pod], groups: Groups) -> dict[str, str]:
-    """UID → why a pending pod is not to be placed now; ``pods`` are all of a cluster that have not ended."""
+    """UID → why a pending pod is not to be placed now; ``pods`` are all of a cluster that have not ended.
+
+    kube-scheduler preempts for no pod while somebody of a lower priority leaves the node that it is nominated to
+    (``PodEligibleToPreemptOthers``); nobody else is to make room for it then either.
+    """
+    pods = list(pods)
+    lowest_leaving: dict[str, int] = {}
+    for pod in pods:
+        if pod.spec.nodeName and pod.metadata.deletionTimestamp:
+            priority = pod.spec.priority or 0
+            lowest_leaving[pod.spec.nodeName] = min(priority, lowest_leaving.get(pod.spec.nodeName, priority))
     why: dict[str, str] = {}
     sizes: Counter[tuple[str, str]] = Counter()
     ready: Counter[tuple[str, str]] = Counter()
@@ -94,7 +104,13 @@ def why_waits(pods: Iterable[objects.Pod], groups: Groups) -> dict[str, str]:
         if not pod.spec.nodeName:
             gates = [gate.get("name", "") for gate in pod.spec.schedulingGates or ()]
             foreign = next((gate for gate in gates if gate != PLAN_GATE), "")
-            reason = DELETED if meta.deletionTimestamp else f"it waits behind the gate {foreign}" if foreign else ""
+            promised, priority = pod.status.nominatedNodeName or "", pod.spec.priority or 0
+            if meta.deletionTimestamp:
+                reason = DELETED
+            elif foreign:
+                reason = f"it waits behind the gate {foreign}"
+            elif lowest_leaving.get(promised, priority) < priority:
+                reason = f"it is nominated to node {promised}, which pods leave for it"
         if reason:
             why[uid] = reason
         if gang is not None and not meta.deletionTimestamp:

@@ -131,6 +131,19 @@ def test_a_pod_that_waits_for_somebody_else_is_not_planned_for(kind: str, change
     assert f"pod default/w-1 is not to be placed now: {why}" in plan.reasons
 
 
+@pytest.mark.parametrize(("leaving", "priority", "waits"), [(True, 0, True), (False, 0, False), (True, 9, False)])
+def test_nobody_is_evicted_for_a_pod_that_kube_scheduler_makes_room_for(
+    leaving: bool, priority: int, waits: bool
+) -> None:
+    """It preempts for no pod whose victims are still on their way out; a plan evicted others for it, elsewhere."""
+    ends: dict[str, Any] = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}} if leaving else {}
+    victim = pod("victim", "2", "a", priority=priority, **ends)
+    preemptor = pod("w-1", "2", priority=9) | {"status": {"phase": "Pending", "nominatedNodeName": "a"}}
+    plan = planned("rescue", taken(node("a", 2), node("b", 2), victim, pod("low-1", "2", "b"), preemptor))
+    why = "pod default/w-1 is not to be placed now: it is nominated to node a, which pods leave for it"
+    assert (plan.steps == (), why in plan.reasons) == (waits, waits)
+
+
 def test_a_pod_behind_our_own_gate_is_planned_for() -> None:
     plan = planned("batch", taken(node("a"), pod("w-1", "2", schedulingGates=[{"name": "ullage.dev/plan"}])))
     assert [s.name for s in plan.steps] == ["default/w-1"]
