@@ -219,6 +219,7 @@ async def test_killed_right_after_any_act_the_same_command_finds_it_done(
         folder.mkdir()
         pods = copy.deepcopy(running) + [pod("big-0", "", "big", "6")] * (kind == "rescue")
         async with cluster(folder, *pods, nodes="ab") as here:
+            here.api.ends_after_s = 0.05
             plan = await here.plan(kind)
             with monkeypatch.context() as patch:
                 patch.setattr(here.client, "call", here.dying(after=number))
@@ -229,6 +230,7 @@ async def test_killed_right_after_any_act_the_same_command_finds_it_done(
                     pass
             assert await here.applier(plan).run() == PlanState.DONE, number
             assert len(here.evicted) == plan.count(Action.MOVE) == 1, number
+            assert len([path for _, path in here.api.calls if path.endswith("/eviction")]) == 1, number
             assert "" not in here.homes()
             assert here.cordoned() == [step.source for step in plan.steps if step.action == Action.DELETE]
             here.nothing_is_held()
@@ -491,6 +493,10 @@ async def test_a_circle_is_broken_by_an_eviction_whose_replacement_is_placed_lat
         assert await applier.run() == PlanState.DONE
         where = {p["metadata"]["labels"]["app"]: p["spec"]["nodeName"] for p in here.pods().values()}
         assert where == {"x": "b", "y": "a"}
+        calls = here.api.calls
+        held, leaves = calls.index(("PATCH", f"{PODS}/x-new-0/status")), calls.index(("POST", f"{PODS}/y-0/eviction"))
+        let_go = calls.index(("PATCH", f"{PODS}/x-new-0"))
+        assert held < leaves < let_go, "where it belongs there is no room before, so that it would go elsewhere"
         here.nothing_is_held()
 
 

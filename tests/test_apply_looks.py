@@ -255,6 +255,17 @@ async def test_a_replacement_that_is_to_be_placed_later_and_goes_is_followed_by_
         here.nothing_is_held()
 
 
+async def test_a_gang_that_is_placed_after_all_have_left_is_nominated_whole_before_a_gate_goes(tmp_path: Path) -> None:
+    async with cluster(tmp_path, member(0, "a"), member(1, "b"), nodes="abc") as here:
+        places = (place("g-0", "c"), place("g-1", "c"))
+        applier = here.applier(plan_of(of_gang(0, "a"), of_gang(1, "b"), *places))
+        assert await applier.run() == PlanState.DONE, applier.record.reason
+        assert gang_of(here) == ["c", "c"]
+        patched = [path for how, path in here.api.calls if how == "PATCH" and "g-new" in path]
+        assert [path.endswith("/status") for path in patched] == [True, True, False, False]
+        here.nothing_is_held()
+
+
 async def test_a_replacement_that_goes_between_a_look_and_a_patch_is_looked_for_again(tmp_path: Path) -> None:
     async with cluster(tmp_path, pod("x-0", "a", "x")) as here:
         for _ in ("the nomination", "the gate"):

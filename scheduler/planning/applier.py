@@ -376,7 +376,7 @@ class Applier:
         """Find the pods that came for those evicted and steer each to its target; the gates of a gang's go together.
 
         One that has been on its target is not looked for again, whatever became of it since. Those that a later step
-        places are steered, and waited for there.
+        places are only awaited: until then there is no room where they belong, and they would go elsewhere.
         """
         steps = {i: self.plan.steps[i] for i in group if self.record.steps[i].state != State.DONE}
         wanted = {i: target for i, step in steps.items() if (target := step.target or self._target_later(step))}
@@ -384,7 +384,7 @@ class Applier:
         while wanted:
             there: Peers = {}
             found = {i: pod for i in wanted if (pod := await self._find(i, there)) is not None}
-            coming = {i: pod for i, pod in found.items() if not pod.spec.nodeName}
+            coming = {i: pod for i, pod in found.items() if steps[i].target and not pod.spec.nodeName}
             for i, pod in coming.items():
                 await self._nominate(pod, wanted[i])
             if len(found) == len(wanted):
@@ -440,11 +440,11 @@ class Applier:
         waiting: dict[int, objects.Pod] = {}
         for i in group:
             step = self.plan.steps[i]
-            if self.record.steps[i].state == State.DONE or step.pod in self._evicted:
+            if self.record.steps[i].state == State.DONE:
                 continue
-            pod = await pod_of(self.client, step)
+            pod = await self._coming(i)
             if pod is None:
-                raise PlanLeft(f"pod {step.name} is gone")
+                continue
             if not pod.spec.nodeName:
                 await require_room(self.client, [pod], step.target)
                 self._put(i, State.STARTED)
@@ -457,19 +457,26 @@ class Applier:
             if self.record.steps[i].state != State.DONE:
                 await self._until_bound(i)
 
+    async def _coming(self, i: int) -> objects.Pod | None:
+        """Whom step ``i`` places: the pod itself, or the replacement of one that was evicted before, once that is there."""
+        step = self.plan.steps[i]
+        if step.pod in self._evicted:
+            return await self._find(self._evicted[step.pod], {})
+        pod = await pod_of(self.client, step)
+        if pod is None:
+            raise PlanLeft(f"pod {step.name} is gone")
+        return pod
+
     async def _until_bound(self, i: int) -> None:
         step, entry = self.plan.steps[i], self.record.steps[i]
         end, looks = time.monotonic() + self.limits.settle_s, Looks()
-        evicted = self._evicted.get(step.pod)
         while True:
-            pod = await (pod_of(self.client, step) if evicted is None else self._find(evicted, {}))
-            if pod is None and evicted is None:
-                raise PlanLeft(f"pod {step.name} is gone")
+            pod = await self._coming(i)
             if pod is not None and pod.spec.nodeName:
                 self._bound(entry, pod, pod.spec.nodeName, step.target)
                 self._done(i, f"{pod.metadata.namespace}/{pod.metadata.name} is on {entry.actual}")
                 return
-            if pod is not None and evicted is not None:
+            if pod is not None and step.pod in self._evicted:
                 await self._nominate(pod, step.target)
                 await self._lift(pod)
             if time.monotonic() > end:
@@ -485,14 +492,16 @@ class Applier:
         """
         steps = self.plan.steps
         for pod, i in self._later.items():
-            if steps[i].target != node or i < first or pod in self._evicted or pod in self.record.nominated:
+            evicted = self._evicted.get(pod)
+            has_left = evicted is None or self.record.steps[evicted].state == State.DONE
+            if steps[i].target != node or i < first or not has_left:
                 continue
             last = max(j for j in range(first, i) if steps[j].source == node)
             if any(steps[j].target == node for j in range(first, last)):
                 continue
-            found = await pod_of(self.client, steps[i])
+            found = await self._coming(i)
             if found is not None and not found.spec.nodeName:
-                await self._nominate(found, node)
+                await self._nominate(found, node, steps[i].devices)
 
     async def _nominate(self, pod: objects.Pod, node: str, devices: str = "") -> None:
         """Write our nomination, once; a pod that is gone or bound by now is seen at the next look."""
