@@ -22,6 +22,7 @@ from msgspec import Raw
 
 from benchmarks.verbs import GIB, names, quantile
 from placement.knowledge import Workload
+from placement.owners import HOSTNAME, ZONE
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from placement.state import ClusterState
@@ -44,8 +45,6 @@ OUTAGE = 1000
 """Nodes that a zone's failure taints at once."""
 PAUSE_S = 0.002
 """Before a question: kube-scheduler's own work gives threads that write as much."""
-HOSTNAME = "kubernetes.io/hostname"
-ZONE = "topology.kubernetes.io/zone"
 NUM_IMAGES = 40
 """Of a node, each of some hundred bytes in its object."""
 REQUESTS = [{"cpu": f"{100 * (1 + i % 8)}m", "memory": f"{256 * (1 + i % 5)}Mi"} for i in range(40)]

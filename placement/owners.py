@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from placement.pods import PodSpec, Requirement, Spread
 
 HOSTNAME = "kubernetes.io/hostname"
+"""Every node of a cluster has this label."""
 ZONE = "topology.kubernetes.io/zone"
 DEFAULT_SPREAD = ((HOSTNAME, 3), (ZONE, 5))
 """Topology key and largest skew of the system defaults."""

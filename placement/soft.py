@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from placement.owners import HOSTNAME
 from placement.pods import PodSpec, Spread
 from placement.resources import BoolArray, FloatArray, IntArray
 from placement.rules import Match, RuleIndex, is_tolerated
@@ -21,7 +22,6 @@ INTER_POD_WEIGHT = 2
 IMAGE_WEIGHT = 1
 HARD_AFFINITY_WEIGHT = 1
 """``hardPodAffinityWeight``: what a resident's required affinity adds for a pod that it wants near."""
-HOSTNAME = "kubernetes.io/hostname"
 MIN_IMAGE_BYTES = 23 * 1024 * 1024
 MAX_IMAGE_BYTES_PER_CONTAINER = 1000 * 1024 * 1024
 

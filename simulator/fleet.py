@@ -18,13 +18,12 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
+from placement.owners import HOSTNAME
 from placement.pods import Labels, PodSpec
 from placement.resources import CPU, NOT_FEASIBLE, PODS
 from placement.rules import Match
 from placement.state import ClusterState
 
-HOSTNAME = "kubernetes.io/hostname"
-"""Every node of a cluster has this label."""
 PURCHASES = ("default", "ffd", "planned", "foreseen")
 
 

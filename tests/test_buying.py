@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from placement.errors import ConfigError
+from placement.owners import HOSTNAME
 from placement.pods import GpuRequest, HostPort, PodRules, PodSpec, PodTerm, Requirement
 from placement.rates import Rates
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, shape
-from simulator.fleet import HOSTNAME, Autoscaler, Elastic, Shape
+from simulator.fleet import Autoscaler, Elastic, Shape
 from simulator.planning.buying import Buyer, autoscaler
 from simulator.planning.replays import Question, replay_row
 from simulator.replay import Replay, ReplayOptions

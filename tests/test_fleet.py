@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
+from placement.owners import HOSTNAME
 from placement.pods import NodeRules, PodSpec
 from placement.resources import CPU, MEMORY, PODS
-from simulator.fleet import HOSTNAME, Autoscaler, Elastic, Shape
+from simulator.fleet import Autoscaler, Elastic, Shape
 
 
 def sold(name: str, cores: int, gib: int, usd: float) -> Shape:

@@ -9,11 +9,12 @@ import pytest
 
 from placement.log import NODE_ADDED
 from placement.nodes import NodeSpec
+from placement.owners import HOSTNAME
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, parts_usd
-from simulator.fleet import HOSTNAME, Elastic, Shape
+from simulator.fleet import Elastic, Shape
 from simulator.measures import measure
 from simulator.replay import Interruptions, Outcome, Replay, ReplayOptions
 from simulator.traces.trace import NodeEvent, Trace

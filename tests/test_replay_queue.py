@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from placement.log import POD_BOUND, POD_RELEASED
 from placement.nodes import NodeSpec
+from placement.owners import HOSTNAME
 from placement.pods import GpuRequest, PodRules, PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
-from simulator.fleet import HOSTNAME, Elastic, Shape
+from simulator.fleet import Elastic, Shape
 from simulator.gangs import Unit
 from simulator.pending import backoff_s
 from simulator.replay import Outcome, Replay, ReplayOptions

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from placement.log import KNOWLEDGE, POD_RELEASED
 from placement.nodes import NodeSpec
+from placement.owners import HOSTNAME
 from placement.playback import verify
 from placement.pods import NodeRules, PodRules, PodSpec, PodTerm
 from placement.rates import Rates
@@ -22,7 +23,7 @@ from placement.strategies import STRATEGIES
 from simulator.compare import Question, compare, document
 from simulator.cost import DEFAULT_SHAPES, PriceBook, parts_usd, read_price_book, shape
 from simulator.delivery import DELIVERIES, num_sampled
-from simulator.fleet import HOSTNAME, Elastic
+from simulator.fleet import Elastic
 from simulator.measures import measure
 from simulator.replay import Interruptions, Replay, ReplayOptions
 from simulator.reproduce.fgd import Protocol, differs, experiment, published

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from placement.log import DECISION, Event
 from placement.nodes import NodeSpec
+from placement.owners import HOSTNAME
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY
-from simulator.fleet import HOSTNAME, Shape
+from simulator.fleet import Shape
 from simulator.traces.trace import Manifest, NodeEvent, NodeEvents, Pods, Trace, Usage
 from simulator.traces.validate import RULES, fixed, rule_table, take, validate
 

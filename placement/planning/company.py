@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from placement.owners import HOSTNAME
 from placement.planning.nearness import Nearness
 from placement.pods import PodSpec, Spread
 from placement.resources import BoolArray, IntArray
 from placement.rules import Match, RuleIndex
 from placement.soft import (
-    HOSTNAME,
     INTER_POD_WEIGHT,
     MAX_SCORE,
     SPREAD_WEIGHT,

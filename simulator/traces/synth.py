@@ -13,15 +13,14 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec, Taint
+from placement.owners import HOSTNAME, ZONE
 from placement.pods import GpuRequest, HostPort, NodeRules, PodRules, PodSpec, PodTerm, Requirement, Spread, Toleration
 from placement.resources import CPU, MEMORY, PODS
-from simulator.fleet import HOSTNAME
 from simulator.traces.trace import Manifest, Pods, Trace, Usage
 
 DAY_S = 86_400
 GIB = 1 << 30
 ZONES = ("a", "b", "c")
-ZONE_LABEL = "topology.kubernetes.io/zone"
 GPU_TAINT = Taint("nvidia.com/gpu", "present", "NoSchedule")
 TOLERATES_GPU = Toleration("nvidia.com/gpu", "Exists")
 
@@ -113,7 +112,7 @@ def _distinct(classes: list[PodSpec]) -> tuple[tuple[PodSpec, ...], np.ndarray]:
 
 def _fleet(recipe: Recipe) -> list[NodeSpec]:
     def node(name: str, i: int, cores: int, gib: int, gpus: int, model: str) -> NodeSpec:
-        labels = tuple(sorted({ZONE_LABEL: ZONES[i % 3], HOSTNAME: name}.items()))
+        labels = tuple(sorted({ZONE: ZONES[i % 3], HOSTNAME: name}.items()))
         taints = (GPU_TAINT,) if gpus and recipe.rules else ()
         offered = ((CPU, cores * 1000 - 400), (MEMORY, gib * GIB - 2 * GIB), (PODS, 250))
         return NodeSpec(name, offered, labels, taints, num_gpus=gpus, gpu_model=model)
@@ -147,7 +146,7 @@ def _owner(i: int, recipe: Recipe, rng: np.random.Generator) -> PodSpec:
     if recipe.rules:
         style = rng.random()
         if style < 0.06:
-            pod_rules = PodRules(spread=(Spread(ZONE_LABEL, 2, True, selector),))
+            pod_rules = PodRules(spread=(Spread(ZONE, 2, True, selector),))
         elif style < 0.12:
             pod_rules = PodRules(max_per_node=int(rng.integers(2, 6)))
         elif style < 0.16:
@@ -157,7 +156,7 @@ def _owner(i: int, recipe: Recipe, rng: np.random.Generator) -> PodSpec:
         elif style < 0.22 and gpu is None:
             pod_rules = PodRules(anti_affinity=(PodTerm(HOSTNAME, selector),))
         elif style < 0.30:
-            node_rules = NodeRules(((ZONE_LABEL, str(rng.choice(list(ZONES)))),), tolerations=node_rules.tolerations)
+            node_rules = NodeRules(((ZONE, str(rng.choice(list(ZONES)))),), tolerations=node_rules.tolerations)
     return PodSpec(
         ((CPU, int(cores * 1000)), (MEMORY, int(memory * GIB) >> 20 << 20)),
         gpu,

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from placement.nodes import NodeSpec
+from placement.owners import HOSTNAME
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, IntArray
-from simulator.fleet import HOSTNAME
 from simulator.traces.trace import KINDS, NEVER, NodeEvents, Pods, Trace, Usage
 
 
