@@ -194,11 +194,22 @@ class Spot:
 
 @dataclass(frozen=True)
 class Spots:
-    """The points of one setting: loose ones (one a seed), and a path along one knob, joined in the order given."""
+    """The points of one setting: loose ones (one a seed), and paths along one knob, joined in the order given."""
 
     name: str
     loose: Sequence[Spot]
-    path: Sequence[Spot] = ()
+    paths: Sequence[Sequence[Spot]] = ()
+    """One a seed."""
+
+    @property
+    def spots(self) -> list[Spot]:
+        """All of them."""
+        return [*self.loose, *self.joined]
+
+    @property
+    def joined(self) -> list[Spot]:
+        """Those of all paths."""
+        return [spot for path in self.paths for spot in path]
 
 
 def frontier_chart(
@@ -208,7 +219,7 @@ def frontier_chart(
 
     Groups that share a colour differ: those after the first with it have rings and dashed lines.
     """
-    points = [p for g in groups for p in (*g.loose, *g.path)]
+    points = [p for g in groups for p in g.spots]
     if not points:
         return ""
     most = max([p.x for p in points] + ([mark_x] if mark_x is not None else []))
@@ -225,10 +236,10 @@ def frontier_chart(
         look = f'fill="{colour(i)}" fill-opacity="0.75"'
         if i >= COLOURS:
             look = f'fill="var(--card)" stroke="{colour(i)}" stroke-width="1.5"'
-        if group.path:
-            path = "L".join(f"{LEFT + p.x * kx:.1f},{floor - (p.y - ys[0]) * ky:.1f}" for p in group.path)
+        for spots in group.paths:
+            path = "L".join(f"{LEFT + p.x * kx:.1f},{floor - (p.y - ys[0]) * ky:.1f}" for p in spots)
             body.append(f'<path d="M{path}" fill="none" stroke="{colour(i)}" stroke-width="1.5"{dashes(i)}/>')
-        for spots, radius in ((group.path, 2.5), (group.loose, 4.5)):
+        for spots, radius in ((group.joined, 2.5), (group.loose, 4.5)):
             body += [
                 f'<circle cx="{LEFT + p.x * kx:.1f}" cy="{floor - (p.y - ys[0]) * ky:.1f}" r="{radius}" {look}>'
                 f"<title>{escape(f'{group.name}: {p.note}')}</title></circle>"
@@ -241,7 +252,7 @@ def frontier_chart(
         f"{g.name} {_number(min(p.x for p in spots))} to {_number(max(p.x for p in spots))} {x_label}, "
         f"{_number(min(p.y for p in spots))} to {_number(max(p.y for p in spots))} {y_label}"
         for g in groups
-        if (spots := (*g.loose, *g.path))
+        if (spots := g.spots)
     ]
     return _frame(title, said, body + legend, HEIGHT + 24 * len(groups) + 12)
 
@@ -274,6 +285,7 @@ def dot_chart(
     height = top + row * len(groups) + 56
     k = (WIDTH - left - right) / (high - low)
     decimals = 2 if high < 100 else 1 if high < 1000 else 0
+    unit = " %" if "%" in x_label else ""
     body, said = [], []
     for tick in ticks(low, high, 6):
         x = left + (tick - low) * k
@@ -299,7 +311,7 @@ def dot_chart(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 11}" y2="{y + 11}" stroke="{colour(i)}" stroke-width="3">'
             f"<title>{escape(name)}: {mean:,.2f}</title></line>"
         )
-        body.append(f'<text class="name" x="{WIDTH}" y="{y - 17}" text-anchor="end">{mean:,.{decimals}f}</text>')
+        body.append(f'<text class="name" x="{WIDTH}" y="{y - 17}" text-anchor="end">{mean:,.{decimals}f}{unit}</text>')
         said.append(f"{name} {mean:,.2f} ({min(vs):,.2f} to {max(vs):,.2f})")
     body.append(f'<text class="axis" x="{WIDTH / 2}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>')
     return _frame(title, said, body, height, ' class="rows"')

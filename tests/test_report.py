@@ -49,7 +49,7 @@ def test_the_page_says_all_that_the_comparison_found(made: Comparison) -> None:
 def test_a_picture_comes_before_the_numbers_and_has_them_too(made: Comparison, tmp_path: Path) -> None:
     page = to_html(made)
     assert page.index("<svg") < page.index("<table")
-    means = [f"{100 * line['gpu_allocated_share']:.2f}</text>" for line in made.summary]
+    means = [f"{100 * line['gpu_allocated_share']:.2f} %</text>" for line in made.summary]
     assert all(mean in page for mean in means)
     alone = replace(made, summary=made.summary[:1], rows=made.rows[:1], question=replace(made.question, seeds=(0,)))
     assert to_html(alone).index("<svg") < to_html(alone).index("<table")
@@ -196,7 +196,7 @@ def test_lines_that_share_a_colour_differ_in_their_dashes() -> None:
 
 
 def test_a_frontier_fills_its_chart_and_tells_groups_of_one_colour_apart() -> None:
-    groups = [Spots(str(i), [Spot(i, 900 + i, "")], [Spot(i, 900, ""), Spot(i, 910, "")]) for i in range(10)]
+    groups = [Spots(str(i), [Spot(i, 900 + i, "")], [[Spot(i, 900, ""), Spot(i, 910, "")]] * 2) for i in range(10)]
     chart = frontier_chart("c", groups, x_label="x", y_label="y", mark_x=1)
     heights = [float(y) for y in re.findall(r'<circle cx="[^"]*" cy="([^"]*)" r="[24].5"', chart)]
     assert TOP < min(heights) < TOP + 40
@@ -204,6 +204,7 @@ def test_a_frontier_fills_its_chart_and_tells_groups_of_one_colour_apart() -> No
     looks = set(re.findall(r'r="4" ([^/]*)/>', chart))
     lines = set(re.findall(r'fill="none" (stroke=[^/]*)/>', chart))
     assert len(looks) == len(lines) == 10
+    assert chart.count('<path d="M') == 20, "seeds are not joined with each other"
 
 
 @pytest.mark.parametrize(

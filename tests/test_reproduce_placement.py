@@ -53,8 +53,9 @@ def test_right_sizing_saves_nodes_and_every_cell_keeps_the_books(trace: Trace, t
     assert "No guaranteed pod was ever on a node over its CPU." in page
     halved = [r | {"scale": 0.5, "usd": r["usd"] / 2, "over_cpu_guaranteed_share": 0.02} for r in rows[2:]]
     (group,) = [g for g in frontier([*rows, *halved], "rightsized") if g.name == "ullage by packed"]
-    assert [spot.x for spot in group.path] == [2.0, 100 * rows[2]["over_cpu_guaranteed_share"]]
-    assert group.loose == group.path[1:]
+    (path,) = group.paths
+    assert [spot.x for spot in path] == [2.0, 100 * rows[2]["over_cpu_guaranteed_share"]]
+    assert group.loose == path[1:]
     assert "Left of the dashed line" in report([*rows, *halved])
     assert "ullage, rightsized by packed" in page
 

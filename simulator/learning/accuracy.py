@@ -335,7 +335,11 @@ def _diagram(points: Sequence[Sequence[float]]) -> str:
     x = [p[0] for p in points]
     lines = [Line("model", x, [p[1] for p in points]), Line("ideal", x, x)]
     svg = line_chart("Reliability", lines, x_label="level asked for", y_label="share covered")
-    return with_names(svg, [line.name for line in lines])
+    lead = (
+        "Share of outcomes that stay within a forecast, for each level asked for: above the ideal line the model is "
+        "cautious, below it promises too much."
+    )
+    return f'<p class="lead">{lead}</p>' + with_names(svg, [line.name for line in lines])
 
 
 def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:

@@ -306,8 +306,8 @@ def train_task(
     tune, late = since.pick(is_tune), since.pick(is_late)
     if len(tune) < MIN_TUNE:
         raise ConfigError(
-            f"only {len(tune)} samples of {resource} {target.name} fall into the calibration days; "
-            "the recording is too short or too full of gaps for this horizon"
+            f"only {len(tune)} samples of {resource} {target.name} fall into the calibration days, {MIN_TUNE} are needed: the "
+            "recording is too short, has too few workloads, or is too full of gaps; record longer, or take a shorter --horizon"
         )
     is_compared = split.compared(late, len(recording.series.workloads))
     rules = _Rules.of(recording, resource, target, tune, late.pick(is_compared), split)

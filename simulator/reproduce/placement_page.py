@@ -35,17 +35,18 @@ def frontier(rows: list[dict[str, Any]], mechanism: str) -> list[Spots]:
             )
             return Spot(100 * row["over_cpu_guaranteed_share"], usd, note)
 
-        scaled = {r["seed"] for r in of_cell if r["scale"] != 1}
-        path = sorted((r for r in of_cell if r["seed"] in scaled), key=lambda r: (r["seed"], r["scale"]))
+        scaled = sorted({r["seed"] for r in of_cell if r["scale"] != 1})
+        by_scale = sorted(of_cell, key=lambda r: float(r["scale"]))
+        paths = [[spot(r) for r in by_scale if r["seed"] == seed] for seed in scaled]
         loose = [spot(r) for r in of_cell if r["scale"] == 1]
-        groups.append(Spots(cell.name.replace(f", {mechanism}", ""), loose, [spot(r) for r in path]))
+        groups.append(Spots(cell.name.replace(f", {mechanism}", ""), loose, paths))
     return groups
 
 
 def _costs(title: str, groups: list[Spots]) -> Section:
     """Cost and risk of a mechanism; cost alone where no node was ever over its CPU."""
     cost = "USD, % of plain best fit"
-    if not any(spot.x for group in groups for spot in (*group.loose, *group.path)):
+    if not any(spot.x for group in groups for spot in group.spots):
         lead = "A dot is one seed, the bar their mean. No guaranteed pod was ever on a node over its CPU."
         values = [(group.name, [spot.y for spot in group.loose]) for group in groups]
         return Section(title, lead, svg=dot_chart(title, values, x_label=cost))
