@@ -74,7 +74,8 @@ class HttpSettings:
     tls_key: str = ""
     """PEM file of its key. Both are read again for new connections once they changed, so renewed files need no restart."""
     client_ca: str = ""
-    """PEM file of the authority that signs callers' certificates; set it to demand one (mTLS)."""
+    """PEM file of the authority that signs callers' certificates; set it to demand one (mTLS). Whoever has one may bind
+    pods, so let it not be the cluster's own, which signs every kubelet's."""
     max_header_bytes: int = _number(16_384, 1024, 2**20)
     """Go sends under 300; sixteen KiB leave room for proxies."""
     max_body_bytes: int = _number(256 * 2**20, 1024, 2**31)

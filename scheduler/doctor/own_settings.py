@@ -147,7 +147,8 @@ SETTINGS_RULES: tuple[Rule, ...] = (
         WARNING,
         "Callers are not asked who they are",
         "bind has the effect of a right that the caller may not have; a NetworkPolicy alone is one lock.",
-        "Set http.client_ca to the authority of kube-scheduler's client certificate.",
+        "Set http.client_ca to an authority of its own that signs kube-scheduler's client certificate: the cluster's signs "
+        "every kubelet's as well.",
         _anybody,
     ),
     Rule(
