@@ -223,6 +223,24 @@ async def test_every_attempt_names_the_same_devices_and_tells_the_server_when_to
     for _, body in case.api.bindings:
         assert body["metadata"]["annotations"] == {DEVICES_ANNOTATION: "0"}
         assert body["metadata"]["uid"] == "uid-g", "never a pod of the same name"
+        assert body["metadata"]["resourceVersion"] == "1", "never one that has changed"
+
+
+async def test_a_pod_that_changes_all_the_time_is_tried_twice_and_gives_its_devices_back(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+
+    def change() -> None:
+        version = str(int(case.api.pod["metadata"]["resourceVersion"]) + 1)
+        case.api.pod = POD | {"metadata": POD["metadata"] | {"resourceVersion": version}}
+        raise ApiError("ResourceVersion in precondition", 409)
+
+    case.api.on_bind = change
+    assert "in precondition" in await case.bind()
+    assert [body["metadata"]["resourceVersion"] for _, body in case.api.bindings] == ["1", "2"]
+    assert case.free == 1000
+    case.api.on_bind = lambda: None
+    assert await case.bind() == ""
+    assert case.api.bindings[-1][1]["metadata"]["resourceVersion"] == "3"
 
 
 async def test_the_deadline_of_a_lost_binding_counts_from_the_last_attempt(tmp_path: Path) -> None:
