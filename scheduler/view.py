@@ -21,7 +21,7 @@ from placement.gangs import KINDS, Groups, Kind
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
 from placement.pods import GpuRequest, NodeTerm, PodSpec, Requirement
-from placement.resources import DEVICE_MILLI, DEVICES_ANNOTATION, GPU_SHARE, MOST_COUNTED
+from placement.resources import CPU, DEVICE_MILLI, DEVICES_ANNOTATION, GPU_SHARE, MEMORY, MOST_COUNTED
 from placement.state import devices_mask
 from scheduler.errors import WireError
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
@@ -37,6 +37,10 @@ MAX_CLASSES = 50_000
 MAX_KEYS = 10_000
 MAX_IMAGES = 200_000
 """Of values kept for sharing; beyond it sharing starts over, nothing else changes."""
+MAX_UNOFFERED = 100
+"""Resources that pods ask for and no node has offered yet. Each takes a column over all nodes for good, and anybody's pod has
+room for thousands: those that come later count as one, :data:`UNOFFERED`, and such a pod as not modelled."""
+UNOFFERED = "a resource that no node offers"
 
 
 class _Meta(Struct):
@@ -112,6 +116,10 @@ class Reader:
         self._classes: dict[PodSpec, PodSpec] = {}
         self._by_key: dict[bytes, PodSpec] = {}
         self._images: dict[tuple[str, int], tuple[str, int]] = {}
+        self._offered = {CPU, MEMORY, GPU_SHARE}
+        """Resources that a node has ever offered."""
+        self._asked: set[str] = set()
+        """Others that pods have asked for, the first ones."""
 
     def _allowed(self, namespace: str) -> objects.Volumes:
         bound = self.claims.get(namespace, {})
@@ -137,9 +145,22 @@ class Reader:
 
     def _made(self, pod: objects.Pod) -> PodSpec:
         spec = objects.pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None, self.owners)
+        if not spec.amounts.keys() <= self._offered:
+            spec = self._limited(spec)
         if len(self._classes) >= MAX_CLASSES:
             self._classes.clear()
         return self._classes.setdefault(spec, spec)
+
+    def _limited(self, spec: PodSpec) -> PodSpec:
+        """The same, where it asks for no more unheard-of resources than have room."""
+        known = {}
+        for name, amount in spec.request:
+            if name not in self._offered and len(self._asked) < MAX_UNOFFERED:
+                self._asked.add(name)
+            known[name if name in self._offered or name in self._asked else UNOFFERED] = amount
+        if UNOFFERED not in known:
+            return spec
+        return replace(spec, request=tuple(sorted(known.items())), unmodelled=(*spec.unmodelled, UNOFFERED))
 
     def _bound_spec(self, pod: objects.Pod) -> PodSpec:
         """The class of a pod that runs already. What it asks for beyond reason is the most that is counted. If its annotations
@@ -167,6 +188,10 @@ class Reader:
         ConfigError : a quantity does not parse.
         """
         node = objects.node_spec(_decode_node(raw))
+        if not node.amounts.keys() <= self._offered:
+            self._offered |= node.amounts.keys()
+            self._asked -= self._offered
+            self._by_key.clear()  # what it was told of them may no longer hold
         if len(self._images) >= MAX_IMAGES:
             self._images.clear()
         return replace(node, images=tuple(self._images.setdefault(image, image) for image in node.images))
