@@ -165,7 +165,7 @@ def _parts(entry: dict[str, Any]) -> str:
 def _rejected(record: Record, told: dict[str, Any]) -> list[str]:
     rejected: dict[str, int] = told["rejected"]
     fits = record.num_candidates - sum(n for r, n in rejected.items() if r != "not offered by the caller")
-    words = ", ".join(f"{n} {r}" for r, n in sorted(rejected.items(), key=lambda item: -item[1]))
+    words = "; ".join(f"{n} {r}" for r, n in sorted(rejected.items(), key=lambda item: -item[1]))
     return [f"  of {record.num_candidates} nodes offered {max(fits, 0)} fit" + (f"; not: {words}" if words else "")]
 
 

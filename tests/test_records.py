@@ -329,6 +329,8 @@ def test_a_rejected_pod_is_explained_by_its_reasons(live: Live, tmp_path: Path) 
         assert "no node fits" in text
         assert "3 Insufficient cpu" in text
         assert why_not(record, fleet, "n2")["why"] == "rejected"
+        record.reasons = {"Insufficient cpu": 2, "Insufficient cpu, memory": 1}
+        assert "; not: 2 Insufficient cpu; 1 Insufficient cpu, memory" in in_words(record, fleet)
 
 
 def test_decisions_are_listed_filtered_and_exported(live: Live, tmp_path: Path) -> None:

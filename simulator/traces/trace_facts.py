@@ -109,7 +109,7 @@ def rows_of(facts: dict[str, Any]) -> list[dict[str, str]]:
         "pods": f"{pods['count']:,} of {pods['classes']:,} classes, {pods['owners']:,} owners, {pods['gangs']:,} gangs",
         "GPU": f"{pods['without_gpu']:,} pods without, {pods['gpu_share']:,} a share, {pods['one_gpu']:,} one, "
         f"{pods['several_gpus']:,} several; {pods['naming_models']:,} name models",
-        "rules": f"{pods['with_rules']:,} pods",
+        "rules": f"{pods['with_rules']:,} pods select nodes, tolerate taints, take host ports, or speak of other pods",
         "arrivals": _when(arrivals),
         "lifetimes": ", ".join(f"{q} {duration(s)}" for q, s in life.items() if s is not None) or "none ended",
         "never end": f"{facts['never_end']:,} pods",
