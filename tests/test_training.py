@@ -144,7 +144,7 @@ def test_training_says_where_a_rule_does_better_as_evaluate_does(tmp_path: Path)
     assert not regular
     assert calm == "the model is ahead of the best rule on 1 of 1 tasks"
     assert lost
-    assert re.search(r"behind on cpu-1h-peak \(\d+\.\d\d x the loss of [\w-]+\): .* than these 3 and 24$", warned)
+    assert re.search(r"behind on cpu-1h-peak \(\d+\.\d{3} x the loss of [\w-]+\): .* than these 3 and 24$", warned)
 
 
 def test_a_recording_of_one_workload_is_refused(tmp_path: Path) -> None:

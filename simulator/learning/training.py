@@ -160,7 +160,7 @@ MANY_GAPS = 0.2
 FIT_SHARE, TUNED_SHARE = 0.58, 0.68
 """Of a recording: where fitting ends, and where what was held back for calibration, or to choose a mixture of lifetimes,
 ends. The rest judges. (The Bitbrains protocol: 52 and 61 of 90 days.)"""
-COMPARED = 6000
+COMPARED = 10_000
 """Samples on which all rules are held against the model: some thirty rules cost more than the model does."""
 MIN_DAYS = 0.9
 """Least length of a recording that can be split into fit, calibration and test."""
@@ -531,7 +531,7 @@ def verdict(series: UsageSeries, trained: Sequence[Trained]) -> str:
 
 def _times(task: Trained) -> str:
     rule = task.metrics["best_rule_pinball"]
-    return f"{task.metrics['pinball'] / rule:.2f}" if rule else "any number"
+    return f"{task.metrics['pinball'] / rule:.3f}" if rule else "any number"
 
 
 def span_of(series: UsageSeries, split: Split, *, refit: bool) -> Span:
