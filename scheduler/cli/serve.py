@@ -15,25 +15,30 @@ import click
 
 from placement.errors import ConfigError, PlacementError
 from scheduler.jsonlog import log_to_stderr
-from scheduler.settings import MODES, Settings, read_settings
+from scheduler.settings import MODES, HttpSettings, Settings, read_settings
 
 log = logging.getLogger(__name__)
 
 
 @click.command()
 @click.option("--config", "config", type=click.Path(dir_okay=False), help="Settings, TOML or YAML; options below win.")
-@click.option("--mode", type=click.Choice(MODES), help="off, shadow (default), score or decide.")
-@click.option("--strategy", help="Name or TOML of the strategy.")
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    help="off: silent; shadow: silent, but it records its choices; score: it marks nodes; decide: it names the node. "
+    f"Default: {Settings.mode}.",
+)
+@click.option("--strategy", help=f"Name or TOML of the strategy. Default: {Settings.strategy}.")
 @click.option("--workload", "knowledge", help="Workload file to price devices by; default: learn from the cluster.")
 @click.option("--model", help="Folder of `ullage train` to predict usage and lifetimes with, or rule:NAME for usage.")
 @click.option("--prometheus", help="Where usage comes from, such as http://prometheus.monitoring:9090.")
 @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
 @click.option("--context", help="Context of the kubeconfig.")
-@click.option("--host", help="Address to listen on.")
-@click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
-@click.option("--admin-port", type=int, help="Loopback port for switching modes while running.")
-@click.option("--log-dir", help="Folder of the event log.")
-@click.option("--records", help="SQLite file of decision records.")
+@click.option("--host", help="Address to listen on. Default: every one.")
+@click.option("--port", type=int, help=f"Port to listen on; 0 picks a free one. Default: {HttpSettings.port}.")
+@click.option("--admin-port", type=int, help="Loopback port for switching modes while running. Default: none.")
+@click.option("--log-dir", help="Folder of the event log. Default: none is kept.")
+@click.option("--records", help="SQLite file of decision records. Default: none are kept.")
 @click.option(
     "--log-level",
     default="info",
