@@ -143,6 +143,39 @@ def test_consolidation_keeps_the_room_of_pods_that_are_about_to_start() -> None:
     assert len([s for s in plan.steps if s.action == Action.DELETE]) == 1
 
 
+def test_consolidation_keeps_room_for_the_most_important_first() -> None:
+    """With room kept for both others, on a and on b, the pods of c would find room where the important one is to go."""
+    running = (pod("q-1", "1", "a"), pod("r-1", "1", "b"), pod("x-1", "1", "c"), pod("y-1", "1", "c"))
+    waiting = (pod("i-1", "3", priority=9), pod("l-1", "2"), pod("l-2", "2"))
+    plan = make_plan(Request("consolidate", taken(node("a"), node("b"), node("c", 2), *running, *waiting), 1.0))
+    assert plan.steps == ()
+    assert "room is kept for 2 pending pods that fit now; their nodes stay" in plan.reasons
+
+
+def test_consolidation_keeps_room_on_nodes_that_stay_anyway() -> None:
+    fixed = pod("f-1", "1", "a")
+    fixed["metadata"]["ownerReferences"] = []
+    plan = make_plan(
+        Request("consolidate", taken(node("a"), node("b"), fixed, pod("q-1", "2", "b"), pod("p-1", "1")), 1.0)
+    )
+    assert [s.source for s in plan.steps if s.action == Action.DELETE] == ["b"]
+
+
+def test_nodes_that_save_most_per_move_go_first() -> None:
+    running = (pod("x-1", "1", "a"), pod("y-1", "1", "b"), pod("z-1", "1", "c"), pod("z-2", "1", "c"))
+    usd = {"a": 1.0, "b": 3.0, "c": 4.0, "big": 9.0}
+    fixed = pod("f-1", "1", "big")
+    fixed["metadata"]["ownerReferences"] = []
+    file = taken(*(node(name) for name in "abc"), node("big", 16), *running, fixed)
+    plan = make_plan(Request("consolidate", file, 5.0, usd_per_hour=usd))
+    assert [s.source for s in plan.steps if s.action == Action.CORDON] == ["b", "c", "a"]
+
+
+def test_a_budget_of_fewer_than_no_moves_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a budget of -1 moves is not possible"):
+        make_plan(Request("consolidate", taken(node("a")), 1.0, max_moves=-1))
+
+
 def test_what_cannot_be_used_is_named_with_its_object() -> None:
     with pytest.raises(ConfigError, match=r"pod default/p-1: quantity '9{20}' of cpu is too large"):
         taken(node("a"), pod("p-1", "9" * 20))

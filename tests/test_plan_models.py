@@ -20,6 +20,7 @@ from placement.planning.batch import Batch, ZoneSpread
 from placement.planning.batch_program import BatchModel, Goal, Pairs
 from placement.planning.batches import as_placed, place_batch
 from placement.planning.best_fit import best_fit
+from placement.planning.class_flow import EXACT_CELLS
 from placement.planning.consolidation import consolidate
 from placement.planning.fleet import CENT, Fleet
 from placement.planning.fleet import violations as fleet_violations
@@ -383,6 +384,19 @@ def test_of_equally_good_choices_the_one_that_leaves_most_room_is_taken() -> Non
     answer = relaxed.solve(0.0, seconds(5), 1e-6)
     assert (answer.x > 0.5).tolist() == [False, True, False]
     assert relaxed.rows.spare(answer.x > 0.5) == pytest.approx((10 - 2) / 13)
+
+
+@pytest.mark.parametrize(("budget", "gap_share"), [(None, 0.015), (700, 0.004), (400, 1e-6)])
+def test_a_fleet_that_is_too_large_for_the_exact_model_is_emptied_close_to_its_bound(
+    budget: int | None, gap_share: float
+) -> None:
+    fleet = fleet_instance(7, num_nodes=130)
+    assert fleet.count.size > EXACT_CELLS
+    result = consolidate(fleet, Deadline(1.0, WorkClock()), max_moves=budget)
+    assert fleet_violations(fleet, result, budget) == []
+    assert 0 <= result.gap_share <= gap_share
+    assert result.ending == (Ending.OPTIMAL if budget == 400 else Ending.DEADLINE)
+    assert result.usd_per_hour >= 1.2 * prefix_search(fleet, max_moves=budget).usd_per_hour
 
 
 @pytest.mark.parametrize("budget", [None, 60])

@@ -41,7 +41,7 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     rows, names = cluster.rows, cluster.node_names()
     column_of = {int(row): n for n, row in enumerate(rows)}
     torn = _gangs_beyond_budget(cluster)
-    running = [r for r in cluster.movable() if gang_of(r.spec) not in torn]
+    running = cluster.movable()
     specs, _, class_of = classes_of((r.spec, 0) for r in running)
     count = np.zeros((len(specs), len(rows)), np.int64)
     pods: dict[tuple[int, int], tuple[str, ...]] = {}
