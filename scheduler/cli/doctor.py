@@ -112,7 +112,7 @@ def _rendered(findings: list[Finding], facts: Facts, output: str) -> str:
     if output == "yaml":
         text: str = yaml.safe_dump(to_dict(findings, facts), sort_keys=False, allow_unicode=True)
         return text
-    if output == "markdown":
+    if output == "markdown" and findings:
         lines = ["| code | severity | path | message | fix |", "|---|---|---|---|---|"]
         lines += [f"| {f.code} | {f.severity} | `{f.path}` | {f.message} | {f.fix} |" for f in findings]
         return "\n".join(lines) + "\n"
