@@ -137,6 +137,10 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
         (("compare", "demo", "--report", "out/"), 2, "out/ is a folder; name a file in it, such as out/report.html"),
         (("evaluate", "demo", "-m", ".", "--report", "out/"), 2, "out/ is a folder"),
         (("explain", "web-0"), 2, "--records FILE names it"),
+        (
+            ("trace", "slice", "demo", "s.ullage", "--from", "6h", "--to", "5h"),
+            *(2, "from second 21,600 on and before second 18,000; arrivals are in seconds 231 to 129,581"),
+        ),
         (("simulate", "demo", "-s", "best-fit", "--seeds", "99999999999"), 2, "not in the range"),
         (("simulate", "demo", "-s", "best-fit", "--warmup", "9999999"), 2, "leaves nothing to measure"),
         (("trace", "synth", "--days", "-1", "x.ullage"), 2, "must be > 0"),

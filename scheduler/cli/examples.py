@@ -35,13 +35,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ullage rightsize -p http://localhost:9090 -m model --apply",
     ),
     "plan": (
-        "ullage plan rescue --live --report plan.html",
+        "ullage plan consolidate demo --at 4h --report plan.html",
         "ullage plan consolidate --live --max-moves 20 -o json > plan.json",
         "ullage plan apply plan.json",
     ),
-    "plan rescue": ("ullage plan rescue --live -o json > plan.json", "ullage plan rescue demo --at 12h"),
-    "plan batch": ("ullage plan batch --snapshot cluster.json", "ullage plan batch demo --at 12h"),
-    "plan consolidate": ("ullage plan consolidate --live --max-moves 20 --report plan.html -o json > plan.json",),
+    "plan rescue": ("ullage plan rescue --live --report plan.html", "ullage plan rescue --live -o json > plan.json"),
+    "plan batch": ("ullage plan batch --snapshot cluster.json --report plan.html",),
+    "plan consolidate": (
+        "ullage plan consolidate demo --at 4h --report plan.html",
+        "ullage plan consolidate --live --max-moves 20 -o json > plan.json",
+    ),
     "plan purchase": (
         "ullage plan purchase --live --prices prices.csv",
         "ullage plan purchase --live --ahead 24h -p http://localhost:9090",

@@ -172,8 +172,11 @@ def slice_trace(
     whole = open_trace(source, skip_bad_rows=bad_rows == "skip")
     found = cut(whole, from_s, to_s, num_pods, num_nodes)
     if not len(found.pods):
-        last = int(whole.pods.arrival_s[-1]) if len(whole.pods) else 0
-        raise ConfigError(f"trace {source}: no pod arrives in that time; arrivals end at second {last}")
+        first, last = (int(whole.pods.arrival_s[i]) for i in (0, -1)) if len(whole.pods) else (0, 0)
+        until = "" if to_s is None else f" and before second {to_s:,}"
+        raise ConfigError(
+            f"trace {source}: no pod arrives from second {from_s:,} on{until}; arrivals are in seconds {first:,} to {last:,}"
+        )
     found.save(target)
     click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes", err=True)
 
