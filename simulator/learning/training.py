@@ -160,7 +160,7 @@ MANY_GAPS = 0.2
 FIT_SHARE, TUNED_SHARE = 0.58, 0.68
 """Of a recording: where fitting ends, and where what was held back for calibration, or to choose a mixture of lifetimes,
 ends. The rest judges. (The Bitbrains protocol: 52 and 61 of 90 days.)"""
-COMPARED = 10_000
+COMPARED = 7_000
 """Samples on which all rules are held against the model: some thirty rules cost more than the model does."""
 MIN_DAYS = 0.9
 """Least length of a recording that can be split into fit, calibration and test."""
