@@ -243,15 +243,18 @@ async def test_who_was_taken_for_the_replacement_stays_it_when_another_pod_comes
 
 
 async def test_a_replacement_that_is_to_be_placed_later_and_goes_is_followed_by_the_next(tmp_path: Path) -> None:
-    async with cluster(tmp_path, pod("x-0", "a", "x"), pod("y-0", "b", "y"), nodes="ab") as here:
-        steps = (Step(Action.EVICT, "uid-x-0", "default/x-0", "a"), move("y-0", "b", "a"), place("x-0", "b"))
+    async with cluster(tmp_path, pod("x-0", "a", "x"), pod("y-0", "b", "y"), pod("v-0", "b", "v")) as here:
+        leaves = Step(Action.EVICT, "uid-x-0", "default/x-0", "a")
+        steps = (move("v-0", "b", "c"), leaves, move("y-0", "b", "a"), place("x-0", "b"))
         here.scheduled = lambda nominated: "" if nominated == "b" else nominated
         applier = here.applier(plan_of(*steps), limits=SLOW)
         applying = asyncio.create_task(applier.run())
-        await until(lambda: applier.record.steps[1].state == State.DONE)
-        here.api.delete("pods", "x-new-0", "default")
+        await until(lambda: "x-new-1" in here.pods() or applying.done())
+        await until(lambda: not is_gated(here, "x-new-1"))
+        here.api.delete("pods", "x-new-1", "default")
         here.scheduled = lambda nominated: nominated
         assert await applying == PlanState.DONE
+        assert not [path for _, path in here.api.calls if "//" in path], "nobody looks for it before it has left"
         here.nothing_is_held()
 
 
