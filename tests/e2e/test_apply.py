@@ -23,6 +23,8 @@ from typing import Any
 import pytest
 import yaml
 
+from placement.planning.make import plan_document
+from placement.planning.plans import Action, Ending, Plan, Step
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from scheduler.evictions import CORDON_ANNOTATION
@@ -420,6 +422,51 @@ def test_a_rescue_moves_what_is_in_the_way_and_places_the_pending_pod(plane: Con
             await h.cluster.until(lambda: any(h.cluster.is_rejected(n) for n in h.cluster.pods), 30, "w does not fit")
             plan = await h.plan("rescue")
             assert [step["action"] for step in plan["steps"]] == ["move", "place"]
+            as_planned(await h.apply("--yes"))
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.nothing_is_lost()
+
+    asyncio.run(run())
+
+
+def _write(h: Here, *steps: tuple[Action, str, str, str]) -> None:
+    """A plan of (action, app of its only pod, source, target)."""
+    pods = {pod["metadata"]["labels"]["app"]: pod["metadata"] for pod in h.cluster.pods.values()}
+    made = tuple(
+        Step(action, pods[app]["uid"], f"default/{pods[app]['name']}", source, target)
+        for action, app, source, target in steps
+    )
+    h.path.write_text(json.dumps(plan_document(Plan("rescue", Ending.DEADLINE, "pods placed", 1, 1, made))))
+
+
+def test_who_was_evicted_to_break_a_circle_goes_once_its_place_is_free(plane: ControlPlane, tmp_path: Path) -> None:
+    """There is room elsewhere all the time: kube-scheduler takes it where the nominated node is still full."""
+
+    async def run() -> None:
+        async with here(plane, tmp_path, nodes=3, cores=4) as h:
+            await h.place("x", template("x", 3), ["n0"])
+            await h.place("y", template("y", 3), ["n1"])
+            plane.start_scheduler([])
+            _write(h, (Action.EVICT, "x", "n0", ""), (Action.MOVE, "y", "n1", "n0"), (Action.PLACE, "x", "", "n1"))
+            as_planned(await h.apply("--yes"))
+            await h.cluster.until(h.settled, 30, "all pods are bound")
+            h.nothing_is_lost()
+
+    asyncio.run(run())
+
+
+def test_a_place_is_held_for_a_pending_pod_beside_others_that_come_to_that_node(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        async with here(plane, tmp_path, nodes=3, cores=6) as h:
+            for app, cores, home in (("x", 3, "n0"), ("v", 2, "n0"), ("y", 3, "n1"), ("z", 1, "n2"), ("u", 4, "n2")):
+                await h.place(app, template(app, cores), [home])
+            plane.start_scheduler([])
+            h.standin.sets["w"] = (1, template("w", 5, gated=False))
+            await h.cluster.until(lambda: any(h.cluster.is_rejected(n) for n in h.cluster.pods), 30, "w does not fit")
+            moves = (Action.MOVE, "x", "n0", "n1"), (Action.MOVE, "z", "n2", "n0"), (Action.MOVE, "v", "n0", "n2")
+            _write(h, *moves, (Action.PLACE, "w", "", "n0"))
             as_planned(await h.apply("--yes"))
             await h.cluster.until(h.settled, 30, "all pods are bound")
             h.nothing_is_lost()
