@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from placement.whole_files import whole_file
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
 API_VERSION = "ullage.dev/v1"
+TELL_S = 30.0
+"""How often work that is not watched says how far it is."""
 
 
 @contextmanager
@@ -167,14 +170,27 @@ def table(rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> str:
     return "\n".join([line([heading(k) for k in keys]), *(lines(c) for c in cells)])
 
 
+def told_now_and_then(what: str, clock: Callable[[], float] = time.monotonic) -> Callable[[float, float], None]:
+    """Says in lines how far something is, so that logs of long work are not silent and of short work not longer."""
+    began = told = clock()
+
+    def advance(done: float, total: float) -> None:
+        nonlocal told
+        if (now := clock()) - told >= TELL_S:
+            told = now
+            click.echo(f"{now - began:7.0f} s  {what}: {done:,.0f} of {total:,.0f}", err=True)
+
+    return advance
+
+
 @contextmanager
 def progress(what: str, *, quiet: bool = False, is_time: bool = False) -> Iterator[Callable[[float, float], None]]:
-    """A bar with rate and time left on standard error; nothing when it is no terminal, or with NO_COLOR or ``quiet``.
+    """A bar with rate and time left on standard error; a line now and then when it is no terminal, or with NO_COLOR.
 
     ``is_time``: what is done is seconds of a limit, which have no rate.
     """
     if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
-        yield lambda _done, _total: None
+        yield (lambda _done, _total: None) if quiet else told_now_and_then(what)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn

@@ -19,7 +19,7 @@ from scheduler import __main__ as main_module
 from scheduler.__main__ import COMMANDS, root
 from scheduler.learning.learner import read_workload
 from simulator.cli.simulate import readable_weight
-from simulator.output import table, write_whole
+from simulator.output import table, told_now_and_then, write_whole
 
 
 def ullage(
@@ -465,6 +465,16 @@ def test_no_file_takes_the_name_of_the_bundled_trace(tmp_path: Path) -> None:
     assert run.returncode == 2
     assert "demo.ullage" in run.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_long_work_that_nobody_watches_says_now_and_then_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter([0.0, 10.0, 29.0, 31.0, 40.0, 62.0])
+    advance = told_now_and_then("replaying", lambda: next(seconds))
+    for done in range(1, 6):
+        advance(done, 1500)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.split("\n") == ["     31 s  replaying: 3 of 1,500", "     62 s  replaying: 5 of 1,500", ""]
 
 
 def test_the_last_column_goes_on_below_itself_where_the_terminal_ends() -> None:
