@@ -327,6 +327,7 @@ def test_a_pod_that_begins_anew_is_as_old_as_that() -> None:
         history.began(uid, A, 200)
     history.pass_by(450)
     assert {pod.part for pod in history.running.values()} == {0}
+    assert seen(history, 450)[0] == pytest.approx(2 * 250 / 300), "the pods of before are not there any more"
     history.pass_by(501)
     assert {pod.part for pod in history.running.values()} == {1}, "and passes each part once"
 
@@ -348,6 +349,8 @@ def test_a_gap_is_in_no_life_and_whoever_is_next_passes_first() -> None:
     history.began("young", A, 200_000)
     history.skip(300_000)
     assert [pod.part for pod in history.running.values()] == [6, 0]
+    within = (200_000 - AGES_S[6]) / (AGES_S[7] - AGES_S[6])
+    assert seen(history, 300_000) == pytest.approx([1] * 6 + [within])
     history.pass_by(300_301)
     assert [pod.part for pod in history.running.values()] == [6, 1]
     history.pass_by(100_000 + AGES_S[7] + 1)
@@ -355,6 +358,9 @@ def test_a_gap_is_in_no_life_and_whoever_is_next_passes_first() -> None:
     history.ended("young", 100_000 + AGES_S[7] + 1)
     last_log = history.features(A, 400_000)[feature_names().index("owner:last_log")]
     assert last_log == pytest.approx(math.log(AGES_S[7] + 1 - 200_000))
+    history.skip(500_000)
+    history.began("within", A, 450_000)
+    assert history.running["within"].since_s == 500_000, "nobody knows since when"
 
 
 def test_who_is_dropped_was_never_there_for_the_lineage() -> None:

@@ -232,7 +232,7 @@ class LifeHistory:
 
     def skip(self, now_s: int) -> None:
         """Nobody looked until now: the time since the last news counts in nobody's age."""
-        gap_s = max(now_s - self.now_s, 0)
+        gap_s = now_s - self.now_s
         self.now_s += gap_s
         self._passing = []
         for uid, pod in self.running.items():
