@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from placement.knowledge import AGES_S
+from placement.knowledge import AGES_S, HORIZONS_S
 from placement.learning.lifetime_history import (
     KEEP,
     NUM_HAZARDS,
@@ -33,7 +34,7 @@ from placement.learning.lineage import (
     Lineage,
     class_of,
 )
-from placement.learning.survival import PRIOR, UNKNOWN
+from placement.learning.survival import PRIOR, UNKNOWN, lifespans
 
 NAN = math.nan
 
@@ -154,6 +155,7 @@ def test_who_is_withdrawn_leaves_nothing_but_that_pods_arrived() -> None:
     lineage.arrive(("x",), 10)
     lineage.end(("x",), 10, 60)
     before = told(lineage, 1000)
+    assert (before["ended"], before["previous_runs"]) == (1, 1), "one of two that came together"
     for at_s in (30, 200, 210):
         lineage.arrive(("x",), at_s)
     for at_s in (210, 30, 200):
@@ -289,6 +291,33 @@ def test_hazards_are_what_all_lives_together_say(seed: int) -> None:
             assert features[-len(REQUESTS) - 1 :].tolist() == pytest.approx(
                 [0.001, kin.size[1] / 2**30, 0, 0, kin.gang_size, (7 * 3600 + now) % 86_400 / 3600], rel=1e-4
             )
+
+
+def alive(ends: Sequence[float], age_s: float) -> float:
+    """Share that lives longer than that, by the share that ends in each part of life: evenly in the first part, evenly by
+    the logarithm of the age in the others, of which the last goes on to ten times its beginning."""
+    bounds = (*AGES_S, 10 * AGES_S[-1])
+    found = 1.0
+    for share, (low, high) in zip(ends, pairwise(bounds), strict=True):
+        if age_s <= low:
+            break
+        within = min(age_s, high) / high if not low else math.log(min(age_s, high) / low) / math.log(high / low)
+        found -= share * within
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lifespan_is_what_the_hazards_of_all_parts_say(seed: int) -> None:
+    hazards = [*np.random.default_rng(seed).uniform(0.05, 0.6, NUM_HAZARDS).tolist(), 1.0]
+    ends = [h * math.prod(1 - g for g in hazards[:k]) for k, h in enumerate(hazards)]
+    bounds = (*AGES_S, 10 * AGES_S[-1])
+    middles = [math.log(high / 2 if not low else math.sqrt(low * high)) for low, high in pairwise(bounds)]
+    (found,) = lifespans(np.array([hazards]))
+    for k, age_s in enumerate(AGES_S):
+        mean = sum(e * m for e, m in zip(ends[k:], middles[k:], strict=True)) / sum(ends[k:])
+        assert found.life_s[k] == round(math.exp(mean))
+        gone = [1000 * (1 - alive(ends, age_s + horizon) / alive(ends, age_s)) for horizon in HORIZONS_S]
+        assert found.gone_milli[k] == pytest.approx(gone, abs=0.51)
 
 
 # ── what a history does with odd news ─────────────────────────────────────────────────────────
