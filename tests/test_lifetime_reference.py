@@ -170,6 +170,7 @@ def test_who_is_found_and_lost_was_only_there() -> None:
     lineage = Lineage(("owner",))
     lineage.arrive(("x",), 100)
     before = told(lineage, 1000)
+    assert [told(lineage, now_s)["just_arrived"] for now_s in (700, 701)] == [1, 0]
     lineage.find(("x",), 700)
     assert told(lineage, 1000) == pytest.approx(
         before | {"running": 2, "running_mean_age_log": math.log1p(600)}, nan_ok=True

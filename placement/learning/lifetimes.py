@@ -143,7 +143,6 @@ class LifetimeForecaster:
         """By UID: what stood when the pod entered its part of life, and whether it was new."""
         self._trials: dict[tuple[Kin, int, bool], _Trial] = {}
         self._assumed: dict[str, PodSpec] = {}
-        self._everyone: list[float] = []
         self._last_s: int | None = None
         self._told: Lifetimes | None = None
         """The latest."""
@@ -272,7 +271,6 @@ class LifetimeForecaster:
         self._unsure.clear()
         self.history.pass_by(now_s)
         self._forget(now_s)
-        self._everyone = self.history.hazards(None, now_s)
         found = []
         for kin, known in self._known.items():
             if known.last_s < now_s - TOLD_S and not known.num_running:
@@ -351,7 +349,7 @@ class LifetimeForecaster:
             if known.lifespan is not None and (known.num_running or known.last_s >= now_s - TOLD_S)
             for name in self._names(kin, latest)
         }
-        everyone = np.array([self._everyone or self.history.hazards(None, now_s)])
+        everyone = np.array([self.history.hazards(None, now_s)])
         (population,) = lifespans(everyone, [NONE if self.history.is_blank else POPULATION])
         told = Lifetimes(of, population, now_s, self.source)
         told.changes(self._told)
