@@ -458,6 +458,40 @@ def test_workloads_without_pods_make_room_for_others_the_longest_idle_first() ->
     assert forecaster.counts.turned_away == 0
 
 
+def test_the_workload_that_is_idle_for_longest_goes_first_by_its_latest_size_and_a_tenth_at_once() -> None:
+    forecaster = LifetimeForecaster(max_workloads=20)
+    for owner in range(19):
+        forecaster.began(f"p{owner}", spec_of(owner), 0)
+    forecaster.began("a", spec_of(19, 900), 0)
+    forecaster.began("b", spec_of(19, 500), 0)
+    for uid, at_s in (("p7", 30), ("b", 50), ("p5", 100), ("p6", 200), ("a", 300)):
+        forecaster.ended(uid, at_s)
+    forecaster.learn(400)
+    gone = {f"default/StatefulSet/job{owner}" for owner in range(20)} - set(forecaster.lifetimes(400).of)
+    assert gone == {"default/StatefulSet/job7", "default/StatefulSet/job5"}
+
+
+def test_who_runs_is_never_forgotten_though_another_size_is() -> None:
+    forecaster = LifetimeForecaster()
+    forecaster.began("small", spec_of(0, 500), 0)
+    forecaster.began("large", spec_of(0, 4000), 0)
+    forecaster.ended("large", 100)
+    for day in (4, 30):
+        forecaster.learn(day * 86_400)
+    found = forecaster.lifetimes(30 * 86_400)
+    assert set(found.of) == {WEB, size_of((500, GIB, 0))}
+    assert (found.of[WEB].rung, found.as_of_s) == ("history", 30 * 86_400)
+    forecaster.ended("small", 31 * 86_400)
+
+
+def test_trust_in_what_is_said_of_known_workloads_is_none_in_what_is_said_of_new_ones() -> None:
+    forecaster = promising()
+    forecaster.monitors[False] = trusted_monitor()
+    assert forecaster.lifetimes(20).of[WEB].rung == "none"
+    forecaster.monitors[True] = trusted_monitor()
+    assert forecaster.lifetimes(20).of[WEB].rung == "model"
+
+
 def test_pods_that_were_there_before_speak_for_their_own_workload_alone() -> None:
     """A hundred that outlived others say that their workload lives on, not that all do; their ends say nothing."""
     forecaster, spec = LifetimeForecaster(), spec_of(0)
