@@ -72,6 +72,7 @@ CELLS = (
     Cell("koordinator", "rightsized", "vpa-tuned"),
     Cell("predicted", "rightsized", "packed"),
     Cell("coach-6x4h", "rightsized", "forecast"),
+    Cell("ullage", "rightsized", "vpa"),
     Cell("ullage", "rightsized", "forecast"),
     Cell("ullage", "rightsized", "packed"),
     Cell("best-fit", "reclaimed", "request"),
