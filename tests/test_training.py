@@ -160,8 +160,9 @@ def test_horizons_that_a_recording_is_too_short_for_are_said_and_alone_refused(t
     assert [t.target.name for t in learned.usage] == ["1h-peak", "1h-p95"]
     hours, *few, short = learned.notes
     assert hours.startswith("r: does not say when it began, so models do not look at hours and weekdays")
-    assert short == "not learned: made-up: its 4 days are too few for 24h-peak, 24h-p95; record 4.69"
+    assert short == "not learned: made-up: its 4 days are too few for 24h-peak, 24h-p95; record 13"
     assert [words.startswith("not learned: only 92 samples of cpu 6h-p") for words in few] == [True, True]
+    assert all("record 5 days, or more workloads" in words for words in few), "what is advised is enough"
     assert set(json.loads((tmp_path / "m" / "card.json").read_text())["tasks"]) == {"cpu-1h-peak", "cpu-1h-p95"}
     with pytest.raises(ConfigError, match="its 4 days are too few for 48h-peak"):
         train_recording(Learnable("r", series), tmp_path / "n", seed=0, effort=quick, targets=[Target(48)])

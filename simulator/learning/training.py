@@ -305,9 +305,10 @@ def train_task(
     since, is_tune, is_late = samples.pick(after), calibration[after], test[after]
     tune, late = since.pick(is_tune), since.pick(is_late)
     if len(tune) < MIN_TUNE:
+        days = ceil(enough_days(target.horizon_h, len(recording.series.workloads)))
         raise ConfigError(
             f"only {len(tune)} samples of {resource} {target.name} fall into the calibration days, {MIN_TUNE} are needed: the "
-            "recording is too short, has too few workloads, or is too full of gaps; record longer, or take a shorter --horizon"
+            f"recording is too short or too full of gaps; record {days} days, or more workloads, or take a shorter --horizon"
         )
     is_compared = split.compared(late, len(recording.series.workloads))
     rules = _Rules.of(recording, resource, target, tune, late.pick(is_compared), split)
@@ -393,18 +394,29 @@ def longest_h(num_days: float) -> float:
     return max(1.0, num_days * 24 * (1 - TUNED_SHARE) / 1.5)
 
 
+def enough_days(horizon_h: int, num_workloads: int) -> float:
+    """Days of recording that hold windows of a horizon to judge by, and enough of them to calibrate by.
+
+    >>> [round(enough_days(horizon_h, 24)) for horizon_h in (1, 6, 24)]
+    [2, 5, 12]
+    """
+    judged_h = 1.5 * horizon_h / (1 - TUNED_SHARE)
+    calibrated_h = (horizon_h + ceil(MIN_TUNE / num_workloads)) / (TUNED_SHARE - FIT_SHARE)
+    return max(judged_h, calibrated_h) / 24
+
+
 def too_long(series: UsageSeries, targets: Sequence[Target] = ()) -> str:
     """What to say of the horizons that a recording is too short for; empty when there are none.
 
     >>> too_long(UsageSeries("r", ("w",), 0, {"cpu": np.zeros((1, 3 * DAY), np.float32)}, {"cpu": np.ones(1)}))
-    'r: its 3 days are too few for 24h-peak, 24h-p95; record 4.69'
+    'r: its 3 days are too few for 24h-peak, 24h-p95; record 52'
     """
     missed = [t for t in (targets or TARGETS) if t.horizon_h > longest_h(series.num_days)]
     if not missed:
         return ""
-    days = max(t.horizon_h for t in missed) * 1.5 / 24 / (1 - TUNED_SHARE)
+    days = ceil(enough_days(max(t.horizon_h for t in missed), len(series.workloads)))
     named = ", ".join(t.name for t in missed)
-    return f"{series.name}: its {series.num_days:.3g} days are too few for {named}; record {days:.3g}"
+    return f"{series.name}: its {series.num_days:.3g} days are too few for {named}; record {days}"
 
 
 def gaps(series: UsageSeries) -> str:
