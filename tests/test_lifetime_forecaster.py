@@ -18,7 +18,7 @@ from placement.learning.boosted import load_card
 from placement.learning.drift import LEAST, WINDOW, LossMonitor
 from placement.learning.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
 from placement.learning.lifetime_model import LifetimeModel, load_lifetimes
-from placement.learning.lifetimes import KEPT_S, LifeAnswer, LifetimeForecaster, answer
+from placement.learning.lifetimes import KEPT_S, LifeAnswer, LifetimeForecaster, answer, loss
 from placement.learning.lineage import Lineage
 from placement.learning.survival import certain
 from placement.learning.usage import SingleArray
@@ -322,6 +322,11 @@ def test_another_model_is_not_judged_by_what_the_one_before_promised() -> None:
     forecaster.ended("b", 110)
     forecaster.settle()
     assert math.isnan(forecaster.monitors[True].losses[0])
+
+
+def test_what_never_happened_may_happen_at_a_finite_loss() -> None:
+    assert [loss(0.0, True), loss(1.0, False)] == pytest.approx([-math.log(0.005)] * 2)
+    assert [loss(0.0, False), loss(1.0, True)] == pytest.approx([-math.log(0.995)] * 2)
 
 
 def test_what_was_promised_before_a_gap_is_not_judged_by_those_who_are_still_there_after_it() -> None:
