@@ -385,3 +385,45 @@ async def test_a_node_deleted_between_filter_and_bind_gets_no_pod(plane: Control
         metrics = await asyncio.to_thread(ullage.get, "/metrics")
         assert 'ullage_binds_total{outcome="no node"} 5.0' in metrics
         await runner.cleanup()
+
+
+async def test_a_binding_that_kube_scheduler_waited_for_in_vain_is_refused_when_it_comes(plane: ControlPlane) -> None:
+    """It writes into the pod that it had no answer, and the Binding names the version of before."""
+    is_over, versions = asyncio.Event(), list[str]()
+    path = "/api/v1/namespaces/default/pods/g"
+
+    async def pass_all(request: web.Request) -> web.Response:
+        return web.json_response({"NodeNames": (await request.json())["NodeNames"]})
+
+    async def hang(_request: web.Request) -> web.Response:
+        versions.append((await cluster.call("GET", path))["metadata"]["resourceVersion"])
+        await is_over.wait()
+        return web.json_response({"Error": ""})
+
+    app = web.Application()
+    app.router.add_post("/v1/gpu/filter", pass_all)
+    app.router.add_post("/v1/gpu/bind", hang)
+    runner, port = web.AppRunner(app), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    shares = Ullage(plane).stanzas()[1]
+    plane.start_scheduler([shares | {"urlPrefix": f"http://127.0.0.1:{port}/v1/gpu", "httpTimeout": "1s"}])
+    async with cluster_of(plane) as cluster:
+        await cluster.add_nodes(fleet(1))
+        await cluster.create("g", SHARED)
+        await cluster.until(lambda: bool(versions), 60, "the pod is to be bound")
+        await cluster.until(lambda: "deadline exceeded" in json.dumps(cluster.pods["g"]["status"]), 60, "given up")
+        await asyncio.to_thread(plane.end, "kube-scheduler")
+        meta = {"name": "g", "uid": cluster.pods["g"]["metadata"]["uid"], "resourceVersion": versions[0]}
+        late = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": meta,
+            "target": {"kind": "Node", "name": "node-0000"},
+        }
+        with pytest.raises(RuntimeError, match=r"409 .*ResourceVersion in precondition"):
+            await cluster.call("POST", f"{path}/binding", late)
+        meta["resourceVersion"] = cluster.pods["g"]["metadata"]["resourceVersion"]
+        await cluster.call("POST", f"{path}/binding", late)
+        is_over.set()
+    await runner.cleanup()
