@@ -393,6 +393,20 @@ def test_no_more_nodes_are_emptied_than_allowed_and_the_dearest_go(most: int | N
     assert with_risk.value == pytest.approx(saved)
 
 
+def test_a_budget_of_nodes_keeps_the_bound_true_where_other_nodes_than_the_dearest_were_better() -> None:
+    """Without the budget c and d go, which is more than b; with it c alone goes, which is less."""
+    nodes = [node("b", 6), node("c"), node("d"), node("t", 7)]
+    fixed = pod("f-1", "1", "t")
+    fixed["metadata"]["ownerReferences"] = []
+    running = [fixed, pod("b-1", "6", "b"), pod("c-1", "3", "c"), pod("d-1", "3", "d")]
+    usd = {"b": 3.9, "c": 3.0, "d": 1.0, "t": 9.0}
+    assert planned("consolidate", taken(*nodes, *running), usd_per_hour=usd).value == 4.0
+    plan = planned("consolidate", taken(*nodes, *running), max_nodes=1, usd_per_hour=usd)
+    assert plan.bound is not None
+    assert plan.value <= 3.9 <= plan.bound + 1e-9
+    assert plan.value >= 3.9 - 1e-9 or plan.ending != Ending.OPTIMAL
+
+
 def test_a_budget_of_fewer_than_no_nodes_is_refused() -> None:
     with pytest.raises(ConfigError, match="a budget of -1 nodes is not possible"):
         planned("consolidate", taken(node("a")), max_nodes=-1)

@@ -288,19 +288,23 @@ def most_saved(fleet: Fleet, budget: int | None) -> float:
 @given(fleets(), st.one_of(st.none(), st.integers(0, 6)))
 def test_consolidation_saves_what_brute_force_would(fleet: Fleet, budget: int | None) -> None:
     best = most_saved(fleet, budget)
-    result = consolidate(fleet, seconds(5), max_moves=budget)
-    assert fleet_violations(fleet, result, budget) == []
-    assert result.usd_per_hour <= best + 1e-9 <= result.bound + 2e-9
-    if result.ending == Ending.OPTIMAL:
-        assert result.usd_per_hour == pytest.approx(best)
     rival = prefix_search(fleet, max_moves=budget)
     assert fleet_violations(fleet, rival, budget) == []
-    assert result.usd_per_hour >= rival.usd_per_hour - 1e-9
+    for exact_cells in (EXACT_CELLS, 0):  # 0: bound and plan of large fleets
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("placement.planning.consolidation.EXACT_CELLS", exact_cells)
+            result = consolidate(fleet, seconds(5), max_moves=budget)
+        assert fleet_violations(fleet, result, budget) == []
+        assert result.usd_per_hour <= best + 1e-9 <= result.bound + 2e-9
+        if result.ending == Ending.OPTIMAL:
+            assert result.usd_per_hour == pytest.approx(best)
+        assert result.usd_per_hour >= rival.usd_per_hour - 1e-9
 
 
 @settings(max_examples=100, deadline=None)
-@given(fleets())
-def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet) -> None:
+@given(fleets(), st.sampled_from([1, 2, 2000]))
+def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet, visits: int) -> None:
+    """Also where fillings are cut short: their bounds count then, not what was found."""
     best = most_saved(fleet, None)
     relaxed = Relaxation(fleet, None)
     gone = np.flatnonzero(fleet.deletable)[:1]
@@ -308,7 +312,9 @@ def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet) -> N
     cuts = [lambda deadline, choice=choice: relaxed.rows.cut(choice, deadline) for choice in choices]
     sharpenings: list[Callable[[Deadline], object]] = [relaxed.rows.sharpen, relaxed.separate, *cuts]
     for sharpen in sharpenings:
-        sharpen(seconds(5))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("placement.planning.fleet.FILL_VISITS", visits)
+            sharpen(seconds(5))
         answer = relaxed.solve(0.0, seconds(5), 1e-6)
         assert answer.bound / CENT >= best - 1e-6
 
@@ -397,6 +403,27 @@ def test_a_fleet_that_is_too_large_for_the_exact_model_is_emptied_close_to_its_b
     assert 0 <= result.gap_share <= gap_share
     assert result.ending == (Ending.OPTIMAL if budget == 400 else Ending.DEADLINE)
     assert result.usd_per_hour >= 1.2 * prefix_search(fleet, max_moves=budget).usd_per_hour
+
+
+def test_a_choice_that_was_not_proved_the_best_claims_no_proof() -> None:
+    answer = Relaxation(fleet_instance(7, num_nodes=60), 400).solve(0.0, Deadline(1e-3, WorkClock()), 1e-6)
+    assert answer.status == Status.FEASIBLE
+    assert answer.bound > answer.value
+
+
+def test_only_choices_that_may_use_all_room_bound_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[bool, list[float]] = {True: [], False: []}
+    solve = Relaxation.solve
+
+    def noted(self: Relaxation, margin: float, deadline: Deadline, gap_share: float) -> Answer:
+        answer = solve(self, margin, deadline, gap_share)
+        told[margin == 0.0].append(answer.bound / CENT)
+        return answer
+
+    monkeypatch.setattr(Relaxation, "solve", noted)
+    monkeypatch.setattr("placement.planning.consolidation.EXACT_CELLS", 0)
+    result = consolidate(fleet_instance(7, num_nodes=60), Deadline(0.5, WorkClock()), max_moves=400)
+    assert min(told[False]) < min(told[True]) == pytest.approx(result.bound)
 
 
 @pytest.mark.parametrize("budget", [None, 60])
