@@ -28,7 +28,7 @@ from simulator.traces.usage_readers import read_usage
 from simulator.traces.validate import validate
 from simulator.usage.usage_truth import RecordedUse
 from tests.api_server import api_server, client_of, node_object, pod_object
-from tests.test_prometheus import NOW, fake_prometheus, reader
+from tests.test_prometheus import NOW, FakeProm, fake_prometheus, reader
 
 OWNER: dict[str, Any] = {"kind": "ReplicaSet", "name": "web-7c9d8bf6c4", "controller": True}
 
@@ -83,6 +83,23 @@ async def test_usage_that_reaches_back_less_far_than_asked_for_is_said(tmp_path:
         ]
     assert short.notes[-1] == "usage reaches back 0.5 of 2 days: Prometheus has no older samples of these pods"
     assert not any("reaches back" in note for note in whole.notes)
+
+
+async def test_pods_that_are_gone_with_their_workload_or_have_none_are_left_out_and_counted(tmp_path: Path) -> None:
+    class Ownerless(FakeProm):
+        def _result(self, form: dict[str, str]) -> list[dict[str, Any]]:
+            return [] if "kube_pod_owner" in form["query"] else super()._result(form)
+
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus(Ownerless()) as fake:
+        api.put("nodes", node_object("n0"))
+        bare = pod_object("bare", creationTimestamp="2023-11-01T00:00:00Z")
+        bare["metadata"]["namespace"] = "shop"
+        api.put("pods", bare)
+        fake.pods = {name: lambda t: 0.5 for name in ("bare", "one", "two")}
+        async with reader(fake) as prom:
+            recording = await record(client, prom, name="mine", days=0.1, now_s=NOW)
+    assert [pod.name for pod in recording.pods] == ["shop/bare"]
+    assert recording.notes == ("2 pods are gone with their whole workload and were left out",)
 
 
 async def test_values_that_make_no_sense_are_left_out_and_said(tmp_path: Path) -> None:
