@@ -377,9 +377,9 @@ async def test_room_is_what_those_who_run_leave_of_what_the_pod_asks_for(tmp_pat
         await require_room(client, [read(pod("fits", "", cpu="7"))], "a")
         asks = pod("asks", "", cpu="1")
         asks["spec"]["containers"][0]["resources"]["requests"]["example.com/other"] = "1"
-        for body in (pod("large", "", cpu="7001m"), asks):
+        for bodies in ([pod("large", "", cpu="7001m")], [asks], [pod("plain", ""), asks]):
             with pytest.raises(PlanLeft, match="no room for"):
-                await require_room(client, [read(body)], "a")
+                await require_room(client, [read(body) for body in bodies], "a")
 
 
 @pytest.mark.parametrize("label", ["pod-template-hash", "controller-revision-hash"])
