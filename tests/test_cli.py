@@ -19,7 +19,7 @@ from scheduler import __main__ as main_module
 from scheduler.__main__ import COMMANDS, root
 from scheduler.learning.learner import read_workload
 from simulator.cli.simulate import readable_weight
-from simulator.output import table, told_now_and_then, write_whole
+from simulator.output import table, told_now_and_then
 
 
 def ullage(
@@ -202,7 +202,11 @@ def test_standard_streams_that_are_closed_lead_nowhere(tmp_path: Path) -> None:
         subprocess.run(
             ["sh", "-c", f"{command} {words}"], capture_output=True, text=True, cwd=tmp_path, env=environment
         )
-        for words in ("strategies >&-", "snapshot - -f s.json <&-", "trace synth t.ullage --days 0.1 <&- >&- 2>&-")
+        for words in (
+            "strategies show priced >&-",
+            "snapshot - -f s.json <&-",
+            "trace synth t.ullage --days 0.1 <&- >&- 2>&-",
+        )
     )
     assert (listed.returncode, listed.stderr) == (0, "")
     assert asked.returncode == 1
@@ -548,15 +552,6 @@ def test_names_that_are_no_text_end_nothing(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert "t\\udcff.ullage" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert json.loads(run.stdout)["kind"] == "Comparison"
-
-
-def test_two_writers_of_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = set()
-    for number in (1, 2):
-        monkeypatch.setattr(os, "getpid", lambda number=number: number)
-        monkeypatch.setattr(os, "replace", lambda part, target: places.add(part))
-        write_whole({tmp_path / "r.html": "text"})
-    assert len(places) == 2
 
 
 def test_few_rows_that_are_too_wide_stand_one_below_the_other() -> None:
