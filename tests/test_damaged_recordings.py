@@ -166,6 +166,7 @@ def test_dlrm_instances_are_in_order_and_what_is_not_said_is_for_ever_or_nothing
     assert dict(stays.request) == {CPU: 1000, MEMORY: 2**30}
     assert dict(late.request) == {CPU: 1, MEMORY: 2**30}, "rounded up"
     assert [(s.gpu, s.pod_rules.max_per_node) for s in (there, stays, late)] == [(None, 0)] * 3
+    assert read_dlrm(dlrm(tmp_path, HEAD + ROW.replace("16,1", "16,64"))).specs[0].gpu == GpuRequest(64)
     assert read_dlrm(dlrm(tmp_path, HEAD + ROW + ROW), skip_bad_rows=True).manifest.notes == ("1 bad rows skipped",)
 
 

@@ -99,3 +99,10 @@ def test_the_same_seed_makes_the_same_trace_and_another_seed_another():
 def test_a_first_day_outside_of_the_recording_is_refused():
     with pytest.raises(ConfigError, match="outside"):
         join(_arrivals(), _series(), Join(from_day=30))
+    with pytest.raises(ConfigError, match="outside"):
+        join(_arrivals(), _series(2 * 288), Join(from_day=2))
+
+
+def test_any_machine_may_be_drawn_and_none_beyond_the_last():
+    made = join(_arrivals(), _series(), Join(share=1, from_day=0, spread=1))
+    assert len(made.pods) == 60

@@ -202,7 +202,7 @@ def test_who_came_before_the_first_sample_is_there_from_then_on_and_who_ended_be
 
 
 def test_a_workload_is_given_what_its_largest_pod_asks_for_and_who_asks_for_nothing_is_left_out() -> None:
-    asks = [(1000, 20), (500, 40), (0, 40), (500, 0)]
+    asks = [(1000, 20), (500, 40), (0, 40), (500, 0), (400, 30)]
     specs = [PodSpec(tuple((r, a) for r, a in ((CPU, c), (MEMORY, m)) if a), owner="Deployment/web") for c, m in asks]
     trace = Trace.of("t", (), [(f"p{i}", spec, 0, -1) for i, spec in enumerate(specs)])
     usage = Usage(

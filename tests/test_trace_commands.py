@@ -173,6 +173,14 @@ def test_usage_that_cannot_be_is_refused_by_row(pod: int, cpu: int, memory: int)
         trace.but(usage=usage).check()
 
 
+def test_pods_of_no_class_and_out_of_order_are_refused() -> None:
+    trace = Trace.of("t", NODES, [("p", POD, 0, 60), ("q", POD, 1, 60)])
+    with pytest.raises(TraceError, match="names a class that is not there"):
+        trace.but(pods=replace(trace.pods, spec=np.array([0, 1]))).check()
+    with pytest.raises(TraceError, match="not in order of arrival"):
+        trace.but(pods=replace(trace.pods, arrival_s=np.array([1, 0]))).check()
+
+
 def test_pods_that_arrive_at_once_have_no_rate() -> None:
     facts = facts_of(Trace.of("t", NODES, [("p", POD, 7, 60), ("q", POD, 7, 60)]))
     assert facts["arrivals"] == {"first_s": 7, "last_s": 7, "per_hour": None}
