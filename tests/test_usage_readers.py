@@ -163,6 +163,21 @@ def test_a_gap_stays_a_gap() -> None:
     assert np.isnan(series.usage[CPU][0, 1:3]).all()  # type: ignore[attr-defined]
 
 
+def test_a_sample_is_of_the_step_that_ends_with_it_or_after_it() -> None:
+    series = grid([300, 301, 899], [1.0, 2.0, 3.0])
+    assert (series.start_s, series.usage[CPU][0].tolist()) == (300, [1.0, 2.0, 3.0])  # type: ignore[attr-defined]
+
+
+def test_four_weeks_of_silence_and_hourly_samples_are_no_series_any_more() -> None:
+    silent_s = 28 * 86_400
+    grid([300, 600, 600 + silent_s], [1.0] * 3)
+    with pytest.raises(TraceError, match="nothing was recorded for 28 days after second 600"):
+        grid([300, 600, 900 + silent_s], [1.0] * 3)
+    grid([3600, 7200], [1.0] * 2)
+    with pytest.raises(TraceError, match="typically 3900 s apart"):
+        grid([3600, 7500], [1.0] * 2)
+
+
 def test_disorder_and_duplicates_are_mended_and_counted() -> None:
     series = grid([600, 300, 300], [1.0, 2.0, 3.0])
     assert series.usage[CPU][0].tolist() == [3.0, 1.0]  # type: ignore[attr-defined]
