@@ -170,9 +170,9 @@ def test_a_sample_is_of_the_step_that_ends_with_it_or_after_it() -> None:
 
 def test_four_weeks_of_silence_and_hourly_samples_are_no_series_any_more() -> None:
     silent_s = 28 * 86_400
-    grid([300, 600, 600 + silent_s], [1.0] * 3)
-    with pytest.raises(TraceError, match="nothing was recorded for 28 days after second 600"):
-        grid([300, 600, 900 + silent_s], [1.0] * 3)
+    grid([300, 600, 900, 900 + silent_s], [1.0] * 4)
+    with pytest.raises(TraceError, match="nothing was recorded for 28 days after second 900"):
+        grid([300, 600, 900, 1200 + silent_s], [1.0] * 4)
     grid([3600, 7200], [1.0] * 2)
     with pytest.raises(TraceError, match="typically 3900 s apart"):
         grid([3600, 7500], [1.0] * 2)
