@@ -33,13 +33,19 @@ from tests.test_prometheus import NOW, FakeProm, fake_prometheus, reader
 OWNER: dict[str, Any] = {"kind": "ReplicaSet", "name": "web-7c9d8bf6c4", "controller": True}
 
 
+def web_pod(name: str) -> dict[str, Any]:
+    """A pod of one workload in a namespace of its own."""
+    pod = pod_object(name, cpu="2", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
+    pod["metadata"]["namespace"] = "shop"
+    return pod
+
+
 async def recorded(folder: Path, days: float = 0.5, say: Callable[[str], None] = lambda said: None) -> Recording:
     """Two pods of one workload that run, a third that is gone, and a stranger without a workload here."""
     async with api_server() as api, client_of(api, folder) as client, fake_prometheus() as fake, reader(fake) as prom:
         api.put("nodes", node_object("n0"))
         for name in ("web-1", "web-2"):
-            pod = pod_object(name, cpu="2", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
-            pod["metadata"]["namespace"] = "shop"
+            pod = web_pod(name)
             pod["spec"]["containers"][0]["image"] = f"registry:5000/shop/web:{name}"
             api.put("pods", pod)
         bare = pod_object("bare", creationTimestamp="2023-11-01T00:00:00Z")
@@ -73,9 +79,7 @@ async def test_a_recorded_trace_holds_pods_nodes_and_usage_and_survives_its_file
 async def test_usage_that_reaches_back_less_far_than_asked_for_is_said(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
         api.put("nodes", node_object("n0"))
-        pod = pod_object("web-1", cpu="2", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
-        pod["metadata"]["namespace"] = "shop"
-        api.put("pods", pod)
+        api.put("pods", web_pod("web-1"))
         fake.pods = {"web-1": lambda t: 0.5}
         fake.oldest_s = NOW - 43_200
         short, whole = [
@@ -105,9 +109,7 @@ async def test_pods_that_are_gone_with_their_workload_or_have_none_are_left_out_
 async def test_values_that_make_no_sense_are_left_out_and_said(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
         api.put("nodes", node_object("n0"))
-        pod = pod_object("web-1", cpu="2", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
-        pod["metadata"]["namespace"] = "shop"
-        api.put("pods", pod)
+        api.put("pods", web_pod("web-1"))
         wrong = iter([math.nan, math.inf, -1.0, 1e9])
         fake.pods = {"web-1": lambda t: next(wrong, 0.5)}
         recording = await record(client, prom, name="mine", days=0.1, now_s=NOW)
