@@ -71,9 +71,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 def epilog(path: str) -> str | None:
     """The examples of a command as the end of its help; None if it has none."""
-    lines = EXAMPLES.get(path, ())
-    return (
-        "\b\n" + "\n".join(["Examples:" if len(lines) > 1 else "Example:", *(f"  {x}" for x in lines)])
-        if lines
-        else None
-    )
+    lines = EXAMPLES.get(path)
+    if lines is None:
+        return None
+    head = "Examples:" if len(lines) > 1 else "Example:"
+    return "\n".join(["\b", head, *(f"  {line}" for line in lines)])

@@ -234,12 +234,9 @@ def _panel(
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{BAR}" height="12" fill="var(--line)" opacity=".6"/>')
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{share * BAR:.1f}" height="12" fill="var(--c2)"/>')
         x = LEFT + max(was * BAR - 1, 0)
-        line, percent = (
-            f'<rect x="{x:.1f}" y="{y - 1}" width="3" height="14" fill="var(--c1)"/>',
-            f"{100 * new[name]:.0f} %",
-        )
+        percent = f"{100 * new[name]:.0f} %"
         if old[name] != new[name] or name in gone:
-            parts.append(line)
+            parts.append(f'<rect x="{x:.1f}" y="{y - 1}" width="3" height="14" fill="var(--c1)"/>')
             percent = f"{100 * old[name]:.0f} → {percent}"
         parts.append(f'<text x="{LEFT + BAR + NUMBERS}" y="{y + 10}" text-anchor="end"{look}>{percent}</text></g>')
     return "\n".join([*parts, "</svg></div>"])
