@@ -14,6 +14,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -390,7 +391,8 @@ class Connection(asyncio.BufferedProtocol):
         if len(self.limits.lingering) > MAX_LINGERING:
             next(iter(self.limits.lingering)).hang_up()
         if transport.can_write_eof():  # TLS cannot: there the caller has "Connection: close" to go by
-            transport.write_eof()
+            with suppress(OSError):  # who hung up just now is seen to be gone soon
+                transport.write_eof()
         transport.resume_reading()
 
     def _ignore(self, nbytes: int) -> None:

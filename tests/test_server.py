@@ -305,6 +305,21 @@ async def test_whoever_dawdles_after_an_answer_is_told_so_too() -> None:
         await hang_up(writer)
 
 
+async def test_who_hangs_up_in_the_moment_of_its_refusal_is_forgotten_like_any_other() -> None:
+    """The last act of a caller may be on the wire already when the look for those that dawdle finds it; what that look
+    raises would end it, and nobody who dawdles would ever be told again."""
+    async with serving() as server:
+        caller = socket.create_connection(("127.0.0.1", server.port))
+        caller.sendall(b"POST / HTTP/1.1\r\nContent-Le")
+        while not (held := [c for c in server.limits.connections if c.have]):
+            await asyncio.sleep(0.01)
+        caller.close()
+        held[0].refuse(408, "late")
+        while server.limits.lingering:
+            await asyncio.sleep(0.01)
+        assert await ask(server.port, post(b"next")) == (200, b"next")
+
+
 async def test_an_idle_connection_outlives_a_request_timeout() -> None:
     async with serving(replace(SMALL, request_timeout_s=0.05)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
