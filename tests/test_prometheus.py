@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import resource
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from scheduler.errors import SourceError
+from scheduler.learning import predict_worker
 from scheduler.learning.predict_worker import Source, WorkerLostError, WorkerProcess
 from scheduler.learning.prometheus import Prometheus
 from scheduler.learning.telemetry import Sample, Subject, UsageStore
@@ -510,6 +512,37 @@ async def test_a_worker_process_answers_and_one_that_dies_is_replaced(tmp_path: 
         await learner.turn()
         assert forecast(live).cpu == 2000
         assert 'ullage_fallback_total{reason="prediction worker"} 1.0' in live.metrics.expose().decode()
+    worker.close()
+
+
+def never_answers(_source: Source, _questions: object) -> None:
+    time.sleep(600)
+
+
+async def test_a_worker_that_hangs_is_replaced_and_forecasts_grow_old_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    worker = WorkerProcess()
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.pods = {"web-1": lambda t: 1.0}
+        settings = UsageSettings()
+        learner = UsageLearner(live.engine, settings, lambda: True, prometheus=client, asker=worker, clock=clock)
+        await learner.turn()
+        assert forecast(live).rung == "history"
+        fake.pods = {}
+        with monkeypatch.context() as hanging:
+            hanging.setattr(predict_worker, "_answers", never_answers)
+            hanging.setattr(predict_worker, "HUNG_S", 0.2)
+            clock.now += settings.stale_s + 600
+            learner.forecaster.ask_again(live.state.knowledge.forecasts.of)  # type: ignore[union-attr]  # there are some
+            await learner.turn()
+        assert forecast(live).rung == "request", "no news sells no capacity"
+        assert 'ullage_fallback_total{reason="prediction worker"} 1.0' in live.metrics.expose().decode()
+        fake.pods = {"web-1": lambda t: 2.0}
+        await learner.turn()
+        assert forecast(live).rung == "history"
     worker.close()
 
 

@@ -2,7 +2,8 @@
 
 Twenty workloads with 28 days of history take some 80 ms of CPU, 200 when they are asked about for the first time. On a
 thread that would hold the interpreter for most of it. A worker is started on first use, at low priority; it loads the
-model folder itself (checksums included) and keeps it. A worker that dies is replaced at the next turn.
+model folder itself (checksums included) and keeps it. A worker that dies or hangs is replaced at the next turn: forecasts
+grow old where turns end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from placement.learning.prediction import Answers, Question, Rungs, ask, load_ru
 from scheduler.slices import give_way
 
 NICENESS = 10
+HUNG_S = 120.0
+"""For one visit, in which the process may have to be started and the model to be loaded; then it is taken for dead."""
 PR_SET_PDEATHSIG = 1
 """``prctl(2)``: the signal to get when the parent dies."""
 
@@ -41,7 +44,7 @@ class Source:
 
 
 class WorkerLostError(PlacementError):
-    """The worker process died; the questions may be asked again."""
+    """The worker process died or hung; the questions may be asked again."""
 
 
 class Asker(Protocol):
@@ -67,14 +70,20 @@ class WorkerProcess:
 
         Raises
         ------
-        WorkerLostError : the process died, for want of memory most likely, or cannot be started. ModelError : it cannot
-        load the folder.
+        WorkerLostError : the process died, for want of memory most likely, hung, or cannot be started. ModelError : it
+        cannot load the folder.
         """
         try:
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
-            return await asyncio.wrap_future(self._pool.submit(_answers, source, questions))
+            async with asyncio.timeout(HUNG_S):
+                return await asyncio.wrap_future(self._pool.submit(_answers, source, questions))
+        except TimeoutError as error:
+            self.close()
+            raise WorkerLostError(
+                f"the prediction worker gave no answer in {HUNG_S:g} s; it is started anew"
+            ) from error
         except BrokenProcessPool as error:
             self.close()
             raise WorkerLostError("the prediction worker died; it is started anew (is memory short?)") from error
