@@ -34,6 +34,8 @@ MAX_LINE_BYTES = 64 * 2**20
 
 REST_S = 0.002
 """Between two looks at a watch; the first event after a pause is taken at once."""
+RENEW_S = 30.0
+"""For new credentials."""
 BACKLOG_BYTES = 2**16
 """Where so much came at once there is a backlog, and no rest."""
 
@@ -96,7 +98,7 @@ class KubeClient:
         """What it is used for, where that is one of :data:`scheduler.rights.GRANTS`: refusals then name that manifest."""
 
     def server_s(self) -> float:
-        """Unix time by the API server's clock, as of its last answer to a call; by ours where it does not say."""
+        """Unix time by the API server's clock, as of its last answer or newest watch; by ours where it does not say."""
         return time.time() if self._boot_unix_s is None else self._boot_unix_s + boot_s()
 
     def _set_clock(self, date: str) -> None:
@@ -171,6 +173,7 @@ class KubeClient:
                     data=data,
                     headers=headers,
                     timeout=aiohttp.ClientTimeout(total=None),
+                    allow_redirects=False,  # a page to log in at is no answer, and no sign that a pod was bound
                     **self._connection(),
                 ) as response:
                     answer = await response.read()
@@ -208,9 +211,10 @@ class KubeClient:
         """Read the configuration again after a 401, or where the server's certificate is not trusted: tokens, client
         certificates and the authority are replaced while we run."""
         try:
-            configuration = await _configuration(self.settings)
+            async with asyncio.timeout(RENEW_S):  # a program that makes tokens may hang
+                configuration = await _configuration(self.settings)
             self.tls = _tls(configuration)
-        except (ApiError, ConfigError, OSError):  # errors of TLS are among them
+        except (ApiError, ConfigError, OSError):  # errors of TLS are among them, and no answer in time
             return False
         self.configuration = configuration
         return True
@@ -253,16 +257,22 @@ class KubeClient:
             "timeoutSeconds": str(int(timeout_s)),
         }
         try:
-            async with self.session.get(
-                f"{self.base}{path}?{urlencode(query)}",
-                headers=await self.headers(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence_s),
-                **self._connection(),
-            ) as response:
+            async with (
+                asyncio.timeout(silence_s) as opening,
+                self.session.get(
+                    f"{self.base}{path}?{urlencode(query)}",
+                    headers=await self.headers(),
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence_s),
+                    allow_redirects=False,
+                    **self._connection(),
+                ) as response,
+            ):
                 if response.status != 200:
                     if response.status == 401:
                         await self._renew()
                     raise refused("WATCH", path, response.status, await response.read(), self.purpose)
+                opening.reschedule(None)
+                self._set_clock(response.headers.get("Date", ""))
                 opened()
                 try:
                     async for line in _lines(response, self.rest_s):
@@ -368,7 +378,7 @@ def refused(method: str, path: str, code: int, body: bytes, purpose: str = "") -
     hint = {
         401: "the credentials are not accepted: log in again or check the token",
         403: what_to_do(text, purpose),
-    }.get(code, "")
+    }.get(code, "callers are sent elsewhere: give the API server's own address" if code < 400 else "")
     return ApiError(f"{method} {path}: {code} {text}{hint and f'; {hint}'}", code, status.reason)
 
 

@@ -152,7 +152,9 @@ class ApiServer:
 
     @staticmethod
     def _status(code: int, message: str) -> web.Response:
-        return web.json_response({"kind": "Status", "code": code, "message": message, "reason": "Test"}, status=code)
+        elsewhere = {"Location": "/version"} if code == 302 else None
+        status = {"kind": "Status", "code": code, "message": message, "reason": "Test"}
+        return web.json_response(status, status=code, headers=elsewhere)
 
     async def _list(self, request: web.Request, kind: str) -> web.Response:
         items = [v for k, v in sorted(self.objects.items()) if k.startswith(kind + "/") and _selected(v, request)]
@@ -167,7 +169,7 @@ class ApiServer:
         while self.is_mute:
             self.changed.clear()
             await self.changed.wait()
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers={"Date": self.date} if self.date else None)
         await response.prepare(request)
         if since < self.compacted:
             gone = {"kind": "Status", "code": 410, "message": "too old resource version"}

@@ -8,6 +8,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 from msgspec import Raw
 
 from placement.errors import ConfigError
+from scheduler import kube
 from scheduler.api import Who
 from scheduler.errors import ApiError
 from scheduler.evictions import mark_target
@@ -368,6 +370,60 @@ async def test_a_server_that_takes_a_watch_and_answers_nothing_is_a_problem(tmp_
         api.cut()
         await until(lambda: "no answer in time" in reflector.problem)
         task.cancel()
+
+
+async def test_a_watch_whose_credentials_are_never_made_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kubeconfig may name a program that makes tokens, and that may hang."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        object.__setattr__(client.settings, "silence_timeout_s", 0.2)
+        reflector, sink, task = await followed(api, client)
+        with monkeypatch.context() as hanging:
+            hanging.setattr(client, "headers", lambda: asyncio.Event().wait())
+            api.cut()
+            await until(lambda: "no answer in time" in reflector.problem)
+        api.put("nodes", node_object("later"))
+        await until(lambda: "later" in sink.names)
+        task.cancel()
+
+
+async def test_credentials_that_are_never_renewed_are_a_call_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hangs(_settings: KubeSettings) -> None:
+        await asyncio.Event().wait()
+
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        monkeypatch.setattr(kube, "RENEW_S", 0.05)
+        monkeypatch.setattr(kube, "_configuration", hangs)
+        api.fail_next("GET", "/version", 401)
+        with pytest.raises(ApiError, match="401"):
+            await client.call("GET", "/version", timeout_s=600)
+
+
+async def test_every_watch_tells_the_time(tmp_path: Path) -> None:
+    """A planner makes no other calls whose answers do for hours, and writes that time where the sweeper compares it."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        api.date = format_datetime(datetime.datetime.fromtimestamp(10**9, datetime.UTC), usegmt=True)
+        _reflector, _sink, task = await followed(api, client)
+        assert 10**9 <= client.server_s() < 10**9 + 10**6
+        api.date = format_datetime(datetime.datetime.fromtimestamp(2 * 10**9, datetime.UTC), usegmt=True)
+        api.cut()
+        await until(lambda: 2 * 10**9 <= client.server_s() < 2 * 10**9 + 10**6)
+        task.cancel()
+
+
+async def test_a_page_to_log_in_at_is_no_answer_of_the_api(tmp_path: Path) -> None:
+    """What stands before the API server may send those whose session is over to such a page: its 200 binds no pod."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for method in ("GET", "POST"):
+            api.fail_next(method, "/pods", 302)
+            with pytest.raises(ApiError, match=r"302 .*callers are sent elsewhere"):
+                await client.call(method, "/api/v1/pods", {})
+        api.fail_next("GET", "/pods", 302)
+        with pytest.raises(ApiError, match=r"302 .*callers are sent elsewhere"):
+            await anext(client.watch("/api/v1/pods", "1", timeout_s=5, silence_s=5, opened=lambda: None))
 
 
 async def test_what_vanished_while_history_was_compacted_vanishes_here(tmp_path: Path) -> None:
