@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from placement import objects
+from scheduler.errors import ApiError
 from scheduler.gates import GATE, NODE_ANNOTATION, TIME_ANNOTATION, timestamp
+from scheduler.planning import sweeper
 from scheduler.planning.sweeper import stale, sweep
 from tests.api_server import api_server, client_of, pod_object
 
@@ -142,3 +144,22 @@ async def test_a_patch_that_fails_is_reported_keeps_its_own_gate_and_no_other(tm
         assert api.pod("a")["spec"]["schedulingGates"] == [{"name": GATE}], "it would outlive its gate"
         assert not api.pod("d")["spec"].get("schedulingGates")
         assert not api.pod("d")["status"].get("nominatedNodeName")
+
+
+async def test_a_list_that_is_cut_keeps_nobody_waiting_whom_it_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large cluster on a slow API server the list may be too old before its last page, in every sweep."""
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for name in ("a", "b", "c"):
+            api.put("pods", left_behind(name, "n"))
+        monkeypatch.setattr(sweeper, "PAGE", 2)
+
+        def now_s() -> float:
+            api.fail_next("GET", "/api/v1/pods", 410)  # of the next page
+            return NOW_S
+
+        with pytest.raises(ApiError, match="410"):
+            await sweep(client, now_s, deadline_s=60, gang_deadline_s=600)
+        is_gated = [bool(api.pod(name)["spec"].get("schedulingGates")) for name in "abc"]
+        assert is_gated == [False, False, True]

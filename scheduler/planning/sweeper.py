@@ -82,21 +82,26 @@ async def sweep(
 
     Raises
     ------
-    ApiError : pods cannot be listed. A pod that cannot be read or patched is reported in the result instead.
+    ApiError : pods cannot be listed; those that were listed before that are mended all the same. A pod that cannot be
+        read or patched is reported in the result instead.
     """
     found: list[_Stale] = []
     swept = Swept()
-    async for page in client.list_pages("/api/v1/pods", page_size=PAGE):
-        now_s = now()
-        for raw in page.items or ():
-            swept.seen += 1
-            try:
-                what = stale(_decode(raw), now_s, deadline_s, gang_deadline_s)
-            except UNREADABLE as error:  # an API server newer than we are; others are swept all the same
-                swept.failed += (f"a pod cannot be read: {error}",)
-                continue
-            if what is not None:
-                found.append(what)
+    cut: ApiError | None = None
+    try:
+        async for page in client.list_pages("/api/v1/pods", page_size=PAGE):
+            now_s = now()
+            for raw in page.items or ():
+                swept.seen += 1
+                try:
+                    what = stale(_decode(raw), now_s, deadline_s, gang_deadline_s)
+                except UNREADABLE as error:  # an API server newer than we are; others are swept all the same
+                    swept.failed += (f"a pod cannot be read: {error}",)
+                    continue
+                if what is not None:
+                    found.append(what)
+    except ApiError as error:  # a list that takes minutes may be too old to go on with, each time
+        cut = error
     queue = iter(found)
 
     async def worker() -> None:
@@ -108,6 +113,8 @@ async def sweep(
                     swept.failed += (str(error),)
 
     await asyncio.gather(*[worker() for _ in range(WIDTH)])
+    if cut is not None:
+        raise cut
     return swept
 
 
