@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,39 @@ async def test_others_are_served_while_many_nodes_are_looked_at(tmp_path: Path) 
     assert other.done()
     patched = {path.split("/")[4] for _, path in node.calls}
     assert patched == {"big", *(f"n{i}" for i in range(2 * AT_ONCE - 1))}, "a node that went meanwhile is not patched"
+
+
+async def test_a_slow_api_delays_offers_that_grow_and_none_that_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call takes longer than the time between two looks; the node whose pods want their own back is the last one."""
+    node = Node(tmp_path)
+    offers = ((RECLAIMED_CPU, 8000), (RECLAIMED_MEMORY, 1024))
+    for name, amounts in (("sold", offers), ("a", ()), ("b", ())):
+        listed = tuple(sorted(((CPU, 20_000), (MEMORY, 64 * GIB), *amounts)))
+        node.live.ledger.see_node(NodeSpec(name, listed, labels=MARKED))
+    for name in ("web-2", "web-3"):
+        node.live.ledger.see(Seen(name, name, "shop", 1, WEB, "sold"))
+        node.current[name] = Current(990.0, 8000, GIB)
+    node.live.ledger.see(Seen("batch", "batch", "batch", 1, PodSpec(((RECLAIMED_CPU, 8000),)), "sold"))
+    now_s = 0.0
+
+    async def slow(method: str, path: str, _body: Any = None, **_: Any) -> bytes:
+        nonlocal now_s
+        now_s += 11.0
+        node.calls.append((method, path))
+        return b""
+
+    monkeypatch.setattr(node, "call", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    await node.controller.turn()
+    taken = "/api/v1/nodes/sold/status", "/api/v1/namespaces/batch/pods/batch/eviction"
+    assert [path for _, path in node.calls] == [*taken], "the next look is due: what grows is looked at anew"
+    node.live.ledger.lose("batch")
+    node.live.ledger.lose_node("sold")
+    node.calls.clear()
+    await node.controller.turn()
+    assert len(node.calls) == 1
 
 
 async def test_a_measurement_of_the_future_is_not_the_present(tmp_path: Path) -> None:

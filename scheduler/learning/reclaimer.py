@@ -4,7 +4,8 @@ Every few seconds, on the leading replica, each node that is marked for it gets 
 :mod:`placement.learning.reclaim`: from the forecasts in force and from what its pods use right now. The offer is patched into
 the node's status as extended resources; kube-scheduler then places batch pods that ask for them, with its own filter.
 When guaranteed pods want their own back, the offer shrinks in the same round, and reclaimed pods that no longer fit
-are evicted (through the Eviction API, so that PDBs hold; a refusal is counted and tried again).
+are evicted (through the Eviction API, so that PDBs hold; a refusal is counted and tried again). Such nodes come first, and
+what there is no time for until the next look grows after that one: a slow API server delays no guard.
 
 ``dry`` computes, logs and counts, and changes nothing. Without fresh usage forecasts fall to the request, so offers
 shrink by themselves: no news never sells capacity. A node that is no longer marked takes its offer back. A restart
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from placement.learning.reclaim import (
@@ -65,6 +67,12 @@ class _Round:
     new: Offer
     evicts: tuple[str, ...]
 
+    @property
+    def order(self) -> tuple[bool, int]:
+        """Of acting: whoever takes something back first, then whoever offers least."""
+        takes_back = self.evicts or self.new.cpu_milli < self.old.cpu_milli or self.new.memory_mib < self.old.memory_mib
+        return not takes_back, self.old.cpu_milli
+
 
 def _shown(node: NodeSpec) -> Offer:
     """What a node offers as it stands."""
@@ -105,6 +113,7 @@ class Reclaimer:
 
     async def turn(self) -> None:
         """Look at every node that is marked, or offers something, and act."""
+        due_s = time.monotonic() + self.settings.every_s
         kept, nodes, rounds = self._kept_namespaces(), self.engine.state.nodes, []
         for row in range(len(nodes)):
             node = nodes[row]
@@ -113,8 +122,13 @@ class Reclaimer:
             if row % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
         self._dry = {found.node: self._dry.get(found.node, Offer()) for found in rounds}
-        for found in rounds:
-            await self._act(found)
+        rounds.sort(key=lambda found: found.order)
+        for i, found in enumerate(rounds):
+            grows, _ = found.order
+            if grows and time.monotonic() >= due_s:
+                rounds[i] = replace(found, new=found.old)
+            else:
+                await self._act(found)
         self._gauges(rounds)
 
     def _is_marked(self, node: NodeSpec) -> bool:
