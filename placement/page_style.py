@@ -67,12 +67,14 @@ table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-n
 th, td {{ text-align: right; padding: 7px 7px; border-bottom: 1px solid var(--line); white-space: nowrap; }}
 thead th {{ color: var(--soft); font-weight: 600; font-size: 13px; }}
 tbody th {{ font-weight: 400; }}
-th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); }}
+th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); white-space: normal;
+  overflow-wrap: anywhere; min-width: 12em; }}
 tbody tr:last-child > * {{ border-bottom: 0; }}
 td.best {{ background: var(--wash); color: var(--mark); font-weight: 700; }}
 tr.model > * {{ font-weight: 600; background: var(--wash); }}
 table.words th, table.words td {{ text-align: left; }}
-table.words td:last-child {{ white-space: normal; overflow-wrap: anywhere; min-width: 12em; }}
+table.words td {{ white-space: normal; overflow-wrap: anywhere; min-width: 5em; }}
+table.words td:last-child {{ min-width: 12em; }} table.words th:first-child {{ overflow-wrap: normal; min-width: 0; }}
 details {{ font-size: 15px; margin: 0 0 12px; }} summary {{ color: var(--mark); cursor: pointer; }}
 details dl {{ margin-top: 8px; }}
 svg {{ width: 100%; height: auto; display: block; }}
@@ -86,12 +88,13 @@ code {{ font: .9em/1.6 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wra
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; }}
 dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 .names {{ display: none; flex-wrap: wrap; gap: 2px 14px; margin-top: 6px; font-size: 14px; font-weight: 600; }}
+.lines .names svg {{ display: inline-block; width: 36px; margin-right: 5px; vertical-align: middle; }}
 .lines:has(svg.bare) .names {{ display: flex; }}
 @media (max-width: 560px) {{ svg text, svg text.tick, svg text.axis {{ font-size: 20px; }} .lines {{ overflow: hidden; }}
   svg.rows text, svg.rows text.tick, svg.rows text.axis {{ font-size: 23px; }}
   .lines svg {{ width: var(--grow, 100%); }} .lines svg text.name {{ display: none; }} .names {{ display: flex; }}
   main {{ padding: 24px 14px 48px; }} .card {{ padding: 10px; }} dl {{ grid-template-columns: 1fr; }} dd {{ margin-bottom: 8px; }}
-  th:first-child {{ white-space: normal; min-width: 8em; }} .words th:first-child {{ min-width: 0; }} }}
+  th:first-child {{ min-width: 8em; }} }}
 @media print {{ body {{ background: #fff; }} .card {{ border-color: #bbb; }} main {{ max-width: none; padding: 0; }}
   nav {{ display: none; }} }}
 """

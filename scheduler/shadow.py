@@ -394,7 +394,7 @@ def _worth(shadow: Shadow) -> str:
     return (
         '<section><h2 id="worth">Differences worth most</h2>'
         '<p class="lead">Ask <code>ullage explain decision/ID</code> why.</p>'
-        '<div class="card" role="region" tabindex="0" aria-labelledby="worth"><table><thead><tr>'
+        '<div class="card" role="region" tabindex="0" aria-labelledby="worth"><table class="words"><thead><tr>'
         + "".join(f'<th scope="col">{head}</th>' for head in heads)
         + f"</tr></thead><tbody>{examples}</tbody></table></div></section>"
     )

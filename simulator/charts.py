@@ -2,11 +2,13 @@
 
 Colours are variables of :mod:`placement.page_style`; text and axes take the page's own colour. Lines are labelled at
 their end, so nobody has to look things up in a legend; names that are too long or too many for that stand below the
-chart, where phones have them as well. What a picture shows is also said in its label, for who cannot see it.
+chart, each behind a piece of its line, where phones have them as well. Other names that have no room are cut, and whole
+for who points at them. What a picture shows is also said in its label, for who cannot see it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +21,9 @@ NAMES_BELOW = 24
 """Room at the right where the names of lines are below the chart."""
 MAX_AT_ENDS = 240
 """More room than this names do not get at the right of a chart."""
+ROW_LETTERS, HEAT_LETTERS = 38, 16
+"""So many letters of a name have room on a phone above a row, and beside a row of a heat map."""
+_HOST = re.compile(r"([\w-]+)(\.[\w-]+){2,}")
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,27 @@ def ink(i: int) -> str:
     return f"var(--t{i % COLOURS})"
 
 
-def with_names(svg: str, names: Sequence[str]) -> str:
-    """A line chart and, for where it has no room for them, the names of its lines below."""
-    spans = "".join(f'<span style="color:{ink(i)}">{escape(name)}</span>' for i, name in enumerate(names))
-    return f'<div class="card lines">{svg}<div class="names" aria-hidden="true">{spans}</div></div>' if svg else ""
+def shortened(name: str, letters: int) -> str:
+    """At most so many letters of a name. Hosts lose their domain, which is that of all; others differ at their ends.
+
+    >>> shortened("ip-10-0-12-123.eu-central-1.compute.internal", 21)
+    'ip-10-0-12-123…'
+    >>> shortened("gke-prod-default-pool-1a2b3c4d-x7k2", 21)
+    'gke-prod-d…b3c4d-x7k2'
+    """
+    if len(name) <= letters:
+        return name
+    host = _HOST.fullmatch(name)
+    if host:
+        return f"{host[1]}…" if len(host[1]) < letters else shortened(host[1], letters)
+    half = (letters - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def _cut(name: str, letters: int) -> str:
+    """The inside of a text: so much of a name, all of it for who points at it."""
+    short = shortened(name, letters)
+    return escape(short) if short == name else f"<title>{escape(name)}</title>{escape(short)}"
 
 
 def dashes(i: int, equal: int = 0) -> str:
@@ -103,7 +125,7 @@ def _axes(
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str, from_zero: bool = False) -> str:
-    """Lines over a common axis, each labelled at its end where there is room."""
+    """Lines over a common axis, each labelled at its end; below the chart where that has no room."""
     points = [(x, y) for line in lines for x, y in zip(line.x, line.y, strict=True) if y is not None]
     if not points:
         return ""
@@ -118,10 +140,13 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
     body, kx, ky = _axes(xs, ys, x_label, y_label, right)
     floor = HEIGHT - BOTTOM
     ends: list[tuple[float, int, str]] = []
-    said = []
+    said, names = [], []
     for i, line in enumerate(lines):
         path, pen = [], "M"
         equal = sum((list(e.x), list(e.y)) == (list(line.x), list(line.y)) for e in lines[:i])
+        look = f'fill="none" stroke="{colour(i)}" stroke-width="2"{dashes(i, equal)}'
+        piece = f'<svg viewBox="0 0 36 8"><path d="M0,4H36" {look}/></svg>'
+        names.append(f'<span style="color:{ink(i)}">{piece}{escape(line.name)}</span>')
         last = None
         for x, y in zip(line.x, line.y, strict=True):
             if y is None:
@@ -130,17 +155,17 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
             last = floor - (y - ys[0]) * ky
             path.append(f"{pen}{LEFT + (x - xs[0]) * kx:.1f},{last:.1f}")
             pen = "L"
-        body.append(
-            f'<path d="{"".join(path)}" fill="none" stroke="{colour(i)}" stroke-width="2"{dashes(i, equal)}>'
-            f"<title>{escape(line.name)}</title></path>"
-        )
+        body.append(f'<path d="{"".join(path)}" {look}><title>{escape(line.name)}</title></path>')
         if last is not None:
             ends.append((last, i, line.name))
             said.append(f"{line.name} ends at {_number(next(y for y in reversed(line.y) if y is not None))}")
     grow = f' style="--grow:{100 * WIDTH / (WIDTH - right + NAMES_BELOW):.0f}%"'
-    if bare:
-        return _frame(title, said, body, extra=' class="bare"')
-    return _frame(title, said, body + _end_labels(ends, WIDTH - right + 8), extra=grow)
+    svg = (
+        _frame(title, said, body, extra=' class="bare"')
+        if bare
+        else _frame(title, said, body + _end_labels(ends, WIDTH - right + 8), extra=grow)
+    )
+    return f'<div class="lines">{svg}<div class="names" aria-hidden="true">{"".join(names)}</div></div>'
 
 
 def heat_map(
@@ -155,7 +180,9 @@ def heat_map(
     body = []
     for i, (name, values) in enumerate(zip(names, rows, strict=True)):
         y = top + row * i
-        body.append(f'<text class="tick" x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
+        body.append(
+            f'<text class="tick" x="{left - 8}" y="{y + 15}" text-anchor="end">{_cut(name, HEAT_LETTERS)}</text>'
+        )
         for j, value in enumerate(values):
             if value is None:
                 continue
@@ -298,7 +325,7 @@ def dot_chart(
         )
     for i, (name, vs) in enumerate(groups):
         y = top + row * i + 34
-        body.append(f'<text class="name" x="0" y="{y - 17}">{escape(name)}</text>')
+        body.append(f'<text class="name" x="0" y="{y - 17}">{_cut(name, ROW_LETTERS)}</text>')
         if not vs:
             continue
         for v in vs:
@@ -329,7 +356,7 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
     body, said = [], []
     for i, (name, stack) in enumerate(groups):
         y, x = top + row * i, 0.0
-        body.append(f'<text class="name" x="0" y="{y + 16}">{escape(name)}</text>')
+        body.append(f'<text class="name" x="0" y="{y + 16}">{_cut(name, ROW_LETTERS)}</text>')
         for part, value in stack:
             if not value:
                 continue

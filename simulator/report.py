@@ -14,7 +14,7 @@ import jinja2
 
 from placement.page_style import STYLE, coded
 from placement.rates import RATES
-from simulator.charts import Line, bar_chart, dot_chart, heat_map, ink, line_chart
+from simulator.charts import Line, bar_chart, dot_chart, heat_map, line_chart
 from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
 from simulator.cost import HOURS_A_MONTH
 from simulator.output import markdown
@@ -50,8 +50,6 @@ class Section:
     """Words of the table or picture and what they mean, folded away."""
     folded: str = "What the rows and columns mean"
     """What is folded away."""
-    names: Sequence[tuple[str, str]] = ()
-    """Lines of a chart and their colours: what a phone, which has no room at their ends, shows below."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,6 @@ class _Curves:
         self.columns = columns
         hours = max((max(c["time_s"], default=0) for c in columns.values()), default=0) / 3600
         self.scale, self.axis = (24.0, "days") if hours > 72 else (1.0, "hours")
-        self.names = [(name, ink(i)) for i, name in enumerate(columns)]
 
     def times(self, time_s: Sequence[float]) -> list[float]:
         """Seconds on the axis."""
@@ -282,7 +279,6 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
         svg=curves.chart(
             "Allocation over time", curves.of("gpu_share" if gpu else "cpu_share", 100), f"{what} allocated, %"
         ),
-        names=curves.names,
     )
     return [
         *((seeds, numbers, over_time) if seeds.svg else (over_time, numbers)),  # a picture first
@@ -326,7 +322,6 @@ def _gpu_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str)
             svg=line_chart(
                 "Allocation over arrivals", arrivals, x_label="GPU asked for so far, %", y_label="GPUs allocated, %"
             ),
-            names=curves.names,
         )
         if grows
         else Section(""),
@@ -334,7 +329,6 @@ def _gpu_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str)
             f"Fragmentation{where}",
             "Free GPU that an average pod could not use where it lies (FGD's measure), share of all GPUs.",
             svg=curves.chart("Fragmentation", curves.of("fragmented_gpu_share", 100), "of all GPUs, %", from_zero=True),
-            names=curves.names,
         ),
         Section(
             f"Why GPU is fragmented{where}",
@@ -355,7 +349,6 @@ def _node_sections(curves: _Curves, where: str) -> list[Section]:
             f"Nodes{where}",
             "Nodes in the fleet less the empty ones: what could not be switched off.",
             svg=curves.chart("Nodes in use", busy, "nodes"),
-            names=curves.names,
         )
     ]
 
@@ -401,7 +394,6 @@ def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]
             f"{title}{where}",
             lead,
             svg=curves.chart(chart, curves.of(key, factor), unit, from_zero=True),
-            names=curves.names,
         )
         for title, lead, chart, key, factor, unit in USE
         if any(any(u[key]) for u in used.values())

@@ -11,7 +11,20 @@ import pytest
 from placement import page_style
 from placement.fragments import FRAGMENT_CAUSES
 from placement.strategies import STRATEGIES
-from simulator.charts import BOTTOM, HEIGHT, TOP, Line, Spot, Spots, dot_chart, frontier_chart, line_chart
+from simulator.charts import (
+    BOTTOM,
+    HEIGHT,
+    TOP,
+    Line,
+    Spot,
+    Spots,
+    bar_chart,
+    dot_chart,
+    frontier_chart,
+    heat_map,
+    line_chart,
+    shortened,
+)
 from simulator.compare import Comparison, Question, compare, document
 from simulator.report import COLUMNS, MEANINGS, Cell, Table, _table, _turned, to_html, to_markdown
 from simulator.traces.synth import Recipe, synthesise
@@ -118,7 +131,8 @@ def test_a_phone_finds_the_names_of_lines_below_the_chart(made: Comparison) -> N
 def test_lines_that_lie_on_each_other_are_both_seen() -> None:
     same = [Line(name, [0, 1], [1, 2]) for name in "abc"]
     chart = line_chart("t", [*same, Line("d", [0, 1], [1, 3])], x_label="hours", y_label="%")
-    assert re.findall(r'stroke-dasharray="([^"]*)"', chart) == ["12 12", "8 16"]
+    drawn, named = (re.findall(r'stroke-dasharray="([^"]*)"', part) for part in chart.split('<div class="names"'))
+    assert drawn == named == ["12 12", "8 16"]
 
 
 def test_few_strategies_become_columns_and_many_stay_rows() -> None:
@@ -191,8 +205,41 @@ def test_parts_of_bars_have_no_colour_of_a_strategy(made: Comparison) -> None:
 
 def test_lines_that_share_a_colour_differ_in_their_dashes() -> None:
     chart = line_chart("c", [Line(str(i), [0, 1], [0, i]) for i in range(10)], x_label="x", y_label="y")
-    looks = re.findall(r'stroke="([^"]*)" stroke-width="2"( stroke-dasharray="[^"]*")?', chart)
-    assert len(looks) == len(set(looks)) == 10
+    looks = [
+        re.findall(r'stroke="([^"]*)" stroke-width="2"( stroke-dasharray="[^"]*")?', part)
+        for part in chart.split('<div class="names"')
+    ]
+    assert len(looks[0]) == len(set(looks[0])) == 10
+    assert looks[0] == looks[1], "a name stands behind a piece of its own line"
+
+
+@pytest.mark.parametrize(
+    ("name", "letters", "short"),
+    [
+        ("node-1", 16, "node-1"),
+        ("ip-10-0-12-123.eu-central-1.compute.internal", 16, "ip-10-0-12-123…"),
+        ("ip-10-110-112-123.eu-central-1.compute.internal", 16, "ip-10-1…112-123"),
+        ("aks-agentpool-12345678-vmss000001", 16, "aks-age…s000001"),
+        ("kube-default-1.35 (decide+rounding+ties)", 38, "kube-default-1.35 …ide+rounding+ties)"),
+    ],
+)
+def test_a_name_without_room_keeps_what_tells_it_from_others(name: str, letters: int, short: str) -> None:
+    assert shortened(name, letters) == short
+    assert len(short) <= letters
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        dot_chart("c", [("a" * 60, [1.0, 2.0])], x_label="x"),
+        bar_chart("c", [("a" * 60, [("p", 1.0)])], unit="USD"),
+        heat_map("c", ["a" * 60], [0, 1], [[0.5, 1.2]], x_label="hours"),
+    ],
+)
+def test_a_name_too_long_for_its_row_is_cut_and_whole_for_who_points_at_it(chart: str) -> None:
+    shown = re.search(r"<title>(a+)</title>(a+…a+)</text>", chart)
+    assert shown is not None
+    assert len(shown[1]) == 60 > len(shown[2])
 
 
 def test_a_frontier_fills_its_chart_and_tells_groups_of_one_colour_apart() -> None:

@@ -24,7 +24,7 @@ from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.page_style import STYLE, coded, sheet
 from placement.resources import AnyArray, BoolArray, FloatArray
-from simulator.charts import Line, dot_chart, line_chart, with_names
+from simulator.charts import Line, dot_chart, line_chart
 from simulator.learning import lifetime_accuracy
 from simulator.learning.forecast_samples import Recording, Samples
 from simulator.learning.sight import Judged, Sight, digest_of, sight_of
@@ -339,7 +339,7 @@ def _diagram(points: Sequence[Sequence[float]]) -> str:
         "Share of outcomes that stay within a forecast, for each level asked for: above the ideal line the model is "
         "cautious, below it promises too much."
     )
-    return f'<p class="lead">{lead}</p>' + with_names(svg, [line.name for line in lines])
+    return f'<p class="lead">{lead}</p><div class="card">{svg}</div>'
 
 
 def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:

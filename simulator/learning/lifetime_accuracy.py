@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from placement.page_style import sheet
-from simulator.charts import Line, line_chart, with_names
+from simulator.charts import Line, line_chart
 from simulator.learning.lifetime_training import best_rule
 
 COLUMNS = ("accuracy", "c_index", "log_loss", "brier", "calibration_error", "pods")
@@ -98,7 +98,7 @@ def _diagram(points: Sequence[Sequence[float]]) -> str:
     x = [p[0] for p in points]
     lines = [Line("model", x, [p[1] for p in points]), Line("ideal", x, x)]
     svg = line_chart("Reliability of lifetimes", lines, x_label="chance to be gone", y_label="share gone")
-    return with_names(svg, [line.name for line in lines])
+    return f'<div class="card">{svg}</div>'
 
 
 def _table(title: str, table: Mapping[str, Mapping[str, float | int | None]]) -> str:

@@ -16,6 +16,7 @@ from placement.planning.cluster import Cluster
 from placement.planning.make import SaleShape
 from placement.planning.plans import Action, Ending, Plan, Step
 from placement.resources import CPU, GPU_SHARE, MEMORY
+from simulator.charts import shortened
 from simulator.cost import HOURS_A_MONTH
 
 NAMES = 3
@@ -227,8 +228,7 @@ def _panel(
         y = i * ROW + 2
         share, was = min(new[name], 1.0), min(old[name], 1.0)
         mark, look = (" (goes)", ' class="gone"') if name in gone else ("", "")
-        room = NAME_LETTERS - len(mark)
-        short = name if len(name) <= room else f"{name[: room - 1]}…"
+        short = shortened(name, NAME_LETTERS - len(mark))
         parts.append(f"<g><title>{escape(name)}: {100 * old[name]:.0f} % before, {100 * new[name]:.0f} % after</title>")
         parts.append(f'<text x="0" y="{y + 10}"{look}>{escape(short)}{mark}</text>')
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{BAR}" height="12" fill="var(--line)" opacity=".6"/>')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.charts import Line, ink, line_chart
+from simulator.charts import Line, line_chart
 from simulator.report import Cell, Page, Section, Table, render_page
 
 
@@ -59,7 +59,6 @@ def report(result: dict[str, Any], command: str) -> str:
             Section(
                 trace,
                 svg=line_chart(trace, lines, x_label="GPU asked for, %", y_label="GPU allocated, %"),
-                names=[(policy, ink(i)) for i, policy in enumerate(policies)],
             )
         )
     facts = [
