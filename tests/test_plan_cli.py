@@ -660,15 +660,25 @@ def test_usd_by_prices_that_nobody_told_are_said_to_be_that(tmp_path: Path) -> N
 
     def notes(*words: str) -> str:
         given = [words[0], "--snapshot", str(path), "--time", "1", *words[1:]]
-        return CliRunner().invoke(plan_group, given, catch_exceptions=False).stderr
+        return CliRunner().invoke(plan_group, given, catch_exceptions=False).stdout
 
-    assert "note: USD of 2 of 2 nodes by OpenCost's default rates" in notes("consolidate")
-    assert "note: USD of 1 of 2 nodes by OpenCost's default rates" in notes("consolidate", "--prices", str(prices))
-    assert "note" not in notes("consolidate", "--no-prices")
-    assert "note: USD of the shapes that ship, by OpenCost's default rates" in notes("purchase")
-    assert "note" not in notes("purchase", "--prices", str(prices))
+    guessed = "by OpenCost's default rates"
+    assert f"- USD of 2 of 2 nodes {guessed}" in notes("consolidate")
+    assert f"- USD of 1 of 2 nodes {guessed}" in notes("consolidate", "--prices", str(prices))
+    assert guessed not in notes("consolidate", "--no-prices")
+    assert f"- USD of the shapes that ship, {guessed}" in notes("purchase")
+    assert guessed not in notes("purchase", "--prices", str(prices))
     prices.with_suffix(".json").write_text('{"CPU": "0.03", "RAM": "0.004"}')
-    assert "note" not in notes("consolidate", "--prices", str(prices.with_suffix(".json")))
+    assert guessed not in notes("consolidate", "--prices", str(prices.with_suffix(".json")))
+
+
+def test_who_reads_only_the_page_or_the_document_is_told_that_prices_are_guessed(tmp_path: Path) -> None:
+    path, report = tmp_path / "c.json", tmp_path / "r.html"
+    write_snapshot(taken(node("n1"), node("n2"), pod("w", "9")), path)
+    words = ["consolidate", "--snapshot", str(path), "--time", "1", "--report", str(report), "-o", "json"]
+    made = json.loads(CliRunner().invoke(plan_group, words, catch_exceptions=False).stdout)
+    assert any("by OpenCost's default rates" in reason for reason in made["reasons"])
+    assert "USD of 2 of 2 nodes by OpenCost" in report.read_text(encoding="utf-8")
 
 
 def test_machines_bought_alike_are_one_row_for_people_and_one_each_for_programs(tmp_path: Path) -> None:

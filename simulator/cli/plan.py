@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -187,15 +187,14 @@ def consolidate(
     nodes = request.snapshot.nodes
     usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in nodes}
     guessed = sum(map(book.is_guessed, nodes)) if usd else 0
-    if guessed:
-        click.echo(f"note: USD of {guessed} of {len(nodes)} nodes by {GUESSED}", err=True)
+    note = f"USD of {guessed} of {len(nodes)} nodes by {GUESSED}" if guessed else ""
     request = _changed(request, usd_per_hour=usd, max_moves=max_moves, max_nodes=max_nodes, usd_per_move=usd_per_move)
     risk = {
         "interruptions_per_hour": interruptions,
         "usd_per_interruption": usd_per_interruption,
         "usd_per_pod_interrupted": usd_per_pod_interrupted,
     }
-    _run(_changed(request, **risk), given)
+    _run(_changed(request, **risk), given, note)
 
 
 @plan.command()
@@ -256,8 +255,7 @@ def purchase(
         )
     past = _past(given, ahead_s, history, prometheus, days)
     request = _request("purchase", given)
-    if book is DEFAULT_BOOK:
-        click.echo(f"note: USD of the shapes that ship, by {GUESSED}", err=True)
+    note = f"USD of the shapes that ship, by {GUESSED}" if book is DEFAULT_BOOK else ""
     shapes = for_sale(book, request.snapshot.nodes, spot=spot, risk=usd_at_risk(interruptions, usd_per_interruption))
     request = _changed(request, shapes=shapes, hours_of_use=hours_of_use)
     if past is not None and ahead_s is not None:
@@ -270,7 +268,7 @@ def purchase(
             "no history, so nothing is expected: only pending pods count; give --history, or --prometheus with --live"
         )
         request = _changed(request, foresight=(said,))
-    _run(request, given)
+    _run(request, given, note)
 
 
 def _past(
@@ -311,8 +309,8 @@ def _changed(request: Request, **changes: object) -> Request:
     return msgspec.structs.replace(request, **changes)
 
 
-def _run(request: Request, given: _Given) -> None:
-    """Plan in a worker; Ctrl-C asks for the best plan so far."""
+def _run(request: Request, given: _Given, note: str = "") -> None:
+    """Plan in a worker; Ctrl-C asks for the best plan so far. ``note`` is said with the plan, wherever that goes."""
     from placement.planning.snapshots import cluster_of
     from simulator.planning.page import page
     from simulator.planning.worker import Planner
@@ -326,6 +324,8 @@ def _run(request: Request, given: _Given) -> None:
         made = planner.result()
     finally:
         planner.close()
+    if note:
+        made = replace(made, reasons=(*made.reasons, note))
     if given.report is not None:
         before = cluster_of(request.snapshot, request.usd_per_hour)
         command = shown_command(["ullage", *sys.argv[1:]])
