@@ -27,6 +27,20 @@ def require_file(target: Path) -> None:
         raise OSError(errno.EINVAL, "it is no file, and a file would take its place")
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before the work whose result is to go there.
+
+    Raises
+    ------
+    OSError : it cannot be, or what it would be made in cannot; the message names that.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"{nearest} is read-only")
+
+
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
     """Where to write ``target``: a file beside it, empty at first, that takes its place and its rights once the block has

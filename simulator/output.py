@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from placement.errors import PlacementError
-from placement.whole_files import whole_file
+from placement.whole_files import require_folder, whole_file
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
 API_VERSION = "ullage.dev/v1"
@@ -66,10 +66,10 @@ def check_folder(folder: Path, what: str) -> None:
     ------
     PlacementError : it is not there and cannot be made, or cannot be written to.
     """
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        problem = "is read-only" if nearest.is_dir() else "is no folder"
-        raise PlacementError(f"{what} {folder}: {nearest} {problem}; choose another folder")
+    try:
+        require_folder(folder)
+    except OSError as error:
+        raise PlacementError(f"{what} {folder}: {error.strerror}; choose another folder") from error
 
 
 output_option = click.option(

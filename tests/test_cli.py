@@ -222,6 +222,14 @@ def test_a_report_is_refused_before_the_work_where_a_file_would_take_the_place_o
     assert refused.stderr == "ullage: report report.html: it is no file, and a file would take its place; name a file\n"
 
 
+def test_a_recording_that_has_nowhere_to_go_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = ullage("record", "file/new/x.ullage", "-p", "http://localhost:1", cwd=tmp_path)
+    assert refused.returncode == 2
+    where = f"{tmp_path / 'file'} is no folder"
+    assert refused.stderr == f"ullage: trace file/new/x.ullage: cannot be written ({where}); choose another place\n"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

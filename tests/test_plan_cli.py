@@ -476,6 +476,10 @@ def test_a_trace_at_one_moment_is_a_cluster() -> None:
     assert make_plan(Request("rescue", then, 1.0)).steps == ()
     last = snapshot_of_trace(trace, strategy="best-fit", at_s=None, seed=0)
     assert [(p.uid, p.node) for p in last.pods] == [("u2", "a")]
+    with pytest.raises(
+        TraceError, match="has no pod at second 150; they arrive in seconds 0 to 200, give another --at"
+    ):
+        snapshot_of_trace(trace, strategy="best-fit", at_s=150, seed=0)
     with pytest.raises(TraceError, match="has no pod"):
         snapshot_of_trace(Trace.of("t", nodes, []), strategy="best-fit", at_s=None, seed=0)
 

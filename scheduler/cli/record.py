@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from placement.errors import ConfigError, why
+from placement.whole_files import require_file, require_folder
+
 if TYPE_CHECKING:
     from placement.recording import Recording
     from scheduler.settings import KubeSettings, UsageSettings
@@ -38,6 +41,20 @@ def fetch(kube: KubeSettings, usage: UsageSettings, *, name: str, days: float, s
     from scheduler.recording import record_with
 
     return asyncio.run(record_with(kube, usage, name=name, days=days, progress=say))
+
+
+def _check_place(target: Path) -> None:
+    """Complain about a place that cannot be written before hours of recording, not after.
+
+    Raises
+    ------
+    ConfigError : something else than a file is there, or its folder is read-only or cannot be made.
+    """
+    try:
+        require_file(target)
+        require_folder(target.parent)
+    except OSError as error:
+        raise ConfigError(f"trace {target}: cannot be written ({why(error)}); choose another place") from error
 
 
 def command(writer: Callable[[], Write]) -> click.Command:
@@ -68,6 +85,7 @@ def command(writer: Callable[[], Write]) -> click.Command:
         from scheduler.settings import read_settings
 
         write = writer()
+        _check_place(target)
         keys = {
             "kube.kubeconfig": kubeconfig or "",
             "kube.context": context or "",

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from placement.errors import ConfigError, PlacementError
+from placement.errors import ConfigError, PlacementError, why
+from placement.whole_files import require_folder
 from scheduler.jsonlog import log_to_stderr
 from scheduler.settings import MODES, HttpSettings, Settings, read_settings
 
@@ -103,9 +104,10 @@ def _check_places(settings: Settings) -> None:
             elif not os.access(path, os.W_OK):
                 problem = "may not be written by this user; change its rights, or give another"
         else:
-            above = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
-            if not above.is_dir():
-                problem = f"cannot be made, because {above} is no folder; give another"
+            try:
+                require_folder(path.parent)
+            except OSError as error:
+                problem = f"cannot be made, because {why(error)}; give another"
         if problem:
             raise ConfigError(f"{name} {text}: {problem}")
 

@@ -23,7 +23,7 @@ def snapshot_of_trace(
 
     Raises
     ------
-    TraceError : the trace has no pod, or no node is left at that moment.
+    TraceError : no pod runs or waits at that moment, or no node is left.
     """
     arrivals = trace.pods.arrival_s
     if not len(arrivals):
@@ -44,6 +44,11 @@ def snapshot_of_trace(
     pods += [row(replay.uids[p], _with_gang(replay, p)) for p in replay.waiting()]
     early = replay.gangs.incomplete(replay.timeline.num_arrived)
     pods += [row(replay.uids[p], _with_gang(replay, p), waits="others of its gang have not arrived") for p in early]
+    if not pods:
+        raise TraceError(
+            f"trace {trace.manifest.name}: has no pod at second {end_s:,}; they arrive in seconds {int(arrivals[0]):,} to "
+            f"{int(arrivals[-1]):,}, give another --at"
+        )
     nodes = [node for node in state.nodes if node is not None]
     if not nodes:
         raise TraceError(f"trace {trace.manifest.name}: has no node at second {end_s}; give another --at")
