@@ -27,6 +27,8 @@ from simulator.workers import deaf_children
 LOOK_S = 0.2
 GRACE_S = 180.0
 """How long past its deadline a worker may take: imports, compiling kernels, the last solver step."""
+BEGUN = ("begun", b"")
+"""What a worker sends when it has compiled and begins to plan."""
 
 
 def make_plan(request: Request, cancelled: Event | None = None) -> Plan:
@@ -40,6 +42,7 @@ def _serve(cancelled: Event, pipe: Connection) -> None:
     os.dup2(2, 1)  # solvers print at times, and standard output is data
     data = pipe.recv_bytes()
     warm_up()
+    pipe.send(BEGUN)
     try:
         plan = make_plan(msgspec.json.decode(data, type=Request), cancelled)
         pipe.send(("plan", msgspec.json.encode(plan)))
@@ -67,21 +70,25 @@ class Planner:
         self._cancelled.set()
 
     def result(self, tick: Callable[[float], None] = lambda _elapsed_s: None) -> Plan:
-        """The plan; a worker that failed, died or hangs becomes an error. ``tick`` is told the time that passed."""
+        """The plan; a worker that failed, died or hangs becomes an error. ``tick`` is told for how long it has planned."""
         start = time.monotonic()
+        begun_s, sent = float("inf"), BEGUN
         try:
-            while not self._pipe.poll(LOOK_S):
-                tick(elapsed_s := time.monotonic() - start)
-                if elapsed_s < self._time_s + GRACE_S:
-                    continue
-                raise PlanningError(
-                    f"the planner did not answer {GRACE_S:.0f} s after its limit of {self._time_s:g} s; "
-                    "it was stopped, give a smaller problem or more time"
-                )
-            kind, data = self._pipe.recv()
+            while sent == BEGUN:
+                while not self._pipe.poll(LOOK_S):
+                    now_s = time.monotonic()
+                    tick(max(0.0, now_s - begun_s))
+                    if now_s - start < self._time_s + GRACE_S:
+                        continue
+                    raise PlanningError(
+                        f"the planner did not answer {GRACE_S:.0f} s after its limit of {self._time_s:g} s; "
+                        "it was stopped, give a smaller problem or more time"
+                    )
+                sent, begun_s = self._pipe.recv(), time.monotonic()
         except (EOFError, OSError) as error:
             self._process.join(5)
             raise PlanningError.of_death(self._process.exitcode) from error
+        kind, data = sent
         if kind == "plan":
             return msgspec.json.decode(data, type=Plan)
         message = data.decode()
