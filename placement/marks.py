@@ -15,6 +15,7 @@ from placement import objects
 from placement.gangs import Groups, gang_size
 from placement.resources import PLAN_GATE, whole_number
 from placement.rules import matches_labels
+from placement.specs import gang_besides_labels, selector
 
 NEVER = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -45,7 +46,7 @@ class Budget(msgspec.Struct):
     def covers(self, pod: objects.Pod) -> bool:
         """Whether it protects this pod."""
         same = self.metadata.namespace == pod.metadata.namespace
-        return same and matches_labels(objects.selector(self.spec.selector), pod.metadata.labels or {})
+        return same and matches_labels(selector(self.spec.selector), pod.metadata.labels or {})
 
 
 def forbidden(metadata: objects.Metadata) -> str:
@@ -96,7 +97,7 @@ def why_waits(pods: Iterable[objects.Pod], groups: Groups) -> dict[str, str]:
     for pod in pods:
         meta = pod.metadata
         uid = meta.uid or f"{meta.namespace}/{meta.name}"
-        named = groups.named(meta.namespace, objects.gang_besides_labels(pod), meta.labels or {})
+        named = groups.named(meta.namespace, gang_besides_labels(pod), meta.labels or {})
         gang = (meta.namespace, named) if named else None
         if gang is not None:
             sizes[gang] = max(sizes[gang], gang_size(meta.annotations or {}))

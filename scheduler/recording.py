@@ -20,9 +20,10 @@ from placement.errors import UNREADABLE, ConfigError
 from placement.knowledge import workload_of
 from placement.learning.usage import STEP_S
 from placement.nodes import NodeSpec
-from placement.objects import Pod, parts_of
+from placement.objects import Pod
 from placement.pods import PodSpec
 from placement.recording import Parts, RecordedPod, Recording
+from placement.requests import parts_of
 from placement.resources import CPU, MEMORY, IntArray
 from scheduler.errors import WireError
 from scheduler.kube import KubeClient

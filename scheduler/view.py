@@ -21,7 +21,9 @@ from placement.gangs import KINDS, Groups, Kind
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
 from placement.pods import GpuRequest, NodeTerm, PodSpec, Requirement
+from placement.requests import cap_requests, effective_requests
 from placement.resources import CPU, DEVICE_MILLI, DEVICES_ANNOTATION, GPU_SHARE, MEMORY, MOST_COUNTED
+from placement.specs import Volumes, class_key, node_spec, node_term, pod_spec, selector
 from placement.state import devices_mask
 from scheduler.errors import WireError
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
@@ -121,7 +123,7 @@ class Reader:
         self._asked: set[str] = set()
         """Others that pods have asked for, the first ones."""
 
-    def _allowed(self, namespace: str) -> objects.Volumes:
+    def _allowed(self, namespace: str) -> Volumes:
         bound = self.claims.get(namespace, {})
         return {claim: self.volumes[volume] for claim, volume in bound.items() if volume in self.volumes}
 
@@ -133,7 +135,7 @@ class Reader:
 
     def _spec(self, pod: objects.Pod) -> PodSpec:
         """The pod's class; equal classes are one object, so that fifty thousand pods cost little."""
-        key = objects.class_key(pod, self.owners)
+        key = class_key(pod, self.owners)
         known = self._by_key.get(key) if key else None
         if known is None:
             known = self._made(pod)
@@ -144,7 +146,7 @@ class Reader:
         return known
 
     def _made(self, pod: objects.Pod) -> PodSpec:
-        spec = objects.pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None, self.owners)
+        spec = pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None, self.owners)
         if not spec.amounts.keys() <= self._offered:
             spec = self._limited(spec)
         if len(self._classes) >= MAX_CLASSES:
@@ -170,10 +172,10 @@ class Reader:
             return self._spec(pod)
         except ConfigError as error:
             log.warning("request of a bound pod not understood", extra={"pod": pod.metadata.name, "error": str(error)})
-        objects.cap_requests(pod)
+        cap_requests(pod)
         with suppress(ConfigError):
             return self._spec(pod)
-        total = objects.effective_requests(pod).get(GPU_SHARE, 0)
+        total = effective_requests(pod).get(GPU_SHARE, 0)
         for container in (*(pod.spec.containers or ()), *(pod.spec.initContainers or ())):
             if container.resources and container.resources.requests:
                 container.resources.requests.pop(GPU_SHARE, None)
@@ -187,7 +189,7 @@ class Reader:
         ------
         ConfigError : a quantity does not parse.
         """
-        node = objects.node_spec(_decode_node(raw))
+        node = node_spec(_decode_node(raw))
         if not node.amounts.keys() <= self._offered:
             self._offered |= node.amounts.keys()
             self._asked -= self._offered
@@ -337,7 +339,7 @@ def _read_replication_controller(raw: Raw) -> tuple[_Meta, tuple[Requirement, ..
 def _read_controller(raw: Raw) -> tuple[_Meta, tuple[Requirement, ...] | None]:
     """Its selector."""
     controller = _decode_controller(raw)
-    return controller.metadata, objects.selector(controller.spec.selector)
+    return controller.metadata, selector(controller.spec.selector)
 
 
 def _controllers(owners: Owners) -> list[KindSink]:
@@ -359,7 +361,7 @@ def _volumes(volumes: dict[str, tuple[NodeTerm, ...]]) -> KindSink:
         volume = _decode_volume(raw)
         affinity = volume.spec.nodeAffinity
         required = affinity.required if affinity is not None else None
-        terms = () if required is None else tuple(objects.node_term(t) for t in required.nodeSelectorTerms or ())
+        terms = () if required is None else tuple(node_term(t) for t in required.nodeSelectorTerms or ())
         volumes[volume.metadata.name] = terms
         return volume.metadata.name
 

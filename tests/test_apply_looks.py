@@ -15,6 +15,7 @@ import pytest
 from placement import objects
 from placement.owners import template_of
 from placement.planning.plans import Action, Ending, Plan, Step
+from placement.specs import pod_spec
 from scheduler.evictions import CORDON_ANNOTATION, open_again
 from scheduler.gates import TARGET_ANNOTATION
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
@@ -392,7 +393,7 @@ async def test_peers_are_those_who_live_and_come_from_the_same_template(label: s
         ended["status"]["phase"] = "Succeeded"
         leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         other["metadata"]["ownerReferences"][0]["name"] = "api"
-        found = await peers(client, template_of(objects.pod_spec(read(alike))))
+        found = await peers(client, template_of(pod_spec(read(alike))))
         assert [body.metadata.name for body in found] == ["alike"]
 
 

@@ -25,6 +25,7 @@ from placement.planning.batch_problems import batch_problem
 from placement.planning.snapshots import cluster_of
 from placement.pods import PodSpec
 from placement.resources import CPU
+from placement.specs import class_key, pod_spec
 from scheduler.gates import GATE, timestamp
 from scheduler.ledger import Seen
 from scheduler.planning.nominator import unit_of
@@ -69,8 +70,8 @@ def test_a_class_of_pods_knows_the_size_of_its_gang_if_it_says_so() -> None:
     said, other, silent = (
         objects.Pod(objects.Metadata("p", "n", "u", annotations=a)) for a in ({SIZE: "3"}, {SIZE: "4"}, {})
     )
-    assert [objects.pod_spec(pod).gang_size for pod in (said, other, silent)] == [3, 4, 0]
-    assert len({objects.class_key(pod) for pod in (said, other, silent)}) == 3
+    assert [pod_spec(pod).gang_size for pod in (said, other, silent)] == [3, 4, 0]
+    assert len({class_key(pod) for pod in (said, other, silent)}) == 3
 
 
 # ── other sources than labels ─────────────────────────────────────────────────────────────────
@@ -138,13 +139,13 @@ def test_pods_of_one_owner_are_a_gang_when_their_annotation_says_so() -> None:
                 ownerReferences=[objects.OwnerReference("", "Job", "j", "a", True)],
             )
         )
-        assert gang_of(objects.pod_spec(alone)) is None
+        assert gang_of(pod_spec(alone)) is None
 
 
 def test_owners_of_one_name_are_told_apart_by_the_watch_too() -> None:
     read = [msgspec.convert(owned(1, uid), objects.Pod) for uid in ("a", "b")]
-    assert objects.class_key(read[0]) != objects.class_key(read[1])
-    assert gang_of(objects.pod_spec(read[0])) == ("default", "owner/a")
+    assert class_key(read[0]) != class_key(read[1])
+    assert gang_of(pod_spec(read[0])) == ("default", "owner/a")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_pods_of_a_basic_group_are_placed_one_by_one(changes: dict[str, Any], gr
     pods = [pod(f"w{i}-1", "12", **changes) for i in range(3)]
     plan = make_plan(Request("batch", taken(node("a", 32), *pods, group), 0.2))
     assert len(plan.steps) == 2
-    specs = [objects.pod_spec(msgspec.convert(one, objects.Pod)) for one in pods]
+    specs = [pod_spec(msgspec.convert(one, objects.Pod)) for one in pods]
     groups = Groups()
     kind = POD_GROUP if changes is NATIVE else WORKLOAD
     found: GroupObject = msgspec.convert(group, kind.read)
@@ -202,11 +203,9 @@ def test_pods_of_a_basic_group_are_placed_one_by_one(changes: dict[str, Any], gr
 
 def test_gangs_of_different_sources_never_meet() -> None:
     """A label's value has no slash."""
-    spec = objects.pod_spec(msgspec.convert(pod("w-1", "1", **NATIVE), objects.Pod))
-    labelled = objects.pod_spec(
-        msgspec.convert(pod("w-1", "1", metadata={"labels": {LABELS[1]: "train"}}), objects.Pod)
-    )
-    volcano = objects.pod_spec(msgspec.convert(pod("w-1", "1", metadata={"labels": {VOLCANO: "train"}}), objects.Pod))
+    spec = pod_spec(msgspec.convert(pod("w-1", "1", **NATIVE), objects.Pod))
+    labelled = pod_spec(msgspec.convert(pod("w-1", "1", metadata={"labels": {LABELS[1]: "train"}}), objects.Pod))
+    volcano = pod_spec(msgspec.convert(pod("w-1", "1", metadata={"labels": {VOLCANO: "train"}}), objects.Pod))
     assert len({gang_of(spec), gang_of(labelled), gang_of(volcano)}) == 3
     groups = Groups()
     groups.add(MEMBER_GROUP, msgspec.convert(member_group(9), MEMBER_GROUP.read))

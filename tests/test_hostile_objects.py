@@ -18,9 +18,9 @@ import pytest
 from msgspec import Raw
 
 from placement.errors import PlacementError
-from placement.objects import MAX_RULES
 from placement.pods import GpuRequest
 from placement.resources import MOST_COUNTED
+from placement.specs import MAX_RULES
 from placement.state import devices_mask
 from scheduler.modes import Modes
 from scheduler.view import MAX_UNOFFERED, UNOFFERED, Reader, sinks

@@ -17,9 +17,10 @@ from placement.learning.prediction import Rungs
 from placement.learning.rightsize import RightsizePolicy
 from placement.learning.usage import DAY, STEP_S
 from placement.nodes import NamespaceSpec, NodeSpec
-from placement.objects import Pod, parts_of
+from placement.objects import Pod
 from placement.pods import PodSpec
 from placement.recording import Parts, RecordedPod, Recording
+from placement.requests import parts_of
 from placement.resources import CPU, MEMORY
 from scheduler.cli.rightsize import _rendered, _run, rightsize
 from scheduler.errors import ApiError

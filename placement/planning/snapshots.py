@@ -19,6 +19,7 @@ from placement.nodes import NamespaceSpec, NodeSpec
 from placement.planning.cluster import Budgets, Cluster
 from placement.pods import Labels, Pod, PodSpec
 from placement.resources import DEVICES_ANNOTATION
+from placement.specs import namespace_spec, node_spec, pod_spec
 from placement.state import ClusterState, devices_mask
 
 KIND = "ClusterSnapshot"
@@ -193,7 +194,7 @@ def snapshot_of(
     described = []
     for node in nodes:
         try:
-            described.append(objects.node_spec(node))
+            described.append(node_spec(node))
         except ConfigError as error:
             raise _named(f"node {node.metadata.name}", error) from error
     places = {"", *(node.name for node in described)}
@@ -209,7 +210,7 @@ def snapshot_of(
     for pod in pods:
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
         try:
-            spec = groups.resolved(objects.pod_spec(pod))
+            spec = groups.resolved(pod_spec(pod))
         except ConfigError as error:
             raise _named(f"pod {name}", error) from error
         number = specs.setdefault(spec, len(specs))
@@ -239,7 +240,7 @@ def snapshot_of(
         described,
         list(specs),
         rows,
-        [objects.namespace_spec(m.name, m.labels) for m in namespaces],
+        [namespace_spec(m.name, m.labels) for m in namespaces],
         never,
         [SnapshotBudget(f"{b.metadata.namespace}/{b.metadata.name}", b.status.disruptionsAllowed) for b in budgets],
         left_out,

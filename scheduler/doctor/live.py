@@ -28,6 +28,7 @@ import msgspec
 from placement import objects
 from placement.marks import why_waits
 from placement.resources import PLAN_GATE
+from placement.specs import gang_besides_labels
 from scheduler.doctor.facts import DEFAULT_SCHEDULER, Facts, Stanza, Table, list_of, parse_version, table_of
 from scheduler.doctor.manifests import UNGUARDED, gives_shares, why_unguarded
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
@@ -506,7 +507,7 @@ async def short_gangs(client: KubeClient) -> list[Found]:
     found = {}
     for pod in pods:
         meta = pod.metadata
-        name = groups.named(meta.namespace, objects.gang_besides_labels(pod), meta.labels or {})
+        name = groups.named(meta.namespace, gang_besides_labels(pod), meta.labels or {})
         if name and meta.uid in waits and {gate.get("name") for gate in pod.spec.schedulingGates or ()} == {PLAN_GATE}:
             found[meta.namespace, name] = ("UD416", Hit(f"(gang {meta.namespace}/{name})", waits[meta.uid]))
     return list(found.values())

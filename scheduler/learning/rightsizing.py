@@ -28,10 +28,10 @@ from placement.learning.reclaim import is_reclaimed
 from placement.learning.rightsize import Recommendation, RightsizePolicy, recommend
 from placement.learning.usage import DAY, STEP_S
 from placement.nodes import NamespaceSpec
-from placement.objects import namespace_spec
 from placement.rates import RATES
 from placement.recording import Parts, RecordedPod, Recording
 from placement.resources import CPU, MEMORY
+from placement.specs import namespace_spec
 from scheduler.api import Api
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from placement import objects
 from placement.marks import why_waits
+from placement.requests import effective_requests
 from placement.resources import DEVICES_ANNOTATION, GPU_SHARE
 from placement.state import devices_mask, devices_text
 from scheduler.cluster_reader import listed, listed_groups
@@ -110,6 +111,6 @@ async def adherence(client: KubeClient, namespace: str = "") -> list[Adherence]:
 
 def _devices(pod: objects.Pod, annotation: str) -> int:
     """The devices that an annotation names; 0 for a pod that asks for none, whatever it says."""
-    if not objects.effective_requests(pod).get(GPU_SHARE):
+    if not effective_requests(pod).get(GPU_SHARE):
         return 0
     return devices_mask((pod.metadata.annotations or {}).get(annotation, ""))

@@ -15,6 +15,7 @@ from placement.marks import Budget, forbidden
 from placement.owners import TEMPLATE_LABELS, template_of
 from placement.planning.plans import Step
 from placement.planning.snapshots import cluster_of, snapshot_of
+from placement.specs import pod_spec
 from scheduler.api import pod_path
 from scheduler.cluster_reader import BUDGETS, listed
 from scheduler.errors import ApiError
@@ -113,7 +114,7 @@ async def require_movable(client: KubeClient, step: Step) -> objects.Pod:
     if pod.spec.nodeName != step.source:
         raise PlanLeft(f"pod {step.name} is on {pod.spec.nodeName or 'no node'}, not on {step.source}")
     why = forbidden(pod.metadata)
-    if not (why or objects.pod_spec(pod).owner):
+    if not (why or pod_spec(pod).owner):
         why = "nobody would recreate it (no controller)"
     if why:
         raise PlanLeft(f"pod {step.name} must not be moved: {why}")
@@ -141,7 +142,7 @@ async def require_room(client: KubeClient, pods: list[objects.Pod], target: str,
     for other in there:
         other.spec.nodeName = target
     cluster = cluster_of(snapshot_of([node], there))
-    specs = [objects.pod_spec(pod) for pod in pods]
+    specs = [pod_spec(pod) for pod in pods]
     names = ", ".join(pod.metadata.name for pod in pods)
     for spec in specs:
         cluster.state.delta(spec)  # the resource axis grows now: columns made later must agree
@@ -178,7 +179,7 @@ async def peers(client: KubeClient, template: tuple[str, str, str]) -> list[obje
         for pod in found
         if pod.status.phase not in ("Succeeded", "Failed")
         and not pod.metadata.deletionTimestamp
-        and template_of(objects.pod_spec(pod)) == template
+        and template_of(pod_spec(pod)) == template
     ]
 
 
@@ -190,6 +191,6 @@ async def require_empty(client: KubeClient, node: str) -> None:
     PlanLeft : something else does.
     """
     for pod in await _on(client, node):
-        owner = objects.pod_spec(pod).owner
+        owner = pod_spec(pod).owner
         if not owner.startswith(DAEMONS):
             raise PlanLeft(f"node {node} is not empty: {pod.metadata.namespace}/{pod.metadata.name} is there")

@@ -18,6 +18,7 @@ import msgspec
 from placement import objects
 from placement.errors import UNREADABLE
 from placement.gangs import gang_named
+from placement.specs import gang_besides_labels
 from scheduler.api import Who
 from scheduler.errors import ApiError
 from scheduler.gates import GATE, NODE_ANNOTATION, TIME_ANNOTATION, clear, lift, unix_of
@@ -55,7 +56,7 @@ def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: fl
     if pod.spec.nodeName or status.phase in ("Succeeded", "Failed"):
         return None
     labels, annotations = meta.labels or {}, meta.annotations or {}
-    limit_s = gang_deadline_s if objects.gang_besides_labels(pod) or gang_named(labels) else deadline_s
+    limit_s = gang_deadline_s if gang_besides_labels(pod) or gang_named(labels) else deadline_s
     gates = {gate.get("name") for gate in pod.spec.schedulingGates or ()}
     is_ripe = GATE in gates and (len(gates) == 1 or limit_s <= 0)
     is_gated = is_ripe and _age_s(meta.creationTimestamp, now_s) > limit_s

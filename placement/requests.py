@@ -1,0 +1,160 @@
+"""What a pod asks for, as kube-scheduler counts it (``component-helpers/resource/helpers.go`` of 1.36): containers, init
+containers, restartable sidecars, pod-level resources, overhead, resizes in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import structs
+
+from placement.errors import ConfigError, TooLarge
+from placement.objects import Container, ContainerStatus, Pod, Quantities
+from placement.pods import GpuRequest
+from placement.recording import Parts
+from placement.resources import (
+    CPU,
+    DEFAULT_CPU_MILLICORES,
+    DEFAULT_MEMORY_BYTES,
+    DEVICE_MILLI,
+    GPU_COUNT_ANNOTATION,
+    GPU_MODEL_ANNOTATION,
+    GPU_SHARE,
+    MEMORY,
+    MOST_COUNTED,
+    parse_quantity,
+    whole_number,
+)
+
+Amounts = dict[str, int]
+
+
+def _amounts(quantities: Quantities | None) -> Amounts:
+    return {name: parse_quantity(q, name) for name, q in (quantities or {}).items()}
+
+
+def _add(into: Amounts, more: Mapping[str, int]) -> None:
+    for name, amount in more.items():
+        into[name] = into.get(name, 0) + amount
+
+
+def _raise_to(into: Amounts, more: Mapping[str, int]) -> None:
+    for name, amount in more.items():
+        into[name] = max(into.get(name, 0), amount)
+
+
+def _container(container: Container, statuses: Mapping[str, ContainerStatus], missing: Mapping[str, int]) -> Amounts:
+    """One container's request: the largest of what it asks for and what a resize has granted so far."""
+    asked = _amounts(container.resources.requests if container.resources else None)
+    status = statuses.get(container.name)
+    if status is not None:
+        _raise_to(asked, _amounts(status.allocatedResources))
+        _raise_to(asked, _amounts(status.resources.requests if status.resources else None))
+    for name, amount in missing.items():
+        asked.setdefault(name, amount)
+    return asked
+
+
+def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Amounts:
+    """What the pod asks for in all, as kube-scheduler's filters see it; ``missing`` fills in absent requests."""
+    missing = missing or {}
+    spec, status = pod.spec, pod.status
+    running = {s.name: s for s in status.containerStatuses or ()}
+    starting = {s.name: s for s in status.initContainerStatuses or ()}
+    total: Amounts = {}
+    for container in spec.containers or ():
+        _add(total, _container(container, running, missing))
+    sidecars: Amounts = {}
+    peak: Amounts = {}
+    for container in spec.initContainers or ():
+        need = _container(container, starting, missing)
+        if container.restartPolicy == "Always":
+            _add(total, need)
+            _add(sidecars, need)
+            need = dict(sidecars)
+        else:
+            _add(need, sidecars)
+        _raise_to(peak, need)
+    _raise_to(total, peak)
+    if spec.resources is not None and spec.resources.requests:
+        for name, amount in _amounts(spec.resources.requests).items():
+            if name in (CPU, MEMORY) or name.startswith("hugepages-"):
+                total[name] = amount
+    _add(total, _amounts(spec.overhead))
+    return total
+
+
+def cap_requests(pod: Pod) -> None:
+    """Lower what a pod asks for and was granted, in place, to what the ledger counts at most: so a pod that is bound is
+    counted, and its node is full, whatever it asks for.
+
+    Raises
+    ------
+    ConfigError : a quantity does not parse, or is negative.
+    """
+    spec, status = pod.spec, pod.status
+    granted = (*(status.containerStatuses or ()), *(status.initContainerStatuses or ()))
+    parts = (*(spec.containers or ()), *(spec.initContainers or ()), *granted, spec)
+    asked = [part.resources.requests for part in parts if part.resources]
+    for quantities in (*asked, *(one.allocatedResources for one in granted), spec.overhead):
+        for name, text in (quantities or {}).items():
+            try:
+                is_absurd = parse_quantity(text, name) > MOST_COUNTED
+            except TooLarge:
+                is_absurd = True
+            if is_absurd and quantities is not None:
+                quantities[name] = f"{MOST_COUNTED}{'m' if name == CPU else ''}"
+
+
+def parts_of(pod: Pod) -> dict[str, Parts]:
+    """What the pod's requests for CPU and memory are made of."""
+    spec, whole = pod.spec, effective_requests(pod)
+    own = structs.replace(spec, initContainers=None, overhead=None, resources=None)
+    sidecars = [c for c in spec.initContainers or () if c.restartPolicy == "Always"]
+    beside = structs.replace(spec, containers=None, initContainers=sidecars, resources=None)
+    starting = structs.replace(spec, containers=None, resources=None)
+    found = [effective_requests(structs.replace(pod, spec=part)) for part in (own, beside, starting)]
+    of_pod = _amounts(spec.resources.requests if spec.resources else None)
+    return {
+        name: Parts(0, 0, whole[name]) if name in of_pod else Parts(*(amounts.get(name, 0) for amounts in found))
+        for name in (CPU, MEMORY)
+    }
+
+
+def scored_requests(pod: Pod, requests: Amounts) -> tuple[int, int]:
+    """Millicores and bytes that scores assume (``PodInfo.CalculateResource``)."""
+    defaults = {CPU: DEFAULT_CPU_MILLICORES, MEMORY: DEFAULT_MEMORY_BYTES}
+    if pod.spec.resources is not None and (pod.spec.resources.requests or pod.spec.resources.limits):
+        defaults = {name: amount for name, amount in defaults.items() if name not in requests}
+    filled = effective_requests(pod, defaults) if defaults else requests
+    return filled.get(CPU, 0), filled.get(MEMORY, 0)
+
+
+def gpu_request(pod: Pod, total: int) -> GpuRequest | None:
+    if not total:
+        return None
+    annotations = pod.metadata.annotations or {}
+    text = annotations.get(GPU_COUNT_ANNOTATION, "")
+    number = whole_number(text)
+    count = number or max(-(-total // DEVICE_MILLI), 1)
+    if (text and number is None) or total % count:
+        raise ConfigError(
+            f"pod {pod.metadata.namespace}/{pod.metadata.name}: {GPU_SHARE}={total} does not divide by "
+            f"{GPU_COUNT_ANNOTATION}={text!r}; ask for count × share"
+        )
+    models = tuple(m.strip() for m in annotations.get(GPU_MODEL_ANNOTATION, "").split("|") if m.strip())
+    return GpuRequest(count, total // count, models)
+
+
+def is_guaranteed(pod: Pod) -> bool:
+    """Quality of service class Guaranteed."""
+    if pod.status.qosClass:
+        return pod.status.qosClass == "Guaranteed"
+    containers = [*(pod.spec.containers or ()), *(pod.spec.initContainers or ())]
+    for container in containers:
+        limits = _amounts(container.resources.limits if container.resources else None)
+        requests = _amounts(container.resources.requests if container.resources else None)
+        for name in (CPU, MEMORY):
+            if not limits.get(name) or requests.get(name, limits[name]) != limits[name]:
+                return False
+    return bool(containers)

@@ -1,0 +1,273 @@
+"""Kubernetes objects become specs: what decides about a pod, and what a node offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from placement.gangs import SIZE as GANG_SIZE
+from placement.gangs import gang_size, gang_unlabelled
+from placement.nodes import NamespaceSpec, NodeSpec, Taint
+from placement.objects import (
+    Expression,
+    Node,
+    NodeSelectorTerm,
+    OwnerReference,
+    Pod,
+    PodAffinity,
+    PodAffinityTerm,
+    Selector,
+    SpreadObject,
+)
+from placement.owners import Owners
+from placement.pods import (
+    HostPort,
+    Labels,
+    NodeRules,
+    NodeTerm,
+    PodRules,
+    PodSpec,
+    PodTerm,
+    Requirement,
+    Spread,
+    Toleration,
+    WeightedNodeTerm,
+    WeightedPodTerm,
+)
+from placement.requests import effective_requests, gpu_request, is_guaranteed, scored_requests
+from placement.resources import (
+    DEVICE_MILLI,
+    GPU_COUNT_ANNOTATION,
+    GPU_MODEL_ANNOTATION,
+    GPU_MODEL_LABEL,
+    GPU_SHARE,
+    parse_quantity,
+)
+
+Volumes = Mapping[str, tuple[NodeTerm, ...]]
+"""Claim name → required node terms of its bound volume; a claim that is not there is not modelled."""
+MAX_RULES = 250
+"""Rules about other pods of one pod that are modelled. Each may take a column over all nodes, and a pod has room for tens of
+thousands: some tenant's would fill the memory. Beyond it none is: kube-scheduler sees to all of them, and no plan moves or
+nominates the pod."""
+
+
+def _labels(labels: Mapping[str, str] | None) -> Labels:
+    return tuple(sorted((labels or {}).items()))
+
+
+def _requirements(expressions: Iterable[Expression] | None) -> tuple[Requirement, ...]:
+    return tuple(Requirement(e.key, e.operator, tuple(e.values or ())) for e in expressions or ())
+
+
+def selector(selector: Selector | None, extra: Iterable[Requirement] = ()) -> tuple[Requirement, ...] | None:
+    """A label selector as requirements; None stays None (matches nothing)."""
+    if selector is None:
+        return None
+    exact = tuple(Requirement(key, "In", (value,)) for key, value in _labels(selector.matchLabels))
+    return (*exact, *_requirements(selector.matchExpressions), *extra)
+
+
+def node_term(term: NodeSelectorTerm) -> NodeTerm:
+    """A node selector term."""
+    return NodeTerm(_requirements(term.matchExpressions), _requirements(term.matchFields))
+
+
+def _pod_term(term: PodAffinityTerm, labels: Mapping[str, str]) -> PodTerm:
+    extra = [Requirement(k, "In", (labels[k],)) for k in term.matchLabelKeys or () if k in labels]
+    extra += [Requirement(k, "NotIn", (labels[k],)) for k in term.mismatchLabelKeys or () if k in labels]
+    return PodTerm(
+        term.topologyKey,
+        selector(term.labelSelector, extra),
+        tuple(sorted(term.namespaces or ())),
+        selector(term.namespaceSelector),
+    )
+
+
+def _spread(constraint: SpreadObject, labels: Mapping[str, str]) -> Spread:
+    extra = [Requirement(k, "In", (labels[k],)) for k in constraint.matchLabelKeys or () if k in labels]
+    return Spread(
+        constraint.topologyKey,
+        constraint.maxSkew,
+        constraint.whenUnsatisfiable == "DoNotSchedule",
+        selector(constraint.labelSelector, extra),
+        constraint.minDomains or 1,
+        honor_affinity=(constraint.nodeAffinityPolicy or "Honor") == "Honor",
+        honor_taints=(constraint.nodeTaintsPolicy or "Ignore") == "Honor",
+    )
+
+
+def _node_rules(pod: Pod, volume_affinity: tuple[tuple[NodeTerm, ...], ...]) -> NodeRules:
+    spec = pod.spec
+    affinity = spec.affinity.nodeAffinity if spec.affinity else None
+    required = affinity.requiredDuringSchedulingIgnoredDuringExecution if affinity else None
+    preferred = affinity.preferredDuringSchedulingIgnoredDuringExecution if affinity else None
+    return NodeRules(
+        node_selector=_labels(spec.nodeSelector),
+        affinity=None if required is None else tuple(node_term(t) for t in required.nodeSelectorTerms or ()),
+        preferred=tuple(WeightedNodeTerm(p.weight, node_term(p.preference)) for p in preferred or ()),
+        tolerations=tuple(Toleration(t.key, t.operator or "Equal", t.value, t.effect) for t in spec.tolerations or ()),
+        volume_affinity=volume_affinity,
+    )
+
+
+def _pod_rules(pod: Pod, defaults: tuple[Spread, ...]) -> PodRules:
+    spec, labels = pod.spec, pod.metadata.labels or {}
+    near = (spec.affinity.podAffinity if spec.affinity else None) or PodAffinity()
+    far = (spec.affinity.podAntiAffinity if spec.affinity else None) or PodAffinity()
+    wishes = [
+        WeightedPodTerm(sign * w.weight, _pod_term(w.podAffinityTerm, labels))
+        for sign, side in ((1, near), (-1, far))
+        for w in side.preferredDuringSchedulingIgnoredDuringExecution or ()
+    ]
+    sidecars = [c for c in spec.initContainers or () if c.restartPolicy == "Always"]
+    ports = [port for c in [*(spec.containers or ()), *sidecars] for port in c.ports or () if port.hostPort > 0]
+    return PodRules(
+        affinity=tuple(_pod_term(t, labels) for t in near.requiredDuringSchedulingIgnoredDuringExecution or ()),
+        anti_affinity=tuple(_pod_term(t, labels) for t in far.requiredDuringSchedulingIgnoredDuringExecution or ()),
+        preferred=tuple(wishes),
+        spread=tuple(_spread(c, labels) for c in spec.topologySpreadConstraints or ()) or defaults,
+        host_ports=tuple(HostPort(p.hostPort, p.protocol or "TCP", p.hostIP or "0.0.0.0") for p in ports),
+    )
+
+
+def _volumes(pod: Pod, known: Volumes) -> tuple[tuple[tuple[NodeTerm, ...], ...], tuple[str, ...]]:
+    """Node terms of bound volumes, and what is not modelled."""
+    terms, unmodelled = [], []
+    for volume in pod.spec.volumes or ():
+        if volume.ephemeral is not None:
+            unmodelled.append(f"ephemeral volume {volume.name}")
+        elif volume.persistentVolumeClaim is not None:
+            claim = volume.persistentVolumeClaim.claimName
+            if claim in known:
+                terms.append(known[claim])
+            else:
+                unmodelled.append(f"claim {claim}")
+    unmodelled += ["resource claims"] if pod.spec.resourceClaims else []
+    return tuple(t for t in terms if t), tuple(unmodelled)
+
+
+def normalised_image(name: str) -> str:
+    """As ``imagelocality``: an image without tag or digest means ``:latest``."""
+    return name if name.rfind(":") > name.rfind("/") else f"{name}:latest"
+
+
+def _mounted_images(pod: Pod) -> list[str]:
+    """Images of ``image`` volumes, which count for image locality as containers' do (from 1.36 on)."""
+    return [v.image.reference for v in pod.spec.volumes or () if v.image is not None and v.image.reference]
+
+
+def _controller(pod: Pod) -> OwnerReference | None:
+    return next((o for o in pod.metadata.ownerReferences or () if o.controller), None)
+
+
+def gang_besides_labels(pod: Pod) -> str:
+    """See :func:`placement.gangs.gang_unlabelled`."""
+    owner, meta = _controller(pod), pod.metadata
+    size, labels = gang_size(meta.annotations or {}), meta.labels or {}
+    return gang_unlabelled(
+        pod.spec.schedulingGroup, pod.spec.workloadRef, labels, size, owner.uid if owner is not None else ""
+    )
+
+
+def default_spread(pod: Pod, owners: Owners | None) -> tuple[Spread, ...]:
+    """kube-scheduler's default spreading of a pod, which depends on Services and controllers as they are now."""
+    if owners is None or pod.spec.topologySpreadConstraints:
+        return ()
+    owner = _controller(pod)
+    reference = (owner.apiVersion, owner.kind, owner.name) if owner else None
+    return owners.spread(pod.metadata.namespace, pod.metadata.labels or {}, reference)
+
+
+def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = None) -> PodSpec:
+    """The class of a pod; ``owners`` give kube-scheduler's default spreading.
+
+    Raises
+    ------
+    ConfigError : a quantity does not parse, or GPU shares make no sense.
+    """
+    requests = effective_requests(pod)
+    scored_cpu, scored_memory = scored_requests(pod, requests)
+    gpu = gpu_request(pod, requests.pop(GPU_SHARE, 0))
+    terms, unmodelled = _volumes(pod, volumes or {})
+    rules = _pod_rules(pod, default_spread(pod, owners))
+    if rules.number > MAX_RULES:
+        rules, unmodelled = PodRules(), (*unmodelled, f"a pod with more than {MAX_RULES} rules about other pods")
+    owner = _controller(pod)
+    containers = [*(pod.spec.containers or ()), *(pod.spec.initContainers or ())]
+    return PodSpec(
+        request=tuple(sorted((name, amount) for name, amount in requests.items() if amount)),
+        gpu=gpu,
+        namespace=pod.metadata.namespace,
+        owner=f"{owner.kind}/{owner.name}" if owner else "",
+        labels=_labels(pod.metadata.labels),
+        priority=pod.spec.priority or 0,
+        preempts=pod.spec.preemptionPolicy != "Never",
+        nonzero_cpu=scored_cpu,
+        nonzero_memory=scored_memory,
+        node_rules=_node_rules(pod, terms),
+        pod_rules=rules,
+        images=tuple(sorted(map(normalised_image, [*(c.image for c in containers if c.image), *_mounted_images(pod)]))),
+        num_containers=max(len(containers), 1),
+        unmodelled=unmodelled,
+        guaranteed=is_guaranteed(pod),
+        gang_size=gang_size(pod.metadata.annotations or {}),
+        gang=gang_besides_labels(pod),
+    )
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def class_key(pod: Pod, owners: Owners | None = None) -> bytes:
+    """Equal for pods of which :func:`pod_spec` makes equal classes, found in a tenth of its time; empty where the class
+    depends on volumes, or a number in it is beyond 64 bits."""
+    spec, meta, status = pod.spec, pod.metadata, pod.status
+    volumes, node = spec.volumes, spec.nodeName
+    if any(v.persistentVolumeClaim is not None or v.ephemeral is not None for v in volumes or ()):
+        return b""
+    annotations = meta.annotations or {}
+    asked = annotations.get(GPU_COUNT_ANNOTATION), annotations.get(GPU_MODEL_ANNOTATION), annotations.get(GANG_SIZE)
+    more = status.qosClass, status.containerStatuses, status.initContainerStatuses, _mounted_images(pod)
+    spec.volumes = spec.nodeName = None
+    try:
+        return _encode(
+            (spec, meta.namespace, meta.labels, meta.ownerReferences, asked, more, default_spread(pod, owners))
+        )
+    except OverflowError:
+        return b""
+    finally:
+        spec.volumes, spec.nodeName = volumes, node
+
+
+def node_spec(node: Node) -> NodeSpec:
+    """What a node offers.
+
+    Raises
+    ------
+    ConfigError : a quantity does not parse.
+    """
+    offered = {name: parse_quantity(q, name, offered=True) for name, q in (node.status.allocatable or {}).items()}
+    gpus = offered.pop(GPU_SHARE, 0) // DEVICE_MILLI
+    labels = node.metadata.labels or {}
+    images = [
+        (normalised_image(name), image.sizeBytes) for image in node.status.images or () for name in image.names or ()
+    ]
+    return NodeSpec(
+        name=node.metadata.name,
+        allocatable=tuple(sorted({"pods": 0, **offered}.items())),
+        labels=_labels(labels),
+        taints=tuple(Taint(t.key, t.value, t.effect) for t in node.spec.taints or ()),
+        unschedulable=bool(node.spec.unschedulable),
+        num_gpus=gpus,
+        gpu_model=labels.get(GPU_MODEL_LABEL, "") if gpus else "",
+        images=tuple(sorted(images)),
+        shape=labels.get("node.kubernetes.io/instance-type", ""),
+        spot=labels.get("karpenter.sh/capacity-type") == "spot" or labels.get("ullage.dev/spot") == "true",
+    )
+
+
+def namespace_spec(name: str, labels: Mapping[str, str] | None) -> NamespaceSpec:
+    """A namespace's labels."""
+    return NamespaceSpec(name, _labels(labels))
