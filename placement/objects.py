@@ -177,9 +177,17 @@ class ContainerStatus(Struct):
     resources: Resources | None = None
 
 
+class Condition(Struct):
+    type: str = ""
+    reason: str = ""
+
+
 class PodStatus(Struct):
     phase: str = ""
     qosClass: str = ""
+    conditions: list[Condition] | None = None
+    resources: Resources | None = None
+    allocatedResources: Quantities | None = None
     nominatedNodeName: str | None = None
     containerStatuses: list[ContainerStatus] | None = None
     initContainerStatuses: list[ContainerStatus] | None = None

@@ -200,6 +200,8 @@ class PodSpec:
     """Pods that come together with this one, itself counted, if it says so; 0 = it does not."""
     gang: str = ""
     """Its gang where something else than a label names it (:mod:`placement.gangs`); empty = its labels say."""
+    leaving: bool = False
+    """It is being deleted: it holds all it has, but topology spread counts it no more."""
 
     def __post_init__(self) -> None:
         for name, amount in self.request:

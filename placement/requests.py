@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from msgspec import structs
 
 from placement.errors import ConfigError, TooLarge
-from placement.objects import Container, ContainerStatus, Pod, Quantities
+from placement.objects import Container, ContainerStatus, Pod, Quantities, Resources
 from placement.pods import GpuRequest
 from placement.recording import Parts
 from placement.resources import (
@@ -43,32 +43,44 @@ def _raise_to(into: Amounts, more: Mapping[str, int]) -> None:
         into[name] = max(into.get(name, 0), amount)
 
 
-def _container(container: Container, statuses: Mapping[str, ContainerStatus], missing: Mapping[str, int]) -> Amounts:
-    """One container's request: the largest of what it asks for and what a resize has granted so far."""
+def _in_flight(pod: Pod, asked: Amounts, running: Resources | None, allocated: Quantities | None) -> Amounts:
+    """What counts while something is resized: the largest of what is asked for, runs, and is allocated; what is asked for
+    counts no more once that is refused."""
+    if running is None:
+        return asked
+    counted = {} if is_resize_refused(pod) else asked
+    _raise_to(counted, _amounts(running.requests))
+    _raise_to(counted, _amounts(allocated))
+    return counted
+
+
+def is_resize_refused(pod: Pod) -> bool:
+    """Whether the node has said that it can never grant what the pod asks for now."""
+    return next((c.reason for c in pod.status.conditions or () if c.type == "PodResizePending"), "") == "Infeasible"
+
+
+def _container(pod: Pod, container: Container, status: ContainerStatus | None, missing: Mapping[str, int]) -> Amounts:
+    """One container's request."""
     asked = _amounts(container.resources.requests if container.resources else None)
-    status = statuses.get(container.name)
     if status is not None:
-        _raise_to(asked, _amounts(status.allocatedResources))
-        _raise_to(asked, _amounts(status.resources.requests if status.resources else None))
-    for name, amount in missing.items():
-        asked.setdefault(name, amount)
-    return asked
+        asked = _in_flight(pod, asked, status.resources, status.allocatedResources)
+    return {**missing, **asked}
 
 
 def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Amounts:
     """What the pod asks for in all, as kube-scheduler's filters see it; ``missing`` fills in absent requests."""
     missing = missing or {}
     spec, status = pod.spec, pod.status
-    running = {s.name: s for s in status.containerStatuses or ()}
-    starting = {s.name: s for s in status.initContainerStatuses or ()}
+    statuses = {s.name: s for s in (*(status.containerStatuses or ()), *(status.initContainerStatuses or ()))}
     total: Amounts = {}
     for container in spec.containers or ():
-        _add(total, _container(container, running, missing))
+        _add(total, _container(pod, container, statuses.get(container.name), missing))
     sidecars: Amounts = {}
     peak: Amounts = {}
     for container in spec.initContainers or ():
-        need = _container(container, starting, missing)
-        if container.restartPolicy == "Always":
+        is_sidecar = container.restartPolicy == "Always"  # others cannot be resized
+        need = _container(pod, container, statuses.get(container.name) if is_sidecar else None, missing)
+        if is_sidecar:
             _add(total, need)
             _add(sidecars, need)
             need = dict(sidecars)
@@ -77,9 +89,11 @@ def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Am
         _raise_to(peak, need)
     _raise_to(total, peak)
     if spec.resources is not None and spec.resources.requests:
-        for name, amount in _amounts(spec.resources.requests).items():
+        asked = _amounts(spec.resources.requests)
+        counted = _in_flight(pod, dict(asked), status.resources, status.allocatedResources)
+        for name in asked:
             if name in (CPU, MEMORY) or name.startswith("hugepages-"):
-                total[name] = amount
+                total[name] = counted.get(name, 0)
     _add(total, _amounts(spec.overhead))
     return total
 
@@ -93,7 +107,7 @@ def cap_requests(pod: Pod) -> None:
     ConfigError : a quantity does not parse, or is negative.
     """
     spec, status = pod.spec, pod.status
-    granted = (*(status.containerStatuses or ()), *(status.initContainerStatuses or ()))
+    granted = (*(status.containerStatuses or ()), *(status.initContainerStatuses or ()), status)
     parts = (*(spec.containers or ()), *(spec.initContainers or ()), *granted, spec)
     asked = [part.resources.requests for part in parts if part.resources]
     for quantities in (*asked, *(one.allocatedResources for one in granted), spec.overhead):
@@ -124,7 +138,7 @@ def parts_of(pod: Pod) -> dict[str, Parts]:
 def scored_requests(pod: Pod, requests: Amounts) -> tuple[int, int]:
     """Millicores and bytes that scores assume (``PodInfo.CalculateResource``)."""
     defaults = {CPU: DEFAULT_CPU_MILLICORES, MEMORY: DEFAULT_MEMORY_BYTES}
-    if pod.spec.resources is not None and (pod.spec.resources.requests or pod.spec.resources.limits):
+    if pod.spec.resources is not None and pod.spec.resources.requests:
         defaults = {name: amount for name, amount in defaults.items() if name not in requests}
     filled = effective_requests(pod, defaults) if defaults else requests
     return filled.get(CPU, 0), filled.get(MEMORY, 0)

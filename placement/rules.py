@@ -123,22 +123,23 @@ class Match:
 
 
 Counted = tuple[str, object]
-"""Key of a counter: its kind and what it counts."""
+"""Key of a counter: its kind and what it counts. ``all``: pods that each of some matches means; ``staying``: those of them
+that are not being deleted; ``owner``: pods of a namespace and owner."""
 Value = TypeVar("Value")
 
 
 def _needs(key: Counted) -> list[tuple[Pair, ...]]:
     """What a pod must carry to be counted."""
     kind, what = key
-    if kind == "all":
-        return needs_of(match.selector for match in what)  # type: ignore[attr-defined]  # tuple of Match
-    return [(owner_pair(*what),)]  # type: ignore[misc]  # namespace and owner
+    if kind == "owner":
+        return [(owner_pair(*what),)]  # type: ignore[misc]  # namespace and owner
+    return needs_of(match.selector for match in what)  # type: ignore[attr-defined]  # tuple of Match
 
 
 def _reads_labels(key: Counted) -> bool:
     """Whether whom a counter counts depends on labels of namespaces."""
     kind, what = key
-    return kind == "all" and any(match.namespace_selector is not None for match in what)  # type: ignore[attr-defined]  # tuple of Match
+    return kind != "owner" and any(match.namespace_selector is not None for match in what)  # type: ignore[attr-defined]  # tuple of Match
 
 
 def _remembered(table: dict[PodSpec, Value], spec: PodSpec, value: Value) -> Value:
@@ -508,9 +509,11 @@ class RuleIndex:
 
     def _counts(self, key: Counted, spec: PodSpec) -> bool:
         kind, what = key
-        if kind == "all":
-            return all(match.covers(spec, self.namespaces) for match in what)  # type: ignore[attr-defined]  # tuple of Match
-        return (spec.namespace, spec.owner) == what
+        if kind == "owner":
+            return (spec.namespace, spec.owner) == what
+        if kind == "staying" and spec.leaving:
+            return False
+        return all(match.covers(spec, self.namespaces) for match in what)  # type: ignore[attr-defined]  # tuple of Match
 
     def counter(self, key: Counted) -> IntArray:
         """``(N,)`` int64: residents per node that a key counts; made from the ledger when first asked for."""
@@ -662,7 +665,7 @@ class RuleIndex:
         for constraint in hard:
             counted = self.spread_nodes(spec, constraint, keys)
             match = Match((spec.namespace,), None, constraint.selector)
-            counter = self.counter(("all", (match,)))
+            counter = self.counter(("staying", (match,)))
             sums = self.domain_sums(constraint.topology_key, counter, counted)
             if not constraint.selector:
                 sums = np.zeros_like(sums)  # an empty selector counts nobody (countPodsMatchSelector)
@@ -710,7 +713,11 @@ class RuleIndex:
         return total
 
     def images(self, wanted: Iterable[str]) -> IntArray:
-        """``(N,)`` int64: bytes of the wanted images on each node, each scaled by the share of nodes that have it."""
+        """``(N,)`` int64: bytes of the wanted images on each node, each scaled by the share of nodes that have it.
+
+        kube-scheduler counts on every node what the first one said that had the image; a ledger that is rebuilt cannot know
+        which that was.
+        """
         total = np.zeros(self.num_rows, np.int64)
         num_nodes = int(self._alive[: self.num_rows].sum())
         for name in wanted:

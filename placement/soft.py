@@ -141,7 +141,7 @@ def _spread_one(rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[
 def spread_counts(rules: RuleIndex, spec: PodSpec, constraint: Spread, keys: list[str]) -> IntArray:
     """``(N,)`` int64 residents that a ``ScheduleAnyway`` constraint counts in each node's place; ``keys`` are those of all
     constraints of the pod."""
-    counter = rules.counter(("all", (Match((spec.namespace,), None, constraint.selector),)))
+    counter = rules.counter(("staying", (Match((spec.namespace,), None, constraint.selector),)))
     if not constraint.selector:
         return np.zeros_like(counter)  # an empty selector counts nobody (countPodsMatchSelector)
     if constraint.topology_key == HOSTNAME:

@@ -35,7 +35,7 @@ from placement.pods import (
     WeightedNodeTerm,
     WeightedPodTerm,
 )
-from placement.requests import effective_requests, gpu_request, is_guaranteed, scored_requests
+from placement.requests import effective_requests, gpu_request, is_guaranteed, is_resize_refused, scored_requests
 from placement.resources import (
     DEVICE_MILLI,
     GPU_COUNT_ANNOTATION,
@@ -49,8 +49,10 @@ Volumes = Mapping[str, tuple[NodeTerm, ...]]
 """Claim name → required node terms of its bound volume; a claim that is not there is not modelled."""
 MAX_RULES = 250
 """Rules about other pods of one pod that are modelled. Each may take a column over all nodes, and a pod has room for tens of
-thousands: some tenant's would fill the memory. Beyond it none is: kube-scheduler sees to all of them, and no plan moves or
-nominates the pod."""
+thousands: some tenant's would fill the memory. Beyond it none is: kube-scheduler sees to all of them and ranks nodes by what
+the pod wishes, and no plan moves or nominates it."""
+TOO_MANY_RULES = f"a pod with more than {MAX_RULES} rules about other pods"
+"""Stands in ``unmodelled`` of such a pod."""
 
 
 def _labels(labels: Mapping[str, str] | None) -> Labels:
@@ -75,8 +77,13 @@ def node_term(term: NodeSelectorTerm) -> NodeTerm:
 
 
 def _pod_term(term: PodAffinityTerm, labels: Mapping[str, str]) -> PodTerm:
-    extra = [Requirement(k, "In", (labels[k],)) for k in term.matchLabelKeys or () if k in labels]
-    extra += [Requirement(k, "NotIn", (labels[k],)) for k in term.mismatchLabelKeys or () if k in labels]
+    """The API server has merged keys with the labels that a pod had when it was made, and those hold for it from then on;
+    what was never there has its keys merged here."""
+    said = {(e.key, e.operator) for e in (term.labelSelector or Selector()).matchExpressions or ()}
+    keys = [*((k, "In") for k in term.matchLabelKeys or ()), *((k, "NotIn") for k in term.mismatchLabelKeys or ())]
+    extra = [
+        Requirement(k, operator, (labels[k],)) for k, operator in keys if k in labels and (k, operator) not in said
+    ]
     return PodTerm(
         term.topologyKey,
         selector(term.labelSelector, extra),
@@ -86,6 +93,7 @@ def _pod_term(term: PodAffinityTerm, labels: Mapping[str, str]) -> PodTerm:
 
 
 def _spread(constraint: SpreadObject, labels: Mapping[str, str]) -> Spread:
+    """kube-scheduler merges keys with the labels of now, whatever the API server has merged before."""
     extra = [Requirement(k, "In", (labels[k],)) for k in constraint.matchLabelKeys or () if k in labels]
     return Spread(
         constraint.topologyKey,
@@ -162,6 +170,11 @@ def _controller(pod: Pod) -> OwnerReference | None:
     return next((o for o in pod.metadata.ownerReferences or () if o.controller), None)
 
 
+def is_leaving(pod: Pod) -> bool:
+    """Whether it is being deleted."""
+    return pod.metadata.deletionTimestamp is not None
+
+
 def gang_besides_labels(pod: Pod) -> str:
     """See :func:`placement.gangs.gang_unlabelled`."""
     owner, meta = _controller(pod), pod.metadata
@@ -193,7 +206,7 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
     terms, unmodelled = _volumes(pod, volumes or {})
     rules = _pod_rules(pod, default_spread(pod, owners))
     if rules.number > MAX_RULES:
-        rules, unmodelled = PodRules(), (*unmodelled, f"a pod with more than {MAX_RULES} rules about other pods")
+        rules, unmodelled = PodRules(), (*unmodelled, TOO_MANY_RULES)
     owner = _controller(pod)
     containers = [*(pod.spec.containers or ()), *(pod.spec.initContainers or ())]
     return PodSpec(
@@ -214,6 +227,7 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
         guaranteed=is_guaranteed(pod),
         gang_size=gang_size(pod.metadata.annotations or {}),
         gang=gang_besides_labels(pod),
+        leaving=is_leaving(pod),
     )
 
 
@@ -229,7 +243,8 @@ def class_key(pod: Pod, owners: Owners | None = None) -> bytes:
         return b""
     annotations = meta.annotations or {}
     asked = annotations.get(GPU_COUNT_ANNOTATION), annotations.get(GPU_MODEL_ANNOTATION), annotations.get(GANG_SIZE)
-    more = status.qosClass, status.containerStatuses, status.initContainerStatuses, _mounted_images(pod)
+    granted = status.containerStatuses, status.initContainerStatuses, status.resources, status.allocatedResources
+    more = status.qosClass, *granted, is_resize_refused(pod), _mounted_images(pod), is_leaving(pod)
     spec.volumes = spec.nodeName = None
     try:
         return _encode(

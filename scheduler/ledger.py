@@ -67,8 +67,6 @@ class Seen(Struct, frozen=True, gc=False):
     """Node where a plan wants its replacement, by our annotation."""
     oom_s: int = 0
     """When one of its containers was last killed for want of memory, unix time; 0 = never."""
-    is_leaving: bool = False
-    """It is being deleted."""
 
     @property
     def who(self) -> Who:
@@ -78,7 +76,7 @@ class Seen(Struct, frozen=True, gc=False):
     @property
     def is_replaced(self) -> bool:
         """A plan evicted it, and its replacement may come."""
-        return self.is_leaving and bool(self.target)
+        return self.spec.leaving and bool(self.target)
 
 
 class Reservation(Struct, gc=False):
@@ -328,7 +326,7 @@ class Ledger:
             for target in self._expected(seen.spec).values():
                 if target.taken_by == uid:
                     target.taken_by = ""
-            if seen.target and not seen.is_leaving:  # else its replacement is expected already, or has come
+            if seen.target and not seen.spec.leaving:  # else its replacement is expected already, or has come
                 self._expect(seen)
         self._drop(uid, "deleted")
 

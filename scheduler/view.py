@@ -212,7 +212,6 @@ class Reader:
         annotations = meta.annotations or {}
         spec = self._bound_spec(pod) if pod.spec.nodeName else self._spec(pod)
         gates = {gate.get("name") for gate in pod.spec.schedulingGates or ()}
-        is_leaving = meta.deletionTimestamp is not None
         return Seen(
             uid=meta.uid,
             name=meta.name,
@@ -222,13 +221,12 @@ class Reader:
             node=pod.spec.nodeName or "",
             devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
             has_ended=pod.status.phase in ("Succeeded", "Failed"),
-            is_gated=gates == {GATE} and not is_leaving,
+            is_gated=gates == {GATE} and not spec.leaving,
             is_held=bool(gates - {GATE}),
             planned=annotations.get(NODE_ANNOTATION, ""),
             planned_devices=devices_mask(annotations.get(PLANNED_DEVICES_ANNOTATION, "")) if spec.gpu else 0,
             nominated=pod.status.nominatedNodeName or "",
             target=annotations.get(TARGET_ANNOTATION, ""),
-            is_leaving=is_leaving,
             oom_s=_oom_s(pod.status),
         )
 

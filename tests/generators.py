@@ -133,4 +133,5 @@ def pod_specs(draw: st.DrawFn, *, rules: bool = True) -> PodSpec:
         priority=draw(st.sampled_from([0, 0, 10])),
         node_rules=node_rules,
         pod_rules=pod_rules,
+        leaving=draw(st.sampled_from([False, False, False, True])),
     )

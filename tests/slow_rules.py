@@ -151,6 +151,7 @@ def spread_ok(spec: PodSpec, node: NodeSpec, nodes: Sequence[NodeSpec], placed: 
             here = sum(
                 o.node.name == n.name and o.spec.namespace == spec.namespace and selected(c.selector, o.spec)
                 for o in placed
+                if not o.spec.leaving
                 if c.selector  # an empty selector counts nobody (countPodsMatchSelector)
             )
             domain = dict(n.labels)[c.topology_key]

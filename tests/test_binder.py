@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace as with_class
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,12 @@ async def test_a_list_that_is_read_while_a_binding_is_on_its_way_frees_nothing(t
     case.api.before_bind.clear()
     binding = asyncio.create_task(case.bind())
     await asyncio.sleep(0)
-    edits: list[dict[str, Any]] = [{}, {"is_leaving": True}, {"planned": "n2", "nominated": "n2"}, {"nominated": ""}]
+    edits: list[dict[str, Any]] = [
+        {},
+        {"spec": with_class(SPEC, leaving=True)},
+        {"planned": "n2", "nominated": "n2"},
+        {"nominated": ""},
+    ]
     for version, changes in enumerate(edits):
         case.ledger.see(replace(case.seen, version=version + 2, **changes))
         case.now_s += 1000

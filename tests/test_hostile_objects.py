@@ -175,7 +175,12 @@ def test_a_reader_that_has_seen_many_pods_reads_as_one_that_has_seen_none() -> N
             del body["spec"][key]
         if rng.random() < 0.5:
             body["status"]["qosClass"] = rng.choice(["Guaranteed", "Burstable"])
-            body["status"]["containerStatuses"] = [{"name": "main", "allocatedResources": {"cpu": rng.choice("123")}}]
+            body["status"]["containerStatuses"] = [
+                {"name": "main", "resources": {}, "allocatedResources": {"cpu": "3"}}
+            ]
+            body["status"]["conditions"] = [
+                {"type": "PodResizePending", "reason": rng.choice(["Infeasible", "Deferred"])}
+            ]
         raw = json.dumps(body).encode()
         fresh = Reader()
         for reader in (*readers, fresh):  # a Service comes and goes
@@ -284,8 +289,8 @@ HUGE = {"cpu": "1", "memory": "4611686018427387903"}
         [{"initContainers": [{"memory": "1e40"}], "containers": [{"cpu": "1"}]}],
         [{"containers": [{"cpu": "1"}], "overhead": {"memory": "9Ei"}}],
         [{"containers": [{"cpu": "1"}], "resources": {"memory": "9Ei"}}],
-        [{"containers": [{"cpu": "1"}], "status": {"allocatedResources": {"memory": "9Ei"}}}],
-        [{"initContainers": [{"cpu": "1"}], "status": {"resources": {"requests": {"cpu": "9e99"}}}}],
+        [{"containers": [{"cpu": "1"}], "status": {"resources": {}, "allocatedResources": {"memory": "9Ei"}}}],
+        [{"containers": [{"cpu": "1"}], "status": {"resources": {"requests": {"cpu": "9e99"}}}}],
     ],
 )
 def test_a_pod_bound_by_hand_with_an_absurd_request_fills_its_node(asked: list[Any], tmp_path: Path) -> None:

@@ -384,9 +384,9 @@ def test_a_target_that_was_met_before_the_evicted_pod_ended_stays_met() -> None:
     ledger, spec = fresh("a", "b"), PodSpec(((CPU, 100),), owner="ReplicaSet/web")
     evicted = Seen("old", "old", "default", 1, spec, node="a")
     ledger.see(evicted)
-    ledger.see(replace(evicted, version=2, target="b", is_leaving=True))
+    ledger.see(replace(evicted, version=2, target="b", spec=with_class(evicted.spec, leaving=True)))
     ledger.see(Seen("new", "new", "default", 3, spec, node="b"))
-    ledger.see(replace(evicted, version=4, target="b", is_leaving=True, oom_s=1))
+    ledger.see(replace(evicted, version=4, target="b", spec=with_class(evicted.spec, leaving=True), oom_s=1))
     ledger.lose("old")
     assert ledger.target_for("third", spec) == ""
     assert not ledger.targets
@@ -517,7 +517,7 @@ def test_devices_in_use_are_in_use_however_late_their_node_says_that_it_has_them
     ledger.see_node(node("a"))
     assert ledger.state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000]
     ledger.see_node(node("a", gpus=1))
-    ledger.see(pod("u", 2, 6, node="a", devices=0b101, is_leaving=True))
+    ledger.see(replace(pod("u", 2, 6, node="a", devices=0b101), spec=with_class(SPECS[2], leaving=True)))
     ledger.see_node(node("a"))
     assert ledger.state.gpu_free[0, :4].tolist() == [0, 1000, 0, 1000]
     ledger.lose("u")
@@ -558,7 +558,7 @@ def test_a_target_that_nobody_came_for_is_forgotten_after_a_while() -> None:
     for name in ("a", "b"):
         ledger.see_node(node(name))
     spec = PodSpec(((CPU, 500),), owner="ReplicaSet/r")
-    ledger.see(Seen("old", "old", "default", 1, spec, node="a", target="b", is_leaving=True))
+    ledger.see(Seen("old", "old", "default", 1, with_class(spec, leaving=True), node="a", target="b"))
     now[0] = TARGET_S - 1
     assert ledger.target_for("new", spec) == "b"
     assert ledger.target_for("newer", spec) == ""
@@ -568,7 +568,7 @@ def test_a_target_that_nobody_came_for_is_forgotten_after_a_while() -> None:
 
 def test_a_target_whose_node_is_gone_is_nobodys() -> None:
     ledger, spec = fresh("a"), PodSpec(((CPU, 100),), owner="ReplicaSet/web")
-    ledger.see(Seen("old", "old", "default", 1, spec, node="a", target="b", is_leaving=True))
+    ledger.see(Seen("old", "old", "default", 1, with_class(spec, leaving=True), node="a", target="b"))
     assert ledger.target_for("new", spec) == ""
     ledger.see_node(node("b"))
     assert ledger.target_for("new", spec) == "b"
@@ -577,7 +577,7 @@ def test_a_target_whose_node_is_gone_is_nobodys() -> None:
 def test_one_pod_that_comes_meets_one_target() -> None:
     ledger, spec = fresh("a", "b"), PodSpec(((CPU, 500),), owner="ReplicaSet/r")
     for uid in ("old-1", "old-2"):
-        ledger.see(Seen(uid, uid, "default", 1, spec, node="a", target="b", is_leaving=True))
+        ledger.see(Seen(uid, uid, "default", 1, with_class(spec, leaving=True), node="a", target="b"))
     ledger.see(Seen("new-1", "new-1", "default", 2, spec, node="b"))
     assert ledger.target_for("new-2", spec) == "b"
     assert ledger.target_for("new-3", spec) == ""
@@ -592,7 +592,7 @@ def test_a_pod_that_we_bound_is_on_the_devices_that_we_gave_it_whatever_its_anno
     held = ledger.reservations["u"]
     held.is_binding = held.is_accepted = True
     ledger.see(replace(seen, version=2, node="a", devices=written))
-    ledger.see(replace(seen, version=3, node="a", devices=written, is_leaving=True))
+    ledger.see(replace(seen, version=3, node="a", devices=written, spec=with_class(seen.spec, leaving=True)))
     assert conflicts(ledger, "devices changed") == 1, "once for each edit"
     assert ledger.state.residents["u"].devices == 0b101
     assert ledger.state.residents["u"].is_bound
@@ -608,7 +608,7 @@ def test_an_annotation_that_is_edited_moves_no_pod_to_another_device(written: in
     edited = replace(first, version=2, devices=written)
     ledger.see(edited)
     for step in (
-        lambda: ledger.see(replace(edited, version=3, is_leaving=True)),
+        lambda: ledger.see(replace(edited, version=3, spec=with_class(edited.spec, leaving=True))),
         lambda: (ledger.lose_node("a"), ledger.see_node(node("a"))),
         lambda: (
             ledger.see_node(node("a", gpus=0)),
@@ -713,7 +713,7 @@ def test_a_pod_that_is_nominated_to_a_target_takes_it_and_one_that_lands_there_m
 
 def test_after_a_restart_the_target_of_a_pod_that_is_still_leaving_is_read_back() -> None:
     owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
-    leaving = Seen("old", "old", "default", 7, owner, node="a", target="b", is_leaving=True)
+    leaving = Seen("old", "old", "default", 7, with_class(owner, leaving=True), node="a", target="b")
     ledger = fresh("a", "b")
     ledger.see(leaving)  # the first list of a process that knew nothing
     assert ledger.target_for("new", owner) == "b"
@@ -771,7 +771,7 @@ def test_devices_are_given_twice_where_bound_pods_hold_more_than_there_is() -> N
 def test_a_target_whose_pod_was_lost_is_the_next_ones() -> None:
     owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
     ledger = fresh("a", "b")
-    ledger.see(Seen("old", "old", "default", 1, owner, node="a", target="b", is_leaving=True))
+    ledger.see(Seen("old", "old", "default", 1, with_class(owner, leaving=True), node="a", target="b"))
     ledger.see(Seen("new", "new", "default", 2, owner))
     assert ledger.target_for("new", owner) == "b"
     assert ledger.target_for("newer", owner) == ""
@@ -783,7 +783,7 @@ def test_a_pod_that_goes_elsewhere_than_it_was_told_leaves_the_other_target_to_a
     owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
     ledger = fresh("a", "b", "c")
     for uid, target in (("old-b", "b"), ("old-c", "c")):
-        ledger.see(Seen(uid, uid, "default", 1, owner, node="a", target=target, is_leaving=True))
+        ledger.see(Seen(uid, uid, "default", 1, with_class(owner, leaving=True), node="a", target=target))
     assert ledger.target_for("new", owner) == "b"
     ledger.see(Seen("new", "new", "default", 2, owner, node="c"))
     assert ledger.target_for("late", owner) == "c"
@@ -794,7 +794,7 @@ def test_a_pod_that_is_nominated_takes_one_target_of_two_on_a_node() -> None:
     owner = PodSpec(request=((CPU, 500),), owner="ReplicaSet/web")
     ledger = fresh("a", "b")
     for uid in ("old-1", "old-2"):
-        ledger.see(Seen(uid, uid, "default", 1, owner, node="a", target="b", is_leaving=True))
+        ledger.see(Seen(uid, uid, "default", 1, with_class(owner, leaving=True), node="a", target="b"))
     nominated = Seen("new", "new", "default", 2, owner, planned="b", nominated="b")
     for version in (2, 3, 4):
         ledger.see(replace(nominated, version=version))

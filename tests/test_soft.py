@@ -116,6 +116,7 @@ def pod(rng: random.Random) -> PodSpec:
         pod_rules=pod_rules,
         images=tuple(rng.choice(IMAGES) for _ in range(rng.randint(0, 2))),
         num_containers=rng.randint(1, 2),
+        leaving=rng.random() < 0.2,
     )
 
 
@@ -149,7 +150,7 @@ def spread(spec: PodSpec, feasible: Sequence[NodeSpec], nodes: Sequence[NodeSpec
     def matching(constraint: Spread, names: set[str]) -> int:
         if not constraint.selector:
             return 0
-        here = [on.spec for on in placed if on.node.name in names]
+        here = [on.spec for on in placed if on.node.name in names and not on.spec.leaving]
         return sum(p.namespace == spec.namespace and selected(constraint.selector, p) for p in here)
 
     def counted(constraint: Spread, each: NodeSpec) -> bool:

@@ -152,7 +152,7 @@ class _View:
             weight = round(1000 * float(np.log(places + 2)))
             there: dict[str, int] = defaultdict(int)
             for other, homes in self.homes.items():
-                if c.selector and match.covers(other, namespaces):
+                if c.selector and not other.leaving and match.covers(other, namespaces):
                     for node in homes:
                         if node.name in values:
                             there[values[node.name]] += 1

@@ -207,7 +207,7 @@ class Nominator:
         if now - self._looked_s >= LOOK_S:
             ledger, self._looked_s = self.engine.ledger, now
             there = (seen for uid, seen in ledger.pods.items() if uid not in ledger.gated)
-            classes = Counter(seen.spec for seen in there if not (seen.is_leaving or seen.is_held))
+            classes = Counter(seen.spec for seen in there if not (seen.spec.leaving or seen.is_held))
             self._running.clear()
             for spec, number in classes.items():
                 self._running[self.groups.gang_of(spec)] += number

@@ -253,7 +253,7 @@ class Trace:
         digest = hashlib.sha256()
         # Fields that came later leave digests as they were where they say nothing.
         specs = msgspec.json.encode(self.specs)
-        for silent in (b',"gang_size":0', b',"gang":""'):
+        for silent in (b',"gang_size":0', b',"gang":""', b',"leaving":false'):
             specs = specs.replace(silent, b"")
         digest.update(specs)
         for table in (self.nodes, self.failures.events):
