@@ -10,6 +10,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,9 +20,10 @@ from placement import log as placement_log
 from placement.log import Asked, Event
 from placement.nodes import Taint
 from placement.pods import PodSpec
-from placement.resources import BoolArray, IntArray
+from placement.resources import CPU, DOMAIN, MEMORY, NOT_FEASIBLE, STORAGE, BoolArray, IntArray
 from placement.rules import is_tolerated
 from placement.soft import wishes
+from placement.specs import TOO_MANY_RULES
 from placement.state import ClusterState
 from placement.strategy import MAX_PRIORITY, Decision, Strategy
 from scheduler.ledger import Ledger
@@ -163,6 +165,8 @@ class Engine:
 
     def _has_only_modelled_wishes(self, spec: PodSpec) -> bool:
         """Whether nothing that the pod would like is lost when kube-scheduler does not score."""
+        if TOO_MANY_RULES in spec.unmodelled:
+            return False
         if self.in_force().soft:
             return True
         known, taints = self._wishless.get(spec), self._soft_taints()
@@ -182,6 +186,27 @@ class Engine:
         return self._taints
 
     # ── decisions ─────────────────────────────────────────────────────────────────────────────
+
+    def judged(self, spec: PodSpec, candidates: BoolArray) -> tuple[PodSpec, BoolArray]:
+        """What of a class is ours to judge, and where. A node that kube-scheduler offers though it has none of a resource has
+        it from somebody else: a device class gives it out, or kube-scheduler was told to ignore it. Where no other node has
+        room, such resources are left to whom they belong."""
+        asked = {n: a for n, a in spec.request if n not in (CPU, MEMORY, STORAGE) and not n.startswith(f"{DOMAIN}/")}
+        if not asked:
+            return spec, candidates
+        state, nothing = self.state, np.zeros(len(candidates), np.int64)
+        left, others = candidates, set[str]()
+        for name, amount in asked.items():
+            lane = state.lane(name)
+            offered, taken = (state.offered[lane], state.taken[lane]) if lane >= 0 else (nothing, nothing)
+            has_none, has_room = offered[: len(nothing)] == 0, (offered - taken)[: len(nothing)] >= amount
+            if (candidates & has_none).any():
+                others.add(name)
+                left = left & (has_none | has_room)
+        if not others or (self.in_force().scores(state.snapshot(), spec, candidates) > NOT_FEASIBLE).any():
+            return spec, candidates
+        request = tuple((name, amount) for name, amount in spec.request if name not in others)
+        return replace(spec, request=request, unmodelled=(*spec.unmodelled, *sorted(others))), left
 
     def decide(self, uid: str, spec: PodSpec, candidates: BoolArray) -> tuple[Decision, int]:
         """Choose among ``candidates (N,)`` and log it; the decision and the draw that settled ties."""

@@ -212,10 +212,11 @@ class Extender:
     def _filter(self, asker: _Asker, question: Question, spec: PodSpec) -> Outcome:
         engine, head = self.engine, question.head
         mode = engine.mode_of(head.namespace, spec)
-        candidates = engine.candidates(question)
         held = self._held(question)
         if held is not None:
             return held, "confirmed"
+        candidates = engine.candidates(question)
+        spec, candidates = engine.judged(spec, candidates)
         if mode == "decide" and not engine.ledger.is_gone(head.uid):
             return self._decide(asker, question, spec, candidates)
         if mode == "shadow":
@@ -278,6 +279,7 @@ class Extender:
             return wire.priorities(question, engine.table, chosen), "confirmed"
         engine.ledger.forget(head.uid, "asked again")
         candidates = engine.candidates(question)
+        spec, candidates = engine.judged(spec, candidates)
         decided = engine.decide(head.uid, spec, candidates)
         marks = engine.marks(spec, candidates, decided[0])
         asker.after = partial(self._leave, asker, question, spec, candidates, decided, "score")

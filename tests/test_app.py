@@ -19,6 +19,7 @@ from placement.knowledge import Workload
 from placement.log_lines import begin_of, read_log
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU
+from placement.specs import MAX_RULES
 from scheduler.app import App
 from scheduler.engine import UNRECORDED
 from scheduler.errors import ApiError
@@ -479,6 +480,43 @@ async def test_a_pod_with_soft_wishes_that_nobody_models_is_not_decided(tmp_path
             assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
         async with running(api, tmp_path, ignored_wishes=("node-affinity",)) as scheduler:
             assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
+
+
+async def test_a_pod_with_more_rules_than_are_modelled_keeps_its_wishes(tmp_path: Path) -> None:
+    """kube-scheduler ranks nodes by all of them: it would not if one alone were left."""
+    pod, near = pod_object("p"), {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "a"}}}
+    wishes = [{"weight": 1, "podAffinityTerm": near}] * (MAX_RULES + 1)
+    pod["spec"]["affinity"] = {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": wishes}}
+    async with cluster() as api:
+        api.put("pods", pod)
+        async with running(api, tmp_path) as scheduler:
+            assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+            assert set((await scheduler.prioritize(pod, NAMES)).values()) > {10}
+
+
+@pytest.mark.parametrize("mode", ["decide", "score"])
+async def test_a_resource_that_kube_scheduler_leaves_to_others_keeps_no_pod_waiting(mode: str, tmp_path: Path) -> None:
+    """A device class gives it out (``DRAExtendedResource``, on by default in 1.36), or ``ignoredByScheduler`` is set: nodes
+    are offered that have none of it."""
+    async with cluster() as api:
+        with_plugin = node_object(NAMES[0])
+        with_plugin["status"]["allocatable"]["example.com/npu"] = "1"
+        api.put("nodes", with_plugin)
+        async with running(api, tmp_path, mode=mode, strategy="first-fit") as scheduler:
+            found = []
+            for number in range(3):
+                pod = pod_object(f"p{number}")
+                pod["spec"]["containers"][0]["resources"]["requests"]["example.com/npu"] = "1"
+                offered = NAMES[:1] if number == 2 else NAMES
+                pod = api.put("pods", pod)
+                if mode == "decide":
+                    found += (await scheduler.filter(pod, offered))["NodeNames"]
+                else:
+                    marks = await scheduler.prioritize(pod, offered)
+                    found += [name for name in offered if marks[name] == 10]
+            assert found == NAMES[:2], (
+                "the plug-in's device, then somebody else's; a full plug-in has none for the third"
+            )
 
 
 async def test_a_pod_that_is_gone_is_not_decided_about(tmp_path: Path) -> None:

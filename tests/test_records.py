@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec, Taint
-from placement.pods import GpuRequest, PodSpec
+from placement.pods import GpuRequest, PodRules, PodSpec, PodTerm
 from placement.rejections import Rejections, rejections
 from placement.resources import NOT_FEASIBLE
 from placement.state import ClusterState
@@ -261,6 +261,26 @@ def test_what_is_remembered_of_a_class_changes_nothing(steps: list[tuple[int, in
             left_out = (program.scores_among(spec, None) > NOT_FEASIBLE) & ~candidates
             assert program.leaves_out(spec, candidates) == left_out.any()
         assert said[:2] == said[2:]
+
+
+def test_a_reason_is_not_remembered_beyond_the_pod_that_was_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resident that keeps others off its zone leaves: on nodes that it never touched other reasons are left."""
+    monkeypatch.setattr("placement.rules.MIN_COUNTERS", 1)
+    state, memory, strategy = ClusterState(), Rejections(), strategy_named("best-fit")
+    for name, zone, cores in (("full", "a", 1), ("other", "b", 4), ("home", "a", 4)):
+        state.add_node(NodeSpec(name, (("cpu", cores * 1000), ("memory", 4 * GIB)), (("zone", zone),)))
+    spec = PodSpec((("cpu", 2000),))
+    state.bind("alone", PodSpec((("cpu", 1),), pod_rules=PodRules(anti_affinity=(PodTerm("zone", ()),))), "home")
+
+    def why() -> list[str]:
+        masks = memory.of(strategy, state.snapshot(), spec, None, chosen=-1).masks()
+        return [reason for reason, mask in masks.items() if mask[state.row_of["full"]]]
+
+    assert why() == ["node(s) didn't satisfy existing pods anti-affinity rules"]
+    state.release("alone")
+    state.bind("new", PodSpec((("cpu", 1),), namespace="shop"), "other")  # whom nobody means any more is forgotten
+    assert not state.rules.is_relational(spec)
+    assert why() == ["Insufficient cpu"]
 
 
 def test_records_made_from_the_log_say_what_live_records_say(
