@@ -59,7 +59,7 @@ def choose_victims(
     Parameters
     ----------
     offset : where the search for candidates starts; kube-scheduler draws it at random.
-    at_least : candidates that are compared where there are so many.
+    at_least : candidates that are compared where there are so many; more if each of these breaks a budget.
     """
     permitted = state.rules.static_mask(spec)[: state.num_rows]
     if state.rules.is_relational(spec):
@@ -70,11 +70,13 @@ def choose_victims(
     wanted = max(int(len(rows) * MIN_CANDIDATES_SHARE), at_least)
     covering = list(budgets)
     found: list[tuple[Preemption, list[Resident]]] = []
+    is_gentle = False
     for row in np.roll(rows, -(offset % len(rows))).tolist():
         candidate = _victims_on(state, spec, row, covering)
         if candidate is not None:
             found.append(candidate)
-            if len(found) >= wanted:
+            is_gentle |= not candidate[0].num_violations
+            if is_gentle and len(found) >= wanted:
                 break
     if not found:
         return None

@@ -179,6 +179,17 @@ def test_on_large_clusters_a_tenth_of_the_nodes_is_looked_at_from_where_chance_b
     assert [chosen(last), chosen(num_nodes - 1), chosen(2 * num_nodes - 1)] == [f"n{num_nodes - 1}"] * 3
 
 
+def test_the_search_goes_on_until_some_eviction_breaks_no_budget() -> None:
+    """``DryRunPreemption``: a budget is not broken for want of looking further."""
+    nodes = [node(f"n{i}", cores=1) for i in range(150)]
+    residents = {each.name: [Resident(each.name, On(PodSpec(((CPU, 1000),)), each), 0)] for each in nodes}
+    tight = Budget(frozenset(each.name for each in nodes[:-1]), 0)
+    state = Case(nodes, residents, [], PodSpec(())).state
+    plan = choose_victims(state, PodSpec(((CPU, 1000),), priority=1), budgets=[tight])
+    assert plan is not None
+    assert (plan.node, plan.num_violations) == ("n149", 0)
+
+
 def test_of_nodes_that_are_equally_good_the_one_whose_most_important_victim_began_last_is_taken() -> None:
     nodes = [node("a", cores=2), node("b", cores=2)]
     begun = {"a": (10, 1), "b": (5, 20)}
