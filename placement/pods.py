@@ -117,6 +117,11 @@ class NodeRules:
     volume_affinity: tuple[tuple[NodeTerm, ...], ...] = ()
     """Required terms of bound volumes (zone, local), one tuple per volume; all volumes must agree."""
 
+    @property
+    def number(self) -> int:
+        """How many terms there are."""
+        return sum(map(len, (self.affinity or (), self.preferred, *self.volume_affinity)))
+
 
 @dataclass(frozen=True, slots=True)
 class PodRules:

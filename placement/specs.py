@@ -48,10 +48,10 @@ from placement.resources import (
 Volumes = Mapping[str, tuple[NodeTerm, ...]]
 """Claim name → required node terms of its bound volume; a claim that is not there is not modelled."""
 MAX_RULES = 250
-"""Rules about other pods of one pod that are modelled. Each may take a column over all nodes, and a pod has room for tens of
-thousands: some tenant's would fill the memory. Beyond it none is: kube-scheduler sees to all of them and ranks nodes by what
-the pod wishes, and no plan moves or nominates it."""
-TOO_MANY_RULES = f"a pod with more than {MAX_RULES} rules about other pods"
+"""Rules about nodes and other pods of one pod that are modelled. Each may take a column over all nodes, and a pod has room for
+tens of thousands: some tenant's would fill the memory. Beyond it none is: kube-scheduler sees to all of them and ranks nodes
+by what the pod wishes, and no plan moves or nominates it."""
+TOO_MANY_RULES = f"a pod with more than {MAX_RULES} rules about nodes and other pods"
 """Stands in ``unmodelled`` of such a pod."""
 
 
@@ -204,9 +204,10 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
     scored_cpu, scored_memory = scored_requests(pod, requests)
     gpu = gpu_request(pod, requests.pop(GPU_SHARE, 0))
     terms, unmodelled = _volumes(pod, volumes or {})
-    rules = _pod_rules(pod, default_spread(pod, owners))
-    if rules.number > MAX_RULES:
-        rules, unmodelled = PodRules(), (*unmodelled, TOO_MANY_RULES)
+    node_rules, rules = _node_rules(pod, terms), _pod_rules(pod, default_spread(pod, owners))
+    if node_rules.number + rules.number > MAX_RULES:
+        node_rules, rules = NodeRules(node_rules.node_selector, tolerations=node_rules.tolerations), PodRules()
+        unmodelled = *unmodelled, TOO_MANY_RULES
     owner = _controller(pod)
     containers = [*(pod.spec.containers or ()), *(pod.spec.initContainers or ())]
     return PodSpec(
@@ -219,7 +220,7 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
         preempts=pod.spec.preemptionPolicy != "Never",
         nonzero_cpu=scored_cpu,
         nonzero_memory=scored_memory,
-        node_rules=_node_rules(pod, terms),
+        node_rules=node_rules,
         pod_rules=rules,
         images=tuple(sorted(map(normalised_image, [*(c.image for c in containers if c.image), *_mounted_images(pod)]))),
         num_containers=max(len(containers), 1),

@@ -39,6 +39,8 @@ MAX_CLASSES = 50_000
 MAX_KEYS = 10_000
 MAX_IMAGES = 200_000
 """Of values kept for sharing; beyond it sharing starts over, nothing else changes."""
+MAX_KEY_BYTES = 1 << 15
+"""Pods that say more are read anew each time: ten thousand keys of as much as a pod has room for would fill the memory."""
 MAX_UNOFFERED = 100
 """Resources that pods ask for and no node has offered yet. Each takes a column over all nodes for good, and anybody's pod has
 room for thousands: those that come later count as one, :data:`UNOFFERED`, and such a pod as not modelled."""
@@ -141,7 +143,7 @@ class Reader:
             known = self._made(pod)
             if len(self._by_key) >= MAX_KEYS:
                 self._by_key.clear()
-            if key:
+            if 0 < len(key) <= MAX_KEY_BYTES:
                 self._by_key[key] = known
         return known
 

@@ -18,9 +18,9 @@ import pytest
 from msgspec import Raw
 
 from placement.errors import PlacementError
-from placement.pods import GpuRequest
+from placement.pods import GpuRequest, NodeRules
 from placement.resources import MOST_COUNTED
-from placement.specs import MAX_RULES
+from placement.specs import MAX_RULES, TOO_MANY_RULES
 from placement.state import devices_mask
 from scheduler.modes import Modes
 from scheduler.view import MAX_UNOFFERED, UNOFFERED, Reader, sinks
@@ -220,6 +220,37 @@ def test_a_pod_with_thousands_of_rules_about_others_takes_no_column_for_each(
     assert live.state.rules.num_counters == modelled
     assert bool(seen.spec.unmodelled) == (not modelled)
     live.recorder.close()
+
+
+@pytest.mark.parametrize("part", ["preferred", "required"])
+def test_a_pod_with_thousands_of_terms_about_nodes_is_left_to_kube_scheduler(part: str) -> None:
+    """Its class would stay in memory long after it, seven times as large as the pod."""
+    terms: list[dict[str, Any]] = [
+        {"matchExpressions": [{"key": "a", "operator": "Exists"}]} for _ in range(MAX_RULES + 1)
+    ]
+    kind = f"{part}DuringSchedulingIgnoredDuringExecution"
+    wishes = [{"weight": 1, "preference": term} for term in terms]
+    affinity: dict[str, Any] = {kind: wishes if part == "preferred" else {"nodeSelectorTerms": terms}}
+    body = pod_object("p")
+    body["spec"] |= {"affinity": {"nodeAffinity": affinity}, "nodeSelector": {"zone": "a"}}
+    spec = Reader().spec(json.dumps(body).encode())
+    assert spec.unmodelled == (TOO_MANY_RULES,)
+    assert spec.node_rules == NodeRules((("zone", "a"),))
+    terms.pop()
+    wishes.pop()
+    reader = Reader()
+    reader.spec(json.dumps(body).encode())
+    spec = reader.spec(json.dumps(body).encode())
+    assert len(reader._by_key) == 1
+    assert spec.node_rules.number == MAX_RULES
+    assert not spec.unmodelled
+
+
+def test_what_a_large_pod_says_is_not_kept_beside_its_class() -> None:
+    body, reader = pod_object("p"), Reader()
+    body["spec"]["containers"] *= 2000
+    assert reader.spec(json.dumps(body).encode()) is reader.spec(json.dumps(body).encode())
+    assert not reader._by_key
 
 
 def test_pods_that_ask_for_thousands_of_resources_take_no_column_for_each(tmp_path: Path) -> None:
