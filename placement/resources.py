@@ -2,8 +2,8 @@
 
 Every amount in Ullage is an integer in kube-scheduler's own unit: millicores for ``cpu``, bytes for
 ``memory`` and ``ephemeral-storage``, a count for everything else. Rounding happens once, here, and
-always against us: demand is rounded up and what a node offers is rounded down, exactly as
-``resource.Quantity.MilliValue`` and ``.Value`` round.
+always against us: demand is rounded up, as ``resource.Quantity.MilliValue`` and ``.Value`` round, and what a
+node offers is rounded down (kube-scheduler rounds that up as well: parts of a byte that nobody offers).
 
 GPU shares are counted twice on purpose: per device in the ledger's device table, and in total under
 :data:`GPU_SHARE`, the extended resource that kube-scheduler itself knows.
