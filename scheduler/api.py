@@ -43,3 +43,12 @@ def can_exist(namespace: str, name: str) -> bool:
 def pod_path(namespace: str, name: str) -> str:
     """API path of a pod."""
     return f"/api/v1/namespaces/{namespace}/pods/{name}"
+
+
+def version_number(version: str) -> int:
+    """A ``resourceVersion`` for comparison: later ones of one kind are larger. 0 for what is none.
+
+    >>> version_number("12"), version_number(""), version_number("a")
+    (12, 0, 0)
+    """
+    return int(version) if version.isascii() and version.isdigit() and len(version) < 20 else 0

@@ -7,6 +7,7 @@
     ├── ApiError      the Kubernetes API refused, is away, or cannot be reached as configured
     ├── SourceError   a source of usage (Prometheus) is away, slow, or makes no sense
     ├── ListenError   a port cannot be listened on
+    ├── RewoundError  the API server has forgotten what it said: etcd was restored from a backup
     ├── RecordError   a record is not there, or cannot be read or written
     └── PlanPaused    a plan that is applied cannot go on now; the same command goes on
 """
@@ -43,6 +44,10 @@ class SourceError(PlacementError):
 
 class ListenError(PlacementError):
     """A port is taken, or may not be used."""
+
+
+class RewoundError(PlacementError):
+    """The API server shows the past: etcd was restored from a backup. Whoever goes on would believe what never happened."""
 
 
 class RecordError(PlacementError):

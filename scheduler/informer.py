@@ -3,6 +3,10 @@
 A :class:`Reflector` follows one kind. It resumes from the last version it saw (bookmarks keep that fresh), lists
 again without a gap when the server no longer has that version (410), and backs off when the server is away. It
 hands objects to a :class:`Sink`; long lists are handed over in slices, so that verbs are answered in between.
+
+Where etcd was restored from a backup, versions run backwards, pods are unbound that were bound, and those that ended are
+alive; a watch from before says nothing of it until versions have caught up. That is noticed, and ends the process, which
+begins anew as every other component of the control plane has to.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Raw, Struct
 
-from scheduler.errors import ApiError
+from scheduler.api import version_number
+from scheduler.errors import ApiError, RewoundError
 from scheduler.kube import KubeClient, Page, WatchEvent, read_status
 from scheduler.metrics import Metrics
 
@@ -57,8 +62,8 @@ class Sink(Protocol):
         """An object is gone; its last state is given."""
         ...
 
-    def known(self) -> set[str]:
-        """Keys of the objects that exist, as far as was told."""
+    def known(self) -> dict[str, int]:
+        """Keys of the objects that exist, as far as was told, and the newest version seen of each; 0 where none is kept."""
         ...
 
     def lose(self, key: str) -> None:
@@ -119,7 +124,12 @@ class Reflector:
         return time.monotonic() - self.last_sign
 
     async def run(self) -> None:
-        """List, watch, resume, for ever."""
+        """List, watch, resume, for ever.
+
+        Raises
+        ------
+        RewoundError : the server shows the past.
+        """
         backoff = Backoff()
         while True:
             began = math.inf  # a list that took long before it failed is no sign that the server is well
@@ -127,6 +137,8 @@ class Reflector:
                 if not self.version:
                     await self.read_list()
                     self.problem = ""
+                else:
+                    await self._look_back()
                 began = time.monotonic()
                 await self._watch()
                 if time.monotonic() - began >= LASTING_S:  # ended by the server, as agreed, or silent
@@ -150,27 +162,45 @@ class Reflector:
         self.version = ""
         self.metrics.relists.labels(self.kind, reason).inc()
 
+    async def _look_back(self) -> None:
+        """Whether the server still knows the version from which a watch is to go on."""
+        page = await anext(self.client.list_pages(self.path, page_size=1))
+        self._require(page.metadata.resourceVersion, version_number(self.version))
+
+    def _require(self, version: str, least: int) -> None:
+        if 0 < version_number(version) < least:
+            raise RewoundError(
+                f"{self.path}: version {version} comes after {least}, so etcd was restored from a backup; beginning anew"
+            )
+
     async def read_list(self) -> None:
         """Read everything once and forget what is not there.
 
         What others learn of meanwhile (:meth:`scheduler.binder.Binder.look_up`) is younger than the list, which says
         nothing of it.
+
+        Raises
+        ------
+        ApiError : the server does not answer. RewoundError : an object is older than it was before.
         """
         before, keys = self.sink.known(), set[str]()
         version = ""
         async for page in self.client.list_pages(self.path, page_size=self.client.settings.page_size):
-            await self._put_page(page, keys)
+            await self._put_page(page, keys, before)
             version = page.metadata.resourceVersion or version
-        for key in before - keys:
+        for key in before.keys() - keys:
             self.sink.lose(key)
         self.sink.listed()
         self.version = version
         self.num_lists += 1
         self.synced.set()
 
-    async def _put_page(self, page: Page, keys: set[str]) -> None:
+    async def _put_page(self, page: Page, keys: set[str], before: dict[str, int]) -> None:
         for i, raw in enumerate(page.items or ()):
-            keys.add(self.sink.put(raw))
+            key = self.sink.put(raw)
+            keys.add(key)
+            if least := before.get(key):
+                self._require(_decode_any(raw).metadata.resourceVersion, least)
             if i % SLICE == SLICE - 1:
                 self.give_way()
                 await asyncio.sleep(0)

@@ -25,6 +25,7 @@ from placement.requests import cap_requests, effective_requests
 from placement.resources import CPU, DEVICE_MILLI, DEVICES_ANNOTATION, GPU_SHARE, MEMORY, MOST_COUNTED
 from placement.specs import Volumes, class_key, node_spec, node_term, pod_spec, selector
 from placement.state import devices_mask
+from scheduler.api import version_number
 from scheduler.errors import WireError
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
 from scheduler.ledger import Ledger, Seen
@@ -210,7 +211,6 @@ class Reader:
         """
         pod = self._decode(raw)
         meta = pod.metadata
-        version = meta.resourceVersion
         annotations = meta.annotations or {}
         spec = self._bound_spec(pod) if pod.spec.nodeName else self._spec(pod)
         gates = {gate.get("name") for gate in pod.spec.schedulingGates or ()}
@@ -218,7 +218,7 @@ class Reader:
             uid=meta.uid,
             name=meta.name,
             namespace=meta.namespace,
-            version=int(version) if version.isascii() and version.isdigit() and len(version) < 20 else 0,
+            version=version_number(meta.resourceVersion),
             spec=spec,
             node=pod.spec.nodeName or "",
             devices=devices_mask(annotations.get(DEVICES_ANNOTATION, "")),
@@ -261,6 +261,7 @@ class KindSink:
     on_put: Callable[[Raw], str]
     lose: Callable[[str], None]
     on_known: Callable[[], Iterable[str]]
+    version_of: Callable[[str], int] = lambda key: 0
     key: Callable[[_Meta], str] = lambda meta: meta.name
     is_optional: bool = False
     on_listed: Callable[[], None] = lambda: None
@@ -280,9 +281,9 @@ class KindSink:
         """See :class:`scheduler.informer.Sink`."""
         self.lose(self.key(_decode_object(raw).metadata))
 
-    def known(self) -> set[str]:
+    def known(self) -> dict[str, int]:
         """See :class:`scheduler.informer.Sink`."""
-        return set(self.on_known())
+        return {key: self.version_of(key) for key in self.on_known()}
 
     def listed(self) -> None:
         """See :class:`scheduler.informer.Sink`."""
@@ -436,5 +437,13 @@ def sinks(ledger: Ledger, modes: Modes, reader: Reader) -> list[KindSink]:
         _by_namespace("claims", f"{core}/persistentvolumeclaims", reader.claims, _read_claim),
         _by_namespace("services", f"{core}/services", reader.owners.services, _read_service),
         *_controllers(reader.owners),
-        KindSink("pods", f"{core}/pods", put_pod, ledger.lose, lambda: ledger.pods, key=lambda meta: meta.uid),
+        KindSink(
+            "pods",
+            f"{core}/pods",
+            put_pod,
+            ledger.lose,
+            lambda: ledger.pods,
+            lambda uid: ledger.pods[uid].version,
+            key=lambda meta: meta.uid,
+        ),
     ]

@@ -25,8 +25,8 @@ class Nothing:
     def drop(self, raw: Any) -> None:
         assert raw
 
-    def known(self) -> set[str]:
-        return set()
+    def known(self) -> dict[str, int]:
+        return {}
 
     def lose(self, key: str) -> None:
         assert key

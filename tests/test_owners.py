@@ -76,9 +76,9 @@ def test_defaults_come_from_the_api_and_yield_to_what_the_pod_says() -> None:
     assert wishes(spec) == ()
     own = [{"topologyKey": "disk", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}]
     assert [c.topology_key for c in reader.spec(pod(topologySpreadConstraints=own)).pod_rules.spread] == ["disk"]
-    assert kinds["services"].known() == {"shop/web"}
+    assert kinds["services"].known() == {"shop/web": 0}
     kinds["services"].lose("shop/web")
-    assert kinds["services"].known() == set()
+    assert kinds["services"].known() == {}
     assert reader.spec(pod()).pod_rules.spread == ()
 
 
@@ -98,7 +98,7 @@ def test_each_controller_counts_until_it_is_deleted(kind: str, plural: str, vers
     assert reader.spec(owned).pod_rules.spread == ()
     kinds[plural].put(msgspec.Raw(controller))
     assert [c.selector for c in reader.spec(owned).pod_rules.spread] == [(WEB,), (WEB,)]
-    assert kinds[plural].known() == {"shop/c"}
+    assert kinds[plural].known() == {"shop/c": 0}
     kinds[plural].drop(msgspec.Raw(controller))
     assert reader.spec(owned).pod_rules.spread == ()
 
