@@ -39,6 +39,7 @@ from scheduler.view import Reader
 from tests.live_engine import GIB, Live
 
 NOW = 1_700_000_100
+STEPS_A_DAY = 86_400 // STEP_S
 
 
 class FakeProm:
@@ -493,6 +494,33 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
         await learner.turn()
     assert forecast(live).rung == "history"
     assert 'ullage_fallback_total{reason="model refused"} 1.0' in live.metrics.expose().decode()
+
+
+async def test_a_query_that_fails_costs_what_it_asked_for_and_not_weeks_that_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weeks of a large cluster are hundreds of queries and an hour of waiting between them; every seventh fails here."""
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus() as fake, reader(fake, max_points=STEPS_A_DAY) as client:
+        fake.pods = {"web-1": lambda t: 1.0}
+        answers, number = fake._result, 0
+
+        def fails_at_times(form: dict[str, str]) -> list[dict[str, Any]]:
+            nonlocal number
+            number += "start" in form
+            if number % 7 == 6:
+                number += 1
+                raise web.HTTPServiceUnavailable
+            return answers(form)
+
+        monkeypatch.setattr(fake, "_result", fails_at_times)
+        learner = learner_of(live, clock, client, history_days=10)
+        for _ in range(10):
+            await learner.turn()
+        assert forecast(live).rung == "history"
+        days = [form["start"] for form in fake.forms if "start" in form and "cpu" in form["query"]]
+        assert len(days) < 2 * 10, "each day is read once, or twice if it failed"
 
 
 async def test_a_worker_process_answers_and_one_that_dies_is_replaced(tmp_path: Path) -> None:

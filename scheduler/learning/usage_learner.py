@@ -106,6 +106,8 @@ class UsageLearner:
         self.answered_s: dict[str, float] = {}
         """When each source last answered, unix time."""
         self._read_to_s = 0
+        self._has_past = True
+        """False while the first reading of the past was begun and not ended."""
         self._folder = ModelFolder(settings.model)
         self._model = ""
         """Folder in use; empty = the history alone."""
@@ -140,7 +142,8 @@ class UsageLearner:
         specs = {pod.spec for pod in self.engine.ledger.pods.values()}
         requested, facts = asked_of(specs), facts_of(specs) if forecaster.rungs.reads_kin else None
         forecaster.keep(requested)
-        while questions := forecaster.questions(requested, facts):
+        # Workloads are tried on their past once: on all of it.
+        while self._has_past and (questions := forecaster.questions(requested, facts)):
             if not await self._predict(questions):
                 break
         for _ in forecaster.recall():
@@ -248,15 +251,21 @@ class UsageLearner:
         recent = await prometheus.owners(last_s, 1) if last_s - first_s > 86_400 else owners
         here = {self._workload(uid) for uid in self.engine.ledger.pods} | set(recent.values())
         names, is_empty = self._uids(), True
+        is_first = not self._read_to_s
         async for chunk in prometheus.history(first_s, last_s):
+            self._has_past = self._has_past and not is_first
             is_empty = is_empty and not chunk
             for series in chunk:
                 uid = names.get((series.namespace, series.pod))
                 workload = self._workload(uid) if uid else owners.get((series.namespace, series.pod), "")
                 # Whoever is gone would take the places of those that are here: jobs of the last weeks, say.
                 await self._add_series(workload if workload in here else "", series, int(now_s))
+            if chunk and chunk[0].resource == MEMORY:  # CPU of that time was read before it
+                # One query in hundreds fails where a server is slow: what was read until then is not asked for again.
+                self._read_to_s = min(last_s, int(max(series.time_s[-1] for series in chunk)))
         if not is_empty or last_s - first_s > EMPTY_S:
             self._read_to_s = last_s
+        self._has_past = True
 
     async def _add_series(self, workload: str, series: PodSeries, now_s: int) -> None:
         if not workload:
