@@ -18,3 +18,5 @@ class Rates:
 
 
 RATES = Rates()
+MOST_USD = 1e6
+"""An hour, a move or an interruption: beyond it a price is a mistake, and solvers lose its small change."""

@@ -17,14 +17,13 @@ from pathlib import Path
 
 from placement.errors import ConfigError, nearest, why
 from placement.nodes import NodeSpec
-from placement.rates import RATES, Rates
+from placement.rates import MOST_USD, RATES, Rates
 from placement.resources import CPU, GPU_SHARE, MAX_AMOUNT, MAX_DEVICES, MEMORY, PODS
 from simulator.fleet import Shape
 from simulator.traces.trace import Trace, TraceError
 
 HOURS_A_MONTH = 730
 MAX_USD = 1e9
-MAX_USD_PER_HOUR = 1e6
 MAX_CORES, MAX_GIB = 1e5, 1e6
 """Of one machine: more is a unit mixed up."""
 SYSTEM_RESERVED = {CPU: 80, MEMORY: 1 << 30}
@@ -204,8 +203,8 @@ def read_price_book(path: Path) -> PriceBook:
         shapes[base.name] = Shape(
             base.name,
             tuple(sorted({**dict(base.allocatable), **extra}.items())),
-            usd_per_hour=_number(path, number, row, "usd_per_hour", most=MAX_USD_PER_HOUR),
-            spot_usd_per_hour=_number(path, number, row, "spot_usd_per_hour", 0, most=MAX_USD_PER_HOUR),
+            usd_per_hour=_number(path, number, row, "usd_per_hour", most=MOST_USD),
+            spot_usd_per_hour=_number(path, number, row, "spot_usd_per_hour", 0, most=MOST_USD),
             num_gpus=base.num_gpus,
             gpu_model=base.gpu_model,
             boot_s=_count(path, number, row, "boot_s", 60),

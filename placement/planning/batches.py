@@ -43,7 +43,7 @@ from placement.planning.batch_program import (
 )
 from placement.planning.best_fit import best_fit, claimed, one_by_one, repacked
 from placement.planning.nearness import least_crowding
-from placement.planning.plans import Deadline, Ending
+from placement.planning.plans import ROUNDING, Deadline, Ending
 from placement.planning.solver import INFINITY, Limits, Status, solve_linear
 from placement.resources import FloatArray, IntArray
 
@@ -56,8 +56,6 @@ MAX_COUNT_PAIRS = 200_000
 """More pairs than this make no program of their own for the count."""
 COUNT_SHARE = 0.5
 """What a priority of which not all are placed gets of the time that is left."""
-COUNT_SLACK = 1e-6
-"""What a solver's bound on a number of pods may be wrong by."""
 SOLVE_SHARE = 0.85
 """What a solver gets of the time that is left: it looks at its clock between steps only."""
 BUILDS = 3.0
@@ -262,7 +260,7 @@ def _most_of(
         relaxed = solve_linear(program.model, limits(deadline), relax=True)
         bound = relaxed.value if relaxed.status == Status.OPTIMAL else bound
     if np.isfinite(bound):
-        most = min(most, int(np.floor(bound + COUNT_SLACK)))
+        most = min(most, int(np.floor(bound + ROUNDING)))
     return best, max(most, batch.counts(best)[rank])
 
 

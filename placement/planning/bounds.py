@@ -4,8 +4,7 @@ Both bounds look at one tier at a time, given how many pods of the more importan
 
 * :func:`counting_bound`: the smallest requests, resource by resource, against the sum of all nodes.
 * :class:`PatternBound`: the linear program over fillings of whole nodes (Gilmore & Gomory 1961), by column generation.
-  Its Lagrangian value is a valid bound in every round (Farley 1990), so it may be stopped at any time. Separation
-  is smoothed towards the best duals so far (Wentges 1997).
+  Its Lagrangian value is a valid bound in every round (Farley 1990), so it may be stopped at any time.
 """
 
 from __future__ import annotations
@@ -15,14 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.planning.patterns import best_pattern
-from placement.planning.plans import Deadline
+from placement.planning.plans import ROUNDING, Deadline
 from placement.planning.repair import Packing
-from placement.planning.solver import INFINITY, Master, Status
+from placement.planning.solver import INFINITY, SMOOTHING, Master, Status
 from placement.resources import FloatArray, IntArray
 
-ROUNDING = 1e-6
-"""Floating-point slack added to every bound before it is rounded down to a whole pod."""
-SMOOTHING = 0.5
 MAX_GROUPS = 16
 HOPELESS_SHARE = 0.15
 """Of the time left, what a bound still gets once it is known that it cannot become tight."""

@@ -21,14 +21,14 @@ from placement.planning.class_flow import EXACT_CELLS, exactly
 from placement.planning.displaced import pack, packed
 from placement.planning.exchanges import exchanged, repacked
 from placement.planning.fleet import CENT, Consolidated, Emptied, Fleet
-from placement.planning.plans import Deadline, Ending
+from placement.planning.plans import ROUNDING, Deadline, Ending
 from placement.planning.prefix_search import prefix_search
 from placement.planning.relaxation import PROOF_GAP, Relaxation
 from placement.planning.repacking import Repacking
 from placement.planning.solver import Answer
 from placement.resources import BoolArray
 
-FIRST_SHARE, SHARPEN_SHARE = 0.05, 0.3
+BEGIN_SHARE, SHARPEN_SHARE = 0.05, 0.3
 """Of the time, for the first choice, and for the rows of a second."""
 AGAIN_SHARE = 0.8
 """Of what is left, for the first choice once more where it packed and was not proved the best."""
@@ -49,8 +49,6 @@ CUT_CELLS, CUT_SHARE = 25_000, 0.25
 BEFORE_EXACT_SHARE = 0.9
 EXACT_GAP = 1e-9
 """Share of the bound that plans on whole numbers may miss of it and be proved best."""
-ROUNDING = 1e-6
-"""Millionths of a USD below which a price is a whole number of them."""
 MOST_ROUNDING = 1e-3
 """Share of the bound that prices may lose to rounding before nothing counts as proved."""
 
@@ -77,7 +75,7 @@ class _Consolidation:
     def run(self) -> Consolidated:
         """From a first choice to a proof, as far as time allows."""
         has_budget, deadline = self.max_moves is not None, self.deadline
-        answer = self._choose(0.0, deadline.part(FIRST_SHARE), PROOF_GAP)
+        answer = self._choose(0.0, deadline.part(BEGIN_SHARE), PROOF_GAP)
         part = deadline if has_budget else deadline.part(FIRST_PACK_SHARE)
         plan, whole = packed(self.fleet, answer, part, self.seed, give_back=False)
         self._offer(plan)

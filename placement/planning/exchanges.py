@@ -10,12 +10,10 @@ import numpy as np
 
 from placement.planning.displaced import fill
 from placement.planning.fleet import Fleet
-from placement.planning.plans import Deadline
+from placement.planning.plans import ROUNDING, Deadline
 from placement.planning.repacking import Repacking
 from placement.resources import BoolArray, FloatArray
 
-ROUNDING = 1e-6
-"""Worth that may be missing where all that waits is said to fit."""
 REPACK_SHARE, REPACK_ROUNDS = 0.2, 2000
 TRIAL_ROUNDS, TRIAL_NOISE = 60, 0.3
 """Repacking steps for each node that goes or comes back; how much the order of nodes varies."""

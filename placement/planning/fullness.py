@@ -21,7 +21,7 @@ MAX_PODS = 14
 MAX_CLASSES = 127
 MAX_FILLINGS = 5_000
 BUCKETS = 1 << 20
-ROUNDING = 1e-9
+SUM_ROUNDING = 1e-9
 """Lower halves may exceed one half by so much: sums of shares are rounded."""
 TINY = 1e-5
 """Largest leftover, as a share of a node, at which exact fillings are rare enough to be listed."""
@@ -73,7 +73,7 @@ def halves(
                 break
         whole[depth + 1] = whole[depth] + share[c]
         ends = whole[depth + 1] > 0.5
-        if not fits or (not upper and whole[depth + 1] > 0.5 + ROUNDING):
+        if not fits or (not upper and whole[depth + 1] > 0.5 + SUM_ROUNDING):
             continue
         stack[depth] = c
         if ends or not upper:
@@ -181,7 +181,7 @@ def all_fit(request: IntArray, count: IntArray, capacity: IntArray, num_nodes: i
         return False
     lanes = request.any(axis=1)
     wasted = waste[lanes] / np.maximum(capacity[lanes], 1)
-    if not lanes.any() or float(wasted.min()) > TINY or float(wasted.mean()) > 0.5 - ROUNDING:
+    if not lanes.any() or float(wasted.min()) > TINY or float(wasted.mean()) > 0.5 - SUM_ROUNDING:
         return None
     known = fillings(np.ascontiguousarray(request[lanes]), count, capacity[lanes], waste[lanes])
     if known is None:

@@ -19,7 +19,7 @@ import numpy as np
 from placement.gangs import gang_of
 from placement.planning.cluster import Cluster
 from placement.planning.gang_program import Shared, is_small_enough, solve_whole
-from placement.planning.plans import Action, Deadline, Ending, Plan
+from placement.planning.plans import FIRST_SHARE, Action, Deadline, Ending, Plan
 from placement.planning.rescue import Packed, as_it_is, pack
 from placement.planning.rescue_problems import (
     Cuts,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 SEARCH_SHARE = 0.8
 """Of the time, before a program for small clusters with gangs."""
-FIRST_SHARE = 0.7
-"""Of the time for a rescue that may have to be made again."""
 MOST_GANGS = 16
 """So many gangs, the least important and smallest, are asked to give way; each is a plan of its own."""
 Gang = tuple[str, str]

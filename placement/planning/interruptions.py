@@ -25,13 +25,12 @@ from placement.planning.plans import Deadline, Ending
 from placement.planning.prefix_search import prefix_search
 from placement.planning.relaxation import MIN_SOLVE_S
 from placement.planning.solver import INFINITY, Limits, Model, Status, solve_linear
+from placement.rates import MOST_USD
 from placement.resources import BoolArray, FloatArray, IntArray
 
 USUAL_SHARE, SAFE_SHARE, BOUND_SHARE = 0.4, 0.6, 0.5
 """Shares of the time that is left, in this order, for the usual plan, for that with safe receivers, and for the bound."""
 SHELTER_VISITS = 2_000
-MOST_USD = 1e6
-"""An hour, that interruptions of a node, or of a pod on it, may be expected to cost; sums of more are no numbers for solvers."""
 
 
 def usd_at_risk(per_hour: float, usd: float) -> float:

@@ -30,19 +30,16 @@ from placement.planning.growth import EXPECTED, Growth, grown, kind_of
 from placement.planning.interruptions import Risk, consolidate_with_risk
 from placement.planning.interruptions import violations as risk_violations
 from placement.planning.plan_check import check_steps
-from placement.planning.plans import Action, Deadline, Ending, Plan, Step
+from placement.planning.plans import FIRST_SHARE, Action, Deadline, Ending, Plan, Step
 from placement.planning.purchase import Bought, Shape, buy, fluid_bound, is_beyond_limits, unplaceable
 from placement.planning.rescue_problems import rescue_problem
 from placement.planning.snapshots import SnapshotFile, cluster_of
+from placement.rates import MOST_USD
 from placement.resources import MAX_AMOUNT
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-FIRST_SHARE = 0.7
-"""Of the time for a consolidation that may turn out to empty too many nodes."""
-MOST_USD = 1e6
-"""An hour, a move or an interruption: beyond it a price is a mistake, and solvers lose its small change."""
 BEYOND_LIMITS = (
     "what may be bought holds less than the pods ask for, even if pods could be cut; raise limits, or offer more"
 )
@@ -148,7 +145,7 @@ def plan_for(request: Request, deadline: Deadline, beside: Executor | None = Non
 
 
 def _require_sense(request: Request) -> None:
-    """Refuse numbers that mean nothing: negative ones, those that are none, prices beyond :data:`MOST_USD`."""
+    """Refuse numbers that mean nothing: negative ones, those that are none, prices beyond :data:`~placement.rates.MOST_USD`."""
     if request.seed < 0:
         raise ConfigError(f"seed {request.seed} is below 0; seeds start at 0")
     asked = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from placement.planning.nearness import Counts, Nearness
-from placement.planning.plans import Deadline
+from placement.planning.plans import ROUNDING, Deadline
 from placement.planning.solver import Answer, Limits, Model, solve_integer
 from placement.resources import BoolArray, FloatArray, IntArray
 
@@ -301,7 +301,7 @@ def exact(batch: Batch, placed: IntArray, fitting: IntArray, limits: Limits) -> 
         if not batch.violations(found) and batch.wishes_met(found) > batch.wishes_met(placed):
             best = found
     bound = (
-        int(np.floor(answer.bound + 1e-6))
+        int(np.floor(answer.bound + ROUNDING))
         if np.isfinite(answer.bound)
         else batch.most_wishes(fitting, batch.counts(placed))
     )

@@ -15,6 +15,10 @@ from itertools import groupby
 
 from placement.errors import ConfigError
 
+FIRST_SHARE = 0.7
+"""Of the time, for a plan that may have to be made again with less allowed."""
+ROUNDING = 1e-6
+"""Less than this is nothing: solvers and sums of floating-point numbers are that inexact."""
 LOOK_S = 1e-5
 """What a :class:`WorkClock` counts for the work between two looks, when nobody says more."""
 
@@ -113,7 +117,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.bound is None:
             return
-        slack = 1e-6 * max(1.0, abs(self.bound))
+        slack = ROUNDING * max(1.0, abs(self.bound))
         above = self.value - self.bound if not self.minimised else self.bound - self.value
         assert above <= slack, f"plan {self.kind}: value {self.value} is beyond its bound {self.bound}"
 

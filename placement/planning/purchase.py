@@ -15,13 +15,12 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.planning.patterns import Pattern, best_pattern
-from placement.planning.plans import Deadline, Ending
+from placement.planning.plans import ROUNDING, Deadline, Ending
 from placement.planning.refit import Market, recreate, refit
-from placement.planning.solver import INFINITY, Limits, Master, Model, Status, solve_linear
+from placement.planning.solver import INFINITY, SMOOTHING, Limits, Master, Model, Status, solve_linear
 from placement.resources import BoolArray, FloatArray, IntArray
 
-SMOOTHING = 0.5
-PRICING_SHARE, FIRST_SHARE = 0.4, 0.4
+PRICING_SHARE, HOPE_SHARE = 0.4, 0.4
 """Share of the time for generating patterns, and how much of that passes before their bound must be worth it: for many
 pods it never beats the fluid bound, and refitting gains more. The rest is for integers."""
 DIVING_SHARE, REFIT_SHARE = 0.2, 0.9
@@ -237,7 +236,7 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     for filling in start.fillings:
         columns.add(filling.shape, filling.counts)
     pricing, fluid = deadline.part(PRICING_SHARE), fluid_bound(demand, shapes)
-    bound, used = _generate(columns, pricing.part(FIRST_SHARE))
+    bound, used = _generate(columns, pricing.part(HOPE_SHARE))
     if bound > fluid * (1 + 1e-9) and not pricing.is_over:
         further, used = _generate(columns, pricing)
         bound = max(bound, further)
@@ -386,7 +385,7 @@ def _dive(columns: _Columns, used: FloatArray, deadline: Deadline) -> Bought | N
     left = whole.count.copy()
     fixed: list[Filling] = []
     while left.any() and not deadline.is_over:
-        chosen = np.floor(used + 1e-6).astype(np.int64)
+        chosen = np.floor(used + ROUNDING).astype(np.int64)
         if not chosen.any():
             chosen[int(np.argmax(used))] = 1
         for i in np.flatnonzero(chosen):

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from placement.planning.fleet import CENT, FILLING_S, Fleet
-from placement.planning.plans import Deadline
+from placement.planning.plans import ROUNDING, Deadline
 from placement.planning.repacking import scarcity_of
 from placement.planning.solver import INFINITY, Limits, Master, Model, Status, solve_linear
 from placement.resources import BoolArray, FloatArray, IntArray
@@ -22,8 +22,8 @@ MOST_SETS = 64
 """Sets of nodes, that classes are confined to, with rows of their own."""
 MOST_POOLS = 16
 """Sets of nodes that accept the same classes up to which pods are dealt out to them in fractions."""
-ROUNDING, FITS = 1e-6, 1e-4
-"""Pods and room below which there is none; an overfull share that counts as none."""
+FITS = 1e-4
+"""An overfull share that counts as none."""
 LEAST_LOST, LOST_SHARE = 1e-3, 0.9
 """Largest pods that a choice must lose to be cut off, and the share of what it seems to lose that is proof enough."""
 

@@ -22,6 +22,8 @@ from placement.planning.plans import WorkClock
 from placement.resources import BoolArray, FloatArray, IntArray
 
 INFINITY = float("inf")
+SMOOTHING = 0.5
+"""Of a :class:`Master`: the share of the best duals so far in the prices at which columns are looked for (Wentges 1997)."""
 MOST_IN_HIGHS = 1e15
 """Coefficients from here on are infinite to HiGHS (its option ``large_matrix_value``), which refuses the model."""
 ENTRY_S, ROOT_NODES, CP_SAT_S = 3e-6, 20, 4.0

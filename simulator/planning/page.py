@@ -14,15 +14,13 @@ from typing import Any
 from placement.page_style import STYLE, coded
 from placement.planning.cluster import Cluster
 from placement.planning.make import SaleShape
-from placement.planning.plans import Action, Ending, Plan, Step
+from placement.planning.plans import ROUNDING, Action, Ending, Plan, Step
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.charts import shortened
 from simulator.cost import HOURS_A_MONTH
 
 NAMES = 3
 """Pods that :func:`brief` names where it counts the rest."""
-ROUNDING = 1e-6
-"""A certified gap below this share is none."""
 MAX_NODES = 300
 """Rows of the picture; larger clusters show the nodes that change most."""
 BAR, ROW, LEFT, NUMBERS = 150, 18, 160, 80
