@@ -613,12 +613,15 @@ class RuleIndex:
                     mask &= counter[: self.num_rows] == 0
         return mask
 
+    def company(self, spec: PodSpec) -> IntArray:
+        """``(N,)`` int64: residents per node that match all terms of a class's required affinity: others do not count
+        (``updateWithAffinityTerms``)."""
+        return self.counter(("all", tuple(Match.of(term, spec.namespace) for term in spec.pod_rules.affinity)))
+
     def _affinity(self, spec: PodSpec) -> BoolArray:
-        """Required affinity. Only residents that match *all* terms count (``updateWithAffinityTerms``), and the first
-        pod of a group that matches its own terms may go anywhere with the keys."""
+        """Required affinity. The first pod of a group that matches its own terms may go anywhere with the keys."""
         terms = spec.pod_rules.affinity
-        matches = tuple(Match.of(term, spec.namespace) for term in terms)
-        counter = self.counter(("all", matches))
+        counter = self.company(spec)
         mask: BoolArray = np.ones(self.num_rows, np.bool_)
         has_keys = mask.copy()
         anywhere = False
@@ -627,7 +630,7 @@ class RuleIndex:
             anywhere |= bool(sums.any())
             has_keys &= self.has_key(term.topology_key)
             mask &= sums > 0
-        if not anywhere and all(match.covers(spec, self.namespaces) for match in matches):
+        if not anywhere and all(Match.of(term, spec.namespace).covers(spec, self.namespaces) for term in terms):
             return has_keys
         return mask & has_keys
 

@@ -3,10 +3,11 @@
 The autoscaler is the same for every strategy, so that differences in USD come from placement alone. It answers
 pods that fit nowhere: what is already booting is filled first (first fit), the rest gets new nodes of the shape
 that is cheapest per offered core; of those that hold the pod when empty, every hard rule included (as
-cluster-autoscaler simulates a template of each node group). Pods of one class that keep apart node by node are
-counted so there, too; other rules between pods on nodes that are on their way are not. For a pod that no shape
-holds, nothing is bought. A node that stays empty for the idle timeout goes. Every shape's ``allocatable`` has
-system reserve and DaemonSet requests taken off already.
+cluster-autoscaler simulates a template of each node group; it has no label but its host name). Pods of one class that
+keep apart node by node are counted so there, too; spreading, and rules between classes, are not: who shares a node in
+thought and must not is bought for when that has come, a boot later. For a pod that no shape holds, nothing is bought. A
+node that stays empty for the idle timeout goes. Every shape's ``allocatable`` has system reserve and DaemonSet requests
+taken off already.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.owners import HOSTNAME
-from placement.pods import Labels, PodSpec
+from placement.pods import PodSpec
+from placement.rates import MOST_USD
 from placement.resources import CPU, NOT_FEASIBLE, PODS
 from placement.rules import Match
 from placement.state import ClusterState
@@ -42,11 +44,10 @@ class Shape:
     boot_s: int = 60
     limit: int = 0
     """Most nodes of this shape at once; 0 = no limit."""
-    labels: Labels = ()
 
     def __post_init__(self) -> None:
         for what, price in (("usd_per_hour", self.usd_per_hour), ("spot_usd_per_hour", self.spot_usd_per_hour)):
-            if not 0 <= price < 1e6:  # also false for NaN
+            if not 0 <= price < MOST_USD:  # also false for NaN
                 raise ConfigError(f"shape {self.name}: {what} is {price}; prices are finite and >= 0")
 
     def node(self, name: str, *, spot: bool = False) -> NodeSpec:
@@ -54,7 +55,7 @@ class Shape:
         return NodeSpec(
             name,
             self.allocatable,
-            labels=tuple(sorted({HOSTNAME: name, **dict(self.labels)}.items())),
+            labels=((HOSTNAME, name),),
             num_gpus=self.num_gpus,
             gpu_model=self.gpu_model,
             shape=self.name,

@@ -730,9 +730,16 @@ class Replay:
             if waiting.seen < self._pending.rooms:  # they have not been tried since something changed
                 spare = spare or Spare(self.snapshot, self.strategy)
                 num -= spare.takes(unit, num)
-            if num:
-                wanted.update({spec: each * num for spec, each in classes_of(unit).items()})
-        return wanted
+            for spec, each in classes_of(unit).items() if num else ():
+                wanted[spec] += self._for_new_nodes(spec, each * num)
+        return +wanted
+
+    def _for_new_nodes(self, spec: PodSpec, num: int) -> int:
+        """How many of ``num`` pods of a class new nodes are for: where required affinity ties them to a node, the first alone,
+        and none once somebody is there whom they must join."""
+        if not spec.pod_rules.affinity:
+            return num
+        return 0 if self.state.rules.company(spec).any() else 1
 
     def _came(self, settings: Elastic) -> list[tuple[PodSpec, int]]:
         """Classes that arrived within what the buyer looks back to, and how many of each."""

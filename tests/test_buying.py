@@ -8,7 +8,7 @@ import pytest
 
 from placement.errors import ConfigError
 from placement.owners import HOSTNAME
-from placement.pods import GpuRequest, HostPort, PodRules, PodSpec, PodTerm, Requirement
+from placement.pods import GpuRequest, HostPort, PodRules, PodSpec, PodTerm, Requirement, Spread
 from placement.rates import Rates
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, shape
@@ -16,6 +16,7 @@ from simulator.fleet import Autoscaler, Elastic, Shape
 from simulator.planning.buying import Buyer, autoscaler
 from simulator.planning.replays import Question, replay_row
 from simulator.replay import Replay, ReplayOptions
+from simulator.traces.trace import Trace
 from tests.test_policies import waves
 
 SHAPES = (
@@ -73,6 +74,35 @@ def test_pods_that_share_no_node_are_bought_one_each(buys: str, rules: PodRules,
     pending = [(pod(1000, 4, labels=(("app", "a"),), pod_rules=rules), 3), (pod(500, 2), 1)]
     assert len(scaler.order(pending, 0)) == nodes
     assert scaler.order(pending, 10) == []
+
+
+TOGETHER = PodRules(affinity=(PodTerm(HOSTNAME, (Requirement("app", "In", ("a",)),)),))
+OTHERS = PodRules(affinity=(PodTerm(HOSTNAME, (Requirement("app", "In", ("b",)),)),))
+ZONE = PodTerm("topology.kubernetes.io/zone", (Requirement("app", "In", ("a",)),))
+SPREAD = Spread(ZONE.topology_key, 1, hard=True, selector=ZONE.selector)
+
+
+@pytest.mark.parametrize(
+    ("rules", "nodes", "placed"),
+    [
+        (TOGETHER, 1, 3),
+        (OTHERS, 0, 0),
+        (PodRules(affinity=(ZONE,)), 0, 0),
+        (PodRules(anti_affinity=(ZONE,)), 2, 5),
+        (PodRules(spread=(SPREAD,)), 0, 0),
+        (PodRules(spread=(replace(SPREAD, topology_key=HOSTNAME),)), 2, 5),
+    ],
+)
+@pytest.mark.parametrize("buys", PURCHASES)
+def test_nobody_buys_again_and_again_for_pods_that_no_new_node_helps(
+    buys: str, rules: PodRules, nodes: int, placed: int
+) -> None:
+    """A node holds three; nodes that are bought have a host name and no zone. Idle ones go after ten minutes."""
+    spec = pod(1000, 4, labels=(("app", "a"),), pod_rules=rules)
+    trace = Trace.of("tied", (), [(f"p{i}", spec, 0, 9_000) for i in range(5)])
+    options = ReplayOptions(elastic=Elastic(SHAPES[:1], buys=buys), end_s=5_000)
+    outcome = Replay(trace, STRATEGIES["best-fit"], options).run()
+    assert (len(outcome.node_names), outcome.num_placed) == (nodes, placed)
 
 
 @pytest.mark.parametrize("buys", ["ffd", "planned", "foreseen"])
