@@ -99,11 +99,21 @@ async def lift(api: Api, who: Who) -> None:
 
 async def clear(api: Api, who: Who, node: str) -> bool:
     """Take back our nomination of ``node``; False if it is no longer what the pod says, or the pod is gone."""
+    return await _while_nominated(api, who, node, {"op": "remove", "path": "/status/nominatedNodeName"})
+
+
+async def renew(api: Api, who: Who, node: str, unix_s: float) -> bool:
+    """Say that our nomination of ``node`` still holds, so that nobody takes it for old; False as of :func:`clear`."""
+    path = f"/metadata/annotations/{TIME_ANNOTATION.replace('/', '~1')}"
+    return await _while_nominated(api, who, node, {"op": "replace", "path": path, "value": timestamp(unix_s)})
+
+
+async def _while_nominated(api: Api, who: Who, node: str, change: dict[str, str]) -> bool:
     uid, namespace, name = who
     body = [
         {"op": "test", "path": "/metadata/uid", "value": uid},
         {"op": "test", "path": "/status/nominatedNodeName", "value": node},
-        {"op": "remove", "path": "/status/nominatedNodeName"},
+        change,
     ]
     path = f"{pod_path(namespace, name)}/status?{WRITE}"
     try:

@@ -59,6 +59,8 @@ class Seen(Struct, frozen=True, gc=False):
     """Scheduling gates of others keep it."""
     planned: str = ""
     """Node that a plan of ours nominated, by our annotation."""
+    planned_at: str = ""
+    """When that was, or was last said to hold still, as the annotation writes it."""
     planned_devices: int = 0
     """Bit mask of the devices that the plan keeps for it there; 0 for a pod that asks for none, whatever it says."""
     nominated: str = ""

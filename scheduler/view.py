@@ -27,7 +27,14 @@ from placement.specs import Volumes, class_key, node_spec, node_term, pod_spec, 
 from placement.state import devices_mask
 from scheduler.api import version_number
 from scheduler.errors import WireError
-from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION, TARGET_ANNOTATION, unix_of
+from scheduler.gates import (
+    GATE,
+    NODE_ANNOTATION,
+    PLANNED_DEVICES_ANNOTATION,
+    TARGET_ANNOTATION,
+    TIME_ANNOTATION,
+    unix_of,
+)
 from scheduler.ledger import Ledger, Seen
 from scheduler.modes import MODE_LABEL, Modes
 
@@ -226,6 +233,7 @@ class Reader:
             is_gated=gates == {GATE} and not spec.leaving,
             is_held=bool(gates - {GATE}),
             planned=annotations.get(NODE_ANNOTATION, ""),
+            planned_at=annotations.get(TIME_ANNOTATION, ""),
             planned_devices=devices_mask(annotations.get(PLANNED_DEVICES_ANNOTATION, "")) if spec.gpu else 0,
             nominated=pod.status.nominatedNodeName or "",
             target=annotations.get(TARGET_ANNOTATION, ""),

@@ -242,7 +242,7 @@ class ApiServer:
         body = await request.json()
         if request.content_type == "application/json-patch+json":
             for step in body:
-                *path, last = step["path"].strip("/").split("/")
+                *path, last = (part.replace("~1", "/") for part in step["path"].strip("/").split("/"))
                 inner = value
                 for part in path:
                     inner = inner.get(part, {})
@@ -250,6 +250,8 @@ class ApiServer:
                     return self._status(422, "the test failed")
                 if step["op"] == "remove":
                     inner.pop(last)
+                if step["op"] == "replace":
+                    inner[last] = step["value"]
             return web.json_response(self.put(kind, value))
         if body["metadata"].pop("uid", old["metadata"].get("uid")) != old["metadata"].get("uid"):
             return self._status(422, f'Pod "{name}" is invalid: metadata.uid: Invalid value: field is immutable')

@@ -25,7 +25,7 @@ from scheduler.evictions import CORDON_ANNOTATION
 from scheduler.gates import GATE, TARGET_ANNOTATION
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
-from scheduler.planning.looks import PlanLeft, pod_of, require_empty
+from scheduler.planning.looks import PlanLeft, pod_of, require_emptied
 from scheduler.planning.record import (
     PlanRecord,
     PlanState,
@@ -654,13 +654,15 @@ async def test_a_nomination_that_outlived_a_binding_elsewhere_takes_no_room(tmp_
         elsewhere, coming = pod("web-1", "node-0"), pod("web-2", "")
         elsewhere["status"]["nominatedNodeName"] = "node-1"
         api.put("pods", elsewhere)
-        await require_empty(client, "node-1")
+        for name in ("node-0", "node-1"):
+            api.put("nodes", {**node_object(name), "spec": {"unschedulable": True}})
+        await require_emptied(client, "node-1")
         coming["status"]["nominatedNodeName"] = "node-1"
         api.put("pods", coming)
         with pytest.raises(PlanLeft, match="default/web-2 is there"):
-            await require_empty(client, "node-1")
+            await require_emptied(client, "node-1")
         with pytest.raises(PlanLeft, match="default/web-1 is there"):
-            await require_empty(client, "node-0")
+            await require_emptied(client, "node-0")
 
 
 @pytest.mark.parametrize(("grace", "outcome"), [(60, PlanState.DONE), (0, PlanState.STOPPED)])

@@ -17,10 +17,11 @@ from placement.owners import template_of
 from placement.planning.plans import Action, Ending, Plan, Step
 from placement.specs import pod_spec
 from scheduler.evictions import CORDON_ANNOTATION, open_again
-from scheduler.gates import TARGET_ANNOTATION
+from scheduler.gates import TARGET_ANNOTATION, TIME_ANNOTATION, timestamp
+from scheduler.planning import applier as applier_module
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
-from scheduler.planning.looks import PlanLeft, peers, require_empty, require_room
-from scheduler.planning.record import PlanState, State, plan_id
+from scheduler.planning.looks import PlanLeft, peers, require_emptied, require_room
+from scheduler.planning.record import PlanState, State, plan_id, rows
 from tests.api_server import api_server, client_of, node_object
 from tests.test_applier import LIMITS, Cluster, Crash, cluster, copies, pod
 from tests.test_apply_gangs import gang_of, member, of_gang
@@ -110,8 +111,33 @@ async def test_a_node_that_somebody_opened_once_it_was_emptied_is_not_closed_aga
         with pytest.raises(Crash):
             await applier.run()
         here.node(first)["spec"]["unschedulable"] = False
-        assert await here.applier(plan).run() == PlanState.DONE
+        here.api.put("pods", pod("new-0", first, "new"))
+        applier = here.applier(plan)
+        assert await applier.run() == PlanState.DONE
         assert first not in here.cordoned()
+        opened = f"emptied, but since then node {first} was opened by somebody else"
+        assert applier.record.reason == opened
+        reasons = {
+            row["what"]: row["reason"] for row in rows(applier.record) if str(row["what"]).startswith("see that")
+        }
+        assert sorted(reasons.values()) == ["as planned", opened]
+        assert next(str(what) for what, why in reasons.items() if why == opened).startswith(f"see that {first} ")
+
+
+async def test_a_node_that_somebody_opens_before_it_is_empty_is_not_said_to_be_emptied(tmp_path: Path) -> None:
+    async with cluster(tmp_path, *copies()) as here:
+        plan = await here.plan()
+        first = next(step.source for step in plan.steps if step.action == Action.DELETE)
+        applier = here.applier(plan)
+
+        def say(_number: int, message: str) -> None:
+            if "is evicted" in message:
+                here.node(first)["spec"]["unschedulable"] = False
+
+        applier.say = say
+        assert await applier.run() == PlanState.STOPPED
+        assert applier.record.reason == f"node {first} was opened by somebody else"
+        assert here.cordoned() == []
 
 
 def crash_at(words: str) -> Callable[[int, str], None]:
@@ -156,6 +182,23 @@ async def test_an_eviction_that_finds_another_pod_or_none_is_looked_at_again(sta
     async with cluster(tmp_path, *copies()) as here:
         here.api.fail_next("POST", "eviction", status)
         assert await here.applier(await here.plan()).run() == PlanState.DONE
+
+
+async def test_a_place_that_is_held_is_said_to_be_so_as_long_as_a_budget_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(applier_module, "RENEW_S", 0.05)
+    running = (pod("x-0", "a", "x", "4"), pod("y-0", "b", "y", "3"))
+    async with cluster(tmp_path, *running, pod("big-0", "", "big", "6"), nodes="ab") as here:
+        applier = here.applier(await here.plan("rescue"), limits=SLOW)
+        here.api.refusals = 10**6
+        work = asyncio.create_task(applier.run())
+        await until(lambda: here.pods()["big-0"]["status"].get("nominatedNodeName"))
+        here.pods()["big-0"]["metadata"]["annotations"][TIME_ANNOTATION] = timestamp(0)
+        await until(lambda: here.pods()["big-0"]["metadata"]["annotations"][TIME_ANNOTATION] != timestamp(0))
+        here.api.refusals = 0
+        assert await work == PlanState.DONE, applier.record.reason
+        here.nothing_is_held()
 
 
 async def test_a_mark_that_comes_while_a_budget_is_waited_for_is_obeyed(tmp_path: Path) -> None:
@@ -404,7 +447,12 @@ async def test_a_node_whose_own_pods_are_left_is_empty(tmp_path: Path) -> None:
         ended["status"]["phase"] = "Succeeded"
         for body in (agent, ended):
             api.put("pods", body)
-        await require_empty(client, "a")
+        await require_emptied(client, "a")  # it is gone
+        api.put("nodes", node_object("a"))
+        with pytest.raises(PlanLeft, match="node a was opened by somebody else"):
+            await require_emptied(client, "a")
+        api.put("nodes", {**node_object("a"), "spec": {"unschedulable": True}})
+        await require_emptied(client, "a")
         api.put("pods", pod("web", "a"))
         with pytest.raises(PlanLeft, match="default/web is there"):
-            await require_empty(client, "a")
+            await require_emptied(client, "a")

@@ -359,6 +359,31 @@ async def test_gates_whose_deadline_is_over_are_lifted_from_the_oldest_on(tmp_pa
     planner.solver.close()
 
 
+async def test_a_nomination_that_a_plan_renews_is_not_cleared_as_long_as_it_does(tmp_path: Path) -> None:
+    """Of a plan that is being applied: it holds a place while budgets and grace periods let nobody leave."""
+    cleared: list[object] = []
+
+    class Noting(Taking):
+        async def call(self, *args: object, **_more: object) -> bytes:
+            cleared.append(args)
+            return b""
+
+    live, now_s = Live(tmp_path / "records.db"), 0.0
+    live.ledger.clock = lambda: now_s
+    planner = Nominator(live.engine, Noting(), PLAN)
+    for number in range(5):
+        now_s = 0.9 * number * PLAN.nomination_deadline_s
+        held = Seen("p", "p", "shop", number, cpu_pod(1), planned="n1", nominated="n1", planned_at=timestamp(number))
+        live.ledger.see(held)
+        await planner.settle()
+    assert live.ledger.reservations["p"].node == "n1"
+    assert cleared == []
+    now_s += 1.1 * PLAN.nomination_deadline_s
+    await planner.settle()
+    assert len(cleared) == 1
+    planner.solver.close()
+
+
 async def test_a_nomination_that_nobody_takes_is_cleared_and_one_that_was_replaced_is_left(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path) as planner:
         api.put("pods", gated("old"))

@@ -37,14 +37,14 @@ from scheduler.api import Who
 from scheduler.cluster_reader import take_snapshot
 from scheduler.errors import ApiError, PlanPaused
 from scheduler.evictions import SEVERAL_BUDGETS, TOO_MANY, cordon, cordon_state, evict, mark_target, open_again
-from scheduler.gates import GATE, clear, lift, nominate
+from scheduler.gates import GATE, clear, lift, nominate, renew
 from scheduler.kube import KubeClient
 from scheduler.planning.looks import (
     PlanLeft,
     grace_s,
     peers,
     pod_of,
-    require_empty,
+    require_emptied,
     require_movable,
     require_room,
     split,
@@ -55,6 +55,8 @@ from scheduler.planning.record import PlanRecord, PlanState, State, StepRecord
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 POLL_S, LONGEST_POLL_S = 0.25, 3.0
+RENEW_S = 10.0
+"""Between two times that nominations are said to hold still: planners and sweepers clear old ones."""
 GONE = (404, 409)
 Template = tuple[str, str, str]
 Peers = dict[Template, list[objects.Pod]]
@@ -163,14 +165,37 @@ class Applier:
             self.record.reason = str(left)
             await self.give_back(PlanState.STOPPED)
         else:
+            await self._look_back()
             self.record.outcome = PlanState.DONE
             self.save()
         return self.record.outcome
 
+    async def _look_back(self) -> None:
+        """Write down which nodes that were emptied somebody has opened since: what they were to save is not saved."""
+        for i, step in enumerate(self.plan.steps):
+            if step.action == Action.DELETE:
+                try:
+                    await self._patiently(partial(require_emptied, self.client, step.source))
+                except PlanLeft as left:
+                    self.record.steps[i].reason = self.record.reason = f"emptied, but since then {left}"
+                    self.say(i, self.record.reason)
+
     async def _steps(self) -> None:
-        for some in together(self.plan.steps):
-            if any(self.record.steps[j].state != State.DONE for j in some):
-                await self._patiently(partial(self._act, some))
+        renewing = asyncio.create_task(self._renew())
+        try:
+            for some in together(self.plan.steps):
+                if any(self.record.steps[j].state != State.DONE for j in some):
+                    await self._patiently(partial(self._act, some))
+        finally:
+            renewing.cancel()
+
+    async def _renew(self) -> None:
+        """A place that is held before room is made may have to wait for budgets and grace periods, for minutes."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            for uid, (namespace, name, node) in list(self.record.nominated.items()):
+                with suppress(ApiError):  # tried again soon; that the API is away is the steps' to say
+                    await renew(self.client, Who(uid, namespace, name), node, self.client.server_s())
 
     async def _act(self, group: Sequence[int]) -> None:
         i = group[0]
@@ -183,7 +208,7 @@ class Applier:
             elif step.action == Action.CORDON:
                 await self._cordon(i, step)
             else:
-                await require_empty(self.client, step.source)
+                await require_emptied(self.client, step.source)
                 if step.source in self.record.cordoned:
                     self.record.cordoned.remove(step.source)  # emptied: that is what was wanted, it stays closed
                 self._done(i, f"{step.source} is empty")

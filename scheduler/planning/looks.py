@@ -19,6 +19,7 @@ from placement.specs import pod_spec
 from scheduler.api import pod_path
 from scheduler.cluster_reader import BUDGETS, listed
 from scheduler.errors import ApiError
+from scheduler.evictions import cordon_state
 from scheduler.gates import TIMEOUT_S
 from scheduler.kube import KubeClient
 
@@ -183,13 +184,21 @@ async def peers(client: KubeClient, template: tuple[str, str, str]) -> list[obje
     ]
 
 
-async def require_empty(client: KubeClient, node: str) -> None:
-    """Look that nothing but the node's own pods runs there.
+async def require_emptied(client: KubeClient, node: str) -> None:
+    """Look that a node takes no pods and that nothing but its own runs there; one that is gone is emptied, too.
 
     Raises
     ------
-    PlanLeft : something else does.
+    PlanLeft : somebody opened it, or something else runs there.
     """
+    try:
+        is_closed, _ = await cordon_state(client, node)
+    except ApiError as error:
+        if error.status == 404:
+            return
+        raise
+    if not is_closed:
+        raise PlanLeft(f"node {node} was opened by somebody else")
     for pod in await _on(client, node):
         owner = pod_spec(pod).owner
         if not owner.startswith(DAEMONS):

@@ -6,7 +6,8 @@ go. kube-scheduler tries the nominated node first, with all its filters, and bin
 
 Nothing waits for ever. A gate older than ``gate_deadline_s`` is lifted without a plan; pods the model does not cover
 are let go at once. A nomination ends when the pod is bound, when kube-scheduler wrote another one, or when
-``nomination_deadline_s`` passed: then it is cleared, for a stale one keeps room. Only the replica that leads plans.
+``nomination_deadline_s`` passed since it was written or renewed (by a plan that is being applied): then it is cleared, for a
+stale one keeps room. Only the replica that leads plans.
 Nothing is kept here that the API does not say, so a new leader goes on where the old one died.
 """
 
@@ -67,6 +68,15 @@ class Promise(NamedTuple):
     devices: int = 0
 
 
+class Active(NamedTuple):
+    """A nomination that has not ended: the node, when it was written as far as the watch has shown, since when it counts."""
+
+    node: str
+    planned_at: str
+    since: float
+    """By the ledger's clock."""
+
+
 def unit_of(seen: Seen, groups: Groups) -> tuple[str, str]:
     """Who is planned, held and delivered together: (namespace, gang), or the UID of a pod that is alone."""
     return groups.gang_of(seen.spec) or (seen.namespace, seen.uid)
@@ -114,8 +124,8 @@ class Nominator:
         self.adherence: deque[Adherence] = deque(maxlen=10_000)
         self.on_promised: Callable[[list[tuple[str, str, int]]], None] = lambda promised: None
         """Told the UID, node and devices (as bits) of planned pods, a few at a time, before anything is patched."""
-        self._active: dict[str, tuple[str, float]] = {}
-        """UID → planned node, and since when by the ledger's clock."""
+        self._active: dict[str, Active] = {}
+        """By UID."""
         self._cleared: set[str] = set()
         """UIDs of those whose nomination we took back; their end is when the watch shows it."""
         self._since: dict[str, float] = {}
@@ -377,7 +387,7 @@ class Nominator:
             self._failed("nominate", seen, error)
             ledger.forget(seen.uid, "not nominated")
             return False
-        self._active[seen.uid] = (node, ledger.clock())
+        self._active[seen.uid] = Active(node, "", ledger.clock())
         self._worked("nominate", seen)
         return True
 
@@ -401,7 +411,7 @@ class Nominator:
     def _take_over(self, seen: Seen) -> None:
         """From now on it counts, and has an end."""
         ledger = self.engine.ledger
-        self._active[seen.uid] = (seen.planned, ledger.clock())
+        self._active[seen.uid] = Active(seen.planned, seen.planned_at, ledger.clock())
         ledger.assume(seen.who, seen.spec, seen.planned, seen.planned_devices)
 
     async def _let_go(self, pods: dict[Seen, str]) -> None:
@@ -455,7 +465,7 @@ class Nominator:
         late = [seen for seen, since in gated if now - since > self._deadline(seen)]
         await self._let_go(self._why_late(late, now))
         old = []
-        for uid, (node, since) in list(self._active.items()):
+        for uid, (node, planned_at, since) in list(self._active.items()):
             seen = ledger.pods.get(uid)
             if seen is None:
                 self._end(uid, Adherence(uid, node, "", ENDED))
@@ -465,6 +475,8 @@ class Nominator:
                 is_expired = uid in self._cleared and not seen.nominated
                 why = EXPIRED if is_expired else why_not_bound(seen.nominated)
                 self._end(uid, Adherence(f"{seen.namespace}/{seen.name}", node, "", why))
+            elif seen.planned == node and seen.planned_at != planned_at:
+                self._active[uid] = Active(node, seen.planned_at, now)
             elif now - since > settings.nomination_deadline_s and seen.planned == node:
                 old.append(seen)
         _say("pods left their plans", self._astray)
@@ -496,14 +508,18 @@ class Nominator:
     def _adopt(self) -> None:
         """Nominations of another leader, before us or while we did not lead."""
         for seen in list(self.engine.ledger.planned.values()):
-            known, _ = self._active.get(seen.uid, ("", 0.0))
-            if seen.planned != known and seen.nominated == seen.planned and seen.uid not in self._busy:
+            known = self._active.get(seen.uid)
+            if (
+                (known is None or seen.planned != known.node)
+                and seen.nominated == seen.planned
+                and seen.uid not in self._busy
+            ):
                 self._take_over(seen)
 
     async def _expire(self, seen: Seen) -> None:
         if await self._clear(seen):
             self._cleared.add(seen.uid)
-            self._active[seen.uid] = (seen.planned, self.engine.ledger.clock())
+            self._active[seen.uid] = Active(seen.planned, seen.planned_at, self.engine.ledger.clock())
 
     def _compare(self, seen: Seen, planned: str) -> Adherence:
         row = self.engine.state.row_of.get(planned)
