@@ -1,9 +1,12 @@
 """Features: one meaning when fitted and when served, and nothing from the future."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from placement.learning.baselines import PEAK, Target
+from placement.learning import windows
+from placement.learning.baselines import BASELINES, PEAK, Target, forecast, forecasts
 from placement.learning.features import Context, FeatureSchema, cluster_context, featurize, schema_of
 from placement.learning.usage import DAY, HOUR
 from placement.learning.windows import P95, Past
@@ -50,6 +53,24 @@ def test_a_single_row_equals_its_row_of_a_large_table() -> None:
     one = Past(SHARE[1:2, :origin], np.array([origin]), np.ones(1))
     row = featurize(one, target, Context(np.full(1, 2.0), np.full(1, 4.0))).values[0, 0]
     np.testing.assert_allclose(row, table[1, 2], rtol=1e-4, atol=1e-5)
+
+
+def test_features_and_forecasts_of_many_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, origins = Target(6, P95), np.arange(DAY, 31 * DAY, 17 * HOUR)
+    made = []
+    for at_once in (1, 2, 3):
+        monkeypatch.setattr(windows, "AT_ONCE", at_once)
+        past = Past(SHARE, origins, np.array([1.0, 3.0, 40.0]))
+        near = replace(context(past), cores=np.array([1.0, 3.0, 40.0]), memory_gib=np.array([5.0, 6.0, np.nan]))
+        told = forecasts(tuple(BASELINES), past, target)
+        alone = {name: forecast(name, Past(SHARE, origins, past.provisioned), target) for name in BASELINES}
+        made.append([featurize(past, target, near).values, *told.values(), *alone.values()])
+    for others in made[1:]:
+        for mine, theirs in zip(made[0], others, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    num = len(BASELINES)
+    for together, alone_too in zip(made[0][1 : num + 1], made[0][num + 1 :], strict=True):
+        np.testing.assert_array_equal(together, alone_too)
 
 
 def test_shares_scale_with_the_workload_and_the_rest_does_not() -> None:

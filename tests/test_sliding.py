@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.learning import sliding
-from placement.learning.histograms import KOORDINATOR_CPU, VPA_CPU, HistogramSpec, histogram_percentiles
+from placement.learning.histograms import KOORDINATOR_CPU, VPA_CPU, VPA_MEMORY, HistogramSpec, histogram_percentiles
 from placement.learning.usage import DAY, HOUR
-from placement.learning.windows import SLIDE_FROM, Past, window_percentiles
+from placement.learning.windows import SLIDE_FROM, Past, trailing_max, window_percentiles
 
 pytestmark = pytest.mark.skipif(not sliding.HAS_NUMBA, reason="without numba there is nothing to compare")
 
@@ -47,6 +47,38 @@ def test_percentiles_of_ends_out_of_order_or_far_apart_are_refilled() -> None:
 def test_a_window_beyond_the_series_is_refused() -> None:
     with pytest.raises(IndexError, match="ends at 11, the series has 10"):
         window_percentiles(np.zeros((1, 10), np.float32), np.array([11]), 3, (50.0,))
+
+
+@pytest.mark.parametrize("width", [1, 7, 30])
+def test_windows_without_a_gap_are_read_as_those_beside_a_gap(width: int) -> None:
+    table = np.random.default_rng(4).random((2, 90)).astype(np.float32)
+    ends, percents = np.arange(width, 91, width), (0.0, 12.5, 95.0, 100.0)
+    whole = window_percentiles(table, ends, width, percents)
+    with_an_empty_one = window_percentiles(table, np.array([0, *ends]), width, percents)
+    assert np.isnan(with_an_empty_one[:, :, 0]).all()
+    np.testing.assert_array_equal(whole, with_an_empty_one[:, :, 1:])
+
+
+@pytest.mark.parametrize(("width", "stride"), [(1, 3), (2, 1), (7, 24), (28, 6), (40, 5)])
+def test_the_largest_of_entries_apart_is_that_of_those_there_are(width: int, stride: int) -> None:
+    values = np.random.default_rng(5).random((3, 170)).astype(np.float32)
+    values[1, 20:90] = -np.inf
+    wanted = [
+        [max(row[t % stride if t < width * stride else t - (width - 1) * stride : t + 1 : stride]) for t in range(170)]
+        for row in values
+    ]
+    np.testing.assert_array_equal(trailing_max(values, width, stride), wanted)
+
+
+@pytest.mark.parametrize("spec", [VPA_CPU, VPA_MEMORY, HistogramSpec(1 / 400, 1.0, 1.05, 12.0)])
+def test_a_value_falls_into_the_bucket_that_reaches_over_it(spec: HistogramSpec) -> None:
+    rng = np.random.default_rng(6)
+    values = np.concatenate([spec.upper_edges[-1] * rng.random(500) ** 8, [0.0, np.nan, 1e18, spec.first / 2]])
+    bucket = spec.bucket(values)
+    edges = np.array([0.0, *spec.upper_edges])
+    assert (edges[bucket[:500]] <= values[:500]).all()
+    assert (values[:500] < edges[bucket[:500] + 1]).all()
+    assert bucket[500:].tolist() == [0, 0, spec.num_buckets - 1, 0]
 
 
 @pytest.mark.parametrize("spec", [VPA_CPU, KOORDINATOR_CPU, HistogramSpec(1 / 400, 1.0, 1.05, 12.0)])

@@ -13,7 +13,7 @@ with them it does worse, and a rival is to be met at its best.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,8 +30,8 @@ from placement.learning.histograms import (
     histogram_percentiles,
 )
 from placement.learning.usage import DAY, HOUR, SingleArray
-from placement.learning.windows import P95, PEAK, Past, trailing_max, trailing_sum, window_percentiles
-from placement.resources import CPU, MEMORY, FloatArray, IntArray
+from placement.learning.windows import P95, PEAK, Past, in_parts, trailing_max, trailing_sum, window_percentiles
+from placement.resources import CPU, MEMORY, FloatArray
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ Predictor = Callable[[Past, Target], SingleArray]
 """(N, O) forecast in shares, NaN where it has no history; see :func:`forecast`, which fills and caps."""
 
 
-def _at(past: Past, table: SingleArray | FloatArray) -> SingleArray:
-    """(N, O) entries of an (N, B) table for the hour that ends at each origin; NaN before the first hour."""
-    before = np.maximum(past.hours - 1, 0)
-    out = np.asarray(table[:, before], dtype=np.float32)
+def _at(past: Past, table: SingleArray | FloatArray, lag_h: int = 1) -> SingleArray:
+    """(N, O) finite entries of an (N, B) table ``lag_h`` hours before each origin (1 = the hour that ends there), else NaN."""
+    at = past.hours - lag_h
+    out = np.asarray(table[:, np.maximum(at, 0)], dtype=np.float32)
     out = np.where(np.isfinite(out), out, np.float32(np.nan))
-    out[:, past.hours < 1] = np.nan
+    out[:, at < 0] = np.nan
     return out
 
 
@@ -84,13 +84,25 @@ def trailing_peak(past: Past, target: Target, *, hours: int) -> SingleArray:
     return _at(past, trailing_max(past.hour_max, hours))
 
 
+PERCENTS = (95.0, 99.0)
+"""That rules ask of a window."""
+
+
 def percentile(past: Past, target: Target, *, percent: float, hours: int) -> SingleArray:
-    """Exact percentile of the last ``hours`` hours."""
-    return np.asarray(window_percentiles(past.share, past.origins, hours * HOUR, (percent,))[0], np.float32)
+    """Exact percentile of the last ``hours`` hours, one of :data:`PERCENTS`."""
+    tables = past.once(
+        ("percentiles", hours), lambda: window_percentiles(past.share, past.origins, hours * HOUR, PERCENTS)
+    )
+    found: SingleArray = tables[PERCENTS.index(percent)]
+    return found
 
 
 def mean_and_deviation(past: Past, hours: int) -> tuple[SingleArray, SingleArray]:
     """(N, O) mean and population standard deviation of the last ``hours`` hours; NaN where nothing was recorded."""
+    return past.once(("mean and deviation", hours), lambda: _mean_and_deviation(past, hours))
+
+
+def _mean_and_deviation(past: Past, hours: int) -> tuple[SingleArray, SingleArray]:
     count = trailing_sum(past.hour_count, hours)
     with np.errstate(all="ignore"):
         mean = trailing_sum(past.hour_sum, hours) / np.where(count > 0, count, np.nan)
@@ -115,11 +127,12 @@ VPA_FLOORS = {CPU: 0.025, MEMORY: 250e6}
 
 def vpa(past: Past, target: Target, *, percent: float, floors: bool = False) -> SingleArray:
     """VPA's recommender: decayed percentile of samples (CPU) or daily peaks (memory), plus 15 %."""
+    percents = (90.0, 95.0)
     if past.resource == CPU:
-        value = histogram_percentiles(past, VPA_CPU, (percent,))[0]
+        tables = past.once("vpa", lambda: histogram_percentiles(past, VPA_CPU, percents))
     else:
-        value = daily_peak_percentiles(past, VPA_MEMORY, (percent,))[0]
-    found: SingleArray = np.asarray(1.15 * value, np.float32)
+        tables = past.once("vpa", lambda: daily_peak_percentiles(past, VPA_MEMORY, percents))
+    found: SingleArray = np.asarray(1.15 * tables[percents.index(percent)], np.float32)
     least = VPA_FLOORS[past.resource] / past.provisioned if floors else np.zeros(len(past.share))
     return np.maximum(found, least[:, None].astype(np.float32))
 
@@ -142,26 +155,25 @@ def autopilot(past: Past, target: Target) -> SingleArray:
 
 def seasonal(past: Past, target: Target, *, days: int) -> SingleArray:
     """The same window on each of the last ``days`` days: the largest value (1 = yesterday)."""
-    table = past.statistic(target.horizon_h, target.statistic)
-    return _largest_of(table, past.hours, [24 * d for d in range(1, days + 1)])
+    return _largest_window(past, target, days, 24)
 
 
 def worst_window(past: Past, target: Target, *, days: int) -> SingleArray:
     """The largest window of the target's own length over the last ``days`` days, windows end to end at the origin."""
+    return _largest_window(past, target, days * 24 // target.horizon_h, target.horizon_h)
+
+
+def _largest_window(past: Past, target: Target, num: int, every_h: int) -> SingleArray:
+    """Largest of the last ``num`` windows that begin a whole number of ``every_h`` hours before the origin."""
     table = past.statistic(target.horizon_h, target.statistic)
-    shifts = [target.horizon_h * (k + 1) for k in range(days * 24 // target.horizon_h)]
-    return _largest_of(table, past.hours, shifts)
+    return _at(past, trailing_max(np.where(np.isnan(table), -np.inf, table), num, every_h), every_h)
 
 
-def _largest_of(table: SingleArray, hours: IntArray, shifts: Iterable[int]) -> SingleArray:
-    out = np.full((len(table), len(hours)), -np.inf, np.float32)
-    for shift in shifts:
-        known = hours - shift >= 0
-        out[:, known] = np.fmax(out[:, known], table[:, (hours - shift)[known]])
-    return np.where(np.isfinite(out), out, np.float32(np.nan))
+SLOT_H = 4
+"""Length of Coach's windows of the day."""
 
 
-def coach(past: Past, target: Target, *, slot_h: int = 4, days: int = 7) -> SingleArray:
+def coach(past: Past, target: Target, *, slot_h: int = SLOT_H, days: int = 7) -> SingleArray:
     """Coach: the largest, over a week, of each 4 h window of the day that the target touches."""
     table = past.statistic(slot_h, target.statistic)
     hour_of_day = (past.end_s // 3600) % 24
@@ -238,18 +250,33 @@ def baselines_within(days: float) -> tuple[str, ...]:
     return tuple(name for name, entry in BASELINES.items() if entry.needs_days <= days)
 
 
-def forecast(name: str, past: Past, target: Target) -> SingleArray:
-    """(N, O) forecast of one baseline in shares, the request where it has no history, capped to the limit.
+def forecasts(names: Sequence[str], past: Past, target: Target) -> dict[str, SingleArray]:
+    """Name → (N, O) forecast of each baseline in shares, the request where it has no history, capped to the limit.
 
     Raises
     ------
     ConfigError : no baseline has this name.
     """
-    entry = BASELINES.get(name)
-    if entry is None:
-        raise ConfigError(f"no baseline is called {name!r}; the names are {', '.join(BASELINES)}, oracle")
-    value = entry.predict(past, target)
-    return np.clip(np.where(np.isfinite(value), value, np.float32(1)), 0, 1).astype(np.float32)
+    unknown = next((name for name in names if name not in BASELINES), None)
+    if unknown is not None:
+        raise ConfigError(f"no baseline is called {unknown!r}; the names are {', '.join(BASELINES)}, oracle")
+    out = {name: np.empty((len(past.share), len(past.origins)), np.float32) for name in names}
+    for rows in in_parts(len(past.share)):
+        part = past.of(rows)
+        for name, table in out.items():
+            value = BASELINES[name].predict(part, target)
+            table[rows] = np.clip(np.where(np.isfinite(value), value, np.float32(1)), 0, 1)
+    return out
+
+
+def forecast(name: str, past: Past, target: Target) -> SingleArray:
+    """(N, O) forecast of one baseline; see :func:`forecasts`.
+
+    Raises
+    ------
+    ConfigError : no baseline has this name.
+    """
+    return forecasts((name,), past, target)[name]
 
 
 def tuned_scale(base: FloatArray, truth: FloatArray, weight: FloatArray, level: float) -> float:
@@ -271,4 +298,16 @@ def weighted_quantile(values: FloatArray, weight: FloatArray, level: float) -> f
     return float(values[order[min(at, len(order) - 1)]])
 
 
-__all__ = ["BASELINES", "DAY", "P95", "PEAK", "Baseline", "Past", "Target", "baselines_within", "forecast", "oracle"]
+__all__ = [
+    "BASELINES",
+    "DAY",
+    "P95",
+    "PEAK",
+    "Baseline",
+    "Past",
+    "Target",
+    "baselines_within",
+    "forecast",
+    "forecasts",
+    "oracle",
+]

@@ -8,18 +8,18 @@ workload comparable; :class:`FeatureSchema` names and orders them, and its hash 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 
 import numpy as np
 
-from placement.learning.baselines import Target, age_hours, forecast, mean_and_deviation
+from placement.learning.baselines import SLOT_H, Target, age_hours, forecast, mean_and_deviation
 from placement.learning.histograms import VPA_CPU, HistogramSpec, histogram_percentiles
 from placement.learning.kin import NAMES as KIN_NAMES
 from placement.learning.usage import HOUR, SingleArray
-from placement.learning.windows import Past, trailing_max, trailing_sum, window_percentiles
+from placement.learning.windows import Past, in_parts, trailing_max, trailing_sum, window_percentiles
 from placement.resources import BoolArray, FloatArray, IntArray
 
 MAX_HOURS = (3, 6, 12, 24, 48, 72, 168, 336, 672)
@@ -89,6 +89,16 @@ class Context:
     bursting: SingleArray | None = None
     kin: SingleArray | None = None
 
+    def of(self, rows: slice) -> Context:
+        """Of some of the workloads."""
+        return replace(
+            self,
+            cores=self.cores[rows],
+            memory_gib=self.memory_gib[rows],
+            other=None if self.other is None else self.other.of(rows),
+            kin=None if self.kin is None else self.kin[rows],
+        )
+
 
 @dataclass(frozen=True)
 class FeatureTable:
@@ -116,14 +126,19 @@ def featurize(past: Past, target: Target, context: Context) -> FeatureTable:
 
 def common_features(past: Past, context: Context) -> FeatureTable:
     """Features that do not depend on the target: levels, spread, percentiles, bursts, clock, neighbours."""
-    return _table(
-        past, chain(*(part(past) for part in (_recent, _rolling, _distribution, _bursts, _days)), _near(past, context))
-    )
+
+    def tables(part: Past, rows: slice) -> Iterator[Table]:
+        own = (make(part) for make in (_recent, _rolling, _distribution, _bursts, _days))
+        return chain(*own, _near(part, context.of(rows)))
+
+    return _table(past, tables)
 
 
 def target_features(past: Past, target: Target) -> FeatureTable:
     """Features of the target's own window: the same window on earlier days, its recent values and quantiles."""
-    return _table(past, _windows(past, target))
+    for hours in (target.horizon_h, SLOT_H):
+        past.statistic(hours, target.statistic)  # of all workloads at once: other tasks and rules read it too
+    return _table(past, lambda part, rows: _windows(part, target))
 
 
 def kin_features(past: Past, context: Context) -> FeatureTable:
@@ -139,14 +154,20 @@ def side_by_side(left: FeatureTable, right: FeatureTable) -> FeatureTable:
     return FeatureTable(schema, np.concatenate([left.values, right.values], axis=2))
 
 
-def _table(past: Past, tables: Iterable[Table]) -> FeatureTable:
-    names, columns = [], []
-    shape = (len(past.share), len(past.origins))
-    for name, table in tables:
-        names.append(name)
-        column = np.asarray(np.broadcast_to(table, shape), np.float32)
-        columns.append(np.where(np.isfinite(column), column, np.float32(np.nan)))
-    return FeatureTable(FeatureSchema(tuple(names)), np.stack(columns, axis=2))
+def _table(past: Past, tables: Callable[[Past, slice], Iterable[Table]]) -> FeatureTable:
+    """What ``tables`` makes of a few workloads at a time, side by side; NaN for what is not finite."""
+    names: tuple[str, ...] = ()
+    values = np.empty((len(past.share), len(past.origins), 0), np.float32)
+    for rows in in_parts(len(past.share)):
+        part = past.of(rows)
+        names, columns = zip(*tables(part, rows), strict=True)
+        if not rows.start:
+            values = np.empty((*values.shape[:2], len(names)), np.float32)
+        into = values[rows]
+        for number, column in enumerate(columns):
+            into[:, :, number] = column
+        into[~np.isfinite(into)] = np.nan
+    return FeatureTable(FeatureSchema(names), values)
 
 
 def schema_of(target: Target) -> FeatureSchema:

@@ -36,13 +36,18 @@ class HistogramSpec:
 
     def bucket(self, values: FloatArray) -> IntArray:
         """Index of the bucket of each value; NaN maps to 0 and must be masked."""
-        clean = np.nan_to_num(values, nan=0.0)
+        index = np.fmax(values, self.first)
         if self.growth == 1:
-            return np.clip(clean / self.first, 0, self.num_buckets - 1).astype(np.int64)
-        index = np.floor(
-            np.log(np.maximum(clean, self.first) * (self.growth - 1) / self.first + 1) / np.log(self.growth)
-        )
-        return np.clip(np.where(clean < self.first, 0, index), 0, self.num_buckets - 1).astype(np.int64)
+            index /= self.first
+        else:
+            index *= self.growth - 1
+            index /= self.first
+            index += 1
+            np.log(index, out=index)
+            index /= np.log(self.growth)
+        np.minimum(index, self.num_buckets - 1, out=index)
+        index[~(values >= self.first)] = 0
+        return index.astype(np.int64)
 
     @cached_property
     def upper_edges(self) -> FloatArray:

@@ -30,18 +30,35 @@ def place_of(ordered: SingleArray, count: int, value: float) -> int:
 
 
 @compiled
+def close_up(ordered: SingleArray, gone: int, stop: int) -> None:
+    """What stands after ``gone``, as far as ``stop``, moves down by one.
+
+    Here and below positions are unsigned: of a signed one it is asked at each step whether it counts from the end, and
+    the loop moves one value at a time.
+    """
+    for i in range(np.uint64(gone), np.uint64(stop)):
+        ordered[i] = ordered[i + np.uint64(1)]
+
+
+@compiled
+def make_room(ordered: SingleArray, at: int, stop: int) -> None:
+    """What stands from ``at`` on moves up by one, over what stood at ``stop``."""
+    for k in range(np.uint64(stop - at)):
+        i = np.uint64(stop) - k
+        ordered[i] = ordered[i - np.uint64(1)]
+
+
+@compiled
 def insert(ordered: SingleArray, count: int, value: float) -> int:
     at = place_of(ordered, count, value)
-    for i in range(count, at, -1):
-        ordered[i] = ordered[i - 1]
+    make_room(ordered, at, count)
     ordered[at] = value
     return count + 1
 
 
 @compiled
 def remove(ordered: SingleArray, count: int, value: float) -> int:
-    for i in range(place_of(ordered, count, value), count - 1):
-        ordered[i] = ordered[i + 1]
+    close_up(ordered, place_of(ordered, count, value), count - 1)
     return count - 1
 
 
@@ -51,11 +68,9 @@ def replace(ordered: SingleArray, count: int, old: float, new: float) -> None:
     gone, come = place_of(ordered, count, old), place_of(ordered, count, new)
     if come > gone:
         come -= 1
-        for i in range(gone, come):
-            ordered[i] = ordered[i + 1]
+        close_up(ordered, gone, come)
     else:
-        for i in range(gone, come, -1):
-            ordered[i] = ordered[i - 1]
+        make_room(ordered, come, gone)
     ordered[come] = new
 
 
@@ -127,12 +142,19 @@ def decayed_percentiles(
     blocks, per_block = bucket.shape[1], bucket.shape[2]
     mass = np.zeros(len(edges))
     new = np.zeros(len(edges))
+    running = np.zeros(len(edges))
     for row in range(bucket.shape[0]):
         mass[:] = 0.0
         for block in range(blocks + 1):
             column = wanted[block]
             if column >= 0:
-                read(mass, levels, edges, out[:, row, column])
+                total = 0.0
+                for k in range(len(mass)):
+                    total += mass[k]
+                    running[k] = total
+                for p in range(len(levels)):
+                    at = min(place_of(running, len(mass), levels[p] * total), len(mass) - 1)
+                    out[p, row, column] = edges[at] if total > 0 else np.nan
             if block == blocks:
                 break
             new[:] = 0.0
@@ -140,21 +162,3 @@ def decayed_percentiles(
                 new[bucket[row, block, s]] += weight[row, block, s]
             for k in range(len(mass)):
                 mass[k] = mass[k] * decay + new[k]
-
-
-@compiled
-def read(mass: FloatArray, levels: FloatArray, edges: FloatArray, out: FloatArray) -> None:
-    """Upper edge of the bucket in which each level of the mass is reached; NaN without mass."""
-    total = 0.0
-    for k in range(len(mass)):
-        total += mass[k]
-    for p in range(len(levels)):
-        goal = levels[p] * total
-        running = 0.0
-        at = len(mass) - 1
-        for k in range(len(mass)):
-            running += mass[k]
-            if not running < goal:
-                at = k
-                break
-        out[p] = edges[at] if total > 0 else np.nan

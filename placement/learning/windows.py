@@ -6,8 +6,10 @@ features share its hourly blocks, so that a window's maximum, sum or percentile 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from placement.learning import sliding
 from placement.learning.usage import HOUR, STEP_S, SingleArray
 from placement.resources import CPU, FloatArray, IntArray
 
+T = TypeVar("T")
+
 PEAK = "peak"
 P95 = "p95"
 """Statistics of a window that are predicted: its largest sample, its 95th percentile."""
@@ -23,6 +27,10 @@ P95 = "p95"
 
 SLIDE_FROM = 45
 """A window this many times longer than its step is cheaper to slide than to sort anew (measured)."""
+
+
+HOURLY = ("blocks", "hour_max", "hour_count", "hour_sum", "hour_squares")
+"""Tables of a past that depend on its phase alone, not on its origins."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,29 @@ class Past:
         """The same series at other origins; hourly tables already made are shared where the phase is the same."""
         other = Past(self.share, origins, self.provisioned, self.resource, self.start_s)
         if len(origins) and len(self.origins) and other.phase == self.phase:
-            shared = ("blocks", "hour_max", "hour_count", "hour_sum", "hour_squares", "_statistics")
+            shared = (*HOURLY, "_statistics")
             other.__dict__.update({name: getattr(self, name) for name in shared})
         return other
+
+    def of(self, rows: slice) -> Past:
+        """The past of some of the workloads, with their rows of the hourly tables."""
+        if rows.stop - rows.start == len(self.share):
+            return self
+        part = Past(self.share[rows], self.origins, self.provisioned[rows], self.resource, self.start_s)
+        part.__dict__.update({name: getattr(self, name)[rows] for name in HOURLY})
+        part._statistics.update({key: table[rows] for key, table in self._statistics.items()})
+        return part
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once for this past: several rules read the same histogram or window."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
+
+    @cached_property
+    def _made(self) -> dict[Hashable, Any]:
+        return {}
 
     @cached_property
     def _statistics(self) -> dict[tuple[int, str], SingleArray]:
@@ -109,6 +137,15 @@ class Past:
         return self._statistics[key]
 
 
+AT_ONCE = 16
+"""Workloads of which features or forecasts are made at once: all that is between a series and them stays in the cache."""
+
+
+def in_parts(num: int) -> Iterator[slice]:
+    """Rows ``0`` to ``num``, so many at once; one empty part of nothing."""
+    return (slice(first, min(first + AT_ONCE, num)) for first in range(0, max(num, 1), AT_ONCE))
+
+
 def window_statistic(
     blocks: SingleArray, hour_max: SingleArray, hour_count: FloatArray, horizon_h: int, kind: str
 ) -> SingleArray:
@@ -128,13 +165,15 @@ def window_statistic(
     return out
 
 
-def trailing_max(values: SingleArray, width: int) -> SingleArray:
-    """(N, B) maximum of the ``width`` entries that end at each entry (fewer at the start)."""
+def trailing_max(values: SingleArray, width: int, stride: int = 1) -> SingleArray:
+    """(N, B) maximum of the ``width`` entries, ``stride`` apart, that end at each entry (fewer at the start)."""
     out = values.copy()
     have = 1
     while have < width:
         step = min(have, width - have)
-        out[:, step:] = np.maximum(out[:, step:], out[:, :-step].copy()) if step < out.shape[1] else out[:, step:]
+        shift = step * stride
+        if shift < out.shape[1]:
+            out[:, shift:] = np.maximum(out[:, shift:], out[:, :-shift])
         have += step
     return out
 
@@ -159,7 +198,7 @@ def window_percentiles(
     if len(ends) and int(ends.max()) > share.shape[1]:
         raise IndexError(f"a window ends at {int(ends.max())}, the series has {share.shape[1]} samples")
     out = np.full((len(percents), len(share), len(ends)), np.nan, np.float32)
-    step = int(np.median(np.diff(ends))) if len(ends) > 1 else width
+    step = float(np.abs(np.diff(ends)).mean()) if len(ends) > 1 else width
     if sliding.HAS_NUMBA and width > SLIDE_FROM * step:
         fractions = np.array([percent / 100 for percent in percents])
         sliding.window_percentiles(np.ascontiguousarray(share, np.float32), ends, width, fractions, out)
@@ -177,12 +216,20 @@ def _sorted_windows(
         windows = np.lib.stride_tricks.sliding_window_view(padded, width)
         for first in range(0, len(ends), per_batch):
             batch = ends[first : first + per_batch]
-            ordered = np.sort(windows[batch], axis=1)
+            ordered = windows[batch]
+            ordered.sort(axis=1)
             _pick(out[:, row, first : first + per_batch], ordered, percents)
     return out
 
 
 def _pick(out: SingleArray, ordered: SingleArray, percents: tuple[float, ...]) -> None:
+    last = ordered.shape[1] - 1
+    if np.isfinite(ordered[:, last]).all():  # no gap in any window: the same two columns of all
+        for i, percent in enumerate(percents):
+            position = last * (percent / 100)
+            part = np.float32(position - int(position))
+            out[i] = ordered[:, int(position)] * (1 - part) + ordered[:, min(int(position) + 1, last)] * part
+        return
     count = np.isfinite(ordered).sum(axis=1)
     rows = np.arange(len(ordered))
     for i, percent in enumerate(percents):

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from placement.learning.baselines import BASELINES, Target, forecast, oracle
+from placement.learning.baselines import BASELINES, Target, forecasts, oracle
 from placement.learning.features import (
     CLOCK,
     Context,
@@ -170,23 +170,18 @@ class Recording:
         """Name → (S,) forecast of each baseline at the given samples; those that ignore the target are cached."""
         hours = np.unique(samples.hour)
         phase = self.origins[0] % HOUR if len(self.origins) else 0
-        past = self.pasts[resource].at(hours * HOUR + phase)
-        column = np.searchsorted(hours, samples.hour)
+        column, names = np.searchsorted(hours, samples.hour), tuple(names)
+        wanted = [name for name in names if not self._is_known(resource, name, hours)]
+        made = forecasts(wanted, self.pasts[resource].at(hours * HOUR + phase), target)
+        self._baselines |= {(resource, n): (hours, t) for n, t in made.items() if not BASELINES[n].reads_target}
         out = {}
         for name in names:
-            table = self._baseline(resource, target, name, past, hours)
-            out[name] = table[samples.workload, column]
+            known, table = (hours, made[name]) if name in made else self._baselines[resource, name]
+            out[name] = table[samples.workload, np.searchsorted(known, hours)[column]]
         return out
 
-    def _baseline(self, resource: str, target: Target, name: str, past: Past, hours: IntArray) -> SingleArray:
-        if BASELINES[name].reads_target:
-            return forecast(name, past, target)
-        known, table = self._baselines.get((resource, name), (hours[:0], None))
-        if table is None or not np.isin(hours, known).all():
-            known, table = hours, forecast(name, past, target)
-            self._baselines[resource, name] = (known, table)
-        found: SingleArray = table[:, np.searchsorted(known, hours)]
-        return found
+    def _is_known(self, resource: str, name: str, hours: IntArray) -> bool:
+        return (resource, name) in self._baselines and bool(np.isin(hours, self._baselines[resource, name][0]).all())
 
 
 AT_ONCE = 4096
