@@ -18,7 +18,7 @@ from placement.learning.stacking import Calibration
 from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU, FloatArray
 from simulator.learning.accuracy import best_rival, evaluate, headline, html, table_rows
-from simulator.learning.forecast_samples import Recording, Samples, folds_of
+from simulator.learning.forecast_samples import Recording, Rows, Samples, concatenate, folds_of
 from simulator.learning.recordings import Learnable
 from simulator.learning.recordings import train as train_recording
 from simulator.learning.training import Effort, Split, train, verdict
@@ -405,10 +405,32 @@ def test_training_says_what_an_output_means_before_it_reads(tmp_path: Path, give
     assert says in " ".join(refused.output.split())
 
 
+def test_rows_are_those_of_their_tables_however_they_are_picked() -> None:
+    rng = np.random.default_rng(1)
+    tables = tuple(rng.random((9000, width), np.float32) for width in (3, 1, 5))
+    whole = Rows(tables, rng.integers(9000, size=7000))
+    wanted = np.concatenate(tables, axis=1)[whole.place]
+    np.testing.assert_array_equal(whole.gathered, wanted)
+    np.testing.assert_array_equal(whole.columns([8, 0, 3]), wanted[:, [8, 0, 3]])
+    some, mask = rng.integers(7000, size=50), rng.random(50) < 0.5
+    np.testing.assert_array_equal(whole.pick(some).pick(mask).gathered, wanted[some][mask])
+    np.testing.assert_array_equal(Rows.of(wanted).gathered, wanted)
+
+
+def test_joined_samples_have_the_rows_of_each() -> None:
+    index = np.arange(5)
+    table = np.random.default_rng(2).random((5, 2), np.float32)
+    one = replace(judged(index / 5, index), features=Rows.of(table))
+    parts = [one.pick(index[3:]), one.pick(index[:2])]
+    other = replace(one, features=Rows.of(table + 1))
+    np.testing.assert_array_equal(concatenate(parts).rows, table[[3, 4, 0, 1]])
+    np.testing.assert_array_equal(concatenate([*parts, other]).rows, np.concatenate([table[[3, 4, 0, 1]], table + 1]))
+
+
 def judged(truth: np.ndarray, hour: np.ndarray) -> Samples:
     day = hour // 24
     return Samples(
-        FeatureSchema(("x",)), np.zeros((len(truth), 1), np.float32), truth.astype(np.float32), np.ones(len(truth)),
+        FeatureSchema(("x",)), Rows.of(np.zeros((len(truth), 1), np.float32)), truth.astype(np.float32), np.ones(len(truth)),
         hour, hour, day, day, np.full(len(truth), "g"),
     )  # fmt: skip
 
@@ -495,7 +517,7 @@ def test_a_constant_workload_forecast_at_its_level_is_covered_whatever_the_round
     truth = np.random.default_rng(3).uniform(0.01, 0.9, 500).astype(np.float32)
     index = np.arange(500)
     samples = Samples(
-        FeatureSchema(("x",)), np.zeros((500, 1), np.float32), truth, np.ones(500), index, index, index, index,
+        FeatureSchema(("x",)), Rows.of(np.zeros((500, 1), np.float32)), truth, np.ones(500), index, index, index, index,
         np.full(500, "g"),
     )  # fmt: skip
     forecast = np.nextafter(truth.astype(float), 0)

@@ -75,18 +75,6 @@ def replace(ordered: SingleArray, count: int, old: float, new: float) -> None:
 
 
 @compiled
-def refill(ordered: SingleArray, series: SingleArray, start: int, stop: int) -> int:
-    """Order the finite values of ``series[start:stop]`` afresh; how many there are."""
-    count = 0
-    for t in range(start, stop):
-        if np.isfinite(series[t]):
-            ordered[count] = series[t]
-            count += 1
-    ordered[:count] = np.sort(ordered[:count])
-    return count
-
-
-@compiled
 def slide(ordered: SingleArray, count: int, series: SingleArray, old: tuple[int, int], new: tuple[int, int]) -> int:
     """Move the window from ``old`` to ``new`` (start, stop), both edges forward; how many values it holds."""
     leaving, entering = old[0], old[1]
@@ -114,10 +102,9 @@ def window_percentiles(table: SingleArray, ends: IntArray, width: int, fractions
         for o in range(len(ends)):
             new_stop = max(ends[o], 0)
             new_start = max(new_stop - width, 0)
-            if o == 0 or new_stop < stop or new_start < start or 2 * (new_stop - stop) > width:
-                count = refill(ordered, series, new_start, new_stop)
-            else:
-                count = slide(ordered, count, series, (start, stop), (new_start, new_stop))
+            if new_stop < stop or new_start < start or 2 * (new_stop - stop) > width:
+                start, stop, count = new_start, new_start, 0  # little of what it holds would stay
+            count = slide(ordered, count, series, (start, stop), (new_start, new_stop))
             start, stop = new_start, new_stop
             if count == 0:
                 continue

@@ -36,6 +36,47 @@ STRIDE_H = 5
 """Forecasts are judged every five hours: coprime with 24, so that every hour of the day is met."""
 
 
+AT_ONCE = 4096
+"""Rows that are gathered before the next table: they stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """(S, F) features, gathered where they are read: of most samples nobody asks more than what they are drawn by.
+
+    ``tables`` are (M, F) each, side by side; ``place`` (S,) is each sample's row of them.
+    """
+
+    tables: tuple[SingleArray, ...] = field(repr=False)
+    place: IntArray = field(repr=False)
+
+    @classmethod
+    def of(cls, table: SingleArray) -> Rows:
+        """A table as it is."""
+        return cls((table,), np.arange(len(table)))
+
+    def pick(self, mask: BoolArray | IntArray) -> Rows:
+        """Of some of the samples."""
+        return Rows(self.tables, self.place[mask])
+
+    @cached_property
+    def gathered(self) -> SingleArray:
+        """(S, F) all of them."""
+        rows = np.empty((len(self.place), sum(table.shape[1] for table in self.tables)), np.float32)
+        first = 0
+        for table in self.tables:
+            columns = slice(first, first + table.shape[1])
+            for begin in range(0, len(rows), AT_ONCE):
+                rows[begin : begin + AT_ONCE, columns] = table[self.place[begin : begin + AT_ONCE]]
+            first = columns.stop
+        return rows
+
+    def columns(self, numbers: Sequence[int]) -> SingleArray:
+        """(S, len(numbers)) some of the features."""
+        where = [(table, column) for table in self.tables for column in range(table.shape[1])]
+        return np.stack([table[self.place, column] for table, column in (where[n] for n in numbers)], axis=1)
+
+
 @dataclass(frozen=True)
 class Samples:
     """``S`` samples of one task, flat.
@@ -46,7 +87,7 @@ class Samples:
     """
 
     schema: FeatureSchema
-    rows: SingleArray = field(repr=False)
+    features: Rows = field(repr=False)
     truth: SingleArray = field(repr=False)
     weight: FloatArray = field(repr=False)
     workload: IntArray = field(repr=False)
@@ -58,11 +99,16 @@ class Samples:
     def __len__(self) -> int:
         return len(self.truth)
 
+    @property
+    def rows(self) -> SingleArray:
+        """See above."""
+        return self.features.gathered
+
     def pick(self, mask: BoolArray | IntArray) -> Samples:
         """Some of the samples."""
         return Samples(
             self.schema,
-            self.rows[mask],
+            self.features.pick(mask),
             self.truth[mask],
             self.weight[mask],
             self.workload[mask],
@@ -75,9 +121,14 @@ class Samples:
 
 def concatenate(parts: Sequence[Samples]) -> Samples:
     """Samples of several recordings, whose workload indices and days are already distinct."""
-    names = ("rows", "truth", "weight", "workload", "hour", "start_day", "end_day", "groups")
+    names = ("truth", "weight", "workload", "hour", "start_day", "end_day", "groups")
     columns = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-    return Samples(parts[0].schema, *columns)
+    tables = parts[0].features.tables
+    if all(part.features.tables is tables for part in parts):
+        features = Rows(tables, np.concatenate([part.features.place for part in parts]))
+    else:
+        features = Rows.of(np.concatenate([part.rows for part in parts]))
+    return Samples(parts[0].schema, features, *columns)
 
 
 class Recording:
@@ -154,7 +205,7 @@ class Recording:
         origin = self.origins[column]
         return Samples(
             FeatureSchema(tuple(name for table in tables for name in table.schema.names)),
-            _rows_of(tables, usable),
+            Rows(tuple(table.values.reshape(-1, len(table.schema)) for table in tables), np.flatnonzero(usable)),
             truth[usable],
             self.cores[row],
             row,
@@ -182,25 +233,6 @@ class Recording:
 
     def _is_known(self, resource: str, name: str, hours: IntArray) -> bool:
         return (resource, name) in self._baselines and bool(np.isin(hours, self._baselines[resource, name][0]).all())
-
-
-AT_ONCE = 4096
-"""Rows that are gathered before the next table: they stay in the cache."""
-
-
-def _rows_of(tables: Sequence[FeatureTable], usable: BoolArray) -> SingleArray:
-    """(S, F) the features of all tables, side by side, where ``usable`` (N, O)."""
-    index = np.flatnonzero(usable)
-    rows = np.empty((len(index), sum(len(table.schema) for table in tables)), np.float32)
-    first = 0
-    for table in tables:
-        num = len(table.schema)
-        flat = table.values.reshape(-1, num)
-        for begin in range(0, len(index), AT_ONCE):
-            part = index[begin : begin + AT_ONCE]
-            rows[begin : begin + AT_ONCE, first : first + num] = flat[part]
-        first += num
-    return rows
 
 
 def draw(importance: FloatArray, most: int, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:

@@ -18,6 +18,7 @@ from placement.learning import drift
 from placement.learning.baselines import P95, PEAK, Target, baselines_within, tuned_scale
 from placement.learning.boosted import FitOptions, QuantileModel, base_of, files_of, fit
 from placement.learning.facts import FAMILIES
+from placement.learning.features import FeatureSchema
 from placement.learning.prediction import HISTORY
 from placement.learning.spans import SPAN, Span
 from placement.learning.stacking import conformal, pinball, stack
@@ -139,7 +140,10 @@ def _drawn(
         index = thin(mask, effort.rows, rng)
         return index, np.ones(len(index))
     index = np.flatnonzero(mask)
-    drawn, factor = draw((samples.weight * base_of(samples.schema, samples.rows, base))[index], effort.rows, rng)
+    names = tuple(base.split("+"))
+    columns = samples.features.pick(index).columns([samples.schema.names.index(name) for name in names])
+    amount = samples.weight[index] * base_of(FeatureSchema(names), columns, base)
+    drawn, factor = draw(amount, effort.rows, rng)
     return index[drawn], factor
 
 

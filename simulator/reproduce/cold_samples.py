@@ -19,7 +19,7 @@ from placement.learning.siblings import looks_of
 from placement.learning.usage import DAY, HOUR, STEP_S, SingleArray, UsageSeries
 from placement.learning.windows import Past
 from placement.resources import CPU, FloatArray, IntArray
-from simulator.learning.forecast_samples import Samples
+from simulator.learning.forecast_samples import Rows, Samples
 from simulator.reproduce.neighbours import codes_of, expected_of_others, mean_of_others, number_of_others
 from simulator.reproduce.outcomes import Pairs, outcomes_of_others, pairs_of, together
 from simulator.traces.usage_readers import host_of
@@ -97,7 +97,7 @@ class Population:
         truth = np.percentile(share[:, now : now + TARGET.horizon_h * HOUR], 95, axis=1).astype(np.float32)
         which = np.full(len(rows), day)
         samples = Samples(
-            schema, table, truth, np.ones(len(rows)), rows, np.full(len(rows), begin), which, which,
+            schema, Rows.of(table), truth, np.ones(len(rows)), rows, np.full(len(rows), begin), which, which,
             np.full(len(rows), self.days[day].name, dtype=object),
         )  # fmt: skip
         rules = self._rules(day, begin, own) | {"population-q95": population, "owner": nearest}

@@ -29,7 +29,7 @@ from placement.learning.features import FeatureSchema
 from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.learning.windows import trailing_max, window_percentiles
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
-from simulator.learning.forecast_samples import Recording, Samples, concatenate, folds_of
+from simulator.learning.forecast_samples import Recording, Rows, Samples, concatenate, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.parts import Progress, silent
@@ -176,7 +176,7 @@ def _extended(samples: Samples, extra: Mapping[str, SingleArray]) -> Samples:
     schema = FeatureSchema((*samples.schema.names, *extra))
     rows = np.concatenate([samples.rows, np.stack(list(extra.values()), axis=1)], axis=1)
     return Samples(
-        schema, rows, samples.truth, samples.weight, samples.workload, samples.hour, samples.start_day,
+        schema, Rows.of(rows), samples.truth, samples.weight, samples.workload, samples.hour, samples.start_day,
         samples.end_day, samples.groups,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from placement.learning.features import FeatureSchema
 from placement.learning.stacking import Calibration, pinball
 from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.resources import CPU, AnyArray, BoolArray, FloatArray, IntArray
-from simulator.learning.forecast_samples import Recording, Samples, concatenate, folds_of
+from simulator.learning.forecast_samples import Recording, Rows, Samples, concatenate, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions, with_small_trees
 from simulator.reproduce.forecast_judging import (
     FOLDS,
@@ -122,7 +122,7 @@ class Days:
         return replace(
             part,
             schema=FeatureSchema((*part.schema.names, *names)),
-            rows=np.concatenate([part.rows, extra], axis=1),
+            features=Rows.of(np.concatenate([part.rows, extra], axis=1)),
             workload=lookup[part.workload],
             groups=np.full(len(part), self.stamps[day], dtype=object),
         )
