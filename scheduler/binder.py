@@ -112,10 +112,10 @@ class Binder:
         if held is not None and is_here and (held.is_binding or engine.ledger.keeps_devices(held)):
             return held
         engine.ledger.forget(binding.uid, "devices gone" if is_here else "chosen elsewhere")
-        candidates = engine.mask(np.array([engine.state.row_of[binding.node]]))
-        decision, _draw = engine.decide(binding.uid, seen.spec, candidates)
+        spec, candidates = engine.judged(seen.spec, engine.mask(np.array([engine.state.row_of[binding.node]])))
+        decision, _draw = engine.decide(binding.uid, spec, candidates)
         who = Who(binding.uid, binding.namespace, binding.name)
-        if not decision.is_placed or not engine.ledger.assume(who, seen.spec, decision.node, decision.devices):
+        if not decision.is_placed or not engine.ledger.assume(who, spec, decision.node, decision.devices):
             return None
         return engine.ledger.reservations[binding.uid]
 

@@ -258,6 +258,16 @@ async def test_the_deadline_of_a_lost_binding_counts_from_the_last_attempt(tmp_p
     assert case.free == 1000
 
 
+async def test_a_resource_that_kube_scheduler_leaves_to_others_keeps_no_device_from_its_pod(tmp_path: Path) -> None:
+    """The node has none of it: a device class gives it out."""
+    case = Case(tmp_path)
+    case.ledger.forget("uid-g", "chosen elsewhere")
+    more = with_class(SPEC, request=(*SPEC.request, ("example.com/nic", 1)))
+    case.ledger.see(replace(case.seen, version=2, spec=more))
+    assert await case.bind() == ""
+    assert case.free == 400
+
+
 async def test_a_list_that_is_read_while_a_binding_is_on_its_way_frees_nothing(tmp_path: Path) -> None:
     """It shows the pod as it was: unbound, edited, or nominated elsewhere."""
     case = Case(tmp_path)
