@@ -51,6 +51,8 @@ COST_UNIT = 1 << 20
 MIB = 20
 """Memory enters fixed-point products in MiB, so that they stay inside int64."""
 NUM_PARAMS = 8
+MAX_WEIGHT_MILLI = 0xFFF
+"""Of a term of :class:`Stranded`, which shares an integer with another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,12 @@ class Scorer(ABC):
     def params(self) -> tuple[int, ...]:
         """At most :data:`NUM_PARAMS` − 2 integers for the compiled twin: the scorer's own parameters, in order."""
         return tuple(getattr(self, field.name) for field in fields(self))
+
+    def _need(self, **least: int) -> None:
+        """Refuse parameters below what they must be at least."""
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least {low}")
 
     @abstractmethod
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
@@ -111,6 +119,9 @@ class Leftover(Scorer):
     reference_gpu_milli: int = 8_000
     opcode: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        self._need(reference_cpu=1, reference_memory_mib=1, reference_gpu_milli=1)
+
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         base = slice(CPU_ROW, GPU_ROW + 1)
         left: IntArray = columns.free(rows).T[base].copy()  # one quantity side by side: loops over nodes are long
@@ -130,6 +141,9 @@ class Alignment(Scorer):
     reference_memory_mib: int = 1 << 20
     reference_gpu_milli: int = 8_000
     opcode: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        self._need(reference_cpu=1, reference_memory_mib=1, reference_gpu_milli=1)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         delta = demand.delta
@@ -194,6 +208,12 @@ class RequestedToCapacity(Scorer):
     high_percent: int = 100
     high_score: int = 10
     opcode: ClassVar[int] = 5
+
+    def __post_init__(self) -> None:
+        if self.high_percent <= self.low_percent:
+            raise ValueError(
+                f"high_percent is {self.high_percent}, must be above low_percent, which is {self.low_percent}"
+            )
 
     def params(self) -> tuple[int, ...]:
         return (self.low_percent, self.low_score * 10, self.high_percent, self.high_score * 10)
@@ -415,6 +435,10 @@ class Stranded(Scorer):
     def __post_init__(self) -> None:
         if len(self.millicores_per_gpu) != 4 or len(self.weights_milli) != 4:
             raise ValueError("four cores-per-GPU terms and four weights; use weight 0 to drop one")
+        if min(self.millicores_per_gpu) < 1:
+            raise ValueError(f"millicores_per_gpu is {self.millicores_per_gpu}, each must be at least 1")
+        if min(self.weights_milli) < 0 or max(self.weights_milli) > MAX_WEIGHT_MILLI:
+            raise ValueError(f"weights_milli is {self.weights_milli}, each must be 0 to {MAX_WEIGHT_MILLI}")
 
     def params(self) -> tuple[int, ...]:
         """Per term, COST_UNIT·1000/k and the weight, packed as ``inverse << 12 | weight``."""
@@ -425,7 +449,7 @@ class Stranded(Scorer):
     def _stranded(self, cpu: IntArray, gpu: IntArray) -> IntArray:
         total = np.zeros(len(cpu), np.int64)
         for packed in self.params():
-            total += (packed & 0xFFF) * np.maximum(gpu * COST_UNIT - cpu * (packed >> 12), 0)
+            total += (packed & MAX_WEIGHT_MILLI) * np.maximum(gpu * COST_UNIT - cpu * (packed >> 12), 0)
         return total
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
@@ -603,8 +627,7 @@ class ExitTime(Scorer):
     opcode: ClassVar[int] = 32
 
     def __post_init__(self) -> None:
-        if self.step < 1:
-            raise ValueError(f"step is {self.step}, must be at least 1")
+        self._need(step=1)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         columns.follow()

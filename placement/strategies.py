@@ -43,6 +43,9 @@ from placement.scorers import (
 )
 from placement.strategy import Strategy
 
+MOST = 2**62
+"""No weight or parameter of a scorer is as large: they enter sums in 64 bits."""
+
 
 def _one(name: str, scorer: Scorer, description: str, weight: int = 1, **options: Any) -> Strategy:
     return Strategy(name, (Weighted(scorer, weight),), description=description, **options)
@@ -254,7 +257,7 @@ def _scorer(path: Path, table: str, name: str, parameters: Any) -> Weighted:
         value = tuple(value) if isinstance(value, list) else value
         default = 1 if key == "weight" else defaults[key]
         numbers = value if isinstance(value, tuple) else (value,)
-        if type(value) is not type(default) or not all(type(n) is int for n in numbers):
+        if type(value) is not type(default) or not all(type(n) is int and abs(n) < MOST for n in numbers):
             raise ConfigError(f"strategy {path}: {table}.{name}.{key} is {value!r}, must be like {default!r}")
         values[key] = value
     weight = values.pop("weight", 1)

@@ -423,6 +423,26 @@ def test_every_strategy_survives_its_own_toml(name: str, tmp_path: object) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("leftover]\nreference_cpu = 0", "reference_cpu is 0, must be at least 1"),
+        ("alignment]\nreference_memory_mib = -1", "reference_memory_mib is -1, must be at least 1"),
+        ("requested-to-capacity]\nlow_percent = 100", "high_percent is 100, must be above low_percent, which is 100"),
+        ("stranded]\nmillicores_per_gpu = [0, 1, 2, 3]", "each must be at least 1"),
+        ("stranded]\nweights_milli = [80, 30, 5000, 10]", "each must be 0 to 4095"),
+        ("stranded]\nweights_milli = [80]", "four weights"),
+        ("exit-time]\nstep = 0", "step is 0, must be at least 1"),
+        ("rank]\nweight = 99999999999999999999", "must be like 1"),
+    ],
+)
+def test_a_parameter_that_no_score_can_be_computed_with_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(f"[scorers.{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        strategy_from_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("nmae = 'x'", "did you mean 'name'"),
         ("[scorers.strandd]", "did you mean 'stranded'"),
         ("[scorers.rank]\nspan_mili = 3", "did you mean 'span_milli'"),
