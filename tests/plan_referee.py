@@ -290,8 +290,9 @@ class Referee:
                 if all(k["topologyKey"] in its for k in hard) and chosen(pod, other):
                     counts[its[key]] += 0
                     for uid, n in self.where.items():
-                        same = self.pods[uid]["metadata"]["namespace"] == pod["metadata"]["namespace"]
-                        if n == other["metadata"]["name"] and same:
+                        there = self.pods[uid]["metadata"]
+                        same = there["namespace"] == pod["metadata"]["namespace"]
+                        if n == other["metadata"]["name"] and same and not there.get("deletionTimestamp"):
                             counts[its[key]] += selects(c["labelSelector"], labels_of(self.pods[uid]))
             least = min(counts.values(), default=0) if len(counts) >= c.get("minDomains", 1) else 0
             own = counts[labels_of(node)[key]] + selects(c["labelSelector"], labels_of(pod))
