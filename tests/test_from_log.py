@@ -144,6 +144,13 @@ def test_pods_that_ran_before_the_log_began_are_there_from_the_first_moment(tmp_
     assert teller.history.survival.num_outcomes(ALL, "all") == 1, "the new one alone"
 
 
+def test_a_pod_that_was_being_deleted_when_the_log_began_is_as_any_other() -> None:
+    state = ClusterState()
+    state.add_node(NodeSpec("a", ((CPU, 6000),)))
+    state.bind("leaving", replace(SPEC, leaving=True), "a", was_there=True)
+    assert trace_of(state.log, "live").specs == (SPEC,)
+
+
 def test_a_life_in_a_log_runs_from_binding_to_end() -> None:
     """The pod waited for ten minutes, which a replay must not make it run longer for."""
     strategy = STRATEGIES["first-fit"]
