@@ -92,9 +92,11 @@ class Rejections:
         relative = is_relational or strategy.soft
         scores = program.scores_among(spec, candidates) if relative else program.row(spec)
         known = self._class(strategy, state, spec)
+        if is_relational:  # a bind anywhere may have changed the reason
+            known.clock = 0
         everyone = np.ones(len(scores), np.bool_) if candidates is None else candidates
         codes, todo, best, totals = program.sort_out(scores, everyone, chosen, known, most)
-        known.clock = 0 if is_relational else state.clock  # a bind anywhere may change the reason
+        known.clock = 0 if is_relational else state.clock
         if len(todo):
             for reason, rows in _reasons(strategy, state, spec, todo):
                 codes[rows] = known.codes[rows] = known.code_of(reason)

@@ -263,19 +263,20 @@ def test_what_is_remembered_of_a_class_changes_nothing(steps: list[tuple[int, in
         assert said[:2] == said[2:]
 
 
-def test_a_reason_is_not_remembered_beyond_the_pod_that_was_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resident that keeps others off its zone leaves: on nodes that it never touched other reasons are left."""
+def test_a_reason_is_remembered_neither_beyond_the_pod_that_was_it_nor_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resident that keeps others off its zone comes and leaves: on nodes that it never touched the reason is another."""
     monkeypatch.setattr("placement.rules.MIN_COUNTERS", 1)
     state, memory, strategy = ClusterState(), Rejections(), strategy_named("best-fit")
     for name, zone, cores in (("full", "a", 1), ("other", "b", 4), ("home", "a", 4)):
         state.add_node(NodeSpec(name, (("cpu", cores * 1000), ("memory", 4 * GIB)), (("zone", zone),)))
     spec = PodSpec((("cpu", 2000),))
-    state.bind("alone", PodSpec((("cpu", 1),), pod_rules=PodRules(anti_affinity=(PodTerm("zone", ()),))), "home")
 
     def why() -> list[str]:
         masks = memory.of(strategy, state.snapshot(), spec, None, chosen=-1).masks()
         return [reason for reason, mask in masks.items() if mask[state.row_of["full"]]]
 
+    assert why() == ["Insufficient cpu"]
+    state.bind("alone", PodSpec((("cpu", 1),), pod_rules=PodRules(anti_affinity=(PodTerm("zone", ()),))), "home")
     assert why() == ["node(s) didn't satisfy existing pods anti-affinity rules"]
     state.release("alone")
     state.bind("new", PodSpec((("cpu", 1),), namespace="shop"), "other")  # whom nobody means any more is forgotten
