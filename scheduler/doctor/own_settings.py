@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from scheduler.doctor.facts import Facts
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
-from scheduler.settings import LOOPBACK
+from scheduler.settings import LOOPBACK, Settings
 
 NEW_BALANCE = (1, 36)
 """From this minor on NodeResourcesBalancedAllocation scores what a pod changes (kubernetes#135573)."""
 
 
-def _deadline(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is None:
-        return
-    deadline_ms = facts.settings.http.deadline_ms
+def _where_known(check: Callable[[Facts, Settings], Iterable[Hit]]) -> Callable[[Facts], Iterable[Hit]]:
+    """A check of our settings, which is silent where nobody gave any."""
+    return lambda facts: () if facts.settings is None else check(facts, facts.settings)
+
+
+@_where_known
+def _deadline(facts: Facts, settings: Settings) -> Iterator[Hit]:
+    deadline_ms = settings.http.deadline_ms
     for stanza in facts.ours:
         timeout_s = stanza.timeout_s
         if timeout_s is not None and 4 * deadline_ms > 3 * round(1000 * timeout_s, 6):
@@ -25,48 +29,49 @@ def _deadline(facts: Facts) -> Iterator[Hit]:
             )
 
 
-def _self_exempt(facts: Facts) -> Iterator[Hit]:
-    settings = facts.settings
-    if settings is None or not any(s.is_for_all_pods and s.config.serves_default for s in facts.ours):
-        return
-    if settings.lease.namespace not in settings.exempt_namespaces:
+@_where_known
+def _self_exempt(facts: Facts, settings: Settings) -> Iterator[Hit]:
+    is_asked_for_us = any(s.is_for_all_pods and s.config.serves_default for s in facts.ours)
+    if is_asked_for_us and settings.lease.namespace not in settings.exempt_namespaces:
         yield Hit("exempt_namespaces", f"our own namespace {settings.lease.namespace!r} is not exempt")
 
 
-def _serves_plain(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is not None and not facts.settings.http.tls_cert and facts.settings.http.host not in LOOPBACK:
-        where = facts.settings.http.host or "every address"
+@_where_known
+def _serves_plain(_facts: Facts, settings: Settings) -> Iterator[Hit]:
+    if not settings.http.tls_cert and settings.http.host not in LOOPBACK:
+        where = settings.http.host or "every address"
         yield Hit("http.tls_cert", f"verbs are served without TLS on {where}")
 
 
-def _anybody(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is not None and facts.settings.http.tls_cert and not facts.settings.http.client_ca:
+@_where_known
+def _anybody(_facts: Facts, settings: Settings) -> Iterator[Hit]:
+    if settings.http.tls_cert and not settings.http.client_ca:
         yield Hit("http.client_ca", "callers need no certificate: whoever reaches the port may decide and bind")
 
 
-def _locked_probes(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is not None and facts.settings.http.client_ca and not facts.settings.http.health_port:
+@_where_known
+def _locked_probes(_facts: Facts, settings: Settings) -> Iterator[Hit]:
+    if settings.http.client_ca and not settings.http.health_port:
         yield Hit("http.health_port", "callers must show certificates, and no health_port serves probes")
 
 
-def _idle(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is not None and facts.settings.http.idle_timeout_s <= 90:
-        yield Hit("http.idle_timeout_s", f"idle connections are closed after {facts.settings.http.idle_timeout_s:g} s")
+@_where_known
+def _idle(_facts: Facts, settings: Settings) -> Iterator[Hit]:
+    if settings.http.idle_timeout_s <= 90:
+        yield Hit("http.idle_timeout_s", f"idle connections are closed after {settings.http.idle_timeout_s:g} s")
 
 
-def _locked_out(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is None or not facts.settings.http.client_ca:
-        return
-    for stanza in facts.ours:
+@_where_known
+def _locked_out(facts: Facts, settings: Settings) -> Iterator[Hit]:
+    for stanza in facts.ours if settings.http.client_ca else ():
         if not (stanza.tls.get("certFile") or stanza.tls.get("certData")):
             yield Hit(f"{stanza.path}.tlsConfig", "we demand client certificates and this stanza has none")
 
 
-def _clear_grpc(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is None or facts.settings.grpc.port < 0:
-        return
-    grpc = facts.settings.grpc
-    if grpc.host not in LOOPBACK and not (grpc.tls_cert and grpc.client_ca):
+@_where_known
+def _clear_grpc(_facts: Facts, settings: Settings) -> Iterator[Hit]:
+    grpc = settings.grpc
+    if grpc.port >= 0 and grpc.host not in LOOPBACK and not (grpc.tls_cert and grpc.client_ca):
         lacks = "TLS" if not grpc.tls_cert else "client certificates"
         yield Hit("grpc.tls_cert" if not grpc.tls_cert else "grpc.client_ca", f"gRPC on {grpc.host} without {lacks}")
 
@@ -77,33 +82,32 @@ def _refused_settings(facts: Facts) -> Iterator[Hit]:
         yield Hit(path, message)
 
 
-def _no_nominations(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is not None and facts.settings.plan.enabled and facts.kube_version is not None:
+@_where_known
+def _no_nominations(facts: Facts, settings: Settings) -> Iterator[Hit]:
+    if settings.plan.enabled and facts.kube_version is not None and facts.kube_version < (1, 35):
         major, minor = facts.kube_version
-        if facts.kube_version < (1, 35):
-            yield Hit("plan.enabled", f"NominatedNodeNameForExpectation is not on by default in {major}.{minor}")
+        yield Hit("plan.enabled", f"NominatedNodeNameForExpectation is not on by default in {major}.{minor}")
 
 
-def _other_minor(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is None or facts.kube_version is None:
+@_where_known
+def _other_minor(facts: Facts, settings: Settings) -> Iterator[Hit]:
+    if facts.kube_version is None:
         return
     major, minor = facts.kube_version
     for key in ("strategy", "fallback_strategy"):
-        name = getattr(facts.settings, key)
+        name = getattr(settings, key)
         if name == "kube-default" and facts.kube_version < NEW_BALANCE:
             yield Hit(key, f"kube-scheduler {major}.{minor} scores as kube-default-1.35 does, not as {name}")
         if name == "kube-default-1.35" and facts.kube_version >= NEW_BALANCE:
             yield Hit(key, f"kube-scheduler {major}.{minor} scores as kube-default does, not as {name}")
 
 
-def _idle_learning(facts: Facts) -> Iterator[Hit]:
-    if facts.settings is None:
-        return
+@_where_known
+def _idle_learning(_facts: Facts, settings: Settings) -> Iterator[Hit]:
     from placement.learning.prediction import RULE_PREFIX  # half a second of imports that files without settings spare
     from placement.strategies import strategy_named
 
-    settings, usage = facts.settings, facts.settings.usage
-    strategy = strategy_named(settings.strategy)
+    usage, strategy = settings.usage, strategy_named(settings.strategy)
     is_rule = usage.model.startswith(RULE_PREFIX)
     tells_lifetimes = strategy.reads_lifetimes and settings.lifetimes_every_s > 0 and not is_rule
     has_source = bool(usage.prometheus) or settings.grpc.port >= 0
