@@ -516,7 +516,8 @@ def test_the_command_exits_1_on_findings_and_0_without(tmp_path: Path) -> None:
     for output in ("table", "markdown"):
         clean = CliRunner().invoke(doctor, ["--config", str(path), "-o", output])
         assert clean.exit_code == 0
-        assert clean.stdout.startswith("No findings (")
+        assert clean.stdout.startswith("No findings (2 extender entries, 0 manifests")
+        assert not clean.stderr
     world.all["ignorable"] = False
     path.write_text(yaml.safe_dump(world.config))
     result = CliRunner().invoke(doctor, ["--config", str(path), "-o", "json"])
@@ -525,6 +526,23 @@ def test_the_command_exits_1_on_findings_and_0_without(tmp_path: Path) -> None:
     assert [set(f) for f in report["findings"]] == [{"code", "severity", "path", "message", "fix"}]
     assert report["findings"][0]["code"] == "UD110"
     assert report["findings"][0]["path"] == "extenders[0].ignorable"
+
+
+def test_who_gives_a_file_without_the_configuration_hears_what_was_not_examined(tmp_path: Path) -> None:
+    path = tmp_path / "kube-scheduler.yaml"
+    path.write_text("kind: Pod\nmetadata: {name: kube-scheduler}\n")
+    result = CliRunner().invoke(doctor, ["--config", str(path)])
+    assert result.stdout.startswith("No findings (0 extender entries, 1 manifest;")
+    assert "holds no KubeSchedulerConfiguration, so how kube-scheduler calls Ullage is not examined" in result.stderr
+
+
+def test_a_file_that_is_no_yaml_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "scheduler.yaml"
+    path.write_text("kind: [Pod")
+    with pytest.raises(ConfigError) as found:
+        read_facts(str(path))
+    assert str(found.value).startswith(f"{path}: is not YAML: line 1: expected")
+    assert "\n" not in str(found.value)
 
 
 def test_fail_on_sets_the_mildest_severity_that_counts(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from scheduler.doctor.doctor import (
     to_json,
     worst_first,
 )
-from scheduler.doctor.facts import Facts, read_facts
+from scheduler.doctor.facts import KIND, Facts, read_facts
 from scheduler.doctor.live import Found, Probe, probe
 from scheduler.doctor.rules import SEVERITIES, Hit
 from scheduler.errors import ApiError
@@ -62,6 +62,12 @@ def doctor(
     if config is None and settings_path is None:
         raise ConfigError("nothing to examine: give --config FILE, --settings FILE, or both (and --live to probe)")
     facts = read_facts(config, settings_path, kube_version)
+    if config is not None and not facts.configs:
+        click.echo(
+            f"note: {config} holds no {KIND}, so how kube-scheduler calls Ullage is not examined; give its --config file, or "
+            "manifests that hold that",
+            err=True,
+        )
     findings = []
     if live:
         kube = KubeSettings(kubeconfig=kubeconfig, context=context)
@@ -121,7 +127,10 @@ def _rendered(findings: list[Finding], facts: Facts, output: str) -> str:
 
 def _table(findings: list[Finding], facts: Facts) -> str:
     counts = to_dict(findings, facts)["checked"]
-    looked = f"{counts['extenders']} extender entries, {counts['manifests']} manifests"
+    entries, manifests = counts["extenders"], counts["manifests"]
+    looked = (
+        f"{entries} extender {'entry' if entries == 1 else 'entries'}, {manifests} manifest{'s' * (manifests != 1)}"
+    )
     if not findings:
         return f"No findings ({looked}; {len(RULES)} rules).\n"
     from rich.console import Console

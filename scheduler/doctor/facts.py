@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import yaml
 
 from placement.errors import ConfigError, why
+from scheduler.errors import yaml_fault
 from scheduler.settings import Settings, parse_settings, refuse_objects
 
 KIND = "KubeSchedulerConfiguration"
@@ -257,7 +258,7 @@ def _settings_in(objects: tuple[Table, ...]) -> Table | None:
             try:
                 return table_of(yaml.safe_load(str(text)))
             except yaml.YAMLError as error:
-                raise ConfigError(f"{path_of(config_map)}.{SETTINGS_KEY}: is not YAML: {error}") from error
+                raise ConfigError(f"{path_of(config_map)}.{SETTINGS_KEY}: is not YAML: {yaml_fault(error)}") from error
     return None
 
 
@@ -267,7 +268,7 @@ def _documents(path: Path) -> list[Table]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({why(error)}); check the path and its rights") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
+        raise ConfigError(f"{path}: is not YAML: {yaml_fault(error)}; correct it") from error
     flat: list[Table] = []
     for document in loaded:
         inner = document.get("items") if isinstance(document, dict) and document.get("kind") == "List" else [document]
