@@ -403,6 +403,15 @@ def test_a_plan_that_can_be_acted_on_says_how(tmp_path: Path) -> None:
     assert CliRunner().invoke(plan_group, [*words, "-o", "json"], catch_exceptions=False).stderr == ""
 
 
+def test_a_batch_that_leaves_somebody_out_says_who_helps(tmp_path: Path) -> None:
+    hint = "for the rest: ullage plan rescue makes room, ullage plan purchase says what to buy"
+    for cpu, is_said in (("9", True), ("1", False)):
+        write_snapshot(taken(node("n1", cpu=4), pod("w-1", cpu)), tmp_path / "s.json")
+        words = ["batch", "--snapshot", str(tmp_path / "s.json"), "--time", "1"]
+        told = CliRunner().invoke(plan_group, words, catch_exceptions=False)
+        assert (hint in told.stderr) == is_said
+
+
 @pytest.mark.parametrize(("number", "named"), [(1, "default/s-0"), (12, "default/s-9 and 2 more")])
 def test_pods_on_nodes_that_are_not_listed_are_counted_and_named(number: int, named: str, tmp_path: Path) -> None:
     strays = [pod(f"s-{i}", "1", "gone") for i in range(number)]

@@ -17,7 +17,7 @@ import click
 
 from placement.command_text import shown_command
 from placement.errors import ConfigError
-from placement.planning.plans import Plan
+from placement.planning.plans import Action, Plan
 from simulator.cli import plan_traces
 from simulator.cli.options import PRICES, REPORT, SEED
 from simulator.cli.spans import moment, seconds
@@ -332,7 +332,11 @@ def _run(request: Request, given: _Given, note: str = "") -> None:
         write_whole({given.report: page(before, made, sold=request.shapes, command=command)})
         click.echo(f"report: {given.report}", err=True)
     _print(made, given.output)
-    if given.output == "table" and given.trace is None and made.steps and made.kind != "purchase":
+    if given.output != "table":
+        return
+    if made.kind == "batch" and made.count(Action.PLACE) < sum(not pod.node for pod in request.snapshot.pods):
+        click.echo("\nfor the rest: ullage plan rescue makes room, ullage plan purchase says what to buy", err=True)
+    if given.trace is None and made.steps and made.kind != "purchase":
         click.echo(
             "\nnothing was changed; to act on it: the same with -o json > plan.json, then ullage plan apply plan.json",
             err=True,
