@@ -108,8 +108,9 @@ async def record(
             progress(f"{chunk[0].resource} of {measured:,} pods read, {percent:.0f} % of the time")
     recorded = [_recorded(key, pod) for key, pod in pods.items()]
     if not any(len(p.time_s) for p in recorded):
+        where = f" where {prometheus.selector}" if prometheus.selector else ""
         raise ConfigError(
-            f"Prometheus {prometheus.base} has no usage of this cluster's pods in the last {days:g} days; "
+            f"Prometheus {prometheus.base} has no usage of this cluster's pods{where} in the last {days:g} days; "
             "does it scrape cAdvisor (container_cpu_usage_seconds_total with namespace and pod)?"
         )
     reach_days = (end_s - min(p.time_s[0] for p in recorded if len(p.time_s))) / 86_400

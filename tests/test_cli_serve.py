@@ -45,6 +45,9 @@ async def test_check_opens_the_files_that_settings_name(tmp_path: Path) -> None:
     assert code == 2
     assert "workload.json" in text
     assert "Traceback" not in text
+    code, text = await run("--check", "--kubeconfig", str(tmp_path / "none"))
+    assert code == 2
+    assert text.startswith(f"ullage: kubeconfig {tmp_path / 'none'}: no such file")
     assert (await run("--check"))[0] == 0
 
 

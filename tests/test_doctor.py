@@ -536,6 +536,12 @@ def test_who_gives_a_file_without_the_configuration_hears_what_was_not_examined(
     assert "holds no KubeSchedulerConfiguration, so how kube-scheduler calls Ullage is not examined" in result.stderr
 
 
+def test_a_folder_that_lacks_certificates_is_told_before_the_walk(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("")
+    result = CliRunner().invoke(doctor, ["--config", "x", "--live", "--certificates", str(tmp_path)])
+    assert str(result.exception) == f"--certificates {tmp_path}: holds no tls.crt; give the folder of all three"
+
+
 def test_a_file_that_is_no_yaml_is_told_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "scheduler.yaml"
     path.write_text("kind: [Pod")

@@ -392,6 +392,11 @@ def test_the_snapshot_command_reads_what_kubectl_prints(tmp_path: Path) -> None:
     result = CliRunner().invoke(snapshot, [str(objects), "-f", str(tmp_path / "s.json")], catch_exceptions=False)
     assert result.exit_code == 0
     assert len(read_snapshot(tmp_path / "s.json").pods) == 3
+    assert "note: the list holds no Namespace, so it may lack disruption budgets as well" in result.stderr
+    items = [*FRAGMENTED, {"kind": "Namespace", "metadata": {"name": "default"}}]
+    objects.write_text(json.dumps({"kind": "List", "items": items}))
+    result = CliRunner().invoke(snapshot, [str(objects), "-f", str(tmp_path / "s.json")], catch_exceptions=False)
+    assert "note" not in result.stderr
 
 
 def test_a_plan_that_can_be_acted_on_says_how(tmp_path: Path) -> None:
@@ -421,7 +426,7 @@ def test_pods_on_nodes_that_are_not_listed_are_counted_and_named(number: int, na
     result = CliRunner().invoke(snapshot, words, catch_exceptions=False)
     said = result.stderr.splitlines()
     assert said[0].endswith("2 nodes, 3 pods, 0 of them pending")
-    assert said[1].startswith(f"note: left out: {number} pods on nodes that are not in the list: default/s-0")
+    assert said[-1].startswith(f"note: left out: {number} pods on nodes that are not in the list: default/s-0")
     assert said[1].endswith(named)
     assert read_snapshot(tmp_path / "s.json").left_out == [f"default/s-{i}" for i in range(number)]
 

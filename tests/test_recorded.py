@@ -259,11 +259,13 @@ async def test_what_is_expected_of_a_recording_is_what_is_expected_of_its_trace(
 
 
 async def test_a_prometheus_without_our_pods_is_said_so(tmp_path: Path) -> None:
-    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake:
         api.put("nodes", node_object("n0"))
         api.put("pods", pod_object("web-1"))
-        with pytest.raises(ConfigError, match="has no usage of this cluster's pods"):
-            await record(client, prom, name="mine", days=1, now_s=NOW)
+        for selector, where in (("", "pods in the last"), ('cluster="a"', 'pods where cluster="a" in the last')):
+            async with reader(fake, prometheus_selector=selector) as prom:
+                with pytest.raises(ConfigError, match=f"has no usage of this cluster's {where} 1 days"):
+                    await record(client, prom, name="mine", days=1, now_s=NOW)
 
 
 def test_a_trace_without_usage_or_owners_cannot_be_learned_from() -> None:

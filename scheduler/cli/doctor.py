@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import click
 import yaml
@@ -21,7 +22,7 @@ from scheduler.doctor.doctor import (
     worst_first,
 )
 from scheduler.doctor.facts import KIND, Facts, read_facts
-from scheduler.doctor.live import Found, Probe, probe
+from scheduler.doctor.live import Found, Probe, lacks, probe
 from scheduler.doctor.rules import SEVERITIES, Hit
 from scheduler.errors import ApiError
 from scheduler.settings import KubeSettings
@@ -61,6 +62,8 @@ def doctor(
         return
     if config is None and settings_path is None:
         raise ConfigError("nothing to examine: give --config FILE, --settings FILE, or both (and --live to probe)")
+    if certificates and (lacking := lacks(Path(certificates))):
+        raise ConfigError(f"--certificates {certificates}: holds no {lacking}; give the folder of all three")
     facts = read_facts(config, settings_path, kube_version)
     if config is not None and not facts.configs:
         click.echo(

@@ -75,12 +75,20 @@ def _read_files(settings: Settings) -> None:
     from scheduler.learning.learner import read_workload
 
     _check_places(settings)
+    if settings.kube.kubeconfig:
+        asyncio.run(_read_kubeconfig(settings))
     if settings.knowledge:
         read_workload(settings.knowledge)
     if settings.usage.model:
         load_rungs(settings.usage.model, target_of(settings.usage.horizon))
         if not settings.usage.model.startswith(RULE_PREFIX):
             load_lifetimes(Path(settings.usage.model))
+
+
+async def _read_kubeconfig(settings: Settings) -> None:
+    from scheduler.kube import KubeClient
+
+    await (await KubeClient.connect(settings.kube)).close()
 
 
 def _check_places(settings: Settings) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from placement import objects
+from placement.errors import why
 from placement.marks import why_waits
 from placement.resources import PLAN_GATE
 from placement.specs import gang_besides_labels
@@ -242,14 +243,23 @@ async def _unless_forbidden(work: Awaitable[Answer], otherwise: Answer) -> Answe
         return otherwise
 
 
+def _identity(folder: Path) -> list[Path]:
+    """Authority, certificate and key in a folder, by our script's names or by those of a Secret."""
+    own = "client" if (folder / "client.crt").exists() else "tls"
+    return [folder / name for name in ("ca.crt", f"{own}.crt", f"{own}.key")]
+
+
+def lacks(folder: Path) -> str:
+    """The first of these files that is not there; empty where all are."""
+    return next((path.name for path in _identity(folder) if not path.is_file()), "")
+
+
 def with_certificates(stanza: Stanza, folder: str) -> Stanza:
     """The stanza with its certificates read from ``folder``; as it is if that is empty."""
     if not folder:
         return stanza
-    own = "client" if (Path(folder) / "client.crt").exists() else "tls"
     kept = {k: v for k, v in stanza.tls.items() if k in ("serverName", "insecure")}
-    paths = {"caFile": "ca.crt", "certFile": f"{own}.crt", "keyFile": f"{own}.key"}
-    tls = kept | {key: str(Path(folder) / name) for key, name in paths.items()}
+    tls = kept | dict(zip(("caFile", "certFile", "keyFile"), map(str, _identity(Path(folder))), strict=True))
     return replace(stanza, table={**stanza.table, "tlsConfig": tls})
 
 
@@ -341,7 +351,7 @@ def _pem(tls: Table, what: str) -> str:
             return b64decode(str(data), validate=True).decode()
         return Path(str(tls[f"{what}File"])).read_text(encoding="utf-8") if tls.get(f"{what}File") else ""
     except (OSError, Base64Error, UnicodeDecodeError) as error:
-        raise Unanswered("UD402", f"tlsConfig.{what}Data or {what}File cannot be used here: {error}") from error
+        raise Unanswered("UD402", f"tlsConfig.{what}Data or {what}File cannot be used here: {why(error)}") from error
 
 
 def _expiry(connection: _Connection, path: str) -> Iterator[Found]:

@@ -383,6 +383,11 @@ def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, conte
     write_snapshot(taken, path)
     pending = sum(not pod.node for pod in taken.pods)
     click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)
+    if not taken.namespaces:
+        click.echo(
+            "note: the list holds no Namespace, so it may lack disruption budgets as well; list namespaces,pdb too",
+            err=True,
+        )
     if gone := taken.left_out:
         named = ", ".join(gone[:NAMED]) + (f" and {len(gone) - NAMED} more" if len(gone) > NAMED else "")
         click.echo(f"note: left out: {len(gone)} pods on nodes that are not in the list: {named}", err=True)
