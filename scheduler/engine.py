@@ -199,10 +199,10 @@ class Engine:
         for name, amount in asked.items():
             lane = state.lane(name)
             offered, taken = (state.offered[lane], state.taken[lane]) if lane >= 0 else (nothing, nothing)
-            has_none, has_room = offered[: len(nothing)] == 0, (offered - taken)[: len(nothing)] >= amount
+            has_none = offered[: len(nothing)] == 0
             if (candidates & has_none).any():
                 others.add(name)
-                left = left & (has_none | has_room)
+                left = left & (has_none | ((offered - taken)[: len(nothing)] >= amount))
         if not others or (self.in_force().scores(state.snapshot(), spec, candidates) > NOT_FEASIBLE).any():
             return spec, candidates
         request = tuple((name, amount) for name, amount in spec.request if name not in others)
