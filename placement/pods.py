@@ -218,7 +218,7 @@ class PodSpec:
     @cached_property
     def _hash(self) -> int:
         fields = (self.request, self.gpu, self.namespace, self.owner, self.labels, self.priority, self.node_rules)
-        return hash((*fields, self.pod_rules, self.images))
+        return hash((*fields, self.pod_rules, self.images, self.leaving))
 
     def __hash__(self) -> int:
         return self._hash
