@@ -1,6 +1,7 @@
 """Hard rules equal kube-scheduler's: the candidates that it sends to a recording extender are the core's mask.
 
-Random clusters (labels, taints, residents with ports, labels and anti-affinity) and random pods with every hard rule.
+Random clusters (labels, taints, residents with ports, labels and anti-affinity, some of them resized in place or being
+deleted) and random pods with every hard rule.
 The extender refuses every pod, so nothing is ever bound; an empty mask means that it is not called, and the pod's
 status must say so. ``ULLAGE_E2E_RULES`` sets the number of pods; the seed of a difference is printed with it.
 """
@@ -220,6 +221,19 @@ class Maker:
         spec["affinity"] = affinity
         return {"metadata": {"name": name, "namespace": rng.choice(NAMESPACES), "labels": labels}, "spec": spec}
 
+    def resizes(self) -> dict[str, Any]:
+        """Status of a pod that asks for something else than it has, or that asked in vain."""
+        rng = self.rng
+        running, allocated = ({"cpu": rng.choice(("10m", "500m", "1"))} for _ in range(2))
+        reason = rng.choice(("Deferred", "Infeasible"))
+        granted = {"resources": {"requests": running}, "allocatedResources": allocated}
+        container = {"name": "c", "image": "x", "imageID": "", "ready": True, "restartCount": 0, **granted}
+        return {
+            "phase": "Running",
+            "containerStatuses": [container],
+            "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}],
+        }
+
     def _demand(self, spec: dict[str, Any]) -> None:
         rng = self.rng
         if self.chance(0.3):
@@ -298,20 +312,29 @@ async def kube_scheduler_says(
 
 
 async def build(cluster: Cluster, maker: Maker) -> None:
-    """Nodes and residents of one random cluster. Residents are bound by hand, wherever."""
+    """Nodes and residents of one random cluster. Residents are bound by hand, wherever; of those that leave a finalizer keeps
+    what is there."""
     await cluster.many((("POST", "/api/v1/nodes", maker.node(i)) for i in range(NUM_NODES)), width=4)
     for i in range(NUM_RESIDENTS):
         resident = maker.pod(f"r{i:02d}", resident=True)
         resident["spec"]["nodeName"] = f"n{maker.rng.randrange(NUM_NODES):02d}"
-        await cluster.call("POST", f"/api/v1/namespaces/{resident['metadata']['namespace']}/pods", resident)
+        leaves, path = maker.chance(0.25), f"/api/v1/namespaces/{resident['metadata']['namespace']}/pods"
+        resident["metadata"]["finalizers"] = ["ullage.dev/test"] if leaves else []
+        made = await cluster.call("POST", path, resident)
+        if maker.chance(0.25):
+            await cluster.call("PUT", f"{path}/r{i:02d}/status", made | {"status": maker.resizes()})
+        if leaves:
+            await cluster.call("DELETE", f"{path}/r{i:02d}?gracePeriodSeconds=0")
 
 
 async def clear(cluster: Cluster) -> None:
     """Remove what :func:`build` made."""
     for pod in (await cluster.call("GET", "/api/v1/pods"))["items"]:
         meta = pod["metadata"]
-        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}?gracePeriodSeconds=0"
-        await cluster.call("DELETE", path, ok=(200, 202, 404))
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+        if meta.pop("finalizers", None):
+            await cluster.call("PUT", path, pod)
+        await cluster.call("DELETE", f"{path}?gracePeriodSeconds=0", ok=(200, 202, 404))
     await cluster.many((("DELETE", f"/api/v1/nodes/n{i:02d}") for i in range(NUM_NODES)), width=4)
 
 
