@@ -37,7 +37,7 @@ class RecordedPod:
     """
 
     name: str
-    """``namespace/name``."""
+    """``namespace/name``; ``namespace/name#1`` of the first that had a name which others have had since."""
     spec: PodSpec
     arrival_s: int
     """Unix time when it began to run (its kubelet took it), or was created while it waits: a life has no waiting in it."""

@@ -1,7 +1,8 @@
 """Records a cluster for ``ullage record``: its nodes and pods from the API, what they used from Prometheus.
 
 Pods that are gone have samples and an owner in Prometheus but no object in the API. They are taken for pods of their
-workload as it runs today; where that is gone as well they are left out, and counted.
+workload as it runs today; where that is gone as well they are left out, and counted. Pods that had one name after the
+other (of a StatefulSet, say) are told apart by when each began.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class _Pod:
 
     spec: PodSpec
     arrival_s: int = -1
+    is_listed: bool = False
+    """By the API, so that it counts without samples, too."""
     is_here: bool = False
     kept_milli: tuple[int, int] = (1000, 1000)
     node: str = ""
@@ -89,7 +92,7 @@ async def record(
     end_s = int(now_s)
     nodes, pods, unreadable = await _cluster(client, page_size)
     progress(f"{len(nodes)} nodes, {len(pods)} pods")
-    owners = await prometheus.owners(end_s, days)
+    owners, starts = await prometheus.owners(end_s, days), await prometheus.starts(end_s, days)
     by_workload = {workload_of(p.spec.namespace, p.spec.owner): p.spec for p in pods.values()}
     by_workload.pop("", None)
     unknown: set[tuple[str, str]] = set()
@@ -106,7 +109,7 @@ async def record(
             percent = 100 * (until_s - first_s) / (end_s - first_s)
             measured = sum(1 for pod in pods.values() if pod.samples)
             progress(f"{chunk[0].resource} of {measured:,} pods read, {percent:.0f} % of the time")
-    recorded = [_recorded(key, pod) for key, pod in pods.items()]
+    recorded = [life for key, pod in pods.items() for life in _lives(key, pod, starts.get(key, set()))]
     if not any(len(p.time_s) for p in recorded):
         where = f" where {prometheus.selector}" if prometheus.selector else ""
         raise ConfigError(
@@ -166,7 +169,7 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
         kept = kept_of((meta.annotations or {}).get(RIGHTSIZED, ""))
         parts = parts_of(_decode_pod(raw))
         pods[seen.namespace, seen.name] = _Pod(
-            seen.spec, _unix(started or meta.creationTimestamp), not seen.has_ended, kept, seen.node,
+            seen.spec, _unix(started or meta.creationTimestamp), True, not seen.has_ended, kept, seen.node,
             (parts[CPU], parts[MEMORY]),
         )  # fmt: skip
     return nodes, pods, unreadable
@@ -217,13 +220,25 @@ def _add(pod: _Pod, series: PodSeries) -> None:
         pod.samples.setdefault(round(at), [-1, -1])[0 if is_cpu else 1] = round(value * unit)
 
 
-def _recorded(key: tuple[str, str], pod: _Pod) -> RecordedPod:
-    times = sorted(pod.samples)
-    table: IntArray = np.array([pod.samples[t] for t in times], np.int64).reshape(-1, 2)
-    is_known = not times or 0 <= pod.arrival_s < times[0]  # else one before had the name, or the stamp makes no sense
-    arrival = pod.arrival_s if is_known else times[0] - STEP_S
-    departure = -1 if pod.is_here else (times[-1] if times else max(arrival, 0))
-    return RecordedPod(
-        "/".join(key), pod.spec, max(arrival, 0), departure, np.array(times, np.int64), table[:, 0], table[:, 1],
-        pod.kept_milli, pod.node, pod.parts,
-    )  # fmt: skip
+def _lives(key: tuple[str, str], pod: _Pod, starts: set[int]) -> list[RecordedPod]:
+    """The pods that had this name, oldest first: samples up to a start are of the pod before.
+
+    Of those that are gone the API tells nothing: they are taken for what the last one is.
+    """
+    begins = sorted(starts | {pod.arrival_s} - {-1})
+    times: IntArray = np.array(sorted(pod.samples), np.int64)
+    table: IntArray = np.array([pod.samples[t] for t in times.tolist()], np.int64).reshape(-1, 2)
+    begun = np.searchsorted(begins, times)  # how many starts were before a sample; 0 = nobody knows when its pod began
+    last = len(begins) if pod.is_listed else int(begun.max())
+    found: list[RecordedPod] = []
+    for number in sorted({*begun.tolist(), last}):
+        mine = begun == number
+        samples, is_last = times[mine], number == last
+        arrival = begins[number - 1] if number else (int(samples[0]) - STEP_S if len(samples) else 0)
+        departure = int(samples[-1]) if len(samples) else arrival
+        found.append(RecordedPod(
+            "/".join(key) + (f"#{len(found) + 1}" if not is_last else ""), pod.spec, arrival,
+            -1 if is_last and pod.is_here else departure, samples, table[mine, 0], table[mine, 1], pod.kept_milli,
+            pod.node if is_last else "", pod.parts,
+        ))  # fmt: skip
+    return found

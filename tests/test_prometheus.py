@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import re
 import resource
 import time
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,8 @@ class FakeProm:
         self.memory = float(GIB) / 2
         self.oldest_s = 0
         """It holds no samples from before."""
+        self.starts: list[tuple[str, float, float]] = []
+        """Pods, when each began, and until when it was seen."""
         self.forms: list[dict[str, str]] = []
         self.authorizations: list[str] = []
         self.delay_s = 0.0
@@ -73,6 +76,13 @@ class FakeProm:
         if "kube_pod_owner" in expression:
             names = {"namespace": "shop", "owner_kind": "ReplicaSet", "owner_name": "web-7c9d8bf6c4"}
             return [{"metric": names | {"pod": pod}, "value": [0, "1"]} for pod in self.pods]
+        if "kube_pod_start_time" in expression:
+            hours, at_s = int(re.findall(r"\[(\d+)h\]", expression)[0]), float(form["time"])
+            return [
+                {"metric": {"namespace": "shop", "pod": pod, "uid": f"{number}"}, "value": [at_s, str(start)]}
+                for number, (pod, start, seen_s) in enumerate(self.starts)
+                if start <= at_s and seen_s > at_s - hours * 3600
+            ]
         found = []
         for pod, cores in self.pods.items():
             series: dict[str, Any] = {"metric": {"namespace": "shop", "pod": pod}}
@@ -211,6 +221,21 @@ async def test_owners_are_workloads_not_their_generations() -> None:
     async with fake_prometheus() as fake, reader(fake) as client:
         fake.pods = {"web-7c9d8bf6c4-abcde": lambda t: 1.0}
         assert await client.owners(NOW, 1) == {("shop", "web-7c9d8bf6c4-abcde"): "shop/Deployment/web"}
+
+
+async def test_pods_that_had_one_name_after_the_other_each_have_their_start() -> None:
+    async with fake_prometheus() as fake, reader(fake) as client:
+        fake.starts = [
+            ("db-0", NOW - 200_000.0, NOW - 90_000),
+            ("db-0", NOW - 90_000.0, NOW),
+            ("db-1", NOW - 50.5, NOW),
+        ]
+        fake.starts.append(("odd", math.nan, NOW))
+        of_three_days = await client.starts(NOW, 3)
+        of_a_day = await client.starts(NOW, 1)
+    assert of_three_days == {("shop", "db-0"): {NOW - 200_000, NOW - 90_000}, ("shop", "db-1"): {NOW - 51}}
+    assert of_a_day[("shop", "db-0")] == {NOW - 90_000}
+    assert len(fake.forms) == 4, "one query a day"
 
 
 @pytest.mark.parametrize("token", [b"two\nlines", b"nul\x00", b"\xff", None])

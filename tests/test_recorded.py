@@ -125,6 +125,35 @@ async def test_a_recorded_pod_arrives_when_its_kubelet_took_it_not_when_it_began
     assert bare.arrival_s == datetime.fromisoformat("2023-11-01T01:00:00Z").timestamp()
 
 
+async def test_pods_that_had_one_name_after_the_other_are_rows_of_their_own(tmp_path: Path) -> None:
+    """A StatefulSet names a pod as the one before; only their starts tell them apart."""
+    begin, step = NOW // STEP_S * STEP_S, STEP_S
+    starts = [begin - 90_000, begin - 4 * step - 10, begin - 2 * step + 10]
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
+        api.put("nodes", node_object("n0"))
+        now = pod_object("db-0", ownerReferences=[OWNER], creationTimestamp="2023-11-01T00:00:00Z")
+        now["metadata"]["namespace"], now["spec"]["nodeName"] = "shop", "n0"
+        now["status"]["startTime"] = datetime.fromtimestamp(starts[2], UTC).isoformat()
+        api.put("pods", now)
+        fake.pods = {"db-0": lambda t: 0.5, "db-1": lambda t: 0.2 if t <= begin - step else math.nan}
+        fake.memory = math.nan
+        fake.starts = [("db-0", start, NOW) for start in starts]
+        fake.starts += [("db-1", begin - 5 * step, NOW), ("db-1", begin - 3 * step, NOW), ("db-1", begin, NOW)]
+        recording = await record(client, prom, name="mine", days=6 * step / 86_400, now_s=NOW)
+    lives = {p.name: (p.arrival_s, p.departure_s, p.node, p.time_s.tolist()) for p in recording.pods}
+    assert lives == {
+        "shop/db-0#1": (starts[0], begin - 5 * step, "", [begin - 6 * step, begin - 5 * step]),
+        "shop/db-0#2": (starts[1], begin - 2 * step, "", [begin - k * step for k in (4, 3, 2)]),
+        "shop/db-0": (starts[2], -1, "n0", [begin - step, begin]),
+        "shop/db-1#1": (begin - 7 * step, begin - 5 * step, "", [begin - 6 * step, begin - 5 * step]),
+        "shop/db-1#2": (begin - 5 * step, begin - 3 * step, "", [begin - 4 * step, begin - 3 * step]),
+        "shop/db-1": (begin - 3 * step, begin - step, "", [begin - 2 * step, begin - step]),
+    }
+    trace = trace_of_recording(recording)
+    assert len(set(trace.pods.spec.tolist())) == 1
+    assert sorted(trace.pods.departure_s - trace.pods.arrival_s)[-1] <= 4 * step, "no merged life"
+
+
 async def test_lives_run_from_the_kubelet_or_a_step_before_the_first_sample_to_the_last_one(tmp_path: Path) -> None:
     begin, step = NOW // STEP_S * STEP_S, STEP_S
     stamps = {
@@ -158,7 +187,8 @@ async def test_lives_run_from_the_kubelet_or_a_step_before_the_first_sample_to_t
     lives = {pod.name.removeprefix("shop/"): (pod.arrival_s, pod.departure_s) for pod in recording.pods}
     assert lives == {
         "ran": (begin - 1000, -1),
-        "again": (first - step, -1),
+        "again#1": (first - step, begin),
+        "again": (begin, -1),
         "over": (int(datetime(2023, 11, 1, tzinfo=UTC).timestamp()), begin - 2 * step),
         "never": (int(datetime(2023, 11, 1, tzinfo=UTC).timestamp()),) * 2,
         "odd": (first - step, -1),

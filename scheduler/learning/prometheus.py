@@ -5,8 +5,8 @@ exceeds a number of points, one query runs at a time, and after each one the rea
 more than a share of the time: a slow server is asked less. Counter resets are mended by ``rate()``, stale series are
 left out by Prometheus itself; values that make no sense are dropped and counted.
 
-Metrics read: ``container_cpu_usage_seconds_total``, ``container_memory_working_set_bytes`` (cAdvisor) and
-``kube_pod_owner`` (kube-state-metrics).
+Metrics read: ``container_cpu_usage_seconds_total``, ``container_memory_working_set_bytes`` (cAdvisor),
+``kube_pod_owner`` and, to record, ``kube_pod_start_time`` (kube-state-metrics).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"([^"\\\n]|\\.)*"'
 _SELECTOR = re.compile(rf"{_MATCHER}(,{_MATCHER})*")
 WINDOW_S = 120
 """Of the rate that stands for "now"; two scrapes must fall into it."""
-OWNERS_H = 24
-"""Hours of owners per query."""
+PODS_H = 24
+"""Hours of what pods are (owner, start) per query."""
 MAX_STEPS = 10_000
 """Prometheus itself refuses more than 11,000 steps."""
 
@@ -173,21 +173,38 @@ class Prometheus:
         return max(1, min(MAX_STEPS, int(self.settings.max_points / (number if number >= 1 else 1.0))))
 
     async def owners(self, at_s: int, days: float) -> dict[tuple[str, str], str]:
-        """Workload of each pod seen in the ``days`` before ``at_s``, by (namespace, pod); the newest of a name.
-
-        A day is asked for at a time, the oldest first: where pods come and go, weeks at once would take too long.
-        """
-        owners = _of("kube_pod_owner", 'owner_is_controller!="false"', self.selector)
-        hours, found = max(1, math.ceil(days * 24)), dict[tuple[str, str], str]()
-        for back in range((hours - 1) // OWNERS_H * OWNERS_H, -1, -OWNERS_H):
-            series = f"{owners}[{min(OWNERS_H, hours - back)}h]"
-            expression = f"group by ({BY}, owner_kind, owner_name) (last_over_time({series}))"
-            for answer in await self._ask("query", {"query": expression, "time": str(at_s - back * 3600)}):
-                kind, owner = answer.metric.get("owner_kind", ""), answer.metric.get("owner_name", "")
-                if kind and owner and kind != "<none>":
-                    namespace, pod = _pod_of(answer.metric)
-                    found[namespace, pod] = workload_of(namespace, f"{kind}/{owner}")
+        """Workload of each pod seen in the ``days`` before ``at_s``, by (namespace, pod); the newest of a name."""
+        series, found = (
+            _of("kube_pod_owner", 'owner_is_controller!="false"', self.selector),
+            dict[tuple[str, str], str](),
+        )
+        async for labels, _ in self._day_by_day(f"group by ({BY}, owner_kind, owner_name)", series, at_s, days):
+            kind, owner = labels.get("owner_kind", ""), labels.get("owner_name", "")
+            if kind and owner and kind != "<none>":
+                namespace, pod = _pod_of(labels)
+                found[namespace, pod] = workload_of(namespace, f"{kind}/{owner}")
         return found
+
+    async def starts(self, at_s: int, days: float) -> dict[tuple[str, str], set[int]]:
+        """Unix times when kubelets took pods that were seen in the ``days`` before ``at_s``, by (namespace, pod).
+
+        There are several of a name under which pods were made anew: the UID tells them apart.
+        """
+        series, found = _of("kube_pod_start_time", self.selector), dict[tuple[str, str], set[int]]()
+        async for labels, value in self._day_by_day(f"max by ({BY}, uid)", series, at_s, days):
+            if value > 0:
+                found.setdefault(_pod_of(labels), set()).add(int(value))
+        return found
+
+    async def _day_by_day(
+        self, grouped: str, series: str, at_s: int, days: float
+    ) -> AsyncIterator[tuple[dict[str, str], float]]:
+        """Labels and last values, a day at a time, the oldest first: where pods come and go, weeks at once take too long."""
+        hours = max(1, math.ceil(days * 24))
+        for back in range((hours - 1) // PODS_H * PODS_H, -1, -PODS_H):
+            expression = f"{grouped} (last_over_time({series}[{min(PODS_H, hours - back)}h]))"
+            for answer in await self._ask("query", {"query": expression, "time": str(at_s - back * 3600)}):
+                yield answer.metric, _number(answer.value[1]) if answer.value else math.nan
 
     def _pods(self, answer: list[_Series], resource: str) -> list[PodSeries]:
         """Series by pod, without values that make no sense."""
