@@ -265,6 +265,14 @@ def test_a_damaged_row_of_openb_is_counted_when_told_to_skip(tmp_path: Path) -> 
     assert trace.manifest.notes == ("1 bad rows skipped",)
 
 
+def test_damaged_nodes_of_openb_are_left_out_and_counted_when_told_to_skip(tmp_path: Path) -> None:
+    nodes = NODES + "n1,1,1,0,\n" + "n2,1,1,x,\n" + "n3,1\n"
+    trace = read_openb(openb(tmp_path, nodes=nodes), skip_bad_rows=True)
+    assert [node.name for node in trace.nodes] == ["n0", "n1"]
+    assert trace.nodes[1].amounts[CPU] == 64_000, "the first of a name"
+    assert trace.manifest.notes == ("3 bad rows of nodes skipped",)
+
+
 FLEET = (NodeSpec("n0", ((CPU, 1000),)), NodeSpec("n1", ((CPU, 1000),)))
 OUTAGE = "18,3,6/21/1996 10:20,6/21/1996 10:40\n"
 

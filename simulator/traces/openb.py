@@ -32,7 +32,8 @@ def read_openb(
     ------
     TraceError : a file is missing, foreign or damaged.
     """
-    fleet = _read_nodes(data / NODE_LISTS[nodes])
+    listed = Rows(data / NODE_LISTS[nodes], skip_bad_rows)
+    fleet = _nodes(listed)
     rows = Rows(data / f"openb_pod_list_{variant}.csv", skip_bad_rows)
     classes: dict[PodSpec, int] = {}
     names: list[str] = []
@@ -55,7 +56,7 @@ def read_openb(
         arrival_s=np.array(arrival, np.int64)[order],
         departure_s=np.array(departure, np.int64)[order],
     )
-    notes = (f"{rows.skipped} bad rows skipped",) if rows.skipped else ()
+    notes = tuple(f"{n} bad rows{of} skipped" for n, of in ((rows.skipped, ""), (listed.skipped, " of nodes")) if n)
     trace = Trace(Manifest(f"openb-{variant}", "openb", notes=notes), tuple(classes), tuple(fleet), pods)
     trace.check()
     return trace
@@ -99,15 +100,14 @@ def _times(row: dict[str, str], rows: Rows) -> tuple[int, int] | None:
     return arrival, departure
 
 
-def _read_nodes(path: Path) -> list[NodeSpec]:
-    rows = Rows(path)
+def _nodes(rows: Rows) -> list[NodeSpec]:
     fleet = []
     for row in _read(rows, ("sn", "cpu_milli", "memory_mib", "gpu", "model")):
         cpu = rows.integer(row["cpu_milli"], "cpu_milli", most=10**9)
         memory = rows.integer(row["memory_mib"], "memory_mib", most=10**9)
         gpus = rows.integer(row["gpu"], "gpu", most=62)
         if cpu is None or memory is None or gpus is None or not rows.is_first(row["sn"], "sn"):
-            raise AssertionError("nodes are never skipped: rows.bad raises")
+            continue
         allocatable = ((CPU, cpu), (MEMORY, memory << 20), (PODS, MAX_PODS))
         fleet.append(NodeSpec(row["sn"], allocatable, num_gpus=gpus, gpu_model=row["model"] or ""))
     return sorted(fleet, key=lambda node: node.name)
