@@ -9,6 +9,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,9 +33,9 @@ from simulator.learning.accuracy import html
 from simulator.learning.lifetime_accuracy import headline, rows_of
 from simulator.learning.lifetime_samples import Draw, is_held_out, samples_of, with_owners
 from simulator.learning.lifetime_scores import calibration_error, gone_by, log_loss, reliability, scores
-from simulator.learning.lifetime_training import CLASS_SHARE, DRIFT, Bounds, model_shares, train_lifetimes
+from simulator.learning.lifetime_training import CLASS_SHARE, DRIFT, Bounds, model_shares, train_lifetimes, verdict
 from simulator.learning.recordings import AZURE_MARK, Learnable, _with_batches, evaluate, read_learnable, train
-from simulator.learning.training import Effort, Split
+from simulator.learning.training import Effort, Split, Verdict
 from simulator.traces.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
 from tests.life_traces import GIB, by_the_hour, nodes, spec_of
 
@@ -74,6 +75,38 @@ def test_the_card_says_what_was_learned_from_and_how_good_it_is(folder: Path) ->
         assert set(rules) == {"last", "majority", "mean", "survival", "population", "history"}
         assert all(mine["log_loss"] < rule["log_loss"] and mine["brier"] < rule["brier"] for rule in rules.values())
         assert mine["calibration_error"] < 0.2
+
+
+def test_training_says_at_which_ages_a_rule_is_right_more_often(tmp_path: Path, trace: Trace, folder: Path) -> None:
+    def table(ours: float | None, rule: float | None) -> dict[str, Any]:
+        return {"all": {"model": {"accuracy": ours}, "mean": {"accuracy": rule}, "oracle": {"accuracy": 1.0}}}
+
+    lost = verdict({"0s": table(0.646, 0.67), "900s": table(0.7, 0.7), "3600s": table(None, None)}, 5000)
+    assert lost.is_behind
+    assert lost.words.startswith(
+        "the lifetime model is ahead of the best rule at 1 of 2 ages, and behind at arrival "
+        "(64.6 % of classes are right, of mean 67.0 %): "
+    )
+    assert lost.words.endswith("more lives than these 5,000 may help")
+    assert verdict({"0s": table(0.7, 0.6)}, 1) == Verdict("the lifetime model is ahead of the best rule at 1 of 1 ages")
+    assert verdict({}, 1) == Verdict("no life was left to judge the lifetime model by")
+    said = load_card(folder)["lifetimes"]["verdict"]
+    assert said == "the lifetime model is ahead of the best rule at 3 of 3 ages"
+    trace.save(tmp_path / "t.ullage")
+    command = [
+        str(tmp_path / "t.ullage"),
+        "-m",
+        str(tmp_path / "m"),
+        "--seed",
+        "3",
+        "--rows",
+        "1500",
+        "--no-refit",
+        "-q",
+    ]
+    done = CliRunner().invoke(train_command, command)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[-1] == f"note: {said}"
 
 
 def test_the_same_recording_and_seed_give_the_same_bytes(folder: Path, trace: Trace) -> None:

@@ -136,7 +136,8 @@ def test_training_says_where_a_rule_does_better_as_evaluate_does(tmp_path: Path)
         assert task.metrics["pinball"] == pytest.approx(predictors["model"]["pinball"])
         assert task.metrics["best_rule_pinball"] == pytest.approx(min(best["pinball"], best["tuned_pinball"]))
         said = json.loads((folder / "card.json").read_text())["verdict"]
-        assert said == verdict(series, trained)
+        assert said == verdict(series, trained).words
+        assert verdict(series, trained).is_behind == task.loses
         assert said.startswith(f"the model is ahead of the best rule on {int(not task.loses)} of 1 tasks")
         assert f"on {int(not task.loses)} of 1 tasks" in headline(report)
         found.append((task.loses, said))

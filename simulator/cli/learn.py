@@ -179,9 +179,8 @@ def train(
     if refit:
         click.echo("note: figures are of before the last fit; what is served was then fitted on all of it", err=True)
     click.echo(f"model: {model}; judge it with: ullage evaluate {trace} -m {model} --report accuracy.html", err=True)
-    if learned.verdict:
-        kind = "warning" if any(t.loses for t in learned.usage) else "note"
-        click.echo(f"{kind}: {learned.verdict}", err=True)
+    for verdict in learned.verdicts:
+        click.echo(f"{'warning' if verdict.is_behind else 'note'}: {verdict.words}", err=True)
     table = [
         {
             "task": t.name,

@@ -8,10 +8,9 @@ from typing import Any
 
 from placement.page_style import sheet
 from simulator.charts import Line, line_chart
-from simulator.learning.lifetime_training import best_rule
+from simulator.learning.lifetime_training import AGES, best_rule
 
 COLUMNS = ("accuracy", "c_index", "log_loss", "brier", "calibration_error", "pods")
-AGES = {"0s": "at arrival", "900s": "after 15 minutes", "3600s": "after an hour"}
 GROUPS = {
     "all": "all",
     "held_out_owners": "owners never fitted on",

@@ -34,7 +34,7 @@ from simulator.learning.lifetime_samples import (
 )
 from simulator.learning.lifetime_scores import Scores, at_age, gone_by, log_loss, reliability, scores
 from simulator.learning.sight import digest_of
-from simulator.learning.training import FIT_SHARE, TUNED_SHARE
+from simulator.learning.training import FIT_SHARE, TUNED_SHARE, Verdict
 from simulator.traces.trace import NEVER, Trace
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -51,16 +51,20 @@ DRIFT = {"window": drift.WINDOW, "least": drift.LEAST, "margin_nats": drift.MARG
 """Of :class:`placement.learning.drift.LossMonitor`, for people who read the card."""
 OURS = ("model", "oracle")
 """Predictors that are no rivals."""
+AGES = {"0s": "at arrival", "900s": "after 15 minutes", "3600s": "after an hour"}
+"""Those at which lifetimes are judged, in words."""
 
 
 @dataclass(frozen=True)
 class TrainedLifetimes:
-    """What is served, what was judged (the same, or before it was fitted again), part of the card, name → text of files."""
+    """What is served, what was judged (the same, or before it was fitted again), part of the card, name → text of files,
+    and whether the judged model pays."""
 
     model: LifetimeModel
     judged: LifetimeModel
     section: dict[str, Any]
     files: dict[str, str]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ def train_lifetimes(
     later = samples.pick(late & np.isin(samples.age_s, JUDGED_AGES_S))
     judged = fitted(learned, bounds.fit, between, bounds.mix, seed)
     model = model_at(samples, bounds.last, most=len(samples), seed=seed) if refit else judged
+    metrics = judge(judged, later, bounds.last, seed)
+    found = verdict(metrics, len(learned))
     facts = {
         "data": data,
         "seed": seed,
@@ -145,10 +151,11 @@ def train_lifetimes(
         "figures": BEFORE_REFIT if refit else AS_SERVED,
         SPAN: span_of_lives(owned, bounds, refit=refit).card,
         OWNERS: known_of(owned),
-        "metrics": judge(judged, later, bounds.last, seed),
+        "metrics": metrics,
+        "verdict": found.words,
     }
     section, files = card_section(model, facts, judged if refit else None)
-    return TrainedLifetimes(model, judged, section, files)
+    return TrainedLifetimes(model, judged, section, files, found)
 
 
 BEFORE_REFIT = (
@@ -314,6 +321,28 @@ def best_rule(table: dict[str, Scores], metric: str) -> tuple[str, float | None]
         return "", None
     name = min(known, key=lambda n: (sign * known[n], n))
     return name, known[name]
+
+
+def verdict(ages: dict[str, Any], num_fitted: int) -> Verdict:
+    """How a model did beside the best rule at each age that :func:`judge` found lives of, and what follows, in words."""
+    judged, lost = 0, []
+    for age, entry in ages.items():
+        mine, (rule, best) = entry["all"]["model"]["accuracy"], best_rule(entry["all"], "accuracy")
+        if mine is None or best is None:
+            continue
+        judged += 1
+        if mine < best:
+            lost.append(f"{AGES[age]} ({100 * mine:.1f} % of classes are right, of {rule} {100 * best:.1f} %)")
+    if not judged:
+        return Verdict("no life was left to judge the lifetime model by")
+    said = f"the lifetime model is ahead of the best rule at {judged - len(lost)} of {judged} ages"
+    if not lost:
+        return Verdict(said)
+    return Verdict(
+        f"{said}, and behind {', '.join(lost)}: live the history answers as long as it tells more, and more lives than "
+        f"these {num_fitted:,} may help",
+        is_behind=True,
+    )
 
 
 def data_of(trace: Trace, bounds: Bounds, seed: int) -> dict[str, Any]:

@@ -109,8 +109,8 @@ class Learned:
     usage: list[training.Trained]
     lifetimes: TrainedLifetimes | None
     notes: list[str]
-    verdict: str = ""
-    """How usage models did beside the best rules, in words; empty without any."""
+    verdicts: list[training.Verdict]
+    """Of usage and lifetimes, as far as they were learned."""
 
 
 def train(
@@ -162,8 +162,9 @@ def train(
         data = {"name": found["name"], "workloads": found["owners"], "days": found["days"], "resources": []}
         card = {"data": data, "created_s": created_s, "seed": seed, "tasks": {}, **more}
         training.write_model([], folder, card, files)
-    said = training.verdict(source.usage, trained) if source.usage is not None and trained else ""
-    return Learned(trained, lifetimes, undated(source) + notes, said)
+    verdicts = [training.verdict(source.usage, trained)] if source.usage is not None and trained else []
+    verdicts += [lifetimes.verdict] if lifetimes is not None else []
+    return Learned(trained, lifetimes, undated(source) + notes, verdicts)
 
 
 def evaluate(

@@ -530,18 +530,28 @@ def content_of(series: UsageSeries) -> str:
     return found.hexdigest()[:16]
 
 
-def verdict(series: UsageSeries, trained: Sequence[Trained]) -> str:
+@dataclass(frozen=True)
+class Verdict:
+    """How models did beside the best simple rules, in words."""
+
+    words: str
+    is_behind: bool = False
+    """Somewhere."""
+
+
+def verdict(series: UsageSeries, trained: Sequence[Trained]) -> Verdict:
     """How models did beside the best rules, as ``ullage evaluate`` of the recording says it, and what follows, in words."""
     judged, lost = [t for t in trained if t.best_rule], [t for t in trained if t.loses]
     said = f"the model is ahead of the best rule on {len(judged) - len(lost)} of {len(judged)} tasks"
     if len(judged) < len(trained):
         said += f"; no day was left to judge {', '.join(t.name for t in trained if not t.best_rule)}"
     if not lost:
-        return said
+        return Verdict(said)
     losses = ", ".join(f"{t.name} ({_times(t)} x the loss of {t.best_rule})" for t in lost)
-    return (
+    return Verdict(
         f"{said}, and behind on {losses}: for these leave usage.model out (the largest sample of seven days answers then), "
-        f"and train again on more days or workloads than these {series.num_days:.3g} and {len(series.workloads)}"
+        f"and train again on more days or workloads than these {series.num_days:.3g} and {len(series.workloads)}",
+        is_behind=True,
     )
 
 
@@ -589,7 +599,7 @@ def model_card(
             "split_days": [round(split.first_hour / 24, 2), round(split.last_fit, 2), round(split.last_calibration, 2)],
         },
         "figures": BEFORE_REFIT if refit else AS_SERVED,
-        "verdict": verdict(series, trained),
+        "verdict": verdict(series, trained).words,
         SPAN: span_of(series, split, refit=refit).card,
         "fitted_on": fitted_on(series, np.ones(len(held), np.bool_)) if refit else before,
         "judged_fitted_on": before,
