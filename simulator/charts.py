@@ -168,6 +168,13 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
     return f'<div class="lines">{svg}<div class="names" aria-hidden="true">{"".join(names)}</div></div>'
 
 
+def reliability_chart(title: str, points: Sequence[Sequence[float]], *, x_label: str, y_label: str) -> str:
+    """A card with the line of a model, beside one whose promises are kept exactly."""
+    x = [point[0] for point in points]
+    lines = [Line("model", x, [point[1] for point in points]), Line("ideal", x, x)]
+    return f'<div class="card">{line_chart(title, lines, x_label=x_label, y_label=y_label)}</div>'
+
+
 def heat_map(
     title: str, names: Sequence[str], x: Sequence[float], rows: Sequence[Sequence[float | None]], *, x_label: str
 ) -> str:

@@ -32,7 +32,7 @@ FORMAT = 2
 
 CARD = "card.json"
 FLOOR = 1e-3
-"""Least base, as a share: below it a workload is idle and ratios mean nothing."""
+"""Least base and least answer, as a share: below it a workload is idle and ratios mean nothing."""
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,6 @@ LEAST = DAY
 """Samples without which a workload counts with its request, as it does in Koordinator: a few hours tell little of a day."""
 LEAST_YOUNG = 3 * HOUR
 """Samples without which a model is not asked either: in the first two hours its answers fell short too often."""
-FLOOR = 1e-3
-"""Least answer, as a share: below it a workload is idle and ratios mean nothing."""
 OUTCOME_DAYS = 10
 """Outcomes older than this count no more."""
 PARTS_DAYS = 7
@@ -592,7 +590,7 @@ def _measured(past: Past) -> FloatArray:
 
 def _uppers(predictor: Predictor, batch: Batch, resource: str) -> SingleArray | None:
     share = predictor.shares(batch, resource)
-    return None if share is None else np.maximum(share, np.float32(FLOOR))
+    return None if share is None else np.maximum(share, np.float32(boosted.FLOOR))
 
 
 def _moments_h(predictor: Predictor, target: Target) -> Sequence[int]:

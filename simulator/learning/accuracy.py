@@ -18,21 +18,26 @@ from placement.errors import ConfigError, ModelError
 from placement.learning import boosted
 from placement.learning.baselines import Target, baselines_within, tuned_scale
 from placement.learning.features import CLOCK, schema_of
+from placement.learning.forecasting import LEVEL
 from placement.learning.prediction import LEAST
 from placement.learning.spans import Span
 from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.page_style import STYLE, coded, sheet
 from placement.resources import AnyArray, BoolArray, FloatArray
-from simulator.charts import Line, dot_chart, line_chart
+from simulator.charts import dot_chart, reliability_chart
 from simulator.learning import lifetime_accuracy
 from simulator.learning.forecast_samples import Recording, Samples
 from simulator.learning.sight import Judged, Sight, digest_of, sight_of
-from simulator.learning.training import LEVEL, Split, content_of, deployable_recording, predictions
+from simulator.learning.training import Split, content_of, deployable_recording, predictions
 
 NEXT = (
     "Next: `model` of the section `[usage]` of the settings has `ullage serve` forecast with it, and falls back to history "
     "by itself where the model stops holding. Without a model the largest sample of seven days answers."
+)
+RELIABILITY = (
+    "Share of outcomes that stay within a forecast, for each level asked for: above the ideal line the model is "
+    "cautious, below it promises too much."
 )
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 Report = dict[str, Any]
@@ -272,7 +277,8 @@ def html(report: Report, command: str = "") -> str:
     for i, (name, task) in enumerate(report["tasks"].items()):
         body += [
             f'<h2 id="t{i}">{escape(name)}</h2>',
-            _diagram(task["reliability"]),
+            f'<p class="lead">{RELIABILITY}</p>',
+            reliability_chart("Reliability", task["reliability"], x_label="level asked for", y_label="share covered"),
             _predictors(task["predictors"]),
             _groups("workloads", task["novelty"]),
             _groups("group", task["groups"]),
@@ -329,17 +335,6 @@ def _intro(report: Report) -> str:
         + f'<p class="lead">{escape(note)}.</p>'
         * bool(note)
     )
-
-
-def _diagram(points: Sequence[Sequence[float]]) -> str:
-    x = [p[0] for p in points]
-    lines = [Line("model", x, [p[1] for p in points]), Line("ideal", x, x)]
-    svg = line_chart("Reliability", lines, x_label="level asked for", y_label="share covered")
-    lead = (
-        "Share of outcomes that stay within a forecast, for each level asked for: above the ideal line the model is "
-        "cautious, below it promises too much."
-    )
-    return f'<p class="lead">{lead}</p><div class="card">{svg}</div>'
 
 
 def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:

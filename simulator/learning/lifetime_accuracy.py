@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from placement.page_style import sheet
-from simulator.charts import Line, line_chart
+from simulator.charts import reliability_chart
 from simulator.learning.lifetime_training import AGES, best_rule
 
 COLUMNS = ("accuracy", "c_index", "log_loss", "brier", "calibration_error", "pods")
@@ -78,7 +78,9 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
         body.append(f"<h3>{escape(AGES[age])}</h3>")
         points = entry["reliability"]
         if points:
-            body.append(_diagram(points))
+            body.append(
+                reliability_chart("Reliability of lifetimes", points, x_label="chance to be gone", y_label="share gone")
+            )
         body.append(_classes(entry["classes"]))
         body += [_table(title, entry[group]) for group, title in GROUPS.items() if group in entry]
     return body
@@ -91,13 +93,6 @@ def _of_classes(lifetimes: Mapping[str, Any]) -> str:
         return ""
     owner = f", the owner's majority {100 * shares['owner']:.0f} %" if shares["owner"] else ""
     return f"; of what is said of classes trees of their own have {100 * shares['trees']:.0f} %{owner}"
-
-
-def _diagram(points: Sequence[Sequence[float]]) -> str:
-    x = [p[0] for p in points]
-    lines = [Line("model", x, [p[1] for p in points]), Line("ideal", x, x)]
-    svg = line_chart("Reliability of lifetimes", lines, x_label="chance to be gone", y_label="share gone")
-    return f'<div class="card">{svg}</div>'
 
 
 def _table(title: str, table: Mapping[str, Mapping[str, float | int | None]]) -> str:

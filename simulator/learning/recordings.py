@@ -11,6 +11,7 @@ from placement.errors import ConfigError, ModelError, PlacementError
 from placement.knowledge import workload_of
 from placement.learning import boosted
 from placement.learning.baselines import Target
+from placement.learning.forecasting import LEVEL
 from placement.learning.lifetime_model import OWNERS, SECTION, load_lifetimes
 from placement.learning.spans import Span
 from placement.learning.usage import UsageSeries
@@ -186,7 +187,7 @@ def evaluate(
             f"{folder} predicts {' and '.join(kinds) or 'nothing'}, of which {source.name} tells nothing; "
             "train one on such data"
         )
-    report: accuracy.Report = {"data": source.name, "model": card.get("data"), "level": training.LEVEL, "tasks": {}}
+    report: accuracy.Report = {"data": source.name, "model": card.get("data"), "level": LEVEL, "tasks": {}}
     errors: list[str] = []
     if has_usage and source.usage is not None:
         try:

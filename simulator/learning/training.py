@@ -19,6 +19,7 @@ from placement.learning.baselines import P95, PEAK, Target, baselines_within, tu
 from placement.learning.boosted import FitOptions, QuantileModel, base_of, files_of, fit
 from placement.learning.facts import FAMILIES
 from placement.learning.features import FeatureSchema
+from placement.learning.forecasting import LEVEL
 from placement.learning.prediction import HISTORY
 from placement.learning.spans import SPAN, Span
 from placement.learning.stacking import conformal, pinball, stack
@@ -28,7 +29,6 @@ from simulator.learning.forecast_samples import STRIDE_H, Recording, Samples, co
 from simulator.learning.sight import digest_of
 from simulator.output import write_whole
 
-LEVEL = 0.95
 MIN_TUNE = 100
 """Fewer calibration samples than this say nothing about a 95 % quantile."""
 

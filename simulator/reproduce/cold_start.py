@@ -18,6 +18,7 @@ import numpy as np
 
 from placement.learning.baselines import tuned_scale
 from placement.learning.boosted import FitOptions
+from placement.learning.forecasting import LEVEL
 from placement.learning.stacking import conformal, pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
@@ -26,7 +27,7 @@ from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.cold_samples import MIXED_RULE, OUTCOME, TARGET, Cold, Population
 from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.data_sets import data_set
-from simulator.reproduce.forecast_judging import FOLDS, LEVEL, ratio
+from simulator.reproduce.forecast_judging import FOLDS, ratio
 from simulator.reproduce.forecast_planetlab import split_days
 from simulator.reproduce.parts import Omitted, Progress, silent
 from simulator.reproduce.seeds import pooled

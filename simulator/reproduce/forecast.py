@@ -16,13 +16,14 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.learning.baselines import P95, PEAK, Target
+from placement.learning.forecasting import LEVEL
 from placement.learning.usage import DAY, HOUR
 from placement.resources import CPU, MEMORY, FloatArray
 from simulator.learning.forecast_samples import Recording
 from simulator.learning.training import Effort
 from simulator.reproduce.data_sets import Once, data_set
 from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, bitbrains_task, generations
-from simulator.reproduce.forecast_judging import LEVEL, TaskResult, ratio
+from simulator.reproduce.forecast_judging import TaskResult, ratio
 from simulator.reproduce.forecast_planetlab import Days, planetlab_task, split_days
 from simulator.reproduce.forecast_results import KeptResults, code_files, digest_of
 from simulator.reproduce.parts import Omitted, Progress, silent

@@ -13,12 +13,12 @@ import numpy as np
 
 from placement.errors import ConfigError
 from placement.learning.baselines import tuned_scale
+from placement.learning.forecasting import LEVEL
 from placement.learning.stacking import Calibration, adapted_level, conformal, pinball, stack
 from placement.learning.usage import SingleArray
 from placement.resources import AnyArray, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Samples, draw
 
-LEVEL = 0.95
 FOLDS = 4
 STACKED_BASELINES = 6
 """How many baselines, the best of the days before, join the models in the stack."""

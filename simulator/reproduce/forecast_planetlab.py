@@ -17,6 +17,7 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.learning.baselines import Target, baselines_within, oracle
 from placement.learning.features import FeatureSchema
+from placement.learning.forecasting import LEVEL
 from placement.learning.stacking import Calibration, pinball
 from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.resources import CPU, AnyArray, BoolArray, FloatArray, IntArray
@@ -24,7 +25,6 @@ from simulator.learning.forecast_samples import Recording, Rows, Samples, concat
 from simulator.learning.training import Effort, fit_bases, predictions, with_small_trees
 from simulator.reproduce.forecast_judging import (
     FOLDS,
-    LEVEL,
     STACKED_BASELINES,
     TWINS,
     Bands,
