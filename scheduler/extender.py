@@ -120,6 +120,7 @@ class Extender:
                     "python": platform.python_version(),
                     "strategy": strategy.name,
                     "strategyDigest": strategy.digest,
+                    "strategyConfigured": engine.strategy.name,
                     "knowledgeDigest": engine.state.knowledge.digest,
                     "mode": "off" if engine.modes.is_killed else engine.modes.default,
                 }

@@ -21,15 +21,28 @@ from aiohttp import web
 
 from placement.gangs import SIZE
 from placement.resources import DEVICES_ANNOTATION, GPU_SHARE
+from placement.strategies import strategy_named
 from scheduler.binder import Binder
 from scheduler.doctor.doctor import from_probes
 from scheduler.doctor.facts import Facts, read_facts
-from scheduler.doctor.live import LIVE_RULES, Probe, hops, probe, read_metrics, shared, skewed, wrong_answer
+from scheduler.doctor.live import (
+    LIVE_RULES,
+    Probe,
+    hops,
+    probe,
+    read_metrics,
+    read_version,
+    shared,
+    skewed,
+    wrong_answer,
+)
 from scheduler.doctor.manifests import POLICY
 from scheduler.doctor.rules import Hit
 from scheduler.extender import Extender
 from scheduler.gates import GATE
 from scheduler.kube import KubeClient
+from scheduler.learning.learner import Learner
+from scheduler.ledger import Seen
 from scheduler.server import HttpServer, Request, Response
 from scheduler.settings import HttpSettings, KubeSettings, PlanSettings, Settings
 from tests.api_server import kubeconfig
@@ -116,6 +129,26 @@ async def test_a_healthy_extender_is_walked_without_a_finding(certificates: Any,
         assert await codes(facts_of(folder, tmp_path), address) == []
         assert live.ledger.reservations == {}, "probes reserve nothing"
         assert live.state.version == version
+
+
+async def test_that_the_fallback_strategy_decides_is_said_until_what_the_other_needs_is_learned(
+    certificates: Any, tmp_path: Path
+) -> None:
+    folder = certificates("good")
+    async with extender(folder, tmp_path) as (live, address):
+        live.engine.strategy = strategy_named("ullage")
+        (stanza,) = facts_of(folder, tmp_path).ours
+
+        async def said() -> list[str]:
+            found = await asyncio.to_thread(lambda: list(hops(stanza, QUESTION, address)))
+            return [hit.message for code, hit in found if code != "UD405"]  # a busy machine is slow
+
+        assert await said() == ["best-fit decides, the settings say ullage"]
+        live.ledger.pods["web"] = Seen("web", "web", "shop", 1, cpu_pod(1))
+        await Learner(live.engine, 60, lambda: True).learn()
+        assert await said() == []
+    for older in (b"[]", b"<html>", b'{"strategy": "priced"}'):
+        assert list(read_version(older, "p")) == []
 
 
 async def test_a_name_that_does_not_resolve_is_said(certificates: Any, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest
-from scheduler.learning.learner import Learner
+from placement.strategies import strategy_named
+from scheduler.learning.learner import NO_DEVICES, Learner
 from scheduler.ledger import Seen
 from tests.live_engine import Live, cpu_pod
 
@@ -32,6 +33,29 @@ def test_that_pods_leave_is_learned_when_a_class_becomes_fewer_and_not_forgotten
     assert learn()
     pods["job"] = Seen("job", "job", "shop", 10, cpu_pod(2, gpu=GpuRequest(1, 500)))
     assert learn()
+
+
+def test_without_gpus_the_strategy_decides_and_not_the_fallback(tmp_path: Path) -> None:
+    """As in a replay; it would else never read forecasts and lifetimes on a cluster of CPUs."""
+    live = Live(tmp_path / "records")
+    live.engine.strategy = strategy_named("ullage")
+    learner = Learner(live.engine, 60, lambda: True)
+    for name in ("n1", "n2"):
+        live.state.remove_node(name)
+    for i, name in enumerate(("web", "db")):
+        assert live.engine.in_force().name == ("best-fit" if not i else "ullage")
+        live.ledger.pods[name] = Seen(name, name, "shop", i, cpu_pod(i + 1))
+        asyncio.run(learner.learn())
+    assert live.state.knowledge.prices is NO_DEVICES
+    live.state.add_node(NodeSpec("t4", (("cpu", 8000), ("memory", 1 << 34)), num_gpus=1, gpu_model="T4"))
+    live.ledger.pods["job"] = Seen("job", "job", "shop", 9, cpu_pod(2, gpu=GpuRequest(1, 500)))
+    asyncio.run(learner.learn())
+    prices = live.state.knowledge.prices
+    assert prices is not None
+    assert "T4" in {group[0] for group in prices.groups}
+    live.state.remove_node("t4")
+    asyncio.run(learner.learn())
+    assert live.state.knowledge.prices is prices, "what was learned stays while nobody offers one"
 
 
 def test_prices_follow_the_nodes_although_the_same_pods_are_here(tmp_path: Path) -> None:

@@ -166,6 +166,13 @@ LIVE_RULES: tuple[Rule, ...] = (
         "Create the missing pods, or mend minMember (minCount) of its group or the annotation ullage.dev/gang-size.",
     ),
     Rule("UD417", WARNING, *UNGUARDED),
+    Rule(
+        "UD418",
+        WARNING,
+        "The fallback strategy decides",
+        "What `strategy` needs to know is missing: predicted use and lifetimes that it would read count for nothing.",
+        "Prices of GPU shares need pods to learn from and the solver: wait for the first pods; install ullage[plan].",
+    ),
 )
 
 
@@ -226,6 +233,7 @@ def hops(stanza: Stanza, question: Table | None, address: str = "") -> Iterator[
         with _connection(stanza, address) as connection:
             yield from _expiry(connection, path)
             yield from _readiness(connection, path)
+            yield from _strategy(connection, path)
             if question is not None and stanza.get("filterVerb"):
                 yield from _ask(connection, stanza, question)
             yield from _own_metrics(connection, path)
@@ -367,6 +375,23 @@ def _readiness(connection: _Connection, path: str) -> Iterator[Found]:
     status, body = connection.request("GET", "/readyz")
     if status != 200:
         yield "UD406", Hit(path, f"/readyz says {status}: {body[:200].decode('utf-8', 'replace')}")
+
+
+def _strategy(connection: _Connection, path: str) -> Iterator[Found]:
+    status, body = connection.request("GET", "/version")
+    if status == 200:
+        yield from read_version(body, path)
+
+
+def read_version(body: bytes, path: str) -> Iterator[Found]:
+    """Whether another strategy decides than the settings say."""
+    try:
+        said = json.loads(body)
+        decides, configured = said["strategy"], said["strategyConfigured"]
+    except (ValueError, TypeError, KeyError):  # an older Ullage, or none: the other probes tell
+        return
+    if decides != configured:
+        yield "UD418", Hit(path, f"{decides} decides, the settings say {configured}")
 
 
 def _ask(connection: _Connection, stanza: Stanza, question: Table) -> Iterator[Found]:

@@ -1,8 +1,8 @@
 """Keeps the live ledger's knowledge up to date: the workload that is here, and prices of device shares from it.
 
 Prices are a linear program of some tenths of a second, so it runs in a thread; its result enters the ledger as one
-event, like every other change. Without the solver (the ``plan`` extra) or without GPUs there are no prices, and
-the fallback strategy decides.
+event, like every other change. Where nobody offers a GPU or nobody asks for one, every share is worth its size, as in a
+replay. Without the solver (the ``plan`` extra) there are no prices, and the fallback strategy decides.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ FIRST_WAIT_S = 0.2
 """Pause before another attempt while nothing was learned yet."""
 HALF_LIFE_S = 86_400
 """A class that is gone counts half after a day: the night's pods are remembered in the morning."""
+NO_DEVICES = Knowledge.neutral().prices
+"""Of shares that nobody offers or nobody asks for."""
 PARTS = 100
 """Remembered counts are kept in so many parts of a pod; less than one part is forgotten."""
 
@@ -48,15 +50,13 @@ def read_workload(path: str) -> Workload:
 
 
 def price(workload: Workload, nodes: list[NodeSpec]) -> DevicePrices | None:
-    """Prices, or None where there are none (no GPUs, nobody asks for one, or no solver installed)."""
+    """Prices where a GPU is offered and one is asked for; None where no solver is installed."""
     try:
         from placement.prices import device_prices
 
         return device_prices(workload, nodes, source=workload.source)
     except ImportError:
         log.warning('prices need the solver; install "ullage[plan]", or the fallback strategy decides')
-    except ConfigError as error:
-        log.info("no prices", extra={"why": str(error)})
     return None
 
 
@@ -111,7 +111,8 @@ class Learner:
         if not workload.kinds or (workload == old.workload and offered == self._offered):
             return
         self._offered = offered
-        prices = await asyncio.to_thread(price, workload, nodes)
+        has_devices = bool(offered) and any(kind.count for kind in workload.kinds)
+        prices = await asyncio.to_thread(price, workload, nodes) if has_devices else old.prices or NO_DEVICES
         now = ledger.state.knowledge  # forecasts may have come while the thread ran
         ledger.state.learn(now.but(workload=workload, prices=prices), time_s=ledger.time_s)
         said = {"digest": ledger.state.knowledge.digest, "kinds": len(workload.kinds)}
