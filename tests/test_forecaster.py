@@ -115,6 +115,33 @@ def test_a_workload_that_comes_back_within_four_weeks_is_no_newcomer(away_days: 
     assert [q.is_new for q in asked(made, "w")] == [is_new]
 
 
+@pytest.mark.parametrize(("hours", "is_new"), [(0, True), (2, False), (30, False)])
+def test_who_was_here_for_hours_before_it_was_measured_is_no_newcomer(hours: int, is_new: bool) -> None:
+    """Its node was not scraped, or all histories had an owner."""
+    made = Forecaster(TARGET)
+    fill(made, NOW, NOW + 2 * DAY_S, {"other": 1000})
+    for hour in range(hours + 1):
+        then = NOW + 2 * DAY_S + hour * HOUR_S
+        made.keep(["other", "w"])
+        made.settle(then)
+        fill(made, then, then + HOUR_S, {"other": 1000})
+    fill(made, then, then + 4 * HOUR_S, {"w": 1000})
+    made.keep(["other", "w"])
+    assert [q.is_new for q in asked(made, "w")] == [is_new]
+
+
+def test_a_clock_that_was_ahead_makes_no_newcomer_of_who_is_here_unmeasured() -> None:
+    made = Forecaster(TARGET)
+    fill(made, NOW, NOW + 3 * DAY_S, {"other": 1000})
+    made.keep(["w"])
+    made.settle(NOW + 3 * DAY_S)
+    fill(made, NOW + DAY_S, NOW + DAY_S + 6 * HOUR_S, {"other": 1000})
+    made.keep(["w"])
+    made.settle(NOW + DAY_S)
+    fill(made, NOW + DAY_S + 6 * HOUR_S, NOW + DAY_S + 9 * HOUR_S, {"w": 1000})
+    assert [q.is_new for q in asked(made, "w")] == [False]
+
+
 @dataclass
 class Kin:
     """A model that says what kin tell."""

@@ -119,9 +119,6 @@ async def served(
         live.ledger.lose_node(name)
     for node in trace.nodes:
         live.ledger.see_node(node)
-    for uid, pod in replay.pod_of.items():
-        spec = trace.specs[trace.pods.spec[pod]]
-        live.ledger.see(Seen(uid, uid, spec.namespace, 1, spec, replay.node_names[replay.node_of[pod]]))
     live.engine.strategy = strategy_named(strategy)
     settings = UsageSettings(model=model, horizon=TARGET.name, siblings=siblings)
     learner = LiveLearner(live.engine, settings, lambda: True, clock=lambda: now[0])
@@ -132,6 +129,10 @@ async def served(
         if every_s > STEP_S and time_s % every_s == 0:
             await learner.turn()  # in a replay what is rarer comes first
         for uid, (cpu, memory) in got.items():
+            if uid not in live.ledger.pods:
+                pod = replay.pod_of[uid]
+                spec = trace.specs[trace.pods.spec[pod]]
+                live.ledger.see(Seen(uid, uid, spec.namespace, 1, spec, replay.node_names[replay.node_of[pod]]))
             await learner.store.put(Sample(Subject("pod", uid), now[0], cpu_millicores=cpu, memory_bytes=memory))
         if every_s == STEP_S:
             await learner.turn()

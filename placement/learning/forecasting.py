@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import merge
-from math import ceil, isnan, sqrt
+from math import ceil, inf, isnan, sqrt
 
 import numpy as np
 
@@ -122,6 +122,8 @@ class _Known:
     """Whether others can be told how it stood on the past."""
     is_back: bool = False
     """Whether it was known before and forgotten: its history does not tell when it began."""
+    here_s: float = inf
+    """Since when it was seen to be here without being measured."""
     used: Mapping[str, int] = field(default_factory=dict)
     """The most of each resource when it was last asked about; only while that is all there is."""
 
@@ -232,6 +234,8 @@ class Forecaster:
         """Those in which anybody was measured, as long as histories reach."""
         self._forgotten: dict[str, float] = {}
         """When those were last measured that are gone, in the order in which they were forgotten."""
+        self._unmeasured: dict[str, float] = {}
+        """Since when those are here that nobody measured yet."""
         self._promises: deque[_Promise] = deque()
         self._outcomes: dict[tuple[str, str], _Outcomes] = {}
         self._newcomers: dict[tuple[str, str], dict[str, int]] = {}
@@ -305,7 +309,9 @@ class Forecaster:
                 self.num_turned_away += 1
                 return None
             is_back = self._forgotten.pop(workload, None) is not None
-            known = self._known[workload] = _Known(UsageHistory(workload, days=HISTORY_DAYS), is_back=is_back)
+            known = self._known[workload] = _Known(
+                UsageHistory(workload, days=HISTORY_DAYS), is_back=is_back, here_s=self._unmeasured.pop(workload, inf)
+            )
         return known
 
     def _taken(self, known: _Known, time_s: int, is_taken: bool) -> bool:
@@ -320,10 +326,13 @@ class Forecaster:
     def _is_new(self, known: _Known, history: PastUsage) -> bool:
         """Whether a workload began when its history does: it would have been measured in the day before, as others were.
 
-        What runs once a day would; after a gap in measuring nobody knows who came in it.
+        What runs once a day would; after a gap in measuring nobody knows who came in it. Who was here for an hour before,
+        on a node that was not measured or without a place among the histories, is older.
         """
         first = history.first_s // HOUR_S
-        return not known.is_back and self._hours.issuperset(range(first - DAY_S // HOUR_S, first))
+        if known.is_back or history.first_s > known.here_s + HOUR_S:
+            return False
+        return self._hours.issuperset(range(first - DAY_S // HOUR_S, first))
 
     def seen(self, workload: str, time_s: float) -> None:
         """The workload was measured just now, whatever the sample: its forecast is as fresh as that."""
@@ -337,6 +346,7 @@ class Forecaster:
         When all places are taken, who comes later is left out until one is free.
         """
         kept = set(workloads)
+        self._unmeasured = {n: self._unmeasured.get(n, inf) for n in kept if n not in self._known}
         newest = max((k.last_s for k in self._known.values()), default=0.0)
         for name in [n for n, k in self._known.items() if n not in kept and newest - k.last_s > DAY_S]:
             self._forgotten[name] = self._known.pop(name).last_s
@@ -589,6 +599,7 @@ class Forecaster:
         for key, outcomes in self._outcomes.items():
             outcomes.settle(now_s, self._level(*key))
         self.crowding.settle()
+        self._unmeasured = {name: min(since_s, now_s) for name, since_s in self._unmeasured.items()}
         return judged
 
     def recall(self) -> Iterator[None]:
