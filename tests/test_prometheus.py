@@ -329,6 +329,30 @@ async def test_history_is_read_back_and_the_forecast_enters_as_knowledge(tmp_pat
     assert kinds.count("knowledge") == 1
 
 
+async def test_nodes_that_were_used_up_before_a_restart_shut_every_rung_after_it(tmp_path: Path) -> None:
+    """Two hours of one of three nodes are more than 1 % of a day."""
+
+    def busy(then_s: int, cores: float) -> Callable[[float], float]:
+        return lambda t: cores if then_s < t <= then_s + 7200 else 0.1
+
+    for then_s, number, is_crowded in ((72_000, 2, True), (95_000, 2, False), (72_000, 1, False)):
+        live, clock = Live(tmp_path / f"{then_s}-{number}.db"), Clock()
+        async with fake_prometheus() as fake, reader(fake) as client:
+            for name in ("web-1", "web-2")[:number]:
+                web_pod(live, name)
+                fake.pods[name] = busy(NOW - then_s, 4.0)
+            learner = learner_of(live, clock, client)
+            learner.forecaster.crowding.look(NOW - 600, 0, 3)
+            await learner.turn()
+            crowding = learner.forecaster.crowding
+            assert crowding.is_crowded == is_crowded
+            assert crowding.share == pytest.approx(24 / (3 * 288) if is_crowded else 0)
+            assert forecast(live).rung == ("request" if is_crowded else "history")
+            clock.now += STEP_S
+            await learner.turn()
+            assert crowding.share == pytest.approx(24 / (3 * 288) if is_crowded else 0), "it is counted once"
+
+
 class Churning(FakeProm):
     """A new job every hour of the last days, of names that sort before everybody's."""
 

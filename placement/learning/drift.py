@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 from placement.learning.usage import DAY, STEP_S
+from placement.resources import IntArray
 
 WEEK = 7 * DAY
 MILLION = 10**6
@@ -117,6 +119,20 @@ class Crowding:
         self._looks.append((slot, num_full, num_nodes))
         while self._looks[0][0] <= slot - DAY:
             self._looks.popleft()
+
+    def recall(self, end_s: int, used: IntArray, offered: IntArray) -> None:
+        """What pods used on each node in the last day, before anybody looked.
+
+        Parameters
+        ----------
+        used : ``(N, DAY)`` millicores, the last of them in the five minutes that end at ``end_s``.
+        offered : ``(N,)`` millicores.
+        """
+        last, first = end_s // STEP_S, self._looks[0][0] if self._looks else inf
+        full = ((used >= FULL * offered[:, None]) & (offered[:, None] > 0)).sum(axis=0)
+        for back, num_full in enumerate(full[::-1].tolist()):
+            if last - back < first:
+                self._looks.appendleft((last - back, num_full, len(offered)))
 
     def rewind(self, now_s: float) -> None:
         """Forget what was noted of the time after now: the clock was ahead."""

@@ -145,9 +145,8 @@ def _crowding(forecaster: Forecaster, recording: Recording, end_s: int) -> tuple
         now[pod.node][pod.name] = float(pod.cpu_millicores[-1])
         if pod.kept_milli[0] < 1000:
             lowered[pod.node].append(pod.name)
-    for slot in range(DAY):
-        full = sum(is_full(float(used[name][slot]), cpu) for name, cpu in offered.items())
-        forecaster.crowding.look((last - DAY + 1 + slot) * STEP_S, full, len(offered))
+    on_nodes = np.array([used[name] for name in offered], np.int64).reshape(-1, DAY)
+    forecaster.crowding.recall(end_s, on_nodes, np.array(list(offered.values()), np.int64))
     forecaster.crowding.settle()
     if not forecaster.crowding.is_crowded:
         return ()

@@ -16,6 +16,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from placement.errors import ModelError
 from placement.knowledge import Forecasts, workload_of
 from placement.learning.drift import is_full
@@ -34,8 +36,8 @@ from placement.learning.prediction import (
 )
 from placement.learning.reclaim import is_reclaimed
 from placement.learning.siblings import SIBLINGS
-from placement.learning.usage import STEP_S
-from placement.resources import CPU, MEMORY
+from placement.learning.usage import DAY, STEP_S
+from placement.resources import CPU, MEMORY, IntArray
 from placement.state import CPU_ROW
 from scheduler.engine import Engine
 from scheduler.errors import SourceError
@@ -252,6 +254,7 @@ class UsageLearner:
         here = {self._workload(uid) for uid in self.engine.ledger.pods} | set(recent.values())
         names, is_empty = self._uids(), True
         is_first = not self._read_to_s
+        is_past, lately = is_first or not self._has_past, dict[str, IntArray]()
         async for chunk in prometheus.history(first_s, last_s):
             self._has_past = self._has_past and not is_first
             is_empty = is_empty and not chunk
@@ -260,12 +263,33 @@ class UsageLearner:
                 workload = self._workload(uid) if uid else owners.get((series.namespace, series.pod), "")
                 # Whoever is gone would take the places of those that are here: jobs of the last weeks, say.
                 await self._add_series(workload if workload in here else "", series, int(now_s))
+                if uid and is_past and series.resource == CPU:
+                    self._note_use(lately, uid, series, last_s)
             if chunk and chunk[0].resource == MEMORY:  # CPU of that time was read before it
                 # One query in hundreds fails where a server is slow: what was read until then is not asked for again.
                 self._read_to_s = min(last_s, int(max(series.time_s[-1] for series in chunk)))
+        if lately:
+            self._recall_nodes(lately, last_s)
         if not is_empty or last_s - first_s > EMPTY_S:
             self._read_to_s = last_s
         self._has_past = True
+
+    def _note_use(self, lately: dict[str, IntArray], uid: str, series: PodSeries, last_s: int) -> None:
+        """What a pod used in the last day counts for the node where it is now, unless it is on reclaimed capacity."""
+        state = self.engine.state
+        resident = state.residents.get(uid)
+        if resident is None or is_reclaimed(resident.spec):
+            return
+        at = series.time_s.astype(np.int64) // STEP_S - (last_s // STEP_S - DAY + 1)
+        used = lately.setdefault(state.name(resident.row), np.zeros(DAY, np.int64))
+        used[at[at >= 0]] += np.rint(series.values[at >= 0] * 1000).astype(np.int64)
+
+    def _recall_nodes(self, lately: Mapping[str, IntArray], last_s: int) -> None:
+        """Tell crowding what nodes were used in the day before anybody looked."""
+        state, calm = self.engine.state, np.zeros(DAY, np.int64)
+        rows = np.flatnonzero(state.is_alive[: state.num_rows])
+        used = np.array([lately.get(state.name(row), calm) for row in rows.tolist()]).reshape(-1, DAY)
+        self.forecaster.crowding.recall(last_s, used, state.offered[CPU_ROW, rows])
 
     async def _add_series(self, workload: str, series: PodSeries, now_s: int) -> None:
         if not workload:
