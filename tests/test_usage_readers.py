@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from placement.errors import ConfigError
-from placement.learning.usage import DAY
+from placement.learning.usage import DAY, UsageSeries
 from placement.resources import CPU, MEMORY
 from simulator.traces.trace import TraceError
 from simulator.traces.usage_grid import to_grid
@@ -28,7 +28,7 @@ from simulator.traces.usage_readers import (
 ONE = {CPU: np.array([4.0])}
 
 
-def grid(time_s: list[int], values: list[float], **more: object) -> object:
+def grid(time_s: list[int], values: list[float]) -> UsageSeries:
     index = np.zeros(len(time_s), np.int64)
     return to_grid("made-up", index, np.array(time_s), {CPU: np.array(values)}, workloads=("w",), provisioned=ONE)
 
@@ -160,12 +160,12 @@ def test_memory_of_inference_containers_is_the_largest_in_each_step(tmp_path: Pa
 
 def test_a_gap_stays_a_gap() -> None:
     series = grid([300, 1200], [1.0, 2.0])
-    assert np.isnan(series.usage[CPU][0, 1:3]).all()  # type: ignore[attr-defined]
+    assert np.isnan(series.usage[CPU][0, 1:3]).all()
 
 
 def test_a_sample_is_of_the_step_that_ends_with_it_or_after_it() -> None:
     series = grid([300, 301, 899], [1.0, 2.0, 3.0])
-    assert (series.start_s, series.usage[CPU][0].tolist()) == (300, [1.0, 2.0, 3.0])  # type: ignore[attr-defined]
+    assert (series.start_s, series.usage[CPU][0].tolist()) == (300, [1.0, 2.0, 3.0])
 
 
 def test_four_weeks_of_silence_and_hourly_samples_are_no_series_any_more() -> None:
@@ -180,13 +180,13 @@ def test_four_weeks_of_silence_and_hourly_samples_are_no_series_any_more() -> No
 
 def test_disorder_and_duplicates_are_mended_and_counted() -> None:
     series = grid([600, 300, 300], [1.0, 2.0, 3.0])
-    assert series.usage[CPU][0].tolist() == [3.0, 1.0]  # type: ignore[attr-defined]
-    assert dict(series.repairs) == {"samples out of order": 1, "duplicate samples": 1}  # type: ignore[attr-defined]
+    assert series.usage[CPU][0].tolist() == [3.0, 1.0]
+    assert dict(series.repairs) == {"samples out of order": 1, "duplicate samples": 1}
 
 
 def test_a_tiny_negative_value_is_zero_and_a_real_one_is_refused() -> None:
     series = grid([300, 600], [-1e-4, 1.0])
-    assert series.usage[CPU][0, 0] == 0  # type: ignore[attr-defined]
+    assert series.usage[CPU][0, 0] == 0
     with pytest.raises(TraceError, match="cpu of w is -2; usage cannot be negative"):
         grid([300, 600], [1.0, -2.0])
 
@@ -207,6 +207,61 @@ def test_percentages_read_as_cores_are_recognised() -> None:
             "made-up", many, np.full(10, 300), {CPU: np.full(10, 63.0)},
             workloads=tuple(map(str, many)), provisioned={CPU: np.full(10, 2.0)},
         )  # fmt: skip
+
+
+def of_many(cores: Sequence[float], given: Sequence[float]) -> UsageSeries:
+    """One sample of each workload."""
+    names = tuple(f"w{i}" for i in range(len(cores)))
+    at = np.arange(len(cores))
+    return to_grid(
+        "made-up",
+        at,
+        np.full(len(cores), 300),
+        {CPU: np.array(cores)},
+        workloads=names,
+        provisioned={CPU: np.array(given)},
+    )
+
+
+@pytest.mark.parametrize(("num", "most"), [(1, 0), (2, 1), (50, 1), (99, 1), (100, 2), (150, 3)])
+def test_two_in_a_hundred_and_one_in_any_case_may_use_far_more_than_they_were_given(num: int, most: int) -> None:
+    for wrong in range(1, 4):
+        cores = [1.0] * (num - wrong) + [4.01 + i for i in range(wrong)]
+        if wrong <= most:
+            assert len(of_many(cores, [1.0] * num).workloads) == num
+        elif wrong <= num:
+            told = rf"{wrong} of {num} workloads use more than 4 times .* \(w{num - 1}: {cores[-1]:.3g} times\)"
+            with pytest.raises(TraceError, match=told):
+                of_many(cores, [1.0] * num)
+    assert of_many([4.0], [1.0]).usage[CPU].tolist() == [[4.0]], "four times is not above four times"
+
+
+def test_whose_size_is_unknown_is_not_named_for_what_another_uses() -> None:
+    with pytest.raises(TraceError, match=r"2 of 3 workloads use more than 4 times .* \(w2: 9 times\)"):
+        of_many([1.0, 8.0, 9.0], [np.nan, 1.0, 1.0])
+
+
+def test_what_is_typical_is_the_mean_of_what_was_measured() -> None:
+    with pytest.raises(TraceError, match=r"w: 5 times"):
+        grid([300, 600, 900], [20.0, np.nan, np.nan])
+    assert grid([300, 600, 900], [20.0, 0.0, 0.0]).num_steps == 3
+
+
+def test_workloads_of_no_or_no_known_size_are_dropped_and_counted() -> None:
+    series = of_many([1.0, 1.0, 1.0, 1.0, np.nan], [2.0, 0.0, np.nan, np.inf, 2.0])
+    assert series.workloads == ("w0",)
+    assert dict(series.repairs)["workloads without samples or capacity dropped"] == 4
+    with pytest.raises(TraceError, match="no workload has both samples and a provisioned amount"):
+        of_many([1.0], [np.nan])
+
+
+def test_noise_below_zero_is_a_thousandth_of_the_size_and_nothing_where_that_is_unknown() -> None:
+    series = of_many([-0.002, 1.0], [2.0, 2.0])
+    assert series.usage[CPU].tolist() == [[0.0], [1.0]]
+    assert dict(series.repairs) == {"tiny negative cpu samples set to 0": 1}
+    for cores, given in ((-0.0021, 2.0), (-1e-9, np.nan)):
+        with pytest.raises(TraceError, match=f"cpu of w1 is {cores:g}; usage cannot be negative"):
+            of_many([np.nan, cores, -1e-12, 1.0], [2.0, given, 2.0, 2.0])
 
 
 def test_a_single_sample_that_no_pod_can_use_is_refused(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def _check_units(series: UsageSeries) -> None:
         typical = np.nansum(table, axis=1, dtype=float) / count / given
         wrong = int((typical > MAX_SHARE).sum())
         if wrong == len(typical) or wrong > max(1, 0.02 * len(typical)):
-            worst = int(np.argmax(typical))
+            worst = int(np.nanargmax(typical))
             raise TraceError(
                 f"{series.name}: {wrong} of {len(typical)} workloads use more than {MAX_SHARE:g} times the {resource} "
                 f"they were given ({series.workloads[worst]}: {typical[worst]:.3g} times); the columns are in "
