@@ -18,6 +18,7 @@ help: ## List targets
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	$(BIN)/python -m pip check
 	@touch $@
+	@echo "installed; every command: $(BIN)/ullage --help"
 
 install: .venv/installed ## Make .venv with every extra and the `ullage` command in it
 

@@ -58,7 +58,7 @@ def fgd_atc23(
     quiet: bool,
     output: str,
 ) -> None:
-    """The FGD paper (USENIX ATC'23): 490 experiments equal to the published tables, and `priced` beside them."""
+    """The FGD paper (USENIX ATC'23): 350 deterministic experiments equal to the published tables, and `priced` beside them."""
     from simulator.delivery import delivery_named
     from simulator.reproduce.fgd import POLICIES, Setting, run
 
