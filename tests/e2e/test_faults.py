@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import urllib.error
 import urllib.request
@@ -24,6 +25,7 @@ from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from tests.e2e.control_plane import REPO, ControlPlane, Ullage, free_port
+from tests.e2e.drive import PODS as POD_PATH
 from tests.e2e.drive import Cluster, cluster_of, pod_json
 
 BURST = int(os.environ.get("ULLAGE_E2E_BURST", "600"))
@@ -308,6 +310,33 @@ async def test_a_watch_that_falls_silent_is_noticed_and_taken_up_again(plane: Co
         await burst(cluster, 60, name="after")
         await settled(cluster, ullage, 90 - len(gone))
         await asyncio.to_thread(ullage.end)
+
+
+async def test_an_etcd_that_is_restored_from_a_backup_is_the_present_for_ullage_too(plane: ControlPlane) -> None:
+    """A watch from a version that is still to come is taken by the API server, and silent until that comes."""
+    etcd, backup = plane.folder / "etcd", plane.folder / "backup"
+    plane.end("etcd")
+    shutil.copytree(etcd, backup)
+    plane.start_etcd()
+    plane.wait("etcd", lambda: plane.call("GET", "/readyz") == "ok")
+    ullage = Ullage(plane)
+    ullage.start()
+    serving = plane.processes[ullage.name]
+    plane.call("POST", POD_PATH, pod_json("late", PLAIN))
+    for i in range(100):
+        plane.call("POST", "/api/v1/namespaces", {"metadata": {"name": f"late-{i}"}})
+    seen = 'ullage_cache_objects{resource="pods"}'
+    plane.wait(ullage.name, lambda: f"{seen} 1.0" in ullage.get("/metrics"))
+    plane.end("kube-apiserver")
+    plane.end("etcd")
+    shutil.rmtree(etcd)
+    shutil.copytree(backup, etcd)
+    plane.start_etcd()
+    plane.start_api()
+    assert await asyncio.to_thread(serving.wait, 60) == 1
+    assert "etcd was restored from a backup" in plane.log_of(ullage.name)
+    ullage.start()
+    assert f"{seen} 0.0" in ullage.get("/metrics")
 
 
 async def test_a_clock_that_jumps_changes_nothing(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
