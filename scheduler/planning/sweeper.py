@@ -10,7 +10,7 @@ planner, does no harm: every patch tests what it changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -81,42 +81,38 @@ async def sweep(
 ) -> Swept:
     """One pass over all pods, ``now`` being asked after each page; nominations go before gates, so that none outlives its gate.
 
+    What a page shows is mended before the next one is read: of a large cluster on a slow API server the list may be too old
+    before it ends, or a sweep be ended before it is read, each time.
+
     Raises
     ------
-    ApiError : pods cannot be listed; those that were listed before that are mended all the same. A pod that cannot be
-        read or patched is reported in the result instead.
+    ApiError : pods cannot be listed (any further). A pod that cannot be read or patched is reported in the result instead.
     """
-    found: list[_Stale] = []
     swept = Swept()
-    cut: ApiError | None = None
-    try:
-        async for page in client.list_pages("/api/v1/pods", page_size=PAGE):
-            now_s = now()
-            for raw in page.items or ():
-                swept.seen += 1
-                try:
-                    what = stale(_decode(raw), now_s, deadline_s, gang_deadline_s)
-                except UNREADABLE as error:  # an API server newer than we are; others are swept all the same
-                    swept.failed += (f"a pod cannot be read: {error}",)
-                    continue
-                if what is not None:
-                    found.append(what)
-    except ApiError as error:  # a list that takes minutes may be too old to go on with, each time
-        cut = error
-    queue = iter(found)
-
-    async def worker() -> None:
-        for what in queue:
+    async for page in client.list_pages("/api/v1/pods", page_size=PAGE):
+        now_s = now()
+        found: list[_Stale] = []
+        for raw in page.items or ():
+            swept.seen += 1
             try:
-                await _mend(client, what, swept, is_dry=is_dry)
-            except ApiError as error:
-                if error.status not in (404, 409):
-                    swept.failed += (str(error),)
-
-    await asyncio.gather(*[worker() for _ in range(WIDTH)])
-    if cut is not None:
-        raise cut
+                what = stale(_decode(raw), now_s, deadline_s, gang_deadline_s)
+            except UNREADABLE as error:  # an API server newer than we are; others are swept all the same
+                swept.failed += (f"a pod cannot be read: {error}",)
+                continue
+            if what is not None:
+                found.append(what)
+        queue = iter(found)
+        await asyncio.gather(*[_work(client, queue, swept, is_dry=is_dry) for _ in range(min(WIDTH, len(found)))])
     return swept
+
+
+async def _work(client: KubeClient, queue: Iterator[_Stale], swept: Swept, *, is_dry: bool) -> None:
+    for what in queue:
+        try:
+            await _mend(client, what, swept, is_dry=is_dry)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                swept.failed += (str(error),)
 
 
 async def _mend(client: KubeClient, what: _Stale, swept: Swept, *, is_dry: bool) -> None:
