@@ -35,7 +35,7 @@ from scheduler._pb import placement_pb2_grpc, plans_pb2_grpc, telemetry_pb2, tel
 from scheduler.certificates import Files
 from scheduler.engine import Answered, Engine
 from scheduler.errors import ListenError
-from scheduler.grpc_guard import Guard
+from scheduler.grpc_guard import Guard, by_slices
 from scheduler.learning.telemetry import Sample, SampleError, Subject, UsageStore
 from scheduler.recorder import best_of, runner_up
 from scheduler.settings import GrpcSettings
@@ -106,17 +106,20 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):  # type: ignore[mi
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Scores and marks of every node where the pod may go."""
 
-        def work() -> pb.ScoreResponse:
+        def work() -> tuple[int, list[tuple[str, int, int]]]:
             strategy, spec, candidates = self._question(request.question)
             state = self.engine.state
             snapshot = state.snapshot()
             scores = strategy.scores(snapshot, spec, candidates)
             marks = strategy.priorities(snapshot, spec, candidates)
             rows = np.flatnonzero(scores > NOT_FEASIBLE).tolist()
-            nodes = [pb.NodeScore(node=state.name(r), score=int(scores[r]), priority=int(marks[r])) for r in rows]
-            return pb.ScoreResponse(nodes=nodes, version=state.version)
+            return state.version, [(state.name(row), int(scores[row]), int(marks[row])) for row in rows]
 
-        return await _answered(context, work)
+        version, found = await _answered(context, work)
+        response = pb.ScoreResponse(version=version)
+        async for node, score, priority in by_slices(found):
+            response.nodes.add(node=node, score=score, priority=priority)
+        return response
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """Reasons, score parts, runner-up."""

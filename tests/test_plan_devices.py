@@ -136,7 +136,8 @@ def test_shares_go_where_a_device_has_room_for_them_not_where_the_sum_has() -> N
     assert found["u1"][1] != found["u4"][1]
     assert len(found) == 4
     assert plan_of_document(plan_document(plan)) == plan
-    assert [step.devices for step in plan_message("p", plan).steps] == [step.devices for step in plan.steps]
+    message = asyncio.run(plan_message("p", plan))
+    assert [step.devices for step in message.steps] == [step.devices for step in plan.steps]
     only = planned(state, pod(1, 1, 500, models=("T4",)))
     assert only.steps == ()
     (reason,) = only.reasons

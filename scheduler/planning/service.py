@@ -30,6 +30,7 @@ from scheduler._pb import plans_pb2_grpc
 from scheduler.clocks import calm_s
 from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
+from scheduler.grpc_guard import by_slices
 from scheduler.planning.adherence import AS_PLANNED, Adherence
 from scheduler.planning.record import SUFFIX, Retention, plan_id
 from scheduler.planning.worker import Ahead, ApplyWorker, Ended, Happened, Order, PlanWorker, Progress, Worker, check
@@ -98,7 +99,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             del self._running[name]
             await worker.close()
         if plan is not None:  # the next may be made while this one is read
-            yield pb.MakePlanEvent(id=name, plan=plan_message(name, plan))
+            yield pb.MakePlanEvent(id=name, plan=await plan_message(name, plan))
 
     def _request(self, request: pb.MakePlanRequest) -> Request:
         kind = pb.PlanKind.Name(request.kind).removeprefix("PLAN_KIND_").lower() if request.kind in _KINDS else ""
@@ -189,7 +190,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
 
     async def Get(self, request: pb.GetPlanRequest, context: Context) -> pb.Plan:
         """A plan that was made."""
-        return plan_message(request.id, await self._plan(request.id, context))
+        return await plan_message(request.id, await self._plan(request.id, context))
 
     async def _plan(self, name: str, context: Context) -> Plan:
         plan = self.plans.get(name)
@@ -273,16 +274,18 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
     async def ListAdherence(self, request: pb.ListAdherenceRequest, _context: Context) -> pb.ListAdherenceResponse:
         """The last planned pods of live batches that ended."""
         found = [a for a in self.ended() if not request.differs or a.reason != AS_PLANNED]
-        rows = [pb.PodAdherence(**asdict(a)) for a in found]
-        return pb.ListAdherenceResponse(pods=rows)
+        response = pb.ListAdherenceResponse()
+        async for one in by_slices(found):
+            response.pods.add(**asdict(one))
+        return response
 
 
 _KINDS = pb.PlanKind.values()
 
 
-def plan_message(name: str, plan: Plan) -> pb.Plan:
+async def plan_message(name: str, plan: Plan) -> pb.Plan:
     """A plan on the wire; what is not known stays absent."""
-    return pb.Plan(
+    message = pb.Plan(
         id=name,
         kind=pb.PlanKind.Value(f"PLAN_KIND_{plan.kind.upper()}"),
         ending=pb.PlanEnding.Value(f"PLAN_ENDING_{plan.ending.value.upper()}"),
@@ -295,16 +298,15 @@ def plan_message(name: str, plan: Plan) -> pb.Plan:
         seconds=plan.time_s,
         details=plan.details,
         reasons=plan.reasons,
-        steps=[
-            pb.PlanStep(
-                action=s.action.value,
-                pod_uid=s.pod,
-                name=s.name,
-                source=s.source,
-                target=s.target,
-                devices=s.devices,
-                gang=s.gang,
-            )
-            for s in plan.steps
-        ],
     )
+    async for s in by_slices(plan.steps):
+        message.steps.add(
+            action=s.action.value,
+            pod_uid=s.pod,
+            name=s.name,
+            source=s.source,
+            target=s.target,
+            devices=s.devices,
+            gang=s.gang,
+        )
+    return message
