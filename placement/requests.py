@@ -144,20 +144,33 @@ def scored_requests(pod: Pod, requests: Amounts) -> tuple[int, int]:
     return filled.get(CPU, 0), filled.get(MEMORY, 0)
 
 
-def gpu_request(pod: Pod, total: int) -> GpuRequest | None:
+def gpu_request(pod: Pod, total: int, *, at_any_rate: bool = False) -> GpuRequest | None:
+    """What its annotations make of ``total`` thousandths of a GPU; where that is nonsense and ``at_any_rate``, a share of one
+    device or whole ones, as of any other pod.
+
+    Raises
+    ------
+    ConfigError : it is nonsense.
+    """
     if not total:
         return None
     annotations = pod.metadata.annotations or {}
     text = annotations.get(GPU_COUNT_ANNOTATION, "")
     number = whole_number(text)
-    count = number or max(-(-total // DEVICE_MILLI), 1)
-    if (text and number is None) or total % count:
-        raise ConfigError(
-            f"pod {pod.metadata.namespace}/{pod.metadata.name}: {GPU_SHARE}={total} does not divide by "
-            f"{GPU_COUNT_ANNOTATION}={text!r}; ask for count × share"
-        )
-    models = tuple(m.strip() for m in annotations.get(GPU_MODEL_ANNOTATION, "").split("|") if m.strip())
-    return GpuRequest(count, total // count, models)
+    whole = -(-total // DEVICE_MILLI)
+    count = number or whole
+    try:
+        if (text and number is None) or total % count:
+            raise ConfigError(
+                f"pod {pod.metadata.namespace}/{pod.metadata.name}: {GPU_SHARE}={total} does not divide by "
+                f"{GPU_COUNT_ANNOTATION}={text!r}; ask for count × share"
+            )
+        models = tuple(m.strip() for m in annotations.get(GPU_MODEL_ANNOTATION, "").split("|") if m.strip())
+        return GpuRequest(count, total // count, models)
+    except ConfigError:
+        if not at_any_rate:
+            raise
+        return GpuRequest(whole, min(total, DEVICE_MILLI))
 
 
 def is_guaranteed(pod: Pod) -> bool:

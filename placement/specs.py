@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -35,13 +36,22 @@ from placement.pods import (
     WeightedNodeTerm,
     WeightedPodTerm,
 )
-from placement.requests import effective_requests, gpu_request, is_guaranteed, is_resize_refused, scored_requests
+from placement.requests import (
+    cap_requests,
+    effective_requests,
+    gpu_request,
+    is_guaranteed,
+    is_resize_refused,
+    scored_requests,
+)
 from placement.resources import (
+    CPU,
     DEVICE_MILLI,
     GPU_COUNT_ANNOTATION,
     GPU_MODEL_ANNOTATION,
     GPU_MODEL_LABEL,
     GPU_SHARE,
+    MEMORY,
     parse_quantity,
 )
 
@@ -193,16 +203,21 @@ def default_spread(pod: Pod, owners: Owners | None) -> tuple[Spread, ...]:
     return owners.spread(pod.metadata.namespace, pod.metadata.labels or {}, reference)
 
 
-def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = None) -> PodSpec:
-    """The class of a pod; ``owners`` give kube-scheduler's default spreading.
+def pod_spec(
+    pod: Pod, volumes: Volumes | None = None, owners: Owners | None = None, *, at_any_rate: bool = False
+) -> PodSpec:
+    """The class of a pod; ``owners`` give kube-scheduler's default spreading. ``at_any_rate``: of one that runs already, and
+    takes room whatever it says; what it asks for beyond reason is lowered, in place.
 
     Raises
     ------
-    ConfigError : a quantity does not parse, or GPU shares make no sense.
+    ConfigError : a quantity does not parse; or, unless ``at_any_rate``, it is too large, or GPU shares make no sense.
     """
+    if at_any_rate:
+        cap_requests(pod)
     requests = effective_requests(pod)
     scored_cpu, scored_memory = scored_requests(pod, requests)
-    gpu = gpu_request(pod, requests.pop(GPU_SHARE, 0))
+    gpu = gpu_request(pod, requests.pop(GPU_SHARE, 0), at_any_rate=at_any_rate)
     terms, unmodelled = _volumes(pod, volumes or {})
     node_rules, rules = _node_rules(pod, terms), _pod_rules(pod, default_spread(pod, owners))
     if node_rules.number + rules.number > MAX_RULES:
@@ -230,6 +245,41 @@ def pod_spec(pod: Pod, volumes: Volumes | None = None, owners: Owners | None = N
         gang=gang_besides_labels(pod),
         leaving=is_leaving(pod),
     )
+
+
+MAX_UNOFFERED = 100
+"""Resources that pods ask for and no node has offered yet. Each takes a column over all nodes for good, and anybody's pod has
+room for thousands: those that come later count as one, :data:`UNOFFERED`, and such a pod as not modelled."""
+UNOFFERED = "a resource that no node offers"
+
+
+class Axis:
+    """Which resources have columns of their own: all that a node has ever offered, and the first others that pods ask for."""
+
+    def __init__(self) -> None:
+        self._offered = {CPU, MEMORY, GPU_SHARE}
+        self._asked: set[str] = set()
+
+    def offer(self, node: NodeSpec) -> bool:
+        """Hear of a node; whether it offers something that none did before."""
+        if node.amounts.keys() <= self._offered:
+            return False
+        self._offered |= node.amounts.keys()
+        self._asked -= self._offered
+        return True
+
+    def limited(self, spec: PodSpec) -> PodSpec:
+        """The same class, where it asks for no more unheard-of resources than have room."""
+        if spec.amounts.keys() <= self._offered:
+            return spec
+        known = {}
+        for name, amount in spec.request:
+            if name not in self._offered and len(self._asked) < MAX_UNOFFERED:
+                self._asked.add(name)
+            known[name if name in self._offered or name in self._asked else UNOFFERED] = amount
+        if UNOFFERED not in known:
+            return spec
+        return replace(spec, request=tuple(sorted(known.items())), unmodelled=(*spec.unmodelled, UNOFFERED))
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +19,9 @@ from placement.errors import UNREADABLE, ConfigError
 from placement.gangs import KINDS, Groups, Kind
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.owners import CONTROLLERS, Owners
-from placement.pods import GpuRequest, NodeTerm, PodSpec, Requirement
-from placement.requests import cap_requests, effective_requests
-from placement.resources import CPU, DEVICE_MILLI, DEVICES_ANNOTATION, GPU_SHARE, MEMORY, MOST_COUNTED
-from placement.specs import Volumes, class_key, node_spec, node_term, pod_spec, selector
+from placement.pods import NodeTerm, PodSpec, Requirement
+from placement.resources import DEVICES_ANNOTATION, MOST_COUNTED
+from placement.specs import Axis, Volumes, class_key, node_spec, node_term, pod_spec, selector
 from placement.state import devices_mask
 from scheduler.api import version_number
 from scheduler.errors import WireError
@@ -49,10 +47,6 @@ MAX_IMAGES = 200_000
 """Of values kept for sharing; beyond it sharing starts over, nothing else changes."""
 MAX_KEY_BYTES = 1 << 15
 """Pods that say more are read anew each time: ten thousand keys of as much as a pod has room for would fill the memory."""
-MAX_UNOFFERED = 100
-"""Resources that pods ask for and no node has offered yet. Each takes a column over all nodes for good, and anybody's pod has
-room for thousands: those that come later count as one, :data:`UNOFFERED`, and such a pod as not modelled."""
-UNOFFERED = "a resource that no node offers"
 
 
 class _Meta(Struct):
@@ -128,10 +122,7 @@ class Reader:
         self._classes: dict[PodSpec, PodSpec] = {}
         self._by_key: dict[bytes, PodSpec] = {}
         self._images: dict[tuple[str, int], tuple[str, int]] = {}
-        self._offered = {CPU, MEMORY, GPU_SHARE}
-        """Resources that a node has ever offered."""
-        self._asked: set[str] = set()
-        """Others that pods have asked for, the first ones."""
+        self._axis = Axis()
 
     def _allowed(self, namespace: str) -> Volumes:
         bound = self.claims.get(namespace, {})
@@ -155,42 +146,20 @@ class Reader:
                 self._by_key[key] = known
         return known
 
-    def _made(self, pod: objects.Pod) -> PodSpec:
-        spec = pod_spec(pod, self._allowed(pod.metadata.namespace) if pod.spec.volumes else None, self.owners)
-        if not spec.amounts.keys() <= self._offered:
-            spec = self._limited(spec)
+    def _made(self, pod: objects.Pod, *, at_any_rate: bool = False) -> PodSpec:
+        volumes = self._allowed(pod.metadata.namespace) if pod.spec.volumes else None
+        spec = self._axis.limited(pod_spec(pod, volumes, self.owners, at_any_rate=at_any_rate))
         if len(self._classes) >= MAX_CLASSES:
             self._classes.clear()
         return self._classes.setdefault(spec, spec)
 
-    def _limited(self, spec: PodSpec) -> PodSpec:
-        """The same, where it asks for no more unheard-of resources than have room."""
-        known = {}
-        for name, amount in spec.request:
-            if name not in self._offered and len(self._asked) < MAX_UNOFFERED:
-                self._asked.add(name)
-            known[name if name in self._offered or name in self._asked else UNOFFERED] = amount
-        if UNOFFERED not in known:
-            return spec
-        return replace(spec, request=tuple(sorted(known.items())), unmodelled=(*spec.unmodelled, UNOFFERED))
-
     def _bound_spec(self, pod: objects.Pod) -> PodSpec:
-        """The class of a pod that runs already. What it asks for beyond reason is the most that is counted. If its annotations
-        make no sense of its GPU shares, they are a share of one device or whole ones, as of any other pod: it holds them
-        all the same."""
+        """The class of a pod that runs already."""
         try:
             return self._spec(pod)
         except ConfigError as error:
             log.warning("request of a bound pod not understood", extra={"pod": pod.metadata.name, "error": str(error)})
-        cap_requests(pod)
-        with suppress(ConfigError):
-            return self._spec(pod)
-        total = effective_requests(pod).get(GPU_SHARE, 0)
-        for container in (*(pod.spec.containers or ()), *(pod.spec.initContainers or ())):
-            if container.resources and container.resources.requests:
-                container.resources.requests.pop(GPU_SHARE, None)
-        spec = self._spec(pod)
-        return replace(spec, gpu=GpuRequest(-(-total // DEVICE_MILLI), min(total, DEVICE_MILLI))) if total else spec
+        return self._made(pod, at_any_rate=True)
 
     def node(self, raw: Raw) -> NodeSpec:
         """A node; equal images are one object.
@@ -200,9 +169,7 @@ class Reader:
         ConfigError : a quantity does not parse.
         """
         node = node_spec(_decode_node(raw))
-        if not node.amounts.keys() <= self._offered:
-            self._offered |= node.amounts.keys()
-            self._asked -= self._offered
+        if self._axis.offer(node):
             self._by_key.clear()  # what it was told of them may no longer hold
         if len(self._images) >= MAX_IMAGES:
             self._images.clear()

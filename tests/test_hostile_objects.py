@@ -20,10 +20,10 @@ from msgspec import Raw
 from placement.errors import PlacementError
 from placement.pods import GpuRequest, NodeRules
 from placement.resources import MOST_COUNTED
-from placement.specs import MAX_RULES, TOO_MANY_RULES
+from placement.specs import MAX_RULES, MAX_UNOFFERED, TOO_MANY_RULES, UNOFFERED
 from placement.state import devices_mask
 from scheduler.modes import Modes
-from scheduler.view import MAX_UNOFFERED, UNOFFERED, Reader, sinks
+from scheduler.view import Reader, sinks
 from tests.api_server import node_object, pod_object
 from tests.live_engine import Live, cpu_pod
 
@@ -244,6 +244,17 @@ def test_a_pod_with_thousands_of_terms_about_nodes_is_left_to_kube_scheduler(par
     assert len(reader._by_key) == 1
     assert spec.node_rules.number == MAX_RULES
     assert not spec.unmodelled
+
+
+def test_a_bound_pod_whose_gpu_shares_make_no_sense_holds_them_whatever_its_kubelet_says_as_well() -> None:
+    body = pod_object("p", milli=1000)
+    body["metadata"]["annotations"] = {"ullage.dev/gpu-count": "3"}
+    body["spec"]["nodeName"] = "n1"
+    granted = body["spec"]["containers"][0]["resources"]
+    body["status"]["containerStatuses"] = [{"name": "main", "resources": granted}]
+    seen = Reader().pod(json.dumps(body).encode())
+    assert seen.spec.gpu == GpuRequest(1)
+    assert seen.spec.amount("cpu") == 500
 
 
 def test_what_a_large_pod_says_is_not_kept_beside_its_class() -> None:

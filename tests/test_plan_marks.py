@@ -19,6 +19,7 @@ from placement.planning.make import Request, SaleShape, plan_for
 from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step
 from placement.planning.snapshots import SnapshotError, SnapshotFile, SnapshotPod, cluster_of, snapshot_of_objects
+from placement.specs import UNOFFERED
 from simulator.cli.plan import plan as plan_group
 from simulator.planning.page import headline
 from simulator.planning.snapshots import write_snapshot
@@ -104,6 +105,17 @@ def test_among_pods_that_are_alike_the_one_whose_deletion_costs_least_goes() -> 
     running = [low(i, cost) for i, cost in enumerate(["5", "-7", "90", "x"])]
     plan = planned("rescue", taken(node("a", 4), *running, pod("w-1", "2", priority=9)))
     assert evicted(plan) == ["default/low-1", "default/low-3"]
+
+
+def test_pods_that_ask_for_thousands_of_resources_give_a_snapshot_no_column_for_each() -> None:
+    """Some tenant's would take the memory of whoever plans."""
+    asking = pod("w-1", "1")
+    asking["spec"]["containers"][0]["resources"]["requests"] |= {f"example.com/{i}": "1" for i in range(1000)}
+    file = taken(node("a"), asking, pod("w-2", "1"))
+    assert len(file.specs[0].amounts) < 200
+    plan = planned("batch", file)
+    assert plan.reasons == (f"pod default/w-1 is left to the scheduler: {UNOFFERED} is not modelled",)
+    assert plan.value == 1
 
 
 @pytest.mark.parametrize("kind", ["rescue", "batch", "purchase"])

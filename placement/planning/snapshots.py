@@ -19,7 +19,7 @@ from placement.nodes import NamespaceSpec, NodeSpec
 from placement.planning.cluster import Budgets, Cluster
 from placement.pods import Labels, Pod, PodSpec
 from placement.resources import DEVICES_ANNOTATION
-from placement.specs import namespace_spec, node_spec, pod_spec
+from placement.specs import Axis, namespace_spec, node_spec, pod_spec
 from placement.state import ClusterState, devices_mask
 
 KIND = "ClusterSnapshot"
@@ -207,10 +207,13 @@ def snapshot_of(
     specs: dict[PodSpec, int] = {}
     rows: list[SnapshotPod] = []
     seen: set[str] = set()
+    axis = Axis()
+    for offering in described:
+        axis.offer(offering)
     for pod in pods:
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
         try:
-            spec = groups.resolved(pod_spec(pod))
+            spec = groups.resolved(axis.limited(pod_spec(pod)))
         except ConfigError as error:
             raise _named(f"pod {name}", error) from error
         number = specs.setdefault(spec, len(specs))
