@@ -237,10 +237,9 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 class _Curves:
     """Columns of several runs over their ``time_s``, on an axis of hours or, where runs are long, of days."""
 
-    def __init__(self, columns: dict[str, dict[str, Any]]) -> None:
-        self.columns = columns
-        hours = max((max(c["time_s"], default=0) for c in columns.values()), default=0) / 3600
-        self.scale, self.axis = (24.0, "days") if hours > 72 else (1.0, "hours")
+    def __init__(self, columns: dict[str, dict[str, Any]], last_s: float) -> None:
+        self.columns, self.last_s = columns, last_s
+        self.scale, self.axis = (24.0, "days") if last_s > 72 * 3600 else (1.0, "hours")
 
     def times(self, time_s: Sequence[float]) -> list[float]:
         """Seconds on the axis."""
@@ -260,7 +259,8 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
     names = labels(question, rows)
     where = f" · {trace}" if len(question.traces) > 1 else ""
     first = {n: next(r for r in rows if label(question, r) == n) for n in names}
-    curves = _Curves({n: r["series"] for n, r in first.items()})
+    series = {n: r["series"] for n, r in first.items()}
+    curves = _Curves(series, max((max(c["time_s"], default=0) for c in series.values()), default=0))
     gpu = any(r["metrics"]["gpu_allocated_share"] for r in rows)
     marked = ["means over seeds"] * (len(question.seeds) > 1) + ["the best is marked"] * (len(names) > 1)
     hours = duration(3600 * (rows[0]["metrics"]["hours"] or 0))
@@ -285,7 +285,7 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
         *(_gpu_sections(first, curves, where) if gpu else ()),
         *_node_sections(curves, where),
         *_cost_sections(first, rows, where),
-        *_use_sections(first, where),
+        *_use_sections(first, curves, where),
         _unplaced_section(first, where),
     ]
 
@@ -383,12 +383,12 @@ def _unplaced_section(first: dict[str, dict[str, Any]], where: str) -> Section:
     )
 
 
-def _use_sections(first: dict[str, dict[str, Any]], where: str) -> list[Section]:
+def _use_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str) -> list[Section]:
     """Contention over time, and who ran hot, of replays with real use."""
     used = {n: r["use"] for n, r in first.items() if "use" in r}
     if not used:
         return []
-    curves = _Curves(used)
+    curves = _Curves(used, curves.last_s)
     sections = [
         Section(
             f"{title}{where}",

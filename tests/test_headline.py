@@ -47,6 +47,14 @@ def test_strategies_that_do_not_differ_are_level(names: str, said: str) -> None:
     assert "x" not in headline(QUESTION, [row(n, gpu_allocated_share=0.5) for n in names] + worse)
 
 
+def test_who_are_level_are_told_apart_by_the_nodes_that_they_leave_empty() -> None:
+    rows = [row(n, s, cpu_allocated_share=0.5, empty_nodes_mean=x) for n, x in (("a", 0.0), ("b", 8.0)) for s in (0, 1)]
+    said = "On t, a and b are level: 50.00 % of the CPU allocated; b leaves 8.0 nodes empty, a 0.0."
+    assert headline(QUESTION, rows) == said
+    alike = [row(n, cpu_allocated_share=0.5, empty_nodes_mean=x) for n, x in (("a", 7.96), ("b", 8.0))]
+    assert headline(QUESTION, alike) == "On t, a and b are level: 50.00 % of the CPU allocated."
+
+
 def test_a_fleet_that_is_cheaper_because_it_places_less_says_so() -> None:
     question = replace(QUESTION, fleet="elastic")
     rows = [row("a", usd_per_month=900.0, placed=7), row("b", usd_per_month=1000.0)]
