@@ -10,7 +10,7 @@ over label columns elsewhere and never interpreted node by node.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from placement.errors import ConfigError
@@ -214,6 +214,11 @@ class PodSpec:
                 raise ConfigError(f"request of {amount} {name} is out of range; requests are >= 0 and below 2^62")
         if self.gang_size < 0:
             raise ConfigError(f"gang_size is {self.gang_size}; it is a number of pods, or 0 where it is not known")
+
+    @property
+    def anew(self) -> PodSpec:
+        """Another pod like it, which has just come."""
+        return replace(self, leaving=False) if self.leaving else self
 
     @cached_property
     def _hash(self) -> int:

@@ -169,7 +169,7 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
         kept = kept_of((meta.annotations or {}).get(RIGHTSIZED, ""))
         parts = parts_of(_decode_pod(raw))
         pods[seen.namespace, seen.name] = _Pod(
-            seen.spec, _unix(started or meta.creationTimestamp), True, not seen.has_ended, kept, seen.node,
+            seen.spec.anew, _unix(started or meta.creationTimestamp), True, not seen.has_ended, kept, seen.node,
             (parts[CPU], parts[MEMORY]),
         )  # fmt: skip
     return nodes, pods, unreadable

@@ -76,6 +76,18 @@ async def test_a_recorded_trace_holds_pods_nodes_and_usage_and_survives_its_file
     assert "1 pods have no usage" in trace.manifest.notes
 
 
+async def test_a_pod_that_is_being_deleted_is_recorded_as_any_other(tmp_path: Path) -> None:
+    """Those of its workload that are gone are taken for pods like it."""
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
+        api.put("nodes", node_object("n0"))
+        leaving = web_pod("web-1")
+        leaving["metadata"]["deletionTimestamp"] = "2023-11-02T00:00:00Z"
+        api.put("pods", leaving)
+        fake.pods = {"web-1": lambda t: 0.5, "web-0": lambda t: 0.2}
+        recording = await record(client, prom, name="mine", days=0.1, now_s=NOW)
+    assert [(pod.name, pod.spec.leaving) for pod in recording.pods] == [("shop/web-1", False), ("shop/web-0", False)]
+
+
 async def test_usage_that_reaches_back_less_far_than_asked_for_is_said(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
         api.put("nodes", node_object("n0"))

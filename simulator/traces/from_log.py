@@ -43,7 +43,7 @@ def trace_of(events: Iterable[Event], name: str, *, begins_s: int = 0) -> Trace:
         elif event.kind in (log.POD_ASSUMED, log.POD_BOUND, log.POD_FOUND, log.DECISION):
             spec = event.detail.spec if event.kind == log.DECISION else event.detail
             if spec is not None:
-                specs.setdefault(subject, replace(spec, leaving=False) if spec.leaving else spec)
+                specs.setdefault(subject, spec.anew)
                 arrivals.setdefault(subject, event.time_s)
                 if event.kind == log.POD_FOUND and subject not in bound:  # else it comes back with its node
                     found.add(subject)
