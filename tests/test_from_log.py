@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from placement.resources import CPU
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_to_toml
 from scheduler.__main__ import root
+from scheduler.cli import progress
 from scheduler.errors import RecordError
 from scheduler.eventlog import DiskLog
 from scheduler.metrics import Metrics
@@ -74,7 +76,8 @@ def test_a_log_without_pods_is_one_sentence() -> None:
         trace_of([Event(0, "namespace", "x")], "empty")
 
 
-def test_a_bundle_verifies_and_becomes_a_trace(tmp_path: Path) -> None:
+def test_a_bundle_verifies_and_becomes_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TELL_S", 0)
     runner = CliRunner()
     target = tmp_path / "bundle.tar.gz"
     packed = runner.invoke(root, ["bundle", str(lived(tmp_path / "log")), "-o", str(target)])
@@ -83,6 +86,7 @@ def test_a_bundle_verifies_and_becomes_a_trace(tmp_path: Path) -> None:
     verified = runner.invoke(root, ["bundle", "--verify", str(target)])
     assert verified.exit_code == 0, verified.output
     assert json.loads(verified.stdout)["different"] == 0
+    assert re.search(r"s  0 of \d+ events\n", verified.stderr), "long ones say how far they are"
     made = runner.invoke(root, ["trace", "from-log", str(target), str(tmp_path / "t.ullage")])
     assert made.exit_code == 0, made.output
 

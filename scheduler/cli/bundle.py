@@ -12,6 +12,7 @@ import platform
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ import click
 
 from placement.errors import ConfigError, why
 from placement.whole_files import whole_file
+from scheduler.cli.progress import now_and_then, steps
 from scheduler.errors import RecordError
 
 if TYPE_CHECKING:
+    from placement.log import Event
     from placement.strategy import Strategy
 
 PARTS = ("numpy", "numba", "msgspec", "ortools", "lightgbm", "grpcio", "protobuf", "kubernetes", "aiohttp", "ullage")
@@ -117,7 +120,14 @@ def _verify(source: Path) -> None:
     header, events, lost = read_log(source)
     if lost:
         raise ConfigError(f"{source}: the disk lost {lost} events, so the log cannot be repeated; use a complete one")
-    differences = list(verify(events, strategies_of(header)))
+    tell = now_and_then(steps(quiet=False), len(events))
+
+    def passed() -> Iterator[Event]:
+        for number, event in enumerate(events):
+            tell(number)
+            yield event
+
+    differences = list(verify(passed(), strategies_of(header)))
     decisions = sum(e.kind == DECISION for e in events)
     click.echo(
         json.dumps(

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,12 @@ import click
 
 from placement.errors import ConfigError
 from scheduler.cli.explain import RECORDS
-from scheduler.cli.record import steps
+from scheduler.cli.progress import now_and_then, steps
 from scheduler.settings import MODES
 
 if TYPE_CHECKING:
     from scheduler.records import Query
 
-TELL_S = 5.0
-"""How often a long command says how far it is."""
 _AGO_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -145,19 +142,6 @@ def export(target: Path, **options: Any) -> None:
     click.echo(f"{number:,} decisions written to {target}", err=True)
 
 
-def _now_and_then(say: Callable[[str], None], total: int) -> Callable[[int], None]:
-    """What says how many of so many events have been read, every few seconds."""
-    told_s = time.monotonic()
-
-    def tell(number: int) -> None:
-        nonlocal told_s
-        if time.monotonic() - told_s >= TELL_S:
-            told_s = time.monotonic()
-            say(f"{number:,} of {total:,} events")
-
-    return tell
-
-
 @decisions.command("from-log")
 @click.argument("log", type=click.Path(exists=True, path_type=Path))
 @click.option("--strategy", "tomls", multiple=True, type=click.Path(exists=True, path_type=Path), help="More TOMLs.")
@@ -179,7 +163,7 @@ def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: b
     store = RecordStore(target)
     try:
         start_s = begin_of(header, events.events) if epoch_s is None else epoch_s
-        tell = _now_and_then(steps(quiet=quiet), len(events))
+        tell = now_and_then(steps(quiet=quiet), len(events))
         number = record_log(events, known, store, epoch_s=start_s, progress=tell)
         written = True
     finally:

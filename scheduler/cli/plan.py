@@ -67,7 +67,8 @@ class Live:
 
     def recording(self, kubeconfig: str | None, context: str | None, prometheus: str, days: float) -> Any:
         """The trace of what the cluster's pods did in the last days, from Prometheus."""
-        from scheduler.cli.record import fetch, steps
+        from scheduler.cli.progress import steps
+        from scheduler.cli.record import fetch
         from scheduler.settings import read_settings
 
         keys = {"kube.kubeconfig": kubeconfig or "", "kube.context": context or "", "usage.prometheus": prometheus}

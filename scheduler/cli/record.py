@@ -7,7 +7,6 @@ What records is imported where it is called: help is to answer at once.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import click
 
 from placement.errors import ConfigError, why
 from placement.whole_files import require_file, require_folder
+from scheduler.cli.progress import steps
 
 if TYPE_CHECKING:
     from placement.recording import Recording
@@ -23,17 +23,6 @@ if TYPE_CHECKING:
 
 Write = Callable[["Recording", Path], str]
 """Makes a trace of a recording, and says what it is."""
-
-
-def steps(*, quiet: bool) -> Callable[[str], None]:
-    """Says on standard error what was done, and after how many seconds."""
-    began = time.monotonic()
-
-    def say(message: str) -> None:
-        if not quiet:
-            click.echo(f"{time.monotonic() - began:7.1f} s  {message}", err=True)
-
-    return say
 
 
 def fetch(kube: KubeSettings, usage: UsageSettings, *, name: str, days: float, say: Callable[[str], None]) -> Recording:

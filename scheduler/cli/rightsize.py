@@ -15,7 +15,7 @@ import click
 
 from placement.errors import ConfigError, PlacementError, nearest
 from placement.learning.horizons import HORIZONS
-from scheduler.cli.record import steps
+from scheduler.cli.progress import steps
 from scheduler.settings import SIZERS, Settings, read_settings
 
 if TYPE_CHECKING:
