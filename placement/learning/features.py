@@ -163,10 +163,10 @@ def _table(past: Past, tables: Callable[[Past, slice], Iterable[Table]]) -> Feat
         names, columns = zip(*tables(part, rows), strict=True)
         if not rows.start:
             values = np.empty((*values.shape[:2], len(names)), np.float32)
-        into = values[rows]
-        for number, column in enumerate(columns):
-            into[:, :, number] = column
-        into[~np.isfinite(into)] = np.nan
+        shape = (len(part.share), len(past.origins))
+        whole = np.stack([np.broadcast_to(column, shape) for column in columns], dtype=np.float32)
+        whole[~np.isfinite(whole)] = np.nan
+        values[rows] = whole.transpose(1, 2, 0)  # by one copy: features one by one would each touch the whole of it
     return FeatureTable(FeatureSchema(names), values)
 
 
