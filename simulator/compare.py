@@ -555,8 +555,8 @@ def _winner(question: Question, rows: Sequence[Row], trace: str, metric: str, va
     level = [name for name in means if said(means[name]) == said(means[best])]
     if len(level) > 1:
         them = f"all {len(level)} strategies" if len(level) == len(means) > 2 else _listed(level)
-        empty = "" if is_usd else _emptier(question, rows, trace, level)
-        return f"On {trace}, {them} are level: {said(means[best])}{empty}."
+        apart = "" if is_usd else _apart(question, rows, trace, level)
+        return f"On {trace}, {them} are level: {said(means[best])}{apart}."
     pairs = list(zip(values[best], values[second], strict=True))
     wins = sum((a < b) if is_usd else (a > b) for a, b in pairs)
     often = f"on {wins} of {len(pairs)} seeds" if len(pairs) > 1 else "on the one seed"
@@ -571,14 +571,19 @@ def _winner(question: Question, rows: Sequence[Row], trace: str, metric: str, va
     return f"On {trace}, {best} costs {gain:,.0f} USD a month{share} less than {second}, {often}{but}."
 
 
-def _emptier(question: Question, rows: Sequence[Row], trace: str, level: Sequence[str]) -> str:
-    """What tells strategies apart that placed alike because there was room: nodes that nobody needed meanwhile."""
-    found = {name: values_of(question, rows, trace, name, "empty_nodes_mean") for name in level}
-    means = {name: f"{np.mean(values):,.1f}" for name, values in found.items() if values}
-    if len(set(means.values())) < 2:
-        return ""
-    most, least = (pick(means, key=lambda name: float(np.mean(found[name]))) for pick in (max, min))
-    return f"; {most} leaves {means[most]} nodes empty, {least} {means[least]}"
+def _apart(question: Question, rows: Sequence[Row], trace: str, level: Sequence[str]) -> str:
+    """What tells strategies apart that allocated alike: pods that found no place, else nodes that nobody needed."""
+    for metric, words in (
+        ("placed", "; {most} places {high} pods, {least} {low}"),
+        ("empty_nodes_mean", "; {most} leaves {high} nodes empty, {least} {low}"),
+    ):
+        found = {name: values_of(question, rows, trace, name, metric) for name in level}
+        means = {name: round(float(np.mean(values)), 1) for name, values in found.items() if values}
+        if len(set(means.values())) > 1:
+            most, least = (pick(means, key=lambda name: means[name]) for pick in (max, min))
+            high, low = (f"{means[name]:,.1f}".removesuffix(".0") for name in (most, least))
+            return words.format(most=most, least=least, high=high, low=low)
+    return ""
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -49,8 +49,11 @@ def test_strategies_that_do_not_differ_are_level(names: str, said: str) -> None:
 
 def test_who_are_level_are_told_apart_by_the_nodes_that_they_leave_empty() -> None:
     rows = [row(n, s, cpu_allocated_share=0.5, empty_nodes_mean=x) for n, x in (("a", 0.0), ("b", 8.0)) for s in (0, 1)]
-    said = "On t, a and b are level: 50.00 % of the CPU allocated; b leaves 8.0 nodes empty, a 0.0."
+    said = "On t, a and b are level: 50.00 % of the CPU allocated; b leaves 8 nodes empty, a 0."
     assert headline(QUESTION, rows) == said
+    rows[2]["metrics"]["placed"] = 7
+    said = "On t, a and b are level: 50.00 % of the CPU allocated; a places 10 pods, b 8.5."
+    assert headline(QUESTION, rows) == said, "a node that is empty because somebody waits is no gain"
     alike = [row(n, cpu_allocated_share=0.5, empty_nodes_mean=x) for n, x in (("a", 7.96), ("b", 8.0))]
     assert headline(QUESTION, alike) == "On t, a and b are level: 50.00 % of the CPU allocated."
 
