@@ -3,17 +3,16 @@
 Bytes that are no message end a call with INVALID_ARGUMENT; by itself grpcio would call that the server's failure
 (UNKNOWN or INTERNAL) and write a traceback into the log for each. Streams last as long as their callers like, so they
 may take only a part of the calls at once; whoever stops reading what comes loses the stream, for behind it may be what
-there is one of: the process that plans, or the one that applies a plan. Answers of thousands of parts are made
-:func:`by_slices`: kube-scheduler is answered on the same event loop.
+there is one of: the process that plans, or the one that applies a plan.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # the library has no types
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # nor has this
@@ -22,11 +21,8 @@ READ_S = 30.0
 """A caller takes a message of its stream within this time, or the stream ends."""
 TELL_S = 1.0
 """For the status of such a stream to leave; it may wait behind what is not read."""
-SLICE = 50
-"""Parts of an answer that are made before others may run: about a millisecond."""
 _GARBAGE = object()
 Behavior = Callable[[Any, Any], Any]
-T = TypeVar("T")
 
 
 def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -50,14 +46,6 @@ async def _checked(messages: AsyncIterator[Any], context: Any) -> AsyncIterator[
     async for message in messages:
         await _check(message, context)
         yield message
-
-
-async def by_slices(items: Iterable[T]) -> AsyncIterator[T]:
-    """The same items, among which others may run now and then."""
-    for number, item in enumerate(items, 1):
-        yield item
-        if number % SLICE == 0:
-            await asyncio.sleep(0)
 
 
 class _Slots:

@@ -35,10 +35,11 @@ from scheduler._pb import placement_pb2_grpc, plans_pb2_grpc, telemetry_pb2, tel
 from scheduler.certificates import Files
 from scheduler.engine import Answered, Engine
 from scheduler.errors import ListenError
-from scheduler.grpc_guard import Guard, by_slices
+from scheduler.grpc_guard import Guard
 from scheduler.learning.telemetry import Sample, SampleError, Subject, UsageStore
 from scheduler.recorder import best_of, runner_up
 from scheduler.settings import GrpcSettings
+from scheduler.slices import by_slices
 
 if TYPE_CHECKING:
     from scheduler.planning.service import PlansService

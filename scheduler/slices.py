@@ -3,17 +3,24 @@
 The scheduler of Linux 6.6 and later (EEVDF) lets a task say how long it works at a time; from 6.12 on one with a shorter
 slice that wakes up interrupts one with a longer, which otherwise works to the end of its slice. Nobody gets more of the
 processor by it, only sooner. See `sched(7)`, `sched_setattr(2)`. Older kernels take the call and do nothing.
+
+On the event loop that answers, long work is done :func:`by_slices`: nobody interrupts it there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import platform
 import struct
 import sys
 import time
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
 
+SLICE = 50
+"""Parts of some long work that are done before others may run, where each takes some ten microseconds."""
 SHORT_S = 0.001
 """Of the thread that answers: longer than an answer, which nobody then interrupts. The kernel takes .1 to 100 ms; its own
 are 1.4 to 3 ms."""
@@ -26,6 +33,15 @@ _SYSCALLS = {"x86_64": 314, "aarch64": 274}
 _RESET_ON_FORK = 1
 _ATTR = struct.Struct("=IIQiIQQQ")
 """size, policy, flags, nice, priority, runtime in ns, deadline, period."""
+T = TypeVar("T")
+
+
+async def by_slices(items: Iterable[T], size: int = SLICE) -> AsyncIterator[T]:
+    """The same items; others run after each ``size`` of them."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % size == 0:
+            await asyncio.sleep(0)
 
 
 def answer_soon() -> bool:

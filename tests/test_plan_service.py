@@ -31,6 +31,7 @@ from scheduler.planning.record import SUFFIX, PlanState, fresh_record, save_reco
 from scheduler.planning.service import PlansService
 from scheduler.service import GrpcServer
 from scheduler.settings import GrpcSettings, KubeSettings, PlanSettings, UsageSettings
+from scheduler.slices import SLICE
 from tests.api_server import ApiServer, api_server, kubeconfig, node_object, pod_object
 from tests.live_engine import Live
 from tests.test_prometheus import FakeProm, fake_prometheus
@@ -356,7 +357,7 @@ async def test_a_plan_of_a_thousand_steps_becomes_a_message_while_others_are_ans
     message = await service.plan_message("p", Plan("consolidate", Ending.DEADLINE, "USD", 1.0, None, steps))
     asking.cancel()
     assert [(step.action, step.pod_uid) for step in message.steps] == [("move", f"u{i}") for i in range(1000)]
-    assert turns >= 1000 // grpc_guard.SLICE
+    assert turns >= 1000 // SLICE
 
 
 async def test_a_cluster_that_cannot_be_read_is_unavailable_and_the_next_plan_is_not(tmp_path: Path) -> None:

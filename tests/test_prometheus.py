@@ -28,7 +28,7 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from scheduler.errors import SourceError
-from scheduler.learning import predict_worker
+from scheduler.learning import predict_worker, prometheus
 from scheduler.learning.predict_worker import Source, WorkerLostError, WorkerProcess
 from scheduler.learning.prometheus import Prometheus
 from scheduler.learning.telemetry import Sample, Subject, UsageStore
@@ -36,6 +36,7 @@ from scheduler.learning.usage_learner import UsageLearner
 from scheduler.ledger import Seen
 from scheduler.metrics import Metrics
 from scheduler.settings import UsageSettings, read_settings
+from scheduler.slices import SLICE
 from scheduler.view import Reader
 from tests.live_engine import GIB, Live
 
@@ -543,6 +544,36 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
         await learner.turn()
     assert forecast(live).rung == "history"
     assert 'ullage_fallback_total{reason="model refused"} 1.0' in live.metrics.expose().decode()
+
+
+async def test_use_of_thousands_of_pods_is_taken_in_while_others_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verbs are answered on the same loop, and late answers are neutral."""
+    live, clock, turns = Live(tmp_path / "r.db"), Clock(), 0
+    names = [f"web-{i}" for i in range(20 * SLICE)]
+    for name in names:
+        web_pod(live, name)
+    series = [{"metric": {"namespace": "shop", "pod": name}, "value": [NOW, "1"]} for name in names]
+    body = json.dumps({"status": "success", "data": {"result": series}}).encode()
+    client = Prometheus(UsageSettings(prometheus="http://nobody", busy_share=1.0), Metrics())
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def read(*_: Any) -> list[Any]:
+        return await prometheus._result("", 200, body)
+
+    monkeypatch.setattr(client, "_send", read)
+    learner = learner_of(live, clock, client)
+    asking = asyncio.create_task(others())
+    await learner._read_now(client)
+    asking.cancel()
+    assert len(learner.current) == len(names)
+    assert turns >= (2 * 2 + 2) * 20, "two answers are decoded and understood, and all of it is taken in"
 
 
 async def test_a_query_that_fails_costs_what_it_asked_for_and_not_weeks_that_were_read(

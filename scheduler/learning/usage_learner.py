@@ -47,11 +47,12 @@ from scheduler.learning.prometheus import PodSeries, Prometheus
 from scheduler.learning.telemetry import Sample, UsageStore
 from scheduler.ledger import Seen
 from scheduler.settings import UsageSettings
+from scheduler.slices import by_slices
 
 log = logging.getLogger(__name__)
 
-TAKE = 5000
-"""Samples of the stream per turn, before others may run."""
+TAKE = 100
+"""Samples of the stream before others may run: about a millisecond."""
 AT_ONCE = 500
 """Samples kept before others may run: about two milliseconds."""
 PER_VISIT = 20
@@ -140,7 +141,7 @@ class UsageLearner:
         for uid in [u for u in self.current if u not in self.engine.ledger.pods]:
             del self.current[uid]
         forecaster = self.forecaster
-        self._look_at_nodes()
+        await self._look_at_nodes()
         specs = {pod.spec for pod in self.engine.ledger.pods.values()}
         requested, facts = asked_of(specs), facts_of(specs) if forecaster.rungs.reads_kin else None
         forecaster.keep(requested)
@@ -178,7 +179,7 @@ class UsageLearner:
         """Samples that the Telemetry stream brought."""
         if self.store is None:
             return
-        names = self._uids() if len(self.store) else {}
+        names = await self._uids() if len(self.store) else {}
         while len(self.store):
             for sample in self.store.take(TAKE):
                 self._take_sample(sample, names)
@@ -227,9 +228,9 @@ class UsageLearner:
         now_s = self.clock()
         found = await prometheus.now(now_s)
         self.answered_s["prometheus"] = now_s
-        names = self._uids()
+        names = await self._uids()
         measured: dict[str, dict[str, int]] = {}
-        for series in found:
+        async for series in by_slices(found):
             uid = names.get((series.namespace, series.pod))
             if uid is not None and series.time_s[-1] > now_s + STEP_S:
                 self.engine.metrics.usage_refused.labels("of the future").inc()
@@ -237,7 +238,7 @@ class UsageLearner:
                 unit = 1000 if series.resource == CPU else 1
                 measured.setdefault(uid, {})[series.resource] = round(float(series.values[-1]) * unit)
                 self.forecaster.seen(self._workload(uid), float(series.time_s[-1]))
-        for uid, amounts in measured.items():
+        async for uid, amounts in by_slices(measured.items(), AT_ONCE):
             self.current[uid] = Current(now_s, amounts.get(CPU), amounts.get(MEMORY))
 
     async def _read_history(self, prometheus: Prometheus) -> None:
@@ -251,8 +252,9 @@ class UsageLearner:
         first_s = self._read_to_s or int(now_s - self.settings.history_days * 86_400)
         owners = await prometheus.owners(last_s, (last_s - first_s) / 86_400 + 1 / 24)
         recent = await prometheus.owners(last_s, 1) if last_s - first_s > 86_400 else owners
-        here = {self._workload(uid) for uid in self.engine.ledger.pods} | set(recent.values())
-        names, is_empty = self._uids(), True
+        classes = {pod.spec for pod in self.engine.ledger.pods.values()}
+        here = {workload_of(spec.namespace, spec.owner) for spec in classes} | set(recent.values())
+        names, is_empty = await self._uids(), True
         is_first = not self._read_to_s
         is_past, lately = is_first or not self._has_past, dict[str, IntArray]()
         async for chunk in prometheus.history(first_s, last_s):
@@ -306,9 +308,10 @@ class UsageLearner:
 
     # ── pods and workloads ────────────────────────────────────────────────────────────────────
 
-    def _uids(self) -> dict[tuple[str, str], str]:
+    async def _uids(self) -> dict[tuple[str, str], str]:
         """UID by (namespace, name)."""
-        return {(pod.namespace, pod.name): uid for uid, pod in self.engine.ledger.pods.items()}
+        pods = list(self.engine.ledger.pods.values())
+        return {(pod.namespace, pod.name): pod.uid async for pod in by_slices(pods, AT_ONCE)}
 
     def _workload(self, uid: str | None) -> str:
         pod = self.engine.ledger.pods.get(uid or "")
@@ -325,11 +328,11 @@ class UsageLearner:
                 memory = max(used, seen.spec.amount(MEMORY))
                 self.forecaster.add_oom(workload, seen.oom_s, int(self.clock()), memory)
 
-    def _look_at_nodes(self) -> None:
+    async def _look_at_nodes(self) -> None:
         """How many nodes are used up by pods that are not on reclaimed capacity, as far as they are measured now."""
         state, now_s = self.engine.state, self.clock()
         used: dict[int, int] = {}
-        for uid, now in self.current.items():
+        async for uid, now in by_slices(list(self.current.items()), AT_ONCE):
             resident = state.residents.get(uid)
             if resident is None or now.cpu_millicores is None or abs(now_s - now.unix_s) > STEP_S:
                 continue

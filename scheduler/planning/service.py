@@ -30,10 +30,10 @@ from scheduler._pb import plans_pb2_grpc
 from scheduler.clocks import calm_s
 from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
-from scheduler.grpc_guard import by_slices
 from scheduler.planning.adherence import AS_PLANNED, Adherence
 from scheduler.planning.record import SUFFIX, Retention, plan_id
 from scheduler.planning.worker import Ahead, ApplyWorker, Ended, Happened, Order, PlanWorker, Progress, Worker, check
+from scheduler.slices import by_slices
 
 log = logging.getLogger(__name__)
 
