@@ -173,7 +173,11 @@ def strategy_named(name: str) -> Strategy:
     try:
         return STRATEGIES[name]
     except KeyError:
-        hint = "a strategy's file ends in .toml" if "/" in name else nearest(name, list(STRATEGIES))
+        hint = (
+            "a strategy's file ends in .toml"
+            if "/" in name or Path(name).is_file()
+            else nearest(name, list(STRATEGIES))
+        )
         raise ConfigError(f"unknown strategy {name!r}; {hint}") from None
 
 

@@ -119,7 +119,7 @@ class Shadow:
             return "No decision is recorded that matches: nothing to compare. Does a scheduler call us? Ask `ullage doctor`."
         if not settled:
             return "No pod with a choice of ours has been seen bound yet: nothing to compare."
-        start = f"Ullage agreed with {self.placer} on {100 * self.agreement.value:.0f} % of {settled:,} pods"
+        start = f"Ullage agreed with {self.placer} on {100 * self.agreement.value:.0f} % of {_pods(settled)}"
         if self.is_little:
             return f"{start}; too few to judge (below {FEW})."
         if not self.usd_a_month.is_clear:
@@ -311,18 +311,22 @@ def _examples(pods: list[Pod], number: int = 10) -> Iterator[dict[str, Any]]:
 # ── for people ────────────────────────────────────────────────────────────────────────────────
 
 
+def _pods(number: int) -> str:
+    return f"{number:,} pod{'s' * (number != 1)}"
+
+
 def _rows(shadow: Shadow) -> list[tuple[str, str]]:
     if not shadow.records:
         return []
     value, low, high = (100 * share for share in shadow.agreement)
     lines = [
         ("time", f"{when(shadow.from_s)} to {when(shadow.to_s)}"),
-        ("decisions", f"{shadow.records:,} about {shadow.pods:,} pods, by {', '.join(shadow.by_strategy) or 'nobody'}"),
-        ("agreed", f"{shadow.agreed:,} pods: {value:.1f} % (95 %: {low:.1f} % to {high:.1f} %)"),
-        ("differed", f"{shadow.differed:,} pods"),
-        ("only we had a node", f"{shadow.ours_only:,} pods, not seen bound"),
-        (f"only {shadow.placer} had", f"{shadow.theirs_only:,} pods"),
-        ("nobody had", f"{shadow.neither:,} pods"),
+        ("decisions", f"{shadow.records:,} about {_pods(shadow.pods)}, by {', '.join(shadow.by_strategy) or 'nobody'}"),
+        ("agreed", f"{_pods(shadow.agreed)}: {value:.1f} % (95 %: {low:.1f} % to {high:.1f} %)"),
+        ("differed", _pods(shadow.differed)),
+        ("only we had a node", f"{_pods(shadow.ours_only)}, not seen bound"),
+        (f"only {shadow.placer} had", _pods(shadow.theirs_only)),
+        ("nobody had", _pods(shadow.neither)),
         ("idle nodes put to use, fewer with us", shadow.nodes_fewer.text()),
         ("a node put to use stays in use for", f"{shadow.busy_hours:,.2f} hours"),
         ("USD a month, less with us", shadow.usd_a_month.text("{:+,.0f}")),
@@ -409,7 +413,7 @@ def _bar(shadow: Shadow) -> str:
         (f"only {shadow.placer} had", shadow.theirs_only, "c4"),
         ("nobody had", shadow.neither, "c7"),
     )
-    seen = [(f"{name}: {count:,} pods", count, colour) for name, count, colour in parts if count]
+    seen = [(f"{name}: {_pods(count)}", count, colour) for name, count, colour in parts if count]
     if not seen:
         return ""
     spans = "".join(f'<span style="flex:{count};background:var(--{colour})"></span>' for _, count, colour in seen)

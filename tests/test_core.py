@@ -463,6 +463,16 @@ def test_an_unknown_strategy_names_the_nearest() -> None:
         strategy_named("bestfit")
 
 
+def test_a_strategy_in_a_file_of_another_kind_is_told_what_it_ends_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("")
+    for name in ("mine.yaml", "there/mine"):
+        with pytest.raises(ConfigError, match=r"a strategy's file ends in \.toml"):
+            strategy_named(name)
+
+
 def test_a_strategy_without_its_knowledge_says_what_it_needs() -> None:
     state = ClusterState()
     state.add_node(NodeSpec("n", (("cpu", 1000),)))

@@ -92,6 +92,7 @@ def test_only_the_last_decision_about_a_pod_counts(tmp_path: Path) -> None:
     with RecordReader(str(tmp_path / "r.db")) as reader:
         found = compare(reader, reader.find(Query(newest_first=False)), NodePrices())
     assert (found.records, found.pods, found.agreed, found.differed) == (2, 1, 1, 0)
+    assert to_text(found).startswith("Ullage agreed with kube-scheduler on 100 % of 1 pod; too few to judge")
 
 
 def test_the_same_content_stands_in_every_format(tmp_path: Path) -> None:
