@@ -1,4 +1,5 @@
-"""How long answers wait for what runs on their event loop now and then: checkpoints of the event log, and new knowledge.
+"""How long answers wait for what runs on their event loop now and then: checkpoints of the event log, new knowledge, and
+what Prometheus says of all pods (its longest piece; in between others run).
 
 ``python -m benchmarks.pauses [--nodes 1000 5000] [--workloads 1000 2000]`` prints one line per kind and size: milliseconds
 of this thread's own processor time (least and median of the rounds), how often it happens as the settings are, and the
@@ -8,7 +9,9 @@ share of answers that meet one, if questions come at any moment.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -24,12 +27,19 @@ from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from placement.state import ClusterState
+from placement.strategies import strategy_named
+from scheduler.engine import Engine
 from scheduler.eventlog import NoLog
-from scheduler.settings import LogSettings, UsageSettings
+from scheduler.learning import prometheus
+from scheduler.learning.usage_learner import UsageLearner
+from scheduler.ledger import Ledger, Seen
+from scheduler.metrics import Metrics
+from scheduler.settings import LogSettings, Settings, UsageSettings
+from scheduler.view import Reader
 
 GIB = 2**30
 PODS_A_NODE = 10
-ROUNDS = 15
+ROUNDS, READ_ROUNDS = 15, 5
 CLASSES = 200
 HOURS = 6
 PODS_A_SECOND = 50.0
@@ -103,6 +113,50 @@ def published(made: Forecaster, now_s: int) -> None:
     ClusterState(events=NoLog()).learn(new)
 
 
+class Said(prometheus.Prometheus):
+    """One server that says the same of all pods, whatever it is asked."""
+
+    def __init__(self, settings: UsageSettings, names: list[str]) -> None:
+        super().__init__(settings, Metrics())
+        found = [{"metric": {"namespace": "default", "pod": name}, "value": [time.time(), "0.25"]} for name in names]
+        self._body = json.dumps({"status": "success", "data": {"result": found}}).encode()
+
+    async def _send(self, path: str, form: dict[str, str]) -> list[prometheus._Series]:
+        assert path == "query", form
+        return await prometheus._result("", 200, self._body)
+
+
+async def longest_ms(num_pods: int) -> tuple[float, float]:
+    """Of the pieces in which what Prometheus says of now is taken in: least and median of the rounds."""
+    ledger = Ledger(ClusterState(events=NoLog()), time.monotonic, Metrics())
+    specs = [PodSpec(((CPU, 100 + i), (MEMORY, GIB)), owner=f"ReplicaSet/w{i}-7c9d8bf6c4") for i in range(CLASSES)]
+    for i in range(num_pods):
+        seen = Seen(f"uid-{i:08x}", f"w{i % CLASSES}-7c9d8bf6c4-{i:08x}", "default", 1, specs[i % CLASSES], "node")
+        ledger.pods[seen.uid] = seen
+    settings = UsageSettings(prometheus="http://prometheus", busy_share=1.0)
+    engine = Engine(ledger, Reader(), strategy_named("best-fit"), Settings(), Metrics())
+    said = Said(settings, [seen.name for seen in ledger.pods.values()])
+    learner = UsageLearner(engine, settings, lambda: True, prometheus=said)
+    longest = 0.0
+
+    async def others() -> None:
+        nonlocal longest
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+
+    asking, found = asyncio.create_task(others()), []
+    for _ in range(READ_ROUNDS):
+        await asyncio.sleep(0)
+        longest = 0.0
+        await learner._read_now(said)
+        await asyncio.sleep(0)
+        found.append(longest * 1e3)
+    asking.cancel()
+    return min(found), statistics.median(found)
+
+
 def told(kind: str, size: int, cost: tuple[float, float], every_s: float) -> None:
     """One line."""
     least, median = cost
@@ -123,6 +177,7 @@ def main() -> None:
     for num in options.nodes:
         state = filled(num, NoLog())
         told("checkpoint, nodes   ", num, cost_ms(lambda state=state: checkpoint_events(state, 1)), every_s)  # type: ignore[misc]
+        told("use of now, nodes   ", num, asyncio.run(longest_ms(num * PODS_A_NODE)), UsageSettings().every_s)
     for num in options.workloads:
         forecaster, now = learned(num)
         cost = cost_ms(lambda made=forecaster, at=now: published(made, at))  # type: ignore[misc]
