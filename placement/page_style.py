@@ -67,14 +67,14 @@ table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-n
 th, td {{ text-align: right; padding: 7px 7px; border-bottom: 1px solid var(--line); white-space: nowrap; }}
 thead th {{ color: var(--soft); font-weight: 600; font-size: 13px; }}
 tbody th {{ font-weight: 400; }}
-th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); white-space: normal;
-  overflow-wrap: anywhere; min-width: 12em; }}
+th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); }}
+th.long {{ white-space: normal; overflow-wrap: anywhere; min-width: 12em; }}
 tbody tr:last-child > * {{ border-bottom: 0; }}
 td.best {{ background: var(--wash); color: var(--mark); font-weight: 700; }}
 tr.model > * {{ font-weight: 600; background: var(--wash); }}
 table.words th, table.words td {{ text-align: left; }}
 table.words td {{ white-space: normal; overflow-wrap: anywhere; min-width: 5em; }}
-table.words td:last-child {{ min-width: 12em; }} table.words th:first-child {{ overflow-wrap: normal; min-width: 0; }}
+table.words td:last-child {{ min-width: 12em; }} table.words th:first-child {{ white-space: normal; }}
 details {{ font-size: 15px; margin: 0 0 12px; }} summary {{ color: var(--mark); cursor: pointer; }}
 details dl {{ margin-top: 8px; }}
 svg {{ width: 100%; height: auto; display: block; }}
@@ -94,7 +94,7 @@ dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
   svg.rows text, svg.rows text.tick, svg.rows text.axis {{ font-size: 23px; }}
   .lines svg {{ width: var(--grow, 100%); }} .lines svg text.name {{ display: none; }} .names {{ display: flex; }}
   main {{ padding: 24px 14px 48px; }} .card {{ padding: 10px; }} dl {{ grid-template-columns: 1fr; }} dd {{ margin-bottom: 8px; }}
-  th:first-child {{ min-width: 8em; }} }}
+  th:first-child {{ white-space: normal; min-width: 8em; }} .words th:first-child {{ min-width: 0; }} }}
 @media print {{ body {{ background: #fff; }} .card {{ border-color: #bbb; }} main {{ max-width: none; padding: 0; }}
   nav {{ display: none; }} }}
 """
@@ -106,11 +106,17 @@ def coded(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
+def is_long(name: str) -> bool:
+    """Whether the name of a row is so long that it wraps: it would leave no room for what the row says."""
+    return len(name) > 24
+
+
 def sheet(head: Sequence[str], rows: Sequence[tuple[str, bool, Sequence[str]]]) -> str:
     """A table: its heads, and rows of a name, whether it is the model, and the other cells."""
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(
-        f'<tr{" class=model" * marked}><th scope="row">{escape(name)}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
+        f'<tr{" class=model" * marked}><th scope="row"{" class=long" * is_long(name)}>{escape(name)}</th>'
+        f"{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
         for name, marked, cells in rows
     )
     return (

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from placement.page_style import STYLE, coded
+from placement.page_style import STYLE, coded, is_long
 from placement.rates import RATES
 from simulator.charts import Line, bar_chart, dot_chart, heat_map, line_chart
 from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
@@ -156,6 +156,7 @@ def _template() -> jinja2.Template:
     loader = jinja2.PackageLoader("simulator", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["coded"] = coded
+    environment.tests["long"] = is_long
     return environment.get_template("report.html.j2")
 
 

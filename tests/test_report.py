@@ -26,7 +26,19 @@ from simulator.charts import (
     shortened,
 )
 from simulator.compare import Comparison, Question, compare, document
-from simulator.report import COLUMNS, MEANINGS, Cell, Table, _table, _turned, to_html, to_markdown
+from simulator.report import (
+    COLUMNS,
+    MEANINGS,
+    Cell,
+    Page,
+    Section,
+    Table,
+    _table,
+    _turned,
+    render_page,
+    to_html,
+    to_markdown,
+)
 from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace_facts import duration
 
@@ -133,6 +145,13 @@ def test_lines_that_lie_on_each_other_are_both_seen() -> None:
     chart = line_chart("t", [*same, Line("d", [0, 1], [1, 3])], x_label="hours", y_label="%")
     drawn, named = (re.findall(r'stroke-dasharray="([^"]*)"', part) for part in chart.split('<div class="names"'))
     assert drawn == named == ["12 12", "8 16"]
+
+
+def test_only_a_long_name_of_a_row_wraps_and_makes_the_column_that_wide() -> None:
+    rows = [[Cell(name), Cell("1")] for name in ("short", "a" * 25)]
+    page = render_page(Page("t", "h", [Section("s", table=Table(["strategy", "x"], rows))], "c"))
+    assert f'<th scope="row">short</th><td>1</td></tr><tr><th scope="row" class="long">{"a" * 25}</th>' in page
+    assert f'<th scope="row" class=long>{"a" * 25}</th>' in page_style.sheet(("task",), [("a" * 25, False, ["1"])])
 
 
 def test_few_strategies_become_columns_and_many_stay_rows() -> None:
