@@ -188,23 +188,28 @@ class Reflector:
         async for page in self.client.list_pages(self.path, page_size=self.client.settings.page_size):
             await self._put_page(page, keys, before)
             version = page.metadata.resourceVersion or version
-        for key in before.keys() - keys:
+        for number, key in enumerate(before.keys() - keys, 1):
             self.sink.lose(key)
+            await self._let_others(number)
         self.sink.listed()
         self.version = version
         self.num_lists += 1
         self.synced.set()
 
     async def _put_page(self, page: Page, keys: set[str], before: dict[str, int]) -> None:
-        for i, raw in enumerate(page.items or ()):
+        for number, raw in enumerate(page.items or (), 1):
             key = self.sink.put(raw)
             keys.add(key)
             if least := before.get(key):
                 self._require(_decode_any(raw).metadata.resourceVersion, least)
-            if i % SLICE == SLICE - 1:
-                self.give_way()
-                await asyncio.sleep(0)
+            await self._let_others(number)
         self._is_there()
+
+    async def _let_others(self, number: int) -> None:
+        """Run, now and then: after ``number`` objects."""
+        if number % SLICE == 0:
+            self.give_way()
+            await asyncio.sleep(0)
 
     async def _watch(self) -> None:
         settings = self.client.settings
@@ -223,9 +228,7 @@ class Reflector:
                 self.take(event)
                 latest = event.object
                 count += 1
-                if count % SLICE == 0:
-                    self.give_way()
-                    await asyncio.sleep(0)
+                await self._let_others(count)
         finally:
             if latest is not None:  # an object is read once for its content; its version is needed to resume only
                 self.version = _decode_any(latest).metadata.resourceVersion or self.version

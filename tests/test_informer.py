@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scheduler.errors import ApiError
-from scheduler.informer import LONGEST_WAIT_S, Reflector
+from scheduler.informer import LONGEST_WAIT_S, SLICE, Reflector
 from scheduler.kube import ListMeta, Page
 from scheduler.metrics import Metrics
 from scheduler.settings import KubeSettings
@@ -93,3 +93,26 @@ async def test_a_view_that_nothing_renews_grows_old_however_often_it_is_tried(mo
     with pytest.raises(asyncio.CancelledError):
         await reflector.run()
     assert reflector.age_s > 600 - 2 * LONGEST_WAIT_S
+
+
+class Many(Nothing):
+    """Knows of objects that are gone by now."""
+
+    def known(self) -> dict[str, int]:
+        return dict.fromkeys(map(str, range(100 * SLICE)), 0)
+
+
+async def test_what_vanished_while_nobody_looked_is_given_up_while_others_are_answered() -> None:
+    """After an outage half of a large cluster's pods may be others."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    asking = asyncio.create_task(others())
+    await Reflector("pods", "/api/v1/pods", Many(), RefusingServer(), Metrics()).read_list()  # type: ignore[arg-type]  # lists only
+    asking.cancel()
+    assert turns >= 100

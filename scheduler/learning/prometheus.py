@@ -207,7 +207,8 @@ class Prometheus:
         hours = max(1, math.ceil(days * 24))
         for back in range((hours - 1) // PODS_H * PODS_H, -1, -PODS_H):
             expression = f"{grouped} (last_over_time({series}[{min(PODS_H, hours - back)}h]))"
-            for answer in await self._ask("query", {"query": expression, "time": str(at_s - back * 3600)}):
+            answers = await self._ask("query", {"query": expression, "time": str(at_s - back * 3600)})
+            async for answer in by_slices(answers):
                 yield answer.metric, _number(answer.value[1]) if answer.value else math.nan
 
     async def _pods(self, answer: list[_Series], resource: str) -> list[PodSeries]:
