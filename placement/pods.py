@@ -1,8 +1,8 @@
 """What a decision may read of a pod.
 
 A pod is an identity (a UID and a name) and a :class:`PodSpec`. The spec holds everything that filters
-and scorers read and nothing that tells two replicas apart, so that equal specs are one *class*: masks
-and scores are computed once per class, never once per pod.
+and scorers read and nothing that tells two replicas apart, but that one is being deleted, so that equal
+specs are one *class*: masks and scores are computed once per class, never once per pod.
 
 All values are immutable and hashable. Selectors keep Kubernetes' own meaning; they are compiled to masks
 over label columns elsewhere and never interpreted node by node.
