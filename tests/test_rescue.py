@@ -16,7 +16,7 @@ from placement.errors import ConfigError
 from placement.planning import repair as repair_module
 from placement.planning import rescue
 from placement.planning.bounds import PatternBound, counting_bound
-from placement.planning.plans import Deadline
+from placement.planning.plans import Deadline, WorkClock
 from placement.planning.repair import Packing, Search, Settling, keep_siblings, repair
 from placement.planning.rescue import pack, relabel
 
@@ -139,6 +139,33 @@ def test_the_same_seed_gives_the_same_plan() -> None:
     one, two = (pack(identical_nodes(3), Deadline(0.5, ticking()), seed=7) for _ in range(2))
     assert (one.node_of == two.node_of).all()
     assert one.milestones == two.milestones
+
+
+def test_a_limit_of_work_ends_a_rescue_after_as_much_work_and_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[tuple[str, int]] = []
+
+    def counted(kind: type[Search] | type[Settling]) -> None:
+        run = kind.run
+
+        def noted(self: Any, *words: Any, **more: Any) -> Any:
+            rounds.append((kind.__name__, more["rounds"]))
+            return run(self, *words, **more)
+
+        monkeypatch.setattr(kind, "run", noted)
+
+    counted(Search)
+    counted(Settling)
+    ways = []
+    for limit_s in (0.1, 0.1, 0.3):
+        clock = WorkClock()
+        packed = pack(identical_nodes(4), Deadline(limit_s, clock), seed=7)
+        assert limit_s < clock.done_s < 1.2 * limit_s
+        ways.append((packed.node_of.tolist(), tuple(rounds)))
+        rounds.clear()
+    assert ways[0] == ways[1]
+    settled = [sum(n for kind, n in done if kind == "Settling") for _, done in ways]
+    assert 0 < settled[0] * repair_module.SETTLE_ROUND_S <= 0.11
+    assert settled[2] > 2 * settled[0]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

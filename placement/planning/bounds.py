@@ -20,6 +20,8 @@ from placement.planning.solver import INFINITY, SMOOTHING, Master, Status
 from placement.resources import FloatArray, IntArray
 
 MAX_GROUPS = 16
+PRICING_S = 5e-4
+"""What a filling for a group counts for on a clock of work, its share of the linear program included."""
 HOPELESS_SHARE = 0.15
 """Of the time left, what a bound still gets once it is known that it cannot become tight."""
 
@@ -175,6 +177,7 @@ class PatternBound:
             found = False
             for point in (smooth, price):
                 bound, patterns = self._price(point, limit)
+                deadline.spend(PRICING_S * len(self._groups))
                 if bound < self.value:
                     self.value, self._duals = bound, point
                 for g, counts in enumerate(patterns):

@@ -31,6 +31,8 @@ WAITING_WEIGHT = 1e6
 """What one waiting pod weighs against one displaced pod while settling: no trade."""
 SMALL_STEPS = 10
 """Small steps of annealing for each new split of two nodes."""
+SEARCH_ROUND_S, SEARCH_POD_S, SETTLE_ROUND_S = 2e-6, 3e-8, 4e-6
+"""On a clock of work: a round of search, besides for each pod, and a round of annealing; all measured, and rough."""
 DEAD_PAIRS = 1 << 15
 """Pairs of nodes to remember that can be split in one way only; a power of two."""
 
@@ -183,6 +185,11 @@ class Search:
         num_tiers = len(packing.tiers)
         self.missing = np.bincount(self._scene.tier[node_of < 0], minlength=num_tiers).astype(np.int64)
         """``(T,)`` pods without a place in ``best``, per tier, most important first."""
+
+    @property
+    def round_s(self) -> float:
+        """What a round counts for on a clock of work."""
+        return SEARCH_ROUND_S + SEARCH_POD_S * len(self.best)
 
     def run(self, floor: IntArray, *, rounds: int) -> bool:
         """True once ``floor``, the fewest that can stay without a place per tier, is reached."""

@@ -17,7 +17,7 @@ import numpy as np
 from placement.planning.bounds import PatternBound, class_counts, counting_bound
 from placement.planning.fullness import all_fit
 from placement.planning.plans import Deadline
-from placement.planning.repair import Packing, Search, Settling, keep_siblings, repair
+from placement.planning.repair import SETTLE_ROUND_S, Packing, Search, Settling, keep_siblings, repair
 from placement.planning.solver import assign
 from placement.resources import IntArray
 
@@ -31,7 +31,7 @@ SEARCH_SHARE_BEFORE, SEARCH_SHARE_BESIDE = 0.15, 0.5
 """With two threads: what the search gets before pods are brought home, and beside that."""
 BOUND_SHARE = 0.2
 FULLNESS_S = 0.5
-"""With less time left, nobody asks whether all pods can fit to the last byte."""
+"""With less time left, nobody asks whether all pods can fit to the last byte; so much it counts for on a clock of work."""
 LEAST_S = 1e-6
 """What the other thread gets where no time is left: enough to return what it has."""
 SEARCH_ROUNDS = 200
@@ -221,6 +221,7 @@ def _ceiling(packing: Packing, node_of: IntArray, deadline: Deadline) -> IntArra
         above = packing.tier >= tier
         if counted < most[k] or packing.counts(node_of)[: k + 1] == tuple(most[: k + 1].tolist()):
             continue
+        deadline.spend(FULLNESS_S)
         if all_fit(packing.request[:, above], size[above], packing.free[:, 0], packing.num_nodes) is False:
             most[k] -= 1
             break
@@ -257,6 +258,7 @@ def _continue(search: Search, most: tuple[int, ...], deadline: Deadline, note: N
     while not deadline.is_over:
         before = search.missing.copy()
         done = search.run(floor, rounds=SEARCH_ROUNDS)
+        deadline.spend(SEARCH_ROUNDS * search.round_s)
         if (search.missing != before).any():
             note(search.best)
         if done:
@@ -299,6 +301,7 @@ def _settle(
     while not part.is_over and settling.displaced > 0:
         share = min(1.0, part.elapsed_s / part.time_s)
         settling.run(rounds=SETTLE_ROUNDS, temperature=HOT * (COLD / HOT) ** share)
+        part.spend(SETTLE_ROUNDS * SETTLE_ROUND_S)
         if newest is not None and (newer := newest()) is not node_of:
             node_of = newer
             if packing.counts(node_of) > packing.counts(settling.best):
