@@ -296,8 +296,9 @@ def test_consolidation_saves_what_brute_force_would(fleet: Fleet, budget: int | 
             result = consolidate(fleet, seconds(5), max_moves=budget)
         assert fleet_violations(fleet, result, budget) == []
         assert result.usd_per_hour <= best + 1e-9 <= result.bound + 2e-9
-        if result.ending == Ending.OPTIMAL:
+        if result.ending == Ending.OPTIMAL or exact_cells:
             assert result.usd_per_hour == pytest.approx(best)
+        assert result.ending == Ending.OPTIMAL or not exact_cells
         assert result.usd_per_hour >= rival.usd_per_hour - 1e-9
 
 
@@ -317,6 +318,26 @@ def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet, visi
             sharpen(seconds(5))
         answer = relaxed.solve(0.0, seconds(5), 1e-6)
         assert answer.bound / CENT >= best - 1e-6
+
+
+def test_what_was_found_of_a_filling_that_was_cut_short_bounds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node 0 goes: its pod fits on node 1."""
+    filling = Fleet.filling
+    monkeypatch.setattr(Fleet, "filling", lambda *words: replace(filling(*words), value=0.0))
+    fleet = Fleet(
+        np.array([[2], [1]]),
+        np.array([[1, 0]]),
+        np.array([[0, 3], [0, 1]]),
+        np.ones((1, 2), bool),
+        np.ones(2, bool),
+        np.ones(2),
+    )
+    rows = Relaxation(replace(fleet, deletable=np.array([True, False])), None).rows
+    gone = np.array([True, False])
+    assert not rows.cut(gone, seconds(5))
+    rows.sharpen(seconds(5))
+    assert rows.add(np.ones(1), seconds(5))
+    assert rows.spare(gone) >= 0.0
 
 
 @pytest.mark.parametrize("work_limit", [1e-9, 1e-4, 1e-2])
