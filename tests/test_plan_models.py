@@ -320,6 +320,13 @@ def test_what_sharpens_the_bound_never_cuts_off_the_best_plan(fleet: Fleet, visi
         assert answer.bound / CENT >= best - 1e-6
 
 
+def test_a_node_stays_whose_pod_fits_on_no_other_though_there_is_room_in_sum() -> None:
+    request, count, free = np.array([[2]]), np.array([[1, 0, 0]]), np.array([[5, 1, 1]])
+    fleet = Fleet(request, count, free, np.ones((1, 3), bool), np.array([True, False, False]), np.ones(3))
+    assert Relaxation(fleet, None).solve(0.0, seconds(5), 1e-6).bound == 0.0
+    assert Relaxation(replace(fleet, free=free + 1), None).solve(0.0, seconds(5), 1e-6).bound == CENT
+
+
 def test_what_was_found_of_a_filling_that_was_cut_short_bounds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Node 0 goes: its pod fits on node 1."""
     filling = Fleet.filling
@@ -334,6 +341,7 @@ def test_what_was_found_of_a_filling_that_was_cut_short_bounds_nothing(monkeypat
     )
     rows = Relaxation(replace(fleet, deletable=np.array([True, False])), None).rows
     gone = np.array([True, False])
+    assert rows.overfull(gone.astype(float), Limits(5.0)) is None
     assert not rows.cut(gone, seconds(5))
     rows.sharpen(seconds(5))
     assert rows.add(np.ones(1), seconds(5))
