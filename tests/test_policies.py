@@ -142,6 +142,18 @@ def test_a_replay_repeats_whatever_else_the_machine_does(delivery: str, monkeypa
     assert idle[1]
 
 
+def test_nodes_that_stay_because_a_move_was_refused_are_not_counted_as_gone() -> None:
+    class Firm(Replay):
+        def migrate(self, uid: str, row: int, *, restart_s: int, checkpoint_s: int) -> bool:
+            return False
+
+    policy = Consolidation("planned", BOOK, moves_share=1.0)
+    options = ReplayOptions(elastic=Elastic(tuple(BOOK.shapes.values())), end_s=6 * HOUR_S, policies=(policy,))
+    Firm(waves(), strategy_named("kube-default"), options).run()
+    assert sum(p.refused for p in policy.promises) > 0
+    assert {(p.deleted, p.price, p.moves) for p in policy.promises} == {(0, 0.0, 0)}
+
+
 def test_consolidation_of_a_fixed_fleet_is_refused_with_the_way_out() -> None:
     trace = waves().but(nodes=tuple(BOOK.shapes["large"].node(f"n{i}") for i in range(9)))
     options = ReplayOptions(policies=(Consolidation("planned", BOOK),))

@@ -131,8 +131,8 @@ class Consolidation:
     ) -> None:
         """Move pods node by node; a node goes when it is empty, and stays when a pod of it could not move."""
         targets = {c: np.repeat(rows, plan.arrivals[c]).tolist() for c in range(len(plan.arrivals))}
-        moves = refused = 0
-        usd = sum(self._price(replay.state, int(rows[n])) for n in np.flatnonzero(plan.deleted))
+        moves = refused = deleted = 0
+        usd = 0.0
         for n in np.flatnonzero(plan.deleted).tolist():
             row = int(rows[n])
             for c in range(len(plan.arrivals)):
@@ -142,8 +142,9 @@ class Consolidation:
                     else:
                         refused += 1
             if not replay.state.residents_on[row]:
+                deleted += 1
+                usd += self._price(replay.state, row)
                 replay.retire(replay.state.name(row))
-        deleted = int(plan.deleted.sum())
         bound = plan.bound if isinstance(plan, Consolidated) else None
         self.promises.append(Promise(replay.time_s, *band, bound, usd, deleted, moves, refused))
 
