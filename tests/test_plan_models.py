@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from placement.planning.patterns import best_pattern
 from placement.planning.plans import Deadline, Ending, WorkClock
 from placement.planning.prefix_search import prefix_search
 from placement.planning.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
-from placement.planning.refit import refit
+from placement.planning.refit import recreate, refit
 from placement.planning.relaxation import Relaxation
 from placement.planning.repacking import Repacking
 from placement.planning.solver import Answer, Limits, Model, Status, solve_integer, solve_linear
@@ -613,6 +614,25 @@ def test_a_thousand_pods_cost_less_than_first_fit_decreasing() -> None:
     assert purchase.violations(demand, shapes, result) == []
     assert result.cost < rival.cost
     assert 0 < result.bound <= result.cost
+
+
+def test_a_limit_of_work_ends_a_purchase_after_as_much_work_and_always_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds = itertools.count()
+
+    def counted(*words: Any) -> Any:
+        next(rounds)
+        return recreate(*words)
+
+    monkeypatch.setattr("placement.planning.refit.recreate", counted)
+    demand, shapes = purchase_instance(1, num_pods=200)
+    one, two = (purchase.buy(demand, shapes, Deadline(0.2, WorkClock())) for _ in range(2))
+    assert one.cost == two.cost
+    assert [(f.shape, f.nodes, f.counts.tolist()) for f in one.fillings] == [
+        (f.shape, f.nodes, f.counts.tolist()) for f in two.fillings
+    ]
+    assert 0 < next(rounds) / 2 * purchase.ROUND_S * len(shapes) <= 0.2
 
 
 def test_limits_on_shapes_hold() -> None:

@@ -30,6 +30,8 @@ PRICING_LIMITS = (2_000, 20_000, 200_000, 2_000_000, 20_000_000)
 LOOSE = 2e-4
 PROVED = 1e-8
 """A bound this near is the cost: fillings are priced with a slack of a billionth, once per limit."""
+PRICING_S, ROUND_S = 2e-4, 3e-4
+"""On a clock of work, for each shape: a filling that is priced, and a round of ruin and recreate; measured, and rough."""
 START_SHARE, STARTS, START_NOISE = 0.5, 300, 1.0
 """Of the time, for a first fleet where shapes run out; how often that is tried, and how much prices vary."""
 
@@ -298,6 +300,7 @@ def _generate(columns: _Columns, deadline: Deadline, *, levels: int = len(PRICIN
         smooth = price if best_price is None else SMOOTHING * best_price + (1 - SMOOTHING) * price
         for point in (smooth, price):
             patterns = [columns.price(s, point, PRICING_LIMITS[level[s]]) for s in range(len(shapes))]
+            deadline.spend(PRICING_S * len(shapes))
             uppers = [pattern.upper for pattern in patterns]
             for s, pattern in enumerate(patterns):
                 if float(price @ pattern.counts) > shapes[s].cost + rent[s] + 1e-9:
@@ -435,8 +438,12 @@ def _refitted(columns: _Columns, best: Bought, deadline: Deadline, seed: int) ->
     solved = columns.solve()
     if solved is None:
         return best
-    market = market_of(demand, shapes, solved[0])
-    nodes = refit(market, _exactly(demand, best), lambda: deadline.is_over, seed=seed)
+
+    def is_over() -> bool:
+        deadline.spend(ROUND_S * len(shapes))
+        return deadline.is_over
+
+    nodes = refit(market_of(demand, shapes, solved[0]), _exactly(demand, best), is_over, seed=seed)
     number: dict[tuple[int, bytes], int] = {}
     counts_of = {counts.tobytes(): counts for _, counts in nodes}
     for s, counts in nodes:
@@ -474,7 +481,8 @@ def _integers(columns: _Columns, best: Bought, deadline: Deadline, seed: int) ->
     pool_of = columns.pool_of[[s for s, _ in columns.patterns]]
     for q in np.flatnonzero(np.isfinite(columns.most)):
         model.add_row(n[pool_of == q], 1.0, upper=float(columns.most[q]))
-    answer = solve_linear(model, Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=1e-6), hint=_hint(columns, best))
+    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=1e-6, work=deadline.work)
+    answer = solve_linear(model, limits, hint=_hint(columns, best))
     if not answer.has_solution or -answer.value >= best.cost - 1e-9:
         return best
     whole = np.round(answer.x).astype(np.int64)
