@@ -55,8 +55,8 @@ def owned(name: str, on: str, cpu: str = "1") -> dict[str, Any]:
 class Here:
     """Server, stub and what they work on."""
 
-    def __init__(self, api: ApiServer, live: Live, target: str, channel: Any) -> None:
-        self.api, self.live, self.target = api, live, target
+    def __init__(self, api: ApiServer, live: Live, service: PlansService, target: str, channel: Any) -> None:
+        self.api, self.live, self.service, self.target = api, live, service, target
         self.stub, self.health = plans_pb2_grpc.PlansStub(channel), health_pb2_grpc.HealthStub(channel)
 
     def metric(self, name: str, **labels: str) -> float:
@@ -89,12 +89,13 @@ async def here(folder: Path, **plan: Any) -> AsyncIterator[Here]:
             Adherence("shop/p", "a", "a", "as planned", "0", "0"),
             Adherence("shop/q", "a", "b", "the planned node is gone", "0,1", "2,3"),
         ]
-        server = GrpcServer(GrpcSettings(port=0), live.engine, PlansService(live.engine, lambda: ended))
+        plans = PlansService(live.engine, lambda: ended)
+        server = GrpcServer(GrpcSettings(port=0), live.engine, plans)
         await server.start()
         try:
             target = f"127.0.0.1:{server.port}"
             async with grpc.aio.insecure_channel(target) as channel:
-                yield Here(api, live, target, channel)
+                yield Here(api, live, plans, target, channel)
         finally:
             await server.stop(0)
             live.recorder.close()
@@ -242,12 +243,12 @@ async def test_one_plan_is_made_at_a_time_and_ends_when_asked_or_when_the_caller
         await asyncio.sleep(0.1)
         second = h.stub.Make(pb.MakePlanRequest(kind=pb.PLAN_KIND_BATCH, time_seconds=1))
         assert "another plan" in await fails(second.read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
-        await h.stub.Finish(pb.FinishPlanRequest(id="plan-1"))
         events = [await first]
+        await h.stub.Finish(pb.FinishPlanRequest(id=events[0].id))
         while not events[-1].HasField("plan"):
             events.append(await slow.read())
         assert len(events[-1].plan.steps) == 1
-        await fails(h.stub.Finish(pb.FinishPlanRequest(id="plan-1")), grpc.StatusCode.NOT_FOUND)
+        await fails(h.stub.Finish(pb.FinishPlanRequest(id=events[0].id)), grpc.StatusCode.NOT_FOUND)
         gone = h.stub.Make(pb.MakePlanRequest(kind=pb.PLAN_KIND_RESCUE, time_seconds=200))
         await asyncio.sleep(0.1)
         gone.cancel()
@@ -485,7 +486,35 @@ async def test_a_plan_is_applied_interrupted_by_the_caller_and_resumed(tmp_path:
         await task
         assert (events[-1].outcome, events[-1].evictions) == ("done", 1)
         assert h.metric("ullage_plans_applied_total", kind="consolidate", outcome="done") == 1
-        assert len(list(tmp_path.glob(f"*{SUFFIX}"))) == 1, "its own; the old one is pruned"
+        assert [path.name for path in tmp_path.glob(f"*{SUFFIX}")] == [f"{plan.id}{SUFFIX}"], "the old one is pruned"
+
+
+async def test_a_plan_that_was_interrupted_goes_on_by_the_same_call_after_a_restart(tmp_path: Path) -> None:
+    async with here(tmp_path, applies=True) as h:
+        _, plan = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        h.api.refusals = 10**6
+        call = h.stub.Apply(pb.ApplyPlanRequest(id=plan.id, confirmed=True))
+        assert "cordoned" in (await call.read()).message
+        call.cancel()
+        h.service.plans.clear()
+        dry = [event async for event in h.stub.Apply(pb.ApplyPlanRequest(id=plan.id))]
+        assert "nothing was changed" in dry[-1].message
+        events = await applied(h, pb.ApplyPlanRequest(id=plan.id, abandon=True))
+        assert events[-1].outcome == "abandoned"
+        assert not any(node["spec"].get("unschedulable") for key, node in h.api.objects.items() if "nodes/" in key)
+        for name in ("../records", "plan-none"):
+            await fails(h.stub.Get(pb.GetPlanRequest(id=name)), grpc.StatusCode.NOT_FOUND)
+        (tmp_path / f"plan-0{SUFFIX}").write_text("{")
+        await fails(h.stub.Get(pb.GetPlanRequest(id="plan-0")), grpc.StatusCode.FAILED_PRECONDITION)
+
+
+async def test_plans_of_two_runs_have_no_name_in_common(tmp_path: Path) -> None:
+    names = []
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        async with here(tmp_path / run) as h:
+            names += [(await h.made(kind=pb.PLAN_KIND_BATCH))[1].id for _ in range(2)]
+    assert len(set(names)) == 4
 
 
 class Doer:

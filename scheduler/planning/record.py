@@ -124,12 +124,12 @@ def fresh_record(plan: Plan) -> PlanRecord:
     return PlanRecord(KIND, VERSION, plan_id(plan), plan_document(plan), PlanState.RUNNING, steps)
 
 
-def read_record(path: Path, plan: Plan) -> PlanRecord | None:
-    """The record of this plan at ``path``; None when there is none yet.
+def recorded(path: Path) -> PlanRecord | None:
+    """The record at ``path``; None when there is none.
 
     Raises
     ------
-    RecordError : the file is damaged, of another version, or of another plan.
+    RecordError : the file is damaged, or of another version.
     """
     try:
         data = path.read_bytes()
@@ -145,6 +145,19 @@ def read_record(path: Path, plan: Plan) -> PlanRecord | None:
         raise RecordError(
             f"record {path}: is {record.kind} {record.version}, not {KIND} {VERSION}; give another --record"
         )
+    return record
+
+
+def read_record(path: Path, plan: Plan) -> PlanRecord | None:
+    """The record of this plan at ``path``; None when there is none yet.
+
+    Raises
+    ------
+    RecordError : as of :func:`recorded`, or it is of another plan.
+    """
+    record = recorded(path)
+    if record is None:
+        return None
     if record.id != plan_id(plan) or len(record.steps) != len(plan.steps):
         raise RecordError(
             f"record {path}: belongs to another plan ({record.id}, not {plan_id(plan)}; {record.outcome}); give another "

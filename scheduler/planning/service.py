@@ -1,7 +1,8 @@
 """The gRPC service ``Plans``: ask, follow, fetch, apply; see ``proto/ullage/v1/plans.proto``.
 
 One plan is made at a time, one is applied at a time, each in a process of its own; applied only if the settings allow it. Plans
-live in memory, the last ones only; what was applied has its record on disk, and goes on from there after a restart.
+live in memory, the last ones only; what was applied has its record on disk, under the name that the plan has here, and goes
+on from there after a restart. No two plans have one name, whoever made them when.
 Errors: ``INVALID_ARGUMENT`` the question makes no sense, ``NOT_FOUND`` no such plan, ``RESOURCE_EXHAUSTED`` another plan is
 made or applied, ``PERMISSION_DENIED`` applying is off, ``UNAVAILABLE`` another replica leads or the API is away.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
@@ -31,13 +33,15 @@ from scheduler.clocks import calm_s
 from scheduler.engine import Engine
 from scheduler.errors import ApiError, RecordError
 from scheduler.planning.adherence import AS_PLANNED, Adherence
-from scheduler.planning.record import SUFFIX, Retention, plan_id
+from scheduler.planning.record import SUFFIX, Retention, recorded
 from scheduler.planning.worker import Ahead, ApplyWorker, Ended, Happened, Order, PlanWorker, Progress, Worker, check
 from scheduler.slices import by_slices
 
 log = logging.getLogger(__name__)
 
 KEPT = 32
+NAME = re.compile(r"plan-[0-9a-z-]+")
+"""Of a plan; the name of its record's file begins with it."""
 MIN_DAYS, MAX_DAYS = 0.01, 400.0
 """Of history, as on the command line."""
 LOOK_S = 0.5
@@ -54,7 +58,6 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
         self.ended = ended
         self.plans: OrderedDict[str, Plan] = OrderedDict()
         self._running: dict[str, PlanWorker] = {}
-        self._number = 0
         self._is_applying = False
         self._check_turn = asyncio.Lock()
         """One at a time: each is a process that holds the whole cluster."""
@@ -70,8 +73,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             asked, ahead = self._request(request), self._ahead(request)
         except ConfigError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        self._number += 1
-        name = f"plan-{self._number}"
+        name = f"plan-{self.engine.next_id()}"
         worker = self._running[name] = PlanWorker(asked, self.engine.settings.kube, ahead)
         ending, plan = "failed", None
         try:
@@ -194,10 +196,20 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
 
     async def _plan(self, name: str, context: Context) -> Plan:
         plan = self.plans.get(name)
+        if plan is None and NAME.fullmatch(name):
+            try:
+                record = await asyncio.to_thread(recorded, self._record_of(name))
+                plan = None if record is None else record.to_plan
+            except (ConfigError, RecordError) as error:
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         if plan is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no plan {name!r} is kept; the last {KEPT} are")
+            kept = f"the last {KEPT} are, and those that were applied"
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no plan {name!r} is kept; {kept}")
         assert plan is not None, "abort() raises"
         return plan
+
+    def _record_of(self, name: str) -> Path:
+        return Path(self.engine.settings.plan.records) / f"{name}{SUFFIX}"
 
     async def _serving(self, context: Context) -> None:
         why = self.engine.why_not_serving()
@@ -246,7 +258,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
 
     async def _apply(self, request: pb.ApplyPlanRequest, plan: Plan) -> AsyncGenerator[pb.ApplyPlanEvent, None]:
         settings = self.engine.settings
-        where = Path(settings.plan.records) / f"{plan_id(plan)}{SUFFIX}"
+        where = self._record_of(request.id)
         retention = Retention(settings.plan.records_max_age_days, settings.plan.records_max_bytes)
         most = request.max_evictions if request.HasField("max_evictions") else None
         order = Order(msgspec.json.encode(plan), where, retention, calm_s(), most, request.abandon)
