@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from placement.learning.drift import (
     FLOOR,
+    FULL,
     LEAST,
     LONGEST,
+    MARGIN_NATS,
     RECOVER,
     WEEK,
     WINDOW,
     CoverageMonitor,
     Crowding,
+    LossMonitor,
     is_full,
 )
 from placement.learning.usage import DAY, STEP_S
@@ -50,6 +55,16 @@ def test_a_rung_is_shut_below_the_floor_and_opens_a_margin_above_it() -> None:
     while monitor.trusted(RUNG):
         monitor.observe(RUNG, False)
     assert monitor.falls == 2
+
+
+def test_a_rung_opens_at_the_margin_itself() -> None:
+    monitor = CoverageMonitor()
+    for covered in [False] * LEAST + [True] * (round((FLOOR + RECOVER) * WINDOW) - 1):
+        monitor.observe(RUNG, covered)
+    assert not monitor.trusted(RUNG)
+    monitor.observe(RUNG, True)
+    assert monitor.coverage(RUNG) == FLOOR + RECOVER
+    assert monitor.trusted(RUNG)
 
 
 def test_outcomes_of_long_ago_do_not_count() -> None:
@@ -161,6 +176,46 @@ def test_the_future_is_forgotten_when_the_clock_goes_back() -> None:
         crowding.look(slot * STEP_S, 1, 1)
     crowding.rewind(6 * STEP_S)
     assert crowding.share == 2 / DAY, "now is no future"
+
+
+def test_a_clock_that_was_ahead_neither_keeps_nodes_crowded_nor_counts_as_a_week_of_calm() -> None:
+    cluster = Cluster()
+    cluster.slot = 50 * DAY
+    cluster.pass_until(True, 200)
+    cluster.slot = 10 * DAY
+    cluster.crowding.rewind(cluster.slot * STEP_S)
+    assert cluster.pass_until(False, 0) == 11 * DAY
+    cluster.slot = 5 * DAY
+    cluster.crowding.rewind(cluster.slot * STEP_S)
+    cluster.pass_slots(WEEK, 0)
+    fell = cluster.pass_until(True, 200)
+    assert cluster.pass_until(False, 0) - fell == DAY, "a week after it was set back all is forgiven"
+
+
+def test_a_model_may_do_worse_by_the_margin_and_not_by_more() -> None:
+    monitor = LossMonitor()
+    for _ in range(LEAST):
+        monitor.observe(0.5, 0.5)
+    for worse in (0.0, MARGIN_NATS):
+        for _ in range(WINDOW):
+            monitor.observe(0.5 + worse, 0.5)
+        assert monitor.trusted
+    monitor.observe(0.521, 0.5)
+    assert not monitor.trusted
+
+
+def test_the_page_on_models_has_these_numbers() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    opens = f"{100 * (FLOOR + RECOVER):.0f} %"
+    assert f"fewer than {100 * FLOOR:.0f} % of a rung's last {WINDOW} outcomes ({LEAST} at least)" in page
+    assert f"it opens again at {opens}" in page
+    margin = f"{MARGIN_NATS:g}".removeprefix("0")
+    assert f"no worse than the history over {LEAST} outcomes, and is shut when it is worse by {margin} nats" in page
+    assert f"nats over the last {WINDOW}" in page
+    assert f"({100 * FULL:.0f} % used by pods that are not on reclaimed capacity)" in page
+    assert f"twice as long, up to {({8: 'eight'})[LONGEST]} days, each time" in page
+    assert WEEK == 7 * DAY
+    assert "happens again within a week" in page
 
 
 @pytest.mark.parametrize(
