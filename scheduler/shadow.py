@@ -106,6 +106,8 @@ class Shadow:
     """Requests of pods that only we placed less those that only kube-scheduler placed."""
     by_strategy: dict[str, int] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    is_guessed: bool = False
+    """USD are at rates that nobody gave."""
 
     @property
     def is_little(self) -> bool:
@@ -131,7 +133,7 @@ class Shadow:
         """What the comparison does not say."""
         steps = f"One step deep: each choice is judged in the world that {self.placer}'s earlier choices left. "
         of_log = "In a log, what wrote it bound the pods: in a replay's, its own strategy, which agrees with itself. "
-        return steps + (of_log if self.placer == LOG else "") + PRICED
+        return f"{steps}{of_log if self.placer == LOG else ''}{PRICED}{GUESSED if self.is_guessed else ''}."
 
     def next_step(self) -> str:
         """What to do with the result; empty where there is none."""
@@ -172,12 +174,15 @@ class Shadow:
         }
 
 
-PRICED = "USD assumes that an idle node is switched off and that nodes stay in use as long as they were seen to."
+PRICED = "USD assumes that an idle node is switched off and that nodes stay in use as long as they were seen to"
+GUESSED = (
+    ", at OpenCost's default rates, not at what you pay (--usd-per-core-hour, --usd-per-gib-hour, --usd-per-gpu-hour)"
+)
 
 
 def compare(reader: RecordReader, records: Iterable[Record], prices: NodePrices, seed: int = 0) -> Shadow:
     """Compare the last decision about each pod with where it was bound. ``records`` come oldest first."""
-    shadow = Shadow()
+    shadow = Shadow(is_guessed=prices == NodePrices())
     last: dict[str, Pod] = {}
     busy, modes = BusyTimes(), set[str]()
     for record in records:

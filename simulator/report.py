@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Any
 
 import jinja2
@@ -112,6 +113,7 @@ MEANINGS = {
 """What a reader may ask of a column."""
 
 
+PRICES = "what a trace itself keeps, else OpenCost's default rates, not what you pay; --prices FILE tells that"
 UNITS = {
     "usd_per_month": "USD a month",
     "gpu_allocated_share": "GPU allocated, %",
@@ -226,6 +228,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     return [
         ("seeds", ", ".join(str(s) for s in comparison.question.seeds)),
         ("deliveries", ", ".join(comparison.question.deliveries)),
+        ("prices", PurePath(comparison.question.prices).name or PRICES),
         ("strategies", "; ".join(strategies)),
         ("traces", "; ".join(traces)),
         *_worth(comparison),

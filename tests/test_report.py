@@ -86,6 +86,12 @@ def test_what_stands_between_backticks_is_shown_as_code(made: Comparison) -> Non
     assert "`" not in to_html(made)
 
 
+def test_the_page_says_whose_prices_usd_are_by(made: Comparison) -> None:
+    assert "<dt>prices</dt><dd>what a trace itself keeps, else OpenCost" in to_html(made)
+    told = replace(made, question=replace(made.question, prices="books/mine.csv"))
+    assert "<dt>prices</dt><dd>mine.csv</dd>" in to_html(told)
+
+
 def test_a_dashed_line_marks_what_dots_are_held_against() -> None:
     chart = dot_chart("c", [("a", [120.0]), ("b", [])], x_label="x", mark_x=100)
     x = [

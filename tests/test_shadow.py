@@ -95,6 +95,14 @@ def test_only_the_last_decision_about_a_pod_counts(tmp_path: Path) -> None:
     assert to_text(found).startswith("Ullage agreed with kube-scheduler on 100 % of 1 pod; too few to judge")
 
 
+def test_usd_at_rates_that_nobody_told_are_said_to_be_that(tmp_path: Path) -> None:
+    write(tmp_path / "r.db", [("busy", "idle")] * 60)
+    base = ["report", "--records", str(tmp_path / "r.db")]
+    guessed = "at OpenCost's default rates, not at what you pay"
+    assert guessed in CliRunner().invoke(shadow, [*base, "-o", "html"]).stdout
+    assert guessed not in CliRunner().invoke(shadow, [*base, "--usd-per-core-hour", "0.05"]).stdout
+
+
 def test_the_same_content_stands_in_every_format(tmp_path: Path) -> None:
     write(tmp_path / "r.db", [("busy", "idle"), ("busy", "busy")] * 60)
     page = tmp_path / "shadow.html"
