@@ -335,6 +335,10 @@ def test_explain_says_what_to_do_when_there_is_nothing(live: Live, tmp_path: Pat
     assert isinstance(stranger.exception, ConfigError)
     nobody = CliRunner().invoke(explain, ["pod/none", "-n", "shop", "--records", path])
     assert "in none of the 1 records" in str(nobody.exception)
+    assert "did you mean" not in str(nobody.exception)
+    for like in ("web", "pod/wbe-0"):
+        near = CliRunner().invoke(explain, [like, "-n", "shop", "--records", path])
+        assert str(near.exception).endswith("; did you mean web-0?")
     bare = CliRunner().invoke(explain, ["foo", "--records", path])
     assert str(bare.exception).startswith("foo, read as pod/foo, is in none of the 1 records")
     assert str(bare.exception).endswith("or no pod: explain takes pod/NAME, uid/UID or decision/ID")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ RECORDS = click.option(
     help="File written by `ullage serve --records` or `ullage decisions from-log`.",
 )
 
+RECENT = 1000
+"""So many decisions are searched for a name that is like one without a record."""
 FORMS = "pod/NAME, uid/UID or decision/ID"
 
 
@@ -70,9 +73,12 @@ def _nothing(what: str, namespace: str, reader: RecordReader) -> str:
     elsewhere = sorted({r.namespace for r in reader.find(Query(name=name, limit=100))})
     if elsewhere:
         return f"{what} has no record in namespace {namespace}; it has in {', '.join(elsewhere)}: use -n"
+    recent = list(dict.fromkeys(r.name for r in reader.find(Query(namespace=namespace, limit=RECENT))))
+    near = [other for other in recent if other.startswith(name)][:3] or difflib.get_close_matches(name, recent, 3)
+    meant = f"; did you mean {' or '.join(near)}?" if near and kind not in ("uid", "decision") else ""
     asked = what if kind else f"{what}, read as pod/{what},"
     wrong = "" if kind else f", or no pod: explain takes {FORMS}"
     return (
         f"{asked} is in none of the {reader.count()} records of {reader.path}; it may be older than what is kept, or never "
-        f"asked about: a scheduler that finds no node by itself does not ask (kubectl describe says why){wrong}"
+        f"asked about: a scheduler that finds no node by itself does not ask (kubectl describe says why){wrong}{meant}"
     )
