@@ -266,7 +266,7 @@ class PlanSettings:
     gang_deadline_s: float = _number(600, 1, 86_400)
     """… and those of gangs by then: waiting whole is what a gang asks for."""
     nomination_deadline_s: float = _number(60, 1, 86_400)
-    """A nomination that was neither bound nor replaced by then is cleared."""
+    """A nomination that was neither bound nor replaced by then, nor renewed by a plan that is applied, is cleared."""
     max_time_s: float = _number(300, 0.1, 86_400)
     """Most time that one plan asked for over gRPC may take."""
     applies: bool = False
