@@ -159,7 +159,7 @@ def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Tr
     assert json.loads(text)["lifetimes"]["ages"]["0s"]["classes"][0]["found"] > 0.9
     page = html(report)
     assert "<h2>Lifetimes</h2>" in page
-    assert page.count("<svg") == 2, "nobody was followed for a day from an hour on"
+    assert page.count('role="img"') == 2, "nobody was followed for a day from an hour on"
     assert "The class of lifetime is right for" in page
     shares = report["lifetimes"]["class_shares"]
     assert shares["trees"] + shares["owner"] == CLASS_SHARE
