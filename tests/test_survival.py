@@ -242,6 +242,35 @@ def test_true_lifetimes_are_those_of_the_trace() -> None:
     assert replay.state.knowledge.lifetimes.of_pod(_spec("y")) == certain(400)
 
 
+def test_true_lifetimes_tell_of_who_is_here_and_of_who_comes_before_the_next_act() -> None:
+    pods = [("a", _spec("stays"), 0, 5000), ("b", _spec("gone"), 0, 200), ("c", _spec("now"), 600, 5000)]
+    pods += [("d", _spec("soon"), 899, 5000), ("e", _spec("later"), 900, 5000)]
+    lives = np.array([end - begin for _, _, begin, end in pods])
+    replay = Replay(
+        Trace.of("t", _nodes(2), pods), STRATEGIES["nilas"], ReplayOptions(policies=(TrueLifetimes(lives),), end_s=600)
+    )
+    replay.run()
+    told = replay.state.knowledge.lifetimes
+    assert told is not None
+    assert set(told.of) == {f"default/StatefulSet/{name}" for name in ("stays", "now", "soon")}
+    assert (told.as_of_s, told.of_pod(_spec("now")), told.of_pod(_spec("later")).gone_milli[0]) == (
+        600, certain(4400), told.everyone.gone_milli[0],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("first_s", [0, 1000])
+def test_at_what_age_those_end_who_were_there_at_first_is_nobodys_to_learn(first_s: int) -> None:
+    found = []
+    for after_s in (0, 1):
+        pods = [("stays", _spec("other"), first_s, 90_000)]
+        pods += [(f"p{i}", _spec("w"), first_s + after_s, first_s + 900) for i in range(6)]
+        told = _told(Trace.of("t", _nodes(3, cpu=64_000), pods), first_s + 3600)
+        found.append(told.of_pod(_spec("w")).life_s[0])
+    there, came = found
+    assert came < 1500
+    assert there > 2 * came
+
+
 def test_a_pod_that_went_and_came_again_counts_as_of_its_return() -> None:
     half = lifespans(np.array([[0.5] * (NUM_PARTS - 1) + [1.0]]))[0]
     state = ClusterState(knowledge=Knowledge.neutral().but(lifetimes=Lifetimes({}, half, as_of_s=5000)))
