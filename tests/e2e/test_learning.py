@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,16 @@ class Monitored:
         """Nodes, and the pods on them, as if they had run for days."""
         nodes = [NodeSpec(f"node-{i}", ((CPU, 96_000), (MEMORY, 512 * GIB), (PODS, 110))) for i in range(4)]
         await cluster.add_nodes(nodes)
-        jobs = []
+        jobs, begun = [], []
+        since = datetime.fromtimestamp(time.time() - (DAYS + 1) * 86_400, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for index, (name, spec) in enumerate(self.specs.items()):
             body = pod_json(name, spec, f"node-{index % 4}")
             owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": self.owners[name], "controller": True}
             body["metadata"]["ownerReferences"] = [owner | {"uid": f"u-{self.owners[name]}"}]
             jobs.append(("POST", API, body))
+            begun.append(("PUT", f"{API}/{name}/status", body | {"status": {"phase": "Pending", "startTime": since}}))
         await cluster.many(jobs)
+        await cluster.many(begun)
 
     def service(self, model: Path | None = None, **usage: Any) -> Ullage:
         """``ullage serve`` that learns from this Prometheus; stale limits are seconds, so that a test can wait."""
