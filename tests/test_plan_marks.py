@@ -344,11 +344,10 @@ def test_quantities_that_no_sum_holds_are_refused_before_anybody_adds_them_up(ki
         one["status"]["allocatable"]["memory"] = "3Ei"
     with pytest.raises(ConfigError, match=r"nodes offer .* of memory in all, too much to add up"):
         planned(kind, taken(*nodes, pod("w-1", "1")))
-    large = [pod(f"w-{i}", "1") for i in range(2)]
-    for one in large:
-        one["spec"]["containers"][0]["resources"]["requests"]["memory"] = "3Ei"
+    file = taken(node("a"), *(pod(f"w-{i}", "1") for i in range(2)))
+    file.specs = [replace(spec, request=(("cpu", 1000), ("memory", 2**61))) for spec in file.specs]
     with pytest.raises(ConfigError, match=r"pending pods ask for .* of memory in all"):
-        planned(kind, taken(node("a"), *large))
+        planned(kind, file)
 
 
 def test_a_node_that_costs_nothing_is_not_emptied() -> None:

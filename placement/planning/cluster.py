@@ -173,16 +173,19 @@ class Cluster:
         return self.names.get(uid, uid)
 
 
-def require_room(cluster: Cluster, free: IntArray) -> None:
-    """Refuse a node whose pods ask for more than it offers: no plan from there is feasible by itself."""
-    if (free < 0).any():
-        r, n = (int(i[0]) for i in np.nonzero(free < 0))
+def overfull(cluster: Cluster, free: IntArray) -> dict[int, str]:
+    """Ledger rows whose pods ask for more than the node offers, as where it was made smaller, and what of, in words.
+
+    Parameters
+    ----------
+    free : (R, N) :meth:`Cluster.free`.
+    """
+    found: dict[int, str] = {}
+    for n in np.flatnonzero((free < 0).any(axis=0)).tolist():
+        r = int(np.argmax(free[:, n] < 0))
         name = cluster.state.resources[r]
-        over = format_amount(-int(free[r, n]), name)
-        raise ConfigError(
-            f"node {cluster.node_names()[n]} is overfull: its pods ask for {over} of {name} more than it offers; "
-            "take a fresh snapshot, or leave that node out of its input"
-        )
+        found[int(cluster.rows[n])] = f"{format_amount(-int(free[r, n]), name)} of {name}"
+    return found
 
 
 def require_nodes(cluster: Cluster) -> None:

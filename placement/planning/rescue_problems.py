@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from placement.gangs import gang_of
-from placement.planning.cluster import Cluster, classes_of, require_nodes, require_room, waiting, why_unplaced
+from placement.planning.cluster import Cluster, classes_of, overfull, require_nodes, waiting, why_unplaced
 from placement.planning.plans import Action, Ending, Plan, Step
 from placement.planning.repair import Packing
 from placement.planning.rescue import Packed
@@ -42,7 +42,7 @@ class Cuts:
 
 @dataclass(frozen=True)
 class RescueProblem:
-    """A packing with the names behind its columns; ``left_out`` says which pending pods the scheduler keeps.
+    """A packing with the names behind its columns; ``left_out`` says which pending pods the scheduler keeps, and what stays.
 
     ``cost`` ``(P,)`` says who among pods that are alike is to go last, ``num_fixed`` how many movable pods stay and are no
     columns; ``gone`` are evicted with their gangs.
@@ -66,14 +66,17 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
 
     Running pods count half a tier above pending ones of the same priority, so that nobody loses a place to an equal; a
     pending pod that must not preempt ranks below everything that runs. Of a gang that runs nobody loses a place, but where
-    ``cuts`` say that it goes whole.
+    ``cuts`` say that it goes whole. Nobody leaves a node whose pods ask for more than it offers, or comes
+    to it for what is short there.
     """
     require_nodes(cluster)
     cuts = cuts or Cuts()
     movable = cluster.movable()
     gone = tuple(r for r in movable if cuts.gone and gang_of(r.spec) in cuts.gone)
     left = {r.uid for r in gone}
-    running = [r for r in movable if r.uid not in cuts.fixed and r.uid not in left]
+    free = cluster.free()
+    over = overfull(cluster, free)
+    running = [r for r in movable if r.uid not in cuts.fixed and r.uid not in left and r.row not in over]
 
     def why_not(pod: Pod) -> str:
         return cluster.why_left_out(pod.spec) or (IN_PART if gang_of(pod.spec) in cuts.gangs else "")
@@ -95,12 +98,12 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     column_of = np.full(cluster.state.num_rows, -1, np.int64)
     column_of[cluster.rows] = np.arange(len(cluster.rows))
     node_of = np.array([column_of[r.row] for r in running] + [-1] * len(pending), np.int64)
-    request, free = cluster.request(specs), cluster.free()
-    require_room(cluster, free)
+    request = cluster.request(specs)
     for r in range(len(free)):
         np.add.at(free[r], node_of[: len(running)], request[r, class_of[: len(running)]])
     for resident in gone:
         free[:, column_of[resident.row]] += cluster.request([resident.spec])[:, 0]
+    free = np.maximum(free, 0)
     allowed = cluster.allowed(specs)
     for p in range(len(running)):  # whoever runs may stay, even where a new pod could not start
         allowed[class_of[p], node_of[p]] = True
@@ -108,7 +111,10 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     evictable = [r.uid not in cuts.kept and not gang_of(r.spec) for r in running] + [True] * len(pending)
     packing = Packing(request, class_of, tier, free, allowed, node_of, np.array(evictable, np.bool_))
     cost = np.array([cluster.deletion_cost.get(uid, 0) for uid in uids], np.int64)
-    left_out = [*cuts.words, *_gone_words(gone), *left_out]
+    full = [
+        f"node {cluster.state.name(n)} is overfull, its pods stay: they ask for {what} more" for n, what in over.items()
+    ]
+    left_out = [*cuts.words, *_gone_words(gone), *full, *left_out]
     num_fixed = len(movable) - len(running) - len(gone)
     num_unjudged = sum(bool(cluster.why_left_out(pod.spec)) for pod in cluster.pending)
     gangs = tuple(gang_of(spec) for spec in (*(r.spec for r in running), *(p.spec for p in pending)))

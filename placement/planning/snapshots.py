@@ -18,7 +18,7 @@ from placement.marks import Budget, deletion_cost, forbidden, why_stays, why_wai
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.planning.cluster import Budgets, Cluster
 from placement.pods import Labels, Pod, PodSpec
-from placement.resources import DEVICES_ANNOTATION
+from placement.resources import DEVICES_ANNOTATION, MOST_COUNTED, format_amount
 from placement.specs import Axis, namespace_spec, node_spec, pod_spec
 from placement.state import ClusterState, devices_mask
 
@@ -183,7 +183,7 @@ def snapshot_of(
 ) -> SnapshotFile:
     """Snapshot of decoded objects; finished pods are left out, and by name those on nodes that are not listed.
 
-    What ``groups`` say is in the pods that wait.
+    What ``groups`` say is in the pods that wait. A pod that asks for what makes no sense is neither placed nor moved.
 
     Raises
     ------
@@ -212,16 +212,14 @@ def snapshot_of(
         axis.offer(offering)
     for pod in pods:
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
-        try:
-            spec = groups.resolved(axis.limited(pod_spec(pod)))
-        except ConfigError as error:
-            raise _named(f"pod {name}", error) from error
+        spec, nonsense = _spec(name, pod)
+        spec = groups.resolved(axis.limited(spec))
         number = specs.setdefault(spec, len(specs))
         kind = spec.namespace, spec.labels
         if kind not in covered:
             covered[kind] = tuple(b for b, budget in enumerate(budgets) if budget.covers(pod))
         covering = covered[kind]
-        stays, uid = why_stays(pod, [budgets[b] for b in covering]), pod.metadata.uid or name
+        stays, uid = why_stays(pod, [budgets[b] for b in covering]) or nonsense, pod.metadata.uid or name
         if uid in seen:
             raise SnapshotError(f"pod {name}: another pod has the same UID {uid}; take a fresh snapshot")
         if not -(2**31) <= spec.priority < 2**31:
@@ -234,7 +232,7 @@ def snapshot_of(
         if home and spec.gpu is not None:
             given = devices_mask((pod.metadata.annotations or {}).get(DEVICES_ANNOTATION, ""))
             devices = given & ((1 << num_devices.get(home, 0)) - 1)
-        waiting = waits.get(uid, "") if not home else ""
+        waiting = (waits.get(uid, "") or nonsense) if not home else ""
         rows.append(SnapshotPod(uid, name, number, home, devices, stays, waiting, covering, deletion_cost(pod)))
     never = {n.metadata.name: why for n in nodes if (why := forbidden(n.metadata))}
     return SnapshotFile(
@@ -248,6 +246,29 @@ def snapshot_of(
         [SnapshotBudget(f"{b.metadata.namespace}/{b.metadata.name}", b.status.disruptionsAllowed) for b in budgets],
         left_out,
     )
+
+
+def _spec(name: str, pod: objects.Pod) -> tuple[PodSpec, str]:
+    """The class of a pod, and why it is neither placed nor moved where it asks for what makes no sense: that is one tenant's
+    mistake, and no reason to plan for nobody.
+
+    Raises
+    ------
+    ConfigError : a quantity does not parse, which no API server takes.
+    """
+    try:
+        spec = pod_spec(pod)
+    except ConfigError as error:
+        why = str(error).removeprefix(f"pod {name}: ")
+    else:
+        absurd = next((resource for resource, amount in spec.request if amount > MOST_COUNTED), "")
+        if not absurd:
+            return spec, ""
+        why = f"it asks for {format_amount(spec.amounts[absurd], absurd)} of {absurd}"
+    try:
+        return pod_spec(pod, at_any_rate=True), why
+    except ConfigError as error:
+        raise _named(f"pod {name}", error) from error
 
 
 def _named(what: str, error: ConfigError) -> ConfigError:
