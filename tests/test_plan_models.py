@@ -497,6 +497,8 @@ def test_repacking_loses_no_pod_and_overfills_no_node(fleet: Fleet, steps: list[
         if n < num_nodes and packing.gone[n] != goes:
             (packing.empty if goes else packing.keep)(n)
         waited = packing.shortage
+        for stays in np.flatnonzero(~packing.gone).tolist():
+            packing.top_up(stays)
         packing.run(lambda: False, rounds=20)
         assert packing.shortage <= waited + 1e-9
         assert (packing.arrivals >= 0).all()
