@@ -35,6 +35,8 @@ from scheduler.view import Reader
 
 RIGHTSIZED = "ullage.dev/rightsized"
 """Annotation of the admission policy: thousandths of CPU and memory requests that it left, ``144/1000``."""
+WAITS_S = (5.0, 10.0, 20.0, 40.0)
+"""Before a query is sent again: one that fails must not end hours of reading, and Prometheus begins anew in a minute."""
 _KEPT = re.compile(r"([1-9]\d{0,2}|1000)/([1-9]\d{0,2}|1000)")
 
 
@@ -141,7 +143,7 @@ async def record_with(
 ) -> Recording:
     """The recording of the cluster and the Prometheus that the settings name. Raises as :func:`record` does."""
     client = await KubeClient.connect(kube)
-    prometheus = Prometheus(usage, Metrics())
+    prometheus = Prometheus(usage, Metrics(), waits_s=WAITS_S)
     try:
         return await record(
             client, prometheus, name=name, days=days, now_s=time.time(), page_size=kube.page_size, progress=progress

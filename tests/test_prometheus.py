@@ -170,6 +170,10 @@ async def test_a_slow_server_is_given_rest_in_proportion() -> None:
         ((503, b"busy"), "refused"),
         ((200, b"<html>a login page</html>"), "malformed"),
         ((422, b'{"status":"error","errorType":"execution","error":"query timed out"}'), "refused"),
+        (
+            (503, b'{"status":"error","errorType":"timeout","error":"query timed out in expression evaluation"}'),
+            "timeout",
+        ),
         ((200, b'{"status":"success"}'), "refused"),
         ((200, b'{"status":"\xff"}'), "malformed"),
         ((200, b'{"x":' + b"[" * 4000), "malformed"),
@@ -202,6 +206,36 @@ async def test_a_server_that_is_away_or_too_slow_is_named() -> None:
     async with reader(fake) as client:
         with pytest.raises(SourceError, match="cannot be reached"):
             await client.now(NOW)
+
+
+@pytest.mark.parametrize(("failures", "is_answered"), [(2, True), (3, False)])
+async def test_hours_of_recording_outlast_a_server_that_is_busy_for_a_while(failures: int, is_answered: bool) -> None:
+    """Only one that has answered before: a wrong address is told at once."""
+    rests: list[float] = []
+    busy = (503, b'{"status":"error","errorType":"timeout","error":"query timed out"}')
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        if len([one for one in rests if one]) == failures:
+            fake.raw = None
+
+    async with fake_prometheus() as fake:
+        settings = UsageSettings(prometheus=f"http://127.0.0.1:{fake.port}", busy_share=1.0)
+        client = Prometheus(settings, Metrics(), sleep=sleep, waits_s=(5.0, 10.0))
+        fake.raw = busy
+        with pytest.raises(SourceError, match="query timed out"):
+            await client.now(NOW)
+        assert not any(rests)
+        fake.raw = None
+        await client.now(NOW)
+        fake.raw = busy
+        if is_answered:
+            await client.now(NOW)
+        else:
+            with pytest.raises(SourceError, match="query timed out"):
+                await client.now(NOW)
+        await client.close()
+    assert [one for one in rests if one] == [5.0, 10.0]
 
 
 async def test_values_that_make_no_sense_are_dropped_and_counted() -> None:

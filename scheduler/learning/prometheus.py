@@ -12,11 +12,12 @@ Metrics read: ``container_cpu_usage_seconds_total``, ``container_memory_working_
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,8 @@ from scheduler.errors import SourceError
 from scheduler.metrics import Metrics
 from scheduler.settings import UsageSettings
 from scheduler.slices import SLICE, by_slices
+
+log = logging.getLogger(__name__)
 
 CONTAINERS = ('container!=""', 'container!="POD"')
 """Real containers: not the pod's own cgroup (no container), nor the pause container of old cAdvisors."""
@@ -114,9 +117,13 @@ class Prometheus:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        waits_s: Sequence[float] = (),
     ) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.waits_s = waits_s
+        """Before a query is sent again to a server that has answered before, and is too slow now or away: one for each try."""
+        self._has_answered = False
         self.num_refused = 0
         """Values that made no sense."""
         self.base = settings.prometheus.rstrip("/")
@@ -233,26 +240,38 @@ class Prometheus:
     # ── one query ─────────────────────────────────────────────────────────────────────────────
 
     async def _ask(self, path: str, form: dict[str, str]) -> list[_Series]:
-        """Send a query when its turn comes.
+        """Send a query when its turn comes, and again if that may help.
 
         Raises
         ------
         SourceError : no answer in time, a refusal, too large an answer, or one that is not Prometheus'.
         """
         async with self._one:
-            await self._sleep(max(0.0, self._rest_until - self._clock()))
-            began = self._clock()
-            try:
-                answer = await self._send(path, form)
-            except SourceError as error:
-                self.metrics.usage_queries.labels(error.kind).inc()
-                raise
-            finally:
-                taken = self._clock() - began
-                self._rest_until = self._clock() + taken * (1 / self.settings.busy_share - 1)
-                self.metrics.usage_query_duration.observe(taken)
-            self.metrics.usage_queries.labels("answered").inc()
-            return answer
+            for wait_s in self.waits_s:
+                try:
+                    return await self._ask_once(path, form)
+                except SourceError as error:
+                    if not self._has_answered or error.kind not in ("timeout", "away"):
+                        raise
+                    log.warning("a query failed, and is sent again", extra={"error": str(error), "wait_s": wait_s})
+                await self._sleep(wait_s)
+            return await self._ask_once(path, form)
+
+    async def _ask_once(self, path: str, form: dict[str, str]) -> list[_Series]:
+        await self._sleep(max(0.0, self._rest_until - self._clock()))
+        began = self._clock()
+        try:
+            answer = await self._send(path, form)
+        except SourceError as error:
+            self.metrics.usage_queries.labels(error.kind).inc()
+            raise
+        finally:
+            taken = self._clock() - began
+            self._rest_until = self._clock() + taken * (1 / self.settings.busy_share - 1)
+            self.metrics.usage_query_duration.observe(taken)
+        self.metrics.usage_queries.labels("answered").inc()
+        self._has_answered = True
+        return answer
 
     async def _send(self, path: str, form: dict[str, str]) -> list[_Series]:
         settings, url = self.settings, f"{self.base}/api/v1/{path}"
@@ -335,7 +354,8 @@ async def _result(base: str, status: int, body: bytes) -> list[_Series]:
                 f"Prometheus {base}: HTTP {status} {text}; check address and rights", "refused"
             ) from error
         raise SourceError(f"{base}: the answer is not Prometheus' ({error}); check the address", "malformed") from error
-    raise SourceError(f"Prometheus {base}: {answer.errorType} {answer.error[:300]}", "refused")
+    kind = "timeout" if answer.errorType == "timeout" else "refused"
+    raise SourceError(f"Prometheus {base}: {answer.errorType} {answer.error[:300]}", kind)
 
 
 def _authority(path: str) -> ssl.SSLContext | bool:
