@@ -142,7 +142,7 @@ def test_shares_go_where_a_device_has_room_for_them_not_where_the_sum_has() -> N
     assert only.steps == ()
     (reason,) = only.reasons
     assert reason.startswith("pod default/p-1 fits on no node within this plan: ")
-    assert reason.endswith("1 have room, but others of this plan go there or what is free is split over devices")
+    assert reason.endswith("1 have room, but what is free is split over devices")
     assert planned(state, pod(5, 3, 1000)).steps == ()
     assert where(planned(state, pod(5, 2, 1000)))["u5"] == ("n1", "0,1")
 

@@ -128,7 +128,7 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
         for pod, n in zip(pods, places, strict=False):
             devices = devices_text(masks[c, n].pop()) if (c, n) in masks else ""
             steps.append(Step(Action.PLACE, pod.uid, pod.name, "", name(int(rows[n])), devices))
-        missing += why_unplaced(problem.cluster, pods[len(places) :])
+        missing += why_unplaced(problem.cluster, pods[len(places) :], beside_others=bool(batched.placed.any()))
     details = {
         "stranded_share": batched.stranding,
         "stranded_share_bound": batched.stranding_bound,

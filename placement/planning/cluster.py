@@ -145,8 +145,8 @@ class Cluster:
             left &= holds
         return "" if left.any() else "no node could take it even if empty: " + "; ".join(words)
 
-    def why_no_room(self, spec: PodSpec) -> str:
-        """What is short, before the plan, on the nodes that a class may run on."""
+    def why_no_room(self, spec: PodSpec, *, beside_others: bool) -> str:
+        """What is short, before the plan, on the nodes that a class may run on; whether the plan places others."""
         rows, view = self.rows, self.state.snapshot()
         need = self.request([spec])[:, 0]
         may = np.ones(len(rows), np.bool_)
@@ -162,10 +162,10 @@ class Cluster:
         short = [(name, int((may & ~has_room).sum())) for name, has_room in words]
         told = [f"{name} is short on {number}" for name, number in short if number]
         if fits.any():
-            causes = ["others of this plan go there"]
+            causes = ["others of this plan go there"] * beside_others
             causes += ["its gang is not whole"] * bool(spec.gang or spec.gang_size)
             causes += ["what is free is split over devices"] * (spec.gpu is not None)
-            told.append(f"{fits.sum()} have room, but {' or '.join(causes)}")
+            told.append(f"{fits.sum()} have room" + f", but {' or '.join(causes)}" * bool(causes))
         return f"of {may.sum()} nodes that could take it if empty, {', '.join(told)}"
 
     def name(self, uid: str) -> str:
@@ -227,11 +227,15 @@ def waiting(cluster: Cluster) -> tuple[str, ...]:
     return tuple(f"pod {pod.name} is not to be placed now: {why}" for pod, why in cluster.not_now)
 
 
-def why_unplaced(cluster: Cluster, pods: Iterable[Pod]) -> list[str]:
-    """One line per pod of a class that got no place: the rules in its way, or what there is too little of now."""
+def why_unplaced(cluster: Cluster, pods: Iterable[Pod], *, beside_others: bool) -> list[str]:
+    """One line per pod of a class that got no place: the rules in its way, or what there is too little of now.
+
+    ``beside_others``: the plan places somebody.
+    """
     pods = list(pods)
     if not pods:
         return []
     why = cluster.why_nowhere(pods[0].spec)
-    why = f": {why}" if why else f" fits on no node within this plan: {cluster.why_no_room(pods[0].spec)}"
+    room = cluster.why_no_room(pods[0].spec, beside_others=beside_others)
+    why = f": {why}" if why else f" fits on no node within this plan: {room}"
     return [f"pod {pod.name}{why}" for pod in pods]
