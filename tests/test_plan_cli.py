@@ -393,6 +393,8 @@ def test_a_cluster_without_nodes_is_refused() -> None:
     empty = cluster_of(SnapshotFile("ClusterSnapshot", 1, [], [], []))
     with pytest.raises(ConfigError, match="has no nodes"):
         rescue_problem(empty)
+    with pytest.raises(SnapshotError, match="the input is a snapshot already"):
+        snapshot_of_objects(msgspec.json.encode(taken(node("a"))))
 
 
 def test_a_snapshot_file_comes_back_as_it_was(tmp_path: Path) -> None:

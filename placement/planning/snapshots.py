@@ -169,6 +169,8 @@ def snapshot_of_objects(data: bytes) -> SnapshotFile:
             f"the input is not a list of Kubernetes objects ({error}); "
             "pipe in `kubectl get nodes,pods,namespaces,pdb -A -o json`"
         ) from error
+    if not nodes and msgspec.json.decode(data, type=_Kind).kind == KIND:
+        raise SnapshotError("the input is a snapshot already: ullage plan batch --snapshot FILE")
     if not nodes:
         raise SnapshotError("the input holds no Node; pipe in `kubectl get nodes,pods,namespaces,pdb -A -o json`")
     return snapshot_of(nodes, pods, spaces, budgets, groups)
