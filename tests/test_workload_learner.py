@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from placement.nodes import NodeSpec
-from placement.pods import GpuRequest
+from placement.pods import GpuRequest, PodSpec
 from placement.strategies import strategy_named
 from scheduler.learning.learner import NO_DEVICES, Learner
 from scheduler.ledger import Seen
@@ -56,6 +56,26 @@ def test_without_gpus_the_strategy_decides_and_not_the_fallback(tmp_path: Path) 
     live.state.remove_node("t4")
     asyncio.run(learner.learn())
     assert live.state.knowledge.prices is prices, "what was learned stays while nobody offers one"
+
+
+def test_pods_that_ask_for_absurd_amounts_leave_the_fallback_and_end_nobody(tmp_path: Path) -> None:
+    """The linear program has no optimum that its solver would find; the next one has."""
+    live = Live(tmp_path / "records")
+    live.engine.strategy = strategy_named("ullage")
+    learner = Learner(live.engine, 60, lambda: True)
+    for name in ("n1", "n2"):
+        live.state.remove_node(name)
+    live.state.add_node(NodeSpec("a", (("cpu", 64_000), ("memory", 1 << 38)), num_gpus=8, gpu_model="A"))
+    pods = live.ledger.pods
+    pods["tiny"] = Seen("tiny", "tiny", "shop", 1, cpu_pod(1, gpu=GpuRequest(1, 1)))
+    absurd = PodSpec((("cpu", 2**40), ("memory", 1)), namespace="shop", gpu=GpuRequest(1, 3))
+    pods["absurd"] = Seen("absurd", "absurd", "shop", 2, absurd)
+    asyncio.run(learner.learn())
+    assert live.state.knowledge.prices is None
+    assert live.engine.in_force().name == "best-fit"
+    del pods["absurd"]
+    asyncio.run(Learner(live.engine, 60, lambda: True).learn())
+    assert live.engine.in_force().name == "ullage"
 
 
 def test_prices_follow_the_nodes_although_the_same_pods_are_here(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Prices are a linear program of some tenths of a second, so it runs in a thread; its result enters the ledger as one
 event, like every other change. Where nobody offers a GPU or nobody asks for one, every share is worth its size, as in a
-replay. Without the solver (the ``plan`` extra) there are no prices, and the fallback strategy decides.
+replay. Without the solver (the ``plan`` extra), or where it fails, there are no prices, and the fallback strategy decides.
 """
 
 from __future__ import annotations
@@ -50,13 +50,18 @@ def read_workload(path: str) -> Workload:
 
 
 def price(workload: Workload, nodes: list[NodeSpec]) -> DevicePrices | None:
-    """Prices where a GPU is offered and one is asked for; None where no solver is installed."""
+    """Prices where a GPU is offered and one is asked for; None without a solver, or where it finds none.
+
+    Pods that ask for absurd amounts, a tenant's mistake, can be too much for it: that must not end those who answer.
+    """
     try:
         from placement.prices import device_prices
 
         return device_prices(workload, nodes, source=workload.source)
     except ImportError:
         log.warning('prices need the solver; install "ullage[plan]", or the fallback strategy decides')
+    except ConfigError as error:
+        log.warning("no prices of GPU shares; the fallback strategy decides", extra={"why": str(error)})
     return None
 
 
