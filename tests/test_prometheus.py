@@ -388,6 +388,21 @@ async def test_nodes_that_were_used_up_before_a_restart_shut_every_rung_after_it
             assert crowding.share == pytest.approx(24 / (3 * 288) if is_crowded else 0), "it is counted once"
 
 
+async def test_samples_from_after_what_was_asked_for_count_for_no_node(tmp_path: Path) -> None:
+    class Ahead(FakeProm):
+        def _result(self, form: dict[str, str]) -> list[dict[str, Any]]:
+            return super()._result({**form, "end": str(int(form["end"]) + 600)} if "end" in form else form)
+
+    live, clock = Live(tmp_path / "r.db"), Clock()
+    web_pod(live, "web-1")
+    async with fake_prometheus(Ahead()) as fake, reader(fake) as client:
+        fake.pods["web-1"] = lambda t: 4.0 if t > NOW else 0.1
+        learner = learner_of(live, clock, client)
+        await learner.turn()
+        assert learner.forecaster.crowding.share == 0
+        assert forecast(live).rung == "history"
+
+
 class Churning(FakeProm):
     """A new job every hour of the last days, of names that sort before everybody's."""
 

@@ -284,7 +284,8 @@ class UsageLearner:
             return
         at = series.time_s.astype(np.int64) // STEP_S - (last_s // STEP_S - DAY + 1)
         used = lately.setdefault(state.name(resident.row), np.zeros(DAY, np.int64))
-        used[at[at >= 0]] += np.rint(series.values[at >= 0] * 1000).astype(np.int64)
+        inside = (at >= 0) & (at < DAY)
+        used[at[inside]] += np.rint(series.values[inside] * 1000).astype(np.int64)
 
     def _recall_nodes(self, lately: Mapping[str, IntArray], last_s: int) -> None:
         """Tell crowding what nodes were used in the day before anybody looked."""
