@@ -24,7 +24,7 @@ from placement.nodes import NodeSpec
 from placement.objects import Pod
 from placement.pods import PodSpec
 from placement.recording import Parts, RecordedPod, Recording
-from placement.requests import parts_of
+from placement.requests import cap_requests, parts_of
 from placement.resources import CPU, MEMORY, IntArray
 from scheduler.errors import WireError
 from scheduler.kube import KubeClient
@@ -169,7 +169,9 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
         made = _decode_made(raw)
         meta, started = made.metadata, made.status and made.status.startTime
         kept = kept_of((meta.annotations or {}).get(RIGHTSIZED, ""))
-        parts = parts_of(_decode_pod(raw))
+        pod = _decode_pod(raw)
+        cap_requests(pod)  # as of its class: one that runs counts whatever it asks for
+        parts = parts_of(pod)
         pods[seen.namespace, seen.name] = _Pod(
             seen.spec.anew, _unix(started or meta.creationTimestamp), True, not seen.has_ended, kept, seen.node,
             (parts[CPU], parts[MEMORY]),

@@ -19,7 +19,7 @@ from placement.planning.foresight import history_of_recording, worth_of
 from placement.pods import PodSpec
 from placement.rates import Rates
 from placement.recording import RecordedPod, Recording
-from placement.resources import CPU, MEMORY
+from placement.resources import CPU, MEMORY, MOST_COUNTED
 from scheduler.recording import record
 from simulator.planning.foresight import history_of, last_seen
 from simulator.traces.recorded import WEEK_S, trace_of_recording, usage_of_trace
@@ -86,6 +86,20 @@ async def test_a_pod_that_is_being_deleted_is_recorded_as_any_other(tmp_path: Pa
         fake.pods = {"web-1": lambda t: 0.5, "web-0": lambda t: 0.2}
         recording = await record(client, prom, name="mine", days=0.1, now_s=NOW)
     assert [(pod.name, pod.spec.leaving) for pod in recording.pods] == [("shop/web-1", False), ("shop/web-0", False)]
+
+
+async def test_a_running_pod_that_asks_for_nonsense_is_recorded_with_the_most_that_counts(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client, fake_prometheus() as fake, reader(fake) as prom:
+        api.put("nodes", node_object("n0"))
+        greedy = web_pod("web-1")
+        greedy["spec"]["nodeName"] = "n0"
+        greedy["spec"]["containers"][0]["resources"]["requests"]["memory"] = "8Ei"
+        api.put("pods", greedy)
+        fake.pods = {"web-1": lambda t: 0.5}
+        recording = await record(client, prom, name="mine", days=0.1, now_s=NOW)
+    (pod,) = recording.pods
+    assert pod.parts is not None
+    assert (pod.spec.amount(MEMORY), pod.parts[1].containers) == (MOST_COUNTED, MOST_COUNTED)
 
 
 async def test_usage_that_reaches_back_less_far_than_asked_for_is_said(tmp_path: Path) -> None:
