@@ -35,6 +35,18 @@ def test_that_pods_leave_is_learned_when_a_class_becomes_fewer_and_not_forgotten
     assert learn()
 
 
+def test_a_pod_that_is_being_deleted_counts_once_and_as_it_did(tmp_path: Path) -> None:
+    live = Live(tmp_path / "records")
+    learner = Learner(live.engine, 60, lambda: True)
+    for name in ("a", "b"):
+        live.ledger.pods[name] = Seen(name, name, "shop", 1, cpu_pod(1))
+    asyncio.run(learner.learn())
+    before = live.state.knowledge.workload
+    live.ledger.pods["b"] = Seen("b", "b", "shop", 2, cpu_pod(1, leaving=True))
+    asyncio.run(learner.learn())
+    assert live.state.knowledge.workload == before
+
+
 def test_without_gpus_the_strategy_decides_and_not_the_fallback(tmp_path: Path) -> None:
     """As in a replay; it would else never read forecasts and lifetimes on a cluster of CPUs."""
     live = Live(tmp_path / "records")

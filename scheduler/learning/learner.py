@@ -99,7 +99,7 @@ class Learner:
         A class is remembered for as long as it was many; memory is bounded by what was here in the last days.
         """
         keeps = 0.5 ** (self.every_s / HALF_LIFE_S)
-        now = Counter(pod.spec for pod in self.engine.ledger.pods.values())
+        now = Counter(pod.spec.anew for pod in self.engine.ledger.pods.values())
         faded = {spec: int(count * keeps) for spec, count in self._here.items()}
         self._leaving = self._leaving or any(count > PARTS * now[spec] for spec, count in faded.items())
         seen = {spec: max(PARTS * now[spec], faded.get(spec, 0)) for spec in now.keys() | faded.keys()}
