@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+from placement.knowledge import Workload
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
 from placement.strategies import strategy_named
@@ -88,6 +90,15 @@ def test_pods_that_ask_for_absurd_amounts_leave_the_fallback_and_end_nobody(tmp_
     del pods["absurd"]
     asyncio.run(Learner(live.engine, 60, lambda: True).learn())
     assert live.engine.in_force().name == "ullage"
+
+
+def test_a_workload_that_was_given_may_name_kinds_of_which_there_are_none(tmp_path: Path) -> None:
+    live = Live(tmp_path / "records")
+    seen = Workload.of([cpu_pod(1), cpu_pod(1, gpu=GpuRequest(1, 500))], [1, 1])
+    given = replace(seen, counts=tuple(0 if kind.count else 3 for kind in seen.kinds))
+    asyncio.run(Learner(live.engine, 0, lambda: True, given).learn())
+    assert live.state.knowledge.workload == given
+    assert live.state.knowledge.prices is NO_DEVICES
 
 
 def test_prices_follow_the_nodes_although_the_same_pods_are_here(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from placement.errors import UNREADABLE, ConfigError, why
 from placement.knowledge import DevicePrices, Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
+from placement.prices import device_prices, has_devices
 from placement.resources import CPU, MEMORY
 from scheduler.engine import Engine
 
@@ -55,8 +56,6 @@ def price(workload: Workload, nodes: list[NodeSpec]) -> DevicePrices | None:
     Pods that ask for absurd amounts, a tenant's mistake, can be too much for it: that must not end those who answer.
     """
     try:
-        from placement.prices import device_prices
-
         return device_prices(workload, nodes, source=workload.source)
     except ImportError:
         log.warning('prices need the solver; install "ullage[plan]", or the fallback strategy decides')
@@ -116,8 +115,8 @@ class Learner:
         if not workload.kinds or (workload == old.workload and offered == self._offered):
             return
         self._offered = offered
-        has_devices = bool(offered) and any(kind.count for kind in workload.kinds)
-        prices = await asyncio.to_thread(price, workload, nodes) if has_devices else old.prices or NO_DEVICES
+        is_priced = has_devices(workload, nodes)
+        prices = await asyncio.to_thread(price, workload, nodes) if is_priced else old.prices or NO_DEVICES
         now = ledger.state.knowledge  # forecasts may have come while the thread ran
         ledger.state.learn(now.but(workload=workload, prices=prices), time_s=ledger.time_s)
         said = {"digest": ledger.state.knowledge.digest, "kinds": len(workload.kinds)}
