@@ -49,8 +49,8 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
 @click.option(
     "--work-dir",
     type=click.Path(path_type=Path),
-    default=Path("priority-matters"),
-    help="Finished cells are kept here; the same command takes up again after an interruption.",
+    default=Path(".cache/ullage"),
+    help="Finished cells are kept here; the same command, of the same code, takes up again after an interruption.",
 )
 @output_option
 def reproduce_priority_matters(

@@ -33,6 +33,7 @@ from placement.planning.repair import Packing, Search, Settling, repair
 from placement.planning.rescue import Packed, pack
 from placement.resources import IntArray
 from placement.whole_files import whole_file
+from simulator.kept import code_version
 from simulator.planning.instances import PriorityInstance, priority_instance
 from simulator.reproduce.default_scheduler import default_placement, placed_share
 from simulator.workers import in_processes
@@ -198,7 +199,8 @@ def reproduce(
     """All cells, in parallel processes; what the work folder already has is not run again."""
     if not time_s > 0:
         raise ConfigError(f"time limit {time_s} s leaves nothing to plan in; give more than 0 seconds")
-    digest = hashlib.blake2b(repr((list(seeds), time_s, clock, threads)).encode(), digest_size=6).hexdigest()
+    question = repr((code_version(), list(seeds), time_s, clock, threads))
+    digest = hashlib.blake2b(question.encode(), digest_size=6).hexdigest()
     folder = work_dir / f"priority-matters-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     done = dict(_kept(folder, cells))
