@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,22 @@ class Live:
     def bound(self, answered: Answered, node: str) -> None:
         """The watch shows the pod on a node."""
         self.recorder.bound(Seen(answered.uid, answered.name, "shop", 1, answered.spec, node))
+
+
+class Turns:
+    """How often others could run on the event loop, from begin to end of a block."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    async def _count(self) -> None:
+        while True:
+            self.number += 1
+            await asyncio.sleep(0)
+
+    async def __aenter__(self) -> Turns:
+        self._counting = asyncio.create_task(self._count())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._counting.cancel()

@@ -33,7 +33,7 @@ from scheduler.service import GrpcServer
 from scheduler.settings import GrpcSettings, KubeSettings, PlanSettings, UsageSettings
 from scheduler.slices import SLICE
 from tests.api_server import ApiServer, api_server, kubeconfig, node_object, pod_object
-from tests.live_engine import Live
+from tests.live_engine import Live, Turns
 from tests.test_prometheus import FakeProm, fake_prometheus
 from tests.test_recorded import OWNER
 from tests.test_service import fails
@@ -346,19 +346,10 @@ async def test_whoever_is_slow_hears_the_newest_of_a_plan_and_not_all_there_was(
 
 async def test_a_plan_of_a_thousand_steps_becomes_a_message_while_others_are_answered() -> None:
     steps = tuple(Step(Action.MOVE, pod=f"u{i}", name=f"shop/p{i}", source="a", target="b") for i in range(1000))
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    asking = asyncio.create_task(others())
-    message = await service.plan_message("p", Plan("consolidate", Ending.DEADLINE, "USD", 1.0, None, steps))
-    asking.cancel()
+    async with Turns() as turns:
+        message = await service.plan_message("p", Plan("consolidate", Ending.DEADLINE, "USD", 1.0, None, steps))
     assert [(step.action, step.pod_uid) for step in message.steps] == [("move", f"u{i}") for i in range(1000)]
-    assert turns >= 1000 // SLICE
+    assert turns.number >= 1000 // SLICE
 
 
 async def test_a_cluster_that_cannot_be_read_is_unavailable_and_the_next_plan_is_not(tmp_path: Path) -> None:

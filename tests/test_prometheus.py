@@ -38,7 +38,7 @@ from scheduler.metrics import Metrics
 from scheduler.settings import UsageSettings, read_settings
 from scheduler.slices import SLICE
 from scheduler.view import Reader
-from tests.live_engine import GIB, Live
+from tests.live_engine import GIB, Live, Turns
 
 NOW = 1_700_000_100
 STEPS_A_DAY = 86_400 // STEP_S
@@ -599,7 +599,7 @@ async def test_use_of_thousands_of_pods_is_taken_in_while_others_are_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verbs are answered on the same loop, and late answers are neutral."""
-    live, clock, turns = Live(tmp_path / "r.db"), Clock(), 0
+    live, clock = Live(tmp_path / "r.db"), Clock()
     names = [f"web-{i}" for i in range(20 * SLICE)]
     for name in names:
         web_pod(live, name)
@@ -607,22 +607,15 @@ async def test_use_of_thousands_of_pods_is_taken_in_while_others_are_answered(
     body = json.dumps({"status": "success", "data": {"result": series}}).encode()
     client = Prometheus(UsageSettings(prometheus="http://nobody", busy_share=1.0), Metrics())
 
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
     async def read(*_: Any) -> list[Any]:
         return await prometheus._result("", 200, body)
 
     monkeypatch.setattr(client, "_send", read)
     learner = learner_of(live, clock, client)
-    asking = asyncio.create_task(others())
-    await learner._read_now(client)
-    asking.cancel()
+    async with Turns() as turns:
+        await learner._read_now(client)
     assert len(learner.current) == len(names)
-    assert turns >= (2 * 2 + 2) * 20, "two answers are decoded and understood, and all of it is taken in"
+    assert turns.number >= (2 * 2 + 2) * 20, "two answers are decoded and understood, and all of it is taken in"
 
 
 async def test_a_query_that_fails_costs_what_it_asked_for_and_not_weeks_that_were_read(
