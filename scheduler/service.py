@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,6 +51,8 @@ FEED = 1000
 TURN = 256
 """Samples of one stream before others may run."""
 MAX_CANDIDATES = 100_000
+HEALTH_S = 0.5
+"""Between looks whether what somebody watches has changed."""
 SERVICES = ("ullage.v1.Placement", "ullage.v1.Telemetry")
 PLANS = "ullage.v1.Plans"
 
@@ -355,6 +357,37 @@ def sample_of(message: telemetry_pb2.UsageSample, now_s: float) -> Sample:
 # ── the server ────────────────────────────────────────────────────────────────────────────────
 
 
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated code has no types
+    """What ``grpc.health.v1`` defines, of what ``serves`` says by name. (The library's own forgets who watches a service
+    once another of its watchers leaves, and one that reads nothing keeps the news from all.)"""
+
+    def __init__(self, serves: Mapping[str, Callable[[], bool]]) -> None:
+        self.serves = serves
+
+    def _status(self, name: str) -> Any:
+        statuses, serves = health_pb2.HealthCheckResponse, self.serves.get(name)
+        if serves is None:
+            return statuses.SERVICE_UNKNOWN
+        return statuses.SERVING if serves() else statuses.NOT_SERVING
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        """Whether a service serves now."""
+        if request.service not in self.serves:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
+        return health_pb2.HealthCheckResponse(status=self._status(request.service))
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The same now and whenever it changes; ends when the caller goes."""
+        said = None
+        while True:
+            if (status := self._status(request.service)) != said:
+                said = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            await asyncio.sleep(HEALTH_S)
+
+
 class GrpcServer:
     """All services (``plans`` where the solvers are installed), health and reflection on one port."""
 
@@ -364,9 +397,7 @@ class GrpcServer:
         self.plans = plans
         self.store = UsageStore(settings.max_samples, engine.metrics, time.time)
         self.port = 0
-        self._health = health.aio.HealthServicer()
         self._server: Any = None
-        self._follow: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -390,11 +421,13 @@ class GrpcServer:
         )
         placement_pb2_grpc.add_PlacementServicer_to_server(PlacementService(self.engine), server)
         telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(self.store), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         services: tuple[str, ...] = SERVICES
         if self.plans is not None:
             plans_pb2_grpc.add_PlansServicer_to_server(self.plans, server)
             services = (*SERVICES, PLANS)
+        serves = dict.fromkeys(("", *services), lambda: not self.engine.why_not_serving())
+        serves[SERVICES[1]] = lambda: True  # samples are taken from anybody, at any time
+        health_pb2_grpc.add_HealthServicer_to_server(HealthService(serves), server)
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         host = f"[{settings.host.strip('[]')}]" if ":" in settings.host else settings.host
         address = f"{host}:{max(settings.port, 0)}"
@@ -409,28 +442,10 @@ class GrpcServer:
             ) from error
         self._server = server
         await server.start()
-        await self._tell_health()
-        self._follow = asyncio.create_task(self._follow_health())
         log.info("gRPC listening", extra={"port": self.port, "tls": bool(settings.tls_cert)})
-
-    async def _tell_health(self) -> None:
-        """SERVING while the engine would answer."""
-        statuses = health_pb2.HealthCheckResponse
-        status = statuses.NOT_SERVING if self.engine.why_not_serving() else statuses.SERVING
-        for name in ("", SERVICES[0], *((PLANS,) if self.plans is not None else ())):
-            await self._health.set(name, status)
-        await self._health.set(SERVICES[1], statuses.SERVING)
-
-    async def _follow_health(self) -> None:
-        while True:
-            await asyncio.sleep(0.5)
-            await self._tell_health()
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Refuse new calls, give running ones ``grace_s``, close."""
-        if self._follow is not None:
-            self._follow.cancel()
-            await asyncio.gather(self._follow, return_exceptions=True)
         if self._server is not None:
             await self._server.stop(grace_s)
 

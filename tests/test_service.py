@@ -178,6 +178,33 @@ async def test_health_follows_the_engine(tmp_path: Path) -> None:
         watch.cancel()
 
 
+async def test_whoever_watches_health_hears_of_it_whoever_else_leaves(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (live, server), grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub, question = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest(service="")
+        one, other = stub.Watch(question), stub.Watch(question)
+        assert [(await watch.read()).status for watch in (one, other)] == [health_pb2.HealthCheckResponse.SERVING] * 2
+        one.cancel()
+        await asyncio.sleep(0.1)
+        live.engine.is_leading = lambda: False
+        async with asyncio.timeout(4):
+            assert (await other.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        other.cancel()
+
+
+async def test_health_knows_the_services_that_there_are(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (live, server), grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub, statuses = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckResponse
+        live.engine.is_synced = lambda: False
+        for name, status in (("", statuses.NOT_SERVING), ("ullage.v1.Telemetry", statuses.SERVING)):
+            assert (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status == status
+        for name in ("ullage.v1.Plans", "nobody"):
+            question = health_pb2.HealthCheckRequest(service=name)
+            await fails(stub.Check(question), grpc.StatusCode.NOT_FOUND)
+            watch = stub.Watch(question)
+            assert (await watch.read()).status == statuses.SERVICE_UNKNOWN
+            watch.cancel()
+
+
 async def test_reflection_lists_the_services(tmp_path: Path) -> None:
     async with serving(tmp_path) as (_, server), grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
