@@ -54,6 +54,8 @@ def tls_context(http: HttpSettings) -> ssl.SSLContext:
         if http.client_ca:
             context.load_verify_locations(http.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0  # whoever resumes a session is not asked for a certificate again
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"TLS files {http.tls_cert}, {http.tls_key}, {http.client_ca or '(no client authority)'}: {error}; "
@@ -73,8 +75,10 @@ def followed_context(http: HttpSettings) -> ssl.SSLContext:
     files = Files(http.tls_cert, http.tls_key, http.client_ca)
     outer = inner = tls_context(http)
 
-    def choose(connection: ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> None:
+    def choose(connection: ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> int | None:
         nonlocal inner
+        if http.client_ca and connection.session_reused:  # TLS 1.2 needs no ticket for it
+            return ssl.ALERT_DESCRIPTION_ACCESS_DENIED
         try:
             if files.are_renewed():
                 inner = tls_context(http)
@@ -82,6 +86,7 @@ def followed_context(http: HttpSettings) -> ssl.SSLContext:
         except ConfigError as error:
             log.warning("certificates cannot be read again, the old ones serve", extra={"error": str(error)})
         connection.context = inner
+        return None
 
     outer.sni_callback = choose  # OpenSSL asks it also where the caller names no server
     return outer

@@ -728,6 +728,38 @@ async def test_renewed_certificates_and_authorities_are_taken_without_a_word(
         assert await ask_over_tls(server.port, certificates, "foreign", "stranger") == (200, b"secret")
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_nobody_resumes_a_session_whose_authority_is_trusted_no_more(
+    version: ssl.TLSVersion, certificates: Path, tmp_path: Path
+) -> None:
+    authority = tmp_path / "ca.crt"
+    authority.write_bytes((certificates / "stranger.pem").read_bytes())
+    http = replace(
+        SMALL,
+        tls_cert=str(certificates / "server.pem"),
+        tls_key=str(certificates / "server.key"),
+        client_ca=str(authority),
+    )
+    context = ssl.create_default_context(cafile=str(certificates / "authority.pem"))
+    context.load_cert_chain(certificates / "foreign.pem", certificates / "foreign.key")
+    context.maximum_version = version
+
+    def ask_again(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
+        """What is said to it, and the session that another connection may go on with."""
+        plain = socket.create_connection(("127.0.0.1", server.port), 5)
+        with context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as connection:
+            connection.sendall(post(b"secret"))
+            return connection.recv(1000), connection.session
+
+    async with serving(http) as server:
+        said, session = await asyncio.to_thread(ask_again, None)
+        assert said.endswith(b"secret")
+        authority.write_bytes((certificates / "authority.pem").read_bytes())
+        with suppress(OSError):  # refused in the handshake, or when something is read
+            assert (await asyncio.to_thread(ask_again, session))[0] == b""
+        assert await ask_over_tls(server.port, certificates, "client") == (200, b"secret")
+
+
 async def test_large_bodies_cross_tls_whole(certificates: Path) -> None:
     http = replace(SMALL, tls_cert=str(certificates / "server.pem"), tls_key=str(certificates / "server.key"))
     async with serving(http) as server:
