@@ -20,6 +20,7 @@ import gzip
 import heapq
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -318,7 +319,8 @@ class LineReader:
 
 
 def segments(folder: Path) -> list[Path]:
-    """Segments of the newest run in ``folder``, or of ``folder`` itself if it is a run.
+    """Segments of the newest run in ``folder`` that has any (one that never saw the cluster has none), or of ``folder``
+    itself if it is a run.
 
     A compressed one beside the plain one is not finished, or is to replace it: the plain one is whole.
 
@@ -326,12 +328,11 @@ def segments(folder: Path) -> list[Path]:
     ------
     ConfigError : there is no log there.
     """
-    runs = sorted(folder.glob("run-*")) or [folder]
-    plain = list(runs[-1].glob("*.jsonl"))
-    files = sorted((*plain, *(path for path in runs[-1].glob("*.jsonl.gz") if path.with_suffix("") not in plain)))
-    if not files:
-        raise ConfigError(f"log {folder}: holds no segments (*.jsonl, *.jsonl.gz); give log.folder of `ullage serve`")
-    return files
+    for run in sorted(folder.glob("run-*"), reverse=True) or [folder]:
+        plain = list(run.glob("*.jsonl"))
+        if files := sorted((*plain, *(path for path in run.glob("*.jsonl.gz") if path.with_suffix("") not in plain))):
+            return files
+    raise ConfigError(f"log {folder}: holds no segments (*.jsonl, *.jsonl.gz); give log.folder of `ullage serve`")
 
 
 def read_log(source: Path) -> tuple[dict[str, Any], EventLog, int]:
@@ -349,7 +350,7 @@ def read_log(source: Path) -> tuple[dict[str, Any], EventLog, int]:
             return _read_segments(segments(Path(folder) / "log"))
     except tarfile.ReadError as error:
         raise ConfigError(f"bundle {source}: is no archive, or cut short; use a file of `ullage bundle`") from error
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise ConfigError(f"bundle {source}: cannot be read ({why(error)}); use a file of `ullage bundle`") from error
 
 
@@ -366,5 +367,5 @@ def _lines(path: Path) -> Iterator[bytes]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield from file
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"log {path}: cannot be read ({why(error)}); use another copy") from error

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -24,6 +25,7 @@ from placement.log_lines import LineWriter, checkpoint_events
 from placement.state import ClusterState
 from placement.strategies import strategy_to_toml
 from placement.strategy import Strategy
+from placement.whole_files import require_folder
 from scheduler.metrics import Metrics
 from scheduler.quiet import Quiet
 from scheduler.settings import LogSettings
@@ -93,10 +95,11 @@ class DiskLog(EventLog):
         self._is_torn = False
         """The queue was full, and no checkpoint followed yet."""
         self._stop = threading.Event()
-        name = time.strftime("run-%Y%m%dT%H%M%S", time.gmtime()) + f"-{os.getpid()}"
-        self.folder = Path(settings.folder) / name
+        self.folder = Path(settings.folder)
+        """The run's own folder in that, once something is written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            require_folder(self.folder)
         except OSError as error:
             raise ConfigError(
                 f"log.folder {settings.folder}: cannot be written ({why(error)}); choose another folder"
@@ -204,6 +207,8 @@ class DiskLog(EventLog):
         return self.folder / f"{self._segment:06d}.jsonl"
 
     def _open(self) -> None:
+        if not self._segment:
+            self.folder = _new_run(Path(self._settings.folder))
         self._segment += 1
         self._size = 0
         self._writer = LineWriter()
@@ -228,6 +233,17 @@ class DiskLog(EventLog):
         for event in checkpoint.events:
             self._write(self._writer.event(event))
         self._write(self._writer.mark(checkpoint="end"))
+
+
+def _new_run(folder: Path) -> Path:
+    """A folder that no other run has, whoever begins in the same second: in containers everybody is process 1."""
+    name = time.strftime("run-%Y%m%dT%H%M%S", time.gmtime()) + f"-{os.getpid()}"
+    for number in count():
+        run = folder / (f"{name}-{number}" if number else name)
+        with suppress(FileExistsError):
+            run.mkdir(parents=True)
+            break
+    return run
 
 
 def _compress(path: Path) -> None:

@@ -226,6 +226,26 @@ def test_segments_are_compressed_and_each_begins_with_all_that_is_needed(tmp_pat
     assert disk.folder.parent == tmp_path
 
 
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2026, 1, 2, 3, 4, 5, 0, 0, 0)))
+    (one, first), (other, second) = write(tmp_path, 50), write(tmp_path, 80)
+    assert one.folder != other.folder
+    for disk, state in ((one, first), (other, second)):
+        assert set(rebuild(read_log(disk.folder)[1]).residents) == set(state.residents)
+
+
+def test_a_run_that_never_saw_the_cluster_leaves_nothing_and_hides_no_other(tmp_path: Path) -> None:
+    _, state = write(tmp_path, 5)
+    never = DiskLog(LogSettings(folder=str(tmp_path)), Metrics(), "test")
+    never.attach(ClusterState(events=never), [], begins_unix_s=BEGINS_S)
+    never.close()
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "run-99990101T000000-1").mkdir()
+    assert set(rebuild(read_log(tmp_path)[1]).residents) == set(state.residents)
+
+
 def test_segments_of_earlier_runs_go_when_there_is_no_room_for_all_whether_or_not_they_were_finished(
     tmp_path: Path,
 ) -> None:
@@ -276,6 +296,11 @@ def test_a_damaged_archive_is_one_sentence(tmp_path: Path) -> None:
     run = tmp_path / "run-1"
     run.mkdir()
     (run / "000001.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
+    with pytest.raises(ConfigError, match="use another copy"):
+        read_log(tmp_path)
+    packed = bytearray(gzip.compress(b"x" * 1000))
+    packed[10] = 7  # of no packing that there is
+    (run / "000001.jsonl.gz").write_bytes(packed)
     with pytest.raises(ConfigError, match="use another copy"):
         read_log(tmp_path)
     (tmp_path / "empty").mkdir()
