@@ -263,8 +263,16 @@ def test_a_kept_result_is_taken_again_but_not_under_another_key_or_when_damaged(
     np.testing.assert_array_equal(found.model, result().model)
     assert (found.best, found.seen, found.uncalibrated) == (("last (tuned)", 0.1), 0.4, 0.3)
     assert KeptResults(tmp_path / "kept", "b").get("planetlab-1h-peak") is None
-    (tmp_path / "kept" / "planetlab-1h-peak-a.npz").write_bytes(b"PK broken")
-    assert kept.get("planetlab-1h-peak") is None
+    path = tmp_path / "kept" / "planetlab-1h-peak-a.npz"
+    whole = path.read_bytes()
+    packed = 30 + whole[26] + whole[28]  # behind the first table's name and what else is said of it
+    for damaged in (b"PK broken", whole[:packed] + b"\x07" + whole[packed + 1 :]):
+        path.write_bytes(damaged)
+        assert kept.get("planetlab-1h-peak") is None
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="choose another folder"):
+        kept.put(result())
 
 
 def test_the_key_of_a_result_changes_with_every_byte(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +217,20 @@ def test_a_damaged_trace_is_one_clear_error(tmp_path: Path, data: st.DataObject)
     (tmp_path / "cut.ullage").write_bytes(raw[:cut])
     with pytest.raises(TraceError, match="cut"):
         Trace.load(tmp_path / "cut.ullage")
+
+
+def test_a_trace_that_was_packed_tighter_is_read_and_one_clear_error_when_damaged(tmp_path: Path) -> None:
+    trace, path = synthesise(replace(SMALL, days=0.05)), tmp_path / "t.ullage"
+    trace.save(path)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "tight", "w", zipfile.ZIP_DEFLATED) as tight:
+        for part in plain.namelist():
+            tight.writestr(part, plain.read(part))
+    assert Trace.load(tmp_path / "tight").digest == trace.digest
+    data = bytearray((tmp_path / "tight").read_bytes())
+    data[data.index(b"manifest.json") + len(b"manifest.json")] = 7  # of no packing that there is
+    path.write_bytes(data)
+    with pytest.raises(TraceError, match="cut short"):
+        Trace.load(path)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
+from placement.whole_files import whole_file
 from simulator.reproduce.forecast_judging import TaskResult
 
 ARRAYS = ("model", "truth", "weight", "workload", "day")
@@ -69,14 +71,23 @@ class KeptResults:
                 arrays = [table[key] for key in ARRAYS]
                 rest: Mapping[str, object] = json.loads(str(table["rest"]))
             return TaskResult(name, *arrays, **rest)  # type: ignore[arg-type]  # as put() wrote them
-        except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
             return None
 
     def put(self, result: TaskResult) -> TaskResult:
-        """Keep a result."""
+        """Keep a result.
+
+        Raises
+        ------
+        ConfigError : it cannot be written.
+        """
         rest = {n: getattr(result, n) for n in ("raw", "tuned", "scales", "uncalibrated", "seen")}
         arrays = {n: np.asarray(getattr(result, n)) for n in ARRAYS}
-        partial = self._folder / f".{result.name}-{self._key}.npz"
-        np.savez_compressed(partial, rest=np.array(json.dumps(rest)), **arrays)  # type: ignore[arg-type]
-        partial.replace(self._path(result.name))
+        try:
+            with whole_file(self._path(result.name)) as part, part.open("wb") as file:
+                np.savez_compressed(file, rest=np.array(json.dumps(rest)), **arrays)  # type: ignore[arg-type]
+        except OSError as error:
+            raise ConfigError(
+                f"results cannot be kept in {self._folder} ({why(error)}); choose another folder"
+            ) from error
         return result

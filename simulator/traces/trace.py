@@ -385,7 +385,12 @@ def _parts_of(path: Path) -> dict[str, bytes]:
         raise ConfigError(f"trace {path}: no such file; give a path or `demo`") from error
     except OSError as error:
         raise TraceError(f"trace {path}: cannot be read ({why(error)}); check its rights, or copy it again") from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted, unknown packing
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+        EOFError,
+    ) as error:  # RuntimeError: encrypted, unknown packing
         raise TraceError(f"trace {path}: is not a .ullage file or is cut short ({error}); copy it again") from error
 
 
