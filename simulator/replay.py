@@ -38,7 +38,7 @@ from simulator.spare import Spare
 from simulator.timeline import Timeline
 
 if TYPE_CHECKING:
-    from simulator.traces.trace import Trace
+    from simulator.traces.trace import NodeEvent, Trace
 
 DRAWS = 4096
 GIVE_UP_S = 86_400
@@ -301,7 +301,7 @@ class Replay:
         )
         for node in trace.nodes:
             self._node_up(node)
-        for event in trace.failures.rows():
+        for event in trace.failures:
             self._push(max(event.time_s, self.time_s), _NODE, event)  # what was before the first arrival stands then
         for policy in options.policies:
             self._push(self.time_s + policy.every_s, _POLICY, policy)
@@ -676,14 +676,14 @@ class Replay:
         if self.scaler is not None and node.shape in self.scaler.alive:
             self.scaler.gone(node.shape)
 
-    def _node_event(self, event: object) -> None:
+    def _node_event(self, event: NodeSpec | NodeEvent) -> None:
         """A recorded change of the fleet, or a node that has booted."""
         if isinstance(event, NodeSpec):
             # else the trace has brought it back already, or took it while it was away
             if event.name not in self.state.row_of and event.name not in self._taken_away:
                 self._node_up(event)
             return
-        kind, name = event.kind, event.node  # type: ignore[attr-defined]  # rows of trace.failures
+        kind, name = event.kind, event.node
         alive = name in self.state.row_of
         if kind in ("fail", "remove", "drain", "spot"):
             self._taken_away.add(name)

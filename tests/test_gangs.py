@@ -19,7 +19,7 @@ from simulator.fleet import Elastic
 from simulator.gangs import INCOMPLETE, NO_ROOM
 from simulator.replay import Replay, ReplayOptions
 from simulator.traces.synth import Recipe, synthesise
-from simulator.traces.trace import NodeEvent, NodeEvents, Trace
+from simulator.traces.trace import NodeEvent, Trace
 
 NODES = [NodeSpec(f"n{i}", ((CPU, 4000),)) for i in range(2)]
 TWO_CORES = PodSpec(((CPU, 2000),))
@@ -73,7 +73,7 @@ def test_a_fleet_grows_for_a_whole_gang() -> None:
 
 def test_a_pod_that_loses_its_node_comes_back_without_its_gang() -> None:
     trace = ganged([0, 0, 0], [(0, 100)] * 3)
-    failures = NodeEvents((NodeEvent(10, "fail", "n0"), NodeEvent(40, "repair", "n0")))
+    failures = (NodeEvent(10, "fail", "n0"), NodeEvent(40, "repair", "n0"))
     outcome = Replay(trace.but(failures=failures), STRATEGIES["first-fit"], ReplayOptions()).run()
     assert outcome.num_evictions == 2
     assert outcome.pending_s.tolist() == [0, 0, 0]

@@ -13,7 +13,7 @@ from placement.playback import rebuild, verify
 from placement.strategies import STRATEGIES
 from simulator.replay import Outcome, Replay, ReplayOptions
 from simulator.traces.synth import Recipe, synthesise
-from simulator.traces.trace import NodeEvent, NodeEvents, Trace
+from simulator.traces.trace import NodeEvent, Trace
 from tests.slow_rules import On, fits, taints_ok, wants
 
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,7 +37,7 @@ def traces(draw: st.DrawFn) -> Trace:
     for node in made.nodes[:: draw(st.integers(2, 9))]:
         at = draw(st.integers(0, 6000))
         events += [NodeEvent(at, "fail", node.name), NodeEvent(at + 900, "repair", node.name)]
-    return made.but(failures=NodeEvents(tuple(sorted(events))))
+    return made.but(failures=tuple(sorted(events)))
 
 
 def replayed(trace: Trace, strategy: str) -> Outcome:
@@ -53,7 +53,7 @@ def test_cutting_the_trace_at_t_changes_nothing_before_t(trace: Trace, strategy:
     cut_s = int(np.quantile(pods.arrival_s, share))
     keep = pods.arrival_s < cut_s
     columns = {key: getattr(pods, key)[keep] for key in ("name", "spec", "arrival_s", "departure_s", "gang")}
-    kept = NodeEvents(tuple(e for e in trace.failures.rows() if e.time_s < cut_s))
+    kept = tuple(e for e in trace.failures if e.time_s < cut_s)
     logs = [replayed(t, strategy).log for t in (trace, trace.but(pods=replace(pods, **columns), failures=kept))]
     before = [[msgspec.structs.replace(e, detail=None) for e in log if e.time_s < cut_s] for log in logs]
     assert before[0] == before[1]

@@ -135,7 +135,7 @@ def test_node_failures_evict_and_every_pod_comes_back(small: Trace) -> None:
     for i, node in enumerate(small.nodes[:5]):
         at = int(times[len(times) // 2]) + 10 * i
         events += [NodeEvent(at, "fail", node.name), NodeEvent(at + 600, "repair", node.name)]
-    trace = small.but(failures=replace(small.failures, events=tuple(sorted(events))))
+    trace = small.but(failures=tuple(sorted(events)))
     outcome = Replay(trace, STRATEGIES["best-fit"], ReplayOptions()).run()
     assert outcome.num_evictions > 0
     assert outcome.lost_pod_s > 0

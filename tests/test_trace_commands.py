@@ -23,7 +23,7 @@ from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import FILE, NEEDED
 from simulator.traces.sources import open_trace
-from simulator.traces.trace import Manifest, NodeEvent, NodeEvents, Trace, TraceError, Usage
+from simulator.traces.trace import Manifest, NodeEvent, Trace, TraceError, Usage
 from simulator.traces.trace_facts import facts_of, rows_of
 from simulator.traces.validate import fixed, validate
 
@@ -53,7 +53,7 @@ def test_recorded_failures_begin_with_the_trace_and_leave_its_own_events_alone(t
     said = run("fail", tmp_path / "late.ullage", tmp_path / "failing.ullage", "--lanl", lanl)
     failing = Trace.load(tmp_path / "failing.ullage")
     # both recorded machines fall on the only node that has no events of its own, and their outages touch
-    assert list(failing.failures.rows()) == [
+    assert list(failing.failures) == [
         NodeEvent(500, "fail", "a"),
         *own,
         NodeEvent(620, "repair", "a"),
@@ -71,7 +71,7 @@ def test_failures_where_every_node_has_events_of_its_own_are_refused(tmp_path: P
 def test_changes_of_one_second_stay_in_their_order_when_changes_are_sorted() -> None:
     events = [NodeEvent(9, "remove", "b"), NodeEvent(9, "add", "b"), NodeEvent(5, "fail", "a")]
     mended, _ = fixed(Trace.of("t", NODES, [("p", POD, 0, 60)], failures=events))
-    assert list(mended.failures.rows()) == [events[2], *events[:2]]
+    assert list(mended.failures) == [events[2], *events[:2]]
 
 
 def test_failures_of_a_trace_without_pods_are_refused(tmp_path: Path, lanl: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_clock_that_begins_too_early_is_named_and_moved() -> None:
     mended.check()
     assert mended.pods.arrival_s.tolist() == [0, 90]
     assert mended.pods.departure_s.tolist() == [60, -1]
-    assert mended.failures.events == (NodeEvent(130, "fail", "a"),)
+    assert mended.failures == (NodeEvent(130, "fail", "a"),)
     assert mended.manifest.begins_s == 2_000_000_000 - 100
 
 
@@ -147,7 +147,7 @@ def test_prices_that_a_trace_keeps_are_those_that_it_is_replayed_at(tmp_path: Pa
 
 def test_what_cannot_befall_a_node_is_named_and_left_out(tmp_path: Path) -> None:
     trace = Trace.of("t", NODES, [("p", POD, 0, 60)], failures=[NodeEvent(5, "fail", "a")])
-    odd = trace.but(failures=NodeEvents((NodeEvent(5, "fail", "a"), NodeEvent(9, "explode", "b"))))
+    odd = trace.but(failures=(NodeEvent(5, "fail", "a"), NodeEvent(9, "explode", "b")))
     odd.save(tmp_path / "odd.ullage")
     with pytest.raises(TraceError, match="second 9 of node b: 'explode' is none of fail, repair"):
         Trace.load(tmp_path / "odd.ullage")

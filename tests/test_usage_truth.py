@@ -24,7 +24,7 @@ from simulator.cli.simulate import never_placed
 from simulator.compare import Question, compare
 from simulator.replay import GIVE_UP_S, Interruptions, Replay, ReplayOptions
 from simulator.report import to_html
-from simulator.traces.trace import NodeEvent, NodeEvents, Trace, Usage
+from simulator.traces.trace import NodeEvent, Trace, Usage
 from simulator.usage.reclaiming import Reclaiming, batch_on_reclaimed, on_reclaimed
 from simulator.usage.rightsizing import SIZERS, Restoring, Rightsizing
 from simulator.usage.rollouts import Rollouts
@@ -308,7 +308,7 @@ def test_a_replay_until_all_has_ended_ends_and_names_who_never_fitted(tmp_path, 
 def test_who_waits_for_a_node_that_comes_back_gets_it_and_who_waits_for_none_is_given_up():
     late, spot = NodeSpec("late", NODE.allocatable), replace(NODE, name="spot", spot=True)
     pods = [("p0", _spec("a"), 0, HOUR_S), ("p1", _spec("huge", cpu=5000), 0, HOUR_S)]
-    events = NodeEvents((NodeEvent(HOUR_S, "fail", "late"), NodeEvent(90 * HOUR_S, "repair", "late")))
+    events = (NodeEvent(HOUR_S, "fail", "late"), NodeEvent(90 * HOUR_S, "repair", "late"))
     waits = Trace.of("late", [late], [*pods, ("p2", _spec("b"), 2 * HOUR_S, 3 * HOUR_S)]).but(failures=events)
     outcome = Replay(waits, STRATEGIES["best-fit"], ReplayOptions(policies=(Rollouts(seed=3),))).run()
     assert (outcome.num_placed, outcome.unplaced_pods) == (2, ("p1",))

@@ -18,7 +18,7 @@ from placement.owners import HOSTNAME
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.fleet import Shape
-from simulator.traces.trace import Manifest, NodeEvent, NodeEvents, Pods, Trace, Usage
+from simulator.traces.trace import Manifest, NodeEvent, Pods, Trace, Usage
 from simulator.traces.validate import RULES, fixed, rule_table, take, validate
 
 GIB = 1 << 30
@@ -60,7 +60,7 @@ def second_node(**columns: Any) -> Callable[[Trace], Trace]:
 
 
 def failures(*rows: tuple[int, str, str]) -> Callable[[Trace], Trace]:
-    return lambda trace: trace.but(failures=NodeEvents(tuple(NodeEvent(*row) for row in rows)))
+    return lambda trace: trace.but(failures=tuple(NodeEvent(*row) for row in rows))
 
 
 def usage(**columns: list[int]) -> Callable[[Trace], Trace]:
@@ -84,7 +84,7 @@ SPOILS: list[tuple[str, Callable[[Trace], Trace]]] = [
     ("T005", spec(asks(other="example.com/fpga"))),
     ("T005", spec(asks(gpu=GpuRequest(3)))),
     ("T006", spec(asks(gpu=GpuRequest(1, 1000, ("V100", "A100"))))),
-    ("T007", lambda t: t.but(nodes=(), failures=NodeEvents())),
+    ("T007", lambda t: t.but(nodes=(), failures=())),
     ("T008", failures((5, "fail", "ghost"), (6, "fail", "a"))),
     ("T009", failures((6, "fail", "a"), (5, "repair", "a"))),
     ("T010", pods(arrival_s=[0, 10, 20, 26], departure_s=[1, 11, -1, 27])),
@@ -131,7 +131,7 @@ NEARLY: list[Callable[[Trace], Trace]] = [
     usage(cpu_millicores=[-1, 0], memory_bytes=[0, -1]),
     second_node(shape=""),
     lambda trace: trace.but(prices=(), nodes=(trace.nodes[0], replace(trace.nodes[1], shape="odd"))),
-    lambda trace: trace.but(usage=Usage.empty(), events=(), failures=NodeEvents()),
+    lambda trace: trace.but(usage=Usage.empty(), events=(), failures=()),
 ]
 """What is next to a mistake and is none."""
 
@@ -181,7 +181,7 @@ def test_what_is_mended_is_all_that_changes() -> None:
     assert fixed(shuffled)[0].digest == trace.digest
     assert fixed(pods(departure_s=[500, 90, -1, 20])(trace))[0].digest == trace.digest, "one second is added"
     assert fixed(pods(gang=[-1, 0, 3, 3])(trace))[0].digest == trace.digest
-    strangers = failures(*trace.failures.rows(), (9, "explode", "b"), (9, "fail", "ghost"))
+    strangers = failures(*trace.failures, (9, "explode", "b"), (9, "fail", "ghost"))
     assert fixed(strangers(trace))[0].digest == trace.digest
 
 
@@ -190,7 +190,7 @@ def test_a_clock_that_begins_earlier_moves_everything_alike() -> None:
     late = fixed(pods(arrival_s=[-7, 10, 20, 20])(trace))[0]
     assert late.pods.arrival_s.tolist() == [0, 17, 27, 27]
     assert late.pods.departure_s.tolist() == [507, 97, -1, 28]
-    assert [event.time_s for event in late.failures.rows()] == [12, 12, 16]
+    assert [event.time_s for event in late.failures] == [12, 12, 16]
     assert late.usage.time_s.tolist() == [67, 67]
     assert [event.time_s for event in late.events] == [7, 7, 14]
     assert late.manifest.begins_s == trace.manifest.begins_s - 7

@@ -20,7 +20,7 @@ from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import read_failures
 from simulator.traces.sources import BUNDLED, open_trace, trace_of_service
 from simulator.traces.synth import Recipe, synthesise
-from simulator.traces.trace import NodeEvents, Trace
+from simulator.traces.trace import Trace
 from simulator.traces.trace_facts import facts_of, rows_of, workload_of
 from simulator.traces.validate import RULES, fixed, take, validate
 
@@ -194,7 +194,7 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
     return take(found, rows).but(
         manifest=replace(found.manifest, notes=notes),
         nodes=nodes,
-        failures=NodeEvents(tuple(e for e in found.failures.rows() if e.node in names)),
+        failures=tuple(e for e in found.failures if e.node in names),
         events=(),
     )
 
@@ -236,7 +236,7 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
     if not len(found.pods):
         raise ConfigError(f"trace {source}: holds no pods, so failures would befall nobody; check the trace")
     first, last = int(found.pods.arrival_s[0]), int(found.pods.arrival_s[-1])
-    eventful = {event.node for event in found.failures.rows()}
+    eventful = {event.node for event in found.failures}
     quiet = [node for node in found.nodes if node.name not in eventful]
     if found.nodes and not quiet:
         raise ConfigError(
@@ -252,11 +252,11 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
         speed=speed,
         skip_bad_rows=bad_rows == "skip",
     )
-    both = [*found.failures.rows(), *recorded.rows()]
-    events = NodeEvents(tuple(sorted(both, key=lambda event: event.time_s)))  # within a second as they happened
+    both = [*found.failures, *recorded]
+    events = tuple(sorted(both, key=lambda event: event.time_s))  # within a second as they happened
     found.but(failures=events).save(target)
-    kept = f", beside {len(found.failures.events)} events that the trace had, on other nodes" if eventful else ""
-    click.echo(f"wrote {target}: {len(recorded.events)} failures and repairs{kept}", err=True)
+    kept = f", beside {len(found.failures)} events that the trace had, on other nodes" if eventful else ""
+    click.echo(f"wrote {target}: {len(recorded)} failures and repairs{kept}", err=True)
 
 
 @trace.command("join")

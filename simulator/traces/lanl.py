@@ -13,7 +13,7 @@ from pathlib import Path
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
-from simulator.traces.trace import NodeEvent, NodeEvents, Rows
+from simulator.traces.trace import NodeEvent, Rows
 
 FILE = "LA-UR-05-7318-failure-data-1996-2005.csv.gz"
 NEEDED = ("System", "nodenumz", "Prob Started", "Prob Fixed")
@@ -29,7 +29,7 @@ def read_failures(
     length_s: int,
     speed: float = 1.0,
     skip_bad_rows: bool = False,
-) -> NodeEvents:
+) -> tuple[NodeEvent, ...]:
     """Failures and repairs of one system within ``length_s`` trace seconds from ``first_s`` on, on a fleet.
 
     Overlapping failures of one node are joined. ``start_s`` counts from the system's first failure, in recorded seconds.
@@ -57,7 +57,7 @@ def read_failures(
     for name, spans in outages.items():
         for at, until in _joined(spans):
             events += [NodeEvent(at, "fail", name), NodeEvent(until, "repair", name)]
-    return NodeEvents(tuple(sorted(events)))
+    return tuple(sorted(events))
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

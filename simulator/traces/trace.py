@@ -114,17 +114,6 @@ class NodeEvent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NodeEvents:
-    """Changes of the fleet, in order."""
-
-    events: tuple[NodeEvent, ...] = ()
-
-    def rows(self) -> Iterator[NodeEvent]:
-        """One by one."""
-        return iter(self.events)
-
-
-@dataclass(frozen=True)
 class Usage:
     """What pods used: one row per pod and sample; −1 where one of the two was not measured."""
 
@@ -156,7 +145,8 @@ class Trace:
     nodes: tuple[NodeSpec, ...]
     """Fixed fleet; empty if the replay must buy nodes."""
     pods: Pods
-    failures: NodeEvents = NodeEvents()
+    failures: tuple[NodeEvent, ...] = ()
+    """What befell nodes, in order."""
     usage: Usage = field(default_factory=Usage.empty)
     prices: tuple[Shape, ...] = ()
     """Shapes for sale that belong to this workload; empty = the default price book."""
@@ -181,7 +171,7 @@ class Trace:
             arrival_s=np.array([p[2] for p in ordered], np.int64),
             departure_s=np.array([p[3] for p in ordered], np.int64),
         )
-        trace = cls(Manifest(name), tuple(classes), tuple(nodes), columns, NodeEvents(tuple(failures)))
+        trace = cls(Manifest(name), tuple(classes), tuple(nodes), columns, tuple(failures))
         trace.check()
         return trace
 
@@ -199,7 +189,7 @@ class Trace:
         """
         self._check_pods()
         name, usage = self.manifest.name, self.usage
-        foreign = next((event for event in self.failures.rows() if event.kind not in KINDS), None)
+        foreign = next((event for event in self.failures if event.kind not in KINDS), None)
         if foreign is not None:
             raise TraceError(
                 f"trace {name}: second {foreign.time_s} of node {foreign.node}: {foreign.kind!r} is none of "
@@ -256,7 +246,7 @@ class Trace:
         for silent in (b',"gang_size":0', b',"gang":""', b',"leaving":false'):
             specs = specs.replace(silent, b"")
         digest.update(specs)
-        for table in (self.nodes, self.failures.events):
+        for table in (self.nodes, self.failures):
             digest.update(msgspec.json.encode(table))
         pods = self.pods
         for column in (pods.spec, pods.arrival_s, pods.departure_s, pods.gang):
@@ -294,7 +284,7 @@ class Trace:
         yield "manifest.json", msgspec.json.format(msgspec.json.encode(self.manifest))
         yield "specs.json", msgspec.json.encode(self.specs)
         yield "nodes.json", msgspec.json.encode(self.nodes)
-        yield "failures.json", msgspec.json.encode(self.failures.events)
+        yield "failures.json", msgspec.json.encode(self.failures)
         if self.prices:
             yield "prices.json", msgspec.json.encode(self.prices)
         pods, usage = self.pods, self.usage
@@ -367,7 +357,7 @@ class Trace:
             specs=msgspec.json.decode(parts["specs.json"], type=tuple[PodSpec, ...]),
             nodes=msgspec.json.decode(parts["nodes.json"], type=tuple[NodeSpec, ...]),
             pods=Pods.of(name=pods.pop("name"), **{k: _integers(k, v) for k, v in pods.items()}),
-            failures=NodeEvents(msgspec.json.decode(parts["failures.json"], type=tuple[NodeEvent, ...])),
+            failures=msgspec.json.decode(parts["failures.json"], type=tuple[NodeEvent, ...]),
             usage=Usage(**{k: _integers(k, v) for k, v in _table(parts["usage.parquet"]).items()}),
             prices=msgspec.json.decode(parts.get("prices.json", b"[]"), type=tuple[Shape, ...]),
             events=() if events is None else from_columns({k: v.tolist() for k, v in _table(events).items()}),

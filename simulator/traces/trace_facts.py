@@ -36,7 +36,7 @@ def facts_of(trace: Trace) -> dict[str, Any]:
         "fleet": {
             "nodes": len(trace.nodes),
             "models": dict(Counter(n.gpu_model for n in trace.nodes if n.num_gpus).most_common()),
-            "events": len(trace.failures.events),
+            "events": len(trace.failures),
             "shapes_priced": len(trace.prices),
         },
         "resources": _resources(trace, per_class),

@@ -324,14 +324,15 @@ def read_alibaba_genai_2026(folder: Path) -> UsageSeries:
     return replace(series, repairs=(*series.repairs, *repeats, *mended, *lost))
 
 
-USAGE_READERS: dict[str, Callable[[Path], UsageSeries]] = {
-    "bitbrains-rnd": read_bitbrains_rnd,
-    "bitbrains-small": read_bitbrains_small,
-    "surf-lisa": read_surf_lisa,
-    "alibaba-2018-containers": read_alibaba_2018_containers,
-    "alibaba-genai-2026": read_alibaba_genai_2026,
+USAGE_READERS: dict[str, tuple[str, Callable[[Path], UsageSeries]]] = {
+    "bitbrains-rnd": ("usage.parquet", read_bitbrains_rnd),
+    "bitbrains-small": ("meta.parquet", read_bitbrains_small),
+    "surf-lisa": ("week_fragments.parquet", read_surf_lisa),
+    "alibaba-2018-containers": ("c_12104_perf_event_log.csv.gz", read_alibaba_2018_containers),
+    "alibaba-genai-2026": ("pod_memory_util_anon.csv.gz", read_alibaba_genai_2026),
 }
-"""Readers that yield one series; PlanetLab has one per day (:func:`read_planetlab`), or :func:`joined_days`."""
+"""Kind → the file that tells a folder of it, and its reader; PlanetLab has one series per day (:func:`read_planetlab`), or
+:func:`joined_days`."""
 
 
 def read_usage(folder: Path) -> UsageSeries:
@@ -344,23 +345,16 @@ def read_usage(folder: Path) -> UsageSeries:
     """
     if folder.suffix == ".ullage":
         return usage_of_trace(Trace.load(folder))
-    signs = {
-        "bitbrains-rnd": "usage.parquet",
-        "bitbrains-small": "meta.parquet",
-        "surf-lisa": "week_fragments.parquet",
-        "alibaba-2018-containers": "c_12104_perf_event_log.csv.gz",
-        "alibaba-genai-2026": "pod_memory_util_anon.csv.gz",
-    }
-    for name, sign in signs.items():
+    for sign, reader in USAGE_READERS.values():
         if (folder / sign).is_file():
-            return USAGE_READERS[name](folder)
+            return reader(folder)
     if next(folder.glob("*.tar.gz"), None) is not None:
         return joined_days(read_planetlab(folder))
-    within = [name for name in (*signs, "planetlab") if (folder / name).is_dir()]
+    kinds = (*USAGE_READERS, "planetlab")
+    within = [name for name in kinds if (folder / name).is_dir()]
     if within:
         raise ConfigError(f"{folder} holds several data sets; name one: {', '.join(str(folder / n) for n in within)}")
-    known = ", ".join((*USAGE_READERS, "planetlab"))
     raise ConfigError(
-        f"{folder} is no usage data set that Ullage reads ({known}); "
+        f"{folder} is no usage data set that Ullage reads ({', '.join(kinds)}); "
         f"a trace is a .ullage file, a service's log is named ullage-log:{folder}"
     )

@@ -18,7 +18,7 @@ from placement.nodes import NodeSpec
 from placement.owners import HOSTNAME
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, IntArray
-from simulator.traces.trace import KINDS, NEVER, NodeEvents, Pods, Trace, Usage
+from simulator.traces.trace import KINDS, NEVER, Pods, Trace, Usage
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,11 @@ class Rule:
     repair: Callable[[Trace], Trace] | None = None
 
 
-def _few(rows: IntArray, trace: Trace) -> str:
+def _pods(trace: Trace, chosen: BoolArray, what: str) -> list[tuple[str, str]]:
+    """That some pods ``(P,)`` do what they should not, if any does; the first by name."""
+    rows = np.flatnonzero(chosen)
     names = ", ".join(str(trace.pods.name[i]) for i in rows[:3])
-    return f"{names}{' …' if len(rows) > 3 else ''}"
+    return [("pods", f"{len(rows)} pods {what}: {names}{' …' if len(rows) > 3 else ''}")] if len(rows) else []
 
 
 def _no_pods(trace: Trace) -> list[tuple[str, str]]:
@@ -57,21 +59,21 @@ def _no_pods(trace: Trace) -> list[tuple[str, str]]:
 
 
 def _zero_life(trace: Trace) -> list[tuple[str, str]]:
-    pods = trace.pods
-    rows = np.flatnonzero((pods.departure_s != NEVER) & (pods.departure_s == pods.arrival_s))
-    return [("pods", f"{len(rows)} pods end the second they arrive: {_few(rows, trace)}")] if len(rows) else []
+    return _pods(trace, _ends_at_once(trace.pods), "end the second they arrive")
+
+
+def _ends_at_once(pods: Pods) -> BoolArray:
+    return (pods.departure_s != NEVER) & (pods.departure_s == pods.arrival_s)
 
 
 def _stretch(trace: Trace) -> Trace:
     pods = trace.pods
-    zero = (pods.departure_s != NEVER) & (pods.departure_s == pods.arrival_s)
-    return trace.but(pods=replace(pods, departure_s=np.where(zero, pods.departure_s + 1, pods.departure_s)))
+    return trace.but(pods=replace(pods, departure_s=pods.departure_s + _ends_at_once(pods)))
 
 
 def _asks_nothing(trace: Trace) -> list[tuple[str, str]]:
     empty = np.array([not any(a for _, a in s.request) and s.gpu is None for s in trace.specs], np.bool_)
-    rows = np.flatnonzero(empty[trace.pods.spec]) if len(trace.pods) else np.zeros(0, np.int64)
-    return [("specs", f"{len(rows)} pods ask for nothing: {_few(rows, trace)}")] if len(rows) else []
+    return _pods(trace, empty[trace.pods.spec], "ask for nothing")
 
 
 def _absurd(trace: Trace) -> list[tuple[str, str]]:
@@ -119,32 +121,32 @@ def _no_fleet(trace: Trace) -> list[tuple[str, str]]:
 
 def _stranger(trace: Trace) -> list[tuple[str, str]]:
     known = {node.name for node in trace.nodes}
-    strange = sorted({e.node for e in trace.failures.rows()} - known)
+    strange = sorted({e.node for e in trace.failures} - known)
     return [("failures", f"name {len(strange)} nodes that are not there: {', '.join(strange[:3])}")] if strange else []
 
 
 def _drop_strangers(trace: Trace) -> Trace:
     known = {node.name for node in trace.nodes}
-    return trace.but(failures=NodeEvents(tuple(e for e in trace.failures.rows() if e.node in known)))
+    return trace.but(failures=tuple(e for e in trace.failures if e.node in known))
 
 
 def _foreign_kind(trace: Trace) -> list[tuple[str, str]]:
-    kinds = sorted({e.kind for e in trace.failures.rows()} - {*KINDS})
+    kinds = sorted({e.kind for e in trace.failures} - {*KINDS})
     return [("failures", f"say what is none of {', '.join(KINDS)}: {', '.join(kinds[:3])}")] if kinds else []
 
 
 def _drop_foreign(trace: Trace) -> Trace:
-    return trace.but(failures=NodeEvents(tuple(e for e in trace.failures.rows() if e.kind in KINDS)))
+    return trace.but(failures=tuple(e for e in trace.failures if e.kind in KINDS))
 
 
 def _disorder(trace: Trace) -> list[tuple[str, str]]:
-    times = [e.time_s for e in trace.failures.rows()]
+    times = [e.time_s for e in trace.failures]
     return [("failures", "are not in order of time")] if times != sorted(times) else []
 
 
 def _sort_failures(trace: Trace) -> Trace:
-    ordered = sorted(trace.failures.rows(), key=lambda event: event.time_s)  # within a second as they happened
-    return trace.but(failures=NodeEvents(tuple(ordered)))
+    ordered = sorted(trace.failures, key=lambda event: event.time_s)  # within a second as they happened
+    return trace.but(failures=tuple(ordered))
 
 
 def _empty_load(trace: Trace) -> list[tuple[str, str]]:
@@ -207,8 +209,7 @@ def _early(pods: Pods) -> BoolArray:
 
 
 def _ends_early(trace: Trace) -> list[tuple[str, str]]:
-    rows = np.flatnonzero(_early(trace.pods))
-    return [("pods", f"{len(rows)} pods depart before they arrive: {_few(rows, trace)}")] if len(rows) else []
+    return _pods(trace, _early(trace.pods), "depart before they arrive")
 
 
 def _drop_early(trace: Trace) -> Trace:
@@ -262,8 +263,7 @@ def _sort_pods(trace: Trace) -> Trace:
 
 
 def _before_zero(trace: Trace) -> list[tuple[str, str]]:
-    rows = np.flatnonzero(trace.pods.arrival_s < 0)
-    return [("pods", f"{len(rows)} pods arrive before second 0: {_few(rows, trace)}")] if len(rows) else []
+    return _pods(trace, trace.pods.arrival_s < 0, "arrive before second 0")
 
 
 def _begin_earlier(trace: Trace) -> Trace:
@@ -275,7 +275,7 @@ def _begin_earlier(trace: Trace) -> Trace:
     return trace.but(
         manifest=replace(manifest, begins_s=begins_s),
         pods=replace(pods, arrival_s=pods.arrival_s + by, departure_s=departure),
-        failures=NodeEvents(tuple(e._replace(time_s=e.time_s + by) for e in trace.failures.rows())),
+        failures=tuple(e._replace(time_s=e.time_s + by) for e in trace.failures),
         usage=replace(usage, time_s=usage.time_s + by),
         events=tuple(msgspec.structs.replace(e, time_s=e.time_s + by) for e in trace.events),
     )
@@ -283,8 +283,7 @@ def _begin_earlier(trace: Trace) -> Trace:
 
 def _no_class(trace: Trace) -> list[tuple[str, str]]:
     spec = trace.pods.spec
-    rows = np.flatnonzero((spec < 0) | (spec >= len(trace.specs)))
-    return [("pods", f"{len(rows)} pods name a class that is not there: {_few(rows, trace)}")] if len(rows) else []
+    return _pods(trace, (spec < 0) | (spec >= len(trace.specs)), "name a class that is not there")
 
 
 def _empty_nodes(trace: Trace) -> list[tuple[str, str]]:
