@@ -194,6 +194,15 @@ def test_every_baseline_answers_the_request_without_history_and_stays_within_the
     assert ((full >= 0) & (full <= 1)).all()
 
 
+@pytest.mark.parametrize("name", list(BASELINES))
+@pytest.mark.parametrize("target", [Target(1, PEAK), Target(24, P95)])
+def test_every_baseline_answers_for_a_series_shorter_than_an_hour(name: str, target: Target) -> None:
+    minutes = Past(np.full((2, 6), 0.25, np.float32), np.array([6]), np.ones(2))
+    found = forecast(name, minutes, target)
+    knows = name == "last" or name.startswith(("p95_", "p99_", "replay-", "max-predictor"))
+    assert found == pytest.approx(0.25 if knows else 0.9 if name == "borg-phi" else 1)
+
+
 def test_the_oracle_is_the_target_and_nan_where_too_little_was_recorded() -> None:
     found = oracle(PAST, Target(6, PEAK))
     assert found[0, 0] == SHARE[0, ORIGINS[0] : ORIGINS[0] + 6 * HOUR].max()

@@ -51,15 +51,6 @@ Predictor = Callable[[Past, Target], SingleArray]
 """(N, O) forecast in shares, NaN where it has no history; see :func:`forecast`, which fills and caps."""
 
 
-def _at(past: Past, table: SingleArray | FloatArray, lag_h: int = 1) -> SingleArray:
-    """(N, O) finite entries of an (N, B) table ``lag_h`` hours before each origin (1 = the hour that ends there), else NaN."""
-    at = past.hours - lag_h
-    out = np.asarray(table[:, np.maximum(at, 0)], dtype=np.float32)
-    out = np.where(np.isfinite(out), out, np.float32(np.nan))
-    out[:, at < 0] = np.nan
-    return out
-
-
 def request(past: Past, target: Target) -> SingleArray:
     """The provisioned amount itself."""
     return np.ones((len(past.share), len(past.origins)), np.float32)
@@ -81,7 +72,7 @@ def last(past: Past, target: Target) -> SingleArray:
 
 def trailing_peak(past: Past, target: Target, *, hours: int) -> SingleArray:
     """Largest sample of the last ``hours`` hours."""
-    return _at(past, trailing_max(past.hour_max, hours))
+    return past.before(trailing_max(past.hour_max, hours))
 
 
 PERCENTS = (95.0, 99.0)
@@ -107,7 +98,7 @@ def _mean_and_deviation(past: Past, hours: int) -> tuple[SingleArray, SingleArra
     with np.errstate(all="ignore"):
         mean = trailing_sum(past.hour_sum, hours) / np.where(count > 0, count, np.nan)
         variance = trailing_sum(past.hour_squares, hours) / count - mean**2
-    return _at(past, mean), _at(past, np.sqrt(np.maximum(variance, 0)))
+    return past.before(mean), past.before(np.sqrt(np.maximum(variance, 0)))
 
 
 def n_sigma(past: Past, target: Target, *, n: float, hours: int) -> SingleArray:
@@ -166,7 +157,7 @@ def worst_window(past: Past, target: Target, *, days: int) -> SingleArray:
 def _largest_window(past: Past, target: Target, num: int, every_h: int) -> SingleArray:
     """Largest of the last ``num`` windows that begin a whole number of ``every_h`` hours before the origin."""
     table = past.statistic(target.horizon_h, target.statistic)
-    return _at(past, trailing_max(np.where(np.isnan(table), -np.inf, table), num, every_h), every_h)
+    return past.before(trailing_max(np.where(np.isnan(table), -np.inf, table), num, every_h), every_h)
 
 
 SLOT_H = 4

@@ -176,14 +176,6 @@ def schema_of(target: Target) -> FeatureSchema:
     return featurize(past, target, Context(np.ones(1), np.ones(1))).schema
 
 
-def _before(past: Past, table: SingleArray | FloatArray, lag_h: int = 1) -> SingleArray:
-    """(N, O) entry of an hourly table ``lag_h`` hours before each origin (1 = the hour that ends there)."""
-    at = past.hours - lag_h
-    out = np.asarray(table[:, np.maximum(at, 0)], dtype=np.float32)
-    out[:, at < 0] = np.nan
-    return out
-
-
 def _hour_mean(past: Past) -> FloatArray:
     with np.errstate(all="ignore"):
         mean: FloatArray = past.hour_sum / np.where(past.hour_count > 0, past.hour_count, np.nan)
@@ -193,24 +185,24 @@ def _hour_mean(past: Past) -> FloatArray:
 def _recent(past: Past) -> Iterator[Table]:
     mean = _hour_mean(past)
     for lag in range(1, LAG_HOURS + 1):
-        yield f"max_lag{lag}h", _before(past, past.hour_max, lag)
-        yield f"mean_lag{lag}h", _before(past, mean, lag)
+        yield f"max_lag{lag}h", past.before(past.hour_max, lag)
+        yield f"mean_lag{lag}h", past.before(mean, lag)
     samples = past.blocks
     for k in (1, 2, 3):
-        yield f"sample_lag{k}", _before(past, samples[:, :, HOUR - k])
-    yield "min_lag1h", _before(past, np.fmin.reduce(samples, axis=2))
-    yield "half_hour_max", _before(past, np.fmax.reduce(samples[:, :, HOUR // 2 :], axis=2))
+        yield f"sample_lag{k}", past.before(samples[:, :, HOUR - k])
+    yield "min_lag1h", past.before(np.fmin.reduce(samples, axis=2))
+    yield "half_hour_max", past.before(np.fmax.reduce(samples[:, :, HOUR // 2 :], axis=2))
     yield "deviation_1h", mean_and_deviation(past, 1)[1]
 
 
 def _rolling(past: Past) -> Iterator[Table]:
     for hours in MAX_HOURS:
-        yield f"max_{hours}h", _before(past, trailing_max(past.hour_max, hours))
+        yield f"max_{hours}h", past.before(trailing_max(past.hour_max, hours))
     for hours in MEAN_HOURS:
         yield f"mean_{hours}h", mean_and_deviation(past, hours)[0]
     for hours in DEVIATION_HOURS:
         yield f"deviation_{hours}h", mean_and_deviation(past, hours)[1]
-    count = _before(past, trailing_sum(past.hour_count, 24))
+    count = past.before(trailing_sum(past.hour_count, 24))
     yield "recorded_24h", count / np.float32(24 * HOUR)
     yield "age_h", np.minimum(age_hours(past), 672)
 
@@ -240,15 +232,15 @@ def _bursts(past: Past) -> Iterator[Table]:
     for part in (0.5, 0.8):
         high = (past.hour_max > np.float32(part) * month) & np.isfinite(past.hour_max)
         for hours in (24, 168, 672):
-            yield f"hours_above_{part}_{hours}h", _before(past, trailing_sum(high.astype(float), hours))
+            yield f"hours_above_{part}_{hours}h", past.before(trailing_sum(high.astype(float), hours))
         latest = np.maximum.accumulate(np.where(high, np.arange(high.shape[1]), -10_000), axis=1)
-        yield f"since_above_{part}", np.minimum(past.hours[None, :] - _before(past, latest), 1000)
+        yield f"since_above_{part}", np.minimum(past.hours[None, :] - past.before(latest), 1000)
 
 
 def _days(past: Past) -> Iterator[Table]:
     """Order statistics of the maxima of the last 7, 14 and 28 days, each day ending at the origin; the clock."""
     day_max = trailing_max(past.hour_max, 24)
-    table = np.stack([_before(past, day_max, 1 + 24 * k) for k in range(28)])
+    table = np.stack([past.before(day_max, 1 + 24 * k) for k in range(28)])
     table[~np.isfinite(table)] = np.nan
     for days in (7, 14, 28):
         ordered = np.sort(np.where(np.isnan(table[:days]), -np.inf, table[:days]), axis=0)[::-1]
@@ -266,16 +258,16 @@ def _near(past: Past, context: Context) -> Iterator[Table]:
     nothing = np.full((1, 1), np.nan, np.float32)
     other = context.other
     mean, deviation = mean_and_deviation(other, 24) if other is not None else (nothing, nothing)
-    yield "other_max_1h", _before(past, other.hour_max) if other is not None else nothing
+    yield "other_max_1h", past.before(other.hour_max) if other is not None else nothing
     yield "other_mean_24h", mean
     yield "other_deviation_24h", deviation
-    yield "other_max_7d", _before(past, trailing_max(other.hour_max, 168)) if other is not None else nothing
+    yield "other_max_7d", past.before(trailing_max(other.hour_max, 168)) if other is not None else nothing
     for name, series in (("cluster_mean", context.cluster), ("cluster_burst", context.bursting)):
         row = series[None, :] if series is not None else None
-        yield f"{name}_1h", _before(past, row) if row is not None else nothing
-        yield f"{name}_24h", _before(past, trailing_sum(row.astype(float), 24) / 24) if row is not None else nothing
-        yield f"{name}_day_ago", _before(past, row, 24) if row is not None else nothing
-        yield f"{name}_week_ago", _before(past, row, 168) if row is not None else nothing
+        yield f"{name}_1h", past.before(row) if row is not None else nothing
+        yield f"{name}_24h", past.before(trailing_sum(row.astype(float), 24) / 24) if row is not None else nothing
+        yield f"{name}_day_ago", past.before(row, 24) if row is not None else nothing
+        yield f"{name}_week_ago", past.before(row, 168) if row is not None else nothing
 
 
 def _windows(past: Past, target: Target) -> Iterator[Table]:

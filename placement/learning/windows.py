@@ -68,6 +68,14 @@ class Past:
         part._statistics.update({key: table[rows] for key, table in self._statistics.items()})
         return part
 
+    def before(self, table: SingleArray | FloatArray, lag_h: int = 1) -> SingleArray:
+        """(N, O) entry of an (N, B) hourly table ``lag_h`` hours before each origin (1 = the hour that ends there), else NaN."""
+        at = self.hours - lag_h
+        first = int(np.searchsorted(at, 0))
+        out = np.full((len(table), len(at)), np.nan, np.float32)
+        out[:, first:] = table[:, at[first:]]
+        return out
+
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` returns, made once for this past: several rules read the same histogram or window."""
         if key not in self._made:
