@@ -127,7 +127,9 @@ class LeaseSettings:
     enabled: bool = False
     """False = alone. With two replicas it must be true: devices have one owner."""
     name: str = "ullage"
+    """Of the Lease; replicas with one name take turns."""
     namespace: str = "ullage-system"
+    """Of the Lease."""
     identity: str = ""
     """Empty = host name and process id."""
     duration_s: float = _number(15, 2, 600)
@@ -157,6 +159,7 @@ class GrpcSettings:
     port: int = _number(-1, -1, 65535)
     """−1 = off, 0 picks a free one."""
     host: str = "127.0.0.1"
+    """Address to listen on; callers from elsewhere should have to show certificates."""
     tls_cert: str = ""
     """PEM file of our certificate chain; empty serves in the clear, which only loopback should see."""
     tls_key: str = ""
@@ -178,7 +181,9 @@ class RecordSettings:
     path: str = ""
     """SQLite file; empty keeps none."""
     max_age_days: float = _number(14, 0.01, 3650)
+    """Older records go."""
     max_bytes: int = _number(2 * 2**30, 2**20, 2**44)
+    """Oldest records go beyond this."""
     queue: int = _number(10_000, 10, 10**7)
     """Records waiting for the disk; beyond it they are dropped and counted."""
 

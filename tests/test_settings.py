@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from placement.errors import ConfigError
 from scheduler.settings import Settings, read_settings
+from scheduler.settings_toml import settings_to_toml
 
 
 def write(folder: Path, text: str, name: str = "ullage.toml") -> str:
@@ -130,3 +132,16 @@ def test_every_default_keeps_its_own_rule() -> None:
                 assert field.metadata["rule"].broken(value) == "", field.name
 
     check(Settings())
+
+
+def test_what_is_printed_says_what_each_setting_means_and_is_read_back(tmp_path: Path) -> None:
+    chosen = read_settings(
+        None, {"mode": "score", "ignored_wishes": ["node-affinity"], "usage.prometheus": "http://p:9090"}
+    )
+    text = settings_to_toml(chosen)
+    assert read_settings(write(tmp_path, text)) == chosen
+    assert (
+        '# Shadow changes nothing: the right way to begin. One of off, shadow, score, decide.\nmode = "score"' in text
+    )
+    bare = [after for before, after in pairwise(text.splitlines()) if " = " in after and not before.startswith("#")]
+    assert [line for line in bare if not line.startswith("#")] == []

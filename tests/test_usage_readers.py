@@ -15,6 +15,7 @@ import pytest
 from placement.errors import ConfigError
 from placement.learning.usage import DAY, UsageSeries
 from placement.resources import CPU, MEMORY
+from simulator.traces.sources import open_trace
 from simulator.traces.trace import TraceError
 from simulator.traces.usage_grid import to_grid
 from simulator.traces.usage_readers import (
@@ -304,6 +305,11 @@ def test_a_folder_of_data_sets_names_them(tmp_path: Path) -> None:
     (tmp_path / "planetlab").mkdir()
     with pytest.raises(ConfigError, match=f"name one: {tmp_path}/bitbrains-rnd, {tmp_path}/planetlab"):
         read_usage(tmp_path)
+
+
+def test_a_folder_of_usage_is_no_trace_and_says_what_reads_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"recorded usage \(bitbrains-rnd\), in which no pod arrives; `ullage train`"):
+        open_trace(str(bitbrains(tmp_path)))
 
 
 def test_files_of_two_recordings_are_told_apart(tmp_path: Path) -> None:

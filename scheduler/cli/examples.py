@@ -8,6 +8,7 @@ from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "serve": (
+        "ullage serve --print-settings > ullage.toml",
         "ullage serve --check --config ullage.yaml",
         "ullage serve --config ullage.yaml --mode shadow --records records.db",
     ),

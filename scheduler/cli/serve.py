@@ -17,6 +17,7 @@ from placement.errors import ConfigError, PlacementError, why
 from placement.whole_files import require_folder
 from scheduler.jsonlog import log_to_stderr
 from scheduler.settings import MODES, HttpSettings, Settings, read_settings
+from scheduler.settings_toml import settings_to_toml
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ log = logging.getLogger(__name__)
     help="Mildest that is logged, as JSON lines on standard error.",
 )
 @click.option("--check", is_flag=True, help="Read the settings, say what is wrong with them, and end.")
-def serve(config: str | None, log_level: str, check: bool, **options: Any) -> None:
+@click.option(
+    "--print-settings", is_flag=True, help="Print every setting, what it means and its value here, as TOML, and end."
+)
+def serve(config: str | None, log_level: str, check: bool, print_settings: bool, **options: Any) -> None:
     """Answer kube-scheduler as its extender.
 
     SIGTERM ends it gracefully; SIGHUP reads --config again (mode, exempt namespaces, ignored wishes). Renewed
@@ -55,6 +59,9 @@ def serve(config: str | None, log_level: str, check: bool, **options: Any) -> No
     """
     overrides = _overrides(options)
     settings = read_settings(config, overrides)
+    if print_settings:
+        click.echo(settings_to_toml(settings), nl=False)
+        return
     if check:
         _read_files(settings)
         click.echo("settings are good", err=True)

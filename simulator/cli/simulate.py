@@ -364,7 +364,7 @@ def _terms(strategy: Strategy) -> list[dict[str, Any]]:
             "when": when,
             "weight": weighted.weight,
             "scorer": weighted.name,
-            "adds": (type(weighted.scorer).__doc__ or "").strip().splitlines()[0],
+            "adds": (type(weighted.scorer).__doc__ or "").strip().splitlines()[0].replace("``", "`"),
             "parameters": weighted.parameters,
         }
         for when, terms in cases

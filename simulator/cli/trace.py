@@ -114,8 +114,8 @@ def explain_rule(code: str) -> str:
     rule = next((r for r in RULES if r.code == code.upper()), None)
     if rule is None:
         raise ConfigError(f"unknown code {code!r}; {nearest(code.upper(), [r.code for r in RULES])}")
-    mechanical = "yes, with --fix" if rule.repair is not None else "no"
-    return f"{rule.code} ({rule.severity}): {rule.title}\nFix: {rule.fix}\nMechanical: {mechanical}"
+    mends = "yes" if rule.repair is not None else "no"
+    return f"{rule.code} ({rule.severity}): {rule.title}\nWhat to do: {rule.fix}\nMended by --fix: {mends}"
 
 
 @trace.command()

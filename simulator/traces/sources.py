@@ -96,6 +96,19 @@ def _meant(path: Path) -> str:
     return hint if hint.startswith("did") else f"give a path or `{BUNDLED}`"
 
 
+def _no_trace(folder: Path) -> str:
+    """Why a folder is not replayed, and what to do with it."""
+    from simulator.traces.usage_readers import usage_kind
+
+    usage = usage_kind(folder)
+    if usage is None:
+        return f"a folder with no trace in it; to name its reader: openb:{folder}:default"
+    return (
+        f"a folder of recorded usage ({usage}), in which no pod arrives; `ullage train` and `evaluate` read it, "
+        "`ullage trace join` gives its usage to a trace"
+    )
+
+
 def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) -> Trace:
     """The trace that ``text`` names. ``check`` False lets in a native trace that contradicts itself.
 
@@ -118,6 +131,6 @@ def open_trace(text: str, *, skip_bad_rows: bool = False, check: bool = True) ->
     if given.is_dir() and not (given / "manifest.json").exists():
         kind = next((kind for file, kind in MARKS.items() if (given / file).exists()), None)
         if kind is None:
-            raise ConfigError(f"trace {text!r}: a folder with no trace in it; to name its reader: openb:{text}:default")
+            raise ConfigError(f"trace {text!r}: {_no_trace(given)}")
         return READERS[kind](given, "", skip_bad_rows)
     return Trace.load(given, check=check)

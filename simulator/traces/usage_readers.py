@@ -330,9 +330,14 @@ USAGE_READERS: dict[str, tuple[str, Callable[[Path], UsageSeries]]] = {
     "surf-lisa": ("week_fragments.parquet", read_surf_lisa),
     "alibaba-2018-containers": ("c_12104_perf_event_log.csv.gz", read_alibaba_2018_containers),
     "alibaba-genai-2026": ("pod_memory_util_anon.csv.gz", read_alibaba_genai_2026),
+    "planetlab": ("*.tar.gz", lambda folder: joined_days(read_planetlab(folder))),
 }
-"""Kind → the file that tells a folder of it, and its reader; PlanetLab has one series per day (:func:`read_planetlab`), or
-:func:`joined_days`."""
+"""Kind → the files that tell a folder of it, and its reader; PlanetLab has one series per day (:func:`read_planetlab`)."""
+
+
+def usage_kind(folder: Path) -> str | None:
+    """Which of :data:`USAGE_READERS` reads this folder; None if none does."""
+    return next((kind for kind, (sign, _) in USAGE_READERS.items() if any(folder.glob(sign))), None)
 
 
 def read_usage(folder: Path) -> UsageSeries:
@@ -345,16 +350,13 @@ def read_usage(folder: Path) -> UsageSeries:
     """
     if folder.suffix == ".ullage":
         return usage_of_trace(Trace.load(folder))
-    for sign, reader in USAGE_READERS.values():
-        if (folder / sign).is_file():
-            return reader(folder)
-    if next(folder.glob("*.tar.gz"), None) is not None:
-        return joined_days(read_planetlab(folder))
-    kinds = (*USAGE_READERS, "planetlab")
-    within = [name for name in kinds if (folder / name).is_dir()]
+    kind = usage_kind(folder)
+    if kind is not None:
+        return USAGE_READERS[kind][1](folder)
+    within = [name for name in USAGE_READERS if (folder / name).is_dir()]
     if within:
         raise ConfigError(f"{folder} holds several data sets; name one: {', '.join(str(folder / n) for n in within)}")
     raise ConfigError(
-        f"{folder} is no usage data set that Ullage reads ({', '.join(kinds)}); "
+        f"{folder} is no usage data set that Ullage reads ({', '.join(USAGE_READERS)}); "
         f"a trace is a .ullage file, a service's log is named ullage-log:{folder}"
     )
