@@ -71,7 +71,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Toleration:
-    """Taint toleration; an empty key with ``Exists`` tolerates everything, an empty effect every effect."""
+    """Taint toleration: ``Equal Exists Gt Lt``. An empty key with ``Exists`` tolerates everything, an empty effect every
+    effect."""
 
     key: str = ""
     operator: str = "Equal"

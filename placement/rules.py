@@ -46,14 +46,20 @@ MAX_CLASSES = 20_000
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:
-    """``Toleration.ToleratesTaint`` of k8s.io/api/core/v1."""
+    """``Toleration.ToleratesTaint`` of k8s.io/api/core/v1. Numbers are compared whatever the feature
+    ``TaintTolerationComparisonOperators`` says: where it is off, no API server takes a pod that asks for it."""
     if toleration.effect and toleration.effect != taint.effect:
         return False
     if toleration.key and toleration.key != taint.key:
         return False
-    if toleration.operator == "Exists":
+    operator = toleration.operator
+    if operator == "Exists":
         return True
-    return toleration.operator in ("", "Equal") and bool(toleration.key) and toleration.value == taint.value
+    if operator in ("Gt", "Lt"):
+        number, bound = _integer(taint.value), _integer(toleration.value)
+        are_plain = (str(number), str(bound)) == (taint.value, toleration.value)  # neither "+7" nor "07"
+        return are_plain and _compared(operator, number, bound)
+    return operator in ("", "Equal") and bool(toleration.key) and toleration.value == taint.value
 
 
 def is_tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
@@ -79,7 +85,11 @@ def _matches(requirement: Requirement, labels: Mapping[str, str]) -> bool:
         return value is not None
     if operator == "DoesNotExist":
         return value is None
-    number, bound = _integer(value), _integer(requirement.values[0] if requirement.values else None)
+    return _compared(operator, _integer(value), _integer(requirement.values[0] if requirement.values else None))
+
+
+def _compared(operator: str, number: int | None, bound: int | None) -> bool:
+    """Whether a number is above (``Gt``) or else below another one; not where either is none."""
     if number is None or bound is None:
         return False
     return number > bound if operator == "Gt" else number < bound

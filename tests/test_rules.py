@@ -8,7 +8,7 @@ import pytest
 
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.playback import rebuild
-from placement.pods import GpuRequest, NodeRules, NodeTerm, PodRules, PodSpec, PodTerm, Requirement, Spread
+from placement.pods import GpuRequest, NodeRules, NodeTerm, PodRules, PodSpec, PodTerm, Requirement, Spread, Toleration
 from placement.resources import CPU
 from placement.rules import matches_labels
 from placement.state import (
@@ -51,6 +51,16 @@ def permitted(state: ClusterState, spec: PodSpec) -> list[str]:
 
 
 # ── the node alone ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("operator", "bound", "met"), [("Gt", "900", ["950"]), ("Lt", "900", ["-5"]), ("Lt", "9e2", []), ("Gt", "+9", [])]
+)
+def test_a_toleration_compares_numbers(operator: str, bound: str, met: list[str]) -> None:
+    """``TaintTolerationComparisonOperators`` of Kubernetes 1.35: a value above or below another one."""
+    state = state_of(*(node(value, taints=(Taint("sla", value, "NoExecute"),)) for value in ("950", "-5", "0950", "a")))
+    tolerations = (Toleration("sla", operator, bound, "NoExecute"),)
+    assert permitted(state, replace(PLAIN, node_rules=NodeRules(tolerations=tolerations))) == met
 
 
 @pytest.mark.parametrize(
