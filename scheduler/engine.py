@@ -206,7 +206,7 @@ class Engine:
         if not others or (self.in_force().scores(state.snapshot(), spec, candidates) > NOT_FEASIBLE).any():
             return spec, candidates
         request = tuple((name, amount) for name, amount in spec.request if name not in others)
-        return replace(spec, request=request, unmodelled=(*spec.unmodelled, *sorted(others))), left
+        return replace(spec, request=request, unmodelled=(*spec.unmodelled, *sorted(others - {*spec.unmodelled}))), left
 
     def decide(self, uid: str, spec: PodSpec, candidates: BoolArray) -> tuple[Decision, int]:
         """Choose among ``candidates (N,)`` and log it; the decision and the draw that settled ties."""

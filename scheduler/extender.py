@@ -216,13 +216,12 @@ class Extender:
         held = self._held(question)
         if held is not None:
             return held, "confirmed"
-        candidates = engine.candidates(question)
-        spec, candidates = engine.judged(spec, candidates)
         if mode == "decide" and not engine.ledger.is_gone(head.uid):
-            return self._decide(asker, question, spec, candidates)
+            return self._decide(asker, question, *engine.judged(spec, engine.candidates(question)))
         if mode == "shadow":
-            decided = engine.decide(head.uid, spec, candidates)
-            asker.after = partial(self._record, asker, question, spec, candidates, decided, "shadow")
+            judged, candidates = engine.judged(spec, engine.candidates(question))
+            decided = engine.decide(head.uid, judged, candidates)
+            asker.after = partial(self._record, asker, question, judged, candidates, decided, "shadow")
         if spec.gpu is None or (mode in SILENT and not asker.is_gpu):
             return wire.filter_all(question), mode
         passes = self._at(engine.has_devices(spec), question.rows)

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import numpy as np
 import pytest
 
 from placement import log as placement_log
@@ -19,13 +20,14 @@ from placement.knowledge import Workload
 from placement.log_lines import begin_of, read_log
 from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU
-from placement.specs import MAX_RULES
+from placement.specs import MAX_RULES, UNOFFERED
 from scheduler.app import App
-from scheduler.engine import UNRECORDED
+from scheduler.engine import UNRECORDED, Engine
 from scheduler.errors import ApiError
 from scheduler.quiet import Quiet
 from scheduler.settings import HttpSettings, KubeSettings, LeaseSettings, LogSettings, Settings
 from tests.api_server import ApiServer, api_server, client_of, node_object, pod_object
+from tests.live_engine import Live
 
 
 class Scheduler:
@@ -517,6 +519,37 @@ async def test_a_resource_that_kube_scheduler_leaves_to_others_keeps_no_pod_wait
             assert found == NAMES[:2], (
                 "the plug-in's device, then somebody else's; a full plug-in has none for the third"
             )
+
+
+async def test_what_others_give_out_is_looked_for_only_where_somebody_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    judged = Engine.judged
+
+    def counted(engine: Engine, spec: PodSpec, candidates: Any) -> Any:
+        looks.append(engine.modes.default)
+        return judged(engine, spec, candidates)
+
+    monkeypatch.setattr(Engine, "judged", counted)
+    async with cluster() as api:
+        for mode in ("off", "score", "shadow", "decide"):
+            pod = api.put("pods", pod_object(mode, milli=300))
+            pod["spec"]["containers"][0]["resources"]["requests"]["example.com/npu"] = "1"
+            async with running(api, tmp_path, mode=mode) as scheduler:
+                assert (await scheduler.filter(pod, NAMES, gpu=True))["NodeNames"]
+    assert looks == ["shadow", "decide"]
+
+
+def test_what_nobody_offers_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("placement.specs.MAX_UNOFFERED", 0)
+    live = Live(tmp_path / "records.db")
+    body = pod_object("p")
+    body["spec"]["containers"][0]["resources"]["requests"]["example.com/npu"] = "1"
+    spec = live.engine.reader.spec(json.dumps(body).encode())
+    spec, _ = live.engine.judged(spec, live.engine.mask(np.arange(3)))
+    assert spec.unmodelled == (UNOFFERED,)
+    live.recorder.close()
 
 
 async def test_a_pod_that_is_gone_is_not_decided_about(tmp_path: Path) -> None:
