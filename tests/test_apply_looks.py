@@ -426,23 +426,31 @@ async def test_room_is_what_those_who_run_leave_of_what_the_pod_asks_for(tmp_pat
                 await require_room(client, [read(body) for body in bodies], "a")
 
 
+def made_strange(body: dict[str, Any]) -> dict[str, Any]:
+    """A pod with GPU annotations that its owner edited until they make no sense."""
+    body["spec"]["containers"][0]["resources"]["requests"]["ullage.dev/gpu-milli"] = "500"
+    body["metadata"]["annotations"]["ullage.dev/gpu-count"] = "many"
+    return body
+
+
 @pytest.mark.parametrize("label", ["pod-template-hash", "controller-revision-hash"])
 async def test_peers_are_those_who_live_and_come_from_the_same_template(label: str, tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
         alike, ended, leaving, other = (pod(name, "a") for name in ("alike", "ended", "leaving", "other"))
-        for body in (alike, ended, leaving, other):
+        strange = made_strange(pod("strange", ""))
+        for body in (alike, ended, leaving, other, strange):
             body["metadata"]["labels"] = {label: "1"}
             api.put("pods", body)
         ended["status"]["phase"] = "Succeeded"
         leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         other["metadata"]["ownerReferences"][0]["name"] = "api"
         found = await peers(client, template_of(pod_spec(read(alike))))
-        assert [body.metadata.name for body in found] == ["alike"]
+        assert sorted(body.metadata.name for body in found) == ["alike", "strange"]
 
 
 async def test_a_node_whose_own_pods_are_left_is_empty(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
-        agent, ended = pod("agent", "a"), pod("ended", "a")
+        agent, ended = made_strange(pod("agent", "a")), pod("ended", "a")
         agent["metadata"]["ownerReferences"][0]["kind"] = "DaemonSet"
         ended["status"]["phase"] = "Succeeded"
         for body in (agent, ended):

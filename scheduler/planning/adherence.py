@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from placement import objects
 from placement.marks import why_waits
-from placement.requests import effective_requests
-from placement.resources import DEVICES_ANNOTATION, GPU_SHARE
+from placement.resources import DEVICES_ANNOTATION
+from placement.specs import pod_spec
 from placement.state import devices_mask, devices_text
 from scheduler.cluster_reader import listed, listed_groups
 from scheduler.gates import GATE, NODE_ANNOTATION, PLANNED_DEVICES_ANNOTATION
@@ -93,11 +93,11 @@ async def adherence(client: KubeClient, namespace: str = "") -> list[Adherence]:
     found = []
     for pod in pods:
         marks, name = pod.metadata.annotations or {}, f"{pod.metadata.namespace}/{pod.metadata.name}"
-        planned = Place(marks.get(NODE_ANNOTATION, ""), _devices(pod, PLANNED_DEVICES_ANNOTATION))
-        if not planned.node:
+        if not marks.get(NODE_ANNOTATION):
             if not pod.spec.nodeName and any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()):
                 found.append(Adherence(name, "", "", waits.get(pod.metadata.uid, GATED)))
             continue
+        planned = Place(marks[NODE_ANNOTATION], _devices(pod, PLANNED_DEVICES_ANNOTATION))
         if pod.spec.nodeName:
             node, actual = nodes.get(planned.node), Place(pod.spec.nodeName, _devices(pod, DEVICES_ANNOTATION))
             is_cordoned = bool(node and node.spec.unschedulable)
@@ -111,6 +111,6 @@ async def adherence(client: KubeClient, namespace: str = "") -> list[Adherence]:
 
 def _devices(pod: objects.Pod, annotation: str) -> int:
     """The devices that an annotation names; 0 for a pod that asks for none, whatever it says."""
-    if not effective_requests(pod).get(GPU_SHARE):
+    if pod_spec(pod, at_any_rate=True).gpu is None:
         return 0
     return devices_mask((pod.metadata.annotations or {}).get(annotation, ""))

@@ -32,7 +32,6 @@ from placement.owners import template_of
 from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Plan, Step, together
 from placement.planning.snapshots import cluster_of
-from placement.specs import pod_spec
 from scheduler.api import Who
 from scheduler.cluster_reader import take_snapshot
 from scheduler.errors import ApiError, PlanPaused
@@ -41,6 +40,7 @@ from scheduler.gates import GATE, clear, lift, nominate, renew
 from scheduler.kube import KubeClient
 from scheduler.planning.looks import (
     PlanLeft,
+    class_of,
     grace_s,
     peers,
     pod_of,
@@ -288,7 +288,7 @@ class Applier:
         there: Peers = {}
         for i, step in zip(group, steps, strict=True):
             entry = self.record.steps[i]
-            entry.template = template_of(pod_spec(pods[step.pod]))
+            entry.template = template_of(class_of(pods[step.pod]))
             entry.known = sorted(p.metadata.uid for p in await self._peers(entry.template, there))
         for source in sorted({step.source for step in steps}):
             await self._reserve(source, group[0])

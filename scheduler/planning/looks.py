@@ -15,6 +15,7 @@ from placement.marks import Budget, forbidden
 from placement.owners import TEMPLATE_LABELS, template_of
 from placement.planning.plans import Step
 from placement.planning.snapshots import cluster_of, snapshot_of
+from placement.pods import PodSpec
 from placement.specs import pod_spec
 from scheduler.api import pod_path
 from scheduler.cluster_reader import BUDGETS, listed
@@ -54,6 +55,11 @@ def split(step: Step) -> tuple[str, str]:
     if not name:
         raise PlanLeft(f"step about pod {step.pod} does not name it as namespace/name; plan again with this build")
     return namespace, name
+
+
+def class_of(pod: objects.Pod) -> PodSpec:
+    """The class of a pod, whatever it asks for: who edits one until it makes no sense stops no plan for others."""
+    return pod_spec(pod, at_any_rate=True)
 
 
 async def pod_of(client: KubeClient, step: Step) -> objects.Pod | None:
@@ -115,7 +121,7 @@ async def require_movable(client: KubeClient, step: Step) -> objects.Pod:
     if pod.spec.nodeName != step.source:
         raise PlanLeft(f"pod {step.name} is on {pod.spec.nodeName or 'no node'}, not on {step.source}")
     why = forbidden(pod.metadata)
-    if not (why or pod_spec(pod).owner):
+    if not (why or class_of(pod).owner):
         why = "nobody would recreate it (no controller)"
     if why:
         raise PlanLeft(f"pod {step.name} must not be moved: {why}")
@@ -143,7 +149,7 @@ async def require_room(client: KubeClient, pods: list[objects.Pod], target: str,
     for other in there:
         other.spec.nodeName = target
     cluster = cluster_of(snapshot_of([node], there))
-    specs = [pod_spec(pod) for pod in pods]
+    specs = [class_of(pod) for pod in pods]
     names = ", ".join(pod.metadata.name for pod in pods)
     for spec in specs:
         cluster.state.delta(spec)  # the resource axis grows now: columns made later must agree
@@ -180,7 +186,7 @@ async def peers(client: KubeClient, template: tuple[str, str, str]) -> list[obje
         for pod in found
         if pod.status.phase not in ("Succeeded", "Failed")
         and not pod.metadata.deletionTimestamp
-        and template_of(pod_spec(pod)) == template
+        and template_of(class_of(pod)) == template
     ]
 
 
@@ -200,6 +206,6 @@ async def require_emptied(client: KubeClient, node: str) -> None:
     if not is_closed:
         raise PlanLeft(f"node {node} was opened by somebody else")
     for pod in await _on(client, node):
-        owner = pod_spec(pod).owner
+        owner = class_of(pod).owner
         if not owner.startswith(DAEMONS):
             raise PlanLeft(f"node {node} is not empty: {pod.metadata.namespace}/{pod.metadata.name} is there")
