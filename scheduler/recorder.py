@@ -29,7 +29,6 @@ from placement.resources import NOT_FEASIBLE, BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
 from scheduler.clocks import calm_s
-from scheduler.errors import RecordError
 from scheduler.quiet import Quiet
 from scheduler.records import IDLE, Bound, Fleet, Record, RecordStore, pack
 from scheduler.settings import RecordSettings
@@ -366,7 +365,7 @@ def record_log(
 
     Raises
     ------
-    ConfigError : a strategy is missing, or the file cannot be written.
+    ConfigError : a strategy is missing. RecordError : the file cannot be written.
     """
     written = 0
 
@@ -376,8 +375,7 @@ def record_log(
             written += isinstance(item, Record)
             yield item
 
-    if not store.write(counted()):
-        raise RecordError(f"records {store.path}: cannot be written; check the folder's rights and free space")
+    store.put(counted())
     return written
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.resources import CPU, MEMORY, BoolArray, IntArray
 from placement.state import ClusterState, device_indices
 from scheduler.errors import RecordError
@@ -236,24 +236,22 @@ class RecordStore:
         self._inode = 0
 
     def open(self) -> bool:
-        """Open or create; False (and one warning) if that is not possible now. A file that was deleted, to make room, is begun
-        anew: what is written to it would be nowhere."""
+        """Open or create; False (and one warning) if that is not possible now."""
+        return self._tried(self._open)
+
+    def _open(self) -> None:
+        """A file that was deleted, to make room, is begun anew: what is written to it would be nowhere."""
         if self._database is not None and self._found() == self._inode:
-            return True
+            return
         self.close()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
-            database.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=NORMAL")
-            database.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            self._failed(error)
-            return False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
+        database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.executescript(_SCHEMA)
         self._database, self._has_failed, self._inode = database, False, self._found()
         self._fleets.clear()
-        return True
 
     def _found(self) -> int:
         """Which file is there, 0 for none."""
@@ -262,19 +260,44 @@ class RecordStore:
         except OSError:
             return 0
 
+    def _tried(self, act: Callable[[], None]) -> bool:
+        """Whether it could be done; if not, that is said once."""
+        try:
+            act()
+        except (OSError, sqlite3.Error) as error:
+            self._failed(error)
+            return False
+        return True
+
     def _failed(self, error: Exception) -> None:
         if not self._has_failed:
             log.warning("records cannot be written", extra={"path": str(self.path), "error": str(error)})
         self._has_failed = True
 
     def write(self, batch: Iterable[Record | Fleet | Seen | Bound]) -> bool:
-        """Write one batch in one transaction; False if it is lost. A pod that is ``Seen`` was bound just now.
+        """Write one batch in one transaction; False (and one warning) if it is lost. A pod that is ``Seen`` was bound just now.
 
         Items may be made as they are asked for: the interpreter is given back between any two.
         """
-        if not self.open():
-            return False
-        assert self._database is not None
+        return self._tried(lambda: self._write(batch))
+
+    def put(self, batch: Iterable[Record | Fleet | Seen | Bound]) -> None:
+        """As :meth:`write`, for a caller who is to hear of it.
+
+        Raises
+        ------
+        RecordError : it cannot be written, and nothing of it was.
+        """
+        try:
+            self._write(batch)
+        except (OSError, sqlite3.Error) as error:
+            raise RecordError(
+                f"records {self.path}: cannot be written ({why(error)}); check the folder's rights and free space"
+            ) from error
+
+    def _write(self, batch: Iterable[Record | Fleet | Seen | Bound]) -> None:
+        self._open()
+        assert self._database is not None, "it is open"
         try:
             with self._database as database:
                 for item in batch:
@@ -290,11 +313,9 @@ class RecordStore:
                         _, mode, node = max(rows, default=(0.0, "", ""))
                         if node:
                             self.on_final(mode, node == item.node)
-        except sqlite3.Error as error:
+        except sqlite3.Error:
             self._fleets.clear()
-            self._failed(error)
-            return False
-        return True
+            raise
 
     def _put_fleet(self, database: sqlite3.Connection, fleet: Fleet) -> None:
         digest, nodes = fleet.packed

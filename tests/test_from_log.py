@@ -199,13 +199,17 @@ def test_a_pod_whose_node_goes_ends_when_it_is_gone_itself() -> None:
     assert (pods.arrival_s.tolist(), pods.departure_s.tolist()) == ([10, 20], [NEVER, 300])
 
 
-def test_records_of_a_log_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_a_log_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     lived(tmp_path / "log", decides=True)
     arguments = ["decisions", "from-log", str(tmp_path / "log"), "--records", str(tmp_path / "r.db")]
     with monkeypatch.context() as patch:
         patch.setattr("scheduler.records._FINAL", _FULL)
         failed = CliRunner().invoke(root, arguments)
     assert isinstance(failed.exception, RecordError)
+    assert "cannot be written (no such table: no_such_table)" in str(failed.exception)
+    assert not caplog.records, "that is said once"
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
     assert CliRunner().invoke(root, arguments).exit_code == 0
     with RecordReader(str(tmp_path / "r.db")) as reader:

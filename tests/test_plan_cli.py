@@ -492,8 +492,13 @@ def test_a_plan_needs_one_source_of_its_cluster(tmp_path: Path) -> None:
             CliRunner().invoke(plan_group, ["rescue", *words], catch_exceptions=False)
     with pytest.raises(ConfigError, match="cannot read a cluster"):
         CliRunner().invoke(plan_group, ["rescue", "--live"], obj=None, catch_exceptions=False)
-    with pytest.raises(ConfigError, match="either --live or a file"):
-        CliRunner().invoke(snapshot, ["-f", str(tmp_path / "t.json")], catch_exceptions=False)
+    target = ["-f", str(tmp_path / "t.json")]
+    for words in (target, [*target, "--live", "x.json"]):
+        with pytest.raises(ConfigError, match=r"either --live or a file of objects .*; -f names the file to write"):
+            CliRunner().invoke(snapshot, words, catch_exceptions=False)
+    with pytest.raises(ConfigError, match=r"objects none.json: cannot be read .No such file"):
+        CliRunner().invoke(snapshot, [*target, "none.json"], catch_exceptions=False)
+    assert "Missing option '-f'" in CliRunner().invoke(snapshot, ["--live", "x.json"]).stderr
 
 
 def test_the_live_cluster_comes_from_whoever_can_read_it(tmp_path: Path) -> None:

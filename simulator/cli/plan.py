@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from placement.command_text import shown_command
-from placement.errors import ConfigError
+from placement.errors import ConfigError, why
 from placement.planning.plans import Action, Plan
 from simulator.cli import plan_traces
 from simulator.cli.options import PRICES, REPORT, SEED
@@ -366,20 +366,30 @@ def _print(made: Plan, output: str) -> None:
         click.echo(render(plan_document(made), rows, output))
 
 
+def _read(objects: str) -> bytes:
+    try:
+        with click.open_file(objects, "rb") as source:
+            return bytes(source.read())
+    except OSError as error:
+        raise ConfigError(
+            f"objects {objects}: cannot be read ({why(error)}); pipe them in, with - for a file"
+        ) from error
+
+
 @click.command()
-@click.argument("objects", type=click.File("rb"), required=False)
+@click.argument("objects", type=click.Path(dir_okay=False, allow_dash=True), required=False)
 @click.option("-f", "--file", "path", type=click.Path(path_type=Path), required=True, help="Snapshot file to write.")
 @click.option("--live", is_flag=True, help=LIVE_HELP)
 @click.option("--kubeconfig", help=KUBECONFIG_HELP)
 @click.option("--context", help="Of the kubeconfig; with --live.")
-def snapshot(objects: Any, path: Path, live: bool, kubeconfig: str | None, context: str | None) -> None:
+def snapshot(objects: str | None, path: Path, live: bool, kubeconfig: str | None, context: str | None) -> None:
     """Save a cluster's state to a file, with --live or from what kubectl lists, to plan from it."""
     from placement.planning.snapshots import snapshot_of_objects
     from simulator.planning.snapshots import write_snapshot
 
     if (objects is not None) == live:
-        raise ConfigError("give either --live or a file of objects (- = standard input)")
-    taken = live_cluster().snapshot(kubeconfig, context) if live else snapshot_of_objects(objects.read())
+        raise ConfigError("give either --live or a file of objects (- = standard input); -f names the file to write")
+    taken = snapshot_of_objects(_read(objects)) if objects is not None else live_cluster().snapshot(kubeconfig, context)
     write_snapshot(taken, path)
     pending = sum(not pod.node for pod in taken.pods)
     click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)
