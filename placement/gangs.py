@@ -7,14 +7,14 @@ else a label of :data:`LABELS` or :data:`VOLCANO`; and without any of them, when
 does not come alone, of its controlling owner's gang.
 
 How many pods a gang needs at least is what its object says where there is one (``minMember`` of scheduler-plugins'
-PodGroup, ``minCount`` of Kubernetes' PodGroup or Workload; read from ``k8s.io/api/scheduling`` of 1.35 and 1.36). It is
+PodGroup, ``minCount`` of Kubernetes' PodGroup or Workload; read from ``k8s.io/api/scheduling`` of 1.35 to 1.37). It is
 one statement by whoever owns the gang, and the one that schedulers enforce; annotations are copies in pod templates,
 may differ from pod to pod and get old. Without an object the largest annotation counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ SIZE = "ullage.dev/gang-size"
 
 
 class SchedulingGroup(msgspec.Struct):
-    """``spec.schedulingGroup`` of a pod, Kubernetes 1.36."""
+    """``spec.schedulingGroup`` of a pod, from Kubernetes 1.36 on."""
 
     podGroupName: str | None = None
 
@@ -91,7 +91,7 @@ class MemberGroup(msgspec.Struct):
 
 
 class PodGroup(msgspec.Struct):
-    """PodGroup of Kubernetes 1.36."""
+    """PodGroup of Kubernetes, from 1.36 on."""
 
     metadata: _Metadata = msgspec.field(default_factory=_Metadata)
     spec: _Scheduling = msgspec.field(default_factory=_Scheduling)
@@ -138,9 +138,10 @@ class Kind(NamedTuple):
 
 
 MEMBER_GROUP = Kind("scheduling.x-k8s.io/v1alpha1", "PodGroup", MemberGroup, "minMember", "")
-POD_GROUP = Kind("scheduling.k8s.io/v1alpha2", "PodGroup", PodGroup, "minCount", "podgroup/")
+POD_GROUP = Kind("scheduling.k8s.io/v1beta1", "PodGroup", PodGroup, "minCount", "podgroup/")
+POD_GROUP_1_36 = POD_GROUP._replace(version="scheduling.k8s.io/v1alpha2")
 WORKLOAD = Kind("scheduling.k8s.io/v1alpha1", "Workload", Workload, "minCount", "workload/")
-KINDS = (MEMBER_GROUP, POD_GROUP, WORKLOAD)
+KINDS = (MEMBER_GROUP, POD_GROUP, POD_GROUP_1_36, WORKLOAD)
 
 
 # ── who belongs ───────────────────────────────────────────────────────────────────────────────
@@ -197,6 +198,8 @@ class Groups:
     """Kind → namespace → object → part → pods at least."""
     served: set[Kind] = field(default_factory=set)
     """Kinds of which a complete list was read, so that what is not in ``needs`` does not exist."""
+    is_unread: Callable[[Kind], bool] = lambda kind: False
+    """Whether nobody knows (yet) what there is of a kind, or whether it is served at all: its gangs wait."""
 
     def add(self, kind: Kind, found: GroupObject) -> None:
         """An object of which a complete list is being read."""
@@ -226,6 +229,8 @@ class Groups:
         kind, name, need = self._stated(gang)
         if kind is not None and need is not None:
             said = f"{kind.says} of {kind.name} {name}"
+        elif kind is not None and self.is_unread(kind):
+            return f"{kind.plural}.{kind.version.partition('/')[0]} cannot be read, and its gang may be one"
         elif kind is not None and not size and kind in self.served:
             return f"{kind.name} {name} of its gang does not exist, nor an annotation {SIZE}"
         else:
@@ -239,12 +244,13 @@ class Groups:
     def _stated(self, gang: tuple[str, str]) -> tuple[Kind | None, str, int | None]:
         """The kind and name of the object that may say how many pods a gang needs, and what it says."""
         namespace, name = gang
-        kind = next((kind for kind in (POD_GROUP, WORKLOAD) if name.startswith(kind.prefix)), None)
-        if kind is None:
+        kinds = [kind for kind in KINDS if kind.prefix and name.startswith(kind.prefix)]
+        if not kinds:
             if "/" in name:
                 return None, "", None
-            kind = MEMBER_GROUP
-        name, _, rest = name.removeprefix(kind.prefix).partition("/")
+            kinds = [MEMBER_GROUP]
+        name, _, rest = name.removeprefix(kinds[0].prefix).partition("/")
         part = rest.partition("/")[0]
+        kind = min(kinds, key=lambda kind: (kind not in self.served, not self.is_unread(kind)))
         told = self.needs[kind].get(namespace, {}).get(name, {}).get(part)
         return kind, f"{name}/{part}" if part else name, told

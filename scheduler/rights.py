@@ -30,9 +30,10 @@ class Right(NamedTuple):
 
 def _groups(verbs: tuple[str, ...]) -> tuple[Right, ...]:
     """Of the kinds that say how many pods a gang needs; where the API does not serve one, nothing is asked."""
-    return tuple(
-        Right(kind.version.partition("/")[0], kind.plural, verbs, "how many pods a gang needs") for kind in KINDS
-    )
+    kinds = dict.fromkeys(
+        (kind.version.partition("/")[0], kind.plural) for kind in KINDS
+    )  # each once: versions share rights
+    return tuple(Right(group, plural, verbs, "how many pods a gang needs") for group, plural in kinds)
 
 
 RIGHTS: tuple[Right, ...] = (

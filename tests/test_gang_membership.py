@@ -12,6 +12,7 @@ from placement.gangs import (
     LABELS,
     MEMBER_GROUP,
     POD_GROUP,
+    POD_GROUP_1_36,
     SIZE,
     VOLCANO,
     WORKLOAD,
@@ -87,9 +88,9 @@ def named(kind: Kind, name: str, spec: dict[str, Any], namespace: str = "default
     return {"apiVersion": kind.version, "kind": kind.name, "metadata": metadata, "spec": spec}
 
 
-def pod_group(pods: int, name: str = "train") -> dict[str, Any]:
-    """Of Kubernetes 1.36; 0 pods = policy basic."""
-    return named(POD_GROUP, name, {"schedulingPolicy": {"gang": {"minCount": pods}} if pods else {"basic": {}}})
+def pod_group(pods: int, name: str = "train", kind: Kind = POD_GROUP) -> dict[str, Any]:
+    """Of Kubernetes 1.37, or of another ``kind``; 0 pods = policy basic."""
+    return named(kind, name, {"schedulingPolicy": {"gang": {"minCount": pods}} if pods else {"basic": {}}})
 
 
 def workload(**parts: int) -> dict[str, Any]:
@@ -154,6 +155,7 @@ def test_owners_of_one_name_are_told_apart_by_the_watch_too() -> None:
         ({"metadata": {"labels": {LABELS[0]: "train"}}}, member_group, "minMember of PodGroup train"),
         ({"metadata": {"labels": {LABELS[1]: "train"}}}, member_group, "minMember of PodGroup train"),
         (NATIVE, pod_group, "minCount of PodGroup train"),
+        (NATIVE, lambda pods: pod_group(pods, kind=POD_GROUP_1_36), "minCount of PodGroup train"),
         (OF_WORKLOAD, lambda pods: workload(driver=1, workers=pods), "minCount of Workload job/workers"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from placement.gangs import KINDS, SIZE
+from placement.gangs import KINDS, MEMBER_GROUP, POD_GROUP_1_36, SIZE
 from scheduler.__main__ import root
 from scheduler.cluster_reader import take_snapshot
 from scheduler.doctor.live import short_gangs
@@ -23,7 +23,7 @@ from tests.test_nominator import gated, is_free, nominated, outcome, planning
 
 pytestmark = pytest.mark.timeout(90)
 LABELLED = {"metadata": {"labels": {LABELS[1]: "train"}}}
-PLUGINS, NATIVE_GROUPS, WORKLOADS = (f"{kind.plural}.{kind.version.partition('/')[0]}" for kind in KINDS)
+PLUGINS, NATIVE_GROUPS, _, WORKLOADS = (f"{kind.plural}.{kind.version.partition('/')[0]}" for kind in KINDS)
 
 
 def member(number: int, changes: dict[str, Any], cpu: str = "2") -> dict[str, Any]:
@@ -84,6 +84,22 @@ async def test_what_the_api_does_not_serve_keeps_nobody_waiting(tmp_path: Path) 
         await until(lambda: are_free(api, 2))
         assert nominated(api, "w0")
         assert nominated(api, "w1")
+
+
+@pytest.mark.parametrize("version", [MEMBER_GROUP.version, POD_GROUP_1_36.version])
+async def test_a_kind_that_cannot_be_read_keeps_only_its_own_gangs_waiting(version: str, tmp_path: Path) -> None:
+    """The conversion webhook of a definition is down, say: its list answers 500 for as long."""
+    changes = LABELLED if version == MEMBER_GROUP.version else NATIVE
+    async with cluster() as api:
+        for _ in range(9999):
+            api.fail_next("GET", f"{version}/podgroups", 500)
+        async with planning(api, tmp_path):
+            api.put("pods", member(0, changes))
+            await others_went(api, "alone")
+            await others_went(api, "alone-too")
+            assert not is_free(api, "w0"), "how many it needs nobody knows"
+            api.faults.clear()
+            await until(lambda: is_free(api, "w0"))
 
 
 async def test_pods_of_a_basic_group_are_planned_one_by_one(tmp_path: Path) -> None:

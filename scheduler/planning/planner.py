@@ -20,6 +20,7 @@ from functools import partial
 
 import msgspec
 
+from placement.gangs import KINDS
 from placement.state import ClusterState
 from placement.strategies import strategy_named
 from scheduler.clocks import boot_s
@@ -36,7 +37,7 @@ from scheduler.planning.patcher import Patcher
 from scheduler.planning.planner_process import LINE_BYTES, Message, Order, Report
 from scheduler.settings import Settings
 from scheduler.slices import Naps, give_way
-from scheduler.view import Reader, group_sinks, sinks
+from scheduler.view import KindSink, Reader, group_sinks, sinks
 
 NICE = 5
 """Below answers, and above what may wait for ever."""
@@ -57,10 +58,16 @@ class Planner:
         ledger = Ledger(ClusterState(events=NoLog()), time.monotonic, self.metrics)
         reader = Reader()
         self.engine = Engine(ledger, reader, strategy_named("best-fit"), settings, self.metrics)
-        followed, naps = [*sinks(ledger, self.engine.modes, reader), *group_sinks(reader.groups)], Naps()
-        self.informer = Informer(
-            [Reflector(s.kind, s.path, s, client, self.metrics, naps, is_optional=s.is_optional) for s in followed]
-        )
+        naps = Naps()
+
+        def following(kinds: list[KindSink]) -> list[Reflector]:
+            return [Reflector(s.kind, s.path, s, client, self.metrics, naps, is_optional=s.is_optional) for s in kinds]
+
+        self.informer = Informer(following(sinks(ledger, self.engine.modes, reader)))
+        gangs = dict(zip(KINDS, following(group_sinks(reader.groups)), strict=True))
+        self.gangs = Informer(list(gangs.values()))
+        """Apart: where one of them cannot be read (its conversion webhook is down), only its own gangs wait for it."""
+        reader.groups.is_unread = lambda kind: not gangs[kind].synced.is_set()
         self.lead = Lead(lambda: self._num_terms if self._is_ordered else 0, self.informer)
         self.engine.is_synced = lambda: self.informer.is_synced
         self.engine.is_leading = lambda: self.lead.may_act
@@ -81,17 +88,20 @@ class Planner:
     async def run(self) -> None:
         """Plan for ever; a part that fails ends all of it."""
         self.informer.start()
+        self.gangs.start()
         try:
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(self.nominator.run())
                 parts.create_task(self._follow())
         finally:
             await self.informer.stop()
+            await self.gangs.stop()
             await self.patcher.close()
 
     async def _follow(self) -> None:
         while True:
             self.informer.raise_dead()
+            self.gangs.raise_dead()
             await self.lead.follow()
             await asyncio.sleep(REPORT_S)
 

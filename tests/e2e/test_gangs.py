@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from placement.gangs import MEMBER_GROUP, POD_GROUP, SIZE, Kind
+from placement.gangs import MEMBER_GROUP, POD_GROUP_1_36, SIZE, Kind
 from tests.e2e.control_plane import IS_NEWEST, ControlPlane
 from tests.e2e.drive import cluster_of
 from tests.e2e.test_nominate import GANG_LABEL, create, grant, node, planned, planner, pod
@@ -33,7 +33,7 @@ DEFINITION = {
 def serve_groups(plane: ControlPlane) -> None:
     """The kinds of the newest version that are off by default, and scheduler-plugins' own."""
     if IS_NEWEST:
-        plane.api_options = ("--feature-gates=GenericWorkload=true", f"--runtime-config={POD_GROUP.version}=true")
+        plane.api_options = ("--feature-gates=GenericWorkload=true", f"--runtime-config={POD_GROUP_1_36.version}=true")
         plane.start_api()
     plane.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", DEFINITION)
     plane.wait("kube-apiserver", lambda: plane.call("GET", f"/apis/{MEMBER_GROUP.version}/podgroups")["items"] == [])
@@ -70,7 +70,7 @@ def test_gangs_wait_for_as_many_as_their_owner_or_object_says(plane: ControlPlan
             await cluster.until(lambda: bool(cluster.node_of("alone")), 60, "a pod without a gang does not wait")
             create_group(plane, MEMBER_GROUP, "train", {"minMember": 3})
             if IS_NEWEST:
-                create_group(plane, POD_GROUP, "train", {"schedulingPolicy": {"gang": {"minCount": 3}}})
+                create_group(plane, POD_GROUP_1_36, "train", {"schedulingPolicy": {"gang": {"minCount": 3}}})
             await create(cluster, [pod("alone-too")])
             await cluster.until(lambda: bool(cluster.node_of("alone-too")), 60, "nor does the next")
             kinds = {body["metadata"]["name"].partition("-")[0] for body in members(0)}
