@@ -6,6 +6,7 @@ without code: ``ullage strategies show NAME > mine.toml``, recombine, and pass `
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -183,16 +184,21 @@ def strategy_named(name: str) -> Strategy:
 
 def strategy_to_toml(strategy: Strategy) -> str:
     """A TOML that :func:`strategy_from_toml` reads back to an equal strategy."""
-    lines = [f'name = "{strategy.name}"', f'description = "{strategy.description}"']
-    lines += [f'devices = "{strategy.devices}"', f'ties = "{strategy.ties}"', f"soft = {str(strategy.soft).lower()}"]
+    texts = ("name", "description", "devices", "ties")
+    lines = [*(f"{key} = {_quoted(getattr(strategy, key))}" for key in texts), f"soft = {str(strategy.soft).lower()}"]
     if strategy.needs:
-        lines.append(f"needs = {list(strategy.needs)}".replace("'", '"'))
+        lines.append(f"needs = [{', '.join(map(_quoted, strategy.needs))}]")
     for table, terms in (("scorers", strategy.scorers), ("leaving", strategy.leaving), ("bare", strategy.bare)):
         for weighted in terms:
             lines += ["", f"[{table}.{weighted.name}]", f"weight = {weighted.weight}"]
             for key, value in weighted.parameters.items():
                 lines.append(f"{key} = {list(value) if isinstance(value, tuple) else value}")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """As TOML has it: JSON's escapes are among its own, and it wants one for DEL as well."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
 def strategy_from_toml(path: Path) -> Strategy:
@@ -222,13 +228,16 @@ def strategy_from_toml(path: Path) -> Strategy:
     for key, kind in (("name", str), ("description", str), ("devices", str), ("ties", str), ("soft", bool)):
         if key in table and not isinstance(table[key], kind):
             raise ConfigError(f"strategy {path}: {key} is {table[key]!r}, must be a {kind.__name__}")
+    needs = table.get("needs", list(_needs(sum(terms.values(), ()))))
+    if not isinstance(needs, list):
+        raise ConfigError(f"strategy {path}: needs is {needs!r}, must be a list")
     return Strategy(
-        name=table.get("name", path.stem),
+        name=table.get("name", path.stem.encode("utf-8", "replace").decode()),
         **terms,
         devices=table.get("devices", "tightest"),
         ties=table.get("ties", "first"),
         soft=table.get("soft", False),
-        needs=tuple(table.get("needs", _needs(sum(terms.values(), ())))),
+        needs=tuple(needs),
         description=table.get("description", ""),
     )
 

@@ -21,6 +21,7 @@ from placement.resources import BoolArray, IntArray
 from placement.scorers import Emptying, ExitTime, FitsWindows, Hot, LoadAware, UsageThresholds, Weighted
 from placement.state import ClusterState, Snapshot
 
+NEEDS = ("workload", "prices")
 MAX_PRIORITY = 10
 """An extender's marks are 0–10 (``extender/v1.MaxExtenderPriority``)."""
 
@@ -63,7 +64,7 @@ class Strategy:
     bare: tuple[Weighted, ...] = ()
     """What is added up instead where pods are known and none asks for a device; empty: no change."""
     needs: tuple[str, ...] = ()
-    """Parts of Knowledge without which it cannot decide: ``workload``, ``prices``."""
+    """Parts of Knowledge without which it cannot decide, of :data:`NEEDS`."""
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +74,9 @@ class Strategy:
             )
         if self.ties not in TIES:
             raise ConfigError(f"strategy {self.name}: ties is {self.ties!r}, must be one of {', '.join(TIES)}")
+        unknown = [need for need in self.needs if need not in NEEDS]
+        if unknown:
+            raise ConfigError(f"strategy {self.name}: needs {unknown[0]!r}, must be among {', '.join(NEEDS)}")
 
     @property
     def kind(self) -> str:

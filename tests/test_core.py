@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from placement.columns import Columns
@@ -418,6 +418,32 @@ def test_every_strategy_survives_its_own_toml(name: str, tmp_path: object) -> No
     path = tmp_path / "s.toml"  # type: ignore[operator]  # a Path
     path.write_text(strategy_to_toml(STRATEGIES[name]))
     assert strategy_from_toml(path).digest == STRATEGIES[name].digest
+
+
+@given(text=st.text(max_size=20))
+@example(text='packs "well",\r\nC:\\temp\x7f\x00')
+def test_whatever_a_strategy_is_called_its_toml_can_be_read(
+    text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    strategy = replace(STRATEGIES["priced"], name=text, description=text)
+    path = tmp_path_factory.mktemp("own") / "s.toml"
+    path.write_text(strategy_to_toml(strategy), encoding="utf-8", newline="")
+    again = strategy_from_toml(path)
+    assert (again, again.description) == (strategy, text)
+
+
+def test_a_file_whose_name_is_no_text_names_a_strategy_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xffown.toml")
+    path.write_text("[scorers.leftover]\n")
+    assert strategy_from_toml(path).name == "?own"
+
+
+@pytest.mark.parametrize("needs", ['["luck"]', "[[1]]", '"prices"', "3"])
+def test_a_strategy_needs_what_there_is(needs: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(f"needs = {needs}\n[scorers.leftover]\n")
+    with pytest.raises(ConfigError, match="needs"):
+        strategy_from_toml(path)
 
 
 @pytest.mark.parametrize(
