@@ -41,9 +41,9 @@ class Rule:
         """Why ``value`` does not do; empty if it does."""
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
-        if self.low is not None and value < self.low:
+        if self.low is not None and not value >= self.low:  # NaN, which TOML and YAML know, is neither above nor below
             return f"must be at least {self.low:g}"
-        if self.high is not None and value > self.high:
+        if self.high is not None and not value <= self.high:
             return f"must be at most {self.high:g}"
         return ""
 

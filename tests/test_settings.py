@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -103,6 +103,21 @@ def test_every_problem_is_named_with_path_value_rule_and_fix(tmp_path: Path) -> 
 def test_contradictions_are_named(tmp_path: Path, text: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         read_settings(write(tmp_path, text))
+
+
+def test_no_setting_may_be_nan(tmp_path: Path) -> None:
+    """Whatever is compared with it is false: time that is never over, and a lead that is never had."""
+    sections = {"": Settings(), **{f.name: f.default for f in fields(Settings) if is_dataclass(f.default)}}
+    numbers = {
+        f"{name}.{f.name}".strip("."): section
+        for name, section in sections.items()
+        for f in fields(section)
+        if isinstance(f.default, int | float) and not isinstance(f.default, bool)
+    }
+    assert len(numbers) > 40
+    for key in numbers:
+        with pytest.raises(ConfigError, match=rf"{key} = nan: must be"):
+            read_settings(write(tmp_path, f"{key} = nan\n"))
 
 
 @pytest.mark.parametrize("address", ["http://me:secret@prometheus:9090", "me:secret@prometheus:9090/x"])
