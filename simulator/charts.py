@@ -315,7 +315,7 @@ def dot_chart(
     low, high = min(values + marks), max(values + marks)
     pad = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
     low, high = low - pad, high + pad
-    left, right, row, top = 16, 24, 44, 6
+    left, right, row, top = 16, 24, 48, 6
     height = top + row * len(groups) + 56
     k = (WIDTH - left - right) / (high - low)
     decimals = 2 if high < 100 else 1 if high < 1000 else 0

@@ -604,6 +604,25 @@ def test_nodes_bought_alike_are_one_row_for_people() -> None:
     ]
 
 
+def test_a_node_that_goes_is_one_row_for_people_unless_pods_leave_it_first() -> None:
+    steps = [
+        Step(Action.CORDON, source="a"),
+        Step(Action.DELETE, source="a"),
+        Step(Action.CORDON, source="b"),
+        Step(Action.MOVE, "uid", "shop/web", "b", "c"),
+        Step(Action.DELETE, source="b"),
+        Step(Action.CORDON, source="d"),
+    ]
+    rows = step_rows(Plan("consolidate", Ending.OPTIMAL, "USD per hour", 5.0, 5.0, tuple(steps)))
+    assert [(row["step"], row["action"], row["pod"], row["from"], row["to"]) for row in rows] == [
+        ("1–2", "cordon, delete", "", "a", ""),
+        (3, "cordon", "", "b", ""),
+        (4, "move", "shop/web", "b", "c"),
+        (5, "delete", "", "b", ""),
+        (6, "cordon", "", "d", ""),
+    ]
+
+
 def test_what_solvers_print_does_not_reach_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     with data_only():
         os.write(1, b"a native library speaks\n")
@@ -772,12 +791,15 @@ def test_a_rescue_counts_those_who_waited_not_those_who_ran() -> None:
 
 def test_a_page_shows_first_the_nodes_that_change_and_folds_the_others_away() -> None:
     given = taken(
-        *(node(f"n{i}") for i in range(3)), pod("a-1", "1", "n0"), pod("b-1", "2", "n1"), pod("c-1", "4", "n2")
+        *(node(f"n{i}") for i in range(4)), pod("a-1", "1", "n0"), pod("b-1", "2", "n1"), pod("c-1", "4", "n2")
     )
-    made = make_plan(Request("consolidate", given, time_s=1, usd_per_hour={f"n{i}": 1.0 for i in range(3)}))
+    made = make_plan(Request("consolidate", given, time_s=1, usd_per_hour={f"n{i}": 1.0 for i in range(4)}))
     assert made.count(Action.MOVE) == 1
-    shown, folded = page(cluster_of(given), made).split("<details><summary>The nodes that stay as they are")
-    assert "2 nodes of 3 change." in shown
+    shown, empty, folded = page(cluster_of(given), made).split("<details><summary>The nodes that ")
+    assert "3 nodes of 4 change." in shown
+    assert "<title>n3:" not in shown
+    assert empty.startswith("go, empty already")
+    assert "<title>n3: 0 % before, 0 % after</title>" in empty
     assert "<title>n2:" not in shown
     assert "<title>n2: 100 % before, 100 % after</title>" in folded
     line = 'width="3" height="14"'

@@ -163,20 +163,25 @@ def _after(cluster: Cluster, plan: Plan) -> tuple[dict[str, str], dict[str, str]
 
 
 def step_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Steps for people, with equal keys; what is bought alike is one row, and comes from no node."""
+    """Steps for people, with equal keys; what is bought alike is one row, and so is an empty node that goes."""
     rows: list[dict[str, Any]] = []
     start = 0
     while start < len(plan.steps):
         step, end = plan.steps[start], start + 1
-        if step.action == Action.BUY:
+        action = str(step.action)
+        after = plan.steps[end] if end < len(plan.steps) else step
+        if step.action == Action.CORDON and (after.action, after.source) == (Action.DELETE, step.source):
+            action, end = "cordon, delete", end + 1
+        elif step.action == Action.BUY:
             while end < len(plan.steps) and (plan.steps[end].action, plan.steps[end].name) == (step.action, step.name):
                 end += 1
         what, to = step.name or step.pod, target(step)
         number: int | str = end
         if end - start > 1:
-            what, number = f"{end - start} × {what}", f"{start + 1}–{end}"
-            to = f"{to} … {target(plan.steps[end - 1])}"
-        row: dict[str, Any] = {"step": number, "action": str(step.action)}
+            number = f"{start + 1}–{end}"
+            if step.action == Action.BUY:
+                what, to = f"{end - start} × {what}", f"{to} … {target(plan.steps[end - 1])}"
+        row: dict[str, Any] = {"step": number, "action": action}
         row |= {"shape": what} if plan.kind == "purchase" else {"pod": what, "from": step.source}
         rows.append(row | {"to": to})
         start = end
@@ -193,6 +198,7 @@ def picture(cluster: Cluster, plan: Plan) -> str:
     change = {n: sum(abs(new[r].get(n, 0.0) - old[r].get(n, 0.0)) for r in resources) for n in old[CPU]}
     most = sorted(change, key=lambda n: (-change[n], n))[:MAX_NODES]
     changing = {n for n in change if n in gone or change[n]}
+    empty = {n for n in gone if not change[n]}
 
     def panels(names: Sequence[str]) -> str:
         return "".join(_panel(r, [n for n in names if n in old[r]], old[r], new[r], gone) for r in resources)
@@ -200,12 +206,16 @@ def picture(cluster: Cluster, plan: Plan) -> str:
     few = f" Shown are the {MAX_NODES} that change most." if len(change) > MAX_NODES else ""
     lead = f"{_many(len(changing), 'node')} of {len(change):,} {'changes' if len(changing) == 1 else 'change'}.{few}"
     lead += " Bars are the share of what a node offers that pods have asked for; a full one is 100 %."
-    same = panels(sorted(n for n in most if n not in changing))
-    rest = f"<details><summary>The nodes that stay as they are</summary><div class='pair'>{same}</div></details>"
+    folded = [("nodes that go, empty already", empty), ("nodes that stay as they are", change.keys() - changing)]
+    rest = "".join(
+        f"<details><summary>The {title}</summary><div class='pair'>{panels(names)}</div></details>"
+        for title, which in folded
+        if (names := sorted(which.intersection(most)))
+    )
     return (
         f'<section><h2>Nodes before and after</h2><p class="lead">{coded(lead)}</p><div class="card"><p class="key">'
         '<span><i class="was"></i>before</span><span><i></i>after</span>'
-        f'</p><div class="pair">{panels(sorted(n for n in most if n in changing))}</div>{rest if same else ""}</div></section>'
+        f'</p><div class="pair">{panels(sorted(n for n in most if n in changing - empty))}</div>{rest}</div></section>'
     )
 
 
