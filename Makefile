@@ -8,12 +8,15 @@ SEEDS ?= ../shared/design/priority-matters-seeds.txt
 E2E ?= tests/e2e
 CHROMIUM ?= chromium
 
+# An older Python fails in pip, and leaves a .venv that a newer one does not mend.
+VENV = { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=FILE" >&2; false; }; } && $(PYTHON) -m venv .venv
+
 help: ## List targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml
 	@echo "installing into .venv, every extra (minutes the first time) …"
-	$(PYTHON) -m venv .venv
+	@$(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	$(BIN)/python -m pip check
@@ -23,7 +26,7 @@ help: ## List targets
 install: .venv/installed ## Make .venv with every extra and the `ullage` command in it
 
 .venv/demo: pyproject.toml
-	@test -x $(BIN)/ullage || { echo "installing into .venv (a minute or two); the first run compiles as well …"; $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q -e '.[sim,plan,fast]'; }
+	@test -x $(BIN)/ullage || { echo "installing into .venv (a minute or two); the first run compiles as well …"; $(VENV) && $(BIN)/python -m pip install -q -e '.[sim,plan,fast]'; }
 	@touch $@
 
 demo: .venv/demo ## Install and run the main job: compare strategies on the bundled trace, write out/demo.html

@@ -319,8 +319,8 @@ def main() -> None:
             raise
         extra = EXTRAS.get(str(error.name).partition(".")[0], "all")
         click.echo(
-            f"ullage: this needs {error.name}, which the install lacks; pip install 'ullage[{extra}]' (in a checkout: "
-            f"pip install -e '.[{extra}]')",
+            f"ullage: this needs {error.name}, which the install lacks; in a checkout `make install` adds it, elsewhere "
+            f"pip install 'ullage[{extra}]' in its environment",
             err=True,
         )
         sys.exit(1)
