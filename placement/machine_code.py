@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 try:
@@ -26,3 +27,12 @@ def compiled(function: Callable[..., Any], *, nogil: bool = True, **options: Any
     except RuntimeError:  # "no locator available": nowhere to keep it
         kernel = njit(nogil=nogil, **options)(function)
     return kernel
+
+
+def is_kept(kernel: Any) -> bool:
+    """Whether an earlier process kept machine code of the file that ``kernel`` is in; without any, first calls take long."""
+    if not HAS_NUMBA:
+        return True
+    source = Path(kernel.py_func.__code__.co_filename)
+    kept = Path(kernel.stats.cache_path).glob(f"{source.stem}.*.nbi") if kernel.stats.cache_path else ()
+    return any(index.stat().st_mtime >= source.stat().st_mtime for index in kept)

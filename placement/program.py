@@ -61,6 +61,11 @@ def has_compiled() -> bool:
     return kernels is not None
 
 
+def deciding_kernel() -> Any:
+    """What decides in the compiled back end; None without it."""
+    return kernels and kernels.decide
+
+
 def compiled_fragments(columns: Columns) -> Any:
     """The compiled back end's view of FGD's target workload (:class:`placement.kernels.Fragments`)."""
     num_cols = columns.group.shape[0]

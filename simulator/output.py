@@ -184,11 +184,18 @@ def told_now_and_then(what: str, clock: Callable[[], float] = time.monotonic) ->
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool = False, is_time: bool = False) -> Iterator[Callable[[float, float], None]]:
+def progress(
+    what: str, *, quiet: bool = False, is_time: bool = False, kernel: Any = None
+) -> Iterator[Callable[[float, float], None]]:
     """A bar with rate and time left on standard error; a line now and then when it is no terminal, or with NO_COLOR.
 
-    ``is_time``: what is done is seconds of a limit, which have no rate.
+    ``is_time``: what is done is seconds of a limit, which have no rate. ``kernel``: what is compiled first unless an
+    earlier run has done so, which may take a minute in which nothing moves.
     """
+    if kernel is not None:
+        from placement.machine_code import is_kept  # numba: half a second that most commands spare
+
+        what += "" if is_kept(kernel) else " (the first run compiles)"
     if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
         yield (lambda _done, _total: None) if quiet else told_now_and_then(what)
         return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +37,21 @@ def test_where_nothing_can_be_kept_kernels_are_compiled_anew(monkeypatch: pytest
     assert all(options["error_model"] == "numpy" for options in asked)
 
 
+@pytest.mark.skipif(not machine_code.HAS_NUMBA, reason="numba is not installed")
+def test_what_is_kept_is_known_until_its_source_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "doubling.py"
+    source.write_text("def double(number):\n    return 2 * number\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kernel = machine_code.compiled(importlib.import_module("doubling").double)
+    assert not machine_code.is_kept(kernel)
+    assert kernel(21) == 42
+    assert machine_code.is_kept(kernel)
+    later = source.stat().st_mtime + 1000
+    os.utime(source, (later, later))
+    assert not machine_code.is_kept(kernel)
+
+
 def test_without_numba_a_function_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_code, "HAS_NUMBA", False)
     assert machine_code.compiled(double) is double
+    assert machine_code.is_kept(double)

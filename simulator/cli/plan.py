@@ -311,13 +311,14 @@ def _changed(request: Request, **changes: object) -> Request:
 
 def _run(request: Request, given: _Given, note: str = "") -> None:
     """Plan in a worker; Ctrl-C asks for the best plan so far. ``note`` is said with the plan, wherever that goes."""
+    from placement.planning.chains import fits
     from placement.planning.snapshots import cluster_of
     from simulator.planning.page import page
     from simulator.planning.worker import Planner
 
     planner = Planner(request)
     try:
-        with progress("planning", is_time=True) as advance:
+        with progress("planning", is_time=True, kernel=fits) as advance:
             made = planner.result(lambda elapsed_s: advance(min(elapsed_s, given.time_s), given.time_s))
     except KeyboardInterrupt:
         planner.cancel()

@@ -191,13 +191,14 @@ def compare(
 def _run(
     question: Question, output: str, report: Path | None, quiet: bool, *, jobs: int, cache: str, log: str = ""
 ) -> None:
+    from placement.program import deciding_kernel
     from simulator.compare import compare as run_compare
     from simulator.compare import document
 
     if log and any(Path(log).glob("*")):
         raise PlacementError(f"log {log}: the folder is not empty; choose another")
     command = shown_command(["ullage", *sys.argv[1:]])
-    with progress("replaying", quiet=quiet) as advance:
+    with progress("replaying", quiet=quiet, kernel=deciding_kernel()) as advance:
         result = run_compare(
             question, jobs=jobs, keep=Path(cache) if cache else None, command=command, progress=advance, log=log
         )
