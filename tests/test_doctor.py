@@ -17,6 +17,7 @@ from scheduler.cli.doctor import doctor
 from scheduler.doctor.doctor import RULES, examine, explain, rule_named, rules_markdown
 from scheduler.doctor.facts import duration_s, parse_version, read_facts
 from scheduler.rights import OPTIONAL, RIGHTS
+from tests.api_server import kubeconfig
 
 REPO = Path(__file__).resolve().parent.parent
 GUARD = REPO / "manifests" / "kustomize" / "base" / "devices-policy.yaml"
@@ -534,6 +535,14 @@ def test_who_gives_a_file_without_the_configuration_hears_what_was_not_examined(
     result = CliRunner().invoke(doctor, ["--config", str(path)])
     assert result.stdout.startswith("No findings (0 extender entries, 1 manifest;")
     assert "holds no KubeSchedulerConfiguration, so how kube-scheduler calls Ullage is not examined" in result.stderr
+
+
+def test_live_alone_looks_at_the_api_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    result = CliRunner().invoke(doctor, ["--live", "--kubeconfig", kubeconfig(1, tmp_path), "-o", "json"])
+    assert result.exit_code == 1
+    assert [finding["code"] for finding in json.loads(result.stdout)["findings"]] == ["UD413"]
+    assert result.stderr.startswith("note: without --config only")
+    assert CliRunner().invoke(doctor, []).exception.__class__ is ConfigError
 
 
 def test_a_folder_that_lacks_certificates_is_told_before_the_walk(tmp_path: Path) -> None:

@@ -34,8 +34,12 @@ FORMATS = ("table", "json", "yaml", "markdown")
 @click.option("--config", type=click.Path(), help="kube-scheduler's --config file, or rendered manifests.")
 @click.option("--settings", "settings_path", type=click.Path(), help="Settings file of `ullage serve`.")
 @click.option("--kube-version", default="", help="Version of kube-scheduler, like 1.36, where no manifest tells.")
-@click.option("--live", is_flag=True, help="Also probe the cluster, hop by hop.")
-@click.option("--kubeconfig", default="", help="With --live: kubeconfig (default: $KUBECONFIG, then in-cluster).")
+@click.option("--live", is_flag=True, help="Also probe the cluster, with --config hop by hop.")
+@click.option(
+    "--kubeconfig",
+    default="",
+    help="With --live. Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.",
+)
 @click.option("--context", default="", help="With --live: context of the kubeconfig.")
 @click.option("--address", default="", metavar="HOST:PORT", help="With --live: connect here instead (port-forward).")
 @click.option("--certificates", default="", metavar="DIR", help="With --live: ca.crt, client.crt, client.key here.")
@@ -60,8 +64,8 @@ def doctor(
     """Find the traps of the extender contract. Exits 1 if there are findings, 0 if there are none."""
     if context_.invoked_subcommand is not None:
         return
-    if config is None and settings_path is None:
-        raise ConfigError("nothing to examine: give --config FILE, --settings FILE, or both (and --live to probe)")
+    if config is None and settings_path is None and not live:
+        raise ConfigError("nothing to examine: give --config FILE, --settings FILE, --live, or several of them")
     if certificates and (lacking := lacks(Path(certificates))):
         raise ConfigError(f"--certificates {certificates}: holds no {lacking}; give the folder of all three")
     facts = read_facts(config, settings_path, kube_version)
@@ -69,6 +73,11 @@ def doctor(
         click.echo(
             f"note: {config} holds no {KIND}, so how kube-scheduler calls Ullage is not examined; give its --config file, or "
             "manifests that hold that",
+            err=True,
+        )
+    if config is None and live:
+        click.echo(
+            "note: without --config only the API, rights and clocks are looked at, not how kube-scheduler reaches Ullage",
             err=True,
         )
     findings = []
