@@ -197,15 +197,25 @@ def _groups(nodes: Iterable[NodeSpec]) -> list[_Group]:
     return [_Group(*shape, count) for shape, count in sorted(shapes.items())]
 
 
+def _asked(workload: Workload, groups: list[_Group]) -> list[tuple[Kind, int]]:
+    """Kinds that ask for GPUs, and how many pods; none that asks for more CPU or memory than all nodes with GPUs have.
+
+    Such a pod can be nowhere, and its coefficient makes the program one that the solver cannot answer.
+    """
+    cpu, memory = sum(g.cpu * g.count for g in groups), sum(g.memory * g.count for g in groups)
+    pairs = zip(workload.kinds, workload.counts, strict=True)
+    return [(k, c) for k, c in pairs if k.count and c and k.cpu <= cpu and k.memory <= memory]
+
+
 def device_prices(workload: Workload, nodes: Iterable[NodeSpec], source: str = "") -> DevicePrices:
     """Prices for ``workload`` on ``nodes``, at a demand just past what the fleet can hold.
 
     Raises
     ------
-    ConfigError : no node has a GPU, or no kind asks for one.
+    ConfigError : no node has a GPU, or no kind asks for one of them.
     """
     groups = _groups(nodes)
-    pairs = [(k, c) for k, c in zip(workload.kinds, workload.counts, strict=True) if k.count]
+    pairs = _asked(workload, groups)
     if not groups or not pairs:
         raise ConfigError(
             "device prices need nodes with GPUs and pods that ask for them; neither trace nor fleet has both"
@@ -236,6 +246,4 @@ def device_prices(workload: Workload, nodes: Iterable[NodeSpec], source: str = "
 
 def has_devices(workload: Workload, nodes: Iterable[NodeSpec]) -> bool:
     """Whether there is anything to price: a GPU offered and a GPU asked for."""
-    return any(node.num_gpus for node in nodes) and any(
-        k.count and c for k, c in zip(workload.kinds, workload.counts, strict=True)
-    )
+    return bool(_asked(workload, _groups(nodes)))

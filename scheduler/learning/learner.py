@@ -53,7 +53,7 @@ def read_workload(path: str) -> Workload:
 def price(workload: Workload, nodes: list[NodeSpec]) -> DevicePrices | None:
     """Prices where a GPU is offered and one is asked for; None without a solver, or where it finds none.
 
-    Pods that ask for absurd amounts, a tenant's mistake, can be too much for it: that must not end those who answer.
+    Where it fails, that must not end those who answer.
     """
     try:
         return device_prices(workload, nodes, source=workload.source)
