@@ -25,7 +25,7 @@ from placement.planning.class_flow import EXACT_CELLS
 from placement.planning.consolidation import consolidate
 from placement.planning.fleet import CENT, Fleet
 from placement.planning.fleet import violations as fleet_violations
-from placement.planning.patterns import best_pattern
+from placement.planning.patterns import best_pattern, full_fillings, most_per_cost
 from placement.planning.plans import Deadline, Ending, WorkClock
 from placement.planning.prefix_search import prefix_search
 from placement.planning.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
@@ -64,6 +64,48 @@ def test_the_best_pattern_is_the_best_by_brute_force(data: st.DataObject) -> Non
     assert pattern.value == pytest.approx(best, abs=1e-6)
     short = best_pattern(value, request, count, capacity, limit=1)
     assert short.upper >= best - 1e-6
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_the_shape_that_is_worth_most_for_its_cost_is_found_without_filling_all(data: st.DataObject) -> None:
+    num_classes, num_shapes = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    value = np.array([data.draw(st.integers(0, 20)) for _ in range(num_classes)]) / 7.0
+    request = np.array([[data.draw(st.integers(0, 9)) for _ in range(num_classes)] for _ in range(2)])
+    count = np.array([data.draw(st.integers(0, 3)) for _ in range(num_classes)])
+    capacity = np.array([[data.draw(st.integers(0, 25)) for _ in range(2)] for _ in range(num_shapes)])
+    cost = np.array([data.draw(st.sampled_from([0.5, 1.0, 2.0, np.inf])) for _ in range(num_shapes)])
+    allowed = np.array([[data.draw(st.booleans()) for _ in range(num_shapes)] for _ in range(num_classes)])
+    worth = [
+        best_pattern(np.where(allowed[:, s], value, 0.0), request, count, capacity[s]).value / cost[s]
+        for s in range(num_shapes)
+    ]
+    s, counts = most_per_cost(value, request, count, allowed, capacity, cost, limit=10_000)
+    assert (s < 0) == (max(worth) == 0.0)
+    if s >= 0:
+        assert float(value @ counts) / cost[s] == pytest.approx(max(worth))
+        assert (request @ counts <= capacity[s]).all()
+        assert (counts <= np.where(allowed[:, s], count, 0)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_all_full_fillings_that_are_worth_enough_are_listed(data: st.DataObject) -> None:
+    num_classes = data.draw(st.integers(1, 4))
+    value = np.array([data.draw(st.integers(1, 9)) for _ in range(num_classes)]) / 3.0
+    request = np.array([[data.draw(st.integers(0, 9)) for _ in range(num_classes)] for _ in range(2)])
+    count = np.array([data.draw(st.integers(0, 3)) for _ in range(num_classes)])
+    capacity, least = np.array([data.draw(st.integers(0, 25)) for _ in range(2)]), data.draw(st.integers(0, 8)) - 0.1
+    fits = {a for a in itertools.product(*(range(n + 1) for n in count)) if (request @ np.array(a) <= capacity).all()}
+    more = np.eye(num_classes, dtype=np.int64)
+    full = {a for a in fits if value @ a >= least and not any(tuple(np.array(a) + one) in fits for one in more)}
+    found, _ = full_fillings(value, request, count, capacity, least=least, most=len(full), limit=10_000)
+    assert found is not None
+    assert sorted(map(tuple, found.tolist())) == sorted(full)
+    assert full_fillings(value, request, count, capacity, least=least, most=99, limit=0) == (None, 0)
+    if full:
+        few, _ = full_fillings(value, request, count, capacity, least=least, most=len(full) - 1, limit=10_000)
+        assert few is None
 
 
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -579,9 +621,8 @@ def test_a_purchase_covers_the_demand_and_its_bound_holds(data: st.DataObject) -
     assert rival is not None
     assert purchase.violations(demand, shapes, rival) == []
     assert result.bound <= result.cost <= rival.cost + 1e-9
-    least = cheapest(demand, shapes)
-    assert result.bound <= least + 1e-6
-    assert result.cost >= least - 1e-6
+    assert result.cost == pytest.approx(cheapest(demand, shapes))
+    assert result.ending == Ending.OPTIMAL
 
 
 def cheapest(demand: Demand, shapes: list[Shape]) -> float:
@@ -616,6 +657,15 @@ def test_a_thousand_pods_cost_less_than_first_fit_decreasing() -> None:
     assert purchase.violations(demand, shapes, result) == []
     assert result.cost < rival.cost
     assert 0 < result.bound <= result.cost
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_purchase_for_a_handful_of_pods_is_proved_the_cheapest(seed: int) -> None:
+    demand, shapes = purchase_instance(seed, num_pods=8)
+    result = buy(demand, shapes, Deadline(5.0, WorkClock()))
+    assert purchase.violations(demand, shapes, result) == []
+    assert result.ending == Ending.OPTIMAL
+    assert result.bound == pytest.approx(result.cost, rel=1e-8)
 
 
 def test_a_limit_of_work_ends_a_purchase_after_as_much_work_and_always_the_same(

@@ -9,13 +9,15 @@ knapsack over one surrogate resource, a convex combination of all resources whos
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from placement.machine_code import compiled
-from placement.resources import FloatArray, IntArray
+from placement.resources import BoolArray, FloatArray, IntArray
+
+PIVOTS = 10
+"""Of the simplex method, for each class and resource, at most: more would be going round in circles."""
 
 
 @dataclass(frozen=True)
@@ -45,95 +47,60 @@ def _fractional(
 
 
 @compiled
-def _slope(
-    value: FloatArray, share: FloatArray, count: IntArray, u: FloatArray, weight: FloatArray, slope: FloatArray
-) -> float:
-    """Fractional bound at multipliers ``u``; its subgradient by ``u`` into ``slope``, the surrogate into ``weight``."""
-    num_resources, num_classes = share.shape
-    for c in range(num_classes):
-        weight[c] = 1e-12
-        for r in range(num_resources):
-            weight[c] += u[r] * share[r, c]
-    order = np.argsort(-value / weight)
-    room = 1.0
-    bound = 0.0
-    ratio = 0.0
-    slope[:] = 1.0
-    for i in range(num_classes):
-        c = order[i]
-        taken = float(min(float(count[c]), room / weight[c]))
-        bound += taken * value[c]
-        room -= taken * weight[c]
-        for r in range(num_resources):
-            slope[r] -= taken * share[r, c]
-        if room <= 1e-15:
-            ratio = value[c] / weight[c]
-            break
-    for r in range(num_resources):
-        slope[r] *= ratio
-    return bound
+def _multipliers(value: FloatArray, share: FloatArray, count: IntArray) -> FloatArray:
+    """``(R,)`` multipliers, summing to one, with the smallest fractional bound at the root.
 
-
-@compiled
-def _multipliers(value: FloatArray, share: FloatArray, count: IntArray, steps: int) -> FloatArray:
-    """``(R,)`` multipliers, summing to one, with a small fractional bound at the root.
-
-    The bound is convex in the multipliers: bisection for two resources, the ellipsoid method (Shor 1977) for more,
-    over the first R − 1 multipliers; the last is what is left to one.
+    They are the duals of the program over parts of pods, whose optimum is that bound: the simplex method, with limits on
+    columns, from the empty node. Where it is cut short they are valid all the same.
     """
     num_resources, num_classes = share.shape
-    size = num_resources - 1
-    u = np.full(num_resources, 1.0 / num_resources)
-    best = u.copy()
-    best_bound = 1e300
-    weight = np.empty(num_classes, np.float64)
-    slope = np.empty(num_resources, np.float64)
-    if size == 0:
-        return best
-    low, high = 0.0, 1.0
-    shape = np.eye(size)
-    grow, shrink = size * size / max(size * size - 1.0, 1.0), 2.0 / (size + 1)
-    cut, step = np.empty(size, np.float64), np.empty(size, np.float64)
-    for _ in range(steps):
-        outside = -1
-        for r in range(num_resources):
-            if u[r] < 0.0:
-                outside = r
-        if outside < 0:
-            bound = _slope(value, share, count, u, weight, slope)
-            if bound < best_bound:
-                best_bound = bound
-                best[:] = u
-            for r in range(size):
-                cut[r] = slope[r] - slope[size]
-        else:
-            for r in range(size):
-                cut[r] = 1.0 if outside == size else (-1.0 if r == outside else 0.0)
-        if size == 1:
-            if cut[0] > 0.0:
-                high = u[0]
-            else:
-                low = u[0]
-            u[0] = (low + high) / 2
-            u[1] = 1.0 - u[0]
-            continue
-        square = 0.0
-        for i in range(size):
-            step[i] = 0.0
-            for j in range(size):
-                step[i] += shape[i, j] * cut[j]
-            square += cut[i] * step[i]
-        norm = math.sqrt(max(square, 0.0))
-        if norm < 1e-12:
+    size = num_classes + num_resources
+    row, gain, most = np.zeros((num_resources, size)), np.zeros(size), np.full(size, np.inf)
+    row[:, :num_classes], gain[:num_classes], most[:num_classes] = share, value, count
+    for r in range(num_resources):
+        row[r, num_classes + r] = 1.0
+    amount, basis, is_full = np.ones(num_resources), np.arange(num_classes, size), np.zeros(size, np.bool_)
+    least = 1e-9 * value.max()
+    for _ in range(PIVOTS * size):
+        entering, steepest = -1, least
+        for j in range(size):
+            if (-gain[j] if is_full[j] else gain[j]) > steepest:
+                entering, steepest = j, abs(gain[j])
+        if entering < 0:
             break
-        for r in range(size):
-            step[r] /= norm
-            u[r] -= step[r] / (size + 1)
-        u[size] = 1.0 - u[:size].sum()
-        for i in range(size):
-            for j in range(size):
-                shape[i, j] = grow * (shape[i, j] - shrink * (step[i] * step[j]))
-    return best
+        sign = -1.0 if is_full[entering] else 1.0
+        leaving, step = -1, most[entering]
+        for r in range(num_resources):
+            change = sign * row[r, entering]
+            limit = np.inf
+            if change > 1e-12:
+                limit = amount[r] / change
+            elif change < -1e-12:
+                limit = (amount[r] - most[basis[r]]) / change
+            if limit < step:
+                leaving, step = r, max(limit, 0.0)
+        for r in range(num_resources):
+            amount[r] -= step * sign * row[r, entering]
+        if leaving < 0:
+            is_full[entering] = not is_full[entering]
+            continue
+        is_full[basis[leaving]] = sign * row[leaving, entering] < 0.0
+        amount[leaving] = most[entering] - step if is_full[entering] else step
+        basis[leaving], is_full[entering] = entering, False
+        pivot = row[leaving, entering]
+        for j in range(size):
+            row[leaving, j] /= pivot
+        for r in range(num_resources):
+            factor = row[r, entering]
+            if r != leaving and factor != 0.0:
+                for j in range(size):
+                    row[r, j] -= factor * row[leaving, j]
+        factor = gain[entering]
+        for j in range(size):
+            gain[j] -= factor * row[leaving, j]
+    u = np.maximum(0.0, -gain[num_classes:])
+    total = u.sum()
+    return u / total if total > 0.0 else np.full(num_resources, 1.0 / num_resources)
 
 
 @compiled
@@ -257,6 +224,143 @@ def _fill(
     return top, top
 
 
+@compiled
+def _prepared(
+    value: FloatArray, request: IntArray, count: IntArray, capacity: IntArray
+) -> tuple[IntArray, FloatArray, IntArray, IntArray, FloatArray, FloatArray, IntArray]:
+    """Classes that are worth something and fit; their value, request, count, share and weight, and the order to look in."""
+    num_resources = len(capacity)
+    useful = np.empty(len(value), np.int64)
+    size = 0
+    for c in range(len(value)):
+        fits = value[c] > 1e-12 and count[c] > 0
+        for r in range(num_resources):
+            fits = fits and request[r, c] <= capacity[r]
+        if fits:
+            useful[size] = c
+            size += 1
+    useful = useful[:size]
+    v, q, n = value[useful], np.empty((num_resources, size), np.int64), count[useful]
+    share, weight = np.empty((num_resources, size), np.float64), np.full(size, 1e-12)
+    for r in range(num_resources):
+        for i in range(size):
+            q[r, i] = request[r, useful[i]]
+            share[r, i] = q[r, i] / max(capacity[r], 1)
+    if size:
+        u = _multipliers(v, share, n)
+        for r in range(num_resources):
+            for i in range(size):
+                weight[i] += u[r] * share[r, i]
+    return useful, v, q, n, share, weight, np.argsort(-v / weight, kind="mergesort")
+
+
+@compiled
+def _best(
+    value: FloatArray, request: IntArray, count: IntArray, capacity: IntArray, limit: int, counts: IntArray
+) -> tuple[float, float]:
+    """The most valuable filling into ``counts``; its value, and what none exceeds."""
+    counts[:] = 0
+    useful, v, q, n, share, weight, order = _prepared(value, request, count, capacity)
+    best = np.zeros(len(useful), np.int64)
+    top = _greedy(v, share, n, best)
+    for r in range(len(capacity)):
+        taken = 0
+        for i in range(len(useful)):
+            taken += q[r, i] * best[i]
+        if taken > capacity[r]:  # shares are rounded
+            best[:] = 0
+            top = 0.0
+    top, upper = _fill(v, q, n, capacity, weight, order, top, limit, best)
+    counts[useful] = best
+    return top, upper
+
+
+@compiled
+def _list(
+    value: FloatArray, request: IntArray, count: IntArray, capacity: IntArray, least: float, limit: int, found: IntArray
+) -> tuple[int, int]:
+    """Full fillings worth ``least`` into the rows of ``found``; how many, -1 when too many, and what of ``limit`` is left."""
+    useful, v, q, n, _, weight, order = _prepared(value, request, count, capacity)
+    num_resources, depth = q.shape
+    room = capacity.copy()
+    surrogate, worth, taken = np.ones(depth + 1), np.zeros(depth + 1), np.zeros(depth, np.int64)
+    k, size, down = 0, 0, True
+    while k >= 0:
+        if down:
+            limit -= 1
+            if limit < 0:
+                return -1, 0
+            if worth[k] + _fractional(v, weight, n, order, k, surrogate[k]) < least:
+                k, down = k - 1, False
+                continue
+            if k == depth:
+                is_full = True
+                for i in range(depth):
+                    fits = taken[i] < n[order[i]]
+                    for r in range(num_resources):
+                        fits = fits and q[r, order[i]] <= room[r]
+                    is_full = is_full and not fits
+                if is_full:
+                    if size == len(found):
+                        return -1, 0
+                    found[size] = 0
+                    found[size][useful[order]] = taken
+                    size += 1
+                k, down = k - 1, False
+                continue
+            most = n[order[k]]
+            for r in range(num_resources):
+                if q[r, order[k]] > 0:
+                    most = min(most, room[r] // q[r, order[k]])
+            taken[k] = most
+        elif taken[k] > 0:
+            for r in range(num_resources):
+                room[r] += taken[k] * q[r, order[k]]
+            taken[k] -= 1
+        else:
+            k -= 1
+            continue
+        c = order[k]
+        for r in range(num_resources):
+            room[r] -= taken[k] * q[r, c]
+        worth[k + 1], surrogate[k + 1] = worth[k] + taken[k] * v[c], surrogate[k] - taken[k] * weight[c]
+        k, down = k + 1, True
+    return size, limit
+
+
+@compiled
+def _most_per_cost(
+    value: FloatArray,
+    request: IntArray,
+    count: IntArray,
+    allowed: BoolArray,
+    capacity: IntArray,
+    cost: FloatArray,
+    limit: int,
+    counts: IntArray,
+) -> int:
+    """See :func:`most_per_cost`; the filling goes into ``counts``.
+
+    Shapes are looked at by what no filling of them exceeds, until none can be better than what is found.
+    """
+    ceiling = np.zeros(len(cost))
+    for s in range(len(cost)):
+        if cost[s] < np.inf:
+            _, v, _, n, _, weight, order = _prepared(value * allowed[:, s], request, count, capacity[s])
+            ceiling[s] = _fractional(v, weight, n, order, 0, 1.0) * (1 + 1e-9) / cost[s]
+    chosen, most = -1, 0.0
+    filling = np.zeros(len(value), np.int64)
+    while True:
+        s = int(np.argmax(ceiling))
+        if ceiling[s] <= most:
+            return chosen
+        top, _ = _best(value * allowed[:, s], request, count, capacity[s], limit, filling)
+        ceiling[s] = 0.0
+        if top / cost[s] > most:
+            chosen, most = s, top / cost[s]
+            counts[:] = filling
+
+
 def best_pattern(
     value: FloatArray,
     request: IntArray,
@@ -274,19 +378,60 @@ def best_pattern(
     limit : search nodes after which the best so far is returned with an honest ``upper``.
     """
     counts = np.zeros(len(value), np.int64)
-    useful = np.flatnonzero((value > 1e-12) & (count > 0) & (request <= capacity[:, None]).all(axis=0))
-    if len(useful) == 0:
-        return Pattern(counts, 0.0, 0.0)
-    v, q, n = value[useful], np.ascontiguousarray(request[:, useful]), count[useful]
-    capacity = np.array(capacity, np.int64)  # one memory layout, so that the kernels are compiled once
-    share = np.ascontiguousarray(q / np.maximum(capacity, 1)[:, None])
-    u = _multipliers(v, share, n, 40 * (len(share) - 1))
-    weight = u @ share + 1e-12
-    order = np.argsort(-v / weight, kind="stable").astype(np.int64)
-    best = np.zeros(len(useful), np.int64)
-    _greedy(v, share, n, best)
-    if (q @ best > capacity).any():  # shares are rounded
-        best[:] = 0
-    top, upper = _fill(v, q, n, capacity, weight, order, float(v @ best), limit, best)
-    counts[useful] = best
+    own = np.array(value), np.array(request, order="C"), np.array(count), np.array(capacity)
+    top, upper = _best(*own, limit, counts)  # of one memory layout, so that the kernels are compiled once
     return Pattern(counts, float(top), float(upper))
+
+
+def most_per_cost(
+    value: FloatArray,
+    request: IntArray,
+    count: IntArray,
+    allowed: BoolArray,
+    capacity: IntArray,
+    cost: FloatArray,
+    *,
+    limit: int,
+) -> tuple[int, IntArray]:
+    """Which of S nodes is worth most for its cost, -1 where none takes a pod, and its filling ``(C,)``.
+
+    Parameters
+    ----------
+    value, request, count, limit : as in :func:`best_pattern`. allowed : ``(C, S)`` bool.
+    capacity : ``(S, R)`` int64. cost : ``(S,)`` float64 above 0; infinite for a node that may not be chosen.
+    """
+    counts = np.zeros(len(value), np.int64)
+    tables = np.array(allowed, order="C"), np.array(capacity, order="C"), np.array(cost)
+    chosen = _most_per_cost(np.array(value), np.array(request, order="C"), np.array(count), *tables, limit, counts)
+    return int(chosen), counts
+
+
+def full_fillings(
+    value: FloatArray,
+    request: IntArray,
+    count: IntArray,
+    capacity: IntArray,
+    *,
+    least: float,
+    most: int,
+    limit: int,
+) -> tuple[IntArray | None, int]:
+    """``(K, C)`` every filling worth ``least`` to which no pod can be added; None where they are more than ``most``, or
+    ``limit`` search nodes do not suffice; and what is left of the limit. Classes worth nothing are left out.
+
+    Parameters
+    ----------
+    value, request, count, capacity : as in :func:`best_pattern`.
+    """
+    found = np.empty((most, len(value)), np.int64)
+    own = np.array(value), np.array(request, order="C"), np.array(count), np.array(capacity)
+    size, left = _list(*own, least, limit, found)
+    return (found[:size].copy() if size >= 0 else None), left
+
+
+def warm_up() -> None:
+    """Compile the kernels, so that no plan pays for it out of its time."""
+    value, request, count = np.ones(1), np.ones((1, 1), np.int64), np.ones(1, np.int64)
+    best_pattern(value, request, count, count)
+    most_per_cost(value, request, count, np.ones((1, 1), np.bool_), request, value, limit=1)
+    full_fillings(value, request, count, count, least=0.0, most=1, limit=1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.planning.patterns import Pattern, best_pattern
+from placement.planning.patterns import Pattern, best_pattern, full_fillings
 from placement.planning.plans import ROUNDING, Deadline, Ending
 from placement.planning.refit import Market, recreate, refit
 from placement.planning.solver import INFINITY, SMOOTHING, Limits, Master, Model, Status, solve_linear
@@ -23,15 +23,21 @@ from placement.resources import BoolArray, FloatArray, IntArray
 PRICING_SHARE, HOPE_SHARE = 0.4, 0.4
 """Share of the time for generating patterns, and how much of that passes before their bound must be worth it: for many
 pods it never beats the fluid bound, and refitting gains more. The rest is for integers."""
-DIVING_SHARE, REFIT_SHARE = 0.2, 0.9
-"""Shares of what is then left; the mixed-integer program gets the last of it."""
+DIVING_SHARE, BRIEF_SHARE, LISTED_SHARE, REFIT_SHARE = 0.2, 0.03, 0.8, 0.9
+"""Shares of what is then left: to dive, to refit briefly, to prove the best of all fillings where these can be listed, and
+to refit; the program over the patterns seen gets the last of it."""
 PRICING_LIMITS = (2_000, 20_000, 200_000, 2_000_000, 20_000_000)
 """Search nodes per filling, from quick to thorough, as the bound tightens."""
 LOOSE = 2e-4
+MOST_LISTED, MOST_VISITS = 8_000, 2_000_000
+"""Fillings of all shapes that are listed, and search nodes for that."""
+LEAST_PRICE = 1e-6
+"""Of a pod, as a share of the dearest: a class that costs nothing has to be covered, too."""
 PROVED = 1e-8
 """A bound this near is the cost: fillings are priced with a slack of a billionth, once per limit."""
-PRICING_S, ROUND_S = 2e-4, 3e-4
-"""On a clock of work, for each shape: a filling that is priced, and a round of ruin and recreate; measured, and rough."""
+PRICING_S, ROUND_S, VISIT_S = 2e-4, 1e-4, 1e-7
+"""On a clock of work, for each shape a filling that is priced, and a round of ruin and recreate; and a search node of a list;
+measured, and rough."""
 START_SHARE, STARTS, START_NOISE = 0.5, 300, 1.0
 """Of the time, for a first fleet where shapes run out; how often that is tried, and how much prices vary."""
 
@@ -247,11 +253,12 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     dived = _dive(columns, used, deadline.part(DIVING_SHARE))
     best = dived if dived is not None and dived.cost < best.cost else best
     deadline.note(best.cost, min(bound, best.cost))
-    if not deadline.is_over and best.cost > bound * (1 + PROVED):
-        best = _refitted(columns, best, deadline.part(REFIT_SHARE), seed)
+    stages = ((_refitted, BRIEF_SHARE), (_listed_only, LISTED_SHARE), (_refitted, REFIT_SHARE), (_integers, 1.0))
+    for improve, share in stages:
+        if deadline.is_over or best.cost <= bound * (1 + PROVED):
+            break
+        best, bound = improve(columns, best, bound, deadline.part(share), seed)
         deadline.note(best.cost, min(bound, best.cost))
-    if not deadline.is_over and best.cost > bound * (1 + PROVED):
-        best = _integers(columns, best, deadline, seed)
     bound = min(bound, best.cost)
     done = best.cost <= bound * (1 + PROVED)
     return Bought(best.fillings, best.cost, bound, Ending.OPTIMAL if done else deadline.ending)
@@ -432,12 +439,12 @@ def market_of(demand: Demand, shapes: list[Shape], price: FloatArray) -> Market:
     )
 
 
-def _refitted(columns: _Columns, best: Bought, deadline: Deadline, seed: int) -> Bought:
+def _refitted(columns: _Columns, best: Bought, bound: float, deadline: Deadline, seed: int) -> tuple[Bought, float]:
     """The plan after ruin and recreate; its patterns join the others."""
     demand, shapes = columns.demand, columns.shapes
     solved = columns.solve()
     if solved is None:
-        return best
+        return best, bound
 
     def is_over() -> bool:
         deadline.spend(ROUND_S * len(shapes))
@@ -451,7 +458,7 @@ def _refitted(columns: _Columns, best: Bought, deadline: Deadline, seed: int) ->
         number[s, counts.tobytes()] = number.get((s, counts.tobytes()), 0) + 1
     fillings = tuple(Filling(s, counts_of[key], n) for (s, key), n in number.items())
     plan = Bought(fillings, _cost(shapes, list(fillings)), 0.0, Ending.DEADLINE)
-    return plan if plan.cost < best.cost and not violations(demand, shapes, plan) else best
+    return (plan if plan.cost < best.cost and not violations(demand, shapes, plan) else best), bound
 
 
 def _exactly(demand: Demand, plan: Bought) -> list[tuple[int, IntArray]]:
@@ -467,34 +474,84 @@ def _exactly(demand: Demand, plan: Bought) -> list[tuple[int, IntArray]]:
     return nodes
 
 
-def _integers(columns: _Columns, best: Bought, deadline: Deadline, seed: int) -> Bought:
-    """Mixed-integer program over the generated patterns."""
+def _listed_only(columns: _Columns, best: Bought, bound: float, deadline: Deadline, seed: int) -> tuple[Bought, float]:
+    """The program over all fillings that matter, where these can be listed: small purchases end here."""
+    listed = _listed(columns, best, deadline)
+    if listed is None:
+        return best, bound
+    best, proved = _chosen(columns, listed, best, deadline, seed)
+    return best, max(bound, proved)
+
+
+def _integers(columns: _Columns, best: Bought, bound: float, deadline: Deadline, seed: int) -> tuple[Bought, float]:
+    """The program over the patterns seen so far."""
+    return _chosen(columns, columns.patterns, best, deadline, seed)[0], bound
+
+
+def _listed(columns: _Columns, best: Bought, deadline: Deadline) -> list[tuple[int, IntArray]] | None:
+    """All fillings that a fleet cheaper than ``best`` is made of, made full; None where that is not known or too many.
+
+    At prices at which no filling is worth more than its node and the rent of its pool, a fleet costs the worth of the
+    demand, less all rents, and what its fillings lack of theirs. So none of them lacks more than ``best`` is above that.
+    """
+    demand, shapes = columns.demand, columns.shapes
+    solved = columns.solve()
+    if solved is None:
+        return None
+    price, rent, _ = solved
+    price = np.where(demand.count > 0, np.maximum(price, LEAST_PRICE * price.max()), 0.0)
+    paid = np.array([shape.cost for shape in shapes]) + rent
+    uppers = np.array([columns.price(s, price, PRICING_LIMITS[0]).upper for s in range(len(shapes))])
+    price /= max(1.0, float((uppers / np.maximum(paid, 1e-12)).max())) * (1 + 1e-9)
+    if (price[demand.count > 0] <= LEAST_PRICE**2).any():
+        return None
+    rents = rent[np.unique(columns.pool_of, return_index=True)[1]]
+    worth = float(price @ demand.count) - float(rents[rents > 0] @ columns.most[rents > 0])
+    limit, listed = MOST_VISITS, list[tuple[int, IntArray]]()
+    for s, shape in enumerate(shapes):
+        least = float(paid[s]) - (best.cost - worth) * (1 + 1e-6) - 1e-9
+        value = np.where(demand.allowed[:, s], price, 0.0)
+        room = MOST_LISTED - len(listed)
+        found, limit = full_fillings(
+            value, demand.request, demand.count, shape.capacity, least=least, most=room, limit=limit
+        )
+        if found is None:
+            break
+        listed += [(s, counts) for counts in found]
+    deadline.spend(VISIT_S * (MOST_VISITS - limit))
+    return listed if limit > 0 else None
+
+
+def _chosen(
+    columns: _Columns, patterns: list[tuple[int, IntArray]], best: Bought, deadline: Deadline, seed: int
+) -> tuple[Bought, float]:
+    """The best fleet of given patterns, by a mixed-integer program, or ``best``; and what none of them is cheaper than."""
     demand, shapes = columns.demand, columns.shapes
     model = Model()
-    costs = np.array([-shapes[s].cost for s, _ in columns.patterns])
-    patterns = np.array([counts for _, counts in columns.patterns])
-    most = np.ceil(demand.count / np.maximum(patterns, 1)).max(axis=1, where=patterns > 0, initial=1)
-    n = model.add_columns(most, objective=costs)
+    shape_of, counts_of = np.array([s for s, _ in patterns], np.int64), np.array([counts for _, counts in patterns])
+    most = np.ceil(demand.count / np.maximum(counts_of, 1)).max(axis=1, where=counts_of > 0, initial=1)
+    n = model.add_columns(most, objective=-np.array([shape.cost for shape in shapes])[shape_of])
     for c in np.flatnonzero(demand.count > 0):
-        uses = np.flatnonzero(patterns[:, c])
-        model.add_row(n[uses], patterns[uses, c], lower=float(demand.count[c]))
-    pool_of = columns.pool_of[[s for s, _ in columns.patterns]]
+        uses = np.flatnonzero(counts_of[:, c])
+        model.add_row(n[uses], counts_of[uses, c], lower=float(demand.count[c]))
+    pool_of = columns.pool_of[shape_of]
     for q in np.flatnonzero(np.isfinite(columns.most)):
         model.add_row(n[pool_of == q], 1.0, upper=float(columns.most[q]))
-    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=1e-6, work=deadline.work)
-    answer = solve_linear(model, limits, hint=_hint(columns, best))
+    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=PROVED, work=deadline.work)
+    answer = solve_linear(model, limits, hint=_hint(patterns, best))
+    bound = min(best.cost, -answer.bound)
     if not answer.has_solution or -answer.value >= best.cost - 1e-9:
-        return best
+        return best, bound
     whole = np.round(answer.x).astype(np.int64)
-    fillings = [Filling(s, a, int(k)) for (s, a), k in zip(columns.patterns, whole, strict=True) if k > 0]
+    fillings = [Filling(s, a, int(k)) for (s, a), k in zip(patterns, whole, strict=True) if k > 0]
     plan = Bought(tuple(fillings), _cost(shapes, fillings), 0.0, Ending.DEADLINE)
-    return best if violations(demand, shapes, plan) else plan
+    return (best if violations(demand, shapes, plan) else plan), bound
 
 
-def _hint(columns: _Columns, best: Bought) -> FloatArray | None:
+def _hint(patterns: list[tuple[int, IntArray]], best: Bought) -> FloatArray | None:
     """The plan at hand in terms of the patterns, when all of its fillings are among them."""
-    index = {(s, a.tobytes()): i for i, (s, a) in enumerate(columns.patterns)}
-    x = np.zeros(len(columns.patterns))
+    index = {(s, a.tobytes()): i for i, (s, a) in enumerate(patterns)}
+    x = np.zeros(len(patterns))
     for filling in best.fillings:
         i = index.get((filling.shape, filling.counts.tobytes()))
         if i is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.planning.patterns import best_pattern
+from placement.planning.patterns import most_per_cost
 from placement.resources import BoolArray, FloatArray, IntArray
 
 PRICE_NOISE, COST_NOISE = 0.08, 0.02
@@ -78,18 +78,12 @@ def recreate(
 
     ``worth`` ``(C,)`` and ``cost`` ``(S,)`` decide, the market's own cost is counted; ``limit`` ``(Q,)`` is what is left.
     """
-    left, limit, nodes = pods.copy(), limit.copy(), []
+    left, limit, nodes = pods.copy(), limit.copy(), list[Node]()
     while left.any():
-        best: tuple[float, int, IntArray] | None = None
-        for s in np.flatnonzero(limit[market.pool] > 0).tolist():
-            value = np.where(market.allowed[:, s], worth, 0.0)
-            filling = best_pattern(value, market.request, left, market.capacity[s], limit=VISITS)
-            ratio = filling.value / max(float(cost[s]), 1e-12)
-            if filling.counts.any() and (best is None or ratio > best[0]):
-                best = ratio, s, filling.counts
-        if best is None:
+        rated = np.where(limit[market.pool] > 0, np.maximum(cost, 1e-12), np.inf)
+        s, counts = most_per_cost(worth, market.request, left, market.allowed, market.capacity, rated, limit=VISITS)
+        if s < 0:
             return None
-        _, s, counts = best
         budget -= float(market.cost[s])
         if budget < -1e-9:
             return None

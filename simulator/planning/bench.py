@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.planning import purchase
+from placement.planning import patterns, purchase
 from placement.planning.batch import Batch, Batched
 from placement.planning.batches import place_batch
 from placement.planning.best_fit import best_fit
@@ -233,6 +233,7 @@ def bench(
     if what not in BENCHES:
         raise ConfigError(f"unknown bench {what!r}; there are {', '.join(BENCHES)}")
     row = BENCHES[what]
+    patterns.warm_up()
     row(0, 0.5, CLOCKS[clock])  # compile and import before anything is timed
     rows = []
     for done, seed in enumerate(range(first_seed, first_seed + instances), 1):

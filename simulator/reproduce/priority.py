@@ -25,9 +25,9 @@ import msgspec
 import numpy as np
 
 from placement.errors import UNREADABLE, ConfigError, why
+from placement.planning import patterns
 from placement.planning.bounds import PatternBound, class_counts
 from placement.planning.fullness import all_fit
-from placement.planning.patterns import best_pattern
 from placement.planning.plans import Deadline
 from placement.planning.repair import Packing, Search, Settling, repair
 from placement.planning.rescue import Packed, pack
@@ -173,9 +173,7 @@ def warm_up() -> None:
     Search(packing, best).run(np.zeros(len(packing.tiers), np.int64), rounds=1)
     Settling(packing_of(instance, best), best).run(rounds=1, temperature=0.1)
     PatternBound(packing, best, 0).improve(Deadline(0.2, time.perf_counter))
-    best_pattern(
-        np.ones(len(count)), packing.request, count, packing.free[:, 0], limit=10
-    )  # a tight bound asks for none
+    patterns.warm_up()  # a tight bound asks for none
 
 
 def run_cell(cell: Cell, seeds: Sequence[int], time_s: float, clock: str, threads: int = 1) -> CellResult:
