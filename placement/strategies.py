@@ -174,11 +174,12 @@ def strategy_named(name: str) -> Strategy:
     try:
         return STRATEGIES[name]
     except KeyError:
-        hint = (
-            "a strategy's file ends in .toml"
-            if "/" in name or Path(name).is_file()
-            else nearest(name, list(STRATEGIES))
-        )
+        if Path(f"{name}.toml").is_file():
+            hint = f"did you mean '{name}.toml'?"
+        elif "/" in name or Path(name).is_file():
+            hint = "a strategy's file ends in .toml"
+        else:
+            hint = nearest(name, list(STRATEGIES))
         raise ConfigError(f"unknown strategy {name!r}; {hint}") from None
 
 

@@ -28,6 +28,7 @@ from placement.learning.prediction import RULE_PREFIX, Rungs, card_of, load_rung
 from placement.learning.spans import Span
 from placement.rates import RATES
 from placement.strategies import STRATEGIES, strategy_named
+from placement.strategy import Strategy
 from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, book_for
 from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
@@ -221,7 +222,7 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
         use = truth.summary()
         result["metrics"] |= {key: use[key] for key in USE}
         result["use"] = {**use, **truth.charts()}
-    learned = _notes(question, trace, options)
+    learned = [*_notes(question, trace, options), *_nothing_read(strategy, options)]
     return {
         **result,
         "strategy_description": strategy.description,
@@ -264,6 +265,16 @@ def _notes(question: Question, trace: Trace, options: ReplayOptions) -> list[str
                 "the model learned usage from a recording of this name that does not say when it began: what it says "
                 "here may be remembered; convert it with --begins-at and train again"
             )
+    return notes
+
+
+def _nothing_read(strategy: Strategy, options: ReplayOptions) -> list[str]:
+    """What a strategy would have read that nobody learned in this replay."""
+    notes = []
+    if strategy.reads_usage and not any(isinstance(policy, UsageLearner) for policy in options.policies):
+        notes.append(f"{strategy.name} reads predicted use, of which there is none here (no usage): requests counted")
+    if strategy.reads_lifetimes and not any(isinstance(policy, LifetimeLearner) for policy in options.policies):
+        notes.append(f"{strategy.name} reads lifetimes, which nobody learned: --learn-lifetimes does, or a --model")
     return notes
 
 

@@ -25,7 +25,7 @@ from simulator.cli.simulate import learned_notes
 from simulator.compare import Question, compare
 from simulator.learning.recordings import read_learnable, train
 from simulator.learning.training import Effort
-from simulator.traces.trace import Trace
+from simulator.traces.trace import Trace, Usage
 from tests.life_traces import by_the_hour
 from tests.live_engine import GIB, Live
 from tests.test_lifetime_training import with_usage
@@ -88,6 +88,18 @@ def test_a_replay_says_that_a_service_would_keep_fewer(tmp_path: Path, monkeypat
     monkeypatch.setattr(comparing, "MOST_WORKLOADS", 4)
     (row,) = compare(question).rows
     assert not any("were learned of" in note for note in row["trace_notes"])
+
+
+def test_a_replay_says_what_a_strategy_would_have_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.ullage"
+    trace = busy_trace(4).but(usage=Usage.empty())
+    trace.save(path)
+    said = learned_notes(compare(Question((str(path),), ("best-fit", "predicted", "nilas"))))
+    assert [note.removeprefix(f"note: {trace.manifest.name}: ") for note in said] == [
+        "predicted reads predicted use, of which there is none here (no usage): requests counted",
+        "nilas reads lifetimes, which nobody learned: --learn-lifetimes does, or a --model",
+    ]
+    assert learned_notes(compare(Question((str(path),), ("nilas",), learn_lifetimes=True))) == []
 
 
 REMEMBERED = ("partly remembered", "learned from this time", "may be remembered")
