@@ -322,8 +322,10 @@ class Settings:
     plan: PlanSettings = PlanSettings()
 
 
-def read_settings(path: str | None, overrides: dict[str, Any] | None = None) -> Settings:
+def read_settings(path: str | None, overrides: dict[str, Any] | None = None, *, here: bool = True) -> Settings:
     """Settings from a file and ``overrides`` with dotted keys (``http.port``), which win.
+
+    ``here`` False: they are meant for another machine, and only each value by itself is judged.
 
     Raises
     ------
@@ -335,7 +337,8 @@ def read_settings(path: str | None, overrides: dict[str, Any] | None = None) -> 
     problems: list[str] = []
     settings: Settings = _section(Settings, table, "", problems)
     broken = {problem.partition(" = ")[0] for problem in problems}
-    problems += [text for keys, text in _contradictions(settings) if not broken.intersection(keys)]
+    if here:
+        problems += [text for keys, text in _contradictions(settings) if not broken.intersection(keys)]
     if problems:
         where = path or "the command line"
         raise ConfigError(f"settings of {where}: {len(problems)} to mend:\n" + "\n".join(f"  - {p}" for p in problems))

@@ -537,6 +537,11 @@ def test_who_gives_a_file_without_the_configuration_hears_what_was_not_examined(
     assert "holds no KubeSchedulerConfiguration, so how kube-scheduler calls Ullage is not examined" in result.stderr
 
 
+def test_a_folder_of_manifests_is_told_to_be_rendered(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path}: is a folder; render it first"):
+        read_facts(str(tmp_path))
+
+
 def test_live_alone_looks_at_the_api_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     result = CliRunner().invoke(doctor, ["--live", "--kubeconfig", kubeconfig(1, tmp_path), "-o", "json"])
     assert result.exit_code == 1

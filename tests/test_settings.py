@@ -155,6 +155,8 @@ def test_what_is_printed_says_what_each_setting_means_and_is_read_back(tmp_path:
     )
     text = settings_to_toml(chosen)
     assert read_settings(write(tmp_path, text)) == chosen
+    elsewhere = write(tmp_path, '[http]\ntls_cert = "/not/here"\n', "pod.toml")
+    assert 'tls_cert = "/not/here"' in settings_to_toml(read_settings(elsewhere, here=False))
     assert (
         '# Shadow changes nothing: the right way to begin. One of off, shadow, score, decide.\nmode = "score"' in text
     )

@@ -58,7 +58,7 @@ def serve(config: str | None, log_level: str, check: bool, print_settings: bool,
     certificates are taken for new connections by themselves.
     """
     overrides = _overrides(options)
-    settings = read_settings(config, overrides)
+    settings = read_settings(config, overrides, here=not print_settings)
     if print_settings:
         click.echo(settings_to_toml(settings), nl=False)
         return

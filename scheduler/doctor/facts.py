@@ -263,6 +263,8 @@ def _settings_in(objects: tuple[Table, ...]) -> Table | None:
 
 
 def _documents(path: Path) -> list[Table]:
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; render it first: kubectl kustomize {path}, or helm template")
     try:
         loaded = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
