@@ -121,6 +121,18 @@ def test_consolidation_empties_a_node_and_says_what_it_saves() -> None:
     assert "no prices are known" in without.reasons[0]
 
 
+@pytest.mark.parametrize(("in_use", "beside_devices"), [("100m", 0), ("5500m", 1), ("7500m", 3)])
+def test_pods_that_leave_their_node_take_the_room_beside_devices_last(in_use: str, beside_devices: int) -> None:
+    """Three pods of a core move; a node of eight has more or less room, and less would be free on the one with a GPU."""
+    gpu = node("gpu")
+    gpu["status"]["allocatable"]["nvidia.com/gpu"] = "1"
+    running = [pod(f"x{i}-1", "1", "c") for i in range(3)]
+    file = taken(gpu, node("b", 8), node("c"), *running, pod("b-1", in_use, "b"))
+    plan = make_plan(Request("consolidate", file, 5.0, usd_per_hour={"gpu": 0.0, "b": 0.0, "c": 1.0}))
+    assert plan.count(Action.DELETE) == 1
+    assert sum(step.target == "gpu" for step in plan.steps) == beside_devices
+
+
 def test_a_gang_is_placed_whole_or_not_at_all() -> None:
     gang = {"labels": {"pod-group.scheduling.sigs.k8s.io/name": "train"}}
     members = [pod(f"g{i}-0", "3", metadata=gang) for i in range(3)]

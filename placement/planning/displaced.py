@@ -5,9 +5,11 @@ Node by node with the filling that is worth most, dearer what was short before, 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from placement.planning.fleet import FILLING_S, Emptied, Fleet
+from placement.planning.fleet import FILLING_S, Consolidated, Emptied, Fleet
 from placement.planning.plans import Deadline
 from placement.planning.repacking import scarcity_of
 from placement.planning.repair import Packing, Search
@@ -44,6 +46,24 @@ def packed(
             break
         deleted = _bring_back(fleet, deleted, waiting)
     return Emptied.nothing(fleet), False
+
+
+def kept_off(fleet: Fleet, plan: Consolidated, unwanted: BoolArray, deadline: Deadline, seed: int) -> Consolidated:
+    """The same nodes go; fewer of their pods arrive where that is allowed, but ``unwanted`` ``(C, N)``, as far as is found.
+
+    Everywhere else is packed first, and the unwanted places get who is left.
+    """
+    if not plan.arrivals[unwanted].any():
+        return plan
+    arrivals, left = pack(replace(fleet, allowed=fleet.allowed & ~unwanted), plan.deleted, deadline, seed)
+    if left.any():
+        count = np.zeros_like(fleet.count)
+        count[:, int(np.argmax(plan.deleted))] = left
+        beside = replace(fleet, count=count, free=fleet.free - fleet.request @ arrivals)
+        more, left = pack(beside, plan.deleted, deadline, seed)
+        arrivals = arrivals + more
+    is_better = not left.any() and arrivals[unwanted].sum() < plan.arrivals[unwanted].sum()
+    return replace(plan, arrivals=arrivals) if is_better else plan
 
 
 def _bring_back(fleet: Fleet, deleted: BoolArray, waiting: IntArray) -> BoolArray:

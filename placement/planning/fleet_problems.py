@@ -9,6 +9,7 @@ from itertools import chain
 
 import numpy as np
 
+from placement.devices import WHOLE_DEVICES
 from placement.errors import ConfigError
 from placement.gangs import gang_of
 from placement.planning.cluster import OF_THE_NODE, Cluster, classes_of, require_nodes
@@ -26,6 +27,8 @@ class FleetProblem:
     fleet: Fleet
     pods: Mapping[tuple[int, int], tuple[str, ...]]
     has_prices: bool
+    stranding: BoolArray
+    """``(C, N)`` where a class would take room beside GPU devices that it does not ask for."""
     kept: int = 0
     """Pending pods whose room is kept."""
     stays: tuple[str, ...] = ()
@@ -65,7 +68,11 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     kept = _keep_room(cluster, free, deletable)
     fleet = Fleet(request, count, free, cluster.allowed(specs), deletable, usd)
     reasons = tuple(f"{num} of {len(names)} nodes stay: {why}" for why, num in Counter(stays.values()).most_common())
-    return FleetProblem(cluster, fleet, pods, prices is not None, kept, reasons)
+    nodes = [cluster.state.nodes[row] for row in rows.tolist()]
+    offers = [node is not None and bool(node.num_gpus or node.amounts.get(WHOLE_DEVICES)) for node in nodes]
+    asks = [spec.gpu is not None or spec.amount(WHOLE_DEVICES) > 0 for spec in specs]
+    stranding = np.outer(~np.array(asks, np.bool_), np.array(offers, np.bool_))
+    return FleetProblem(cluster, fleet, pods, prices is not None, stranding, kept, reasons)
 
 
 def _gangs_beyond_budget(cluster: Cluster) -> dict[tuple[str, str] | None, str]:

@@ -23,6 +23,7 @@ from placement.planning.commitments import of_shapes, offers
 from placement.planning.commitments import violations as commitment_violations
 from placement.planning.consolidation import consolidate
 from placement.planning.demand_problems import DemandProblem, Sold, demand_problem, purchase_plan, why_on_no_shape
+from placement.planning.displaced import kept_off
 from placement.planning.fleet import Consolidated, Fleet
 from placement.planning.fleet_problems import consolidation_plan, fleet_problem
 from placement.planning.giving_way import Rescuer
@@ -219,6 +220,8 @@ def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan
     result = solve(fleet, deadline if most is None else deadline.part(FIRST_SHARE))
     if most is not None and int(result.deleted.sum()) > most:
         result = _of_few_nodes(fleet, result, most, deadline, solve, is_risky=is_risky)
+    if not is_risky:  # what interruptions cost depends on where pods arrive
+        result = kept_off(fleet, result, problem.stranding, deadline, request.seed)
     plan = consolidation_plan(problem, result, usd_per_move=request.usd_per_move, time_s=deadline.elapsed_s)
     for what, budget, number in (
         ("moves", request.max_moves, plan.count(Action.MOVE)),
