@@ -394,6 +394,10 @@ def test_decisions_are_listed_filtered_and_exported(live: Live, tmp_path: Path) 
     columns = pq.read_table(target)
     assert columns.column("name").to_pylist() == ["c", "b", "a"]
     assert columns.column("request_cpu_millicores").to_pylist() == [99_000, 6000, 1000]
+    run = CliRunner().invoke(decisions, ["export", str(tmp_path / "out.csv"), "--records", path])
+    assert isinstance(run.exception, ConfigError)
+    assert "decisions list -o csv" in str(run.exception)
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_times_are_read_relative_and_absolute() -> None:

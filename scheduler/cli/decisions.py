@@ -137,6 +137,11 @@ def export(target: Path, **options: Any) -> None:
     from scheduler.decisions import write_parquet
     from scheduler.records import RecordReader
 
+    if target.suffix in (".csv", ".json", ".yaml"):
+        kind = target.suffix[1:]
+        raise ConfigError(
+            f"{target}: Parquet is written, not {kind}; for that: ullage decisions list -o {kind} --limit N"
+        )
     with RecordReader(options["records"]) as reader:
         number = write_parquet(reader.find(_query(options)), target)
     click.echo(f"{number:,} decisions written to {target}", err=True)

@@ -94,11 +94,12 @@ class _Given:
             from simulator.planning.snapshots import read_snapshot
 
             return read_snapshot(self.snapshot)
+        from placement.program import deciding_kernel
         from simulator.planning.trace_snapshot import snapshot_of_trace
         from simulator.traces.sources import open_trace
 
         trace = open_trace(str(self.trace))
-        with progress(f"replaying {trace.manifest.name}") as advance:
+        with progress(f"replaying {trace.manifest.name}", kernel=deciding_kernel()) as advance:
             return snapshot_of_trace(trace, strategy=self.strategy, at_s=self.at_s, seed=self.seed, progress=advance)
 
     def book(self, prices: Path | None) -> PriceBook:

@@ -204,6 +204,7 @@ def replay_command(
     **given: Any,
 ) -> None:
     """Replay TRACE on an elastic fleet with a strategy and a consolidation policy: USD, evictions, waiting."""
+    from placement.program import deciding_kernel
     from simulator.cost import book_for
     from simulator.planning.peak_fleet import within
     from simulator.planning.replays import Question, judge, judge_all, replay_row
@@ -218,7 +219,7 @@ def replay_command(
     read, ignored = within(read, list(book.shapes.values()))
     rows = []
     pairs = list(dict.fromkeys(zip(strategies, policies * (len(strategies) if len(policies) == 1 else 1), strict=True)))
-    with data_only(), progress("replays") as advance:
+    with data_only(), progress("replays", kernel=deciding_kernel()) as advance:
         for done, (strategy, policy) in enumerate(pairs, 1):
             question = Question(strategy, policy, end_s=end_s or -1, **given)
             if act is None:
