@@ -120,6 +120,21 @@ async def test_a_plan_is_made_told_measured_and_fetched_again(tmp_path: Path) ->
         await fails(h.stub.Get(pb.GetPlanRequest(id="plan-99")), grpc.StatusCode.NOT_FOUND)
 
 
+async def test_long_plans_make_room_for_later_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "KEPT_STEPS", 5)
+    async with here(tmp_path) as h:
+        _, first = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        _, second = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        assert len(first.steps) == len(second.steps) == 3
+        assert (await h.stub.Get(pb.GetPlanRequest(id=second.id))).steps == second.steps
+        assert "fewer where they are long" in await fails(
+            h.stub.Get(pb.GetPlanRequest(id=first.id)), grpc.StatusCode.NOT_FOUND
+        )
+        monkeypatch.setattr(service, "KEPT_STEPS", 2)
+        _, third = await h.made(kind=pb.PLAN_KIND_CONSOLIDATE)
+        assert [*h.service.plans] == [third.id], "the last one is kept, however long it is"
+
+
 async def test_health_of_plans_follows_the_engine(tmp_path: Path) -> None:
     async with here(tmp_path) as h:
         watch = h.health.Watch(health_pb2.HealthCheckRequest(service="ullage.v1.Plans"))

@@ -39,7 +39,8 @@ from scheduler.slices import by_slices
 
 log = logging.getLogger(__name__)
 
-KEPT = 32
+KEPT, KEPT_STEPS = 32, 100_000
+"""So many plans are kept, and steps of them, which take 400 bytes each; the last plan whatever it has."""
 NAME = re.compile(r"plan-[0-9a-z-]+")
 """Of a plan; the name of its record's file begins with it."""
 MIN_DAYS, MAX_DAYS = 0.01, 400.0
@@ -169,7 +170,9 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
 
     def _keep(self, name: str, plan: Plan) -> None:
         self.plans[name] = plan
-        while len(self.plans) > KEPT:
+        while len(self.plans) > 1 and (
+            len(self.plans) > KEPT or sum(len(kept.steps) for kept in self.plans.values()) > KEPT_STEPS
+        ):
             self.plans.popitem(last=False)
         metrics = self.engine.metrics
         metrics.plan_value.labels(plan.kind).set(plan.value)
@@ -203,7 +206,7 @@ class PlansService(plans_pb2_grpc.PlansServicer):  # type: ignore[misc]  # gener
             except (ConfigError, RecordError) as error:
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         if plan is None:
-            kept = f"the last {KEPT} are, and those that were applied"
+            kept = f"the last {KEPT} are (fewer where they are long), and those that were applied"
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no plan {name!r} is kept; {kept}")
         assert plan is not None, "abort() raises"
         return plan
