@@ -37,6 +37,36 @@ def test_that_pods_leave_is_learned_when_a_class_becomes_fewer_and_not_forgotten
     assert learn()
 
 
+def test_jobs_one_after_the_other_weigh_as_the_one_that_is_here(tmp_path: Path) -> None:
+    """Each has labels of its own, and so a class of its own."""
+    live = Live(tmp_path / "records")
+    learner = Learner(live.engine, 600, lambda: True)
+    live.ledger.pods["web"] = Seen("web", "web", "shop", 1, cpu_pod(2))
+    for number in range(20):
+        job = replace(cpu_pod(1), labels=(("job-name", f"nightly-{number}"),))
+        live.ledger.pods["job"] = Seen("job", "job", "shop", number, job)
+        asyncio.run(learner.learn())
+    workload = live.state.knowledge.workload
+    assert workload is not None
+    assert dict(zip([kind.cpu for kind in workload.kinds], workload.counts, strict=True)) == {1000: 100, 2000: 100}
+    assert workload.leaving, "nineteen have left"
+
+
+def test_a_kind_that_is_gone_counts_less_and_less(tmp_path: Path) -> None:
+    live = Live(tmp_path / "records")
+    learner, pods = Learner(live.engine, 86_400, lambda: True), live.ledger.pods
+    pods["web"] = Seen("web", "web", "shop", 1, cpu_pod(2))
+    pods["job"] = Seen("job", "job", "shop", 1, cpu_pod(1))
+    counts = []
+    for _ in range(9):
+        asyncio.run(learner.learn())
+        workload = live.state.knowledge.workload
+        assert workload is not None
+        counts.append(workload.counts)
+        pods.pop("job", None)
+    assert counts == [(100, 100), (50, 100), (25, 100), (12, 100), (6, 100), (3, 100), (1, 100), (100,), (100,)]
+
+
 def test_a_pod_that_is_being_deleted_counts_once_and_as_it_did(tmp_path: Path) -> None:
     live = Live(tmp_path / "records")
     learner = Learner(live.engine, 60, lambda: True)

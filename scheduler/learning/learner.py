@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from placement.errors import UNREADABLE, ConfigError, why
-from placement.knowledge import DevicePrices, Knowledge, Workload
+from placement.knowledge import DevicePrices, Kind, Knowledge, Workload
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.prices import device_prices, has_devices
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 FIRST_WAIT_S = 0.2
 """Pause before another attempt while nothing was learned yet."""
 HALF_LIFE_S = 86_400
-"""A class that is gone counts half after a day: the night's pods are remembered in the morning."""
+"""A kind that is gone counts half after a day: the night's pods are remembered in the morning."""
 NO_DEVICES = Knowledge.neutral().prices
 """Of shares that nobody offers or nobody asks for."""
 PARTS = 100
@@ -83,7 +83,9 @@ class Learner:
         self.is_ready = is_ready
         self.every_s = every_s
         self.given = given
-        self._here: dict[PodSpec, int] = {}
+        self._here: dict[Kind, int] = {}
+        self._classes: Counter[PodSpec] = Counter()
+        """Pods that were here at the last look, by class: jobs are of a new one each, and none is kept for longer."""
         self._offered: frozenset[tuple[tuple[str, int, int, int], int]] | None = None
         self._leaving = False
 
@@ -93,17 +95,20 @@ class Learner:
         return self.given is None or self.engine.state.knowledge.workload is not None
 
     def _observe(self) -> Workload:
-        """Pods that are here, running or waiting: so each class weighs by how long its pods stay, as in a replay.
+        """Pods that are here, running or waiting: so each kind weighs by how long its pods stay, as in a replay.
 
-        A class is remembered for as long as it was many; memory is bounded by what was here in the last days.
+        A kind is remembered for as long as it was many; memory is bounded by what was here in the last days.
         """
         keeps = 0.5 ** (self.every_s / HALF_LIFE_S)
-        now = Counter(pod.spec.anew for pod in self.engine.ledger.pods.values())
-        faded = {spec: int(count * keeps) for spec, count in self._here.items()}
-        self._leaving = self._leaving or any(count > PARTS * now[spec] for spec, count in faded.items())
-        seen = {spec: max(PARTS * now[spec], faded.get(spec, 0)) for spec in now.keys() | faded.keys()}
-        self._here = {spec: count for spec, count in seen.items() if count}
-        return Workload.of(self._here.keys(), self._here.values(), "pods here", leaving=self._leaving)
+        classes = Counter(pod.spec.anew for pod in self.engine.ledger.pods.values())
+        self._leaving = self._leaving or any(classes[spec] < number for spec, number in self._classes.items())
+        self._classes = classes
+        here = Workload.of(classes.keys(), classes.values())
+        now = {kind: PARTS * count for kind, count in zip(here.kinds, here.counts, strict=True)}
+        faded = {kind: int(count * keeps) for kind, count in self._here.items()}
+        seen = {kind: max(now.get(kind, 0), faded.get(kind, 0)) for kind in sorted(now.keys() | faded.keys())}
+        self._here = {kind: count for kind, count in seen.items() if count}
+        return Workload((*self._here,), (*self._here.values(),), "pods here", self._leaving)
 
     async def learn(self) -> None:
         """Learn once and tell the ledger, if anything changed."""
