@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -535,6 +536,20 @@ def test_who_gives_a_file_without_the_configuration_hears_what_was_not_examined(
     result = CliRunner().invoke(doctor, ["--config", str(path)])
     assert result.stdout.startswith("No findings (0 extender entries, 1 manifest;")
     assert "holds no KubeSchedulerConfiguration, so how kube-scheduler calls Ullage is not examined" in result.stderr
+
+
+def test_findings_are_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    world = World()
+    world.all["nodeCacheCapable"] = False
+    path = tmp_path / "scheduler.yaml"
+    path.write_text(yaml.safe_dump(world.config))
+    narrow = {"COLUMNS": "60", "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}
+    shown = re.sub(
+        r"\x1b\[[0-9;]*m", "", CliRunner().invoke(doctor, ["--config", str(path)], env=narrow, color=True).stdout
+    )
+    *findings, _, _ = shown.splitlines()
+    assert "UD103  error  extenders[0].nodeCacheCapable" in findings
+    assert max(map(len, findings)) <= 60
 
 
 def test_a_folder_of_manifests_is_told_to_be_rendered(tmp_path: Path) -> None:

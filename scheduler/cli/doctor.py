@@ -147,20 +147,24 @@ def _table(findings: list[Finding], facts: Facts) -> str:
         return f"No findings ({looked}; {len(RULES)} rules).\n"
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.padding import Padding
 
-    console = Console(width=max(100, Console().width))
-    table = Table("code", "severity", "where", "what and what to do", box=None, pad_edge=False)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(100, console.width)
     colours = {"error": "red", "warning": "yellow", "info": "cyan"}
-    for finding in findings:
-        shade = colours[finding.severity]
-        words = f"{escape(finding.message)}\n[dim]→ {escape(finding.fix)}[/dim]"
-        table.add_row(finding.code, f"[{shade}]{finding.severity}[/{shade}]", escape(finding.path), words)
     with console.capture() as capture:
-        console.print(table)
+        for finding in findings:
+            shade = colours[finding.severity]
+            console.print(
+                f"{finding.code}  [{shade}]{finding.severity}[/{shade}]  {escape(finding.path)}", highlight=False
+            )
+            words = f"{escape(finding.message)}\n[dim]→ {escape(finding.fix)}[/dim]"
+            console.print(Padding(words, (0, 0, 1, 4)), highlight=False)
     summary = to_dict(findings, facts)["summary"]
     plural = {"error": "errors", "warning": "warnings"}
     tail = ", ".join(
         f"{summary[s]} {s if summary[s] == 1 else plural.get(s, s)}" for s in reversed(SEVERITIES) if summary[s]
     )
-    return f"{capture.get()}\n{tail} ({looked}). More on a code: ullage doctor explain CODE\n"
+    shown = "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return f"{shown}\n{tail} ({looked}). More on a code: ullage doctor explain CODE\n"
