@@ -180,6 +180,11 @@ def gang_of(spec: PodSpec) -> tuple[str, str] | None:
     return (spec.namespace, name) if name else None
 
 
+def is_tried_whole(spec: PodSpec) -> bool:
+    """Whether kube-scheduler looks for places for the pod's whole group before it binds any of it (``GenericWorkload``)."""
+    return spec.gang.startswith(POD_GROUP.prefix)
+
+
 def gang_size(annotations: Mapping[str, str]) -> int:
     """How many pods a pod's gang has, if its annotation says so; else 0."""
     return whole_number(annotations.get(SIZE, "")) or 0

@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import Struct
 
 from placement import log as placement_log
+from placement.gangs import is_tried_whole
 from placement.log import Asked, Event
 from placement.nodes import Taint
 from placement.pods import PodSpec
@@ -156,12 +157,22 @@ class Engine:
         return self.fallback
 
     def mode_of(self, namespace: str, spec: PodSpec | None = None) -> str:
-        """How a pod is answered: ``decide`` falls to ``score`` for a pod with soft wishes nobody models."""
+        """How a pod is answered: ``decide`` falls to ``score`` where more than a place is asked for."""
         mode = "off" if namespace in self.exempt else self.modes.of(namespace)
-        if mode == "decide" and spec is not None and not self._has_only_modelled_wishes(spec):
-            self.metrics.fallback.labels("soft wishes").inc()
+        if mode == "decide" and spec is not None and (why := self._why_not_decided(spec)):
+            self.metrics.fallback.labels(why).inc()
             return "score"
         return mode
+
+    def _why_not_decided(self, spec: PodSpec) -> str:
+        """What ``decide`` cannot do for a pod; empty when it can.
+
+        Groups are tried whole: kube-scheduler takes back every place where one pod has none, and asks as if victims of a
+        preemption had gone. It tells nobody, so room that was kept would be nobody's, and room that is asked about not free.
+        """
+        if is_tried_whole(spec):
+            return "pod group"
+        return "" if self._has_only_modelled_wishes(spec) else "soft wishes"
 
     def _has_only_modelled_wishes(self, spec: PodSpec) -> bool:
         """Whether nothing that the pod would like is lost when kube-scheduler does not score."""

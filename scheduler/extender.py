@@ -21,6 +21,7 @@ from functools import partial
 import numpy as np
 
 from placement.errors import PlacementError
+from placement.gangs import is_tried_whole
 from placement.pods import PodSpec
 from placement.resources import BoolArray, IntArray
 from placement.strategy import MAX_PRIORITY, Decision
@@ -296,13 +297,14 @@ class Extender:
     ) -> None:
         """Record a decision and count its pod.
 
-        Under ``score`` the likely winner is charged too, or equal pods in a burst would all be sent to one node.
+        Under ``score`` the likely winner is charged too, or equal pods in a burst would all be sent to one node; but for pods
+        of groups, which kube-scheduler only tries.
         """
         decision, head, number = decided[0], question.head, self.engine.next_id()
         try:
             self._record(asker, question, spec, candidates, decided, mode, number)
         finally:
-            if decision.is_placed:
+            if decision.is_placed and not is_tried_whole(spec):
                 who, is_guess = Who(head.uid, head.namespace, head.name), mode == "score"
                 self.engine.ledger.assume(
                     who, spec, decision.node, decision.devices, is_guess=is_guess, decision_id=number

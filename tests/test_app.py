@@ -484,6 +484,16 @@ async def test_a_pod_with_soft_wishes_that_nobody_models_is_not_decided(tmp_path
             assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
 
 
+@pytest.mark.parametrize("mode", ["decide", "score"])
+async def test_a_pod_whose_group_is_tried_whole_takes_no_room(mode: str, tmp_path: Path) -> None:
+    pod = pod_object("p")
+    pod["spec"]["schedulingGroup"] = {"podGroupName": "train"}
+    async with cluster() as api, running(api, tmp_path, mode=mode) as scheduler:
+        assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+        assert sorted((await scheduler.prioritize(pod, NAMES)).values())[-1] == 10
+        assert not scheduler.app.ledger.reservations
+
+
 async def test_a_pod_with_more_rules_than_are_modelled_keeps_its_wishes(tmp_path: Path) -> None:
     """kube-scheduler ranks nodes by all of them: it would not if one alone were left."""
     pod, near = pod_object("p"), {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "a"}}}

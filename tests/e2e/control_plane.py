@@ -103,6 +103,8 @@ class ControlPlane:
         self.bin = binaries()
         self.api_options: tuple[str, ...] = ()
         """More of the API server's, from its next start on."""
+        self.scheduler_options: tuple[str, ...] = ()
+        """The same, of kube-scheduler's."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._guard = subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, start_new_session=True)
         self.etcd_port, self.peer_port, self.api_port = free_port(), free_port(), free_port()
@@ -277,7 +279,7 @@ class ControlPlane:
         self.spawn(
             "kube-scheduler", str(self.bin / "kube-scheduler"), f"--config={path}", "--bind-address=127.0.0.1",
             f"--secure-port={free_port()}", f"--authentication-kubeconfig={kubeconfig}",
-            f"--authorization-kubeconfig={kubeconfig}",
+            f"--authorization-kubeconfig={kubeconfig}", *self.scheduler_options,
         )  # fmt: skip
 
 

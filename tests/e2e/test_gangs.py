@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from placement.gangs import MEMBER_GROUP, POD_GROUP_1_36, SIZE, Kind
-from tests.e2e.control_plane import IS_NEWEST, ControlPlane
+from tests.e2e.control_plane import IS_NEWEST, ControlPlane, Ullage
 from tests.e2e.drive import cluster_of
 from tests.e2e.test_nominate import GANG_LABEL, create, grant, node, planned, planner, pod
 
@@ -81,5 +83,37 @@ def test_gangs_wait_for_as_many_as_their_owner_or_object_says(plane: ControlPlan
             await cluster.until(cluster.all_bound, 60, "each gang is whole, long before its deadline")
             assert all(body["spec"]["nodeName"] == planned(body) for body in cluster.pods.values())
         assert "is forbidden" not in plane.log_of("ullage"), "our rights suffice"
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(not IS_NEWEST, reason="PodGroups of Kubernetes are of 1.36")
+def test_a_group_that_kube_scheduler_cannot_place_keeps_no_room_from_others(plane: ControlPlane) -> None:
+    """It asks about pod after pod of a group, and takes all of them back where one has no place: nobody tells an extender."""
+
+    async def run() -> None:
+        serve_groups(plane)
+        async with cluster_of(plane) as cluster:
+            await cluster.add_nodes([node("n0", 4)])
+            ullage = Ullage(plane)
+            ullage.start()
+            plane.scheduler_options = ("--feature-gates=GenericWorkload=true,GangScheduling=true",)
+            plane.start_scheduler(ullage.stanzas())
+            create_group(plane, POD_GROUP_1_36, "train", {"schedulingPolicy": {"gang": {"minCount": 3}}})
+            group = [pod(f"train-{i}", 1.5, gated=False) for i in range(3)]
+            for body in group:
+                body["spec"]["schedulingGroup"] = {"podGroupName": "train"}
+            await create(cluster, group)
+
+            def was_tried() -> bool:
+                conditions = [c for p in cluster.pods.values() for c in p["status"].get("conditions") or ()]
+                return sum(c["type"] == "PodScheduled" and c["status"] == "False" for c in conditions) == 3
+
+            await cluster.until(was_tried, 60, "two find a place, and the third none")
+            await create(cluster, [pod("alone", 3, gated=False)])
+            await cluster.until(lambda: bool(cluster.node_of("alone")), 30, "the node is empty")
+            await cluster.delete("alone")
+            await cluster.add_nodes([node("n1", 4)])
+            await cluster.until(cluster.all_bound, 60, "all of the group have a place now")
 
     asyncio.run(run())
