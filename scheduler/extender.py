@@ -217,7 +217,9 @@ class Extender:
         held = self._held(question)
         if held is not None:
             return held, "confirmed"
-        if mode == "decide" and not engine.ledger.is_gone(head.uid):
+        if engine.ledger.is_settled(head.uid):  # asked late, or of a resize in place, whose pod has its node (1.37)
+            return wire.filter_all(question), mode
+        if mode == "decide":
             return self._decide(asker, question, *engine.judged(spec, engine.candidates(question)))
         if mode == "shadow":
             judged, candidates = engine.judged(spec, engine.candidates(question))
@@ -225,10 +227,15 @@ class Extender:
             asker.after = partial(self._record, asker, question, judged, candidates, decided, "shadow")
         if spec.gpu is None or (mode in SILENT and not asker.is_gpu):
             return wire.filter_all(question), mode
-        passes = self._at(engine.has_devices(spec), question.rows)
-        hidden = self._at(engine.state.hides_devices(spec), question.rows)
-        reasons = ((UNKNOWN_NODE, question.rows < 0), (UNRECORDED, hidden), (NO_DEVICE, np.ones(len(passes), np.bool_)))
-        return wire.filter_some(question, engine.table, passes, reasons), mode
+        reasons = self._device_reasons(spec, question.rows)
+        _, lacking = reasons[-1]
+        return wire.filter_some(question, engine.table, ~lacking, reasons), mode
+
+    def _device_reasons(self, spec: PodSpec, rows: IntArray) -> tuple[tuple[str, BoolArray], ...]:
+        """Why nodes asked about have no devices for a class, and where; the last holds wherever another one does."""
+        lacking = ~self._at(self.engine.has_devices(spec), rows)
+        hidden = self._at(self.engine.state.hides_devices(spec), rows)
+        return (UNKNOWN_NODE, rows < 0), (UNRECORDED, hidden), (NO_DEVICE, lacking)
 
     def _held(self, question: Question) -> bytes | None:
         """The answer for a pod that holds a reservation: confirm it if it is what is asked, else end it.
@@ -256,9 +263,7 @@ class Extender:
             passes = rows == decision.row
             return wire.filter_some(question, engine.table, passes, ((NOT_CHOSEN, ~passes),)), "decided"
         nothing = np.zeros(len(rows), np.bool_)
-        no_device = ~self._at(engine.has_devices(spec), rows)
-        hidden = self._at(engine.state.hides_devices(spec), rows)
-        reasons = ((UNKNOWN_NODE, rows < 0), (UNRECORDED, hidden), (NO_DEVICE, no_device), (NO_ROOM, ~nothing))
+        reasons = (*self._device_reasons(spec, rows), (NO_ROOM, ~nothing))
         return wire.filter_some(question, engine.table, nothing, reasons), "rejected"
 
     @staticmethod

@@ -567,9 +567,25 @@ async def test_a_pod_that_is_gone_is_not_decided_about(tmp_path: Path) -> None:
         pod = api.put("pods", pod_object("p"))
         await until(lambda: "uid-p" in scheduler.app.ledger.pods)
         api.delete("pods", "p", "default")
-        await until(lambda: scheduler.app.ledger.is_gone("uid-p"))
+        await until(lambda: scheduler.app.ledger.is_settled("uid-p"))
         assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
         assert not scheduler.app.ledger.reservations
+
+
+@pytest.mark.parametrize("milli", [0, 600])
+async def test_a_pod_that_runs_is_not_turned_away_from_its_own_node(milli: int, tmp_path: Path) -> None:
+    """kube-scheduler asks about it where its resize in place waits (``InPlacePodVerticalScalingSchedulerPreemption``, 1.37), and
+    evicts others for it where the answer is no."""
+    async with cluster(gpus=1) as api:
+        pod = pod_object("p", milli=milli, cpu="6")
+        pod["spec"]["nodeName"] = NAMES[0]
+        api.put("pods", pod)
+        async with running(api, tmp_path) as scheduler:
+            await until(lambda: "uid-p" in scheduler.app.ledger.pods)
+            resized = json.loads(json.dumps(pod))
+            resized["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "7"
+            answer = await scheduler.filter(resized, NAMES[:1], gpu=bool(milli))
+            assert (answer["NodeNames"], answer["FailedNodes"]) == (NAMES[:1], {})
 
 
 async def test_a_class_is_decided_about_until_a_node_would_rather_not_have_it(tmp_path: Path) -> None:
