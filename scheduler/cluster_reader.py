@@ -12,7 +12,7 @@ import msgspec
 
 from placement import objects
 from placement.errors import UNREADABLE
-from placement.gangs import KINDS, Groups
+from placement.gangs import KINDS, Groups, Kind
 from placement.marks import Budget
 from placement.planning.snapshots import SnapshotError, SnapshotFile, snapshot_of
 from scheduler.errors import ApiError
@@ -39,18 +39,22 @@ async def listed(client: KubeClient, path: str, kind: Any) -> list[Any]:
 
 
 async def listed_groups(client: KubeClient) -> Groups:
-    """What objects say of gangs; kinds that the server does not serve or grant say nothing.
+    """What objects say of gangs; kinds that the server does not serve or grant say nothing, and gangs of those that it cannot
+    list now wait.
 
     Raises
     ------
-    ApiError : the API fails otherwise, or an object cannot be read.
+    ApiError : the API does not answer, or an object cannot be read.
     """
-    groups = Groups()
+    groups, unread = Groups(), set[Kind]()
+    groups.is_unread = unread.__contains__
     for kind in KINDS:
         try:
             found = await listed(client, f"/apis/{kind.version}/{kind.plural}", kind.read)
         except ApiError as error:
-            if error.status not in (403, 404):
+            if error.status >= 500:
+                unread.add(kind)
+            elif error.status not in (403, 404):
                 raise
             continue
         groups.served.add(kind)

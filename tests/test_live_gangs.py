@@ -160,9 +160,15 @@ async def test_snapshot_status_and_doctor_say_what_a_gang_waits_for(tmp_path: Pa
             api.more = set()
             assert await short_gangs(client) == []
             api.more = {PLUGINS}
+            api.fail_next("GET", MEMBER_GROUP.version, 500)
+            unread = {pod.name: pod.waits for pod in (await take_snapshot(client)).pods}
         words = ["plan", "status", "--kubeconfig", kubeconfig(api.port, tmp_path), "-o", "json"]
         told = await asyncio.to_thread(CliRunner().invoke, root, words, catch_exceptions=False)
     assert rows == {"default/w0": why, "default/alone": ""}
+    assert unread == {
+        "default/w0": "podgroups.scheduling.x-k8s.io cannot be read, and its gang may be one",
+        "default/alone": "",
+    }
     assert [(code, hit.path, hit.message) for code, hit in found] == [("UD416", "(gang default/train)", why)]
     document = json.loads(told.stdout)
     assert document["waiting"] == 2
