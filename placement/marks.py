@@ -7,7 +7,7 @@ at a time. Pods that wait for somebody else (a gate that is not ours, the rest o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -78,11 +78,7 @@ def deletion_cost(pod: objects.Pod) -> int:
 
 
 def why_waits(pods: Iterable[objects.Pod], groups: Groups) -> dict[str, str]:
-    """UID → why a pending pod is not to be placed now; ``pods`` are all of a cluster that have not ended.
-
-    kube-scheduler preempts for no pod while somebody of a lower priority leaves the node that it is nominated to
-    (``PodEligibleToPreemptOthers``); nobody else is to make room for it then either.
-    """
+    """UID → why a pending pod is not to be placed now; ``pods`` are all of a cluster that have not ended."""
     pods = list(pods)
     lowest_leaving: dict[str, int] = {}
     for pod in pods:
@@ -97,24 +93,15 @@ def why_waits(pods: Iterable[objects.Pod], groups: Groups) -> dict[str, str]:
     for pod in pods:
         meta = pod.metadata
         uid = meta.uid or f"{meta.namespace}/{meta.name}"
-        named = groups.named(meta.namespace, gang_besides_labels(pod), meta.labels or {})
-        gang = (meta.namespace, named) if named else None
-        if gang is not None:
-            sizes[gang] = max(sizes[gang], gang_size(meta.annotations or {}))
-        reason = ""
-        if not pod.spec.nodeName:
-            gates = [gate.get("name", "") for gate in pod.spec.schedulingGates or ()]
-            foreign = next((gate for gate in gates if gate != PLAN_GATE), "")
-            promised, priority = pod.status.nominatedNodeName or "", pod.spec.priority or 0
-            if meta.deletionTimestamp:
-                reason = DELETED
-            elif foreign:
-                reason = f"it waits behind the gate {foreign}"
-            elif lowest_leaving.get(promised, priority) < priority:
-                reason = f"it is nominated to node {promised}, which pods leave for it"
+        reason = "" if pod.spec.nodeName else _why_held(pod, lowest_leaving)
         if reason:
             why[uid] = reason
-        if gang is not None and not meta.deletionTimestamp:
+        named = groups.named(meta.namespace, gang_besides_labels(pod), meta.labels or {})
+        if not named:
+            continue
+        gang = meta.namespace, named
+        sizes[gang] = max(sizes[gang], gang_size(meta.annotations or {}))
+        if not meta.deletionTimestamp:
             held |= {gang} if reason else set()
             ready[gang] += not reason
             if not (pod.spec.nodeName or reason):
@@ -125,3 +112,22 @@ def why_waits(pods: Iterable[objects.Pod], groups: Groups) -> dict[str, str]:
         elif gang in held:
             why |= dict.fromkeys(members, "a pod of its gang must wait")
     return why
+
+
+def _why_held(pod: objects.Pod, lowest_leaving: Mapping[str, int]) -> str:
+    """Why a pending pod waits, whatever its gang does; empty when nothing holds it. ``lowest_leaving`` is the lowest priority
+    of who leaves a node.
+
+    kube-scheduler preempts for no pod while somebody of a lower priority leaves the node that it is nominated to
+    (``PodEligibleToPreemptOthers``); nobody else is to make room for it then either.
+    """
+    if pod.metadata.deletionTimestamp:
+        return DELETED
+    gates = [gate.get("name", "") for gate in pod.spec.schedulingGates or ()]
+    foreign = next((gate for gate in gates if gate != PLAN_GATE), "")
+    if foreign:
+        return f"it waits behind the gate {foreign}"
+    promised, priority = pod.status.nominatedNodeName or "", pod.spec.priority or 0
+    if lowest_leaving.get(promised, priority) < priority:
+        return f"it is nominated to node {promised}, which pods leave for it"
+    return ""
