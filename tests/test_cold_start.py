@@ -15,7 +15,7 @@ from placement.resources import CPU
 from simulator.learning.training import Effort
 from simulator.reproduce.cold_samples import Population
 from simulator.reproduce.cold_siblings import interval, judge_siblings
-from simulator.reproduce.cold_start import MINUTES, run
+from simulator.reproduce.cold_start import MINUTES, one, run
 from simulator.reproduce.neighbours import expected_of_others, mean_of_others, number_of_others
 from simulator.reproduce.outcomes import Pairs, outcomes_of_others, pairs_of
 from simulator.reproduce.seeds import pooled
@@ -232,6 +232,26 @@ def test_a_length_that_leaves_too_few_samples_is_left_out_and_said(tmp_path: Pat
     assert said[-1][1:] == (2, 2)
     with pytest.raises(ModelError, match="too few to fit"):
         run(data, effort=effort, minutes=(180,))
+
+
+def test_a_later_test_day_is_judged_by_what_the_one_before_has_shown() -> None:
+    """Use is level on the days that are fitted on first, and doubles every six hours on the two that are tested."""
+    base = np.random.default_rng(5).uniform(0.01, 0.05, (8, 1))
+    names = tuple(f"h{i}_net_site_{'ab'[i % 2]}" for i in range(8))
+
+    def day(number: int, growth: np.ndarray) -> UsageSeries:
+        table = (base * growth).astype(np.float32)
+        groups = tuple(name[-6:] for name in names)
+        return UsageSeries(f"planetlab-{number}", names, 0, {CPU: table}, {CPU: np.ones(8)}, groups)
+
+    level, growing = np.ones(DAY), 2.0 ** (np.arange(DAY) / (6 * HOUR))
+    days = [day(number, growth) for number, growth in enumerate([level, level, growing, growing])]
+    effort = Effort(1000, options=FitOptions(trees=2, leaves=3, min_leaf=10))
+    found = one(Population(days), 180, effort=effort, seed=0)
+    once = found["fitted_once"]
+    assert found["tuned_rules"]["last"] < 0.7 * once["tuned_rules"]["last"], "rivals are tuned anew as well"
+    assert found["model"] != once["model"]
+    assert found["samples"] == once["samples"] == 2 * 6 * 8
 
 
 def test_several_seeds_are_one_report_with_its_spread() -> None:

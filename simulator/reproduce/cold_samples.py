@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from placement.learning.baselines import P95, Target, forecast
+from placement.learning.baselines import P95, Target, forecasts
 from placement.learning.features import FeatureSchema
 from placement.learning.siblings import looks_of
 from placement.learning.usage import DAY, HOUR, STEP_S, SingleArray, UsageSeries
 from placement.learning.windows import Past
 from placement.resources import CPU, FloatArray, IntArray
-from simulator.learning.forecast_samples import Rows, Samples
+from simulator.learning.forecast_samples import Rows, Samples, concatenate
 from simulator.reproduce.neighbours import codes_of, expected_of_others, mean_of_others, number_of_others
 from simulator.reproduce.outcomes import Pairs, outcomes_of_others, pairs_of, together
 from simulator.traces.usage_readers import host_of
@@ -52,6 +52,7 @@ class Population:
     def __init__(self, days: Sequence[UsageSeries]) -> None:
         self.days = days
         self._made: dict[tuple[int, int], Pairs] = {}
+        self._told: dict[tuple[int, ...], Cold] = {}
         self.names = sorted({name for day in days for name in day.workloads})
         number = {name: i for i, name in enumerate(self.names)}
         self.shares = np.full((len(days), len(self.names), DAY), np.nan, np.float32)
@@ -71,6 +72,20 @@ class Population:
             "site": codes_of(sites),
             "owner_at_site": codes_of([f"{o} {s}" for o, s in zip(owners, sites, strict=True)]),
         }
+
+    def told(self, length: int, fitted: Sequence[int], tested: Sequence[int]) -> Cold:
+        """Every workload of the days as if begun at every whole hour and ``length`` samples old; made once.
+
+        Days that are ``fitted`` on are looked up in each other, whichever was first, ``tested`` ones in those before.
+        """
+        key = (length, len(fitted), *fitted, *tested)
+        if key not in self._told:
+            known = {day: [other for other in fitted if other != day] for day in fitted}
+            starts = range(0, DAY - TARGET.horizon_h * HOUR - length + 1, HOUR)
+            parts = [self.cold(day, at, length, known.get(day)) for day in (*fitted, *tested) for at in starts]
+            rules = {name: np.concatenate([part.rules[name] for part in parts]) for name in parts[0].rules}
+            self._told[key] = Cold(concatenate([part.samples for part in parts]), rules)
+        return self._told[key]
 
     def cold(self, day: int, begin: int, length: int, known: Sequence[int] | None = None) -> Cold:
         """Every workload of a day as if begun at sample ``begin`` and ``length`` samples old.
@@ -110,8 +125,8 @@ class Population:
         seen = np.concatenate([np.full((len(own), pad), np.nan, np.float32), own], axis=1)
         start = self.days[day].start_s + (begin - pad) * STEP_S
         past = Past(seen, np.array([seen.shape[1]]), np.ones(len(own)), CPU, start)
-        found = {name: forecast(name, past, TARGET)[:, 0].astype(float) for name in RULES}
-        return found | {"request": np.ones(len(own))}
+        found = forecasts(RULES, past, TARGET)
+        return {name: values[:, 0].astype(float) for name, values in found.items()} | {"request": np.ones(len(own))}
 
     def _pairs(self, day: int, begin: int, length: int, others: Sequence[int]) -> Pairs:
         """Pairs of other days, and those of the day whose outcome is known by now."""

@@ -1,15 +1,17 @@
 """``ullage reproduce cold-start``: the next six hours of a workload that has run for 15, 60 or 180 minutes.
 
 What is known of it stands in :mod:`simulator.reproduce.cold_samples`. Names in four folds; fitted on 0303, 0306 and 0309 with a
-start at every hour, tested on 0322 and 0325 with one at every third. The days that are fitted on are looked up in each
-other, whichever was first; the conformal factor comes from models that left a day out, on that day and on names of another
-fold that they have not seen either. Rivals are tuned on the training days of the other names.
+start at every hour, tested on 0322 and 0325 with one at every third. After each test day everything is fitted, and rivals
+are tuned, on that day as well, as a service would that trains daily; what comes without that is told beside it. The days
+that are fitted on are looked up in each other, whichever was first; the conformal factor comes from models that left a day
+out, on that day and on names of another fold that they have not seen either. Rivals are tuned on the same days of the
+other names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,11 @@ from placement.learning.baselines import tuned_scale
 from placement.learning.boosted import FitOptions
 from placement.learning.forecasting import LEVEL
 from placement.learning.stacking import conformal, pinball
-from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
+from placement.learning.usage import HOUR, STEP_S, SingleArray, UsageSeries
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
-from simulator.learning.forecast_samples import Samples, concatenate, folds_of
+from simulator.learning.forecast_samples import Samples, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
-from simulator.reproduce.cold_samples import MIXED_RULE, OUTCOME, TARGET, Cold, Population
+from simulator.reproduce.cold_samples import MIXED_RULE, OUTCOME, TARGET, Population
 from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.forecast_judging import FOLDS, ratio
@@ -39,84 +41,92 @@ START_HOURS = (0, 3, 6, 9, 12, 15)
 EFFORT = Effort(40_000, options=FitOptions(trees=200, learning_rate=0.06, leaves=15, min_leaf=300, feature_share=0.3))
 
 
-@dataclass(frozen=True)
-class _Folded:
-    """Cold samples of all days and starts, with who is who."""
+MODEL, SEEN = "model", "seen_workloads"
+"""Beside the rules: models that never saw the name, and ones that did."""
 
-    cold: Cold
-    fold: IntArray
-    judged: BoolArray
-    past: BoolArray
-    test: BoolArray
+
+@dataclass(frozen=True)
+class _Judged:
+    """What was said of the names of the tested days, by who said it."""
+
+    day: IntArray
+    truth: SingleArray
+    weight: FloatArray
+    said: Mapping[str, FloatArray]
+
+    def but(self, later: _Judged) -> _Judged:
+        """The same, but what ``later`` says of its days."""
+        said = {name: values.copy() for name, values in self.said.items()}
+        for name, values in said.items():
+            values[np.isin(self.day, later.day)] = later.said[name]
+        return replace(self, said=said)
 
 
 def _stamps(days: Sequence[UsageSeries]) -> list[str]:
     return [day.name.rsplit("-", 1)[-1] for day in days]
 
 
-def _folded(population: Population, minutes: int, seed: int) -> _Folded:
-    length = minutes * 60 // STEP_S
-    starts = range(0, DAY - TARGET.horizon_h * HOUR - length + 1, HOUR)
-    train_days, test_days = split_days(_stamps(population.days))
-    known = {day: [other for other in train_days if other != day] for day in train_days}
-    days = range(len(population.days))
-    parts = [population.cold(day, begin, length, known.get(day)) for day in days for begin in starts]
-    samples = concatenate([part.samples for part in parts])
-    rules = {name: np.concatenate([part.rules[name] for part in parts]) for name in parts[0].rules}
-    judged = np.isin(samples.hour, [hour * HOUR for hour in START_HOURS])
-    fold = folds_of(len(population.names), FOLDS, seed)[samples.workload]
-    return _Folded(
-        Cold(samples, rules),
-        fold,
-        judged,
-        np.isin(samples.start_day, train_days),
-        np.isin(samples.start_day, test_days) & judged,
-    )
-
-
 def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> dict[str, Any]:
     """One length of history: the model, every tuned rule, and the ratio to the best of them.
 
     Beside them stand :data:`MIXED_RULE`, a tuned mean of two rules, which is no single rule and much harder to beat, and
-    :data:`OUTCOME`, what the trees start from, tuned likewise.
+    :data:`OUTCOME`, what the trees start from, tuned likewise. ``fitted_once`` is the same where later test days are
+    judged by what was fitted and tuned before the first.
 
     Raises
     ------
     ConfigError : too few days are there.
     """
-    given = _folded(population, minutes, seed)
-    samples, test = given.cold.samples, given.test
-    truth, weight = samples.truth.astype(float), samples.weight
-    tuned = {name: values.copy() for name, values in given.cold.rules.items()}
-    unseen, seen = (np.full(len(samples), np.nan) for _ in range(2))
-    for k in range(FOLDS):
-        mine, others = given.fold == k, given.fold != k
-        fit = given.past & given.judged & others
-        for name, values in given.cold.rules.items():
-            scale = tuned_scale(values[fit], truth[fit], weight[fit], LEVEL)
-            tuned[name][mine] = np.minimum(values[mine] * scale, 1)
-        forecast = _fold(samples, given.past, given.fold, k, effort, seed + 10 * k)
-        neighbour = given.fold == (k + 1) % FOLDS
-        for table, those in ((unseen, mine & test), (seen, neighbour & test)):
-            table[those] = forecast(samples.pick(those))
-    losses = {name: pinball(truth[test], values[test], weight[test], LEVEL) for name, values in tuned.items()}
-    mixed, outcome = losses.pop(MIXED_RULE), losses.pop(OUTCOME)
+    train, test = split_days(_stamps(population.days))
+    once = renewed = _judged(population, minutes, train, test, effort=effort, seed=seed)
+    for number, day in enumerate(test[1:], 1):
+        fitted = [*train, *test[:number]]
+        renewed = renewed.but(_judged(population, minutes, fitted, [day], effort=effort, seed=seed))
+    return {**_scores(renewed), "fitted_once": _scores(once)}
+
+
+def _scores(judged: _Judged) -> dict[str, Any]:
+    losses = {n: pinball(judged.truth.astype(float), of, judged.weight, LEVEL) for n, of in judged.said.items()}
+    model, seen, mixed, outcome = (losses.pop(name) for name in (MODEL, SEEN, MIXED_RULE, OUTCOME))
     best = min(losses, key=lambda n: losses[n])
-    loss = pinball(truth[test], unseen[test], weight[test], LEVEL)
     return {
-        "model": loss,
-        "seen_workloads": pinball(truth[test], seen[test], weight[test], LEVEL),
+        "model": model,
+        "seen_workloads": seen,
         "best_rule": best,
         "best_rule_pinball": losses[best],
-        "ratio": ratio(loss, losses[best]),
+        "ratio": ratio(model, losses[best]),
         "mixed_rule_pinball": mixed,
-        "ratio_to_mixed_rule": ratio(loss, mixed),
+        "ratio_to_mixed_rule": ratio(model, mixed),
         "outcome_pinball": outcome,
-        "ratio_to_outcome": ratio(loss, outcome),
-        "coverage": float((samples.truth[test] <= unseen[test].astype(np.float32)).mean()),
-        "samples": int(test.sum()),
+        "ratio_to_outcome": ratio(model, outcome),
+        "coverage": float((judged.truth <= judged.said[MODEL].astype(np.float32)).mean()),
+        "samples": len(judged.truth),
         "tuned_rules": losses,
     }
+
+
+def _judged(
+    population: Population, minutes: int, fitted: Sequence[int], tested: Sequence[int], *, effort: Effort, seed: int
+) -> _Judged:
+    """Models and rules of the days ``fitted``, which are looked up in each other, on the days ``tested``."""
+    cold = population.told(minutes * 60 // STEP_S, fitted, tested)
+    samples = cold.samples
+    fold = folds_of(len(population.names), FOLDS, seed)[samples.workload]
+    judged = np.isin(samples.hour, [hour * HOUR for hour in START_HOURS])
+    past, test = np.isin(samples.start_day, fitted), np.isin(samples.start_day, tested) & judged
+    truth, weight = samples.truth.astype(float), samples.weight
+    said = {name: np.full(len(samples), np.nan) for name in (MODEL, SEEN, *cold.rules)}
+    for k in range(FOLDS):
+        mine, others, neighbours = fold == k, fold != k, fold == (k + 1) % FOLDS
+        fit = past & judged & others
+        for name, values in cold.rules.items():
+            scale = tuned_scale(values[fit], truth[fit], weight[fit], LEVEL)
+            said[name][mine] = np.minimum(values[mine] * scale, 1)
+        forecast = _fold(samples, past, fold, k, effort, seed + 10 * k)
+        for name, those in ((MODEL, mine & test), (SEEN, neighbours & test)):
+            said[name][those] = forecast(samples.pick(those))
+    of_test = {name: values[test] for name, values in said.items()}
+    return _Judged(samples.start_day[test], samples.truth[test], weight[test], of_test)
 
 
 def _fold(
