@@ -29,8 +29,9 @@ LOOK_BACK = 6 * HOUR
 """Samples of the neighbours that count."""
 SAME_DAY = 2.0
 """What a pair of the day itself counts beside one of another day."""
-MIXED_RULE = "own-and-owner"
-"""Half of the workload's own maximum so far, half of what its owner's others need: the base of the first model."""
+MIXED_RULES = ("own-and-owner", "own-or-owner")
+"""Half of the workload's own maximum so far, half of what its owner's others need; the larger of its own maximum and of
+what they needed on earlier days."""
 OUTCOME = "owner_outcome"
 """What the owner's others that looked alike came to need; see :mod:`simulator.reproduce.outcomes`."""
 RULES = ("last", "max24h", "p95_24h", "p99_24h", "nsigma-2-24h", "nsigma-3-24h", "nsigma-5-24h", "vpa-p90", "vpa-p95")
@@ -115,8 +116,10 @@ class Population:
             schema, Rows.of(table), truth, np.ones(len(rows)), rows, np.full(len(rows), begin), which, which,
             np.full(len(rows), self.days[day].name, dtype=object),
         )  # fmt: skip
-        rules = self._rules(day, begin, own) | {"population-q95": population, "owner": nearest}
-        rules[MIXED_RULE] = features["anchor"]
+        earlier = np.where(np.isfinite(features["owner_earlier"]), features["owner_earlier"], nearest)
+        rules = self._rules(day, begin, own)
+        rules |= {"population-q95": population, "owner": nearest, "owner-earlier": earlier}
+        rules |= zip(MIXED_RULES, (features["anchor"], np.maximum(features["own_max"], earlier)), strict=True)
         rules[OUTCOME] = np.where(np.isfinite(features[OUTCOME]), features[OUTCOME], population)
         return Cold(samples, rules)
 

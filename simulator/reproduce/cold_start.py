@@ -26,7 +26,7 @@ from placement.learning.usage import HOUR, STEP_S, SingleArray, UsageSeries
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Samples, folds_of
 from simulator.learning.training import Effort, fit_bases, predictions
-from simulator.reproduce.cold_samples import MIXED_RULE, OUTCOME, TARGET, Population
+from simulator.reproduce.cold_samples import MIXED_RULES, OUTCOME, TARGET, Population
 from simulator.reproduce.cold_siblings import judge_siblings
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.forecast_judging import FOLDS, ratio
@@ -69,8 +69,8 @@ def _stamps(days: Sequence[UsageSeries]) -> list[str]:
 def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> dict[str, Any]:
     """One length of history: the model, every tuned rule, and the ratio to the best of them.
 
-    Beside them stand :data:`MIXED_RULE`, a tuned mean of two rules, which is no single rule and much harder to beat, and
-    :data:`OUTCOME`, what the trees start from, tuned likewise. ``fitted_once`` is the same where later test days are
+    Beside them stand the better of :data:`MIXED_RULES`, which are no single rules and much harder to beat, and
+    :data:`OUTCOME`, what the trees start from, all tuned likewise. ``fitted_once`` is the same where later test days are
     judged by what was fitted and tuned before the first.
 
     Raises
@@ -87,7 +87,8 @@ def one(population: Population, minutes: int, *, effort: Effort, seed: int) -> d
 
 def _scores(judged: _Judged) -> dict[str, Any]:
     losses = {n: pinball(judged.truth.astype(float), of, judged.weight, LEVEL) for n, of in judged.said.items()}
-    model, seen, mixed, outcome = (losses.pop(name) for name in (MODEL, SEEN, MIXED_RULE, OUTCOME))
+    model, seen, outcome = (losses.pop(name) for name in (MODEL, SEEN, OUTCOME))
+    mixed, mixed_rule = min((losses.pop(name), name) for name in MIXED_RULES)
     best = min(losses, key=lambda n: losses[n])
     return {
         "model": model,
@@ -95,6 +96,7 @@ def _scores(judged: _Judged) -> dict[str, Any]:
         "best_rule": best,
         "best_rule_pinball": losses[best],
         "ratio": ratio(model, losses[best]),
+        "mixed_rule": mixed_rule,
         "mixed_rule_pinball": mixed,
         "ratio_to_mixed_rule": ratio(model, mixed),
         "outcome_pinball": outcome,
