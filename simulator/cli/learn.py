@@ -411,6 +411,7 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
             "best rule": _texts(entry["best_rule"]),
             "its pinball": f"{entry['best_rule_pinball']:.4f}",
             "ratio": f"{entry['ratio']:.3f}",
+            "fitted once": f"{entry['fitted_once']['ratio']:.3f}",
             "to own and owner": f"{entry['ratio_to_mixed_rule']:.3f}",
             "coverage": f"{entry['coverage']:.3f}",
             **{
@@ -432,6 +433,7 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
             "best rule": "request",
             "its pinball": f"{entry['request_pinball']:.4f}",
             "ratio": f"{entry['ratio']:.3f}",
+            "fitted once": "",
             "to own and owner": "",
             "coverage": f"{entry['coverage']:.3f}",
         }
