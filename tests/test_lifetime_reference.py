@@ -35,6 +35,7 @@ from placement.learning.lineage import (
     class_of,
 )
 from placement.learning.survival import PRIOR, UNKNOWN, lifespans
+from simulator.reproduce.sibling_rules import SiblingBursts
 
 NAN = math.nan
 
@@ -193,6 +194,38 @@ def test_simple_rules_say_what_their_names_do() -> None:
     assert shares["survival"] == pytest.approx((1 / 3, 2 / 3 / 2, 1 / 6, 1 / 6)), (
         "of who outlived an hour nothing is known"
     )
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_survival_over_bursts_is_what_all_pods_of_the_latest_ones_say(window: int) -> None:
+    rng = np.random.default_rng(window)
+    begins = np.sort(rng.integers(0, 40, 120)) * 1000.0
+    lives = [(owner, at, at + life) for owner, at, life in zip(
+        rng.choice(["x", "y"], 120).tolist(), begins.tolist(), rng.choice([300, 2000, 9000, 90_000], 120), strict=True,
+    )]  # fmt: skip
+    now, bursts = 41_000.0, SiblingBursts(2)
+    moments = [(at, 1, owner, at) for owner, at, _ in lives]
+    moments += [(end, 0, owner, at) for owner, at, end in lives if end <= now]
+    for at, is_arrival, owner, began in sorted(moments):
+        if is_arrival:
+            bursts.arrive((owner, "all"), at)
+        else:
+            bursts.end((owner, "all"), began, at)
+    for asked in ("x", "y", "nobody"):
+        own = [(at, end) for owner, at, end in lives if asked in (owner, "nobody")]
+        latest = sorted({at for at, _ in own})[-window:]
+        alive, wanted = 1.0, []
+        for low, high in pairwise((0, *LIMITS_S)):
+            spans = [(min(end, now) - at, end <= now) for at, end in own if at in latest]
+            passed = sum(span > high for span, _ in spans)
+            fell = sum(has_ended and low < span <= high for span, has_ended in spans)
+            passing = passed / (passed + fell) if passed + fell else 0.5
+            wanted.append(alive * (1 - passing))
+            alive *= passing
+        found = bursts.survival((asked, "all"), now, window)
+        if any(end <= now for at, end in own if at in latest):
+            assert found == pytest.approx((*wanted, alive))
+    assert SiblingBursts(1).survival(("x",), 0.0, window) is None
 
 
 # ── hazards ───────────────────────────────────────────────────────────────────────────────────
