@@ -54,6 +54,7 @@ class Population:
         self.days = days
         self._made: dict[tuple[int, int], Pairs] = {}
         self._told: dict[tuple[int, ...], Cold] = {}
+        self._ruled: dict[tuple[int, int, int], dict[str, FloatArray]] = {}
         self.names = sorted({name for day in days for name in day.workloads})
         number = {name: i for i, name in enumerate(self.names)}
         self.shares = np.full((len(days), len(self.names), DAY), np.nan, np.float32)
@@ -124,12 +125,16 @@ class Population:
         return Cold(samples, rules)
 
     def _rules(self, day: int, begin: int, own: SingleArray) -> dict[str, FloatArray]:
-        pad = -own.shape[1] % HOUR
-        seen = np.concatenate([np.full((len(own), pad), np.nan, np.float32), own], axis=1)
-        start = self.days[day].start_s + (begin - pad) * STEP_S
-        past = Past(seen, np.array([seen.shape[1]]), np.ones(len(own)), CPU, start)
-        found = forecasts(RULES, past, TARGET)
-        return {name: values[:, 0].astype(float) for name, values in found.items()} | {"request": np.ones(len(own))}
+        """By rules on its own samples alone; made once, whatever days neighbours are looked up in."""
+        key = (day, begin, own.shape[1])
+        if key not in self._ruled:
+            pad = -own.shape[1] % HOUR
+            seen = np.concatenate([np.full((len(own), pad), np.nan, np.float32), own], axis=1)
+            start = self.days[day].start_s + (begin - pad) * STEP_S
+            past = Past(seen, np.array([seen.shape[1]]), np.ones(len(own)), CPU, start)
+            found = {name: values[:, 0].astype(float) for name, values in forecasts(RULES, past, TARGET).items()}
+            self._ruled[key] = found | {"request": np.ones(len(own))}
+        return dict(self._ruled[key])
 
     def _pairs(self, day: int, begin: int, length: int, others: Sequence[int]) -> Pairs:
         """Pairs of other days, and those of the day whose outcome is known by now."""
