@@ -201,6 +201,7 @@ class Replay:
         self._gathered: list[int] = []
         self._alone_s = NEVER
         self._in_vain: set[int] = set()
+        self._buys_again_s: dict[Unit, int] = {}
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────
 
@@ -708,6 +709,17 @@ class Replay:
         is_same = self._emptied.get(idle.node) == idle.emptied
         if row is not None and is_same and not self.state.residents_on[row]:
             self.retire(idle.node)
+            self._buy_later()
+
+    def _buy_later(self) -> None:
+        """A node has stood empty until it went: gangs that wait are bought for once they have waited twice as long.
+
+        What limits sell, or what holds them by their rules, may never be enough.
+        """
+        for unit, waiting in self._pending:
+            if not isinstance(unit, PodSpec):
+                oldest_s = int(self.trace.pods.arrival_s[waiting.pods[0]])
+                self._buys_again_s[unit] = 2 * self.time_s - oldest_s
 
     def _scan(self, _: object) -> None:
         assert self.scaler is not None, "only an elastic fleet is scanned"
@@ -717,7 +729,8 @@ class Replay:
         orders = self.scaler.order(classes, self.time_s, self._came(self.scaler.settings))
         for node, ready_s in orders:
             self._push(ready_s, _NODE, node)
-        if self._pending and (orders or self._queue):
+        buys_later = any(at_s > self.time_s for at_s in self._buys_again_s.values())
+        if self._pending and (orders or self._queue or buys_later):
             self._scan_at = self.time_s + self.scaler.settings.scan_s
             self._push(self._scan_at, _SCAN, None)
 
@@ -730,6 +743,8 @@ class Replay:
             if waiting.seen < self._pending.rooms:  # they have not been tried since something changed
                 spare = spare or Spare(self.snapshot, self.strategy)
                 num -= spare.takes(unit, num)
+            if self._buys_again_s.get(unit, 0) > self.time_s:
+                continue
             for spec, each in classes_of(unit).items() if num else ():
                 wanted[spec] += self._for_new_nodes(spec, each * num)
         return +wanted

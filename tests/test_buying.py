@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from placement.errors import ConfigError
@@ -103,6 +104,25 @@ def test_nobody_buys_again_and_again_for_pods_that_no_new_node_helps(
     options = ReplayOptions(elastic=Elastic(SHAPES[:1], buys=buys), end_s=5_000)
     outcome = Replay(trace, STRATEGIES["best-fit"], options).run()
     assert (len(outcome.node_names), outcome.num_placed) == (nodes, placed)
+
+
+@pytest.mark.parametrize(("limit", "rules"), [(1, PodRules()), (0, TOGETHER)])
+@pytest.mark.parametrize("buys", PURCHASES)
+def test_a_gang_that_bought_nodes_do_not_help_is_bought_for_more_and_more_seldom(
+    buys: str, limit: int, rules: PodRules
+) -> None:
+    """Five pods of which a node holds three: one node is sold, or all must share one. Nodes go after ten minutes."""
+    spec = pod(1000, 4, labels=(("app", "a"),), pod_rules=rules)
+    trace = Trace.of("gang", (), [(f"p{i}", spec, 0, 90_000) for i in range(5)] + [("late", pod(1, 1), 86_000, 86_001)])
+    trace = trace.but(pods=replace(trace.pods, gang=np.array([0] * 5 + [-1])))
+    shapes = (replace(SHAPES[0], limit=limit),)
+
+    def nodes(end_s: int) -> int:
+        options = ReplayOptions(elastic=Elastic(shapes, buys=buys), end_s=end_s)
+        return len(Replay(trace, STRATEGIES["best-fit"], options).run().node_names)
+
+    day, hour = nodes(86_000), nodes(3_600)
+    assert 0 < hour <= day <= 4 * hour
 
 
 @pytest.mark.parametrize("buys", ["ffd", "planned", "foreseen"])
