@@ -22,7 +22,6 @@ from placement.errors import PlacementError
 from placement.whole_files import require_folder, whole_file
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
-API_VERSION = "ullage.dev/v1"
 TELL_S = 30.0
 """How often work that is not watched says how far it is."""
 
@@ -72,19 +71,6 @@ def check_folder(folder: Path, what: str) -> None:
         raise PlacementError(f"{what} {folder}: {error.strerror}; choose another folder") from error
 
 
-output_option = click.option(
-    "-o", "--output", type=click.Choice(FORMATS), default="table", help="Format on standard output."
-)
-
-
-bad_rows = click.option(
-    "--bad-rows",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    help="Of a recorded source: name the first damaged row and stop, or leave such rows out and count them.",
-)
-
-
 def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], output: str) -> str:
     """``document`` for JSON and YAML, ``rows`` (equal keys) for the tables."""
     if output == "json":
@@ -100,6 +86,11 @@ def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], outpu
         writer.writerows(rows)
         return buffer.getvalue().rstrip()
     return markdown(rows) if output == "markdown" else table(rows, _terminal_columns())
+
+
+def emit(kind: str, document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], output: str) -> None:
+    """Print a document of ours, or its ``rows``, as ``-o`` asked for."""
+    click.echo(render({"apiVersion": "ullage.dev/v1", "kind": kind, **document}, rows, output))
 
 
 def cell(value: Any) -> str:

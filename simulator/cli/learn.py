@@ -14,20 +14,13 @@ import click
 
 from placement.command_text import shown_command
 from placement.errors import ConfigError, nearest
-from simulator.cli.options import REPORT
-from simulator.output import API_VERSION, FORMATS, check_folder, output_option, progress, render, write_whole
+from simulator.cli.options import DATA, OUTPUT, QUIET, REPORT, SEED
+from simulator.output import FORMATS, check_folder, emit, progress, write_whole
 from simulator.traces.calendar_option import BEGINS
 
 if TYPE_CHECKING:
     from placement.learning.baselines import Target
     from simulator.reproduce.parts import Progress
-
-DATA = click.option(
-    "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Folder of recorded traces.",
-)
 
 
 class LearnTrace(click.Path):
@@ -52,9 +45,6 @@ SEEDS = click.option(
     default=1,
     help="How many seeds, from --seed on: figures are means, `spread` holds least and most.",
 )
-
-
-QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 
 def _say(quiet: bool, clock: Callable[[], float] = time.monotonic) -> Progress:
@@ -117,14 +107,10 @@ def lifetime_rows(ages: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows_of(ages)
 
 
-def _emit(kind: str, document: Mapping[str, Any], rows: list[dict[str, Any]], output: str) -> None:
-    click.echo(render({"apiVersion": API_VERSION, "kind": kind, **document}, rows, output))
-
-
 @click.command()
 @click.argument("trace", type=LEARN)
 @click.option("-m", "--model", type=FOLDER, help="Folder to write; `-o MODEL` does as well.  [required]")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of everything random.")
+@SEED
 @click.option(
     "--horizon", "horizons", multiple=True, help="Such as 6h-peak; repeat. Default: 1, 6 and 24 h, peak and p95."
 )
@@ -207,13 +193,13 @@ def _emit_both(
     """Two tables, where both were learned; one document, and one of CSV with the columns of both."""
     if output == "csv" and usage and lifetimes:
         columns = dict.fromkeys((*usage[0], *lifetimes[0]), "")
-        _emit(kind, document, [{**columns, **row} for row in (*usage, *lifetimes)], output)
+        emit(kind, document, [{**columns, **row} for row in (*usage, *lifetimes)], output)
         return
     if usage or not lifetimes:
-        _emit(kind, document, usage, output)
+        emit(kind, document, usage, output)
     if lifetimes and (output not in ("json", "yaml") or not usage):
         click.echo("\n" * bool(usage), nl=False)
-        _emit(kind, document, lifetimes, output)
+        emit(kind, document, lifetimes, output)
 
 
 @click.command()
@@ -228,7 +214,7 @@ def _emit_both(
 @REPORT
 @BEGINS
 @QUIET
-@output_option
+@OUTPUT
 def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None, quiet: bool, output: str) -> None:
     """Judge a model on the last third of TRACE (as for `ullage train`), beside every rival and the oracle.
 
@@ -264,7 +250,7 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
     help="Leave each task's result here, and take those that are there (same data, code and seed).",
 )
 @QUIET
-@output_option
+@OUTPUT
 def reproduce_forecast(
     data: Path, seed: int, only: tuple[str, ...], keep: Path | None, quiet: bool, output: str
 ) -> None:
@@ -285,7 +271,7 @@ def reproduce_forecast(
         }
         for name, t in result["tasks"].items()
     ]
-    _emit("Reproduction", result, rows, output)
+    emit("Reproduction", result, rows, output)
     if output == "table":
         click.echo(
             f"\ngeomean {result['geomean']:.3f}  worst {result['worst']:.3f}  vs VPA {result['vs_vpa']:.3f} "
@@ -298,7 +284,7 @@ def reproduce_forecast(
 @click.option("--seed", type=click.IntRange(0), default=11, help="Of everything random.")
 @SEEDS
 @QUIET
-@output_option
+@OUTPUT
 def reproduce_eurosys21(data: Path, seed: int, seeds: int, quiet: bool, output: str) -> None:
     """Node peaks over 24 h: savings at 1 % violations (EuroSys'21), ours, and reclaimable capacity."""
     from simulator.reproduce.eurosys import run
@@ -313,7 +299,7 @@ def reproduce_eurosys21(data: Path, seed: int, seeds: int, quiet: bool, output: 
         }
         for name, value in sorted(result["savings_at_1pct"].items(), key=lambda item: -item[1])
     ]
-    _emit("Reproduction", result, rows, output)
+    emit("Reproduction", result, rows, output)
     if output == "table":
         click.echo(f"\ngap closed from {_texts(result['best_history'])} to the oracle: {_with_spread(result)}")
 
@@ -337,7 +323,7 @@ def _with_spread(result: Mapping[str, Any]) -> str:
     "--only", multiple=True, metavar="TASK", help="bitbrains-cpu, bitbrains-cpu-memory or planetlab-cpu; repeat."
 )
 @QUIET
-@output_option
+@OUTPUT
 def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], quiet: bool, output: str) -> None:
     """Nodes needed at no more than 1 % overloaded node-time: requests, tuned baselines, ours, the oracle."""
     from simulator.reproduce.packing import TASKS, run
@@ -358,7 +344,7 @@ def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], 
         for task, found in result["tasks"].items()
         for n, e in found["policies"].items()
     ]
-    _emit("Reproduction", result, rows, output)
+    emit("Reproduction", result, rows, output)
     if output == "table":
         for task, found in result["tasks"].items():
             click.echo(f"{task}: {found['gap_closed']:.1%} of the gap from {found['best_history']} to the oracle")
@@ -368,7 +354,7 @@ def reproduce_packing(data: Path, seed: int, draws: int, only: tuple[str, ...], 
 @DATA
 @click.option("--seed", type=click.IntRange(0), default=5, help="Of everything random.")
 @QUIET
-@output_option
+@OUTPUT
 def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None:
     """Class of lifetime at arrival by owner, against simple owner and sibling rules."""
     from simulator.reproduce.lifetimes import run
@@ -388,7 +374,7 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
                     "C-index": f"{entry['c_index']:.3f}",
                 }
             )
-    _emit("Reproduction", result, rows, output)
+    emit("Reproduction", result, rows, output)
 
 
 @click.command("cold-start")
@@ -396,7 +382,7 @@ def reproduce_lifetimes(data: Path, seed: int, quiet: bool, output: str) -> None
 @click.option("--seed", type=click.IntRange(0), default=9, help="Of everything random.")
 @SEEDS
 @QUIET
-@output_option
+@OUTPUT
 def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output: str) -> None:
     """The next six hours after 15, 60 and 180 minutes of history, against tuned simple rules."""
     from simulator.reproduce.cold_start import run
@@ -440,4 +426,4 @@ def reproduce_cold_start(data: Path, seed: int, seeds: int, quiet: bool, output:
         for name, entry in sorted(siblings.items())
         if entry["workloads"]
     ]
-    _emit("Reproduction", result, rows, output)
+    emit("Reproduction", result, rows, output)

@@ -10,6 +10,7 @@ import click
 
 from placement.errors import ConfigError, PlacementError
 from placement.whole_files import require_file
+from simulator.output import FORMATS
 
 
 class _Page(click.Path):
@@ -44,8 +45,24 @@ def _check_writable(path: Path) -> None:
         raise PlacementError(f"report {path}: {folder} is read-only; choose another folder")
 
 
+DATA = click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of recorded traces.",
+)
 REPORT = click.option("--report", type=_Page(), help="Write an HTML report here.")
 SEED = click.option("--seed", type=click.IntRange(0), default=0, help="Of everything random.")
 PRICES = click.option(
     "--prices", type=click.Path(path_type=Path), help="Price book (CSV); when absent TRACE's, else the one that ships."
+)
+QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+OUTPUT = click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="Format on standard output.")
+BAD_ROWS = click.option(
+    "--bad-rows",
+    "skip_bad_rows",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    callback=lambda _context, _option, value: value == "skip",
+    help="Of a recorded source: name the first damaged row and stop, or leave such rows out and count them.",
 )

@@ -19,9 +19,9 @@ from placement.command_text import shown_command
 from placement.errors import ConfigError, why
 from placement.planning.plans import Action, Plan
 from simulator.cli import plan_traces
-from simulator.cli.options import PRICES, REPORT, SEED
+from simulator.cli.options import OUTPUT, PRICES, REPORT, SEED
 from simulator.cli.spans import moment, seconds
-from simulator.output import output_option, progress, render, write_whole
+from simulator.output import progress, render, write_whole
 
 if TYPE_CHECKING:
     from placement.planning.snapshots import SnapshotFile
@@ -56,7 +56,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--time", "time_s", type=float, default=10.0, help="Seconds to plan."),
         SEED,
         REPORT,
-        output_option,
+        OUTPUT,
     )
 
     @functools.wraps(function)

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError
-from simulator.cli.options import PRICES, SEED
+from simulator.cli.options import OUTPUT, PRICES, SEED
 from simulator.cli.spans import seconds
-from simulator.output import data_only, output_option, progress, render
+from simulator.output import data_only, emit, progress
 
 
 @click.command("bench")
@@ -34,15 +34,14 @@ from simulator.output import data_only, output_option, progress, render
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the first; the next follow.")
 @click.option("--time", "time_s", type=float, default=10.0, help="Seconds per plan.")
 @click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", help="What --time is measured by.")
-@output_option
+@OUTPUT
 def bench_command(what: str, instances: int, seed: int, time_s: float, clock: str, output: str) -> None:
     """Plans on committed instances: value, certified gap, and the rival beside them."""
     from simulator.planning.bench import bench
 
     with data_only(), progress("plans") as advance:
         rows = bench(what, instances, time_s, advance, clock=clock, first_seed=seed)
-    document = {"apiVersion": "ullage.dev/v1", "kind": "PlanBench", "bench": what, "time_s": time_s, "rows": rows}
-    click.echo(render(document, rows, output))
+    emit("PlanBench", {"bench": what, "time_s": time_s, "rows": rows}, rows, output)
 
 
 @click.command()
@@ -51,7 +50,7 @@ def bench_command(what: str, instances: int, seed: int, time_s: float, clock: st
 @click.option("--time", "time_s", type=float, default=20.0, help="Seconds to plan.")
 @click.option("--fill", is_flag=True, help="Ignore departures: all pods of the trace at once.")
 @SEED
-@output_option
+@OUTPUT
 def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int, output: str) -> None:
     """Cheapest fixed fleet that holds TRACE at its peak, with a certified gap and USD a month."""
     import time
@@ -73,7 +72,7 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
             return now
 
         row = fleet_row(without_departures(read) if fill else read, book, Deadline(time_s, clock), seed=seed)
-    click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanFleet", **row}, [row], output))
+    emit("PlanFleet", row, [row], output)
 
 
 @click.command()
@@ -95,7 +94,7 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     "--until", "until_s", callback=seconds, metavar="SPAN", help="Its time ahead ends then. Default: the end."
 )
 @click.option("--days", type=click.FloatRange(0.01, 400), default=28, help="Of history.")
-@output_option
+@OUTPUT
 def expect(
     trace: str,
     ahead_s: int,
@@ -117,7 +116,7 @@ def expect(
             until_s = until_s or int(read.pods.arrival_s.max() - read.pods.arrival_s.min())
         for quantile in quantiles:
             rows += judged(read, Judging(ahead_s, quantile, every_s, since_s, until_s or 0, days), advance)
-    click.echo(render({"apiVersion": "ullage.dev/v1", "kind": "PlanExpect", "rows": rows}, rows, output))
+    emit("PlanExpect", {"rows": rows}, rows, output)
 
 
 @click.command("replay")
@@ -191,7 +190,7 @@ def expect(
     help="With --judge ACT: seconds it is judged over; an interval when absent.",
 )
 @SEED
-@output_option
+@OUTPUT
 def replay_command(
     trace: str,
     strategies: tuple[str, ...],
@@ -229,8 +228,7 @@ def replay_command(
             else:
                 rows += judge_all(read, book, question)
             advance(done, len(pairs))
-    document = {"apiVersion": "ullage.dev/v1", "kind": "PlanReplay", "ignored": list(ignored), "rows": rows}
-    click.echo(render(document, rows, output))
+    emit("PlanReplay", {"ignored": list(ignored), "rows": rows}, rows, output)
 
 
 COMMANDS = (bench_command, fleet, expect, replay_command)

@@ -17,10 +17,10 @@ from simulator.cli.learn import (
     reproduce_lifetimes,
     reproduce_packing,
 )
-from simulator.cli.options import REPORT
+from simulator.cli.options import OUTPUT, QUIET, REPORT
 from simulator.cli.reproduce_priority import reproduce_priority_matters
 from simulator.cli.reproduce_replays import adversaries_command, empty_nodes_command, placement_command
-from simulator.output import API_VERSION, output_option, progress, render, write_whole
+from simulator.output import emit, progress, write_whole
 
 
 @click.group()
@@ -45,8 +45,8 @@ def reproduce() -> None:
 )
 @click.option("--variant", "only", multiple=True, help="Only these pod lists; repeat. Default: all that are there.")
 @click.option("--policy", "policies", multiple=True, help="Only these policies; repeat. Default: all seven.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@output_option
+@QUIET
+@OUTPUT
 def fgd_atc23(
     data: Path,
     report: Path | None,
@@ -82,7 +82,7 @@ def fgd_atc23(
         from simulator.reproduce.fgd_page import headline
 
         click.echo(f"{headline(result)}\nGPU allocation, %, when 130 % has been asked for, mean of 10 seeds:\n")
-    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, rows, output))
+    emit("Reproduction", result, rows, output)
 
 
 for _command in (

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError
-from simulator.output import output_option, progress, render
+from simulator.cli.options import OUTPUT
+from simulator.output import progress, render
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str], tuple[Any, ...]]:
@@ -52,7 +53,7 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
     default=Path(".cache/ullage"),
     help="Finished cells are kept here; the same command, of the same code, takes up again after an interruption.",
 )
-@output_option
+@OUTPUT
 def reproduce_priority_matters(
     seeds_file: Path,
     num_seeds: int | None,

@@ -9,12 +9,12 @@ import click
 
 from placement.errors import ConfigError, nearest
 from simulator.cli.learn import note_omitted
-from simulator.cli.options import REPORT
-from simulator.output import API_VERSION, output_option, progress, render, write_whole
+from simulator.cli.options import DATA, OUTPUT, QUIET, REPORT
+from simulator.output import emit, progress, write_whole
 
 
 @click.command("empty-nodes")
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings.")
+@DATA
 @click.option(
     "--set-up",
     "set_ups",
@@ -30,8 +30,8 @@ from simulator.output import API_VERSION, output_option, progress, render, write
 @click.option("--seeds", type=click.IntRange(1), default=3, help="How many seeds, from --seed on.")
 @click.option("--nodes", type=click.IntRange(1), help="Size of the fleets.  [default: the least on which nobody waits]")
 @click.option("--tuning", is_flag=True, help="The days before those that are judged.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@output_option
+@QUIET
+@OUTPUT
 def empty_nodes_command(
     data: Path,
     set_ups: tuple[str, ...],
@@ -63,14 +63,12 @@ def empty_nodes_command(
 
 def _emit(result: dict[str, Any], rows: list[dict[str, Any]], output: str) -> None:
     shown = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    click.echo(render({"apiVersion": API_VERSION, "kind": "Reproduction", **result}, shown, output))
+    emit("Reproduction", result, shown, output)
 
 
 def _options(command: Any) -> Any:
     for option in (
-        click.option(
-            "--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of recordings."
-        ),
+        DATA,
         click.option(
             "--share",
             type=click.FloatRange(0, 1, min_open=True),
@@ -82,8 +80,8 @@ def _options(command: Any) -> Any:
         click.option(
             "--cache", type=click.Path(path_type=Path), help="Keeps finished cells, to go on after an interruption."
         ),
-        click.option("-q", "--quiet", is_flag=True, help="No progress."),
-        output_option,
+        QUIET,
+        OUTPUT,
     ):
         command = option(command)
     return command

@@ -14,8 +14,8 @@ import click
 from placement.command_text import shown_command
 from placement.errors import ConfigError, PlacementError
 from placement.learning.horizons import HORIZONS
-from simulator.cli.options import REPORT
-from simulator.output import API_VERSION, bad_rows, output_option, progress, render, write_whole
+from simulator.cli.options import BAD_ROWS, OUTPUT, QUIET, REPORT
+from simulator.output import emit, progress, render, write_whole
 
 if TYPE_CHECKING:
     from placement.strategy import Strategy
@@ -109,10 +109,10 @@ def _question_options(command: Any) -> Any:
         click.option(
             "--siblings", is_flag=True, help="Predict new owners in their first day from others who looked alike."
         ),
-        bad_rows,
+        BAD_ROWS,
         REPORT,
-        click.option("-q", "--quiet", is_flag=True, help="No progress."),
-        output_option,
+        QUIET,
+        OUTPUT,
     )
     for option in reversed(options):
         command = option(command)
@@ -120,29 +120,18 @@ def _question_options(command: Any) -> Any:
 
 
 def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[str, Any]) -> Question:
+    """The question of all options that are left; whatever is named twice counts once."""
     from simulator.compare import Question
 
+    first, number = given.pop("first_seed"), given.pop("seeds")
+    named: dict[str, Any] = {
+        key: tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value for key, value in given.items()
+    }
     return Question(
         traces=tuple(dict.fromkeys(traces)),
         strategies=tuple(dict.fromkeys(strategies)),
-        deliveries=tuple(dict.fromkeys(given["deliveries"])),
-        seeds=tuple(range(given["first_seed"], given["first_seed"] + given["seeds"])),
-        loads=tuple(dict.fromkeys(given["loads"])),
-        lifetimes=given["lifetimes"],
-        fleet=given["fleet"],
-        prices=given["prices"],
-        spot_share=given["spot_share"],
-        interruptions=given["interruptions"],
-        warmup_s=given["warmup_s"],
-        until=given["until"],
-        fill=given["fill"],
-        skip_bad_rows=given["bad_rows"] == "skip",
-        mechanism=given["mechanism"],
-        keep_namespaces=tuple(dict.fromkeys(given["keep_namespaces"])),
-        model=given["model"],
-        horizon=given["horizon"],
-        siblings=given["siblings"],
-        learn_lifetimes=given["learn_lifetimes"],
+        seeds=tuple(range(first, first + number)),
+        **named,
     )
 
 
@@ -307,7 +296,7 @@ def strategies(context: click.Context) -> None:
 
 
 @strategies.command("list")
-@output_option
+@OUTPUT
 def list_strategies(output: str) -> None:
     """Every strategy that ships."""
     from placement.strategies import STRATEGIES
@@ -317,14 +306,14 @@ def list_strategies(output: str) -> None:
         for s in STRATEGIES.values()
     ]
     shown = [{key: cell for key, cell in row.items() if key != "digest"} for row in rows]
-    click.echo(render({"apiVersion": API_VERSION, "kind": "StrategyList", "items": rows}, shown, output))
+    emit("StrategyList", {"items": rows}, shown, output)
     if output == "table":
         click.echo("\nsee them at work: ullage compare TRACE -s kube-default -s priced -s ullage", err=True)
 
 
 @strategies.command("describe")
 @click.argument("strategy", metavar="NAME")
-@output_option
+@OUTPUT
 def describe(strategy: str, output: str) -> None:
     """What a strategy adds up, in words; exact weights and parameters with -o json."""
     from placement.strategies import strategy_named
@@ -335,8 +324,6 @@ def describe(strategy: str, output: str) -> None:
         click.echo("\n".join(_in_words(found, terms)))
         return
     document = {
-        "apiVersion": API_VERSION,
-        "kind": "Strategy",
         "name": found.name,
         "description": found.description,
         "scores": found.kind,
@@ -348,7 +335,7 @@ def describe(strategy: str, output: str) -> None:
         "terms": terms,
     }
     rows = [{key: value for key, value in term.items() if key != "parameters"} for term in terms]
-    click.echo(render(document, rows, output))
+    emit("Strategy", document, rows, output)
 
 
 def _terms(strategy: Strategy) -> list[dict[str, Any]]:

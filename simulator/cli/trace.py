@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from placement.errors import ConfigError, nearest
-from simulator.cli.options import SEED
+from simulator.cli.options import BAD_ROWS, OUTPUT, SEED
 from simulator.cli.spans import moment
-from simulator.output import API_VERSION, bad_rows, output_option, render, write_whole
+from simulator.output import emit, write_whole
 from simulator.traces.calendar_option import BEGINS, check_begin
 from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import read_failures
@@ -30,6 +30,10 @@ def _no_bundled(_context: click.Context, _argument: click.Parameter, target: Pat
     if str(target) == BUNDLED:
         raise click.BadParameter(f"`{target}` is the bundled trace's name; call the file {target}.ullage.")
     return target
+
+
+SOURCE = click.argument("source", metavar="TRACE")
+TARGET = click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
 
 
 class _Commands(click.Group):
@@ -57,24 +61,24 @@ def trace() -> None:
 
 
 @trace.command()
-@click.argument("source", metavar="TRACE")
+@SOURCE
 @click.option(
     "--workload",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write its workload here, for `ullage serve --workload`.",
 )
-@bad_rows
-@output_option
-def info(source: str, workload: Path | None, bad_rows: str, output: str) -> None:
+@BAD_ROWS
+@OUTPUT
+def info(source: str, workload: Path | None, skip_bad_rows: bool, output: str) -> None:
     """What is in a trace."""
-    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    found = open_trace(source, skip_bad_rows=skip_bad_rows)
     if workload is not None:
         write_whole(
             {workload: msgspec.json.format(msgspec.json.encode(workload_of(found))).decode() + "\n"}, "workload"
         )
         click.echo(f"wrote {workload}", err=True)
     facts = facts_of(found)
-    click.echo(render({"apiVersion": API_VERSION, "kind": "TraceInfo", **facts}, rows_of(facts), output))
+    emit("TraceInfo", facts, rows_of(facts), output)
 
 
 @trace.command("validate")
@@ -85,16 +89,16 @@ def info(source: str, workload: Path | None, bad_rows: str, output: str) -> None
     shell_complete=lambda _context, _code, begun: [r.code for r in RULES if r.code.startswith(begun.upper())],
 )
 @click.option("--fix", "fix_to", type=click.Path(dir_okay=False, path_type=Path), help="Write a mended copy here.")
-@bad_rows
-@output_option
-def validate_trace(source: str, code: str | None, fix_to: Path | None, bad_rows: str, output: str) -> None:
+@BAD_ROWS
+@OUTPUT
+def validate_trace(source: str, code: str | None, fix_to: Path | None, skip_bad_rows: bool, output: str) -> None:
     """Check a trace by coded rules (exit 1 if an error is found), or `validate explain CODE` (without CODE: all of them)."""
     if source == "explain":
         click.echo(explain_rule(code) if code else "\n".join(f"{r.code}  {r.severity:8} {r.title}" for r in RULES))
         return
     if code is not None:
         raise click.UsageError(f"one trace at a time; what is {code!r}?")
-    found = open_trace(source, skip_bad_rows=bad_rows == "skip", check=False)
+    found = open_trace(source, skip_bad_rows=skip_bad_rows, check=False)
     if fix_to is not None:
         found, codes = fixed(found)
         found.save(fix_to)
@@ -104,7 +108,7 @@ def validate_trace(source: str, code: str | None, fix_to: Path | None, bad_rows:
     if not rows:
         click.echo(f"no findings ({len(RULES)} rules)", err=True)
     if rows or output != "table":
-        click.echo(render({"apiVersion": API_VERSION, "kind": "Findings", "findings": rows}, rows, output))
+        emit("Findings", {"findings": rows}, rows, output)
     if any(finding.severity == "error" for finding in findings):
         raise click.exceptions.Exit(1)
 
@@ -119,14 +123,14 @@ def explain_rule(code: str) -> str:
 
 
 @trace.command()
-@click.argument("source", metavar="TRACE")
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@SOURCE
+@TARGET
 @click.option("--prices", type=click.Path(path_type=Path), help="Price book CSV to keep in the trace.")
 @BEGINS
-@bad_rows
-def convert(source: str, target: Path, prices: Path | None, begins_s: int | None, bad_rows: str) -> None:
+@BAD_ROWS
+def convert(source: str, target: Path, prices: Path | None, begins_s: int | None, skip_bad_rows: bool) -> None:
     """Write any trace in the native format."""
-    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    found = open_trace(source, skip_bad_rows=skip_bad_rows)
     if begins_s is not None:
         check_begin(found.manifest.name, found.manifest.has_calendar)
         found = found.but(manifest=replace(found.manifest, begins_s=begins_s))
@@ -140,7 +144,7 @@ def convert(source: str, target: Path, prices: Path | None, begins_s: int | None
 
 @trace.command("from-log")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@TARGET
 def from_log(source: Path, target: Path) -> None:
     """Make a trace of what happened live. SOURCE is the service's log folder or a bundle."""
     found = trace_of_service(source).but(events=())
@@ -150,15 +154,15 @@ def from_log(source: Path, target: Path) -> None:
 
 
 @trace.command("slice")
-@click.argument("source", metavar="TRACE")
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@SOURCE
+@TARGET
 @click.option(
     "--from", "from_s", metavar="SPAN", callback=moment, default="0", help="First arrival, such as 6h, or seconds."
 )
 @click.option("--to", "to_s", metavar="SPAN", callback=moment, help="Last arrival, exclusive, such as 12h, or seconds.")
 @click.option("--pods", "num_pods", type=click.IntRange(1), help="At most so many pods, from the start.")
 @click.option("--nodes", "num_nodes", type=click.IntRange(1), help="At most so many nodes, from the start.")
-@bad_rows
+@BAD_ROWS
 def slice_trace(
     source: str,
     target: Path,
@@ -166,10 +170,10 @@ def slice_trace(
     to_s: int | None,
     num_pods: int | None,
     num_nodes: int | None,
-    bad_rows: str,
+    skip_bad_rows: bool,
 ) -> None:
     """Cut a trace by time, pods and nodes."""
-    whole = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    whole = open_trace(source, skip_bad_rows=skip_bad_rows)
     found = cut(whole, from_s, to_s, num_pods, num_nodes)
     if not len(found.pods):
         first, last = (int(whole.pods.arrival_s[i]) for i in (0, -1)) if len(whole.pods) else (0, 0)
@@ -200,8 +204,8 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
 
 
 @trace.command()
-@click.argument("source", metavar="TRACE")
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@SOURCE
+@TARGET
 @click.option("--load", type=click.FloatRange(0, 10, min_open=True), default=1.0, help="Offered GPU load.")
 @click.option(
     "--lifetimes",
@@ -218,8 +222,8 @@ def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -
 
 
 @trace.command()
-@click.argument("source", metavar="TRACE")
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@SOURCE
+@TARGET
 @click.option("--lanl", type=click.Path(path_type=Path), required=True, help="Folder of the lanl-failures data.")
 @click.option("--system", type=int, default=18, help="Which of the recorded systems.")
 @click.option("--from", "start_s", type=int, default=0, help="Recorded seconds after the system's first failure.")
@@ -229,10 +233,10 @@ def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -
     default=1.0,
     help="Recorded seconds per second of the trace.",
 )
-@bad_rows
-def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed: float, bad_rows: str) -> None:
+@BAD_ROWS
+def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed: float, skip_bad_rows: bool) -> None:
     """Lay recorded node failures over a trace's fleet."""
-    found = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    found = open_trace(source, skip_bad_rows=skip_bad_rows)
     if not len(found.pods):
         raise ConfigError(f"trace {source}: holds no pods, so failures would befall nobody; check the trace")
     first, last = int(found.pods.arrival_s[0]), int(found.pods.arrival_s[-1])
@@ -250,7 +254,7 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
         first_s=first,
         length_s=max(last, int(found.pods.departure_s.max())) - first + 1,
         speed=speed,
-        skip_bad_rows=bad_rows == "skip",
+        skip_bad_rows=skip_bad_rows,
     )
     both = [*found.failures, *recorded]
     events = tuple(sorted(both, key=lambda event: event.time_s))  # within a second as they happened
@@ -262,13 +266,13 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
 @trace.command("join")
 @click.argument("source", metavar="ARRIVALS")
 @click.argument("usage", type=click.Path(exists=True, path_type=Path))
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@TARGET
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, help="Of the pods.")
 @click.option("--replicas", type=click.IntRange(1), default=8, help="Most pods of one workload.")
 @click.option("--from-day", type=click.FloatRange(0), default=1.0, help="Of the usage recording.")
 @click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, help="Usage times this.")
 @SEED
-@bad_rows
+@BAD_ROWS
 def join_usage(
     source: str,
     usage: Path,
@@ -278,14 +282,14 @@ def join_usage(
     from_day: float,
     scale: float,
     seed: int,
-    bad_rows: str,
+    skip_bad_rows: bool,
 ) -> None:
     """Give ARRIVALS the recorded USAGE of machines of the same size rank; docs/results-learning.md states the recipe."""
     from simulator.traces.joined import Join, join
     from simulator.traces.usage_readers import read_usage
 
     recipe = Join(share=share, replicas=replicas, from_day=from_day, scale=scale, seed=seed)
-    arrivals = open_trace(source, skip_bad_rows=bad_rows == "skip")
+    arrivals = open_trace(source, skip_bad_rows=skip_bad_rows)
     made = join(arrivals, read_usage(usage), recipe)
     if not len(made.pods):
         raise ConfigError(
@@ -307,7 +311,7 @@ def _recipe_options(command: Any) -> Any:
 
 
 @trace.command()
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path), callback=_no_bundled)
+@TARGET
 @click.option("--name", default="", help="Name of the trace; default synth-SEED.")
 @_recipe_options
 def synth(target: Path, name: str, **recipe: Any) -> None:
