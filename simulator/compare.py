@@ -10,14 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from placement.errors import ConfigError, PlacementError
 from placement.knowledge import workload_of
@@ -29,7 +25,8 @@ from placement.learning.spans import Span
 from placement.rates import RATES
 from placement.strategies import STRATEGIES, strategy_named
 from placement.strategy import Strategy
-from simulator.cost import DEFAULT_BOOK, HOURS_A_MONTH, PriceBook, book_for
+from simulator.comparison import USE, Comparison, Question, Row
+from simulator.cost import DEFAULT_BOOK, PriceBook, book_for
 from simulator.delivery import delivery_named, delivery_of
 from simulator.event_log import write_log
 from simulator.fleet import Elastic
@@ -45,50 +42,8 @@ from simulator.usage.reclaiming import batch_on_reclaimed
 from simulator.usage.usage_learner import UsageLearner
 from simulator.workers import in_processes
 
-Row = dict[str, Any]
 Within = Callable[[float], None]
 """Called with the share of one cell that is done."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What to compare; everything that numbers depend on."""
-
-    traces: tuple[str, ...]
-    strategies: tuple[str, ...]
-    deliveries: tuple[str, ...] = ("decide",)
-    seeds: tuple[int, ...] = (0,)
-    loads: tuple[float, ...] = ()
-    """Resample each trace to a steady state at these offered GPU loads, anew for every seed; empty = as it is."""
-    lifetimes: float = 20.0
-    """Length of resampled traces, in mean lifetimes."""
-    fleet: str = "trace"
-    """``trace`` = the trace's own nodes, ``elastic`` = buy from the price book, ``peak`` = the most nodes that
-    `best-fit` had at once on the elastic fleet, all the time."""
-    prices: str = ""
-    """Price book CSV; empty = the default catalogue."""
-    spot_share: float = 0.0
-    interruptions: float = 0.0
-    """Spot nodes taken back per node-hour."""
-    warmup_s: int = 0
-    until: str = "arrivals"
-    """``arrivals`` = measure to the last arrival, ``empty`` = until everything has ended."""
-    fill: bool = False
-    """Nobody leaves and nobody waits: admit until full."""
-    skip_bad_rows: bool = False
-    mechanism: str = "none"
-    """How a replay with recorded usage overcommits; see :data:`simulator.usage.mechanisms.MECHANISMS`."""
-    keep_namespaces: tuple[str, ...] = ()
-    """Whose pods keep their requests under a mechanism, as those of marked namespaces do in a cluster."""
-    model: str = ""
-    """Folder of ``ullage train`` that forecasts of usage come from, as in ``ullage serve``; empty = the history alone."""
-    horizon: str = "6h-peak"
-    """What is forecast of usage: window and statistic."""
-    siblings: bool = False
-    """Whether newcomers are predicted in their first day from others who looked alike."""
-    learn_lifetimes: bool = False
-    """Whether strategies that read lifetimes learn them during the replay, as in ``ullage serve``; a model that tells of
-    lifetimes switches it on."""
 
 
 @dataclass(frozen=True)
@@ -393,18 +348,6 @@ def with_peak_fleets(cells: Sequence[Cell], *, jobs: int, keep: Path | None) -> 
     return [replace(cell, nodes=fleets[cell.trace, cell.load]) for cell in cells]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The answer: every cell, and what they say together."""
-
-    question: Question
-    rows: list[Row]
-    command: str = ""
-    metric: str = ""
-    headline: str = ""
-    summary: list[Row] = field(default_factory=list)
-
-
 def compare(
     question: Question,
     *,
@@ -425,9 +368,7 @@ def compare(
         rows[i] = row
         if progress is not None:
             progress(done, len(cells))
-    complete = told_apart(cells, [row for row in rows if row is not None])
-    metric = primary_metric(question, complete)
-    return Comparison(question, complete, command, metric, headline(question, complete), summarise(question, complete))
+    return Comparison(question, told_apart(cells, [row for row in rows if row is not None]), command)
 
 
 def told_apart(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Row]:
@@ -445,187 +386,3 @@ def told_apart(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Row]:
         {**row, "trace": name("trace", row, cell.trace), "strategy": name("strategy", row, cell.strategy)}
         for cell, row in zip(cells, rows, strict=True)
     ]
-
-
-USE = ("over_cpu_share", "over_memory_share", "oom_kills", "throttled_core_hours", "reclaimed_core_hours")
-"""Metrics of replays with real use; throttled work is apart from USD."""
-LOWER_IS_BETTER = {"usd_per_month", "pending_s_p95", "node_hours", "usd"}
-SHOWN = (
-    "gpu_allocated_share",
-    "cpu_allocated_share",
-    "memory_allocated_share",
-    "gpu_hours",
-    "fragmented_gpu_share_end",
-    "stranded_gpu_share_end",
-    "stranded_cpu_share_end",
-    "empty_nodes_mean",
-    "pending_s_p50",
-    "pending_s_p95",
-    "pending_s_p99",
-    "placed",
-    "preemptions",
-    "evictions",
-    "lost_pod_hours",
-    "node_hours",
-    "usd_on_demand",
-    "usd_spot",
-    "usd_per_month",
-    *USE,
-)
-
-
-def primary_metric(question: Question, rows: Sequence[Row]) -> str:
-    """What decides, of the rows of one trace: USD on an elastic fleet, else the share of GPUs (or cores) allocated."""
-    if question.fleet == "elastic":
-        return "usd_per_month"
-    if any(row["metrics"]["gpu_allocated_share"] for row in rows):
-        return "gpu_allocated_share_end" if question.fill else "gpu_allocated_share"
-    return "cpu_allocated_share_end" if question.fill else "cpu_allocated_share"
-
-
-def label(question: Question, row: Row) -> str:
-    """A cell's strategy, with its delivery where several are compared."""
-    return f"{row['strategy']} ({row['delivery']})" if len(question.deliveries) > 1 else str(row["strategy"])
-
-
-def values_of(question: Question, rows: Sequence[Row], trace: str, name: str, metric: str) -> list[float]:
-    """A metric over seeds, in order of seeds; cells without the metric are left out."""
-    found = [r for r in rows if r["trace"] == trace and label(question, r) == name]
-    found.sort(key=lambda r: r["seed"])
-    return [float(r["metrics"][metric]) for r in found if r["metrics"].get(metric) is not None]
-
-
-def labels(question: Question, rows: Sequence[Row]) -> list[str]:
-    """Compared things, in the order asked."""
-    return list(dict.fromkeys(label(question, row) for row in rows))
-
-
-def summarise(question: Question, rows: Sequence[Row]) -> list[Row]:
-    """One row per trace and strategy: mean of each shown metric over seeds, and the spread of the trace's primary one."""
-    overall = primary_metric(question, rows)
-    table: list[Row] = []
-    for trace in dict.fromkeys(row["trace"] for row in rows):
-        metric = primary_metric(question, [row for row in rows if row["trace"] == trace])
-        for name in labels(question, rows):
-            line: Row = {"trace": trace, "strategy": name}
-            for key in dict.fromkeys((overall, metric, *SHOWN)):
-                values = values_of(question, rows, trace, name, key)
-                line[key] = round(float(np.mean(values)), 6) if values else None
-            main = values_of(question, rows, trace, name, metric)
-            line["metric"] = metric
-            line["sd"] = round(float(np.std(main, ddof=1)), 6) if len(main) > 1 else 0.0
-            line["min"], line["max"] = (round(min(main), 6), round(max(main), 6)) if main else (None, None)
-            table.append(line)
-    return table
-
-
-def headline(question: Question, rows: Sequence[Row]) -> str:
-    """The result in a sentence for each trace: who wins, by how much, worth what, how often."""
-    found = []
-    for trace in dict.fromkeys(row["trace"] for row in rows):
-        here = [row for row in rows if row["trace"] == trace]
-        metric = primary_metric(question, here)
-        values = {name: values_of(question, here, trace, name, metric) for name in labels(question, here)}
-        if len(values) < 2:
-            found.append(_alone(question, here, trace, next(iter(values))))
-        elif not all(values.values()):
-            found.append(f"On {trace}, no time was measured.")
-        else:
-            found.append(_winner(question, here, trace, metric, values))
-    return " ".join(found)
-
-
-def _alone(question: Question, rows: Sequence[Row], trace: str, name: str) -> str:
-    """What one strategy did."""
-
-    def mean(metric: str) -> float | None:
-        values = values_of(question, rows, trace, name, metric)
-        return float(np.mean(values)) if values else None
-
-    metric = primary_metric(replace(question, fleet="trace"), rows)
-    said = [f"{name} places {mean('placed') or 0:,.0f} of {mean('pods') or 0:,.0f} pods"]
-    share = mean(metric)
-    if share is not None:
-        said.append(f"allocates {100 * share:.2f} % of the {'GPUs' if metric.startswith('gpu') else 'CPU'}")
-    usd = mean("usd_per_month")
-    if usd is not None:
-        said.append(f"costs {usd:,.0f} USD a month")
-    return f"On {trace}, {_listed(said)}."
-
-
-def _winner(question: Question, rows: Sequence[Row], trace: str, metric: str, values: dict[str, list[float]]) -> str:
-    """Who is best, or who is level."""
-    is_usd = metric in LOWER_IS_BETTER
-    means = {name: float(np.mean(found)) for name, found in values.items()}
-    best, second = sorted(means, key=lambda name: means[name] if is_usd else -means[name])[:2]
-    what = "GPUs" if metric.startswith("gpu") else "CPU"
-
-    def said(mean: float) -> str:
-        return f"{mean:,.0f} USD a month" if is_usd else f"{100 * mean:.2f} % of the {what} allocated"
-
-    level = [name for name in means if said(means[name]) == said(means[best])]
-    if len(level) > 1:
-        them = f"all {len(level)} strategies" if len(level) == len(means) > 2 else _listed(level)
-        apart = "" if is_usd else _apart(question, rows, trace, level)
-        return f"On {trace}, {them} are level: {said(means[best])}{apart}."
-    pairs = list(zip(values[best], values[second], strict=True))
-    wins = sum((a < b) if is_usd else (a > b) for a, b in pairs)
-    often = f"on {wins} of {len(pairs)} seeds" if len(pairs) > 1 else "on the one seed"
-    gain = abs(means[best] - means[second])
-    if not is_usd:
-        worth = _worth(rows, trace, metric, gain)
-        return f"On {trace}, {best} allocates {100 * gain:.2f} points more {what[:3]} than {second}{worth}, {often}."
-    placed = {name: float(np.mean(values_of(question, rows, trace, name, "placed"))) for name in (best, second)}
-    fewer = placed[second] - placed[best]
-    but = f", but places {fewer:,.1f} fewer pods".replace(".0 ", " ") if fewer > 0 else ""
-    share = f" ({100 * gain / means[second]:.1f} %)" if means[second] else ""
-    return f"On {trace}, {best} costs {gain:,.0f} USD a month{share} less than {second}, {often}{but}."
-
-
-def _apart(question: Question, rows: Sequence[Row], trace: str, level: Sequence[str]) -> str:
-    """What tells strategies apart that allocated alike: pods that found no place, else nodes that nobody needed."""
-    for metric, words in (
-        ("placed", "; {most} places {high} pods, {least} {low}"),
-        ("empty_nodes_mean", "; {most} leaves {high} nodes empty, {least} {low}"),
-    ):
-        found = {name: values_of(question, rows, trace, name, metric) for name in level}
-        means = {name: round(float(np.mean(values)), 1) for name, values in found.items() if values}
-        if len(set(means.values())) > 1:
-            most, least = (pick(means, key=lambda name: means[name]) for pick in (max, min))
-            high, low = (f"{means[name]:,.1f}".removesuffix(".0") for name in (most, least))
-            return words.format(most=most, least=least, high=high, low=low)
-    return ""
-
-
-def _listed(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-
-
-def _worth(rows: Sequence[Row], trace: str, metric: str, gain: float) -> str:
-    """What a share of the fleet costs a month."""
-    found = next(r["metrics"] for r in rows if r["trace"] == trace)
-    hours, share = found["hours"], found["gpu_allocated_share" if metric.startswith("gpu") else "cpu_allocated_share"]
-    if not hours or not share:
-        return ""
-    if metric.startswith("gpu"):
-        fleet = found["gpu_hours"] / share / hours * RATES.gpu
-    else:
-        fleet = found["core_hours"] / share / hours * RATES.cpu
-    return f", worth {gain * fleet * HOURS_A_MONTH:,.0f} USD a month"
-
-
-def document(comparison: Comparison) -> Row:
-    """The whole comparison as JSON; everything that may differ between equal runs is in ``timing`` and ``command``."""
-    cells = [{k: v for k, v in row.items() if k != "timing"} for row in comparison.rows]
-    return {
-        "apiVersion": "ullage.dev/v1",
-        "kind": "Comparison",
-        "headline": comparison.headline,
-        "metric": comparison.metric,
-        "summary": comparison.summary,
-        "question": dict(vars(comparison.question)),
-        "versions": {name: metadata.version(name) for name in ("ullage", "numpy")},
-        "cells": cells,
-        "command": comparison.command,
-        "timing": [row["timing"] for row in comparison.rows],
-    }

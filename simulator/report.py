@@ -1,6 +1,6 @@
 """The report: one self-contained HTML file, no network, light and dark, readable on a phone and on paper.
 
-The same :class:`~simulator.compare.Comparison` is also given as Markdown; JSON is its document as it is.
+The same :class:`~simulator.comparison.Comparison` is also given as Markdown; JSON is its document as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jinja2
 from placement.page_style import STYLE, coded, is_long
 from placement.rates import RATES
 from simulator.charts import Line, bar_chart, dot_chart, heat_map, line_chart
-from simulator.compare import LOWER_IS_BETTER, Comparison, document, label, labels, values_of
+from simulator.comparison import LOWER_IS_BETTER, Comparison, OnTrace, Row
 from simulator.cost import HOURS_A_MONTH
 from simulator.output import markdown
 from simulator.traces.trace_facts import duration
@@ -170,7 +170,7 @@ def render_page(page: Page) -> str:
 def to_html(comparison: Comparison) -> str:
     """The whole report."""
     sections: list[Section] = []
-    for trace in dict.fromkeys(row["trace"] for row in comparison.rows):
+    for trace in comparison.traces:
         sections += _sections(comparison, trace)
     return render_page(
         Page(
@@ -202,7 +202,7 @@ def _worth(comparison: Comparison) -> list[tuple[str, str]]:
     """How a share of the fleet became USD in the headline."""
     if ", worth " not in comparison.headline:
         return []
-    kinds = dict.fromkeys(line["metric"].startswith("gpu") for line in comparison.summary)
+    kinds = dict.fromkeys(trace.metric.startswith("gpu") for trace in comparison.traces)
     priced = [(RATES.gpu, "GPUs") if is_gpu else (RATES.cpu, "cores") for is_gpu in kinds]
     return [
         ("worth", f"points × {what} of the fleet × {rate:g} USD an hour × {HOURS_A_MONTH} hours")
@@ -213,15 +213,15 @@ def _worth(comparison: Comparison) -> list[tuple[str, str]]:
 def _same_costs(comparison: Comparison) -> list[tuple[str, str]]:
     """What every strategy cost alike, where the fleet is not theirs to choose."""
     facts = []
-    for trace in dict.fromkeys(row["trace"] for row in comparison.rows):
-        costs = [row["metrics"]["usd"] for row in comparison.rows if row["trace"] == trace]
+    for trace in comparison.traces:
+        costs = [row["metrics"]["usd"] for row in trace.rows]
         if len(costs) > 1 and min(costs) == max(costs) > 0:
-            facts.append(("cost", f"{costs[0]:,.0f} USD on {trace} with each strategy: the fleet is the same"))
+            facts.append(("cost", f"{costs[0]:,.0f} USD on {trace.trace} with each strategy: the fleet is the same"))
     return facts
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
-    rows, versions = comparison.rows, document(comparison)["versions"]
+    rows, versions = comparison.rows, comparison.document()["versions"]
     strategies = dict.fromkeys(f"{r['strategy']} {r['strategy_digest']}" for r in rows)
     traces = dict.fromkeys(f"{r['trace']} {r['trace_digest']}" for r in rows)
     notes = dict.fromkeys(note for r in rows for note in r.get("trace_notes", ()))
@@ -258,11 +258,11 @@ class _Curves:
         return line_chart(title, lines, x_label=self.axis, y_label=y_label, from_zero=from_zero)
 
 
-def _sections(comparison: Comparison, trace: str) -> list[Section]:
-    question, rows = comparison.question, [r for r in comparison.rows if r["trace"] == trace]
-    names = labels(question, rows)
-    where = f" · {trace}" if len(question.traces) > 1 else ""
-    first = {n: next(r for r in rows if label(question, r) == n) for n in names}
+def _sections(comparison: Comparison, trace: OnTrace) -> list[Section]:
+    question, rows, names = trace.question, trace.rows, list(trace.cells)
+    where = f" · {trace.trace}" if len(question.traces) > 1 else ""
+    first = {name: cells[0] for name, cells in trace.cells.items()}
+    lines = trace.summary(comparison.metric)
     series = {n: r["series"] for n, r in first.items()}
     curves = _Curves(series, max((max(c["time_s"], default=0) for c in series.values()), default=0))
     gpu = any(r["metrics"]["gpu_allocated_share"] for r in rows)
@@ -270,12 +270,12 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
     hours = duration(3600 * (rows[0]["metrics"]["hours"] or 0))
     lead = f"{rows[0]['metrics']['pods']:,} pods arrived; measured over {hours}"
     what = "GPUs" if gpu else "cores"
-    seeds = _seeds_section(comparison, trace, where)
+    seeds = _seeds_section(trace, where)
     numbers = Section(
         f"{'Side by side' if len(names) > 1 else 'In numbers'}{where}",
         f"{'; '.join([lead, *marked])}.",
-        _turned(_table(comparison, trace)),
-        terms=_glossary(comparison, trace),
+        _turned(_table(lines)),
+        terms=_glossary(lines),
     )
     over_time = Section(
         f"Over time{where}",
@@ -294,24 +294,21 @@ def _sections(comparison: Comparison, trace: str) -> list[Section]:
     ]
 
 
-def _seeds_section(comparison: Comparison, trace: str, where: str) -> Section:
-    question, rows = comparison.question, [r for r in comparison.rows if r["trace"] == trace]
-    main = metric_of(comparison, trace)
+def _seeds_section(trace: OnTrace, where: str) -> Section:
+    main, seeds = trace.metric, trace.question.seeds
     factor = 1.0 if main in LOWER_IS_BETTER else 100.0
-    spread = [(n, [factor * v for v in values_of(question, rows, trace, n, main)]) for n in labels(question, rows)]
+    spread = [(name, [factor * value for value in trace.values(name, main)]) for name in trace.cells]
     return Section(
         f"Every seed{where}",
         "A dot is one seed; the bar and the number are their mean. Dots that lie on top of each other are runs that chose "
         "alike."
-        if len(question.seeds) > 1
+        if len(seeds) > 1
         else "One seed only: with `--seeds 5` the spread would tell how much of this is chance.",
-        svg=dot_chart("Spread over seeds", spread, x_label=UNITS[main])
-        if max(len(spread), len(question.seeds)) > 1
-        else "",
+        svg=dot_chart("Spread over seeds", spread, x_label=UNITS[main]) if max(len(spread), len(seeds)) > 1 else "",
     )
 
 
-def _gpu_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str) -> list[Section]:
+def _gpu_sections(first: dict[str, Row], curves: _Curves, where: str) -> list[Section]:
     """What became of GPUs."""
     arrivals = [
         Line(n, [100 * (x or 0) for x in r["series"]["arrived_gpu_share"]], _scaled(r["series"]["gpu_share"], 100))
@@ -357,7 +354,7 @@ def _node_sections(curves: _Curves, where: str) -> list[Section]:
     ]
 
 
-def _cost_sections(first: dict[str, dict[str, Any]], rows: list[dict[str, Any]], where: str) -> list[Section]:
+def _cost_sections(first: dict[str, Row], rows: Sequence[Row], where: str) -> list[Section]:
     """What nodes cost; equal bars of one colour tell nothing."""
     if len({r["metrics"]["usd"] for r in rows}) == 1 and not rows[0]["metrics"]["usd_spot"]:
         return []
@@ -373,7 +370,7 @@ def _cost_sections(first: dict[str, dict[str, Any]], rows: list[dict[str, Any]],
     ]
 
 
-def _unplaced_section(first: dict[str, dict[str, Any]], where: str) -> Section:
+def _unplaced_section(first: dict[str, Row], where: str) -> Section:
     failed = [(n, sorted(r["metrics"]["unplaced"].items(), key=lambda i: -i[1])) for n, r in first.items()]
     shown = [(n, [*f[:4], *([("other reasons", sum(v for _, v in f[4:]))] if f[4:] else [])]) for n, f in failed]
     named = [(n, ", ".join(r["metrics"]["unplaced_pods"])) for n, r in first.items() if r["metrics"]["unplaced_pods"]]
@@ -387,7 +384,7 @@ def _unplaced_section(first: dict[str, dict[str, Any]], where: str) -> Section:
     )
 
 
-def _use_sections(first: dict[str, dict[str, Any]], curves: _Curves, where: str) -> list[Section]:
+def _use_sections(first: dict[str, Row], curves: _Curves, where: str) -> list[Section]:
     """Contention over time, and who ran hot, of replays with real use."""
     used = {n: r["use"] for n, r in first.items() if "use" in r}
     if not used:
@@ -424,24 +421,17 @@ def _scaled(values: Sequence[float | None], factor: float) -> list[float | None]
     return [None if v is None else factor * v for v in values]
 
 
-def metric_of(comparison: Comparison, trace: str) -> str:
-    """What decides on a trace."""
-    return str(next(line["metric"] for line in comparison.summary if line["trace"] == trace))
-
-
-def _shown(lines: Sequence[dict[str, Any]]) -> list[tuple[str, str, float, int, bool]]:
+def _shown(lines: Sequence[Row]) -> list[tuple[str, str, float, int, bool]]:
     """Columns that say something of these lines."""
     return [c for c in COLUMNS if any(line[c[0]] or (c[0] in ALWAYS and line[c[0]] is not None) for line in lines)]
 
 
-def _glossary(comparison: Comparison, trace: str) -> list[tuple[str, str]]:
+def _glossary(lines: Sequence[Row]) -> list[tuple[str, str]]:
     """What the shown columns mean."""
-    lines = [line for line in comparison.summary if line["trace"] == trace]
     return [(head, MEANINGS[key]) for key, head, *_ in _shown(lines) if key in MEANINGS]
 
 
-def _table(comparison: Comparison, trace: str) -> Table:
-    lines = [line for line in comparison.summary if line["trace"] == trace]
+def _table(lines: Sequence[Row]) -> Table:
     used = _shown(lines)
     rows = []
     for line in lines:
@@ -477,13 +467,13 @@ def _turned(table: Table) -> Table:
 def to_markdown(comparison: Comparison) -> str:
     """The same for a pull request."""
     parts = [f"**{comparison.headline}**", ""]
-    for trace in dict.fromkeys(row["trace"] for row in comparison.rows):
-        table = _table(comparison, trace)
+    for trace in comparison.traces:
+        table = _table(trace.summary(comparison.metric))
         rows = [
             dict(zip(table.heads, [f"**{c.text}**" if c.best else c.text for c in row], strict=True))
             for row in table.rows
         ]
-        parts += [f"### {trace}", "", markdown(rows), ""]
+        parts += [f"### {trace.trace}", "", markdown(rows), ""]
     parts += ["```", comparison.command, "```", ""]
     parts += [f"- {name}: {value}" for name, value in _facts(comparison)]
     return "\n".join(parts) + "\n"

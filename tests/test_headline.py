@@ -7,9 +7,13 @@ from dataclasses import replace
 import pytest
 
 from simulator.cli.simulate import short_rows
-from simulator.compare import Comparison, Question, Row, headline, primary_metric, summarise
+from simulator.comparison import Comparison, Question, Row
 
 QUESTION = Question(("t",), ("a", "b", "c"), seeds=(0, 1))
+
+
+def headline(question: Question, rows: list[Row]) -> str:
+    return Comparison(question, rows).headline
 
 
 def row(strategy: str, seed: int = 0, trace: str = "t", **metrics: object) -> Row:
@@ -80,14 +84,13 @@ def test_each_trace_is_judged_by_what_it_has() -> None:
         "On gpus, a allocates 10.00 points more GPU than b, on the one seed. "
         "On cores, b allocates 10.00 points more CPU than a, on the one seed."
     )
-    lines = summarise(QUESTION, rows)
+    lines = Comparison(QUESTION, rows).summary
     assert [line["metric"] for line in lines] == ["gpu_allocated_share"] * 2 + ["cpu_allocated_share"] * 2
     assert (lines[2]["min"], lines[2]["max"]) == (0.2, 0.2)
 
 
 def test_what_was_not_measured_is_no_zero_in_the_table() -> None:
     rows = [row(n, placed=0) for n in "ab"]
-    comparison = Comparison(QUESTION, rows, "", primary_metric(QUESTION, rows), "", summarise(QUESTION, rows))
-    for line in short_rows(comparison):
+    for line in short_rows(Comparison(QUESTION, rows)):
         assert line["placed"] == 0
         assert line["p95 wait s"] is line["USD/month"] is line["GPU %"] is None

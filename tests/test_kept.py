@@ -13,6 +13,7 @@ from placement.pods import PodSpec
 from placement.resources import CPU
 from simulator import compare as compare_module
 from simulator import kept as keeping
+from simulator.comparison import Question
 from simulator.kept import code_version, kept
 from simulator.traces.trace import Trace
 
@@ -60,14 +61,14 @@ def test_a_trace_of_equal_content_and_another_name_or_calendar_is_another_cell(t
     for each in (trace, dated):
         each.save(tmp_path / "t.ullage")
         compare_module._trace.cache_clear()  # as in another process
-        question = compare_module.Question((str(tmp_path / "t.ullage"),), ("best-fit",))
+        question = Question((str(tmp_path / "t.ullage"),), ("best-fit",))
         found.append(compare_module.compare(question, jobs=1, keep=tmp_path / "cache"))
     assert [comparison.rows[0]["trace"] for comparison in found] == ["first", "second"]
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_a_strategy_that_learns_something_else_is_another_cell(tmp_path: Path) -> None:
-    question = compare_module.Question(("demo",), (str(tmp_path / "s.toml"),))
+    question = Question(("demo",), (str(tmp_path / "s.toml"),))
     keys = set()
     for needs in ("[]", '["workload"]'):
         (tmp_path / "s.toml").write_text(f"needs = {needs}\n[scorers.leftover]\nweight = -1\n")

@@ -28,7 +28,8 @@ from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY, FloatArray
 from placement.strategies import STRATEGIES
 from scheduler.learning.lifetime_learner import LifetimeLearner as LiveLearner
-from simulator.compare import Question, cells_of, compare
+from simulator.compare import cells_of, compare
+from simulator.comparison import Question
 from simulator.learning.recordings import Learnable, train
 from simulator.learning.training import Effort
 from simulator.replay import Replay, ReplayOptions

@@ -23,7 +23,8 @@ from scheduler.learning.telemetry import Sample, Subject, UsageStore
 from scheduler.learning.usage_learner import UsageLearner as LiveLearner
 from scheduler.ledger import Seen
 from scheduler.settings import UsageSettings
-from simulator.compare import Question, cells_of, compare, rungs_of
+from simulator.compare import cells_of, compare, rungs_of
+from simulator.comparison import Question
 from simulator.learning.training import Effort, train
 from simulator.replay import Replay, ReplayOptions
 from simulator.reproduce.adversaries import attack

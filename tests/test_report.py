@@ -25,7 +25,8 @@ from simulator.charts import (
     line_chart,
     shortened,
 )
-from simulator.compare import Comparison, Question, compare, document
+from simulator.compare import compare
+from simulator.comparison import Comparison, Question
 from simulator.report import (
     COLUMNS,
     MEANINGS,
@@ -76,7 +77,7 @@ def test_a_picture_comes_before_the_numbers_and_has_them_too(made: Comparison, t
     assert page.index("<svg") < page.index("<table")
     means = [f"{100 * line['gpu_allocated_share']:.2f} %</text>" for line in made.summary]
     assert all(mean in page for mean in means)
-    alone = replace(made, summary=made.summary[:1], rows=made.rows[:1], question=replace(made.question, seeds=(0,)))
+    alone = replace(made, rows=made.rows[:1], question=replace(made.question, seeds=(0,)))
     assert to_html(alone).index("<svg") < to_html(alone).index("<table")
 
 
@@ -128,14 +129,14 @@ def test_who_looks_as_good_as_the_best_is_marked_as_well_and_nobody_where_all_lo
     close = {"placed": 100.2, "usd_per_month": 10.4}, {"placed": 100.4, "usd_per_month": 10.1}
     lines = [{**line, **values} for line, values in zip((first, second), close, strict=True)]
     lines.append({**second, "strategy": "third", "placed": 99.0, "usd_per_month": 9.6})
-    table = _table(replace(made, summary=lines), first["trace"])
+    table = _table(lines)
     marked = dict(zip(table.heads, zip(*([cell.best for cell in row] for row in table.rows), strict=True), strict=True))
     assert marked["Pods placed"] == (True, True, False)
     assert marked["USD a month"] == (False, False, False)
 
 
 def test_fragments_by_cause_add_up_to_the_fragmented_share(made: Comparison) -> None:
-    for row in document(made)["cells"]:
+    for row in made.document()["cells"]:
         assert set(row["fragments"]) <= set(FRAGMENT_CAUSES)
         assert sum(row["fragments"].values()) == pytest.approx(row["metrics"]["fragmented_gpu_share_end"], abs=1e-5)
 

@@ -20,8 +20,8 @@ from placement.strategies import STRATEGIES
 from simulator.cli.learn import train as train_command
 from simulator.cli.reproduce_replays import placement_command
 from simulator.cli.trace import convert, info
-from simulator.compare import Question as Asked
 from simulator.compare import compare
+from simulator.comparison import Question as Asked
 from simulator.learning import recordings as learning
 from simulator.learning.accuracy import evaluate, html
 from simulator.learning.forecast_samples import Recording

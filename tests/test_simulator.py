@@ -21,7 +21,8 @@ from placement.pods import NodeRules, PodRules, PodSpec, PodTerm
 from placement.rates import Rates
 from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
-from simulator.compare import Question, compare, document
+from simulator.compare import compare
+from simulator.comparison import Question
 from simulator.cost import DEFAULT_SHAPES, PriceBook, parts_usd, read_price_book, shape
 from simulator.delivery import DELIVERIES, num_sampled
 from simulator.fleet import Elastic
@@ -111,7 +112,7 @@ def test_the_same_seed_gives_the_same_report_whatever_the_jobs(tmp_path: Path) -
     question = Question((str(tmp_path / "t.ullage"),), ("kube-default", "priced"), seeds=(0, 1))
     documents = []
     for jobs in (1, 2):
-        made = document(compare(question, jobs=jobs))
+        made = compare(question, jobs=jobs).document()
         documents.append(json.dumps({k: v for k, v in made.items() if k not in ("timing", "command")}))
     assert documents[0] == documents[1]
 

@@ -18,7 +18,8 @@ from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.cli.plan import plan as plan_group
 from simulator.cli.trace import trace as trace_group
-from simulator.compare import Question, compare
+from simulator.compare import compare
+from simulator.comparison import Question
 from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import FILE, NEEDED

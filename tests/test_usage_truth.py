@@ -21,7 +21,8 @@ from placement.scorers import Hot
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from simulator.cli.simulate import never_placed
-from simulator.compare import Question, compare
+from simulator.compare import compare
+from simulator.comparison import Question
 from simulator.replay import GIVE_UP_S, Interruptions, Replay, ReplayOptions
 from simulator.report import to_html
 from simulator.traces.trace import NodeEvent, Trace, Usage

@@ -22,7 +22,8 @@ from scheduler.ledger import Seen
 from scheduler.metrics import Metrics
 from scheduler.settings import UsageSettings
 from simulator.cli.simulate import learned_notes
-from simulator.compare import Question, compare
+from simulator.compare import compare
+from simulator.comparison import Question
 from simulator.learning.recordings import read_learnable, train
 from simulator.learning.training import Effort
 from simulator.traces.trace import Trace, Usage

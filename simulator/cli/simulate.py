@@ -19,7 +19,7 @@ from simulator.output import emit, progress, render, write_whole
 
 if TYPE_CHECKING:
     from placement.strategy import Strategy
-    from simulator.compare import Comparison, Question
+    from simulator.comparison import Comparison, Question
 
 DEFAULT_STRATEGIES = ("kube-default", "most-allocated", "best-fit", "priced")
 STRATEGIES_HELP = f"Name or TOML file; see `ullage strategies`; repeat. Default: {', '.join(DEFAULT_STRATEGIES)}."
@@ -121,7 +121,7 @@ def _question_options(command: Any) -> Any:
 
 def _question(traces: tuple[str, ...], strategies: tuple[str, ...], given: dict[str, Any]) -> Question:
     """The question of all options that are left; whatever is named twice counts once."""
-    from simulator.compare import Question
+    from simulator.comparison import Question
 
     first, number = given.pop("first_seed"), given.pop("seeds")
     named: dict[str, Any] = {
@@ -182,7 +182,6 @@ def _run(
 ) -> None:
     from placement.program import deciding_kernel
     from simulator.compare import compare as run_compare
-    from simulator.compare import document
 
     if log and any(Path(log).glob("*")):
         raise PlacementError(f"log {log}: the folder is not empty; choose another")
@@ -205,7 +204,7 @@ def _run(
         if question.until == "empty":
             for line in never_placed(result):
                 click.echo(line, err=True)
-    click.echo(render(document(result), short_rows(result), output))
+    click.echo(render(result.document(), short_rows(result), output))
 
 
 def short_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -250,7 +249,7 @@ def learned_notes(comparison: Comparison) -> list[str]:
 
 def never_placed(comparison: Comparison) -> list[str]:
     """Which pods never found a place although the replay ran until everything had ended, first seed."""
-    from simulator.compare import label
+    from simulator.comparison import label
 
     lines = []
     for row in comparison.rows:
@@ -276,12 +275,11 @@ def _percent(share: float | None) -> float | None:
 
 def write_report(comparison: Comparison, path: Path) -> None:
     """HTML at ``path``, JSON and Markdown beside it: whole, or not at all."""
-    from simulator.compare import document
     from simulator.report import to_html, to_markdown
 
     texts = {
         path: to_html(comparison),
-        path.with_suffix(".json"): render(document(comparison), [], "json") + "\n",
+        path.with_suffix(".json"): render(comparison.document(), [], "json") + "\n",
         path.with_suffix(".md"): to_markdown(comparison),
     }
     write_whole(texts)
