@@ -17,7 +17,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from importlib import metadata
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -41,7 +40,7 @@ SECTIONS = {
         "reproduce": ("simulator.cli.reproduce", "reproduce", "Repeat published results and hold ours against them."),
     },
     "Learn": {
-        "record": ("scheduler.cli.record", "command", "Record a trace of your cluster: pods, nodes and their usage."),
+        "record": ("scheduler.cli.record", "record", "Record a trace of your cluster: pods, nodes and their usage."),
         "train": (
             "simulator.cli.learn",
             "train",
@@ -99,9 +98,7 @@ class LazyGroup(click.Group):
             return super().get_command(ctx, cmd_name)
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
-        if cmd_name == "record":
-            command = command(_writer)
-        if cmd_name in ("plan", "snapshot"):
+        if cmd_name in ("plan", "record", "snapshot"):
             _give_cluster(command)
         assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
         _finish(command, cmd_name)
@@ -116,32 +113,22 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name.ljust(width), told) for name, told in rows])
 
 
-def _writer() -> Callable[[Any, Path], str]:
-    """What saves a recording of the live side in the simulator's format, and says for the user what it is."""
+def _tracer() -> Callable[[Any], Any]:
+    """What makes a trace of a recording of the live side."""
     from simulator.traces.recorded import trace_of_recording
 
-    def write(recording: Any, target: Path) -> str:
-        trace = trace_of_recording(recording)
-        trace.save(target)
-        held = f"{len(trace.nodes):,} nodes, {len(trace.pods):,} pods, {len(trace.usage.pod):,} usage samples"
-        return f"{target}: {held}"
-
-    return write
-
-
-def _trace_of(recording: Any) -> Any:
-    from simulator.traces.recorded import trace_of_recording
-
-    return trace_of_recording(recording)
+    return trace_of_recording
 
 
 def _give_cluster(command: click.Command) -> None:
-    """Planning is the simulator's, the cluster is the live side's: hand its reader over, and what acts on a plan."""
-    from scheduler.cli import plan as cli_plan
+    """Traces and planning are the simulator's, the cluster is the live side's: hand each other over, and what acts on a
+    plan."""
+    from scheduler.cli.cluster import Live
+    from scheduler.cli.plan import COMMANDS as ON_PLANS
 
-    command.context_settings["obj"] = cli_plan.Live(_trace_of)
+    command.context_settings["obj"] = Live(_tracer)
     if isinstance(command, click.Group):
-        for extra in cli_plan.COMMANDS:
+        for extra in ON_PLANS:
             command.add_command(extra)
 
 
@@ -201,7 +188,7 @@ def _deliveries() -> Iterable[str]:
 
 FILES = (
     *("trace", "traces", "source", "history", "records", "log_dir", "knowledge", "model"),
-    *("kubeconfig", "token_file", "ca"),
+    *("kubeconfig", "prometheus_token_file", "prometheus_ca"),
 )
 NAMES = {
     **dict.fromkeys(("strategy", "strategies"), Name(_strategies)),

@@ -24,7 +24,7 @@ from placement.planning.snapshots import SnapshotFile
 from placement.pods import Pod, PodSpec
 from placement.rates import Rates
 from placement.state import ClusterState
-from scheduler.cli.plan import Live
+from scheduler.cli.cluster import Live
 from simulator.cli.plan import plan as plan_group
 from simulator.cost import read_price_book
 from simulator.planning.foresight import Judging, history_of, judged, last_seen
@@ -296,7 +296,7 @@ async def test_the_live_side_reads_cluster_and_history_for_a_purchase(tmp_path: 
         prometheus.pods = {"web-a": lambda _t: 0.5}
         words = ["purchase", "--live", "--kubeconfig", kubeconfig(api.port, tmp_path), "--time", "1", "-o", "json"]
         words += ["--ahead", "1h", "--quantile", "0.5", "--days", "0.5", "-p", f"http://127.0.0.1:{prometheus.port}"]
-        live = Live(trace_of_recording)
+        live = Live(lambda: trace_of_recording)
         done = await asyncio.to_thread(CliRunner().invoke, plan_group, words, obj=live, catch_exceptions=False)
     made = json.loads(done.stdout)
     assert made["steps"] == []

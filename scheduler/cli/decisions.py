@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from placement.errors import ConfigError
+from scheduler.cli.cluster import QUIET
 from scheduler.cli.explain import RECORDS
 from scheduler.cli.progress import now_and_then, steps
 from scheduler.settings import MODES
@@ -151,7 +152,7 @@ def export(target: Path, **options: Any) -> None:
 @click.argument("log", type=click.Path(exists=True, path_type=Path))
 @click.option("--strategy", "tomls", multiple=True, type=click.Path(exists=True, path_type=Path), help="More TOMLs.")
 @click.option("--epoch", "epoch_s", type=float, help="Unix time of the log's second 0; default: what the log says.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@QUIET
 @RECORDS
 def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: bool, records: str) -> None:
     """Make records from an event log (folder or bundle), of a live run or a replay, so that `explain` works on it."""

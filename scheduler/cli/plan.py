@@ -1,80 +1,29 @@
-"""``ullage plan apply`` and ``ullage plan status``, and the live cluster for the commands that plan.
+"""``ullage plan apply`` and ``ullage plan status``.
 
 What acts is imported where it is called: help and shell completion are to answer at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from placement.errors import ConfigError, why
+from scheduler.cli.cluster import CONTEXT, KUBECONFIG, with_client
 from scheduler.errors import yaml_fault
 
 if TYPE_CHECKING:
     from placement.planning.plans import Plan
-    from placement.planning.snapshots import SnapshotFile
-    from placement.recording import Recording
     from scheduler.kube import KubeClient
     from scheduler.planning.applier import Applier, ApplyLimits
     from scheduler.planning.record import PlanRecord
 
-T = TypeVar("T")
-KUBECONFIG = click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
-CONTEXT = click.option("--context", help="Context of the kubeconfig.")
 OUTPUT = click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="Format.")
-
-
-def with_client(
-    kubeconfig: str | None, context: str | None, work: Callable[[KubeClient], Awaitable[T]], purpose: str = ""
-) -> T:
-    """``work`` with a client of the cluster, by kubeconfig's conventions; ``purpose`` is the client's."""
-    from scheduler.kube import KubeClient
-    from scheduler.settings import read_settings
-
-    settings = read_settings(None, {"kube.kubeconfig": kubeconfig or "", "kube.context": context or ""})
-
-    async def run() -> T:
-        client = await KubeClient.connect(settings.kube)
-        client.purpose = purpose
-        try:
-            return await work(client)
-        finally:
-            await client.close()
-
-    return asyncio.run(run())
-
-
-@dataclass(frozen=True)
-class Live:
-    """The live cluster for the commands that plan; ``trace_of`` makes the simulator's trace of a recording."""
-
-    trace_of: Callable[[Recording], Any]
-
-    def snapshot(self, kubeconfig: str | None, context: str | None) -> SnapshotFile:
-        """The cluster now."""
-        from scheduler.cluster_reader import take_snapshot
-
-        return with_client(kubeconfig, context, take_snapshot)
-
-    def recording(self, kubeconfig: str | None, context: str | None, prometheus: str, days: float) -> Any:
-        """The trace of what the cluster's pods did in the last days, from Prometheus."""
-        from scheduler.cli.progress import steps
-        from scheduler.cli.record import fetch
-        from scheduler.settings import read_settings
-
-        keys = {"kube.kubeconfig": kubeconfig or "", "kube.context": context or "", "usage.prometheus": prometheus}
-        settings = read_settings(None, keys)
-        found = fetch(settings.kube, settings.usage, name="history", days=days, say=steps(quiet=False))
-        return self.trace_of(found)
 
 
 def _read_plan(path: Path) -> Plan:

@@ -15,8 +15,9 @@ import click
 
 from placement.errors import ConfigError, PlacementError, nearest
 from placement.learning.horizons import HORIZONS
+from scheduler.cli.cluster import CONTEXT, KUBECONFIG, PROMETHEUS, QUIET, prometheus_options, settings_of
 from scheduler.cli.progress import steps
-from scheduler.settings import SIZERS, Settings, read_settings
+from scheduler.settings import SIZERS, Settings
 
 if TYPE_CHECKING:
     from placement.learning.rightsize import Recommendation, RightsizePolicy
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("-p", "--prometheus", required=True, help="Address, such as http://localhost:9090.")
+@PROMETHEUS
 @click.option("-m", "--model", default="", help="Folder of `ullage train`, or rule:NAME; default: rule:max7d.")
 @click.option("--horizon", type=click.Choice(HORIZONS), default="24h-peak", help="What is predicted.")
 @click.option("--days", type=click.FloatRange(0.01, 28), default=28, help="Of history.")
@@ -40,35 +41,19 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("-n", "--namespace", default="", help="Only this namespace (default: all).")
 @click.option("--apply", "applies", is_flag=True, help="Write the ConfigMaps that the admission policy reads.")
-@click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
-@click.option("--context", help="Context of the kubeconfig.")
-@click.option("--busy-share", type=click.FloatRange(0.001, 1), default=0.5, help="Of time in queries.")
-@click.option("--token-file", default="", help="Bearer token for Prometheus, or `Basic BASE64`.")
-@click.option("--ca", default="", help="PEM file of the authority behind Prometheus' certificate.")
-@click.option("--selector", default="", help='Label matchers for each metric, such as cluster="a".')
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@KUBECONFIG
+@CONTEXT
+@prometheus_options
+@QUIET
 @click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", help="Format.")
 def rightsize(
-    prometheus: str, model: str, horizon: str, days: float, margin: float, sizer: str, budget: float, namespace: str,
-    applies: bool, kubeconfig: str | None, context: str | None, busy_share: float, token_file: str, ca: str, selector: str,
-    quiet: bool, output: str,
+    days: float, margin: float, sizer: str, budget: float, namespace: str, applies: bool, kubeconfig: str, context: str,
+    quiet: bool, output: str, **usage: Any,
 ) -> None:  # fmt: skip
     """What each workload should ask for, what that saves, and how far to believe it. Changes nothing by itself."""
     from placement.learning.rightsize import RightsizePolicy
 
-    keys = {
-        "kube.kubeconfig": kubeconfig or "",
-        "kube.context": context or "",
-        "usage.prometheus": prometheus,
-        "usage.busy_share": busy_share,
-        "usage.timeout_s": 60,
-        "usage.prometheus_token_file": token_file,
-        "usage.prometheus_ca": ca,
-        "usage.prometheus_selector": selector,
-        "usage.model": model,
-        "usage.horizon": horizon,
-    }
-    settings = read_settings(None, keys)
+    settings = settings_of(kubeconfig, context, timeout_s=60, **usage)
     advice, written = asyncio.run(
         _run(settings, days, RightsizePolicy(margin=margin), sizer, budget, namespace, applies, steps(quiet=quiet))
     )

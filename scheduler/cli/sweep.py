@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
+from scheduler.cli.cluster import CONTEXT, KUBECONFIG, with_client
 from scheduler.errors import ApiError
 
 
@@ -13,9 +12,9 @@ from scheduler.errors import ApiError
 @click.option("--deadline", default=180.0, type=click.FloatRange(min=0), help="Seconds.")
 @click.option("--gang-deadline", default=1200.0, type=click.FloatRange(min=0), help="For gangs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
-@click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, then the pod's service account.")
-@click.option("--context", help="Context of the kubeconfig.")
-def sweep(deadline: float, gang_deadline: float, dry_run: bool, kubeconfig: str | None, context: str | None) -> None:
+@KUBECONFIG
+@CONTEXT
+def sweep(deadline: float, gang_deadline: float, dry_run: bool, kubeconfig: str, context: str) -> None:
     """Lift scheduling gates and clear nominations of ours that are older than the deadline.
 
     For a CronJob outside the Deployment: no pod waits for a planner that is not there. Exit code 1 if a pod could not
@@ -24,20 +23,13 @@ def sweep(deadline: float, gang_deadline: float, dry_run: bool, kubeconfig: str 
     from scheduler.kube import KubeClient
     from scheduler.planning.sweeper import Swept
     from scheduler.planning.sweeper import sweep as run_sweep
-    from scheduler.settings import read_settings
 
-    settings = read_settings(None, {"kube.kubeconfig": kubeconfig or "", "kube.context": context or ""})
+    async def once(client: KubeClient) -> Swept:
+        return await run_sweep(
+            client, client.server_s, deadline_s=deadline, gang_deadline_s=gang_deadline, is_dry=dry_run
+        )
 
-    async def once() -> Swept:
-        client = await KubeClient.connect(settings.kube)
-        try:
-            return await run_sweep(
-                client, client.server_s, deadline_s=deadline, gang_deadline_s=gang_deadline, is_dry=dry_run
-            )
-        finally:
-            await client.close()
-
-    swept = asyncio.run(once())
+    swept = with_client(kubeconfig, context, once)
     would = "would be " if dry_run else ""
     click.echo(f"{swept.seen} pods: {swept.lifted} gates {would}lifted, {swept.cleared} nominations {would}cleared")
     if swept.failed:
