@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +19,8 @@ from aiohttp import web
 
 from scheduler.kube import KubeClient
 from scheduler.settings import KubeSettings
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 KINDS = (
     "pods",
@@ -325,21 +328,28 @@ def _merged(value: Any, patch: Any) -> Any:
 
 
 @asynccontextmanager
+async def served(answer: Answer, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Every request to a free loopback port, which is yielded, gets what ``answer`` says."""
+    app = web.Application(client_max_size=2**24)
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def api_server() -> AsyncIterator[ApiServer]:
     """A running server on a free loopback port."""
     api = ApiServer()
-    app = web.Application(client_max_size=2**24)
-    app.router.add_route("*", "/{tail:.*}", api.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    api.port = runner.addresses[0][1]
-    try:
-        yield api
-    finally:
-        api.cut()
-        await runner.cleanup()
+    async with served(api.handle) as api.port:
+        try:
+            yield api
+        finally:
+            api.cut()
 
 
 def kubeconfig(port: int, folder: Any) -> str:

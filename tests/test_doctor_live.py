@@ -45,7 +45,7 @@ from scheduler.learning.learner import Learner
 from scheduler.ledger import Seen
 from scheduler.server import HttpServer, Request, Response
 from scheduler.settings import HttpSettings, KubeSettings, PlanSettings, Settings
-from tests.api_server import kubeconfig
+from tests.api_server import kubeconfig, served
 from tests.live_engine import Live, cpu_pod
 
 REPO = Path(__file__).resolve().parent.parent
@@ -289,20 +289,13 @@ class Api:
 @asynccontextmanager
 async def api(tmp_path: Path) -> AsyncIterator[tuple[Api, KubeClient]]:
     """The API on loopback and a client of it."""
-    served = Api()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", served.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    client = await KubeClient.connect(KubeSettings(kubeconfig=kubeconfig(port, tmp_path)))
-    try:
-        yield served, client
-    finally:
-        await client.close()
-        await runner.cleanup()
+    asked = Api()
+    async with served(asked.handle) as port:
+        client = await KubeClient.connect(KubeSettings(kubeconfig=kubeconfig(port, tmp_path)))
+        try:
+            yield asked, client
+        finally:
+            await client.close()
 
 
 async def test_everything_healthy_finds_nothing_and_learns_the_version(certificates: Any, tmp_path: Path) -> None:

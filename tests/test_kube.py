@@ -31,7 +31,7 @@ from scheduler.metrics import Metrics
 from scheduler.modes import Modes
 from scheduler.settings import KubeSettings, LeaseSettings
 from scheduler.view import Reader, sinks
-from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object, pod_object
+from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object, pod_object, served
 from tests.certificates import found, issue
 from tests.live_engine import Live
 
@@ -147,26 +147,21 @@ async def test_a_token_that_cannot_be_read_for_a_moment_is_a_call_that_failed(tm
 @asynccontextmanager
 async def tls_client(folder: Path, context: ssl.SSLContext, handle: Handler) -> AsyncIterator[KubeClient]:
     """A client that trusts ``us.pem`` and is ``current.pem``, and a server of one page."""
-    app = web.Application()
-    app.router.add_get("/version", handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    cluster = {"server": f"https://127.0.0.1:{runner.addresses[0][1]}", "certificate-authority": "us.pem"}
-    user = {"client-certificate": "current.pem", "client-key": "current.key"}
-    whole = {
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": user}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    (folder / "kubeconfig").write_text(json.dumps(whole), encoding="utf-8")
-    client = await KubeClient.connect(KubeSettings(kubeconfig=str(folder / "kubeconfig")))
-    try:
-        yield client
-    finally:
-        await client.close()
-        await runner.cleanup()
+    async with served(handle, context) as port:
+        cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": "us.pem"}
+        user = {"client-certificate": "current.pem", "client-key": "current.key"}
+        whole = {
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        (folder / "kubeconfig").write_text(json.dumps(whole), encoding="utf-8")
+        client = await KubeClient.connect(KubeSettings(kubeconfig=str(folder / "kubeconfig")))
+        try:
+            yield client
+        finally:
+            await client.close()
 
 
 async def test_a_client_certificate_that_was_replaced_is_read_again(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from scheduler.errors import ApiError
 from scheduler.gates import MERGE
 from scheduler.planning.patcher import Patcher
-from tests.api_server import api_server, client_of, pod_object
+from tests.api_server import api_server, client_of, pod_object, served
 
 BODY = {"metadata": {"annotations": {"a": "b"}}}
 
@@ -67,19 +67,13 @@ async def test_a_chunked_answer_is_read_to_its_end(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         return response
 
-    async with api_server() as api, client_of(api, tmp_path) as client:
-        app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", refuse)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        client.base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with api_server() as api, client_of(api, tmp_path) as client, served(refuse) as port:
+        client.base = f"http://127.0.0.1:{port}"
         patcher = Patcher(client, width=1)
         for _ in range(3):
             with pytest.raises(ApiError, match=r"422 no way, x{5000}"):
                 await patcher.call("PATCH", "/x", BODY, content_type=MERGE)
         await patcher.close()
-        await runner.cleanup()
 
 
 async def test_credentials_that_ran_out_are_left_to_the_full_client(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from scheduler.metrics import Metrics
 from scheduler.settings import UsageSettings, read_settings
 from scheduler.slices import SLICE
 from scheduler.view import Reader
+from tests.api_server import served
 from tests.live_engine import GIB, Live, Turns
 
 NOW = 1_700_000_100
@@ -103,17 +104,8 @@ class FakeProm:
 @asynccontextmanager
 async def fake_prometheus(fake: FakeProm | None = None) -> AsyncIterator[FakeProm]:
     fake = fake or FakeProm()
-    app = web.Application()
-    app.router.add_post("/api/v1/{name}", fake.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    fake.port = runner.addresses[0][1]
-    try:
+    async with served(fake.answer) as fake.port:
         yield fake
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager
