@@ -136,9 +136,9 @@ class Outcome:
     timeline: Timeline
     num_decisions: int
     log: EventLog
-    wall_s: float
-    cpu_s: float
-    loop_cpu_s: float
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    loop_cpu_s: float = 0.0
     """Between the first event and the last."""
 
     @property
@@ -189,7 +189,6 @@ class Replay:
         self.node_rng = np.random.default_rng([self.options.seed, 0x5207])
         self.scaler = None if self.options.elastic is None else autoscaler(self.options.elastic)
         self._draws: list[int] = []
-        self._note = self.state.log.append if self.options.log else None
         self._queue: list[tuple[int, int, int, object]] = []
         self._order = count()
         self._pending = Pending()
@@ -401,9 +400,8 @@ class Replay:
         self.num_decisions += 1
         if decision.row < 0:
             return False
-        if self._note is not None:
-            asked = Asked(decision.strategy, spec, 0, (decision.node,))
-            self._note(Event(self.time_s, DECISION, self.uids[pod], decision.node, decision.devices, asked))
+        if self.options.log:
+            self._tell(pod, decision, Asked(decision.strategy, spec, 0, (decision.node,)))
         self._place(pod, spec, decision.row, decision.node, decision.devices)
         return True
 
@@ -460,10 +458,14 @@ class Replay:
             decision = self.strategy.decide(self.snapshot, spec, None, draw)
         else:
             decision = self._courier.choose(self.snapshot, spec, draw)
-        if self._note is not None:
-            asked = Asked(decision.strategy, spec, draw, None)
-            self._note(Event(self.time_s, DECISION, self.uids[pod], decision.node, decision.devices, asked))
+        if self.options.log:
+            self._tell(pod, decision, Asked(decision.strategy, spec, draw, None))
         return decision
+
+    def _tell(self, pod: int, decision: Decision, asked: Asked) -> None:
+        """Note a decision in the log."""
+        event = Event(self.time_s, DECISION, self.uids[pod], decision.node, decision.devices, asked)
+        self.state.log.append(event)
 
     def _try(self, pod: int, spec: PodSpec) -> bool:
         """Ask the strategy; place the pod if it finds a node."""
@@ -802,9 +804,6 @@ class Replay:
             timeline=self.timeline,
             num_decisions=self.num_decisions,
             log=self.state.log,
-            wall_s=0.0,
-            cpu_s=0.0,
-            loop_cpu_s=0.0,
         )
 
     def _check(self, num_seen: int) -> None:
