@@ -37,7 +37,7 @@ from placement.outlook import (
     come,
     go,
 )
-from placement.resources import NOT_FEASIBLE, BoolArray, FloatArray, IntArray
+from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, FloatArray, IntArray
 from placement.scorers import COST_UNIT, MIB, SHARE
 from placement.state import (
     CPU_ROW,
@@ -53,7 +53,6 @@ from placement.state import (
 
 DEVICES_RANDOM = 1
 DEVICES_SCORED = 2
-FULL = 1000
 NO_DEVICE = -(2**61)
 BLOCK = 64
 
@@ -325,18 +324,18 @@ def _packing(n, milli, count, gpu_free, num):
     if count == 0:
         return 0
     whole = 0
-    tightest = FULL + 1
+    tightest = DEVICE_MILLI + 1
     for g in range(num):
         share = gpu_free[n, g]
-        if share == FULL:
+        if share == DEVICE_MILLI:
             whole += 1
         if milli <= share < tightest:
             tightest = share
     if whole == num:
         return max(33 - num, num)
-    if milli == FULL:
+    if milli == DEVICE_MILLI:
         return max(50 - count, 33)
-    return 49 if tightest == FULL else max(100 - tightest // 10 // 10, 50)
+    return 49 if tightest == DEVICE_MILLI else max(100 - tightest // 10 // 10, 50)
 
 
 @_inline
@@ -495,8 +494,8 @@ def fgd_best(n, milli, count, cpu_ask, ledger, fgd):
     before = survey(n, ledger, fgd)
     cpu = ledger.offered[CPU_ROW, n] - ledger.taken[CPU_ROW, n] - cpu_ask
     total = _free_share(n, ledger)
-    if milli == FULL or count == 0:
-        after = _fragment_without(n, FULL, FULL if count else 0, count, cpu, total, fgd)
+    if milli == DEVICE_MILLI or count == 0:
+        after = _fragment_without(n, DEVICE_MILLI, DEVICE_MILLI if count else 0, count, cpu, total, fgd)
         return _squash(before - after, fgd.thresholds), -1
     best, device = -1, -1
     for g in range(ledger.gpu_count[n]):
@@ -555,7 +554,7 @@ def _broken(n, count, whole_milli, ledger):
         return np.int64(0)
     whole = np.int64(0)
     for g in range(ledger.gpu_count[n]):
-        whole += ledger.gpu_free[n, g] == FULL
+        whole += ledger.gpu_free[n, g] == DEVICE_MILLI
     return whole_milli * COST_UNIT * (whole * whole - (whole - count) * (whole - count)) // 8
 
 
@@ -569,7 +568,7 @@ def _worth_best(n, milli, open_milli, factor, whole_milli, ledger, prices):
         if share < milli:
             continue
         cost = factor * (prices.worth[group, share] - prices.worth[group, share - milli])
-        if share == FULL:
+        if share == DEVICE_MILLI:
             cost += opening
         if -cost > best:
             best, device = -cost, g
@@ -583,10 +582,10 @@ def add_worth(rows, num, row, terms, t, gpu, ledger, prices):
         return
     for i in range(num):
         n = rows[i]
-        if milli < FULL:
+        if milli < DEVICE_MILLI:
             score, _device = _worth_best(n, milli, terms[t, 2], terms[t, 3], terms[t, 4], ledger, prices)
         else:
-            score = -terms[t, 3] * count * prices.worth[prices.group[n], FULL]
+            score = -terms[t, 3] * count * prices.worth[prices.group[n], DEVICE_MILLI]
             score -= _broken(n, count, terms[t, 4], ledger)
         row[n] += terms[t, 1] * score
 
@@ -782,10 +781,10 @@ def _pick_devices(n, c, rule, draw, cache, ledger, prices, fgd):
     mask = np.int64(0)
     if count == 0:
         return mask
-    if milli == FULL:
+    if milli == DEVICE_MILLI:
         left = count
         for g in range(num):
-            if left > 0 and gpu_free[n, g] == FULL:
+            if left > 0 and gpu_free[n, g] == DEVICE_MILLI:
                 mask |= one << g
                 left -= 1
         return mask
@@ -811,7 +810,7 @@ def _pick_devices(n, c, rule, draw, cache, ledger, prices, fgd):
                 if terms[t, 0] == 21:
                     _score, device = _worth_best(n, milli, terms[t, 2], terms[t, 3], terms[t, 4], ledger, prices)
                     return one << device
-    tightest = FULL + 1
+    tightest = DEVICE_MILLI + 1
     for g in range(num):
         if milli <= gpu_free[n, g] < tightest:
             tightest, device = gpu_free[n, g], g

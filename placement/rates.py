@@ -18,5 +18,6 @@ class Rates:
 
 
 RATES = Rates()
+HOURS_A_MONTH = 730
 MOST_USD = 1e6
 """An hour, a move or an interruption: beyond it a price is a mistake, and solvers lose its small change."""

@@ -145,16 +145,16 @@ class ClusterState:
         self.resources: list[str] = list(BASE_RESOURCES)
         self.row_of_resource = {name: NUM_DERIVED + i for i, name in enumerate(BASE_RESOURCES)}
         self.models: dict[str, int] = {"": 0}
-        self.nodes: list[NodeSpec | None] = []
+        self.rules = RuleIndex()
+        self.nodes = self.rules.nodes
+        self.namespaces = self.rules.namespaces
         self.names: list[str] = []
         """Node name by row, empty where there is none."""
         self.row_of: dict[str, int] = {}
         self.residents: dict[str, Resident] = {}
-        self.rules = RuleIndex()
         self.residents_on: list[dict[str, Resident]] = []
         self.unrecorded: dict[int, dict[str, GpuRequest]] = {}
         """Row → what pods ask for that are bound there, on devices of which nobody recorded which."""
-        self.namespaces: dict[str, NamespaceSpec] = {}
         self.version = 0
         self.epoch = 0
         """Grows when arrays move or knowledge changes; then everything cached is stale."""
@@ -258,11 +258,9 @@ class ClusterState:
         row = heapq.heappop(self._free_rows) if self._free_rows else self.num_rows
         self._make_room(row, node)
         self.num_rows = max(self.num_rows, row + 1)
-        if row == len(self.nodes):
-            self.nodes.append(node)
+        if row == len(self.names):
             self.names.append(node.name)
             self.residents_on.append({})
-        self.nodes[row] = node
         self.names[row] = node.name
         self.row_of[node.name] = row
         self.gpu_free[row, : node.num_gpus] = DEVICE_MILLI
@@ -308,7 +306,6 @@ class ClusterState:
         assert old is not None, "a named row holds a node"
         self._make_room(row, node)
         self._withdraw(row)
-        self.nodes[row] = node
         if node.num_gpus != old.num_gpus:
             self.gpu_free[row, old.num_gpus : node.num_gpus] += DEVICE_MILLI
             self.gpu_free[row, node.num_gpus : old.num_gpus] -= DEVICE_MILLI
@@ -328,7 +325,6 @@ class ClusterState:
         self._withdraw(row)
         self.gpu_free[row] = 0
         self.gpu_count[row] = 0
-        self.nodes[row] = None
         self.names[row] = ""
         del self.row_of[name]
         heapq.heappush(self._free_rows, row)
@@ -339,10 +335,6 @@ class ClusterState:
 
     def set_namespace(self, namespace: NamespaceSpec, *, time_s: int = 0) -> None:
         """Labels of a namespace, which inter-pod terms may select by. One without labels is as one that is gone."""
-        if namespace.labels:
-            self.namespaces[namespace.name] = namespace
-        else:
-            self.namespaces.pop(namespace.name, None)
         self.rules.set_namespace(namespace)
         self.version += 1
         self.log.append(Event(time_s, log.NAMESPACE, namespace.name, detail=namespace))

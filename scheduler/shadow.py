@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from placement.page_style import STYLE, coded
-from placement.rates import RATES
+from placement.rates import HOURS_A_MONTH, RATES
 from placement.resources import BoolArray, FloatArray, format_amount
 from scheduler.explain import when
 from scheduler.records import IDLE, Fleet, Record, RecordReader
 
-HOURS_A_MONTH = 730.0
 RESAMPLES = 1000
 KUBE, LOG = "kube-scheduler", "the log"
 FEW = 100

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.rates import RATES
-from simulator.cost import HOURS_A_MONTH
+from placement.rates import HOURS_A_MONTH, RATES
 
 Row = dict[str, Any]
 """One cell, JSON-ready."""

@@ -22,7 +22,6 @@ from placement.resources import CPU, GPU_SHARE, MAX_AMOUNT, MAX_DEVICES, MEMORY,
 from simulator.fleet import Shape
 from simulator.traces.trace import Trace, TraceError
 
-HOURS_A_MONTH = 730
 MAX_USD = 1e9
 MAX_CORES, MAX_GIB = 1e5, 1e6
 """Of one machine: more is a unit mixed up."""

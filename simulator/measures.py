@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from placement.nodes import NodeSpec
+from placement.rates import HOURS_A_MONTH
 from placement.resources import CPU, GPU_SHARE, MEMORY
-from simulator.cost import HOURS_A_MONTH, PriceBook
+from simulator.cost import PriceBook
 from simulator.replay import Outcome
 from simulator.traces.trace import Trace
 

@@ -14,10 +14,9 @@ from typing import Any
 import jinja2
 
 from placement.page_style import STYLE, coded, is_long
-from placement.rates import RATES
+from placement.rates import HOURS_A_MONTH, RATES
 from simulator.charts import Line, bar_chart, dot_chart, heat_map, line_chart
 from simulator.comparison import LOWER_IS_BETTER, Comparison, OnTrace, Row
-from simulator.cost import HOURS_A_MONTH
 from simulator.output import markdown
 from simulator.traces.trace_facts import duration
 

@@ -28,7 +28,7 @@ from placement.learning.reclaim import is_reclaimed
 from placement.learning.rightsize import Recommendation, RightsizePolicy, recommend
 from placement.learning.usage import DAY, STEP_S
 from placement.nodes import NamespaceSpec
-from placement.rates import RATES
+from placement.rates import HOURS_A_MONTH, RATES
 from placement.recording import Parts, RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from placement.specs import namespace_spec
@@ -46,7 +46,6 @@ _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 """Of a ConfigMap's data."""
 MANAGER = "ullage-rightsize"
 POLICIES = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"
-HOURS_PER_MONTH = 730
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Advice:
 def usd_per_month(found: Recommendation) -> float:
     """Of one workload's saved requests."""
     hourly = found.saved_cpu / 1000 * RATES.cpu + found.saved_memory / 2**30 * RATES.memory_gib
-    return hourly * HOURS_PER_MONTH
+    return hourly * HOURS_A_MONTH
 
 
 def advise(

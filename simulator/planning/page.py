@@ -15,9 +15,9 @@ from placement.page_style import STYLE, coded
 from placement.planning.cluster import Cluster
 from placement.planning.make import SaleShape
 from placement.planning.plans import ROUNDING, Action, Ending, Plan, Step
+from placement.rates import HOURS_A_MONTH
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.charts import shortened
-from simulator.cost import HOURS_A_MONTH
 
 NAMES = 3
 """Pods that :func:`brief` names where it counts the rest."""

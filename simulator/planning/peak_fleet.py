@@ -17,8 +17,9 @@ from placement.planning import purchase
 from placement.planning.foresight import worth_of
 from placement.planning.plans import Deadline
 from placement.pods import PodSpec
+from placement.rates import HOURS_A_MONTH
 from placement.resources import PODS, FloatArray, IntArray
-from simulator.cost import HOURS_A_MONTH, PriceBook
+from simulator.cost import PriceBook
 from simulator.fleet import Shape
 from simulator.planning.bench import Row
 from simulator.traces.trace import NEVER, Trace
