@@ -25,6 +25,7 @@ from scheduler.planning.record import PlanState, State, plan_id, rows
 from tests.api_server import api_server, client_of, node_object
 from tests.test_applier import LIMITS, Cluster, Crash, cluster, copies, pod
 from tests.test_apply_gangs import gang_of, member, of_gang
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(90)
 SLOW = ApplyLimits(refusal_s=20, settle_s=20, outage_s=0.3)
@@ -47,12 +48,6 @@ def begun(here: Cluster, plan: Plan, limits: ApplyLimits = LIMITS) -> Applier:
     applier = here.applier(plan, limits=limits)
     applier.record.steps[0].state = State.STARTED
     return applier
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 # ── the whole plan ────────────────────────────────────────────────────────────────────────────────────────────

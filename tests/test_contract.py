@@ -14,7 +14,8 @@ import pytest
 from scheduler.server import Request, Response
 from scheduler.settings import HttpSettings, Settings
 from tests.api_server import pod_object
-from tests.test_app import NAMES, Scheduler, cluster, running, until
+from tests.waiting import until
+from tests.whole_app import NAMES, Scheduler, cluster, running
 
 IDLE_OF_KUBE_SCHEDULER_S = 90
 """Go's transport closes an idle connection then; a server that closes first races a POST that is not sent again."""

@@ -17,7 +17,8 @@ from scheduler.lease import Election
 from scheduler.metrics import Metrics
 from scheduler.settings import LeaseSettings
 from tests.api_server import ApiServer, api_server, client_of
-from tests.test_kube import Names, until
+from tests.test_kube import Names
+from tests.waiting import until
 
 LEASE = "leases/ullage-system/ullage"
 

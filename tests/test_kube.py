@@ -34,6 +34,7 @@ from scheduler.view import Reader, sinks
 from tests.api_server import ApiServer, api_server, client_of, kubeconfig, node_object, pod_object, served
 from tests.certificates import found, issue
 from tests.live_engine import Live
+from tests.waiting import until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -64,12 +65,6 @@ class Names:
 
     def listed(self) -> None:
         self.lists += 1
-
-
-async def until(what: object) -> None:
-    async with asyncio.timeout(30):
-        while not what():  # type: ignore[operator]  # a callable
-            await asyncio.sleep(0.01)
 
 
 async def test_a_list_is_read_page_by_page(tmp_path: Path) -> None:

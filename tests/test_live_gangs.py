@@ -17,9 +17,10 @@ from scheduler.__main__ import root
 from scheduler.cluster_reader import take_snapshot
 from scheduler.doctor.live import short_gangs
 from tests.api_server import ApiServer, client_of, kubeconfig
-from tests.test_app import cluster, until
 from tests.test_gang_membership import LABELS, NATIVE, OF_WORKLOAD, member_group, pod_group, workload
 from tests.test_nominator import gated, is_free, nominated, outcome, planning
+from tests.waiting import until
+from tests.whole_app import cluster
 
 pytestmark = pytest.mark.timeout(90)
 LABELLED = {"metadata": {"labels": {LABELS[1]: "train"}}}

@@ -36,7 +36,8 @@ from scheduler.planning.solver import SolverError
 from scheduler.settings import PlanSettings, Settings
 from tests.api_server import ApiServer, client_of, pod_object
 from tests.live_engine import Live, cpu_pod
-from tests.test_app import cluster, running, until
+from tests.waiting import until
+from tests.whole_app import cluster, running
 
 pytestmark = pytest.mark.timeout(90)
 PLAN = PlanSettings(enabled=True, window_s=0.05, time_s=0.05, nomination_deadline_s=1, gate_deadline_s=20)

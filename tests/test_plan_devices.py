@@ -39,8 +39,9 @@ from scheduler.settings import KubeSettings
 from scheduler.view import Reader
 from tests.api_server import ApiServer, node_object, pod_object
 from tests.live_engine import Live
-from tests.test_app import cluster, running, until
 from tests.test_nominator import PLAN, is_free, nominated, planning
+from tests.waiting import until
+from tests.whole_app import cluster, running
 
 GIB = 2**30
 

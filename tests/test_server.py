@@ -10,7 +10,7 @@ import os
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from scheduler.metrics import Metrics
 from scheduler.server import FIRST_BUFFER, MAX_LINGERING, HttpServer, Request, Response
 from scheduler.settings import HttpSettings
 from tests.certificates import found, issue
+from tests.waiting import until
 
 SMALL = HttpSettings(host="127.0.0.1", port=0, max_body_bytes=3 * 2**20, max_pending_bytes=2**30)
 
@@ -49,8 +50,10 @@ def route(request: Request) -> object:
 
 
 @asynccontextmanager
-async def serving(http: HttpSettings = SMALL) -> AsyncIterator[HttpServer]:
-    server = HttpServer(http, route, Metrics())  # type: ignore[arg-type]  # both kinds of answers
+async def serving(
+    http: HttpSettings = SMALL, handler: Callable[[Request], object] = route
+) -> AsyncIterator[HttpServer]:
+    server = HttpServer(http, handler, Metrics())  # type: ignore[arg-type]  # both kinds of answers
     await server.start()
     try:
         yield server
@@ -82,6 +85,15 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
+@asynccontextmanager
+async def connected(server: HttpServer) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        yield reader, writer
+    finally:
+        await hang_up(writer)
+
+
 async def ask(port: int, data: bytes, host: str = "127.0.0.1") -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection(host, port)
     try:
@@ -92,14 +104,12 @@ async def ask(port: int, data: bytes, host: str = "127.0.0.1") -> tuple[int, byt
 
 
 async def test_requests_on_one_connection_are_answered_in_order_whatever_their_size() -> None:
-    async with serving() as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving() as server, connected(server) as (reader, writer):
         bodies = [os.urandom(n) for n in (0, 1, 70_000, 2**20 + 1, 5, 2 * 2**20, 3)]
         for body in bodies:
             writer.write(post(body, "/slow" if len(body) % 2 else "/"))
         for body in bodies:
             assert await answer(reader) == (200, body)
-        await hang_up(writer)
 
 
 async def test_nothing_is_done_for_a_request_that_comes_after_the_last_one() -> None:
@@ -110,27 +120,21 @@ async def test_nothing_is_done_for_a_request_that_comes_after_the_last_one() -> 
         done.append(bytes(request.body))
         return Response(done[-1])
 
-    server = HttpServer(SMALL, kept, Metrics())
-    await server.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(post(b"first") + post(b"last", extra="Connection: close\r\n") + post(b"late"))
-    assert [await answer(reader), await answer(reader)] == [(200, b"first"), (200, b"last")]
-    assert await asyncio.wait_for(reader.read(), 10) == b""
-    assert done == [b"first", b"last"]
-    await hang_up(writer)
-    await server.stop(0.1)
+    async with serving(handler=kept) as server, connected(server) as (reader, writer):
+        writer.write(post(b"first") + post(b"last", extra="Connection: close\r\n") + post(b"late"))
+        assert [await answer(reader), await answer(reader)] == [(200, b"first"), (200, b"last")]
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert done == [b"first", b"last"]
 
 
 async def test_large_answers_stay_whole_while_their_reader_dawdles() -> None:
-    async with serving() as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving() as server, connected(server) as (reader, writer):
         bodies = [bytes([i]) * (200_000 + 4_000 * i) for i in range(24)]
         sending = asyncio.ensure_future(send_all(writer, [post(body) for body in bodies]))
         await asyncio.sleep(0.2)  # answers fill every buffer on the way
         for body in bodies:
             assert await answer(reader) == (200, body)
         await sending
-        await hang_up(writer)
 
 
 async def test_whoever_asks_on_before_an_answer_is_there_waits_and_takes_no_memory() -> None:
@@ -140,21 +144,17 @@ async def test_whoever_asks_on_before_an_answer_is_there_waits_and_takes_no_memo
         await gate.wait()
         return Response(bytes(request.body))
 
-    server = HttpServer(SMALL, wait, Metrics())
-    await server.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    bodies = [bytes([i]) * 300_000 for i in range(100)]
-    sending = asyncio.ensure_future(send_all(writer, [post(body) for body in bodies]))
-    await asyncio.sleep(0.3)  # all that may be read has been
-    (connection,) = server.limits.connections
-    assert connection.is_busy
-    assert len(connection.buffer) <= 2 * FIRST_BUFFER
-    gate.set()
-    for body in bodies:
-        assert await answer(reader) == (200, body)
-    await sending
-    await hang_up(writer)
-    await server.stop(0.1)
+    async with serving(handler=wait) as server, connected(server) as (reader, writer):
+        bodies = [bytes([i]) * 300_000 for i in range(100)]
+        sending = asyncio.ensure_future(send_all(writer, [post(body) for body in bodies]))
+        await asyncio.sleep(0.3)  # all that may be read has been
+        (connection,) = server.limits.connections
+        assert connection.is_busy
+        assert len(connection.buffer) <= 2 * FIRST_BUFFER
+        gate.set()
+        for body in bodies:
+            assert await answer(reader) == (200, body)
+        await sending
 
 
 async def test_an_answer_may_take_longer_than_a_request_and_the_last_one_says_so() -> None:
@@ -185,24 +185,20 @@ async def test_an_answer_may_take_longer_than_a_request_and_the_last_one_says_so
 
 @pytest.mark.parametrize("path", ["/", "/slow"])
 async def test_whoever_has_nothing_more_to_ask_still_gets_the_answer(path: str) -> None:
-    async with serving() as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving() as server, connected(server) as (reader, writer):
         writer.write(post(b"last words", path))
         writer.write_eof()
         assert await answer(reader) == (200, b"last words")
         assert await reader.read() == b""
-        await hang_up(writer)
 
 
 async def test_a_handler_that_goes_on_later_keeps_its_body() -> None:
-    async with serving() as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving() as server, connected(server) as (reader, writer):
         bodies = [bytes([i]) * 40_000 for i in range(6)]
         for body in bodies:
             writer.write(post(body, "/slow"))
         for body in bodies:
             assert await answer(reader) == (200, body)
-        await hang_up(writer)
 
 
 async def test_what_comes_after_an_answer_is_done_before_the_next_request_and_may_fail() -> None:
@@ -219,25 +215,20 @@ async def test_what_comes_after_an_answer_is_done_before_the_next_request_and_ma
 
         return Response(body, after=after)
 
-    server = HttpServer(SMALL, handle, Metrics())
-    await server.start()
-    try:
+    async with serving(handler=handle) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"".join(post(b"%d" % i) for i in range(4)))
         for i in range(4):
             assert await answer(reader) == (200, b"%d" % i)
         await hang_up(writer)
         assert told == [b"0", b"1", b"2", b"3"]
-    finally:
-        await server.stop(0.1)
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(1, 400), max_size=6), st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_how_bytes_are_cut_into_packets_does_not_matter(body: bytes, cuts: list[int], twice: bool) -> None:
     async def run() -> None:
-        async with serving() as server:
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        async with serving() as server, connected(server) as (reader, writer):
             data = post(body) * (2 if twice else 1)
             at = 0
             for cut in cuts:
@@ -247,7 +238,6 @@ def test_how_bytes_are_cut_into_packets_does_not_matter(body: bytes, cuts: list[
             writer.write(data[at:])
             for _ in range(2 if twice else 1):
                 assert await answer(reader) == (200, body)
-            await hang_up(writer)
 
     asyncio.run(run())
 
@@ -286,23 +276,19 @@ async def test_what_is_wrong_gets_its_status_and_a_reason(data: bytes, status: i
 
 
 async def test_a_client_that_dawdles_is_told_so_and_others_are_not_held_up() -> None:
-    async with serving(replace(SMALL, request_timeout_s=0.2)) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving(replace(SMALL, request_timeout_s=0.2)) as server, connected(server) as (reader, writer):
         writer.write(b"POST / HTTP/1.1\r\nContent-Le")
         assert await ask(server.port, post(b"quick")) == (200, b"quick")
         status, _ = await answer(reader)
         assert status == 408
         assert await reader.read() == b""
-        await hang_up(writer)
 
 
 async def test_whoever_dawdles_after_an_answer_is_told_so_too() -> None:
-    async with serving(replace(SMALL, request_timeout_s=0.2)) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving(replace(SMALL, request_timeout_s=0.2)) as server, connected(server) as (reader, writer):
         writer.write(post(b"x") + b"POST / HTTP/1.1\r\nContent-Le")
         assert await answer(reader) == (200, b"x")
         assert (await answer(reader))[0] == 408
-        await hang_up(writer)
 
 
 async def test_who_hangs_up_in_the_moment_of_its_refusal_is_forgotten_like_any_other() -> None:
@@ -315,24 +301,20 @@ async def test_who_hangs_up_in_the_moment_of_its_refusal_is_forgotten_like_any_o
             await asyncio.sleep(0.01)
         caller.close()
         held[0].refuse(408, "late")
-        while server.limits.lingering:
-            await asyncio.sleep(0.01)
+        await until(lambda: not server.limits.lingering)
         assert await ask(server.port, post(b"next")) == (200, b"next")
 
 
 async def test_an_idle_connection_outlives_a_request_timeout() -> None:
-    async with serving(replace(SMALL, request_timeout_s=0.05)) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving(replace(SMALL, request_timeout_s=0.05)) as server, connected(server) as (reader, writer):
         for _ in range(2):
             writer.write(post(b"x"))
             assert await answer(reader) == (200, b"x")
             await asyncio.sleep(0.3)
-        await hang_up(writer)
 
 
 async def test_connections_beyond_the_limit_are_turned_away() -> None:
-    async with serving(replace(SMALL, max_connections=1)) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving(replace(SMALL, max_connections=1)) as server, connected(server) as (reader, writer):
         writer.write(post(b"x"))
         assert (await answer(reader))[0] == 200
         other, closing = await asyncio.open_connection("127.0.0.1", server.port)
@@ -340,7 +322,6 @@ async def test_connections_beyond_the_limit_are_turned_away() -> None:
         await hang_up(closing)
         writer.write(post(b"y"))
         assert await answer(reader) == (200, b"y")
-        await hang_up(writer)
 
 
 async def test_callers_that_only_hold_connections_make_room_for_those_that_ask() -> None:
@@ -365,19 +346,13 @@ async def test_announced_bodies_count_against_one_budget_and_are_given_back() ->
     async with serving(replace(SMALL, max_pending_bytes=3_000_000)) as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST / HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n")
-        async with asyncio.timeout(10):
-            while not server.limits.pending_bytes:
-                await asyncio.sleep(0.01)
+        await until(lambda: server.limits.pending_bytes)
         assert (await ask(server.port, b"POST / HTTP/1.1\r\nContent-Length: 1500000\r\n\r\n"))[0] == 429
         assert (await ask(server.port, post(b"z" * 200)))[0] == 200, "small requests always get through"
         await hang_up(writer)
-        async with asyncio.timeout(10):
-            while server.limits.pending_bytes:
-                await asyncio.sleep(0.01)
+        await until(lambda: not server.limits.pending_bytes)
         assert (await ask(server.port, post(b"z" * 1_500_000)))[0] == 200
-        async with asyncio.timeout(10):
-            while server.limits.connections:
-                await asyncio.sleep(0.01)
+        await until(lambda: not server.limits.connections)
         assert server.limits.pending_bytes == 0, "given back once"
 
 
@@ -388,9 +363,7 @@ async def test_small_bodies_that_are_announced_and_do_not_come_keep_nobody_out()
             _, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
             held.append(writer)
-        async with asyncio.timeout(10):
-            while sum(connection.head is not None for connection in server.limits.connections) < 4:
-                await asyncio.sleep(0.01)
+        await until(lambda: sum(connection.head is not None for connection in server.limits.connections) == 4)
         body = b"z" * 1_500_000
         assert await ask(server.port, post(body)) == (200, body)
         for writer in held:
@@ -398,15 +371,11 @@ async def test_small_bodies_that_are_announced_and_do_not_come_keep_nobody_out()
 
 
 async def test_whoever_announces_a_large_body_gets_memory_as_it_comes() -> None:
-    async with serving() as server:
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving() as server, connected(server) as (_, writer):
         writer.write(b"POST / HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n" + b"x" * FIRST_BUFFER)
-        async with asyncio.timeout(10):
-            while not any(connection.have > FIRST_BUFFER for connection in server.limits.connections):
-                await asyncio.sleep(0.01)
+        await until(lambda: any(connection.have > FIRST_BUFFER for connection in server.limits.connections))
         (connection,) = server.limits.connections
         assert len(connection.buffer) <= 4 * FIRST_BUFFER
-        await hang_up(writer)
 
 
 async def test_of_those_who_only_hold_connections_the_first_makes_room() -> None:
@@ -456,18 +425,14 @@ async def test_whoever_is_refused_hears_why_though_most_of_the_body_is_still_to_
         got, body = await asyncio.to_thread(posted, server.port, size, context)
         assert got == status
         assert b"Error" in body
-        async with asyncio.timeout(10):
-            while server.limits.lingering:
-                await asyncio.sleep(0.01)
+        await until(lambda: not server.limits.lingering)
         assert server.limits.pending_bytes == 0
 
 
 async def test_whoever_waits_for_leave_to_send_is_refused_without_it() -> None:
-    async with serving(replace(SMALL, max_body_bytes=2000)) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving(replace(SMALL, max_body_bytes=2000)) as server, connected(server) as (reader, writer):
         writer.write(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2001\r\n\r\n")
         assert (await answer(reader))[0] == 413
-        await hang_up(writer)
 
 
 async def refused(server: HttpServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -490,9 +455,7 @@ async def test_whoever_was_refused_and_sends_on_and_on_is_hung_up_on() -> None:
 async def test_whoever_was_refused_and_stays_is_hung_up_on() -> None:
     async with serving(replace(SMALL, request_timeout_s=0.2)) as server:
         _, writer = await refused(server)
-        async with asyncio.timeout(10):
-            while server.limits.lingering:
-                await asyncio.sleep(0.01)
+        await until(lambda: not server.limits.lingering)
         await hang_up(writer)
 
 
@@ -522,14 +485,10 @@ async def test_the_last_answer_on_a_connection_has_its_own_time_to_be_read() -> 
             connection.expires = 0.0
         return Response(bytes(2**25))
 
-    server = HttpServer(SMALL, late, Metrics())
-    await server.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(post(b"", extra="Connection: close\r\n"))
-    await asyncio.sleep(1.2)  # two looks at who takes too long
-    assert await answer(reader) == (200, bytes(2**25))
-    await hang_up(writer)
-    await server.stop(0.1)
+    async with serving(handler=late) as server, connected(server) as (reader, writer):
+        writer.write(post(b"", extra="Connection: close\r\n"))
+        await asyncio.sleep(1.2)  # two looks at who takes too long
+        assert await answer(reader) == (200, bytes(2**25))
 
 
 @pytest.mark.parametrize(
@@ -543,8 +502,7 @@ async def test_the_last_answer_on_a_connection_has_its_own_time_to_be_read() -> 
     ],
 )
 async def test_a_connection_stays_as_its_caller_expects(version: str, extra: str, stays: bool) -> None:
-    async with serving() as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with serving() as server, connected(server) as (reader, writer):
         writer.write(post(b"x", extra=extra).replace(b"HTTP/1.1", f"HTTP/{version}".encode()))
         assert await answer(reader) == (200, b"x")
         if stays:
@@ -552,7 +510,6 @@ async def test_a_connection_stays_as_its_caller_expects(version: str, extra: str
             assert await answer(reader) == (200, b"y")
         else:
             assert await asyncio.wait_for(reader.read(), 10) == b""
-        await hang_up(writer)
 
 
 async def test_a_large_body_that_somebody_still_reads_is_not_written_over() -> None:
@@ -566,22 +523,16 @@ async def test_a_large_body_that_somebody_still_reads_is_not_written_over() -> N
     def handler(request: Request) -> object:
         return patient(request) if request.path == "/patient" else echo(request)
 
-    server = HttpServer(SMALL, handler, Metrics())  # type: ignore[arg-type]  # both kinds of answers
-    await server.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    body = b"a" * (5 * 2**19)
-    writer.write(post(body, "/patient"))
-    async with asyncio.timeout(10):
-        while not any(connection.is_busy for connection in server.limits.connections):
-            await asyncio.sleep(0.01)
-    for letter in (b"b", b"c"):
-        other = letter * (5 * 2**19)
-        assert await ask(server.port, post(other)) == (200, other)
-    goes_on.set()
-    assert (await answer(reader))[0] == 200
-    assert found == [body]
-    await hang_up(writer)
-    await server.stop(0.1)
+    async with serving(handler=handler) as server, connected(server) as (reader, writer):
+        body = b"a" * (5 * 2**19)
+        writer.write(post(body, "/patient"))
+        await until(lambda: any(connection.is_busy for connection in server.limits.connections))
+        for letter in (b"b", b"c"):
+            other = letter * (5 * 2**19)
+            assert await ask(server.port, post(other)) == (200, other)
+        goes_on.set()
+        assert (await answer(reader))[0] == 200
+        assert found == [body]
 
 
 async def test_noise_never_harms_a_good_client() -> None:
