@@ -76,13 +76,13 @@ def rebuild(events: Iterable[Event]) -> ClusterState:
     return state
 
 
-def verify(events: Iterable[Event], strategies: Iterable[Strategy], *, backend: str = "auto") -> Iterator[Difference]:
+def verify(events: Iterable[Event], strategies: Iterable[Strategy]) -> Iterator[Difference]:
     """Repeat every decision of a log; yields those that differ, so an empty iterator is the good answer.
 
     Decisions whose strategy is not among ``strategies`` raise :class:`StateError`, so that nothing passes unseen.
     """
     by_digest = {strategy.digest: strategy for strategy in strategies}
-    state = ClusterState(events=EventLog(), backend=backend)
+    state = ClusterState(events=EventLog())
     for sequence, event in enumerate(events):
         if event.kind != log.DECISION:
             apply(state, event)

@@ -145,7 +145,7 @@ class Reflector:
                     continue
             except ApiError as error:
                 if error.status == GONE:
-                    self._relist("too old")
+                    self._relist()
                 else:
                     self._note(error)
                 if self.is_optional and error.status in (403, 404):
@@ -158,9 +158,10 @@ class Reflector:
             log.warning("watch interrupted", extra={"resource": self.kind, "error": str(error)})
         self.problem = str(error)
 
-    def _relist(self, reason: str) -> None:
+    def _relist(self) -> None:
+        """Begin anew: what is known is too old to go on from."""
         self.version = ""
-        self.metrics.relists.labels(self.kind, reason).inc()
+        self.metrics.relists.labels(self.kind, "too old").inc()
 
     async def _look_back(self) -> None:
         """Whether the server still knows the version from which a watch is to go on."""

@@ -61,6 +61,8 @@ class Interval(NamedTuple):
 
 
 UNKNOWN = Interval(0, 0, 0)
+NAMED = 10
+"""Differences that are shown one by one."""
 
 
 @dataclass
@@ -297,11 +299,11 @@ def wilson(agreed: BoolArray) -> Interval:
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def _examples(pods: list[Pod], number: int = 10) -> Iterator[dict[str, Any]]:
+def _examples(pods: list[Pod]) -> Iterator[dict[str, Any]]:
     """Differences that are worth most, either way; those worth nothing are left out."""
     differing = [p for p in pods if p.record.agrees is False and p.usd_theirs != p.usd_ours]
     differing.sort(key=lambda p: (-abs(p.usd_theirs - p.usd_ours), p.record.asked_s))
-    for pod in differing[:number]:
+    for pod in differing[:NAMED]:
         record = pod.record
         yield {
             "pod": f"{record.namespace}/{record.name}",

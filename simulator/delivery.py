@@ -22,6 +22,8 @@ MIN_SAMPLED_NODES = 100
 """Below this many nodes kube-scheduler looks at all of them (``minFeasibleNodesToFind``)."""
 EXTENDER_SCALE = 10
 """MaxNodeScore / MaxExtenderPriority: what kube-scheduler multiplies an extender's mark with."""
+EXTENDER_WEIGHT = 5
+"""In kube-scheduler's configuration, as our manifests set it."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,8 @@ class Delivery:
     in_tree: bool = False
     """Add the default profile's own scores."""
     random_ties: bool = False
-    weight: int = 5
-    """The extender's weight in kube-scheduler's configuration."""
     window_s: int = 0
     """Pods gather behind a gate for so long, and are then planned together and nominated; 0 = one by one."""
-
-    def __post_init__(self) -> None:
-        if self.weight < 1:
-            raise ConfigError(f"delivery {self.name}: weight is {self.weight}, must be > 0 as kube-scheduler demands")
 
     @property
     def is_exact(self) -> bool:
@@ -110,7 +106,7 @@ class Courier:
             scores = np.where(feasible, strategy.priorities(snapshot, spec, candidates), NOT_FEASIBLE)
         if delivery.in_tree:
             in_tree = self.profile.scores(snapshot, spec, candidates)
-            scores = np.where(feasible, in_tree + EXTENDER_SCALE * delivery.weight * scores, NOT_FEASIBLE)
+            scores = np.where(feasible, in_tree + EXTENDER_SCALE * EXTENDER_WEIGHT * scores, NOT_FEASIBLE)
         row = self._pick(scores, draw)
         devices = strategy.program(state).devices(spec, row, draw >> 20)
         return Decision(
@@ -128,7 +124,7 @@ class Courier:
         scores = self.strategy.scores(snapshot, spec)
         alive = snapshot.is_alive
         order = np.flatnonzero(alive)
-        wanted = num_sampled(len(order))
+        wanted = max(num_sampled(len(order)), 1)  # one at least, where an elastic fleet has bought none yet
         turned = np.roll(order, -(self._start % max(len(order), 1)))
         found = np.flatnonzero(scores[turned] > NOT_FEASIBLE)[:wanted]
         processed = len(order) if len(found) < wanted else int(found[-1]) + 1

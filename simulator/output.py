@@ -58,8 +58,8 @@ def write_whole(texts: Mapping[Path, str], what: str = "report") -> None:
         ) from error
 
 
-def check_folder(folder: Path, what: str) -> None:
-    """Complain about an output folder before the work, not after; ``what`` it holds.
+def check_folder(folder: Path) -> None:
+    """Complain about a folder for a model before the work, not after.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def check_folder(folder: Path, what: str) -> None:
     try:
         require_folder(folder)
     except OSError as error:
-        raise PlacementError(f"{what} {folder}: {error.strerror}; choose another folder") from error
+        raise PlacementError(f"model {folder}: {error.strerror}; choose another folder") from error
 
 
 def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], output: str) -> str:

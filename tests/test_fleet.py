@@ -12,7 +12,11 @@ from placement.errors import ConfigError
 from placement.owners import HOSTNAME
 from placement.pods import NodeRules, PodSpec
 from placement.resources import CPU, MEMORY, PODS
+from placement.strategies import STRATEGIES
+from simulator.delivery import DELIVERIES
 from simulator.fleet import Autoscaler, Elastic, Shape
+from simulator.replay import Replay, ReplayOptions
+from simulator.traces.trace import Trace
 
 
 def sold(name: str, cores: int, gib: int, usd: float) -> Shape:
@@ -124,3 +128,10 @@ def test_a_price_that_cannot_be_is_refused(usd: float, which: str) -> None:
 def test_settings_of_an_autoscaler_that_cannot_be_are_refused(settings_: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Elastic(**{"shapes": SHAPES, **settings_})  # type: ignore[arg-type]  # settings by name
+
+
+@pytest.mark.parametrize("delivery", sorted(DELIVERIES))
+def test_a_fleet_that_has_bought_nothing_yet_is_no_obstacle_to_any_delivery(delivery: str) -> None:
+    trace = Trace.of("t", (), [("p", PodSpec(((CPU, 1000),)), 0, 60), ("q", PodSpec(((CPU, 1000),)), 500, 560)])
+    options = ReplayOptions(delivery=DELIVERIES[delivery], elastic=Elastic(SHAPES))
+    assert Replay(trace, STRATEGIES["best-fit"], options).run().num_placed == 2

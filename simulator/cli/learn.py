@@ -149,7 +149,7 @@ def train(
     from simulator.learning.training import Effort
 
     model, output = _folder_and_format(model, output)
-    check_folder(model, "model")
+    check_folder(model)
     targets = [_target(text) for text in horizons]
     source = read_learnable(trace, begins_s)
     for what, count in () if source.usage is None else source.usage.repairs:

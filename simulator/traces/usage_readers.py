@@ -186,7 +186,7 @@ def read_bitbrains_small(folder: Path) -> UsageSeries:
     """
     meta_path, trace_path = _require(folder, "meta.parquet", "trace.parquet")
     meta = load(meta_path, keys=("id",), numbers=("cpu_count", "cpu_capacity")).cast({"id": pl.String})
-    require_unique(meta_path, meta, "id")
+    require_unique(meta_path, meta)
     trace = load(trace_path, keys=("id", "timestamp", "duration"), numbers=("duration", "cpu_usage"))
     if not trace["timestamp"].dtype.is_temporal():
         raise TraceError(f"{trace_path}: timestamp is of type {trace['timestamp'].dtype}; expected a date and time")
@@ -224,7 +224,7 @@ def read_surf_lisa(folder: Path) -> UsageSeries:
     sizes = ("cpu_count", "cpu_capacity")
     keys = ("id", "submission_time", "duration")
     tasks = load(tasks_path, keys=(*keys, *sizes), numbers=(*keys, *sizes))
-    require_unique(tasks_path, tasks, "id")
+    require_unique(tasks_path, tasks)
     _require_positive(tasks_path, tasks, "cpu_capacity")
     tasks = tasks.rename({"duration": "whole"}).sort("id").with_row_index("row")
     parts = load(parts_path, keys=("id", "duration"), numbers=("id", "duration", "cpu_usage"))

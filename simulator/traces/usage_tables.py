@@ -72,16 +72,16 @@ def _first(mask: pl.Series) -> int:
     return int(mask.arg_max() or 0)
 
 
-def require_unique(path: Path, frame: pl.DataFrame, key: str) -> None:
+def require_unique(path: Path, frame: pl.DataFrame) -> None:
     """Look that no machine or job is described twice.
 
     Raises
     ------
     TraceError : one is.
     """
-    twice = frame[key].filter(frame[key].is_duplicated())
+    twice = frame["id"].filter(frame["id"].is_duplicated())
     if len(twice):
-        raise TraceError(f"{path}: {key} {twice[0]} appears twice; keep one row of each")
+        raise TraceError(f"{path}: id {twice[0]} appears twice; keep one row of each")
 
 
 def without_repeats(frame: pl.DataFrame, *keys: str) -> tuple[pl.DataFrame, list[tuple[str, int]]]:
