@@ -14,9 +14,8 @@ import click
 
 from placement.command_text import shown_command
 from placement.errors import ConfigError, nearest
-from simulator.cli.options import DATA, OUTPUT, QUIET, REPORT, SEED
+from simulator.cli.options import BEGINS, DATA, OUTPUT, QUIET, REPORT, SEED
 from simulator.output import FORMATS, check_folder, emit, progress, write_whole
-from simulator.traces.calendar_option import BEGINS
 
 if TYPE_CHECKING:
     from placement.learning.baselines import Target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,24 @@ def _check_writable(path: Path) -> None:
         raise PlacementError(f"report {path}: {folder} is read-only; choose another folder")
 
 
+def _date(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """A date and time by ISO 8601, of UTC where it names no zone, as Unix seconds."""
+    if text is None:
+        return None
+    from placement.learning.usage import CALENDAR_FROM_S  # and NumPy, for which help does not wait
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no date and time; write 2026-03-01T00:00 (UTC) or 2026-03-01T00:00+02:00"
+        ) from None
+    unix_s = int(found.replace(tzinfo=found.tzinfo or UTC).timestamp())
+    if unix_s < CALENDAR_FROM_S:
+        raise click.BadParameter(f"{text!r} lies before 1990; give the date on which the recording began")
+    return unix_s
+
+
 DATA = click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -65,4 +84,12 @@ BAD_ROWS = click.option(
     default="stop",
     callback=lambda _context, _option, value: value == "skip",
     help="Of a recorded source: name the first damaged row and stop, or leave such rows out and count them.",
+)
+BEGINS = click.option(
+    "--begins-at",
+    "begins_s",
+    metavar="DATE",
+    callback=_date,
+    help="When second 0 of a recording without a calendar was, such as 2026-03-01T00:00; "
+    "else models do not look at hours and weekdays.",
 )

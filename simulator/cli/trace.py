@@ -12,15 +12,14 @@ import msgspec
 import numpy as np
 
 from placement.errors import ConfigError, nearest
-from simulator.cli.options import BAD_ROWS, OUTPUT, SEED
+from simulator.cli.options import BAD_ROWS, BEGINS, OUTPUT, SEED
 from simulator.cli.spans import moment
 from simulator.output import emit, write_whole
-from simulator.traces.calendar_option import BEGINS, check_begin
 from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import read_failures
 from simulator.traces.sources import BUNDLED, open_trace, trace_of_service
 from simulator.traces.synth import Recipe, synthesise
-from simulator.traces.trace import Trace
+from simulator.traces.trace import Trace, check_begin
 from simulator.traces.trace_facts import facts_of, rows_of, workload_of
 from simulator.traces.validate import RULES, fixed, take, validate
 

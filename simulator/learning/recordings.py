@@ -19,10 +19,9 @@ from simulator.learning import accuracy, training
 from simulator.learning.lifetime_samples import JUDGED_AGES_S, Draw, samples_of, with_owners
 from simulator.learning.lifetime_training import Bounds, TrainedLifetimes, data_of, judge, train_lifetimes
 from simulator.learning.sight import Judged, digest_of, sight_of
-from simulator.traces.calendar_option import check_begin
 from simulator.traces.recorded import usage_of_trace
 from simulator.traces.sources import MARKS, READERS, open_trace
-from simulator.traces.trace import NEVER, Trace, TraceError
+from simulator.traces.trace import NEVER, Trace, TraceError, check_begin
 from simulator.traces.usage_readers import read_usage
 
 Progress = Callable[[str, int, int], None]

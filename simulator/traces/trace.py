@@ -62,6 +62,17 @@ class Manifest:
         return self.begins_s >= CALENDAR_FROM_S
 
 
+def check_begin(name: str, has_calendar: bool) -> None:
+    """For a recording that is told when it began.
+
+    Raises
+    ------
+    ConfigError : it says so itself.
+    """
+    if has_calendar:
+        raise ConfigError(f"{name}: says itself when it began; leave out --begins-at")
+
+
 @dataclass(frozen=True)
 class Pods:
     """Pods as columns, by arrival. All ``(P,)``."""
