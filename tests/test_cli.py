@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from scheduler.__main__ import COMMANDS, root
 from scheduler.learning.learner import read_workload
 from simulator.cli.simulate import readable_weight
 from simulator.output import table, told_now_and_then
+from tests.commands import commands
 
 
 def ullage(
@@ -389,19 +389,9 @@ def test_traces_and_strategies_of_one_name_are_compared_not_averaged(tmp_path: P
     ]
 
 
-def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            part = command.get_command(context, name)
-            assert part is not None, f"{path} lists {name} and has no such command"
-            yield from _commands(part, f"{path} {name}")
-
-
 def test_every_command_and_option_says_what_it_is_for() -> None:
     silent = []
-    for path, command in _commands(root, "ullage"):
+    for path, command in commands(root, "ullage"):
         if not command.help:
             silent.append(path)
         silent += [f"{path} {p.opts[0]}" for p in command.params if isinstance(p, click.Option) and not p.help]
@@ -411,7 +401,7 @@ def test_every_command_and_option_says_what_it_is_for() -> None:
 def test_negative_seeds_are_refused_everywhere() -> None:
     seeds = [
         (path, option.type)
-        for path, command in _commands(root, "ullage")
+        for path, command in commands(root, "ullage")
         for option in command.params
         if option.opts[0] in ("--seed", "--first-seed")
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -13,16 +12,7 @@ from click.testing import CliRunner
 from placement.errors import ConfigError
 from scheduler.__main__ import root
 from scheduler.cli.option_needs import NEEDS, Found, Need, parameters_of, refuse_idle
-
-
-def _commands(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            part = command.get_command(context, name)
-            assert part is not None
-            yield from _commands(part, f"{path} {name}".strip())
+from tests.commands import commands
 
 
 def _command(path: str) -> click.Command:
@@ -48,7 +38,7 @@ def test_every_row_is_about_parameters_that_exist_and_can_be_idle(path: str, fla
         assert read in need.words or isinstance(named[read], click.Argument), "the user is told what is missing"
 
 
-@pytest.mark.parametrize(("path", "command"), list(_commands(root)), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("path", "command"), list(commands(root)), ids=lambda value: str(value)[:40])
 def test_an_option_whose_help_says_with_what_it_goes_is_held_to_it(path: str, command: click.Command) -> None:
     held = {flag: need for flags, need in NEEDS.get(path, ()) for flag in flags}
     for option in command.params:

@@ -7,8 +7,6 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,7 +30,6 @@ from simulator.reproduce.fgd import Protocol, differs, experiment, published
 from simulator.traces.sources import open_trace
 from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace import NodeEvent, Trace, TraceError
-from tests.slow_rules import On, fits, taints_ok, wants
 
 SMALL = Recipe(seed=3, days=0.3, gpu_nodes=4, small_gpu_nodes=4, cpu_nodes=3, owners=20, load=1.2)
 GOLDEN = {
@@ -73,38 +70,6 @@ def test_a_replay_loses_nothing_and_its_log_replays(small: Trace, strategy: str)
     assert outcome.num_pods == len(small.pods)
     assert outcome.num_placed + sum(outcome.unplaced.values()) == outcome.num_pods
     assert list(verify(outcome.log, [STRATEGIES[strategy]])) == []
-
-
-@pytest.mark.parametrize("strategy", ["best-fit", "priced", "random"])
-def test_cutting_the_trace_changes_nothing_decided_before(small: Trace, strategy: str) -> None:
-    half = int(np.median(small.pods.arrival_s))
-    keep = small.pods.arrival_s < half
-    columns = {key: getattr(small.pods, key)[keep] for key in ("name", "spec", "arrival_s", "departure_s", "gang")}
-    cut = small.but(pods=type(small.pods)(**columns))
-    logs = [Replay(t, STRATEGIES[strategy], ReplayOptions(seed=2)).run().log for t in (small, cut)]
-    decided = [
-        [msgspec.structs.replace(e, detail=None) for e in log if e.time_s < half and e.kind == "decision"]
-        for log in logs
-    ]
-    assert decided[0] == decided[1]
-
-
-def test_an_independent_checker_finds_no_broken_rule_in_a_whole_replay(small: Trace) -> None:
-    outcome = Replay(small, STRATEGIES["priced"], ReplayOptions(seed=1)).run()
-    nodes = {node.name: node for node in small.nodes}
-    there: dict[str, dict[str, On]] = {name: {} for name in nodes}
-    where: dict[str, str] = {}
-    for event in outcome.log:
-        if event.kind in ("pod_bound", "pod_assumed") and event.detail is not None:
-            node = nodes[event.node]
-            spec = event.detail
-            assert fits(spec, node, list(there[event.node].values()))
-            assert wants(spec, node)
-            assert taints_ok(spec, node)
-            there[event.node][event.subject] = On(spec, node, event.devices)
-            where[event.subject] = event.node
-        elif event.kind in ("pod_released", "pod_forgotten"):
-            del there[where.pop(event.subject)][event.subject]
 
 
 def test_the_same_seed_gives_the_same_report_whatever_the_jobs(tmp_path: Path) -> None:

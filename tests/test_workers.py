@@ -67,13 +67,19 @@ def test_workers_do_not_hear_ctrl_c() -> None:
     assert hears_ctrl_c(0)
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+def is_heard(code: str) -> None:
+    """A process of its own says that it heard of Ctrl-C, and ends well."""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
+    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
+
+
 def test_a_killed_parent_leaves_no_worker(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT, encoding="utf-8")
-    root = str(Path(__file__).parent.parent)
-    parent = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
-    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     parent.kill()
@@ -107,15 +113,7 @@ try:
 except KeyboardInterrupt:
     print("heard")
 """
-    root = str(Path(__file__).parent.parent)
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": root},
-        timeout=100,
-    )
-    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
+    is_heard(code)
 
 
 def test_ctrl_c_during_a_solve_of_highs_is_not_lost() -> None:
@@ -138,12 +136,4 @@ try:
 except KeyboardInterrupt:
     print("heard")
 """
-    root = str(Path(__file__).parent.parent)
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": root},
-        timeout=100,
-    )
-    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
+    is_heard(code)
