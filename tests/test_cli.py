@@ -1,7 +1,9 @@
-"""The command line as a user meets it: answers, mistakes, exit codes. A call is a real process, but for :func:`ended_here`."""
+"""The command line as a user meets it: answers, mistakes, exit codes."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -10,6 +12,8 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import click
 import pytest
@@ -22,29 +26,47 @@ from simulator.output import table, told_now_and_then
 from tests.commands import commands
 
 
-def ullage(
-    *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+class Ended(NamedTuple):
+    """What a call left."""
+
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+def ullage(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ended:
+    """A call in this process, which has loaded already what a process of its own would load for seconds."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    on_term = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            mock.patch.object(sys, "argv", ["ullage", *arguments]),
+            mock.patch.dict(os.environ, env or {}),
+            contextlib.chdir(cwd or "."),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main_module.main()
+    finally:
+        signal.signal(signal.SIGTERM, on_term)
+    said, told = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]  # BytesIO
+    return Ended(ended.value.code, said, told)
+
+
+ROOT = str(Path(__file__).parent.parent)
+
+
+def apart(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A call in a process of its own, which ``env`` tells how to begin."""
     return subprocess.run(
         [sys.executable, "-m", "scheduler", *arguments],
         capture_output=True,
         text=True,
         timeout=100,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **(env or {})},
+        env={**os.environ, "PYTHONPATH": ROOT, **env},
     )
-
-
-def ended_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    """The exit code in this process, which keeps what it does on SIGTERM."""
-    monkeypatch.setattr(sys, "argv", ["ullage", *arguments])
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main_module.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return ended.value.code
 
 
 def test_help_lists_what_there_is() -> None:
@@ -180,7 +202,7 @@ def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str, number: signal
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": ROOT},
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".cache/ullage/*.json")) and time.monotonic() < deadline:
@@ -197,7 +219,7 @@ def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str, number: signal
 def test_standard_streams_that_are_closed_lead_nowhere(tmp_path: Path) -> None:
     """As under a daemon: the answer goes nowhere, and not into whatever file is opened next."""
     command = f"exec {sys.executable} -m scheduler"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": ROOT}
     listed, asked, made = (
         subprocess.run(
             ["sh", "-c", f"{command} {words}"], capture_output=True, text=True, cwd=tmp_path, env=environment
@@ -249,13 +271,14 @@ def test_numbers_and_readers_that_are_none_are_wrong_usage(tmp_path: Path, words
 
 
 def test_the_demo_tells_of_lifetimes_and_says_that_it_has_no_usage(tmp_path: Path) -> None:
-    trained = ullage("train", "demo", "-m", "model", "-o", "json", cwd=tmp_path)
+    assert ullage("trace", "slice", "demo", "part.ullage", "--pods", "800", cwd=tmp_path).returncode == 0
+    trained = ullage("train", "part.ullage", "-m", "model", "-o", "json", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "usage is not learned: trace demo: has no usage of pods" in trained.stderr
     card = json.loads(trained.stdout)
     assert card["models"] == []
     assert card["lifetimes"]["metrics"]["0s"]["all"]["oracle"]["accuracy"] == 1
-    judged = ullage("evaluate", "demo", "-m", "model", "--report", "accuracy.html", cwd=tmp_path)
+    judged = ullage("evaluate", "part.ullage", "-m", "model", "--report", "accuracy.html", cwd=tmp_path)
     assert judged.returncode == 0, judged.stderr
     assert judged.stdout.startswith("The class of lifetime is right for ")
     assert "at arrival, all" in judged.stdout
@@ -288,18 +311,13 @@ def test_the_demo_tells_of_lifetimes_and_says_that_it_has_no_usage(tmp_path: Pat
         "doctor --live --config {} --kubeconfig nothing-there",
     ],
 )
-def test_an_input_that_is_not_there_is_wrong_usage(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stanza = "kind: KubeSchedulerConfiguration"
-    (tmp_path / "nothing.yaml").write_text(stanza)
-    monkeypatch.chdir(tmp_path)
+def test_an_input_that_is_not_there_is_wrong_usage(words: str, tmp_path: Path) -> None:
+    (tmp_path / "nothing.yaml").write_text("kind: KubeSchedulerConfiguration")
     name = "nothing.yaml" if "nothing-there" in words else "nothing-there"
-    code = ended_here(monkeypatch, *words.format(name).split())
-    said = capsys.readouterr()
-    assert code == 2, said.err
-    assert "nothing-there" in said.err
-    assert not said.out
+    run = ullage(*words.format(name).split(), cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert "nothing-there" in run.stderr
+    assert not run.stdout
 
 
 def test_training_names_what_it_cannot_learn_from(tmp_path: Path) -> None:
@@ -435,8 +453,7 @@ def test_a_misspelt_command_of_a_group_names_the_nearest(words: str, meant: str)
 )
 def test_an_extra_that_is_not_installed_is_named(module: str, extra: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
-    run = ullage(*words.split(), cwd=tmp_path, env={"PYTHONPATH": path})
+    run = apart(*words.split(), cwd=tmp_path, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), ROOT])})
     assert run.returncode == 1
     assert module in run.stderr
     assert f"pip install 'ullage[{extra}]'" in run.stderr
@@ -530,15 +547,13 @@ def test_what_is_asked_for_twice_counts_once(tmp_path: Path) -> None:
     assert [line.split(",")[1] for line in run.stdout.splitlines()[1:]] == ["best-fit"]
 
 
-def test_memory_that_runs_out_is_one_message(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_memory_that_runs_out_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(**_options: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(main_module.root, "main", exhausted)
-    assert ended_here(monkeypatch, "version") == 1
-    assert "memory ran out" in capsys.readouterr().err
+    run = ullage("version")
+    assert (run.returncode, "memory ran out" in run.stderr) == (1, True)
 
 
 def test_names_that_are_no_text_end_nothing(tmp_path: Path) -> None:
@@ -546,7 +561,7 @@ def test_names_that_are_no_text_end_nothing(tmp_path: Path) -> None:
     assert ullage(*words.split(), cwd=tmp_path).returncode == 0
     os.rename(tmp_path / "t.ullage", os.fsencode(tmp_path) + b"/t\xff.ullage")
     words = "-s best-fit -q --report r.html -o json"
-    run = ullage("simulate", "t\udcff.ullage", *words.split(), cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    run = apart("simulate", "t\udcff.ullage", *words.split(), cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
     assert run.returncode == 0, run.stderr
     assert "t\\udcff.ullage" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert json.loads(run.stdout)["kind"] == "Comparison"
