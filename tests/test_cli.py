@@ -69,6 +69,14 @@ def apart(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Complet
     )
 
 
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The beginning of the demo, of which a replay takes no time."""
+    path = str(tmp_path_factory.mktemp("part") / "part.ullage")
+    assert ullage("trace", "slice", "demo", path, "--pods", "800").returncode == 0
+    return path
+
+
 def test_help_lists_what_there_is() -> None:
     shown = ullage("--help")
     assert shown.returncode == 0
@@ -195,9 +203,9 @@ def test_a_mistake_is_one_clear_message(arguments: tuple[str, ...], code: int, m
 @pytest.mark.parametrize(
     ("jobs", "number", "code"), [("1", signal.SIGINT, 130), ("2", signal.SIGINT, 130), ("2", signal.SIGTERM, 143)]
 )
-def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str, number: signal.Signals, code: int) -> None:
+def test_ctrl_c_says_that_work_is_kept(part: str, tmp_path: Path, jobs: str, number: signal.Signals, code: int) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "scheduler", "compare", "demo", "-s", "kube-default", "--seeds", "50", "-j", jobs],
+        [sys.executable, "-m", "scheduler", "compare", part, "-s", "kube-default", "--seeds", "99", "-j", jobs],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -213,7 +221,7 @@ def test_ctrl_c_says_that_work_is_kept(tmp_path: Path, jobs: str, number: signal
     assert "takes it up again" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob(".cache/ullage/*.tmp"))
-    assert len(list(tmp_path.glob(".cache/ullage/*.json"))) < 50, "what had not begun is left undone"
+    assert len(list(tmp_path.glob(".cache/ullage/*.json"))) < 99, "what had not begun is left undone"
 
 
 def test_standard_streams_that_are_closed_lead_nowhere(tmp_path: Path) -> None:
@@ -270,15 +278,14 @@ def test_numbers_and_readers_that_are_none_are_wrong_usage(tmp_path: Path, words
     assert "Traceback" not in refused.stderr
 
 
-def test_the_demo_tells_of_lifetimes_and_says_that_it_has_no_usage(tmp_path: Path) -> None:
-    assert ullage("trace", "slice", "demo", "part.ullage", "--pods", "800", cwd=tmp_path).returncode == 0
-    trained = ullage("train", "part.ullage", "-m", "model", "-o", "json", cwd=tmp_path)
+def test_the_demo_tells_of_lifetimes_and_says_that_it_has_no_usage(part: str, tmp_path: Path) -> None:
+    trained = ullage("train", part, "-m", "model", "-o", "json", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "usage is not learned: trace demo: has no usage of pods" in trained.stderr
     card = json.loads(trained.stdout)
     assert card["models"] == []
     assert card["lifetimes"]["metrics"]["0s"]["all"]["oracle"]["accuracy"] == 1
-    judged = ullage("evaluate", "part.ullage", "-m", "model", "--report", "accuracy.html", cwd=tmp_path)
+    judged = ullage("evaluate", part, "-m", "model", "--report", "accuracy.html", cwd=tmp_path)
     assert judged.returncode == 0, judged.stderr
     assert judged.stdout.startswith("The class of lifetime is right for ")
     assert "at arrival, all" in judged.stdout
@@ -444,15 +451,18 @@ def test_a_misspelt_command_of_a_group_names_the_nearest(words: str, meant: str)
 @pytest.mark.parametrize(
     ("module", "extra", "words"),
     [
-        ("polars", "sim", "simulate demo -s best-fit"),
-        ("ortools", "plan", "simulate demo -s priced"),
-        ("jinja2", "sim", "simulate demo -s best-fit --report r.html"),
+        ("polars", "sim", "simulate {} -s best-fit"),
+        ("ortools", "plan", "simulate {} -s priced"),
+        ("jinja2", "sim", "simulate {} -s best-fit --report r.html"),
         ("polars", "sim", "record x.ullage -p http://localhost:1"),
-        ("lightgbm", "learn", "train demo -m m"),
+        ("lightgbm", "learn", "train {} -m m"),
     ],
 )
-def test_an_extra_that_is_not_installed_is_named(module: str, extra: str, words: str, tmp_path: Path) -> None:
+def test_an_extra_that_is_not_installed_is_named(
+    module: str, extra: str, words: str, part: str, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    words = words.format(part)
     run = apart(*words.split(), cwd=tmp_path, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), ROOT])})
     assert run.returncode == 1
     assert module in run.stderr
