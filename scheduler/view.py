@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import msgspec
 from msgspec import Raw, Struct
@@ -41,12 +42,11 @@ log = logging.getLogger(__name__)
 _decode_pod = msgspec.json.Decoder(objects.Pod).decode
 _decode_node = msgspec.json.Decoder(objects.Node).decode
 
-MAX_CLASSES = 50_000
-MAX_KEYS = 10_000
 MAX_IMAGES = 200_000
+MAX_KEYS_BYTES = 1 << 24
 """Of values kept for sharing; beyond it sharing starts over, nothing else changes."""
 MAX_KEY_BYTES = 1 << 15
-"""Pods that say more are read anew each time: ten thousand keys of as much as a pod has room for would fill the memory."""
+"""Pods that say more are read anew each time, and leave others room."""
 
 
 class _Meta(Struct):
@@ -119,8 +119,11 @@ class Reader:
         """Volume → required node terms; () = any node."""
         self.owners = Owners()
         self.groups = Groups()
-        self._classes: dict[PodSpec, PodSpec] = {}
+        self._classes: WeakKeyDictionary[PodSpec, ref[PodSpec]] = WeakKeyDictionary()
+        """Those that somebody has."""
         self._by_key: dict[bytes, PodSpec] = {}
+        """What pods say → their class, also once they have gone: the next one of a job is known at a glance."""
+        self._key_bytes = 0
         self._images: dict[tuple[str, int], tuple[str, int]] = {}
         self._axis = Axis()
 
@@ -140,18 +143,22 @@ class Reader:
         known = self._by_key.get(key) if key else None
         if known is None:
             known = self._made(pod)
-            if len(self._by_key) >= MAX_KEYS:
-                self._by_key.clear()
             if 0 < len(key) <= MAX_KEY_BYTES:
+                self._key_bytes += len(key)
+                if self._key_bytes > MAX_KEYS_BYTES:
+                    self._by_key.clear()
+                    self._key_bytes = len(key)
                 self._by_key[key] = known
         return known
 
     def _made(self, pod: objects.Pod, *, at_any_rate: bool = False) -> PodSpec:
         volumes = self._allowed(pod.metadata.namespace) if pod.spec.volumes else None
         spec = self._axis.limited(pod_spec(pod, volumes, self.owners, at_any_rate=at_any_rate))
-        if len(self._classes) >= MAX_CLASSES:
-            self._classes.clear()
-        return self._classes.setdefault(spec, spec)
+        found = self._classes.get(spec)
+        known = None if found is None else found()
+        if known is None:
+            self._classes[spec], known = ref(spec), spec
+        return known
 
     def _bound_spec(self, pod: objects.Pod) -> PodSpec:
         """The class of a pod that runs already."""
@@ -171,6 +178,7 @@ class Reader:
         node = node_spec(_decode_node(raw))
         if self._axis.offer(node):
             self._by_key.clear()  # what it was told of them may no longer hold
+            self._key_bytes = 0
         if len(self._images) >= MAX_IMAGES:
             self._images.clear()
         return replace(node, images=tuple(self._images.setdefault(image, image) for image in node.images))

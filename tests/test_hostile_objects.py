@@ -6,9 +6,11 @@ The API server has checked types, so only texts are odd here; more of them than 
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import random
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from placement.pods import GpuRequest, NodeRules
 from placement.resources import MOST_COUNTED
 from placement.specs import MAX_RULES, MAX_UNOFFERED, TOO_MANY_RULES, UNOFFERED
 from placement.state import devices_mask
+from scheduler import view
 from scheduler.modes import Modes
 from scheduler.view import Reader, sinks
 from tests.api_server import node_object, pod_object
@@ -262,6 +265,29 @@ def test_what_a_large_pod_says_is_not_kept_beside_its_class() -> None:
     body["spec"]["containers"] *= 2000
     assert reader.spec(json.dumps(body).encode()) is reader.spec(json.dumps(body).encode())
     assert not reader._by_key
+
+
+def test_of_large_pods_that_have_gone_no_class_is_kept() -> None:
+    """One with labels of a megabyte took 2.7 MB, and there was room for fifty thousand."""
+    reader, body = Reader(), pod_object("p")
+    body["metadata"]["labels"] = {f"key-{i:06d}": f"value-{i:06d}" for i in range(2000)}
+    spec = reader.spec(json.dumps(body).encode())
+    body["metadata"]["annotations"] = {"more": "is said"}
+    assert reader.spec(json.dumps(body).encode()) is spec, "as long as somebody has it, it is one"
+    gone = weakref.ref(spec)
+    del spec
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_pods_say_is_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "MAX_KEYS_BYTES", 20_000)
+    reader, most = Reader(), 0
+    for number in range(200):
+        reader.spec(json.dumps(pod_object("p", labels={"job": f"{number}"})).encode())
+        most = max(most, len(reader._by_key))
+    assert 1 < most < 200
+    assert sum(map(len, reader._by_key)) <= 20_000
 
 
 def test_pods_that_ask_for_thousands_of_resources_take_no_column_for_each(tmp_path: Path) -> None:
