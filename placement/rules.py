@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -104,13 +105,25 @@ def _integer(text: str | None) -> int | None:
     return number if -(2**63) <= number < 2**63 else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Match:
     """Which pods a term speaks of: namespaces by name or label, and their labels."""
 
     namespaces: tuple[str, ...]
     namespace_selector: tuple[Requirement, ...] | None
     selector: tuple[Requirement, ...] | None
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.namespaces, self.namespace_selector, self.selector))
+
+    def __hash__(self) -> int:
+        """Found once: a selector may name twenty thousand values, and under each of them its term is looked up."""
+        return self._hash
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled: all but the hash, which holds in this process only."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
 
     @classmethod
     def of(cls, term: PodTerm, namespace: str) -> Match:
