@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import ssl
 from pathlib import Path
+from typing import Any
 
 from placement.errors import ConfigError
 from scheduler.settings import HttpSettings
@@ -54,8 +55,6 @@ def tls_context(http: HttpSettings) -> ssl.SSLContext:
         if http.client_ca:
             context.load_verify_locations(http.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
-            context.options |= ssl.OP_NO_TICKET
-            context.num_tickets = 0  # whoever resumes a session is not asked for a certificate again
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"TLS files {http.tls_cert}, {http.tls_key}, {http.client_ca or '(no client authority)'}: {error}; "
@@ -64,29 +63,30 @@ def tls_context(http: HttpSettings) -> ssl.SSLContext:
     return context
 
 
-def followed_context(http: HttpSettings) -> ssl.SSLContext:
-    """The same for a server that stays: in every handshake, where its first one looks whom to be, files that changed take
-    effect, the authority of callers among them.
+class FollowedContext(ssl.SSLContext):
+    """The same for a server that stays: for every connection, files that changed take effect, the authority of callers among
+    them. A session is known to the context that it began with: who resumes one is not asked for a certificate again, and nobody
+    resumes one whose authority was replaced since.
 
     Raises
     ------
     ConfigError : a certificate or key cannot be used.
     """
-    files = Files(http.tls_cert, http.tls_key, http.client_ca)
-    outer = inner = tls_context(http)
 
-    def choose(connection: ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> int | None:
-        nonlocal inner
-        if http.client_ca and connection.session_reused:  # TLS 1.2 needs no ticket for it
-            return ssl.ALERT_DESCRIPTION_ACCESS_DENIED
+    def __new__(cls, _http: HttpSettings) -> FollowedContext:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+
+    def __init__(self, http: HttpSettings) -> None:
+        self._http = http
+        self._files = Files(http.tls_cert, http.tls_key, http.client_ca)
+        self._now = tls_context(http)
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        """Begin a connection."""
         try:
-            if files.are_renewed():
-                inner = tls_context(http)
-                log.info("certificates read again", extra={"certificate": http.tls_cert})
+            if self._files.are_renewed():
+                self._now = tls_context(self._http)
+                log.info("certificates read again", extra={"certificate": self._http.tls_cert})
         except ConfigError as error:
             log.warning("certificates cannot be read again, the old ones serve", extra={"error": str(error)})
-        connection.context = inner
-        return None
-
-    outer.sni_callback = choose  # OpenSSL asks it also where the caller names no server
-    return outer
+        return self._now.wrap_bio(*args, **options)

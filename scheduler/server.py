@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from scheduler.certificates import followed_context
+from scheduler.certificates import FollowedContext
 from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
 from scheduler.quiet import Quiet
@@ -460,7 +460,7 @@ class HttpServer:
         http = self.limits.http
         extra: dict[str, Any] = {}
         if http.tls_cert:
-            extra = {"ssl": followed_context(http), "ssl_handshake_timeout": 10}
+            extra = {"ssl": FollowedContext(http), "ssl_handshake_timeout": 10}
         loop = asyncio.get_running_loop()
         try:
             place = {"host": http.host, "port": http.port} if http.host else {"sock": _every_address(http.port)}
