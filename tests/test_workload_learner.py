@@ -6,6 +6,9 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from placement.errors import ConfigError
 from placement.knowledge import Workload
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
@@ -119,6 +122,25 @@ def test_pods_that_ask_for_absurd_amounts_take_no_prices_from_the_others(tmp_pat
     prices = live.state.knowledge.prices
     assert prices is not None
     assert [group[0] for group in prices.groups] == ["A"]
+    assert live.engine.in_force().name == "ullage"
+
+
+def test_where_the_solver_finds_no_prices_the_fallback_decides_and_nobody_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise ConfigError("the packing LP has no optimum")
+
+    live = Live(tmp_path / "records")
+    live.engine.strategy = strategy_named("ullage")
+    live.state.add_node(NodeSpec("a", (("cpu", 64_000), ("memory", 1 << 38)), num_gpus=8, gpu_model="A"))
+    live.ledger.pods["tiny"] = Seen("tiny", "tiny", "shop", 1, cpu_pod(1, gpu=GpuRequest(1, 1)))
+    with monkeypatch.context() as patch:
+        patch.setattr("scheduler.learning.learner.device_prices", failing)
+        asyncio.run(Learner(live.engine, 60, lambda: True).learn())
+    assert live.state.knowledge.prices is None
+    assert live.engine.in_force().name == "best-fit"
+    asyncio.run(Learner(live.engine, 60, lambda: True).learn())
     assert live.engine.in_force().name == "ullage"
 
 
