@@ -170,6 +170,15 @@ def test_who_is_to_come_decides_between_shapes_that_cost_those_who_wait_the_same
     assert len(one.order(pending, 0, [(hungry, 40)])) == 1, "only for who waits"
 
 
+def test_who_foresees_values_room_beside_pods_that_keep_apart() -> None:
+    small, large = (Shape(s.name, s.allocatable, usd) for s, usd in zip(SHAPES, (1.0, 3.2), strict=False))
+    pending = [(pod(3500, 4, labels=(("app", "a"),), pod_rules=APART), 8)]
+    assert ordered("foreseen", pending, (small, large)) == ["large"] * 5 + ["small"] * 3, (
+        "for the last three it is not worth it"
+    )
+    assert ordered("planned", pending, (small, large)) == ["small"] * 8
+
+
 def test_a_buyer_that_foresees_sees_only_what_came_of_late() -> None:
     trace = waves()
     seen: list[tuple[int, int, int]] = []

@@ -75,13 +75,16 @@ class Buyer(Autoscaler):
             nodes = refit(market, nodes, lambda: False, rounds=ROUNDS, seed=self.ordered)
         return nodes
 
-    def _demand(self, pending: list[tuple[PodSpec, int]]) -> tuple[purchase.Demand, list[purchase.Shape]]:
+    def _demand(
+        self, pending: list[tuple[PodSpec, int]], *, keep_apart: bool = True
+    ) -> tuple[purchase.Demand, list[purchase.Shape]]:
+        """Who waits, and what is for sale; with ``keep_apart`` a node holds of a class no more than its own rules let it."""
         shapes = self.settings.shapes
         names = sorted({name for shape in shapes for name, _ in shape.allocatable} - {PODS})
         specs = [spec for spec, _ in pending]
         request = [[spec.amount(name) for spec in specs] for name in names]
         request += [[1] * len(specs), [device_units(spec.gpu) for spec in specs]]
-        apart = {i: most for i, spec in enumerate(specs) if (most := self._most_per_node(spec))}
+        apart = {i: most for i, spec in enumerate(specs) if keep_apart and (most := self._most_per_node(spec))}
         request += [[int(i == c) for c in range(len(specs))] for i in apart]  # a resource of which a node has so many
         for_sale = [self._on_offer(shape, names, list(apart.values())) for shape in shapes]
         allowed = np.array(
@@ -102,23 +105,26 @@ class Buyer(Autoscaler):
 class Foreseer(Buyer):
     """Buys for those who wait, node by node what is worth most per USD, counting what those to come make of the rest.
 
-    As many are expected as came of late; room that they would fill is worth as much as what those who wait fill.
+    As many are expected as came of late; room that they would fill is worth as much as what those who wait fill. So is
+    room for more of a class that keeps apart: others come in time, and small nodes for each would cost more.
     """
 
     def _shapes_for(self, pending: list[tuple[PodSpec, int]], came: Iterable[tuple[PodSpec, int]]) -> list[Shape]:
         wanted, coming = dict(pending), {spec: num for spec, num in came if self._holding(spec)}
         wanted |= {spec: 0 for spec in coming if spec not in wanted}
-        demand, for_sale = self._demand([(spec, num + coming.get(spec, 0)) for spec, num in wanted.items()])
+        both = [(spec, num + coming.get(spec, 0)) for spec, num in wanted.items()]
+        demand, for_sale = self._demand(both, keep_apart=False)
+        most = np.array([self._most_per_node(spec) or num for spec, num in both], np.int64)
         worth = purchase.fluid_prices(demand, for_sale)
         if worth is None:
             return super()._shapes_for(pending, ())
         waiting = np.array(list(wanted.values()), np.int64)
-        chosen = _node_by_node(purchase.market_of(demand, for_sale, worth), waiting, demand.count - waiting)
+        chosen = _node_by_node(purchase.market_of(demand, for_sale, worth), waiting, demand.count - waiting, most)
         return [self.settings.shapes[s] for s in chosen] if chosen else super()._shapes_for(pending, ())
 
 
-def _node_by_node(market: Market, waiting: IntArray, coming: IntArray) -> list[int]:
-    """Shapes that hold ``waiting`` ``(C,)`` in sum; empty where limits do not allow that."""
+def _node_by_node(market: Market, waiting: IntArray, coming: IntArray, most: IntArray) -> list[int]:
+    """Shapes that hold ``waiting`` ``(C,)`` in sum, of a class ``most`` ``(C,)`` each; empty where limits do not allow that."""
     price = market.price + 1e-12
     limit, chosen = market.limit.copy(), list[int]()
     while waiting.any():
@@ -138,5 +144,5 @@ def _node_by_node(market: Market, waiting: IntArray, coming: IntArray) -> list[i
         _, s, now_counts, later_counts = best
         chosen.append(s)
         limit[market.pool[s]] -= 1
-        waiting, coming = waiting - now_counts, coming - later_counts
+        waiting, coming = waiting - np.minimum(now_counts, most), coming - later_counts
     return chosen
