@@ -64,6 +64,9 @@ class FakeProm:
 
     async def answer(self, request: web.Request) -> web.Response:
         form = {k: str(v) for k, v in (await request.post()).items()}
+        name = "query_range" if "start" in form else "query"
+        if (request.method, request.path) != ("POST", f"/api/v1/{name}"):
+            return web.Response(status=404)
         self.forms.append(form)
         self.authorizations.append(request.headers.get("Authorization", ""))
         await asyncio.sleep(self.delay_s)
