@@ -716,12 +716,13 @@ class Replay:
     def _buy_later(self) -> None:
         """A node has stood empty until it went: gangs that wait are bought for once they have waited twice as long.
 
-        What limits sell, or what holds them by their rules, may never be enough.
+        What limits sell, or what holds them by their rules, may never be enough. Nodes of others go as well, so a gang that
+        is put off is put off no further before it was bought for.
         """
         for unit, waiting in self._pending:
             if not isinstance(unit, PodSpec):
                 oldest_s = int(self.trace.pods.arrival_s[waiting.pods[0]])
-                self._buys_again_s[unit] = 2 * self.time_s - oldest_s
+                self._buys_again_s.setdefault(unit, 2 * self.time_s - oldest_s)
 
     def _scan(self, _: object) -> None:
         assert self.scaler is not None, "only an elastic fleet is scanned"
@@ -747,6 +748,7 @@ class Replay:
                 num -= spare.takes(unit, num)
             if self._buys_again_s.get(unit, 0) > self.time_s:
                 continue
+            self._buys_again_s.pop(unit, None)
             for spec, each in classes_of(unit).items() if num else ():
                 wanted[spec] += self._for_new_nodes(spec, each * num)
         return +wanted

@@ -125,6 +125,19 @@ def test_a_gang_that_bought_nodes_do_not_help_is_bought_for_more_and_more_seldom
     assert 0 < hour <= day <= 4 * hour
 
 
+@pytest.mark.parametrize("buys", PURCHASES)
+def test_a_gang_is_bought_for_while_nodes_of_others_go(buys: str) -> None:
+    """Every five seconds, from before the gang comes until half an hour later, a node goes that has stood empty."""
+    small, gpu = SHAPES[0], SHAPES[3]
+    others = [(f"s{i}", pod(3000, 4), 0, 300 + 5 * i) for i in range(400)]
+    gang = [(f"g{i}", pod(12_000, 30, gpu=GpuRequest(1)), 1_203, 5_000) for i in range(2)]
+    trace = Trace.of("going", (), [*others, *gang])
+    trace = trace.but(pods=replace(trace.pods, gang=np.array([-1] * len(others) + [0, 0])))
+    replay = Replay(trace, STRATEGIES["best-fit"], ReplayOptions(elastic=Elastic((small, gpu), buys=buys)))
+    replay.run()
+    assert all(0 <= replay.placed_s[i] - 1_203 < 120 for i in (-2, -1))
+
+
 @pytest.mark.parametrize("buys", ["ffd", "planned", "foreseen"])
 def test_who_fits_on_what_is_booting_buys_nothing_and_who_fits_nowhere_neither(buys: str) -> None:
     scaler = autoscaler(Elastic(SHAPES, buys=buys))
