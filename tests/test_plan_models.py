@@ -280,6 +280,17 @@ def test_the_checker_sees_a_skewed_spread() -> None:
     assert place_batch(batch, seconds(1)).placed.tolist() == [[2, 2]]
 
 
+def test_a_node_with_room_without_measure_is_bought_like_another() -> None:
+    """A resource of which it offers 2^50 and pods ask for eleven units kept GLOP going round without end."""
+    capacities, costs = ([2**50, 4], [1, 6], [7, 12]), (1599.82291795847, 7118.882760526465, 6842.485027992515)
+    shapes = [Shape(f"s{i}", np.array(c), usd) for i, (c, usd) in enumerate(zip(capacities, costs, strict=True))]
+    shapes[0] = replace(shapes[0], limit=1)
+    allowed = np.array([[True, False, True], [True, False, True]])
+    demand = Demand(np.array([[3, 2], [0, 3]]), np.array([3, 1]), allowed)
+    bought = buy(demand, shapes, Deadline(5.0, WorkClock()))
+    assert (bought.cost, bought.ending) == (costs[0], Ending.OPTIMAL)
+
+
 def test_a_batch_without_nodes_is_refused() -> None:
     none = np.zeros((1, 0), np.int64)
     with pytest.raises(ConfigError, match="no nodes"):

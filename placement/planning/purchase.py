@@ -35,6 +35,8 @@ LEAST_PRICE = 1e-6
 """Of a pod, as a share of the dearest: a class that costs nothing has to be covered, too."""
 PROVED = 1e-8
 """A bound this near is the cost: fillings are priced with a slack of a billionth, once per limit."""
+MOST_SHARE = 1e6
+"""Of a resource's demand that one node counts for: GLOP goes round without end where it is 10^14 times the demand."""
 PRICING_S, ROUND_S, VISIT_S = 2e-4, 1e-4, 1e-7
 """On a clock of work, for each shape a filling that is priced, and a round of ruin and recreate; and a search node of a list;
 measured, and rough."""
@@ -359,7 +361,7 @@ def _fluid(demand: Demand, shapes: list[Shape]) -> tuple[FloatArray, float] | No
         return None
     pool_of, most = pools(shapes)
     num_lanes, limited = int(lanes.sum()), np.flatnonzero(np.isfinite(most))
-    share = np.stack([shape.capacity[lanes] / need[lanes] for shape in shapes])
+    share = _shares(need, lanes, shapes)
     answer = _fluid_master(need, lanes, shapes).solve()
     if answer.status != Status.OPTIMAL:
         return None
@@ -374,13 +376,18 @@ def _fluid(demand: Demand, shapes: list[Shape]) -> tuple[FloatArray, float] | No
     return price, max(0.0, float(price @ demand.count) - float(rent[limited] @ most[limited]))
 
 
+def _shares(need: FloatArray, lanes: BoolArray, shapes: list[Shape]) -> FloatArray:
+    """``(S, lanes)`` what a node holds of ``need``, capped far above all of it: whole nodes hold enough all the same."""
+    return np.minimum(np.stack([shape.capacity[lanes] / need[lanes] for shape in shapes]), MOST_SHARE)
+
+
 def _fluid_master(need: FloatArray, lanes: BoolArray, shapes: list[Shape]) -> Master:
     """How many nodes of each shape hold ``need`` at the least cost: first the rows of the resources, then of limits."""
     pool_of, most = pools(shapes)
     num_lanes, limited = int(lanes.sum()), np.flatnonzero(np.isfinite(most))
     low = np.concatenate([np.ones(num_lanes), np.full(len(limited), -INFINITY)])
     master = Master(low, np.concatenate([np.full(num_lanes, INFINITY), most[limited]]))
-    share = np.stack([shape.capacity[lanes] / need[lanes] for shape in shapes])
+    share = _shares(need, lanes, shapes)
     for values, shape, pool in zip(share, shapes, pool_of, strict=True):
         rows = np.concatenate([np.flatnonzero(values), num_lanes + np.flatnonzero(limited == pool)])
         master.add(
