@@ -481,7 +481,7 @@ def test_a_fleet_that_is_too_large_for_the_exact_model_is_emptied_close_to_its_b
 ) -> None:
     fleet = fleet_instance(7, num_nodes=130)
     assert fleet.count.size > EXACT_CELLS
-    result = consolidate(fleet, Deadline(1.0, WorkClock()), max_moves=budget)
+    result = consolidate(fleet, Deadline(2.0, WorkClock()), max_moves=budget)
     assert fleet_violations(fleet, result, budget) == []
     assert 0 <= result.gap_share <= gap_share
     assert result.ending == (Ending.OPTIMAL if budget == 400 else Ending.DEADLINE)

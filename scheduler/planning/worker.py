@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from placement.errors import ConfigError, PlacementError
+from placement.planning import patterns
 from placement.planning.foresight import Foreseen, foresee, history_of_recording
 from placement.planning.make import PlanningError, Request, plan_for
 from placement.planning.plans import Deadline, Plan
@@ -224,6 +225,7 @@ def _make(say: Say, request: Request, kube: KubeSettings, ahead: Ahead | None, c
         growth, words = ((), (NOT_READ,)) if seen is None else (seen.growth, seen.words)
         request = msgspec.structs.replace(request, growth=growth, foresight=words)
     request = msgspec.structs.replace(request, snapshot=asyncio.run(_read(kube)))
+    patterns.warm_up()  # compiling, where it was not done yet, is not a plan's time
     deadline = Deadline(request.time_s, time.perf_counter, cancelled.is_set, note=note)
     say(msgspec.json.encode(plan_for(request, deadline)))
 

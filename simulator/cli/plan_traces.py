@@ -55,6 +55,7 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     """Cheapest fixed fleet that holds TRACE at its peak, with a certified gap and USD a month."""
     import time
 
+    from placement.planning import patterns
     from placement.planning.plans import Deadline
     from simulator.cost import book_for
     from simulator.planning.peak_fleet import fleet_row, without_departures
@@ -63,6 +64,7 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     with data_only(), progress("planning", is_time=True) as advance:
         read = open_trace(trace)
         book = book_for(read, prices)
+        patterns.warm_up()
         start = time.perf_counter()
 
         def clock() -> float:
