@@ -23,6 +23,7 @@ from placement.planning.batches import as_placed, place_batch
 from placement.planning.best_fit import best_fit
 from placement.planning.class_flow import EXACT_CELLS
 from placement.planning.consolidation import consolidate
+from placement.planning.displaced import kept_off
 from placement.planning.fleet import CENT, Fleet
 from placement.planning.fleet import violations as fleet_violations
 from placement.planning.patterns import best_pattern, full_fillings, most_per_cost
@@ -439,6 +440,17 @@ def test_prices_that_are_no_whole_millionths_keep_the_bound_true(usd: tuple[floa
         result = consolidate(fleet, seconds(5), max_moves=budget)
         assert result.bound >= best * (1 - 1e-9)
         assert result.ending != Ending.OPTIMAL or result.usd_per_hour >= best * (1 - 1e-5)
+
+
+def test_where_no_other_place_is_none_is_searched_for() -> None:
+    """A plan of a minute that was proved at once took six seconds more."""
+    one = np.ones((1, 3), np.bool_)
+    deletable = np.array([True, False, False])
+    fleet = Fleet(np.array([[1]]), np.array([[5, 5, 5]]), np.array([[0, 3, 6]]), one, deletable, np.ones(3))
+    plan, clock = consolidate(fleet, Deadline(1.0, WorkClock()), max_moves=None), WorkClock()
+    assert plan.arrivals.sum() == 5
+    assert kept_off(fleet, plan, one, Deadline(60.0, clock), 0) is plan
+    assert clock.done_s < 1.0
 
 
 def test_who_saves_nothing_is_never_told_of_a_negative_zero() -> None:

@@ -51,11 +51,12 @@ def packed(
 def kept_off(fleet: Fleet, plan: Consolidated, unwanted: BoolArray, deadline: Deadline, seed: int) -> Consolidated:
     """The same nodes go; fewer of their pods arrive where that is allowed, but ``unwanted`` ``(C, N)``, as far as is found.
 
-    Everywhere else is packed first, and the unwanted places get who is left.
+    Everywhere else is filled first, and the unwanted places get who is left: a search would use up its time in vain where
+    there is no other place.
     """
     if not plan.arrivals[unwanted].any():
         return plan
-    arrivals, left = pack(replace(fleet, allowed=fleet.allowed & ~unwanted), plan.deleted, deadline, seed)
+    arrivals, left = fill(replace(fleet, allowed=fleet.allowed & ~unwanted), plan.deleted, deadline, seed)
     if left.any():
         count = np.zeros_like(fleet.count)
         count[:, int(np.argmax(plan.deleted))] = left
