@@ -48,6 +48,12 @@ def why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
+def yaml_fault(error: Exception) -> str:
+    """What the YAML parser found wrong, in one line; its own message is several, with the text that it is about."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
+
+
 def nearest(word: str, known: list[str]) -> str:
     """``did you mean …?`` for the closest known word, or the list of all."""
     close = difflib.get_close_matches(word, known, 1)

@@ -56,9 +56,3 @@ class RecordError(PlacementError):
 
 class PlanPaused(PlacementError):
     """A plan that is being applied cannot go on for now. Nothing is given back: asked again, it goes on where it was."""
-
-
-def yaml_fault(error: Exception) -> str:
-    """What the YAML parser found wrong, in one line; its own message is several, with the text that it is about."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())

@@ -15,9 +15,8 @@ from typing import Any
 
 import yaml
 
-from placement.errors import ConfigError, why
+from placement.errors import ConfigError, why, yaml_fault
 from placement.learning.horizons import EVERY_WORKLOAD, HORIZONS, MOST_WORKLOADS
-from scheduler.errors import yaml_fault
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODES = ("off", "shadow", "score", "decide")

@@ -41,7 +41,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ullage plan apply plan.json",
     ),
     "plan rescue": ("ullage plan rescue --live --report plan.html", "ullage plan rescue --live -o json > plan.json"),
-    "plan batch": ("ullage plan batch --snapshot cluster.json --report plan.html",),
+    "plan batch": (
+        "ullage plan batch --snapshot cluster.json --report plan.html",
+        "helm template mine ./chart | ullage plan batch --live --with -",
+    ),
     "plan consolidate": (
         "ullage plan consolidate demo --at 4h --report plan.html",
         "ullage plan consolidate --live --max-moves 20 -o json > plan.json",

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from placement.errors import ConfigError, why
+from placement.errors import ConfigError, why, yaml_fault
 from scheduler.cli.cluster import CONTEXT, KUBECONFIG, with_client
-from scheduler.errors import yaml_fault
 
 if TYPE_CHECKING:
     from placement.planning.plans import Plan

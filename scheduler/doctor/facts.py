@@ -17,8 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import yaml
 
-from placement.errors import ConfigError, why
-from scheduler.errors import yaml_fault
+from placement.errors import ConfigError, why, yaml_fault
 from scheduler.settings import Settings, parse_settings, refuse_objects
 
 KIND = "KubeSchedulerConfiguration"

@@ -61,7 +61,8 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def gathered(**options: Any) -> None:
-        function(_Given(**{field.name: options.pop(field.name) for field in fields(_Given)}), **options)
+        given = {field.name: options.pop(field.name) for field in fields(_Given) if field.name in options}
+        function(_Given(**given), **options)
 
     for option in reversed(options):
         gathered = option(gathered)
@@ -83,6 +84,7 @@ class _Given:
     seed: int
     report: Path | None
     output: str
+    manifests: tuple[str, ...] = ()
 
     def cluster(self) -> SnapshotFile:
         """The snapshot to plan on."""
@@ -128,6 +130,17 @@ def live_cluster() -> Live:
     return live
 
 
+WITH = click.option(
+    "--with",
+    "manifests",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    multiple=True,
+    metavar="FILE",
+    help="Count the pods that this manifest would make as waiting, too (- = standard input). Repeatable.",
+)
+"""What if these were applied?"""
+
+
 @click.group()
 def plan() -> None:
     """Plans with a stated bound, of a trace, a snapshot or the live cluster.
@@ -142,16 +155,20 @@ for command in plan_traces.COMMANDS:
 
 @plan.command()
 @_common
+@WITH
 def rescue(given: _Given) -> None:
     """Place more, and more important, pending pods by moving or evicting few running ones."""
-    _run(_request("rescue", given), given)
+    request, notes = _request("rescue", given)
+    _run(request, given, *notes)
 
 
 @plan.command()
 @_common
+@WITH
 def batch(given: _Given) -> None:
     """Place all pending pods at once; gangs all or none; then most soft wishes met; then strand least."""
-    _run(_request("batch", given), given)
+    request, notes = _request("batch", given)
+    _run(request, given, *notes)
 
 
 @plan.command()
@@ -184,22 +201,23 @@ def consolidate(
 ) -> None:
     """Empty nodes within a budget of moves, so that the fleet costs least; spot nodes with what interruptions cost."""
     book = given.book(prices)
-    request = _request("consolidate", given)
+    request, _ = _request("consolidate", given)
     nodes = request.snapshot.nodes
     usd = None if no_prices else {node.name: book.usd_per_hour(node) for node in nodes}
     guessed = sum(map(book.is_guessed, nodes)) if usd else 0
-    note = f"USD of {guessed} of {len(nodes)} nodes by {GUESSED}" if guessed else ""
+    notes = [f"USD of {guessed} of {len(nodes)} nodes by {GUESSED}"] if guessed else []
     request = _changed(request, usd_per_hour=usd, max_moves=max_moves, max_nodes=max_nodes, usd_per_move=usd_per_move)
     risk = {
         "interruptions_per_hour": interruptions,
         "usd_per_interruption": usd_per_interruption,
         "usd_per_pod_interrupted": usd_per_pod_interrupted,
     }
-    _run(_changed(request, **risk), given, note)
+    _run(_changed(request, **risk), given, *notes)
 
 
 @plan.command()
 @_common
+@WITH
 @PRICES
 @click.option("--spot", is_flag=True, help="Offer shapes at their spot price as well.")
 @click.option("--interruptions", type=click.FloatRange(0), default=0.0, help="Of a spot node, per hour.")
@@ -255,8 +273,9 @@ def purchase(
             "give --prices with reserved_usd_per_hour, or leave it out"
         )
     past = _past(given, ahead_s, history, prometheus, days)
-    request = _request("purchase", given)
-    note = f"USD of the shapes that ship, by {GUESSED}" if book is DEFAULT_BOOK else ""
+    request, notes = _request("purchase", given)
+    if book is DEFAULT_BOOK:
+        notes = *notes, f"USD of the shapes that ship, by {GUESSED}"
     shapes = for_sale(book, request.snapshot.nodes, spot=spot, risk=usd_at_risk(interruptions, usd_per_interruption))
     request = _changed(request, shapes=shapes, hours_of_use=hours_of_use)
     if past is not None and ahead_s is not None:
@@ -269,7 +288,7 @@ def purchase(
             "no history, so nothing is expected: only pending pods count; give --history, or --prometheus with --live"
         )
         request = _changed(request, foresight=(said,))
-    _run(request, given, note)
+    _run(request, given, *notes)
 
 
 def _past(
@@ -296,12 +315,16 @@ def _past(
     return trace, at_s, f"Trace/{trace.manifest.name}"
 
 
-def _request(kind: str, given: _Given) -> Request:
+def _request(kind: str, given: _Given) -> tuple[Request, tuple[str, ...]]:
+    """What to plan, and what to say of the manifests whose pods count."""
+    from simulator.planning.manifests import with_manifests
     from simulator.planning.worker import Request
 
     if not given.time_s > 0:
         raise ConfigError(f"--time {given.time_s:g} leaves nothing to plan in; give more than 0 seconds")
-    return Request(kind, given.cluster(), given.time_s, given.seed)
+    files = [("standard input" if path == "-" else path, _read("manifest", path)) for path in given.manifests]
+    cluster, notes = with_manifests(given.cluster(), files)
+    return Request(kind, cluster, given.time_s, given.seed), notes
 
 
 def _changed(request: Request, **changes: object) -> Request:
@@ -310,8 +333,8 @@ def _changed(request: Request, **changes: object) -> Request:
     return msgspec.structs.replace(request, **changes)
 
 
-def _run(request: Request, given: _Given, note: str = "") -> None:
-    """Plan in a worker; Ctrl-C asks for the best plan so far. ``note`` is said with the plan, wherever that goes."""
+def _run(request: Request, given: _Given, *notes: str) -> None:
+    """Plan in a worker; Ctrl-C asks for the best plan so far. ``notes`` are said with the plan, wherever that goes."""
     from placement.planning.chains import fits
     from placement.planning.snapshots import cluster_of
     from simulator.planning.page import page
@@ -326,8 +349,7 @@ def _run(request: Request, given: _Given, note: str = "") -> None:
         made = planner.result()
     finally:
         planner.close()
-    if note:
-        made = replace(made, reasons=(*made.reasons, note))
+    made = replace(made, reasons=(*made.reasons, *notes))
     if given.report is not None:
         before = cluster_of(request.snapshot, request.usd_per_hour)
         command = shown_command(["ullage", *sys.argv[1:]])
@@ -338,7 +360,9 @@ def _run(request: Request, given: _Given, note: str = "") -> None:
         return
     if made.kind == "batch" and made.count(Action.PLACE) < sum(not pod.node for pod in request.snapshot.pods):
         click.echo("\nfor the rest: ullage plan rescue makes room, ullage plan purchase says what to buy", err=True)
-    if given.trace is None and made.steps and made.kind != "purchase":
+    if given.manifests:
+        click.echo("\nnothing was changed; to act on it: apply the manifests, then plan again without --with", err=True)
+    elif given.trace is None and made.steps and made.kind != "purchase":
         click.echo(
             "\nnothing was changed; to act on it: the same with -o json > plan.json, then ullage plan apply plan.json",
             err=True,
@@ -368,14 +392,12 @@ def _print(made: Plan, output: str) -> None:
         click.echo(render(plan_document(made), rows, output))
 
 
-def _read(objects: str) -> bytes:
+def _read(what: str, path: str) -> bytes:
     try:
-        with click.open_file(objects, "rb") as source:
+        with click.open_file(path, "rb") as source:
             return bytes(source.read())
     except OSError as error:
-        raise ConfigError(
-            f"objects {objects}: cannot be read ({why(error)}); pipe them in, with - for a file"
-        ) from error
+        raise ConfigError(f"{what} {path}: cannot be read ({why(error)}); pipe it in, with - for a file") from error
 
 
 @click.command()
@@ -391,7 +413,11 @@ def snapshot(objects: str | None, path: Path, live: bool, kubeconfig: str | None
 
     if (objects is not None) == live:
         raise ConfigError("give either --live or a file of objects (- = standard input); -f names the file to write")
-    taken = snapshot_of_objects(_read(objects)) if objects is not None else live_cluster().snapshot(kubeconfig, context)
+    taken = (
+        snapshot_of_objects(_read("objects", objects))
+        if objects is not None
+        else live_cluster().snapshot(kubeconfig, context)
+    )
     write_snapshot(taken, path)
     pending = sum(not pod.node for pod in taken.pods)
     click.echo(f"{path}: {len(taken.nodes)} nodes, {len(taken.pods)} pods, {pending} of them pending", err=True)
