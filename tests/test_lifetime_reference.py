@@ -35,7 +35,7 @@ from placement.learning.lineage import (
     class_of,
 )
 from placement.learning.survival import PRIOR, UNKNOWN, lifespans
-from simulator.reproduce.sibling_rules import SiblingBursts
+from simulator.learning.sibling_rules import SiblingBursts
 
 NAN = math.nan
 

@@ -35,6 +35,7 @@ from simulator.learning.lifetime_samples import Draw, is_held_out, samples_of, w
 from simulator.learning.lifetime_scores import calibration_error, gone_by, log_loss, reliability, scores
 from simulator.learning.lifetime_training import CLASS_SHARE, DRIFT, Bounds, model_shares, train_lifetimes, verdict
 from simulator.learning.recordings import AZURE_MARK, Learnable, _with_batches, evaluate, read_learnable, train
+from simulator.learning.sibling_rules import RULES
 from simulator.learning.training import Effort, Split, Verdict
 from simulator.traces.trace import NEVER, Manifest, Pods, Trace, TraceError, Usage
 from tests.life_traces import GIB, by_the_hour, nodes, spec_of
@@ -72,7 +73,7 @@ def test_the_card_says_what_was_learned_from_and_how_good_it_is(folder: Path) ->
         mine, rules = at_arrival[group]["model"], {n: s for n, s in at_arrival[group].items() if n != "model"}
         assert mine["accuracy"] > 0.9
         assert rules.pop("oracle")["accuracy"] == 1
-        assert set(rules) == {"last", "majority", "mean", "survival", "population", "history"}
+        assert set(rules) == {*RULES, "population", "history"}
         assert all(mine["log_loss"] < rule["log_loss"] and mine["brier"] < rule["brier"] for rule in rules.values())
         assert mine["calibration_error"] < 0.2
 
@@ -409,6 +410,17 @@ def test_samples_hold_nothing_that_happens_later(trace: Trace) -> None:
     np.testing.assert_array_equal(one.features[same], two.features[two.age_s == 0])
     np.testing.assert_array_equal(one.rule[same], two.rule[two.age_s == 0])
     assert one.features.shape[1] == len(feature_names())
+
+
+def test_rules_of_many_bursts_remember_what_the_last_batch_hides() -> None:
+    pods = [("there", spec_of(0), 0, 500)]
+    pods += [(f"pair-{at}-{i}", spec_of(0), at, at + 5000) for at in range(1000, 16_000, 1000) for i in (0, 1)]
+    pods += [(f"batch-{i}", spec_of(0), 20_000, 20_100) for i in range(20)]
+    pods += [("asked", spec_of(0), 40_000, 41_000)]
+    found = samples_of(Trace.of("t", nodes(1), pods), [Draw(40_000, 40_001, 9, (0,))], seed=0).rules
+    assert found["survival"][0] == pytest.approx([1, 0, 0, 0]), "sixteen pods of one batch"
+    for name in ("survival-64", "survival-256"):
+        assert found[name][0] == pytest.approx([20 / 50, 0, 30 / 50, 0]), "not who was there at first"
 
 
 def test_a_part_of_life_that_is_cut_off_counts_with_what_was_lived_through() -> None:

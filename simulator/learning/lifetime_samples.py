@@ -16,17 +16,16 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.knowledge import AGES_S
 from placement.learning.boosted import HazardRows
-from placement.learning.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
+from placement.learning.lifetime_history import LEVELS, NUM_HAZARDS, Kin, LifeHistory, feature_names
 from placement.learning.lifetime_model import log_odds, rows_of
 from placement.learning.lineage import LIMITS_S, class_of
 from placement.learning.survival import class_shares
 from placement.learning.usage import SingleArray
 from placement.pods import PodSpec
 from placement.resources import BoolArray, FloatArray, IntArray
+from simulator.learning.sibling_rules import RULES, SiblingBursts, answers
 from simulator.traces.trace import NEVER, Trace
 
-RULES = ("last", "majority", "mean", "survival")
-"""Simple rules on the pods of an owner, or else of its size, or else of everyone."""
 FIT_AGES_S = (0, 900, 3600, 14_400, 86_400)
 """Ages at which lives are described to be learned from."""
 JUDGED_AGES_S = (0, 900, 3600)
@@ -200,6 +199,7 @@ class _Teller:
         self.trace = trace
         self.kin = [Kin.of(spec) for spec in trace.specs]
         self.history = LifeHistory(with_features=True, begins_s=trace.manifest.begins_s)
+        self.bursts = SiblingBursts(len(LEVELS))
         self.told = _Told()
         self.ends: list[tuple[int, int]] = []
         self.moments: list[tuple[int, int, int]] = []
@@ -221,7 +221,10 @@ class _Teller:
                     else:
                         self._describe(i, 0, now)
             for i in range(first, after):
-                self.history.began(str(i), self.kin[spec[i]], now, was_there=first == 0)  # who is there at first
+                was_there = first == 0  # who is there at first
+                self.history.began(str(i), self.kin[spec[i]], now, was_there=was_there)
+                if not was_there:
+                    self.bursts.arrive(self.kin[spec[i]].values, now)
                 if departure[i] != NEVER:
                     heapq.heappush(self.ends, (max(departure[i], now + 1), i))
             if first >= last and not self.moments:
@@ -243,6 +246,9 @@ class _Teller:
     def _end_until(self, now: int) -> None:
         while self.ends and self.ends[0][0] <= now:
             end, pod = heapq.heappop(self.ends)
+            here = self.history.running[str(pod)]
+            if not here.was_there:
+                self.bursts.end(here.kin.values, here.arrived_s, end)
             self.history.ended(str(pod), end)
 
     def _describe(self, pod: int, age: int, now: int) -> None:
@@ -253,9 +259,8 @@ class _Teller:
         told.rows.append((age, float(now), pod))
         told.is_new.append(not history.knows(kin))
         assert history.lineage is not None, "with features"
-        for name in RULES:
-            said = history.lineage.rule(name, kin.values, float(now))
-            told.rules[name].append(() if said is None else said.probabilities)
+        for name, said in answers(history.lineage, self.bursts, kin.values, float(now)).items():
+            told.rules[name].append(said or ())
 
 
 def _moments(arrival: list[int]) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ at the step, by the code of ``ullage train`` (:func:`~simulator.learning.lifetim
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,13 @@ from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage
 from placement.learning.survival import class_shares
 from placement.pods import PodSpec
 from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, FloatArray, IntArray
-from simulator.learning.lifetime_samples import RULES, LifeSamples, described, with_owners
+from simulator.learning.lifetime_samples import LifeSamples, described, with_owners
 from simulator.learning.lifetime_scores import concordance
 from simulator.learning.lifetime_training import model_at
+from simulator.learning.sibling_rules import RULES, Answers, SiblingBursts, answers
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.lifetime_guard import trusted
 from simulator.reproduce.parts import Omitted, Progress, silent
-from simulator.reproduce.sibling_rules import WINDOWS, SiblingBursts
 from simulator.traces.azure import read_azure
 from simulator.traces.dlrm import read_dlrm
 from simulator.traces.trace import NEVER, Pods, Trace
@@ -69,18 +69,6 @@ class Arrivals:
         return np.where(unknown, -1, known)
 
 
-Answers = dict[str, tuple[float, ...] | None]
-"""Rule → shares of the classes, None where it knows nothing."""
-
-
-def _answers(lineage: Lineage, bursts: SiblingBursts, values: Sequence[Hashable], now_s: float) -> Answers:
-    found: Answers = {name: bursts.survival(values, now_s, window) for name, window in WINDOWS.items()}
-    for name in RULES:
-        prospect = lineage.rule(name, values, now_s)
-        found[name] = None if prospect is None else prospect.probabilities
-    return found
-
-
 def stream(
     trace: Trace, keys: Sequence[str], values: Sequence[Sequence[object]], horizon_s: float, from_s: float
 ) -> Arrivals:
@@ -96,8 +84,8 @@ def stream(
     owned = with_owners(trace)
     lives = described(owned, {i: [0] for i in np.flatnonzero(is_told).tolist()}, seed=0)
     everyone = lives.rules["population"].tolist()
-    rules: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*RULES, *WINDOWS, *NO_OWNER)}
-    answers: dict[Sequence[object], Answers] = {}  # of the moment, by values
+    rules: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*RULES, *NO_OWNER)}
+    told: dict[Sequence[object], Answers] = {}  # of the moment, by values
     pending: list[int] = []
     pending_s = -1.0
     for i in range(len(pods)):
@@ -107,7 +95,7 @@ def stream(
                 lineage.arrive(values[j], pending_s)
                 bursts.arrive(values[j], pending_s)
                 met.add(values[j][0])
-            pending, pending_s, answers = [], now, {}
+            pending, pending_s, told = [], now, {}
         while ends and ends[0][0] <= now:
             end, j = heapq.heappop(ends)
             lineage.end(values[j], float(pods.arrival_s[j]), end)
@@ -117,9 +105,9 @@ def stream(
             population = Prospect(tuple(everyone[len(kept)]))
             kept.append(i)
             is_new.append(values[i][0] not in met)
-            if values[i] not in answers:
-                answers[values[i]] = _answers(lineage, bursts, values[i], now)
-            for name, said in answers[values[i]].items():
+            if values[i] not in told:
+                told[values[i]] = answers(lineage, bursts, values[i], now)
+            for name, said in told[values[i]].items():
                 rules[name].append(said or population.probabilities)
             rules["population"].append(population.probabilities)
             rules["ended"].append(tuple(float(x) for x in ended_shares / ended_shares.sum()))

@@ -1,7 +1,7 @@
-"""Sibling rules with a longer memory than a lineage's: survival over the latest bursts of a key, with all their pods.
+"""The simple rules that learned lifetimes are held against: a lineage's, and survival over the latest bursts of a key.
 
 :class:`~placement.learning.lineage.Lineage` remembers sixteen pods, which may all be of one batch. A rival is to be met at
-its best, so here are windows of many bursts.
+its best, so here are windows of many bursts, with all their pods.
 """
 
 from __future__ import annotations
@@ -12,11 +12,25 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from placement.learning.by_level import ByLevel
-from placement.learning.lineage import BURST_S, LIMITS_S, NUM_CLASSES, class_of
+from placement.learning.lineage import BURST_S, LIMITS_S, NUM_CLASSES, Lineage, class_of
 from placement.resources import FloatArray
 
 WINDOWS = {f"survival-{bursts}": bursts for bursts in (64, 256)}
 """Rule → bursts that are looked back at."""
+OF_LINEAGE = ("last", "majority", "mean", "survival")
+RULES = (*OF_LINEAGE, *WINDOWS)
+"""On the pods of an owner, or else of its size, or else of everyone."""
+Answers = dict[str, tuple[float, ...] | None]
+"""Rule → shares of the classes, None where it knows nothing."""
+
+
+def answers(lineage: Lineage, bursts: SiblingBursts, values: Sequence[Hashable], now_s: float) -> Answers:
+    """Every rule's, of a pod whose keys have ``values``, from what is known at ``now_s``."""
+    found: Answers = {name: bursts.survival(values, now_s, window) for name, window in WINDOWS.items()}
+    for name in OF_LINEAGE:
+        prospect = lineage.rule(name, values, now_s)
+        found[name] = None if prospect is None else prospect.probabilities
+    return found
 
 
 @dataclass
