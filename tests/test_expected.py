@@ -313,6 +313,8 @@ def test_a_forecast_is_judged_beside_its_rivals() -> None:
     assert by_method["last"]["pinball_cores"] == pytest.approx(0.5 * 18)
     assert by_method["last"]["covered"] == 0
     assert by_method["day-max"]["covered"] == 1
+    for exact in ("day-rise", "last, times", "last, plus", "trend, times"):
+        assert by_method[exact]["pinball_cores"] == 0, "every day is like the one before"
     with pytest.raises(ConfigError, match=r"needs 75 h \(--since and --ahead\), and 48 h are looked at"):
         judged(bursts(2), Judging(3 * HOUR, 0.5, DAY_S, 3 * DAY_S, 2 * DAY_S))
     with pytest.raises(ConfigError, match="no pod arrives"):
@@ -321,6 +323,21 @@ def test_a_forecast_is_judged_beside_its_rivals() -> None:
         )
     with pytest.raises(ConfigError, match="nothing can be expected"):
         history_of(bursts(2), -1, np.ones(1))
+
+
+def test_no_rival_looks_ahead() -> None:
+    """A pod comes each hour; after the last forecast nobody else, or many."""
+    hours = 50
+    slowly = [(f"p{hour}", BURST, hour * HOUR, NEVER) for hour in range(hours + 1)]
+    many = [(f"q{i}", BURST, hours * HOUR + 60, NEVER) for i in range(9)]
+    later = [("end", BURST, (hours + 9) * HOUR, NEVER)]
+    judging = Judging(3 * HOUR, 0.99, HOUR, (hours - 1) * HOUR, (hours + 3) * HOUR)
+    said = []
+    for pods in (slowly + later, slowly + many + later):
+        rows = judged(Trace.of("t", bursts(1).nodes, pods), judging)
+        said.append({row["method"]: row["cores_forecast"] for row in rows})
+    assert said[0].pop("oracle") != said[1].pop("oracle")
+    assert said[0] == said[1]
 
 
 def test_a_minute_ahead_in_a_long_history_is_looked_at_ten_thousand_times_at_most() -> None:
