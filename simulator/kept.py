@@ -11,7 +11,7 @@ from typing import Any
 from placement.errors import PlacementError, why
 from placement.whole_files import whole_file
 
-FORMAT = 11
+FORMAT = 12
 """Counts up whenever equal questions are answered otherwise than before, so that older cells are computed again."""
 
 

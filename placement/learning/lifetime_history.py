@@ -22,8 +22,8 @@ from placement.learning.survival import NUM_PARTS, Survival, part_of
 from placement.learning.usage import SingleArray
 from placement.pods import PodSpec
 
-KEEP = (0.95, 0.95, 0.95, 0.95, 0.95, 0.99, 0.999)
-"""What an outcome still weighs after the next one, by level of the hazards."""
+KEEP = (0.95, 0.99, 0.99, 0.99, 0.99, 0.99, 0.999)
+"""What an outcome still weighs after the next one, by level of the hazards: workloads change, kin less, everybody least."""
 OWN, NEW_OF_GANG, NEW_OF_SIZE, NEW, GANG, SIZE, ALL = range(len(KEEP))
 """Levels of the hazards: a workload; newcomers of a size in gangs of about as many, of a size, newcomers; a size in gangs of
 about as many, a size, everyone."""
