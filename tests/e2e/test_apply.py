@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ import yaml
 
 from placement.planning.make import plan_document
 from placement.planning.plans import Action, Ending, Plan, Step
+from placement.planning.snapshots import SnapshotFile
 from placement.pods import PodSpec
 from placement.resources import CPU, MEMORY
 from scheduler.evictions import CORDON_ANNOTATION
 from scheduler.gates import GATE
+from simulator.planning.manifests import with_manifests
+from simulator.planning.snapshots import read_snapshot
 from tests.e2e.control_plane import IS_NEWEST, REPO, ControlPlane, Ullage
-from tests.e2e.drive import PATIENCE, Cluster, cluster_of, pod_json
+from tests.e2e.drive import PATIENCE, Cluster, cluster_of, node_json, pod_json
 from tests.e2e.drive import PODS as PATH
 from tests.e2e.test_nominate import GIB, node
 
@@ -518,3 +522,68 @@ def test_replacements_without_a_gate_are_steered_by_the_extender(plane: ControlP
             await h.cluster.ledger_agrees(ullage)
 
     asyncio.run(run())
+
+
+def test_the_pods_of_a_manifest_count_as_the_api_server_makes_them(plane: ControlPlane, tmp_path: Path) -> None:
+    """Every default that decides where a pod goes: requests by limits, priority classes, merged keys of labels."""
+    plane.call("POST", "/api/v1/nodes", node_json(node("n0")))
+    for name, value, policy in (("high", 7, "Never"), ("usual", 3, None)):
+        kind = {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+        }
+        kind |= {"preemptionPolicy": policy} if policy else {"globalDefault": True}
+        plane.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", kind)
+    both = {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "3Gi"}}
+    port = {"containerPort": 80, "hostPort": 80}
+    apart = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "a"}}}
+    wishes = {
+        "priorityClassName": "high",
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "matchLabelKeys": ["app"]}
+            | {"labelSelector": {}}
+        ],
+        "tolerations": [{"key": "k", "operator": "Exists"}],
+    }
+    bodies = [
+        {"containers": [{"name": "c", "image": "x", "resources": both, "ports": [port]}], **wishes},
+        {
+            "containers": [{"name": "c", "image": "x:1", "resources": {"limits": {"cpu": "300m"}}}],
+            "initContainers": [{"name": "i", "image": "y", "resources": {"limits": {"memory": "1Gi"}}}],
+        },
+        {"containers": [{"name": "c", "image": "x"}], "priorityClassName": "system-cluster-critical"},
+    ]
+    manifests = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"p{i}", "labels": {"app": "a"}}, "spec": body}
+        for i, body in enumerate(bodies)
+    ]
+    classes = plane.call("GET", "/apis/scheduling.k8s.io/v1/priorityclasses")["items"]
+    classes = [{"kind": "PriorityClass", **found} for found in classes]
+    text = "\n---\n".join(map(json.dumps, [*manifests, *classes])).encode()
+    told, _ = with_manifests(_snapshot(plane, tmp_path), [("m.yaml", text)])
+    for manifest in manifests:
+        plane.call("POST", PATH, manifest)
+    made = _snapshot(plane, tmp_path)
+    assert len(made.pods) == len(bodies)
+    assert _classes(told) == _classes(made)
+
+
+def _snapshot(plane: ControlPlane, folder: Path) -> SnapshotFile:
+    """As ``ullage snapshot --live`` takes it."""
+    config, path = plane.kubeconfig("admin", "admin-token"), folder / "cluster.json"
+    command = [sys.executable, "-m", "scheduler", "snapshot", "--live", "--kubeconfig", str(config), "-f", str(path)]
+    subprocess.run(command, cwd=REPO, check=True, timeout=PATIENCE)
+    return read_snapshot(path)
+
+
+def _classes(snapshot: SnapshotFile) -> dict[str, PodSpec]:
+    """By pod, without the tolerations of nodes in trouble that the API server gives to everybody."""
+    found = {}
+    for pod in snapshot.pods:
+        spec = snapshot.specs[pod.spec]
+        own = tuple(t for t in spec.node_rules.tolerations if not t.key.startswith("node.kubernetes.io/"))
+        found[pod.name] = replace(spec, node_rules=replace(spec.node_rules, tolerations=own))
+    return found
