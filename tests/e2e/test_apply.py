@@ -525,7 +525,7 @@ def test_replacements_without_a_gate_are_steered_by_the_extender(plane: ControlP
 
 
 def test_the_pods_of_a_manifest_count_as_the_api_server_makes_them(plane: ControlPlane, tmp_path: Path) -> None:
-    """Every default that decides where a pod goes: requests by limits, priority classes, merged keys of labels."""
+    """Every default that decides where a pod goes: requests by limits, priority classes, what rules leave out."""
     plane.call("POST", "/api/v1/nodes", node_json(node("n0")))
     for name, value, policy in (("high", 7, "Never"), ("usual", 3, None)):
         kind = {
@@ -543,8 +543,8 @@ def test_the_pods_of_a_manifest_count_as_the_api_server_makes_them(plane: Contro
         "priorityClassName": "high",
         "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
         "topologySpreadConstraints": [
-            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "matchLabelKeys": ["app"]}
-            | {"labelSelector": {}}
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+            | {"labelSelector": {"matchLabels": {"app": "a"}}}
         ],
         "tolerations": [{"key": "k", "operator": "Exists"}],
     }
