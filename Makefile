@@ -81,8 +81,9 @@ evidence: install ## The long proofs of docs/results.md (needs the recorded trac
 	ULLAGE_E2E_MODULE=go-oldest $(MAKE) e2e
 
 proto: install ## Generate the gRPC code
-	$(BIN)/python -m grpc_tools.protoc -Ischeduler/_pb=proto/ullage/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
-	  scheduler/_pb/placement.proto scheduler/_pb/plans.proto scheduler/_pb/telemetry.proto
+	$(BIN)/python -m grpc_tools.protoc -Ischeduler/_pb=proto/ullage/v1 -Ischeduler/_pb=proto/grpcplugin \
+	  --python_out=. --pyi_out=. --grpc_python_out=. \
+	  scheduler/_pb/expander.proto scheduler/_pb/placement.proto scheduler/_pb/plans.proto scheduler/_pb/telemetry.proto
 
 e2e: install ## End to end (E2E=FILES runs some) on a real etcd, kube-apiserver, kube-scheduler (built with Go) and Prometheus (Debian package)
 	@command -v promtool > /dev/null || { echo "installing prometheus …"; apt-get update -qq && \

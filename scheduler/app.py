@@ -44,6 +44,7 @@ from scheduler.view import Reader, sinks
 from scheduler.warmup import warm_up
 
 if TYPE_CHECKING:
+    from scheduler.planning.expander import ExpanderServer
     from scheduler.planning.service import PlansService
     from scheduler.service import GrpcServer
 
@@ -128,6 +129,7 @@ class App:
         self.http = HttpServer(settings.http, self.extender.handle, self.metrics, quiet)
         self.side_servers: list[HttpServer] = []
         self.grpc: GrpcServer | None = None
+        self.expander: ExpanderServer | None = None
         self.planner = self._planner() if settings.plan.enabled else None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
@@ -168,6 +170,9 @@ class App:
             await self.grpc.start()
             self.usage.store = self.grpc.store
             self.grpc.store.has_taker = True
+        if self.settings.expander.port >= 0:
+            self.expander = self._expander()
+            await self.expander.start()
         self.informer.start()
         self._keep(self._warm_up())
         self._keep(self._tick())
@@ -199,6 +204,15 @@ class App:
         from scheduler.planning.service import PlansService
 
         return PlansService(self.engine, lambda: () if self.planner is None else tuple(self.planner.adherence))
+
+    def _expander(self) -> ExpanderServer:
+        if find_spec("ortools") is None:
+            raise ConfigError(
+                f"expander.port = {self.settings.expander.port} needs the solvers; pip install 'ullage[plan]'"
+            )
+        from scheduler.planning.expander import ExpanderServer
+
+        return ExpanderServer(self.settings, self.metrics)
 
     async def _check_rights(self) -> None:
         """Fail at once where waiting would not help; anything else is retried by whoever lists. All are asked at once: an API
@@ -258,6 +272,8 @@ class App:
             await server.stop(0)
         if self.grpc is not None:
             await self.grpc.stop()
+        if self.expander is not None:
+            await self.expander.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

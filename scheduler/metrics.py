@@ -207,6 +207,12 @@ class Metrics:
         )
         self.planner_starts = counter("ullage_planner_starts_total", "Times that the planning process was started.")
 
+        self.expander_questions = counter(
+            "ullage_expander_questions_total",
+            "Questions of Cluster Autoscaler which node group to grow, by what became of them.",
+            ["outcome"],
+        )
+
         # the process
         self.loop_lag = gauge("ullage_loop_lag_seconds", "How late the event loop ran its last tick.")
         self.build = Info("ullage_build", "Version and strategy.", registry=r)

@@ -407,18 +407,7 @@ class GrpcServer:
         ListenError : the port is taken or may not be used.
         ConfigError : certificates cannot be used.
         """
-        settings = self.settings
-        server = grpc.aio.server(
-            interceptors=[Guard(max(settings.max_calls // 2, 1))],
-            maximum_concurrent_rpcs=settings.max_calls,
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_metadata_size", 16 * 1024),
-                ("grpc.max_concurrent_streams", settings.max_calls),
-                ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ],
-        )
+        server = new_server(self.settings)
         placement_pb2_grpc.add_PlacementServicer_to_server(PlacementService(self.engine), server)
         telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(self.store), server)
         services: tuple[str, ...] = SERVICES
@@ -429,25 +418,50 @@ class GrpcServer:
         serves[SERVICES[1]] = lambda: True  # samples are taken from anybody, at any time
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(serves), server)
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        host = f"[{settings.host.strip('[]')}]" if ":" in settings.host else settings.host
-        address = f"{host}:{max(settings.port, 0)}"
-        try:
-            if settings.tls_cert:
-                self.port = server.add_secure_port(address, credentials(settings))
-            else:
-                self.port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise ListenError(
-                f"cannot listen on {address} for gRPC ({error}); stop what holds the port or set grpc.port"
-            ) from error
+        self.port = listen(server, self.settings)
         self._server = server
         await server.start()
-        log.info("gRPC listening", extra={"port": self.port, "tls": bool(settings.tls_cert)})
+        log.info("gRPC listening", extra={"port": self.port, "tls": bool(self.settings.tls_cert)})
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Refuse new calls, give running ones ``grace_s``, close."""
         if self._server is not None:
             await self._server.stop(grace_s)
+
+
+def new_server(settings: GrpcSettings) -> Any:
+    """A server without services, within the limits of the settings."""
+    return grpc.aio.server(
+        interceptors=[Guard(max(settings.max_calls // 2, 1))],
+        maximum_concurrent_rpcs=settings.max_calls,
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.max_concurrent_streams", settings.max_calls),
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ],
+    )
+
+
+def listen(server: Any, settings: GrpcSettings, section: str = "grpc") -> int:
+    """Bind a server that has its services; the port in use.
+
+    Raises
+    ------
+    ListenError : the port is taken or may not be used; ``section`` of the settings has it.
+    ConfigError : certificates cannot be used.
+    """
+    host = f"[{settings.host.strip('[]')}]" if ":" in settings.host else settings.host
+    address = f"{host}:{max(settings.port, 0)}"
+    try:
+        if settings.tls_cert:
+            return int(server.add_secure_port(address, credentials(settings)))
+        return int(server.add_insecure_port(address))
+    except RuntimeError as error:
+        raise ListenError(
+            f"cannot listen on {address} for gRPC ({error}); stop what holds the port or set {section}.port"
+        ) from error
 
 
 def credentials(settings: GrpcSettings) -> Any:

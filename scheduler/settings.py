@@ -284,6 +284,16 @@ class PlanSettings:
 
 
 @dataclass(frozen=True)
+class ExpanderSettings:
+    """Which node group Cluster Autoscaler should grow (``--expander=grpc``). See docs/operate.md."""
+
+    port: int = _number(-1, -1, 65535)
+    """Port for its questions, with the certificate of ``http.tls_cert``, of callers without one; −1 = off, 0 picks a free one."""
+    prices: str = ""
+    """Price book (CSV) with what nodes cost, by group or instance type; read anew for each question."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything."""
 
@@ -319,6 +329,7 @@ class Settings:
     usage: UsageSettings = UsageSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
     plan: PlanSettings = PlanSettings()
+    expander: ExpanderSettings = ExpanderSettings()
 
 
 def read_settings(path: str | None, overrides: dict[str, Any] | None = None, *, here: bool = True) -> Settings:
@@ -452,6 +463,10 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     yield from _no_file("knowledge", settings.knowledge, "write one with `ullage trace info TRACE --workload FILE`")
     yield from _no_file("usage.prometheus_ca", usage.prometheus_ca, "mount the certificate there")
     yield from _no_file("usage.prometheus_token_file", usage.prometheus_token_file, "mount the token there")
+    yield from _no_file("expander.prices", settings.expander.prices, "mount the price book there")
+    if settings.expander.port >= 0 and not settings.expander.prices:
+        wrong = "set without expander.prices, by which groups are compared; set both"
+        yield ("expander.port", "expander.prices"), f"expander.port = {settings.expander.port}: {wrong}"
     for key in ("strategy", "fallback_strategy"):
         name = getattr(settings, key)
         try:

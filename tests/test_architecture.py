@@ -22,7 +22,12 @@ CONFINED = {
         "scheduler/wire_kernels.py",
     },
     "jinja2": {"simulator/report.py"},
-    "grpc": {"scheduler/grpc_guard.py", "scheduler/planning/service.py", "scheduler/service.py"},
+    "grpc": {
+        "scheduler/grpc_guard.py",
+        "scheduler/planning/expander.py",
+        "scheduler/planning/service.py",
+        "scheduler/service.py",
+    },
     "prometheus_client": {"scheduler/metrics.py"},
     "kubernetes": {"scheduler/kube.py"},
     "aiohttp": {"scheduler/kube.py", "scheduler/learning/prometheus.py"},

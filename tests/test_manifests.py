@@ -64,6 +64,7 @@ CHART_VALUES = {
 
 COMPONENTS = {
     "dashboard": ("grafanaDashboard.enabled=true",),
+    "expander": ("expander.enabled=true", "expander.prices=name\\,usd_per_hour"),
     "gpu-shares": ("gpuShares.enabled=true",),
     "monitoring": ("serviceMonitor.enabled=true", "prometheusRule.enabled=true"),
     "plan": ("plan.enabled=true",),
@@ -284,8 +285,9 @@ def test_the_chart_offers_what_a_component_does(component: str) -> None:
             kind, part = ours["kind"], SHARED.get(ours["kind"])
             if kind == "NetworkPolicy":  # those of kustomize add up, the chart has one
                 extender = next(d for d in chart if d["kind"] == kind and d["metadata"]["name"] == "ullage")
-                ports = [port for rule in extender["spec"]["egress"] for port in rule["ports"]]
-                assert [p for rule in ours["spec"]["egress"] for p in rule["ports"] if p not in ports] == []
+                for way in ("ingress", "egress"):
+                    ports = [port for rule in extender["spec"][way] for port in rule["ports"]]
+                    assert [p for rule in ours["spec"].get(way, ()) for p in rule["ports"] if p not in ports] == []
             else:
                 wanted = ours["metadata"]["name"]
                 theirs = [d for d in chart if (d["kind"], d["metadata"]["name"]) == (kind, wanted)]

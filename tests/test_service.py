@@ -516,7 +516,10 @@ async def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_the_generated_code_is_what_the_protocol_files_generate(tmp_path: Path) -> None:
-    shutil.copytree(REPO / "proto" / "ullage" / "v1", tmp_path / "proto")
+    files = sorted((REPO / "proto").rglob("*.proto"))
+    (tmp_path / "proto").mkdir()
+    for file in files:
+        shutil.copy(file, tmp_path / "proto")
     (tmp_path / "scheduler" / "_pb").mkdir(parents=True)
     done = subprocess.run(
         [
@@ -525,8 +528,7 @@ def test_the_generated_code_is_what_the_protocol_files_generate(tmp_path: Path) 
             "grpc_tools.protoc",
             f"-Ischeduler/_pb={tmp_path / 'proto'}",
             *(f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")),
-            "scheduler/_pb/placement.proto",
-            "scheduler/_pb/telemetry.proto",
+            *(f"scheduler/_pb/{file.name}" for file in files),
         ],
         capture_output=True,
         text=True,

@@ -1,1 +1,1 @@
-"""Generated from proto/ullage/v1 by `make proto`; never edited by hand."""
+"""Generated from proto/ by `make proto`; never edited by hand."""

@@ -65,21 +65,23 @@ class PlansServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Make(self, request, context):
-        """Plan. Events tell how value and bound get better; the last event holds the plan. Cancelling the call ends planning.
+        """Plan. The first event holds the id alone; then events tell how value and bound get better; the last one holds the plan.
+        Cancelling the call ends planning, and so does reading nothing for 30 s; whoever is slow misses some of the progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Finish(self, request, context):
-        """Let a running Make come to its end now, with the best plan so far.
+        """Let a running Make come to its end now, with the best plan so far. A purchase whose history is still being read is then
+        one for the pods that wait alone, and its first reason says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """A plan that was made before; the last ones are kept.
+        """A plan that was made before; the last ones are kept, and those that were applied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +89,7 @@ class PlansServicer:
 
     def Apply(self, request, context):
         """Act on a plan step by step, if `plan.applies` is set. Without `confirmed` it only says whether every step would still
-        fit. Cancelling the call interrupts it; the same call goes on.
+        fit. Cancelling the call interrupts it, as a restart does; the same call goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -15,10 +15,11 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,8 @@ FIRST_NICE = 5
 """It works for tens of milliseconds on end; whoever answers should not wait for them."""
 GRACE_S = 30.0
 """For the start of a process and a first placement; and for the last step of one that improves."""
+
+Said = TypeVar("Said")
 
 
 class SolverError(PlacementError):
@@ -149,26 +152,26 @@ def improve(sent: Sent, start: Sparse, time_s: float, seed: int) -> Answer:
     return _answer(batch, place_batch(batch, deadline, seed=seed, start=start.unpack()))
 
 
-class _Worker:
+class OwnProcess:
     """One process, made when it is first needed."""
 
     def __init__(self, *, is_patient: bool) -> None:
         self._is_patient = is_patient
         self._pool: ProcessPoolExecutor | None = None
-        self._last: Future[Answer] | None = None
+        self._last: Future[Any] | None = None
 
     @property
     def is_busy(self) -> bool:
         """Whether it still works on something whose time is over."""
         return self._last is not None and not self._last.done()
 
-    def run(self, work: Any, *words: Any) -> asyncio.Future[Answer]:
+    def run(self, work: Callable[..., Said], *words: Any) -> asyncio.Future[Said]:
         """``work(*words)`` in the process."""
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._is_patient,))
-        self._last = self._pool.submit(work, *words)
-        return asyncio.wrap_future(self._last)
+        self._last = future = self._pool.submit(work, *words)
+        return asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -184,8 +187,8 @@ class Solver:
     """Both processes."""
 
     def __init__(self) -> None:
-        self._first = _Worker(is_patient=False)
-        self._improver = _Worker(is_patient=True)
+        self._first = OwnProcess(is_patient=False)
+        self._improver = OwnProcess(is_patient=True)
         self._late_s = 0.0
 
     async def solve(self, batch: Batch, time_s: float, seed: int) -> Batched:

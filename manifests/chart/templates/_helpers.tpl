@@ -6,6 +6,7 @@ template that reads one of them includes this first. */}}
   "gpuShares" (dict "enabled" false)
   "rightsize" (dict "enabled" false)
   "plan" (dict "enabled" false "policy" true "sweeperDeadline" 180 "sweeperGangDeadline" 1200 "apply" false)
+  "expander" (dict "enabled" false "port" 9444 "prices" "" "namespace" "kube-system")
   "reclaim" (dict "enabled" false)
   "prometheusRule" (dict "enabled" false "labels" dict)
   "grafanaDashboard" (dict "enabled" false "labels" (dict "grafana_dashboard" "1")) -}}
@@ -129,6 +130,9 @@ extenders:
   "log" (dict "folder" "/var/lib/ullage/log")
   "plan" (dict "enabled" .Values.plan.enabled)
   "records" (dict "path" "/var/lib/ullage/records.db") -}}
+{{- if .Values.expander.enabled -}}
+{{- $_ := set $own "expander" (dict "port" (int .Values.expander.port) "prices" "/etc/ullage/settings/prices.csv") -}}
+{{- end -}}
 {{- mergeOverwrite $own (deepCopy .Values.settings) | toYaml -}}
 {{- end -}}
 
