@@ -16,6 +16,7 @@ import pytest
 from placement.errors import PlacementError
 from placement.planning.make import PlanningError
 from placement.planning.snapshots import SnapshotFile
+from scheduler.learning import predict_worker
 from simulator.planning.worker import Planner, Request
 from simulator.workers import in_processes
 
@@ -26,6 +27,24 @@ from tests.test_workers import says_who_it_is
 if __name__ == "__main__":
     list(in_processes(1, says_who_it_is, [(0,), (600,)]))
 """
+
+
+LATE = """
+import multiprocessing
+from tests.test_workers import begins_late
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=begins_late).start()
+"""
+
+
+def begins_late() -> None:
+    parent = os.getppid()
+    print(os.getpid(), flush=True)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    predict_worker._begin()
+    time.sleep(600)
 
 
 def sleeps(seconds: float) -> float:
@@ -76,9 +95,10 @@ def is_heard(code: str) -> None:
     assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
 
 
-def test_a_killed_parent_leaves_no_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [PARENT, LATE], ids=["at work", "before it began"])
+def test_a_killed_parent_leaves_no_worker(code: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
-    script.write_text(PARENT, encoding="utf-8")
+    script.write_text(code, encoding="utf-8")
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())

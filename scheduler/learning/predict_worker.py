@@ -9,10 +9,8 @@ grow old where turns end.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import multiprocessing
 import signal
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,12 +20,11 @@ from placement.errors import PlacementError
 from placement.learning.baselines import Target
 from placement.learning.prediction import Answers, Question, Rungs, ask, load_rungs
 from scheduler.slices import give_way
+from scheduler.workers import end, end_with_parent
 
 NICENESS = 10
 HUNG_S = 120.0
 """For one visit, in which the process may have to be started and the model to be loaded; then it is taken for dead."""
-PR_SET_PDEATHSIG = 1
-"""``prctl(2)``: the signal to get when the parent dies."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,8 @@ class WorkerProcess:
     def close(self) -> None:
         """See :class:`Asker`."""
         pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        for process in list((pool._processes or {}).values()):  # the interpreter's end would wait for what runs
-            process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
+        if pool is not None:
+            end(pool)
 
 
 class OnThread:
@@ -119,8 +113,7 @@ def _begin() -> None:
     """Low priority; and never outlive a parent that was killed. A terminal sends Ctrl-C to all; the parent decides."""
     give_way(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
 
 
 def _answers(source: Source, questions: list[Question]) -> list[Answers]:

@@ -13,7 +13,6 @@ import asyncio
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -30,6 +29,7 @@ from placement.planning.batches import as_placed, place_batch
 from placement.planning.best_fit import best_fit
 from placement.planning.plans import Deadline, Ending
 from placement.resources import IntArray
+from scheduler.workers import end, end_with_parent
 
 NICE = 10
 FIRST_NICE = 5
@@ -42,18 +42,6 @@ Said = TypeVar("Said")
 
 class SolverError(PlacementError):
     """The worker died, hung, or returned a placement that breaks a rule."""
-
-
-def end_with_parent() -> None:
-    """In a worker: end when the parent does, however that ends."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this runs in a worker"
-
-    def follow() -> None:
-        parent.join()
-        os._exit(0)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _begin(is_patient: bool) -> None:
@@ -176,11 +164,8 @@ class OwnProcess:
     def close(self) -> None:
         """End the process, whatever it does."""
         pool, self._pool, self._last = self._pool, None, None
-        if pool is None:
-            return
-        for process in list((pool._processes or {}).values()):  # shutdown() alone would wait for a running solver
-            process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
+        if pool is not None:
+            end(pool)
 
 
 class Solver:

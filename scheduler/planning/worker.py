@@ -36,11 +36,12 @@ from scheduler.errors import ApiError, PlanPaused, RecordError, SourceError
 from scheduler.kube import KubeClient
 from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.record import PlanState, Retention, alone, fresh_record, read_record, save_record
-from scheduler.planning.solver import NICE, end_with_parent
+from scheduler.planning.solver import NICE
 from scheduler.recording import record_with
 from scheduler.rights import APPLIES
 from scheduler.settings import KubeSettings, UsageSettings
 from scheduler.slices import give_way
+from scheduler.workers import end_with_parent
 
 GRACE_S = 120.0
 """Beyond its limit, for the start of the process, reading the cluster, and the last solver step."""
