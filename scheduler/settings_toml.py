@@ -36,7 +36,8 @@ def _keys(section: Any, specs: Any, meanings: dict[str, str]) -> Iterator[str]:
         choices = f"One of {', '.join(rule.choices)}." if rule and rule.choices else ""
         yield ""
         yield from _comment(f"{meanings.get(spec.name, '')} {choices}".strip())
-        yield f"{spec.name} = {json.dumps(getattr(section, spec.name), ensure_ascii=False)}"
+        value = json.dumps(getattr(section, spec.name), ensure_ascii=False)
+        yield f"{spec.name} = {value}".replace("\x7f", r"\u007f")  # JSON may hold it bare, TOML may not
 
 
 def _comment(text: str) -> list[str]:

@@ -151,7 +151,7 @@ def test_every_default_keeps_its_own_rule() -> None:
 
 def test_what_is_printed_says_what_each_setting_means_and_is_read_back(tmp_path: Path) -> None:
     chosen = read_settings(
-        None, {"mode": "score", "ignored_wishes": ["node-affinity"], "usage.prometheus": "http://p:9090"}
+        None, {"mode": "score", "ignored_wishes": ["node-affinity"], "usage.prometheus": "http://p:9090/ü\x7f"}
     )
     text = settings_to_toml(chosen)
     assert read_settings(write(tmp_path, text)) == chosen
