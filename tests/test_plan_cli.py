@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -574,6 +575,8 @@ def test_a_planner_that_dies_says_of_what() -> None:
     finally:
         planner.close()
     assert "please report it" in str(PlanningError.of_death(1))
+    assert "memory may have run out" in str(PlanningError.of_death(-signal.SIGKILL))
+    assert "told to end" in str(PlanningError.of_death(-signal.SIGTERM)), "with its whole group"
 
 
 def test_an_unknown_plan_is_refused() -> None:

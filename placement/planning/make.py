@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from signal import SIGINT, SIGKILL, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -111,11 +112,13 @@ class PlanningError(PlacementError):
 
     @classmethod
     def of_death(cls, exit_code: int | None) -> PlanningError:
-        """Of a planner's process that ended without a plan; below 0 it was killed by a signal."""
-        if exit_code is None or exit_code < 0:
+        """Of a planner's process that ended without a plan; below 0 a signal ended it."""
+        if exit_code is None or exit_code == -SIGKILL:
             return cls(
                 f"the planner was killed (exit code {exit_code}); memory may have run out, give a smaller problem"
             )
+        if exit_code in (-SIGTERM, -SIGINT):
+            return cls(f"the planner was told to end (exit code {exit_code}); plan again")
         return cls(
             f"the planner died of a defect (exit code {exit_code}); its traceback is on standard error, please report it"
         )
