@@ -294,6 +294,11 @@ class Program:
             self.followed[c] = self.num_changes
         return c
 
+    def demand(self, spec: PodSpec) -> Demand:
+        """What a pod of this class takes."""
+        c = self._class(spec)  # may start over with other lists
+        return self.demands[c]
+
     def row(self, spec: PodSpec) -> IntArray:
         """``(N,)`` int64 scores of a class, brought up to date; a view of the cache, not to be kept."""
         c = self._class(spec)
@@ -480,7 +485,7 @@ class Program:
 
     def devices(self, spec: PodSpec, row: int, draw: int) -> int:
         """Bit mask of the devices that a pod of this class takes on a node where it fits."""
-        demand = self.demands[self._class(spec)]
+        demand = self.demand(spec)
         if not demand.count:
             return 0
         if self.is_compiled:
@@ -501,7 +506,7 @@ class Program:
 
     def parts(self, spec: PodSpec, rows: IntArray) -> IntArray:
         """``(scorers, n)`` int64: weighted score parts, for explanations."""
-        demand = self.demands[self._class(spec)]
+        demand = self.demand(spec)
         return np.array(
             [w.weight * w.scorer.score(self.columns, demand, rows) for w in self.scorers], np.int64
         ).reshape(len(self.scorers), len(rows))

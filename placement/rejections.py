@@ -58,8 +58,6 @@ class Standing(Struct, frozen=True, gc=False):
 class _Class(Known):
     """What is known of one class of pods. Texts are only ever appended: a :class:`Standing` shares them."""
 
-    epoch: int
-    num_changes: int
     texts: list[str]
 
     def code_of(self, text: str) -> int:
@@ -74,6 +72,8 @@ class Rejections:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, PodSpec], _Class] = {}
+        self._as_of = (0, 0)
+        """Epoch, and number of changes of nodes, of which all that is true."""
 
     def of(
         self,
@@ -103,16 +103,15 @@ class Rejections:
         return Standing(codes, known.texts, best, totals)
 
     def _class(self, strategy: Strategy, state: ClusterState, spec: PodSpec) -> _Class:
-        known = self._known.get((strategy.digest, spec))
-        if known is not None:
-            is_valid = known.epoch == state.epoch and known.num_changes == len(state.changed_rows)
-            if is_valid and len(known.texts) < MAX_TEXTS:
-                return known
-        if len(self._known) >= MAX_KNOWN:
+        as_of = (state.epoch, len(state.changed_rows))
+        if as_of != self._as_of:
             self._known.clear()
-        nothing = np.zeros(state.num_rows, CODE)
-        known = _Class(nothing, 0, state.epoch, len(state.changed_rows), [NOT_OFFERED])
-        self._known[strategy.digest, spec] = known
+            self._as_of = as_of
+        known = self._known.get((strategy.digest, spec))
+        if known is None or len(known.texts) >= MAX_TEXTS:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            known = self._known[strategy.digest, spec] = _Class(np.zeros(state.num_rows, CODE), 0, [NOT_OFFERED])
         return known
 
 
@@ -125,7 +124,7 @@ def main_reason(snapshot: Snapshot, strategy: Strategy, spec: PodSpec) -> str:
     if not alive.any():
         return "no node"
     permitted = state.rules.static_mask(spec)[:num]  # of nodes that are there
-    demand = program.demands[program._class(spec)]
+    demand = program.demand(spec)
 
     def count(broken: BoolArray) -> int:
         return int(np.count_nonzero(broken & permitted))
@@ -152,7 +151,7 @@ def _reasons(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntAr
     broken = [(text, ~holds) for text, holds in state.rules.permissions(spec, rows)]
     broken += _short(program, spec, rows)
     if program.admits:
-        demand = program.demands[program._class(spec)]
+        demand = program.demand(spec)
         broken.append((PREDICTED_FULL, program.fits(demand, rows) & ~program.admitted(demand, rows)))
     if state.unrecorded:
         broken.append((UNRECORDED, state.hides_devices(spec)[rows]))
@@ -169,7 +168,7 @@ def _reasons(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntAr
 
 def _short(program: Program, spec: PodSpec, rows: IntArray) -> list[tuple[str, BoolArray]]:
     """Which of ``rows (n,)`` lack resources; those that lack the same ones stand together."""
-    lacks = (program.columns.free(rows) < program.demands[program._class(spec)].need)[:, NUM_DERIVED:]
+    lacks = (program.columns.free(rows) < program.demand(spec).need)[:, NUM_DERIVED:]
     numbers = lacks @ (1 << np.arange(lacks.shape[1]))
     grouped = []
     for number in sorted(set(numbers.tolist())):

@@ -33,7 +33,7 @@ from placement.nodes import NodeSpec
 from placement.playback import rebuild, verify
 from placement.pods import GpuRequest, PodSpec
 from placement.program import has_compiled
-from placement.rejections import Rejections, rejections
+from placement.rejections import Rejections, main_reason, rejections
 from placement.resources import CPU, MEMORY, NOT_FEASIBLE, PODS, format_amount, parse_quantity
 from placement.scorers import COST_UNIT, BalancedAfter, BalancedAllocation, Weighted, sigmoid_thresholds
 from placement.state import ClusterState
@@ -623,6 +623,16 @@ def test_where_no_pod_asks_for_a_device_priced_is_best_fit(backend: str) -> None
         priced, best = (STRATEGIES[name].decide(state.snapshot(), spec) for name in ("priced", "best-fit"))
         assert (priced.row, priced.score) == (best.row, best.score)
         state.bind(str(i), spec, best.node)
+
+
+def test_why_a_pod_waits_is_its_own_reason_also_when_something_was_just_learned() -> None:
+    """What was remembered of classes starts over then, under other numbers."""
+    state, best = ClusterState(), STRATEGIES["best-fit"]
+    state.add_node(NodeSpec("n0", (("cpu", 1000), ("memory", 1000), ("pods", 10))))
+    cpu, memory = PodSpec((("cpu", 5000),)), PodSpec((("memory", 5000),))
+    assert main_reason(state.snapshot(), best, cpu) == "Insufficient cpu"
+    state.learn(state.knowledge.but(workload=Workload.of([cpu], [1])))
+    assert main_reason(state.snapshot(), best, memory) == "Insufficient memory"
 
 
 def test_a_class_is_found_in_another_process() -> None:
