@@ -28,10 +28,13 @@ log = logging.getLogger(__name__)
 
 JSON = "application/json"
 FIRST_BUFFER = 1 << 16
-KEEP_BUFFER = 1 << 20
-"""Only larger bodies count as pending, so that announcing some and dawdling keeps nobody out; a larger buffer is not
-kept by its connection, but one such for all, for a while."""
+KEEP_BUFFER = 1 << 18
+"""A larger buffer is not kept by its connection, of which there may be hundreds, but one such for all, for a while."""
+COUNTED_BODY = 1 << 20
+"""Only larger bodies count as pending, so that announcing some and dawdling keeps nobody out."""
 SPARE_S = 60.0
+SPARE_TIMES = 8
+"""A buffer is taken for what needs an eighth of it at least: small requests keep no huge one for ever."""
 MAX_LINGERING = 64
 """Refused callers who may go on sending before the first of them is hung up on."""
 BACKLOG = 512
@@ -96,6 +99,8 @@ class Limits:
     is_stopping: bool = False
     spare: bytearray | None = None
     spare_until: float = 0.0
+    outgoing: bytearray = field(default_factory=bytearray)
+    """Where large answers are put together, one after another."""
 
     def keep(self, buffer: bytearray) -> None:
         """Keep a large buffer for the next large request: fresh memory costs as much as reading into it."""
@@ -103,7 +108,7 @@ class Limits:
 
     def grown(self, buffer: bytearray, wanted: int) -> bytearray:
         """A larger buffer on the way to ``wanted`` bytes; nobody gets memory by promising a large body."""
-        if self.spare is not None and KEEP_BUFFER < wanted <= len(self.spare):
+        if self.spare is not None and KEEP_BUFFER < wanted <= len(self.spare) <= SPARE_TIMES * wanted:
             larger, self.spare = self.spare, None
         else:
             larger = bytearray(max(min(2 * len(buffer), wanted), len(buffer) + FIRST_BUFFER))
@@ -118,7 +123,6 @@ class Connection(asyncio.BufferedProtocol):
         self.limits = limits
         self.transport: asyncio.Transport | None = None
         self.buffer = bytearray(FIRST_BUFFER)
-        self.outgoing = bytearray()
         self.have = 0
         self.head: tuple[str, str, bool] | None = None
         self.body_start = 0
@@ -231,7 +235,7 @@ class Connection(asyncio.BufferedProtocol):
             self.refuse(error.status, str(error))
             return False
         self.body_start = end + 4
-        self.reserved = self.need if self.need > KEEP_BUFFER else 0
+        self.reserved = self.need if self.need > COUNTED_BODY else 0
         self.limits.pending_bytes += self.reserved
         return True
 
@@ -271,7 +275,7 @@ class Connection(asyncio.BufferedProtocol):
         http, length = self.limits.http, int(value)
         if length > http.max_body_bytes:
             raise WireError(f"the body exceeds http.max_body_bytes ({http.max_body_bytes})", 413)
-        if length > KEEP_BUFFER and self.limits.pending_bytes + length > http.max_pending_bytes:
+        if length > COUNTED_BODY and self.limits.pending_bytes + length > http.max_pending_bytes:
             raise WireError("too many bytes in flight; try again", 429)
         return length
 
@@ -301,7 +305,7 @@ class Connection(asyncio.BufferedProtocol):
         """Leave in the buffer only what follows the request; the handler keeps it unless it is done with it."""
         rest = self.have - end
         old = self.buffer
-        if not is_done or len(old) > 2 * KEEP_BUFFER:
+        if not is_done or len(old) > KEEP_BUFFER:
             self.buffer = bytearray(max(FIRST_BUFFER, rest))
             if is_done:
                 self.limits.keep(old)
@@ -367,14 +371,14 @@ class Connection(asyncio.BufferedProtocol):
     def _send_large(self, transport: asyncio.Transport, head: bytes, body: bytes | memoryview, size: int) -> None:
         """In one piece, so that the reader wakes once, from memory that is used again: fresh pages cost more than
         the copy."""
-        if len(self.outgoing) < size:
-            self.outgoing = bytearray(size + size // 8)
-        view = memoryview(self.outgoing)
+        if len(self.limits.outgoing) < size:
+            self.limits.outgoing = bytearray(size + size // 8)
+        view = memoryview(self.limits.outgoing)
         view[: len(head)] = head
         view[len(head) : size] = body
         transport.write(view[:size])
-        if transport.get_write_buffer_size() or size > KEEP_BUFFER:
-            self.outgoing = bytearray()  # the transport may still read what it was given
+        if transport.get_write_buffer_size() or size > COUNTED_BODY:
+            self.limits.outgoing = bytearray()  # the transport may still read what it was given
 
     def refuse(self, status: int, message: str) -> None:
         """Answer at once, and close when the caller has, or has sent as much and for as long as any request may."""

@@ -11,7 +11,7 @@ import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,15 @@ from hypothesis import strategies as st
 from placement.errors import ConfigError
 from scheduler.errors import ListenError, WireError
 from scheduler.metrics import Metrics
-from scheduler.server import FIRST_BUFFER, MAX_LINGERING, HttpServer, Request, Response
+from scheduler.server import (
+    COUNTED_BODY,
+    FIRST_BUFFER,
+    KEEP_BUFFER,
+    MAX_LINGERING,
+    HttpServer,
+    Request,
+    Response,
+)
 from scheduler.settings import HttpSettings
 from tests.certificates import found, issue
 from tests.waiting import until
@@ -376,6 +384,27 @@ async def test_whoever_announces_a_large_body_gets_memory_as_it_comes() -> None:
         await until(lambda: any(connection.have > FIRST_BUFFER for connection in server.limits.connections))
         (connection,) = server.limits.connections
         assert len(connection.buffer) <= 4 * FIRST_BUFFER
+
+
+async def test_callers_who_asked_something_large_once_hold_little_of_it() -> None:
+    """With the 512 connections of the defaults they held three megabytes each, more than the manifests give."""
+    async with serving() as server, AsyncExitStack() as held:
+        for size in (1_500_000, 2_000_000, 3_000_000, 700_000):
+            reader, writer = await held.enter_async_context(connected(server))
+            writer.write(post(b"z" * size))
+            assert (await answer(reader))[0] == 200
+        assert len(server.limits.connections) == 4
+        kept = [server.limits.outgoing, *(connection.buffer for connection in server.limits.connections)]
+        assert sum(map(len, kept)) <= 4 * KEEP_BUFFER + COUNTED_BODY + COUNTED_BODY // 8
+
+
+async def test_a_huge_buffer_does_not_stay_for_small_requests() -> None:
+    async with serving(replace(SMALL, max_body_bytes=2**23)) as server, connected(server) as (reader, writer):
+        for size in (6_000_000, 400_000, 400_000):
+            writer.write(post(b"z" * size))
+            assert (await answer(reader))[0] == 200
+        assert server.limits.spare is not None
+        assert len(server.limits.spare) < 1_000_000
 
 
 async def test_of_those_who_only_hold_connections_the_first_makes_room() -> None:
