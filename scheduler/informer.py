@@ -144,9 +144,9 @@ class Reflector:
                 if time.monotonic() - began >= LASTING_S:  # ended by the server, as agreed, or silent
                     continue
             except ApiError as error:
-                if error.status == GONE:
+                if error.status == GONE and self.version:
                     self._relist()
-                else:
+                else:  # also of a list of many pages that was too old before it ended
                     self._note(error)
                 if self.is_optional and error.status in (403, 404):
                     self.synced.set()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
+import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -38,6 +40,7 @@ SPARE_TIMES = 8
 MAX_LINGERING = 64
 """Refused callers who may go on sending before the first of them is hung up on."""
 BACKLOG = 512
+SELDOM_S = 60.0
 _REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -437,6 +440,25 @@ def _every_address(port: int) -> socket.socket:
             if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is built in, and switched off
                 raise
     return socket.create_server(("", port), backlog=BACKLOG)
+
+
+class Unhandled:
+    """What an event loop does with errors that are nobody's: it logs them. That no caller can be taken because too many files
+    are open, which it finds out thousands of times a second, is said now and then.
+    """
+
+    def __init__(self) -> None:
+        self._told_s = -math.inf
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """See ``loop.set_exception_handler``."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._told_s + SELDOM_S:
+            self._told_s = loop.time()
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            log.error("callers wait: no more files can be opened", extra={"limit": most, "error": str(error)})
 
 
 class HttpServer:

@@ -39,18 +39,21 @@ class Nothing:
 class SlowServer:
     """Every list takes a minute and fails."""
 
-    def __init__(self) -> None:
-        self.settings, self.now_s = KubeSettings(), 0.0
+    def __init__(self, status: int) -> None:
+        self.settings, self.now_s, self.status = KubeSettings(), 0.0, status
 
     async def list_pages(self, _path: str, *, page_size: int) -> AsyncIterator[Any]:
         assert page_size
         self.now_s += 60
-        raise ApiError("timed out", 504)
+        raise ApiError("no list", self.status)
         yield  # makes it an iterator
 
 
-async def test_lists_that_time_out_are_asked_for_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    server, pauses = SlowServer(), list[float]()
+@pytest.mark.parametrize("status", [504, 410], ids=["timed out", "too old before it ended"])
+async def test_lists_that_fail_are_asked_for_less_and_less_often_and_that_is_said_once(
+    status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, pauses = SlowServer(status), list[float]()
     monkeypatch.setattr(time, "monotonic", lambda: server.now_s)
 
     async def sleep(seconds: float) -> None:
@@ -63,6 +66,7 @@ async def test_lists_that_time_out_are_asked_for_less_and_less_often(monkeypatch
     with pytest.raises(asyncio.CancelledError):
         await reflector.run()
     assert pauses[-1] >= LONGEST_WAIT_S / 2
+    assert [record.getMessage() for record in caplog.records] == ["watch interrupted"]
 
 
 class RefusingServer:

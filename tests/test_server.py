@@ -8,6 +8,7 @@ import gc
 import http.client
 import os
 import random
+import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +32,7 @@ from scheduler.server import (
     HttpServer,
     Request,
     Response,
+    Unhandled,
 )
 from scheduler.settings import HttpSettings
 from tests.certificates import found, issue
@@ -405,6 +407,30 @@ async def test_a_huge_buffer_does_not_stay_for_small_requests() -> None:
             assert (await answer(reader))[0] == 200
         assert server.limits.spare is not None
         assert len(server.limits.spare) < 1_000_000
+
+
+async def test_where_no_more_files_can_be_opened_callers_wait_and_that_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It was said two thousand times a second, traceback and all."""
+    asyncio.get_running_loop().set_exception_handler(Unhandled())
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with serving() as server, connected(server) as (reader, writer):
+        caller = socket.socket()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            caller.connect(("127.0.0.1", server.port))
+            await until(lambda: caplog.records)
+            writer.write(post(b"here"))
+            assert await answer(reader) == (200, b"here"), "whoever is connected is answered"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        caller.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(caller, post(b"late"))
+        assert b"late" in await asyncio.wait_for(loop.sock_recv(caller, 1000), 10)
+        caller.close()
+    assert [record.getMessage() for record in caplog.records] == ["callers wait: no more files can be opened"]
 
 
 async def test_of_those_who_only_hold_connections_the_first_makes_room() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
@@ -147,7 +148,12 @@ async def _serve(settings: Settings, config: str | None, overrides: dict[str, An
     from scheduler.app import App
     from scheduler.kube import KubeClient
     from scheduler.quiet import Quiet
+    from scheduler.server import Unhandled
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (most, most)
+    )  # callers and watches together may need more than the usual 1024
     client = await KubeClient.connect(settings.kube)
     try:
         app = App(settings, client, Quiet(is_ours=True))
@@ -156,6 +162,7 @@ async def _serve(settings: Settings, config: str | None, overrides: dict[str, An
         raise
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(Unhandled())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(app, config, overrides))
