@@ -1,6 +1,6 @@
 """The event log as lines of JSON, for disks and bug reports; any build can read it back.
 
-A pod class is written once and named by a number afterwards; candidates are a bitmap of rows. Rows need not be
+A pod class is written before it is first named, by a number from then on; candidates are a bitmap of rows. Rows need not be
 stored: the ledger gives the lowest free row to each new node, so a reader that follows node events knows them. A
 file may begin with a checkpoint, events that rebuild the ledger of that moment, so that older files can go. After events
 were lost, a reader goes from what it knows to the next checkpoint; what happened in between seems to happen then.
@@ -22,8 +22,10 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
@@ -66,7 +68,9 @@ class LineWriter:
     """Turns events into lines, in order. One per file."""
 
     def __init__(self) -> None:
-        self._numbers: dict[PodSpec, int] = {}
+        self._numbers: WeakKeyDictionary[PodSpec, int] = WeakKeyDictionary()
+        """Of classes that somebody has: one that comes again later is told again, under another number."""
+        self._next = count()
 
     def header(self, **facts: Any) -> bytes:
         """First line of a file."""
@@ -75,7 +79,7 @@ class LineWriter:
     def _spec(self, spec: PodSpec, lines: list[bytes]) -> int:
         number = self._numbers.get(spec)
         if number is None:
-            number = self._numbers[spec] = len(self._numbers)
+            number = self._numbers[spec] = next(self._next)
             lines.append(_encoder.encode({"spec": number, "is": spec}))
         return number
 

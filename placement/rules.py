@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
@@ -42,8 +41,6 @@ MIN_TEXTS = 4096
 """Above, names and label values of nodes that have gone go, too: autoscalers give each node new ones."""
 MIN_COUNTERS = 256
 """Above, counters that count nobody go: rules of pods that have gone must not slow down those that come."""
-MAX_CLASSES = 20_000
-"""Classes of which something is remembered; beyond it remembering starts over."""
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:
@@ -148,7 +145,6 @@ class Match:
 Counted = tuple[str, object]
 """Key of a counter: its kind and what it counts. ``all``: pods that each of some matches means; ``staying``: those of them
 that are not being deleted; ``owner``: pods of a namespace and owner."""
-Value = TypeVar("Value")
 
 
 def _needs(key: Counted) -> list[tuple[Pair, ...]]:
@@ -163,14 +159,6 @@ def _reads_labels(key: Counted) -> bool:
     """Whether whom a counter counts depends on labels of namespaces."""
     kind, what = key
     return kind != "owner" and any(match.namespace_selector is not None for match in what)  # type: ignore[attr-defined]  # tuple of Match
-
-
-def _remembered(table: dict[PodSpec, Value], spec: PodSpec, value: Value) -> Value:
-    """``value``, kept in ``table`` for the next time."""
-    if len(table) >= MAX_CLASSES:
-        table.clear()
-    table[spec] = value
-    return value
 
 
 def hard_taints(node: NodeSpec) -> tuple[Taint, ...]:
@@ -385,8 +373,16 @@ class RuleIndex:
         if self._homes.is_full:
             self._homes.forget_empty()
             self._bumps.clear()
-        if self.num_counters < self._most_counters:
-            return
+        if self.num_counters >= self._most_counters:
+            self._drop_counters()
+
+    def forget_idle(self) -> None:
+        """Keep nothing of classes that have no pod."""
+        self._homes.forget_empty()
+        self._asked.clear()
+        self._drop_counters()
+
+    def _drop_counters(self) -> None:
         self._counters = {k: c for k, c in self._counters.items() if k in self._asked or c.any()}
         self._carried = {key: counter for key, counter in self._carried.items() if counter.any()}
         self._ports = {port: counter for port, counter in self._ports.items() if counter.any()}
@@ -528,7 +524,8 @@ class RuleIndex:
             self._carried[Match.of(term, spec.namespace), term.topology_key] for term in spec.pod_rules.anti_affinity
         ]
         bumps += [self._ports[port] for port in spec.pod_rules.host_ports]
-        return _remembered(self._bumps, spec, (self._homes.of(spec), tuple(bumps)))
+        found = self._bumps[spec] = self._homes.of(spec), tuple(bumps)
+        return found
 
     def _counts(self, key: Counted, spec: PodSpec) -> bool:
         kind, what = key
@@ -578,8 +575,8 @@ class RuleIndex:
         terms = self._against.get(spec)
         if terms is None:
             carried, spaces = self._carried, self.namespaces
-            found = [(key[1], carried[key]) for key in self._carrying.about(spec) if key[0].covers(spec, spaces)]
-            terms = _remembered(self._against, spec, found)
+            about = [key for key in self._carrying.about(spec) if key[0].covers(spec, spaces)]
+            terms = self._against[spec] = [(key[1], carried[key]) for key in about]
         return terms
 
     def relational_mask(self, spec: PodSpec) -> BoolArray:
@@ -730,8 +727,7 @@ class RuleIndex:
         if wishes is None:
             wished, spaces = self._wishes, self.namespaces
             about = [wish for wish in self._wishing.about(spec) if wish[0].covers(spec, spaces)]
-            found = [(topology_key, w, wished[m, topology_key, w]) for m, topology_key, w in about]
-            wishes = _remembered(self._for, spec, found)
+            wishes = self._for[spec] = [(topology_key, w, wished[m, topology_key, w]) for m, topology_key, w in about]
         total = np.zeros(self.num_rows, np.int64)
         for topology_key, weight, counter in wishes:
             factor = hard_weight if weight == 0 else weight

@@ -50,8 +50,9 @@ NUM_DERIVED = GPU_CLASSES + NUM_GPU_CLASSES
 CPU_ROW, MEMORY_ROW, PODS_ROW, GPU_ROW = range(NUM_DERIVED, NUM_DERIVED + len(BASE_RESOURCES))
 
 PLACES = 1 << 20
-MAX_CLASSES = 50_000
-"""Classes whose sums are kept; beyond it they are made anew."""
+MIN_CLASSES_BYTES = 1 << 25
+"""Above, classes of which something is remembered are forgotten, here and in all that follows the ledger: eleven thousand
+plain ones, and few of those that say as much as a pod has room for."""
 MAX_CHANGED = 1 << 17
 """Length of the list of changed nodes; beyond it everything cached starts over."""
 TOUCH_RING = 1 << 16
@@ -159,16 +160,19 @@ class ClusterState:
         self.epoch = 0
         """Grows when arrays move or knowledge changes; then everything cached is stale."""
         self.moved = 0
-        """Grows when arrays move, or changes of nodes are forgotten."""
+        """Grows when arrays move, or changes of nodes or classes are forgotten."""
         self.changed_rows: list[int] = []
         """Rows whose node was added, removed, or changed in what a score or rule reads, in order."""
         self.num_rows = 0
         self.clock = 0
-        """Number of touches so far."""
+        """Number of touches so far; a whole ring more whenever changes are forgotten."""
         self.programs: dict[str, Any] = {}
         """Compiled strategies by digest: a cache, invisible in every answer."""
         self._free_rows: list[int] = []
         self._deltas: dict[PodSpec, IntArray] = {}
+        self._classes_bytes = 0
+        """Of all classes that came into ``_deltas`` since classes were forgotten."""
+        self._most_bytes = MIN_CLASSES_BYTES
         self.touched: IntArray = np.zeros(TOUCH_RING, np.int64)
         self._touched = memoryview(self.touched)  # type: ignore[arg-type]  # arrays are buffers
         self.changes: list[Resident | None] = [None] * TOUCH_RING
@@ -226,6 +230,9 @@ class ClusterState:
         delta = self._deltas.get(spec)
         if delta is None:
             self._ensure_lanes(spec.amounts)
+            self._classes_bytes += spec.held_bytes
+            if self._classes_bytes > self._most_bytes:
+                self._forget_classes()
             delta = np.zeros(self.taken.shape[0], np.int64)
             for name, amount in spec.amounts.items():
                 delta[self.row_of_resource[name]] = min(amount, MOST_COUNTED)
@@ -235,10 +242,20 @@ class ClusterState:
             if (kind := gpu_class(spec)) >= 0:
                 delta[GPU_CLASSES + kind] = 1
             delta.flags.writeable = False
-            if len(self._deltas) >= MAX_CLASSES:
-                self._deltas.clear()
             self._deltas[spec] = delta
         return delta
+
+    def _forget_classes(self) -> None:
+        """Remember nothing of classes, nor who came and left: whoever follows the ledger looks at all of it anew. Classes of
+        pods that are here will be met again, so there is to be room for as many others."""
+        self._deltas.clear()
+        self.rules.forget_idle()
+        self.changes = [None] * TOUCH_RING
+        self.clock += TOUCH_RING
+        self.epoch += 1
+        self.moved += 1
+        here = sum(spec.held_bytes for spec, _ in self.rules.homes())
+        self._classes_bytes, self._most_bytes = 0, max(MIN_CLASSES_BYTES, 2 * here)
 
     def _touch(self, row: int, resident: Resident | None = None) -> None:
         clock = self.clock

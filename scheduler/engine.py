@@ -43,8 +43,6 @@ NO_ROOM = "ullage: not enough room beside pods already decided"
 UNKNOWN_NODE = "ullage: node not in the view yet"
 NOT_CHOSEN = "ullage: another node was chosen"
 """Reasons are constant: kube-scheduler counts equal ones and cuts the message at a kilobyte."""
-MAX_CLASSES = 10_000
-"""Of pods about which something is remembered; beyond it remembering starts over."""
 
 
 class RowSet(Struct, frozen=True, gc=False):
@@ -124,8 +122,10 @@ class Engine:
         self._table_topology = -1
         self._taints: frozenset[Taint] = frozenset()
         self._taints_at = -1
-        self._wishless: dict[PodSpec, tuple[frozenset[Taint], Settings, bool]] = {}
-        """Whether a class has no wish that nobody models, and the nodes' taints and settings of which that is true."""
+        self._wishless: dict[PodSpec, bool] = {}
+        """Whether a class has no wish that nobody models."""
+        self._wishless_as_of: tuple[frozenset[Taint], Settings | None, int] = (self._taints, None, 0)
+        """The nodes' taints and the settings of which that is true, and which classes the ledger remembers."""
         self._counters: dict[tuple[str, str], Any] = {}
 
     @property
@@ -180,13 +180,14 @@ class Engine:
             return False
         if self.in_force().soft:
             return True
-        known, taints = self._wishless.get(spec), self._soft_taints()
-        if known is None or known[0] is not taints or known[1] is not self.settings:
-            left = soft_wishes(spec, taints) - set(self.settings.ignored_wishes)
-            if len(self._wishless) >= MAX_CLASSES:
-                self._wishless.clear()
-            known = self._wishless[spec] = (taints, self.settings, not left)
-        return known[2]
+        as_of = (self._soft_taints(), self.settings, self.state.moved)
+        if as_of != self._wishless_as_of:
+            self._wishless.clear()
+            self._wishless_as_of = as_of
+        known = self._wishless.get(spec)
+        if known is None:
+            known = self._wishless[spec] = not soft_wishes(spec, as_of[0]) - set(self.settings.ignored_wishes)
+        return known
 
     def _soft_taints(self) -> frozenset[Taint]:
         """Every PreferNoSchedule taint in the cluster; the same object as long as they are the same."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from placement import state as ledger
 from placement.log import EventLog
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
 from placement.pods import HostPort, NodeRules, PodRules, PodSpec, PodTerm, Requirement, WeightedPodTerm
+from placement.rejections import Rejections, rejections
 from placement.resources import NOT_FEASIBLE
 from placement.rules import MIN_COUNTERS, MIN_TEXTS
-from placement.state import MAX_CHANGED, MAX_CLASSES, ClusterState
+from placement.state import MAX_CHANGED, ClusterState
 from placement.strategies import STRATEGIES
 from tests.generators import fleets, pod_specs
 
@@ -184,12 +189,54 @@ def test_a_list_of_changed_nodes_that_grew_too_long_starts_over_unseen() -> None
     assert strategy.decide(state.snapshot(), spec).node == "n1"
 
 
-def test_sums_of_classes_that_were_forgotten_are_made_again() -> None:
+def test_sums_of_classes_that_were_forgotten_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MIN_CLASSES_BYTES", 100_000)
     state = state_of([machine("n0")])
     first = PodSpec((("cpu", 7),))
     state.bind("first", first, "n0")
-    for i in range(MAX_CLASSES + 5):
+    for i in range(500):
         state.delta(PodSpec((("cpu", 7),), owner=f"Job/{i}"))
-    assert len(state._deltas) <= MAX_CLASSES
+    assert len(state._deltas) < 100
     state.release("first")
+    assert not state.taken.any()
+
+
+def large(number: int) -> PodSpec:
+    """What a tenant may write: a job whose labels and terms take some 100 kB."""
+    spec, names = job(number), tuple(f"value-{number}-{i}" for i in range(200))
+    term = PodTerm(HOSTNAME, (Requirement("job-name", "In", names),))
+    labels = (*spec.labels, *((name, name) for name in names))
+    return replace(spec, labels=labels, pod_rules=replace(spec.pod_rules, anti_affinity=(term,)))
+
+
+@pytest.mark.parametrize("name", ["best-fit", "kube-default", "emptying"])
+def test_of_large_classes_that_have_gone_little_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a megabyte took 2.5 to 33 MB in all tables, each of which had room for thousands of classes."""
+    state, strategy, known = state_of([machine(f"n{i}") for i in range(3)]), STRATEGIES[name], Rejections()
+    state.log.append = lambda event: None
+    monkeypatch.setattr(state, "_most_bytes", 20 * large(0).held_bytes)
+    monkeypatch.setattr(ledger, "MIN_CLASSES_BYTES", 20 * large(0).held_bytes)
+    lasting = [large(10_000 + number) for number in range(3)]
+    for number, spec in enumerate(lasting):
+        state.bind(f"lasting-{number}", spec, f"n{number}")
+    gone: weakref.WeakSet[PodSpec] = weakref.WeakSet()
+    for number in range(60):
+        spec = large(number)
+        gone.add(spec)
+        known.of(strategy, state.snapshot(), spec, None, chosen=-1)
+        state.bind("passing", spec, strategy.decide(state.snapshot(), spec).node)
+        state.release("passing")
+    del spec
+    gc.collect()
+    assert len(gone) <= 21
+    fresh = state_of([machine(f"n{i}") for i in range(3)])
+    for number, spec in enumerate(lasting):
+        fresh.bind(f"lasting-{number}", spec, f"n{number}")
+    for spec in (*lasting, large(7), job(8)):
+        assert (strategy.scores(state.snapshot(), spec) == strategy.scores(fresh.snapshot(), spec)).all()
+        assert known.of(strategy, state.snapshot(), spec, None, chosen=-1).masks().keys() == (
+            rejections(strategy, fresh.snapshot(), spec).keys()
+        )
+    for number in range(3):
+        state.release(f"lasting-{number}")
     assert not state.taken.any()
