@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 SERVICE = expander_pb2.DESCRIPTOR.services_by_name["Expander"].full_name
 ANSWER_S = 4.0
 """The autoscaler waits 5 s."""
-MAX_CALLS = 4
-"""One autoscaler asks one question at a time."""
-MAX_MESSAGE_BYTES = 128 * 2**20
+MAX_CALLS = 2
+"""One autoscaler asks one question at a time, and each is in memory several times."""
+MAX_MESSAGE_BYTES = 64 * 2**20
 """Every pod comes once for each group that would run it, of a few KB."""
 
 

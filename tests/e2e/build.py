@@ -9,6 +9,7 @@ from functools import partial
 
 from tests.e2e.control_plane import ControlPlaneError, binaries
 from tests.e2e.renderers import MODULES, renderer
+from tests.e2e.test_expander import autoscaler
 
 
 def say(what: str, build: Callable[[], object]) -> None:
@@ -22,6 +23,7 @@ def main() -> int:
     """Build everything; 1 if something cannot be built."""
     try:
         say("etcd, kube-apiserver and kube-scheduler (four minutes cold)", binaries)
+        say("the autoscaler's client (ten seconds)", autoscaler)
         for name in MODULES:
             say(name, partial(renderer, name))
     except ControlPlaneError as error:
