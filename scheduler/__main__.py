@@ -80,7 +80,6 @@ EXTRAS = {
     "ortools": "plan",
     "polars": "sim",
     "pyarrow": "sim",
-    "jinja2": "sim",
     "zstandard": "sim",
     "numba": "fast",
 }

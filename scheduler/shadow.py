@@ -8,7 +8,6 @@ order (Künsch 1989), because neighbouring decisions are alike.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from placement.page_style import STYLE, coded
+from placement import pages
+from placement.pages import coded
 from placement.rates import HOURS_A_MONTH, RATES
 from placement.resources import BoolArray, FloatArray, format_amount
 from scheduler.explain import when
@@ -370,44 +370,17 @@ _STYLE = """
 
 def to_html(shadow: Shadow, command: str) -> str:
     """The report as one self-contained file, in the look of the other pages."""
-    cells = "".join(
-        f'<tr><th scope="row">{html.escape(n)}</th><td>{html.escape(t)}</td></tr>' for n, t in _rows(shadow)
-    )
-    sections = ""
-    if cells:
-        sections = (
-            f'<section><h2 id="seen">What was seen</h2>{_bar(shadow)}'
-            '<div class="card" role="region" tabindex="0" aria-labelledby="seen"><table class="words">'
-            f"<tbody>{cells}</tbody></table></div></section>"
-        )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Ullage shadow report</title><style>{STYLE}{_STYLE}</style></head><body><main>"
-        f'<h1>Ullage · shadow report</h1><p class="headline">{coded(shadow.headline())}</p>'
-        f'<p class="lead">{coded(shadow.limits())}</p>{sections}{_worth(shadow)}'
-        f"<footer><p>{coded(shadow.next_step())}</p><p>Repeat it:</p><p><code>{html.escape(command)}</code></p></footer>"
-        "</main></body></html>\n"
-    )
-
-
-def _worth(shadow: Shadow) -> str:
-    """The table of the differences that are worth most; empty where there are none."""
-    examples = "".join(
-        f'<tr><th scope="row">{html.escape(e["pod"])}</th><td>{html.escape(e["ours"])}</td>'
-        f"<td>{html.escape(e['theirs'])}</td><td>{e['usd_an_hour']:+.3f}</td><td>{html.escape(e['decision'])}</td></tr>"
-        for e in shadow.examples
-    )
-    heads = ("pod", "ours", f"{shadow.placer}'s", "USD/h less with us", "decision")
-    if not examples:
-        return ""
-    return (
-        '<section><h2 id="worth">Differences worth most</h2>'
-        '<p class="lead">Ask <code>ullage explain decision/ID</code> why.</p>'
-        '<div class="card" role="region" tabindex="0" aria-labelledby="worth"><table class="words"><thead><tr>'
-        + "".join(f'<th scope="col">{head}</th>' for head in heads)
-        + f"</tr></thead><tbody>{examples}</tbody></table></div></section>"
-    )
+    parts = [f'<p class="lead">{coded(shadow.limits())}</p>']
+    if rows := _rows(shadow):
+        title = "What was seen"
+        parts.append(pages.section(title, _bar(shadow), pages.table((), rows, label=title, words=True)))
+    if shadow.examples:
+        title, heads = "Differences worth most", ("pod", "ours", f"{shadow.placer}'s", "USD/h less with us", "decision")
+        lines = [(e["pod"], e["ours"], e["theirs"], f"{e['usd_an_hour']:+.3f}", e["decision"]) for e in shadow.examples]
+        table = pages.table(heads, lines, label=title, words=True)
+        parts.append(pages.section(title, table, lead="Ask `ullage explain decision/ID` why."))
+    name, next_step = "Ullage · shadow report", shadow.next_step()
+    return pages.page(name, shadow.headline(), parts, command=command, next_step=next_step, style=_STYLE)
 
 
 def _bar(shadow: Shadow) -> str:

@@ -1,6 +1,6 @@
 """Charts as inline SVG: a few shapes that reports need, legible in light and dark, on paper and on a phone.
 
-Colours are variables of :mod:`placement.page_style`; text and axes take the page's own colour. Lines are labelled at
+Colours are variables of :mod:`placement.pages`; text and axes take the page's own colour. Lines are labelled at
 their end, so nobody has to look things up in a legend; names that are too long or too many for that stand below the
 chart, each behind a piece of its line, where phones have them as well. Other names that have no room are cut, and whole
 for who points at them. What a picture shows is also said in its label, for who cannot see it.

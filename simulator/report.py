@@ -6,14 +6,14 @@ The same :class:`~simulator.comparison.Comparison` is also given as Markdown; JS
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from html import escape
 from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
-import jinja2
-
-from placement.page_style import STYLE, coded, is_long
+from placement import pages
+from placement.pages import Best
 from placement.rates import HOURS_A_MONTH, RATES
 from simulator.charts import Line, bar_chart, dot_chart, heat_map, line_chart
 from simulator.comparison import LOWER_IS_BETTER, Comparison, OnTrace, Row
@@ -22,19 +22,11 @@ from simulator.traces.trace_facts import duration
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One table cell."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True)
 class Table:
-    """Heads and rows of cells; ``words`` are read from the left and may wrap."""
+    """Heads and rows, whose first cell is their name; ``words`` are read from the left and may wrap."""
 
     heads: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[str]]
     words: bool = False
 
 
@@ -50,18 +42,6 @@ class Section:
     """Words of the table or picture and what they mean, folded away."""
     folded: str = "What the rows and columns mean"
     """What is folded away."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the template shows."""
-
-    title: str
-    headline: str
-    sections: Sequence[Section]
-    command: str
-    facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
-    next_step: str = ""
 
 
 COLUMNS: tuple[tuple[str, str, float, int, bool], ...] = (
@@ -153,17 +133,29 @@ MAX_COLUMNS = 8
 """More strategies than this are rows of the table, not columns."""
 
 
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("simulator", "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["coded"] = coded
-    environment.tests["long"] = is_long
-    return environment.get_template("report.html.j2")
+def render_page(
+    title: str,
+    headline: str,
+    sections: Sequence[Section],
+    command: str,
+    facts: Sequence[tuple[str, str]] = (),
+    next_step: str = "",
+) -> str:
+    """The HTML of a page of sections."""
+    parts = [_section(f"s{i}", section) for i, section in enumerate(sections)]
+    if len(sections) > 3:
+        parts.insert(0, pages.contents((f"s{i}", section.title) for i, section in enumerate(sections)))
+    return pages.page(title, headline, parts, command=command, facts=facts, next_step=next_step)
 
 
-def render_page(page: Page) -> str:
-    """The HTML of a page."""
-    return _template().render(**vars(page), style=STYLE)
+def _section(place: str, section: Section) -> str:
+    body = f'<div class="card">{section.svg}</div>'
+    if (of := section.table) is not None:
+        body = pages.table(of.heads, of.rows, label=section.title, words=of.words)
+    terms = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in section.terms)
+    if terms:
+        body += f"<details><summary>{escape(section.folded)}</summary><dl>{terms}</dl></details>"
+    return pages.section(section.title, body, lead=section.lead, place=place)
 
 
 def to_html(comparison: Comparison) -> str:
@@ -172,15 +164,13 @@ def to_html(comparison: Comparison) -> str:
     for trace in comparison.traces:
         sections += _sections(comparison, trace)
     return render_page(
-        Page(
-            title="Ullage · comparison" if len(comparison.summary) > 1 else "Ullage · replay",
-            headline=comparison.headline,
-            sections=[*(s for s in sections if s.table or s.svg), _compared(comparison)],
-            command=comparison.command,
-            facts=_facts(comparison),
-            next_step="change a strategy (`ullage strategies show priced > mine.toml`, then `-s mine.toml`), or see what "
-            "one would change in your cluster (`ullage serve`: shadow by default, it only watches).",
-        )
+        "Ullage · comparison" if len(comparison.summary) > 1 else "Ullage · replay",
+        comparison.headline,
+        [*(s for s in sections if s.table or s.svg), _compared(comparison)],
+        comparison.command,
+        _facts(comparison),
+        "Next: change a strategy (`ullage strategies show priced > mine.toml`, then `-s mine.toml`), or see what one would "
+        "change in your cluster (`ullage serve`: shadow by default, it only watches).",
     )
 
 
@@ -191,9 +181,7 @@ def _compared(comparison: Comparison) -> Section:
         "What was compared" if len(found) > 1 else "The strategy",
         "`ullage strategies describe NAME` tells what one adds up, `ullage strategies show NAME` writes it as a file to "
         "change.",
-        Table(
-            ["strategy", "what it is"], [[Cell(name), Cell(said or "–")] for name, said in found.items()], words=True
-        ),
+        Table(["strategy", "what it is"], [[name, said or "–"] for name, said in found.items()], words=True),
     )
 
 
@@ -434,7 +422,7 @@ def _table(lines: Sequence[Row]) -> Table:
     used = _shown(lines)
     rows = []
     for line in lines:
-        cells = [Cell(line["strategy"])]
+        cells: list[str] = [line["strategy"]]
         for key, _, factor, decimals, more in used:
             values = [x[key] for x in lines if x[key] is not None]
             texts = {value: _text(key, factor * value, decimals) for value in values}  # who looks alike is as good
@@ -444,7 +432,7 @@ def _table(lines: Sequence[Row]) -> Table:
             is_best = differ and text == best
             if key == line["metric"] and value is not None and line["sd"]:
                 text += f" ± {factor * line['sd']:,.{decimals}f}"
-            cells.append(Cell(text, is_best))
+            cells.append(Best(text) if is_best else text)
         rows.append(cells)
     return Table(["strategy", *(c[1] for c in used)], rows)
 
@@ -458,9 +446,8 @@ def _turned(table: Table) -> Table:
     """A row per metric where that is the narrower way: phones scroll down, not sideways."""
     if len(table.rows) >= min(len(table.heads), MAX_COLUMNS):
         return table
-    columns = [[Cell(head) for head in table.heads], *table.rows]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return Table([cell.text for cell in rows[0]], rows[1:])
+    heads, *rows = zip(table.heads, *table.rows, strict=True)
+    return Table(heads, rows)
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -469,7 +456,7 @@ def to_markdown(comparison: Comparison) -> str:
     for trace in comparison.traces:
         table = _table(trace.summary(comparison.metric))
         rows = [
-            dict(zip(table.heads, [f"**{c.text}**" if c.best else c.text for c in row], strict=True))
+            dict(zip(table.heads, [f"**{c}**" if isinstance(c, Best) else c for c in row], strict=True))
             for row in table.rows
         ]
         parts += [f"### {trace.trace}", "", markdown(rows), ""]

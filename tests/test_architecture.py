@@ -21,7 +21,6 @@ CONFINED = {
         "placement/machine_code.py",
         "scheduler/wire_kernels.py",
     },
-    "jinja2": {"simulator/report.py"},
     "grpc": {
         "scheduler/grpc_guard.py",
         "scheduler/planning/expander.py",

@@ -456,7 +456,6 @@ def test_a_misspelt_command_of_a_group_names_the_nearest(words: str, meant: str)
     [
         ("polars", "sim", "simulate {} -s best-fit"),
         ("ortools", "plan", "simulate {} -s priced"),
-        ("jinja2", "sim", "simulate {} -s best-fit --report r.html"),
         ("polars", "sim", "record x.ullage -p http://localhost:1"),
         ("lightgbm", "learn", "train {} -m m"),
     ],

@@ -721,7 +721,7 @@ def test_the_page_of_a_purchase_has_the_price_of_each_shape_and_the_command_that
     plan = make_plan(Request("purchase", file, 5.0, shapes=sold))
     assert sorted(step.name for step in plan.steps) == ["kept", "large", "large:spot"]
     html = page(cluster_of(file), plan, sold=sold, command="ullage plan purchase 'a & b'")
-    rows = re.findall(r"<tr><th scope='row'>(large|large:spot|kept)</th>(.*?)</tr>", html)
+    rows = re.findall(r'<tr><th scope="row">(large|large:spot|kept)</th>(.*?)</tr>', html)
     cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows if "<td>buy" not in row}
     assert cells == {
         "large": ["1", "1.2346", "1.23", "901"],

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from placement import page_style
+from placement import pages
 from placement.fragments import FRAGMENT_CAUSES
+from placement.pages import Best
 from placement.strategies import STRATEGIES
 from simulator.charts import (
     BOTTOM,
@@ -30,13 +31,9 @@ from simulator.comparison import Comparison, Question
 from simulator.report import (
     COLUMNS,
     MEANINGS,
-    Cell,
-    Page,
-    Section,
     Table,
     _table,
     _turned,
-    render_page,
     to_html,
     to_markdown,
 )
@@ -82,7 +79,7 @@ def test_a_picture_comes_before_the_numbers_and_has_them_too(made: Comparison, t
 
 
 def test_what_stands_between_backticks_is_shown_as_code(made: Comparison) -> None:
-    assert page_style.coded("a < `b --c` at 5 %") == "a &lt; <code>b --c</code> at 5\N{NO-BREAK SPACE}%"
+    assert pages.coded("a < `b --c` at 5 %") == "a &lt; <code>b --c</code> at 5\N{NO-BREAK SPACE}%"
     assert "<code>ullage serve</code>" in to_html(made)
     assert "`" not in to_html(made)
 
@@ -130,7 +127,8 @@ def test_who_looks_as_good_as_the_best_is_marked_as_well_and_nobody_where_all_lo
     lines = [{**line, **values} for line, values in zip((first, second), close, strict=True)]
     lines.append({**second, "strategy": "third", "placed": 99.0, "usd_per_month": 9.6})
     table = _table(lines)
-    marked = dict(zip(table.heads, zip(*([cell.best for cell in row] for row in table.rows), strict=True), strict=True))
+    best = zip(*([isinstance(cell, Best) for cell in row] for row in table.rows), strict=True)
+    marked = dict(zip(table.heads, best, strict=True))
     assert marked["Pods placed"] == (True, True, False)
     assert marked["USD a month"] == (False, False, False)
 
@@ -155,18 +153,23 @@ def test_lines_that_lie_on_each_other_are_both_seen() -> None:
 
 
 def test_only_a_long_name_of_a_row_wraps_and_makes_the_column_that_wide() -> None:
-    rows = [[Cell(name), Cell("1")] for name in ("short", "a" * 25)]
-    page = render_page(Page("t", "h", [Section("s", table=Table(["strategy", "x"], rows))], "c"))
-    assert f'<th scope="row">short</th><td>1</td></tr><tr><th scope="row" class="long">{"a" * 25}</th>' in page
-    assert f'<th scope="row" class=long>{"a" * 25}</th>' in page_style.sheet(("task",), [("a" * 25, False, ["1"])])
+    table = pages.table(["strategy", "x"], [[name, "1"] for name in ("short", "a" * 25)], label="t")
+    assert f'<th scope="row">short</th><td>1</td></tr><tr><th scope="row" class="long">{"a" * 25}</th>' in table
+
+
+def test_a_cell_is_marked_or_a_whole_row_by_its_name() -> None:
+    table = pages.table((), [["a", Best("1 < 2"), "3"], [Best("b"), "4", "5"]], label="t")
+    assert '<tr><th scope="row">a</th><td class="best">1 &lt; 2</td><td>3</td></tr>' in table
+    assert '<tr class="best"><th scope="row">b</th><td>4</td><td>5</td></tr>' in table
+    assert "<thead>" not in table
 
 
 def test_few_strategies_become_columns_and_many_stay_rows() -> None:
-    table = Table(["strategy", "a", "b"], [[Cell("x"), Cell("1", True), Cell("2")]])
-    turned = _turned(table)
-    assert turned.heads == ["strategy", "x"]
-    assert turned.rows == [[Cell("a"), Cell("1", True)], [Cell("b"), Cell("2")]]
-    many = Table(["strategy", "a"], [[Cell(str(i)), Cell("1")] for i in range(12)])
+    turned = _turned(Table(["strategy", "a", "b"], [["x", Best("1"), "2"]]))
+    assert turned.heads == ("strategy", "x")
+    assert turned.rows == [("a", "1"), ("b", "2")]
+    assert isinstance(turned.rows[0][1], Best)
+    many = Table(["strategy", "a"], [[str(i), "1"] for i in range(12)])
     assert _turned(many) is many
 
 
@@ -194,7 +197,7 @@ def _contrast(one: str, other: str) -> float:
 
 def test_text_and_shapes_stand_out_from_what_they_are_on() -> None:
     """WCAG 2 AA: 4.5 for text, 3 for shapes."""
-    look = page_style
+    look = pages
     for text in (*look.TEXTS, look.INK, look.SOFT, look.MARK):
         assert _contrast(text, look.CARD) >= 4.5
     for text in (*look.DARK, look.DARK_INK, look.DARK_SOFT, look.DARK_MARK):

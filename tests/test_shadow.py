@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from placement.page_style import STYLE, coded
+from placement.pages import STYLE, coded
 from scheduler.cli.shadow import shadow
 from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
 from scheduler.shadow import NodePrices, compare, to_html, to_text, wilson

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from placement import pages
 from placement.errors import ConfigError, ModelError
 from placement.learning import boosted
 from placement.learning.baselines import Target, baselines_within, tuned_scale
@@ -23,7 +24,6 @@ from placement.learning.prediction import LEAST
 from placement.learning.spans import Span
 from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
-from placement.page_style import STYLE, coded, sheet
 from placement.resources import AnyArray, BoolArray, FloatArray
 from simulator.charts import dot_chart, reliability_chart
 from simulator.learning import lifetime_accuracy
@@ -268,12 +268,7 @@ def table_rows(report: Report) -> list[dict[str, Any]]:
 
 def html(report: Report, command: str = "") -> str:
     """The report as one self-contained page; ``command`` makes it again."""
-    said = headline(report)
-    body = [
-        f"<h1>Ullage · accuracy on {escape(str(report['data']))}</h1>",
-        f'<p class="headline">{coded(said[:1].upper() + said[1:])}.</p>',
-    ]
-    body += _overview(report) if report["tasks"] else []
+    body = _overview(report) if report["tasks"] else []
     for i, (name, task) in enumerate(report["tasks"].items()):
         body += [
             f'<h2 id="t{i}">{escape(name)}</h2>',
@@ -284,14 +279,8 @@ def html(report: Report, command: str = "") -> str:
             _groups("group", task["groups"]),
         ]
     body += lifetime_accuracy.section(report["lifetimes"]) if "lifetimes" in report else []
-    again = f"<p>Repeat it:</p><p><code>{escape(command)}</code></p>" if command else ""
-    body.append(f"<footer><p>{coded(NEXT)}</p>{again}</footer>")
-    head = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Ullage accuracy</title><style>{STYLE}</style></head><body><main>"
-    )
-    return head + "\n".join(body) + "</main></body></html>\n"
+    title = f"Ullage · accuracy on {report['data']}"
+    return pages.page(title, f"{headline(report)}.", body, command=command, next_step=NEXT)
 
 
 def headline(report: Report) -> str:
@@ -312,15 +301,13 @@ def _overview(report: Report) -> list[str]:
     rows = table_rows(report)
     ratios = [(row["task"], [100 * float(row["ratio"])] if row["ratio"] != "-" else []) for row in rows]
     chart = dot_chart("Model against rival", ratios, x_label="pinball loss, % of the best rival's", mark_x=100)
-    links = "".join(f'<a href="#t{i}">{escape(row["task"])}</a>' for i, row in enumerate(rows))
-    heads = tuple(rows[0])
     return [
-        f'<nav aria-label="Contents">{links}</nav>',
+        pages.contents((f"t{i}", row["task"]) for i, row in enumerate(rows)),
         "<h2>At a glance</h2>",
         '<p class="lead">Left of the dashed line the model loses less than its best rival: of all simple rules, raw and '
         "tuned, the one that turned out best.</p>",
         f'<div class="card">{chart}</div>',
-        sheet(heads, [(row["task"], False, [escape(row[head]) for head in heads[1:]]) for row in rows]),
+        pages.table(tuple(rows[0]), [tuple(row.values()) for row in rows], label="task"),
         _intro(report),
     ]
 
@@ -341,10 +328,10 @@ def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:
     order = sorted(table, key=lambda n: min(table[n]["pinball"], table[n].get("tuned_pinball", 9e9)))
     columns = ("pinball", "tuned_pinball", "coverage", "tuned_coverage", "slack", "severity")
     rows = [
-        (name, name == "model", [f"{table[name][c]:.4f}" if c in table[name] else "" for c in columns])
+        [lifetime_accuracy.marked(name), *(f"{table[name][c]:.4f}" if c in table[name] else "" for c in columns)]
         for name in order
     ]
-    return sheet(("predictor", *(c.replace("_", " ") for c in columns)), rows)
+    return lifetime_accuracy.sheet("predictor", columns, rows)
 
 
 def _groups(what: str, groups: Mapping[str, Mapping[str, float]]) -> str:
@@ -354,7 +341,6 @@ def _groups(what: str, groups: Mapping[str, Mapping[str, float]]) -> str:
         c for c in ("pinball", "rival_pinball", "coverage", "slack", "samples") if c in next(iter(groups.values()))
     ]
     rows = [
-        (name, False, [f"{entry[c]:{'d' if c == 'samples' else '.4f'}}" for c in columns])
-        for name, entry in groups.items()
+        [name, *(f"{entry[c]:{'d' if c == 'samples' else '.4f'}}" for c in columns)] for name, entry in groups.items()
     ]
-    return sheet((what, *(c.replace("_", " ") for c in columns)), rows)
+    return lifetime_accuracy.sheet(what, columns, rows)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from placement.page_style import sheet
+from placement import pages
+from placement.pages import Best
 from simulator.charts import reliability_chart
 from simulator.learning.lifetime_training import AGES, best_rule
 
@@ -97,13 +98,21 @@ def _of_classes(lifetimes: Mapping[str, Any]) -> str:
 
 def _table(title: str, table: Mapping[str, Mapping[str, float | int | None]]) -> str:
     order = sorted(table, key=lambda n: (table[n]["log_loss"] or 0.0, n))
-    rows = [(name, name == "model", [_text(table[name][c]) for c in COLUMNS]) for name in order]
-    return sheet((title, *(c.replace("_", " ") for c in COLUMNS)), rows)
+    rows = [[marked(name), *(_text(table[name][c]) for c in COLUMNS)] for name in order]
+    return sheet(title, COLUMNS, rows)
+
+
+def marked(predictor: str) -> str:
+    """The name of a row of predictors, of which the model's is marked."""
+    return Best(predictor) if predictor == "model" else predictor
+
+
+def sheet(what: str, keys: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of figures under their keys in words."""
+    return pages.table((what, *(key.replace("_", " ") for key in keys)), rows, label=what)
 
 
 def _classes(classes: Sequence[Mapping[str, float | int | None]]) -> str:
-    rows = [
-        (name, False, [_text(one[key]) for key in ("pods", "found", "right")])
-        for name, one in zip(CLASSES, classes, strict=True)
-    ]
-    return sheet(("class, by the model", "pods", "found", "right when said"), rows)
+    keys = {"pods": "pods", "found": "found", "right": "right when said"}
+    rows = [[name, *(_text(one[key]) for key in keys)] for name, one in zip(CLASSES, classes, strict=True)]
+    return sheet("class, by the model", list(keys.values()), rows)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from placement.page_style import STYLE, coded
+from placement import pages
+from placement.pages import coded
 from placement.planning.cluster import Cluster
 from placement.planning.make import SaleShape
 from placement.planning.plans import ROUNDING, Action, Ending, Plan, Step
@@ -134,7 +135,7 @@ def _notes(reasons: Sequence[str]) -> str:
         if len(names) > NAMES:
             folded = f"<details><summary>their names</summary>{named}</details>"
         items.append(f"<li>{coded(what)}{folded}</li>")
-    return f"<h2>Notes</h2><ul>{''.join(items)}</ul>" if items else ""
+    return pages.section("Notes", f"<ul>{''.join(items)}</ul>") if items else ""
 
 
 def _shares(cluster: Cluster, where: Mapping[str, str], resource: str) -> dict[str, float]:
@@ -213,11 +214,9 @@ def picture(cluster: Cluster, plan: Plan) -> str:
         for title, which in folded
         if (names := sorted(which.intersection(most)))
     )
-    return (
-        f'<section><h2>Nodes before and after</h2><p class="lead">{coded(lead)}</p><div class="card"><p class="key">'
-        '<span><i class="was"></i>before</span><span><i></i>after</span>'
-        f'</p><div class="pair">{panels(sorted(n for n in most if n in changing - empty))}</div>{rest}</div></section>'
-    )
+    key = '<p class="key"><span><i class="was"></i>before</span><span><i></i>after</span></p>'
+    changed = f'<div class="pair">{panels(sorted(n for n in most if n in changing - empty))}</div>'
+    return pages.section("Nodes before and after", f'<div class="card">{key}{changed}{rest}</div>', lead=lead)
 
 
 def _panel(
@@ -260,49 +259,36 @@ def _shopping(plan: Plan, sold: Sequence[SaleShape]) -> str:
     rows = []
     for shape in bought:
         usd, of_all = shape.usd_per_hour, number[shape.name] * shape.usd_per_hour
-        cells = (f"{number[shape.name]:,}", f"{usd:,.4f}", f"{of_all:,.2f}", f"{of_all * HOURS_A_MONTH:,.0f}")
-        numbers = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f"<tr><th scope='row'>{escape(shape.name)}</th>{numbers}</tr>")
+        month = of_all * HOURS_A_MONTH
+        rows.append((shape.name, f"{number[shape.name]:,}", f"{usd:,.4f}", f"{of_all:,.2f}", f"{month:,.0f}"))
     heads = ("shape", "nodes", "USD an hour each", "USD an hour", "USD a month")
     left = len(sold) - len(bought)
     others = f" {_many(left, 'other shape')} {'was' if left == 1 else 'were'} for sale." if left else ""
     risk = sum(number[shape.name] * shape.interruption_usd_per_hour for shape in bought)
     risks = f" Interruptions of spot nodes are expected to cost {risk:,.2f} USD an hour besides." if risk else ""
-    return (
-        f"<h2 id='bought'>What is bought</h2><p class='lead'>A month has {HOURS_A_MONTH} hours.{risks}{others}</p>"
-        "<div class='card' role='region' tabindex='0' aria-labelledby='bought'><table>"
-        f"<thead><tr>{''.join(f'<th scope=col>{head}</th>' for head in heads)}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    lead = f"A month has {HOURS_A_MONTH} hours.{risks}{others}"
+    title = "What is bought"
+    return pages.section(title, pages.table(heads, rows, label=title), lead=lead)
 
 
 def page(cluster: Cluster, plan: Plan, *, sold: Sequence[SaleShape] = (), command: str = "") -> str:
     """The whole file; ``sold`` are the shapes that a purchase chose from, ``command`` plans the same again."""
     rows = step_rows(plan)
-    cells = "\n".join(
-        f"<tr><th scope='row'>{step}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in others)}</tr>"
-        for step, *others in (row.values() for row in rows)
-    )
+    cells = [[str(cell) for cell in row.values()] for row in rows]
     bound = "unknown" if plan.bound is None else f"{plan.bound:g}"
-    says = headline(plan).removeprefix(f"{plan.kind}: ")
-    heads = "".join(f"<th scope='col'>{head}</th>" for head in (rows[0] if rows else ()))
+    may_apply = bool(plan.steps) and not plan.count(Action.BUY)
     parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Ullage plan: {plan.kind}</title><style>{STYLE}{PLAN_STYLE}</style></head><body><main>",
-        f'<h1>Ullage · plan · {plan.kind}</h1><p class="headline">{coded(says[:1].upper() + says[1:])}</p>',
         f'<p class="lead">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
         f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
-        picture(cluster, plan) if plan.steps and not plan.count(Action.BUY) else "",
+        picture(cluster, plan) if may_apply else "",
         _shopping(plan, sold),
         _notes(plan.reasons),
-        "<h2 id='steps'>Steps</h2>",
-        "<div class='card' role='region' tabindex='0' aria-labelledby='steps'><table class='words'>" if cells else "",
-        f"<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>" if cells else "<p>None.</p>",
-        "<footer>",
-        f"<p>{coded(NEXT)}</p>" if plan.steps and not plan.count(Action.BUY) else "",
-        f"<p>Repeat it:</p><p><code>{escape(command)}</code></p>" if command else "",
-        "</footer>",
-        "</main></body></html>",
+        pages.section(
+            "Steps", pages.table(list(rows[0]), cells, label="Steps", words=True) if rows else "<p>None.</p>"
+        ),
     ]
-    return "\n".join(parts)
+    says = headline(plan).removeprefix(f"{plan.kind}: ")
+    next_step = NEXT if may_apply else ""
+    return pages.page(
+        f"Ullage · plan · {plan.kind}", says, parts, command=command, next_step=next_step, style=PLAN_STYLE
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from placement.pages import Best
 from simulator.charts import Line, line_chart
-from simulator.report import Cell, Page, Section, Table, render_page
+from simulator.report import Section, Table, render_page
 
 
 def headline(result: dict[str, Any]) -> str:
@@ -35,13 +36,8 @@ def report(result: dict[str, Any], command: str) -> str:
     rows = []
     for trace, by_policy in results.items():
         best = max(by_policy[p]["130"] or 0.0 for p in policies)
-        rows.append(
-            [Cell(trace)]
-            + [
-                Cell(f"{_two(by_policy[p]['100'])} / {_two(by_policy[p]['130'])}", by_policy[p]["130"] == best)
-                for p in policies
-            ]
-        )
+        texts = {p: f"{_two(by_policy[p]['100'])} / {_two(by_policy[p]['130'])}" for p in policies}
+        rows.append([trace, *(Best(text) if by_policy[p]["130"] == best else text for p, text in texts.items())])
     sections = [
         Section(
             "GPU allocation, %",
@@ -55,12 +51,8 @@ def report(result: dict[str, Any], command: str) -> str:
             curve = result["curves"][f"{trace}/{policy}"]
             points = [(k, v) for k, v in enumerate(curve) if k >= 70]
             lines.append(Line(policy, [p[0] for p in points], [p[1] for p in points]))
-        sections.append(
-            Section(
-                trace,
-                svg=line_chart(trace, lines, x_label="GPU asked for, %", y_label="GPU allocated, %"),
-            )
-        )
+        chart = line_chart(trace, lines, x_label="GPU asked for, %", y_label="GPU allocated, %")
+        sections.append(Section(trace, svg=chart))
     facts = [
         ("experiments", str(result["experiments"])),
         ("decisions", f"{result['decisions']:,}"),
@@ -73,12 +65,4 @@ def report(result: dict[str, Any], command: str) -> str:
         ("node order", result["node_order"]),
         ("delivery", result["delivery"]),
     ]
-    return render_page(
-        Page(
-            "Ullage · FGD, USENIX ATC'23",
-            headline(result),
-            sections,
-            command,
-            facts,
-        )
-    )
+    return render_page("Ullage · FGD, USENIX ATC'23", headline(result), sections, command, facts)

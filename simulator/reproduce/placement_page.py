@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from placement.pages import Best
 from placement.strategies import STRATEGIES
 from simulator.charts import Spot, Spots, dot_chart, frontier_chart
-from simulator.report import Cell as Text
-from simulator.report import Page, Section, Table, render_page
+from simulator.report import Section, Table, render_page
 from simulator.reproduce.placement import BUDGET, Cell, summary
 
 TO_BEST_FIT = "to best fit"
@@ -92,11 +92,11 @@ def report(rows: list[dict[str, Any]]) -> str:
     for line in lines:
         is_best = counts(line, lines) and line["usd_to_best_fit"] == least
         shown = _shown(line)
-        cells = [Text(text, is_best and head == TO_BEST_FIT) for head, text in shown.items()]
+        cells = [Best(text) if is_best and head == TO_BEST_FIT else text for head, text in shown.items()]
         if line["scale"] == 1:
             as_asked.append(cells)
         else:
-            scaled.append([cells[0], Text(f"{line['scale']:g}"), *cells[1:]])
+            scaled.append([cells[0], f"{line['scale']:g}", *cells[1:]])
     heads = tuple(_shown(lines[0]))
     seeds = max(line["seeds"] for line in lines)
     sections = [_costs(title, frontier(rows, mechanism)) for mechanism, title in TITLES.items()]
@@ -108,21 +108,10 @@ def report(rows: list[dict[str, Any]]) -> str:
         )
     )
     if scaled:
-        sections.append(
-            Section(
-                "The same with requests scaled",
-                "The joined dots above.",
-                Table((heads[0], "CPU ×", *heads[1:]), scaled),
-            )
-        )
-    return render_page(
-        Page(
-            "Ullage · placement with real use",
-            headline(lines),
-            sections,
-            "ullage reproduce placement --data DIR --report FILE",
-        )
-    )
+        table = Table((heads[0], "CPU ×", *heads[1:]), scaled)
+        sections.append(Section("The same with requests scaled", "The joined dots above.", table))
+    again = "ullage reproduce placement --data DIR --report FILE"
+    return render_page("Ullage · placement with real use", headline(lines), sections, again)
 
 
 def _shown(line: dict[str, Any]) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""The look that every HTML page shares: no network, light and dark, readable on a phone and on paper.
+"""The frame, the tables and the look that every HTML page shares: no network, light and dark, readable on a phone and on
+paper.
 
 Colours of series are variables, and a strategy has the same one on all of a page: ``--c0`` … ``--c7`` for shapes (the
 Okabe–Ito palette, which stays apart for colour-blind readers, two of them darkened to a contrast of 3 on white, and grey)
@@ -9,7 +10,7 @@ brighter ones. ``--p0`` … ``--p7`` are other, muted ones for the parts that a 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 SHAPES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C68800", "#3A9CD2", "#1b1f24", "#8A8A8A")
@@ -18,14 +19,10 @@ DARK = ("#4DA3E0", "#F08A3C", "#2BC79A", "#E39AC6", "#F0B429", "#7CC7F2", "#e8ea
 PARTS = ("#4B5D78", "#9A7FB8", "#7A6A4F", "#5F97A0", "#8F8754", "#2F3A44", "#84909E", "#6B3F69")
 DARK_PARTS = ("#8FA3C4", "#C2A8E0", "#B8A582", "#93C4CB", "#CFC68C", "#D5DCE3", "#AAB6C4", "#B07CAE")
 PAPER, CARD, INK, SOFT, MARK, WASH = "#fcfcfa", "#ffffff", "#1b1f24", "#5b6470", "#0072b2", "#eef5fa"
-DARK_PAPER, DARK_CARD, DARK_INK, DARK_SOFT, DARK_MARK, DARK_WASH = (
-    "#14171a",
-    "#1c2024",
-    "#e8eaed",
-    "#a3adb8",
-    "#6cb8e6",
-    "#1d2a33",
-)
+DARK_PAPER, DARK_CARD, DARK_INK = "#14171a", "#1c2024", "#e8eaed"
+DARK_SOFT, DARK_MARK, DARK_WASH = "#a3adb8", "#6cb8e6", "#1d2a33"
+LONG = 24
+"""Letters of the name of a row beyond which it wraps."""
 
 
 def _variables(shapes: tuple[str, ...], texts: tuple[str, ...], parts: tuple[str, ...]) -> str:
@@ -71,7 +68,7 @@ th:first-child {{ text-align: left; position: sticky; left: 0; background: var(-
 th.long {{ white-space: normal; overflow-wrap: anywhere; min-width: 12em; }}
 tbody tr:last-child > * {{ border-bottom: 0; }}
 td.best {{ background: var(--wash); color: var(--mark); font-weight: 700; }}
-tr.model > * {{ font-weight: 600; background: var(--wash); }}
+tr.best > * {{ font-weight: 600; background: var(--wash); }}
 table.words th, table.words td {{ text-align: left; }}
 table.words td {{ white-space: normal; overflow-wrap: anywhere; min-width: 5em; }}
 table.words td:last-child {{ min-width: 12em; }} table.words th:first-child {{ white-space: normal; }}
@@ -106,20 +103,76 @@ def coded(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
-def is_long(name: str) -> bool:
-    """Whether the name of a row is so long that it wraps: it would leave no room for what the row says."""
-    return len(name) > 24
+class Best(str):
+    """A cell that is marked; as the name of a row, all of the row."""
+
+    __slots__ = ()
 
 
-def sheet(head: Sequence[str], rows: Sequence[tuple[str, bool, Sequence[str]]]) -> str:
-    """A table: its heads, and rows of a name, whether it is the model, and the other cells."""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr{" class=model" * marked}><th scope="row"{" class=long" * is_long(name)}>{escape(name)}</th>'
-        f"{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
-        for name, marked, cells in rows
-    )
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, words: bool = False) -> str:
+    """A card with a table. The first cell of a row is its name; ``words`` are read from the left and may wrap."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    body = "".join(f"<tr{_mark(name)}>{_name(name)}{''.join(map(_cell, cells))}</tr>" for name, *cells in rows)
     return (
-        f'<div class="card" role="region" tabindex="0" aria-label="{escape(head[0])}"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="card" role="region" tabindex="0" aria-label="{escape(label)}"><table{_class("words", words)}>'
+        f"{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table></div>"
     )
+
+
+def _class(name: str, applies: bool) -> str:
+    return f' class="{name}"' if applies else ""
+
+
+def _mark(text: str) -> str:
+    return _class("best", isinstance(text, Best))
+
+
+def _name(text: str) -> str:
+    """The name of a row; a long one wraps, or it would leave no room for what the row says."""
+    return f'<th scope="row"{_class("long", len(text) > LONG)}>{escape(text)}</th>'
+
+
+def _cell(text: str) -> str:
+    return f"<td{_mark(text)}>{escape(text)}</td>"
+
+
+def section(title: str, *parts: str, lead: str = "", place: str = "") -> str:
+    """A part of a page under a heading, with a sentence; ``place`` is the id that links lead to."""
+    named = f' id="{place}"' if place else ""
+    said = f'<p class="lead">{coded(lead)}</p>' if lead else ""
+    return f"<section><h2{named}>{escape(title)}</h2>{said}{''.join(parts)}</section>"
+
+
+def page(
+    title: str,
+    headline: str,
+    parts: Iterable[str],
+    *,
+    command: str,
+    next_step: str = "",
+    facts: Iterable[tuple[str, str]] = (),
+    style: str = "",
+) -> str:
+    """A whole page: what was found in a sentence, its parts, what to do next, and how to make it again."""
+    known = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
+    ends = [
+        f"<p>{coded(next_step)}</p>" if next_step else "",
+        f"<p>Repeat it:</p>\n<p><code>{escape(command)}</code></p>" if command else "",
+        f"<dl>{known}</dl>" if known else "",
+    ]
+    lines = [
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>",
+        f'<h1>{escape(title)}</h1>\n<p class="headline">{coded(headline[:1].upper() + headline[1:])}</p>',
+        *parts,
+        *(["<footer>", *ends, "</footer>"] if any(ends) else []),
+        "</main>\n</body>\n</html>",
+    ]
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def contents(links: Iterable[tuple[str, str]]) -> str:
+    """Ways to the parts of a page: their ids, and what they are called."""
+    ways = "".join(f'<a href="#{escape(place)}">{escape(name)}</a>' for place, name in links)
+    return f'<nav aria-label="Contents">{ways}</nav>'
