@@ -143,8 +143,8 @@ def main() -> None:
         begin = time.process_time()
         trained = train(
             series, Path(name), seed=given.seed,
-            progress=lambda task, done, total: print(
-                f"{time.process_time() - begin:6.1f} CPU s  {done}/{total} {task}", file=sys.stderr, flush=True
+            progress=lambda done, total: print(
+                f"{time.process_time() - begin:6.1f} CPU s  {done}/{total}", file=sys.stderr, flush=True
             ),
         )  # fmt: skip
         spent = time.process_time() - begin

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -32,6 +32,7 @@ from simulator.event_log import write_log
 from simulator.fleet import Elastic
 from simulator.kept import code_version, kept
 from simulator.measures import SERIES_POINTS, measure
+from simulator.output import Progress, untold
 from simulator.replay import Interruptions, Policy, Replay, ReplayOptions
 from simulator.traces.churn import Churn, resample
 from simulator.traces.sources import open_trace
@@ -41,9 +42,6 @@ from simulator.usage.mechanisms import use_policies
 from simulator.usage.reclaiming import batch_on_reclaimed
 from simulator.usage.usage_learner import UsageLearner
 from simulator.workers import in_processes
-
-Within = Callable[[float], None]
-"""Called with the share of one cell that is done."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def lifetime_policies(question: Question) -> tuple[Policy, ...]:
     return (LifetimeLearner(model=model),)
 
 
-def run_cell(cell: Cell, within: Within | None = None) -> Row:
+def run_cell(cell: Cell, progress: Progress = untold) -> Row:
     """Replay one cell and measure it."""
     question = cell.question
     trace = trace_of(cell)
@@ -167,9 +165,7 @@ def run_cell(cell: Cell, within: Within | None = None) -> Row:
     strategy = strategy_named(cell.strategy)
     if strategy.reads_lifetimes:
         options = replace(options, policies=(*options.policies, *lifetime_policies(question)))
-    outcome = Replay(trace, strategy, options).run(
-        None if within is None else lambda done, total: within(done / max(total, 1))
-    )
+    outcome = Replay(trace, strategy, options).run(progress)
     if cell.log:
         write_log(Path(cell.log), outcome.log, [strategy], begins_s=trace.manifest.begins_s)
     result = measure(outcome, trace, book_of(question, trace))
@@ -310,12 +306,12 @@ def _key(cell: Cell) -> str:
     return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
 
 
-def _run_and_keep(cell: Cell, keep: str, within: Within | None = None) -> Row:
-    return kept(Path(keep) if keep else None, _key(cell) if keep else "", lambda: run_cell(cell, within))
+def _run_and_keep(cell: Cell, keep: str, progress: Progress = untold) -> Row:
+    return kept(Path(keep) if keep else None, _key(cell) if keep else "", lambda: run_cell(cell, progress))
 
 
 def run_cells(
-    cells: Sequence[Cell], *, jobs: int, keep: Path | None, progress: Callable[[float, int], None] | None = None
+    cells: Sequence[Cell], *, jobs: int, keep: Path | None, progress: Progress = untold
 ) -> Iterator[tuple[int, Row]]:
     """(index, result) as cells finish. ``progress`` hears of parts of a cell where cells run one by one."""
     folder = ""
@@ -328,9 +324,8 @@ def run_cells(
     if jobs == 1 or len(cells) == 1:
         for i, cell in enumerate(cells):
 
-            def within(share: float, before: int = i) -> None:
-                if progress is not None:
-                    progress(before + share, len(cells))
+            def within(done: float, total: float, before: int = i) -> None:
+                progress(before + done / max(total, 1), len(cells))
 
             yield i, _run_and_keep(cell, folder, within)
         return
@@ -354,7 +349,7 @@ def compare(
     jobs: int = 0,
     keep: Path | None = None,
     command: str = "",
-    progress: Callable[[float, int], None] | None = None,
+    progress: Progress = untold,
     log: str = "",
 ) -> Comparison:
     """Run every cell and sum up; the first one's event log goes to the folder ``log``, unless it is empty."""
@@ -366,8 +361,7 @@ def compare(
     rows: list[Row | None] = [None] * len(cells)
     for done, (i, row) in enumerate(run_cells(cells, jobs=jobs, keep=keep, progress=progress), start=1):
         rows[i] = row
-        if progress is not None:
-            progress(done, len(cells))
+        progress(done, len(cells))
     return Comparison(question, told_apart(cells, [row for row in rows if row is not None]), command)
 
 

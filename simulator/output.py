@@ -22,8 +22,14 @@ from placement.errors import PlacementError
 from placement.whole_files import require_folder, whole_file
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
+Progress = Callable[[float, float], None]
+"""Told how much is done, of how much in all."""
 TELL_S = 30.0
 """How often work that is not watched says how far it is."""
+
+
+def untold(done: float, total: float) -> None:
+    """Progress that nobody hears of."""
 
 
 @contextmanager
@@ -161,7 +167,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> str:
     return "\n".join([line([heading(k) for k in keys]), *(lines(c) for c in cells)])
 
 
-def told_now_and_then(what: str, clock: Callable[[], float] = time.monotonic) -> Callable[[float, float], None]:
+def told_now_and_then(what: str, clock: Callable[[], float] = time.monotonic) -> Progress:
     """Says in lines how far something is, so that logs of long work are not silent and of short work not longer."""
     began = told = clock()
 
@@ -175,9 +181,7 @@ def told_now_and_then(what: str, clock: Callable[[], float] = time.monotonic) ->
 
 
 @contextmanager
-def progress(
-    what: str, *, quiet: bool = False, is_time: bool = False, kernel: Any = None
-) -> Iterator[Callable[[float, float], None]]:
+def progress(what: str, *, quiet: bool = False, is_time: bool = False, kernel: Any = None) -> Iterator[Progress]:
     """A bar with rate and time left on standard error; a line now and then when it is no terminal, or with NO_COLOR.
 
     ``is_time``: what is done is seconds of a limit, which have no rate. ``kernel``: what is compiled first unless an
@@ -188,10 +192,11 @@ def progress(
 
         what += "" if is_kept(kernel) else " (the first run compiles)"
     if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
-        yield (lambda _done, _total: None) if quiet else told_now_and_then(what)
+        yield untold if quiet else told_now_and_then(what)
         return
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class Rate(TextColumn):
@@ -202,7 +207,7 @@ def progress(
 
     bar_columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""))
     columns = (*(bar_columns[:2] if is_time else bar_columns), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def advance(done: float, total: float) -> None:

@@ -31,6 +31,7 @@ from simulator.accounts import check_ledger
 from simulator.delivery import DELIVERIES, Courier, Delivery
 from simulator.fleet import Elastic
 from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of
+from simulator.output import Progress, untold
 from simulator.pending import NEVER, Pending
 from simulator.planning.buying import autoscaler
 from simulator.planning.windows import plan_window
@@ -46,9 +47,6 @@ GIVE_UP_S = 86_400
 
 NAMED = 20
 """So many pods that found no place are named."""
-
-Progress = Callable[[int, int], None]
-"""Called with (pods seen, pods in all)."""
 
 # Order of events within one second: what frees room comes before what takes it.
 _END, _NODE, _SPOT, _IDLE, _RETRY, _SCAN, _WINDOW, _POLICY = range(8)
@@ -204,8 +202,8 @@ class Replay:
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────
 
-    def run(self, progress: Progress | None = None) -> Outcome:
-        """Replay to the end; see :class:`Outcome`. Once for each replay.
+    def run(self, progress: Progress = untold) -> Outcome:
+        """Replay to the end; see :class:`Outcome`. Once for each replay. ``progress`` hears of pods.
 
         Raises
         ------
@@ -252,12 +250,11 @@ class Replay:
                 i += 1
                 if i == self._learn_at and self._learns:
                     self._learn(i)
-                if progress is not None and not i & 1023:
+                if not i & 1023:
                     progress(i, num)
             else:
                 break
-        if progress is not None:
-            progress(i, num)
+        progress(i, num)
         if end_s != NEVER:
             self.time_s = max(self.time_s, end_s)
         loop_cpu_s = process_time() - loop_started

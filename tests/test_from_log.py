@@ -27,6 +27,7 @@ from scheduler.metrics import Metrics
 from scheduler.records import Query, RecordReader
 from scheduler.settings import LogSettings
 from simulator.learning.lifetime_samples import _Teller
+from simulator.output import untold
 from simulator.replay import Replay
 from simulator.traces.from_log import trace_of
 from simulator.traces.trace import NEVER, TraceError
@@ -144,7 +145,7 @@ def test_pods_that_ran_before_the_log_began_are_there_from_the_first_moment(tmp_
         "new": 100,
     }
     teller = _Teller(trace)
-    teller.run({8: [0]}, lambda _name, _done, _total: None)
+    teller.run({8: [0]}, untold)
     assert teller.history.survival.num_outcomes(ALL, "all") == 1, "the new one alone"
 
 

@@ -88,7 +88,7 @@ def test_an_instance_is_improved_and_checked() -> None:
 def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
     cells = [Cell(4, 4, 1, 0.9), Cell(4, 4, 1, 1.05)]
     first = reproduce(cells, [GOLDEN_SEED], time_s=0.05, jobs=1, work_dir=tmp_path)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, float]] = []
     second = reproduce(
         cells, [GOLDEN_SEED], time_s=0.05, jobs=1, work_dir=tmp_path, progress=lambda d, t: seen.append((d, t))
     )

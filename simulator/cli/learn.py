@@ -156,7 +156,7 @@ def train(
     with progress(f"training on {source.name}", quiet=quiet) as advance:
         learned = run_training(
             source, model, seed=seed, effort=Effort(rows, max(2000, rows // 4), by_weight=True), targets=targets,
-            created_s=int(time.time()), progress=lambda _name, done, total: advance(done, total),
+            created_s=int(time.time()), progress=advance,
             refit=refit,
         )  # fmt: skip
     for note in learned.notes:
@@ -226,7 +226,7 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
 
     source = read_learnable(trace, begins_s)
     with progress(f"evaluating on {source.name}", quiet=quiet) as advance:
-        result = judge(source, model, progress=lambda _name, done, total: advance(done, total))
+        result = judge(source, model, progress=advance)
     for note in result.get("notes", ()):
         click.echo(f"note: {note}", err=True)
     if report is not None:

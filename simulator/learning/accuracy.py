@@ -7,7 +7,7 @@ scaled to that level on the past, cover that share of the days that follow?
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from simulator.learning import lifetime_accuracy
 from simulator.learning.forecast_samples import Recording, Samples
 from simulator.learning.sight import Judged, Sight, digest_of, sight_of
 from simulator.learning.training import Split, content_of, deployable_recording, predictions
+from simulator.output import Progress, untold
 
 NEXT = (
     "Next: `model` of the section `[usage]` of the settings has `ullage serve` forecast with it, and falls back to history "
@@ -68,9 +69,7 @@ def reliability(
     return [[level, float((later <= np.quantile(ratio, level)).mean())] for level in LEVELS]
 
 
-def evaluate(
-    series: UsageSeries, folder: Path, *, progress: Callable[[str, int, int], None] = lambda name, done, total: None
-) -> Report:
+def evaluate(series: UsageSeries, folder: Path, *, progress: Progress = untold) -> Report:
     """Judge the models of ``folder`` on the last third of a recording.
 
     Raises
@@ -108,7 +107,7 @@ def evaluate(
     for number, (resource, horizon, statistic) in enumerate(tasks):
         target = Target(horizon, statistic)
         name = f"{resource}-{target.name}"
-        progress(name, number, len(tasks))
+        progress(number, len(tasks))
         mine, then = ([m for m in of if m.resource == resource and m.target == target] for of in (served, before))
         entry = _task(
             recording, target, split, (then if sight.before_refit else mine, then if sight.knows_past and then else mine),
@@ -116,7 +115,7 @@ def evaluate(
         )  # fmt: skip
         if entry is not None:
             report["tasks"][name] = entry
-    progress("done", len(tasks), len(tasks))
+    progress(len(tasks), len(tasks))
     if not report["tasks"]:
         wanted = ", ".join(f"{resource}-{Target(horizon, statistic).name}" for resource, horizon, statistic in tasks)
         raise ConfigError(

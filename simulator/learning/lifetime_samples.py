@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from placement.learning.usage import SingleArray
 from placement.pods import PodSpec
 from placement.resources import BoolArray, FloatArray, IntArray
 from simulator.learning.sibling_rules import RULES, SiblingBursts, answers
+from simulator.output import Progress, untold
 from simulator.traces.trace import NEVER, Trace
 
 FIT_AGES_S = (0, 900, 3600, 14_400, 86_400)
@@ -34,8 +35,6 @@ HELD_OUT = 4
 HOUR_COLUMN = feature_names().index("hour")
 LEAST_LIVED = 0.05
 """Of a part of life: who has lived through less of it when the recording stops is left out."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ class _Teller:
             if first >= last and not self.moments:
                 break
             if first % 512 == 0:
-                progress("lifetimes", first, len(arrival))
+                progress(first, len(arrival))
         self._go_on(int(span_of(self.trace)[1]) + 1)
 
     def _go_on(self, now: int) -> None:
@@ -272,9 +271,7 @@ def _moments(arrival: list[int]) -> Iterator[tuple[int, int]]:
             first = i
 
 
-def samples_of(
-    trace: Trace, draws: Sequence[Draw], *, seed: int, progress: Progress = lambda name, done, total: None
-) -> LifeSamples:
+def samples_of(trace: Trace, draws: Sequence[Draw], *, seed: int, progress: Progress = untold) -> LifeSamples:
     """Moments of lives in order of time, of a trace with owners.
 
     Raises
@@ -299,9 +296,7 @@ def samples_of(
     return described(trace, drawn, seed=seed, progress=progress)
 
 
-def described(
-    trace: Trace, drawn: dict[int, list[int]], *, seed: int, progress: Progress = lambda name, done, total: None
-) -> LifeSamples:
+def described(trace: Trace, drawn: dict[int, list[int]], *, seed: int, progress: Progress = untold) -> LifeSamples:
     """Moments of lives in order of time: ``drawn`` names pods, and the ages at which they are described."""
     teller = _Teller(trace)
     teller.run(drawn, progress)

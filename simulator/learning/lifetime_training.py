@@ -26,7 +26,6 @@ from simulator.learning.lifetime_samples import (
     JUDGED_AGES_S,
     Draw,
     LifeSamples,
-    Progress,
     is_held_out,
     samples_of,
     span_of,
@@ -35,6 +34,7 @@ from simulator.learning.lifetime_samples import (
 from simulator.learning.lifetime_scores import Scores, at_age, gone_by, log_loss, reliability, scores
 from simulator.learning.sight import digest_of
 from simulator.learning.training import FIT_SHARE, TUNED_SHARE, Verdict
+from simulator.output import Progress, untold
 from simulator.traces.trace import NEVER, Trace
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -105,7 +105,7 @@ def train_lifetimes(
     *,
     seed: int = 0,
     rows: int = 30_000,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = untold,
     refit: bool = True,
 ) -> TrainedLifetimes:
     """Fit on a recording's arrivals and ends, judge, then fit again on all of it, if ``refit``.

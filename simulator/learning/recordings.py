@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from simulator.learning import accuracy, training
 from simulator.learning.lifetime_samples import JUDGED_AGES_S, Draw, samples_of, with_owners
 from simulator.learning.lifetime_training import Bounds, TrainedLifetimes, data_of, judge, train_lifetimes
 from simulator.learning.sight import Judged, digest_of, sight_of
+from simulator.output import Progress, untold
 from simulator.traces.recorded import usage_of_trace
 from simulator.traces.sources import MARKS, READERS, open_trace
 from simulator.traces.trace import NEVER, Trace, TraceError, check_begin
 from simulator.traces.usage_readers import read_usage
 
-Progress = Callable[[str, int, int], None]
 AZURE = "azure-v1-vms"
 AZURE_MARK = next(mark for mark, reader in MARKS.items() if reader == AZURE)
 JUDGED = 20_000
@@ -121,7 +121,7 @@ def train(
     effort: training.Effort,
     targets: Sequence[Target] = (),
     created_s: int = 0,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = untold,
     refit: bool = True,
 ) -> Learned:
     """Fit what the recording tells, then write one folder with one card. A part that cannot be fitted is left out, and said.
@@ -167,9 +167,7 @@ def train(
     return Learned(trained, lifetimes, undated(source) + notes, verdicts)
 
 
-def evaluate(
-    source: Learnable, folder: Path, *, progress: Progress = lambda name, done, total: None
-) -> accuracy.Report:
+def evaluate(source: Learnable, folder: Path, *, progress: Progress = untold) -> accuracy.Report:
     """Judge what the folder predicts and the recording tells, on the recording's last third. A part that the recording is
     too short for is left out, and said in ``notes``.
 

@@ -27,7 +27,7 @@ from placement.learning.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, SingleArra
 from placement.resources import AnyArray, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import STRIDE_H, Recording, Samples, concatenate, draw, folds_of
 from simulator.learning.sight import digest_of
-from simulator.output import write_whole
+from simulator.output import Progress, untold, write_whole
 
 MIN_TUNE = 100
 """Fewer calibration samples than this say nothing about a 95 % quantile."""
@@ -439,7 +439,7 @@ def train(
     effort: Effort | None = None,
     targets: Sequence[Target] = (),
     created_s: int = 0,
-    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    progress: Progress = untold,
     note: Callable[[str], None] = lambda words: None,
     more: Mapping[str, object] | None = None,
     files: Mapping[str, str] | None = None,
@@ -469,7 +469,7 @@ def train(
     failed: dict[Target, PlacementError] = {}
     effort = effort or Effort(30_000, by_weight=True)
     for number, (resource, target) in enumerate(tasks):
-        progress(f"{resource} {target.name}", number, len(tasks))
+        progress(number, len(tasks))
         if target in failed:
             continue
         try:
@@ -483,7 +483,7 @@ def train(
         raise next(iter(failed.values()))
     for complaint in failed.values():
         note(f"not learned: {complaint}")
-    progress("saving", len(tasks), len(tasks))
+    progress(len(tasks), len(tasks))
     card = {**model_card(series, split, trained, held, seed=seed, created_s=created_s, refit=refit), **(more or {})}
     judged = [m for t in trained for m in t.judged.models] if refit else []
     write_model([m for t in trained for m in t.served.models], folder, card, files or {}, judged)

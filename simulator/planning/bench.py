@@ -25,6 +25,7 @@ from placement.planning.interruptions import violations as risk_violations
 from placement.planning.plans import Deadline
 from placement.planning.prefix_search import prefix_search
 from placement.resources import IntArray
+from simulator.output import Progress, untold
 from simulator.planning.instances import (
     batch_instance,
     fleet_instance,
@@ -224,7 +225,7 @@ def bench(
     what: str,
     instances: int,
     time_s: float,
-    progress: Callable[[int, int], None] = lambda _d, _t: None,
+    progress: Progress = untold,
     *,
     clock: str = "wall",
     first_seed: int = 0,

@@ -7,7 +7,6 @@ tuned (``times`` a factor, ``plus`` an amount). ``oracle`` knows the future; wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from placement.planning.expected import DAY_S, Expected, PodHistory, expect
 from placement.planning.foresight import DAYS, hours
 from placement.pods import PodSpec
 from placement.resources import CPU, FloatArray, IntArray
+from simulator.output import Progress, untold
 from simulator.planning.bench import Row
 from simulator.traces.trace import NEVER, Trace
 
@@ -105,7 +105,7 @@ def _rivals(whole: PodHistory, first_s: int, moments: IntArray, judging: Judging
     return found
 
 
-def judged(trace: Trace, judging: Judging, tick: Callable[[int, int], None] = lambda _d, _t: None) -> list[Row]:
+def judged(trace: Trace, judging: Judging, progress: Progress = untold) -> list[Row]:
     """One row per method: total cores at the peak of the time ahead, forecast and real, by pinball loss and coverage."""
     if not len(trace.pods):
         raise ConfigError(f"trace {trace.manifest.name}: no pod arrives, so nothing can be expected; give another")
@@ -124,7 +124,7 @@ def judged(trace: Trace, judging: Judging, tick: Callable[[int, int], None] = la
         history = history_of(trace, now_s, worth, days=judging.days)
         made.append(expect(history, judging.ahead_s, judging.quantile))
         expected.append(history.demand(now_s) + made[-1].peak)
-        tick(number + 1, len(moments))
+        progress(number + 1, len(moments))
     real = np.array([whole.demand(s) + whole.peak(s, judging.ahead_s) for s in moments.tolist()])
     found = {"expected": np.array(expected), **_rivals(whole, first, moments, judging), "oracle": real}
     rungs = " ".join(f"{name.lower()}:{n}" for name, n in _counted([e.rung.name for e in made]))

@@ -12,12 +12,13 @@ from dataclasses import replace
 from placement.planning.snapshots import KIND, VERSION, SnapshotFile, SnapshotPod
 from placement.pods import PodSpec
 from placement.strategies import strategy_named
-from simulator.replay import Progress, Replay, ReplayOptions
+from simulator.output import Progress, untold
+from simulator.replay import Replay, ReplayOptions
 from simulator.traces.trace import Trace, TraceError
 
 
 def snapshot_of_trace(
-    trace: Trace, *, strategy: str, at_s: int | None, seed: int, progress: Progress | None = None
+    trace: Trace, *, strategy: str, at_s: int | None, seed: int, progress: Progress = untold
 ) -> SnapshotFile:
     """State after ``at_s`` seconds of the trace's own clock; None = when the last pod arrives. ``progress`` hears of pods.
 

@@ -19,6 +19,7 @@ from placement.learning.prediction import target_of
 from placement.resources import BoolArray, IntArray
 from simulator.kept import code_version, kept
 from simulator.learning.training import train
+from simulator.output import Progress
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.placement import BUDGET, DAY_S, KEYS, Cell, Setting, joined, run_cell
 from simulator.traces.trace import Trace, Usage
@@ -180,7 +181,7 @@ def run(
     *,
     at_day: int,
     cache: Path | None,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Every adversary from ``at_day`` on, on every seed; the JSON report. ``cache`` and ``progress`` as for the cells.
 

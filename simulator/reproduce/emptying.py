@@ -32,6 +32,7 @@ from placement.strategies import STRATEGIES
 from placement.strategy import Strategy
 from simulator.cost import PriceBook
 from simulator.measures import measure
+from simulator.output import Progress
 from simulator.replay import Outcome, Policy, Replay, ReplayOptions
 from simulator.reproduce.data_sets import data_set
 from simulator.traces.azure import read_azure
@@ -40,7 +41,6 @@ from simulator.traces.trace import NEVER, Trace
 from simulator.usage.lifetime_learner import LifetimeLearner, TrueLifetimes
 
 DAY_S = 86_400
-Progress = Callable[[float, float], None]
 CELLS = (
     ("best-fit", "none"),
     *((name, "learned") for name in ("nilas", "ullage")),

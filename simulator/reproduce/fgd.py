@@ -9,7 +9,7 @@ from which `priced` computes its prices) is the whole pod list, known in advance
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, process_time
@@ -25,6 +25,7 @@ from placement.prices import device_prices
 from placement.resources import GPU_SHARE, FloatArray
 from placement.strategies import STRATEGIES
 from simulator.delivery import delivery_named
+from simulator.output import Progress, untold
 from simulator.replay import Outcome, Replay, ReplayOptions
 from simulator.reproduce.fragmentation import fragmentation_along
 from simulator.traces.openb import read_openb
@@ -274,7 +275,7 @@ def run(
     jobs: int = 0,
     setting: Setting = Setting(),
     only: tuple[str, ...] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = untold,
 ) -> dict[str, Any]:
     """All experiments, compared with the published tables.
 
@@ -297,8 +298,7 @@ def run(
     for i, (variant, seed, result, seconds) in enumerate(_jobs(tasks, jobs or os.cpu_count() or 1)):
         cpu_s += seconds
         done.update({(variant, policy, seed): curve for policy, curve in result.items()})
-        if progress is not None:
-            progress(i + 1, len(tasks))
+        progress(i + 1, len(tasks))
     mismatches = []
     deterministic = 0
     for key in sorted(done):

@@ -10,7 +10,6 @@ where that mechanism is on; elsewhere it asks for its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from simulator.cost import PriceBook, shape
 from simulator.fleet import Elastic
 from simulator.kept import code_version, kept
 from simulator.measures import measure
+from simulator.output import Progress
 from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.reproduce.data_sets import data_set
 from simulator.traces.joined import Join, join
@@ -222,7 +222,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run(
-    data: Path, share: float, setting: Setting, *, seeds: int, cache: Path | None, progress: Callable[[int, int], None]
+    data: Path, share: float, setting: Setting, *, seeds: int, cache: Path | None, progress: Progress
 ) -> dict[str, Any]:
     """Every cell on ``seeds`` seeds from 0 on; the JSON report. ``cache`` keeps finished cells; ``progress`` gets done and total.
 

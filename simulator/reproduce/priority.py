@@ -34,6 +34,7 @@ from placement.planning.rescue import Packed, pack
 from placement.resources import IntArray
 from placement.whole_files import whole_file
 from simulator.kept import code_version
+from simulator.output import Progress, untold
 from simulator.planning.instances import PriorityInstance, priority_instance
 from simulator.reproduce.default_scheduler import default_placement, placed_share
 from simulator.workers import in_processes
@@ -192,7 +193,7 @@ def reproduce(
     work_dir: Path,
     clock: str = "wall",
     threads: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = untold,
 ) -> list[CellResult]:
     """All cells, in parallel processes; what the work folder already has is not run again."""
     if not time_s > 0:
