@@ -30,12 +30,12 @@ from placement.strategy import Decision, Strategy
 from simulator.accounts import check_ledger
 from simulator.delivery import DELIVERIES, Courier, Delivery
 from simulator.fleet import Elastic
-from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit, classes_of
+from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit
 from simulator.output import Progress, untold
 from simulator.pending import NEVER, Pending
 from simulator.planning.buying import autoscaler
 from simulator.planning.windows import plan_window
-from simulator.spare import Spare
+from simulator.spare import without_room
 from simulator.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -724,38 +724,20 @@ class Replay:
     def _scan(self, _: object) -> None:
         assert self.scaler is not None, "only an elastic fleet is scanned"
         self._scan_at = NEVER
-        classes = list(self._without_room().items())
-        classes.sort(key=lambda item: (-item[0].priority, -max(item[0].amounts.values(), default=0)))
+        later = {unit for unit, at_s in self._buys_again_s.items() if at_s > self.time_s}
+        wanted = without_room(self._pending, self.snapshot, self.strategy, later)
+        classes = sorted(
+            wanted.items(), key=lambda item: (-item[0].priority, -max(item[0].amounts.values(), default=0))
+        )
         orders = self.scaler.order(classes, self.time_s, self._came(self.scaler.settings))
         for node, ready_s in orders:
             self._push(ready_s, _NODE, node)
-        buys_later = any(at_s > self.time_s for at_s in self._buys_again_s.values())
-        if self._pending and (orders or self._queue or buys_later):
+        for unit, _ in self._pending:
+            if unit not in later:
+                self._buys_again_s.pop(unit, None)
+        if self._pending and (orders or self._queue or later):
             self._scan_at = self.time_s + self.scaler.settings.scan_s
             self._push(self._scan_at, _SCAN, None)
-
-    def _without_room(self) -> Counter[PodSpec]:
-        """How many pods of each class wait and would find no node as things are."""
-        spare: Spare | None = None
-        wanted = Counter[PodSpec]()
-        for unit, waiting in self._pending.by_urgency():
-            num = len(waiting.pods)
-            if waiting.seen < self._pending.rooms:  # they have not been tried since something changed
-                spare = spare or Spare(self.snapshot, self.strategy)
-                num -= spare.takes(unit, num)
-            if self._buys_again_s.get(unit, 0) > self.time_s:
-                continue
-            self._buys_again_s.pop(unit, None)
-            for spec, each in classes_of(unit).items() if num else ():
-                wanted[spec] += self._for_new_nodes(spec, each * num)
-        return +wanted
-
-    def _for_new_nodes(self, spec: PodSpec, num: int) -> int:
-        """How many of ``num`` pods of a class new nodes are for: where required affinity ties them to a node, the first alone,
-        and none once somebody is there whom they must join."""
-        if not spec.pod_rules.affinity:
-            return num
-        return 0 if self.state.rules.company(spec).any() else 1
 
     def _came(self, settings: Elastic) -> list[tuple[PodSpec, int]]:
         """Classes that arrived within what the buyer looks back to, and how many of each."""

@@ -6,6 +6,9 @@ are there (``filter_out_schedulable``) and counts only the others as unschedulab
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Container
+
 import numpy as np
 
 from placement.pods import GpuRequest, PodSpec
@@ -13,6 +16,29 @@ from placement.resources import NOT_FEASIBLE, IntArray
 from placement.state import NUM_DERIVED, Snapshot
 from placement.strategy import Strategy
 from simulator.gangs import Unit, classes_of
+from simulator.pending import Pending
+
+
+def without_room(pending: Pending, snapshot: Snapshot, strategy: Strategy, later: Container[Unit]) -> Counter[PodSpec]:
+    """How many pods of each class wait and would find no node as things are; nothing is bought yet for who is in ``later``."""
+    spare: Spare | None = None
+    wanted = Counter[PodSpec]()
+    for unit, waiting in pending.by_urgency():
+        num = len(waiting.pods)
+        if waiting.seen < pending.rooms:  # they have not been tried since something changed
+            spare = spare or Spare(snapshot, strategy)
+            num -= spare.takes(unit, num)
+        for spec, each in classes_of(unit).items() if num and unit not in later else ():
+            wanted[spec] += _for_new_nodes(snapshot, spec, each * num)
+    return +wanted
+
+
+def _for_new_nodes(snapshot: Snapshot, spec: PodSpec, num: int) -> int:
+    """How many of ``num`` pods of a class new nodes are for: where required affinity ties them to a node, the first alone,
+    and none once somebody is there whom they must join."""
+    if not spec.pod_rules.affinity:
+        return num
+    return 0 if snapshot.state.rules.company(spec).any() else 1
 
 
 class Spare:
