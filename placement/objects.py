@@ -184,6 +184,7 @@ class Condition(Struct):
 
 class PodStatus(Struct):
     phase: str = ""
+    startTime: str | None = None
     qosClass: str = ""
     conditions: list[Condition] | None = None
     resources: Resources | None = None

@@ -38,6 +38,11 @@ async def listed(client: KubeClient, path: str, kind: Any) -> list[Any]:
     return found
 
 
+async def listed_namespaces(client: KubeClient) -> list[objects.Metadata]:
+    """Names and labels of all namespaces. Raises as :func:`listed` does."""
+    return [one.metadata for one in await listed(client, "/api/v1/namespaces", objects.Node)]
+
+
 async def listed_groups(client: KubeClient) -> Groups:
     """What objects say of gangs; kinds that the server does not serve or grant say nothing, and gangs of those that it cannot
     list now wait.
@@ -72,7 +77,7 @@ async def take_snapshot(client: KubeClient) -> SnapshotFile:
     """
     pods = await listed(client, "/api/v1/pods", objects.Pod)
     nodes = await listed(client, "/api/v1/nodes", objects.Node)
-    spaces = [n.metadata for n in await listed(client, "/api/v1/namespaces", objects.Node)]
+    spaces = await listed_namespaces(client)
     budgets = await listed(client, BUDGETS, Budget)
     groups = await listed_groups(client)
     if not nodes:

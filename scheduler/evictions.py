@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
+from placement import objects
 from scheduler.api import Api, Who, pod_path
 from scheduler.errors import ApiError
 from scheduler.gates import MANAGER, MERGE, TARGET_ANNOTATION, TIMEOUT_S, patch_pod
@@ -23,20 +23,7 @@ SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
 """In the API's answer (500) for a pod that it will not evict while that is so."""
 
 
-class _NodeMeta(Struct):
-    annotations: dict[str, str] | None = None
-
-
-class _NodeSpec(Struct):
-    unschedulable: bool = False
-
-
-class _Node(Struct):
-    metadata: _NodeMeta = msgspec.field(default_factory=_NodeMeta)
-    spec: _NodeSpec = msgspec.field(default_factory=_NodeSpec)
-
-
-_decode_node = msgspec.json.Decoder(_Node).decode
+_decode_node = msgspec.json.Decoder(objects.Node).decode
 
 
 async def evict(api: Api, who: Who) -> None:
@@ -72,7 +59,7 @@ async def cordon_state(api: Api, node: str) -> tuple[bool, str]:
     ApiError : 404 when there is no such node.
     """
     found = _decode_node(await api.call("GET", f"/api/v1/nodes/{node}", timeout_s=TIMEOUT_S))
-    return found.spec.unschedulable, (found.metadata.annotations or {}).get(CORDON_ANNOTATION, "")
+    return bool(found.spec.unschedulable), (found.metadata.annotations or {}).get(CORDON_ANNOTATION, "")
 
 
 async def cordon(api: Api, node: str, plan: str) -> None:

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import msgspec
 import numpy as np
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from placement.errors import UNREADABLE, ConfigError
 from placement.knowledge import workload_of
@@ -40,22 +40,6 @@ WAITS_S = (5.0, 10.0, 20.0, 40.0)
 _KEPT = re.compile(r"([1-9]\d{0,2}|1000)/([1-9]\d{0,2}|1000)")
 
 
-class _Meta(Struct):
-    name: str = ""
-    creationTimestamp: str = ""
-    annotations: dict[str, str] | None = None
-
-
-class _Status(Struct):
-    startTime: str | None = None
-
-
-class _Made(Struct):
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
-    status: _Status | None = None
-
-
-_decode_made = msgspec.json.Decoder(_Made).decode
 _decode_pod = msgspec.json.Decoder(Pod).decode
 
 
@@ -166,14 +150,13 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
         except (ConfigError, WireError):
             unreadable += 1
             continue
-        made = _decode_made(raw)
-        meta, started = made.metadata, made.status and made.status.startTime
-        kept = kept_of((meta.annotations or {}).get(RIGHTSIZED, ""))
         pod = _decode_pod(raw)
+        kept = kept_of((pod.metadata.annotations or {}).get(RIGHTSIZED, ""))
+        began = pod.status.startTime or pod.metadata.creationTimestamp or ""
         cap_requests(pod)  # as of its class: one that runs counts whatever it asks for
         parts = parts_of(pod)
         pods[seen.namespace, seen.name] = _Pod(
-            seen.spec.anew, _unix(started or meta.creationTimestamp), True, not seen.has_ended, kept, seen.node,
+            seen.spec.anew, _unix(began), True, not seen.has_ended, kept, seen.node,
             (parts[CPU], parts[MEMORY]),
         )  # fmt: skip
     return nodes, pods, unreadable

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
 from placement.errors import PlacementError
@@ -33,6 +32,7 @@ from placement.recording import Parts, RecordedPod, Recording
 from placement.resources import CPU, MEMORY
 from placement.specs import namespace_spec
 from scheduler.api import Api
+from scheduler.cluster_reader import listed_namespaces
 from scheduler.errors import ApiError
 from scheduler.kube import KubeClient
 from scheduler.learning.reclaimer import KEEP_LABEL
@@ -203,24 +203,9 @@ def _packed(
     return sizes.forecasts(names, scale, "packed"), scale
 
 
-class _Meta(msgspec.Struct):
-    name: str = ""
-    labels: dict[str, str] | None = None
-
-
-class _Namespace(msgspec.Struct):
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
-
-
 async def namespaces_of(client: KubeClient) -> list[NamespaceSpec]:
     """Every namespace with its labels."""
-    decode = msgspec.json.Decoder(_Namespace).decode
-    found = []
-    async for page in client.list_pages("/api/v1/namespaces", page_size=500):
-        for raw in page.items or ():
-            meta = decode(raw).metadata
-            found.append(namespace_spec(meta.name, meta.labels))
-    return found
+    return [namespace_spec(meta.name, meta.labels) for meta in await listed_namespaces(client)]
 
 
 def config_maps(
