@@ -29,49 +29,36 @@ from scheduler.cli.option_needs import NEEDS, Held
 
 SECTIONS = {
     "Simulate": {
-        "compare": (
-            "simulator.cli.simulate",
-            "compare",
-            "Replay traces with several strategies and report the difference.",
-        ),
-        "simulate": ("simulator.cli.simulate", "simulate", "Replay a trace with one strategy."),
-        "strategies": ("simulator.cli.simulate", "strategies", "List, describe and show strategies."),
-        "trace": ("simulator.cli.trace", "trace", "Make, check, convert and look at traces."),
-        "reproduce": ("simulator.cli.reproduce", "reproduce", "Repeat published results and hold ours against them."),
+        "compare": ("simulator.cli.simulate", "Replay traces with several strategies and report the difference."),
+        "simulate": ("simulator.cli.simulate", "Replay a trace with one strategy."),
+        "strategies": ("simulator.cli.simulate", "List, describe and show strategies."),
+        "trace": ("simulator.cli.trace", "Make, check, convert and look at traces."),
+        "reproduce": ("simulator.cli.reproduce", "Repeat published results and hold ours against them."),
     },
     "Learn": {
-        "record": ("scheduler.cli.record", "record", "Record a trace of your cluster: pods, nodes and their usage."),
+        "record": ("scheduler.cli.record", "Record a trace of your cluster: pods, nodes and their usage."),
         "train": (
             "simulator.cli.learn",
-            "train",
             "Learn from a trace what pods will use and how long they live: models with a card.",
         ),
-        "evaluate": ("simulator.cli.learn", "evaluate", "Accuracy of a model beside its rivals and the oracle."),
-        "rightsize": ("scheduler.cli.rightsize", "rightsize", "What each workload should ask for, by prediction."),
+        "evaluate": ("simulator.cli.learn", "Accuracy of a model beside its rivals and the oracle."),
+        "rightsize": ("scheduler.cli.rightsize", "What each workload should ask for, by prediction."),
     },
     "Run": {
-        "doctor": (
-            "scheduler.cli.doctor",
-            "doctor",
-            "Find the traps in a scheduler configuration or a live set-up.",
-        ),
-        "serve": ("scheduler.cli.serve", "serve", "Answer kube-scheduler as its extender; in shadow unless told."),
-        "shadow": ("scheduler.cli.shadow", "shadow", "What shadow mode would have changed, and its worth."),
-        "explain": ("scheduler.cli.explain", "explain", "Why a pod went where it went."),
-        "decisions": ("scheduler.cli.decisions", "decisions", "List and export recorded decisions."),
-        "bundle": ("scheduler.cli.bundle", "bundle", "Pack log, configuration and versions into one file."),
+        "doctor": ("scheduler.cli.doctor", "Find the traps in a scheduler configuration or a live set-up."),
+        "serve": ("scheduler.cli.serve", "Answer kube-scheduler as its extender; in shadow unless told."),
+        "shadow": ("scheduler.cli.shadow", "What shadow mode would have changed, and its worth."),
+        "explain": ("scheduler.cli.explain", "Why a pod went where it went."),
+        "decisions": ("scheduler.cli.decisions", "List and export recorded decisions."),
+        "bundle": ("scheduler.cli.bundle", "Pack log, configuration and versions into one file."),
     },
     "Plan": {
-        "plan": (
-            "simulator.cli.plan",
-            "plan",
-            "Optimal plans with a stated bound: rescue, batch, consolidate, purchase.",
-        ),
-        "snapshot": ("simulator.cli.plan", "snapshot", "Save a cluster's state to a file."),
-        "sweep": ("scheduler.cli.sweep", "sweep", "Lift stale scheduling gates and clear stale nominations of ours."),
+        "plan": ("simulator.cli.plan", "Optimal plans with a stated bound: rescue, batch, consolidate, purchase."),
+        "snapshot": ("simulator.cli.plan", "Save a cluster's state to a file."),
+        "sweep": ("scheduler.cli.sweep", "Lift stale scheduling gates and clear stale nominations of ours."),
     },
 }
-"""Heading of the help → name → (module, attribute, one line of help)."""
+"""Heading of the help → name, as in the module → (module, one line of help)."""
 
 COMMANDS = {name: command for section in SECTIONS.values() for name, command in section.items()}
 
@@ -95,16 +82,16 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        module, attribute, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
+        module, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), cmd_name)
         if cmd_name in ("plan", "record", "snapshot"):
             _give_cluster(command)
-        assert isinstance(command, click.Command), f"{module}.{attribute} is a command"
+        assert isinstance(command, click.Command), f"{module}.{cmd_name} is a command"
         _finish(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        sections = {title: [(name, told) for name, (_, _, told) in part.items()] for title, part in SECTIONS.items()}
+        sections = {title: [(name, told) for name, (_, told) in part.items()] for title, part in SECTIONS.items()}
         sections["Shell"] = [("completion", "Print shell completion."), ("version", "Print versions.")]
         width = max(len(name) for rows in sections.values() for name, _ in rows)
         for title, rows in sections.items():

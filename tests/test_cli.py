@@ -541,9 +541,7 @@ def test_describe_says_what_learned_things_a_strategy_reads(strategy: str, read:
 
 
 def test_help_loads_nothing_that_takes_long() -> None:
-    modules = sorted(
-        {module for module, _, _ in COMMANDS.values()} - {"simulator.cli.reproduce", "simulator.cli.trace"}
-    )
+    modules = sorted({module for module, _ in COMMANDS.values()} - {"simulator.cli.reproduce", "simulator.cli.trace"})
     code = f"import sys; [__import__(m) for m in {[*modules, 'scheduler.cli.plan']}]; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert set(modules) <= set(loaded)

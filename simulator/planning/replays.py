@@ -16,7 +16,7 @@ from simulator.planning.bench import Row
 from simulator.planning.policies import Consolidation, Promise
 from simulator.replay import Outcome, Replay, ReplayOptions
 from simulator.timeline import Timeline
-from simulator.traces.trace import NEVER, Pods, Trace
+from simulator.traces.trace import NEVER, Trace
 
 
 def since(trace: Trace, seconds: int) -> Trace:
@@ -24,7 +24,7 @@ def since(trace: Trace, seconds: int) -> Trace:
     pods = trace.pods
     start_s = int(pods.arrival_s[0]) + seconds if len(pods) else seconds
     kept = np.flatnonzero((pods.departure_s == NEVER) | (pods.departure_s > start_s))
-    rest = Pods(*(column[kept] for column in (pods.name, pods.spec, pods.arrival_s, pods.departure_s, pods.gang)))
+    rest = pods.pick(kept)
     rest = replace(rest, arrival_s=np.maximum(rest.arrival_s, start_s))
     return trace.but(pods=rest)
 

@@ -31,7 +31,7 @@ from simulator.replay import Policy, Replay, ReplayOptions
 from simulator.reproduce.data_sets import data_set
 from simulator.traces.joined import Join, join
 from simulator.traces.sources import open_trace
-from simulator.traces.trace import Pods, Trace
+from simulator.traces.trace import Trace
 from simulator.traces.usage_readers import read_usage
 from simulator.usage.lifetime_learner import LifetimeLearner
 from simulator.usage.reclaiming import Reclaiming, batch_on_reclaimed
@@ -122,13 +122,7 @@ def joined(data: Path, share: float, seed: int) -> Trace:
     kept = np.flatnonzero(small[pods.spec])
     if not len(kept):
         raise ConfigError(f"none of the {len(pods)} instances of {arrivals.manifest.name} fits {SHAPE.name}")
-    fitting = Pods.of(
-        name=pods.name[kept],
-        spec=pods.spec[kept],
-        arrival_s=pods.arrival_s[kept],
-        departure_s=pods.departure_s[kept],
-    )
-    arrivals = arrivals.but(pods=fitting)
+    arrivals = arrivals.but(pods=pods.pick(kept))
     found = join(arrivals, read_usage(data_set(data, "bitbrains-rnd")), Join(share=share, seed=seed))
     if not len(found.pods):
         raise ConfigError(f"--share {share:g} of {len(kept)} instances leaves none on seed {seed}; give more")

@@ -47,10 +47,10 @@ def read_dlrm(data: Path, *, skip_bad_rows: bool = False) -> Trace:
     found.sort(key=lambda item: item[0])
     classes = {spec: i for i, spec in enumerate(dict.fromkeys(item[3] for item in found))}
     pods = Pods.of(
-        name=np.array([item[2] for item in found], object),
-        spec=np.array([classes[item[3]] for item in found], np.int64),
-        arrival_s=np.array([item[0] for item in found], np.int64),
-        departure_s=np.array([item[1] for item in found], np.int64),
+        name=[item[2] for item in found],
+        spec=[classes[item[3]] for item in found],
+        arrival_s=[item[0] for item in found],
+        departure_s=[item[1] for item in found],
     )
     notes = (f"{rows.skipped} bad rows skipped",) if rows.skipped else ()
     trace = Trace(Manifest("dlrm", "alibaba-dlrm-2025", notes=notes), tuple(classes), (), pods)

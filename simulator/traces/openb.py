@@ -49,13 +49,8 @@ def read_openb(
         spec_of.append(classes.setdefault(spec, len(classes)))
         arrival.append(times[0])
         departure.append(times[1])
-    order = np.argsort(np.array(arrival, np.int64), kind="stable")
-    pods = Pods.of(
-        name=np.array(names, object)[order],
-        spec=np.array(spec_of, np.int64)[order],
-        arrival_s=np.array(arrival, np.int64)[order],
-        departure_s=np.array(departure, np.int64)[order],
-    )
+    listed_pods = Pods.of(name=names, spec=spec_of, arrival_s=arrival, departure_s=departure)
+    pods = listed_pods.pick(np.argsort(listed_pods.arrival_s, kind="stable"))
     notes = tuple(f"{n} bad rows{of} skipped" for n, of in ((rows.skipped, ""), (listed.skipped, " of nodes")) if n)
     trace = Trace(Manifest(f"openb-{variant}", "openb", notes=notes), tuple(classes), tuple(fleet), pods)
     trace.check()

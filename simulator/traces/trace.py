@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import ArrayLike
 
 from placement.errors import ConfigError, PlacementError, why
 from placement.learning.usage import CALENDAR_FROM_S
@@ -75,7 +76,7 @@ def check_begin(name: str, has_calendar: bool) -> None:
 
 @dataclass(frozen=True)
 class Pods:
-    """Pods as columns, by arrival. All ``(P,)``."""
+    """Pods as columns, by arrival. All ``(P,)``. Fields are columns of files, in this order."""
 
     name: AnyArray
     """Unique names (object)."""
@@ -89,20 +90,25 @@ class Pods:
 
     @classmethod
     def of(
-        cls, *, name: AnyArray, spec: AnyArray, arrival_s: AnyArray, departure_s: AnyArray, gang: AnyArray | None = None
+        cls,
+        *,
+        name: ArrayLike,
+        spec: ArrayLike,
+        arrival_s: ArrayLike,
+        departure_s: ArrayLike,
+        gang: ArrayLike | None = None,
     ) -> Pods:
         """Columns of the right types; ``gang`` defaults to none."""
-        num = len(spec)
-        return cls(
-            np.asarray(name, object),
-            np.asarray(spec, np.int64),
-            np.asarray(arrival_s, np.int64),
-            np.asarray(departure_s, np.int64),
-            np.full(num, -1, np.int64) if gang is None else np.asarray(gang, np.int64),
-        )
+        names = np.asarray(name, object)
+        numbers = (spec, arrival_s, departure_s, np.full(len(names), -1) if gang is None else gang)
+        return cls(names, *(np.asarray(column, np.int64) for column in numbers))
 
     def __len__(self) -> int:
         return len(self.spec)
+
+    def pick(self, rows: IntArray) -> Pods:
+        """The pods of ``rows`` alone, in that order."""
+        return Pods(*(column[rows] for column in vars(self).values()))
 
     def make_ups(self) -> dict[int, tuple[tuple[int, int], ...]]:
         """Gang → its classes, and how many pods of each; under −1 those of no gang."""
@@ -126,7 +132,7 @@ class NodeEvent(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """What pods used: one row per pod and sample; −1 where one of the two was not measured."""
+    """What pods used: one row per pod and sample; −1 where one of the two was not measured. Fields are columns of files."""
 
     pod: IntArray
     """Index of the pod."""
@@ -177,10 +183,10 @@ class Trace:
         ordered = sorted(pods, key=lambda p: p[2])
         classes = {spec: i for i, spec in enumerate(dict.fromkeys(p[1] for p in ordered))}
         columns = Pods.of(
-            name=np.array([p[0] for p in ordered], object),
-            spec=np.array([classes[p[1]] for p in ordered], np.int64),
-            arrival_s=np.array([p[2] for p in ordered], np.int64),
-            departure_s=np.array([p[3] for p in ordered], np.int64),
+            name=[p[0] for p in ordered],
+            spec=[classes[p[1]] for p in ordered],
+            arrival_s=[p[2] for p in ordered],
+            departure_s=[p[3] for p in ordered],
         )
         trace = cls(Manifest(name), tuple(classes), tuple(nodes), columns, tuple(failures))
         trace.check()
@@ -217,7 +223,7 @@ class Trace:
 
     def _check_pods(self) -> None:
         pods, name = self.pods, self.manifest.name
-        lengths = {len(c) for c in (pods.name, pods.spec, pods.arrival_s, pods.departure_s, pods.gang)}
+        lengths = {len(column) for column in vars(pods).values()}
         if len(lengths) > 1:
             raise TraceError(f"trace {name}: pod columns have {sorted(lengths)} rows; the file is damaged")
         before = np.flatnonzero(pods.arrival_s < 0)
@@ -264,7 +270,7 @@ class Trace:
             digest.update(np.ascontiguousarray(column).tobytes())
         digest.update("\n".join(pods.name).encode())
         if len(self.usage.pod):
-            for column in (self.usage.pod, self.usage.time_s, self.usage.cpu_millicores, self.usage.memory_bytes):
+            for column in vars(self.usage).values():
                 digest.update(np.ascontiguousarray(column).tobytes())
         if self.prices:
             digest.update(msgspec.json.encode(self.prices))
@@ -298,30 +304,8 @@ class Trace:
         yield "failures.json", msgspec.json.encode(self.failures)
         if self.prices:
             yield "prices.json", msgspec.json.encode(self.prices)
-        pods, usage = self.pods, self.usage
-        yield (
-            "pods.parquet",
-            _parquet(
-                {
-                    "name": list(pods.name),
-                    "spec": pods.spec,
-                    "arrival_s": pods.arrival_s,
-                    "departure_s": pods.departure_s,
-                    "gang": pods.gang,
-                }
-            ),
-        )
-        yield (
-            "usage.parquet",
-            _parquet(
-                {
-                    "pod": usage.pod,
-                    "time_s": usage.time_s,
-                    "cpu_millicores": usage.cpu_millicores,
-                    "memory_bytes": usage.memory_bytes,
-                }
-            ),
-        )
+        yield "pods.parquet", _parquet({**vars(self.pods), "name": list(self.pods.name)})
+        yield "usage.parquet", _parquet(vars(self.usage))
         if self.events:
             yield "events.parquet", _parquet(to_columns(self.events))
 

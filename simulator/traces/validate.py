@@ -200,8 +200,7 @@ def take(trace: Trace, rows: IntArray) -> Trace:
     kept = np.flatnonzero(known)
     kept = kept[new_row[usage.pod[kept]] >= 0]
     columns = (new_row[usage.pod[kept]], usage.time_s[kept], usage.cpu_millicores[kept], usage.memory_bytes[kept])
-    taken = Pods(pods.name[rows], pods.spec[rows], pods.arrival_s[rows], pods.departure_s[rows], pods.gang[rows])
-    return trace.but(pods=taken, usage=Usage(*columns))
+    return trace.but(pods=pods.pick(rows), usage=Usage(*columns))
 
 
 def _early(pods: Pods) -> BoolArray:
