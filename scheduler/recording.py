@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 
 import msgspec
 import numpy as np
@@ -27,6 +26,7 @@ from placement.recording import Parts, RecordedPod, Recording
 from placement.requests import cap_requests, parts_of
 from placement.resources import CPU, MEMORY, IntArray
 from scheduler.errors import WireError
+from scheduler.gates import unix_of
 from scheduler.kube import KubeClient
 from scheduler.learning.prometheus import PodSeries, Prometheus
 from scheduler.metrics import Metrics
@@ -152,11 +152,11 @@ async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], 
             continue
         pod = _decode_pod(raw)
         kept = kept_of((pod.metadata.annotations or {}).get(RIGHTSIZED, ""))
-        began = pod.status.startTime or pod.metadata.creationTimestamp or ""
+        began_s = unix_of(pod.status.startTime or pod.metadata.creationTimestamp or "")
         cap_requests(pod)  # as of its class: one that runs counts whatever it asks for
         parts = parts_of(pod)
         pods[seen.namespace, seen.name] = _Pod(
-            seen.spec.anew, _unix(began), True, not seen.has_ended, kept, seen.node,
+            seen.spec.anew, -1 if began_s is None else int(began_s), True, not seen.has_ended, kept, seen.node,
             (parts[CPU], parts[MEMORY]),
         )  # fmt: skip
     return nodes, pods, unreadable
@@ -176,13 +176,6 @@ def kept_of(annotation: str) -> tuple[int, int]:
     """
     found = _KEPT.fullmatch(annotation)
     return (int(found[1]), int(found[2])) if found else (1000, 1000)
-
-
-def _unix(stamp: str) -> int:
-    try:
-        return int(datetime.fromisoformat(stamp).timestamp())
-    except ValueError:
-        return -1
 
 
 def _pod_of(
