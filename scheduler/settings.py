@@ -341,7 +341,7 @@ def read_settings(path: str | None, overrides: dict[str, Any] | None = None, *, 
     ------
     ConfigError : the file cannot be read, or names all that is wrong in it.
     """
-    table = {} if path is None else _read_table(Path(path))
+    table = {} if path is None else read_table(Path(path))
     for key, value in (overrides or {}).items():
         _put(table, key, value)
     problems: list[str] = []
@@ -362,34 +362,30 @@ def parse_settings(table: dict[str, Any]) -> tuple[Settings, list[str]]:
     return settings, problems
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
+    """What a file of settings says, whether that makes sense or not.
+
+    Raises
+    ------
+    ConfigError : it cannot be read, is neither TOML nor YAML, or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"settings {path}: cannot be read ({why(error)}); check the path and its rights") from error
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"settings {path}: does not parse: {yaml_fault(error)}") from error
     if table is None:
         return {}
     if not isinstance(table, dict):
         raise ConfigError(f"settings {path}: must be a table of keys, is a {type(table).__name__}")
-    refuse_objects(table, path)
-    return table
-
-
-def refuse_objects(table: dict[str, Any], path: Path) -> None:
-    """Complain once about a file that is not for us, rather than about each of its keys.
-
-    Raises
-    ------
-    ConfigError : it holds a Kubernetes object.
-    """
     if "apiVersion" in table and "kind" in table:
         raise ConfigError(
             f"settings {path}: holds a {table['kind']}, not settings of `ullage serve`; kube-scheduler's --config file and "
             "manifests are for `ullage doctor --config`"
         )
+    return table
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:

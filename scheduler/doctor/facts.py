@@ -8,7 +8,6 @@ here judges; :mod:`scheduler.doctor.rules` does.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 import yaml
 
 from placement.errors import ConfigError, why, yaml_fault
-from scheduler.settings import Settings, parse_settings, refuse_objects
+from scheduler.settings import Settings, parse_settings, read_table
 
 KIND = "KubeSchedulerConfiguration"
 OUR_PATHS = ("/v1", "/v1/gpu")
@@ -232,21 +231,9 @@ def read_facts(path: str | None, settings_path: str | None = None, kube_version:
             "own settings with --settings"
         )
     version = parse_version(kube_version) if kube_version else _version_of(objects)
-    table = _settings_in(objects) if settings_path is None else _settings_file(Path(settings_path))
+    table = _settings_in(objects) if settings_path is None else read_table(Path(settings_path))
     settings, problems = (None, []) if table is None else parse_settings(table)
     return Facts(configs, settings, tuple(problems), version, objects)
-
-
-def _settings_file(path: Path) -> Table:
-    if path.suffix != ".toml":
-        documents = _documents(path)
-        for document in documents[:1]:
-            refuse_objects(document, path)
-        return documents[0] if documents else {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be used as settings ({why(error)}); check path and syntax") from error
 
 
 def _settings_in(objects: tuple[Table, ...]) -> Table | None:
