@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
@@ -85,7 +85,9 @@ def read_status(body: bytes | Raw) -> Status:
 class KubeClient:
     """One connection pool to one API server. Make it with :meth:`connect`."""
 
-    def __init__(self, session: aiohttp.ClientSession, configuration: Any, settings: KubeSettings) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, configuration: Any, settings: KubeSettings, purpose: str = ""
+    ) -> None:
         self.session = session
         self.configuration = configuration
         self.settings = settings
@@ -94,7 +96,7 @@ class KubeClient:
         self.rest_s = REST_S
         self._boot_unix_s: float | None = None
         """What the API server's clock says to be unix time when our :func:`boot_s` began."""
-        self.purpose = ""
+        self.purpose = purpose
         """What it is used for, where that is one of :data:`scheduler.rights.GRANTS`: refusals then name that manifest."""
 
     def server_s(self) -> float:
@@ -108,8 +110,8 @@ class KubeClient:
             self._boot_unix_s = None
 
     @classmethod
-    async def connect(cls, settings: KubeSettings) -> KubeClient:
-        """Read the configuration; nothing is sent yet.
+    async def connect(cls, settings: KubeSettings, purpose: str = "") -> KubeClient:
+        """Read the configuration; nothing is sent yet. ``async with`` closes it, as :meth:`close` does.
 
         Raises
         ------
@@ -119,7 +121,7 @@ class KubeClient:
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
         session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
         try:
-            return cls(session, configuration, settings)
+            return cls(session, configuration, settings, purpose)
         except (OSError, ssl.SSLError) as error:
             await session.close()
             raise ApiError(f"the certificates of the Kubernetes configuration cannot be used: {error}") from error
@@ -127,6 +129,12 @@ class KubeClient:
     async def close(self) -> None:
         """Close every connection."""
         await self.session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
 
     async def headers(self, extra: dict[str, str] | None = None) -> dict[str, str]:
         """What every request carries, credentials included; ``extra`` wins.

@@ -126,15 +126,10 @@ async def record_with(
     progress: Callable[[str], None] = lambda message: None,
 ) -> Recording:
     """The recording of the cluster and the Prometheus that the settings name. Raises as :func:`record` does."""
-    client = await KubeClient.connect(kube)
-    prometheus = Prometheus(usage, Metrics(), waits_s=WAITS_S)
-    try:
+    async with await KubeClient.connect(kube) as client, Prometheus(usage, Metrics(), waits_s=WAITS_S) as prometheus:
         return await record(
             client, prometheus, name=name, days=days, now_s=time.time(), page_size=kube.page_size, progress=progress
         )
-    finally:
-        await prometheus.close()
-        await client.close()
 
 
 async def _cluster(client: KubeClient, page_size: int) -> tuple[list[NodeSpec], dict[tuple[str, str], _Pod], int]:

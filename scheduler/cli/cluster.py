@@ -65,12 +65,8 @@ def with_client(
     settings = settings_of(kubeconfig, context)
 
     async def run() -> T:
-        client = await KubeClient.connect(settings.kube)
-        client.purpose = purpose
-        try:
+        async with await KubeClient.connect(settings.kube, purpose) as client:
             return await work(client)
-        finally:
-            await client.close()
 
     return asyncio.run(run())
 

@@ -100,10 +100,8 @@ async def _probe(facts: Facts, kube: KubeSettings, options: Probe) -> tuple[list
     except ApiError as error:
         found, facts = await probe(facts, None, options)
         return [("UD413", Hit("(Kubernetes API)", str(error))), *found], facts
-    try:
+    async with client:
         return await probe(facts, client, options)
-    finally:
-        await client.close()
 
 
 @doctor.command("explain")

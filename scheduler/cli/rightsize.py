@@ -78,9 +78,7 @@ async def _run(
 
     target = target_of(settings.usage.horizon)
     rungs = load_rungs(settings.usage.model, target)
-    client = await KubeClient.connect(settings.kube)
-    prometheus = Prometheus(settings.usage, Metrics())
-    try:
+    async with await KubeClient.connect(settings.kube) as client, Prometheus(settings.usage, Metrics()) as prometheus:
         if applies:
             await require_current_policy(client)
         known = await namespaces_of(client)
@@ -109,9 +107,6 @@ async def _run(
             click.echo(f"note: {which}, have no place in their namespace's ConfigMap and keep their requests", err=True)
         written = await apply(client, data, known) if applies else []
         return advice, written
-    finally:
-        await prometheus.close()
-        await client.close()
 
 
 def _row(found: Recommendation) -> dict[str, Any]:

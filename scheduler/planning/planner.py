@@ -117,9 +117,8 @@ async def _serve(answers: int) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
     settings = msgspec.json.decode(await reader.readline(), type=Settings)
     order = msgspec.json.decode(await reader.readline(), type=Order)
-    client = await KubeClient.connect(settings.kube)
-    client.rest_s, client.purpose = REST_S, "plan.enabled"
-    try:
+    async with await KubeClient.connect(settings.kube, "plan.enabled") as client:
+        client.rest_s = REST_S
         planner = Planner(settings, client, order)
         planner.nominator.on_promised = partial(say_promised, answers)
         parts = [
@@ -133,8 +132,6 @@ async def _serve(answers: int) -> None:
         await asyncio.gather(*parts, return_exceptions=True)
         for part in ended:
             part.result()
-    finally:
-        await client.close()
 
 
 async def _obey(planner: Planner, reader: asyncio.StreamReader) -> None:

@@ -180,12 +180,8 @@ class Worker:
 
 
 async def _read(kube: KubeSettings) -> SnapshotFile:
-    client = await KubeClient.connect(kube)
-    client.purpose = "plan.enabled"
-    try:
+    async with await KubeClient.connect(kube, "plan.enabled") as client:
         return await take_snapshot(client)
-    finally:
-        await client.close()
 
 
 @dataclass(frozen=True)
@@ -306,12 +302,8 @@ def check(say: Say, plan: bytes, kube: KubeSettings) -> None:
     """In a worker: say what is wrong with a plan on the cluster as it is now, all at once."""
 
     async def work() -> list[str]:
-        client = await KubeClient.connect(kube)
-        client.purpose = APPLIES
-        try:
+        async with await KubeClient.connect(kube, APPLIES) as client:
             return await why_not_valid(client, msgspec.json.decode(plan, type=Plan))
-        finally:
-            await client.close()
 
     say(asyncio.run(work()))
 
@@ -321,9 +313,7 @@ def apply(say: Say, order: Order, kube: KubeSettings, stopping: Event) -> None:
 
     async def work() -> None:
         plan, where = msgspec.json.decode(order.plan, type=Plan), order.record
-        client = await KubeClient.connect(kube)
-        client.purpose = APPLIES
-        try:
+        async with await KubeClient.connect(kube, APPLIES) as client:
             with alone(where):
                 record = read_record(where, plan) or fresh_record(plan)
                 save_record(record, where)
@@ -336,8 +326,6 @@ def apply(say: Say, order: Order, kube: KubeSettings, stopping: Event) -> None:
                 )
                 await (applier.give_back(PlanState.ABANDONED) if order.abandons else applier.run())
                 say(Ended(record.outcome, record.reason, record.evictions))
-        finally:
-            await client.close()
 
     order.retention.prune(order.record.parent, order.now_s)
     asyncio.run(until_told(work(), stopping))
