@@ -12,10 +12,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
-from placement.errors import ConfigError, PlacementError
+from placement.errors import ConfigError
 from placement.knowledge import workload_of
 from placement.learning.boosted import load_card
 from placement.learning.horizons import MOST_WORKLOADS
@@ -306,30 +306,23 @@ def _key(cell: Cell) -> str:
     return hashlib.sha256(f"{parts}|{cell.seed}|{question}".encode() + prices).hexdigest()[:32]
 
 
-def _run_and_keep(cell: Cell, keep: str, progress: Progress = untold) -> Row:
-    return kept(Path(keep) if keep else None, _key(cell) if keep else "", lambda: run_cell(cell, progress))
+def _run_and_keep(cell: Cell, keep: Path | None, progress: Progress = untold) -> Row:
+    return kept(keep, "" if keep is None else _key(cell), partial(run_cell, cell, progress))
 
 
 def run_cells(
     cells: Sequence[Cell], *, jobs: int, keep: Path | None, progress: Progress = untold
 ) -> Iterator[tuple[int, Row]]:
     """(index, result) as cells finish. ``progress`` hears of parts of a cell where cells run one by one."""
-    folder = ""
-    if keep is not None:
-        try:
-            keep.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PlacementError(f"cache {keep}: cannot be made ({error.strerror}); choose another --cache") from error
-        folder = str(keep)
     if jobs == 1 or len(cells) == 1:
         for i, cell in enumerate(cells):
 
             def within(done: float, total: float, before: int = i) -> None:
                 progress(before + done / max(total, 1), len(cells))
 
-            yield i, _run_and_keep(cell, folder, within)
+            yield i, _run_and_keep(cell, keep, within)
         return
-    yield from in_processes(jobs, _run_and_keep, [(cell, folder) for cell in cells])
+    yield from in_processes(jobs, _run_and_keep, [(cell, keep) for cell in cells])
 
 
 def with_peak_fleets(cells: Sequence[Cell], *, jobs: int, keep: Path | None) -> list[Cell]:

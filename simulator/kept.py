@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,28 +30,33 @@ def kept(folder: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> d
     """
     if folder is None:
         return dict(json.loads(json.dumps(make())))
-    path = folder / f"{key}.json"
-    try:
-        if (left := _left(path)) is not None:
-            return left
+    if (found := left(folder, key)) is not None:
+        return found
+    with _named(folder, "used"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PlacementError(f"cache {folder}: cannot be used ({why(error)}); choose another --cache") from error
-    row = make()
-    try:
-        with whole_file(path) as part:
-            part.write_text(json.dumps(row), encoding="utf-8")
-    except OSError as error:
-        raise PlacementError(f"cache {folder}: cannot be written ({why(error)}); choose another --cache") from error
-    return dict(json.loads(json.dumps(row)))
+    row = json.dumps(make())
+    with _named(folder, "written"), whole_file(folder / f"{key}.json") as part:
+        part.write_text(row, encoding="utf-8")
+    return dict(json.loads(row))
 
 
-def _left(path: Path) -> dict[str, Any] | None:
-    """What an earlier run left, if it is whole. Others may use the folder at the same time."""
+def left(folder: Path, key: str) -> dict[str, Any] | None:
+    """What an earlier run left under ``key``; None where it is not there, or was cut short by a crash.
+
+    Raises
+    ------
+    PlacementError : the folder cannot be read.
+    """
+    with _named(folder, "used"):
+        try:
+            return dict(json.loads((folder / f"{key}.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+
+@contextmanager
+def _named(folder: Path, what: str) -> Iterator[None]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):  # cut short by a crash: compute it again
-        path.unlink(missing_ok=True)
-        return None
+        yield
+    except OSError as error:
+        raise PlacementError(f"cache {folder}: cannot be {what} ({why(error)}); choose another folder") from error

@@ -43,7 +43,7 @@ def test_an_interrupted_cell_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PlacementError, match=r"cache .*file/cache: cannot be used .*choose another --cache"):
+    with pytest.raises(PlacementError, match=r"cache .*file/cache: cannot be used .*choose another folder"):
         kept(tmp_path / "file" / "cache", "k", dict)
 
 

@@ -17,14 +17,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from placement.errors import UNREADABLE, ConfigError, why
+from placement.errors import ConfigError, why
 from placement.planning import patterns
 from placement.planning.bounds import PatternBound, class_counts
 from placement.planning.fullness import all_fit
@@ -32,8 +33,7 @@ from placement.planning.plans import Deadline
 from placement.planning.repair import Packing, Search, Settling, repair
 from placement.planning.rescue import Packed, pack
 from placement.resources import IntArray
-from placement.whole_files import whole_file
-from simulator.kept import code_version
+from simulator.kept import code_version, kept, left
 from simulator.output import Progress, untold
 from simulator.planning.instances import PriorityInstance, priority_instance
 from simulator.reproduce.default_scheduler import default_placement, placed_share
@@ -201,36 +201,21 @@ def reproduce(
     question = repr((code_version(), list(seeds), time_s, clock, threads))
     digest = hashlib.blake2b(question.encode(), digest_size=6).hexdigest()
     folder = work_dir / f"priority-matters-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
-    done = dict(_kept(folder, cells))
+    found = {cell: left(folder, _key(cell)) for cell in cells}
+    done = {cell: msgspec.convert(row, CellResult) for cell, row in found.items() if row is not None}
     missing = [cell for cell in cells if cell not in done]
     progress(len(done), len(cells))
     if missing:
         tasks = [(cell, seeds, time_s, clock, threads) for cell in missing]
         for _, result in in_processes(jobs, run_cell, tasks, begin=warm_up):
-            _keep(folder, result)
             done[result.cell] = result
+            kept(folder, _key(result.cell), partial(msgspec.to_builtins, result))
             progress(len(done), len(cells))
     return [done[cell] for cell in cells]
 
 
-def _path(folder: Path, cell: Cell) -> Path:
-    return folder / f"{cell.nodes}x{cell.pods_per_node}-{cell.priorities}-{cell.util:.2f}.json"
-
-
-def _keep(folder: Path, result: CellResult) -> None:
-    with whole_file(_path(folder, result.cell)) as part:
-        part.write_bytes(msgspec.json.encode(result))
-
-
-def _kept(folder: Path, cells: Iterable[Cell]) -> Iterable[tuple[Cell, CellResult]]:
-    for cell in cells:
-        path = _path(folder, cell)
-        if path.exists():
-            try:
-                yield cell, msgspec.json.decode(path.read_bytes(), type=CellResult)
-            except UNREADABLE as error:
-                raise ConfigError(f"work file {path} is damaged ({error}); delete it and run again") from error
+def _key(cell: Cell) -> str:
+    return f"{cell.nodes}x{cell.pods_per_node}-{cell.priorities}-{cell.util:.2f}"
 
 
 def summary(results: Sequence[CellResult]) -> dict[str, object]:
