@@ -95,7 +95,7 @@ def test_a_replay_says_what_a_strategy_would_have_read(tmp_path: Path) -> None:
     path = tmp_path / "t.ullage"
     trace = busy_trace(4).but(usage=Usage.empty())
     trace.save(path)
-    said = learned_notes(compare(Question((str(path),), ("best-fit", "predicted", "nilas"))))
+    said = learned_notes(compare(Question((str(path),), ("best-fit", "predicted", "nilas")), jobs=1))
     assert [note.removeprefix(f"note: {trace.manifest.name}: ") for note in said] == [
         "predicted reads predicted use, of which there is none here (no usage): requests counted",
         "nilas reads lifetimes, which nobody learned: --learn-lifetimes does, or a --model",
