@@ -360,9 +360,8 @@ class Extender:
                     victims = () if is_gpu else victims
                 else:
                     spec = self.engine.reader.spec(asked.pod)
-                    victims = tuple(
-                        v for v in victims if spec.gpu is None or self.engine.fits_without(spec, v.node, v.uids)
-                    )
+                    keeps = spec.gpu is None or self.engine.ledger.is_settled(asked.head.uid)  # devices are not resized
+                    victims = tuple(v for v in victims if keeps or self.engine.fits_without(spec, v.node, v.uids))
                     outcome = "trimmed"
             except PlacementError as error:
                 about = self._about("preempt", asked.head) | {"error": str(error)}

@@ -645,6 +645,12 @@ async def test_preemption_keeps_only_nodes_whose_devices_would_suffice(tmp_path:
         elsewhere = {NAMES[1]: victims[NAMES[0]]}
         answer = await scheduler.post("/v1/preempt", body | {"NodeNameToMetaVictims": elsewhere})
         assert answer == {"NodeNameToMetaVictims": {}}, "who ends on another node frees nothing here"
+        for_cpu = {"NodeNameToMetaVictims": {NAMES[0]: {"Pods": [{"UID": "uid-c"}], "NumPDBViolations": 0}}}
+        assert await scheduler.post("/v1/preempt", body | for_cpu) == {"NodeNameToMetaVictims": {}}
+        resized = {"Pod": pod_object("g0", milli=1000)} | for_cpu
+        assert await scheduler.post("/v1/preempt", resized) == for_cpu, (
+            "the pod there keeps its device, and asks for cores"
+        )
 
 
 async def test_the_log_on_disk_tells_every_decision_in_order(tmp_path: Path) -> None:
