@@ -45,6 +45,11 @@ async def test_check_opens_the_files_that_settings_name(tmp_path: Path) -> None:
     assert code == 2
     assert "workload.json" in text
     assert "Traceback" not in text
+    (tmp_path / "prices.csv").write_text("name\n", encoding="utf-8")
+    (tmp_path / "ullage.json").write_text(json.dumps({"expander": {"prices": str(tmp_path / "prices.csv")}}))
+    code, text = await run("--check", "--config", str(tmp_path / "ullage.json"))
+    assert code == 2
+    assert "prices.csv: holds no prices" in text
     code, text = await run("--check", "--kubeconfig", str(tmp_path / "none"))
     assert code == 2
     assert text.startswith(f"ullage: kubeconfig {tmp_path / 'none'}: no such file")

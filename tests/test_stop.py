@@ -128,11 +128,14 @@ async def test_a_planner_that_cannot_be_understood_is_started_anew(
 def settings(api: ApiServer, folder: Path) -> Path:
     """Everything on that starts a process or a thread of its own."""
     (folder / "records").mkdir()
+    prices = folder / "prices.csv"
+    prices.write_text("name,usd_per_hour\nsmall,0.2\n", encoding="utf-8")
     chosen: dict[str, Any] = {
         "mode": "decide",
         "strategy": "best-fit",
         "http": {"host": "127.0.0.1", "port": 0},
         "grpc": {"port": 0},
+        "expander": {"port": 0, "prices": str(prices)},
         "kube": {"kubeconfig": kubeconfig(api.port, folder)},
         "log": {"folder": str(folder / "log")},
         "records": {"path": str(folder / "records.db")},

@@ -81,12 +81,15 @@ def _read_files(settings: Settings) -> None:
     from placement.learning.lifetime_model import load_lifetimes
     from placement.learning.prediction import RULE_PREFIX, load_rungs, target_of
     from scheduler.learning.learner import read_workload
+    from scheduler.planning.prices import read_prices
 
     _check_places(settings)
     if settings.kube.kubeconfig:
         asyncio.run(_read_kubeconfig(settings))
     if settings.knowledge:
         read_workload(settings.knowledge)
+    if settings.expander.prices:
+        read_prices(Path(settings.expander.prices))
     if settings.usage.model:
         load_rungs(settings.usage.model, target_of(settings.usage.horizon))
         if not settings.usage.model.startswith(RULE_PREFIX):

@@ -25,7 +25,8 @@ from placement.errors import ConfigError
 from placement.planning.patterns import warm_up
 from scheduler._pb import expander_pb2
 from scheduler.metrics import Metrics
-from scheduler.planning.expansion import Advice, Unpriced, advise, read_prices
+from scheduler.planning.expansion import Advice, Unpriced, advise
+from scheduler.planning.prices import read_prices
 from scheduler.planning.solver import GRACE_S, OwnProcess
 from scheduler.service import Context, HealthService, listen, new_server
 from scheduler.settings import GrpcSettings, Settings
@@ -76,7 +77,7 @@ class ExpanderServer:
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self.port = listen(server, self._grpc, "expander")
         self._server = server
-        self._run(warm_up)  # what it loads takes longer than an autoscaler waits
+        self._begin_anew()
         await server.start()
         log.info("listening for Cluster Autoscaler", extra={"port": self.port, "tls": bool(self._grpc.tls_cert)})
 
@@ -97,8 +98,8 @@ class ExpanderServer:
         except TimeoutError:
             why = grpc.StatusCode.DEADLINE_EXCEEDED, "late", f"no answer was found in {ANSWER_S:g} s"
         except BrokenProcessPool:
-            self._process.close()
-            why = grpc.StatusCode.INTERNAL, "failed", "the process that plans died; the next question starts a new one"
+            self._begin_anew()
+            why = grpc.StatusCode.INTERNAL, "failed", "the process that plans died; a new one is started"
         except Exception as error:
             log.error("defect in an answer to Cluster Autoscaler", exc_info=error)
             why = grpc.StatusCode.INTERNAL, "failed", "internal error; see the log"
@@ -112,14 +113,18 @@ class ExpanderServer:
         await context.abort(code, message)
         raise AssertionError("abort() raises")
 
+    def _begin_anew(self) -> None:
+        """A new process, which loads at once what it needs: that takes longer than an autoscaler waits."""
+        self._process.close()
+        self._run(warm_up)
+
     def _run(self, work: Any, *words: Any) -> asyncio.Future[Any]:
         """``work(*words)`` in the process; one that hangs is replaced."""
         now_s = time.monotonic()
         if not self._process.is_busy:
             self._hung_s = now_s + GRACE_S
         elif now_s > self._hung_s:
-            self._process.close()
-            self._hung_s = now_s + GRACE_S
+            self._begin_anew()
         running = self._process.run(work, *words)
         running.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else may look
         return running

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,22 +11,19 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # the library has no types
 
 from placement import objects
-from placement.errors import ConfigError, why
+from placement.errors import ConfigError
 from placement.nodes import NodeSpec
 from placement.planning.expansion import Costs, Offer, Request, costs_of
 from placement.planning.plans import Deadline
-from placement.rates import MOST_USD
 from placement.requests import effective_requests
-from placement.resources import DEVICE_MILLI, GPU_SHARE
 from placement.specs import node_spec
 from scheduler._pb import expander_pb2 as pb
+from scheduler.planning.prices import Prices, read_prices
 
 TIME_S = 1.5
 """To plan; the autoscaler waits 5 s."""
-TOLD = 3
-"""Groups that are named beside the best."""
-Prices = Mapping[str, tuple[float, float]]
-"""USD an hour by instance type or group: on demand, and as spot."""
+TOLD = 4
+"""Groups that are told of in words; there may be hundreds."""
 
 
 class Unpriced(ConfigError):
@@ -41,42 +36,6 @@ class Advice(NamedTuple):
     answer: bytes
     groups: tuple[str, ...]
     words: str
-
-
-def read_prices(path: Path) -> Prices:
-    """Of a price book as ``ullage plan purchase --prices`` takes it, the columns of names and prices.
-
-    Raises
-    ------
-    ConfigError : it cannot be read, lacks a column, or has a price that is none.
-    """
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"price book {path}: cannot be read ({why(error)}); check expander.prices") from error
-    prices: dict[str, tuple[float, float]] = {}
-    for number, row in enumerate(rows, 2):
-        name = row.get("name") or ""
-        usd = _usd(path, number, row.get("usd_per_hour") or "")
-        spot_usd = _usd(path, number, row.get("spot_usd_per_hour") or "0")
-        if not name or name in prices:
-            raise ConfigError(f"price book {path}, row {number}: name {name!r} is empty, or there twice; fix the row")
-        prices[name] = usd, spot_usd or usd
-    if not prices:
-        raise ConfigError(f"price book {path}: holds no prices; docs/traces.md shows what a price book holds")
-    return prices
-
-
-def _usd(path: Path, number: int, text: str) -> float:
-    try:
-        usd = float(text)
-    except ValueError:
-        usd = math.nan
-    if not 0 <= usd <= MOST_USD:
-        raise ConfigError(
-            f"price book {path}, row {number}: {text!r} is no price; give USD an hour, {MOST_USD:g} at most"
-        )
-    return usd
 
 
 def _read(kind: Any, data: bytes, what: str) -> Any:
@@ -140,12 +99,11 @@ def _offers(request: pb.BestOptionsRequest, prices: Prices, book: str) -> list[O
         if price is None:
             unpriced.append(f"{group} ({node.shape or 'no instance type'})")
         else:
-            amounts = {**node.amounts, GPU_SHARE: node.num_gpus * DEVICE_MILLI}
-            offers.append(Offer(group, option.nodeCount, price[node.spot], amounts))
+            offers.append(Offer(group, option.nodeCount, price[node.spot], node.amounts))
     if unpriced:
-        raise Unpriced(
-            f"{book} has no price of group {', '.join(unpriced)}; name the group there, or its instance type"
-        )
+        more = f" and {len(unpriced) - TOLD} more" if len(unpriced) > TOLD else ""
+        named = f"{', '.join(unpriced[:TOLD])}{more}"
+        raise Unpriced(f"{book} has no price of group {named}; name the group there, or its instance type")
     return offers
 
 
@@ -171,7 +129,7 @@ def _words(offers: list[Offer], costs: Costs) -> str:
     """What the best ones cost, and what the next ones would."""
     said = []
     order = sorted(range(len(offers)), key=lambda n: (n not in costs.best, costs.found.get(n, costs.least[n])))
-    for n in order[: len(costs.best) + TOLD]:
+    for n in order[:TOLD]:
         offer, total = offers[n], costs.found.get(n)
         then = f"{costs.least[n]:.4f} or more" if total is None else f"{total:.4f}"
         said.append(f"{offer.group}: {offer.nodes} at {offer.usd_per_hour:.4f} USD an hour, {then} with all who wait")

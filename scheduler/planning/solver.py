@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ def _begin(is_patient: bool) -> None:
     os.nice(NICE if is_patient else FIRST_NICE)
     if is_patient and sys.platform == "linux":  # at low priority giving way takes milliseconds; this does it at once
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
     os.dup2(2, 1)
     end_with_parent()
 
