@@ -68,6 +68,13 @@ def test_a_rescue_moves_one_pod_to_make_room() -> None:
     assert plan.gap_share == 0
 
 
+def test_the_headline_counts_the_pods_that_wait_and_no_other_lines() -> None:
+    overfull = node("full", 1), pod("f-1", "3", "full")
+    for kind in ("batch", "rescue"):
+        plan = make_plan(Request(kind, taken(*FRAGMENTED, *overfull, pod("w-1", "1"), pod("w-2", "9")), 1.0))
+        assert headline(plan).startswith(f"{kind}: places 1 of 2 pending pods;")
+
+
 def test_a_rescue_evicts_only_what_matters_less() -> None:
     full = (node("a", 2), pod("low-1", "2", "a", priority=1))
     equal = make_plan(Request("rescue", taken(*full, pod("w-1", "2", priority=1)), 0.5))

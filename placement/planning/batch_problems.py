@@ -129,11 +129,14 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
             devices = devices_text(masks[c, n].pop()) if (c, n) in masks else ""
             steps.append(Step(Action.PLACE, pod.uid, pod.name, "", name(int(rows[n])), devices))
         missing += why_unplaced(problem.cluster, pods[len(places) :], beside_others=bool(batched.placed.any()))
+    asked = problem.batch.by_rank(problem.batch.count)
     details = {
         "stranded_share": batched.stranding,
         "stranded_share_bound": batched.stranding_bound,
         "stranding_gap_share": batched.gap_share,
-        "left_out": float(len(problem.left_out)),
+        "pending_before": float(sum(asked)),
+        "placed": float(batched.count),
+        "left_out": float(len(problem.cluster.pending) + len(problem.cluster.not_now) - sum(asked)),
     }
     if problem.batch.has_wishes:
         possible, parts = max(problem.batch.wishes_possible, 1), problem.batch.parts
@@ -144,7 +147,6 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
             "wishes_met_share": batched.wishes_met / possible,
             "wishes_met_share_bound": batched.wishes_bound / possible,
         }
-    asked = problem.batch.by_rank(problem.batch.count)
     by_priority = []
     for rank, priority in enumerate(problem.batch.priorities if problem.batch.num_ranks > 1 else ()):
         here, most = batched.counts[rank], batched.most_of_each[rank]

@@ -181,7 +181,7 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
         "placed": float(placed),
         "moves": float(packing.num_moves(node_of)),
         "evictions": float(packing.num_evictions(node_of) + len(problem.gone)),
-        "left_out": float(len(problem.left_out)),
+        "left_out": float(len(cluster.pending) + len(cluster.not_now) - pending.sum()),
     }
     waiting: dict[PodSpec, list[Pod]] = {}
     placed_uids = {step.pod for step in steps}

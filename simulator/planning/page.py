@@ -57,7 +57,7 @@ def headline(plan: Plan) -> str:
         bound = "nothing better exists"
     money = {"consolidate": "saves ", "purchase": "costs "}.get(plan.kind, "")
     value = f"{plan.value:g} {plan.unit}"
-    if "pending_before" in plan.details:  # a rescue's value counts who runs already as well
+    if "pending_before" in plan.details:
         waited = plan.details["pending_before"] + plan.details["left_out"]
         value = f"places {plan.details['placed']:,g} of {_many(round(waited), 'pending pod')}"
     if plan.usd_per_hour == 0 and plan.kind == "consolidate":
