@@ -33,7 +33,7 @@ from simulator.planning.snapshots import write_snapshot
 from simulator.traces.recorded import trace_of_recording
 from simulator.traces.trace import NEVER, Trace
 from tests.api_server import api_server, kubeconfig, node_object, pod_object
-from tests.test_plan_cli import node, pod, taken
+from tests.plan_objects import node, pod, taken
 from tests.test_prometheus import fake_prometheus
 
 HOUR = 3600

@@ -32,7 +32,7 @@ from scheduler.ledger import Seen
 from scheduler.planning.nominator import unit_of
 from scheduler.planning.sweeper import stale
 from simulator.planning.worker import Request, make_plan
-from tests.test_plan_cli import node, pod, taken
+from tests.plan_objects import node, pod, taken
 
 NOW_S = 1_000_000.0
 

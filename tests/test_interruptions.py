@@ -22,7 +22,7 @@ from simulator.cli.plan import plan as plan_group
 from simulator.planning.bench import bench
 from simulator.planning.instances import fleet_instance, spot_nodes
 from simulator.planning.snapshots import write_snapshot
-from tests.test_plan_cli import node, pod, taken
+from tests.plan_objects import node, pod, taken
 from tests.test_plan_models import fleets, seconds
 
 

@@ -17,7 +17,8 @@ from placement.planning.snapshots import cluster_of
 from placement.pods import HostPort, Pod, PodRules, PodSpec, PodTerm, Requirement
 from placement.state import ClusterState
 from simulator.planning.worker import Request, make_plan
-from tests.test_plan_wishes import APPS, node, planned, pod, taken, where
+from tests.plan_objects import taken
+from tests.test_plan_wishes import APPS, node, planned, pod, where
 
 HOST = "kubernetes.io/hostname"
 THREE = (node("a", "x"), node("b", "y"), node("c", "y"))

@@ -32,27 +32,7 @@ from simulator.planning.snapshots import read_snapshot, write_snapshot
 from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.planning.worker import Planner, Request, make_plan
 from simulator.traces.trace import Trace, TraceError
-
-
-def node(name: str, cpu: int = 4, **metadata: Any) -> dict[str, Any]:
-    """A node of ``cpu`` cores and 16 GiB."""
-    status = {"allocatable": {"cpu": str(cpu), "memory": "16Gi", "pods": "110"}}
-    return {"kind": "Node", "metadata": {"name": name, **metadata}, "status": status}
-
-
-def pod(name: str, cpu: str, on: str = "", *, priority: int = 0, **changes: Any) -> dict[str, Any]:
-    """A pod of a replica set; ``on`` empty = pending."""
-    owner = [{"kind": changes.pop("owner", "ReplicaSet"), "name": name.rsplit("-", 1)[0], "controller": True}]
-    metadata = {"name": name, "uid": f"uid-{name}", "ownerReferences": owner, **changes.pop("metadata", {})}
-    containers = [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}]
-    spec = {"nodeName": on or None, "priority": priority, "containers": containers, **changes}
-    return {"kind": "Pod", "metadata": metadata, "spec": spec, "status": {"phase": "Running" if on else "Pending"}}
-
-
-def taken(*objects: dict[str, Any]) -> SnapshotFile:
-    """Snapshot of these objects."""
-    return snapshot_of_objects(json.dumps({"kind": "List", "items": objects}).encode())
-
+from tests.plan_objects import budget, gpu_pod, node, one_of, pod, taken
 
 FRAGMENTED = (node("a"), node("b"), pod("x-1", "2", "a"), pod("z-1", "1", "a"), pod("y-1", "3", "b"))
 """One core is free on each node; two fit on a once z has moved to b."""
@@ -105,14 +85,8 @@ def test_what_is_marked_or_not_modelled_is_never_touched(changes: dict[str, Any]
 
 
 def test_a_disruption_budget_that_allows_none_keeps_its_pods() -> None:
-    budget = {
-        "kind": "PodDisruptionBudget",
-        "metadata": {"name": "pdb", "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"app": "db"}}},
-        "status": {"disruptionsAllowed": 0},
-    }
-    kept = pod("low-1", "2", "a", metadata={"labels": {"app": "db"}})
-    plan = make_plan(Request("rescue", taken(node("a", 2), kept, budget, pod("w-1", "2", priority=9)), 0.5))
+    kept = one_of("db", "low-1", "2", "a")
+    plan = make_plan(Request("rescue", taken(node("a", 2), kept, budget(0), pod("w-1", "2", priority=9)), 0.5))
     assert plan.steps == ()
 
 
@@ -245,16 +219,6 @@ def test_a_purchase_says_that_shapes_have_no_labels() -> None:
     )
     assert plan.details["housed"] == 0
     assert plan.reasons[0].startswith("1 pods choose nodes by label or name (default/p-1")
-
-
-def gpu_pod(name: str, milli: int, *, models: str = "", plugin: bool = False) -> dict[str, Any]:
-    """A pending pod with a share of a device, or with one whole device of a device plugin."""
-    made = pod(name, "1")
-    asked = {"nvidia.com/gpu": "1"} if plugin else {"ullage.dev/gpu-milli": str(milli)}
-    made["spec"]["containers"][0]["resources"]["requests"].update(asked)
-    if models:
-        made["metadata"]["annotations"] = {"ullage.dev/gpu-models": models}
-    return made
 
 
 GIB = 2**30

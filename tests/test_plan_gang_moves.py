@@ -13,10 +13,8 @@ from placement.planning.make import Request, plan_for
 from placement.planning.plans import Action, Deadline, Plan, WorkClock, together
 from placement.planning.repair import Packing
 from placement.planning.steps import ordered_steps
+from tests.plan_objects import budget, member, node, pod, taken
 from tests.plan_referee import Referee
-from tests.test_plan_cli import node, pod, taken
-from tests.test_plan_giving_way import member
-from tests.test_plan_marks import budget
 
 
 def planned(kind: str, *objects: dict[str, Any]) -> Plan:

@@ -15,10 +15,8 @@ from placement.planning.cluster import Cluster
 from placement.planning.make import Request, plan_for
 from placement.planning.plans import Action, Deadline, Ending, Plan, WorkClock
 from placement.planning.snapshots import cluster_of
+from tests.plan_objects import budget, member, node, one_of, pod, taken
 from tests.plan_referee import Referee
-from tests.test_plan_cli import node, pod, taken
-from tests.test_plan_giving_way import member
-from tests.test_plan_marks import budget, one_of
 
 Gains = tuple[int, ...]
 

@@ -15,19 +15,12 @@ from placement.planning.plan_check import check_steps
 from placement.planning.plans import Action, Deadline, Ending, Plan, Step, WorkClock
 from placement.planning.snapshots import cluster_of, snapshot_of_objects
 from tests.cluster_objects import cluster
+from tests.plan_objects import budget, member, node, pod, taken
 from tests.plan_referee import Referee
-from tests.test_plan_cli import node, pod, taken
-from tests.test_plan_marks import budget
 
 
 def rescued(*objects: dict[str, Any]) -> Plan:
     return plan_for(Request("rescue", taken(*objects), 1.0), Deadline(0.003, WorkClock()))
-
-
-def member(gang: str, number: int, on: str, cpu: str = "2", priority: int = 1, **changes: Any) -> dict[str, Any]:
-    labels = {"scheduling.x-k8s.io/pod-group": gang, "app": gang}
-    metadata = {"labels": labels} | changes.pop("metadata", {})
-    return pod(f"{gang}{number}-1", cpu, on, priority=priority, metadata=metadata, **changes)
 
 
 def evicted(plan: Plan) -> list[str]:

@@ -24,27 +24,14 @@ from simulator.cli.plan import plan as plan_group
 from simulator.planning.page import headline
 from simulator.planning.snapshots import write_snapshot
 from tests.cluster_objects import cluster
+from tests.plan_objects import budget, gpu_pod, node, one_of, pod, taken
 from tests.plan_referee import Referee
-from tests.test_plan_cli import gpu_pod, node, pod, taken
 
 GIB = 2**30
 
 
 def planned(kind: str, file: SnapshotFile, **question: Any) -> Plan:
     return plan_for(Request(kind, file, 1.0, **question), Deadline(0.1, time.perf_counter))
-
-
-def budget(allowed: int, app: str = "db") -> dict[str, Any]:
-    return {
-        "kind": "PodDisruptionBudget",
-        "metadata": {"name": app, "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"app": app}}},
-        "status": {"disruptionsAllowed": allowed},
-    }
-
-
-def one_of(app: str, name: str, cpu: str, on: str = "", **changes: Any) -> dict[str, Any]:
-    return pod(name, cpu, on, metadata={"labels": {"app": app}}, **changes)
 
 
 def evicted(plan: Plan) -> list[str]:

@@ -19,7 +19,7 @@ from placement.resources import IntArray
 from simulator.planning.bench import bench
 from simulator.planning.instances import batch_instance
 from simulator.planning.worker import Request, make_plan
-from tests.test_plan_cli import node, pod, taken
+from tests.plan_objects import node, pod, taken
 from tests.test_plan_models import seconds, valid_placements
 
 

@@ -14,13 +14,14 @@ from placement.planning.batch_problems import batch_problem
 from placement.planning.make import plan_document
 from placement.planning.plan_check import check_steps
 from placement.planning.plans import Plan
-from placement.planning.snapshots import SnapshotFile, cluster_of, snapshot_of_objects
+from placement.planning.snapshots import SnapshotFile, cluster_of
 from placement.planning.wish_check import recount
 from placement.soft import fixed_wishes, soft_parts
 from simulator.cli.plan import plan as plan_group
 from simulator.planning.page import page, wishes
 from simulator.planning.snapshots import write_snapshot
 from simulator.planning.worker import Request, make_plan
+from tests.plan_objects import taken
 
 APPS, ZONES = ("web", "db", "log"), ("x", "y", "z")
 SOFT = {"key": "slow", "value": "yes", "effect": "PreferNoSchedule"}
@@ -60,11 +61,6 @@ def likes_app(app: str, key: str = "zone", weight: int = 10, *, away: bool = Fal
     term = {"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key}
     wish = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": weight, "podAffinityTerm": term}]}
     return {"podAntiAffinity" if away else "podAffinity": wish}
-
-
-def taken(*objects: dict[str, Any]) -> SnapshotFile:
-    """Snapshot of these objects."""
-    return snapshot_of_objects(json.dumps({"kind": "List", "items": objects}).encode())
 
 
 def planned(*objects: dict[str, Any]) -> Plan:
