@@ -15,11 +15,13 @@ may differ from pod to pod and get old. Without an object the largest annotation
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
 
+from placement.errors import UNREADABLE
 from placement.pods import PodSpec
 from placement.resources import whole_number
 
@@ -211,6 +213,12 @@ class Groups:
         self.served.add(kind)
         self.needs[kind].setdefault(found.metadata.namespace, {})[found.metadata.name] = found.needs
 
+    def read(self, kind: Kind, raw: bytes | msgspec.Raw) -> None:
+        """The same, as JSON; one that cannot be read is none, so that its gang waits and nobody else."""
+        self.served.add(kind)
+        with suppress(*UNREADABLE):
+            self.add(kind, msgspec.json.decode(raw, type=kind.read))
+
     def resolved(self, spec: PodSpec) -> PodSpec:
         """The same class without the gang that is none: the object that it names asks for pods one by one."""
         return replace(spec, gang="") if spec.gang and not self._is_gang(spec.namespace, spec.gang) else spec
@@ -237,7 +245,7 @@ class Groups:
         elif kind is not None and self.is_unread(kind):
             return f"{kind.plural}.{kind.version.partition('/')[0]} cannot be read, and its gang may be one"
         elif kind is not None and not size and kind in self.served:
-            return f"{kind.name} {name} of its gang does not exist, nor an annotation {SIZE}"
+            return f"{kind.name} {name} of its gang does not exist or cannot be read, nor is there an annotation {SIZE}"
         else:
             need, said = size, f"annotation {SIZE}"
         return f"its gang has {here} of {need} pods ({said})" if here < need else ""

@@ -45,17 +45,17 @@ async def listed_namespaces(client: KubeClient) -> list[objects.Metadata]:
 
 async def listed_groups(client: KubeClient) -> Groups:
     """What objects say of gangs; kinds that the server does not serve or grant say nothing, and gangs of those that it cannot
-    list now wait.
+    list now wait, as do those whose own object cannot be read.
 
     Raises
     ------
-    ApiError : the API does not answer, or an object cannot be read.
+    ApiError : the API does not answer.
     """
     groups, unread = Groups(), set[Kind]()
     groups.is_unread = unread.__contains__
     for kind in KINDS:
         try:
-            found = await listed(client, f"/apis/{kind.version}/{kind.plural}", kind.read)
+            found = await listed(client, f"/apis/{kind.version}/{kind.plural}", msgspec.Raw)
         except ApiError as error:
             if error.status >= 500:
                 unread.add(kind)
@@ -64,7 +64,7 @@ async def listed_groups(client: KubeClient) -> Groups:
             continue
         groups.served.add(kind)
         for one in found:
-            groups.add(kind, one)
+            groups.read(kind, one)
     return groups
 
 

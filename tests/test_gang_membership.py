@@ -16,7 +16,6 @@ from placement.gangs import (
     SIZE,
     VOLCANO,
     WORKLOAD,
-    GroupObject,
     Groups,
     Kind,
     gang_of,
@@ -173,6 +172,7 @@ def test_an_object_says_how_many_pods_a_gang_needs(changes: dict[str, Any], grou
     other["metadata"]["name"] = "other"
     assert len(missing := reasons(*pods, other)) == 1
     assert "of its gang does not exist" in missing.pop()
+    assert reasons(*pods, group("many")) == reasons(*pods, other), "of what cannot be read as well"
     assert reasons(*over, other) == {f"its gang has 3 of 9 pods (annotation {SIZE})"}
     assert reasons(*pods) == set(), "nobody serves such objects: what is there is planned"
 
@@ -197,8 +197,7 @@ def test_pods_of_a_basic_group_are_placed_one_by_one(changes: dict[str, Any], gr
     specs = [pod_spec(msgspec.convert(one, objects.Pod)) for one in pods]
     groups = Groups()
     kind = POD_GROUP if changes is NATIVE else WORKLOAD
-    found: GroupObject = msgspec.convert(group, kind.read)
-    groups.add(kind, found)
+    groups.read(kind, msgspec.json.encode(group))
     assert [groups.gang_of(spec) for spec in specs] == [None] * 3
     assert gang_of(specs[0]) is not None
 
@@ -210,7 +209,7 @@ def test_gangs_of_different_sources_never_meet() -> None:
     volcano = pod_spec(msgspec.convert(pod("w-1", "1", metadata={"labels": {VOLCANO: "train"}}), objects.Pod))
     assert len({gang_of(spec), gang_of(labelled), gang_of(volcano)}) == 3
     groups = Groups()
-    groups.add(MEMBER_GROUP, msgspec.convert(member_group(9), MEMBER_GROUP.read))
+    groups.read(MEMBER_GROUP, msgspec.json.encode(member_group(9)))
     assert groups.why_waits(("default", "train"), 1, 0)
     assert not groups.why_waits(("default", "volcano/train"), 1, 0)
     assert not groups.why_waits(("default", "podgroup/train"), 1, 0)

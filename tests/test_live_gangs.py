@@ -163,6 +163,9 @@ async def test_snapshot_status_and_doctor_say_what_a_gang_waits_for(tmp_path: Pa
             api.more = {PLUGINS}
             api.fail_next("GET", MEMBER_GROUP.version, 500)
             unread = {pod.name: pod.waits for pod in (await take_snapshot(client)).pods}
+            api.put(PLUGINS, member_group(3) | {"spec": {"minMember": "many"}})
+            torn = {pod.name: pod.waits for pod in (await take_snapshot(client)).pods}
+            api.put(PLUGINS, member_group(3))
         words = ["plan", "status", "--kubeconfig", kubeconfig(api.port, tmp_path), "-o", "json"]
         told = await asyncio.to_thread(CliRunner().invoke, root, words, catch_exceptions=False)
     assert rows == {"default/w0": why, "default/alone": ""}
@@ -170,6 +173,8 @@ async def test_snapshot_status_and_doctor_say_what_a_gang_waits_for(tmp_path: Pa
         "default/w0": "podgroups.scheduling.x-k8s.io cannot be read, and its gang may be one",
         "default/alone": "",
     }
+    assert torn["default/w0"].startswith("PodGroup train of its gang does not exist or cannot be read")
+    assert torn["default/alone"] == "", "nobody else is held up"
     assert [(code, hit.path, hit.message) for code, hit in found] == [("UD416", "(gang default/train)", why)]
     document = json.loads(told.stdout)
     assert document["waiting"] == 2

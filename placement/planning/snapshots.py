@@ -157,7 +157,7 @@ def snapshot_of_objects(data: bytes) -> SnapshotFile:
         for item in msgspec.json.decode(data, type=_List).items:
             what = msgspec.json.decode(item, type=_Kind)
             if group := group_kinds.get((what.apiVersion, what.kind)):
-                groups.add(group, msgspec.json.decode(item, type=group.read))
+                groups.read(group, item)
             else:
                 by_kind.setdefault(what.kind, []).append(item)
         nodes = [msgspec.json.decode(item, type=objects.Node) for item in by_kind.get("Node", ())]
