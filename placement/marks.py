@@ -25,6 +25,8 @@ NEVER = {
 """Annotations on pods and nodes that forbid touching them, and the value that does."""
 FORBIDDEN = "annotation "
 """Begins the reason of what is marked for good; other reasons, such as a disruption budget, come and go."""
+CONTROL_PLANE = tuple(f"node-role.kubernetes.io/{role}" for role in ("control-plane", "master", "etcd"))
+"""Labels of nodes that run Kubernetes itself, by pods that come and go with their node and so keep none."""
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation on a pod: among pods that are alike, those with less of it go first."""
 DELETED = "it is being deleted"
@@ -53,6 +55,12 @@ def forbidden(metadata: objects.Metadata) -> str:
     """The annotation that forbids touching a pod or node, in words; empty when there is none."""
     annotations = metadata.annotations or {}
     return next((f"{FORBIDDEN}{key}={value}" for key, value in NEVER.items() if annotations.get(key) == value), "")
+
+
+def why_node_stays(metadata: objects.Metadata) -> str:
+    """Why a plan must not empty this node; empty when nothing says so."""
+    role = next((label for label in CONTROL_PLANE if label in (metadata.labels or {})), "")
+    return forbidden(metadata) or (f"label {role}" if role else "")
 
 
 def why_stays(pod: objects.Pod, budgets: Iterable[Budget]) -> str:

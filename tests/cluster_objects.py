@@ -31,6 +31,9 @@ def a_node(chance: random.Random, i: int) -> Object:
     if chance.random() < 0.1:
         spec["unschedulable"] = True
     marks = {"karpenter.sh/do-not-disrupt": "true"} if chance.random() < 0.1 else {}
+    if name == "n0" and marks:  # no draw more, or every cluster would be another
+        labels["node-role.kubernetes.io/control-plane"] = ""
+        marks = {}
     return {
         "kind": "Node",
         "metadata": {"name": name, "labels": labels, "annotations": marks},

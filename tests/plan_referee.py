@@ -387,7 +387,16 @@ class Referee:
             wrong.append("more moves than allowed")
         if plan.kind == "consolidate" and self.down:
             wrong.append("pods are lost")
+        plain = {name for name, node in self.nodes.items() if not self._is_barred(node["spec"])}
+        if plain and plain <= self.closed:
+            wrong.append("pods that come next find no node")
         return wrong + self._judge_end(plan)
+
+    @staticmethod
+    def _is_barred(spec: Object) -> bool:
+        """Whether a node takes no pod without tolerations."""
+        taints = [taint for taint in spec.get("taints") or () if taint["effect"] != "PreferNoSchedule"]
+        return bool(spec.get("unschedulable") or taints)
 
     def _give_devices(self, uid: str, node: str, text: str) -> list[str]:
         asked = needs(self.pods[uid]).get("ullage.dev/gpu-milli", 0)
@@ -414,6 +423,9 @@ class Referee:
     def _delete(self, node: str) -> list[str]:
         annotations = self.nodes[node]["metadata"].get("annotations") or {}
         wrong = [key for key, value in NEVER if annotations.get(key) == value]
+        wrong += [
+            key for key in self.nodes[node]["metadata"]["labels"] if key == "node-role.kubernetes.io/control-plane"
+        ]
         left = [u for u, n in self.where.items() if n == node and owner_of(self.pods[u]) not in ("DaemonSet", "Node")]
         return wrong + (["not empty"] if left else [])
 

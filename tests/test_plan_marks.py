@@ -372,6 +372,48 @@ def test_a_snapshot_that_contradicts_itself_is_refused_by_name(
         cluster_of(file)
 
 
+TAINT = {"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize("role", ["control-plane", "master", "etcd"])
+def test_a_consolidation_leaves_the_control_plane_alone(role: str) -> None:
+    """Its pods go with their node, and so keep none; CoreDNS would find room elsewhere."""
+    control = node("a", 8, labels={f"node-role.kubernetes.io/{role}": ""}) | {"spec": {"taints": [TAINT]}}
+    static = pod("etcd-a", "1", "a", owner="Node")
+    dns = pod("dns-1", "1", "a", tolerations=[{"key": TAINT["key"], "operator": "Exists"}])
+    plan = planned("consolidate", taken(control, node("b"), node("c"), static, dns, pod("x-1", "1", "b")))
+    assert [step.source for step in plan.steps if step.action == Action.DELETE] == ["c"]
+    assert f"1 of 3 nodes stay: label node-role.kubernetes.io/{role}" in plan.reasons
+
+
+@pytest.mark.parametrize(
+    "usd", [{"a": 2.0, "b": 1.0, "c": 1.0, "t": 3.0}, {"a": 1.0, "b": 1.0, "c": 1.0, "t": 1.0}, None]
+)
+@pytest.mark.parametrize("risk", [0.0, 0.1])
+def test_one_open_node_stays_for_pods_that_come_next(usd: dict[str, float] | None, risk: float) -> None:
+    """The cheapest, and of those the largest; a node with a taint, and one that is cordoned, are none."""
+    nodes = [node("a", 8), node("b", 4), node("c", 6), node("t", 9) | {"spec": {"taints": [TAINT]}}]
+    tolerant = pod("x-1", "1", "t", tolerations=[{"key": TAINT["key"], "operator": "Exists"}])
+    stays = "c" if usd and usd["a"] > 1 else "a"
+    for more in ((), (tolerant,), (pod("x-1", "1", "b"),)):
+        plan = planned(
+            "consolidate",
+            taken(*nodes, *more),
+            usd_per_hour=usd,
+            interruptions_per_hour=risk,
+            usd_per_interruption=1.0,
+        )
+        gone = {step.source for step in plan.steps if step.action == Action.DELETE}
+        assert len(gone) == 3, f"{more}"
+        assert plan.ending == Ending.OPTIMAL
+        if more[:1] == (tolerant,) or not more:
+            assert gone == set("abct") - {stays}
+    cordoned = [one | {"spec": {"unschedulable": one["metadata"]["name"] in "ab"}} for one in nodes[:3]]
+    plan = planned("consolidate", taken(*cordoned), usd_per_hour=usd, max_nodes=3)
+    assert {step.source for step in plan.steps} == {"a", "b"}
+    assert sum("stays for pods that come next" in reason for reason in plan.reasons) == 1
+
+
 @pytest.mark.parametrize(("most", "saved"), [(0, 0.0), (1, 4.0), (2, 7.0), (3, 9.0), (None, 9.0)])
 def test_no_more_nodes_are_emptied_than_allowed_and_the_dearest_go(most: int | None, saved: float) -> None:
     nodes = [node(name) for name in "abcd"]

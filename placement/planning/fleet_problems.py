@@ -17,6 +17,7 @@ from placement.planning.fleet import Consolidated, Fleet
 from placement.planning.plans import Action, Plan, Step
 from placement.planning.steps import gang_name
 from placement.resources import BoolArray, IntArray
+from placement.rules import hard_taints
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class FleetProblem:
     has_prices: bool
     stranding: BoolArray
     """``(C, N)`` where a class would take room beside GPU devices that it does not ask for."""
+    is_open: BoolArray
+    """``(N,)`` nodes that take pods without tolerations."""
     kept: int = 0
     """Pending pods whose room is kept."""
     stays: tuple[str, ...] = ()
@@ -72,7 +75,8 @@ def fleet_problem(cluster: Cluster) -> FleetProblem:
     offers = [node is not None and bool(node.num_gpus or node.amounts.get(WHOLE_DEVICES)) for node in nodes]
     asks = [spec.gpu is not None or spec.amount(WHOLE_DEVICES) > 0 for spec in specs]
     stranding = np.outer(~np.array(asks, np.bool_), np.array(offers, np.bool_))
-    return FleetProblem(cluster, fleet, pods, prices is not None, stranding, kept, reasons)
+    is_open = np.array([node is not None and not (node.unschedulable or hard_taints(node)) for node in nodes], np.bool_)
+    return FleetProblem(cluster, fleet, pods, prices is not None, stranding, is_open, kept, reasons)
 
 
 def _gangs_beyond_budget(cluster: Cluster) -> dict[tuple[str, str] | None, str]:

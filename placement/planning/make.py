@@ -26,7 +26,7 @@ from placement.planning.consolidation import consolidate
 from placement.planning.demand_problems import DemandProblem, Sold, demand_problem, purchase_plan, why_on_no_shape
 from placement.planning.displaced import kept_off
 from placement.planning.fleet import Consolidated, Fleet
-from placement.planning.fleet_problems import consolidation_plan, fleet_problem
+from placement.planning.fleet_problems import FleetProblem, consolidation_plan, fleet_problem
 from placement.planning.giving_way import Rescuer
 from placement.planning.growth import EXPECTED, Growth, grown, kind_of
 from placement.planning.interruptions import Risk, consolidate_with_risk
@@ -37,7 +37,7 @@ from placement.planning.purchase import Bought, Shape, buy, fluid_bound, is_beyo
 from placement.planning.rescue_problems import rescue_problem
 from placement.planning.snapshots import SnapshotFile, cluster_of
 from placement.rates import MOST_USD
-from placement.resources import MAX_AMOUNT
+from placement.resources import MAX_AMOUNT, FloatArray
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -213,6 +213,7 @@ def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan
     per_pod = np.full(len(fleet.count), request.usd_per_pod_interrupted)
     risk = Risk(np.where(spot, rate, 0.0), request.usd_per_interruption, per_pod)
     is_risky = problem.has_prices and rate > 0
+    worth = (risk.weighed(fleet) if is_risky else fleet).usd_per_hour
 
     def solve(fleet: Fleet, part: Deadline) -> Consolidated:
         if is_risky:
@@ -221,8 +222,11 @@ def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan
 
     most = request.max_nodes
     result = solve(fleet, deadline if most is None else deadline.part(FIRST_SHARE))
+    if problem.is_open.any() and result.deleted[problem.is_open].all():
+        problem, result = _with_one_open(problem, result, worth, deadline, solve)
+        fleet = problem.fleet
     if most is not None and int(result.deleted.sum()) > most:
-        result = _of_few_nodes(fleet, result, most, deadline, solve, is_risky=is_risky)
+        result = _of_few_nodes(fleet, result, most, worth, deadline, solve)
     if not is_risky:  # what interruptions cost depends on where pods arrive
         result = kept_off(fleet, result, problem.stranding, deadline, request.seed)
     plan = consolidation_plan(problem, result, usd_per_move=request.usd_per_move, time_s=deadline.elapsed_s)
@@ -242,28 +246,57 @@ def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan
     return replace(plan, details={**plan.details, **details, "moved_to_spot": float(result.arrivals[:, spot].sum())})
 
 
+def _with_one_open(
+    problem: FleetProblem,
+    free: Consolidated,
+    worth: FloatArray,
+    deadline: Deadline,
+    solve: Callable[[Fleet, Deadline], Consolidated],
+) -> tuple[FleetProblem, Consolidated]:
+    """One node more stays for pods that come next, planned again: the cheapest without taints, and of these the largest.
+
+    ``worth`` ``(N,)`` is what the end of a node saves at most.
+    """
+    fleet, names = problem.fleet, problem.cluster.node_names()
+    room = problem.cluster.allocatable().astype(np.float64)
+    size = (room / np.maximum(room.sum(axis=1, keepdims=True), 1.0)).sum(axis=0)
+    stays = int(np.lexsort((-size, np.where(problem.is_open, worth, np.inf)))[0])
+    deletable = fleet.deletable.copy()
+    deletable[stays] = False
+    fleet = replace(fleet, deletable=deletable)
+    said = f"node {names[stays]} stays for pods that come next; no other without taints would"
+    problem = replace(problem, fleet=fleet, stays=(said, *problem.stays))
+    return problem, _again(fleet, free, float(worth[deletable].sum()), deadline, solve)
+
+
 def _of_few_nodes(
     fleet: Fleet,
     free: Consolidated,
     most: int,
+    worth: FloatArray,
     deadline: Deadline,
     solve: Callable[[Fleet, Deadline], Consolidated],
-    *,
-    is_risky: bool,
 ) -> Consolidated:
-    """At most ``most`` nodes: the dearest of those that go where any number may, planned again.
-
-    The bound is that of any number, and what the dearest nodes cost that may go at all.
-    """
+    """At most ``most`` nodes: those worth most of those that go where any number may, planned again."""
     gone = np.flatnonzero(free.deleted)
     deletable = np.zeros_like(fleet.deletable)
-    deletable[gone[np.argsort(-fleet.usd_per_hour[gone], kind="stable")[:most]]] = True
+    deletable[gone[np.argsort(-worth[gone], kind="stable")[:most]]] = True
+    most_usd = float(np.sort(worth[fleet.deletable])[::-1][:most].sum())
+    return _again(replace(fleet, deletable=deletable), free, most_usd, deadline, solve)
+
+
+def _again(
+    fleet: Fleet,
+    free: Consolidated,
+    most_usd: float,
+    deadline: Deadline,
+    solve: Callable[[Fleet, Deadline], Consolidated],
+) -> Consolidated:
+    """The plan for a fleet of which less may go than of the one of ``free``; the bound is that of ``free``, or ``most_usd``,
+    more than which none saves."""
     part = replace(deadline.part(1.0), note=lambda _value, _bound: None)  # what was told already was of more nodes
-    few = solve(replace(fleet, deletable=deletable), part)
-    bound = free.bound
-    if not is_risky:
-        bound = min(bound, float(np.sort(fleet.usd_per_hour[fleet.deletable])[::-1][:most].sum()))
-    bound = max(bound, few.usd_per_hour)
+    few = solve(fleet, part)
+    bound = max(min(free.bound, most_usd), few.usd_per_hour)
     ending = Ending.OPTIMAL if bound - few.usd_per_hour <= 1e-9 * bound else deadline.ending
     return replace(few, bound=bound, ending=ending)
 

@@ -18,6 +18,7 @@ from placement.resources import (
     MAX_DEVICES,
     PODS,
 )
+from placement.rules import hard_taints
 from placement.state import device_indices
 
 
@@ -87,6 +88,9 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
                     wrong.append(f"step {number}: {step.target} takes no pods any more")
                 if why := why_barred(specs[step.pod], nodes[step.target]):
                     wrong.append(f"step {number}: {step.target} takes no such pod: {why}")
+    takes_any = {n for n, node in nodes.items() if not (node.unschedulable or hard_taints(node))}
+    if takes_any and takes_any <= closed:
+        wrong.append("no node is left for pods without tolerations")
     wrong += [
         f"step {at}: disruption budget {cluster.budgets.names[number]} is exceeded"
         for number, at in over_budget(cluster, plan).items()

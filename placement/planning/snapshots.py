@@ -14,7 +14,7 @@ import msgspec
 from placement import objects
 from placement.errors import UNREADABLE, ConfigError, PlacementError
 from placement.gangs import KINDS, Groups
-from placement.marks import Budget, deletion_cost, forbidden, why_stays, why_waits
+from placement.marks import Budget, deletion_cost, why_node_stays, why_stays, why_waits
 from placement.nodes import NamespaceSpec, NodeSpec
 from placement.planning.cluster import Budgets, Cluster
 from placement.pods import Labels, Pod, PodSpec
@@ -236,7 +236,7 @@ def snapshot_of(
             devices = given & ((1 << num_devices.get(home, 0)) - 1)
         waiting = (waits.get(uid, "") or nonsense) if not home else ""
         rows.append(SnapshotPod(uid, name, number, home, devices, stays, waiting, covering, deletion_cost(pod)))
-    never = {n.metadata.name: why for n in nodes if (why := forbidden(n.metadata))}
+    never = {n.metadata.name: why for n in nodes if (why := why_node_stays(n.metadata))}
     return SnapshotFile(
         KIND,
         VERSION,
