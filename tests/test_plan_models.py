@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from placement.devices import Devices
 from placement.errors import ConfigError
-from placement.planning import purchase
+from placement.planning import partitions, purchase
 from placement.planning.batch import Batch, ZoneSpread
 from placement.planning.batch_program import BatchModel, Goal, Pairs
 from placement.planning.batches import as_placed, place_batch
@@ -26,10 +26,11 @@ from placement.planning.consolidation import consolidate
 from placement.planning.displaced import kept_off
 from placement.planning.fleet import CENT, Fleet
 from placement.planning.fleet import violations as fleet_violations
+from placement.planning.partitions import Few
 from placement.planning.patterns import best_pattern, full_fillings, most_per_cost
 from placement.planning.plans import Deadline, Ending, WorkClock
 from placement.planning.prefix_search import prefix_search
-from placement.planning.purchase import Demand, Shape, buy, first_fit_decreasing, unplaceable
+from placement.planning.purchase import Bought, Demand, Filling, Shape, buy, first_fit_decreasing, unplaceable
 from placement.planning.refit import recreate, refit
 from placement.planning.relaxation import Relaxation
 from placement.planning.repacking import Repacking
@@ -659,16 +660,63 @@ def cheapest(demand: Demand, shapes: list[Shape]) -> float:
         if i == len(pods):
             best[0] = cost
             return
-        need = demand.request[:, pods[i]]
+        need, allowed = demand.request[:, pods[i]], demand.allowed[pods[i]]
         for k, (s, load) in enumerate(nodes):
-            if (load + need <= shapes[s].capacity).all():
+            if allowed[s] and (load + need <= shapes[s].capacity).all():
                 put(i + 1, [*nodes[:k], (s, load + need), *nodes[k + 1 :]], cost)
         for s, shape in enumerate(shapes):
-            if (need <= shape.capacity).all():
+            if allowed[s] and (need <= shape.capacity).all():
                 put(i + 1, [*nodes, (s, need)], cost + shape.cost)
 
     put(0, [], 0.0)
     return best[0] if pods else 0.0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_what_is_left_of_a_few_pods_is_looked_at_whole(data: st.DataObject) -> None:
+    num_classes, num_shapes = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+    request = np.array([[data.draw(st.integers(0, 5)) for _ in range(num_classes)] for _ in range(2)])
+    count = np.array([data.draw(st.integers(1, 3)) for _ in range(num_classes)])
+    allowed = np.array([[data.draw(st.booleans()) for _ in range(num_shapes)] for _ in range(num_classes)])
+    shapes = [
+        Shape(f"s{s}", np.array([data.draw(st.integers(3, 12)) for _ in range(2)]), data.draw(st.integers(1, 5)) / 3)
+        for s in range(num_shapes)
+    ]
+    demand = Demand(request, count, allowed)
+    least = cheapest(demand, shapes)
+    capacity, cost = np.array([shape.capacity for shape in shapes]), np.array([shape.cost for shape in shapes])
+    price = np.array([data.draw(st.integers(1, 9)) for _ in range(num_classes)]) / 9.0
+    uppers = [best_pattern(price * allowed[:, s], request, count, capacity[s]).upper for s in range(num_shapes)]
+    price /= max(1.0, float((uppers / cost).max()) * (1 + 1e-9))
+    few = Few(request, count, allowed, capacity, cost, price)
+    at_hand = data.draw(st.sampled_from([1e3, min(least, 1e3) + 0.1, min(least, 1e3)]))
+    nodes, is_proved = partitions.cheapest(few, at_hand, Deadline(5.0, WorkClock()))
+    assert is_proved
+    assert (nodes is not None) == (least < at_hand - 1e-9)
+    if nodes is not None:
+        plan = Bought(tuple(Filling(s, counts, 1) for s, counts in nodes), least, 0.0, Ending.OPTIMAL)
+        assert purchase.violations(demand, shapes, plan) == []
+
+
+def test_looking_at_what_is_left_ends_with_its_time_and_where_a_node_has_too_many_fillings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    demand, shapes = purchase_instance(0, num_pods=12)
+    capacity, cost = np.array([shape.capacity for shape in shapes]), np.array([shape.cost for shape in shapes])
+    few = Few(demand.request, demand.count, demand.allowed, capacity, cost, np.full(len(demand.count), 1e-3))
+    monkeypatch.setattr(partitions, "SLICE", 1)
+    assert partitions.cheapest(few, 100.0, Deadline(1e-4, WorkClock())) == (None, False)
+    monkeypatch.setattr(partitions, "MOST_FILLINGS", 1)
+    assert partitions.cheapest(few, 100.0, Deadline(5.0, WorkClock())) == (None, False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_purchase_for_sixteen_pods_is_proved_the_cheapest(seed: int) -> None:
+    demand, shapes = purchase_instance(seed, num_pods=16)
+    result = buy(demand, shapes, Deadline(5.0, WorkClock()))
+    assert purchase.violations(demand, shapes, result) == []
+    assert result.ending == Ending.OPTIMAL
 
 
 def test_a_thousand_pods_cost_less_than_first_fit_decreasing() -> None:

@@ -16,6 +16,8 @@ import numpy as np
 from placement.machine_code import compiled
 from placement.resources import BoolArray, FloatArray, IntArray
 
+CHEAPER = 1e-9
+"""Share of its cost by which a fleet has to be below another to count as cheaper."""
 PIVOTS = 10
 """Of the simplex method, for each class and resource, at most: more would be going round in circles."""
 
@@ -276,56 +278,84 @@ def _best(
 
 
 @compiled
-def _list(
-    value: FloatArray, request: IntArray, count: IntArray, capacity: IntArray, least: float, limit: int, found: IntArray
+def _full(
+    value: FloatArray,
+    request: IntArray,
+    count: IntArray,
+    capacity: IntArray,
+    weight: FloatArray,
+    order: IntArray,
+    least: float,
+    limit: int,
+    found: IntArray,
+    has_first: bool,
 ) -> tuple[int, int]:
-    """Full fillings worth ``least`` into the rows of ``found``; how many, -1 when too many, and what of ``limit`` is left."""
-    useful, v, q, n, _, weight, order = _prepared(value, request, count, capacity)
-    num_resources, depth = q.shape
+    """Full fillings worth ``least`` into the rows of ``found``; how many, -1 when too many, and what of ``limit`` is left.
+
+    With ``has_first`` only those with a pod of the first class of ``order``; the others have to be in order all the same.
+    """
+    num_resources, depth = request.shape[0], order.shape[0]
     room = capacity.copy()
     surrogate, worth, taken = np.ones(depth + 1), np.zeros(depth + 1), np.zeros(depth, np.int64)
+    surrogate[0] += 1e-9  # what hardly weighs anything must not be lost to rounding behind a first class that fills the node
     k, size, down = 0, 0, True
     while k >= 0:
         if down:
             limit -= 1
             if limit < 0:
                 return -1, 0
-            if worth[k] + _fractional(v, weight, n, order, k, surrogate[k]) < least:
+            is_bounded = k > 0 or not has_first
+            if is_bounded and worth[k] + _fractional(value, weight, count, order, k, surrogate[k]) < least:
                 k, down = k - 1, False
                 continue
             if k == depth:
                 is_full = True
                 for i in range(depth):
-                    fits = taken[i] < n[order[i]]
+                    fits = taken[i] < count[order[i]]
                     for r in range(num_resources):
-                        fits = fits and q[r, order[i]] <= room[r]
+                        fits = fits and request[r, order[i]] <= room[r]
                     is_full = is_full and not fits
                 if is_full:
                     if size == len(found):
                         return -1, 0
                     found[size] = 0
-                    found[size][useful[order]] = taken
+                    for i in range(depth):
+                        found[size, order[i]] = taken[i]
                     size += 1
                 k, down = k - 1, False
                 continue
-            most = n[order[k]]
+            most = count[order[k]]
             for r in range(num_resources):
-                if q[r, order[k]] > 0:
-                    most = min(most, room[r] // q[r, order[k]])
+                if request[r, order[k]] > 0:
+                    most = min(most, room[r] // request[r, order[k]])
             taken[k] = most
-        elif taken[k] > 0:
+        elif taken[k] > (k == 0 and has_first):
             for r in range(num_resources):
-                room[r] += taken[k] * q[r, order[k]]
+                room[r] += taken[k] * request[r, order[k]]
             taken[k] -= 1
         else:
             k -= 1
             continue
         c = order[k]
         for r in range(num_resources):
-            room[r] -= taken[k] * q[r, c]
-        worth[k + 1], surrogate[k + 1] = worth[k] + taken[k] * v[c], surrogate[k] - taken[k] * weight[c]
+            room[r] -= taken[k] * request[r, c]
+        worth[k + 1], surrogate[k + 1] = worth[k] + taken[k] * value[c], surrogate[k] - taken[k] * weight[c]
         k, down = k + 1, True
     return size, limit
+
+
+@compiled
+def _list(
+    value: FloatArray, request: IntArray, count: IntArray, capacity: IntArray, least: float, limit: int, found: IntArray
+) -> tuple[int, int]:
+    """As :func:`_full`, of all classes; those worth nothing are in no filling."""
+    useful, v, q, n, _, weight, order = _prepared(value, request, count, capacity)
+    fillings = np.empty((len(found), len(useful)), np.int64)
+    size, left = _full(v, q, n, capacity, weight, order, least, limit, fillings, False)
+    for i in range(size):
+        found[i] = 0
+        found[i][useful] = fillings[i]
+    return size, left
 
 
 @compiled
@@ -359,6 +389,104 @@ def _most_per_cost(
         if top / cost[s] > most:
             chosen, most = s, top / cost[s]
             counts[:] = filling
+
+
+@compiled
+def left_of(state: int, count: IntArray) -> IntArray:
+    """``(C,)`` pods of each class that are left."""
+    left = np.zeros(len(count), np.int64)
+    for c in range(len(count)):
+        left[c] = state % (count[c] + 1)
+        state //= count[c] + 1
+    return left
+
+
+@compiled
+def look_at_states(
+    price: FloatArray,
+    request: IntArray,
+    count: IntArray,
+    allowed: BoolArray,
+    capacity: IntArray,
+    cost: FloatArray,
+    best: float,
+    state: int,
+    limit: int,
+    spent: FloatArray,
+    came: IntArray,
+    by: IntArray,
+    found: IntArray,
+) -> tuple[int, float, int]:
+    """Look at states from ``state`` down, largest pods last among classes, until ``limit`` search nodes are used up.
+
+    The next state (-1 where one has too many fillings), the least that a fleet costs so far, and the search nodes.
+    """
+    num_classes, num_shapes = allowed.shape
+    weight, order = np.ones((num_shapes, num_classes)), np.zeros((num_shapes, num_classes), np.int64)
+    num_useful, stride = np.zeros(num_shapes, np.int64), np.ones(num_classes, np.int64)
+    for c in range(1, num_classes):
+        stride[c] = stride[c - 1] * (count[c - 1] + 1)
+    for s in range(num_shapes):
+        useful, _, _, _, _, w, rank = _prepared(price * allowed[:, s], request, count, capacity[s])
+        num_useful[s] = len(useful)
+        weight[s][useful] = w
+        order[s, : len(useful)] = useful[rank]
+    active, visits = np.empty(num_classes, np.int64), 0
+    while state > 0 and visits < limit:
+        left = left_of(state, count)
+        first, rest = -1, 0.0
+        for c in range(num_classes):
+            rest += price[c] * left[c]
+            first = c if left[c] > 0 else first
+        most = best * (1 - CHEAPER) - spent[state] - rest
+        for s in range(num_shapes):
+            if most <= 0.0 or not allowed[first, s]:
+                continue
+            active[0], size = -1, 1
+            for i in range(num_useful[s]):
+                if order[s, i] == first:
+                    active[0] = first
+                elif left[order[s, i]] > 0:
+                    active[size] = order[s, i]
+                    size += 1
+            if active[0] < 0:
+                continue
+            least, order_here = cost[s] - most, active[:size]
+            number, unused = _full(
+                price, request, left, capacity[s], weight[s], order_here, least, 1 << 40, found, True
+            )
+            if number < 0:
+                return -1, best, visits
+            visits += (1 << 40) - unused
+            for i in range(number):
+                if _is_held_for_less(s, found[i], request, allowed, capacity, cost):
+                    continue
+                after = state
+                for c in range(num_classes):
+                    after -= stride[c] * found[i, c]
+                if spent[state] + cost[s] < spent[after]:
+                    spent[after], came[after], by[after] = spent[state] + cost[s], state, s
+        best = min(best, spent[0])
+        state -= 1
+    return state, best, visits
+
+
+@compiled
+def _is_held_for_less(
+    s: int, filling: IntArray, request: IntArray, allowed: BoolArray, capacity: IntArray, cost: FloatArray
+) -> bool:
+    """Whether a cheaper shape than ``s`` holds the pods; of shapes that cost the same, the first counts as cheaper."""
+    for other in range(len(cost)):
+        holds = cost[other] < cost[s] or (cost[other] == cost[s] and other < s)
+        for r in range(len(request)):
+            load = 0
+            for c in range(len(filling)):
+                load += request[r, c] * filling[c]
+                holds = holds and (filling[c] == 0 or allowed[c, other])
+            holds = holds and load <= capacity[other, r]
+        if holds:
+            return True
+    return False
 
 
 def best_pattern(
@@ -435,3 +563,6 @@ def warm_up() -> None:
     best_pattern(value, request, count, count)
     most_per_cost(value, request, count, np.ones((1, 1), np.bool_), request, value, limit=1)
     full_fillings(value, request, count, count, least=0.0, most=1, limit=1)
+    spent, states = np.array([np.inf, 0.0]), np.zeros(2, np.int64)
+    tables = np.ones((1, 1), np.bool_), request, value
+    look_at_states(value, request, count, *tables, 2.0, 1, 1, spent, states, states.copy(), np.zeros((1, 1), np.int64))

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.planning.patterns import Pattern, best_pattern, full_fillings
+from placement.planning.partitions import MOST_STATES, VISIT_S, Few, cheapest
+from placement.planning.patterns import CHEAPER, Pattern, best_pattern, full_fillings
 from placement.planning.plans import ROUNDING, Deadline, Ending
 from placement.planning.refit import Market, recreate, refit
 from placement.planning.solver import INFINITY, SMOOTHING, Limits, Master, Model, Status, solve_linear
@@ -23,9 +24,9 @@ from placement.resources import BoolArray, FloatArray, IntArray
 PRICING_SHARE, HOPE_SHARE = 0.4, 0.4
 """Share of the time for generating patterns, and how much of that passes before their bound must be worth it: for many
 pods it never beats the fluid bound, and refitting gains more. The rest is for integers."""
-DIVING_SHARE, BRIEF_SHARE, LISTED_SHARE, REFIT_SHARE = 0.2, 0.03, 0.8, 0.9
-"""Shares of what is then left: to dive, to refit briefly, to prove the best of all fillings where these can be listed, and
-to refit; the program over the patterns seen gets the last of it."""
+DIVING_SHARE, BRIEF_SHARE, PARTED_SHARE, LISTED_SHARE, REFIT_SHARE = 0.2, 0.03, 0.6, 0.8, 0.9
+"""Shares of what is then left: to dive, to refit briefly, to prove the best fleet where pods are few, or of all fillings
+where these can be listed, and to refit; the program over the patterns seen gets the last of it."""
 PRICING_LIMITS = (2_000, 20_000, 200_000, 2_000_000, 20_000_000)
 """Search nodes per filling, from quick to thorough, as the bound tightens."""
 LOOSE = 2e-4
@@ -37,9 +38,8 @@ PROVED = 1e-8
 """A bound this near is the cost: fillings are priced with a slack of a billionth, once per limit."""
 MOST_SHARE = 1e6
 """Of a resource's demand that one node counts for: GLOP goes round without end where it is 10^14 times the demand."""
-PRICING_S, ROUND_S, VISIT_S = 2e-4, 1e-4, 1e-7
-"""On a clock of work, for each shape a filling that is priced, and a round of ruin and recreate; and a search node of a list;
-measured, and rough."""
+PRICING_S, ROUND_S = 2e-4, 1e-4
+"""On a clock of work, for each shape a filling that is priced, and a round of ruin and recreate; measured, and rough."""
 START_SHARE, STARTS, START_NOISE = 0.5, 300, 1.0
 """Of the time, for a first fleet where shapes run out; how often that is tried, and how much prices vary."""
 
@@ -255,7 +255,13 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
     dived = _dive(columns, used, deadline.part(DIVING_SHARE))
     best = dived if dived is not None and dived.cost < best.cost else best
     deadline.note(best.cost, min(bound, best.cost))
-    stages = ((_refitted, BRIEF_SHARE), (_listed_only, LISTED_SHARE), (_refitted, REFIT_SHARE), (_integers, 1.0))
+    stages = (
+        (_refitted, BRIEF_SHARE),
+        (_parted, PARTED_SHARE),
+        (_listed_only, LISTED_SHARE),
+        (_refitted, REFIT_SHARE),
+        (_integers, 1.0),
+    )
     for improve, share in stages:
         if deadline.is_over or best.cost <= bound * (1 + PROVED):
             break
@@ -495,12 +501,30 @@ def _integers(columns: _Columns, best: Bought, bound: float, deadline: Deadline,
     return _chosen(columns, columns.patterns, best, deadline, seed)[0], bound
 
 
-def _listed(columns: _Columns, best: Bought, deadline: Deadline) -> list[tuple[int, IntArray]] | None:
-    """All fillings that a fleet cheaper than ``best`` is made of, made full; None where that is not known or too many.
+def _parted(columns: _Columns, best: Bought, bound: float, deadline: Deadline, _seed: int) -> tuple[Bought, float]:
+    """The cheapest of all fleets, where pods are so few that what may be left of them can be listed, and no limit counts."""
+    demand, shapes = columns.demand, columns.shapes
+    some = np.flatnonzero(demand.count > 0)
+    is_few = float(np.prod(demand.count[some] + 1.0)) <= MOST_STATES and (columns.most >= demand.count.sum()).all()
+    proved = _proved_prices(columns) if is_few else None
+    if proved is None or proved[1].any():
+        return best, bound
+    capacity, cost = np.array([shape.capacity for shape in shapes]), np.array([shape.cost for shape in shapes])
+    few = Few(demand.request[:, some], demand.count[some], demand.allowed[some], capacity, cost, proved[0][some])
+    nodes, is_proved = cheapest(few, best.cost, deadline)
+    if nodes is not None:
+        fillings = []
+        for s, counts in nodes:
+            whole = np.zeros_like(demand.count)
+            whole[some] = counts
+            fillings.append(Filling(s, whole, 1))
+        best = Bought(tuple(fillings), _cost(shapes, fillings), 0.0, Ending.DEADLINE)
+    return best, max(bound, best.cost * (1 - CHEAPER)) if is_proved else bound
 
-    At prices at which no filling is worth more than its node and the rent of its pool, a fleet costs the worth of the
-    demand, less all rents, and what its fillings lack of theirs. So none of them lacks more than ``best`` is above that.
-    """
+
+def _proved_prices(columns: _Columns) -> tuple[FloatArray, FloatArray] | None:
+    """Prices ``(C,)`` at which no filling is worth more than its node and the rent of its pool, and rents by shape ``(S,)``;
+    None where there are none above 0."""
     demand, shapes = columns.demand, columns.shapes
     solved = columns.solve()
     if solved is None:
@@ -510,13 +534,25 @@ def _listed(columns: _Columns, best: Bought, deadline: Deadline) -> list[tuple[i
     paid = np.array([shape.cost for shape in shapes]) + rent
     uppers = np.array([columns.price(s, price, PRICING_LIMITS[0]).upper for s in range(len(shapes))])
     price /= max(1.0, float((uppers / np.maximum(paid, 1e-12)).max())) * (1 + 1e-9)
-    if (price[demand.count > 0] <= LEAST_PRICE**2).any():
+    return None if (price[demand.count > 0] <= LEAST_PRICE**2).any() else (price, rent)
+
+
+def _listed(columns: _Columns, best: Bought, deadline: Deadline) -> list[tuple[int, IntArray]] | None:
+    """All fillings that a fleet cheaper than ``best`` is made of, made full; None where that is not known or too many.
+
+    At :func:`_proved_prices` a fleet costs the worth of the demand, less all rents, and what its fillings lack of theirs. So
+    none of them lacks more than ``best`` is above that.
+    """
+    demand, shapes = columns.demand, columns.shapes
+    proved = _proved_prices(columns)
+    if proved is None:
         return None
+    price, rent = proved
     rents = rent[np.unique(columns.pool_of, return_index=True)[1]]
     worth = float(price @ demand.count) - float(rents[rents > 0] @ columns.most[rents > 0])
     limit, listed = MOST_VISITS, list[tuple[int, IntArray]]()
     for s, shape in enumerate(shapes):
-        least = float(paid[s]) - (best.cost - worth) * (1 + 1e-6) - 1e-9
+        least = shape.cost + float(rent[s]) - (best.cost - worth) * (1 + 1e-6) - 1e-9
         value = np.where(demand.allowed[:, s], price, 0.0)
         room = MOST_LISTED - len(listed)
         found, limit = full_fillings(
