@@ -711,6 +711,21 @@ def test_looking_at_what_is_left_ends_with_its_time_and_where_a_node_has_too_man
     assert partitions.cheapest(few, 100.0, Deadline(5.0, WorkClock())) == (None, False)
 
 
+@pytest.mark.parametrize("factor", [1e-8, 1e5])
+def test_what_prices_are_counted_in_does_not_matter(factor: float) -> None:
+    told: list[float] = []
+    for seed in range(6):
+        demand, shapes = purchase_instance(seed, num_pods=10)
+        usual = buy(demand, shapes, Deadline(5.0, WorkClock()))
+        scaled = [replace(shape, usd_per_hour=factor * shape.usd_per_hour) for shape in shapes]
+        result = buy(demand, scaled, Deadline(5.0, WorkClock(), note=lambda cost, _bound: told.append(cost)))
+        assert purchase.violations(demand, scaled, result) == []
+        assert (result.ending, usual.ending) == (Ending.OPTIMAL, Ending.OPTIMAL)
+        assert result.cost == pytest.approx(factor * usual.cost, rel=1e-6)
+        assert result.bound == pytest.approx(factor * usual.bound, rel=1e-6)
+        assert told[-1] == result.cost
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_purchase_for_sixteen_pods_is_proved_the_cheapest(seed: int) -> None:
     demand, shapes = purchase_instance(seed, num_pods=16)

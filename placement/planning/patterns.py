@@ -297,7 +297,7 @@ def _full(
     num_resources, depth = request.shape[0], order.shape[0]
     room = capacity.copy()
     surrogate, worth, taken = np.ones(depth + 1), np.zeros(depth + 1), np.zeros(depth, np.int64)
-    surrogate[0] += 1e-9  # what hardly weighs anything must not be lost to rounding behind a first class that fills the node
+    surrogate[0] += 1e-9  # or a first class that fills the node leaves none to who weighs next to nothing
     k, size, down = 0, 0, True
     while k >= 0:
         if down:

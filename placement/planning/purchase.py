@@ -9,7 +9,8 @@ over all patterns seen. The rival, :func:`first_fit_decreasing`, is what Karpent
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +33,8 @@ PRICING_LIMITS = (2_000, 20_000, 200_000, 2_000_000, 20_000_000)
 LOOSE = 2e-4
 MOST_LISTED, MOST_VISITS = 8_000, 2_000_000
 """Fillings of all shapes that are listed, and search nodes for that."""
+LEAST_USD = 1e-12
+"""An hour: whatever costs less is free."""
 LEAST_PRICE = 1e-6
 """Of a pod, as a share of the dearest: a class that costs nothing has to be covered, too."""
 PROVED = 1e-8
@@ -156,7 +159,7 @@ def violations(demand: Demand, shapes: list[Shape], plan: Bought) -> list[str]:
     cost = sum(
         f.nodes * (shapes[f.shape].usd_per_hour + shapes[f.shape].interruption_usd_per_hour) for f in plan.fillings
     )
-    if abs(cost - plan.cost) > 1e-9 * max(cost, 1.0):
+    if abs(cost - plan.cost) > 1e-9 * cost:
         wrong.append(f"the plan says it costs {plan.cost:g} USD/h, its nodes cost {cost:g}")
     if plan.bound > plan.cost * (1 + 1e-9) + 1e-12:
         wrong.append(f"the bound {plan.bound:g} is above the cost {plan.cost:g}")
@@ -238,6 +241,30 @@ def buy(demand: Demand, shapes: list[Shape], deadline: Deadline, *, seed: int = 
         raise ConfigError("there is nothing to buy: the price book lists no shape; add at least one")
     if not demand.count.any():
         return Bought((), 0.0, 0.0, Ending.OPTIMAL)
+    unit = _unit(demand, shapes)
+
+    def note(cost: float, bound: float | None) -> None:
+        deadline.note(cost * unit, None if bound is None else bound * unit)
+
+    scaled = [
+        replace(s, usd_per_hour=s.usd_per_hour / unit, interruption_usd_per_hour=s.interruption_usd_per_hour / unit)
+        for s in shapes
+    ]
+    found = _bought(demand, scaled, replace(deadline, note=note), seed)
+    return replace(found, cost=found.cost * unit, bound=found.bound * unit)
+
+
+def _unit(demand: Demand, shapes: list[Shape]) -> float:
+    """USD per hour, a power of two, of about the least that a fleet can cost: rounding is to be small beside it."""
+    capacity, cost = np.array([shape.capacity for shape in shapes]), np.array([shape.cost for shape in shapes])
+    some = np.flatnonzero(demand.count > 0)
+    fits = demand.allowed[some] & (demand.request[:, some].T[:, None, :] <= capacity).all(axis=2)
+    dearest = float(np.where(fits.any(axis=1), np.where(fits, cost, np.inf).min(axis=1), 0.0).max())
+    return math.ldexp(1.0, math.frexp(dearest)[1]) if dearest > LEAST_USD else 1.0
+
+
+def _bought(demand: Demand, shapes: list[Shape], deadline: Deadline, seed: int) -> Bought:
+    """As :func:`buy`, where what cannot be avoided costs about 1."""
     start = _start(demand, shapes, deadline.part(START_SHARE), seed)
     if start is None:
         is_proved = bool(unplaceable(demand, shapes)) or is_beyond_limits(demand, shapes)
