@@ -38,7 +38,7 @@ from simulator.reproduce.forecast_bitbrains import generations
 from simulator.reproduce.forecast_judging import Bands, TaskResult, applied, between, calibrate, level_now, stack_on
 from simulator.reproduce.forecast_planetlab import hourly
 from simulator.reproduce.joint_packing import SAME_KIND, Replay, balanced, joint_need, kind_weight, plans
-from simulator.reproduce.packing import Replayed, first_fit, overloaded, weekday_of
+from simulator.reproduce.packing import Epoch, Replayed, first_fit, overloaded, pack, spread, weekday_of
 
 
 def made_up(num: int = 24, days: int = 10, seed: int = 0) -> UsageSeries:
@@ -267,6 +267,18 @@ def test_packing_respects_the_knobs_and_counts_overload() -> None:
 def test_every_resource_must_fit() -> None:
     reserved = np.array([[0.2, 0.2, 0.2], [0.6, 0.6, 0.3]])
     assert first_fit(reserved, reserved[0], None, 1.0).tolist() == [0, 1, 0]
+
+
+def test_a_rule_is_spread_over_the_fewest_nodes_that_hold_its_sums() -> None:
+    reserved = np.array([[0.5, 0.4, 0.3, 0.3, 0.2], [0.1, 0.1, 0.1, 0.7, 0.1]])
+    node_of, fullest = spread(reserved, 2)
+    assert node_of.tolist() == [1, 0, 1, 0, 0], ".7 of memory first"
+    assert fullest == pytest.approx(0.9)
+    epoch = Epoch(0, np.zeros((2, 5, 0), np.float32), np.zeros((2, 5, 4), np.float32), {"rule": reserved})
+    for knob, nodes in ((0.5, 1), (1.0, 2), (1.4, 3), (9.0, 5)):
+        assert pack("spread+rule", epoch, knob).nodes == nodes
+        assert nodes == 5 or knob * spread(reserved, nodes)[1] <= 1
+        assert nodes == 1 or knob * spread(reserved, nodes - 1)[1] > 1
 
 
 def test_a_replayed_set_is_packed_by_its_sum_not_by_the_sum_of_its_peaks() -> None:

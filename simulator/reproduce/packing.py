@@ -1,7 +1,8 @@
 """``ullage reproduce packing``: how many nodes a policy needs when usage may exceed a node in 1 % of node-time.
 
 At every origin (midnight; on PlanetLab noon and six in the evening) all workloads are packed anew; until the next
-origin their five-minute usage is what was recorded. Rules and the oracle pack first-fit decreasing; ``ullage`` packs by
+origin their five-minute usage is what was recorded. Rules and the oracle pack first-fit decreasing, rules also spread over
+the fewest nodes that hold their sums (``spread+RULE``: the largest first, each to the emptiest node); ``ullage`` packs by
 replay of the co-located set (:mod:`simulator.reproduce.joint_packing`). Each policy has one knob, a factor on what it reserves,
 searched in steps of one per cent on the tuning days and frozen: the fewest nodes that hold the budget there.
 
@@ -57,11 +58,16 @@ KNOBS = tuple(float(k) for k in np.round(np.exp(np.arange(-60, 60) * 0.01), 3))
 RULE_KNOBS = (*(float(k) for k in np.round(np.exp(np.arange(-200, -60) * 0.01), 3)), *KNOBS)
 """From 0.135 on: rules that reserve the whole request go far below it where workloads are many and idle."""
 REPLAY_KNOBS = tuple(float(k) for k in np.round(np.arange(0.85, 1.305, 0.01), 2))
+PAIR_SECONDS = (0.7, 0.8, 0.9, 1.0, 1.1)
 PAIR_KNOBS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
 COARSE = 10
 """Long grids are searched at every tenth knob first."""
-SIGMAS = tuple(float(n) for n in np.arange(1.0, 8.1, 0.5))
+SIGMAS = tuple(float(n) for n in np.round(np.arange(1.0, 8.05, 0.1), 1))
+SPREAD = "spread+"
+"""Begins the name of a rule whose sums are spread instead of packed first-fit."""
+UNSPREAD = ("request", "borg-phi")
 TASKS = ("bitbrains-cpu", "bitbrains-cpu-memory", "planetlab-cpu")
+REPLAYS = ("replay-nsigma", "replay-p99-7d", "replay+vpa")
 OURS = ("ullage", "ullage-daily", "learned", "learned+vpa")
 
 
@@ -93,6 +99,11 @@ class Epoch:
     def week_order(self) -> FloatArray:
         """(N,) 99th percentile of each workload's last days: the order in which replay rules pack."""
         return _largest(np.percentile(self.history[:, :, -REPLAY_DAYS * DAY :], 99, axis=2))
+
+    @cached_property
+    def spreads(self) -> dict[tuple[str, int], tuple[float, Overload]]:
+        """By rule and number of nodes, as far as it was asked: what the fullest node reserves, and what came of it."""
+        return {}
 
     def pick(self, rows: IntArray) -> Epoch:
         """The same with some workloads only."""
@@ -165,11 +176,39 @@ def first_fit(reserved: FloatArray | None, order_by: FloatArray, replayed: Repla
     return node_of
 
 
+def spread(reserved: FloatArray, nodes: int) -> tuple[IntArray, float]:
+    """(N,) node of each workload, the largest first, each where the fullest resource stays emptiest; what is reserved of the
+    fullest node. ``reserved`` is (R, N) shares."""
+    node_of = np.zeros(reserved.shape[1], np.int64)
+    sums = np.zeros((nodes, len(reserved)))
+    for workload in np.argsort(-_largest(reserved), kind="stable"):
+        target = int((sums + reserved[:, workload]).max(axis=1).argmin())
+        sums[target] += reserved[:, workload]
+        node_of[workload] = target
+    return node_of, float(sums.max())
+
+
+def spread_over_fewest(epoch: Epoch, rule: str, knob: float) -> Overload:
+    """A rule's sums spread over the fewest nodes that hold them; who goes where does not depend on the knob."""
+    reserved = epoch.rules[rule]
+    nodes = max(1, int(np.ceil(float(reserved.sum(axis=1).max()) * knob - 1e-9)))
+    while True:
+        if (rule, nodes) not in epoch.spreads:
+            node_of, fullest = spread(reserved, nodes)
+            epoch.spreads[rule, nodes] = fullest, overloaded(node_of, epoch.future)
+        fullest, outcome = epoch.spreads[rule, nodes]
+        if fullest * knob <= 1 + 1e-9 or nodes >= reserved.shape[1]:
+            return outcome
+        nodes += 1
+
+
 def pack(policy: str, epoch: Epoch, knob: float, second: float = 1.0) -> Overload:
     """One epoch packed by a policy, and what came of it."""
     if policy == "ullage":
         within = (i for i, plan in enumerate(epoch.plans) if plan.need * knob <= 1)
         return epoch.outcomes[next(within, len(epoch.plans) - 1)]
+    if policy.startswith(SPREAD):
+        return spread_over_fewest(epoch, policy.removeprefix(SPREAD), knob)
     week = epoch.history[:, :, -REPLAY_DAYS * DAY :]
     if policy == "oracle":
         samples = epoch.future.shape[2]
@@ -201,7 +240,7 @@ def knobs_of(policy: str) -> list[tuple[float, float]]:
     if policy == "replay-nsigma":
         return [(n, 1.0) for n in SIGMAS]
     if policy == "replay+vpa":
-        return [(k, s) for s in (0.9, 1.0, 1.1) for k in PAIR_KNOBS]
+        return [(k, s) for s in PAIR_SECONDS for k in PAIR_KNOBS]
     return [(k, 1.0) for k in (KNOBS if policy == "ullage" else RULE_KNOBS)]
 
 
@@ -351,9 +390,13 @@ def bitbrains(series: UsageSeries, resources: tuple[str, ...], learned: FloatArr
         for column, day in enumerate(days)
     }
     trees = ("learned", "learned+vpa") if learned is not None else ()
-    policies = (*RULES, "replay-nsigma", "replay-p99-7d", "replay+vpa", *trees, "ullage", "oracle")
+    policies = (*RULES, *_spread(RULES), *REPLAYS, *trees, "ullage", "oracle")
     test = tuple(epochs[d] for d in TEST_DAYS if d in epochs)
     return Task(tuple(epochs[d] for d in TUNE_DAYS), test, policies)
+
+
+def _spread(rules: Sequence[str]) -> tuple[str, ...]:
+    return tuple(SPREAD + rule for rule in rules if rule not in UNSPREAD)
 
 
 def weekday_of(midnight_s: int) -> int:
@@ -407,15 +450,16 @@ def planetlab(days: Sequence[UsageSeries]) -> Task:
                 for column, origin in enumerate(origins)
             )
         )
-    policies = (*PLANETLAB_RULES, "replay-nsigma", "replay-p99-7d", "replay+vpa", "ullage", "oracle")
+    policies = (*PLANETLAB_RULES, *_spread(PLANETLAB_RULES), *REPLAYS, "ullage", "oracle")
     tune, test = epochs[:PLANETLAB_TUNE_DAYS], epochs[PLANETLAB_TUNE_DAYS:]
     return Task(tuple(e for part in tune for e in part), tuple(e for part in test for e in part), policies)
 
 
-def spread(task: Task, draws: int, seed: int, progress: Progress) -> list[dict[str, Any]]:
+def drawn_anew(task: Task, draws: int, seed: int, progress: Progress) -> list[dict[str, Any]]:
     """The comparison repeated on ``draws`` random four fifths of the workloads."""
     num = task.tune[0].future.shape[1]
-    policies = ("request", "vpa-p90", "vpa-p95", "koordinator", "ullage", "oracle")
+    rules = ("vpa-p90", "vpa-p95", "koordinator")
+    policies = ("request", *rules, *_spread(rules), "ullage", "oracle")
     out = []
     for k in range(draws):
         rows = np.sort(np.random.default_rng([seed, k]).choice(num, num * 4 // 5, replace=False))
@@ -451,7 +495,9 @@ def run(
         task = _planetlab(data) if name == "planetlab-cpu" else _bitbrains(name, series(), seed, effort)
         progress(f"{name}: packing")
         found = task.run(progress)
-        return {**found, "draws": spread(task, draws, seed, progress)} if draws and name == "bitbrains-cpu" else found
+        return (
+            {**found, "draws": drawn_anew(task, draws, seed, progress)} if draws and name == "bitbrains-cpu" else found
+        )
 
     for number, name in enumerate(wanted, 1):
         found = omitted.unless(name, partial(judged, name))
