@@ -154,9 +154,10 @@ async def _serve(settings: Settings, config: str | None, overrides: dict[str, An
     from scheduler.server import Unhandled
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (most, most)
-    )  # callers and watches together may need more than the usual 1024
+    with contextlib.suppress(ValueError, OSError):  # macOS has hard limits that nobody can have
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (most, most)
+        )  # callers and watches may need more than the usual 1,024
     client = await KubeClient.connect(settings.kube)
     try:
         app = App(settings, client, Quiet(is_ours=True))
