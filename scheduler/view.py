@@ -43,8 +43,9 @@ _decode_pod = msgspec.json.Decoder(objects.Pod).decode
 _decode_node = msgspec.json.Decoder(objects.Node).decode
 
 MAX_IMAGES = 200_000
-MAX_KEYS_BYTES = 1 << 24
-"""Of values kept for sharing; beyond it sharing starts over, nothing else changes."""
+MAX_KEYS_BYTES = 1 << 25
+"""Of values kept for sharing, what pods say and the classes that it stands for; beyond it sharing starts over, nothing else
+changes."""
 MAX_KEY_BYTES = 1 << 15
 """Pods that say more are read anew each time, and leave others room."""
 
@@ -144,10 +145,11 @@ class Reader:
         if known is None:
             known = self._made(pod)
             if 0 < len(key) <= MAX_KEY_BYTES:
-                self._key_bytes += len(key)
+                more = len(key) + known.held_bytes
+                self._key_bytes += more
                 if self._key_bytes > MAX_KEYS_BYTES:
                     self._by_key.clear()
-                    self._key_bytes = len(key)
+                    self._key_bytes = more
                 self._by_key[key] = known
         return known
 
