@@ -423,9 +423,8 @@ class Referee:
     def _delete(self, node: str) -> list[str]:
         annotations = self.nodes[node]["metadata"].get("annotations") or {}
         wrong = [key for key, value in NEVER if annotations.get(key) == value]
-        wrong += [
-            key for key in self.nodes[node]["metadata"]["labels"] if key == "node-role.kubernetes.io/control-plane"
-        ]
+        labels = self.nodes[node]["metadata"].get("labels") or {}
+        wrong += [key for key in labels if key == "node-role.kubernetes.io/control-plane"]
         left = [u for u, n in self.where.items() if n == node and owner_of(self.pods[u]) not in ("DaemonSet", "Node")]
         return wrong + (["not empty"] if left else [])
 
