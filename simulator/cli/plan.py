@@ -19,8 +19,7 @@ from placement.command_text import shown_command
 from placement.errors import ConfigError, why
 from placement.planning.plans import Action, Plan
 from simulator.cli import plan_traces
-from simulator.cli.options import OUTPUT, PRICES, REPORT, SEED
-from simulator.cli.spans import moment, seconds
+from simulator.cli.options import OUTPUT, PRICES, REPORT, SEED, moment, seconds
 from simulator.output import progress, render, write_whole
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError
-from simulator.cli.options import OUTPUT, PRICES, SEED
-from simulator.cli.spans import seconds
+from simulator.cli.options import OUTPUT, PRICES, SEED, seconds
 from simulator.output import data_only, emit, progress
 
 

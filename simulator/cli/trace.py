@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 
 from placement.errors import ConfigError, nearest
-from simulator.cli.options import BAD_ROWS, BEGINS, OUTPUT, SEED
-from simulator.cli.spans import moment
+from simulator.cli.options import BAD_ROWS, BEGINS, OUTPUT, SEED, moment
 from simulator.output import emit, write_whole
 from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import read_failures
