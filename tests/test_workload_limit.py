@@ -115,7 +115,7 @@ def test_a_replay_says_that_a_model_was_fitted_on_its_trace(tmp_path: Path) -> N
     def notes(replayed: Trace) -> list[str]:
         path = tmp_path / f"{replayed.digest}-{replayed.manifest.begins_s}.ullage"
         replayed.save(path)
-        (row,) = compare(Question((str(path),), ("ullage",), model=model, horizon="1h-peak")).rows
+        (row,) = compare(Question((str(path),), ("predicted",), model=model, horizon="1h-peak")).rows
         return [note for note in row["trace_notes"] if any(told in note for told in REMEMBERED)]
 
     found = notes(trace)
