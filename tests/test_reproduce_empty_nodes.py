@@ -132,6 +132,13 @@ def test_what_was_learned_with_best_fit_is_what_each_strategy_would_have_learned
     )
 
 
+def test_told_alike_a_strategy_goes_by_ages_and_not_by_what_was_learned(pods: em.Pods) -> None:
+    forgotten = pods._replace(lifetimes=[None] * len(pods.lifetimes))
+    found = [cell(which, "ullage", "alike", fleet(12))["occupied_nodes"] for which in (pods, forgotten)]
+    assert found[0] == found[1]
+    assert found[0] != cell(pods, "best-fit", "none", fleet(12))["occupied_nodes"]
+
+
 def test_nodes_that_are_occupied_at_once_are_counted_one_by_one() -> None:
     trace = made().but(nodes=fleet(40).nodes())
     pods = trace.pods

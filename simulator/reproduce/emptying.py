@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.knowledge import Knowledge, Lifetimes
+from placement.knowledge import AGES_S, Knowledge, Lifetimes
+from placement.learning.survival import lifespans
 from placement.nodes import NodeSpec
 from placement.pods import PodRules, PodSpec
 from placement.rates import RATES
@@ -44,8 +45,11 @@ DAY_S = 86_400
 CELLS = (
     ("best-fit", "none"),
     *((name, "learned") for name in ("nilas", "ullage")),
+    ("ullage", "alike"),
     *((name, "true") for name in ("nilas", "ullage", "exit-times")),
 )
+ALIKE = 0.3
+"""Chance that any pod ends in any part of life, where nothing is learned: what is known is its age and who came with it."""
 BOUND = Strategy(
     "exit-times",
     (Weighted(ExitTime(early=100), SHARE), Weighted(Leftover(), -1)),
@@ -265,6 +269,19 @@ class Told:
         replay.state.learn(replay.state.knowledge.but(lifetimes=next(self.versions)), time_s=replay.time_s)
 
 
+@dataclass
+class Alike:
+    """Tells the same of every pod (:data:`ALIKE`)."""
+
+    every_s: int
+
+    def act(self, replay: Replay) -> None:
+        """Tell it as of now."""
+        (everyone,) = lifespans(np.array([[ALIKE] * (len(AGES_S) - 1) + [1.0]]))
+        alike = Lifetimes({}, everyone, replay.time_s, "alike")
+        replay.state.learn(replay.state.knowledge.but(lifetimes=alike), time_s=replay.time_s)
+
+
 class Pods(NamedTuple):
     """What all cells of one seed have in common."""
 
@@ -304,6 +321,8 @@ def cell(pods: Pods, strategy: str, lifetimes: str, fleet: Fleet) -> dict[str, A
     policies: tuple[Policy, ...] = ()
     if lifetimes == "learned":
         policies = (Told(iter(pods.lifetimes), pods.every_s),)
+    elif lifetimes == "alike":
+        policies = (Alike(pods.every_s),)
     elif lifetimes == "true":
         arrival, departure = used.pods.arrival_s, used.pods.departure_s
         endless_s = 2 * (end_s - int(arrival[0]))  # the replay is over before they are
