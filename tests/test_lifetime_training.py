@@ -423,6 +423,15 @@ def test_rules_of_many_bursts_remember_what_the_last_batch_hides() -> None:
         assert found[name][0] == pytest.approx([20 / 50, 0, 30 / 50, 0]), "not who was there at first"
 
 
+def test_who_outlives_a_part_of_its_batch_is_told_by_others() -> None:
+    pods = [("there", spec_of(0), 0, NEVER), ("other", spec_of(1), 100, 5100)]
+    pods += [(f"short-{i}", spec_of(2), 10_000, 10_100) for i in range(5)]
+    pods += [("asked", spec_of(2), 10_000, 13_000)]
+    found = samples_of(Trace.of("t", nodes(1), pods), [Draw(10_900, 10_901, 9, (900,))], seed=0)
+    assert found.age_s.tolist() == [900]
+    assert found.rules["survival-64"][0][2] > found.rules["survival-64"][0][1] == 0, "the other owner's lived for hours"
+
+
 def test_a_part_of_life_that_is_cut_off_counts_with_what_was_lived_through() -> None:
     pods = [("first", spec_of(0), 0, 2100), ("runs", spec_of(1), 100, NEVER), ("ends", spec_of(2), 100, 1100)]
     samples = samples_of(Trace.of("t", nodes(1), pods), [Draw(0, 200, 9, (0,))], seed=0)

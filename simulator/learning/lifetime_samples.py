@@ -258,7 +258,7 @@ class _Teller:
         told.rows.append((age, float(now), pod))
         told.is_new.append(not history.knows(kin))
         assert history.lineage is not None, "with features"
-        for name, said in answers(history.lineage, self.bursts, kin.values, float(now)).items():
+        for name, said in answers(history.lineage, self.bursts, kin.values, float(now), age).items():
             told.rules[name].append(said or ())
 
 

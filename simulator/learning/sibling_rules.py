@@ -24,9 +24,11 @@ Answers = dict[str, tuple[float, ...] | None]
 """Rule → shares of the classes, None where it knows nothing."""
 
 
-def answers(lineage: Lineage, bursts: SiblingBursts, values: Sequence[Hashable], now_s: float) -> Answers:
-    """Every rule's, of a pod whose keys have ``values``, from what is known at ``now_s``."""
-    found: Answers = {name: bursts.survival(values, now_s, window) for name, window in WINDOWS.items()}
+def answers(
+    lineage: Lineage, bursts: SiblingBursts, values: Sequence[Hashable], now_s: float, age_s: int = 0
+) -> Answers:
+    """Every rule's, of a pod of an age whose keys have ``values``, from what is known at ``now_s``."""
+    found: Answers = {name: bursts.survival(values, now_s, window, age_s) for name, window in WINDOWS.items()}
     for name in OF_LINEAGE:
         prospect = lineage.rule(name, values, now_s)
         found[name] = None if prospect is None else prospect.probabilities
@@ -71,11 +73,15 @@ class SiblingBursts:
             if found is not None:
                 found.end(started_s, now_s)
 
-    def survival(self, values: Sequence[Hashable], now_s: float, window: int) -> tuple[float, ...] | None:
-        """Shares of the classes by the latest ``window`` bursts of the first key of which a pod among them has ended."""
+    def survival(
+        self, values: Sequence[Hashable], now_s: float, window: int, age_s: int = 0
+    ) -> tuple[float, ...] | None:
+        """Shares of the classes by the latest ``window`` bursts of the first key of which a pod among them has ended, at more
+        than ``age_s``: who has reached it learns nothing from those of its own batch that have not."""
+        outlived = sum(limit <= age_s for limit in LIMITS_S)
         for found in self._keys.find_each(values):
             latest = found.rows[max(found.num - window, 0) : found.num] if found is not None else np.zeros((0, 2))
-            if latest[:, 2:].any():
+            if latest[:, 2 + outlived :].any():
                 return _shares(latest, now_s)
         return None
 
