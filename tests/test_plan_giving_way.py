@@ -134,7 +134,7 @@ def test_as_many_are_placed_as_by_trying_all_sets_of_gangs_and_no_gang_goes_for_
 
 
 def test_the_checker_sees_a_gang_that_is_evicted_in_part() -> None:
-    given = cluster_of(taken(node("n0", 4), member("g", 0, "n0"), member("g", 1, "n0")))
+    given = cluster_of(taken(node("n0", 4), node("n1"), member("g", 0, "n0"), member("g", 1, "n0")))
 
     def wrong(*steps: Step) -> list[str]:
         return check_steps(given, Plan("rescue", Ending.DEADLINE, "pods placed", 1, 2, steps))
