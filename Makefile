@@ -79,6 +79,7 @@ evidence: install ## The long proofs of docs/results.md (needs the recorded trac
 	  $(BIN)/pytest -q -s -m e2e tests/e2e/test_lockstep.py tests/e2e/test_hard_rules.py tests/e2e/test_stock.py \
 	  tests/e2e/test_preemption.py tests/e2e/test_faults.py
 	ULLAGE_E2E_MODULE=go-oldest $(MAKE) e2e
+	ULLAGE_E2E_MODULE=go-newest $(MAKE) e2e
 
 proto: install ## Generate the gRPC code
 	$(BIN)/python -m grpc_tools.protoc -Ischeduler/_pb=proto/ullage/v1 -Ischeduler/_pb=proto/grpcplugin \

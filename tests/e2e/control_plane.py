@@ -1,6 +1,6 @@
 """A real etcd, kube-apiserver and kube-scheduler on free loopback ports, built from Go modules.
 
-One Go module (``go/``) pins everything; nothing but Go modules is downloaded, and no container engine is needed. The
+One Go module pins everything; nothing but Go modules is downloaded, and no container engine is needed. The
 binaries are built once per pin and kept in a cache. Authorisation is RBAC with our own manifests, and
 ``ullage serve`` runs as its service account, as it would in a cluster.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,10 +28,12 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[2]
 MODULE = Path(__file__).resolve().parent / os.environ.get("ULLAGE_E2E_MODULE", "go")
-"""Pins of the newest supported minor version; ``go-oldest`` has those of the oldest."""
-IS_NEWEST = MODULE.name != "go-oldest"
-"""``MutatingAdmissionPolicy`` is served in its version v1 from Kubernetes 1.36 on, and balanced allocation scores anew."""
-needs_admission_policies = pytest.mark.skipif(not IS_NEWEST, reason="MutatingAdmissionPolicy v1 needs Kubernetes 1.36")
+"""Pins of one minor version; ``go-oldest`` and ``go-newest`` have those of the oldest and newest that we support."""
+VERSION = tuple(map(int, re.findall(r"\bk8s\.io/kubernetes v(\d+)\.(\d+)", (MODULE / "go.mod").read_text())[0]))
+"""Kubernetes' minor version."""
+needs_admission_policies = pytest.mark.skipif(
+    VERSION < (1, 36), reason="MutatingAdmissionPolicy is served in its version v1 from Kubernetes 1.36 on"
+)
 TOOLS = {
     "etcd": "go.etcd.io/etcd/server/v3",
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",

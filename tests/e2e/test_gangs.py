@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from placement.gangs import MEMBER_GROUP, POD_GROUP_1_36, SIZE, Kind
-from tests.e2e.control_plane import IS_NEWEST, ControlPlane, Ullage
+from placement.gangs import MEMBER_GROUP, POD_GROUP, POD_GROUP_1_36, SIZE, Kind
+from tests.e2e.control_plane import VERSION, ControlPlane, Ullage
 from tests.e2e.drive import cluster_of
 from tests.e2e.test_nominate import GANG_LABEL, create, grant, node, planned, planner, pod
 
+NATIVE = POD_GROUP if VERSION >= (1, 37) else POD_GROUP_1_36
+WHOLE = "--feature-gates=GenericWorkload=true" + (",GangScheduling=true" if VERSION < (1, 37) else "")
+"""kube-scheduler tries groups whole; in 1.37 one gate stands for both."""
 DEFINITION = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
@@ -33,9 +36,9 @@ DEFINITION = {
 
 
 def serve_groups(plane: ControlPlane) -> None:
-    """The kinds of the newest version that are off by default, and scheduler-plugins' own."""
-    if IS_NEWEST:
-        plane.api_options = ("--feature-gates=GenericWorkload=true", f"--runtime-config={POD_GROUP_1_36.version}=true")
+    """Kubernetes' own kind, which is off by default, and scheduler-plugins'."""
+    if VERSION >= (1, 36):
+        plane.api_options = ("--feature-gates=GenericWorkload=true", f"--runtime-config={NATIVE.version}=true")
         plane.start_api()
     plane.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", DEFINITION)
     plane.wait("kube-apiserver", lambda: plane.call("GET", f"/apis/{MEMBER_GROUP.version}/podgroups")["items"] == [])
@@ -53,7 +56,7 @@ def members(number: int) -> list[dict[str, Any]]:
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "0b9d7a2e-job", "controller": True}
     owned["metadata"] |= {"ownerReferences": [owner], "annotations": {SIZE: "3"}}
     found = [labelled, owned]
-    if IS_NEWEST:
+    if VERSION >= (1, 36):
         native = pod(f"native-{number}", 1)
         native["spec"]["schedulingGroup"] = {"podGroupName": "train"}
         found.append(native)
@@ -71,8 +74,8 @@ def test_gangs_wait_for_as_many_as_their_owner_or_object_says(plane: ControlPlan
             await create(cluster, [*members(0), *members(1), pod("alone")])
             await cluster.until(lambda: bool(cluster.node_of("alone")), 60, "a pod without a gang does not wait")
             create_group(plane, MEMBER_GROUP, "train", {"minMember": 3})
-            if IS_NEWEST:
-                create_group(plane, POD_GROUP_1_36, "train", {"schedulingPolicy": {"gang": {"minCount": 3}}})
+            if VERSION >= (1, 36):
+                create_group(plane, NATIVE, "train", {"schedulingPolicy": {"gang": {"minCount": 3}}})
             await create(cluster, [pod("alone-too")])
             await cluster.until(lambda: bool(cluster.node_of("alone-too")), 60, "nor does the next")
             kinds = {body["metadata"]["name"].partition("-")[0] for body in members(0)}
@@ -87,7 +90,7 @@ def test_gangs_wait_for_as_many_as_their_owner_or_object_says(plane: ControlPlan
     asyncio.run(run())
 
 
-@pytest.mark.skipif(not IS_NEWEST, reason="PodGroups of Kubernetes are of 1.36")
+@pytest.mark.skipif(VERSION < (1, 36), reason="PodGroups of Kubernetes are of 1.36")
 def test_a_group_that_kube_scheduler_cannot_place_keeps_no_room_from_others(plane: ControlPlane) -> None:
     """It asks about pod after pod of a group, and takes all of them back where one has no place: nobody tells an extender."""
 
@@ -97,9 +100,9 @@ def test_a_group_that_kube_scheduler_cannot_place_keeps_no_room_from_others(plan
             await cluster.add_nodes([node("n0", 4)])
             ullage = Ullage(plane)
             ullage.start()
-            plane.scheduler_options = ("--feature-gates=GenericWorkload=true,GangScheduling=true",)
+            plane.scheduler_options = (WHOLE,)
             plane.start_scheduler(ullage.stanzas())
-            create_group(plane, POD_GROUP_1_36, "train", {"schedulingPolicy": {"gang": {"minCount": 3}}})
+            create_group(plane, NATIVE, "train", {"schedulingPolicy": {"gang": {"minCount": 3}}})
             group = [pod(f"train-{i}", 1.5, gated=False) for i in range(3)]
             for body in group:
                 body["spec"]["schedulingGroup"] = {"podGroupName": "train"}

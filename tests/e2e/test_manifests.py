@@ -20,7 +20,7 @@ import yaml
 
 from scheduler.doctor.doctor import examine
 from scheduler.doctor.facts import Table, pod_spec, read_facts
-from tests.e2e.control_plane import IS_NEWEST, NAMESPACE, REPO, ControlPlane, binaries
+from tests.e2e.control_plane import NAMESPACE, REPO, VERSION, ControlPlane, binaries
 from tests.e2e.renderers import renderer
 
 KUSTOMIZE = REPO / "manifests" / "kustomize"
@@ -71,7 +71,7 @@ def renderings(folder: Path) -> dict[str, list[Table]]:
 
 def known(manifest: Table) -> bool:
     """Whether the API server of this run has the manifest's kind."""
-    return IS_NEWEST or not manifest["kind"].startswith("MutatingAdmissionPolicy")
+    return VERSION >= (1, 36) or not manifest["kind"].startswith("MutatingAdmissionPolicy")
 
 
 def dry_run(plane: ControlPlane, manifest: Table) -> str:

@@ -22,12 +22,12 @@ from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc
-from tests.e2e.control_plane import IS_NEWEST, NAMESPACE, REPO, ControlPlane, Ullage, free_port
+from tests.e2e.control_plane import NAMESPACE, REPO, VERSION, ControlPlane, Ullage, free_port
 from tests.e2e.drive import Cluster, cluster_of
 from tests.e2e.test_security import apply_policy
 
 GIB = 2**30
-BATCHING = {"UD125"} if IS_NEWEST else set[str]()
+BATCHING = {"UD125"} if VERSION >= (1, 35) else set[str]()
 """An extender costs the default scheduler its batching, which there is from 1.35 on."""
 SCRIPT = REPO / "manifests" / "kustomize" / "overlays" / "self-signed" / "make-certs.sh"
 

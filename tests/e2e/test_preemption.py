@@ -2,7 +2,8 @@
 
 Every case fills a few nodes with pods of several priorities and start times, some under PodDisruptionBudgets, and
 creates one pod that fits nowhere. Where kube-scheduler's order leaves a tie (it then takes any), an equally good node
-with our own victims for it counts as equal. ``ULLAGE_E2E_PREEMPTION`` sets the number of cases.
+with our own victims for it counts as equal. ``ULLAGE_E2E_PREEMPTION`` sets the number of cases. For a resize in place it
+evicts where Ullage agrees.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Any
 import pytest
 
 from placement.nodes import NodeSpec
+from placement.pods import GpuRequest, PodSpec
 from placement.preemption import Budget, _harm, _victims_on, choose_victims
 from placement.resources import CPU, MEMORY
 from placement.resources import PODS as POD_COUNT
 from placement.state import ClusterState
 from scheduler.eventlog import NoLog
 from scheduler.view import Reader
-from tests.e2e.control_plane import ControlPlane
-from tests.e2e.drive import PODS, Cluster, cluster_of
+from tests.e2e.control_plane import VERSION, ControlPlane, Ullage
+from tests.e2e.drive import PODS, Cluster, cluster_of, pod_json
 
 NUM_CASES = int(os.environ.get("ULLAGE_E2E_PREEMPTION", "60"))
 NUM_NODES = 6
@@ -86,6 +88,12 @@ async def fill(cluster: Cluster, nodes: list[NodeSpec], rng: random.Random) -> C
     return Case(state, reader, names, budgets)
 
 
+async def add_priorities(cluster: Cluster) -> None:
+    for name, value in (PRIORITIES | TOP).items():
+        body = {"metadata": {"name": name}, "value": value}
+        await cluster.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", body)
+
+
 async def budget(cluster: Cluster, app: str, allowed: int) -> None:
     """A PodDisruptionBudget with its status, as its controller would write it."""
     path = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
@@ -141,9 +149,7 @@ async def test_kube_scheduler_evicts_whom_the_core_would_evict(plane: ControlPla
     differences: list[str] = []
     num_helped = 0
     async with cluster_of(plane) as cluster:
-        for name, value in (PRIORITIES | TOP).items():
-            body = {"metadata": {"name": name}, "value": value}
-            await cluster.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", body)
+        await add_priorities(cluster)
         plane.start_scheduler([])
         offers = [((CPU, cpu), (MEMORY, 32 * GIB), (POD_COUNT, 20)) for cpu in (2000, 2000, 3000, 3000, 4000, 4000)]
         nodes = [NodeSpec(f"n{i}", offer) for i, offer in enumerate(offers)]
@@ -162,3 +168,27 @@ async def test_kube_scheduler_evicts_whom_the_core_would_evict(plane: ControlPla
     print(f"{NUM_CASES} cases, preemption helped in {num_helped}, {len(differences)} differences")
     assert differences == [], "\n".join(differences[:8])
     assert num_helped > NUM_CASES / 2
+
+
+@pytest.mark.skipif(VERSION < (1, 37), reason="kube-scheduler evicts for a resize in place from Kubernetes 1.37 on")
+async def test_a_pod_with_a_share_of_a_device_grows_in_the_place_of_a_lesser_one(plane: ControlPlane) -> None:
+    asks = {
+        "low": PodSpec(((CPU, 2000), (MEMORY, GIB))),
+        "high": PodSpec(((CPU, 3000), (MEMORY, GIB)), GpuRequest(1, 600)),
+    }
+    async with cluster_of(plane) as cluster:
+        await add_priorities(cluster)
+        await cluster.add_nodes([NodeSpec("n0", ((CPU, 4000), (MEMORY, 32 * GIB), (POD_COUNT, 20)), num_gpus=1)])
+        made = {}
+        for name, spec in asks.items():
+            body = pod_json(name, spec, "n0", devices=int(spec.gpu is not None))
+            body["spec"]["priorityClassName"] = name
+            made[name] = await cluster.call("POST", PODS, body)
+        ullage = Ullage(plane)
+        ullage.start()
+        plane.scheduler_options = ("--feature-gates=InPlacePodVerticalScalingSchedulerPreemption=true",)
+        plane.start_scheduler(ullage.stanzas())
+        waits = {"type": "PodResizePending", "status": "True", "reason": "Deferred"}
+        made["high"]["status"] = {"phase": "Running", "conditions": [waits]}
+        await cluster.call("PUT", f"{PODS}/high/status", made["high"])
+        await cluster.until(lambda: set(cluster.pods) == {"high"}, 60, "it gives way to the one that waits to grow")

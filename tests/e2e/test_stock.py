@@ -20,7 +20,7 @@ import pytest
 from placement.pods import PodSpec
 from placement.resources import NOT_FEASIBLE
 from placement.strategies import STRATEGIES
-from tests.e2e.control_plane import IS_NEWEST, ControlPlane
+from tests.e2e.control_plane import VERSION, ControlPlane
 from tests.e2e.drive import Cluster, cluster_of
 from tests.e2e.test_hard_rules import HOSTNAME, NUM_NODES, ZONE, Core, Maker, clear
 
@@ -28,7 +28,7 @@ OWNERS = {"ReplicationController": "v1", "ReplicaSet": "apps/v1", "StatefulSet":
 """Kind of controller → its API version; Jobs are not spread."""
 NUM_PODS = int(os.environ.get("ULLAGE_E2E_STOCK", "400"))
 PODS_PER_CLUSTER = 40
-PROFILE, OTHER = ("kube-default", "kube-default-1.35")[:: 1 if IS_NEWEST else -1]
+PROFILE, OTHER = ("kube-default", "kube-default-1.35")[:: 1 if VERSION >= (1, 36) else -1]
 """What this minor's default profile is, and what that of the other minors would have chosen."""
 IMAGES = {"registry.local/a:1": 900 << 20, "registry.local/b:1": 300 << 20, "registry.local/c:2": 60 << 20}
 """Name → bytes, the same on every node: kube-scheduler keeps one size per name."""
@@ -80,7 +80,7 @@ class SoftMaker(Maker):
             kind = self.rng.choice(sorted(OWNERS))
             reference = {"apiVersion": OWNERS[kind], "kind": kind, "name": "owner", "uid": "u-1", "controller": True}
             pod["metadata"]["ownerReferences"] = [reference]
-        if IS_NEWEST and self.chance(0.3):  # 1.36 is the first minor that counts mounted images
+        if VERSION >= (1, 37) and self.chance(0.3):  # 1.36 does not count mounted images among those asked for
             spec["volumes"] = [{"name": "files", "image": {"reference": self.rng.choice(sorted(IMAGES))}}]
         return pod
 
