@@ -210,9 +210,9 @@ class PodSpec:
     node_rules: NodeRules = NodeRules()
     pod_rules: PodRules = PodRules()
     images: tuple[str, ...] = ()
-    """Images of all containers, normalised, with repetition."""
+    """Images of all containers and mounted ones, normalised, with repetition."""
     num_containers: int = 1
-    """Containers and init containers: the divisor of kube-scheduler's image locality thresholds."""
+    """Containers, init containers and mounted images: the divisor of kube-scheduler's image locality thresholds."""
     unmodelled: tuple[str, ...] = ()
     """Why this pod must never be moved or nominated (volumes, claims and masses of rules that we do not model)."""
     guaranteed: bool = False

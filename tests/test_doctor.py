@@ -290,7 +290,7 @@ SPOILS: list[tuple[str, Callable[[World], None]]] = [
     ("UD119", _two_profiles(100, 101)),
     ("UD122", _set(_gpu, managedResources=[{"name": "requests.ullage.dev/gpu-milli"}])),
     ("UD124", _set(lambda w: w.config, leaderElection={"leaderElect": True})),
-    ("UD126", lambda w: setattr(w, "version", "1.37")),
+    ("UD126", lambda w: setattr(w, "version", "1.38")),
     ("UD126", lambda w: setattr(w, "version", "1.33")),
     ("UD111 UD126", _both(_set(_gpu, ignorable=True), lambda w: setattr(w, "version", "1.30"))),
     ("UD129 UD130 UD207", _drop(_tls, "certFile")),

@@ -127,11 +127,13 @@ def test_images_that_a_pod_mounts_count_as_those_it_runs() -> None:
     mounts = reader.pod(json.dumps(runs).encode()).spec
     assert plain.images == ("registry.local/a:1",)
     assert mounts.images == ("registry.local/a:1", "registry.local/files:latest")
-    assert mounts.num_containers == plain.num_containers == 1
+    assert (plain.num_containers, mounts.num_containers) == (1, 2), (
+        "each image that is asked for raises what counts as all"
+    )
     rules = ClusterState()
     for name in ("has", "lacks"):
         images = (("registry.local/files:latest", 500 << 20),) if name == "has" else ()
         rules.add_node(NodeSpec(name, ((CPU, 1000), (PODS, 9)), images=images))
     part = soft_parts(rules.rules, mounts, np.ones(2, np.bool_))["ImageLocality"]
-    size, low, high = (500 << 20) // 2, 23 << 20, 1000 << 20
+    size, low, high = (500 << 20) // 2, 23 << 20, 2000 << 20
     assert part.tolist() == [100 * (size - low) // (high - low), 0]

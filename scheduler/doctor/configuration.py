@@ -14,8 +14,8 @@ from placement.resources import GPU_SHARE
 from scheduler.doctor.facts import OUR_PATHS, Facts, Stanza, duration_s, list_of, table_of
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
 
-OLDEST, NEWEST = (1, 34), (1, 36)
-"""Kubernetes minors that we support: those that Kubernetes itself does. The end-to-end tests run the newest."""
+OLDEST, NEWEST = (1, 34), (1, 37)
+"""Kubernetes minors that we support: the end-to-end tests run on the oldest, on 1.36 and on the newest."""
 
 EXTENDER_KEYS = (
     "urlPrefix",
