@@ -149,6 +149,7 @@ def test_no_files_change_nothing(cluster: SnapshotFile) -> None:
         ("just words", "m: 'just words' is no object"),
         ("{apiVersion: v1, kind: List, items: [3]}", "m: 3 is no object"),
         ("{kind: Service}", "m: makes no pod that waits .1 Service."),
+        ("{apiVersion: v1, kind: List, items: 3}", "m: makes no pod that waits .1 List."),
         (controller("Deployment", replicas=0), "makes no pod that waits"),
         (controller("Deployment", replicas="many"), r"m: Deployment web: Expected `int.*spec.replicas"),
         (controller("Deployment", replicas=-1), "Deployment web: -1 pods; give 0 to 100000"),
@@ -170,6 +171,20 @@ def test_bad_files_are_refused_by_name(cluster: SnapshotFile, text: object, mess
 def test_one_pod_twice_is_refused(cluster: SnapshotFile) -> None:
     with pytest.raises(ConfigError, match=r"m.yaml: pod web-0 is in it twice; leave one out"):
         read(cluster, controller("Deployment"), controller("Deployment"))
+
+
+def test_controllers_of_different_kinds_may_have_one_name(cluster: SnapshotFile) -> None:
+    job = controller("Job", version="batch/v1")
+    names, specs, _ = read(cluster, controller("Deployment"), controller("StatefulSet"), job)
+    assert names == ["shop/web-0"] * 3
+    assert {spec.owner for spec in specs} == {"Deployment/web", "StatefulSet/web", "Job/web"}
+
+
+def test_a_date_is_text_as_it_is_to_kubectl(cluster: SnapshotFile) -> None:
+    meta = "{name: p, labels: {since: 2024-01-01}, creationTimestamp: 2024-01-01T00:00:00Z}"
+    text = f"{{apiVersion: v1, kind: Pod, metadata: {meta}}}"
+    found, _ = with_manifests(cluster, [("m", text.encode())])
+    assert found.specs[found.pods[-1].spec].labels == (("since", "2024-01-01"),)
 
 
 def test_each_plan_counts_them_and_says_so(cluster: SnapshotFile, tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ class _Read:
 
     def _add(self, document: dict[str, Any]) -> None:
         what = str(document.get("apiVersion") or ""), str(document.get("kind") or "")
-        if "items" in document and what[1].endswith("List"):
-            for item in document["items"] or ():
+        if isinstance(document.get("items"), list) and what[1].endswith("List"):
+            for item in document["items"]:
                 self.add(item)
             return
         group = next((kind for kind in KINDS if (kind.version, kind.name) == what), None)
@@ -160,7 +160,8 @@ class _Read:
             owners = template.metadata.ownerReferences if owner is None else [owner]
             for i in range(number):
                 own = name if owner is None else f"{name}{i}"
-                uid = f"{self.source}/{template.metadata.namespace}/{own}"
+                kind = "Pod" if owner is None else owner.kind
+                uid = f"{self.source}/{kind}/{template.metadata.namespace}/{own}"
                 if uid in seen:
                     raise ConfigError(f"{self.source}: pod {own} is in it twice; leave one out")
                 seen.add(uid)
@@ -217,8 +218,12 @@ def with_manifests(snapshot: SnapshotFile, files: Iterable[tuple[str, bytes]]) -
 def _documents(source: str, data: bytes) -> list[Any]:
     import yaml
 
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # which of them is known at run time
+        """To kubectl a date is text."""
+
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", Loader.construct_yaml_str)
     try:
-        return [d for d in yaml.load_all(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if d is not None]
+        return [d for d in yaml.load_all(data, Loader) if d is not None]
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{source}: no YAML ({yaml_fault(error)}); give what kubectl apply -f takes") from error
 
