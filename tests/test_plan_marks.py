@@ -412,6 +412,9 @@ def test_one_open_node_stays_for_pods_that_come_next(usd: dict[str, float] | Non
     plan = planned("consolidate", taken(*cordoned), usd_per_hour=usd, max_nodes=3)
     assert {step.source for step in plan.steps} == {"a", "b"}
     assert sum("stays for pods that come next" in reason for reason in plan.reasons) == 1
+    plan = planned("consolidate", taken(*cordoned, node("d")), usd_per_hour=usd and {**usd, "d": 1.0}, max_nodes=1)
+    assert plan.count(Action.DELETE) == 1
+    assert not any("stays for pods that come next" in reason for reason in plan.reasons), "others stay as well"
 
 
 @pytest.mark.parametrize(("most", "saved"), [(0, 0.0), (1, 4.0), (2, 7.0), (3, 9.0), (None, 9.0)])

@@ -222,7 +222,8 @@ def _consolidate(request: Request, cluster: Cluster, deadline: Deadline) -> Plan
 
     most = request.max_nodes
     result = solve(fleet, deadline if most is None else deadline.part(FIRST_SHARE))
-    if problem.is_open.any() and result.deleted[problem.is_open].all():
+    num_open = int(problem.is_open.sum())
+    if (most is None or num_open <= most) and 0 < num_open == int(result.deleted[problem.is_open].sum()):
         problem, result = _with_one_open(problem, result, worth, deadline, solve)
         fleet = problem.fleet
     if most is not None and int(result.deleted.sum()) > most:
