@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, PlacementError
 from simulator.planning.instances import PriorityInstance, priority_instance
+from simulator.reproduce import priority
 from simulator.reproduce.default_scheduler import PROFILE, DefaultScheduler, default_placement
 from simulator.reproduce.priority import Cell, grid, packing_of, read_seeds, reproduce, run_cell, run_instance, summary
 
@@ -97,6 +99,16 @@ def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
     report = summary(first)
     assert report["instances"] == 2
     assert {"called", "improved", "failed", "proved", "no_call", "usage_gain_pp", "moves_per_pod"} <= report.keys()
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_a_cell_is_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(priority, "run_cell", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(priority, "in_processes", lambda _jobs, work, tasks, **_: enumerate(starmap(work, tasks)))
+    (tmp_path / "gone").symlink_to("nowhere/at/all")
+    with pytest.raises(PlacementError, match="cannot be used"):
+        reproduce([Cell(4, 4, 1, 0.9)], [GOLDEN_SEED], time_s=0.05, jobs=1, work_dir=tmp_path / "gone")
 
 
 def test_the_published_grid_has_96_cells() -> None:

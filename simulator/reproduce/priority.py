@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -207,11 +208,14 @@ def reproduce(
     progress(len(done), len(cells))
     if missing:
         tasks = [(cell, seeds, time_s, clock, threads) for cell in missing]
-        for _, result in in_processes(jobs, run_cell, tasks, begin=warm_up):
+        for _, result in in_processes(jobs, partial(_run_and_keep, folder), tasks, begin=warm_up):
             done[result.cell] = result
-            kept(folder, _key(result.cell), partial(msgspec.to_builtins, result))
             progress(len(done), len(cells))
     return [done[cell] for cell in cells]
+
+
+def _run_and_keep(folder: Path, cell: Cell, *setting: Any) -> CellResult:
+    return msgspec.convert(kept(folder, _key(cell), lambda: msgspec.to_builtins(run_cell(cell, *setting))), CellResult)
 
 
 def _key(cell: Cell) -> str:
