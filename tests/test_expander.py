@@ -16,8 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from placement.errors import ConfigError
+from placement.planning import expansion as groups_to_grow
 from placement.planning.expansion import Costs, Offer, costs_of
 from placement.planning.plans import Deadline, WorkClock
+from placement.planning.purchase import Demand, Shape, fluid_bound
 from scheduler._pb import expander_pb2 as pb
 from scheduler._pb import expander_pb2_grpc
 from scheduler.metrics import Metrics
@@ -89,6 +91,22 @@ def test_a_group_costs_its_nodes_and_what_has_to_be_bought_after_it() -> None:
 def test_equal_groups_are_all_named_and_a_dearer_one_is_not() -> None:
     offers = [offer(zone, 3, usd, cpu=4000) for zone, usd in (("a", 1.0), ("b", 1.5), ("c", 1.0))]
     assert costs(offers, {((("cpu", 3000),), frozenset({0, 1, 2})): 3}).best == (0, 2)
+
+
+def test_groups_that_leave_the_same_pods_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be hundreds of groups, and a bound for each took longer than an autoscaler waits."""
+    looked: list[int] = []
+
+    def bound(demand: Demand, shapes: list[Shape]) -> float:
+        looked.append(len(demand.count))
+        return fluid_bound(demand, shapes)
+
+    monkeypatch.setattr(groups_to_grow, "fluid_bound", bound)
+    offers = [offer(f"{zone}-{n}", 1, 1.0 + n, cpu=4000) for zone in "ab" for n in range(20)]
+    waiting = {((("cpu", 3000),), frozenset(range(20))): 1, ((("cpu", 2000),), frozenset(range(20, 40))): 1}
+    found = costs(offers, waiting)
+    assert found.best == (0, 20)
+    assert looked == [1, 1], "one for each zone"
 
 
 def test_a_resource_that_nobody_offers_is_left_to_the_autoscaler() -> None:

@@ -59,13 +59,19 @@ def costs_of(offers: list[Offer], waiting: Mapping[tuple[Request, frozenset[int]
     that are given out otherwise) is left to it.
     """
     demand, shapes = _demand(offers, waiting)
-    left = [_left(demand, n) for n in range(len(offers))]
-    least = [o.cost + fluid_bound(rest, shapes) for o, rest in zip(offers, left, strict=True)]
+    waits = [demand.allowed[:, n].tobytes() for n in range(len(offers))]
+    left = {key: _left(demand, n) for n, key in enumerate(waits)}  # groups that run the same pods leave the same ones
+    bounds = {key: fluid_bound(rest, shapes) for key, rest in left.items()}
+    least = [offer.cost + bounds[key] for offer, key in zip(offers, waits, strict=True)]
+    after: dict[bytes, float] = {}
     found: dict[int, float] = {}
     for n in sorted(range(len(offers)), key=least.__getitem__):
-        if found and (least[n] > min(found.values()) or deadline.is_over):
+        key = waits[n]
+        if found and (least[n] > min(found.values()) or (key not in after and deadline.is_over)):
             break
-        found[n] = offers[n].cost + buy(left[n], shapes, deadline.part(PART)).cost
+        if key not in after:
+            after[key] = buy(left[key], shapes, deadline.part(PART)).cost
+        found[n] = offers[n].cost + after[key]
     return Costs(tuple(least), found)
 
 
