@@ -220,7 +220,7 @@ def test_ctrl_c_says_that_work_is_kept(part: str, tmp_path: Path, jobs: str, num
         time.sleep(0.1)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)  # its errors end with the last process that could write any
-    assert process.returncode == code
+    assert process.returncode == code, errors
     assert "takes it up again" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob(".cache/ullage/*.tmp"))
