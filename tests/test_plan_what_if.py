@@ -149,6 +149,8 @@ def test_no_files_change_nothing(cluster: SnapshotFile) -> None:
         ("just words", "m: 'just words' is no object"),
         ("{apiVersion: v1, kind: List, items: [3]}", "m: 3 is no object"),
         ("{kind: Service}", "m: makes no pod that waits .1 Service."),
+        ("{kind: Deployment}", r"m: makes no pod that waits .1 Deployment of no apiVersion .not apps/v1"),
+        ("{kind: CronJob, apiVersion: batch/v1beta1}", r".1 CronJob of batch/v1beta1 .not batch/v1"),
         ("{apiVersion: v1, kind: List, items: 3}", "m: makes no pod that waits .1 List."),
         (controller("Deployment", replicas=0), "makes no pod that waits"),
         (controller("Deployment", replicas="many"), r"m: Deployment web: Expected `int.*spec.replicas"),

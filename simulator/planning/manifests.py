@@ -83,6 +83,8 @@ CONTROLLERS: Mapping[tuple[str, str], Callable[[_Makes], int]] = {
 }
 """API version and kind → how many pods of it are there at a time."""
 
+CRON_JOB = ("batch/v1", "CronJob")
+
 
 @dataclass
 class _Read:
@@ -124,7 +126,7 @@ class _Read:
         elif what[1] == "PriorityClass":
             found = msgspec.convert(document, _PriorityClass)
             self.classes[found.metadata.name] = found
-        elif what == ("batch/v1", "CronJob"):
+        elif what == CRON_JOB:
             scheduled = msgspec.convert(document, _CronJob)
             job = scheduled.spec.jobTemplate
             self._controller(("batch/v1", "Job"), replace(job, metadata=scheduled.metadata))
@@ -137,7 +139,9 @@ class _Read:
             else:
                 self.makes.append((pod, 1, pod.metadata.name, None))
         else:
-            self.others[what[1] or "object without a kind"] += 1
+            known = next((version for version, kind in (*CONTROLLERS, ("v1", "Pod"), CRON_JOB) if kind == what[1]), "")
+            wrong = f" of {what[0] or 'no apiVersion'} (not {known})" if known else ""
+            self.others[(what[1] or "object without a kind") + wrong] += 1
 
     def _controller(self, what: tuple[str, str], controller: _Controller) -> None:
         number, meta, template = CONTROLLERS[what](controller.spec), controller.metadata, controller.spec.template
