@@ -37,6 +37,20 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert broken == []
 
 
+def test_the_table_of_goals_answers_each_in_a_few_words_and_counts_its_states() -> None:
+    """The history of a figure stands in the section that its row links to."""
+    text = (REPO / "docs" / "results.md").read_text(encoding="utf-8").partition("\n## 1.")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in re.findall(r"^\| \d+ .*$", text, re.MULTILINE)]
+    long = [goal for _, goal, measured, _ in rows if len(LINK.sub("", measured)) > 100]
+    assert long == []
+    states = [re.match(r"reached|in part|\*\*missed\*\*", row[-1]) for row in rows]
+    counts = [
+        sum(state is not None and state[0] == word for state in states) for word in ("reached", "in part", "**missed**")
+    ]
+    assert None not in states
+    assert f"{len(rows)} goals: {counts[0]} reached, {counts[1]} in part, {counts[2]} missed." in text
+
+
 def _known(words: list[str]) -> str:
     """What of a command line does not exist or changes nothing; empty if all is well."""
     command: click.Command = root
