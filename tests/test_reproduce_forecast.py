@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from placement.errors import ConfigError
+from placement.errors import ConfigError, PlacementError
 from placement.learning.baselines import P95, PEAK, Target
 from placement.learning.boosted import FitOptions
 from placement.learning.usage import DAY, HOUR, UsageSeries
@@ -16,11 +16,11 @@ from placement.resources import CPU
 from simulator.cli.learn import _say
 from simulator.learning.forecast_samples import STRIDE_H, Recording, draw
 from simulator.learning.training import Effort
+from simulator.reproduce import forecast
 from simulator.reproduce.forecast import report, run
 from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, LAST_CALIBRATION_DAY, bitbrains_task
 from simulator.reproduce.forecast_judging import TaskResult
 from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days, planetlab_task, split_days
-from simulator.reproduce.forecast_results import KeptResults, digest_of
 from simulator.reproduce.parts import silent
 
 TINY = Effort(600, 300, FitOptions(trees=5, leaves=4, min_leaf=20))
@@ -246,47 +246,28 @@ def test_rows_drawn_by_what_they_count_keep_weighted_sums_right() -> None:
     assert (factor == 1).all()
 
 
-def result() -> TaskResult:
-    values = np.linspace(0.1, 0.2, 5)
-    workload = np.arange(5)
-    return TaskResult(
-        "planetlab-1h-peak", values, values, values, workload, workload, {"last": 0.2}, {"last": 0.1}, {}, 0.3, 0.4
-    )
+def test_a_kept_result_is_taken_again_but_not_of_other_data_or_another_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, only = bitbrains_folder(tmp_path, usage(6, days=63)), ("cpu-6h-p95",)
+    first = run(data, seed=1, effort=TINY, only=only)
+    assert run(data, seed=1, effort=TINY, only=only, keep=tmp_path / "kept") == first
 
+    def again(*_args: Any, **_more: Any) -> TaskResult:
+        raise ConfigError("it is made again")
 
-def test_a_kept_result_is_taken_again_but_not_under_another_key_or_when_damaged(tmp_path: Path) -> None:
-    kept = KeptResults(tmp_path / "kept", "a")
-    assert kept.get("planetlab-1h-peak") is None
-    kept.put(result())
-    found = kept.get("planetlab-1h-peak")
-    assert found is not None
-    np.testing.assert_array_equal(found.model, result().model)
-    assert (found.best, found.seen, found.uncalibrated) == (("last (tuned)", 0.1), 0.4, 0.3)
-    assert KeptResults(tmp_path / "kept", "b").get("planetlab-1h-peak") is None
-    path = tmp_path / "kept" / "planetlab-1h-peak-a.npz"
-    whole = path.read_bytes()
-    packed = 30 + whole[26] + whole[28]  # behind the first table's name and what else is said of it
-    for damaged in (b"PK broken", whole[:packed] + b"\x07" + whole[packed + 1 :]):
-        path.write_bytes(damaged)
-        assert kept.get("planetlab-1h-peak") is None
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(ConfigError, match="choose another folder"):
-        kept.put(result())
-
-
-def test_the_key_of_a_result_changes_with_every_byte(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"one")
-    first = digest_of([path], "7")
-    assert digest_of([path], "8") != first
-    path.write_bytes(b"two")
-    assert digest_of([path], "7") != first
+    monkeypatch.setattr(forecast, "bitbrains_task", again)
+    assert run(data, seed=1, effort=TINY, only=only, keep=tmp_path / "kept") == first
+    with pytest.raises(ConfigError, match="it is made again"):
+        run(data, seed=2, effort=TINY, only=only, keep=tmp_path / "kept")
+    (data / "bitbrains-rnd" / "more.parquet").write_bytes(b"one")
+    with pytest.raises(ConfigError, match="it is made again"):
+        run(data, seed=1, effort=TINY, only=only, keep=tmp_path / "kept")
 
 
 def test_an_unknown_task_and_a_folder_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no task matches soon"):
         run(tmp_path, only=("soon",))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="choose another folder"):
-        KeptResults(tmp_path / "file", "a")
+    with pytest.raises(PlacementError, match="choose another folder"):
+        run(tmp_path, keep=tmp_path / "file")

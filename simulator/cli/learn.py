@@ -246,7 +246,7 @@ def evaluate(trace: str, model: Path, report: Path | None, begins_s: int | None,
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Leave each task's result here, and take those that are there (same data, code and seed).",
+    help="Leave each task's result here, and take those that are there (same data, version and seed).",
 )
 @QUIET
 @OUTPUT

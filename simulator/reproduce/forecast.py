@@ -6,6 +6,7 @@ The protocols stand in :mod:`simulator.reproduce.forecast_bitbrains` and
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,20 +20,21 @@ from placement.learning.baselines import P95, PEAK, Target
 from placement.learning.forecasting import LEVEL
 from placement.learning.usage import DAY, HOUR
 from placement.resources import CPU, MEMORY, FloatArray
+from simulator.kept import code_version, kept
 from simulator.learning.forecast_samples import Recording
 from simulator.learning.training import Effort
 from simulator.reproduce.data_sets import Once, data_set
 from simulator.reproduce.forecast_bitbrains import FIRST_FIT_DAY, bitbrains_task, generations
 from simulator.reproduce.forecast_judging import TaskResult, ratio
 from simulator.reproduce.forecast_planetlab import Days, planetlab_task, split_days
-from simulator.reproduce.forecast_results import KeptResults, code_files, digest_of
 from simulator.reproduce.parts import Omitted, Progress, silent
 from simulator.traces.usage_readers import planetlab_paths, read_bitbrains_rnd, read_planetlab
 
+ROUNDS = 2000
+"""Draws of a bootstrap."""
 
-def coverage_intervals(
-    results: Sequence[TaskResult], *, seed: int, by_day: bool = False, rounds: int = 2000
-) -> list[tuple[float, float]]:
+
+def coverage_intervals(results: Sequence[TaskResult], *, seed: int, by_day: bool = False) -> list[tuple[float, float]]:
     """Simultaneous 95 % intervals of every task's coverage, workloads resampled with replacement.
 
     ``by_day`` resamples the days too, independently (pigeonhole bootstrap: Owen, 2007): all workloads share a day.
@@ -47,7 +49,7 @@ def coverage_intervals(
         count = int(result.workload.max()) + 1
         key = (result.name.split("-")[0], count)
         if key not in draws:
-            draws[key] = rng.multinomial(count, np.full(count, 1 / count), rounds).astype(float)
+            draws[key] = rng.multinomial(count, np.full(count, 1 / count), ROUNDS).astype(float)
         days, day = np.unique(result.day, return_inverse=True)
         cell, shape = result.workload * len(days) + day, (count, len(days))
         hits = np.bincount(cell, result.truth <= result.model, count * len(days)).reshape(shape)
@@ -56,7 +58,7 @@ def coverage_intervals(
         if by_day:
             which = (key[0], len(days))
             if which not in day_draws:
-                day_draws[which] = rng.multinomial(len(days), np.full(len(days), 1 / len(days)), rounds).astype(float)
+                day_draws[which] = rng.multinomial(len(days), np.full(len(days), 1 / len(days)), ROUNDS).astype(float)
             times = day_draws[which]
         found = ((draws[key] @ hits) * times).sum(axis=1)
         sampled = found / np.maximum(((draws[key] @ total) * times).sum(axis=1), 1)
@@ -94,17 +96,14 @@ def run(
         raise ConfigError(
             f"no task matches {', '.join(only)}; names are like bitbrains-cpu-1h-peak and planetlab-6h-p95"
         )
-    kept = None if keep is None else KeptResults(keep, _key(data, seed, effort))
+    key = "" if keep is None else _key(data, seed, effort)
     results, omitted = [], Omitted()
     whole = len(wanted.bitbrains) + len(wanted.planetlab)
     for number, (name, made) in enumerate(_tasks(data, seed, effort, wanted, progress), 1):
-        result = None if kept is None else kept.get(name)
+        result = omitted.unless(name, partial(_kept, keep, f"{name}-{key}", made))
         if result is None:
-            result = omitted.unless(name, made)
-            if result is None:
-                progress(f"{name} is left out", number, whole)
-                continue
-            result = result if kept is None else kept.put(result)
+            progress(f"{name} is left out", number, whole)
+            continue
         progress(f"{name}: ratio {ratio(result.loss, result.best[1]):.3f}", number, whole)
         results.append(result)
     why = omitted.reasons(results)
@@ -113,8 +112,19 @@ def run(
 
 
 def _key(data: Path, seed: int, effort: Effort) -> str:
-    files = [*sorted((data / "bitbrains-rnd").glob("*.parquet")), *sorted((data / "planetlab").glob("*.tar.gz"))]
-    return digest_of([*code_files(), *files], str(seed), repr(effort))
+    """Stands for all that results depend on, but for their task."""
+    found = hashlib.sha256(repr((code_version(), seed, effort)).encode())
+    for path in (*sorted((data / "bitbrains-rnd").glob("*.parquet")), *sorted((data / "planetlab").glob("*.tar.gz"))):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def _kept(folder: Path | None, key: str, made: Callable[[], TaskResult]) -> TaskResult:
+    row = kept(
+        folder, key, lambda: {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in vars(made()).items()}
+    )
+    fields: dict[str, Any] = {n: np.array(v) if isinstance(v, list) else v for n, v in row.items()}
+    return TaskResult(**fields)
 
 
 @dataclass(frozen=True)
