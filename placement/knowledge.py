@@ -81,8 +81,8 @@ class Workload:
         kinds = tuple(sorted(merged))
         return cls(kinds, tuple(merged[kind] for kind in kinds), source, leaving)
 
-    def typical(self, share: float = TYPICAL_SHARE) -> tuple[TypicalKind, ...]:
-        """FGD's typical pods: the shortest list of the most common kinds that covers ``share`` of all pods.
+    def typical(self) -> tuple[TypicalKind, ...]:
+        """FGD's typical pods: the shortest list of the most common kinds that covers :data:`TYPICAL_SHARE` of all pods.
 
         Memory does not tell kinds apart. Ties go to the larger cpu, share, device count, model list. The
         probabilities are computed as ``(n / all) / (covered / all)``, which decides last bits.
@@ -97,7 +97,7 @@ class Workload:
         total = sum(merged.values())
         chosen, covered = [], 0
         for key, count in ranked:
-            if covered / total >= share:
+            if covered / total >= TYPICAL_SHARE:
                 break
             chosen.append((key, count))
             covered += count

@@ -58,6 +58,9 @@ class HistogramSpec:
         return np.asarray(starts[1:], float)
 
 
+PEAK_DAYS = 8
+"""How many days of peaks VPA keeps of memory."""
+
 VPA_CPU = HistogramSpec(0.01, 1.05, 1000.0, 24.0)
 VPA_MEMORY = HistogramSpec(1e7, 1.05, 1e12, 24.0)
 KOORDINATOR_CPU = HistogramSpec(0.025, 1.05, 1024.0, 12.0)
@@ -75,15 +78,13 @@ def histogram_percentiles(
     return _decayed(past, spec, amounts, np.isfinite(past.blocks), percents, by_value)
 
 
-def daily_peak_percentiles(
-    past: Past, spec: HistogramSpec, percents: tuple[float, ...], *, intervals: int = 8
-) -> SingleArray:
-    """(P, N, O) VPA's memory: percentiles of the peaks of the last ``intervals`` days before each origin."""
+def daily_peak_percentiles(past: Past, spec: HistogramSpec, percents: tuple[float, ...]) -> SingleArray:
+    """(P, N, O) VPA's memory: percentiles of the peaks of the last :data:`PEAK_DAYS` days before each origin."""
     day_max = trailing_max(past.hour_max, 24)
     out = np.full((len(percents), len(past.share), len(past.origins)), np.nan, np.float32)
-    weight = 2.0 ** (-np.arange(intervals) * 24 / spec.half_life_h)
+    weight = 2.0 ** (-np.arange(PEAK_DAYS) * 24 / spec.half_life_h)
     for o, hour in enumerate(past.hours):
-        ends = hour - 1 - 24 * np.arange(intervals)
+        ends = hour - 1 - 24 * np.arange(PEAK_DAYS)
         ends = ends[ends >= 0]
         peaks = day_max[:, ends] * past.provisioned[:, None] if len(ends) else np.full((len(past.share), 1), -np.inf)
         present = np.isfinite(peaks)

@@ -119,13 +119,13 @@ LEVEL_BAND = (0.5, 0.3)
 """An adapted level stays between ``1 - (1 - level) / LEVEL_BAND[0]`` and ``1 - (1 - level) * LEVEL_BAND[1]``."""
 
 
-def adapted_level(level: float, covered: float, windows: float, *, rate: float = ADAPTATION) -> float:
+def adapted_level(level: float, covered: float, windows: float) -> float:
     """The level to calibrate for, so that coverage comes out at ``level`` in the long run.
 
-    Adaptive conformal inference (Gibbs and Candès, NeurIPS 2021): the level rises by ``rate`` times every window's
+    Adaptive conformal inference (Gibbs and Candès, NeurIPS 2021): the level rises by :data:`ADAPTATION` times every window's
     shortfall. ``covered`` is the share that was covered of the ``windows`` whose outcomes are known.
     """
-    wanted = level + rate * windows * (level - covered)
+    wanted = level + ADAPTATION * windows * (level - covered)
     miss = 1 - level
     return float(np.clip(wanted, 1 - miss / LEVEL_BAND[0], 1 - miss * LEVEL_BAND[1]))
 

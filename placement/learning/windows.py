@@ -28,6 +28,9 @@ P95 = "p95"
 SLIDE_FROM = 45
 """A window this many times longer than its step is cheaper to slide than to sort anew (measured)."""
 
+CHUNK = 4_000_000
+"""Samples that are sorted at a time."""
+
 
 HOURLY = ("blocks", "hour_max", "hour_count", "hour_sum", "hour_squares")
 """Tables of a past that depend on its phase alone, not on its origins."""
@@ -194,13 +197,11 @@ def trailing_sum(values: FloatArray, width: int) -> FloatArray:
     return out
 
 
-def window_percentiles(
-    share: SingleArray, ends: IntArray, width: int, percents: tuple[float, ...], *, chunk: int = 4_000_000
-) -> SingleArray:
+def window_percentiles(share: SingleArray, ends: IntArray, width: int, percents: tuple[float, ...]) -> SingleArray:
     """(P, N, O) exact percentiles (linear between order statistics) of ``share[:, end - width : end]``, gaps left out.
 
     NaN where the window holds nothing, as it does where an end is not after the start of the series. Windows that move
-    little stay sorted as they slide (with numba); others are sorted in chunks of about ``chunk`` samples.
+    little stay sorted as they slide (with numba); others are sorted.
     """
     ends = np.maximum(ends, 0)
     if len(ends) and int(ends.max()) > share.shape[1]:
@@ -211,14 +212,14 @@ def window_percentiles(
         fractions = np.array([percent / 100 for percent in percents])
         sliding.window_percentiles(np.ascontiguousarray(share, np.float32), ends, width, fractions, out)
         return out
-    return _sorted_windows(share, ends, width, percents, out, chunk)
+    return _sorted_windows(share, ends, width, percents, out)
 
 
 def _sorted_windows(
-    share: SingleArray, ends: IntArray, width: int, percents: tuple[float, ...], out: SingleArray, chunk: int
+    share: SingleArray, ends: IntArray, width: int, percents: tuple[float, ...], out: SingleArray
 ) -> SingleArray:
     """The same by sorting every window."""
-    per_batch = max(1, chunk // max(width, 1))
+    per_batch = max(1, CHUNK // max(width, 1))
     for row, series in enumerate(share):
         padded = np.concatenate([np.full(width, np.nan, np.float32), series])
         windows = np.lib.stride_tricks.sliding_window_view(padded, width)

@@ -76,7 +76,6 @@ def place_batch(
     deadline: Deadline,
     *,
     seed: int = 0,
-    threads: int = 1,
     gap_share: float = TIGHT,
     start: IntArray | None = None,
 ) -> Batched:
@@ -86,7 +85,7 @@ def place_batch(
     ``start`` ``(C, N)`` is a valid placement to improve on; None = best fit.
     """
     best = best_fit(batch, deadline) if start is None else start
-    found = _in_stages(batch, best, deadline, (seed, threads, gap_share))
+    found = _in_stages(batch, best, deadline, (seed, gap_share))
     if found.counts == found.most_of_each:
         return found
     # where nothing is proved, later stages may have made room for more
@@ -98,11 +97,11 @@ def place_batch(
     return replace(more, most_of_each=tuple(most))
 
 
-def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, how: tuple[int, int, float]) -> Batched:
+def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, how: tuple[int, float]) -> Batched:
     """Counts, wishes, stranding, one after the other."""
-    seed, threads, gap_share = how
+    seed, gap_share = how
     fitting = batch.fitting()
-    best, most = _place_more(batch, best, fitting, deadline, (seed, threads))
+    best, most = _place_more(batch, best, fitting, deadline, seed)
     counts = batch.counts(best)
     total = batch.by_rank(batch.count)
     assert all(a <= b <= c for a, b, c in zip(counts, most, total, strict=True)), (
@@ -143,7 +142,7 @@ def _place_near(
     fitting: IntArray,
     most: tuple[int, ...],
     deadline: Deadline,
-    how: tuple[int, int, float],
+    how: tuple[int, float],
 ) -> Batched:
     """Wishes, then stranding, of a batch whose pods wish things of each other, at the counts of ``best``.
 
@@ -151,14 +150,14 @@ def _place_near(
     zones, which give a bound and another start for the search. Stranding: the same programs as ever, once everybody's place
     is fixed; its bound is without wishes.
     """
-    seed, threads, gap_share = how
+    seed, gap_share = how
     counts, begun_s = batch.counts(best), deadline.elapsed_s
     most_points = batch.most_wishes(fitting, counts)
     split_s = GLANCES * (deadline.elapsed_s - begun_s)
     for_wishes = deadline.part(WISHES_SHARE)
     best = near_search.improve(batch, best, fitting, for_wishes.part(SEARCH_SHARE), seed=seed)
     if near_search.is_small(batch, fitting):
-        limits = Limits(max(EXACT_SHARE * for_wishes.left_s, 1e-3), threads, seed, work=deadline.work)
+        limits = Limits(max(EXACT_SHARE * for_wishes.left_s, 1e-3), seed, work=deadline.work)
         best, proved = near_search.exact(batch, best, fitting, limits)
         most_points = min(most_points, proved)
     if batch.wishes_met(best) < most_points and not for_wishes.is_over:
@@ -206,7 +205,7 @@ def _most_alone(batch: Batch, fitting: IntArray) -> tuple[int, ...]:
 
 
 def _place_more(
-    batch: Batch, best: IntArray, fitting: IntArray, deadline: Deadline, how: tuple[int, int]
+    batch: Batch, best: IntArray, fitting: IntArray, deadline: Deadline, seed: int
 ) -> tuple[IntArray, tuple[int, ...]]:
     """A placement with better counts, and bounds: priority by priority, as far as they are not what fits alone. Each gets
     :data:`COUNT_SHARE` of the time that is left."""
@@ -219,7 +218,7 @@ def _place_more(
         if np.count_nonzero(fitting[inside]) > MAX_COUNT_PAIRS or deadline.is_over:
             break
         room = np.where(inside[:, None], fitting, 0)
-        best, most[rank] = _most_of(batch, rank, best, room, most[rank], deadline, how)
+        best, most[rank] = _most_of(batch, rank, best, room, most[rank], deadline, seed)
         counts = batch.counts(best)
     return best, tuple(max(pair) for pair in zip(most, batch.counts(best), strict=True))
 
@@ -233,20 +232,19 @@ def _first_rank(batch: Batch) -> IntArray:
 
 
 def _most_of(
-    batch: Batch, rank: int, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, how: tuple[int, int]
+    batch: Batch, rank: int, best: IntArray, fitting: IntArray, most: int, deadline: Deadline, seed: int
 ) -> tuple[IntArray, int]:
     """Most pods of one priority over all pairs that fit; HiGHS on the pure form, so bound and placement are exact. Where it has
     no bound in time, the linear program has one.
 
     Only classes with a part in this priority or one above take part; the others get what is left.
     """
-    seed, threads = how
     classes, nodes = np.nonzero(fitting)
     pairs = Pairs(classes, nodes, fitting > 0)
     program = BatchModel(batch, pairs, fitting, Most(rank, batch.counts(best)[:rank]))
 
     def limits(part: Deadline) -> Limits:
-        return Limits(max(SOLVE_SHARE * part.left_s, 1e-3), threads, seed, work=deadline.work)
+        return Limits(max(SOLVE_SHARE * part.left_s, 1e-3), seed, work=deadline.work)
 
     answer = solve_linear(program.model, limits(deadline.part(COUNT_SHARE)), hint=program.hint(best))
     if answer.has_solution:
@@ -265,10 +263,10 @@ def _most_of(
 
 
 def _improve(
-    goal: Goal, best: IntArray, fitting: IntArray, deadline: Deadline, how: tuple[int, int, float]
+    goal: Goal, best: IntArray, fitting: IntArray, deadline: Deadline, how: tuple[int, float]
 ) -> tuple[IntArray, float]:
     """A placement that costs less at the counts of ``best``, and a bound: price pairs over all nodes, then the integers."""
-    seed, threads, gap_share = how
+    seed, gap_share = how
     batch, slopes = goal.batch, goal.slopes
     pairs = _first_pairs(best, slopes)
     bound = goal.first_bound(fitting)
@@ -284,7 +282,7 @@ def _improve(
         begun_s = deadline.elapsed_s
         program = BatchModel(batch, pairs, fitting, goal)
         built_s = deadline.elapsed_s - begun_s
-        limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), threads, seed, work=deadline.work)
+        limits = Limits(max(SOLVE_SHARE * deadline.left_s, 1e-3), seed, work=deadline.work)
         answer = solve_linear(program.model, limits, relax=True)
         if answer.status != Status.OPTIMAL:
             break
@@ -354,7 +352,7 @@ def _round(
         built_s = MORE_PAIRS * (deadline.elapsed_s - begun_s)
         time_s = max(SOLVE_SHARE * deadline.left_s, 1e-3)
         gap = EXACT_GAP if goal.is_wishes else min(gap_share, 1e-4)
-        limits = Limits(time_s, 1, seed, gap_share=gap, work=deadline.work)
+        limits = Limits(time_s, seed, gap_share=gap, work=deadline.work)
         answer = solve_linear(program.model, limits, hint=program.hint(best))
         if answer.has_solution:
             placed = repacked(batch, program.placed(answer.x), deadline)

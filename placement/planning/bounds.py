@@ -148,17 +148,17 @@ class PatternBound:
             value -= float(cheapest.sum())
         return value
 
-    def _price(self, price: FloatArray, limit: int) -> tuple[float, list[IntArray]]:
+    def _price(self, price: FloatArray) -> tuple[float, list[IntArray]]:
         """Lagrangian bound at these prices, and the best pattern of each group."""
         bound, patterns = self._outside(price), []
         for group in self._groups:
             value = np.where(self._allowed[:, group.nodes[0]], price, 0.0)
-            pattern = best_pattern(value, self._request, self._count, group.capacity, limit=limit)
+            pattern = best_pattern(value, self._request, self._count, group.capacity)
             bound += group.size * (pattern.upper + 1e-9)
             patterns.append(pattern.counts)
         return bound, patterns
 
-    def improve(self, deadline: Deadline, *, limit: int = 200_000) -> None:
+    def improve(self, deadline: Deadline) -> None:
         """Generate columns until tight, converged, or out of time; ``value`` only falls.
 
         The value of the master only rises, and no bound falls below it: once it is a whole pod above the placement at
@@ -176,7 +176,7 @@ class PatternBound:
             smooth = price if self._duals is None else SMOOTHING * self._duals + (1 - SMOOTHING) * price
             found = False
             for point in (smooth, price):
-                bound, patterns = self._price(point, limit)
+                bound, patterns = self._price(point)
                 deadline.spend(PRICING_S * len(self._groups))
                 if bound < self.value:
                     self.value, self._duals = bound, point

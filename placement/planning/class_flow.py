@@ -46,7 +46,7 @@ def exactly(
     if max_moves is not None:
         model.add_row(y, fleet.pods, upper=float(max_moves))
     hint = np.concatenate([best.deleted.astype(np.int64), best.arrivals[classes].ravel()])
-    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, work=deadline.work, stop=deadline.cancelled)
+    limits = Limits(max(deadline.left_s, 1e-3), seed, work=deadline.work, stop=deadline.cancelled)
     answer = solve_integer(model, limits, hint=hint)
     if not answer.has_solution:
         return best, answer.bound / CENT

@@ -169,7 +169,7 @@ def fillings(request: IntArray, count: IntArray, capacity: IntArray, waste: IntA
     return np.array(sorted(found), np.int64).reshape(len(found), len(count))
 
 
-def all_fit(request: IntArray, count: IntArray, capacity: IntArray, num_nodes: int, seed: int = 0) -> bool | None:
+def all_fit(request: IntArray, count: IntArray, capacity: IntArray, num_nodes: int) -> bool | None:
     """Whether all pods fit on ``num_nodes`` equal nodes; None when that stays open.
 
     Parameters
@@ -194,5 +194,5 @@ def all_fit(request: IntArray, count: IntArray, capacity: IntArray, num_nodes: i
     for c in np.flatnonzero(count):
         uses = np.flatnonzero(known[:, c])
         model.add_row(nodes[uses], known[uses, c], lower=float(count[c]), upper=float(count[c]))
-    status = solve_integer(model, Limits(10.0, 1, seed, work_limit=WORK_LIMIT)).status
+    status = solve_integer(model, Limits(10.0, work_limit=WORK_LIMIT)).status
     return {Status.INFEASIBLE: False, Status.OPTIMAL: True, Status.FEASIBLE: True}.get(status)

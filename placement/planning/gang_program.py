@@ -62,7 +62,7 @@ def solve_whole(
     for stage in range(len(packing.tiers) + 1):
         if deadline.is_over:
             return None if x is None else Whole(program.node_of(x), False)
-        limits = Limits(max(deadline.left_s, 1e-6), seed=seed, work=deadline.work, stop=deadline.cancelled)
+        limits = Limits(max(deadline.left_s, 1e-6), seed, work=deadline.work, stop=deadline.cancelled)
         answer = solve_integer(program.model(stage, counts), limits)
         if not answer.has_solution:
             return None if x is None else Whole(program.node_of(x), False)

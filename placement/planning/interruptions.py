@@ -177,7 +177,7 @@ def _bound(fleet: Fleet, risk: Risk, max_moves: int | None, deadline: Deadline, 
         model.add_row(y, (load + free) / total, upper=float(free.sum()) / total)
         columns, values = np.append(y, exposed), np.append(load + sheltered, -need)
         model.add_row(columns, values / total, upper=float(sheltered.sum()) / total)
-    limits = Limits(max(deadline.left_s, MIN_SOLVE_S), 1, seed, work=deadline.work)
+    limits = Limits(max(deadline.left_s, MIN_SOLVE_S), seed, work=deadline.work)
     answer = solve_linear(model, limits, relax=True)
     return answer.value * (1 + 1e-9) if answer.status == Status.OPTIMAL else INFINITY
 

@@ -607,7 +607,7 @@ def _chosen(
     pool_of = columns.pool_of[shape_of]
     for q in np.flatnonzero(np.isfinite(columns.most)):
         model.add_row(n[pool_of == q], 1.0, upper=float(columns.most[q]))
-    limits = Limits(max(deadline.left_s, 1e-3), 1, seed, gap_share=PROVED, work=deadline.work)
+    limits = Limits(max(deadline.left_s, 1e-3), seed, gap_share=PROVED, work=deadline.work)
     answer = solve_linear(model, limits, hint=_hint(patterns, best))
     bound = min(best.cost, -answer.bound)
     if not answer.has_solution or -answer.value >= best.cost - 1e-9:

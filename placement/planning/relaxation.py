@@ -121,7 +121,7 @@ class Relaxation:
 
     def _limits(self, deadline: Deadline, gap_share: float) -> Limits:
         time_s = 0.0 if deadline.cancelled() else deadline.left_s
-        return Limits(max(time_s, MIN_SOLVE_S), 1, self._seed, gap_share=gap_share, work=deadline.work)
+        return Limits(max(time_s, MIN_SOLVE_S), self._seed, gap_share=gap_share, work=deadline.work)
 
 
 def _each_pod_fits_elsewhere(fleet: Fleet) -> BoolArray:

@@ -4,7 +4,7 @@ A :class:`Model` is columns and rows over NumPy arrays; the same model goes to H
 CP-SAT, whichever the caller measured to be better. :class:`Master` is the restricted master of a column generation,
 kept warm between rounds. Nothing here knows Kubernetes, and no OR-Tools object leaves this file.
 
-Every call takes its limits as arguments. With one thread, a seed and a :class:`~placement.planning.plans.WorkClock` a run
+Every call takes its limits as arguments. With a seed and a :class:`~placement.planning.plans.WorkClock` a run
 repeats whatever else the machine does; otherwise as long as no limit in seconds bites.
 """
 
@@ -50,7 +50,6 @@ class Limits:
     """
 
     time_s: float
-    threads: int = 1
     seed: int = 0
     gap_share: float = 0.0
     work_limit: float = INFINITY
@@ -159,7 +158,7 @@ class Model:
 def solve_linear(model: Model, limits: Limits, *, relax: bool = False, hint: FloatArray | None = None) -> Answer:
     """HiGHS through MathOpt: a mixed-integer program, or with ``relax`` its linear relaxation and duals (GLOP).
 
-    Both run on one thread, whatever ``limits.threads`` says. Nothing is known of what HiGHS does not take.
+    Both run on one thread. Nothing is known of what HiGHS does not take.
     """
     from concurrent.futures import ThreadPoolExecutor
     from datetime import timedelta
@@ -276,7 +275,7 @@ def _run_cp_sat(built: Any, variables: list[Any], limits: Limits) -> Answer:
         solver.parameters.max_time_in_seconds = limits.time_s
     else:
         work_limit = min(work_limit, limits.time_s / CP_SAT_S)
-    solver.parameters.num_workers = limits.threads
+    solver.parameters.num_workers = 1
     solver.parameters.random_seed = limits.seed % 2**31
     solver.parameters.relative_gap_limit = limits.gap_share
     if work_limit < INFINITY:

@@ -195,14 +195,14 @@ SPOT_SHARE = 0.3
 SPOT_DISCOUNT = 0.4
 
 
-def fleet_instance(seed: int, *, num_nodes: int, pods_per_node: int = 10, num_classes: int = 100) -> Fleet:
+def fleet_instance(seed: int, *, num_nodes: int) -> Fleet:
     """Half-empty nodes of seven shapes, 30 % of them spot at 0.4 × the price; half of the classes tolerate spot.
 
     Every pod went to a random node that had room, as the spreading default scheduler and later departures leave it.
     """
     random_ = np.random.default_rng(seed)
-    num_pods = num_nodes * pods_per_node
-    num_classes = min(num_classes, num_pods)
+    num_pods = 10 * num_nodes
+    num_classes = min(100, num_pods)
     request, count = _pod_classes(random_, num_classes, num_pods)
     request[:2] = request[:2] // 2
     shape = np.array(NODE_SHAPES)[random_.integers(2, len(NODE_SHAPES), size=num_nodes)]

@@ -227,11 +227,11 @@ def over_by_day(ratio: FloatArray, day: IntArray) -> tuple[FloatArray, FloatArra
     return over, count
 
 
-def upper_bound(over: FloatArray, count: FloatArray | None = None, seed: int = 0) -> FloatArray:
+def upper_bound(over: FloatArray, count: FloatArray | None = None) -> FloatArray:
     """(K,) bound on the violation rate that :data:`CONFIDENCE` % of the draws of whole days (D, K) stay under."""
     days = len(over)
     weight = np.ones(days) if count is None else count
-    drawn = np.random.default_rng(seed).multinomial(days, np.full(days, 1 / days), DRAWS).astype(float)
+    drawn = np.random.default_rng(0).multinomial(days, np.full(days, 1 / days), DRAWS).astype(float)
     rate = (drawn @ over) / np.maximum(drawn @ weight, 1)[:, None]
     return np.asarray(np.percentile(rate, CONFIDENCE, axis=0))
 

@@ -27,12 +27,12 @@ from placement.state import CPU_ROW, ClusterState, device_indices
 from placement.strategies import STRATEGIES
 
 
-def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "auto") -> FloatArray:
+def fragmentation_along(log: EventLog, knowledge: Knowledge) -> FloatArray:
     """``(changes + 1,)`` float64, milli-GPU: before the first placement, then after each bind or release.
 
     ``knowledge.workload`` is the target workload; events that are neither node nor pod changes are passed over.
     """
-    state = ClusterState(knowledge=knowledge, backend=backend)
+    state = ClusterState(knowledge=knowledge)
     changes: list[tuple[int, int, int, int, int]] = []
     where: dict[str, tuple[int, int, int, int]] = {}
     for event in log:
@@ -58,7 +58,7 @@ def fragmentation_along(log: EventLog, knowledge: Knowledge, backend: str = "aut
     table = np.array(changes, np.int64).reshape(-1, 5)
     rows, signs, cpus, millis, masks = (np.ascontiguousarray(column) for column in table.T)
     series = np.zeros(len(rows) + 1)
-    if has_compiled() and backend != "numpy":
+    if has_compiled():
         from placement import kernels
 
         kernels.fragments_along(rows, signs, cpus, millis, masks, series, STRATEGIES["atc23-fgd"].program(state).handle)
