@@ -13,7 +13,7 @@ from placement.learning.baselines import P95, PEAK, Target
 from placement.learning.boosted import FitOptions
 from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU
-from simulator.cli.learn import _say
+from simulator.cli.reproduce_learning import _say
 from simulator.learning.forecast_samples import STRIDE_H, Recording, draw
 from simulator.learning.training import Effort
 from simulator.reproduce import forecast

@@ -10,14 +10,14 @@ import click
 
 from placement.command_text import shown_command
 from placement.errors import ConfigError, nearest
-from simulator.cli.learn import (
+from simulator.cli.options import OUTPUT, QUIET, REPORT
+from simulator.cli.reproduce_learning import (
     reproduce_cold_start,
     reproduce_eurosys21,
     reproduce_forecast,
     reproduce_lifetimes,
     reproduce_packing,
 )
-from simulator.cli.options import OUTPUT, QUIET, REPORT
 from simulator.cli.reproduce_priority import reproduce_priority_matters
 from simulator.cli.reproduce_replays import adversaries_command, empty_nodes_command, placement_command
 from simulator.output import emit, progress, write_whole

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError, nearest
-from simulator.cli.learn import note_omitted
 from simulator.cli.options import DATA, OUTPUT, QUIET, REPORT
+from simulator.cli.reproduce_learning import note_omitted
 from simulator.output import emit, progress, write_whole
 
 
