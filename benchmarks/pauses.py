@@ -76,7 +76,7 @@ def filled(num_nodes: int, events: NoLog) -> ClusterState:
         state.add_node(NodeSpec(f"node-{i}", ((CPU, 64_000), (MEMORY, 256 * GIB), ("pods", 110))))
     specs = [PodSpec(((CPU, 100 + i), (MEMORY, GIB))) for i in range(CLASSES)]
     for i in range(num_nodes * PODS_A_NODE):
-        state.bind(f"uid-{i:08x}", specs[i % CLASSES], state.name(i % num_nodes))
+        state.bind(f"uid-{i:08x}", specs[i % CLASSES], state.names[i % num_nodes])
     return state
 
 

@@ -117,7 +117,7 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, num_pods: 
             ledger.see_node(NodeSpec(name, ((CPU, rng.choice((8000, 16000, 64000))), (MEMORY, 64 * GIB))))
         for i in range(num_nodes * 2):
             spec = PodSpec(request=((CPU, rng.choice((250, 500, 1000))), (MEMORY, GIB)))
-            ledger.state.bind(f"r{i}", spec, ledger.state.name(i % num_nodes))
+            ledger.state.bind(f"r{i}", spec, ledger.state.names[i % num_nodes])
         reader = Reader()
         for i in range(num_pods):
             ledger.see(reader.pod(json.dumps(pod(uid_of(i))).encode()))

@@ -135,7 +135,7 @@ def checkpoint_events(state: ClusterState, time_s: int) -> list[Event]:
     events += [Event(time_s, log.NODE_REMOVED, name) for name in holes]
     for resident in state.residents.values():
         kind = log.POD_FOUND if resident.is_bound else log.POD_ASSUMED
-        events.append(Event(time_s, kind, resident.uid, state.name(resident.row), resident.devices, resident.spec))
+        events.append(Event(time_s, kind, resident.uid, state.names[resident.row], resident.devices, resident.spec))
     if state.knowledge.version:
         events.append(Event(time_s, log.KNOWLEDGE, state.knowledge.digest, detail=state.knowledge))
     return events

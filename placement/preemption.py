@@ -123,7 +123,7 @@ def _victims_on(
         return None
     broken = sum(v.uid in violating for v in victims)
     victims.sort(key=_importance)
-    return Preemption(state.name(row), tuple(v.uid for v in victims), broken), victims
+    return Preemption(state.names[row], tuple(v.uid for v in victims), broken), victims
 
 
 def _violating(pods: list[Resident], budgets: list[Budget]) -> set[str]:

@@ -381,7 +381,7 @@ class ClusterState:
                     self._hide(new, old.spec.gpu)
                 self._keep_off(old.row)
                 self._touch(old.row)
-            self.log.append(Event(time_s, log.POD_BOUND, uid, self.name(old.row), old.devices))
+            self.log.append(Event(time_s, log.POD_BOUND, uid, self.names[old.row], old.devices))
 
     def bind(
         self, uid: str, spec: PodSpec, node_name: str, devices: int = 0, *, time_s: int = 0, was_there: bool = False
@@ -402,7 +402,7 @@ class ClusterState:
         self._count(new)
         if old.row in self.unrecorded:
             self._keep_off(old.row)
-        self.log.append(Event(time_s, log.POD_UPDATED, uid, self.name(old.row), devices, spec))
+        self.log.append(Event(time_s, log.POD_UPDATED, uid, self.names[old.row], devices, spec))
 
     def forget(self, uid: str, *, time_s: int = 0) -> None:
         """An assumed pod did not arrive (deadline, deletion, bound elsewhere)."""
@@ -420,7 +420,7 @@ class ClusterState:
     def strand(self, uid: str, *, time_s: int = 0) -> None:
         """The pod's node is about to go, and whether the pod ends with it nobody knows yet."""
         resident = self._dismiss(uid)
-        self.log.append(Event(time_s, log.POD_STRANDED, uid, self.name(resident.row)))
+        self.log.append(Event(time_s, log.POD_STRANDED, uid, self.names[resident.row]))
 
     def _resident(self, uid: str) -> Resident:
         try:
@@ -431,7 +431,7 @@ class ClusterState:
     def _admit(self, resident: Resident) -> None:
         uid = resident.uid
         if uid in self.residents:
-            raise StateError(f"pod {uid} is already in the ledger on {self.name(self.residents[uid].row)}")
+            raise StateError(f"pod {uid} is already in the ledger on {self.names[self.residents[uid].row]}")
         self.residents[uid] = resident
         self.residents_on[resident.row][uid] = resident
         self._count(resident)
@@ -543,10 +543,6 @@ class ClusterState:
         self.version += 1
         self.epoch += 1
         self.log.append(Event(time_s, log.KNOWLEDGE, knowledge.digest, detail=knowledge))
-
-    def name(self, row: int) -> str:
-        """Name of the node in a row."""
-        return self.names[row]
 
     def lane(self, resource: str) -> int:
         """Row of a resource in ``offered`` and ``taken``; -1 if no node or pod ever named it."""

@@ -47,14 +47,14 @@ class Admin:
         resident = self.engine.state.residents.get(uid)
         if resident is None:
             return problem(404, "the ledger counts no such pod")
-        where = {"node": self.engine.state.name(resident.row), "devices": resident.devices, "bound": resident.is_bound}
+        where = {"node": self.engine.state.names[resident.row], "devices": resident.devices, "bound": resident.is_bound}
         return Response(json.dumps(where).encode())
 
     def _ledger(self) -> dict[str, Any]:
         """Who is where, as the columns count it."""
         state = self.engine.state
         pods = {
-            uid: {"node": state.name(r.row), "devices": r.devices, "bound": r.is_bound}
+            uid: {"node": state.names[r.row], "devices": r.devices, "bound": r.is_bound}
             for uid, r in state.residents.items()
         }
         return {

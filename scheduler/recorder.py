@@ -401,7 +401,7 @@ def _items(
             is_new = is_new or event.kind.startswith("node_")
             if event.kind == placement_log.POD_BOUND:
                 resident = state.residents[event.subject]
-                where = state.name(resident.row)
+                where = state.names[resident.row]
                 yield Bound(event.subject, where, resident.devices, event.time_s + epoch_s)
         if (number + 1) % BATCH == 0:
             progress(number + 1)

@@ -116,7 +116,7 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):  # type: ignore[mi
             scores = strategy.scores(snapshot, spec, candidates)
             marks = strategy.priorities(snapshot, spec, candidates)
             rows = np.flatnonzero(scores > NOT_FEASIBLE).tolist()
-            return state.version, [(state.name(row), int(scores[row]), int(marks[row])) for row in rows]
+            return state.version, [(state.names[row], int(scores[row]), int(marks[row])) for row in rows]
 
         version, found = await _answered(context, work)
         response = pb.ScoreResponse(version=version)
@@ -141,7 +141,7 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):  # type: ignore[mi
         best, standing = best_of(strategy, state, spec, candidates, decision)
         top = best.entries()
         rejected = [
-            pb.Rejected(reason=reason, nodes=[state.name(row) for row in np.flatnonzero(mask).tolist()])
+            pb.Rejected(reason=reason, nodes=[state.names[row] for row in np.flatnonzero(mask).tolist()])
             for reason, mask in standing.masks().items()
         ]
         return pb.ExplainResponse(

@@ -110,7 +110,7 @@ class Courier:
         row = self._pick(scores, draw)
         devices = strategy.program(state).devices(spec, row, draw >> 20)
         return Decision(
-            row, state.name(row), devices, int(scores[row]), state.version, strategy.digest, state.knowledge.digest
+            row, state.names[row], devices, int(scores[row]), state.version, strategy.digest, state.knowledge.digest
         )
 
     def _pick(self, scores: IntArray, draw: int) -> int:

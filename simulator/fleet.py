@@ -183,7 +183,7 @@ class Autoscaler:
             from placement.strategies import STRATEGIES  # compiled code: a trace's shapes are read without it
 
             scores = STRATEGIES["first-fit"].scores(self._templates.snapshot(), spec)
-            holding = {self._templates.name(row) for row in np.flatnonzero(scores > NOT_FEASIBLE).tolist()}
+            holding = {self._templates.names[row] for row in np.flatnonzero(scores > NOT_FEASIBLE).tolist()}
             shapes = sorted((s for s in self.settings.shapes if s.name in holding), key=_price_per_core)
             self._fits[spec] = shapes
         return shapes

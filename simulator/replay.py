@@ -417,7 +417,7 @@ class Replay:
             self._room(home.row)
             return True
         self.lifetimes[pod] = max(lifetime - (self.time_s - started), 0) if lifetime >= 0 else lifetime
-        self._place(pod, home.spec, home.row, self.state.name(home.row), home.devices)
+        self._place(pod, home.spec, home.row, self.state.names[home.row], home.devices)
         self.placed_s[pod] = started
         self.lifetimes[pod] = lifetime
         return False
@@ -548,7 +548,7 @@ class Replay:
     def _may_go(self, row: int) -> None:
         """A node of an elastic fleet goes when it stays empty from now on."""
         if self.scaler is not None and not self.state.residents_on[row]:
-            name = self.state.name(row)
+            name = self.state.names[row]
             self._emptied[name] = emptied = next(self._order)
             self._push(self.time_s + self.scaler.settings.idle_s, _IDLE, _Idle(name, emptied))
 

@@ -348,7 +348,7 @@ async def test_a_pod_bound_elsewhere_moves_and_one_deleted_before_its_binding_fr
         other = next(n for n in NAMES if n != chosen)
         assert await scheduler.bind(pod, other) == ""
         await until(lambda: state.residents["uid-g"].is_bound)
-        assert state.name(state.residents["uid-g"].row) == other
+        assert state.names[state.residents["uid-g"].row] == other
         gone = api.put("pods", pod_object("x", milli=600))
         node = (await scheduler.filter(gone, NAMES, gpu=True))["NodeNames"][0]
         api.delete("pods", "x", "default")
@@ -664,7 +664,7 @@ async def test_the_log_on_disk_tells_every_decision_in_order(tmp_path: Path) -> 
                 api.put("pods", pod)
             residents = scheduler.app.engine.state.residents
             await until(lambda: len(residents) == 40 and all(r.is_bound for r in residents.values()))
-            homes = {uid: scheduler.app.engine.state.name(r.row) for uid, r in residents.items()}
+            homes = {uid: scheduler.app.engine.state.names[r.row] for uid, r in residents.items()}
         header, events, lost = read_log(folder)
     assert lost == 0
     assert header["strategies"]
@@ -845,7 +845,7 @@ async def test_a_guess_that_kube_scheduler_overrules_is_no_conflict(tmp_path: Pa
         api.put("pods", pod)
         state = scheduler.app.engine.state
         await until(lambda: state.residents["uid-p"].is_bound)
-        assert state.name(state.residents["uid-p"].row) == pod["spec"]["nodeName"]
+        assert state.names[state.residents["uid-p"].row] == pod["spec"]["nodeName"]
         assert (
             "bound elsewhere"
             not in (await scheduler.page("/metrics"))[1].split("ullage_ledger_conflicts_total{")[-1][:40]

@@ -65,7 +65,7 @@ def test_rules_of_pods_that_are_gone_are_forgotten_and_those_of_pods_that_run_ar
     assert state.rules.num_counters <= MIN_COUNTERS
     assert len(state.rules._bumps) <= MIN_COUNTERS
     scores = strategy.scores(state.snapshot(), lasting)
-    assert {state.name(row) for row in np.flatnonzero(scores > NOT_FEASIBLE).tolist()} == {"n1", "n2", "n3", "n4"}
+    assert {state.names[row] for row in np.flatnonzero(scores > NOT_FEASIBLE).tolist()} == {"n1", "n2", "n3", "n4"}
 
 
 @quick
@@ -85,7 +85,7 @@ def test_an_answer_never_depends_on_when_idle_counters_were_dropped(
         for state in (kept, dropping):
             if scores[0][best] > NOT_FEASIBLE:
                 devices = strategy.program(state).devices(spec, best, 0)
-                state.bind(f"pod-{i}", spec, state.name(best), devices)
+                state.bind(f"pod-{i}", spec, state.names[best], devices)
             if leaver is not None:
                 state.release(leaver)
     for key, counter in dropping.rules._carried.items():

@@ -93,7 +93,7 @@ def test_every_placement_keeps_every_hard_rule_and_every_refusal_is_right(
     for i, spec in enumerate(specs):
         allowed = {n.name for n in nodes if may_go(spec, n, nodes, placed)}
         scores = STRATEGIES[strategy].scores(state.snapshot(), spec)
-        assert {state.name(int(r)) for r in np.flatnonzero(scores > NOT_FEASIBLE)} == allowed
+        assert {state.names[int(r)] for r in np.flatnonzero(scores > NOT_FEASIBLE)} == allowed
         decision = STRATEGIES[strategy].decide(state.snapshot(), spec, None, int(rng.integers(0, 2**62)))
         assert decision.is_placed == bool(allowed)
         if decision.is_placed:
@@ -289,7 +289,7 @@ def test_both_back_ends_read_the_same_outlook_while_knowledge_and_residents_chan
                 reason: mask.tolist() for reason, mask in fresh.items()
             }
         assert reasons(states[0], chosen, spec) == {
-            reason: {states[0].name(int(row)) for row in np.flatnonzero(mask)} for reason, mask in rejected.items()
+            reason: {states[0].names[int(row)] for row in np.flatnonzero(mask)} for reason, mask in rejected.items()
         }
         for state in states:
             anew = Columns(state)
@@ -388,7 +388,7 @@ def test_nodes_may_come_and_go_without_a_stale_score(nodes: list[NodeSpec], spec
         assert node is not None
         fresh.add_node(node)
     for resident in state.residents.values():
-        fresh.bind(resident.uid, resident.spec, state.name(resident.row), resident.devices)
+        fresh.bind(resident.uid, resident.spec, state.names[resident.row], resident.devices)
     assert len(evicted) + len(state.residents) == len(fresh.residents) + len(evicted)
     for spec in specs:
         one, two = (STRATEGIES["best-fit"].scores(s.snapshot(), spec) for s in (state, fresh))

@@ -271,7 +271,7 @@ class Histories(RuleBasedStateMachine):
             if held.uid not in self.pods:
                 self.ledger.lose(held.uid)  # what a look-up of a missing pod does
         state = self.ledger.state
-        counted = {u: state.name(r.row) for u, r in state.residents.items() if r.is_bound}
+        counted = {u: state.names[r.row] for u, r in state.residents.items() if r.is_bound}
         assert counted == {u: p.node for u, p in self.pods.items() if p.node in self.nodes and not p.has_ended}
         assert set(self.ledger.reservations) <= {u for u, p in self.pods.items() if not p.node}
         assert set(state.row_of) == set(self.nodes)
@@ -656,9 +656,9 @@ def test_a_nomination_keeps_room_wherever_it_was_made_and_gives_it_back() -> Non
     ledger = fresh("a", "b")
     first, second = pod("u", planned="a", nominated="a"), pod("u", version=2, planned="b", nominated="b")
     ledger.see(first)
-    assert [ledger.state.name(r.row) for r in ledger.state.residents.values()] == ["a"]
+    assert [ledger.state.names[r.row] for r in ledger.state.residents.values()] == ["a"]
     ledger.see(second)
-    assert [ledger.state.name(r.row) for r in ledger.state.residents.values()] == ["b"]
+    assert [ledger.state.names[r.row] for r in ledger.state.residents.values()] == ["b"]
     assert not ledger.overdue(-(10.0**9)), "the watch ends it, not a timer"
     ledger.see(replace(second, version=3, nominated=""))
     assert not ledger.state.residents

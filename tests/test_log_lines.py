@@ -57,7 +57,7 @@ def history(steps: list[tuple[int, int, int]]) -> ClusterState:
             state.remove_node(name, time_s=i)
         elif what == 2 and state.row_of:
             mask = np.ones(state.num_rows, np.bool_)
-            names = tuple(state.name(r) for r in range(state.num_rows))
+            names = tuple(state.names[r] for r in range(state.num_rows))
             offered = RowSet(names, np.flatnonzero(mask)) if all(names) and kind else None
             decision = strategy.decide(state.snapshot(), SPECS[kind], mask if offered else None, i)
             asked = Asked(strategy.digest, SPECS[kind], i, offered)
@@ -146,7 +146,7 @@ def test_after_a_loss_a_checkpoint_makes_whole_what_follows(
     again = rebuild(read)
 
     def residents(ledger: ClusterState) -> dict[str, tuple[PodSpec, str, int, bool]]:
-        return {u: (r.spec, ledger.name(r.row), r.devices, r.is_bound) for u, r in ledger.residents.items()}
+        return {u: (r.spec, ledger.names[r.row], r.devices, r.is_bound) for u, r in ledger.residents.items()}
 
     assert residents(again) == residents(state)
     assert {n.name: n for n in again.nodes if n is not None} == {n.name: n for n in state.nodes if n is not None}

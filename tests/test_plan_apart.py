@@ -116,7 +116,7 @@ def test_random_batches_break_no_rule_in_any_order(seed: int) -> None:
     state, specs = cluster.state, {p.uid: p.spec for p in cluster.pending}
     for spec in set(specs.values()):
         static = state.rules.relational_mask(spec) | ~state.snapshot().is_alive
-        held = {state.name(row) for row in range(state.num_rows) if not static[row]}
+        held = {state.names[row] for row in range(state.num_rows) if not static[row]}
         if not (spec.pod_rules.affinity or spec.pod_rules.spread):
             assert apart_check.barred(state, spec) == held
     steps = list(plan.steps)

@@ -218,7 +218,7 @@ def test_masks_of_reasons_are_the_reasons_that_people_read(
     candidates = np.arange(len(nodes)) % 3 != 0
     strategy = strategy_named("best-fit")
     masks = rejections(strategy, state.snapshot(), spec, candidates)
-    named = {reason: {state.name(int(r)) for r in np.flatnonzero(mask)} for reason, mask in masks.items()}
+    named = {reason: {state.names[int(r)] for r in np.flatnonzero(mask)} for reason, mask in masks.items()}
     assert named == reasons(state, strategy, spec, candidates)
 
 

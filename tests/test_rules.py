@@ -47,7 +47,7 @@ def zones() -> ClusterState:
 
 def permitted(state: ClusterState, spec: PodSpec) -> list[str]:
     mask = state.rules.static_mask(spec) & state.rules.relational_mask(spec)
-    return [state.name(row) for row in mask.nonzero()[0].tolist()]
+    return [state.names[row] for row in mask.nonzero()[0].tolist()]
 
 
 # ── the node alone ────────────────────────────────────────────────────────────────────────────

@@ -284,7 +284,7 @@ def test_guaranteed_pods_and_kept_namespaces_keep_their_requests_under_both_mech
     replay.run()
     assert set(sizing.lowered) == {2}
     room = {
-        r.spec.namespace: offers.offers[replay.state.name(r.row)].cpu_milli for r in replay.state.residents.values()
+        r.spec.namespace: offers.offers[replay.state.names[r.row]].cpu_milli for r in replay.state.residents.values()
     }
     assert room["default"] == room["kept"] < 1000 < room["free"]
 

@@ -19,7 +19,7 @@ Pods = Counter[tuple[PodSpec, str]]
 def broken(state: ClusterState, placed: Iterable[tuple[PodSpec, str]]) -> list[str]:
     """Which rules the placements ``(class, node)`` break, among themselves and with what runs; empty when none."""
     new: Pods = Counter(placed)
-    everybody: Pods = new + Counter((r.spec, state.name(r.row)) for r in state.residents.values())
+    everybody: Pods = new + Counter((r.spec, state.names[r.row]) for r in state.residents.values())
     return _too_near(state, new, everybody) + _on_one_node(new, everybody)
 
 
@@ -29,7 +29,7 @@ def barred(state: ClusterState, spec: PodSpec) -> set[str]:
     places: set[tuple[str, str]] = set()
     nodes: set[str] = set()
     same: Counter[str] = Counter()
-    seen = {(r.spec, state.name(r.row)): None for r in state.residents.values()}
+    seen = {(r.spec, state.names[r.row]): None for r in state.residents.values()}
     for other, home in seen:
         for one, its in ((spec, other), (other, spec)):
             for term in one.pod_rules.anti_affinity:
@@ -40,7 +40,7 @@ def barred(state: ClusterState, spec: PodSpec) -> set[str]:
             nodes.add(home)
     if spec.pod_rules.max_per_node:
         for resident in state.residents.values():
-            same[state.name(resident.row)] += (resident.spec.namespace, resident.spec.owner) == (
+            same[state.names[resident.row]] += (resident.spec.namespace, resident.spec.owner) == (
                 spec.namespace,
                 spec.owner,
             )

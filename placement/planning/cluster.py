@@ -67,7 +67,7 @@ class Cluster:
 
     def node_names(self) -> list[str]:
         """Names in the order of the columns."""
-        return [self.state.name(int(row)) for row in self.rows]
+        return [self.state.names[int(row)] for row in self.rows]
 
     def why_fixed(self, resident: Resident) -> str:
         """Why a running pod must keep its place; empty when it may move."""

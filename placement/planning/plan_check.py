@@ -33,7 +33,7 @@ def check_steps(cluster: Cluster, plan: Plan) -> list[str]:
     names = cluster.node_names()
     nodes = {n: node for n in names if (node := state.nodes[state.row_of[n]]) is not None}
     offered = {n: dict(node.amounts) for n, node in nodes.items()}
-    where = {uid: state.name(r.row) for uid, r in state.residents.items()}
+    where = {uid: state.names[r.row] for uid, r in state.residents.items()}
     specs = {uid: r.spec for uid, r in state.residents.items()} | {p.uid: p.spec for p in cluster.pending}
     fixed = {uid for uid, r in state.residents.items() if cluster.why_fixed(r)}
     taken: dict[str, dict[str, int]] = {n: {} for n in names}
@@ -132,7 +132,7 @@ def _check_devices(cluster: Cluster, plan: Plan) -> list[str]:
     taken: dict[tuple[str, int], int] = {}
     hidden: dict[str, list[int]] = {}
     for resident in state.residents.values():
-        home, share = state.name(resident.row), resident.spec.gpu.milli if resident.spec.gpu else 0
+        home, share = state.names[resident.row], resident.spec.gpu.milli if resident.spec.gpu else 0
         for index in device_indices(resident.devices):
             taken[home, index] = taken.get((home, index), 0) + share
         if share and not resident.devices:

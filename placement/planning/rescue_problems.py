@@ -112,7 +112,8 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     packing = Packing(request, class_of, tier, free, allowed, node_of, np.array(evictable, np.bool_))
     cost = np.array([cluster.deletion_cost.get(uid, 0) for uid in uids], np.int64)
     full = [
-        f"node {cluster.state.name(n)} is overfull, its pods stay: they ask for {what} more" for n, what in over.items()
+        f"node {cluster.state.names[n]} is overfull, its pods stay: they ask for {what} more"
+        for n, what in over.items()
     ]
     left_out = [*cuts.words, *_gone_words(gone), *full, *left_out]
     num_fixed = len(movable) - len(running) - len(gone)

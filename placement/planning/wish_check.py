@@ -39,7 +39,7 @@ def recount(
     nodes = {name: node for name in names if (node := state.nodes[state.row_of[name]]) is not None}
     homes: dict[PodSpec, list[NodeSpec]] = defaultdict(list)
     for resident in state.residents.values():
-        homes[resident.spec].append(nodes[state.name(resident.row)])
+        homes[resident.spec].append(nodes[state.names[resident.row]])
     where: dict[PodSpec, Counter[str]] = defaultdict(Counter)
     for spec, target in placed:
         where[spec][target] += 1

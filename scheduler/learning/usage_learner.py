@@ -283,7 +283,7 @@ class UsageLearner:
         if resident is None or is_reclaimed(resident.spec):
             return
         at = series.time_s.astype(np.int64) // STEP_S - (last_s // STEP_S - DAY + 1)
-        used = lately.setdefault(state.name(resident.row), np.zeros(DAY, np.int64))
+        used = lately.setdefault(state.names[resident.row], np.zeros(DAY, np.int64))
         inside = (at >= 0) & (at < DAY)
         used[at[inside]] += np.rint(series.values[inside] * 1000).astype(np.int64)
 
@@ -291,7 +291,7 @@ class UsageLearner:
         """Tell crowding what nodes were used in the day before anybody looked."""
         state, calm = self.engine.state, np.zeros(DAY, np.int64)
         rows = np.flatnonzero(state.is_alive[: state.num_rows])
-        used = np.array([lately.get(state.name(row), calm) for row in rows.tolist()]).reshape(-1, DAY)
+        used = np.array([lately.get(state.names[row], calm) for row in rows.tolist()]).reshape(-1, DAY)
         self.forecaster.crowding.recall(last_s, used, state.offered[CPU_ROW, rows])
 
     async def _add_series(self, workload: str, series: PodSeries, now_s: int) -> None:

@@ -151,7 +151,7 @@ def _shares(cluster: Cluster, where: Mapping[str, str], resource: str) -> dict[s
 
 def _after(cluster: Cluster, plan: Plan) -> tuple[dict[str, str], dict[str, str], set[str]]:
     """Who runs where before and after the plan, and the nodes that are gone."""
-    before = {uid: cluster.state.name(r.row) for uid, r in cluster.state.residents.items()}
+    before = {uid: cluster.state.names[r.row] for uid, r in cluster.state.residents.items()}
     after = dict(before)
     gone = set()
     for step in plan.steps:

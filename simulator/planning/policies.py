@@ -144,7 +144,7 @@ class Consolidation:
             if not replay.state.residents_on[row]:
                 deleted += 1
                 usd += self._price(replay.state, row)
-                replay.retire(replay.state.name(row))
+                replay.retire(replay.state.names[row])
         bound = plan.bound if isinstance(plan, Consolidated) else None
         self.promises.append(Promise(replay.time_s, *band, bound, usd, deleted, moves, refused))
 

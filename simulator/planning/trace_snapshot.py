@@ -41,7 +41,7 @@ def snapshot_of_trace(
         return SnapshotPod(uid, name, specs.setdefault(owned, len(specs)), node, devices, waits=waits)
 
     state = replay.state
-    pods = [row(uid, r.spec, state.name(r.row), r.devices) for uid, r in state.residents.items()]
+    pods = [row(uid, r.spec, state.names[r.row], r.devices) for uid, r in state.residents.items()]
     pods += [row(replay.uids[p], _with_gang(replay, p)) for p in replay.waiting()]
     early = replay.gangs.incomplete(replay.timeline.num_arrived)
     pods += [row(replay.uids[p], _with_gang(replay, p), waits="others of its gang have not arrived") for p in early]

@@ -61,7 +61,7 @@ class DefaultScheduler:
         """A pod starts."""
         self._clock += 1
         self.node_of[pod] = node
-        self.state.bind(str(pod), self.spec(pod), self.state.name(node), time_s=self._clock)
+        self.state.bind(str(pod), self.spec(pod), self.state.names[node], time_s=self._clock)
 
     def evict(self, pod: int) -> None:
         """A pod is gone, and pending again."""

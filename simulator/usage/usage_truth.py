@@ -87,7 +87,7 @@ class Here:
             request=np.array([r.spec.main_amounts[:2] for r in residents], np.float64).reshape(-1, 2).T,
             priority=np.array([r.spec.priority for r in residents], np.int64) - sold,
             sold=sold,
-            names=[state.name(row) for row in range(state.num_rows)],
+            names=[state.names[row] for row in range(state.num_rows)],
         )
 
 

@@ -272,7 +272,7 @@ class Core:
         """Names of nodes that no hard rule excludes."""
         spec = self.spec(pod)
         scores = STRATEGIES["first-fit"].scores(self.ledger.state.snapshot(), spec)
-        return {self.ledger.state.name(row) for row, score in enumerate(scores.tolist()) if score > NOT_FEASIBLE}
+        return {self.ledger.state.names[row] for row, score in enumerate(scores.tolist()) if score > NOT_FEASIBLE}
 
 
 @asynccontextmanager

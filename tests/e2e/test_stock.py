@@ -114,7 +114,7 @@ def best(core: Core, spec: PodSpec, profile: str) -> set[str]:
     scores = STRATEGIES[profile].scores(core.ledger.state.snapshot(), spec)
     top = int(scores.max())
     assert top > NOT_FEASIBLE, "the cluster has room"
-    return {core.ledger.state.name(row) for row, score in enumerate(scores.tolist()) if score == top}
+    return {core.ledger.state.names[row] for row, score in enumerate(scores.tolist()) if score == top}
 
 
 def parts(core: Core, spec: PodSpec) -> dict[str, dict[str, int]]:
@@ -123,7 +123,7 @@ def parts(core: Core, spec: PodSpec) -> dict[str, dict[str, int]]:
     program = STRATEGIES[PROFILE].program(state)
     found = program.parts(spec, np.arange(state.num_rows))
     return {
-        state.name(row): dict(zip(program.names, found[:, row].tolist(), strict=True)) for row in range(state.num_rows)
+        state.names[row]: dict(zip(program.names, found[:, row].tolist(), strict=True)) for row in range(state.num_rows)
     }
 
 
