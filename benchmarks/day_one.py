@@ -99,9 +99,10 @@ def main() -> None:
     for target in (Target(h, s) for h in (1, 6) for s in (PEAK, P95)):
         samples, rules = days.samples(target), days.baselines(target)
         held = (rng.permutation(len(days.names)) % 10 < 3)[samples.workload]
-        train = np.isin(samples.start_day, days.numbers(PLANETLAB_TRAIN[:2])) & ~held
-        stop = np.isin(samples.start_day, days.numbers(PLANETLAB_TRAIN[2:])) & ~held
-        test = np.isin(samples.start_day, days.numbers(PLANETLAB_TEST)) & held
+        stamps = np.array(days.stamps)[samples.start_day]
+        train = np.isin(stamps, PLANETLAB_TRAIN[:2]) & ~held
+        stop = np.isin(stamps, PLANETLAB_TRAIN[2:]) & ~held
+        test = np.isin(stamps, PLANETLAB_TEST) & held
         forecast = fitted(samples, train, stop, test, BASES[target.horizon_h, target.statistic], given.rows)
         told(f"planetlab-{target.name}", samples, test, forecast, {n: v[test] for n, v in rules.items()})
     series = read_bitbrains_rnd(given.traces / "bitbrains-rnd")

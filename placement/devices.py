@@ -32,7 +32,6 @@ def device_units(gpu: GpuRequest | None) -> int:
 
 MAX_STEPS = 5000
 """Tries of an exact packing of shares before it counts as impossible."""
-ALL = slice(None)
 UNLIMITED = 2**31
 
 
@@ -84,15 +83,14 @@ class Devices:
         """Nothing but whole devices is asked for or free: then the sum over a node's devices says all."""
         return bool((self.milli[self.count > 0] == DEVICE_MILLI).all() and (self.free % DEVICE_MILLI == 0).all())
 
-    def alone(self, nodes: IntArray | slice = ALL) -> IntArray:
-        """``(C, n)`` pods of each class that the devices of otherwise unchanged nodes take."""
-        free = self.free[nodes]
-        room = np.full((len(self.count), len(free)), UNLIMITED)
+    def alone(self) -> IntArray:
+        """``(C, N)`` pods of each class that the devices of otherwise unchanged nodes take."""
+        room = np.full((len(self.count), len(self.free)), UNLIMITED)
         for c in np.flatnonzero(self.count).tolist():
             if self.milli[c] == DEVICE_MILLI:
-                room[c] = (free == DEVICE_MILLI).sum(axis=1) // self.count[c]
+                room[c] = (self.free == DEVICE_MILLI).sum(axis=1) // self.count[c]
             else:
-                room[c] = (free // self.milli[c]).sum(axis=1)
+                room[c] = (self.free // self.milli[c]).sum(axis=1)
         return room
 
     def assign(self, node: int, pods: IntArray) -> list[tuple[int, int]] | None:

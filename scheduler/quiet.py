@@ -127,17 +127,16 @@ class Quiet:
         gc.freeze()
         self._num_kept, self._thorough_s = 0, self._clock()
 
-    def pace(self, patience_s: float = PATIENCE_S) -> Pace:
-        """For one thread, which waits no longer than ``patience_s`` for a moment without a question."""
-        return Pace(self._gate, patience_s)
+    def pace(self) -> Pace:
+        """For one thread, which waits no longer than :data:`PATIENCE_S` for a moment without a question."""
+        return Pace(self._gate)
 
 
 class Pace:
     """Of one thread; made by :meth:`Quiet.pace`."""
 
-    def __init__(self, gate: threading.Lock, patience_s: float) -> None:
+    def __init__(self, gate: threading.Lock) -> None:
         self._gate = gate
-        self._patience_s = patience_s
         self._began_s = 0.0
 
     def step(self) -> None:
@@ -147,6 +146,6 @@ class Pace:
             if time.perf_counter() - self._began_s < PIECE_S:
                 return
             time.sleep(REST_S)
-        elif self._gate.acquire(timeout=self._patience_s):
+        elif self._gate.acquire(timeout=PATIENCE_S):
             self._gate.release()
         self._began_s = time.perf_counter()

@@ -139,11 +139,6 @@ class Outcome:
     loop_cpu_s: float = 0.0
     """Between the first event and the last."""
 
-    @property
-    def decisions_per_s(self) -> float:
-        """Per second of one core's time, all that the loop does included; without setting up and adding up."""
-        return self.num_decisions / self.loop_cpu_s if self.loop_cpu_s else 0.0
-
 
 class _Ending(NamedTuple):
     """A pod's lifetime is over, unless it has moved since."""

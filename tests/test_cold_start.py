@@ -48,10 +48,10 @@ def test_the_mean_of_others_leaves_the_member_itself_and_the_unknown_out() -> No
 
 def test_owner_and_host_are_told_apart_by_the_crossed_model() -> None:
     rng = np.random.default_rng(2)
-    owners, hosts = (codes.ravel() for codes in np.meshgrid(np.arange(12), np.arange(15)))
-    by_owner, by_host = rng.normal(0, 1, 12), rng.normal(0, 0.5, 15)
+    owners, hosts = (codes.ravel() for codes in np.meshgrid(np.arange(40), np.arange(50)))
+    by_owner, by_host = rng.normal(0, 1, 40), rng.normal(0, 0.5, 50)
     values = np.exp(-2 + by_owner[owners] + by_host[hosts] + rng.normal(0, 0.1, len(owners)))
-    found = expected_of_others(values, owners, hosts, prior=0.1)
+    found = expected_of_others(values, owners, hosts)
     alone = mean_of_others(np.log(values), owners)
     assert np.corrcoef(np.log(found), np.log(values))[0, 1] > 0.98
     assert np.abs(np.log(found) - np.log(values)).mean() < 0.5 * np.abs(alone - np.log(values)).mean()

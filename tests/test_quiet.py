@@ -173,11 +173,12 @@ def test_an_interpreter_that_is_not_ours_is_left_alone() -> None:
     assert (gc.get_threshold(), sys.getswitchinterval(), gc.get_freeze_count()) == before
 
 
-def test_a_thread_waits_for_the_answer() -> None:
+def test_a_thread_waits_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 60)
     quiet, done = Quiet(), threading.Event()
 
     def work() -> None:
-        quiet.pace(60).step()
+        quiet.pace().step()
         done.set()
 
     quiet.asked()
@@ -195,7 +196,7 @@ def test_a_thread_has_limited_patience() -> None:
     quiet, done = Quiet(), threading.Event()
 
     def work() -> None:
-        quiet.pace(0.001).step()
+        quiet.pace().step()
         done.set()
 
     quiet.asked()

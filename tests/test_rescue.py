@@ -19,6 +19,7 @@ from placement.planning.bounds import PatternBound, counting_bound
 from placement.planning.plans import Deadline, WorkClock
 from placement.planning.repair import Packing, Search, Settling, keep_siblings, repair
 from placement.planning.rescue import pack, relabel
+from placement.resources import IntArray
 
 
 def ticking(step_s: float = 0.01) -> Callable[[], float]:
@@ -206,12 +207,19 @@ def test_a_thread_that_fails_fails_the_plan(beside: Executor, monkeypatch: pytes
     assert beside.submit(int).result(timeout=60) == 0, "the thread is free again"
 
 
+def of_many_and_one_pair(packing: Packing, placed: IntArray, seed: int) -> tuple[Settling, Settling]:
+    many = Settling(packing, placed, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repair_module, "DEAD_PAIRS", 1)
+        return many, Settling(packing, placed, seed=seed)
+
+
 @settings(max_examples=60, deadline=None)
 @given(packings(), st.integers(0, 5))
 def test_remembering_pairs_that_cannot_be_split_changes_nothing(packing: Packing, seed: int) -> None:
     """Annealing draws no chance for such pairs, so it does the same with a memory of one pair and of many."""
     placed = repair(packing)
-    many, one = (Settling(packing, placed, seed=seed, dead_pairs=size) for size in (repair_module.DEAD_PAIRS, 1))
+    many, one = of_many_and_one_pair(packing, placed, seed)
     for temperature in (0.5, 0.3, 0.1):
         for settling in (many, one):
             settling.run(rounds=40, temperature=temperature)
@@ -223,7 +231,7 @@ def test_splits_are_remembered_where_many_pods_meet() -> None:
     """The same where nodes hold five pods each, and every pod that runs starts on the wrong one."""
     packing = identical_nodes(5)
     placed = np.where(packing.node_of >= 0, (packing.node_of + 1) % packing.num_nodes, -1)
-    many, one = (Settling(packing, placed, seed=1, dead_pairs=size) for size in (repair_module.DEAD_PAIRS, 1))
+    many, one = of_many_and_one_pair(packing, placed, 1)
     for settling in (many, one):
         settling.run(rounds=3000, temperature=0.3)
         settling.run(rounds=3000, temperature=0.15)

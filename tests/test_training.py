@@ -244,10 +244,10 @@ def test_random_groups_never_exceed_their_size_and_hold_a_workload_once() -> Non
 
 def test_short_gaps_are_carried_and_long_ones_are_zero() -> None:
     row = np.array([[1.0, np.nan, np.nan, 2.0, *[np.nan] * 20]], np.float32)
-    found = filled(row, 2)[0]
+    found = filled(row)[0]
     assert found[:4].tolist() == [1, 1, 1, 2]
-    assert found[4:6].tolist() == [2, 2]
-    assert not found[6:].any()
+    assert found[4:16].tolist() == [2] * HOUR
+    assert not found[16:].any()
 
 
 def test_packing_respects_the_knobs_and_counts_overload() -> None:
@@ -357,7 +357,7 @@ def test_the_adaptive_knob_rises_after_overspending_and_falls_after_quiet_days()
     rng = np.random.default_rng(0)
     day = np.repeat(np.arange(30), 200)
     ratio = rng.normal(1, 0.1, len(day))
-    plain = adaptive_knob(*over_by_day(ratio[day < 8], day[day < 8]), lead=7)
+    plain = adaptive_knob(*over_by_day(ratio[day < 8], day[day < 8]))
     worse = ratio + np.where(day >= 15, 0.02 * (day - 14), 0)
     better = ratio - np.where(day >= 15, 0.02 * (day - 14), 0)
     assert adaptive_knob(*over_by_day(worse, day)) > plain > adaptive_knob(*over_by_day(better, day))

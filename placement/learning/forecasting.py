@@ -7,7 +7,7 @@ follows from outcomes:
 - a *factor* per rung and resource, so that CPU and memory together would have stayed below what was said in
   :data:`LEVEL` of the cases; before there are outcomes enough a rung promises nothing and the next one answers;
 - *drift*: a rung whose promises are kept too seldom is shut until they are kept again (:class:`CoverageMonitor`);
-- *crowding*: when nodes were short of CPU for more than :attr:`Forecaster.budget` of the last day, every rung is shut until
+- *crowding*: when nodes were short of CPU for more than a budget's share of the last day, every rung is shut until
   it is less than half of that: workloads may all keep below their own peaks and yet be too much together;
 - *age*: without news an answer moves towards the request;
 - *the first day*: a model's answers about newcomers, who have no day of history, are a rung of their own, which promises
@@ -214,7 +214,6 @@ class Forecaster:
         """They tell nothing of parts of the day."""
         self.target = target
         self.fresh_s, self.stale_s, self.max_workloads = fresh_s, stale_s, max_workloads
-        self.budget = budget
         self.first_factor = factor
         """Stands until there are outcomes, as if fitted elsewhere; 0 = none."""
         self.monitor = CoverageMonitor()

@@ -125,18 +125,11 @@ class PastUsage:
     end_s: int
     first_s: int
     samples: Mapping[str, IntArray]
-    oom_kills: int = 0
 
     @property
     def age_s(self) -> int:
         """Seconds of history, from the first sample ever seen."""
         return self.end_s - self.first_s + STEP_S
-
-    def share(self, resource: str, provisioned: int) -> SingleArray:
-        """``(1, S)`` usage over ``provisioned`` (same unit), NaN for gaps."""
-        values = self.samples[resource].astype(np.float32)
-        values[values < 0] = np.nan
-        return (values / np.float32(max(provisioned, 1)))[None, :]
 
 
 class UsageHistory:
@@ -153,7 +146,6 @@ class UsageHistory:
         self._size = days * DAY
         self._ring = {r: np.full(self._size, -1, np.int64) for r in (CPU, MEMORY)}
         self._first = self._last = -1
-        self._oom_kills = 0
 
     def add(self, time_s: int, *, cpu_millicores: int = -1, memory_bytes: int = -1, now_s: int | None = None) -> bool:
         """Record one sample; True when it was taken. ``-1`` stands for "not measured"."""
@@ -173,9 +165,7 @@ class UsageHistory:
     def add_oom(self, time_s: int, memory_bytes: int, *, now_s: int | None = None) -> bool:
         """Record an out-of-memory kill as a sample: VPA's bump, max(1.2 × usage, usage + 100 MiB)."""
         bumped = max(memory_bytes * 6 // 5, memory_bytes + 100 * 2**20)
-        is_taken = self.add(time_s, memory_bytes=bumped, now_s=now_s)
-        self._oom_kills += is_taken
-        return is_taken
+        return self.add(time_s, memory_bytes=bumped, now_s=now_s)
 
     def _advance(self, slot: int) -> None:
         if self._last < 0:
@@ -224,4 +214,4 @@ class UsageHistory:
         for resource, ring in self._ring.items():
             samples[resource] = ring[cells]
             samples[resource].flags.writeable = False
-        return PastUsage(self.workload, self._last * STEP_S, self._first * STEP_S, samples, self._oom_kills)
+        return PastUsage(self.workload, self._last * STEP_S, self._first * STEP_S, samples)

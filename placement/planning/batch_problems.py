@@ -119,7 +119,7 @@ def _of_priority(priority: int, pods: tuple[int, int, int], *, is_first: bool) -
 
 def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Plan:
     """A place for each pod of the batch that got one."""
-    rows, name = problem.cluster.rows, problem.cluster.state.name
+    nodes = problem.cluster.node_names()
     steps, missing = [], []
     masks = _masks(problem.devices, batched.placed)
     for c, pods in enumerate(problem.pods):
@@ -127,7 +127,7 @@ def batch_plan(problem: BatchProblem, batched: Batched, *, time_s: float) -> Pla
         places = [n for n in used.tolist() for _ in range(int(batched.placed[c, n]))]
         for pod, n in zip(pods, places, strict=False):
             devices = devices_text(masks[c, n].pop()) if (c, n) in masks else ""
-            steps.append(Step(Action.PLACE, pod.uid, pod.name, "", name(int(rows[n])), devices))
+            steps.append(Step(Action.PLACE, pod.uid, pod.name, "", nodes[n], devices))
         missing += why_unplaced(problem.cluster, pods[len(places) :], beside_others=bool(batched.placed.any()))
     asked = problem.batch.by_rank(problem.batch.count)
     details = {

@@ -20,12 +20,11 @@ from placement.resources import FloatArray
 
 @dataclass(frozen=True)
 class Offers:
-    """``shapes`` for :func:`placement.planning.purchase.buy`, each the offer of shape number ``origin`` for up to ``hours``."""
+    """``shapes`` for :func:`placement.planning.purchase.buy`, each the offer of shape number ``origin`` for up to some hours."""
 
     demand: Demand
     shapes: list[Shape]
     origin: tuple[int, ...]
-    hours: FloatArray
 
 
 def paid_hours(term_hours: float, used_hours: float) -> float:
@@ -60,7 +59,7 @@ def offers(demand: Demand, shapes: list[Shape], term_hours: FloatArray, hours: F
             used.append(most)
     reach = np.array(used)
     allowed = demand.allowed[:, origin] & (hours[:, None] <= reach[None, :] * (1 + 1e-12))
-    return Offers(replace(demand, allowed=allowed), offered, tuple(origin), reach)
+    return Offers(replace(demand, allowed=allowed), offered, tuple(origin))
 
 
 def of_shapes(found: Offers, bought: Bought) -> Bought:

@@ -80,7 +80,6 @@ class _Program:
         self.packing, self.shared = packing, shared
         self.classes, self.nodes = np.nonzero(packing.allowed)
         self.home = packing.per_node(packing.node_of)
-        self.tier = packing.tier[packing.class_of]
         num_classes = len(packing.allowed)
         self.size = np.bincount(packing.class_of, minlength=num_classes)
         self.must = np.bincount(packing.class_of[(packing.node_of >= 0) & ~packing.evictable], minlength=num_classes)

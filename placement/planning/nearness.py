@@ -48,10 +48,6 @@ class Nearness:
         itself = self.gains[self.pod_class] * (seat == look)
         return int((own * np.where(seated, near[seat] - itself, 0)).sum())
 
-    def only(self, nodes: IntArray) -> Nearness:
-        """The rule on some of the nodes."""
-        return Nearness(self.pod_class, self.gains, self.seat[nodes], self.look[nodes], self.num_places)
-
     @property
     def repels_itself_only(self) -> bool:
         """Nothing but fewer pods of its own class in the same place is wished for."""

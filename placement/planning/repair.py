@@ -203,14 +203,14 @@ class Settling:
     falling temperatures, from about 0.4 to about 0.1, then read :attr:`best`.
     """
 
-    def __init__(self, packing: Packing, node_of: IntArray, *, seed: int = 0, dead_pairs: int = DEAD_PAIRS) -> None:
+    def __init__(self, packing: Packing, node_of: IntArray, *, seed: int = 0) -> None:
         self.packing = packing
         self._random = np.array([(seed * 40503 + 362436069362436069) & (2**62 - 1) | 1], np.int64)
         home, now = packing.per_node(packing.node_of), packing.per_node(node_of)
         marks = np.random.default_rng(seed)
         of_node = marks.integers(1 << 20, 1 << 30, packing.num_nodes)
         mark = np.concatenate([of_node, marks.integers(1 << 14, 1 << 24, len(home))])
-        self._known = Known(mark, np.zeros(dead_pairs, np.int64))
+        self._known = Known(mark, np.zeros(DEAD_PAIRS, np.int64))
         self._scene = scene_of(packing, node_of)
         missing = np.bincount(self._scene.tier[node_of < 0], minlength=len(packing.tiers)).astype(np.int64)
         self._homes = Homes(home, now, packing.node_of, missing)

@@ -166,9 +166,11 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
     bound += len(problem.gone)  # of whom nothing is proved
     names = {pod.uid: pod.name for pod in cluster.pending}
     nodes = cluster.node_names()
-    home = cluster.state.name
     gone = sorted(problem.gone, key=lambda r: gang_of(r.spec) or ("", ""))
-    steps = [Step(Action.EVICT, r.uid, cluster.name(r.uid), home(r.row), gang=gang_name(gang_of(r.spec))) for r in gone]
+    steps = [
+        Step(Action.EVICT, r.uid, cluster.name(r.uid), cluster.state.names[r.row], gang=gang_name(gang_of(r.spec)))
+        for r in gone
+    ]
     last = np.array([uid in cluster.budgets.of for uid in problem.uids], np.bool_)
     numbers: dict[tuple[str, str], int] = {}
     gangs = np.array([-1 if g is None else numbers.setdefault(g, len(numbers)) for g in problem.gangs], np.int64)

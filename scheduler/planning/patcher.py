@@ -90,7 +90,6 @@ class Patcher:
 
     def __init__(self, client: KubeClient, *, width: int) -> None:
         self.client = client
-        self.width = width
         parts = urlsplit(client.base)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._prefix = parts.path.rstrip("/")

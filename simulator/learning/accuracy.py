@@ -44,7 +44,7 @@ LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 Report = dict[str, Any]
 
 
-def scores(samples: Samples, forecast: AnyArray, level: float = LEVEL) -> dict[str, float]:
+def scores(samples: Samples, forecast: AnyArray) -> dict[str, float]:
     """Pinball, coverage, slack and severity of a forecast in shares, weighted by cores except for the coverage.
 
     Coverage compares in single precision, as usage is kept: a constant workload is forecast at its level up to the
@@ -53,7 +53,7 @@ def scores(samples: Samples, forecast: AnyArray, level: float = LEVEL) -> dict[s
     truth, weight, value = samples.truth.astype(float), samples.weight, np.asarray(forecast, float)
     total = max(float((weight * truth).sum()), 1e-12)
     return {
-        "pinball": pinball(truth, value, weight, level),
+        "pinball": pinball(truth, value, weight, LEVEL),
         "coverage": float((samples.truth <= value.astype(np.float32)).mean()),
         "slack": float((weight * np.maximum(value - truth, 0)).sum() / total),
         "severity": float((weight * np.maximum(truth - value, 0)).sum() / total),

@@ -30,6 +30,8 @@ from simulator.planning.windows import Nodes, is_modelled, requests_of
 from simulator.replay import Replay
 
 POLICIES = ("none", "planned", "karpenter-prefix", "descheduler")
+PLAN_S = 1.0
+"""Work per plan, in seconds of a :class:`WorkClock`."""
 LOW_UTILISATION = 0.2
 """Descheduler's example threshold for ``HighNodeUtilization``: under it in every resource, a node is emptied."""
 MAIN = np.array([CPU_ROW, MEMORY_ROW, GPU_ROW]) - NUM_DERIVED
@@ -68,8 +70,6 @@ class Consolidation:
     restart_s: int = 60
     checkpoint_s: int = 0
     """Oldest checkpoint a moved pod may have to go back to; 0 = a service, which has nothing to repeat."""
-    plan_s: float = 1.0
-    """Work per plan, in seconds of a :class:`WorkClock`."""
     history_s: int = 0
     """Of ``planned``: how far back it looks for what demand may do (:mod:`simulator.planning.outlook`); 0 = not at all.
 
@@ -111,7 +111,7 @@ class Consolidation:
             plan = prefix_search(fleet, max_moves=budget)
         else:
             fleet = fleet if view is None else view.weighed(fleet)
-            plan = consolidate(fleet, Deadline(self.plan_s, WorkClock()), max_moves=budget)
+            plan = consolidate(fleet, Deadline(PLAN_S, WorkClock()), max_moves=budget)
         wrong = violations(fleet, plan, budget)
         assert not wrong, f"{self.kind} plan at {replay.time_s} s: {wrong[0]}"
         if plan.deleted.any():

@@ -44,6 +44,8 @@ CONFIDENCE = 90.0
 DRAWS = 400
 ADAPTATION = 0.05
 """How far the adaptive aim moves in a day, per budget's worth of violations too few or too many."""
+LEAD_DAYS = 7
+"""Known days before the adaptive aim begins to move."""
 KNOB_GRID = np.exp(np.arange(-0.7, 1.5, 0.01))
 REFIT_DAYS = (40, 52, 62, 76)
 """Node models are fitted on the days to each of these and forecast the days after it, to the next."""
@@ -73,7 +75,8 @@ NODE_DAYS = 7
 days of its past on."""
 TRAIN_GROUPINGS = 10
 TEST_GROUPINGS = 5
-CHUNK_GAP_HOURS = 1
+LONGEST_GAP = HOUR
+"""Samples: a workload that is silent for longer is not there."""
 HEADLINE = (
     "savings_at_1pct", "violations", "gap_closed", "gap_closed_deployed", "gap_closed_adaptive", "violations_adaptive",
     "gap_closed_hindsight", "reactive",
@@ -100,11 +103,11 @@ def group_by_cores(cores: FloatArray, size: float, rng: np.random.Generator) -> 
     return groups
 
 
-def filled(usage: SingleArray, most: int = CHUNK_GAP_HOURS * HOUR) -> SingleArray:
-    """(N, T) usage with gaps up to ``most`` samples carried forward, longer ones 0 (the workload is not there)."""
+def filled(usage: SingleArray) -> SingleArray:
+    """(N, T) usage with gaps up to :data:`LONGEST_GAP` carried forward, longer ones 0 (the workload is not there)."""
     seen = np.isfinite(usage)
-    at = np.maximum.accumulate(np.where(seen, np.arange(usage.shape[1]), -most - 1), axis=1)
-    near = np.arange(usage.shape[1]) - at <= most
+    at = np.maximum.accumulate(np.where(seen, np.arange(usage.shape[1]), -LONGEST_GAP - 1), axis=1)
+    near = np.arange(usage.shape[1]) - at <= LONGEST_GAP
     values = np.take_along_axis(np.nan_to_num(usage), np.maximum(at, 0), axis=1)
     return np.where(near & (at >= 0), values, np.float32(0)).astype(np.float32)
 
@@ -236,14 +239,14 @@ def upper_bound(over: FloatArray, count: FloatArray | None = None) -> FloatArray
     return np.asarray(np.percentile(rate, CONFIDENCE, axis=0))
 
 
-def adaptive_knob(over: FloatArray, count: FloatArray, *, lead: int = 7) -> float:
+def adaptive_knob(over: FloatArray, count: FloatArray) -> float:
     """Knob after the aim has followed each known day's violations (adaptive conformal inference, by day).
 
-    Day after day from the ``lead``-th on: the knob that would have kept the days before it within ``aim`` × budget
+    Day after day from the :data:`LEAD_DAYS`-th on: the knob that would have kept the days before it within ``aim`` × budget
     is held against the day, and the aim rises or falls by what was left of the budget or overspent.
     """
     aim = 1.0
-    for i in range(lead, len(count)):
+    for i in range(LEAD_DAYS, len(count)):
         knob = int(np.searchsorted(KNOB_GRID, _aimed(over[:i], count[:i], aim)))
         rate = over[i, min(knob, len(KNOB_GRID) - 1)] / count[i]
         aim = float(np.clip(aim + ADAPTATION * (1 - rate / BUDGET), 0.02, 3))
@@ -400,7 +403,6 @@ def run(
     *,
     seed: int = 11,
     seeds: int = 1,
-    effort: Effort | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """The whole reproduction on a folder of traces; the JSON report.
@@ -416,7 +418,7 @@ def run(
         raise ConfigError(
             f"the Bitbrains recording has {series.num_days:.0f} days; this protocol needs {REFIT_DAYS[-1] + 3}"
         )
-    effort = effort or Effort(40_000, 12_000, FitOptions(level=0.98, min_leaf=60))
+    effort = Effort(40_000, 12_000, FitOptions(level=0.98, min_leaf=60))
     cut = series.num_steps // HOUR * HOUR
     usage = filled(np.minimum(series.usage[CPU], series.provisioned[CPU][:, None]).astype(np.float32)[:, :cut])
     origins = np.arange(28 * DAY, cut - 24 * HOUR + 1, 2 * HOUR)

@@ -57,7 +57,6 @@ class Curves:
     placed: int
     allocated_milli: int
     decisions: int
-    cpu_s: float
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,6 @@ def curves(trace: Trace, outcome: Outcome, knowledge: Knowledge) -> Curves:
         placed=int(placed.sum()),
         allocated_milli=int(allocated[-1]),
         decisions=outcome.num_decisions,
-        cpu_s=outcome.cpu_s,
     )
 
 

@@ -105,10 +105,6 @@ class Days:
         self.owners = codes_of([slice_of(name) for name in self.names])
         self.hosts = codes_of([host_of(name) for name in self.names])
 
-    def numbers(self, stamps: Sequence[str]) -> list[int]:
-        """Days whose stamp is one of these."""
-        return [i for i, stamp in enumerate(self.stamps) if stamp in stamps]
-
     def samples(self, target: Target) -> Samples:
         """Samples of all days; ``workload`` counts names, the same over days, ``start_day`` the files."""
         return concatenate([self._day(i, target) for i in range(len(self.series))])

@@ -13,6 +13,10 @@ from placement.learning.siblings import NOISE
 from placement.learning.usage import SingleArray
 from placement.resources import FloatArray, IntArray
 
+PRIOR = 3.0
+"""Members of an effect of nothing that each owner and host are counted with."""
+ROUNDS = 5
+
 
 def codes_of(names: Sequence[str]) -> IntArray:
     """(N,) a number for each distinct name."""
@@ -46,13 +50,11 @@ def number_of_others(values: FloatArray, keys: IntArray) -> FloatArray:
     return out
 
 
-def expected_of_others(
-    values: FloatArray, owners: IntArray, hosts: IntArray, *, prior: float = 3.0, rounds: int = 5
-) -> FloatArray:
+def expected_of_others(values: FloatArray, owners: IntArray, hosts: IntArray) -> FloatArray:
     """(N,) level that owner and host together let expect, from the other workloads' ``values`` (NaN = unknown).
 
     A crossed random-effects model of the logarithm: mean + owner + host, each effect the mean of its residuals drawn
-    to zero by ``prior`` pseudo-members, found by ``rounds`` of back-fitting; the workload's own residual is left out.
+    to zero by :data:`PRIOR` pseudo-members, found by :data:`ROUNDS` of back-fitting; the workload's own residual is left out.
     """
     log = np.log(np.maximum(values, 0) + NOISE)
     known = np.isfinite(log)
@@ -60,18 +62,18 @@ def expected_of_others(
         return np.full(len(values), np.nan)
     centred = log - log[known].mean()
     by_owner, by_host = np.zeros(int(owners.max()) + 1), np.zeros(int(hosts.max()) + 1)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         total, count = group_sums(centred - by_host[hosts], owners)
-        by_owner = total / (count + prior)
+        by_owner = total / (count + PRIOR)
         total, count = group_sums(centred - by_owner[owners], hosts)
-        by_host = total / (count + prior)
-    effect = _left_out(centred - by_host[hosts], owners, prior) + _left_out(centred - by_owner[owners], hosts, prior)
+        by_host = total / (count + PRIOR)
+    effect = _left_out(centred - by_host[hosts], owners) + _left_out(centred - by_owner[owners], hosts)
     out: FloatArray = np.maximum(np.exp(log[known].mean() + effect) - NOISE, 0.0)
     return out
 
 
-def _left_out(residual: FloatArray, keys: IntArray, prior: float) -> FloatArray:
+def _left_out(residual: FloatArray, keys: IntArray) -> FloatArray:
     total, count = group_sums(residual, keys)
     known = np.isfinite(residual)
-    out: FloatArray = (total[keys] - np.where(known, residual, 0.0)) / (count[keys] - known + prior)
+    out: FloatArray = (total[keys] - np.where(known, residual, 0.0)) / (count[keys] - known + PRIOR)
     return out

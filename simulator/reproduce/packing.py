@@ -475,7 +475,6 @@ def run(
     seed: int = 3,
     draws: int = 0,
     only: Sequence[str] = (),
-    effort: Effort | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """All tasks, or ``only`` some; the JSON report, whose top level repeats ``bitbrains-cpu``.
@@ -489,7 +488,7 @@ def run(
     wanted = tuple(only) or TASKS
     tasks, omitted = dict[str, Any](), Omitted()
     series = Once(lambda: read_bitbrains_rnd(data_set(data, "bitbrains-rnd")))
-    effort = effort or Effort(40_000, 10_000, FitOptions(level=0.9))
+    effort = Effort(40_000, 10_000, FitOptions(level=0.9))
 
     def judged(name: str) -> dict[str, Any]:
         task = _planetlab(data) if name == "planetlab-cpu" else _bitbrains(name, series(), seed, effort)

@@ -28,10 +28,9 @@ class Churn:
     mean_lifetimes: float = 20.0
     """Length of the replay, in mean lifetimes."""
     seed: int = 0
-    longest_s: int = DAY_S
 
     def __post_init__(self) -> None:
-        if not 0 < self.load <= 10 or self.mean_lifetimes <= 0 or self.longest_s < 1:
+        if not 0 < self.load <= 10 or self.mean_lifetimes <= 0:
             raise ConfigError(f"churn: load={self.load}, mean_lifetimes={self.mean_lifetimes} must be > 0 (load <= 10)")
 
 
@@ -46,7 +45,7 @@ def resample(trace: Trace, churn: Churn) -> Trace:
     pairs = np.flatnonzero((pods.departure_s != NEVER) & (pods.departure_s > pods.arrival_s))
     if not len(pairs):
         raise ConfigError(f"trace {trace.manifest.name}: no pod has a lifetime; churn needs departures")
-    life = np.minimum((pods.departure_s - pods.arrival_s)[pairs], churn.longest_s)
+    life = np.minimum((pods.departure_s - pods.arrival_s)[pairs], DAY_S)
     spec = pods.spec[pairs]
     gpu = np.array([s.amount(GPU_SHARE) for s in trace.specs], np.float64)[spec]
     fleet = sum(n.amounts.get(GPU_SHARE, 0) for n in trace.nodes)

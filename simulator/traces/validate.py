@@ -392,13 +392,4 @@ def fixed(trace: Trace) -> tuple[Trace, list[str]]:
     return trace, codes
 
 
-def rule_table() -> str:
-    """Every rule as a Markdown table, for ``docs/traces.md``."""
-    lines = ["| code | severity | what | what to do | `--fix` |", "|---|---|---|---|---|"]
-    for rule in RULES:
-        mends = "yes" if rule.repair is not None else ""
-        lines.append(f"| {rule.code} | {rule.severity} | {rule.title} | {rule.fix} | {mends} |")
-    return "\n".join(lines)
-
-
-__all__ = ["RULES", "STRUCTURE", "Finding", "Rule", "fixed", "rule_table", "take", "validate"]
+__all__ = ["RULES", "STRUCTURE", "Finding", "Rule", "fixed", "take", "validate"]
