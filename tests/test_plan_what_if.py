@@ -154,6 +154,10 @@ def test_no_files_change_nothing(cluster: SnapshotFile) -> None:
         ("{apiVersion: v1, kind: List, items: 3}", "m: makes no pod that waits .1 List."),
         (controller("Deployment", replicas=0), "makes no pod that waits"),
         (controller("Deployment", replicas="many"), r"m: Deployment web: Expected `int.*spec.replicas"),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {labels: {port: 80}}}",
+            "got `int` - .*metadata.labels.*; put it in quotes",
+        ),
         (controller("Deployment", replicas=-1), "Deployment web: -1 pods; give 0 to 100000"),
         (controller("Deployment", replicas=10**12), "pods; give 0 to 100000"),
         ({**controller("Deployment"), "metadata": 3}, "m: Deployment without a name: Expected `object`"),
@@ -170,9 +174,12 @@ def test_bad_files_are_refused_by_name(cluster: SnapshotFile, text: object, mess
         with_manifests(cluster, [("m", data)])
 
 
-def test_one_pod_twice_is_refused(cluster: SnapshotFile) -> None:
-    with pytest.raises(ConfigError, match=r"m.yaml: pod web-0 is in it twice; leave one out"):
-        read(cluster, controller("Deployment"), controller("Deployment"))
+def test_one_object_twice_is_refused_in_one_file_and_in_two(cluster: SnapshotFile) -> None:
+    web = controller("Deployment")
+    with pytest.raises(ConfigError, match=r"m.yaml: Deployment shop/web is in m.yaml already; leave one out"):
+        read(cluster, web, web)
+    with pytest.raises(ConfigError, match=r"b: Deployment shop/web is in a already; leave one out"):
+        with_manifests(cluster, [(name, json.dumps(web).encode()) for name in "ab"])
 
 
 def test_controllers_of_different_kinds_may_have_one_name(cluster: SnapshotFile) -> None:
@@ -182,11 +189,13 @@ def test_controllers_of_different_kinds_may_have_one_name(cluster: SnapshotFile)
     assert {spec.owner for spec in specs} == {"Deployment/web", "StatefulSet/web", "Job/web"}
 
 
-def test_a_date_is_text_as_it_is_to_kubectl(cluster: SnapshotFile) -> None:
-    meta = "{name: p, labels: {since: 2024-01-01}, creationTimestamp: 2024-01-01T00:00:00Z}"
-    text = f"{{apiVersion: v1, kind: Pod, metadata: {meta}}}"
-    found, _ = with_manifests(cluster, [("m", text.encode())])
-    assert found.specs[found.pods[-1].spec].labels == (("since", "2024-01-01"),)
+@pytest.mark.parametrize("when", ["2024-01-01", "12:30:00", "12:30:00.5"])
+def test_dates_and_times_are_text_as_they_are_to_kubectl(cluster: SnapshotFile, when: str) -> None:
+    meta = f"{{name: p, labels: {{since: {when}}}, creationTimestamp: 2024-01-01T00:00:00Z}}"
+    pod = f"{{apiVersion: v1, kind: Pod, metadata: {meta}, spec: {{priority: 7}}}}"
+    found, _ = with_manifests(cluster, [("m", pod.encode())])
+    spec = found.specs[found.pods[-1].spec]
+    assert (spec.labels, spec.priority) == ((("since", when),), 7)
 
 
 def test_each_plan_counts_them_and_says_so(cluster: SnapshotFile, tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ class _Read:
         except UNREADABLE as error:
             meta = document.get("metadata")
             name = meta.get("name") if isinstance(meta, dict) else "without a name"
-            raise ConfigError(f"{self.source}: {document.get('kind')} {name}: {error}; check the manifest") from error
+            what_to_do = "put it in quotes" if "Expected `str`" in str(error) else "check the manifest"
+            raise ConfigError(f"{self.source}: {document.get('kind')} {name}: {error}; {what_to_do}") from error
 
     def _add(self, document: dict[str, Any]) -> None:
         what = str(document.get("apiVersion") or ""), str(document.get("kind") or "")
@@ -151,24 +152,24 @@ class _Read:
         owner = objects.OwnerReference(*what, meta.name, f"{what[1]}/{meta.namespace}/{meta.name}", controller=True)
         self.makes.append((template, number, f"{meta.name}-", owner))
 
-    def pods(self) -> Iterator[objects.Pod]:
-        """All of them, each by itself.
+    def pods(self, seen: dict[str, str]) -> Iterator[objects.Pod]:
+        """All of them, each by itself; ``seen`` has the files of those that were there before, by UID.
 
         Raises
         ------
         ConfigError : one is there twice, or has a priority class that nobody knows.
         """
-        seen = set()
         for template, number, name, owner in self.makes:
             spec = self._filled_in(template.spec, name)
             owners = template.metadata.ownerReferences if owner is None else [owner]
+            kind, space = "Pod" if owner is None else owner.kind, template.metadata.namespace
             for i in range(number):
                 own = name if owner is None else f"{name}{i}"
-                kind = "Pod" if owner is None else owner.kind
-                uid = f"{self.source}/{kind}/{template.metadata.namespace}/{own}"
+                uid = f"{kind}/{space}/{own}"
                 if uid in seen:
-                    raise ConfigError(f"{self.source}: pod {own} is in it twice; leave one out")
-                seen.add(uid)
+                    made_by = f"{kind} {space}/{name.rstrip('-')}"
+                    raise ConfigError(f"{self.source}: {made_by} is in {seen[uid]} already; leave one out")
+                seen[uid] = self.source
                 yield objects.Pod(replace(template.metadata, name=own, uid=uid, ownerReferences=owners), spec)
 
     def _filled_in(self, spec: _Spec, name: str) -> _Spec:
@@ -203,6 +204,7 @@ def with_manifests(snapshot: SnapshotFile, files: Iterable[tuple[str, bytes]]) -
     ConfigError : a file is no manifest, makes no pod, or names a priority class that nobody knows.
     """
     notes = []
+    seen: dict[str, str] = {}
     for source, data in files:
         read = _Read(source)
         for document in _documents(source, data):
@@ -214,7 +216,7 @@ def with_manifests(snapshot: SnapshotFile, files: Iterable[tuple[str, bytes]]) -
             raise ConfigError(
                 f"{source}: makes no pod that waits ({others or 'it is empty'}); give a Pod, Deployment, StatefulSet, Job, …"
             )
-        snapshot = _joined(snapshot, snapshot_of((), read.pods(), groups=read.groups))
+        snapshot = _joined(snapshot, snapshot_of((), read.pods(seen), groups=read.groups))
         notes.append(f"{source}: {number} pods count as waiting" + (f"; not counted: {others}" if others else ""))
     return snapshot, tuple(notes)
 
@@ -223,9 +225,14 @@ def _documents(source: str, data: bytes) -> list[Any]:
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # which of them is known at run time
-        """To kubectl a date is text."""
+        """To kubectl dates are text, and times: it counts nothing by sixties."""
+
+    def unless_time(read: Callable[[Any, Any], object]) -> Callable[[Any, Any], object]:
+        return lambda loader, node: node.value if ":" in node.value else read(loader, node)
 
     Loader.add_constructor("tag:yaml.org,2002:timestamp", Loader.construct_yaml_str)
+    Loader.add_constructor("tag:yaml.org,2002:int", unless_time(Loader.construct_yaml_int))
+    Loader.add_constructor("tag:yaml.org,2002:float", unless_time(Loader.construct_yaml_float))
     try:
         return [d for d in yaml.load_all(data, Loader) if d is not None]
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
